@@ -1,0 +1,154 @@
+"""Every error gearflow raises on purpose, in one tree.
+
+    GearflowError
+    ├── ProtocolError            the wire
+    │   ├── LocalProtocolError       we were about to break the protocol: a bug of ours or of the caller
+    │   └── RemoteProtocolError      the peer broke it: the connection is closed
+    ├── ServerError              the server answered a request with an ERROR packet
+    │   └── QueueFull                it holds as many jobs of that function as it may
+    ├── NoServer                 none of the configured servers can be reached; nothing was sent
+    ├── ConnectionLost           the connection went away while a job was attached to it; the job may run on
+    ├── SubmitUnknown            sent, not acknowledged, connection lost: the job may exist or not
+    ├── UnsupportedByServer      the server at hand cannot honour an option of this call; nothing was sent
+    ├── PayloadInvalid           arguments or result do not fit the task's types (also a ValueError)
+    ├── TaskFailed               the task raised on the worker
+    │   └── TaskTimeout              it overran its ``timeout`` and was stopped there
+    ├── TaskDefinitionError      a function that cannot be a task as it is written (also a TypeError)
+    └── UnknownTask              no registered task of that name (also a LookupError)
+
+A class exists only where a caller would act differently on it. Waiting too long for a result
+(``result(timeout=)``) is the builtin ``TimeoutError``: the job itself runs on.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+__all__ = [
+    "ConnectionLost",
+    "GearflowError",
+    "LocalProtocolError",
+    "NoServer",
+    "PayloadInvalid",
+    "ProtocolError",
+    "QueueFull",
+    "RemoteProtocolError",
+    "ServerError",
+    "SubmitUnknown",
+    "TaskDefinitionError",
+    "TaskFailed",
+    "TaskTimeout",
+    "UnknownTask",
+    "UnsupportedByServer",
+]
+
+
+class GearflowError(Exception):
+    """The root of the tree."""
+
+
+class ProtocolError(GearflowError):
+    """The Gearman protocol was broken; see the two subclasses for by whom."""
+
+
+class LocalProtocolError(ProtocolError):
+    """What we were asked to send is not legal on the wire (a NUL in a handle, a body over 4 GiB)."""
+
+
+class RemoteProtocolError(ProtocolError):
+    """What the peer sent is not legal on the wire; the connection cannot be used further."""
+
+
+class ServerError(GearflowError):
+    """The server refused a request with an ERROR packet.
+
+    ``code`` is for programs (match it without case: servers differ), ``text`` is for people.
+    """
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(f"{code}: {text}" if text and text != code else code)
+        self.code = code
+        self.text = text
+
+
+class QueueFull(ServerError):
+    """The function's queue is at its ``maxqueue``; try again when jobs have been done."""
+
+
+class NoServer(GearflowError):
+    """No configured server can be reached. Nothing was sent, so trying again is safe.
+
+    ``reasons`` maps each server's address to why it was not used.
+    """
+
+    def __init__(self, reasons: Mapping[str, str]) -> None:
+        tried = "; ".join(f"{server}: {reason}" for server, reason in reasons.items()) or "none is configured"
+        super().__init__(
+            f"no Gearman server can be reached ({tried}); is one running? start one with 'gearflow server'"
+        )
+        self.reasons = dict(reasons)
+
+
+class ConnectionLost(GearflowError):
+    """The connection closed while a job was attached to it.
+
+    The server accepted the job; whether it ran, runs or was dropped with the connection cannot be known.
+    """
+
+
+class SubmitUnknown(GearflowError):
+    """A submission was sent, and the connection closed before the server acknowledged it.
+
+    The job may exist or not, so it is never sent again in silence. Submit it again only if running it
+    twice does no harm, or with a ``unique`` on which the second submission coalesces.
+    """
+
+
+class UnsupportedByServer(GearflowError):
+    """The server at hand cannot honour an option of this call. Nothing was sent."""
+
+
+class PayloadInvalid(GearflowError, ValueError):
+    """Arguments (or a result) do not fit the task's types.
+
+    ``errors`` is pydantic's list: one dict per fault with ``loc``, ``msg``, ``type`` and, if it can be
+    shown as JSON, ``input``.
+    """
+
+    def __init__(self, message: str, errors: Sequence[Mapping[str, Any]] = ()) -> None:
+        super().__init__(message)
+        self.errors = [dict(error) for error in errors]
+
+
+class TaskFailed(GearflowError):
+    """The task raised an exception on the worker, or the worker failed the job without a reason.
+
+    Where the remote exception's class is known here, what is raised is also an instance of that class.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        type: str | None = None,  # noqa: A002  (the field's name on the wire)
+        traceback: str | None = None,
+        errors: Sequence[Mapping[str, Any]] = (),
+        handle: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.type = type
+        self.message = message
+        self.traceback = traceback
+        self.errors = [dict(error) for error in errors]
+        self.handle = handle
+
+
+class TaskTimeout(TaskFailed):
+    """The task overran its run limit (``timeout=``) on the worker."""
+
+
+class TaskDefinitionError(GearflowError, TypeError):
+    """A function cannot be offered as a task as it is written; the message names the remedy."""
+
+
+class UnknownTask(GearflowError, LookupError):
+    """No registered task has that name; the message offers the nearest ones."""

@@ -1,0 +1,81 @@
+"""Magic numbers, packet types under the protocol's names, and size limits with their reasons."""
+
+import struct
+from enum import IntEnum
+from typing import Final
+
+REQ: Final = b"\0REQ"  # towards the server
+RES: Final = b"\0RES"  # from the server
+
+HEADER: Final = struct.Struct(">4sII")  # magic, packet type, length of the body
+HEADER_SIZE: Final = HEADER.size
+
+DEFAULT_PORT: Final = 4730  # IANA
+
+MAX_BODY: Final = 0xFFFF_FFFF
+"""Bytes in a body: the header's length field is 32 bits wide."""
+
+MAX_ARGUMENT: Final = 8192
+"""Bytes in an argument that is not opaque data: gearmand parses arguments in a receive buffer of this size."""
+
+MAX_TEXT_LINE: Final = 8192
+"""Bytes in a text command: gearmand closes the connection on a longer one."""
+
+MAX_UNIQUE: Final = 63
+"""Bytes in a unique: gearmand cuts at 63 and refuses 65, so a longer one never coalesces there."""
+
+MAX_HANDLE: Final = 63
+"""Bytes in a job handle: gearmand reserves 64, with a NUL."""
+
+MAX_CLIENT_ID: Final = 127
+"""Bytes of a client id that gearmand keeps; longer ones are cut."""
+
+
+class PacketType(IntEnum):
+    """The protocol's packet numbers. 5 is unused; 0 and 43 upwards do not exist."""
+
+    CAN_DO = 1
+    CANT_DO = 2
+    RESET_ABILITIES = 3
+    PRE_SLEEP = 4
+    NOOP = 6
+    SUBMIT_JOB = 7
+    JOB_CREATED = 8
+    GRAB_JOB = 9
+    NO_JOB = 10
+    JOB_ASSIGN = 11
+    WORK_STATUS = 12
+    WORK_COMPLETE = 13
+    WORK_FAIL = 14
+    GET_STATUS = 15
+    ECHO_REQ = 16
+    ECHO_RES = 17
+    SUBMIT_JOB_BG = 18
+    ERROR = 19
+    STATUS_RES = 20
+    SUBMIT_JOB_HIGH = 21
+    SET_CLIENT_ID = 22
+    CAN_DO_TIMEOUT = 23
+    ALL_YOURS = 24
+    WORK_EXCEPTION = 25
+    OPTION_REQ = 26
+    OPTION_RES = 27
+    WORK_DATA = 28
+    WORK_WARNING = 29
+    GRAB_JOB_UNIQ = 30
+    JOB_ASSIGN_UNIQ = 31
+    SUBMIT_JOB_HIGH_BG = 32
+    SUBMIT_JOB_LOW = 33
+    SUBMIT_JOB_LOW_BG = 34
+    SUBMIT_JOB_SCHED = 35
+    SUBMIT_JOB_EPOCH = 36
+    SUBMIT_REDUCE_JOB = 37
+    SUBMIT_REDUCE_JOB_BACKGROUND = 38
+    GRAB_JOB_ALL = 39
+    JOB_ASSIGN_ALL = 40
+    GET_STATUS_UNIQUE = 41
+    STATUS_RES_UNIQUE = 42
+
+
+UNUSED_TYPE: Final = 5
+MAX_TYPE: Final = max(PacketType)

@@ -1,0 +1,95 @@
+"""Bytes in any cut -> whole frames, for the ends of a connection that read answers.
+
+A frame is a pair of packet number and body; a text line (the first unread byte is not NUL) is a frame
+of type ``TEXT`` whose body is the line without its end. The server's sessions scan the received bytes
+in place instead (``gearflow.broker.sessions``) and follow the same rules.
+"""
+
+from collections.abc import Iterator
+from typing import Final, TypeAlias
+
+from gearflow.errors import RemoteProtocolError
+from gearflow.protocol.constants import HEADER, HEADER_SIZE, MAX_BODY, MAX_TEXT_LINE, MAX_TYPE
+
+TEXT: Final = 0  # not a packet number
+
+Frame: TypeAlias = tuple[int, bytes]
+
+
+class FrameBuffer:
+    """Collects received bytes and cuts them into frames. Owns state: one for each direction of a connection.
+
+    A body that arrives in many pieces is joined once, when it is whole: no piece is copied twice.
+    """
+
+    __slots__ = ("_broken", "_magic", "_max_body", "_missing", "_pieces")
+
+    def __init__(self, magic: bytes, *, max_body: int = MAX_BODY) -> None:
+        self._magic = magic
+        self._max_body = max_body
+        self._pieces: list[bytes] = []  # of an incomplete frame
+        self._missing = 0  # bytes without which looking again is in vain
+        self._broken: str | None = None
+
+    def feed(self, data: bytes) -> Iterator[Frame]:
+        """The frames that ``data`` completes, in order; to be iterated to the end.
+
+        Raises:
+            RemoteProtocolError: The bytes are not Gearman's (wrong magic, a type that does not exist, a
+                line or body over its limit). It comes after the frames before the fault, wherever the
+                bytes were cut; the connection has to be closed, feeding again raises the same.
+        """
+        if self._broken is not None:
+            raise RemoteProtocolError(self._broken)
+        if self._pieces:
+            self._pieces.append(data)
+            if len(data) < self._missing:
+                self._missing -= len(data)
+                return
+            data = b"".join(self._pieces)
+            self._pieces.clear()
+        frames: list[Frame] = []
+        position = 0
+        try:
+            while position < len(data):
+                position, missing = self._take(data, position, frames)
+                if missing:
+                    self._pieces.append(data[position:])
+                    self._missing = missing
+                    break
+        except RemoteProtocolError as error:
+            self._broken = str(error)
+            yield from frames
+            raise
+        yield from frames
+
+    def _take(self, data: bytes, start: int, frames: list[Frame]) -> tuple[int, int]:
+        """Cut one frame off; returns where the next begins, and how many bytes this one lacks."""
+        if data[start]:
+            return self._take_line(data, start, frames)
+        have = len(data) - start
+        if have < HEADER_SIZE:
+            if data[start : start + 4] != self._magic[:have]:
+                raise RemoteProtocolError(f"{data[start : start + 4]!r} is not the magic {self._magic!r}")
+            return start, HEADER_SIZE - have
+        magic, kind, size = HEADER.unpack_from(data, start)
+        if magic != self._magic:
+            raise RemoteProtocolError(f"{magic!r} is not the magic {self._magic!r}")
+        if not 0 < kind <= MAX_TYPE:
+            raise RemoteProtocolError(f"packet type {kind} does not exist")
+        if size > self._max_body:
+            raise RemoteProtocolError(f"a body of {size} bytes is over the limit of {self._max_body}")
+        end = start + HEADER_SIZE + size
+        if end > len(data):
+            return start, end - len(data)
+        frames.append((kind, data[start + HEADER_SIZE : end]))
+        return end, 0
+
+    def _take_line(self, data: bytes, start: int, frames: list[Frame]) -> tuple[int, int]:
+        end = data.find(b"\n", start, start + MAX_TEXT_LINE + 1)
+        if end < 0:
+            if len(data) - start > MAX_TEXT_LINE:
+                raise RemoteProtocolError(f"a text line is over {MAX_TEXT_LINE} bytes")
+            return start, 1
+        frames.append((TEXT, data[start:end].removesuffix(b"\r")))
+        return end + 1, 0
