@@ -1,1 +1,7 @@
+"""What happens to jobs: pure. Bytes and time go in, outboxes come out; no socket, no clock, no await."""
 
+from gearflow.broker.broker import Broker
+from gearflow.broker.job import Job, JobState
+from gearflow.broker.sessions import Session
+
+__all__ = ["Broker", "Job", "JobState", "Session"]

@@ -116,7 +116,7 @@ def decode(kind: int, body: bytes) -> Packet:
     except KeyError:
         raise RemoteProtocolError(f"packet type {kind} does not exist") from None
     values = split(layout, kind, body)
-    return cast(Any, layout.packet)(*values)
+    return cast(Packet, cast(Any, layout.packet)(*values))
 
 
 def split(layout: Layout, kind: int, body: bytes) -> list[bytes]:

@@ -16,7 +16,7 @@ MAX_BODY: Final = 0xFFFF_FFFF
 """Bytes in a body: the header's length field is 32 bits wide."""
 
 MAX_ARGUMENT: Final = 8192
-"""Bytes in an argument that is not opaque data: gearmand parses arguments in a receive buffer of this size."""
+"""Bytes in an argument that is not opaque data: gearmand parses them in a receive buffer of this size."""
 
 MAX_TEXT_LINE: Final = 8192
 """Bytes in a text command: gearmand closes the connection on a longer one."""

@@ -1,0 +1,772 @@
+"""The broker: bytes of a connection in, packets for all connections out.
+
+Theory of operation. The shell gives the broker what a connection received (``receive``), when one went
+away (``disconnected``) and what time it is (``now`` with each call, ``tick`` when ``next_due`` has come).
+The broker changes its state and appends encoded packets to the outboxes of the sessions concerned;
+sessions that got something are in ``dirty``, which the shell drains. Nothing else leaves the broker.
+
+This is the hot path of the server, so packets are not built as objects: a session's bytes are scanned in
+place, a body is split once, and what is relayed is relayed as it came. The form of each packet is that of
+``gearflow.protocol.codec.LAYOUTS``; tests hold the two readings together.
+
+Two steps to a queue. A submission makes a job (``_submit``); ``stored`` queues it and releases
+JOB_CREATED. Here the second step follows the first at once; a durable server puts the store in between.
+
+Waking. A sleeper is woken for each job that is queued. It is expected to grab within ``WAKE_PATIENCE``;
+one that does not, or goes away, is replaced: by one more sleeper, then by two, then by all. So there is
+no herd, and **a job waits beside a sleeping worker that could do it only while a wake is pending**.
+Source: gearman-protocol, sections 3 to 9.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from hashlib import blake2b
+from heapq import heappop, heappush
+from mmap import mmap
+from typing import Final, NoReturn
+
+from gearflow.broker.job import HIGH, LOW, NORMAL, Body, Job, JobState
+from gearflow.broker.queues import FunctionQueue
+from gearflow.broker.sessions import LARGE, Session
+from gearflow.errors import RemoteProtocolError
+from gearflow.protocol.codec import LAYOUTS
+from gearflow.protocol.constants import (
+    HEADER,
+    HEADER_SIZE,
+    MAX_ARGUMENT,
+    MAX_BODY,
+    MAX_CLIENT_ID,
+    MAX_TEXT_LINE,
+    MAX_TYPE,
+    REQ,
+    RES,
+    PacketType,
+)
+
+WAKE_PATIENCE: Final = 0.02
+"""Seconds a woken worker has to grab before another is woken: over a round trip, under a human's notice."""
+
+_MAPPED: Final = 1 << 20
+"""Bytes of a body from which on its buffer is mapped: a peer that only claims to send it costs nothing."""
+
+_ALL: Final = sys.maxsize
+_NEXT_MORE: Final = {1: 2, 2: _ALL, _ALL: _ALL}
+"""How many sleepers follow those that were woken and did not grab."""
+
+MAX_UNIQUE_ACCEPTED: Final = 64
+"""Bytes: gearmand's limit, so that whoever works with it works here. (gearmand itself cuts the 64th.)"""
+
+_NOOP: Final = HEADER.pack(RES, PacketType.NOOP, 0)
+_NO_JOB: Final = HEADER.pack(RES, PacketType.NO_JOB, 0)
+
+_JOB_CREATED: Final = int(PacketType.JOB_CREATED)
+_JOB_ASSIGN: Final = int(PacketType.JOB_ASSIGN)
+_JOB_ASSIGN_UNIQ: Final = int(PacketType.JOB_ASSIGN_UNIQ)
+_JOB_ASSIGN_ALL: Final = int(PacketType.JOB_ASSIGN_ALL)
+_GRAB_JOB: Final = int(PacketType.GRAB_JOB)
+_GRAB_JOB_ALL: Final = int(PacketType.GRAB_JOB_ALL)
+_WORK_FAIL: Final = int(PacketType.WORK_FAIL)
+
+_WAITING: Final = JobState.WAITING
+_RUNNING: Final = JobState.RUNNING
+_OVER: Final = JobState.OVER
+
+_SUBMISSIONS: Final[dict[int, tuple[int, bool]]] = {  # packet type -> priority, background
+    PacketType.SUBMIT_JOB: (NORMAL, False),
+    PacketType.SUBMIT_JOB_BG: (NORMAL, True),
+    PacketType.SUBMIT_JOB_HIGH: (HIGH, False),
+    PacketType.SUBMIT_JOB_HIGH_BG: (HIGH, True),
+    PacketType.SUBMIT_JOB_LOW: (LOW, False),
+    PacketType.SUBMIT_JOB_LOW_BG: (LOW, True),
+    PacketType.SUBMIT_REDUCE_JOB: (NORMAL, False),
+    PacketType.SUBMIT_REDUCE_JOB_BACKGROUND: (NORMAL, True),
+}
+
+_NOT_FOUND: Final[dict[int, bytes]] = {  # packet type -> gearmand's words for it
+    PacketType.WORK_DATA: b"Job does not exist on server",
+    PacketType.WORK_WARNING: b"Job does not exist on server",
+    PacketType.WORK_STATUS: b"Job given in work result not found",
+    PacketType.WORK_COMPLETE: b"Job given in work result not found",
+    PacketType.WORK_FAIL: b"Job given in work result not found",
+    PacketType.WORK_EXCEPTION: b"An exception was received for a job that does not exist",
+}
+
+_OPTIONS: Final = frozenset({b"exceptions", b"gearflow"})
+
+Handler = Callable[[Session, int, Body], None]
+AnswerText = Callable[[bytes], bytes]
+
+
+class Broker:
+    """All jobs, functions and sessions of one server. Owns state; single-threaded.
+
+    ``handle_prefix`` begins every job's handle. ``answer_text`` answers a line of the text protocol, which
+    asks for facts of the shell's. ``max_body`` is in bytes. Times are float seconds of a monotonic clock;
+    ``clock_offset``, kept by the shell, is what that clock lacks to Unix time.
+    """
+
+    def __init__(self, handle_prefix: bytes, answer_text: AnswerText, *, max_body: int = MAX_BODY) -> None:
+        self.sessions: dict[Session, None] = {}
+        self.functions: dict[bytes, FunctionQueue] = {}
+        self.jobs: dict[bytes, Job] = {}  # by handle
+        self.dirty: list[Session] = []
+        self.clock_offset = 0.0
+        self._handle_prefix = handle_prefix
+        self._answer_text = answer_text
+        self._max_body = max_body
+        self._now = 0.0
+        self._submitted = 0
+        self._turns = 0
+        self._delayed: list[tuple[float, int, Job]] = []  # heap: Unix time, number, job
+        self._wakes: dict[
+            Session, tuple[float, FunctionQueue, int]
+        ] = {}  # deadline, woken for, how many next
+        self._handlers = self._dispatch_table()
+
+    # ------------------------------------------------------------------------ what the shell calls
+
+    def connected(self, fd: int, address: str) -> Session:
+        """A connection was accepted; ``fd`` and ``address`` are for the listing ``workers``."""
+        session = Session(fd, address)
+        self.sessions[session] = None
+        return session
+
+    def receive(self, session: Session, data: bytes, now: float) -> None:
+        """Handle the packets and text lines that ``data`` completes, in order.
+
+        Raises:
+            RemoteProtocolError: These bytes are not Gearman's. What came before them was handled; the
+                connection is to be closed (after its outbox is written).
+        """
+        self._now = now
+        if session.pieces:
+            session.pieces.append(data)
+            if len(data) < session.missing:
+                session.missing -= len(data)
+                return
+            data = b"".join(session.pieces)
+            session.pieces.clear()
+        unpack = HEADER.unpack_from
+        handlers = self._handlers
+        position = 0
+        end = len(data)
+        while position < end:
+            start = position + HEADER_SIZE
+            if start > end or data[position]:
+                position = self._receive_text(session, data, position)
+                if position < 0:
+                    return
+                continue
+            magic, kind, size = unpack(data, position)
+            if kind > MAX_TYPE or size > self._max_body or (magic != REQ and magic != RES):
+                self._refuse(magic, kind, size)
+            stop = start + size
+            if stop > end:
+                self._expect(session, data, position, stop - end)
+                return
+            if magic == REQ:
+                handlers[kind](session, kind, data[start:stop])
+            else:
+                self._error(session, b"INVALID_MAGIC", b"Request magic expected")
+            position = stop
+
+    def receive_large(self, session: Session, count: int, now: float) -> None:
+        """Another ``count`` bytes have come into the session's ``room()``. Raises as ``receive``."""
+        self._now = now
+        session.filled += count
+        if session.large is None or session.filled < len(session.large):
+            return
+        body = session.large.toreadonly()
+        session.large = None
+        self._handlers[session.large_kind](session, session.large_kind, body)
+
+    def disconnected(self, session: Session, now: float) -> None:
+        """The connection is gone: its jobs go to others, and jobs that only it wanted are dropped."""
+        self._now = now
+        del self.sessions[session]
+        self._forget_abilities(session)
+        for job in reversed(session.running.values()):
+            self._requeue(job)
+        session.running.clear()
+        for job in session.attached:
+            job.clients = [client for client in job.clients if client is not session]
+            if not job.wanted and job.state is not _RUNNING:
+                self._abandon(job)
+        session.attached.clear()
+        session.pieces.clear()
+        session.large = None
+        session.outbox.clear()
+
+    def tick(self, now: float) -> None:
+        """Time has passed: queue the delayed jobs that are due, and wake further workers where none came."""
+        self._now = now
+        while self._delayed and self._delayed[0][0] <= now + self.clock_offset:
+            job = heappop(self._delayed)[2]
+            if job.state is JobState.DELAYED:
+                job.function.delayed -= 1
+                job.state = _WAITING
+                self._queue(job)
+        while self._wakes:
+            session, (deadline, function, more) = next(iter(self._wakes.items()))
+            if deadline > now:
+                break
+            del self._wakes[session]
+            function.wakes -= 1
+            if function.waiting:
+                for _ in range(min(more, len(function.sleepers))):
+                    self._wake(function, _NEXT_MORE[more])
+
+    def next_due(self) -> float | None:
+        """When ``tick`` is to be called next, if nothing else happens."""
+        due = None
+        if self._wakes:
+            due = next(iter(self._wakes.values()))[0]
+        if self._delayed:
+            epoch = self._delayed[0][0] - self.clock_offset
+            due = epoch if due is None else min(due, epoch)
+        return due
+
+    # ------------------------------------------------------------------------- what operators ask for
+
+    def limit(self, name: bytes, high: int | None, normal: int | None, low: int | None) -> None:
+        """Cap a function's jobs: a submission is refused while the function has so many, or more, in all.
+
+        The priority of the submission says which of the limits holds. An unknown function is left so.
+        """
+        function = self.functions.get(name)
+        if function is not None:
+            limits = (high, normal, low)
+            function.limits = None if limits == (None, None, None) else limits
+
+    def cancel(self, handle: bytes) -> bool:
+        """End a job; its clients hear WORK_FAIL, and nothing afterwards. False if there is no such job.
+
+        A job that waits is not run. One that runs cannot be stopped by the protocol: what its worker still
+        says of it is accepted and goes nowhere, and its unique is free for a new job at once.
+        """
+        job = self.jobs.get(handle)
+        if job is None:
+            return False
+        self._relay(job, _WORK_FAIL, handle)
+        self._detach_all(job)
+        job.background = False
+        if job.state is not _RUNNING:
+            self._abandon(job)
+        elif job.unique_key:
+            del job.function.uniques[job.unique_key]
+            job.unique_key = b""
+        return True
+
+    def create(self, name: bytes) -> None:
+        """Make a function known."""
+        if name not in self.functions:
+            self._new_function(name)
+
+    def drop(self, name: bytes) -> bool:
+        """Forget a function. False if it has workers or jobs. Raises KeyError if it is not known."""
+        function = self.functions[name]
+        if function.workers or function.total:
+            return False
+        del self.functions[name]
+        return True
+
+    # ------------------------------------------------------------------------------ bytes to packets
+
+    def _receive_text(self, session: Session, data: bytes, position: int) -> int:
+        """Handle a text line, or keep what is incomplete; returns where to go on, or -1 for: wait."""
+        if not data[position]:
+            if not REQ.startswith(head := data[position : position + 4]) and not RES.startswith(head):
+                self._refuse(head, 0, 0)
+            self._keep(session, data, position, HEADER_SIZE - (len(data) - position))
+            return -1
+        end = data.find(b"\n", position, position + MAX_TEXT_LINE + 1)
+        if end < 0:
+            if len(data) - position > MAX_TEXT_LINE:
+                raise RemoteProtocolError(f"a text line of over {MAX_TEXT_LINE} bytes")
+            self._keep(session, data, position, 1)
+            return -1
+        self._send(session, self._answer_text(data[position:end].removesuffix(b"\r")))
+        return end + 1
+
+    def _expect(self, session: Session, data: bytes, position: int, missing: int) -> None:
+        """Get ready for the rest of a packet that has come in part."""
+        start = position + HEADER_SIZE
+        magic, kind, size = HEADER.unpack_from(data, position)
+        if size < LARGE or magic != REQ or not LAYOUTS[kind].opaque:
+            self._keep(session, data, position, missing)
+            return
+        session.large_kind = kind
+        session.large = buffer = memoryview(bytearray(size) if size < _MAPPED else mmap(-1, size))
+        session.filled = len(data) - start
+        buffer[: session.filled] = memoryview(data)[start:]
+
+    def _keep(self, session: Session, data: bytes, position: int, missing: int) -> None:
+        session.pieces.append(data[position:] if position else data)
+        session.missing = missing
+
+    def _refuse(self, magic: bytes, kind: int, size: int) -> NoReturn:
+        if magic not in (REQ, RES):
+            raise RemoteProtocolError(f"{magic!r} is no magic of Gearman's")
+        if kind > MAX_TYPE:
+            raise RemoteProtocolError(f"packet type {kind} does not exist")
+        raise RemoteProtocolError(f"a body of {size} bytes is over the limit of {self._max_body}")
+
+    def _dispatch_table(self) -> list[Handler]:
+        """Handlers by packet number; what only a server sends, and what nobody implements, is refused."""
+        table: list[Handler] = [self._nonexistent, *([self._unexpected] * MAX_TYPE)]
+        known: dict[int, Handler] = {
+            **dict.fromkeys(_SUBMISSIONS, self._submit),
+            PacketType.CAN_DO: self._can_do,
+            PacketType.CAN_DO_TIMEOUT: self._can_do,
+            PacketType.CANT_DO: self._cant_do,
+            PacketType.RESET_ABILITIES: self._reset_abilities,
+            PacketType.PRE_SLEEP: self._pre_sleep,
+            PacketType.GRAB_JOB: self._grab,
+            PacketType.GRAB_JOB_UNIQ: self._grab,
+            PacketType.GRAB_JOB_ALL: self._grab,
+            PacketType.SUBMIT_JOB_EPOCH: self._submit_epoch,
+            PacketType.SUBMIT_REDUCE_JOB: self._submit_reduce,
+            PacketType.SUBMIT_REDUCE_JOB_BACKGROUND: self._submit_reduce,
+            PacketType.WORK_DATA: self._work_data,
+            PacketType.WORK_WARNING: self._work_data,
+            PacketType.WORK_STATUS: self._work_status,
+            PacketType.WORK_COMPLETE: self._work_complete,
+            PacketType.WORK_FAIL: self._work_fail,
+            PacketType.WORK_EXCEPTION: self._work_exception,
+            PacketType.GET_STATUS: self._get_status,
+            PacketType.GET_STATUS_UNIQUE: self._get_status_unique,
+            PacketType.ECHO_REQ: self._echo,
+            PacketType.OPTION_REQ: self._option,
+            PacketType.SET_CLIENT_ID: self._set_client_id,
+        }
+        for kind, handler in known.items():
+            table[kind] = handler
+        return table
+
+    def _nonexistent(self, session: Session, kind: int, body: Body) -> None:
+        raise RemoteProtocolError(f"packet type {kind} does not exist")
+
+    def _unexpected(self, session: Session, kind: int, body: Body) -> None:
+        self._error(session, b"INVALID_COMMAND", b"Command not expected")
+
+    # ------------------------------------------------------------------------------------ submitting
+
+    def _submit(self, session: Session, kind: int, body: Body) -> None:
+        name, unique, workload = _split(body, 2, kind)
+        priority, background = _SUBMISSIONS[kind]
+        self._accept(session, name, unique, workload, priority, background, None, 0.0)
+
+    def _submit_reduce(self, session: Session, kind: int, body: Body) -> None:
+        name, unique, reducer, _, workload = _split(body, 4, kind)
+        priority, background = _SUBMISSIONS[kind]
+        self._accept(session, name, unique, workload, priority, background, bytes(reducer), 0.0)
+
+    def _submit_epoch(self, session: Session, kind: int, body: Body) -> None:
+        name, unique, epoch, workload = _split(body, 3, kind)
+        self._accept(session, name, unique, workload, NORMAL, True, None, float(_integer(bytes(epoch))))
+
+    def _accept(
+        self,
+        session: Session,
+        name: bytes,
+        unique: bytes,
+        workload: Body,
+        priority: int,
+        background: bool,
+        reducer: bytes | None,
+        epoch: float,
+    ) -> None:
+        """A submission, whatever its packet: join the live job of its unique, or make a new one."""
+        function = self.functions.get(name) or self._new_function(name)
+        key = b""
+        if unique:
+            if len(unique) > MAX_UNIQUE_ACCEPTED or (
+                reducer is not None and len(reducer) > MAX_UNIQUE_ACCEPTED
+            ):
+                self._error(session, b"ARGUMENT_TOO_LARGE", b"Unique value too large")
+                return
+            key = unique if unique != b"-" else _payload_key(workload)
+            job = function.uniques.get(key)
+            if job is not None:
+                self._join(session, job, background)
+                return
+        if function.limits is not None and function.full(priority):
+            self._error(session, b"QUEUE_ERROR", b"Job queue is full")
+            return
+        self._submitted += 1
+        handle = b"%b%d" % (self._handle_prefix, self._submitted)
+        job = Job(handle, function, unique, key, workload, priority, background, reducer)
+        if key:
+            function.uniques[key] = job
+        if not background:
+            job.clients.append(session)
+            session.attached[job] = None
+        self.jobs[handle] = job
+        if epoch > self._now + self.clock_offset:
+            job.state = JobState.DELAYED
+            function.delayed += 1
+            heappush(self._delayed, (epoch, self._submitted, job))
+            self._send(session, HEADER.pack(RES, _JOB_CREATED, len(handle)) + handle)
+        else:
+            self.stored(session, job)
+
+    def stored(self, session: Session, job: Job) -> None:
+        """The second step of a submission: the job is safe where it is kept, so it counts from now on."""
+        handle = job.handle
+        self._send(session, HEADER.pack(RES, _JOB_CREATED, len(handle)) + handle)
+        self._queue(job)
+
+    def _join(self, session: Session, job: Job, background: bool) -> None:
+        """A submission coalesces on a live job; from now on the job is wanted by this client too."""
+        if background:
+            job.background = True
+        else:
+            job.clients.append(session)
+            session.attached[job] = None
+        self._send(session, HEADER.pack(RES, _JOB_CREATED, len(job.handle)) + job.handle)
+
+    def _new_function(self, name: bytes) -> FunctionQueue:
+        if len(name) > MAX_ARGUMENT:
+            raise RemoteProtocolError(
+                f"a function name of {len(name)} bytes is over the limit of {MAX_ARGUMENT}"
+            )
+        function = self.functions[name] = FunctionQueue(name)
+        return function
+
+    # ------------------------------------------------------------------------------ queues and workers
+
+    def _queue(self, job: Job) -> None:
+        """Put a WAITING job in its lane, and wake somebody for it."""
+        function = job.function
+        function.push(job)
+        if function.sleepers:
+            self._wake(function, 1)
+
+    def _requeue(self, job: Job) -> None:
+        """A job comes back from a worker that will not finish it; its progress is void."""
+        job.function.running -= 1
+        job.state = _WAITING
+        if job.wanted:
+            job.numerator = job.denominator = b"0"
+            self._queue(job)
+        else:
+            self._forget(job)
+
+    def _abandon(self, job: Job) -> None:
+        """Nobody wants a delayed or waiting job any more: its place and its memory are free at once."""
+        if job.state is JobState.DELAYED:
+            job.function.delayed -= 1
+            job.state = _OVER
+        else:
+            job.state = _OVER
+            job.function.forget(job)
+        self._forget(job)
+
+    def _forget(self, job: Job) -> None:
+        """A job is over: its handle and its unique are free."""
+        job.state = _OVER
+        job.workload = b""
+        del self.jobs[job.handle]
+        if job.unique_key:
+            del job.function.uniques[job.unique_key]
+
+    def _wake(self, function: FunctionQueue, more: int) -> None:
+        """Wake the longest sleeper, and ``more`` others if it does not grab in time. There must be one."""
+        session = next(iter(function.sleepers))
+        self._rise(session)
+        function.wakes += 1
+        self._wakes[session] = (self._now + WAKE_PATIENCE, function, more)
+        self._send(session, _NOOP)
+
+    def _rise(self, session: Session) -> None:
+        session.asleep = False
+        for function in session.abilities:
+            del function.sleepers[session]
+
+    def _answered(self, session: Session) -> None:
+        """A woken worker has done something about it; another is woken if its job waits all the same."""
+        _, function, _ = self._wakes.pop(session)
+        function.wakes -= 1
+        if function.waiting > function.wakes and function.sleepers:
+            self._wake(function, 1)
+
+    def _can_do(self, session: Session, kind: int, body: Body) -> None:
+        name = _name(body)  # behind it may stand a time limit
+        function = self.functions.get(name) or self._new_function(name)
+        if function in session.abilities:
+            return
+        session.abilities[function] = None
+        function.workers += 1
+        if session.asleep:
+            function.sleepers[session] = None
+            if function.waiting > function.wakes:
+                self._wake(function, 1)
+
+    def _cant_do(self, session: Session, kind: int, body: Body) -> None:
+        function = self.functions.get(_name(body))
+        if function is not None and function in session.abilities:
+            del session.abilities[function]
+            function.workers -= 1
+            function.sleepers.pop(session, None)
+            if session in self._wakes and self._wakes[session][1] is function:
+                self._answered(session)
+
+    def _reset_abilities(self, session: Session, kind: int, body: Body) -> None:
+        self._forget_abilities(session)
+
+    def _forget_abilities(self, session: Session) -> None:
+        for function in session.abilities:
+            function.workers -= 1
+            function.sleepers.pop(session, None)
+        session.abilities.clear()
+        if session in self._wakes:
+            self._answered(session)
+
+    def _pre_sleep(self, session: Session, kind: int, body: Body) -> None:
+        for function in session.abilities:
+            if function.waiting:
+                self._send(session, _NOOP)
+                return
+        session.asleep = True
+        for function in session.abilities:
+            function.sleepers[session] = None
+        if session in self._wakes:
+            self._answered(session)
+
+    def _grab(self, session: Session, kind: int, body: Body) -> None:
+        if session.asleep:
+            self._rise(session)
+        job = self._next_job(session)
+        if job is None:
+            self._send(session, _NO_JOB)
+        else:
+            self._assign(session, job, kind)
+        if session in self._wakes:
+            self._answered(session)
+
+    def _next_job(self, session: Session) -> Job | None:
+        """The job of the highest priority over all functions of the worker.
+
+        Functions of one priority take turns: the one served longest ago comes first.
+        """
+        abilities = session.abilities
+        if len(abilities) == 1:
+            (function,) = abilities
+            return function.pop() if function.waiting else None
+        able = [function for function in abilities if function.waiting]
+        if not able:
+            return None
+        chosen = min(able, key=FunctionQueue.turn)
+        self._turns += 1
+        chosen.served = self._turns
+        return chosen.pop()
+
+    def _assign(self, session: Session, job: Job, kind: int) -> None:
+        job.state = _RUNNING
+        job.function.running += 1
+        handle = job.handle
+        session.running[handle] = job
+        if kind == _GRAB_JOB:
+            head, number = b"%b\0%b\0" % (handle, job.function.name), _JOB_ASSIGN
+        elif kind == _GRAB_JOB_ALL and job.reducer is not None:
+            fields = (handle, job.function.name, job.unique, job.reducer)
+            head, number = b"%b\0%b\0%b\0%b\0" % fields, _JOB_ASSIGN_ALL
+        else:
+            head, number = b"%b\0%b\0%b\0" % (handle, job.function.name, job.unique), _JOB_ASSIGN_UNIQ
+        workload = job.workload
+        head = HEADER.pack(RES, number, len(head) + len(workload)) + head
+        if len(workload) < LARGE:
+            self._send(session, head + workload)
+        else:
+            self._send(session, head)
+            session.outbox.append(workload)
+
+    # ----------------------------------------------------------------------- what workers say of jobs
+
+    def _work_data(self, session: Session, kind: int, body: Body) -> None:
+        handle, body = _handle(body)
+        job = session.running.get(handle)
+        if job is None:
+            self._error(session, b"JOB_NOT_FOUND", _NOT_FOUND[kind])
+        else:
+            self._relay(job, kind, body)
+
+    def _work_status(self, session: Session, kind: int, body: Body) -> None:
+        handle, body = _handle(body)
+        job = session.running.get(handle)
+        if job is None:
+            self._error(session, b"JOB_NOT_FOUND", _NOT_FOUND[kind])
+            return
+        fields = bytes(body).split(b"\0", 2)
+        if len(fields) == 2:  # Perl's send_work_status leaves the denominator out
+            fields.append(b"")
+            body = bytes(body) + b"\0"
+        job.numerator, job.denominator = fields[1], fields[2]
+        self._relay(job, kind, body)
+
+    def _work_complete(self, session: Session, kind: int, body: Body) -> None:
+        handle, body = _handle(body)
+        job = session.running.pop(handle, None)
+        if job is None:
+            self._error(session, b"JOB_NOT_FOUND", _NOT_FOUND[kind])
+        else:
+            self._relay(job, kind, body)
+            self._end(job)
+
+    def _work_fail(self, session: Session, kind: int, body: Body) -> None:
+        job = session.running.pop(_name(body), None)
+        if job is None:
+            self._error(session, b"JOB_NOT_FOUND", _NOT_FOUND[kind])
+        else:
+            self._relay(job, kind, job.handle)
+            self._end(job)
+
+    def _work_exception(self, session: Session, kind: int, body: Body) -> None:
+        handle, body = _handle(body)
+        job = session.running.pop(handle, None)
+        if job is None:
+            self._error(session, b"JOB_NOT_FOUND", _NOT_FOUND[kind])
+            return
+        clients = job.clients
+        job.clients = [client for client in clients if client.exceptions]
+        self._relay(job, kind, body)
+        job.clients = [client for client in clients if not client.exceptions]
+        self._relay(job, _WORK_FAIL, handle)
+        job.clients = clients
+        self._end(job)
+
+    def _relay(self, job: Job, kind: int, body: Body) -> None:
+        """Send a packet about a job to each client that is attached to it."""
+        clients = job.clients
+        if not clients:
+            return
+        size = len(body)
+        head = HEADER.pack(RES, kind, size)
+        if size < LARGE:
+            packet = head + body
+            for client in clients:
+                self._send(client, packet)
+        else:
+            for client in clients:
+                self._send(client, head)
+                client.outbox.append(body)
+
+    def _end(self, job: Job) -> None:
+        """A running job has ended, and its clients have been told."""
+        job.function.running -= 1
+        self._detach_all(job)
+        self._forget(job)
+
+    def _detach_all(self, job: Job) -> None:
+        for client in job.clients:
+            client.attached.pop(job, None)
+        job.clients.clear()
+
+    # ------------------------------------------------------------------------------ status and options
+
+    def _get_status(self, session: Session, kind: int, body: Body) -> None:
+        handle = _name(body)
+        self._respond(session, PacketType.STATUS_RES, handle, *_status(self.jobs.get(handle)))
+
+    def _get_status_unique(self, session: Session, kind: int, body: Body) -> None:
+        unique = _name(body)
+        found = [f.uniques[unique] for f in self.functions.values() if unique in f.uniques]
+        # With one unique in several functions the newest job is meant, as in gearmand.
+        job = max(found, key=lambda job: (len(job.handle), job.handle), default=None)
+        clients = b"%d" % (len(job.clients) if job else 0)
+        self._respond(session, PacketType.STATUS_RES_UNIQUE, unique, *_status(job), clients)
+
+    def _echo(self, session: Session, kind: int, body: Body) -> None:
+        self._send(session, HEADER.pack(RES, PacketType.ECHO_RES, len(body)))
+        session.outbox.append(body)
+
+    def _option(self, session: Session, kind: int, body: Body) -> None:
+        option = bytes(body)
+        if option.lower() not in _OPTIONS:
+            self._error(session, b"UNKNOWN_OPTION", b"Server does not recognize given option")
+            return
+        if option.lower() == b"exceptions":
+            session.exceptions = True
+        self._respond(session, PacketType.OPTION_RES, option)
+
+    def _set_client_id(self, session: Session, kind: int, body: Body) -> None:
+        session.client_id = _name(body)[:MAX_CLIENT_ID]
+
+    # ----------------------------------------------------------------------------------- what comes out
+
+    def _respond(self, session: Session, kind: PacketType, *fields: bytes) -> None:
+        body = b"\0".join(fields)
+        self._send(session, HEADER.pack(RES, kind, len(body)) + body)
+
+    def _error(self, session: Session, code: bytes, text: bytes) -> None:
+        self._respond(session, PacketType.ERROR, code, text)
+
+    def _send(self, session: Session, packet: bytes) -> None:
+        outbox = session.outbox
+        if not outbox:
+            self.dirty.append(session)
+        outbox.append(packet)
+
+
+# ------------------------------------------------------------------------------------------ reading bodies
+
+
+def _split(body: Body, separators: int, kind: int) -> list[bytes]:
+    """The fields of a body; the last one of a large body stays a view (typed as bytes for all it is used)."""
+    if isinstance(body, bytes):
+        fields = body.split(b"\0", separators)
+    else:
+        fields = bytes(body[: (separators + 1) * MAX_ARGUMENT]).split(b"\0", separators)
+        start = sum(map(len, fields[:-1])) + separators
+        fields[-1] = body[start:]  # type: ignore[call-overload]  # a view behaves as bytes from here on
+    if len(fields) <= separators:
+        raise RemoteProtocolError(
+            f"{PacketType(kind).name} has {len(fields)} of its {separators + 1} arguments"
+        )
+    return fields
+
+
+def _name(body: Body) -> bytes:
+    """The first field of a body that has no data; what stands behind a NUL is ignored, as in gearmand."""
+    return bytes(body).partition(b"\0")[0]
+
+
+def _handle(body: Body) -> tuple[bytes, Body]:
+    """The handle that begins a body, and the body.
+
+    Perl's Gearman::Worker sends no NUL behind the handle where the result is empty: it is put there.
+    """
+    if isinstance(body, bytes):
+        end = body.find(b"\0")
+        if end < 0:
+            return body, body + b"\0"
+        return body[:end], body
+    handle, separator, _ = bytes(body[:MAX_ARGUMENT]).partition(b"\0")
+    if not separator:
+        raise RemoteProtocolError("a handle does not end")
+    return handle, body
+
+
+def _payload_key(workload: Body) -> bytes:
+    """The unique key of a workload that coalesces with its equals; no real unique contains a NUL."""
+    return b"-\0" + blake2b(workload, digest_size=32).digest() if len(workload) else b""
+
+
+def _status(job: Job | None) -> tuple[bytes, bytes, bytes, bytes]:
+    if job is None:
+        return b"0", b"0", b"0", b"0"
+    running = b"1" if job.state is _RUNNING else b"0"
+    numbers = (_integer(number) & 0xFFFF_FFFF for number in (job.numerator, job.denominator))
+    return b"1", running, *(b"%d" % number for number in numbers)  # type: ignore[return-value]  # two numbers
+
+
+_INTEGER: Final = re.compile(rb"\s*([+-]?\d{1,20})")
+
+
+def _integer(text: bytes) -> int:
+    """A number as C reads it: as many digits as there are, else 0."""
+    match = _INTEGER.match(text)
+    return int(match[1]) if match else 0

@@ -1,0 +1,88 @@
+"""Text commands, answered from what the broker reports and what the process knows of itself."""
+
+import logging
+import os
+from importlib.metadata import version
+from typing import TypeAlias
+
+from gearflow.broker import Broker, report
+from gearflow.protocol import admin
+
+_LEVELS = {
+    logging.DEBUG: "DEBUG",
+    logging.INFO: "INFO",
+    logging.WARNING: "WARNING",
+    logging.ERROR: "ERROR",
+    logging.CRITICAL: "CRITICAL",
+}
+
+Order: TypeAlias = admin.MaxQueue | admin.CancelJob | admin.CreateFunction | admin.DropFunction
+Question: TypeAlias = (
+    admin.Status
+    | admin.PriorityStatus
+    | admin.Workers
+    | admin.ShowJobs
+    | admin.ShowUniqueJobs
+    | admin.Version
+    | admin.GetPid
+    | admin.Verbose
+)
+
+
+def server_version() -> str:
+    """The version as the text protocol tells it; its first word tells gearflow's server from others."""
+    return f"gearflow-{version('gearflow')}"
+
+
+def answer(broker: Broker, line: bytes) -> bytes:
+    """The answer to one line of the text protocol.
+
+    Raises:
+        RemoteProtocolError: The line breaks the protocol; the connection is to be closed.
+    """
+    match admin.parse_command(line):
+        case admin.Refused(text):
+            return text
+        case admin.MaxQueue() | admin.CancelJob() | admin.CreateFunction() | admin.DropFunction() as order:
+            return _obey(broker, order)
+        case question:
+            return _tell(broker, question)
+
+
+def _obey(broker: Broker, order: Order) -> bytes:
+    """Carry out a command that changes something."""
+    match order:
+        case admin.MaxQueue(function, high, normal, low):
+            broker.limit(function, high, normal, low)
+            return admin.OK
+        case admin.CancelJob(handle):
+            return admin.OK if broker.cancel(handle) else admin.UNKNOWN_JOB
+        case admin.CreateFunction(function):
+            broker.create(function)
+            return admin.OK
+        case admin.DropFunction(function):
+            if function not in broker.functions:
+                return admin.UNKNOWN_FUNCTION
+            return admin.OK if broker.drop(function) else admin.FUNCTION_IN_USE
+
+
+def _tell(broker: Broker, question: Question) -> bytes:
+    """Answer a command that only reads."""
+    match question:
+        case admin.Status():
+            return admin.render_status(report.functions(broker))
+        case admin.PriorityStatus():
+            return admin.render_priority_status(report.priorities(broker))
+        case admin.Workers():
+            return admin.render_workers(report.connections(broker))
+        case admin.ShowJobs():
+            return admin.render_jobs(report.jobs(broker))
+        case admin.ShowUniqueJobs():
+            return admin.render_uniques(report.uniques(broker))
+        case admin.Version():
+            return admin.render_version(server_version())
+        case admin.GetPid():
+            return admin.render_pid(os.getpid())
+        case admin.Verbose():
+            level = logging.getLogger("gearflow.server").getEffectiveLevel()
+            return admin.render_log_level(_LEVELS.get(level, "INFO"))

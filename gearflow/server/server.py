@@ -1,0 +1,252 @@
+"""The job server: a broker behind a listening socket.
+
+``Engine`` runs on one asyncio event loop and owns the broker, the peers and the timer. ``JobServer`` is
+what users hold: ``async with`` runs an engine on the caller's own loop; under trio, and with plain
+``with``, on a loop in a thread of its own (uvloop where it is installed).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Final, Self, Unpack
+
+import anyio.to_thread
+import sniffio
+
+from gearflow.broker import Broker, Session
+from gearflow.server import admin
+from gearflow.server.peer import READ_SIZE, Peer
+from gearflow.server.settings import ServerOptions, ServerSettings
+
+logger = logging.getLogger(__name__)
+
+_LONGEST_NAP: Final = 60.0
+"""Seconds between looks at the clock while jobs are delayed: a changed wall clock goes unnoticed so long."""
+
+_FAREWELL: Final = 1.0
+"""Seconds that a stopping server gives its peers to take what was already written to them."""
+
+
+class Engine:
+    """A running server on the current event loop. Owns the broker, the peers, the timer."""
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self.settings = settings
+        self.peers: dict[Session, Peer] = {}
+        self.scratch = memoryview(bytearray(READ_SIZE))
+        self.broker = Broker(
+            b"H:%b:" % socket.gethostname()[:40].encode(),
+            lambda line: admin.answer(self.broker, line),
+            max_body=settings.max_body,
+        )
+        self.port = 0
+        self._loop = asyncio.get_running_loop()
+        self.time: Callable[[], float] = self._loop.time
+        self._listener: asyncio.Server | None = None
+        self._empty = asyncio.Event()  # no connections; looked at only when stopping
+        self._flushing = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def start(self) -> None:
+        """Listen. Raises OSError where that is not possible (the port is taken, the address is not ours)."""
+        settings = self.settings
+        self._listener = await self._loop.create_server(
+            lambda: Peer(self), settings.host, settings.port, backlog=settings.backlog
+        )
+        self.port = self._listener.sockets[0].getsockname()[1]
+        self._set_clock()
+        logger.info("listening", extra={"host": settings.host, "port": self.port})
+
+    async def stop(self) -> None:
+        """Stop listening and close all connections, whatever they wait for."""
+        assert self._listener is not None
+        self._listener.close()
+        if self._timer is not None:
+            self._timer.cancel()
+        for peer in list(self.peers.values()):
+            peer.close()
+        self._settle()
+        try:
+            async with asyncio.timeout(_FAREWELL):
+                await self._empty.wait()
+        except TimeoutError:
+            for peer in list(self.peers.values()):
+                peer.abort()
+        logger.info("stopped", extra={"host": self.settings.host, "port": self.port})
+
+    def forget(self, session: Session) -> None:
+        """A connection is gone: its peer is, and the broker is told."""
+        del self.peers[session]
+        self._settle()
+        self.broker.disconnected(session, self.time())
+        self.schedule_flush()
+
+    def _settle(self) -> None:
+        if not self.peers:
+            self._empty.set()
+        else:
+            self._empty.clear()
+
+    def schedule_flush(self) -> None:
+        """Have the outboxes written once for all that this turn of the event loop brings."""
+        if not self._flushing and self.broker.dirty:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        dirty, self.broker.dirty = self.broker.dirty, []
+        for session in dirty:
+            peer = self.peers.get(session)
+            if peer is not None:
+                peer.flush(session)
+        due = self.broker.next_due()
+        if due is not None and (self._timer is None or due < self._timer.when()):
+            self._set_timer(due)
+
+    def _set_timer(self, due: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(min(due, self.time() + _LONGEST_NAP), self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._set_clock()
+        self.broker.tick(self.time())
+        self.schedule_flush()
+        due = self.broker.next_due()
+        if due is not None:
+            self._set_timer(due)
+
+    def _set_clock(self) -> None:
+        self.broker.clock_offset = time.time() - self.time()
+
+
+class JobServer:
+    """A Gearman job server that runs for the time of a block.
+
+        async with JobServer(port=0) as server:  # on asyncio's loop; under trio in a thread of its own
+            ...server.address...
+
+        with JobServer(port=0) as server:  # in a thread of its own
+            ...
+
+    Jobs live in memory: they are gone when the block is left. Settings come as one ``ServerSettings``, as
+    keywords, or both (keywords win).
+
+    Raises:
+        OSError: On entering: the port is taken, or the address is not this machine's.
+        pydantic.ValidationError: On construction: a setting is out of range or unknown.
+    """
+
+    def __init__(self, settings: ServerSettings | None = None, /, **overrides: Unpack[ServerOptions]) -> None:
+        base = settings.model_dump() if settings else {}
+        self.settings = ServerSettings.model_validate({**base, **overrides})
+        self._engine: Engine | None = None
+        self._thread: _EngineThread | None = None
+
+    @property
+    def host(self) -> str:
+        """The address it listens on."""
+        return self.settings.host
+
+    @property
+    def port(self) -> int:
+        """The port it listens on; while it does not run, the one it was told."""
+        return self._engine.port if self._engine else self.settings.port
+
+    @property
+    def address(self) -> str:
+        """``host:port``, as clients and workers want it."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    async def __aenter__(self) -> Self:
+        if sniffio.current_async_library() == "asyncio":
+            self._engine = Engine(self.settings)
+            await self._engine.start()
+        else:
+            await anyio.to_thread.run_sync(self.__enter__)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._thread is not None:
+            with anyio.CancelScope(shield=True):  # bounded: see _FAREWELL
+                await anyio.to_thread.run_sync(self.__exit__)
+        elif self._engine is not None:
+            engine, self._engine = self._engine, None
+            with anyio.CancelScope(shield=True):
+                await engine.stop()
+
+    def __enter__(self) -> Self:
+        thread = _EngineThread(self.settings)
+        self._engine = thread.start()
+        self._thread = thread
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        thread, self._thread, self._engine = self._thread, None, None
+        if thread is not None:
+            thread.stop()
+
+
+class _EngineThread:
+    """An engine on an event loop in a thread of its own."""
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self._settings = settings
+        self._started: Future[Engine] = Future()
+        self._thread = threading.Thread(target=self._run, name="gearflow-server", daemon=True)
+
+    def start(self) -> Engine:
+        """Start it and wait until it listens. Raises as ``Engine.start``."""
+        self._thread.start()
+        return self._started.result()
+
+    def stop(self) -> None:
+        """Stop it and wait until it is gone."""
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+
+    def _run(self) -> None:
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            runner.run(self._serve())
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        engine = Engine(self._settings)
+        try:
+            await engine.start()
+        except BaseException as error:  # noqa: BLE001  (whatever it is, it belongs to who called start)
+            self._started.set_exception(error)
+            return
+        self._started.set_result(engine)
+        await self._stop.wait()
+        await engine.stop()
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """The fastest event loop there is: uvloop's where it is installed."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
+def tune_garbage_collection() -> None:
+    """Keep the cyclic collector out of a process that does nothing but serve.
+
+    Jobs and sessions are freed by reference counting; what the collector looks at again and again is a
+    queue of live jobs. For a process of its own only: an application's settings are its own.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)

@@ -1,0 +1,131 @@
+"""What tests share: both event loops, real job servers, names that no other test uses.
+
+The servers live as long as the test run and are never emptied, so every test takes fresh function names
+(the fixture ``fresh``) and asserts nothing about what others may have left there.
+
+What is not installed is skipped aloud, and is a failure where the environment variable CI is set: there
+nobody would read the list of skips.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, NoReturn
+
+import pytest
+
+ROOT: Final = Path(__file__).parent.parent
+START_TIMEOUT: Final = 10.0  # seconds; gearmand takes some ten milliseconds
+
+
+@pytest.fixture(scope="module", params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    """The event loop that ``async def`` tests run on: each runs on both."""
+    backend: str = request.param
+    return backend
+
+
+@pytest.fixture
+def fresh() -> Callable[..., str]:
+    """``fresh()`` or ``fresh("resize")``: a function name (or unique, or client id) that nobody else uses."""
+
+    def name(word: str = "work") -> str:
+        return f"{word}.{uuid.uuid4().hex[:16]}"
+
+    return name
+
+
+@pytest.fixture
+def function(fresh: Callable[..., str]) -> str:
+    """One function name for the tests that need only one."""
+    return fresh()
+
+
+@pytest.fixture(scope="session")
+def program() -> Callable[[str], str]:
+    """``program("gearadmin")``: the path of an installed program; the test is skipped without it."""
+
+    def find(name: str) -> str:
+        path = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+        return path or _missing(f"{name} is not installed")
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The directory with the conformance suite: GEARFLOW_SHARED, or ``shared`` beside the checkout."""
+    path = Path(os.environ.get("GEARFLOW_SHARED") or ROOT.parent / "shared")
+    if not path.is_dir():
+        pytest.skip(f"{path} is not there; set GEARFLOW_SHARED to where the conformance suite is")
+    return path
+
+
+@pytest.fixture(scope="session")
+def gearmand(program: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a C gearmand with its default options."""
+    with _gearmand(program("gearmand"), tmp_path_factory.mktemp("gearmand") / "log") as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def bundled() -> Iterator[str]:
+    """The address of gearflow's own server, in a thread of this process."""
+    from gearflow.server import JobServer
+
+    with JobServer(port=0) as server:
+        yield f"127.0.0.1:{server.port}"
+
+
+@pytest.fixture(params=["gearmand", "bundled"])
+def any_server(request: pytest.FixtureRequest) -> str:
+    """The address of each server in turn: what holds for a client or worker must hold on both."""
+    address: str = request.getfixturevalue(request.param)
+    return address
+
+
+def _missing(what: str) -> NoReturn:
+    if os.environ.get("CI"):
+        pytest.fail(f"{what}, and CI must not go without it")
+    pytest.skip(what)
+
+
+@contextmanager
+def _gearmand(program: str, log: Path) -> Generator[str, None, None]:
+    """A gearmand for the time of the block."""
+    port = _free_port()
+    command = [program, "--port", str(port), "--listen", "127.0.0.1", "--log-file", str(log)]
+    with subprocess.Popen(command) as process:
+        try:
+            _wait_until_it_listens(process, port, log)
+            yield f"127.0.0.1:{port}"
+        finally:
+            process.terminate()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _wait_until_it_listens(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    """gearmand does not say when it is ready, so this knocks until somebody opens."""
+    deadline = time.monotonic() + START_TIMEOUT
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            pytest.fail(f"gearmand ended at once: {log.read_text() if log.exists() else 'it logged nothing'}")
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=START_TIMEOUT).close()
+        except ConnectionRefusedError:
+            time.sleep(0.01)
+        else:
+            return
+    pytest.fail(f"gearmand did not listen on port {port} within {START_TIMEOUT:.0f} s")
