@@ -1,0 +1,451 @@
+import pytest
+
+from gearflow.broker.broker import WAKE_PATIENCE
+from gearflow.errors import RemoteProtocolError
+from gearflow.protocol import packets as p
+from gearflow.protocol.codec import encode
+from gearflow.protocol.constants import HEADER, REQ, PacketType
+from tests.broker.harness import Peer, World
+
+NOOP = p.Noop()
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+@pytest.fixture
+def client(world: World) -> Peer:
+    return world.peer("client")
+
+
+def test_a_job_goes_to_a_worker_and_its_result_to_the_client(world: World, client: Peer) -> None:
+    worker = world.worker().sleep()
+    handle = client.submit(workload=b"cat\0png")
+    assert handle == b"H:test:1"
+    assert worker.read() == [NOOP]
+    assert worker(p.GrabJob()) == [p.JobAssign(handle, b"work", b"cat\0png")]
+    assert worker(p.WorkStatus(handle, b"1", b"2"), p.WorkData(handle, b"a\0b")) == []
+    assert worker(p.WorkWarning(handle, b"w"), p.WorkComplete(handle, b"r\0r")) == []
+    assert client.read() == [
+        p.WorkStatus(handle, b"1", b"2"),
+        p.WorkData(handle, b"a\0b"),
+        p.WorkWarning(handle, b"w"),
+        p.WorkComplete(handle, b"r\0r"),
+    ]
+    assert worker(p.GrabJob()) == [p.NoJob()]
+    assert not world.broker.jobs
+
+
+def test_the_grabs_differ_in_what_they_tell(world: World, client: Peer) -> None:
+    for _ in range(3):
+        client(p.SubmitReduceJobBackground(b"work", b"", b"reducer", b"0", b"data"))
+    client.submit_background(unique=b"u")
+    worker = world.worker()
+    assert worker(p.GrabJob()) == [p.JobAssign(b"H:test:1", b"work", b"data")]
+    assert worker(p.GrabJobUniq()) == [p.JobAssignUniq(b"H:test:2", b"work", b"", b"data")]
+    assert worker(p.GrabJobAll()) == [p.JobAssignAll(b"H:test:3", b"work", b"", b"reducer", b"data")]
+    assert worker(p.GrabJobAll()) == [p.JobAssignUniq(b"H:test:4", b"work", b"u", b"x")]
+
+
+def test_priority_counts_across_all_functions_of_a_worker(world: World, client: Peer) -> None:
+    client(
+        p.SubmitJobLowBg(b"a", b"", b"low"),
+        p.SubmitJobBg(b"b", b"", b"normal"),
+        p.SubmitJobHighBg(b"a", b"", b"high"),
+    )
+    worker = world.worker(b"a", b"b")
+    assert [worker.grab() for _ in range(4)] == [b"H:test:3", b"H:test:2", b"H:test:1", None]
+
+
+def test_functions_of_one_priority_take_turns(world: World, client: Peer) -> None:
+    for _ in range(3):
+        client.submit_background(b"busy")
+    client.submit_background(b"rare")
+    worker = world.worker(b"rare", b"busy")
+    taken = [worker(p.GrabJob())[0] for _ in range(4)]
+    assert b"rare" in [job.function for job in taken[:2] if isinstance(job, p.JobAssign)]
+
+
+@pytest.mark.parametrize(
+    "end", [p.WorkComplete(b"H:test:1", b"r"), p.WorkFail(b"H:test:1"), p.WorkException(b"H:test:1", b"boom")]
+)
+def test_all_that_joined_a_job_hear_its_end_once_for_each_time_they_joined(
+    world: World, end: p.Packet
+) -> None:
+    twice, once = world.peer(), world.peer()
+    for client in (twice, twice, once):
+        client(p.OptionReq(b"exceptions"))
+    assert {client.submit(unique=b"u") for client in (twice, twice, once)} == {b"H:test:1"}
+    worker = world.worker()
+    worker.grab()
+    worker(end)
+    assert twice.read() == [end, end]
+    assert once.read() == [end]
+    assert worker(end) == [p.Error(b"JOB_NOT_FOUND", _not_found(end))]
+
+
+def _not_found(packet: p.Packet) -> bytes:
+    if isinstance(packet, p.WorkException):
+        return b"An exception was received for a job that does not exist"
+    return b"Job given in work result not found"
+
+
+def test_an_exception_is_a_clean_failure_for_those_who_did_not_ask(world: World) -> None:
+    asked, plain = world.peer(), world.peer()
+    assert asked(p.OptionReq(b"Exceptions")) == [p.OptionRes(b"Exceptions")]
+    handle = asked.submit(unique=b"u")
+    plain.submit(unique=b"u")
+    worker = world.worker()
+    worker.grab()
+    worker(p.WorkException(handle, b"boom"))
+    assert asked.read() == [p.WorkException(handle, b"boom")]
+    assert plain.session.outbox == [HEADER.pack(b"\0RES", PacketType.WORK_FAIL, len(handle)) + handle]
+
+
+def test_the_unique_is_free_once_the_job_has_ended(world: World, client: Peer) -> None:
+    first = client.submit_background(unique=b"u")
+    assert client.submit_background(unique=b"u") == first
+    worker = world.worker()
+    worker.grab()
+    assert client.submit_background(unique=b"u") == first
+    worker(p.WorkComplete(first, b""))
+    assert client.submit_background(unique=b"u") != first
+
+
+def test_a_dash_coalesces_by_workload(client: Peer) -> None:
+    assert client.submit(unique=b"-", workload=b"same") == client.submit(unique=b"-", workload=b"same")
+    assert client.submit(unique=b"-", workload=b"other") != client.submit(unique=b"-", workload=b"same")
+    assert client.submit(unique=b"-", workload=b"") != client.submit(unique=b"-", workload=b"")
+
+
+def test_a_background_job_outlives_the_foreground_client_that_joined_it(world: World, client: Peer) -> None:
+    handle = client.submit_background(unique=b"u")
+    other = world.peer()
+    other.submit(unique=b"u")
+    other.leave()
+    assert world.worker().grab() == handle
+
+
+def test_a_background_submission_makes_a_foreground_job_outlive_its_client(
+    world: World, client: Peer
+) -> None:
+    handle = client.submit(unique=b"u")
+    assert world.peer().submit_background(unique=b"u") == handle
+    client.leave()
+    assert world.worker().grab() == handle
+
+
+def test_a_unique_whose_job_was_abandoned_is_a_new_job(world: World, client: Peer) -> None:
+    abandoned = client.submit(unique=b"u")
+    client.leave()
+    assert abandoned not in world.broker.jobs
+    handle = world.peer().submit(unique=b"u")
+    assert handle != abandoned
+    assert world.worker().grab() == handle
+
+
+def test_abandoned_jobs_keep_neither_memory_nor_place(world: World) -> None:
+    for _ in range(1000):
+        client = world.peer()
+        client.submit(workload=b"x" * 1000)
+        client.leave()
+    function = world.broker.functions[b"work"]
+    assert function.total == 0
+    assert len(function.lanes[1]._jobs) < 100  # pyright: ignore[reportPrivateUsage]  (no public face shows it)
+
+
+def test_what_a_worker_says_of_a_job_whose_client_left_is_accepted(world: World, client: Peer) -> None:
+    handle = client.submit()
+    worker = world.worker()
+    worker.grab()
+    client.leave()
+    assert worker(p.WorkData(handle, b"d"), p.WorkComplete(handle, b"r")) == []
+
+
+def test_a_client_that_joins_a_running_abandoned_job_gets_its_result(world: World, client: Peer) -> None:
+    handle = client.submit(unique=b"u")
+    worker = world.worker()
+    worker.grab()
+    client.leave()
+    late = world.peer()
+    assert late.submit(unique=b"u") == handle
+    worker(p.WorkComplete(handle, b"r"))
+    assert late.read() == [p.WorkComplete(handle, b"r")]
+
+
+def test_the_jobs_of_a_worker_that_dies_go_to_another_with_their_progress_void(
+    world: World, client: Peer
+) -> None:
+    handle = client.submit()
+    worker = world.worker()
+    worker.grab()
+    other = world.worker().sleep()
+    worker(p.WorkStatus(handle, b"1", b"2"))
+    worker.leave()
+    assert other.read() == [NOOP]
+    assert client(p.GetStatus(handle)) == [
+        p.WorkStatus(handle, b"1", b"2"),
+        p.StatusRes(handle, b"1", b"0", b"0", b"0"),
+    ]
+    assert other.grab() == handle
+
+
+def test_a_dead_workers_jobs_go_to_the_end_the_last_grabbed_first(world: World, client: Peer) -> None:
+    first, second, third = (client.submit_background() for _ in range(3))
+    worker = world.worker()
+    assert [worker.grab(), worker.grab()] == [first, second]
+    worker.leave()
+    other = world.worker()
+    assert [other.grab() for _ in range(3)] == [third, second, first]
+
+
+@pytest.mark.parametrize("withdrawal", [p.CantDo(b"work"), p.ResetAbilities()])
+def test_withdrawing_a_function_does_not_take_the_running_job_away(
+    world: World, client: Peer, withdrawal: p.Packet
+) -> None:
+    handle = client.submit()
+    worker = world.worker()
+    worker.grab()
+    assert worker(withdrawal, p.WorkComplete(handle, b"r")) == []
+    assert client.read() == [p.WorkComplete(handle, b"r")]
+    assert world.worker().grab() is None
+
+
+def test_only_the_worker_that_has_the_job_may_speak_of_it(world: World, client: Peer) -> None:
+    handle = client.submit()
+    world.worker().grab()
+    thief = world.worker()
+    error = p.Error(b"JOB_NOT_FOUND", b"Job given in work result not found")
+    assert thief(p.WorkComplete(handle, b"mine")) == [error]
+    assert thief(p.WorkFail(b"H:nowhere:1")) == [error]
+    assert thief(p.WorkData(handle, b"")) == [p.Error(b"JOB_NOT_FOUND", b"Job does not exist on server")]
+    assert client.read() == []
+
+
+def test_as_many_sleepers_are_woken_as_there_are_jobs(world: World, client: Peer) -> None:
+    sleepers = [world.worker().sleep() for _ in range(4)]
+    client.submit_background()
+    client.submit_background()
+    assert [peer.read() for peer in sleepers] == [[NOOP], [NOOP], [], []]
+
+
+def test_a_worker_that_does_not_grab_is_replaced_by_one_then_two_then_all(world: World, client: Peer) -> None:
+    sleepers = [world.worker().sleep() for _ in range(9)]
+    client.submit_background()
+    woken: list[int] = []
+    for _ in range(4):
+        woken.append(sum(peer.read() == [NOOP] for peer in sleepers))
+        world.pass_time(WAKE_PATIENCE)
+    assert woken == [1, 1, 2, 5]
+
+
+def test_another_is_woken_at_once_when_the_woken_one_goes_away(world: World, client: Peer) -> None:
+    first, second = world.worker().sleep(), world.worker().sleep()
+    client.submit_background()
+    assert first.read() == [NOOP]
+    first.leave()
+    assert second.read() == [NOOP]
+
+
+def test_a_woken_worker_that_takes_another_job_is_replaced(world: World, client: Peer) -> None:
+    both = world.worker(b"a", b"b").sleep()
+    only_a = world.worker(b"a").sleep()
+    client.submit_background(b"a")
+    client(p.SubmitJobHighBg(b"b", b"", b""))
+    assert both.read() == [NOOP]
+    assert only_a.read() == []
+    assert both.grab() == b"H:test:2"
+    assert only_a.read() == [NOOP]
+
+
+def test_a_sleeper_that_registers_a_function_with_jobs_waiting_is_woken(world: World, client: Peer) -> None:
+    client.submit_background()
+    sleeper = world.worker(b"other").sleep()
+    assert sleeper(p.CanDo(b"work")) == [NOOP]
+
+
+def test_a_withdrawn_function_does_not_wake(world: World, client: Peer) -> None:
+    sleeper = world.worker(b"work", b"other").sleep()
+    sleeper(p.CantDo(b"work"))
+    client.submit_background()
+    assert sleeper.read() == []
+    assert sleeper.grab() is None
+
+
+def test_a_delayed_job_waits_for_its_time_and_wakes_a_worker(world: World, client: Peer) -> None:
+    worker = world.worker().sleep()
+    when = b"%d" % (world.now + 3)
+    (created,) = client(p.SubmitJobEpoch(b"work", b"", when, b"x"))
+    assert isinstance(created, p.JobCreated)
+    assert worker(p.GrabJob()) == [p.NoJob()]
+    worker.sleep()
+    world.pass_time(2.9)
+    assert worker.read() == []
+    assert world.broker.next_due() == pytest.approx(world.now + 0.1)
+    world.pass_time(0.2)
+    assert worker(p.GrabJob()) == [NOOP, p.JobAssign(created.handle, b"work", b"x")]
+
+
+def test_a_delayed_job_does_not_hide_others(world: World, client: Peer) -> None:
+    client(
+        p.SubmitJobEpoch(b"work", b"", b"%d" % (world.now + 3), b"later"),
+        p.SubmitJobLowBg(b"work", b"", b"now"),
+    )
+    worker = world.worker()
+    assert worker(p.PreSleep()) == [NOOP]
+    assert worker.grab() == b"H:test:2"
+    assert worker(p.PreSleep()) == []
+
+
+@pytest.mark.parametrize("epoch", [b"", b"0", b"-5", b"soon", b"1", b"999"])
+def test_a_time_that_is_past_or_none_is_now(world: World, client: Peer, epoch: bytes) -> None:
+    client(p.SubmitJobEpoch(b"work", b"", epoch, b"x"))
+    assert world.worker().grab() == b"H:test:1"
+
+
+def test_an_absurd_time_is_answered_all_the_same(client: Peer) -> None:
+    assert client(p.SubmitJobEpoch(b"work", b"", b"9" * 25, b"x")) == [p.JobCreated(b"H:test:1")]
+
+
+def test_status_tells_of_queue_progress_and_end(world: World, client: Peer) -> None:
+    handle = client.submit_background(unique=b"u")
+    assert client(p.GetStatus(handle)) == [p.StatusRes(handle, b"1", b"0", b"0", b"0")]
+    worker = world.worker()
+    worker.grab()
+    worker(p.WorkStatus(handle, b"12abc", b"0.5"))
+    assert client(p.GetStatus(handle)) == [p.StatusRes(handle, b"1", b"1", b"12", b"0")]
+    world.peer().submit(unique=b"u")
+    assert client(p.GetStatusUnique(b"u")) == [p.StatusResUnique(b"u", b"1", b"1", b"12", b"0", b"1")]
+    worker(p.WorkComplete(handle, b""))
+    assert client(p.GetStatus(handle)) == [p.StatusRes(handle, b"0", b"0", b"0", b"0")]
+    assert client(p.GetStatusUnique(b"u")) == [p.StatusResUnique(b"u", b"0", b"0", b"0", b"0", b"0")]
+
+
+def test_perls_workers_leave_out_what_is_empty(world: World, client: Peer) -> None:
+    handle = client.submit()
+    worker = world.worker()
+    worker.grab()
+    for kind in (PacketType.WORK_STATUS, PacketType.WORK_COMPLETE):
+        body = handle + (b"\x003" if kind == PacketType.WORK_STATUS else b"")
+        assert worker(HEADER.pack(REQ, kind, len(body)) + body) == []
+    assert client.read() == [p.WorkStatus(handle, b"3", b""), p.WorkComplete(handle, b"")]
+
+
+def test_a_full_queue_refuses_by_the_limit_of_the_submissions_priority(world: World, client: Peer) -> None:
+    client.submit_background(unique=b"u")
+    world.broker.limit(b"work", None, 1, None)
+    full = p.Error(b"QUEUE_ERROR", b"Job queue is full")
+    assert client(p.SubmitJob(b"work", b"", b"x")) == [full]
+    assert client.submit_background(unique=b"u") == b"H:test:1"
+    assert client(p.SubmitJobHigh(b"work", b"", b"x")) == [p.JobCreated(b"H:test:2")]
+    world.broker.limit(b"work", None, None, None)
+    assert client.submit()
+
+
+def test_a_cancelled_job_is_not_run_and_its_unique_is_free(world: World, client: Peer) -> None:
+    handle = client.submit(unique=b"u")
+    assert world.broker.cancel(handle)
+    assert client.read() == [p.WorkFail(handle)]
+    assert not world.broker.cancel(handle)
+    again = client.submit(unique=b"u")
+    assert world.worker().grab() == again
+
+
+def test_of_a_cancelled_running_job_nothing_is_heard_any_more(world: World, client: Peer) -> None:
+    handle = client.submit(unique=b"u")
+    worker = world.worker()
+    worker.grab()
+    assert world.broker.cancel(handle)
+    assert client.read() == [p.WorkFail(handle)]
+    again = client.submit(unique=b"u")
+    assert again != handle
+    assert worker(p.WorkData(handle, b"d"), p.WorkComplete(handle, b"r")) == []
+    assert client.read() == []
+    assert worker.grab() == again
+
+
+def test_a_cancelled_running_job_does_not_come_back_when_its_worker_dies(world: World, client: Peer) -> None:
+    handle = client.submit_background()
+    worker = world.worker()
+    worker.grab()
+    world.broker.cancel(handle)
+    worker.leave()
+    assert world.worker().grab() is None
+    assert not world.broker.jobs
+
+
+def test_a_function_is_dropped_only_without_workers_and_jobs(world: World, client: Peer) -> None:
+    world.broker.create(b"work")
+    worker = world.worker()
+    assert not world.broker.drop(b"work")
+    worker.leave()
+    client.submit_background()
+    assert not world.broker.drop(b"work")
+    assert world.worker().grab()
+    world.broker.create(b"other")
+    assert world.broker.drop(b"other")
+    with pytest.raises(KeyError):
+        world.broker.drop(b"other")
+
+
+def test_text_and_packets_are_answered_in_order(client: Peer) -> None:
+    answers = client(p.EchoReq(b"1"), b"hello\r\n", p.EchoReq(b""))
+    assert answers == [p.EchoRes(b"1"), b"you said hello", p.EchoRes(b"")]
+
+
+def test_packets_a_server_sends_are_refused_and_the_connection_goes_on(client: Peer) -> None:
+    refused = p.Error(b"INVALID_COMMAND", b"Command not expected")
+    assert client(p.Noop(), p.JobCreated(b"h"), p.AllYours(), p.SubmitJobSched(*[b"1"] * 8)) == [
+        *[p.Error(b"INVALID_MAGIC", b"Request magic expected")] * 2,
+        *[refused] * 2,
+    ]
+    assert client(p.EchoReq(b"x")) == [p.EchoRes(b"x")]
+
+
+def test_uniques_over_64_bytes_are_refused(client: Peer) -> None:
+    assert client.submit(unique=b"u" * 64) == client.submit(unique=b"u" * 64)
+    assert client(p.SubmitJob(b"work", b"u" * 65, b"")) == [
+        p.Error(b"ARGUMENT_TOO_LARGE", b"Unique value too large")
+    ]
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"\0BAD" + bytes(8),
+        b"\0B",
+        HEADER.pack(REQ, 0, 0),
+        HEADER.pack(REQ, 43, 0),
+        HEADER.pack(REQ, 0xFFFF_FFFF, 0),
+        HEADER.pack(REQ, PacketType.SUBMIT_JOB, 3) + b"f\0u",
+        b"x" * 8193,
+        HEADER.pack(REQ, PacketType.CAN_DO, 9000) + b"f" * 9000,
+    ],
+)
+def test_bytes_that_are_not_gearmans_are_refused_after_what_came_before_them(
+    client: Peer, garbage: bytes
+) -> None:
+    with pytest.raises(RemoteProtocolError):
+        client(p.EchoReq(b"before"), garbage)
+    assert client.read() == [p.EchoRes(b"before")]
+
+
+def test_a_large_body_is_received_in_place_and_handed_on_as_it_is(world: World, client: Peer) -> None:
+    workload = bytes(range(256)) * 1024
+    packet = encode(p.SubmitJob(b"work", b"u", workload))
+    world.broker.receive(client.session, packet[:1000], world.now)
+    position = 1000
+    while position < len(packet):
+        room = client.session.room()
+        count = min(len(room), 100_000)
+        room[:count] = packet[position : position + count]
+        position += count
+        world.broker.receive_large(client.session, count, world.now)
+    (created,) = client.read()
+    assert isinstance(created, p.JobCreated)
+    worker = world.worker()
+    world.broker.receive(worker.session, encode(p.GrabJobUniq()), world.now)
+    assert isinstance(worker.session.outbox[-1], memoryview)
+    assert worker.read() == [p.JobAssignUniq(created.handle, b"work", b"u", workload)]

@@ -1,0 +1,193 @@
+import logging
+import socket
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import anyio
+import pytest
+from pydantic import ValidationError
+
+from gearflow.protocol import packets as p
+from gearflow.protocol.codec import decode, encode
+from gearflow.protocol.constants import HEADER, REQ, RES, PacketType
+from gearflow.protocol.framing import TEXT, FrameBuffer
+from gearflow.protocol.packets import Packet
+from gearflow.server import JobServer, ServerSettings
+
+
+class Wire:
+    """A blocking connection to a server, in packets."""
+
+    def __init__(self, port: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=20)
+        self._frames = FrameBuffer(RES)
+        self._received: list[Packet | bytes] = []
+
+    def send(self, *sent: Packet | bytes) -> None:
+        self.socket.sendall(b"".join(item if isinstance(item, bytes) else encode(item) for item in sent))
+
+    def receive(self) -> Packet | bytes | None:
+        """The next packet or line; None when the server has closed the connection."""
+        while not self._received:
+            data = self.socket.recv(1 << 20)
+            if not data:
+                return None
+            for kind, body in self._frames.feed(data):
+                self._received.append(body if kind == TEXT else decode(kind, body))
+        return self._received.pop(0)
+
+    def handle(self) -> bytes:
+        created = self.receive()
+        assert isinstance(created, p.JobCreated)
+        return created.handle
+
+
+@contextmanager
+def wires(count: int) -> Generator[list[Wire]]:
+    with JobServer(port=0) as server:
+        opened = [Wire(server.port) for _ in range(count)]
+        try:
+            yield opened
+        finally:
+            for wire in opened:
+                wire.socket.close()
+
+
+async def test_a_server_runs_for_the_time_of_a_block() -> None:
+    async with JobServer(port=0) as server:
+        assert server.address == f"127.0.0.1:{server.port}"
+        async with await anyio.connect_tcp("127.0.0.1", server.port) as stream:
+            await stream.send(encode(p.EchoReq(b"hello")))
+            assert (await stream.receive())[12:] == b"hello"
+            port = server.port
+    with pytest.raises(OSError):
+        await anyio.connect_tcp("127.0.0.1", port)
+
+
+async def test_a_port_that_is_taken_is_an_oserror_that_names_it() -> None:
+    async with JobServer(port=0) as server:
+        with pytest.raises(OSError, match=str(server.port)):
+            async with JobServer(port=server.port):
+                pass
+        with pytest.raises(OSError, match=str(server.port)), JobServer(port=server.port):
+            pass
+
+
+def test_settings_are_validated() -> None:
+    with pytest.raises(ValidationError, match="port"):
+        JobServer(port=70_000)
+    assert JobServer(ServerSettings(port=1), port=2).settings == ServerSettings(port=2)
+
+
+def test_leaving_the_block_closes_the_connections() -> None:
+    with JobServer(port=0) as server:
+        wire = Wire(server.port)
+        wire.send(p.EchoReq(b"x"))
+        assert wire.receive() == p.EchoRes(b"x")
+    assert wire.receive() is None
+    wire.socket.close()
+
+
+def test_garbage_closes_its_connection_logs_a_line_and_disturbs_nobody(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with wires(2) as (good, bad), caplog.at_level(logging.WARNING, "gearflow.server"):
+        bad.send(p.EchoReq(b"before"), b"\0\1\2\3garbage garbage")
+        assert bad.receive() == p.EchoRes(b"before")
+        assert bad.receive() is None
+        good.send(p.EchoReq(b"x"))
+        assert good.receive() == p.EchoRes(b"x")
+    (record,) = caplog.records
+    assert record.message == "closed a connection that does not speak Gearman"
+    assert "magic" in record.__dict__["reason"]
+
+
+def test_a_body_over_the_limit_closes_its_connection(caplog: pytest.LogCaptureFixture) -> None:
+    with JobServer(port=0, max_body=1000) as server, caplog.at_level(logging.WARNING, "gearflow.server"):
+        wire = Wire(server.port)
+        wire.send(HEADER.pack(REQ, PacketType.ECHO_REQ, 1001))
+        assert wire.receive() is None
+        wire.socket.close()
+    assert "1001 bytes is over the limit of 1000" in caplog.records[0].__dict__["reason"]
+
+
+def test_a_peer_that_closes_its_sending_side_still_gets_its_answer() -> None:
+    with wires(1) as (wire,):
+        wire.send(b"version\n")
+        wire.socket.shutdown(socket.SHUT_WR)
+        answer = wire.receive()
+        assert isinstance(answer, bytes)
+        assert answer.startswith(b"OK gearflow-")
+        assert wire.receive() is None
+
+
+@pytest.mark.parametrize("size", [0, 1, 65535, 65536, 65537, 1 << 20, 20 << 20])
+def test_bodies_of_any_size_go_there_and_back(size: int) -> None:
+    data = (b"0123456789abcdef" * (size // 16 + 1))[:size]
+    with wires(2) as (client, worker):
+        worker.send(p.CanDo(b"work"), p.PreSleep())
+        client.send(p.SubmitJob(b"work", b"u", data))
+        handle = client.handle()
+        assert worker.receive() == p.Noop()
+        worker.send(p.GrabJobUniq())
+        assert worker.receive() == p.JobAssignUniq(handle, b"work", b"u", data)
+        worker.send(p.WorkData(handle, data), p.WorkComplete(handle, data))
+        assert client.receive() == p.WorkData(handle, data)
+        assert client.receive() == p.WorkComplete(handle, data)
+
+
+def test_a_large_body_that_is_only_announced_costs_nothing_and_hinders_nobody() -> None:
+    with wires(12) as (client, *claimants):
+        for claimant in claimants:
+            claimant.send(HEADER.pack(REQ, PacketType.SUBMIT_JOB, 1 << 30) + b"work\0u\0x")
+        client.send(p.EchoReq(b"x"))
+        assert client.receive() == p.EchoRes(b"x")
+
+
+def test_a_delayed_job_fires_by_itself_and_not_before_its_time() -> None:
+    with wires(2) as (client, worker):
+        worker.send(p.CanDo(b"work"), p.PreSleep())
+        due = int(time.time()) + 1
+        client.send(p.SubmitJobEpoch(b"work", b"", b"%d" % due, b"x"))
+        handle = client.handle()
+        assert worker.receive() == p.Noop()
+        assert due <= time.time() < due + 1
+        worker.send(p.GrabJob())
+        assert worker.receive() == p.JobAssign(handle, b"work", b"x")
+
+
+def test_the_job_of_a_worker_that_hangs_up_goes_to_another() -> None:
+    with wires(3) as (client, first, second):
+        client.send(p.SubmitJob(b"work", b"", b"x"))
+        handle = client.handle()
+        first.send(p.CanDo(b"work"), p.GrabJob())
+        assert first.receive() == p.JobAssign(handle, b"work", b"x")
+        second.send(p.CanDo(b"work"), p.PreSleep())
+        first.socket.close()
+        assert second.receive() == p.Noop()
+        second.send(p.GrabJob())
+        assert second.receive() == p.JobAssign(handle, b"work", b"x")
+
+
+def test_a_sleeper_that_is_woken_and_hangs_is_replaced() -> None:
+    with wires(3) as (client, stuck, second):
+        for worker in (stuck, second):
+            worker.send(p.CanDo(b"work"), p.PreSleep(), p.EchoReq(b"asleep"))
+            assert worker.receive() == p.EchoRes(b"asleep")
+        client.send(p.SubmitJobBg(b"work", b"", b"x"))
+        assert stuck.receive() == p.Noop()
+        assert second.receive() == p.Noop()  # nobody but time made it
+
+
+def test_a_peer_that_does_not_read_hinders_nobody() -> None:
+    with wires(3) as (deaf, client, worker):
+        deaf.send(*[p.EchoReq(b"x" * 60_000)] * 200)  # more than the sockets between us hold
+        worker.send(p.CanDo(b"work"), p.PreSleep())
+        client.send(p.SubmitJob(b"work", b"", b"x"))
+        handle = client.handle()
+        assert worker.receive() == p.Noop()
+        worker.send(p.GrabJob())
+        worker.receive()
+        worker.send(p.WorkComplete(handle, b"r"))
+        assert client.receive() == p.WorkComplete(handle, b"r")
