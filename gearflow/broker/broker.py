@@ -21,14 +21,15 @@ Source: gearman-protocol, sections 3 to 9.
 from __future__ import annotations
 
 import re
+import struct
 import sys
 from collections.abc import Callable
 from hashlib import blake2b
 from heapq import heappop, heappush
 from mmap import mmap
-from typing import Final, NoReturn
+from typing import Final, NoReturn, cast
 
-from gearflow.broker.job import HIGH, LOW, NORMAL, Body, Job, JobState
+from gearflow.broker.job import HIGH, LOW, NO_PROGRESS, NORMAL, Body, Job, JobState
 from gearflow.broker.queues import FunctionQueue
 from gearflow.broker.sessions import LARGE, Session
 from gearflow.errors import RemoteProtocolError
@@ -59,10 +60,15 @@ _NEXT_MORE: Final = {1: 2, 2: _ALL, _ALL: _ALL}
 MAX_UNIQUE_ACCEPTED: Final = 64
 """Bytes: gearmand's limit, so that whoever works with it works here. (gearmand itself cuts the 64th.)"""
 
+_HEAD: Final = struct.Struct(">QI")
+"""A header read as two numbers: magic and packet type as one, looked up in one step, and the length."""
+
 _NOOP: Final = HEADER.pack(RES, PacketType.NOOP, 0)
 _NO_JOB: Final = HEADER.pack(RES, PacketType.NO_JOB, 0)
 
-_JOB_CREATED: Final = int(PacketType.JOB_CREATED)
+_CREATED: Final = [HEADER.pack(RES, PacketType.JOB_CREATED, size) for size in range(256)]
+"""The header of JOB_CREATED by the length of the handle."""
+
 _JOB_ASSIGN: Final = int(PacketType.JOB_ASSIGN)
 _JOB_ASSIGN_UNIQ: Final = int(PacketType.JOB_ASSIGN_UNIQ)
 _JOB_ASSIGN_ALL: Final = int(PacketType.JOB_ASSIGN_ALL)
@@ -124,7 +130,7 @@ class Broker:
         self._wakes: dict[
             Session, tuple[float, FunctionQueue, int]
         ] = {}  # deadline, woken for, how many next
-        self._handlers = self._dispatch_table()
+        self._table = self._dispatch_table()
 
     # ------------------------------------------------------------------------ what the shell calls
 
@@ -149,29 +155,24 @@ class Broker:
                 return
             data = b"".join(session.pieces)
             session.pieces.clear()
-        unpack = HEADER.unpack_from
-        handlers = self._handlers
+        unpack = _HEAD.unpack_from
+        table = self._table
+        max_body = self._max_body
         position = 0
         end = len(data)
         while position < end:
             start = position + HEADER_SIZE
-            if start > end or data[position]:
-                position = self._receive_text(session, data, position)
-                if position < 0:
-                    return
-                continue
-            magic, kind, size = unpack(data, position)
-            if kind > MAX_TYPE or size > self._max_body or (magic != REQ and magic != RES):
-                self._refuse(magic, kind, size)
-            stop = start + size
-            if stop > end:
-                self._expect(session, data, position, stop - end)
+            if start <= end:
+                head, size = unpack(data, position)
+                stop = start + size
+                if stop <= end and size <= max_body and head in table:
+                    handler, kind = table[head]
+                    handler(session, kind, data[start:stop])
+                    position = stop
+                    continue
+            position = self._receive_other(session, data, position)
+            if position < 0:
                 return
-            if magic == REQ:
-                handlers[kind](session, kind, data[start:stop])
-            else:
-                self._error(session, b"INVALID_MAGIC", b"Request magic expected")
-            position = stop
 
     def receive_large(self, session: Session, count: int, now: float) -> None:
         """Another ``count`` bytes have come into the session's ``room()``. Raises as ``receive``."""
@@ -181,7 +182,8 @@ class Broker:
             return
         body = session.large.toreadonly()
         session.large = None
-        self._handlers[session.large_kind](session, session.large_kind, body)
+        handler, kind = self._table[_head(session.large_kind)]
+        handler(session, kind, body)
 
     def disconnected(self, session: Session, now: float) -> None:
         """The connection is gone: its jobs go to others, and jobs that only it wanted are dropped."""
@@ -251,7 +253,9 @@ class Broker:
         if job is None:
             return False
         self._relay(job, _WORK_FAIL, handle)
-        self._detach_all(job)
+        for client in job.clients:
+            client.attached.pop(job, None)
+        job.clients.clear()
         job.background = False
         if job.state is not _RUNNING:
             self._abandon(job)
@@ -275,16 +279,35 @@ class Broker:
 
     # ------------------------------------------------------------------------------ bytes to packets
 
-    def _receive_text(self, session: Session, data: bytes, position: int) -> int:
-        """Handle a text line, or keep what is incomplete; returns where to go on, or -1 for: wait."""
-        if not data[position]:
-            if not REQ.startswith(head := data[position : position + 4]) and not RES.startswith(head):
-                self._refuse(head, 0, 0)
-            self._keep(session, data, position, HEADER_SIZE - (len(data) - position))
+    def _receive_other(self, session: Session, data: bytes, position: int) -> int:
+        """Handle what is not a whole packet with the request magic; where to go on, or -1 for: wait."""
+        if data[position]:
+            return self._receive_text(session, data, position)
+        start = position + HEADER_SIZE
+        if start > len(data):
+            magic = data[position : position + 4]
+            if not REQ.startswith(magic) and not RES.startswith(magic):
+                self._refuse(magic, 0, 0)
+            self._keep(session, data, position, start - len(data))
             return -1
-        end = data.find(b"\n", position, position + MAX_TEXT_LINE + 1)
+        magic, kind, size = cast(tuple[bytes, int, int], HEADER.unpack_from(data, position))
+        if not 0 < kind <= MAX_TYPE or size > self._max_body or (magic != REQ and magic != RES):
+            self._refuse(magic, kind, size)
+        stop = start + size
+        if stop > len(data):
+            self._expect(session, data, position, stop - len(data))
+            return -1
+        if magic == REQ:
+            self._error(session, b"INVALID_COMMAND", b"Command not expected")
+        else:
+            self._error(session, b"INVALID_MAGIC", b"Request magic expected")
+        return stop
+
+    def _receive_text(self, session: Session, data: bytes, position: int) -> int:
+        """Handle a line of text, or keep what is incomplete; as ``_receive_other``."""
+        end = data.find(b"\n", position, position + MAX_TEXT_LINE)
         if end < 0:
-            if len(data) - position > MAX_TEXT_LINE:
+            if len(data) - position >= MAX_TEXT_LINE:
                 raise RemoteProtocolError(f"a text line of over {MAX_TEXT_LINE} bytes")
             self._keep(session, data, position, 1)
             return -1
@@ -295,7 +318,7 @@ class Broker:
         """Get ready for the rest of a packet that has come in part."""
         start = position + HEADER_SIZE
         magic, kind, size = HEADER.unpack_from(data, position)
-        if size < LARGE or magic != REQ or not LAYOUTS[kind].opaque:
+        if size < LARGE or magic != REQ or _head(kind) not in self._table or not LAYOUTS[kind].opaque:
             self._keep(session, data, position, missing)
             return
         session.large_kind = kind
@@ -310,13 +333,12 @@ class Broker:
     def _refuse(self, magic: bytes, kind: int, size: int) -> NoReturn:
         if magic not in (REQ, RES):
             raise RemoteProtocolError(f"{magic!r} is no magic of Gearman's")
-        if kind > MAX_TYPE:
+        if not 0 < kind <= MAX_TYPE:
             raise RemoteProtocolError(f"packet type {kind} does not exist")
         raise RemoteProtocolError(f"a body of {size} bytes is over the limit of {self._max_body}")
 
-    def _dispatch_table(self) -> list[Handler]:
-        """Handlers by packet number; what only a server sends, and what nobody implements, is refused."""
-        table: list[Handler] = [self._nonexistent, *([self._unexpected] * MAX_TYPE)]
+    def _dispatch_table(self) -> dict[int, tuple[Handler, int]]:
+        """Handlers by the first eight bytes of a packet: what only a server sends, or nobody, has none."""
         known: dict[int, Handler] = {
             **dict.fromkeys(_SUBMISSIONS, self._submit),
             PacketType.CAN_DO: self._can_do,
@@ -342,15 +364,7 @@ class Broker:
             PacketType.OPTION_REQ: self._option,
             PacketType.SET_CLIENT_ID: self._set_client_id,
         }
-        for kind, handler in known.items():
-            table[kind] = handler
-        return table
-
-    def _nonexistent(self, session: Session, kind: int, body: Body) -> None:
-        raise RemoteProtocolError(f"packet type {kind} does not exist")
-
-    def _unexpected(self, session: Session, kind: int, body: Body) -> None:
-        self._error(session, b"INVALID_COMMAND", b"Command not expected")
+        return {_head(kind): (handler, int(kind)) for kind, handler in known.items()}
 
     # ------------------------------------------------------------------------------------ submitting
 
@@ -409,14 +423,13 @@ class Broker:
             job.state = JobState.DELAYED
             function.delayed += 1
             heappush(self._delayed, (epoch, self._submitted, job))
-            self._send(session, HEADER.pack(RES, _JOB_CREATED, len(handle)) + handle)
+            self._created(session, job)
         else:
             self.stored(session, job)
 
     def stored(self, session: Session, job: Job) -> None:
         """The second step of a submission: the job is safe where it is kept, so it counts from now on."""
-        handle = job.handle
-        self._send(session, HEADER.pack(RES, _JOB_CREATED, len(handle)) + handle)
+        self._created(session, job)
         self._queue(job)
 
     def _join(self, session: Session, job: Job, background: bool) -> None:
@@ -426,7 +439,14 @@ class Broker:
         else:
             job.clients.append(session)
             session.attached[job] = None
-        self._send(session, HEADER.pack(RES, _JOB_CREATED, len(job.handle)) + job.handle)
+        self._created(session, job)
+
+    def _created(self, session: Session, job: Job) -> None:
+        handle = job.handle
+        outbox = session.outbox
+        if not outbox:
+            self.dirty.append(session)
+        outbox.append(_CREATED[len(handle)] + handle)
 
     def _new_function(self, name: bytes) -> FunctionQueue:
         if len(name) > MAX_ARGUMENT:
@@ -441,7 +461,8 @@ class Broker:
     def _queue(self, job: Job) -> None:
         """Put a WAITING job in its lane, and wake somebody for it."""
         function = job.function
-        function.push(job)
+        function.lanes[job.priority].append(job)
+        function.waiting += 1
         if function.sleepers:
             self._wake(function, 1)
 
@@ -450,7 +471,7 @@ class Broker:
         job.function.running -= 1
         job.state = _WAITING
         if job.wanted:
-            job.numerator = job.denominator = b"0"
+            job.progress = NO_PROGRESS
             self._queue(job)
         else:
             self._forget(job)
@@ -577,12 +598,16 @@ class Broker:
         else:
             head, number = b"%b\0%b\0%b\0" % (handle, job.function.name, job.unique), _JOB_ASSIGN_UNIQ
         workload = job.workload
-        head = HEADER.pack(RES, number, len(head) + len(workload)) + head
-        if len(workload) < LARGE:
-            self._send(session, head + workload)
+        size = len(workload)
+        head = HEADER.pack(RES, number, len(head) + size) + head
+        outbox = session.outbox
+        if not outbox:
+            self.dirty.append(session)
+        if size < LARGE:
+            outbox.append(head + workload)
         else:
-            self._send(session, head)
-            session.outbox.append(workload)
+            outbox.append(head)
+            outbox.append(workload)
 
     # ----------------------------------------------------------------------- what workers say of jobs
 
@@ -604,7 +629,7 @@ class Broker:
         if len(fields) == 2:  # Perl's send_work_status leaves the denominator out
             fields.append(b"")
             body = bytes(body) + b"\0"
-        job.numerator, job.denominator = fields[1], fields[2]
+        job.progress = fields[1], fields[2]
         self._relay(job, kind, body)
 
     def _work_complete(self, session: Session, kind: int, body: Body) -> None:
@@ -640,30 +665,22 @@ class Broker:
 
     def _relay(self, job: Job, kind: int, body: Body) -> None:
         """Send a packet about a job to each client that is attached to it."""
-        clients = job.clients
-        if not clients:
-            return
         size = len(body)
         head = HEADER.pack(RES, kind, size)
-        if size < LARGE:
-            packet = head + body
-            for client in clients:
-                self._send(client, packet)
-        else:
-            for client in clients:
-                self._send(client, head)
-                client.outbox.append(body)
+        packet = [head + body] if size < LARGE else [head, body]
+        for client in job.clients:
+            outbox = client.outbox
+            if not outbox:
+                self.dirty.append(client)
+            outbox += packet
 
     def _end(self, job: Job) -> None:
         """A running job has ended, and its clients have been told."""
         job.function.running -= 1
-        self._detach_all(job)
-        self._forget(job)
-
-    def _detach_all(self, job: Job) -> None:
         for client in job.clients:
             client.attached.pop(job, None)
         job.clients.clear()
+        self._forget(job)
 
     # ------------------------------------------------------------------------------ status and options
 
@@ -714,6 +731,11 @@ class Broker:
 # ------------------------------------------------------------------------------------------ reading bodies
 
 
+def _head(kind: int) -> int:
+    """What ``_HEAD`` reads of a request of that packet type."""
+    return int.from_bytes(REQ, "big") << 32 | kind
+
+
 def _split(body: Body, separators: int, kind: int) -> list[bytes]:
     """The fields of a body; the last one of a large body stays a view (typed as bytes for all it is used)."""
     if isinstance(body, bytes):
@@ -759,7 +781,7 @@ def _status(job: Job | None) -> tuple[bytes, bytes, bytes, bytes]:
     if job is None:
         return b"0", b"0", b"0", b"0"
     running = b"1" if job.state is _RUNNING else b"0"
-    numbers = (_integer(number) & 0xFFFF_FFFF for number in (job.numerator, job.denominator))
+    numbers = (_integer(number) & 0xFFFF_FFFF for number in job.progress)
     return b"1", running, *(b"%d" % number for number in numbers)  # type: ignore[return-value]  # two numbers
 
 

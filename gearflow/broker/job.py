@@ -16,6 +16,9 @@ HIGH: Final = 0
 NORMAL: Final = 1
 LOW: Final = 2
 
+NO_PROGRESS: Final = (b"0", b"0")
+"""Numerator and denominator as a worker sends them; they are read as numbers only when somebody asks."""
+
 
 class JobState(IntEnum):
     """Where a job is in its life; ``TRANSITIONS`` says where it may go from there."""
@@ -40,11 +43,10 @@ class Job:
     __slots__ = (
         "background",
         "clients",
-        "denominator",
         "function",
         "handle",
-        "numerator",
         "priority",
+        "progress",
         "reducer",
         "state",
         "unique",
@@ -73,8 +75,7 @@ class Job:
         self.reducer = reducer
         self.state = JobState.WAITING
         self.clients: list[Session] = []  # attached; a connection that joined twice is here twice
-        self.numerator = b"0"  # as the worker sent them; read as numbers only when somebody asks
-        self.denominator = b"0"
+        self.progress = NO_PROGRESS
 
     @property
     def wanted(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from gearflow.broker.job import HIGH, LOW, NORMAL, Job, JobState
 
@@ -11,43 +11,19 @@ if TYPE_CHECKING:
     from gearflow.broker.sessions import Session
 
 _FEW: Final = 32
-"""Abandoned jobs a lane may hold before it is worth a sweep."""
+"""Shells of abandoned jobs a function may hold before they are worth a sweep."""
 
 
-class Lane:
-    """The waiting jobs of one priority, first in first out. Owns state.
-
-    An abandoned job is not searched for: it is counted out, keeps its place as an empty shell, and is
-    passed over when its turn comes. A sweep keeps the shells fewer than the jobs.
-    """
-
-    __slots__ = ("_jobs", "live")
-
-    def __init__(self) -> None:
-        self._jobs: deque[Job] = deque()
-        self.live = 0  # jobs that are still to run
-
-    def push(self, job: Job) -> None:
-        self._jobs.append(job)
-        self.live += 1
-
-    def pop(self) -> Job:
-        """The next job. There must be one (``live``)."""
-        self.live -= 1
-        popleft = self._jobs.popleft
-        while (job := popleft()).state is not JobState.WAITING:
-            pass
-        return job
-
-    def forget(self) -> None:
-        """A job of this lane, already marked OVER, is no longer to run."""
-        self.live -= 1
-        if len(self._jobs) > 2 * self.live + _FEW:
-            self._jobs = deque(job for job in self._jobs if job.state is JobState.WAITING)
+Lane: TypeAlias = deque[Job]
 
 
 class FunctionQueue:
-    """One function's jobs and workers. Owns state; the broker alone changes it."""
+    """One function's jobs and workers. Owns state; the broker alone changes it.
+
+    A lane gives out its jobs first in, first out. An abandoned job is not searched for: it stays in its
+    lane as an empty shell. No shell is ever first in a lane, so that a lane that holds something holds a
+    job, and a sweep keeps the shells fewer than the jobs.
+    """
 
     __slots__ = (
         "delayed",
@@ -56,6 +32,7 @@ class FunctionQueue:
         "name",
         "running",
         "served",
+        "shells",
         "sleepers",
         "uniques",
         "waiting",
@@ -65,7 +42,8 @@ class FunctionQueue:
 
     def __init__(self, name: bytes) -> None:
         self.name = name
-        self.lanes = (Lane(), Lane(), Lane())  # by priority: high, normal, low
+        self.lanes: tuple[Lane, Lane, Lane] = (deque(), deque(), deque())  # by priority: high, normal, low
+        self.shells = 0  # in all lanes
         self.waiting = 0  # jobs in the lanes
         self.running = 0
         self.delayed = 0
@@ -81,32 +59,40 @@ class FunctionQueue:
         """Jobs delayed, waiting and running."""
         return self.waiting + self.running + self.delayed
 
-    def push(self, job: Job) -> None:
-        """Queue a job behind those of its priority."""
-        self.lanes[job.priority].push(job)
-        self.waiting += 1
-
     def pop(self) -> Job:
         """The first job of the highest priority. There must be one (``waiting``)."""
         self.waiting -= 1
         high, normal, low = self.lanes
-        if high.live:
-            return high.pop()
-        if normal.live:
-            return normal.pop()
-        return low.pop()
+        lane = high or normal or low
+        job = lane.popleft()
+        if self.shells:
+            self._strip(lane)
+        return job
+
+    def forget(self, job: Job) -> None:
+        """A waiting job, already marked OVER, is not to run."""
+        self.waiting -= 1
+        self.shells += 1
+        self._strip(self.lanes[job.priority])
+        if self.shells > self.waiting + _FEW:
+            for lane in self.lanes:
+                jobs = [job for job in lane if job.state is JobState.WAITING]
+                lane.clear()
+                lane.extend(jobs)
+            self.shells = 0
+
+    def _strip(self, lane: Lane) -> None:
+        """Take the shells off the head of a lane."""
+        while lane and lane[0].state is not JobState.WAITING:
+            lane.popleft()
+            self.shells -= 1
 
     def turn(self) -> tuple[int, int]:
         """What decides between functions that have jobs: the best priority, then who waited longest."""
         high, normal, _ = self.lanes
-        return (HIGH if high.live else NORMAL if normal.live else LOW), self.served
+        return (HIGH if high else NORMAL if normal else LOW), self.served
 
     def full(self, priority: int) -> bool:
         """Whether another job of that priority is one too many."""
         limit = self.limits[priority] if self.limits else None
         return limit is not None and self.total >= limit
-
-    def forget(self, job: Job) -> None:
-        """Take a waiting job, already marked OVER, out of the count."""
-        self.lanes[job.priority].forget()
-        self.waiting -= 1

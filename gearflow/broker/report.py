@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gearflow.broker.broker import Broker
+from gearflow.broker.job import JobState
 from gearflow.protocol.admin import FunctionPriorities, FunctionStatus, JobInfo, WorkerInfo
 
 
@@ -17,7 +18,7 @@ def functions(broker: Broker) -> Iterator[FunctionStatus]:
 def priorities(broker: Broker) -> Iterator[FunctionPriorities]:
     """Each function ever named, with its waiting jobs by priority; delayed jobs count as normal ones."""
     for function in broker.functions.values():
-        high, normal, low = (lane.live for lane in function.lanes)
+        high, normal, low = (sum(job.state is JobState.WAITING for job in lane) for lane in function.lanes)
         yield FunctionPriorities(function.name, high, normal + function.delayed, low, function.workers)
 
 
