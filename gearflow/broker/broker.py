@@ -5,63 +5,33 @@ away (``disconnected``) and what time it is (``now`` with each call, ``tick`` wh
 The broker changes its state and appends encoded packets to the outboxes of the sessions concerned;
 sessions that got something are in ``dirty``, which the shell drains. Nothing else leaves the broker.
 
-This is the hot path of the server, so packets are not built as objects: a session's bytes are scanned in
-place, a body is split once, and what is relayed is relayed as it came. The form of each packet is that of
-``gearflow.protocol.codec.LAYOUTS``; tests hold the two readings together.
+This is the hot path of the server, so packets are not built as objects: ``intake`` scans the bytes in
+place, a body is split once, and what is relayed is relayed as it came.
 
-Two steps to a queue. A submission makes a job (``_submit``); ``stored`` queues it and releases
+Two steps to a queue. A submission makes a job (``_accept``); ``stored`` queues it and releases
 JOB_CREATED. Here the second step follows the first at once; a durable server puts the store in between.
 
-Waking. A sleeper is woken for each job that is queued. It is expected to grab within ``WAKE_PATIENCE``;
-one that does not, or goes away, is replaced: by one more sleeper, then by two, then by all. So there is
-no herd, and **a job waits beside a sleeping worker that could do it only while a wake is pending**.
 Source: gearman-protocol, sections 3 to 9.
 """
 
 from __future__ import annotations
 
-import re
-import struct
-import sys
 from collections.abc import Callable
 from hashlib import blake2b
 from heapq import heappop, heappush
-from mmap import mmap
-from typing import Final, NoReturn, cast
+from typing import Final
 
-from gearflow.broker.job import HIGH, LOW, NO_PROGRESS, NORMAL, Body, Job, JobState
+from gearflow.broker.bodies import Body, handle_of, integer, name_in, split
+from gearflow.broker.intake import Handler, Intake
+from gearflow.broker.job import HIGH, LOW, NO_PROGRESS, NORMAL, Job, JobState
 from gearflow.broker.queues import FunctionQueue
 from gearflow.broker.sessions import LARGE, Session
+from gearflow.broker.waking import Waking
 from gearflow.errors import RemoteProtocolError
-from gearflow.protocol.codec import LAYOUTS
-from gearflow.protocol.constants import (
-    HEADER,
-    HEADER_SIZE,
-    MAX_ARGUMENT,
-    MAX_BODY,
-    MAX_CLIENT_ID,
-    MAX_TEXT_LINE,
-    MAX_TYPE,
-    REQ,
-    RES,
-    PacketType,
-)
-
-WAKE_PATIENCE: Final = 0.02
-"""Seconds a woken worker has to grab before another is woken: over a round trip, under a human's notice."""
-
-_MAPPED: Final = 1 << 20
-"""Bytes of a body from which on its buffer is mapped: a peer that only claims to send it costs nothing."""
-
-_ALL: Final = sys.maxsize
-_NEXT_MORE: Final = {1: 2, 2: _ALL, _ALL: _ALL}
-"""How many sleepers follow those that were woken and did not grab."""
+from gearflow.protocol.constants import HEADER, MAX_ARGUMENT, MAX_BODY, MAX_CLIENT_ID, RES, PacketType
 
 MAX_UNIQUE_ACCEPTED: Final = 64
 """Bytes: gearmand's limit, so that whoever works with it works here. (gearmand itself cuts the 64th.)"""
-
-_HEAD: Final = struct.Struct(">QI")
-"""A header read as two numbers: magic and packet type as one, looked up in one step, and the length."""
 
 _NOOP: Final = HEADER.pack(RES, PacketType.NOOP, 0)
 _NO_JOB: Final = HEADER.pack(RES, PacketType.NO_JOB, 0)
@@ -87,8 +57,6 @@ _SUBMISSIONS: Final[dict[int, tuple[int, bool]]] = {  # packet type -> priority,
     PacketType.SUBMIT_JOB_HIGH_BG: (HIGH, True),
     PacketType.SUBMIT_JOB_LOW: (LOW, False),
     PacketType.SUBMIT_JOB_LOW_BG: (LOW, True),
-    PacketType.SUBMIT_REDUCE_JOB: (NORMAL, False),
-    PacketType.SUBMIT_REDUCE_JOB_BACKGROUND: (NORMAL, True),
 }
 
 _NOT_FOUND: Final[dict[int, bytes]] = {  # packet type -> gearmand's words for it
@@ -102,7 +70,6 @@ _NOT_FOUND: Final[dict[int, bytes]] = {  # packet type -> gearmand's words for i
 
 _OPTIONS: Final = frozenset({b"exceptions", b"gearflow"})
 
-Handler = Callable[[Session, int, Body], None]
 AnswerText = Callable[[bytes], bytes]
 
 
@@ -122,15 +89,12 @@ class Broker:
         self.clock_offset = 0.0
         self._handle_prefix = handle_prefix
         self._answer_text = answer_text
-        self._max_body = max_body
         self._now = 0.0
         self._submitted = 0
         self._turns = 0
         self._delayed: list[tuple[float, int, Job]] = []  # heap: Unix time, number, job
-        self._wakes: dict[
-            Session, tuple[float, FunctionQueue, int]
-        ] = {}  # deadline, woken for, how many next
-        self._table = self._dispatch_table()
+        self._waking = Waking(lambda session: self._send(session, _NOOP))
+        self._intake = Intake(self._handlers(), self._text, self._error, max_body)
 
     # ------------------------------------------------------------------------ what the shell calls
 
@@ -148,42 +112,12 @@ class Broker:
                 connection is to be closed (after its outbox is written).
         """
         self._now = now
-        if session.pieces:
-            session.pieces.append(data)
-            if len(data) < session.missing:
-                session.missing -= len(data)
-                return
-            data = b"".join(session.pieces)
-            session.pieces.clear()
-        unpack = _HEAD.unpack_from
-        table = self._table
-        max_body = self._max_body
-        position = 0
-        end = len(data)
-        while position < end:
-            start = position + HEADER_SIZE
-            if start <= end:
-                head, size = unpack(data, position)
-                stop = start + size
-                if stop <= end and size <= max_body and head in table:
-                    handler, kind = table[head]
-                    handler(session, kind, data[start:stop])
-                    position = stop
-                    continue
-            position = self._receive_other(session, data, position)
-            if position < 0:
-                return
+        self._intake.receive(session, data)
 
     def receive_large(self, session: Session, count: int, now: float) -> None:
         """Another ``count`` bytes have come into the session's ``room()``. Raises as ``receive``."""
         self._now = now
-        session.filled += count
-        if session.large is None or session.filled < len(session.large):
-            return
-        body = session.large.toreadonly()
-        session.large = None
-        handler, kind = self._table[_head(session.large_kind)]
-        handler(session, kind, body)
+        self._intake.receive_large(session, count)
 
     def disconnected(self, session: Session, now: float) -> None:
         """The connection is gone: its jobs go to others, and jobs that only it wanted are dropped."""
@@ -211,21 +145,11 @@ class Broker:
                 job.function.delayed -= 1
                 job.state = _WAITING
                 self._queue(job)
-        while self._wakes:
-            session, (deadline, function, more) = next(iter(self._wakes.items()))
-            if deadline > now:
-                break
-            del self._wakes[session]
-            function.wakes -= 1
-            if function.waiting:
-                for _ in range(min(more, len(function.sleepers))):
-                    self._wake(function, _NEXT_MORE[more])
+        self._waking.tick(now)
 
     def next_due(self) -> float | None:
         """When ``tick`` is to be called next, if nothing else happens."""
-        due = None
-        if self._wakes:
-            due = next(iter(self._wakes.values()))[0]
+        due = self._waking.next_due()
         if self._delayed:
             epoch = self._delayed[0][0] - self.clock_offset
             due = epoch if due is None else min(due, epoch)
@@ -277,70 +201,12 @@ class Broker:
         del self.functions[name]
         return True
 
-    # ------------------------------------------------------------------------------ bytes to packets
+    # ---------------------------------------------------------------------------------- who does what
 
-    def _receive_other(self, session: Session, data: bytes, position: int) -> int:
-        """Handle what is not a whole packet with the request magic; where to go on, or -1 for: wait."""
-        if data[position]:
-            return self._receive_text(session, data, position)
-        start = position + HEADER_SIZE
-        if start > len(data):
-            magic = data[position : position + 4]
-            if not REQ.startswith(magic) and not RES.startswith(magic):
-                self._refuse(magic, 0, 0)
-            self._keep(session, data, position, start - len(data))
-            return -1
-        magic, kind, size = cast(tuple[bytes, int, int], HEADER.unpack_from(data, position))
-        if not 0 < kind <= MAX_TYPE or size > self._max_body or (magic != REQ and magic != RES):
-            self._refuse(magic, kind, size)
-        stop = start + size
-        if stop > len(data):
-            self._expect(session, data, position, stop - len(data))
-            return -1
-        if magic == REQ:
-            self._error(session, b"INVALID_COMMAND", b"Command not expected")
-        else:
-            self._error(session, b"INVALID_MAGIC", b"Request magic expected")
-        return stop
-
-    def _receive_text(self, session: Session, data: bytes, position: int) -> int:
-        """Handle a line of text, or keep what is incomplete; as ``_receive_other``."""
-        end = data.find(b"\n", position, position + MAX_TEXT_LINE)
-        if end < 0:
-            if len(data) - position >= MAX_TEXT_LINE:
-                raise RemoteProtocolError(f"a text line of over {MAX_TEXT_LINE} bytes")
-            self._keep(session, data, position, 1)
-            return -1
-        self._send(session, self._answer_text(data[position:end].removesuffix(b"\r")))
-        return end + 1
-
-    def _expect(self, session: Session, data: bytes, position: int, missing: int) -> None:
-        """Get ready for the rest of a packet that has come in part."""
-        start = position + HEADER_SIZE
-        magic, kind, size = HEADER.unpack_from(data, position)
-        if size < LARGE or magic != REQ or _head(kind) not in self._table or not LAYOUTS[kind].opaque:
-            self._keep(session, data, position, missing)
-            return
-        session.large_kind = kind
-        session.large = buffer = memoryview(bytearray(size) if size < _MAPPED else mmap(-1, size))
-        session.filled = len(data) - start
-        buffer[: session.filled] = memoryview(data)[start:]
-
-    def _keep(self, session: Session, data: bytes, position: int, missing: int) -> None:
-        session.pieces.append(data[position:] if position else data)
-        session.missing = missing
-
-    def _refuse(self, magic: bytes, kind: int, size: int) -> NoReturn:
-        if magic not in (REQ, RES):
-            raise RemoteProtocolError(f"{magic!r} is no magic of Gearman's")
-        if not 0 < kind <= MAX_TYPE:
-            raise RemoteProtocolError(f"packet type {kind} does not exist")
-        raise RemoteProtocolError(f"a body of {size} bytes is over the limit of {self._max_body}")
-
-    def _dispatch_table(self) -> dict[int, tuple[Handler, int]]:
-        """Handlers by the first eight bytes of a packet: what only a server sends, or nobody, has none."""
-        known: dict[int, Handler] = {
-            **dict.fromkeys(_SUBMISSIONS, self._submit),
+    def _handlers(self) -> dict[PacketType, Handler]:
+        """By packet type; what only a server sends, and what nobody implements, has none."""
+        return {
+            **dict.fromkeys(map(PacketType, _SUBMISSIONS), self._submit),
             PacketType.CAN_DO: self._can_do,
             PacketType.CAN_DO_TIMEOUT: self._can_do,
             PacketType.CANT_DO: self._cant_do,
@@ -364,23 +230,22 @@ class Broker:
             PacketType.OPTION_REQ: self._option,
             PacketType.SET_CLIENT_ID: self._set_client_id,
         }
-        return {_head(kind): (handler, int(kind)) for kind, handler in known.items()}
 
     # ------------------------------------------------------------------------------------ submitting
 
     def _submit(self, session: Session, kind: int, body: Body) -> None:
-        name, unique, workload = _split(body, 2, kind)
+        (name, unique), workload = split(body, 2, kind)
         priority, background = _SUBMISSIONS[kind]
         self._accept(session, name, unique, workload, priority, background, None, 0.0)
 
     def _submit_reduce(self, session: Session, kind: int, body: Body) -> None:
-        name, unique, reducer, _, workload = _split(body, 4, kind)
-        priority, background = _SUBMISSIONS[kind]
-        self._accept(session, name, unique, workload, priority, background, bytes(reducer), 0.0)
+        (name, unique, reducer, _), workload = split(body, 4, kind)
+        background = kind == PacketType.SUBMIT_REDUCE_JOB_BACKGROUND
+        self._accept(session, name, unique, workload, NORMAL, background, reducer, 0.0)
 
     def _submit_epoch(self, session: Session, kind: int, body: Body) -> None:
-        name, unique, epoch, workload = _split(body, 3, kind)
-        self._accept(session, name, unique, workload, NORMAL, True, None, float(_integer(bytes(epoch))))
+        (name, unique, epoch), workload = split(body, 3, kind)
+        self._accept(session, name, unique, workload, NORMAL, True, None, float(integer(epoch)))
 
     def _accept(
         self,
@@ -464,7 +329,7 @@ class Broker:
         function.lanes[job.priority].append(job)
         function.waiting += 1
         if function.sleepers:
-            self._wake(function, 1)
+            self._waking.wake(function, self._now)
 
     def _requeue(self, job: Job) -> None:
         """A job comes back from a worker that will not finish it; its progress is void."""
@@ -494,28 +359,8 @@ class Broker:
         if job.unique_key:
             del job.function.uniques[job.unique_key]
 
-    def _wake(self, function: FunctionQueue, more: int) -> None:
-        """Wake the longest sleeper, and ``more`` others if it does not grab in time. There must be one."""
-        session = next(iter(function.sleepers))
-        self._rise(session)
-        function.wakes += 1
-        self._wakes[session] = (self._now + WAKE_PATIENCE, function, more)
-        self._send(session, _NOOP)
-
-    def _rise(self, session: Session) -> None:
-        session.asleep = False
-        for function in session.abilities:
-            del function.sleepers[session]
-
-    def _answered(self, session: Session) -> None:
-        """A woken worker has done something about it; another is woken if its job waits all the same."""
-        _, function, _ = self._wakes.pop(session)
-        function.wakes -= 1
-        if function.waiting > function.wakes and function.sleepers:
-            self._wake(function, 1)
-
     def _can_do(self, session: Session, kind: int, body: Body) -> None:
-        name = _name(body)  # behind it may stand a time limit
+        name = name_in(body)  # behind it may stand a time limit
         function = self.functions.get(name) or self._new_function(name)
         if function in session.abilities:
             return
@@ -524,16 +369,16 @@ class Broker:
         if session.asleep:
             function.sleepers[session] = None
             if function.waiting > function.wakes:
-                self._wake(function, 1)
+                self._waking.wake(function, self._now)
 
     def _cant_do(self, session: Session, kind: int, body: Body) -> None:
-        function = self.functions.get(_name(body))
+        function = self.functions.get(name_in(body))
         if function is not None and function in session.abilities:
             del session.abilities[function]
             function.workers -= 1
             function.sleepers.pop(session, None)
-            if session in self._wakes and self._wakes[session][1] is function:
-                self._answered(session)
+            if session in self._waking.pending:
+                self._waking.answered(session, self._now)
 
     def _reset_abilities(self, session: Session, kind: int, body: Body) -> None:
         self._forget_abilities(session)
@@ -543,30 +388,28 @@ class Broker:
             function.workers -= 1
             function.sleepers.pop(session, None)
         session.abilities.clear()
-        if session in self._wakes:
-            self._answered(session)
+        if session in self._waking.pending:
+            self._waking.answered(session, self._now)
 
     def _pre_sleep(self, session: Session, kind: int, body: Body) -> None:
         for function in session.abilities:
             if function.waiting:
                 self._send(session, _NOOP)
                 return
-        session.asleep = True
-        for function in session.abilities:
-            function.sleepers[session] = None
-        if session in self._wakes:
-            self._answered(session)
+        self._waking.sleep(session)
+        if session in self._waking.pending:
+            self._waking.answered(session, self._now)
 
     def _grab(self, session: Session, kind: int, body: Body) -> None:
         if session.asleep:
-            self._rise(session)
+            self._waking.rise(session)
         job = self._next_job(session)
         if job is None:
             self._send(session, _NO_JOB)
         else:
             self._assign(session, job, kind)
-        if session in self._wakes:
-            self._answered(session)
+        if session in self._waking.pending:
+            self._waking.answered(session, self._now)
 
     def _next_job(self, session: Session) -> Job | None:
         """The job of the highest priority over all functions of the worker.
@@ -612,7 +455,7 @@ class Broker:
     # ----------------------------------------------------------------------- what workers say of jobs
 
     def _work_data(self, session: Session, kind: int, body: Body) -> None:
-        handle, body = _handle(body)
+        handle, body = handle_of(body)
         job = session.running.get(handle)
         if job is None:
             self._error(session, b"JOB_NOT_FOUND", _NOT_FOUND[kind])
@@ -620,7 +463,7 @@ class Broker:
             self._relay(job, kind, body)
 
     def _work_status(self, session: Session, kind: int, body: Body) -> None:
-        handle, body = _handle(body)
+        handle, body = handle_of(body)
         job = session.running.get(handle)
         if job is None:
             self._error(session, b"JOB_NOT_FOUND", _NOT_FOUND[kind])
@@ -633,7 +476,7 @@ class Broker:
         self._relay(job, kind, body)
 
     def _work_complete(self, session: Session, kind: int, body: Body) -> None:
-        handle, body = _handle(body)
+        handle, body = handle_of(body)
         job = session.running.pop(handle, None)
         if job is None:
             self._error(session, b"JOB_NOT_FOUND", _NOT_FOUND[kind])
@@ -642,7 +485,7 @@ class Broker:
             self._end(job)
 
     def _work_fail(self, session: Session, kind: int, body: Body) -> None:
-        job = session.running.pop(_name(body), None)
+        job = session.running.pop(name_in(body), None)
         if job is None:
             self._error(session, b"JOB_NOT_FOUND", _NOT_FOUND[kind])
         else:
@@ -650,7 +493,7 @@ class Broker:
             self._end(job)
 
     def _work_exception(self, session: Session, kind: int, body: Body) -> None:
-        handle, body = _handle(body)
+        handle, body = handle_of(body)
         job = session.running.pop(handle, None)
         if job is None:
             self._error(session, b"JOB_NOT_FOUND", _NOT_FOUND[kind])
@@ -685,11 +528,11 @@ class Broker:
     # ------------------------------------------------------------------------------ status and options
 
     def _get_status(self, session: Session, kind: int, body: Body) -> None:
-        handle = _name(body)
+        handle = name_in(body)
         self._respond(session, PacketType.STATUS_RES, handle, *_status(self.jobs.get(handle)))
 
     def _get_status_unique(self, session: Session, kind: int, body: Body) -> None:
-        unique = _name(body)
+        unique = name_in(body)
         found = [f.uniques[unique] for f in self.functions.values() if unique in f.uniques]
         # With one unique in several functions the newest job is meant, as in gearmand.
         job = max(found, key=lambda job: (len(job.handle), job.handle), default=None)
@@ -710,7 +553,7 @@ class Broker:
         self._respond(session, PacketType.OPTION_RES, option)
 
     def _set_client_id(self, session: Session, kind: int, body: Body) -> None:
-        session.client_id = _name(body)[:MAX_CLIENT_ID]
+        session.client_id = name_in(body)[:MAX_CLIENT_ID]
 
     # ----------------------------------------------------------------------------------- what comes out
 
@@ -721,55 +564,14 @@ class Broker:
     def _error(self, session: Session, code: bytes, text: bytes) -> None:
         self._respond(session, PacketType.ERROR, code, text)
 
+    def _text(self, session: Session, line: bytes) -> None:
+        self._send(session, self._answer_text(line))
+
     def _send(self, session: Session, packet: bytes) -> None:
         outbox = session.outbox
         if not outbox:
             self.dirty.append(session)
         outbox.append(packet)
-
-
-# ------------------------------------------------------------------------------------------ reading bodies
-
-
-def _head(kind: int) -> int:
-    """What ``_HEAD`` reads of a request of that packet type."""
-    return int.from_bytes(REQ, "big") << 32 | kind
-
-
-def _split(body: Body, separators: int, kind: int) -> list[bytes]:
-    """The fields of a body; the last one of a large body stays a view (typed as bytes for all it is used)."""
-    if isinstance(body, bytes):
-        fields = body.split(b"\0", separators)
-    else:
-        fields = bytes(body[: (separators + 1) * MAX_ARGUMENT]).split(b"\0", separators)
-        start = sum(map(len, fields[:-1])) + separators
-        fields[-1] = body[start:]  # type: ignore[call-overload]  # a view behaves as bytes from here on
-    if len(fields) <= separators:
-        raise RemoteProtocolError(
-            f"{PacketType(kind).name} has {len(fields)} of its {separators + 1} arguments"
-        )
-    return fields
-
-
-def _name(body: Body) -> bytes:
-    """The first field of a body that has no data; what stands behind a NUL is ignored, as in gearmand."""
-    return bytes(body).partition(b"\0")[0]
-
-
-def _handle(body: Body) -> tuple[bytes, Body]:
-    """The handle that begins a body, and the body.
-
-    Perl's Gearman::Worker sends no NUL behind the handle where the result is empty: it is put there.
-    """
-    if isinstance(body, bytes):
-        end = body.find(b"\0")
-        if end < 0:
-            return body, body + b"\0"
-        return body[:end], body
-    handle, separator, _ = bytes(body[:MAX_ARGUMENT]).partition(b"\0")
-    if not separator:
-        raise RemoteProtocolError("a handle does not end")
-    return handle, body
 
 
 def _payload_key(workload: Body) -> bytes:
@@ -781,14 +583,5 @@ def _status(job: Job | None) -> tuple[bytes, bytes, bytes, bytes]:
     if job is None:
         return b"0", b"0", b"0", b"0"
     running = b"1" if job.state is _RUNNING else b"0"
-    numbers = (_integer(number) & 0xFFFF_FFFF for number in job.progress)
+    numbers = (integer(number) & 0xFFFF_FFFF for number in job.progress)
     return b"1", running, *(b"%d" % number for number in numbers)  # type: ignore[return-value]  # two numbers
-
-
-_INTEGER: Final = re.compile(rb"\s*([+-]?\d{1,20})")
-
-
-def _integer(text: bytes) -> int:
-    """A number as C reads it: as many digits as there are, else 0."""
-    match = _INTEGER.match(text)
-    return int(match[1]) if match else 0

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from gearflow.broker.bodies import Body
     from gearflow.broker.queues import FunctionQueue
     from gearflow.broker.sessions import Session
-
-Body: TypeAlias = bytes | memoryview
-"""Bytes of a packet; a large one is a read-only view of the buffer it was received into."""
 
 HIGH: Final = 0
 NORMAL: Final = 1
 LOW: Final = 2
 
-NO_PROGRESS: Final = (b"0", b"0")
+NO_PROGRESS: Final[tuple[bytes, bytes]] = (b"0", b"0")
 """Numerator and denominator as a worker sends them; they are read as numbers only when somebody asks."""
 
 
@@ -75,7 +73,7 @@ class Job:
         self.reducer = reducer
         self.state = JobState.WAITING
         self.clients: list[Session] = []  # attached; a connection that joined twice is here twice
-        self.progress = NO_PROGRESS
+        self.progress: tuple[bytes, bytes] = NO_PROGRESS
 
     @property
     def wanted(self) -> bool:

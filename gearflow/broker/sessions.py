@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from gearflow.broker.job import Body, Job
-
 if TYPE_CHECKING:
+    from gearflow.broker.bodies import Body
+    from gearflow.broker.job import Job
     from gearflow.broker.queues import FunctionQueue
 
 LARGE: Final = 65536

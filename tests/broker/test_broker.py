@@ -1,6 +1,6 @@
 import pytest
 
-from gearflow.broker.broker import WAKE_PATIENCE
+from gearflow.broker.waking import PATIENCE
 from gearflow.errors import RemoteProtocolError
 from gearflow.protocol import packets as p
 from gearflow.protocol.codec import encode
@@ -237,7 +237,7 @@ def test_a_worker_that_does_not_grab_is_replaced_by_one_then_two_then_all(world:
     woken: list[int] = []
     for _ in range(4):
         woken.append(sum(peer.read() == [NOOP] for peer in sleepers))
-        world.pass_time(WAKE_PATIENCE)
+        world.pass_time(PATIENCE)
     assert woken == [1, 1, 2, 5]
 
 

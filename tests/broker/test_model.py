@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from gearflow.broker import JobState
-from gearflow.broker.broker import WAKE_PATIENCE
 from gearflow.broker.job import TRANSITIONS
+from gearflow.broker.waking import PATIENCE
 from gearflow.protocol import packets as p
 from gearflow.protocol.packets import Packet
 from tests.broker.harness import Peer, World
@@ -240,7 +240,7 @@ class BrokerMachine(RuleBasedStateMachine):
             self.queue.remove(job)
         self.send(member, packet)
 
-    @rule(seconds=st.sampled_from([0.005, WAKE_PATIENCE, 1.0]))
+    @rule(seconds=st.sampled_from([0.005, PATIENCE, 1.0]))
     def pass_time(self, seconds: float) -> None:
         before = self.world.now
         after = before + seconds
