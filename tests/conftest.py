@@ -19,8 +19,14 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 import pytest
+from hypothesis import settings
+
+# A busy machine is no fault of the code: hypothesis must not time single examples.
+settings.register_profile("gearflow", deadline=None)
+settings.load_profile("gearflow")
 
 ROOT: Final = Path(__file__).parent.parent
+SHARED: Final = Path(os.environ.get("GEARFLOW_SHARED") or ROOT.parent / "shared")
 START_TIMEOUT: Final = 10.0  # seconds; gearmand takes some ten milliseconds
 
 
@@ -53,7 +59,7 @@ def program() -> Callable[[str], str]:
 
     def find(name: str) -> str:
         path = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-        return path or _missing(f"{name} is not installed")
+        return path or missing(f"{name} is not installed")
 
     return find
 
@@ -61,10 +67,9 @@ def program() -> Callable[[str], str]:
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The directory with the conformance suite: GEARFLOW_SHARED, or ``shared`` beside the checkout."""
-    path = Path(os.environ.get("GEARFLOW_SHARED") or ROOT.parent / "shared")
-    if not path.is_dir():
-        pytest.skip(f"{path} is not there; set GEARFLOW_SHARED to where the conformance suite is")
-    return path
+    if not SHARED.is_dir():
+        pytest.skip(f"{SHARED} is not there; set GEARFLOW_SHARED to where the conformance suite is")
+    return SHARED
 
 
 @pytest.fixture(scope="session")
@@ -90,7 +95,8 @@ def any_server(request: pytest.FixtureRequest) -> str:
     return address
 
 
-def _missing(what: str) -> NoReturn:
+def missing(what: str) -> NoReturn:
+    """Ends a test that cannot run here: skipped at home, failed in CI."""
     if os.environ.get("CI"):
         pytest.fail(f"{what}, and CI must not go without it")
     pytest.skip(what)
@@ -106,7 +112,7 @@ def _gearmand(program: str, log: Path) -> Generator[str, None, None]:
             _wait_until_it_listens(process, port, log)
             yield f"127.0.0.1:{port}"
         finally:
-            process.terminate()
+            process.kill()  # it has nothing to save, and is known to ignore SIGTERM after a job's timeout
 
 
 def _free_port() -> int:

@@ -169,7 +169,7 @@ def parse_command(line: bytes) -> Command:
         case (b"maxqueue" | b"create" | b"drop") as command, _:
             return Refused(_incomplete(command))
         case _:
-            return Refused(unknown_command(line))
+            return Refused(_unknown_command(line))
 
 
 def _parse_show(arguments: list[bytes]) -> Command:
@@ -203,8 +203,7 @@ def _limit(word: bytes) -> int | None:
     return int(digits[0]) or None if digits else None
 
 
-def unknown_command(line: bytes) -> bytes:
-    """The answer to a line that is no command here."""
+def _unknown_command(line: bytes) -> bytes:
     return b"ERR UNKNOWN_COMMAND Unknown+server+command" + line.partition(b" ")[0] + b"\r\n"
 
 

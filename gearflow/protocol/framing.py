@@ -71,7 +71,8 @@ class FrameBuffer:
         if have < HEADER_SIZE:
             if data[start : start + 4] != self._magic[:have]:
                 raise RemoteProtocolError(f"{data[start : start + 4]!r} is not the magic {self._magic!r}")
-            return start, HEADER_SIZE - have
+            # Each byte of the magic is looked at when it comes, so that a wrong one is told at once.
+            return start, 1 if have < len(self._magic) else HEADER_SIZE - have
         magic, kind, size = HEADER.unpack_from(data, start)
         if magic != self._magic:
             raise RemoteProtocolError(f"{magic!r} is not the magic {self._magic!r}")
