@@ -22,6 +22,7 @@ from heapq import heappop, heappush
 from typing import Final
 
 from gearflow.broker.bodies import Body, handle_of, integer, name_in, split
+from gearflow.broker.deadlines import Deadlines
 from gearflow.broker.intake import Handler, Intake
 from gearflow.broker.job import HIGH, LOW, NO_PROGRESS, NORMAL, Job, JobState
 from gearflow.broker.queues import FunctionQueue
@@ -93,6 +94,7 @@ class Broker:
         self._submitted = 0
         self._turns = 0
         self._delayed: list[tuple[float, int, Job]] = []  # heap: Unix time, number, job
+        self._deadlines = Deadlines()
         self._waking = Waking(lambda session: self._send(session, _NOOP))
         self._intake = Intake(self._handlers(), self._text, self._error, max_body)
 
@@ -137,7 +139,7 @@ class Broker:
         session.outbox.clear()
 
     def tick(self, now: float) -> None:
-        """Time has passed: queue the delayed jobs that are due, and wake further workers where none came."""
+        """Time has passed: queue what is due, take overdue jobs from their workers, wake where none came."""
         self._now = now
         while self._delayed and self._delayed[0][0] <= now + self.clock_offset:
             job = heappop(self._delayed)[2]
@@ -145,15 +147,16 @@ class Broker:
                 job.function.delayed -= 1
                 job.state = _WAITING
                 self._queue(job)
+        for job, worker in self._deadlines.expired(now):
+            del worker.running[job.handle]
+            self._requeue(job)
         self._waking.tick(now)
 
     def next_due(self) -> float | None:
         """When ``tick`` is to be called next, if nothing else happens."""
-        due = self._waking.next_due()
-        if self._delayed:
-            epoch = self._delayed[0][0] - self.clock_offset
-            due = epoch if due is None else min(due, epoch)
-        return due
+        epoch = self._delayed[0][0] - self.clock_offset if self._delayed else None
+        dues = (self._waking.next_due(), self._deadlines.next_due(), epoch)
+        return min((due for due in dues if due is not None), default=None)
 
     # ------------------------------------------------------------------------- what operators ask for
 
@@ -208,7 +211,7 @@ class Broker:
         return {
             **dict.fromkeys(map(PacketType, _SUBMISSIONS), self._submit),
             PacketType.CAN_DO: self._can_do,
-            PacketType.CAN_DO_TIMEOUT: self._can_do,
+            PacketType.CAN_DO_TIMEOUT: self._can_do_timeout,
             PacketType.CANT_DO: self._cant_do,
             PacketType.RESET_ABILITIES: self._reset_abilities,
             PacketType.PRE_SLEEP: self._pre_sleep,
@@ -240,6 +243,9 @@ class Broker:
 
     def _submit_reduce(self, session: Session, kind: int, body: Body) -> None:
         (name, unique, reducer, _), workload = split(body, 4, kind)
+        if len(reducer) > MAX_UNIQUE_ACCEPTED:
+            self._error(session, b"ARGUMENT_TOO_LARGE", b"Unique value too large")
+            return
         background = kind == PacketType.SUBMIT_REDUCE_JOB_BACKGROUND
         self._accept(session, name, unique, workload, NORMAL, background, reducer, 0.0)
 
@@ -262,9 +268,7 @@ class Broker:
         function = self.functions.get(name) or self._new_function(name)
         key = b""
         if unique:
-            if len(unique) > MAX_UNIQUE_ACCEPTED or (
-                reducer is not None and len(reducer) > MAX_UNIQUE_ACCEPTED
-            ):
+            if len(unique) > MAX_UNIQUE_ACCEPTED:
                 self._error(session, b"ARGUMENT_TOO_LARGE", b"Unique value too large")
                 return
             key = unique if unique != b"-" else _payload_key(workload)
@@ -333,6 +337,8 @@ class Broker:
 
     def _requeue(self, job: Job) -> None:
         """A job comes back from a worker that will not finish it; its progress is void."""
+        if job.deadline:
+            self._deadlines.disarm(job)
         job.function.running -= 1
         job.state = _WAITING
         if job.wanted:
@@ -360,16 +366,22 @@ class Broker:
             del job.function.uniques[job.unique_key]
 
     def _can_do(self, session: Session, kind: int, body: Body) -> None:
-        name = name_in(body)  # behind it may stand a time limit
+        self._offer(session, name_in(body), 0.0)
+
+    def _can_do_timeout(self, session: Session, kind: int, body: Body) -> None:
+        (name,), milliseconds = split(body, 1, kind)
+        self._offer(session, name, max(integer(bytes(milliseconds)), 0) / 1000)
+
+    def _offer(self, session: Session, name: bytes, timeout: float) -> None:
+        """A worker offers a function; the last word on its time limit (seconds, 0: none) counts."""
         function = self.functions.get(name) or self._new_function(name)
-        if function in session.abilities:
-            return
-        session.abilities[function] = None
-        function.workers += 1
-        if session.asleep:
-            function.sleepers[session] = None
-            if function.waiting > function.wakes:
-                self._waking.wake(function, self._now)
+        if function not in session.abilities:
+            function.workers += 1
+            if session.asleep:
+                function.sleepers[session] = None
+        session.abilities[function] = timeout
+        if session.asleep and function.waiting > function.wakes:
+            self._waking.wake(function, self._now)
 
     def _cant_do(self, session: Session, kind: int, body: Body) -> None:
         function = self.functions.get(name_in(body))
@@ -433,6 +445,9 @@ class Broker:
         job.function.running += 1
         handle = job.handle
         session.running[handle] = job
+        timeout = session.abilities[job.function]
+        if timeout:
+            self._deadlines.arm(job, session, self._now + timeout)
         if kind == _GRAB_JOB:
             head, number = b"%b\0%b\0" % (handle, job.function.name), _JOB_ASSIGN
         elif kind == _GRAB_JOB_ALL and job.reducer is not None:
@@ -519,6 +534,8 @@ class Broker:
 
     def _end(self, job: Job) -> None:
         """A running job has ended, and its clients have been told."""
+        if job.deadline:
+            self._deadlines.disarm(job)
         job.function.running -= 1
         for client in job.clients:
             client.attached.pop(job, None)

@@ -41,6 +41,7 @@ class Job:
     __slots__ = (
         "background",
         "clients",
+        "deadline",
         "function",
         "handle",
         "priority",
@@ -73,6 +74,7 @@ class Job:
         self.reducer = reducer
         self.state = JobState.WAITING
         self.clients: list[Session] = []  # attached; a connection that joined twice is here twice
+        self.deadline = 0.0  # while it runs: when it is taken from its worker; 0: never
         self.progress: tuple[bytes, bytes] = NO_PROGRESS
 
     @property

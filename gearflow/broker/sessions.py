@@ -46,7 +46,7 @@ class Session:
         self.exceptions = False  # whether it wants WORK_EXCEPTION rather than WORK_FAIL
         self.outbox: list[Body] = []
         # As a worker.
-        self.abilities: dict[FunctionQueue, None] = {}  # in the order they were registered
+        self.abilities: dict[FunctionQueue, float] = {}  # with time limits (0: none), as registered
         self.asleep = False
         self.running: dict[bytes, Job] = {}  # by handle, in the order they were assigned
         # As a client.

@@ -46,7 +46,7 @@ ROWS: Final[dict[str, tuple[str, ...]]] = {
 def measure(program: Path, server: Server, row: Sequence[str], jobs: int) -> dict[str, Any]:
     """One run of the load against a server."""
     command = [
-        program,
+        str(program),
         "--server",
         f"127.0.0.1:{server.port}",
         "--pid",

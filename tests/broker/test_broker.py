@@ -309,6 +309,70 @@ def test_an_absurd_time_is_answered_all_the_same(client: Peer) -> None:
     assert client(p.SubmitJobEpoch(b"work", b"", b"9" * 25, b"x")) == [p.JobCreated(b"H:test:1")]
 
 
+def test_a_job_over_its_workers_own_limit_goes_to_another(world: World, client: Peer) -> None:
+    handle = client.submit()
+    slow = world.peer()
+    slow(p.CanDoTimeout(b"work", b"50"))
+    assert slow.grab() == handle
+    other = world.worker().sleep()
+    world.pass_time(0.04)
+    assert other.read() == []
+    assert world.broker.next_due() == pytest.approx(world.now + 0.01)
+    world.pass_time(0.02)
+    assert other(p.GrabJob()) == [NOOP, p.JobAssign(handle, b"work", b"x")]
+    late = slow(p.WorkComplete(handle, b"late"))
+    assert late == [p.Error(b"JOB_NOT_FOUND", b"Job given in work result not found")]
+    other(p.WorkComplete(handle, b"r"))
+    assert client.read() == [p.WorkComplete(handle, b"r")]
+
+
+def test_a_limit_is_disarmed_by_the_end_and_armed_anew_by_the_next_job(world: World, client: Peer) -> None:
+    worker = world.peer()
+    worker(p.CanDoTimeout(b"work", b"1000"))
+    first, second = client.submit_background(), client.submit_background()
+    assert worker.grab() == first
+    world.pass_time(0.9)
+    worker(p.WorkComplete(first, b""))
+    assert world.broker.next_due() is None
+    assert worker.grab() == second
+    world.pass_time(0.9)
+    assert worker(p.WorkComplete(second, b"")) == []
+
+
+@pytest.mark.parametrize("limit", [b"0", b"-1", b"soon", b"", b"\x00\x00\x03\xe8"])
+def test_a_limit_that_is_none_limits_nothing(world: World, client: Peer, limit: bytes) -> None:
+    worker = world.peer()
+    assert worker(p.CanDoTimeout(b"work", limit)) == []
+    handle = client.submit()
+    worker.grab()
+    assert world.broker.next_due() is None
+    assert worker(p.WorkComplete(handle, b"")) == []
+
+
+def test_the_last_word_on_a_limit_counts(world: World, client: Peer) -> None:
+    worker = world.peer()
+    worker(p.CanDoTimeout(b"work", b"50"), p.CanDo(b"work"))
+    client.submit()
+    worker.grab()
+    assert world.broker.next_due() is None
+    assert world.broker.functions[b"work"].workers == 1
+
+
+def test_limits_of_jobs_that_ended_do_not_pile_up(world: World, client: Peer) -> None:
+    worker = world.peer()
+    worker(p.CanDoTimeout(b"work", b"3600000"))
+    for _ in range(1000):
+        handle = client.submit_background()
+        worker.grab()
+        worker(p.WorkComplete(handle, b""))
+    assert len(world.broker._deadlines._heap) < 100  # pyright: ignore[reportPrivateUsage]  (no public face)
+
+
+@pytest.mark.parametrize("number", [b"9" * 20, b"9" * 5000])
+def test_numbers_of_any_length_kill_nobody(client: Peer, number: bytes) -> None:
+    assert client(p.CanDoTimeout(b"work", number), p.EchoReq(b"x")) == [p.EchoRes(b"x")]
+
+
 def test_status_tells_of_queue_progress_and_end(world: World, client: Peer) -> None:
     handle = client.submit_background(unique=b"u")
     assert client(p.GetStatus(handle)) == [p.StatusRes(handle, b"1", b"0", b"0", b"0")]

@@ -1,0 +1,56 @@
+"""Running jobs that their workers asked to have taken away after a time (CAN_DO_TIMEOUT)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from heapq import heapify, heappop, heappush
+from typing import Final
+
+from gearflow.broker.job import Job
+from gearflow.broker.sessions import Session
+
+_FEW: Final = 64
+"""Entries of ended jobs that may stay in the heap before they are worth a sweep."""
+
+
+class Deadlines:
+    """A heap of deadlines. A job's own ``deadline`` says which entry is its: entries of others are stale.
+
+    Most jobs end in time, so their entries are not searched for: a sweep keeps the stale ones fewer than
+    the others.
+    """
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, Job, Session]] = []
+        self._armed = 0  # jobs that have a deadline
+        self._count = 0
+
+    def arm(self, job: Job, worker: Session, deadline: float) -> None:
+        """The job, just given to the worker, has until then."""
+        job.deadline = deadline
+        self._armed += 1
+        self._count += 1
+        heappush(self._heap, (deadline, self._count, job, worker))
+
+    def disarm(self, job: Job) -> None:
+        """The job, which has a deadline, has left its worker."""
+        job.deadline = 0.0
+        self._armed -= 1
+        if len(self._heap) > 2 * self._armed + _FEW:
+            self._heap = [entry for entry in self._heap if entry[2].deadline == entry[0]]
+            heapify(self._heap)
+
+    def expired(self, now: float) -> Iterator[tuple[Job, Session]]:
+        """The jobs whose time is over, disarmed, with the workers that have them."""
+        while (due := self.next_due()) is not None and due <= now:
+            _, _, job, worker = heappop(self._heap)
+            job.deadline = 0.0
+            self._armed -= 1
+            yield job, worker
+
+    def next_due(self) -> float | None:
+        """When the next job's time is over."""
+        heap = self._heap
+        while heap and heap[0][2].deadline != heap[0][0]:
+            heappop(heap)
+        return heap[0][0] if heap else None
