@@ -2,6 +2,7 @@
 
 from gearflow.broker.broker import Broker
 from gearflow.broker.job import Job, JobState
+from gearflow.broker.limits import Limits
 from gearflow.broker.sessions import Session
 
-__all__ = ["Broker", "Job", "JobState", "Session"]
+__all__ = ["Broker", "Job", "JobState", "Limits", "Session"]

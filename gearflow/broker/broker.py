@@ -3,7 +3,8 @@
 Theory of operation. The shell gives the broker what a connection received (``receive``), when one went
 away (``disconnected``) and what time it is (``now`` with each call, ``tick`` when ``next_due`` has come).
 The broker changes its state and appends encoded packets to the outboxes of the sessions concerned;
-sessions that got something are in ``dirty``, which the shell drains. Nothing else leaves the broker.
+sessions that got something are in ``dirty``, and what operators should know is in ``notices``; the shell
+drains both. Nothing else leaves the broker.
 
 This is the hot path of the server, so packets are not built as objects: ``intake`` scans the bytes in
 place, a body is split once, and what is relayed is relayed as it came.
@@ -16,23 +17,21 @@ Source: gearman-protocol, sections 3 to 9.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from hashlib import blake2b
 from heapq import heappop, heappush
-from typing import Final
+from typing import Final, NamedTuple
 
 from gearflow.broker.bodies import Body, handle_of, integer, name_in, split
 from gearflow.broker.deadlines import Deadlines
-from gearflow.broker.intake import Handler, Intake
+from gearflow.broker.intake import Handler, Intake, Partial
 from gearflow.broker.job import HIGH, LOW, NO_PROGRESS, NORMAL, Job, JobState
+from gearflow.broker.limits import Limits
 from gearflow.broker.queues import FunctionQueue
 from gearflow.broker.sessions import LARGE, Session
 from gearflow.broker.waking import Waking
 from gearflow.errors import RemoteProtocolError
-from gearflow.protocol.constants import HEADER, MAX_ARGUMENT, MAX_BODY, MAX_CLIENT_ID, RES, PacketType
-
-MAX_UNIQUE_ACCEPTED: Final = 64
-"""Bytes: gearmand's limit, so that whoever works with it works here. (gearmand itself cuts the 64th.)"""
+from gearflow.protocol.constants import HEADER, MAX_CLIENT_ID, RES, PacketType
 
 _NOOP: Final = HEADER.pack(RES, PacketType.NOOP, 0)
 _NO_JOB: Final = HEADER.pack(RES, PacketType.NO_JOB, 0)
@@ -69,24 +68,35 @@ _NOT_FOUND: Final[dict[int, bytes]] = {  # packet type -> gearmand's words for i
     PacketType.WORK_EXCEPTION: b"An exception was received for a job that does not exist",
 }
 
+_RESULTS: Final = frozenset({PacketType.WORK_COMPLETE, PacketType.WORK_EXCEPTION, PacketType.WORK_DATA})
+
 _OPTIONS: Final = frozenset({b"exceptions", b"gearflow"})
 
 AnswerText = Callable[[bytes], bytes]
+
+
+class Notice(NamedTuple):
+    """Something that operators should read in the log: a limit was met."""
+
+    text: str
+    session: Session
+    subject: bytes
 
 
 class Broker:
     """All jobs, functions and sessions of one server. Owns state; single-threaded.
 
     ``handle_prefix`` begins every job's handle. ``answer_text`` answers a line of the text protocol, which
-    asks for facts of the shell's. ``max_body`` is in bytes. Times are float seconds of a monotonic clock;
-    ``clock_offset``, kept by the shell, is what that clock lacks to Unix time.
+    asks for facts of the shell's. Times are float seconds of a monotonic clock; ``clock_offset``, kept by
+    the shell, is what that clock lacks to Unix time.
     """
 
-    def __init__(self, handle_prefix: bytes, answer_text: AnswerText, *, max_body: int = MAX_BODY) -> None:
+    def __init__(self, handle_prefix: bytes, answer_text: AnswerText, limits: Limits = Limits()) -> None:  # noqa: B008  (frozen)
         self.sessions: dict[Session, None] = {}
         self.functions: dict[bytes, FunctionQueue] = {}
         self.jobs: dict[bytes, Job] = {}  # by handle
         self.dirty: list[Session] = []
+        self.notices: list[Notice] = []
         self.clock_offset = 0.0
         self._handle_prefix = handle_prefix
         self._answer_text = answer_text
@@ -96,7 +106,9 @@ class Broker:
         self._delayed: list[tuple[float, int, Job]] = []  # heap: Unix time, number, job
         self._deadlines = Deadlines()
         self._waking = Waking(lambda session: self._send(session, _NOOP))
-        self._intake = Intake(self._handlers(), self._text, self._error, max_body)
+        self._limits = limits
+        self._queued_bytes = 0
+        self._intake = Intake(self._handlers(), self._text, self._error, self._oversized, limits)
 
     # ------------------------------------------------------------------------ what the shell calls
 
@@ -114,12 +126,25 @@ class Broker:
                 connection is to be closed (after its outbox is written).
         """
         self._now = now
-        self._intake.receive(session, data)
+        self._intake.receive(session, data, now)
 
     def receive_large(self, session: Session, count: int, now: float) -> None:
-        """Another ``count`` bytes have come into the session's ``room()``. Raises as ``receive``."""
+        """Another ``count`` bytes have come into the partial packet's ``room()``. Raises as ``receive``."""
         self._now = now
         self._intake.receive_large(session, count)
+
+    @property
+    def partials(self) -> Mapping[Session, Partial]:
+        """What sessions have sent of packets that have not come whole."""
+        return self._intake.partials
+
+    def partial(self, session: Session) -> Partial | None:
+        """What the session has sent of a packet that has not come whole."""
+        return self._intake.partials.get(session)
+
+    def overdue(self, now: float) -> list[Session]:
+        """The sessions in the middle of a packet that takes too long to come; they are to be closed."""
+        return self._intake.overdue(now)
 
     def disconnected(self, session: Session, now: float) -> None:
         """The connection is gone: its jobs go to others, and jobs that only it wanted are dropped."""
@@ -134,9 +159,8 @@ class Broker:
             if not job.wanted and job.state is not _RUNNING:
                 self._abandon(job)
         session.attached.clear()
-        session.pieces.clear()
-        session.large = None
         session.outbox.clear()
+        self._intake.partials.pop(session, None)
 
     def tick(self, now: float) -> None:
         """Time has passed: queue what is due, take overdue jobs from their workers, wake where none came."""
@@ -243,7 +267,7 @@ class Broker:
 
     def _submit_reduce(self, session: Session, kind: int, body: Body) -> None:
         (name, unique, reducer, _), workload = split(body, 4, kind)
-        if len(reducer) > MAX_UNIQUE_ACCEPTED:
+        if len(reducer) > self._limits.unique:
             self._error(session, b"ARGUMENT_TOO_LARGE", b"Unique value too large")
             return
         background = kind == PacketType.SUBMIT_REDUCE_JOB_BACKGROUND
@@ -268,7 +292,7 @@ class Broker:
         function = self.functions.get(name) or self._new_function(name)
         key = b""
         if unique:
-            if len(unique) > MAX_UNIQUE_ACCEPTED:
+            if len(unique) > self._limits.unique:
                 self._error(session, b"ARGUMENT_TOO_LARGE", b"Unique value too large")
                 return
             key = unique if unique != b"-" else _payload_key(workload)
@@ -278,6 +302,12 @@ class Broker:
                 return
         if function.limits is not None and function.full(priority):
             self._error(session, b"QUEUE_ERROR", b"Job queue is full")
+            return
+        self._queued_bytes += len(workload)
+        if self._limits.queued is not None and self._queued_bytes > self._limits.queued:
+            self._queued_bytes -= len(workload)
+            self.notices.append(Notice("refused a job: as many bytes are queued as may be", session, name))
+            self._error(session, b"QUEUE_ERROR", b"Job queue is full: the server holds all the bytes it may")
             return
         self._submitted += 1
         handle = b"%b%d" % (self._handle_prefix, self._submitted)
@@ -318,10 +348,9 @@ class Broker:
         outbox.append(_CREATED[len(handle)] + handle)
 
     def _new_function(self, name: bytes) -> FunctionQueue:
-        if len(name) > MAX_ARGUMENT:
-            raise RemoteProtocolError(
-                f"a function name of {len(name)} bytes is over the limit of {MAX_ARGUMENT}"
-            )
+        if len(name) > self._limits.function:
+            limit = self._limits.function
+            raise RemoteProtocolError(f"a function name of {len(name)} bytes is over the limit of {limit}")
         function = self.functions[name] = FunctionQueue(name)
         return function
 
@@ -360,6 +389,7 @@ class Broker:
     def _forget(self, job: Job) -> None:
         """A job is over: its handle and its unique are free."""
         job.state = _OVER
+        self._queued_bytes -= len(job.workload)
         job.workload = b""
         del self.jobs[job.handle]
         if job.unique_key:
@@ -541,6 +571,21 @@ class Broker:
             client.attached.pop(job, None)
         job.clients.clear()
         self._forget(job)
+
+    def _oversized(self, session: Session, kind: int, first: bytes, size: int) -> None:
+        """A body over the limit is being thrown away: its sender is told, and a job it is about fails."""
+        handle = first.partition(b"\0")[0]
+        job = session.running.pop(handle, None) if kind in _RESULTS else None
+        if job is not None:
+            self._relay(job, _WORK_FAIL, handle)
+            self._end(job)
+        what = b"%b of a job" % handle if job else PacketType(kind).name.encode()
+        self.notices.append(Notice(f"refused a body of {size} bytes, which is over the limit", session, what))
+        self._error(
+            session,
+            b"ARGUMENT_TOO_LARGE",
+            b"a body of %d bytes is over the limit of %d" % (size, self._limits.body),
+        )
 
     # ------------------------------------------------------------------------------ status and options
 

@@ -5,7 +5,7 @@ type in one, is looked up in the table of handlers; whatever is not there, or no
 slow path. The form of the packets is that of ``gearflow.protocol.codec.LAYOUTS``; tests hold the two
 readings together, and that it never matters where the bytes were cut.
 
-A large body is received into a buffer of its own (``Session.room``), where it stays until it is sent on.
+A large body is received into a buffer of its own (``Partial.room``), where it stays until it is sent on.
 """
 
 from __future__ import annotations
@@ -16,25 +16,51 @@ from mmap import mmap
 from typing import Final, NoReturn, cast
 
 from gearflow.broker.bodies import Body
+from gearflow.broker.limits import Limits
 from gearflow.broker.sessions import LARGE, Session
 from gearflow.errors import RemoteProtocolError
 from gearflow.protocol.codec import LAYOUTS
-from gearflow.protocol.constants import HEADER, HEADER_SIZE, MAX_TEXT_LINE, MAX_TYPE, REQ, RES, PacketType
+from gearflow.protocol.constants import HEADER, HEADER_SIZE, MAX_TYPE, REQ, RES, PacketType
 
 Handler = Callable[[Session, int, Body], None]
 """What is called with a packet's session, type and body."""
 
 _HEAD: Final = struct.Struct(">QI")  # magic and packet type as one number; length of the body
 
-_MAPPED: Final = 1 << 20
-"""Bytes of a body from which on its buffer is mapped: a peer that only claims to send it costs nothing."""
+_MIB: Final = 1 << 20
+"""Bytes; a body from this size on has its buffer mapped: a peer that only claims to send it costs nothing."""
+
+_FIRST: Final = 128
+"""Bytes of a body over the limit that are looked at: enough for a handle, so that its job can be failed."""
+
+
+class Partial:
+    """A packet or line that has not come whole. Owns what has come of it."""
+
+    __slots__ = ("began", "body", "filled", "kind", "missing", "pieces", "size", "skip")
+
+    def __init__(self, began: float, size: int) -> None:
+        self.began = began  # when its first bytes came
+        self.size = size  # bytes, as far as that is known
+        self.pieces: list[bytes] = []
+        self.missing = 0  # bytes without which looking at the pieces again is in vain
+        self.body: memoryview | None = None  # where a large body is received; ``filled`` of it have come
+        self.kind = 0
+        self.filled = 0
+        self.skip = 0  # bytes of a body over the limit that are still to come, and to be thrown away
+
+    def room(self) -> memoryview:
+        """Where the next bytes of the large body belong."""
+        assert self.body is not None
+        return self.body[self.filled :]
 
 
 class Intake:
-    """Cuts what sessions receive into packets and text lines. The unfinished rest is kept in the session.
+    """Cuts what sessions receive into packets and text lines. The unfinished rest is kept in ``partials``.
 
     ``handlers`` has one for each packet type that a server accepts; other existing types, and responses,
-    go to ``refuse`` with the code and text of an ERROR. Text lines go to ``text``, without their end.
+    go to ``refuse`` with the code and text of an ERROR. Text lines go to ``text``, without their end. Of a
+    body over the limit the first bytes go to ``oversized``, with the packet's type and the body's size.
     """
 
     def __init__(
@@ -42,29 +68,33 @@ class Intake:
         handlers: Mapping[PacketType, Handler],
         text: Callable[[Session, bytes], None],
         refuse: Callable[[Session, bytes, bytes], None],
-        max_body: int,
+        oversized: Callable[[Session, int, bytes, int], None],
+        limits: Limits,
     ) -> None:
+        self.partials: dict[Session, Partial] = {}
         self._table = {_head(kind): (handler, int(kind)) for kind, handler in handlers.items()}
         self._text = text
         self._refuse = refuse
-        self._max_body = max_body
+        self._oversized = oversized
+        self._limits = limits
 
-    def receive(self, session: Session, data: bytes) -> None:
+    def receive(self, session: Session, data: bytes, now: float) -> None:
         """Handle what ``data`` completes.
 
         Raises:
             RemoteProtocolError: These bytes are not Gearman's. What came before them was handled.
         """
-        if session.pieces:
-            session.pieces.append(data)
-            if len(data) < session.missing:
-                session.missing -= len(data)
+        began = now
+        if session in self.partials:
+            partial = self.partials[session]
+            data = self._continue(partial, data)
+            if not data and (partial.missing or partial.skip):
                 return
-            data = b"".join(session.pieces)
-            session.pieces.clear()
+            began = partial.began
+            del self.partials[session]
         unpack = _HEAD.unpack_from
         table = self._table
-        max_body = self._max_body
+        max_body = self._limits.body
         position = 0
         end = len(data)
         while position < end:
@@ -77,36 +107,62 @@ class Intake:
                     handler(session, kind, data[start:stop])
                     position = stop
                     continue
-            position = self._receive_other(session, data, position)
+            position = self._receive_other(session, data, position, now if position else began)
             if position < 0:
                 return
 
     def receive_large(self, session: Session, count: int) -> None:
-        """Another ``count`` bytes have come into the session's ``room()``. Raises as ``receive``."""
-        session.filled += count
-        if session.large is None or session.filled < len(session.large):
-            return
-        body = session.large.toreadonly()
-        session.large = None
-        handler, kind = self._table[_head(session.large_kind)]
-        handler(session, kind, body)
+        """Another ``count`` bytes have come into the ``room()`` of what is partial. Raises as ``receive``."""
+        partial = self.partials[session]
+        partial.filled += count
+        assert partial.body is not None
+        if partial.filled == len(partial.body):
+            del self.partials[session]
+            handler, kind = self._table[_head(partial.kind)]
+            handler(session, kind, partial.body.toreadonly())
 
-    def _receive_other(self, session: Session, data: bytes, position: int) -> int:
+    def overdue(self, now: float) -> list[Session]:
+        """The sessions in the middle of a packet that takes too long to come."""
+        return [
+            session
+            for session, partial in self.partials.items()
+            if now - partial.began > self._limits.packet_time + partial.size / _MIB
+        ]
+
+    def _continue(self, partial: Partial, data: bytes) -> bytes:
+        """The bytes to look at now that these have come; none while something is missing."""
+        if partial.skip:
+            skipped = min(partial.skip, len(data))
+            partial.skip -= skipped
+            return data[skipped:]
+        partial.pieces.append(data)
+        if len(data) < partial.missing:
+            partial.missing -= len(data)
+            return b""
+        partial.missing = 0
+        return b"".join(partial.pieces)
+
+    def _receive_other(self, session: Session, data: bytes, position: int, began: float) -> int:
         """Handle what is not a whole packet that has a handler; where to go on, or -1 for: wait."""
         if data[position]:
-            return self._receive_text(session, data, position)
+            return self._receive_text(session, data, position, began)
         have = len(data) - position
         if have < HEADER_SIZE:
             magic = data[position : position + 4]
             if not REQ.startswith(magic) and not RES.startswith(magic):
                 _reject_magic(magic)
-            self._keep(session, data, position, HEADER_SIZE - have if have >= len(REQ) else 1)
+            self._keep(session, data, position, HEADER_SIZE - have if have >= len(REQ) else 1, began)
             return -1
         magic, kind, size = cast(tuple[bytes, int, int], HEADER.unpack_from(data, position))
-        self._check(magic, kind, size)
+        if magic not in (REQ, RES):
+            _reject_magic(magic)
+        if not 0 < kind <= MAX_TYPE:
+            raise RemoteProtocolError(f"packet type {kind} does not exist")
         missing = HEADER_SIZE + size - have
+        if size > self._limits.body:
+            return self._throw_away(session, data, position, began)
         if missing > 0:
-            self._expect(session, data, position, missing)
+            self._expect(session, data, position, missing, began)
             return -1
         if magic == REQ:
             self._refuse(session, b"INVALID_COMMAND", b"Command not expected")
@@ -114,40 +170,51 @@ class Intake:
             self._refuse(session, b"INVALID_MAGIC", b"Request magic expected")
         return position + HEADER_SIZE + size
 
-    def _receive_text(self, session: Session, data: bytes, position: int) -> int:
+    def _receive_text(self, session: Session, data: bytes, position: int, began: float) -> int:
         """Handle a line of text, or keep what is incomplete; as ``_receive_other``."""
-        end = data.find(b"\n", position, position + MAX_TEXT_LINE)
+        longest = self._limits.line
+        end = data.find(b"\n", position, position + longest)
         if end < 0:
-            if len(data) - position >= MAX_TEXT_LINE:
-                raise RemoteProtocolError(f"a text line of over {MAX_TEXT_LINE} bytes")
-            self._keep(session, data, position, 1)
+            if len(data) - position >= longest:
+                raise RemoteProtocolError(f"a text line of over {longest} bytes")
+            self._keep(session, data, position, 1, began)
             return -1
         self._text(session, data[position:end].removesuffix(b"\r"))
         return end + 1
 
-    def _check(self, magic: bytes, kind: int, size: int) -> None:
-        if magic not in (REQ, RES):
-            _reject_magic(magic)
-        if not 0 < kind <= MAX_TYPE:
-            raise RemoteProtocolError(f"packet type {kind} does not exist")
-        if size > self._max_body:
-            raise RemoteProtocolError(f"a body of {size} bytes is over the limit of {self._max_body}")
-
-    def _expect(self, session: Session, data: bytes, position: int, missing: int) -> None:
+    def _expect(self, session: Session, data: bytes, position: int, missing: int, began: float) -> None:
         """Get ready for the rest of a packet that has come in part."""
         start = position + HEADER_SIZE
         head, size = _HEAD.unpack_from(data, position)
         if size < LARGE or head not in self._table or not LAYOUTS[PacketType(self._table[head][1])].opaque:
-            self._keep(session, data, position, missing)
+            self._keep(session, data, position, missing, began)
             return
-        session.large_kind = self._table[head][1]
-        session.large = buffer = memoryview(bytearray(size) if size < _MAPPED else mmap(-1, size))
-        session.filled = len(data) - start
-        buffer[: session.filled] = memoryview(data)[start:]
+        partial = self.partials[session] = Partial(began, size)
+        partial.kind = self._table[head][1]
+        partial.body = memoryview(bytearray(size) if size < _MIB else mmap(-1, size))
+        partial.filled = len(data) - start
+        partial.body[: partial.filled] = memoryview(data)[start:]
 
-    def _keep(self, session: Session, data: bytes, position: int, missing: int) -> None:
-        session.pieces.append(data[position:] if position else data)
-        session.missing = missing
+    def _throw_away(self, session: Session, data: bytes, position: int, began: float) -> int:
+        """Answer a packet whose body is over the limit, once its first bytes are there, and skip it."""
+        _, kind, size = cast(tuple[bytes, int, int], HEADER.unpack_from(data, position))
+        start = position + HEADER_SIZE
+        come = len(data) - start
+        wanted = min(size, _FIRST)
+        if come < wanted:
+            self._keep(session, data, position, wanted - come, began)
+            return -1
+        self._oversized(session, kind, data[start : start + wanted], size)
+        if come < size:
+            self.partials[session] = partial = Partial(began, size)
+            partial.skip = size - come
+            return -1
+        return start + size
+
+    def _keep(self, session: Session, data: bytes, position: int, missing: int, began: float) -> None:
+        partial = self.partials[session] = Partial(began, len(data) - position + missing)
+        partial.pieces.append(data[position:] if position else data)
+        partial.missing = missing
 
 
 def _reject_magic(magic: bytes) -> NoReturn:

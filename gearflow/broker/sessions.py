@@ -30,12 +30,7 @@ class Session:
         "client_id",
         "exceptions",
         "fd",
-        "filled",
-        "large",
-        "large_kind",
-        "missing",
         "outbox",
-        "pieces",
         "running",
     )
 
@@ -51,14 +46,3 @@ class Session:
         self.running: dict[bytes, Job] = {}  # by handle, in the order they were assigned
         # As a client.
         self.attached: dict[Job, None] = {}
-        # Of a packet that has not come whole.
-        self.pieces: list[bytes] = []
-        self.missing = 0  # bytes without which looking at the pieces again is in vain
-        self.large: memoryview | None = None  # a large body on its way, and what it is the body of
-        self.large_kind = 0
-        self.filled = 0
-
-    def room(self) -> memoryview:
-        """Where the next bytes of the large body belong."""
-        assert self.large is not None
-        return self.large[self.filled :]

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final, cast
 
-from gearflow.broker.sessions import LARGE, Session
+from gearflow.broker.sessions import LARGE
 from gearflow.errors import RemoteProtocolError
 
 if TYPE_CHECKING:
@@ -22,50 +22,71 @@ class Peer(asyncio.BufferedProtocol):
 
     Bytes are received into a buffer that all peers of a server share, since a read is handled before the
     next begins; a large body is received into a buffer of its own, where it stays until it is sent on.
-    """
 
-    __slots__ = ("_engine", "_session", "_transport")
+    A peer for which more waits than it may is *congested*. Whoever feeds it then is *held*: not read from,
+    until the peer has caught up. One that lets others wait for too long is disconnected.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._congested = False
+        self._held: set[Peer] = set()  # those that wait until this one has read
+        self._holders = 0  # those that this one waits for
+        self._patience: asyncio.TimerHandle | None = None
 
     # ------------------------------------------------------------------------- called by the event loop
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        address = transport.get_extra_info("peername")
-        fd = transport.get_extra_info("socket").fileno()
-        self._session = self._engine.broker.connected(fd, address[0] if address else "-")
-        self._engine.peers[self._session] = self
+        self._session = self._engine.accept(self, transport)
+        most = self._engine.settings.max_pending_bytes
+        self._transport.set_write_buffer_limits(high=most, low=most * 3 // 4)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        session = self._session
-        return self._engine.scratch if session.large is None else session.room()
+        partial = self._engine.broker.partial(self._session)
+        return self._engine.scratch if partial is None or partial.body is None else partial.room()
 
     def buffer_updated(self, nbytes: int) -> None:
         engine = self._engine
+        broker = engine.broker
         session = self._session
+        partial = broker.partial(session)
         try:
-            if session.large is None:
-                engine.broker.receive(session, bytes(engine.scratch[:nbytes]), engine.time())
+            if partial is None or partial.body is None:
+                broker.receive(session, bytes(engine.scratch[:nbytes]), engine.time())
             else:
-                engine.broker.receive_large(session, nbytes, engine.time())
+                broker.receive_large(session, nbytes, engine.time())
         except RemoteProtocolError as error:
-            self._refuse(error)
+            self.refuse(str(error))
+        if engine.congested:
+            for fed in [engine.peers[session] for session in broker.dirty if session in engine.peers]:
+                if fed._congested:
+                    fed._hold(self)
         engine.schedule_flush()
 
     def eof_received(self) -> None:
         # Half-closing counts as leaving, as in gearmand; what was answered so far still goes out.
-        self.flush(self._session)
+        self.flush()
+
+    def pause_writing(self) -> None:
+        self._congested = True
+        self._engine.congested += 1
+
+    def resume_writing(self) -> None:
+        self._congested = False
+        self._engine.congested -= 1
+        self._release()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._congested:
+            self.resume_writing()
         self._engine.forget(self._session)
 
     # ------------------------------------------------------------------------------ called by the engine
 
-    def flush(self, session: Session) -> None:
+    def flush(self) -> None:
         """Write what is in the outbox; small packets in one piece, large bodies as they are."""
-        outbox = session.outbox
+        outbox = self._session.outbox
         if len(outbox) == 1:
             self._transport.write(outbox[0])
         elif outbox:
@@ -89,8 +110,38 @@ class Peer(asyncio.BufferedProtocol):
         """Close the connection now."""
         self._transport.abort()
 
-    def _refuse(self, error: RemoteProtocolError) -> None:
-        fields = {"peer": self._session.address, "reason": str(error)}
+    def refuse(self, reason: str) -> None:
+        """Close the connection because of what the peer sent."""
+        fields = {"peer": self._session.address, "reason": reason}
         logger.warning("closed a connection that does not speak Gearman", extra=fields)
-        self.flush(self._session)
+        self.flush()
         self._transport.close()
+
+    # ------------------------------------------------------------------------------------ slow readers
+
+    def _hold(self, feeder: Peer) -> None:
+        """Do not read from who feeds this peer until it has caught up."""
+        if feeder in self._held or feeder._transport.is_closing():
+            return
+        self._held.add(feeder)
+        feeder._holders += 1
+        if feeder._holders == 1:
+            feeder._transport.pause_reading()
+        if self._patience is None:
+            self._patience = self._engine.call_later(self._engine.settings.max_stall, self._give_up)
+
+    def _release(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+        for feeder in self._held:
+            feeder._holders -= 1
+            if feeder._holders == 0 and not feeder._transport.is_closing():
+                feeder._transport.resume_reading()
+        self._held.clear()
+
+    def _give_up(self) -> None:
+        self._patience = None
+        fields = {"peer": self._session.address, "pending_bytes": self._transport.get_write_buffer_size()}
+        logger.warning("closed a connection that does not read while others wait for it", extra=fields)
+        self._transport.abort()

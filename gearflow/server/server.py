@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import resource
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -18,7 +20,6 @@ from concurrent.futures import Future
 from typing import Final, Self, Unpack
 
 import anyio.to_thread
-import sniffio
 
 from gearflow.broker import Broker, Session
 from gearflow.server import admin
@@ -29,6 +30,12 @@ logger = logging.getLogger(__name__)
 
 _LONGEST_NAP: Final = 60.0
 """Seconds between looks at the clock while jobs are delayed: a changed wall clock goes unnoticed so long."""
+
+_SWEEP: Final = 1.0
+"""Seconds between looks at packets that have not come whole."""
+
+_SPARE_FILES: Final = 64
+"""Open files that the process keeps for its own use: the log, the event loop, and whatever embeds us."""
 
 _FAREWELL: Final = 1.0
 """Seconds that a stopping server gives its peers to take what was already written to them."""
@@ -44,14 +51,17 @@ class Engine:
         self.broker = Broker(
             b"H:%b:" % socket.gethostname()[:40].encode(),
             lambda line: admin.answer(self.broker, line),
-            max_body=settings.max_body,
+            settings.limits,
         )
         self.port = 0
+        self.congested = 0  # peers for which as much waits as may
         self._loop = asyncio.get_running_loop()
         self.time: Callable[[], float] = self._loop.time
         self._listener: asyncio.Server | None = None
         self._empty = asyncio.Event()  # no connections; looked at only when stopping
         self._flushing = False
+        self._sweep: asyncio.TimerHandle | None = None  # for packets that do not come whole
+        self._most_connections = settings.max_connections or _most_connections()
         self._timer: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
@@ -68,8 +78,9 @@ class Engine:
         """Stop listening and close all connections, whatever they wait for."""
         assert self._listener is not None
         self._listener.close()
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._sweep):
+            if timer is not None:
+                timer.cancel()
         for peer in list(self.peers.values()):
             peer.close()
         self._settle()
@@ -81,12 +92,28 @@ class Engine:
                 peer.abort()
         logger.info("stopped", extra={"host": self.settings.host, "port": self.port})
 
+    def accept(self, peer: Peer, transport: asyncio.BaseTransport) -> Session:
+        """A connection was made; one too many is closed again, and logged."""
+        address = transport.get_extra_info("peername")
+        name = address[0] if address else "-"
+        session = self.broker.connected(transport.get_extra_info("socket").fileno(), name)
+        self.peers[session] = peer
+        if len(self.peers) > self._most_connections:
+            fields = {"peer": name, "limit": self._most_connections}
+            logger.warning("refused a connection: there are as many as may be", extra=fields)
+            transport.close()
+        return session
+
     def forget(self, session: Session) -> None:
         """A connection is gone: its peer is, and the broker is told."""
         del self.peers[session]
         self._settle()
         self.broker.disconnected(session, self.time())
         self.schedule_flush()
+
+    def call_later(self, seconds: float, call: Callable[[], None]) -> asyncio.TimerHandle:
+        """Have something called on the event loop after a time."""
+        return self._loop.call_later(seconds, call)
 
     def _settle(self) -> None:
         if not self.peers:
@@ -96,9 +123,14 @@ class Engine:
 
     def schedule_flush(self) -> None:
         """Have the outboxes written once for all that this turn of the event loop brings."""
-        if not self._flushing and self.broker.dirty:
+        broker = self.broker
+        if broker.dirty and not self._flushing:
             self._flushing = True
             self._loop.call_soon(self._flush)
+        if broker.notices:
+            self._log_notices()
+        if broker.partials and self._sweep is None:
+            self._sweep = self._loop.call_later(_SWEEP, self._close_overdue)
 
     def _flush(self) -> None:
         self._flushing = False
@@ -106,10 +138,24 @@ class Engine:
         for session in dirty:
             peer = self.peers.get(session)
             if peer is not None:
-                peer.flush(session)
+                peer.flush()
         due = self.broker.next_due()
         if due is not None and (self._timer is None or due < self._timer.when()):
             self._set_timer(due)
+
+    def _log_notices(self) -> None:
+        for notice in self.broker.notices:
+            subject = notice.subject.decode(errors="replace")
+            logger.warning(notice.text, extra={"peer": notice.session.address, "subject": subject})
+        self.broker.notices.clear()
+
+    def _close_overdue(self) -> None:
+        """Look after packets that do not come whole; goes on as long as there are any."""
+        self._sweep = None
+        for session in self.broker.overdue(self.time()):
+            self.peers[session].refuse("a packet did not come whole in time")
+        if self.broker.partials:
+            self._sweep = self._loop.call_later(_SWEEP, self._close_overdue)
 
     def _set_timer(self, due: float) -> None:
         if self._timer is not None:
@@ -168,7 +214,7 @@ class JobServer:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     async def __aenter__(self) -> Self:
-        if sniffio.current_async_library() == "asyncio":
+        if _in_asyncio():
             self._engine = Engine(self.settings)
             await self._engine.start()
         else:
@@ -232,6 +278,14 @@ class _EngineThread:
         await engine.stop()
 
 
+def _in_asyncio() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
 def new_event_loop() -> asyncio.AbstractEventLoop:
     """The fastest event loop there is: uvloop's where it is installed."""
     try:
@@ -239,6 +293,12 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
     except ImportError:
         return asyncio.new_event_loop()
     return uvloop.new_event_loop()
+
+
+def _most_connections() -> int:
+    """As many as the process may have open files, less a few. At the limit itself nobody could be told."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(soft - _SPARE_FILES, 1) if soft != resource.RLIM_INFINITY else sys.maxsize
 
 
 def tune_garbage_collection() -> None:

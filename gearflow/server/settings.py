@@ -4,7 +4,12 @@ from typing import Annotated, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from gearflow.broker import Limits
 from gearflow.protocol.constants import DEFAULT_PORT, MAX_BODY
+
+_DEFAULTS = Limits()
+
+Bytes = Annotated[int, Field(ge=1)]
 
 
 class ServerSettings(BaseModel):
@@ -18,11 +23,52 @@ class ServerSettings(BaseModel):
     port: Annotated[int, Field(ge=0, le=65535)] = DEFAULT_PORT
     """The TCP port; 0 takes a free one, which ``JobServer.port`` then tells."""
 
-    backlog: Annotated[int, Field(ge=1)] = 1024
+    backlog: Annotated[int, Field(ge=1)] = 4096
     """Connections the kernel holds until they are accepted. gearmand's 32 makes bursts wait for seconds."""
 
-    max_body: Annotated[int, Field(ge=1, le=MAX_BODY)] = 1 << 30
-    """Bytes in the body of a packet; a connection that announces more is closed."""
+    max_connections: Annotated[int, Field(ge=1)] | None = None
+    """Connections at a time; one more is closed at once. None: as many as the process may have open files,
+    less a few for its own use."""
+
+    max_body: Annotated[int, Field(ge=1, le=MAX_BODY)] = _DEFAULTS.body
+    """Bytes in the body of a packet. The sender of a larger one gets ERROR and keeps its connection; a
+    result that is larger fails its job."""
+
+    max_queued_bytes: Bytes | None = _DEFAULTS.queued
+    """Bytes of the workloads of all jobs together; a submission over that is refused with QUEUE_ERROR.
+    None: as much as there is memory."""
+
+    max_pending_bytes: Bytes = 64 << 20
+    """Bytes that wait for one reader. At the limit the server stops reading from those who feed it, until
+    it has read a quarter, or ``max_stall`` is over: then the reader is disconnected."""
+
+    max_stall: Annotated[float, Field(gt=0)] = 30.0
+    """Seconds for which a slow reader may keep those who feed it waiting."""
+
+    max_packet_time: Annotated[float, Field(gt=0)] = _DEFAULTS.packet_time
+    """Seconds that a packet may take to come whole, and one more for each MiB of it; then its sender is
+    disconnected. An idle connection may stay for ever."""
+
+    max_function: Annotated[int, Field(ge=1, le=_DEFAULTS.function)] = _DEFAULTS.function
+    """Bytes in a function's name; who sends a longer one is disconnected."""
+
+    max_unique: Annotated[int, Field(ge=1, le=_DEFAULTS.function)] = _DEFAULTS.unique
+    """Bytes in a unique; a submission with a longer one is refused with ARGUMENT_TOO_LARGE."""
+
+    max_line: Annotated[int, Field(ge=16, le=_DEFAULTS.line)] = _DEFAULTS.line
+    """Bytes in a text command; who sends a longer one is disconnected."""
+
+    @property
+    def limits(self) -> Limits:
+        """Those of the settings that the broker itself keeps."""
+        return Limits(
+            body=self.max_body,
+            function=self.max_function,
+            unique=self.max_unique,
+            line=self.max_line,
+            queued=self.max_queued_bytes,
+            packet_time=self.max_packet_time,
+        )
 
 
 class ServerOptions(TypedDict, total=False):
@@ -31,4 +77,12 @@ class ServerOptions(TypedDict, total=False):
     host: str
     port: int
     backlog: int
+    max_connections: int | None
     max_body: int
+    max_queued_bytes: int | None
+    max_pending_bytes: int
+    max_stall: float
+    max_packet_time: float
+    max_function: int
+    max_unique: int
+    max_line: int

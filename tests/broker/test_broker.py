@@ -502,7 +502,9 @@ def test_a_large_body_is_received_in_place_and_handed_on_as_it_is(world: World, 
     world.broker.receive(client.session, packet[:1000], world.now)
     position = 1000
     while position < len(packet):
-        room = client.session.room()
+        partial = world.broker.partial(client.session)
+        assert partial is not None
+        room = partial.room()
         count = min(len(room), 100_000)
         room[:count] = packet[position : position + count]
         position += count

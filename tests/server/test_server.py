@@ -1,5 +1,6 @@
 import logging
 import socket
+import threading
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -103,13 +104,124 @@ def test_garbage_closes_its_connection_logs_a_line_and_disturbs_nobody(
     assert "magic" in record.__dict__["reason"]
 
 
-def test_a_body_over_the_limit_closes_its_connection(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_body_over_the_limit_is_refused_and_its_sender_stays(caplog: pytest.LogCaptureFixture) -> None:
     with JobServer(port=0, max_body=1000) as server, caplog.at_level(logging.WARNING, "gearflow.server"):
         wire = Wire(server.port)
-        wire.send(HEADER.pack(REQ, PacketType.ECHO_REQ, 1001))
-        assert wire.receive() is None
+        wire.send(p.SubmitJob(b"work", b"", b"x" * 1_000_000), p.EchoReq(b"after"))
+        refused = wire.receive()
+        assert isinstance(refused, p.Error)
+        assert refused.code == b"ARGUMENT_TOO_LARGE"
+        assert wire.receive() == p.EchoRes(b"after")
         wire.socket.close()
-    assert "1001 bytes is over the limit of 1000" in caplog.records[0].__dict__["reason"]
+    assert caplog.records[0].message == "refused a body of 1000006 bytes, which is over the limit"
+
+
+def test_a_result_over_the_limit_fails_its_job_and_leaves_nothing_running() -> None:
+    with JobServer(port=0, max_body=1000) as server:
+        client, worker = Wire(server.port), Wire(server.port)
+        client.send(p.SubmitJob(b"work", b"", b"x"))
+        handle = client.handle()
+        worker.send(p.CanDo(b"work"), p.GrabJob())
+        worker.receive()
+        worker.send(p.WorkComplete(handle, b"x" * 500_000))
+        assert client.receive() == p.WorkFail(handle)
+        refused = worker.receive()
+        assert isinstance(refused, p.Error)
+        worker.send(b"status\n")
+        assert worker.receive() == b"work\t0\t0\t1"
+        client.socket.close()
+        worker.socket.close()
+
+
+def test_one_connection_too_many_is_closed_and_the_others_live_on(caplog: pytest.LogCaptureFixture) -> None:
+    with JobServer(port=0, max_connections=2) as server, caplog.at_level(logging.WARNING, "gearflow.server"):
+        first, second = Wire(server.port), Wire(server.port)
+        first.send(p.EchoReq(b"x"))
+        assert first.receive() == p.EchoRes(b"x")
+        third = Wire(server.port)
+        assert third.receive() is None
+        second.send(p.EchoReq(b"x"))
+        assert second.receive() == p.EchoRes(b"x")
+        for wire in (first, second, third):
+            wire.socket.close()
+    assert "as many as may be" in caplog.text
+
+
+def test_a_packet_that_does_not_come_whole_in_time_closes_its_connection() -> None:
+    with JobServer(port=0, max_packet_time=0.1) as server:
+        stuck, idle = Wire(server.port), Wire(server.port)
+        stuck.send(encode(p.EchoReq(b"whole"))[:-2])
+        assert stuck.receive() is None
+        idle.send(p.EchoReq(b"x"))
+        assert idle.receive() == p.EchoRes(b"x")
+        for wire in (stuck, idle):
+            wire.socket.close()
+
+
+def test_as_many_bytes_are_queued_as_may_be() -> None:
+    with JobServer(port=0, max_queued_bytes=1000) as server:
+        wire = Wire(server.port)
+        wire.send(p.SubmitJobBg(b"work", b"", b"x" * 900), p.SubmitJobBg(b"work", b"", b"x" * 101))
+        handle = wire.handle()
+        refused = wire.receive()
+        assert isinstance(refused, p.Error)
+        assert refused.code == b"QUEUE_ERROR"
+        wire.send(
+            p.CanDo(b"work"),
+            p.GrabJob(),
+            p.WorkComplete(handle, b""),
+            p.SubmitJobBg(b"work", b"", b"x" * 1000),
+        )
+        assert isinstance(wire.receive(), p.JobAssign)
+        wire.handle()
+        wire.socket.close()
+
+
+def stream(worker: Wire, handle: bytes, parts: int) -> None:
+    """A result in parts, a MiB each, as fast as the server takes them."""
+    for _ in range(parts):
+        worker.send(p.WorkData(handle, b"x" * (1 << 20)))
+
+
+def test_a_slow_reader_holds_who_feeds_it_and_gets_everything() -> None:
+    """A result of 64 MiB passes through a server that holds 4 MiB of it at most."""
+    with JobServer(port=0, max_pending_bytes=4 << 20) as server:
+        client, worker, other = Wire(server.port), Wire(server.port), Wire(server.port)
+        client.send(p.SubmitJob(b"work", b"", b"x"))
+        handle = client.handle()
+        worker.send(p.CanDo(b"work"), p.GrabJob())
+        worker.receive()
+        feeding = threading.Thread(target=stream, args=(worker, handle, 64))
+        feeding.start()
+        other.send(p.EchoReq(b"x"))
+        assert other.receive() == p.EchoRes(b"x")
+        for _ in range(64):
+            part = client.receive()
+            assert isinstance(part, p.WorkData)
+            assert len(part.data) == 1 << 20
+        feeding.join()
+        worker.send(p.WorkComplete(handle, b"r"))
+        assert client.receive() == p.WorkComplete(handle, b"r")
+        for wire in (client, worker, other):
+            wire.socket.close()
+
+
+def test_a_reader_that_lets_others_wait_too_long_is_closed(caplog: pytest.LogCaptureFixture) -> None:
+    with (
+        JobServer(port=0, max_pending_bytes=1 << 20, max_stall=0.2) as server,
+        caplog.at_level(logging.WARNING, "gearflow.server"),
+    ):
+        client, worker = Wire(server.port), Wire(server.port)
+        client.send(p.SubmitJob(b"work", b"", b"x"))
+        handle = client.handle()
+        worker.send(p.CanDo(b"work"), p.GrabJob())
+        worker.receive()
+        stream(worker, handle, 64)  # returns only because the client is thrown out
+        worker.send(p.WorkComplete(handle, b"r"), p.EchoReq(b"x"))
+        assert worker.receive() == p.EchoRes(b"x")
+        client.socket.close()
+        worker.socket.close()
+    assert "does not read while others wait for it" in caplog.text
 
 
 def test_a_peer_that_closes_its_sending_side_still_gets_its_answer() -> None:
