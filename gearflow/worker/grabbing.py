@@ -1,0 +1,267 @@
+"""How many GRABs to keep in flight at which server, and when to sleep. Pure: no socket, no clock, no await.
+
+A worker has a number of slots and connections to several servers. A slot is free, promised to a GRAB in
+flight, or taken by a run. **Invariant:** these three sum up to the number of slots, so there are never
+more GRABs in flight, over all servers, than there are slots for the jobs they may bring; a worker never
+holds a job that it cannot start.
+
+Each server has a ``Lane``. A lane *wants* GRABs, and is granted them as slots are free:
+
+* after registration, and after a NOOP, it wants one; the lane goes to the front of the queue, because a
+  server that calls has a job that waits;
+* after JOB_ASSIGN it wants two more: the number of GRABs in flight doubles with every round trip while
+  there is work, and a single job costs one GRAB too many instead of one for each slot;
+* after NO_JOB it wants none. When its last GRAB in flight has come back empty it sends PRE_SLEEP and
+  waits for the NOOP.
+
+Lanes that want more than they were granted stand in one queue and get a slot each in turn, so a busy
+server never keeps the slots from the others. A lane whose empty GRAB gave its slot to another lane
+sleeps all the same: its NOOP then brings it to the front.
+
+Two kinds of servers need more than that:
+
+* gearmand 1.1 with a delayed job in front of one of low priority answers PRE_SLEEP with NOOP and GRAB
+  with NO_JOB over and over. A NOOP that comes at once, several times in a row without a job, is
+  answered later and later, up to a second.
+* gearmand before 2.0 wakes nobody when a delayed job falls due. A sleeping lane with a ``poll`` interval
+  asks again by itself.
+
+Times are seconds of any monotonic clock and come in as ``now``.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from math import inf
+from typing import Final
+
+AT_ONCE: Final = 0.01
+"""Seconds: a NOOP that comes sooner after PRE_SLEEP answers it, a later one reports a new job."""
+
+EMPTY_ROUNDS: Final = 4
+"""So many wake-ups in vain are nothing unusual: gearmand wakes every sleeper for each job."""
+
+FIRST_PAUSE: Final = 0.001
+LONGEST_PAUSE: Final = 1.0
+
+
+class Grabbing:
+    """The slots of a worker, shared by its lanes. Owns state.
+
+    ``when_idle`` is called once nothing runs and no GRAB is in flight after ``stop``.
+    """
+
+    __slots__ = ("_queue", "_when_idle", "free", "overdue", "slots", "stopped")
+
+    def __init__(self, slots: int, when_idle: Callable[[], None] = lambda: None) -> None:
+        self.slots = slots
+        self.free = slots  # neither promised to a GRAB in flight nor taken by a run
+        self.overdue = 0  # taken by runs that were reported as timed out, and go on in their thread
+        self.stopped = False  # nothing new is taken
+        self._queue: deque[Lane] = deque()
+        self._when_idle = when_idle
+
+    def finished(self) -> None:
+        """A run has ended; its slot goes to the lane whose turn it is."""
+        self.release(1)
+
+    def overran(self) -> None:
+        """A run goes on beyond its time: it keeps its slot, but nobody waits for it any more."""
+        self.overdue += 1
+        self._tell_if_idle()
+
+    def overdue_finished(self) -> None:
+        """A run that overran has come to its end."""
+        self.overdue -= 1
+        self.release(1)
+
+    def stop(self) -> None:
+        """Want nothing more. GRABs that were written are still answered, perhaps with a job."""
+        self.stopped = True
+        self._queue.clear()
+        self._tell_if_idle()
+
+    def enqueue(self, lane: "Lane", *, first: bool) -> None:
+        """Let a lane stand in the queue: at its end, or before all others."""
+        if lane.queued and first:
+            self._queue.remove(lane)
+        elif lane.queued:
+            return
+        lane.queued = True
+        if first:
+            self._queue.appendleft(lane)
+        else:
+            self._queue.append(lane)
+
+    def grant(self) -> None:
+        """Promise free slots to the lanes that want them, one each in turn."""
+        queue = self._queue
+        while self.free and queue:
+            lane = queue.popleft()
+            if lane.accept():
+                self.free -= 1
+            if lane.wanted:
+                queue.append(lane)
+            else:
+                lane.queued = False
+
+    def release(self, slots: int) -> None:
+        """Slots are free again."""
+        self.free += slots
+        self.grant()
+        if self.stopped:
+            self._tell_if_idle()
+
+    def _tell_if_idle(self) -> None:
+        if self.stopped and self.free + self.overdue == self.slots:
+            self._when_idle()
+
+
+class Lane:
+    """What one connection asks of its server. Owns state; a new connection begins with ``start``.
+
+    ``wake`` is called whenever ``requests`` has something new to say; calling it too often does no harm.
+    """
+
+    __slots__ = (
+        "_asleep",
+        "_empty_rounds",
+        "_grabbing",
+        "_granted",
+        "_poll",
+        "_slept_at",
+        "_started",
+        "_wake",
+        "due",
+        "in_flight",
+        "queued",
+        "wanted",
+    )
+
+    def __init__(self, grabbing: Grabbing, wake: Callable[[], None]) -> None:
+        self._grabbing = grabbing
+        self._wake = wake
+        self._poll: float | None = None
+        self.in_flight = 0  # GRABs that hold a slot: written and unanswered, or granted
+        self._granted = 0  # those among them that are not written yet
+        self.wanted = 0  # GRABs it would like to be granted
+        self.queued = False
+        self._started = False
+        self._asleep = False
+        self._slept_at = -inf
+        self._empty_rounds = 0
+        self.due = inf  # when ``requests`` is to be called though nothing happened
+
+    @property
+    def unanswered(self) -> int:
+        """GRABs that were written and not answered."""
+        return self.in_flight - self._granted
+
+    # ------------------------------------------------------------------------------- what happened
+
+    def start(self) -> None:
+        """The worker is registered on a new connection."""
+        self._started = True
+        self._poll = None
+        self._asleep = False
+        self._empty_rounds = 0
+        self._want(1, first=True)
+
+    def poll_every(self, seconds: float) -> None:
+        """The server does not wake for everything: ask it now and then in spite of its silence."""
+        self._poll = seconds
+        if self._asleep:
+            self.due = self._slept_at + seconds
+            self._wake()
+
+    def assigned(self) -> None:
+        """JOB_ASSIGN: the slot of the GRAB now is that of a run."""
+        self.in_flight -= 1
+        self._empty_rounds = 0
+        self._want(self.wanted + 2)
+
+    def no_job(self) -> None:
+        """NO_JOB: the slot is free, and there is no use in asking more."""
+        self.in_flight -= 1
+        self.wanted = 0
+        self._grabbing.release(1)
+        if not self.in_flight:
+            self._wake()
+
+    def refused(self) -> None:
+        """The server knows no such kind of GRAB: ask again in another way."""
+        self.in_flight -= 1
+        self._want(1, first=True)
+        self._grabbing.release(1)
+
+    def noop(self, now: float) -> None:
+        """NOOP: there may be a job."""
+        if now - self._slept_at > AT_ONCE:
+            self._empty_rounds = 0
+        self._empty_rounds += 1
+        self._asleep = False
+        excess = self._empty_rounds - EMPTY_ROUNDS
+        if excess > 0:
+            self.due = now + min(FIRST_PAUSE * 2.0 ** min(excess - 1, 30), LONGEST_PAUSE)
+            self._wake()
+        else:
+            self._want(max(self.wanted, 1), first=True)
+
+    def lost(self) -> None:
+        """The connection is gone: its GRABs will not be answered. Runs keep their slots."""
+        self._started = False
+        self._asleep = False
+        self.wanted = 0
+        self.due = inf
+        self._granted = 0
+        slots, self.in_flight = self.in_flight, 0
+        self._grabbing.release(slots)
+
+    # ---------------------------------------------------------------------------------- what to do
+
+    def requests(self, now: float) -> tuple[int, bool]:
+        """How many GRABs to write now, and whether to write PRE_SLEEP."""
+        if now >= self.due:
+            self._want(max(self.wanted, 1))
+        grabs = self._granted
+        if grabs:
+            self._granted = 0
+            if self._grabbing.stopped:
+                self.in_flight -= grabs
+                self._grabbing.release(grabs)
+                return 0, False
+            self._asleep = False
+            return grabs, False
+        if self._may_sleep():
+            self._asleep = True
+            self._slept_at = now
+            self.due = inf if self._poll is None else now + self._poll
+            return 0, True
+        return 0, False
+
+    def accept(self) -> bool:
+        """Take a slot for one more GRAB, if it is still wanted."""
+        if not self.wanted:
+            return False
+        self.wanted -= 1
+        self.in_flight += 1
+        self._granted += 1
+        self._wake()
+        return True
+
+    def _may_sleep(self) -> bool:
+        return (
+            self._started
+            and not self._asleep
+            and not self.in_flight
+            and not self.wanted
+            and self.due == inf
+            and not self._grabbing.stopped
+        )
+
+    def _want(self, grabs: int, *, first: bool = False) -> None:
+        self.due = inf
+        if self._grabbing.stopped:
+            return
+        self.wanted = min(grabs, self._grabbing.slots)
+        self._grabbing.enqueue(self, first=first)
+        self._grabbing.grant()

@@ -1,0 +1,115 @@
+"""The two things that anyio cannot do cheaply enough once per job: start a task, and call back from a thread.
+
+anyio's ``start_soon`` costs three times what the loop's own task costs, and its ``from_thread`` makes the
+thread wait. So runs are started on asyncio or trio directly; all that lives as long as a connection or
+the worker is anyio's.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
+
+import anyio
+
+if TYPE_CHECKING:
+    import trio  # an extra of the user's
+
+Body: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
+
+
+class Started(Protocol):
+    """A body that runs."""
+
+    def cancel(self) -> object:
+        """Stop it at its next ``await``."""
+        ...
+
+
+class Loop(Protocol):
+    """Where runs run."""
+
+    native_cancellation: bool
+    """A cancellation can also be made by the task itself (``raise CancelledError``), and may be swallowed."""
+
+    def start(self, body: Body) -> Started:
+        """Run a body, which must not raise, as a task of its own. The caller holds what this returns."""
+        ...
+
+    async def join(self, started: Iterable[Started]) -> None:
+        """Wait until these have ended, however often this is cancelled meanwhile."""
+        ...
+
+    def post(self, callback: Callable[[], object]) -> None:
+        """Call something on the loop, from any thread, in order. Does nothing if the loop is gone."""
+        ...
+
+
+@asynccontextmanager
+async def open_loop() -> AsyncGenerator[Loop, None]:
+    """The running event loop as a ``Loop``; before the block ends, what was started has to be joined."""
+    if _is_asyncio():
+        yield _Asyncio(asyncio.get_running_loop())
+    else:
+        import trio
+
+        async with trio.open_nursery() as nursery:
+            yield _Trio(nursery, trio.lowlevel.current_trio_token())
+
+
+def _is_asyncio() -> bool:
+    try:
+        # Not get_running_loop: trio may itself run within asyncio's callbacks.
+        return asyncio.current_task() is not None
+    except RuntimeError:
+        return False
+
+
+class _Asyncio:
+    native_cancellation = True
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    def start(self, body: Body) -> Started:
+        # Not kept in a set here: its done callback would cost as much as the task itself.
+        return self._loop.create_task(body())
+
+    async def join(self, started: Iterable[Started]) -> None:
+        tasks = cast("set[asyncio.Task[None]]", set(started))
+        with anyio.CancelScope(shield=True):
+            if tasks:
+                await asyncio.wait(tasks)
+
+    def post(self, callback: Callable[[], object]) -> None:
+        with contextlib.suppress(RuntimeError):  # closed
+            self._loop.call_soon_threadsafe(callback)
+
+
+class _Trio:
+    native_cancellation = False
+
+    def __init__(self, nursery: "trio.Nursery", token: "trio.lowlevel.TrioToken") -> None:
+        self._nursery = nursery
+        self._token = token
+
+    def start(self, body: Body) -> Started:
+        import trio
+
+        scope = trio.CancelScope()
+        self._nursery.start_soon(self._within, scope, body)
+        return scope
+
+    async def join(self, started: Iterable[Started]) -> None:
+        """Nothing: the nursery waits for all of them."""
+
+    async def _within(self, scope: "trio.CancelScope", body: Body) -> None:
+        with scope:
+            await body()
+
+    def post(self, callback: Callable[[], object]) -> None:
+        import trio
+
+        with contextlib.suppress(trio.RunFinishedError):
+            self._token.run_sync_soon(callback)

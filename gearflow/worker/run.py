@@ -1,0 +1,102 @@
+"""One job that is being run: its task, and its way to the server that gave it."""
+
+from typing import Any
+
+from gearflow.protocol.codec import encode
+from gearflow.protocol.packets import Packet, WorkStatus
+from gearflow.tasks import Context
+from gearflow.worker.executor import AnyTask
+from gearflow.worker.grabbing import Grabbing
+from gearflow.worker.link import Connection
+from gearflow.worker.loops import Started
+
+
+class Run:
+    """State of one run. The worker makes it when the job comes, and forgets it when it has ended."""
+
+    __slots__ = (
+        "_grabbing",
+        "_over",
+        "connection",
+        "context",
+        "handed_on",
+        "handle",
+        "is_overdue",
+        "is_under_way",
+        "started",
+        "task",
+    )
+
+    def __init__(self, task: AnyTask, handle: bytes, connection: Connection, grabbing: Grabbing) -> None:
+        self.task = task
+        self.handle = handle
+        self.connection = connection
+        self.context = self._make_context() if task.takes_context else None
+        self.started: Started | None = None  # holds the loop's task, which the loop itself does not
+        self.is_under_way = False  # its first step was made
+        self.handed_on = False  # the server gives the job to another worker
+        self.is_overdue = False  # its thread goes on after the end of the job
+        self._over = False  # the end packet is written
+        self._grabbing = grabbing
+
+    def named(self) -> dict[str, Any]:
+        """What the log calls it."""
+        return {"task": self.task.name, "handle": _text(self.handle), "server": str(self.connection.server)}
+
+    def send(self, packet: Packet) -> None:
+        """Report something before the end; from any thread. What comes after the end is dropped."""
+        if self._over or self.handed_on:
+            return
+        outbox = self.connection.outbox
+        if isinstance(packet, WorkStatus):
+            outbox.add_progress(self.handle, encode(packet))
+        else:
+            outbox.add(self.handle, encode(packet))
+        self.connection.wake_from_anywhere()
+
+    def end(self, packet: bytes) -> None:
+        """Write the one packet that ends the job."""
+        self._over = True
+        if not self.handed_on:
+            self.connection.outbox.add(self.handle, packet)
+            self.connection.wake()
+
+    def hand_on(self) -> None:
+        """The connection is gone: stop a coroutine, tell a thread."""
+        self._lose()
+        if self.task.is_async:
+            self._cancel()
+
+    def abandon(self) -> None:
+        """The worker leaves: stop a coroutine, leave a thread to itself."""
+        self._lose()
+        self._cancel()
+
+    def overran(self) -> None:
+        """The call was given up; its thread goes on, and keeps the slot."""
+        self.is_overdue = True
+        if self.context is not None:
+            self.context.cancelled = True
+        self._grabbing.overran()
+
+    def overdue_finished(self) -> None:
+        """The thread has ended, and gives the slot back."""
+        self._grabbing.overdue_finished()
+
+    def _lose(self) -> None:
+        self.handed_on = True
+        if self.context is not None:
+            self.context.cancelled = True
+
+    def _cancel(self) -> None:
+        # A task of asyncio's that is cancelled before its first step never makes it, so nobody would
+        # give its slot back; it looks at handed_on instead.
+        if self.started is not None and self.is_under_way:
+            self.started.cancel()
+
+    def _make_context(self) -> Context:
+        return Context(handle=_text(self.handle), function=self.task.name, send=self.send)
+
+
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")

@@ -1,0 +1,192 @@
+"""What is said on one connection between a worker and a server. Pure: frames in, bytes and events out.
+
+A session opens with, in one write: OPTION_REQ ``gearflow`` (only gearflow's own server knows it),
+SET_CLIENT_ID, a CAN_DO for each function, and the first GRAB. From then on its ``Lane`` says when to GRAB
+and when to PRE_SLEEP, and the runs say WORK_*.
+
+ERROR carries no hint of what it answers, but a server answers in order:
+
+* OPTION_REQ is the first request and always answered, so the first answer is its own;
+* JOB_NOT_FOUND answers a WORK_* packet: the job had been taken from us;
+* before the first answer to a GRAB, on a server that is not gearflow's, ERROR means that it does not know
+  GRAB_JOB_UNIQ (the Perl server); the session goes on with GRAB_JOB, which all servers know;
+* any other ERROR refuses one of our functions.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple, TypeAlias
+
+from gearflow.errors import LocalProtocolError, RemoteProtocolError
+from gearflow.protocol import packets
+from gearflow.protocol.codec import LAYOUTS, encode, split
+from gearflow.protocol.constants import HEADER, MAX_BODY, REQ, PacketType
+from gearflow.worker.grabbing import Lane
+
+OPTION: Final = b"gearflow"
+
+GRAB_JOB: Final = encode(packets.GrabJob())
+GRAB_JOB_UNIQ: Final = encode(packets.GrabJobUniq())
+PRE_SLEEP: Final = encode(packets.PreSleep())
+
+# Plain numbers: a comparison with an IntEnum's member costs four times as much.
+_NOOP: Final = int(PacketType.NOOP)
+_NO_JOB: Final = int(PacketType.NO_JOB)
+_JOB_ASSIGN: Final = int(PacketType.JOB_ASSIGN)
+_JOB_ASSIGN_UNIQ: Final = int(PacketType.JOB_ASSIGN_UNIQ)
+_WORK_COMPLETE: Final = int(PacketType.WORK_COMPLETE)
+
+
+class Assignment(NamedTuple):
+    """A job, to be run now."""
+
+    handle: bytes
+    function: bytes
+    workload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The server refused something; the session goes on without it."""
+
+    what: str
+    code: bytes
+    text: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Echo:
+    """The server has handled everything that was sent before the ECHO_REQ with this data."""
+
+    data: bytes
+
+
+Event: TypeAlias = Assignment | Refusal | Echo
+
+
+class Session:
+    """One connection's conversation, from ``hello`` on. Owns state.
+
+    ``poll`` is the interval in seconds at which a server that is not gearflow's own is asked for jobs
+    although it has not called, ``None`` for never.
+    """
+
+    __slots__ = (
+        "_client_id",
+        "_functions",
+        "_grab",
+        "_lane",
+        "_option_open",
+        "_poll",
+        "is_gearflow",
+        "registered",
+    )
+
+    def __init__(self, lane: Lane, functions: Sequence[bytes], client_id: bytes, poll: float | None) -> None:
+        self._lane = lane
+        self._functions = functions
+        self._client_id = client_id
+        self._poll = poll
+        self._grab = GRAB_JOB_UNIQ
+        self._option_open = True
+        self.is_gearflow = False
+        self.registered = False  # the server has answered a GRAB, so it knows our functions
+
+    def hello(self) -> bytes:
+        """The registration. The first GRAB follows with the next ``requests``."""
+        self._lane.start()
+        said = [packets.OptionReq(OPTION), packets.SetClientId(self._client_id)]
+        return b"".join(map(encode, [*said, *map(packets.CanDo, self._functions)]))
+
+    def requests(self, now: float) -> bytes:
+        """What to ask the server now, if anything."""
+        grabs, sleep = self._lane.requests(now)
+        if grabs:
+            return self._grab * grabs
+        return PRE_SLEEP if sleep else b""
+
+    def received(self, kind: int, body: bytes, now: float) -> Event | None:
+        """Take one frame in.
+
+        Raises:
+            RemoteProtocolError: A server does not say this to a worker.
+        """
+        if kind == _JOB_ASSIGN_UNIQ:
+            handle, function, _, workload = _fields(kind, body, 4)
+            self._grab_answered()
+            self._lane.assigned()
+            return Assignment(handle, function, workload)
+        if kind == _NO_JOB:
+            self._grab_answered()
+            self._lane.no_job()
+            return None
+        if kind == _NOOP:
+            self._lane.noop(now)
+            return None
+        if kind == _JOB_ASSIGN:
+            handle, function, workload = _fields(kind, body, 3)
+            self._grab_answered()
+            self._lane.assigned()
+            return Assignment(handle, function, workload)
+        return self._rare(kind, body)
+
+    def _rare(self, kind: int, body: bytes) -> Event | None:
+        match kind:
+            case PacketType.OPTION_RES:
+                self.is_gearflow = True
+                self._option_open = False
+                return None
+            case PacketType.ECHO_RES:
+                return Echo(body)
+            case PacketType.ERROR:
+                code, text = split(LAYOUTS[PacketType.ERROR], kind, body)
+                return self._error(code, text)
+            case _:
+                raise RemoteProtocolError(f"packet {kind} is nothing that a server says to a worker")
+
+    def _error(self, code: bytes, text: bytes) -> Refusal | None:
+        if self._option_open:
+            self._not_gearflow()
+            return None
+        if code.upper() == b"JOB_NOT_FOUND":
+            return Refusal("a result: the job had been taken from this worker", code, text)
+        if (
+            self._grab is GRAB_JOB_UNIQ
+            and not (self.registered or self.is_gearflow)
+            and self._lane.unanswered
+        ):
+            self._grab = GRAB_JOB
+            self._lane.refused()
+            return Refusal("GRAB_JOB_UNIQ, so this worker uses GRAB_JOB", code, text)
+        return Refusal("a request of this worker, probably one of its functions", code, text)
+
+    def _grab_answered(self) -> None:
+        if not self._lane.unanswered:
+            raise RemoteProtocolError("an answer to a GRAB came, but none was in flight")
+        self.registered = True
+        if self._option_open:
+            self._not_gearflow()  # it gave the option no answer at all
+
+    def _not_gearflow(self) -> None:
+        self._option_open = False
+        if self._poll is not None:
+            self._lane.poll_every(self._poll)
+
+
+def work_complete(handle: bytes, result: bytes) -> bytes:
+    """WORK_COMPLETE as bytes; one is written for each job, so it does without the codec's packets.
+
+    Raises:
+        LocalProtocolError: The result is over the wire's limit.
+    """
+    size = len(handle) + 1 + len(result)
+    if size > MAX_BODY:
+        raise LocalProtocolError(f"a result of {len(result)} bytes is over the wire's limit of 4 GiB")
+    return b"%b%b\0%b" % (HEADER.pack(REQ, _WORK_COMPLETE, size), handle, result)
+
+
+def _fields(kind: int, body: bytes, count: int) -> list[bytes]:
+    fields = body.split(b"\0", count - 1)
+    if len(fields) != count:
+        raise RemoteProtocolError(f"packet {kind} has {len(fields)} of its {count} arguments")
+    return fields

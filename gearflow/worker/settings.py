@@ -1,0 +1,77 @@
+"""What a worker can be told."""
+
+import os
+import socket
+from typing import Annotated, Self, TypedDict
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from gearflow.protocol.constants import MAX_CLIENT_ID
+
+
+def default_client_id() -> str:
+    """``gearflow-HOST-PID``: enough to find the process that a line of ``workers`` is about."""
+    host = "".join(socket.gethostname().split())
+    return f"gearflow-{host[:80]}-{os.getpid()}"
+
+
+class WorkerSettings(BaseModel):
+    """Settings of a ``Worker``: a frozen value, validated once."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    servers: tuple[str, ...] | None = None
+    """``host:port`` of all servers to take jobs from; ``None``: GEARMAN_SERVERS, else 127.0.0.1:4730."""
+
+    concurrency: Annotated[int, Field(ge=1)] = 10
+    """Jobs that run at once, over all servers. Ten threads that wait for files or the network keep a core
+    busy without crowding it. Raise it to hundreds for ``async`` tasks that wait, set it to the number of
+    cores for tasks whose C code computes without the GIL, to 1 for tasks that must not overlap."""
+
+    client_id: Annotated[str, Field(min_length=1, max_length=MAX_CLIENT_ID, pattern=r"^[!-~]+$")] = Field(
+        default_factory=default_client_id
+    )
+    """The name that ``workers`` shows for this worker; blanks would break that listing."""
+
+    connect_timeout: Annotated[float, Field(gt=0)] = 5.0
+    """Seconds to wait for a connection to be made."""
+
+    first_retry: Annotated[float, Field(gt=0)] = 0.1
+    """Seconds before the first new attempt to reach a server; each further one waits twice as long, with
+    jitter, so that a fleet of workers does not return to a restarted server all at once."""
+
+    longest_retry: Annotated[float, Field(gt=0)] = 10.0
+    """Seconds between attempts at most: how long a server may be back before this worker is."""
+
+    heartbeat: Annotated[float, Field(gt=0)] = 15.0
+    """Seconds of silence after which a server is asked whether it is there (ECHO_REQ); silent as long
+    again, it is given up, and the slots that its answers hold are free for other servers."""
+
+    poll: Annotated[float, Field(gt=0)] | None = 1.0
+    """Seconds after which a sleeping worker asks a server that is not gearflow's own in spite of its
+    silence: gearmand before 2.0 wakes nobody when a delayed job falls due. ``None`` saves the packets."""
+
+    drain: Annotated[float, Field(ge=0)] | None = None
+    """Seconds that a warm stop waits for what runs, before it leaves cold; ``None``: as long as it takes."""
+
+    @model_validator(mode="after")
+    def _retries_grow(self) -> Self:
+        if self.longest_retry < self.first_retry:
+            raise ValueError(
+                f"longest_retry {self.longest_retry} is less than first_retry {self.first_retry}"
+            )
+        return self
+
+
+class WorkerOptions(TypedDict, total=False):
+    """The fields of ``WorkerSettings`` as keywords of ``Worker``."""
+
+    servers: tuple[str, ...] | list[str] | None
+    concurrency: int
+    client_id: str
+    connect_timeout: float
+    first_retry: float
+    longest_retry: float
+    heartbeat: float
+    poll: float | None
+    drain: float | None
