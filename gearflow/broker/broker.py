@@ -155,7 +155,7 @@ class Broker:
             self._requeue(job)
         session.running.clear()
         for job in session.attached:
-            job.clients = [client for client in job.clients if client is not session]
+            job.clients = tuple(client for client in job.clients if client is not session)
             if not job.wanted and job.state is not _RUNNING:
                 self._abandon(job)
         session.attached.clear()
@@ -206,7 +206,7 @@ class Broker:
         self._relay(job, _WORK_FAIL, handle)
         for client in job.clients:
             client.attached.pop(job, None)
-        job.clients.clear()
+        job.clients = ()
         job.background = False
         if job.state is not _RUNNING:
             self._abandon(job)
@@ -315,7 +315,7 @@ class Broker:
         if key:
             function.uniques[key] = job
         if not background:
-            job.clients.append(session)
+            job.clients = (session,)
             session.attached[job] = None
         self.jobs[handle] = job
         if epoch > self._now + self.clock_offset:
@@ -336,7 +336,7 @@ class Broker:
         if background:
             job.background = True
         else:
-            job.clients.append(session)
+            job.clients += (session,)
             session.attached[job] = None
         self._created(session, job)
 
@@ -544,9 +544,9 @@ class Broker:
             self._error(session, b"JOB_NOT_FOUND", _NOT_FOUND[kind])
             return
         clients = job.clients
-        job.clients = [client for client in clients if client.exceptions]
+        job.clients = tuple(client for client in clients if client.exceptions)
         self._relay(job, kind, body)
-        job.clients = [client for client in clients if not client.exceptions]
+        job.clients = tuple(client for client in clients if not client.exceptions)
         self._relay(job, _WORK_FAIL, handle)
         job.clients = clients
         self._end(job)
@@ -569,7 +569,7 @@ class Broker:
         job.function.running -= 1
         for client in job.clients:
             client.attached.pop(job, None)
-        job.clients.clear()
+        job.clients = ()
         self._forget(job)
 
     def _oversized(self, session: Session, kind: int, first: bytes, size: int) -> None:

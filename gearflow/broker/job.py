@@ -73,7 +73,7 @@ class Job:
         self.background = background  # runs although no client is attached
         self.reducer = reducer
         self.state = JobState.WAITING
-        self.clients: list[Session] = []  # attached; a connection that joined twice is here twice
+        self.clients: tuple[Session, ...] = ()  # attached; a connection that joined twice is here twice
         self.deadline = 0.0  # while it runs: when it is taken from its worker; 0: never
         self.progress: tuple[bytes, bytes] = NO_PROGRESS
 
