@@ -1,6 +1,7 @@
 """Job servers for the benchmarks: gearflow's own and C gearmand, each a process of its own."""
 
 import os
+import resource
 import shutil
 import socket
 import subprocess
@@ -74,12 +75,19 @@ def free_port() -> int:
 
 @contextmanager
 def _running(name: str, command: Sequence[str], port: int) -> Generator[Server]:
+    _raise_file_limit()
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             _wait_until_it_listens(process, port)
             yield Server(name, port, process.pid)
         finally:
             process.terminate()
+
+
+def _raise_file_limit() -> None:
+    """Thousands of connections need as many open files, here and in the children."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 20_000), hard))
 
 
 def _wait_until_it_listens(process: subprocess.Popen[bytes], port: int) -> None:

@@ -499,8 +499,8 @@ def test_bytes_that_are_not_gearmans_are_refused_after_what_came_before_them(
 def test_a_large_body_is_received_in_place_and_handed_on_as_it_is(world: World, client: Peer) -> None:
     workload = bytes(range(256)) * 1024
     packet = encode(p.SubmitJob(b"work", b"u", workload))
-    world.broker.receive(client.session, packet[:1000], world.now)
-    position = 1000
+    position = 10_000
+    world.broker.receive(client.session, packet[:position], world.now)
     while position < len(packet):
         partial = world.broker.partial(client.session)
         assert partial is not None
