@@ -1,1 +1,31 @@
+"""Talk to Gearman servers: submit jobs, wait for them, watch them, ask about them."""
 
+from gearflow.client.address import ServerAddress, default_servers, parse_servers
+from gearflow.client.admin import Admin, SyncAdmin
+from gearflow.client.ambient import configure, connect
+from gearflow.client.client import Client, Priority
+from gearflow.client.connection import ServerFeatures
+from gearflow.client.job import ClientJob, JobEvent, JobFailed, JobHandle, JobStatus
+from gearflow.client.pool import Backoff
+from gearflow.client.sync import SyncClient, SyncJob
+
+__all__ = [
+    "Admin",
+    "Backoff",
+    "Client",
+    "ClientJob",
+    "JobEvent",
+    "JobFailed",
+    "JobHandle",
+    "JobStatus",
+    "Priority",
+    "ServerAddress",
+    "ServerFeatures",
+    "SyncAdmin",
+    "SyncClient",
+    "SyncJob",
+    "configure",
+    "connect",
+    "default_servers",
+    "parse_servers",
+]

@@ -1,0 +1,191 @@
+"""Ask one server about itself, by the text protocol, on a connection of its own for each question."""
+
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+import anyio
+
+from gearflow.client.address import ServerAddress
+from gearflow.client.connection import describe
+from gearflow.client.names import function_to_wire, handle_to_wire
+from gearflow.errors import ConnectionLost, LocalProtocolError, NoServer, RemoteProtocolError
+from gearflow.protocol.admin import (
+    END,
+    FunctionPriorities,
+    FunctionStatus,
+    JobInfo,
+    WorkerInfo,
+    parse_jobs,
+    parse_ok,
+    parse_priority_status,
+    parse_status,
+    parse_workers,
+)
+
+T = TypeVar("T")
+
+_RECEIVE_SIZE: Final = 65536
+
+
+class Admin:
+    """Questions to one server. Keeps nothing open between them.
+
+    Every method raises:
+        NoServer: It cannot be reached within ``timeout`` seconds.
+        TimeoutError: It was reached, and did not answer within ``timeout`` seconds.
+        ConnectionLost: It closed the connection instead of answering.
+        ServerError: It refused, or does not know the question.
+        RemoteProtocolError: Its answer cannot be read.
+    """
+
+    def __init__(self, server: str | ServerAddress, *, timeout: float = 5.0) -> None:
+        self.server = ServerAddress.parse(server) if isinstance(server, str) else server
+        self.timeout = timeout
+
+    async def status(self) -> list[FunctionStatus]:
+        """The functions, with their jobs and workers."""
+        return parse_status(await self._table(b"status"))
+
+    async def priority_status(self) -> list[FunctionPriorities]:
+        """The functions, with their waiting jobs by priority."""
+        return parse_priority_status(await self._table(b"prioritystatus"))
+
+    async def workers(self) -> list[WorkerInfo]:
+        """The connections, with the functions they offer."""
+        return parse_workers(await self._table(b"workers"))
+
+    async def jobs(self) -> list[JobInfo]:
+        """The jobs, with their handles."""
+        return parse_jobs(await self._table(b"show jobs"))
+
+    async def version(self) -> str:
+        """The server's version."""
+        return await self._line(b"version")
+
+    async def pid(self) -> int:
+        """The server's process id."""
+        answer = await self._line(b"getpid")
+        if not answer.isdigit():
+            raise RemoteProtocolError(f"{answer[:80]!r} is no process id")
+        return int(answer)
+
+    async def cancel_job(self, handle: str) -> None:
+        """End a job that has not been run."""
+        await self._line(b"cancel job " + _word(handle_to_wire(handle)))
+
+    async def create_function(self, function: str) -> None:
+        """Make a function known, so that ``status`` lists it."""
+        # gearmand 1.1.21 cuts off the name's last letter before a bare LF, hence CRLF everywhere.
+        await self._line(b"create function " + _word(function_to_wire(function)))
+
+    async def drop_function(self, function: str) -> None:
+        """Forget a function that has neither workers nor running jobs."""
+        await self._line(b"drop function " + _word(function_to_wire(function)))
+
+    async def max_queue(self, function: str, limit: int | None) -> None:
+        """Limit how many jobs a function may have; None takes the limit away."""
+        words = [b"maxqueue", _word(function_to_wire(function))]
+        await self._line(b" ".join(words if limit is None else [*words, b"%d" % limit]))
+
+    async def _line(self, command: bytes) -> str:
+        (line,) = await self._exchange(command, lambda answer: answer.endswith(b"\n"))
+        return parse_ok(line)
+
+    async def _table(self, command: bytes) -> list[bytes]:
+        *rows, last = await self._exchange(command, _is_whole_table)
+        if last != END:
+            parse_ok(last)  # a refusal
+        return rows
+
+    async def _exchange(self, command: bytes, is_whole: Callable[[bytearray], bool]) -> list[bytes]:
+        """The lines of the answer to a command, without their ends."""
+        try:
+            with anyio.fail_after(self.timeout):
+                stream = await anyio.connect_tcp(self.server.host, self.server.port)
+        except OSError as error:  # also TimeoutError
+            reason = describe(error) or f"no connection within {self.timeout:g} s"
+            raise NoServer({str(self.server): reason}) from error
+        answer = bytearray()
+        try:
+            async with stream:
+                with anyio.fail_after(self.timeout):
+                    await stream.send(command + b"\r\n")
+                    while not is_whole(answer):
+                        answer += await stream.receive(_RECEIVE_SIZE)
+        except TimeoutError:
+            raise TimeoutError(
+                f"{self.server} did not answer {command.decode()!r} within {self.timeout:g} s"
+            ) from None
+        except (anyio.EndOfStream, anyio.BrokenResourceError) as error:
+            raise ConnectionLost(
+                f"{self.server} closed the connection instead of answering {command.decode()!r}"
+            ) from error
+        return [line.removesuffix(b"\r") for line in bytes(answer).split(b"\n")[:-1]]
+
+
+def _is_whole_table(answer: bytearray) -> bool:
+    if answer.startswith(b"ERR ") and b"\t" not in answer:  # a row of a function of that name has tabs
+        return answer.endswith(b"\n")
+    return answer.endswith(b"\n.\n") or bytes(answer) == b".\n"
+
+
+def _word(name: bytes) -> bytes:
+    """A name that is one word of a text command, which cannot quote."""
+    if not name or any(character in name for character in b" \t\r\n"):
+        raise LocalProtocolError(f"{name!r} cannot be said in a text command: it is empty or contains blanks")
+    return name
+
+
+class SyncAdmin:
+    """The blocking face of ``Admin``: each question runs in an event loop of its own.
+
+    Like any blocking call not to be used where an event loop runs.
+    """
+
+    def __init__(self, server: str | ServerAddress, *, timeout: float = 5.0) -> None:
+        self._admin = Admin(server, timeout=timeout)
+
+    @property
+    def server(self) -> ServerAddress:
+        """The server that is asked."""
+        return self._admin.server
+
+    def status(self) -> list[FunctionStatus]:
+        """See ``Admin.status``."""
+        return anyio.run(self._admin.status)
+
+    def priority_status(self) -> list[FunctionPriorities]:
+        """See ``Admin.priority_status``."""
+        return anyio.run(self._admin.priority_status)
+
+    def workers(self) -> list[WorkerInfo]:
+        """See ``Admin.workers``."""
+        return anyio.run(self._admin.workers)
+
+    def jobs(self) -> list[JobInfo]:
+        """See ``Admin.jobs``."""
+        return anyio.run(self._admin.jobs)
+
+    def version(self) -> str:
+        """See ``Admin.version``."""
+        return anyio.run(self._admin.version)
+
+    def pid(self) -> int:
+        """See ``Admin.pid``."""
+        return anyio.run(self._admin.pid)
+
+    def cancel_job(self, handle: str) -> None:
+        """See ``Admin.cancel_job``."""
+        anyio.run(self._admin.cancel_job, handle)
+
+    def create_function(self, function: str) -> None:
+        """See ``Admin.create_function``."""
+        anyio.run(self._admin.create_function, function)
+
+    def drop_function(self, function: str) -> None:
+        """See ``Admin.drop_function``."""
+        anyio.run(self._admin.drop_function, function)
+
+    def max_queue(self, function: str, limit: int | None) -> None:
+        """See ``Admin.max_queue``."""
+        anyio.run(self._admin.max_queue, function, limit)

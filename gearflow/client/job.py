@@ -1,0 +1,273 @@
+"""A job seen from the client that submitted it: its handle, its events, its end.
+
+The connection's reader moves a ``ClientJob`` on; whoever waits is woken. What a job does not use costs it
+nothing: events are kept from the first one that arrives, and something to wait on is made by the first
+who waits.
+"""
+
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import CancelledError
+from dataclasses import dataclass
+from typing import Final, Protocol, Self, TypeAlias
+
+import anyio
+
+from gearflow.client.address import ServerAddress
+from gearflow.client.names import to_text
+from gearflow.errors import GearflowError
+from gearflow.protocol.packets import WorkData, WorkStatus, WorkWarning
+
+logger = logging.getLogger(__name__)
+
+JobEvent: TypeAlias = WorkData | WorkWarning | WorkStatus
+
+STATUS_BACKLOG: Final = 1024
+"""Unread events from which on a newer status replaces the unread one right before it: progress is a
+state, and a job that nobody watches may report millions of steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobHandle:
+    """A server's name for a job, with the server that gave it: it means nothing to another one."""
+
+    handle: str
+    server: ServerAddress
+
+    def __str__(self) -> str:
+        return self.handle
+
+
+@dataclass(frozen=True, slots=True)
+class JobStatus:
+    """What a server knows of a job.
+
+    ``known`` is False for a job that is over as for one that never was. Progress is ``numerator`` of
+    ``denominator`` as the worker last said, 0 of 0 before.
+    """
+
+    known: bool
+    running: bool
+    numerator: int
+    denominator: int
+
+
+class JobFailed(GearflowError):
+    """The worker failed the job: ``exception`` is what it said (WORK_EXCEPTION), None without a reason."""
+
+    def __init__(self, message: str = "the job failed", *, exception: bytes | None = None) -> None:
+        super().__init__(message)
+        self.exception = exception
+
+
+class JobOwner(Protocol):
+    """What a job needs of the connection it came by."""
+
+    @property
+    def new_event(self) -> Callable[[], anyio.Event]:
+        """Makes an event of the running event loop's own class."""
+        ...
+
+    def detach(self, job: "ClientJob") -> None:
+        """Forget the job."""
+        ...
+
+
+class ClientJob:
+    """An attached job: its result and events are pushed to this client.
+
+    Owned by the connection it was submitted on; belongs to that connection's event loop.
+    """
+
+    __slots__ = (
+        "_callbacks",
+        "_ended",
+        "_events",
+        "_failure",
+        "_news",
+        "_owner",
+        "_result",
+        "done",
+        "function",
+        "raw_handle",
+        "server",
+    )
+
+    def __init__(
+        self,
+        raw_handle: bytes,
+        server: ServerAddress,
+        function: str,
+        owner: JobOwner,
+    ) -> None:
+        self.raw_handle = raw_handle
+        self.server = server
+        self.function = function
+        self.done = False
+        """Whether the job has ended for us: completed, failed, lost, or cancelled here."""
+        self._owner = owner
+        self._result = b""
+        self._failure: Callable[[], Exception] | None = None  # made anew for each raise
+        self._ended: anyio.Event | None = None
+        self._news: anyio.Event | None = None
+        self._events: deque[JobEvent] | None = None
+        self._callbacks: list[Callable[[ClientJob], object]] | None = None
+
+    def __repr__(self) -> str:
+        state = "done" if self.done else "pending"
+        return f"<ClientJob {self.handle} of {self.function!r} on {self.server}, {state}>"
+
+    @property
+    def handle(self) -> str:
+        """The server's name for the job."""
+        return to_text(self.raw_handle)
+
+    async def result(self, timeout: float | None = None) -> bytes:
+        """Wait for the end and return the result. May be called again, and by several callers.
+
+        Cancelling the wait leaves the job attached.
+
+        Args:
+            timeout: Seconds to wait, None for ever.
+
+        Raises:
+            JobFailed: The worker failed it.
+            ConnectionLost: The connection closed first; the job may run on.
+            TimeoutError: It has not ended in time; it runs on and stays attached.
+            concurrent.futures.CancelledError: ``cancel()`` was called.
+        """
+        if not self.done:
+            if self._ended is None:
+                self._ended = self._owner.new_event()
+            if timeout is None:
+                await self._ended.wait()
+            else:
+                with anyio.move_on_after(timeout):
+                    await self._ended.wait()
+                self._require_end(timeout)
+        if self._failure is not None:
+            raise self._failure()
+        return self._result
+
+    def events(self) -> AsyncIterator[JobEvent]:
+        """What the worker says on the way, as it comes, from the first event on; ends when the job ends.
+
+        How it ended is for ``result()``. Each event is given out once: a second iterator goes on where
+        the first one is. Iteration may be broken off at any time.
+        """
+        return _Events(self)
+
+    def cancel(self) -> bool:
+        """Detach from the job here; the server is not told, and the job may run on.
+
+        Returns whether it had not ended yet. Whoever waits for the result gets
+        ``concurrent.futures.CancelledError``.
+        """
+        if self.done:
+            return False
+        self._owner.detach(self)
+        self.fail(
+            lambda: CancelledError(f"{self._named()} was cancelled: this client detached, the job may run on")
+        )
+        return True
+
+    def add_done_callback(self, callback: "Callable[[ClientJob], object]") -> None:
+        """Call ``callback(job)`` once, on the event loop's thread, when the job has ended in whatever way.
+
+        At once if it has. It must not block; an exception in it is logged.
+        """
+        if self.done:
+            self._call(callback)
+        elif self._callbacks is None:
+            self._callbacks = [callback]
+        else:
+            self._callbacks.append(callback)
+
+    async def next_event(self) -> JobEvent | None:
+        """Wait for the next event and take it; None when the job has ended."""
+        while not self._events:
+            if self.done:
+                return None
+            if self._news is None:
+                self._news = self._owner.new_event()
+            await self._news.wait()
+        return self._events.popleft()
+
+    # ------------------------------------------------------------------ for the connection that owns it
+
+    def add_event(self, event: JobEvent) -> None:
+        """The worker said something; nothing is heard of a job that has ended."""
+        if self.done:
+            return
+        events = self._events
+        if events is None:
+            events = self._events = deque()
+        if len(events) >= STATUS_BACKLOG and type(event) is WorkStatus and type(events[-1]) is WorkStatus:
+            events[-1] = event
+        else:
+            events.append(event)
+        if self._news is not None:
+            self._news.set()
+            self._news = None
+
+    def complete(self, result: bytes) -> None:
+        """The worker completed it; the first end counts."""
+        if not self.done:
+            self._result = result
+            self._end()
+
+    def fail(self, failure: Callable[[], Exception]) -> None:
+        """It ended without a result: ``failure`` makes what ``result()`` raises; the first end counts."""
+        if not self.done:
+            self._failure = failure
+            self._end()
+
+    def fail_remotely(self, exception: bytes | None) -> None:
+        """The worker failed it."""
+        reason = "without saying why" if exception is None else exception[:2000].decode("utf-8", "replace")
+        message = f"{self._named()} failed: {reason}"
+        self.fail(lambda: JobFailed(message, exception=exception))
+
+    def _end(self) -> None:
+        self.done = True
+        if self._ended is not None:
+            self._ended.set()
+        if self._news is not None:
+            self._news.set()
+            self._news = None
+        if self._callbacks is not None:
+            callbacks, self._callbacks = self._callbacks, None
+            for callback in callbacks:
+                self._call(callback)
+
+    def _call(self, callback: "Callable[[ClientJob], object]") -> None:
+        try:
+            callback(self)
+        except Exception:  # the connection serves other jobs too
+            logger.exception("a job's done callback raised", extra={"handle": self.handle})
+
+    def _require_end(self, timeout: float) -> None:
+        if not self.done:
+            raise TimeoutError(f"{self._named()} has not ended within {timeout:g} s; it runs on")
+
+    def _named(self) -> str:
+        return f"job {self.handle} of {self.function!r} on {self.server}"
+
+
+class _Events:
+    """A job's events; no generator, so that nothing is left to finalize when iteration is broken off."""
+
+    __slots__ = ("_job",)
+
+    def __init__(self, job: ClientJob) -> None:
+        self._job = job
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> JobEvent:
+        event = await self._job.next_event()
+        if event is None:
+            raise StopAsyncIteration
+        return event

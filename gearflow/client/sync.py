@@ -1,0 +1,256 @@
+"""The blocking face of the client: the same methods with the same parameters, and no logic of its own.
+
+The async client runs in an event loop in a thread of its own, through which every call goes.
+"""
+
+import os
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from concurrent.futures import Future
+from functools import partial
+from importlib.util import find_spec
+from threading import Thread
+from types import TracebackType
+from typing import Final, Self, TypeVar
+from weakref import WeakSet
+
+import anyio
+from anyio.from_thread import BlockingPortal
+
+from gearflow.client.address import ServerAddress
+from gearflow.client.client import Client, Priority
+from gearflow.client.connection import ServerFeatures
+from gearflow.client.job import ClientJob, JobEvent, JobHandle, JobStatus
+from gearflow.client.pool import Backoff
+from gearflow.errors import ConnectionLost
+
+T = TypeVar("T")
+
+_HAS_UVLOOP: Final = find_spec("uvloop") is not None
+"""It halves what a call costs; no user code runs in the loop that could mind which one it is."""
+
+
+class SyncClient:
+    """Talks to Gearman servers from code without an event loop: ``with SyncClient() as client``.
+
+    Arguments and methods are those of ``Client``. It may be used by any number of threads at once.
+
+    Its price: a thread, and some tens of microseconds for each call, in which two threads take turns. It
+    cannot be used in a child that was forked while it was open. Ctrl-C ends a waiting call.
+    """
+
+    def __init__(
+        self,
+        servers: Iterable[str | ServerAddress] | None = None,
+        *,
+        connect_timeout: float = 5.0,
+        backoff: Backoff = Backoff(),  # noqa: B008  (frozen)
+    ) -> None:
+        self._client = Client(servers, connect_timeout=connect_timeout, backoff=backoff)
+        self._loop = _Loop()
+
+    def __enter__(self) -> Self:
+        self._loop.start(self._client)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._loop.stop()
+
+    @property
+    def servers(self) -> tuple[ServerAddress, ...]:
+        """The servers that are submitted to, in the order of preference."""
+        return self._client.servers
+
+    def submit(
+        self,
+        function: str,
+        workload: bytes,
+        *,
+        unique: str | bytes = "",
+        priority: Priority = Priority.NORMAL,
+    ) -> "SyncJob":
+        """Submit a job and stay attached to it; see ``Client.submit``."""
+        job = self._loop.call(
+            partial(self._client.submit, function, workload, unique=unique, priority=priority)
+        )
+        return SyncJob(job, self._loop)
+
+    def submit_background(
+        self,
+        function: str,
+        workload: bytes,
+        *,
+        unique: str | bytes = "",
+        priority: Priority = Priority.NORMAL,
+        at: float | None = None,
+    ) -> JobHandle:
+        """Hand over a job that nobody waits for; see ``Client.submit_background``."""
+        return self._loop.call(
+            partial(
+                self._client.submit_background, function, workload, unique=unique, priority=priority, at=at
+            )
+        )
+
+    def status(self, handle: JobHandle | str) -> JobStatus:
+        """What the server that has the job knows of it; see ``Client.status``."""
+        return self._loop.call(partial(self._client.status, handle))
+
+    def status_by_unique(self, unique: str | bytes) -> JobStatus:
+        """What the servers know of the live job with this unique; see ``Client.status_by_unique``."""
+        return self._loop.call(partial(self._client.status_by_unique, unique))
+
+    def echo(self, data: bytes) -> bytes:
+        """Send bytes and get them back; see ``Client.echo``."""
+        return self._loop.call(partial(self._client.echo, data))
+
+    def features(self, server: ServerAddress | str | None = None) -> ServerFeatures:
+        """What a server can do; see ``Client.features``."""
+        return self._loop.call(partial(self._client.features, server))
+
+    def run(self, function: Callable[[Client], Awaitable[T]]) -> T:
+        """Await ``function(client)`` with the async client, in its event loop, and wait for it.
+
+        What takes many calls then takes one turn of the threads.
+        """
+        return self._loop.call(partial(function, self._client))
+
+
+class SyncJob:
+    """The blocking face of a ``ClientJob``. Owned by the ``SyncClient`` it was submitted by."""
+
+    __slots__ = ("_job", "_loop")
+
+    def __init__(self, job: ClientJob, loop: "_Loop") -> None:
+        self._job = job
+        self._loop = loop
+
+    def __repr__(self) -> str:
+        return repr(self._job).replace("ClientJob", "SyncJob", 1)
+
+    @property
+    def handle(self) -> str:
+        """The server's name for the job."""
+        return self._job.handle
+
+    @property
+    def server(self) -> ServerAddress:
+        """The server that has it."""
+        return self._job.server
+
+    @property
+    def function(self) -> str:
+        """The function it was submitted to."""
+        return self._job.function
+
+    @property
+    def done(self) -> bool:
+        """Whether it has ended for us: completed, failed, lost, or cancelled here."""
+        return self._job.done
+
+    def result(self, timeout: float | None = None) -> bytes:
+        """Wait for the end and return the result; see ``ClientJob.result``."""
+        return self._loop.call(partial(self._job.result, timeout))
+
+    def events(self) -> Iterator[JobEvent]:
+        """What the worker says on the way, as it comes; see ``ClientJob.events``."""
+        while (event := self.next_event()) is not None:
+            yield event
+
+    def next_event(self) -> JobEvent | None:
+        """Wait for the next event and take it; None when the job has ended."""
+        return self._loop.call(self._job.next_event)
+
+    def cancel(self) -> bool:
+        """Detach from the job here; see ``ClientJob.cancel``."""
+        return self._loop.call_plain(self._job.cancel)
+
+    def add_done_callback(self, callback: Callable[[ClientJob], object]) -> None:
+        """Call ``callback(job)`` on the client's thread when the job has ended; see ``ClientJob``.
+
+        A blocking call of this client in it would wait for itself, and is an error.
+        """
+        self._loop.call_plain(partial(self._job.add_done_callback, callback))
+
+
+class _Loop:
+    """The event loop in a thread of its own that a client lives in."""
+
+    __slots__ = ("__weakref__", "_portal", "_thread", "_why_not")
+
+    def __init__(self) -> None:
+        self._portal: BlockingPortal | None = None
+        self._thread: Thread | None = None
+        self._why_not: Callable[[], Exception] = partial(
+            RuntimeError, "the client is not open; use it inside 'with SyncClient(...) as client:'"
+        )
+
+    def start(self, client: Client) -> None:
+        """Enter the client there; returns when it can be used."""
+        started: Future[BlockingPortal] = Future()
+
+        async def live() -> None:
+            async with BlockingPortal() as portal, client:
+                started.set_result(portal)
+                await portal.sleep_until_stopped()
+
+        def run() -> None:
+            try:
+                anyio.run(live, backend_options={"use_uvloop": _HAS_UVLOOP})
+            except BaseException as error:
+                if started.done():
+                    raise
+                started.set_exception(error)
+
+        # A daemon, so that a client that was not left does not keep the interpreter from exiting.
+        self._thread = Thread(target=run, name="gearflow-client", daemon=True)
+        self._thread.start()
+        self._portal = started.result()
+        _open.add(self)
+
+    def stop(self) -> None:
+        """Leave the client; calls that wait end in ConnectionLost; the thread has ended on return."""
+        portal, self._portal = self._portal, None
+        if portal is not None and self._thread is not None:
+            self._why_not = partial(ConnectionLost, "the client is closed: its 'with' block has been left")
+            portal.call(portal.stop)
+            self._thread.join()
+
+    def forget(self) -> None:
+        """We are in a forked child, where neither the thread nor the connections are ours."""
+        self._portal = None
+        self._why_not = partial(RuntimeError, "the client was opened before a fork; open one in the child")
+
+    def call(self, function: Callable[[], Awaitable[T]]) -> T:
+        """Await it there and wait for the outcome; an interrupted wait cancels it."""
+        future = self._open_portal().start_task_soon(function)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()  # does nothing if the exception is the call's own
+            raise
+
+    def call_plain(self, function: Callable[[], T]) -> T:
+        """Call it there, for what must not happen beside the loop."""
+        return self._open_portal().call(function)
+
+    def _open_portal(self) -> BlockingPortal:
+        if self._portal is None:
+            raise self._why_not()
+        return self._portal
+
+
+_open: Final[WeakSet[_Loop]] = WeakSet()
+
+
+def _forget_all() -> None:
+    for loop in _open:
+        loop.forget()
+    _open.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)

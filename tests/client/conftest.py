@@ -1,0 +1,78 @@
+"""What the client's tests share: a client with a scripted server at its other end, and small workers."""
+
+import subprocess
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TypeAlias
+
+import anyio
+import pytest
+
+from gearflow.client import Client
+from gearflow.protocol.packets import CanDo, GrabJob, JobAssign, NoJob, Noop, Packet, PreSleep
+from gearflow.testing.peer import ScriptedPeer, ScriptedServer
+
+Answer: TypeAlias = Callable[[JobAssign], list[Packet]]
+Scripted: TypeAlias = Callable[..., AbstractAsyncContextManager[tuple[Client, ScriptedPeer]]]
+Working: TypeAlias = Callable[[str, str, Answer], AbstractAsyncContextManager[None]]
+
+
+@pytest.fixture
+def scripted() -> Scripted:
+    """``async with scripted() as (client, peer)``: connected, and past the handshake."""
+
+    @asynccontextmanager
+    async def connected(*, gearflow: bool = False) -> AsyncGenerator[tuple[Client, ScriptedPeer]]:
+        async with (
+            ScriptedServer() as server,
+            Client([server.address]) as client,
+            anyio.create_task_group() as tasks,
+        ):
+            tasks.start_soon(client.features)
+            peer = await server.accept()
+            await peer.shake_hands(gearflow=gearflow)
+            yield client, peer
+
+    return connected
+
+
+@pytest.fixture
+def working() -> Working:
+    """``async with working(address, function, answer)``: a worker that says ``answer(job)`` to each job."""
+
+    @asynccontextmanager
+    async def connected(address: str, function: str, answer: Answer) -> AsyncGenerator[None]:
+        host, _, port = address.rpartition(":")
+        async with await ScriptedPeer.connect(host, int(port), patience=60) as peer:
+            await peer.send(CanDo(function.encode()), GrabJob())
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(_work, peer, answer)
+                yield
+                tasks.cancel_scope.cancel()
+
+    return connected
+
+
+@pytest.fixture
+def reverser(any_server: str, function: str, program: Callable[[str], str]) -> Iterator[tuple[str, str]]:
+    """A server and a function on it, which a C worker serves: it reverses its workload."""
+    host, _, port = any_server.rpartition(":")
+    command = [program("gearman"), "-h", host, "-p", port, "-w", "-f", function, "rev"]
+    with subprocess.Popen(command) as worker:
+        try:
+            yield any_server, function
+        finally:
+            worker.kill()
+
+
+async def _work(peer: ScriptedPeer, answer: Answer) -> None:
+    while True:
+        match await peer.receive():
+            case JobAssign() as job:
+                await peer.send(*answer(job), GrabJob())
+            case NoJob():
+                await peer.send(PreSleep())
+            case Noop():
+                await peer.send(GrabJob())
+            case other:
+                raise AssertionError(f"a worker heard {other!r}")
