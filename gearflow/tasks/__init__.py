@@ -1,1 +1,28 @@
+"""Typed functions over jobs."""
 
+from gearflow.tasks.batch import AsyncBatch, AsyncOutcome, Batch, Outcome
+from gearflow.tasks.context import Context
+from gearflow.tasks.decorator import TaskDecorator, task
+from gearflow.tasks.job import AsyncJob, Job, Ref
+from gearflow.tasks.options import CallOptions
+from gearflow.tasks.registry import Registry
+from gearflow.tasks.retry import Retry
+from gearflow.tasks.task import AsyncTask, Task
+
+__all__ = [
+    "AsyncBatch",
+    "AsyncJob",
+    "AsyncOutcome",
+    "AsyncTask",
+    "Batch",
+    "CallOptions",
+    "Context",
+    "Job",
+    "Outcome",
+    "Ref",
+    "Registry",
+    "Retry",
+    "Task",
+    "TaskDecorator",
+    "task",
+]

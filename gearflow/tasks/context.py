@@ -1,0 +1,104 @@
+"""What a running task sees of its job, and how it reports while it runs.
+
+A task asks for it with its first parameter: ``def resize(ctx: Context, url: str) -> int``.
+"""
+
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sized
+from typing import Any, Final, TypeVar, overload
+
+from gearflow.protocol.packets import Packet, WorkStatus, WorkWarning
+
+T = TypeVar("T")
+
+TRACK_INTERVAL: Final = 0.1
+"""Seconds between two reports of ``track``: as often as a bar on a terminal is worth redrawing."""
+
+
+class Context:
+    """One run of one job. The worker makes it; it is of no use when the run is over.
+
+    All methods return at once and may be called from the loop or from a task's thread; the packets are
+    sent when the connection takes them.
+
+    Attributes:
+        handle: The server's name for the job.
+        function: The name under which the job was submitted.
+        attempt: Which run of the job this is, from 1.
+        cancelled: Becomes true when nobody waits for the result any more, or the worker has lost the job:
+            a task in a thread, which cannot be stopped from outside, may look at it and return.
+    """
+
+    __slots__ = ("_send", "_wire_handle", "attempt", "cancelled", "function", "handle")
+
+    def __init__(
+        self, *, handle: str, function: str, send: Callable[[Packet], Any], attempt: int = 1
+    ) -> None:
+        self.handle = handle
+        self.function = function
+        self.attempt = attempt
+        self.cancelled = False
+        self._send = send
+        self._wire_handle = handle.encode("utf-8", "surrogateescape")
+
+    def progress(self, done: int, total: int) -> None:
+        """Tell whoever waits that ``done`` of ``total`` is done; a ``total`` of 0 means it is not known."""
+        self._send(WorkStatus(self._wire_handle, b"%d" % done, b"%d" % total))
+
+    def warn(self, text: str) -> None:
+        """Tell whoever waits something; the job goes on."""
+        self._send(WorkWarning(self._wire_handle, text.encode("utf-8", "backslashreplace")))
+
+    @overload
+    def track(self, items: Iterable[T], /, total: int | None = None) -> Iterator[T]: ...
+    @overload
+    def track(self, items: AsyncIterable[T], /, total: int | None = None) -> AsyncIterator[T]: ...
+    def track(
+        self, items: Iterable[T] | AsyncIterable[T], /, total: int | None = None
+    ) -> Iterator[T] | AsyncIterator[T]:
+        """Pass ``items`` on, reporting progress at most every ``TRACK_INTERVAL`` and at the end.
+
+        ``total`` is taken from ``len(items)`` where there is one.
+        """
+        if total is None:
+            total = len(items) if isinstance(items, Sized) else 0
+        if isinstance(items, AsyncIterable):
+            return self._track_async(items, total)
+        return self._track(items, total)
+
+    def _track(self, items: Iterable[T], total: int) -> Iterator[T]:
+        report = _Throttled(self.progress, total)
+        for item in items:
+            yield item
+            report.one_more()
+        report.finish()
+
+    async def _track_async(self, items: AsyncIterable[T], total: int) -> AsyncIterator[T]:
+        report = _Throttled(self.progress, total)
+        async for item in items:
+            yield item
+            report.one_more()
+        report.finish()
+
+
+class _Throttled:
+    """Counts, and reports not more often than is worth it."""
+
+    __slots__ = ("_done", "_progress", "_reported_at", "_total")
+
+    def __init__(self, progress: Callable[[int, int], None], total: int) -> None:
+        self._progress = progress
+        self._total = total
+        self._done = 0
+        self._reported_at = time.monotonic()
+        progress(0, total)
+
+    def one_more(self) -> None:
+        self._done += 1
+        now = time.monotonic()
+        if now - self._reported_at >= TRACK_INTERVAL:
+            self._reported_at = now
+            self._progress(self._done, self._total)
+
+    def finish(self) -> None:
+        self._progress(self._done, self._total or self._done)

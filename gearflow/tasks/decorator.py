@@ -1,0 +1,145 @@
+"""``@task``: makes a task of a function and registers it."""
+
+import inspect
+import sys
+from collections.abc import Callable, Coroutine
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Concatenate, Final, NoReturn, ParamSpec, Protocol, TypeVar, cast, overload
+
+from gearflow.client import Priority
+from gearflow.errors import TaskDefinitionError
+from gearflow.tasks.context import Context
+from gearflow.tasks.options import Options, PriorityName, Unique, run_limit
+from gearflow.tasks.registry import registry
+from gearflow.tasks.retry import Retry
+from gearflow.tasks.task import AsyncTask, Task
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+RESERVED: Final = "gearflow:"
+"""How the names of functions begin that the server itself answers."""
+
+
+class TaskDecorator(Protocol):
+    """What ``task(name=...)`` returns, to be applied to a function."""
+
+    # The first form that fits wins: a function with a Context also fits the ones without, a coroutine
+    # function also fits the plain one, with a coroutine for its result.
+    @overload
+    def __call__(
+        self, fn: Callable[Concatenate[Context, P], Coroutine[Any, Any, R]], /
+    ) -> AsyncTask[P, R]: ...
+    @overload
+    def __call__(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
+    @overload
+    def __call__(self, fn: Callable[Concatenate[Context, P], R], /) -> Task[P, R]: ...
+    @overload
+    def __call__(self, fn: Callable[P, R], /) -> Task[P, R]: ...
+
+
+@overload
+def task(fn: Callable[Concatenate[Context, P], Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
+@overload
+def task(fn: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
+@overload
+def task(fn: Callable[Concatenate[Context, P], R], /) -> Task[P, R]: ...
+@overload
+def task(fn: Callable[P, R], /) -> Task[P, R]: ...
+@overload
+def task(
+    *,
+    name: str | None = None,
+    timeout: float | timedelta | None = None,
+    unique: Unique | None = None,
+    priority: Priority | PriorityName | None = None,
+    retries: int | Retry | None = None,
+    keep: float | timedelta | None = None,
+    foreign: bool = False,
+) -> TaskDecorator: ...
+def task(
+    fn: Callable[..., Any] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    timeout: float | timedelta | None = None,
+    unique: Unique | None = None,
+    priority: Priority | PriorityName | None = None,
+    retries: int | Retry | None = None,
+    keep: float | timedelta | None = None,
+    foreign: bool = False,
+) -> Any:
+    """Offer a function to workers and callers as a task: ``@task``, or ``@task(name=..., timeout=...)``.
+
+    Parameters and result need annotations: their types are what travels. A first parameter annotated
+    ``Context`` is given by the worker.
+
+    Args:
+        fn: The function.
+        name: Its name on servers; by default ``module.function``.
+        timeout: Seconds a run may take on the worker; a call may say otherwise.
+        unique, priority, retries, keep: As in ``CallOptions``, for all calls that do not say otherwise.
+        foreign: Others run it, in whatever language: the function is a signature, its body is never run.
+
+    Raises:
+        TaskDefinitionError: The function cannot be a task as it is written; the message names the remedy.
+        ValueError: An option makes no sense.
+    """
+    if foreign and timeout is not None:
+        raise TaskDefinitionError(
+            "@task(foreign=True, timeout=...): the limit is kept by gearflow's workers, and others run this "
+            "one; limit the wait instead, with result(timeout=...)"
+        )
+    given = {"unique": unique, "priority": priority, "retries": retries, "keep": keep}
+    options = Options().updated({option: value for option, value in given.items() if value is not None})
+    limit = None if timeout is None else run_limit("timeout", timeout)
+
+    def decorate(function: Callable[..., Any]) -> Task[..., Any]:
+        if not inspect.isroutine(function):
+            _refuse(function, "it is not a function; write 'def', and put @task above it")
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            _refuse(function, "a task cannot yield yet; return a list, or report progress with a Context")
+        kind = cast("type[Task[..., Any]]", AsyncTask if inspect.iscoroutinefunction(function) else Task)
+        made = kind(
+            function,
+            name=_default_name(function) if name is None else _valid_name(name),
+            timeout=limit,
+            foreign=foreign,
+            options=options,
+        )
+        registry.add(made)
+        return made
+
+    return decorate if fn is None else decorate(fn)
+
+
+def _refuse(function: Any, fault: str) -> NoReturn:
+    raise TaskDefinitionError(f"{getattr(function, '__qualname__', function)!s} cannot be a task: {fault}")
+
+
+def _default_name(function: Callable[..., Any]) -> str:
+    """``module.function``; what is defined inside another function goes by its own name."""
+    qualified: str = function.__qualname__
+    return f"{_module_name(function.__module__)}.{qualified.rpartition('<locals>.')[2]}"
+
+
+def _module_name(module: str) -> str:
+    """The name under which the module can be imported, also if it is being run."""
+    if module != "__main__":
+        return module
+    main = sys.modules["__main__"]
+    if main.__spec__ is not None:
+        return main.__spec__.name
+    file: str | None = getattr(main, "__file__", None)
+    return Path(file).stem if file else module
+
+
+def _valid_name(name: str) -> str:
+    if not name or not name.isprintable() or any(character.isspace() for character in name):
+        raise TaskDefinitionError(f"{name!r} cannot be a task's name: take printable text without spaces")
+    if name.startswith(RESERVED):
+        raise TaskDefinitionError(
+            f"{name!r} cannot be a task's name: {RESERVED}* are the server's own functions"
+        )
+    return name

@@ -1,0 +1,131 @@
+"""A task's arguments and result <-> the bytes of a workload, by the task's signature.
+
+Payloads are plain, so that workers and clients in any language can take part:
+
+* *raw*: the sole parameter is exactly ``str`` (as UTF-8) or ``bytes``: the workload is the value;
+* *model*: the sole parameter is one ``BaseModel``: its own JSON object;
+* *none*: no parameters: ``{}``, and an empty workload is accepted;
+* everything else: a JSON object by parameter name, with defaults filled in.
+
+A result is raw if it is exactly ``str`` or ``bytes``, else JSON (``None`` is ``null``). Unknown keys are
+refused. The injected ``Context`` is not a parameter here. What validates at the producer is what the
+worker validates again: its callers may be programs that know nothing of the types.
+"""
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, Final, Protocol, cast
+
+from gearflow.errors import PayloadInvalid
+from gearflow.tasks.signature import TaskSignature
+
+_SHOWN_FAULTS: Final = 3  # in the message; all of them are in the list
+
+
+class Form(Protocol):
+    """Values of one type <-> bytes. What does not fit is a ValueError, most often pydantic's."""
+
+    def dump(self, value: Any, /) -> bytes:
+        """The bytes of a value."""
+        ...
+
+    def canonical(self, value: Any, /) -> bytes:
+        """Bytes that equal values have in common."""
+        ...
+
+    def load(self, data: bytes, /) -> Any:
+        """The value in bytes."""
+        ...
+
+    def json_schema(self, mode: Any, /) -> dict[str, Any]:
+        """The JSON Schema of the bytes, for reading (``validation``) or writing (``serialization``)."""
+        ...
+
+
+class PayloadCodec:
+    """The two directions of a task's arguments, and of its result.
+
+    Annotations are read at first use; then all methods may raise TaskDefinitionError, if one of them cannot
+    travel. (``ValueError`` is the root of what pydantic, its serializers and UTF-8 refuse a value with.)
+    """
+
+    def __init__(self, signature: TaskSignature, task: str) -> None:
+        self.signature = signature
+        self._task = task
+
+    def encode(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
+        """The workload of a call.
+
+        Raises:
+            TypeError: The function could not be called so.
+            PayloadInvalid: An argument does not fit its type.
+        """
+        values = self.signature.bind(args, kwargs)
+        try:
+            return self._arguments.dump(values)
+        except ValueError as error:
+            raise self._invalid("the arguments do", error) from error
+
+    def canonical(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
+        """Bytes that equal calls share, whatever the order of sets and dicts. Raises as ``encode``."""
+        values = self.signature.bind(args, kwargs)
+        try:
+            return self._arguments.canonical(values)
+        except ValueError as error:
+            raise self._invalid("the arguments do", error) from error
+
+    def decode(self, workload: bytes) -> dict[str, Any]:
+        """The arguments in a workload, by name; those it leaves out have defaults.
+
+        Raises:
+            PayloadInvalid: The workload does not fit the task's parameters.
+        """
+        try:
+            return cast("dict[str, Any]", self._arguments.load(workload))
+        except ValueError as error:
+            raise self._invalid("the payload does", error) from error
+
+    def encode_result(self, value: Any) -> bytes:
+        """The bytes of a result. Raises PayloadInvalid if it does not fit the task's return type."""
+        try:
+            return self._result.dump(value)
+        except ValueError as error:
+            raise self._invalid("what it returned does", error) from error
+
+    def decode_result(self, data: bytes) -> Any:
+        """The result in bytes. Raises PayloadInvalid if they do not fit the task's return type."""
+        try:
+            return self._result.load(data)
+        except ValueError as error:
+            raise self._invalid("the result does", error) from error
+
+    def json_schema(self) -> dict[str, Any]:
+        """``{"payload": ..., "result": ...}``: JSON Schemas of what workers accept and answer."""
+        return {
+            "payload": self._arguments.json_schema("validation"),
+            "result": self._result.json_schema("serialization"),
+        }
+
+    @cached_property
+    def _arguments(self) -> Form:
+        from gearflow.tasks.forms import form_of_arguments  # only now: it imports pydantic
+
+        return form_of_arguments(self.signature, self._task)
+
+    @cached_property
+    def _result(self) -> Form:
+        from gearflow.tasks.forms import form_of_result
+
+        return form_of_result(self.signature.result, self._task)
+
+    def _invalid(self, what: str, error: ValueError) -> PayloadInvalid:
+        from gearflow.tasks.forms import faults_of
+
+        errors = faults_of(error)
+        shown = [
+            f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" if fault["loc"] else fault["msg"]
+            for fault in errors[:_SHOWN_FAULTS]
+        ]
+        if more := len(errors) - len(shown):
+            shown.append(f"and {more} more")
+        return PayloadInvalid(f"task {self._task!r}: {what} not fit its types: {'; '.join(shown)}", errors)

@@ -1,0 +1,171 @@
+"""A Python type as JSON on the wire: validated on the way in, the same value on the way out.
+
+pydantic's own JSON does not survive a round trip everywhere: bytes that are not UTF-8 cannot be written,
+inf and nan become null, and a field with different aliases for reading and writing cannot read what it
+wrote. Its settings for this live in each model's configuration, and are the model's owner's to choose for
+other purposes. So the core schema of a type is copied, and in the copy
+
+* every model, dataclass and TypedDict that does not say otherwise reads and writes bytes as base64 (in
+  the URL-safe alphabet; the standard one is read as well) and inf and nan as strings;
+* the key under which a field is written is among those under which it is read.
+
+pydantic-core takes the setting for reading from the nearest configuration, and the ones for writing from
+the outermost; and it would use a model's own validator, built without the copy's settings, unless told
+not to.
+"""
+
+import json
+from collections.abc import Callable, Iterable
+from typing import Any, Final, Literal, TypeAlias, cast
+
+from pydantic import TypeAdapter
+from pydantic.json_schema import GenerateJsonSchema
+from pydantic_core import SchemaSerializer, SchemaValidator
+from pydantic_core.core_schema import BytesSchema
+
+Schema: TypeAlias = dict[str, Any]  # a pydantic core schema, which is plain data
+
+_CONFIG: Final[dict[str, str]] = {
+    "val_json_bytes": "base64",
+    "ser_json_bytes": "base64",
+    "ser_json_inf_nan": "strings",
+}
+
+_HAS_CONFIG: Final = frozenset({"model", "dataclass", "typed-dict"})
+
+_NOT_SCHEMA: Final = frozenset({"cls", "config", "default", "expected", "function", "members", "metadata"})
+"""Keys of a core schema under which there are the user's own objects, not schemas."""
+
+
+class WireJson:
+    """Values of one type <-> JSON. Building it takes about a millisecond.
+
+    ``refine`` may change the copy of the core schema before validator and serializer are built of it.
+    """
+
+    __slots__ = ("_canonical", "_schema", "_serialize", "_validate_json", "holds_instances", "validate")
+
+    def __init__(self, annotation: Any, refine: Callable[[Schema], None] = lambda _: None) -> None:
+        kinds: set[str] = set()
+
+        def adapt(node: Schema) -> None:
+            kinds.add(node["type"])
+            _adapt(node)
+
+        schema = cast(Schema, _copied(TypeAdapter(annotation).core_schema, adapt))
+        refine(schema)
+        validator: SchemaValidator = _build(SchemaValidator, schema)
+        serializer: SchemaSerializer = _build(SchemaSerializer, schema)
+        self._schema = schema
+        self._canonical: SchemaSerializer | None = None  # few need it
+        self.validate: Callable[[Any], Any] = validator.validate_python
+        """The value as the type wants it. Raises pydantic's ValidationError."""
+        self._validate_json = validator.validate_json
+        self._serialize = serializer.to_json
+        self.holds_instances = not kinds.isdisjoint(("model", "dataclass"))
+        """Whether a value may hold objects that pydantic takes as they are, valid or not."""
+
+    def dump(self, value: Any) -> bytes:
+        """A validated value as JSON. Raises PydanticSerializationError, which is a ValueError."""
+        return self._serialize(value, by_alias=True, round_trip=True, warnings="error")
+
+    def canonical(self, value: Any) -> bytes:
+        """A validated value as JSON that equal values have in common: dicts and sets are sorted."""
+        serializer = self._canonical
+        if serializer is None:
+            serializer = self._canonical = _build(SchemaSerializer, _copied(self._schema, _sort_sets))
+        data = serializer.to_json(value, by_alias=True, round_trip=True, warnings="error")
+        return json.dumps(json.loads(data), sort_keys=True).encode()
+
+    def load(self, data: bytes) -> Any:
+        """The value of JSON; one trailing NUL is dropped. Raises pydantic's ValidationError."""
+        # node-gearman 0.2.2 puts a NUL behind the payload of background jobs
+        return self._validate_json(data[:-1] if data.endswith(b"\0") else data)
+
+    def json_schema(self, mode: Literal["validation", "serialization"]) -> dict[str, Any]:
+        """The JSON Schema of what ``load`` accepts or ``dump`` writes."""
+        return _WireJsonSchema().generate(cast(Any, self._schema), mode=mode)
+
+
+class _WireJsonSchema(GenerateJsonSchema):
+    """pydantic reads the settings for bytes from the classes here, not from the core schema."""
+
+    def bytes_schema(self, schema: BytesSchema) -> dict[str, Any]:
+        described = super().bytes_schema(schema)
+        return {**described, "format": "base64url"} if self._config.ser_json_bytes == "utf8" else described
+
+
+def top(schema: Schema) -> Schema:
+    """The schema of the outermost type, inside what only wraps it."""
+    definitions = {definition["ref"]: definition for definition in schema.get("definitions", ())}
+    while schema["type"] not in _HAS_CONFIG:
+        schema = definitions[schema["schema_ref"]] if schema["type"] == "definition-ref" else schema["schema"]
+    return schema
+
+
+def _build(kind: Callable[..., Any], schema: Any) -> Any:
+    try:
+        return kind(schema, _CONFIG, _use_prebuilt=False)
+    except TypeError:  # a pydantic-core that has no prebuilt validators yet
+        return kind(schema, _CONFIG)
+
+
+def _copied(node: Any, change: Callable[[Schema], None]) -> Any:
+    """A deep copy of a core schema; ``change`` gets each schema in it, after those that it contains."""
+    if isinstance(node, list):
+        return [_copied(item, change) for item in cast("list[object]", node)]
+    if isinstance(node, tuple):
+        return tuple(_copied(item, change) for item in cast("tuple[object, ...]", node))
+    if not isinstance(node, dict):
+        return node
+    schema = cast(Schema, node)
+    if not isinstance(schema.get("type"), str):  # a mapping of field names or tags to schemas
+        return {key: _copied(value, change) for key, value in schema.items()}
+    copy = {key: value if key in _NOT_SCHEMA else _copied(value, change) for key, value in schema.items()}
+    change(copy)
+    return copy
+
+
+def _adapt(schema: Schema) -> None:
+    """Give a schema the wire's settings."""
+    if schema["type"] in _HAS_CONFIG:
+        config: dict[str, Any] = {**_CONFIG, **schema.get("config", {})}
+        if config.get("validate_by_alias") is False:  # fields are written under their aliases
+            config |= {"validate_by_alias": True, "validate_by_name": True}
+        schema["config"] = config
+    for name, field in _fields(schema):
+        _read_what_is_written(name, field)
+
+
+def _fields(schema: Schema) -> Iterable[tuple[str, Schema]]:
+    match schema:
+        case {"type": "model-fields" | "typed-dict", "fields": fields}:
+            return cast("dict[str, Schema]", fields).items()
+        case {"type": "dataclass-args", "fields": fields}:
+            return ((field["name"], field) for field in cast("list[Schema]", fields))
+        case _:
+            return ()
+
+
+def _read_what_is_written(name: str, field: Schema) -> None:
+    """Add the key under which a field is written to those under which it is read."""
+    written = field.get("serialization_alias", name)
+    match field.get("validation_alias", name):
+        case str(key):
+            paths: list[list[str | int]] = [[key]]
+        case [str(), *_] as path:
+            paths = [cast("list[str | int]", path)]
+        case several:
+            paths = cast("list[list[str | int]]", several)
+    if [written] not in paths:
+        field["validation_alias"] = [*paths, [written]]
+
+
+def _sort_sets(schema: Schema) -> None:
+    """Have sets written in an order of their own, not of the process's hash seed."""
+    if schema["type"] in ("set", "frozenset") and "serialization" not in schema:
+        schema["serialization"] = {"type": "function-wrap", "function": _sorted, "schema": dict(schema)}
+
+
+def _sorted(value: Any, serialize: Callable[[Any], list[Any]]) -> list[Any]:
+    return sorted(serialize(value), key=lambda item: json.dumps(item, sort_keys=True))

@@ -1,0 +1,214 @@
+"""Options of a call: what is taken, what is refused, and the unique that comes of it."""
+
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gearflow.client import Priority
+from gearflow.errors import PayloadInvalid
+from gearflow.protocol.constants import MAX_UNIQUE
+from gearflow.tasks.call import Call, attached, detached
+from gearflow.tasks.envelope import Envelope, unwrap
+from gearflow.tasks.options import Options
+from gearflow.tasks.payload import PayloadCodec
+from gearflow.tasks.retry import Retry
+from gearflow.tasks.signature import TaskSignature
+
+
+def add(a: int, b: int = 2) -> int:
+    return a + b
+
+
+def echo(data: bytes) -> bytes:
+    return data
+
+
+CODEC = PayloadCodec(TaskSignature(add, "app.add"), "app.add")
+
+
+def call(*args: Any, foreign: bool = False, **options: Any) -> Call:
+    return attached("app.add", CODEC, Options().updated(options), args or (1,), {}, foreign=foreign)
+
+
+def background(**options: Any) -> Call:
+    return detached("app.add", CODEC, Options().updated(options), (1,), {}, foreign=False)
+
+
+# ------------------------------------------------------------------------------------------ what is taken
+
+
+def test_an_option_that_does_not_exist_is_a_type_error_that_offers_the_nearest() -> None:
+    with pytest.raises(TypeError, match="did you mean 'priority'"):
+        Options().updated({"priorty": "high"})
+    with pytest.raises(TypeError, match="there are priority, unique"):
+        Options().updated({"xyz": 1})
+
+
+def test_priorities_go_by_name_or_value() -> None:
+    assert call(priority="high").priority is call(priority=Priority.HIGH).priority is Priority.HIGH
+    assert call().priority is Priority.NORMAL
+
+
+def test_durations_are_seconds_or_timedeltas() -> None:
+    assert Options().updated({"timeout": timedelta(minutes=1)}).timeout == 60
+    assert Options().updated({"timeout": 1.5}).timeout == 1.5
+
+
+def test_retries_are_further_runs_or_a_retry() -> None:
+    assert Options().updated({"retries": 2}).retries == Retry(3)
+    assert Options().updated({"retries": Retry(7)}).retries == Retry(7)
+    assert Options().updated({"retries": 0}).retries is None
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"priority": "urgent"},
+        {"priority": 1},
+        {"unique": ""},
+        {"unique": 7},
+        {"timeout": 0},
+        {"timeout": -1},
+        {"timeout": float("nan")},
+        {"timeout": float("inf")},
+        {"timeout": "1"},
+        {"timeout": True},
+        {"delay": -1},
+        {"delay": timedelta(seconds=-1)},
+        {"at": datetime(2024, 1, 1)},
+        {"at": 1e9},
+        {"reuse": 1},
+        {"retries": -1},
+        {"retries": True},
+        {"delay": 1, "at": datetime.now(UTC)},
+    ],
+)
+def test_a_value_that_makes_no_sense_is_refused_by_name(option: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(option))):
+        Options().updated(option)
+
+
+def test_options_that_no_server_honours_yet_are_known() -> None:
+    assert Options().updated({"retries": 1, "keep": 60, "reuse": True, "expires": 1}).unbuilt == (
+        "retries",
+        "keep",
+        "reuse",
+        "expires",
+    )
+    assert Options().updated({"retries": 0, "reuse": False, "timeout": 1, "unique": True}).unbuilt == ()
+
+
+# ------------------------------------------------------------------------------------------- the workload
+
+
+def test_a_run_limit_of_the_call_goes_into_an_envelope() -> None:
+    assert unwrap(call(timeout=3).workload) == (Envelope(timeout=3), b'{"a":1,"b":2}')
+    assert call().workload == b'{"a":1,"b":2}'
+
+
+def test_a_raw_payload_that_looks_like_an_envelope_gets_one() -> None:
+    codec = PayloadCodec(TaskSignature(echo, "app.echo"), "app.echo")
+    made = attached("app.echo", codec, Options(), (b"\0gf1x",), {}, foreign=False)
+    assert unwrap(made.workload) == (Envelope(), b"\0gf1x")
+    assert attached("app.echo", codec, Options(), (b"\0gf1x",), {}, foreign=True).workload == b"\0gf1x"
+
+
+def test_a_foreign_function_takes_no_run_limit() -> None:
+    with pytest.raises(ValueError, match=r"result\(timeout="):
+        call(foreign=True, timeout=3)
+    assert call(foreign=True).workload == b'{"a":1,"b":2}'
+
+
+def test_a_bad_payload_is_found_before_a_unique_is_made() -> None:
+    for unique in (True, "k", False):
+        with pytest.raises(PayloadInvalid):
+            call("x", unique=unique)
+
+
+# ------------------------------------------------------------------------------------------------- start
+
+
+def test_a_delay_is_rounded_up_to_whole_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.time", lambda: 1000.25)
+    assert background(delay=0.5).at == 1001
+    assert background(delay=1).at == 1002
+    assert background(delay=0).at == 1001
+    assert background(at=datetime.fromtimestamp(2000.5, UTC)).at == 2001
+    assert background().at is None
+
+
+def test_a_delay_is_for_background_jobs() -> None:
+    with pytest.raises(ValueError, match=r"delay= .*background\(\)"):
+        call(delay=1)
+    with pytest.raises(ValueError, match=r"at= .*background\(\)"):
+        call(at=datetime.now(UTC))
+
+
+# ------------------------------------------------------------------------------------------------ unique
+
+
+def test_no_unique_is_none_when_attached_and_a_fresh_one_in_the_background() -> None:
+    assert call().unique == call(unique=False).unique == ""
+    first, second = background().unique, background().unique
+    assert first != second
+    assert first.isascii()
+    assert 0 < len(first) <= MAX_UNIQUE
+
+
+def test_true_hashes_the_validated_payload() -> None:
+    assert call(1, unique=True).unique == call("1", unique=True).unique == call(1, 2, unique=True).unique
+    assert call(1, unique=True).unique != call(2, unique=True).unique
+    assert call(1, unique=True, timeout=3).unique == call(1, unique=True).unique
+    assert background(unique=True).unique == call(unique=True).unique
+
+
+def test_the_hash_of_a_payload_is_the_same_in_every_process() -> None:
+    program = (
+        "from gearflow.tasks import task\n"
+        "@task(name='t', unique=True)\n"
+        "def t(a: set[str], b: dict[str, frozenset[str]]) -> None: ...\n"
+        "words = [str(n) for n in range(50)]\n"
+        "print(t.prepare((set(words), {w: frozenset(words) for w in words}), {}).unique)"
+    )
+    seen = {
+        subprocess.run(
+            [sys.executable, "-c", program], env={"PYTHONHASHSEED": seed}, capture_output=True, check=True
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(seen) == 1
+
+
+def test_a_function_of_the_arguments_gives_the_key() -> None:
+    def by_first(a: int, b: int = 0) -> str:
+        return f"add-{a}"
+
+    assert call(7, unique=by_first).unique == "add-7"
+    for nothing in ("", None):
+        with pytest.raises(ValueError, match=f"{nothing!r}, not a key"):
+            call(unique={1: nothing}.get)
+
+
+def test_a_key_goes_as_it_is_if_the_wire_can_carry_it() -> None:
+    for key in ("k", "x" * MAX_UNIQUE, "grüße", "-x"):
+        assert call(unique=key).unique == key
+
+
+@given(st.text(min_size=1))
+def test_any_key_gets_within_the_wires_limits(key: str) -> None:
+    on_the_wire = call(unique=key).unique.encode()
+    assert 0 < len(on_the_wire) <= MAX_UNIQUE
+    assert b"\0" not in on_the_wire
+    assert on_the_wire != b"-"
+
+
+def test_keys_that_are_alike_in_their_first_bytes_stay_different() -> None:
+    assert call(unique="x" * 64).unique != call(unique="x" * 65).unique
+    assert call(unique="ü" * 32).unique != call(unique="ü" * 33).unique
+    assert call(unique="a\0b").unique != call(unique="a\0c").unique
+    assert call(unique="-").unique not in ("-", "")

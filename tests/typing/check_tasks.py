@@ -1,0 +1,212 @@
+"""What type checkers say of tasks: this file is checked, not run.
+
+Every wrong use stands under an ignore for mypy and one for pyright. Both report ignores that are not needed
+(pyright with the settings beside this file: ``pyright -p tests/typing``), so a mistake that is no longer
+found is an error here.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
+from typing import assert_type
+
+from gearflow import (
+    AsyncBatch,
+    AsyncJob,
+    AsyncTask,
+    Batch,
+    Context,
+    Job,
+    Priority,
+    Ref,
+    Retry,
+    Task,
+    TaskFailed,
+    task,
+)
+from gearflow.tasks import AsyncOutcome, Outcome
+
+
+@task
+def add(a: int, b: int = 2, *, c: int = 0) -> int:
+    return a + b + c
+
+
+@task
+async def resize(url: str, width: int = 640) -> bytes:
+    return url.encode() * width
+
+
+@task
+def with_context(ctx: Context, n: int) -> str:
+    return ctx.handle * n
+
+
+@task(timeout=30, unique=True, retries=Retry(3, on=OSError), priority="high", keep=timedelta(hours=1))
+async def with_everything(ctx: Context, n: int) -> float:
+    ctx.progress(n, n)
+    return n / 2
+
+
+@task(name="reverse", foreign=True)
+def reverse(text: str) -> str:
+    raise NotImplementedError
+
+
+@task
+def add_up(numbers: list[int]) -> int:
+    return sum(numbers)
+
+
+@task
+def count(blobs: list[bytes]) -> str:
+    return str(len(blobs))
+
+
+# ------------------------------------------------------------------------------------- what decorates
+
+
+assert_type(add(1), int)
+assert_type(with_context(3), str)
+assert_type(reverse("x"), str)
+
+task(name=3)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+task(timout=3)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+task(priority="urgent")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+
+
+def kinds() -> None:
+    plain: Task[[int], str] = with_context
+    asynchronous: AsyncTask[[int], float] = with_everything
+    decorate: Callable[[Callable[[int], str]], Task[[int], str]] = task(name="x")
+    del plain, asynchronous, decorate
+
+
+# ------------------------------------------------------------------------------------------ what returns
+
+
+async def results() -> None:
+    assert_type(await resize("x"), bytes)
+    assert_type(await with_everything(3), float)
+
+    assert_type(add.call(1), int)
+    assert_type(add.submit(1), Job[int])
+    assert_type(add.submit(1).result(timeout=3), int)
+    assert_type(add.background(1), Ref[int])
+    assert_type(await add.acall(1), int)
+    assert_type(await add.asubmit(1), AsyncJob[int])
+    assert_type(await (await add.asubmit(1)), int)
+    assert_type(await (await add.asubmit(1)).result(timeout=3), int)
+    assert_type(await add.abackground(1), Ref[int])
+
+    # what a coroutine function returns is what its task returns
+    assert_type(resize.call("x"), bytes)
+    assert_type(await resize.acall("x", width=3), bytes)
+    assert_type(resize.submit("x").result(), bytes)
+    assert_type(await with_everything.acall(3), float)
+    assert_type(await with_everything.options(timeout=3).asubmit(3), AsyncJob[float])
+
+    # options leave the signature alone
+    assert_type(add.options(priority="high").call(1, b=3), int)
+    assert_type(add.options(priority=Priority.LOW, unique="k").background(1), Ref[int])
+    assert_type(add.options(delay=timedelta(minutes=1)).options(unique=True).background(1), Ref[int])
+    assert_type(add.options(at=datetime.now(UTC), keep=3, reuse=True, expires=3), Task[[int, int], int])  # type: ignore[assert-type]  # pyright: ignore[reportAssertTypeFailure]
+    assert_type(await resize.options(retries=3, timeout=1.5)("x"), bytes)
+
+
+async def batches() -> None:
+    urls = ["a", "b"]
+
+    async def streamed() -> AsyncIterator[str]:
+        yield "a"
+
+    assert_type(resize.map(urls), Batch[bytes])
+    assert_type(resize.amap(urls, window=3), AsyncBatch[bytes])
+    assert_type(resize.amap(streamed()), AsyncBatch[bytes])
+    assert_type(resize.map(urls).results(), list[bytes])
+    assert_type(await resize.amap(urls), list[bytes])
+    assert_type(await resize.options(priority="low").amap(urls), list[bytes])
+    assert_type(await with_context.amap([1]), list[str])
+    assert_type(await with_everything.amap([1]), list[float])
+    for blob in resize.map(urls):
+        assert_type(blob, bytes)
+    async for blob in resize.amap(urls):
+        assert_type(blob, bytes)
+
+    # failures are in the type if they are collected
+    assert_type(resize.map(urls, errors="raise"), Batch[bytes])
+    assert_type(resize.map(urls, errors="collect"), Batch[bytes | TaskFailed])
+    assert_type(resize.amap(urls, errors="collect"), AsyncBatch[bytes | TaskFailed])
+
+    assert_type(add.map([1]).reduce(add_up), Outcome[int])
+    assert_type(add.map([1]).reduce(add_up, fan_in=3).result(timeout=3), int)
+    assert_type(add.amap([1]).reduce(add_up), AsyncOutcome[int])
+    assert_type(await add.amap([1]).reduce(add_up), int)
+    assert_type(resize.map(urls).then(count).result(), str)
+    assert_type(await resize.amap(urls).then(count), str)
+
+
+# ------------------------------------------------------------------------------------- what is refused
+
+
+async def wrong_types() -> None:
+    add("x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    add.call("x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    add.submit("x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    add.background("x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await add.acall("x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await add.asubmit("x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await add.abackground("x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    add.map(["x"])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+    add.amap(["x"])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+
+    add.options(priority="high").call("x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    add.options(priority="high").submit("x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    add.options(priority="high").background("x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await add.options(unique=True).acall("x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await add.options(unique=True).asubmit("x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await add.options(delay=3).abackground("x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    add.options(priority="high").map(["x"])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+
+    await resize(3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await resize.acall("x", width="wide")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await resize.options(timeout=3).acall("x", width="wide")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+async def wrong_calls() -> None:
+    add.call()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    add.call(1, 2, 3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    add.call(1, d=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    add.options(priority="high").submit()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    await add.options(priority="high").acall(1, d=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+    # the context is the worker's to give
+    with_context.call(Context(handle="", function="", send=print), 3)  # type: ignore[call-arg, arg-type]  # pyright: ignore[reportCallIssue]
+    await with_everything.acall(ctx=3, n=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
+async def wrong_options() -> None:
+    add.options(priorty="high")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    add.options(priority="urgent")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    add.options(delay="soon")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    add.options(unique=3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    add.options(timeout=None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    resize.options(retries="3")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+async def wrong_batches() -> None:
+    @task
+    def of_two(a: int, b: int) -> int:
+        return a + b
+
+    of_two.map([1])  # type: ignore[misc, arg-type]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+    add.map([1]).reduce(count)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    resize.map(["a"]).then(add_up)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    add.map([1], errors="ignore")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    add.map([1], windows=3)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+
+
+async def wrong_results() -> None:
+    wrong: str = add.call(1)  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+    wrong = await resize.acall("x")  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+    wrong = add.submit(1).result()  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+    del wrong
