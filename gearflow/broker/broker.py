@@ -645,5 +645,5 @@ def _status(job: Job | None) -> tuple[bytes, bytes, bytes, bytes]:
     if job is None:
         return b"0", b"0", b"0", b"0"
     running = b"1" if job.state is _RUNNING else b"0"
-    numbers = (integer(number) & 0xFFFF_FFFF for number in job.progress)
-    return b"1", running, *(b"%d" % number for number in numbers)  # type: ignore[return-value]  # two numbers
+    numerator, denominator = (b"%d" % (integer(number) & 0xFFFF_FFFF) for number in job.progress)
+    return b"1", running, numerator, denominator
