@@ -31,6 +31,7 @@ from gearflow.broker.queues import FunctionQueue
 from gearflow.broker.sessions import LARGE, Session
 from gearflow.broker.waking import Waking
 from gearflow.errors import RemoteProtocolError
+from gearflow.protocol import reserved
 from gearflow.protocol.constants import HEADER, MAX_CLIENT_ID, RES, PacketType
 
 _NOOP: Final = HEADER.pack(RES, PacketType.NOOP, 0)
@@ -197,8 +198,9 @@ class Broker:
     def cancel(self, handle: bytes) -> bool:
         """End a job; its clients hear WORK_FAIL, and nothing afterwards. False if there is no such job.
 
-        A job that waits is not run. One that runs cannot be stopped by the protocol: what its worker still
-        says of it is accepted and goes nowhere, and its unique is free for a new job at once.
+        A job that waits is not run. One that runs cannot be stopped by the protocol: its worker is told if it
+        listens to ``gearflow:events``; what it still says of the job is accepted and goes nowhere, and the
+        unique is free for a new job at once.
         """
         job = self.jobs.get(handle)
         if job is None:
@@ -210,14 +212,19 @@ class Broker:
         job.background = False
         if job.state is not _RUNNING:
             self._abandon(job)
-        elif job.unique_key:
+            return True
+        if job.unique_key:
             del job.function.uniques[job.unique_key]
             job.unique_key = b""
+        for session in self.sessions:
+            if session.events and session.running.get(handle) is job:
+                event = reserved.cancel_event(handle)
+                self._respond(session, PacketType.WORK_DATA, session.events, event)
         return True
 
     def create(self, name: bytes) -> None:
         """Make a function known."""
-        if name not in self.functions:
+        if name not in self.functions and not name.startswith(reserved.PREFIX):
             self._new_function(name)
 
     def drop(self, name: bytes) -> bool:
@@ -289,7 +296,12 @@ class Broker:
         epoch: float,
     ) -> None:
         """A submission, whatever its packet: join the live job of its unique, or make a new one."""
-        function = self.functions.get(name) or self._new_function(name)
+        function = self.functions.get(name)
+        if function is None:
+            if name.startswith(reserved.PREFIX):
+                self._call_reserved(session, name, background)
+                return
+            function = self._new_function(name)
         key = b""
         if unique:
             if len(unique) > self._limits.unique:
@@ -309,8 +321,7 @@ class Broker:
             self.notices.append(Notice("refused a job: as many bytes are queued as may be", session, name))
             self._error(session, b"QUEUE_ERROR", b"Job queue is full: the server holds all the bytes it may")
             return
-        self._submitted += 1
-        handle = b"%b%d" % (self._handle_prefix, self._submitted)
+        handle = self._new_handle()
         job = Job(handle, function, unique, key, workload, priority, background, reducer)
         if key:
             function.uniques[key] = job
@@ -330,6 +341,29 @@ class Broker:
         """The second step of a submission: the job is safe where it is kept, so it counts from now on."""
         self._created(session, job)
         self._queue(job)
+
+    def _call_reserved(self, session: Session, name: bytes, background: bool) -> None:
+        """A submission of a function that the server answers itself; see ``gearflow.protocol.reserved``."""
+        if background:
+            self._error(
+                session, b"INVALID_FUNCTION_NAME", b"a reserved function is for foreground submissions"
+            )
+            return
+        handle = self._new_handle()
+        self._respond(session, PacketType.JOB_CREATED, handle)
+        if name == reserved.EVENTS:
+            session.events = handle
+            return
+        reason = b"there is no reserved function %b" % name[:80]
+        if session.exceptions:
+            self._respond(session, PacketType.WORK_EXCEPTION, handle, reason)
+        else:
+            self._respond(session, PacketType.WORK_WARNING, handle, reason)
+            self._respond(session, PacketType.WORK_FAIL, handle)
+
+    def _new_handle(self) -> bytes:
+        self._submitted += 1
+        return b"%b%d" % (self._handle_prefix, self._submitted)
 
     def _join(self, session: Session, job: Job, background: bool) -> None:
         """A submission coalesces on a live job; from now on the job is wanted by this client too."""
@@ -404,6 +438,9 @@ class Broker:
 
     def _offer(self, session: Session, name: bytes, timeout: float) -> None:
         """A worker offers a function; the last word on its time limit (seconds, 0: none) counts."""
+        if name.startswith(reserved.PREFIX):
+            self._error(session, b"INVALID_FUNCTION_NAME", b"the server answers reserved functions itself")
+            return
         function = self.functions.get(name) or self._new_function(name)
         if function not in session.abilities:
             function.workers += 1

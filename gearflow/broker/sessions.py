@@ -28,6 +28,7 @@ class Session:
         "asleep",
         "attached",
         "client_id",
+        "events",
         "exceptions",
         "fd",
         "outbox",
@@ -43,6 +44,7 @@ class Session:
         # As a worker.
         self.abilities: dict[FunctionQueue, float] = {}  # with time limits (0: none), as registered
         self.asleep = False
+        self.events = b""  # the handle of its call of ``gearflow:events``, if it made one
         self.running: dict[bytes, Job] = {}  # by handle, in the order they were assigned
         # As a client.
         self.attached: dict[Job, None] = {}

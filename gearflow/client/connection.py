@@ -20,7 +20,7 @@ import logging
 import os
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, cast
@@ -40,7 +40,7 @@ from gearflow.errors import (
 )
 from gearflow.protocol.codec import decode, encode
 from gearflow.protocol.constants import RES, PacketType
-from gearflow.protocol.framing import TEXT, FrameBuffer
+from gearflow.protocol.framing import TEXT, Frame, FrameBuffer
 from gearflow.protocol.packets import (
     Error,
     OptionReq,
@@ -276,14 +276,14 @@ class Connection:
                 await stream.send(b"".join(batch.values()))
             except anyio.BrokenResourceError:
                 return  # the reader takes what the server still said, and then finds the end
+            del batch  # which may be large, and the next one a long time off
 
     async def _read(self, stream: SocketStream, life: anyio.CancelScope) -> None:
         """Take in what the server says until it stops or talks nonsense; this ends the connection."""
         frames = FrameBuffer(RES)
         try:
             while True:
-                for kind, body in frames.feed(await stream.receive(RECEIVE_SIZE)):
-                    self._take_in(kind, body)
+                self._take_all(frames.feed(await stream.receive(RECEIVE_SIZE)))
         except anyio.EndOfStream:
             self.reason = "the server closed the connection"
         except anyio.BrokenResourceError as error:
@@ -316,6 +316,10 @@ class Connection:
         )
 
     # ---------------------------------------------------------------------------- what the server says
+
+    def _take_all(self, frames: Iterator[Frame]) -> None:
+        for kind, body in frames:  # here, so that the last body is not kept while the next one is waited for
+            self._take_in(kind, body)
 
     def _take_in(self, kind: int, body: bytes) -> None:
         # The two packets of every job are taken apart here, all others by the codec.

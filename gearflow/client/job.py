@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Protocol, Self, TypeAlias
 
 import anyio
@@ -167,9 +168,8 @@ class ClientJob:
         if self.done:
             return False
         self._owner.detach(self)
-        self.fail(
-            lambda: CancelledError(f"{self._named()} was cancelled: this client detached, the job may run on")
-        )
+        message = f"{self._named()} was cancelled: this client detached, the job may run on"
+        self.fail(partial(CancelledError, message))
         return True
 
     def add_done_callback(self, callback: "Callable[[ClientJob], object]") -> None:
@@ -227,7 +227,7 @@ class ClientJob:
         """The worker failed it."""
         reason = "without saying why" if exception is None else exception[:2000].decode("utf-8", "replace")
         message = f"{self._named()} failed: {reason}"
-        self.fail(lambda: JobFailed(message, exception=exception))
+        self.fail(partial(JobFailed, message, exception=exception))
 
     def _end(self) -> None:
         self.done = True

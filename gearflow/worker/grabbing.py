@@ -130,16 +130,16 @@ class Lane:
         "_poll",
         "_slept_at",
         "_started",
-        "_wake",
         "due",
         "in_flight",
         "queued",
+        "wake",
         "wanted",
     )
 
     def __init__(self, grabbing: Grabbing, wake: Callable[[], None]) -> None:
         self._grabbing = grabbing
-        self._wake = wake
+        self.wake = wake
         self._poll: float | None = None
         self.in_flight = 0  # GRABs that hold a slot: written and unanswered, or granted
         self._granted = 0  # those among them that are not written yet
@@ -171,7 +171,7 @@ class Lane:
         self._poll = seconds
         if self._asleep:
             self.due = self._slept_at + seconds
-            self._wake()
+            self.wake()
 
     def assigned(self) -> None:
         """JOB_ASSIGN: the slot of the GRAB now is that of a run."""
@@ -185,7 +185,7 @@ class Lane:
         self.wanted = 0
         self._grabbing.release(1)
         if not self.in_flight:
-            self._wake()
+            self.wake()
 
     def refused(self) -> None:
         """The server knows no such kind of GRAB: ask again in another way."""
@@ -202,7 +202,7 @@ class Lane:
         excess = self._empty_rounds - EMPTY_ROUNDS
         if excess > 0:
             self.due = now + min(FIRST_PAUSE * 2.0 ** min(excess - 1, 30), LONGEST_PAUSE)
-            self._wake()
+            self.wake()
         else:
             self._want(max(self.wanted, 1), first=True)
 
@@ -245,7 +245,7 @@ class Lane:
         self.wanted -= 1
         self.in_flight += 1
         self._granted += 1
-        self._wake()
+        self.wake()
         return True
 
     def _may_sleep(self) -> bool:

@@ -27,7 +27,7 @@ from gearflow.protocol.framing import FrameBuffer
 from gearflow.protocol.packets import EchoReq
 from gearflow.worker.grabbing import Grabbing, Lane
 from gearflow.worker.outbox import Outbox
-from gearflow.worker.session import Assignment, Echo, Refusal, Session
+from gearflow.worker.session import Assignment, Cancelled, Echo, Event, Refusal, Session
 from gearflow.worker.settings import WorkerSettings
 
 logger = logging.getLogger("gearflow.worker")
@@ -52,6 +52,10 @@ class Host(Protocol):
 
     def assigned(self, connection: "Connection", job: Assignment) -> None:
         """A job to be run; its slot is taken."""
+        ...
+
+    def cancelled(self, connection: "Connection", handle: bytes) -> None:
+        """A job that runs here was cancelled at the server."""
         ...
 
     def lost(self, connection: "Connection") -> None:
@@ -134,6 +138,10 @@ class Link:
     def assigned(self, connection: "Connection", job: Assignment) -> None:
         """A job came."""
         self.host.assigned(connection, job)
+
+    def cancelled(self, connection: "Connection", handle: bytes) -> None:
+        """A job was cancelled."""
+        self.host.cancelled(connection, handle)
 
     def refused(self, refusal: Refusal) -> None:
         """The server refused something."""
@@ -234,10 +242,12 @@ class Connection:
                 self._is_registered = True
                 self._link.registered()
 
-    def _handle(self, event: Assignment | Refusal | Echo) -> None:
+    def _handle(self, event: Event) -> None:
         match event:
             case Assignment():
                 self._link.assigned(self, event)
+            case Cancelled(handle):
+                self._link.cancelled(self, handle)
             case Refusal():
                 self._link.refused(event)
             case Echo(data):

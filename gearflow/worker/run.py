@@ -17,6 +17,7 @@ class Run:
     __slots__ = (
         "_grabbing",
         "_over",
+        "cancelled",
         "connection",
         "context",
         "handed_on",
@@ -34,6 +35,7 @@ class Run:
         self.context = self._make_context() if task.takes_context else None
         self.started: Started | None = None  # holds the loop's task, which the loop itself does not
         self.is_under_way = False  # its first step was made
+        self.cancelled = False  # at the server: nobody waits for it
         self.handed_on = False  # the server gives the job to another worker
         self.is_overdue = False  # its thread goes on after the end of the job
         self._over = False  # the end packet is written
@@ -60,6 +62,14 @@ class Run:
         if not self.handed_on:
             self.connection.outbox.add(self.handle, packet)
             self.connection.wake()
+
+    def cancel(self) -> None:
+        """The job was cancelled at the server: stop a coroutine, tell a thread. It still ends there."""
+        self.cancelled = True
+        if self.context is not None:
+            self.context.cancelled = True
+        if self.task.is_async:
+            self._cancel()
 
     def hand_on(self) -> None:
         """The connection is gone: stop a coroutine, tell a thread."""

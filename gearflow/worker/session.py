@@ -2,7 +2,8 @@
 
 A session opens with, in one write: OPTION_REQ ``gearflow`` (only gearflow's own server knows it),
 SET_CLIENT_ID, a CAN_DO for each function, and the first GRAB. From then on its ``Lane`` says when to GRAB
-and when to PRE_SLEEP, and the runs say WORK_*.
+and when to PRE_SLEEP, and the runs say WORK_*. On gearflow's own server it also calls ``gearflow:events``,
+which tells when a job that runs here is cancelled there.
 
 ERROR carries no hint of what it answers, but a server answers in order:
 
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple, TypeAlias
 
 from gearflow.errors import LocalProtocolError, RemoteProtocolError
-from gearflow.protocol import packets
+from gearflow.protocol import packets, reserved
 from gearflow.protocol.codec import LAYOUTS, encode, split
 from gearflow.protocol.constants import HEADER, MAX_BODY, REQ, PacketType
 from gearflow.worker.grabbing import Lane
@@ -28,6 +29,7 @@ OPTION: Final = b"gearflow"
 GRAB_JOB: Final = encode(packets.GrabJob())
 GRAB_JOB_UNIQ: Final = encode(packets.GrabJobUniq())
 PRE_SLEEP: Final = encode(packets.PreSleep())
+CALL_EVENTS: Final = encode(packets.SubmitJob(reserved.EVENTS, b"", b""))
 
 # Plain numbers: a comparison with an IntEnum's member costs four times as much.
 _NOOP: Final = int(PacketType.NOOP)
@@ -61,7 +63,14 @@ class Echo:
     data: bytes
 
 
-Event: TypeAlias = Assignment | Refusal | Echo
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """The job with this handle was cancelled at the server: nobody will hear of it."""
+
+    handle: bytes
+
+
+Event: TypeAlias = Assignment | Refusal | Echo | Cancelled
 
 
 class Session:
@@ -72,7 +81,9 @@ class Session:
     """
 
     __slots__ = (
+        "_call_events",
         "_client_id",
+        "_events",
         "_functions",
         "_grab",
         "_lane",
@@ -89,6 +100,8 @@ class Session:
         self._poll = poll
         self._grab = GRAB_JOB_UNIQ
         self._option_open = True
+        self._call_events = False  # it is time to
+        self._events: bytes | None = None  # the handle of that call
         self.is_gearflow = False
         self.registered = False  # the server has answered a GRAB, so it knows our functions
 
@@ -100,6 +113,9 @@ class Session:
 
     def requests(self, now: float) -> bytes:
         """What to ask the server now, if anything."""
+        if self._call_events:
+            self._call_events = False
+            return CALL_EVENTS + self.requests(now)
         grabs, sleep = self._lane.requests(now)
         if grabs:
             return self._grab * grabs
@@ -135,7 +151,16 @@ class Session:
             case PacketType.OPTION_RES:
                 self.is_gearflow = True
                 self._option_open = False
+                self._call_events = True
+                self._lane.wake()
                 return None
+            case PacketType.JOB_CREATED:
+                self._events = body
+                return None
+            case PacketType.WORK_DATA:
+                handle, event = split(LAYOUTS[PacketType.WORK_DATA], kind, body)
+                cancelled = reserved.cancelled_handle(event) if handle == self._events else None
+                return Cancelled(cancelled) if cancelled is not None else None
             case PacketType.ECHO_RES:
                 return Echo(body)
             case PacketType.ERROR:

@@ -220,6 +220,12 @@ class Worker:
         else:
             self._loop.post(callback)
 
+    def cancelled(self, connection: Connection, handle: bytes) -> None:
+        """A job was cancelled at the server; it may have ended here meanwhile."""
+        for run in list(self._runs):
+            if run.connection is connection and run.handle == handle:
+                run.cancel()
+
     def lost(self, connection: Connection) -> None:
         """A connection is gone: what runs for it runs for nobody."""
         for run in list(self._runs):
@@ -234,12 +240,17 @@ class Worker:
         began = time.perf_counter()
         failure: BaseException | None = None
         try:
-            if not run.handed_on:
+            if not run.handed_on and not run.cancelled:
                 result = await self._executor.execute(run, workload)
                 run.end(work_complete(run.handle, result))
+            elif run.cancelled:
+                run.end(encode(WorkFail(run.handle)))
         except BaseException as error:  # nothing that a task raises may end the worker
             if self._is_cancellation(run, error):
-                run.handed_on = True
+                if run.cancelled:
+                    run.end(encode(WorkFail(run.handle)))
+                else:
+                    run.handed_on = True
                 raise
             failure = error
             run.end(_failed(run.handle, error))
@@ -252,7 +263,7 @@ class Worker:
     def _is_cancellation(self, run: Run, error: BaseException) -> bool:
         """Whether this worker cancels the run; else the task has raised something that only looks like it."""
         return isinstance(error, anyio.get_cancelled_exc_class()) and (
-            run.handed_on or not self._loop.native_cancellation
+            run.handed_on or run.cancelled or not self._loop.native_cancellation
         )
 
 
@@ -278,7 +289,7 @@ def _failed(handle: bytes, error: BaseException) -> bytes:
 
 def _log(run: Run, failure: BaseException | None, seconds: float) -> None:
     """One line for each job; never its payload, so not the traceback of a payload's faults either."""
-    good = failure is None and not run.handed_on
+    good = failure is None and not run.handed_on and not run.cancelled
     level = logging.INFO if good else logging.WARNING
     if not logger.isEnabledFor(level):
         return
@@ -290,6 +301,8 @@ def _log(run: Run, failure: BaseException | None, seconds: float) -> None:
 def _outcome(run: Run, failure: BaseException | None) -> str:
     if run.handed_on:
         return "handed on"
+    if run.cancelled:
+        return "cancelled"
     match failure:
         case None:
             return "done"

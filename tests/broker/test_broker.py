@@ -3,6 +3,7 @@ import pytest
 from gearflow.broker.waking import PATIENCE
 from gearflow.errors import RemoteProtocolError
 from gearflow.protocol import packets as p
+from gearflow.protocol import reserved
 from gearflow.protocol.codec import encode
 from gearflow.protocol.constants import HEADER, REQ, PacketType
 from tests.broker.harness import Peer, World
@@ -438,6 +439,50 @@ def test_a_cancelled_running_job_does_not_come_back_when_its_worker_dies(world: 
     worker.leave()
     assert world.worker().grab() is None
     assert not world.broker.jobs
+
+
+def test_a_worker_that_listens_hears_that_its_running_job_was_cancelled(world: World, client: Peer) -> None:
+    handle = client.submit()
+    worker, other = world.worker(), world.worker()
+    events = worker.submit(reserved.EVENTS, workload=b"")
+    other.submit(reserved.EVENTS, workload=b"")
+    worker.grab()
+    world.broker.cancel(handle)
+    (told,) = worker.read()
+    assert isinstance(told, p.WorkData)
+    assert told.handle == events
+    assert reserved.cancelled_handle(told.data) == handle
+    assert other.read() == []
+    assert worker(p.WorkFail(handle)) == []
+    assert not world.broker.jobs
+
+
+def test_reserved_functions_are_the_servers_own(world: World, client: Peer) -> None:
+    (refused,) = client(p.SubmitJobBg(reserved.EVENTS, b"", b""))
+    assert isinstance(refused, p.Error)
+    (refused,) = client(p.CanDo(reserved.EVENTS))
+    assert isinstance(refused, p.Error)
+    world.broker.create(reserved.EVENTS)
+    client.submit(reserved.EVENTS)
+    assert not world.broker.functions
+
+
+def test_a_reserved_function_that_is_none_fails_with_a_reason(world: World, client: Peer) -> None:
+    reason = b"there is no reserved function gearflow:nonsense"
+    created, warning, failed = client(p.SubmitJob(b"gearflow:nonsense", b"", b""))
+    assert isinstance(created, p.JobCreated)
+    assert (warning, failed) == (p.WorkWarning(created.handle, reason), p.WorkFail(created.handle))
+    client(p.OptionReq(b"exceptions"))
+    created, exception = client(p.SubmitJob(b"gearflow:nonsense", b"", b""))
+    assert isinstance(created, p.JobCreated)
+    assert exception == p.WorkException(created.handle, reason)
+
+
+@pytest.mark.parametrize(
+    "event", [b"", b"{", b"[]", b'{"event": "cancel"}', b'{"event": "later", "handle": "H"}']
+)
+def test_events_that_are_not_known_are_no_cancellations(event: bytes) -> None:
+    assert reserved.cancelled_handle(event) is None
 
 
 def test_a_function_is_dropped_only_without_workers_and_jobs(world: World, client: Peer) -> None:

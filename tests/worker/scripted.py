@@ -19,13 +19,16 @@ from gearflow.protocol.packets import (
     Error,
     GrabJobUniq,
     JobAssignUniq,
+    JobCreated,
     NoJob,
     OptionReq,
     OptionRes,
     Packet,
     PreSleep,
     SetClientId,
+    SubmitJob,
 )
+from gearflow.protocol.reserved import EVENTS
 
 P = TypeVar("P", bound=Packet)
 
@@ -79,7 +82,11 @@ class Peer:
         await self.expect(SetClientId)
         names = [(await self.expect(CanDo)).function for _ in range(functions)]
         await self.send(OptionRes(b"gearflow") if gearflow else Error(b"UNKNOWN_OPTION", b"no such option"))
-        await self.expect(GrabJobUniq)
+        first = [await self.expect(Packet) for _ in range(2 if gearflow else 1)]
+        assert GrabJobUniq() in first  # before or after the other: it waits for a free slot
+        if gearflow:
+            assert SubmitJob(EVENTS, b"", b"") in first
+            await self.send(JobCreated(b"H:events"))
         return names
 
     async def sleeping(self, functions: int = 1) -> list[bytes]:

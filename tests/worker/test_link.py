@@ -20,10 +20,12 @@ from gearflow.protocol.packets import (
     OptionRes,
     PreSleep,
     SetClientId,
+    SubmitJob,
     WorkComplete,
     WorkException,
     WorkFail,
 )
+from gearflow.protocol.reserved import EVENTS
 from gearflow.tasks import AsyncTask, task
 from gearflow.worker import Worker
 from tests.worker.scripted import scripted_server
@@ -73,6 +75,7 @@ async def test_a_worker_says_who_it_is_and_what_it_can_do_and_grabs_in_one_write
             await peer.expect(GrabJobUniq)
             assert len(peer.writes) == 1
             await peer.send(OptionRes(b"gearflow"), NoJob())
+            assert (await peer.expect(SubmitJob)).function == EVENTS  # gearflow's own server has that
             await peer.expect(PreSleep)
 
 
