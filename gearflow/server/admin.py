@@ -2,6 +2,7 @@
 
 import logging
 import os
+from functools import cache
 from importlib.metadata import version
 from typing import TypeAlias
 
@@ -29,6 +30,7 @@ Question: TypeAlias = (
 )
 
 
+@cache
 def server_version() -> str:
     """The version as the text protocol tells it; its first word tells gearflow's server from others."""
     return f"gearflow-{version('gearflow')}"
