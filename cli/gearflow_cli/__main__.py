@@ -1,0 +1,5 @@
+"""``python -m gearflow_cli`` is ``gearflow``."""
+
+from gearflow_cli.app import main
+
+main()

@@ -1,0 +1,62 @@
+"""The command line's top: ``gearflow COMMAND``."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from gearflow_cli import admin, dev, exits, serve, submit, tasks, work
+
+
+class _Reporting(TyperGroup):
+    """Runs commands, and reports how they end."""
+
+    def invoke(self, ctx: Any) -> Any:  # click's Context; typer brings its own, or not, by its version
+        with exits.reporting():
+            return super().invoke(ctx)
+
+
+app = typer.Typer(
+    name="gearflow",
+    cls=_Reporting,
+    help="A typed task queue on the Gearman protocol, with its own job server.",
+    epilog="In three terminals: gearflow server; gearflow worker myapp.tasks; gearflow submit add a=1 b=2.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("dev")(dev.dev)
+app.command("server")(serve.server)
+app.command("worker")(work.worker)
+app.command("submit")(submit.submit)
+app.command("status")(admin.status)
+app.command("tasks")(tasks.tasks)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"gearflow {version('gearflow')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit."),
+    ] = False,
+) -> None:
+    """Options of the program itself."""
+
+
+def main() -> None:
+    """The entry point of the console script."""
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:  # the shell closed it: >&-
+            setattr(sys, stream, Path(os.devnull).open("w"))  # noqa: SIM115  (for the life of the process)
+    app(prog_name="gearflow")

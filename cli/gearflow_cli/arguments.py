@@ -1,0 +1,298 @@
+"""A task's arguments, as a shell gives them: ``a=1 b=x``, ``'{"a":1}'``, ``@file``, ``-`` for stdin.
+
+The task's own types read ``key=value``. The text of a value may mean itself or be JSON, and the type says
+which: each parameter is tried with the reading that its type suggests, and those that are refused once
+more with the other one. So a ``str`` stays what it is, even if it looks like a number; dates, enums and
+decimals are read from their text, lists and models as JSON; where there is a choice (``int | str``,
+``Any``), JSON comes first.
+"""
+
+import json
+import sys
+from base64 import urlsafe_b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from inspect import Parameter
+from pathlib import Path
+from types import UnionType
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Final,
+    NoReturn,
+    TypeAlias,
+    Union,
+    get_args,
+    get_origin,
+)
+
+from gearflow_cli import render
+from gearflow_cli.exits import ExitCode, Failure
+
+if TYPE_CHECKING:
+    from gearflow.tasks import Task
+
+    AnyTask: TypeAlias = Task[..., Any]
+
+_ABSENT: Final = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """The whole payload at once."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Values by name, not yet read."""
+
+    texts: dict[str, str]
+
+
+Given: TypeAlias = Whole | Pairs
+Call: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def raw(arguments: Sequence[str]) -> bytes:
+    """The payload that the user gives as it is. Raises Failure if it is more than one argument."""
+    if not arguments:
+        return b""
+    if len(arguments) > 1:
+        _refuse(f"--raw takes one argument, not {len(arguments)}; quote it if it contains blanks")
+    content = _content(arguments[0])
+    return arguments[0].encode("utf-8", "surrogateescape") if content is None else content
+
+
+def untyped(arguments: Sequence[str]) -> bytes:
+    """The payload for a function whose types are not known: values are JSON if they can be, else text."""
+    match _read(arguments):
+        case Whole(data):
+            return data
+        case Pairs(texts):
+            return _object(
+                {name: _quoted(text) if _json(text) is _ABSENT else text for name, text in texts.items()}
+            )
+
+
+def typed(arguments: Sequence[str], task: "AnyTask") -> Call:
+    """Positional and keyword arguments of a task's call, read by its types.
+
+    Raises:
+        Failure: They do not fit; every fault is told.
+    """
+    from gearflow.errors import PayloadInvalid
+
+    try:
+        values = _values(arguments, task)
+    except PayloadInvalid as error:
+        raise invalid(task, error) from error
+    first = [
+        values.pop(name)
+        for name, parameter in task.payload.signature.parameters.items()
+        if parameter.kind is Parameter.POSITIONAL_ONLY and name in values
+    ]
+    return tuple(first), values
+
+
+def invalid(task: "AnyTask", error: Any) -> Failure:
+    """The failure for arguments that do not fit a task, which PayloadInvalid says."""
+    if not error.errors:
+        return Failure(ExitCode.PAYLOAD_INVALID, str(error))
+    faults = render.payload_faults(error.errors, list(_types(task)))
+    return Failure(
+        ExitCode.PAYLOAD_INVALID, f"the arguments do not fit {task.name}{render.signature(task)}:\n{faults}"
+    )
+
+
+# ------------------------------------------------------------------------------------- what was given
+
+
+def _read(arguments: Sequence[str]) -> Given:
+    """Tell the forms apart."""
+    if len(arguments) == 1:
+        content = _content(arguments[0])
+        if content is not None:
+            return Whole(content)
+        if "=" not in arguments[0] or arguments[0].lstrip()[:1] in tuple('{["'):
+            return _read_json(arguments[0])
+    return _read_pairs(arguments)
+
+
+def _content(argument: str) -> bytes | None:
+    """What ``-`` and ``@file`` stand for; None for anything else."""
+    if argument == "-":
+        return sys.stdin.buffer.read()
+    if not argument.startswith("@"):
+        return None
+    try:
+        return Path(argument[1:]).read_bytes()
+    except OSError as error:
+        _refuse(f"cannot read {argument[1:]}: {error.strerror}")
+
+
+def _read_json(argument: str) -> Given:
+    try:
+        json.loads(argument)
+    except (ValueError, RecursionError) as error:
+        if argument.lstrip()[:1] in tuple("{["):
+            raise Failure(ExitCode.PAYLOAD_INVALID, f"the payload is not JSON: {error}") from None
+        _refuse(f"{argument!r} is neither key=value nor JSON; --raw sends it as it is")
+    return Whole(argument.encode("utf-8", "surrogateescape"))
+
+
+def _read_pairs(arguments: Sequence[str]) -> Pairs:
+    texts: dict[str, str] = {}
+    for argument in arguments:
+        name, equals, text = argument.partition("=")
+        if not (name and equals):
+            _refuse(
+                f"{argument!r} is not key=value; write all arguments as key=value, or the payload as one JSON"
+            )
+        if name in texts:
+            _refuse(f"{name!r} is given twice")
+        if not argument.isprintable() and not _is_utf8(argument):
+            _refuse(f"{argument!r} is not UTF-8; other bytes can be sent with --raw")
+        texts[name] = text
+    return Pairs(texts)
+
+
+def _is_utf8(argument: str) -> bool:
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _refuse(message: str) -> NoReturn:
+    raise Failure(ExitCode.USAGE, message)
+
+
+def _json(text: str) -> Any:
+    """The value of a JSON text; ``_ABSENT`` if it is none."""
+    try:
+        return json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        return _ABSENT
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _object(texts: Mapping[str, str]) -> bytes:
+    """A JSON object of values that are JSON already: numbers keep all their digits."""
+    return "{{{}}}".format(", ".join(f"{_quoted(name)}: {text}" for name, text in texts.items())).encode()
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+# ------------------------------------------------------------------------------------ by a task's types
+
+
+def _values(arguments: Sequence[str], task: "AnyTask") -> dict[str, Any]:
+    """The arguments by name. Raises PayloadInvalid."""
+    annotations = task.payload.signature.annotations
+    if len(annotations) == len(arguments) == 1:
+        ((name, kind),) = annotations.items()
+        if kind is str or kind is bytes:
+            return task.payload.decode(_sole(arguments[0], name))
+    if len(arguments) == 1 and "=" not in arguments[0] and _content_or_json(arguments[0]) is False:
+        _refuse(
+            f"{arguments[0]!r} is neither key=value nor a JSON object; "
+            f"{task.name} takes {render.signature(task)}"
+        )
+    match _read(arguments):
+        case Whole(data):
+            return task.payload.decode(data)
+        case Pairs(texts):
+            return _Reading(task, texts).values()
+
+
+def _content_or_json(argument: str) -> bool:
+    return argument == "-" or argument.startswith("@") or argument.lstrip()[:1] in tuple('{["')
+
+
+def _sole(argument: str, name: str) -> bytes:
+    """The payload of a task that takes one text: the argument, or what stands behind ``name=`` in it."""
+    content = _content(argument)
+    if content is not None:
+        return content
+    return argument.removeprefix(f"{name}=").encode("utf-8", "surrogateescape")
+
+
+class _Reading:
+    """The values of pairs, each in the reading that its type takes."""
+
+    def __init__(self, task: "AnyTask", texts: dict[str, str]) -> None:
+        types = _types(task)
+        self._task = task
+        self._texts = texts
+        self._readings = {name: _readings(text, types.get(name, Any)) for name, text in texts.items()}
+
+    def values(self) -> dict[str, Any]:
+        """Raises PayloadInvalid if no reading fits."""
+        from gearflow.errors import PayloadInvalid
+
+        chosen = {name: readings[0] for name, readings in self._readings.items()}
+        try:
+            return self._decode(chosen)
+        except PayloadInvalid as error:
+            refused = {str(fault["loc"][0]) for fault in error.errors if fault.get("loc")}
+        for name in refused & chosen.keys():
+            chosen[name] = self._readings[name][-1]
+        try:
+            return self._decode(chosen)
+        except PayloadInvalid as error:
+            refused &= {str(fault["loc"][0]) for fault in error.errors if fault.get("loc")}
+        for name in refused & chosen.keys():
+            if self._texts[name].lstrip()[:1] not in tuple("{["):
+                chosen[name] = _quoted(self._texts[name])  # its faults are easier to understand
+        return self._decode(chosen)
+
+    def _decode(self, values: dict[str, str]) -> dict[str, Any]:
+        return self._task.payload.decode(_object(values))
+
+
+def _types(task: "AnyTask") -> dict[str, Any]:
+    """The types of the keys of a task's payload: of its parameters, or of the fields of its only model."""
+    from pydantic import BaseModel, RootModel
+
+    annotations = task.payload.signature.annotations
+    kinds = list(annotations.values())
+    if len(kinds) == 1 and isinstance(kinds[0], type) and issubclass(kinds[0], BaseModel):
+        model = kinds[0]
+        if not issubclass(model, RootModel):
+            return {field.alias or name: field.annotation for name, field in model.model_fields.items()}
+    return annotations
+
+
+def _readings(text: str, kind: Any) -> list[str]:
+    """What a text may mean for a type, as JSON, the likeliest first."""
+    members = _members(kind)
+    is_binary = bytes in members and str not in members
+    itself = _quoted(urlsafe_b64encode(text.encode()).decode() if is_binary else text)
+    value = _json(text)
+    if value is _ABSENT or kind is str or members == {bytes}:
+        return [itself]
+    open_to_choice = len(members) > 1 or not members.isdisjoint({Any, object})
+    if open_to_choice and not (isinstance(value, str) and str in members):
+        return [text, itself]
+    return [itself, text]
+
+
+def _members(kind: Any) -> set[Any]:
+    """The types of a union; the type itself if it is none."""
+    if get_origin(kind) is Annotated:
+        return _members(get_args(kind)[0])
+    alias = getattr(kind, "__value__", _ABSENT)  # of 'type X = ...'
+    if alias is not _ABSENT:
+        return _members(alias)
+    if get_origin(kind) in (Union, UnionType):
+        return set[Any]().union(*(_members(member) for member in get_args(kind)))
+    return {kind}

@@ -1,0 +1,86 @@
+"""Which function a name means, where no module tells: servers know what their workers offer."""
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from typing import Final
+
+from gearflow_cli.admin import Function, functions_of
+from gearflow_cli.exits import ExitCode, Failure, tell
+
+_SHOWN: Final = 5  # names in a message
+
+
+def resolve(name: str, addresses: Sequence[str]) -> str:
+    """The function to submit to: of that very name, else the only one whose name ends in ``.name``.
+
+    A name with a dot is taken for a full one, and submitted to even if nobody has heard of it; a warning
+    is given if no worker offers the function.
+
+    Raises:
+        Failure: A bare name is nobody's, or that of several.
+        NoServer: No server answers.
+    """
+    functions = _known(addresses)
+    found = name
+    if name not in functions and "." not in name:
+        found = _by_bare_name(name, functions.values())
+    if not (function := functions.get(found)) or not function.workers:
+        near = "" if function else _did_you_mean(name, functions)
+        tell(f"warning: no worker offers {found} now, so the job waits for one{near}")
+    return found
+
+
+def _known(addresses: Sequence[str]) -> dict[str, Function]:
+    """The functions of all servers that answer; of those with one name, one that has workers."""
+    from gearflow.errors import NoServer
+
+    known: dict[str, Function] = {}
+    reasons: dict[str, str] = {}
+    for address, answer in functions_of(addresses).items():
+        if isinstance(answer, str):
+            reasons[address] = answer
+            continue
+        for function in answer:
+            if function.workers or function.name not in known:
+                known[function.name] = function
+    if len(reasons) == len(addresses):
+        raise NoServer(reasons)
+    return known
+
+
+def _by_bare_name(name: str, functions: Iterable[Function]) -> str:
+    functions = list(functions)
+    candidates = [function for function in functions if function.name.endswith(f".{name}")]
+    served = [function.name for function in candidates if function.workers]
+    names = served or [function.name for function in candidates]
+    if len(names) == 1:
+        return names[0]
+    if names:
+        raise Failure(ExitCode.USAGE, f"{name} may be {_either(names)}; give the full name")
+    hint = _did_you_mean(name, [function.name for function in functions])
+    raise Failure(ExitCode.USAGE, f"no function is named {name}, or ends in .{name}{hint}")
+
+
+def _did_you_mean(name: str, known: Iterable[str]) -> str:
+    known = list(known)
+    if not known:
+        return "; the server knows of none: start a worker with 'gearflow worker MODULE'"
+    bare: dict[str, list[str]] = {}
+    for full in known:
+        bare.setdefault(full.rpartition(".")[2], []).append(full)
+    near = [
+        *get_close_matches(name, known, n=_SHOWN),
+        *(
+            full
+            for match in get_close_matches(name.rpartition(".")[2], bare, n=_SHOWN)
+            for full in bare[match]
+        ),
+    ]
+    if near:
+        return f"; did you mean {_either(list(dict.fromkeys(near)))}?"
+    more = ", ..." if len(known) > _SHOWN else ""
+    return f"; there are {', '.join(sorted(known)[:_SHOWN])}{more}"
+
+
+def _either(names: Sequence[str]) -> str:
+    return " or ".join(names[:_SHOWN])

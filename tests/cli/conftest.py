@@ -1,0 +1,131 @@
+"""A user's project with tasks, a worker that serves it, and a shell in its directory."""
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gearflow.server import JobServer
+from tests.cli.shell import Shell
+
+TASKS = '''
+import asyncio
+import sys
+import time
+from decimal import Decimal
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from gearflow.tasks import Context, task
+
+
+class Item(BaseModel):
+    name: str
+    price: Decimal = Decimal(1)
+
+
+@task
+def add(a: int, b: int = 2) -> int:
+    """Add two numbers."""
+    return a + b
+
+
+@task
+async def double(a: int) -> int:
+    return await add.acall(a, a)
+
+
+@task
+def buy(item: Item) -> Item:
+    return item
+
+
+@task(timeout=30, priority="high", unique=True)
+async def settings_of(text: str, number: int = 0) -> dict[str, str | int]:
+    return {"text": text, "number": number}
+
+
+@task
+def shout(text: str) -> str:
+    return text.upper()
+
+
+@task
+def reverse(data: bytes) -> bytes:
+    return data[::-1]
+
+
+@task
+def divide(a: float, b: float) -> float:
+    return a / b
+
+
+@task
+def nothing() -> None:
+    pass
+
+
+@task
+def warn(ctx: Context) -> str:
+    ctx.warn("half way\\x1b[31m")
+    ctx.progress(1, 2)
+    return "done"
+
+
+@task
+async def until(ctx: Context, path: Path) -> str:
+    """Ends when there is a file of that name."""
+    ctx.warn("it runs")
+    print("a job runs", file=sys.stderr, flush=True)
+    while not path.exists():
+        await asyncio.sleep(0.01)
+    return "finished"
+
+
+@task
+async def blocking(seconds: float) -> None:
+    print("a job runs", file=sys.stderr, flush=True)
+    time.sleep(seconds)  # the user's mistake: it blocks the loop
+
+
+@task(foreign=True)
+def elsewhere(text: str) -> str: ...
+'''
+
+
+@pytest.fixture(scope="session")
+def module() -> str:
+    """The name of the user's module; nobody else uses it on the shared servers."""
+    return f"shop_{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture(scope="session")
+def project(module: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The user's directory, with a module of tasks in it."""
+    directory = tmp_path_factory.mktemp("project")
+    (directory / f"{module}.py").write_text(TASKS)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def shell(project: Path, bundled: str) -> Shell:
+    """A shell in the user's directory, with the shared server in GEARMAN_SERVERS."""
+    return Shell(project, {"GEARMAN_SERVERS": bundled})
+
+
+@pytest.fixture(scope="session")
+def served(shell: Shell, module: str) -> Iterator[Shell]:
+    """The same, while a worker serves the module."""
+    with shell.start("worker", module) as worker:
+        worker.until("registered with a server")
+        worker.drain()
+        yield shell
+
+
+@pytest.fixture
+def own(project: Path) -> Iterator[Shell]:
+    """A shell in the user's directory with a server of its own, where no worker is."""
+    with JobServer(port=0) as server:
+        yield Shell(project, {"GEARMAN_SERVERS": server.address})

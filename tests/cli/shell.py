@@ -1,0 +1,99 @@
+"""The real command in real processes, as a user's shell starts it."""
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Final
+
+COMMAND: Final = (sys.executable, "-m", "gearflow_cli")
+
+
+@dataclass(frozen=True, slots=True)
+class Shell:
+    """Where commands run, and what is in their environment beside what a shell always has."""
+
+    directory: Path
+    environment: dict[str, str] = field(default_factory=dict[str, str])
+
+    def run(
+        self, *arguments: str, stdin: bytes = b"", **environment: str
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run a command to its end."""
+        return subprocess.run(
+            [*COMMAND, *arguments],
+            cwd=self.directory,
+            env=self._environment(environment),
+            input=stdin,
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+
+    @contextmanager
+    def start(self, *arguments: str, **environment: str) -> Generator["Running", None, None]:
+        """Start a command that runs for the time of the block."""
+        with subprocess.Popen(
+            [*COMMAND, *arguments],
+            cwd=self.directory,
+            env=self._environment(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as process:
+            try:
+                yield Running(process)
+            finally:
+                process.kill()
+
+    def _environment(self, more: dict[str, str]) -> dict[str, str]:
+        clean = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("GEARFLOW_", "GEARMAN_", "FORCE_COLOR", "PYTHONWARNINGS"))
+        }
+        return clean | {"COLUMNS": "200"} | self.environment | more
+
+
+class Running:
+    """A command that has been started."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
+        self.process = process
+        self._stdout = _pipe(process.stdout)
+        self._stderr = _pipe(process.stderr)
+
+    def until(self, text: str) -> str:
+        """Read its stderr up to the line that contains a text; that line."""
+        seen: list[str] = []
+        for line in self._stderr:
+            seen.append(line.decode())
+            if text in seen[-1]:
+                return seen[-1]
+        raise AssertionError(f"it ended without saying {text!r}; it said: {''.join(seen)}")
+
+    def drain(self) -> None:
+        """Read on what it says on stderr, and forget it: a full pipe would stop it."""
+        threading.Thread(target=self._stderr.read, daemon=True).start()
+
+    def output(self) -> str:
+        """The next line of its stdout."""
+        return self._stdout.readline().decode().rstrip("\n")
+
+    def signal(self, number: int) -> None:
+        """Send it a signal."""
+        self.process.send_signal(number)
+
+    def end(self) -> tuple[int, str]:
+        """Wait for its end: the exit code, and what it said on stderr until then."""
+        _, stderr = self.process.communicate(timeout=30)
+        return self.process.returncode, stderr.decode()
+
+
+def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
+    assert stream is not None
+    return stream

@@ -1,0 +1,147 @@
+"""What only reads: ``gearflow status``, ``gearflow tasks``, ``--help``, ``--version``."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from gearflow.client import SyncAdmin
+from gearflow_cli import options
+from tests.cli.shell import COMMAND, Shell
+
+
+def test_status_in_a_pipe_is_plain_columns(own: Shell) -> None:
+    SyncAdmin(own.environment["GEARMAN_SERVERS"]).create_function("img.resize")
+    ended = own.run("status")
+    header, row = ended.stdout.decode().splitlines()
+    assert header.split() == ["function", "total", "running", "waiting", "workers"]
+    assert row.split() == ["img.resize", "0", "0", "0", "0"]
+    assert b"\x1b" not in ended.stdout
+
+
+def test_status_counts_what_waits(own: Shell) -> None:
+    own.run("submit", "--bg", "img.resize", "a=1")
+    (server,) = json.loads(own.run("status", "--json").stdout)
+    assert server == {
+        "server": own.environment["GEARMAN_SERVERS"],
+        "error": None,
+        "functions": [{"name": "img.resize", "total": 1, "running": 0, "waiting": 1, "workers": 0}],
+    }
+
+
+def test_status_names_the_server_that_is_dead(own: Shell) -> None:
+    alive = own.environment["GEARMAN_SERVERS"]
+    SyncAdmin(alive).create_function("img.resize")
+    ended = own.run("status", "-s", "127.0.0.1:1", "-s", alive)
+    assert ended.returncode == 0
+    assert ended.stderr.decode().lower() == "gearflow: 127.0.0.1:1 does not answer: connection refused\n"
+    assert ended.stdout.decode().splitlines()[1].split()[:2] == [alive, "img.resize"]
+    first, second = json.loads(own.run("status", "--json", GEARMAN_SERVERS=f"127.0.0.1:1,{alive}").stdout)
+    assert first["error"]
+    assert second["error"] is None
+
+
+def test_status_without_any_server_is_69(own: Shell) -> None:
+    ended = own.run("status", "--json", "-s", "127.0.0.1:1", "-s", "127.0.0.1:2")
+    assert (ended.returncode, ended.stdout) == (69, b"")
+    assert b"127.0.0.1:1" in ended.stderr
+    assert b"127.0.0.1:2" in ended.stderr
+
+
+def test_a_function_name_cannot_steer_the_terminal(own: Shell) -> None:
+    SyncAdmin(own.environment["GEARMAN_SERVERS"]).create_function("\x1b[31mred")
+    assert b"\x1b" not in own.run("status").stdout
+
+
+def test_status_reads_c_gearmand(gearmand: str, tmp_path: Path, function: str) -> None:
+    SyncAdmin(gearmand).create_function(function)
+    ended = Shell(tmp_path).run("status", "-s", gearmand)
+    assert any(line.split()[0] == function for line in ended.stdout.decode().splitlines())
+
+
+def test_a_reader_that_goes_away_is_no_error(own: Shell) -> None:
+    admin = SyncAdmin(own.environment["GEARMAN_SERVERS"])
+    admin.create_function("img.resize")
+    with subprocess.Popen(
+        [*COMMAND, "status"],
+        env={"GEARMAN_SERVERS": own.environment["GEARMAN_SERVERS"], "PATH": ""},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
+
+
+def test_a_full_disk_is_told_without_a_traceback(own: Shell) -> None:
+    with Path("/dev/full").open("wb") as full:
+        ended = subprocess.run(
+            [*COMMAND, "status"], env=own.environment, stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    assert ended.returncode == 74
+    assert ended.stderr == b"gearflow: [Errno 28] No space left on device\n"
+
+
+def test_a_closed_stdout_is_no_error(own: Shell) -> None:
+    shell = f"exec {' '.join(COMMAND)} status >&-"
+    ended = subprocess.run(["/bin/sh", "-c", shell], env=own.environment, stderr=subprocess.PIPE, check=False)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+
+
+def test_tasks_lists_names_signatures_and_options(shell: Shell, module: str) -> None:
+    lines = shell.run("tasks", module).stdout.decode().splitlines()
+    assert lines[0].split() == ["task", "signature", "options"]
+    rows = {line.split()[0]: line for line in lines[1:]}
+    assert "(a: int, b: int = 2) -> int" in rows[f"{module}.add"]
+    assert rows[f"{module}.warn"].split(maxsplit=1)[1] == "() -> str"  # no Context for callers
+    assert rows[f"{module}.settings_of"].endswith("timeout=30, priority=high, unique")
+    assert rows[f"{module}.elsewhere"].endswith("foreign")
+
+
+def test_tasks_gives_schemas_as_json(shell: Shell, module: str) -> None:
+    tasks = {task["name"]: task for task in json.loads(shell.run("tasks", "--json", module).stdout)}
+    add = tasks[f"{module}.add"]
+    assert add["signature"] == "(a: int, b: int = 2) -> int"
+    assert add["description"] == "Add two numbers."
+    assert add["payload"]["required"] == ["a"]
+    assert add["result"] == {"type": "integer"}
+    assert tasks[f"{module}.settings_of"]["options"] == {"timeout": 30, "priority": "high", "unique": True}
+
+
+def test_a_module_without_tasks_is_78(tmp_path: Path) -> None:
+    (tmp_path / "empty.py").touch()
+    ended = Shell(tmp_path).run("tasks", "empty")
+    assert (ended.returncode, ended.stdout) == (78, b"")
+
+
+def test_help_and_version_need_nothing_of_the_library() -> None:
+    heavy = "{'anyio', 'asyncio', 'gearflow'}"
+    script = (
+        "import sys; from gearflow_cli.app import app\n"
+        "for arguments in (['--help'], ['--version'], ['worker', '--help']):\n"
+        "    try: app(arguments, prog_name='gearflow')\n"
+        "    except SystemExit as end: assert end.code == 0, end\n"
+        f"assert not {heavy} & sys.modules.keys(), {heavy} & sys.modules.keys()\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert ended.stderr == ""
+    assert "submit" in ended.stdout
+    assert "gearflow 0." in ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("30s", 30), ("5m", 300), ("1h30m", 5400), ("2d", 172800), ("0.5s", 0.5), ("7", 7)]
+)
+def test_durations_have_units(text: str, seconds: float) -> None:
+    assert options.duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "x", "5 m", "-1", "nan", "inf", "1e", "5w", "m5"])
+def test_what_is_no_duration_is_refused(text: str) -> None:
+    with pytest.raises(typer.BadParameter):
+        options.duration(text)

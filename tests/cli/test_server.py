@@ -1,0 +1,105 @@
+"""``gearflow server`` and ``gearflow dev`` in processes of their own."""
+
+import re
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from gearflow.client import SyncAdmin, SyncClient
+from gearflow_cli.app import app
+from tests.cli.shell import Running, Shell
+
+
+def address_of(server: Running) -> str:
+    found = re.search(r"listens on (\S+);", server.until("listens on"))
+    assert found is not None
+    return found[1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_says_where_it_listens_and_ends_well(tmp_path: Path, number: int) -> None:
+    with Shell(tmp_path).start("server", "-p", "0", "--memory") as server:
+        line = server.until("listens on")
+        assert "jobs live in memory only and are lost when it ends" in line
+        found = re.search(r"listens on (127\.0\.0\.1:\d+);", line)
+        assert found is not None
+        assert SyncAdmin(found[1]).pid() == server.process.pid
+        server.signal(number)
+        assert server.end() == (0, "")
+
+
+def test_it_ends_while_clients_are_connected_and_jobs_wait(tmp_path: Path) -> None:
+    with (
+        Shell(tmp_path).start("server", GEARFLOW_PORT="0") as server,
+        SyncClient([address_of(server)]) as client,
+    ):
+        client.submit("nobody.serves.this", b"")
+        server.signal(signal.SIGTERM)
+        assert server.end()[0] == 0
+
+
+def test_bytes_that_are_not_gearman_are_logged_in_a_line(tmp_path: Path) -> None:
+    with Shell(tmp_path).start("server", "-p", "0") as server:
+        host, _, port = address_of(server).rpartition(":")
+        with socket.create_connection((host, int(port)), timeout=10) as stranger:
+            stranger.sendall(b"\0XXX" + bytes(8))
+            assert stranger.recv(1) == b""
+        assert "127.0.0.1" in server.until("does not speak Gearman")
+
+
+def test_a_taken_port_is_78_and_the_remedy_is_told(shell: Shell, bundled: str) -> None:
+    port = bundled.rpartition(":")[2]
+    ended = shell.run("server", "-p", port)
+    assert ended.returncode == 78
+    assert f"port {port} of 127.0.0.1" in ended.stderr.decode()
+    assert "choose a port with -p" in ended.stderr.decode()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["-p", "65536"], 2, "65535"),
+        (["--max-body", "0"], 2, "--max-body"),
+        (["--max-body", "lots"], 2, "write 65536, 64K, 512M or 1G"),
+        (["-p", "0", "-L", "192.0.2.1"], 78, "choose another with -L"),
+    ],
+)
+def test_what_it_cannot_do_is_told(arguments: list[str], code: int, said: str) -> None:
+    ended = CliRunner().invoke(app, ["server", *arguments])
+    assert ended.exit_code == code
+    assert said in ended.stderr
+
+
+def test_dev_runs_a_server_and_a_worker_until_interrupted(shell: Shell, module: str) -> None:
+    with shell.start("dev", module, "-p", "0") as dev:
+        address = address_of(dev)
+        dev.until("registered")
+        ended = shell.run("submit", "add", "a=1", "-s", address)
+        assert (ended.returncode, ended.stdout) == (0, b"3\n")
+        dev.signal(signal.SIGINT)
+        code, stderr = dev.end()
+        assert code == 0
+        assert "Traceback" not in stderr
+
+
+def test_dev_takes_the_server_that_is_there(own: Shell, module: str) -> None:
+    address = own.environment["GEARMAN_SERVERS"]
+    with own.start("dev", module, "-p", address.rpartition(":")[2]) as dev:
+        assert "using that one" in dev.until(f"listens on {address} already")
+        dev.until("registered")
+        assert own.run("submit", "add", "a=1").stdout == b"3\n"
+        dev.signal(signal.SIGTERM)
+        assert dev.end()[0] == 0
+    assert SyncAdmin(address).status()  # it lives on
+
+
+def test_dev_does_not_mistake_another_program_for_a_server(shell: Shell, module: str) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        port = other.getsockname()[1]
+        ended = shell.run("dev", module, "-p", str(port))
+    assert ended.returncode == 78
+    assert f"port {port} of 127.0.0.1: it is taken" in ended.stderr.decode()

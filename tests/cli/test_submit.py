@@ -1,0 +1,237 @@
+"""``gearflow submit`` over the bundled server and a real worker process."""
+
+import json
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from gearflow.client import SyncAdmin, SyncClient
+from gearflow_cli.app import app
+from gearflow_cli.naming import resolve
+from tests.cli.shell import Shell
+
+
+def outcome(ended: subprocess.CompletedProcess[bytes]) -> tuple[int, str, str]:
+    return ended.returncode, ended.stdout.decode(), ended.stderr.decode()
+
+
+def test_a_bare_name_and_pairs_are_enough(served: Shell) -> None:
+    assert outcome(served.run("submit", "add", "a=1", "b=2")) == (0, "3\n", "")
+
+
+def test_a_full_name_does_as_well(served: Shell, module: str) -> None:
+    assert outcome(served.run("submit", f"{module}.add", '{"a": 1}')) == (0, "3\n", "")
+
+
+def test_the_module_makes_texts_of_what_looks_like_numbers(served: Shell, module: str) -> None:
+    ended = served.run("submit", "-m", module, "settings_of", "text=007", "number=7")
+    assert json.loads(ended.stdout) == {"text": "007", "number": 7}
+
+
+def test_the_module_may_be_named_in_the_environment(served: Shell, module: str) -> None:
+    assert outcome(served.run("submit", "shout", "hello", GEARFLOW_TASKS=module)) == (0, "HELLO\n", "")
+
+
+def test_a_module_of_the_environment_need_not_be_importable(served: Shell) -> None:
+    code, stdout, stderr = outcome(served.run("submit", "add", "a=1", GEARFLOW_TASKS="no.such"))
+    assert (code, stdout) == (0, "3\n")
+    assert "warning: GEARFLOW_TASKS: cannot import no.such" in stderr
+
+
+def test_a_module_of_the_command_line_has_to_be(served: Shell) -> None:
+    code, stdout, stderr = outcome(served.run("submit", "-m", "no.such", "add", "a=1"))
+    assert (code, stdout) == (78, "")
+    assert "No module named 'no'" in stderr
+    assert str(served.directory) in stderr.splitlines()[-1]
+
+
+def test_arguments_that_do_not_fit_are_refused_before_they_are_sent(own: Shell, module: str) -> None:
+    code, stdout, stderr = outcome(
+        own.run("submit", "-m", module, "add", "a=x", "c=1", GEARMAN_SERVERS="127.0.0.1:1")
+    )
+    assert (code, stdout) == (65, "")
+    assert f"{module}.add(a: int, b: int = 2) -> int" in stderr
+    assert "a: Input should be a valid integer" in stderr
+    assert "c: there is no such parameter; there are a, b" in stderr
+
+
+def test_a_worker_that_refuses_the_payload_is_the_same_failure(served: Shell) -> None:
+    code, _, stderr = outcome(served.run("submit", "add", "a=x"))
+    assert code == 65
+    assert "  a: Input should be a valid integer" in stderr
+
+
+def test_a_payload_may_come_from_standard_input(served: Shell) -> None:
+    assert outcome(served.run("submit", "add", "-", stdin=b'{"a": 40}')) == (0, "42\n", "")
+
+
+def test_bytes_pass_through_as_they_are(served: Shell) -> None:
+    ended = served.run("submit", "reverse", "--raw", "-", stdin=b"\0\xff\n\x80")
+    assert (ended.returncode, ended.stdout) == (0, b"\x80\n\xff\0")
+
+
+def test_a_result_of_type_bytes_gets_no_line_end(served: Shell, module: str) -> None:
+    assert served.run("submit", "-m", module, "reverse", "abc").stdout == b"cba"
+
+
+def test_a_result_of_none_is_null(served: Shell) -> None:
+    assert outcome(served.run("submit", "nothing")) == (0, "null\n", "")
+
+
+def test_a_task_that_fails_tells_why_and_its_traceback_if_asked(served: Shell) -> None:
+    code, stdout, stderr = outcome(served.run("submit", "divide", "a=1", "b=0"))
+    assert (code, stdout) == (1, "")
+    assert "divide failed: ZeroDivisionError: float division by zero" in stderr
+    assert "Traceback" not in stderr
+    code, stdout, stderr = outcome(served.run("submit", "-v", "divide", "a=1", "b=0"))
+    assert (code, stdout) == (1, "")
+    assert "return a / b" in stderr
+
+
+def test_warnings_are_told_and_cannot_steer_the_terminal(served: Shell) -> None:
+    code, stdout, stderr = outcome(served.run("submit", "warn"))
+    assert (code, stdout) == (0, "done\n")
+    assert stderr == "gearflow: warning: half way\\x1b[31m\n"
+
+
+def test_bg_prints_the_handle_alone(served: Shell) -> None:
+    code, stdout, stderr = outcome(served.run("submit", "--bg", "add", "a=1"))
+    assert (code, stderr) == (0, "")
+    assert stdout.startswith("H:")
+    assert stdout.count("\n") == 1
+
+
+def test_a_delayed_job_is_not_run_before_its_time(own: Shell, module: str) -> None:
+    ended = own.run("submit", "-m", module, "--bg", "--delay", "1h", "add", "a=1")
+    assert ended.returncode == 0
+    with SyncClient([own.environment["GEARMAN_SERVERS"]]) as client:
+        status = client.status(ended.stdout.decode().strip())
+    assert (status.known, status.running) == (True, False)
+
+
+def test_options_of_the_task_hold_for_the_shell_too(own: Shell, module: str) -> None:
+    arguments = ("submit", "-m", module, "--bg", "settings_of", "text=a")
+    assert own.run(*arguments).stdout == own.run(*arguments).stdout  # unique=True: the same job
+
+
+def test_a_key_joins_the_waiting_job(own: Shell, module: str) -> None:
+    arguments = ("submit", "-m", module, "--bg", "--unique", "k", "add")
+    assert own.run(*arguments, "a=1").stdout == own.run(*arguments, "a=2").stdout
+
+
+def test_a_wait_that_is_limited_ends_with_75_and_says_that_the_job_is_dropped(
+    own: Shell, module: str
+) -> None:
+    code, stdout, stderr = outcome(own.run("submit", "-m", module, "--timeout", "0.1", "add", "a=1"))
+    assert (code, stdout) == (75, "")
+    assert "has not ended within 0.1 s: no worker has taken it" in stderr
+
+
+def test_a_wait_that_is_limited_ends_with_75_and_says_that_the_job_runs_on(
+    own: Shell, module: str, tmp_path: Path
+) -> None:
+    payload = json.dumps({"path": str(tmp_path / "end")})
+    with own.start("worker", module) as worker, SyncClient([own.environment["GEARMAN_SERVERS"]]) as client:
+        job = client.submit(f"{module}.until", payload.encode(), unique="k")
+        worker.until("a job runs")
+        ended = own.run("submit", "--timeout", "0.1s", "--unique", "k", "until", payload)
+        assert ended.returncode == 75
+        assert f"{job.handle} has not ended within 0.1 s: it runs on" in ended.stderr.decode()
+        (tmp_path / "end").touch()
+        assert job.result(timeout=10) == b"finished"
+
+
+def test_interrupting_the_wait_shows_no_traceback(served: Shell, tmp_path: Path) -> None:
+    with served.start("submit", "until", f"path={tmp_path / 'end'}") as submission:
+        submission.until("it runs")
+        submission.signal(signal.SIGINT)
+        code, stderr = submission.end()
+    (tmp_path / "end").touch()
+    assert code == 130
+    assert stderr.startswith("gearflow: stopped waiting for H:")
+    assert "Traceback" not in stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--delay", "5m"], "--delay is for jobs that nobody waits for: add --bg"),
+        (["--bg", "--timeout", "5s"], "--bg does not wait"),
+        (["--bg", "--delay", "5m", "--priority", "high"], "a delayed job has normal priority"),
+        (["--unique", ""], "--unique needs a key"),
+    ],
+)
+def test_options_that_make_no_sense_together_are_usage_errors(arguments: list[str], said: str) -> None:
+    ended = CliRunner().invoke(app, ["submit", "add", "a=1", *arguments])
+    assert (ended.exit_code, ended.stdout) == (2, "")
+    assert said in ended.stderr
+
+
+def test_no_server_is_69(shell: Shell, module: str) -> None:
+    for arguments in (["add"], ["-m", module, "add", "a=1"]):
+        code, stdout, stderr = outcome(shell.run("submit", *arguments, GEARMAN_SERVERS="127.0.0.1:1"))
+        assert (code, stdout) == (69, "")
+        assert "127.0.0.1:1: connection refused" in stderr.lower()
+        assert "gearflow server" in stderr
+
+
+def test_a_name_that_is_nobodys_offers_the_nearest(served: Shell, module: str) -> None:
+    code, stdout, stderr = outcome(served.run("submit", "shoutt"))
+    assert (code, stdout) == (2, "")
+    assert f"did you mean {module}.shout?" in stderr
+
+
+# ------------------------------------------------------------------ names, as servers know them
+
+Offer = Callable[..., str]
+
+
+@pytest.fixture
+def offer(own: Shell) -> Offer:
+    """``offer("a.b", "c")``: the address of a server that knows these functions."""
+
+    def create(*functions: str) -> str:
+        address = own.environment["GEARMAN_SERVERS"]
+        for function in functions:
+            SyncAdmin(address).create_function(function)
+        return address
+
+    return create
+
+
+def test_a_bare_name_is_the_only_function_that_ends_in_it(offer: Offer) -> None:
+    address = offer("img.resize", "img.thumb", "resize_all")
+    assert resolve("resize", [address]) == "img.resize"
+
+
+def test_the_very_name_comes_before_one_that_ends_in_it(offer: Offer) -> None:
+    assert resolve("resize", [offer("img.resize", "resize")]) == "resize"
+
+
+def test_a_name_that_several_end_in_is_refused(own: Shell, offer: Offer) -> None:
+    offer("a.resize", "b.resize")
+    code, _, stderr = outcome(own.run("submit", "resize"))
+    assert code == 2
+    assert "resize may be a.resize or b.resize; give the full name" in stderr
+
+
+def test_an_unknown_full_name_is_sent_with_a_warning(own: Shell) -> None:
+    code, stdout, stderr = outcome(own.run("submit", "--bg", "img.resize", "a=1"))
+    assert code == 0
+    assert stdout.startswith("H:")
+    assert "warning: no worker offers img.resize now, so the job waits for one" in stderr
+
+
+def test_a_server_that_knows_nothing_says_how_to_start_a_worker(own: Shell) -> None:
+    code, _, stderr = outcome(own.run("submit", "resize"))
+    assert code == 2
+    assert "gearflow worker MODULE" in stderr
+
+
+def test_functions_that_c_gearmand_knows_are_found_too(gearmand: str, function: str) -> None:
+    SyncAdmin(gearmand).create_function(function)
+    assert resolve(function.rpartition(".")[2], [gearmand]) == function
