@@ -32,7 +32,7 @@ from gearflow.broker.sessions import LARGE, Session
 from gearflow.broker.waking import Waking
 from gearflow.errors import RemoteProtocolError
 from gearflow.protocol import reserved
-from gearflow.protocol.constants import HEADER, MAX_CLIENT_ID, RES, PacketType
+from gearflow.protocol.constants import HEADER, MAX_BODY, MAX_CLIENT_ID, RES, PacketType
 
 _NOOP: Final = HEADER.pack(RES, PacketType.NOOP, 0)
 _NO_JOB: Final = HEADER.pack(RES, PacketType.NO_JOB, 0)
@@ -322,6 +322,12 @@ class Broker:
             self._error(session, b"QUEUE_ERROR", b"Job queue is full: the server holds all the bytes it may")
             return
         handle = self._new_handle()
+        if len(handle) + len(name) + 2 + len(workload) > MAX_BODY:
+            self._queued_bytes -= len(workload)
+            self._error(
+                session, b"ARGUMENT_TOO_LARGE", b"with its handle the job would not fit into a packet"
+            )
+            return
         job = Job(handle, function, unique, key, workload, priority, background, reducer)
         if key:
             function.uniques[key] = job
@@ -524,6 +530,8 @@ class Broker:
             head, number = b"%b\0%b\0%b\0" % (handle, job.function.name, job.unique), _JOB_ASSIGN_UNIQ
         workload = job.workload
         size = len(workload)
+        if len(head) + size > MAX_BODY:  # without its unique, then: the handle and the function fit
+            head, number = b"%b\0%b\0" % (handle, job.function.name), _JOB_ASSIGN
         head = HEADER.pack(RES, number, len(head) + size) + head
         outbox = session.outbox
         if not outbox:
@@ -616,7 +624,7 @@ class Broker:
         if job is not None:
             self._relay(job, _WORK_FAIL, handle)
             self._end(job)
-        what = b"%b of a job" % handle if job else PacketType(kind).name.encode()
+        what = b"the result of %b" % handle if job else b"a packet of type %d" % kind
         self.notices.append(Notice(f"refused a body of {size} bytes, which is over the limit", session, what))
         self._error(
             session,

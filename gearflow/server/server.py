@@ -65,7 +65,8 @@ class Engine:
         self._empty = asyncio.Event()  # no connections; looked at only when stopping
         self._flushing = False
         self._sweep: asyncio.TimerHandle | None = None  # for packets that do not come whole
-        self._most_connections = settings.max_connections or _most_connections()
+        self._most_connections = min(settings.max_connections or sys.maxsize, _most_connections())
+        self._timer_due = 0.0  # uvloop's timers do not tell
         self._timer: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
@@ -144,7 +145,7 @@ class Engine:
             if peer is not None:
                 peer.flush()
         due = self.broker.next_due()
-        if due is not None and (self._timer is None or due < self._timer.when()):
+        if due is not None and (self._timer is None or due < self._timer_due):
             self._set_timer(due)
 
     def _log_notices(self) -> None:
@@ -164,7 +165,8 @@ class Engine:
     def _set_timer(self, due: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_at(min(due, self.time() + _LONGEST_NAP), self._tick)
+        self._timer_due = min(due, self.time() + _LONGEST_NAP)
+        self._timer = self._loop.call_at(self._timer_due, self._tick)
 
     def _tick(self) -> None:
         self._timer = None

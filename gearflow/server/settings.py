@@ -27,8 +27,8 @@ class ServerSettings(BaseModel):
     """Connections the kernel holds until they are accepted. gearmand's 32 makes bursts wait for seconds."""
 
     max_connections: Annotated[int, Field(ge=1)] | None = None
-    """Connections at a time; one more is closed at once. None: as many as the process may have open files,
-    less a few for its own use."""
+    """Connections at a time; one more is closed at once. None, or more than that: as many as the process may
+    have open files, less a few for its own use."""
 
     max_body: Annotated[int, Field(ge=1, le=MAX_BODY)] = _DEFAULTS.body
     """Bytes in the body of a packet. The sender of a larger one gets ERROR and keeps its connection; a

@@ -1,7 +1,6 @@
 """Run tasks: a worker takes jobs from its servers, and tells them how they end."""
 
 from gearflow.worker.settings import WorkerOptions, WorkerSettings
-from gearflow.worker.signals import run_with_signals
 from gearflow.worker.worker import Worker
 
-__all__ = ["Worker", "WorkerOptions", "WorkerSettings", "run_with_signals"]
+__all__ = ["Worker", "WorkerOptions", "WorkerSettings"]

@@ -2,7 +2,6 @@
 
 import inspect
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -10,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from typing import Any
 
+import anyio
 import pytest
 
 from gearflow.client import Admin, Client, ClientJob, SyncAdmin, SyncClient, SyncJob
@@ -118,6 +118,37 @@ def test_a_client_that_was_not_entered_says_so() -> None:
         SyncClient(["127.0.0.1:1"]).echo(b"")
 
 
+def test_a_blocking_call_in_the_clients_own_thread_is_an_error(any_server: str, function: str) -> None:
+    errors: list[Exception] = []
+    with SyncClient([any_server]) as client:
+
+        def call(_: ClientJob) -> None:
+            try:
+                client.echo(b"")
+            except RuntimeError as error:
+                errors.append(error)
+
+        job = client.submit(function, b"x")
+        job.add_done_callback(call)
+        job.cancel()
+        assert "would wait for itself" in str(errors[0])
+
+
+def test_leaving_does_not_wait_for_ever_for_what_runs_in_the_client() -> None:
+    with ThreadPoolExecutor(1) as threads:
+        with SyncClient(["127.0.0.1:1"]) as client:
+            begun = threading.Event()
+
+            async def sleep(_: Client) -> None:
+                begun.set()
+                await anyio.sleep_forever()
+
+            call = threads.submit(client.run, sleep)
+            assert begun.wait(5)
+        with pytest.raises(CancelledError):
+            call.result(5)
+
+
 def test_a_failing_call_leaves_the_client_usable(any_server: str) -> None:
     with SyncClient([any_server]) as client:
         with pytest.raises(NoServer):
@@ -134,30 +165,49 @@ def test_no_thread_is_left_behind(any_server: str) -> None:
 
 
 INTERRUPTED = """
-import asyncio, sys
+import asyncio, os, signal, sys, threading
+import anyio
 from gearflow.client import SyncClient
+
+def where_the_main_thread_is():
+    frame, names = sys._current_frames()[threading.main_thread().ident], []
+    while frame is not None:
+        names.append(frame.f_code.co_qualname)
+        frame = frame.f_back
+    return names
+
+async def interrupt_the_wait():
+    while (names := where_the_main_thread_is())[0] != "Condition.wait" or "SyncJob.result" not in names:
+        await anyio.sleep(0)
+    os.kill(os.getpid(), signal.SIGINT)
+
 async def tasks(client):
+    await anyio.wait_all_tasks_blocked()  # those that have had their say are gone then
     return len(asyncio.all_tasks())
+
+async def begin(client):
+    client.start_soon(interrupt_the_wait)
+
 with SyncClient([sys.argv[1]]) as client:
-    client.echo(b"")
-    before = client.run(tasks)
     job = client.submit(sys.argv[2], b"x")
+    before = client.run(tasks)
+    client.run(begin)
     try:
-        print("waiting", flush=True)
         job.result()
     except KeyboardInterrupt:
         print("interrupted", client.echo(b"usable").decode(), client.run(tasks) - before)
 """
 
 
-def test_ctrl_c_ends_a_waiting_call(any_server: str, function: str) -> None:
-    command = [sys.executable, "-W", "error", "-c", INTERRUPTED, any_server, function]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "waiting\n"
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=20)
-    assert (out, err, process.returncode) == ("interrupted usable 0\n", "", 0)
+def test_ctrl_c_ends_a_waiting_call_on_both_sides(any_server: str, function: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", INTERRUPTED, any_server, function],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("interrupted usable 0\n", "", 0)
 
 
 FORKED = """
