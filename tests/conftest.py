@@ -75,7 +75,7 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def gearmand(program: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a C gearmand with its default options."""
-    with _gearmand(program("gearmand"), tmp_path_factory.mktemp("gearmand") / "log") as address:
+    with run_gearmand(program("gearmand"), tmp_path_factory.mktemp("gearmand") / "log") as address:
         yield address
 
 
@@ -103,7 +103,7 @@ def missing(what: str) -> NoReturn:
 
 
 @contextmanager
-def _gearmand(program: str, log: Path) -> Generator[str, None, None]:
+def run_gearmand(program: str, log: Path) -> Generator[str, None, None]:
     """A gearmand for the time of the block."""
     port = _free_port()
     command = [program, "--port", str(port), "--listen", "127.0.0.1", "--log-file", str(log)]

@@ -1,0 +1,1 @@
+"""The smallest application: what README and the tutorial start from."""

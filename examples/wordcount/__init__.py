@@ -1,0 +1,1 @@
+"""Map and reduce over real text files: which words are the most frequent?"""

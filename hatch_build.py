@@ -1,0 +1,52 @@
+"""The optional build: ``GEARFLOW_COMPILE=1 pip install .`` compiles the server's core with mypyc.
+
+The same source, about 1.7 times as fast where packets come in batches; docs/explanation/performance.md has
+the figures. It needs a C compiler. Without the variable, the wheel is pure Python.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+CORE = ("bodies", "broker", "deadlines", "intake", "job", "limits", "queues", "sessions", "waking")
+
+SETUP = """
+from mypyc.build import mypycify
+from setuptools import setup
+
+options = ["--config-file=", "--follow-imports=silent"]
+modules = mypycify([*options, *{paths}], opt_level="3", debug_level="0", group_name="gearflow.broker.core")
+setup(name="core", packages=[], ext_modules=modules, script_args=["build_ext", "--inplace", "--quiet"])
+"""
+
+
+class CompiledCore(BuildHookInterface[Any]):
+    """Compiles in a copy of the sources, and puts the extension modules into the wheel."""
+
+    def _wanted(self) -> bool:
+        return os.environ.get("GEARFLOW_COMPILE") == "1" and self.target_name == "wheel"
+
+    def dependencies(self) -> list[str]:
+        return ["mypy>=1.14", "pydantic>=2.11", "setuptools>=70"] if self._wanted() else []
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        if version == "editable" or not self._wanted():
+            return
+        self._copy = Path(mkdtemp())
+        shutil.copytree(Path(self.root) / "gearflow", self._copy / "gearflow")
+        paths = [f"gearflow/broker/{module}.py" for module in CORE]
+        subprocess.run([sys.executable, "-c", SETUP.format(paths=paths)], cwd=self._copy, check=True)
+        build_data["pure_python"] = False
+        build_data["infer_tag"] = True
+        for built in (self._copy / "gearflow" / "broker").glob("*.so"):
+            build_data["force_include"][str(built)] = f"gearflow/broker/{built.name}"
+
+    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
+        if hasattr(self, "_copy"):
+            shutil.rmtree(self._copy)

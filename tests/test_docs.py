@@ -1,0 +1,315 @@
+"""What README and ``docs/`` show is true: code runs, sessions print what they show, tables are complete.
+
+How a block is marked in its first line says what is done with it:
+
+* ```` ```python ```` is a program; it runs by itself, against a server that knows no functions, and prints
+  what the block ```` ```output ```` behind it shows, if there is one;
+* ```` ```python file=examples/x.py ```` stands in that file, word for word;
+* ```` ```console ```` is a session in the directory ``examples``, beside a worker for ``myapp.tasks``: what
+  stands behind ``$`` is run, the rest is its output, on both channels; ``...`` stands for anything;
+* ```` ```sh ```` is not run, for it may install something or never end; its syntax is checked, and the
+  options of each ``gearflow`` in it.
+"""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import typer.main
+
+import gearflow.errors
+from gearflow.client import SyncClient
+from gearflow.server import JobServer, ServerSettings
+from gearflow.tasks.options import CallOptions
+from gearflow.worker import WorkerSettings
+from gearflow_cli.app import app
+from gearflow_cli.exits import ExitCode
+from tests.conftest import ROOT
+
+PATIENCE = 60.0  # seconds
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+EXAMPLES = ROOT / "examples"
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page."""
+
+    page: Path
+    line: int
+    info: str  # what stands behind the fence
+    text: str
+    output: str | None  # of the block "output" behind it
+
+    @property
+    def language(self) -> str:
+        return self.info.partition(" ")[0]
+
+    @property
+    def place(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+
+_FENCED = re.compile(r"^```(\S[^\n]*)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def _blocks() -> Iterator[Block]:
+    for page in PAGES:
+        text = page.read_text()
+        output = None
+        for match in reversed(list(_FENCED.finditer(text))):
+            line = text.count("\n", 0, match.start()) + 1
+            yield Block(page, line, match[1] or "", match[2], output)
+            output = match[2] if match[1] == "output" else None
+
+
+BLOCKS = list(_blocks())
+
+
+def blocks(language: str, *, marked: str = "") -> list[Any]:
+    """The blocks of a language as parameters of a test, those whose mark begins so."""
+    return [
+        pytest.param(block, id=block.place)
+        for block in BLOCKS
+        if block.language == language
+        and block.info.removeprefix(language).strip().partition("=")[0] == marked
+    ]
+
+
+# --------------------------------------------------------------------------------------------- the code
+
+
+def test_every_block_says_what_it_is() -> None:
+    known = {"python", "console", "sh", "output", "text", "json", "php", "perl", "c", "ini"}
+    assert [block.place for block in BLOCKS if block.language not in known] == []
+
+
+@pytest.mark.parametrize("block", blocks("python"))
+def test_python_runs_and_prints_what_is_shown(block: Block, tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(block.text)
+    with JobServer(port=0) as server:
+        done = subprocess.run(
+            [sys.executable, str(program)],
+            cwd=tmp_path,
+            env=_environment(server.address),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+        )
+    assert done.returncode == 0, done.stderr
+    if block.output is not None:
+        assert done.stdout == block.output
+
+
+@pytest.mark.parametrize("block", blocks("python", marked="file"))
+def test_python_that_stands_in_a_file_is_as_there(block: Block) -> None:
+    file = ROOT / block.info.partition("=")[2]
+    assert block.text in file.read_text()
+
+
+# -------------------------------------------------------------------------------------------- the shell
+
+
+@contextmanager
+def _worker(address: str) -> Generator[None]:
+    """A worker for ``myapp.tasks``, from before the block until after it."""
+    command = [sys.executable, "-m", "gearflow_cli", "worker", "myapp.tasks", "-s", address]
+    with subprocess.Popen(command, cwd=EXAMPLES, stderr=subprocess.DEVNULL) as process:
+        try:
+            with SyncClient([address]) as client:
+                client.submit("myapp.tasks.add", b'{"a": 1, "b": 2}').result(PATIENCE)
+            yield
+        finally:
+            process.terminate()
+
+
+@pytest.fixture
+def at_work() -> Iterator[str]:
+    """The address of a server that has a worker for ``myapp.tasks``, and no jobs."""
+    with JobServer(port=0) as server, _worker(server.address):
+        yield server.address
+
+
+def _environment(address: str) -> dict[str, str]:
+    mine = {name: value for name, value in os.environ.items() if not name.startswith("GEARFLOW_")}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{mine['PATH']}"
+    return mine | {"PATH": path, "GEARMAN_SERVERS": address, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
+
+
+_BETWEEN = "--- the output of the next command ---"
+
+
+@pytest.mark.parametrize("block", blocks("console"))
+def test_a_session_prints_what_it_shows(block: Block, at_work: str) -> None:
+    commands, expected = _session(block.text)
+    script = "\n".join(f"_code=$?; echo '{_BETWEEN}'; (exit $_code); {command}" for command in commands)
+    done = subprocess.run(
+        ["bash", "-c", script],
+        cwd=EXAMPLES,
+        env=_environment(at_work),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=PATIENCE,
+    )
+    _, *outputs = done.stdout.split(f"{_BETWEEN}\n")
+    for command, shown, output in zip(commands, expected, outputs, strict=True):
+        pattern = re.escape(shown).replace(re.escape("..."), ".*")
+        assert re.fullmatch(pattern, output, re.DOTALL), f"{command}\nprints\n{output}\nnot\n{shown}"
+
+
+def _session(text: str) -> tuple[list[str], list[str]]:
+    """The commands of a session, and what each of them prints."""
+    _, *parts = re.split(r"^\$ ", text, flags=re.MULTILINE)
+    commands, outputs = zip(*(part.split("\n", 1) for part in parts), strict=True)
+    return list(commands), list(outputs)
+
+
+@pytest.mark.parametrize("block", blocks("sh"))
+def test_shell_code_is_well_formed(block: Block) -> None:
+    done = subprocess.run(["bash", "-n", "-c", block.text], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def _commands() -> dict[str, set[str]]:
+    """The commands of ``gearflow`` with their options."""
+    group = cast(Any, typer.main.get_command(app))
+    return {
+        name: {option for parameter in command.params for option in parameter.opts if option[0] == "-"}
+        for name, command in group.commands.items()
+    }
+
+
+COMMANDS = _commands()
+_CALL = re.compile(r"(?:^|[;&|`] ?)\s*gearflow ([a-z]\w*)([^`|;&#\n]*)", re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_gearflow_command_and_option_that_is_shown_exists(page: Path) -> None:
+    for command, rest in _CALL.findall(page.read_text().replace("$ gearflow", "; gearflow")):
+        assert command in COMMANDS, f"gearflow {command}"
+        given = {word.partition("=")[0] for word in shlex.split(rest) if re.match(r"--?[a-zA-Z]", word)}
+        assert given <= COMMANDS[command] | {"--help", "-h"}, f"gearflow {command}{rest}"
+
+
+# ------------------------------------------------------------------------------------- links and tables
+
+
+_LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for link in _LINK.findall(_FENCED.sub("", page.read_text())):
+        if link.startswith(("http://", "https://")):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path) if path else page
+        assert target.exists(), link
+        if anchor:
+            assert anchor in _anchors(target), link
+
+
+def _anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", _FENCED.sub("", page.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def reference(name: str) -> str:
+    return (ROOT / "docs" / "reference" / f"{name}.md").read_text()
+
+
+def section(text: str, heading: str) -> str:
+    """What stands below a heading, up to the next one of its level."""
+    level = heading.split(" ")[0]
+    _, found, rest = f"\n{text}".partition(f"\n{heading}\n")
+    assert found, heading
+    return re.split(rf"^#{{1,{len(level)}}} ", rest, maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def first_column(text: str) -> list[str]:
+    """The code in the first column of a table."""
+    return [name for row in re.findall(r"^\| (`[^|]+) \|", text, re.MULTILINE) for name in _code(row)]
+
+
+def _code(text: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", text)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_reference_has_every_option_of_a_command(command: str) -> None:
+    shown = first_column(section(reference("command-line"), f"## gearflow {command}"))
+    options = {word for name in shown for word in name.split() if word.startswith("-")}
+    assert options == COMMANDS[command] - {"--help", "-h"}
+
+
+def test_the_reference_has_every_command() -> None:
+    shown = re.findall(r"^## gearflow (\w+)$", reference("command-line"), re.MULTILINE)
+    assert sorted(shown) == sorted(COMMANDS)
+
+
+def test_the_reference_has_every_exit_code() -> None:
+    shown = first_column(section(reference("command-line"), "## Exit codes"))
+    assert [int(code) for code in shown if code.isdigit()] == [int(code) for code in ExitCode]
+
+
+def test_the_reference_has_every_setting_of_the_server_with_its_default() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| `([^`]+)`", section(reference("server"), "## Settings"), re.MULTILINE)
+    assert rows == [(name, repr(field.default)) for name, field in ServerSettings.model_fields.items()]
+
+
+def test_the_how_to_has_every_setting_of_the_worker() -> None:
+    page = (ROOT / "docs" / "how-to" / "deploy-workers.md").read_text()
+    assert first_column(section(page, "## Settings")) == list(WorkerSettings.model_fields)
+
+
+def test_the_reference_has_every_option_of_a_call() -> None:
+    assert set(first_column(section(reference("tasks"), "## Options"))) == set(CallOptions.__annotations__)
+
+
+def test_the_reference_has_every_error() -> None:
+    assert sorted(first_column(reference("errors"))) == sorted(gearflow.errors.__all__)
+
+
+def test_the_code_map_has_every_module() -> None:
+    page = (ROOT / "docs" / "explanation" / "architecture.md").read_text()
+    assert sorted(_mapped(section(page, "## Code map"))) == sorted(_modules())
+
+
+def _mapped(text: str) -> Iterator[str]:
+    """The paths of the modules in a listing that is indented by directory."""
+    directories: list[tuple[int, str]] = []
+    for indent, name in re.findall(r"^( *)([\w/]+(?:/|\.py))(?: |$)", text, re.MULTILINE):
+        while directories and directories[-1][0] >= len(indent):
+            directories.pop()
+        if name.endswith("/"):
+            directories.append((len(indent), name))
+        else:
+            yield "".join(directory for _, directory in directories) + name
+
+
+def _modules() -> Iterator[str]:
+    """Those with something in them: what is public of a package is in its ``__init__.py``."""
+    for package in ("gearflow", "cli/gearflow_cli"):
+        for module in (ROOT / package).rglob("*.py"):
+            path = str(module.relative_to(ROOT))
+            if module.name != "__init__.py" or path == "gearflow/__init__.py":
+                yield path
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_file_of_the_checkout_that_is_named_exists(page: Path) -> None:
+    for name in _code(_FENCED.sub("", page.read_text())):
+        if re.fullmatch(r"(tests|docs|cli|\.ci)/[\w/.-]+", name):
+            assert (ROOT / name).exists(), name

@@ -1,0 +1,121 @@
+"""Each example runs as its user would run it, ends by itself, and prints what it says it does."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+PATIENCE = 60.0  # seconds
+
+
+def run(*arguments: str) -> str:
+    """What an example prints."""
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_hello_gets_its_results_from_the_worker() -> None:
+    assert run("examples/hello.py") == "3\n[2, 3, 4]\n"
+
+
+def test_failures_arrive_as_what_they_are() -> None:
+    lines = run("examples/failures.py").splitlines()
+    assert lines == [
+        "three pears: 90",
+        "not sent: ['number'] Input should be a valid integer, unable to parse string as an integer",
+        "on the worker: KeyError(\"'plum'\")",
+        "also a TaskFailed: True",
+        "stopped there: task 'failures.ripen' overran its timeout of 0.1 s; it was cancelled",
+        "waited too long; the job runs on, and can be waited for again: ripe",
+        "nobody there: NoServer",
+    ]
+
+
+def test_background_jobs_run_by_priority_once_and_when_their_time_has_come() -> None:
+    assert run("examples/background.py").splitlines() == [
+        "May twice, one job: True",
+        "April is waiting: JobStatus(known=True, running=False, numerator=0, denominator=0)",
+        "remember: the house is on fire",
+        "the report for April",
+        "the report for May",
+        "remember: the milk",
+    ]
+
+
+def test_foreign_functions_are_called_and_call(program: Callable[[str], str]) -> None:
+    program("gearman")
+    assert run("examples/foreign.py") == "IS ANYBODY THERE?\n3\n"
+
+
+# -------------------------------------------------------------------------------------------- wordcount
+
+
+def test_wordcount_of_the_standard_library_equals_a_plain_count() -> None:
+    *top, totals, where, verdict = run("-m", "examples.wordcount").splitlines()
+    assert len(top) == 20
+    assert top[0].endswith("  self")
+    assert " distinct, in " in totals
+    assert where.startswith("below ")
+    assert verdict == "a plain count in one process gives the same"
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    """A directory of texts, some of them hard to read."""
+    (tmp_path / "a.txt").write_text("Gear, gear; GEAR_box\n")
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "b").write_text("box na\u00efve 42 x1\n")
+    (tmp_path / "latin-1.txt").write_bytes("gear caf\u00e9 box".encode("latin-1"))
+    (tmp_path / os.fsdecode(b"\xff.txt")).write_text("gear")
+    (tmp_path / "binary").write_bytes(b"gear\0gear")
+    (tmp_path / "empty").touch()
+    return tmp_path
+
+
+def test_wordcount_counts_the_texts_of_any_directory(texts: Path) -> None:
+    assert run("-m", "examples.wordcount", str(texts), "--workers", "3").splitlines() == [
+        "        5  gear",
+        "        3  box",
+        "        1  caf",
+        "        1  na\u00efve",
+        "        1  x",
+        "11 words, 5 of them distinct, in 5 files",
+        f"below {texts}",
+        "a plain count in one process gives the same",
+    ]
+
+
+def test_wordcount_of_nothing_is_nothing(tmp_path: Path) -> None:
+    assert run("-m", "examples.wordcount", str(tmp_path)).startswith("0 words, 0 of them distinct, in 0")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_wordcount_ends_its_workers_when_it_is_interrupted(number: signal.Signals) -> None:
+    command = [sys.executable, "-m", "examples.wordcount"]
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        assert process.stderr is not None
+        assert "2 workers are ready" in process.stderr.readline()
+        process.send_signal(number)
+        try:
+            assert process.wait(PATIENCE) == 128 + number
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)  # nobody is left in its process group
