@@ -51,6 +51,8 @@ class Peer(asyncio.BufferedProtocol):
         broker = engine.broker
         session = self._session
         partial = broker.partial(session)
+        if engine.congested:
+            engine.flush()  # so that who is dirty afterwards was fed by this peer
         try:
             if partial is None or partial.body is None:
                 broker.receive(session, bytes(engine.scratch[:nbytes]), engine.time())

@@ -131,13 +131,14 @@ class Engine:
         broker = self.broker
         if broker.dirty and not self._flushing:
             self._flushing = True
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self.flush)
         if broker.notices:
             self._log_notices()
         if broker.partials and self._sweep is None:
             self._sweep = self._loop.call_later(_SWEEP, self._close_overdue)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Write all outboxes now."""
         self._flushing = False
         dirty, self.broker.dirty = self.broker.dirty, []
         for session in dirty:
