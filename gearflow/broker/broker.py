@@ -34,6 +34,9 @@ from gearflow.errors import RemoteProtocolError
 from gearflow.protocol import reserved
 from gearflow.protocol.constants import HEADER, MAX_BODY, MAX_CLIENT_ID, RES, PacketType
 
+MANY_FUNCTIONS: Final = 10_000
+"""Names of functions that are remembered although nobody uses them; from then on those are forgotten."""
+
 _NOOP: Final = HEADER.pack(RES, PacketType.NOOP, 0)
 _NO_JOB: Final = HEADER.pack(RES, PacketType.NO_JOB, 0)
 
@@ -104,6 +107,7 @@ class Broker:
         self._now = 0.0
         self._submitted = 0
         self._turns = 0
+        self._many_functions = MANY_FUNCTIONS
         self._delayed: list[tuple[float, int, Job]] = []  # heap: Unix time, number, job
         self._deadlines = Deadlines()
         self._waking = Waking(lambda session: self._send(session, _NOOP))
@@ -391,6 +395,9 @@ class Broker:
         if len(name) > self._limits.function:
             limit = self._limits.function
             raise RemoteProtocolError(f"a function name of {len(name)} bytes is over the limit of {limit}")
+        if len(self.functions) >= self._many_functions:
+            self.functions = {name: function for name, function in self.functions.items() if function.in_use}
+            self._many_functions = max(MANY_FUNCTIONS, 2 * len(self.functions))
         function = self.functions[name] = FunctionQueue(name)
         return function
 

@@ -59,6 +59,11 @@ class FunctionQueue:
         """Jobs delayed, waiting and running."""
         return self.waiting + self.running + self.delayed
 
+    @property
+    def in_use(self) -> bool:
+        """Whether it has jobs, workers, or limits that somebody set."""
+        return bool(self.workers or self.total or self.limits)
+
     def pop(self) -> Job:
         """The first job of the highest priority. There must be one (``waiting``)."""
         self.waiting -= 1

@@ -11,16 +11,6 @@ from tests.broker.harness import Peer, World
 NOOP = p.Noop()
 
 
-@pytest.fixture
-def world() -> World:
-    return World()
-
-
-@pytest.fixture
-def client(world: World) -> Peer:
-    return world.peer("client")
-
-
 def test_a_job_goes_to_a_worker_and_its_result_to_the_client(world: World, client: Peer) -> None:
     worker = world.worker().sleep()
     handle = client.submit(workload=b"cat\0png")
@@ -48,25 +38,6 @@ def test_the_grabs_differ_in_what_they_tell(world: World, client: Peer) -> None:
     assert worker(p.GrabJobUniq()) == [p.JobAssignUniq(b"H:test:2", b"work", b"", b"data")]
     assert worker(p.GrabJobAll()) == [p.JobAssignAll(b"H:test:3", b"work", b"", b"reducer", b"data")]
     assert worker(p.GrabJobAll()) == [p.JobAssignUniq(b"H:test:4", b"work", b"u", b"x")]
-
-
-def test_priority_counts_across_all_functions_of_a_worker(world: World, client: Peer) -> None:
-    client(
-        p.SubmitJobLowBg(b"a", b"", b"low"),
-        p.SubmitJobBg(b"b", b"", b"normal"),
-        p.SubmitJobHighBg(b"a", b"", b"high"),
-    )
-    worker = world.worker(b"a", b"b")
-    assert [worker.grab() for _ in range(4)] == [b"H:test:3", b"H:test:2", b"H:test:1", None]
-
-
-def test_functions_of_one_priority_take_turns(world: World, client: Peer) -> None:
-    for _ in range(3):
-        client.submit_background(b"busy")
-    client.submit_background(b"rare")
-    worker = world.worker(b"rare", b"busy")
-    taken = [worker(p.GrabJob())[0] for _ in range(4)]
-    assert b"rare" in [job.function for job in taken[:2] if isinstance(job, p.JobAssign)]
 
 
 @pytest.mark.parametrize(
@@ -121,59 +92,12 @@ def test_a_dash_coalesces_by_workload(client: Peer) -> None:
     assert client.submit(unique=b"-", workload=b"") != client.submit(unique=b"-", workload=b"")
 
 
-def test_a_background_job_outlives_the_foreground_client_that_joined_it(world: World, client: Peer) -> None:
-    handle = client.submit_background(unique=b"u")
-    other = world.peer()
-    other.submit(unique=b"u")
-    other.leave()
-    assert world.worker().grab() == handle
-
-
-def test_a_background_submission_makes_a_foreground_job_outlive_its_client(
-    world: World, client: Peer
-) -> None:
-    handle = client.submit(unique=b"u")
-    assert world.peer().submit_background(unique=b"u") == handle
-    client.leave()
-    assert world.worker().grab() == handle
-
-
-def test_a_unique_whose_job_was_abandoned_is_a_new_job(world: World, client: Peer) -> None:
-    abandoned = client.submit(unique=b"u")
-    client.leave()
-    assert abandoned not in world.broker.jobs
-    handle = world.peer().submit(unique=b"u")
-    assert handle != abandoned
-    assert world.worker().grab() == handle
-
-
-def test_abandoned_jobs_keep_neither_memory_nor_place(world: World) -> None:
-    for _ in range(1000):
-        client = world.peer()
-        client.submit(workload=b"x" * 1000)
-        client.leave()
-    function = world.broker.functions[b"work"]
-    assert function.total == 0
-    assert sum(map(len, function.lanes)) < 100
-
-
 def test_what_a_worker_says_of_a_job_whose_client_left_is_accepted(world: World, client: Peer) -> None:
     handle = client.submit()
     worker = world.worker()
     worker.grab()
     client.leave()
     assert worker(p.WorkData(handle, b"d"), p.WorkComplete(handle, b"r")) == []
-
-
-def test_a_client_that_joins_a_running_abandoned_job_gets_its_result(world: World, client: Peer) -> None:
-    handle = client.submit(unique=b"u")
-    worker = world.worker()
-    worker.grab()
-    client.leave()
-    late = world.peer()
-    assert late.submit(unique=b"u") == handle
-    worker(p.WorkComplete(handle, b"r"))
-    assert late.read() == [p.WorkComplete(handle, b"r")]
 
 
 def test_the_jobs_of_a_worker_that_dies_go_to_another_with_their_progress_void(
@@ -202,18 +126,6 @@ def test_a_dead_workers_jobs_go_to_the_end_the_last_grabbed_first(world: World, 
     assert [other.grab() for _ in range(3)] == [third, second, first]
 
 
-@pytest.mark.parametrize("withdrawal", [p.CantDo(b"work"), p.ResetAbilities()])
-def test_withdrawing_a_function_does_not_take_the_running_job_away(
-    world: World, client: Peer, withdrawal: p.Packet
-) -> None:
-    handle = client.submit()
-    worker = world.worker()
-    worker.grab()
-    assert worker(withdrawal, p.WorkComplete(handle, b"r")) == []
-    assert client.read() == [p.WorkComplete(handle, b"r")]
-    assert world.worker().grab() is None
-
-
 def test_only_the_worker_that_has_the_job_may_speak_of_it(world: World, client: Peer) -> None:
     handle = client.submit()
     world.worker().grab()
@@ -223,13 +135,6 @@ def test_only_the_worker_that_has_the_job_may_speak_of_it(world: World, client: 
     assert thief(p.WorkFail(b"H:nowhere:1")) == [error]
     assert thief(p.WorkData(handle, b"")) == [p.Error(b"JOB_NOT_FOUND", b"Job does not exist on server")]
     assert client.read() == []
-
-
-def test_as_many_sleepers_are_woken_as_there_are_jobs(world: World, client: Peer) -> None:
-    sleepers = [world.worker().sleep() for _ in range(4)]
-    client.submit_background()
-    client.submit_background()
-    assert [peer.read() for peer in sleepers] == [[NOOP], [NOOP], [], []]
 
 
 def test_a_worker_that_does_not_grab_is_replaced_by_one_then_two_then_all(world: World, client: Peer) -> None:
@@ -275,31 +180,6 @@ def test_a_withdrawn_function_does_not_wake(world: World, client: Peer) -> None:
     assert sleeper.grab() is None
 
 
-def test_a_delayed_job_waits_for_its_time_and_wakes_a_worker(world: World, client: Peer) -> None:
-    worker = world.worker().sleep()
-    when = b"%d" % (world.now + 3)
-    (created,) = client(p.SubmitJobEpoch(b"work", b"", when, b"x"))
-    assert isinstance(created, p.JobCreated)
-    assert worker(p.GrabJob()) == [p.NoJob()]
-    worker.sleep()
-    world.pass_time(2.9)
-    assert worker.read() == []
-    assert world.broker.next_due() == pytest.approx(world.now + 0.1)
-    world.pass_time(0.2)
-    assert worker(p.GrabJob()) == [NOOP, p.JobAssign(created.handle, b"work", b"x")]
-
-
-def test_a_delayed_job_does_not_hide_others(world: World, client: Peer) -> None:
-    client(
-        p.SubmitJobEpoch(b"work", b"", b"%d" % (world.now + 3), b"later"),
-        p.SubmitJobLowBg(b"work", b"", b"now"),
-    )
-    worker = world.worker()
-    assert worker(p.PreSleep()) == [NOOP]
-    assert worker.grab() == b"H:test:2"
-    assert worker(p.PreSleep()) == []
-
-
 @pytest.mark.parametrize("epoch", [b"", b"0", b"-5", b"soon", b"1", b"999"])
 def test_a_time_that_is_past_or_none_is_now(world: World, client: Peer, epoch: bytes) -> None:
     client(p.SubmitJobEpoch(b"work", b"", epoch, b"x"))
@@ -327,19 +207,6 @@ def test_a_job_over_its_workers_own_limit_goes_to_another(world: World, client: 
     assert client.read() == [p.WorkComplete(handle, b"r")]
 
 
-def test_a_limit_is_disarmed_by_the_end_and_armed_anew_by_the_next_job(world: World, client: Peer) -> None:
-    worker = world.peer()
-    worker(p.CanDoTimeout(b"work", b"1000"))
-    first, second = client.submit_background(), client.submit_background()
-    assert worker.grab() == first
-    world.pass_time(0.9)
-    worker(p.WorkComplete(first, b""))
-    assert world.broker.next_due() is None
-    assert worker.grab() == second
-    world.pass_time(0.9)
-    assert worker(p.WorkComplete(second, b"")) == []
-
-
 @pytest.mark.parametrize("limit", [b"0", b"-1", b"soon", b"", b"\x00\x00\x03\xe8"])
 def test_a_limit_that_is_none_limits_nothing(world: World, client: Peer, limit: bytes) -> None:
     worker = world.peer()
@@ -357,21 +224,6 @@ def test_the_last_word_on_a_limit_counts(world: World, client: Peer) -> None:
     worker.grab()
     assert world.broker.next_due() is None
     assert world.broker.functions[b"work"].workers == 1
-
-
-def test_limits_of_jobs_that_ended_do_not_pile_up(world: World, client: Peer) -> None:
-    worker = world.peer()
-    worker(p.CanDoTimeout(b"work", b"3600000"))
-    for _ in range(1000):
-        handle = client.submit_background()
-        worker.grab()
-        worker(p.WorkComplete(handle, b""))
-    assert len(world.broker._deadlines._heap) < 100  # pyright: ignore[reportPrivateUsage]  (no public face)
-
-
-@pytest.mark.parametrize("number", [b"9" * 20, b"9" * 5000])
-def test_numbers_of_any_length_kill_nobody(client: Peer, number: bytes) -> None:
-    assert client(p.CanDoTimeout(b"work", number), p.EchoReq(b"x")) == [p.EchoRes(b"x")]
 
 
 def test_status_tells_of_queue_progress_and_end(world: World, client: Peer) -> None:
@@ -409,15 +261,6 @@ def test_a_full_queue_refuses_by_the_limit_of_the_submissions_priority(world: Wo
     assert client.submit()
 
 
-def test_a_cancelled_job_is_not_run_and_its_unique_is_free(world: World, client: Peer) -> None:
-    handle = client.submit(unique=b"u")
-    assert world.broker.cancel(handle)
-    assert client.read() == [p.WorkFail(handle)]
-    assert not world.broker.cancel(handle)
-    again = client.submit(unique=b"u")
-    assert world.worker().grab() == again
-
-
 def test_of_a_cancelled_running_job_nothing_is_heard_any_more(world: World, client: Peer) -> None:
     handle = client.submit(unique=b"u")
     worker = world.worker()
@@ -438,22 +281,6 @@ def test_a_cancelled_running_job_does_not_come_back_when_its_worker_dies(world: 
     world.broker.cancel(handle)
     worker.leave()
     assert world.worker().grab() is None
-    assert not world.broker.jobs
-
-
-def test_a_worker_that_listens_hears_that_its_running_job_was_cancelled(world: World, client: Peer) -> None:
-    handle = client.submit()
-    worker, other = world.worker(), world.worker()
-    events = worker.submit(reserved.EVENTS, workload=b"")
-    other.submit(reserved.EVENTS, workload=b"")
-    worker.grab()
-    world.broker.cancel(handle)
-    (told,) = worker.read()
-    assert isinstance(told, p.WorkData)
-    assert told.handle == events
-    assert reserved.cancelled_handle(told.data) == handle
-    assert other.read() == []
-    assert worker(p.WorkFail(handle)) == []
     assert not world.broker.jobs
 
 
@@ -483,20 +310,6 @@ def test_a_reserved_function_that_is_none_fails_with_a_reason(world: World, clie
 )
 def test_events_that_are_not_known_are_no_cancellations(event: bytes) -> None:
     assert reserved.cancelled_handle(event) is None
-
-
-def test_a_function_is_dropped_only_without_workers_and_jobs(world: World, client: Peer) -> None:
-    world.broker.create(b"work")
-    worker = world.worker()
-    assert not world.broker.drop(b"work")
-    worker.leave()
-    client.submit_background()
-    assert not world.broker.drop(b"work")
-    assert world.worker().grab()
-    world.broker.create(b"other")
-    assert world.broker.drop(b"other")
-    with pytest.raises(KeyError):
-        world.broker.drop(b"other")
 
 
 def test_text_and_packets_are_answered_in_order(client: Peer) -> None:

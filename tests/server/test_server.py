@@ -10,38 +10,10 @@ import pytest
 from pydantic import ValidationError
 
 from gearflow.protocol import packets as p
-from gearflow.protocol.codec import decode, encode
-from gearflow.protocol.constants import HEADER, REQ, RES, PacketType
-from gearflow.protocol.framing import TEXT, FrameBuffer
-from gearflow.protocol.packets import Packet
+from gearflow.protocol.codec import encode
+from gearflow.protocol.constants import HEADER, REQ, PacketType
 from gearflow.server import JobServer, ServerSettings
-
-
-class Wire:
-    """A blocking connection to a server, in packets."""
-
-    def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=20)
-        self._frames = FrameBuffer(RES)
-        self._received: list[Packet | bytes] = []
-
-    def send(self, *sent: Packet | bytes) -> None:
-        self.socket.sendall(b"".join(item if isinstance(item, bytes) else encode(item) for item in sent))
-
-    def receive(self) -> Packet | bytes | None:
-        """The next packet or line; None when the server has closed the connection."""
-        while not self._received:
-            data = self.socket.recv(1 << 20)
-            if not data:
-                return None
-            for kind, body in self._frames.feed(data):
-                self._received.append(body if kind == TEXT else decode(kind, body))
-        return self._received.pop(0)
-
-    def handle(self) -> bytes:
-        created = self.receive()
-        assert isinstance(created, p.JobCreated)
-        return created.handle
+from tests.server.wire import Wire
 
 
 @contextmanager
