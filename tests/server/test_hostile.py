@@ -169,18 +169,13 @@ def test_a_worker_may_leave_at_every_byte_of_its_conversation(
     client, operator = wire(), wire()
     client.send(p.SubmitJob(work, b"u", b"x"))
     handle = client.handle()
-    said = b"".join(
-        [
-            encode(p.CanDo(work)),
-            encode(p.PreSleep()),
-            encode(p.GrabJobUniq()),
-            encode(p.WorkStatus(handle, b"1", b"2")),
-            encode(p.WorkComplete(handle, b"r")),
-        ]
-    )
+    grabbing = encode(p.CanDo(work)) + encode(p.PreSleep()) + encode(p.GrabJobUniq())
+    said = grabbing + encode(p.WorkStatus(handle, b"1", b"2")) + encode(p.WorkComplete(handle, b"r"))
     for end in range(len(said)):
         worker = wire()
         worker.send(said[:end])
+        if end >= len(grabbing):
+            operator.wait_for_counts(work, 1, 1, 1)
         go_away(worker)
         operator.wait_for_counts(work, 1, 0, 0)
     wire().send(said)
@@ -216,8 +211,9 @@ def test_a_result_that_breaks_off_is_not_heard_and_its_job_goes_to_another(
     for part in (0.1, 0.5, 0.9):
         worker = wire()
         worker.send(p.CanDo(work), p.GrabJob(), packet[: int(len(packet) * part)])
+        second.wait_for_counts(work, 1, 1, 1)
         go_away(worker)
-    second.wait_for_counts(work, 1, 0, 0)
+        second.wait_for_counts(work, 1, 0, 0)
     second.send(p.CanDo(work), p.GrabJob())
     assert second.receive() == p.JobAssign(handle, work, b"x")
     second.send(p.WorkComplete(handle, b"r"))
