@@ -69,6 +69,9 @@ class ServerError(GearflowError):
         self.code = code
         self.text = text
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.code, self.text)  # what __init__ takes, not the message it makes
+
 
 class QueueFull(ServerError):
     """The function's queue is at its ``maxqueue``; try again when jobs have been done."""
@@ -86,6 +89,9 @@ class NoServer(GearflowError):
             f"no Gearman server can be reached ({tried}); is one running? start one with 'gearflow server'"
         )
         self.reasons = dict(reasons)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.reasons,)
 
 
 class ConnectionLost(GearflowError):

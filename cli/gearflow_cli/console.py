@@ -25,7 +25,9 @@ def write(text: str) -> None:
 def write_bytes(data: bytes) -> None:
     """Pass bytes on as they are, at once."""
     sys.stdout.flush()
-    sys.stdout.buffer.write(data)
+    rest = memoryview(data)
+    while rest:  # with PYTHONUNBUFFERED this is the file itself, which may take less than all
+        rest = rest[sys.stdout.buffer.write(rest) :]
     sys.stdout.buffer.flush()
 
 

@@ -69,6 +69,8 @@ def _import(module: str) -> None:
     if module.endswith(".py") or os.sep in module:
         name = module.removesuffix(".py").strip("./").replace(os.sep, ".")
         raise Failure(ExitCode.MISCONFIGURED, f"{module} is a file's path; give the module's name: {name}")
+    if not all(part.isidentifier() for part in module.split(".")):
+        raise Failure(ExitCode.MISCONFIGURED, f"{module!r} is no module's name; give one such as myapp.tasks")
     try:
         importlib.import_module(module)
     except (Exception, SystemExit) as error:

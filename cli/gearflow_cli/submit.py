@@ -211,7 +211,8 @@ def _run(job: _Typed | _Untyped, servers: Sequence[str], wishes: _Wishes) -> Non
 async def _submit(job: _Typed | _Untyped, servers: Sequence[str], wishes: _Wishes) -> None:
     from gearflow.client import connect
 
-    async with connect(*servers) as client:
+    connect_timeout = min(5.0, wishes.timeout or 5.0)
+    async with connect(*servers, connect_timeout=connect_timeout) as client:
         if wishes.background:
             console.write(await _hand_over(job, client, wishes))
         else:

@@ -17,7 +17,8 @@ import atexit
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
 from contextvars import Context, ContextVar
 from dataclasses import dataclass
 from types import TracebackType
@@ -141,6 +142,28 @@ def current_sync() -> SyncClient:
     if scope is not None and scope.sync_client is not None and scope.process == os.getpid():
         return scope.sync_client
     return _client_of_this_process(_default() if scope is None else scope.servers)
+
+
+@contextmanager
+def servers_by_default(servers: Servers) -> Generator[None]:
+    """Within the block, and the tasks that it starts, use these servers where no ``connect()`` is open.
+
+    So the calls that a worker's tasks make go to the worker's own servers.
+    """
+    if _scope.get() is not None:
+        yield
+        return
+    token = _scope.set(_Scope(servers))
+    try:
+        yield
+    finally:
+        _scope.reset(token)
+
+
+def servers() -> Servers:
+    """The servers that code here uses: those of the innermost ``connect()``, else the default ones."""
+    scope = _scope.get()
+    return _default() if scope is None else scope.servers
 
 
 def forbid_running_loop(twin: str) -> None:

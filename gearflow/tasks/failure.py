@@ -162,6 +162,13 @@ def _rebuild(kind: str | None, message: str, **fields: Any) -> TaskFailed:
     return failure
 
 
+def _again(kind: str | None, said: dict[str, Any], notes: list[str]) -> TaskFailed:
+    failure = _rebuild(kind, **said)
+    for note in notes:
+        failure.add_note(note)
+    return failure
+
+
 def _class_named(name: str) -> type | None:
     """The class of that name, if it is in a loaded module."""
     if len(name) > _MAX_NAME:
@@ -198,12 +205,16 @@ class _Remote(TaskFailed):
 
     __setattr__ = Exception.__setattr__
     __getattribute__ = Exception.__getattribute__
-    __reduce__ = Exception.__reduce__
     __hash__ = Exception.__hash__
     __eq__ = Exception.__eq__
 
     def __init_subclass__(cls) -> None:
         pass  # and not the user's, which may keep a register of its subclasses
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copied and pickled by what the wire said, since the class is found nowhere by its name."""
+        said = {name: getattr(self, name) for name in ("message", "traceback", "errors", "handle")}
+        return _again, (self.type, said, getattr(self, "__notes__", []))
 
     def __str__(self) -> str:
         return self.message

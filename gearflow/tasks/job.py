@@ -164,8 +164,8 @@ class Ref(Generic[R_co]):
             UnsupportedByServer: None does yet.
         """
         raise UnsupportedByServer(
-            f"{self.server} keeps no results of background jobs, so {self.handle} cannot give one "
-            f"(waiting {timeout} s or not); use submit() or asubmit() for a result"
+            f"{self.server} keeps no results of background jobs, so {self.handle} cannot give one; "
+            "use submit() or asubmit() for a result"
         )
 
     def __eq__(self, other: object) -> bool:

@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol, TypeAlias, cast
 
 import anyio
 
-from gearflow.errors import TaskTimeout
+from gearflow.errors import TaskFailed, TaskTimeout
 from gearflow.tasks import Context, Task
 from gearflow.tasks.envelope import unwrap
 from gearflow.worker.loops import Loop
@@ -88,6 +88,8 @@ class Executor:
             run.when_ended = call.overdue_finished
             call.overran()
             raise _overrun(call.task, limit, "its thread goes on until it ends by itself")
+        if isinstance(run.outcome, StopIteration):  # which cannot leave a coroutine
+            raise TaskFailed(str(run.outcome), type="StopIteration") from run.outcome
         if isinstance(run.outcome, BaseException):
             raise run.outcome
         return cast(bytes, run.outcome)

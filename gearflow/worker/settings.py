@@ -21,7 +21,8 @@ class WorkerSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     servers: tuple[str, ...] | None = None
-    """``host:port`` of all servers to take jobs from; ``None``: GEARMAN_SERVERS, else 127.0.0.1:4730."""
+    """``host:port`` of all servers to take jobs from; ``None``: those that calls go to where the
+    worker is made, by ``connect()``, ``configure()`` or GEARMAN_SERVERS, else 127.0.0.1:4730."""
 
     concurrency: Annotated[int, Field(ge=1)] = 10
     """Jobs that run at once, over all servers. Ten threads that wait for files or the network keep a core

@@ -30,10 +30,11 @@ from typing import Final, Self, Unpack
 import anyio
 from anyio.abc import TaskGroup
 
-from gearflow.client import default_servers, parse_servers
+from gearflow.client import ambient, parse_servers
 from gearflow.errors import PayloadInvalid, TaskTimeout
 from gearflow.protocol.codec import encode
 from gearflow.protocol.packets import CanDo, WorkException, WorkFail
+from gearflow.tasks import Task
 from gearflow.tasks.failure import encode_failure
 from gearflow.worker.executor import AnyTask, Executor
 from gearflow.worker.grabbing import Grabbing
@@ -81,8 +82,11 @@ class Worker:
         self._idle = anyio.Event()
         self._grabbing = Grabbing(self.settings.concurrency, self._idle.set)
         functions = tuple(self._tasks)
-        servers = default_servers() if self.settings.servers is None else parse_servers(self.settings.servers)
-        self._links = [Link(server, self.settings, functions, self._grabbing, self) for server in servers]
+        given_servers = self.settings.servers
+        self._servers = ambient.servers() if given_servers is None else parse_servers(given_servers)
+        self._links = [
+            Link(server, self.settings, functions, self._grabbing, self) for server in self._servers
+        ]
         self._threads = Threads("gearflow-worker")
         self._runs: set[Run] = set()
         self._stopping = anyio.Event()
@@ -117,6 +121,10 @@ class Worker:
             raise RuntimeError("a worker can run only once; make a new one")
         self._has_run = True
         self._thread = threading.get_ident()
+        with ambient.servers_by_default(self._servers):
+            await self._run()
+
+    async def _run(self) -> None:
         async with open_loop() as self._loop:
             self._executor = Executor(self._loop, self._threads)
             try:
@@ -270,6 +278,8 @@ class Worker:
 def _by_function(tasks: Iterable[AnyTask]) -> dict[bytes, AnyTask]:
     found: dict[bytes, AnyTask] = {}
     for task in tasks:
+        if not isinstance(task, Task):  # pyright: ignore[reportUnnecessaryIsInstance]  (not all callers are checked)
+            raise TypeError(f"{task!r} is no task; put @task (from gearflow import task) above it")
         if task.foreign:
             continue
         name = task.name.encode()

@@ -3,7 +3,9 @@
 import asyncio
 import builtins
 import concurrent.futures
+import copy
 import json
+import pickle
 import sys
 import traceback
 from typing import Any, NoReturn, Self
@@ -359,3 +361,16 @@ def test_any_object_can_be_raised(name: str, message: str, trace: object, errors
     failure = named(name, message, traceback=trace, errors=errors)
     assert isinstance(failure, TaskFailed)
     assert "".join(traceback.format_exception(failure))
+
+
+@pytest.mark.parametrize(
+    "raised", [KeyError("k"), OutOfInk("red", 1), OSError(2, "gone"), TaskTimeout("late")]
+)
+def test_a_rebuilt_failure_can_be_copied_and_pickled(raised: Exception) -> None:
+    failure = decode_failure(encode_failure(raised), "H:1")
+    pickled: TaskFailed = pickle.loads(pickle.dumps(failure))
+    for same in (copy.copy(failure), copy.deepcopy(failure), pickled):
+        assert isinstance(same, type(raised))
+        assert isinstance(same, TaskFailed)
+        told = (str(same), same.type, same.handle, same.traceback, same.__notes__)
+        assert told == (str(failure), failure.type, "H:1", failure.traceback, failure.__notes__)

@@ -636,3 +636,54 @@ async def test_each_job_is_one_line_of_the_log_without_its_payload(
     assert all(0 <= record.__dict__["duration"] < 10 for record in jobs)
     assert "no good" in caplog.text
     assert "hunter2" not in caplog.text
+
+
+async def test_calls_that_a_task_makes_go_to_the_workers_own_servers(any_server: str, fresh: Fresh) -> None:
+    @task(name=fresh("inner"))
+    async def inner(number: int) -> int:
+        return number + 1
+
+    @task(name=fresh("outer"))
+    async def outer(number: int) -> int:
+        return await inner.acall(number)
+
+    @task(name=fresh("blocking"))
+    def blocking(number: int) -> int:
+        return inner.call(number)
+
+    with anyio.fail_after(10):
+        async with Worker([inner, outer, blocking], servers=[any_server]), Client([any_server]) as client:
+            for caller in (outer, blocking):
+                job = await client.submit(caller.name, b'{"number": 1}')
+                assert await job.result() == b"2"
+
+
+async def test_a_worker_that_is_given_no_servers_uses_those_of_the_connection_around_it(
+    any_server: str, fresh: Fresh
+) -> None:
+    @task(name=fresh())
+    async def echo(text: str) -> str:
+        return text
+
+    with anyio.fail_after(10):
+        async with connect(any_server), Worker([echo]):
+            assert await echo.acall("hello") == "hello"
+
+
+def test_what_is_no_task_is_refused_with_the_remedy() -> None:
+    def plain() -> None: ...
+
+    with pytest.raises(TypeError, match="put @task"):
+        Worker([plain])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+
+
+async def test_a_plain_task_may_raise_stop_iteration(any_server: str, fresh: Fresh) -> None:
+    @task(name=fresh())
+    def first() -> int:
+        return next(iter([]))
+
+    with anyio.fail_after(10):
+        async with connect(any_server), Worker([first]):
+            with pytest.raises(TaskFailed) as caught:
+                await first.acall()
+            assert caught.value.type == "StopIteration"

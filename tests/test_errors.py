@@ -1,0 +1,33 @@
+import copy
+import pickle
+
+import pytest
+
+from gearflow.errors import (
+    GearflowError,
+    NoServer,
+    PayloadInvalid,
+    QueueFull,
+    ServerError,
+    SubmitUnknown,
+    TaskTimeout,
+)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        NoServer({"a:1": "connection refused"}),
+        ServerError("UNKNOWN_OPTION", "no such option"),
+        QueueFull("QUEUE_ERROR", "Job queue is full"),
+        PayloadInvalid("it does not fit", [{"loc": ("a",), "msg": "missing", "type": "missing"}]),
+        TaskTimeout("late", handle="H:1"),
+        SubmitUnknown("sent to a:1"),
+    ],
+)
+def test_an_error_survives_a_pool_of_processes(error: GearflowError) -> None:
+    pickled: GearflowError = pickle.loads(pickle.dumps(error))
+    for same in (copy.copy(error), pickled):
+        assert type(same) is type(error)
+        assert str(same) == str(error)
+        assert vars(same) == vars(error)
