@@ -143,10 +143,6 @@ class Broker:
         """What sessions have sent of packets that have not come whole."""
         return self._intake.partials
 
-    def partial(self, session: Session) -> Partial | None:
-        """What the session has sent of a packet that has not come whole."""
-        return self._intake.partials.get(session)
-
     def overdue(self, now: float) -> list[Session]:
         """The sessions in the middle of a packet that takes too long to come; they are to be closed."""
         return self._intake.overdue(now)
@@ -183,9 +179,14 @@ class Broker:
 
     def next_due(self) -> float | None:
         """When ``tick`` is to be called next, if nothing else happens."""
-        epoch = self._delayed[0][0] - self.clock_offset if self._delayed else None
-        dues = (self._waking.next_due(), self._deadlines.next_due(), epoch)
-        return min((due for due in dues if due is not None), default=None)
+        due = self._waking.next_due()
+        overdue = self._deadlines.next_due()
+        if overdue is not None and (due is None or overdue < due):
+            due = overdue
+        if self._delayed:
+            epoch = self._delayed[0][0] - self.clock_offset
+            due = epoch if due is None or epoch < due else due
+        return due
 
     # ------------------------------------------------------------------------- what operators ask for
 

@@ -39,32 +39,34 @@ class Peer(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._session = self._engine.accept(self, transport)
+        self._scratch = self._engine.scratch
+        self._partials = self._engine.broker.partials
         most = self._engine.settings.max_pending_bytes
         self._transport.set_write_buffer_limits(high=most, low=most * 3 // 4)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        partial = self._engine.broker.partial(self._session)
-        return self._engine.scratch if partial is None or partial.body is None else partial.room()
+        if self._partials:
+            partial = self._partials.get(self._session)
+            if partial is not None and partial.body is not None:
+                return partial.room()
+        return self._scratch
 
     def buffer_updated(self, nbytes: int) -> None:
         engine = self._engine
-        broker = engine.broker
-        session = self._session
-        partial = broker.partial(session)
         if engine.congested:
             engine.flush()  # so that who is dirty afterwards was fed by this peer
         try:
+            partial = self._partials.get(self._session) if self._partials else None
             if partial is None or partial.body is None:
-                broker.receive(session, bytes(engine.scratch[:nbytes]), engine.time())
+                engine.broker.receive(self._session, bytes(self._scratch[:nbytes]), engine.time())
             else:
-                broker.receive_large(session, nbytes, engine.time())
+                engine.broker.receive_large(self._session, nbytes, engine.time())
         except RemoteProtocolError as error:
             self.refuse(str(error))
         if engine.congested:
-            for fed in [engine.peers[session] for session in broker.dirty if session in engine.peers]:
-                if fed._congested:
-                    fed._hold(self)
-        engine.schedule_flush()
+            self._wait_for_slow_readers()
+        if not engine.flushing:
+            engine.schedule_flush()
 
     def eof_received(self) -> None:
         # Half-closing counts as leaving, as in gearmand; what was answered so far still goes out.
@@ -120,6 +122,13 @@ class Peer(asyncio.BufferedProtocol):
         self._transport.close()
 
     # ------------------------------------------------------------------------------------ slow readers
+
+    def _wait_for_slow_readers(self) -> None:
+        """Be held by those congested peers that were just fed."""
+        engine = self._engine
+        for fed in [engine.peers[session] for session in engine.broker.dirty if session in engine.peers]:
+            if fed._congested:
+                fed._hold(self)
 
     def _hold(self, feeder: Peer) -> None:
         """Do not read from who feeds this peer until it has caught up."""

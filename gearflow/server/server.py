@@ -63,7 +63,7 @@ class Engine:
         self.time: Callable[[], float] = self._loop.time
         self._listener: asyncio.Server | None = None
         self._empty = asyncio.Event()  # no connections; looked at only when stopping
-        self._flushing = False
+        self.flushing = False  # a flush is on its way
         self._sweep: asyncio.TimerHandle | None = None  # for packets that do not come whole
         self._most_connections = min(settings.max_connections or sys.maxsize, _most_connections())
         self._timer_due = 0.0  # uvloop's timers do not tell
@@ -129,22 +129,29 @@ class Engine:
     def schedule_flush(self) -> None:
         """Have the outboxes written once for all that this turn of the event loop brings."""
         broker = self.broker
-        if broker.dirty and not self._flushing:
-            self._flushing = True
+        if broker.dirty and not self.flushing:
+            self.flushing = True
             self._loop.call_soon(self.flush)
-        if broker.notices:
+        if broker.partials or broker.notices:
+            self._look_after()
+
+    def _look_after(self) -> None:
+        """What is rare: log what the broker noticed, and see to packets that have not come whole."""
+        if self.broker.notices:
             self._log_notices()
-        if broker.partials and self._sweep is None:
+        if self.broker.partials and self._sweep is None:
             self._sweep = self._loop.call_later(_SWEEP, self._close_overdue)
 
     def flush(self) -> None:
         """Write all outboxes now."""
-        self._flushing = False
+        self.flushing = False
         dirty, self.broker.dirty = self.broker.dirty, []
         for session in dirty:
             peer = self.peers.get(session)
             if peer is not None:
                 peer.flush()
+        if self.broker.partials or self.broker.notices:
+            self._look_after()
         due = self.broker.next_due()
         if due is not None and (self._timer is None or due < self._timer_due):
             self._set_timer(due)

@@ -360,7 +360,7 @@ def test_a_large_body_is_received_in_place_and_handed_on_as_it_is(world: World, 
     position = 10_000
     world.broker.receive(client.session, packet[:position], world.now)
     while position < len(packet):
-        partial = world.broker.partial(client.session)
+        partial = world.broker.partials.get(client.session)
         assert partial is not None
         room = partial.room()
         count = min(len(room), 100_000)
