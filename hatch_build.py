@@ -33,7 +33,7 @@ class CompiledCore(BuildHookInterface[Any]):
         return os.environ.get("GEARFLOW_COMPILE") == "1" and self.target_name == "wheel"
 
     def dependencies(self) -> list[str]:
-        return ["mypy>=1.14", "pydantic>=2.11", "setuptools>=70"] if self._wanted() else []
+        return ["mypy>=1.14", "pydantic>=2.13", "setuptools>=70"] if self._wanted() else []
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         if version == "editable" or not self._wanted():
