@@ -65,12 +65,16 @@ async def test_a_task_that_blocks_does_not_hold_up_the_others(any_server: str, f
 
 async def test_no_more_jobs_run_at_once_than_there_are_slots(any_server: str, fresh: Fresh) -> None:
     running, most = 0, 0
+    all_slots_taken = anyio.Event()
 
     @task(name=fresh("counted"))
     async def counted(number: int) -> int:
         nonlocal running, most
         running += 1
         most = max(most, running)
+        if running == 3:
+            all_slots_taken.set()
+        await all_slots_taken.wait()
         for _ in range(5):
             await anyio.lowlevel.checkpoint()
         running -= 1
