@@ -4,12 +4,15 @@
     ├── ProtocolError            the wire
     │   ├── LocalProtocolError       we were about to break the protocol: a bug of ours or of the caller
     │   └── RemoteProtocolError      the peer broke it: the connection is closed
-    ├── ServerError              the server answered a request with an ERROR packet
-    │   └── QueueFull                it holds as many jobs of that function as it may
+    ├── ServerError              the server refused a request
+    │   └── QueueFull                it holds as many jobs, or bytes, as it may
     ├── NoServer                 none of the configured servers can be reached; nothing was sent
     ├── ConnectionLost           the connection went away while a job was attached to it; the job may run on
     ├── SubmitUnknown            sent, not acknowledged, connection lost: the job may exist or not
+    ├── PartlySubmitted          of many submissions some were accepted, and some were not
+    ├── UnknownJob               the server knows no such job, or no longer (also a LookupError)
     ├── UnsupportedByServer      the server at hand cannot honour an option of this call; nothing was sent
+    ├── StoreError               the server's file of jobs cannot be read or written; the message names the remedy
     ├── PayloadInvalid           arguments or result do not fit the task's types (also a ValueError)
     ├── TaskFailed               the task raised on the worker
     │   └── TaskTimeout              it overran its ``timeout`` and was stopped there
@@ -28,15 +31,18 @@ __all__ = [
     "GearflowError",
     "LocalProtocolError",
     "NoServer",
+    "PartlySubmitted",
     "PayloadInvalid",
     "ProtocolError",
     "QueueFull",
     "RemoteProtocolError",
     "ServerError",
+    "StoreError",
     "SubmitUnknown",
     "TaskDefinitionError",
     "TaskFailed",
     "TaskTimeout",
+    "UnknownJob",
     "UnknownTask",
     "UnsupportedByServer",
 ]
@@ -59,7 +65,7 @@ class RemoteProtocolError(ProtocolError):
 
 
 class ServerError(GearflowError):
-    """The server refused a request with an ERROR packet.
+    """The server refused a request: with an ERROR packet, or as ``gearflow:*`` functions do.
 
     ``code`` is for programs (match it without case: servers differ), ``text`` is for people.
     """
@@ -74,7 +80,7 @@ class ServerError(GearflowError):
 
 
 class QueueFull(ServerError):
-    """The function's queue is at its ``maxqueue``; try again when jobs have been done."""
+    """The function's queue, or the server, has as much as it may; try again when jobs have been done."""
 
 
 class NoServer(GearflowError):
@@ -109,8 +115,44 @@ class SubmitUnknown(GearflowError):
     """
 
 
+class PartlySubmitted(GearflowError):
+    """Of many submissions some were accepted, and some were not: the account, by place among the items.
+
+    Attributes:
+        accepted: A reference for each job that the server has.
+        failures: What became of the others that were tried: ``QueueFull``, ``ServerError``, ``NoServer``
+            (not sent), ``PayloadInvalid`` (not sent); after ``SubmitUnknown`` the job may exist or not.
+        untried: Items from this place on were not tried.
+    """
+
+    def __init__(self, accepted: Mapping[int, Any], failures: Mapping[int, Exception], untried: int) -> None:
+        first = min(failures, default=None)
+        because = "" if first is None else f"; item {first}: {failures[first]}"
+        super().__init__(
+            f"{len(accepted)} jobs were accepted and {len(failures)} were not, items from {untried} on were "
+            f"not tried{because}"
+        )
+        self.accepted = dict(accepted)
+        self.failures = dict(failures)
+        self.untried = untried
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.accepted, self.failures, self.untried)
+
+
+class UnknownJob(GearflowError, LookupError):
+    """The server knows no such job: it never had it, or what became of it is not kept any more."""
+
+
 class UnsupportedByServer(GearflowError):
     """The server at hand cannot honour an option of this call. Nothing was sent."""
+
+
+class StoreError(GearflowError):
+    """Where a server keeps its jobs cannot be read or written. The message names the file and the remedy.
+
+    What was to be written is not kept, and must not be acknowledged; what was kept before is not lost by it.
+    """
 
 
 class PayloadInvalid(GearflowError, ValueError):

@@ -1,0 +1,169 @@
+"""The write-ahead log: made to survive a loss of power, and kept short, without stopping those who write.
+
+The loop's connection appends groups to the log and never waits for the disk (``synchronous=NORMAL`` does not
+sync at commit; ``wal_autocheckpoint=0`` never copies the log into the main file). Both are done here, in
+other threads, where the GIL is free:
+
+* ``sync`` syncs the log by a descriptor of its own. All that had been written when it was called is then
+  there after a loss of power: it lies in the log, or, if the log began anew meanwhile, in the main file, for
+  a log begins anew only after SQLite has copied all of it there and synced that.
+* Once the log is longer than ``LONG``, a thread copies it to the main file (a PASSIVE checkpoint on a
+  connection of its own, during which others write on). The log begins anew with the next transaction that
+  finds *all* of it copied. Under constant load there is always something new at its end, so the thread
+  repeats, each time with the little that has come meanwhile. If that does not suffice until the log is
+  longer than ``TOO_LONG``, it syncs both files, and then copies the last few pages while it holds the
+  ``gate``, at which a writer waits: for about as long as the disk takes for one commit.
+
+SQLite makes one sync of its own on the loop's thread, of the header of a log that begins anew (without it,
+new and old frames could be taken for one log after a loss of power). That is once in ``LONG`` bytes.
+
+A reader in another process (a backup) keeps the log from beginning anew until it is done; nobody waits for
+it.
+
+A checkpoint that fails is no loss, as all is still in the log; it is tried again. A failed *sync* is: the
+kernel may have dropped what it could not write, and a second try would succeed without it. From then on
+``broken`` says so, and the store must refuse everything until it is opened anew.
+
+With ``sync="off"`` nothing is ever synced.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, Literal, TypeAlias
+
+from gearflow.stores.schema import PAGE
+
+Sync: TypeAlias = Literal["always", "batch", "off"]
+
+LONG: Final = 16 << 20
+"""Bytes of log from which on it is copied into the main file."""
+
+TOO_LONG: Final = 64 << 20
+"""Bytes of log from which on writers may have to wait for the end of that."""
+
+SHORT: Final = 4 << 20
+"""Bytes to which the log's file is cut when it begins anew."""
+
+_PASSES: Final = 4  # until the rest is small, or will not be
+_PAGE: Final = PAGE + 24  # bytes of log
+
+
+class WriteAheadLog:
+    """The two files of an open database, seen from the disk."""
+
+    def __init__(self, path: Path, sync: Sync, connect: Callable[[], sqlite3.Connection]) -> None:
+        """Open the main file, and create it if there is none.
+
+        This must come before SQLite opens it, and ``close`` after SQLite has closed it: its locks on the
+        file are the process's, and closing any descriptor of the file lets go of them.
+
+        Raises:
+            OSError: It cannot be opened.
+        """
+        self._path = path
+        self._sync: Sync = sync
+        self._connect = connect
+        self.main_fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._log_fd: int | None = None
+        self.gate = threading.Lock()
+        """Held while a transaction is written, so that the log can be seen to its end."""
+        self.broken: OSError | None = None
+        """A sync that failed: what was written may not be on the disk, whatever later ones say."""
+        self._copier: threading.Thread | None = None
+        self._copied_to = 0  # bytes of log when it was last copied
+
+    def opened(self) -> None:
+        """SQLite has opened the file, and so the log is there: its name must survive, too.
+
+        Raises:
+            OSError: It does not.
+        """
+        self._log_fd = os.open(f"{self._path}-wal", os.O_RDWR | os.O_CLOEXEC)
+        if self._sync != "off":
+            directory = os.open(self._path.parent, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
+
+    def sync(self) -> None:
+        """Have what was written survive, and the log be shortened if it is long.
+
+        Raises:
+            OSError: It may not survive; see ``broken``.
+        """
+        assert self._log_fd is not None
+        if self._sync != "off":
+            self._sync_file(self._log_fd)
+        length = os.fstat(self._log_fd).st_size
+        if length < LONG:
+            self._copied_to = 0
+        elif abs(length - self._copied_to) > LONG / 2 and not self.is_copying():
+            self._copier = threading.Thread(target=self._copy, name="gearflow-checkpoint")
+            self._copier.start()
+
+    def is_copying(self) -> bool:
+        return self._copier is not None and self._copier.is_alive()
+
+    def join(self) -> None:
+        """Wait for the end of a copying that goes on."""
+        if self._copier is not None:
+            self._copier.join()
+
+    def close(self) -> None:
+        for fd in (self._log_fd, self.main_fd):
+            if fd is not None:
+                os.close(fd)
+
+    def _copy(self) -> None:
+        with suppress(sqlite3.Error, OSError):  # see above; and if the disk is broken, others will tell
+            connection = self._connect()
+            try:
+                self._copy_by(connection)
+            finally:
+                connection.close()
+
+    def _copy_by(self, connection: sqlite3.Connection) -> None:
+        length = rest = 0
+        for _ in range(_PASSES):
+            length, rest = _checkpoint(connection)
+            self._copied_to = length
+            if rest == 0:
+                return
+        if length > TOO_LONG and rest < LONG / 4:
+            if self._sync != "off":  # so that nearly nothing is left to sync in the gate
+                assert self._log_fd is not None
+                self._sync_file(self._log_fd)
+                self._sync_file(self.main_fd)
+            with self.gate:
+                _checkpoint(connection)
+
+    def _sync_file(self, fd: int) -> None:
+        if self.broken is not None:
+            raise self.broken
+        try:
+            _fdatasync(fd)
+        except OSError as error:
+            self.broken = error
+            raise
+
+
+def _checkpoint(connection: sqlite3.Connection) -> tuple[int, int]:
+    """Copy what is in the log; its length in bytes, and how much came meanwhile and is not copied."""
+    _, frames, copied = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    return frames * _PAGE, (frames - copied) * _PAGE
+
+
+def _fdatasync(fd: int) -> None:
+    if sys.platform == "darwin":
+        fcntl.fcntl(fd, fcntl.F_FULLFSYNC)  # its fsync does not reach the disk
+    else:
+        os.fdatasync(fd)

@@ -1,0 +1,203 @@
+"""Jobs and results in plain dicts: for a server that is to remember nothing after its end.
+
+What matters here is what one more result costs, as a server in memory keeps the result of every background
+job: a few insertions, no copy, no object of our own for each.
+
+Results wait for their end in sets, one for each second in which some expire, so that nothing is sorted and
+nobody is looked at twice. They leave earlier when there is more than ``keep_bytes`` of them: then those that
+ended first go first, at once, in ``write``. What is counted are bodies and notes, the workloads of dead
+letters, and ``OVERHEAD`` for each result, or a million empty results would be free.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Sequence
+from heapq import heapify, heappop, heappush, nsmallest
+from itertools import islice
+from typing import Final
+
+from gearflow.broker.store import (
+    Change,
+    Contents,
+    Ended,
+    Forgotten,
+    Rescheduled,
+    Reserved,
+    Revived,
+    StoredJob,
+)
+from gearflow.errors import StoreError
+from gearflow.stores.rows import OVERHEAD
+
+FOREVER: Final = 1 << 60  # seconds; so that one may keep something until ``inf``
+
+
+class MemoryStore:
+    """A ``Store`` that is gone with its process. Its name is another at each start."""
+
+    durable = False
+
+    def __init__(self, *, keep_bytes: int | None = 64 << 20) -> None:
+        """``keep_bytes``: how much may be kept of what ended; None: until it expires."""
+        self._keep_bytes = keep_bytes
+        self._jobs: dict[int, StoredJob] = {}  # that are to run
+        self._letters: dict[int, StoredJob] = {}  # that ended and can be replayed
+        self._records: OrderedDict[int, Ended] = OrderedDict()  # in the order of their ends
+        self._uniques: dict[
+            tuple[bytes, bytes], Ended | list[Ended]
+        ] = {}  # one, or in the order of their ends
+        self._seconds: dict[int, set[int]] = {}  # numbers, by the second in which they expire
+        self._next_seconds: list[int] = []  # a heap of these seconds, and of some whose sets are gone
+        self._kept = 0  # bytes
+        self._reserved = 1
+
+    def load(self) -> Contents:
+        return Contents(os.urandom(4).hex().encode(), self._reserved, iter(list(self._jobs.values())))
+
+    def write(self, changes: Sequence[Change]) -> None:
+        """See ``Store``. A letter whose workload is nowhere raises StoreError half-way: that is a bug."""
+        for change in changes:
+            if isinstance(change, Ended):
+                self._end(change)
+            elif isinstance(change, StoredJob):
+                self._jobs[change.number] = self._with_workload(change)
+            else:
+                self._apply(change)
+
+    def sync(self) -> None:
+        """Nothing would survive a loss of power."""
+
+    def job(self, number: int) -> StoredJob | None:
+        return self._jobs.get(number) or self._letters.get(number)
+
+    def ended(self, number: int) -> Ended | None:
+        return self._records.get(number)
+
+    def latest(self, function: bytes, unique: bytes) -> Ended | None:
+        records = self._uniques.get((function, unique))
+        return records[-1] if isinstance(records, list) else records
+
+    def dead(self, function: bytes | None, after: int, limit: int) -> list[Ended]:
+        numbers = (
+            number
+            for number, letter in self._letters.items()
+            if number > after and function in (None, letter.function)
+        )
+        return [self._records[number] for number in nsmallest(limit, numbers)]
+
+    def expire(self, now: float, limit: int) -> bool:
+        records, seconds = self._records, self._next_seconds
+        while seconds and seconds[0] <= now:
+            numbers = self._seconds.get(seconds[0], set())
+            over = list(islice((number for number in numbers if records[number].expires <= now), limit))
+            for number in over:
+                self._remove(records[number])
+            limit -= len(over)
+            if seconds[0] in self._seconds:
+                return any(records[number].expires <= now for number in numbers)
+            heappop(seconds)
+        return False
+
+    def close(self) -> None:
+        """Nothing stays."""
+
+    # ------------------------------------------------------------------------------------ what changes do
+
+    def _end(self, record: Ended) -> None:
+        number = record.number
+        job = self._jobs.pop(number, None)
+        if number in self._records:
+            self._remove(self._records[number])
+        if record.letter is not None:
+            self._letters[number] = self._with_workload(record.letter, job)
+            self._kept += _length(self._letters[number])
+            record = record._replace(letter=None)
+        self._records[number] = record
+        self._kept += len(record.body) + len(record.notes) + OVERHEAD
+        second = int(record.expires) if record.expires < FOREVER else FOREVER
+        try:
+            self._seconds[second].add(number)
+        except KeyError:
+            self._seconds[second] = {number}
+            self._wait_for(second)
+        if record.unique:
+            key = record.function, record.unique
+            if self._uniques.setdefault(key, record) is not record:
+                self._another(key, record)
+        if self._keep_bytes is not None and self._kept > self._keep_bytes:
+            self._make_room(self._keep_bytes)
+
+    def _apply(self, change: Change) -> None:
+        """One of the changes that are not frequent."""
+        if isinstance(change, Rescheduled):
+            if (job := self._jobs.get(change.number)) is not None:
+                self._jobs[change.number] = job._replace(
+                    due=change.due, attempt=change.attempt, deaths=change.deaths
+                )
+        elif isinstance(change, Forgotten):
+            self._jobs.pop(change.number, None)
+            if (record := self._records.get(change.number)) is not None:
+                self._remove(record)
+        elif isinstance(change, Revived):
+            if (letter := self._letters.get(change.number)) is not None:
+                self._remove(self._records[change.number])
+                self._jobs[change.number] = letter._replace(due=0.0, attempt=0, deaths=0)
+        elif isinstance(change, Reserved):
+            self._reserved = max(self._reserved, change.below)
+
+    def _with_workload(self, job: StoredJob, held: StoredJob | None = None) -> StoredJob:
+        """The job with its workload, if only that one's length was given."""
+        if not isinstance(job.workload, int):
+            return job
+        held = held or self.job(job.number)
+        if held is None:
+            raise StoreError(f"the workload of job {job.number} is not in this store")
+        return job._replace(workload=held.workload)
+
+    # ------------------------------------------------------------------------------------------- its end
+
+    def _another(self, key: tuple[bytes, bytes], record: Ended) -> None:
+        before = self._uniques[key]
+        if isinstance(before, list):
+            before.append(record)
+        else:
+            self._uniques[key] = [before, record]
+
+    def _wait_for(self, second: int) -> None:
+        heappush(self._next_seconds, second)
+        if (
+            len(self._next_seconds) > 2 * len(self._seconds) + 1000
+        ):  # most have been emptied before their time
+            self._next_seconds[:] = self._seconds
+            heapify(self._next_seconds)
+
+    def _make_room(self, keep: int) -> None:
+        while self._kept > keep:
+            self._remove(next(iter(self._records.values())))
+
+    def _remove(self, record: Ended) -> None:
+        number = record.number
+        del self._records[number]
+        self._kept -= len(record.body) + len(record.notes) + OVERHEAD
+        if (letter := self._letters.pop(number, None)) is not None:
+            self._kept -= _length(letter)
+        second = int(record.expires) if record.expires < FOREVER else FOREVER
+        numbers = self._seconds[second]
+        numbers.remove(number)
+        if not numbers:
+            del self._seconds[second]
+        if record.unique:
+            key = record.function, record.unique
+            records = self._uniques[key]
+            if records is record:
+                del self._uniques[key]
+            elif isinstance(records, list):
+                records.remove(record)
+                if len(records) == 1:
+                    self._uniques[key] = records[0]
+
+
+def _length(job: StoredJob) -> int:
+    return job.workload if isinstance(job.workload, int) else len(job.workload)

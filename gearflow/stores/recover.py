@@ -1,0 +1,327 @@
+"""Save what can be read of a damaged file into a new one that takes its place.
+
+SQLite gives up at the first damaged page; the rows behind it are still there. So rows are read by ranges of
+their keys: forwards until it fails, then backwards from the end; what is left between is halved, and the
+halves are treated alike, until nothing is left or ``_PROBES`` have been made (numbers may be sparse, and
+most of a gap may be nothing). Every row has a checksum, so what is kept is what was written.
+
+If the first page is damaged, SQLite opens nothing. The file is then read from a copy whose first page is that
+of an empty one: in all files of a version, a table begins on the same page (see ``schema``).
+
+The new file is complete before the damaged one is moved away; if anything fails, all is as it was.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from gearflow.broker.store import Ended, Outcome, StoredJob
+from gearflow.errors import StoreError
+from gearflow.stores import schema
+from gearflow.stores.account import Account, DamagedAccount
+from gearflow.stores.faults import failed
+from gearflow.stores.opening import connect, make_ready
+from gearflow.stores.owner import Owner
+from gearflow.stores.reading import Reader
+from gearflow.stores.rows import (
+    JOB_DEAD,
+    JOB_HEAD,
+    RECORD_COLUMNS,
+    RECORD_DEAD,
+    DamagedRow,
+    Row,
+)
+from gearflow.stores.tables import Tables
+
+_PROBES: Final = 50_000
+_GROUP: Final = 1000  # rows in a transaction
+_KEEP: Final = 7 * 86400.0  # seconds for which a dead letter is kept whose result is lost
+
+
+class Recovered(NamedTuple):
+    """What was saved. What is None cannot be known."""
+
+    kept_jobs: int  # with dead letters
+    lost_jobs: int | None
+    kept_records: int
+    lost_records: int | None
+    lost_groups: int  # of changes, at the end of a log that was cut: they are not among the lost
+    same_name: bool  # handles that were given before are still good
+    moved_to: Path  # where the damaged file is now
+
+
+def recover(path: str | Path) -> Recovered:
+    """Replace a file by one with all that can be read of it. No server may have it.
+
+    Raises:
+        StoreError: It is in use, or not there, or there is no room for the new one; it is as it was.
+    """
+    path = Path(path).resolve()
+    if not path.is_file():
+        raise StoreError(f"there is no file {path} to recover")
+    owner = Owner(path)
+    orderly = False
+    fresh, work = path.with_name(f"{path.name}-recovered"), path.with_name(f"{path.name}-salvage")
+    try:
+        _remove(fresh)
+        _remove(work)
+        with closing(connect(fresh, "batch")) as target:
+            make_ready(fresh, target)
+            recovered, account = _salvage(path, owner, work, target)
+            target.execute("PRAGMA synchronous = FULL")
+            target.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        _swap(path, fresh, recovered.moved_to)
+        owner.begin(account.name, 0)
+        orderly = True
+        return recovered
+    except (sqlite3.Error, OSError) as error:
+        raise failed(path, error) from error
+    finally:
+        _remove(fresh)
+        _remove(work)
+        owner.release(orderly=orderly)
+
+
+def _salvage(path: Path, owner: Owner, work: Path, target: sqlite3.Connection) -> tuple[Recovered, Account]:
+    with closing(_opened(path, work)) as source:
+        account = _account_of(source)
+        known = account or Account(owner.name or os.urandom(4).hex().encode())
+        tables = Tables(target, Account(known.name, known.reserved, copied=1))
+        saved = _Saved(tables)
+        reader = _Salvage(source)
+        for job, dead in reader.jobs():
+            saved.job(job, dead)
+        saved.end_of_jobs()
+        for record, is_letter in reader.records():
+            saved.record(record, is_letter)
+        saved.end_of_records(time.time())
+    new = tables.account
+    recovered = Recovered(
+        kept_jobs=new.jobs,
+        lost_jobs=None if account is None else max(0, account.jobs - new.jobs),
+        kept_records=saved.found_records,
+        lost_records=None if account is None else max(0, account.records - saved.found_records),
+        lost_groups=0 if account is None else max(0, owner.expected - account.groups),
+        same_name=account is not None or owner.name is not None,
+        moved_to=_free_name(path),
+    )
+    return recovered, new
+
+
+class _Saved:
+    """Writes what was read into the new file."""
+
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+        self._numbers: set[int] = set()  # of jobs that are to run
+        self._letters: dict[int, StoredJob] = {}  # without their workloads
+        self._recorded: set[int] = set()  # numbers of results
+        self._jobs: tuple[list[StoredJob], list[StoredJob]] = [], []  # to be written: alive, dead
+        self._records: list[Ended] = []  # to be written
+        self._bytes = 0  # of what is to be written
+        self.found_records = 0
+
+    def job(self, job: StoredJob, dead: bool) -> None:
+        if job.number in self._numbers or job.number in self._letters:
+            return
+        size = job.workload if isinstance(job.workload, int) else len(job.workload)
+        if dead:
+            self._letters[job.number] = job._replace(workload=size)
+        else:
+            self._numbers.add(job.number)
+        self._jobs[dead].append(job)
+        self._written(size)
+
+    def end_of_jobs(self) -> None:
+        self._flush()
+        last = max((*self._numbers, *self._letters), default=0)
+        self._tables.account.reserved = max(self._tables.account.reserved, last + 1)
+
+    def record(self, record: Ended, is_letter: bool) -> None:
+        if record.number in self._numbers or record.number in self._recorded:
+            return  # a job that is to run has no end
+        self._recorded.add(record.number)
+        self.found_records += 1
+        self._records.append(record._replace(letter=self._letters.get(record.number) if is_letter else None))
+        self._written(len(record.body))
+
+    def end_of_records(self, now: float) -> None:
+        """Dead letters whose ends are lost get one that says nothing, so that they can be found."""
+        for number, letter in self._letters.items():
+            if number not in self._recorded:
+                self._records.append(
+                    Ended(
+                        number=number,
+                        function=letter.function,
+                        unique=letter.unique,
+                        outcome=Outcome.FAILED,
+                        body=b"",
+                        submitted=letter.submitted,
+                        started=0.0,
+                        ended=now,
+                        attempt=letter.attempt,
+                        deaths=letter.deaths,
+                        worker=b"",
+                        notes=b"",
+                        expires=now + _KEEP,
+                        letter=letter,
+                    )
+                )
+                self._written(0)
+        self._flush()
+
+    def _written(self, size: int) -> None:
+        self._bytes += size
+        if self._bytes > 64 << 20 or len(self._jobs[0]) + len(self._jobs[1]) + len(self._records) >= _GROUP:
+            self._flush()
+
+    def _flush(self) -> None:
+        tables = self._tables
+        tables.connection.execute("BEGIN IMMEDIATE")
+        for dead, jobs in enumerate(self._jobs):
+            tables.insert_jobs(jobs, dead)
+            jobs.clear()
+        tables.insert_records(self._records)
+        self._records.clear()
+        self._bytes = 0
+        tables.account.update(tables.connection)
+        tables.connection.execute("COMMIT")
+
+
+class _Salvage:
+    """Reads what can be read."""
+
+    def __init__(self, source: sqlite3.Connection) -> None:
+        self._source = source
+        self._reader = Reader.__new__(Reader)  # whose beginning would ask for what may not be readable
+        self._reader.connection = source
+
+    def jobs(self) -> Iterator[tuple[StoredJob, bool]]:
+        """Each job with its workload, and whether it is a dead letter."""
+        query = (
+            f"SELECT {JOB_HEAD}, workload FROM jobs NOT INDEXED WHERE number BETWEEN ? AND ? ORDER BY number"
+        )
+        for row in self._rows(query):
+            with suppress(sqlite3.Error, DamagedRow):
+                yield self._reader.whole_job(row), row[JOB_DEAD] != 0
+
+    def records(self) -> Iterator[tuple[Ended, bool]]:
+        """Each result, and whether it is that of a dead letter."""
+        query = f"SELECT {RECORD_COLUMNS} FROM records NOT INDEXED WHERE place BETWEEN ? AND ? ORDER BY place"
+        for row in self._rows(query):
+            with suppress(sqlite3.Error, DamagedRow):
+                yield self._reader.whole_record(row), row[RECORD_DEAD] != 0
+
+    def _rows(self, query: str) -> Iterator[Row]:
+        """The readable rows, by ranges of their keys, which are their first columns; some of them twice."""
+        ranges = deque([(0, 1 << 62)])
+        probes = 0
+        while ranges and probes < _PROBES:
+            probes += 1
+            first, last = ranges.popleft()
+            try:
+                for row in self._source.execute(query, (first, last)):
+                    yield row
+                    first = max(first, row[0] + 1)
+                continue
+            except sqlite3.Error:
+                pass
+            try:
+                for row in self._source.execute(f"{query} DESC", (first, last)):
+                    yield row
+                    last = min(last, row[0] - 1)
+                continue
+            except sqlite3.Error:
+                pass
+            if first < last:
+                middle = (first + last) // 2
+                ranges += [(first, middle), (middle + 1, last)]
+
+
+def _account_of(source: sqlite3.Connection) -> Account | None:
+    try:
+        return Account.read(source)
+    except (sqlite3.Error, DamagedAccount):
+        return None
+
+
+def _opened(path: Path, work: Path) -> sqlite3.Connection:
+    """The damaged file, in such a way that something can be read."""
+    connection = _connection(path, "ro")
+    if _is_readable(connection):
+        return connection
+    connection.close()
+    shutil.copyfile(path, work)
+    with suppress(FileNotFoundError):
+        shutil.copyfile(f"{path}-wal", f"{work}-wal")
+    _replace_first_page(work)
+    connection = _connection(work, "rw")
+    if not _is_readable(connection):
+        connection.close()
+        raise StoreError(
+            f"nothing in {path} can be read, or it is no store's file; put a copy of it back, "
+            f"or move it and {path.name}-lock away to begin anew"
+        )
+    return connection
+
+
+def _connection(path: Path, mode: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(f"{path.as_uri()}?mode={mode}", uri=True, isolation_level=None)
+    connection.text_factory = _any_text
+    return connection
+
+
+def _any_text(text: bytes) -> str:
+    return text.decode("utf-8", "replace")  # the checksum will tell
+
+
+def _is_readable(connection: sqlite3.Connection) -> bool:
+    with suppress(sqlite3.Error):
+        return schema.tables_of(connection) == schema.expected_tables()
+    return False
+
+
+def _replace_first_page(work: Path) -> None:
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as empty:
+        schema.migrate(empty)
+        page = bytearray(empty.serialize()[: schema.PAGE])
+    page[18:20] = b"\2\2"  # the file has a write-ahead log
+    pages = max(1, work.stat().st_size // len(page))
+    page[28:32] = pages.to_bytes(4, "big")
+    page[32:40] = bytes(8)  # no free pages that one could know of
+    with work.open("r+b") as file:
+        file.write(page)
+
+
+def _free_name(path: Path) -> Path:
+    name = f"{path.name}.damaged-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}"
+    number = 0
+    while (free := path.with_name(f"{name}-{number}" if number else name)).exists():
+        number += 1
+    return free
+
+
+def _swap(path: Path, fresh: Path, moved_to: Path) -> None:
+    """The log goes first: it must never be beside a file to which it does not belong."""
+    for suffix in ("-wal", "-shm", ""):
+        with suppress(FileNotFoundError):
+            path.with_name(path.name + suffix).rename(moved_to.with_name(moved_to.name + suffix))
+    fresh.rename(path)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _remove(path: Path) -> None:
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)

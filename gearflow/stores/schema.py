@@ -1,0 +1,130 @@
+"""The tables, and how a file of an earlier version becomes one of this version.
+
+All tables come before all indexes, so that VACUUM, which makes them anew in this order, gives none of them
+another root page: ``recover`` relies on it.
+
+What is written for each job is as little as can be: ``jobs`` has no index but its key, the number. Results
+are kept in the order in which jobs ended (``place``), which is the order in which they go when there are too
+many; they are found by number, by a hash of function and unique, and by when they expire. A dead letter is a
+row in both tables, ``dead`` in each; its workload stays where it is.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable
+from typing import Final
+
+from gearflow.stores.account import Account
+
+APPLICATION_ID: Final = 0x47524657  # "GRFW"
+
+PAGE: Final = 4096
+"""Bytes of a page."""
+
+_TABLES: Final = (
+    """CREATE TABLE meta (
+    id INTEGER PRIMARY KEY,  -- 1: there is one row
+    name TEXT,               -- part of every handle
+    reserved INTEGER,        -- numbers below this one may have been given to jobs
+    copied INTEGER,          -- this is a copy: the original may have given more numbers
+    groups INTEGER,          -- of changes, so far
+    jobs INTEGER,            -- rows in jobs
+    records INTEGER,         -- rows in records
+    kept INTEGER,            -- the sum over records.kept
+    crc INTEGER
+)""",
+    """CREATE TABLE jobs (
+    number INTEGER PRIMARY KEY,
+    function TEXT,
+    "unique" TEXT,
+    priority INTEGER,
+    submitted REAL,
+    due REAL,
+    reducer,                 -- 0: none
+    options TEXT,
+    attempt INTEGER,
+    deaths INTEGER,
+    dead INTEGER,            -- 1: a dead letter, not to be run
+    body_crc INTEGER,
+    crc INTEGER,
+    workload BLOB            -- an INTEGER: its length; it is in parts
+)""",
+    """CREATE TABLE records (
+    place INTEGER PRIMARY KEY,
+    number INTEGER,
+    function TEXT,
+    "unique" TEXT,
+    outcome INTEGER,
+    submitted REAL,
+    started REAL,
+    ended REAL,
+    attempt INTEGER,
+    deaths INTEGER,
+    worker TEXT,
+    notes TEXT,
+    expires REAL,
+    body_crc INTEGER,
+    crc INTEGER,
+    dead INTEGER,            -- a hash of the function of a dead letter; 0: it is none
+    token INTEGER,           -- a hash of function and unique, under its generation; 0: no unique
+    kept INTEGER,            -- bytes, with the dead letter's workload
+    body BLOB                -- an INTEGER: its length; it is in parts
+)""",
+    "CREATE TABLE parts (id INTEGER PRIMARY KEY, bytes BLOB)",  # id: number << 9 | of a result << 8 | place
+    "CREATE UNIQUE INDEX records_number ON records (number)",
+    "CREATE INDEX records_expires ON records (expires)",
+    "CREATE INDEX records_token ON records (token) WHERE token > 0",
+    "CREATE INDEX records_dead ON records (dead, number) WHERE dead > 0",
+    "CREATE INDEX records_letter ON records (number) WHERE dead > 0",
+)
+
+
+def _create(connection: sqlite3.Connection) -> None:
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    for statement in _TABLES:
+        connection.execute(statement)
+    Account(os.urandom(4).hex().encode()).insert(connection)
+
+
+MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [_create]
+"""The n-th makes a file of version n one of version n + 1; a new file has version 0."""
+
+
+def version() -> int:
+    """Of the files that this gearflow writes."""
+    return len(MIGRATIONS)
+
+
+def version_of(connection: sqlite3.Connection) -> int:
+    found: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    return found
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring a file to this version, one step, one transaction after another."""
+    for number in range(version_of(connection), version()):
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            MIGRATIONS[number](connection)
+            connection.execute(f"PRAGMA user_version = {number + 1}")
+            connection.execute("COMMIT")
+        finally:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+
+
+def tables_of(connection: sqlite3.Connection) -> list[tuple[str, str, str]]:
+    """What a file says its tables and indexes are."""
+    return connection.execute("SELECT type, name, sql FROM sqlite_master ORDER BY name").fetchall()
+
+
+def expected_tables() -> list[tuple[str, str, str]]:
+    """What they are in a file of this version."""
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    try:
+        migrate(connection)
+        return tables_of(connection)
+    finally:
+        connection.close()

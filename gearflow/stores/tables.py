@@ -1,0 +1,206 @@
+"""What a change does to the tables, within a transaction that somebody else begins and ends."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from gearflow.broker.bodies import Body
+from gearflow.broker.store import (
+    Change,
+    Ended,
+    Forgotten,
+    Rescheduled,
+    Reserved,
+    Revived,
+    StoredJob,
+)
+from gearflow.errors import StoreError
+from gearflow.stores import rows
+from gearflow.stores.account import Account
+from gearflow.stores.reading import Place, Reader
+from gearflow.stores.rows import JOB_HEAD, KEPT, RECORD_COLUMNS, job_row, part_id, part_ids, record_row
+
+_INSERT_JOB: Final = f"INSERT INTO jobs ({JOB_HEAD}, workload) VALUES ({', '.join('?' * 14)})"
+_UPDATE_JOB: Final = f"UPDATE jobs SET ({JOB_HEAD}) = ({', '.join('?' * 13)}) WHERE number = ?"
+_INSERT_RECORD: Final = f"INSERT INTO records ({RECORD_COLUMNS}) VALUES ({', '.join('?' * 19)})"
+
+
+class Tables(Reader):
+    """The tables of an open file, and the account of them. All may raise sqlite3.Error or DamagedRow."""
+
+    def __init__(self, connection: sqlite3.Connection, account: Account) -> None:
+        super().__init__(connection)
+        self.account = account
+        self._in_parts = {
+            key >> 1 for (key,) in connection.execute("SELECT DISTINCT id >> 8 FROM parts") if not key & 1
+        }
+        """Jobs whose workloads lie in parts, and some that were."""
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        """All changes, as in their order. Raises sqlite3.IntegrityError where a number is there already."""
+        kinds: dict[type[Change], list[Any]] = {}
+        numbers: set[int] = set()
+        for change in changes:
+            if change[0] in numbers:
+                self._apply_kinds(kinds)
+                kinds.clear()
+                numbers.clear()
+            numbers.add(change[0])
+            if (kind := change.__class__) in kinds:
+                kinds[kind].append(change)
+            else:
+                kinds[kind] = [change]
+        self._apply_kinds(kinds)
+
+    def apply_in_place_of_others(self, changes: Sequence[Change]) -> None:
+        """The same, more slowly: what is there under the number of a job or result goes first."""
+        for change in changes:
+            if isinstance(change, (StoredJob, Ended)):
+                self.remove(place._replace(dead=0) for place in self.places(change.number))
+            if isinstance(change, StoredJob) and not isinstance(change.workload, int):
+                self._delete_jobs([change.number])
+            self._apply_kinds({type(change): [change]})
+
+    def over(self, now: float, keep_bytes: int | None, limit: int) -> list[Place]:
+        """The first results whose time is over, then the oldest that are more than may be kept."""
+        query = "SELECT place, number, dead, kept FROM records"
+        found = [
+            Place(*row)
+            for row in self.connection.execute(
+                f"{query} WHERE expires <= ? ORDER BY expires LIMIT ?", (now, limit)
+            )
+        ]
+        kept = self.account.kept - sum(place.kept for place in found)
+        if keep_bytes is not None and kept > keep_bytes and len(found) < limit:
+            expired = set(found)
+            for row in self.connection.execute(f"{query} ORDER BY place LIMIT ?", (limit,)):
+                if kept <= keep_bytes or len(found) == limit:
+                    break
+                if (place := Place(*row)) not in expired:
+                    found.append(place)
+                    kept -= place.kept
+        return found
+
+    def remove(self, places: Iterable[Place]) -> None:
+        """Results, with their letters."""
+        places = list(places)
+        self.connection.executemany("DELETE FROM records WHERE place = ?", [place[:1] for place in places])
+        self.account.records -= len(places)
+        for place in places:
+            self.account.kept -= place.kept
+            if place.dead:
+                self._delete_jobs([place.number])
+            if place.kept > rows.PART:
+                self._delete_parts(place.number, of_result=True)
+
+    def _apply_kinds(self, kinds: dict[type[Change], list[Any]]) -> None:
+        """Changes by their kinds, no two of the same job."""
+        for kind, changes in kinds.items():
+            if kind is StoredJob:
+                self._store(changes)
+            elif kind is Ended:
+                self._end(changes)
+            elif kind is Forgotten:
+                self._forget(changes)
+            elif kind is Rescheduled:
+                self._reschedule(changes)
+            elif kind is Revived:
+                self._revive(changes)
+            elif kind is Reserved:
+                self.account.reserved = max(self.account.reserved, *(change.below for change in changes))
+
+    def insert_jobs(self, jobs: Sequence[StoredJob], dead: int = 0) -> None:
+        """Jobs with their workloads, which are not there yet."""
+        self.connection.executemany(_INSERT_JOB, [job_row(job, dead) for job in jobs])
+        self.account.jobs += len(jobs)
+        for job in jobs:
+            if not isinstance(job.workload, int) and len(job.workload) > rows.PART:
+                self._in_parts.add(job.number)
+                self._insert_parts(job.number, job.workload, of_result=False)
+
+    def insert_records(self, records: Sequence[Ended]) -> None:
+        """Results that are not there yet; their letters are."""
+        place = self.next_place
+        new = [record_row(record, place + more) for more, record in enumerate(records)]
+        self.next_place += len(new)
+        self.connection.executemany(_INSERT_RECORD, new)
+        self.account.records += len(new)
+        for row, record in zip(new, records, strict=True):
+            self.account.kept += row[KEPT]
+            if row[KEPT] > rows.PART and len(record.body) > rows.PART:
+                self._insert_parts(record.number, record.body, of_result=True)
+
+    def _store(self, jobs: Sequence[StoredJob], dead: int = 0) -> None:
+        self.insert_jobs([job for job in jobs if not isinstance(job.workload, int)], dead)
+        for job in jobs:
+            if isinstance(job.workload, int):
+                self._rewrite(job, dead)
+
+    def _end(self, records: Sequence[Ended]) -> None:
+        letters = [record.letter for record in records if record.letter is not None]
+        self._delete_jobs(
+            [
+                record.number
+                for record in records
+                if record.letter is None or not isinstance(record.letter.workload, int)
+            ]
+        )
+        if letters:
+            self._store(letters, dead=1)
+        self.insert_records(records)
+
+    def _forget(self, changes: Sequence[Forgotten]) -> None:
+        numbers = [change.number for change in changes]
+        if self._delete_jobs(numbers, and_not_dead="AND dead = 0") < len(numbers):
+            for number in numbers:
+                self.remove(self.places(number))
+
+    def _reschedule(self, changes: Sequence[Rescheduled]) -> None:
+        for number, due, attempt, deaths in changes:
+            if (held := self.held(number)) is not None and not held[1]:
+                job, _, body_crc = held
+                self._update(job._replace(due=due, attempt=attempt, deaths=deaths), 0, body_crc)
+
+    def _revive(self, changes: Sequence[Revived]) -> None:
+        for (number,) in changes:
+            if (held := self.held(number)) is not None and held[1]:
+                job, _, body_crc = held
+                self._update(job._replace(due=0.0, attempt=0, deaths=0), 0, body_crc)
+                self.remove(place._replace(dead=0) for place in self.places(number))
+
+    def _rewrite(self, job: StoredJob, dead: int) -> None:
+        """All of a job but its workload, which is in the file."""
+        if (held := self.held(job.number)) is None:
+            raise StoreError(f"the workload of job {job.number} is not in this store")
+        self._update(job._replace(workload=held[0].workload), dead, held[2])
+
+    def _update(self, job: StoredJob, dead: int, body_crc: int) -> None:
+        self.connection.execute(_UPDATE_JOB, (*job_row(job, dead, body_crc)[:-1], job.number))
+
+    def _delete_jobs(self, numbers: Sequence[int], and_not_dead: str = "") -> int:
+        """How many of them were there."""
+        gone = self.connection.executemany(
+            f"DELETE FROM jobs WHERE number = ? {and_not_dead}", [(number,) for number in numbers]
+        ).rowcount
+        self.account.jobs -= gone
+        if self._in_parts:
+            for number in self._in_parts.intersection(numbers):
+                self._delete_parts(number, of_result=False)
+        return gone
+
+    def _insert_parts(self, number: int, body: Body, *, of_result: bool) -> None:
+        view = memoryview(body)
+        self.connection.executemany(
+            "INSERT INTO parts (id, bytes) VALUES (?, ?)",
+            (
+                (part_id(number, place, of_result=of_result), view[start : start + rows.PART])
+                for place, start in enumerate(range(0, len(view), rows.PART))
+            ),
+        )
+
+    def _delete_parts(self, number: int, *, of_result: bool) -> None:
+        self.connection.execute(
+            "DELETE FROM parts WHERE id BETWEEN ? AND ?", part_ids(number, of_result=of_result)
+        )

@@ -1,0 +1,429 @@
+"""What holds for every store. A new one joins by one line in ``STORES``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from math import inf
+from pathlib import Path
+from typing import Final, TypeAlias
+
+import pytest
+
+from gearflow.broker.store import (
+    Ended,
+    Forgotten,
+    Outcome,
+    Rescheduled,
+    Reserved,
+    Revived,
+    Store,
+    StoredJob,
+)
+from gearflow.errors import StoreError
+from gearflow.stores import OVERHEAD, MemoryStore, SqliteStore
+from gearflow.stores import rows as rows_module
+from tests.stores.values import a_dead_letter, a_job, an_end, jobs_of
+
+Make: TypeAlias = Callable[[Path, int | None], Store]
+
+STORES: Final[dict[str, Make]] = {
+    "memory": lambda _, keep_bytes: MemoryStore(keep_bytes=keep_bytes),
+    "sqlite": lambda directory, keep_bytes: SqliteStore(directory / "jobs.db", keep_bytes=keep_bytes),
+}
+
+LONG: Final = b"0123456789abcdef" * 1000
+
+
+@pytest.fixture(params=STORES)
+def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., Store]]:
+    """``make()`` or ``make(keep_bytes=1000)``: a store, loaded, with nothing in it; closed after the test."""
+    opened: list[Store] = []
+
+    def make_one(keep_bytes: int | None = None) -> Store:
+        store = STORES[request.param](tmp_path, keep_bytes)
+        opened.append(store)
+        assert jobs_of(store.load()) == []
+        return store
+
+    yield make_one
+    for store in opened:
+        store.close()
+
+
+@pytest.fixture
+def store(make: Callable[..., Store]) -> Store:
+    return make()
+
+
+def held(store: Store, number: int) -> StoredJob | None:
+    job = store.job(number)
+    if job is None:
+        return None
+    assert not isinstance(job.workload, int)
+    return job._replace(workload=bytes(job.workload))
+
+
+def ended(store: Store, number: int) -> Ended | None:
+    record = store.ended(number)
+    return None if record is None else record._replace(body=bytes(record.body))
+
+
+def expire_all(store: Store, now: float) -> None:
+    while store.expire(now, 1000):
+        pass
+
+
+# ------------------------------------------------------------------------------------------- jobs that wait
+
+
+def test_the_name_is_eight_hexadecimal_digits(tmp_path: Path) -> None:
+    for make in STORES.values():
+        store = make(tmp_path, None)
+        name = store.load().name
+        store.close()
+        assert len(name) == 8
+        assert int(name, 16) >= 0
+
+
+def test_a_job_comes_back_as_it_was_given(store: Store) -> None:
+    job = StoredJob(
+        number=7,
+        function="größe".encode(),
+        unique=bytes(range(1, 256)),
+        priority=2,
+        submitted=1234567890.123456,
+        due=1234567899.9,
+        reducer=b"total",
+        options=b'{"keep":60}',
+        attempt=2,
+        deaths=1,
+        workload=bytes(range(256)),
+    )
+    store.write([job])
+    assert held(store, 7) == job
+
+
+@pytest.mark.parametrize("reducer", [None, b"", b"0", b"total"])
+def test_no_reducer_is_not_an_empty_one(store: Store, reducer: bytes | None) -> None:
+    store.write([a_job(1, reducer=reducer)])
+    assert held(store, 1) == a_job(1, reducer=reducer)
+
+
+@pytest.mark.parametrize("length", [0, 1, 1023, 1024, 1025, 5000, 100_000])
+def test_a_workload_comes_back_whole(store: Store, length: int) -> None:
+    workload = (LONG * 7)[:length]
+    store.write([a_job(1, workload), a_job(2, memoryview(workload))])
+    assert held(store, 1) == a_job(1, workload)
+    assert held(store, 2) == a_job(2, workload)
+
+
+def test_a_body_of_many_parts_comes_back_whole(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows_module, "PART", 4096)
+    store.write([a_job(1, memoryview(LONG)), a_job(2, LONG[:4097]), a_job(3, LONG)])
+    store.write([an_end(2, memoryview(LONG)), a_dead_letter(3, len(LONG))])
+    assert held(store, 1) == a_job(1, LONG)
+    assert held(store, 3) == a_dead_letter(3, LONG).letter
+    assert ended(store, 2) == an_end(2, LONG)
+    store.write([Forgotten(1), Forgotten(2), Revived(3)])
+    assert held(store, 3) == a_job(3, LONG)
+    store.write([an_end(3, b"")])
+    assert held(store, 3) is None
+
+
+def test_what_is_not_there_is_none(store: Store) -> None:
+    assert store.job(1) is None
+    assert store.ended(1) is None
+    assert store.latest(b"resize", b"key-1") is None
+    assert store.dead(None, 0, 10) == []
+
+
+def test_a_rescheduled_job_keeps_all_else(store: Store) -> None:
+    store.write([a_job(1, b"short"), a_job(2, LONG), a_job(3)])
+    store.write([Rescheduled(1, 99.5, 2, 0), Rescheduled(2, 88.25, 0, 1)])
+    assert held(store, 1) == a_job(1, b"short", due=99.5, attempt=2)
+    assert held(store, 2) == a_job(2, LONG, due=88.25, deaths=1)
+    assert held(store, 3) == a_job(3)
+
+
+def test_a_job_that_is_stored_again_replaces_the_first(store: Store) -> None:
+    store.write([a_job(1, b"first"), a_job(2)])
+    store.write([a_job(3), a_job(1, b"second", priority=0)])
+    assert held(store, 1) == a_job(1, b"second", priority=0)
+    store.write([Forgotten(1)])
+    assert held(store, 1) is None
+
+
+def test_a_job_can_be_stored_again_without_its_workload(store: Store) -> None:
+    store.write([a_job(1, LONG), a_job(2, b"short")])
+    store.write([a_job(1, len(LONG), options=b"{}"), a_job(2, 5, priority=2)])
+    assert held(store, 1) == a_job(1, LONG, options=b"{}")
+    assert held(store, 2) == a_job(2, b"short", priority=2)
+
+
+def test_changes_of_unknown_jobs_are_no_error(store: Store) -> None:
+    store.write([Rescheduled(1, 5.0, 1, 0), Forgotten(2), Revived(3)])
+    store.write([an_end(4)])
+    assert store.job(1) is None
+    assert ended(store, 4) == an_end(4)
+
+
+def test_an_empty_group_is_no_error(store: Store) -> None:
+    store.write([])
+
+
+def test_changes_of_one_job_hold_in_their_order(store: Store) -> None:
+    store.write([a_job(1), Rescheduled(1, 9.0, 1, 0), a_job(2), an_end(2), a_job(3), Forgotten(3)])
+    assert held(store, 1) == a_job(1, due=9.0, attempt=1)
+    assert store.job(2) is None
+    assert ended(store, 2) == an_end(2)
+    assert store.job(3) is None
+    store.write([a_dead_letter(1, 7), Revived(1), an_end(1), Forgotten(2), a_job(2)])
+    assert store.dead(None, 0, 10) == []
+    assert ended(store, 1) == an_end(1)
+    assert held(store, 2) == a_job(2)
+    assert store.ended(2) is None
+
+
+def test_a_large_group_of_all_kinds_is_kept(store: Store) -> None:
+    store.write([a_job(number) for number in range(1, 1001)])
+    store.write(
+        [
+            change
+            for number in range(1, 1001, 4)
+            for change in (
+                an_end(number),
+                Forgotten(number + 1),
+                Rescheduled(number + 2, 5.0, 1, 0),
+                a_dead_letter(number + 3, 7),
+            )
+        ]
+    )
+    kept = [number for number in range(1, 1001) if store.job(number) is not None]
+    assert kept == [number for number in range(1, 1001) if number % 4 in (3, 0)]
+    assert len(store.dead(None, 0, 1000)) == 250
+    assert ended(store, 997) == an_end(997)
+
+
+# ---------------------------------------------------------------------------------------- what became of it
+
+
+@pytest.mark.parametrize("outcome", Outcome)
+def test_an_end_comes_back_as_it_was_given(store: Store, outcome: Outcome) -> None:
+    end = Ended(
+        number=3,
+        function=b"resize",
+        unique="schlüssel".encode(),
+        outcome=outcome,
+        body=bytes(range(256)),
+        submitted=1.5,
+        started=0.0,
+        ended=2.000001,
+        attempt=3,
+        deaths=2,
+        worker=b"10.0.0.1:4000 worker",
+        notes='{"warnings":["ü"]}'.encode(),
+        expires=inf,
+    )
+    store.write([end])
+    found = ended(store, 3)
+    assert found == end
+    assert found is not None
+    assert isinstance(found.outcome, Outcome)
+
+
+@pytest.mark.parametrize("length", [0, 1024, 1025, 100_000])
+def test_a_result_comes_back_whole(store: Store, length: int) -> None:
+    body = (LONG * 7)[:length]
+    store.write([an_end(1, body), an_end(2, memoryview(body))])
+    assert ended(store, 1) == an_end(1, body)
+    assert ended(store, 2) == an_end(2, body)
+
+
+def test_a_job_that_ended_is_no_job_any_more(store: Store) -> None:
+    store.write([a_job(1), a_job(2)])
+    store.write([an_end(1)])
+    assert store.job(1) is None
+    assert held(store, 2) == a_job(2)
+
+
+def test_the_last_end_under_a_number_counts(store: Store) -> None:
+    store.write([an_end(1, b"first")])
+    store.write([an_end(1, b"second")])
+    assert ended(store, 1) == an_end(1, b"second")
+    expire_all(store, inf)
+    assert store.ended(1) is None
+
+
+def test_what_is_forgotten_is_gone(store: Store) -> None:
+    store.write([a_job(1), an_end(2), a_dead_letter(3), a_job(4)])
+    store.write([Forgotten(1), Forgotten(2), Forgotten(3)])
+    assert [store.job(number) for number in (1, 2, 3)] == [None] * 3
+    assert [store.ended(number) for number in (1, 2, 3)] == [None] * 3
+    assert store.dead(None, 0, 10) == []
+    assert held(store, 4) == a_job(4)
+
+
+def test_the_latest_of_a_unique_is_the_one_that_ended_last(store: Store) -> None:
+    store.write([an_end(5, b"first", unique=b"k")])
+    store.write([an_end(9, b"second", unique=b"k"), an_end(7, b"third", unique=b"k")])
+    store.write([an_end(10, unique=b"other"), an_end(11, unique=b"k", function=b"other")])
+    assert store.latest(b"resize", b"k") == an_end(7, b"third", unique=b"k")
+    assert store.latest(b"other", b"k") == an_end(11, unique=b"k", function=b"other")
+    assert store.latest(b"resize", b"key-7") is None
+    store.write([Forgotten(7)])
+    assert store.latest(b"resize", b"k") == an_end(9, b"second", unique=b"k")
+
+
+def test_no_unique_is_found_by_none(store: Store) -> None:
+    store.write([an_end(1, unique=b"")])
+    assert store.latest(b"resize", b"") is None
+
+
+def test_the_latest_is_found_among_many(store: Store) -> None:
+    for start in range(0, 80_000, 8000):
+        store.write(
+            [an_end(number, unique=b"k%d" % (number % 70_000)) for number in range(start, start + 8000)]
+        )
+    for number, last in ((5, 70_005), (12_000, 12_000), (69_999, 69_999)):
+        found = store.latest(b"resize", b"k%d" % number)
+        assert found is not None
+        assert found.number == last
+
+
+# -------------------------------------------------------------------------------------------- dead letters
+
+
+def test_a_dead_letter_is_there_twice(store: Store) -> None:
+    dead = a_dead_letter(1, b"payload")
+    store.write([a_job(1, b"payload")])
+    store.write([dead])
+    assert held(store, 1) == dead.letter
+    assert ended(store, 1) == dead._replace(letter=None)
+    assert store.dead(None, 0, 10) == [dead._replace(letter=None)]
+
+
+@pytest.mark.parametrize("workload", [b"", b"short", LONG])
+def test_a_dead_letter_keeps_the_workload_that_the_store_has(store: Store, workload: bytes) -> None:
+    store.write([a_job(1, workload)])
+    store.write([a_dead_letter(1, len(workload))])
+    assert held(store, 1) == a_dead_letter(1, workload).letter
+
+
+def test_a_dead_letter_of_an_unknown_job_without_its_workload_is_refused(store: Store) -> None:
+    with pytest.raises(StoreError, match="job 1 "):
+        store.write([a_dead_letter(1, 7)])
+    assert store.ended(1) is None
+
+
+def test_dead_letters_are_listed_by_function_in_pages(store: Store) -> None:
+    functions = {number: b"even" if number % 2 == 0 else b"odd" for number in (9, 2, 5, 4, 8)}
+    store.write([a_dead_letter(number, function=function) for number, function in functions.items()])
+    store.write([an_end(3, function=b"even"), a_job(6, function=b"even")])
+    assert [record.number for record in store.dead(None, 0, 10)] == [2, 4, 5, 8, 9]
+    assert [record.number for record in store.dead(None, 2, 2)] == [4, 5]
+    assert [record.number for record in store.dead(b"even", 0, 10)] == [2, 4, 8]
+    assert [record.number for record in store.dead(b"even", 2, 1)] == [4]
+    assert store.dead(b"none", 0, 10) == []
+
+
+@pytest.mark.parametrize("workload", [b"short", LONG])
+def test_a_revived_letter_is_a_job_that_has_not_run(store: Store, workload: bytes) -> None:
+    store.write([a_job(1, workload)])
+    store.write([a_dead_letter(1, len(workload))])
+    store.write([Revived(1)])
+    assert held(store, 1) == a_job(1, workload)
+    assert store.ended(1) is None
+    assert store.latest(b"resize", b"key-1") is None
+    assert store.dead(None, 0, 10) == []
+
+
+def test_only_dead_letters_are_revived(store: Store) -> None:
+    job = a_job(1, attempt=2)
+    store.write([job, an_end(2)])
+    store.write([Revived(1), Revived(2)])
+    assert held(store, 1) == job
+    assert store.job(2) is None
+    assert ended(store, 2) == an_end(2)
+
+
+def test_a_dead_letter_is_not_rescheduled(store: Store) -> None:
+    store.write([a_dead_letter(1)])
+    store.write([Rescheduled(1, 5.0, 9, 9)])
+    assert held(store, 1) == a_dead_letter(1).letter
+
+
+# -------------------------------------------------------------------------------------------- its expiry
+
+
+def test_what_expires_is_removed_and_nothing_else(store: Store) -> None:
+    store.write([a_job(1), an_end(2, expires=10.5), an_end(3, expires=10.75), a_dead_letter(4, expires=9.0)])
+    store.write([an_end(5, expires=inf)])
+    assert store.expire(8.9, 100) is False
+    assert ended(store, 4) is not None
+    assert store.expire(10.5, 100) is False
+    assert [store.ended(number) is None for number in (2, 3, 4, 5)] == [True, False, True, False]
+    assert store.job(4) is None
+    assert store.dead(None, 0, 10) == []
+    assert held(store, 1) == a_job(1)
+    assert store.expire(11.0, 100) is False
+    assert store.ended(3) is None
+    assert store.ended(5) is not None
+
+
+def test_one_call_removes_no_more_than_asked(store: Store) -> None:
+    store.write([an_end(number, expires=float(number)) for number in range(1, 11)])
+    calls = [store.expire(10.0, 3) for _ in range(4)]
+    assert calls == [True, True, True, False]
+    assert [store.ended(number) for number in range(1, 11)] == [None] * 10
+    assert store.expire(1e9, 3) is False
+
+
+def test_what_is_more_than_may_be_kept_goes_oldest_first(make: Callable[..., Store]) -> None:
+    store = make(keep_bytes=3 * (OVERHEAD + 100))
+    for number in (5, 4, 3, 2, 1):  # in this order they ended
+        store.write([an_end(number, b"x" * 100)])
+    expire_all(store, 0.0)
+    assert [number for number in range(1, 6) if store.ended(number) is not None] == [1, 2, 3]
+
+
+def test_notes_and_letters_count_as_kept(make: Callable[..., Store]) -> None:
+    store = make(keep_bytes=2 * OVERHEAD + 3000)
+    store.write([an_end(1, b"", notes=b"x" * 2000)])
+    store.write([a_job(2, b"x" * 2000)])
+    expire_all(store, 0.0)
+    assert ended(store, 1) is not None
+    store.write([a_dead_letter(2, 2000)])
+    expire_all(store, 0.0)
+    assert store.ended(1) is None
+    assert held(store, 2) is not None
+    store.write([Revived(2), an_end(3, b"x" * 2900), a_job(4, b"x" * 9000)])
+    expire_all(store, 0.0)
+    assert ended(store, 3) is not None
+    assert held(store, 2) is not None
+
+
+def test_nothing_is_kept_where_nothing_may_be(make: Callable[..., Store]) -> None:
+    store = make(keep_bytes=0)
+    store.write([an_end(1, b""), a_dead_letter(2), a_job(3)])
+    expire_all(store, 0.0)
+    assert store.ended(1) is None
+    assert store.job(2) is None
+    assert held(store, 3) == a_job(3)
+
+
+# ------------------------------------------------------------------------------------------ and the rest
+
+
+def test_reserved_numbers_are_no_error(store: Store) -> None:
+    store.write([Reserved(100), a_job(99)])
+    store.write([Reserved(50)])
+    assert held(store, 99) == a_job(99)
+
+
+def test_sync_and_close_may_be_called_at_any_time(store: Store) -> None:
+    store.sync()
+    store.write([a_job(1)])
+    store.sync()
+    store.sync()
+    store.close()
+    store.close()

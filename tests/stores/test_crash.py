@@ -1,0 +1,265 @@
+"""Whatever fails, and at whatever moment: what was acknowledged is there, and of the rest nothing or all.
+
+The n-th write to the disk fails, for each n; or the process is killed, in truth, at a random moment.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from gearflow.broker.store import Change
+from gearflow.errors import StoreError
+from gearflow.stores import SqliteStore
+from gearflow.stores import log as log_module
+from tests.conftest import ROOT
+from tests.stores.faulty import Disk, Fault, faulty_disk
+from tests.stores.scenario import expected, lives, numbers_in, snapshot
+from tests.stores.values import a_job, jobs_of
+
+_TRIES: Final = 20  # of something that fails once
+_PATIENCE: Final = 60.0  # seconds
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
+    """A disk that can fail, and a log that is copied into the main file at each sync."""
+    monkeypatch.setattr(log_module, "LONG", 1)
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # no power is lost here
+    monkeypatch.setattr(os, "fdatasync", lambda _: None)
+    with faulty_disk() as disk:
+        yield disk
+
+
+class Life:
+    """A store on a faulty disk, and how far its story has come."""
+
+    def __init__(self, path: Path, story: list[list[Change]]) -> None:
+        self._path = path
+        self._story = story
+        self.written = 0
+        """Groups that were acknowledged."""
+        self.refused = 0
+        """How often something was refused, with nothing of it kept."""
+
+    def until_killed(self) -> None:
+        """Stop at the first refusal, and leave all as it is then."""
+        try:
+            store = SqliteStore(self._path)
+        except StoreError:
+            return
+        try:
+            jobs_of(store.load())
+            while self.written < len(self._story):
+                self._write(store)
+        except StoreError:
+            self.refused += 1
+        finally:
+            store.close()
+
+    def to_the_end(self) -> None:
+        """Try what is refused until it is not."""
+        store = None
+        while store is None:
+            try:
+                store = SqliteStore(self._path)
+            except StoreError:
+                self.refused += 1
+                assert self.refused < _TRIES
+        try:
+            jobs_of(store.load())
+            while self.written < len(self._story):
+                try:
+                    self._write(store)
+                except StoreError:
+                    self.refused += 1
+                    assert self.refused < _TRIES
+                    assert self.is_as_expected(store)
+            assert self.is_as_expected(store)
+        finally:
+            store.close()
+
+    def is_as_expected(self, store: SqliteStore, more: int = 0) -> bool:
+        """Whether what is there is what was acknowledged, or ``more`` groups than that."""
+        numbers = numbers_in(self._story)
+        return snapshot(store, numbers) == expected(self._story[: self.written + more], numbers)
+
+    def _write(self, store: SqliteStore) -> None:
+        store.write(self._story[self.written])
+        self.written += 1
+        if self.written % 3 == 0:
+            store.sync()
+            store._log.join()  # so that the n-th write is always the same
+
+
+def changes_on_the_disk(disk: Disk, path: Path, story: list[list[Change]]) -> int:
+    """How many there are if nothing fails."""
+    Life(path, story).to_the_end()
+    return disk.count
+
+
+def check_each(disk: Disk, directory: Path, fault: Fault, story: list[list[Change]], times: int) -> None:
+    total = changes_on_the_disk(disk, directory / "sound.db", story)
+    assert total > 50
+    refused = 0
+    for number in range(1, total + 1):
+        path = directory / f"{number}.db"
+        life = Life(path, story)
+        disk.count, disk.fail_at, disk.fault, disk.times, disk.failed = 0, number, fault, times, 0
+        if fault == "killed":
+            life.until_killed()
+        else:
+            life.to_the_end()
+        assert disk.failed > 0
+        refused += life.refused
+        disk.heal()
+        store = SqliteStore(path)
+        try:
+            alive = {job.number for job in store.load().jobs}
+            whole = life.is_as_expected(store)
+            assert whole or (fault == "killed" and life.is_as_expected(store, more=1)), number
+            assert alive == set(snapshot(store, numbers_in(story)).jobs) - {
+                end.number for end in store.dead(None, 0, 1000)
+            }
+        finally:
+            store.close()
+    assert refused > total / 5  # it was not that nobody noticed
+
+
+@pytest.mark.parametrize("fault", ["full", "broken", "killed"])
+def test_the_nth_change_on_the_disk_fails(disk: Disk, tmp_path: Path, fault: Fault) -> None:
+    check_each(disk, tmp_path, fault, lives(seed=1, groups=5), times=1)
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("fault", ["full", "broken", "killed"])
+def test_the_nth_change_on_the_disk_fails_in_long_stories(
+    disk: Disk, tmp_path: Path, fault: Fault, seed: int
+) -> None:
+    check_each(disk, tmp_path, fault, lives(seed, groups=20), times=1 + seed)
+
+
+def test_a_full_disk_refuses_until_there_is_room(disk: Disk, tmp_path: Path) -> None:
+    with_room = [a_job(1, b"x" * 5000)]
+    store = SqliteStore(tmp_path / "jobs.db")
+    store.write(with_room)
+    disk.fail_at, disk.fault, disk.times = disk.count + 1, "full", 1 << 30
+    for _ in range(10):
+        with pytest.raises(StoreError, match=r"jobs\.db cannot grow: .* make room"):
+            store.write([a_job(2)])
+        assert store.job(1) == with_room[0]
+        assert store.job(2) is None
+    disk.heal()
+    store.write([a_job(2)])
+    assert jobs_of(store.load()) == [a_job(1, 5000), a_job(2)]
+    store.close()
+
+
+# ------------------------------------------------------------------------------------------- real processes
+
+_WRITER: Final = """
+import os, sys
+from gearflow.stores import SqliteStore, log
+from tests.stores.scenario import lives
+
+log.LONG, log.TOO_LONG, log.SHORT = 200_000, 400_000, 100_000
+path, seed, groups, start = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+store = SqliteStore(path)
+for job in store.load().jobs:
+    pass
+os.write(1, b"ready\\n")
+for number, group in enumerate(lives(seed, groups)[start:], start):
+    store.write(group)
+    os.write(1, b"%d\\n" % number)
+    if number % 5 == 0:
+        store.sync()
+os.write(1, b"end\\n")
+sys.stdin.read()
+"""
+
+
+def until_killed(path: Path, seed: int, groups: int, start: int, chance: random.Random) -> int:
+    """Has a process write groups from ``start`` on, and kills it somewhere; how many are acknowledged then."""
+    command = [sys.executable, "-c", _WRITER, str(path), str(seed), str(groups), str(start)]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        lines = [process.stdout.readline() for _ in range(chance.randrange(1 + (groups - start) // 2))]
+        process.kill()
+        lines += process.stdout.readlines()
+        process.wait(_PATIENCE)
+    return start + sum(line[:1].isdigit() and line.endswith(b"\n") for line in lines)
+
+
+def kill_often(path: Path, seed: int, rounds: int) -> None:
+    story = lives(seed, 400)
+    numbers = numbers_in(story)
+    chance = random.Random(seed)
+    written = 0
+    for _ in range(rounds):
+        acknowledged = until_killed(path, seed, len(story), written, chance)
+        store = SqliteStore(path)
+        try:
+            jobs_of(store.load())
+            found = snapshot(store, numbers)
+        finally:
+            store.close()
+        possible = range(acknowledged, min(acknowledged + 1, len(story)) + 1)
+        written = next(groups for groups in possible if found == expected(story[:groups], numbers))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_killed_process_has_kept_what_it_acknowledged(tmp_path: Path, seed: int) -> None:
+    kill_often(tmp_path / "jobs.db", seed, rounds=4)
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("seed", range(100, 130))
+def test_a_killed_process_has_kept_what_it_acknowledged_many_times(tmp_path: Path, seed: int) -> None:
+    kill_often(tmp_path / "jobs.db", seed, rounds=12)
+
+
+_LIMITED: Final = """
+import os, resource, sys
+from gearflow.errors import StoreError
+from gearflow.stores import SqliteStore
+from tests.stores.values import a_job
+
+store = SqliteStore(sys.argv[1])
+written, refused = [], 0
+for number in range(1, 200):
+    if number % 2:  # so much may the log grow, and not a byte more
+        room = os.path.getsize(sys.argv[1] + "-wal") + 997 * number
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
+    else:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    try:
+        store.write([a_job(number, b"x" * 500 * number)])
+    except StoreError:
+        refused += 1
+    else:
+        written.append(number)
+assert [job.number for job in store.load().jobs] == written
+store.close()
+store = SqliteStore(sys.argv[1])
+assert [job.number for job in store.load().jobs] == written
+assert set(range(2, 200, 2)) <= set(written)
+print(refused)
+"""
+
+
+def test_the_kernel_refuses_to_write_more(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _LIMITED, str(tmp_path / "jobs.db")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=_PATIENCE)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 5

@@ -1,0 +1,61 @@
+"""Jobs and ends of jobs with everything filled in, so that a test says only what matters to it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gearflow.broker.store import Contents, Ended, Outcome, Store, StoredJob
+
+
+def a_job(number: int, workload: bytes | memoryview | int = b"payload", **fields: Any) -> StoredJob:
+    given = StoredJob(
+        number=number,
+        function=b"resize",
+        unique=b"key-%d" % number,
+        priority=1,
+        submitted=1000.25 + number,
+        due=0.0,
+        reducer=None,
+        options=b"",
+        attempt=0,
+        deaths=0,
+        workload=workload,
+    )
+    return given._replace(**fields)
+
+
+def an_end(number: int, body: bytes | memoryview = b"result", **fields: Any) -> Ended:
+    given = Ended(
+        number=number,
+        function=b"resize",
+        unique=b"key-%d" % number,
+        outcome=Outcome.COMPLETED,
+        body=body,
+        submitted=1000.25 + number,
+        started=2000.5,
+        ended=3000.125,
+        attempt=1,
+        deaths=0,
+        worker=b"worker-1",
+        notes=b"",
+        expires=5000.0,
+    )
+    return given._replace(**fields)
+
+
+def a_dead_letter(number: int, workload: bytes | memoryview | int = b"payload", **fields: Any) -> Ended:
+    function = fields.get("function", b"resize")
+    letter = a_job(number, workload, function=function, attempt=3, deaths=1)
+    return an_end(number, b"what went wrong", outcome=Outcome.RAISED, letter=letter, **fields)
+
+
+def jobs_of(contents: Contents) -> list[StoredJob]:
+    return list(contents.jobs)
+
+
+def with_workload(store: Store, job: StoredJob) -> StoredJob:
+    """As ``store`` has it, whole; its body as bytes, so that it can be compared."""
+    found = store.job(job.number)
+    assert found is not None
+    assert not isinstance(found.workload, int)
+    return found._replace(workload=bytes(found.workload))
