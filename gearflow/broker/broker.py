@@ -9,33 +9,49 @@ drains both. Nothing else leaves the broker.
 This is the hot path of the server, so packets are not built as objects: ``intake`` scans the bytes in
 place, a body is split once, and what is relayed is relayed as it came.
 
-Two steps to a queue. A submission makes a job (``_accept``); ``stored`` queues it and releases
-JOB_CREATED. Here the second step follows the first at once; a durable server puts the store in between.
+Two steps to a queue. A submission makes a job (``place``); with a durable store it then waits, and is
+queued and answered when the shell has had what is in ``journal`` written. Answers are matched by their
+order alone, so a session with a submission at the store goes on with background submissions only; its
+other packets wait (``resumable`` tells when they need not any more). Other sessions never wait.
 
 Source: gearman-protocol, sections 3 to 9.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from hashlib import blake2b
 from heapq import heappop, heappush
 from typing import Final, NamedTuple
 
+from gearflow.broker import records
 from gearflow.broker.bodies import Body, handle_of, integer, name_in, split
 from gearflow.broker.deadlines import Deadlines
 from gearflow.broker.intake import Handler, Intake, Partial
-from gearflow.broker.job import HIGH, LOW, NO_PROGRESS, NORMAL, Job, JobState
-from gearflow.broker.limits import Limits
+from gearflow.broker.job import HIGH, LOW, NO_PROGRESS, NORMAL, Extras, Job, JobState
+from gearflow.broker.journal import Entry
+from gearflow.broker.limits import Limits, Refused
 from gearflow.broker.queues import FunctionQueue
+from gearflow.broker.reserved import ReservedFunctions
 from gearflow.broker.sessions import LARGE, Session
+from gearflow.broker.store import Contents, Ended, Forgotten, Outcome, Rescheduled, Reserved, Store, StoredJob
 from gearflow.broker.waking import Waking
-from gearflow.errors import RemoteProtocolError
+from gearflow.errors import RemoteProtocolError, StoreError
 from gearflow.protocol import reserved
-from gearflow.protocol.constants import HEADER, MAX_BODY, MAX_CLIENT_ID, RES, PacketType
+from gearflow.protocol.constants import HEADER, MAX_ARGUMENT, MAX_BODY, MAX_CLIENT_ID, RES, PacketType
 
 MANY_FUNCTIONS: Final = 10_000
 """Names of functions that are remembered although nobody uses them; from then on those are forgotten."""
+
+NUMBERS: Final = 1_000_000
+"""Numbers that are reserved at a time: so many handles may be skipped at a restart."""
+
+INLINE: Final = 1024
+"""Bytes of a kept job's workload up to which it stays in memory while the job waits."""
+
+WARNINGS: Final = 100
+"""Warnings of a job that are kept: the last ones."""
 
 _NOOP: Final = HEADER.pack(RES, PacketType.NOOP, 0)
 _NO_JOB: Final = HEADER.pack(RES, PacketType.NO_JOB, 0)
@@ -48,8 +64,13 @@ _JOB_ASSIGN_UNIQ: Final = int(PacketType.JOB_ASSIGN_UNIQ)
 _JOB_ASSIGN_ALL: Final = int(PacketType.JOB_ASSIGN_ALL)
 _GRAB_JOB: Final = int(PacketType.GRAB_JOB)
 _GRAB_JOB_ALL: Final = int(PacketType.GRAB_JOB_ALL)
+_WORK_COMPLETE: Final = int(PacketType.WORK_COMPLETE)
 _WORK_FAIL: Final = int(PacketType.WORK_FAIL)
+_WORK_EXCEPTION: Final = int(PacketType.WORK_EXCEPTION)
+_WORK_WARNING: Final = int(PacketType.WORK_WARNING)
 
+_STORING: Final = JobState.STORING
+_DELAYED: Final = JobState.DELAYED
 _WAITING: Final = JobState.WAITING
 _RUNNING: Final = JobState.RUNNING
 _OVER: Final = JobState.OVER
@@ -72,6 +93,18 @@ _NOT_FOUND: Final[dict[int, bytes]] = {  # packet type -> gearmand's words for i
     PacketType.WORK_EXCEPTION: b"An exception was received for a job that does not exist",
 }
 
+_BACKGROUND: Final = frozenset(
+    {
+        PacketType.SUBMIT_JOB_BG,
+        PacketType.SUBMIT_JOB_HIGH_BG,
+        PacketType.SUBMIT_JOB_LOW_BG,
+        PacketType.SUBMIT_JOB_EPOCH,
+        PacketType.SUBMIT_REDUCE_JOB_BACKGROUND,
+    }
+)
+
+_NEARLY_TOO_LARGE: Final = MAX_BODY - 2 * MAX_ARGUMENT
+
 _RESULTS: Final = frozenset({PacketType.WORK_COMPLETE, PacketType.WORK_EXCEPTION, PacketType.WORK_DATA})
 
 _OPTIONS: Final = frozenset({b"exceptions", b"gearflow"})
@@ -79,11 +112,15 @@ _OPTIONS: Final = frozenset({b"exceptions", b"gearflow"})
 AnswerText = Callable[[bytes], bytes]
 
 
+_ENDS: Final[dict[Outcome, int]] = {Outcome.COMPLETED: _WORK_COMPLETE, Outcome.RAISED: _WORK_EXCEPTION}
+"""The packet that tells how a job ended; the others are WORK_FAIL, or the server's own exception."""
+
+
 class Notice(NamedTuple):
     """Something that operators should read in the log: a limit was met."""
 
     text: str
-    session: Session
+    session: Session | None
     subject: bytes
 
 
@@ -92,28 +129,46 @@ class Broker:
 
     ``handle_prefix`` begins every job's handle. ``answer_text`` answers a line of the text protocol, which
     asks for facts of the shell's. Times are float seconds of a monotonic clock; ``clock_offset``, kept by
-    the shell, is what that clock lacks to Unix time.
+    the shell, is what that clock lacks to Unix time. Without a ``store`` nothing is kept of a job that has
+    ended.
     """
 
-    def __init__(self, handle_prefix: bytes, answer_text: AnswerText, limits: Limits = Limits()) -> None:  # noqa: B008  (frozen)
+    def __init__(
+        self,
+        handle_prefix: bytes,
+        answer_text: AnswerText,
+        limits: Limits = Limits(),  # noqa: B008  (frozen)
+        store: Store | None = None,
+    ) -> None:
         self.sessions: dict[Session, None] = {}
         self.functions: dict[bytes, FunctionQueue] = {}
-        self.jobs: dict[bytes, Job] = {}  # by handle
+        self.jobs: dict[int, Job] = {}  # by number
         self.dirty: list[Session] = []
+        self.journal: list[Entry] = []
+        self.resumable: list[Session] = []
         self.notices: list[Notice] = []
         self.clock_offset = 0.0
+        self.limits = limits
+        self.store = store
+        self.now = 0.0
+        self.version = ""
+        self._durable = store is not None and store.durable
         self._handle_prefix = handle_prefix
         self._answer_text = answer_text
-        self._now = 0.0
         self._submitted = 0
+        self._reserve_at = NUMBERS if self._durable else 1 << 62  # when to reserve more numbers
+        self._reserved = self._reserve_at
         self._turns = 0
         self._many_functions = MANY_FUNCTIONS
-        self._delayed: list[tuple[float, int, Job]] = []  # heap: Unix time, number, job
+        self._agenda: list[tuple[float, int, Callable[[], None]]] = []  # heap: Unix time, number, what to do
+        self._appointments = 0
         self._deadlines = Deadlines()
-        self._waking = Waking(lambda session: self._send(session, _NOOP))
-        self._limits = limits
+        self._waking = Waking(lambda session: self.send(session, _NOOP))
         self._queued_bytes = 0
-        self._intake = Intake(self._handlers(), self._text, self._error, self._oversized, limits)
+        self._overdue_entries: list[Entry] = []  # which could not be written
+        self.store_fault = ""  # why a job could not be kept
+        self._reserved_functions = ReservedFunctions(self)
+        self._intake = Intake(self._handlers(), _BACKGROUND, self._text, self._error, self._oversized, limits)
 
     # ------------------------------------------------------------------------ what the shell calls
 
@@ -130,13 +185,23 @@ class Broker:
             RemoteProtocolError: These bytes are not Gearman's. What came before them was handled; the
                 connection is to be closed (after its outbox is written).
         """
-        self._now = now
+        self.now = now
         self._intake.receive(session, data, now)
 
     def receive_large(self, session: Session, count: int, now: float) -> None:
         """Another ``count`` bytes have come into the partial packet's ``room()``. Raises as ``receive``."""
-        self._now = now
+        self.now = now
         self._intake.receive_large(session, count)
+
+    def resume(self, session: Session, now: float) -> None:
+        """Handle what the session sent while it had submissions at the store. Raises as ``receive``."""
+        self.now = now
+        self._intake.resume(session, now)
+
+    @property
+    def stalled(self) -> Mapping[Session, list[bytes]]:
+        """What sessions have sent that waits until their submissions are kept: do not read more of them."""
+        return self._intake.stalled
 
     @property
     def partials(self) -> Mapping[Session, Partial]:
@@ -149,32 +214,32 @@ class Broker:
 
     def disconnected(self, session: Session, now: float) -> None:
         """The connection is gone: its jobs go to others, and jobs that only it wanted are dropped."""
-        self._now = now
+        self.now = now
         del self.sessions[session]
         self._forget_abilities(session)
         for job in reversed(session.running.values()):
-            self._requeue(job)
+            self._died(job, session)
         session.running.clear()
         for job in session.attached:
             job.clients = tuple(client for client in job.clients if client is not session)
             if not job.wanted and job.state is not _RUNNING:
                 self._abandon(job)
         session.attached.clear()
+        for job in session.watched:
+            extras = job.more()
+            extras.watchers = [watcher for watcher in extras.watchers if watcher[0] is not session]
+        session.watched.clear()
         session.outbox.clear()
-        self._intake.partials.pop(session, None)
+        self._intake.forget(session)
 
     def tick(self, now: float) -> None:
         """Time has passed: queue what is due, take overdue jobs from their workers, wake where none came."""
-        self._now = now
-        while self._delayed and self._delayed[0][0] <= now + self.clock_offset:
-            job = heappop(self._delayed)[2]
-            if job.state is JobState.DELAYED:
-                job.function.delayed -= 1
-                job.state = _WAITING
-                self._queue(job)
+        self.now = now
+        while self._agenda and self._agenda[0][0] <= now + self.clock_offset:
+            heappop(self._agenda)[2]()
         for job, worker in self._deadlines.expired(now):
-            del worker.running[job.handle]
-            self._requeue(job)
+            del worker.running[self.handle(job)]
+            self.requeue(job)
         self._waking.tick(now)
 
     def next_due(self) -> float | None:
@@ -183,10 +248,35 @@ class Broker:
         overdue = self._deadlines.next_due()
         if overdue is not None and (due is None or overdue < due):
             due = overdue
-        if self._delayed:
-            epoch = self._delayed[0][0] - self.clock_offset
+        if self._agenda:
+            epoch = self._agenda[0][0] - self.clock_offset
             due = epoch if due is None or epoch < due else due
         return due
+
+    def restore(self, contents: Contents) -> int:
+        """Take over what a store holds, before anything else happens; the number of jobs.
+
+        Raises:
+            StoreError: It cannot be read.
+        """
+        self._submitted = contents.reserved - 1
+        if self._durable:
+            self._reserved = contents.reserved
+            self._ask_for_numbers(contents.reserved)
+        for stored in contents.jobs:
+            self.revive(stored)
+        return len(self.jobs)
+
+    def try_again(self) -> bool:
+        """Put what could not be written into the journal again; whether there was anything."""
+        overdue, self._overdue_entries = self._overdue_entries, []
+        self.journal[:0] = overdue
+        return bool(overdue)
+
+    @property
+    def behind(self) -> bool:
+        """Whether something could not be written that has to be."""
+        return bool(self._overdue_entries)
 
     # ------------------------------------------------------------------------- what operators ask for
 
@@ -207,13 +297,12 @@ class Broker:
         listens to ``gearflow:events``; what it still says of the job is accepted and goes nowhere, and the
         unique is free for a new job at once.
         """
-        job = self.jobs.get(handle)
-        if job is None:
+        job = self.find(handle)
+        if job is None or job.state is _STORING:
             return False
-        self._relay(job, _WORK_FAIL, handle)
-        for client in job.clients:
-            client.attached.pop(job, None)
-        job.clients = ()
+        self._record(job, Outcome.CANCELLED, b"", None, b"")
+        self.relay(job.clients, _WORK_FAIL, handle)
+        self._detach_all(job)
         job.background = False
         if job.state is not _RUNNING:
             self._abandon(job)
@@ -224,13 +313,24 @@ class Broker:
         for session in self.sessions:
             if session.events and session.running.get(handle) is job:
                 event = reserved.cancel_event(handle)
-                self._respond(session, PacketType.WORK_DATA, session.events, event)
+                self.respond(session, PacketType.WORK_DATA, session.events, event)
         return True
+
+    def pause(self, name: bytes, paused: bool) -> int:
+        """Give out no job of a function until it goes on; the number of its jobs that wait."""
+        function = self.functions.get(name) or self.new_function(name)
+        if paused:
+            function.pause()
+        elif function.paused:
+            function.go_on()
+            for _ in range(min(function.waiting - function.wakes, len(function.sleepers))):
+                self._waking.wake(function, self.now)
+        return function.waiting + function.parked
 
     def create(self, name: bytes) -> None:
         """Make a function known."""
         if name not in self.functions and not name.startswith(reserved.PREFIX):
-            self._new_function(name)
+            self.new_function(name)
 
     def drop(self, name: bytes) -> bool:
         """Forget a function. False if it has workers or jobs. Raises KeyError if it is not known."""
@@ -272,22 +372,26 @@ class Broker:
 
     # ------------------------------------------------------------------------------------ submitting
 
-    def _submit(self, session: Session, kind: int, body: Body) -> None:
+    def _submit(self, session: Session, kind: int, body: Body) -> bool:
         (name, unique), workload = split(body, 2, kind)
         priority, background = _SUBMISSIONS[kind]
-        self._accept(session, name, unique, workload, priority, background, None, 0.0)
+        return self._accept(session, name, unique, workload, priority, background, None)
 
-    def _submit_reduce(self, session: Session, kind: int, body: Body) -> None:
+    def _submit_reduce(self, session: Session, kind: int, body: Body) -> bool:
         (name, unique, reducer, _), workload = split(body, 4, kind)
-        if len(reducer) > self._limits.unique:
-            self._error(session, b"ARGUMENT_TOO_LARGE", b"Unique value too large")
-            return
         background = kind == PacketType.SUBMIT_REDUCE_JOB_BACKGROUND
-        self._accept(session, name, unique, workload, NORMAL, background, reducer, 0.0)
+        if len(reducer) > self.limits.unique:
+            refused = Refused(b"ARGUMENT_TOO_LARGE", b"Unique value too large")
+            return self.answer(session, None, background, refused)
+        extras = Extras()
+        extras.reducer = reducer
+        return self._accept(session, name, unique, workload, NORMAL, background, extras)
 
-    def _submit_epoch(self, session: Session, kind: int, body: Body) -> None:
+    def _submit_epoch(self, session: Session, kind: int, body: Body) -> bool:
         (name, unique, epoch), workload = split(body, 3, kind)
-        self._accept(session, name, unique, workload, NORMAL, True, None, float(integer(epoch)))
+        extras = Extras()
+        extras.due = float(integer(epoch))
+        return self._accept(session, name, unique, workload, NORMAL, True, extras)
 
     def _accept(
         self,
@@ -297,104 +401,250 @@ class Broker:
         workload: Body,
         priority: int,
         background: bool,
-        reducer: bytes | None,
-        epoch: float,
-    ) -> None:
-        """A submission, whatever its packet: join the live job of its unique, or make a new one."""
-        function = self.functions.get(name)
-        if function is None:
-            if name.startswith(reserved.PREFIX):
-                self._call_reserved(session, name, background)
-                return
-            function = self._new_function(name)
+        extras: Extras | None,
+    ) -> bool:
+        """A submission, whatever its packet; whether its answer has to wait for the store."""
+        job: Job | None = None
+        refused: Refused | None = None
+        try:
+            function = self.functions.get(name)
+            if function is None:
+                if name.startswith(reserved.PREFIX) and not background:
+                    return self._reserved_functions.call(session, name, workload)
+                function = self.new_function(name)
+            client = None if background else session
+            job = self.place(function, unique, workload, priority, background, extras, client)
+        except Refused as error:
+            refused = error
+        if job is not None and not (self._durable or session.storing):
+            self._created(session, job)
+            return False
+        return self.answer(session, job, background, refused)
+
+    def answer(
+        self, session: Session, job: Job | None, background: bool = False, refused: Refused | None = None
+    ) -> bool:
+        """Answer a submission with its job, or its refusal; whether that has to wait for the store."""
+        if session.storing or (job is not None and self.is_storing(job, background)):
+            session.storing += 1
+            self.journal.append(Entry(None, partial(self._answer, session, job, refused)))
+            return True
+        if job is not None:
+            self._created(session, job)
+        elif refused is not None:
+            self._error(session, refused.code, refused.text)
+        return False
+
+    def is_storing(self, job: Job, background: bool) -> bool:
+        """Whether a submission that made the job, or joined it, can be answered only when it is kept."""
+        return self._durable and (not job.kept if background else job.state is _STORING)
+
+    def place(
+        self,
+        function: FunctionQueue,
+        unique: bytes,
+        workload: Body,
+        priority: int,
+        background: bool,
+        extras: Extras | None,
+        client: Session | None,
+    ) -> Job:
+        """Join the live job of the unique, or make a new one; the caller answers.
+
+        Raises:
+            Refused: The job is more than the server takes.
+        """
         key = b""
+        limits = self.limits
         if unique:
-            if len(unique) > self._limits.unique:
-                self._error(session, b"ARGUMENT_TOO_LARGE", b"Unique value too large")
-                return
+            if len(unique) > limits.unique:
+                raise Refused(b"ARGUMENT_TOO_LARGE", b"Unique value too large")
             key = unique if unique != b"-" else _payload_key(workload)
             job = function.uniques.get(key)
             if job is not None:
-                self._join(session, job, background)
-                return
+                self._join(job, background, extras, client)
+                return job
         if function.limits is not None and function.full(priority):
-            self._error(session, b"QUEUE_ERROR", b"Job queue is full")
-            return
-        self._queued_bytes += len(workload)
-        if self._limits.queued is not None and self._queued_bytes > self._limits.queued:
-            self._queued_bytes -= len(workload)
-            self.notices.append(Notice("refused a job: as many bytes are queued as may be", session, name))
-            self._error(session, b"QUEUE_ERROR", b"Job queue is full: the server holds all the bytes it may")
-            return
-        handle = self._new_handle()
-        if len(handle) + len(name) + 2 + len(workload) > MAX_BODY:
-            self._queued_bytes -= len(workload)
-            self._error(
-                session, b"ARGUMENT_TOO_LARGE", b"with its handle the job would not fit into a packet"
+            raise Refused(b"QUEUE_ERROR", b"Job queue is full")
+        size = len(workload)
+        if limits.queued is not None and self._queued_bytes + size > limits.queued:
+            self.notices.append(
+                Notice("refused a job: as many bytes are queued as may be", client, function.name)
             )
-            return
-        job = Job(handle, function, unique, key, workload, priority, background, reducer)
+            raise Refused(b"QUEUE_ERROR", b"Job queue is full: the server holds all the bytes it may")
+        if size >= _NEARLY_TOO_LARGE and size + len(self._handle_prefix) + len(function.name) + 24 > MAX_BODY:
+            raise Refused(b"ARGUMENT_TOO_LARGE", b"with its handle the job would not fit into a packet")
+        number = self._submitted + 1
+        if number >= self._reserve_at:
+            self._reserve(number)
+        self._submitted = number
+        self._queued_bytes += size
+        job = Job(number, function, unique, key, workload, priority, background, self.now, extras)
+        self.jobs[number] = job
         if key:
             function.uniques[key] = job
-        if not background:
-            job.clients = (session,)
-            session.attached[job] = None
-        self.jobs[handle] = job
-        if epoch > self._now + self.clock_offset:
-            job.state = JobState.DELAYED
-            function.delayed += 1
-            heappush(self._delayed, (epoch, self._submitted, job))
+        if client is not None:
+            job.clients = (client,)
+            client.attached[job] = None
+        if background and self._durable:
+            job.state = _STORING
+            function.storing += 1
+            change = records.stored_job(job, self.clock_offset)
+            self.journal.append(Entry(change, partial(self._stored, job)))
+        elif extras is None:
+            self._queue(job)
+        else:
+            self._begin(job, extras)
+        return job
+
+    def _join(self, job: Job, background: bool, extras: Extras | None, client: Session | None) -> None:
+        """A submission coalesces on a live job; from now on the job is wanted by this client too."""
+        if client is not None:
+            job.clients += (client,)
+            client.attached[job] = None
+        if background and not job.background:
+            job.background = True
+            if self._durable and not job.kept:
+                change = records.stored_job(job, self.clock_offset)
+                self.journal.append(Entry(change, partial(self._stored, job)))
+        if extras is not None and extras.keep is not None:
+            more = job.more()
+            more.keep = max(extras.keep, more.keep or 0.0)
+
+    def _stored(self, job: Job, error: str | None) -> None:
+        """The second step of a submission: the job is safe where it is kept, so it counts from now on."""
+        function = job.function
+        if error is None:
+            job.kept = True
+            if job.state is _STORING:
+                function.storing -= 1
+                job.state = _WAITING
+                if job.size > INLINE and not function.sleepers:
+                    job.workload = job.size
+                if job.extras is None:
+                    self._queue(job)
+                else:
+                    self._begin(job, job.extras)
+            return
+        self.store_fault = error
+        job.background = False
+        if job.state is _STORING:
+            function.storing -= 1
+            self._detach_all(job)
+            self._forget(job)
+
+    def _answer(self, session: Session, job: Job | None, refused: Refused | None, error: str | None) -> None:
+        """Answer a submission that waited for the store, its own or one before it."""
+        self.go_on(session)
+        if refused is not None:
+            self._error(session, refused.code, refused.text)
+        elif job is not None and error is None and job.kept:
             self._created(session, job)
         else:
-            self.stored(session, job)
+            fault = (error or self.store_fault).encode(errors="replace")
+            self._error(session, b"QUEUE_ERROR", b"the job could not be stored: " + fault)
 
-    def stored(self, session: Session, job: Job) -> None:
-        """The second step of a submission: the job is safe where it is kept, so it counts from now on."""
-        self._created(session, job)
-        self._queue(job)
+    def go_on(self, session: Session) -> None:
+        """An answer does not wait any more."""
+        session.storing -= 1
+        if not session.storing and session in self._intake.stalled:
+            self.resumable.append(session)
 
-    def _call_reserved(self, session: Session, name: bytes, background: bool) -> None:
-        """A submission of a function that the server answers itself; see ``gearflow.protocol.reserved``."""
-        if background:
-            self._error(
-                session, b"INVALID_FUNCTION_NAME", b"a reserved function is for foreground submissions"
-            )
-            return
-        handle = self._new_handle()
-        self._respond(session, PacketType.JOB_CREATED, handle)
-        if name == reserved.EVENTS:
-            session.events = handle
-            return
-        reason = b"there is no reserved function %b" % name[:80]
-        if session.exceptions:
-            self._respond(session, PacketType.WORK_EXCEPTION, handle, reason)
+    def _begin(self, job: Job, extras: Extras) -> None:
+        """A job begins to wait: for a worker, or for its time."""
+        if extras.expires:
+            self.at(extras.expires, partial(self._expire, job))
+        if extras.due > self.now + self.clock_offset:
+            self._delay(job, extras)
         else:
-            self._respond(session, PacketType.WORK_WARNING, handle, reason)
-            self._respond(session, PacketType.WORK_FAIL, handle)
+            self._queue(job)
 
-    def _new_handle(self) -> bytes:
-        self._submitted += 1
-        return b"%b%d" % (self._handle_prefix, self._submitted)
-
-    def _join(self, session: Session, job: Job, background: bool) -> None:
-        """A submission coalesces on a live job; from now on the job is wanted by this client too."""
-        if background:
-            job.background = True
+    def revive(self, stored: StoredJob) -> None:
+        """A job that the store has: it waits as it did."""
+        function = self.functions.get(stored.function) or self.new_function(stored.function)
+        unique = stored.unique
+        key = unique
+        if unique == b"-" and not isinstance(stored.workload, int):
+            key = _payload_key(stored.workload)
+        if key in function.uniques:
+            key = b""
+        submitted = stored.submitted - self.clock_offset
+        workload, number = stored.workload, stored.number
+        extras = records.extras_of(stored)
+        job = Job(number, function, unique, key, workload, stored.priority, True, submitted, extras)
+        job.kept = True
+        self._queued_bytes += job.size
+        self.jobs[number] = job
+        if key:
+            function.uniques[key] = job
+        if extras is None:
+            self._queue(job)
         else:
-            job.clients += (session,)
-            session.attached[job] = None
-        self._created(session, job)
+            self._begin(job, extras)
+
+    def new_number(self) -> int:
+        """A number that no job had before.
+
+        Raises:
+            Refused: None can be had: the store cannot be written.
+        """
+        number = self._submitted + 1
+        if number >= self._reserve_at:
+            self._reserve(number)
+        self._submitted = number
+        return number
+
+    def _reserve(self, number: int) -> None:
+        """Have the store know which numbers may be given to jobs from this one on. Raises as above."""
+        if number >= self._reserved:
+            raise Refused(b"QUEUE_ERROR", b"no number for the job: the store cannot be written")
+        self._ask_for_numbers(number)
+
+    def _ask_for_numbers(self, number: int) -> None:
+        self._reserve_at = number + NUMBERS // 2
+        below = number + NUMBERS
+        self.journal.append(Entry(Reserved(below), partial(self._have_reserved, below)))
+
+    def _have_reserved(self, below: int, error: str | None) -> None:
+        if error is None:
+            self._reserved = below
+        else:
+            self._reserve_at = self._submitted + 1000  # not at once: nothing has changed yet
+
+    def handle(self, job: Job) -> bytes:
+        """What the protocol calls a job."""
+        return b"%b%d" % (self._handle_prefix, job.number)
+
+    def handle_of_number(self, number: int) -> bytes:
+        """The handle that a job of that number has, or had."""
+        return b"%b%d" % (self._handle_prefix, number)
+
+    def number_of(self, handle: bytes) -> int | None:
+        """The number in a handle of this server's, or None."""
+        prefix = self._handle_prefix
+        digits = handle[len(prefix) :]
+        if handle.startswith(prefix) and digits.isdigit() and len(digits) < 20 and digits[:1] != b"0":
+            return int(digits)
+        return None
+
+    def find(self, handle: bytes) -> Job | None:
+        """The job of that handle, if it is not over."""
+        number = self.number_of(handle)
+        return self.jobs.get(number) if number is not None else None
 
     def _created(self, session: Session, job: Job) -> None:
-        handle = job.handle
+        handle = b"%b%d" % (self._handle_prefix, job.number)
         outbox = session.outbox
         if not outbox:
             self.dirty.append(session)
         outbox.append(_CREATED[len(handle)] + handle)
 
-    def _new_function(self, name: bytes) -> FunctionQueue:
-        if len(name) > self._limits.function:
-            limit = self._limits.function
+    def new_function(self, name: bytes) -> FunctionQueue:
+        """Make a function known that is not."""
+        if name.startswith(reserved.PREFIX):
+            raise Refused(b"INVALID_FUNCTION_NAME", b"a reserved function is for foreground submissions")
+        if len(name) > self.limits.function:
+            limit = self.limits.function
             raise RemoteProtocolError(f"a function name of {len(name)} bytes is over the limit of {limit}")
         if len(self.functions) >= self._many_functions:
             self.functions = {name: function for name, function in self.functions.items() if function.in_use}
@@ -408,25 +658,81 @@ class Broker:
         """Put a WAITING job in its lane, and wake somebody for it."""
         function = job.function
         function.lanes[job.priority].append(job)
+        if function.paused:
+            function.parked += 1
+            return
         function.waiting += 1
         if function.sleepers:
-            self._waking.wake(function, self._now)
+            self._waking.wake(function, self.now)
 
-    def _requeue(self, job: Job) -> None:
+    def at(self, time: float, call: Callable[[], None]) -> None:
+        """Have something called at a Unix time."""
+        self._appointments += 1
+        heappush(self._agenda, (time, self._appointments, call))
+
+    def _delay(self, job: Job, extras: Extras) -> None:
+        """The job waits for its time."""
+        job.state = _DELAYED
+        job.function.delayed += 1
+        self.at(extras.due, partial(self._fall_due, job, extras.due))
+
+    def _fall_due(self, job: Job, due: float) -> None:
+        if job.state is _DELAYED and job.more().due == due:
+            job.function.delayed -= 1
+            job.state = _WAITING
+            self._queue(job)
+
+    def _expire(self, job: Job) -> None:
+        """Its time is over: a job that has not started ends."""
+        if job.state in (_DELAYED, _WAITING) and not job.started:
+            body = records.failure("Expired", "it had not started when its time was over")
+            self._fail(job, Outcome.EXPIRED, body, None)
+
+    def requeue(self, job: Job, due: float = 0.0) -> None:
         """A job comes back from a worker that will not finish it; its progress is void."""
-        if job.deadline:
-            self._deadlines.disarm(job)
+        extras = job.extras
+        if extras is not None:
+            if extras.deadline:
+                self._deadlines.disarm(job)
+            extras.progress = NO_PROGRESS
         job.function.running -= 1
         job.state = _WAITING
-        if job.wanted:
-            job.progress = NO_PROGRESS
-            self._queue(job)
-        else:
+        if not job.wanted:
             self._forget(job)
+        elif due > self.now + self.clock_offset:
+            job.more().due = due
+            self._delay(job, job.more())
+        else:
+            self._queue(job)
+
+    def reschedule(self, job: Job) -> None:
+        """Have the store know how often a job was tried, and when it is to be tried again."""
+        if job.kept:
+            extras = job.more()
+            change = Rescheduled(job.number, extras.due, extras.attempt, extras.deaths)
+            self.journal.append(Entry(change, None))
+
+    def _died(self, job: Job, worker: Session) -> None:
+        """The worker went away in the middle of the job: another gets it, if not too many did."""
+        extras = job.more()
+        extras.deaths += 1
+        most = self.limits.deaths
+        if most is not None and extras.deaths >= most and job.wanted:
+            text = f"{extras.deaths} workers went away in the middle of it; the last was "
+            body = records.failure("WorkersDied", text + records.name_of(worker).decode(errors="replace"))
+            self._fail(job, Outcome.WORKERS_DIED, body, worker)
+            return
+        self.reschedule(job)
+        self.requeue(job)
+
+    def _fail(self, job: Job, outcome: Outcome, exception: bytes, worker: Session | None) -> None:
+        """The server itself ends a job."""
+        handle = self.handle(job)
+        self._finish(job, worker, outcome, _WORK_EXCEPTION, handle, b"%b\0%b" % (handle, exception))
 
     def _abandon(self, job: Job) -> None:
-        """Nobody wants a delayed or waiting job any more: its place and its memory are free at once."""
-        if job.state is JobState.DELAYED:
+        """A delayed or waiting job is not to run: its place and its memory are free at once."""
+        if job.state is _DELAYED:
             job.function.delayed -= 1
             job.state = _OVER
         else:
@@ -437,11 +743,18 @@ class Broker:
     def _forget(self, job: Job) -> None:
         """A job is over: its handle and its unique are free."""
         job.state = _OVER
-        self._queued_bytes -= len(job.workload)
+        workload = job.workload
+        self._queued_bytes -= workload if isinstance(workload, int) else len(workload)
         job.workload = b""
-        del self.jobs[job.handle]
+        del self.jobs[job.number]
         if job.unique_key:
             del job.function.uniques[job.unique_key]
+
+    def _detach_all(self, job: Job) -> None:
+        """Nobody hears of the job any more."""
+        for client in job.clients:
+            client.attached.pop(job, None)
+        job.clients = ()
 
     def _can_do(self, session: Session, kind: int, body: Body) -> None:
         self._offer(session, name_in(body), 0.0)
@@ -455,14 +768,14 @@ class Broker:
         if name.startswith(reserved.PREFIX):
             self._error(session, b"INVALID_FUNCTION_NAME", b"the server answers reserved functions itself")
             return
-        function = self.functions.get(name) or self._new_function(name)
+        function = self.functions.get(name) or self.new_function(name)
         if function not in session.abilities:
             function.workers += 1
             if session.asleep:
                 function.sleepers[session] = None
         session.abilities[function] = timeout
         if session.asleep and function.waiting > function.wakes:
-            self._waking.wake(function, self._now)
+            self._waking.wake(function, self.now)
 
     def _cant_do(self, session: Session, kind: int, body: Body) -> None:
         function = self.functions.get(name_in(body))
@@ -471,7 +784,7 @@ class Broker:
             function.workers -= 1
             function.sleepers.pop(session, None)
             if session in self._waking.pending:
-                self._waking.answered(session, self._now)
+                self._waking.answered(session, self.now)
 
     def _reset_abilities(self, session: Session, kind: int, body: Body) -> None:
         self._forget_abilities(session)
@@ -482,27 +795,27 @@ class Broker:
             function.sleepers.pop(session, None)
         session.abilities.clear()
         if session in self._waking.pending:
-            self._waking.answered(session, self._now)
+            self._waking.answered(session, self.now)
 
     def _pre_sleep(self, session: Session, kind: int, body: Body) -> None:
         for function in session.abilities:
             if function.waiting:
-                self._send(session, _NOOP)
+                self.send(session, _NOOP)
                 return
         self._waking.sleep(session)
         if session in self._waking.pending:
-            self._waking.answered(session, self._now)
+            self._waking.answered(session, self.now)
 
     def _grab(self, session: Session, kind: int, body: Body) -> None:
         if session.asleep:
             self._waking.rise(session)
         job = self._next_job(session)
+        while job is not None and not self._assign(session, job, kind):
+            job = self._next_job(session)
         if job is None:
-            self._send(session, _NO_JOB)
-        else:
-            self._assign(session, job, kind)
+            self.send(session, _NO_JOB)
         if session in self._waking.pending:
-            self._waking.answered(session, self._now)
+            self._waking.answered(session, self.now)
 
     def _next_job(self, session: Session) -> Job | None:
         """The job of the highest priority over all functions of the worker.
@@ -521,25 +834,37 @@ class Broker:
         chosen.served = self._turns
         return chosen.pop()
 
-    def _assign(self, session: Session, job: Job, kind: int) -> None:
+    def _assign(self, session: Session, job: Job, kind: int) -> bool:
+        """Give a job to a worker; False if it cannot be read, and has ended."""
+        function = job.function
         job.state = _RUNNING
-        job.function.running += 1
-        handle = job.handle
+        job.started = self.now
+        function.running += 1
+        workload = job.workload
+        if isinstance(workload, int):
+            try:
+                workload = self._fetch(job)
+            except StoreError as error:
+                self._fail(job, Outcome.RAISED, records.failure("StoreError", str(error)), None)
+                return False
+        handle = b"%b%d" % (self._handle_prefix, job.number)
         session.running[handle] = job
-        timeout = session.abilities[job.function]
+        timeout = session.abilities[function]
         if timeout:
-            self._deadlines.arm(job, session, self._now + timeout)
+            self._deadlines.arm(job, session, self.now + timeout)
+        extras = job.extras
         if kind == _GRAB_JOB:
-            head, number = b"%b\0%b\0" % (handle, job.function.name), _JOB_ASSIGN
-        elif kind == _GRAB_JOB_ALL and job.reducer is not None:
-            fields = (handle, job.function.name, job.unique, job.reducer)
+            head, number = b"%b\0%b\0" % (handle, function.name), _JOB_ASSIGN
+        elif kind == _GRAB_JOB_ALL and extras is not None and extras.reducer is not None:
+            fields = (handle, function.name, job.unique, extras.reducer)
             head, number = b"%b\0%b\0%b\0%b\0" % fields, _JOB_ASSIGN_ALL
         else:
-            head, number = b"%b\0%b\0%b\0" % (handle, job.function.name, job.unique), _JOB_ASSIGN_UNIQ
-        workload = job.workload
+            head, number = b"%b\0%b\0%b\0" % (handle, function.name, job.unique), _JOB_ASSIGN_UNIQ
+        if session.gearflow and extras is not None:
+            head += records.envelope(job, extras)
         size = len(workload)
         if len(head) + size > MAX_BODY:  # without its unique, then: the handle and the function fit
-            head, number = b"%b\0%b\0" % (handle, job.function.name), _JOB_ASSIGN
+            head, number = b"%b\0%b\0" % (handle, function.name), _JOB_ASSIGN
         head = HEADER.pack(RES, number, len(head) + size) + head
         outbox = session.outbox
         if not outbox:
@@ -549,6 +874,15 @@ class Broker:
         else:
             outbox.append(head)
             outbox.append(workload)
+        return True
+
+    def _fetch(self, job: Job) -> Body:
+        """The workload that the store has. Raises StoreError."""
+        assert self.store is not None
+        stored = self.store.job(job.number)
+        if stored is None or isinstance(stored.workload, int):
+            raise StoreError(f"the workload of job {job.number} is gone from the store")
+        return stored.workload
 
     # ----------------------------------------------------------------------- what workers say of jobs
 
@@ -557,8 +891,12 @@ class Broker:
         job = session.running.get(handle)
         if job is None:
             self._error(session, b"JOB_NOT_FOUND", _NOT_FOUND[kind])
-        else:
-            self._relay(job, kind, body)
+            return
+        if kind == _WORK_WARNING and job.background and self.store is not None:
+            warnings = job.more().warnings
+            warnings.append(bytes(body[len(handle) + 1 : len(handle) + 1 + MAX_ARGUMENT]))
+            del warnings[:-WARNINGS]
+        self.relay(job.clients, kind, body)
 
     def _work_status(self, session: Session, kind: int, body: Body) -> None:
         handle, body = handle_of(body)
@@ -570,54 +908,131 @@ class Broker:
         if len(fields) == 2:  # Perl's send_work_status leaves the denominator out
             fields.append(b"")
             body = bytes(body) + b"\0"
-        job.progress = fields[1], fields[2]
-        self._relay(job, kind, body)
+        job.more().progress = fields[1], fields[2]
+        self.relay(job.clients, kind, body)
 
     def _work_complete(self, session: Session, kind: int, body: Body) -> None:
         handle, body = handle_of(body)
         job = session.running.pop(handle, None)
         if job is None:
             self._error(session, b"JOB_NOT_FOUND", _NOT_FOUND[kind])
+        elif job.background or job.extras is not None:
+            self._finish(job, session, Outcome.COMPLETED, kind, handle, body)
         else:
-            self._relay(job, kind, body)
+            self.relay(job.clients, kind, body)
             self._end(job)
 
     def _work_fail(self, session: Session, kind: int, body: Body) -> None:
-        job = session.running.pop(name_in(body), None)
+        handle = name_in(body)
+        job = session.running.pop(handle, None)
         if job is None:
             self._error(session, b"JOB_NOT_FOUND", _NOT_FOUND[kind])
         else:
-            self._relay(job, kind, job.handle)
-            self._end(job)
+            self._finish(job, session, Outcome.FAILED, kind, handle, handle)
 
     def _work_exception(self, session: Session, kind: int, body: Body) -> None:
         handle, body = handle_of(body)
         job = session.running.pop(handle, None)
         if job is None:
             self._error(session, b"JOB_NOT_FOUND", _NOT_FOUND[kind])
-            return
-        clients = job.clients
-        job.clients = tuple(client for client in clients if client.exceptions)
-        self._relay(job, kind, body)
-        job.clients = tuple(client for client in clients if not client.exceptions)
-        self._relay(job, _WORK_FAIL, handle)
-        job.clients = clients
-        self._end(job)
+        else:
+            self._finish(job, session, Outcome.RAISED, kind, handle, body)
 
-    def _relay(self, job: Job, kind: int, body: Body) -> None:
+    def _finish(
+        self, job: Job, worker: Session | None, outcome: Outcome, kind: int, handle: bytes, body: Body
+    ) -> None:
+        """A job has ended: its clients are told, and what is to be kept of it is."""
+        extras = job.extras
+        told = partial(self._tell_end, job.clients, kind, handle, body)
+        if extras is not None and extras.keep and job.clients and self.store is not None:
+            self._record(job, outcome, body[len(handle) + 1 :], worker, handle, told)
+        else:
+            told()
+            self._record(job, outcome, body[len(handle) + 1 :], worker, handle)
+        if job.state is _RUNNING:
+            self._end(job)
+        else:
+            self._detach_all(job)
+            self._abandon(job)
+
+    def _tell_end(self, clients: Sequence[Session], kind: int, handle: bytes, body: Body) -> None:
+        """Tell clients how their job ended: an exception only to those that asked for them."""
+        if kind != _WORK_EXCEPTION:
+            self.relay(clients, kind, body)
+            return
+        self.relay([client for client in clients if client.exceptions], kind, body)
+        self.relay([client for client in clients if not client.exceptions], _WORK_FAIL, handle)
+
+    def _record(
+        self,
+        job: Job,
+        outcome: Outcome,
+        body: Body,
+        worker: Session | None,
+        handle: bytes,
+        told: Callable[[], None] | None = None,
+    ) -> None:
+        """Have the store know what became of a job, as far as that is kept; ``told`` is called then."""
+        extras = job.extras
+        watchers = extras.watchers if extras is not None else []
+        change: Ended | Forgotten | None = None
+        if self.store is not None:
+            dead = job.background and outcome >= Outcome.FAILED
+            keep = self.limits.keep if job.background else 0.0
+            if extras is not None and extras.keep is not None:
+                keep = extras.keep
+            if dead or keep:
+                letter = records.stored_job(job, self.clock_offset) if dead else None
+                offset = self.clock_offset
+                expires = self.now + offset + (self.limits.keep_dead if dead else keep)
+                if len(body) < LARGE:
+                    body = bytes(body)
+                change = records.ended(job, outcome, body, worker, self.now, offset, expires, letter)
+            elif job.kept:
+                change = Forgotten(job.number)
+        if change is None and not watchers:
+            if told is not None:
+                told()
+            return
+        if watchers:
+            for session, _ in watchers:
+                session.watched.pop(job, None)
+            told = partial(self._reserved_functions.tell_watchers, tuple(watchers), outcome, body, told)
+        if change is None or told is not None or self._durable:
+            self.journal.append(Entry(change, partial(self._recorded, change, told)))
+        else:
+            self.journal.append(Entry(change, None))
+
+    def _recorded(
+        self, change: Ended | Forgotten | None, told: Callable[[], None] | None, error: str | None
+    ) -> None:
+        if error is not None and change is not None:
+            if not self._overdue_entries:
+                text = f"cannot record that jobs have ended ({error}); they may run again after a restart"
+                self.notices.append(Notice(text, None, self.handle_of_number(change.number)))
+            self._overdue_entries.append(Entry(change, partial(self._recorded, change, None)))
+        if told is not None:
+            told()
+
+    def relay(self, clients: Sequence[Session], kind: int, body: Body) -> None:
         """Send a packet about a job to each client that is attached to it."""
         size = len(body)
         head = HEADER.pack(RES, kind, size)
-        packet = [head + body] if size < LARGE else [head, body]
-        for client in job.clients:
-            outbox = client.outbox
-            if not outbox:
-                self.dirty.append(client)
-            outbox += packet
+        if size < LARGE:
+            packet = head + body
+            for client in clients:
+                outbox = client.outbox
+                if not outbox:
+                    self.dirty.append(client)
+                outbox.append(packet)
+        else:
+            for client in clients:
+                self.send(client, head)
+                client.outbox.append(body)
 
     def _end(self, job: Job) -> None:
         """A running job has ended, and its clients have been told."""
-        if job.deadline:
+        if job.extras is not None and job.extras.deadline:
             self._deadlines.disarm(job)
         job.function.running -= 1
         for client in job.clients:
@@ -630,32 +1045,31 @@ class Broker:
         handle = first.partition(b"\0")[0]
         job = session.running.pop(handle, None) if kind in _RESULTS else None
         if job is not None:
-            self._relay(job, _WORK_FAIL, handle)
-            self._end(job)
+            self._finish(job, session, Outcome.FAILED, _WORK_FAIL, handle, handle)
         what = b"the result of %b" % handle if job else b"a packet of type %d" % kind
         self.notices.append(Notice(f"refused a body of {size} bytes, which is over the limit", session, what))
         self._error(
             session,
             b"ARGUMENT_TOO_LARGE",
-            b"a body of %d bytes is over the limit of %d" % (size, self._limits.body),
+            b"a body of %d bytes is over the limit of %d" % (size, self.limits.body),
         )
 
     # ------------------------------------------------------------------------------ status and options
 
     def _get_status(self, session: Session, kind: int, body: Body) -> None:
         handle = name_in(body)
-        self._respond(session, PacketType.STATUS_RES, handle, *_status(self.jobs.get(handle)))
+        self.respond(session, PacketType.STATUS_RES, handle, *_status(self.find(handle)))
 
     def _get_status_unique(self, session: Session, kind: int, body: Body) -> None:
         unique = name_in(body)
         found = [f.uniques[unique] for f in self.functions.values() if unique in f.uniques]
         # With one unique in several functions the newest job is meant, as in gearmand.
-        job = max(found, key=lambda job: (len(job.handle), job.handle), default=None)
+        job = max(found, key=lambda job: job.number, default=None)
         clients = b"%d" % (len(job.clients) if job else 0)
-        self._respond(session, PacketType.STATUS_RES_UNIQUE, unique, *_status(job), clients)
+        self.respond(session, PacketType.STATUS_RES_UNIQUE, unique, *_status(job), clients)
 
     def _echo(self, session: Session, kind: int, body: Body) -> None:
-        self._send(session, HEADER.pack(RES, PacketType.ECHO_RES, len(body)))
+        self.send(session, HEADER.pack(RES, PacketType.ECHO_RES, len(body)))
         session.outbox.append(body)
 
     def _option(self, session: Session, kind: int, body: Body) -> None:
@@ -665,24 +1079,28 @@ class Broker:
             return
         if option.lower() == b"exceptions":
             session.exceptions = True
-        self._respond(session, PacketType.OPTION_RES, option)
+        else:
+            session.gearflow = True
+        self.respond(session, PacketType.OPTION_RES, option)
 
     def _set_client_id(self, session: Session, kind: int, body: Body) -> None:
         session.client_id = name_in(body)[:MAX_CLIENT_ID]
 
     # ----------------------------------------------------------------------------------- what comes out
 
-    def _respond(self, session: Session, kind: PacketType, *fields: bytes) -> None:
+    def respond(self, session: Session, kind: PacketType, *fields: bytes) -> None:
+        """Send a packet of a few fields."""
         body = b"\0".join(fields)
-        self._send(session, HEADER.pack(RES, kind, len(body)) + body)
+        self.send(session, HEADER.pack(RES, kind, len(body)) + body)
 
     def _error(self, session: Session, code: bytes, text: bytes) -> None:
-        self._respond(session, PacketType.ERROR, code, text)
+        self.respond(session, PacketType.ERROR, code, text)
 
     def _text(self, session: Session, line: bytes) -> None:
-        self._send(session, self._answer_text(line))
+        self.send(session, self._answer_text(line))
 
-    def _send(self, session: Session, packet: bytes) -> None:
+    def send(self, session: Session, packet: bytes) -> None:
+        """Send bytes."""
         outbox = session.outbox
         if not outbox:
             self.dirty.append(session)
@@ -698,5 +1116,6 @@ def _status(job: Job | None) -> tuple[bytes, bytes, bytes, bytes]:
     if job is None:
         return b"0", b"0", b"0", b"0"
     running = b"1" if job.state is _RUNNING else b"0"
-    numerator, denominator = (b"%d" % (integer(number) & 0xFFFF_FFFF) for number in job.progress)
+    progress = job.extras.progress if job.extras is not None else NO_PROGRESS
+    numerator, denominator = (b"%d" % (integer(number) & 0xFFFF_FFFF) for number in progress)
     return b"1", running, numerator, denominator

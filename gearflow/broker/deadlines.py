@@ -27,14 +27,14 @@ class Deadlines:
 
     def arm(self, job: Job, worker: Session, deadline: float) -> None:
         """The job, just given to the worker, has until then."""
-        job.deadline = deadline
+        job.more().deadline = deadline
         self._armed += 1
         self._count += 1
         heappush(self._heap, (deadline, self._count, job, worker))
 
     def disarm(self, job: Job) -> None:
         """The job, which has a deadline, has left its worker."""
-        job.deadline = 0.0
+        job.more().deadline = 0.0
         self._armed -= 1
         if len(self._heap) > 2 * self._armed + _FEW:
             self._heap = [entry for entry in self._heap if entry[2].deadline == entry[0]]
@@ -44,7 +44,7 @@ class Deadlines:
         """The jobs whose time is over, disarmed, with the workers that have them."""
         while (due := self.next_due()) is not None and due <= now:
             _, _, job, worker = heappop(self._heap)
-            job.deadline = 0.0
+            job.more().deadline = 0.0
             self._armed -= 1
             yield job, worker
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import mmap
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from typing import Final, NoReturn, cast
 
@@ -23,8 +23,8 @@ from gearflow.errors import RemoteProtocolError
 from gearflow.protocol.codec import LAYOUTS
 from gearflow.protocol.constants import HEADER, HEADER_SIZE, MAX_TYPE, REQ, RES, PacketType
 
-Handler = Callable[[Session, int, Body], None]
-"""What is called with a packet's session, type and body."""
+Handler = Callable[[Session, int, Body], "bool | None"]
+"""What is called with a packet's session, type and body; true: the answer waits for the store."""
 
 _HEAD: Final = struct.Struct(">QI")  # magic and packet type as one number; length of the body
 
@@ -68,18 +68,24 @@ class Intake:
     ``handlers`` has one for each packet type that a server accepts; other existing types, and responses,
     go to ``refuse`` with the code and text of an ERROR. Text lines go to ``text``, without their end. Of a
     body over the limit the first bytes go to ``oversized``, with the packet's type and the body's size.
+
+    While answers of a session wait for the store, only packets of the types in ``patient`` are handled; what
+    comes behind any other is kept in ``stalled`` until ``resume``.
     """
 
     def __init__(
         self,
         handlers: Mapping[PacketType, Handler],
+        patient: Collection[PacketType],
         text: Callable[[Session, bytes], None],
         refuse: Callable[[Session, bytes, bytes], None],
         oversized: Callable[[Session, int, bytes, int], None],
         limits: Limits,
     ) -> None:
         self.partials: dict[Session, Partial] = {}
+        self.stalled: dict[Session, list[bytes]] = {}
         self._table = {_head(kind): (handler, int(kind)) for kind, handler in handlers.items()}
+        self._patient = {head: found for head, found in self._table.items() if found[1] in patient}
         self._text = text
         self._refuse = refuse
         self._oversized = oversized
@@ -92,6 +98,9 @@ class Intake:
             RemoteProtocolError: These bytes are not Gearman's. What came before them was handled.
         """
         began = now
+        if self.stalled and session in self.stalled:
+            self.stalled[session].append(data)
+            return
         if session in self.partials:
             partial = self.partials[session]
             data = self._continue(partial, data)
@@ -100,7 +109,7 @@ class Intake:
             began = partial.began
             del self.partials[session]
         unpack = _HEAD.unpack_from
-        table = self._table
+        table = self._patient if session.storing else self._table
         max_body = self._limits.body
         position = 0
         end = len(data)
@@ -111,12 +120,22 @@ class Intake:
                 stop = start + size
                 if stop <= end and size <= max_body and head in table:
                     handler, kind = table[head]
-                    handler(session, kind, data[start:stop])
+                    if handler(session, kind, data[start:stop]):
+                        table = self._patient
                     position = stop
                     continue
             position = self._receive_other(session, data, position, now if position else began)
             if position < 0:
                 return
+
+    def resume(self, session: Session, now: float) -> None:
+        """No answer of the session waits any more: handle what it sent meanwhile. Raises as ``receive``."""
+        self.receive(session, b"".join(self.stalled.pop(session)), now)
+
+    def forget(self, session: Session) -> None:
+        """The session is gone."""
+        self.partials.pop(session, None)
+        self.stalled.pop(session, None)
 
     def receive_large(self, session: Session, count: int) -> None:
         """Another ``count`` bytes have come into the ``room()`` of what is partial. Raises as ``receive``."""
@@ -151,6 +170,9 @@ class Intake:
 
     def _receive_other(self, session: Session, data: bytes, position: int, began: float) -> int:
         """Handle what is not a whole packet that has a handler; where to go on, or -1 for: wait."""
+        if session.storing and not self._is_patient(data, position):
+            self.stalled[session] = [data[position:]]
+            return -1
         if data[position]:
             return self._receive_text(session, data, position, began)
         have = len(data) - position
@@ -176,6 +198,13 @@ class Intake:
         else:
             self._refuse(session, b"INVALID_MAGIC", b"Request magic expected")
         return position + HEADER_SIZE + size
+
+    def _is_patient(self, data: bytes, position: int) -> bool:
+        """Whether what comes is a packet that may be handled while answers wait for the store."""
+        if len(data) - position < HEADER_SIZE:
+            return False
+        head, size = _HEAD.unpack_from(data, position)
+        return head in self._patient and size <= self._limits.body
 
     def _receive_text(self, session: Session, data: bytes, position: int, began: float) -> int:
         """Handle a line of text, or keep what is incomplete; as ``_receive_other``."""

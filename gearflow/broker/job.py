@@ -21,18 +21,55 @@ NO_PROGRESS: Final[tuple[bytes, bytes]] = (b"0", b"0")
 class JobState(IntEnum):
     """Where a job is in its life; ``TRANSITIONS`` says where it may go from there."""
 
-    DELAYED = 0  # its time has not come
-    WAITING = 1  # in a lane of its function
-    RUNNING = 2  # assigned to a worker
-    OVER = 3  # completed, failed, or wanted by nobody any more
+    STORING = 0  # on its way to the store; nobody has been told of it
+    DELAYED = 1  # its time has not come
+    WAITING = 2  # in a lane of its function
+    RUNNING = 3  # assigned to a worker
+    OVER = 4  # completed, failed, or wanted by nobody any more
 
 
 TRANSITIONS: Final[dict[JobState, frozenset[JobState]]] = {
+    JobState.STORING: frozenset({JobState.DELAYED, JobState.WAITING, JobState.OVER}),
     JobState.DELAYED: frozenset({JobState.WAITING, JobState.OVER}),
     JobState.WAITING: frozenset({JobState.RUNNING, JobState.OVER}),
-    JobState.RUNNING: frozenset({JobState.WAITING, JobState.OVER}),
+    JobState.RUNNING: frozenset({JobState.DELAYED, JobState.WAITING, JobState.OVER}),
     JobState.OVER: frozenset(),
 }
+
+
+class Extras:
+    """What most jobs do without: options of a submission, and what has happened to the job."""
+
+    __slots__ = (
+        "attempt",
+        "deadline",
+        "deaths",
+        "due",
+        "expires",
+        "keep",
+        "progress",
+        "reducer",
+        "retries",
+        "timeout",
+        "warnings",
+        "watchers",
+    )
+
+    def __init__(self) -> None:
+        # As submitted.
+        self.reducer: bytes | None = None
+        self.due = 0.0  # Unix time before which it is not to run
+        self.expires = 0.0  # Unix time by which it must have started; 0: no matter
+        self.keep: float | None = None  # seconds; None: as is usual
+        self.timeout: float | None = None  # seconds; for the worker
+        self.retries: object = None  # a RetryPlan as JSON's objects; for the worker
+        # As it went.
+        self.deadline = 0.0  # while it runs: when it is taken from its worker; 0: never
+        self.progress: tuple[bytes, bytes] = NO_PROGRESS
+        self.attempt = 0  # runs that failed, and counted
+        self.deaths = 0  # workers that went away in the middle of it
+        self.warnings: list[bytes] = []
+        self.watchers: list[tuple[Session, bytes]] = []  # who calls gearflow:result, and those calls' handles
 
 
 class Job:
@@ -41,13 +78,14 @@ class Job:
     __slots__ = (
         "background",
         "clients",
-        "deadline",
+        "extras",
         "function",
-        "handle",
+        "kept",
+        "number",
         "priority",
-        "progress",
-        "reducer",
+        "started",
         "state",
+        "submitted",
         "unique",
         "unique_key",
         "workload",
@@ -55,29 +93,48 @@ class Job:
 
     def __init__(
         self,
-        handle: bytes,
+        number: int,
         function: FunctionQueue,
         unique: bytes,
         unique_key: bytes,
-        workload: Body,
+        workload: Body | int,
         priority: int,
         background: bool,
-        reducer: bytes | None,
+        submitted: float,
+        extras: Extras | None,
     ) -> None:
-        self.handle = handle
+        self.number = number  # the last part of its handle
         self.function = function
         self.unique = unique
         self.unique_key = unique_key  # under which the function knows it; b"" if it does not coalesce
-        self.workload = workload
+        self.workload = workload  # a number: so many bytes are at the store
         self.priority = priority
         self.background = background  # runs although no client is attached
-        self.reducer = reducer
+        self.submitted = submitted  # by the broker's clock, as all times here but where they say otherwise
+        self.extras = extras
         self.state = JobState.WAITING
+        self.started = 0.0  # when its last run began; 0: none has
+        self.kept = False  # the store has it
         self.clients: tuple[Session, ...] = ()  # attached; a connection that joined twice is here twice
-        self.deadline = 0.0  # while it runs: when it is taken from its worker; 0: never
-        self.progress: tuple[bytes, bytes] = NO_PROGRESS
 
     @property
     def wanted(self) -> bool:
         """Whether anybody would miss the job."""
         return self.background or bool(self.clients)
+
+    @property
+    def size(self) -> int:
+        """Bytes of its workload."""
+        workload = self.workload
+        return workload if isinstance(workload, int) else len(workload)
+
+    @property
+    def deadline(self) -> float:
+        """While it runs: when it is taken from its worker; 0: never."""
+        return self.extras.deadline if self.extras is not None else 0.0
+
+    def more(self) -> Extras:
+        """Its extras, made if it has none yet."""
+        if self.extras is None:
+            self.extras = Extras()
+        return self.extras

@@ -1,4 +1,4 @@
-"""How much of anything a broker takes."""
+"""How much of anything a broker takes, and for how long it keeps what."""
 
 from dataclasses import dataclass
 
@@ -26,3 +26,21 @@ class Limits:
 
     packet_time: float = 60.0
     """Seconds that a packet may take to come whole, and one more for each MiB of it."""
+
+    keep: float = 86_400.0
+    """What became of a background job is kept so long, where its submission does not say."""
+
+    keep_dead: float = 30 * 86_400.0
+    """Dead letters are kept so long."""
+
+    deaths: int | None = 3
+    """Workers that may go away in the middle of a job; then it is a dead letter. None: any number."""
+
+
+class Refused(Exception):
+    """A submission is refused: the code and the text of the ERROR."""
+
+    def __init__(self, code: bytes, text: bytes) -> None:
+        super().__init__(code, text)
+        self.code = code
+        self.text = text

@@ -30,10 +30,13 @@ class FunctionQueue:
         "lanes",
         "limits",
         "name",
+        "parked",
+        "paused",
         "running",
         "served",
         "shells",
         "sleepers",
+        "storing",
         "uniques",
         "waiting",
         "wakes",
@@ -44,9 +47,12 @@ class FunctionQueue:
         self.name = name
         self.lanes: tuple[Lane, Lane, Lane] = (deque(), deque(), deque())  # by priority: high, normal, low
         self.shells = 0  # in all lanes
-        self.waiting = 0  # jobs in the lanes
+        self.waiting = 0  # jobs in the lanes that may be given out
+        self.paused = False  # none is given out
+        self.parked = 0  # jobs in the lanes of a paused function
         self.running = 0
         self.delayed = 0
+        self.storing = 0  # on their way to the store
         self.limits: tuple[int | None, int | None, int | None] | None = None  # of ``total``, by priority
         self.served = 0  # when a worker of several functions last took a job from here
         self.workers = 0  # connections that can do it
@@ -56,13 +62,13 @@ class FunctionQueue:
 
     @property
     def total(self) -> int:
-        """Jobs delayed, waiting and running."""
-        return self.waiting + self.running + self.delayed
+        """Jobs delayed, waiting and running, and those on their way to the store."""
+        return self.waiting + self.parked + self.running + self.delayed + self.storing
 
     @property
     def in_use(self) -> bool:
         """Whether it has jobs, workers, or limits that somebody set."""
-        return bool(self.workers or self.total or self.limits)
+        return bool(self.workers or self.total or self.limits or self.paused)
 
     def pop(self) -> Job:
         """The first job of the highest priority. There must be one (``waiting``)."""
@@ -76,15 +82,30 @@ class FunctionQueue:
 
     def forget(self, job: Job) -> None:
         """A waiting job, already marked OVER, is not to run."""
-        self.waiting -= 1
+        if self.paused:
+            self.parked -= 1
+        else:
+            self.waiting -= 1
         self.shells += 1
         self._strip(self.lanes[job.priority])
-        if self.shells > self.waiting + _FEW:
+        if self.shells > self.waiting + self.parked + _FEW:
             for lane in self.lanes:
                 jobs = [job for job in lane if job.state is JobState.WAITING]
                 lane.clear()
                 lane.extend(jobs)
             self.shells = 0
+
+    def pause(self) -> None:
+        """Give out no jobs."""
+        self.paused = True
+        self.parked += self.waiting
+        self.waiting = 0
+
+    def go_on(self) -> None:
+        """Give out jobs again."""
+        self.paused = False
+        self.waiting = self.parked
+        self.parked = 0
 
     def _strip(self, lane: Lane) -> None:
         """Take the shells off the head of a lane."""

@@ -32,7 +32,7 @@ def connections(broker: Broker) -> Iterator[WorkerInfo]:
 def jobs(broker: Broker) -> Iterator[JobInfo]:
     """Each job that is not over. A job that nobody wants any more is ignored: it ends with its run."""
     for job in broker.jobs.values():
-        yield JobInfo(job.handle, retries=0, ignored=not job.wanted, background=job.background)
+        yield JobInfo(broker.handle(job), retries=0, ignored=not job.wanted, background=job.background)
 
 
 def uniques(broker: Broker) -> Iterator[bytes]:

@@ -31,8 +31,11 @@ class Session:
         "events",
         "exceptions",
         "fd",
+        "gearflow",
         "outbox",
         "running",
+        "storing",
+        "watched",
     )
 
     def __init__(self, fd: int, address: str) -> None:
@@ -40,6 +43,7 @@ class Session:
         self.address = address
         self.client_id = NEVER_NAMED
         self.exceptions = False  # whether it wants WORK_EXCEPTION rather than WORK_FAIL
+        self.gearflow = False  # whether it knows gearflow's extensions
         self.outbox: list[Body] = []
         # As a worker.
         self.abilities: dict[FunctionQueue, float] = {}  # with time limits (0: none), as registered
@@ -48,3 +52,5 @@ class Session:
         self.running: dict[bytes, Job] = {}  # by handle, in the order they were assigned
         # As a client.
         self.attached: dict[Job, None] = {}
+        self.storing = 0  # submissions at the store: only background ones may follow meanwhile
+        self.watched: dict[Job, None] = {}  # whose end it waits for in calls of ``gearflow:result``

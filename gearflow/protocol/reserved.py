@@ -1,19 +1,330 @@
 """Functions that gearflow's own server answers itself, as any client can call them.
 
 They stay inside the protocol, so every Gearman library can use them: a foreground submission of a function
-whose name begins with ``gearflow:``. They are listed nowhere, no worker can offer them, and a background
-submission is refused, since its answer would reach nobody.
+whose name begins with ``gearflow:``, with a JSON object as its workload. They are listed nowhere, no worker
+can offer them, and a background submission is refused, since its answer would reach nobody.
+
+The answer is a JSON object as WORK_COMPLETE. What goes wrong is a ``Fault``: WORK_EXCEPTION with it as JSON
+where the caller set the option ``exceptions``, else WORK_WARNING with its message, then WORK_FAIL. Two
+functions answer otherwise:
+
+* ``gearflow:submit``: the options are the first line of the workload, the payload is what follows its
+  newline. An attached submission *is* the job: JOB_CREATED has the job's own handle, and all that is said
+  of the job follows. A detached one is answered with ``Submitted`` once the job is kept.
+* ``gearflow:result`` ends exactly as the job ended: with the worker's own bytes.
 
 ``gearflow:events`` takes an empty workload and never ends: for as long as the connection lasts, WORK_DATA
 brings one JSON object for each event that concerns it. So far there is one: ``{"event": "cancel",
 "handle": ...}`` tells a worker that a job it runs has been cancelled, and that nobody will hear of it.
+
+Durations are seconds, times are Unix time.
 """
 
 import json
-from typing import Final
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 PREFIX: Final = b"gearflow:"
+SUBMIT: Final = b"gearflow:submit"
+RESULT: Final = b"gearflow:result"
+INFO: Final = b"gearflow:info"
+RETRY: Final = b"gearflow:retry"
+RELEASE: Final = b"gearflow:release"
+CANCEL: Final = b"gearflow:cancel"
+DEAD: Final = b"gearflow:dead"
+PAUSE: Final = b"gearflow:pause"
+PURGE: Final = b"gearflow:purge"
 EVENTS: Final = b"gearflow:events"
+
+Seconds = Annotated[float, Field(ge=0, le=1e10, allow_inf_nan=False)]
+UnixTime = Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False)]
+
+
+class Message(BaseModel):
+    """A request, or an answer: unknown keys are refused, numbers are no texts."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, strict=True)
+
+    def to_wire(self) -> bytes:
+        """As JSON on one line, without what is left at its default."""
+        return self.model_dump_json(exclude_defaults=True).encode()
+
+
+# ------------------------------------------------------------------------------------------- requests
+
+
+class RetryPlan(Message):
+    """When a failed task is run again; the worker decides by it, since it knows what was raised."""
+
+    delays: tuple[Seconds, ...]
+    """Before each further run, at most."""
+
+    jitter: bool = True
+    """Whether each delay is drawn between half of it and all of it."""
+
+    on: tuple[str, ...] = ("builtins.Exception",)
+    """Classes of exceptions, as ``module.name``, after which it is run again, and those derived from them."""
+
+
+class SubmitRequest(Message):
+    """``gearflow:submit``: a submission with options for which the protocol has no packet."""
+
+    function: Annotated[str, Field(min_length=1)]
+    unique: str = ""
+    """Joins the live job of the function with the same one; ``-``: the payload is the key."""
+
+    priority: Literal["high", "normal", "low"] = "normal"
+    detached: bool = False
+    """A background job: it is kept, and the caller is answered at once."""
+
+    delay: Seconds | None = None
+    """Not to be run before so long from now; for detached jobs."""
+
+    at: UnixTime | None = None
+    """Not to be run before; for detached jobs."""
+
+    expires: Seconds | None = None
+    """If it has not started so long from now, it is not worth running: it ends, and is a dead letter."""
+
+    keep: Seconds | None = None
+    """For how long what became of it is kept. Not given: the server's default for detached jobs; attached
+    ones are not kept."""
+
+    reuse: bool = False
+    """A kept success of the same function and unique is the answer, at once."""
+
+    retries: RetryPlan | None = None
+    """For the worker."""
+
+    timeout: Annotated[float, Field(gt=0, le=1e10)] | None = None
+    """How long a run may take; for the worker."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.reuse and not self.unique:
+            raise ValueError("reuse asks for a kept result of the same unique, and there is no unique")
+        if self.delay is not None and self.at is not None:
+            raise ValueError("delay and at both say when the job may start: give one of them")
+        if not self.detached and (self.delay is not None or self.at is not None):
+            raise ValueError("delay and at are for detached jobs")
+        return self
+
+
+class JobName(Message):
+    """A job, by its handle, or the last one of a function with a unique."""
+
+    handle: str | None = None
+    function: str | None = None
+    unique: str | None = None
+
+    @model_validator(mode="after")
+    def _check_name(self) -> Self:
+        by_unique = self.function is not None and self.unique is not None
+        if (self.handle is not None) == by_unique or (self.function is None) != (self.unique is None):
+            raise ValueError("a job is named by its handle, or by function and unique")
+        return self
+
+
+class ResultRequest(JobName):
+    """``gearflow:result``: wait for the end of a job, and end as it ended."""
+
+    timeout: Seconds | None = None
+    """How long to wait; then the fault is ``timeout``."""
+
+
+class InfoRequest(Message):
+    """``gearflow:info``: without a job, of the server. The answers are ``JobInfo`` and ``ServerInfo``."""
+
+    handle: str | None = None
+    function: str | None = None
+    unique: str | None = None
+
+    @model_validator(mode="after")
+    def _check_name(self) -> Self:
+        if self.handle is not None or self.function is not None or self.unique is not None:
+            self.job()
+        return self
+
+    def job(self) -> JobName | None:
+        """The job that is asked for, if it is one."""
+        if self.handle is None and self.function is None and self.unique is None:
+            return None
+        return JobName(handle=self.handle, function=self.function, unique=self.unique)
+
+
+class RetryRequest(Message):
+    """``gearflow:retry``: in place of a job's end packet, from the connection that holds the job.
+
+    It is answered once that is kept. If it is refused, the job is still to be ended.
+    """
+
+    handle: str
+    delay: Seconds = 0
+    counted: bool = True
+    """Whether the run counts as an attempt."""
+
+    reason: str = ""
+    """For whoever is attached: it gets a WORK_WARNING."""
+
+
+class ReleaseRequest(Message):
+    """``gearflow:release``: the connection that holds a job lets go of it: another worker gets it at once."""
+
+    handle: str
+
+
+class CancelRequest(Message):
+    """``gearflow:cancel``: end a job that waits or runs; answered with ``Done``."""
+
+    handle: str
+
+
+class DeadRequest(Message):
+    """``gearflow:dead``: dead letters.
+
+    ``list`` is answered with ``Letters``, ``show`` with ``Letter``, ``replay`` and ``purge`` with ``Done``.
+    """
+
+    action: Literal["list", "show", "replay", "purge"]
+    handle: str | None = None
+    """Which one; ``show`` needs it."""
+
+    function: str | None = None
+    """Those of this function. With neither, all are meant."""
+
+    after: str | None = None
+    """For ``list``: those after the one with this handle."""
+
+    limit: Annotated[int, Field(ge=1, le=1000)] = 100
+    """For ``list``: so many at most."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.action == "show" and self.handle is None:
+            raise ValueError("show needs a handle")
+        return self
+
+
+class PauseRequest(Message):
+    """``gearflow:pause``: give out no job of a function, or go on; answered with ``Done``."""
+
+    function: Annotated[str, Field(min_length=1)]
+    paused: bool = True
+
+
+class PurgeRequest(Message):
+    """``gearflow:purge``: cancel the waiting and delayed jobs of a function; answered with ``Done``."""
+
+    function: Annotated[str, Field(min_length=1)]
+
+
+# -------------------------------------------------------------------------------------------- answers
+
+
+class Submitted(Message):
+    """The answer to a detached ``gearflow:submit``."""
+
+    handle: str
+
+
+class Done(Message):
+    """How many jobs were concerned."""
+
+    jobs: int
+
+
+State = Literal[
+    "delayed", "waiting", "running", "completed", "cancelled", "failed", "raised", "workers_died", "expired"
+]
+
+
+class Failure(BaseModel):
+    """What a worker said in WORK_EXCEPTION, as far as it can be read."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    type: str | None = None
+    message: str = ""
+    traceback: str | None = None
+
+
+class JobInfo(Message):
+    """What the server knows of a job."""
+
+    handle: str
+    function: str
+    unique: str = ""
+    state: State
+    dead: bool = False
+    """It is a dead letter."""
+
+    background: bool = True
+    priority: Literal["high", "normal", "low"] | None = None
+    submitted: float | None = None
+    due: float | None = None
+    started: float | None = None
+    ended: float | None = None
+    kept_until: float | None = None
+    attempt: int = 0
+    """Which run it is in, or was in, from 1."""
+
+    deaths: int = 0
+    """Workers that went away in the middle of it."""
+
+    worker: str = ""
+    progress: tuple[int, int] | None = None
+    warnings: tuple[str, ...] = ()
+    failure: Failure | None = None
+    size: int = 0
+    """Bytes of the result, or of the payload while it has not ended."""
+
+
+class Letters(Message):
+    """The answer to ``list``."""
+
+    letters: tuple[JobInfo, ...]
+
+
+class Letter(Message):
+    """The answer to ``show``: the job, and its payload in base64 (and as text, where it is UTF-8)."""
+
+    job: JobInfo
+    payload: str
+    text: str | None = None
+
+
+class ServerInfo(Message):
+    """What the server is."""
+
+    version: str
+    durable: bool
+    """Whether jobs survive its restart."""
+
+    store: str
+    functions: tuple[str, ...]
+    """Those that begin with ``gearflow:``."""
+
+    keep: float
+    """For how long what became of a background job is kept by default."""
+
+    max_deaths: int | None
+    jobs: int
+    """Those that have not ended."""
+
+
+class Fault(Message):
+    """Why a reserved function failed. ``type`` is for programs, ``message`` is for people."""
+
+    type: Literal[
+        "gearflow:invalid",  # the request makes no sense
+        "gearflow:unknown",  # there is no such job, or no such function
+        "gearflow:timeout",  # the job has not ended in time, and goes on
+        "gearflow:full",  # there are as many jobs, or bytes, as may be
+        "gearflow:refused",  # not now, or not from this connection
+        "gearflow:store",  # it could not be kept
+    ]
+    message: str
 
 
 def cancel_event(handle: bytes) -> bytes:
@@ -24,7 +335,7 @@ def cancel_event(handle: bytes) -> bytes:
 def cancelled_handle(event: bytes) -> bytes | None:
     """The job that an event says was cancelled; None for other events, which may come in time."""
     try:
-        fields: object = json.loads(event)
+        fields: Any = json.loads(event)
     except ValueError:
         return None
     match fields:

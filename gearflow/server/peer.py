@@ -31,7 +31,8 @@ class Peer(asyncio.BufferedProtocol):
         self._engine = engine
         self._congested = False
         self._held: set[Peer] = set()  # those that wait until this one has read
-        self._holders = 0  # those that this one waits for
+        self._holders = 0  # what this one waits for, before it is read from again
+        self._waits_for_store = False
         self._patience: asyncio.TimerHandle | None = None
 
     # ------------------------------------------------------------------------- called by the event loop
@@ -41,6 +42,7 @@ class Peer(asyncio.BufferedProtocol):
         self._session = self._engine.accept(self, transport)
         self._scratch = self._engine.scratch
         self._partials = self._engine.broker.partials
+        self._stalled = self._engine.broker.stalled
         most = self._engine.settings.max_pending_bytes
         self._transport.set_write_buffer_limits(high=most, low=most * 3 // 4)
 
@@ -65,6 +67,9 @@ class Peer(asyncio.BufferedProtocol):
             self.refuse(str(error))
         if engine.congested:
             self._wait_for_slow_readers()
+        if self._stalled and self._session in self._stalled and not self._waits_for_store:
+            self._waits_for_store = True
+            self._wait()
         if not engine.flushing:
             engine.schedule_flush()
 
@@ -106,6 +111,16 @@ class Peer(asyncio.BufferedProtocol):
                 self._transport.write(b"".join(small))
         outbox.clear()
 
+    def resume(self) -> None:
+        """The submissions of this peer are kept: go on with what it sent meanwhile."""
+        if self._waits_for_store:
+            self._waits_for_store = False
+            self._wait_no_more()
+        try:
+            self._engine.broker.resume(self._session, self._engine.time())
+        except RemoteProtocolError as error:
+            self.refuse(str(error))
+
     def close(self) -> None:
         """Close the connection once what was written has left."""
         self._transport.close()
@@ -135,20 +150,27 @@ class Peer(asyncio.BufferedProtocol):
         if feeder in self._held or feeder._transport.is_closing():
             return
         self._held.add(feeder)
-        feeder._holders += 1
-        if feeder._holders == 1:
-            feeder._transport.pause_reading()
+        feeder._wait()
         if self._patience is None:
             self._patience = self._engine.call_later(self._engine.settings.max_stall, self._give_up)
+
+    def _wait(self) -> None:
+        """Not be read from for one more reason."""
+        self._holders += 1
+        if self._holders == 1 and not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def _wait_no_more(self) -> None:
+        self._holders -= 1
+        if self._holders == 0 and not self._transport.is_closing():
+            self._transport.resume_reading()
 
     def _release(self) -> None:
         if self._patience is not None:
             self._patience.cancel()
             self._patience = None
         for feeder in self._held:
-            feeder._holders -= 1
-            if feeder._holders == 0 and not feeder._transport.is_closing():
-                feeder._transport.resume_reading()
+            feeder._wait_no_more()
         self._held.clear()
 
     def _give_up(self) -> None:

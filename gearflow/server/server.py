@@ -23,7 +23,9 @@ from typing import Final, Self, Unpack
 import anyio.to_thread
 
 from gearflow.broker import Broker, Session
+from gearflow.broker.store import Contents
 from gearflow.server import admin
+from gearflow.server.keeping import Keeper, open_store
 from gearflow.server.peer import READ_SIZE, Peer
 from gearflow.server.settings import ServerOptions, ServerSettings
 
@@ -52,15 +54,23 @@ class Engine:
         self.settings = settings
         self.peers: dict[Session, Peer] = {}
         self.scratch = memoryview(bytearray(READ_SIZE))
+        store = open_store(settings)
+        contents = store.load()
         self.broker = Broker(
-            b"H:%b:" % socket.gethostname()[:40].encode(),
+            b"H:%b-%b:" % (socket.gethostname()[:32].encode(), contents.name),
             lambda line: admin.answer(self.broker, line),
             settings.limits,
+            store,
         )
+        self.broker.version = admin.server_version()
         self.port = 0
         self.congested = 0  # peers for which as much waits as may
         self._loop = asyncio.get_running_loop()
         self.time: Callable[[], float] = self._loop.time
+        self._set_clock()
+        self._keeper = Keeper(self.broker, store, settings.sync, self._schedule)
+        self._stopping = False
+        self.restored = self._restore(contents)
         self._listener: asyncio.Server | None = None
         self._empty = asyncio.Event()  # no connections; looked at only when stopping
         self.flushing = False  # a flush is on its way
@@ -72,17 +82,24 @@ class Engine:
     async def start(self) -> None:
         """Listen. Raises OSError where that is not possible (the port is taken, the address is not ours)."""
         settings = self.settings
-        self._listener = await self._loop.create_server(
-            lambda: Peer(self), settings.host, settings.port, backlog=settings.backlog
-        )
+        self._keeper.commit()
+        try:
+            self._listener = await self._loop.create_server(
+                lambda: Peer(self), settings.host, settings.port, backlog=settings.backlog
+            )
+        except OSError:
+            await self._keeper.close()
+            raise
         self.port = self._listener.sockets[0].getsockname()[1]
         self._set_clock()
         logger.info("listening", extra={"host": settings.host, "port": self.port})
 
     async def stop(self) -> None:
-        """Stop listening and close all connections, whatever they wait for."""
+        """Stop listening and close all connections, whatever they wait for; what is kept stays."""
         assert self._listener is not None
         self._listener.close()
+        self.flush()
+        self._stopping = True
         for timer in (self._timer, self._sweep):
             if timer is not None:
                 timer.cancel()
@@ -95,6 +112,7 @@ class Engine:
         except TimeoutError:
             for peer in list(self.peers.values()):
                 peer.abort()
+        await self._keeper.close()
         logger.info("stopped", extra={"host": self.settings.host, "port": self.port})
 
     def accept(self, peer: Peer, transport: asyncio.BaseTransport) -> Session:
@@ -113,8 +131,9 @@ class Engine:
         """A connection is gone: its peer is, and the broker is told."""
         del self.peers[session]
         self._settle()
-        self.broker.disconnected(session, self.time())
-        self.schedule_flush()
+        if not self._stopping:  # else its jobs are not handed on: they are found at the next start
+            self.broker.disconnected(session, self.time())
+            self.schedule_flush()
 
     def call_later(self, seconds: float, call: Callable[[], None]) -> asyncio.TimerHandle:
         """Have something called on the event loop after a time."""
@@ -129,11 +148,15 @@ class Engine:
     def schedule_flush(self) -> None:
         """Have the outboxes written once for all that this turn of the event loop brings."""
         broker = self.broker
-        if broker.dirty and not self.flushing:
-            self.flushing = True
-            self._loop.call_soon(self.flush)
+        if (broker.dirty or broker.journal) and not self.flushing:
+            self._schedule()
         if broker.partials or broker.notices:
             self._look_after()
+
+    def _schedule(self) -> None:
+        if not self.flushing:
+            self.flushing = True
+            self._loop.call_soon(self.flush)
 
     def _look_after(self) -> None:
         """What is rare: log what the broker noticed, and see to packets that have not come whole."""
@@ -143,8 +166,12 @@ class Engine:
             self._sweep = self._loop.call_later(_SWEEP, self._close_overdue)
 
     def flush(self) -> None:
-        """Write all outboxes now."""
+        """Have kept what is to be kept, then write all outboxes."""
         self.flushing = False
+        if self.broker.journal:
+            self._keeper.commit()
+        if self.broker.resumable:
+            self._resume()
         dirty, self.broker.dirty = self.broker.dirty, []
         for session in dirty:
             peer = self.peers.get(session)
@@ -156,10 +183,29 @@ class Engine:
         if due is not None and (self._timer is None or due < self._timer_due):
             self._set_timer(due)
 
+    def _resume(self) -> None:
+        """Go on with what sessions sent while their submissions were at the store."""
+        resumable, self.broker.resumable = self.broker.resumable, []
+        for session in resumable:
+            if session in self.peers:
+                self.peers[session].resume()
+
+    def _restore(self, contents: Contents) -> int:
+        """Have the broker take over the jobs that a store has; their number."""
+        collecting = gc.isenabled()
+        gc.disable()  # nothing of it is garbage
+        try:
+            return self.broker.restore(contents)
+        finally:
+            if collecting:
+                gc.enable()
+
     def _log_notices(self) -> None:
         for notice in self.broker.notices:
-            subject = notice.subject.decode(errors="replace")
-            logger.warning(notice.text, extra={"peer": notice.session.address, "subject": subject})
+            fields = {"subject": notice.subject.decode(errors="replace")}
+            if notice.session is not None:
+                fields["peer"] = notice.session.address
+            logger.warning(notice.text, extra=fields)
         self.broker.notices.clear()
 
     def _close_overdue(self) -> None:
@@ -198,11 +244,13 @@ class JobServer:
         with JobServer(port=0) as server:  # in a thread of its own
             ...
 
-    Jobs live in memory: they are gone when the block is left. Settings come as one ``ServerSettings``, as
+    Jobs live in memory, and are gone when the block is left, or with ``data=`` in a file in that folder, and
+    are there again when a server is started with it. Settings come as one ``ServerSettings``, as
     keywords, or both (keywords win).
 
     Raises:
         OSError: On entering: the port is taken, or the address is not this machine's.
+        StoreError: On entering: the file of jobs cannot be used.
         pydantic.ValidationError: On construction: a setting is out of range or unknown.
     """
 
@@ -221,6 +269,11 @@ class JobServer:
     def port(self) -> int:
         """The port it listens on; while it does not run, the one it was told."""
         return self._engine.port if self._engine else self.settings.port
+
+    @property
+    def restored(self) -> int:
+        """Jobs that its file had when it was started."""
+        return self._engine.restored if self._engine else 0
 
     @property
     def address(self) -> str:

@@ -1,6 +1,7 @@
 """What a job server can be told."""
 
-from typing import Annotated, TypedDict
+from pathlib import Path
+from typing import Annotated, Final, Literal, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -8,6 +9,11 @@ from gearflow.broker import Limits
 from gearflow.protocol.constants import DEFAULT_PORT, MAX_BODY
 
 _DEFAULTS = Limits()
+
+FILE_NAME: Final = "gearflow.db"
+"""The file in the folder ``data``."""
+
+MEMORY_KEEP_BYTES: Final = 64 << 20
 
 Bytes = Annotated[int, Field(ge=1)]
 
@@ -58,6 +64,28 @@ class ServerSettings(BaseModel):
     max_line: Annotated[int, Field(ge=16, le=_DEFAULTS.line)] = _DEFAULTS.line
     """Bytes in a text command; who sends a longer one is disconnected."""
 
+    data: Path | None = None
+    """The folder of the file in which jobs and results are kept; it is made if need be. None: they live in
+    memory, and end with the server."""
+
+    sync: Literal["always", "batch", "off"] = "batch"
+    """What a background job that was acknowledged survives: the death of the server in any case;
+    ``always``: that of the machine, too; ``batch``: that too, but for the last second or so; ``off``: there
+    the file may be damaged."""
+
+    keep: Annotated[float, Field(ge=0)] = _DEFAULTS.keep
+    """Seconds for which what became of a background job is kept, where its submission does not say."""
+
+    keep_dead: Annotated[float, Field(ge=0)] = _DEFAULTS.keep_dead
+    """Seconds for which dead letters are kept."""
+
+    keep_bytes: Bytes | None = None
+    """Bytes of what became of jobs that are kept at most, the oldest going first. None: 64 MiB in memory, and
+    in a file as much as there is room."""
+
+    max_deaths: Annotated[int, Field(ge=1)] | None = _DEFAULTS.deaths
+    """Workers that may go away in the middle of a job; then it is a dead letter. None: any number."""
+
     @property
     def limits(self) -> Limits:
         """Those of the settings that the broker itself keeps."""
@@ -68,6 +96,9 @@ class ServerSettings(BaseModel):
             line=self.max_line,
             queued=self.max_queued_bytes,
             packet_time=self.max_packet_time,
+            keep=self.keep,
+            keep_dead=self.keep_dead,
+            deaths=self.max_deaths,
         )
 
 
@@ -86,3 +117,9 @@ class ServerOptions(TypedDict, total=False):
     max_function: int
     max_unique: int
     max_line: int
+    data: Path | None
+    sync: Literal["always", "batch", "off"]
+    keep: float
+    keep_dead: float
+    keep_bytes: int | None
+    max_deaths: int | None

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable
 
-from gearflow.broker import Broker, Session
+from gearflow.broker import Broker, Limits, Session
+from gearflow.broker.store import Store
 from gearflow.protocol import packets as p
 from gearflow.protocol.codec import decode, encode
 from gearflow.protocol.constants import RES
@@ -71,9 +72,9 @@ class Peer:
 class World:
     """A broker, its clock, and its peers."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits = Limits(deaths=None), store: Store | None = None) -> None:  # noqa: B008
         self.now = 1000.0
-        self.broker = Broker(PREFIX, lambda line: b"you said " + line + b"\n")
+        self.broker = Broker(PREFIX, lambda line: b"you said " + line + b"\n", limits, store)
 
     def peer(self, name: str = "peer") -> Peer:
         return Peer(self, name)

@@ -75,7 +75,8 @@ class BrokerMachine(ServerMachine):
 
     @invariant()
     def jobs_go_from_state_to_state_as_the_table_says(self) -> None:
-        now = {handle: job.state for handle, job in self.world.broker.jobs.items()}
+        broker = self.world.broker
+        now = {broker.handle(job): job.state for job in broker.jobs.values()}
         assert set(now) == {job.handle for job in self.queue}
         for handle, before in self.states.items():
             after = now.get(handle, JobState.OVER)

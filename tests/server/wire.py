@@ -29,7 +29,7 @@ if files:
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
 logging.basicConfig(level="INFO", format="%(levelname)s %(message)s")
 tune_garbage_collection()
-with JobServer(port=0, **settings) as server:
+with JobServer(port=0, **{"max_deaths": None, **settings}) as server:
     print(server.port, flush=True)
     sys.stdin.read()
 """

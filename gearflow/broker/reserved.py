@@ -1,0 +1,625 @@
+"""The functions that the server answers itself: requests in, answers out; see ``gearflow.protocol.reserved``.
+
+What an answer says of jobs that have ended is asked of the store, so it waits in the journal until the
+store knows all that happened before the question.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from pydantic import ValidationError
+
+from gearflow.broker import records
+from gearflow.broker.bodies import Body, integer
+from gearflow.broker.job import HIGH, LOW, NO_PROGRESS, NORMAL, Extras, Job, JobState
+from gearflow.broker.journal import Entry
+from gearflow.broker.limits import Refused
+from gearflow.broker.sessions import LARGE, Session
+from gearflow.broker.store import Change, Ended, Forgotten, Outcome, Rescheduled, Revived, Store, StoredJob
+from gearflow.errors import RemoteProtocolError, StoreError
+from gearflow.protocol import reserved as api
+from gearflow.protocol.constants import HEADER, RES, PacketType
+
+if TYPE_CHECKING:
+    from gearflow.broker.broker import Broker
+
+M = TypeVar("M", bound=api.Message)
+
+_MOST_OPTIONS: Final = 65_536
+"""Bytes in which the first line of a ``gearflow:submit`` has to end."""
+
+_SLICE: Final = 1000
+"""Jobs that are dealt with before others get their turn."""
+
+_PRIORITIES: Final = {"high": HIGH, "normal": NORMAL, "low": LOW}
+_PRIORITY_NAMES: Final[dict[int, Any]] = {number: name for name, number in _PRIORITIES.items()}
+
+_STATES: Final[dict[JobState, Any]] = {
+    JobState.STORING: "waiting",
+    JobState.DELAYED: "delayed",
+    JobState.WAITING: "waiting",
+    JobState.RUNNING: "running",
+}
+
+
+class _Failed(Exception):
+    """A request cannot be served."""
+
+    def __init__(self, kind: Any, message: str) -> None:
+        super().__init__(message)
+        self.fault = api.Fault(type=kind, message=message)
+
+
+class ReservedFunctions:
+    """Answers calls of reserved functions, for one broker."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._functions: dict[bytes, Callable[[Session, bytes, bytes], None]] = {
+            api.RESULT: self._result,
+            api.INFO: self._info,
+            api.RETRY: self._retry,
+            api.RELEASE: self._release,
+            api.CANCEL: self._cancel,
+            api.DEAD: self._dead,
+            api.PAUSE: self._pause,
+            api.PURGE: self._purge,
+        }
+
+    def call(self, session: Session, name: bytes, workload: Body) -> bool:
+        """Answer a foreground submission; whether its JOB_CREATED has to wait for the store."""
+        if name == api.SUBMIT:
+            return self._submit(session, workload)
+        call = self._open(session)
+        if name == api.EVENTS:
+            session.events = call
+            return False
+        function = self._functions.get(name)
+        if function is None:
+            known = ", ".join(sorted(known.decode() for known in (*self._functions, api.SUBMIT, api.EVENTS)))
+            text = f"there is no reserved function {name[:80].decode(errors='replace')}; there are {known}"
+            self._fault(session, call, _Failed("gearflow:unknown", text))
+            return False
+        self._attempt(session, call, partial(function, session, call, bytes(workload)))
+        return False
+
+    # ----------------------------------------------------------------------------------------- submit
+
+    def _submit(self, session: Session, workload: Body) -> bool:
+        """As ``call``, of ``gearflow:submit``."""
+        head = bytes(workload[:_MOST_OPTIONS])
+        end = head.find(b"\n")
+        try:
+            if end < 0 and len(workload) > _MOST_OPTIONS:
+                raise _Failed("gearflow:invalid", f"the options do not end within {_MOST_OPTIONS} bytes")
+            request = _read(api.SubmitRequest, head[:end] if end >= 0 else head)
+        except _Failed as failed:
+            self._fault(session, self._open(session), failed)
+            return False
+        payload = workload[end + 1 :] if end >= 0 else b""
+        if request.detached:
+            call = self._open(session)
+            place = partial(
+                self._attempt, session, call, partial(self._detached, session, call, request, payload)
+            )
+            self._when_known(place) if request.reuse else place()
+            return False
+        if request.reuse:
+            session.storing += 1
+            self._when_known(partial(self._attached_later, session, request, payload))
+            return True
+        return self._attached(session, request, payload)
+
+    def _attached_later(self, session: Session, request: api.SubmitRequest, payload: Body) -> None:
+        self._broker.go_on(session)
+        record = self._kept_success(request)
+        if record is None:
+            self._attached(session, request, payload)
+            return
+        handle = self._broker.handle_of_number(record.number)
+        self._broker.respond(session, PacketType.JOB_CREATED, handle)
+        self._end(session, handle, record.outcome, record.body)
+
+    def _attached(self, session: Session, request: api.SubmitRequest, payload: Body) -> bool:
+        try:
+            job = self._place(request, payload, session)
+        except _Failed as failed:
+            self._fault(session, self._open(session), failed)
+            return False
+        return self._broker.answer(session, job)
+
+    def _detached(self, session: Session, call: bytes, request: api.SubmitRequest, payload: Body) -> None:
+        record = self._kept_success(request) if request.reuse else None
+        if record is not None:
+            handle = self._broker.handle_of_number(record.number)
+            self._answer(session, call, api.Submitted(handle=handle.decode()))
+            return
+        job = self._place(request, payload, None)
+        done = partial(self._placed, session, call, job)
+        if self._broker.is_storing(job, True):
+            self._broker.journal.append(Entry(None, done))
+        else:
+            done(None)
+
+    def _placed(self, session: Session, call: bytes, job: Job, error: str | None) -> None:
+        if self._broker.is_storing(job, True):
+            fault = error or self._broker.store_fault
+            self._fault(session, call, _Failed("gearflow:store", f"the job could not be stored: {fault}"))
+        else:
+            self._answer(session, call, api.Submitted(handle=self._broker.handle(job).decode()))
+
+    def _place(self, request: api.SubmitRequest, payload: Body, client: Session | None) -> Job:
+        broker = self._broker
+        name = request.function.encode()
+        try:
+            function = broker.functions.get(name) or broker.new_function(name)
+            return broker.place(
+                function,
+                request.unique.encode(),
+                payload,
+                _PRIORITIES[request.priority],
+                request.detached,
+                self._extras(request),
+                client,
+            )
+        except Refused as refused:
+            kind = "gearflow:full" if refused.code == b"QUEUE_ERROR" else "gearflow:invalid"
+            raise _Failed(kind, refused.text.decode(errors="replace")) from None
+        except RemoteProtocolError as error:
+            raise _Failed("gearflow:invalid", str(error)) from None
+
+    def _extras(self, request: api.SubmitRequest) -> Extras | None:
+        extras = Extras()
+        now = self._unix_now
+        extras.due = request.at or 0.0
+        if request.delay:
+            extras.due = now + request.delay
+        if request.expires is not None:
+            extras.expires = now + request.expires
+        extras.keep = request.keep
+        extras.timeout = request.timeout
+        if request.retries is not None:
+            extras.retries = json.loads(request.retries.to_wire())
+        return extras
+
+    def _kept_success(self, request: api.SubmitRequest) -> Ended | None:
+        """The kept success that answers a submission, if no live job of its unique does."""
+        broker = self._broker
+        name, unique = request.function.encode(), request.unique.encode()
+        function = broker.functions.get(name)
+        if broker.store is None or (function is not None and unique in function.uniques):
+            return None
+        try:
+            record = broker.store.latest(name, unique)
+        except StoreError:
+            return None  # then it runs again
+        good = record is not None and record.outcome is Outcome.COMPLETED and record.expires > self._unix_now
+        return record if good else None
+
+    # ----------------------------------------------------------------------------- results and what is known
+
+    def _result(self, session: Session, call: bytes, workload: bytes) -> None:
+        request = _read(api.ResultRequest, workload)
+        self._when_known(
+            partial(self._attempt, session, call, partial(self._wait_for, session, call, request))
+        )
+
+    def _wait_for(self, session: Session, call: bytes, request: api.ResultRequest) -> None:
+        job = self._live(request)
+        if job is not None:
+            if request.timeout == 0:
+                raise _still_going(job, self._broker.handle(job))
+            job.more().watchers.append((session, call))
+            session.watched[job] = None
+            if request.timeout is not None:
+                give_up = partial(self._give_up, session, call, job)
+                self._broker.at(self._unix_now + request.timeout, give_up)
+            return
+        record = self._record(request)
+        self._end(session, call, record.outcome, record.body)
+
+    def _give_up(self, session: Session, call: bytes, job: Job) -> None:
+        extras = job.more()
+        if (session, call) in extras.watchers:
+            extras.watchers.remove((session, call))
+            self._fault(session, call, _still_going(job, self._broker.handle(job)))
+
+    def tell_watchers(
+        self,
+        watchers: tuple[tuple[Session, bytes], ...],
+        outcome: Outcome,
+        body: Body,
+        told: Callable[[], None] | None,
+    ) -> None:
+        """A job has ended, and that is known: those who wait for its result get it, then the others."""
+        for session, call in watchers:
+            self._end(session, call, outcome, body)
+        if told is not None:
+            told()
+
+    def _info(self, session: Session, call: bytes, workload: bytes) -> None:
+        request = _read(api.InfoRequest, workload)
+        self._when_known(partial(self._attempt, session, call, partial(self._inform, session, call, request)))
+
+    def _inform(self, session: Session, call: bytes, request: api.InfoRequest) -> None:
+        name = request.job()
+        if name is None:
+            self._answer(session, call, self._server_info())
+            return
+        job = self._live(name)
+        self._answer(session, call, self._job_info(job) if job else self._ended_info(self._record(name)))
+
+    def _server_info(self) -> api.ServerInfo:
+        broker = self._broker
+        return api.ServerInfo(
+            version=broker.version,
+            durable=broker.store is not None and broker.store.durable,
+            store="file" if broker.store is not None and broker.store.durable else "memory",
+            functions=tuple(sorted(name.decode() for name in (*self._functions, api.SUBMIT, api.EVENTS))),
+            keep=broker.limits.keep,
+            max_deaths=broker.limits.deaths,
+            jobs=len(broker.jobs),
+        )
+
+    def _job_info(self, job: Job) -> api.JobInfo:
+        offset = self._broker.clock_offset
+        extras = job.extras or Extras()
+        running = job.state is JobState.RUNNING
+        worker = (
+            next((session for session in self._broker.sessions if job in session.running.values()), None)
+            if running
+            else None
+        )
+        return api.JobInfo(
+            handle=self._broker.handle(job).decode(),
+            function=job.function.name.decode(errors="replace"),
+            unique=job.unique.decode(errors="replace"),
+            state=_STATES[job.state],
+            background=job.background,
+            priority=_PRIORITY_NAMES[job.priority],
+            submitted=job.submitted + offset,
+            due=extras.due or None,
+            started=job.started + offset if job.started else None,
+            attempt=extras.attempt + running,
+            deaths=extras.deaths,
+            worker=records.name_of(worker).decode(errors="replace") if worker is not None else "",
+            progress=_progress(extras.progress) if extras.progress is not NO_PROGRESS else None,
+            warnings=tuple(warning.decode(errors="replace") for warning in extras.warnings),
+            size=job.size,
+        )
+
+    def _ended_info(self, record: Ended) -> api.JobInfo:
+        notes: dict[str, Any] = json.loads(record.notes) if record.notes else {}
+        progress = notes.get("progress")
+        return api.JobInfo(
+            handle=self._broker.handle_of_number(record.number).decode(),
+            function=record.function.decode(errors="replace"),
+            unique=record.unique.decode(errors="replace"),
+            state=_state_of(record.outcome),
+            dead=self._is_dead(record),
+            submitted=record.submitted,
+            started=record.started or None,
+            ended=record.ended,
+            kept_until=record.expires,
+            attempt=record.attempt,
+            deaths=record.deaths,
+            worker=record.worker.decode(errors="replace"),
+            progress=_progress((progress[0].encode(), progress[1].encode())) if progress else None,
+            warnings=tuple(notes.get("warnings", ())),
+            failure=_failure(record),
+            size=len(record.body),
+        )
+
+    def _is_dead(self, record: Ended) -> bool:
+        return record.outcome >= Outcome.FAILED and self._store.job(record.number) is not None
+
+    # ------------------------------------------------------------------------------ what workers ask for
+
+    def _retry(self, session: Session, call: bytes, workload: bytes) -> None:
+        request = _read(api.RetryRequest, workload)
+        job = self._held(session, request.handle)
+        change: Change | None = None
+        due = self._unix_now + request.delay if request.delay else 0.0
+        if job.kept:
+            extras = job.more()
+            change = Rescheduled(job.number, due, extras.attempt + request.counted, extras.deaths)
+        done = partial(self._retried, session, call, job, due, request)
+        if self._broker.store is None:
+            done(None)
+        else:
+            self._broker.journal.append(Entry(change, done))
+
+    def _retried(
+        self,
+        session: Session,
+        call: bytes,
+        job: Job,
+        due: float,
+        request: api.RetryRequest,
+        error: str | None,
+    ) -> None:
+        handle = request.handle.encode()
+        if session.running.get(handle) is not job:
+            text = f"job {request.handle} was taken from this connection meanwhile"
+            self._fault(session, call, _Failed("gearflow:refused", text))
+            return
+        if error is not None:
+            text = f"the store cannot be written: {error}"
+            self._fault(session, call, _Failed("gearflow:store", text))
+            return
+        del session.running[handle]
+        job.more().attempt += request.counted
+        warning = b"%b\0%b" % (handle, request.reason.encode())
+        if request.reason:
+            self._broker.relay(job.clients, PacketType.WORK_WARNING, warning)
+        self._broker.requeue(job, due)
+        self._answer(session, call, api.Done(jobs=1))
+
+    def _release(self, session: Session, call: bytes, workload: bytes) -> None:
+        request = _read(api.ReleaseRequest, workload)
+        job = self._held(session, request.handle)
+        del session.running[request.handle.encode()]
+        self._broker.requeue(job)
+        self._answer(session, call, api.Done(jobs=1))
+
+    def _held(self, session: Session, handle: str) -> Job:
+        job = session.running.get(handle.encode())
+        if job is None:
+            raise _Failed("gearflow:refused", f"this connection does not hold a job {handle}")
+        return job
+
+    # ---------------------------------------------------------------------------- what operators ask for
+
+    def _cancel(self, session: Session, call: bytes, workload: bytes) -> None:
+        request = _read(api.CancelRequest, workload)
+        if not self._broker.cancel(request.handle.encode()):
+            raise _Failed("gearflow:unknown", f"there is no job {request.handle} that waits or runs")
+        self._when_known(partial(self._answer, session, call, api.Done(jobs=1)))
+
+    def _pause(self, session: Session, call: bytes, workload: bytes) -> None:
+        request = _read(api.PauseRequest, workload)
+        self._answer(
+            session, call, api.Done(jobs=self._broker.pause(request.function.encode(), request.paused))
+        )
+
+    def _purge(self, session: Session, call: bytes, workload: bytes) -> None:
+        request = _read(api.PurgeRequest, workload)
+        function = self._broker.functions.get(request.function.encode())
+        waiting = (JobState.WAITING, JobState.DELAYED)
+        jobs = [
+            job for job in self._broker.jobs.values() if job.function is function and job.state in waiting
+        ]
+        self._purge_some(session, call, iter(jobs), 0)
+
+    def _purge_some(self, session: Session, call: bytes, jobs: Iterator[Job], purged: int) -> None:
+        for job in islice(jobs, _SLICE):
+            if job.state in (JobState.WAITING, JobState.DELAYED):
+                self._broker.cancel(self._broker.handle(job))
+                purged += 1
+        first = next(jobs, None)
+        if first is None:
+            self._when_known(partial(self._answer, session, call, api.Done(jobs=purged)))
+        else:
+            self._when_known(partial(self._purge_some, session, call, _chain(first, jobs), purged))
+
+    def _dead(self, session: Session, call: bytes, workload: bytes) -> None:
+        request = _read(api.DeadRequest, workload)
+        act = {"list": self._list, "show": self._show, "replay": self._replay, "purge": self._forget}
+        self._when_known(
+            partial(self._attempt, session, call, partial(act[request.action], session, call, request))
+        )
+
+    def _list(self, session: Session, call: bytes, request: api.DeadRequest) -> None:
+        letters = self._letters(request, self._number(request.after) if request.after else 0, request.limit)
+        self._answer(session, call, api.Letters(letters=tuple(map(self._ended_info, letters))))
+
+    def _show(self, session: Session, call: bytes, request: api.DeadRequest) -> None:
+        (record,) = self._letters(request, 0, 1)
+        stored = self._store.job(record.number)
+        payload = (
+            bytes(stored.workload) if stored is not None and not isinstance(stored.workload, int) else b""
+        )
+        text: str | None = None
+        with suppress(UnicodeDecodeError):
+            text = payload.decode()
+        letter = api.Letter(
+            job=self._ended_info(record), payload=base64.b64encode(payload).decode(), text=text
+        )
+        self._answer(session, call, letter)
+
+    def _replay(self, session: Session, call: bytes, request: api.DeadRequest) -> None:
+        self._for_each_letter(session, call, request, 0, 0, self._revive)
+
+    def _revive(self, record: Ended) -> Entry:
+        stored = self._store.job(record.number)
+        if stored is None:
+            return Entry(None, None)
+        return Entry(Revived(record.number), partial(self._revived, stored))
+
+    def _revived(self, stored: StoredJob, error: str | None) -> None:
+        if error is None:
+            self._broker.revive(stored._replace(attempt=0, deaths=0, due=0.0))
+
+    def _forget(self, session: Session, call: bytes, request: api.DeadRequest) -> None:
+        self._for_each_letter(
+            session, call, request, 0, 0, lambda record: Entry(Forgotten(record.number), None)
+        )
+
+    def _for_each_letter(
+        self,
+        session: Session,
+        call: bytes,
+        request: api.DeadRequest,
+        after: int,
+        done: int,
+        entry: Callable[[Ended], Entry],
+    ) -> None:
+        """Make a change for each letter that is meant, a slice at a time; then tell how many there were."""
+        letters = self._letters(request, after, _SLICE)
+        self._broker.journal.extend(map(entry, letters))
+        done += len(letters)
+        if request.handle is not None or len(letters) < _SLICE:
+            self._broker.journal.append(Entry(None, partial(self._counted, session, call, done)))
+        else:
+            go_on = partial(self._for_each_letter, session, call, request, letters[-1].number, done, entry)
+            self._when_known(partial(self._attempt, session, call, go_on))
+
+    def _counted(self, session: Session, call: bytes, jobs: int, error: str | None) -> None:
+        if error is not None:
+            self._fault(session, call, _Failed("gearflow:store", f"the store cannot be written: {error}"))
+        else:
+            self._answer(session, call, api.Done(jobs=jobs))
+
+    def _letters(self, request: api.DeadRequest, after: int, limit: int) -> list[Ended]:
+        """The dead letters that a request is about."""
+        if request.handle is None:
+            function = request.function.encode() if request.function is not None else None
+            return self._store.dead(function, after, limit)
+        record = self._store.ended(self._number(request.handle))
+        if record is None or not self._is_dead(record):
+            raise _Failed("gearflow:unknown", f"there is no dead letter {request.handle}")
+        return [record]
+
+    # ------------------------------------------------------------------------------------------- the parts
+
+    @property
+    def _store(self) -> Store:
+        if self._broker.store is None:
+            raise _Failed("gearflow:refused", "this server keeps nothing of jobs that have ended")
+        return self._broker.store
+
+    @property
+    def _unix_now(self) -> float:
+        return self._broker.now + self._broker.clock_offset
+
+    def _number(self, handle: str) -> int:
+        number = self._broker.number_of(handle.encode())
+        if number is None:
+            raise _Failed("gearflow:unknown", f"{handle} is no handle of this server's")
+        return number
+
+    def _live(self, name: api.JobName | api.ResultRequest) -> Job | None:
+        """The job that is named, if it has not ended."""
+        if name.handle is not None:
+            return self._broker.find(name.handle.encode())
+        function = self._broker.functions.get((name.function or "").encode())
+        return function.uniques.get((name.unique or "").encode()) if function is not None else None
+
+    def _record(self, name: api.JobName | api.ResultRequest) -> Ended:
+        """What became of the job that is named."""
+        if name.handle is not None:
+            record, shown = self._store.ended(self._number(name.handle)), f"job {name.handle}"
+        else:
+            function, unique = name.function or "", name.unique or ""
+            record = self._store.latest(function.encode(), unique.encode())
+            shown = f"job of {function} with the unique {unique!r}"
+        if record is None or record.expires <= self._unix_now:
+            raise _Failed(
+                "gearflow:unknown",
+                f"there is no {shown}: it never was, or what became of it is not kept any more",
+            )
+        return record
+
+    def _when_known(self, act: Callable[[], None]) -> None:
+        """Do something when the store knows all that has happened."""
+        if self._broker.store is None:
+            act()
+        else:
+            self._broker.journal.append(Entry(None, partial(_disregarding, act)))
+
+    def _attempt(self, session: Session, call: bytes, act: Callable[[], None]) -> None:
+        try:
+            act()
+        except _Failed as failed:
+            self._fault(session, call, failed)
+        except StoreError as error:
+            self._fault(session, call, _Failed("gearflow:store", str(error)))
+
+    def _open(self, session: Session) -> bytes:
+        """Accept a call; its handle."""
+        call = self._broker.handle_of_number(self._broker.new_number())
+        self._broker.respond(session, PacketType.JOB_CREATED, call)
+        return call
+
+    def _answer(self, session: Session, call: bytes, answer: api.Message) -> None:
+        if session in self._broker.sessions:
+            self._broker.respond(session, PacketType.WORK_COMPLETE, call, answer.to_wire())
+
+    def _fault(self, session: Session, call: bytes, failed: _Failed) -> None:
+        if session not in self._broker.sessions:
+            return
+        fault = failed.fault
+        if session.exceptions:
+            self._broker.respond(session, PacketType.WORK_EXCEPTION, call, fault.to_wire())
+        else:
+            self._broker.respond(session, PacketType.WORK_WARNING, call, fault.message.encode())
+            self._broker.respond(session, PacketType.WORK_FAIL, call)
+
+    def _end(self, session: Session, call: bytes, outcome: Outcome, body: Body) -> None:
+        """End a call as a job ended."""
+        if session not in self._broker.sessions:
+            return
+        if outcome is not Outcome.COMPLETED and (
+            not session.exceptions or outcome in (Outcome.FAILED, Outcome.CANCELLED)
+        ):
+            self._broker.respond(session, PacketType.WORK_FAIL, call)
+            return
+        kind = PacketType.WORK_COMPLETE if outcome is Outcome.COMPLETED else PacketType.WORK_EXCEPTION
+        head = HEADER.pack(RES, kind, len(call) + 1 + len(body)) + call + b"\0"
+        if len(body) < LARGE:
+            self._broker.send(session, head + body)
+        else:
+            self._broker.send(session, head)
+            session.outbox.append(body)
+
+
+def _read(kind: type[M], text: bytes) -> M:
+    """A request, validated. An empty text is one that says nothing; one trailing NUL is ignored."""
+    try:
+        return kind.model_validate_json(text.removesuffix(b"\0") or b"{}")
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" if fault["loc"] else fault["msg"]
+            for fault in error.errors(include_url=False, include_input=False)[:5]
+        )
+        raise _Failed("gearflow:invalid", f"the request cannot be read: {faults}") from None
+
+
+def _still_going(job: Job, handle: bytes) -> _Failed:
+    return _Failed(
+        "gearflow:timeout", f"job {handle.decode()} has not ended in time; it is {_STATES[job.state]}"
+    )
+
+
+def _progress(progress: tuple[bytes, bytes]) -> tuple[int, int]:
+    return integer(progress[0]), integer(progress[1])
+
+
+def _state_of(outcome: Outcome) -> Any:
+    return outcome.name.lower()
+
+
+def _failure(record: Ended) -> api.Failure | None:
+    if record.outcome < Outcome.RAISED:
+        return None
+    text = bytes(record.body).decode(errors="replace")
+    try:
+        return api.Failure.model_validate_json(text)
+    except ValidationError:
+        return api.Failure(message=text)
+
+
+def _disregarding(act: Callable[[], None], error: str | None) -> None:
+    act()
+
+
+def _chain(first: Job, others: Iterator[Job]) -> Iterator[Job]:
+    yield first
+    yield from others

@@ -1,0 +1,197 @@
+"""What the broker wants kept, written in groups; and the store's own needs: syncs, and expiry.
+
+The store is written on the event loop, all that a turn of it has brought as one group, before anything
+that the turn has to say is sent. (A writer in a thread has to fight the loop for the interpreter's lock
+with every statement; docs/explanation/durability.md has the figures.) What takes long is the disk, and that
+waits in a thread, where it holds nobody up:
+
+* ``always``: a group counts when the disk has it. While one is on its way, the next one gathers.
+* ``batch``: a group counts when it is written, which survives the death of the server, not that of the
+  machine; the disk is told to catch up ``_BATCH`` seconds later.
+* ``off``: the disk catches up when the system pleases.
+
+A group that cannot be written is tried again entry by entry, so that only what does not fit is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, Literal, TypeAlias
+
+from gearflow.broker import Broker
+from gearflow.broker.journal import Entry
+from gearflow.broker.store import Forgotten, Store, StoredJob
+from gearflow.errors import StoreError
+from gearflow.server.settings import FILE_NAME, MEMORY_KEEP_BYTES, ServerSettings
+from gearflow.stores.memory import MemoryStore
+
+logger = logging.getLogger(__name__)
+
+SyncMode: TypeAlias = Literal["always", "batch", "off"]
+
+_BATCH: Final = 1.0
+"""Seconds after which the disk is told of what was written, with ``batch``."""
+
+_SLOW: Final = 10.0
+"""Seconds between two looks of the store after itself where nothing else asks for one."""
+
+_AGAIN: Final = 1.0
+"""Seconds after which what could not be written is tried again."""
+
+_EXPIRE: Final = 500
+"""Records that are removed in one go: a few milliseconds."""
+
+
+def open_store(settings: ServerSettings) -> Store:
+    """The store that the settings ask for; its folder is made if need be.
+
+    Raises:
+        StoreError: It cannot be used.
+    """
+    if settings.data is None:
+        return MemoryStore(keep_bytes=settings.keep_bytes or MEMORY_KEEP_BYTES)
+    from gearflow.stores.sqlite import SqliteStore  # only now: it loads SQLite
+
+    try:
+        settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        reason = f"{error.strerror or error}; name another with --data"
+        raise StoreError(f"the folder {settings.data} for jobs cannot be made: {reason}") from error
+    return SqliteStore(settings.data / FILE_NAME, keep_bytes=settings.keep_bytes, sync=settings.sync)
+
+
+class Keeper:
+    """Keeps what one broker wants kept. ``wake`` has ``commit`` called again soon."""
+
+    def __init__(self, broker: Broker, store: Store, sync: SyncMode, wake: Callable[[], None]) -> None:
+        self._broker = broker
+        self._store = store
+        self._sync = sync
+        self._wake = wake
+        self._loop = asyncio.get_running_loop()
+        self._thread: ThreadPoolExecutor | None = None
+        self._at_disk: asyncio.Future[None] | None = None
+        self._group: list[Entry] = []  # what waits for the disk
+        self._sync_timer: asyncio.TimerHandle | None = None
+        self._again: asyncio.TimerHandle | None = None
+        self._expiry = self._loop.call_later(_SLOW, self._expire)
+
+    def commit(self) -> None:
+        """Write what has gathered, and tell the broker."""
+        broker = self._broker
+        if not broker.journal or self._group:
+            return
+        entries, broker.journal = broker.journal, []
+        changes = [entry.change for entry in entries if entry.change is not None]
+        if not changes:
+            self._tell(entries, None)
+            return
+        try:
+            self._store.write(changes)
+        except StoreError as error:
+            self._write_singly(entries, error)
+            return
+        if self._sync == "always" and self._store.durable:
+            self._group = entries
+            self._start_sync()
+            return
+        if self._store.durable and self._sync_timer is None:
+            self._sync_timer = self._loop.call_later(
+                _BATCH if self._sync == "batch" else _SLOW, self._sync_later
+            )
+        self._tell(entries, None)
+
+    async def close(self) -> None:
+        """Write what is left, and let go of the store."""
+        for timer in (self._expiry, self._sync_timer, self._again):
+            if timer is not None:
+                timer.cancel()
+        if self._at_disk is not None:
+            await asyncio.wait([self._at_disk])
+        self._broker.try_again()
+        self._group = []
+        self._sync = "off"
+        while self._broker.journal:
+            self.commit()
+        if self._sync_timer is not None:
+            self._sync_timer.cancel()
+        if self._thread is not None:
+            self._thread.shutdown()
+        self._store.close()
+
+    def _tell(self, entries: list[Entry], error: str | None) -> None:
+        for entry in entries:
+            if entry.done is not None:
+                entry.done(error)
+        self._after()
+
+    def _after(self) -> None:
+        if self._broker.behind and self._again is None:
+            self._again = self._loop.call_later(_AGAIN, self._try_again)
+        if self._broker.journal:
+            self._wake()
+
+    def _write_singly(self, entries: list[Entry], error: StoreError) -> None:
+        logger.error("cannot write to the store; what does not fit is refused", extra={"reason": str(error)})
+        for change, done in entries:
+            fault: str | None = None
+            if change is not None:
+                try:
+                    self._store.write([change])
+                except StoreError as single:
+                    fault = str(single)
+            if done is not None:
+                done(fault)
+        self._after()
+
+    def _try_again(self) -> None:
+        self._again = None
+        if self._broker.try_again():
+            self._wake()
+
+    # ---------------------------------------------------------------------------------------- the disk
+
+    def _start_sync(self) -> None:
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="gearflow-disk")
+        self._at_disk = self._loop.run_in_executor(self._thread, self._store.sync)
+        self._at_disk.add_done_callback(self._synced)
+
+    def _synced(self, done: asyncio.Future[None]) -> None:
+        self._at_disk = None
+        entries, self._group = self._group, []
+        error = done.exception()
+        if error is None:
+            self._tell(entries, None)
+        else:
+            logger.error("the disk did not take what was written", extra={"reason": str(error)})
+            self._take_back(entries)
+            self._tell(entries, str(error))
+        self._wake()
+
+    def _take_back(self, entries: list[Entry]) -> None:
+        """Jobs whose submitters are told that they are not kept are not to run after a restart."""
+        changes = [Forgotten(entry.change.number) for entry in entries if isinstance(entry.change, StoredJob)]
+        try:
+            self._store.write(changes)
+        except StoreError:
+            logger.exception("refused jobs may be in the store all the same")
+
+    def _sync_later(self) -> None:
+        self._sync_timer = None
+        if self._at_disk is None:
+            self._start_sync()
+
+    # ------------------------------------------------------------------------------------------ expiry
+
+    def _expire(self) -> None:
+        more = False
+        try:
+            more = self._store.expire(time.time(), _EXPIRE)
+        except StoreError as error:
+            logger.warning("cannot remove what has expired", extra={"reason": str(error)})
+        self._expiry = self._loop.call_later(0.02 if more else _SLOW, self._expire)

@@ -1,0 +1,373 @@
+"""The two-step door: what is acknowledged is kept, in what order answers come, what a restart brings back."""
+
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from gearflow.broker.journal import Entry
+from gearflow.broker.limits import Limits
+from gearflow.broker.store import Change, Ended, Forgotten, Outcome, Rescheduled, StoredJob
+from gearflow.errors import StoreError
+from gearflow.protocol import packets as p
+from gearflow.protocol import reserved
+from gearflow.stores.memory import MemoryStore
+from tests.broker.harness import PREFIX, Peer, World
+
+
+class Disk(MemoryStore):
+    """A store that survives its server, and may be full."""
+
+    durable = True
+    full = False
+
+    def write(self, changes: Sequence[Change]) -> None:
+        if self.full:
+            raise StoreError("the disk is full")
+        super().write(changes)
+
+
+class Durable(World):
+    """A broker with a store, and what the shell does between them."""
+
+    def __init__(self, disk: Disk | None = None, limits: Limits = Limits()) -> None:  # noqa: B008
+        self.disk = disk or Disk()
+        super().__init__(limits, self.disk)
+        self.broker.restore(self.disk.load())
+        self.commit()
+
+    def commit(self) -> None:
+        """Write what has gathered, and go on with who waited for it."""
+        while self.broker.journal or self.broker.resumable:
+            entries, self.broker.journal = self.broker.journal, []
+            changes = [entry.change for entry in entries if entry.change is not None]
+            try:
+                self.disk.write(changes)
+            except StoreError as error:
+                self._tell(entries, str(error))
+            else:
+                self._tell(entries, None)
+            resumable, self.broker.resumable = self.broker.resumable, []
+            for session in resumable:
+                self.broker.resume(session, self.now)
+
+    def _tell(self, entries: list[Entry], error: str | None) -> None:
+        for change, done in entries:
+            if done is not None:
+                done(error if change is not None else None)
+
+    def restarted(self) -> "Durable":
+        """The next server with the same disk: nothing of this one is left but what it wrote."""
+        return Durable(self.disk)
+
+
+@pytest.fixture
+def world() -> Durable:
+    return Durable()
+
+
+@pytest.fixture
+def client(world: Durable) -> Peer:
+    return world.peer("client")
+
+
+def _handle(number: int) -> bytes:
+    return b"%b%d" % (PREFIX, number)
+
+
+def test_a_background_job_is_kept_then_queued_then_acknowledged(world: Durable, client: Peer) -> None:
+    worker = world.worker().sleep()
+    assert client(p.SubmitJobBg(b"work", b"u", b"x")) == []
+    assert worker.read() == []
+    (submitted,) = [entry.change for entry in world.broker.journal if entry.change is not None]
+    assert isinstance(submitted, StoredJob)
+    assert (submitted.function, submitted.unique, submitted.workload) == (b"work", b"u", b"x")
+    world.commit()
+    assert client.read() == [p.JobCreated(_handle(1))]
+    assert worker.read() == [p.Noop()]
+    assert worker.grab() == _handle(1)
+
+
+def test_a_foreground_job_waits_for_nothing(world: Durable, client: Peer) -> None:
+    worker = world.worker()
+    handle = client.submit()
+    assert worker.grab() == handle
+    worker(p.WorkComplete(handle, b"r"))
+    assert client.read() == [p.WorkComplete(handle, b"r")]
+    assert world.broker.journal == []
+
+
+def test_answers_come_in_the_order_of_the_requests(world: Durable, client: Peer) -> None:
+    assert (
+        client(
+            p.SubmitJobBg(b"work", b"", b"1"),
+            p.SubmitJobHighBg(b"work", b"", b"2"),
+            p.EchoReq(b"behind"),
+            p.SubmitJobBg(b"work", b"", b"3"),
+            b"version\n",
+        )
+        == []
+    )
+    other = world.peer()
+    assert other(p.EchoReq(b"nobody else waits")) == [p.EchoRes(b"nobody else waits")]
+    world.commit()
+    assert client.read() == [
+        p.JobCreated(_handle(1)),
+        p.JobCreated(_handle(2)),
+        p.EchoRes(b"behind"),
+        p.JobCreated(_handle(3)),
+        b"you said version",
+    ]
+
+
+def test_a_refusal_waits_for_the_answers_before_it(world: Durable, client: Peer) -> None:
+    assert client(p.SubmitJobBg(b"work", b"", b"1"), p.SubmitJobBg(b"work", b"u" * 100, b"2")) == []
+    world.commit()
+    assert client.read() == [
+        p.JobCreated(_handle(1)),
+        p.Error(b"ARGUMENT_TOO_LARGE", b"Unique value too large"),
+    ]
+
+
+def test_a_job_that_cannot_be_kept_is_refused_and_not_run(world: Durable, client: Peer) -> None:
+    worker = world.worker()
+    joiner = world.peer()
+    world.disk.full = True
+    client(p.SubmitJobBg(b"work", b"u", b"x"))
+    joiner(p.SubmitJob(b"work", b"u", b"x"), p.EchoReq(b"then"))
+    world.commit()
+    error = p.Error(b"QUEUE_ERROR", b"the job could not be stored: the disk is full")
+    assert client.read() == [error]
+    assert joiner.read() == [error, p.EchoRes(b"then")]
+    assert worker.grab() is None
+    world.disk.full = False
+    client(p.SubmitJobBg(b"work", b"u", b"x"))
+    world.commit()
+    assert client.read() == [p.JobCreated(_handle(2))]
+
+
+def test_who_joins_a_job_on_its_way_to_the_store_is_answered_with_it(world: Durable, client: Peer) -> None:
+    waiting = world.peer()
+    client(p.SubmitJobBg(b"work", b"u", b"x"))
+    assert waiting(p.SubmitJob(b"work", b"u", b"y")) == []
+    world.commit()
+    assert client.read() == waiting.read() == [p.JobCreated(_handle(1))]
+    worker = world.worker()
+    worker.grab()
+    worker(p.WorkComplete(_handle(1), b"r"))
+    assert waiting.read() == [p.WorkComplete(_handle(1), b"r")]
+
+
+def test_a_background_submission_promotes_a_foreground_job(world: Durable, client: Peer) -> None:
+    handle = client.submit(unique=b"u", workload=b"first")
+    promoter = world.peer()
+    assert promoter(p.SubmitJobBg(b"work", b"u", b"second")) == []
+    world.commit()
+    assert promoter.read() == [p.JobCreated(handle)]
+    client.leave()
+    after = world.restarted()
+    assert after.worker()(p.GrabJob()) == [p.JobAssign(handle, b"work", b"first")]
+
+
+def test_a_promoted_job_that_ends_before_it_is_kept_does_not_come_back(world: Durable, client: Peer) -> None:
+    handle = client.submit(unique=b"u")
+    worker = world.worker()
+    worker.grab()
+    promoter = world.peer()
+    promoter(p.SubmitJobBg(b"work", b"u", b"x"))
+    worker(p.WorkComplete(handle, b"r"))
+    assert client.read() == [p.WorkComplete(handle, b"r")]
+    world.commit()
+    assert promoter.read() == [p.JobCreated(handle)]
+    after = world.restarted()
+    assert after.worker().grab() is None
+    record = after.disk.ended(1)
+    assert record is not None
+    assert record.body == b"r"
+
+
+def test_what_was_acknowledged_is_there_after_a_restart_in_its_order(world: Durable, client: Peer) -> None:
+    client(
+        p.SubmitJobLowBg(b"work", b"", b"low"),
+        p.SubmitJobBg(b"work", b"u", b"normal"),
+        p.SubmitJobHighBg(b"work", b"", b"high"),
+        p.SubmitJobEpoch(b"work", b"", b"%d" % (world.now + 100), b"later"),
+        p.SubmitReduceJobBackground(b"work", b"", b"reducer", b"0", b"reduce"),
+    )
+    world.commit()
+    after = world.restarted()
+    worker = after.worker()
+    got = [worker(p.GrabJobAll())[0] for _ in range(4)]
+    assert [getattr(job, "workload", None) for job in got] == [b"high", b"normal", b"reduce", b"low"]
+    assert got[2] == p.JobAssignAll(_handle(5), b"work", b"", b"reducer", b"reduce")
+    assert worker.grab() is None
+    joined = after.peer()
+    assert joined(p.SubmitJob(b"work", b"u", b"again")) == [p.JobCreated(_handle(2))]
+    after.pass_time(100)
+    assert worker.grab() == _handle(4)
+
+
+def test_handles_are_never_given_twice(world: Durable, client: Peer) -> None:
+    given = {client.submit() for _ in range(3)}
+    after = world.restarted()
+    other = after.peer()
+    assert given.isdisjoint({other.submit() for _ in range(3)})
+
+
+def test_a_completion_is_not_run_again_once_it_is_written(world: Durable, client: Peer) -> None:
+    for workload in (b"written", b"lost"):
+        client(p.SubmitJobBg(b"work", b"", workload))
+    world.commit()
+    worker = world.worker()
+    for _ in range(2):
+        worker.grab()
+    worker(p.WorkComplete(_handle(1), b"r"))
+    world.commit()
+    worker(p.WorkComplete(_handle(2), b"r"))  # the server dies before this is written
+    worker = world.restarted().worker()
+    assert worker(p.GrabJob()) == [p.JobAssign(_handle(2), b"work", b"lost")]
+    assert worker.grab() is None
+
+
+def test_a_completion_that_cannot_be_written_is_written_later(world: Durable, client: Peer) -> None:
+    client(p.SubmitJobBg(b"work", b"", b"x"))
+    world.commit()
+    worker = world.worker()
+    worker.grab()
+    world.disk.full = True
+    worker(p.WorkComplete(_handle(1), b"r"))
+    world.commit()
+    assert world.broker.behind
+    assert [notice.subject for notice in world.broker.notices] == [_handle(1)]
+    world.disk.full = False
+    assert world.broker.try_again()
+    world.commit()
+    assert not world.broker.behind
+    assert world.restarted().worker().grab() is None
+
+
+def test_an_attached_result_is_kept_before_it_is_told_if_it_is_to_be_kept(
+    world: Durable, client: Peer
+) -> None:
+    request = reserved.SubmitRequest(function="work", keep=10)
+    (created,) = client(p.SubmitJob(reserved.SUBMIT, b"", request.to_wire() + b"\nx"))
+    assert created == p.JobCreated(_handle(1))
+    worker = world.worker()
+    worker.grab()
+    worker(p.WorkComplete(_handle(1), b"r"))
+    assert client.read() == []
+    world.commit()
+    assert client.read() == [p.WorkComplete(_handle(1), b"r")]
+    assert world.disk.ended(1) is not None
+
+
+def test_a_large_workload_stays_at_the_store_while_it_waits(world: Durable, client: Peer) -> None:
+    workload = bytes(100_000)
+    client(p.SubmitJobBg(b"work", b"", workload))
+    world.commit()
+    job = world.broker.find(_handle(1))
+    assert job is not None
+    assert job.workload == len(workload)
+    assert world.worker()(p.GrabJob()) == [p.JobAssign(_handle(1), b"work", workload)]
+
+
+def test_a_workload_that_cannot_be_read_makes_a_dead_letter_and_the_next_job_is_given(
+    world: Durable, client: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client(p.SubmitJobBg(b"work", b"", bytes(5000)), p.SubmitJobBg(b"work", b"", b"next"))
+    world.commit()
+
+    def gone(number: int) -> None:
+        """The row cannot be found."""
+
+    monkeypatch.setattr(world.disk, "job", gone)
+    assert world.worker()(p.GrabJob()) == [p.JobAssign(_handle(2), b"work", b"next")]
+    (ended,) = [entry.change for entry in world.broker.journal if entry.change is not None]
+    assert isinstance(ended, Ended)
+    assert ended.outcome is Outcome.RAISED
+    assert b"StoreError" in bytes(ended.body)
+
+
+def test_deaths_are_counted_over_restarts_and_the_last_makes_a_dead_letter(
+    client: Peer, world: Durable
+) -> None:
+    client(p.SubmitJobBg(b"work", b"", b"x"))
+    world.commit()
+    for _ in range(2):
+        worker = world.worker()
+        worker.grab()
+        worker.leave()
+        world.commit()
+        world = world.restarted()
+    worker = world.worker()
+    assert worker.grab() == _handle(1)
+    worker.leave()
+    world.commit()
+    (letter,) = world.disk.dead(None, 0, 10)
+    assert (letter.outcome, letter.deaths) == (Outcome.WORKERS_DIED, 3)
+    assert world.worker().grab() is None
+
+
+def test_a_restart_is_no_death(world: Durable, client: Peer) -> None:
+    client(p.SubmitJobBg(b"work", b"", b"x"))
+    world.commit()
+    for _ in range(5):
+        assert world.worker().grab() == _handle(1)
+        world = world.restarted()
+    assert world.worker().grab() == _handle(1)
+
+
+def _changes(world: Durable) -> Iterator[Change]:
+    return (entry.change for entry in world.broker.journal if entry.change is not None)
+
+
+def test_a_retry_is_confirmed_when_it_is_kept(world: Durable, client: Peer) -> None:
+    client(p.SubmitJobBg(b"work", b"", b"x"))
+    world.commit()
+    worker = world.worker()
+    worker.grab()
+    request = reserved.RetryRequest(handle=_handle(1).decode(), delay=5, reason="it was busy")
+    (created,) = worker(p.SubmitJob(reserved.RETRY, b"", request.to_wire()))
+    assert isinstance(created, p.JobCreated)
+    assert list(_changes(world)) == [Rescheduled(1, world.now + 5, 1, 0)]
+    world.commit()
+    assert worker.read() == [p.WorkComplete(created.handle, b'{"jobs":1}')]
+    assert worker.grab() is None
+    after = world.restarted()
+    worker = after.worker()
+    worker(p.OptionReq(b"gearflow"))
+    assert worker.grab() is None
+    after.pass_time(5)
+    (assigned,) = worker(p.GrabJob())
+    assert isinstance(assigned, p.JobAssign)
+    assert assigned.workload == b'\0gf1\0\0\0\x0e{"attempt": 2}x'
+
+
+def test_a_retry_that_cannot_be_kept_is_refused_and_the_worker_still_has_the_job(
+    world: Durable, client: Peer
+) -> None:
+    client(p.SubmitJobBg(b"work", b"", b"x"))
+    world.commit()
+    worker = world.worker()
+    worker.grab()
+    world.disk.full = True
+    request = reserved.RetryRequest(handle=_handle(1).decode())
+    (created,) = worker(p.SubmitJob(reserved.RETRY, b"", request.to_wire()))
+    world.commit()
+    assert isinstance(created, p.JobCreated)
+    _, failed = worker.read()
+    assert failed == p.WorkFail(created.handle)
+    world.disk.full = False
+    assert worker(p.WorkComplete(_handle(1), b"r")) == []
+
+
+def test_without_keep_only_the_job_goes(world: Durable, client: Peer) -> None:
+    request = reserved.SubmitRequest(function="work", detached=True, keep=0)
+    client(p.SubmitJob(reserved.SUBMIT, b"", request.to_wire() + b"\nx"))
+    world.commit()
+    worker = world.worker()
+    handle = worker.grab()
+    assert handle is not None
+    worker(p.WorkComplete(handle, b"r"))
+    assert [type(change) for change in _changes(world)] == [Forgotten]
+    world.commit()
+    assert world.restarted().worker().grab() is None
