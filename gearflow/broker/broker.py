@@ -35,7 +35,17 @@ from gearflow.broker.limits import Limits, Refused
 from gearflow.broker.queues import FunctionQueue
 from gearflow.broker.reserved import ReservedFunctions
 from gearflow.broker.sessions import LARGE, Session
-from gearflow.broker.store import Contents, Ended, Forgotten, Outcome, Rescheduled, Reserved, Store, StoredJob
+from gearflow.broker.store import (
+    Change,
+    Contents,
+    Ended,
+    Forgotten,
+    Outcome,
+    Rescheduled,
+    Reserved,
+    Store,
+    StoredJob,
+)
 from gearflow.broker.waking import Waking
 from gearflow.errors import RemoteProtocolError, StoreError
 from gearflow.protocol import reserved
@@ -145,6 +155,7 @@ class Broker:
         self.jobs: dict[int, Job] = {}  # by number
         self.dirty: list[Session] = []
         self.journal: list[Entry] = []
+        self.pressing = False  # somebody waits for what is in the journal
         self.resumable: list[Session] = []
         self.notices: list[Notice] = []
         self.clock_offset = 0.0
@@ -156,8 +167,9 @@ class Broker:
         self._handle_prefix = handle_prefix
         self._answer_text = answer_text
         self._submitted = 0
-        self._reserve_at = NUMBERS if self._durable else 1 << 62  # when to reserve more numbers
-        self._reserved = self._reserve_at
+        self._reserved = 0 if self._durable else 1 << 62  # numbers below it may be given
+        self._reserve_at = self._reserved  # when to reserve more
+        self._has_asked = False  # the store is being asked for more
         self._turns = 0
         self._many_functions = MANY_FUNCTIONS
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []  # heap: Unix time, number, what to do
@@ -261,17 +273,31 @@ class Broker:
         """
         self._submitted = contents.reserved - 1
         if self._durable:
-            self._reserved = contents.reserved
+            self._reserved = self._reserve_at = contents.reserved
             self._ask_for_numbers(contents.reserved)
         for stored in contents.jobs:
             self.revive(stored)
         return len(self.jobs)
 
-    def try_again(self) -> bool:
-        """Put what could not be written into the journal again; whether there was anything."""
+    def take_overdue(self) -> list[Entry]:
+        """What could not be written and has to be, to try it again."""
         overdue, self._overdue_entries = self._overdue_entries, []
-        self.journal[:0] = overdue
-        return bool(overdue)
+        return overdue
+
+    def put_back(self, entries: Sequence[Entry]) -> None:
+        """These could not be written again."""
+        self._overdue_entries[:0] = entries
+
+    def unwritten(self, number: int | None, function: bytes, unique: bytes) -> Ended | None:
+        """What became of a job, where the store could not be told yet."""
+        for change, _ in reversed(self._overdue_entries):
+            if isinstance(change, Ended) and (
+                change.number == number
+                if number is not None
+                else (change.function, change.unique) == (function, unique)
+            ):
+                return change
+        return None
 
     @property
     def behind(self) -> bool:
@@ -300,7 +326,10 @@ class Broker:
         job = self.find(handle)
         if job is None or job.state is _STORING:
             return False
-        self._record(job, Outcome.CANCELLED, b"", None, b"")
+        self._record(job, Outcome.CANCELLED, b"", None)
+        job.kept = False
+        if job.extras is not None:
+            job.extras.keep = None
         self.relay(job.clients, _WORK_FAIL, handle)
         self._detach_all(job)
         job.background = False
@@ -427,7 +456,7 @@ class Broker:
         """Answer a submission with its job, or its refusal; whether that has to wait for the store."""
         if session.storing or (job is not None and self.is_storing(job, background)):
             session.storing += 1
-            self.journal.append(Entry(None, partial(self._answer, session, job, refused)))
+            self.keep(None, partial(self._answer, session, job, refused))
             return True
         if job is not None:
             self._created(session, job)
@@ -490,7 +519,7 @@ class Broker:
             job.state = _STORING
             function.storing += 1
             change = records.stored_job(job, self.clock_offset)
-            self.journal.append(Entry(change, partial(self._stored, job)))
+            self.keep(change, partial(self._stored, job))
         elif extras is None:
             self._queue(job)
         else:
@@ -506,7 +535,7 @@ class Broker:
             job.background = True
             if self._durable and not job.kept:
                 change = records.stored_job(job, self.clock_offset)
-                self.journal.append(Entry(change, partial(self._stored, job)))
+                self.keep(change, partial(self._stored, job))
         if extras is not None and extras.keep is not None:
             more = job.more()
             more.keep = max(extras.keep, more.keep or 0.0)
@@ -532,6 +561,8 @@ class Broker:
             function.storing -= 1
             self._detach_all(job)
             self._forget(job)
+        elif not job.wanted and job.state in (_WAITING, _DELAYED):
+            self._abandon(job)
 
     def _answer(self, session: Session, job: Job | None, refused: Refused | None, error: str | None) -> None:
         """Answer a submission that waited for the store, its own or one before it."""
@@ -550,6 +581,11 @@ class Broker:
         if not session.storing and session in self._intake.stalled:
             self.resumable.append(session)
 
+    def keep(self, change: Change | None, done: Callable[[str | None], None]) -> None:
+        """Have something kept that somebody waits for: ``done`` is called then."""
+        self.journal.append(Entry(change, done))
+        self.pressing = True
+
     def _begin(self, job: Job, extras: Extras) -> None:
         """A job begins to wait: for a worker, or for its time."""
         if extras.expires:
@@ -563,14 +599,14 @@ class Broker:
         """A job that the store has: it waits as it did."""
         function = self.functions.get(stored.function) or self.new_function(stored.function)
         unique = stored.unique
-        key = unique
-        if unique == b"-" and not isinstance(stored.workload, int):
-            key = _payload_key(stored.workload)
+        key = unique if unique != b"-" else self._payload_key_of(stored)
         if key in function.uniques:
             key = b""
         submitted = stored.submitted - self.clock_offset
         workload, number = stored.workload, stored.number
         extras = records.extras_of(stored)
+        if extras is not None and (extras.attempt or extras.deaths):
+            extras.expires = 0.0  # it has started before
         job = Job(number, function, unique, key, workload, stored.priority, True, submitted, extras)
         job.kept = True
         self._queued_bytes += job.size
@@ -581,6 +617,13 @@ class Broker:
             self._queue(job)
         else:
             self._begin(job, extras)
+
+    def _payload_key_of(self, stored: StoredJob) -> bytes:
+        workload = stored.workload
+        if isinstance(workload, int) and self.store is not None:
+            whole = self.store.job(stored.number)
+            workload = whole.workload if whole is not None else workload
+        return _payload_key(workload) if not isinstance(workload, int) else b""
 
     def new_number(self) -> int:
         """A number that no job had before.
@@ -595,21 +638,25 @@ class Broker:
         return number
 
     def _reserve(self, number: int) -> None:
-        """Have the store know which numbers may be given to jobs from this one on. Raises as above."""
+        """More numbers are wanted, before this one is given. Raises as above."""
+        if not self._has_asked:
+            self._ask_for_numbers(number)
         if number >= self._reserved:
             raise Refused(b"QUEUE_ERROR", b"no number for the job: the store cannot be written")
-        self._ask_for_numbers(number)
 
     def _ask_for_numbers(self, number: int) -> None:
-        self._reserve_at = number + NUMBERS // 2
+        self._has_asked = True
+        self._reserve_at = self._reserved
         below = number + NUMBERS
-        self.journal.append(Entry(Reserved(below), partial(self._have_reserved, below)))
+        self.keep(Reserved(below), partial(self._have_reserved, below))
 
     def _have_reserved(self, below: int, error: str | None) -> None:
+        self._has_asked = False
         if error is None:
             self._reserved = below
+            self._reserve_at = below - NUMBERS // 2
         else:
-            self._reserve_at = self._submitted + 1000  # not at once: nothing has changed yet
+            self._reserve_at = min(self._submitted + 1000, self._reserved)  # nothing has changed yet
 
     def handle(self, job: Job) -> bytes:
         """What the protocol calls a job."""
@@ -945,10 +992,10 @@ class Broker:
         extras = job.extras
         told = partial(self._tell_end, job.clients, kind, handle, body)
         if extras is not None and extras.keep and job.clients and self.store is not None:
-            self._record(job, outcome, body[len(handle) + 1 :], worker, handle, told)
+            self._record(job, outcome, body[len(handle) + 1 :], worker, told)
         else:
             told()
-            self._record(job, outcome, body[len(handle) + 1 :], worker, handle)
+            self._record(job, outcome, body[len(handle) + 1 :], worker)
         if job.state is _RUNNING:
             self._end(job)
         else:
@@ -969,7 +1016,6 @@ class Broker:
         outcome: Outcome,
         body: Body,
         worker: Session | None,
-        handle: bytes,
         told: Callable[[], None] | None = None,
     ) -> None:
         """Have the store know what became of a job, as far as that is kept; ``told`` is called then."""
@@ -995,13 +1041,15 @@ class Broker:
                 told()
             return
         if watchers:
+            job.more().watchers = []
             for session, _ in watchers:
                 session.watched.pop(job, None)
             told = partial(self._reserved_functions.tell_watchers, tuple(watchers), outcome, body, told)
-        if change is None or told is not None or self._durable:
-            self.journal.append(Entry(change, partial(self._recorded, change, told)))
+        done = partial(self._recorded, change, told)
+        if told is not None:
+            self.keep(change, done)
         else:
-            self.journal.append(Entry(change, None))
+            self.journal.append(Entry(change, done if self._durable else None))
 
     def _recorded(
         self, change: Ended | Forgotten | None, told: Callable[[], None] | None, error: str | None

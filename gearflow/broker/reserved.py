@@ -19,7 +19,6 @@ from pydantic import ValidationError
 from gearflow.broker import records
 from gearflow.broker.bodies import Body, integer
 from gearflow.broker.job import HIGH, LOW, NO_PROGRESS, NORMAL, Extras, Job, JobState
-from gearflow.broker.journal import Entry
 from gearflow.broker.limits import Refused
 from gearflow.broker.sessions import LARGE, Session
 from gearflow.broker.store import Change, Ended, Forgotten, Outcome, Rescheduled, Revived, Store, StoredJob
@@ -57,11 +56,29 @@ class _Failed(Exception):
         self.fault = api.Fault(type=kind, message=message)
 
 
+class _Tally:
+    """How many changes were kept, and why one was not."""
+
+    __slots__ = ("error", "good")
+
+    def __init__(self) -> None:
+        self.good = 0
+        self.error: str | None = None
+
+    def count(self, error: str | None) -> None:
+        """One more change is kept, or not."""
+        if error is None:
+            self.good += 1
+        else:
+            self.error = error
+
+
 class ReservedFunctions:
     """Answers calls of reserved functions, for one broker."""
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
+        self._acted_on: set[int] = set()  # dead letters that are being replayed or purged
         self._functions: dict[bytes, Callable[[Session, bytes, bytes], None]] = {
             api.RESULT: self._result,
             api.INFO: self._info,
@@ -119,6 +136,8 @@ class ReservedFunctions:
 
     def _attached_later(self, session: Session, request: api.SubmitRequest, payload: Body) -> None:
         self._broker.go_on(session)
+        if session not in self._broker.sessions:
+            return
         record = self._kept_success(request)
         if record is None:
             self._attached(session, request, payload)
@@ -144,7 +163,7 @@ class ReservedFunctions:
         job = self._place(request, payload, None)
         done = partial(self._placed, session, call, job)
         if self._broker.is_storing(job, True):
-            self._broker.journal.append(Entry(None, done))
+            self._broker.keep(None, done)
         else:
             done(None)
 
@@ -212,6 +231,8 @@ class ReservedFunctions:
         )
 
     def _wait_for(self, session: Session, call: bytes, request: api.ResultRequest) -> None:
+        if session not in self._broker.sessions:
+            return
         job = self._live(request)
         if job is not None:
             if request.timeout == 0:
@@ -334,7 +355,7 @@ class ReservedFunctions:
         if self._broker.store is None:
             done(None)
         else:
-            self._broker.journal.append(Entry(change, done))
+            self._broker.keep(change, done)
 
     def _retried(
         self,
@@ -435,22 +456,28 @@ class ReservedFunctions:
         self._answer(session, call, letter)
 
     def _replay(self, session: Session, call: bytes, request: api.DeadRequest) -> None:
-        self._for_each_letter(session, call, request, 0, 0, self._revive)
+        self._for_each_letter(session, call, request, 0, _Tally(), self._revive)
 
-    def _revive(self, record: Ended) -> Entry:
+    def _revive(self, record: Ended, tally: _Tally) -> None:
         stored = self._store.job(record.number)
-        if stored is None:
-            return Entry(None, None)
-        return Entry(Revived(record.number), partial(self._revived, stored))
+        if stored is not None:
+            self._broker.keep(Revived(record.number), partial(self._revived, stored, tally))
 
-    def _revived(self, stored: StoredJob, error: str | None) -> None:
+    def _revived(self, stored: StoredJob, tally: _Tally, error: str | None) -> None:
+        self._acted_on.discard(stored.number)
+        tally.count(error)
         if error is None:
             self._broker.revive(stored._replace(attempt=0, deaths=0, due=0.0))
 
     def _forget(self, session: Session, call: bytes, request: api.DeadRequest) -> None:
-        self._for_each_letter(
-            session, call, request, 0, 0, lambda record: Entry(Forgotten(record.number), None)
-        )
+        self._for_each_letter(session, call, request, 0, _Tally(), self._forget_one)
+
+    def _forget_one(self, record: Ended, tally: _Tally) -> None:
+        self._broker.keep(Forgotten(record.number), partial(self._forgotten, record.number, tally))
+
+    def _forgotten(self, number: int, tally: _Tally, error: str | None) -> None:
+        self._acted_on.discard(number)
+        tally.count(error)
 
     def _for_each_letter(
         self,
@@ -458,24 +485,28 @@ class ReservedFunctions:
         call: bytes,
         request: api.DeadRequest,
         after: int,
-        done: int,
-        entry: Callable[[Ended], Entry],
+        tally: _Tally,
+        act: Callable[[Ended, _Tally], None],
     ) -> None:
-        """Make a change for each letter that is meant, a slice at a time; then tell how many there were."""
+        """Do something with each letter that is meant, a slice at a time; then tell how many there were."""
         letters = self._letters(request, after, _SLICE)
-        self._broker.journal.extend(map(entry, letters))
-        done += len(letters)
+        for letter in letters:
+            if letter.number not in self._acted_on:  # else somebody is quicker
+                self._acted_on.add(letter.number)
+                act(letter, tally)
         if request.handle is not None or len(letters) < _SLICE:
-            self._broker.journal.append(Entry(None, partial(self._counted, session, call, done)))
+            self._when_known(partial(self._tell_count, session, call, tally))
         else:
-            go_on = partial(self._for_each_letter, session, call, request, letters[-1].number, done, entry)
+            last = letters[-1].number
+            go_on = partial(self._for_each_letter, session, call, request, last, tally, act)
             self._when_known(partial(self._attempt, session, call, go_on))
 
-    def _counted(self, session: Session, call: bytes, jobs: int, error: str | None) -> None:
-        if error is not None:
-            self._fault(session, call, _Failed("gearflow:store", f"the store cannot be written: {error}"))
+    def _tell_count(self, session: Session, call: bytes, tally: _Tally) -> None:
+        if tally.error is not None:
+            text = f"the store cannot be written: {tally.error} ({tally.good} were done)"
+            self._fault(session, call, _Failed("gearflow:store", text))
         else:
-            self._answer(session, call, api.Done(jobs=jobs))
+            self._answer(session, call, api.Done(jobs=tally.good))
 
     def _letters(self, request: api.DeadRequest, after: int, limit: int) -> list[Ended]:
         """The dead letters that a request is about."""
@@ -515,10 +546,13 @@ class ReservedFunctions:
     def _record(self, name: api.JobName | api.ResultRequest) -> Ended:
         """What became of the job that is named."""
         if name.handle is not None:
-            record, shown = self._store.ended(self._number(name.handle)), f"job {name.handle}"
+            number = self._number(name.handle)
+            record = self._broker.unwritten(number, b"", b"") or self._store.ended(number)
+            shown = f"job {name.handle}"
         else:
             function, unique = name.function or "", name.unique or ""
-            record = self._store.latest(function.encode(), unique.encode())
+            key = function.encode(), unique.encode()
+            record = self._broker.unwritten(None, *key) or self._store.latest(*key)
             shown = f"job of {function} with the unique {unique!r}"
         if record is None or record.expires <= self._unix_now:
             raise _Failed(
@@ -532,7 +566,7 @@ class ReservedFunctions:
         if self._broker.store is None:
             act()
         else:
-            self._broker.journal.append(Entry(None, partial(_disregarding, act)))
+            self._broker.keep(None, partial(_disregarding, act))
 
     def _attempt(self, session: Session, call: bytes, act: Callable[[], None]) -> None:
         try:

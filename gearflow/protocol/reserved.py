@@ -42,7 +42,7 @@ UnixTime = Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False)]
 
 
 class Message(BaseModel):
-    """A request, or an answer: unknown keys are refused, numbers are no texts."""
+    """A request, or an answer: in a request unknown keys are refused; numbers are no texts."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, strict=True)
 
@@ -222,13 +222,19 @@ class PurgeRequest(Message):
 # -------------------------------------------------------------------------------------------- answers
 
 
-class Submitted(Message):
+class Answer(Message):
+    """An answer: keys that a reader does not know are ignored, as later servers may add some."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class Submitted(Answer):
     """The answer to a detached ``gearflow:submit``."""
 
     handle: str
 
 
-class Done(Message):
+class Done(Answer):
     """How many jobs were concerned."""
 
     jobs: int
@@ -249,7 +255,7 @@ class Failure(BaseModel):
     traceback: str | None = None
 
 
-class JobInfo(Message):
+class JobInfo(Answer):
     """What the server knows of a job."""
 
     handle: str
@@ -280,13 +286,13 @@ class JobInfo(Message):
     """Bytes of the result, or of the payload while it has not ended."""
 
 
-class Letters(Message):
+class Letters(Answer):
     """The answer to ``list``."""
 
     letters: tuple[JobInfo, ...]
 
 
-class Letter(Message):
+class Letter(Answer):
     """The answer to ``show``: the job, and its payload in base64 (and as text, where it is UTF-8)."""
 
     job: JobInfo
@@ -294,7 +300,7 @@ class Letter(Message):
     text: str | None = None
 
 
-class ServerInfo(Message):
+class ServerInfo(Answer):
     """What the server is."""
 
     version: str
@@ -313,7 +319,7 @@ class ServerInfo(Message):
     """Those that have not ended."""
 
 
-class Fault(Message):
+class Fault(Answer):
     """Why a reserved function failed. ``type`` is for programs, ``message`` is for people."""
 
     type: Literal[

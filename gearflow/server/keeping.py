@@ -10,6 +10,8 @@ waits in a thread, where it holds nobody up:
   machine; the disk is told to catch up ``_BATCH`` seconds later.
 * ``off``: the disk catches up when the system pleases.
 
+What nobody waits for, as most ends of jobs, may linger a moment, so that more of it is written at once.
+
 A group that cannot be written is tried again entry by entry, so that only what does not fit is refused.
 """
 
@@ -20,6 +22,7 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Final, Literal, TypeAlias
 
 from gearflow.broker import Broker
@@ -41,6 +44,15 @@ _SLOW: Final = 10.0
 
 _AGAIN: Final = 1.0
 """Seconds after which what could not be written is tried again."""
+
+_LINGER: Final = 0.01
+"""Seconds that the ends of jobs may gather for: those that a dying server has not written are run again."""
+
+_MANY: Final = 1000
+"""Entries that are written at once in any case."""
+
+_IN_VAIN: Final = 20
+"""Changes that could not be written, one after the other; the others of their group are not tried then."""
 
 _EXPIRE: Final = 500
 """Records that are removed in one go: a few milliseconds."""
@@ -78,13 +90,15 @@ class Keeper:
         self._group: list[Entry] = []  # what waits for the disk
         self._sync_timer: asyncio.TimerHandle | None = None
         self._again: asyncio.TimerHandle | None = None
+        self._linger: asyncio.TimerHandle | None = None
         self._expiry = self._loop.call_later(_SLOW, self._expire)
 
     def commit(self) -> None:
         """Write what has gathered, and tell the broker."""
         broker = self._broker
-        if not broker.journal or self._group:
+        if not broker.journal or self._group or self._may_linger():
             return
+        broker.pressing = False
         entries, broker.journal = broker.journal, []
         changes = [entry.change for entry in entries if entry.change is not None]
         if not changes:
@@ -93,8 +107,7 @@ class Keeper:
         try:
             self._store.write(changes)
         except StoreError as error:
-            self._write_singly(entries, error)
-            return
+            entries = self._write_singly(entries, error)
         if self._sync == "always" and self._store.durable:
             self._group = entries
             self._start_sync()
@@ -105,17 +118,40 @@ class Keeper:
             )
         self._tell(entries, None)
 
+    async def settle(self) -> None:
+        """Wait until the disk has what was written."""
+        if self._at_disk is not None:
+            await asyncio.wait([self._at_disk])
+
+    def _may_linger(self) -> bool:
+        """Whether more may gather, as nobody waits for what is there; a timer ends that."""
+        broker = self._broker
+        if broker.pressing or not self._store.durable or len(broker.journal) >= _MANY:
+            if self._linger is not None:
+                self._linger.cancel()
+                self._linger = None
+            return False
+        if self._linger is None:
+            self._linger = self._loop.call_later(_LINGER, self._hurry)
+        return True
+
+    def _hurry(self) -> None:
+        self._linger = None
+        self._broker.pressing = True
+        self._wake()
+
     async def close(self) -> None:
         """Write what is left, and let go of the store."""
-        for timer in (self._expiry, self._sync_timer, self._again):
+        for timer in (self._expiry, self._sync_timer, self._again, self._linger):
             if timer is not None:
                 timer.cancel()
         if self._at_disk is not None:
             await asyncio.wait([self._at_disk])
-        self._broker.try_again()
+        self._try_again()
         self._group = []
         self._sync = "off"
         while self._broker.journal:
+            self._broker.pressing = True
             self.commit()
         if self._sync_timer is not None:
             self._sync_timer.cancel()
@@ -135,23 +171,37 @@ class Keeper:
         if self._broker.journal:
             self._wake()
 
-    def _write_singly(self, entries: list[Entry], error: StoreError) -> None:
+    def _write_singly(self, entries: list[Entry], error: StoreError) -> list[Entry]:
+        """Write what can be written of a group, and tell the others that it cannot; those that are kept."""
         logger.error("cannot write to the store; what does not fit is refused", extra={"reason": str(error)})
-        for change, done in entries:
-            fault: str | None = None
+        kept: list[Entry] = []
+        fault, in_vain = str(error), 0
+        for entry in entries:
+            change, done = entry
             if change is not None:
                 try:
+                    if in_vain >= _IN_VAIN:
+                        raise StoreError(fault)
                     self._store.write([change])
+                    in_vain = 0
                 except StoreError as single:
-                    fault = str(single)
-            if done is not None:
-                done(fault)
-        self._after()
+                    fault, in_vain = str(single), in_vain + 1
+                    entry = Entry(None, partial(_tell_fault, done, fault) if done is not None else None)
+            kept.append(entry)
+        return kept
 
     def _try_again(self) -> None:
+        """Write what could not be written before, as far as that goes."""
         self._again = None
-        if self._broker.try_again():
-            self._wake()
+        entries = self._broker.take_overdue()
+        for start in range(0, len(entries), _MANY):
+            changes = [entry.change for entry in entries[start : start + _MANY] if entry.change is not None]
+            try:
+                self._store.write(changes)
+            except StoreError:
+                self._broker.put_back(entries[start:])
+                break
+        self._after()
 
     # ---------------------------------------------------------------------------------------- the disk
 
@@ -195,3 +245,8 @@ class Keeper:
         except StoreError as error:
             logger.warning("cannot remove what has expired", extra={"reason": str(error)})
         self._expiry = self._loop.call_later(0.02 if more else _SLOW, self._expire)
+
+
+def _tell_fault(done: Callable[[str | None], None], fault: str, error: str | None) -> None:
+    """Tell of a change that it could not be written, whatever became of the others."""
+    done(fault)

@@ -23,7 +23,7 @@ from typing import Final, Self, Unpack
 import anyio.to_thread
 
 from gearflow.broker import Broker, Session
-from gearflow.broker.store import Contents
+from gearflow.broker.store import Store
 from gearflow.server import admin
 from gearflow.server.keeping import Keeper, open_store
 from gearflow.server.peer import READ_SIZE, Peer
@@ -54,23 +54,18 @@ class Engine:
         self.settings = settings
         self.peers: dict[Session, Peer] = {}
         self.scratch = memoryview(bytearray(READ_SIZE))
-        store = open_store(settings)
-        contents = store.load()
-        self.broker = Broker(
-            b"H:%b-%b:" % (socket.gethostname()[:32].encode(), contents.name),
-            lambda line: admin.answer(self.broker, line),
-            settings.limits,
-            store,
-        )
-        self.broker.version = admin.server_version()
-        self.port = 0
-        self.congested = 0  # peers for which as much waits as may
         self._loop = asyncio.get_running_loop()
         self.time: Callable[[], float] = self._loop.time
-        self._set_clock()
+        store = open_store(settings)
+        try:
+            self._take_over(store)
+        except BaseException:
+            store.close()
+            raise
         self._keeper = Keeper(self.broker, store, settings.sync, self._schedule)
         self._stopping = False
-        self.restored = self._restore(contents)
+        self.port = 0
+        self.congested = 0  # peers for which as much waits as may
         self._listener: asyncio.Server | None = None
         self._empty = asyncio.Event()  # no connections; looked at only when stopping
         self.flushing = False  # a flush is on its way
@@ -79,10 +74,30 @@ class Engine:
         self._timer_due = 0.0  # uvloop's timers do not tell
         self._timer: asyncio.TimerHandle | None = None
 
+    def _take_over(self, store: Store) -> None:
+        """Make the broker, and give it what the store has. Raises StoreError."""
+        contents = store.load()
+        self.broker = Broker(
+            b"H:%b-%b:" % (socket.gethostname()[:32].encode(), contents.name),
+            lambda line: admin.answer(self.broker, line),
+            self.settings.limits,
+            store,
+        )
+        self.broker.version = admin.server_version()
+        self._set_clock()
+        collecting = gc.isenabled()
+        gc.disable()  # nothing of it is garbage
+        try:
+            self.restored = self.broker.restore(contents)
+        finally:
+            if collecting:
+                gc.enable()
+
     async def start(self) -> None:
         """Listen. Raises OSError where that is not possible (the port is taken, the address is not ours)."""
         settings = self.settings
         self._keeper.commit()
+        await self._keeper.settle()
         try:
             self._listener = await self._loop.create_server(
                 lambda: Peer(self), settings.host, settings.port, backlog=settings.backlog
@@ -189,16 +204,6 @@ class Engine:
         for session in resumable:
             if session in self.peers:
                 self.peers[session].resume()
-
-    def _restore(self, contents: Contents) -> int:
-        """Have the broker take over the jobs that a store has; their number."""
-        collecting = gc.isenabled()
-        gc.disable()  # nothing of it is garbage
-        try:
-            return self.broker.restore(contents)
-        finally:
-            if collecting:
-                gc.enable()
 
     def _log_notices(self) -> None:
         for notice in self.broker.notices:
@@ -334,8 +339,8 @@ class _EngineThread:
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
-        engine = Engine(self._settings)
         try:
+            engine = Engine(self._settings)
             await engine.start()
         except BaseException as error:  # noqa: BLE001  (whatever it is, it belongs to who called start)
             self._started.set_exception(error)

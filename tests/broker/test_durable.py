@@ -239,8 +239,8 @@ def test_a_completion_that_cannot_be_written_is_written_later(world: Durable, cl
     assert world.broker.behind
     assert [notice.subject for notice in world.broker.notices] == [_handle(1)]
     world.disk.full = False
-    assert world.broker.try_again()
-    world.commit()
+    overdue = world.broker.take_overdue()
+    world.disk.write([entry.change for entry in overdue if entry.change is not None])
     assert not world.broker.behind
     assert world.restarted().worker().grab() is None
 
@@ -371,3 +371,132 @@ def test_without_keep_only_the_job_goes(world: Durable, client: Peer) -> None:
     assert [type(change) for change in _changes(world)] == [Forgotten]
     world.commit()
     assert world.restarted().worker().grab() is None
+
+
+def test_a_wait_with_a_limit_that_ended_in_time_is_not_heard_of_again(world: Durable, client: Peer) -> None:
+    client(p.SubmitJobBg(b"work", b"", b"x"))
+    world.commit()
+    client.read()
+    worker = world.worker()
+    worker.grab()
+    request = reserved.ResultRequest(handle=_handle(1).decode(), timeout=5)
+    (created,) = client(p.SubmitJob(reserved.RESULT, b"", request.to_wire()))
+    assert isinstance(created, p.JobCreated)
+    world.commit()
+    worker(p.WorkComplete(_handle(1), b"r"))
+    world.commit()
+    assert client.read() == [p.WorkComplete(created.handle, b"r")]
+    world.pass_time(10)
+    assert client.read() == []
+
+
+def test_a_wait_with_a_limit_ends_then_and_the_job_goes_on(world: Durable, client: Peer) -> None:
+    client(p.SubmitJobBg(b"work", b"", b"x"), p.OptionReq(b"exceptions"))
+    world.commit()
+    client.read()
+    request = reserved.ResultRequest(handle=_handle(1).decode(), timeout=5)
+    (created,) = client(p.SubmitJob(reserved.RESULT, b"", request.to_wire()))
+    assert isinstance(created, p.JobCreated)
+    world.commit()
+    world.pass_time(5)
+    (failed,) = client.read()
+    assert isinstance(failed, p.WorkException)
+    assert reserved.Fault.model_validate_json(failed.data).type == "gearflow:timeout"
+    assert world.worker().grab() == _handle(1)
+
+
+def test_a_job_in_the_middle_of_a_cancel_stays_cancelled(world: Durable, client: Peer) -> None:
+    request = reserved.SubmitRequest(function="work", detached=True, keep=100)
+    client(p.SubmitJob(reserved.SUBMIT, b"", request.to_wire() + b"\nx"))
+    world.commit()
+    worker = world.worker()
+    handle = worker.grab()
+    assert handle is not None
+    client.read()
+    (waits,) = client(p.SubmitJob(reserved.RESULT, b"", b'{"handle":"%b"}' % handle))
+    assert isinstance(waits, p.JobCreated)
+    world.commit()
+    assert world.broker.cancel(handle)
+    world.commit()
+    assert client.read() == [p.WorkFail(waits.handle)]
+    assert worker(p.WorkComplete(handle, b"late")) == []
+    world.commit()
+    assert client.read() == []
+    number = world.broker.number_of(handle)
+    assert number is not None
+    record = world.disk.ended(number)
+    assert record is not None
+    assert record.outcome is Outcome.CANCELLED
+
+
+def test_a_promotion_that_cannot_be_kept_leaves_nothing_to_run_when_its_client_has_left(
+    world: Durable, client: Peer
+) -> None:
+    client.submit(unique=b"u")
+    promoter = world.peer()
+    promoter(p.SubmitJobBg(b"work", b"u", b"x"))
+    client.leave()
+    world.disk.full = True
+    world.commit()
+    (refused,) = promoter.read()
+    assert isinstance(refused, p.Error)
+    assert world.worker().grab() is None
+
+
+def _dead_letter(world: Durable, client: Peer) -> bytes:
+    client(p.SubmitJobBg(b"work", b"u", b"x"))
+    world.commit()
+    client.read()
+    worker = world.worker()
+    handle = worker.grab()
+    assert handle is not None
+    worker(p.WorkFail(handle))
+    worker.leave()
+    world.commit()
+    return handle
+
+
+def test_a_dead_letter_is_replayed_once_however_often_that_is_asked_for(world: Durable, client: Peer) -> None:
+    handle = _dead_letter(world, client)
+    replay = p.SubmitJob(reserved.DEAD, b"", b'{"action":"replay"}')
+    first, second = (packet for packet in client(replay, replay) if isinstance(packet, p.JobCreated))
+    world.commit()
+    assert client.read() == [
+        p.WorkComplete(first.handle, b'{"jobs":1}'),
+        p.WorkComplete(second.handle, b'{"jobs":0}'),
+    ]
+    worker = world.worker()
+    assert worker.grab() == handle
+    assert worker(p.WorkComplete(handle, b"r"), p.GrabJob()) == [p.NoJob()]
+
+
+def test_a_replay_on_a_full_disk_says_so(world: Durable, client: Peer) -> None:
+    _dead_letter(world, client)
+    world.disk.full = True
+    (call,) = client(p.SubmitJob(reserved.DEAD, b"", b'{"action":"replay"}'))
+    assert isinstance(call, p.JobCreated)
+    world.commit()
+    warning, failed = client.read()
+    assert warning == p.WorkWarning(
+        call.handle, b"the store cannot be written: the disk is full (0 were done)"
+    )
+    assert failed == p.WorkFail(call.handle)
+
+
+def test_no_number_is_given_before_it_is_reserved(client: Peer, world: Durable) -> None:
+    disk = Disk()
+    disk.full = True
+    late = Durable(disk)
+    (refused,) = late.peer()(p.SubmitJob(b"work", b"", b"x"))
+    assert isinstance(refused, p.Error)
+    disk.full = False
+    late.commit()
+    assert isinstance(late.peer()(p.SubmitJob(b"work", b"", b"x"))[0], p.JobCreated)
+
+
+def test_a_payload_that_is_its_own_key_coalesces_after_a_restart(world: Durable, client: Peer) -> None:
+    workload = bytes(5000)
+    client(p.SubmitJobBg(b"work", b"-", workload))
+    world.commit()
+    after = world.restarted()
+    assert after.peer()(p.SubmitJob(b"work", b"-", workload)) == [p.JobCreated(_handle(1))]
