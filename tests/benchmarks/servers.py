@@ -53,7 +53,7 @@ def gearmand(name: str = "gearmand", options: Sequence[str] = ()) -> Generator[S
     port = free_port()
     with tempfile.NamedTemporaryFile() as log:
         command = [program, "-p", str(port), "-L", "127.0.0.1", "-l", log.name, *options]
-        with _running(name, command, port) as server:
+        with running(name, command, port) as server:
             yield server
 
 
@@ -62,7 +62,7 @@ def gearflow() -> Generator[Server]:
     """gearflow's server, as ``gearflow server`` starts it."""
     port = free_port()
     command = [sys.executable, "-m", "gearflow_cli", "server", "--memory", "-p", str(port)]
-    with _running("gearflow", command, port) as server:
+    with running("gearflow", command, port) as server:
         yield server
 
 
@@ -74,7 +74,8 @@ def free_port() -> int:
 
 
 @contextmanager
-def _running(name: str, command: Sequence[str], port: int) -> Generator[Server]:
+def running(name: str, command: Sequence[str], port: int) -> Generator[Server]:
+    """A server by its command, from when it listens to the end of the block."""
     _raise_file_limit()
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
@@ -91,7 +92,7 @@ def _raise_file_limit() -> None:
 
 
 def _wait_until_it_listens(process: subprocess.Popen[bytes], port: int) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while process.poll() is None and time.monotonic() < deadline:
         try:
             socket.create_connection(("127.0.0.1", port)).close()
