@@ -3,9 +3,10 @@
 from gearflow.client.address import ServerAddress, default_servers, parse_servers
 from gearflow.client.admin import Admin, SyncAdmin
 from gearflow.client.ambient import configure, connect
-from gearflow.client.client import Client, Priority
+from gearflow.client.client import Client
 from gearflow.client.connection import ServerFeatures
-from gearflow.client.job import ClientJob, JobEvent, JobFailed, JobHandle, JobStatus
+from gearflow.client.job import ClientJob, JobEvent, JobFailed, JobHandle, JobKey, JobName, JobStatus
+from gearflow.client.orders import Order, Priority, SubmitOptions
 from gearflow.client.pool import Backoff
 from gearflow.client.sync import SyncClient, SyncJob
 
@@ -17,10 +18,14 @@ __all__ = [
     "JobEvent",
     "JobFailed",
     "JobHandle",
+    "JobKey",
+    "JobName",
     "JobStatus",
+    "Order",
     "Priority",
     "ServerAddress",
     "ServerFeatures",
+    "SubmitOptions",
     "SyncAdmin",
     "SyncClient",
     "SyncJob",

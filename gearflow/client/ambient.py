@@ -64,30 +64,36 @@ def configure(servers: str | Iterable[str | ServerAddress] | None) -> None:
     _configured = None if servers is None else parse_servers(servers)
 
 
-def connect(*servers: str | ServerAddress, connect_timeout: float = 5.0) -> "Connect":
+def connect(
+    *servers: str | ServerAddress, connect_timeout: float = 5.0, answer_timeout: float = 30.0
+) -> "Connect":
     """A client for a block of code, to which all calls in it go that name none.
 
     ``async with connect("10.0.0.7:4730") as client`` gives a ``Client``, ``with connect(...) as client`` a
     ``SyncClient``. Leaving the block closes it. Without servers: those of ``configure()`` or GEARMAN_SERVERS.
+    The limits, in seconds, are those of ``Client``.
 
     Raises:
         ValueError: An entry is no address.
     """
-    return Connect(parse_servers(servers) if servers else _default(), connect_timeout)
+    return Connect(parse_servers(servers) if servers else _default(), connect_timeout, answer_timeout)
 
 
 class Connect:
     """What ``connect()`` returns; to be entered once."""
 
-    def __init__(self, servers: Servers, connect_timeout: float) -> None:
+    def __init__(self, servers: Servers, connect_timeout: float, answer_timeout: float) -> None:
         self._servers = servers
         self._connect_timeout = connect_timeout
+        self._answer_timeout = answer_timeout
         self._client: Client | None = None
         self._sync_client: SyncClient | None = None
         self._outer: _Scope | None = None
 
     async def __aenter__(self) -> Client:
-        self._client = client = Client(self._servers, connect_timeout=self._connect_timeout)
+        self._client = client = Client(
+            self._servers, connect_timeout=self._connect_timeout, answer_timeout=self._answer_timeout
+        )
         await client.__aenter__()
         self._enter(_Scope(self._servers, client=client, loop=_running_loop()))
         return client
@@ -108,7 +114,9 @@ class Connect:
                 "'with connect(...)' inside a running event loop would block it; "
                 "use 'async with connect(...)'"
             )
-        self._sync_client = client = SyncClient(self._servers, connect_timeout=self._connect_timeout)
+        self._sync_client = client = SyncClient(
+            self._servers, connect_timeout=self._connect_timeout, answer_timeout=self._answer_timeout
+        )
         client.__enter__()
         self._enter(_Scope(self._servers, sync_client=client, process=os.getpid()))
         return client

@@ -5,20 +5,21 @@ It connects when it is first needed. It may be used by any number of tasks of th
 entered in.
 """
 
-import math
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from enum import Enum
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from dataclasses import replace
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from gearflow.client import about, many
 from gearflow.client.address import ServerAddress, default_servers, parse_servers
-from gearflow.client.connection import NotSent, Request, ServerFeatures, Submission
-from gearflow.client.job import ClientJob, JobHandle, JobStatus
-from gearflow.client.names import function_to_wire, handle_to_wire, unique_to_wire
+from gearflow.client.connection import ServerFeatures
+from gearflow.client.job import ClientJob, JobHandle, JobName, JobStatus
+from gearflow.client.names import function_to_wire, handle_to_wire, to_text, unique_to_wire
+from gearflow.client.orders import BACKGROUND, FOREGROUND, Order, Priority, SubmitOptions, submission
 from gearflow.client.pool import Backoff, Pool
-from gearflow.errors import LocalProtocolError, NoServer, UnsupportedByServer
+from gearflow.client.requests import NotSent, Request, ReservedSubmission, Submission
+from gearflow.errors import NoServer
 from gearflow.protocol.codec import encode
-from gearflow.protocol.constants import HEADER, MAX_BODY, REQ, PacketType
 from gearflow.protocol.packets import (
     EchoReq,
     EchoRes,
@@ -27,30 +28,12 @@ from gearflow.protocol.packets import (
     Packet,
     StatusRes,
     StatusResUnique,
-    SubmitJobEpoch,
 )
 
+if TYPE_CHECKING:
+    from gearflow.protocol.reserved import JobInfo, Message  # it imports pydantic
+
 P = TypeVar("P", bound=Packet)
-
-
-class Priority(Enum):
-    """Which of a function's waiting jobs run first; first in, first out within each."""
-
-    HIGH = "high"
-    NORMAL = "normal"
-    LOW = "low"
-
-
-_FOREGROUND: Final = {
-    Priority.HIGH: PacketType.SUBMIT_JOB_HIGH,
-    Priority.NORMAL: PacketType.SUBMIT_JOB,
-    Priority.LOW: PacketType.SUBMIT_JOB_LOW,
-}
-_BACKGROUND: Final = {
-    Priority.HIGH: PacketType.SUBMIT_JOB_HIGH_BG,
-    Priority.NORMAL: PacketType.SUBMIT_JOB_BG,
-    Priority.LOW: PacketType.SUBMIT_JOB_LOW_BG,
-}
 
 
 class Client:
@@ -60,6 +43,8 @@ class Client:
         servers: In the order of preference, as ``host:port``, ``host`` or ``[ipv6]:port``. None: those in
             the environment variable GEARMAN_SERVERS (comma-separated), else 127.0.0.1:4730.
         connect_timeout: Seconds for connecting to a server and learning what it is.
+        answer_timeout: Seconds after which a server that leaves a request without an answer counts as
+            lost: a submission is then ``SubmitUnknown``. (A job's result is no answer, and takes its time.)
         backoff: How long a server that could not be reached is left alone.
 
     Leaving the block closes the connections: jobs still waited for end in ``ConnectionLost``.
@@ -70,10 +55,13 @@ class Client:
         servers: Iterable[str | ServerAddress] | None = None,
         *,
         connect_timeout: float = 5.0,
+        answer_timeout: float = 30.0,
         backoff: Backoff = Backoff(),  # noqa: B008  (frozen)
     ) -> None:
         addresses = default_servers() if servers is None else parse_servers(servers)
-        self._pool = Pool(addresses, connect_timeout=connect_timeout, backoff=backoff)
+        self._pool = Pool(
+            addresses, connect_timeout=connect_timeout, answer_timeout=answer_timeout, backoff=backoff
+        )
 
     async def __aenter__(self) -> Self:
         await self._pool.__aenter__()
@@ -99,6 +87,7 @@ class Client:
         *,
         unique: str | bytes = "",
         priority: Priority = Priority.NORMAL,
+        options: SubmitOptions | None = None,
     ) -> ClientJob:
         """Submit a job and stay attached to it; returns when the server has accepted it.
 
@@ -110,19 +99,27 @@ class Client:
             unique: Joins the waiting or running job of this function with the same key; at most 63 bytes.
                 Empty: joins nothing. ``-``: the workload is the key.
             priority: Among the waiting jobs of the function.
+            options: What else is asked for. With them, a refusal may show only when its result is asked for.
 
         Raises:
             NoServer: No server can be reached; nothing was sent.
             SubmitUnknown: The connection closed before the server acknowledged; the job may exist or not.
             QueueFull: The function's queue is full.
             ServerError: The server refused it otherwise.
+            UnsupportedByServer: It cannot honour an option; nothing was sent.
             LocalProtocolError: The function or the unique cannot be sent.
         """
-        key = unique_to_wire(unique)
-        packet = _submission(_FOREGROUND[priority], function_to_wire(function), key, workload)
-        submission = await self._submit(packet, function, key, attached=True)
-        assert submission.job is not None  # it was accepted, and we were not cancelled
-        return submission.job
+        if options is not None:
+            order = Order(function, workload, _text(unique), priority, options, detached=False)
+            accepted = await self._submit_order(order)
+            if isinstance(accepted, ReservedSubmission):
+                await accepted.check()
+        else:
+            key = unique_to_wire(unique)
+            packet = submission(FOREGROUND[priority], function_to_wire(function), key, workload)
+            accepted = await self._submit(packet, function, key, attached=True)
+        assert accepted.job is not None  # it was accepted, and we were not cancelled
+        return accepted.job
 
     async def submit_background(
         self,
@@ -132,29 +129,101 @@ class Client:
         unique: str | bytes = "",
         priority: Priority = Priority.NORMAL,
         at: float | None = None,
+        options: SubmitOptions | None = None,
     ) -> JobHandle:
         """Hand over a job that nobody waits for; returns when the server has accepted it.
 
         Args:
-            function, workload, unique, priority: As for ``submit``.
-            at: Not before this Unix time, rounded up to whole seconds; normal priority only.
+            function, workload, unique, priority, options: As for ``submit``.
+            at: Not before this Unix time; the same as in ``options``.
 
         Raises:
-            UnsupportedByServer: ``at`` with a priority: the protocol has no packet for it.
-            NoServer, SubmitUnknown, QueueFull, ServerError, LocalProtocolError: As for ``submit``.
+            NoServer, SubmitUnknown, QueueFull, ServerError, UnsupportedByServer, LocalProtocolError: As for
+                ``submit``.
         """
-        name, key = function_to_wire(function), unique_to_wire(unique)
-        if at is None:
-            packet = _submission(_BACKGROUND[priority], name, key, workload)
-        elif priority is not Priority.NORMAL:
-            raise UnsupportedByServer(
-                f"a job with a start time has normal priority, not {priority.value}: leave out one of them"
-            )
+        if at is not None:
+            options = replace(options or SubmitOptions(), at=at)
+        if options is not None:
+            accepted = await self._submit_order(Order(function, workload, _text(unique), priority, options))
         else:
-            packet = encode(SubmitJobEpoch(name, key, b"%d" % max(math.ceil(at), 0), workload))
-        submission = await self._submit(packet, function, key, attached=False)
-        assert submission.handle is not None  # it was accepted
-        return submission.handle
+            key = unique_to_wire(unique)
+            packet = submission(BACKGROUND[priority], function_to_wire(function), key, workload)
+            accepted = await self._submit(packet, function, key, attached=False)
+        if isinstance(accepted, ReservedSubmission):
+            return await accepted.submitted()
+        assert accepted.handle is not None  # it was accepted
+        return accepted.handle
+
+    async def submit_many(self, orders: Sequence[Order]) -> list[JobHandle | Exception]:
+        """Hand over many background jobs in one go; returns when the server has answered for all of them.
+
+        They are sent to one server, unless it fails in the middle of it. What speaks against a job stands
+        in its place: what ``submit_background`` would have raised.
+
+        Raises:
+            NoServer, UnsupportedByServer, LocalProtocolError: Nothing was sent.
+        """
+        return await many.submit_many(self._pool, orders)
+
+    async def call_reserved(
+        self, function: str | bytes, request: "Message", *, server: ServerAddress | str | None = None
+    ) -> bytes:
+        """Call a function that gearflow's own server answers itself; see ``gearflow.protocol.reserved``.
+
+        Args:
+            function: Its name, such as ``gearflow:info``.
+            request: What is asked.
+            server: Whom to ask; by default the server that a submission would go to.
+
+        Raises:
+            UnsupportedByServer: It is not gearflow's own; nothing was sent.
+            UnknownJob: It knows no such job (or function).
+            TimeoutError: The job has not ended in the time that the request gives it.
+            QueueFull, ServerError: It refuses; ``code`` is the type of the fault.
+            JobFailed: What was asked for is a job's result, and the job failed.
+            NoServer: It cannot be reached.
+            ConnectionLost: The connection closed before the answer.
+        """
+        return await about.call(self._pool, function, request, server)
+
+    async def result(self, job: JobName, timeout: float | None = None) -> bytes:
+        """Wait for the result of a background job, on a gearflow server, which keeps it for a while.
+
+        The wait outlives lost connections and restarts of the server: it is asked again. A server that
+        cannot be reached in the first place is waited for only as long as there is a ``timeout``.
+
+        Args:
+            job: A handle with or without its server, or a ``JobKey``. Without a server those of this client
+                are asked in order.
+            timeout: Seconds to wait, None for ever.
+
+        Raises:
+            JobFailed: The job failed, was cancelled, has expired, or its workers died.
+            TimeoutError: It has not ended in time, and runs on.
+            UnknownJob: The server knows no such job, or keeps its result no longer.
+            NoServer: The server could not be reached (again) in time.
+            UnsupportedByServer: It keeps no results.
+        """
+        return await about.result(self._pool, job, timeout)
+
+    async def info(self, job: JobName) -> "JobInfo":
+        """What a gearflow server knows of a job, also of one that has ended.
+
+        Raises:
+            UnknownJob: It knows no such job, or no longer.
+            UnsupportedByServer, NoServer, ConnectionLost: As for ``call_reserved``.
+        """
+        return await about.info(self._pool, job)
+
+    async def cancel(self, job: JobName) -> bool:
+        """End a job that waits or runs, on a gearflow server; a worker that runs it is told.
+
+        Returns whether there was one: False for a job that has ended, or was never there.
+
+        Raises:
+            UnsupportedByServer, NoServer, ConnectionLost: As for ``call_reserved``.
+        """
+        return await about.cancel(self._pool, job)
 
     async def status(self, handle: JobHandle | str) -> JobStatus:
         """What the server that has the job knows of it.
@@ -211,6 +280,19 @@ class Client:
                 continue
             return submission
 
+    async def _submit_order(self, order: Order) -> Submission:
+        """The same, in the form that each server wants it in."""
+        order.check()
+        while True:
+            connection = await self._pool.connection()
+            gearflow = connection.features.gearflow
+            submission, packet = order.put(connection.server, connection.new_event(), gearflow=gearflow)
+            try:
+                await connection.ask(submission, packet)
+            except NotSent:
+                continue
+            return submission
+
     async def _ask(self, server: ServerAddress | None, packet: Packet, answer: type[P], what: str) -> P:
         data = encode(packet)
         while True:
@@ -252,12 +334,8 @@ class Client:
         return unknown
 
 
-def _submission(kind: PacketType, function: bytes, unique: bytes, workload: bytes) -> bytes:
-    """As ``encode(SubmitJob(...))``, without the packet object in between: this is done for every job."""
-    body = b"\0".join((function, unique, workload))
-    if len(body) > MAX_BODY:
-        raise LocalProtocolError(f"a workload of {len(workload)} bytes is over the wire's limit of 4 GiB")
-    return HEADER.pack(REQ, kind, len(body)) + body
+def _text(unique: str | bytes) -> str:
+    return unique if isinstance(unique, str) else to_text(unique)
 
 
 def _job_status(answer: StatusRes | StatusResUnique) -> JobStatus:

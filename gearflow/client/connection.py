@@ -10,7 +10,8 @@ them, and what workers say of jobs comes in between, named by handle alone. So:
 
 A request in the outbox is certainly not known to the server; one that was handed to the socket may be.
 When the connection goes, this decides between ``NotSent`` (another server may get it) and
-``SubmitUnknown`` (nobody may, unasked).
+``SubmitUnknown`` (nobody may, unasked). A server that leaves a request without an answer for too long is
+as good as gone, and the connection is closed: a stopped process keeps its connections open for ever.
 
 Several submissions of one connection may coalesce on one job. gearmand, the Perl server and gearflow's
 own then send everything once for each of them; ``_Attached`` passes one copy to each.
@@ -31,20 +32,14 @@ from anyio.abc import SocketAttribute, SocketStream
 from gearflow.client.address import ServerAddress
 from gearflow.client.job import ClientJob, JobEvent, JobHandle
 from gearflow.client.names import to_text
-from gearflow.errors import (
-    ConnectionLost,
-    QueueFull,
-    RemoteProtocolError,
-    ServerError,
-    SubmitUnknown,
-)
+from gearflow.client.requests import NotSent, Request, Submission
+from gearflow.errors import ConnectionLost, QueueFull, RemoteProtocolError, ServerError
 from gearflow.protocol.codec import decode, encode
 from gearflow.protocol.constants import RES, PacketType
 from gearflow.protocol.framing import TEXT, Frame, FrameBuffer
 from gearflow.protocol.packets import (
     Error,
     OptionReq,
-    Packet,
     WorkData,
     WorkException,
     WorkFail,
@@ -62,6 +57,12 @@ KEEPALIVE: Final = (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT",
 
 OPTIONS: Final = (b"exceptions", b"gearflow")
 
+LOOKS: Final = 4
+"""How often it is looked, in the time a server has to answer, whether it has. They are counted, rather than
+the time: where the event loop stood still, the answer may be there unread."""
+
+_MIB: Final = 1 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class ServerFeatures:
@@ -71,49 +72,6 @@ class ServerFeatures:
     """It is gearflow's own server, with its reserved functions."""
     exceptions: bool
     """It passes on why jobs failed (WORK_EXCEPTION)."""
-
-
-class NotSent(Exception):
-    """The connection is closed and the request never left; it may be sent elsewhere."""
-
-
-class Request:
-    """A request from the outbox to its answer. ``expected`` is the answer's packet number."""
-
-    __slots__ = ("abandoned", "answer", "answered", "expected", "failure", "what")
-
-    def __init__(self, expected: PacketType, what: str, answered: anyio.Event) -> None:
-        self.expected = expected
-        self.what = what  # for error messages
-        self.answered = answered
-        self.answer: Packet | None = None
-        self.failure: Exception | None = None
-        self.abandoned = False
-
-    def lost(self, server: ServerAddress, reason: str) -> Exception:
-        """What the caller gets if the connection closed after the request was sent."""
-        return ConnectionLost(f"{server} was lost ({reason}) before it answered {self.what}")
-
-
-class Submission(Request):
-    """A submission, attached (foreground) or not; ``job`` or ``handle`` is its answer."""
-
-    __slots__ = ("attached", "function", "handle", "job", "unique")
-
-    def __init__(self, function: str, unique: bytes, answered: anyio.Event, *, attached: bool) -> None:
-        Request.__init__(self, PacketType.JOB_CREATED, "a submission", answered)
-        self.function = function
-        self.unique = unique
-        self.attached = attached
-        self.job: ClientJob | None = None
-        self.handle: JobHandle | None = None
-
-    def lost(self, server: ServerAddress, reason: str) -> Exception:
-        unique = f", unique {to_text(self.unique)!r}" if self.unique else ""
-        return SubmitUnknown(
-            f"function {self.function!r}{unique}: sent to {server}, which was lost ({reason}) before it "
-            "acknowledged; the job may exist or not. Submit it again only if running it twice does no harm"
-        )
 
 
 class _Attached:
@@ -167,6 +125,7 @@ class Connection:
         self._sent: deque[Request] = deque()
         self._attached: dict[bytes, _Attached] = {}
         self._wake: anyio.Event | None = None  # the writer sleeps on it
+        self._batch_size = 0  # bytes of what was sent last, or is being sent
         self._closed = False
 
     # ------------------------------------------------------------------------------------ for callers
@@ -182,16 +141,21 @@ class Connection:
             SubmitUnknown, ConnectionLost: It closed after that, before the answer.
             ServerError: The server refused the request; QueueFull for a full queue.
         """
-        self._post(request, packet)
+        self.post(request, packet)
         try:
             await request.answered.wait()
         except BaseException:
-            self._abandon(request)
+            self.abandon(request)
             raise
         if request.failure is not None:
             raise request.failure
 
-    def _post(self, request: Request, packet: bytes) -> None:
+    def post(self, request: Request, packet: bytes) -> None:
+        """Send a request, together with others; ``request.answered`` tells when it is answered, or failed.
+
+        Raises:
+            NotSent: The connection is closed.
+        """
         if self._closed:
             raise NotSent(self.reason)
         self._outbox[request] = packet
@@ -199,7 +163,8 @@ class Connection:
             self._wake.set()
             self._wake = None
 
-    def _abandon(self, request: Request) -> None:
+    def abandon(self, request: Request) -> None:
+        """Nobody waits for the answer any more: do not send the request, or drop what it brings."""
         if self._outbox.pop(request, None) is None:
             request.abandoned = True
             if isinstance(request, Submission) and request.job is not None:
@@ -213,18 +178,19 @@ class Connection:
 
     # ---------------------------------------------------------------------------------------- its life
 
-    async def run(self, connect_timeout: float) -> None:
+    async def run(self, connect_timeout: float, answer_timeout: float) -> None:
         """Connect, shake hands, serve until the connection ends or the surrounding scope is cancelled.
 
-        Connecting and shaking hands have ``connect_timeout`` seconds together.
+        Connecting and shaking hands have ``connect_timeout`` seconds together, each answer has
+        ``answer_timeout``, and a second more for each MiB that had to be sent before.
         """
         self.reason = "the client was closed"  # unless something else ends it
         try:
-            await self._connect_and_serve(connect_timeout)
+            await self._connect_and_serve(connect_timeout, answer_timeout)
         finally:
             self._lose()
 
-    async def _connect_and_serve(self, connect_timeout: float) -> None:
+    async def _connect_and_serve(self, connect_timeout: float, answer_timeout: float) -> None:
         deadline = anyio.current_time() + connect_timeout
         stream: SocketStream | None = None
         try:
@@ -247,6 +213,9 @@ class Connection:
                     f"it did not answer OPTION_REQ within {connect_timeout:g} s; is it a Gearman server?"
                 )
                 tasks.cancel_scope.cancel()
+                return
+            await self._watch(answer_timeout)
+            tasks.cancel_scope.cancel()
 
     async def _shake_hands(self) -> None:
         """Set the options, and learn from the answers what the server is."""
@@ -255,7 +224,7 @@ class Connection:
             for option in OPTIONS
         ]
         for request, option in zip(requests, OPTIONS, strict=True):
-            self._post(request, encode(OptionReq(option)))
+            self.post(request, encode(OptionReq(option)))
         for request in requests:
             await request.answered.wait()
         exceptions, gearflow = (request.failure is None for request in requests)
@@ -272,11 +241,27 @@ class Connection:
                 await self._wake.wait()
             batch, self._outbox = self._outbox, {}
             self._sent.extend(batch)
+            data = b"".join(batch.values())
+            self._batch_size = len(data)
             try:
-                await stream.send(b"".join(batch.values()))
+                await stream.send(data)
             except anyio.BrokenResourceError:
                 return  # the reader takes what the server still said, and then finds the end
-            del batch  # which may be large, and the next one a long time off
+            del batch, data  # which may be large, and the next one a long time off
+
+    async def _watch(self, timeout: float) -> None:
+        """Return when the server has left a request without an answer for too long."""
+        oldest: Request | None = None
+        looks = 0
+        while True:
+            await anyio.sleep(timeout / LOOKS)
+            looks += 1
+            first = self._sent[0] if self._sent else None
+            if first is None or first is not oldest:
+                oldest, looks = first, 0
+            elif (looks - LOOKS) * timeout / LOOKS >= self._batch_size / _MIB:
+                self.reason = f"it gave no answer for {looks * timeout / LOOKS:g} s"
+                return
 
     async def _read(self, stream: SocketStream, life: anyio.CancelScope) -> None:
         """Take in what the server says until it stops or talks nonsense; this ends the connection."""
@@ -360,7 +345,7 @@ class Connection:
             if attached is None:
                 attached = self._attached[handle] = _Attached()
             if not request.abandoned:
-                request.job = ClientJob(handle, self.server, request.function, self)
+                request.job = request.job_type(handle, self.server, request.function, self)
             attached.attach(request.job)
         else:
             request.handle = JobHandle(to_text(handle), self.server)

@@ -41,17 +41,35 @@ class JobHandle:
 
 
 @dataclass(frozen=True, slots=True)
+class JobKey:
+    """The last job of a function with a unique; without a server, that of the first one that knows one."""
+
+    function: str
+    unique: str
+    server: ServerAddress | None = None
+
+    def __str__(self) -> str:
+        return f"of {self.function!r} with the unique {self.unique!r}"
+
+
+JobName: TypeAlias = JobHandle | JobKey | str
+"""What a job may be asked for by; a bare str is a handle that names no server."""
+
+
+@dataclass(frozen=True, slots=True)
 class JobStatus:
     """What a server knows of a job.
 
     ``known`` is False for a job that is over as for one that never was. Progress is ``numerator`` of
-    ``denominator`` as the worker last said, 0 of 0 before.
+    ``denominator`` as the worker last said, 0 of 0 before. ``state`` is what gearflow's own server says of
+    it, also when it is over (``completed``, ``raised``, ...); None where it was not asked, or keeps nothing.
     """
 
     known: bool
     running: bool
     numerator: int
     denominator: int
+    state: str | None = None
 
 
 class JobFailed(GearflowError):

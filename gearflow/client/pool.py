@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import anyio
 from anyio.abc import TaskGroup
@@ -48,13 +48,21 @@ class _Server:
 class Pool:
     """The servers of one client. Owns their connections; leaving its ``async with`` block closes them."""
 
-    def __init__(self, servers: Iterable[ServerAddress], *, connect_timeout: float, backoff: Backoff) -> None:
+    def __init__(
+        self,
+        servers: Iterable[ServerAddress],
+        *,
+        connect_timeout: float,
+        answer_timeout: float,
+        backoff: Backoff,
+    ) -> None:
         self._servers = {address: _Server(address) for address in servers}
         self._preferred = tuple(self._servers.values())
         self._connect_timeout = connect_timeout
-        self._backoff = backoff
+        self._answer_timeout = answer_timeout
+        self.backoff: Final = backoff
         self._tasks: TaskGroup | None = None
-        self._closed = False
+        self.is_closed = False
 
     async def __aenter__(self) -> Self:
         if self._tasks is not None:
@@ -70,7 +78,7 @@ class Pool:
         traceback: TracebackType | None,
     ) -> bool | None:
         assert self._tasks is not None  # entered
-        self._closed = True
+        self.is_closed = True
         self._tasks.cancel_scope.cancel()
         if isinstance(error, anyio.get_cancelled_exc_class()):
             return await self._tasks.__aexit__(kind, error, traceback)
@@ -142,17 +150,17 @@ class Pool:
 
     async def _live(self, server: _Server, connection: Connection) -> None:
         """A connection's life, and what it teaches about the server."""
-        await connection.run(self._connect_timeout)
+        await connection.run(self._connect_timeout, self._answer_timeout)
         if connection.served:
             server.failures = 0
         else:
             server.failures += 1
             jitter = random.random()
-            server.rests_until = anyio.current_time() + self._backoff.delay(server.failures, jitter)
+            server.rests_until = anyio.current_time() + self.backoff.delay(server.failures, jitter)
 
     def _require_open(self) -> TaskGroup:
         if self._tasks is None:
             raise RuntimeError("the client is not open; use it inside 'async with Client(...) as client:'")
-        if self._closed:
+        if self.is_closed:
             raise ConnectionLost("the client is closed: its 'async with' block has been left")
         return self._tasks

@@ -5,23 +5,27 @@ The async client runs in an event loop in a thread of its own, through which eve
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
 from importlib.util import find_spec
 from threading import Lock, Thread, current_thread
 from types import TracebackType
-from typing import Any, Final, NoReturn, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, TypeVar
 from weakref import WeakSet
 
 import anyio
 
 from gearflow.client.address import ServerAddress
-from gearflow.client.client import Client, Priority
+from gearflow.client.client import Client
 from gearflow.client.connection import ServerFeatures
-from gearflow.client.job import ClientJob, JobEvent, JobHandle, JobStatus
+from gearflow.client.job import ClientJob, JobEvent, JobHandle, JobName, JobStatus
+from gearflow.client.orders import Order, Priority, SubmitOptions
 from gearflow.client.pool import Backoff
 from gearflow.errors import ConnectionLost
+
+if TYPE_CHECKING:
+    from gearflow.protocol.reserved import JobInfo, Message  # it imports pydantic
 
 T = TypeVar("T")
 
@@ -46,9 +50,12 @@ class SyncClient:
         servers: Iterable[str | ServerAddress] | None = None,
         *,
         connect_timeout: float = 5.0,
+        answer_timeout: float = 30.0,
         backoff: Backoff = Backoff(),  # noqa: B008  (frozen)
     ) -> None:
-        self._client = Client(servers, connect_timeout=connect_timeout, backoff=backoff)
+        self._client = Client(
+            servers, connect_timeout=connect_timeout, answer_timeout=answer_timeout, backoff=backoff
+        )
         self._loop = _Loop()
 
     def __enter__(self) -> Self:
@@ -75,10 +82,13 @@ class SyncClient:
         *,
         unique: str | bytes = "",
         priority: Priority = Priority.NORMAL,
+        options: SubmitOptions | None = None,
     ) -> "SyncJob":
         """Submit a job and stay attached to it; see ``Client.submit``."""
         job = self._loop.call(
-            partial(self._client.submit, function, workload, unique=unique, priority=priority)
+            partial(
+                self._client.submit, function, workload, unique=unique, priority=priority, options=options
+            )
         )
         return SyncJob(job, self._loop)
 
@@ -90,13 +100,42 @@ class SyncClient:
         unique: str | bytes = "",
         priority: Priority = Priority.NORMAL,
         at: float | None = None,
+        options: SubmitOptions | None = None,
     ) -> JobHandle:
         """Hand over a job that nobody waits for; see ``Client.submit_background``."""
         return self._loop.call(
             partial(
-                self._client.submit_background, function, workload, unique=unique, priority=priority, at=at
+                self._client.submit_background,
+                function,
+                workload,
+                unique=unique,
+                priority=priority,
+                at=at,
+                options=options,
             )
         )
+
+    def submit_many(self, orders: Sequence[Order]) -> list[JobHandle | Exception]:
+        """Hand over many background jobs in one go; see ``Client.submit_many``."""
+        return self._loop.call(partial(self._client.submit_many, orders))
+
+    def call_reserved(
+        self, function: str | bytes, request: "Message", *, server: ServerAddress | str | None = None
+    ) -> bytes:
+        """Call a function that gearflow's own server answers itself; see ``Client.call_reserved``."""
+        return self._loop.call(partial(self._client.call_reserved, function, request, server=server))
+
+    def result(self, job: JobName, timeout: float | None = None) -> bytes:
+        """Wait for the result of a background job; see ``Client.result``."""
+        return self._loop.call(partial(self._client.result, job, timeout))
+
+    def info(self, job: JobName) -> "JobInfo":
+        """What a gearflow server knows of a job; see ``Client.info``."""
+        return self._loop.call(partial(self._client.info, job))
+
+    def cancel(self, job: JobName) -> bool:
+        """End a job that waits or runs, on a gearflow server; see ``Client.cancel``."""
+        return self._loop.call(partial(self._client.cancel, job))
 
     def status(self, handle: JobHandle | str) -> JobStatus:
         """What the server that has the job knows of it; see ``Client.status``."""

@@ -319,8 +319,11 @@ class ServerInfo(Answer):
     """Those that have not ended."""
 
 
-class Fault(Answer):
-    """Why a reserved function failed. ``type`` is for programs, ``message`` is for people."""
+class Fault(Message):
+    """Why a reserved function failed. ``type`` is for programs, ``message`` is for people.
+
+    It has just these two, by which it is told from what a worker says of a failed job.
+    """
 
     type: Literal[
         "gearflow:invalid",  # the request makes no sense

@@ -2,9 +2,11 @@
 
 from gearflow.tasks.batch import AsyncBatch, AsyncOutcome, Batch, Outcome
 from gearflow.tasks.context import Context
+from gearflow.tasks.control import Discard, Snooze, TryAgain
 from gearflow.tasks.decorator import TaskDecorator, task
-from gearflow.tasks.job import AsyncJob, Job, Ref
+from gearflow.tasks.job import AsyncJob, Job
 from gearflow.tasks.options import CallOptions
+from gearflow.tasks.ref import Ref
 from gearflow.tasks.registry import Registry
 from gearflow.tasks.retry import Retry
 from gearflow.tasks.task import AsyncTask, Task
@@ -17,12 +19,15 @@ __all__ = [
     "Batch",
     "CallOptions",
     "Context",
+    "Discard",
     "Job",
     "Outcome",
     "Ref",
     "Registry",
     "Retry",
+    "Snooze",
     "Task",
     "TaskDecorator",
+    "TryAgain",
     "task",
 ]

@@ -28,8 +28,7 @@ from typing import Any, Final, Generic, Literal, Protocol, TypeAlias, TypeVar, c
 
 import anyio
 
-from gearflow.client import Client, ServerAddress, SyncClient, ambient
-from gearflow.tasks.call import Call
+from gearflow.client import Client, Order, SyncClient, ambient
 from gearflow.tasks.flight import Flight, Landed
 from gearflow.tasks.payload import PayloadCodec
 from gearflow.tasks.source import AsyncItems, Bell, Items, Source
@@ -61,12 +60,8 @@ class Callee(Protocol):
     name: str
     payload: PayloadCodec
 
-    def prepare(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
+    def prepare(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Order:
         """A call ready to be sent."""
-        ...
-
-    def require_support(self, servers: Iterable[ServerAddress]) -> None:
-        """Refuse options that the servers cannot honour."""
         ...
 
 
@@ -107,7 +102,7 @@ class _Run:
         """Whether to submit before delivering: several at a time, for one round trip."""
         return room * 4 >= self._plan.window or (room > 0 and not self.has_due)
 
-    def call(self, item: Any) -> tuple[int, Call]:
+    def call(self, item: Any) -> tuple[int, Order]:
         """The call for the next item, and its place."""
         place = self.launched
         call = self._plan.callee.prepare((item,), {})
@@ -140,7 +135,6 @@ class _Reducing:
     """A reduction under way; lives in the client's event loop. Owns its jobs."""
 
     def __init__(self, client: Client, reducer: Callee, fan_in: int) -> None:
-        reducer.require_support(client.servers)
         self.tree = Tree(fan_in)
         self._reducer = reducer
         self._flight: Flight[tuple[int, int]] = Flight(client, reducer.payload.decode_result)
@@ -269,7 +263,6 @@ class _AsyncRun(AsyncIterator[Any]):
     async def _begin(self) -> "tuple[Flight[int], Source]":
         client = await ambient.current()
         callee = self._plan.callee
-        callee.require_support(client.servers)
         source: Source
         if isinstance(self._items, AsyncIterable):
             source = AsyncItems(self._items, self._bell, client)
@@ -368,7 +361,6 @@ class Batch(Generic[R_co]):
 
     def _run(self, deadline: "_Deadline") -> Iterator[tuple[int, Any]]:
         client = _sync_client(self._plan)
-        self._plan.callee.require_support(client.servers)
         items, self._items = self._items, None
         if items is None:
             raise _already_run()
@@ -390,7 +382,7 @@ def _sync_run(
     flight = client.run(_in_loop(lambda client: Flight[int](client, decode)))
     try:
         while True:
-            calls: list[tuple[int, Call]] = []
+            calls: list[tuple[int, Order]] = []
             if run.worth_launching(room := run.room(flight.size)):
                 calls = [run.call(item) for item in islice(source, room)]
                 run.exhausted = len(calls) < room
@@ -414,7 +406,7 @@ def _in_loop(function: Callable[[Client], C]) -> Callable[[Client], Coroutine[An
     return call
 
 
-async def _exchange(flight: Flight[int], calls: list[tuple[int, Call]], *, wait: bool) -> list[Landed[int]]:
+async def _exchange(flight: Flight[int], calls: list[tuple[int, Order]], *, wait: bool) -> list[Landed[int]]:
     """Launch calls and take what has landed, all in one turn of the threads."""
     if calls:
         await flight.launch(calls)

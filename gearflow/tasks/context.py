@@ -25,18 +25,26 @@ class Context:
         handle: The server's name for the job.
         function: The name under which the job was submitted.
         attempt: Which run of the job this is, from 1.
+        deadline: When the run must have ended, as Unix time; ``None`` if it may take any time.
         cancelled: Becomes true when nobody waits for the result any more, or the worker has lost the job:
             a task in a thread, which cannot be stopped from outside, may look at it and return.
     """
 
-    __slots__ = ("_send", "_wire_handle", "attempt", "cancelled", "function", "handle")
+    __slots__ = ("_send", "_wire_handle", "attempt", "cancelled", "deadline", "function", "handle")
 
     def __init__(
-        self, *, handle: str, function: str, send: Callable[[Packet], Any], attempt: int = 1
+        self,
+        *,
+        handle: str,
+        function: str,
+        send: Callable[[Packet], Any],
+        attempt: int = 1,
+        deadline: float | None = None,
     ) -> None:
         self.handle = handle
         self.function = function
         self.attempt = attempt
+        self.deadline = deadline
         self.cancelled = False
         self._send = send
         self._wire_handle = handle.encode("utf-8", "surrogateescape")

@@ -10,7 +10,8 @@ from typing import Any, Concatenate, Final, NoReturn, ParamSpec, Protocol, TypeV
 from gearflow.client import Priority
 from gearflow.errors import TaskDefinitionError
 from gearflow.tasks.context import Context
-from gearflow.tasks.options import Options, PriorityName, Unique, run_limit
+from gearflow.tasks.durations import seconds
+from gearflow.tasks.options import Options, PriorityName, Unique, retry, run_limit
 from gearflow.tasks.registry import registry
 from gearflow.tasks.retry import Retry
 from gearflow.tasks.task import AsyncTask, Task
@@ -56,6 +57,7 @@ def task(
     priority: Priority | PriorityName | None = None,
     retries: int | Retry | None = None,
     keep: float | timedelta | None = None,
+    expires: float | timedelta | None = None,
     foreign: bool = False,
 ) -> TaskDecorator: ...
 def task(
@@ -68,6 +70,7 @@ def task(
     priority: Priority | PriorityName | None = None,
     retries: int | Retry | None = None,
     keep: float | timedelta | None = None,
+    expires: float | timedelta | None = None,
     foreign: bool = False,
 ) -> Any:
     """Offer a function to workers and callers as a task: ``@task``, or ``@task(name=..., timeout=...)``.
@@ -79,7 +82,10 @@ def task(
         fn: The function.
         name: Its name on servers; by default ``module.function``.
         timeout: Seconds a run may take on the worker; a call may say otherwise.
-        unique, priority, retries, keep: As in ``CallOptions``, for all calls that do not say otherwise.
+        retries: Further runs after failed ones, a number or a ``Retry``; a call may say otherwise.
+        keep: Seconds for which gearflow's server keeps what became of background calls; a call may say
+            otherwise. Other calls are kept only if they say so themselves.
+        unique, priority, expires: As in ``CallOptions``, for all calls that do not say otherwise.
         foreign: Others run it, in whatever language: the function is a signature, its body is never run.
 
     Raises:
@@ -91,9 +97,16 @@ def task(
             "@task(foreign=True, timeout=...): the limit is kept by gearflow's workers, and others run this "
             "one; limit the wait instead, with result(timeout=...)"
         )
-    given = {"unique": unique, "priority": priority, "retries": retries, "keep": keep}
+    if foreign and retries is not None:
+        raise TaskDefinitionError(
+            "@task(foreign=True, retries=...): gearflow's workers repeat what has failed, and others run "
+            "this one; call it again instead"
+        )
+    given = {"unique": unique, "priority": priority, "expires": expires}
     options = Options().updated({option: value for option, value in given.items() if value is not None})
     limit = None if timeout is None else run_limit("timeout", timeout)
+    kept = None if keep is None else seconds("keep", keep)
+    repeats = None if retries is None else retry("retries", retries)
 
     def decorate(function: Callable[..., Any]) -> Task[..., Any]:
         if not inspect.isroutine(function):
@@ -105,6 +118,8 @@ def task(
             function,
             name=_default_name(function) if name is None else _valid_name(name),
             timeout=limit,
+            retries=repeats,
+            keep=kept,
             foreign=foreign,
             options=options,
         )

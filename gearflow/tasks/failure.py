@@ -10,7 +10,8 @@ dictionaries of modules that are loaded and classes within them; the class must 
 ``Exception``, and its own ``__init__``, ``__new__``, ``__setattr__`` and ``__str__`` are not run: they may
 want arguments that did not travel. Kept as plain ``TaskFailed`` are:
 
-* what steers control flow (``StopIteration`` and its like): raised at the caller it would steer there;
+* what steers control flow (``StopIteration``, ``TryAgain`` and their like): raised at the caller it would
+  steer there;
 * groups, whose parts did not travel;
 * gearflow's own errors about servers and connections: here they would speak of the caller's connection.
 """
@@ -27,6 +28,7 @@ from types import TracebackType
 from typing import Any, Final, cast
 
 from gearflow.errors import GearflowError, PayloadInvalid, TaskFailed, TaskTimeout
+from gearflow.tasks.control import Control
 
 MAX_TRACEBACK: Final = 65536
 """Characters of a traceback that travel; the last ones, which are next to the fault."""
@@ -38,7 +40,7 @@ _MAX_NAME: Final = 512  # of a class; longer ones are not looked up
 
 _HEAP_TYPE: Final = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made by a class statement
 
-_CONTROL_FLOW: Final = (StopIteration, StopAsyncIteration, concurrent.futures.CancelledError)
+_CONTROL_FLOW: Final = (StopIteration, StopAsyncIteration, concurrent.futures.CancelledError, Control)
 
 
 # ------------------------------------------------------------------------------------------ at the worker

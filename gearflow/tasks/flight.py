@@ -10,9 +10,8 @@ from typing import Any, Generic, TypeVar
 
 import anyio
 
-from gearflow.client import Client, ClientJob, JobFailed
+from gearflow.client import Client, ClientJob, JobFailed, Order
 from gearflow.errors import TaskFailed
-from gearflow.tasks.call import Call
 from gearflow.tasks.failure import decode_failure
 from gearflow.tasks.source import Bell
 
@@ -44,7 +43,7 @@ class Flight(Generic[K]):
         """Jobs that were launched and not taken yet."""
         return len(self._flying) + len(self._landed)
 
-    async def launch(self, calls: Sequence[tuple[K, Call]]) -> None:
+    async def launch(self, calls: Sequence[tuple[K, Order]]) -> None:
         """Submit all at once; returns when the server has accepted them.
 
         Raises:
@@ -55,7 +54,7 @@ class Flight(Generic[K]):
             return
         failures: list[Exception] = []
 
-        async def submit(key: K, call: Call) -> None:
+        async def submit(key: K, call: Order) -> None:
             try:
                 await self._submit(key, call)
             except Exception as error:  # noqa: BLE001  (raised below: a group would hide which it is)
@@ -67,9 +66,9 @@ class Flight(Generic[K]):
         if failures:
             raise failures[0]
 
-    async def _submit(self, key: K, call: Call) -> None:
+    async def _submit(self, key: K, call: Order) -> None:
         job = await self._client.submit(
-            call.function, call.workload, unique=call.unique, priority=call.priority
+            call.function, call.workload, unique=call.unique, priority=call.priority, options=call.options
         )
         self._flying[job] = key
         job.add_done_callback(self._land)
@@ -94,6 +93,7 @@ class Flight(Generic[K]):
         Raises:
             ConnectionLost: The connection closed before a job ended.
             PayloadInvalid: A result does not fit the task's type.
+            QueueFull, ServerError: The server refused one after all; only for calls with options.
         """
         taken: list[Landed[K]] = []
         while self._landed:

@@ -1,4 +1,4 @@
-"""What the verbs of a task return: a job to wait for, or a reference to one that nobody waits for.
+"""What ``submit`` and ``asubmit`` return: a job to wait for.
 
 ``submit()`` gives a ``Job``, whose ``result()`` blocks; ``asubmit()`` an ``AsyncJob``, which is awaited.
 They are two classes so that a forgotten ``await`` is a type error.
@@ -8,7 +8,6 @@ from collections.abc import Callable, Generator
 from typing import Any, Generic, TypeVar
 
 from gearflow.client import ClientJob, JobFailed, JobHandle, JobStatus, ServerAddress, SyncJob, ambient
-from gearflow.errors import UnsupportedByServer
 from gearflow.tasks.failure import decode_failure
 
 R_co = TypeVar("R_co", covariant=True)
@@ -47,6 +46,7 @@ class AsyncJob(Generic[R_co]):
         Raises:
             TaskFailed: The task raised; also an instance of what it raised, where that class is known here.
             TaskTimeout: It overran its run limit.
+            QueueFull, ServerError: The server refused it after all; only for calls with options.
             TimeoutError: It has not ended in time, and runs on.
             ConnectionLost: The connection closed first; it may run on.
             PayloadInvalid: The result does not fit the task's type.
@@ -127,52 +127,3 @@ class Job(Generic[R_co]):
 
     def __repr__(self) -> str:
         return f"<Job {self.handle} of {self._job.function!r} on {self.server}>"
-
-
-class Ref(Generic[R_co]):
-    """A detached job: the server has it, and nobody waits. A frozen value."""
-
-    __slots__ = ("_handle",)
-
-    def __init__(self, handle: JobHandle) -> None:
-        self._handle = handle
-
-    @property
-    def handle(self) -> str:
-        """The server's name for the job."""
-        return self._handle.handle
-
-    @property
-    def server(self) -> ServerAddress:
-        """The server that has the job; its handle means nothing to another."""
-        return self._handle.server
-
-    def status(self) -> JobStatus:
-        """What the server knows of it."""
-        ambient.forbid_running_loop("ref.astatus")
-        return ambient.current_sync().status(self._handle)
-
-    async def astatus(self) -> JobStatus:
-        """What the server knows of it."""
-        client = await ambient.current()
-        return await client.status(self._handle)
-
-    def result(self, timeout: float | None = None) -> R_co:
-        """The result, from a server that keeps it.
-
-        Raises:
-            UnsupportedByServer: None does yet.
-        """
-        raise UnsupportedByServer(
-            f"{self.server} keeps no results of background jobs, so {self.handle} cannot give one; "
-            "use submit() or asubmit() for a result"
-        )
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Ref) and self._handle == other._handle
-
-    def __hash__(self) -> int:
-        return hash(self._handle)
-
-    def __repr__(self) -> str:
-        return f"<Ref {self.handle} on {self.server}>"

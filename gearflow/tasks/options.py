@@ -3,14 +3,14 @@
 ``@task`` sets them for all calls of a task, ``options()`` for the calls made through what it returns.
 """
 
-import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
 from difflib import get_close_matches
 from typing import Any, Final, Literal, Self, TypeAlias, TypedDict, cast
 
 from gearflow.client import Priority
+from gearflow.tasks.durations import seconds
 from gearflow.tasks.retry import Retry
 
 PriorityName: TypeAlias = Literal["high", "normal", "low"]
@@ -28,17 +28,19 @@ class CallOptions(TypedDict, total=False):
     timeout: float | timedelta
     """Seconds the task may run on the worker; then the call raises TaskTimeout."""
     delay: float | timedelta
-    """Seconds from now before which it is not run, rounded up to whole ones; for background jobs."""
+    """Seconds from now before which it is not run; for background jobs. Servers that are not gearflow's wait
+    for whole seconds, and only with normal priority."""
     at: datetime
     """As ``delay``, as a time with a time zone."""
     keep: float | timedelta
-    """Seconds for which the server keeps the result."""
+    """Seconds for which gearflow's server keeps what became of it; 0 for not at all. Without it background
+    jobs are kept as the server is set (a day), others are not."""
     reuse: bool
-    """A kept result of the same unique answers at once."""
+    """A kept success of the same unique is the answer, on gearflow's server; the task does not run again."""
     retries: int | Retry
-    """Further runs after failed ones."""
+    """Further runs after failed ones, on gearflow's workers; 0 for none, whatever the task says."""
     expires: float | timedelta
-    """Seconds after which it is no longer worth running."""
+    """Seconds after which it is no longer worth starting, on gearflow's server: then it ends as expired."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +57,14 @@ class Options:
     retries: Retry | None = None
     expires: float | None = None
 
+    is_plain: bool = field(init=False, repr=False, compare=False)
+    """Whether the protocol's own packets say it all; looked at for every call."""
+
+    def __post_init__(self) -> None:
+        beyond = (self.timeout, self.delay, self.at, self.keep, self.retries, self.expires)
+        is_plain = not self.reuse and all(option is None for option in beyond)
+        object.__setattr__(self, "is_plain", is_plain)
+
     def updated(self, given: Mapping[str, Any]) -> Self:
         """These options with others in their place.
 
@@ -70,14 +80,6 @@ class Options:
         if changed.delay is not None and changed.at is not None:
             raise ValueError("delay= and at= both say when the job may start: give one of them")
         return changed
-
-    @property
-    def unbuilt(self) -> tuple[str, ...]:
-        """The options in use that no server can honour yet."""
-        return tuple(name for name in _UNBUILT if getattr(self, name) not in (None, False))
-
-
-_UNBUILT: Final = ("retries", "keep", "reuse", "expires")
 
 
 def _priority(_name: str, value: Any) -> Priority:
@@ -97,19 +99,12 @@ def _unique(_name: str, value: Any) -> Unique:
     return cast(Unique, value)
 
 
-def _seconds(name: str, value: Any) -> float:
-    seconds = value.total_seconds() if isinstance(value, timedelta) else value
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
-        raise ValueError(f"{name}={value!r}: it is a number of seconds, or a timedelta, not negative")
-    return seconds
-
-
 def run_limit(name: str, value: Any) -> float:
     """Seconds that a run may take. Raises ValueError for what is no such limit."""
-    seconds = _seconds(name, value)
-    if not seconds:
+    limit = seconds(name, value)
+    if not limit:
         raise ValueError(f"{name}=0: a task cannot run in no time; leave it out for no limit")
-    return seconds
+    return limit
 
 
 def _unix_time(name: str, value: Any) -> float:
@@ -124,24 +119,27 @@ def _flag(name: str, value: Any) -> bool:
     return value
 
 
-def _retry(name: str, value: Any) -> Retry | None:
+def retry(name: str, value: Any) -> Retry:
+    """A Retry, or a number of further runs, as a Retry. Raises ValueError for what is neither."""
     if isinstance(value, Retry):
         return value
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ValueError(f"{name}={value!r}: it is a Retry, or a number of further runs")
-    return Retry(value + 1) if value else None
+    return Retry(value + 1)
 
 
 _READERS: Final[dict[str, Callable[[str, Any], Any]]] = {
     "priority": _priority,
     "unique": _unique,
     "timeout": run_limit,
-    "delay": _seconds,
+    "delay": seconds,
     "at": _unix_time,
-    "keep": _seconds,
+    "keep": seconds,
     "reuse": _flag,
-    "retries": _retry,
-    "expires": _seconds,
+    "retries": retry,
+    "expires": seconds,
 }
 
-assert _READERS.keys() == {field.name for field in fields(Options)} == CallOptions.__annotations__.keys()
+_FIELDS: Final = {field.name for field in fields(Options) if field.init}
+
+assert _READERS.keys() == _FIELDS == CallOptions.__annotations__.keys()

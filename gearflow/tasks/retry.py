@@ -3,6 +3,12 @@
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Self
+
+from gearflow.errors import PayloadInvalid
+
+if TYPE_CHECKING:
+    from gearflow.protocol.reserved import RetryPlan  # it imports pydantic
 
 __all__ = ["Retry"]
 
@@ -15,7 +21,8 @@ class Retry:
 
     Attributes:
         attempts: Runs in all, the first one included.
-        on: Classes of exceptions after which it is worth trying again.
+        on: Classes of exceptions after which it is worth trying again; as ``"module.Class"`` where the
+            class is not at hand.
         backoff: Seconds before the second run, doubled for each further one; or a function of the number
             of failed runs (from 1) to seconds.
         max_delay: No delay is longer, in seconds.
@@ -24,7 +31,7 @@ class Retry:
     """
 
     attempts: int = 3
-    on: type[Exception] | tuple[type[Exception], ...] = field(default=Exception, kw_only=True)
+    on: type[Exception] | str | tuple[type[Exception] | str, ...] = field(default=Exception, kw_only=True)
     backoff: float | Callable[[int], float] = field(default=1.0, kw_only=True)
     max_delay: float = field(default=3600.0, kw_only=True)
     jitter: bool = field(default=True, kw_only=True)
@@ -50,15 +57,62 @@ class Retry:
         return longest * (1 + draw()) / 2 if self.jitter else longest
 
     def wants(self, error: BaseException) -> bool:
-        """Whether a run that ended so is worth repeating."""
-        return isinstance(error, self.on)
+        """Whether a run that ended so is worth repeating: what does not fit its types now never will."""
+        if isinstance(error, PayloadInvalid):
+            return False
+        return any(
+            _name(kind) in map(_name, type(error).__mro__)
+            if isinstance(kind, str)
+            else isinstance(error, kind)
+            for kind in self._kinds
+        )
+
+    def to_plan(self) -> "RetryPlan":
+        """The same as it travels: delays one by one, classes by name.
+
+        Raises:
+            ValueError: ``backoff`` returned what is no delay.
+        """
+        from gearflow.protocol.reserved import RetryPlan
+
+        return RetryPlan(
+            delays=tuple(self.schedule()), jitter=self.jitter, on=tuple(_name(kind) for kind in self._kinds)
+        )
+
+    @classmethod
+    def from_plan(cls, plan: "RetryPlan") -> Self:
+        """What travelled. Classes stay names, and are compared as such: nothing is imported."""
+        delays = plan.delays
+        return cls(
+            len(delays) + 1,
+            on=plan.on,
+            backoff=lambda failures: delays[failures - 1],
+            max_delay=max(delays, default=0.0),
+            jitter=plan.jitter,
+        )
+
+    @property
+    def _kinds(self) -> tuple[type[Exception] | str, ...]:
+        return self.on if isinstance(self.on, tuple) else (self.on,)
 
     def _longest(self, failures: int) -> float:
         if callable(self.backoff):
-            return min(self.backoff(failures), self.max_delay)
+            delay = self.backoff(failures)
+            if not delay >= 0:
+                raise ValueError(
+                    f"Retry: backoff({failures}) returned {delay!r}, and a delay is not negative"
+                )
+            return min(delay, self.max_delay)
         # 2.0 ** 1024 overflows, and any delay is at its cap long before
         return min(self.backoff * 2.0 ** min(failures - 1, 64), self.max_delay)
 
     def __str__(self) -> str:
         delays = ", ".join(f"{delay:g} s" for delay in self.schedule())
         return f"{self.attempts} attempts" + (f", after at most {delays}" if delays else "")
+
+
+def _name(kind: type | str) -> str:
+    """A class as it is named in a plan; builtins may be written without their module."""
+    if isinstance(kind, str):
+        return kind if "." in kind else f"builtins.{kind}"
+    return f"{kind.__module__}.{kind.__qualname__}"

@@ -5,6 +5,7 @@
 ``call``, ``acall``      on a worker: waits, returns the result, raises what the task raised
 ``submit``, ``asubmit``  on a worker: returns a job to wait for
 ``background``, ...      on a worker, some time: returns a reference, nobody waits
+``background_many``      many of them at once
 ``map``, ``amap``        many calls, a bounded number of them at a time
 =======================  =========================================================================
 
@@ -19,15 +20,16 @@ from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Mappin
 from functools import update_wrapper
 from typing import Any, Generic, Literal, ParamSpec, Self, TypeVar, Unpack, cast, overload
 
-from gearflow.client import ServerAddress, ambient
-from gearflow.errors import TaskFailed, UnsupportedByServer
-from gearflow.tasks import call
+from gearflow.client import JobHandle, JobKey, Order, ServerAddress, ambient
+from gearflow.errors import TaskFailed
+from gearflow.tasks import call, many
 from gearflow.tasks.batch import WINDOW, AsyncBatch, Batch, Callee, Mappable, Plan, Progress
-from gearflow.tasks.call import Call
 from gearflow.tasks.context import Context
-from gearflow.tasks.job import AsyncJob, Job, Ref
+from gearflow.tasks.job import AsyncJob, Job
 from gearflow.tasks.options import CallOptions, Options
 from gearflow.tasks.payload import PayloadCodec
+from gearflow.tasks.ref import Ref, parse
+from gearflow.tasks.retry import Retry
 from gearflow.tasks.signature import TaskSignature
 
 P = ParamSpec("P")
@@ -45,6 +47,8 @@ class Task(Generic[P, R]):
         payload: Arguments and result <-> workloads.
         is_async: Whether it is a coroutine function.
         timeout: Seconds a run may take where the call does not say; ``None`` for any time.
+        retries: When a failed run is repeated where the call does not say; ``None`` for never.
+        keep: Seconds for which what became of a background call is kept where the call does not say.
         foreign: Whether others run it: the function is a signature without a body.
     """
 
@@ -58,6 +62,8 @@ class Task(Generic[P, R]):
         *,
         name: str,
         timeout: float | None = None,
+        retries: Retry | None = None,
+        keep: float | None = None,
         foreign: bool = False,
         options: Options = Options(),  # noqa: B008  (frozen)
     ) -> None:
@@ -67,6 +73,8 @@ class Task(Generic[P, R]):
         self.payload = PayloadCodec(TaskSignature(function, name), name)
         self.is_async = inspect.iscoroutinefunction(function)
         self.timeout = timeout
+        self.retries = retries
+        self.keep = keep
         self.foreign = foreign
         self._options = options
 
@@ -137,43 +145,91 @@ class Task(Generic[P, R]):
 
     def _submit(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Job[R]:
         call = self.prepare(args, kwargs)
-        client = ambient.current_sync()
-        self.require_support(client.servers)
-        job = client.submit(call.function, call.workload, unique=call.unique, priority=call.priority)
+        job = ambient.current_sync().submit(
+            call.function, call.workload, unique=call.unique, priority=call.priority, options=call.options
+        )
         return Job(job, self.payload.decode_result)
 
     async def asubmit(self, *args: P.args, **kwargs: P.kwargs) -> AsyncJob[R]:
         """Have a worker run it; returns a job to await when a server has accepted. Raises as ``call``."""
         call = self.prepare(args, kwargs)
         client = await ambient.current()
-        self.require_support(client.servers)
-        job = await client.submit(call.function, call.workload, unique=call.unique, priority=call.priority)
+        job = await client.submit(
+            call.function, call.workload, unique=call.unique, priority=call.priority, options=call.options
+        )
         return AsyncJob(job, self.payload.decode_result)
 
     def background(self, *args: P.args, **kwargs: P.kwargs) -> Ref[R]:
         """Put it on the server's queue; returns when the server has it. Raises as ``submit``."""
         ambient.forbid_running_loop(f"{self._shown}.abackground")
         call = self._detached(args, kwargs)
-        client = ambient.current_sync()
-        self.require_support(client.servers)
-        return Ref(
-            client.submit_background(
-                call.function, call.workload, unique=call.unique, priority=call.priority, at=call.at
-            )
+        handle = ambient.current_sync().submit_background(
+            call.function, call.workload, unique=call.unique, priority=call.priority, options=call.options
         )
+        return self._ref(handle)
 
     async def abackground(self, *args: P.args, **kwargs: P.kwargs) -> Ref[R]:
         """Put it on the server's queue; returns when the server has it. Raises as ``background``."""
         call = self._detached(args, kwargs)
         client = await ambient.current()
-        self.require_support(client.servers)
-        return Ref(
-            await client.submit_background(
-                call.function, call.workload, unique=call.unique, priority=call.priority, at=call.at
-            )
+        handle = await client.submit_background(
+            call.function, call.workload, unique=call.unique, priority=call.priority, options=call.options
         )
+        return self._ref(handle)
+
+    @overload
+    def ref(self, handle: str, /, *, server: ServerAddress | str | None = None) -> Ref[R]: ...
+    @overload
+    def ref(self, /, *, unique: str, server: ServerAddress | str | None = None) -> Ref[R]: ...
+    def ref(
+        self,
+        handle: str | None = None,
+        /,
+        *,
+        unique: str | None = None,
+        server: ServerAddress | str | None = None,
+    ) -> Ref[R]:
+        """A reference to a background job of this task that was submitted somewhere else.
+
+        Args:
+            handle: What the server calls it, or ``HANDLE@HOST:PORT``, which is what ``str(ref)`` gives.
+            unique: Instead: the key it was submitted with; the last job with it is meant.
+            server: Where it is; by default the servers that are in use are asked in order.
+
+        Raises:
+            ValueError: That is no job's handle, or no server's address.
+        """
+        if (handle is None) == (unique is None):
+            raise ValueError("ref() takes a handle or a unique")
+        if handle is not None:
+            return Ref(parse(handle, server), self.name, self.payload.decode_result)
+        where = ServerAddress.parse(server) if isinstance(server, str) else server
+        name = JobKey(self.name, call.on_the_wire(unique or ""), where)
+        return Ref(name, self.name, self.payload.decode_result)
 
     # ---------------------------------------------------------------------------------------- many calls
+
+    def background_many(self: Mappable[A, B], items: Iterable[A], /) -> list[Ref[B]]:
+        """Put a call for each item on the server's queue; see ``abackground_many``."""
+        task = cast("Task[Any, Any]", self)
+        ambient.forbid_running_loop(f"{task._shown}.abackground_many")
+        return many.submit_all(task._account(items), ambient.current_sync())
+
+    async def abackground_many(self: Mappable[A, B], items: Iterable[A], /) -> list[Ref[B]]:
+        """Put a call for each item on the server's queue, many in one go; returns when it has them all.
+
+        Items are taken as they can be sent, so there may be more than fit into memory. Where they are a
+        collection, all of them are validated before any is sent.
+
+        Raises:
+            PartlySubmitted: Not all were accepted; it has the references of those that were.
+            PayloadInvalid, NoServer, UnsupportedByServer: Nothing was sent.
+        """
+        task = cast("Task[Any, Any]", self)
+        return await many.asubmit_all(task._account(items), await ambient.current())
+
+    def _account(self, items: Iterable[Any]) -> many.Account:
+        return many.Account(items, lambda item: self._detached((item,), {}), self._ref)
 
     @overload
     def map(
@@ -261,24 +317,24 @@ class Task(Generic[P, R]):
 
     # ------------------------------------------------------------------------------------- for the verbs
 
-    def prepare(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
+    def prepare(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Order:
         """A call whose caller waits, ready to be sent. Raises as ``gearflow.tasks.call.attached``."""
         return call.attached(self.name, self.payload, self._options, args, kwargs, foreign=self.foreign)
 
-    def _detached(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
-        return call.detached(self.name, self.payload, self._options, args, kwargs, foreign=self.foreign)
+    def _detached(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Order:
+        return call.detached(
+            self.name,
+            self.payload,
+            self._options,
+            args,
+            kwargs,
+            foreign=self.foreign,
+            keep=self.keep,
+            retried=self.retries is not None,
+        )
 
-    def require_support(self, servers: Iterable[ServerAddress]) -> None:
-        """Refuse options that the servers at hand cannot honour.
-
-        Raises:
-            UnsupportedByServer: There is one.
-        """
-        if unbuilt := self._options.unbuilt:
-            names = ", ".join(f"{name}=" for name in unbuilt)
-            raise UnsupportedByServer(
-                f"task {self.name!r}: {', '.join(map(str, servers))} cannot honour {names}; leave it out"
-            )
+    def _ref(self, handle: JobHandle) -> Ref[R]:
+        return Ref(handle, self.name, self.payload.decode_result)
 
     @property
     def _shown(self) -> str:

@@ -1,9 +1,9 @@
-"""What the client's tests share: a client with a scripted server at its other end, and small workers."""
+"""What the client's tests share: a client with a scripted server at its other end, calls beside, workers."""
 
 import subprocess
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import anyio
 import pytest
@@ -15,6 +15,32 @@ from gearflow.testing.peer import ScriptedPeer, ScriptedServer
 Answer: TypeAlias = Callable[[JobAssign], list[Packet]]
 Scripted: TypeAlias = Callable[..., AbstractAsyncContextManager[tuple[Client, ScriptedPeer]]]
 Working: TypeAlias = Callable[[str, str, Answer], AbstractAsyncContextManager[None]]
+
+
+class Call:
+    """A call that runs beside the test; its outcome is asked for when the script has gone on."""
+
+    def __init__(self, function: Callable[..., Awaitable[Any]], *args: Any, **options: Any) -> None:
+        self._call: Callable[[], Awaitable[Any]] = lambda: function(*args, **options)
+        self._over = anyio.Event()
+        self.scope = anyio.CancelScope()
+        self.value: Any = None
+        self.error: Exception | None = None
+
+    async def run(self) -> None:
+        with self.scope:
+            try:
+                self.value = await self._call()
+            except Exception as error:  # noqa: BLE001  (the outcome, for the test to judge)
+                self.error = error
+        self._over.set()
+
+    async def outcome(self) -> Any:
+        with anyio.fail_after(5):
+            await self._over.wait()
+        if self.error is not None:
+            raise self.error
+        return self.value
 
 
 @pytest.fixture

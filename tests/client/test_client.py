@@ -189,8 +189,19 @@ async def test_a_delayed_job_waits_at_the_server(any_server: str, function: str)
     async with Client([any_server]) as client:
         handle = await client.submit_background(function, b"x", at=4_000_000_000)
         assert (await client.status(handle)).known
-        with pytest.raises(UnsupportedByServer, match="normal priority"):
+
+
+async def test_gearmand_gives_a_delayed_job_no_priority(gearmand: str, function: str) -> None:
+    async with Client([gearmand]) as client:
+        with pytest.raises(UnsupportedByServer, match="normal priority, not high"):
             await client.submit_background(function, b"x", at=4_000_000_000, priority=Priority.HIGH)
+
+
+async def test_gearflows_server_does(bundled: str, function: str) -> None:
+    async with Client([bundled]) as client:
+        handle = await client.submit_background(function, b"x", at=4e9 + 0.5, priority=Priority.HIGH)
+        info = await client.info(handle)
+        assert (info.state, info.due, info.priority) == ("delayed", 4e9 + 0.5, "high")
 
 
 async def test_a_full_queue_is_an_error_of_its_own(any_server: str, function: str) -> None:

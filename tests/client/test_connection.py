@@ -1,9 +1,9 @@
 """The client against a scripted server: the orders and faults that no real server brings about on demand."""
 
 import gc
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import CancelledError
-from typing import Any, Final
+from typing import Final
 
 import anyio
 import pytest
@@ -34,36 +34,10 @@ from gearflow.protocol.packets import (
     WorkWarning,
 )
 from gearflow.testing.peer import ScriptedPeer, ScriptedServer
-from tests.client.conftest import Scripted
+from tests.client.conftest import Call, Scripted
 
 MORE_THAN_FITS: Final = bytes(32 * 1024 * 1024)
 """A workload that jams a connection whose other end does not read."""
-
-
-class Call:
-    """A call that runs beside the test; its outcome is asked for when the script has gone on."""
-
-    def __init__(self, function: Callable[..., Awaitable[Any]], *args: Any, **options: Any) -> None:
-        self._call: Callable[[], Awaitable[Any]] = lambda: function(*args, **options)
-        self._over = anyio.Event()
-        self.scope = anyio.CancelScope()
-        self.value: Any = None
-        self.error: Exception | None = None
-
-    async def run(self) -> None:
-        with self.scope:
-            try:
-                self.value = await self._call()
-            except Exception as error:  # noqa: BLE001  (the outcome, for the test to judge)
-                self.error = error
-        self._over.set()
-
-    async def outcome(self) -> Any:
-        with anyio.fail_after(5):
-            await self._over.wait()
-        if self.error is not None:
-            raise self.error
-        return self.value
 
 
 async def submitted(
@@ -585,3 +559,52 @@ async def test_a_callback_may_cancel_a_job_that_ends_in_the_same_moment(scripted
         assert await first.result(5) == b"r"
         with pytest.raises(CancelledError):
             await second.result(5)
+
+
+# ------------------------------------------------------------------------------------- no answer at all
+
+
+async def test_a_server_that_gives_no_answer_is_given_up() -> None:
+    async with (
+        ScriptedServer() as server,
+        Client([server.address], answer_timeout=0.05) as client,
+        anyio.create_task_group() as tasks,
+    ):
+        first = Call(client.submit, "f", b"x")
+        tasks.start_soon(first.run)
+        peer = await server.accept()
+        await peer.shake_hands()
+        await peer.expect(SubmitJob(b"f", b"", b"x"))
+        await peer.send(JobCreated(b"H:1"))
+        job: ClientJob = await first.outcome()
+        with anyio.move_on_after(0.2):
+            await job.result()  # a result takes as long as it takes
+        frozen = Call(client.submit, "f", b"y")
+        tasks.start_soon(frozen.run)
+        with pytest.raises(SubmitUnknown, match=r"it gave no answer for 0\.\d+ s"):
+            await frozen.outcome()
+        with pytest.raises(ConnectionLost, match="the job may run on"):
+            await job.result(5)
+        again = Call(client.submit, "f", b"z")
+        tasks.start_soon(again.run)
+        await (await server.accept()).shake_hands()
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_server_that_answers_one_by_one_is_not() -> None:
+    async with (
+        ScriptedServer() as server,
+        Client([server.address], answer_timeout=0.4) as client,
+        anyio.create_task_group() as tasks,
+    ):
+        calls = [Call(client.submit_background, "f", b"x") for _ in range(8)]
+        for call in calls:
+            tasks.start_soon(call.run)
+        peer = await server.accept()
+        await peer.shake_hands()
+        await peer.expect(*[SubmitJobBg(b"f", b"", b"x")] * 8)
+        for n in range(8):
+            with anyio.move_on_after(0.1):
+                await peer.receive()  # there is nothing; it takes its time
+            await peer.send(JobCreated(b"H:%d" % n))
+        assert {str(await call.outcome()) for call in calls} == {f"H:{n}" for n in range(8)}

@@ -14,6 +14,7 @@ import pytest
 
 from gearflow.client import Admin, Client, ClientJob, SyncAdmin, SyncClient, SyncJob
 from gearflow.errors import ConnectionLost, NoServer
+from gearflow.protocol import reserved
 from gearflow.protocol.packets import WorkData
 
 FOR_THE_CONNECTION = {"add_event", "complete", "fail", "fail_remotely"}
@@ -23,7 +24,7 @@ ONLY_BLOCKING = {"run"}  # the way from one face to the other
 
 def methods(face: type[Any]) -> dict[str, inspect.Signature]:
     return {
-        name: inspect.signature(member, eval_str=True)
+        name: inspect.signature(member, eval_str=True, locals=vars(reserved))
         for name, member in vars(face).items()
         if inspect.isfunction(member) and (name == "__init__" or not name.startswith("_"))
     }

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from gearflow.client import ServerAddress
-from gearflow.errors import TaskDefinitionError, UnknownTask, UnsupportedByServer
+from gearflow.errors import TaskDefinitionError, UnknownTask
 from gearflow.tasks import AsyncTask, Context, Registry, Retry, Task, task
 from gearflow.tasks.registry import registry
 
@@ -75,20 +74,20 @@ def test_options_leave_the_task_as_it_is() -> None:
         add.options(timeot=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 
 
-def test_options_not_built_yet_are_named_with_the_server() -> None:
-    server = (ServerAddress("example.org", 4730),)
-    for changed in (add.options(retries=Retry(3)), add.options(keep=60), add.options(reuse=True)):
-        with pytest.raises(
-            UnsupportedByServer, match=r"example\.org:4730 cannot honour (retries|keep|reuse)="
-        ):
-            changed.require_support(server)
-    add.require_support(server)
+def test_retries_and_keep_are_the_tasks_own() -> None:
+    @task(name="kept", retries=Retry(3, on=OSError), keep=60, expires=30)
+    def kept() -> None: ...
 
-    @task(retries=2)
-    def retried() -> None: ...
+    assert kept.retries == Retry(3, on=OSError)
+    assert kept.keep == 60
+    assert kept.call_options.expires == 30
+    assert kept.options(priority="high").retries == kept.retries
+    assert (add.retries, add.keep) == (None, None)
 
-    with pytest.raises(UnsupportedByServer):
-        retried.require_support(server)
+
+def test_a_foreign_task_takes_no_retries() -> None:
+    with pytest.raises(TaskDefinitionError, match="call it again"):
+        task(foreign=True, retries=3)
 
 
 def test_a_foreign_task_takes_no_timeout() -> None:

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gearflow.client import Priority
+from gearflow.client import Order, Priority, SubmitOptions
 from gearflow.errors import PayloadInvalid
 from gearflow.protocol.constants import MAX_UNIQUE
-from gearflow.tasks.call import Call, attached, detached
+from gearflow.tasks.call import attached, detached
 from gearflow.tasks.envelope import Envelope, unwrap
 from gearflow.tasks.options import Options
 from gearflow.tasks.payload import PayloadCodec
@@ -31,12 +31,13 @@ def echo(data: bytes) -> bytes:
 CODEC = PayloadCodec(TaskSignature(add, "app.add"), "app.add")
 
 
-def call(*args: Any, foreign: bool = False, **options: Any) -> Call:
+def call(*args: Any, foreign: bool = False, **options: Any) -> Order:
     return attached("app.add", CODEC, Options().updated(options), args or (1,), {}, foreign=foreign)
 
 
-def background(**options: Any) -> Call:
-    return detached("app.add", CODEC, Options().updated(options), (1,), {}, foreign=False)
+def background(*, keeps: float | None = None, retried: bool = False, **options: Any) -> Order:
+    given = Options().updated(options)
+    return detached("app.add", CODEC, given, (1,), {}, foreign=False, keep=keeps, retried=retried)
 
 
 # ------------------------------------------------------------------------------------------ what is taken
@@ -62,7 +63,7 @@ def test_durations_are_seconds_or_timedeltas() -> None:
 def test_retries_are_further_runs_or_a_retry() -> None:
     assert Options().updated({"retries": 2}).retries == Retry(3)
     assert Options().updated({"retries": Retry(7)}).retries == Retry(7)
-    assert Options().updated({"retries": 0}).retries is None
+    assert Options().updated({"retries": 0}).retries == Retry(1)  # none, whatever the task has
 
 
 @pytest.mark.parametrize(
@@ -93,34 +94,70 @@ def test_a_value_that_makes_no_sense_is_refused_by_name(option: dict[str, Any]) 
         Options().updated(option)
 
 
-def test_options_that_no_server_honours_yet_are_known() -> None:
-    assert Options().updated({"retries": 1, "keep": 60, "reuse": True, "expires": 1}).unbuilt == (
-        "retries",
-        "keep",
-        "reuse",
-        "expires",
-    )
-    assert Options().updated({"retries": 0, "reuse": False, "timeout": 1, "unique": True}).unbuilt == ()
+# --------------------------------------------------------------------------------- what is asked beyond
+
+
+def test_without_options_the_packets_say_it_all() -> None:
+    for plain in (call(), call(unique=True, priority="high"), background(), background(unique="k")):
+        assert plain.options is None
+        assert plain.workload == b'{"a":1,"b":2}'
+
+
+def test_what_the_server_does_goes_to_the_server() -> None:
+    assert background(delay=1.5, keep=3, expires=9).options == SubmitOptions(delay=1.5, keep=3, expires=9)
+    assert call(keep=3, reuse=True, unique="k").options == SubmitOptions(keep=3, reuse=True)
+
+
+def test_what_the_worker_does_goes_to_other_servers_in_an_envelope() -> None:
+    options = call(timeout=3, retries=1).options
+    assert options is not None
+    assert (options.timeout, options.retries) == (3, Retry(2).to_plan())
+    assert unwrap(options.envelope) == (Envelope(timeout=3, retries=Retry(2).to_plan()), b"")
+
+
+def test_a_worker_is_told_that_nobody_waits_if_it_is_told_anything() -> None:
+    options = background(timeout=3).options
+    assert options is not None
+    assert unwrap(options.envelope) == (Envelope(timeout=3, detached=True), b"")
+    assert background(keep=3).options == SubmitOptions(keep=3)
+
+
+def test_the_tasks_own_retries_are_known_to_the_worker() -> None:
+    options = background(retried=True).options
+    assert options is not None
+    assert options.is_plain
+    assert unwrap(options.envelope) == (Envelope(detached=True), b"")
+
+
+def test_the_tasks_keep_is_for_background_calls_that_say_nothing() -> None:
+    assert background(keeps=60).options == SubmitOptions(keep=60)
+    assert background(keeps=60, keep=0).options == SubmitOptions(keep=0)
+
+
+def test_reuse_needs_a_unique() -> None:
+    for make in (call, background):
+        with pytest.raises(ValueError, match="give unique="):
+            make(reuse=True)
 
 
 # ------------------------------------------------------------------------------------------- the workload
-
-
-def test_a_run_limit_of_the_call_goes_into_an_envelope() -> None:
-    assert unwrap(call(timeout=3).workload) == (Envelope(timeout=3), b'{"a":1,"b":2}')
-    assert call().workload == b'{"a":1,"b":2}'
 
 
 def test_a_raw_payload_that_looks_like_an_envelope_gets_one() -> None:
     codec = PayloadCodec(TaskSignature(echo, "app.echo"), "app.echo")
     made = attached("app.echo", codec, Options(), (b"\0gf1x",), {}, foreign=False)
     assert unwrap(made.workload) == (Envelope(), b"\0gf1x")
+    timed = attached("app.echo", codec, Options(timeout=3), (b"\0gf1x",), {}, foreign=False)
+    assert timed.options is not None
+    assert unwrap(timed.options.envelope + timed.workload) == (Envelope(timeout=3), b"\0gf1x")
     assert attached("app.echo", codec, Options(), (b"\0gf1x",), {}, foreign=True).workload == b"\0gf1x"
 
 
-def test_a_foreign_function_takes_no_run_limit() -> None:
+def test_a_foreign_function_takes_neither_run_limit_nor_retries() -> None:
     with pytest.raises(ValueError, match=r"result\(timeout="):
         call(foreign=True, timeout=3)
+    with pytest.raises(ValueError, match="call it again"):
+        call(foreign=True, retries=3)
     assert call(foreign=True).workload == b'{"a":1,"b":2}'
 
 
@@ -133,13 +170,9 @@ def test_a_bad_payload_is_found_before_a_unique_is_made() -> None:
 # ------------------------------------------------------------------------------------------------- start
 
 
-def test_a_delay_is_rounded_up_to_whole_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("time.time", lambda: 1000.25)
-    assert background(delay=0.5).at == 1001
-    assert background(delay=1).at == 1002
-    assert background(delay=0).at == 1001
-    assert background(at=datetime.fromtimestamp(2000.5, UTC)).at == 2001
-    assert background().at is None
+def test_a_start_is_a_delay_or_a_time() -> None:
+    assert background(delay=timedelta(minutes=1)).options == SubmitOptions(delay=60)
+    assert background(at=datetime.fromtimestamp(2000.5, UTC)).options == SubmitOptions(at=2000.5)
 
 
 def test_a_delay_is_for_background_jobs() -> None:

@@ -2,7 +2,17 @@
 
 import pytest
 
+from gearflow.errors import PayloadInvalid
+from gearflow.protocol.reserved import RetryPlan
 from gearflow.tasks import Retry
+
+
+class Busy(Exception):
+    pass
+
+
+class VeryBusy(Busy):
+    pass
 
 
 def test_delays_double_up_to_a_cap() -> None:
@@ -34,6 +44,41 @@ def test_only_the_named_errors_are_worth_a_retry() -> None:
     retry = Retry(on=(OSError, KeyError))
     assert retry.wants(FileNotFoundError())
     assert not retry.wants(ValueError())
+
+
+def test_what_does_not_fit_its_types_is_never_worth_one() -> None:
+    for on in (Exception, ValueError, PayloadInvalid):
+        assert not Retry(on=on).wants(PayloadInvalid("no"))
+
+
+def test_errors_may_be_given_by_name() -> None:
+    retry = Retry(on=(f"{__name__}.Busy", "OSError"))
+    assert retry.wants(Busy())
+    assert retry.wants(VeryBusy())
+    assert retry.wants(FileNotFoundError())
+    assert not retry.wants(KeyError())
+
+
+def test_a_plan_is_the_same_as_data() -> None:
+    plan = Retry(4, on=(OSError, Busy), backoff=lambda n: n * 10.0, max_delay=25, jitter=False).to_plan()
+    assert plan == RetryPlan(delays=(10, 20, 25), jitter=False, on=("builtins.OSError", f"{__name__}.Busy"))
+    assert Retry().to_plan() == RetryPlan(delays=(1, 2))
+    assert Retry(on="OSError").to_plan().on == ("builtins.OSError",)
+
+
+def test_what_a_plan_says_is_done() -> None:
+    retry = Retry.from_plan(RetryPlan(delays=(10, 20), jitter=False, on=(f"{__name__}.Busy",)))
+    assert (retry.attempts, retry.schedule()) == (3, [10, 20])
+    assert [retry.delay(failures) for failures in (1, 2, 3)] == [10, 20, None]
+    assert retry.wants(VeryBusy())
+    assert not retry.wants(OSError())
+    assert Retry.from_plan(RetryPlan(delays=())).delay(1) is None
+
+
+def test_a_backoff_that_gives_no_delay_cannot_travel() -> None:
+    for nonsense in (-1.0, float("nan")):
+        with pytest.raises(ValueError, match=r"backoff\(1\) returned"):
+            Retry(backoff={1: nonsense}.__getitem__).to_plan()
 
 
 def test_it_prints_its_schedule() -> None:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from typing import assert_type
 
+import gearflow
 from gearflow import (
     AsyncBatch,
     AsyncJob,
@@ -23,6 +24,9 @@ from gearflow import (
     TaskFailed,
     task,
 )
+from gearflow.client import Client, JobHandle, JobStatus, ServerAddress, SubmitOptions, SyncClient
+from gearflow.client.operate import dead_letters
+from gearflow.protocol.reserved import JobInfo
 from gearflow.tasks import AsyncOutcome, Outcome
 
 
@@ -69,6 +73,9 @@ assert_type(add(1), int)
 assert_type(with_context(3), str)
 assert_type(reverse("x"), str)
 
+task(retries=0, expires=timedelta(minutes=1), keep=0)
+task(retries="3")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+task(reuse=True)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
 task(name=3)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
 task(timout=3)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
 task(priority="urgent")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
@@ -111,6 +118,53 @@ async def results() -> None:
     assert_type(add.options(delay=timedelta(minutes=1)).options(unique=True).background(1), Ref[int])
     assert_type(add.options(at=datetime.now(UTC), keep=3, reuse=True, expires=3), Task[[int, int], int])  # type: ignore[assert-type]  # pyright: ignore[reportAssertTypeFailure]
     assert_type(await resize.options(retries=3, timeout=1.5)("x"), bytes)
+
+
+async def references() -> None:
+    ref = add.background(1)
+    assert_type(ref.result(timeout=3), int)
+    assert_type(await ref.aresult(), int)
+    assert_type(ref.status(), JobStatus)
+    assert_type(await ref.astatus(), JobStatus)
+    assert_type(ref.info(), JobInfo)
+    assert_type(await ref.ainfo(), JobInfo)
+    assert_type(ref.cancel(), bool)
+    assert_type(await ref.acancel(), bool)
+    assert_type(ref.handle, str)
+    assert_type(ref.server, ServerAddress | None)
+    assert_type(await (await resize.abackground("x")).aresult(), bytes)
+
+    # made elsewhere
+    assert_type(add.ref("H:host-store:7"), Ref[int])
+    assert_type(resize.ref("H:host-store:7", server="127.0.0.1:4730"), Ref[bytes])
+    assert_type(add.ref(unique="k"), Ref[int])
+    assert_type(await add.options(keep=3).ref(str(ref)).aresult(timeout=1), int)
+
+    # many at once
+    assert_type(add.background_many([1, 2]), list[Ref[int]])
+    assert_type(await resize.abackground_many(url for url in "ab"), list[Ref[bytes]])
+    assert_type(await resize.options(delay=1, retries=Retry(2)).abackground_many(["a"]), list[Ref[bytes]])
+    assert_type(with_context.background_many(range(3))[0].result(), str)
+    try:
+        add.background_many([1])
+    except gearflow.PartlySubmitted as error:
+        assert_type(error.failures, dict[int, Exception])
+
+
+async def clients(client: Client, blocking: SyncClient) -> None:
+    handle = await client.submit_background("f", b"", options=SubmitOptions(keep=3))
+    assert_type(handle, JobHandle)
+    assert_type(await client.result(handle, 3), bytes)
+    assert_type(blocking.info(handle), JobInfo)
+    assert_type(await dead_letters(client), tuple[JobInfo, ...])
+    assert_type(blocking.run(dead_letters), tuple[JobInfo, ...])
+    await client.submit("f", b"", options={"keep": 3})  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    SubmitOptions(keep="3")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    SubmitOptions(kept=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
+def control() -> None:
+    raise gearflow.TryAgain(after=timedelta(seconds=3)) from gearflow.Snooze(3)
 
 
 async def batches() -> None:
@@ -182,6 +236,20 @@ async def wrong_calls() -> None:
     # the context is the worker's to give
     with_context.call(Context(handle="", function="", send=print), 3)  # type: ignore[call-arg, arg-type]  # pyright: ignore[reportCallIssue]
     await with_everything.acall(ctx=3, n=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
+async def wrong_references() -> None:
+    add.ref()  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    add.ref("H:1", unique="k")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    add.ref(7)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+    add.background_many(["x"])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+    await add.abackground_many(["x"])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+    wrong: str = add.ref("H:1").result()  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+    del wrong
+    gearflow.TryAgain(after="soon")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    gearflow.Snooze()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    gearflow.Discard(3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Retry(on=3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 async def wrong_options() -> None:

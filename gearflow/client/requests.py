@@ -1,0 +1,194 @@
+"""What is asked of a server on one connection, from the outbox to the answer.
+
+``Request`` is any question. ``Submission`` is one that is answered with a job's handle. Two kinds of it go
+to functions that gearflow's own server answers itself: ``ReservedSubmission`` is the job it submits,
+``ReservedCall`` is about other jobs. Their jobs tell what the server says (a ``Fault``) from what a worker
+says.
+"""
+
+from functools import partial
+from typing import ClassVar, Protocol
+
+import anyio
+
+from gearflow.client.address import ServerAddress
+from gearflow.client.job import ClientJob, JobFailed, JobHandle, JobOwner
+from gearflow.client.names import to_text
+from gearflow.errors import ConnectionLost, GearflowError, QueueFull, ServerError, SubmitUnknown, UnknownJob
+from gearflow.protocol.constants import PacketType
+from gearflow.protocol.packets import Packet
+
+
+class NotSent(Exception):
+    """The connection is closed and the request never left; it may be sent elsewhere."""
+
+
+class Signal(Protocol):
+    """What is set when a request is answered: an event, or what many requests have in common."""
+
+    def set(self) -> object:
+        """It is answered."""
+        ...
+
+    async def wait(self) -> object:
+        """Return when it is."""
+        ...
+
+
+class Request:
+    """A request from the outbox to its answer. ``expected`` is the answer's packet number."""
+
+    __slots__ = ("abandoned", "answer", "answered", "expected", "failure", "what")
+
+    def __init__(self, expected: PacketType, what: str, answered: Signal) -> None:
+        self.expected = expected
+        self.what = what  # for error messages
+        self.answered = answered
+        self.answer: Packet | None = None
+        self.failure: Exception | None = None
+        self.abandoned = False
+
+    def lost(self, server: ServerAddress, reason: str) -> GearflowError:
+        """What the caller gets if the connection closed after the request was sent."""
+        return ConnectionLost(f"{server} was lost ({reason}) before it answered {self.what}")
+
+
+class Submission(Request):
+    """A submission, attached (foreground) or not; ``job`` or ``handle`` is its answer."""
+
+    __slots__ = ("attached", "function", "handle", "job", "unique")
+
+    job_type: ClassVar[type[ClientJob]] = ClientJob
+
+    def __init__(self, function: str, unique: bytes, answered: Signal, *, attached: bool) -> None:
+        Request.__init__(self, PacketType.JOB_CREATED, "a submission", answered)
+        self.function = function
+        self.unique = unique
+        self.attached = attached
+        self.job: ClientJob | None = None
+        self.handle: JobHandle | None = None
+
+    def lost(self, server: ServerAddress, reason: str) -> GearflowError:
+        unique = f", unique {to_text(self.unique)!r}" if self.unique else ""
+        return SubmitUnknown(
+            f"function {self.function!r}{unique}: sent to {server}, which was lost ({reason}) before it "
+            "acknowledged; the job may exist or not. Submit it again only if running it twice does no harm"
+        )
+
+
+class _ReservedJob(ClientJob):
+    """A job that may also be ended by the server, which then says why in its own words."""
+
+    __slots__ = ("is_refused",)
+
+    def __init__(self, raw_handle: bytes, server: ServerAddress, function: str, owner: JobOwner) -> None:
+        ClientJob.__init__(self, raw_handle, server, function, owner)
+        self.is_refused = False
+
+    def fail_remotely(self, exception: bytes | None) -> None:
+        fault = None if exception is None else _fault(exception)
+        if fault is None:
+            super().fail_remotely(exception)
+        else:
+            self.is_refused = True
+            self.fail(partial(_error, *fault))
+
+
+class ReservedSubmission(Submission):
+    """A submission by way of ``gearflow:submit``.
+
+    An attached one is the job. Of a detached one, ``job`` is only the call, and its result says which job
+    the server has.
+    """
+
+    __slots__ = ()
+
+    job_type = _ReservedJob
+
+    def __init__(self, function: str, unique: bytes, answered: Signal) -> None:
+        Submission.__init__(self, function, unique, answered, attached=True)
+
+    async def check(self) -> None:
+        """Raise the server's refusal, if it has come already, as what ``Connection.ask`` would raise."""
+        if isinstance(self.job, _ReservedJob) and self.job.is_refused:
+            await self.job.result()
+
+    async def submitted(self) -> JobHandle:
+        """The job that the server has, for a detached one; waits for the end of the call.
+
+        Raises:
+            SubmitUnknown: The connection closed before.
+            QueueFull, ServerError: The server refused it.
+        """
+        from gearflow.protocol.reserved import Submitted
+
+        assert self.job is not None  # the call was accepted
+        try:
+            answer = await self.job.result()
+        except ConnectionLost as error:
+            raise self.lost(self.job.server, "the connection closed") from error
+        except JobFailed as error:
+            said = (
+                "it gave no reason" if error.exception is None else error.exception.decode(errors="replace")
+            )
+            raise ServerError("WORK_FAIL", f"a submission with options was refused: {said}") from error
+        return JobHandle(Submitted.model_validate_json(answer).handle, self.job.server)
+
+
+class ReservedCall(Submission):
+    """A call of a reserved function; ``job`` is the call."""
+
+    __slots__ = ()
+
+    job_type = _ReservedJob
+
+    def __init__(self, function: str, answered: Signal) -> None:
+        Submission.__init__(self, function, b"", answered, attached=True)
+
+    def lost(self, server: ServerAddress, reason: str) -> GearflowError:
+        return ConnectionLost(f"{server} was lost ({reason}) before it answered {self.function}")
+
+
+class Tally:
+    """What is set once for each of many requests; whoever waits for it waits for all of them."""
+
+    __slots__ = ("_all", "_missing")
+
+    def __init__(self, count: int, event: anyio.Event) -> None:
+        self._missing = count
+        self._all = event
+
+    def set(self) -> None:
+        """One of them is answered."""
+        self._missing -= 1
+        if not self._missing:
+            self._all.set()
+
+    async def wait(self) -> None:
+        """Return when all of them are."""
+        await self._all.wait()
+
+
+def _fault(exception: bytes) -> tuple[str, str] | None:
+    """Type and message, if these are the server's words: a worker's have other fields, or no such type."""
+    if b'"gearflow:' not in exception:
+        return None
+    from gearflow.protocol.reserved import Fault
+
+    try:
+        fault = Fault.model_validate_json(exception)
+    except ValueError:
+        return None
+    return fault.type, fault.message
+
+
+def _error(kind: str, message: str) -> Exception:
+    match kind:
+        case "gearflow:full":
+            return QueueFull(kind, message)
+        case "gearflow:timeout":
+            return TimeoutError(message)
+        case "gearflow:unknown":
+            return UnknownJob(message)
+        case _:
+            return ServerError(kind, message)

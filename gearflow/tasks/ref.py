@@ -1,0 +1,187 @@
+"""A background job, by reference: what it has come to can be asked for, in this process or another.
+
+A ``Ref`` is made by ``background()``, or from what is known of the job: ``resize.ref("H:host-store:7")``.
+What is more than a job's status needs gearflow's own server, which keeps what became of jobs.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+
+from gearflow.client import Client, JobFailed, JobHandle, JobKey, JobName, JobStatus, ServerAddress, ambient
+from gearflow.errors import GearflowError, UnknownJob, UnsupportedByServer
+from gearflow.tasks.failure import decode_failure
+
+if TYPE_CHECKING:
+    from gearflow.protocol.reserved import JobInfo  # it imports pydantic
+
+R_co = TypeVar("R_co", covariant=True)
+
+_ALIVE = ("delayed", "waiting", "running")
+
+
+class Ref(Generic[R_co]):
+    """A detached job: the server has it, and nobody need wait. A frozen value, which can be pickled.
+
+    ``str(ref)`` is ``HANDLE@HOST:PORT``, of which ``task.ref()`` makes it again. The methods with an ``a``
+    are for code in an event loop.
+    """
+
+    __slots__ = ("_decode", "_job", "_task")
+
+    def __init__(self, job: JobName, task: str, decode: Callable[[bytes], R_co] | None = None) -> None:
+        self._job = job
+        self._task = task
+        self._decode = decode
+
+    @property
+    def handle(self) -> str:
+        """The server's name for the job; empty if the job is named by its unique."""
+        return "" if isinstance(self._job, JobKey) else str(self._job)
+
+    @property
+    def server(self) -> ServerAddress | None:
+        """The server that has the job; None: the servers that are in use are asked in order."""
+        return None if isinstance(self._job, str) else self._job.server
+
+    @property
+    def task(self) -> str:
+        """The name of the task."""
+        return self._task
+
+    def result(self, timeout: float | None = None) -> R_co:
+        """Wait for the result, for at most ``timeout`` seconds; also if the server restarts meanwhile.
+
+        Raises:
+            TaskFailed: The task raised, and is not run again; also an instance of what it raised, where
+                that class is known here. Or it has expired, or its workers died: ``type`` tells.
+            TaskTimeout: It overran its run limit.
+            concurrent.futures.CancelledError: It was cancelled.
+            TimeoutError: It has not ended in time, and runs on.
+            UnknownJob: The server knows no such job, or keeps its result no longer.
+            NoServer: The server could not be reached (again) in time.
+            UnsupportedByServer: It keeps no results.
+            PayloadInvalid: The result does not fit the task's type.
+            UnknownTask: The reference was unpickled, and the task's module is not imported.
+        """
+        ambient.forbid_running_loop("ref.aresult")
+        return ambient.current_sync().run(partial(self._result, timeout))
+
+    async def aresult(self, timeout: float | None = None) -> R_co:
+        """Wait for the result. As ``result``."""
+        return await self._result(timeout, await ambient.current())
+
+    def status(self) -> JobStatus:
+        """What the server knows of it; on gearflow's own also in what state it is, or how it ended."""
+        ambient.forbid_running_loop("ref.astatus")
+        return ambient.current_sync().run(self._status)
+
+    async def astatus(self) -> JobStatus:
+        """What the server knows of it. As ``status``."""
+        return await self._status(await ambient.current())
+
+    def info(self) -> "JobInfo":
+        """All that gearflow's server knows of it: times, attempts, worker, progress, failure.
+
+        Raises:
+            UnknownJob: It knows no such job, or no longer.
+            UnsupportedByServer, NoServer, ConnectionLost: As in ``gearflow.errors``.
+        """
+        ambient.forbid_running_loop("ref.ainfo")
+        return ambient.current_sync().info(self._job)
+
+    async def ainfo(self) -> "JobInfo":
+        """All that gearflow's server knows of it. As ``info``."""
+        return await (await ambient.current()).info(self._job)
+
+    def cancel(self) -> bool:
+        """End it, whether it waits or runs, on gearflow's server; a worker that runs it is told.
+
+        Returns False if it had ended already, or the server knows no such job.
+
+        Raises:
+            UnsupportedByServer, NoServer, ConnectionLost: As in ``gearflow.errors``.
+        """
+        ambient.forbid_running_loop("ref.acancel")
+        return ambient.current_sync().cancel(self._job)
+
+    async def acancel(self) -> bool:
+        """End it, whether it waits or runs. As ``cancel``."""
+        return await (await ambient.current()).cancel(self._job)
+
+    async def _result(self, timeout: float | None, client: Client) -> R_co:
+        decode = self._decoder()  # if that fails, it fails before the wait
+        try:
+            data = await client.result(self._job, timeout)
+        except JobFailed as error:
+            if error.exception is None and await self._is_cancelled(client):
+                raise CancelledError(f"job {self._job} was cancelled") from None
+            raise decode_failure(error.exception, self.handle or str(self._job)) from None
+        except UnsupportedByServer as error:
+            raise UnsupportedByServer(
+                f"{error} to keep results of background jobs; elsewhere submit() and asubmit() give a result"
+            ) from None
+        return decode(data)
+
+    async def _is_cancelled(self, client: Client) -> bool:
+        """Why a job ended without a reason: a result does not tell."""
+        try:
+            return (await client.info(self._job)).state == "cancelled"
+        except GearflowError:
+            return False
+
+    async def _status(self, client: Client) -> JobStatus:
+        try:
+            info = await client.info(self._job)
+        except UnknownJob:
+            return JobStatus(known=False, running=False, numerator=0, denominator=0)
+        except UnsupportedByServer:
+            if isinstance(self._job, JobKey):
+                return await client.status_by_unique(self._job.unique)
+            return await client.status(self._job)
+        done, total = info.progress or (0, 0)
+        return JobStatus(info.state in _ALIVE, info.state == "running", done, total, info.state)
+
+    def _decoder(self) -> Callable[[bytes], R_co]:
+        if self._decode is not None:
+            return self._decode
+        from gearflow.tasks.registry import registry  # which knows of tasks, and those of this
+
+        return cast("Callable[[bytes], R_co]", registry.find(self._task).payload.decode_result)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._job, self._task)  # the task is found by its name
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Ref) and self._job == other._job
+
+    def __hash__(self) -> int:
+        return hash(self._job)
+
+    def __str__(self) -> str:
+        return f"{self.handle}@{self.server}" if isinstance(self._job, JobHandle) else str(self._job)
+
+    def __repr__(self) -> str:
+        if isinstance(self._job, JobHandle):
+            return f"<Ref {self.handle} on {self.server}>"
+        return f"<Ref {self._job}>"
+
+
+def parse(text: str, server: ServerAddress | str | None) -> JobName:
+    """A job's handle, with the server in ``HANDLE@HOST:PORT`` or the one beside it, if there is one.
+
+    Raises:
+        ValueError: There is no handle, the server is no address, or there are two.
+    """
+    handle, _, address = text.partition("@")
+    if not handle:
+        raise ValueError(
+            f"{text!r} names no job; give its handle, such as 'H:host-store:7', or ref(unique=...)"
+        )
+    if address and server is not None:
+        raise ValueError(f"{text!r} names its server already: leave out server=")
+    where = address or server
+    if not where:
+        return handle
+    return JobHandle(handle, where if isinstance(where, ServerAddress) else ServerAddress.parse(where))

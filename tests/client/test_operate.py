@@ -1,0 +1,65 @@
+"""What operators ask of gearflow's own server."""
+
+import base64
+from collections.abc import Callable
+
+import pytest
+
+from gearflow.client import Client, JobFailed, SyncClient
+from gearflow.client.operate import dead_letter, dead_letters, pause, purge, purge_dead, replay, server_info
+from gearflow.errors import UnknownJob, UnsupportedByServer
+from tests.client.conftest import Working
+from tests.client.test_client import as_told
+
+
+async def test_the_server_says_what_it_is(bundled: str) -> None:
+    async with Client([bundled]) as client:
+        info = await server_info(client)
+        assert info == await server_info(client, server=bundled)
+        assert "gearflow:dead" in info.functions
+
+
+async def test_dead_letters_can_be_read_replayed_and_purged(
+    bundled: str, fresh: Callable[..., str], working: Working
+) -> None:
+    function = fresh()
+    async with Client([bundled]) as client:
+        async with working(bundled, function, as_told):
+            handles = [await client.submit_background(function, b"%d" % n) for n in range(3)]
+            for handle in handles:
+                with pytest.raises(JobFailed):
+                    await client.result(handle, 20)
+        letters = await dead_letters(client, function)
+        assert [letter.handle for letter in letters] == [str(handle) for handle in handles]
+        rest = await dead_letters(client, function, after=str(handles[0]), limit=1)
+        assert rest == letters[1:2]
+        letter = await dead_letter(client, str(handles[2]))
+        assert (base64.b64decode(letter.payload), letter.text) == (b"2", "2")
+        assert await replay(client, str(handles[0])) == 1
+        assert (await client.info(handles[0])).state == "waiting"
+        assert await purge_dead(client, str(handles[1])) == 1
+        assert await replay(client, function=function) == 1
+        assert await dead_letters(client, function) == ()
+        with pytest.raises(UnknownJob):
+            await replay(client, str(handles[1]))
+        assert await purge_dead(client, function=function) == 0
+
+
+async def test_waiting_jobs_can_be_held_back_and_purged(bundled: str, function: str) -> None:
+    async with Client([bundled]) as client:
+        handles = [await client.submit_background(function, b"") for _ in range(3)]
+        await pause(client, function)
+        await pause(client, function, paused=False)
+        assert await purge(client, function) == 3
+        assert (await client.info(handles[0])).state == "cancelled"
+
+
+async def test_other_servers_are_not_asked(gearmand: str) -> None:
+    async with Client([gearmand]) as client:
+        with pytest.raises(UnsupportedByServer, match="gearflow:dead"):
+            await dead_letters(client)
+
+
+def test_code_without_an_event_loop_asks_through_its_client(bundled: str) -> None:
+    with SyncClient([bundled]) as client:
+        assert client.run(server_info).version
