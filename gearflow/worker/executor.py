@@ -19,7 +19,6 @@ import anyio
 
 from gearflow.errors import TaskFailed, TaskTimeout
 from gearflow.tasks import Context, Task
-from gearflow.tasks.envelope import unwrap
 from gearflow.worker.loops import Loop
 from gearflow.worker.threads import Threads
 
@@ -41,6 +40,11 @@ class Call(Protocol):
         """What is injected, if the task takes it."""
         ...
 
+    @property
+    def limit(self) -> float | None:
+        """Seconds it may take; ``None`` for any time."""
+        ...
+
     def overran(self) -> None:
         """The call was given up; its thread goes on."""
         ...
@@ -57,26 +61,26 @@ class Executor:
         self._loop = loop
         self._threads = threads
 
-    async def execute(self, call: Call, workload: bytes) -> bytes:
+    async def execute(self, call: Call, payload: bytes) -> bytes:
         """The encoded result of a call.
 
         Cancelling it cancels an ``async`` task, and leaves a thread alone.
 
         Raises:
-            PayloadInvalid: The workload does not fit the task's parameters, or its result the return type.
+            PayloadInvalid: The payload does not fit the task's parameters, or its result the return type.
             TaskTimeout: The call overran its limit.
             BaseException: What the task raised.
         """
         task = call.task
-        envelope, payload = unwrap(workload)
-        limit = task.timeout if envelope.timeout is None else envelope.timeout
         if not task.is_async:
-            return await self._in_thread(call, payload, limit)
+            return await self._in_thread(call, payload)
+        limit = call.limit
         codec = task.payload
         coroutine = codec.signature.apply(codec.decode(payload), context=call.context)
         return codec.encode_result(await (coroutine if limit is None else _limited(task, coroutine, limit)))
 
-    async def _in_thread(self, call: Call, payload: bytes, limit: float | None) -> bytes:
+    async def _in_thread(self, call: Call, payload: bytes) -> bytes:
+        limit = call.limit
         run = _ThreadCall(call.task, call.context, payload, self._loop)
         self._threads.start(run)
         if limit is None:

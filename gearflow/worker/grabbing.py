@@ -18,6 +18,11 @@ Lanes that want more than they were granted stand in one queue and get a slot ea
 server never keeps the slots from the others. A lane whose empty GRAB gave its slot to another lane
 sleeps all the same: its NOOP then brings it to the front.
 
+A job may be *held*: it waits here between two runs, without a slot. When its time has come it claims one,
+and free slots go to claims before any lane, because a server that has a job may give it to another worker
+and a job that is held here can run nowhere else. A worker that stops is not idle before it holds none,
+unless runs that overran have all the slots, perhaps for ever.
+
 Two kinds of servers need more than that:
 
 * gearmand 1.1 with a delayed job in front of one of low priority answers PRE_SLEEP with NOOP and GRAB
@@ -32,7 +37,9 @@ Times are seconds of any monotonic clock and come in as ``now``.
 from collections import deque
 from collections.abc import Callable
 from math import inf
-from typing import Final
+from typing import Final, TypeAlias
+
+Begin: TypeAlias = Callable[[], object]
 
 AT_ONCE: Final = 0.01
 """Seconds: a NOOP that comes sooner after PRE_SLEEP answers it, a later one reports a new job."""
@@ -47,16 +54,18 @@ LONGEST_PAUSE: Final = 1.0
 class Grabbing:
     """The slots of a worker, shared by its lanes. Owns state.
 
-    ``when_idle`` is called once nothing runs and no GRAB is in flight after ``stop``.
+    ``when_idle`` is called once nothing runs, no job is held and no GRAB is in flight after ``stop``.
     """
 
-    __slots__ = ("_queue", "_when_idle", "free", "overdue", "slots", "stopped")
+    __slots__ = ("_claims", "_queue", "_when_idle", "free", "held", "overdue", "slots", "stopped")
 
     def __init__(self, slots: int, when_idle: Callable[[], None] = lambda: None) -> None:
         self.slots = slots
         self.free = slots  # neither promised to a GRAB in flight nor taken by a run
         self.overdue = 0  # taken by runs that were reported as timed out, and go on in their thread
+        self.held = 0  # jobs that wait here for their next run
         self.stopped = False  # nothing new is taken
+        self._claims: deque[Begin] = deque()  # of held jobs
         self._queue: deque[Lane] = deque()
         self._when_idle = when_idle
 
@@ -73,6 +82,22 @@ class Grabbing:
         """A run that overran has come to its end."""
         self.overdue -= 1
         self.release(1)
+
+    def hold(self) -> None:
+        """A job stays here when its run, which still has its slot, will have ended."""
+        self.held += 1
+
+    def claim(self, begin: Begin) -> None:
+        """A held job is to run: ``begin`` is called once it has a slot, perhaps at once."""
+        self._claims.append(begin)
+        self.grant()
+
+    def let_go(self, begin: Begin) -> None:
+        """A held job is not to run here; ``begin`` is that of its claim, if there was one."""
+        if begin in self._claims:
+            self._claims.remove(begin)
+        self.held -= 1
+        self._tell_if_idle()
 
     def stop(self) -> None:
         """Want nothing more. GRABs that were written are still answered, perhaps with a job."""
@@ -93,8 +118,12 @@ class Grabbing:
             self._queue.append(lane)
 
     def grant(self) -> None:
-        """Promise free slots to the lanes that want them, one each in turn."""
-        queue = self._queue
+        """Give free slots to held jobs, then promise them to the lanes that want them, one each in turn."""
+        queue, claims = self._queue, self._claims
+        while claims and self.free:
+            self.free -= 1
+            self.held -= 1
+            claims.popleft()()
         while self.free and queue:
             lane = queue.popleft()
             if lane.accept():
@@ -112,7 +141,8 @@ class Grabbing:
             self._tell_if_idle()
 
     def _tell_if_idle(self) -> None:
-        if self.stopped and self.free + self.overdue == self.slots:
+        hopeless = self.overdue == self.slots
+        if self.stopped and self.free + self.overdue == self.slots and (hopeless or not self.held):
             self._when_idle()
 
 

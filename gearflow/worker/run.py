@@ -1,29 +1,37 @@
-"""One job that is being run: its task, and its way to the server that gave it."""
+"""One run of a job: its task, what the job says of it, and its way to the server that gave it."""
 
-from typing import Any
+import time
+from typing import Any, Final
 
 from gearflow.protocol.codec import encode
 from gearflow.protocol.packets import Packet, WorkStatus
 from gearflow.tasks import Context
+from gearflow.tasks.envelope import Envelope, unwrap
+from gearflow.worker.connection import Connection
 from gearflow.worker.executor import AnyTask
 from gearflow.worker.grabbing import Grabbing
-from gearflow.worker.link import Connection
 from gearflow.worker.loops import Started
+from gearflow.worker.verdict import Again
+
+_NOTHING_SAID: Final = Envelope()
 
 
 class Run:
-    """State of one run. The worker makes it when the job comes, and forgets it when it has ended."""
+    """State of one run. The worker makes it when the job gets a slot, and forgets it when it has ended."""
 
     __slots__ = (
         "_grabbing",
         "_over",
+        "again",
         "cancelled",
         "connection",
         "context",
+        "envelope",
         "handed_on",
         "handle",
         "is_overdue",
         "is_under_way",
+        "limit",
         "started",
         "task",
     )
@@ -32,18 +40,44 @@ class Run:
         self.task = task
         self.handle = handle
         self.connection = connection
-        self.context = self._make_context() if task.takes_context else None
+        self.envelope = _NOTHING_SAID
+        self.limit: float | None = None  # seconds it may take
+        self.context: Context | None = None  # if the task takes one
         self.started: Started | None = None  # holds the loop's task, which the loop itself does not
-        self.is_under_way = False  # its first step was made
+        self.is_under_way = False  # its first step was made, and it may be cancelled
         self.cancelled = False  # at the server: nobody waits for it
         self.handed_on = False  # the server gives the job to another worker
         self.is_overdue = False  # its thread goes on after the end of the job
-        self._over = False  # the end packet is written
+        self.again: Again | None = None  # how the job goes on
+        self._over = False  # nothing more is said of it but how it ends
         self._grabbing = grabbing
 
     def named(self) -> dict[str, Any]:
         """What the log calls it."""
-        return {"task": self.task.name, "handle": _text(self.handle), "server": str(self.connection.server)}
+        return {
+            "task": self.task.name,
+            "handle": _text(self.handle),
+            "server": str(self.connection.server),
+            "attempt": self.envelope.attempt,
+        }
+
+    def open(self, workload: bytes) -> bytes:
+        """Take in what the workload says beside the payload, which is returned; the run begins now.
+
+        Raises:
+            PayloadInvalid: The workload begins as an envelope, and goes on as none.
+        """
+        self.envelope, payload = unwrap(workload)
+        limit = self.limit = self.task.timeout if self.envelope.timeout is None else self.envelope.timeout
+        if self.task.takes_context:
+            self.context = Context(
+                handle=_text(self.handle),
+                function=self.task.name,
+                send=self.send,
+                attempt=self.envelope.attempt,
+                deadline=None if limit is None else time.time() + limit,
+            )
+        return payload
 
     def send(self, packet: Packet) -> None:
         """Report something before the end; from any thread. What comes after the end is dropped."""
@@ -62,6 +96,16 @@ class Run:
         if not self.handed_on:
             self.connection.outbox.add(self.handle, packet)
             self.connection.wake()
+
+    def settle(self) -> None:
+        """The call is over, though what becomes of the job is not: it is not stopped any more."""
+        self._over = True
+        self.is_under_way = False
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the call is over."""
+        return self._over
 
     def cancel(self) -> None:
         """The job was cancelled at the server: stop a coroutine, tell a thread. It still ends there."""
@@ -103,9 +147,6 @@ class Run:
         # give its slot back; it looks at handed_on instead.
         if self.started is not None and self.is_under_way:
             self.started.cancel()
-
-    def _make_context(self) -> Context:
-        return Context(handle=_text(self.handle), function=self.task.name, send=self.send)
 
 
 def _text(name: bytes) -> str:

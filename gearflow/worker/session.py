@@ -2,8 +2,8 @@
 
 A session opens with, in one write: OPTION_REQ ``gearflow`` (only gearflow's own server knows it),
 SET_CLIENT_ID, a CAN_DO for each function, and the first GRAB. From then on its ``Lane`` says when to GRAB
-and when to PRE_SLEEP, and the runs say WORK_*. On gearflow's own server it also calls ``gearflow:events``,
-which tells when a job that runs here is cancelled there.
+and when to PRE_SLEEP, and the runs say WORK_*. It may also submit: on gearflow's own server it calls
+``gearflow:events``, which tells when a job that runs here is cancelled there, and the runs call others.
 
 ERROR carries no hint of what it answers, but a server answers in order:
 
@@ -11,7 +11,8 @@ ERROR carries no hint of what it answers, but a server answers in order:
 * JOB_NOT_FOUND answers a WORK_* packet: the job had been taken from us;
 * before the first answer to a GRAB, on a server that is not gearflow's, ERROR means that it does not know
   GRAB_JOB_UNIQ (the Perl server); the session goes on with GRAB_JOB, which all servers know;
-* any other ERROR refuses one of our functions.
+* any other ERROR before that answer refuses one of our functions, and later the oldest submission that
+  has no answer (which no job of ours makes before it has come).
 """
 
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from gearflow.protocol import packets, reserved
 from gearflow.protocol.codec import LAYOUTS, encode, split
 from gearflow.protocol.constants import HEADER, MAX_BODY, REQ, PacketType
 from gearflow.worker.grabbing import Lane
+from gearflow.worker.submissions import Submission, Submissions
 
 OPTION: Final = b"gearflow"
 
@@ -37,6 +39,17 @@ _NO_JOB: Final = int(PacketType.NO_JOB)
 _JOB_ASSIGN: Final = int(PacketType.JOB_ASSIGN)
 _JOB_ASSIGN_UNIQ: Final = int(PacketType.JOB_ASSIGN_UNIQ)
 _WORK_COMPLETE: Final = int(PacketType.WORK_COMPLETE)
+
+_WORK: Final = frozenset(
+    {
+        PacketType.WORK_STATUS,
+        PacketType.WORK_DATA,
+        PacketType.WORK_WARNING,
+        PacketType.WORK_COMPLETE,
+        PacketType.WORK_FAIL,
+        PacketType.WORK_EXCEPTION,
+    }
+)
 
 
 class Assignment(NamedTuple):
@@ -70,7 +83,14 @@ class Cancelled:
     handle: bytes
 
 
-Event: TypeAlias = Assignment | Refusal | Echo | Cancelled
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A submission of this worker has its answer."""
+
+    submission: Submission
+
+
+Event: TypeAlias = Assignment | Refusal | Echo | Cancelled | Answered
 
 
 class Session:
@@ -89,6 +109,7 @@ class Session:
         "_lane",
         "_option_open",
         "_poll",
+        "_submissions",
         "is_gearflow",
         "registered",
     )
@@ -101,9 +122,19 @@ class Session:
         self._grab = GRAB_JOB_UNIQ
         self._option_open = True
         self._call_events = False  # it is time to
-        self._events: bytes | None = None  # the handle of that call
+        self._events = Submission(is_attached=True)
+        self._submissions = Submissions()
         self.is_gearflow = False
         self.registered = False  # the server has answered a GRAB, so it knows our functions
+
+    @property
+    def is_basic(self) -> bool:
+        """The server knows the oldest packets only: no WORK_WARNING, no delayed jobs."""
+        return self._grab is GRAB_JOB
+
+    def submitted(self, submission: Submission) -> None:
+        """A submission is written after all others; the event ``Answered`` will tell of it."""
+        self._submissions.sent(submission)
 
     def hello(self) -> bytes:
         """The registration. The first GRAB follows with the next ``requests``."""
@@ -115,6 +146,7 @@ class Session:
         """What to ask the server now, if anything."""
         if self._call_events:
             self._call_events = False
+            self._submissions.sent(self._events)
             return CALL_EVENTS + self.requests(now)
         grabs, sleep = self._lane.requests(now)
         if grabs:
@@ -155,21 +187,32 @@ class Session:
                 self._lane.wake()
                 return None
             case PacketType.JOB_CREATED:
-                self._events = body
-                return None
-            case PacketType.WORK_DATA:
-                handle, event = split(LAYOUTS[PacketType.WORK_DATA], kind, body)
-                cancelled = reserved.cancelled_handle(event) if handle == self._events else None
-                return Cancelled(cancelled) if cancelled is not None else None
+                return self._answered(self._submissions.created(body))
             case PacketType.ECHO_RES:
                 return Echo(body)
             case PacketType.ERROR:
                 code, text = split(LAYOUTS[PacketType.ERROR], kind, body)
                 return self._error(code, text)
             case _:
-                raise RemoteProtocolError(f"packet {kind} is nothing that a server says to a worker")
+                return self._about_a_submission(kind, body)
 
-    def _error(self, code: bytes, text: bytes) -> Refusal | None:
+    def _about_a_submission(self, kind: int, body: bytes) -> Event | None:
+        submission = self._submissions.is_about(body) if kind in _WORK else None
+        if submission is None:
+            raise RemoteProtocolError(f"packet {kind} is nothing that a server says to a worker")
+        if submission is self._events and kind == PacketType.WORK_DATA:
+            cancelled = reserved.cancelled_handle(split(LAYOUTS[PacketType.WORK_DATA], kind, body)[1])
+            return Cancelled(cancelled) if cancelled is not None else None
+        return self._answered(self._submissions.heard(submission, kind, body))
+
+    def _answered(self, submission: Submission | None) -> Event | None:
+        if submission is None:
+            return None
+        if submission is self._events:  # the server does not tell, or no longer
+            return Refusal("gearflow:events", *map(str.encode, submission.refusal or ("", "it has ended")))
+        return Answered(submission)
+
+    def _error(self, code: bytes, text: bytes) -> Event | None:
         if self._option_open:
             self._not_gearflow()
             return None
@@ -183,6 +226,8 @@ class Session:
             self._grab = GRAB_JOB
             self._lane.refused()
             return Refusal("GRAB_JOB_UNIQ, so this worker uses GRAB_JOB", code, text)
+        if self.registered and self._submissions.next is not None:
+            return self._answered(self._submissions.refused(code, text))
         return Refusal("a request of this worker, probably one of its functions", code, text)
 
     def _grab_answered(self) -> None:

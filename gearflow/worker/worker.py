@@ -6,15 +6,19 @@ The parts and what each decides:
 * ``Session`` (pure) says it in the protocol's words, and understands the answers;
 * ``Link`` keeps one server connected, and moves the bytes;
 * ``Executor`` runs one call, within its time;
+* ``verdict`` (pure) decides after an exception whether the job runs again, ``retrying`` sees to it;
+* ``Holding`` keeps jobs between two runs, where their server cannot;
 * the ``Worker`` here ties a job to its run: it starts it, sends its one end packet, gives its slot back.
 
 The path of a job is as plain as can be: one task of the event loop, an integer of free slots, an entry in
 the outbox of its connection. Every job ends with exactly one packet: WORK_COMPLETE, or WORK_EXCEPTION,
-which servers turn into WORK_FAIL for clients that did not ask for exceptions.
+which servers turn into WORK_FAIL for clients that did not ask for exceptions; a call of
+``gearflow:retry`` takes its place where the job is to run again on gearflow's own server.
 
 A connection that drops takes its jobs with it: the server hands them on, so what runs here is for nobody.
 Coroutines are cancelled, threads are told by ``Context.cancelled``, results are dropped; slots are held
-until the runs have ended.
+until the runs have ended. Where the worker itself closes the connection it releases them, if the server is
+gearflow's own: that is no worker's death.
 
 Stopping means to stop grabbing. CANT_DO and RESET_ABILITIES are never sent: gearmand requeues the jobs
 that run.
@@ -31,15 +35,17 @@ import anyio
 from anyio.abc import TaskGroup
 
 from gearflow.client import ambient, parse_servers
-from gearflow.errors import PayloadInvalid, TaskTimeout
 from gearflow.protocol.codec import encode
-from gearflow.protocol.packets import CanDo, WorkException, WorkFail
+from gearflow.protocol.packets import CanDo, WorkFail
 from gearflow.tasks import Task
-from gearflow.tasks.failure import encode_failure
+from gearflow.worker import log
+from gearflow.worker.connection import Connection
 from gearflow.worker.executor import AnyTask, Executor
 from gearflow.worker.grabbing import Grabbing
-from gearflow.worker.link import Connection, Link
+from gearflow.worker.holding import Held, Holding
+from gearflow.worker.link import Link
 from gearflow.worker.loops import Loop, open_loop
+from gearflow.worker.retrying import conclude
 from gearflow.worker.run import Run
 from gearflow.worker.session import Assignment, work_complete
 from gearflow.worker.settings import WorkerOptions, WorkerSettings
@@ -96,6 +102,7 @@ class Worker:
         self._background: TaskGroup | None = None
         self._loop: Loop
         self._executor: Executor
+        self._holding: Holding
         self._thread = 0  # the loop's
 
     # ------------------------------------------------------------------------------------- the outside
@@ -104,6 +111,11 @@ class Worker:
     def running(self) -> int:
         """Jobs that run, those aside that were reported as timed out."""
         return len(self._runs)
+
+    @property
+    def held(self) -> int:
+        """Jobs that wait here for their next run, since their server cannot keep them for it."""
+        return self._grabbing.held
 
     @property
     def overdue(self) -> int:
@@ -127,6 +139,7 @@ class Worker:
     async def _run(self) -> None:
         async with open_loop() as self._loop:
             self._executor = Executor(self._loop, self._threads)
+            self._holding = Holding(self._grabbing, self._loop, self._resume)
             try:
                 with anyio.CancelScope() as self._scope:
                     if self._left:
@@ -140,24 +153,27 @@ class Worker:
                 left = list(self._runs)
                 for run in left:
                     run.abandon()
+                held = self._holding.drop()
                 self._threads.close()
-                await self._loop.join([run.started for run in left if run.started is not None])
+                started = [run.started for run in left if run.started is not None]
+                await self._loop.join([*started, *(job.wait for job in held)])
 
     def stop(self) -> None:
         """Stop warm: take nothing new, finish what runs, then end ``run``.
 
-        A job that a GRAB in flight still brings is run. Jobs that do not end within the setting ``drain``
-        are handed on as by ``leave``.
+        A job that a GRAB in flight still brings is run, and one that waits here for its next run as well.
+        Jobs that do not end within the setting ``drain`` are handed on as by ``leave``.
         """
         if not self._stopping.is_set():
-            logger.info("stopping; finishing what runs", extra={"running": self.running})
+            logger.info("stopping; finishing what runs", extra={"running": self.running, "held": self.held})
             self._stopping.set()
             self._grabbing.stop()
 
     def leave(self) -> None:
         """Leave cold: close the connections at once, so that the servers hand the jobs on to others.
 
-        Coroutines are cancelled, and ``run`` ends when they have ended; threads are left to themselves.
+        Gearflow's own server is told first which ones, and has a second to answer. Coroutines are cancelled,
+        and ``run`` ends when they have ended; threads are left to themselves.
         """
         if not self._left:
             self._left = True
@@ -217,9 +233,7 @@ class Worker:
             self._grabbing.finished()
             logger.error("%s sent a job of a function that this worker does not offer", connection.server)
             return
-        run = Run(task, job.handle, connection, self._grabbing)
-        self._runs.add(run)
-        run.started = self._loop.start(lambda: self._perform(run, job.workload))
+        self._begin(task, job.handle, connection, job.workload)
 
     def post(self, callback: Callable[[], object]) -> None:
         """Call something on the loop: at once, if this is its thread."""
@@ -234,13 +248,31 @@ class Worker:
             if run.connection is connection and run.handle == handle:
                 run.cancel()
 
+    def abandon(self, connection: Connection) -> list[bytes]:
+        """A connection is about to be closed: its runs are stopped, and their jobs can be released."""
+        stopped = [run for run in self._runs if run.connection is connection and not run.is_settled]
+        for run in stopped:
+            run.abandon()
+        return [run.handle for run in stopped]
+
     def lost(self, connection: Connection) -> None:
         """A connection is gone: what runs for it runs for nobody."""
         for run in list(self._runs):
             if run.connection is connection:
                 run.hand_on()
+        for job in self._holding.drop(connection):
+            log.handed_on(job.named)
 
     # -------------------------------------------------------------------------------------- one job
+
+    def _begin(self, task: AnyTask, handle: bytes, connection: Connection, workload: bytes) -> None:
+        run = Run(task, handle, connection, self._grabbing)
+        self._runs.add(run)
+        run.started = self._loop.start(lambda: self._perform(run, workload))
+
+    def _resume(self, job: Held) -> None:
+        """A job that was held has a slot for its next run."""
+        self._begin(job.task, job.handle, job.connection, job.workload)
 
     async def _perform(self, run: Run, workload: bytes) -> None:
         """The life of one run. Raises nothing but its cancellation."""
@@ -249,7 +281,7 @@ class Worker:
         failure: BaseException | None = None
         try:
             if not run.handed_on and not run.cancelled:
-                result = await self._executor.execute(run, workload)
+                result = await self._executor.execute(run, run.open(workload))
                 run.end(work_complete(run.handle, result))
             elif run.cancelled:
                 run.end(encode(WorkFail(run.handle)))
@@ -257,16 +289,17 @@ class Worker:
             if self._is_cancellation(run, error):
                 if run.cancelled:
                     run.end(encode(WorkFail(run.handle)))
-                else:
+                elif not run.handed_on:  # it is the worker that is cancelled
                     run.handed_on = True
+                    run.connection.release(run.handle)
                 raise
             failure = error
-            run.end(_failed(run.handle, error))
+            failure = await conclude(run, workload, error, self._holding)
         finally:
             self._runs.discard(run)
             if not run.is_overdue:
                 self._grabbing.finished()
-            _log(run, failure, time.perf_counter() - began)
+            log.run_ended(run, failure, time.perf_counter() - began)
 
     def _is_cancellation(self, run: Run, error: BaseException) -> bool:
         """Whether this worker cancels the run; else the task has raised something that only looks like it."""
@@ -290,35 +323,3 @@ def _by_function(tasks: Iterable[AnyTask]) -> dict[bytes, AnyTask]:
     if not found:
         raise ValueError("there is no task to run: give at least one that is not foreign")
     return found
-
-
-def _failed(handle: bytes, error: BaseException) -> bytes:
-    """The end packet for what a task raised."""
-    return encode(WorkException(handle, encode_failure(error)))
-
-
-def _log(run: Run, failure: BaseException | None, seconds: float) -> None:
-    """One line for each job; never its payload, so not the traceback of a payload's faults either."""
-    good = failure is None and not run.handed_on and not run.cancelled
-    level = logging.INFO if good else logging.WARNING
-    if not logger.isEnabledFor(level):
-        return
-    outcome = _outcome(run, failure)
-    fields = {**run.named(), "duration": seconds, "outcome": outcome}
-    logger.log(level, f"job {outcome}", extra=fields, exc_info=failure if outcome == "failed" else None)
-
-
-def _outcome(run: Run, failure: BaseException | None) -> str:
-    if run.handed_on:
-        return "handed on"
-    if run.cancelled:
-        return "cancelled"
-    match failure:
-        case None:
-            return "done"
-        case TaskTimeout():
-            return "timed out"
-        case PayloadInvalid():
-            return "invalid"  # payload or result do not fit their types
-        case _:
-            return "failed"

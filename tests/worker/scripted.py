@@ -1,9 +1,10 @@
 """A Gearman server that does what a test says, packet by packet, over a real socket."""
 
+import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from math import inf
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import anyio
 from anyio.abc import SocketAttribute, SocketStream, TaskStatus
@@ -27,6 +28,7 @@ from gearflow.protocol.packets import (
     PreSleep,
     SetClientId,
     SubmitJob,
+    WorkComplete,
 )
 from gearflow.protocol.reserved import EVENTS
 
@@ -78,16 +80,25 @@ class Peer:
 
     async def register(self, functions: int = 1, *, gearflow: bool = True) -> list[bytes]:
         """Take a registration up to its first GRAB, which is not answered; returns the functions."""
+        names, _ = await self._registering(functions, gearflow=gearflow)
+        if gearflow:
+            await self.send(JobCreated(b"H:events"))
+        return names
+
+    async def registering(self) -> list[Packet]:
+        """Take a registration at gearflow's own server; returns the first packets after it, unanswered."""
+        _, first = await self._registering(1, gearflow=True)
+        return first
+
+    async def _registering(self, functions: int, *, gearflow: bool) -> tuple[list[bytes], list[Packet]]:
         await self.expect(OptionReq)
         await self.expect(SetClientId)
         names = [(await self.expect(CanDo)).function for _ in range(functions)]
         await self.send(OptionRes(b"gearflow") if gearflow else Error(b"UNKNOWN_OPTION", b"no such option"))
         first = [await self.expect(Packet) for _ in range(2 if gearflow else 1)]
         assert GrabJobUniq() in first  # before or after the other: it waits for a free slot
-        if gearflow:
-            assert SubmitJob(EVENTS, b"", b"") in first
-            await self.send(JobCreated(b"H:events"))
-        return names
+        assert (SubmitJob(EVENTS, b"", b"") in first) == gearflow
+        return names, first
 
     async def sleeping(self, functions: int = 1) -> list[bytes]:
         """Take a registration, and let the worker go to sleep."""
@@ -99,6 +110,20 @@ class Peer:
     async def assign(self, function: bytes, workload: bytes, handle: bytes = b"H:1") -> None:
         """Answer a GRAB with a job."""
         await self.send(JobAssignUniq(handle, function, b"", workload))
+
+    async def called(self, function: bytes, handle: bytes = b"H:call") -> dict[str, Any]:
+        """Take a call of a reserved function in, and accept it, which is not yet its answer."""
+        call = await self.expect(SubmitJob)
+        assert call.function == function
+        await self.send(JobCreated(handle))
+        request: dict[str, Any] = json.loads(call.workload)
+        return request
+
+    async def answered(self, function: bytes, handle: bytes = b"H:call") -> dict[str, Any]:
+        """Take a call of a reserved function in, and say that it is done."""
+        request = await self.called(function, handle)
+        await self.send(WorkComplete(handle, b'{"jobs":1}'))
+        return request
 
     async def rest(self) -> list[Packet]:
         """What else comes until the worker closes the connection."""

@@ -283,6 +283,74 @@ def test_a_run_that_overran_keeps_its_slot_but_does_not_hold_up_the_stop() -> No
     assert (grabbing.free, grabbing.overdue) == (1, 0)
 
 
+def test_a_held_job_gets_the_next_free_slot_before_any_server() -> None:
+    told: list[str] = []
+    grabbing, [lane] = lanes(1)
+    asked(lane)
+    lane.assigned()  # the lane wants more
+    grabbing.hold()
+    grabbing.finished()
+    assert (asked(lane), grabbing.held) == ("G", 1)
+    grabbing.claim(lambda: told.append("begun"))
+    assert told == []
+    lane.no_job()
+    assert told == ["begun"]
+    assert (grabbing.free, grabbing.held, asked(lane)) == (0, 0, "S")
+
+
+def test_a_held_job_that_claims_a_free_slot_has_it_at_once() -> None:
+    told: list[str] = []
+    grabbing = Grabbing(1)
+    grabbing.hold()
+    grabbing.claim(lambda: told.append("begun"))
+    assert (told, grabbing.free, grabbing.held) == (["begun"], 0, 0)
+
+
+def test_a_stopped_worker_is_idle_when_it_holds_no_job_any_more() -> None:
+    told: list[str] = []
+    grabbing = Grabbing(2, lambda: told.append("idle"))
+    for _ in range(2):
+        grabbing.hold()
+    grabbing.stop()
+    grabbing.claim(lambda: told.append("begun"))
+    grabbing.let_go(nothing)
+    assert told == ["begun"]
+    grabbing.finished()
+    assert told == ["begun", "idle"]
+
+
+def test_a_stopped_worker_does_not_wait_for_a_held_job_while_runs_that_overran_have_all_slots() -> None:
+    told: list[str] = []
+    grabbing = Grabbing(2, lambda: told.append("idle"))
+    for _ in range(2):
+        grabbing.hold()
+        grabbing.claim(nothing)  # and so all slots are taken
+    grabbing.overran()
+    grabbing.hold()
+    grabbing.stop()
+    assert told == []
+    grabbing.overran()
+    assert (told, grabbing.held) == (["idle"], 1)
+
+
+def test_a_claim_that_is_withdrawn_gets_no_slot() -> None:
+    told: list[str] = []
+    grabbing = Grabbing(1)
+    lane = Lane(grabbing, nothing)
+    lane.start()
+    asked(lane)
+    lane.assigned()
+
+    def begin() -> None:
+        told.append("begun")
+
+    grabbing.hold()
+    grabbing.claim(begin)
+    grabbing.let_go(begin)
+    grabbing.finished()
+    assert (told, grabbing.held, asked(lane)) == ([], 0, "G")
+
+
 class Servers(RuleBasedStateMachine):
     """A worker and several servers, in any order of events; each server keeps the protocol."""
 
@@ -298,6 +366,8 @@ class Servers(RuleBasedStateMachine):
         self.open = [0] * 3  # GRABs at each server
         self.asleep = [False] * 3
         self.running = 0
+        self.waiting: list[Callable[[], None]] = []  # held jobs, by what begins their next run
+        self.claiming: list[Callable[[], None]] = []
 
     def waker(self, index: int) -> Callable[[], None]:
         return lambda: self.woken.add(index)
@@ -361,6 +431,31 @@ class Servers(RuleBasedStateMachine):
         self.grabbing.finished()
         self.write()
 
+    @precondition(lambda self: self.running)
+    @rule()
+    def hold(self) -> None:
+        def begin() -> None:
+            self.claiming.remove(begin)
+            self.running += 1
+
+        self.waiting.append(begin)
+        self.grabbing.hold()
+        self.finish()
+
+    @precondition(lambda self: self.waiting)
+    @rule()
+    def claim(self) -> None:
+        begin = self.waiting.pop()
+        self.claiming.append(begin)
+        self.grabbing.claim(begin)
+        self.write()
+
+    @precondition(lambda self: self.waiting or self.claiming)
+    @rule()
+    def let_go(self) -> None:
+        self.grabbing.let_go((self.claiming or self.waiting).pop())
+        self.write()
+
     @rule(seconds=st.floats(0, 2))
     def wait(self, seconds: float) -> None:
         self.now += seconds
@@ -373,6 +468,11 @@ class Servers(RuleBasedStateMachine):
         assert self.grabbing.free == self.slots - sum(self.open) - self.running
 
     @invariant()
+    def a_held_job_has_no_slot_and_one_that_claims_waits_beside_none(self) -> None:
+        assert self.grabbing.held == len(self.waiting) + len(self.claiming)
+        assert not (self.claiming and self.grabbing.free)
+
+    @invariant()
     def a_job_beside_a_free_slot_is_being_asked_for(self) -> None:
         for index in range(3):
             if self.up[index] and self.jobs[index] and self.grabbing.free:
@@ -381,7 +481,9 @@ class Servers(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Whatever happened before: all jobs at servers that can be reached are done in the end."""
         for _ in range(10_000):
-            if not any(jobs for jobs, up in zip(self.jobs, self.up, strict=True) if up):
+            if self.waiting:
+                self.claim()
+            elif not (self.claiming or any(jobs for jobs, up in zip(self.jobs, self.up, strict=True) if up)):
                 return
             for index in range(3):
                 self.answer(index)

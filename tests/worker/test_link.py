@@ -24,8 +24,9 @@ from gearflow.protocol.packets import (
     WorkComplete,
     WorkException,
     WorkFail,
+    WorkWarning,
 )
-from gearflow.protocol.reserved import EVENTS
+from gearflow.protocol.reserved import EVENTS, RELEASE
 from gearflow.tasks import AsyncTask, task
 from gearflow.worker import Worker
 from tests.worker.scripted import scripted_server
@@ -210,7 +211,10 @@ async def test_a_job_of_an_unknown_function_fails_and_the_worker_goes_on(functio
             await peer.expect(PreSleep)
 
 
-async def test_a_server_that_calls_in_vain_does_not_make_the_worker_spin(function: str) -> None:
+async def test_a_server_that_calls_in_vain_does_not_make_the_worker_spin(
+    function: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gearflow.worker.grabbing.AT_ONCE", 20)  # however busy this machine is
     with anyio.fail_after(20):
         async with scripted_server() as server, Worker([echo_task(function)], servers=[server.address]):
             peer = await server.accept()
@@ -314,12 +318,64 @@ async def test_leaving_cold_closes_the_connection_without_ending_the_job(functio
             worker = Worker([gate.task], servers=[server.address], concurrency=1)
             tasks.start_soon(worker.run)
             peer = await server.accept()
-            await peer.register()
+            await peer.register(gearflow=False)
             await peer.assign(function.encode(), b"x")
             await gate.began.wait()
             worker.leave()
             assert await peer.rest() == []
             await gate.cancelled.wait()
+
+
+async def test_leaving_cold_releases_the_jobs_on_gearflows_own_server_and_waits_for_the_answers(
+    function: str,
+) -> None:
+    gate = Gate(function)
+    with anyio.fail_after(5):
+        async with scripted_server() as server, anyio.create_task_group() as tasks:
+            worker = Worker([gate.task], servers=[server.address], concurrency=2)
+            tasks.start_soon(worker.run)
+            peer = await server.accept()
+            await peer.register()
+            await peer.assign(function.encode(), b"x", b"H:1")
+            await peer.expect(GrabJobUniq)
+            await gate.began.wait()
+            worker.leave()
+            assert await peer.called(RELEASE, b"H:8") == {"handle": "H:1"}
+            await gate.cancelled.wait()
+            await peer.assign(function.encode(), b"x", b"H:2")  # what the GRAB in flight brings
+            assert await peer.called(RELEASE, b"H:9") == {"handle": "H:2"}
+            await peer.send(WorkComplete(b"H:9", b"{}"), WorkWarning(b"H:8", b"no"), WorkFail(b"H:8"))
+            assert await peer.rest() == []
+            assert worker.running == 0
+
+
+async def test_leaving_cold_waits_for_a_server_that_does_not_answer_no_longer_than_a_moment(
+    function: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gearflow.worker.connection.RELEASE_TIME", 0.01)
+    gate = Gate(function)
+    with anyio.fail_after(5):
+        async with scripted_server() as server, anyio.create_task_group() as tasks:
+            worker = Worker([gate.task], servers=[server.address], concurrency=1)
+            tasks.start_soon(worker.run)
+            peer = await server.accept()
+            await peer.register()
+            await peer.assign(function.encode(), b"x")
+            await gate.began.wait()
+            worker.leave()
+            await peer.called(RELEASE)
+            assert await peer.rest() == []
+
+
+async def test_leaving_cold_says_nothing_if_nothing_runs(function: str) -> None:
+    with anyio.fail_after(5):
+        async with scripted_server() as server, anyio.create_task_group() as tasks:
+            worker = Worker([echo_task(function)], servers=[server.address])
+            tasks.start_soon(worker.run)
+            peer = await server.accept()
+            await peer.sleeping()
+            worker.leave()
+            assert await peer.rest() == []
 
 
 async def test_a_warm_stop_that_takes_longer_than_allowed_becomes_a_cold_one(function: str) -> None:
@@ -333,6 +389,7 @@ async def test_a_warm_stop_that_takes_longer_than_allowed_becomes_a_cold_one(fun
             await peer.assign(function.encode(), b"x")
             await gate.began.wait()
             worker.stop()
+            await peer.answered(RELEASE)
             assert await peer.rest() == []
             await gate.cancelled.wait()
 

@@ -1,0 +1,313 @@
+"""One connection to a server, while it lasts.
+
+Three loops serve it: one reads, one writes whatever has come together since it last wrote (so the results
+of a turn of the event loop and the GRABs for the slots they free leave in one write), and one looks for a
+heartbeat, since the protocol has none: a server that is frozen or cut off would keep its GRABs unanswered,
+and their slots from the other servers.
+
+A connection that is closed on purpose (its loops are cancelled) says so to gearflow's own server, which
+else would take the worker for dead: it releases each job that runs, and waits a moment for the answers.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from math import inf
+from typing import Any, Final, Protocol, cast
+
+import anyio
+import anyio.lowlevel
+from anyio.abc import SocketStream
+
+from gearflow.client import ServerAddress
+from gearflow.errors import ConnectionLost, RemoteProtocolError, ServerError
+from gearflow.protocol.codec import encode
+from gearflow.protocol.constants import RES
+from gearflow.protocol.framing import FrameBuffer
+from gearflow.protocol.packets import EchoReq, Packet, SubmitJob
+from gearflow.protocol.reserved import RELEASE, ReleaseRequest
+from gearflow.worker.grabbing import Lane
+from gearflow.worker.outbox import Outbox
+from gearflow.worker.session import Answered, Assignment, Cancelled, Echo, Event, Refusal, Session
+from gearflow.worker.submissions import Submission
+
+RECEIVE_SIZE: Final = 262_144
+"""Bytes: what asyncio's transports read at most in one go."""
+
+RELEASE_TIME: Final = 1.0
+"""Seconds that a server has, at a cold stop, to take the jobs back: somebody waits for the stop."""
+
+_HEARTBEAT: Final = encode(EchoReq(b"heartbeat"))
+_FAREWELL: Final = b"farewell"
+
+
+class Owner(Protocol):
+    """Who hears of what happens: the link."""
+
+    @property
+    def address(self) -> ServerAddress:
+        """The server's."""
+        ...
+
+    def session(self, wake: Callable[[], None]) -> tuple[Lane, Session]:
+        """The state of a new connection."""
+        ...
+
+    def post(self, callback: Callable[[], object]) -> None:
+        """Call something on the loop, from any thread."""
+        ...
+
+    def registered(self) -> None:
+        """The server knows the worker's functions."""
+        ...
+
+    def assigned(self, connection: "Connection", job: Assignment) -> None:
+        """A job to be run; its slot is taken."""
+        ...
+
+    def declined(self) -> None:
+        """A job came that is not run; its slot is free."""
+        ...
+
+    def cancelled(self, connection: "Connection", handle: bytes) -> None:
+        """A job that runs here was cancelled at the server."""
+        ...
+
+    def refused(self, refusal: Refusal) -> None:
+        """The server refused something."""
+        ...
+
+    def abandon(self, connection: "Connection") -> list[bytes]:
+        """The connection is about to be closed: stop what runs, and return the jobs to be released."""
+        ...
+
+
+class Connection:
+    """One connection while it lasts. Owns its outbox, not the runs of the jobs that came through it."""
+
+    def __init__(self, stream: SocketStream, owner: Owner) -> None:
+        self.reason = "it was closed"
+        self.server = owner.address
+        self.outbox = Outbox()
+        self._stream = stream
+        self._owner = owner
+        self._lane, self._session = owner.session(self.wake)
+        self._woken = anyio.Event()
+        self._is_woken = False
+        self._is_registered = False
+        self._tasks = anyio.create_task_group()
+        self._frames = FrameBuffer(RES)
+        self._heard = True  # something, since the heartbeat last looked
+        self._farewell = anyio.Event()
+        self._asked: dict[Submission, anyio.Event] = {}  # submissions, until they are answered
+        self._is_sending = False
+        # When a send is cancelled, asyncio has taken all of it or nothing; trio may have sent a part.
+        self._sends_in_parts = anyio.get_cancelled_exc_class() is not asyncio.CancelledError
+        self._is_leaving = False
+        self._is_closed = False
+
+    @property
+    def is_gearflow(self) -> bool:
+        """The server is gearflow's own."""
+        return self._session.is_gearflow
+
+    @property
+    def is_basic(self) -> bool:
+        """The server knows the oldest packets only: no WORK_WARNING, no delayed jobs."""
+        return self._session.is_basic
+
+    async def serve(self, heartbeat: float) -> None:
+        """Talk until the connection ends; ``reason`` then says why."""
+        try:
+            async with self._tasks as tasks:
+                for loop in (self._read, self._write, lambda: self._watch(heartbeat)):
+                    tasks.start_soon(self._until_broken, loop)
+        except anyio.get_cancelled_exc_class():
+            with anyio.move_on_after(RELEASE_TIME, shield=True):
+                await self._leave()
+            raise
+
+    def close(self) -> None:
+        """Nothing more comes or goes: GRABs and submissions will not be answered."""
+        self._is_closed = True
+        self._lane.lost()
+        self._farewell.set()
+        for answered in self._asked.values():
+            answered.set()
+
+    async def submit(self, handle: bytes, packet: Packet, *, attached: bool) -> bytes:
+        """Submit something on behalf of a job that runs here; returns the server's name for it.
+
+        Returns when the server has it, or, if it is ``attached``, when it has ended.
+
+        Raises:
+            ServerError: The server refused, or it failed.
+            ConnectionLost: The connection went first.
+            LocalProtocolError: The packet is over the wire's limits.
+        """
+        if self._is_closed:
+            raise ConnectionLost(f"the connection to {self.server} is closed")
+        submission = Submission(is_attached=attached)
+        await self._ask(submission, handle, encode(packet)).wait()
+        if not submission.is_answered:
+            raise ConnectionLost(f"the connection to {self.server} closed before it answered")
+        if submission.refusal is not None:
+            raise ServerError(*submission.refusal)
+        return submission.handle
+
+    def release(self, handle: bytes) -> None:
+        """Give a job back that is not run to its end here, if the server knows how to take it."""
+        if self.is_gearflow and not self._is_closed:
+            request = ReleaseRequest(handle=handle.decode(errors="replace"))
+            call = encode(SubmitJob(RELEASE, b"", request.to_wire()))
+            self._ask(Submission(is_attached=True), handle, call)
+
+    def wake(self) -> None:
+        """Have the writer look for something to write. To be called on the loop."""
+        if not self._is_woken:
+            self._is_woken = True
+            self._woken.set()
+
+    def wake_from_anywhere(self) -> None:
+        """As ``wake``, from any thread."""
+        # The writer clears the flag before it empties the outbox: whoever sees it set after having
+        # put something in, knows that it will be taken.
+        if not self._is_woken:
+            self._owner.post(self.wake)
+
+    async def farewell(self) -> None:
+        """Return when the server has handled all that was sent before, or the connection is gone.
+
+        Closing a socket with unread bytes in it (a late NOOP) resets the connection, which may destroy
+        what the server has not read yet; so its answer has to be awaited.
+        """
+        self.outbox.add(b"", encode(EchoReq(_FAREWELL)))
+        self.wake()
+        await self._farewell.wait()
+        for answered in list(self._asked.values()):  # which may have had to wait for the server's disk
+            await answered.wait()
+
+    def _ask(self, submission: Submission, handle: bytes, packet: bytes) -> anyio.Event:
+        """Have a submission written; what is returned is set when it is answered, or the connection gone."""
+        self._asked[submission] = answered = anyio.Event()
+        self._session.submitted(submission)
+        self.outbox.add(handle, packet)
+        self.wake()
+        return answered
+
+    async def _leave(self) -> None:
+        """Give back what runs here, if the server knows how to take it. To be called after the loops."""
+        if not self.is_gearflow or (self._is_sending and self._sends_in_parts):
+            return  # what follows could be taken for the rest of a packet
+        self._is_leaving = True
+        for handle in self._owner.abandon(self):
+            self.release(handle)
+        try:
+            await self._send(self.outbox.take())
+            while self._lane.unanswered or self._asked:  # a GRAB may still bring a job
+                self._take_in(await self._stream.receive(RECEIVE_SIZE))
+                await self._send(self.outbox.take())
+        except (OSError, anyio.EndOfStream, anyio.BrokenResourceError, RemoteProtocolError):
+            pass  # it is gone without a farewell
+
+    async def _until_broken(self, loop: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        try:
+            await loop()
+        except anyio.EndOfStream:
+            self.reason = "the server closed the connection"
+        except (OSError, anyio.BrokenResourceError) as error:
+            self.reason = reason_of(error)
+        except RemoteProtocolError as error:
+            self.reason = f"it does not speak Gearman: {error}"
+        self._tasks.cancel_scope.cancel()
+
+    async def _read(self) -> None:
+        receive, take_in = self._stream.receive, self._take_in
+        while True:
+            take_in(await receive(RECEIVE_SIZE))
+
+    def _take_in(self, data: bytes) -> None:
+        received = self._session.received
+        self._heard = True
+        now = time.monotonic()
+        for kind, body in self._frames.feed(data):
+            event = received(kind, body, now)
+            if event is not None:
+                self._handle(event)
+        if self._session.registered and not self._is_registered:
+            self._is_registered = True
+            self._owner.registered()
+
+    def _handle(self, event: Event) -> None:
+        match event:
+            case Assignment(handle) if self._is_leaving:
+                self.release(handle)
+                self._owner.declined()
+            case Assignment():
+                self._owner.assigned(self, event)
+            case Answered(submission):
+                self._asked.pop(submission).set()
+            case Cancelled(handle):
+                self._owner.cancelled(self, handle)
+            case Refusal():
+                self._owner.refused(event)
+            case Echo(data):
+                if data == _FAREWELL:
+                    self._farewell.set()
+
+    async def _write(self) -> None:
+        await self._send([self._session.hello() + self._session.requests(time.monotonic())])
+        while True:
+            await self._until_woken()
+            if (
+                self._sends_in_parts
+            ):  # if it is cancelled already, send would not tell that it has sent nothing
+                await anyio.lowlevel.checkpoint_if_cancelled()
+            self._woken = anyio.Event()
+            self._is_woken = False
+            packets = self.outbox.take()
+            if requests := self._session.requests(time.monotonic()):
+                packets.append(requests)
+            await self._send(packets)
+
+    async def _send(self, packets: list[bytes]) -> None:
+        if packets:
+            self._is_sending = True
+            await self._stream.send(b"".join(packets))
+            self._is_sending = False
+
+    async def _until_woken(self) -> None:
+        """Wait until there may be something to write, or the lane is due."""
+        due = self._lane.due
+        if due == inf:
+            await self._woken.wait()
+        else:  # asleep, or pausing: this is not the busy path, which must do without a timer
+            with anyio.move_on_after(due - time.monotonic()):
+                await self._woken.wait()
+
+    async def _watch(self, heartbeat: float) -> None:
+        """Return when the server has been silent for too long."""
+        asked = False
+        while True:
+            slept_at = time.monotonic()
+            await anyio.sleep(heartbeat)
+            if self._heard:
+                asked = False
+            elif time.monotonic() - slept_at > heartbeat * 1.5:
+                continue  # this loop was held up itself, and its silence says nothing about the server
+            elif asked:
+                self.reason = f"it has been silent for {2 * heartbeat:g} s"
+                return
+            else:
+                self.outbox.add(b"", _HEARTBEAT)
+                self.wake()
+                asked = True
+            self._heard = False
+
+
+def reason_of(error: BaseException) -> str:
+    """What went wrong in a few words: the first cause's, where anyio wraps several."""
+    cause = error.__cause__ or error
+    if isinstance(cause, BaseExceptionGroup):
+        cause = cast("BaseExceptionGroup[BaseException]", cause).exceptions[0]
+    return str(cause) or type(cause).__name__
