@@ -288,16 +288,13 @@ class Broker:
         """These could not be written again."""
         self._overdue_entries[:0] = entries
 
+    def is_ending(self, number: int | None, function: bytes, unique: bytes) -> bool:
+        """Whether what became of a job is in the journal, so that the store will know soon."""
+        return _find_end(self.journal, number, function, unique) is not None
+
     def unwritten(self, number: int | None, function: bytes, unique: bytes) -> Ended | None:
         """What became of a job, where the store could not be told yet."""
-        for change, _ in reversed(self._overdue_entries):
-            if isinstance(change, Ended) and (
-                change.number == number
-                if number is not None
-                else (change.function, change.unique) == (function, unique)
-            ):
-                return change
-        return None
+        return _find_end(self._overdue_entries, number, function, unique)
 
     @property
     def behind(self) -> bool:
@@ -1153,6 +1150,18 @@ class Broker:
         if not outbox:
             self.dirty.append(session)
         outbox.append(packet)
+
+
+def _find_end(entries: list[Entry], number: int | None, function: bytes, unique: bytes) -> Ended | None:
+    """What became of the job of that number, or of the last one of that unique, if it is there."""
+    for change, _ in reversed(entries):
+        if isinstance(change, Ended) and (
+            change.number == number
+            if number is not None
+            else (change.function, change.unique) == (function, unique)
+        ):
+            return change
+    return None
 
 
 def _payload_key(workload: Body) -> bytes:

@@ -56,6 +56,10 @@ class _Failed(Exception):
         self.fault = api.Fault(type=kind, message=message)
 
 
+class _NotYet(Exception):
+    """The store is about to be told what is asked of it."""
+
+
 class _Tally:
     """How many changes were kept, and why one was not."""
 
@@ -135,10 +139,14 @@ class ReservedFunctions:
         return self._attached(session, request, payload)
 
     def _attached_later(self, session: Session, request: api.SubmitRequest, payload: Body) -> None:
+        try:
+            record = self._kept_success(request)
+        except _NotYet:
+            self._when_known(partial(self._attached_later, session, request, payload))
+            return
         self._broker.go_on(session)
         if session not in self._broker.sessions:
             return
-        record = self._kept_success(request)
         if record is None:
             self._attached(session, request, payload)
             return
@@ -215,6 +223,8 @@ class ReservedFunctions:
         function = broker.functions.get(name)
         if broker.store is None or (function is not None and unique in function.uniques):
             return None
+        if broker.is_ending(None, name, unique):
+            raise _NotYet
         try:
             record = broker.store.latest(name, unique)
         except StoreError:
@@ -547,11 +557,15 @@ class ReservedFunctions:
         """What became of the job that is named."""
         if name.handle is not None:
             number = self._number(name.handle)
+            if self._broker.is_ending(number, b"", b""):
+                raise _NotYet
             record = self._broker.unwritten(number, b"", b"") or self._store.ended(number)
             shown = f"job {name.handle}"
         else:
             function, unique = name.function or "", name.unique or ""
             key = function.encode(), unique.encode()
+            if self._broker.is_ending(None, *key):
+                raise _NotYet
             record = self._broker.unwritten(None, *key) or self._store.latest(*key)
             shown = f"job of {function} with the unique {unique!r}"
         if record is None or record.expires <= self._unix_now:
@@ -571,6 +585,8 @@ class ReservedFunctions:
     def _attempt(self, session: Session, call: bytes, act: Callable[[], None]) -> None:
         try:
             act()
+        except _NotYet:
+            self._when_known(partial(self._attempt, session, call, act))
         except _Failed as failed:
             self._fault(session, call, failed)
         except StoreError as error:

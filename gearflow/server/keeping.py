@@ -235,6 +235,8 @@ class Keeper:
         self._sync_timer = None
         if self._at_disk is None:
             self._start_sync()
+        else:  # what it began before may not have all
+            self._sync_timer = self._loop.call_later(_BATCH, self._sync_later)
 
     # ------------------------------------------------------------------------------------------ expiry
 

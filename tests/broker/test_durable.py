@@ -500,3 +500,28 @@ def test_a_payload_that_is_its_own_key_coalesces_after_a_restart(world: Durable,
     world.commit()
     after = world.restarted()
     assert after.peer()(p.SubmitJob(b"work", b"-", workload)) == [p.JobCreated(_handle(1))]
+
+
+@pytest.mark.parametrize("reuse", [False, True])
+def test_a_question_at_the_disk_while_the_job_ends_hears_of_its_end(
+    world: Durable, client: Peer, reuse: bool
+) -> None:
+    client(p.SubmitJobBg(b"work", b"u", b"x"))
+    world.commit()
+    client.read()
+    worker = world.worker()
+    worker.grab()
+    if reuse:
+        request = reserved.SubmitRequest(function="work", unique="u", reuse=True)
+        client(p.SubmitJob(reserved.SUBMIT, b"", request.to_wire() + b"\nx"))
+    else:
+        client(p.SubmitJob(reserved.RESULT, b"", b'{"function":"work","unique":"u"}'))
+    at_disk, world.broker.journal = world.broker.journal, []
+    worker(p.WorkComplete(_handle(1), b"r"))  # while the question is in the group that the disk has
+    for _, done in at_disk:
+        assert done is not None
+        done(None)
+    world.commit()
+    answer = client.read()[-1]
+    assert isinstance(answer, p.WorkComplete)
+    assert answer.result == b"r"
