@@ -3,16 +3,26 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 from typer.core import TyperGroup
 
-from gearflow_cli import admin, dev, exits, serve, submit, tasks, work
+from gearflow_cli import admin, dead, dev, exits, functions, jobs, serve, submit, tasks, work
+
+_ORDER: Final = (
+    *("dev", "server", "worker", "submit"),
+    *("result", "job", "cancel", "dead"),
+    *("status", "pause", "resume", "purge", "tasks"),
+)
+"""As users meet them; typer would have those with subcommands first."""
 
 
 class _Reporting(TyperGroup):
     """Runs commands, and reports how they end."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(super().list_commands(ctx), key=_ORDER.index)
 
     def invoke(self, ctx: Any) -> Any:  # click's Context; typer brings its own, or not, by its version
         with exits.reporting():
@@ -29,10 +39,17 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("dev")(dev.dev)
-app.command("server")(serve.server)
+app.add_typer(serve.app, name="server")
 app.command("worker")(work.worker)
 app.command("submit")(submit.submit)
+app.command("result")(jobs.result)
+app.command("job")(jobs.job)
+app.command("cancel")(jobs.cancel)
+app.add_typer(dead.app, name="dead")
 app.command("status")(admin.status)
+app.command("pause")(functions.pause)
+app.command("resume")(functions.resume)
+app.command("purge")(functions.purge)
 app.command("tasks")(tasks.tasks)
 
 

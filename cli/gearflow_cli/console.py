@@ -3,6 +3,8 @@
 import sys
 from typing import TYPE_CHECKING
 
+from gearflow_cli.exits import ExitCode, Failure
+
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
@@ -29,6 +31,22 @@ def write_bytes(data: bytes) -> None:
     while rest:  # with PYTHONUNBUFFERED this is the file itself, which may take less than all
         rest = rest[sys.stdout.buffer.write(rest) :]
     sys.stdout.buffer.flush()
+
+
+def confirm(question: str) -> None:
+    """Ask a person whether to go on.
+
+    Raises:
+        Failure: He says no, or there is nobody to ask.
+    """
+    if sys.stdin is None or not sys.stdin.isatty():
+        raise Failure(
+            ExitCode.USAGE, f"{question} Nobody can answer, as standard input is no terminal: add --yes"
+        )
+    sys.stderr.write(f"{question} [y/N] ")
+    sys.stderr.flush()
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise Failure(ExitCode.INTERRUPTED, "nothing was done")
 
 
 def error_console() -> "Console":

@@ -21,6 +21,7 @@ class ExitCode(IntEnum):
     TASK_FAILED = 1
     USAGE = 2
     PAYLOAD_INVALID = 65
+    NO_SUCH_JOB = 66
     NO_SERVER = 69
     BUG = 70
     IO_ERROR = 74
@@ -58,7 +59,7 @@ def reporting() -> Generator[None, None, None]:
     except Exception as error:
         if hasattr(error, "exit_code"):
             raise  # typer's own, which it reports itself
-        failure = _explain(error)
+        failure = explain(error)
         tell(failure.message)
         raise typer.Exit(failure.code) from None
 
@@ -73,7 +74,7 @@ def _forget_stdout() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _explain(error: Exception) -> Failure:
+def explain(error: Exception) -> Failure:
     """The failure that an error is to the user; with a traceback if it is nothing that he can put right."""
     from gearflow import errors
 
@@ -84,13 +85,15 @@ def _explain(error: Exception) -> Failure:
             code = ExitCode.PAYLOAD_INVALID
         case errors.TaskFailed():
             code = ExitCode.TASK_FAILED
+        case errors.UnknownJob():
+            code = ExitCode.NO_SUCH_JOB
         case errors.UnknownTask():
             code = ExitCode.USAGE
         case errors.SubmitUnknown() | errors.ConnectionLost():
             code = ExitCode.OUTCOME_UNKNOWN
         case errors.NoServer() | errors.ServerError() | errors.RemoteProtocolError():
             code = ExitCode.NO_SERVER
-        case errors.TaskDefinitionError() | errors.UnsupportedByServer():
+        case errors.TaskDefinitionError() | errors.UnsupportedByServer() | errors.StoreError():
             code = ExitCode.MISCONFIGURED
         case errors.LocalProtocolError():
             code = ExitCode.USAGE

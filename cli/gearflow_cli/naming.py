@@ -1,6 +1,6 @@
 """Which function a name means, where no module tells: servers know what their workers offer."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Final
 
@@ -21,13 +21,37 @@ def resolve(name: str, addresses: Sequence[str]) -> str:
         NoServer: No server answers.
     """
     functions = _known(addresses)
-    found = name
-    if name not in functions and "." not in name:
-        found = _by_bare_name(name, functions.values())
+    found = _full(name, functions)
     if not (function := functions.get(found)) or not function.workers:
         near = "" if function else _did_you_mean(name, functions)
         tell(f"warning: no worker offers {found} now, so the job waits for one{near}")
     return found
+
+
+def known(name: str, addresses: Sequence[str]) -> str:
+    """The function that is meant. As ``resolve``, but for the warning: it is about functions unheard of."""
+    functions = _known(addresses)
+    found = _full(name, functions)
+    if found not in functions:
+        tell(f"warning: no server knows {found}{_did_you_mean(name, functions)}")
+    return found
+
+
+def remembered(name: str, addresses: Sequence[str]) -> str:
+    """The function of jobs that have ended, which servers may have forgotten: then it is the name as it is.
+
+    Raises:
+        Failure: A bare name is that of several.
+        NoServer: No server answers.
+    """
+    functions = _known(addresses)
+    ends_so = any(function.endswith(f".{name}") for function in functions)
+    return _full(name, functions) if ends_so else name
+
+
+def _full(name: str, functions: Mapping[str, Function]) -> str:
+    """Raises Failure for a bare name that is nobody's, or that of several."""
+    return name if name in functions or "." in name else _by_bare_name(name, functions.values())
 
 
 def _known(addresses: Sequence[str]) -> dict[str, Function]:

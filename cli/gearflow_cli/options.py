@@ -2,7 +2,9 @@
 
 import math
 import re
+from datetime import datetime
 from enum import Enum
+from pathlib import Path
 from typing import Annotated, Final, TypeAlias
 
 import typer
@@ -11,17 +13,19 @@ _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)([smhd])", re.ASCII)
 _BYTES: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 _SIZE: Final = re.compile(r"(\d+)([kmg]?)", re.ASCII | re.IGNORECASE)
+_LONGEST: Final = 1e10  # seconds, some 300 years; a server takes no more
 
 
 def duration(text: str) -> float:
     """Seconds in ``30s``, ``5m``, ``1h30m``, ``2d`` or a plain number."""
     if re.fullmatch(rf"(?:{_DURATION.pattern})+", text, re.ASCII):
-        return sum(float(number) * _SECONDS[unit] for number, unit in _DURATION.findall(text))
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 <= seconds < math.inf:
+        seconds = sum(float(number) * _SECONDS[unit] for number, unit in _DURATION.findall(text))
+    else:
+        try:
+            seconds = float(text)
+        except ValueError:
+            seconds = math.nan
+    if not 0 <= seconds <= _LONGEST:
         raise typer.BadParameter(f"{text!r} is no duration; write 30s, 5m, 1h30m or 2d")
     return seconds
 
@@ -32,6 +36,16 @@ def size(text: str) -> int:
     if found is None:
         raise typer.BadParameter(f"{text!r} is no size; write 65536, 64K, 512M or 1G")
     return int(found[1]) * _BYTES[found[2].lower()]
+
+
+def moment(text: str) -> datetime:
+    """A time such as ``2030-12-24T18:00`` (local), or ``2030-12-24T17:00Z``: ISO 8601."""
+    try:
+        return datetime.fromisoformat(text).astimezone()
+    except (ValueError, OverflowError):
+        raise typer.BadParameter(
+            f"{text!r} is no time; write 2030-12-24T18:00, and Z or +01:00 behind it if it is not local"
+        ) from None
 
 
 def _addresses(values: list[str] | None) -> list[str]:
@@ -116,6 +130,55 @@ Functions: TypeAlias = Annotated[
 
 Level: TypeAlias = Annotated[
     LogLevel, typer.Option("--log-level", envvar="GEARFLOW_LOG_LEVEL", help="What to log, on stderr.")
+]
+
+Timeout: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        metavar="DURATION",
+        parser=duration,
+        envvar="GEARFLOW_TIMEOUT",
+        help="Wait no longer than that for the result, such as 30s.",
+    ),
+]
+
+Verbose: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--verbose", "-v", envvar="GEARFLOW_VERBOSE", help="Show the worker's traceback if the task fails."
+    ),
+]
+
+JobName: TypeAlias = Annotated[
+    str, typer.Argument(metavar="HANDLE", help="The job's handle; with --unique, its function's name.")
+]
+
+JobUnique: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--unique",
+        metavar="KEY",
+        envvar="GEARFLOW_UNIQUE",
+        help="The last job with this key, of the function that stands in HANDLE's place.",
+    ),
+]
+
+Function: TypeAlias = Annotated[
+    str, typer.Argument(metavar="FUNCTION", help="The function's full name, or the end of it behind a dot.")
+]
+
+# An environment in which such options are set would agree to a loss that nobody sees coming: no envvar.
+Yes: TypeAlias = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask first.")]
+
+Data: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        metavar="DIR",
+        envvar="GEARFLOW_DATA",
+        show_default="~/.local/share/gearflow/PORT",
+        help="The folder of the file in which jobs and results are kept.",
+    ),
 ]
 
 Port: TypeAlias = Annotated[

@@ -2,8 +2,8 @@
 
 import inspect
 import json
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     AnyTask: TypeAlias = Task[..., Any]
 
 Cell: TypeAlias = str | int
+Row: TypeAlias = tuple[str, str]
+"""A name, and what is to be said of it."""
 
 
 def as_json(value: Any) -> str:
@@ -21,8 +23,8 @@ def as_json(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False)
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> "Table":
-    """Rows for a terminal; numbers to the right."""
+def table(header: Sequence[str], rows: Sequence[Sequence[Cell]], whole: Collection[str] = ()) -> "Table":
+    """Rows for a terminal; numbers to the right, the columns in ``whole`` on one line."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -30,7 +32,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> "Table":
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for place, title in enumerate(header):
         numbers = bool(rows) and all(isinstance(row[place], int) for row in rows)
-        shown.add_column(title, justify="right" if numbers else "left", overflow="fold")
+        justify: Literal["left", "right"] = "right" if numbers else "left"
+        shown.add_column(title, justify=justify, overflow="fold", no_wrap=title in whole)
     for row in rows:
         shown.add_row(*(Text(printable(str(cell))) for cell in row))
     return shown
@@ -42,6 +45,15 @@ def columns(header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in cells)
     return "\n".join(lines)
+
+
+def labelled(rows: Sequence[Row]) -> str:
+    """Names and what there is to say of each; further lines stand below the first one."""
+    width = max((len(name) for name, _ in rows), default=0)
+    gap = f"\n{'':{width}}  "
+    return "\n".join(
+        f"{name:{width}}  {gap.join(printable_lines(text).splitlines())}".rstrip() for name, text in rows
+    )
 
 
 def result(data: bytes) -> "RenderableType | None":

@@ -1,17 +1,26 @@
-"""``gearflow server``: the job server in a process of its own."""
+"""``gearflow server``: the job server in a process of its own.
+
+``server`` is a command that has a command below it, ``backup``; alone it serves.
+"""
 
 import errno
 import signal
+from enum import Enum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 
 import typer
 
-from gearflow_cli import logs, options
+from gearflow_cli import logs, options, storage
 from gearflow_cli.exits import ExitCode, Failure, tell
+from gearflow_cli.functions import counted
 from gearflow_cli.options import LogLevel
 
 if TYPE_CHECKING:
     from gearflow.server import ServerSettings
+
+app = typer.Typer(subcommand_metavar="[backup FILE]")
+app.command("backup")(storage.backup)
 
 _REMEDIES: Final = {
     errno.EADDRINUSE: "it is taken, perhaps by another job server; stop that one, or choose a port with -p",
@@ -20,20 +29,35 @@ _REMEDIES: Final = {
 }
 
 
-def _limit(name: str, default: str, what: str, metavar: str = "SIZE") -> Any:
-    """An option for one of the server's limits."""
+class SyncMode(str, Enum):  # noqa: UP042  (see LogLevel)
+    """What an acknowledged background job survives."""
+
+    ALWAYS = "always"
+    BATCH = "batch"
+    OFF = "off"
+
+
+def _setting(name: str, default: str, what: str, metavar: str = "SIZE", panel: str | None = None) -> Any:
+    """An option for one of the server's settings, whose default is not told twice."""
     return typer.Option(
-        f"--max-{name}",
+        f"--{name}",
         metavar=metavar,
         parser={"SIZE": options.size, "TIME": options.duration}.get(metavar),
-        envvar=f"GEARFLOW_MAX_{name.upper().replace('-', '_')}",
+        envvar=f"GEARFLOW_{name.upper().replace('-', '_')}",
         show_default=default,
         help=what,
-        rich_help_panel="Limits",
+        rich_help_panel=panel,
     )
 
 
+def _limit(name: str, default: str, what: str, metavar: str = "SIZE") -> Any:
+    """An option for one of the server's limits."""
+    return _setting(f"max-{name}", default, what, metavar, "Limits")
+
+
+@app.callback(invoke_without_command=True)
 def server(
+    context: typer.Context,
     port: options.Port = 4730,
     listen: Annotated[
         str,
@@ -41,14 +65,56 @@ def server(
             "--listen", "-L", metavar="HOST", envvar="GEARFLOW_LISTEN", help="The address to listen on."
         ),
     ] = "127.0.0.1",
+    data: options.Data = None,
     memory: Annotated[
         bool,
         typer.Option(
             "--memory",
             envvar="GEARFLOW_MEMORY",
-            help="Keep jobs in memory only; it is the only way yet, so it may be left out.",
+            help="Keep jobs and results in memory only: they are gone when the server ends.",
         ),
     ] = False,
+    sync: Annotated[
+        SyncMode,
+        typer.Option(
+            envvar="GEARFLOW_SYNC",
+            help="What a background job that was acknowledged survives: the death of the server in any case; "
+            "always: that of the machine, too; batch: that too, but for the last second or so; off: then the "
+            "file may be damaged.",
+        ),
+    ] = SyncMode.BATCH,
+    recover: Annotated[
+        bool,
+        typer.Option(
+            "--recover", help="Before serving, save what can be read of a damaged file into a new one."
+        ),
+    ] = False,
+    keep: Annotated[
+        float | None,
+        _setting(
+            "keep", "1d", "How long results of background jobs are kept where a job does not say.", "TIME"
+        ),
+    ] = None,
+    keep_dead: Annotated[
+        float | None, _setting("keep-dead", "30d", "How long dead letters are kept.", "TIME")
+    ] = None,
+    keep_bytes: Annotated[
+        int | None,
+        _setting(
+            "keep-bytes",
+            "none; 64M with --memory",
+            "What is kept of jobs that have ended, at most; the oldest goes first.",
+        ),
+    ] = None,
+    max_deaths: Annotated[
+        int | None,
+        _setting(
+            "max-deaths",
+            "3",
+            "Workers that may die of a job until it is a dead letter; 0: any number.",
+            "N",
+        ),
+    ] = None,
     log_level: options.Level = LogLevel.WARNING,
     max_connections: Annotated[
         int | None, _limit("connections", "what open files allow", "Connections at a time.", "N")
@@ -78,14 +144,20 @@ def server(
     max_unique: Annotated[int | None, _limit("unique", "64", "A unique.")] = None,
     max_line: Annotated[int | None, _limit("line", "8K", "A text command.")] = None,
 ) -> None:
-    """Run a job server; TERM or INT stop it. Jobs live in memory: those it has then are lost."""
+    """Run a job server; TERM or INT stop it, and the next one goes on with its background jobs."""
+    if context.invoked_subcommand is not None:
+        return
     import asyncio
 
     from pydantic import ValidationError
 
     from gearflow.server import ServerSettings, new_event_loop
 
-    limits = {
+    folder = _folder(context, data, port, memory=memory)
+    chosen: dict[str, float | None] = {
+        "keep": keep,
+        "keep_dead": keep_dead,
+        "keep_bytes": keep_bytes,
         "max_connections": max_connections,
         "max_body": max_body,
         "max_queued_bytes": max_queued_bytes,
@@ -96,16 +168,43 @@ def server(
         "max_unique": max_unique,
         "max_line": max_line,
     }
-    given = {name: value for name, value in limits.items() if value is not None}
+    given: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
+    if max_deaths is not None:
+        given["max_deaths"] = max_deaths or None
     try:
-        settings = ServerSettings.model_validate({"host": listen, "port": port, **given})
+        settings = ServerSettings.model_validate(
+            {"host": listen, "port": port, "data": folder, "sync": sync.value, **given}
+        )
     except ValidationError as error:
         fault = error.errors()[0]
         raise Failure(ExitCode.USAGE, f"--{fault['loc'][0]}: {fault['msg']}".replace("_", "-")) from None
     logs.to_stderr(log_level.value)
+    if recover and folder is not None:
+        storage.recover(folder)
     _raise_file_limit()
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(_serve(settings))
+
+
+def _folder(context: typer.Context, data: Path | None, port: int, *, memory: bool) -> Path | None:
+    """Where jobs are to live; None for memory. The command line has its way against the environment.
+
+    Raises:
+        Failure: That cannot be told.
+    """
+    if not memory:
+        return storage.folder(data, port)
+    said = context.get_parameter_source("memory")
+    for name in ("data", "sync", "recover"):
+        source = context.get_parameter_source(name)
+        if source is not None and source == said:
+            raise Failure(
+                ExitCode.USAGE,
+                f"--{name} is about jobs in a file, and --memory has none: leave out one of them",
+            )
+        if source is not None and source.name == "COMMANDLINE":
+            return storage.folder(data, port)
+    return None
 
 
 def _raise_file_limit() -> None:
@@ -117,7 +216,12 @@ def _raise_file_limit() -> None:
 
 
 async def _serve(settings: "ServerSettings") -> None:
-    """Serve until a signal comes. What runs is cut off then, as by gearmand."""
+    """Serve until a signal comes. What runs is cut off then; background jobs are run again by the next one.
+
+    Raises:
+        Failure: It cannot listen.
+        StoreError: The file of jobs cannot be used.
+    """
     import asyncio
 
     from gearflow.server import JobServer, server_version, tune_garbage_collection
@@ -131,14 +235,21 @@ async def _serve(settings: "ServerSettings") -> None:
     except OSError as error:
         refuse(settings.host, settings.port, error)
     tune_garbage_collection()
-    tell(
-        f"{server_version()} listens on {job_server.address}; "
-        "jobs live in memory only and are lost when it ends"
-    )
+    tell(f"{server_version()} listens on {job_server.address}; {_life(settings, job_server.restored)}")
     try:
         await stop.wait()
     finally:
         await job_server.__aexit__()
+
+
+def _life(settings: "ServerSettings", restored: int) -> str:
+    """How jobs live in a server, which has found some."""
+    from gearflow.server.settings import FILE_NAME
+
+    if settings.data is None:
+        return "jobs live in memory only and are lost when it ends"
+    found = counted(restored, "job")
+    return f"jobs live in {settings.data / FILE_NAME}, where {found} waited; sync: {settings.sync}"
 
 
 def refuse(host: str, port: int, error: OSError) -> NoReturn:

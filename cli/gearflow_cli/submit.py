@@ -1,21 +1,21 @@
 """``gearflow submit``: one job, from the shell."""
 
-import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
-from gearflow_cli import arguments, console, load, naming, options, render
+from gearflow_cli import arguments, console, load, naming, options, outcome
 from gearflow_cli.exits import ExitCode, Failure, tell
 from gearflow_cli.watch import Watch
+from gearflow_cli.wishes import Wishes
 
 if TYPE_CHECKING:
     from gearflow.client import Client, ClientJob
-    from gearflow.errors import TaskFailed
     from gearflow.tasks import Task
 
     AnyTask: TypeAlias = Task[..., Any]
@@ -27,18 +27,6 @@ class PriorityName(str, Enum):  # noqa: UP042  (see LogLevel)
     HIGH = "high"
     NORMAL = "normal"
     LOW = "low"
-
-
-@dataclass(frozen=True, slots=True)
-class _Wishes:
-    """How the job is to be submitted; None where the user left it to the task."""
-
-    background: bool
-    delay: float | None
-    priority: str | None
-    unique: str | None
-    timeout: float | None
-    verbose: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +77,24 @@ def submit(
             help="Not before that time has passed, such as 5m; with --bg.",
         ),
     ] = None,
+    at: Annotated[
+        datetime | None,
+        typer.Option(
+            metavar="TIME",
+            parser=options.moment,
+            envvar="GEARFLOW_AT",
+            help="Not before that time, such as 2030-12-24T18:00; with --bg.",
+        ),
+    ] = None,
+    expires: Annotated[
+        float | None,
+        typer.Option(
+            metavar="DURATION",
+            parser=options.duration,
+            envvar="GEARFLOW_EXPIRES",
+            help="If it has not started after that time, it ends as expired.",
+        ),
+    ] = None,
     priority: Annotated[
         PriorityName | None,
         typer.Option(envvar="GEARFLOW_PRIORITY", help="Among the waiting jobs of the function."),
@@ -99,55 +105,68 @@ def submit(
             metavar="KEY", envvar="GEARFLOW_UNIQUE", help="Join the waiting or running job of the same key."
         ),
     ] = None,
-    timeout: Annotated[
+    reuse: Annotated[
+        bool | None,
+        typer.Option(
+            "--reuse",
+            envvar="GEARFLOW_REUSE",
+            help="A kept result of the same key is the answer: the task does not run again.",
+        ),
+    ] = None,
+    keep: Annotated[
         float | None,
         typer.Option(
             metavar="DURATION",
             parser=options.duration,
-            envvar="GEARFLOW_TIMEOUT",
-            help="Wait no longer than that for the result, such as 30s.",
+            envvar="GEARFLOW_KEEP",
+            help="How long the server keeps the result, such as 7d; 0: not at all.",
         ),
     ] = None,
+    retries: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=1000, envvar="GEARFLOW_RETRIES", help="So many further runs if the task fails."
+        ),
+    ] = None,
+    run_limit: Annotated[
+        float | None,
+        typer.Option(
+            metavar="DURATION",
+            parser=options.duration,
+            envvar="GEARFLOW_RUN_LIMIT",
+            help="How long a run may take on the worker, such as 30s.",
+        ),
+    ] = None,
+    timeout: options.Timeout = None,
     raw: Annotated[
         bool, typer.Option("--raw", envvar="GEARFLOW_RAW", help="Send the one argument as it is, unchecked.")
     ] = False,
-    verbose: Annotated[
-        bool,
-        typer.Option(
-            "--verbose",
-            "-v",
-            envvar="GEARFLOW_VERBOSE",
-            help="Show the worker's traceback if the task fails.",
-        ),
-    ] = False,
+    verbose: options.Verbose = False,
 ) -> None:
     """Run a task on a worker and print its result.
 
     Exit codes: 0 done, 1 the task failed, 2 usage, 65 the payload does not fit, 69 no server, 75 timed
     out, 76 the outcome is unknown, 78 a module does not import.
     """
-    wishes = _Wishes(background, delay, priority and priority.value, unique, timeout, verbose)
-    _check(wishes)
+    wishes = Wishes(
+        background=background,
+        priority=priority and priority.value,
+        unique=unique,
+        delay=delay,
+        at=at,
+        expires=expires,
+        keep=keep,
+        reuse=reuse,
+        retries=retries,
+        run_limit=run_limit,
+        timeout=timeout,
+        verbose=verbose,
+    )
+    wishes.check()
     task = _find_task(name, modules or [], certain=_is_given_here(context))
+    wishes.check_with(task, raw=raw)
     job = _read(name, task, given or [], servers or [], raw=raw)
     _run(job, servers or [], wishes)
-
-
-def _check(wishes: _Wishes) -> None:
-    """Options that make no sense together. Raises Failure."""
-    fault = None
-    if wishes.delay is not None and not wishes.background:
-        fault = "--delay is for jobs that nobody waits for: add --bg"
-    elif wishes.timeout is not None and wishes.background:
-        fault = "--timeout limits the wait for the result, and --bg does not wait: leave out one of them"
-    elif wishes.delay is not None and wishes.priority not in (None, "normal"):
-        fault = (
-            "a delayed job has normal priority, the protocol knows no other: leave out --priority or --delay"
-        )
-    elif wishes.unique == "":
-        fault = "--unique needs a key; leave it out to join nothing"
-    if fault is not None:
-        raise Failure(ExitCode.USAGE, fault)
 
 
 # ------------------------------------------------------------------------------------------ what to run
@@ -202,13 +221,13 @@ def _read(
 # ------------------------------------------------------------------------------------------- running it
 
 
-def _run(job: _Typed | _Untyped, servers: Sequence[str], wishes: _Wishes) -> None:
+def _run(job: _Typed | _Untyped, servers: Sequence[str], wishes: Wishes) -> None:
     import anyio
 
     anyio.run(_submit, job, servers, wishes)
 
 
-async def _submit(job: _Typed | _Untyped, servers: Sequence[str], wishes: _Wishes) -> None:
+async def _submit(job: _Typed | _Untyped, servers: Sequence[str], wishes: Wishes) -> None:
     from gearflow.client import connect
 
     connect_timeout = min(5.0, wishes.timeout or 5.0)
@@ -219,7 +238,7 @@ async def _submit(job: _Typed | _Untyped, servers: Sequence[str], wishes: _Wishe
             await _wait(await _attach(job, client, wishes), client, job, wishes)
 
 
-async def _hand_over(job: _Typed | _Untyped, client: "Client", wishes: _Wishes) -> str:
+async def _hand_over(job: _Typed | _Untyped, client: "Client", wishes: Wishes) -> str:
     """Submit a job in the background; its handle."""
     if isinstance(job, _Typed):
         ref = await _with_options(job.task, wishes).abackground(*job.args, **job.kwargs)
@@ -232,32 +251,36 @@ async def _hand_over(job: _Typed | _Untyped, client: "Client", wishes: _Wishes) 
         # gearmand's queue plugins overwrite the rows of jobs without one
         unique=wishes.unique or uuid.uuid4().hex,
         priority=Priority(wishes.priority or "normal"),
-        at=None if wishes.delay is None else time.time() + wishes.delay,
+        options=wishes.for_function(),
     )
     return handle.handle
 
 
-async def _attach(job: _Typed | _Untyped, client: "Client", wishes: _Wishes) -> "ClientJob":
+async def _attach(job: _Typed | _Untyped, client: "Client", wishes: Wishes) -> "ClientJob":
     """Submit a job that is waited for."""
     from gearflow.client import Priority
 
     if isinstance(job, _Untyped):
-        priority = Priority(wishes.priority or "normal")
-        return await client.submit(job.function, job.workload, unique=wishes.unique or "", priority=priority)
-    task = _with_options(job.task, wishes)
-    call = task.prepare(job.args, job.kwargs)
-    task.require_support(client.servers)
-    return await client.submit(call.function, call.workload, unique=call.unique, priority=call.priority)
+        return await client.submit(
+            job.function,
+            job.workload,
+            unique=wishes.unique or "",
+            priority=Priority(wishes.priority or "normal"),
+            options=wishes.for_function(),
+        )
+    call = _with_options(job.task, wishes).prepare(job.args, job.kwargs)
+    return await client.submit(
+        call.function, call.workload, unique=call.unique, priority=call.priority, options=call.options
+    )
 
 
-def _with_options(task: "AnyTask", wishes: _Wishes) -> "AnyTask":
+def _with_options(task: "AnyTask", wishes: Wishes) -> "AnyTask":
     """The task, with what the user wishes in the place of its own options."""
-    wished = {"priority": wishes.priority, "unique": wishes.unique, "delay": wishes.delay}
-    given: Any = {name: value for name, value in wished.items() if value is not None}
+    given: Any = wishes.for_task()
     return task.options(**given)
 
 
-async def _wait(client_job: "ClientJob", client: "Client", job: _Typed | _Untyped, wishes: _Wishes) -> None:
+async def _wait(client_job: "ClientJob", client: "Client", job: _Typed | _Untyped, wishes: Wishes) -> None:
     """Wait for the end of a job, showing what it says on the way, and print the result."""
     import anyio
 
@@ -272,14 +295,15 @@ async def _wait(client_job: "ClientJob", client: "Client", job: _Typed | _Untype
     except TimeoutError:
         raise await _timed_out(client_job, client, wishes) from None
     except JobFailed as error:
-        raise _failed(decode_failure(error.exception, client_job.handle), job, wishes) from None
+        failure = decode_failure(error.exception, client_job.handle)
+        raise outcome.failure(failure, job.function, verbose=wishes.verbose) from None
     except anyio.get_cancelled_exc_class():
         tell(f"stopped waiting for {client_job.handle}; it runs on if a worker has it already")
         raise
-    _print(data, job)
+    outcome.write(data, job.task.payload.signature.result if isinstance(job, _Typed) else None)
 
 
-async def _timed_out(client_job: "ClientJob", client: "Client", wishes: _Wishes) -> Failure:
+async def _timed_out(client_job: "ClientJob", client: "Client", wishes: Wishes) -> Failure:
     """What becomes of the job: the server drops one that no worker has yet when its last client goes."""
     import anyio
 
@@ -300,41 +324,3 @@ async def _timed_out(client_job: "ClientJob", client: "Client", wishes: _Wishes)
             )
     message = f"{client_job.handle} has not ended within {wishes.timeout:g} s: {fate}"
     return Failure(ExitCode.TIMED_OUT, message)
-
-
-def _failed(failure: "TaskFailed", job: _Typed | _Untyped, wishes: _Wishes) -> Failure:
-    """What the worker said of why the job failed."""
-    from gearflow.errors import PayloadInvalid
-
-    code = ExitCode.PAYLOAD_INVALID if isinstance(failure, PayloadInvalid) else ExitCode.TASK_FAILED
-    reason = f"{failure.type}: {failure}" if failure.type else str(failure)
-    lines = [f"{job.function} failed: {reason}"]
-    if failure.errors:
-        lines.append(render.payload_faults(failure.errors))
-    if wishes.verbose and failure.traceback:
-        lines.append(f"\non the worker:\n\n{failure.traceback.rstrip()}")
-    return Failure(code, render.printable_lines("\n".join(lines)))
-
-
-def _print(data: bytes, job: _Typed | _Untyped) -> None:
-    """Print a result: JSON readably on a terminal, text with the end of its line, other bytes as they are."""
-    kind: Any = job.task.payload.signature.result if isinstance(job, _Typed) else None
-    shown = render.result(data) if console.is_terminal() and kind not in (str, bytes) else None
-    if shown is not None:
-        console.show(shown)
-        return
-    console.write_bytes(data)
-    if (
-        data
-        and not data.endswith(b"\n")
-        and (console.is_terminal() or (kind is not bytes and _is_text(data)))
-    ):
-        console.write_bytes(b"\n")
-
-
-def _is_text(data: bytes) -> bool:
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
-    return True

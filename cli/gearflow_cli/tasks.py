@@ -1,19 +1,35 @@
-"""``gearflow tasks``: what modules define."""
+"""``gearflow tasks``: what modules define; with ``--explain`` how often it is tried, and when."""
 
 from dataclasses import fields
 from enum import Enum
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
+
+import typer
 
 from gearflow_cli import console, load, options, render
 from gearflow_cli.exits import ExitCode, Failure
 
 if TYPE_CHECKING:
-    from gearflow.tasks import Task
+    from gearflow.tasks import Retry, Task
 
     AnyTask: TypeAlias = Task[..., Any]
 
 
-def tasks(modules: options.Modules, as_json: options.Json = False) -> None:
+_SECONDS: Final = ("timeout", "keep", "expires")
+
+
+def tasks(
+    modules: options.Modules,
+    explain: Annotated[
+        bool,
+        typer.Option(
+            "--explain",
+            envvar="GEARFLOW_EXPLAIN",
+            help="Show each task's options, and when it is tried again.",
+        ),
+    ] = False,
+    as_json: options.Json = False,
+) -> None:
     """List the tasks that MODULEs define: names, signatures, options."""
     found = list(load.load(modules).values())
     if not found:
@@ -23,6 +39,9 @@ def tasks(modules: options.Modules, as_json: options.Json = False) -> None:
         )
     if as_json:
         console.write(render.as_json([_as_json(task) for task in found]))
+        return
+    if explain:
+        console.write("\n\n".join(map(_explained, found)))
         return
     header = ["task", "signature", "options"]
     rows = [[task.name, render.signature(task), _options(task)] for task in found]
@@ -45,18 +64,45 @@ def _as_json(task: "AnyTask") -> dict[str, Any]:
 
 
 def _options(task: "AnyTask") -> str:
-    return ", ".join(
-        name if value is True else f"{name}={value}" for name, value in _set_options(task).items()
-    )
+    set_options = _set_options(task)
+    if task.retries is not None:
+        set_options["retries"] = task.retries.attempts - 1
+    return ", ".join(name if value is True else f"{name}={value}" for name, value in set_options.items())
+
+
+def _explained(task: "AnyTask") -> str:
+    """A task with its options, one a line, and when it is tried again."""
+    rows = [
+        (name, "yes" if value is True else f"{value} s" if name in _SECONDS else str(value))
+        for name, value in _set_options(task).items()
+        if name != "retries"
+    ]
+    rows.append(("retries", "\n".join(_schedule(task.retries))))
+    lines = render.labelled(rows).splitlines()
+    return "\n".join([f"{task.name}{render.signature(task)}", *(f"  {line}" for line in lines)])
+
+
+def _schedule(retry: "Retry | None") -> list[str]:
+    if retry is None:
+        return ["none: a run that fails is the last"]
+    lines = [str(retry)]
+    if retry.jitter and retry.attempts > 1:
+        lines.append("each delay is drawn between half of it and all of it")
+    return [*lines, f"if it raises {', '.join(retry.to_plan().on)}"]
 
 
 def _set_options(task: "AnyTask") -> dict[str, Any]:
     """The options that its definition sets."""
-    shown: dict[str, Any] = {"timeout": task.timeout, "foreign": task.foreign or None}
+    shown: dict[str, Any] = {"timeout": task.timeout, "keep": task.keep, "foreign": task.foreign or None}
     for option in fields(task.call_options):
         value = getattr(task.call_options, option.name)
-        if value != option.default:
+        if option.init and value != option.default:
             shown[option.name] = _named(value)
+    if task.retries is not None:
+        shown["retries"] = {
+            "attempts": task.retries.attempts,
+            **task.retries.to_plan().model_dump(mode="json"),
+        }
     return {name: value for name, value in shown.items() if value is not None}
 
 

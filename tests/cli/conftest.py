@@ -1,5 +1,6 @@
 """A user's project with tasks, a worker that serves it, and a shell in its directory."""
 
+import socket
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from gearflow.tasks import Context, task
+from gearflow.tasks import Context, Retry, task
 
 
 class Item(BaseModel):
@@ -90,6 +91,17 @@ async def blocking(seconds: float) -> None:
     time.sleep(seconds)  # the user's mistake: it blocks the loop
 
 
+@task(retries=Retry(4, on=(ConnectionError, TimeoutError), backoff=2, max_delay=5), keep=3600, expires=60)
+def fetch(url: str) -> str:
+    return url
+
+
+@task
+def read(path: Path) -> str:
+    """Fails as long as there is no such file."""
+    return path.read_text()
+
+
 @task(foreign=True)
 def elsewhere(text: str) -> str: ...
 '''
@@ -129,3 +141,12 @@ def own(project: Path) -> Iterator[Shell]:
     """A shell in the user's directory with a server of its own, where no worker is."""
     with JobServer(port=0) as server:
         yield Shell(project, {"GEARMAN_SERVERS": server.address})
+
+
+@pytest.fixture
+def free_ports() -> tuple[int, int]:
+    """Two ports on which nobody listens."""
+    with socket.socket() as one, socket.socket() as two:
+        for probe in (one, two):
+            probe.bind(("127.0.0.1", 0))
+        return one.getsockname()[1], two.getsockname()[1]

@@ -13,6 +13,11 @@ from typing import IO, Final
 COMMAND: Final = (sys.executable, "-m", "gearflow_cli")
 
 
+def outcome(ended: "subprocess.CompletedProcess[bytes]") -> tuple[int, str, str]:
+    """The exit code, and what was said on stdout and on stderr."""
+    return ended.returncode, ended.stdout.decode(), ended.stderr.decode()
+
+
 @dataclass(frozen=True, slots=True)
 class Shell:
     """Where commands run, and what is in their environment beside what a shell always has."""

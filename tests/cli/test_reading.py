@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,30 @@ def test_tasks_gives_schemas_as_json(shell: Shell, module: str) -> None:
     assert tasks[f"{module}.settings_of"]["options"] == {"timeout": 30, "priority": "high", "unique": True}
 
 
+def test_tasks_explains_when_a_task_is_tried_again(shell: Shell, module: str) -> None:
+    told = shell.run("tasks", "--explain", module).stdout.decode().split("\n\n")
+    explained = {text.partition("(")[0]: text.splitlines()[1:] for text in told}
+    assert explained[f"{module}.fetch"] == [
+        "  keep     3600 s",
+        "  expires  60 s",
+        "  retries  4 attempts, after at most 2 s, 4 s, 5 s",
+        "           each delay is drawn between half of it and all of it",
+        "           if it raises builtins.ConnectionError, builtins.TimeoutError",
+    ]
+    assert explained[f"{module}.add"] == ["  retries  none: a run that fails is the last"]
+
+
+def test_tasks_lists_retries_as_they_are_given(shell: Shell, module: str) -> None:
+    assert "keep=3600, expires=60, retries=3\n" in shell.run("tasks", module).stdout.decode()
+    tasks = {task["name"]: task for task in json.loads(shell.run("tasks", "--json", module).stdout)}
+    assert tasks[f"{module}.fetch"]["options"]["retries"] == {
+        "attempts": 4,
+        "delays": [2.0, 4.0, 5.0],
+        "jitter": True,
+        "on": ["builtins.ConnectionError", "builtins.TimeoutError"],
+    }
+
+
 def test_a_module_without_tasks_is_78(tmp_path: Path) -> None:
     (tmp_path / "empty.py").touch()
     ended = Shell(tmp_path).run("tasks", "empty")
@@ -141,7 +166,22 @@ def test_durations_have_units(text: str, seconds: float) -> None:
     assert options.duration(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "x", "5 m", "-1", "nan", "inf", "1e", "5w", "m5"])
+@pytest.mark.parametrize("text", ["", "x", "5 m", "-1", "nan", "inf", "1e", "5w", "m5", "1e11", "999999999d"])
 def test_what_is_no_duration_is_refused(text: str) -> None:
     with pytest.raises(typer.BadParameter):
         options.duration(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "utc"),
+    [
+        ("2030-12-24T18:00+01:00", "2030-12-24T17:00:00+00:00"),
+        ("2030-12-24T17:00Z", "2030-12-24T17:00:00+00:00"),
+    ],
+)
+def test_times_have_zones(text: str, utc: str) -> None:
+    assert options.moment(text).astimezone(UTC).isoformat() == utc
+
+
+def test_a_time_without_a_zone_is_local() -> None:
+    assert options.moment("2030-12-24T18:00") == datetime(2030, 12, 24, 18).astimezone()

@@ -33,7 +33,7 @@ def test_it_says_where_it_listens_and_ends_well(tmp_path: Path, number: int) -> 
 
 def test_it_ends_while_clients_are_connected_and_jobs_wait(tmp_path: Path) -> None:
     with (
-        Shell(tmp_path).start("server", GEARFLOW_PORT="0") as server,
+        Shell(tmp_path).start("server", "--memory", GEARFLOW_PORT="0") as server,
         SyncClient([address_of(server)]) as client,
     ):
         client.submit("nobody.serves.this", b"")
@@ -42,7 +42,7 @@ def test_it_ends_while_clients_are_connected_and_jobs_wait(tmp_path: Path) -> No
 
 
 def test_bytes_that_are_not_gearman_are_logged_in_a_line(tmp_path: Path) -> None:
-    with Shell(tmp_path).start("server", "-p", "0") as server:
+    with Shell(tmp_path).start("server", "-p", "0", "--memory") as server:
         host, _, port = address_of(server).rpartition(":")
         with socket.create_connection((host, int(port)), timeout=10) as stranger:
             stranger.sendall(b"\0XXX" + bytes(8))
@@ -52,7 +52,7 @@ def test_bytes_that_are_not_gearman_are_logged_in_a_line(tmp_path: Path) -> None
 
 def test_a_taken_port_is_78_and_the_remedy_is_told(shell: Shell, bundled: str) -> None:
     port = bundled.rpartition(":")[2]
-    ended = shell.run("server", "-p", port)
+    ended = shell.run("server", "-p", port, "--memory")
     assert ended.returncode == 78
     assert f"port {port} of 127.0.0.1" in ended.stderr.decode()
     assert "choose a port with -p" in ended.stderr.decode()
@@ -64,7 +64,14 @@ def test_a_taken_port_is_78_and_the_remedy_is_told(shell: Shell, bundled: str) -
         (["-p", "65536"], 2, "65535"),
         (["--max-body", "0"], 2, "--max-body"),
         (["--max-body", "lots"], 2, "write 65536, 64K, 512M or 1G"),
-        (["-p", "0", "-L", "192.0.2.1"], 78, "choose another with -L"),
+        (["-p", "0"], 2, "name one with --data DIR, or add --memory"),
+        (["--memory", "--data", "jobs"], 2, "--data is about jobs in a file, and --memory has none"),
+        (["--memory", "--sync", "always"], 2, "--sync is about jobs in a file"),
+        (["--memory", "--recover"], 2, "--recover is about jobs in a file"),
+        (["--sync", "sometimes"], 2, "always"),
+        (["--memory", "--max-deaths", "-1"], 2, "--max-deaths"),
+        (["bakcup"], 2, "No such command"),
+        (["-p", "0", "--memory", "-L", "192.0.2.1"], 78, "choose another with -L"),
     ],
 )
 def test_what_it_cannot_do_is_told(arguments: list[str], code: int, said: str) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import signal
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,11 +11,7 @@ from typer.testing import CliRunner
 from gearflow.client import SyncAdmin, SyncClient
 from gearflow_cli.app import app
 from gearflow_cli.naming import resolve
-from tests.cli.shell import Shell
-
-
-def outcome(ended: subprocess.CompletedProcess[bytes]) -> tuple[int, str, str]:
-    return ended.returncode, ended.stdout.decode(), ended.stderr.decode()
+from tests.cli.shell import Shell, outcome
 
 
 def test_a_bare_name_and_pairs_are_enough(served: Shell) -> None:
@@ -160,15 +155,108 @@ def test_interrupting_the_wait_shows_no_traceback(served: Shell, tmp_path: Path)
     ("arguments", "said"),
     [
         (["--delay", "5m"], "--delay is for jobs that nobody waits for: add --bg"),
+        (["--at", "2030-01-01"], "--at is for jobs that nobody waits for: add --bg"),
+        (["--at", "tomorrow"], "'tomorrow' is no time"),
+        (["--bg", "--delay", "5m", "--at", "2030-01-01"], "leave out one of them"),
         (["--bg", "--timeout", "5s"], "--bg does not wait"),
-        (["--bg", "--delay", "5m", "--priority", "high"], "a delayed job has normal priority"),
         (["--unique", ""], "--unique needs a key"),
+        (["--reuse"], "add --unique"),
+        (["--run-limit", "0"], "a task cannot run in no time"),
+        (["--keep", "1e11"], "'1e11' is no"),
+        (["--retries", "-1"], "--retries"),
     ],
 )
 def test_options_that_make_no_sense_together_are_usage_errors(arguments: list[str], said: str) -> None:
     ended = CliRunner().invoke(app, ["submit", "add", "a=1", *arguments])
     assert (ended.exit_code, ended.stdout) == (2, "")
     assert said in ended.stderr
+
+
+def test_a_raw_payload_has_no_key_of_the_tasks(own: Shell, module: str) -> None:
+    code, _, stderr = outcome(own.run("submit", "-m", module, "--raw", "--reuse", "settings_of", "{}"))
+    assert code == 2
+    assert "add --unique" in stderr
+
+
+@pytest.mark.parametrize("option", ["--retries", "--run-limit"])
+def test_what_only_gearflows_workers_do_is_refused_for_foreign_tasks(
+    own: Shell, module: str, option: str
+) -> None:
+    code, _, stderr = outcome(own.run("submit", "-m", module, option, "3", "elsewhere", "text=a"))
+    assert code == 2
+    assert f"others run {module}.elsewhere" in stderr
+
+
+@pytest.mark.parametrize("typed", [True, False], ids=["with the module", "without it"])
+def test_what_is_asked_of_a_background_job_reaches_the_server(own: Shell, module: str, typed: bool) -> None:
+    wishes = ["--at", "2100-01-01T00:00Z", "--priority", "high"]
+    how = ["-m", module] if typed else []
+    name = "add" if typed else f"{module}.add"
+    ended = own.run("submit", *how, "--bg", "--unique", "k", *wishes, name, "a=1")
+    assert ended.returncode == 0, ended.stderr
+    handle = ended.stdout.decode().strip()
+    info = json.loads(own.run("job", handle, "--json").stdout)
+    assert (info["state"], info["priority"], info["unique"]) == ("delayed", "high", "k")
+    assert info["due"] == 4102444800.0
+    ended = own.run("submit", *how, "--bg", "--expires", "0", name, "a=1")
+    code, _, stderr = outcome(own.run("result", ended.stdout.decode().strip(), "--timeout", "30"))
+    assert code == 1
+    assert "Expired" in stderr
+
+
+@pytest.mark.parametrize("typed", [True, False], ids=["with the module", "without it"])
+def test_a_result_is_kept_as_long_as_asked(served: Shell, module: str, typed: bool) -> None:
+    how = ["-m", module] if typed else []
+    handle = served.run("submit", *how, "--bg", "--keep", "7d", "add", "a=1").stdout.decode().strip()
+    assert served.run("result", handle).returncode == 0
+    info = json.loads(served.run("job", handle, "--json").stdout)
+    assert info["kept_until"] - info["ended"] == pytest.approx(7 * 86400, abs=1)
+
+
+def test_a_kept_success_answers_where_it_may_be_used_again(served: Shell, fresh: Callable[..., str]) -> None:
+    again = ("submit", "--unique", fresh("key"), "--reuse")
+    handle = served.run(*again, "--bg", "add", "a=1").stdout.decode().strip()
+    assert outcome(served.run("result", handle, "--timeout", "30")) == (0, "3\n", "")
+    assert outcome(served.run(*again, "add", "a=5")) == (0, "3\n", "")
+    assert outcome(served.run(*again, "--bg", "add", "a=5")) == (0, f"{handle}\n", "")
+
+
+def test_a_run_is_limited_on_the_worker(served: Shell, module: str, tmp_path: Path) -> None:
+    never = f"path={tmp_path / 'never'}"
+    code, stdout, stderr = outcome(served.run("submit", "--run-limit", "0.2s", "until", never))
+    assert (code, stdout) == (1, "")
+    assert "TaskTimeout" in stderr
+
+
+def test_a_failed_run_is_repeated_as_often_as_asked(served: Shell) -> None:
+    code, stdout, stderr = outcome(served.run("submit", "--retries", "1", "divide", "a=1", "b=0"))
+    assert (code, stdout) == (1, "")
+    assert stderr.count("warning") == 1  # of the run that was repeated
+    assert "divide failed: ZeroDivisionError" in stderr
+
+
+def test_what_c_gearmand_cannot_do_is_78(gearmand: str, shell: Shell, module: str) -> None:
+    for wish in (["--keep", "1h"], ["--expires", "1h"], ["--unique", "k", "--reuse"]):
+        code, stdout, stderr = outcome(
+            shell.run("submit", "-m", module, "--bg", *wish, "add", "a=1", "-s", gearmand)
+        )
+        assert (code, stdout) == (78, "")
+        assert "gearflow server" in stderr
+
+
+def test_retries_on_c_gearmand_need_to_know_that_the_worker_is_gearflows(
+    gearmand: str, shell: Shell, module: str
+) -> None:
+    wish = ("submit", "--retries", "1", "--run-limit", "30s", "-s", gearmand)
+    code, _, stderr = outcome(shell.run(*wish, "--timeout", "5", f"{module}.divide", "a=1", "b=0"))
+    assert code == 78
+    assert "keeps no retries" in stderr
+    with shell.start("worker", module, "-s", gearmand) as worker:
+        worker.until("registered")
+        worker.drain()
+        code, _, stderr = outcome(shell.run(*wish, "-m", module, "divide", "a=1", "b=0"))
+    assert code == 1
+    assert stderr.count("warning") == 1  # of the run that was repeated
 
 
 def test_no_server_is_69(shell: Shell, module: str) -> None:

@@ -1,0 +1,197 @@
+"""``gearflow dead``: jobs that failed for good, which are kept until someone looks at them."""
+
+import base64
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Final, TypeAlias, TypeVar
+
+import typer
+
+from gearflow_cli import asking, console, naming, options, records, render
+from gearflow_cli.exits import ExitCode, Failure
+from gearflow_cli.functions import counted
+from gearflow_cli.jobs import job_name
+
+if TYPE_CHECKING:
+    from gearflow.client import Client
+    from gearflow.protocol.reserved import JobInfo, Letter
+
+T = TypeVar("T")
+
+app = typer.Typer(
+    help="Dead letters: jobs that failed for good. List, read, replay or purge them.", no_args_is_help=True
+)
+
+_PAGE: Final = 100  # letters in one answer, which may have long tracebacks
+
+Handle: TypeAlias = Annotated[str, typer.Argument(metavar="HANDLE", help="The dead letter's handle.")]
+OneHandle: TypeAlias = Annotated[
+    str | None, typer.Argument(metavar="[HANDLE]", help="The dead letter's handle.")
+]
+OfFunction: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--function",
+        "-f",
+        metavar="FUNCTION",
+        envvar="GEARFLOW_FUNCTION",
+        help="Those of this function, by its full name or the end of it behind a dot.",
+    ),
+]
+All: TypeAlias = Annotated[bool, typer.Option("--all", help="All of them.")]
+
+
+@app.command("list")
+def list_(
+    function: OfFunction = None, servers: options.Servers = None, as_json: options.Json = False
+) -> None:
+    """List dead letters, the oldest first."""
+    addresses = asking.addresses_of(servers)
+    name = function and naming.remembered(function, addresses)
+    answers = asking.each(addresses, partial(_letters, function=name))
+    answers.require_one()
+    found = [(address, letter) for address, letters in answers.given.items() for letter in letters]
+    if as_json:
+        console.write(
+            render.as_json(
+                [{"server": address} | letter.model_dump(mode="json") for address, letter in found]
+            )
+        )
+        return
+    header = ["handle", "function", "state", "attempts", "ended", "error"]
+    rows = [_row(letter) for _, letter in found]
+    if len(addresses) > 1:
+        header.insert(0, "server")
+        rows = [[address, *row] for (address, _), row in zip(found, rows, strict=True)]
+    if not console.is_terminal():
+        console.write(render.columns(header, rows))
+    elif rows:
+        console.show(render.table(header, rows, whole=("handle", "ended")))
+    else:
+        console.write("no dead letters")
+
+
+@app.command()
+def show(handle: Handle, servers: options.Servers = None, as_json: options.Json = False) -> None:
+    """Show all that is known of a dead letter: why it failed, and its payload."""
+    letter = _ask_about(handle, servers, _letter)
+    if as_json:
+        console.write(render.as_json(letter.model_dump(mode="json")))
+        return
+    console.write(render.labelled(records.rows(letter.job)))
+    if letter.job.failure is not None and letter.job.failure.traceback:
+        console.write(f"\n{render.printable_lines(letter.job.failure.traceback.rstrip())}")
+    console.write(f"\npayload:\n\n{_payload(letter)}")
+
+
+@app.command()
+def replay(
+    handle: OneHandle = None,
+    function: OfFunction = None,
+    everything: All = False,
+    servers: options.Servers = None,
+) -> None:
+    """Run dead letters again, as if they had just been submitted."""
+    from gearflow.client.operate import replay as replay_on
+
+    _check(handle, function, everything)
+    if handle is not None:
+        _ask_about(handle, servers, lambda client, name, server: replay_on(client, name, server=server))
+        console.write(f"replayed {handle}")
+        return
+    addresses = asking.addresses_of(servers)
+    name = function and naming.remembered(function, addresses)
+    answers = asking.each(addresses, lambda client, server: replay_on(client, function=name, server=server))
+    for address, letters in answers.given.items():
+        console.write(f"{address}: replayed {counted(letters, 'dead letter')}")
+    answers.require_all()
+
+
+@app.command()
+def purge(
+    handle: OneHandle = None,
+    function: OfFunction = None,
+    everything: All = False,
+    servers: options.Servers = None,
+    yes: options.Yes = False,
+) -> None:
+    """Forget dead letters; asks first."""
+    from gearflow.client.operate import purge_dead
+
+    _check(handle, function, everything)
+    if handle is not None:
+        if not yes:
+            console.confirm(f"Forget the dead letter {handle}?")
+        _ask_about(handle, servers, lambda client, name, server: purge_dead(client, name, server=server))
+        console.write(f"purged {handle}")
+        return
+    addresses = asking.addresses_of(servers)
+    name = function and naming.remembered(function, addresses)
+    if not yes:
+        console.confirm(_question(name, addresses))
+    answers = asking.each(addresses, lambda client, server: purge_dead(client, function=name, server=server))
+    for address, letters in answers.given.items():
+        console.write(f"{address}: purged {counted(letters, 'dead letter')}")
+    answers.require_all()
+
+
+def _check(handle: str | None, function: str | None, everything: bool) -> None:
+    """Raises Failure unless it is said, in one way, which letters are meant."""
+    if (handle is not None) + (function is not None) + everything != 1:
+        raise Failure(ExitCode.USAGE, "say which dead letters: HANDLE, or --function, or --all")
+
+
+def _question(name: str | None, addresses: Sequence[str]) -> str:
+    answers = asking.each(addresses, partial(_letters, function=name))
+    answers.require_all()
+    number = sum(map(len, answers.given.values()))
+    of = f" of {name}" if name else ""
+    return f"Forget {counted(number, 'dead letter')}{of} on {', '.join(addresses)}?"
+
+
+def _ask_about(
+    handle: str, servers: Sequence[str] | None, ask: "Callable[[Client, str, str], Awaitable[T]]"
+) -> T:
+    """Ask the server that has a letter; Raises UnknownJob if none of them has it."""
+    from gearflow.client import JobHandle
+
+    job = job_name(handle, None, servers or [])
+    addresses = [str(job.server)] if isinstance(job, JobHandle) else asking.addresses_of(servers)
+    return asking.first(addresses, lambda client, server: ask(client, str(job), server))
+
+
+async def _letters(client: "Client", server: str, *, function: str | None) -> "list[JobInfo]":
+    from gearflow.client.operate import dead_letters
+
+    letters: list[JobInfo] = []
+    while True:
+        after = letters[-1].handle if letters else None
+        page = await dead_letters(client, function, after=after, limit=_PAGE, server=server)
+        letters.extend(page)
+        if len(page) < _PAGE:
+            return letters
+
+
+async def _letter(client: "Client", handle: str, server: str) -> "Letter":
+    from gearflow.client.operate import dead_letter
+
+    return await dead_letter(client, handle, server=server)
+
+
+def _row(letter: "JobInfo") -> list[render.Cell]:
+    error = records.failure(letter).partition("\n")[0]
+    return [
+        letter.handle,
+        letter.function,
+        letter.state,
+        letter.attempt + letter.deaths,
+        records.when(letter.ended)[: len("2030-12-24 18:00:00")],
+        error,
+    ]
+
+
+def _payload(letter: "Letter") -> str:
+    """A payload as text; as Python writes bytes where it is none."""
+    if letter.text is not None:
+        return render.printable_lines(letter.text)
+    return str(base64.b64decode(letter.payload))
