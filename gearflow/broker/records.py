@@ -55,6 +55,15 @@ def extras_of(stored: StoredJob) -> Extras | None:
     return extras
 
 
+def without_expiry(stored: StoredJob) -> StoredJob:
+    """The job, which may now start whenever it is."""
+    if b'"expires"' not in stored.options:
+        return stored
+    options: dict[str, Any] = json.loads(stored.options)
+    options.pop("expires", None)
+    return stored._replace(options=json.dumps(options).encode() if options else b"")
+
+
 def ended(
     job: Job,
     outcome: Outcome,

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from gearflow.broker import records
 from gearflow.broker.bodies import Body, integer
 from gearflow.broker.job import HIGH, LOW, NO_PROGRESS, NORMAL, Extras, Job, JobState
+from gearflow.broker.journal import Entry
 from gearflow.broker.limits import Refused
 from gearflow.broker.sessions import LARGE, Session
 from gearflow.broker.store import Change, Ended, Forgotten, Outcome, Rescheduled, Revived, Store, StoredJob
@@ -412,7 +413,14 @@ class ReservedFunctions:
         request = _read(api.CancelRequest, workload)
         if not self._broker.cancel(request.handle.encode()):
             raise _Failed("gearflow:unknown", f"there is no job {request.handle} that waits or runs")
-        self._when_known(partial(self._answer, session, call, api.Done(jobs=1)))
+        self._when_known(partial(self._tell_cancelled, session, call, 1))
+
+    def _tell_cancelled(self, session: Session, call: bytes, jobs: int) -> None:
+        if self._broker.behind:
+            text = "cancelled, but that could not be written: after a restart now it would run"
+            self._fault(session, call, _Failed("gearflow:store", text))
+        else:
+            self._answer(session, call, api.Done(jobs=jobs))
 
     def _pause(self, session: Session, call: bytes, workload: bytes) -> None:
         request = _read(api.PauseRequest, workload)
@@ -436,7 +444,7 @@ class ReservedFunctions:
                 purged += 1
         first = next(jobs, None)
         if first is None:
-            self._when_known(partial(self._answer, session, call, api.Done(jobs=purged)))
+            self._when_known(partial(self._tell_cancelled, session, call, purged))
         else:
             self._when_known(partial(self._purge_some, session, call, _chain(first, jobs), purged))
 
@@ -470,14 +478,21 @@ class ReservedFunctions:
 
     def _revive(self, record: Ended, tally: _Tally) -> None:
         stored = self._store.job(record.number)
-        if stored is not None:
-            self._broker.keep(Revived(record.number), partial(self._revived, stored, tally))
+        if stored is None:
+            return
+        fresh = records.without_expiry(stored)._replace(attempt=0, deaths=0, due=0.0)
+        done = partial(self._revived, fresh, tally)
+        if fresh.options == stored.options:
+            self._broker.keep(Revived(record.number), done)
+        else:
+            self._broker.journal.append(Entry(Forgotten(record.number), None))
+            self._broker.keep(fresh, done)
 
     def _revived(self, stored: StoredJob, tally: _Tally, error: str | None) -> None:
         self._acted_on.discard(stored.number)
         tally.count(error)
         if error is None:
-            self._broker.revive(stored._replace(attempt=0, deaths=0, due=0.0))
+            self._broker.revive(stored)
 
     def _forget(self, session: Session, call: bytes, request: api.DeadRequest) -> None:
         self._for_each_letter(session, call, request, 0, _Tally(), self._forget_one)

@@ -525,3 +525,33 @@ def test_a_question_at_the_disk_while_the_job_ends_hears_of_its_end(
     answer = client.read()[-1]
     assert isinstance(answer, p.WorkComplete)
     assert answer.result == b"r"
+
+
+def test_a_job_that_expired_does_not_expire_again_when_it_is_replayed(world: Durable, client: Peer) -> None:
+    request = reserved.SubmitRequest(function="work", detached=True, expires=10)
+    client(p.SubmitJob(reserved.SUBMIT, b"", request.to_wire() + b"\nx"))
+    world.commit()
+    world.pass_time(11)
+    world.commit()
+    (letter,) = world.disk.dead(None, 0, 10)
+    assert letter.outcome is Outcome.EXPIRED
+    client(p.SubmitJob(reserved.DEAD, b"", b'{"action":"replay"}'))
+    world.commit()
+    world = world.restarted()
+    world.pass_time(1)
+    (assigned,) = world.worker()(p.GrabJob())
+    assert isinstance(assigned, p.JobAssign)
+    assert assigned.workload == b"x"
+
+
+def test_a_cancel_that_cannot_be_written_says_so(world: Durable, client: Peer) -> None:
+    client(p.SubmitJobBg(b"work", b"u", b"x"), p.OptionReq(b"exceptions"))
+    world.commit()
+    client.read()
+    world.disk.full = True
+    client(p.SubmitJob(reserved.CANCEL, b"", b'{"handle":"%b"}' % _handle(1)))
+    world.commit()
+    failed = client.read()[-1]
+    assert isinstance(failed, p.WorkException)
+    assert reserved.Fault.model_validate_json(failed.data).type == "gearflow:store"
+    assert world.worker().grab() is None
