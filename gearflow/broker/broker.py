@@ -165,6 +165,7 @@ class Broker:
         self.version = ""
         self._durable = store is not None and store.durable
         self._handle_prefix = handle_prefix
+        self._store_name = handle_prefix[handle_prefix.rfind(b"-") + 1 :].removesuffix(b":")
         self._answer_text = answer_text
         self._submitted = 0
         self._reserved = 0 if self._durable else 1 << 62  # numbers below it may be given
@@ -664,10 +665,9 @@ class Broker:
         return b"%b%d" % (self._handle_prefix, number)
 
     def number_of(self, handle: bytes) -> int | None:
-        """The number in a handle of this server's, or None."""
-        prefix = self._handle_prefix
-        digits = handle[len(prefix) :]
-        if handle.startswith(prefix) and digits.isdigit() and len(digits) < 20 and digits[:1] != b"0":
+        """The number in a handle of this store's, or None; the host may have had another name."""
+        head, _, digits = handle.rpartition(b":")
+        if head.endswith(self._store_name) and digits.isdigit() and len(digits) < 20 and digits[:1] != b"0":
             return int(digits)
         return None
 

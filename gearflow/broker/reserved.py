@@ -424,9 +424,10 @@ class ReservedFunctions:
 
     def _pause(self, session: Session, call: bytes, workload: bytes) -> None:
         request = _read(api.PauseRequest, workload)
-        self._answer(
-            session, call, api.Done(jobs=self._broker.pause(request.function.encode(), request.paused))
-        )
+        name = request.function.encode()
+        if name.startswith(api.PREFIX) or len(name) > self._broker.limits.function:
+            raise _Failed("gearflow:invalid", "there can be no jobs of a function with that name")
+        self._answer(session, call, api.Done(jobs=self._broker.pause(name, request.paused)))
 
     def _purge(self, session: Session, call: bytes, workload: bytes) -> None:
         request = _read(api.PurgeRequest, workload)

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
+from gearflow.broker import Broker
 from gearflow.broker.journal import Entry
 from gearflow.broker.limits import Limits
 from gearflow.broker.store import Change, Ended, Forgotten, Outcome, Rescheduled, StoredJob
@@ -555,3 +556,17 @@ def test_a_cancel_that_cannot_be_written_says_so(world: Durable, client: Peer) -
     assert isinstance(failed, p.WorkException)
     assert reserved.Fault.model_validate_json(failed.data).type == "gearflow:store"
     assert world.worker().grab() is None
+
+
+def test_a_host_with_a_new_name_knows_its_old_handles(client: Peer, world: Durable) -> None:
+    broker = Broker(b"H:old-1a2b:", lambda line: line)
+    assert broker.number_of(b"H:new-1a2b:7") == 7
+    for stranger in (b"H:old-ffff:7", b"H:old-1a2b:07", b"H:old-1a2b:", b"H:old-1a2b:x", b"7", b""):
+        assert broker.number_of(stranger) is None
+
+
+@pytest.mark.parametrize("function", ["gearflow:x", "f" * 9000])
+def test_what_can_have_no_jobs_cannot_be_paused(world: Durable, client: Peer, function: str) -> None:
+    created, _, failed = client(p.SubmitJob(reserved.PAUSE, b"", b'{"function":"%b"}' % function.encode()))
+    assert isinstance(created, p.JobCreated)
+    assert failed == p.WorkFail(created.handle)
