@@ -7,27 +7,33 @@ How a block is marked in its first line says what is done with it:
 * ```` ```python file=examples/x.py ```` stands in that file, word for word;
 * ```` ```console ```` is a session in the directory ``examples``, beside a worker for ``myapp.tasks``: what
   stands behind ``$`` is run, the rest is its output, on both channels; ``...`` stands for anything;
+* ```` ```json schema=X ```` is the JSON Schema of the model X of the reserved functions;
 * ```` ```sh ```` is not run, for it may install something or never end; its syntax is checked, and the
   options of each ``gearflow`` in it.
 """
 
+import json
 import os
 import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import typer.main
+from pydantic import BaseModel
 
 import gearflow.errors
+from gearflow.broker.job import TRANSITIONS
 from gearflow.client import SyncClient
+from gearflow.protocol import reserved
 from gearflow.server import JobServer, ServerSettings
+from gearflow.tasks.envelope import Envelope
 from gearflow.tasks.options import CallOptions
 from gearflow.worker import WorkerSettings
 from gearflow_cli.app import app
@@ -149,8 +155,10 @@ _BETWEEN = "--- the output of the next command ---"
 
 
 @pytest.mark.parametrize("block", blocks("console"))
-def test_a_session_prints_what_it_shows(block: Block, at_work: str) -> None:
+def test_a_session_prints_what_it_shows(block: Block, at_work: str, program: Callable[[str], str]) -> None:
     commands, expected = _session(block.text)
+    if any("gearman -" in command for command in commands):
+        program("gearman")  # else this is skipped
     script = "\n".join(f"_code=$?; echo '{_BETWEEN}'; (exit $_code); {command}" for command in commands)
     done = subprocess.run(
         ["bash", "-c", script],
@@ -181,16 +189,16 @@ def test_shell_code_is_well_formed(block: Block) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def _commands() -> dict[str, set[str]]:
-    """The commands of ``gearflow`` with their options."""
-    group = cast(Any, typer.main.get_command(app))
-    return {
-        name: {option for parameter in command.params for option in parameter.opts if option[0] == "-"}
-        for name, command in group.commands.items()
-    }
+def _commands(group: Any, above: str = "") -> Iterator[tuple[str, set[str]]]:
+    """The commands of ``gearflow`` with their options, also those below a command: ``dead list``."""
+    for name, command in group.commands.items():
+        options = {option for parameter in command.params for option in parameter.opts if option[0] == "-"}
+        yield f"{above}{name}", options
+        if hasattr(command, "commands"):
+            yield from _commands(command, f"{above}{name} ")
 
 
-COMMANDS = _commands()
+COMMANDS = dict(_commands(cast(Any, typer.main.get_command(app))))
 _CALL = re.compile(r"(?:^|[;&|`] ?)\s*gearflow ([a-z]\w*)([^`|;&#\n]*)", re.MULTILINE)
 
 
@@ -198,8 +206,89 @@ _CALL = re.compile(r"(?:^|[;&|`] ?)\s*gearflow ([a-z]\w*)([^`|;&#\n]*)", re.MULT
 def test_every_gearflow_command_and_option_that_is_shown_exists(page: Path) -> None:
     for command, rest in _CALL.findall(page.read_text().replace("$ gearflow", "; gearflow")):
         assert command in COMMANDS, f"gearflow {command}"
+        below = f"{command} {rest.split()[0]}" if rest.strip() else ""
+        command = below if below in COMMANDS else command
         given = {word.partition("=")[0] for word in shlex.split(rest) if re.match(r"--?[a-zA-Z]", word)}
         assert given <= COMMANDS[command] | {"--help", "-h"}, f"gearflow {command}{rest}"
+
+
+# --------------------------------------------------------------------------------------- reserved functions
+
+
+MODELS = {
+    name: model
+    for name, model in vars(reserved).items()
+    if isinstance(model, type) and issubclass(model, BaseModel) and model.model_fields
+}
+
+
+def _schema_of(model: type[BaseModel]) -> Any:
+    """The JSON Schema of a model as the page shows it: see there."""
+    schema = model.model_json_schema()
+    del schema["title"]
+    schema.pop("description", None)  # is in the text
+    schema.pop("$defs", None)  # are on the page as well
+    return _shown(schema)
+
+
+def _shown(schema: Any) -> Any:
+    """Without titles; a key that need not be there has the schema of its value."""
+    match schema:
+        case {"anyOf": [kind, {"type": "null"}], "default": None, **more}:
+            return _shown({**kind, **more})
+        case dict():
+            found = cast("dict[str, Any]", schema)
+            shown = {name: _shown(value) for name, value in found.items()}
+            if isinstance(found.get("title"), str):
+                del shown["title"]
+            if isinstance(found.get("description"), str):
+                shown["description"] = " ".join(found["description"].split())
+            return shown
+        case list():
+            return [_shown(value) for value in cast(Any, schema)]
+        case _:
+            return schema
+
+
+@pytest.mark.parametrize("block", blocks("json", marked="schema"))
+def test_a_schema_that_is_shown_is_that_of_the_model(block: Block) -> None:
+    expected = _schema_of(MODELS[block.info.partition("=")[2]])
+    assert json.loads(block.text) == expected, f"it should be\n{json.dumps(expected, indent=2)}"
+
+
+def test_the_reference_has_the_schema_of_each_request_and_answer_once() -> None:
+    shown = [block.info.partition("=")[2] for block in BLOCKS if block.info.startswith("json schema=")]
+    assert sorted(shown) == sorted(MODELS)
+
+
+def test_the_reference_has_every_reserved_function() -> None:
+    page = reference("reserved-functions")
+    with JobServer(port=0) as server, SyncClient([server.address]) as client:
+        info = reserved.ServerInfo.model_validate_json(
+            client.call_reserved(reserved.INFO, reserved.InfoRequest())
+        )
+    assert sorted(re.findall(r"^## (gearflow:\w+)$", page, re.MULTILINE)) == sorted(info.functions)
+    listed = re.findall(r"^\| \[`(gearflow:\w+)`\]", page, re.MULTILINE)
+    assert sorted(listed) == sorted(info.functions)
+
+
+def test_the_reference_has_every_fault_and_every_state() -> None:
+    page = reference("reserved-functions")
+    faults = section(page, "### Faults")
+    assert first_column(faults) == _values(reserved.Fault, "type")
+    states = first_column(section(page, "## gearflow:info"))
+    assert states == _values(reserved.JobInfo, "state")
+
+
+def _values(model: type[BaseModel], field: str) -> list[str]:
+    values: list[str] = model.model_json_schema()["properties"][field]["enum"]
+    return values
+
+
+def test_the_reference_has_every_key_of_an_envelope() -> None:
+    (block,) = (block for block in BLOCKS if block.info == "json envelope")
+    shown = set(json.loads(block.text)["properties"])
+    assert shown == {field.name for field in fields(Envelope)} | {"raw"}
 
 
 # ------------------------------------------------------------------------------------- links and tables
@@ -249,13 +338,15 @@ def _code(text: str) -> list[str]:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_reference_has_every_option_of_a_command(command: str) -> None:
-    shown = first_column(section(reference("command-line"), f"## gearflow {command}"))
+    level = "###" if " " in command else "##"
+    own_part = section(reference("command-line"), f"{level} gearflow {command}").partition("\n### ")[0]
+    shown = first_column(own_part)
     options = {word for name in shown for word in name.split() if word.startswith("-")}
     assert options == COMMANDS[command] - {"--help", "-h"}
 
 
 def test_the_reference_has_every_command() -> None:
-    shown = re.findall(r"^## gearflow (\w+)$", reference("command-line"), re.MULTILINE)
+    shown = re.findall(r"^##+ gearflow ([\w ]+)$", reference("command-line"), re.MULTILINE)
     assert sorted(shown) == sorted(COMMANDS)
 
 
@@ -280,6 +371,13 @@ def test_the_reference_has_every_option_of_a_call() -> None:
 
 def test_the_reference_has_every_error() -> None:
     assert sorted(first_column(reference("errors"))) == sorted(gearflow.errors.__all__)
+
+
+def test_the_states_of_a_job_are_those_of_the_broker() -> None:
+    page = (ROOT / "docs" / "explanation" / "architecture.md").read_text()
+    rows = re.findall(r"^\| (`\w+`) \|.*\|(.*)\|$", section(page, "## The life of a job"), re.MULTILINE)
+    shown = {_code(state)[0]: set(_code(following)) for state, following in rows}
+    assert shown == {state.name: {step.name for step in steps} for state, steps in TRANSITIONS.items()}
 
 
 def test_the_code_map_has_every_module() -> None:

@@ -43,11 +43,55 @@ def test_failures_arrive_as_what_they_are() -> None:
 def test_background_jobs_run_by_priority_once_and_when_their_time_has_come() -> None:
     assert run("examples/background.py").splitlines() == [
         "May twice, one job: True",
-        "April is waiting: JobStatus(known=True, running=False, numerator=0, denominator=0)",
+        "April is waiting: JobStatus(known=True, running=False, numerator=0, denominator=0, state='waiting')",
         "remember: the house is on fire",
         "the report for April",
         "the report for May",
         "remember: the milk",
+    ]
+
+
+def test_a_job_and_its_result_outlive_their_servers() -> None:
+    assert run("examples/durable.py").splitlines() == [
+        "the first server has accepted a job",
+        "the second has found 1",
+        "its result: 7",
+        "the third has found 0",
+        "the result is still there: 7",
+    ]
+
+
+def test_jobs_are_tried_again_put_off_and_given_up() -> None:
+    assert run("examples/retries.py").splitlines() == [
+        "fetch: 4 attempts, after at most 0.05 s, 0.1 s, 0.2 s",
+        "  attempt 1",
+        "  attempt 2",
+        "  attempt 3",
+        "the page at http://a/",
+        "  attempt 1",
+        "  attempt 2",
+        "  attempt 3",
+        "not tried again: this is no address",
+        "  attempt 1",
+        "  attempt 1",
+        "  attempt 2",
+        "news is online",
+        "  attempt 1",
+        "given up: the author took it back",
+    ]
+
+
+def test_dead_letters_are_read_mended_and_run_again() -> None:
+    assert run("examples/dead_letters.py").splitlines() == [
+        "failed: 'plum'",
+        "failed: 'rock'",
+        "a dead letter: raised KeyError 'plum'",
+        "a dead letter: raised KeyError 'rock'",
+        'its payload: {"fruit":"plum","number":2}',
+        "replayed: 1",
+        "the result: 40",
+        "purged: 1",
+        "dead letters: 0",
     ]
 
 
