@@ -649,12 +649,12 @@ class Broker:
         self.keep(Reserved(below), partial(self._have_reserved, below))
 
     def _have_reserved(self, below: int, error: str | None) -> None:
-        self._has_asked = False
         if error is None:
+            self._has_asked = False
             self._reserved = below
             self._reserve_at = below - NUMBERS // 2
         else:
-            self._reserve_at = min(self._submitted + 1000, self._reserved)  # nothing has changed yet
+            self._overdue_entries.append(Entry(Reserved(below), partial(self._have_reserved, below)))
 
     def handle(self, job: Job) -> bytes:
         """What the protocol calls a job."""

@@ -149,7 +149,10 @@ class ReservedFunctions:
         if session not in self._broker.sessions:
             return
         if record is None:
-            self._attached(session, request, payload)
+            try:
+                self._attached(session, request, payload)
+            except Refused as refused:
+                self._broker.answer(session, None, False, refused)
             return
         handle = self._broker.handle_of_number(record.number)
         self._broker.respond(session, PacketType.JOB_CREATED, handle)

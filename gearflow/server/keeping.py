@@ -27,7 +27,7 @@ from typing import Final, Literal, TypeAlias
 
 from gearflow.broker import Broker
 from gearflow.broker.journal import Entry
-from gearflow.broker.store import Forgotten, Store, StoredJob
+from gearflow.broker.store import Forgotten, Revived, Store, StoredJob
 from gearflow.errors import StoreError
 from gearflow.server.settings import FILE_NAME, MEMORY_KEEP_BYTES, ServerSettings
 from gearflow.stores.memory import MemoryStore
@@ -162,7 +162,10 @@ class Keeper:
     def _tell(self, entries: list[Entry], error: str | None) -> None:
         for entry in entries:
             if entry.done is not None:
-                entry.done(error)
+                try:
+                    entry.done(error)
+                except Exception:  # a bug; the others of the group must hear all the same
+                    logger.exception("an entry of the journal could not be dealt with")
         self._after()
 
     def _after(self) -> None:
@@ -195,12 +198,13 @@ class Keeper:
         self._again = None
         entries = self._broker.take_overdue()
         for start in range(0, len(entries), _MANY):
-            changes = [entry.change for entry in entries[start : start + _MANY] if entry.change is not None]
+            group = entries[start : start + _MANY]
             try:
-                self._store.write(changes)
+                self._store.write([entry.change for entry in group if entry.change is not None])
             except StoreError:
                 self._broker.put_back(entries[start:])
                 break
+            self._tell(group, None)
         self._after()
 
     # ---------------------------------------------------------------------------------------- the disk
@@ -220,7 +224,11 @@ class Keeper:
         else:
             logger.error("the disk did not take what was written", extra={"reason": str(error)})
             self._take_back(entries)
-            self._tell(entries, str(error))
+            for entry in entries:
+                if entry.done is not None:
+                    # A replay is written; all that a loss of power could take from it is the replay.
+                    entry.done(None if isinstance(entry.change, Revived) else str(error))
+            self._after()
         self._wake()
 
     def _take_back(self, entries: list[Entry]) -> None:

@@ -51,6 +51,12 @@ class Durable(World):
             for session in resumable:
                 self.broker.resume(session, self.now)
 
+    def catch_up(self) -> None:
+        """Write what could not be written before."""
+        entries = self.broker.take_overdue()
+        self.disk.write([entry.change for entry in entries if entry.change is not None])
+        self._tell(entries, None)
+
     def _tell(self, entries: list[Entry], error: str | None) -> None:
         for change, done in entries:
             if done is not None:
@@ -240,8 +246,7 @@ def test_a_completion_that_cannot_be_written_is_written_later(world: Durable, cl
     assert world.broker.behind
     assert [notice.subject for notice in world.broker.notices] == [_handle(1)]
     world.disk.full = False
-    overdue = world.broker.take_overdue()
-    world.disk.write([entry.change for entry in overdue if entry.change is not None])
+    world.catch_up()
     assert not world.broker.behind
     assert world.restarted().worker().grab() is None
 
@@ -491,7 +496,7 @@ def test_no_number_is_given_before_it_is_reserved(client: Peer, world: Durable) 
     (refused,) = late.peer()(p.SubmitJob(b"work", b"", b"x"))
     assert isinstance(refused, p.Error)
     disk.full = False
-    late.commit()
+    late.catch_up()
     assert isinstance(late.peer()(p.SubmitJob(b"work", b"", b"x"))[0], p.JobCreated)
 
 
