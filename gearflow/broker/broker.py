@@ -443,7 +443,9 @@ class Broker:
             job = self.place(function, unique, workload, priority, background, extras, client)
         except Refused as error:
             refused = error
-        if job is not None and not (self._durable or session.storing):
+        # What most submissions are: nothing of it waits for the store.
+        plain = not self._durable or not (background or (job is not None and job.state is _STORING))
+        if job is not None and plain and not session.storing:
             self._created(session, job)
             return False
         return self.answer(session, job, background, refused)

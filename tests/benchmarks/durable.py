@@ -8,7 +8,8 @@ syncs it. Files are in the folder for temporary files: set TMPDIR to one on the 
 
     enqueue    background jobs of 16 bytes, pipelined, 8 clients
     drain      the same jobs, run by 8 workers that grab one at a time
-    submit     one client, one job at a time, beside a sync of the same disk after 4 KiB
+    submit     one client, one job at a time, beside a commit of SQLite's on the same disk (WAL,
+               synchronous=FULL), and beside a sync of it after 4 KiB
     attached   foreground jobs, with a file and without one
     restart    how long a server with a million queued jobs takes until it serves, and what each needs
 """
@@ -19,12 +20,13 @@ import os
 import platform
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any, Final, TypeAlias
@@ -117,10 +119,15 @@ def attached(program: Path, pairs: int, jobs: int) -> Figures:
 
 def submit(pairs: int, jobs: int) -> Figures:
     """Microseconds, medians: of a submission until it is acknowledged, and of a sync of the same disk."""
-    figures: Figures = {"a sync of the disk": [], **{f"gearflow, {sync}": [] for sync in SYNCS}}
+    figures: Figures = {
+        "a sync of the disk": [],
+        "a commit of SQLite's": [],
+        **{f"gearflow, {sync}": [] for sync in SYNCS},
+    }
     for _ in range(pairs):
         with tempfile.TemporaryFile() as file:
             figures["a sync of the disk"].append(_timed(jobs // 200, lambda file=file: _sync(file.fileno())))  # type: ignore[misc]
+        figures["a commit of SQLite's"].append(_commit(jobs // 200))
         for sync in SYNCS:
             with with_file(sync) as server, socket.create_connection(("127.0.0.1", server.port)) as client:
                 client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -133,6 +140,20 @@ def submit(pairs: int, jobs: int) -> Figures:
 def _sync(fd: int) -> None:
     os.write(fd, bytes(4096))
     os.fdatasync(fd)
+
+
+def _commit(times: int) -> float:
+    """The median of a commit's microseconds, of one row."""
+    with tempfile.TemporaryDirectory() as folder, closing(sqlite3.connect(f"{folder}/rows.db")) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("CREATE TABLE jobs (number INTEGER PRIMARY KEY, workload BLOB)")
+
+        def commit() -> None:
+            with connection:
+                connection.execute("INSERT INTO jobs (workload) VALUES (?)", (bytes(16),))
+
+        return _timed(times, commit)
 
 
 def _ask(client: socket.socket) -> None:
@@ -209,7 +230,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 figures = queues(program, options.pairs, options.jobs, row)
                 show(table, row, "jobs/s", figures, "gearmand, libsqlite3")
             elif row == "submit":
-                show(table, row, "us, p50", submit(options.pairs, options.jobs), "a sync of the disk", False)
+                show(
+                    table, row, "us, p50", submit(options.pairs, options.jobs), "a commit of SQLite's", False
+                )
             elif row == "attached":
                 figures = attached(program, options.pairs, options.jobs)
                 show(table, row, "jobs/s", figures, "gearflow, memory")
