@@ -988,13 +988,14 @@ class Broker:
         self, job: Job, worker: Session | None, outcome: Outcome, kind: int, handle: bytes, body: Body
     ) -> None:
         """A job has ended: its clients are told, and what is to be kept of it is."""
-        extras = job.extras
-        told = partial(self._tell_end, job.clients, kind, handle, body)
-        if extras is not None and extras.keep and job.clients and self.store is not None:
-            self._record(job, outcome, body[len(handle) + 1 :], worker, told)
-        else:
-            told()
-            self._record(job, outcome, body[len(handle) + 1 :], worker)
+        extras, clients = job.extras, job.clients
+        told: Callable[[], None] | None = None
+        if clients:
+            if extras is not None and extras.keep and self.store is not None:
+                told = partial(self._tell_end, clients, kind, handle, body)
+            else:
+                self._tell_end(clients, kind, handle, body)
+        self._record(job, outcome, body[len(handle) + 1 :], worker, told)
         if job.state is _RUNNING:
             self._end(job)
         else:
@@ -1044,11 +1045,12 @@ class Broker:
             for session, _ in watchers:
                 session.watched.pop(job, None)
             told = partial(self._reserved_functions.tell_watchers, tuple(watchers), outcome, body, told)
-        done = partial(self._recorded, change, told)
         if told is not None:
-            self.keep(change, done)
+            self.keep(change, partial(self._recorded, change, told))
+        elif self._durable:
+            self.journal.append(Entry(change, partial(self._recorded, change, None)))
         else:
-            self.journal.append(Entry(change, done if self._durable else None))
+            self.journal.append(Entry(change, None))
 
     def _recorded(
         self, change: Ended | Forgotten | None, told: Callable[[], None] | None, error: str | None
