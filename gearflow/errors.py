@@ -12,7 +12,7 @@
     ├── PartlySubmitted          of many submissions some were accepted, and some were not
     ├── UnknownJob               the server knows no such job, or no longer (also a LookupError)
     ├── UnsupportedByServer      the server at hand cannot honour an option of this call; nothing was sent
-    ├── StoreError               the server's file of jobs cannot be read or written; the message names the remedy
+    ├── StoreError               the server's file of jobs cannot be used; the message names the remedy
     ├── PayloadInvalid           arguments or result do not fit the task's types (also a ValueError)
     ├── TaskFailed               the task raised on the worker
     │   └── TaskTimeout              it overran its ``timeout`` and was stopped there

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 from zlib import crc32
 
-_COLUMNS: Final = "name, reserved, copied, groups, jobs, records, kept, crc"
+_COLUMNS: Final = "name, reserved, copied, groups, jobs, records, kept, tokens, crc"
 
 
 class DamagedAccount(Exception):
@@ -15,7 +15,8 @@ class DamagedAccount(Exception):
 
 
 _UPDATE: Final = (
-    "UPDATE meta SET name = ?, reserved = ?, copied = ?, groups = ?, jobs = ?, records = ?, kept = ?, crc = ?"
+    "UPDATE meta SET name = ?, reserved = ?, copied = ?, groups = ?, jobs = ?, records = ?, kept = ?, "
+    "tokens = ?, crc = ?"
 )
 
 
@@ -30,6 +31,7 @@ class Account:
     jobs: int = 0  # rows
     records: int = 0  # rows
     kept: int = 0  # bytes of results
+    tokens: int = 0  # the sum of those of the results
 
     @classmethod
     def read(cls, connection: sqlite3.Connection) -> Account:
@@ -51,17 +53,17 @@ class Account:
         return account
 
     def copy(self) -> Account:
-        fields = self.reserved, self.copied, self.groups, self.jobs, self.records, self.kept
+        fields = self.reserved, self.copied, self.groups, self.jobs, self.records, self.kept, self.tokens
         return Account(self.name, *fields)  # seven times faster than dataclasses.replace
 
     def insert(self, connection: sqlite3.Connection) -> None:
         connection.execute(
-            f"INSERT OR REPLACE INTO meta (id, {_COLUMNS}) VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?)", self._row()
+            f"INSERT OR REPLACE INTO meta (id, {_COLUMNS}) VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?, ?)", self._row()
         )
 
     def update(self, connection: sqlite3.Connection) -> None:
         connection.execute(_UPDATE, self._row())
 
-    def _row(self) -> tuple[str, int, int, int, int, int, int, int]:
-        fields = self.reserved, self.copied, self.groups, self.jobs, self.records, self.kept
-        return (self.name.decode(), *fields, crc32(b"%b %d %d %d %d %d %d" % (self.name, *fields)))
+    def _row(self) -> tuple[str, int, int, int, int, int, int, int, int]:
+        fields = self.reserved, self.copied, self.groups, self.jobs, self.records, self.kept, self.tokens
+        return (self.name.decode(), *fields, crc32(b"%b %d %d %d %d %d %d %d" % (self.name, *fields)))

@@ -32,7 +32,7 @@ def backup(path: str | Path, target: str | Path) -> int:
     path, target = Path(path).resolve(), Path(target).absolute()
     if not path.is_file():
         raise StoreError(f"there is no file {path} to copy")
-    if target.exists():
+    if target.exists() or target.is_symlink():
         raise StoreError(f"{target} is there already; name another file, or remove it")
     partial = target.with_name(f"{target.name}-partial")
     try:

@@ -35,7 +35,6 @@ _LETTERS: Final = "count(*), total(number & 0xffffffff)"
 _INDEXES: Final = {
     "records_number": ("1", "count(*), total(number & 0xffffffff), total(place)"),
     "records_expires": ("1", "count(*), total(CAST(expires AS INTEGER)), total(place)"),
-    "records_token": ("token > 0", "count(*), total(token), total(place)"),
     "records_dead": ("dead > 0", "count(*), total(dead), total(number & 0xffffffff), total(place)"),
     "records_letter": ("dead > 0", "count(*), total(number & 0xffffffff), total(place)"),
 }
@@ -65,11 +64,14 @@ def check_records(path: Path, connection: sqlite3.Connection, account: Account) 
         StoreError: They are not.
         sqlite3.Error: The file cannot be read.
     """
-    rows, kept = connection.execute("SELECT count(*), sum(kept) FROM records NOT INDEXED").fetchone()
+    query = "SELECT count(*), sum(kept), sum(token) FROM records NOT INDEXED"
+    rows, kept, tokens = connection.execute(query).fetchone()
     if (rows, kept or 0) != (account.records, account.kept):
         raise damaged(
             path, f"it has {rows} results with {kept} bytes, not {account.records} with {account.kept}"
         )
+    if (tokens or 0) != account.tokens:
+        raise damaged(path, "the hashes of its uniques are not what was written")
     _check_found(path, connection, "records", "place")
     for index, (which, sums) in _INDEXES.items():
         by_rows, by_index = (
@@ -115,7 +117,8 @@ def _check_found(path: Path, connection: sqlite3.Connection, table: str, key: st
     """That each row is found by its key; backwards, for SQLite takes a short cut to a key that comes next."""
     rows, found = connection.execute(
         f"SELECT (SELECT count(*) FROM {table} NOT INDEXED), count(*) "
-        f"FROM (SELECT {key} AS sought FROM {table} ORDER BY {key} DESC) "
+        # without a LIMIT, SQLite would see that no order is needed to count
+        f"FROM (SELECT {key} AS sought FROM {table} NOT INDEXED ORDER BY {key} DESC LIMIT -1) "
         f"CROSS JOIN {table} NOT INDEXED ON {table}.{key} = sought"
     ).fetchone()
     if rows != found:

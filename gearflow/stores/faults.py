@@ -14,6 +14,10 @@ REMEDY: Final = "stop the server and run 'gearflow server --recover', which keep
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+class DiskFull(StoreError):
+    """There is no room. (No class of its own for callers: to them it is like every refusal.)"""
+
+
 def damaged(path: Path, what: str) -> StoreError:
     """The file does not hold what was written to it."""
     return StoreError(f"{path} is damaged: {what}; {REMEDY}")
@@ -43,7 +47,7 @@ def failed(path: Path, error: sqlite3.Error | OSError) -> StoreError:
 
 
 def _full(path: Path) -> StoreError:
-    return StoreError(
+    return DiskFull(
         f"{path} cannot grow: the disk or the quota is full; make room, nothing else needs to be done"
     )
 

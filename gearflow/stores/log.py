@@ -12,7 +12,9 @@ other threads, where the GIL is free:
   finds *all* of it copied. Under constant load there is always something new at its end, so the thread
   repeats, each time with the little that has come meanwhile. If that does not suffice until the log is
   longer than ``TOO_LONG``, it syncs both files, and then copies the last few pages while it holds the
-  ``gate``, at which a writer waits: for about as long as the disk takes for one commit.
+  ``gate``, at which a writer waits: for about as long as the disk takes for one commit. Only where more is
+  written than the disk can take does the rest not become small; then, from ``FAR_TOO_LONG`` on, writers wait
+  until it is copied, however long that takes: something must hold them back.
 
 SQLite makes one sync of its own on the loop's thread, of the header of a log that begins anew (without it,
 new and old frames could be taken for one log after a loss of power). That is once in ``LONG`` bytes.
@@ -49,6 +51,9 @@ LONG: Final = 16 << 20
 TOO_LONG: Final = 64 << 20
 """Bytes of log from which on writers may have to wait for the end of that."""
 
+FAR_TOO_LONG: Final = 256 << 20
+"""Bytes of log from which on they have to, even if that takes longer."""
+
 SHORT: Final = 4 << 20
 """Bytes to which the log's file is cut when it begins anew."""
 
@@ -77,6 +82,8 @@ class WriteAheadLog:
         """Held while a transaction is written, so that the log can be seen to its end."""
         self.broken: OSError | None = None
         """A sync that failed: what was written may not be on the disk, whatever later ones say."""
+        self._syncing = threading.Lock()
+        self._stopped = False
         self._copier: threading.Thread | None = None
         self._copied_to = 0  # bytes of log when it was last copied
 
@@ -95,22 +102,29 @@ class WriteAheadLog:
                 os.close(directory)
 
     def sync(self) -> None:
-        """Have what was written survive, and the log be shortened if it is long.
+        """Have what was written survive, and the log be shortened if it is long. In any thread.
 
         Raises:
             OSError: It may not survive; see ``broken``.
         """
-        assert self._log_fd is not None
-        if self._sync != "off":
-            self._sync_file(self._log_fd)
-        length = os.fstat(self._log_fd).st_size
-        if length < LONG:
-            self._copied_to = 0
-        elif abs(length - self._copied_to) > LONG / 2 and not self.is_copying():
-            self._copier = threading.Thread(target=self._copy, name="gearflow-checkpoint")
-            self._copier.start()
+        with self._syncing:
+            if self._log_fd is None or self._stopped:
+                return
+            if self._sync != "off":
+                self._sync_file(self._log_fd)
+            length = self.length()
+            if length < LONG:
+                self._copied_to = 0
+            elif abs(length - self._copied_to) > LONG / 2 and not self._is_copying():
+                self._copier = threading.Thread(target=self.copy, name="gearflow-checkpoint")
+                self._copier.start()
 
-    def is_copying(self) -> bool:
+    def length(self) -> int:
+        """Bytes of the file; what is in use of it may be less."""
+        assert self._log_fd is not None
+        return os.fstat(self._log_fd).st_size
+
+    def _is_copying(self) -> bool:
         return self._copier is not None and self._copier.is_alive()
 
     def join(self) -> None:
@@ -118,12 +132,20 @@ class WriteAheadLog:
         if self._copier is not None:
             self._copier.join()
 
+    def stop(self) -> None:
+        """Wait for what goes on in other threads; nothing begins there any more."""
+        with self._syncing:
+            self._stopped = True
+            self.join()
+
     def close(self) -> None:
+        """Close the files, after SQLite has."""
         for fd in (self._log_fd, self.main_fd):
             if fd is not None:
                 os.close(fd)
 
-    def _copy(self) -> None:
+    def copy(self) -> None:
+        """Copy the log into the main file; if that fails, it was not."""
         with suppress(sqlite3.Error, OSError):  # see above; and if the disk is broken, others will tell
             connection = self._connect()
             try:
@@ -132,19 +154,21 @@ class WriteAheadLog:
                 connection.close()
 
     def _copy_by(self, connection: sqlite3.Connection) -> None:
-        length = rest = 0
+        before = copied = 0
         for _ in range(_PASSES):
-            length, rest = _checkpoint(connection)
-            self._copied_to = length
-            if rest == 0:
-                return
-        if length > TOO_LONG and rest < LONG / 4:
+            before, copied = copied, checkpoint(connection)
+            length = self._copied_to = self.length()
+            if length < LONG or length - copied < _PAGE:
+                return  # it has begun anew, or will with the next transaction
+        is_little = self.length() - copied < LONG / 4
+        is_possible = copied > before  # no reader is in the way
+        if self.length() > TOO_LONG and (is_little or (self.length() > FAR_TOO_LONG and is_possible)):
             if self._sync != "off":  # so that nearly nothing is left to sync in the gate
                 assert self._log_fd is not None
                 self._sync_file(self._log_fd)
                 self._sync_file(self.main_fd)
             with self.gate:
-                _checkpoint(connection)
+                checkpoint(connection)
 
     def _sync_file(self, fd: int) -> None:
         if self.broken is not None:
@@ -156,10 +180,10 @@ class WriteAheadLog:
             raise
 
 
-def _checkpoint(connection: sqlite3.Connection) -> tuple[int, int]:
-    """Copy what is in the log; its length in bytes, and how much came meanwhile and is not copied."""
-    _, frames, copied = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-    return frames * _PAGE, (frames - copied) * _PAGE
+def checkpoint(connection: sqlite3.Connection) -> int:
+    """Copy what is in the log now; up to which byte of it all is copied. Meanwhile, others write on."""
+    _, _, copied = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    return int(copied) * _PAGE
 
 
 def _fdatasync(fd: int) -> None:

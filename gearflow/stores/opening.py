@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +18,9 @@ from gearflow.stores.owner import Owner
 
 JUMP: Final = 1 << 32
 """Numbers that are left out where it is not known how many have been given to jobs."""
+
+EMPTY: Final = 64 << 20
+"""Bytes of free pages from which on a file is written anew when it is opened, if there are fewer others."""
 
 _MAGIC: Final = b"SQLite format 3\0"
 _BUSY: Final = 5.0  # seconds for which to wait for a lock; no program but a backup takes any
@@ -104,6 +108,7 @@ def take_stock(path: Path, connection: sqlite3.Connection, owner: Owner) -> Acco
             f"{path.name}-wal had been cut or removed; {REMEDY}; if that is meant, for you put a copy of the "
             f"file back, remove {owner.lock_path.name}"
         )
+    _shrink(connection)
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     if owner.rebooted and not owner.orderly:
         account.reserved += JUMP  # the last reservations may not have reached the disk
@@ -111,3 +116,14 @@ def take_stock(path: Path, connection: sqlite3.Connection, owner: Owner) -> Acco
         account.reserved += JUMP * (1 + secrets.randbelow(1 << 16))  # so that two copies differ, too
         account.copied = 0
     return account
+
+
+def _shrink(connection: sqlite3.Connection) -> None:
+    """Give back what is free, where that is much and the rest is little."""
+    pages, free, page = (
+        connection.execute(f"PRAGMA {name}").fetchone()[0]
+        for name in ("page_count", "freelist_count", "page_size")
+    )
+    if free * page >= EMPTY >= (pages - free) * page:
+        with suppress(sqlite3.Error):  # no room for that, or damaged, as will soon be seen
+            connection.execute("VACUUM")

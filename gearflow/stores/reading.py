@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 from zlib import crc32
 
 from gearflow.broker.store import Ended, StoredJob
 from gearflow.stores.rows import (
     BODY,
-    GENERATION,
     JOB_BODY_CRC,
     JOB_DEAD,
     JOB_HEAD,
@@ -23,7 +22,6 @@ from gearflow.stores.rows import (
     part_ids,
     row_job,
     row_record,
-    unique_token,
 )
 
 
@@ -33,7 +31,11 @@ class Place(NamedTuple):
     place: int
     number: int
     dead: int  # not 0: there is a letter, too
+    token: int
     kept: int  # bytes
+
+
+PLACE: Final = "place, number, dead, token, kept"
 
 
 class Reader:
@@ -70,30 +72,19 @@ class Reader:
         )
 
     def ended(self, number: int) -> Ended | None:
-        return next(self._records("WHERE number = ?", number), None)
-
-    def latest(self, function: bytes, unique: bytes) -> Ended | None:
-        if not unique:
-            return None
-        first = self.connection.execute("SELECT min(place) FROM records").fetchone()[0]
-        for place in range(self.next_place - 1, (first or self.next_place) - GENERATION, -GENERATION):
-            token = unique_token(function, unique, place)
-            for record in self._records("WHERE token = ? AND token > 0 ORDER BY place DESC", token):
-                if (record.function, record.unique) == (function, unique):
-                    return record
-        return None
+        return next(self.records("WHERE number = ?", number), None)
 
     def dead(self, function: bytes | None, after: int, limit: int) -> list[Ended]:
         if function is None:
             return list(
-                self._records(
+                self.records(
                     "INDEXED BY records_letter WHERE dead > 0 AND number > ? ORDER BY number LIMIT ?",
                     after,
                     limit,
                 )
             )
         return list(
-            self._records(
+            self.records(
                 "INDEXED BY records_dead WHERE dead = ? AND dead > 0 AND number > ? AND function = ? "
                 "ORDER BY number LIMIT ?",
                 letter_token(function),
@@ -111,12 +102,10 @@ class Reader:
         return None if row is None else (row_job(row), row[JOB_DEAD], row[JOB_BODY_CRC])
 
     def places(self, number: int) -> list[Place]:
-        found = self.connection.execute(
-            "SELECT place, number, dead, kept FROM records WHERE number = ?", (number,)
-        )
+        found = self.connection.execute(f"SELECT {PLACE} FROM records WHERE number = ?", (number,))
         return [Place(*row) for row in found]
 
-    def _records(self, query: str, *values: Any) -> Iterator[Ended]:
+    def records(self, query: str, *values: Any) -> Iterator[Ended]:
         for row in self.connection.execute(f"SELECT {RECORD_COLUMNS} FROM records {query}", values):
             yield self.whole_record(row)
 

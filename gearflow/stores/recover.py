@@ -1,12 +1,4 @@
-"""Save what can be read of a damaged file into a new one that takes its place.
-
-SQLite gives up at the first damaged page; the rows behind it are still there. So rows are read by ranges of
-their keys: forwards until it fails, then backwards from the end; what is left between is halved, and the
-halves are treated alike, until nothing is left or ``_PROBES`` have been made (numbers may be sparse, and
-most of a gap may be nothing). Every row has a checksum, so what is kept is what was written.
-
-If the first page is damaged, SQLite opens nothing. The file is then read from a copy whose first page is that
-of an empty one: in all files of a version, a table begins on the same page (see ``schema``).
+"""Save what can be read of a damaged file (see ``salvage``) into a new one that takes its place.
 
 The new file is complete before the damaged one is moved away; if anything fails, all is as it was.
 """
@@ -14,34 +6,21 @@ The new file is complete before the damaged one is moved away; if anything fails
 from __future__ import annotations
 
 import os
-import shutil
 import sqlite3
 import time
-from collections import deque
-from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from gearflow.broker.store import Ended, Outcome, StoredJob
 from gearflow.errors import StoreError
-from gearflow.stores import schema
 from gearflow.stores.account import Account, DamagedAccount
 from gearflow.stores.faults import failed
 from gearflow.stores.opening import connect, make_ready
 from gearflow.stores.owner import Owner
-from gearflow.stores.reading import Reader
-from gearflow.stores.rows import (
-    JOB_DEAD,
-    JOB_HEAD,
-    RECORD_COLUMNS,
-    RECORD_DEAD,
-    DamagedRow,
-    Row,
-)
+from gearflow.stores.salvage import Salvage, open_damaged
 from gearflow.stores.tables import Tables
 
-_PROBES: Final = 50_000
 _GROUP: Final = 1000  # rows in a transaction
 _KEEP: Final = 7 * 86400.0  # seconds for which a dead letter is kept whose result is lost
 
@@ -91,12 +70,12 @@ def recover(path: str | Path) -> Recovered:
 
 
 def _salvage(path: Path, owner: Owner, work: Path, target: sqlite3.Connection) -> tuple[Recovered, Account]:
-    with closing(_opened(path, work)) as source:
+    with closing(open_damaged(path, work)) as source:
         account = _account_of(source)
         known = account or Account(owner.name or os.urandom(4).hex().encode())
         tables = Tables(target, Account(known.name, known.reserved, copied=1))
         saved = _Saved(tables)
-        reader = _Salvage(source)
+        reader = Salvage(source)
         for job, dead in reader.jobs():
             saved.job(job, dead)
         saved.end_of_jobs()
@@ -196,109 +175,11 @@ class _Saved:
         tables.connection.execute("COMMIT")
 
 
-class _Salvage:
-    """Reads what can be read."""
-
-    def __init__(self, source: sqlite3.Connection) -> None:
-        self._source = source
-        self._reader = Reader.__new__(Reader)  # whose beginning would ask for what may not be readable
-        self._reader.connection = source
-
-    def jobs(self) -> Iterator[tuple[StoredJob, bool]]:
-        """Each job with its workload, and whether it is a dead letter."""
-        query = (
-            f"SELECT {JOB_HEAD}, workload FROM jobs NOT INDEXED WHERE number BETWEEN ? AND ? ORDER BY number"
-        )
-        for row in self._rows(query):
-            with suppress(sqlite3.Error, DamagedRow):
-                yield self._reader.whole_job(row), row[JOB_DEAD] != 0
-
-    def records(self) -> Iterator[tuple[Ended, bool]]:
-        """Each result, and whether it is that of a dead letter."""
-        query = f"SELECT {RECORD_COLUMNS} FROM records NOT INDEXED WHERE place BETWEEN ? AND ? ORDER BY place"
-        for row in self._rows(query):
-            with suppress(sqlite3.Error, DamagedRow):
-                yield self._reader.whole_record(row), row[RECORD_DEAD] != 0
-
-    def _rows(self, query: str) -> Iterator[Row]:
-        """The readable rows, by ranges of their keys, which are their first columns; some of them twice."""
-        ranges = deque([(0, 1 << 62)])
-        probes = 0
-        while ranges and probes < _PROBES:
-            probes += 1
-            first, last = ranges.popleft()
-            try:
-                for row in self._source.execute(query, (first, last)):
-                    yield row
-                    first = max(first, row[0] + 1)
-                continue
-            except sqlite3.Error:
-                pass
-            try:
-                for row in self._source.execute(f"{query} DESC", (first, last)):
-                    yield row
-                    last = min(last, row[0] - 1)
-                continue
-            except sqlite3.Error:
-                pass
-            if first < last:
-                middle = (first + last) // 2
-                ranges += [(first, middle), (middle + 1, last)]
-
-
 def _account_of(source: sqlite3.Connection) -> Account | None:
     try:
         return Account.read(source)
     except (sqlite3.Error, DamagedAccount):
         return None
-
-
-def _opened(path: Path, work: Path) -> sqlite3.Connection:
-    """The damaged file, in such a way that something can be read."""
-    connection = _connection(path, "ro")
-    if _is_readable(connection):
-        return connection
-    connection.close()
-    shutil.copyfile(path, work)
-    with suppress(FileNotFoundError):
-        shutil.copyfile(f"{path}-wal", f"{work}-wal")
-    _replace_first_page(work)
-    connection = _connection(work, "rw")
-    if not _is_readable(connection):
-        connection.close()
-        raise StoreError(
-            f"nothing in {path} can be read, or it is no store's file; put a copy of it back, "
-            f"or move it and {path.name}-lock away to begin anew"
-        )
-    return connection
-
-
-def _connection(path: Path, mode: str) -> sqlite3.Connection:
-    connection = sqlite3.connect(f"{path.as_uri()}?mode={mode}", uri=True, isolation_level=None)
-    connection.text_factory = _any_text
-    return connection
-
-
-def _any_text(text: bytes) -> str:
-    return text.decode("utf-8", "replace")  # the checksum will tell
-
-
-def _is_readable(connection: sqlite3.Connection) -> bool:
-    with suppress(sqlite3.Error):
-        return schema.tables_of(connection) == schema.expected_tables()
-    return False
-
-
-def _replace_first_page(work: Path) -> None:
-    with closing(sqlite3.connect(":memory:", isolation_level=None)) as empty:
-        schema.migrate(empty)
-        page = bytearray(empty.serialize()[: schema.PAGE])
-    page[18:20] = b"\2\2"  # the file has a write-ahead log
-    pages = max(1, work.stat().st_size // len(page))
-    page[28:32] = pages.to_bytes(4, "big")
-    page[32:40] = bytes(8)  # no free pages that one could know of
-    with work.open("r+b") as file:
-        file.write(page)
 
 
 def _free_name(path: Path) -> Path:

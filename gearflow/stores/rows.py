@@ -19,6 +19,7 @@ from zlib import crc32
 
 from gearflow.broker.bodies import Body
 from gearflow.broker.store import Ended, Outcome, StoredJob
+from gearflow.stores.uniques import token_of
 
 INLINE: Final = 1024
 """Bytes up to which a body is under its row's own checksum, and a workload is loaded with its job."""
@@ -29,9 +30,6 @@ PART: Final = 16 << 20
 OVERHEAD: Final = 640
 """Bytes that a kept result is said to need beside its body: as measured in memory, twice that of the file.
 Without it a million empty results would be free."""
-
-GENERATION: Final = 1 << 15
-"""Results whose uniques are together in the index."""
 
 Row: TypeAlias = tuple[Any, ...]
 
@@ -48,7 +46,7 @@ RECORD_COLUMNS: Final = (
 )
 
 JOB_DEAD, JOB_BODY_CRC = 10, 11  # among the columns of JOB_HEAD
-RECORD_BODY_CRC, RECORD_DEAD, KEPT, BODY = 13, 15, 17, 18  # among RECORD_COLUMNS
+RECORD_BODY_CRC, RECORD_DEAD, TOKEN, KEPT, BODY = 13, 15, 16, 17, 18  # among RECORD_COLUMNS
 
 _JOB: Final = Struct("<qqddqqqQQ").pack
 _RECORD: Final = Struct("<qqdddqqdQQ").pack
@@ -103,8 +101,8 @@ def row_job(row: Row) -> StoredJob:
     Raises:
         DamagedRow: It is not what was written.
     """
-    number, function, unique, priority, submitted, due, reducer, options = row[:8]
-    attempt, deaths, dead, body_crc, crc, workload = row[8:]
+    (number, function, unique, priority, submitted, due, reducer) = row[:7]
+    (options, attempt, deaths, dead, body_crc, crc, workload) = row[7:]
     try:
         function, unique, options = (
             function.encode("latin-1"),
@@ -130,21 +128,18 @@ def row_job(row: Row) -> StoredJob:
 
 def record_row(record: Ended, place: int) -> Row:
     """The columns of ``RECORD_COLUMNS``."""
-    number, function, unique, outcome, body, submitted, started, ended, attempt, deaths, worker, notes = (
-        record[:12]
-    )
+    (number, function, unique, outcome, body, submitted, started, ended) = record[:8]
+    (attempt, deaths, worker, notes, expires, letter) = record[8:]
     kept: bytearray | Body | int
     size = len(body)
     if size <= INLINE:
         body_crc, short, kept = 0, body, bytearray(body)
     else:
         body_crc, short, kept = crc32(body), b"", size if size > PART else body
-    head = _RECORD(
-        number, outcome, submitted, started, ended, attempt, deaths, record.expires, size, body_crc
-    )
+    head = _RECORD(number, outcome, submitted, started, ended, attempt, deaths, expires, size, body_crc)
     letter_bytes = 0
-    if record.letter is not None:
-        workload = record.letter.workload
+    if letter is not None:
+        workload = letter.workload
         letter_bytes = workload if isinstance(workload, int) else len(workload)
     return (
         place,
@@ -159,11 +154,11 @@ def record_row(record: Ended, place: int) -> Row:
         deaths,
         worker.decode("latin-1"),
         notes.decode("latin-1"),
-        record.expires,
+        expires,
         body_crc,
         crc32(b"\0".join((head, function, unique, worker, notes, short))),
-        0 if record.letter is None else letter_token(function),
-        unique_token(function, unique, place) if unique else 0,
+        0 if letter is None else letter_token(function),
+        token_of(function, unique),
         size + len(notes) + letter_bytes + OVERHEAD,
         kept,
     )
@@ -207,16 +202,6 @@ def row_record(row: Row) -> Ended:
         notes,
         expires,
     )
-
-
-def unique_token(function: bytes, unique: bytes, place: int) -> int:
-    """What the index finds a result by. Two uniques may have the same.
-
-    The hash alone would write a page of the index for each result, for they would be all over it. So those
-    of ``GENERATION`` results in a row are together, and a unique is looked for in one generation after the
-    other (measured: 2 us for each, where the other way each result cost 15 us).
-    """
-    return (place // GENERATION + 1) << 32 | crc32(b"%b\0%b" % (function, unique))
 
 
 def letter_token(function: bytes) -> int:

@@ -5,8 +5,8 @@ another root page: ``recover`` relies on it.
 
 What is written for each job is as little as can be: ``jobs`` has no index but its key, the number. Results
 are kept in the order in which jobs ended (``place``), which is the order in which they go when there are too
-many; they are found by number, by a hash of function and unique, and by when they expire. A dead letter is a
-row in both tables, ``dead`` in each; its workload stays where it is.
+many; they are found by number and by when they expire; for uniques see ``uniques``. A dead letter is a row in
+both tables, ``dead`` in each; its workload stays where it is.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ _TABLES: Final = (
     jobs INTEGER,            -- rows in jobs
     records INTEGER,         -- rows in records
     kept INTEGER,            -- the sum over records.kept
+    tokens INTEGER,          -- the sum over records.token
     crc INTEGER
 )""",
     """CREATE TABLE jobs (
@@ -68,14 +69,13 @@ _TABLES: Final = (
     body_crc INTEGER,
     crc INTEGER,
     dead INTEGER,            -- a hash of the function of a dead letter; 0: it is none
-    token INTEGER,           -- a hash of function and unique, under its generation; 0: no unique
+    token INTEGER,           -- a hash of function and unique; 0: no unique
     kept INTEGER,            -- bytes, with the dead letter's workload
     body BLOB                -- an INTEGER: its length; it is in parts
 )""",
     "CREATE TABLE parts (id INTEGER PRIMARY KEY, bytes BLOB)",  # id: number << 9 | of a result << 8 | place
     "CREATE UNIQUE INDEX records_number ON records (number)",
     "CREATE INDEX records_expires ON records (expires)",
-    "CREATE INDEX records_token ON records (token) WHERE token > 0",
     "CREATE INDEX records_dead ON records (dead, number) WHERE dead > 0",
     "CREATE INDEX records_letter ON records (number) WHERE dead > 0",
 )

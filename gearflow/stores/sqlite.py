@@ -16,6 +16,9 @@ at when, and ``rows`` for the checksums. In memory is nothing but the account, a
 back, as that costs a second entry for each page (auto_vacuum) or a stall (VACUUM). Only a file that is found
 mostly empty when it is opened is written anew, which then takes no time.
 
+**A full disk** refuses a group, and nothing of it is kept. Before that, the log is copied into the main file
+if that has room for it in its free pages: then the log begins anew, in the space that it has.
+
 **A cut log.** SQLite takes a log that was cut for one that ends there. What was synced is before that point
 if the cut is due to a loss of power; if somebody did it to the files, ``owner`` knows of more groups than are
 there, and the store is not opened. After an orderly end there is no log at all.
@@ -24,7 +27,8 @@ there, and the store is not opened. After an orderly end there is no log at all.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Generator, Sequence
+import time
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -32,13 +36,14 @@ from typing import Final
 from gearflow.broker.store import Change, Contents, Ended, StoredJob
 from gearflow.errors import StoreError
 from gearflow.stores.check import check_file, check_records, checked_jobs
-from gearflow.stores.faults import damaged, failed
+from gearflow.stores.faults import DiskFull, damaged, failed
 from gearflow.stores.log import Sync, WriteAheadLog
 from gearflow.stores.opening import check_head, connect, make_ready, take_stock
 from gearflow.stores.owner import Owner
 from gearflow.stores.rows import DamagedRow
 from gearflow.stores.tables import Tables
 
+_NO_ROOM: Final = 1.0  # seconds after which to try again to make some
 _EXPIRE_BYTES: Final = 32 << 20  # of bodies that one call of expire removes, or a few more
 
 
@@ -64,11 +69,12 @@ class SqliteStore:
         self._sync: Sync = sync
         self._owner = Owner(self.path)
         try:
-            self._log = WriteAheadLog(self.path, sync, lambda: connect(self.path, sync))
+            self.log = WriteAheadLog(self.path, sync, lambda: connect(self.path, sync))
         except OSError as error:
             self._owner.release(orderly=False)
             raise failed(self.path, error) from error
         self._connection: sqlite3.Connection | None = None
+        self._no_room_until = 0.0  # monotonic
         try:
             self._open()
         except BaseException as error:
@@ -78,12 +84,12 @@ class SqliteStore:
             raise
 
     def _open(self) -> None:
-        check_head(self.path, self._log.main_fd, self._owner)
+        check_head(self.path, self.log.main_fd, self._owner)
         connection = self._connection = connect(self.path, self._sync)
         make_ready(self.path, connection)
-        self._log.opened()
+        self.log.opened()
         account = take_stock(self.path, connection, self._owner)
-        check_file(self.path, connection, self._log.main_fd)
+        check_file(self.path, connection, self.log.main_fd)
         self._committed = account.copy()
         self._tables = Tables(connection, account)
         self._owner.begin(account.name, account.groups)
@@ -96,6 +102,7 @@ class SqliteStore:
         """See ``Store``; what is wrong with a job is noticed when it is its turn, or after the last."""
         with self._reading() as tables:
             check_records(self.path, tables.connection, tables.account)
+            tables.read_uniques()
         return Contents(tables.account.name, tables.account.reserved, self._jobs())
 
     def _jobs(self) -> Generator[StoredJob]:
@@ -106,16 +113,15 @@ class SqliteStore:
         if not changes:
             return
         try:
-            with self._transaction() as tables:
-                tables.apply(changes)
+            self._carry_out(lambda tables: tables.apply(changes))
         except _AlreadyThere:
-            with self._transaction() as tables:
-                tables.apply_in_place_of_others(changes)
+            self._carry_out(lambda tables: tables.apply_in_place_of_others(changes))
 
     def sync(self) -> None:
+        self._check_open()
         groups = self._committed.groups
         try:
-            self._log.sync()
+            self.log.sync()
         except OSError as error:
             raise failed(self.path, error) from error
         with suppress(OSError):
@@ -145,14 +151,13 @@ class SqliteStore:
             size += over[take].kept
             take += 1
         if take:
-            with self._transaction() as tables:
-                tables.remove(over[:take])
+            self._carry_out(lambda tables: tables.remove(over[:take]))
         return len(over) > take
 
     def close(self) -> None:
         if self._connection is None:
             return
-        self._log.join()
+        self.log.stop()
         orderly = False
         with suppress(sqlite3.Error):  # it is all in the log then
             self._connection.execute("PRAGMA synchronous = FULL")
@@ -171,17 +176,40 @@ class SqliteStore:
         except sqlite3.Error as error:
             raise failed(self.path, error) from error
 
+    def _carry_out(self, change: Callable[[Tables], None]) -> None:
+        """Do it in a transaction; on a full disk, once more if the log can begin anew without growing."""
+        try:
+            with self._transaction() as tables:
+                change(tables)
+        except DiskFull:
+            if not self._has_made_room():
+                raise
+            with self._transaction() as tables:
+                change(tables)
+
+    def _has_made_room(self) -> bool:
+        """Whether all of the log could be copied into the main file; if not, that is not tried again soon."""
+        if time.monotonic() < self._no_room_until:
+            return False
+        with suppress(sqlite3.Error):
+            query = "PRAGMA wal_checkpoint(PASSIVE)"
+            _, frames, copied = self._tables.connection.execute(query).fetchone()
+            if frames == copied:
+                return True
+        self._no_room_until = time.monotonic() + _NO_ROOM
+        return False
+
     @contextmanager
     def _transaction(self) -> Generator[Tables]:
         """All that is done in the block, or nothing; the account with it."""
         self._check_open()
-        if (broken := self._log.broken) is not None:
+        if (broken := self.log.broken) is not None:
             raise StoreError(
                 f"{self.path} could not be synced ({broken.strerror}): the next loss of power may take what "
                 "was written before; start the server anew when the disk is sound"
             )
         tables = self._tables
-        with self._log.gate:
+        with self.log.gate:
             try:
                 tables.connection.execute("BEGIN IMMEDIATE")
                 yield tables
@@ -220,7 +248,7 @@ class SqliteStore:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
-        self._log.close()
+        self.log.close()
         self._owner.release(orderly=orderly)
 
 

@@ -19,8 +19,9 @@ from gearflow.broker.store import (
 from gearflow.errors import StoreError
 from gearflow.stores import rows
 from gearflow.stores.account import Account
-from gearflow.stores.reading import Place, Reader
-from gearflow.stores.rows import JOB_HEAD, KEPT, RECORD_COLUMNS, job_row, part_id, part_ids, record_row
+from gearflow.stores.reading import PLACE, Place, Reader
+from gearflow.stores.rows import JOB_HEAD, KEPT, RECORD_COLUMNS, TOKEN, job_row, part_id, part_ids, record_row
+from gearflow.stores.uniques import Uniques, token_of
 
 _INSERT_JOB: Final = f"INSERT INTO jobs ({JOB_HEAD}, workload) VALUES ({', '.join('?' * 14)})"
 _UPDATE_JOB: Final = f"UPDATE jobs SET ({JOB_HEAD}) = ({', '.join('?' * 13)}) WHERE number = ?"
@@ -37,6 +38,21 @@ class Tables(Reader):
             key >> 1 for (key,) in connection.execute("SELECT DISTINCT id >> 8 FROM parts") if not key & 1
         }
         """Jobs whose workloads lie in parts, and some that were."""
+        self._uniques = Uniques()
+
+    def read_uniques(self) -> None:
+        """Have ``latest`` know of what is there already."""
+        self._uniques = Uniques()
+        for place, token in self.connection.execute("SELECT place, token FROM records ORDER BY place"):
+            if token:
+                self._uniques.add(token, place)
+
+    def latest(self, function: bytes, unique: bytes) -> Ended | None:
+        for place in self._uniques.find(token_of(function, unique)):
+            record = next(self.records("WHERE place = ?", place), None)
+            if record is not None and (record.function, record.unique) == (function, unique):
+                return record
+        return None
 
     def apply(self, changes: Sequence[Change]) -> None:
         """All changes, as in their order. Raises sqlite3.IntegrityError where a number is there already."""
@@ -65,7 +81,7 @@ class Tables(Reader):
 
     def over(self, now: float, keep_bytes: int | None, limit: int) -> list[Place]:
         """The first results whose time is over, then the oldest that are more than may be kept."""
-        query = "SELECT place, number, dead, kept FROM records"
+        query = f"SELECT {PLACE} FROM records"
         found = [
             Place(*row)
             for row in self.connection.execute(
@@ -90,10 +106,13 @@ class Tables(Reader):
         self.account.records -= len(places)
         for place in places:
             self.account.kept -= place.kept
+            self.account.tokens -= place.token
             if place.dead:
                 self._delete_jobs([place.number])
             if place.kept > rows.PART:
                 self._delete_parts(place.number, of_result=True)
+        if (first := self.connection.execute("SELECT min(place) FROM records").fetchone()[0]) is not None:
+            self._uniques.forget_before(first)
 
     def _apply_kinds(self, kinds: dict[type[Change], list[Any]]) -> None:
         """Changes by their kinds, no two of the same job."""
@@ -129,6 +148,9 @@ class Tables(Reader):
         self.account.records += len(new)
         for row, record in zip(new, records, strict=True):
             self.account.kept += row[KEPT]
+            if token := row[TOKEN]:
+                self.account.tokens += token
+                self._uniques.add(token, row[0])
             if row[KEPT] > rows.PART and len(record.body) > rows.PART:
                 self._insert_parts(record.number, record.body, of_result=True)
 

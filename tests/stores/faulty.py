@@ -12,7 +12,7 @@ from __future__ import annotations
 import ctypes
 import ctypes.util
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias
@@ -25,11 +25,11 @@ _FULL: Final = 13
 _BROKEN: Final = {"write": 10 | 3 << 8, "sync": 10 | 4 << 8, "truncate": 10 | 6 << 8}
 _NAME: Final = b"faulty"
 
-_File: TypeAlias = ctypes.c_void_p
 _WRITE: Final = ctypes.CFUNCTYPE(
     ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_longlong
 )
 _TRUNCATE: Final = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_longlong)
+_FILE_SIZE: Final = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
 _SYNC: Final = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
 _OPEN: Final = ctypes.CFUNCTYPE(
     ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p
@@ -46,7 +46,8 @@ class _Methods(ctypes.Structure):
         ("write", ctypes.c_void_p),
         ("truncate", ctypes.c_void_p),
         ("sync", ctypes.c_void_p),
-        ("rest", ctypes.c_void_p * 13),
+        ("file_size", ctypes.c_void_p),
+        ("rest", ctypes.c_void_p * 12),
     )
 
 
@@ -69,12 +70,14 @@ class _Layer(ctypes.Structure):
 class Disk:
     """Counts what changes, and fails from the ``fail_at``-th on, so many times."""
 
+    may_grow: bool = True
+    """If not, writes that would make a file longer are refused."""
     count: int = 0
     fail_at: int | None = None
     fault: Fault = "full"
     times: int = 1
     failed: int = 0
-    _keep: list[Any] = field(default_factory=list)
+    _keep: list[object] = field(default_factory=list[object])
 
     def heal(self) -> None:
         self.fail_at = None
@@ -90,8 +93,16 @@ class Disk:
 
     def replace(self, methods: _Methods) -> _Methods:
         write, truncate = _WRITE(methods.write), _TRUNCATE(methods.truncate)
+        file_size = _FILE_SIZE(methods.file_size)
+
+        def length(file: int) -> int:
+            found = ctypes.c_longlong()
+            file_size(file, ctypes.addressof(found))
+            return found.value
 
         def on_write(file: int, data: int, size: int, offset: int) -> int:
+            if not self.may_grow and offset + size > length(file):
+                return _FULL
             if code := self._refuses("write"):
                 if self.failed == 1:  # torn: the beginning of it is there
                     write(file, data, size // 2, offset)
@@ -112,7 +123,7 @@ class Disk:
 
 
 @contextmanager
-def faulty_disk() -> Iterator[Disk]:
+def faulty_disk() -> Generator[Disk]:
     """All that this process opens with SQLite in the block is on this disk."""
     library = _library()
     disk = Disk()

@@ -15,7 +15,7 @@ from typing import Final
 
 import pytest
 
-from gearflow.broker.store import Change
+from gearflow.broker.store import Change, Forgotten
 from gearflow.errors import StoreError
 from gearflow.stores import SqliteStore
 from gearflow.stores import log as log_module
@@ -32,10 +32,14 @@ _PATIENCE: Final = 60.0  # seconds
 def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
     """A disk that can fail, and a log that is copied into the main file at each sync."""
     monkeypatch.setattr(log_module, "LONG", 1)
-    monkeypatch.setattr(os, "fsync", lambda _: None)  # no power is lost here
-    monkeypatch.setattr(os, "fdatasync", lambda _: None)
+    for name in ("fsync", "fdatasync"):  # no power is lost here
+        monkeypatch.setattr(os, name, _done)
     with faulty_disk() as disk:
         yield disk
+
+
+def _done(_: int) -> None:
+    pass
 
 
 class Life:
@@ -96,7 +100,7 @@ class Life:
         self.written += 1
         if self.written % 3 == 0:
             store.sync()
-            store._log.join()  # so that the n-th write is always the same
+            store.log.join()  # so that the n-th write is always the same
 
 
 def changes_on_the_disk(disk: Disk, path: Path, story: list[list[Change]]) -> int:
@@ -164,14 +168,33 @@ def test_a_full_disk_refuses_until_there_is_room(disk: Disk, tmp_path: Path) -> 
     store.close()
 
 
+def test_a_full_disk_takes_what_fits_into_the_files_that_are_there(tmp_path: Path) -> None:
+    with faulty_disk() as disk:
+        store = SqliteStore(tmp_path / "jobs.db")
+        for start in (1, 1001):
+            numbers = range(start, start + 100)
+            store.write([a_job(number, b"x" * 5000) for number in numbers])
+            store.write([Forgotten(number) for number in numbers])
+            if start == 1:
+                store.log.copy()  # now the main file has the pages that will be written again
+        disk.may_grow = False
+        for number in range(1, 500):
+            store.write([a_job(number, b"y" * 5000), Forgotten(number - 3)])
+        assert jobs_of(store.load()) == [a_job(number, 5000) for number in (497, 498, 499)]
+        store.close()
+    store = SqliteStore(tmp_path / "jobs.db")
+    assert jobs_of(store.load()) == [a_job(number, 5000) for number in (497, 498, 499)]
+    store.close()
+
+
 # ------------------------------------------------------------------------------------------- real processes
 
 _WRITER: Final = """
 import os, sys
-from gearflow.stores import SqliteStore, log
+from gearflow.stores import SqliteStore, log, opening
 from tests.stores.scenario import lives
 
-log.LONG, log.TOO_LONG, log.SHORT = 200_000, 400_000, 100_000
+log.LONG, log.TOO_LONG, opening.SHORT = 200_000, 400_000, 100_000
 path, seed, groups, start = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 store = SqliteStore(path)
 for job in store.load().jobs:
@@ -188,7 +211,7 @@ sys.stdin.read()
 
 
 def until_killed(path: Path, seed: int, groups: int, start: int, chance: random.Random) -> int:
-    """Has a process write groups from ``start`` on, and kills it somewhere; how many are acknowledged then."""
+    """Has a process write groups from ``start`` on, and kills it somewhere; how many are acknowledged."""
     command = [sys.executable, "-c", _WRITER, str(path), str(seed), str(groups), str(start)]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None

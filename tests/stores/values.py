@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from pathlib import Path
 from typing import Any
 
 from gearflow.broker.store import Contents, Ended, Outcome, Store, StoredJob
@@ -47,6 +49,13 @@ def a_dead_letter(number: int, workload: bytes | memoryview | int = b"payload", 
     function = fields.get("function", b"resize")
     letter = a_job(number, workload, function=function, attempt=3, deaths=1)
     return an_end(number, b"what went wrong", outcome=Outcome.RAISED, letter=letter, **fields)
+
+
+def tamper(path: Path, statement: str) -> None:
+    """Change a file that nobody has, behind the store's back."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute(statement)
+    connection.close()
 
 
 def jobs_of(contents: Contents) -> list[StoredJob]:

@@ -1,0 +1,181 @@
+"""What can be read of a damaged file is saved, and the damaged file is kept."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from gearflow.broker.store import Outcome
+from gearflow.errors import StoreError
+from gearflow.stores import SqliteStore, recover
+from tests.stores.faulty import faulty_disk
+from tests.stores.scenario import lives, numbers_in, snapshot
+from tests.stores.values import a_dead_letter, a_job, an_end, jobs_of, tamper
+
+PAGE = 4096
+
+
+def written(path: Path, jobs: int = 2000) -> bytes:
+    """A file with so many jobs and as many results; its name."""
+    store = SqliteStore(path)
+    name = store.load().name
+    for start in range(0, jobs, 100):
+        store.write([a_job(number, b"%d" % number * 20) for number in range(start + 1, start + 101)])
+        store.write([an_end(number + 10_000) for number in range(start + 1, start + 101)])
+    store.close()
+    return name
+
+
+def overwrite(path: Path, pages: range, content: bytes = b"\xa5" * PAGE) -> None:
+    with path.open("r+b") as file:
+        for page in pages:
+            file.seek((page - 1) * PAGE)
+            file.write(content)
+
+
+def test_rows_on_both_sides_of_damaged_pages_are_saved(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    name = written(path)
+    pages = path.stat().st_size // PAGE
+    for page in random.Random(3).sample(range(20, pages), 5):
+        overwrite(path, range(page, page + 1))
+    before = path.read_bytes()
+    recovered = recover(path)
+    assert recovered.lost_jobs is not None
+    assert recovered.lost_records is not None
+    assert recovered.kept_jobs + recovered.lost_jobs == 2000
+    assert recovered.kept_records + recovered.lost_records == 2000
+    assert 0 < recovered.lost_jobs + recovered.lost_records < 600  # some tens of rows are on a page
+    assert recovered.same_name
+    assert recovered.moved_to.read_bytes() == before
+    assert recovered.moved_to.name.startswith("jobs.db.damaged-2")
+    store = SqliteStore(path)
+    contents = store.load()
+    assert contents.name == name
+    assert contents.reserved > 1 << 32  # more numbers than we know of may have been given
+    assert len(jobs_of(contents)) == recovered.kept_jobs
+    store.close()
+
+
+def test_all_is_saved_where_only_the_first_page_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    name = written(path)
+    overwrite(path, range(1, 2))
+    with pytest.raises(StoreError, match="is damaged: it does not begin as an SQLite file does"):
+        SqliteStore(path)
+    recovered = recover(path)
+    assert (recovered.kept_jobs, recovered.kept_records) == (2000, 2000)
+    assert recovered.same_name
+    store = SqliteStore(path)
+    contents = store.load()
+    assert contents.name == name
+    assert len(jobs_of(contents)) == 2000
+    store.close()
+
+
+def test_the_first_page_can_be_replaced_after_the_file_was_written_anew(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    written(path)
+    tamper(path, "VACUUM")
+    overwrite(path, range(1, 2))
+    assert recover(path)[:4] == (2000, 0, 2000, 0)
+
+
+def test_a_sound_file_loses_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    story = lives(seed=9, groups=60)
+    store = SqliteStore(path)
+    for group in story:
+        store.write(group)
+    content = snapshot(store, numbers_in(story))
+    store.close()
+    recovered = recover(path)
+    assert recovered.lost_jobs == recovered.lost_records == recovered.lost_groups == 0
+    store = SqliteStore(path)
+    jobs_of(store.load())
+    assert snapshot(store, numbers_in(story)) == content
+    store.close()
+
+
+def test_without_an_account_it_is_not_known_what_is_lost(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    written(path, jobs=100)
+    tamper(path, "UPDATE meta SET reserved = reserved - 1")
+    with pytest.raises(StoreError, match="the table meta is not what was written"):
+        SqliteStore(path)
+    recovered = recover(path)
+    assert recovered[:4] == (100, None, 100, None)
+    assert recovered.same_name  # which the lock file knows
+    store = SqliteStore(path)
+    assert store.load().reserved > 10_100
+    store.close()
+
+
+def test_a_dead_letter_without_its_end_can_still_be_found(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    store = SqliteStore(path)
+    store.write([a_dead_letter(1), a_dead_letter(2)])
+    store.close()
+    tamper(path, "DELETE FROM records WHERE number = 1")
+    recovered = recover(path)
+    assert recovered[:4] == (2, 0, 1, 1)
+    store = SqliteStore(path)
+    assert jobs_of(store.load()) == []
+    assert [(end.number, end.outcome) for end in store.dead(None, 0, 10)] == [
+        (1, Outcome.FAILED),
+        (2, Outcome.RAISED),
+    ]
+    assert store.job(1) == a_dead_letter(1).letter
+    store.close()
+
+
+def test_an_end_without_its_dead_letter_is_kept_as_a_result(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    store = SqliteStore(path)
+    store.write([a_dead_letter(1)])
+    store.close()
+    tamper(path, "DELETE FROM jobs WHERE number = 1")
+    assert recover(path)[:4] == (0, 1, 1, 0)
+    store = SqliteStore(path)
+    assert store.dead(None, 0, 10) == []
+    assert store.ended(1) == a_dead_letter(1)._replace(letter=None)
+    store.close()
+
+
+def test_a_file_in_use_is_not_recovered(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "jobs.db")
+    with pytest.raises(StoreError, match=r"jobs\.db is in use by process \d+"):
+        recover(tmp_path / "jobs.db")
+    store.write([a_job(1)])
+    store.close()
+
+
+@pytest.mark.parametrize("content", [b"", b"once upon a time " * 1000])
+def test_what_is_no_store_is_left_alone(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "jobs.db"
+    path.write_bytes(content)
+    with pytest.raises(StoreError, match=r"nothing in .*jobs\.db can be read, or it is no store's file"):
+        recover(path)
+    assert path.read_bytes() == content
+    assert {entry.name for entry in tmp_path.iterdir()} == {"jobs.db", "jobs.db-lock"}
+
+
+def test_a_file_that_is_not_there_is_not_recovered(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="there is no file"):
+        recover(tmp_path / "jobs.db")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_if_there_is_no_room_all_is_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    written(path)
+    before = path.read_bytes()
+    with faulty_disk() as disk:
+        disk.fail_at, disk.times = 100, 1 << 30
+        with pytest.raises(StoreError, match="make room"):
+            recover(path)
+    assert path.read_bytes() == before
+    assert {entry.name for entry in tmp_path.iterdir()} == {"jobs.db", "jobs.db-lock"}
+    assert recover(path).kept_jobs == 2000

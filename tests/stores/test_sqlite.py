@@ -1,0 +1,401 @@
+"""What only a store in a file promises: it is there again, has one owner, and does not grow for ever."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sqlite3
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from gearflow.broker.store import Forgotten, Rescheduled, Reserved, Revived
+from gearflow.errors import StoreError
+from gearflow.stores import SqliteStore, Sync, owner, schema
+from gearflow.stores import log as log_module
+from tests.conftest import ROOT
+from tests.stores.scenario import lives, numbers_in, snapshot
+from tests.stores.values import a_dead_letter, a_job, an_end, jobs_of
+
+_PATIENCE: Final = 60.0  # seconds
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "jobs.db"
+
+
+def write_once(path: Path, *groups: list[object]) -> None:
+    store = SqliteStore(path)
+    for group in groups:
+        store.write(group)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    store.close()
+
+
+# ------------------------------------------------------------------------------------------- there again
+
+
+@pytest.mark.parametrize("sync", ["always", "batch", "off"])
+def test_all_is_there_again(path: Path, sync: Sync) -> None:
+    story = lives(seed=2, groups=60)
+    store = SqliteStore(path, sync=sync)
+    name = store.load().name
+    for group in story:
+        store.write(group)
+    content = snapshot(store, numbers_in(story))
+    store.close()
+    store = SqliteStore(path, sync=sync)
+    contents = store.load()
+    assert contents.name == name
+    assert {job.number for job in contents.jobs} == content.jobs.keys() - set(content.dead)
+    assert snapshot(store, numbers_in(story)) == content
+    store.close()
+
+
+def test_jobs_are_loaded_by_number_without_long_workloads(path: Path) -> None:
+    jobs = [a_job(7, b"x" * 1024), a_job(3, b"x" * 1025), a_job(5, b""), a_job(1, b"x" * 50_000, due=9.5)]
+    write_once(path, [*jobs, a_dead_letter(2), an_end(4)])
+    store = SqliteStore(path)
+    assert jobs_of(store.load()) == [
+        a_job(1, 50_000, due=9.5),
+        a_job(3, 1025),
+        a_job(5, b""),
+        a_job(7, b"x" * 1024),
+    ]
+    store.close()
+
+
+def test_what_was_changed_is_loaded_as_it_is_now(path: Path) -> None:
+    write_once(path, [a_job(1), a_job(2), a_job(3)], [Rescheduled(1, 7.5, 2, 1), Forgotten(2)])
+    write_once(path, [a_dead_letter(3, 7)], [Revived(3)])
+    store = SqliteStore(path)
+    assert jobs_of(store.load()) == [a_job(1, due=7.5, attempt=2, deaths=1), a_job(3)]
+    store.close()
+
+
+def test_reserved_numbers_never_become_fewer(path: Path) -> None:
+    store = SqliteStore(path)
+    assert store.load().reserved == 1
+    store.write([Reserved(1000)])
+    store.write([Reserved(500)])
+    store.close()
+    store = SqliteStore(path)
+    assert store.load().reserved == 1000
+    store.close()
+
+
+def test_two_stores_have_two_names(tmp_path: Path) -> None:
+    names: set[bytes] = set()
+    for number in range(5):
+        store = SqliteStore(tmp_path / str(number))
+        names.add(store.load().name)
+        store.close()
+    assert len(names) == 5
+
+
+def test_a_loss_of_power_leaves_a_gap_in_the_numbers(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = "import sys; from gearflow.stores import SqliteStore; from gearflow.broker.store import *\n"
+    script += "s = SqliteStore(sys.argv[1]); s.write([Reserved(1000)]); import os; os._exit(0)"
+    subprocess.run([sys.executable, "-c", script, str(path)], cwd=ROOT, check=True, timeout=_PATIENCE)
+    store = SqliteStore(path)
+    assert store.load().reserved == 1000  # only the process had ended
+    store.close()
+    subprocess.run([sys.executable, "-c", script, str(path)], cwd=ROOT, check=True, timeout=_PATIENCE)
+    monkeypatch.setattr(owner, "_boot", lambda: b"another-boot")
+    store = SqliteStore(path)
+    assert store.load().reserved == 1000 + (1 << 32)
+    store.close()
+    store = SqliteStore(path)  # after an orderly end, nothing is in doubt
+    assert store.load().reserved == 1000 + (1 << 32)
+    store.close()
+
+
+# ------------------------------------------------------------------------------------------------- one owner
+
+
+def test_a_second_owner_is_refused_and_told_of_the_first(path: Path) -> None:
+    store = SqliteStore(path)
+    with pytest.raises(StoreError, match=rf"jobs\.db is in use by process {os.getpid()} since 2\d\d\d-"):
+        SqliteStore(path)
+    link = path.with_name("link.db")
+    link.symlink_to(path)
+    with pytest.raises(StoreError, match="in use"):
+        SqliteStore(link)
+    store.write([a_job(1)])
+    store.close()
+    store = SqliteStore(link)
+    assert jobs_of(store.load()) == [a_job(1)]
+    store.close()
+
+
+def test_another_process_is_refused_until_the_first_has_been_killed(path: Path) -> None:
+    script = "import sys; from gearflow.stores import SqliteStore; s = SqliteStore(sys.argv[1]); "
+    script += "print('ready', flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(path)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        with pytest.raises(StoreError, match=f"in use by process {process.pid} "):
+            SqliteStore(path)
+        process.kill()
+    SqliteStore(path).close()
+
+
+def test_a_store_that_could_not_be_opened_leaves_the_file_free(path: Path) -> None:
+    path.write_bytes(b"not a database, but long enough to be taken for one" * 100)
+    for _ in range(2):
+        with pytest.raises(StoreError, match="is not an SQLite file"):
+            SqliteStore(path)
+    path.unlink()
+    SqliteStore(path).close()
+
+
+def test_a_closed_store_says_so(path: Path) -> None:
+    store = SqliteStore(path)
+    store.close()
+    store.close()
+    with pytest.raises(StoreError, match="has been closed"):
+        store.write([a_job(1)])
+    with pytest.raises(StoreError, match="has been closed"):
+        store.job(1)
+    with pytest.raises(StoreError, match="has been closed"):
+        store.load()
+    with pytest.raises(StoreError, match="has been closed"):
+        store.sync()
+
+
+# --------------------------------------------------------------------------------------------- its opening
+
+
+def test_only_its_owner_can_read_the_file(path: Path) -> None:
+    write_once(path, [a_job(1)])
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_directory_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="is a directory; name a file in it"):
+        SqliteStore(tmp_path)
+
+
+def test_there_must_be_a_directory(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="none is not a directory; create it"):
+        SqliteStore(tmp_path / "none" / "jobs.db")
+
+
+def test_a_file_that_may_not_be_written_is_refused(path: Path) -> None:
+    write_once(path, [a_job(1)])
+    path.parent.chmod(0o500)
+    path.chmod(0o400)
+    script = (
+        "import os, sys; from gearflow.stores import SqliteStore; from gearflow.errors import StoreError\n"
+    )
+    script += "if os.geteuid() == 0: os.setuid(65534)  # root may write all\n"
+    script += "try: SqliteStore(sys.argv[1])\nexcept StoreError as error: print(error)"
+    done = subprocess.run([sys.executable, "-c", script, str(path)], cwd=ROOT, capture_output=True, text=True)
+    path.parent.chmod(0o700)
+    assert f"{path} cannot be opened for writing (Permission denied); may this user write" in done.stdout
+
+
+def test_a_file_of_another_application_is_refused(path: Path) -> None:
+    other = sqlite3.connect(path)
+    other.execute("CREATE TABLE photos (name TEXT)")
+    other.execute("INSERT INTO photos VALUES ('me')")
+    other.commit()
+    other.close()
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match=r"jobs\.db is a file of another application"):
+        SqliteStore(path)
+    assert path.read_bytes() == before
+
+
+def test_a_later_version_is_refused_with_both_versions(path: Path) -> None:
+    write_once(path, [a_job(1)])
+    later = sqlite3.connect(path)
+    later.execute("PRAGMA user_version = 99")
+    later.close()
+    with pytest.raises(
+        StoreError, match=r"jobs\.db has version 99, .* up to 1; use the gearflow that wrote it"
+    ):
+        SqliteStore(path)
+
+
+def test_an_earlier_version_is_brought_forward(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_once(path, [a_job(1), an_end(2)])
+
+    def add_a_table(connection: sqlite3.Connection) -> None:
+        connection.execute("CREATE TABLE notes (number INTEGER PRIMARY KEY, text TEXT)")
+
+    monkeypatch.setattr(schema, "MIGRATIONS", [*schema.MIGRATIONS, add_a_table])
+    store = SqliteStore(path)
+    assert jobs_of(store.load()) == [a_job(1)]
+    assert store.ended(2) == an_end(2)
+    store.close()
+    assert schema_of(path) == (2, True)
+    monkeypatch.undo()
+    with pytest.raises(StoreError, match="has version 2, and this gearflow knows versions up to 1"):
+        SqliteStore(path)
+
+
+def test_a_migration_that_fails_leaves_the_file_as_it_was(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_once(path, [a_job(1)])
+
+    def fail(connection: sqlite3.Connection) -> None:
+        connection.execute("CREATE TABLE notes (number INTEGER PRIMARY KEY)")
+        connection.execute("CREATE TABLE notes (number INTEGER PRIMARY KEY)")
+
+    monkeypatch.setattr(schema, "MIGRATIONS", [*schema.MIGRATIONS, fail])
+    with pytest.raises(StoreError, match="already exists"):
+        SqliteStore(path)
+    monkeypatch.undo()
+    assert schema_of(path) == (1, False)
+    write_once(path)
+
+
+def schema_of(path: Path) -> tuple[int, bool]:
+    """The version, and whether there is a table ``notes``."""
+    connection = sqlite3.connect(path)
+    version = schema.version_of(connection)
+    tables = [name for _, name, _ in schema.tables_of(connection)]
+    connection.close()
+    return version, "notes" in tables
+
+
+# --------------------------------------------------------------------------------------- sync, and the log
+
+
+@pytest.fixture
+def syncs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The descriptors that are synced; by us, not by SQLite."""
+    synced: list[int] = []
+    monkeypatch.setattr(log_module, "_fdatasync", synced.append)
+    return synced
+
+
+def test_a_sync_syncs_the_log(path: Path, syncs: list[int]) -> None:
+    store = SqliteStore(path)
+    store.write([a_job(1)])
+    assert syncs == []
+    store.sync()
+    assert [Path(f"/proc/self/fd/{fd}").readlink() for fd in syncs] == [Path(f"{path}-wal")]
+    store.close()
+
+
+def test_without_sync_nothing_is_synced(
+    path: Path, syncs: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_module, "LONG", 1)
+    store = SqliteStore(path, sync="off")
+    store.write([a_job(1)])
+    store.sync()
+    store.log.join()
+    assert syncs == []
+    store.close()
+
+
+def test_after_a_failed_sync_nothing_is_acknowledged(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    store = SqliteStore(path)
+    store.write([a_job(1)])
+    with monkeypatch.context() as patched:
+        patched.setattr(log_module, "_fdatasync", fail)
+        with pytest.raises(StoreError, match="Input/output error"):
+            store.sync()
+    with pytest.raises(StoreError, match=r"could not be synced .* start the server anew"):
+        store.write([a_job(2)])
+    with pytest.raises(StoreError):
+        store.sync()  # the kernel would say that all is well
+    assert store.job(1) == a_job(1)
+    store.close()
+    store = SqliteStore(path)
+    assert jobs_of(store.load()) == [a_job(1)]
+    store.close()
+
+
+def test_a_log_that_is_always_written_to_begins_anew(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_module, "LONG", 1 << 20)
+    monkeypatch.setattr(log_module, "TOO_LONG", 2 << 20)
+    monkeypatch.setattr("gearflow.stores.opening.SHORT", 100_000)
+    copy = log_module.checkpoint
+    copied: list[int] = []
+
+    def copy_while_others_write(connection: sqlite3.Connection) -> int:
+        if store.log.gate.locked():
+            copied.append(copy(connection))
+        else:
+            reader.execute("BEGIN")  # what comes after this is not copied
+            reader.execute("SELECT count(*) FROM jobs").fetchone()
+            store.write([a_job(next(numbers))])
+            copied.append(copy(connection))
+            reader.execute("COMMIT")
+        return copied[-1]
+
+    numbers = itertools.count(1)
+    store = SqliteStore(path)
+    reader = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    for _ in range(30):
+        store.write([a_job(next(numbers), b"x" * 100_000)])
+    long = store.log.length()
+    monkeypatch.setattr(log_module, "checkpoint", copy_while_others_write)
+    store.sync()
+    store.log.join()
+    assert len(copied) == 5
+    assert copied == sorted(copied)
+    reader.close()
+    store.write([a_job(next(numbers))])
+    assert store.log.length() < long / 10
+    assert [job.number for job in store.load().jobs] == list(range(1, next(numbers)))
+    store.close()
+
+
+def test_after_an_orderly_end_there_is_one_file(path: Path) -> None:
+    write_once(path, [a_job(1)])
+    assert {entry.name for entry in path.parent.iterdir()} == {"jobs.db", "jobs.db-lock"}
+
+
+def test_space_is_used_again(path: Path) -> None:
+    store = SqliteStore(path)
+    sizes: list[int] = []
+    for turn in range(4):
+        numbers = range(turn * 1000, turn * 1000 + 1000)
+        store.write([a_job(number, b"x" * 1000) for number in numbers])
+        store.write([an_end(number, b"y" * 1000, expires=1.0) for number in numbers])
+        while store.expire(2.0, 100):
+            pass
+        store.sync()
+        store.log.copy()
+        sizes.append(path.stat().st_size)
+    assert max(sizes) < 1.1 * sizes[0]
+    store.close()
+
+
+def test_a_file_that_is_mostly_empty_shrinks_when_it_is_opened(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_once(path, [a_job(number, b"x" * 10_000) for number in range(1, 1001)])
+    write_once(path, [Forgotten(number) for number in range(1, 991)])
+    large = path.stat().st_size
+    monkeypatch.setattr("gearflow.stores.opening.EMPTY", 1 << 20)
+    store = SqliteStore(path)
+    assert len(jobs_of(store.load())) == 10
+    assert path.stat().st_size < large / 20
+    store.close()
+
+
+def test_a_call_removes_results_up_to_some_bytes(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gearflow.stores.sqlite._EXPIRE_BYTES", 50_000)
+    store = SqliteStore(path)
+    store.write([an_end(number, b"x" * 20_000, expires=1.0) for number in range(1, 10)])
+    assert store.expire(2.0, 1000) is True
+    assert sum(store.ended(number) is not None for number in range(1, 10)) == 6
+    while store.expire(2.0, 1000):
+        pass
+    store.close()
