@@ -1,0 +1,86 @@
+"""What can go wrong with a server's store: the n-th write or sync fails, or the process dies in it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Sequence
+from typing import Final, Literal, NamedTuple, TypeAlias
+
+from gearflow.broker.store import Change, Store
+from gearflow.errors import StoreError
+from gearflow.server import server as server_module
+from gearflow.server.settings import FILE_NAME, ServerSettings
+from gearflow.stores import SqliteStore
+from gearflow.stores.account import Account
+
+How: TypeAlias = Literal["refused", "killed before", "killed within", "killed after"]
+
+
+MARK: Final = b"now for the planned fault\n"
+"""What the server's log says then."""
+
+
+class Fault(NamedTuple):
+    """The ``number``-th call, and so many after it, of what is ``at`` fault."""
+
+    at: Literal["write", "sync"]
+    number: int
+    how: How
+    times: int = 1
+
+
+class FaultyStore(SqliteStore):
+    """A store in a file whose writes or syncs fail, as the fault says."""
+
+    def __init__(self, settings: ServerSettings, fault: Fault) -> None:
+        self._fault = fault
+        self._calls = 0
+        assert settings.data is not None
+        settings.data.mkdir(parents=True, exist_ok=True)
+        super().__init__(settings.data / FILE_NAME, keep_bytes=settings.keep_bytes, sync=settings.sync)
+
+    def write(self, changes: Sequence[Change]) -> None:
+        if self._fault.at == "write":
+            self._go_wrong(lambda: super(FaultyStore, self).write(changes))
+        else:
+            super().write(changes)
+
+    def sync(self) -> None:
+        if self._fault.at == "sync":
+            self._go_wrong(super().sync)
+        else:
+            super().sync()
+
+    def _go_wrong(self, act: Callable[[], None]) -> None:
+        fault = self._fault
+        self._calls += 1
+        if not fault.number <= self._calls < fault.number + fault.times:
+            act()
+            return
+        os.write(2, MARK)
+        if fault.how == "refused":
+            raise StoreError("this fault was planned")
+        if fault.how == "killed before":
+            _die()
+        elif fault.how == "killed after":
+            act()
+            _die()
+        else:
+            # What comes after all rows, and before COMMIT.
+            Account.update = _die  # type: ignore[method-assign,assignment]  # pyright: ignore[reportAttributeAccessIssue]
+            act()
+
+
+def arm(fault: Fault) -> None:
+    """Have servers of this process use a store with that fault."""
+
+    def open_store(settings: ServerSettings) -> Store:
+        return FaultyStore(settings, fault)
+
+    server_module.open_store = open_store  # type: ignore[attr-defined]  # it is the server's import
+
+
+def _die(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+    signal.pause()

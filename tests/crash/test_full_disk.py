@@ -1,0 +1,201 @@
+"""No room on the disk: submitters get ERROR, all else goes on, and once there is room, so does the rest."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from gearflow.protocol import packets as p
+from gearflow.protocol import reserved
+from gearflow.protocol.packets import Packet
+from gearflow.server.settings import FILE_NAME
+from tests.crash.caller import Caller
+from tests.crash.ledger import Ledger
+from tests.crash.nest import PATIENCE, Nest, NotStarted, Server
+from tests.crash.test_nth_write import wait_until_recorded
+from tests.server.wire import Wire
+
+_SIZE: Final = 4 << 20  # of the small disk
+
+
+class Disk(ABC):
+    """Where a server's folder is, and how to take its room and give it back."""
+
+    def __init__(self, directory: Path) -> None:
+        self.data = directory / "data"
+
+    @abstractmethod
+    def fill(self, server: Server | None) -> None:
+        """Leave no room."""
+
+    @abstractmethod
+    def make_room(self, server: Server | None) -> None:
+        """Have as much room as before."""
+
+
+class SmallDisk(Disk):
+    """A file system of its own, which a large file fills."""
+
+    def fill(self, server: Server | None) -> None:
+        with suppress(OSError), (self.data.parent / "filler").open("ab", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+
+    def make_room(self, server: Server | None) -> None:
+        (self.data.parent / "filler").unlink()
+
+
+class Quota(Disk):
+    """A limit on the size of each file that a server writes: EFBIG is to the server what ENOSPC is."""
+
+    def fill(self, server: Server | None) -> None:
+        assert server is not None
+        log = self.data / f"{FILE_NAME}-wal"
+        resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (log.stat().st_size, resource.RLIM_INFINITY))
+
+    def make_room(self, server: Server | None) -> None:
+        assert server is not None
+        unlimited = resource.RLIM_INFINITY, resource.RLIM_INFINITY
+        resource.prlimit(server.pid, resource.RLIMIT_FSIZE, unlimited)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    """A real file system without room; only root may mount one."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={_SIZE}", "gearflow-test", str(place)]
+    try:
+        mounted = subprocess.run(mount, capture_output=True, check=False, timeout=PATIENCE)
+        reason = mounted.stderr.decode() if mounted.returncode else ""
+    except OSError as error:
+        reason = str(error)
+    if reason:
+        pytest.skip(f"a small file system cannot be mounted here: {reason}")
+    try:
+        yield SmallDisk(place)
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True, timeout=PATIENCE)
+
+
+@pytest.fixture(params=["small disk", "quota"])
+def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Disk:
+    if request.param == "quota":
+        return Quota(tmp_path)
+    disk: SmallDisk = request.getfixturevalue("small_disk")
+    return disk
+
+
+def answer(client: Wire, *sent: Packet | bytes) -> Packet | bytes | None:
+    client.send(*sent)
+    return client.receive()
+
+
+def until_accepted(client: Wire, packet: Packet) -> bytes:
+    """Submit until it is accepted; the handle."""
+    deadline = time.monotonic() + PATIENCE
+    while not isinstance(created := answer(client, packet), p.JobCreated):
+        assert isinstance(created, p.Error)
+        assert time.monotonic() < deadline, created
+    return created.handle
+
+
+def test_submitters_get_an_error_and_all_else_goes_on_until_there_is_room(
+    nest: Nest, disk: Disk, tmp_path: Path
+) -> None:
+    server = nest.start(disk.data, sync="batch")
+    ledger = Ledger(tmp_path / "runs")
+    with Wire(server.port) as worker, Wire(server.port) as client, Caller(server.port, ledger) as caller:
+        client.send(*(p.SubmitJobBg(b"work", b"", b"%d" % number) for number in range(20)))
+        handles = [client.handle() for _ in range(20)]
+        worker.send(p.CanDo(b"work"), p.CanDo(b"attached"))
+        for handle in handles[:10]:
+            assert answer(worker, p.GrabJob()) == p.JobAssign(handle, b"work", b"%d" % handles.index(handle))
+        disk.fill(server)
+
+        for packet in (p.SubmitJobBg(b"work", b"", b"x" * 9000), p.SubmitJobLowBg(b"work", b"u", b"refused")):
+            refusal = answer(client, packet)
+            while isinstance(refusal, p.JobCreated):  # the page that was written last had some room left
+                handles.append(refusal.handle)
+                refusal = answer(client, packet)
+            assert isinstance(refusal, p.Error)
+            assert refusal.code == b"QUEUE_ERROR"
+            assert b"the job could not be stored" in refusal.text
+            assert f"{disk.data / FILE_NAME}".encode() in refusal.text
+        fault = caller.ask(
+            reserved.SUBMIT, reserved.SubmitRequest(function="work", detached=True, unique="v" * 60)
+        )
+        assert fault["type"] == "gearflow:store", fault
+
+        created = answer(client, p.SubmitJobHigh(b"attached", b"", b"now"))
+        assert isinstance(created, p.JobCreated)
+        assert answer(worker, p.GrabJob()) == p.JobAssign(created.handle, b"attached", b"now")
+        assert answer(client, b"version\n") is not None
+        worker.send(p.WorkComplete(created.handle, b"done"))
+        assert client.receive() == p.WorkComplete(created.handle, b"done")
+
+        worker.send(*(p.WorkComplete(handle, b"r" * 5000) for handle in handles[:10]))
+        worker.sync()  # that cannot be recorded now
+        assert server.log.count("cannot record that jobs have ended") <= 1
+
+        disk.make_room(server)
+        handles.append(until_accepted(client, p.SubmitJobBg(b"work", b"", b"there is room")))
+        wait_until_recorded(disk.data, len(handles) - 10)
+    server.kill()
+    server = nest.start(disk.data)
+    with Wire(server.port) as worker:
+        worker.send(p.CanDo(b"work"))
+        for handle in handles[10:]:
+            assigned = answer(worker, p.GrabJob())
+            assert isinstance(assigned, p.JobAssign)
+            assert assigned.handle == handle
+        assert answer(worker, p.GrabJob()) == p.NoJob()
+    with Caller(server.port, ledger) as caller:
+        for handle in handles[:10]:
+            info = caller.ask(reserved.INFO, reserved.InfoRequest(handle=handle.decode()))
+            assert (info["state"], info["size"]) == ("completed", 5000)
+    server.stop()
+
+
+def test_a_server_does_not_start_without_room_and_says_so(nest: Nest, small_disk: SmallDisk) -> None:
+    server = nest.start(small_disk.data)
+    with Wire(server.port) as client:
+        client.send(*(p.SubmitJobBg(b"work", b"", bytes(1000)) for _ in range(100)))
+        handles = [client.handle() for _ in range(100)]
+    server.kill()
+    small_disk.fill(None)
+    with pytest.raises(NotStarted, match=r"gearflow\.db.*make room"):
+        nest.start(small_disk.data)
+    small_disk.make_room(None)
+    server = nest.start(small_disk.data)
+    with Wire(server.port) as worker:
+        worker.send(p.CanDo(b"work"))
+        for handle in handles:
+            assert answer(worker, p.GrabJob()) == p.JobAssign(handle, b"work", bytes(1000))
+    server.stop()
+
+
+def test_a_server_that_is_stopped_while_the_disk_is_full_keeps_what_it_had(
+    nest: Nest, small_disk: SmallDisk
+) -> None:
+    server = nest.start(small_disk.data)
+    with Wire(server.port) as client:
+        client.send(*(p.SubmitJobBg(b"work", b"", bytes(1000)) for _ in range(100)))
+        handles = [client.handle() for _ in range(100)]
+        small_disk.fill(server)
+    server.stop()
+    small_disk.make_room(None)
+    server = nest.start(small_disk.data)
+    with Wire(server.port) as worker:
+        worker.send(p.CanDo(b"work"))
+        for handle in handles:
+            assert answer(worker, p.GrabJob()) == p.JobAssign(handle, b"work", bytes(1000))
+    server.stop()
