@@ -2,8 +2,7 @@
 
 The store is written on the event loop, all that a turn of it has brought as one group, before anything
 that the turn has to say is sent. (A writer in a thread has to fight the loop for the interpreter's lock
-with every statement; docs/explanation/durability.md has the figures.) What takes long is the disk, and that
-waits in a thread, where it holds nobody up:
+with every statement.) What takes long is the disk, and that waits in a thread, where it holds nobody up:
 
 * ``always``: a group counts when the disk has it. While one is on its way, the next one gathers.
 * ``batch``: a group counts when it is written, which survives the death of the server, not that of the
