@@ -41,6 +41,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
+from gearflow.stores.room import Room
 from gearflow.stores.schema import PAGE
 
 Sync: TypeAlias = Literal["always", "batch", "off"]
@@ -77,6 +78,7 @@ class WriteAheadLog:
         self._sync: Sync = sync
         self._connect = connect
         self.main_fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self.room = Room(self.main_fd)
         self._log_fd: int | None = None
         self.gate = threading.Lock()
         """Held while a transaction is written, so that the log can be seen to its end."""
@@ -157,6 +159,7 @@ class WriteAheadLog:
         before = copied = 0
         for _ in range(_PASSES):
             before, copied = copied, checkpoint(connection)
+            self.room.make_again()
             length = self._copied_to = self.length()
             if length < LONG or length - copied < _PAGE:
                 return  # it has begun anew, or will with the next transaction
@@ -169,6 +172,7 @@ class WriteAheadLog:
                 self._sync_file(self.main_fd)
             with self.gate:
                 checkpoint(connection)
+            self.room.make_again()
 
     def _sync_file(self, fd: int) -> None:
         if self.broken is not None:

@@ -15,10 +15,13 @@ import ctypes
 import errno
 import os
 import sys
+from contextlib import suppress
+from functools import cache
 from typing import Final
 
 from gearflow.stores.schema import PAGE
 
+_STEP: Final = 1 << 20  # bytes
 _KEEP_SIZE: Final = 1
 _NOT_THERE: Final = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EPERM)
 
@@ -28,7 +31,7 @@ class Room:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        self._pages = 0
+        self._bytes = os.fstat(fd).st_size
         self._is_possible = sys.platform == "linux"
 
     def make(self, pages: int) -> None:
@@ -37,19 +40,21 @@ class Room:
         Raises:
             OSError: There is none.
         """
-        if pages > self._pages:
-            self._allocate(pages)
-            self._pages = pages
+        if pages * PAGE > self._bytes:
+            end = pages * PAGE // _STEP * _STEP + _STEP
+            self._allocate(self._bytes, end)
+            self._bytes = end
 
     def make_again(self) -> None:
         """When the log is copied, SQLite cuts the file behind the pages that are in it then."""
-        self._allocate(self._pages)
+        with suppress(OSError):  # if it is not there any more, the next page will tell
+            self._allocate(os.fstat(self._fd).st_size, self._bytes)
 
-    def _allocate(self, pages: int) -> None:
-        if not self._is_possible or pages == 0:
+    def _allocate(self, start: int, end: int) -> None:
+        if not self._is_possible or end <= start:
             return
-        size = ctypes.c_int64(pages * PAGE)
-        if _libc().fallocate(self._fd, _KEEP_SIZE, ctypes.c_int64(0), size) == 0:
+        offset, size = ctypes.c_int64(start), ctypes.c_int64(end - start)
+        if _libc().fallocate(self._fd, _KEEP_SIZE, offset, size) == 0:
             return
         code = ctypes.get_errno()
         if code in _NOT_THERE:
@@ -58,5 +63,6 @@ class Room:
             raise OSError(code, os.strerror(code))
 
 
+@cache
 def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None, use_errno=True)

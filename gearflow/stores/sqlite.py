@@ -16,8 +16,8 @@ at when, and ``rows`` for the checksums. In memory is nothing but the account, a
 back, as that costs a second entry for each page (auto_vacuum) or a stall (VACUUM). Only a file that is found
 mostly empty when it is opened is written anew, which then takes no time.
 
-**A full disk** refuses a group, and nothing of it is kept. Before that, the log is copied into the main file
-if that has room for it in its free pages: then the log begins anew, in the space that it has.
+**A full disk** refuses a group, and nothing of it is kept. Before that, the log is copied into the main file,
+which has room for it (see ``room``), so that it begins anew in the space that it has: jobs can end even then.
 
 **A cut log.** SQLite takes a log that was cut for one that ends there. What was synced is before that point
 if the cut is due to a loss of power; if somebody did it to the files, ``owner`` knows of more groups than are
@@ -43,7 +43,7 @@ from gearflow.stores.owner import Owner
 from gearflow.stores.rows import DamagedRow
 from gearflow.stores.tables import Tables
 
-_NO_ROOM: Final = 1.0  # seconds after which to try again to make some
+_NO_ROOM: Final = 0.25  # seconds after which to try again to make some
 _EXPIRE_BYTES: Final = 32 << 20  # of bodies that one call of expire removes, or a few more
 
 
@@ -182,22 +182,16 @@ class SqliteStore:
             with self._transaction() as tables:
                 change(tables)
         except DiskFull:
-            if not self._has_made_room():
+            if time.monotonic() < self._no_room_until:
                 raise
+            self._no_room_until = time.monotonic() + _NO_ROOM
+            self.log.join()  # two cannot copy at the same time
+            with suppress(sqlite3.Error):
+                self._tables.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+                self.log.room.make_again()
             with self._transaction() as tables:
                 change(tables)
-
-    def _has_made_room(self) -> bool:
-        """Whether all of the log could be copied into the main file; if not, that is not tried again soon."""
-        if time.monotonic() < self._no_room_until:
-            return False
-        with suppress(sqlite3.Error):
-            query = "PRAGMA wal_checkpoint(PASSIVE)"
-            _, frames, copied = self._tables.connection.execute(query).fetchone()
-            if frames == copied:
-                return True
-        self._no_room_until = time.monotonic() + _NO_ROOM
-        return False
+            self._no_room_until = 0.0
 
     @contextmanager
     def _transaction(self) -> Generator[Tables]:
@@ -215,12 +209,13 @@ class SqliteStore:
                 yield tables
                 tables.account.groups += 1
                 tables.account.update(tables.connection)
+                self.log.room.make(tables.connection.execute("PRAGMA page_count").fetchone()[0])
                 tables.connection.execute("COMMIT")
             except BaseException as error:
                 self._roll_back()
                 if isinstance(error, sqlite3.IntegrityError):
                     raise _AlreadyThere(f"{self.path}: {error}") from error
-                if isinstance(error, sqlite3.Error):
+                if isinstance(error, (sqlite3.Error, OSError)):
                     raise failed(self.path, error) from error
                 if isinstance(error, DamagedRow):
                     raise damaged(self.path, "a job that was to be changed is not what was written") from None

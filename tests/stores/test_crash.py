@@ -5,8 +5,10 @@ The n-th write to the disk fails, for each n; or the process is killed, in truth
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -184,6 +186,42 @@ def test_a_full_disk_takes_what_fits_into_the_files_that_are_there(tmp_path: Pat
         store.close()
     store = SqliteStore(tmp_path / "jobs.db")
     assert jobs_of(store.load()) == [a_job(number, 5000) for number in (497, 498, 499)]
+    store.close()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 40 MiB."""
+    directory = tmp_path / "small"
+    directory.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=40m", "none", str(directory)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("may not mount a tmpfs here: only root may")
+    yield directory
+    subprocess.run(["umount", str(directory)], check=True)
+
+
+def fill(store: SqliteStore) -> int:
+    """How many jobs it takes."""
+    for taken in itertools.count():
+        try:
+            store.write([a_job(taken + 1, b"x" * 30_000)])
+        except StoreError:
+            return taken
+    raise AssertionError
+
+
+def test_jobs_that_fill_the_disk_can_end_and_others_take_their_place(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gearflow.stores.sqlite._NO_ROOM", 0.0)
+    store = SqliteStore(small_disk / "jobs.db")
+    for _ in range(3):
+        last = fill(store)
+        assert 500 < last < 2000
+        for number in range(1, last + 1):
+            store.write([Forgotten(number)])
+    assert jobs_of(store.load()) == []
     store.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import sqlite3
@@ -375,6 +376,23 @@ def test_space_is_used_again(path: Path) -> None:
         sizes.append(path.stat().st_size)
     assert max(sizes) < 1.1 * sizes[0]
     store.close()
+
+
+def test_what_has_no_room_in_the_main_file_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = SqliteStore(path)
+    store.write([a_job(1)])
+    with monkeypatch.context() as patched:
+        patched.setattr("gearflow.stores.room.Room._allocate", _no_space)
+        with pytest.raises(StoreError, match="make room"):
+            store.write([a_job(2, b"x" * 2_000_000)])
+        store.write([a_job(3)])
+    store.write([a_job(4, b"x" * 2_000_000)])
+    assert [job.number for job in store.load().jobs] == [1, 3, 4]
+    store.close()
+
+
+def _no_space(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_a_file_that_is_mostly_empty_shrinks_when_it_is_opened(
