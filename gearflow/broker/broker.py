@@ -156,6 +156,7 @@ class Broker:
         self.dirty: list[Session] = []
         self.journal: list[Entry] = []
         self.pressing = False  # somebody waits for what is in the journal
+        self.unkept: Sequence[Entry] = ()  # a group of which something is not kept, while it is told
         self.resumable: list[Session] = []
         self.notices: list[Notice] = []
         self.clock_offset = 0.0
@@ -291,7 +292,7 @@ class Broker:
 
     def is_ending(self, number: int | None, function: bytes, unique: bytes) -> bool:
         """Whether what became of a job is in the journal, so that the store will know soon."""
-        return _find_end(self.journal, number, function, unique) is not None
+        return any(_find_end(entries, number, function, unique) for entries in (self.journal, self.unkept))
 
     def unwritten(self, number: int | None, function: bytes, unique: bytes) -> Ended | None:
         """What became of a job, where the store could not be told yet."""
@@ -1156,7 +1157,7 @@ class Broker:
         outbox.append(packet)
 
 
-def _find_end(entries: list[Entry], number: int | None, function: bytes, unique: bytes) -> Ended | None:
+def _find_end(entries: Sequence[Entry], number: int | None, function: bytes, unique: bytes) -> Ended | None:
     """What became of the job of that number, or of the last one of that unique, if it is there."""
     for change, _ in reversed(entries):
         if isinstance(change, Ended) and (

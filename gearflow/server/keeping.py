@@ -106,6 +106,7 @@ class Keeper:
         try:
             self._store.write(changes)
         except StoreError as error:
+            broker.unkept = entries
             entries = self._write_singly(entries, error)
         if self._sync == "always" and self._store.durable:
             self._group = entries
@@ -159,12 +160,14 @@ class Keeper:
         self._store.close()
 
     def _tell(self, entries: list[Entry], error: str | None) -> None:
+        """Tell the broker of each entry that it is kept, or why not."""
         for entry in entries:
             if entry.done is not None:
                 try:
                     entry.done(error)
                 except Exception:  # a bug; the others of the group must hear all the same
                     logger.exception("an entry of the journal could not be dealt with")
+        self._broker.unkept = ()
         self._after()
 
     def _after(self) -> None:

@@ -44,7 +44,9 @@ class Durable(World):
             try:
                 self.disk.write(changes)
             except StoreError as error:
+                self.broker.unkept = entries
                 self._tell(entries, str(error))
+                self.broker.unkept = ()
             else:
                 self._tell(entries, None)
             resumable, self.broker.resumable = self.broker.resumable, []
@@ -575,3 +577,19 @@ def test_what_can_have_no_jobs_cannot_be_paused(world: Durable, client: Peer, fu
     created, _, failed = client(p.SubmitJob(reserved.PAUSE, b"", b'{"function":"%b"}' % function.encode()))
     assert isinstance(created, p.JobCreated)
     assert failed == p.WorkFail(created.handle)
+
+
+def test_a_question_before_an_end_that_cannot_be_written_hears_of_it_all_the_same(
+    world: Durable, client: Peer
+) -> None:
+    client(p.SubmitJobBg(b"work", b"u", b"x"))
+    world.commit()
+    client.read()
+    worker = world.worker()
+    worker.grab()
+    world.disk.full = True
+    (call,) = client(p.SubmitJob(reserved.RESULT, b"", b'{"function":"work","unique":"u"}'))
+    assert isinstance(call, p.JobCreated)
+    worker(p.WorkComplete(_handle(1), b"r"))
+    world.commit()
+    assert client.read() == [p.WorkComplete(call.handle, b"r")]
