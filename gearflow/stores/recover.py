@@ -195,6 +195,7 @@ def _swap(path: Path, fresh: Path, moved_to: Path) -> None:
     for suffix in ("-wal", "-shm", ""):
         with suppress(FileNotFoundError):
             path.with_name(path.name + suffix).rename(moved_to.with_name(moved_to.name + suffix))
+    fresh.chmod(0o600)  # as the store's own: payloads are nobody else's
     fresh.rename(path)
     directory = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
     try:

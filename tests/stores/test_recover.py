@@ -179,3 +179,10 @@ def test_if_there_is_no_room_all_is_as_it_was(tmp_path: Path) -> None:
     assert path.read_bytes() == before
     assert {entry.name for entry in tmp_path.iterdir()} == {"jobs.db", "jobs.db-lock"}
     assert recover(path).kept_jobs == 2000
+
+
+def test_what_is_saved_is_as_private_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    written(path, 100)
+    recover(path)
+    assert path.stat().st_mode & 0o777 == 0o600
