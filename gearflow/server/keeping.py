@@ -22,18 +22,16 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Final, Literal, TypeAlias
+from typing import Final
 
 from gearflow.broker import Broker
 from gearflow.broker.journal import Entry
 from gearflow.broker.store import Forgotten, Revived, Store, StoredJob
 from gearflow.errors import StoreError
 from gearflow.server.settings import FILE_NAME, MEMORY_KEEP_BYTES, ServerSettings
-from gearflow.stores.memory import MemoryStore
+from gearflow.stores import MemoryStore, SqliteStore, Sync
 
 logger = logging.getLogger(__name__)
-
-SyncMode: TypeAlias = Literal["always", "batch", "off"]
 
 _BATCH: Final = 1.0
 """Seconds after which the disk is told of what was written, with ``batch``."""
@@ -65,8 +63,6 @@ def open_store(settings: ServerSettings) -> Store:
     """
     if settings.data is None:
         return MemoryStore(keep_bytes=settings.keep_bytes or MEMORY_KEEP_BYTES)
-    from gearflow.stores.sqlite import SqliteStore  # only now: it loads SQLite
-
     try:
         settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
@@ -78,7 +74,7 @@ def open_store(settings: ServerSettings) -> Store:
 class Keeper:
     """Keeps what one broker wants kept. ``wake`` has ``commit`` called again soon."""
 
-    def __init__(self, broker: Broker, store: Store, sync: SyncMode, wake: Callable[[], None]) -> None:
+    def __init__(self, broker: Broker, store: Store, sync: Sync, wake: Callable[[], None]) -> None:
         self._broker = broker
         self._store = store
         self._sync = sync

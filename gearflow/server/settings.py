@@ -1,12 +1,13 @@
 """What a job server can be told."""
 
 from pathlib import Path
-from typing import Annotated, Final, Literal, TypedDict
+from typing import Annotated, Final, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from gearflow.broker import Limits
 from gearflow.protocol.constants import DEFAULT_PORT, MAX_BODY
+from gearflow.stores import Sync
 
 _DEFAULTS = Limits()
 
@@ -68,7 +69,7 @@ class ServerSettings(BaseModel):
     """The folder of the file in which jobs and results are kept; it is made if need be. None: they live in
     memory, and end with the server."""
 
-    sync: Literal["always", "batch", "off"] = "batch"
+    sync: Sync = "batch"
     """What a background job that was acknowledged survives: the death of the server in any case;
     ``always``: that of the machine, too; ``batch``: that too, but for the last second or so; ``off``: there
     the file may be damaged."""
@@ -118,7 +119,7 @@ class ServerOptions(TypedDict, total=False):
     max_unique: int
     max_line: int
     data: Path | None
-    sync: Literal["always", "batch", "off"]
+    sync: Sync
     keep: float
     keep_dead: float
     keep_bytes: int | None

@@ -27,6 +27,7 @@ import tempfile
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, Final, TypeAlias
@@ -91,7 +92,7 @@ def load(program: Path, server: Server, options: str, jobs: int) -> dict[str, An
 
 def queues(program: Path, pairs: int, jobs: int, row: str) -> Figures:
     """Jobs a second, by server."""
-    starts: dict[str, Start] = {f"gearflow, {sync}": lambda sync=sync: with_file(sync) for sync in SYNCS}  # type: ignore[misc]
+    starts: dict[str, Start] = {f"gearflow, {sync}": partial(with_file, sync) for sync in SYNCS}
     starts["gearmand, libsqlite3"] = gearmand_with_sqlite
     figures: Figures = {name: [] for name in starts}
     workers = " --workers 8" if row == "drain" else ""
@@ -126,14 +127,12 @@ def submit(pairs: int, jobs: int) -> Figures:
     }
     for _ in range(pairs):
         with tempfile.TemporaryFile() as file:
-            figures["a sync of the disk"].append(_timed(jobs // 200, lambda file=file: _sync(file.fileno())))  # type: ignore[misc]
+            figures["a sync of the disk"].append(_timed(jobs // 200, partial(_sync, file.fileno())))
         figures["a commit of SQLite's"].append(_commit(jobs // 200))
         for sync in SYNCS:
             with with_file(sync) as server, socket.create_connection(("127.0.0.1", server.port)) as client:
                 client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                figures[f"gearflow, {sync}"].append(
-                    _timed(jobs // 200, lambda client=client: _ask(client))  # type: ignore[misc]
-                )
+                figures[f"gearflow, {sync}"].append(_timed(jobs // 200, partial(_ask, client)))
     return figures
 
 

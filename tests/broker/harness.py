@@ -72,7 +72,7 @@ class Peer:
 class World:
     """A broker, its clock, and its peers."""
 
-    def __init__(self, limits: Limits = Limits(deaths=None), store: Store | None = None) -> None:  # noqa: B008
+    def __init__(self, limits: Limits = Limits(deaths=None), store: Store | None = None) -> None:  # noqa: B008  (frozen)
         self.now = 1000.0
         self.broker = Broker(PREFIX, lambda line: b"you said " + line + b"\n", limits, store)
 

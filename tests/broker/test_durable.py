@@ -30,7 +30,7 @@ class Disk(MemoryStore):
 class Durable(World):
     """A broker with a store, and what the shell does between them."""
 
-    def __init__(self, disk: Disk | None = None, limits: Limits = Limits()) -> None:  # noqa: B008
+    def __init__(self, disk: Disk | None = None, limits: Limits = Limits()) -> None:  # noqa: B008  (frozen)
         self.disk = disk or Disk()
         super().__init__(limits, self.disk)
         self.broker.restore(self.disk.load())

@@ -15,6 +15,7 @@ import sqlite3
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
 from tests.conftest import missing
@@ -160,8 +161,7 @@ def _library() -> Any:
     library = ctypes.CDLL(name)
     library.sqlite3_libversion.restype = ctypes.c_char_p
     library.sqlite3_vfs_find.restype = ctypes.c_void_p
-    with open("/proc/self/maps") as maps:  # noqa: PTH123
-        is_shared = "libsqlite3" in maps.read()
+    is_shared = "libsqlite3" in Path("/proc/self/maps").read_text()
     if not is_shared or library.sqlite3_libversion().decode() != sqlite3.sqlite_version:
         missing("a Python whose sqlite3 uses the shared libsqlite3")
     return library
