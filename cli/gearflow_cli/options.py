@@ -3,7 +3,7 @@
 import math
 import re
 from datetime import datetime
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final, TypeAlias
 
@@ -64,7 +64,7 @@ def _split(values: list[str] | None) -> list[str]:
     return [name for value in values or () for name in value.split(",") if name]
 
 
-class LogLevel(str, Enum):  # noqa: UP042  (typer shows a StrEnum's choices by another rule before 0.16)
+class LogLevel(StrEnum):
     """From which level on log lines are written."""
 
     DEBUG = "debug"

@@ -5,7 +5,7 @@
 
 import errno
 import signal
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 
@@ -29,7 +29,7 @@ _REMEDIES: Final = {
 }
 
 
-class SyncMode(str, Enum):  # noqa: UP042  (see LogLevel)
+class SyncMode(StrEnum):
     """What an acknowledged background job survives."""
 
     ALWAYS = "always"

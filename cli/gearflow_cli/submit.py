@@ -4,7 +4,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from enum import Enum
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     AnyTask: TypeAlias = Task[..., Any]
 
 
-class PriorityName(str, Enum):  # noqa: UP042  (see LogLevel)
+class PriorityName(StrEnum):
     """Among the waiting jobs of a function."""
 
     HIGH = "high"
