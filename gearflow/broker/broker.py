@@ -661,7 +661,7 @@ class Broker:
 
     def handle(self, job: Job) -> bytes:
         """What the protocol calls a job."""
-        return b"%b%d" % (self._handle_prefix, job.number)
+        return self.handle_of_number(job.number)
 
     def handle_of_number(self, number: int) -> bytes:
         """The handle that a job of that number has, or had."""

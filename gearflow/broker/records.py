@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import struct
-from typing import Any, Final
+from typing import Any
 
 from gearflow.broker.bodies import Body
 from gearflow.broker.job import NO_PROGRESS, Extras, Job
 from gearflow.broker.sessions import NEVER_NAMED, Session
 from gearflow.broker.store import Ended, Outcome, StoredJob
-
-_ENVELOPE: Final = struct.Struct(">4sI")
-_ENVELOPE_MAGIC: Final = b"\0gf1"  # see gearflow.tasks.envelope
+from gearflow.protocol.constants import ENVELOPE_MAGIC, ENVELOPE_START
 
 
 def stored_job(job: Job, clock_offset: float) -> StoredJob:
@@ -111,7 +108,7 @@ def envelope(job: Job, extras: Extras) -> bytes:
     if not said:
         return b""
     head = json.dumps(said).encode()
-    return _ENVELOPE.pack(_ENVELOPE_MAGIC, len(head)) + head
+    return ENVELOPE_START.pack(ENVELOPE_MAGIC, len(head)) + head
 
 
 def failure(kind: str, message: str) -> bytes:

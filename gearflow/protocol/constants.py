@@ -30,6 +30,11 @@ MAX_HANDLE: Final = 63
 MAX_CLIENT_ID: Final = 127
 """Bytes of a client id that gearmand keeps; longer ones are cut."""
 
+ENVELOPE_MAGIC: Final = b"\0gf1"
+"""What a workload begins with that is wrapped in an envelope; see gearflow.tasks.envelope."""
+
+ENVELOPE_START: Final = struct.Struct(">4sI")  # the magic, the length of the JSON that follows
+
 
 class PacketType(IntEnum):
     """The protocol's packet numbers. 5 is unused; 0 and 43 upwards do not exist."""

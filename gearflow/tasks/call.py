@@ -10,8 +10,8 @@ from hashlib import blake2b
 from typing import Any, Final, cast
 
 from gearflow.client import Order, SubmitOptions
-from gearflow.protocol.constants import MAX_UNIQUE
-from gearflow.tasks.envelope import MAGIC, opening, wrap
+from gearflow.protocol.constants import ENVELOPE_MAGIC, MAX_UNIQUE
+from gearflow.tasks.envelope import opening, wrap
 from gearflow.tasks.options import Options
 from gearflow.tasks.payload import PayloadCodec
 
@@ -76,7 +76,7 @@ def detached(
 
 
 def _workload(payload: bytes, foreign: bool) -> bytes:
-    return wrap(payload) if payload.startswith(MAGIC) and not foreign else payload
+    return wrap(payload) if payload.startswith(ENVELOPE_MAGIC) and not foreign else payload
 
 
 def _asked(

@@ -11,21 +11,17 @@ writes one around whatever the producer sent, for workers that know of it; what 
 """
 
 import json
-import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from gearflow.errors import PayloadInvalid
+from gearflow.protocol.constants import ENVELOPE_MAGIC, ENVELOPE_START
 
 if TYPE_CHECKING:
     from gearflow.protocol.reserved import RetryPlan  # it imports pydantic
 
-MAGIC: Final = b"\0gf1"
-
 MAX_LEVELS: Final = 2
 """Envelopes around each other: the server's around the producer's."""
-
-_START: Final = struct.Struct(">4sI")  # the magic, the head's length
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +55,7 @@ def wrap(
 ) -> bytes:
     """The workload of a payload: as it is, if nothing need be said. The arguments are as in ``Envelope``."""
     said = _said(attempt, timeout, retries, detached=detached)
-    if payload.startswith(MAGIC):
+    if payload.startswith(ENVELOPE_MAGIC):
         said["raw"] = True
     return _opening(said) + payload if said else payload
 
@@ -89,7 +85,7 @@ def _said(
 
 def _opening(said: dict[str, Any]) -> bytes:
     head = json.dumps(said).encode()
-    return _START.pack(MAGIC, len(head)) + head
+    return ENVELOPE_START.pack(ENVELOPE_MAGIC, len(head)) + head
 
 
 def unwrap(workload: bytes) -> tuple[Envelope, bytes]:
@@ -98,29 +94,29 @@ def unwrap(workload: bytes) -> tuple[Envelope, bytes]:
     Raises:
         PayloadInvalid: It begins as an envelope, and goes on as none.
     """
-    if not workload.startswith(MAGIC):
+    if not workload.startswith(ENVELOPE_MAGIC):
         return _NOTHING_SAID, workload
     said: dict[str, Any] = {}
     for _ in range(MAX_LEVELS):
         head, workload = _open(workload)
         said = {**head, **said}
-        if head.get("raw") or not workload.startswith(MAGIC):
+        if head.get("raw") or not workload.startswith(ENVELOPE_MAGIC):
             break
     return _envelope(said), workload
 
 
 def _open(workload: bytes) -> tuple[dict[str, Any], bytes]:
     """The head of the outermost envelope, and what is in it."""
-    if len(workload) < _START.size:
+    if len(workload) < ENVELOPE_START.size:
         raise PayloadInvalid(f"the envelope ends within its length, after {len(workload)} bytes")
-    _, length = _START.unpack_from(workload)
-    end = _START.size + length
+    _, length = ENVELOPE_START.unpack_from(workload)
+    end = ENVELOPE_START.size + length
     if len(workload) < end:
         raise PayloadInvalid(
-            f"the envelope's head of {length} bytes is cut off after {len(workload) - _START.size}"
+            f"the envelope's head of {length} bytes is cut off after {len(workload) - ENVELOPE_START.size}"
         )
     try:
-        said = json.loads(workload[_START.size : end])
+        said = json.loads(workload[ENVELOPE_START.size : end])
     except (ValueError, RecursionError) as error:
         raise PayloadInvalid(f"the envelope's head is not JSON: {error}") from error
     if not isinstance(said, dict):

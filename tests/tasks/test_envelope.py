@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gearflow.errors import PayloadInvalid
+from gearflow.protocol.constants import ENVELOPE_MAGIC as MAGIC
 from gearflow.protocol.reserved import RetryPlan
-from gearflow.tasks.envelope import MAGIC, Envelope, opening, unwrap, wrap
+from gearflow.tasks.envelope import Envelope, opening, unwrap, wrap
 
 PLAN = RetryPlan(delays=(1.0, 2.5), jitter=False, on=("builtins.OSError",))
 
