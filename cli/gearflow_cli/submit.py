@@ -198,9 +198,11 @@ def _find_task(name: str, modules: Sequence[str], *, certain: bool) -> "AnyTask 
         return None
     try:
         return registry.find(name)
-    except UnknownTask:
+    except UnknownTask as error:
         if any(full.endswith(f".{name}") for full in tasks):
             raise  # there are several
+        if certain and "." not in name:  # most likely misspelt
+            tell(f"warning: {error}; asking the servers")
         return None
 
 

@@ -44,6 +44,14 @@ def test_a_module_of_the_command_line_has_to_be(served: Shell) -> None:
     assert str(served.directory) in stderr.splitlines()[-1]
 
 
+def test_a_misspelt_task_of_the_module_is_told_before_the_servers_are_asked(
+    served: Shell, module: str
+) -> None:
+    code, stdout, stderr = outcome(served.run("submit", "-m", module, "ad", "a=1"))
+    assert (code, stdout) == (2, "")
+    assert f"warning: no task named 'ad'; did you mean '{module}.add'?; asking the servers" in stderr
+
+
 def test_arguments_that_do_not_fit_are_refused_before_they_are_sent(own: Shell, module: str) -> None:
     code, stdout, stderr = outcome(
         own.run("submit", "-m", module, "add", "a=x", "c=1", GEARMAN_SERVERS="127.0.0.1:1")
