@@ -122,7 +122,7 @@ class Keeper:
     def _may_linger(self) -> bool:
         """Whether more may gather, as nobody waits for what is there; a timer ends that."""
         broker = self._broker
-        if broker.pressing or not self._store.durable or len(broker.journal) >= _MANY:
+        if broker.pressing or len(broker.journal) >= _MANY:
             if self._linger is not None:
                 self._linger.cancel()
                 self._linger = None
