@@ -10,13 +10,12 @@ A large body is received into a buffer of its own (``Partial.room``), where it s
 
 from __future__ import annotations
 
-import mmap
 import struct
 from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
 from typing import Final, NoReturn, cast
 
 from gearflow.broker.bodies import Body
+from gearflow.broker.buffers import HUGE, Buffers
 from gearflow.broker.limits import Limits
 from gearflow.broker.sessions import LARGE, Session
 from gearflow.errors import RemoteProtocolError
@@ -28,14 +27,13 @@ Handler = Callable[[Session, int, Body], "bool | None"]
 
 _HEAD: Final = struct.Struct(">QI")  # magic and packet type as one number; length of the body
 
+_TLS: Final = b"\x16\x03"
+"""What TLS begins with; no text command does."""
+
 _MIB: Final = 1 << 20
 
 _EARNEST: Final = 64
 """A body gets its buffer when the first of so many parts has come: who only claims to send one gets none."""
-
-_HUGE: Final = 16 * _MIB
-"""Bytes of a body from which on its buffer is mapped, which costs memory only as it is filled. (Below it,
-memory that is used again and again is twice as fast: no page of it is new to the kernel.)"""
 
 _FIRST: Final = 128
 """Bytes of a body over the limit that are looked at: enough for a handle, so that its job can be failed."""
@@ -90,6 +88,7 @@ class Intake:
         self._refuse = refuse
         self._oversized = oversized
         self._limits = limits
+        self._buffers = Buffers()
 
     def receive(self, session: Session, data: bytes, now: float) -> None:
         """Handle what ``data`` completes.
@@ -208,6 +207,7 @@ class Intake:
 
     def _receive_text(self, session: Session, data: bytes, position: int, began: float) -> int:
         """Handle a line of text, or keep what is incomplete; as ``_receive_other``."""
+        forbid_tls(data, position)
         longest = self._limits.line
         end = data.find(b"\n", position, position + longest)
         if end < 0:
@@ -226,12 +226,12 @@ class Intake:
             self._keep(session, data, position, missing, began)
             return
         come = len(data) - start
-        if come < size // _EARNEST and size < _HUGE:
+        if come < size // _EARNEST and size < HUGE:
             self._keep(session, data, position, size // _EARNEST - come, began)
             return
         partial = self.partials[session] = Partial(began, size)
         partial.kind = self._table[head][1]
-        partial.body = _buffer(size)
+        partial.body = self._buffers.take(size)
         partial.filled = come
         partial.body[: partial.filled] = memoryview(data)[start:]
 
@@ -257,14 +257,10 @@ class Intake:
         partial.missing = missing
 
 
-def _buffer(size: int) -> memoryview:
-    if size < _HUGE:
-        return memoryview(bytearray(size))
-    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # shared ones cost twice as much
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        with suppress(OSError):  # a kernel without them
-            pages.madvise(mmap.MADV_HUGEPAGE)
-    return memoryview(pages)
+def forbid_tls(data: bytes, position: int = 0) -> None:
+    """Tell who begins with TLS from who talks nonsense. Raises RemoteProtocolError."""
+    if data.startswith(_TLS, position):
+        raise RemoteProtocolError("it speaks TLS, which this server does not: it was given no certificate")
 
 
 def _reject_magic(magic: bytes) -> NoReturn:
