@@ -28,6 +28,7 @@ from typing import Final, NamedTuple
 from gearflow.broker import records
 from gearflow.broker.bodies import Body, handle_of, integer, name_in, split
 from gearflow.broker.deadlines import Deadlines
+from gearflow.broker.door import Door
 from gearflow.broker.intake import Handler, Intake, Partial
 from gearflow.broker.job import HIGH, LOW, NO_PROGRESS, NORMAL, Extras, Job, JobState
 from gearflow.broker.journal import Entry
@@ -140,7 +141,7 @@ class Broker:
     ``handle_prefix`` begins every job's handle. ``answer_text`` answers a line of the text protocol, which
     asks for facts of the shell's. Times are float seconds of a monotonic clock; ``clock_offset``, kept by
     the shell, is what that clock lacks to Unix time. Without a ``store`` nothing is kept of a job that has
-    ended.
+    ended. With a ``token`` only connections that say it are served.
     """
 
     def __init__(
@@ -149,6 +150,7 @@ class Broker:
         answer_text: AnswerText,
         limits: Limits = Limits(),  # noqa: B008  (frozen)
         store: Store | None = None,
+        token: bytes | None = None,
     ) -> None:
         self.sessions: dict[Session, None] = {}
         self.functions: dict[bytes, FunctionQueue] = {}
@@ -183,6 +185,8 @@ class Broker:
         self.store_fault = ""  # why a job could not be kept
         self._reserved_functions = ReservedFunctions(self)
         self._intake = Intake(self._handlers(), _BACKGROUND, self._text, self._error, self._oversized, limits)
+        self._door = Door(token, self._option_of_stranger, self._admit, self.send)
+        self.strangers: Mapping[Session, bytes] = self._door.strangers  # that have not said the token
 
     # ------------------------------------------------------------------------ what the shell calls
 
@@ -190,6 +194,7 @@ class Broker:
         """A connection was accepted; ``fd`` and ``address`` are for the listing ``workers``."""
         session = Session(fd, address)
         self.sessions[session] = None
+        self._door.knock(session)
         return session
 
     def receive(self, session: Session, data: bytes, now: float) -> None:
@@ -198,9 +203,13 @@ class Broker:
         Raises:
             RemoteProtocolError: These bytes are not Gearman's. What came before them was handled; the
                 connection is to be closed (after its outbox is written).
+            Unauthorized: They are, but the token has to be said first. As above.
         """
         self.now = now
-        self._intake.receive(session, data, now)
+        if self.strangers and session in self.strangers:
+            self._door.receive(session, data)
+        else:
+            self._intake.receive(session, data, now)
 
     def receive_large(self, session: Session, count: int, now: float) -> None:
         """Another ``count`` bytes have come into the partial packet's ``room()``. Raises as ``receive``."""
@@ -227,7 +236,7 @@ class Broker:
         return self._intake.overdue(now)
 
     def disconnected(self, session: Session, now: float) -> None:
-        """The connection is gone: its jobs go to others, and jobs that only it wanted are dropped."""
+        """The connection is gone: its jobs go to others, and jobs that only it wanted end."""
         self.now = now
         del self.sessions[session]
         self._forget_abilities(session)
@@ -236,8 +245,7 @@ class Broker:
         session.running.clear()
         for job in session.attached:
             job.clients = tuple(client for client in job.clients if client is not session)
-            if not job.wanted and job.state is not _RUNNING:
-                self._abandon(job)
+            self._end_if_unwanted(job)
         session.attached.clear()
         for job in session.watched:
             extras = job.more()
@@ -245,6 +253,7 @@ class Broker:
         session.watched.clear()
         session.outbox.clear()
         self._intake.forget(session)
+        self._door.forget(session)
 
     def tick(self, now: float) -> None:
         """Time has passed: queue what is due, take overdue jobs from their workers, wake where none came."""
@@ -325,23 +334,8 @@ class Broker:
         job = self.find(handle)
         if job is None or job.state is _STORING:
             return False
-        self._record(job, Outcome.CANCELLED, b"", None)
-        job.kept = False
-        if job.extras is not None:
-            job.extras.keep = None
         self.relay(job.clients, _WORK_FAIL, handle)
-        self._detach_all(job)
-        job.background = False
-        if job.state is not _RUNNING:
-            self._abandon(job)
-            return True
-        if job.unique_key:
-            del job.function.uniques[job.unique_key]
-            job.unique_key = b""
-        for session in self.sessions:
-            if session.events and session.running.get(handle) is job:
-                event = reserved.cancel_event(handle)
-                self.respond(session, PacketType.WORK_DATA, session.events, event)
+        self._cancel(job)
         return True
 
     def pause(self, name: bytes, paused: bool) -> int:
@@ -562,8 +556,8 @@ class Broker:
             function.storing -= 1
             self._detach_all(job)
             self._forget(job)
-        elif not job.wanted and job.state in (_WAITING, _DELAYED):
-            self._abandon(job)
+        elif job.state is not _OVER:
+            self._end_if_unwanted(job)
 
     def _answer(self, session: Session, job: Job | None, refused: Refused | None, error: str | None) -> None:
         """Answer a submission that waited for the store, its own or one before it."""
@@ -777,6 +771,52 @@ class Broker:
         handle = self.handle(job)
         self._finish(job, worker, outcome, _WORK_EXCEPTION, handle, b"%b\0%b" % (handle, exception))
 
+    def detach(self, session: Session, handle: bytes) -> bool:
+        """A client that is attached to a job wants it no more. False if it is not attached.
+
+        If it is attached several times, one of them ends.
+        """
+        job = self.find(handle)
+        if job is None or session not in job.clients:
+            return False
+        clients = list(job.clients)
+        clients.remove(session)
+        job.clients = tuple(clients)
+        if session not in clients:
+            del session.attached[job]
+        self._end_if_unwanted(job)
+        return True
+
+    def _end_if_unwanted(self, job: Job) -> None:
+        """Somebody has left a job. If nobody else wants it, it ends, unless it runs where nobody can be told.
+
+        Such a run goes on, and whoever joins it has its result.
+        """
+        if job.wanted:
+            return
+        if job.state is _RUNNING and not (job.worker is not None and job.worker.events):
+            return
+        self._cancel(job)
+
+    def _cancel(self, job: Job) -> None:
+        """End a job of which nobody is to hear any more; one that runs, by telling its worker."""
+        self._record(job, Outcome.CANCELLED, b"", None)
+        job.kept = False
+        if job.extras is not None:
+            job.extras.keep = None
+        self._detach_all(job)
+        job.background = False
+        if job.state is not _RUNNING:
+            self._abandon(job)
+            return
+        if job.unique_key:
+            del job.function.uniques[job.unique_key]
+            job.unique_key = b""
+        worker = job.worker
+        if worker is not None and worker.events:
+            event = reserved.cancel_event(self.handle(job))
+            self.respond(worker, PacketType.WORK_DATA, worker.events, event)
+
     def _abandon(self, job: Job) -> None:
         """A delayed or waiting job is not to run: its place and its memory are free at once."""
         if job.state is _DELAYED:
@@ -896,6 +936,7 @@ class Broker:
                 return False
         handle = b"%b%d" % (self._handle_prefix, job.number)
         session.running[handle] = job
+        job.worker = session
         timeout = session.abilities[function]
         if timeout:
             self._deadlines.arm(job, session, self.now + timeout)
@@ -1132,6 +1173,18 @@ class Broker:
         else:
             session.gearflow = True
         self.respond(session, PacketType.OPTION_RES, option)
+
+    def _option_of_stranger(self, session: Session, option: bytes) -> None:
+        if option.lower() == b"gearflow":
+            self.respond(session, PacketType.OPTION_RES, reserved.AUTH)
+        else:
+            self._option(session, PacketType.OPTION_REQ, option)
+
+    def _admit(self, session: Session, data: bytes) -> None:
+        """A stranger has said the token, and maybe more behind it."""
+        self._accept(session, reserved.AUTH, b"", b"", NORMAL, False, None)
+        if data:
+            self._intake.receive(session, data, self.now)
 
     def _set_client_id(self, session: Session, kind: int, body: Body) -> None:
         session.client_id = name_in(body)[:MAX_CLIENT_ID]

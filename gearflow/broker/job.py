@@ -88,6 +88,7 @@ class Job:
         "submitted",
         "unique",
         "unique_key",
+        "worker",
         "workload",
     )
 
@@ -114,6 +115,7 @@ class Job:
         self.extras = extras
         self.state = JobState.WAITING
         self.started = 0.0  # when its last run began; 0: none has
+        self.worker: Session | None = None  # that of its last run
         self.kept = False  # the store has it
         self.clients: tuple[Session, ...] = ()  # attached; a connection that joined twice is here twice
 

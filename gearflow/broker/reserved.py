@@ -85,14 +85,18 @@ class ReservedFunctions:
         self._broker = broker
         self._acted_on: set[int] = set()  # dead letters that are being replayed or purged
         self._functions: dict[bytes, Callable[[Session, bytes, bytes], None]] = {
+            api.AUTH: self._welcome,
             api.RESULT: self._result,
             api.INFO: self._info,
             api.RETRY: self._retry,
             api.RELEASE: self._release,
             api.CANCEL: self._cancel,
+            api.DETACH: self._detach,
             api.DEAD: self._dead,
             api.PAUSE: self._pause,
             api.PURGE: self._purge,
+            api.REPORT: self._report,
+            api.WORKERS: self._workers,
         }
 
     def call(self, session: Session, name: bytes, workload: Body) -> bool:
@@ -261,10 +265,18 @@ class ReservedFunctions:
         self._end(session, call, record.outcome, record.body)
 
     def _give_up(self, session: Session, call: bytes, job: Job) -> None:
-        extras = job.more()
-        if (session, call) in extras.watchers:
-            extras.watchers.remove((session, call))
+        if self._stop_watching(session, call, job):
             self._fault(session, call, _still_going(job, self._broker.handle(job)))
+
+    def _stop_watching(self, session: Session, call: bytes, job: Job) -> bool:
+        """Forget a call of ``gearflow:result`` that waits for a job; whether there is one."""
+        watchers = job.more().watchers
+        if (session, call) not in watchers:
+            return False
+        watchers.remove((session, call))
+        if all(watcher is not session for watcher, _ in watchers):
+            session.watched.pop(job, None)
+        return True
 
     def tell_watchers(
         self,
@@ -278,6 +290,16 @@ class ReservedFunctions:
             self._end(session, call, outcome, body)
         if told is not None:
             told()
+
+    def _detach(self, session: Session, call: bytes, workload: bytes) -> None:
+        handle = _read(api.DetachRequest, workload).handle.encode()
+        waited = self._broker.detach(session, handle) or any(
+            self._stop_watching(session, handle, job) for job in list(session.watched)
+        )
+        self._answer(session, call, api.Done(jobs=int(waited)))
+
+    def _welcome(self, session: Session, call: bytes, _token: bytes) -> None:
+        self._answer(session, call, api.Admitted())  # who does not know the token does not get here
 
     def _info(self, session: Session, call: bytes, workload: bytes) -> None:
         request = _read(api.InfoRequest, workload)
@@ -307,11 +329,7 @@ class ReservedFunctions:
         offset = self._broker.clock_offset
         extras = job.extras or Extras()
         running = job.state is JobState.RUNNING
-        worker = (
-            next((session for session in self._broker.sessions if job in session.running.values()), None)
-            if running
-            else None
-        )
+        worker = job.worker if running else None
         return api.JobInfo(
             handle=self._broker.handle(job).decode(),
             function=job.function.name.decode(errors="replace"),
@@ -410,7 +428,17 @@ class ReservedFunctions:
             raise _Failed("gearflow:refused", f"this connection does not hold a job {handle}")
         return job
 
+    def _report(self, session: Session, call: bytes, workload: bytes) -> None:
+        said = _read(api.ReportRequest, workload).overdue
+        session.overdue = {name: count for name, count in said.items() if count}
+        self._answer(session, call, api.Done(jobs=sum(said.values())))
+
     # ---------------------------------------------------------------------------- what operators ask for
+
+    def _workers(self, session: Session, call: bytes, workload: bytes) -> None:
+        _read(api.WorkersRequest, workload)
+        workers = (_worker_info(session) for session in self._broker.sessions if session.abilities)
+        self._answer(session, call, api.Workers(workers=tuple(workers)))
 
     def _cancel(self, session: Session, call: bytes, workload: bytes) -> None:
         request = _read(api.CancelRequest, workload)
@@ -664,6 +692,16 @@ def _read(kind: type[M], text: bytes) -> M:
 def _still_going(job: Job, handle: bytes) -> _Failed:
     return _Failed(
         "gearflow:timeout", f"job {handle.decode()} has not ended in time; it is {_STATES[job.state]}"
+    )
+
+
+def _worker_info(session: Session) -> api.WorkerInfo:
+    return api.WorkerInfo(
+        client_id=session.client_id.decode(errors="replace"),
+        address=session.address,
+        functions=tuple(function.name.decode(errors="replace") for function in session.abilities),
+        running=len(session.running),
+        overdue=dict(session.overdue),
     )
 
 

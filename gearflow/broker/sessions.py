@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Session:
         "fd",
         "gearflow",
         "outbox",
+        "overdue",
         "running",
         "storing",
         "watched",
@@ -49,6 +51,7 @@ class Session:
         self.abilities: dict[FunctionQueue, float] = {}  # with time limits (0: none), as registered
         self.asleep = False
         self.events = b""  # the handle of its call of ``gearflow:events``, if it made one
+        self.overdue: Mapping[str, int] = {}  # by function: runs that go on after the end of their job
         self.running: dict[bytes, Job] = {}  # by handle, in the order they were assigned
         # As a client.
         self.attached: dict[Job, None] = {}

@@ -30,6 +30,19 @@ MAX_HANDLE: Final = 63
 MAX_CLIENT_ID: Final = 127
 """Bytes of a client id that gearmand keeps; longer ones are cut."""
 
+MAX_TOKEN: Final = 1024
+"""Bytes in a token, the secret that gearflow's own server may want to be told first."""
+
+AUTH: Final = b"gearflow:auth"
+"""The reserved function that is called with the token. As the answer to OPTION_REQ ``gearflow`` it says that
+the server wants it first."""
+
+UNAUTHORIZED: Final = b"UNAUTHORIZED"
+"""The code of the ERROR to whoever has not said the token, or a wrong one."""
+
+TLS_REQUIRED: Final = b"TLS_REQUIRED"
+"""The code of the ERROR to whoever speaks without TLS on a port that wants it."""
+
 ENVELOPE_MAGIC: Final = b"\0gf1"
 """What a workload begins with that is wrapped in an envelope; see gearflow.tasks.envelope."""
 

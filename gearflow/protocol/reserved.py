@@ -13,9 +13,13 @@ functions answer otherwise:
   of the job follows. A detached one is answered with ``Submitted`` once the job is kept.
 * ``gearflow:result`` ends exactly as the job ended: with the worker's own bytes.
 
+``gearflow:auth`` takes a token as its workload. Where the server wants one, nothing else is served before it,
+and a wrong one is answered with ERROR and the end of the connection.
+
 ``gearflow:events`` takes an empty workload and never ends: for as long as the connection lasts, WORK_DATA
 brings one JSON object for each event that concerns it. So far there is one: ``{"event": "cancel",
-"handle": ...}`` tells a worker that a job it runs has been cancelled, and that nobody will hear of it.
+"handle": ...}`` tells a worker that a job it runs has been cancelled, or that the last client that wanted it
+has gone: nobody will hear of it.
 
 Durations are seconds, times are Unix time.
 """
@@ -25,6 +29,8 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from gearflow.protocol.constants import AUTH as AUTH
+
 PREFIX: Final = b"gearflow:"
 SUBMIT: Final = b"gearflow:submit"
 RESULT: Final = b"gearflow:result"
@@ -32,10 +38,13 @@ INFO: Final = b"gearflow:info"
 RETRY: Final = b"gearflow:retry"
 RELEASE: Final = b"gearflow:release"
 CANCEL: Final = b"gearflow:cancel"
+DETACH: Final = b"gearflow:detach"
 DEAD: Final = b"gearflow:dead"
 PAUSE: Final = b"gearflow:pause"
 PURGE: Final = b"gearflow:purge"
 EVENTS: Final = b"gearflow:events"
+REPORT: Final = b"gearflow:report"
+WORKERS: Final = b"gearflow:workers"
 
 Seconds = Annotated[float, Field(ge=0, le=1e10, allow_inf_nan=False)]
 UnixTime = Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False)]
@@ -180,6 +189,17 @@ class CancelRequest(Message):
     handle: str
 
 
+class DetachRequest(Message):
+    """``gearflow:detach``: the connection wants a job no more that it submitted, or a result it waits for.
+
+    If it submitted the job several times, that takes one of them back. Nothing follows about the job, and a
+    job that nobody else wants ends. Answered with ``Done``.
+    """
+
+    handle: str
+    """The job's, or that of a call of ``gearflow:result``."""
+
+
 class DeadRequest(Message):
     """``gearflow:dead``: dead letters.
 
@@ -219,6 +239,21 @@ class PurgeRequest(Message):
     function: Annotated[str, Field(min_length=1)]
 
 
+class ReportRequest(Message):
+    """``gearflow:report``: what a worker says of itself, in the place of what it said before.
+
+    Answered with ``Done``.
+    """
+
+    overdue: dict[str, Annotated[int, Field(ge=0)]] = {}
+    """By function: runs that go on although their job has ended, since a thread cannot be stopped. Each
+    keeps a slot of the worker."""
+
+
+class WorkersRequest(Message):
+    """``gearflow:workers``: who works for this server. It has no keys; the answer is ``Workers``."""
+
+
 # -------------------------------------------------------------------------------------------- answers
 
 
@@ -232,6 +267,10 @@ class Submitted(Answer):
     """The answer to a detached ``gearflow:submit``."""
 
     handle: str
+
+
+class Admitted(Answer):
+    """The answer to ``gearflow:auth``, where the token is right, or none is wanted: that is all it says."""
 
 
 class Done(Answer):
@@ -319,6 +358,27 @@ class ServerInfo(Answer):
     """Those that have not ended."""
 
 
+class WorkerInfo(Answer):
+    """A worker: a connection that offers functions."""
+
+    client_id: str
+    """What it calls itself; ``-`` if it did not say."""
+
+    address: str
+    functions: tuple[str, ...]
+    running: int = 0
+    """Jobs that it has."""
+
+    overdue: dict[str, int] = {}
+    """By function: runs that go on although their job has ended, as it said in ``gearflow:report``."""
+
+
+class Workers(Answer):
+    """The answer to ``gearflow:workers``."""
+
+    workers: tuple[WorkerInfo, ...]
+
+
 class Fault(Message):
     """Why a reserved function failed. ``type`` is for programs, ``message`` is for people.
 
@@ -337,12 +397,12 @@ class Fault(Message):
 
 
 def cancel_event(handle: bytes) -> bytes:
-    """What ``gearflow:events`` says when a job is cancelled while it runs."""
+    """What ``gearflow:events`` says when a job ends while it runs, because nobody wants it any more."""
     return json.dumps({"event": "cancel", "handle": handle.decode("latin-1")}).encode()
 
 
 def cancelled_handle(event: bytes) -> bytes | None:
-    """The job that an event says was cancelled; None for other events, which may come in time."""
+    """The job that an event says nobody wants any more; None for other events, which may come in time."""
     try:
         fields: Any = json.loads(event)
     except ValueError:

@@ -1,14 +1,17 @@
 """A broker with peers that speak packets: bytes in, what each peer was sent out, as values."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from gearflow.broker import Broker, Limits, Session
-from gearflow.broker.store import Store
+from gearflow.broker.journal import Entry
+from gearflow.broker.store import Change, Store
+from gearflow.errors import StoreError
 from gearflow.protocol import packets as p
 from gearflow.protocol.codec import decode, encode
 from gearflow.protocol.constants import RES
 from gearflow.protocol.framing import TEXT, FrameBuffer
 from gearflow.protocol.packets import Packet
+from gearflow.stores.memory import MemoryStore
 
 PREFIX = b"H:test:"
 
@@ -72,9 +75,14 @@ class Peer:
 class World:
     """A broker, its clock, and its peers."""
 
-    def __init__(self, limits: Limits = Limits(deaths=None), store: Store | None = None) -> None:  # noqa: B008  (frozen)
+    def __init__(
+        self,
+        limits: Limits = Limits(deaths=None),  # noqa: B008  (frozen)
+        store: Store | None = None,
+        token: bytes | None = None,
+    ) -> None:
         self.now = 1000.0
-        self.broker = Broker(PREFIX, lambda line: b"you said " + line + b"\n", limits, store)
+        self.broker = Broker(PREFIX, lambda line: b"you said " + line + b"\n", limits, store, token)
 
     def peer(self, name: str = "peer") -> Peer:
         return Peer(self, name)
@@ -85,3 +93,57 @@ class World:
     def pass_time(self, seconds: float) -> None:
         self.now += seconds
         self.broker.tick(self.now)
+
+
+class Disk(MemoryStore):
+    """A store that survives its server, and may be full."""
+
+    durable = True
+    full = False
+
+    def write(self, changes: Sequence[Change]) -> None:
+        if self.full:
+            raise StoreError("the disk is full")
+        super().write(changes)
+
+
+class Durable(World):
+    """A broker with a store, and what the shell does between them."""
+
+    def __init__(self, disk: Disk | None = None, limits: Limits = Limits()) -> None:  # noqa: B008  (frozen)
+        self.disk = disk or Disk()
+        super().__init__(limits, self.disk)
+        self.broker.restore(self.disk.load())
+        self.commit()
+
+    def commit(self) -> None:
+        """Write what has gathered, and go on with who waited for it."""
+        while self.broker.journal or self.broker.resumable:
+            entries, self.broker.journal = self.broker.journal, []
+            changes = [entry.change for entry in entries if entry.change is not None]
+            try:
+                self.disk.write(changes)
+            except StoreError as error:
+                self.broker.unkept = entries
+                self._tell(entries, str(error))
+                self.broker.unkept = ()
+            else:
+                self._tell(entries, None)
+            resumable, self.broker.resumable = self.broker.resumable, []
+            for session in resumable:
+                self.broker.resume(session, self.now)
+
+    def catch_up(self) -> None:
+        """Write what could not be written before."""
+        entries = self.broker.take_overdue()
+        self.disk.write([entry.change for entry in entries if entry.change is not None])
+        self._tell(entries, None)
+
+    def _tell(self, entries: list[Entry], error: str | None) -> None:
+        for change, done in entries:
+            if done is not None:
+                done(error if change is not None else None)
+
+    def restarted(self) -> "Durable":
+        """The next server with the same disk: nothing of this one is left but what it wrote."""
+        return Durable(self.disk)

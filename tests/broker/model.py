@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from gearflow.protocol import packets as p
+from gearflow.protocol import reserved
 from gearflow.protocol.packets import Packet
 
 PEERS = 4
@@ -119,6 +120,7 @@ class Member:
     asleep: bool = False
     woken: bool = False  # sent a NOOP it has not answered
     exceptions: bool = False
+    events: bytes = b""  # the handle of its call of gearflow:events, if it made one
     expected: list[Packet | bytes] = field(default_factory=list[Packet | bytes])
 
 
@@ -159,8 +161,21 @@ class ServerMachine(RuleBasedStateMachine):
             if member in job.clients:
                 job.clients = [client for client in job.clients if client is not member]
                 job.lingers = job.lingers or (self.ways.abandoned_jobs_linger and not job.clients)
+                self.tell_if_unwanted(job)
         self.queue = [job for job in self.queue if job.wanted or job.worker or job.lingers]
         member.peer.leave()
+
+    def tell_if_unwanted(self, job: Spec) -> None:
+        """A client has left a job; if it was the last one, a worker that listens is told."""
+        if not job.wanted and job.worker and job.worker.events:
+            job.cancelled = True
+            self.tell_cancelled(job)
+
+    def tell_cancelled(self, job: Spec) -> None:
+        """The worker of a job is told that it is cancelled, if it listens."""
+        if job.worker and job.worker.events:
+            event = reserved.cancel_event(job.handle)
+            job.worker.expected.append(p.WorkData(job.worker.events, event))
 
     def take_away(self, jobs: Iterable[Spec]) -> None:
         """Jobs come back from their worker: to the end of the queue, the last assigned first."""
@@ -243,6 +258,7 @@ class ServerMachine(RuleBasedStateMachine):
         for client in job.clients:
             client.expected.append(p.WorkFail(handle))
         job.cancelled = True
+        self.tell_cancelled(job)
         if not self.ways.cancelled_jobs_are_heard:
             job.clients, job.background = [], False
         if self.ways.abandoned_jobs_linger:
@@ -401,3 +417,49 @@ class ServerMachine(RuleBasedStateMachine):
             else:
                 assert member.expected, f"unexpected {packet!r}"
                 assert packet == member.expected.pop(0)
+
+
+class GearflowMachine(ServerMachine):
+    """What only gearflow's own server lets itself be told."""
+
+    @rule(index=INDEX)
+    def listen(self, index: int) -> None:
+        """A worker wants to be told of cancelled jobs, which a second call of it does not change."""
+        member = self.all[index]
+        if not member.events:
+            member.events, answers = self.call(member, reserved.EVENTS, b"")
+            self.hear(member, answers)
+
+    @rule(data=st.data())
+    def submit_again(self, data: st.DataObject) -> None:
+        """A client joins a job that it is attached to already."""
+        own = [(client, job) for job in self.queue if job.unique for client in job.clients]
+        if own:
+            member, job = data.draw(st.sampled_from(own))
+            packet = p.SubmitJob(self.system.prefix + job.function, job.unique, b"x")
+            self.accept(member, packet, Spec(b"", job.function, job.unique, 1, False))
+
+    @rule(index=INDEX, data=st.data())
+    def detach(self, index: int, data: st.DataObject) -> None:
+        """A client wants a job no more; if it is not attached to it, nothing happens."""
+        member = self.all[index]
+        own = [job.handle for job in self.queue if member in job.clients]
+        handle = data.draw(st.sampled_from([*own, self.handle(0)]))
+        job = next((job for job in self.queue if job.handle == handle), None)
+        request = reserved.DetachRequest(handle=handle.decode())
+        call, answers = self.call(member, reserved.DETACH, request.to_wire())
+        attached = job is not None and member in job.clients
+        if job is not None and attached:
+            job.clients.remove(member)
+            self.tell_if_unwanted(job)
+            self.queue = [job for job in self.queue if job.wanted or job.worker]
+        member.expected.append(p.WorkComplete(call, reserved.Done(jobs=int(attached)).to_wire()))
+        self.hear(member, answers)
+
+    def call(self, member: Member, function: bytes, request: bytes) -> tuple[bytes, list[Packet | bytes]]:
+        """Call a reserved function: the call's handle, which is counted as a job's, and what is heard."""
+        answers = member.peer(p.SubmitJob(function, b"", request))
+        (created,) = [answer for answer in answers if isinstance(answer, p.JobCreated)]
+        self.handles.append(created.handle)
+        member.expected.append(created)
+        return created.handle, answers

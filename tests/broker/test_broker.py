@@ -295,7 +295,7 @@ def test_reserved_functions_are_the_servers_own(world: World, client: Peer) -> N
 
 
 def test_a_reserved_function_that_is_none_fails_with_a_reason(world: World, client: Peer) -> None:
-    reason = b"there is no reserved function gearflow:nonsense; there are gearflow:cancel, "
+    reason = b"there is no reserved function gearflow:nonsense; there are gearflow:auth, "
     created, warning, failed = client(p.SubmitJob(b"gearflow:nonsense", b"", b""))
     assert isinstance(created, p.JobCreated)
     assert isinstance(warning, p.WorkWarning)

@@ -1,72 +1,14 @@
 """The two-step door: what is acknowledged is kept, in what order answers come, what a restart brings back."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import pytest
 
 from gearflow.broker import Broker
-from gearflow.broker.journal import Entry
-from gearflow.broker.limits import Limits
 from gearflow.broker.store import Change, Ended, Forgotten, Outcome, Rescheduled, StoredJob
-from gearflow.errors import StoreError
 from gearflow.protocol import packets as p
 from gearflow.protocol import reserved
-from gearflow.stores.memory import MemoryStore
-from tests.broker.harness import PREFIX, Peer, World
-
-
-class Disk(MemoryStore):
-    """A store that survives its server, and may be full."""
-
-    durable = True
-    full = False
-
-    def write(self, changes: Sequence[Change]) -> None:
-        if self.full:
-            raise StoreError("the disk is full")
-        super().write(changes)
-
-
-class Durable(World):
-    """A broker with a store, and what the shell does between them."""
-
-    def __init__(self, disk: Disk | None = None, limits: Limits = Limits()) -> None:  # noqa: B008  (frozen)
-        self.disk = disk or Disk()
-        super().__init__(limits, self.disk)
-        self.broker.restore(self.disk.load())
-        self.commit()
-
-    def commit(self) -> None:
-        """Write what has gathered, and go on with who waited for it."""
-        while self.broker.journal or self.broker.resumable:
-            entries, self.broker.journal = self.broker.journal, []
-            changes = [entry.change for entry in entries if entry.change is not None]
-            try:
-                self.disk.write(changes)
-            except StoreError as error:
-                self.broker.unkept = entries
-                self._tell(entries, str(error))
-                self.broker.unkept = ()
-            else:
-                self._tell(entries, None)
-            resumable, self.broker.resumable = self.broker.resumable, []
-            for session in resumable:
-                self.broker.resume(session, self.now)
-
-    def catch_up(self) -> None:
-        """Write what could not be written before."""
-        entries = self.broker.take_overdue()
-        self.disk.write([entry.change for entry in entries if entry.change is not None])
-        self._tell(entries, None)
-
-    def _tell(self, entries: list[Entry], error: str | None) -> None:
-        for change, done in entries:
-            if done is not None:
-                done(error if change is not None else None)
-
-    def restarted(self) -> "Durable":
-        """The next server with the same disk: nothing of this one is left but what it wrote."""
-        return Durable(self.disk)
+from tests.broker.harness import PREFIX, Disk, Durable, Peer
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from gearflow.broker.job import TRANSITIONS
 from gearflow.broker.waking import PATIENCE
 from gearflow.protocol import packets as p
 from tests.broker.harness import PREFIX, Peer, World
-from tests.broker.model import FUNCTIONS, INDEX, UNIQUES, Differences, ServerMachine, Spec
+from tests.broker.model import FUNCTIONS, INDEX, UNIQUES, Differences, GearflowMachine, Spec
 
 
 class InProcess:
@@ -32,7 +32,7 @@ class InProcess:
         return (queue.total, queue.running, queue.workers) if queue else (0, 0, 0)
 
 
-class BrokerMachine(ServerMachine):
+class BrokerMachine(GearflowMachine):
     """What only the broker lets itself be told and asked: the time, and its innermost state."""
 
     def __init__(self) -> None:
