@@ -12,10 +12,12 @@
     ├── PartlySubmitted          of many submissions some were accepted, and some were not
     ├── UnknownJob               the server knows no such job, or no longer (also a LookupError)
     ├── UnsupportedByServer      the server at hand cannot honour an option of this call; nothing was sent
+    ├── StartupFailed            a lifespan hook raised before the worker took its first job
     ├── StoreError               the server's file of jobs cannot be used; the message names the remedy
     ├── PayloadInvalid           arguments or result do not fit the task's types (also a ValueError)
     ├── TaskFailed               the task raised on the worker
-    │   └── TaskTimeout              it overran its ``timeout`` and was stopped there
+    │   ├── TaskTimeout              it overran its ``timeout`` and was stopped there
+    │   └── TaskCrashed              it ended its process: a signal, ``os._exit``, no memory left
     ├── TaskDefinitionError      a function that cannot be a task as it is written (also a TypeError)
     └── UnknownTask              no registered task of that name (also a LookupError)
 
@@ -37,8 +39,10 @@ __all__ = [
     "QueueFull",
     "RemoteProtocolError",
     "ServerError",
+    "StartupFailed",
     "StoreError",
     "SubmitUnknown",
+    "TaskCrashed",
     "TaskDefinitionError",
     "TaskFailed",
     "TaskTimeout",
@@ -86,6 +90,9 @@ class QueueFull(ServerError):
 class NoServer(GearflowError):
     """No configured server can be reached. Nothing was sent, so trying again is safe.
 
+    What may be submitted again (``resubmit``) ends so, too, when its server was lost and no other can be
+    reached; ``__cause__`` then says which one, and a job there may run on.
+
     ``reasons`` maps each server's address to why it was not used.
     """
 
@@ -110,8 +117,9 @@ class ConnectionLost(GearflowError):
 class SubmitUnknown(GearflowError):
     """A submission was sent, and the connection closed before the server acknowledged it.
 
-    The job may exist or not, so it is never sent again in silence. Submit it again only if running it
-    twice does no harm, or with a ``unique`` on which the second submission coalesces.
+    The job may exist or not, so it is never sent again unasked. Submit it again only if running it
+    twice does no harm (``resubmit=True`` does so), or with a ``unique`` on which the second submission
+    coalesces.
     """
 
 
@@ -146,6 +154,10 @@ class UnknownJob(GearflowError, LookupError):
 
 class UnsupportedByServer(GearflowError):
     """The server at hand cannot honour an option of this call. Nothing was sent."""
+
+
+class StartupFailed(GearflowError):
+    """A lifespan hook raised as it was entered, so the worker took no job; its error is the ``__cause__``."""
 
 
 class StoreError(GearflowError):
@@ -192,6 +204,10 @@ class TaskFailed(GearflowError):
 
 class TaskTimeout(TaskFailed):
     """The task overran its run limit (``timeout=``) on the worker."""
+
+
+class TaskCrashed(TaskFailed):
+    """The task ended the process that ran it. The message has how, its memory, and what it wrote last."""
 
 
 class TaskDefinitionError(GearflowError, TypeError):

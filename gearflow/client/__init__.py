@@ -8,9 +8,11 @@ from gearflow.client.connection import ServerFeatures
 from gearflow.client.job import ClientJob, JobEvent, JobFailed, JobHandle, JobKey, JobName, JobStatus
 from gearflow.client.orders import Order, Priority, SubmitOptions
 from gearflow.client.pool import Backoff
+from gearflow.client.security import TLS, Security
 from gearflow.client.sync import SyncClient, SyncJob
 
 __all__ = [
+    "TLS",
     "Admin",
     "Backoff",
     "Client",
@@ -23,6 +25,7 @@ __all__ = [
     "JobStatus",
     "Order",
     "Priority",
+    "Security",
     "ServerAddress",
     "ServerFeatures",
     "SubmitOptions",

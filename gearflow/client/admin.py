@@ -1,13 +1,16 @@
 """Ask one server about itself, by the text protocol, on a connection of its own for each question."""
 
+import ssl
 from collections.abc import Callable
 from typing import Final, TypeVar
 
 import anyio
 
 from gearflow.client.address import ServerAddress
-from gearflow.client.connection import describe
+from gearflow.client.dial import Unreachable, dial
 from gearflow.client.names import function_to_wire, handle_to_wire
+from gearflow.client.reasons import NO_TLS, NO_TOKEN, describe
+from gearflow.client.security import TLS, Security
 from gearflow.errors import ConnectionLost, LocalProtocolError, NoServer, RemoteProtocolError
 from gearflow.protocol.admin import (
     END,
@@ -21,26 +24,38 @@ from gearflow.protocol.admin import (
     parse_status,
     parse_workers,
 )
+from gearflow.protocol.constants import TLS_REQUIRED, UNAUTHORIZED
 
 T = TypeVar("T")
 
 _RECEIVE_SIZE: Final = 65536
 
+_UNWANTED: Final = {b"ERR %b " % TLS_REQUIRED: NO_TLS, b"ERR %b " % UNAUTHORIZED: NO_TOKEN}
+"""How a server begins the answer to whom it does not serve as he is."""
+
 
 class Admin:
-    """Questions to one server. Keeps nothing open between them.
+    """Questions to one server. Keeps nothing open between them. ``tls`` and ``token`` are as for ``Client``.
 
     Every method raises:
-        NoServer: It cannot be reached within ``timeout`` seconds.
+        NoServer: It cannot be reached within ``timeout`` seconds, or does not serve us.
         TimeoutError: It was reached, and did not answer within ``timeout`` seconds.
         ConnectionLost: It closed the connection instead of answering.
         ServerError: It refused, or does not know the question.
         RemoteProtocolError: Its answer cannot be read.
     """
 
-    def __init__(self, server: str | ServerAddress, *, timeout: float = 5.0) -> None:
+    def __init__(
+        self,
+        server: str | ServerAddress,
+        *,
+        timeout: float = 5.0,
+        tls: TLS | bool | None = None,
+        token: str | None = None,
+    ) -> None:
         self.server = ServerAddress.parse(server) if isinstance(server, str) else server
         self.timeout = timeout
+        self._security = Security.of(tls, token)
 
     async def status(self) -> list[FunctionStatus]:
         """The functions, with their jobs and workers."""
@@ -100,11 +115,9 @@ class Admin:
     async def _exchange(self, command: bytes, is_whole: Callable[[bytearray], bool]) -> list[bytes]:
         """The lines of the answer to a command, without their ends."""
         try:
-            with anyio.fail_after(self.timeout):
-                stream = await anyio.connect_tcp(self.server.host, self.server.port)
-        except OSError as error:  # also TimeoutError
-            reason = describe(error) or f"no connection within {self.timeout:g} s"
-            raise NoServer({str(self.server): reason}) from error
+            stream = await dial(self.server, self._security, self.timeout)
+        except Unreachable as error:
+            raise NoServer({str(self.server): str(error)}) from error
         answer = bytearray()
         try:
             async with stream:
@@ -116,10 +129,15 @@ class Admin:
             raise TimeoutError(
                 f"{self.server} did not answer {command.decode()!r} within {self.timeout:g} s"
             ) from None
-        except (anyio.EndOfStream, anyio.BrokenResourceError) as error:
+        except ssl.SSLError as error:  # it is only now that a server tells that it refuses our certificate
+            raise NoServer({str(self.server): describe(error)}) from error
+        except (OSError, anyio.EndOfStream, anyio.BrokenResourceError) as error:
             raise ConnectionLost(
                 f"{self.server} closed the connection instead of answering {command.decode()!r}"
             ) from error
+        for refusal, reason in _UNWANTED.items():
+            if answer.startswith(refusal):
+                raise NoServer({str(self.server): reason})
         return [line.removesuffix(b"\r") for line in bytes(answer).split(b"\n")[:-1]]
 
 
@@ -142,8 +160,15 @@ class SyncAdmin:
     Like any blocking call not to be used where an event loop runs.
     """
 
-    def __init__(self, server: str | ServerAddress, *, timeout: float = 5.0) -> None:
-        self._admin = Admin(server, timeout=timeout)
+    def __init__(
+        self,
+        server: str | ServerAddress,
+        *,
+        timeout: float = 5.0,
+        tls: TLS | bool | None = None,
+        token: str | None = None,
+    ) -> None:
+        self._admin = Admin(server, timeout=timeout, tls=tls, token=token)
 
     @property
     def server(self) -> ServerAddress:

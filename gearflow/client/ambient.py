@@ -2,14 +2,15 @@
 
 In order: that of the innermost ``connect()`` around it; else one that this module starts on first use:
 
-* in async code one for each event loop and list of servers, which ends with the loop. A plain task of the
-  loop holds it open until the loop's shutdown cancels it (asyncio), or a system task (trio);
-* in sync code one for each process and list of servers, closed when the interpreter exits. A forked child
+* in async code one for each event loop and target (servers, and how they are used), which ends with the
+  loop. A plain task of the loop holds it open until the loop's shutdown cancels it (asyncio), or a system
+  task (trio);
+* in sync code one for each process and target, closed when the interpreter exits. A forked child
   forgets it, since neither its thread nor its connections are the child's, and gets its own.
 
-The list of servers is that of ``connect()``, else that of ``configure()``, else the environment's. A
-context may be carried where its client cannot be used (into a thread, from a thread into another event
-loop, into a forked child): there the list of servers still holds, with the client of that place.
+The target is that of ``connect()``, else that of ``configure()``, else the environment's. A context may be
+carried where its client cannot be used (into a thread, from a thread into another event loop, into a forked
+child): there the target still holds, with the client of that place.
 """
 
 import asyncio
@@ -20,25 +21,69 @@ import threading
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from contextvars import Context, ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, TypedDict, Unpack
 from weakref import WeakKeyDictionary
 
 import anyio
 
 from gearflow.client.address import ServerAddress, default_servers, parse_servers
 from gearflow.client.client import Client
+from gearflow.client.security import TLS
+from gearflow.client.spread import default_spread
 from gearflow.client.sync import SyncClient
 
 Servers: TypeAlias = tuple[ServerAddress, ...]
 
 
+class Limits(TypedDict, total=False):
+    """What a client waits for, in seconds; see ``Client``."""
+
+    connect_timeout: float
+    answer_timeout: float
+    heartbeat: float
+
+
 @dataclass(frozen=True, slots=True)
-class _Scope:
-    """A ``connect()`` that is open: its servers, and its client with where that can be used."""
+class Target:
+    """Where calls go: the arguments of a client which say that."""
 
     servers: Servers
+    spread: bool = False
+    tls: TLS | bool | None = None
+    token: str | None = field(default=None, repr=False)
+
+    def client(self, **limits: Unpack[Limits]) -> Client:
+        """A client of these servers."""
+        return Client(self.servers, spread=self.spread, tls=self.tls, token=self.token, **limits)
+
+    def sync_client(self, **limits: Unpack[Limits]) -> SyncClient:
+        """A blocking client of these servers."""
+        return SyncClient(self.servers, spread=self.spread, tls=self.tls, token=self.token, **limits)
+
+    def but(
+        self,
+        *,
+        servers: Servers | None = None,
+        spread: bool | None = None,
+        tls: TLS | bool | None = None,
+        token: str | None = None,
+    ) -> "Target":
+        """The same with what is given in its place."""
+        return Target(
+            self.servers if servers is None else servers,
+            self.spread if spread is None else spread,
+            self.tls if tls is None else tls,
+            self.token if token is None else token,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Scope:
+    """A ``connect()`` that is open: its target, and its client with where that can be used."""
+
+    target: Target
     client: Client | None = None
     loop: object = None
     sync_client: SyncClient | None = None
@@ -46,56 +91,74 @@ class _Scope:
 
 
 _scope: Final[ContextVar[_Scope | None]] = ContextVar("gearflow_scope", default=None)
-_configured: Servers | None = None
+_configured: Target | None = None
 
 
-def configure(servers: str | Iterable[str | ServerAddress] | None) -> None:
+def configure(
+    servers: str | Iterable[str | ServerAddress] | None = None,
+    *,
+    spread: bool | None = None,
+    tls: TLS | bool | None = None,
+    token: str | None = None,
+) -> None:
     """Set the servers that this process uses where no ``connect()`` says otherwise.
 
     Calls from now on use them; jobs under way stay where they are.
 
     Args:
         servers: As ``host:port``, in the order of preference; None: GEARMAN_SERVERS again.
+        spread: Whether they share the submissions, see ``Client``; None: GEARFLOW_SPREAD.
+        tls, token: What connections are secured with, see ``Client``; None: as the environment says.
 
     Raises:
-        ValueError: An entry is no address.
+        ValueError: An entry is no address, or a variable of the environment makes no sense.
     """
     global _configured
-    _configured = None if servers is None else parse_servers(servers)
+    if (servers, spread, tls, token) == (None, None, None, None):
+        _configured = None
+    else:
+        addresses = None if servers is None else parse_servers(servers)
+        _configured = _of_environment().but(servers=addresses, spread=spread, tls=tls, token=token)
 
 
 def connect(
-    *servers: str | ServerAddress, connect_timeout: float = 5.0, answer_timeout: float = 30.0
+    *servers: str | ServerAddress,
+    spread: bool | None = None,
+    tls: TLS | bool | None = None,
+    token: str | None = None,
+    connect_timeout: float = 5.0,
+    answer_timeout: float = 30.0,
+    heartbeat: float = 10.0,
 ) -> "Connect":
     """A client for a block of code, to which all calls in it go that name none.
 
     ``async with connect("10.0.0.7:4730") as client`` gives a ``Client``, ``with connect(...) as client`` a
-    ``SyncClient``. Leaving the block closes it. Without servers: those of ``configure()`` or GEARMAN_SERVERS.
-    The limits, in seconds, are those of ``Client``.
+    ``SyncClient``. Leaving the block closes it. What is not given is as ``configure()`` or the environment
+    says. The options are those of ``Client``.
 
     Raises:
         ValueError: An entry is no address.
     """
-    return Connect(parse_servers(servers) if servers else _default(), connect_timeout, answer_timeout)
+    addresses = parse_servers(servers) if servers else None
+    target = _default().but(servers=addresses, spread=spread, tls=tls, token=token)
+    limits = Limits(connect_timeout=connect_timeout, answer_timeout=answer_timeout, heartbeat=heartbeat)
+    return Connect(target, limits)
 
 
 class Connect:
     """What ``connect()`` returns; to be entered once."""
 
-    def __init__(self, servers: Servers, connect_timeout: float, answer_timeout: float) -> None:
-        self._servers = servers
-        self._connect_timeout = connect_timeout
-        self._answer_timeout = answer_timeout
+    def __init__(self, target: Target, limits: Limits) -> None:
+        self._target = target
+        self._limits = limits
         self._client: Client | None = None
         self._sync_client: SyncClient | None = None
         self._outer: _Scope | None = None
 
     async def __aenter__(self) -> Client:
-        self._client = client = Client(
-            self._servers, connect_timeout=self._connect_timeout, answer_timeout=self._answer_timeout
-        )
+        self._client = client = self._target.client(**self._limits)
         await client.__aenter__()
-        self._enter(_Scope(self._servers, client=client, loop=_running_loop()))
+        self._enter(_Scope(self._target, client=client, loop=_running_loop()))
         return client
 
     async def __aexit__(
@@ -114,11 +177,9 @@ class Connect:
                 "'with connect(...)' inside a running event loop would block it; "
                 "use 'async with connect(...)'"
             )
-        self._sync_client = client = SyncClient(
-            self._servers, connect_timeout=self._connect_timeout, answer_timeout=self._answer_timeout
-        )
+        self._sync_client = client = self._target.sync_client(**self._limits)
         client.__enter__()
-        self._enter(_Scope(self._servers, sync_client=client, process=os.getpid()))
+        self._enter(_Scope(self._target, sync_client=client, process=os.getpid()))
         return client
 
     def __exit__(
@@ -141,7 +202,7 @@ async def current() -> Client:
     scope = _scope.get()
     if scope is not None and scope.client is not None and scope.loop is _running_loop():
         return scope.client
-    return await _client_of_this_loop(_default() if scope is None else scope.servers)
+    return await _client_of_this_loop(_default() if scope is None else scope.target)
 
 
 def current_sync() -> SyncClient:
@@ -149,29 +210,29 @@ def current_sync() -> SyncClient:
     scope = _scope.get()
     if scope is not None and scope.sync_client is not None and scope.process == os.getpid():
         return scope.sync_client
-    return _client_of_this_process(_default() if scope is None else scope.servers)
+    return _client_of_this_process(_default() if scope is None else scope.target)
 
 
 @contextmanager
-def servers_by_default(servers: Servers) -> Generator[None]:
-    """Within the block, and the tasks that it starts, use these servers where no ``connect()`` is open.
+def by_default(target: Target) -> Generator[None]:
+    """Within the block, and the tasks that it starts, calls go there where no ``connect()`` is open.
 
     So the calls that a worker's tasks make go to the worker's own servers.
     """
     if _scope.get() is not None:
         yield
         return
-    token = _scope.set(_Scope(servers))
+    token = _scope.set(_Scope(target))
     try:
         yield
     finally:
         _scope.reset(token)
 
 
-def servers() -> Servers:
-    """The servers that code here uses: those of the innermost ``connect()``, else the default ones."""
+def target() -> Target:
+    """Where calls go here: as the innermost ``connect()`` says, else by default."""
     scope = _scope.get()
-    return _default() if scope is None else scope.servers
+    return _default() if scope is None else scope.target
 
 
 def forbid_running_loop(twin: str) -> None:
@@ -189,8 +250,12 @@ def forbid_running_loop(twin: str) -> None:
         )
 
 
-def _default() -> Servers:
-    return default_servers() if _configured is None else _configured
+def _default() -> Target:
+    return _of_environment() if _configured is None else _configured
+
+
+def _of_environment() -> Target:
+    return Target(default_servers(), default_spread())  # a client looks for TLS and the token itself
 
 
 def _running_loop() -> object | None:
@@ -219,8 +284,8 @@ def _in_trio() -> bool:
 class _Held:
     """A client that a task of its own holds open."""
 
-    def __init__(self, servers: Servers, forget: Callable[[], object]) -> None:
-        self.client = Client(servers)
+    def __init__(self, target: Target, forget: Callable[[], object]) -> None:
+        self.client = target.client()
         self.is_open = anyio.Event()
         self._forget = forget
         self._task: asyncio.Task[None] | None = None  # asyncio itself keeps no task alive
@@ -244,15 +309,15 @@ class _Held:
             self._task = asyncio.get_running_loop().create_task(self.hold(), context=Context())
 
 
-_held: Final[WeakKeyDictionary[object, dict[Servers, _Held]]] = WeakKeyDictionary()
+_held: Final[WeakKeyDictionary[object, dict[Target, _Held]]] = WeakKeyDictionary()
 
 
-async def _client_of_this_loop(servers: Servers) -> Client:
+async def _client_of_this_loop(target: Target) -> Client:
     loop = _running_loop()
     held = _held.setdefault(loop, {})
-    mine = held.get(servers)
+    mine = held.get(target)
     if mine is None:
-        mine = held[servers] = _Held(servers, forget=lambda: held.pop(servers, None))
+        mine = held[target] = _Held(target, forget=lambda: held.pop(target, None))
         mine.start()
     if not mine.is_open.is_set():
         await mine.is_open.wait()
@@ -262,18 +327,18 @@ async def _client_of_this_loop(servers: Servers) -> Client:
 # ---------------------------------------------------------------------------------- one for a process
 
 _lock = threading.Lock()
-_sync_clients: Final[dict[Servers, SyncClient]] = {}
+_sync_clients: Final[dict[Target, SyncClient]] = {}
 
 
-def _client_of_this_process(servers: Servers) -> SyncClient:
-    client = _sync_clients.get(servers)
+def _client_of_this_process(target: Target) -> SyncClient:
+    client = _sync_clients.get(target)
     if client is None:
         with _lock:
-            client = _sync_clients.get(servers)
+            client = _sync_clients.get(target)
             if client is None:
-                client = SyncClient(servers)
+                client = target.sync_client()
                 client.__enter__()
-                _sync_clients[servers] = client
+                _sync_clients[target] = client
     return client
 
 

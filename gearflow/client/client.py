@@ -1,4 +1,4 @@
-"""The async client: submit jobs to the first server that can be reached, ask servers about jobs.
+"""The async client: submit jobs to the servers there are, ask servers about jobs.
 
 A client is entered once and owns its connections, one for each server in use, which all its callers share.
 It connects when it is first needed. It may be used by any number of tasks of the event loop it was
@@ -16,8 +16,12 @@ from gearflow.client.connection import ServerFeatures
 from gearflow.client.job import ClientJob, JobHandle, JobName, JobStatus
 from gearflow.client.names import function_to_wire, handle_to_wire, to_text, unique_to_wire
 from gearflow.client.orders import BACKGROUND, FOREGROUND, Order, Priority, SubmitOptions, submission
+from gearflow.client.patience import Patience
 from gearflow.client.pool import Backoff, Pool
-from gearflow.client.requests import NotSent, Request, ReservedSubmission, Submission
+from gearflow.client.requests import NotSent, Request, Submission
+from gearflow.client.security import TLS, Security
+from gearflow.client.sending import Sending
+from gearflow.client.spread import default_spread
 from gearflow.errors import NoServer
 from gearflow.protocol.codec import encode
 from gearflow.protocol.packets import (
@@ -42,25 +46,45 @@ class Client:
     Args:
         servers: In the order of preference, as ``host:port``, ``host`` or ``[ipv6]:port``. None: those in
             the environment variable GEARMAN_SERVERS (comma-separated), else 127.0.0.1:4730.
+        spread: Whether all of them share the submissions: by function and unique, so that equal ones meet
+            on one server, and in turn without a unique. Otherwise the first that can be reached gets all.
+            None: the environment variable GEARFLOW_SPREAD (1 or 0), else not.
+        tls: How to speak TLS; True: trusting whom the system trusts; False: not at all. None: as the
+            environment variables GEARFLOW_TLS and GEARFLOW_TLS_* say, else not.
+        token: What servers that want a token are told. Empty: nothing. None: that in GEARFLOW_TOKEN, or in
+            the file named by GEARFLOW_TOKEN_FILE, else nothing.
         connect_timeout: Seconds for connecting to a server and learning what it is.
         answer_timeout: Seconds after which a server that leaves a request without an answer counts as
             lost: a submission is then ``SubmitUnknown``. (A job's result is no answer, and takes its time.)
+        heartbeat: Seconds after which a server that has an attached job and says nothing is asked whether
+            it is there; silent as long again, it counts as lost.
         backoff: How long a server that could not be reached is left alone.
 
     Leaving the block closes the connections: jobs still waited for end in ``ConnectionLost``.
+
+    Raises:
+        ValueError: An entry is no address, a file of TLS cannot be used, or a token can be none.
     """
 
     def __init__(
         self,
         servers: Iterable[str | ServerAddress] | None = None,
         *,
+        spread: bool | None = None,
+        tls: TLS | bool | None = None,
+        token: str | None = None,
         connect_timeout: float = 5.0,
         answer_timeout: float = 30.0,
+        heartbeat: float = 10.0,
         backoff: Backoff = Backoff(),  # noqa: B008  (frozen)
     ) -> None:
         addresses = default_servers() if servers is None else parse_servers(servers)
         self._pool = Pool(
-            addresses, connect_timeout=connect_timeout, answer_timeout=answer_timeout, backoff=backoff
+            addresses,
+            spreads=default_spread() if spread is None else spread,
+            patience=Patience(connect_timeout, answer_timeout, heartbeat),
+            backoff=backoff,
+            security=Security.of(tls, token),
         )
 
     async def __aenter__(self) -> Self:
@@ -80,6 +104,16 @@ class Client:
         """The servers that are submitted to, in the order of preference."""
         return self._pool.addresses
 
+    @property
+    def spreads(self) -> bool:
+        """Whether the servers share the submissions."""
+        return self._pool.spreads
+
+    @property
+    def security(self) -> Security:
+        """What its connections are secured with."""
+        return self._pool.security
+
     async def submit(
         self,
         function: str,
@@ -91,7 +125,7 @@ class Client:
     ) -> ClientJob:
         """Submit a job and stay attached to it; returns when the server has accepted it.
 
-        Cancelling detaches: a job that was sent may run, and nobody here hears of it.
+        A cancelled caller wants the job no more, as by ``ClientJob.cancel``.
 
         Args:
             function: Its name on the server; may be empty.
@@ -109,15 +143,13 @@ class Client:
             UnsupportedByServer: It cannot honour an option; nothing was sent.
             LocalProtocolError: The function or the unique cannot be sent.
         """
-        if options is not None:
+        if options is not None or self._pool.spreads:
             order = Order(function, workload, _text(unique), priority, options, detached=False)
-            accepted = await self._submit_order(order)
-            if isinstance(accepted, ReservedSubmission):
-                await accepted.check()
-        else:
-            key = unique_to_wire(unique)
-            packet = submission(FOREGROUND[priority], function_to_wire(function), key, workload)
-            accepted = await self._submit(packet, function, key, attached=True)
+            order.check()
+            return await Sending(self._pool, order).attach()
+        key = unique_to_wire(unique)
+        packet = submission(FOREGROUND[priority], function_to_wire(function), key, workload)
+        accepted = await self._submit(packet, function, key, attached=True)
         assert accepted.job is not None  # it was accepted, and we were not cancelled
         return accepted.job
 
@@ -143,22 +175,21 @@ class Client:
         """
         if at is not None:
             options = replace(options or SubmitOptions(), at=at)
-        if options is not None:
-            accepted = await self._submit_order(Order(function, workload, _text(unique), priority, options))
-        else:
-            key = unique_to_wire(unique)
-            packet = submission(BACKGROUND[priority], function_to_wire(function), key, workload)
-            accepted = await self._submit(packet, function, key, attached=False)
-        if isinstance(accepted, ReservedSubmission):
-            return await accepted.submitted()
+        if options is not None or self._pool.spreads:
+            order = Order(function, workload, _text(unique), priority, options)
+            order.check()
+            return await Sending(self._pool, order).hand_over()
+        key = unique_to_wire(unique)
+        packet = submission(BACKGROUND[priority], function_to_wire(function), key, workload)
+        accepted = await self._submit(packet, function, key, attached=False)
         assert accepted.handle is not None  # it was accepted
         return accepted.handle
 
     async def submit_many(self, orders: Sequence[Order]) -> list[JobHandle | Exception]:
         """Hand over many background jobs in one go; returns when the server has answered for all of them.
 
-        They are sent to one server, unless it fails in the middle of it. What speaks against a job stands
-        in its place: what ``submit_background`` would have raised.
+        They are sent to one server, unless it fails in the middle of it, or all share the load. What speaks
+        against a job stands in its place: what ``submit_background`` would have raised.
 
         Raises:
             NoServer, UnsupportedByServer, LocalProtocolError: Nothing was sent.
@@ -274,19 +305,6 @@ class Client:
         while True:
             connection = await self._pool.connection()
             submission = Submission(function, unique, connection.new_event(), attached=attached)
-            try:
-                await connection.ask(submission, packet)
-            except NotSent:
-                continue
-            return submission
-
-    async def _submit_order(self, order: Order) -> Submission:
-        """The same, in the form that each server wants it in."""
-        order.check()
-        while True:
-            connection = await self._pool.connection()
-            gearflow = connection.features.gearflow
-            submission, packet = order.put(connection.server, connection.new_event(), gearflow=gearflow)
             try:
                 await connection.ask(submission, packet)
             except NotSent:

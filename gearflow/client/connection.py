@@ -11,35 +11,44 @@ them, and what workers say of jobs comes in between, named by handle alone. So:
 A request in the outbox is certainly not known to the server; one that was handed to the socket may be.
 When the connection goes, this decides between ``NotSent`` (another server may get it) and
 ``SubmitUnknown`` (nobody may, unasked). A server that leaves a request without an answer for too long is
-as good as gone, and the connection is closed: a stopped process keeps its connections open for ever.
+as good as gone, and the connection is closed: a stopped process keeps its connections open for ever. For
+the end of a job there is no such limit; where nothing is heard while one is attached, the server is asked
+for an echo.
 
 Several submissions of one connection may coalesce on one job. gearmand, the Perl server and gearflow's
 own then send everything once for each of them; ``_Attached`` passes one copy to each.
+
+A caller that wants a job no more is forgotten here at once. Gearflow's own server is told so
+(``gearflow:detach``); it sends one copy less from where it accepts that on.
 """
 
 import logging
-import os
-import socket
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, cast
+from typing import Final
 
 import anyio
-from anyio.abc import SocketAttribute, SocketStream
 
 from gearflow.client.address import ServerAddress
+from gearflow.client.dial import GEARFLOW, Stream, Unreachable, dial
 from gearflow.client.job import ClientJob, JobEvent, JobHandle
 from gearflow.client.names import to_text
-from gearflow.client.requests import NotSent, Request, Submission
-from gearflow.errors import ConnectionLost, QueueFull, RemoteProtocolError, ServerError
+from gearflow.client.patience import Patience
+from gearflow.client.reasons import NO_TLS, NO_TOKEN, describe
+from gearflow.client.requests import Heartbeat, NotSent, Request, Submission, refusal
+from gearflow.client.security import PLAIN, Security
+from gearflow.errors import ConnectionLost, RemoteProtocolError
 from gearflow.protocol.codec import decode, encode
-from gearflow.protocol.constants import RES, PacketType
+from gearflow.protocol.constants import AUTH, RES, TLS_REQUIRED, PacketType
 from gearflow.protocol.framing import TEXT, Frame, FrameBuffer
 from gearflow.protocol.packets import (
+    EchoReq,
     Error,
     OptionReq,
+    OptionRes,
+    SubmitJob,
     WorkData,
     WorkException,
     WorkFail,
@@ -52,15 +61,14 @@ logger = logging.getLogger(__name__)
 RECEIVE_SIZE: Final = 262_144
 """Bytes: what asyncio's transports read at most in one go."""
 
-KEEPALIVE: Final = (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
-"""A host that vanished without a word is noticed after two minutes: the protocol has no heartbeat."""
-
-OPTIONS: Final = (b"exceptions", b"gearflow")
+OPTIONS: Final = (b"exceptions", GEARFLOW)
 
 LOOKS: Final = 4
 """How often it is looked, in the time a server has to answer, whether it has. They are counted, rather than
 the time: where the event loop stood still, the answer may be there unread."""
 
+_HEARTBEAT: Final = encode(EchoReq(b"heartbeat"))
+_NO_TLS: Final = to_text(TLS_REQUIRED)
 _MIB: Final = 1 << 20
 
 
@@ -85,11 +93,21 @@ class _Attached:
         self._copies: tuple[int, bytes] | None = None
         self._seen = 0
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the server sends nothing any more."""
+        return not self._theirs
+
     def attach(self, job: ClientJob | None) -> None:
         self._theirs += 1
         self._copies = None
         if job is not None:
             self.jobs.append(job)
+
+    def withdraw(self) -> None:
+        """One submission is not attached any more, in the server's eyes either."""
+        self._theirs -= 1
+        self._copies = None
 
     def is_copy(self, kind: int, body: bytes) -> bool:
         """Whether this packet only repeats the one before for another of our submissions.
@@ -106,11 +124,33 @@ class _Attached:
         return False
 
 
+class _Withdrawal:
+    """A call of ``gearflow:detach`` under way; ``set`` when the server has accepted it."""
+
+    __slots__ = ("_attached", "_handle")
+
+    def __init__(self, attached: dict[bytes, _Attached], handle: bytes) -> None:
+        self._attached = attached
+        self._handle = handle
+
+    def set(self) -> None:
+        attached = self._attached.get(self._handle)
+        if attached is None:  # the job has ended meanwhile
+            return
+        attached.withdraw()
+        if attached.is_over:
+            del self._attached[self._handle]
+
+    async def wait(self) -> None:
+        """Return at once: nobody waits for it."""
+
+
 class Connection:
     """A connection for its whole life; ``run`` is that life, in a task of the client's task group."""
 
-    def __init__(self, server: ServerAddress) -> None:
+    def __init__(self, server: ServerAddress, security: Security = PLAIN) -> None:
         self.server = server
+        self._security = security
         self.features = ServerFeatures(gearflow=False, exceptions=False)
         self.opened = anyio.Event()
         """Set when the handshake is over, in whatever way; see ``is_open``."""
@@ -126,6 +166,7 @@ class Connection:
         self._attached: dict[bytes, _Attached] = {}
         self._wake: anyio.Event | None = None  # the writer sleeps on it
         self._batch_size = 0  # bytes of what was sent last, or is being sent
+        self._heard = True  # something, since the heartbeat last looked
         self._closed = False
 
     # ------------------------------------------------------------------------------------ for callers
@@ -134,7 +175,7 @@ class Connection:
         """Send a request and wait until it is answered; its answer is then in the request.
 
         A cancelled caller leaves nothing behind: what was not sent never will be, an answer on its way is
-        taken and dropped, a job is detached.
+        taken and dropped, a job is detached from.
 
         Raises:
             NotSent: The connection closed before the request left.
@@ -170,51 +211,58 @@ class Connection:
             if isinstance(request, Submission) and request.job is not None:
                 request.job.cancel()
 
-    def detach(self, job: ClientJob) -> None:
-        """Forget a job. Its handle stays until the server ends it: what comes for it is known to be ours."""
+    def detach(self, job: ClientJob) -> bool:
+        """Forget a job; whether its server is told that it is wanted no more.
+
+        Its handle stays until the server has taken that in, or ends the job: what comes is known to be ours.
+        """
         attached = self._attached.get(job.raw_handle)
-        if attached is not None and job in attached.jobs:
-            attached.jobs.remove(job)
+        if attached is None or job not in attached.jobs:
+            return False
+        attached.jobs.remove(job)
+        return self._withdraw(job.raw_handle)
+
+    def _withdraw(self, handle: bytes) -> bool:
+        """Tell gearflow's server that a submission wants its job no more."""
+        if not self.features.gearflow:
+            return False
+        from gearflow.protocol.reserved import DETACH, DetachRequest  # it imports pydantic
+
+        request = DetachRequest(handle=handle.decode(errors="replace"))
+        withdrawal = _Withdrawal(self._attached, handle)
+        call = Submission(to_text(DETACH), b"", withdrawal, attached=False)
+        self.post(call, encode(SubmitJob(DETACH, b"", request.to_wire())))
+        return True
 
     # ---------------------------------------------------------------------------------------- its life
 
-    async def run(self, connect_timeout: float, answer_timeout: float) -> None:
-        """Connect, shake hands, serve until the connection ends or the surrounding scope is cancelled.
-
-        Connecting and shaking hands have ``connect_timeout`` seconds together, each answer has
-        ``answer_timeout``, and a second more for each MiB that had to be sent before.
-        """
+    async def run(self, patience: Patience) -> None:
+        """Connect, shake hands, serve until the connection ends or the surrounding scope is cancelled."""
         self.reason = "the client was closed"  # unless something else ends it
         try:
-            await self._connect_and_serve(connect_timeout, answer_timeout)
+            await self._connect_and_serve(patience)
         finally:
             self._lose()
 
-    async def _connect_and_serve(self, connect_timeout: float, answer_timeout: float) -> None:
-        deadline = anyio.current_time() + connect_timeout
-        stream: SocketStream | None = None
+    async def _connect_and_serve(self, patience: Patience) -> None:
+        deadline = anyio.current_time() + patience.connect
         try:
-            with anyio.CancelScope(deadline=deadline):
-                stream = await anyio.connect_tcp(self.server.host, self.server.port)
-        except OSError as error:
-            self.reason = describe(error)
-            return
-        if stream is None:
-            self.reason = f"no connection within {connect_timeout:g} s"
+            stream = await dial(self.server, self._security, patience.connect)
+        except Unreachable as error:
+            self.reason = str(error)
             return
         async with stream, anyio.create_task_group() as tasks:
-            _tune(stream)
             tasks.start_soon(self._write, stream)
             tasks.start_soon(self._read, stream, tasks.cancel_scope)
-            with anyio.CancelScope(deadline=deadline):
+            with anyio.CancelScope(deadline=deadline) as limit:
                 await self._shake_hands()
-            if not self.is_open:
+            if limit.cancelled_caught:
                 self.reason = (
-                    f"it did not answer OPTION_REQ within {connect_timeout:g} s; is it a Gearman server?"
+                    f"it did not answer OPTION_REQ within {patience.connect:g} s; is it a Gearman server?"
                 )
-                tasks.cancel_scope.cancel()
-                return
-            await self._watch(answer_timeout)
+            elif self.is_open:
+                tasks.start_soon(self._watch_silence, patience.heartbeat, tasks.cancel_scope)
+                await self._watch(patience.answer)
             tasks.cancel_scope.cancel()
 
     async def _shake_hands(self) -> None:
@@ -227,13 +275,16 @@ class Connection:
             self.post(request, encode(OptionReq(option)))
         for request in requests:
             await request.answered.wait()
+        if requests[-1].answer == OptionRes(AUTH):
+            self.reason = NO_TOKEN
+            return
         exceptions, gearflow = (request.failure is None for request in requests)
         self.features = ServerFeatures(gearflow=gearflow, exceptions=exceptions)
         self.is_open = self.served = True
         self.opened.set()
         logger.debug("connected", extra={"server": str(self.server), "gearflow": gearflow})
 
-    async def _write(self, stream: SocketStream) -> None:
+    async def _write(self, stream: Stream) -> None:
         """Send what is in the outbox, all at once, whenever there is something."""
         while True:
             if not self._outbox:
@@ -245,7 +296,7 @@ class Connection:
             self._batch_size = len(data)
             try:
                 await stream.send(data)
-            except anyio.BrokenResourceError:
+            except (OSError, anyio.BrokenResourceError):
                 return  # the reader takes what the server still said, and then finds the end
             del batch, data  # which may be large, and the next one a long time off
 
@@ -257,22 +308,45 @@ class Connection:
             await anyio.sleep(timeout / LOOKS)
             looks += 1
             first = self._sent[0] if self._sent else None
-            if first is None or first is not oldest:
+            if first is None or first is not oldest or isinstance(first, Heartbeat):
                 oldest, looks = first, 0
             elif (looks - LOOKS) * timeout / LOOKS >= self._batch_size / _MIB:
                 self.reason = f"it gave no answer for {looks * timeout / LOOKS:g} s"
                 return
 
-    async def _read(self, stream: SocketStream, life: anyio.CancelScope) -> None:
+    async def _watch_silence(self, heartbeat: float, life: anyio.CancelScope) -> None:
+        """End the connection when a server that has a job of ours says nothing for too long."""
+        looks, asked = 0, False
+        while True:
+            await anyio.sleep(heartbeat / LOOKS)
+            looks += 1
+            if self._heard or not self._attached:
+                looks, asked, self._heard = 0, False, False
+            elif looks < LOOKS:
+                continue
+            elif not asked:
+                looks, asked = 0, True
+                self.post(Heartbeat(self.new_event()), _HEARTBEAT)
+            elif self._sent and isinstance(self._sent[0], Heartbeat):  # nothing else is to be answered before
+                self.reason = f"it has been silent for {2 * heartbeat:g} s"
+                life.cancel()
+                return
+
+    async def _read(self, stream: Stream, life: anyio.CancelScope) -> None:
         """Take in what the server says until it stops or talks nonsense; this ends the connection."""
         frames = FrameBuffer(RES)
         try:
             while True:
-                self._take_all(frames.feed(await stream.receive(RECEIVE_SIZE)))
+                data = await stream.receive(RECEIVE_SIZE)
+                self._heard = True
+                self._take_all(frames.feed(data))
+                del data  # as in _take_all
         except anyio.EndOfStream:
             self.reason = "the server closed the connection"
-        except anyio.BrokenResourceError as error:
+        except (OSError, anyio.BrokenResourceError) as error:
             self.reason = describe(error)
+        except Unreachable as error:
+            self.reason = str(error)
         except RemoteProtocolError as error:
             self.reason = f"it broke the protocol: {error}"
         life.cancel()
@@ -290,7 +364,7 @@ class Connection:
         lost, self._attached = self._attached, {}
         for attached in lost.values():
             for job in attached.jobs:
-                job.fail(partial(ConnectionLost, self._lost_message(job)))
+                job.lose(partial(ConnectionLost, self._lost_message(job)))
         self.opened.set()
         logger.debug("connection closed", extra={"server": str(self.server), "reason": self.reason})
 
@@ -344,9 +418,15 @@ class Connection:
             attached = self._attached.get(handle)
             if attached is None:
                 attached = self._attached[handle] = _Attached()
-            if not request.abandoned:
-                request.job = request.job_type(handle, self.server, request.function, self)
-            attached.attach(request.job)
+            if request.abandoned:
+                attached.attach(None)
+                self._withdraw(handle)
+            else:
+                joins = request.joins
+                request.job = joins or request.job_type(handle, self.server, request.function, self)
+                attached.attach(request.job)
+                if joins is not None:
+                    joins.move(handle, self.server, self)
         else:
             request.handle = JobHandle(to_text(handle), self.server)
         request.answered.set()
@@ -358,13 +438,14 @@ class Connection:
                 job.add_event(event)
 
     def _take_error(self, code: str, text: str) -> None:
+        if code == _NO_TLS:
+            raise Unreachable(NO_TLS)
         if not self._sent:
             logger.warning(
                 "the server sent an error that answers nothing", extra={"code": code, "text": text}
             )
             return
-        full = code.upper() == "QUEUE_ERROR" and "full" in text.lower()
-        self._refuse(self._sent.popleft(), (QueueFull if full else ServerError)(code, text))
+        self._refuse(self._sent.popleft(), refusal(code, text))
 
     def _next(self, kind: int) -> Request:
         """The request that this answer belongs to."""
@@ -384,26 +465,3 @@ class Connection:
     def _refuse(self, request: Request, failure: Exception) -> None:
         request.failure = failure
         request.answered.set()
-
-
-def _tune(stream: SocketStream) -> None:
-    """Send small packets at once, and notice a host that is gone."""
-    raw = stream.extra(SocketAttribute.raw_socket)
-    raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in KEEPALIVE:
-        if (option := getattr(socket, name, None)) is not None:  # not every platform has each
-            raw.setsockopt(socket.IPPROTO_TCP, option, value)
-
-
-def describe(error: BaseException) -> str:
-    """Why a connection failed, in the words of the operating system, without its number."""
-    if isinstance(error, BaseExceptionGroup):  # one for each address of a name
-        return describe(cast("BaseExceptionGroup[BaseException]", error).exceptions[0])
-    if isinstance(error, socket.gaierror):  # its numbers are not the operating system's
-        return str(error.strerror).lower()
-    if isinstance(error, OSError) and error.errno:  # asyncio and trio each have a text of their own
-        return os.strerror(error.errno).lower()
-    if error.__cause__ is not None:  # anyio says only that it failed
-        return describe(error.__cause__)
-    return str(error) or type(error).__name__

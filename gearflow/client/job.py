@@ -88,8 +88,8 @@ class JobOwner(Protocol):
         """Makes an event of the running event loop's own class."""
         ...
 
-    def detach(self, job: "ClientJob") -> None:
-        """Forget the job."""
+    def detach(self, job: "ClientJob") -> bool:
+        """Forget the job; whether its server is told that it is wanted no more."""
         ...
 
 
@@ -178,16 +178,17 @@ class ClientJob:
         return _Events(self)
 
     def cancel(self) -> bool:
-        """Detach from the job here; the server is not told, and the job may run on.
+        """Want the job no more. Gearflow's server is told: a job that nobody else wants ends.
 
-        Returns whether it had not ended yet. Whoever waits for the result gets
-        ``concurrent.futures.CancelledError``.
+        One that waits is not run, and of one that runs the worker is told. Other servers are not: there the
+        job may run on. Does not wait for anything; whoever waits for the result gets
+        ``concurrent.futures.CancelledError`` at once. Returns whether the job had not ended yet.
         """
         if self.done:
             return False
-        self._owner.detach(self)
-        message = f"{self._named()} was cancelled: this client detached, the job may run on"
-        self.fail(partial(CancelledError, message))
+        told = self._owner.detach(self)
+        fate = "it ends unless others wait for it" if told else "this client detached, the job may run on"
+        self.fail(partial(CancelledError, f"{self._named()} was cancelled: {fate}"))
         return True
 
     def add_done_callback(self, callback: "Callable[[ClientJob], object]") -> None:
@@ -240,6 +241,18 @@ class ClientJob:
         if not self.done:
             self._failure = failure
             self._end()
+
+    def lose(self, failure: Callable[[], Exception]) -> None:
+        """The connection it came by is gone; ``failure`` as for ``fail``."""
+        self.fail(failure)
+
+    def move(self, raw_handle: bytes, server: ServerAddress, owner: JobOwner) -> None:
+        """It goes on under another handle, by another connection, unless nobody wants it any more."""
+        self.raw_handle = raw_handle
+        self.server = server
+        self._owner = owner
+        if self.done:
+            owner.detach(self)
 
     def fail_remotely(self, exception: bytes | None) -> None:
         """The worker failed it."""

@@ -1,13 +1,16 @@
-"""Many submissions in one go: sent together on one connection, their answers collected."""
+"""Many submissions in one go: sent together on one connection to each server, their answers collected."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+import anyio
 
 from gearflow.client.connection import Connection
 from gearflow.client.job import JobHandle
 from gearflow.client.orders import Order
 from gearflow.client.pool import Pool
 from gearflow.client.requests import NotSent, ReservedSubmission, Submission, Tally
-from gearflow.errors import GearflowError
+from gearflow.client.sending import Sending
+from gearflow.errors import GearflowError, SubmitUnknown
 
 
 async def submit_many(pool: Pool, orders: Sequence[Order]) -> list[JobHandle | Exception]:
@@ -18,8 +21,8 @@ async def submit_many(pool: Pool, orders: Sequence[Order]) -> list[JobHandle | E
     left = dict(enumerate(orders))
     while left:
         try:
-            connection = await pool.connection()
-            outcomes |= await _submit_all(connection, left)
+            connections = await _connections(pool, left)
+            outcomes |= await _submit_all(pool, left, connections)
         except GearflowError as error:
             if not outcomes:
                 raise
@@ -28,28 +31,64 @@ async def submit_many(pool: Pool, orders: Sequence[Order]) -> list[JobHandle | E
     return [outcomes[place] for place in range(len(orders))]
 
 
-async def _submit_all(connection: Connection, orders: dict[int, Order]) -> dict[int, JobHandle | Exception]:
+async def _connections(pool: Pool, orders: Mapping[int, Order]) -> dict[int, Connection]:
+    """Where each of them goes."""
+    if not pool.spreads:
+        return dict.fromkeys(orders, await pool.connection())
+    return {place: await pool.connection_for(order.key) for place, order in orders.items()}
+
+
+async def _submit_all(
+    pool: Pool, orders: Mapping[int, Order], connections: Mapping[int, Connection]
+) -> dict[int, JobHandle | Exception]:
     """What became of each that left; the others may be sent elsewhere."""
-    tally = Tally(len(orders), connection.new_event())
-    gearflow = connection.features.gearflow
-    put = {place: order.put(connection.server, tally, gearflow=gearflow) for place, order in orders.items()}
-    posted: dict[int, Submission] = {}
+    tally = Tally(len(orders), anyio.Event())
+    put = {
+        place: order.put(connections[place].server, tally, gearflow=connections[place].features.gearflow)
+        for place, order in orders.items()
+    }
     try:
         for place, (submission, packet) in put.items():
-            connection.post(submission, packet)
-            posted[place] = submission
+            try:
+                connections[place].post(submission, packet)
+            except NotSent as error:
+                submission.failure = error
+                tally.set()
         await tally.wait()
-        return {
+        outcomes = {
             place: await _outcome(submission)
-            for place, submission in posted.items()
+            for place, (submission, _) in put.items()
             if not isinstance(submission.failure, NotSent)
         }
-    except NotSent:  # the first of them: nothing in between can close it
-        return {}
     except BaseException:
-        for submission in posted.values():
-            connection.abandon(submission)
+        for place, (submission, _) in put.items():
+            connections[place].abandon(submission)
         raise
+    return outcomes | await _submit_again(pool, orders, connections, outcomes)
+
+
+async def _submit_again(
+    pool: Pool,
+    orders: Mapping[int, Order],
+    connections: Mapping[int, Connection],
+    outcomes: Mapping[int, JobHandle | Exception],
+) -> dict[int, JobHandle | Exception]:
+    """What became of those that were sent again, because nobody knows what had become of them."""
+    made: dict[int, JobHandle | Exception] = {}
+
+    async def submit(place: int, failure: SubmitUnknown) -> None:
+        sending = Sending(pool, orders[place])
+        try:
+            sending.lose(connections[place].server, failure)
+            made[place] = await sending.hand_over()
+        except GearflowError as error:
+            made[place] = error
+
+    async with anyio.create_task_group() as submissions:
+        for place, outcome in outcomes.items():
+            if isinstance(outcome, SubmitUnknown):
+                submissions.start_soon(submit, place, outcome)
+    return made
 
 
 async def _outcome(submission: Submission) -> JobHandle | Exception:

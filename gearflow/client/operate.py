@@ -1,4 +1,4 @@
-"""What operators ask of gearflow's own server: dead letters, paused functions, what it is.
+"""What operators ask of gearflow's own server: dead letters, paused functions, workers, what it is.
 
 Each asks the server that a submission would go to, unless one is named. Code without an event loop calls
 them through ``SyncClient.run``: ``client.run(lambda client: dead_letters(client))``.
@@ -19,6 +19,7 @@ from gearflow.protocol.reserved import (
     INFO,
     PAUSE,
     PURGE,
+    WORKERS,
     DeadRequest,
     Done,
     InfoRequest,
@@ -29,6 +30,9 @@ from gearflow.protocol.reserved import (
     PauseRequest,
     PurgeRequest,
     ServerInfo,
+    WorkerInfo,
+    Workers,
+    WorkersRequest,
 )
 
 M = TypeVar("M", bound=Message)
@@ -37,6 +41,11 @@ M = TypeVar("M", bound=Message)
 async def server_info(client: Client, *, server: ServerAddress | str | None = None) -> ServerInfo:
     """What the server is."""
     return await _ask(client, INFO, InfoRequest(), ServerInfo, server)
+
+
+async def workers(client: Client, *, server: ServerAddress | str | None = None) -> tuple[WorkerInfo, ...]:
+    """Who works for it: every connection that offers functions."""
+    return (await _ask(client, WORKERS, WorkersRequest(), Workers, server)).workers
 
 
 async def pause(

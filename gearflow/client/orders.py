@@ -55,6 +55,8 @@ class SubmitOptions:
         expires: If it has not started so long from now, it ends as expired. Gearflow's server only.
         keep: For how long what became of it is kept; 0: not at all. Gearflow's server only.
         reuse: A kept success of the same function and unique is the answer. Gearflow's server only.
+        resubmit: If the connection is lost before the job is known to be there, or, for an attached one,
+            before its end, it is submitted again, perhaps to another server; it may run more than once.
         retries: When a worker runs it again after a failure.
         timeout: How long a run may take on the worker.
         envelope: What goes before the workload on servers that are not gearflow's: there it has to bring
@@ -66,6 +68,7 @@ class SubmitOptions:
     expires: float | None = None
     keep: float | None = None
     reuse: bool = False
+    resubmit: bool = False
     retries: "RetryPlan | None" = None
     timeout: float | None = None
     envelope: bytes = b""
@@ -98,6 +101,24 @@ class Order:
     priority: Priority = Priority.NORMAL
     options: SubmitOptions | None = None
     detached: bool = True
+
+    @property
+    def resubmits(self) -> bool:
+        """Whether it may be submitted again to any server."""
+        return self.options is not None and self.options.resubmit
+
+    @property
+    def reuses(self) -> bool:
+        """Whether a server that keeps results would answer it twice and run it once."""
+        return self.options is not None and self.options.reuse
+
+    @property
+    def key(self) -> bytes | None:
+        """What decides which of several servers gets it, where they share the load; None: any will do."""
+        if not self.unique:
+            return None
+        unique = self.workload if self.unique == "-" else unique_to_wire(self.unique)
+        return function_to_wire(self.function) + b"\0" + unique
 
     def check(self) -> None:
         """Find out what can be found out without a server.

@@ -1,22 +1,28 @@
-"""Several servers, of which the first that can be reached is used, in the order given.
+"""Several servers, of which the first that can be reached is used.
+
+First in the order given, or, where they share the load, in that of the submission's key; without a key the
+servers take turns.
 
 A server that could not be reached is left alone for a while, exponentially longer each time and jittered,
-so that many clients do not come back at the same moment. While another server serves, it is then tried
-beside it, at nobody's cost; as soon as it answers, it is the preferred one again. When no server is left,
-those that are being left alone are tried as well: the caller would get ``NoServer`` otherwise.
+so that many clients do not come back at the same moment. After that it is tried beside those that serve, at
+nobody's cost; as soon as it answers, it has its place in the order again. When no server is left, those that
+are being left alone are tried as well, all at once: the caller would get ``NoServer`` otherwise.
 """
 
 import random
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, NoReturn, Self
 
 import anyio
 from anyio.abc import TaskGroup
 
 from gearflow.client.address import ServerAddress
 from gearflow.client.connection import Connection
+from gearflow.client.patience import Patience
+from gearflow.client.security import PLAIN, Security
+from gearflow.client.spread import ranked
 from gearflow.errors import ConnectionLost, NoServer
 
 
@@ -39,10 +45,13 @@ class _Server:
     __slots__ = ("address", "connection", "failures", "rests_until")
 
     def __init__(self, address: ServerAddress) -> None:
-        self.address = address
+        self.address: Final = address
         self.connection: Connection | None = None
         self.failures = 0
         self.rests_until = 0.0
+
+    def __str__(self) -> str:
+        return str(self.address)
 
 
 class Pool:
@@ -52,15 +61,18 @@ class Pool:
         self,
         servers: Iterable[ServerAddress],
         *,
-        connect_timeout: float,
-        answer_timeout: float,
+        spreads: bool,
+        patience: Patience,
         backoff: Backoff,
+        security: Security = PLAIN,
     ) -> None:
         self._servers = {address: _Server(address) for address in servers}
         self._preferred = tuple(self._servers.values())
-        self._connect_timeout = connect_timeout
-        self._answer_timeout = answer_timeout
+        self._turn = random.randrange(len(self._preferred))  # many short-lived clients share the load, too
+        self.spreads: Final = spreads
+        self.patience: Final = patience
         self.backoff: Final = backoff
+        self.security: Final = security
         self._tasks: TaskGroup | None = None
         self.is_closed = False
 
@@ -91,66 +103,92 @@ class Pool:
         """The servers that are submitted to, in order."""
         return tuple(server.address for server in self._preferred)
 
+    async def connection_for(self, key: bytes | None) -> Connection:
+        """An open connection for a submission with that key, or without one. Raises as ``connection``."""
+        if not self.spreads:
+            return await self.connection()
+        if key is not None:
+            return await self._choose(ranked(self._preferred, key))
+        self._turn = turn = (self._turn + 1) % len(self._preferred)
+        return await self._choose([*self._preferred[turn:], *self._preferred[:turn]])
+
     async def connection(self) -> Connection:
-        """An open connection to the first server that can be reached.
+        """An open connection to the first server that can be reached, in the order given.
 
         Raises:
             NoServer: None can.
             ConnectionLost: The client is closed.
         """
         first = self._preferred[0].connection
-        return first if first is not None and first.is_open else await self._choose()
+        return first if first is not None and first.is_open else await self._choose(self._preferred)
 
     async def connection_to(self, address: ServerAddress) -> Connection:
         """An open connection to one server, which need not be one of those submitted to. Raises as above."""
         server = self._servers.get(address)
         if server is None:
             server = self._servers[address] = _Server(address)
-        return await self._first_of([server])
+        return await self._choose([server])
 
     def start_soon(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run something that is to end with the client, and does not raise."""
         self._require_open().start_soon(function)
 
-    async def _choose(self) -> Connection:
-        now = anyio.current_time()
-        due: list[_Server] = []
-        for server in self._preferred:
-            if server.connection is not None and server.connection.is_open:
-                for preferred in due:
-                    self._attempt(preferred)  # beside the one that serves
-                return server.connection
-            if server.rests_until <= now:
-                due.append(server)
-        return await self._first_of([*due, *(server for server in self._preferred if server not in due)])
-
-    async def _first_of(self, servers: list[_Server]) -> Connection:
-        for server in servers:
-            connection = self._attempt(server)
-            if not connection.is_open:
-                await connection.opened.wait()
-            if connection.is_open:
+    async def _choose(self, order: Sequence[_Server]) -> Connection:
+        """The first server that serves, or does so when asked; what failed before is not waited for."""
+        doubtful: list[_Server] = []
+        for server in order:
+            connection = server.connection
+            if connection is not None and connection.is_open:
+                self._try_beside(doubtful)
                 return connection
+            if server.failures:
+                doubtful.append(server)
+                continue
+            connection = self._attempt(server)
+            await connection.opened.wait()
+            if connection.is_open:
+                self._try_beside(doubtful)
+                return connection
+        return await self._any_of(doubtful) or self._give_up(order)
+
+    def _try_beside(self, servers: Iterable[_Server]) -> None:
+        """Try those again that have rested."""
+        now = anyio.current_time()
+        for server in servers:
+            if server.rests_until <= now:
+                self._attempt(server)
+
+    async def _any_of(self, servers: Sequence[_Server]) -> Connection | None:
+        """The first to be open, rested or not; None when all attempts have failed."""
+        connections = [self._attempt(server) for server in servers]
+        async with anyio.create_task_group() as attempts:
+
+            async def wait_for(connection: Connection) -> None:
+                await connection.opened.wait()
+                if connection.is_open:
+                    attempts.cancel_scope.cancel()
+
+            for connection in connections:
+                attempts.start_soon(wait_for, connection)
+        return next((connection for connection in connections if connection.is_open), None)
+
+    def _give_up(self, servers: Iterable[_Server]) -> NoReturn:
         self._require_open()
         raise NoServer(
-            {
-                str(server.address): server.connection.reason
-                for server in servers
-                if server.connection is not None
-            }
+            {str(server): server.connection.reason for server in servers if server.connection is not None}
         )
 
     def _attempt(self, server: _Server) -> Connection:
         """The server's connection if it is open or about to be, else a new one, shared by all who want it."""
         connection = server.connection
         if connection is None or (connection.opened.is_set() and not connection.is_open):
-            connection = server.connection = Connection(server.address)
+            connection = server.connection = Connection(server.address, self.security)
             self._require_open().start_soon(self._live, server, connection)
         return connection
 
     async def _live(self, server: _Server, connection: Connection) -> None:
         """A connection's life, and what it teaches about the server."""
-        await connection.run(self._connect_timeout, self._answer_timeout)
+        await connection.run(self.patience)
         if connection.served:
             server.failures = 0
         else:

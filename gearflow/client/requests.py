@@ -23,6 +23,21 @@ class NotSent(Exception):
     """The connection is closed and the request never left; it may be sent elsewhere."""
 
 
+def unknown(function: str, unique: bytes, server: ServerAddress, reason: str) -> SubmitUnknown:
+    """What the caller gets if the connection closed after a submission was sent."""
+    shown = f", unique {to_text(unique)!r}" if unique else ""
+    return SubmitUnknown(
+        f"function {function!r}{shown}: sent to {server}, which was lost ({reason}) before it "
+        "acknowledged; the job may exist or not. Submit it again only if running it twice does no harm"
+    )
+
+
+def refusal(code: str, text: str) -> ServerError:
+    """What the caller gets if the server answered with ERROR."""
+    full = code.upper() == "QUEUE_ERROR" and "full" in text.lower()
+    return (QueueFull if full else ServerError)(code, text)
+
+
 class Signal(Protocol):
     """What is set when a request is answered: an event, or what many requests have in common."""
 
@@ -53,10 +68,22 @@ class Request:
         return ConnectionLost(f"{server} was lost ({reason}) before it answered {self.what}")
 
 
-class Submission(Request):
-    """A submission, attached (foreground) or not; ``job`` or ``handle`` is its answer."""
+class Heartbeat(Request):
+    """Whether the server is there; nobody waits for the answer."""
 
-    __slots__ = ("attached", "function", "handle", "job", "unique")
+    __slots__ = ()
+
+    def __init__(self, answered: Signal) -> None:
+        Request.__init__(self, PacketType.ECHO_RES, "a heartbeat", answered)
+
+
+class Submission(Request):
+    """A submission, attached (foreground) or not; ``job`` or ``handle`` is its answer.
+
+    ``joins`` is a job that goes on as the one that is submitted; ``None`` for a new one.
+    """
+
+    __slots__ = ("attached", "function", "handle", "job", "joins", "unique")
 
     job_type: ClassVar[type[ClientJob]] = ClientJob
 
@@ -66,17 +93,14 @@ class Submission(Request):
         self.unique = unique
         self.attached = attached
         self.job: ClientJob | None = None
+        self.joins: ClientJob | None = None
         self.handle: JobHandle | None = None
 
     def lost(self, server: ServerAddress, reason: str) -> GearflowError:
-        unique = f", unique {to_text(self.unique)!r}" if self.unique else ""
-        return SubmitUnknown(
-            f"function {self.function!r}{unique}: sent to {server}, which was lost ({reason}) before it "
-            "acknowledged; the job may exist or not. Submit it again only if running it twice does no harm"
-        )
+        return unknown(self.function, self.unique, server, reason)
 
 
-class _ReservedJob(ClientJob):
+class ReservedJob(ClientJob):
     """A job that may also be ended by the server, which then says why in its own words."""
 
     __slots__ = ("is_refused",)
@@ -103,14 +127,14 @@ class ReservedSubmission(Submission):
 
     __slots__ = ()
 
-    job_type = _ReservedJob
+    job_type = ReservedJob
 
     def __init__(self, function: str, unique: bytes, answered: Signal) -> None:
         Submission.__init__(self, function, unique, answered, attached=True)
 
     async def check(self) -> None:
         """Raise the server's refusal, if it has come already, as what ``Connection.ask`` would raise."""
-        if isinstance(self.job, _ReservedJob) and self.job.is_refused:
+        if isinstance(self.job, ReservedJob) and self.job.is_refused:
             await self.job.result()
 
     async def submitted(self) -> JobHandle:
@@ -140,7 +164,7 @@ class ReservedCall(Submission):
 
     __slots__ = ()
 
-    job_type = _ReservedJob
+    job_type = ReservedJob
 
     def __init__(self, function: str, answered: Signal) -> None:
         Submission.__init__(self, function, b"", answered, attached=True)

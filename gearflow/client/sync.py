@@ -19,9 +19,13 @@ import anyio
 from gearflow.client.address import ServerAddress
 from gearflow.client.client import Client
 from gearflow.client.connection import ServerFeatures
+from gearflow.client.direct import Direct
 from gearflow.client.job import ClientJob, JobEvent, JobHandle, JobName, JobStatus
-from gearflow.client.orders import Order, Priority, SubmitOptions
+from gearflow.client.names import function_to_wire, unique_to_wire
+from gearflow.client.orders import BACKGROUND, Order, Priority, SubmitOptions, submission
 from gearflow.client.pool import Backoff
+from gearflow.client.requests import NotSent
+from gearflow.client.security import PLAIN, TLS, Security
 from gearflow.errors import ConnectionLost
 
 if TYPE_CHECKING:
@@ -41,25 +45,45 @@ class SyncClient:
 
     Arguments and methods are those of ``Client``. It may be used by any number of threads at once.
 
-    Its price: a thread, and 50 to 100 microseconds for each call, in which two threads take turns. It
-    cannot be used in a child that was forked while it was open. Ctrl-C ends a waiting call.
+    Its price: a thread, and 50 to 100 microseconds for each call, in which two threads take turns (background
+    jobs without options are spared that, see ``gearflow.client.direct``). It cannot be used in a child that
+    was forked while it was open. Ctrl-C ends a waiting call.
     """
 
     def __init__(
         self,
         servers: Iterable[str | ServerAddress] | None = None,
         *,
+        spread: bool | None = None,
+        tls: TLS | bool | None = None,
+        token: str | None = None,
         connect_timeout: float = 5.0,
         answer_timeout: float = 30.0,
+        heartbeat: float = 10.0,
         backoff: Backoff = Backoff(),  # noqa: B008  (frozen)
     ) -> None:
         self._client = Client(
-            servers, connect_timeout=connect_timeout, answer_timeout=answer_timeout, backoff=backoff
+            servers,
+            spread=spread,
+            tls=tls,
+            token=token,
+            connect_timeout=connect_timeout,
+            answer_timeout=answer_timeout,
+            heartbeat=heartbeat,
+            backoff=backoff,
         )
         self._loop = _Loop()
+        self._direct = Direct(
+            self._client.servers[0],
+            connect_timeout=connect_timeout,
+            answer_timeout=answer_timeout,
+            backoff=backoff,
+        )
 
     def __enter__(self) -> Self:
         self._loop.start(self._client)
+        if self._client.security == PLAIN and not self._client.spreads:
+            self._direct.open()
         return self
 
     def __exit__(
@@ -68,12 +92,18 @@ class SyncClient:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._direct.close()
         self._loop.stop()
 
     @property
     def servers(self) -> tuple[ServerAddress, ...]:
         """The servers that are submitted to, in the order of preference."""
         return self._client.servers
+
+    @property
+    def security(self) -> Security:
+        """What its connections are secured with."""
+        return self._client.security
 
     def submit(
         self,
@@ -103,6 +133,14 @@ class SyncClient:
         options: SubmitOptions | None = None,
     ) -> JobHandle:
         """Hand over a job that nobody waits for; see ``Client.submit_background``."""
+        if options is None and at is None:
+            name, key = function_to_wire(function), unique_to_wire(unique)
+            try:
+                return self._direct.submit(
+                    function, key, submission(BACKGROUND[priority], name, key, workload)
+                )
+            except NotSent:
+                pass
         return self._loop.call(
             partial(
                 self._client.submit_background,
@@ -207,7 +245,7 @@ class SyncJob:
         return self._loop.call(self._job.next_event)
 
     def cancel(self) -> bool:
-        """Detach from the job here; see ``ClientJob.cancel``."""
+        """Want the job no more; see ``ClientJob.cancel``."""
         return self._loop.call_plain(self._job.cancel)
 
     def add_done_callback(self, callback: Callable[[ClientJob], object]) -> None:

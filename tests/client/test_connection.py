@@ -54,6 +54,13 @@ async def submitted(
     return job
 
 
+async def answered(client: Client, peer: ScriptedPeer) -> ClientJob:
+    """A job that ends with b"r": all that the server said before has been taken in then."""
+    job = await submitted(client, peer, b"H:9")
+    await peer.send(WorkComplete(b"H:9", b"r"))
+    return job
+
+
 # --------------------------------------------------------------------------------------- handshake
 
 
@@ -527,6 +534,61 @@ async def test_a_cancelled_submission_is_counted_too_where_the_server_sends_copi
         await peer.send(*[WorkData(b"H:1", b"d")] * 2, *[WorkComplete(b"H:1", b"r")] * 2)
         assert await kept.result(5) == b"r"
         assert [event async for event in kept.events()] == [WorkData(b"H:1", b"d")]
+
+
+def detach(handle: str) -> SubmitJob:
+    return SubmitJob(b"gearflow:detach", b"", b'{"handle":"%b"}' % handle.encode())
+
+
+async def test_gearflows_server_is_told_that_a_job_is_wanted_no_more(scripted: Scripted) -> None:
+    async with scripted(gearflow=True) as (client, peer):
+        job = await submitted(client, peer, b"H:1")
+        assert job.cancel()
+        with pytest.raises(CancelledError, match="it ends unless others wait for it"):
+            await job.result(5)  # before the server has answered
+        await peer.expect(detach("H:1"))
+        assert not job.cancel()
+        await peer.send(WorkData(b"H:1", b"d"), JobCreated(b"H:2"), WorkComplete(b"H:2", b'{"jobs":1}'))
+        assert await (await answered(client, peer)).result(5) == b"r"
+        assert [event async for event in job.events()] == []
+
+
+async def test_of_several_submissions_one_less_is_heard_from_the_answer_on(scripted: Scripted) -> None:
+    async with scripted(gearflow=True) as (client, peer):
+        gone = await submitted(client, peer, b"H:1", unique="u")
+        kept = await submitted(client, peer, b"H:1", unique="u")
+        assert gone.cancel()
+        await peer.expect(detach("H:1"))
+        await peer.send(
+            *[WorkData(b"H:1", b"d")] * 2,
+            *(JobCreated(b"H:2"), WorkComplete(b"H:2", b'{"jobs":1}')),
+            *[WorkData(b"H:1", b"d")] * 2,  # equal, and yet no copies
+            WorkComplete(b"H:1", b"r"),
+        )
+        assert await kept.result(5) == b"r"
+        assert [event async for event in kept.events()] == [WorkData(b"H:1", b"d")] * 3
+
+
+async def test_a_job_that_ends_while_the_server_is_told_has_ended(scripted: Scripted) -> None:
+    async with scripted(gearflow=True) as (client, peer):
+        job = await submitted(client, peer, b"H:1", unique="u")
+        assert job.cancel()
+        await peer.expect(detach("H:1"))
+        await peer.send(WorkComplete(b"H:1", b"r"), JobCreated(b"H:2"), WorkComplete(b"H:2", b'{"jobs":0}'))
+        assert await (await answered(client, peer)).result(5) == b"r"
+
+
+async def test_a_submission_that_is_cancelled_while_it_is_accepted_is_taken_back(scripted: Scripted) -> None:
+    async with scripted(gearflow=True) as (client, peer), anyio.create_task_group() as tasks:
+        cancelled = Call(client.submit, "f", b"x")
+        tasks.start_soon(cancelled.run)
+        await peer.expect(SubmitJob(b"f", b"", b"x"))
+        cancelled.scope.cancel()
+        await cancelled.outcome()
+        await peer.send(JobCreated(b"H:1"))
+        await peer.expect(detach("H:1"))
+        await peer.send(JobCreated(b"H:2"), WorkComplete(b"H:2", b'{"jobs":1}'))
+        assert await (await answered(client, peer)).result(5) == b"r"
 
 
 async def test_nothing_is_kept_of_jobs_that_ended_or_that_nobody_wants(scripted: Scripted) -> None:

@@ -150,7 +150,8 @@ class _Owner:
     def new_event(self) -> Any:
         raise NotImplementedError
 
-    def detach(self, job: object) -> None: ...
+    def detach(self, job: object) -> bool:
+        return False
 
 
 def test_a_tally_is_set_when_all_of_it_is() -> None:

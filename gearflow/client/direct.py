@@ -1,0 +1,159 @@
+"""Background jobs from code without an event loop, one after the other, by the shortest way.
+
+A call through the client's loop costs two threads a turn each, several times what the server needs for a
+background job. Of such a job nothing comes back but its acknowledgement, so a blocking socket will do: it
+writes the packet and reads the answer in the caller's own thread.
+
+This is a shortcut to the first of the client's servers, and nothing more. Whatever it is not made for (the
+server is out of reach, or wants TLS or a token, another thread is at it, a packet is large) is ``NotSent``,
+and goes the usual way, which knows all servers.
+"""
+
+import os
+import socket
+import struct
+import time
+from random import random
+from threading import Lock
+from typing import Final
+
+from gearflow.client.address import ServerAddress
+from gearflow.client.job import JobHandle
+from gearflow.client.names import to_text
+from gearflow.client.pool import Backoff
+from gearflow.client.requests import NotSent, refusal, unknown
+from gearflow.errors import RemoteProtocolError
+from gearflow.protocol.codec import decode, encode
+from gearflow.protocol.constants import RES
+from gearflow.protocol.framing import FrameBuffer
+from gearflow.protocol.packets import EchoReq, Error, JobCreated, Packet
+
+LARGE: Final = 65_536
+"""Bytes of a packet from which on it goes the usual way."""
+
+_RECEIVE: Final = 4096
+_HELLO: Final = encode(EchoReq(b"gearflow"))
+
+
+class Direct:
+    """A blocking connection to one server, made when it is first used. For any number of threads.
+
+    Args:
+        connect_timeout, answer_timeout, backoff: As for ``Client``.
+    """
+
+    def __init__(
+        self, server: ServerAddress, *, connect_timeout: float, answer_timeout: float, backoff: Backoff
+    ) -> None:
+        self._server = server
+        self._connect_timeout = connect_timeout
+        self._answer_timeout = answer_timeout
+        self._backoff = backoff
+        self._lock = Lock()
+        self._process = 0  # whose connection it is; 0: it is closed
+        self._socket: socket.socket | None = None
+        self._frames = FrameBuffer(RES)
+        self._failures = 0  # to connect, in a row
+        self._rests_until = 0.0
+
+    def open(self) -> None:
+        """From now on it may be used, by this process."""
+        self._process = os.getpid()
+
+    def close(self) -> None:
+        """Close the connection, once the thread that uses it has its answer."""
+        if self._process == os.getpid():
+            with self._lock:
+                self._process = 0
+                self._drop()
+
+    def submit(self, function: str, unique: bytes, packet: bytes) -> JobHandle:
+        """Send a background submission, and wait for its acknowledgement.
+
+        Raises:
+            NotSent: It has to go another way.
+            SubmitUnknown: The connection closed, or there was no answer in time.
+            QueueFull, ServerError: The server refused it.
+        """
+        if len(packet) >= LARGE or self._process != os.getpid() or not self._lock.acquire(blocking=False):
+            raise NotSent("it is not for this connection")
+        try:
+            try:
+                answer = self._ask(packet)
+            except (OSError, EOFError, RemoteProtocolError) as error:
+                raise unknown(function, unique, self._server, self._reason(error)) from error
+        except BaseException:  # also an interrupt: the answer under way would be taken for the next one's
+            self._drop()
+            raise
+        finally:
+            self._lock.release()
+        if isinstance(answer, Error):
+            raise refusal(to_text(answer.code), to_text(answer.text))
+        return JobHandle(to_text(answer.handle), self._server)
+
+    def _ask(self, packet: bytes) -> JobCreated | Error:
+        connection = self._connection()
+        connection.sendall(packet)
+        answer = self._receive(connection)
+        if not isinstance(answer, (JobCreated, Error)):
+            raise RemoteProtocolError(f"{answer.type.name} came where JOB_CREATED was due")
+        return answer
+
+    def _receive(self, connection: socket.socket) -> Packet:
+        while True:
+            data = connection.recv(_RECEIVE)
+            if not data:
+                raise EOFError("the server closed the connection")
+            for frame in self._frames.feed(data):
+                return decode(*frame)
+
+    def _connection(self) -> socket.socket:
+        """The connection, if it is still there, else a new one. Raises NotSent."""
+        if self._socket is not None and _is_quiet(self._socket):
+            return self._socket
+        self._drop()
+        if time.monotonic() < self._rests_until:
+            raise NotSent("the server could not be reached a moment ago")
+        try:
+            connection = self._connect()
+        except (OSError, EOFError, RemoteProtocolError) as error:
+            self._failures += 1
+            self._rests_until = time.monotonic() + self._backoff.delay(self._failures, random())
+            raise NotSent(str(error)) from error
+        self._failures = 0
+        return connection
+
+    def _connect(self) -> socket.socket:
+        where = self._server.host, self._server.port
+        connection = self._socket = socket.create_connection(where, self._connect_timeout)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._frames = FrameBuffer(RES)
+        connection.sendall(_HELLO)
+        self._receive(connection)  # it serves: a server that refuses connections may do so by closing them
+        # From here on the kernel keeps the time; with Python's limits each call would be two.
+        connection.settimeout(None)
+        limit = struct.pack("ll", int(self._answer_timeout), int(self._answer_timeout % 1 * 1e6))
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+        return connection
+
+    def _reason(self, error: Exception) -> str:
+        if isinstance(error, BlockingIOError):
+            return f"it gave no answer for {self._answer_timeout:g} s"
+        return str(error)
+
+    def _drop(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+
+def _is_quiet(connection: socket.socket) -> bool:
+    """Whether it is open, and nothing has come that nobody has asked for."""
+    try:
+        connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False  # its end, or what is not an answer

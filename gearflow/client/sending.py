@@ -1,0 +1,190 @@
+"""An order on its way to a server, from the first attempt to the last.
+
+A server that cannot be reached is passed over: nothing was sent. A submission that left, and was not
+acknowledged before the connection closed, may have made a job or not, so its caller is told
+(``SubmitUnknown``). It is sent again only
+
+* where the caller says that a second run does no harm (``resubmit``), to any server. An attached job is
+  then also submitted anew when its server is lost before its end, and its caller waits on;
+* where it asks for the kept result of its unique (``reuse``), to the same server, if that is gearflow's own:
+  there it joins the job that it may have made, or is answered with its result.
+
+After a loss, servers that cannot be reached are asked again for as long as connecting may take: one that
+died is often about to be started again.
+"""
+
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from copy import copy
+from functools import partial
+from typing import Final, TypeVar
+
+import anyio
+
+from gearflow.client.address import ServerAddress
+from gearflow.client.connection import Connection
+from gearflow.client.job import ClientJob, JobHandle
+from gearflow.client.orders import Order
+from gearflow.client.pool import Backoff, Pool
+from gearflow.client.requests import NotSent, ReservedJob, ReservedSubmission, Submission
+from gearflow.errors import ConnectionLost, GearflowError, NoServer, SubmitUnknown
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+RETURN: Final = Backoff(first=0.05, most=0.5)
+"""Between two looks whether a server is back."""
+
+
+class Sending:
+    """How one order is sent, and sent again. Owns state: what was lost so far."""
+
+    def __init__(self, pool: Pool, order: Order) -> None:
+        self.pool: Final = pool
+        self._order = order
+        self._losses = 0
+        self._only: ServerAddress | None = None  # it may be sent again to no other
+        self._failure: Exception | None = None  # of the last loss
+
+    async def attach(self) -> ClientJob:
+        """Submit it, and stay attached.
+
+        Raises:
+            NoServer: No server can be reached; after a loss, not even after a while.
+            SubmitUnknown: It was sent, and may not be sent again.
+            GearflowError: A server refuses it, or cannot honour an option.
+        """
+        return await self._send(_job_of)
+
+    async def hand_over(self) -> JobHandle:
+        """Submit it for nobody to wait for. Raises as ``attach``."""
+        return await self._send(_handle_of)
+
+    async def attach_again(self, job: ClientJob, failure: Exception) -> None:
+        """Submit it again for a job whose server was lost. Raises as ``attach``."""
+        self._count(failure)
+        await self._send(_job_of, job)
+
+    def lose(self, server: ServerAddress, failure: SubmitUnknown) -> None:
+        """It was sent there, and not acknowledged. Raises the failure unless it may be sent again."""
+        if not self._order.resubmits:
+            if not self._order.reuses:
+                raise failure
+            self._only = server  # gearflow's own, as all that take such orders
+        self._count(failure)
+
+    async def _send(self, outcome: Callable[[Submission], Awaitable[T]], job: ClientJob | None = None) -> T:
+        order = self._order
+        while True:
+            connection, submission, packet = await self._put()
+            if order.resubmits and not order.detached:
+                job = submission.joins = job or ResubmittedJob(order.function, connection, self)
+            try:
+                await connection.ask(submission, packet)
+                return await outcome(submission)
+            except NotSent:
+                continue
+            except SubmitUnknown as failure:
+                self.lose(connection.server, failure)
+
+    async def _put(self) -> tuple[Connection, Submission, bytes]:
+        """Where it goes now, in the form that it has there."""
+        try:
+            connection = await (self._connection() if self._failure is None else self._return())
+            gearflow = connection.features.gearflow
+            return connection, *self._order.put(connection.server, connection.new_event(), gearflow=gearflow)
+        except GearflowError as error:
+            if self._only is not None and self._failure is not None:
+                raise self._failure from error
+            raise error from self._failure
+
+    async def _connection(self) -> Connection:
+        if self._only is None:
+            return await self.pool.connection_for(self._order.key)
+        return await self.pool.connection_to(self._only)
+
+    async def _return(self) -> Connection:
+        """A connection after a loss, if need be to a server that has to come back."""
+        if self._losses > 1:
+            await anyio.sleep(self.pool.backoff.delay(self._losses - 1, random.random()))
+        deadline = anyio.current_time() + self.pool.patience.connect
+        looks = 0
+        while True:
+            try:
+                return await self._connection()
+            except NoServer:
+                looks += 1
+                pause = RETURN.delay(looks, random.random())
+                if anyio.current_time() + pause > deadline:
+                    raise
+            await anyio.sleep(pause)
+
+    def _count(self, failure: Exception) -> None:
+        self._losses += 1
+        self._failure = failure
+
+
+class ResubmittedJob(ReservedJob):
+    """An attached job that is submitted anew when its server is lost."""
+
+    __slots__ = ("_scope", "_sending")
+
+    def __init__(self, function: str, connection: Connection, sending: Sending) -> None:
+        ReservedJob.__init__(self, b"", connection.server, function, connection)
+        self._sending = sending
+        self._scope = anyio.CancelScope()  # of the submission under way
+
+    def lose(self, failure: Callable[[], Exception]) -> None:
+        """Its connection is gone: it goes on by another one, if the client is not being closed."""
+        try:
+            self._sending.pool.start_soon(partial(self._go_on, failure))
+        except ConnectionLost:
+            self.fail(failure)
+
+    def cancel(self) -> bool:
+        """As for other jobs; what is being submitted anew is not wanted either."""
+        cancelled = super().cancel()
+        self._scope.cancel()
+        return cancelled
+
+    async def _go_on(self, failure: Callable[[], Exception]) -> None:
+        """Submit it anew; what speaks against it is how the job ends."""
+        if self.done:
+            return
+        lost = self.handle, str(self.server)
+        self._scope = anyio.CancelScope()
+        try:
+            with self._scope:
+                await self._sending.attach_again(self, failure())
+                logger.info(
+                    "a job was submitted anew, because its server was lost",
+                    extra={"handle": self.handle, "server": str(self.server), "lost": "@".join(lost)},
+                )
+        except Exception as error:  # noqa: BLE001  (the client's task group must not end by it)
+            self.fail(partial(_anew, error))
+        except BaseException:  # the client is being closed
+            self.fail(failure)
+            raise
+
+
+async def _job_of(submission: Submission) -> ClientJob:
+    if isinstance(submission, ReservedSubmission):
+        await submission.check()
+    assert submission.job is not None  # it was accepted, and we were not cancelled
+    return submission.job
+
+
+async def _handle_of(submission: Submission) -> JobHandle:
+    if isinstance(submission, ReservedSubmission):
+        return await submission.submitted()
+    assert submission.handle is not None  # it was accepted
+    return submission.handle
+
+
+def _anew(error: Exception) -> Exception:
+    """Its like, to be raised once more."""
+    made = copy(error)
+    made.__cause__ = error.__cause__
+    return made

@@ -1,0 +1,178 @@
+"""The shortcut of blocking background submissions: where it applies, and what happens where it does not."""
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+
+import anyio
+import anyio.to_thread
+import pytest
+
+from gearflow.client import SyncClient
+from gearflow.client.direct import LARGE
+from gearflow.errors import NoServer, QueueFull, ServerError, SubmitUnknown
+from gearflow.protocol.packets import EchoReq, EchoRes, Error, JobCreated, SubmitJobBg, WorkFail
+from gearflow.server import JobServer
+from gearflow.testing.peer import ScriptedPeer, ScriptedServer
+from tests.client.conftest import Call
+
+HELLO = b"gearflow"
+
+
+@asynccontextmanager
+async def submitting(
+    server: ScriptedServer, *, answer_timeout: float = 30.0
+) -> AsyncGenerator[Callable[[bytes], Call]]:
+    """``submit(workload)`` begins a submission in a thread, all by one client."""
+    with SyncClient([server.address], answer_timeout=answer_timeout) as client:
+        async with anyio.create_task_group() as tasks:
+
+            def submit(workload: bytes) -> Call:
+                call = Call(
+                    anyio.to_thread.run_sync,
+                    partial(client.submit_background, "f", workload, unique="u"),
+                    abandon_on_cancel=True,
+                )
+                tasks.start_soon(call.run)
+                return call
+
+            yield submit
+            tasks.cancel_scope.cancel()
+
+
+async def greet(server: ScriptedServer) -> ScriptedPeer:
+    peer = await server.accept()
+    await peer.expect(EchoReq(HELLO))
+    await peer.send(EchoRes(HELLO))
+    return peer
+
+
+async def test_submissions_share_a_connection_of_their_own() -> None:
+    async with ScriptedServer() as server, submitting(server) as submit:
+        first = submit(b"1")
+        peer = await greet(server)
+        await peer.expect(SubmitJobBg(b"f", b"u", b"1"))
+        await peer.send(JobCreated(b"H:1"), piece=3)
+        assert str(await first.outcome()) == "H:1"
+        second = submit(b"2")
+        await peer.expect(SubmitJobBg(b"f", b"u", b"2"))
+        await peer.send(JobCreated(b"H:2"))
+        assert (await second.outcome()).server.port == server.port
+
+
+@pytest.mark.parametrize(
+    ("refusal", "kind"),
+    [
+        (Error(b"QUEUE_ERROR", b"Job queue is full"), QueueFull),
+        (Error(b"INVALID_FUNCTION_NAME", b"no"), ServerError),
+    ],
+)
+async def test_a_refusal_is_raised_and_the_connection_goes_on(refusal: Error, kind: type[Exception]) -> None:
+    async with ScriptedServer() as server, submitting(server) as submit:
+        refused = submit(b"1")
+        peer = await greet(server)
+        await peer.expect(SubmitJobBg(b"f", b"u", b"1"))
+        await peer.send(refusal)
+        with pytest.raises(kind):
+            await refused.outcome()
+        accepted = submit(b"2")
+        await peer.expect(SubmitJobBg(b"f", b"u", b"2"))
+        await peer.send(JobCreated(b"H:1"))
+        await accepted.outcome()
+
+
+@pytest.mark.parametrize("fault", ["closed", "reset", "nonsense", "another packet"])
+async def test_a_connection_lost_before_the_answer_leaves_it_unknown(fault: str) -> None:
+    async with ScriptedServer() as server, submitting(server) as submit:
+        call = submit(b"1")
+        peer = await greet(server)
+        await peer.expect(SubmitJobBg(b"f", b"u", b"1"))
+        match fault:
+            case "closed":
+                await peer.close()
+            case "reset":
+                await peer.reset()
+            case "nonsense":
+                await peer.send(b"HTTP/1.1 400\r\n")
+            case _:
+                await peer.send(WorkFail(b"H:1"))
+        with pytest.raises(SubmitUnknown, match=r"function 'f', unique 'u': sent to .* may exist or not"):
+            await call.outcome()
+        again = submit(b"2")  # by a connection that nothing of the first one is on
+        peer = await greet(server)
+        await peer.expect(SubmitJobBg(b"f", b"u", b"2"))
+        await peer.send(JobCreated(b"H:2"))
+        assert str(await again.outcome()) == "H:2"
+
+
+async def test_a_server_that_does_not_answer_is_given_up() -> None:
+    async with ScriptedServer() as server, submitting(server, answer_timeout=0.2) as submit:
+        call = submit(b"1")
+        peer = await greet(server)
+        await peer.expect(SubmitJobBg(b"f", b"u", b"1"))
+        with pytest.raises(SubmitUnknown, match=r"no answer for 0\.2 s"):
+            await call.outcome()
+
+
+async def test_a_connection_that_ended_while_nothing_was_asked_is_made_anew() -> None:
+    async with ScriptedServer() as server, submitting(server) as submit:
+        first = submit(b"1")
+        peer = await greet(server)
+        await peer.expect(SubmitJobBg(b"f", b"u", b"1"))
+        await peer.send(JobCreated(b"H:1"))
+        await first.outcome()
+        await peer.close()
+        second = submit(b"2")
+        peer = await greet(server)
+        await peer.expect(SubmitJobBg(b"f", b"u", b"2"))
+        await peer.send(JobCreated(b"H:2"))
+        assert str(await second.outcome()) == "H:2"
+
+
+async def test_what_cannot_be_reached_directly_goes_the_usual_way() -> None:
+    async with ScriptedServer() as server, submitting(server) as submit:
+        call = submit(b"1")
+        await (await server.accept()).close()  # without a word
+        peer = await server.accept()
+        await peer.shake_hands()
+        await peer.expect(SubmitJobBg(b"f", b"u", b"1"))
+        await peer.send(JobCreated(b"H:1"))
+        assert str(await call.outcome()) == "H:1"
+
+
+async def test_a_large_workload_goes_the_usual_way() -> None:
+    async with ScriptedServer() as server, submitting(server) as submit:
+        call = submit(b"x" * LARGE)
+        peer = await server.accept()
+        await peer.shake_hands()
+        await peer.expect(SubmitJobBg(b"f", b"u", b"x" * LARGE))
+        await peer.send(JobCreated(b"H:1"))
+        await call.outcome()
+
+
+async def test_while_one_thread_waits_another_goes_the_usual_way() -> None:
+    async with ScriptedServer() as server, submitting(server) as submit:
+        slow = submit(b"1")
+        direct = await greet(server)
+        await direct.expect(SubmitJobBg(b"f", b"u", b"1"))
+        quick = submit(b"2")
+        peer = await server.accept()
+        await peer.shake_hands()
+        await peer.expect(SubmitJobBg(b"f", b"u", b"2"))
+        await peer.send(JobCreated(b"H:2"))
+        assert str(await quick.outcome()) == "H:2"
+        await direct.send(JobCreated(b"H:1"))
+        assert str(await slow.outcome()) == "H:1"
+
+
+def test_the_next_server_takes_over_and_the_first_is_used_when_it_is_back() -> None:
+    with JobServer(port=0) as second:
+        with JobServer(port=0) as first:
+            both = [first.address, second.address]
+            client = SyncClient(both)
+            client.__enter__()
+            assert str(client.submit_background("f", b"").server) == first.address
+        assert str(client.submit_background("f", b"").server) == second.address
+    with pytest.raises(NoServer):
+        client.submit_background("f", b"")
+    client.__exit__(None, None, None)
