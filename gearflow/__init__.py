@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from gearflow.client import Priority, configure, connect
+from gearflow.client import TLS, Priority, configure, connect
 from gearflow.errors import (
     ConnectionLost,
     GearflowError,
@@ -11,7 +11,9 @@ from gearflow.errors import (
     PayloadInvalid,
     QueueFull,
     ServerError,
+    StartupFailed,
     SubmitUnknown,
+    TaskCrashed,
     TaskDefinitionError,
     TaskFailed,
     TaskTimeout,
@@ -28,11 +30,15 @@ from gearflow.tasks import (
     Context,
     Discard,
     Job,
+    Proceed,
     Ref,
     Retry,
+    RunInfo,
     Snooze,
     Task,
     TryAgain,
+    lifespan,
+    middleware,
     task,
 )
 
@@ -40,6 +46,7 @@ if TYPE_CHECKING:
     from gearflow.server import JobServer, ServerSettings
 
 __all__ = [
+    "TLS",
     "AsyncBatch",
     "AsyncJob",
     "AsyncTask",
@@ -55,14 +62,18 @@ __all__ = [
     "PartlySubmitted",
     "PayloadInvalid",
     "Priority",
+    "Proceed",
     "QueueFull",
     "Ref",
     "Retry",
+    "RunInfo",
     "ServerError",
     "ServerSettings",
     "Snooze",
+    "StartupFailed",
     "SubmitUnknown",
     "Task",
+    "TaskCrashed",
     "TaskDefinitionError",
     "TaskFailed",
     "TaskTimeout",
@@ -72,6 +83,8 @@ __all__ = [
     "UnsupportedByServer",
     "configure",
     "connect",
+    "lifespan",
+    "middleware",
     "task",
 ]
 

@@ -4,6 +4,7 @@ from gearflow.tasks.batch import AsyncBatch, AsyncOutcome, Batch, Outcome
 from gearflow.tasks.context import Context
 from gearflow.tasks.control import Discard, Snooze, TryAgain
 from gearflow.tasks.decorator import TaskDecorator, task
+from gearflow.tasks.hooks import Proceed, RunInfo, lifespan, middleware
 from gearflow.tasks.job import AsyncJob, Job
 from gearflow.tasks.options import CallOptions
 from gearflow.tasks.ref import Ref
@@ -22,12 +23,16 @@ __all__ = [
     "Discard",
     "Job",
     "Outcome",
+    "Proceed",
     "Ref",
     "Registry",
     "Retry",
+    "RunInfo",
     "Snooze",
     "Task",
     "TaskDecorator",
     "TryAgain",
+    "lifespan",
+    "middleware",
     "task",
 ]

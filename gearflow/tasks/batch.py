@@ -162,7 +162,7 @@ class _Reducing:
         return self.tree.add(*job.key, job.result)
 
     def close(self) -> None:
-        """Detach from the jobs in flight."""
+        """Cancel the jobs in flight."""
         self._flight.close()
 
 
@@ -196,7 +196,7 @@ class AsyncBatch(Generic[R_co]):
 
         Raises:
             TaskFailed: A task raised, unless failures are collected.
-            TimeoutError: Not all were there in time. Jobs in flight may run on; nobody waits for them.
+            TimeoutError: Not all were there in time. Jobs in flight are cancelled, as by ``AsyncJob.cancel``.
         """
         run = self._run()
         with _closing(run), _limit(timeout):
@@ -232,7 +232,7 @@ class AsyncBatch(Generic[R_co]):
 
 
 class _AsyncRun(AsyncIterator[Any]):
-    """A run of an ``AsyncBatch``. Owns its jobs; dropping it detaches from them."""
+    """A run of an ``AsyncBatch``. Owns its jobs; dropping it cancels them."""
 
     def __init__(self, plan: Plan, items: Iterable[Any] | AsyncIterable[Any]) -> None:
         self._plan = plan
@@ -286,7 +286,7 @@ class _AsyncRun(AsyncIterator[Any]):
             await self._bell.wait()
 
     def close(self) -> None:
-        """Detach from the jobs in flight, take no more items."""
+        """Cancel the jobs in flight, take no more items."""
         self._run.exhausted = True
         if self._parts is not None:
             for part in self._parts:
@@ -477,5 +477,5 @@ def _limit(remaining: float | None, timeout: float | None = None) -> Generator[N
     if scope.cancelled_caught:
         raise TimeoutError(
             f"the batch was not done within {remaining if timeout is None else timeout:g} s; "
-            "jobs in flight may run on, nobody waits for them"
+            "jobs in flight are cancelled (servers that are not gearflow's may run them on)"
         )

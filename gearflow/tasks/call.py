@@ -107,6 +107,7 @@ def _asked(
         expires=options.expires,
         keep=keep,
         reuse=options.reuse,
+        resubmit=options.resubmit,
         retries=retries,
         timeout=options.timeout,
         # A worker is told that nobody waits, because only then it may submit the job anew.

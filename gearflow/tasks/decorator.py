@@ -14,7 +14,7 @@ from gearflow.tasks.durations import seconds
 from gearflow.tasks.options import Options, PriorityName, Unique, retry, run_limit
 from gearflow.tasks.registry import registry
 from gearflow.tasks.retry import Retry
-from gearflow.tasks.task import AsyncTask, Task
+from gearflow.tasks.task import AsyncTask, Place, Task
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -58,7 +58,9 @@ def task(
     retries: int | Retry | None = None,
     keep: float | timedelta | None = None,
     expires: float | timedelta | None = None,
+    resubmit: bool | None = None,
     foreign: bool = False,
+    executor: Place | None = None,
 ) -> TaskDecorator: ...
 def task(
     fn: Callable[..., Any] | None = None,
@@ -71,7 +73,9 @@ def task(
     retries: int | Retry | None = None,
     keep: float | timedelta | None = None,
     expires: float | timedelta | None = None,
+    resubmit: bool | None = None,
     foreign: bool = False,
+    executor: Place | None = None,
 ) -> Any:
     """Offer a function to workers and callers as a task: ``@task``, or ``@task(name=..., timeout=...)``.
 
@@ -85,8 +89,10 @@ def task(
         retries: Further runs after failed ones, a number or a ``Retry``; a call may say otherwise.
         keep: Seconds for which gearflow's server keeps what became of background calls; a call may say
             otherwise. Other calls are kept only if they say so themselves.
-        unique, priority, expires: As in ``CallOptions``, for all calls that do not say otherwise.
+        unique, priority, expires, resubmit: As in ``CallOptions``, for all calls that do not say otherwise.
         foreign: Others run it, in whatever language: the function is a signature, its body is never run.
+        executor: Where a worker runs a ``def`` function: ``"thread"``, which is the default, or
+            ``"process"``, for what computes for long: it does not hold up others, and can be stopped.
 
     Raises:
         TaskDefinitionError: The function cannot be a task as it is written; the message names the remedy.
@@ -102,7 +108,14 @@ def task(
             "@task(foreign=True, retries=...): gearflow's workers repeat what has failed, and others run "
             "this one; call it again instead"
         )
-    given = {"unique": unique, "priority": priority, "expires": expires}
+    if foreign and executor is not None:
+        raise TaskDefinitionError(
+            "@task(foreign=True, executor=...): it says how gearflow's workers run a task, and others run "
+            "this one; leave it out"
+        )
+    if executor not in (None, "thread", "process"):
+        raise ValueError(f"executor={executor!r}: it is 'thread' or 'process'")
+    given = {"unique": unique, "priority": priority, "expires": expires, "resubmit": resubmit}
     options = Options().updated({option: value for option, value in given.items() if value is not None})
     limit = None if timeout is None else run_limit("timeout", timeout)
     kept = None if keep is None else seconds("keep", keep)
@@ -113,7 +126,13 @@ def task(
             _refuse(function, "it is not a function; write 'def', and put @task above it")
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
             _refuse(function, "a task cannot yield yet; return a list, or report progress with a Context")
-        kind = cast("type[Task[..., Any]]", AsyncTask if inspect.iscoroutinefunction(function) else Task)
+        is_async = inspect.iscoroutinefunction(function)
+        if is_async and executor is not None:
+            _refuse(
+                function,
+                f"a coroutine runs on the event loop; write 'def', or leave executor={executor!r} out",
+            )
+        kind = cast("type[Task[..., Any]]", AsyncTask if is_async else Task)
         made = kind(
             function,
             name=_default_name(function) if name is None else _valid_name(name),
@@ -121,6 +140,7 @@ def task(
             retries=repeats,
             keep=kept,
             foreign=foreign,
+            executor=executor or "thread",
             options=options,
         )
         registry.add(made)

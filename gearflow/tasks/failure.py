@@ -27,8 +27,9 @@ from functools import lru_cache
 from types import TracebackType
 from typing import Any, Final, cast
 
-from gearflow.errors import GearflowError, PayloadInvalid, TaskFailed, TaskTimeout
+from gearflow.errors import GearflowError, PayloadInvalid, TaskCrashed, TaskFailed, TaskTimeout
 from gearflow.tasks.control import Control
+from gearflow.tasks.relay import relayed
 
 MAX_TRACEBACK: Final = 65536
 """Characters of a traceback that travel; the last ones, which are next to the fault."""
@@ -48,6 +49,9 @@ _CONTROL_FLOW: Final = (StopIteration, StopAsyncIteration, concurrent.futures.Ca
 
 def encode_failure(exc: BaseException) -> bytes:
     """The data of the WORK_EXCEPTION for what a task raised. Never fails itself."""
+    said = relayed(exc)
+    if said is not None:
+        return said.data
     return json.dumps(
         {
             "type": _type_name(exc),
@@ -151,8 +155,8 @@ def _dicts(errors: Any) -> list[dict[str, Any]]:
 def _rebuild(kind: str | None, message: str, **fields: Any) -> TaskFailed:
     fields = {"traceback": None, "errors": [], **fields}
     cls = _class_named(kind) if kind else None
-    if cls is TaskTimeout:
-        return TaskTimeout(message, type=kind, **fields)
+    if cls is TaskTimeout or cls is TaskCrashed:
+        return cls(message, type=kind, **fields)
     remote = _remote_class(cls) if cls is not None else None
     failure = _bare_instance(remote, message) if remote is not None else None
     if failure is None:

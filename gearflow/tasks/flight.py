@@ -28,7 +28,7 @@ class Landed(Generic[K]):
 
 
 class Flight(Generic[K]):
-    """Jobs in flight. Owns them: ``close`` detaches from those that have not ended."""
+    """Jobs in flight. Owns them: ``close`` cancels those that have not ended."""
 
     def __init__(self, client: Client, decode: Callable[[bytes], Any], bell: Bell | None = None) -> None:
         self._client = client
@@ -105,7 +105,7 @@ class Flight(Generic[K]):
         return taken
 
     def close(self) -> None:
-        """Detach from all that are in flight; they may run on."""
+        """Cancel all that are in flight."""
         self._closed = True
         flying, self._flying = self._flying, {}
         for job in flying:

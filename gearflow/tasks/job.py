@@ -7,7 +7,17 @@ They are two classes so that a forgotten ``await`` is a type error.
 from collections.abc import Callable, Generator
 from typing import Any, Generic, TypeVar
 
-from gearflow.client import ClientJob, JobFailed, JobHandle, JobStatus, ServerAddress, SyncJob, ambient
+from gearflow.client import (
+    Client,
+    ClientJob,
+    JobFailed,
+    JobHandle,
+    JobStatus,
+    Order,
+    ServerAddress,
+    SyncJob,
+    ambient,
+)
 from gearflow.tasks.failure import decode_failure
 
 R_co = TypeVar("R_co", covariant=True)
@@ -66,9 +76,10 @@ class AsyncJob(Generic[R_co]):
         return await client.status(JobHandle(self.handle, self.server))
 
     def cancel(self) -> bool:
-        """Detach: whoever waits gets ``concurrent.futures.CancelledError``; the job may run on.
+        """Want it no more: whoever waits gets ``concurrent.futures.CancelledError`` at once.
 
-        Returns whether it had not ended yet.
+        On gearflow's server a job that nobody else wants ends, and a worker that runs it is told; on others
+        it may run on. Returns whether it had not ended yet.
         """
         return self._job.cancel()
 
@@ -119,11 +130,24 @@ class Job(Generic[R_co]):
         return self._job.function.rpartition(".")[2]
 
     def cancel(self) -> bool:
-        """Detach: a thread that waits gets ``concurrent.futures.CancelledError``; the job may run on.
-
-        Returns whether it had not ended yet.
-        """
+        """Want it no more. As ``AsyncJob.cancel``: also a thread that waits hears it at once."""
         return self._job.cancel()
 
     def __repr__(self) -> str:
         return f"<Job {self.handle} of {self._job.function!r} on {self.server}>"
+
+
+async def outcome(call: Order, client: Client) -> bytes:
+    """Submit a call and wait for its result; a caller who is cancelled meanwhile wants the job no more.
+
+    Raises as ``AsyncJob.result``, and as ``Client.submit``.
+    """
+    job = await client.submit(
+        call.function, call.workload, unique=call.unique, priority=call.priority, options=call.options
+    )
+    try:
+        return await job.result()
+    except JobFailed as error:
+        raise decode_failure(error.exception, job.handle) from None
+    finally:
+        job.cancel()  # does nothing when it has ended

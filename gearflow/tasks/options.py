@@ -37,6 +37,9 @@ class CallOptions(TypedDict, total=False):
     jobs are kept as the server is set (a day), others are not."""
     reuse: bool
     """A kept success of the same unique is the answer, on gearflow's server; the task does not run again."""
+    resubmit: bool
+    """Submit the call again, perhaps to another server, if its server is lost before it is known to have the
+    job, or, where the caller waits, before the job's end. It may then run more than once, also at a time."""
     retries: int | Retry
     """Further runs after failed ones, on gearflow's workers; 0 for none, whatever the task says."""
     expires: float | timedelta
@@ -54,6 +57,7 @@ class Options:
     at: float | None = None
     keep: float | None = None
     reuse: bool = False
+    resubmit: bool = False
     retries: Retry | None = None
     expires: float | None = None
 
@@ -62,7 +66,7 @@ class Options:
 
     def __post_init__(self) -> None:
         beyond = (self.timeout, self.delay, self.at, self.keep, self.retries, self.expires)
-        is_plain = not self.reuse and all(option is None for option in beyond)
+        is_plain = not (self.reuse or self.resubmit) and all(option is None for option in beyond)
         object.__setattr__(self, "is_plain", is_plain)
 
     def updated(self, given: Mapping[str, Any]) -> Self:
@@ -136,6 +140,7 @@ _READERS: Final[dict[str, Callable[[str, Any], Any]]] = {
     "at": _unix_time,
     "keep": seconds,
     "reuse": _flag,
+    "resubmit": _flag,
     "retries": retry,
     "expires": seconds,
 }

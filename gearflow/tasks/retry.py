@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
 from gearflow.errors import PayloadInvalid
+from gearflow.tasks.relay import name_of, relayed
 
 if TYPE_CHECKING:
     from gearflow.protocol.reserved import RetryPlan  # it imports pydantic
@@ -60,9 +61,12 @@ class Retry:
         """Whether a run that ended so is worth repeating: what does not fit its types now never will."""
         if isinstance(error, PayloadInvalid):
             return False
+        elsewhere = relayed(error)
+        names = map(name_of, type(error).__mro__) if elsewhere is None else elsewhere.kinds
+        by_name = frozenset(names)
         return any(
-            _name(kind) in map(_name, type(error).__mro__)
-            if isinstance(kind, str)
+            name_of(kind) in by_name
+            if elsewhere is not None or isinstance(kind, str)
             else isinstance(error, kind)
             for kind in self._kinds
         )
@@ -76,7 +80,7 @@ class Retry:
         from gearflow.protocol.reserved import RetryPlan
 
         return RetryPlan(
-            delays=tuple(self.schedule()), jitter=self.jitter, on=tuple(_name(kind) for kind in self._kinds)
+            delays=tuple(self.schedule()), jitter=self.jitter, on=tuple(name_of(kind) for kind in self._kinds)
         )
 
     @classmethod
@@ -109,10 +113,3 @@ class Retry:
     def __str__(self) -> str:
         delays = ", ".join(f"{delay:g} s" for delay in self.schedule())
         return f"{self.attempts} attempts" + (f", after at most {delays}" if delays else "")
-
-
-def _name(kind: type | str) -> str:
-    """A class as it is named in a plan; builtins may be written without their module."""
-    if isinstance(kind, str):
-        return kind if "." in kind else f"builtins.{kind}"
-    return f"{kind.__module__}.{kind.__qualname__}"

@@ -17,15 +17,15 @@ the same task with other options for the calls made through it. The client that 
 import copy
 import inspect
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Mapping
-from functools import update_wrapper
-from typing import Any, Generic, Literal, ParamSpec, Self, TypeVar, Unpack, cast, overload
+from functools import partial, update_wrapper
+from typing import Any, Generic, Literal, ParamSpec, Self, TypeAlias, TypeVar, Unpack, cast, overload
 
 from gearflow.client import JobHandle, JobKey, Order, ServerAddress, ambient
 from gearflow.errors import TaskFailed
 from gearflow.tasks import call, many
 from gearflow.tasks.batch import WINDOW, AsyncBatch, Batch, Callee, Mappable, Plan, Progress
 from gearflow.tasks.context import Context
-from gearflow.tasks.job import AsyncJob, Job
+from gearflow.tasks.job import AsyncJob, Job, outcome
 from gearflow.tasks.options import CallOptions, Options
 from gearflow.tasks.payload import PayloadCodec
 from gearflow.tasks.ref import Ref, parse
@@ -36,6 +36,9 @@ P = ParamSpec("P")
 R = TypeVar("R")
 A = TypeVar("A")
 B = TypeVar("B")
+
+Place: TypeAlias = Literal["thread", "process"]
+"""Where a worker runs a plain function."""
 
 
 class Task(Generic[P, R]):
@@ -50,6 +53,7 @@ class Task(Generic[P, R]):
         retries: When a failed run is repeated where the call does not say; ``None`` for never.
         keep: Seconds for which what became of a background call is kept where the call does not say.
         foreign: Whether others run it: the function is a signature without a body.
+        executor: Where a worker runs it if it is no coroutine function.
     """
 
     __name__: str
@@ -65,6 +69,7 @@ class Task(Generic[P, R]):
         retries: Retry | None = None,
         keep: float | None = None,
         foreign: bool = False,
+        executor: Place = "thread",
         options: Options = Options(),  # noqa: B008  (frozen)
     ) -> None:
         update_wrapper(self, function)
@@ -76,6 +81,7 @@ class Task(Generic[P, R]):
         self.retries = retries
         self.keep = keep
         self.foreign = foreign
+        self.executor = executor
         self._options = options
 
     @property
@@ -123,27 +129,26 @@ class Task(Generic[P, R]):
             NoServer, SubmitUnknown, QueueFull, ConnectionLost: As in ``gearflow.errors``.
             UnsupportedByServer: An option cannot be honoured; nothing was sent.
             RuntimeError: An event loop runs in this thread; ``acall`` is for that.
+
+        An interrupted caller (Ctrl-C) cancels the job, as by ``Job.cancel``.
         """
         ambient.forbid_running_loop(f"{self._shown}.acall")
-        return self._submit(args, kwargs).result()
+        call = self.prepare(args, kwargs)
+        data = ambient.current_sync().run(partial(outcome, call))
+        return cast(R, self.payload.decode_result(data))
 
     async def acall(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run it on a worker and return its result. Raises as ``call``.
 
-        A cancelled caller detaches: the job may run on, and its result goes to nobody.
+        A cancelled caller cancels the job, as by ``AsyncJob.cancel``.
         """
-        job = await self.asubmit(*args, **kwargs)
-        try:
-            return await job.result()
-        finally:
-            job.cancel()  # does nothing when it has ended
+        call = self.prepare(args, kwargs)
+        data = await outcome(call, await ambient.current())
+        return cast(R, self.payload.decode_result(data))
 
     def submit(self, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
         """Have a worker run it; returns a job to wait for when a server has accepted. Raises as ``call``."""
         ambient.forbid_running_loop(f"{self._shown}.asubmit")
-        return self._submit(args, kwargs)
-
-    def _submit(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Job[R]:
         call = self.prepare(args, kwargs)
         job = ambient.current_sync().submit(
             call.function, call.workload, unique=call.unique, priority=call.priority, options=call.options
@@ -302,12 +307,12 @@ class Task(Generic[P, R]):
         """One call for each item; nothing happens before the batch is awaited, iterated over or reduced.
 
         Items are taken one by one as there is room, so they may be without end. Leaving the iteration
-        early detaches from the jobs in flight.
+        early cancels the jobs in flight.
 
         Args:
             items: The sole argument of each call.
             window: Jobs in flight at most; with ``ordered``, results that wait for an earlier one count.
-            errors: ``"raise"``: the first failure is raised, and detaches from the rest. ``"collect"``: a
+            errors: ``"raise"``: the first failure is raised, and cancels the rest. ``"collect"``: a
                 failure takes the place of the result, as a ``TaskFailed``.
             ordered: Results in the order of the items, or as jobs end.
             progress: Called with (jobs ended, items in all or None) after each job.

@@ -84,6 +84,7 @@ def test_retries_are_further_runs_or_a_retry() -> None:
         {"at": datetime(2024, 1, 1)},
         {"at": 1e9},
         {"reuse": 1},
+        {"resubmit": 1},
         {"retries": -1},
         {"retries": True},
         {"delay": 1, "at": datetime.now(UTC)},
@@ -106,6 +107,12 @@ def test_without_options_the_packets_say_it_all() -> None:
 def test_what_the_server_does_goes_to_the_server() -> None:
     assert background(delay=1.5, keep=3, expires=9).options == SubmitOptions(delay=1.5, keep=3, expires=9)
     assert call(keep=3, reuse=True, unique="k").options == SubmitOptions(keep=3, reuse=True)
+
+
+def test_what_the_client_does_needs_no_server_of_ours() -> None:
+    for asked in (call(resubmit=True).options, background(resubmit=True, unique="k").options):
+        assert asked == SubmitOptions(resubmit=True)
+        assert asked.is_plain
 
 
 def test_what_the_worker_does_goes_to_other_servers_in_an_envelope() -> None:

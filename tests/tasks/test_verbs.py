@@ -182,17 +182,6 @@ async def test_a_job_knows_its_handle_server_and_status(serve: Serve, gate: Gate
         await job
 
 
-async def test_a_cancelled_caller_detaches_and_the_job_runs_on(serve: Serve, gate: Gate) -> None:
-    async with serve(gate.task, add):
-        async with anyio.create_task_group() as callers:
-            callers.start_soon(gate.task.acall)
-            await gate.entered.wait()
-            callers.cancel_scope.cancel()
-        gate.open.set()
-        assert await add.acall(1) == 3
-        assert gate.runs == 1
-
-
 async def test_progress_and_warnings_reach_an_attached_client(serve: Serve) -> None:
     async with serve(shrink) as client:
         job = await client.submit(shrink.name, shrink.payload.encode((Picture(url="x"),), {}))

@@ -51,6 +51,11 @@ async def with_everything(ctx: Context, n: int) -> float:
     return n / 2
 
 
+@task(executor="process")
+def in_process(ctx: Context, n: int) -> str:
+    return str(n)
+
+
 @task(name="reverse", foreign=True)
 def reverse(text: str) -> str:
     raise NotImplementedError
@@ -73,7 +78,8 @@ assert_type(add(1), int)
 assert_type(with_context(3), str)
 assert_type(reverse("x"), str)
 
-task(retries=0, expires=timedelta(minutes=1), keep=0)
+task(retries=0, expires=timedelta(minutes=1), keep=0, resubmit=True)
+task(resubmit="always")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
 task(retries="3")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
 task(reuse=True)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
 task(name=3)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
@@ -98,6 +104,7 @@ async def results() -> None:
     assert_type(add.call(1), int)
     assert_type(add.submit(1), Job[int])
     assert_type(add.submit(1).result(timeout=3), int)
+    assert_type(in_process.submit(1).result(), str)
     assert_type(add.background(1), Ref[int])
     assert_type(await add.acall(1), int)
     assert_type(await add.asubmit(1), AsyncJob[int])
@@ -258,6 +265,7 @@ async def wrong_options() -> None:
     add.options(delay="soon")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     add.options(unique=3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     add.options(timeout=None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    task(executor="fork")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
     resize.options(retries="3")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
