@@ -11,24 +11,35 @@ else would take the worker for dead: it releases each job that runs, and waits a
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from math import inf
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, Protocol
 
 import anyio
 import anyio.lowlevel
-from anyio.abc import SocketStream
+from anyio.streams.tls import TLSStream
 
 from gearflow.client import ServerAddress
+from gearflow.client.dial import Stream, Unreachable
+from gearflow.client.reasons import describe
 from gearflow.errors import ConnectionLost, RemoteProtocolError, ServerError
 from gearflow.protocol.codec import encode
 from gearflow.protocol.constants import RES
 from gearflow.protocol.framing import FrameBuffer
 from gearflow.protocol.packets import EchoReq, Packet, SubmitJob
-from gearflow.protocol.reserved import RELEASE, ReleaseRequest
+from gearflow.protocol.reserved import RELEASE, REPORT, Message, ReleaseRequest, ReportRequest
 from gearflow.worker.grabbing import Lane
 from gearflow.worker.outbox import Outbox
-from gearflow.worker.session import Answered, Assignment, Cancelled, Echo, Event, Refusal, Session
+from gearflow.worker.session import (
+    Answered,
+    Assignment,
+    Cancelled,
+    Echo,
+    Event,
+    Recognized,
+    Refusal,
+    Session,
+)
 from gearflow.worker.submissions import Submission
 
 RECEIVE_SIZE: Final = 262_144
@@ -69,8 +80,12 @@ class Owner(Protocol):
         """A job came that is not run; its slot is free."""
         ...
 
+    def recognized(self, connection: "Connection") -> None:
+        """The server is gearflow's own."""
+        ...
+
     def cancelled(self, connection: "Connection", handle: bytes) -> None:
-        """A job that runs here was cancelled at the server."""
+        """Nobody wants a job any more that runs here."""
         ...
 
     def refused(self, refusal: Refusal) -> None:
@@ -85,7 +100,7 @@ class Owner(Protocol):
 class Connection:
     """One connection while it lasts. Owns its outbox, not the runs of the jobs that came through it."""
 
-    def __init__(self, stream: SocketStream, owner: Owner) -> None:
+    def __init__(self, stream: Stream, owner: Owner) -> None:
         self.reason = "it was closed"
         self.server = owner.address
         self.outbox = Outbox()
@@ -101,8 +116,10 @@ class Connection:
         self._farewell = anyio.Event()
         self._asked: dict[Submission, anyio.Event] = {}  # submissions, until they are answered
         self._is_sending = False
-        # When a send is cancelled, asyncio has taken all of it or nothing; trio may have sent a part.
-        self._sends_in_parts = anyio.get_cancelled_exc_class() is not asyncio.CancelledError
+        # When a send is cancelled, asyncio has taken all of it or nothing; trio may have sent a part, and TLS
+        # may have lost it, so that nothing can be said any more.
+        in_trio = anyio.get_cancelled_exc_class() is not asyncio.CancelledError
+        self._sends_in_parts = in_trio or isinstance(stream, TLSStream)
         self._is_leaving = False
         self._is_closed = False
 
@@ -157,10 +174,11 @@ class Connection:
 
     def release(self, handle: bytes) -> None:
         """Give a job back that is not run to its end here, if the server knows how to take it."""
-        if self.is_gearflow and not self._is_closed:
-            request = ReleaseRequest(handle=handle.decode(errors="replace"))
-            call = encode(SubmitJob(RELEASE, b"", request.to_wire()))
-            self._ask(Submission(is_attached=True), handle, call)
+        self._tell(RELEASE, handle, ReleaseRequest(handle=handle.decode(errors="replace")))
+
+    def report(self, overdue: Mapping[str, int]) -> None:
+        """Say how many runs of which functions are overdue, if the server wants to know."""
+        self._tell(REPORT, b"", ReportRequest(overdue=dict(overdue)))
 
     def wake(self) -> None:
         """Have the writer look for something to write. To be called on the loop."""
@@ -186,6 +204,12 @@ class Connection:
         await self._farewell.wait()
         for answered in list(self._asked.values()):  # which may have had to wait for the server's disk
             await answered.wait()
+
+    def _tell(self, function: bytes, handle: bytes, request: Message) -> None:
+        """Call a reserved function whose answer nobody waits for; nothing happens where there is none."""
+        if self.is_gearflow and not self._is_closed:
+            call = encode(SubmitJob(function, b"", request.to_wire()))
+            self._ask(Submission(is_attached=True), handle, call)
 
     def _ask(self, submission: Submission, handle: bytes, packet: bytes) -> anyio.Event:
         """Have a submission written; what is returned is set when it is answered, or the connection gone."""
@@ -216,7 +240,9 @@ class Connection:
         except anyio.EndOfStream:
             self.reason = "the server closed the connection"
         except (OSError, anyio.BrokenResourceError) as error:
-            self.reason = reason_of(error)
+            self.reason = describe(error)
+        except Unreachable as error:
+            self.reason = str(error)
         except RemoteProtocolError as error:
             self.reason = f"it does not speak Gearman: {error}"
         self._tasks.cancel_scope.cancel()
@@ -247,6 +273,8 @@ class Connection:
                 self._owner.assigned(self, event)
             case Answered(submission):
                 self._asked.pop(submission).set()
+            case Recognized():
+                self._owner.recognized(self)
             case Cancelled(handle):
                 self._owner.cancelled(self, handle)
             case Refusal():
@@ -303,11 +331,3 @@ class Connection:
                 self.wake()
                 asked = True
             self._heard = False
-
-
-def reason_of(error: BaseException) -> str:
-    """What went wrong in a few words: the first cause's, where anyio wraps several."""
-    cause = error.__cause__ or error
-    if isinstance(cause, BaseExceptionGroup):
-        cause = cast("BaseExceptionGroup[BaseException]", cause).exceptions[0]
-    return str(cause) or type(cause).__name__

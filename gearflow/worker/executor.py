@@ -1,34 +1,53 @@
 """One call of a task: payload in, result out, within its time.
 
 An ``async`` task runs on the loop, a ``def`` task in a thread, which also does its validation, so that a
-large payload does not hold up the loop. The thread sees the context variables of the worker.
+large payload does not hold up the loop. The thread sees the context variables of the worker. A ``def`` task
+with ``executor="process"`` runs in a process of its own, for which a thread waits; the context variables
+stay here. Its time begins when the process has imported the task, else one that imports for longer than a
+run may take would be killed over and over.
 
-A run limit stops an ``async`` task by cancelling it. A thread cannot be stopped: the call is given up at
-once, and the thread goes on, counted, until it ends by itself. Only overrunning the limit is
-``TaskTimeout``; a ``TimeoutError`` of the task's own is an exception like any other. A task that answers
-its cancellation with a result after all has that result.
+A run limit stops an ``async`` task by cancelling it, and a process by killing it. A thread cannot be
+stopped: the call is given up at once, and the thread goes on, counted, until it ends by itself. Only
+overrunning the limit is ``TaskTimeout``; a ``TimeoutError`` of the task's own is an exception like any
+other. A task that answers its cancellation with a result after all has that result.
 """
 
 import contextvars
+import math
 import sys
 from collections.abc import Callable
 from contextvars import Context as ContextVars
+from functools import partial
 from typing import Any, Final, Protocol, TypeAlias, cast
 
 import anyio
+import anyio.to_thread
 
 from gearflow.errors import TaskFailed, TaskTimeout
+from gearflow.protocol.packets import Packet
 from gearflow.tasks import Context, Task
 from gearflow.worker.loops import Loop
+from gearflow.worker.processes import LEAVING, Errand, Pool
 from gearflow.worker.threads import Threads
 
 AnyTask: TypeAlias = Task[..., Any]
+
+CANCEL_TIME: Final = 1.0
+"""Seconds between telling a task in a process, by ``Context.cancelled``, and killing it."""
 
 _NOT_YET: Final = object()
 
 
 class Call(Protocol):
     """What is to be run, and who is told when a thread cannot be stopped in time; all on the loop."""
+
+    interrupt: Callable[[], None] | None
+    """Ends the call because its job is cancelled; set while a process runs it."""
+
+    @property
+    def handle(self) -> bytes:
+        """The job's."""
+        ...
 
     @property
     def task(self) -> AnyTask:
@@ -45,6 +64,10 @@ class Call(Protocol):
         """Seconds it may take; ``None`` for any time."""
         ...
 
+    def send(self, packet: Packet) -> None:
+        """Report something; from any thread."""
+        ...
+
     def overran(self) -> None:
         """The call was given up; its thread goes on."""
         ...
@@ -55,33 +78,46 @@ class Call(Protocol):
 
 
 class Executor:
-    """Runs calls on a loop and in its threads."""
+    """Runs calls on a loop, in its threads, and in the processes of a pool."""
 
-    def __init__(self, loop: Loop, threads: Threads) -> None:
+    def __init__(self, loop: Loop, threads: Threads, processes: Pool) -> None:
         self._loop = loop
         self._threads = threads
+        self._processes = processes
 
     async def execute(self, call: Call, payload: bytes) -> bytes:
         """The encoded result of a call.
 
-        Cancelling it cancels an ``async`` task, and leaves a thread alone.
+        Cancelling it cancels an ``async`` task, kills a process, and leaves a thread alone.
 
         Raises:
             PayloadInvalid: The payload does not fit the task's parameters, or its result the return type.
             TaskTimeout: The call overran its limit.
+            TaskCrashed: The task ended its process.
             BaseException: What the task raised.
         """
         task = call.task
         if not task.is_async:
-            return await self._in_thread(call, payload)
+            in_place = self._in_process if task.executor == "process" else self._in_thread
+            return await in_place(call, payload)
         limit = call.limit
         codec = task.payload
         coroutine = codec.signature.apply(codec.decode(payload), context=call.context)
         return codec.encode_result(await (coroutine if limit is None else _limited(task, coroutine, limit)))
 
+    def show_processes(self) -> None:
+        """Have the processes write the stacks of their threads to stderr."""
+        self._processes.show()
+
+    async def close(self, *, cold: bool) -> None:
+        """End the processes, once no call is under way; if it is ``cold``, without their lifespans' ends."""
+        if self._processes.living():
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(self._processes.close, 0.0 if cold else LEAVING)
+
     async def _in_thread(self, call: Call, payload: bytes) -> bytes:
         limit = call.limit
-        run = _ThreadCall(call.task, call.context, payload, self._loop)
+        run = _InThread(_thread_call(call, payload), self._loop)
         self._threads.start(run)
         if limit is None:
             await run.ended.wait()
@@ -92,40 +128,100 @@ class Executor:
             run.when_ended = call.overdue_finished
             call.overran()
             raise _overrun(call.task, limit, "its thread goes on until it ends by itself")
-        if isinstance(run.outcome, StopIteration):  # which cannot leave a coroutine
-            raise TaskFailed(str(run.outcome), type="StopIteration") from run.outcome
-        if isinstance(run.outcome, BaseException):
-            raise run.outcome
-        return cast(bytes, run.outcome)
+        return run.result()
+
+    async def _in_process(self, call: Call, payload: bytes) -> bytes:
+        limit = call.limit
+        handle = call.handle.decode("utf-8", "surrogateescape")
+        time = _Time(limit, self._loop)
+        errand = Errand(
+            self._processes, call.task, handle, call.context, limit, payload, call.send, time.is_loading
+        )
+        run = _InThread(errand.perform, self._loop)
+        self._threads.start(run)
+        call.interrupt = partial(time.cut, errand)
+        with time.scope:
+            try:
+                await run.ended.wait()
+            finally:
+                call.interrupt = None
+                if run.outcome is _NOT_YET:
+                    errand.kill()
+        if run.outcome is not _NOT_YET:
+            return run.result()
+        if time.is_cut:
+            raise TaskFailed(f"task {call.task.name!r} was cancelled; its process was killed")
+        raise _overrun(call.task, limit, "its process was killed")
 
 
-class _ThreadCall:
+class _Time:
+    """The time that a call in a process has: the scope that ends with it. Owns state."""
+
+    def __init__(self, limit: float | None, loop: Loop) -> None:
+        self.scope = anyio.CancelScope()
+        self.is_cut = False
+        self._limit = limit
+        self._loop = loop
+        self._begin()
+
+    def is_loading(self, it_is: bool, /) -> None:
+        """Do not count the time of loading. Called in the thread of the call."""
+        if self._limit is not None:
+            self._loop.post(self._wait if it_is else self._begin)
+
+    def cut(self, errand: Errand) -> None:
+        """Nobody wants the result: tell the task, if it can hear that, and end soon."""
+        time_left = CANCEL_TIME if errand.cancel() else 0.0
+        self.scope.deadline = min(self.scope.deadline, self._loop.now() + time_left)
+        self.is_cut = True
+
+    def _wait(self) -> None:
+        if not self.is_cut:
+            self.scope.deadline = math.inf
+
+    def _begin(self) -> None:
+        if self._limit is not None and not self.is_cut:
+            self.scope.deadline = self._loop.now() + self._limit
+
+
+class _InThread:
     """A call in a thread, and what came of it. Called in the thread; all else belongs to the loop."""
 
-    def __init__(self, task: AnyTask, context: Context | None, payload: bytes, loop: Loop) -> None:
-        self._task = task
-        self._context = context
-        self._payload = payload
+    def __init__(self, call: Callable[[], bytes], loop: Loop) -> None:
+        self._call = call
         self._loop = loop
-        self._variables = _thread_variables()
         self.ended = anyio.Event()
         self.when_ended: Callable[[], None] = self.ended.set
         self.outcome: object = _NOT_YET  # the result's bytes, or the exception
 
     def __call__(self) -> None:
         try:
-            outcome: object = self._variables.run(self._run)
+            outcome: object = self._call()
         except BaseException as error:  # noqa: BLE001  (SystemExit too is this call's own affair)
             outcome = error
         self._loop.post(lambda: self._end(outcome))
 
-    def _run(self) -> bytes:
-        codec = self._task.payload
-        return codec.encode_result(codec.signature.apply(codec.decode(self._payload), context=self._context))
+    def result(self) -> bytes:
+        """What it returned, if it has ended. Raises what it raised."""
+        if isinstance(self.outcome, StopIteration):  # which cannot leave a coroutine
+            raise TaskFailed(str(self.outcome), type="StopIteration") from self.outcome
+        if isinstance(self.outcome, BaseException):
+            raise self.outcome
+        return cast(bytes, self.outcome)
 
     def _end(self, outcome: object) -> None:
         self.outcome = outcome
         self.when_ended()
+
+
+def _thread_call(call: Call, payload: bytes) -> Callable[[], bytes]:
+    """A call of the task, to be made in a thread, with the context variables of here."""
+    codec, context = call.task.payload, call.context
+
+    def run() -> bytes:
+        return codec.encode_result(codec.signature.apply(codec.decode(payload), context=context))
+
+    return partial(_thread_variables().run, run)
 
 
 async def _limited(task: AnyTask, call: Any, limit: float) -> Any:

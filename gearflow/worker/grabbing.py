@@ -54,10 +54,22 @@ LONGEST_PAUSE: Final = 1.0
 class Grabbing:
     """The slots of a worker, shared by its lanes. Owns state.
 
-    ``when_idle`` is called once nothing runs, no job is held and no GRAB is in flight after ``stop``.
+    ``when_idle`` is called once nothing runs, no job is held and no GRAB is in flight after ``stop``,
+    ``when_empty`` whenever a lane has nothing to do but to wait for its server's NOOP.
     """
 
-    __slots__ = ("_claims", "_queue", "_when_idle", "free", "held", "overdue", "slots", "stopped")
+    __slots__ = (
+        "_claims",
+        "_queue",
+        "_when_idle",
+        "free",
+        "held",
+        "is_quiet",
+        "overdue",
+        "slots",
+        "stopped",
+        "when_empty",
+    )
 
     def __init__(self, slots: int, when_idle: Callable[[], None] = lambda: None) -> None:
         self.slots = slots
@@ -65,6 +77,8 @@ class Grabbing:
         self.overdue = 0  # taken by runs that were reported as timed out, and go on in their thread
         self.held = 0  # jobs that wait here for their next run
         self.stopped = False  # nothing new is taken
+        self.is_quiet = False  # nor now, but later again
+        self.when_empty: Callable[[], object] = lambda: None
         self._claims: deque[Begin] = deque()  # of held jobs
         self._queue: deque[Lane] = deque()
         self._when_idle = when_idle
@@ -105,6 +119,15 @@ class Grabbing:
         self._queue.clear()
         self._tell_if_idle()
 
+    def quiet(self) -> None:
+        """Grant no GRABs until ``resume``; those that were granted and not written are taken back."""
+        self.is_quiet = True
+
+    def resume(self) -> None:
+        """Grant GRABs again."""
+        self.is_quiet = False
+        self.grant()
+
     def enqueue(self, lane: "Lane", *, first: bool) -> None:
         """Let a lane stand in the queue: at its end, or before all others."""
         if lane.queued and first:
@@ -124,6 +147,8 @@ class Grabbing:
             self.free -= 1
             self.held -= 1
             claims.popleft()()
+        if self.is_quiet:
+            return
         while self.free and queue:
             lane = queue.popleft()
             if lane.accept():
@@ -157,6 +182,8 @@ class Lane:
         "_empty_rounds",
         "_grabbing",
         "_granted",
+        "_has_no_job",
+        "_once_more",
         "_poll",
         "_slept_at",
         "_started",
@@ -179,6 +206,8 @@ class Lane:
         self._asleep = False
         self._slept_at = -inf
         self._empty_rounds = 0
+        self._has_no_job = False  # the server has said so since ``ask_again``
+        self._once_more = False  # one more GRAB is due before it sleeps
         self.due = inf  # when ``requests`` is to be called though nothing happened
 
     @property
@@ -186,11 +215,18 @@ class Lane:
         """GRABs that were written and not answered."""
         return self.in_flight - self._granted
 
+    @property
+    def is_empty(self) -> bool:
+        """The server had no job when it was asked after ``ask_again``, and has not called since."""
+        return self._has_no_job and not self.in_flight and not self.wanted
+
     # ------------------------------------------------------------------------------- what happened
 
     def start(self) -> None:
         """The worker is registered on a new connection."""
         self._started = True
+        self._has_no_job = False
+        self._once_more = False
         self._poll = None
         self._asleep = False
         self._empty_rounds = 0
@@ -202,6 +238,14 @@ class Lane:
         if self._asleep:
             self.due = self._slept_at + seconds
             self.wake()
+
+    def ask_again(self) -> None:
+        """A job may have come to the server unnoticed: let the next GRAB say whether it is so."""
+        self._has_no_job = False
+        if self._asleep and not self.in_flight:
+            self._want(1)
+        else:
+            self._once_more = True  # a GRAB in flight may have been answered before
 
     def assigned(self) -> None:
         """JOB_ASSIGN: the slot of the GRAB now is that of a run."""
@@ -255,13 +299,20 @@ class Lane:
         grabs = self._granted
         if grabs:
             self._granted = 0
-            if self._grabbing.stopped:
+            if self._grabbing.stopped or self._grabbing.is_quiet:
                 self.in_flight -= grabs
+                self._want(self.wanted + grabs)
                 self._grabbing.release(grabs)
                 return 0, False
             self._asleep = False
             return grabs, False
         if self._may_sleep():
+            if self._once_more:
+                self._once_more = False
+                self._want(1)
+                return self.requests(now)
+            self._has_no_job = True
+            self._grabbing.when_empty()
             self._asleep = True
             self._slept_at = now
             self.due = inf if self._poll is None else now + self._poll

@@ -5,15 +5,14 @@ The log tells of an outage once, when it begins, and once when it is over.
 
 import logging
 import random
-import socket
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import anyio
-from anyio.abc import SocketAttribute, SocketStream
 
-from gearflow.client import Backoff, ServerAddress
-from gearflow.worker.connection import Connection, reason_of
+from gearflow.client import Backoff, Security, ServerAddress
+from gearflow.client.dial import Unreachable, dial
+from gearflow.worker.connection import Connection
 from gearflow.worker.grabbing import Grabbing, Lane
 from gearflow.worker.session import Assignment, Refusal, Session
 from gearflow.worker.settings import WorkerSettings
@@ -36,8 +35,12 @@ class Host(Protocol):
         """A job to be run; its slot is taken."""
         ...
 
+    def recognized(self, connection: Connection) -> None:
+        """The server is gearflow's own."""
+        ...
+
     def cancelled(self, connection: Connection, handle: bytes) -> None:
-        """A job that runs here was cancelled at the server."""
+        """Nobody wants a job any more that runs here."""
         ...
 
     def abandon(self, connection: Connection) -> list[bytes]:
@@ -55,6 +58,7 @@ class Link:
     def __init__(
         self,
         address: ServerAddress,
+        security: Security,
         settings: WorkerSettings,
         functions: Sequence[bytes],
         grabbing: Grabbing,
@@ -62,13 +66,16 @@ class Link:
     ) -> None:
         self.address = address
         self.connection: Connection | None = None  # while there is one
+        self.is_registered = False  # the server knows the functions
+        self.outage: str | None = None  # why the server cannot be reached, as the log was told
+        self._security = security
         self._settings = settings
         self._functions = functions
         self._grabbing = grabbing
         self._host = host
         self._backoff = Backoff(settings.first_retry, settings.longest_retry)
         self._failures = 0
-        self._out = False  # the log has been told that the server cannot be reached
+        self._lane: Lane | None = None  # that of the last connection
 
     async def keep(self) -> None:
         """Connect, serve, and start again when that ends, until nothing new is to be taken."""
@@ -85,39 +92,46 @@ class Link:
         if self.connection is not None:
             await self.connection.farewell()
 
+    @property
+    def is_out_of_jobs(self) -> bool:
+        """The server has said so since it was last asked again."""
+        return self._lane is not None and self._lane.is_empty
+
+    def ask_again(self) -> None:
+        """What the server has said before about jobs counts no more: ask it once more, if it is there."""
+        if self._lane is not None:
+            self._lane.ask_again()
+
     async def _serve_once(self) -> str:
         """One connection from beginning to end; returns why it ended."""
         timeout = self._settings.connect_timeout
-        stream: SocketStream | None = None
         try:
-            with anyio.move_on_after(timeout):
-                stream = await anyio.connect_tcp(self.address.host, self.address.port)
-        except (OSError, UnicodeError) as error:  # a host name may be none that can be looked up
-            return reason_of(error)
-        if stream is None:
-            return f"no connection within {timeout:g} s"
+            stream = await dial(self.address, self._security, timeout)
+        except Unreachable as error:
+            return str(error)
         async with stream:
-            stream.extra(SocketAttribute.raw_socket).setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connection = Connection(stream, self)
             self.connection = connection
             try:
                 await connection.serve(self._settings.heartbeat)
             finally:
                 self.connection = None
+                self.is_registered = False
                 connection.close()
                 self._host.lost(connection)
             return connection.reason
 
     def session(self, wake: Callable[[], None]) -> tuple[Lane, Session]:
         """The state of a new connection."""
-        lane = Lane(self._grabbing, wake)
+        lane = self._lane = Lane(self._grabbing, wake)
         settings = self._settings
         return lane, Session(lane, self._functions, settings.client_id.encode(), settings.poll)
 
     def registered(self) -> None:
         """The server has taken the registration: it is back, if it was away."""
         self._failures = 0
-        self._out = False
+        self.outage = None
+        self.is_registered = True
         logger.info("registered with a server", extra={"server": str(self.address)})
         self._host.registered()
 
@@ -137,8 +151,12 @@ class Link:
         """A job came that is not run."""
         self._grabbing.finished()
 
+    def recognized(self, connection: Connection) -> None:
+        """The server is gearflow's own."""
+        self._host.recognized(connection)
+
     def cancelled(self, connection: Connection, handle: bytes) -> None:
-        """A job was cancelled."""
+        """Nobody wants a job any more."""
         self._host.cancelled(connection, handle)
 
     def refused(self, refusal: Refusal) -> None:
@@ -152,9 +170,9 @@ class Link:
         )
 
     def _tell_of_outage(self, reason: str) -> None:
-        if self._out:
+        if self.outage is not None:
             return
-        self._out = True
+        self.outage = reason
         logger.warning(
             "no connection to %s (%s); trying again until there is one",
             self.address,

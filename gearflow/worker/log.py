@@ -2,23 +2,22 @@
 
 import logging
 
-from gearflow.errors import PayloadInvalid, TaskTimeout
-from gearflow.tasks.control import Control, Discard, Snooze
+from gearflow.tasks.control import Control
+from gearflow.worker.outcome import Outcome
 from gearflow.worker.run import Run
 
 logger = logging.getLogger("gearflow.worker")
 
 
-def run_ended(run: Run, failure: BaseException | None, seconds: float) -> None:
+def run_ended(run: Run, outcome: Outcome, failure: BaseException | None, seconds: float) -> None:
     """Log how a run ended after so many seconds; ``failure`` is what it raised."""
-    outcome = _outcome(run, failure)
-    level = logging.INFO if outcome in ("done", "snoozed") else logging.WARNING
+    level = logging.INFO if outcome is Outcome.DONE or outcome is Outcome.SNOOZED else logging.WARNING
     if not logger.isEnabledFor(level):
         return
-    fields = {**run.named(), "duration": seconds, "outcome": outcome}
+    fields = {**run.named(), "duration": seconds, "outcome": str(outcome)}
     if run.again is not None:
         fields |= {"delay": run.again.delay, "reason": run.again.reason}
-    shown = failure if outcome in ("failed", "retried") else None
+    shown = failure if outcome is Outcome.FAILED or outcome is Outcome.RETRIED else None
     if isinstance(shown, Control):
         shown = shown.__cause__
     logger.log(level, f"job {outcome}", extra=fields, exc_info=shown)
@@ -26,24 +25,4 @@ def run_ended(run: Run, failure: BaseException | None, seconds: float) -> None:
 
 def handed_on(fields: dict[str, object]) -> None:
     """Log that a job which waited here for its next run is another worker's now."""
-    logger.warning("job handed on", extra={**fields, "outcome": "handed on"})
-
-
-def _outcome(run: Run, failure: BaseException | None) -> str:
-    if run.handed_on:
-        return "handed on"
-    if run.cancelled:
-        return "cancelled"
-    if run.again is not None:
-        return "snoozed" if isinstance(failure, Snooze) else "retried"
-    match failure:
-        case None:
-            return "done"
-        case TaskTimeout():
-            return "timed out"
-        case PayloadInvalid():
-            return "invalid"  # payload or result do not fit their types
-        case Discard():
-            return "discarded"
-        case _:
-            return "failed"
+    logger.warning("job handed on", extra={**fields, "outcome": str(Outcome.HANDED_ON)})

@@ -7,6 +7,7 @@ the worker is anyio's.
 
 import asyncio
 import contextlib
+import contextvars
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
@@ -34,7 +35,10 @@ class Loop(Protocol):
     """A cancellation can also be made by the task itself (``raise CancelledError``), and may be swallowed."""
 
     def start(self, body: Body) -> Started:
-        """Run a body, which must not raise, as a task of its own. The caller holds what this returns."""
+        """Run a body, which must not raise, as a task of its own. The caller holds what this returns.
+
+        It sees the context variables that were set where the loop was opened, whoever starts it.
+        """
         ...
 
     async def join(self, started: Iterable[Started]) -> None:
@@ -43,6 +47,10 @@ class Loop(Protocol):
 
     def post(self, callback: Callable[[], object]) -> None:
         """Call something on the loop, from any thread, in order. Does nothing if the loop is gone."""
+        ...
+
+    def now(self) -> float:
+        """``anyio.current_time()``, also in what was posted, where anyio does not know the loop."""
         ...
 
 
@@ -71,10 +79,11 @@ class _Asyncio:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self._variables = contextvars.copy_context()
 
     def start(self, body: Body) -> Started:
         # Not kept in a set here: its done callback would cost as much as the task itself.
-        return self._loop.create_task(body())
+        return self._loop.create_task(body(), context=self._variables.copy())
 
     async def join(self, started: Iterable[Started]) -> None:
         tasks = cast("set[asyncio.Task[None]]", set(started))
@@ -86,6 +95,9 @@ class _Asyncio:
         with contextlib.suppress(RuntimeError):  # closed
             self._loop.call_soon_threadsafe(callback)
 
+    def now(self) -> float:
+        return self._loop.time()
+
 
 class _Trio:
     native_cancellation = False
@@ -93,12 +105,13 @@ class _Trio:
     def __init__(self, nursery: "trio.Nursery", token: "trio.lowlevel.TrioToken") -> None:
         self._nursery = nursery
         self._token = token
+        self._variables = contextvars.copy_context()
 
     def start(self, body: Body) -> Started:
         import trio
 
         scope = trio.CancelScope()
-        self._nursery.start_soon(self._within, scope, body)
+        self._variables.copy().run(self._nursery.start_soon, self._within, scope, body)
         return scope
 
     async def join(self, started: Iterable[Started]) -> None:
@@ -113,3 +126,8 @@ class _Trio:
 
         with contextlib.suppress(trio.RunFinishedError):
             self._token.run_sync_soon(callback)
+
+    def now(self) -> float:
+        import trio
+
+        return trio.current_time()

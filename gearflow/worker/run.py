@@ -1,16 +1,17 @@
 """One run of a job: its task, what the job says of it, and its way to the server that gave it."""
 
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 from gearflow.protocol.codec import encode
-from gearflow.protocol.packets import Packet, WorkStatus
-from gearflow.tasks import Context
+from gearflow.protocol.packets import Packet, WorkFail, WorkStatus
+from gearflow.tasks import Context, RunInfo
 from gearflow.tasks.envelope import Envelope, unwrap
 from gearflow.worker.connection import Connection
 from gearflow.worker.executor import AnyTask
-from gearflow.worker.grabbing import Grabbing
 from gearflow.worker.loops import Started
+from gearflow.worker.overdue import Overdue
 from gearflow.worker.verdict import Again
 
 _NOTHING_SAID: Final = Envelope()
@@ -20,15 +21,17 @@ class Run:
     """State of one run. The worker makes it when the job gets a slot, and forgets it when it has ended."""
 
     __slots__ = (
-        "_grabbing",
         "_over",
+        "_overdue",
         "again",
+        "began",
         "cancelled",
         "connection",
         "context",
         "envelope",
         "handed_on",
         "handle",
+        "interrupt",
         "is_overdue",
         "is_under_way",
         "limit",
@@ -36,13 +39,15 @@ class Run:
         "task",
     )
 
-    def __init__(self, task: AnyTask, handle: bytes, connection: Connection, grabbing: Grabbing) -> None:
+    def __init__(self, task: AnyTask, handle: bytes, connection: Connection, overdue: Overdue) -> None:
         self.task = task
         self.handle = handle
         self.connection = connection
         self.envelope = _NOTHING_SAID
         self.limit: float | None = None  # seconds it may take
         self.context: Context | None = None  # if the task takes one
+        self.began = time.perf_counter()  # or, from its first step on, when it took that
+        self.interrupt: Callable[[], None] | None = None  # ends what a process does of it
         self.started: Started | None = None  # holds the loop's task, which the loop itself does not
         self.is_under_way = False  # its first step was made, and it may be cancelled
         self.cancelled = False  # at the server: nobody waits for it
@@ -50,7 +55,7 @@ class Run:
         self.is_overdue = False  # its thread goes on after the end of the job
         self.again: Again | None = None  # how the job goes on
         self._over = False  # nothing more is said of it but how it ends
-        self._grabbing = grabbing
+        self._overdue = overdue
 
     def named(self) -> dict[str, Any]:
         """What the log calls it."""
@@ -60,6 +65,16 @@ class Run:
             "server": str(self.connection.server),
             "attempt": self.envelope.attempt,
         }
+
+    def info(self) -> RunInfo:
+        """The same for middleware and operators."""
+        return RunInfo(
+            task=self.task.name,
+            handle=_text(self.handle),
+            server=str(self.connection.server),
+            attempt=self.envelope.attempt,
+            started=time.time() - (time.perf_counter() - self.began),
+        )
 
     def open(self, workload: bytes) -> bytes:
         """Take in what the workload says beside the payload, which is returned; the run begins now.
@@ -91,9 +106,11 @@ class Run:
         self.connection.wake_from_anywhere()
 
     def end(self, packet: bytes) -> None:
-        """Write the one packet that ends the job."""
+        """Write the one packet that ends the job: WORK_FAIL, whatever came of it, if nobody wants it."""
         self._over = True
         if not self.handed_on:
+            if self.cancelled:
+                packet = encode(WorkFail(self.handle))
             self.connection.outbox.add(self.handle, packet)
             self.connection.wake()
 
@@ -108,21 +125,26 @@ class Run:
         return self._over
 
     def cancel(self) -> None:
-        """The job was cancelled at the server: stop a coroutine, tell a thread. It still ends there."""
+        """Nobody wants the job any more: stop a coroutine or a process, tell a thread.
+
+        It still ends at the server.
+        """
         self.cancelled = True
         if self.context is not None:
             self.context.cancelled = True
-        if self.task.is_async:
+        if self.interrupt is not None:
+            self.interrupt()
+        elif self._can_be_stopped:
             self._cancel()
 
     def hand_on(self) -> None:
-        """The connection is gone: stop a coroutine, tell a thread."""
+        """The connection is gone: stop a coroutine or a process, tell a thread."""
         self._lose()
-        if self.task.is_async:
+        if self._can_be_stopped:
             self._cancel()
 
     def abandon(self) -> None:
-        """The worker leaves: stop a coroutine, leave a thread to itself."""
+        """The worker leaves: stop a coroutine or a process, leave a thread to itself."""
         self._lose()
         self._cancel()
 
@@ -131,11 +153,15 @@ class Run:
         self.is_overdue = True
         if self.context is not None:
             self.context.cancelled = True
-        self._grabbing.overran()
+        self._overdue.began(self.task.name)
 
     def overdue_finished(self) -> None:
         """The thread has ended, and gives the slot back."""
-        self._grabbing.overdue_finished()
+        self._overdue.ended(self.task.name)
+
+    @property
+    def _can_be_stopped(self) -> bool:
+        return self.task.is_async or self.task.executor == "process"
 
     def _lose(self) -> None:
         self.handed_on = True
@@ -144,8 +170,10 @@ class Run:
 
     def _cancel(self) -> None:
         # A task of asyncio's that is cancelled before its first step never makes it, so nobody would
-        # give its slot back; it looks at handed_on instead.
+        # give its slot back; it looks at handed_on instead. A second cancellation would disturb the task
+        # that tidies up after the first.
         if self.started is not None and self.is_under_way:
+            self.is_under_way = False
             self.started.cancel()
 
 

@@ -19,10 +19,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, TypeAlias
 
+from gearflow.client.dial import Unreachable
+from gearflow.client.reasons import NO_TLS, NO_TOKEN
 from gearflow.errors import LocalProtocolError, RemoteProtocolError
 from gearflow.protocol import packets, reserved
 from gearflow.protocol.codec import LAYOUTS, encode, split
-from gearflow.protocol.constants import HEADER, MAX_BODY, REQ, PacketType
+from gearflow.protocol.constants import AUTH, HEADER, MAX_BODY, REQ, TLS_REQUIRED, PacketType
 from gearflow.worker.grabbing import Lane
 from gearflow.worker.submissions import Submission, Submissions
 
@@ -77,8 +79,13 @@ class Echo:
 
 
 @dataclass(frozen=True, slots=True)
+class Recognized:
+    """The server is gearflow's own."""
+
+
+@dataclass(frozen=True, slots=True)
 class Cancelled:
-    """The job with this handle was cancelled at the server: nobody will hear of it."""
+    """The job with this handle is wanted by nobody any more, or was cancelled: nobody will hear of it."""
 
     handle: bytes
 
@@ -90,7 +97,7 @@ class Answered:
     submission: Submission
 
 
-Event: TypeAlias = Assignment | Refusal | Echo | Cancelled | Answered
+Event: TypeAlias = Assignment | Refusal | Echo | Recognized | Cancelled | Answered
 
 
 class Session:
@@ -158,6 +165,7 @@ class Session:
 
         Raises:
             RemoteProtocolError: A server does not say this to a worker.
+            Unreachable: The server does not want this worker as it is.
         """
         if kind == _JOB_ASSIGN_UNIQ:
             handle, function, _, workload = _fields(kind, body, 4)
@@ -180,12 +188,14 @@ class Session:
 
     def _rare(self, kind: int, body: bytes) -> Event | None:
         match kind:
+            case PacketType.OPTION_RES if body == AUTH:
+                raise Unreachable(NO_TOKEN)
             case PacketType.OPTION_RES:
                 self.is_gearflow = True
                 self._option_open = False
                 self._call_events = True
                 self._lane.wake()
-                return None
+                return Recognized()
             case PacketType.JOB_CREATED:
                 return self._answered(self._submissions.created(body))
             case PacketType.ECHO_RES:
@@ -213,6 +223,8 @@ class Session:
         return Answered(submission)
 
     def _error(self, code: bytes, text: bytes) -> Event | None:
+        if code == TLS_REQUIRED:
+            raise Unreachable(NO_TLS)
         if self._option_open:
             self._not_gearflow()
             return None

@@ -4,8 +4,9 @@ import os
 import socket
 from typing import Annotated, Self, TypedDict
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
+from gearflow.client import TLS
 from gearflow.protocol.constants import MAX_CLIENT_ID
 
 
@@ -23,6 +24,13 @@ class WorkerSettings(BaseModel):
     servers: tuple[str, ...] | None = None
     """``host:port`` of all servers to take jobs from; ``None``: those that calls go to where the
     worker is made, by ``connect()``, ``configure()`` or GEARMAN_SERVERS, else 127.0.0.1:4730."""
+
+    tls: TLS | bool | None = None
+    """How to speak TLS with them; true: trusting whom the system trusts; false: not at all; ``None``: as
+    ``connect()``, ``configure()`` or the environment says where the worker is made."""
+
+    token: SecretStr | None = None
+    """What servers that want a token are told; ``None``: as above."""
 
     concurrency: Annotated[int, Field(ge=1)] = 10
     """Jobs that run at once, over all servers. Ten threads that wait for files or the network keep a core
@@ -44,7 +52,7 @@ class WorkerSettings(BaseModel):
     longest_retry: Annotated[float, Field(gt=0)] = 10.0
     """Seconds between attempts at most: how long a server may be back before this worker is."""
 
-    heartbeat: Annotated[float, Field(gt=0)] = 15.0
+    heartbeat: Annotated[float, Field(gt=0)] = 10.0
     """Seconds of silence after which a server is asked whether it is there (ECHO_REQ); silent as long
     again, it is given up, and the slots that its answers hold are free for other servers."""
 
@@ -54,6 +62,29 @@ class WorkerSettings(BaseModel):
 
     drain: Annotated[float, Field(ge=0)] | None = None
     """Seconds that a warm stop waits for what runs, before it leaves cold; ``None``: as long as it takes."""
+
+    burst: bool = False
+    """End by itself, warm, once no server has a job. Servers that cannot be reached within
+    ``connect_timeout`` are given up; if that is all of them, ``run`` raises ``NoServer``."""
+
+    max_tasks: Annotated[int, Field(ge=1)] | None = None
+    """Runs after which the worker retires, or up to a tenth less, so that a fleet does not retire all at
+    once. What runs then is finished, so there may be some more."""
+
+    max_rss: Annotated[int, Field(ge=1)] | None = None
+    """Bytes of resident memory above which the worker retires, or up to a tenth less, for the same reason.
+    It is looked at after each run and every few seconds."""
+
+    process_max_tasks: Annotated[int, Field(ge=1)] | None = None
+    """Runs after which a process of tasks with ``executor="process"`` is replaced by a fresh one: against
+    libraries that lose memory. ``None``: it is kept for as long as the worker lives."""
+
+    process_max_rss: Annotated[int, Field(ge=1)] | None = None
+    """Bytes of resident memory above which such a process is replaced when its run is over."""
+
+    liveness: Annotated[float, Field(gt=0)] | None = 60.0
+    """Seconds without a job after which the log says that the worker waits for jobs, and again each time
+    these have passed; ``None``: it never says so."""
 
     @model_validator(mode="after")
     def _retries_grow(self) -> Self:
@@ -68,6 +99,8 @@ class WorkerOptions(TypedDict, total=False):
     """The fields of ``WorkerSettings`` as keywords of ``Worker``."""
 
     servers: tuple[str, ...] | list[str] | None
+    tls: TLS | bool | None
+    token: SecretStr | str | None
     concurrency: int
     client_id: str
     connect_timeout: float
@@ -76,3 +109,9 @@ class WorkerOptions(TypedDict, total=False):
     heartbeat: float
     poll: float | None
     drain: float | None
+    burst: bool
+    max_tasks: int | None
+    max_rss: int | None
+    process_max_tasks: int | None
+    process_max_rss: int | None
+    liveness: float | None

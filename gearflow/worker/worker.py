@@ -8,6 +8,7 @@ The parts and what each decides:
 * ``Executor`` runs one call, within its time;
 * ``verdict`` (pure) decides after an exception whether the job runs again, ``retrying`` sees to it;
 * ``Holding`` keeps jobs between two runs, where their server cannot;
+* ``run_within`` has the middleware around it;
 * the ``Worker`` here ties a job to its run: it starts it, sends its one end packet, gives its slot back.
 
 The path of a job is as plain as can be: one task of the event loop, an integer of free slots, an entry in
@@ -25,30 +26,43 @@ that run.
 """
 
 import logging
+import random
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from functools import partial
 from types import TracebackType
-from typing import Final, Self, Unpack
+from typing import Any, Final, Self, Unpack
 
 import anyio
-from anyio.abc import TaskGroup
+from anyio.abc import TaskGroup, TaskStatus
 
-from gearflow.client import ambient, parse_servers
+from gearflow.client import Security, ambient, parse_servers
+from gearflow.errors import NoServer
 from gearflow.protocol.codec import encode
 from gearflow.protocol.packets import CanDo, WorkFail
-from gearflow.tasks import Task
-from gearflow.worker import log
+from gearflow.tasks import RunInfo, Task
+from gearflow.tasks.hooks import LifespanFunction, Middleware, as_lifespan, check_middleware, hooks, name_of
+from gearflow.tasks.lifetime import lifetime
+from gearflow.worker import liveness, log
+from gearflow.worker.burst import Burst
 from gearflow.worker.connection import Connection
 from gearflow.worker.executor import AnyTask, Executor
 from gearflow.worker.grabbing import Grabbing
 from gearflow.worker.holding import Held, Holding
+from gearflow.worker.limits import Limits
 from gearflow.worker.link import Link
 from gearflow.worker.loops import Loop, open_loop
+from gearflow.worker.middleware import run_within
+from gearflow.worker.outcome import outcome_of
+from gearflow.worker.overdue import Overdue
+from gearflow.worker.processes import Pool, origin_of
+from gearflow.worker.retirement import Retirement
 from gearflow.worker.retrying import conclude
 from gearflow.worker.run import Run
 from gearflow.worker.session import Assignment, work_complete
 from gearflow.worker.settings import WorkerOptions, WorkerSettings
+from gearflow.worker.tally import Tally
 from gearflow.worker.threads import Threads
 
 logger = logging.getLogger("gearflow.worker")
@@ -69,15 +83,25 @@ class Worker:
     Args:
         tasks: What to run; foreign tasks, which others run, are left out.
         settings: How to run; ``options`` replace single fields of it.
+        lifespan: Hooks to be entered in order before the first connection is made, and left in reverse after
+            the last run; by default those of ``@lifespan``.
+        middleware: What is called around each run, the outermost first; by default that of ``@middleware``.
+        on_retire: Called once with the reason, when a limit (``max_tasks``, ``max_rss``) is reached; it must
+            not raise. By default the worker stops warm; else it goes on until it is told to stop.
 
     Raises:
         ValueError: There is no task to run, two have one name, or a setting is out of range.
+        TypeError: What is given as a task, a hook or middleware is none.
     """
 
     def __init__(
         self,
         tasks: Iterable[AnyTask],
         settings: WorkerSettings | None = None,
+        *,
+        lifespan: Sequence[LifespanFunction] | None = None,
+        middleware: Sequence[Middleware] | None = None,
+        on_retire: Callable[[str], object] | None = None,
         **options: Unpack[WorkerOptions],
     ) -> None:
         given = settings.model_dump(exclude_unset=True) if settings is not None else {}
@@ -87,14 +111,39 @@ class Worker:
         self._tasks = _by_function(tasks)
         self._idle = anyio.Event()
         self._grabbing = Grabbing(self.settings.concurrency, self._idle.set)
+        self._overdue = Overdue(self._grabbing, self._report)
         functions = tuple(self._tasks)
         given_servers = self.settings.servers
-        self._servers = ambient.servers() if given_servers is None else parse_servers(given_servers)
+        token = self.settings.token
+        self._target = ambient.target().but(
+            servers=None if given_servers is None else parse_servers(given_servers),
+            tls=self.settings.tls,
+            token=None if token is None else token.get_secret_value(),
+        )
+        security = Security.of(self._target.tls, self._target.token)
         self._links = [
-            Link(server, self.settings, functions, self._grabbing, self) for server in self._servers
+            Link(server, security, self.settings, functions, self._grabbing, self)
+            for server in self._target.servers
         ]
         self._threads = Threads("gearflow-worker")
         self._runs: set[Run] = set()
+        self._tally = Tally()
+        self._hooks_of_processes = None if lifespan is None else tuple(map(name_of, lifespan))
+        self._lifespans = hooks.lifespans() if lifespan is None else tuple(map(as_lifespan, lifespan))
+        self._middleware = hooks.middleware() if middleware is None else tuple(middleware)
+        for each in self._middleware:
+            check_middleware(each)
+        self._burst: Burst | None = None
+        if self.settings.burst:
+            self._burst = Burst(self._links, self.settings.connect_timeout, self._is_at_rest)
+            self._grabbing.when_empty = self._burst.changed
+        self._retirement: Retirement | None = None
+        most, memory = self.settings.max_tasks, self.settings.max_rss
+        if most is not None or memory is not None:
+            limits = Limits(most, memory, random.random())
+            self._retirement = Retirement(limits, self._tally, on_retire or (lambda _: self.stop()))
+        self._is_watched = self.settings.burst or self._retirement is not None
+        self._failure: NoServer | None = None  # which ``run`` is to raise
         self._stopping = anyio.Event()
         self._scope: anyio.CancelScope | None = None  # of all connections
         self._left = False
@@ -123,22 +172,52 @@ class Worker:
         return self._grabbing.overdue
 
     @property
+    def done(self) -> int:
+        """Runs that have ended well."""
+        return self._tally.done
+
+    @property
+    def failed(self) -> int:
+        """Runs that have ended their job with a failure; those that are tried again are not counted."""
+        return self._tally.failed
+
+    @property
     def stopping(self) -> bool:
         """``stop`` was called."""
         return self._stopping.is_set()
 
-    async def run(self) -> None:
-        """Serve until ``stop`` or ``leave`` is called, or this is cancelled, which leaves cold."""
+    @property
+    def left(self) -> bool:
+        """``leave`` was called, or a warm stop took longer than ``drain``: servers hand on what ran."""
+        return self._left
+
+    def runs(self) -> list[RunInfo]:
+        """What runs now."""
+        return [run.info() for run in self._runs]
+
+    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Serve until ``stop`` or ``leave`` is called, or this is cancelled, which leaves cold.
+
+        It has started once the lifespan hooks are entered.
+
+        Raises:
+            StartupFailed: A lifespan hook raised as it was entered.
+            NoServer: With the setting ``burst``: no server can be reached.
+        """
         if self._has_run:
             raise RuntimeError("a worker can run only once; make a new one")
         self._has_run = True
         self._thread = threading.get_ident()
-        with ambient.servers_by_default(self._servers):
-            await self._run()
+        with ambient.by_default(self._target):
+            async with lifetime(self._lifespans):
+                task_status.started()
+                await self._serve()
+        if self._failure is not None:
+            raise self._failure
 
-    async def _run(self) -> None:
+    async def _serve(self) -> None:
         async with open_loop() as self._loop:
-            self._executor = Executor(self._loop, self._threads)
+            self._executor = Executor(self._loop, self._threads, self._pool())
             self._holding = Holding(self._grabbing, self._loop, self._resume)
             try:
                 with anyio.CancelScope() as self._scope:
@@ -147,6 +226,8 @@ class Worker:
                     async with anyio.create_task_group() as links:
                         for link in self._links:
                             links.start_soon(link.keep)
+                        for watch in self._watches():
+                            links.start_soon(watch)
                         await self._drain()
                         links.cancel_scope.cancel()
             finally:
@@ -157,6 +238,12 @@ class Worker:
                 self._threads.close()
                 started = [run.started for run in left if run.started is not None]
                 await self._loop.join([*started, *(job.wait for job in held)])
+                await self._executor.close(cold=self._left or not self.stopping)
+
+    def _pool(self) -> Pool:
+        settings = self.settings
+        target = ambient.target()
+        return Pool(target, self._hooks_of_processes, settings.process_max_tasks, settings.process_max_rss)
 
     def stop(self) -> None:
         """Stop warm: take nothing new, finish what runs, then end ``run``.
@@ -168,6 +255,23 @@ class Worker:
             logger.info("stopping; finishing what runs", extra={"running": self.running, "held": self.held})
             self._stopping.set()
             self._grabbing.stop()
+
+    def quiet(self) -> None:
+        """Take nothing new until ``resume``, but stay connected, and finish what runs."""
+        if not self._grabbing.is_quiet:
+            logger.info("quiet; taking no new jobs", extra={"running": self.running, "held": self.held})
+            self._grabbing.quiet()
+
+    def resume(self) -> None:
+        """Take jobs again after ``quiet``."""
+        if self._grabbing.is_quiet:
+            logger.info("taking jobs again")
+            self._grabbing.resume()
+
+    def show_processes(self) -> None:
+        """Have the processes of tasks write to stderr where their threads are."""
+        if self.ready.is_set():  # before, there are none
+            self._executor.show_processes()
 
     def leave(self) -> None:
         """Leave cold: close the connections at once, so that the servers hand the jobs on to others.
@@ -183,7 +287,11 @@ class Worker:
 
     async def __aenter__(self) -> Self:
         self._background = await anyio.create_task_group().__aenter__()
-        self._background.start_soon(self.run)
+        try:
+            await self._background.start(self.run)
+        except BaseException as error:
+            await self._end_background(type(error), error, error.__traceback__)
+            raise
         return self
 
     async def __aexit__(
@@ -192,16 +300,60 @@ class Worker:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool | None:
-        assert self._background is not None
         if error is None:
             self.stop()
         else:
             self.leave()
+        return await self._end_background(kind, error, traceback)
+
+    async def _end_background(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:
+        assert self._background is not None
         if isinstance(error, Exception):
             # Not given to the task group, which would wrap it into a group.
             await self._background.__aexit__(None, None, None)
             return False
         return await self._background.__aexit__(kind, error, traceback)
+
+    # ------------------------------------------------------------------------------- beside the links
+
+    def _watches(self) -> Iterator[Callable[[], Coroutine[Any, Any, None]]]:
+        """What goes on beside the links until the worker stops."""
+        if self._burst is not None:
+            yield partial(self._end_when_done, self._burst)
+        if self._retirement is not None:
+            yield self._retirement.watch
+        interval = self.settings.liveness
+        if interval is not None:
+            yield partial(liveness.tell, interval, self._tally, self._links, self._is_waiting)
+
+    async def _end_when_done(self, burst: Burst) -> None:
+        try:
+            await burst.watch()
+        except NoServer as error:
+            self._failure = error
+            self.leave()
+        else:
+            logger.info("no server has a job")
+            self.stop()
+
+    def _is_at_rest(self) -> bool:
+        """Nothing runs, or waits here for its next run."""
+        return not self._runs and not self._grabbing.held
+
+    def _is_waiting(self) -> bool:
+        """A job that came now would be taken, and would be the only one."""
+        return self._is_at_rest() and not (self._grabbing.is_quiet or self.stopping)
+
+    def _look_after_run(self) -> None:
+        if self._retirement is not None:
+            self._retirement.look()
+        if self._burst is not None:
+            self._burst.run_ended()
 
     # ----------------------------------------------------------------------------------------- stopping
 
@@ -223,6 +375,13 @@ class Worker:
     def registered(self) -> None:
         """A server knows the functions."""
         self.ready.set()
+        if self._burst is not None:
+            self._burst.changed()
+
+    def recognized(self, connection: Connection) -> None:
+        """A server is gearflow's own, and wants to know of overdue runs."""
+        if self._overdue.counts:
+            connection.report(self._overdue.counts)
 
     def assigned(self, connection: Connection, job: Assignment) -> None:
         """A job came: run it."""
@@ -243,10 +402,16 @@ class Worker:
             self._loop.post(callback)
 
     def cancelled(self, connection: Connection, handle: bytes) -> None:
-        """A job was cancelled at the server; it may have ended here meanwhile."""
+        """Nobody wants a job any more; it may have ended here meanwhile."""
         for run in list(self._runs):
             if run.connection is connection and run.handle == handle:
                 run.cancel()
+
+    def _report(self) -> None:
+        """Tell the servers of the overdue runs, as far as they want to know."""
+        for link in self._links:
+            if link.connection is not None:
+                link.connection.report(self._overdue.counts)
 
     def abandon(self, connection: Connection) -> list[bytes]:
         """A connection is about to be closed: its runs are stopped, and their jobs can be released."""
@@ -262,11 +427,14 @@ class Worker:
                 run.hand_on()
         for job in self._holding.drop(connection):
             log.handed_on(job.named)
+        if self._burst is not None:
+            self._burst.run_ended()  # if it had jobs that were held
+            self._burst.changed()
 
     # -------------------------------------------------------------------------------------- one job
 
     def _begin(self, task: AnyTask, handle: bytes, connection: Connection, workload: bytes) -> None:
-        run = Run(task, handle, connection, self._grabbing)
+        run = Run(task, handle, connection, self._overdue)
         self._runs.add(run)
         run.started = self._loop.start(lambda: self._perform(run, workload))
 
@@ -277,11 +445,11 @@ class Worker:
     async def _perform(self, run: Run, workload: bytes) -> None:
         """The life of one run. Raises nothing but its cancellation."""
         run.is_under_way = True
-        began = time.perf_counter()
+        run.began = time.perf_counter()
         failure: BaseException | None = None
         try:
             if not run.handed_on and not run.cancelled:
-                result = await self._executor.execute(run, run.open(workload))
+                result = await self._execute(run, run.open(workload))
                 run.end(work_complete(run.handle, result))
             elif run.cancelled:
                 run.end(encode(WorkFail(run.handle)))
@@ -296,10 +464,20 @@ class Worker:
             failure = error
             failure = await conclude(run, workload, error, self._holding)
         finally:
+            now = time.perf_counter()
+            outcome = outcome_of(run, failure)
+            self._tally.add(outcome, now)
             self._runs.discard(run)
             if not run.is_overdue:
                 self._grabbing.finished()
-            log.run_ended(run, failure, time.perf_counter() - began)
+            log.run_ended(run, outcome, failure, now - run.began)
+            if self._is_watched:
+                self._look_after_run()
+
+    def _execute(self, run: Run, payload: bytes) -> Awaitable[bytes]:
+        if not self._middleware:
+            return self._executor.execute(run, payload)
+        return run_within(self._middleware, run.info(), partial(self._executor.execute, run, payload))
 
     def _is_cancellation(self, run: Run, error: BaseException) -> bool:
         """Whether this worker cancels the run; else the task has raised something that only looks like it."""
@@ -320,6 +498,8 @@ def _by_function(tasks: Iterable[AnyTask]) -> dict[bytes, AnyTask]:
         if found.setdefault(name, task) is not task:
             raise ValueError(f"two tasks are named {task.name!r}; give one of them another: @task(name=...)")
         task.takes_context  # noqa: B018  (reads annotations: faults show now)
+        if task.executor == "process":
+            origin_of(task)  # refuses what another process cannot find
     if not found:
         raise ValueError("there is no task to run: give at least one that is not foreign")
     return found

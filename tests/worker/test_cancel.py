@@ -1,4 +1,4 @@
-"""A job that is cancelled at gearflow's own server while it runs here."""
+"""A job that nobody wants any more while it runs here, and threads that go on after the end of theirs."""
 
 import logging
 import threading
@@ -7,11 +7,15 @@ from collections.abc import Callable
 import anyio
 import pytest
 
-from gearflow.client import Admin
+from gearflow.client import Admin, Client
 from gearflow.client.ambient import connect
-from gearflow.errors import TaskFailed
+from gearflow.client.operate import workers
+from gearflow.errors import TaskFailed, TaskTimeout
+from gearflow.protocol.packets import CanDo, OptionReq, OptionRes, SetClientId, SubmitJob
+from gearflow.protocol.reserved import EVENTS, REPORT
 from gearflow.tasks import Context, task
 from gearflow.worker import Worker
+from tests.worker.scripted import scripted_server
 
 Fresh = Callable[..., str]
 
@@ -78,3 +82,103 @@ async def test_a_thread_is_told_and_its_slot_is_free_when_it_has_ended(bundled: 
                 await job
             assert await other.acall()
             assert await running(bundled, watchful.name) == 0
+
+
+async def test_a_coroutine_has_time_to_tidy_up_and_is_not_disturbed(bundled: str, fresh: Fresh) -> None:
+    started, tidying, may_end = anyio.Event(), anyio.Event(), anyio.Event()
+    tidied = False
+
+    @task(name=fresh())
+    async def careful() -> None:
+        nonlocal tidied
+        started.set()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=True):  # which trio wants
+                tidying.set()
+                await may_end.wait()
+                tidied = True
+
+    with anyio.fail_after(10):
+        async with connect(bundled) as client, Worker([careful], servers=[bundled]) as worker:
+            job = await careful.asubmit()
+            await started.wait()
+            job.cancel()
+            await tidying.wait()
+            await Admin(bundled).cancel_job(job.handle)  # again
+            await client.echo(b"the worker has been told")
+            assert worker.running == 1
+            may_end.set()
+    assert tidied
+
+
+async def test_a_thread_learns_that_its_caller_has_gone(bundled: str, fresh: Fresh) -> None:
+    started, seen = threading.Event(), threading.Event()
+
+    @task(name=fresh())
+    def watchful(ctx: Context) -> str:
+        started.set()
+        while not ctx.cancelled:
+            pass
+        seen.set()
+        return "too late"
+
+    with anyio.fail_after(10):
+        async with Worker([watchful], servers=[bundled]):
+            async with connect(bundled):
+                await watchful.asubmit()
+                await anyio.to_thread.run_sync(started.wait)
+            await anyio.to_thread.run_sync(seen.wait)
+
+
+async def test_the_server_knows_of_threads_that_overran(bundled: str, fresh: Fresh) -> None:
+    let_go = threading.Event()
+
+    @task(name=fresh(), timeout=0.01)
+    def slow() -> None:
+        let_go.wait(10)
+
+    @task(name=fresh())
+    async def other() -> int:
+        return 1
+
+    async def overdue(client: Client) -> dict[str, int]:
+        (mine,) = [row for row in await workers(client) if slow.name in row.functions]
+        return mine.overdue
+
+    with anyio.fail_after(10):
+        async with connect(bundled) as client, Worker([slow, other], servers=[bundled], concurrency=1):
+            with pytest.raises(TaskTimeout):
+                await slow.acall()
+            assert await overdue(client) == {slow.name: 1}
+            let_go.set()
+            assert await other.acall() == 1  # it has the slot
+            assert await overdue(client) == {}
+
+
+async def test_a_server_that_comes_back_is_told_again(fresh: Fresh) -> None:
+    let_go = threading.Event()
+
+    @task(name=fresh(), timeout=0.01)
+    def slow() -> None:
+        let_go.wait(10)
+
+    report = {"overdue": {slow.name: 1}}
+    with anyio.fail_after(10):
+        async with (
+            scripted_server() as server,
+            Worker([slow], servers=[server.address], concurrency=1, first_retry=0.001, drain=0),
+        ):
+            peer = await server.accept()
+            (function,) = await peer.register()
+            await peer.assign(function, b"{}")
+            assert await peer.answered(REPORT) == report
+            await peer.close()
+            peer = await server.accept()  # it is asked for nothing: no slot is free
+            for kind in (OptionReq, SetClientId, CanDo):
+                await peer.expect(kind)
+            await peer.send(OptionRes(b"gearflow"))
+            told = {(await peer.expect(SubmitJob)).function for _ in range(2)}
+            assert told == {EVENTS, REPORT}
+            let_go.set()

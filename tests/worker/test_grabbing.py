@@ -351,6 +351,85 @@ def test_a_claim_that_is_withdrawn_gets_no_slot() -> None:
     assert (told, grabbing.held, asked(lane)) == ([], 0, "G")
 
 
+def test_a_quiet_worker_takes_back_what_it_has_not_written() -> None:
+    grabbing, [lane] = lanes(3)
+    grabbing.quiet()
+    assert (asked(lane), grabbing.free) == ("", 3)
+    grabbing.resume()
+    assert (asked(lane), grabbing.free) == ("G", 2)
+
+
+def test_a_quiet_worker_answers_a_call_when_it_resumes() -> None:
+    grabbing, [lane] = lanes(3)
+    asked(lane)
+    lane.no_job()
+    grabbing.quiet()
+    assert asked(lane) == "S"
+    lane.noop(now=5.0)
+    assert asked(lane) == ""
+    grabbing.resume()
+    assert asked(lane) == "G"
+
+
+def test_a_quiet_worker_goes_on_with_jobs_that_it_holds() -> None:
+    grabbing, [lane] = lanes(1)
+    asked(lane)
+    lane.assigned()
+    begun: list[str] = []
+    grabbing.hold()
+    grabbing.claim(lambda: begun.append("begun"))
+    grabbing.quiet()
+    grabbing.finished()
+    assert begun == ["begun"]
+
+
+def test_a_lane_is_empty_once_its_server_has_no_job() -> None:
+    told: list[str] = []
+    grabbing, [lane] = lanes(3)
+    grabbing.when_empty = lambda: told.append("empty")
+    asked(lane)
+    lane.no_job()
+    assert (lane.is_empty, told) == (False, [])
+    assert asked(lane) == "S"
+    assert (lane.is_empty, told) == (True, ["empty"])
+    lane.noop(now=5.0)
+    assert not lane.is_empty
+
+
+def test_a_sleeping_lane_that_is_to_ask_again_does_so_at_once() -> None:
+    _, [lane] = lanes(3)
+    asked(lane)
+    lane.no_job()
+    asked(lane)
+    lane.ask_again()
+    assert (lane.is_empty, asked(lane)) == (False, "G")
+    lane.no_job()
+    assert (asked(lane), lane.is_empty) == ("S", True)
+
+
+def test_a_grab_in_flight_is_not_enough_for_one_that_is_to_ask_again() -> None:
+    _, [lane] = lanes(3)
+    asked(lane)
+    lane.ask_again()
+    lane.no_job()
+    assert asked(lane) == "G"
+    lane.no_job()
+    assert (asked(lane), lane.is_empty) == ("S", True)
+
+
+def test_a_lane_that_pauses_is_empty_until_it_is_to_ask_again() -> None:
+    _, [lane] = lanes(3)
+    for _ in range(EMPTY_ROUNDS + 1):
+        assert asked(lane) == "G"
+        lane.no_job()
+        assert asked(lane) == "S"
+        lane.noop(now=0.0)
+    assert (asked(lane), lane.is_empty) == ("", True)
+    lane.ask_again()
+    assert not lane.is_empty
+    assert asked(lane, now=lane.due) == "G"
+
+
 class Servers(RuleBasedStateMachine):
     """A worker and several servers, in any order of events; each server keeps the protocol."""
 
@@ -368,6 +447,8 @@ class Servers(RuleBasedStateMachine):
         self.running = 0
         self.waiting: list[Callable[[], None]] = []  # held jobs, by what begins their next run
         self.claiming: list[Callable[[], None]] = []
+        self.old = [0] * 3  # GRABs at each server that were written before it was to be asked again
+        self.has_said_no = [False] * 3  # to one that was written later
 
     def waker(self, index: int) -> Callable[[], None]:
         return lambda: self.woken.add(index)
@@ -377,6 +458,7 @@ class Servers(RuleBasedStateMachine):
         while self.woken:
             index = self.woken.pop()
             grabs, sleep = self.lanes[index].requests(self.now)
+            assert not (grabs and self.grabbing.is_quiet)
             self.open[index] += grabs
             if grabs:
                 self.asleep[index] = False
@@ -395,6 +477,7 @@ class Servers(RuleBasedStateMachine):
     def connect(self, index: int) -> None:
         if not self.up[index]:
             self.up[index] = True
+            self.old[index], self.has_said_no[index] = 0, False
             self.lanes[index].start()
             self.write()
 
@@ -416,11 +499,14 @@ class Servers(RuleBasedStateMachine):
     def answer(self, index: int) -> None:
         if self.open[index]:
             self.open[index] -= 1
+            is_old = self.old[index] > 0
+            self.old[index] -= is_old
             if self.jobs[index]:
                 self.jobs[index] -= 1
                 self.running += 1
                 self.lanes[index].assigned()
             else:
+                self.has_said_no[index] |= not is_old
                 self.lanes[index].no_job()
             self.write()
 
@@ -456,6 +542,23 @@ class Servers(RuleBasedStateMachine):
         self.grabbing.let_go((self.claiming or self.waiting).pop())
         self.write()
 
+    @rule()
+    def quiet(self) -> None:
+        self.grabbing.quiet()
+        self.write()
+
+    @rule()
+    def resume(self) -> None:
+        self.grabbing.resume()
+        self.write()
+
+    @rule()
+    def ask_again(self) -> None:
+        for index, lane in enumerate(self.lanes):
+            self.old[index], self.has_said_no[index] = self.open[index], False
+            lane.ask_again()
+        self.write()
+
     @rule(seconds=st.floats(0, 2))
     def wait(self, seconds: float) -> None:
         self.now += seconds
@@ -475,15 +578,26 @@ class Servers(RuleBasedStateMachine):
     @invariant()
     def a_job_beside_a_free_slot_is_being_asked_for(self) -> None:
         for index in range(3):
-            if self.up[index] and self.jobs[index] and self.grabbing.free:
+            if self.up[index] and self.jobs[index] and self.grabbing.free and not self.grabbing.is_quiet:
                 assert self.open[index] or self.lanes[index].due < inf
 
+    @invariant()
+    def what_is_called_empty_was_asked(self) -> None:
+        for index, lane in enumerate(self.lanes):
+            assert self.has_said_no[index] or not (self.up[index] and lane.is_empty)
+
     def teardown(self) -> None:
-        """Whatever happened before: all jobs at servers that can be reached are done in the end."""
+        """Whatever happened before: in the end all jobs that can be reached are done, and known to be."""
+        self.resume()
+        self.ask_again()
         for _ in range(10_000):
             if self.waiting:
                 self.claim()
-            elif not (self.claiming or any(jobs for jobs, up in zip(self.jobs, self.up, strict=True) if up)):
+            elif not self.claiming and all(
+                lane.is_empty and not jobs
+                for lane, jobs, up in zip(self.lanes, self.jobs, self.up, strict=True)
+                if up
+            ):
                 return
             for index in range(3):
                 self.answer(index)

@@ -29,7 +29,7 @@ from gearflow.protocol.packets import (
     WorkFail,
     WorkWarning,
 )
-from gearflow.protocol.reserved import EVENTS, RETRY, Fault, RetryPlan, cancel_event
+from gearflow.protocol.reserved import EVENTS, REPORT, RETRY, Fault, RetryPlan, cancel_event
 from gearflow.tasks import AsyncTask, Context, Retry, task
 from gearflow.tasks.control import Discard, Snooze, TryAgain
 from gearflow.tasks.envelope import unwrap, wrap
@@ -592,6 +592,7 @@ async def test_a_stop_waits_for_the_answer_to_a_retry(function: str) -> None:
             peer = await server.accept()
             await peer.register()
             await peer.assign(function.encode(), b"{}")
+            assert await peer.answered(REPORT) == {"overdue": {function: 1}}
             await peer.called(RETRY)
             assert worker.overdue == 1
             worker.stop()  # is idle, but for the thread

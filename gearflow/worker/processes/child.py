@@ -1,0 +1,168 @@
+"""The process itself: takes runs from its worker, one at a time, and answers with what came of them.
+
+Tasks run in its main thread, so that libraries which want that are content; another thread reads what the
+worker says. When the worker closes the socket, the process leaves its lifespans and ends.
+"""
+
+import faulthandler
+import fcntl
+import io
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from queue import SimpleQueue
+from typing import Any, cast
+
+from gearflow.client import configure
+from gearflow.protocol.packets import Packet
+from gearflow.tasks import Context, Task
+from gearflow.worker.memory import resident
+from gearflow.worker.processes import logs
+from gearflow.worker.processes.failures import Renamed, pack
+from gearflow.worker.processes.frames import Channel, Frame, encode
+from gearflow.worker.processes.lifespans import Lifespans
+from gearflow.worker.processes.orders import Hello, Order
+from gearflow.worker.processes.origin import MAIN, find
+from gearflow.worker.processes.pool import LEAVING
+from gearflow.worker.processes.process import ANSWERED_BY_THE_WORKER
+from gearflow.worker.processes.reports import Reports
+
+
+def main(connection: int, lifeline: int) -> None:
+    """Serve the worker at the other end of a socket, until that closes it.
+
+    Args:
+        connection: The descriptor of the socket.
+        lifeline: That of a pipe which is open at the other end as long as the worker lives.
+    """
+    _hold_on_to(lifeline)
+    _leave_signals_to_the_worker()
+    for descriptor in (connection, lifeline):
+        os.set_inheritable(descriptor, False)  # by processes that tasks start
+    sys.argv = sys.argv[:1]
+    for stream in (sys.stdout, sys.stderr):
+        # By lines, since what is in a buffer is lost in a crash.
+        cast(io.TextIOWrapper, stream).reconfigure(line_buffering=True, errors="backslashreplace")
+    channel = Channel(socket.socket(fileno=connection))
+    hello = channel.receive()
+    if hello is not None:
+        runner = _Runner(channel, Hello.of(hello.fields))
+        runner.serve()
+        _end_in_time()
+        runner.lifespans.leave()
+
+
+def _hold_on_to(lifeline: int) -> None:
+    """Have the kernel send SIGIO when the other end of the pipe is closed.
+
+    It ends this process, and what tasks have started.
+    """
+    signal.signal(signal.SIGIO, signal.SIG_DFL)
+    fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgrp())
+    fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
+    if select.select([lifeline], [], [], 0)[0]:  # it has been closed already
+        os._exit(1)
+
+
+def _leave_signals_to_the_worker() -> None:
+    """Survive what is meant for the worker; show stacks in a crash, and at SIGUSR2."""
+    for number in ANSWERED_BY_THE_WORKER:
+        signal.signal(number, _survive)  # SIG_IGN would be inherited by the programs that tasks start
+    faulthandler.enable(all_threads=False)  # the last lines of a crash are few
+    faulthandler.register(signal.SIGUSR2)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def _survive(_signal: int, _frame: object) -> None:
+    pass
+
+
+def _end_in_time() -> None:
+    """Do not let hooks, or threads that a task has left behind, keep the process alive."""
+    last = threading.Timer(LEAVING, os._exit, (0,))
+    last.daemon = True
+    last.start()
+
+
+class _Runner:
+    """Runs what the worker says. Owns the state of the process."""
+
+    def __init__(self, channel: Channel, hello: Hello) -> None:
+        target = hello.target
+        configure(target.servers, spread=target.spread, tls=target.tls, token=target.token)
+        logs.set_up(channel, hello.level)
+        self.lifespans = Lifespans(hello.lifespans)
+        self._channel = channel
+        self._measures = hello.measures
+        self._reports = Reports(channel)
+        self._requests: SimpleQueue[_Request | None] = SimpleQueue()
+        self._request: _Request | None = None  # that is not answered yet
+
+    def serve(self) -> None:
+        """Do what the worker says, until that wants nothing more."""
+        threading.Thread(target=self._listen, name="gearflow-listener", daemon=True).start()
+        with suppress(OSError):  # the worker is gone, or does not want to hear an answer
+            while (request := self._requests.get()) is not None:
+                answer = self._answer(request)
+                self._request = None
+                self._reports.flush()
+                self._channel.send(answer)
+
+    def _listen(self) -> None:
+        while (frame := self._channel.receive()) is not None:
+            if frame.kind != "cancel":
+                self._request = _Request(frame, self._report)
+                self._requests.put(self._request)
+            elif self._request is not None:
+                self._request.context.cancelled = True
+        if self._request is not None:  # the worker is gone: where the lifeline tells nothing, this does
+            os._exit(1)
+        self._requests.put(None)
+
+    def _answer(self, request: "_Request") -> bytes:
+        origin = request.order.origin
+        try:
+            task = find(request.order.task, origin)
+            variables = self.lifespans.enter()
+            if request.kind == "load":
+                return encode("loaded")
+            return encode("result", variables.run(request.run, task), rss=self._rss())
+        except BaseException as error:  # noqa: BLE001  (SystemExit too is this run's own affair)
+            renamed = Renamed(origin.module, MAIN) if origin.is_main else None
+            return encode("raised", error=pack(error, renamed), rss=self._rss())
+
+    def _report(self, packet: Packet) -> None:
+        if self._request is not None:  # else a thread goes on that the task has left behind
+            self._reports.add(packet)
+
+    def _rss(self) -> int:
+        return resident() if self._measures else 0
+
+
+class _Request:
+    """What the worker wants: that a task is loaded, or run."""
+
+    def __init__(self, frame: Frame, send: Callable[[Packet], None]) -> None:
+        self.kind = frame.kind
+        self.order = order = Order.of(frame.fields)
+        self._payload = frame.body
+        self.context = Context(
+            handle=order.handle,
+            function=order.task,
+            send=send,
+            attempt=order.attempt,
+            deadline=None if order.limit is None else time.time() + order.limit,
+        )
+        """What the task sees of its job, if it takes that."""
+
+    def run(self, task: Task[..., Any]) -> bytes:
+        """The encoded result. Raises what the task raises, and PayloadInvalid."""
+        codec = task.payload
+        arguments = codec.decode(self._payload)
+        return codec.encode_result(codec.signature.apply(arguments, context=self.context))

@@ -1,0 +1,286 @@
+"""Tasks that run in processes of their own, which import this module, and a hook of theirs.
+
+How they are told to go on: ``gate`` is a FIFO, whose reading blocks until a test opens it.
+"""
+
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel
+
+from gearflow import Context, Discard, Retry, Snooze, TryAgain, lifespan, task
+
+colour: ContextVar[str] = ContextVar("colour", default="none")
+
+
+class Point(BaseModel):
+    x: int
+    y: int
+
+
+class OutOfInk(Exception):
+    pass
+
+
+@lifespan
+async def painted() -> AsyncIterator[None]:
+    """Sets a variable; where a test has asked for it, tells when it is left."""
+    colour.set("blue")
+    yield
+    if diary := os.environ.get("HEAVY_DIARY"):
+        with open(diary, "a") as file:  # noqa: ASYNC230, PTH123
+            file.write(f"left {os.getpid()}\n")
+
+
+@task(executor="process")
+def mirror(point: Point) -> Point:
+    return Point(x=-point.x, y=point.y)
+
+
+@task(executor="process")
+def pid() -> int:
+    return os.getpid()
+
+
+@task(executor="process")
+def surroundings() -> dict[str, Any]:
+    return {
+        "pid": os.getpid(),
+        "session": os.getsid(0),
+        "directory": str(Path.cwd()),
+        "path": sys.path,
+        "main thread": threading.current_thread() is threading.main_thread(),
+        "stdin": sys.stdin.read(),
+        "colour": colour.get(),
+    }
+
+
+@task(executor="process")
+def long(payload: bytes) -> bytes:
+    return payload[::-1]
+
+
+@task(executor="process")
+def small(number: Annotated[int, AfterValidator(lambda number: number % 10)]) -> int:
+    return "no number" if number == 7 else number  # type: ignore[return-value]  # pyright: ignore[reportReturnType]  # which is tested
+
+
+@task(executor="process")
+def reports(ctx: Context) -> list[Any]:
+    for _ in ctx.track("abc"):
+        pass
+    ctx.warn("half")
+    ctx.progress(7, 8)
+    return [ctx.handle, ctx.function, ctx.attempt, ctx.deadline, ctx.cancelled]
+
+
+@task(executor="process")
+def hasty(ctx: Context) -> None:
+    for step in range(10_000):
+        ctx.progress(step + 1, 10_000)
+
+
+# ------------------------------------------------------------------------------------------- failures
+
+
+KINDS = ("key", "own", "exit", "stop", "discard", "invalid", "unknown")
+
+
+def raise_it(kind: str) -> None:
+    """One of them."""
+    match kind:
+        case "key":
+            raise KeyError("plum")
+        case "own":
+            raise OutOfInk("no red")
+        case "exit":
+            raise SystemExit("bye")
+        case "stop":
+            raise StopIteration(7)
+        case "discard":
+            raise Discard("the account is closed")
+        case "invalid":
+            Point.model_validate({"x": "many"})
+        case _:
+
+            class Local(OSError):  # which nobody else can know
+                pass
+
+            raise Local("disk")
+
+
+@task(executor="process")
+def fails(kind: str) -> None:
+    raise_it(kind)
+
+
+@task(executor="thread")
+def fails_in_thread(kind: str) -> None:
+    raise_it(kind)
+
+
+@task
+def in_a_thread() -> int:
+    return os.getpid()
+
+
+@task(executor="process", retries=Retry(3, on=OSError, backoff=0))
+def third_time_on_class(ctx: Context) -> int:
+    if ctx.attempt < 3:
+        raise_it("unknown")
+    return ctx.attempt
+
+
+@task(executor="process", retries=Retry(3, on="tests.worker.heavy.OutOfInk", backoff=0))
+def third_time_on_name(ctx: Context) -> int:
+    if ctx.attempt < 3:
+        raise_it("own")
+    return ctx.attempt
+
+
+@task(executor="process", retries=Retry(3, on=OSError, backoff=0))
+def not_worth_it(ctx: Context) -> int:
+    if ctx.attempt < 3:
+        raise_it("key")
+    return ctx.attempt
+
+
+@task(executor="process")
+def again(ctx: Context) -> int:
+    if ctx.attempt < 2:
+        raise TryAgain(after=0)
+    return ctx.attempt
+
+
+@task(executor="process")
+def always_again() -> None:
+    try:
+        raise_it("key")
+    except KeyError as error:
+        raise TryAgain(after=0) from error
+
+
+@task(executor="process")
+def early(flag: str) -> str:
+    if not Path(flag).exists():
+        Path(flag).touch()
+        raise Snooze(0)
+    return "in time"
+
+
+# --------------------------------------------------------------------------------------------- crashes
+
+
+CRASHES = {
+    "exit": "exited with status 3",
+    "signal": "was killed by SIGKILL",
+    "fault": "was killed by SIGSEGV",
+    "orphan": "exited with status 4",
+}
+
+
+@task(executor="process")
+def crashes(how: str) -> int:
+    sys.stdout.write("first words\n")
+    sys.stderr.write("last words\n")
+    match how:
+        case "exit":
+            os._exit(3)
+        case "signal":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "fault":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        case "orphan":  # holds its parent's output open
+            subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3)"])
+            os._exit(4)
+        case "talk":
+            for number in range(30):
+                sys.stdout.write(f"line {number}\n")
+            os._exit(5)
+        case _:
+            pass
+    return os.getpid()
+
+
+@task(executor="process", retries=Retry(2, backoff=0))
+def crashes_once(ctx: Context) -> int:
+    if ctx.attempt == 1:
+        os._exit(9)
+    return ctx.attempt
+
+
+# ---------------------------------------------------------------------------------------- without end
+
+
+@task(executor="process")
+def watchful(ctx: Context, diary: str) -> None:
+    ctx.warn(str(os.getpid()))
+    while not ctx.cancelled:
+        time.sleep(0.001)
+    Path(diary).write_text("told")
+
+
+@task(executor="process")
+def stubborn(ctx: Context) -> None:
+    """Holds the GIL in C for good, and tells its pid before."""
+    ctx.warn(str(os.getpid()))
+    re.match(r"(a+)+$", "a" * 64 + "b")
+
+
+@task(executor="process")
+def delegates(ctx: Context) -> None:
+    """Has a program do it, and tells its pid before."""
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as program:
+        ctx.warn(str(program.pid))
+
+
+@task(executor="process")
+def survives(gate: str) -> int:
+    """Reads from a FIFO until that is closed."""
+    Path(gate).read_text()
+    return os.getpid()
+
+
+# ---------------------------------------------------------------------------------------- and the rest
+
+
+@task(executor="process")
+def grows(size: int) -> int:
+    grows.__dict__.setdefault("held", []).append(b"x" * size)
+    return os.getpid()
+
+
+@task(executor="process")
+def calls() -> int:
+    return pid.call()
+
+
+@task(executor="process")
+def says() -> None:
+    logging.getLogger("heavy").info("not wanted by %s", "anybody")
+    logging.getLogger("heavy").warning("a warning of %s own", "its", extra={"of": Point(x=1, y=2)})
+    try:
+        raise_it("key")
+    except KeyError:
+        logging.getLogger("heavy").exception("a failure")
+    sys.stdout.write("to stdout\n")
+    sys.stderr.write("without an end")
+
+
+def factory() -> Any:
+    """A task that no import defines."""
+
+    @task(executor="process")
+    def hidden() -> None: ...
+
+    return hidden

@@ -1,0 +1,142 @@
+"""A worker's lifespan hooks: when they are entered and left, and what tasks see of them."""
+
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextvars import ContextVar
+
+import anyio
+import pytest
+
+from gearflow.client import connect
+from gearflow.errors import StartupFailed
+from gearflow.protocol.codec import encode
+from gearflow.protocol.packets import SetClientId
+from gearflow.tasks import task
+from gearflow.tasks.hooks import Hooks, hooks, lifespan
+from gearflow.worker import Worker
+from gearflow.worker.loops import open_loop
+from tests.worker.scripted import scripted_server
+
+Fresh = Callable[..., str]
+
+pool: ContextVar[str] = ContextVar("pool", default="none")
+
+
+async def test_hooks_are_around_all_runs_which_see_their_variables(bundled: str, fresh: Fresh) -> None:
+    steps: list[str] = []
+
+    async def outer() -> AsyncIterator[None]:
+        steps.append("enter outer")
+        pool.set("outer's pool")
+        yield
+        steps.append("leave outer")
+
+    async def inner() -> AsyncIterator[None]:
+        steps.append(f"enter inner with {pool.get()}")
+        yield
+        steps.append("leave inner")
+
+    @task(name=fresh("on_loop"))
+    async def on_loop() -> str:
+        return pool.get()
+
+    @task(name=fresh("in_thread"))
+    def in_thread() -> str:
+        return pool.get()
+
+    with anyio.fail_after(10):
+        async with (
+            connect(bundled),
+            Worker([on_loop, in_thread], servers=[bundled], lifespan=[outer, inner]),
+        ):
+            assert await on_loop.acall() == "outer's pool"
+            assert await in_thread.acall() == "outer's pool"
+            steps.append("work")
+    assert steps == ["enter outer", "enter inner with outer's pool", "work", "leave inner", "leave outer"]
+
+
+async def test_without_saying_a_worker_has_the_registered_ones(
+    bundled: str, function: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in vars(Hooks()).items():
+        monkeypatch.setattr(hooks, name, value)
+    entered: list[str] = []
+
+    @lifespan
+    async def registered() -> AsyncIterator[None]:
+        entered.append("registered")
+        yield
+
+    @task(name=function)
+    async def nothing() -> None: ...
+
+    with anyio.fail_after(10):
+        async with Worker([nothing], servers=[bundled]), Worker([nothing], servers=[bundled], lifespan=[]):
+            assert entered == ["registered"]
+
+
+async def test_without_its_hooks_a_worker_does_not_connect(function: str) -> None:
+    async def fails() -> AsyncIterator[None]:
+        raise ConnectionRefusedError("no database")
+        yield
+
+    @task(name=function)
+    async def nothing() -> None: ...
+
+    with anyio.fail_after(10):
+        async with scripted_server() as server:
+            with pytest.raises(StartupFailed, match="fails failed: ConnectionRefusedError: no database"):
+                await Worker([nothing], servers=[server.address], lifespan=[fails]).run()
+            with pytest.raises(StartupFailed, match="no database"):
+                async with Worker([nothing], servers=[server.address], lifespan=[fails]):
+                    pytest.fail("the block is not for a worker that has not started")
+            host, _, port = server.address.partition(":")
+            async with await anyio.connect_tcp(host, int(port)) as marker:
+                await marker.send(encode(SetClientId(b"marker")))
+                peer = await server.accept()
+                assert await peer.expect(SetClientId) == SetClientId(b"marker")
+
+
+async def test_a_cold_stop_leaves_the_hooks_after_the_runs(bundled: str, function: str) -> None:
+    steps: list[str] = []
+    running = anyio.Event()
+
+    async def hook() -> AsyncIterator[None]:
+        yield
+        await anyio.lowlevel.checkpoint()  # it is not cancelled
+        steps.append("left")
+
+    @task(name=function)
+    async def hangs() -> None:
+        try:
+            running.set()
+            await anyio.sleep_forever()
+        finally:
+            steps.append("run ended")
+
+    with anyio.fail_after(10):
+        async with connect(bundled), anyio.create_task_group() as tasks:
+            worker = Worker([hangs], servers=[bundled], lifespan=[hook])
+            await tasks.start(worker.run)
+            job = await hangs.asubmit()
+            await running.wait()
+            worker.leave()
+            job.cancel()
+    assert steps == ["run ended", "left"]
+
+
+async def test_what_a_thread_has_started_sees_the_variables_as_well() -> None:
+    seen: list[str] = []
+    done = anyio.Event()
+
+    async def look() -> None:
+        seen.append(pool.get())
+        done.set()
+
+    pool.set("the worker's")
+    started: list[object] = []
+    with anyio.fail_after(10):
+        async with open_loop() as loop:
+            threading.Thread(target=lambda: loop.post(lambda: started.append(loop.start(look)))).start()
+            await done.wait()
+    assert seen == ["the worker's"]

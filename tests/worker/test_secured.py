@@ -1,0 +1,177 @@
+"""Workers with TLS and a token: what they serve, and what the log says where they may not."""
+
+import logging
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import anyio
+import pytest
+
+from gearflow.client import TLS, Client, configure, connect
+from gearflow.server import JobServer
+from gearflow.tasks import task
+from gearflow.tasks.task import AsyncTask
+from gearflow.worker import Worker, WorkerSettings
+from tests.authority import Authority
+
+Fresh = Callable[..., str]
+
+TOKEN = "open sesame"
+
+
+@pytest.fixture(scope="module")
+def strict(authority: Authority) -> Iterator[str]:
+    """The address of a server that wants TLS, a certificate and a token."""
+    with JobServer(port=0, tls_cert=authority.server, tls_ca=authority.ca, token=TOKEN) as server:
+        yield server.address
+
+
+@pytest.fixture(scope="module")
+def known(authority: Authority) -> dict[str, Any]:
+    """With what it is reached."""
+    return {"tls": TLS(ca=authority.ca, cert=authority.client), "token": TOKEN}
+
+
+def reversing(name: str) -> AsyncTask[[bytes], bytes]:
+    @task(name=name)
+    async def reverse(data: bytes) -> bytes:
+        return data[::-1]
+
+    return reverse
+
+
+async def test_payloads_and_results_of_any_size(strict: str, known: dict[str, Any], function: str) -> None:
+    reverse = reversing(function)
+    data = bytes(range(251)) * (4 << 20 >> 8)
+    with anyio.fail_after(30):
+        async with connect(strict, **known), Worker([reverse], servers=[strict], **known):
+            for size in (0, 1, 100_000, len(data)):
+                assert await reverse.acall(data[:size]) == data[:size][::-1]
+
+
+async def test_many_jobs_at_once(strict: str, known: dict[str, Any], function: str) -> None:
+    reverse = reversing(function)
+    with anyio.fail_after(30):
+        async with connect(strict, **known), Worker([reverse], servers=[strict], **known):
+            given = [b"%d." % number for number in range(300)]
+            assert await reverse.amap(given) == [data[::-1] for data in given]
+
+
+async def test_a_worker_uses_what_is_around_it_and_so_do_calls_of_its_tasks(
+    strict: str, known: dict[str, Any], fresh: Fresh
+) -> None:
+    reverse = reversing(fresh())
+
+    @task(name=fresh())
+    async def twice(data: bytes) -> bytes:
+        return await reverse.acall(await reverse.acall(data))
+
+    @task(name=fresh())
+    def in_a_thread(data: bytes) -> bytes:
+        return reverse.call(data)
+
+    with anyio.fail_after(10):
+        async with connect(strict, **known), Worker([reverse, twice, in_a_thread]):
+            assert await twice.acall(b"abc") == b"abc"
+            assert await in_a_thread.acall(b"abc") == b"cba"
+
+
+async def test_calls_of_its_tasks_use_what_the_worker_was_given(
+    strict: str, known: dict[str, Any], fresh: Fresh
+) -> None:
+    reverse = reversing(fresh())
+
+    @task(name=fresh())
+    def in_a_thread(data: bytes) -> bytes:
+        return reverse.call(data)
+
+    with anyio.fail_after(10):
+        async with (
+            Worker([reverse, in_a_thread], servers=[strict], **known),
+            Client([strict], **known) as client,
+        ):
+            job = await client.submit(in_a_thread.name, b"abc")
+            assert await job.result() == b"cba"
+
+
+async def test_a_worker_that_leaves_cold_gives_its_job_back(
+    strict: str, known: dict[str, Any], function: str
+) -> None:
+    runs: list[anyio.Event] = [anyio.Event(), anyio.Event()]
+
+    @task(name=function)
+    async def slow() -> int:
+        number = next(number for number, run in enumerate(runs) if not run.is_set())
+        runs[number].set()
+        if number == 0:
+            await anyio.sleep_forever()
+        return number
+
+    with anyio.fail_after(10):
+        async with connect(strict, **known) as client:
+            async with Worker([slow], **known) as first:
+                ref = await slow.abackground()
+                await runs[0].wait()
+                first.leave()
+            async with Worker([slow], **known):
+                assert await ref.aresult(5) == 1
+            assert (await client.info(ref.handle)).deaths == 0
+
+
+@pytest.mark.parametrize(
+    ("left_out", "told"),
+    [
+        (["tls", "token"], "it speaks TLS only; see tls= in Python"),
+        (["tls"], "it speaks TLS only; see tls= in Python"),
+        (["token"], "it serves only who knows its token; see token= in Python"),
+    ],
+)
+async def test_why_a_server_is_not_reached_is_logged(
+    strict: str,
+    known: dict[str, Any],
+    function: str,
+    left_out: list[str],
+    told: str,
+) -> None:
+    given = {name: value for name, value in known.items() if name not in left_out}
+    said: list[str] = []
+    logged = anyio.Event()
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            said.append(str(vars(record)))
+            logged.set()
+
+    listener = Listener(logging.WARNING)
+    logging.getLogger("gearflow.worker").addHandler(listener)
+    try:
+        with anyio.fail_after(5):
+            async with Worker([reversing(function)], servers=[strict], **given):
+                await logged.wait()
+    finally:
+        logging.getLogger("gearflow.worker").removeHandler(listener)
+    assert told in said[0]
+    assert TOKEN not in said[0]
+
+
+def test_a_bad_file_is_told_when_the_worker_is_made(strict: str, function: str) -> None:
+    with pytest.raises(ValueError, match=re.escape("none.pem, the file of a certificate, cannot be read")):
+        Worker([reversing(function)], servers=[strict], tls=TLS(ca="none.pem"))
+
+
+def test_settings_take_them_and_do_not_show_the_token(authority: Authority, function: str) -> None:
+    tls = TLS(ca=authority.ca)
+    settings = WorkerSettings.model_validate({"tls": tls, "token": TOKEN})
+    worker = Worker([reversing(function)], settings, concurrency=1)
+    assert worker.settings.tls == tls
+    assert TOKEN not in repr(worker.settings) + worker.settings.model_dump_json()
+
+
+def test_what_is_configured_holds_for_workers(function: str) -> None:
+    configure(tls=TLS(ca="none.pem"))
+    try:
+        with pytest.raises(ValueError, match=r"none\.pem"):
+            Worker([reversing(function)])
+    finally:
+        configure()
