@@ -6,6 +6,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final, cast
 
+from gearflow.broker.door import Unauthorized
 from gearflow.broker.sessions import LARGE
 from gearflow.errors import RemoteProtocolError
 
@@ -63,6 +64,8 @@ class Peer(asyncio.BufferedProtocol):
                 engine.broker.receive(self._session, bytes(self._scratch[:nbytes]), engine.time())
             else:
                 engine.broker.receive_large(self._session, nbytes, engine.time())
+        except Unauthorized as error:
+            self.refuse(str(error), "refused a connection that does not know the token")
         except RemoteProtocolError as error:
             self.refuse(str(error))
         if engine.congested:
@@ -129,10 +132,9 @@ class Peer(asyncio.BufferedProtocol):
         """Close the connection now."""
         self._transport.abort()
 
-    def refuse(self, reason: str) -> None:
+    def refuse(self, reason: str, what: str = "closed a connection that does not speak Gearman") -> None:
         """Close the connection because of what the peer sent."""
-        fields = {"peer": self._session.address, "reason": reason}
-        logger.warning("closed a connection that does not speak Gearman", extra=fields)
+        logger.warning(what, extra={"peer": self._session.address, "reason": reason})
         self.flush()
         self._transport.close()
 

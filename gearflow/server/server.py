@@ -12,11 +12,13 @@ import gc
 import logging
 import resource
 import socket
+import ssl
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from functools import partial
 from importlib.util import find_spec
 from typing import Final, Self, Unpack
 
@@ -24,10 +26,12 @@ import anyio.to_thread
 
 from gearflow.broker import Broker, Session
 from gearflow.broker.store import Store
+from gearflow.certificates import BadCertificate, server_context
 from gearflow.server import admin
 from gearflow.server.keeping import Keeper, open_store
 from gearflow.server.peer import READ_SIZE, Peer
 from gearflow.server.settings import ServerOptions, ServerSettings
+from gearflow.server.tls import TlsTransport
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +40,9 @@ _LONGEST_NAP: Final = 60.0
 
 _SWEEP: Final = 1.0
 """Seconds between looks at packets that have not come whole."""
+
+_INTRODUCTION: Final = 30.0
+"""Seconds that a connection has to say the token, if there is one to be said."""
 
 _SPARE_FILES: Final = 64
 """Open files that the process keeps for its own use: the log, the event loop, and whatever embeds us."""
@@ -56,6 +63,7 @@ class Engine:
         self.scratch = memoryview(bytearray(READ_SIZE))
         self._loop = asyncio.get_running_loop()
         self.time: Callable[[], float] = self._loop.time
+        self._tls = self._read_tls()
         store = open_store(settings)
         try:
             self._take_over(store)
@@ -77,11 +85,13 @@ class Engine:
     def _take_over(self, store: Store) -> None:
         """Make the broker, and give it what the store has. Raises StoreError."""
         contents = store.load()
+        token = self.settings.token
         self.broker = Broker(
             b"H:%b-%b:" % (socket.gethostname()[:32].encode(), contents.name),
             lambda line: admin.answer(self.broker, line),
             self.settings.limits,
             store,
+            token.get_secret_value().encode() if token is not None else None,
         )
         self.broker.version = admin.server_version()
         self._set_clock()
@@ -100,7 +110,7 @@ class Engine:
         await self._keeper.settle()
         try:
             self._listener = await self._loop.create_server(
-                lambda: Peer(self), settings.host, settings.port, backlog=settings.backlog
+                self._new_protocol, settings.host, settings.port, backlog=settings.backlog
             )
         except OSError:
             await self._keeper.close()
@@ -130,6 +140,26 @@ class Engine:
         await self._keeper.close()
         logger.info("stopped", extra={"host": self.settings.host, "port": self.port})
 
+    def reload_tls(self) -> None:
+        """Read the files of TLS again, for connections to come; where one is bad, all stay as they are."""
+        try:
+            self._tls = self._read_tls()
+        except BadCertificate as error:
+            logger.error("TLS stays as it is", extra={"reason": str(error)})
+        else:
+            logger.info("the files of TLS were read again", extra={"cert": str(self.settings.tls_cert)})
+
+    def _read_tls(self) -> ssl.SSLContext | None:
+        """How to speak TLS, if it is to be spoken. Raises BadCertificate."""
+        settings = self.settings
+        if settings.tls_cert is None:
+            return None
+        return server_context(settings.tls_cert, settings.tls_key, settings.tls_ca)
+
+    def _new_protocol(self) -> asyncio.BufferedProtocol:
+        """What a connection that was accepted is spoken to with."""
+        return Peer(self) if self._tls is None else TlsTransport(self, Peer(self), self._tls)
+
     def accept(self, peer: Peer, transport: asyncio.BaseTransport) -> Session:
         """A connection was made; one too many is closed again, and logged."""
         address = transport.get_extra_info("peername")
@@ -140,6 +170,8 @@ class Engine:
             fields = {"peer": name, "limit": self._most_connections}
             logger.warning("refused a connection: there are as many as may be", extra=fields)
             transport.close()
+        elif session in self.broker.strangers:
+            self.call_later(_INTRODUCTION, partial(self._close_stranger, session))
         return session
 
     def forget(self, session: Session) -> None:
@@ -150,9 +182,20 @@ class Engine:
             self.broker.disconnected(session, self.time())
             self.schedule_flush()
 
+    def post(self, call: Callable[[], None]) -> None:
+        """Have something called on the event loop, from any thread."""
+        self._loop.call_soon_threadsafe(call)
+
     def call_later(self, seconds: float, call: Callable[[], None]) -> asyncio.TimerHandle:
         """Have something called on the event loop after a time."""
         return self._loop.call_later(seconds, call)
+
+    def _close_stranger(self, session: Session) -> None:
+        if session in self.broker.strangers:
+            self.peers[session].refuse(
+                f"nothing was said for {_INTRODUCTION:g} s",
+                "refused a connection that does not know the token",
+            )
 
     def _settle(self) -> None:
         if not self.peers:
@@ -256,6 +299,7 @@ class JobServer:
     Raises:
         OSError: On entering: the port is taken, or the address is not this machine's.
         StoreError: On entering: the file of jobs cannot be used.
+        ValueError: On entering: a file of TLS cannot be used.
         pydantic.ValidationError: On construction: a setting is out of range or unknown.
     """
 
@@ -284,6 +328,14 @@ class JobServer:
     def address(self) -> str:
         """``host:port``, as clients and workers want it."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def reload_tls(self) -> None:
+        """Read the files of TLS again, for connections to come. From any thread.
+
+        If one cannot be used, the log says so, and all stay as they are. Connections that are open live on.
+        """
+        if self._engine is not None and self.settings.tls_cert is not None:
+            self._engine.post(self._engine.reload_tls)
 
     async def __aenter__(self) -> Self:
         if _in_asyncio():

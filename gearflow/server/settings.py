@@ -1,13 +1,14 @@
 """What a job server can be told."""
 
 from pathlib import Path
-from typing import Annotated, Final, TypedDict
+from typing import Annotated, Final, Self, TypedDict
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from gearflow.broker import Limits
 from gearflow.protocol.constants import DEFAULT_PORT, MAX_BODY
 from gearflow.stores import Sync
+from gearflow.tokens import checked_token
 
 _DEFAULTS = Limits()
 
@@ -19,13 +20,21 @@ MEMORY_KEEP_BYTES: Final = 64 << 20
 Bytes = Annotated[int, Field(ge=1)]
 
 
+def _check(token: SecretStr) -> SecretStr:
+    checked_token(token.get_secret_value())
+    return token
+
+
 class ServerSettings(BaseModel):
     """Settings of a ``JobServer``: a frozen value, validated once."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True
+    )
 
     host: str = "127.0.0.1"
-    """The address to listen on. There is no authentication, so think before you open it to a network."""
+    """The address to listen on. Before you open it to a network, see ``tls_cert`` and ``token``: without them
+    whoever reaches it may do anything."""
 
     port: Annotated[int, Field(ge=0, le=65535)] = DEFAULT_PORT
     """The TCP port; 0 takes a free one, which ``JobServer.port`` then tells."""
@@ -65,6 +74,21 @@ class ServerSettings(BaseModel):
     max_line: Annotated[int, Field(ge=16, le=_DEFAULTS.line)] = _DEFAULTS.line
     """Bytes in a text command; who sends a longer one is disconnected."""
 
+    tls_cert: Path | None = None
+    """The server's certificate and those it is signed with, in PEM form: the port then speaks TLS, 1.2 at
+    least, and nothing else. None: it speaks none."""
+
+    tls_key: Path | None = None
+    """The certificate's key, unencrypted, in PEM form. None: it is in the file ``tls_cert``."""
+
+    tls_ca: Path | None = None
+    """The certificates of the authorities of which every client and worker has to show a certificate. None:
+    they need none."""
+
+    token: Annotated[SecretStr, AfterValidator(_check)] | None = None
+    """A secret that every connection has to say before anything else is served, of up to 1024 bytes. None:
+    whoever connects is served."""
+
     data: Path | None = None
     """The folder of the file in which jobs and results are kept; it is made if need be. None: they live in
     memory, and end with the server."""
@@ -86,6 +110,12 @@ class ServerSettings(BaseModel):
 
     max_deaths: Annotated[int, Field(ge=1)] | None = _DEFAULTS.deaths
     """Workers that may go away in the middle of a job; then it is a dead letter. None: any number."""
+
+    @model_validator(mode="after")
+    def _has_certificate(self) -> Self:
+        if self.tls_cert is None and (self.tls_key or self.tls_ca):
+            raise ValueError("tls_key and tls_ca are for a certificate, and there is none: give tls_cert")
+        return self
 
     @property
     def limits(self) -> Limits:
@@ -118,6 +148,10 @@ class ServerOptions(TypedDict, total=False):
     max_function: int
     max_unique: int
     max_line: int
+    tls_cert: Path | None
+    tls_key: Path | None
+    tls_ca: Path | None
+    token: SecretStr | str | None
     data: Path | None
     sync: Sync
     keep: float

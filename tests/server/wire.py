@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import ssl
 import struct
 import subprocess
 import sys
@@ -64,10 +65,12 @@ class Answers:
 
 
 class Wire:
-    """A blocking connection to a server, in packets; closed with its block."""
+    """A blocking connection to a server, in packets, with TLS if it is told how; closed with its block."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, tls: ssl.SSLContext | None = None) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT)
+        if tls is not None:
+            self.socket = tls.wrap_socket(self.socket, server_hostname="127.0.0.1")
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # no 40 ms between two sends
         self._answers = Answers()
         self._received: list[Packet | bytes] = []

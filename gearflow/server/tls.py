@@ -1,0 +1,233 @@
+"""TLS between a socket and a peer, which takes it for its transport.
+
+asyncio has such a layer, too. This one tells both sides why it turns somebody away: a client without TLS gets
+ERROR in words that it understands, one whose handshake fails the alert that asyncio keeps to itself, and the
+log has a line for each. Nor does it wait for anybody when it closes: packets tell their length, so that no
+end of a stream is taken for another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from gearflow.protocol.constants import HEADER, RES, TLS_REQUIRED, PacketType
+
+if TYPE_CHECKING:
+    from gearflow.server.peer import Peer
+    from gearflow.server.server import Engine
+
+logger = logging.getLogger(__name__)
+
+HANDSHAKE_TIME: Final = 10.0
+"""Seconds that a client has for its part of the handshake."""
+
+_SIZE: Final = 65_536
+"""Bytes that are taken in, or sent, at a time: OpenSSL's buffers grow to it, and never shrink."""
+
+_HELLO: Final = 0x16
+"""What TLS begins with; Gearman's packets begin with 0, and its text commands with a letter."""
+
+_PLAIN: Final = b"this port speaks TLS only"
+
+_REASONS: Final = {
+    "PEER_DID_NOT_RETURN_A_CERTIFICATE": "it shows no certificate",
+    "TLSV1_ALERT_UNKNOWN_CA": "it does not trust this server's certificate",
+    "SSLV3_ALERT_BAD_CERTIFICATE": "it refuses this server's certificate",
+    "SSLV3_ALERT_CERTIFICATE_EXPIRED": "it finds this server's certificate expired",
+    "SSLV3_ALERT_CERTIFICATE_UNKNOWN": "it refuses this server's certificate",
+    "UNSUPPORTED_PROTOCOL": "it speaks no version of TLS from 1.2 on",
+}
+
+
+class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
+    """One connection's TLS. Owns its state; the peer's transport on one side, the socket's on the other."""
+
+    def __init__(self, engine: Engine, peer: Peer, context: ssl.SSLContext) -> None:
+        asyncio.Transport.__init__(self)
+        self._engine = engine
+        self._peer: Peer | None = (
+            peer  # until the connection is gone: then the two would keep each other alive
+        )
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._read = cast("Callable[[int, memoryview], int]", self._tls.read)  # it is bytes without a buffer
+        self._buffer = engine.scratch[:_SIZE]
+        self._has_begun = False  # something has come
+        self._is_open = False  # the handshake is over
+        self._is_paused = False
+        self._is_closing = False
+
+    # ---------------------------------------------------------------------- called by the event loop
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._patience = self._engine.call_later(HANDSHAKE_TIME, self._give_up)
+        self._to_peer.connection_made(self)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        data = self._buffer[:nbytes]
+        if not self._has_begun:
+            self._has_begun = True
+            if data[0] != _HELLO:
+                self._refuse_plain(in_words=data[0] != 0)
+                return
+        self._incoming.write(data)
+        if self._is_open or self._shake_hands():
+            self._decrypt()
+
+    def eof_received(self) -> None:
+        if self._is_open:
+            self._to_peer.eof_received()
+
+    def pause_writing(self) -> None:
+        pass
+
+    def resume_writing(self) -> None:
+        self._to_peer.resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._patience.cancel()
+        self._is_closing = True
+        self._to_peer.connection_lost(exc)
+        self._peer = None
+
+    # ---------------------------------------------------------------------------- called by the peer
+
+    def write(self, data: Any) -> None:
+        view = memoryview(data)
+        if self._is_closing or not self._is_open:
+            return
+        for start in range(0, len(view), _SIZE):
+            self._tls.write(view[start : start + _SIZE])
+            self._flush()
+
+    def close(self) -> None:
+        if self._is_closing:
+            return
+        self._is_closing = True
+        if self._is_open:
+            with suppress(ssl.SSLError):  # always: it says goodbye, and would wait for the answer
+                self._tls.unwrap()
+            self._flush()
+        self._transport.close()
+
+    def abort(self) -> None:
+        self._is_closing = True
+        self._transport.abort()
+
+    def is_closing(self) -> bool:
+        return self._is_closing or self._transport.is_closing()
+
+    def pause_reading(self) -> None:
+        self._is_paused = True
+        self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._is_paused = False
+        self._transport.resume_reading()
+        self._engine.call_later(0, self._decrypt)  # what has come, and was not read
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self._transport.get_extra_info(name, default)
+
+    def get_write_buffer_size(self) -> int:
+        return self._transport.get_write_buffer_size()
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        self._transport.set_write_buffer_limits(high, low)
+
+    # ------------------------------------------------------------------------------------ handshake
+
+    def _shake_hands(self) -> bool:
+        """Go on with the handshake; whether it is over, and good."""
+        try:
+            self._tls.do_handshake()
+        except ssl.SSLWantReadError:
+            self._flush()
+            return False
+        except ssl.SSLError as error:
+            self._flush()  # the alert
+            self._refuse("refused a connection: its TLS handshake failed", _reason(error))
+            return False
+        self._flush()
+        self._patience.cancel()
+        self._is_open = True
+        return True
+
+    def _refuse_plain(self, *, in_words: bool) -> None:
+        if in_words:
+            answer = b"ERR %b %b\r\n" % (TLS_REQUIRED, _PLAIN.replace(b" ", b"+"))
+        else:
+            body = TLS_REQUIRED + b"\0" + _PLAIN
+            answer = HEADER.pack(RES, PacketType.ERROR, len(body)) + body
+        self._transport.write(answer)
+        self._refuse("refused a connection without TLS", _PLAIN.decode())
+
+    def _give_up(self) -> None:
+        self._refuse(
+            "refused a connection: its TLS handshake failed", f"it took more than {HANDSHAKE_TIME:g} s"
+        )
+
+    def _refuse(self, what: str, reason: str) -> None:
+        address = self.get_extra_info("peername")
+        logger.warning(what, extra={"peer": address[0] if address else "-", "reason": reason})
+        self.close()
+
+    # ------------------------------------------------------------------------------------- the bytes
+
+    @property
+    def _to_peer(self) -> Peer:
+        assert self._peer is not None  # the event loop calls nothing after connection_lost
+        return self._peer
+
+    def _decrypt(self) -> None:
+        """Hand over what has come, as long as the peer wants to have it."""
+        while not (self._is_paused or self._is_closing):
+            room = self._to_peer.get_buffer(-1)
+            filled, is_over = self._read_into(room)
+            if filled:
+                self._to_peer.buffer_updated(filled)
+            if is_over:
+                self._to_peer.eof_received()
+                self.close()
+            if filled < len(room):
+                break
+        self._flush()
+
+    def _read_into(self, room: memoryview) -> tuple[int, bool]:
+        """How many bytes there were, and whether nothing more will come."""
+        filled = 0
+        try:
+            while filled < len(room):
+                count = self._read(len(room) - filled, room[filled:])
+                if not count:
+                    return filled, True
+                filled += count
+        except ssl.SSLWantReadError:
+            return filled, False
+        except ssl.SSLError as error:
+            if not isinstance(error, ssl.SSLZeroReturnError):
+                logger.warning("TLS failed", extra={"reason": _reason(error)})
+            return filled, True
+        return filled, False
+
+    def _flush(self) -> None:
+        if self._outgoing.pending:
+            self._transport.write(self._outgoing.read())
+
+
+def _reason(error: ssl.SSLError) -> str:
+    """Why TLS failed, seen from the server."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is refused: {error.verify_message}"
+    reason = error.reason or str(error)
+    return _REASONS.get(reason, reason.replace("_", " ").lower())
