@@ -1,0 +1,301 @@
+"""The process above several worker processes: carries out what the roster decides.
+
+It imports none of the users' modules, so new code needs no new supervisor, and what is wrong with the code
+cannot harm it. It speaks with the processes by signals, and hears from them by a ``Line`` each; if it is
+killed, they notice by the line's end, and stop warm.
+
+SIGTERM and SIGINT stop, SIGHUP takes up new code, SIGTSTP and SIGCONT make quiet and resume, SIGUSR2 has
+every process tell what it does. Signals are handled by the event loop, on which nothing here ever blocks.
+"""
+
+import logging
+import signal
+from collections.abc import AsyncIterable, Sequence
+from dataclasses import dataclass
+from typing import Final, assert_never
+
+import anyio
+from anyio.abc import TaskGroup
+
+from gearflow.errors import StartupFailed
+from gearflow.fleet import line, roster
+from gearflow.fleet.child import Child, Exit
+from gearflow.fleet.notify import Notifier
+from gearflow.fleet.restarts import Restart
+from gearflow.fleet.terminal import Terminal
+
+logger = logging.getLogger("gearflow.fleet")
+
+_SIGNALS: Final = (
+    *(signal.SIGTERM, signal.SIGINT, signal.SIGHUP),
+    *(signal.SIGTSTP, signal.SIGCONT, signal.SIGUSR2),
+)
+
+_NOT_STARTED: Final = Exit(-signal.SIGKILL, 0)
+_NOTHING: Final = line.Counts(0, 0, 0)
+
+_LAST_WORDS: Final = 1.0
+"""Seconds that the line of a process is listened to after its end."""
+
+
+class Supervisor:
+    """Keeps worker processes, from ``run`` until they all have ended.
+
+    Args:
+        command: What each of them runs; it finds its end of the line by ``Line.inherited``.
+        processes: How many serve at a time.
+        drain: Seconds that a warm stop may take; what takes longer is killed. ``None``: as long as it takes.
+        burst: They end by themselves, with exit code 0, 1 or 69, when there is nothing left to do.
+        changes: Whatever it yields, it means that there is new code.
+        notifier: Who wants to know how the fleet is.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        processes: int = 1,
+        drain: float | None = None,
+        burst: bool = False,
+        changes: AsyncIterable[object] | None = None,
+        notifier: Notifier | None = None,
+    ) -> None:
+        self._command = list(command)
+        self._size = processes
+        self._changes = changes
+        self._notifier = notifier or Notifier()
+        self._terminal = Terminal()
+        self._roster = roster.Roster(processes, drain=drain, burst=burst)
+        self._processes: dict[int, _Process] = {}
+        self._noticed = ""
+        self._done = 0  # by processes that have ended
+        self._failed = 0
+        self._rescheduled = anyio.Event()
+        self._finished = anyio.Event()
+        self._code = 0
+        self._doom: str | None = None  # why no process can ever start
+        self._tasks: TaskGroup
+
+    async def run(self) -> int:
+        """Serve until a signal stops it, or a burst is over; the exit code. In the main thread only.
+
+        Raises:
+            StartupFailed: The workers cannot start as they are configured; the message says why.
+        """
+        async with anyio.create_task_group() as self._tasks:
+            try:
+                await self._tasks.start(self._obey_signals)
+                self._tasks.start_soon(self._notifier.keep_alive)
+                self._tasks.start_soon(self._keep_time)
+                if self._changes is not None:
+                    self._tasks.start_soon(self._watch, self._changes)
+                self._carry_out(self._roster.begin())
+                await self._finished.wait()
+            finally:
+                for number in self._processes:  # there are some if this is cancelled
+                    self._signal(number, signal.SIGKILL)
+            self._tasks.cancel_scope.cancel()
+        if self._doom is not None:
+            raise StartupFailed(self._doom)
+        return self._code
+
+    # -------------------------------------------------------------------------------------- what happens
+
+    async def _obey_signals(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+        with anyio.open_signal_receiver(*_SIGNALS) as signals:
+            task_status.started()
+            async for number in signals:
+                self._obey(number)
+
+    def _obey(self, number: signal.Signals) -> None:
+        match number:
+            case signal.SIGHUP if not self._terminal.is_gone():
+                self._reload()
+            case signal.SIGTSTP:
+                self._carry_out(self._roster.quiet())
+            case signal.SIGCONT:
+                self._carry_out(self._roster.resume())
+            case signal.SIGUSR2:
+                for process in self._processes:
+                    self._signal(process, number)
+            case _:
+                logger.info("stopping the worker processes", extra={"signal": number.name})
+                self._notifier.stopping()
+                self._carry_out(self._roster.stop(number, anyio.current_time()))
+
+    def _reload(self) -> None:
+        logger.info("reloading; worker processes are replaced one after the other")
+        self._notifier.reloading()
+        self._carry_out(self._roster.reload())
+
+    async def _watch(self, changes: AsyncIterable[object]) -> None:
+        async for _ in changes:
+            self._reload()
+
+    async def _keep_time(self) -> None:
+        while True:
+            with anyio.CancelScope(deadline=self._roster.due):
+                await self._rescheduled.wait()
+            self._carry_out(self._roster.tick(anyio.current_time()))
+            self._rescheduled = anyio.Event()
+
+    async def _attend(self, number: int, process: "_Process", child: Child) -> None:
+        """A process from its start to its end."""
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._listen, number, process, child)
+                process.exit = await child.ended()
+                # Its last words are heard; what it has forked may hold the line open for ever.
+                tasks.cancel_scope.deadline = anyio.current_time() + _LAST_WORDS
+        finally:
+            child.line.close()
+        self._ended(number, process)
+
+    async def _listen(self, number: int, process: "_Process", child: Child) -> None:
+        async for message in child.line.messages():
+            match message:
+                case line.Ready(notice):
+                    self._notice(notice)
+                    self._carry_out(self._roster.ready(number, anyio.current_time()))
+                case line.Retiring(reason):
+                    logger.info("a worker process is replaced: %s", reason, extra=process.named)
+                    self._carry_out(self._roster.retiring(number))
+                case line.Failed(reason):
+                    process.reason = reason
+                case line.Counts():
+                    process.counts = message
+                    self._tell_status()
+                case line.Leave():  # which only a supervisor says
+                    pass
+                case _:
+                    assert_never(message)
+
+    def _ended(self, number: int, process: "_Process") -> None:
+        self._carry_out(self._roster.ended(number, process.exit.code, anyio.current_time()))
+        del self._processes[number]
+        self._done += process.counts.done
+        self._failed += process.counts.failed
+
+    # ----------------------------------------------------------------------------------- what is to be done
+
+    def _carry_out(self, orders: Sequence[roster.Order]) -> None:
+        for order in orders:
+            self._do(order)
+        self._rescheduled.set()
+
+    def _do(self, order: roster.Order) -> None:
+        match order:
+            case roster.Start(number):
+                self._start(number)
+            case roster.Stop(number):
+                self._signal(number, signal.SIGTERM)
+            case roster.Leave(number):
+                self._leave(number)
+            case roster.Kill(number):
+                self._signal(number, signal.SIGKILL)
+            case roster.Quiet(number):
+                self._signal(number, signal.SIGTSTP)
+            case roster.Resume(number):
+                self._signal(number, signal.SIGCONT)
+            case roster.Finished():
+                self._code = order.code
+                self._finished.set()
+            case _:
+                self._tell(order)
+
+    def _start(self, number: int) -> None:
+        process = self._processes[number] = _Process(number)
+        try:
+            process.child = Child(self._command)
+        except OSError as error:
+            process.reason = f"a worker process cannot be started: {error}"
+            self._ended(number, process)
+        else:
+            self._tasks.start_soon(self._attend, number, process, process.child)
+
+    def _leave(self, number: int) -> None:
+        child = self._processes[number].child
+        if child is not None:
+            child.line.say(line.Leave())
+
+    def _signal(self, number: int, what: int) -> None:
+        child = self._processes[number].child
+        if child is not None:
+            child.signal(what)
+
+    # -------------------------------------------------------------------------------------- what is told
+
+    def _notice(self, notice: str) -> None:
+        if notice != self._noticed:
+            self._noticed = notice
+            logger.info(notice)
+
+    def _tell(self, order: roster.News) -> None:
+        match order:
+            case roster.Serving():
+                logger.info("all worker processes are ready", extra={"processes": self._size})
+                self._notifier.ready()
+            case roster.Reloaded():
+                logger.info("reloaded", extra={"processes": self._size})
+                self._notifier.ready()
+            case roster.Refused(number):
+                self._notifier.ready()
+                self._tell_of_end(number, logging.ERROR, "the new code does not start; the old goes on")
+            case roster.GaveUp(number):
+                self._tell_of_end(
+                    number, logging.ERROR, "worker processes die one after the other; giving up"
+                )
+            case roster.Overdue(number):
+                named = self._processes[number].named
+                logger.warning("a worker process does not stop; killing it", extra=named)
+            case roster.Doomed(number):
+                self._doom = self._processes[number].reason or str(self._processes[number].exit)
+            case roster.Lost(number, restart):
+                self._tell_of_loss(number, restart)
+            case _:
+                assert_never(order)
+
+    def _tell_of_loss(self, number: int, restart: Restart | None) -> None:
+        if restart is None:
+            self._tell_of_end(number, logging.WARNING, "a worker process died; another one is starting")
+        elif restart.looping:
+            sentence = "worker processes die one after the other"
+            self._tell_of_end(number, logging.ERROR, sentence, restart_in=restart.after)
+        else:
+            sentence = "a worker process died; another one will start"
+            self._tell_of_end(number, logging.WARNING, sentence, restart_in=restart.after)
+
+    def _tell_of_end(self, number: int, level: int, sentence: str, **fields: object) -> None:
+        process = self._processes[number]
+        if process.reason:  # which may have many lines
+            logger.log(level, "%s", process.reason)
+        ended = {"exit": str(process.exit), "peak_rss": process.exit.peak}
+        logger.log(level, sentence, extra=process.named | ended | fields)
+
+    def _tell_status(self) -> None:
+        counts = [process.counts for process in self._processes.values()]
+        total = line.Counts(
+            running=sum(each.running for each in counts),
+            done=self._done + sum(each.done for each in counts),
+            failed=self._failed + sum(each.failed for each in counts),
+        )
+        self._notifier.status(f"{self._roster.serving} of {self._size} processes serve; {total}")
+
+
+@dataclass(slots=True)
+class _Process:
+    """What is known of one process."""
+
+    number: int
+    child: Child | None = None
+    """``None``: the system had no room for it."""
+    exit: Exit = _NOT_STARTED
+    """How it has ended."""
+    reason: str = ""
+    """Why it ends, in its own words."""
+    counts: line.Counts = _NOTHING
+
+    @property
+    def named(self) -> dict[str, object]:
+        """Which one it is, as fields of a log record."""
+        return {"worker": self.number, "pid": self.child.pid if self.child is not None else None}
