@@ -1,10 +1,15 @@
 """``gearflow status``: what servers say of their functions."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import TypeAlias
 
-from gearflow_cli import console, options, render
+from gearflow_cli import asking, console, options, render
 from gearflow_cli.exits import tell
+
+Overdue: TypeAlias = Mapping[str, Mapping[str, int]]
+"""By server and function: runs that go on although their job has ended. Only gearflow's servers are in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +24,11 @@ class Function:
 
 
 def status(servers: options.Servers = None, as_json: options.Json = False) -> None:
-    """Show the functions of job servers, with their jobs and workers."""
+    """Show the functions of job servers, with their jobs and workers.
+
+    OVERDUE are runs that overran their timeout in a thread, which cannot be stopped: each keeps a slot of a
+    worker until it ends. Gearflow's own servers know of them.
+    """
     from gearflow.client import default_servers
     from gearflow.errors import NoServer
 
@@ -29,10 +38,12 @@ def status(servers: options.Servers = None, as_json: options.Json = False) -> No
     silent = {address: answer for address, answer in answers.items() if isinstance(answer, str)}
     if not found:
         raise NoServer(silent)
+    overdue = _overdue_of(list(found))
     if as_json:
-        console.write(render.as_json([_as_json(address, answer) for address, answer in answers.items()]))
+        shown = [_as_json(address, answer, overdue.get(address)) for address, answer in answers.items()]
+        console.write(render.as_json(shown))
     else:
-        _show(found, several=len(addresses) > 1)
+        _show(found, overdue, several=len(addresses) > 1)
     for address, reason in silent.items():
         tell(f"{address} does not answer: {reason}")
 
@@ -76,17 +87,29 @@ async def _ask(address: str) -> list[Function] | str:
     return sorted(functions, key=lambda function: function.name)
 
 
-def _show(found: dict[str, list[Function]], *, several: bool) -> None:
+def _overdue_of(addresses: Sequence[str]) -> Overdue:
+    from gearflow.client.operate import workers
+
+    answers = asking.each(addresses, lambda client, address: workers(client, server=address))
+    return {
+        address: sum((Counter(worker.overdue) for worker in known), Counter[str]())
+        for address, known in answers.given.items()
+    }
+
+
+def _show(found: dict[str, list[Function]], overdue: Overdue, *, several: bool) -> None:
     header = ["function", "total", "running", "waiting", "workers"]
-    rows: list[list[str | int]] = [
-        [function.name, function.total, function.running, function.waiting, function.workers]
-        for functions in found.values()
-        for function in functions
-    ]
+    rows: list[list[str | int]] = []
+    for address, functions in found.items():
+        for function in functions:
+            row: list[str | int] = list(asdict(function).values())
+            if overdue:
+                row.append(overdue[address].get(function.name, 0) if address in overdue else "-")
+            rows.append([address, *row] if several else row)
     if several:
         header.insert(0, "server")
-        names = [address for address, functions in found.items() for _ in functions]
-        rows = [[name, *row] for name, row in zip(names, rows, strict=True)]
+    if overdue:
+        header.append("overdue")
     if not console.is_terminal():
         console.write(render.columns(header, rows))
     elif rows:
@@ -95,7 +118,13 @@ def _show(found: dict[str, list[Function]], *, several: bool) -> None:
         console.write("no functions: no worker has connected, and no job was submitted")
 
 
-def _as_json(address: str, answer: list[Function] | str) -> dict[str, object]:
+def _as_json(
+    address: str, answer: list[Function] | str, overdue: Mapping[str, int] | None
+) -> dict[str, object]:
     if isinstance(answer, str):
         return {"server": address, "error": answer, "functions": []}
-    return {"server": address, "error": None, "functions": [asdict(function) for function in answer]}
+    functions = [
+        {**asdict(function), "overdue": None if overdue is None else overdue.get(function.name, 0)}
+        for function in answer
+    ]
+    return {"server": address, "error": None, "functions": functions}

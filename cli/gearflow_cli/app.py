@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from gearflow_cli import admin, dead, dev, exits, functions, jobs, serve, submit, tasks, work
+from gearflow_cli.secured import secured
 
 _ORDER: Final = (
     *("dev", "server", "worker", "submit"),
@@ -38,18 +39,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("dev")(dev.dev)
+app.command("dev")(secured(dev.dev))
 app.add_typer(serve.app, name="server")
-app.command("worker")(work.worker)
-app.command("submit")(submit.submit)
-app.command("result")(jobs.result)
-app.command("job")(jobs.job)
-app.command("cancel")(jobs.cancel)
+app.command("worker")(secured(work.worker))
+app.command("submit")(secured(submit.submit))
+app.command("result")(secured(jobs.result))
+app.command("job")(secured(jobs.job))
+app.command("cancel")(secured(jobs.cancel))
 app.add_typer(dead.app, name="dead")
-app.command("status")(admin.status)
-app.command("pause")(functions.pause)
-app.command("resume")(functions.resume)
-app.command("purge")(functions.purge)
+app.command("status")(secured(admin.status))
+app.command("pause")(secured(functions.pause))
+app.command("resume")(secured(functions.resume))
+app.command("purge")(secured(functions.purge))
 app.command("tasks")(tasks.tasks)
 
 

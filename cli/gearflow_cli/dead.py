@@ -11,6 +11,7 @@ from gearflow_cli import asking, console, naming, options, records, render
 from gearflow_cli.exits import ExitCode, Failure
 from gearflow_cli.functions import counted
 from gearflow_cli.jobs import job_name
+from gearflow_cli.secured import secured
 
 if TYPE_CHECKING:
     from gearflow.client import Client
@@ -42,6 +43,7 @@ All: TypeAlias = Annotated[bool, typer.Option("--all", help="All of them.")]
 
 
 @app.command("list")
+@secured
 def list_(
     function: OfFunction = None, servers: options.Servers = None, as_json: options.Json = False
 ) -> None:
@@ -72,6 +74,7 @@ def list_(
 
 
 @app.command()
+@secured
 def show(handle: Handle, servers: options.Servers = None, as_json: options.Json = False) -> None:
     """Show all that is known of a dead letter: why it failed, and its payload."""
     letter = _ask_about(handle, servers, _letter)
@@ -85,6 +88,7 @@ def show(handle: Handle, servers: options.Servers = None, as_json: options.Json 
 
 
 @app.command()
+@secured
 def replay(
     handle: OneHandle = None,
     function: OfFunction = None,
@@ -108,6 +112,7 @@ def replay(
 
 
 @app.command()
+@secured
 def purge(
     handle: OneHandle = None,
     function: OfFunction = None,

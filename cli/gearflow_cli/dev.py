@@ -2,24 +2,34 @@
 
 The server keeps the usual port, so that ``gearflow submit`` in another terminal finds it. If a Gearman
 server has that port already, the worker works for that one: this is what was wanted, and it may hold jobs.
+
+The server stays while the worker, in a process of its own, is replaced for new code.
 """
 
 import errno
 import logging
-from collections.abc import Generator
+import os
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
-from gearflow_cli import load, logs, options, serve, work
+import typer
+
+from gearflow_cli import fleet, load, logs, options, serve, work
+from gearflow_cli import reload as watching
 from gearflow_cli.exits import tell
 from gearflow_cli.options import LogLevel
 
 if TYPE_CHECKING:
+    from gearflow.fleet import Line
     from gearflow.tasks import Task
 
     AnyTask: TypeAlias = Task[..., Any]
 
 _HOST: Final = "127.0.0.1"
+
+_SERVER: Final = "GEARFLOW_DEV_SERVER"
+"""The environment variable that tells the worker process where the server is."""
 
 
 def dev(
@@ -27,21 +37,54 @@ def dev(
     port: options.Port = 4730,
     concurrency: options.Concurrency = 10,
     functions: options.Functions = None,
+    reload: Annotated[
+        bool,
+        typer.Option(
+            "--reload/--no-reload",
+            envvar="GEARFLOW_RELOAD",
+            help="Take up new code whenever a file changes, in a worker process of its own.",
+        ),
+    ] = True,
     log_level: options.Level = LogLevel.INFO,
+    log_json: options.LogJson = False,
 ) -> None:
     """Run a job server and a worker for the tasks that MODULEs define; Ctrl-C stops both.
 
     If a job server listens on the port already, the worker works for that one.
     """
-    tasks = load.load_served(modules, functions or ())
-    logs.to_stderr(log_level.value)
+    logs.to_stderr(log_level.value, json=log_json)
+    line = fleet.line()
+    if line is not None:
+        with fleet.reporting(line):
+            _work(modules, functions, os.environ[_SERVER], concurrency, line)
+        return
     if log_level is LogLevel.INFO:
         logging.getLogger("gearflow.server").setLevel(logging.WARNING)  # what it says, is said here
+    if reload and not watching.is_possible():
+        tell("for new code to be taken up when a file changes: pip install 'gearflow[reload]'")
+        reload = False
+    if not reload:
+        load.load_served(modules, functions or ())  # what is wrong with them, is said before a server starts
     with _server(port) as address:
-        elsewhere = [] if address == f"{_HOST}:4730" else ["-s", address]
-        example = ["gearflow", "submit", *elsewhere, tasks[0].name, *_blanks(tasks[0])]
-        tell(f"try in another terminal: {' '.join(example)}")
-        work.run(tasks, [address], concurrency)
+        if reload:
+            os.environ[_SERVER] = address
+            fleet.run(processes=1, drain=None, burst=False, watched=modules)
+        else:
+            _work(modules, functions, address, concurrency)
+
+
+def _work(
+    modules: Sequence[str],
+    functions: Sequence[str] | None,
+    address: str,
+    concurrency: int,
+    line: "Line | None" = None,
+) -> None:
+    tasks = load.load_served(modules, functions or ())
+    elsewhere = [] if address == f"{_HOST}:4730" else ["-s", address]
+    example = ["gearflow", "submit", *elsewhere, tasks[0].name, *_blanks(tasks[0])]
+    hint = f"\ntry in another terminal: {' '.join(example)}"
+    work.run(tasks, [address], {"concurrency": concurrency}, line, hint)
 
 
 def _blanks(task: "AnyTask") -> list[str]:
@@ -66,6 +109,7 @@ def _server(port: int) -> Generator[str, None, None]:
         tell(f"a job server ({version}) listens on {address} already: using that one")
         yield address
         return
+    os.environ["GEARFLOW_TLS"] = "0"  # which may be meant for other servers
     try:
         tell(
             f"the job server listens on {server.address}; jobs live in memory only and are lost when it ends"

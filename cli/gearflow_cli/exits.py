@@ -13,6 +13,9 @@ from enum import IntEnum
 
 import typer
 
+from gearflow_cli import logs
+from gearflow_cli.traces import own_lines
+
 
 class ExitCode(IntEnum):
     """The codes from 64 on are those of BSD's sysexits.h."""
@@ -66,7 +69,10 @@ def reporting() -> Generator[None, None, None]:
 
 def tell(message: str) -> None:
     """Say something to the user, on stderr: what has gone wrong, or will."""
-    print(f"gearflow: {message}", file=sys.stderr, flush=True)  # noqa: T201  (this is what it is for)
+    if logs.is_json():
+        logs.write(message)
+    else:
+        print(f"gearflow: {message}", file=sys.stderr, flush=True)  # noqa: T201  (this is what it is for)
 
 
 def _forget_stdout() -> None:
@@ -95,6 +101,8 @@ def explain(error: Exception) -> Failure:
             code = ExitCode.NO_SERVER
         case errors.TaskDefinitionError() | errors.UnsupportedByServer() | errors.StoreError():
             code = ExitCode.MISCONFIGURED
+        case errors.StartupFailed(__cause__=BaseException() as cause):
+            return Failure(ExitCode.MISCONFIGURED, f"{error}\n{own_lines(cause)}")
         case errors.LocalProtocolError():
             code = ExitCode.USAGE
         case _:

@@ -1,6 +1,8 @@
-"""The log on stderr: time, level, sentence, fields."""
+"""The log on stderr: lines for people, or JSON for programs."""
 
+import json
 import logging
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from gearflow_cli.traces import own_lines
@@ -8,7 +10,14 @@ from gearflow_cli.traces import own_lines
 _OF_EVERY_RECORD: Final = vars(logging.makeLogRecord({})).keys() | {"message", "asctime", "taskName"}
 
 
-class _Lines(logging.Formatter):
+class _Formatter(logging.Formatter):
+    """Shows of an exception what is the user's own."""
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802  (logging's name)
+        return own_lines(ei[1], ei[2]) if ei[1] is not None else ""
+
+
+class _Lines(_Formatter):
     """A line for each record; the fields of ``extra`` follow the sentence, unless it tells them itself."""
 
     def __init__(self) -> None:
@@ -16,20 +25,53 @@ class _Lines(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  (logging's name)
         line = super().formatMessage(record)
-        fields = {name: _text(value) for name, value in vars(record).items() if name not in _OF_EVERY_RECORD}
+        fields = {name: _text(value) for name, value in _fields(record).items()}
         told = [f"{name}={text}" for name, text in fields.items() if text not in record.message]
         return "  ".join([line, *([" ".join(told)] if told else [])])
 
-    def formatException(self, ei: Any) -> str:  # noqa: N802  (logging's name)
-        return own_lines(ei[1], ei[2]) if ei[1] is not None else ""
+
+class _Json(_Formatter):
+    """An object on a line for each record; the fields of ``extra`` stand beside what every record has."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        line: dict[str, object] = {
+            "time": time.replace("+00:00", "Z"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        elif record.exc_text:  # of a process of tasks, from which it came as text
+            line["exception"] = record.exc_text
+        if record.stack_info:
+            line["stack"] = record.stack_info
+        return json.dumps(line | _fields(record) | line, default=str)
 
 
-def to_stderr(level: str) -> None:
+def to_stderr(level: str, *, json: bool = False) -> None:
     """Write gearflow's log to stderr from ``level`` on, and everybody else's warnings."""
     handler = logging.StreamHandler()
-    handler.setFormatter(_Lines())
+    handler.setFormatter(_Json() if json else _Lines())
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.getLogger("gearflow").setLevel(level.upper())
+
+
+def is_json() -> bool:
+    """The log is for programs: whatever else is said on stderr has to be JSON, too."""
+    return any(isinstance(handler.formatter, _Json) for handler in logging.root.handlers)
+
+
+def write(message: str) -> None:
+    """Write something into the log, whatever its level is."""
+    fields = {"name": "gearflow", "levelno": logging.INFO, "levelname": "INFO", "msg": message}
+    logging.root.handle(logging.makeLogRecord(fields))
+
+
+def _fields(record: logging.LogRecord) -> dict[str, object]:
+    """What ``extra`` has put into the record."""
+    return {name: value for name, value in vars(record).items() if name not in _OF_EVERY_RECORD}
 
 
 def _text(value: object) -> str:

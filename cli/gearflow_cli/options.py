@@ -85,15 +85,16 @@ Servers: TypeAlias = Annotated[
     ),
 ]
 
-Modules: TypeAlias = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="MODULE",
-        envvar="GEARFLOW_TASKS",
-        callback=_split,
-        help="Modules that define tasks, such as myapp.tasks; found in the current directory, too.",
-    ),
-]
+_modules: Final = typer.Argument(
+    metavar="MODULE",
+    envvar="GEARFLOW_TASKS",
+    callback=_split,
+    help="Modules that define tasks, such as myapp.tasks; found in the current directory, too.",
+)
+
+Modules: TypeAlias = Annotated[list[str], _modules]
+
+WorkerModules: TypeAlias = Annotated[list[str] | None, _modules]
 
 TaskModules: TypeAlias = Annotated[
     list[str] | None,
@@ -130,6 +131,10 @@ Functions: TypeAlias = Annotated[
 
 Level: TypeAlias = Annotated[
     LogLevel, typer.Option("--log-level", envvar="GEARFLOW_LOG_LEVEL", help="What to log, on stderr.")
+]
+
+LogJson: TypeAlias = Annotated[
+    bool, typer.Option("--log-json", envvar="GEARFLOW_LOG_JSON", help="Log JSON, an object a line.")
 ]
 
 Timeout: TypeAlias = Annotated[

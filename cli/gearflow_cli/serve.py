@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 
 import typer
 
-from gearflow_cli import logs, options, storage
+from gearflow_cli import logs, options, secured, storage
 from gearflow_cli.exits import ExitCode, Failure, tell
 from gearflow_cli.functions import counted
 from gearflow_cli.options import LogLevel
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(subcommand_metavar="[backup FILE]")
 app.command("backup")(storage.backup)
+
+_SECURITY: Final = "TLS and token"
 
 _REMEDIES: Final = {
     errno.EADDRINUSE: "it is taken, perhaps by another job server; stop that one, or choose a port with -p",
@@ -53,6 +55,17 @@ def _setting(name: str, default: str, what: str, metavar: str = "SIZE", panel: s
 def _limit(name: str, default: str, what: str, metavar: str = "SIZE") -> Any:
     """An option for one of the server's limits."""
     return _setting(f"max-{name}", default, what, metavar, "Limits")
+
+
+def _secret(name: str, what: str) -> Any:
+    """An option for a file of TLS; not by the client's variable, as both may share an environment."""
+    return typer.Option(
+        f"--{name}",
+        metavar="FILE",
+        envvar=f"GEARFLOW_SERVER_{name.upper().replace('-', '_')}",
+        help=what,
+        rich_help_panel=_SECURITY,
+    )
 
 
 @app.callback(invoke_without_command=True)
@@ -115,7 +128,28 @@ def server(
             "N",
         ),
     ] = None,
+    tls_cert: Annotated[
+        Path | None,
+        _secret("tls-cert", "Speak TLS only, with this certificate and those it is signed with (PEM)."),
+    ] = None,
+    tls_key: Annotated[
+        Path | None, _secret("tls-key", "Its key, unencrypted, if it is not in the same file.")
+    ] = None,
+    tls_ca: Annotated[
+        Path | None, _secret("tls-ca", "Serve only who shows a certificate of one of the authorities in it.")
+    ] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--token-file",
+            metavar="FILE",
+            envvar="GEARFLOW_TOKEN_FILE",
+            help="Serve only who says the token in it; in GEARFLOW_TOKEN it may stand itself.",
+            rich_help_panel=_SECURITY,
+        ),
+    ] = None,
     log_level: options.Level = LogLevel.WARNING,
+    log_json: options.LogJson = False,
     max_connections: Annotated[
         int | None, _limit("connections", "what open files allow", "Connections at a time.", "N")
     ] = None,
@@ -154,7 +188,7 @@ def server(
     from gearflow.server import ServerSettings, new_event_loop
 
     folder = _folder(context, data, port, memory=memory)
-    chosen: dict[str, float | None] = {
+    chosen: dict[str, float | str | Path | None] = {
         "keep": keep,
         "keep_dead": keep_dead,
         "keep_bytes": keep_bytes,
@@ -167,6 +201,10 @@ def server(
         "max_function": max_function,
         "max_unique": max_unique,
         "max_line": max_line,
+        "tls_cert": tls_cert,
+        "tls_key": tls_key,
+        "tls_ca": tls_ca,
+        "token": _token(token_file),
     }
     given: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
     if max_deaths is not None:
@@ -177,8 +215,10 @@ def server(
         )
     except ValidationError as error:
         fault = error.errors()[0]
-        raise Failure(ExitCode.USAGE, f"--{fault['loc'][0]}: {fault['msg']}".replace("_", "-")) from None
-    logs.to_stderr(log_level.value)
+        where = f"--{fault['loc'][0]}: " if fault["loc"] else ""
+        what = fault["msg"].removeprefix("Value error, ")
+        raise Failure(ExitCode.USAGE, f"{where}{what}".replace("_", "-")) from None
+    logs.to_stderr(log_level.value, json=log_json)
     if recover and folder is not None:
         storage.recover(folder)
     _raise_file_limit()
@@ -207,6 +247,21 @@ def _folder(context: typer.Context, data: Path | None, port: int, *, memory: boo
     return None
 
 
+def _token(file: Path | None) -> str | None:
+    """The token that the server wants, if it wants one.
+
+    Raises:
+        Failure: It can be none.
+    """
+    from gearflow.tokens import token_of_environment
+
+    secured.prefer(file)
+    try:
+        return token_of_environment() or None
+    except ValueError as error:
+        raise Failure(ExitCode.MISCONFIGURED, str(error)) from None
+
+
 def _raise_file_limit() -> None:
     """Allow as many open files, and so connections, as the system lets us."""
     import resource
@@ -219,27 +274,43 @@ async def _serve(settings: "ServerSettings") -> None:
     """Serve until a signal comes. What runs is cut off then; background jobs are run again by the next one.
 
     Raises:
-        Failure: It cannot listen.
+        Failure: It cannot listen, or a file of TLS cannot be used.
         StoreError: The file of jobs cannot be used.
     """
     import asyncio
 
+    from gearflow.certificates import BadCertificate
     from gearflow.server import JobServer, server_version, tune_garbage_collection
 
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     job_server = JobServer(settings)
+    if settings.tls_cert is not None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, job_server.reload_tls)
     try:
         await job_server.__aenter__()
     except OSError as error:
         refuse(settings.host, settings.port, error)
+    except BadCertificate as error:
+        raise Failure(ExitCode.MISCONFIGURED, str(error)) from None
     tune_garbage_collection()
-    tell(f"{server_version()} listens on {job_server.address}; {_life(settings, job_server.restored)}")
+    where = f"{job_server.address}{_guards(settings)}"
+    tell(f"{server_version()} listens on {where}; {_life(settings, job_server.restored)}")
     try:
         await stop.wait()
     finally:
         await job_server.__aexit__()
+
+
+def _guards(settings: "ServerSettings") -> str:
+    """What a client needs to be served."""
+    guards = [
+        *(["TLS"] if settings.tls_cert is not None else []),
+        *(["a certificate"] if settings.tls_ca is not None else []),
+        *(["the token"] if settings.token is not None else []),
+    ]
+    return f" and wants {', '.join(guards)}" if guards else ""
 
 
 def _life(settings: "ServerSettings", restored: int) -> str:

@@ -2,10 +2,11 @@
 
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 import typer
 
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from gearflow.tasks import Task
 
     AnyTask: TypeAlias = Task[..., Any]
+
+
+_PATIENCE: Final = 1.0
+"""Seconds that the server has to say what becomes of a job that is not waited for any more."""
 
 
 class PriorityName(StrEnum):
@@ -62,6 +67,14 @@ def submit(
     ] = None,
     modules: options.TaskModules = None,
     servers: options.Servers = None,
+    spread: Annotated[
+        bool | None,
+        typer.Option(
+            "--spread",
+            envvar="GEARFLOW_SPREAD",
+            help="All servers share the load: by key, or else in turn.  [default: the first has it all]",
+        ),
+    ] = None,
     background: Annotated[
         bool,
         typer.Option(
@@ -113,6 +126,14 @@ def submit(
             help="A kept result of the same key is the answer: the task does not run again.",
         ),
     ] = None,
+    resubmit: Annotated[
+        bool | None,
+        typer.Option(
+            "--resubmit",
+            envvar="GEARFLOW_RESUBMIT",
+            help="Submit it again if its server is lost; it may then run more than once.",
+        ),
+    ] = None,
     keep: Annotated[
         float | None,
         typer.Option(
@@ -157,6 +178,7 @@ def submit(
         expires=expires,
         keep=keep,
         reuse=reuse,
+        resubmit=resubmit,
         retries=retries,
         run_limit=run_limit,
         timeout=timeout,
@@ -166,7 +188,7 @@ def submit(
     task = _find_task(name, modules or [], certain=_is_given_here(context))
     wishes.check_with(task, raw=raw)
     job = _read(name, task, given or [], servers or [], raw=raw)
-    _run(job, servers or [], wishes)
+    _run(job, servers or [], wishes, spread)
 
 
 # ------------------------------------------------------------------------------------------ what to run
@@ -223,17 +245,19 @@ def _read(
 # ------------------------------------------------------------------------------------------- running it
 
 
-def _run(job: _Typed | _Untyped, servers: Sequence[str], wishes: Wishes) -> None:
+def _run(job: _Typed | _Untyped, servers: Sequence[str], wishes: Wishes, spread: bool | None) -> None:
     import anyio
 
-    anyio.run(_submit, job, servers, wishes)
+    anyio.run(_submit, job, servers, wishes, spread)
 
 
-async def _submit(job: _Typed | _Untyped, servers: Sequence[str], wishes: Wishes) -> None:
+async def _submit(
+    job: _Typed | _Untyped, servers: Sequence[str], wishes: Wishes, spread: bool | None
+) -> None:
     from gearflow.client import connect
 
     connect_timeout = min(5.0, wishes.timeout or 5.0)
-    async with connect(*servers, connect_timeout=connect_timeout) as client:
+    async with connect(*servers, spread=spread, connect_timeout=connect_timeout) as client:
         if wishes.background:
             console.write(await _hand_over(job, client, wishes))
         else:
@@ -300,29 +324,33 @@ async def _wait(client_job: "ClientJob", client: "Client", job: _Typed | _Untype
         failure = decode_failure(error.exception, client_job.handle)
         raise outcome.failure(failure, job.function, verbose=wishes.verbose) from None
     except anyio.get_cancelled_exc_class():
-        tell(f"stopped waiting for {client_job.handle}; it runs on if a worker has it already")
+        tell(f"stopped waiting for {client_job.handle}: {await _fate(client_job, client)}")
         raise
     outcome.write(data, job.task.payload.signature.result if isinstance(job, _Typed) else None)
 
 
 async def _timed_out(client_job: "ClientJob", client: "Client", wishes: Wishes) -> Failure:
-    """What becomes of the job: the server drops one that no worker has yet when its last client goes."""
+    fate = await _fate(client_job, client)
+    message = f"{client_job.handle} has not ended within {wishes.timeout:g} s: {fate}"
+    return Failure(ExitCode.TIMED_OUT, message)
+
+
+async def _fate(client_job: "ClientJob", client: "Client") -> str:
+    """What becomes of a job when this client goes: a server drops one that no worker has yet.
+
+    Gearflow's own also tells the worker of one that runs.
+    """
     import anyio
 
     from gearflow.client import JobHandle
     from gearflow.errors import GearflowError
 
-    fate = "it may run on"
-    with anyio.move_on_after(1.0):
-        try:
-            status = await client.status(JobHandle(client_job.handle, client_job.server))
-        except GearflowError:
-            pass
-        else:
-            fate = (
-                "it runs on, and its result goes to nobody"
-                if status.running
-                else "no worker has taken it, and it is dropped unless others wait for it"
-            )
-    message = f"{client_job.handle} has not ended within {wishes.timeout:g} s: {fate}"
-    return Failure(ExitCode.TIMED_OUT, message)
+    with anyio.move_on_after(_PATIENCE, shield=True), suppress(GearflowError):
+        status = await client.status(JobHandle(client_job.handle, client_job.server))
+        features = await client.features(client_job.server)
+        if not status.running:
+            return "no worker has taken it, and it is dropped unless others wait for it"
+        if features.gearflow:
+            return "it is cancelled unless others wait for it"
+        return "it runs on, and its result goes to nobody"
+    return "it may run on"

@@ -94,6 +94,8 @@ def _schedule(retry: "Retry | None") -> list[str]:
 def _set_options(task: "AnyTask") -> dict[str, Any]:
     """The options that its definition sets."""
     shown: dict[str, Any] = {"timeout": task.timeout, "keep": task.keep, "foreign": task.foreign or None}
+    if task.executor != "thread":
+        shown["executor"] = task.executor
     for option in fields(task.call_options):
         value = getattr(task.call_options, option.name)
         if option.init and value != option.default:

@@ -25,6 +25,7 @@ class Wishes:
     expires: float | None
     keep: float | None
     reuse: bool | None
+    resubmit: bool | None
     retries: int | None
     run_limit: float | None
     timeout: float | None
@@ -40,6 +41,7 @@ class Wishes:
             "expires": self.expires,
             "keep": self.keep,
             "reuse": self.reuse,
+            "resubmit": self.resubmit,
             "retries": self.retries,
             "timeout": self.run_limit,
         }
@@ -56,10 +58,11 @@ class Wishes:
             expires=self.expires,
             keep=self.keep,
             reuse=bool(self.reuse),
+            resubmit=bool(self.resubmit),
             retries=None if self.retries is None else Retry(self.retries + 1).to_plan(),
             timeout=self.run_limit,
         )
-        return None if wished.is_plain else wished
+        return None if wished == SubmitOptions() else wished
 
     def check(self) -> None:
         """Raises Failure if options make no sense together."""

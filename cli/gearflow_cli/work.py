@@ -2,66 +2,236 @@
 
 import os
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
-from gearflow_cli import load, logs, options
-from gearflow_cli.exits import tell
+import typer
+
+from gearflow_cli import check, fleet, load, logs, options
+from gearflow_cli.asking import addresses_of
+from gearflow_cli.exits import ExitCode, Failure, tell
 from gearflow_cli.options import LogLevel
-from gearflow_cli.stopping import Stopping
+from gearflow_cli.signals import Signals, begin_anew
 
 if TYPE_CHECKING:
+    from gearflow.fleet import Counts, Line
     from gearflow.tasks import Task
-    from gearflow.worker import WorkerSettings
+    from gearflow.worker import Worker, WorkerOptions
 
     AnyTask: TypeAlias = Task[..., Any]
 
+Body: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
+
+_INFORM_EVERY: Final = 5.0
+"""Seconds between two looks at what the worker has done."""
+
 
 def worker(
-    modules: options.Modules,
+    modules: options.WorkerModules = None,
     concurrency: options.Concurrency = 10,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N|auto",
+            parser=fleet.processes,
+            envvar="GEARFLOW_PROCESSES",
+            show_default="1",
+            help="Worker processes, each with that concurrency; auto: one for each CPU we may use.",
+        ),
+    ] = None,
     servers: options.Servers = None,
     functions: options.Functions = None,
+    drain: Annotated[
+        float | None,
+        typer.Option(
+            metavar="DURATION",
+            parser=options.duration,
+            envvar="GEARFLOW_DRAIN",
+            show_default="as long as it takes",
+            help="How long a warm stop may take; then servers hand on what still runs.",
+        ),
+    ] = None,
+    max_tasks: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", envvar="GEARFLOW_MAX_TASKS", help="Replace a process after about N runs."
+        ),
+    ] = None,
+    max_rss: Annotated[
+        int | None,
+        typer.Option(
+            metavar="SIZE",
+            parser=options.size,
+            envvar="GEARFLOW_MAX_RSS",
+            help="Replace a process that has about that much memory, such as 512M.",
+        ),
+    ] = None,
+    burst: Annotated[
+        bool,
+        typer.Option(
+            "--burst",
+            envvar="GEARFLOW_BURST",
+            help="End when no server has a job for us; exit code 1 if a task failed.",
+        ),
+    ] = False,
+    reload: Annotated[
+        bool,
+        typer.Option("--reload", envvar="GEARFLOW_RELOAD", help="Take up new code whenever a file changes."),
+    ] = False,
+    check_only: Annotated[
+        bool, typer.Option("--check", help="Only ask each server whether it is there; needs no MODULE.")
+    ] = False,
+    check_timeout: Annotated[
+        float | None,
+        typer.Option(
+            metavar="DURATION",
+            parser=options.duration,
+            envvar="GEARFLOW_CHECK_TIMEOUT",
+            show_default="5s",
+            help="How long --check waits for answers.",
+        ),
+    ] = None,
     log_level: options.Level = LogLevel.INFO,
+    log_json: options.LogJson = False,
 ) -> None:
     """Run the tasks that MODULEs define.
 
     TERM or INT finish what runs and take nothing new; a second one leaves at once, and the servers hand
-    on what ran.
+    on what ran. HUP takes up new code.
     """
-    tasks = load.load_served(modules, functions or ())
-    logs.to_stderr(log_level.value)
-    run(tasks, servers or None, concurrency)
+    if check_only:
+        check.check(addresses_of(servers), 5.0 if check_timeout is None else check_timeout)
+        return
+    if not modules:
+        raise Failure(ExitCode.USAGE, "name the MODULE that defines the tasks, such as myapp.tasks")
+    logs.to_stderr(log_level.value, json=log_json)
+    line = fleet.line()
+    if line is None and (reload or max_tasks or max_rss or (processes or 1) > 1):
+        fleet.run(processes=processes or 1, drain=drain, burst=burst, watched=modules if reload else ())
+        return
+    settings: WorkerOptions = {
+        "concurrency": concurrency,
+        "drain": drain,
+        "max_tasks": max_tasks,
+        "max_rss": max_rss,
+        "burst": burst,
+    }
+    with fleet.reporting(line):
+        run(load.load_served(modules, functions or ()), servers, settings, line)
 
 
-def run(tasks: "Sequence[AnyTask]", servers: Sequence[str] | None, concurrency: int) -> None:
-    """Run tasks until a signal comes, and end the process if it has to be cut short.
+def run(
+    tasks: "Sequence[AnyTask]",
+    servers: Sequence[str] | None,
+    settings: "WorkerOptions",
+    line: "Line | None" = None,
+    hint: str = "",
+) -> None:
+    """Run tasks until a signal comes, or a burst is over, alone or as one of a fleet.
 
-    Jobs that the tasks submit themselves go to the same servers.
+    Jobs that the tasks submit themselves go to the same servers. If the worker has to be cut short, this
+    ends the process.
+
+    Raises:
+        Exit: A task failed in a burst.
+        StartupFailed, NoServer: As ``Worker.run`` does.
     """
     import asyncio
 
-    from gearflow.client import configure, default_servers
+    from gearflow.client import configure
     from gearflow.server import new_event_loop
-    from gearflow.worker import WorkerSettings
 
-    configure(servers)
-    addresses = servers or [str(address) for address in default_servers()]
-    settings = WorkerSettings(servers=tuple(addresses), concurrency=concurrency)
+    configure(servers or None)
+    addresses = addresses_of(servers)
     names = ", ".join(task.name for task in tasks)
-    tell(f"serving {names}; servers: {', '.join(addresses)}; concurrency: {concurrency}")
+    where = f"servers: {', '.join(addresses)}; concurrency: {settings.get('concurrency')}"
+    notice = f"serving {names}; {where}{hint}"
+    settings = {**settings, "servers": addresses}
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        forced = runner.run(_run(tasks, settings))
-        if forced:
-            # Not by way of the interpreter's exit, which would wait for threads of the tasks'.
+        if line is None:
+            tell(notice)
+            signals, failed = runner.run(_alone(tasks, settings))
+        else:
+            signals, failed = runner.run(_in_fleet(tasks, settings, line, notice))
+        # Not by way of the interpreter's exit, which would wait for threads of the tasks'.
+        if signals.again:
+            begin_anew()
+        if signals.forced:
             sys.stdout.flush()
-            os._exit(forced)
+            os._exit(signals.forced)
+    if settings.get("burst") and failed:
+        raise typer.Exit(ExitCode.TASK_FAILED)
 
 
-async def _run(tasks: "Sequence[AnyTask]", settings: "WorkerSettings") -> int:
+async def _alone(tasks: "Sequence[AnyTask]", settings: "WorkerOptions") -> tuple[Signals, int]:
+    """A worker that nobody supervises but systemd, if it is there."""
+    from gearflow.fleet import Notifier
     from gearflow.worker import Worker
 
-    worker = Worker(tasks, settings)
-    with Stopping(worker) as stopping:
-        await worker.run()
-    return stopping.forced
+    notifier = Notifier.of(os.environ)
+    worker = Worker(tasks, None, **settings)
+    with Signals(worker, notifier=notifier) as signals:
+        inform = partial(_inform, worker, notifier.ready, lambda counts: notifier.status(str(counts)))
+        await _beside(worker.run, inform, notifier.keep_alive)
+    return signals, worker.failed
+
+
+async def _in_fleet(
+    tasks: "Sequence[AnyTask]", settings: "WorkerOptions", line: "Line", notice: str
+) -> tuple[Signals, int]:
+    """A worker that has a supervisor."""
+    from gearflow.fleet import Leave, Ready, Retiring
+    from gearflow.worker import Worker
+
+    worker = Worker(tasks, None, on_retire=lambda reason: line.say(Retiring(reason)), **settings)
+    with Signals(worker, line=line) as signals:
+
+        async def listen() -> None:
+            async for message in line.messages():
+                if isinstance(message, Leave):
+                    signals.leave()
+            worker.stop()  # the supervisor is gone
+
+        inform = partial(_inform, worker, partial(line.say, Ready(notice)), line.say)
+        await _beside(worker.run, inform, listen)
+    return signals, worker.failed
+
+
+async def _inform(
+    worker: "Worker", ready: Callable[[], object], tell_counts: "Callable[[Counts], object]"
+) -> None:
+    """Tell that a worker is ready when it is, and now and then what it has done."""
+    import anyio
+
+    from gearflow.fleet import Counts
+
+    told = Counts(0, 0, 0)
+    await worker.ready.wait()
+    ready()
+    try:
+        while True:
+            counts = Counts(worker.running, worker.done, worker.failed)
+            if counts != told:
+                tell_counts(counts)
+                told = counts
+            await anyio.sleep(_INFORM_EVERY)
+    finally:
+        tell_counts(Counts(worker.running, worker.done, worker.failed))
+
+
+async def _beside(body: Body, *others: Body) -> None:
+    """Run something to its end, and others as long. What it raises is not wrapped in a group."""
+    import anyio
+
+    failure: Exception | None = None
+    async with anyio.create_task_group() as tasks:
+        for other in others:
+            tasks.start_soon(other)
+        try:
+            await body()
+        except Exception as error:  # noqa: BLE001  (it is raised below)
+            failure = error
+        tasks.cancel_scope.cancel()
+    if failure is not None:
+        raise failure

@@ -86,6 +86,13 @@ async def until(ctx: Context, path: Path) -> str:
 
 
 @task
+def watch_for(path: Path) -> None:
+    """The same in a thread, which cannot be stopped."""
+    while not path.exists():
+        time.sleep(0.01)
+
+
+@task
 async def blocking(seconds: float) -> None:
     print("a job runs", file=sys.stderr, flush=True)
     time.sleep(seconds)  # the user's mistake: it blocks the loop

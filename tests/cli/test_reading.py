@@ -18,19 +18,32 @@ def test_status_in_a_pipe_is_plain_columns(own: Shell) -> None:
     SyncAdmin(own.environment["GEARMAN_SERVERS"]).create_function("img.resize")
     ended = own.run("status")
     header, row = ended.stdout.decode().splitlines()
-    assert header.split() == ["function", "total", "running", "waiting", "workers"]
-    assert row.split() == ["img.resize", "0", "0", "0", "0"]
+    assert header.split() == ["function", "total", "running", "waiting", "workers", "overdue"]
+    assert row.split() == ["img.resize", "0", "0", "0", "0", "0"]
     assert b"\x1b" not in ended.stdout
 
 
 def test_status_counts_what_waits(own: Shell) -> None:
     own.run("submit", "--bg", "img.resize", "a=1")
     (server,) = json.loads(own.run("status", "--json").stdout)
+    counts = {"total": 1, "running": 0, "waiting": 1, "workers": 0, "overdue": 0}
     assert server == {
         "server": own.environment["GEARMAN_SERVERS"],
         "error": None,
-        "functions": [{"name": "img.resize", "total": 1, "running": 0, "waiting": 1, "workers": 0}],
+        "functions": [{"name": "img.resize", **counts}],
     }
+
+
+def test_status_counts_threads_that_overran(own: Shell, module: str, tmp_path: Path) -> None:
+    with own.start("worker", module):
+        stuck = own.run(
+            "submit", "-m", module, "--run-limit", "0.1s", "watch_for", f"path={tmp_path / 'end'}"
+        )
+        assert b"TaskTimeout" in stuck.stderr
+        rows = {line.split()[0]: line.split() for line in own.run("status").stdout.decode().splitlines()}
+        assert rows[f"{module}.watch_for"][-1] == "1"
+        assert rows[f"{module}.add"][-1] == "0"
+        (tmp_path / "end").touch()
 
 
 def test_status_names_the_server_that_is_dead(own: Shell) -> None:
@@ -60,7 +73,18 @@ def test_a_function_name_cannot_steer_the_terminal(own: Shell) -> None:
 def test_status_reads_c_gearmand(gearmand: str, tmp_path: Path, function: str) -> None:
     SyncAdmin(gearmand).create_function(function)
     ended = Shell(tmp_path).run("status", "-s", gearmand)
-    assert any(line.split()[0] == function for line in ended.stdout.decode().splitlines())
+    header, *rows = ended.stdout.decode().splitlines()
+    assert any(row.split()[0] == function for row in rows)
+    assert "overdue" not in header  # it does not know
+
+
+def test_status_tells_which_servers_know_of_overdue_runs(own: Shell, gearmand: str, function: str) -> None:
+    alive = own.environment["GEARMAN_SERVERS"]
+    for address in (alive, gearmand):
+        SyncAdmin(address).create_function(function)
+    rows = own.run("status", "-s", alive, "-s", gearmand).stdout.decode().splitlines()
+    last = {row.split()[0]: row.split()[-1] for row in rows if function in row}
+    assert last == {alive: "0", gearmand: "-"}
 
 
 def test_a_reader_that_goes_away_is_no_error(own: Shell) -> None:

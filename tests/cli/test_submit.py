@@ -2,13 +2,16 @@
 
 import json
 import signal
+import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from gearflow.client import SyncAdmin, SyncClient
+from gearflow.server import JobServer
 from gearflow_cli.app import app
 from gearflow_cli.naming import resolve
 from tests.cli.shell import Shell, outcome
@@ -134,7 +137,7 @@ def test_a_wait_that_is_limited_ends_with_75_and_says_that_the_job_is_dropped(
     assert "has not ended within 0.1 s: no worker has taken it" in stderr
 
 
-def test_a_wait_that_is_limited_ends_with_75_and_says_that_the_job_runs_on(
+def test_a_wait_that_is_limited_ends_with_75_and_others_wait_on(
     own: Shell, module: str, tmp_path: Path
 ) -> None:
     payload = json.dumps({"path": str(tmp_path / "end")})
@@ -143,19 +146,24 @@ def test_a_wait_that_is_limited_ends_with_75_and_says_that_the_job_runs_on(
         worker.until("a job runs")
         ended = own.run("submit", "--timeout", "0.1s", "--unique", "k", "until", payload)
         assert ended.returncode == 75
-        assert f"{job.handle} has not ended within 0.1 s: it runs on" in ended.stderr.decode()
+        said = f"{job.handle} has not ended within 0.1 s: it is cancelled unless others wait for it"
+        assert said in ended.stderr.decode()
         (tmp_path / "end").touch()
         assert job.result(timeout=10) == b"finished"
 
 
-def test_interrupting_the_wait_shows_no_traceback(served: Shell, tmp_path: Path) -> None:
-    with served.start("submit", "until", f"path={tmp_path / 'end'}") as submission:
+def test_interrupting_the_wait_cancels_the_job(own: Shell, module: str, tmp_path: Path) -> None:
+    with (
+        own.start("worker", module) as worker,
+        own.start("submit", "-m", module, "until", f"path={tmp_path / 'end'}") as submission,
+    ):
         submission.until("it runs")
         submission.signal(signal.SIGINT)
         code, stderr = submission.end()
-    (tmp_path / "end").touch()
+        worker.until("job cancelled")
     assert code == 130
     assert stderr.startswith("gearflow: stopped waiting for H:")
+    assert "it is cancelled unless others wait for it" in stderr
     assert "Traceback" not in stderr
 
 
@@ -227,6 +235,27 @@ def test_a_kept_success_answers_where_it_may_be_used_again(served: Shell, fresh:
     assert outcome(served.run("result", handle, "--timeout", "30")) == (0, "3\n", "")
     assert outcome(served.run(*again, "add", "a=5")) == (0, "3\n", "")
     assert outcome(served.run(*again, "--bg", "add", "a=5")) == (0, f"{handle}\n", "")
+
+
+def test_a_job_goes_on_at_another_server_when_its_own_is_lost(own: Shell, fresh: Callable[..., str]) -> None:
+    function = fresh()
+    with ExitStack() as stack:
+        second = stack.enter_context(JobServer(port=0)).address
+        with JobServer(port=0) as server:
+            first = server.address
+            command = ("submit", "--raw", "--resubmit", "-s", first, "-s", second, function, "x")
+            running = stack.enter_context(own.start(*command))
+            _until_a_job_waits(first, function)
+        _until_a_job_waits(second, function)
+        running.signal(signal.SIGINT)
+        assert running.end()[0] == 128 + signal.SIGINT
+
+
+def _until_a_job_waits(address: str, function: str) -> None:
+    deadline = time.monotonic() + 20
+    while not any(row.name == function.encode() and row.total for row in SyncAdmin(address).status()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_a_run_is_limited_on_the_worker(served: Shell, module: str, tmp_path: Path) -> None:

@@ -1,12 +1,32 @@
 """``gearflow worker`` in a process of its own: what it says, and how it ends."""
 
+import json
+import os
 import signal
+import socket
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from gearflow.client import SyncClient
-from tests.cli.shell import Shell
+from tests.cli.shell import COMMAND, Shell
+
+VERSION = """
+import asyncio
+import sys
+from pathlib import Path
+
+from gearflow import task
+
+
+@task
+async def version(path: Path) -> int:
+    print("a job runs", file=sys.stderr, flush=True)
+    while not path.exists():
+        await asyncio.sleep(0.01)
+    return {}
+"""
 
 
 def client_of(shell: Shell) -> SyncClient:
@@ -162,3 +182,125 @@ def test_a_pattern_that_fits_nothing_names_the_tasks(shell: Shell, module: str) 
     ended = shell.run("worker", module, "-f", "nope*")
     assert ended.returncode == 78
     assert f"there are {module}.add, " in ended.stderr.decode()
+
+
+# --------------------------------------------------------------------------------------------- other signals
+
+
+def test_a_quiet_worker_takes_nothing_until_it_is_to_go_on(own: Shell, module: str) -> None:
+    with own.start("worker", module) as worker, client_of(own) as client:
+        worker.until("registered")
+        worker.signal(signal.SIGTSTP)
+        worker.until("quiet")
+        job = client.submit(f"{module}.add", b'{"a": 1}')
+        assert not client.status(job.handle).running
+        worker.signal(signal.SIGCONT)
+        assert job.result(timeout=10) == b"3"
+
+
+def test_usr2_shows_what_runs_and_where(own: Shell, module: str, tmp_path: Path) -> None:
+    with own.start("worker", module) as worker, client_of(own) as client:
+        worker.until("registered")
+        job = client.submit(f"{module}.until", f'{{"path": "{tmp_path / "end"}"}}'.encode())
+        worker.until("a job runs")
+        worker.signal(signal.SIGUSR2)
+        worker.until("Current thread")
+        worker.until("1 running, 0 held, 0 overdue")
+        assert f"handle={job.handle}" in worker.until(f"{module}.until for ")
+        worker.until(f'{module}.py", line')  # where its coroutine is
+        (tmp_path / "end").touch()
+        assert job.result(timeout=10) == b"finished"
+
+
+def test_hup_finishes_what_runs_and_begins_anew_with_new_code(own: Shell, tmp_path: Path) -> None:
+    shell = Shell(tmp_path, own.environment)
+    module = write(tmp_path, f"{tmp_path.name}_hup".replace("-", "_"), VERSION.format(1))
+    with shell.start("worker", module) as worker, client_of(shell) as client:
+        worker.until("registered")
+        running = client.submit(f"{module}.version", f'{{"path": "{tmp_path / "end"}"}}'.encode())
+        worker.until("a job runs")
+        write(tmp_path, module, VERSION.format(2))
+        worker.signal(signal.SIGHUP)
+        worker.until("stopping")
+        (tmp_path / "end").touch()
+        assert running.result(timeout=10) == b"1"
+        job = client.submit(f"{module}.version", f'{{"path": "{tmp_path / "end"}"}}'.encode())
+        assert job.result(timeout=10) == b"2"
+        worker.signal(signal.SIGTERM)
+        assert worker.end()[0] == 0
+
+
+def test_a_worker_whose_terminal_is_closed_ends(own: Shell, module: str) -> None:
+    ours, theirs = os.openpty()
+    # A session without a terminal gets the first one that it opens.
+    command = ["sh", "-c", f'exec "$@" <>{os.ttyname(theirs)} >&0 2>&0', "sh", *COMMAND, "worker", module]
+    environment = {**os.environ, **own.environment}
+    with subprocess.Popen(command, cwd=own.directory, env=environment, start_new_session=True) as process:
+        said = b""
+        while b"registered" not in said:
+            said += os.read(ours, 1000)
+        os.close(theirs)
+        os.close(ours)
+        assert process.wait(timeout=20) == 0
+
+
+# ------------------------------------------------------------------------------------------ drain and burst
+
+
+def test_what_does_not_end_within_drain_is_handed_on(own: Shell, module: str, tmp_path: Path) -> None:
+    with own.start("worker", module, "--drain", "0.1") as first, client_of(own) as client:
+        first.until("registered")
+        job = client.submit(f"{module}.until", f'{{"path": "{tmp_path / "end"}"}}'.encode())
+        first.until("a job runs")
+        first.signal(signal.SIGTERM)
+        assert first.end()[0] == 128 + signal.SIGTERM
+        (tmp_path / "end").touch()
+        with own.start("worker", module):
+            assert job.result(timeout=20) == b"finished"
+
+
+def test_a_burst_works_off_what_is_there_and_ends(own: Shell, module: str) -> None:
+    with client_of(own) as client:
+        for number in range(5):
+            client.submit_background(f"{module}.add", f'{{"a": {number}}}'.encode())
+        ended = own.run("worker", module, "--burst")
+        assert ended.returncode == 0
+        assert ended.stderr.count(b"job done") == 5
+        client.submit_background(f"{module}.divide", b'{"a": 1, "b": 0}')
+        assert own.run("worker", module, "--burst").returncode == 1
+
+
+# ---------------------------------------------------------------------------------------------- the rest
+
+
+def test_check_asks_each_server_and_needs_no_module(own: Shell) -> None:
+    address = own.environment["GEARMAN_SERVERS"]
+    ended = own.run("worker", "--check", "-s", "127.0.0.1:1", "-s", address)
+    assert ended.returncode == 0
+    assert ended.stdout.decode().splitlines() == ["127.0.0.1:1  connection refused", f"{address}  answers"]
+
+
+def test_check_fails_if_no_server_answers(own: Shell) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        ended = own.run("worker", "--check", "--check-timeout", "0.2s", "-s", address)
+    assert ended.returncode == 69
+    assert ended.stdout.decode().startswith(f"{address}  no ")
+
+
+def test_a_worker_without_a_module_is_told_what_to_name(own: Shell) -> None:
+    ended = own.run("worker")
+    assert ended.returncode == 2
+    assert b"MODULE" in ended.stderr
+
+
+def test_a_log_in_json_is_nothing_else(own: Shell, module: str) -> None:
+    with client_of(own) as client:
+        client.submit_background(f"{module}.add", b'{"a": 1}')
+        ended = own.run("worker", module, "--burst", "--log-json")
+    records = [json.loads(line) for line in ended.stderr.splitlines()]
+    assert [record["task"] for record in records if record["message"] == "job done"] == [f"{module}.add"]
+    assert records[0]["message"].startswith("serving ")
+    ended = own.run("worker", "no_such_module", "--log-json")
+    (record,) = [json.loads(line) for line in ended.stderr.splitlines()]
+    assert record["message"].startswith("cannot import no_such_module")

@@ -1,0 +1,63 @@
+"""Files of the users' code, watched for changes. It takes the extra ``reload``."""
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import AsyncIterable, Sequence
+from pathlib import Path
+from typing import Final
+
+from gearflow_cli.exits import ExitCode, Failure
+
+_PATIENCE: Final = 300
+"""Milliseconds after which the watching thread looks whether it is to end."""
+
+
+def is_possible() -> bool:
+    """The extra is installed."""
+    try:
+        importlib.import_module("watchfiles")
+    except ImportError:
+        return False
+    return True
+
+
+def changes(modules: Sequence[str]) -> AsyncIterable[object]:
+    """Yields whenever a Python file has changed in the current directory, or beside one of the modules.
+
+    What changes within a moment is one change.
+
+    Raises:
+        Failure: The extra is not installed.
+    """
+    try:
+        from watchfiles import PythonFilter, awatch
+    except ImportError:
+        raise Failure(
+            ExitCode.MISCONFIGURED, "--reload needs watchfiles: pip install 'gearflow[reload]'"
+        ) from None
+    return awatch(*directories(modules), watch_filter=PythonFilter(), rust_timeout=_PATIENCE)
+
+
+def directories(modules: Sequence[str]) -> list[Path]:
+    """Where the code of modules is, as far as that can be told without importing them."""
+    here = Path.cwd()
+    sys.path.insert(0, str(here))
+    try:
+        found = [here, *(path for module in modules for path in _homes(module.partition(".")[0]))]
+    finally:
+        sys.path.remove(str(here))
+    # A directory is watched with all that is below it.
+    return [path for path in dict.fromkeys(found) if not any(other in path.parents for other in found)]
+
+
+def _homes(package: str) -> list[Path]:
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        return []
+    if spec is None:
+        return []
+    if spec.submodule_search_locations is not None:
+        return [Path(location).resolve() for location in spec.submodule_search_locations]
+    return [Path(spec.origin).resolve().parent] if spec.has_location and spec.origin else []

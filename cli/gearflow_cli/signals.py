@@ -1,0 +1,142 @@
+"""What signals do to a process that runs a worker.
+
+The handlers are Python's own, not the event loop's: a task that blocks the loop must not be able to keep
+the second signal from having its way.
+
+In a fleet the second signal is the supervisor's affair, which says by the line that it wants the process
+gone: systemd may send SIGTERM to all processes of a service, and so a second one to each worker.
+"""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Final, NoReturn, Self
+
+from gearflow_cli import snapshot
+
+if TYPE_CHECKING:
+    from gearflow.fleet import Line, Notifier
+    from gearflow.worker import Worker
+
+_GRACE: Final = 2.0
+"""Seconds that coroutines get, on a cold stop, for their ``finally`` blocks."""
+
+_DRAIN_GRACE: Final = 4.0
+"""The same after a warm stop has taken too long; the worker needs some of them to hand its jobs on."""
+
+
+class Signals:
+    """Has a worker do what signals say, from the block's beginning on, in the main thread, on its event loop.
+
+    Args:
+        line: To the supervisor, if there is one.
+        notifier: Who wants to know that the worker stops.
+    """
+
+    def __init__(
+        self,
+        worker: "Worker",
+        *,
+        line: "Line | None" = None,
+        notifier: "Notifier | None" = None,
+    ) -> None:
+        import asyncio
+
+        from gearflow.fleet import Notifier, Terminal
+
+        self.forced = 0
+        """The exit code of a cold stop; 0 while there was none."""
+        self.again = False
+        """The process is to begin anew when the worker has stopped."""
+        self._worker = worker
+        self._line = line
+        self._notifier = notifier or Notifier()
+        self._terminal = Terminal()
+        self._asked: int | None = None  # the first signal that stops
+        self._loop = asyncio.get_running_loop()
+
+    def __enter__(self) -> Self:
+        from gearflow.fleet import HELD_BACK
+
+        snapshot.on_signal(self._worker)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGTSTP, signal.SIGCONT):
+            signal.signal(number, self._received)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {*HELD_BACK, signal.SIGHUP})
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        # The handlers stay: the process is about to end, and must not die of what is meant for its worker.
+        if self._asked is not None and self._worker.left and not self.forced:  # it took too long
+            self.forced = 128 + self._asked
+
+    def leave(self) -> None:
+        """Leave cold, as a second signal has it."""
+        self._leave(signal.SIGTERM)
+
+    def _received(self, number: int, _frame: FrameType | None) -> None:
+        match number:
+            case signal.SIGHUP if not self._terminal.is_gone():
+                self._post(self._reload)
+            case signal.SIGTSTP:
+                self._post(self._worker.quiet)
+            case signal.SIGCONT:
+                self._post(self._worker.resume)
+            case _:
+                self._stop(number)
+
+    def _stop(self, number: int) -> None:
+        if self.forced:
+            os._exit(self.forced)
+        elif self._asked is None:
+            self._asked = number
+            self.again = False
+            self._notifier.stopping()
+            self._post(self._worker.stop)
+            drain = self._worker.settings.drain
+            if drain is not None:
+                _exit_after(drain + _DRAIN_GRACE, 128 + number)
+        elif self._line is None:
+            self._leave(number)
+
+    def _leave(self, number: int) -> None:
+        self.forced = 128 + number
+        self._post(self._worker.leave)
+        _exit_after(_GRACE, self.forced)
+
+    def _reload(self) -> None:
+        from gearflow.fleet import Retiring
+
+        if self._line is not None:
+            self._line.say(Retiring("SIGHUP"))
+        elif self._asked is None and not self.again:
+            self.again = True
+            self._notifier.reloading()
+            self._worker.stop()
+
+    def _post(self, callback: Callable[[], object]) -> None:
+        self._loop.call_soon_threadsafe(callback)
+
+
+def _exit_after(seconds: float, code: int) -> None:
+    watchdog = threading.Timer(seconds, os._exit, [code])
+    watchdog.daemon = True
+    watchdog.start()
+
+
+def begin_anew() -> NoReturn:
+    """Put a fresh interpreter with the same command in the place of this one: new code, same process id."""
+    from gearflow.fleet import HELD_BACK
+
+    sys.stdout.flush()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {*HELD_BACK, signal.SIGHUP})  # until it handles them
+    os.execv(sys.executable, command())
+
+
+def command() -> list[str]:
+    """What runs the present command once more, in a fresh interpreter with the same options."""
+    return [sys.executable, *sys.orig_argv[1:]]

@@ -1,0 +1,85 @@
+"""The log on stderr, as lines and as JSON."""
+
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from gearflow_cli import logs
+
+logger = logging.getLogger("gearflow.worker")
+
+
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    """The loggers, which ``to_stderr`` changes for good, are put back as they were."""
+    root, ours = logging.getLogger(), logging.getLogger("gearflow")
+    handlers, level, our_level = list(root.handlers), root.level, ours.level
+    root.handlers.clear()  # else they would be closed
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    ours.setLevel(our_level)
+
+
+@pytest.fixture
+def written(capsys: pytest.CaptureFixture[str]) -> Any:
+    """What was written since: a JSON object for each line."""
+
+    def read() -> list[dict[str, Any]]:
+        return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+
+    return read
+
+
+def test_a_line_has_the_fields_that_the_sentence_does_not_tell(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.to_stderr("info")
+    logger.info("no connection to %s", "a:1", extra={"server": "a:1", "duration": 0.12345, "reason": "a b"})
+    line = capsys.readouterr().err
+    assert line[9:] == "INFO    no connection to a:1  duration=0.123 reason='a b'\n"
+
+
+def test_json_has_time_level_logger_message_and_fields(written: Any) -> None:
+    logs.to_stderr("info", json=True)
+    logger.info("job %s", "done", extra={"task": "add", "attempt": 1, "duration": 0.25})
+    [line] = written()
+    assert line.pop("time").endswith("Z")
+    assert line == {
+        "level": "info",
+        "logger": "gearflow.worker",
+        "message": "job done",
+        "task": "add",
+        "attempt": 1,
+        "duration": 0.25,
+    }
+
+
+def test_json_keeps_an_exception_on_its_line(written: Any) -> None:
+    logs.to_stderr("info", json=True)
+    try:
+        dict[str, int]()["lost"]
+    except KeyError:
+        logger.warning("job failed", exc_info=True)
+    [line] = written()
+    assert line["level"] == "warning"
+    assert line["exception"].endswith("\nKeyError: 'lost'")
+    assert "in test_json_keeps_an_exception_on_its_line" in line["exception"]
+
+
+def test_json_shows_what_json_does_not_know_as_text(written: Any) -> None:
+    logs.to_stderr("info", json=True)
+    logger.info("odd", extra={"where": {"a"}, "level": "mine", "name_of_line": "two\nlines"})
+    [line] = written()
+    assert (line["where"], line["level"], line["name_of_line"]) == ("{'a'}", "info", "two\nlines")
+
+
+@pytest.mark.parametrize("json", [False, True])
+def test_others_are_heard_from_their_warnings_on(json: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    logs.to_stderr("debug", json=json)
+    logging.getLogger("somebody").info("chatter")
+    logging.getLogger("somebody").warning("a fault")
+    logger.debug("a detail")
+    err = capsys.readouterr().err
+    assert ("chatter" in err, "a fault" in err, "a detail" in err) == (False, True, True)

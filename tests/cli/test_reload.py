@@ -1,0 +1,45 @@
+"""Which directories are watched for new code, and what is said where that cannot be done."""
+
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from gearflow_cli.reload import directories
+from tests.cli.shell import Shell
+
+
+def test_the_current_directory_is_watched_and_packages_that_are_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    (here / "inside_here").mkdir(parents=True)
+    (here / "inside_here" / "__init__.py").touch()
+    (elsewhere / "outside_here").mkdir(parents=True)
+    (elsewhere / "outside_here" / "__init__.py").write_text("raise AssertionError('this was imported')")
+    monkeypatch.chdir(here)
+    monkeypatch.setattr("sys.path", [str(elsewhere), *sys.path])
+    found = directories(["inside_here.tasks", "outside_here.tasks", "no_such_module"])
+    assert found == [here, elsewhere / "outside_here"]
+
+
+@pytest.fixture
+def without(own: Shell, tmp_path: Path) -> Shell:
+    """A shell in whose Python watchfiles is not installed."""
+    (tmp_path / "watchfiles.py").write_text("raise ImportError")
+    return Shell(own.directory, {**own.environment, "PYTHONPATH": str(tmp_path)})
+
+
+def test_without_the_extra_reload_names_it(without: Shell, module: str) -> None:
+    ended = without.run("worker", module, "--reload")
+    assert ended.returncode == 78
+    assert b"pip install 'gearflow[reload]'" in ended.stderr
+
+
+def test_without_the_extra_dev_says_so_and_goes_on(without: Shell, module: str) -> None:
+    with without.start("dev", module, "-p", "0") as dev:
+        dev.until("pip install 'gearflow[reload]'")
+        dev.until("registered with a server")
+        dev.signal(signal.SIGINT)
+        assert dev.end()[0] == 0
