@@ -35,7 +35,8 @@ from gearflow.protocol import reserved
 from gearflow.server import JobServer, ServerSettings
 from gearflow.tasks.envelope import Envelope
 from gearflow.tasks.options import CallOptions
-from gearflow.worker import WorkerSettings
+from gearflow.worker import RunInfo, WorkerSettings
+from gearflow.worker.outcome import Outcome
 from gearflow_cli.app import app
 from gearflow_cli.exits import ExitCode
 from tests.conftest import ROOT
@@ -360,9 +361,25 @@ def test_the_reference_has_every_setting_of_the_server_with_its_default() -> Non
     assert rows == [(name, repr(field.default)) for name, field in ServerSettings.model_fields.items()]
 
 
-def test_the_how_to_has_every_setting_of_the_worker() -> None:
-    page = (ROOT / "docs" / "how-to" / "deploy-workers.md").read_text()
-    assert first_column(section(page, "## Settings")) == list(WorkerSettings.model_fields)
+def test_the_reference_has_every_setting_of_the_worker_with_its_default() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| `([^`]+)`", section(reference("worker"), "## Settings"), re.MULTILINE)
+    assert [name for name, _ in rows] == list(WorkerSettings.model_fields)
+    assert [(name, default) for name, default in rows if name != "client_id"] == [
+        (name, repr(field.default))
+        for name, field in WorkerSettings.model_fields.items()
+        if field.default_factory is None
+    ]
+
+
+def test_the_reference_has_every_field_of_a_run() -> None:
+    shown = first_column(section(reference("worker"), "## RunInfo"))
+    assert shown == [field.name for field in fields(RunInfo)]
+
+
+def test_the_how_to_has_every_outcome_of_a_run() -> None:
+    page = (ROOT / "docs" / "how-to" / "logging.md").read_text()
+    shown = [message for message in first_column(page) if message.startswith("job ")]
+    assert sorted(shown) == sorted(f"job {outcome}" for outcome in Outcome)
 
 
 def test_the_reference_has_every_option_of_a_call() -> None:

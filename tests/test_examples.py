@@ -61,6 +61,17 @@ def test_a_job_and_its_result_outlive_their_servers() -> None:
     ]
 
 
+def test_a_worker_opens_what_its_tasks_share_and_wraps_each_run() -> None:
+    assert run("examples/lifespan.py").splitlines() == [
+        "the books are opened",
+        "lifespan.price, attempt 1: done",
+        "three pears: 90",
+        "lifespan.price, attempt 1: there is no 'rock'",
+        "no rocks today",
+        "the books are closed",
+    ]
+
+
 def test_jobs_are_tried_again_put_off_and_given_up() -> None:
     assert run("examples/retries.py").splitlines() == [
         "fetch: 4 attempts, after at most 0.05 s, 0.1 s, 0.2 s",
@@ -92,6 +103,17 @@ def test_dead_letters_are_read_mended_and_run_again() -> None:
         "the result: 40",
         "purged: 1",
         "dead letters: 0",
+    ]
+
+
+def test_what_computes_holds_up_nobody_and_can_be_stopped() -> None:
+    assert run("examples/cpu_bound.py").splitlines() == [
+        "hello there",
+        "primes below 20000: 2262",
+        "boring: True",
+        "stopped: task 'cpu_bound.is_boring' overran its timeout of 0.2 s; its process was killed",
+        "crashed: task 'cpu_bound.reckless' ended its process, which exited with status 3",
+        "its last words: here goes nothing",
     ]
 
 
