@@ -185,7 +185,8 @@ def server(
 
     from pydantic import ValidationError
 
-    from gearflow.server import ServerSettings, new_event_loop
+    from gearflow.eventloop import new_event_loop
+    from gearflow.server import ServerSettings
 
     folder = _folder(context, data, port, memory=memory)
     chosen: dict[str, float | str | Path | None] = {

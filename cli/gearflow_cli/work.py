@@ -140,7 +140,7 @@ def run(
     import asyncio
 
     from gearflow.client import configure
-    from gearflow.server import new_event_loop
+    from gearflow.eventloop import new_event_loop
 
     configure(servers or None)
     addresses = addresses_of(servers)

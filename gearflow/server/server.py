@@ -27,6 +27,7 @@ import anyio.to_thread
 from gearflow.broker import Broker, Session
 from gearflow.broker.store import Store
 from gearflow.certificates import BadCertificate, server_context
+from gearflow.eventloop import new_event_loop
 from gearflow.server import admin
 from gearflow.server.keeping import Keeper, open_store
 from gearflow.server.peer import READ_SIZE, Peer
@@ -408,15 +409,6 @@ def _in_asyncio() -> bool:
     except RuntimeError:
         return False
     return True
-
-
-def new_event_loop() -> asyncio.AbstractEventLoop:
-    """The fastest event loop there is: uvloop's where it is installed."""
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop()
-    return uvloop.new_event_loop()
 
 
 def _most_connections() -> int:

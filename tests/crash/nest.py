@@ -20,7 +20,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Self
 
-from gearflow.server import JobServer, ServerSettings, new_event_loop, tune_garbage_collection
+from gearflow.eventloop import new_event_loop
+from gearflow.server import JobServer, ServerSettings, tune_garbage_collection
 from gearflow.server import keeping as keeping_module
 from tests.conftest import ROOT
 from tests.crash import faults
