@@ -89,7 +89,7 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
             self._to_peer.eof_received()
 
     def pause_writing(self) -> None:
-        pass
+        self._to_peer.pause_writing()
 
     def resume_writing(self) -> None:
         self._to_peer.resume_writing()

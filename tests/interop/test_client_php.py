@@ -8,6 +8,7 @@ import pytest
 
 from gearflow.client import Client, JobFailed
 from gearflow.protocol.packets import WorkData, WorkStatus, WorkWarning
+from gearflow.server import JobServer
 from tests.interop.conftest import Start
 
 WORKER = """
@@ -86,3 +87,30 @@ async def test_a_php_worker_fails_a_job_with_and_without_a_reason(
 @pytest.mark.usefixtures("worker")
 def test_php_calls_php(call: Callable[[str], str]) -> None:
     assert call("hello") == "halfolleh"  # libgearman puts the parts before the result
+
+
+AUTHENTICATED = """
+[, $host, $port, $token] = $argv;
+$client = new GearmanClient();
+$client->addServer($host, (int) $port);
+$client->setTimeout(10000);
+echo $client->doNormal('gearflow:auth', $token), "\\n";
+echo $client->doBackground('anything', 'x') ? $client->returnCode() : 'refused', "\\n";
+"""
+
+
+def test_a_php_client_can_say_the_token(php: str) -> None:
+    with JobServer(port=0, token="open sesame") as server:
+        for token, answer in (("open sesame", f"{{}}\n{0}\n"), ("sesame", "\nrefused\n")):
+            command = [
+                php,
+                "-d",
+                "display_errors=0",
+                "-r",
+                AUTHENTICATED,
+                server.host,
+                str(server.port),
+                token,
+            ]
+            said = subprocess.run(command, capture_output=True, text=True, timeout=30)
+            assert said.stdout == answer, said.stderr
