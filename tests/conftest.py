@@ -21,6 +21,8 @@ from typing import Final, NoReturn
 import pytest
 from hypothesis import settings
 
+from tests.authority import Authority
+
 # A busy machine is no fault of the code: hypothesis must not time single examples.
 settings.register_profile("gearflow", deadline=None)
 settings.load_profile("gearflow")
@@ -86,6 +88,12 @@ def bundled() -> Iterator[str]:
 
     with JobServer(port=0) as server:
         yield f"127.0.0.1:{server.port}"
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """One that signs certificates."""
+    return Authority(tmp_path_factory.mktemp("authority"))
 
 
 @pytest.fixture(params=["gearmand", "bundled"])
