@@ -1,0 +1,193 @@
+"""The servers and workers of a soak, each a process of the real command, and who kills them at random."""
+
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from random import Random
+from typing import Final
+
+from tests.cli.shell import COMMAND
+from tests.conftest import ROOT
+from tests.soak.audit import Outage
+from tests.soak.tasks import LOG
+
+PATIENCE: Final = 60.0
+"""Seconds that a process has to begin, or to stop in good order."""
+
+
+class Process:
+    """One process after another, all by the same command. What they say is appended to a log.
+
+    A process is ``ready`` when it has said so: a signal before that would meet it without its handlers.
+    """
+
+    def __init__(self, name: str, arguments: Sequence[str], ready: str, directory: Path) -> None:
+        self.name = name
+        self._log = directory / f"{name}.log"
+        self._ready = ready
+        self._said = 0  # bytes of the log that its predecessors wrote
+        self._command = [*COMMAND, *arguments]
+        self._environment = {**os.environ, LOG: str(directory / "runs")}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def log(self) -> str:
+        """All that was said."""
+        return self._log.read_text() if self._log.exists() else ""
+
+    def start(self) -> None:
+        """Start it."""
+        self._said = len(self.log)
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command,
+                cwd=ROOT,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+
+    def wait_until_ready(self) -> None:
+        """Until it has said that it is."""
+        assert self._process is not None
+        deadline = time.monotonic() + PATIENCE
+        while self._ready not in self.log[self._said :]:
+            assert self._process.poll() is None, f"{self.name} ended at once: {self.log[self._said :]}"
+            assert time.monotonic() < deadline, f"{self.name} is not ready: {self.log[self._said :]}"
+            time.sleep(0.02)
+
+    def end(self, number: signal.Signals) -> None:
+        """Send a signal and wait until it is gone: killed, or with exit code 0, as it is to stop."""
+        assert self._process is not None
+        self._process.send_signal(number)
+        status = self._process.wait(PATIENCE)
+        expected = -number if number is signal.SIGKILL else 0
+        assert status == expected, f"{self.name} ended with {status}: {self.log[-3000:]}"
+
+
+class Fleet:
+    """All processes of a soak. Owns them, and the account of what was done to them."""
+
+    def __init__(self, directory: Path, servers: int, workers: int) -> None:
+        ports = [_free_port() for _ in range(servers)]
+        self.addresses = [f"127.0.0.1:{port}" for port in ports]
+        self.servers = [
+            Process(
+                f"server-{number}",
+                ("server", "-p", str(port), "--data", str(directory / f"data-{number}"), "--max-deaths", "0"),
+                "listens on",
+                directory,
+            )
+            for number, port in enumerate(ports)
+        ]
+        everywhere = [option for address in self.addresses for option in ("-s", address)]
+        self.workers = [
+            Process(
+                f"worker-{number}",
+                ("worker", "tests.soak.tasks", *everywhere, *self._functions(number)),
+                "registered with a server",
+                directory,
+            )
+            for number in range(workers)
+        ]
+        self.killed: dict[int, Outage] = {}
+        """Workers, by their pid."""
+        self.outages = defaultdict[str, list[Outage]](list)
+        """Of servers, by their address."""
+        self.ended: list[str] = []
+        """What was ended, and how."""
+
+    def _functions(self, number: int) -> Sequence[str]:
+        """Only the first worker, which is spared, counts itself."""
+        return () if number == 0 else ("-f", "answer", "-f", "note")
+
+    @contextmanager
+    def running(self) -> Generator[None]:
+        """All of them, for the time of the block."""
+        everyone = [*self.servers, *self.workers]
+        try:
+            for process in everyone:
+                process.start()
+            for process in everyone:
+                process.wait_until_ready()
+            yield
+            for process in reversed(everyone):
+                process.end(signal.SIGTERM)
+        finally:
+            for process in everyone:
+                with suppress(ProcessLookupError, AssertionError):
+                    os.kill(process.pid, signal.SIGKILL)
+
+    @contextmanager
+    def in_danger(self, chance: Random, pause: float) -> Generator[None]:
+        """In the block processes are ended at random, ``pause`` seconds apart on average, and started again.
+
+        The last server and the first worker are spared: they are to show what they hold after all that.
+        """
+        over = threading.Event()
+        faults: list[BaseException] = []
+
+        def endanger() -> None:
+            try:
+                while not over.wait(chance.expovariate(1 / pause)):
+                    self._strike(chance)
+            except BaseException as error:  # noqa: BLE001  (the test's thread is to see it)
+                faults.append(error)
+
+        thread = threading.Thread(target=endanger, name="danger")
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+        if faults:
+            raise faults[0]
+
+    def _strike(self, chance: Random) -> None:
+        number = chance.choice((signal.SIGKILL, signal.SIGTERM))
+        if chance.random() < 0.4:
+            place = chance.randrange(len(self.servers) - 1)
+            victim = self.servers[place]
+        else:
+            place = -1
+            victim = self.workers[chance.randrange(1, len(self.workers))]
+        pid, begin = victim.pid, time.monotonic()
+        victim.end(number)
+        time.sleep(chance.random())  # how long it is away: no wait for anything
+        victim.start()
+        victim.wait_until_ready()
+        if place >= 0:
+            self.outages[self.addresses[place]].append(Outage(begin, time.monotonic()))
+        elif number is signal.SIGKILL:
+            self.killed[pid] = Outage(begin, time.monotonic())
+        self.ended.append(f"{number.name} {victim.name.partition('-')[0]}")
+
+    def complaints(self) -> list[str]:
+        """Logs in which a process told of an exception."""
+        logs = {process.name: process.log for process in (*self.servers, *self.workers)}
+        return [
+            f"{name}: {log[log.index('Traceback') :][:2000]}"
+            for name, log in logs.items()
+            if "Traceback" in log
+        ]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
