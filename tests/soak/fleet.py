@@ -9,6 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
+from math import inf
 from pathlib import Path
 from random import Random
 from typing import Final
@@ -77,6 +78,22 @@ class Process:
         expected = -number if number is signal.SIGKILL else 0
         assert status == expected, f"{self.name} ended with {status}: {self.log[-3000:]}"
 
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal that does not end it."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def children(self) -> list[int]:
+        """The pids of the processes that it supervises."""
+        path = Path(f"/proc/{self.pid}/task/{self.pid}/children")
+        return list(map(int, path.read_text().split()))
+
+    def clear(self) -> None:
+        """SIGKILL, if it still runs."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(PATIENCE)
+
 
 class Fleet:
     """All processes of a soak. Owns them, and the account of what was done to them."""
@@ -94,14 +111,17 @@ class Fleet:
             for number, port in enumerate(ports)
         ]
         everywhere = [option for address in self.addresses for option in ("-s", address)]
+        # Only the first worker, which is spared, counts itself; the last one is two processes.
+        own: list[tuple[str, ...]] = [(), *[("-f", "answer", "-f", "note")] * (workers - 1)]
+        own[-1] = (*own[-1], "--processes", "2")
         self.workers = [
             Process(
                 f"worker-{number}",
-                ("worker", "tests.soak.tasks", *everywhere, *self._functions(number)),
+                ("worker", "tests.soak.tasks", *everywhere, *options),
                 "registered with a server",
                 directory,
             )
-            for number in range(workers)
+            for number, options in enumerate(own)
         ]
         self.killed: dict[int, Outage] = {}
         """Workers, by their pid."""
@@ -109,10 +129,6 @@ class Fleet:
         """Of servers, by their address."""
         self.ended: list[str] = []
         """What was ended, and how."""
-
-    def _functions(self, number: int) -> Sequence[str]:
-        """Only the first worker, which is spared, counts itself."""
-        return () if number == 0 else ("-f", "answer", "-f", "note")
 
     @contextmanager
     def running(self) -> Generator[None]:
@@ -128,8 +144,7 @@ class Fleet:
                 process.end(signal.SIGTERM)
         finally:
             for process in everyone:
-                with suppress(ProcessLookupError, AssertionError):
-                    os.kill(process.pid, signal.SIGKILL)
+                process.clear()
 
     @contextmanager
     def in_danger(self, chance: Random, pause: float) -> Generator[None]:
@@ -161,20 +176,40 @@ class Fleet:
         number = chance.choice((signal.SIGKILL, signal.SIGTERM))
         if chance.random() < 0.4:
             place = chance.randrange(len(self.servers) - 1)
-            victim = self.servers[place]
-        else:
-            place = -1
-            victim = self.workers[chance.randrange(1, len(self.workers))]
-        pid, begin = victim.pid, time.monotonic()
+            outage = self._replace(self.servers[place], number, chance)
+            self.outages[self.addresses[place]].append(outage)
+            return
+        worker = chance.choice(self.workers[1:])
+        children = worker.children()
+        match chance.choice(("replace", "replace", "child", "reload")) if children else "replace":
+            case "child":
+                self._kill_child(chance.choice(children))
+            case "reload":
+                worker.signal(signal.SIGHUP)
+                self.ended.append("SIGHUP supervisor")
+            case _:
+                pid = worker.pid
+                outage = self._replace(worker, number, chance)
+                if number is signal.SIGKILL:
+                    self.killed[pid] = outage
+
+    def _replace(self, victim: Process, number: signal.Signals, chance: Random) -> Outage:
+        """End a process, and start it again a little later."""
+        begin = time.monotonic()
         victim.end(number)
         time.sleep(chance.random())  # how long it is away: no wait for anything
         victim.start()
         victim.wait_until_ready()
-        if place >= 0:
-            self.outages[self.addresses[place]].append(Outage(begin, time.monotonic()))
-        elif number is signal.SIGKILL:
-            self.killed[pid] = Outage(begin, time.monotonic())
         self.ended.append(f"{number.name} {victim.name.partition('-')[0]}")
+        return Outage(begin, time.monotonic())
+
+    def _kill_child(self, pid: int) -> None:
+        """Kill a supervised worker, whom its supervisor replaces."""
+        begin = time.monotonic()
+        with suppress(ProcessLookupError):  # it has ended by itself meanwhile: a reload
+            os.kill(pid, signal.SIGKILL)
+        self.killed[pid] = Outage(begin, inf)
+        self.ended.append("SIGKILL child")
 
     def complaints(self) -> list[str]:
         """Logs in which a process told of an exception."""

@@ -1,8 +1,9 @@
 """A soak: jobs for a while, as processes are killed; then the account of it.
 
-One client, this process, calls tasks through three durable servers with six workers behind them. Half of the
-jobs are background ones; of the attached ones, which all have a unique, one half is submitted again by the
-client itself (``resubmit``), the other half by the caller, who sees the errors. What must hold:
+One client, this process, calls tasks through three durable servers with six workers behind them, two of which
+have a supervisor. Half of the jobs are background ones; of the attached ones, which all have a unique, one
+half is submitted again by the client itself (``resubmit``), the other half by the caller, who sees the
+errors. What must hold:
 
 * every job that was acknowledged runs to its end, and every call has its own result;
 * a job runs twice only for a reason: a kill, or a caller that could not know;
@@ -86,7 +87,7 @@ class Report:
 
 def soak(plan: Plan, directory: Path) -> Report:
     """Carry out a plan. Servers keep their files, and processes their logs, in the directory."""
-    fleet = Fleet(directory, servers=3, workers=6)
+    fleet = Fleet(directory, servers=3, workers=5)
     with fleet.running():
         load = Load(plan, fleet, directory / "runs")
         before, after = anyio.run(load.run)
