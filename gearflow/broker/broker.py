@@ -245,7 +245,7 @@ class Broker:
         session.running.clear()
         for job in session.attached:
             job.clients = tuple(client for client in job.clients if client is not session)
-            self._end_if_unwanted(job)
+            self.end_if_unwanted(job)
         session.attached.clear()
         for job in session.watched:
             extras = job.more()
@@ -557,7 +557,7 @@ class Broker:
             self._detach_all(job)
             self._forget(job)
         elif job.state is not _OVER:
-            self._end_if_unwanted(job)
+            self.end_if_unwanted(job)
 
     def _answer(self, session: Session, job: Job | None, refused: Refused | None, error: str | None) -> None:
         """Answer a submission that waited for the store, its own or one before it."""
@@ -739,6 +739,7 @@ class Broker:
         job.function.running -= 1
         job.state = _WAITING
         if not job.wanted:
+            self._record(job, Outcome.CANCELLED, b"", None)
             self._forget(job)
         elif due > self.now + self.clock_offset:
             job.more().due = due
@@ -784,11 +785,11 @@ class Broker:
         job.clients = tuple(clients)
         if session not in clients:
             del session.attached[job]
-        self._end_if_unwanted(job)
+        self.end_if_unwanted(job)
         return True
 
-    def _end_if_unwanted(self, job: Job) -> None:
-        """Somebody has left a job. If nobody else wants it, it ends, unless it runs where nobody can be told.
+    def end_if_unwanted(self, job: Job) -> None:
+        """A job that nobody wants ends, unless it runs where nobody can be told.
 
         Such a run goes on, and whoever joins it has its result.
         """
@@ -1076,7 +1077,7 @@ class Broker:
                 if len(body) < LARGE:
                     body = bytes(body)
                 change = records.ended(job, outcome, body, worker, self.now, offset, expires, letter)
-            elif job.kept:
+            elif job.kept and job.background:  # else it was cancelled, which is what is kept of it
                 change = Forgotten(job.number)
         if change is None and not watchers:
             if told is not None:

@@ -105,7 +105,7 @@ class ReservedFunctions:
             return self._submit(session, workload)
         call = self._open(session)
         if name == api.EVENTS:
-            session.events = call
+            self._listen(session, call)
             return False
         function = self._functions.get(name)
         if function is None:
@@ -297,6 +297,11 @@ class ReservedFunctions:
             self._stop_watching(session, handle, job) for job in list(session.watched)
         )
         self._answer(session, call, api.Done(jobs=int(waited)))
+
+    def _listen(self, session: Session, call: bytes) -> None:
+        session.events = call
+        for job in session.running.values():  # it may have got them before this call
+            self._broker.end_if_unwanted(job)
 
     def _welcome(self, session: Session, call: bytes, _token: bytes) -> None:
         self._answer(session, call, api.Admitted())  # who does not know the token does not get here

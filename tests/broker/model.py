@@ -424,10 +424,12 @@ class GearflowMachine(ServerMachine):
 
     @rule(index=INDEX)
     def listen(self, index: int) -> None:
-        """A worker wants to be told of cancelled jobs, which a second call of it does not change."""
+        """A worker wants to be told of cancelled jobs, also of those that are so already; once."""
         member = self.all[index]
         if not member.events:
             member.events, answers = self.call(member, reserved.EVENTS, b"")
+            for job in sorted((job for job in self.queue if job.worker is member), key=self.assigned.index):
+                self.tell_if_unwanted(job)
             self.hear(member, answers)
 
     @rule(data=st.data())

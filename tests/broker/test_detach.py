@@ -121,6 +121,21 @@ def test_a_worker_that_does_not_listen_runs_on_for_whoever_joins(
     assert late.read() == [p.WorkComplete(handle, b"r")]
 
 
+def test_a_worker_that_listens_only_then_is_told_of_what_it_missed(
+    world: World, client: Peer, leave: Leaving
+) -> None:
+    worker = world.worker()
+    other = world.peer()
+    wanted = other.submit(unique=b"u")
+    left = client.submit()
+    assert [worker.grab(), worker.grab()] == [wanted, left]
+    leave(client, left)
+    created, *events = worker(p.SubmitJob(reserved.EVENTS, b"", b""))
+    assert isinstance(created, p.JobCreated)
+    assert events == [p.WorkData(created.handle, reserved.cancel_event(left))]
+    assert other.submit(unique=b"u") == wanted
+
+
 def test_a_reduce_job_is_wanted_by_its_client_alone_too(world: World, client: Peer, leave: Leaving) -> None:
     (created,) = client(p.SubmitReduceJob(b"work", b"u", b"reducer", b"0", b"x"))
     assert isinstance(created, p.JobCreated)
@@ -231,6 +246,22 @@ def test_who_waits_for_the_result_of_a_job_that_ends_so_is_told(leave: Leaving) 
     assert watcher.read() == [p.WorkFail(waiting)]
 
 
+def test_who_waits_for_a_run_that_nobody_else_wants_hears_of_its_workers_death(leave: Leaving) -> None:
+    world = Durable()
+    client, watcher = world.peer(), world.peer()
+    handle = client.submit()
+    worker = world.worker()  # which cannot be told, so the run goes on
+    worker.grab()
+    waiting = watcher.submit(reserved.RESULT, workload=b'{"handle": "%b"}' % handle)
+    world.commit()
+    leave(client, handle)
+    world.commit()
+    assert watcher.read() == []
+    worker.leave()
+    world.commit()
+    assert watcher.read() == [p.WorkFail(waiting)]
+
+
 def test_what_is_kept_of_it_is_that_it_was_cancelled(leave: Leaving) -> None:
     world = Durable()
     client = world.peer()
@@ -264,6 +295,25 @@ def test_a_joined_job_that_cannot_be_stored_ends_when_nobody_else_wants_it(leave
     (refused,) = other.read()
     assert isinstance(refused, p.Error)
     assert told(worker, events) == [handle]
+
+
+def test_one_that_is_cancelled_while_it_is_being_stored_stays_so() -> None:
+    world = Durable()
+    client, other = world.peer(), world.peer()
+    handle = client.submit(unique=b"u")
+    worker = world.worker()
+    worker.grab()
+    worker(p.WorkStatus(handle, b"1", b"2"))
+    other(p.SubmitJobBg(b"work", b"u", b"x"))
+    assert world.broker.cancel(handle)
+    world.commit()
+    assert other.read() == [p.JobCreated(handle)]
+    worker(p.WorkComplete(handle, b"r"))
+    world.commit()
+    asked = other.submit(reserved.RESULT, workload=b'{"handle": "%b"}' % handle)
+    world.commit()
+    assert other.read() == [p.WorkFail(asked)]
+    assert not list(world.disk.load().jobs)
 
 
 # ---------------------------------------------------------------------- what workers say of themselves
