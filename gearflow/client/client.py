@@ -63,7 +63,8 @@ class Client:
     Leaving the block closes the connections: jobs still waited for end in ``ConnectionLost``.
 
     Raises:
-        ValueError: An entry is no address, a file of TLS cannot be used, or a token can be none.
+        ValueError: An entry is no address, a limit makes no sense, a file of TLS cannot be used, or a token
+            can be none.
     """
 
     def __init__(
@@ -108,6 +109,11 @@ class Client:
     def spreads(self) -> bool:
         """Whether the servers share the submissions."""
         return self._pool.spreads
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is a connection to the first of the servers now."""
+        return self._pool.has_first
 
     @property
     def security(self) -> Security:
@@ -299,6 +305,13 @@ class Client:
             ConnectionLost: The client is closed.
         """
         self._pool.start_soon(function)
+
+    def post(self, function: Callable[[], object]) -> None:
+        """Have ``function`` called in the client's event loop soon, in order, from any thread.
+
+        Nothing happens if the loop is gone then.
+        """
+        self._pool.post(function)
 
     async def _submit(self, packet: bytes, function: str, unique: bytes, *, attached: bool) -> Submission:
         """Submit to one server after another until one can be told; never twice to the socket."""

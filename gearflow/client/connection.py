@@ -35,7 +35,7 @@ from gearflow.client.address import ServerAddress
 from gearflow.client.dial import GEARFLOW, Stream, Unreachable, dial
 from gearflow.client.job import ClientJob, JobEvent, JobHandle
 from gearflow.client.names import to_text
-from gearflow.client.patience import Patience
+from gearflow.client.patience import LOOKS, Patience, Pulse, Silence
 from gearflow.client.reasons import NO_TLS, NO_TOKEN, describe
 from gearflow.client.requests import Heartbeat, NotSent, Request, Submission, refusal
 from gearflow.client.security import PLAIN, Security
@@ -62,10 +62,6 @@ RECEIVE_SIZE: Final = 262_144
 """Bytes: what asyncio's transports read at most in one go."""
 
 OPTIONS: Final = (b"exceptions", GEARFLOW)
-
-LOOKS: Final = 4
-"""How often it is looked, in the time a server has to answer, whether it has. They are counted, rather than
-the time: where the event loop stood still, the answer may be there unread."""
 
 _HEARTBEAT: Final = encode(EchoReq(b"heartbeat"))
 _NO_TLS: Final = to_text(TLS_REQUIRED)
@@ -161,6 +157,8 @@ class Connection:
         """Whether it was ever open."""
         self.reason = ""
         """Why it is not open (any more), once ``opened`` is set."""
+        self.fell_silent = False
+        """Whether it was given up because the server said nothing any more."""
         self._outbox: dict[Request, bytes] = {}
         self._sent: deque[Request] = deque()
         self._attached: dict[bytes, _Attached] = {}
@@ -312,23 +310,22 @@ class Connection:
                 oldest, looks = first, 0
             elif (looks - LOOKS) * timeout / LOOKS >= self._batch_size / _MIB:
                 self.reason = f"it gave no answer for {looks * timeout / LOOKS:g} s"
+                self.fell_silent = True
                 return
 
     async def _watch_silence(self, heartbeat: float, life: anyio.CancelScope) -> None:
         """End the connection when a server that has a job of ours says nothing for too long."""
-        looks, asked = 0, False
+        silence = Silence()
         while True:
             await anyio.sleep(heartbeat / LOOKS)
-            looks += 1
-            if self._heard or not self._attached:
-                looks, asked, self._heard = 0, False, False
-            elif looks < LOOKS:
-                continue
-            elif not asked:
-                looks, asked = 0, True
+            pulse = silence.look(heard=self._heard or not self._attached)
+            self._heard = False
+            if pulse is Pulse.ASK:
                 self.post(Heartbeat(self.new_event()), _HEARTBEAT)
-            elif self._sent and isinstance(self._sent[0], Heartbeat):  # nothing else is to be answered before
+            elif pulse is Pulse.LOST and self._sent and isinstance(self._sent[0], Heartbeat):
+                # Else something is to be answered before, which is watched over by itself.
                 self.reason = f"it has been silent for {2 * heartbeat:g} s"
+                self.fell_silent = True
                 life.cancel()
                 return
 

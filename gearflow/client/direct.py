@@ -6,13 +6,15 @@ writes the packet and reads the answer in the caller's own thread.
 
 This is a shortcut to the first of the client's servers, and nothing more. Whatever it is not made for (the
 server is out of reach, or wants TLS or a token, another thread is at it, a packet is large) is ``NotSent``,
-and goes the usual way, which knows all servers.
+and goes the usual way, which knows all servers. Where the server could not be reached, the usual way has to
+reach it first: nobody is to wait for it here again.
 """
 
 import os
 import socket
 import struct
 import time
+from collections.abc import Callable
 from random import random
 from threading import Lock
 from typing import Final
@@ -26,13 +28,19 @@ from gearflow.errors import RemoteProtocolError
 from gearflow.protocol.codec import decode, encode
 from gearflow.protocol.constants import RES
 from gearflow.protocol.framing import FrameBuffer
-from gearflow.protocol.packets import EchoReq, Error, JobCreated, Packet
+from gearflow.protocol.packets import EchoReq, EchoRes, Error, JobCreated, Packet
 
 LARGE: Final = 65_536
 """Bytes of a packet from which on it goes the usual way."""
 
+MOST_PATIENCE: Final = 1.0
+"""Seconds for connecting; the usual way, which has longer, is still to come."""
+
+FOR_EVER: Final = 1e9
+"""Seconds from which on there is no limit."""
+
 _RECEIVE: Final = 4096
-_HELLO: Final = encode(EchoReq(b"gearflow"))
+_GREETING: Final = b"gearflow"
 
 
 class Direct:
@@ -40,15 +48,23 @@ class Direct:
 
     Args:
         connect_timeout, answer_timeout, backoff: As for ``Client``.
+        is_reached: Whether the usual way has a connection to the server; called in any thread.
     """
 
     def __init__(
-        self, server: ServerAddress, *, connect_timeout: float, answer_timeout: float, backoff: Backoff
+        self,
+        server: ServerAddress,
+        *,
+        connect_timeout: float,
+        answer_timeout: float,
+        backoff: Backoff,
+        is_reached: Callable[[], bool],
     ) -> None:
         self._server = server
-        self._connect_timeout = connect_timeout
+        self._connect_timeout = min(connect_timeout, MOST_PATIENCE)
         self._answer_timeout = answer_timeout
         self._backoff = backoff
+        self._is_reached = is_reached
         self._lock = Lock()
         self._process = 0  # whose connection it is; 0: it is closed
         self._socket: socket.socket | None = None
@@ -112,8 +128,8 @@ class Direct:
         if self._socket is not None and _is_quiet(self._socket):
             return self._socket
         self._drop()
-        if time.monotonic() < self._rests_until:
-            raise NotSent("the server could not be reached a moment ago")
+        if self._failures and (time.monotonic() < self._rests_until or not self._is_reached()):
+            raise NotSent("the server could not be reached before")
         try:
             connection = self._connect()
         except (OSError, EOFError, RemoteProtocolError) as error:
@@ -128,11 +144,14 @@ class Direct:
         connection = self._socket = socket.create_connection(where, self._connect_timeout)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._frames = FrameBuffer(RES)
-        connection.sendall(_HELLO)
-        self._receive(connection)  # it serves: a server that refuses connections may do so by closing them
+        connection.sendall(encode(EchoReq(_GREETING)))
+        answer = self._receive(connection)  # a server that refuses us may say so, or close the connection
+        if answer != EchoRes(_GREETING):
+            raise RemoteProtocolError(f"{answer.type.name} came where ECHO_RES was due")
         # From here on the kernel keeps the time; with Python's limits each call would be two.
         connection.settimeout(None)
-        limit = struct.pack("ll", int(self._answer_timeout), int(self._answer_timeout % 1 * 1e6))
+        seconds = self._answer_timeout if self._answer_timeout < FOR_EVER else 0.0  # none
+        limit = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
         return connection

@@ -17,12 +17,13 @@ async def submit_many(pool: Pool, orders: Sequence[Order]) -> list[JobHandle | E
     """As ``Client.submit_many``."""
     for order in orders:
         order.check()
+    began = anyio.current_time()
     outcomes: dict[int, JobHandle | Exception] = {}
     left = dict(enumerate(orders))
     while left:
         try:
             connections = await _connections(pool, left)
-            outcomes |= await _submit_all(pool, left, connections)
+            outcomes |= await _submit_all(pool, left, connections, began)
         except GearflowError as error:
             if not outcomes:
                 raise
@@ -39,7 +40,7 @@ async def _connections(pool: Pool, orders: Mapping[int, Order]) -> dict[int, Con
 
 
 async def _submit_all(
-    pool: Pool, orders: Mapping[int, Order], connections: Mapping[int, Connection]
+    pool: Pool, orders: Mapping[int, Order], connections: Mapping[int, Connection], began: float
 ) -> dict[int, JobHandle | Exception]:
     """What became of each that left; the others may be sent elsewhere."""
     tally = Tally(len(orders), anyio.Event())
@@ -64,7 +65,7 @@ async def _submit_all(
         for place, (submission, _) in put.items():
             connections[place].abandon(submission)
         raise
-    return outcomes | await _submit_again(pool, orders, connections, outcomes)
+    return outcomes | await _submit_again(pool, orders, connections, outcomes, began)
 
 
 async def _submit_again(
@@ -72,12 +73,13 @@ async def _submit_again(
     orders: Mapping[int, Order],
     connections: Mapping[int, Connection],
     outcomes: Mapping[int, JobHandle | Exception],
+    began: float,
 ) -> dict[int, JobHandle | Exception]:
     """What became of those that were sent again, because nobody knows what had become of them."""
     made: dict[int, JobHandle | Exception] = {}
 
     async def submit(place: int, failure: SubmitUnknown) -> None:
-        sending = Sending(pool, orders[place])
+        sending = Sending(pool, orders[place], began)
         try:
             sending.lose(connections[place].server, failure)
             made[place] = await sending.hand_over()

@@ -8,7 +8,7 @@ in an envelope, and what the server would have to do is refused.
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
@@ -111,6 +111,16 @@ class Order:
     def reuses(self) -> bool:
         """Whether a server that keeps results would answer it twice and run it once."""
         return self.options is not None and self.options.reuse
+
+    def aged(self, seconds: float) -> "Order":
+        """The same so many seconds later, with what is left of its durations."""
+        options = self.options
+        if options is None or (options.delay is None and options.expires is None):
+            return self
+        delay, expires = (
+            None if time is None else max(0.0, time - seconds) for time in (options.delay, options.expires)
+        )
+        return replace(self, options=replace(options, delay=delay, expires=expires))
 
     @property
     def key(self) -> bytes | None:

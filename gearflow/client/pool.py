@@ -21,6 +21,7 @@ from anyio.abc import TaskGroup
 from gearflow.client.address import ServerAddress
 from gearflow.client.connection import Connection
 from gearflow.client.patience import Patience
+from gearflow.client.posting import Post, poster
 from gearflow.client.security import PLAIN, Security
 from gearflow.client.spread import ranked
 from gearflow.errors import ConnectionLost, NoServer
@@ -74,11 +75,13 @@ class Pool:
         self.backoff: Final = backoff
         self.security: Final = security
         self._tasks: TaskGroup | None = None
+        self.post: Post  # to its event loop, once it is entered
         self.is_closed = False
 
     async def __aenter__(self) -> Self:
         if self._tasks is not None:
             raise RuntimeError("a client can be entered only once; make a new one")
+        self.post = poster()
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
         return self
@@ -102,6 +105,12 @@ class Pool:
     def addresses(self) -> tuple[ServerAddress, ...]:
         """The servers that are submitted to, in order."""
         return tuple(server.address for server in self._preferred)
+
+    @property
+    def has_first(self) -> bool:
+        """Whether there is an open connection to the first server."""
+        first = self._preferred[0].connection
+        return first is not None and first.is_open
 
     async def connection_for(self, key: bytes | None) -> Connection:
         """An open connection for a submission with that key, or without one. Raises as ``connection``."""
@@ -189,7 +198,7 @@ class Pool:
     async def _live(self, server: _Server, connection: Connection) -> None:
         """A connection's life, and what it teaches about the server."""
         await connection.run(self.patience)
-        if connection.served:
+        if connection.served and not connection.fell_silent:  # else it will hardly answer now
             server.failures = 0
         else:
             server.failures += 1

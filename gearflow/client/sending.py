@@ -10,7 +10,9 @@ acknowledged before the connection closed, may have made a job or not, so its ca
   there it joins the job that it may have made, or is answered with its result.
 
 After a loss, servers that cannot be reached are asked again for as long as connecting may take: one that
-died is often about to be started again.
+died is often about to be started again. A submission that loses its server again and again, each time soon,
+may be what ends them: it is given up with the last loss. Its ``delay`` and ``expires`` count from the first
+submission.
 """
 
 import logging
@@ -37,14 +39,25 @@ T = TypeVar("T")
 RETURN: Final = Backoff(first=0.05, most=0.5)
 """Between two looks whether a server is back."""
 
+MOST_LOSSES: Final = 10
+"""In a row: with the next one a submission is given up."""
+
+CALM: Final = 60.0
+"""Seconds without a loss after which they are counted anew."""
+
 
 class Sending:
-    """How one order is sent, and sent again. Owns state: what was lost so far."""
+    """How one order is sent, and sent again. Owns state: what was lost so far.
 
-    def __init__(self, pool: Pool, order: Order) -> None:
+    ``began`` is when it was sent for the first time, by anyio's clock, if that is not about to happen.
+    """
+
+    def __init__(self, pool: Pool, order: Order, began: float | None = None) -> None:
         self.pool: Final = pool
         self._order = order
+        self._began = anyio.current_time() if began is None else began
         self._losses = 0
+        self._lost_at = self._began  # for the last time
         self._only: ServerAddress | None = None  # it may be sent again to no other
         self._failure: Exception | None = None  # of the last loss
 
@@ -63,12 +76,12 @@ class Sending:
         return await self._send(_handle_of)
 
     async def attach_again(self, job: ClientJob, failure: Exception) -> None:
-        """Submit it again for a job whose server was lost. Raises as ``attach``."""
+        """Submit it again for a job whose server was lost. Raises as ``attach``, and the failure."""
         self._count(failure)
         await self._send(_job_of, job)
 
     def lose(self, server: ServerAddress, failure: SubmitUnknown) -> None:
-        """It was sent there, and not acknowledged. Raises the failure unless it may be sent again."""
+        """It was sent there, and not acknowledged. Raises the failure unless it is to be sent again."""
         if not self._order.resubmits:
             if not self._order.reuses:
                 raise failure
@@ -92,9 +105,13 @@ class Sending:
     async def _put(self) -> tuple[Connection, Submission, bytes]:
         """Where it goes now, in the form that it has there."""
         try:
-            connection = await (self._connection() if self._failure is None else self._return())
+            if self._failure is None:
+                connection, order = await self._connection(), self._order
+            else:
+                connection = await self._return()
+                order = self._order.aged(anyio.current_time() - self._began)
             gearflow = connection.features.gearflow
-            return connection, *self._order.put(connection.server, connection.new_event(), gearflow=gearflow)
+            return connection, *order.put(connection.server, connection.new_event(), gearflow=gearflow)
         except GearflowError as error:
             if self._only is not None and self._failure is not None:
                 raise self._failure from error
@@ -122,8 +139,16 @@ class Sending:
             await anyio.sleep(pause)
 
     def _count(self, failure: Exception) -> None:
+        """One more loss. Raises it if it was one too many."""
+        now = anyio.current_time()
+        if now - self._lost_at > CALM:
+            self._losses = 0
         self._losses += 1
+        self._lost_at = now
         self._failure = failure
+        if self._losses > MOST_LOSSES:
+            failure.add_note(f"It was submitted {self._losses} times, and lost its server each time.")
+            raise failure
 
 
 class ResubmittedJob(ReservedJob):

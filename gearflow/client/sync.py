@@ -78,6 +78,7 @@ class SyncClient:
             connect_timeout=connect_timeout,
             answer_timeout=answer_timeout,
             backoff=backoff,
+            is_reached=lambda: self._client.is_connected,
         )
 
     def __enter__(self) -> Self:
@@ -197,6 +198,10 @@ class SyncClient:
         What takes many calls then takes one turn of the threads.
         """
         return self._loop.call(partial(function, self._client))
+
+    def post(self, function: Callable[[], object]) -> None:
+        """Have ``function`` called in that event loop soon, from any thread; see ``Client.post``."""
+        self._client.post(function)
 
 
 class SyncJob:

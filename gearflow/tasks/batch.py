@@ -23,6 +23,7 @@ from collections.abc import (
 )
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any, Final, Generic, Literal, Protocol, TypeAlias, TypeVar, cast
 
@@ -240,6 +241,7 @@ class _AsyncRun(AsyncIterator[Any]):
         self._run = _Run(plan, len(items) if isinstance(items, Sized) else None)
         self._bell = Bell()
         self._parts: tuple[Flight[int], Source] | None = None  # made when it begins
+        self._post: Callable[[Callable[[], object]], None]  # to their event loop
 
     @property
     def size(self) -> int:
@@ -263,6 +265,7 @@ class _AsyncRun(AsyncIterator[Any]):
     async def _begin(self) -> "tuple[Flight[int], Source]":
         client = await ambient.current()
         callee = self._plan.callee
+        self._post = client.post
         source: Source
         if isinstance(self._items, AsyncIterable):
             source = AsyncItems(self._items, self._bell, client)
@@ -288,12 +291,13 @@ class _AsyncRun(AsyncIterator[Any]):
     def close(self) -> None:
         """Cancel the jobs in flight, take no more items."""
         self._run.exhausted = True
-        if self._parts is not None:
-            for part in self._parts:
-                part.close()
+        _close(self._parts or ())
 
     def __del__(self) -> None:
-        self.close()  # left by 'break': an async generator could not do that without its event loop
+        # Left by 'break': an async generator could not do that without its event loop. It may also have been
+        # in a reference cycle, which is collected in any thread, in the middle of anything.
+        if self._parts is not None and not (self._run.exhausted and not self._parts[0].size):
+            self._post(partial(_close, self._parts))
 
 
 class AsyncOutcome(Generic[R_co]):
@@ -346,7 +350,7 @@ class Batch(Generic[R_co]):
                         deadline.call(client, lambda: reducing.go_on(reductions))
                 return cast(B, deadline.call(client, lambda: reducing.finish(size)))
             finally:
-                client.run(_in_loop(lambda _: reducing.close()))
+                client.post(reducing.close)
 
         return Outcome(reduce)
 
@@ -394,7 +398,7 @@ def _sync_run(
                 return
     finally:
         if flight.size:
-            client.run(_in_loop(lambda _: flight.close()))
+            client.post(flight.close)  # nobody is waited for: this may be a garbage collection, in any thread
 
 
 def _in_loop(function: Callable[[Client], C]) -> Callable[[Client], Coroutine[Any, Any, C]]:
@@ -449,6 +453,11 @@ class _Deadline:
 
 
 # ---------------------------------------------------------------------------------------------- shared
+
+
+def _close(parts: Iterable["_Closable"]) -> None:
+    for part in parts:
+        part.close()
 
 
 def _already_run() -> RuntimeError:

@@ -1,7 +1,24 @@
 """Run tasks: a worker takes jobs from its servers, and tells them how they end."""
 
+from typing import TYPE_CHECKING
+
 from gearflow.tasks import RunInfo
-from gearflow.worker.settings import WorkerOptions, WorkerSettings
-from gearflow.worker.worker import Worker
+
+if TYPE_CHECKING:
+    from gearflow.worker.settings import WorkerOptions, WorkerSettings
+    from gearflow.worker.worker import Worker
 
 __all__ = ["RunInfo", "Worker", "WorkerOptions", "WorkerSettings"]
+
+
+def __getattr__(name: str) -> object:
+    """The worker, when it is asked for: the processes that run tasks do without it."""
+    if name == "Worker":
+        from gearflow.worker.worker import Worker
+
+        return Worker
+    if name in ("WorkerOptions", "WorkerSettings"):
+        from gearflow.worker import settings
+
+        return getattr(settings, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

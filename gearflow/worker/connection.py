@@ -21,6 +21,7 @@ from anyio.streams.tls import TLSStream
 
 from gearflow.client import ServerAddress
 from gearflow.client.dial import Stream, Unreachable
+from gearflow.client.patience import LOOKS, Pulse, Silence
 from gearflow.client.reasons import describe
 from gearflow.errors import ConnectionLost, RemoteProtocolError, ServerError
 from gearflow.protocol.codec import encode
@@ -261,6 +262,10 @@ class Connection:
             if event is not None:
                 self._handle(event)
         if self._session.registered and not self._is_registered:
+            self._registered()
+
+    def _registered(self) -> None:
+        if not self._is_registered:
             self._is_registered = True
             self._owner.registered()
 
@@ -280,11 +285,14 @@ class Connection:
             case Refusal():
                 self._owner.refused(event)
             case Echo(data):
+                self._registered()  # it has handled what was sent before
                 if data == _FAREWELL:
                     self._farewell.set()
 
     async def _write(self) -> None:
-        await self._send([self._session.hello() + self._session.requests(time.monotonic())])
+        hello, requests = self._session.hello(), self._session.requests(time.monotonic())
+        # One that asks for no job, because it is quiet or busy, wants to know all the same that it is there.
+        await self._send([hello, requests or _HEARTBEAT])
         while True:
             await self._until_woken()
             if (
@@ -315,19 +323,14 @@ class Connection:
 
     async def _watch(self, heartbeat: float) -> None:
         """Return when the server has been silent for too long."""
-        asked = False
+        silence = Silence()
         while True:
-            slept_at = time.monotonic()
-            await anyio.sleep(heartbeat)
-            if self._heard:
-                asked = False
-            elif time.monotonic() - slept_at > heartbeat * 1.5:
-                continue  # this loop was held up itself, and its silence says nothing about the server
-            elif asked:
-                self.reason = f"it has been silent for {2 * heartbeat:g} s"
-                return
-            else:
+            await anyio.sleep(heartbeat / LOOKS)
+            pulse = silence.look(heard=self._heard)
+            self._heard = False
+            if pulse is Pulse.ASK:
                 self.outbox.add(b"", _HEARTBEAT)
                 self.wake()
-                asked = True
-            self._heard = False
+            elif pulse is Pulse.LOST:
+                self.reason = f"it has been silent for {2 * heartbeat:g} s"
+                return

@@ -1,6 +1,7 @@
 """The line of the log that each run ends with; never its payload, so no traceback of what is invalid."""
 
 import logging
+from typing import Final
 
 from gearflow.tasks.control import Control
 from gearflow.worker.outcome import Outcome
@@ -8,10 +9,12 @@ from gearflow.worker.run import Run
 
 logger = logging.getLogger("gearflow.worker")
 
+_AS_USUAL: Final = (Outcome.DONE, Outcome.SNOOZED, Outcome.CANCELLED)
+
 
 def run_ended(run: Run, outcome: Outcome, failure: BaseException | None, seconds: float) -> None:
     """Log how a run ended after so many seconds; ``failure`` is what it raised."""
-    level = logging.INFO if outcome is Outcome.DONE or outcome is Outcome.SNOOZED else logging.WARNING
+    level = logging.INFO if outcome in _AS_USUAL else logging.WARNING
     if not logger.isEnabledFor(level):
         return
     fields = {**run.named(), "duration": seconds, "outcome": str(outcome)}

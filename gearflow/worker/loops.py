@@ -6,13 +6,14 @@ the worker is anyio's.
 """
 
 import asyncio
-import contextlib
 import contextvars
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, cast
 
 import anyio
+
+from gearflow.client.posting import poster
 
 if TYPE_CHECKING:
     import trio  # an extra of the user's
@@ -45,7 +46,7 @@ class Loop(Protocol):
         """Wait until these have ended, however often this is cancelled meanwhile."""
         ...
 
-    def post(self, callback: Callable[[], object]) -> None:
+    def post(self, callback: Callable[[], object], /) -> None:
         """Call something on the loop, from any thread, in order. Does nothing if the loop is gone."""
         ...
 
@@ -63,7 +64,7 @@ async def open_loop() -> AsyncGenerator[Loop, None]:
         import trio
 
         async with trio.open_nursery() as nursery:
-            yield _Trio(nursery, trio.lowlevel.current_trio_token())
+            yield _Trio(nursery)
 
 
 def _is_asyncio() -> bool:
@@ -78,6 +79,7 @@ class _Asyncio:
     native_cancellation = True
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.post: Final = poster()
         self._loop = loop
         self._variables = contextvars.copy_context()
 
@@ -91,10 +93,6 @@ class _Asyncio:
             if tasks:
                 await asyncio.wait(tasks)
 
-    def post(self, callback: Callable[[], object]) -> None:
-        with contextlib.suppress(RuntimeError):  # closed
-            self._loop.call_soon_threadsafe(callback)
-
     def now(self) -> float:
         return self._loop.time()
 
@@ -102,9 +100,9 @@ class _Asyncio:
 class _Trio:
     native_cancellation = False
 
-    def __init__(self, nursery: "trio.Nursery", token: "trio.lowlevel.TrioToken") -> None:
+    def __init__(self, nursery: "trio.Nursery") -> None:
+        self.post: Final = poster()
         self._nursery = nursery
-        self._token = token
         self._variables = contextvars.copy_context()
 
     def start(self, body: Body) -> Started:
@@ -120,12 +118,6 @@ class _Trio:
     async def _within(self, scope: "trio.CancelScope", body: Body) -> None:
         with scope:
             await body()
-
-    def post(self, callback: Callable[[], object]) -> None:
-        import trio
-
-        with contextlib.suppress(trio.RunFinishedError):
-            self._token.run_sync_soon(callback)
 
     def now(self) -> float:
         import trio

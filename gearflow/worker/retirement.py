@@ -37,7 +37,7 @@ class Retirement:
             self._retire(reason)
 
     async def watch(self) -> None:
-        """Look now and then."""
-        while not self._is_due:
+        """Look now and then, if something can change meanwhile."""
+        while self._limits.need_memory and not self._is_due:
             await anyio.sleep(INTERVAL)
             self.look()

@@ -362,7 +362,7 @@ class Worker:
         await self._stopping.wait()
         with anyio.move_on_after(self.settings.drain) as limit:
             await self._idle.wait()
-        if limit.cancelled_caught:
+        if limit.cancelled_caught and not self._idle.is_set():  # it may have no time at all, nor need any
             self.leave()
             return
         with anyio.move_on_after(FAREWELL):

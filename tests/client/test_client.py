@@ -1,6 +1,8 @@
 """The client against real servers: C gearmand and gearflow's own."""
 
+import math
 from collections.abc import Callable
+from typing import Any
 
 import anyio
 import pytest
@@ -260,3 +262,11 @@ async def test_what_runs_beside_the_client_ends_with_it(any_server: str) -> None
     assert ended.is_set()
     with pytest.raises(ConnectionLost, match="the client is closed"):
         client.start_soon(beside)
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, math.nan])
+@pytest.mark.parametrize("option", ["connect_timeout", "answer_timeout", "heartbeat"])
+def test_a_limit_that_makes_no_sense_is_refused(option: str, seconds: float) -> None:
+    limits: dict[str, Any] = {option: seconds}
+    with pytest.raises(ValueError, match=f"{option}=.* more than 0"):
+        Client(**limits)

@@ -1,5 +1,6 @@
 """The shortcut of blocking background submissions: where it applies, and what happens where it does not."""
 
+import math
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -8,9 +9,12 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from gearflow.client import SyncClient
-from gearflow.client.direct import LARGE
+from gearflow.client import Backoff, ServerAddress, SyncClient
+from gearflow.client.direct import LARGE, Direct
+from gearflow.client.requests import NotSent
 from gearflow.errors import NoServer, QueueFull, ServerError, SubmitUnknown
+from gearflow.protocol.codec import encode
+from gearflow.protocol.constants import TLS_REQUIRED
 from gearflow.protocol.packets import EchoReq, EchoRes, Error, JobCreated, SubmitJobBg, WorkFail
 from gearflow.server import JobServer
 from gearflow.testing.peer import ScriptedPeer, ScriptedServer
@@ -140,6 +144,42 @@ async def test_what_cannot_be_reached_directly_goes_the_usual_way() -> None:
         assert str(await call.outcome()) == "H:1"
 
 
+async def test_a_server_that_refuses_us_goes_the_usual_way_which_says_why() -> None:
+    async with ScriptedServer() as server, submitting(server) as submit:
+        call = submit(b"1")
+        peer = await server.accept()
+        await peer.expect(EchoReq(HELLO))
+        await peer.send(Error(TLS_REQUIRED, b"no"))
+        peer = await server.accept()
+        await peer.receive()
+        await peer.send(Error(TLS_REQUIRED, b"no"))
+        with pytest.raises(NoServer, match="it speaks TLS only"):
+            await call.outcome()
+
+
+def test_a_server_that_could_not_be_reached_is_left_to_the_usual_way_until_that_reaches_it() -> None:
+    with JobServer(port=0) as server:
+        address = ServerAddress.parse(server.address)
+    reached = False
+    direct = Direct(
+        address,
+        connect_timeout=5,
+        answer_timeout=30,
+        backoff=Backoff(first=0, most=0),
+        is_reached=lambda: reached,
+    )
+    direct.open()
+    packet = encode(SubmitJobBg(b"f", b"u", b"1"))
+    with pytest.raises(NotSent, match="refused"):
+        direct.submit("f", b"u", packet)
+    with JobServer(port=address.port):
+        with pytest.raises(NotSent, match="could not be reached before"):
+            direct.submit("f", b"u", packet)
+        reached = True
+        assert direct.submit("f", b"u", packet).server == address
+    direct.close()
+
+
 async def test_a_large_workload_goes_the_usual_way() -> None:
     async with ScriptedServer() as server, submitting(server) as submit:
         call = submit(b"x" * LARGE)
@@ -176,3 +216,12 @@ def test_the_next_server_takes_over_and_the_first_is_used_when_it_is_back() -> N
     with pytest.raises(NoServer):
         client.submit_background("f", b"")
     client.__exit__(None, None, None)
+
+
+def test_a_server_may_have_all_the_time_it_wants() -> None:
+    with (
+        JobServer(port=0) as server,
+        SyncClient([server.address], answer_timeout=math.inf, heartbeat=math.inf) as client,
+    ):
+        assert str(client.submit_background("f", b"").server) == server.address
+        assert client.echo(b"x") == b"x"

@@ -7,6 +7,7 @@ import anyio
 import pytest
 
 from gearflow.client import Client, ClientJob
+from gearflow.client.patience import LOOKS, Pulse, Silence
 from gearflow.errors import ConnectionLost
 from gearflow.protocol.packets import (
     EchoReq,
@@ -22,6 +23,19 @@ from tests.client.conftest import Call
 
 BEAT = EchoReq(b"heartbeat")
 SHORT = 0.1  # seconds
+
+
+def test_silence_is_counted_in_looks_and_begins_anew_when_something_is_heard() -> None:
+    silence = Silence()
+
+    def looks(*heard: bool) -> list[Pulse]:
+        return [silence.look(heard=each) for each in heard]
+
+    long = (False,) * (LOOKS - 1)
+    assert looks(*long, True, *long) == [Pulse.FELT] * (2 * LOOKS - 1)
+    assert looks(False) == [Pulse.ASK]
+    assert looks(*long, True, *long, False) == [Pulse.FELT] * (2 * LOOKS - 1) + [Pulse.ASK]
+    assert looks(*long, False, False) == [Pulse.FELT] * (LOOKS - 1) + [Pulse.LOST] * 2
 
 
 @asynccontextmanager
@@ -55,6 +69,26 @@ async def test_a_silent_server_is_lost_when_it_does_not_answer() -> None:
         await peer.expect_end()
         with pytest.raises(ConnectionLost, match=r"silent for 0.2 s"):
             await job.result()
+
+
+async def test_one_that_fell_silent_is_not_waited_for_again() -> None:
+    async with (
+        ScriptedServer() as first,
+        ScriptedServer() as second,
+        Client([first.address, second.address], heartbeat=SHORT, connect_timeout=60) as client,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(client.features)
+        peer = await first.accept()
+        await peer.shake_hands()
+        job = await attached(client, peer)
+        with pytest.raises(ConnectionLost, match="silent"):
+            await job.result()
+        tasks.start_soon(client.echo, b"next")  # the first accepts connections, and says nothing
+        peer = await second.accept()
+        await peer.shake_hands()
+        await peer.expect(EchoReq(b"next"))
+        tasks.cancel_scope.cancel()
 
 
 async def test_one_that_answers_has_all_the_time_it_needs() -> None:

@@ -167,3 +167,10 @@ def test_a_tally_is_set_when_all_of_it_is() -> None:
     assert not event.is_set
     tally.set()
     assert event.is_set
+
+
+def test_what_is_sent_later_has_what_is_left_of_its_durations() -> None:
+    order = Order("f", b"x", options=SubmitOptions(delay=60, expires=5.0, keep=9.0))
+    assert order.aged(20).options == SubmitOptions(delay=40.0, expires=0.0, keep=9.0)
+    at = Order("f", b"x", options=SubmitOptions(at=60))
+    assert at.aged(20) is at

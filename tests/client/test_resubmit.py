@@ -20,7 +20,7 @@ from gearflow.protocol.packets import (
     WorkComplete,
     WorkStatus,
 )
-from gearflow.protocol.reserved import DETACH
+from gearflow.protocol.reserved import DETACH, SubmitRequest
 from gearflow.testing.peer import ScriptedPeer, ScriptedServer
 from tests.client.conftest import Call
 
@@ -119,6 +119,60 @@ async def test_it_goes_on_as_often_as_servers_are_lost() -> None:
         await peer.send(JobCreated(b"H:last"), WorkComplete(b"H:last", b"done"))
         with anyio.fail_after(5):
             assert await job.result() == b"done"
+
+
+async def test_it_is_given_up_after_many_losses_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sending, "MOST_LOSSES", 2)
+    async with staged() as stage:
+        job, peer = await stage.attached()
+        await stage.lose_first(peer)
+        for _ in range(2):
+            peer = await stage.accept(stage.second)
+            await peer.expect(SubmitJob(b"f", b"k", b"x"))
+            await peer.send(JobCreated(b"H:second"))
+            await peer.close()
+        with pytest.raises(ConnectionLost, match="H:second") as caught:
+            await stage.call(job.result).outcome()
+        assert caught.value.__notes__ == ["It was submitted 3 times, and lost its server each time."]
+
+
+async def test_losses_that_are_long_past_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sending, "MOST_LOSSES", 1)
+    monkeypatch.setattr(sending, "CALM", 0.0)
+    async with staged() as stage:
+        job, peer = await stage.attached()
+        await stage.lose_first(peer)
+        for _ in range(3):
+            peer = await stage.accept(stage.second)
+            await peer.expect(SubmitJob(b"f", b"k", b"x"))
+            await peer.send(JobCreated(b"H:second"))
+            await peer.close()
+        peer = await stage.accept(stage.second)
+        await peer.expect(SubmitJob(b"f", b"k", b"x"))
+        await peer.send(JobCreated(b"H:last"), WorkComplete(b"H:last", b"done"))
+        with anyio.fail_after(5):
+            assert await job.result() == b"done"
+
+
+async def test_its_time_goes_on_from_the_first_submission() -> None:
+    async with staged() as stage:
+        options = SubmitOptions(resubmit=True, expires=3600.0)
+        submitting = stage.call(stage.client.submit, "f", b"x", options=options)
+        peer = await stage.accept(stage.first, gearflow=True)
+        assert expires(await peer.receive()) == 3600.0
+        await stage.lose_first(peer)
+        peer = await stage.accept(stage.second, gearflow=True)
+        assert expires(await peer.receive()) < 3600.0
+        await peer.send(JobCreated(b"H:second"))
+        await submitting.outcome()
+
+
+def expires(sent: object) -> float:
+    """What a submission says."""
+    assert isinstance(sent, SubmitJob)
+    said = SubmitRequest.model_validate_json(sent.workload.partition(b"\n")[0])
+    assert said.expires is not None
+    return said.expires
 
 
 async def test_it_waits_a_while_for_the_only_server_to_come_back() -> None:

@@ -255,10 +255,12 @@ async def test_leaving_the_iteration_cancels_what_is_in_flight(
     serve: Serve, fresh: Fresh, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cancelled: list[ClientJob] = []
+    begun = anyio.Event()
     cancel = ClientJob.cancel
 
     def noted(job: ClientJob) -> bool:
         cancelled.append(job)
+        begun.set()
         return cancel(job)
 
     monkeypatch.setattr(ClientJob, "cancel", noted)
@@ -275,7 +277,7 @@ async def test_leaving_the_iteration_cancels_what_is_in_flight(
             assert n == 0
             break
         gc.collect()
-        assert cancelled
+        await begun.wait()
         assert all(job.done for job in cancelled)
 
         cancelled.clear()

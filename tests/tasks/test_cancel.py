@@ -1,15 +1,17 @@
 """A caller that wants a job no more, by every verb: gearflow's server ends it, on gearmand it runs on."""
 
+import gc
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import anyio
+import anyio.to_thread
 import pytest
 
 from gearflow.client import Admin, Client, SyncClient, connect
@@ -150,6 +152,60 @@ async def test_leaving_a_batch_early_cancels_what_is_in_flight(serve: Serve, fre
             assert n == 0
             break
         await others_ended.wait()
+
+
+class Owner:
+    """Has a batch, and itself, so that only a garbage collection ends it."""
+
+    def __init__(self, run: AsyncIterator[int]) -> None:
+        self.run = run
+        self.me = self
+
+
+@on_gearflow
+async def test_a_batch_that_is_collected_in_another_thread_cancels_too(
+    serve: Serve, fresh: Fresh, endless: Endless
+) -> None:
+    @task(name=fresh())
+    async def first_only(n: int) -> int:
+        return await endless.task(n) if n else 0
+
+    async def begin() -> None:
+        owner = Owner(aiter(first_only.amap(range(2))))
+        assert await anext(owner.run) == 0
+
+    async with serve(first_only):
+        await begin()
+        await endless.started.wait()
+        await anyio.to_thread.run_sync(gc.collect)
+        await endless.cancelled.wait()
+
+
+@on_gearflow
+def test_a_blocking_batch_that_is_collected_anywhere_cancels_too(serve_sync: ServeSync, fresh: Fresh) -> None:
+    started, cancelled = threading.Event(), threading.Event()
+
+    @task(name=fresh())
+    async def first_only(n: int) -> int:
+        if n:
+            started.set()
+            try:
+                await anyio.sleep_forever()
+            finally:
+                cancelled.set()
+        return n
+
+    async def collect(_: Client) -> None:
+        gc.collect()
+
+    with serve_sync(first_only) as client:
+        cycle: list[object] = [iter(first_only.map(range(2)))]
+        cycle.append(cycle)
+        assert next(cast("Iterator[int]", cycle[0])) == 0
+        assert started.wait(10)
+        del cycle
+        client.run(collect)  # in the thread that a blocking call would wait for
+        assert cancelled.wait(10)
 
 
 @on_gearflow

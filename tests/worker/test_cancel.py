@@ -11,7 +11,18 @@ from gearflow.client import Admin, Client
 from gearflow.client.ambient import connect
 from gearflow.client.operate import workers
 from gearflow.errors import TaskFailed, TaskTimeout
-from gearflow.protocol.packets import CanDo, OptionReq, OptionRes, SetClientId, SubmitJob
+from gearflow.protocol.packets import (
+    CanDo,
+    GrabJobUniq,
+    JobCreated,
+    NoJob,
+    OptionReq,
+    OptionRes,
+    PreSleep,
+    SetClientId,
+    SubmitJob,
+    WorkComplete,
+)
 from gearflow.protocol.reserved import EVENTS, REPORT
 from gearflow.tasks import Context, task
 from gearflow.worker import Worker
@@ -54,7 +65,7 @@ async def test_a_coroutine_is_cancelled_and_the_caller_hears_a_failure(
             assert await other.acall() == 1  # its end came after that of the cancelled one
             assert await running(bundled, endless.name) == 0
             assert worker.running == 0
-    assert "job cancelled" in caplog.text
+    assert ("gearflow.worker", logging.INFO, "job cancelled") in caplog.record_tuples
 
 
 async def test_a_thread_is_told_and_its_slot_is_free_when_it_has_ended(bundled: str, fresh: Fresh) -> None:
@@ -179,6 +190,16 @@ async def test_a_server_that_comes_back_is_told_again(fresh: Fresh) -> None:
             for kind in (OptionReq, SetClientId, CanDo):
                 await peer.expect(kind)
             await peer.send(OptionRes(b"gearflow"))
-            told = {(await peer.expect(SubmitJob)).function for _ in range(2)}
+            told: set[bytes] = set()
+            for _ in range(2):
+                call = await peer.expect(SubmitJob)
+                told.add(call.function)
+                await peer.send(JobCreated(call.function))
+                if call.function == REPORT:
+                    await peer.send(WorkComplete(REPORT, b'{"jobs":1}'))
             assert told == {EVENTS, REPORT}
             let_go.set()
+            assert await peer.answered(REPORT) == {}
+            await peer.expect(GrabJobUniq)
+            await peer.send(NoJob())
+            await peer.expect(PreSleep)

@@ -394,6 +394,16 @@ async def test_a_warm_stop_that_takes_longer_than_allowed_becomes_a_cold_one(fun
             await gate.cancelled.wait()
 
 
+async def test_a_stop_that_is_given_no_time_is_warm_where_none_is_needed(function: str) -> None:
+    with anyio.fail_after(5):
+        async with (
+            scripted_server() as server,
+            Worker([Gate(function).task], servers=[server.address], drain=0) as worker,
+        ):
+            await (await server.accept()).sleeping()
+    assert not worker.left
+
+
 async def test_an_outage_is_logged_once(function: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "gearflow.worker")
     with anyio.fail_after(5):

@@ -57,6 +57,22 @@ async def test_a_quiet_worker_that_is_called_answers_when_it_resumes(function: s
             await peer.expect(PreSleep)
 
 
+async def test_a_worker_that_begins_quiet_is_ready_and_asks_for_nothing(function: str) -> None:
+    @task(name=function)
+    async def nothing() -> None: ...
+
+    with anyio.fail_after(5):
+        async with scripted_server() as server:
+            worker = Worker([nothing], servers=[server.address])
+            worker.quiet()
+            async with worker:
+                peer = await server.accept()
+                await worker.ready.wait()
+                assert GRAB_JOB_UNIQ not in b"".join(peer.writes)
+                worker.resume()
+                await peer.sleeping()
+
+
 async def test_jobs_for_a_quiet_worker_wait(any_server: str, function: str) -> None:
     @task(name=function)
     async def double(number: int) -> int:

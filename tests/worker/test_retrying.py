@@ -184,6 +184,7 @@ async def test_a_connection_that_is_lost_before_the_answer_hands_the_job_on(
 async def test_a_job_that_is_cancelled_while_it_asks_for_a_retry_ends_as_cancelled(
     function: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, "gearflow.worker")
     failing = failing_task(function, LATER, ValueError("no good"))
     with anyio.fail_after(5):
         async with scripted_server() as server, Worker([failing], servers=[server.address], concurrency=1):
