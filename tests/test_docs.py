@@ -9,7 +9,7 @@ How a block is marked in its first line says what is done with it:
   stands behind ``$`` is run, the rest is its output, on both channels; ``...`` stands for anything;
 * ```` ```json schema=X ```` is the JSON Schema of the model X of the reserved functions;
 * ```` ```sh ```` is not run, for it may install something or never end; its syntax is checked, and the
-  options of each ``gearflow`` in it.
+  options of each ``gearflow`` in it with their values, as in ```` ```ini ````, the unit of a service.
 """
 
 import json
@@ -190,16 +190,19 @@ def test_shell_code_is_well_formed(block: Block) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def _commands(group: Any, above: str = "") -> Iterator[tuple[str, set[str]]]:
-    """The commands of ``gearflow`` with their options, also those below a command: ``dead list``."""
+def _commands(group: Any, above: str = "") -> Iterator[tuple[str, Any]]:
+    """The commands of ``gearflow`` by name, also those below a command: ``dead list``."""
     for name, command in group.commands.items():
-        options = {option for parameter in command.params for option in parameter.opts if option[0] == "-"}
-        yield f"{above}{name}", options
+        yield f"{above}{name}", command
         if hasattr(command, "commands"):
             yield from _commands(command, f"{above}{name} ")
 
 
-COMMANDS = dict(_commands(cast(Any, typer.main.get_command(app))))
+COMMANDS = dict(_commands(typer.main.get_command(app)))
+OPTIONS = {
+    name: {option for parameter in command.params for option in parameter.opts if option[0] == "-"}
+    for name, command in COMMANDS.items()
+}
 _CALL = re.compile(r"(?:^|[;&|`] ?)\s*gearflow ([a-z]\w*)([^`|;&#\n]*)", re.MULTILINE)
 
 
@@ -210,7 +213,24 @@ def test_every_gearflow_command_and_option_that_is_shown_exists(page: Path) -> N
         below = f"{command} {rest.split()[0]}" if rest.strip() else ""
         command = below if below in COMMANDS else command
         given = {word.partition("=")[0] for word in shlex.split(rest) if re.match(r"--?[a-zA-Z]", word)}
-        assert given <= COMMANDS[command] | {"--help", "-h"}, f"gearflow {command}{rest}"
+        assert given <= OPTIONS[command] | {"--help", "-h"}, f"gearflow {command}{rest}"
+
+
+@pytest.mark.parametrize("block", [*blocks("sh"), *blocks("ini")])
+def test_every_gearflow_command_that_is_shown_can_be_read(block: Block) -> None:
+    text = re.sub(r"\$\([^)]*\)", "substituted", block.text.replace("\\\n", ""))
+    text = re.sub(r"^ExecStart=\S+/gearflow", "gearflow", text, flags=re.MULTILINE)
+    for command, rest in _CALL.findall(text):
+        words = shlex.split(rest)
+        if words and f"{command} {words[0]}" in COMMANDS:
+            command = f"{command} {words.pop(0)}"
+        COMMANDS[command].make_context(command, words)  # raises what the program would; runs nothing
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_nothing_that_would_be_taken_for_markup_and_left_out(command: str) -> None:
+    texts = [parameter.help or "" for parameter in COMMANDS[command].params]
+    assert [text for text in texts if "[" in text] == []
 
 
 # --------------------------------------------------------------------------------------- reserved functions
@@ -343,7 +363,7 @@ def test_the_reference_has_every_option_of_a_command(command: str) -> None:
     own_part = section(reference("command-line"), f"{level} gearflow {command}").partition("\n### ")[0]
     shown = first_column(own_part)
     options = {word for name in shown for word in name.split() if word.startswith("-")}
-    assert options == COMMANDS[command] - {"--help", "-h"}
+    assert options == OPTIONS[command] - {"--help", "-h"}
 
 
 def test_the_reference_has_every_command() -> None:

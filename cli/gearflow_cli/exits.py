@@ -4,11 +4,12 @@ A command raises; the message and the code are found here, once for all of them.
 is told in words that name the remedy, without a traceback.
 """
 
+import logging
 import os
 import sys
 import traceback
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import IntEnum
 
 import typer
@@ -57,22 +58,23 @@ def reporting() -> Generator[None, None, None]:
         raise typer.Exit(ExitCode.BROKEN_PIPE) from None
     except OSError as error:  # the library's own are translated where they arise
         _forget_stdout()
-        tell(str(error))
+        tell(str(error), logging.ERROR)
         raise typer.Exit(ExitCode.IO_ERROR) from None
     except Exception as error:
         if hasattr(error, "exit_code"):
             raise  # typer's own, which it reports itself
         failure = explain(error)
-        tell(failure.message)
+        tell(failure.message, logging.ERROR)
         raise typer.Exit(failure.code) from None
 
 
-def tell(message: str) -> None:
-    """Say something to the user, on stderr: what has gone wrong, or will."""
+def tell(message: str, level: int = logging.INFO) -> None:
+    """Say something to the user, on stderr, if anybody reads it: what has gone wrong, or will."""
     if logs.is_json():
-        logs.write(message)
+        logs.write(message, level)
     else:
-        print(f"gearflow: {message}", file=sys.stderr, flush=True)  # noqa: T201  (this is what it is for)
+        with suppress(OSError):
+            print(f"gearflow: {message}", file=sys.stderr, flush=True)  # noqa: T201  (this is what it is for)
 
 
 def _forget_stdout() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -25,8 +26,11 @@ class _Lines(_Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  (logging's name)
         line = super().formatMessage(record)
-        fields = {name: _text(value) for name, value in _fields(record).items()}
-        told = [f"{name}={text}" for name, text in fields.items() if text not in record.message]
+        told = [
+            f"{name}={_text(value)}"
+            for name, value in _fields(record).items()
+            if not _is_told(value, record.message)
+        ]
         return "  ".join([line, *([" ".join(told)] if told else [])])
 
 
@@ -38,6 +42,7 @@ class _Json(_Formatter):
         line: dict[str, object] = {
             "time": time.replace("+00:00", "Z"),
             "level": record.levelname.lower(),
+            "process": record.process,
             "logger": record.name,
             "message": record.getMessage(),
         }
@@ -63,15 +68,25 @@ def is_json() -> bool:
     return any(isinstance(handler.formatter, _Json) for handler in logging.root.handlers)
 
 
-def write(message: str) -> None:
-    """Write something into the log, whatever its level is."""
-    fields = {"name": "gearflow", "levelno": logging.INFO, "levelname": "INFO", "msg": message}
+def write(message: str, level: int) -> None:
+    """Write something into the log, whatever the level from which it is kept."""
+    name = logging.getLevelName(level)
+    fields = {"name": "gearflow", "levelno": level, "levelname": name, "msg": message}
     logging.root.handle(logging.makeLogRecord(fields))
 
 
 def _fields(record: logging.LogRecord) -> dict[str, object]:
     """What ``extra`` has put into the record."""
     return {name: value for name, value in vars(record).items() if name not in _OF_EVERY_RECORD}
+
+
+def _is_told(value: object, sentence: str) -> bool:
+    """A sentence has these words in it. Of a number one cannot tell what it is about."""
+    return (
+        isinstance(value, str)
+        and value in sentence
+        and re.search(rf"(?<!\w){re.escape(value)}(?!\w)", sentence) is not None
+    )
 
 
 def _text(value: object) -> str:

@@ -38,6 +38,14 @@ def size(text: str) -> int:
     return int(found[1]) * _BYTES[found[2].lower()]
 
 
+def memory(text: str) -> int:
+    """The same for a limit that can be kept."""
+    found = size(text)
+    if not found:
+        raise typer.BadParameter("0 bytes are too few; leave the option out for no limit")
+    return found
+
+
 def moment(text: str) -> datetime:
     """A time such as ``2030-12-24T18:00`` (local), or ``2030-12-24T17:00Z``: ISO 8601."""
     try:
@@ -81,7 +89,8 @@ Servers: TypeAlias = Annotated[
         metavar="HOST[:PORT]",
         envvar="GEARMAN_SERVERS",
         callback=_addresses,
-        help="A job server; may be repeated.  [default: 127.0.0.1:4730]",
+        show_default="127.0.0.1:4730",
+        help="A job server; may be repeated.",
     ),
 ]
 

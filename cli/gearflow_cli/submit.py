@@ -72,7 +72,7 @@ def submit(
         typer.Option(
             "--spread",
             envvar="GEARFLOW_SPREAD",
-            help="All servers share the load: by key, or else in turn.  [default: the first has it all]",
+            help="All servers share the load, by key or else in turn; without it the first has it all.",
         ),
     ] = None,
     background: Annotated[

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -41,11 +42,22 @@ def test_a_line_has_the_fields_that_the_sentence_does_not_tell(capsys: pytest.Ca
     assert line[9:] == "INFO    no connection to a:1  duration=0.123 reason='a b'\n"
 
 
+def test_a_field_that_only_looks_like_a_part_of_the_sentence_is_shown(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    logs.to_stderr("info")
+    logger.info(
+        "replaced: %d of at most %d MiB", 31, 3, extra={"worker": 3, "task": "place", "outcome": "of"}
+    )
+    assert capsys.readouterr().err[9:] == "INFO    replaced: 31 of at most 3 MiB  worker=3 task=place\n"
+
+
 def test_json_has_time_level_logger_message_and_fields(written: Any) -> None:
     logs.to_stderr("info", json=True)
     logger.info("job %s", "done", extra={"task": "add", "attempt": 1, "duration": 0.25})
     [line] = written()
     assert line.pop("time").endswith("Z")
+    assert line.pop("process") == os.getpid()
     assert line == {
         "level": "info",
         "logger": "gearflow.worker",
