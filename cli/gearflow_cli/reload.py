@@ -3,11 +3,11 @@
 import importlib
 import importlib.util
 import sys
-from collections.abc import AsyncIterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from gearflow_cli.exits import ExitCode, Failure
+from gearflow_cli.exits import ExitCode, Failure, tell
 
 _PATIENCE: Final = 300
 """Milliseconds after which the watching thread looks whether it is to end."""
@@ -30,13 +30,19 @@ def changes(modules: Sequence[str]) -> AsyncIterable[object]:
     Raises:
         Failure: The extra is not installed.
     """
+    if not is_possible():
+        raise Failure(ExitCode.MISCONFIGURED, "--reload needs watchfiles: pip install 'gearflow[reload]'")
+    return _changes(directories(modules))
+
+
+async def _changes(watched: Sequence[Path]) -> AsyncIterator[object]:
+    from watchfiles import PythonFilter, awatch
+
     try:
-        from watchfiles import PythonFilter, awatch
-    except ImportError:
-        raise Failure(
-            ExitCode.MISCONFIGURED, "--reload needs watchfiles: pip install 'gearflow[reload]'"
-        ) from None
-    return awatch(*directories(modules), watch_filter=PythonFilter(), rust_timeout=_PATIENCE)
+        async for changes in awatch(*watched, watch_filter=PythonFilter(), rust_timeout=_PATIENCE):
+            yield changes
+    except OSError as error:  # such as a limit of the system
+        tell(f"files are not watched for changes: {error}; send HUP for new code to be taken up")
 
 
 def directories(modules: Sequence[str]) -> list[Path]:

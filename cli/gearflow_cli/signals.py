@@ -15,8 +15,6 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Final, NoReturn, Self
 
-from gearflow_cli import snapshot
-
 if TYPE_CHECKING:
     from gearflow.fleet import Line, Notifier
     from gearflow.worker import Worker
@@ -60,6 +58,7 @@ class Signals:
 
     def __enter__(self) -> Self:
         from gearflow.fleet import HELD_BACK
+        from gearflow_cli import snapshot
 
         snapshot.on_signal(self._worker)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGTSTP, signal.SIGCONT):

@@ -62,9 +62,27 @@ def worker(
         int | None,
         typer.Option(
             metavar="SIZE",
-            parser=options.size,
+            parser=options.memory,
             envvar="GEARFLOW_MAX_RSS",
             help="Replace a process that has about that much memory, such as 512M.",
+        ),
+    ] = None,
+    process_max_tasks: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            envvar="GEARFLOW_PROCESS_MAX_TASKS",
+            help="Of tasks with executor='process': replace their process after N runs.",
+        ),
+    ] = None,
+    process_max_rss: Annotated[
+        int | None,
+        typer.Option(
+            metavar="SIZE",
+            parser=options.memory,
+            envvar="GEARFLOW_PROCESS_MAX_RSS",
+            help="Of such tasks: replace their process when it has more memory after a run.",
         ),
     ] = None,
     burst: Annotated[
@@ -115,6 +133,8 @@ def worker(
         "drain": drain,
         "max_tasks": max_tasks,
         "max_rss": max_rss,
+        "process_max_tasks": process_max_tasks,
+        "process_max_rss": process_max_rss,
         "burst": burst,
     }
     with fleet.reporting(line):

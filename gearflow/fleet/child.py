@@ -8,41 +8,20 @@ handles them (``signal.pthread_sigmask``): they wait, and do not kill or stop wh
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Final
 
 import anyio.to_thread
 
 from gearflow.fleet.line import VARIABLE, Line
+from gearflow.reaping import End, peak, reap
 
 HELD_BACK: Final = (signal.SIGUSR2, signal.SIGTSTP)
 """Signals that a worker process has to unblock once it handles them."""
 
 _OF_THE_SERVICE: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 """What systemd says to the supervisor, and to nobody else."""
-
-_MAXRSS_UNIT: Final = 1 if sys.platform == "darwin" else 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Exit:
-    """How a process has ended."""
-
-    code: int
-    """Its exit code; minus the number of the signal that killed it."""
-    peak: int
-    """Bytes of memory that it had at most."""
-
-    def __str__(self) -> str:
-        if self.code >= 0:
-            return f"exit code {self.code}"
-        try:
-            return signal.Signals(-self.code).name
-        except ValueError:  # a real-time signal has no name
-            return f"signal {-self.code}"
 
 
 class Child:
@@ -54,6 +33,7 @@ class Child:
         Raises:
             OSError: There is no more room for a process.
         """
+        self._floor = peak()
         self.line, theirs = Line.pair()
         inherited = {name: value for name, value in os.environ.items() if name not in _OF_THE_SERVICE}
         try:
@@ -81,16 +61,16 @@ class Child:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
-    async def ended(self) -> Exit:
+    async def ended(self) -> End:
         """Wait for its end. To be called once."""
         return await anyio.to_thread.run_sync(self._reap, limiter=anyio.CapacityLimiter(1))
 
-    def _reap(self) -> Exit:
+    def _reap(self) -> End:
         # Not by Popen, which cannot tell how much memory it had.
-        _, status, usage = os.wait4(self.pid, 0)
+        end = reap(self.pid, self._floor)
         self._ended = True
-        self._process.returncode = os.waitstatus_to_exitcode(status)
-        return Exit(self._process.returncode, usage.ru_maxrss * _MAXRSS_UNIT)
+        self._process.returncode = -1 if end.status is None else end.status
+        return end
 
 
 @contextmanager

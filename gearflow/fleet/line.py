@@ -102,9 +102,12 @@ class Line:
         return cls(end)
 
     def say(self, message: Message) -> None:
-        """Send a message; whether anybody is there to hear it does not matter."""
+        """Send a message; whether anybody is there to hear it does not matter.
+
+        It waits for nobody: a process goes on if its supervisor is stopped for hours, and hears nothing.
+        """
         with suppress(OSError):
-            self._socket.sendall(encode(message))
+            self._socket.send(encode(message), socket.MSG_DONTWAIT)
 
     async def messages(self) -> AsyncIterator[Message]:
         """What the other side says, until it is gone."""

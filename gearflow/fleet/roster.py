@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from math import inf
-from signal import SIGTERM
+from signal import SIGKILL, SIGTERM
 from typing import Final, TypeAlias
 
 from gearflow.fleet.restarts import Restart, Restarts
@@ -192,7 +192,8 @@ class Roster:
         self._has_served = False  # any process, ever
         self._quiet = False
         self._stops = 0  # signals that stop it
-        self._stopping = False
+        self.stopping = False
+        """Nothing is started any more."""
         self._stop_code = 0  # that of the last of them
         self._forced: int | None = None  # the exit code, if something was cut short
         self._burst_codes: set[int] = set()
@@ -221,13 +222,14 @@ class Roster:
         """A server knows what a process can do."""
         member = self._members[number]
         if member.phase is not Phase.STARTING:
+            if member.deadline < inf and self._stops < 2:  # it was told to stop, and may have a job after all
+                member.served_from = now
+                member.deadline = now + self._drain + GRACE
             return []
         before = self._in(member.place, Phase.SERVING)
         member.phase = Phase.SERVING
         member.served_from = now
         self._has_served = True
-        if self._quiet:
-            self._orders.append(Quiet(number))
         if before is not None:
             self._stop(before, now)
         if not self._announced and self.serving == len(self._places):
@@ -252,9 +254,13 @@ class Roster:
         before = self._in(place, Phase.SERVING)
         if self._burst and code in _BURST_CODES:
             self._burst_codes.add(code)
-            place.done = self._stopping or not self._is_manned(place)
-        elif self._stopping:
-            if self._forced is None and code != 0 and not (member.served_from is None and code == -SIGTERM):
+            place.done = self.stopping or not self._is_manned(place)
+        elif self.stopping:
+            if (
+                self._forced is None
+                and code != 0
+                and not (member.served_from is None and code in (-SIGTERM, -SIGKILL))
+            ):
                 self._forced = self._stop_code
         elif member.phase is Phase.LEAVING:
             pass
@@ -274,12 +280,17 @@ class Roster:
 
     # ---------------------------------------------------------------------------- what the operator wants
 
-    def reload(self) -> list[Order]:
-        """There may be new code: replace all processes, one place after the other."""
-        if self._stopping:
+    def reload(self, now: float) -> list[Order]:
+        """There may be new code: replace all processes, one place after the other.
+
+        Those that are only starting may have read the code before, which may keep them from ever being ready.
+        """
+        if self.stopping:
             return []
         self._generation += 1
         self._reloading = True
+        for member in list(self._with(Phase.STARTING)):
+            self._stop(member, now)
         for place in self._places:
             place.restarts.forget()
             if not self._is_manned(place) and not place.done:
@@ -334,10 +345,13 @@ class Roster:
         place.due = inf
         self._members[self._started] = _Member(self._started, place, self._generation)
         self._orders.append(Start(self._started))
+        if self._quiet:
+            self._orders.append(Quiet(self._started))
 
     def _stop(self, member: _Member, now: float) -> None:
+        # One that is only starting has no job, but perhaps code that hangs.
+        member.deadline = now + GRACE + (0.0 if member.phase is Phase.STARTING else self._drain)
         member.phase = Phase.LEAVING
-        member.deadline = now + self._drain + GRACE
         self._orders.append(Stop(member.number))
 
     def _kill(self, member: _Member) -> None:
@@ -347,8 +361,6 @@ class Roster:
 
     def _replacement_failed(self, member: _Member, before: _Member, now: float) -> None:
         """A process died before it could take the place of one that goes on."""
-        if member.generation < self._generation:
-            return  # there is newer code, which is tried next
         restart = member.place.restarts.died(None, self._jitter()) if before.retiring else None
         if restart is not None:
             member.place.due = now + restart.after
@@ -387,13 +399,13 @@ class Roster:
 
     def _give_up(self) -> None:
         """From now on processes only end."""
-        self._stopping = True
+        self.stopping = True
         self._reloading = False
         for place in self._places:
             place.due = inf
 
     def _finish(self) -> None:
-        if self._members or not (self._stopping or all(place.done for place in self._places)):
+        if self._members or not (self.stopping or all(place.done for place in self._places)):
             return
         if self._forced is not None:
             self._orders.append(Finished(self._forced))

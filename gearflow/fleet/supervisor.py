@@ -19,10 +19,11 @@ from anyio.abc import TaskGroup
 
 from gearflow.errors import StartupFailed
 from gearflow.fleet import line, roster
-from gearflow.fleet.child import Child, Exit
+from gearflow.fleet.child import Child
 from gearflow.fleet.notify import Notifier
 from gearflow.fleet.restarts import Restart
 from gearflow.fleet.terminal import Terminal
+from gearflow.reaping import End
 
 logger = logging.getLogger("gearflow.fleet")
 
@@ -31,7 +32,10 @@ _SIGNALS: Final = (
     *(signal.SIGTSTP, signal.SIGCONT, signal.SIGUSR2),
 )
 
-_NOT_STARTED: Final = Exit(-signal.SIGKILL, 0)
+_NO_END: Final = End(None)
+_UNKNOWN: Final = 1
+"""Taken for the exit code of a process whose end nobody has seen."""
+
 _NOTHING: Final = line.Counts(0, 0, 0)
 
 _LAST_WORDS: Final = 1.0
@@ -82,6 +86,7 @@ class Supervisor:
         Raises:
             StartupFailed: The workers cannot start as they are configured; the message says why.
         """
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if it is ignored, nobody learns how a child has ended
         async with anyio.create_task_group() as self._tasks:
             try:
                 await self._tasks.start(self._obey_signals)
@@ -124,9 +129,10 @@ class Supervisor:
                 self._carry_out(self._roster.stop(number, anyio.current_time()))
 
     def _reload(self) -> None:
-        logger.info("reloading; worker processes are replaced one after the other")
-        self._notifier.reloading()
-        self._carry_out(self._roster.reload())
+        if not self._roster.stopping:
+            logger.info("reloading; worker processes are replaced one after the other")
+            self._notifier.reloading()
+            self._carry_out(self._roster.reload(anyio.current_time()))
 
     async def _watch(self, changes: AsyncIterable[object]) -> None:
         async for _ in changes:
@@ -144,7 +150,7 @@ class Supervisor:
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._listen, number, process, child)
-                process.exit = await child.ended()
+                process.end = await child.ended()
                 # Its last words are heard; what it has forked may hold the line open for ever.
                 tasks.cancel_scope.deadline = anyio.current_time() + _LAST_WORDS
         finally:
@@ -171,7 +177,9 @@ class Supervisor:
                     assert_never(message)
 
     def _ended(self, number: int, process: "_Process") -> None:
-        self._carry_out(self._roster.ended(number, process.exit.code, anyio.current_time()))
+        status = process.end.status
+        code = _UNKNOWN if status is None else status
+        self._carry_out(self._roster.ended(number, code, anyio.current_time()))
         del self._processes[number]
         self._done += process.counts.done
         self._failed += process.counts.failed
@@ -219,9 +227,9 @@ class Supervisor:
             child.line.say(line.Leave())
 
     def _signal(self, number: int, what: int) -> None:
-        child = self._processes[number].child
-        if child is not None:
-            child.signal(what)
+        process = self._processes.get(number)  # none if it could not be started
+        if process is not None and process.child is not None:
+            process.child.signal(what)
 
     # -------------------------------------------------------------------------------------- what is told
 
@@ -249,7 +257,7 @@ class Supervisor:
                 named = self._processes[number].named
                 logger.warning("a worker process does not stop; killing it", extra=named)
             case roster.Doomed(number):
-                self._doom = self._processes[number].reason or str(self._processes[number].exit)
+                self._doom = self._processes[number].reason or self._processes[number].ended
             case roster.Lost(number, restart):
                 self._tell_of_loss(number, restart)
             case _:
@@ -269,7 +277,9 @@ class Supervisor:
         process = self._processes[number]
         if process.reason:  # which may have many lines
             logger.log(level, "%s", process.reason)
-        ended = {"exit": str(process.exit), "peak_rss": process.exit.peak}
+        ended: dict[str, object] = {"exit": process.ended}
+        if process.end.status is not None:
+            ended["peak_rss"] = process.end.memory
         logger.log(level, sentence, extra=process.named | ended | fields)
 
     def _tell_status(self) -> None:
@@ -289,8 +299,7 @@ class _Process:
     number: int
     child: Child | None = None
     """``None``: the system had no room for it."""
-    exit: Exit = _NOT_STARTED
-    """How it has ended."""
+    end: End = _NO_END
     reason: str = ""
     """Why it ends, in its own words."""
     counts: line.Counts = _NOTHING
@@ -299,3 +308,10 @@ class _Process:
     def named(self) -> dict[str, object]:
         """Which one it is, as fields of a log record."""
         return {"worker": self.number, "pid": self.child.pid if self.child is not None else None}
+
+    @property
+    def ended(self) -> str:
+        """How it has ended."""
+        if self.end.status is None:
+            return "unknown"
+        return self.end.signal or f"exit code {self.end.status}"

@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+import typer
 
 from gearflow.client import SyncClient, SyncJob
 from gearflow.server import JobServer
+from gearflow_cli.fleet import processes
+from gearflow_cli.options import memory
 from tests.cli.shell import Running, Shell
 
 PATIENCE: Final = 20.0  # seconds
@@ -39,7 +42,7 @@ def pid() -> int:
 @task
 async def until(path: Path) -> int:
     """Ends when there is a file of that name."""
-    print("a job runs", file=sys.stderr, flush=True)
+    sys.stderr.write("a job runs\\n")  # in one piece, beside other processes
     while not path.exists():
         await asyncio.sleep(0.01)
     return os.getpid()
@@ -48,7 +51,7 @@ async def until(path: Path) -> int:
 @task
 def hold() -> int:
     """Computes in C, and never lets go of the interpreter lock."""
-    print("a job runs", file=sys.stderr, flush=True)
+    sys.stderr.write("a job runs\\n")  # in one piece, beside other processes
     return sum(range(10**15))
 '''
 
@@ -113,12 +116,11 @@ def test_a_process_that_is_killed_is_replaced(project: Project, tmp_path: Path) 
 
 
 def test_a_stop_is_warm_and_the_second_one_is_not(project: Project, tmp_path: Path) -> None:
-    with project.start("--processes", "2") as fleet:
+    with project.start("--max-tasks", "1000") as fleet:
         fleet.until("all worker processes are ready")
         job = project.until(tmp_path / "end")
         fleet.until("a job runs")
         fleet.signal(signal.SIGINT)
-        fleet.until("stopping; finishing what runs")
         fleet.until("stopping; finishing what runs")
         fleet.signal(signal.SIGINT)
         code, said = fleet.end()
@@ -143,7 +145,7 @@ def test_a_task_that_holds_the_interpreter_lock_cannot_stop_the_stop(project: Pr
 
 
 def test_processes_whose_supervisor_is_killed_finish_what_they_run(project: Project, tmp_path: Path) -> None:
-    with project.start("--processes", "2") as fleet:
+    with project.start("--max-tasks", "1000") as fleet:
         fleet.until("all worker processes are ready")
         job = project.until(tmp_path / "end")
         fleet.until("a job runs")
@@ -233,7 +235,7 @@ def test_dev_takes_up_new_code_while_its_server_stays(project: Project, tmp_path
 
 def test_code_that_cannot_be_imported_ends_all_and_is_told_once(project: Project) -> None:
     project.write("the number one")
-    with project.start("--processes", "3") as fleet:
+    with project.start("--processes", "2") as fleet:
         code, said = fleet.end()
     assert code == 78
     assert said.count("SyntaxError: invalid syntax") == 1
@@ -241,11 +243,14 @@ def test_code_that_cannot_be_imported_ends_all_and_is_told_once(project: Project
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "many"])
-def test_a_number_of_processes_that_is_none(project: Project, number: str) -> None:
-    with project.start(f"--processes={number}") as fleet:
-        code, said = fleet.end()
-    assert code == 2
-    assert "write 4, or auto" in said
+def test_a_number_of_processes_that_is_none(number: str) -> None:
+    with pytest.raises(typer.BadParameter, match="write 4, or auto"):
+        processes(number)
+
+
+def test_a_limit_of_memory_that_nothing_could_keep() -> None:
+    with pytest.raises(typer.BadParameter, match="leave the option out"):
+        memory("0")
 
 
 def test_a_burst_of_several_processes_is_over_when_all_are(project: Project) -> None:

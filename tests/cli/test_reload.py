@@ -1,12 +1,15 @@
 """Which directories are watched for new code, and what is said where that cannot be done."""
 
+import re
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from gearflow_cli.reload import directories
+from gearflow_cli.exits import Failure
+from gearflow_cli.reload import changes, directories
 from tests.cli.shell import Shell
 
 
@@ -24,6 +27,17 @@ def test_the_current_directory_is_watched_and_packages_that_are_elsewhere(
     assert found == [here, elsewhere / "outside_here"]
 
 
+async def test_files_that_cannot_be_watched_do_not_end_the_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def gone(_modules: Sequence[str]) -> list[Path]:
+        return [tmp_path / "gone"]
+
+    monkeypatch.setattr("gearflow_cli.reload.directories", gone)
+    assert [change async for change in changes(["any"])] == []
+    assert "send HUP for new code to be taken up" in capsys.readouterr().err
+
+
 @pytest.fixture
 def without(own: Shell, tmp_path: Path) -> Shell:
     """A shell in whose Python watchfiles is not installed."""
@@ -31,10 +45,11 @@ def without(own: Shell, tmp_path: Path) -> Shell:
     return Shell(own.directory, {**own.environment, "PYTHONPATH": str(tmp_path)})
 
 
-def test_without_the_extra_reload_names_it(without: Shell, module: str) -> None:
-    ended = without.run("worker", module, "--reload")
-    assert ended.returncode == 78
-    assert b"pip install 'gearflow[reload]'" in ended.stderr
+def test_without_the_extra_reload_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "watchfiles", None)
+    with pytest.raises(Failure, match=re.escape("pip install 'gearflow[reload]'")) as caught:
+        changes(["any"])
+    assert caught.value.code == 78
 
 
 def test_without_the_extra_dev_says_so_and_goes_on(without: Shell, module: str) -> None:

@@ -301,6 +301,8 @@ def test_a_log_in_json_is_nothing_else(own: Shell, module: str) -> None:
     records = [json.loads(line) for line in ended.stderr.splitlines()]
     assert [record["task"] for record in records if record["message"] == "job done"] == [f"{module}.add"]
     assert records[0]["message"].startswith("serving ")
+    assert records[0]["level"] == "info"
     ended = own.run("worker", "no_such_module", "--log-json")
     (record,) = [json.loads(line) for line in ended.stderr.splitlines()]
     assert record["message"].startswith("cannot import no_such_module")
+    assert record["level"] == "error"

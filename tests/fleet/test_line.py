@@ -46,6 +46,15 @@ async def test_messages_are_heard_in_order_until_the_other_side_is_gone() -> Non
     here.close()
 
 
+def test_a_process_does_not_wait_for_a_supervisor_that_does_not_listen() -> None:
+    here, there = Line.pair()
+    other = Line(there)
+    for number in range(10_000):
+        other.say(Counts(number, 0, 0))
+    other.close()
+    here.close()
+
+
 def test_a_process_takes_its_end_out_of_the_environment_and_lends_it_to_nobody() -> None:
     here, there = Line.pair()
     os.set_inheritable(there.fileno(), True)

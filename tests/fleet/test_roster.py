@@ -131,7 +131,7 @@ def test_one_that_dies_while_its_successor_starts_is_followed_by_that() -> None:
 
 def test_new_code_is_taken_up_in_one_place_after_the_other() -> None:
     roster = roster_of(2)
-    assert roster.reload() == [Start(3)]
+    assert roster.reload(now=0) == [Start(3)]
     assert roster.ready(3, now=1) == [Stop(1), Start(4)]
     assert roster.ended(1, 0, now=2) == []
     assert roster.ready(4, now=3) == [Stop(2), Reloaded()]
@@ -140,32 +140,43 @@ def test_new_code_is_taken_up_in_one_place_after_the_other() -> None:
 
 def test_new_code_that_does_not_start_changes_nothing() -> None:
     roster = roster_of(2)
-    roster.reload()
+    roster.reload(now=0)
     assert roster.ended(3, 78, now=1) == [Refused(3)]
     assert roster.serving == 2
     assert roster.due == float("inf")
-    assert roster.reload() == [Start(4)]  # it was put right
+    assert roster.reload(now=0) == [Start(4)]  # it was put right
 
 
 def test_code_that_is_newer_still_is_not_missed() -> None:
     roster = roster_of(1)
-    roster.reload()
-    assert roster.reload() == []  # the one that starts may have read either
-    assert roster.ready(2, now=1) == [Stop(1), Start(3)]
-    assert roster.ready(3, now=2) == [Stop(2), Reloaded()]
+    roster.reload(now=0)
+    assert roster.reload(now=1) == [Stop(2), Start(3)]  # the one that starts may have read either
+    assert roster.ended(2, -SIGTERM, now=1) == []
+    assert roster.ready(3, now=2) == [Stop(1), Reloaded()]
 
 
-def test_old_code_that_does_not_start_is_no_refusal_of_the_newer_one() -> None:
+def test_code_that_hangs_as_it_is_imported_does_not_keep_newer_code_out() -> None:
     roster = roster_of(1)
-    roster.reload()
-    roster.reload()
-    assert roster.ended(2, 78, now=1) == [Start(3)]
+    roster.reload(now=0)
+    roster.reload(now=1)
+    assert roster.due == 1 + GRACE
+    assert roster.tick(now=roster.due) == [Overdue(2), Kill(2)]
+    assert roster.ended(2, -SIGKILL, now=7) == []
+    assert roster.ready(3, now=8) == [Stop(1), Reloaded()]
+
+
+def test_one_that_was_ready_just_then_may_finish_what_it_has_taken() -> None:
+    roster = roster_of(1)
+    roster.reload(now=0)
+    roster.reload(now=1)
+    assert roster.ready(2, now=1) == []
+    assert roster.due == float("inf")
 
 
 def test_new_code_ends_the_wait_of_a_place_that_died_again_and_again() -> None:
     roster = roster_of(2)
     roster.ended(1, CRASH, now=1)
-    assert roster.reload() == [Start(3)]
+    assert roster.reload(now=0) == [Start(3)]
     assert roster.due == float("inf")
     assert roster.ready(3, now=2) == [Start(4)]
     assert roster.ready(4, now=3) == [Stop(2), Reloaded()]
@@ -213,12 +224,20 @@ def test_a_process_that_did_not_even_handle_signals_yet_may_die_of_the_stop() ->
     assert roster.ended(1, -SIGTERM, now=1) == [Finished(0)]
 
 
+def test_a_process_that_hangs_as_it_starts_cannot_hold_up_the_stop() -> None:
+    roster = Roster(1)
+    roster.begin()
+    roster.stop(SIGTERM, now=1)
+    assert roster.tick(now=1 + GRACE) == [Overdue(1), Kill(1)]
+    assert roster.ended(1, -SIGKILL, now=7) == [Finished(0)]  # nothing was cut short
+
+
 def test_nothing_is_started_any_more_after_a_stop() -> None:
     roster = roster_of(2)
     roster.ended(1, CRASH, now=1)
     roster.stop(SIGTERM, now=1)
     assert roster.due == float("inf")
-    assert roster.reload() == []
+    assert roster.reload(now=0) == []
     assert roster.ended(2, CRASH, now=2) == [Finished(128 + SIGTERM)]
 
 
@@ -235,12 +254,10 @@ def test_a_quiet_fleet_stays_quiet_when_processes_are_replaced() -> None:
     roster = roster_of(1)
     assert roster.quiet() == [Quiet(1)]
     roster.ended(1, CRASH, now=1)
-    roster.tick(now=roster.due)
-    assert roster.ready(2, now=2) == [Quiet(2)]
+    assert roster.tick(now=roster.due) == [Start(2), Quiet(2)]
     assert roster.resume() == [Resume(2)]
     roster.ended(2, CRASH, now=3)
-    roster.tick(now=roster.due)
-    assert roster.ready(3, now=5) == []
+    assert roster.tick(now=roster.due) == [Start(3)]
 
 
 # -------------------------------------------------------------------------------------------------- burst
@@ -317,7 +334,7 @@ def test_whatever_happens_every_place_is_served_or_about_to_be(places: int, data
         deeds = ["reload", "quiet", "resume", "tick", *(["ready", "retire", "end"] if numbers else [])]
         match data.draw(st.sampled_from(deeds)):
             case "reload":
-                world.take(roster.reload())
+                world.take(roster.reload(world.now))
             case "quiet":
                 world.take(roster.quiet())
             case "resume":

@@ -1,0 +1,67 @@
+"""Child processes at their end: how they ended, and how much memory they had."""
+
+import os
+import resource
+import select
+import signal
+import sys
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from typing import Final
+
+_RSS_UNIT: Final = 1 if sys.platform == "darwin" else 1024
+"""Bytes: in which the system tells the peak of memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How a process has ended."""
+
+    status: int | None
+    """Its exit status, or minus the number of the signal that killed it; None if somebody else heard it."""
+
+    peak: int = 0
+    """The most resident memory that it had, in bytes."""
+
+    floor: int = 0
+    """Smaller peaks cannot be seen: Linux begins with that of the process from which this one was started."""
+
+    @property
+    def signal(self) -> str | None:
+        """The name of the signal that killed it, if one did."""
+        if self.status is None or self.status >= 0:
+            return None
+        try:
+            return signal.Signals(-self.status).name
+        except ValueError:  # real-time signals have no names
+            return f"signal {-self.status}"
+
+    @property
+    def memory(self) -> str:
+        """The most that it had, in words."""
+        return f"{self.peak / 2**20:.0f} MiB" + (" at most" if self.peak <= self.floor else "")
+
+
+def await_end(pid: int) -> None:
+    """Wait for the end of a child, and leave it to be reaped: until then nobody else has its number."""
+    with suppress(ChildProcessError, ProcessLookupError):
+        if sys.platform == "darwin":  # where Python has no waitid before 3.13
+            exits = select.kevent(pid, select.KQ_FILTER_PROC, select.KQ_EV_ADD, select.KQ_NOTE_EXIT)
+            with closing(select.kqueue()) as queue:
+                queue.control([exits], 1)
+        else:
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+
+
+def reap(pid: int, floor: int) -> End:
+    """Wait for the end of a child of this process, whose ``peak`` was ``floor`` when it started that."""
+    try:
+        _, status, usage = os.wait4(pid, 0)
+    except ChildProcessError:  # somebody else in this process waits for all children
+        return End(None)
+    return End(os.waitstatus_to_exitcode(status), usage.ru_maxrss * _RSS_UNIT, floor)
+
+
+def peak() -> int:
+    """Bytes that were resident in this process at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT
