@@ -1,9 +1,10 @@
 """How much memory this process has."""
 
 import os
-import sys
 from pathlib import Path
 from typing import Final
+
+from gearflow.reaping import peak
 
 _STATM: Final = Path("/proc/self/statm")
 
@@ -13,12 +14,5 @@ def resident() -> int:
     try:
         pages = int(_STATM.read_bytes().split()[1])
     except OSError:
-        return _peak()
+        return peak()
     return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-def _peak() -> int:
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -62,6 +62,7 @@ def surroundings() -> dict[str, Any]:
         "main thread": threading.current_thread() is threading.main_thread(),
         "stdin": sys.stdin.read(),
         "colour": colour.get(),
+        "worker": "gearflow.worker.worker" in sys.modules,
     }
 
 
@@ -258,6 +259,16 @@ def survives(gate: str) -> int:
 def grows(size: int) -> int:
     grows.__dict__.setdefault("held", []).append(b"x" * size)
     return os.getpid()
+
+
+@task(executor="process")
+def forks(mark: str) -> str:
+    """Two processes come back from this; the other one is the first to."""
+    if child := os.fork():
+        os.waitpid(child, 0)
+        return "the parent returns"
+    Path(mark).touch()
+    return "the child returns"
 
 
 @task(executor="process")

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,13 @@ import anyio.to_thread
 import pytest
 
 from gearflow import PayloadInvalid, Retry, TaskCrashed, TaskFailed, connect, task
-from gearflow.client import TLS, Admin, Client, ClientJob, JobFailed, parse_servers
+from gearflow.client import TLS, Admin, Client, ClientJob, JobFailed, ambient, parse_servers
 from gearflow.client.ambient import Target
 from gearflow.errors import TaskDefinitionError
 from gearflow.protocol.packets import Packet, WorkStatus, WorkWarning
 from gearflow.tasks.envelope import wrap
 from gearflow.worker import Worker
+from gearflow.worker.processes import Pool
 from gearflow.worker.processes.orders import Hello
 from tests.conftest import ROOT
 from tests.worker import heavy
@@ -43,6 +44,29 @@ on_both_loops = pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
 def anyio_backend() -> str:
     """Most of what is tested here knows no loop; what does is run on both."""
     return "asyncio"
+
+
+@pytest.fixture(scope="module")
+def pool(bundled: str) -> Iterator[Pool]:
+    """Processes for all tests that leave them as they were."""
+    target = ambient.target().but(servers=parse_servers(bundled), tls=None, token=None)
+    pool = Pool(target, None, None, None)
+    yield pool
+    pool.close(0.0)
+
+
+@pytest.fixture
+def shared(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers have their processes from that pool, which outlives them."""
+
+    def of(_worker: Worker) -> Pool:
+        return pool
+
+    def stay(_patience: float) -> None:
+        pass
+
+    monkeypatch.setattr(Worker, "_pool", of)
+    monkeypatch.setattr(pool, "close", stay)
 
 
 @asynccontextmanager
@@ -94,8 +118,10 @@ async def test_a_process_has_the_paths_of_its_worker_and_none_of_its_terminal(
     assert found["session"] == found["pid"]
     assert found["stdin"] == ""
     assert found["main thread"]
+    assert not found["worker"]  # whose import would take longer than all else
 
 
+@pytest.mark.usefixtures("shared")
 async def test_runs_at_once_have_a_process_each(bundled: str, tmp_path: Path) -> None:
     gates = [tmp_path / name for name in "ab"]
     for gate in gates:
@@ -109,12 +135,14 @@ async def test_runs_at_once_have_a_process_each(bundled: str, tmp_path: Path) ->
         assert await heavy.pid.acall() in (first, second)
 
 
+@pytest.mark.usefixtures("shared")
 async def test_a_large_payload_goes_there_and_back(bundled: str) -> None:
     payload = os.urandom(1 << 20) * 8
     async with at_work(bundled, heavy.long):
         assert await heavy.long.acall(payload) == payload[::-1]
 
 
+@pytest.mark.usefixtures("shared")
 async def test_a_task_there_calls_others_at_the_servers_of_its_worker(bundled: str) -> None:
     async with at_work(bundled, heavy.calls, heavy.pid):
         assert await heavy.calls.acall() != os.getpid()
@@ -128,6 +156,7 @@ async def test_what_a_process_writes_comes_out_at_its_worker_line_by_line(
     assert sorted(capsys.readouterr().err.splitlines()) == ["to stdout", "without an end"]
 
 
+@pytest.mark.usefixtures("shared")
 async def test_what_a_process_logs_is_logged_by_its_worker(
     bundled: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -145,8 +174,8 @@ async def test_the_time_of_importing_a_task_does_not_count(
 ) -> None:
     name = fresh("module").replace(".", "_")
     (tmp_path / f"{name}.py").write_text(
-        "import time\nfrom gearflow import task\ntime.sleep(0.3)\n"
-        "@task(executor='process', timeout=0.2)\ndef quick() -> str: return 'in time'\n"
+        "import time\nfrom gearflow import task\ntime.sleep(1.1)\n"
+        "@task(executor='process', timeout=1)\ndef quick() -> str: return 'in time'\n"
     )
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     quick = importlib.import_module(name).quick
@@ -164,6 +193,7 @@ def test_a_process_is_told_all_of_where_calls_go() -> None:
         assert told.target.servers == servers
 
 
+@pytest.mark.usefixtures("shared")
 async def test_a_signal_to_the_whole_service_is_left_to_the_worker(bundled: str, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     os.mkfifo(gate)
@@ -190,6 +220,7 @@ class Listening(io.StringIO):
         return super().write(text)
 
 
+@pytest.mark.usefixtures("shared")
 async def test_a_process_shows_where_it_is(
     bundled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,6 +234,14 @@ async def test_a_process_shows_where_it_is(
             worker.show_processes()
             assert await anyio.to_thread.run_sync(stderr.heard.wait, PATIENCE)
         await job
+
+
+@pytest.mark.usefixtures("shared")
+async def test_a_process_that_a_task_has_forked_never_answers_for_it(bundled: str, tmp_path: Path) -> None:
+    async with at_work(bundled, heavy.forks, heavy.pid):
+        assert await heavy.forks.acall(str(tmp_path / "child")) == "the parent returns"
+        assert await heavy.pid.acall() != os.getpid()  # and not what the other one had to say
+    assert (tmp_path / "child").exists()
 
 
 # --------------------------------------------------------------------------------------------- lifespans
@@ -227,6 +266,7 @@ async def test_a_worker_that_is_given_hooks_has_no_others_in_its_processes(bundl
 # ---------------------------------------------------------------------------------------------- failures
 
 
+@pytest.mark.usefixtures("shared")
 async def test_a_failure_is_the_same_as_in_a_thread(bundled: str) -> None:
     async with at_work(bundled, heavy.fails, heavy.fails_in_thread):
         for kind in heavy.KINDS:
@@ -241,6 +281,7 @@ async def test_a_failure_is_the_same_as_in_a_thread(bundled: str) -> None:
             assert "in fails_in_thread\n    raise_it(kind)" in (here.traceback or "")
 
 
+@pytest.mark.usefixtures("shared")
 async def test_arguments_and_results_that_do_not_fit_are_refused_there(
     bundled: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -255,6 +296,7 @@ async def test_arguments_and_results_that_do_not_fit_are_refused_there(
     assert {record.getMessage() for record in caplog.records} == {"job invalid"}
 
 
+@pytest.mark.usefixtures("shared")
 async def test_a_task_that_no_import_defines_fails_with_the_remedy(bundled: str) -> None:
     hidden = heavy.factory()
     async with at_work(bundled, hidden):
@@ -262,6 +304,7 @@ async def test_a_task_that_no_import_defines_fails_with_the_remedy(bundled: str)
             await hidden.acall()
 
 
+@pytest.mark.usefixtures("shared")
 async def test_retries_go_by_class_and_by_name(any_server: str) -> None:
     tasks = heavy.third_time_on_class, heavy.third_time_on_name, heavy.not_worth_it
     async with at_work(any_server, *tasks):
@@ -273,6 +316,7 @@ async def test_retries_go_by_class_and_by_name(any_server: str) -> None:
         assert await patient.acall() == 3
 
 
+@pytest.mark.usefixtures("shared")
 async def test_a_task_there_decides_what_becomes_of_its_job(bundled: str, tmp_path: Path) -> None:
     async with at_work(bundled, heavy.again, heavy.always_again, heavy.early):
         assert await heavy.again.acall() == 2
@@ -284,6 +328,7 @@ async def test_a_task_there_decides_what_becomes_of_its_job(bundled: str, tmp_pa
 # ----------------------------------------------------------------------------------------------- context
 
 
+@pytest.mark.usefixtures("shared")
 @on_both_loops
 async def test_the_context_of_a_process_tells_and_reports(any_server: str) -> None:
     async with at_work(any_server, heavy.reports), Client([any_server]) as client:
@@ -301,6 +346,7 @@ async def test_the_context_of_a_process_tells_and_reports(any_server: str) -> No
     assert result[4] is False
 
 
+@pytest.mark.usefixtures("shared")
 async def test_progress_faster_than_anybody_reads_is_thinned(bundled: str) -> None:
     async with at_work(bundled, heavy.hasty), Client([bundled]) as client:
         job = await client.submit(heavy.hasty.name, b"{}")
@@ -312,6 +358,7 @@ async def test_progress_faster_than_anybody_reads_is_thinned(bundled: str) -> No
 # -------------------------------------------------------------------------------------- crashes and kills
 
 
+@pytest.mark.usefixtures("shared")
 async def test_a_crash_is_told_with_how_the_memory_and_the_last_words(bundled: str) -> None:
     async with at_work(bundled, heavy.crashes):
         for how, said in heavy.CRASHES.items():
@@ -321,6 +368,7 @@ async def test_a_crash_is_told_with_how_the_memory_and_the_last_words(bundled: s
             assert ("Segmentation fault" in str(caught.value)) == (how == "fault")
 
 
+@pytest.mark.usefixtures("shared")
 async def test_of_what_a_crashed_process_wrote_the_last_twenty_lines_are_kept(bundled: str) -> None:
     async with at_work(bundled, heavy.crashes):
         with pytest.raises(TaskCrashed) as caught:
@@ -328,6 +376,7 @@ async def test_of_what_a_crashed_process_wrote_the_last_twenty_lines_are_kept(bu
     assert str(caught.value).splitlines()[1:] == [f"line {number}" for number in range(10, 30)]
 
 
+@pytest.mark.usefixtures("shared")
 async def test_a_crash_fails_its_own_run_only_and_can_be_tried_again(bundled: str, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     os.mkfifo(gate)
@@ -349,6 +398,7 @@ async def test_a_process_that_died_while_it_was_idle_is_not_used(bundled: str) -
         assert await heavy.pid.acall() != process
 
 
+@pytest.mark.usefixtures("shared")
 @on_both_loops
 async def test_a_process_that_overruns_is_killed_and_its_slot_is_free(bundled: str) -> None:
     async with (
@@ -364,6 +414,7 @@ async def test_a_process_that_overruns_is_killed_and_its_slot_is_free(bundled: s
         assert await heavy.pid.acall() != process
 
 
+@pytest.mark.usefixtures("shared")
 async def test_what_a_task_has_started_is_killed_with_it(bundled: str) -> None:
     async with at_work(bundled, heavy.delegates), Client([bundled]) as client:
         job = await client.submit(heavy.delegates.name, wrap(b"{}", timeout=0.1))
@@ -373,6 +424,7 @@ async def test_what_a_task_has_started_is_killed_with_it(bundled: str) -> None:
         await end_of(process)
 
 
+@pytest.mark.usefixtures("shared")
 @on_both_loops
 async def test_a_task_with_a_context_is_told_of_its_cancel_before_it_is_killed(
     bundled: str, tmp_path: Path
@@ -412,10 +464,13 @@ async def test_a_cold_stop_kills_processes_and_hands_their_jobs_on(bundled: str)
         await Admin(bundled).cancel_job(job.handle)
 
 
+@pytest.mark.usefixtures("shared")
 @on_both_loops
 async def test_the_loop_is_free_and_can_cancel_while_a_process_computes_without_letting_go_of_the_gil(
-    bundled: str, fresh: Fresh
+    bundled: str, fresh: Fresh, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("gearflow.worker.executor.CANCEL_TIME", 0.01)
+
     @task(name=fresh())
     async def goes_on() -> bool:
         return True
@@ -466,7 +521,6 @@ def pipes_and_pairs() -> set[str]:
     return {each for each in found if each.startswith("pipe:") or each in pairs}
 
 
-@on_both_loops
 async def test_nothing_is_left_behind(bundled: str) -> None:
     pids: set[int] = set()
 
@@ -475,7 +529,6 @@ async def test_nothing_is_left_behind(bundled: str) -> None:
             pids.add(await heavy.pid.acall())
             with pytest.raises(TaskCrashed):
                 await heavy.crashes.acall("exit")
-            pids.add(await heavy.pid.acall())
 
     await once()  # opens what stays, such as anyio's threads
     descriptors = pipes_and_pairs()

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from queue import SimpleQueue
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from gearflow.client import configure
 from gearflow.protocol.packets import Packet
@@ -32,6 +32,8 @@ from gearflow.worker.processes.origin import MAIN, find
 from gearflow.worker.processes.pool import LEAVING
 from gearflow.worker.processes.process import ANSWERED_BY_THE_WORKER
 from gearflow.worker.processes.reports import Reports
+
+_STRAY: Final = b"a process that a task has forked came back from the task; end it by os._exit()\n"
 
 
 def main(connection: int, lifeline: int) -> None:
@@ -99,6 +101,8 @@ class _Runner:
         logs.set_up(channel, hello.level)
         self.lifespans = Lifespans(hello.lifespans)
         self._channel = channel
+        os.register_at_fork(after_in_child=channel.forget)  # else two would answer
+        self._pid = os.getpid()
         self._measures = hello.measures
         self._reports = Reports(channel)
         self._requests: SimpleQueue[_Request | None] = SimpleQueue()
@@ -110,6 +114,9 @@ class _Runner:
         with suppress(OSError):  # the worker is gone, or does not want to hear an answer
             while (request := self._requests.get()) is not None:
                 answer = self._answer(request)
+                if os.getpid() != self._pid:
+                    os.write(2, _STRAY)
+                    os._exit(1)
                 self._request = None
                 self._reports.flush()
                 self._channel.send(answer)

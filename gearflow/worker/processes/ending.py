@@ -1,11 +1,11 @@
-"""How a process ended, and how that is told. Pure."""
+"""How a process ended with the task that it ran, and how that is told. Pure."""
 
-import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from gearflow.errors import TaskCrashed
+from gearflow.reaping import End
 
 LAST_LINES: Final = 20
 """Lines of output that are kept to be told: a stack, or the message of a C library, fits in."""
@@ -16,43 +16,26 @@ LONGEST_LINE: Final = 500
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """The end of a process."""
+    """The end of a process, and its last words."""
 
-    status: int | None
-    """Its exit status, or minus the number of the signal that killed it; None if somebody else heard it."""
+    end: End
 
-    peak: int
-    """The most resident memory that it had, in bytes."""
-
-    floor: int
-    """Smaller peaks cannot be seen: Linux begins with that of the process from which this one was spawned."""
-
-    output: Sequence[str] = ()
+    output: Sequence[str]
     """The last lines that it wrote."""
 
     def crash(self, task: str) -> TaskCrashed:
         """The error of a task that the process ran meanwhile."""
-        memory = f"its memory peaked at {_size(self.peak)}" + (" at most" if self.peak <= self.floor else "")
-        text = f"task {task!r} ended its process, which {self._how()}; {memory}"
+        text = f"task {task!r} ended its process, which {self._how()}"
+        if self.end.status is not None:
+            text = f"{text}; its memory peaked at {self.end.memory}"
         if not self.output:
             return TaskCrashed(f"{text}, and it wrote nothing")
         lines = "\n".join(line[:LONGEST_LINE] for line in self.output)
         return TaskCrashed(f"{text}; its last lines:\n{lines}")
 
     def _how(self) -> str:
-        if self.status is None:
+        if self.end.status is None:
             return "ended for unknown reasons"
-        if self.status < 0:
-            return f"was killed by {_signal(-self.status)}"
-        return f"exited with status {self.status}"
-
-
-def _signal(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # real-time signals have no names
-        return f"signal {number}"
-
-
-def _size(size: int) -> str:
-    return f"{size / 2**20:.0f} MiB"
+        if self.end.signal is not None:
+            return f"was killed by {self.end.signal}"
+        return f"exited with status {self.end.status}"

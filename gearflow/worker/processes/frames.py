@@ -19,6 +19,7 @@ the process    ``raised``  the run is over; what it raised; also instead of ``lo
 """
 
 import json
+import os
 import socket
 import struct
 import threading
@@ -51,6 +52,12 @@ class Channel:
         self._socket = connection
         self._incoming = connection.makefile("rb")
         self._sending = threading.Lock()
+
+    def forget(self) -> None:
+        """Have nothing to do with the other side any more: this process is a copy of the one that has."""
+        self._sending = threading.Lock()  # a thread that is not part of the copy may have held it
+        with suppress(OSError):  # so was that one
+            os.close(self._socket.detach())
 
     def send(self, frames: bytes) -> None:
         """Send encoded frames. Raises OSError if the other side is gone."""

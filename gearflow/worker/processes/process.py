@@ -13,7 +13,6 @@ the process a signal that ends it, even if its task holds the GIL for good.
 """
 
 import os
-import resource
 import signal
 import socket
 import subprocess
@@ -24,6 +23,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import IO, Any, Final, cast
 
+from gearflow.reaping import End, await_end, peak, reap
 from gearflow.worker.processes import logs
 from gearflow.worker.processes.ending import LAST_LINES, Ending
 from gearflow.worker.processes.frames import Channel, Frame
@@ -46,9 +46,6 @@ ANSWERED_BY_THE_WORKER: Final = (
 _LONGEST_PIECE: Final = 65536
 """Bytes of a line of output that are passed on in one piece: a line may never end."""
 
-_RSS_UNIT: Final = 1 if sys.platform == "darwin" else 1024
-"""Bytes: in which the system tells the peak of memory."""
-
 _LAST_WORDS: Final = 1.0
 """Seconds to wait for the end of a process that has closed its socket, and for the end of its output, which
 its own children may go on with."""
@@ -70,7 +67,7 @@ class Process:
         """Those that it has loaded."""
         self.has_ended = threading.Event()
         """Set when it is no more."""
-        self._floor = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT
+        self._floor = peak()
         ours, theirs = socket.socketpair()
         their_end, self._lifeline = os.pipe()
         self._channel = Channel(ours)
@@ -85,8 +82,7 @@ class Process:
             os.close(their_end)
         self._lines: deque[str] = deque(maxlen=LAST_LINES)
         self._lock = threading.Lock()  # between a signal and the reaping
-        self._status: int | None = None
-        self._peak = 0
+        self._end = End(None)
         self._reader = self._start(self._pass_on, "output")
         self._start(self._reap, "end")
         with suppress(OSError):  # it has ended already, which its first run will tell
@@ -115,13 +111,15 @@ class Process:
         """End it at once, and what it has started. Any thread may do so, at any time."""
         with self._lock:
             if not self.has_ended.is_set():
-                os.killpg(self._popen.pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):  # somebody else has reaped it
+                    os.killpg(self._popen.pid, signal.SIGKILL)
 
     def show(self) -> None:
         """Have it write the stacks of its threads to its output."""
         with self._lock:
             if not self.has_ended.is_set():
-                os.kill(self._popen.pid, signal.SIGUSR2)
+                with suppress(ProcessLookupError):
+                    os.kill(self._popen.pid, signal.SIGUSR2)
 
     def dismiss(self) -> None:
         """Let it end by itself. It is not used any more."""
@@ -133,7 +131,7 @@ class Process:
             self.kill()
             self.has_ended.wait()
         self._reader.join(_LAST_WORDS)
-        return Ending(self._status, self._peak, self._floor, tuple(self._lines))
+        return Ending(self._end, tuple(self._lines))
 
     # --------------------------------------------------------------------------------- its two threads
 
@@ -151,14 +149,10 @@ class Process:
                     sys.stderr.write(line if line.endswith("\n") else f"{line}\n")
 
     def _reap(self) -> None:
-        try:
-            _, status, usage = os.wait4(self._popen.pid, 0)
-        except ChildProcessError:  # somebody else in this process waits for all children
-            self._popen.returncode = -1
-        else:
-            self._status = self._popen.returncode = os.waitstatus_to_exitcode(status)
-            self._peak = usage.ru_maxrss * _RSS_UNIT
+        await_end(self._popen.pid)
         with self._lock:
+            self._end = end = reap(self._popen.pid, self._floor)
+            self._popen.returncode = -1 if end.status is None else end.status
             self.has_ended.set()
         self._channel.end()  # its children may hold the other end open
         os.close(self._lifeline)
