@@ -52,7 +52,8 @@ _IN_VAIN: Final = 20
 """Changes that could not be written, one after the other; the others of their group are not tried then."""
 
 _EXPIRE: Final = 500
-"""Records that are removed in one go: a few milliseconds."""
+"""Records that are removed in one go: a few milliseconds. After as many changes it is looked for some,
+however little time has passed, so that no more come than go."""
 
 
 def open_store(settings: ServerSettings) -> Store:
@@ -87,6 +88,7 @@ class Keeper:
         self._again: asyncio.TimerHandle | None = None
         self._linger: asyncio.TimerHandle | None = None
         self._expiry = self._loop.call_later(_SLOW, self._expire)
+        self._written = 0  # changes, since it was last looked for what has expired
 
     def commit(self) -> None:
         """Write what has gathered, and tell the broker."""
@@ -104,6 +106,9 @@ class Keeper:
         except StoreError as error:
             broker.unkept = entries
             entries = self._write_singly(entries, error)
+        self._written += len(changes)
+        if self._written >= _EXPIRE:
+            self._expire_after(0)
         if self._sync == "always" and self._store.durable:
             self._group = entries
             self._start_sync()
@@ -252,7 +257,12 @@ class Keeper:
             more = self._store.expire(time.time(), _EXPIRE)
         except StoreError as error:
             logger.warning("cannot remove what has expired", extra={"reason": str(error)})
-        self._expiry = self._loop.call_later(0.02 if more else _SLOW, self._expire)
+        self._expire_after(0.02 if more else _SLOW)
+
+    def _expire_after(self, seconds: float) -> None:
+        self._written = 0
+        self._expiry.cancel()
+        self._expiry = self._loop.call_later(seconds, self._expire)
 
 
 def _tell_fault(done: Callable[[str | None], None], fault: str, error: str | None) -> None:

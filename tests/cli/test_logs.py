@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,16 +12,7 @@ from gearflow_cli import logs
 logger = logging.getLogger("gearflow.worker")
 
 
-@pytest.fixture(autouse=True)
-def as_before() -> Iterator[None]:
-    """The loggers, which ``to_stderr`` changes for good, are put back as they were."""
-    root, ours = logging.getLogger(), logging.getLogger("gearflow")
-    handlers, level, our_level = list(root.handlers), root.level, ours.level
-    root.handlers.clear()  # else they would be closed
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    ours.setLevel(our_level)
+pytestmark = pytest.mark.usefixtures("loggers_as_before")
 
 
 @pytest.fixture

@@ -49,7 +49,7 @@ def shell(place: Path, authority: Authority) -> Iterator[Shell]:
 
 
 @pytest.fixture
-def here(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> CliRunner:
+def here(shell: Shell, monkeypatch: pytest.MonkeyPatch, loggers_as_before: None) -> CliRunner:
     """Commands in this process, in the shell's folder and environment; what they set there is gone again."""
     monkeypatch.chdir(shell.directory)
     monkeypatch.setattr(os, "environ", os.environ | shell.environment)

@@ -2,8 +2,12 @@
 
 import resource
 from pathlib import Path
+from typing import Final
 
 from pydantic import BaseModel
+
+CONCURRENCY: Final = 10
+"""Jobs that a worker runs at once."""
 
 
 class Census(BaseModel):
@@ -19,10 +23,11 @@ class Census(BaseModel):
     def growth(self, later: "Census", memory: int) -> list[str]:
         """What has become more until later, beyond a few; ``memory`` is the bytes that it may be.
 
-        A few: a connection may be on its way out, a thread of a pool on its way in.
+        A few: a connection may be on its way out. A worker starts a thread when all that it has are busy,
+        until there is one for each job that it runs at once; that may be after it was counted.
         """
         before, after = self.model_dump(), later.model_dump()
-        allowed = {"files": 4, "threads": 4, "tasks": 4, "memory": memory}
+        allowed = {"files": 4, "threads": CONCURRENCY, "tasks": 4, "memory": memory}
         return [
             f"{name}: {before[name]:,} became {after[name]:,}"
             for name, more in allowed.items()
