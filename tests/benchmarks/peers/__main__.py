@@ -70,16 +70,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
         except Missing as missing:
             console.print(f"{peer.name} is left out: {missing}")
             peers.remove(peer)
-    for number in range(options.rounds):
-        for letter in rows:
-            for peer in peers:
-                if not peer.rows or letter in peer.rows:
-                    console.print(f"round {number + 1}, row {letter}: {peer.name}", style="dim")
-                    _run(peer, letter, turns, results, console, small=options.small)
-            noise.append(_loop(turns))
+    try:
+        for number in range(options.rounds):
+            for letter in rows:
+                for peer in peers:
+                    if not peer.rows or letter in peer.rows:
+                        console.print(f"round {number + 1}, row {letter}: {peer.name}", style="dim")
+                        _run(peer, letter, turns, results, console, small=options.small)
+                noise.append(_loop(turns))
+    finally:  # what there is, also if it is stopped
+        _tell(results, peers, noise, options.rounds, console)
+
+
+def _tell(
+    results: Results, peers: Sequence[Peer], noise: Sequence[float], rounds: int, console: Console
+) -> None:
+    """Print the table, and how it came about."""
     console.print(_table(results))
     console.print(
-        f"{os.cpu_count()} cores, Python {platform.python_version()}, {options.rounds} rounds in turns; "
+        f"{os.cpu_count()} cores, Python {platform.python_version()}, {rounds} rounds in turns; "
         f"a loop of {CPU_TASK * 1e3:.0f} ms took {min(noise) * 1e3:.1f} to {max(noise) * 1e3:.1f} ms between "
         f"rows; load average at the end {os.getloadavg()[0]:.1f}"
     )
