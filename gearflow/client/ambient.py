@@ -127,7 +127,7 @@ def connect(
     tls: TLS | bool | None = None,
     token: str | None = None,
     connect_timeout: float = 5.0,
-    answer_timeout: float = 30.0,
+    answer_timeout: float = 25.0,
     heartbeat: float = 10.0,
 ) -> "Connect":
     """A client for a block of code, to which all calls in it go that name none.

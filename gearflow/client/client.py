@@ -75,7 +75,7 @@ class Client:
         tls: TLS | bool | None = None,
         token: str | None = None,
         connect_timeout: float = 5.0,
-        answer_timeout: float = 30.0,
+        answer_timeout: float = 25.0,
         heartbeat: float = 10.0,
         backoff: Backoff = Backoff(),  # noqa: B008  (frozen)
     ) -> None:

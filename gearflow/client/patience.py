@@ -21,7 +21,7 @@ class Patience:
     """
 
     connect: float = 5.0
-    answer: float = 30.0
+    answer: float = 25.0
     heartbeat: float = 10.0
 
     def __post_init__(self) -> None:
