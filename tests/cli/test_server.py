@@ -74,6 +74,7 @@ def test_a_taken_port_is_78_and_the_remedy_is_told(shell: Shell, bundled: str) -
         (["-p", "0", "--memory", "-L", "192.0.2.1"], 78, "choose another with -L"),
     ],
 )
+@pytest.mark.usefixtures("loggers_as_before")
 def test_what_it_cannot_do_is_told(arguments: list[str], code: int, said: str) -> None:
     ended = CliRunner().invoke(app, ["server", *arguments])
     assert ended.exit_code == code
