@@ -6,6 +6,9 @@ from pathlib import Path
 
 import trustme
 
+TOKEN = "open sesame"
+"""What servers of tests want to be told."""
+
 
 class Authority:
     """Owns a folder of PEM files; each is written when it is first asked for."""

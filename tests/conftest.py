@@ -16,12 +16,14 @@ import uuid
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 import pytest
 from hypothesis import settings
 
-from tests.authority import Authority
+from gearflow.client import TLS
+from gearflow.server import JobServer
+from tests.authority import TOKEN, Authority
 
 # A busy machine is no fault of the code: hypothesis must not time single examples.
 settings.register_profile("gearflow", deadline=None)
@@ -94,6 +96,19 @@ def bundled() -> Iterator[str]:
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     """One that signs certificates."""
     return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture(scope="module")
+def strict(authority: Authority) -> Iterator[str]:
+    """The address of a server that wants TLS, a certificate and a token."""
+    with JobServer(port=0, tls_cert=authority.server, tls_ca=authority.ca, token=TOKEN) as server:
+        yield server.address
+
+
+@pytest.fixture(scope="module")
+def known(authority: Authority) -> dict[str, Any]:
+    """With what it is reached."""
+    return {"tls": TLS(ca=authority.ca, cert=authority.client), "token": TOKEN}
 
 
 @pytest.fixture(params=["gearmand", "bundled"])

@@ -252,6 +252,7 @@ def test_a_job_goes_on_at_another_server_when_its_own_is_lost(own: Shell, fresh:
 
 
 def _until_a_job_waits(address: str, function: str) -> None:
+    """Ask until it is so: a server tells nobody of a submission but its submitter, another process here."""
     deadline = time.monotonic() + 20
     while not any(row.name == function.encode() and row.total for row in SyncAdmin(address).status()):
         assert time.monotonic() < deadline

@@ -52,6 +52,22 @@ class Stage:
         await self.first.stop_listening()
         await peer.close()
 
+    async def lose_second(self, times: int) -> None:
+        """The second server gets the job so many times, and is lost each time."""
+        for _ in range(times):
+            peer = await self.accept(self.second)
+            await peer.expect(SubmitJob(b"f", b"k", b"x"))
+            await peer.send(JobCreated(b"H:second"))
+            await peer.close()
+
+    async def complete_on_second(self, job: ClientJob) -> None:
+        """The second server gets the job once more, and it ends there."""
+        peer = await self.accept(self.second)
+        await peer.expect(SubmitJob(b"f", b"k", b"x"))
+        await peer.send(JobCreated(b"H:last"), WorkComplete(b"H:last", b"done"))
+        with anyio.fail_after(5):
+            assert await job.result() == b"done"
+
     async def attached(self, options: SubmitOptions | None = AGAIN) -> tuple[ClientJob, ScriptedPeer]:
         """A job that the first server has, and the server's end of its connection."""
         submitting = self.call(self.client.submit, "f", b"x", unique="k", options=options)
@@ -106,19 +122,11 @@ async def test_it_goes_on_as_often_as_servers_are_lost() -> None:
     async with staged() as stage:
         job, peer = await stage.attached()
         await stage.lose_first(peer)
-        for _ in range(3):
-            peer = await stage.accept(stage.second)
-            await peer.expect(SubmitJob(b"f", b"k", b"x"))
-            await peer.send(JobCreated(b"H:second"))
-            await peer.close()
+        await stage.lose_second(3)
         peer = await stage.accept(stage.second)
         await peer.expect(SubmitJob(b"f", b"k", b"x"))
         await peer.close()  # not even acknowledged
-        peer = await stage.accept(stage.second)
-        await peer.expect(SubmitJob(b"f", b"k", b"x"))
-        await peer.send(JobCreated(b"H:last"), WorkComplete(b"H:last", b"done"))
-        with anyio.fail_after(5):
-            assert await job.result() == b"done"
+        await stage.complete_on_second(job)
 
 
 async def test_it_is_given_up_after_many_losses_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,11 +134,7 @@ async def test_it_is_given_up_after_many_losses_in_a_row(monkeypatch: pytest.Mon
     async with staged() as stage:
         job, peer = await stage.attached()
         await stage.lose_first(peer)
-        for _ in range(2):
-            peer = await stage.accept(stage.second)
-            await peer.expect(SubmitJob(b"f", b"k", b"x"))
-            await peer.send(JobCreated(b"H:second"))
-            await peer.close()
+        await stage.lose_second(2)
         with pytest.raises(ConnectionLost, match="H:second") as caught:
             await stage.call(job.result).outcome()
         assert caught.value.__notes__ == ["It was submitted 3 times, and lost its server each time."]
@@ -142,16 +146,8 @@ async def test_losses_that_are_long_past_do_not_count(monkeypatch: pytest.Monkey
     async with staged() as stage:
         job, peer = await stage.attached()
         await stage.lose_first(peer)
-        for _ in range(3):
-            peer = await stage.accept(stage.second)
-            await peer.expect(SubmitJob(b"f", b"k", b"x"))
-            await peer.send(JobCreated(b"H:second"))
-            await peer.close()
-        peer = await stage.accept(stage.second)
-        await peer.expect(SubmitJob(b"f", b"k", b"x"))
-        await peer.send(JobCreated(b"H:last"), WorkComplete(b"H:last", b"done"))
-        with anyio.fail_after(5):
-            assert await job.result() == b"done"
+        await stage.lose_second(3)
+        await stage.complete_on_second(job)
 
 
 async def test_its_time_goes_on_from_the_first_submission() -> None:

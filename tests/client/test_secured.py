@@ -1,7 +1,6 @@
 """Clients with TLS and a token: what they reach, and why not."""
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +15,7 @@ from gearflow.protocol import packets as p
 from gearflow.protocol.constants import AUTH
 from gearflow.server import JobServer
 from gearflow.testing.peer import ScriptedServer
-from tests.authority import Authority
-
-TOKEN = "open sesame"
-
-
-@pytest.fixture(scope="module")
-def strict(authority: Authority) -> Iterator[str]:
-    """The address of a server that wants TLS, a certificate and a token."""
-    with JobServer(port=0, tls_cert=authority.server, tls_ca=authority.ca, token=TOKEN) as server:
-        yield server.address
-
-
-@pytest.fixture(scope="module")
-def known(authority: Authority) -> dict[str, Any]:
-    """With what it is reached."""
-    return {"tls": TLS(ca=authority.ca, cert=authority.client), "token": TOKEN}
+from tests.authority import TOKEN, Authority
 
 
 async def reason(address: str, **security: Any) -> str:

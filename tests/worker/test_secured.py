@@ -2,35 +2,19 @@
 
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import anyio
 import pytest
 
 from gearflow.client import TLS, Client, configure, connect
-from gearflow.server import JobServer
 from gearflow.tasks import task
 from gearflow.tasks.task import AsyncTask
 from gearflow.worker import Worker, WorkerSettings
-from tests.authority import Authority
+from tests.authority import TOKEN, Authority
 
 Fresh = Callable[..., str]
-
-TOKEN = "open sesame"
-
-
-@pytest.fixture(scope="module")
-def strict(authority: Authority) -> Iterator[str]:
-    """The address of a server that wants TLS, a certificate and a token."""
-    with JobServer(port=0, tls_cert=authority.server, tls_ca=authority.ca, token=TOKEN) as server:
-        yield server.address
-
-
-@pytest.fixture(scope="module")
-def known(authority: Authority) -> dict[str, Any]:
-    """With what it is reached."""
-    return {"tls": TLS(ca=authority.ca, cert=authority.client), "token": TOKEN}
 
 
 def reversing(name: str) -> AsyncTask[[bytes], bytes]:

@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import asynccontextmanager
+from functools import partial
 
 import harness
 from arq import create_pool, run_worker
@@ -44,8 +45,7 @@ class Arq:
 
     def work(self, kind: str, slots: int) -> None:
         processes = slots if kind == "cpu" else 1
-        work = lambda: run_worker(Settings, max_jobs=slots // processes)  # noqa: E731
-        harness.in_processes(processes, work)
+        harness.in_processes(processes, partial(run_worker, Settings, max_jobs=slots // processes))
 
     async def enqueue(self, name: str, count: int) -> None:
         numbers = iter(range(count))

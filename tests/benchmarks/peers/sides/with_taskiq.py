@@ -35,7 +35,7 @@ POLL = 0.001  # seconds; its default is 0.2
 AT_ONCE = 100
 
 
-class connected:  # noqa: N801  (used as a function)
+class Connected:
     async def __aenter__(self) -> None:
         await broker.startup()
 
@@ -44,7 +44,7 @@ class connected:  # noqa: N801  (used as a function)
 
 
 class Taskiq:
-    connected = connected
+    connected = Connected
 
     def work(self, kind: str, slots: int) -> None:
         processes = slots if kind == "cpu" else 1
