@@ -26,6 +26,7 @@ from heapq import heappop, heappush
 from typing import Final, NamedTuple
 
 from gearflow.broker import records
+from gearflow.broker.acknowledging import Acknowledgements
 from gearflow.broker.bodies import Body, handle_of, integer, name_in, split
 from gearflow.broker.deadlines import Deadlines
 from gearflow.broker.door import Door
@@ -180,6 +181,10 @@ class Broker:
         self._appointments = 0
         self._deadlines = Deadlines()
         self._waking = Waking(lambda session: self.send(session, _NOOP))
+        self._acknowledgements = Acknowledgements()
+        self.unacknowledged = (
+            self._acknowledgements.waiting
+        )  # the shell asks ``next_due`` while there are any
         self._queued_bytes = 0
         self._overdue_entries: list[Entry] = []  # which could not be written
         self.store_fault = ""  # why a job could not be kept
@@ -252,6 +257,7 @@ class Broker:
             extras.watchers = [watcher for watcher in extras.watchers if watcher[0] is not session]
         session.watched.clear()
         session.outbox.clear()
+        self.unacknowledged.pop(session, None)
         self._intake.forget(session)
         self._door.forget(session)
 
@@ -264,11 +270,21 @@ class Broker:
             del worker.running[self.handle(job)]
             self.requeue(job)
         self._waking.tick(now)
+        for session in self._acknowledgements.overdue(now):
+            self.hurry(session)
+
+    def hurry(self, session: Session) -> None:
+        """Send what waits for more to go with it."""
+        if session in self.unacknowledged:
+            self.send(session, self._acknowledgements.pop(session))
 
     def next_due(self) -> float | None:
         """When ``tick`` is to be called next, if nothing else happens."""
         due = self._waking.next_due()
         overdue = self._deadlines.next_due()
+        if overdue is not None and (due is None or overdue < due):
+            due = overdue
+        overdue = self._acknowledgements.next_due()
         if overdue is not None and (due is None or overdue < due):
             due = overdue
         if self._agenda:
@@ -441,7 +457,11 @@ class Broker:
         # What most submissions are: nothing of it waits for the store.
         plain = not self._durable or not (background or (job is not None and job.state is _STORING))
         if job is not None and plain and not session.storing:
-            self._created(session, job)
+            if background or not self._acknowledgements.may_wait(session):
+                self._created(session, job)
+            else:
+                handle = b"%b%d" % (self._handle_prefix, job.number)
+                self._acknowledgements.wait(session, _CREATED[len(handle)] + handle, self.now)
             return False
         return self.answer(session, job, background, refused)
 
@@ -675,10 +695,7 @@ class Broker:
 
     def _created(self, session: Session, job: Job) -> None:
         handle = b"%b%d" % (self._handle_prefix, job.number)
-        outbox = session.outbox
-        if not outbox:
-            self.dirty.append(session)
-        outbox.append(_CREATED[len(handle)] + handle)
+        self.send(session, _CREATED[len(handle)] + handle)
 
     def new_function(self, name: bytes) -> FunctionQueue:
         """Make a function known that is not."""
@@ -958,6 +975,8 @@ class Broker:
         outbox = session.outbox
         if not outbox:
             self.dirty.append(session)
+            if session in self.unacknowledged:
+                outbox.append(self._acknowledgements.pop(session))
         if size < LARGE:
             outbox.append(head + workload)
         else:
@@ -1116,6 +1135,8 @@ class Broker:
                 outbox = client.outbox
                 if not outbox:
                     self.dirty.append(client)
+                    if client in self.unacknowledged:
+                        outbox.append(self._acknowledgements.pop(client))
                 outbox.append(packet)
         else:
             for client in clients:
@@ -1208,6 +1229,8 @@ class Broker:
         outbox = session.outbox
         if not outbox:
             self.dirty.append(session)
+            if session in self.unacknowledged:
+                outbox.append(self._acknowledgements.pop(session))
         outbox.append(packet)
 
 
