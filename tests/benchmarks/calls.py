@@ -10,7 +10,6 @@ warnings only; its usual line for each job costs it about as much as running an 
 
 import argparse
 import os
-import platform
 import subprocess
 import sys
 import time
@@ -107,9 +106,7 @@ def main() -> None:
         rates = [figures[0] for figures in results]
         spread = f"({min(rates):,.0f} .. {max(rates):,.0f})"
         print(f"{name:15} {server_name:10} {rate:8,.0f} {spread:>20} {client:18.1f} {work:7.1f} {serve:7.1f}")
-    print(
-        f"{os.cpu_count()} cores, Python {platform.python_version()}, {options.concurrency} calls at a time"
-    )
+    print(f"{servers.machine()}, {options.concurrency} calls at a time")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ syncs it. Files are in the folder for temporary files: set TMPDIR to one on the 
 import argparse
 import json
 import os
-import platform
 import signal
 import socket
 import sqlite3
@@ -37,7 +36,7 @@ from rich.table import Table
 
 from gearflow.protocol.codec import encode
 from gearflow.protocol.packets import SubmitJobBg
-from tests.benchmarks.servers import Server, free_port, gearload, gearmand, running
+from tests.benchmarks.servers import Server, free_port, gearload, gearmand, machine, running
 
 Start: TypeAlias = Callable[[], AbstractContextManager[Server]]
 Figures: TypeAlias = dict[str, list[float]]
@@ -243,7 +242,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console.print(table)
     load_average = os.getloadavg()[0]
     console.print(
-        f"{os.cpu_count()} cores, Python {platform.python_version()}, {options.pairs} runs each in turns, "
+        f"{machine()}, {options.pairs} runs each in turns, "
         f"load average at the end {load_average:.1f}, files in {tempfile.gettempdir()}"
     )
 

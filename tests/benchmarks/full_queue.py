@@ -9,8 +9,6 @@ another on a connection of their own: a pause of the server's, as by garbage col
 
 import argparse
 import json
-import os
-import platform
 import socket
 import subprocess
 import time
@@ -19,7 +17,7 @@ from pathlib import Path
 from statistics import median
 from typing import Final
 
-from tests.benchmarks.servers import Server, gearflow, gearload
+from tests.benchmarks.servers import Server, gearflow, gearload, machine
 
 CALLS: Final = ("--mode", "fg", "--clients", "32", "--workers", "8", "--jobs", "50000")
 STREAM: Final = (
@@ -88,7 +86,7 @@ def main() -> None:
         end = sum(value <= bound for value in times)
         print(f"  up to {bound:5g} ms {end - begin:8,}")
         begin = end
-    print(f"{os.cpu_count()} cores, Python {platform.python_version()}, {options.runs} runs each")
+    print(f"{machine()}, {options.runs} runs each")
 
 
 if __name__ == "__main__":

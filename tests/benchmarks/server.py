@@ -11,7 +11,6 @@ clients and workers on one core. ``us/job`` is the server's CPU time for each jo
 import argparse
 import json
 import os
-import platform
 import subprocess
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -23,7 +22,7 @@ from typing import Any, Final, TypeAlias
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks.servers import GEARMAND_AT_ITS_BEST, Server, gearflow, gearload, gearmand
+from tests.benchmarks.servers import GEARMAND_AT_ITS_BEST, Server, gearflow, gearload, gearmand, machine
 
 Result: TypeAlias = dict[str, Any]
 Start: TypeAlias = Callable[[], AbstractContextManager[Server]]
@@ -132,10 +131,7 @@ def main() -> None:
     console = Console(width=110)
     console.print(table)
     load = os.getloadavg()[0]
-    console.print(
-        f"{os.cpu_count()} cores, Python {platform.python_version()}, {options.pairs} runs each in turns, "
-        f"load average at the end {load:.1f}"
-    )
+    console.print(f"{machine()}, {options.pairs} runs each in turns, load average at the end {load:.1f}")
 
 
 def _ratio(row: Row, ours: Sequence[Result], theirs: Sequence[Result]) -> str:
