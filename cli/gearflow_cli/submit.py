@@ -1,6 +1,5 @@
 """``gearflow submit``: one job, from the shell."""
 
-import uuid
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 import typer
 
+from gearflow.client.names import fresh_unique
 from gearflow_cli import arguments, console, load, naming, options, outcome
 from gearflow_cli.exits import ExitCode, Failure, tell
 from gearflow_cli.watch import Watch
@@ -275,7 +275,7 @@ async def _hand_over(job: _Typed | _Untyped, client: "Client", wishes: Wishes) -
         job.function,
         job.workload,
         # gearmand's queue plugins overwrite the rows of jobs without one
-        unique=wishes.unique or uuid.uuid4().hex,
+        unique=wishes.unique or fresh_unique(),
         priority=Priority(wishes.priority or "normal"),
         options=wishes.for_function(),
     )

@@ -39,6 +39,12 @@ MOST_PATIENCE: Final = 1.0
 FOR_EVER: Final = 1e9
 """Seconds from which on there is no limit."""
 
+NEAR: Final = 0.000_2
+"""Seconds within which a server answers of which the next answer is looked out for."""
+
+LOOK_OUT: Final = 0.000_1
+"""Seconds that an answer is looked out for, before the thread goes to sleep."""
+
 _RECEIVE: Final = 4096
 _GREETING: Final = b"gearflow"
 
@@ -69,6 +75,7 @@ class Direct:
         self._process = 0  # whose connection it is; 0: it is closed
         self._socket: socket.socket | None = None
         self._frames = FrameBuffer(RES)
+        self._is_near = False  # it has answered the last time before a thread would have fallen asleep
         self._failures = 0  # to connect, in a row
         self._rests_until = 0.0
 
@@ -109,8 +116,12 @@ class Direct:
 
     def _ask(self, packet: bytes) -> JobCreated | Error:
         connection = self._connection()
+        began = time.perf_counter()
         connection.sendall(packet)
+        if self._is_near:
+            look_out(connection, began + LOOK_OUT)
         answer = self._receive(connection)
+        self._is_near = time.perf_counter() - began < NEAR
         if not isinstance(answer, (JobCreated, Error)):
             raise RemoteProtocolError(f"{answer.type.name} came where JOB_CREATED was due")
         return answer
@@ -165,6 +176,16 @@ class Direct:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+
+
+def look_out(connection: socket.socket, until: float) -> None:
+    """Wait, without going to sleep, until there is something to receive, or it is so late.
+
+    A core that has fallen asleep takes tens of microseconds to wake up: more than a server on the same
+    machine needs for its answer. Who else wants the core gets it meanwhile.
+    """
+    while time.perf_counter() < until and _is_quiet(connection):
+        os.sched_yield()
 
 
 def _is_quiet(connection: socket.socket) -> bool:

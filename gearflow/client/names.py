@@ -4,6 +4,7 @@ Text is UTF-8; bytes that are not (another program's handle or function) become 
 out as they came in.
 """
 
+import os
 from typing import Final
 
 from gearflow.errors import LocalProtocolError
@@ -34,6 +35,11 @@ def function_to_wire(function: str) -> bytes:
             f"the function name {function!r} contains a NUL, which ends names on the wire"
         )
     return name
+
+
+def fresh_unique() -> str:
+    """A unique that nobody had before: 32 ASCII characters."""
+    return os.urandom(16).hex()
 
 
 def unique_to_wire(unique: str | bytes) -> bytes:

@@ -4,12 +4,12 @@ Everything that can be found out without a server is found out here, before anyt
 some servers can do is decided when it is known which one gets the call (``gearflow.client.orders``).
 """
 
-import uuid
 from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Any, Final, cast
 
 from gearflow.client import Order, SubmitOptions
+from gearflow.client.names import fresh_unique
 from gearflow.protocol.constants import ENVELOPE_MAGIC, MAX_UNIQUE
 from gearflow.tasks.envelope import opening, wrap
 from gearflow.tasks.options import Options
@@ -71,7 +71,7 @@ def detached(
     data = payload.encode(args, kwargs)
     # The queue plugins of gearmand overwrite the rows of background jobs without a unique. Which server
     # gets the job is known only when it has it, so all of them get one.
-    unique = key(function, payload, options, args, kwargs) or uuid.uuid4().hex
+    unique = key(function, payload, options, args, kwargs) or fresh_unique()
     return Order(function, _workload(data, foreign), unique, options.priority, asked)
 
 

@@ -13,7 +13,6 @@ The run keeps its slot until the server has answered. If the connection goes fir
 import logging
 import math
 import time
-import uuid
 
 import anyio
 
@@ -133,7 +132,7 @@ def _following(run: Run, workload: bytes, again: Again) -> bytes:
 
 def _anew(run: Run, workload: bytes, delay: float) -> Packet:
     # Not under the old unique: that would join the job that is about to end.
-    function, unique = run.task.name.encode(), uuid.uuid4().hex.encode()
+    function, unique = run.task.name.encode(), fresh_unique().encode()
     if not delay:
         return SubmitJobBg(function, unique, workload)
     return SubmitJobEpoch(function, unique, b"%d" % math.ceil(time.time() + delay), workload)

@@ -1,6 +1,8 @@
 """The shortcut of blocking background submissions: where it applies, and what happens where it does not."""
 
 import math
+import socket
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -10,7 +12,7 @@ import anyio.to_thread
 import pytest
 
 from gearflow.client import Backoff, ServerAddress, SyncClient
-from gearflow.client.direct import LARGE, Direct
+from gearflow.client.direct import LARGE, Direct, look_out
 from gearflow.client.requests import NotSent
 from gearflow.errors import NoServer, QueueFull, ServerError, SubmitUnknown
 from gearflow.protocol.codec import encode
@@ -225,3 +227,18 @@ def test_a_server_may_have_all_the_time_it_wants() -> None:
     ):
         assert str(client.submit_background("f", b"").server) == server.address
         assert client.echo(b"x") == b"x"
+
+
+def test_who_looks_out_sees_what_has_come_and_the_end_and_gives_up_in_time() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        look_out(ours, time.perf_counter())  # it is late already
+        began = time.perf_counter()
+        look_out(ours, began + 0.01)
+        assert time.perf_counter() >= began + 0.01
+        theirs.send(b"x")
+        look_out(ours, math.inf)
+        assert ours.recv(9) == b"x"
+        theirs.close()
+        look_out(ours, math.inf)
+        assert ours.recv(9) == b""
