@@ -12,7 +12,7 @@
     ├── PartlySubmitted          of many submissions some were accepted, and some were not
     ├── UnknownJob               the server knows no such job, or no longer (also a LookupError)
     ├── UnsupportedByServer      the server at hand cannot honour an option of this call; nothing was sent
-    ├── StartupFailed            a lifespan hook raised before the worker took its first job
+    ├── StartupFailed            the worker took no job: a lifespan hook raised, or a limit cannot be kept
     ├── StoreError               the server's file of jobs cannot be used; the message names the remedy
     ├── PayloadInvalid           arguments or result do not fit the task's types (also a ValueError)
     ├── TaskFailed               the task raised on the worker
@@ -157,7 +157,10 @@ class UnsupportedByServer(GearflowError):
 
 
 class StartupFailed(GearflowError):
-    """A lifespan hook raised as it was entered, so the worker took no job; its error is the ``__cause__``."""
+    """The worker took no job. A lifespan hook raised as it was entered: its error is the ``__cause__``.
+
+    Or the worker is larger already than ``max_rss`` allows.
+    """
 
 
 class StoreError(GearflowError):

@@ -68,7 +68,7 @@ def dev(
     with _server(port) as address:
         if reload:
             os.environ[_SERVER] = address
-            fleet.run(processes=1, drain=None, burst=False, watched=modules)
+            fleet.run(processes=1, watched=modules)
         else:
             _work(modules, functions, address, concurrency)
 

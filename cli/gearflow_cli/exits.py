@@ -105,6 +105,8 @@ def explain(error: Exception) -> Failure:
             code = ExitCode.MISCONFIGURED
         case errors.StartupFailed(__cause__=BaseException() as cause):
             return Failure(ExitCode.MISCONFIGURED, f"{error}\n{own_lines(cause)}")
+        case errors.StartupFailed():
+            code = ExitCode.MISCONFIGURED
         case errors.LocalProtocolError():
             code = ExitCode.USAGE
         case _:

@@ -31,7 +31,14 @@ def line() -> "Line | None":
     return Line.inherited(os.environ)
 
 
-def run(*, processes: int, drain: float | None, burst: bool, watched: Sequence[str]) -> None:
+def run(
+    *,
+    processes: int,
+    drain: float | None = None,
+    watchdog: float | None = None,
+    burst: bool = False,
+    watched: Sequence[str],
+) -> None:
     """Run processes of the present command until a signal comes, or a burst is over.
 
     Args:
@@ -50,6 +57,7 @@ def run(*, processes: int, drain: float | None, burst: bool, watched: Sequence[s
         command(),
         processes=processes,
         drain=drain,
+        watchdog=watchdog,
         burst=burst,
         changes=reload.changes(watched) if watched else None,
         notifier=Notifier.of(os.environ),

@@ -7,13 +7,17 @@ In a fleet the second signal is the supervisor's affair, which says by the line 
 gone: systemd may send SIGTERM to all processes of a service, and so a second one to each worker.
 """
 
+import logging
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Final, NoReturn, Self
+
+from gearflow_cli.exits import ExitCode, tell
 
 if TYPE_CHECKING:
     from gearflow.fleet import Line, Notifier
@@ -24,6 +28,10 @@ _GRACE: Final = 2.0
 
 _DRAIN_GRACE: Final = 4.0
 """The same after a warm stop has taken too long; the worker needs some of them to hand its jobs on."""
+
+
+_START_GRACE: Final = 4.0
+"""The same where a start is given up. Nothing is cut short by its end, but a connection of the users' own."""
 
 
 class Signals:
@@ -96,6 +104,8 @@ class Signals:
             self.again = False
             self._notifier.stopping()
             self._post(self._worker.stop)
+            if self._worker.starting:
+                _call_after(_START_GRACE, self._leave_start)
             drain = self._worker.settings.drain
             if drain is not None:
                 _exit_after(drain + _DRAIN_GRACE, 128 + number)
@@ -106,6 +116,12 @@ class Signals:
         self.forced = 128 + number
         self._post(self._worker.leave)
         _exit_after(_GRACE, self.forced)
+
+    def _leave_start(self) -> None:
+        """End a process whose start does not: a lifespan hook may block the event loop. In a thread."""
+        if self._worker.starting:
+            tell("a lifespan hook does not end; leaving without it", logging.WARNING)
+            os._exit(ExitCode.DONE)
 
     def _reload(self) -> None:
         from gearflow.fleet import Retiring
@@ -122,7 +138,11 @@ class Signals:
 
 
 def _exit_after(seconds: float, code: int) -> None:
-    watchdog = threading.Timer(seconds, os._exit, [code])
+    _call_after(seconds, partial(os._exit, code))
+
+
+def _call_after(seconds: float, function: Callable[[], object]) -> None:
+    watchdog = threading.Timer(seconds, function)
     watchdog.daemon = True
     watchdog.start()
 

@@ -26,6 +26,9 @@ Body: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 _INFORM_EVERY: Final = 5.0
 """Seconds between two looks at what the worker has done."""
 
+_WATCHDOG: Final = 300.0
+"""Seconds for which an event loop may be blocked where a supervisor looks after it, and nothing is said."""
+
 
 def worker(
     modules: options.WorkerModules = None,
@@ -50,6 +53,16 @@ def worker(
             envvar="GEARFLOW_DRAIN",
             show_default="as long as it takes",
             help="How long a warm stop may take; then servers hand on what still runs.",
+        ),
+    ] = None,
+    watchdog: Annotated[
+        float | None,
+        typer.Option(
+            metavar="DURATION",
+            parser=options.duration,
+            envvar="GEARFLOW_WATCHDOG",
+            show_default="5m, none with --reload",
+            help="Replace a process whose event loop is blocked for so long; 0: never.",
         ),
     ] = None,
     max_tasks: Annotated[
@@ -125,8 +138,16 @@ def worker(
         raise Failure(ExitCode.USAGE, "name the MODULE that defines the tasks, such as myapp.tasks")
     logs.to_stderr(log_level.value, json=log_json)
     line = fleet.line()
-    if line is None and (reload or max_tasks or max_rss or (processes or 1) > 1):
-        fleet.run(processes=processes or 1, drain=drain, burst=burst, watched=modules if reload else ())
+    if line is None and (reload or max_tasks or max_rss or watchdog or (processes or 1) > 1):
+        if watchdog is None and not reload:  # where code is being worked on, a debugger may hold it
+            watchdog = _WATCHDOG
+        fleet.run(
+            processes=processes or 1,
+            drain=drain,
+            watchdog=watchdog or None,
+            burst=burst,
+            watched=modules if reload else (),
+        )
         return
     settings: WorkerOptions = {
         "concurrency": concurrency,
@@ -201,7 +222,7 @@ async def _in_fleet(
     tasks: "Sequence[AnyTask]", settings: "WorkerOptions", line: "Line", notice: str
 ) -> tuple[Signals, int]:
     """A worker that has a supervisor."""
-    from gearflow.fleet import Leave, Ready, Retiring
+    from gearflow.fleet import Answer, Ask, Leave, Ready, Retiring
     from gearflow.worker import Worker
 
     worker = Worker(tasks, None, on_retire=lambda reason: line.say(Retiring(reason)), **settings)
@@ -211,6 +232,8 @@ async def _in_fleet(
             async for message in line.messages():
                 if isinstance(message, Leave):
                     signals.leave()
+                elif isinstance(message, Ask):
+                    line.say(Answer())
             worker.stop()  # the supervisor is gone
 
         inform = partial(_inform, worker, partial(line.say, Ready(notice)), line.say)

@@ -45,7 +45,7 @@ class Acknowledgements:
 
     def overdue(self, now: float) -> list[Session]:
         """The sessions that have to be told now, though nothing has followed."""
-        sessions = []
+        sessions: list[Session] = []
         for session, (deadline, _) in self.waiting.items():
             if deadline > now:
                 break

@@ -1,13 +1,19 @@
 """Several worker processes as one: kept running, replaced without a gap, stopped together."""
 
+from typing import TYPE_CHECKING
+
 from gearflow.fleet.child import HELD_BACK
-from gearflow.fleet.line import Counts, Failed, Leave, Line, Ready, Retiring
+from gearflow.fleet.line import Answer, Ask, Counts, Failed, Leave, Line, Ready, Retiring
 from gearflow.fleet.notify import Notifier
-from gearflow.fleet.supervisor import Supervisor
 from gearflow.fleet.terminal import Terminal
+
+if TYPE_CHECKING:
+    from gearflow.fleet.supervisor import Supervisor
 
 __all__ = [
     "HELD_BACK",
+    "Answer",
+    "Ask",
     "Counts",
     "Failed",
     "Leave",
@@ -18,3 +24,12 @@ __all__ = [
     "Supervisor",
     "Terminal",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """The supervisor, when it is asked for: the processes that it supervises do without it."""
+    if name == "Supervisor":
+        from gearflow.fleet.supervisor import Supervisor
+
+        return Supervisor
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

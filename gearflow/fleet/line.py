@@ -58,10 +58,20 @@ class Leave:
     """The supervisor wants the worker to leave cold. (That it is to stop warm, it says by SIGTERM.)"""
 
 
-Message: TypeAlias = Ready | Retiring | Failed | Counts | Leave
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """The supervisor wants to know whether the worker's event loop runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """It runs."""
+
+
+Message: TypeAlias = Ready | Retiring | Failed | Counts | Leave | Ask | Answer
 
 _KINDS: Final[dict[str, type[Message]]] = {
-    kind.__name__.lower(): kind for kind in (Ready, Retiring, Failed, Counts, Leave)
+    kind.__name__.lower(): kind for kind in (Ready, Retiring, Failed, Counts, Leave, Ask, Answer)
 }
 
 

@@ -8,6 +8,12 @@ That is how a process is replaced that wants to retire, and, one place after the
 up. New code that does not start changes nothing: the process before goes on. A process that dies leaves its
 place empty, and ``Restarts`` says for how long.
 
+A process that serves is asked again and again whether its event loop runs. It has hung when it has left so
+many questions in a row without an answer. No clock decides that: where the supervisor was stopped as well (a
+suspended machine, a frozen container) it has not asked, so nothing is held against the processes. One that
+only starts is not asked, for it may import or load for long, nor one that was told to stop, which ``drain``
+is for.
+
 The roster is told what happened, and answers with orders, which its supervisor carries out. Times are seconds
 on one clock, whose zero does not matter.
 """
@@ -27,6 +33,9 @@ GRACE: Final = 5.0
 
 LEAVE_GRACE: Final = 4.0
 """Seconds that a process has to leave cold; by itself it takes 2 at most."""
+
+QUESTIONS: Final = 6
+"""So many without an answer in a row: the process has hung. At half of them that is told."""
 
 MISCONFIGURED: Final = 78
 """The exit code of a process that cannot start as it is configured, now or ever."""
@@ -73,6 +82,27 @@ class Quiet:
 @dataclass(frozen=True, slots=True)
 class Resume:
     """Have a quiet process take jobs again."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Ask a process whether its event loop runs."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Silent:
+    """Tell that the event loop of a process seems to be blocked, and where."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hung:
+    """Tell that it has been blocked for too long, and that the process is killed."""
 
     number: int
 
@@ -131,8 +161,8 @@ class Finished:
     code: int
 
 
-News: TypeAlias = Serving | Reloaded | Refused | Lost | GaveUp | Overdue | Doomed
-Order: TypeAlias = Start | Stop | Leave | Kill | Quiet | Resume | Finished | News
+News: TypeAlias = Serving | Reloaded | Refused | Lost | GaveUp | Overdue | Doomed | Silent | Hung
+Order: TypeAlias = Start | Stop | Leave | Kill | Quiet | Resume | Ask | Finished | News
 
 
 class Phase(Enum):
@@ -160,6 +190,7 @@ class _Member:
     served_from: float | None = None
     retiring: bool = False
     deadline: float = inf  # when it is killed
+    unanswered: int = 0  # questions in a row
 
 
 class Roster:
@@ -246,6 +277,22 @@ class Roster:
             if self._in(member.place, Phase.STARTING) is None:
                 self._start(member.place)
         return self._take()
+
+    def look(self) -> list[Order]:
+        """It is time to ask whether the processes have hung; to be called at regular intervals."""
+        for member in self._with(Phase.SERVING):
+            if member.unanswered < QUESTIONS:
+                self._orders.append(Ask(member.number))
+            if member.unanswered == QUESTIONS // 2:
+                self._orders.append(Silent(member.number))
+            elif member.unanswered == QUESTIONS:  # it keeps its place until it has ended: it did not leave
+                self._orders += [Hung(member.number), Kill(member.number)]
+            member.unanswered += 1
+        return self._take()
+
+    def answered(self, number: int) -> None:
+        """The event loop of a process runs."""
+        self._members[number].unanswered = 0
 
     def ended(self, number: int, code: int, now: float) -> list[Order]:
         """A process has ended: its exit code, or minus the number of the signal that killed it."""

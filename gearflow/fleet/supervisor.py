@@ -41,6 +41,12 @@ _NOTHING: Final = line.Counts(0, 0, 0)
 _LAST_WORDS: Final = 1.0
 """Seconds that the line of a process is listened to after its end."""
 
+_HUNG: Final = (
+    "the event loop of a worker process has been blocked for %g s; killing it, so its jobs are handed on. "
+    "What blocks belongs in a 'def' task, what holds the interpreter lock in one with executor='process'; "
+    "--watchdog sets the time"
+)
+
 
 class Supervisor:
     """Keeps worker processes, from ``run`` until they all have ended.
@@ -49,6 +55,8 @@ class Supervisor:
         command: What each of them runs; it finds its end of the line by ``Line.inherited``.
         processes: How many serve at a time.
         drain: Seconds that a warm stop may take; what takes longer is killed. ``None``: as long as it takes.
+        watchdog: Seconds for which the event loop of one that serves may be blocked before it is killed, and
+            another one takes its place; it is told earlier. ``None``: for any time.
         burst: They end by themselves, with exit code 0, 1 or 69, when there is nothing left to do.
         changes: Whatever it yields, it means that there is new code.
         notifier: Who wants to know how the fleet is.
@@ -60,12 +68,14 @@ class Supervisor:
         *,
         processes: int = 1,
         drain: float | None = None,
+        watchdog: float | None = None,
         burst: bool = False,
         changes: AsyncIterable[object] | None = None,
         notifier: Notifier | None = None,
     ) -> None:
         self._command = list(command)
         self._size = processes
+        self._watchdog = watchdog
         self._changes = changes
         self._notifier = notifier or Notifier()
         self._terminal = Terminal()
@@ -92,6 +102,8 @@ class Supervisor:
                 await self._tasks.start(self._obey_signals)
                 self._tasks.start_soon(self._notifier.keep_alive)
                 self._tasks.start_soon(self._keep_time)
+                if self._watchdog is not None:
+                    self._tasks.start_soon(self._look_after, self._watchdog)
                 if self._changes is not None:
                     self._tasks.start_soon(self._watch, self._changes)
                 self._carry_out(self._roster.begin())
@@ -145,6 +157,11 @@ class Supervisor:
             self._carry_out(self._roster.tick(anyio.current_time()))
             self._rescheduled = anyio.Event()
 
+    async def _look_after(self, watchdog: float) -> None:
+        while True:
+            await anyio.sleep(watchdog / roster.QUESTIONS)
+            self._carry_out(self._roster.look())
+
     async def _attend(self, number: int, process: "_Process", child: Child) -> None:
         """A process from its start to its end."""
         try:
@@ -171,7 +188,9 @@ class Supervisor:
                 case line.Counts():
                     process.counts = message
                     self._tell_status()
-                case line.Leave():  # which only a supervisor says
+                case line.Answer():
+                    self._roster.answered(number)
+                case line.Leave() | line.Ask():  # which only a supervisor says
                     pass
                 case _:
                     assert_never(message)
@@ -198,7 +217,9 @@ class Supervisor:
             case roster.Stop(number):
                 self._signal(number, signal.SIGTERM)
             case roster.Leave(number):
-                self._leave(number)
+                self._say(number, line.Leave())
+            case roster.Ask(number):
+                self._say(number, line.Ask())
             case roster.Kill(number):
                 self._signal(number, signal.SIGKILL)
             case roster.Quiet(number):
@@ -221,10 +242,10 @@ class Supervisor:
         else:
             self._tasks.start_soon(self._attend, number, process, process.child)
 
-    def _leave(self, number: int) -> None:
+    def _say(self, number: int, message: line.Message) -> None:
         child = self._processes[number].child
         if child is not None:
-            child.line.say(line.Leave())
+            child.line.say(message)
 
     def _signal(self, number: int, what: int) -> None:
         process = self._processes.get(number)  # none if it could not be started
@@ -253,6 +274,10 @@ class Supervisor:
                 self._tell_of_end(
                     number, logging.ERROR, "worker processes die one after the other; giving up"
                 )
+            case roster.Silent(number):
+                self._tell_of_silence(number)
+            case roster.Hung(number):
+                logger.error(_HUNG, self._watchdog, extra=self._processes[number].named)
             case roster.Overdue(number):
                 named = self._processes[number].named
                 logger.warning("a worker process does not stop; killing it", extra=named)
@@ -262,6 +287,14 @@ class Supervisor:
                 self._tell_of_loss(number, restart)
             case _:
                 assert_never(order)
+
+    def _tell_of_silence(self, number: int) -> None:
+        """The process itself shows where it is, for which it needs neither its loop nor the lock."""
+        logger.warning(
+            "a worker process does not answer; its event loop is blocked, as its stacks show",
+            extra=self._processes[number].named,
+        )
+        self._signal(number, signal.SIGUSR2)
 
     def _tell_of_loss(self, number: int, restart: Restart | None) -> None:
         if restart is None:

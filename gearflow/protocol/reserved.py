@@ -24,12 +24,14 @@ has gone: nobody will hear of it.
 Durations are seconds, times are Unix time.
 """
 
-import json
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from gearflow.protocol.constants import AUTH as AUTH
+from gearflow.protocol.events import EVENTS as EVENTS
+from gearflow.protocol.events import cancel_event as cancel_event
+from gearflow.protocol.events import cancelled_handle as cancelled_handle
 
 PREFIX: Final = b"gearflow:"
 SUBMIT: Final = b"gearflow:submit"
@@ -42,7 +44,6 @@ DETACH: Final = b"gearflow:detach"
 DEAD: Final = b"gearflow:dead"
 PAUSE: Final = b"gearflow:pause"
 PURGE: Final = b"gearflow:purge"
-EVENTS: Final = b"gearflow:events"
 REPORT: Final = b"gearflow:report"
 WORKERS: Final = b"gearflow:workers"
 
@@ -227,7 +228,10 @@ class DeadRequest(Message):
 
 
 class PauseRequest(Message):
-    """``gearflow:pause``: give out no job of a function, or go on; answered with ``Done``."""
+    """``gearflow:pause``: give out no job of a function, or go on; answered with ``Done``.
+
+    A server with a file answers when that is written: it holds for the next server, too.
+    """
 
     function: Annotated[str, Field(min_length=1)]
     paused: bool = True
@@ -394,21 +398,3 @@ class Fault(Message):
         "gearflow:store",  # it could not be kept
     ]
     message: str
-
-
-def cancel_event(handle: bytes) -> bytes:
-    """What ``gearflow:events`` says when a job ends while it runs, because nobody wants it any more."""
-    return json.dumps({"event": "cancel", "handle": handle.decode("latin-1")}).encode()
-
-
-def cancelled_handle(event: bytes) -> bytes | None:
-    """The job that an event says nobody wants any more; None for other events, which may come in time."""
-    try:
-        fields: Any = json.loads(event)
-    except ValueError:
-        return None
-    match fields:
-        case {"event": "cancel", "handle": str(handle)}:
-            return handle.encode("latin-1", "replace")
-        case _:
-            return None

@@ -34,6 +34,7 @@ from gearflow.tasks.flight import Flight, Landed
 from gearflow.tasks.payload import PayloadCodec
 from gearflow.tasks.source import AsyncItems, Bell, Items, Source
 from gearflow.tasks.tree import FAN_IN, Reduction, Tree
+from gearflow.tasks.waiting import Waiting
 
 A_contra = TypeVar("A_contra", contravariant=True)
 R_co = TypeVar("R_co", covariant=True)
@@ -138,7 +139,7 @@ class _Reducing:
     def __init__(self, client: Client, reducer: Callee, fan_in: int) -> None:
         self.tree = Tree(fan_in)
         self._reducer = reducer
-        self._flight: Flight[tuple[int, int]] = Flight(client, reducer.payload.decode_result)
+        self._flight: Flight[tuple[int, int]] = Flight(client, reducer.name, reducer.payload.decode_result)
 
     async def go_on(self, reductions: list[Reduction]) -> None:
         """Launch them, and what those that have landed meanwhile lead to."""
@@ -271,7 +272,7 @@ class _AsyncRun(AsyncIterator[Any]):
             source = AsyncItems(self._items, self._bell, client)
         else:
             source = Items(self._items)
-        self._parts = Flight[int](client, callee.payload.decode_result, self._bell), source
+        self._parts = Flight[int](client, callee.name, callee.payload.decode_result, self._bell), source
         return self._parts
 
     async def _next(self, flight: Flight[int], source: Source) -> tuple[int, Any] | None:
@@ -286,7 +287,8 @@ class _AsyncRun(AsyncIterator[Any]):
                 return run.deliver()
             if run.exhausted and not flight.size:
                 return None
-            await self._bell.wait()
+            with Waiting(self._plan.callee.name):
+                await self._bell.wait()
 
     def close(self) -> None:
         """Cancel the jobs in flight, take no more items."""
@@ -382,8 +384,10 @@ def _sync_run(
     """The results of a batch with their places."""
     run = _Run(plan, len(items) if isinstance(items, Sized) else None)
     source = iter(items)
-    decode = plan.callee.payload.decode_result
-    flight = client.run(_in_loop(lambda client: Flight[int](client, decode)))
+    callee = plan.callee
+    flight = client.run(
+        _in_loop(lambda client: Flight[int](client, callee.name, callee.payload.decode_result))
+    )
     try:
         while True:
             calls: list[tuple[int, Order]] = []

@@ -11,7 +11,7 @@ from gearflow.client import Priority
 from gearflow.errors import TaskDefinitionError
 from gearflow.tasks.context import Context
 from gearflow.tasks.durations import seconds
-from gearflow.tasks.options import Options, PriorityName, Unique, retry, run_limit
+from gearflow.tasks.options import Options, PriorityName, Unique, no_option, retry, run_limit
 from gearflow.tasks.registry import registry
 from gearflow.tasks.retry import Retry
 from gearflow.tasks.task import AsyncTask, Place, Task
@@ -21,6 +21,12 @@ R = TypeVar("R")
 
 RESERVED: Final = "gearflow:"
 """How the names of functions begin that the server itself answers."""
+
+
+_OPTIONS: Final = (
+    *("name", "timeout", "unique", "priority", "retries", "keep", "expires", "resubmit"),
+    *("foreign", "executor"),
+)
 
 
 class TaskDecorator(Protocol):
@@ -76,6 +82,7 @@ def task(
     resubmit: bool | None = None,
     foreign: bool = False,
     executor: Place | None = None,
+    **others: object,
 ) -> Any:
     """Offer a function to workers and callers as a task: ``@task``, or ``@task(name=..., timeout=...)``.
 
@@ -96,8 +103,11 @@ def task(
 
     Raises:
         TaskDefinitionError: The function cannot be a task as it is written; the message names the remedy.
+        TypeError: There is no such option.
         ValueError: An option makes no sense.
     """
+    if others:  # whoever has a type checker knows it already
+        raise TypeError(f"@task: {no_option(next(iter(others)), _OPTIONS)}")
     if foreign and timeout is not None:
         raise TaskDefinitionError(
             "@task(foreign=True, timeout=...): the limit is kept by gearflow's workers, and others run this "

@@ -14,6 +14,7 @@ from gearflow.client import Client, ClientJob, JobFailed, Order
 from gearflow.errors import TaskFailed
 from gearflow.tasks.failure import decode_failure
 from gearflow.tasks.source import Bell
+from gearflow.tasks.waiting import Waiting
 
 K = TypeVar("K")
 
@@ -28,10 +29,13 @@ class Landed(Generic[K]):
 
 
 class Flight(Generic[K]):
-    """Jobs in flight. Owns them: ``close`` cancels those that have not ended."""
+    """Jobs of one function in flight. Owns them: ``close`` cancels those that have not ended."""
 
-    def __init__(self, client: Client, decode: Callable[[bytes], Any], bell: Bell | None = None) -> None:
+    def __init__(
+        self, client: Client, function: str, decode: Callable[[bytes], Any], bell: Bell | None = None
+    ) -> None:
         self._client = client
+        self._function = function
         self._decode = decode
         self._bell = bell or Bell()  # rung when a job lands
         self._flying: dict[ClientJob, K] = {}
@@ -84,8 +88,10 @@ class Flight(Generic[K]):
 
     async def wait(self) -> None:
         """Return when a job has landed, at once if one has, or none is in flight."""
-        while self._flying and not self._landed:
-            await self._bell.wait()
+        if self._flying and not self._landed:
+            with Waiting(self._function):
+                while self._flying and not self._landed:
+                    await self._bell.wait()
 
     async def take(self) -> list[Landed[K]]:
         """All that have landed; does not wait.

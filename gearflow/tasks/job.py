@@ -18,7 +18,9 @@ from gearflow.client import (
     SyncJob,
     ambient,
 )
+from gearflow.tasks import habits
 from gearflow.tasks.failure import decode_failure
+from gearflow.tasks.waiting import Waiting
 
 R_co = TypeVar("R_co", covariant=True)
 
@@ -62,7 +64,8 @@ class AsyncJob(Generic[R_co]):
             PayloadInvalid: The result does not fit the task's type.
         """
         try:
-            data = await self._job.result(timeout)
+            with Waiting(self._job.function):
+                data = await self._job.result(timeout)
         except JobFailed as error:
             raise decode_failure(error.exception, self.handle) from None
         return self._decode(data)
@@ -115,7 +118,8 @@ class Job(Generic[R_co]):
         """Wait for the result, for at most ``timeout`` seconds. Raises as ``AsyncJob.result``."""
         ambient.forbid_running_loop(f"{self._task}.asubmit")
         try:
-            data = self._job.result(timeout)
+            with Waiting(self._job.function):
+                data = self._job.result(timeout)
         except JobFailed as error:
             raise decode_failure(error.exception, self.handle) from None
         return self._decode(data)
@@ -135,6 +139,10 @@ class Job(Generic[R_co]):
 
     def __repr__(self) -> str:
         return f"<Job {self.handle} of {self._job.function!r} on {self.server}>"
+
+
+for _kind in (Job, AsyncJob):
+    habits.teach(_kind, habits.RESULTS)
 
 
 async def outcome(call: Order, client: Client) -> bytes:

@@ -3,13 +3,14 @@
 ``@task`` sets them for all calls of a task, ``options()`` for the calls made through what it returns.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
 from difflib import get_close_matches
 from typing import Any, Final, Literal, Self, TypeAlias, TypedDict, cast
 
 from gearflow.client import Priority
+from gearflow.tasks import habits
 from gearflow.tasks.durations import seconds
 from gearflow.tasks.retry import Retry
 
@@ -77,13 +78,21 @@ class Options:
             ValueError: A value makes no sense.
         """
         for name in given.keys() - _READERS.keys():
-            near = get_close_matches(name, _READERS, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(_READERS)}"
-            raise TypeError(f"there is no option {name!r}; {hint}")
+            raise TypeError(no_option(name, _READERS))
         changed = replace(self, **{name: _READERS[name](name, value) for name, value in given.items()})
         if changed.delay is not None and changed.at is not None:
             raise ValueError("delay= and at= both say when the job may start: give one of them")
         return changed
+
+
+def no_option(name: str, known: Iterable[str]) -> str:
+    """What to write in the place of an option that there is not."""
+    options = tuple(known)
+    hint = habits.OPTIONS.get(name)
+    if hint is None:
+        near = get_close_matches(name, options, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(options)}"
+    return f"there is no option {name!r}; {hint}"
 
 
 def _priority(_name: str, value: Any) -> Priority:

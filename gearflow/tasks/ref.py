@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from gearflow.client import Client, JobFailed, JobHandle, JobKey, JobName, JobStatus, ServerAddress, ambient
 from gearflow.errors import GearflowError, UnknownJob, UnsupportedByServer
+from gearflow.tasks import habits
 from gearflow.tasks.failure import decode_failure
+from gearflow.tasks.waiting import Waiting
 
 if TYPE_CHECKING:
     from gearflow.protocol.reserved import JobInfo  # it imports pydantic
@@ -66,11 +68,13 @@ class Ref(Generic[R_co]):
             UnknownTask: The reference was unpickled, and the task's module is not imported.
         """
         ambient.forbid_running_loop("ref.aresult")
-        return ambient.current_sync().run(partial(self._result, timeout))
+        with Waiting(self._task):
+            return ambient.current_sync().run(partial(self._result, timeout))
 
     async def aresult(self, timeout: float | None = None) -> R_co:
         """Wait for the result. As ``result``."""
-        return await self._result(timeout, await ambient.current())
+        with Waiting(self._task):
+            return await self._result(timeout, await ambient.current())
 
     def status(self) -> JobStatus:
         """What the server knows of it; on gearflow's own also in what state it is, or how it ended."""
@@ -166,6 +170,9 @@ class Ref(Generic[R_co]):
         if isinstance(self._job, JobHandle):
             return f"<Ref {self.handle} on {self.server}>"
         return f"<Ref {self._job}>"
+
+
+habits.teach(Ref, habits.RESULTS)
 
 
 def parse(text: str, server: ServerAddress | str | None) -> JobName:

@@ -22,7 +22,7 @@ from typing import Any, Generic, Literal, ParamSpec, Self, TypeAlias, TypeVar, U
 
 from gearflow.client import JobHandle, JobKey, Order, ServerAddress, ambient
 from gearflow.errors import TaskFailed
-from gearflow.tasks import call, many
+from gearflow.tasks import call, habits, many
 from gearflow.tasks.batch import WINDOW, AsyncBatch, Batch, Callee, Mappable, Plan, Progress
 from gearflow.tasks.context import Context
 from gearflow.tasks.job import AsyncJob, Job, outcome
@@ -31,6 +31,7 @@ from gearflow.tasks.payload import PayloadCodec
 from gearflow.tasks.ref import Ref, parse
 from gearflow.tasks.retry import Retry
 from gearflow.tasks.signature import TaskSignature
+from gearflow.tasks.waiting import Waiting
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -134,7 +135,8 @@ class Task(Generic[P, R]):
         """
         ambient.forbid_running_loop(f"{self._shown}.acall")
         call = self.prepare(args, kwargs)
-        data = ambient.current_sync().run(partial(outcome, call))
+        with Waiting(self.name):
+            data = ambient.current_sync().run(partial(outcome, call))
         return cast(R, self.payload.decode_result(data))
 
     async def acall(self, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -143,7 +145,8 @@ class Task(Generic[P, R]):
         A cancelled caller cancels the job, as by ``AsyncJob.cancel``.
         """
         call = self.prepare(args, kwargs)
-        data = await outcome(call, await ambient.current())
+        with Waiting(self.name):
+            data = await outcome(call, await ambient.current())
         return cast(R, self.payload.decode_result(data))
 
     def submit(self, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
@@ -354,6 +357,9 @@ class AsyncTask(Task[P, R]):
     ) -> Coroutine[Any, Any, R]:
         """Run the function here, when what is returned is awaited."""
         return cast("Coroutine[Any, Any, R]", super().__call__(*args, **kwargs))
+
+
+habits.teach(Task, habits.VERBS)
 
 
 def _to_nobody(_packet: object) -> None:

@@ -13,7 +13,7 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from math import inf
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import anyio
 import anyio.lowlevel
@@ -28,7 +28,6 @@ from gearflow.protocol.codec import encode
 from gearflow.protocol.constants import RES
 from gearflow.protocol.framing import FrameBuffer
 from gearflow.protocol.packets import EchoReq, Packet, SubmitJob
-from gearflow.protocol.reserved import RELEASE, REPORT, Message, ReleaseRequest, ReportRequest
 from gearflow.worker.grabbing import Lane
 from gearflow.worker.outbox import Outbox
 from gearflow.worker.session import (
@@ -42,6 +41,9 @@ from gearflow.worker.session import (
     Session,
 )
 from gearflow.worker.submissions import Submission
+
+if TYPE_CHECKING:
+    from gearflow.protocol.reserved import Message
 
 RECEIVE_SIZE: Final = 262_144
 """Bytes: what asyncio's transports read at most in one go."""
@@ -175,10 +177,14 @@ class Connection:
 
     def release(self, handle: bytes) -> None:
         """Give a job back that is not run to its end here, if the server knows how to take it."""
+        from gearflow.protocol.reserved import RELEASE, ReleaseRequest  # now: few workers need its models
+
         self._tell(RELEASE, handle, ReleaseRequest(handle=handle.decode(errors="replace")))
 
     def report(self, overdue: Mapping[str, int]) -> None:
         """Say how many runs of which functions are overdue, if the server wants to know."""
+        from gearflow.protocol.reserved import REPORT, ReportRequest  # as above
+
         self._tell(REPORT, b"", ReportRequest(overdue=dict(overdue)))
 
     def wake(self) -> None:
@@ -206,7 +212,7 @@ class Connection:
         for answered in list(self._asked.values()):  # which may have had to wait for the server's disk
             await answered.wait()
 
-    def _tell(self, function: bytes, handle: bytes, request: Message) -> None:
+    def _tell(self, function: bytes, handle: bytes, request: "Message") -> None:
         """Call a reserved function whose answer nobody waits for; nothing happens where there is none."""
         if self.is_gearflow and not self._is_closed:
             call = encode(SubmitJob(function, b"", request.to_wire()))

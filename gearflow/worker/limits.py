@@ -13,13 +13,14 @@ class Limits:
         max_tasks: Runs; ``None`` for any number.
         max_rss: Bytes of resident memory; ``None`` for any.
         luck: This worker's own number between 0 and 1, which says by how much its limits are lowered.
+        size: Bytes that it has before its first job. Its limit is not lowered below that.
     """
 
     __slots__ = ("_max_rss", "_max_tasks")
 
-    def __init__(self, max_tasks: int | None, max_rss: int | None, luck: float) -> None:
+    def __init__(self, max_tasks: int | None, max_rss: int | None, luck: float, size: int = 0) -> None:
         self._max_tasks = None if max_tasks is None else max_tasks - int(max_tasks * JITTER * luck)
-        self._max_rss = None if max_rss is None else max_rss - int(max_rss * JITTER * luck)
+        self._max_rss = None if max_rss is None else max_rss - int((max_rss - size) * JITTER * luck)
 
     @property
     def need_memory(self) -> bool:
@@ -33,6 +34,16 @@ class Limits:
         if self._max_rss is not None and memory > self._max_rss:
             return f"{_mib(memory)} of memory, of at most {_mib(self._max_rss)}"
         return None
+
+
+def too_small(max_rss: int, size: int) -> str | None:
+    """Why a worker that has so many bytes before its first job cannot keep a limit; ``None``: it can."""
+    if size <= max_rss:
+        return None
+    return (
+        f"a worker has {_mib(size)} of memory before its first job, more than max_rss allows "
+        f"({_mib(max_rss)}), so it would be replaced again and again; give it more than it needs for its jobs"
+    )
 
 
 def _mib(size: int) -> str:

@@ -1,12 +1,14 @@
 """A worker that has reached a limit retires: a fresh one takes its place."""
 
 import logging
+import random
 from collections.abc import Callable
 from typing import Final
 
 import anyio
 
-from gearflow.worker.limits import Limits
+from gearflow.errors import StartupFailed
+from gearflow.worker.limits import Limits, too_small
 from gearflow.worker.memory import resident
 from gearflow.worker.tally import Tally
 
@@ -17,13 +19,41 @@ INTERVAL: Final = 2.0
 
 
 class Retirement:
-    """Looks for the moment, and calls ``retire`` once, with the reason. Owns state."""
+    """Looks for the moment, and calls ``retire`` once, with the reason. Owns state.
 
-    def __init__(self, limits: Limits, tally: Tally, retire: Callable[[str], object]) -> None:
-        self._limits = limits
+    Args:
+        max_tasks, max_rss: The limits, as in ``WorkerSettings``.
+        tally: The runs that have ended.
+        is_used: Whether there was a job yet. Without one there is no use in a fresh worker.
+        retire: What to call.
+    """
+
+    def __init__(
+        self,
+        max_tasks: int | None,
+        max_rss: int | None,
+        tally: Tally,
+        is_used: Callable[[], bool],
+        retire: Callable[[str], object],
+    ) -> None:
+        self._max_tasks = max_tasks
+        self._max_rss = max_rss
         self._tally = tally
+        self._is_used = is_used
         self._retire = retire
         self._is_due = False
+        self._limits: Limits
+
+    def begin(self) -> None:
+        """The worker has started, and is about to take jobs.
+
+        Raises:
+            StartupFailed: It is larger already than it may become.
+        """
+        size = resident()
+        if self._max_rss is not None and (reason := too_small(self._max_rss, size)) is not None:
+            raise StartupFailed(reason)
+        self._limits = Limits(self._max_tasks, self._max_rss, random.random(), size)
 
     def look(self) -> None:
         """See whether a limit is reached."""
@@ -40,4 +70,5 @@ class Retirement:
         """Look now and then, if something can change meanwhile."""
         while self._limits.need_memory and not self._is_due:
             await anyio.sleep(INTERVAL)
-            self.look()
+            if self._is_used():
+                self.look()

@@ -16,8 +16,8 @@ import time
 
 import anyio
 
+from gearflow.client.names import fresh_unique
 from gearflow.errors import ConnectionLost, LocalProtocolError, ServerError
-from gearflow.protocol import reserved
 from gearflow.protocol.codec import encode
 from gearflow.protocol.packets import (
     Packet,
@@ -97,6 +97,8 @@ async def _go_on(run: Run, workload: bytes, again: Again, holding: Holding) -> N
     """
     connection = run.connection
     if connection.is_gearflow:
+        from gearflow.protocol import reserved  # now: few workers need its models
+
         request = reserved.RetryRequest(
             handle=run.handle.decode(errors="replace"),
             delay=again.delay,

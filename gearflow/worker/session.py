@@ -22,9 +22,10 @@ from typing import Final, NamedTuple, TypeAlias
 from gearflow.client.dial import Unreachable
 from gearflow.client.reasons import NO_TLS, NO_TOKEN
 from gearflow.errors import LocalProtocolError, RemoteProtocolError
-from gearflow.protocol import packets, reserved
+from gearflow.protocol import packets
 from gearflow.protocol.codec import LAYOUTS, encode, split
 from gearflow.protocol.constants import AUTH, HEADER, MAX_BODY, REQ, TLS_REQUIRED, PacketType
+from gearflow.protocol.events import EVENTS, cancelled_handle
 from gearflow.worker.grabbing import Lane
 from gearflow.worker.submissions import Submission, Submissions
 
@@ -33,7 +34,7 @@ OPTION: Final = b"gearflow"
 GRAB_JOB: Final = encode(packets.GrabJob())
 GRAB_JOB_UNIQ: Final = encode(packets.GrabJobUniq())
 PRE_SLEEP: Final = encode(packets.PreSleep())
-CALL_EVENTS: Final = encode(packets.SubmitJob(reserved.EVENTS, b"", b""))
+CALL_EVENTS: Final = encode(packets.SubmitJob(EVENTS, b"", b""))
 
 # Plain numbers: a comparison with an IntEnum's member costs four times as much.
 _NOOP: Final = int(PacketType.NOOP)
@@ -211,7 +212,7 @@ class Session:
         if submission is None:
             raise RemoteProtocolError(f"packet {kind} is nothing that a server says to a worker")
         if submission is self._events and kind == PacketType.WORK_DATA:
-            cancelled = reserved.cancelled_handle(split(LAYOUTS[PacketType.WORK_DATA], kind, body)[1])
+            cancelled = cancelled_handle(split(LAYOUTS[PacketType.WORK_DATA], kind, body)[1])
             return Cancelled(cancelled) if cancelled is not None else None
         return self._answered(self._submissions.heard(submission, kind, body))
 

@@ -19,7 +19,7 @@ def default_client_id() -> str:
 class WorkerSettings(BaseModel):
     """Settings of a ``Worker``: a frozen value, validated once."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     servers: tuple[str, ...] | None = None
     """``host:port`` of all servers to take jobs from; ``None``: those that calls go to where the
@@ -73,7 +73,8 @@ class WorkerSettings(BaseModel):
 
     max_rss: Annotated[int, Field(ge=1)] | None = None
     """Bytes of resident memory above which the worker retires, or up to a tenth less, for the same reason.
-    It is looked at after each run and every few seconds."""
+    It is looked at after each run and every few seconds. A worker that has more before its first job does not
+    start: ``StartupFailed``."""
 
     process_max_tasks: Annotated[int, Field(ge=1)] | None = None
     """Runs after which a process of tasks with ``executor="process"`` is replaced by a fresh one: against

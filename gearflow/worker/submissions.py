@@ -11,7 +11,6 @@ from typing import Final
 
 from gearflow.protocol.codec import LAYOUTS, split
 from gearflow.protocol.constants import PacketType
-from gearflow.protocol.reserved import Fault
 
 REFUSED: Final = "gearflow:refused"
 """The code of a refusal that came without one."""
@@ -97,6 +96,8 @@ class Submissions:
 
 
 def _refusal(data: bytes) -> tuple[str, str]:
+    from gearflow.protocol.reserved import Fault  # now: few workers need its models
+
     try:
         fault = Fault.model_validate_json(data)
     except ValueError:

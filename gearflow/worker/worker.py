@@ -26,7 +26,6 @@ that run.
 """
 
 import logging
-import random
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
@@ -43,14 +42,14 @@ from gearflow.protocol.codec import encode
 from gearflow.protocol.packets import CanDo, WorkFail
 from gearflow.tasks import RunInfo, Task
 from gearflow.tasks.hooks import LifespanFunction, Middleware, as_lifespan, check_middleware, hooks, name_of
-from gearflow.tasks.lifetime import lifetime
+from gearflow.tasks.lifetime import Start, lifetime
+from gearflow.tasks.waiting import caller, heard_by
 from gearflow.worker import liveness, log
 from gearflow.worker.burst import Burst
 from gearflow.worker.connection import Connection
 from gearflow.worker.executor import AnyTask, Executor
 from gearflow.worker.grabbing import Grabbing
 from gearflow.worker.holding import Held, Holding
-from gearflow.worker.limits import Limits
 from gearflow.worker.link import Link
 from gearflow.worker.loops import Loop, open_loop
 from gearflow.worker.middleware import run_within
@@ -64,6 +63,7 @@ from gearflow.worker.session import Assignment, work_complete
 from gearflow.worker.settings import WorkerOptions, WorkerSettings
 from gearflow.worker.tally import Tally
 from gearflow.worker.threads import Threads
+from gearflow.worker.waits import Waits
 
 logger = logging.getLogger("gearflow.worker")
 
@@ -128,8 +128,10 @@ class Worker:
         self._threads = Threads("gearflow-worker")
         self._runs: set[Run] = set()
         self._tally = Tally()
+        self._waits = Waits(self.settings.concurrency, (task.name for task in self._tasks.values()))
         self._hooks_of_processes = None if lifespan is None else tuple(map(name_of, lifespan))
         self._lifespans = hooks.lifespans() if lifespan is None else tuple(map(as_lifespan, lifespan))
+        self._start = Start()
         self._middleware = hooks.middleware() if middleware is None else tuple(middleware)
         for each in self._middleware:
             check_middleware(each)
@@ -140,8 +142,9 @@ class Worker:
         self._retirement: Retirement | None = None
         most, memory = self.settings.max_tasks, self.settings.max_rss
         if most is not None or memory is not None:
-            limits = Limits(most, memory, random.random())
-            self._retirement = Retirement(limits, self._tally, on_retire or (lambda _: self.stop()))
+            self._retirement = Retirement(
+                most, memory, self._tally, self._is_used, on_retire or (lambda _: self.stop())
+            )
         self._is_watched = self.settings.burst or self._retirement is not None
         self._failure: NoServer | None = None  # which ``run`` is to raise
         self._stopping = anyio.Event()
@@ -182,6 +185,11 @@ class Worker:
         return self._tally.failed
 
     @property
+    def starting(self) -> bool:
+        """Not all lifespan hooks are entered, so there is no job yet; also if the start was given up."""
+        return not self._start.is_over
+
+    @property
     def stopping(self) -> bool:
         """``stop`` was called."""
         return self._stopping.is_set()
@@ -198,20 +206,24 @@ class Worker:
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Serve until ``stop`` or ``leave`` is called, or this is cancelled, which leaves cold.
 
-        It has started once the lifespan hooks are entered.
+        It has started once the lifespan hooks are entered, or were given up because of ``stop`` or ``leave``.
 
         Raises:
-            StartupFailed: A lifespan hook raised as it was entered.
+            StartupFailed: A lifespan hook raised as it was entered, or ``max_rss`` is less than the worker
+                has before its first job.
             NoServer: With the setting ``burst``: no server can be reached.
         """
         if self._has_run:
             raise RuntimeError("a worker can run only once; make a new one")
         self._has_run = True
         self._thread = threading.get_ident()
-        with ambient.by_default(self._target):
-            async with lifetime(self._lifespans):
+        with ambient.by_default(self._target), heard_by(self._waits):
+            async with lifetime(self._lifespans, self._start):
+                if self._retirement is not None:
+                    self._retirement.begin()
                 task_status.started()
-                await self._serve()
+                if self._start.is_over:
+                    await self._serve()
         if self._failure is not None:
             raise self._failure
 
@@ -249,12 +261,20 @@ class Worker:
         """Stop warm: take nothing new, finish what runs, then end ``run``.
 
         A job that a GRAB in flight still brings is run, and one that waits here for its next run as well.
-        Jobs that do not end within the setting ``drain`` are handed on as by ``leave``.
+        Jobs that do not end within the setting ``drain`` are handed on as by ``leave``. While it starts there
+        is nothing to finish: the lifespan hook that is being entered is cancelled, those before it are left.
         """
-        if not self._stopping.is_set():
+        if self._stopping.is_set():
+            return
+        if self.starting:
+            hook = self._start.hook
+            named = {} if hook is None else {"lifespan": hook}
+            logger.info("stopping; the start is given up", extra=named)
+        else:
             logger.info("stopping; finishing what runs", extra={"running": self.running, "held": self.held})
-            self._stopping.set()
-            self._grabbing.stop()
+        self._stopping.set()
+        self._start.give_up()
+        self._grabbing.stop()
 
     def quiet(self) -> None:
         """Take nothing new until ``resume``, but stay connected, and finish what runs."""
@@ -282,6 +302,7 @@ class Worker:
         if not self._left:
             self._left = True
             logger.info("leaving; servers hand on what runs", extra={"running": self.running})
+            self._start.give_up()
             if self._scope is not None:
                 self._scope.cancel()
 
@@ -344,6 +365,10 @@ class Worker:
     def _is_at_rest(self) -> bool:
         """Nothing runs, or waits here for its next run."""
         return not self._runs and not self._grabbing.held
+
+    def _is_used(self) -> bool:
+        """There was a job, or is one."""
+        return bool(self._tally.ended or self._runs)
 
     def _is_waiting(self) -> bool:
         """A job that came now would be taken, and would be the only one."""
@@ -446,6 +471,7 @@ class Worker:
         """The life of one run. Raises nothing but its cancellation."""
         run.is_under_way = True
         run.began = time.perf_counter()
+        caller.set(run)
         failure: BaseException | None = None
         try:
             if not run.handed_on and not run.cancelled:

@@ -1,6 +1,7 @@
 """``gearflow worker --processes`` and ``--reload``: several real processes, as an operator sees them."""
 
 import os
+import re
 import signal
 import socket
 import uuid
@@ -9,14 +10,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+import anyio
 import pytest
 import typer
 
 from gearflow.client import SyncClient, SyncJob
+from gearflow.fleet import Answer, Ask, Ready
+from gearflow.fleet.child import Child
 from gearflow.server import JobServer
 from gearflow_cli.fleet import processes
 from gearflow_cli.options import memory
-from tests.cli.shell import Running, Shell
+from tests.cli.shell import COMMAND, Running, Shell
 
 PATIENCE: Final = 20.0  # seconds
 
@@ -24,6 +28,7 @@ TASKS = '''
 import asyncio
 import os
 import sys
+import time
 from pathlib import Path
 
 from gearflow import task
@@ -45,6 +50,15 @@ async def until(path: Path) -> int:
     sys.stderr.write("a job runs\\n")  # in one piece, beside other processes
     while not path.exists():
         await asyncio.sleep(0.01)
+    return os.getpid()
+
+
+@task
+async def block_once(path: Path) -> int:
+    """Blocks the event loop for ever, but only the first time."""
+    if not path.exists():
+        path.touch()
+        time.sleep(10**6)
     return os.getpid()
 
 
@@ -144,6 +158,40 @@ def test_a_task_that_holds_the_interpreter_lock_cannot_stop_the_stop(project: Pr
         assert fleet.end()[0] == 128 + signal.SIGTERM
 
 
+def test_a_process_whose_event_loop_is_blocked_is_replaced_and_its_job_done(
+    project: Project, tmp_path: Path
+) -> None:
+    with project.start("--watchdog", "2s") as fleet:
+        fleet.until("all worker processes are ready")
+        first = project.call("pid")
+        job = project.submit("block_once", f'{{"path": "{tmp_path / "mark"}"}}')
+        assert f"pid={first}" in fleet.until("a worker process does not answer")
+        fleet.until("in block_once")  # where it is
+        assert f"pid={first}" in fleet.until("has been blocked for 2 s; killing it")
+        assert int(job.result(PATIENCE)) != first
+        fleet.signal(signal.SIGTERM)
+        assert fleet.end()[0] == 0
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_process_answers_its_supervisor_quiet_or_not(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project.directory)
+    process = Child([*COMMAND, "worker", project.module, "-s", project.address])
+    with anyio.fail_after(PATIENCE):
+        heard = process.line.messages()
+        assert isinstance(await anext(heard), Ready)
+        for number in (signal.SIGTSTP, signal.SIGCONT):
+            process.signal(number)
+            process.line.say(Ask())
+            while not isinstance(await anext(heard), Answer):
+                pass
+        process.signal(signal.SIGTERM)
+        assert (await process.ended()).status == 0
+    process.line.close()
+
+
 def test_processes_whose_supervisor_is_killed_finish_what_they_run(project: Project, tmp_path: Path) -> None:
     with project.start("--max-tasks", "1000") as fleet:
         fleet.until("all worker processes are ready")
@@ -240,6 +288,14 @@ def test_code_that_cannot_be_imported_ends_all_and_is_told_once(project: Project
     assert code == 78
     assert said.count("SyntaxError: invalid syntax") == 1
     assert said.startswith(f"gearflow: cannot import {project.module}\n")
+
+
+def test_a_limit_of_memory_below_what_a_process_has_ends_all_and_is_told_once(project: Project) -> None:
+    with project.start("--processes", "2", "--max-rss", "8M") as fleet:
+        code, said = fleet.end()
+    assert code == 78
+    assert re.search(r"^gearflow: a worker has [\d.]+ MiB of memory before its first job, .*8.0 MiB", said)
+    assert said.count("before its first job") == 1
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "many"])

@@ -184,6 +184,56 @@ def test_a_pattern_that_fits_nothing_names_the_tasks(shell: Shell, module: str) 
     assert f"there are {module}.add, " in ended.stderr.decode()
 
 
+# ----------------------------------------------------------------------------------------- a start that hangs
+
+STARTS = """
+import asyncio
+import os
+import sys
+import time
+
+from gearflow import lifespan, task
+
+
+@lifespan
+async def database():
+    sys.stderr.write("connecting\\n")
+    {}
+    yield
+
+
+@task
+def nothing() -> None: ...
+"""
+
+
+@pytest.mark.parametrize("options", [[], ["--processes", "2"]])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_first_signal_ends_a_start_that_hangs(
+    own: Shell, tmp_path: Path, number: int, options: list[str]
+) -> None:
+    module = write(tmp_path, f"starts_{number}_{len(options)}", STARTS.format("await asyncio.Event().wait()"))
+    with Shell(tmp_path, own.environment).start("worker", module, *options) as worker:
+        for _ in range(2 if options else 1):
+            worker.until("connecting")
+        worker.signal(number)
+        code, stderr = worker.end()
+    assert code == 0
+    assert f"stopping; the start is given up  lifespan={module}.database" in stderr
+    assert "leaving" not in stderr
+    assert "killing" not in stderr
+    assert "Traceback" not in stderr
+
+
+def test_the_first_signal_ends_a_start_that_blocks_the_loop(own: Shell, tmp_path: Path) -> None:
+    module = write(tmp_path, "starts_blocked", STARTS.format("time.sleep(3600)"))
+    with Shell(tmp_path, own.environment).start("worker", module) as worker:
+        worker.until("connecting")
+        worker.signal(signal.SIGTERM)
+        worker.until("a lifespan hook does not end; leaving without it")
+        assert worker.end()[0] == 0
+
+
 # --------------------------------------------------------------------------------------------- other signals
 
 

@@ -8,6 +8,27 @@ import sys
 from pathlib import Path
 
 
+def answer(end: socket.socket, count: Path) -> None:
+    """Do as a process whose event loop runs, and write down how often."""
+    while end.recv(1000):
+        end.sendall(b'{"is": "answer"}\n')
+        with count.open("a") as file:
+            file.write("1\n")
+
+
+def crash_once(mark: Path) -> None:
+    """Die, but only the first time."""
+    if not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def stay() -> None:
+    """For ever."""
+    while True:
+        signal.pause()
+
+
 def main(*deeds: str) -> None:
     end = socket.socket(fileno=int(os.environ["GEARFLOW_SUPERVISOR_FD"]))
     for deed in deeds:
@@ -20,16 +41,16 @@ def main(*deeds: str) -> None:
             case "exit":
                 end.close()
                 os._exit(int(rest))
-            case "once":  # die, but only the first time
-                if not Path(rest).exists():
-                    Path(rest).touch()
-                    os.kill(os.getpid(), signal.SIGSEGV)
+            case "once":
+                crash_once(Path(rest))
             case "pid":
                 with Path(rest).open("a") as file:
                     file.write(f"{os.getpid()}\n")
             case "fork":  # something that outlives this process, and has its end of the line
                 if os.fork() == 0:
                     signal.pause()
+            case "answer":
+                answer(end, Path(rest))
             case "stay":
                 while True:
                     signal.pause()

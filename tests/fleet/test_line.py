@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from gearflow.fleet.line import (
     VARIABLE,
+    Answer,
+    Ask,
     Counts,
     Failed,
     Leave,
@@ -24,7 +26,7 @@ messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(Retiring, st.text()),
     st.builds(Failed, st.text()),
     st.builds(Counts, st.integers(0), st.integers(0), st.integers(0)),
-    st.just(Leave()),
+    st.sampled_from([Leave(), Ask(), Answer()]),
 )
 
 

@@ -10,9 +10,12 @@ from gearflow.fleet.restarts import LOOP, STABLE, Restart
 from gearflow.fleet.roster import (
     GRACE,
     LEAVE_GRACE,
+    QUESTIONS,
+    Ask,
     Doomed,
     Finished,
     GaveUp,
+    Hung,
     Kill,
     Leave,
     Lost,
@@ -24,6 +27,7 @@ from gearflow.fleet.roster import (
     Resume,
     Roster,
     Serving,
+    Silent,
     Start,
     Stop,
 )
@@ -96,6 +100,56 @@ def test_a_later_process_that_cannot_start_does_not() -> None:
     roster.tick(now=roster.due)
     (lost,) = roster.ended(3, 78, now=2)
     assert isinstance(lost, Lost)
+
+
+# -------------------------------------------------------------------------------------------------- hangs
+
+
+def hang(roster: Roster, number: int) -> list[Order]:
+    """Ask for as long as it takes, without an answer of this one; the last orders."""
+    for _ in range(QUESTIONS):
+        roster.look()
+    return [order for order in roster.look() if order != Ask(number)]
+
+
+def test_one_that_does_not_answer_is_told_and_then_killed_and_replaced() -> None:
+    roster = roster_of(1)
+    looks = [roster.look() for _ in range(QUESTIONS + 2)]
+    ask = [Ask(1)]
+    assert looks == [ask, ask, ask, [Ask(1), Silent(1)], ask, ask, [Hung(1), Kill(1)], []]
+    assert roster.ended(1, -SIGKILL, now=STABLE) == [Lost(1, Restart(0.25, looping=False))]
+    assert roster.tick(now=roster.due) == [Start(2)]
+
+
+def test_one_answer_will_do() -> None:
+    roster = roster_of(2)
+    for _ in range(3 * QUESTIONS):
+        for _ in range(QUESTIONS):
+            assert Hung(1) not in roster.look()
+            roster.answered(2)
+        roster.answered(1)
+
+
+def test_only_processes_that_serve_are_asked() -> None:
+    roster = Roster(1, drain=None)
+    roster.begin()
+    assert roster.look() == []  # it may import for long
+    roster.ready(1, now=0)
+    assert roster.look() == [Ask(1)]
+    roster.retiring(1)
+    assert roster.look() == [Ask(1)]
+    roster.ready(2, now=1)
+    assert roster.look() == [Ask(2)]
+    roster.stop(SIGTERM, now=2)
+    assert roster.look() == []  # what runs may take as long as it likes
+
+
+def test_one_that_hangs_while_its_successor_starts_is_followed_by_that() -> None:
+    roster = roster_of(1)
+    assert roster.reload(now=0) == [Start(2)]
+    assert hang(roster, 1) == [Hung(1), Kill(1)]
+    assert roster.ended(1, -SIGKILL, now=5) == [Lost(1, None)]
+    assert roster.ready(2, now=6) == [Reloaded()]
 
 
 # ---------------------------------------------------------------------------------------------- retiring
@@ -298,8 +352,13 @@ class World:
         self.places = places
         self.roster = Roster(places, drain=10, jitter=lambda: 0.5)
         self.alive: dict[int, str] = {}  # number -> starting, serving, leaving
+        self.hung: set[int] = set()  # killed, but not gone
         self.finished = False
         self.now = 0.0
+
+    def answer(self, number: int) -> None:
+        if number not in self.hung:
+            self.roster.answered(number)
 
     def take(self, orders: list[Order]) -> None:
         assert not self.finished or not orders
@@ -308,6 +367,13 @@ class World:
                 case Start(number):
                     assert number not in self.alive
                     self.alive[number] = "starting"
+                case Hung(number):
+                    assert self.alive[number] == "serving"
+                    self.hung.add(number)
+                case Kill(number) if number in self.hung:
+                    pass
+                case Ask(number) | Silent(number):
+                    assert self.alive[number] == "serving"
                 case Stop(number) | Leave(number) | Kill(number):
                     assert number in self.alive
                     self.alive[number] = "leaving"
@@ -341,11 +407,14 @@ def test_whatever_happens_every_place_is_served_or_about_to_be(places: int, data
                 world.take(roster.resume())
             case "tick":
                 world.take(roster.tick(world.now))
+                for _ in range(data.draw(st.integers(0, QUESTIONS))):
+                    world.take(roster.look())
             case "ready":
                 number = data.draw(st.sampled_from(numbers))
                 if world.alive[number] == "starting":
                     world.alive[number] = "serving"
                     has_served = True
+                world.answer(number)
                 world.take(roster.ready(number, world.now))
             case "retire":
                 world.take(roster.retiring(data.draw(st.sampled_from(numbers))))

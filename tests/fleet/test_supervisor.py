@@ -13,6 +13,7 @@ import pytest
 
 from gearflow.errors import StartupFailed
 from gearflow.fleet import Supervisor
+from gearflow.fleet.roster import QUESTIONS
 
 PATIENCE = 20.0  # seconds
 PROCESS = str(Path(__file__).parent / "process.py")
@@ -130,6 +131,39 @@ async def test_changes_are_taken_up_one_place_after_the_other(tmp_path: Path) ->
             await until(lambda: len(numbers_in(pids)) == 4 and not any(map(is_there, first)))
             assert all(map(is_there, numbers_in(pids)[2:]))
             tasks.cancel_scope.cancel()
+
+
+async def test_a_process_that_does_not_answer_is_killed_and_replaced(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pids = tmp_path / "pids"
+    pids.touch()
+    supervisor = Supervisor(command("ready", f"pid={pids}", "stay"), watchdog=0.5)
+    with anyio.fail_after(PATIENCE):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(supervisor.run)
+            await until(lambda: len(numbers_in(pids)) == 2)
+            tasks.cancel_scope.cancel()
+    first = [record for record in caplog.records if vars(record).get("pid") == numbers_in(pids)[0]]
+    assert [record.getMessage().partition(";")[0] for record in first] == [
+        "a worker process does not answer",
+        "the event loop of a worker process has been blocked for 0.5 s",
+        "a worker process died",
+    ]
+
+
+async def test_a_process_that_answers_stays(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    pids.touch()
+    asked = tmp_path / "asked"
+    asked.touch()
+    supervisor = Supervisor(command("ready", f"pid={pids}", f"answer={asked}"), watchdog=2.0)
+    with anyio.fail_after(PATIENCE):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(supervisor.run)
+            await until(lambda: len(numbers_in(asked)) > 2 * QUESTIONS)
+            tasks.cancel_scope.cancel()
+    assert len(numbers_in(pids)) == 1
 
 
 async def test_a_supervisor_to_which_nothing_happens_does_nothing(tmp_path: Path) -> None:

@@ -83,6 +83,7 @@ task(resubmit="always")  # type: ignore[call-overload]  # pyright: ignore[report
 task(retries="3")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
 task(reuse=True)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
 task(name=3)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+task(bind=True)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
 task(timout=3)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
 task(priority="urgent")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
 
@@ -210,6 +211,7 @@ async def batches() -> None:
 
 
 async def wrong_types() -> None:
+    add.delay(1)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
     add("x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     add.call("x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     add.submit("x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

@@ -1,5 +1,6 @@
 """A worker's lifespan hooks: when they are entered and left, and what tasks see of them."""
 
+import logging
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextvars import ContextVar
@@ -140,3 +141,92 @@ async def test_what_a_thread_has_started_sees_the_variables_as_well() -> None:
             threading.Thread(target=lambda: loop.post(lambda: started.append(loop.start(look)))).start()
             await done.wait()
     assert seen == ["the worker's"]
+
+
+@pytest.mark.parametrize("end", [Worker.stop, Worker.leave])
+async def test_a_start_that_hangs_is_given_up_and_the_hooks_before_are_left(
+    bundled: str, function: str, end: Callable[[Worker], None]
+) -> None:
+    steps: list[str] = []
+    hanging = anyio.Event()
+
+    async def before() -> AsyncIterator[None]:
+        yield
+        await anyio.lowlevel.checkpoint()  # it is not cancelled
+        steps.append("left")
+
+    async def hangs() -> AsyncIterator[None]:
+        async with anyio.create_task_group():
+            hanging.set()
+            await anyio.sleep_forever()
+            yield
+
+    async def after() -> AsyncIterator[None]:
+        steps.append("entered after all")
+        yield
+
+    @task(name=function)
+    async def nothing() -> None: ...
+
+    worker = Worker([nothing], servers=[bundled], lifespan=[before, hangs, after])
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(worker.run)
+            await hanging.wait()
+            assert worker.starting
+            end(worker)
+    assert steps == ["left"]
+    assert not worker.ready.is_set()
+
+
+async def test_what_a_hook_makes_of_its_cancellation_does_not_matter_any_more(
+    bundled: str, function: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    hanging = anyio.Event()
+
+    async def hangs() -> AsyncIterator[None]:
+        try:
+            hanging.set()
+            await anyio.sleep_forever()
+        finally:
+            raise ConnectionError("interrupted")
+        yield
+
+    @task(name=function)
+    async def nothing() -> None: ...
+
+    worker = Worker([nothing], servers=[bundled], lifespan=[hangs])
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(worker.run)
+            await hanging.wait()
+            worker.stop()
+    assert [record.message for record in caplog.records if record.levelno == logging.WARNING] == [
+        f"lifespan hook {__name__}.{hangs.__qualname__} failed as it was cancelled"
+    ]
+
+
+async def test_a_block_whose_worker_was_stopped_at_its_start_is_entered_all_the_same(
+    bundled: str, function: str
+) -> None:
+    hanging = anyio.Event()
+
+    async def hangs() -> AsyncIterator[None]:
+        hanging.set()
+        await anyio.sleep_forever()
+        yield
+
+    @task(name=function)
+    async def nothing() -> None: ...
+
+    worker = Worker([nothing], servers=[bundled], lifespan=[hangs])
+
+    async def stop() -> None:
+        await hanging.wait()
+        worker.stop()
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(stop)
+            async with worker:
+                assert worker.stopping

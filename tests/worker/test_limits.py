@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from collections.abc import Callable
 
 import anyio
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gearflow.client import connect
+from gearflow.errors import StartupFailed
 from gearflow.tasks import task
 from gearflow.worker import Worker
 from gearflow.worker.limits import JITTER, Limits
@@ -35,6 +37,11 @@ def test_memory_is_told_in_mebibytes() -> None:
     limits = Limits(None, 100 * 2**20, luck=0.5)
     assert limits.exceeded(10**9, 95 * 2**20) is None
     assert limits.exceeded(0, 96 * 2**20) == "96.0 MiB of memory, of at most 95.0 MiB"
+
+
+@given(st.integers(0, 100 * 2**20), st.floats(0, 1))
+def test_a_limit_of_memory_is_never_lowered_to_what_a_worker_has_anyway(size: int, luck: float) -> None:
+    assert Limits(None, 100 * 2**20, luck, size).exceeded(1, size) is None
 
 
 def test_the_memory_of_this_process_is_known() -> None:
@@ -103,16 +110,59 @@ async def test_a_worker_that_has_grown_retires(bundled: str, function: str) -> N
 async def test_memory_is_looked_at_while_a_job_runs(
     bundled: str, function: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    ballast: list[bytearray] = []
+    now = resident()
     retired = anyio.Event()
     monkeypatch.setattr("gearflow.worker.retirement.INTERVAL", 0.01)
 
     @task(name=function)
-    async def long() -> None:
+    async def grow() -> None:
+        ballast.append(bytearray(os.urandom(1)) * now)
         await retired.wait()
 
     with anyio.fail_after(10):
         async with (
             connect(bundled),
-            Worker([long], servers=[bundled], max_rss=1, on_retire=lambda _: retired.set()),
+            Worker([grow], servers=[bundled], max_rss=now + now // 2, on_retire=lambda _: retired.set()),
         ):
-            await long.acall()
+            await grow.acall()
+
+
+async def test_a_worker_that_grows_without_a_job_is_not_replaced_before_it_has_one(
+    bundled: str, function: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = resident()
+    sizes = iter([now])
+    retired: list[str] = []
+
+    def grown() -> int:
+        return next(sizes, 10 * now)
+
+    monkeypatch.setattr("gearflow.worker.retirement.resident", grown)
+    monkeypatch.setattr("gearflow.worker.retirement.INTERVAL", 0.001)
+
+    @task(name=function)
+    async def nothing() -> None: ...
+
+    with anyio.fail_after(10):
+        async with (
+            connect(bundled),
+            Worker([nothing], servers=[bundled], max_rss=2 * now, on_retire=retired.append) as worker,
+        ):
+            await worker.ready.wait()
+            assert retired == []
+            await nothing.acall()
+    assert len(retired) == 1
+
+
+async def test_a_worker_that_is_larger_than_it_may_become_does_not_start(bundled: str, function: str) -> None:
+    @task(name=function)
+    async def nothing() -> None: ...
+
+    with anyio.fail_after(10), pytest.raises(StartupFailed) as caught:
+        await Worker([nothing], servers=[bundled], max_rss=10 * 2**20).run()
+    said = str(caught.value)
+    assert re.match(
+        r"a worker has \d+\.\d MiB of memory before its first job, more than max_rss allows", said
+    )
+    assert "(10.0 MiB)" in said
