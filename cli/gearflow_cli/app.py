@@ -2,56 +2,85 @@
 
 import os
 import sys
+from collections import UserDict
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 from typer.core import TyperGroup
 
-from gearflow_cli import admin, dead, dev, exits, functions, jobs, serve, submit, tasks, work
+from gearflow_cli import exits
 from gearflow_cli.secured import secured
 
-_ORDER: Final = (
-    *("dev", "server", "worker", "submit"),
-    *("result", "job", "cancel", "dead"),
-    *("status", "pause", "resume", "purge", "tasks"),
-)
-"""As users meet them; typer would have those with subcommands first."""
+_COMMANDS: Final = {
+    "dev": ("dev", "dev"),
+    "server": ("serve", "app"),
+    "worker": ("work", "worker"),
+    "submit": ("submit", "submit"),
+    "result": ("jobs", "result"),
+    "job": ("jobs", "job"),
+    "cancel": ("jobs", "cancel"),
+    "dead": ("dead", "app"),
+    "status": ("admin", "status"),
+    "pause": ("functions", "pause"),
+    "resume": ("functions", "resume"),
+    "purge": ("functions", "purge"),
+    "tasks": ("tasks", "tasks"),
+}
+"""The module of each in this package, and its name there; in the order in which users meet them."""
+
+_TALKS_TO_NOBODY: Final = {"tasks"}
 
 
-class _Reporting(TyperGroup):
-    """Runs commands, and reports how they end."""
+class _Commands(UserDict[str, Any]):  # of commands of click's; typer brings its own, or not, by its version
+    """By name; each is made when it is asked for, since a program keeps for good what it has imported."""
 
-    def list_commands(self, ctx: Any) -> list[str]:
-        return sorted(super().list_commands(ctx), key=_ORDER.index)
+    def __init__(self) -> None:
+        super().__init__(dict.fromkeys(_COMMANDS))
 
-    def invoke(self, ctx: Any) -> Any:  # click's Context; typer brings its own, or not, by its version
+    def __getitem__(self, name: str) -> Any:
+        if self.data[name] is None:
+            self.data[name] = _made(name)
+        return self.data[name]
+
+
+def _made(name: str) -> Any:
+    """A command with what it needs imported."""
+    module, attribute = _COMMANDS[name]
+    command = getattr(import_module(f"gearflow_cli.{module}"), attribute)
+    mount = typer.Typer()
+    if isinstance(command, typer.Typer):
+        mount.add_typer(command, name=name)
+    else:
+        mount.command(name)(command if name in _TALKS_TO_NOBODY else secured(command))
+    return typer.main.get_group(mount).commands[name]
+
+
+class _Gearflow(TyperGroup):
+    """Makes commands when they are needed, runs them, and reports how they end."""
+
+    def __init__(self, **attrs: Any) -> None:
+        super().__init__(**attrs)
+        self.commands = _Commands()
+
+    def list_commands(self, ctx: Any) -> list[str]:  # typer's own would make them all
+        return list(self.commands)
+
+    def invoke(self, ctx: Any) -> Any:
         with exits.reporting():
             return super().invoke(ctx)
 
 
 app = typer.Typer(
     name="gearflow",
-    cls=_Reporting,
+    cls=_Gearflow,
     help="A typed task queue on the Gearman protocol, with its own job server.",
     epilog="In three terminals: gearflow server; gearflow worker myapp.tasks; gearflow submit add a=1 b=2.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("dev")(secured(dev.dev))
-app.add_typer(serve.app, name="server")
-app.command("worker")(secured(work.worker))
-app.command("submit")(secured(submit.submit))
-app.command("result")(secured(jobs.result))
-app.command("job")(secured(jobs.job))
-app.command("cancel")(secured(jobs.cancel))
-app.add_typer(dead.app, name="dead")
-app.command("status")(secured(admin.status))
-app.command("pause")(secured(functions.pause))
-app.command("resume")(secured(functions.resume))
-app.command("purge")(secured(functions.purge))
-app.command("tasks")(tasks.tasks)
 
 
 def _show_version(wanted: bool) -> None:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 import typer
 
-from gearflow.client.names import fresh_unique
 from gearflow_cli import arguments, console, load, naming, options, outcome
 from gearflow_cli.exits import ExitCode, Failure, tell
 from gearflow_cli.watch import Watch
@@ -270,6 +269,7 @@ async def _hand_over(job: _Typed | _Untyped, client: "Client", wishes: Wishes) -
         ref = await _with_options(job.task, wishes).abackground(*job.args, **job.kwargs)
         return ref.handle
     from gearflow.client import Priority
+    from gearflow.client.names import fresh_unique
 
     handle = await client.submit_background(
         job.function,

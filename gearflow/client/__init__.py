@@ -1,7 +1,8 @@
 """Talk to Gearman servers: submit jobs, wait for them, watch them, ask about them."""
 
+from typing import TYPE_CHECKING
+
 from gearflow.client.address import ServerAddress, default_servers, parse_servers
-from gearflow.client.admin import Admin, SyncAdmin
 from gearflow.client.ambient import configure, connect
 from gearflow.client.client import Client
 from gearflow.client.connection import ServerFeatures
@@ -10,6 +11,9 @@ from gearflow.client.orders import Order, Priority, SubmitOptions
 from gearflow.client.pool import Backoff
 from gearflow.client.security import TLS, Security
 from gearflow.client.sync import SyncClient, SyncJob
+
+if TYPE_CHECKING:
+    from gearflow.client.admin import Admin, SyncAdmin
 
 __all__ = [
     "TLS",
@@ -37,3 +41,12 @@ __all__ = [
     "default_servers",
     "parse_servers",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Questions about a server, when they are asked for: neither calls nor workers ask any."""
+    if name in ("Admin", "SyncAdmin"):
+        from gearflow.client import admin
+
+        return getattr(admin, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
