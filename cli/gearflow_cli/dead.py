@@ -47,30 +47,13 @@ All: TypeAlias = Annotated[bool, typer.Option("--all", help="All of them.")]
 def list_(
     function: OfFunction = None, servers: options.Servers = None, as_json: options.Json = False
 ) -> None:
-    """List dead letters, the oldest first."""
+    """List dead letters, the oldest first; as JSON, an object a line."""
     addresses = asking.addresses_of(servers)
     name = function and naming.remembered(function, addresses)
-    answers = asking.each(addresses, partial(_letters, function=name))
+    listing = _Listing(as_json=as_json, with_server=len(addresses) > 1)
+    answers = asking.each(addresses, partial(_each_page, function=name, act=listing.show))
     answers.require_one()
-    found = [(address, letter) for address, letters in answers.given.items() for letter in letters]
-    if as_json:
-        console.write(
-            render.as_json(
-                [{"server": address} | letter.model_dump(mode="json") for address, letter in found]
-            )
-        )
-        return
-    header = ["handle", "function", "state", "attempts", "ended", "error"]
-    rows = [_row(letter) for _, letter in found]
-    if len(addresses) > 1:
-        header.insert(0, "server")
-        rows = [[address, *row] for (address, _), row in zip(found, rows, strict=True)]
-    if not console.is_terminal():
-        console.write(render.columns(header, rows))
-    elif rows:
-        console.show(render.table(header, rows, whole=("handle", "ended")))
-    else:
-        console.write("no dead letters")
+    listing.end()
 
 
 @app.command()
@@ -147,11 +130,10 @@ def _check(handle: str | None, function: str | None, everything: bool) -> None:
 
 
 def _question(name: str | None, addresses: Sequence[str]) -> str:
-    answers = asking.each(addresses, partial(_letters, function=name))
+    answers = asking.each(addresses, partial(_each_page, function=name, act=lambda server, letters: None))
     answers.require_all()
-    number = sum(map(len, answers.given.values()))
     of = f" of {name}" if name else ""
-    return f"Forget {counted(number, 'dead letter')}{of} on {', '.join(addresses)}?"
+    return f"Forget {counted(sum(answers.given.values()), 'dead letter')}{of} on {', '.join(addresses)}?"
 
 
 def _ask_about(
@@ -165,16 +147,54 @@ def _ask_about(
     return asking.first(addresses, lambda client, server: ask(client, str(job), server))
 
 
-async def _letters(client: "Client", server: str, *, function: str | None) -> "list[JobInfo]":
+class _Listing:
+    """Prints letters as they come, so that no more of them are held than one answer has."""
+
+    def __init__(self, *, as_json: bool, with_server: bool) -> None:
+        self._as_json = as_json
+        self._with_server = with_server
+        self._header = ["handle", "function", "state", "attempts", "ended", "error"]
+        if with_server:
+            self._header.insert(0, "server")
+        self._is_empty = True
+
+    def show(self, server: str, letters: "Sequence[JobInfo]") -> None:
+        """Print what one answer has."""
+        if self._as_json:
+            for letter in letters:
+                console.write(render.as_line({"server": server} | letter.model_dump(mode="json")))
+        elif letters:
+            self._show([[server, *_row(letter)] if self._with_server else _row(letter) for letter in letters])
+
+    def _show(self, rows: list[list[render.Cell]]) -> None:
+        if console.is_terminal():
+            console.show(render.table(self._header, rows, whole=("handle", "ended")))
+        else:
+            header, _, lines = render.columns(self._header, rows).partition("\n")
+            console.write(f"{header}\n{lines}" if self._is_empty else lines)
+        self._is_empty = False
+
+    def end(self) -> None:
+        """There are no more."""
+        if self._is_empty and not self._as_json:
+            console.write("no dead letters" if console.is_terminal() else render.columns(self._header, []))
+
+
+async def _each_page(
+    client: "Client", server: str, *, function: str | None, act: "Callable[[str, Sequence[JobInfo]], None]"
+) -> int:
+    """Do something with the letters of each answer; how many there were in all."""
     from gearflow.client.operate import dead_letters
 
-    letters: list[JobInfo] = []
+    number = 0
+    after: str | None = None
     while True:
-        after = letters[-1].handle if letters else None
         page = await dead_letters(client, function, after=after, limit=_PAGE, server=server)
-        letters.extend(page)
+        act(server, page)
+        number += len(page)
         if len(page) < _PAGE:
-            return letters
+            return number
+        after = page[-1].handle
 
 
 async def _letter(client: "Client", handle: str, server: str) -> "Letter":

@@ -23,6 +23,11 @@ def as_json(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False)
 
 
+def as_line(value: Any) -> str:
+    """JSON on one line, where there are many values to be read one after another."""
+    return json.dumps(value, ensure_ascii=False)
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[Cell]], whole: Collection[str] = ()) -> "Table":
     """Rows for a terminal; numbers to the right, the columns in ``whole`` on one line."""
     from rich import box

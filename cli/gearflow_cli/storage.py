@@ -45,6 +45,8 @@ def recover(folder: Path) -> None:
         tell(f"the last {counted(saved.lost_groups, 'group')} of changes are lost as well: the log was cut")
     if not saved.same_name:
         tell("handles that were given before mean nothing any more: the store's name could not be read")
+    if not saved.same_paused:
+        tell("which functions were paused could not be read: none of them is any more")
 
 
 def backup(

@@ -43,6 +43,7 @@ from gearflow.broker.store import (
     Ended,
     Forgotten,
     Outcome,
+    Paused,
     Rescheduled,
     Reserved,
     Store,
@@ -302,6 +303,8 @@ class Broker:
         if self._durable:
             self._reserved = self._reserve_at = contents.reserved
             self._ask_for_numbers(contents.reserved)
+        for name in contents.paused:
+            self.pause(name, True)
         for stored in contents.jobs:
             self.revive(stored)
         return len(self.jobs)
@@ -365,6 +368,10 @@ class Broker:
                 self._waking.wake(function, self.now)
         return function.waiting + function.parked
 
+    def paused(self) -> Paused:
+        """Which functions are paused, as the store is to know it."""
+        return Paused(tuple(function.name for function in self.functions.values() if function.paused))
+
     def create(self, name: bytes) -> None:
         """Make a function known."""
         if name not in self.functions and not name.startswith(reserved.PREFIX):
@@ -376,6 +383,8 @@ class Broker:
         if function.workers or function.total:
             return False
         del self.functions[name]
+        if function.paused and self.store is not None:
+            self.journal.append(Entry(self.paused(), None))
         return True
 
     # ---------------------------------------------------------------------------------- who does what

@@ -19,7 +19,6 @@ from pydantic import ValidationError
 from gearflow.broker import records
 from gearflow.broker.bodies import Body, integer
 from gearflow.broker.job import HIGH, LOW, NO_PROGRESS, NORMAL, Extras, Job, JobState
-from gearflow.broker.journal import Entry
 from gearflow.broker.limits import Refused
 from gearflow.broker.sessions import LARGE, Session
 from gearflow.broker.store import Change, Ended, Forgotten, Outcome, Rescheduled, Revived, Store, StoredJob
@@ -463,7 +462,20 @@ class ReservedFunctions:
         name = request.function.encode()
         if name.startswith(api.PREFIX) or len(name) > self._broker.limits.function:
             raise _Failed("gearflow:invalid", "there can be no jobs of a function with that name")
-        self._answer(session, call, api.Done(jobs=self._broker.pause(name, request.paused)))
+        jobs = self._broker.pause(name, request.paused)
+        if self._broker.store is None:
+            self._answer(session, call, api.Done(jobs=jobs))
+        else:
+            done = partial(self._tell_paused, session, call, request.paused, jobs)
+            self._broker.keep(self._broker.paused(), done)
+
+    def _tell_paused(self, session: Session, call: bytes, paused: bool, jobs: int, error: str | None) -> None:
+        if error is not None:
+            now, then = ("paused", "go on") if paused else ("resumed", "be paused")
+            text = f"{now}, but that could not be written: after a restart it would {then}; {error}"
+            self._fault(session, call, _Failed("gearflow:store", text))
+        else:
+            self._answer(session, call, api.Done(jobs=jobs))
 
     def _purge(self, session: Session, call: bytes, workload: bytes) -> None:
         request = _read(api.PurgeRequest, workload)
@@ -518,12 +530,7 @@ class ReservedFunctions:
         if stored is None:
             return
         fresh = records.without_expiry(stored)._replace(attempt=0, deaths=0, due=0.0)
-        done = partial(self._revived, fresh, tally)
-        if fresh.options == stored.options:
-            self._broker.keep(Revived(record.number), done)
-        else:
-            self._broker.journal.append(Entry(Forgotten(record.number), None))
-            self._broker.keep(fresh, done)
+        self._broker.keep(Revived(record.number, fresh.options), partial(self._revived, fresh, tally))
 
     def _revived(self, stored: StoredJob, tally: _Tally, error: str | None) -> None:
         self._acted_on.discard(stored.number)

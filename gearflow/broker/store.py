@@ -87,6 +87,7 @@ class Revived(NamedTuple):
     """A dead letter is to run again, as if it had just been submitted; what became of it is forgotten."""
 
     number: int
+    options: bytes | None = None  # as those of StoredJob; None: as they were
 
 
 class Reserved(NamedTuple):
@@ -95,7 +96,13 @@ class Reserved(NamedTuple):
     below: int
 
 
-Change: TypeAlias = StoredJob | Rescheduled | Ended | Forgotten | Revived | Reserved
+class Paused(NamedTuple):
+    """No jobs are to be given out of these functions, and of no others."""
+
+    functions: tuple[bytes, ...]
+
+
+Change: TypeAlias = StoredJob | Rescheduled | Ended | Forgotten | Revived | Reserved | Paused
 
 
 class Contents(NamedTuple):
@@ -104,6 +111,7 @@ class Contents(NamedTuple):
     name: bytes  # part of every handle: no two stores have the same
     reserved: int  # numbers below this one may have been given to jobs
     jobs: Iterator[StoredJob]  # in the order of their numbers; to be iterated to the end, once
+    paused: tuple[bytes, ...] = ()  # functions of which no jobs are to be given out
 
 
 class Store(Protocol):

@@ -12,6 +12,10 @@ with every statement.) What takes long is the disk, and that waits in a thread, 
 What nobody waits for, as most ends of jobs, may linger a moment, so that more of it is written at once.
 
 A group that cannot be written is tried again entry by entry, so that only what does not fit is refused.
+
+A disk that did not take what was written is not asked again: the kernel may have dropped it, and would now
+say that all is well. From then on no job is kept, and so none is acknowledged; what becomes of those that are
+there is written as with ``off``. The next server finds out what the file has.
 """
 
 from __future__ import annotations
@@ -26,7 +30,7 @@ from typing import Final
 
 from gearflow.broker import Broker
 from gearflow.broker.journal import Entry
-from gearflow.broker.store import Forgotten, Revived, Store, StoredJob
+from gearflow.broker.store import Forgotten, Store, StoredJob
 from gearflow.errors import StoreError
 from gearflow.server.settings import FILE_NAME, MEMORY_KEEP_BYTES, ServerSettings
 from gearflow.stores import MemoryStore, SqliteStore, Sync
@@ -89,6 +93,7 @@ class Keeper:
         self._linger: asyncio.TimerHandle | None = None
         self._expiry = self._loop.call_later(_SLOW, self._expire)
         self._written = 0  # changes, since it was last looked for what has expired
+        self._broken: str | None = None  # why the disk is not asked any more
 
     def commit(self) -> None:
         """Write what has gathered, and tell the broker."""
@@ -97,6 +102,8 @@ class Keeper:
             return
         broker.pressing = False
         entries, broker.journal = broker.journal, []
+        if self._broken is not None:
+            entries = _without_jobs(entries, self._broken)
         changes = [entry.change for entry in entries if entry.change is not None]
         if not changes:
             self._tell(entries, None)
@@ -109,14 +116,15 @@ class Keeper:
         self._written += len(changes)
         if self._written >= _EXPIRE:
             self._expire_after(0)
-        if self._sync == "always" and self._store.durable:
-            self._group = entries
-            self._start_sync()
-            return
-        if self._store.durable and self._sync_timer is None:
-            self._sync_timer = self._loop.call_later(
-                _BATCH if self._sync == "batch" else _SLOW, self._sync_later
-            )
+        if self._store.durable and self._broken is None:
+            if self._sync == "always":
+                self._group = entries
+                self._start_sync()
+                return
+            if self._sync_timer is None:
+                self._sync_timer = self._loop.call_later(
+                    _BATCH if self._sync == "batch" else _SLOW, self._sync_later
+                )
         self._tell(entries, None)
 
     async def settle(self) -> None:
@@ -192,7 +200,7 @@ class Keeper:
                     in_vain = 0
                 except StoreError as single:
                     fault, in_vain = str(single), in_vain + 1
-                    entry = Entry(None, partial(_tell_fault, done, fault) if done is not None else None)
+                    entry = _refused(done, fault)
             kept.append(entry)
         return kept
 
@@ -221,17 +229,15 @@ class Keeper:
     def _synced(self, done: asyncio.Future[None]) -> None:
         self._at_disk = None
         entries, self._group = self._group, []
-        error = done.exception()
-        if error is None:
-            self._tell(entries, None)
-        else:
-            logger.error("the disk did not take what was written", extra={"reason": str(error)})
+        if (error := done.exception()) is not None:
+            self._broken = str(error)
+            logger.error(
+                "the disk did not take what was written: background jobs are refused from now on",
+                extra={"reason": self._broken},
+            )
             self._take_back(entries)
-            for entry in entries:
-                if entry.done is not None:
-                    # A replay is written; all that a loss of power could take from it is the replay.
-                    entry.done(None if isinstance(entry.change, Revived) else str(error))
-            self._after()
+            entries = _without_jobs(entries, self._broken)
+        self._tell(entries, None)
         self._wake()
 
     def _take_back(self, entries: list[Entry]) -> None:
@@ -239,11 +245,13 @@ class Keeper:
         changes = [Forgotten(entry.change.number) for entry in entries if isinstance(entry.change, StoredJob)]
         try:
             self._store.write(changes)
-        except StoreError:
-            logger.exception("refused jobs may be in the store all the same")
+        except StoreError as error:
+            logger.error("refused jobs may run after a restart all the same", extra={"reason": str(error)})
 
     def _sync_later(self) -> None:
         self._sync_timer = None
+        if self._broken is not None:
+            return
         if self._at_disk is None:
             self._start_sync()
         else:  # what it began before may not have all
@@ -263,6 +271,21 @@ class Keeper:
         self._written = 0
         self._expiry.cancel()
         self._expiry = self._loop.call_later(seconds, self._expire)
+
+
+def _without_jobs(entries: list[Entry], fault: str) -> list[Entry]:
+    """Entries of which those that keep a job are refused.
+
+    Nothing else is: all that a loss of power could take is what became of a job, which then runs again.
+    """
+    return [
+        _refused(entry.done, fault) if isinstance(entry.change, StoredJob) else entry for entry in entries
+    ]
+
+
+def _refused(done: Callable[[str | None], None] | None, fault: str) -> Entry:
+    """In place of an entry that is not kept: whoever waits for it is told."""
+    return Entry(None, partial(_tell_fault, done, fault) if done is not None else None)
 
 
 def _tell_fault(done: Callable[[str | None], None], fault: str, error: str | None) -> None:

@@ -46,6 +46,14 @@ def failed(path: Path, error: sqlite3.Error | OSError) -> StoreError:
     return StoreError(f"{path}: {name or type(error).__name__}: {error}")
 
 
+def not_synced(path: Path, error: OSError) -> StoreError:
+    """The disk did not take what was written; whatever it says later, that may not be there."""
+    return StoreError(
+        f"{path} could not be synced ({error.strerror or error}): a loss of power now may take what was "
+        "written before; start the server anew when the disk is sound"
+    )
+
+
 def _full(path: Path) -> StoreError:
     return DiskFull(
         f"{path} cannot grow: the disk or the quota is full; make room, nothing else needs to be done"

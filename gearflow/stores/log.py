@@ -24,7 +24,8 @@ it.
 
 A checkpoint that fails is no loss, as all is still in the log; it is tried again. A failed *sync* is: the
 kernel may have dropped what it could not write, and a second try would succeed without it. From then on
-``broken`` says so, and the store must refuse everything until it is opened anew.
+``broken`` says so, every further sync fails, and the log is not copied any more: SQLite looks at its
+checksums only when it opens the file, which is to be done anew.
 
 With ``sync="off"`` nothing is ever synced.
 """

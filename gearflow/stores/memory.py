@@ -143,7 +143,8 @@ class MemoryStore:
         elif isinstance(change, Revived):
             if (letter := self._letters.get(change.number)) is not None:
                 self._remove(self._records[change.number])
-                self._jobs[change.number] = letter._replace(due=0.0, attempt=0, deaths=0)
+                options = letter.options if change.options is None else change.options
+                self._jobs[change.number] = letter._replace(due=0.0, options=options, attempt=0, deaths=0)
         elif isinstance(change, Reserved):
             self._reserved = max(self._reserved, change.below)
 

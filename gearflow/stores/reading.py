@@ -21,6 +21,7 @@ from gearflow.stores.rows import (
     letter_token,
     part_ids,
     row_job,
+    row_paused,
     row_record,
 )
 
@@ -93,6 +94,13 @@ class Reader:
                 limit,
             )
         )
+
+    def paused(self) -> tuple[bytes, ...]:
+        """The functions that are paused."""
+        row = self.connection.execute("SELECT functions, crc FROM paused WHERE id = 1").fetchone()
+        if row is None:
+            raise DamagedRow
+        return row_paused(row)
 
     def held(self, number: int) -> tuple[StoredJob, int, int] | None:
         """A job without its long workload, whether it is dead, and the workload's checksum."""

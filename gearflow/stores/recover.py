@@ -35,6 +35,7 @@ class Recovered(NamedTuple):
     lost_groups: int  # of changes, at the end of a log that was cut: they are not among the lost
     same_name: bool  # handles that were given before are still good
     moved_to: Path  # where the damaged file is now
+    same_paused: bool  # the functions that were paused still are
 
 
 def recover(path: str | Path) -> Recovered:
@@ -82,6 +83,8 @@ def _salvage(path: Path, owner: Owner, work: Path, target: sqlite3.Connection) -
         for record, is_letter in reader.records():
             saved.record(record, is_letter)
         saved.end_of_records(time.time())
+        paused = reader.paused()
+        tables.write_paused(paused or ())
     new = tables.account
     recovered = Recovered(
         kept_jobs=new.jobs,
@@ -91,6 +94,7 @@ def _salvage(path: Path, owner: Owner, work: Path, target: sqlite3.Connection) -
         lost_groups=0 if account is None else max(0, owner.expected - account.groups),
         same_name=account is not None or owner.name is not None,
         moved_to=_free_name(path),
+        same_paused=paused is not None,
     )
     return recovered, new
 

@@ -11,7 +11,8 @@ no more than a billion bytes in one value, and binding copies; so it lies in pie
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from struct import Struct
 from struct import error as struct_error
 from typing import Any, Final, TypeAlias
@@ -202,6 +203,26 @@ def row_record(row: Row) -> Ended:
         notes,
         expires,
     )
+
+
+def paused_row(functions: Sequence[bytes]) -> Row:
+    """The names of functions as the table ``paused`` has them, and the checksum."""
+    text = json.dumps([name.decode("latin-1") for name in functions])
+    return text, crc32(text.encode())
+
+
+def row_paused(row: Row) -> tuple[bytes, ...]:
+    """The names of functions in such a row.
+
+    Raises:
+        DamagedRow: It is not what was written.
+    """
+    text, crc = row
+    try:
+        _check(crc32(text.encode()), crc)
+        return tuple(name.encode("latin-1") for name in json.loads(text))
+    except _WRONG_TYPES as error:
+        raise DamagedRow from error
 
 
 def letter_token(function: bytes) -> int:

@@ -6,7 +6,7 @@ parts are treated alike, until nothing is left or ``_FRUITLESS`` attempts in a r
 of a gap may be nothing). Every row has a checksum, so what is kept is what was written.
 
 If the first page is damaged, SQLite opens nothing. The file is then read from a copy whose first page is that
-of an empty one: in all files of a version, a table begins on the same page (see ``schema``).
+of an empty one: in all files, the tables of jobs and results begin on the same pages (see ``schema``).
 """
 
 from __future__ import annotations
@@ -45,15 +45,16 @@ def open_damaged(path: Path, work: Path) -> sqlite3.Connection:
     shutil.copyfile(path, work)
     with suppress(FileNotFoundError):
         shutil.copyfile(f"{path}-wal", f"{work}-wal")
-    _replace_first_page(work)
-    connection = _connection(work, "mode=rw")
-    if not _is_readable(connection):
+    for version in range(schema.version(), 0, -1):
+        _replace_first_page(work, version)
+        connection = _connection(work, "mode=rw")
+        if _is_readable(connection):
+            return connection
         connection.close()
-        raise StoreError(
-            f"nothing in {path} can be read, or it is no store's file; put a copy of it back, "
-            f"or move it and {path.name}-lock away to begin anew"
-        )
-    return connection
+    raise StoreError(
+        f"nothing in {path} can be read, or it is no store's file; put a copy of it back, "
+        f"or move it and {path.name}-lock away to begin anew"
+    )
 
 
 def _connection(path: Path, how: str) -> sqlite3.Connection:
@@ -68,13 +69,14 @@ def _any_text(text: bytes) -> str:
 
 def _is_readable(connection: sqlite3.Connection) -> bool:
     with suppress(sqlite3.Error):
-        return schema.tables_of(connection) == schema.expected_tables()
+        tables = schema.tables_of(connection)
+        return tables in map(schema.expected_tables, range(1, schema.version() + 1))
     return False
 
 
-def _replace_first_page(work: Path) -> None:
+def _replace_first_page(work: Path, version: int) -> None:
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as empty:
-        schema.migrate(empty)
+        schema.migrate(empty, version)
         page = bytearray(empty.serialize()[: schema.PAGE])
     page[18:20] = b"\2\2"  # the file has a write-ahead log
     pages = max(1, work.stat().st_size // len(page))
@@ -107,6 +109,12 @@ class Salvage:
         for row in self._rows(query):
             with suppress(sqlite3.Error, DamagedRow):
                 yield self._reader.whole_record(row), row[RECORD_DEAD] != 0
+
+    def paused(self) -> tuple[bytes, ...] | None:
+        """The functions that are paused; None if that cannot be read."""
+        with suppress(sqlite3.Error, DamagedRow):
+            return self._reader.paused() if schema.version_of(self._source) > 1 else ()
+        return None
 
     def _rows(self, query: str) -> Iterator[Row]:
         """The readable rows, by ranges of their keys, which are their first columns; some of them twice."""

@@ -1,7 +1,7 @@
 """The tables, and how a file of an earlier version becomes one of this version.
 
-All tables come before all indexes, so that VACUUM, which makes them anew in this order, gives none of them
-another root page: ``recover`` relies on it.
+The tables of jobs and results come before all indexes, so that VACUUM, which makes them anew in this order,
+gives none of them another root page: ``recover`` relies on it. Those of later versions may be anywhere.
 
 What is written for each job is as little as can be: ``jobs`` has no index but its key, the number. Results
 are kept in the order in which jobs ended (``place``), which is the order in which they go when there are too
@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Final
 
 from gearflow.stores.account import Account
+from gearflow.stores.rows import paused_row
 
 APPLICATION_ID: Final = 0x47524657  # "GRFW"
 
@@ -80,6 +81,12 @@ _TABLES: Final = (
     "CREATE INDEX records_letter ON records (number) WHERE dead > 0",
 )
 
+_PAUSED: Final = """CREATE TABLE paused (
+    id INTEGER PRIMARY KEY,  -- 1: there is one row
+    functions TEXT,          -- their names, JSON
+    crc INTEGER
+)"""
+
 
 def _create(connection: sqlite3.Connection) -> None:
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
@@ -88,7 +95,13 @@ def _create(connection: sqlite3.Connection) -> None:
     Account(os.urandom(4).hex().encode()).insert(connection)
 
 
-MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [_create]
+def _add_paused(connection: sqlite3.Connection) -> None:
+    """Which functions are paused: in one row, which is always there, so that it cannot be lost in silence."""
+    connection.execute(_PAUSED)
+    connection.execute("INSERT INTO paused (id, functions, crc) VALUES (1, ?, ?)", paused_row(()))
+
+
+MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [_create, _add_paused]
 """The n-th makes a file of version n one of version n + 1; a new file has version 0."""
 
 
@@ -102,9 +115,9 @@ def version_of(connection: sqlite3.Connection) -> int:
     return found
 
 
-def migrate(connection: sqlite3.Connection) -> None:
-    """Bring a file to this version, one step, one transaction after another."""
-    for number in range(version_of(connection), version()):
+def migrate(connection: sqlite3.Connection, to: int | None = None) -> None:
+    """Bring a file to this version, or to an earlier one, one step, one transaction after another."""
+    for number in range(version_of(connection), version() if to is None else to):
         connection.execute("BEGIN IMMEDIATE")
         try:
             MIGRATIONS[number](connection)
@@ -120,11 +133,11 @@ def tables_of(connection: sqlite3.Connection) -> list[tuple[str, str, str]]:
     return connection.execute("SELECT type, name, sql FROM sqlite_master ORDER BY name").fetchall()
 
 
-def expected_tables() -> list[tuple[str, str, str]]:
-    """What they are in a file of this version."""
+def expected_tables(of: int | None = None) -> list[tuple[str, str, str]]:
+    """What they are in a file of this version, or of an earlier one."""
     connection = sqlite3.connect(":memory:", isolation_level=None)
     try:
-        migrate(connection)
+        migrate(connection, of)
         return tables_of(connection)
     finally:
         connection.close()

@@ -22,6 +22,10 @@ which has room for it (see ``room``), so that it begins anew in the space that i
 **A cut log.** SQLite takes a log that was cut for one that ends there. What was synced is before that point
 if the cut is due to a loss of power; if somebody did it to the files, ``owner`` knows of more groups than are
 there, and the store is not opened. After an orderly end there is no log at all.
+
+**A failed sync** makes every later one fail. What is written then survives the end of the process, as with
+``sync="off"``; what is to survive more must not be promised. The log stays as it is, also when the store is
+closed: only whoever opens the file anew looks whether all of it is there.
 """
 
 from __future__ import annotations
@@ -29,14 +33,14 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 from gearflow.broker.store import Change, Contents, Ended, StoredJob
 from gearflow.errors import StoreError
 from gearflow.stores.check import check_file, check_records, checked_jobs
-from gearflow.stores.faults import DiskFull, damaged, failed
+from gearflow.stores.faults import DiskFull, damaged, failed, not_synced
 from gearflow.stores.log import Sync, WriteAheadLog
 from gearflow.stores.opening import check_head, connect, make_ready, take_stock
 from gearflow.stores.owner import Owner
@@ -103,7 +107,9 @@ class SqliteStore:
         with self._reading() as tables:
             check_records(self.path, tables.connection, tables.account)
             tables.read_uniques()
-        return Contents(tables.account.name, tables.account.reserved, self._jobs())
+        with self._reading("which functions are paused") as tables:
+            paused = tables.paused()
+        return Contents(tables.account.name, tables.account.reserved, self._jobs(), paused)
 
     def _jobs(self) -> Generator[StoredJob]:
         with self._reading() as tables:
@@ -123,7 +129,7 @@ class SqliteStore:
         try:
             self.log.sync()
         except OSError as error:
-            raise failed(self.path, error) from error
+            raise not_synced(self.path, error) from error
         with suppress(OSError):
             self._owner.synced(groups)
 
@@ -158,6 +164,9 @@ class SqliteStore:
         if self._connection is None:
             return
         self.log.stop()
+        if self.log.broken is not None:
+            self._leave_log()
+            return
         orderly = False
         with suppress(sqlite3.Error):  # it is all in the log then
             self._connection.execute("PRAGMA synchronous = FULL")
@@ -182,7 +191,7 @@ class SqliteStore:
             with self._transaction() as tables:
                 change(tables)
         except DiskFull:
-            if time.monotonic() < self._no_room_until:
+            if self.log.broken is not None or time.monotonic() < self._no_room_until:
                 raise
             self._no_room_until = time.monotonic() + _NO_ROOM
             self.log.join()  # two cannot copy at the same time
@@ -197,11 +206,6 @@ class SqliteStore:
     def _transaction(self) -> Generator[Tables]:
         """All that is done in the block, or nothing; the account with it."""
         self._check_open()
-        if (broken := self.log.broken) is not None:
-            raise StoreError(
-                f"{self.path} could not be synced ({broken.strerror}): the next loss of power may take what "
-                "was written before; start the server anew when the disk is sound"
-            )
         tables = self._tables
         with self.log.gate:
             try:
@@ -238,6 +242,16 @@ class SqliteStore:
     def _check_open(self) -> None:
         if self._connection is None:
             raise StoreError(f"{self.path} has been closed")
+
+    def _leave_log(self) -> None:
+        """Let go of the file, and leave the log as it is.
+
+        SQLite copies it when a file is closed for the last time, but not by a connection that only reads.
+        """
+        with closing(sqlite3.connect(f"{self.path.as_uri()}?mode=ro", uri=True)) as last:
+            with suppress(sqlite3.Error):
+                last.execute("SELECT name FROM meta").fetchone()  # only then it has the file open
+            self._let_go(orderly=False)
 
     def _let_go(self, *, orderly: bool) -> None:
         if self._connection is not None:

@@ -11,6 +11,7 @@ from gearflow.broker.store import (
     Change,
     Ended,
     Forgotten,
+    Paused,
     Rescheduled,
     Reserved,
     Revived,
@@ -20,7 +21,17 @@ from gearflow.errors import StoreError
 from gearflow.stores import rows
 from gearflow.stores.account import Account
 from gearflow.stores.reading import PLACE, Place, Reader
-from gearflow.stores.rows import JOB_HEAD, KEPT, RECORD_COLUMNS, TOKEN, job_row, part_id, part_ids, record_row
+from gearflow.stores.rows import (
+    JOB_HEAD,
+    KEPT,
+    RECORD_COLUMNS,
+    TOKEN,
+    job_row,
+    part_id,
+    part_ids,
+    paused_row,
+    record_row,
+)
 from gearflow.stores.uniques import Uniques, token_of
 
 _INSERT_JOB: Final = f"INSERT INTO jobs ({JOB_HEAD}, workload) VALUES ({', '.join('?' * 14)})"
@@ -57,7 +68,7 @@ class Tables(Reader):
     def apply(self, changes: Sequence[Change]) -> None:
         """All changes, as in their order. Raises sqlite3.IntegrityError where a number is there already."""
         kinds: dict[type[Change], list[Any]] = {}
-        numbers: set[int] = set()
+        numbers: set[int | tuple[bytes, ...]] = set()  # of jobs; others name what they change as well
         for change in changes:
             if change[0] in numbers:
                 self._apply_kinds(kinds)
@@ -129,6 +140,8 @@ class Tables(Reader):
                 self._revive(changes)
             elif kind is Reserved:
                 self.account.reserved = max(self.account.reserved, *(change.below for change in changes))
+            elif kind is Paused:
+                self.write_paused(changes[-1].functions)
 
     def insert_jobs(self, jobs: Sequence[StoredJob], dead: int = 0) -> None:
         """Jobs with their workloads, which are not there yet."""
@@ -153,6 +166,10 @@ class Tables(Reader):
                 self._uniques.add(token, row[0])
             if row[KEPT] > rows.PART and len(record.body) > rows.PART:
                 self._insert_parts(record.number, record.body, of_result=True)
+
+    def write_paused(self, functions: Sequence[bytes]) -> None:
+        """The functions that are paused, and no others."""
+        self.connection.execute("UPDATE paused SET functions = ?, crc = ?", paused_row(functions))
 
     def _store(self, jobs: Sequence[StoredJob], dead: int = 0) -> None:
         self.insert_jobs([job for job in jobs if not isinstance(job.workload, int)], dead)
@@ -186,10 +203,11 @@ class Tables(Reader):
                 self._update(job._replace(due=due, attempt=attempt, deaths=deaths), 0, body_crc)
 
     def _revive(self, changes: Sequence[Revived]) -> None:
-        for (number,) in changes:
+        for number, options in changes:
             if (held := self.held(number)) is not None and held[1]:
                 job, _, body_crc = held
-                self._update(job._replace(due=0.0, attempt=0, deaths=0), 0, body_crc)
+                options = job.options if options is None else options
+                self._update(job._replace(due=0.0, options=options, attempt=0, deaths=0), 0, body_crc)
                 self.remove(place._replace(dead=0) for place in self.places(number))
 
     def _rewrite(self, job: StoredJob, dead: int) -> None:

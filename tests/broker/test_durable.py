@@ -1,11 +1,11 @@
 """The two-step door: what is acknowledged is kept, in what order answers come, what a restart brings back."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
 from gearflow.broker import Broker
-from gearflow.broker.store import Change, Ended, Forgotten, Outcome, Rescheduled, StoredJob
+from gearflow.broker.store import Change, Ended, Forgotten, Outcome, Rescheduled, Revived, StoredJob
 from gearflow.protocol import packets as p
 from gearflow.protocol import reserved
 from tests.broker.harness import PREFIX, Disk, Durable, Peer
@@ -477,7 +477,22 @@ def test_a_question_at_the_disk_while_the_job_ends_hears_of_its_end(
     assert answer.result == b"r"
 
 
-def test_a_job_that_expired_does_not_expire_again_when_it_is_replayed(world: Durable, client: Peer) -> None:
+class Recording(Disk):
+    """Remembers what was written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.changes: list[Change] = []
+
+    def write(self, changes: Sequence[Change]) -> None:
+        super().write(changes)
+        self.changes += changes
+
+
+def test_a_job_that_expired_does_not_expire_again_when_it_is_replayed() -> None:
+    disk = Recording()
+    world = Durable(disk)
+    client = world.peer("client")
     request = reserved.SubmitRequest(function="work", detached=True, expires=10)
     client(p.SubmitJob(reserved.SUBMIT, b"", request.to_wire() + b"\nx"))
     world.commit()
@@ -485,8 +500,10 @@ def test_a_job_that_expired_does_not_expire_again_when_it_is_replayed(world: Dur
     world.commit()
     (letter,) = world.disk.dead(None, 0, 10)
     assert letter.outcome is Outcome.EXPIRED
+    disk.changes.clear()
     client(p.SubmitJob(reserved.DEAD, b"", b'{"action":"replay"}'))
     world.commit()
+    assert disk.changes == [Revived(letter.number, b"")]  # of two, a full disk could keep one
     world = world.restarted()
     world.pass_time(1)
     (assigned,) = world.worker()(p.GrabJob())

@@ -2,13 +2,19 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import anyio
+import anyio.to_thread
 import pytest
 from typer.testing import CliRunner
 
 from gearflow.client import JobFailed, SubmitOptions, SyncClient
+from gearflow.protocol import packets as p
+from gearflow.protocol.reserved import DEAD, DeadRequest, JobInfo, Letters
 from gearflow.server import JobServer
+from gearflow.testing.peer import ScriptedServer
 from gearflow_cli.app import app
 from tests.cli.shell import Shell, outcome
 
@@ -34,7 +40,8 @@ def run(*arguments: str) -> tuple[int, str, str]:
 
 
 def listed(address: str) -> list[str]:
-    return [letter["handle"] for letter in json.loads(run("dead", "list", "--json", "-s", address)[1])]
+    lines = run("dead", "list", "--json", "-s", address)[1].splitlines()
+    return [json.loads(line)["handle"] for line in lines]
 
 
 def test_a_job_that_raised_is_listed_with_why(served: Shell, module: str) -> None:
@@ -81,9 +88,7 @@ def test_payloads_that_are_no_text_are_shown_as_python_writes_them(address: str)
 def test_letters_are_chosen_by_function(address: str) -> None:
     resize, crop = bury(address, "img.resize"), bury(address, "img.crop")
     shown = json.loads(run("dead", "list", "--function", "resize", "--json", "-s", address)[1])
-    assert [(letter["server"], letter["handle"], letter["state"]) for letter in shown] == [
-        (address, resize, "expired")
-    ]
+    assert (shown["server"], shown["handle"], shown["state"]) == (address, resize, "expired")
     assert run("dead", "purge", "--yes", "--function", "img.resize", "-s", address) == (
         0,
         f"{address}: purged 1 dead letter\n",
@@ -104,9 +109,38 @@ def test_more_letters_than_one_answer_holds_are_all_there(address: str) -> None:
         for handle in handles:
             with pytest.raises(JobFailed):
                 client.result(handle, timeout=30)
-    assert sorted(listed(address)) == sorted(handle.handle for handle in handles)
+    assert listed(address) == [handle.handle for handle in handles]  # the oldest first
+    lines = run("dead", "list", "-s", address)[1].splitlines()
+    assert [line.split()[0] for line in lines] == ["handle", *(handle.handle for handle in handles)]
     assert run("dead", "purge", "--all", "--yes", "-s", address)[1] == f"{address}: purged 201 dead letters\n"
     assert listed(address) == []
+
+
+async def test_letters_are_printed_as_they_come(own: Shell) -> None:
+    letters = [
+        JobInfo(handle=f"H:a-0badcafe:{number}", function="f", state="raised", submitted=1.0)
+        for number in range(1, 101)
+    ]
+    async with ScriptedServer(patience=30) as server, anyio.create_task_group() as tasks:
+        tasks.start_soon(_tell_some_and_die, server, letters)
+        command = partial(own.run, "dead", "list", "--json", "-s", server.address)
+        code, stdout, stderr = outcome(await anyio.to_thread.run_sync(command))
+        printed = [json.loads(line)["handle"] for line in stdout.splitlines()]
+        assert printed == [letter.handle for letter in letters]
+        assert code != 0
+        assert server.address in stderr
+
+
+async def _tell_some_and_die(server: ScriptedServer, letters: list[JobInfo]) -> None:
+    """Answer the first question for letters, and hang up when the next ones are asked for."""
+    async with await server.accept() as peer:
+        await peer.shake_hands(gearflow=True)
+        await peer.expect(p.SubmitJob(DEAD, b"", DeadRequest(action="list").to_wire()))
+        page = Letters(letters=tuple(letters)).to_wire()
+        await peer.send(p.JobCreated(b"H:a:1"), p.WorkComplete(b"H:a:1", page))
+        request = DeadRequest(action="list", after=letters[-1].handle)
+        await peer.expect(p.SubmitJob(DEAD, b"", request.to_wire()))
+        await server.stop_listening()
 
 
 def test_letters_of_several_servers_are_listed_with_their_server(address: str) -> None:

@@ -35,16 +35,26 @@ _REFUSAL: Final = re.compile(
 )
 
 
+class Closed(Exception):
+    """The server takes no background jobs any more."""
+
+
 class Story:
     """What happens on one server, one thing after another; it tells the ledger."""
 
-    def __init__(self, ledger: Ledger, data: Path) -> None:
+    def __init__(self, ledger: Ledger, data: Path, fault: Fault) -> None:
         self._ledger = ledger
         self._data = data
+        self._refused_once_is_for_ever = fault.at == "sync"
         self.cancelled: list[str] = []  # handles of jobs whose cancellation was confirmed
 
     def tell(self, caller: Caller) -> None:
-        """From the first submission to the last. Raises Gone or ConnectionError if the server dies."""
+        """From the first submission to the last.
+
+        Raises:
+            Gone, ConnectionError: The server has died.
+            Closed: It goes on without background jobs.
+        """
         self._caller = caller
         self._all_done(lambda again: [plain(f"a{again}")])
         self._all_done(
@@ -83,6 +93,8 @@ class Story:
                 return
             assert all(_REFUSAL.search(error.text) for error in caller.errors), caller.errors
             assert all(fault["type"] == "gearflow:store" for fault in caller.faults), caller.faults
+            if self._refused_once_is_for_ever:
+                raise Closed
             places = [place for place, call in enumerate(wanted) if call.key in refused]
             wanted = [calls(f"-{again}")[place] for place in places]
             assert time.monotonic() < deadline, f"{wanted} was refused again and again"
@@ -102,6 +114,8 @@ class Story:
         ):
             if done in answer["message"]:
                 break
+            if self._refused_once_is_for_ever:
+                raise Closed
             assert time.monotonic() < deadline, answer
         return answer
 
@@ -140,7 +154,7 @@ def tell_it(nest: Nest, directory: Path, sync: str, fault: Fault) -> bool:
     """Tell the story with that fault, then see what the next server finds; whether the fault came at all."""
     directory.mkdir()
     ledger = Ledger(directory / "runs")
-    story = Story(ledger, directory / "data")
+    story = Story(ledger, directory / "data", fault)
     with suppress(NotStarted):
         server = nest.start(directory / "data", fault, sync=sync)
         with a_worker(server.port, directory):
@@ -150,6 +164,8 @@ def tell_it(nest: Nest, directory: Path, sync: str, fault: Fault) -> bool:
                     wait_until_idle(caller)
                     caller.drain(ledger.promises, PATIENCE)
                     wait_until_recorded(directory / "data")
+            except Closed:
+                server.kill()
             except (Gone, ConnectionError):
                 assert fault.how != "refused", server.why("it died")
                 assert server.wait() == -signal.SIGKILL, server.why("it died")

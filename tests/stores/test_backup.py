@@ -9,7 +9,7 @@ from typing import Final
 
 import pytest
 
-from gearflow.broker.store import Reserved
+from gearflow.broker.store import Paused, Reserved
 from gearflow.errors import StoreError
 from gearflow.stores import SqliteStore, backup
 from tests.conftest import ROOT
@@ -47,12 +47,13 @@ def test_a_live_store_is_copied_as_it_is(tmp_path: Path) -> None:
 def test_a_store_that_nobody_has_is_copied(tmp_path: Path) -> None:
     path = tmp_path / "jobs.db"
     store = SqliteStore(path)
-    store.write([a_job(1)])
+    store.write([a_job(1), Paused((b"resize",))])
     store.close()
     backup(path, tmp_path / "copy.db")
     for file in (path, tmp_path / "copy.db"):
         store = SqliteStore(file)
-        assert jobs_of(store.load()) == [a_job(1)]
+        contents = store.load()
+        assert (jobs_of(contents), contents.paused) == ([a_job(1)], (b"resize",))
         store.close()
 
 

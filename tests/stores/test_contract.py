@@ -337,6 +337,14 @@ def test_a_revived_letter_is_a_job_that_has_not_run(store: Store, workload: byte
     assert store.dead(None, 0, 10) == []
 
 
+def test_a_letter_can_be_revived_with_other_options(store: Store) -> None:
+    store.write([a_job(1, LONG, options=b'{"expires": 9}')])
+    store.write([a_dead_letter(1, len(LONG))])
+    store.write([Revived(1, b"{}")])
+    assert held(store, 1) == a_job(1, LONG, options=b"{}")
+    assert store.dead(None, 0, 10) == []
+
+
 def test_only_dead_letters_are_revived(store: Store) -> None:
     job = a_job(1, attempt=2)
     store.write([job, an_end(2)])

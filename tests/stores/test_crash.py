@@ -136,7 +136,10 @@ def check_each(disk: Disk, directory: Path, fault: Fault, story: list[list[Chang
             }
         finally:
             store.close()
-    assert refused > total / 5  # it was not that nobody noticed
+    # It was not that nobody noticed. Where the disk was full but once, the store has made room by itself, and
+    # only what fails while it is opened is refused: so much, however long the story is.
+    is_tried_again = fault == "full" and times == 1
+    assert refused > (40 if is_tried_again else total / 5)
 
 
 @pytest.mark.parametrize("fault", ["full", "broken", "killed"])

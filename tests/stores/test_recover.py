@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gearflow.broker.store import Outcome
+from gearflow.broker.store import Outcome, Paused
 from gearflow.errors import StoreError
 from gearflow.stores import SqliteStore, recover
 from tests.stores.faulty import faulty_disk
@@ -96,6 +96,19 @@ def test_a_sound_file_loses_nothing(tmp_path: Path) -> None:
     store = SqliteStore(path)
     jobs_of(store.load())
     assert snapshot(store, numbers_in(story)) == content
+    store.close()
+
+
+def test_paused_functions_stay_paused(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    written(path, jobs=100)
+    store = SqliteStore(path)
+    store.write([Paused((b"resize", b"crop"))])
+    store.close()
+    overwrite(path, range(1, 2))
+    assert recover(path).same_paused
+    store = SqliteStore(path)
+    assert store.load().paused == (b"resize", b"crop")
     store.close()
 
 

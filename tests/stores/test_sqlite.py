@@ -11,16 +11,17 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Final
+from zlib import crc32
 
 import pytest
 
-from gearflow.broker.store import Forgotten, Rescheduled, Reserved, Revived
+from gearflow.broker.store import Forgotten, Paused, Rescheduled, Reserved, Revived
 from gearflow.errors import StoreError
-from gearflow.stores import SqliteStore, Sync, owner, schema
+from gearflow.stores import SqliteStore, Sync, owner, recover, schema
 from gearflow.stores import log as log_module
 from tests.conftest import ROOT
 from tests.stores.scenario import lives, numbers_in, snapshot
-from tests.stores.values import a_dead_letter, a_job, an_end, jobs_of
+from tests.stores.values import a_dead_letter, a_job, an_end, jobs_of, tamper
 
 _PATIENCE: Final = 60.0  # seconds
 
@@ -220,7 +221,7 @@ def test_a_later_version_is_refused_with_both_versions(path: Path) -> None:
     later.execute("PRAGMA user_version = 99")
     later.close()
     with pytest.raises(
-        StoreError, match=r"jobs\.db has version 99, .* up to 1; use the gearflow that wrote it"
+        StoreError, match=r"jobs\.db has version 99, .* up to 2; use the gearflow that wrote it"
     ):
         SqliteStore(path)
 
@@ -236,9 +237,9 @@ def test_an_earlier_version_is_brought_forward(path: Path, monkeypatch: pytest.M
     assert jobs_of(store.load()) == [a_job(1)]
     assert store.ended(2) == an_end(2)
     store.close()
-    assert schema_of(path) == (2, True)
+    assert schema_of(path) == (3, True)
     monkeypatch.undo()
-    with pytest.raises(StoreError, match="has version 2, and this gearflow knows versions up to 1"):
+    with pytest.raises(StoreError, match="has version 3, and this gearflow knows versions up to 2"):
         SqliteStore(path)
 
 
@@ -255,8 +256,73 @@ def test_a_migration_that_fails_leaves_the_file_as_it_was(
     with pytest.raises(StoreError, match="already exists"):
         SqliteStore(path)
     monkeypatch.undo()
-    assert schema_of(path) == (1, False)
+    assert schema_of(path) == (2, False)
     write_once(path)
+
+
+def test_the_first_version_knew_of_no_paused_functions(path: Path, first_version: None) -> None:
+    connection = sqlite3.connect(path)
+    tables = schema.tables_of(connection)
+    connection.close()
+    assert crc32(repr(tables).encode()) == 0x3562C54B  # files of it are out there: it is what it was
+    store = SqliteStore(path)
+    contents = store.load()
+    assert (jobs_of(contents), contents.paused) == ([a_job(1)], ())
+    assert store.ended(2) == an_end(2)
+    store.write([Paused((b"resize",))])
+    store.close()
+    store = SqliteStore(path)
+    assert store.load().paused == (b"resize",)
+    store.close()
+
+
+def test_a_damaged_file_of_the_first_version_is_recovered(path: Path, first_version: None) -> None:
+    with path.open("r+b") as file:
+        file.write(bytes(16))
+    recovered = recover(path)
+    assert (recovered.kept_jobs, recovered.kept_records) == (1, 1)
+    write_once(path)
+
+
+@pytest.fixture
+def first_version(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At ``path`` is a file that the first version of the schema made."""
+    with monkeypatch.context() as patched:
+        patched.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:1])
+        write_once(path, [a_job(1), an_end(2)])
+
+
+@pytest.mark.parametrize(
+    "functions",
+    [
+        (),
+        (b"resize",),
+        ("größe".encode(), b"\x80\xff", b'"', b"\0"),
+        tuple(b"f%d" % n * 9 for n in range(2000)),
+    ],
+)
+def test_paused_functions_come_back_as_they_were_given(path: Path, functions: tuple[bytes, ...]) -> None:
+    write_once(path, [Paused((b"before",)), a_job(1), Paused(functions)])
+    store = SqliteStore(path)
+    contents = store.load()
+    assert contents.paused == functions
+    assert jobs_of(contents) == [a_job(1)]
+    store.close()
+
+
+@pytest.mark.parametrize("damage", ["UPDATE paused SET functions = '[]'", "DELETE FROM paused"])
+def test_a_pause_is_not_lost_in_silence(path: Path, damage: str) -> None:
+    write_once(path, [Paused((b"resize",)), a_job(1)])
+    tamper(path, damage)
+    store = SqliteStore(path)
+    with pytest.raises(StoreError, match="is damaged: which functions are paused is not what was written"):
+        store.load()
+    store.close()
+    recovered = recover(path)
+    assert (recovered.kept_jobs, recovered.same_paused) == (1, False)
+    store = SqliteStore(path)
+    assert store.load().paused == ()
+    store.close()
 
 
 def schema_of(path: Path) -> tuple[int, bool]:
@@ -300,7 +366,9 @@ def test_without_sync_nothing_is_synced(
     store.close()
 
 
-def test_after_a_failed_sync_nothing_is_acknowledged(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_a_failed_sync_no_other_succeeds_until_the_file_is_opened_anew(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(_: int) -> None:
         raise OSError(5, "Input/output error")
 
@@ -308,16 +376,18 @@ def test_after_a_failed_sync_nothing_is_acknowledged(path: Path, monkeypatch: py
     store.write([a_job(1)])
     with monkeypatch.context() as patched:
         patched.setattr(log_module, "_fdatasync", fail)
-        with pytest.raises(StoreError, match="Input/output error"):
+        with pytest.raises(StoreError, match=r"jobs\.db could not be synced \(Input/output error\)"):
             store.sync()
+    store.write([a_job(2)])
     with pytest.raises(StoreError, match=r"could not be synced .* start the server anew"):
-        store.write([a_job(2)])
-    with pytest.raises(StoreError):
         store.sync()  # the kernel would say that all is well
     assert store.job(1) == a_job(1)
+    log = Path(f"{path}-wal").read_bytes()
     store.close()
+    assert Path(f"{path}-wal").read_bytes() == log  # nobody but the next one looks whether it is whole
     store = SqliteStore(path)
-    assert jobs_of(store.load()) == [a_job(1)]
+    assert jobs_of(store.load()) == [a_job(1), a_job(2)]
+    store.sync()
     store.close()
 
 

@@ -1,0 +1,136 @@
+"""The disk does not take what was written (fdatasync: EIO): no job is promised any more, all else goes on."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from gearflow.protocol import packets as p
+from gearflow.protocol import reserved
+from gearflow.server.settings import FILE_NAME
+from tests.cli.shell import Running, Shell
+from tests.crash.caller import Caller
+from tests.crash.ledger import Ledger
+from tests.crash.test_full_disk import answer
+from tests.server.wire import Wire
+
+_BREAKABLE: Final = """\
+import errno, os
+
+_fdatasync = os.fdatasync
+
+def fdatasync(fd):
+    if os.path.exists(os.environ["DISK_IS_BROKEN"]):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+    _fdatasync(fd)
+
+os.fdatasync = fdatasync
+"""
+"""The interpreter runs it first (as ``sitecustomize``): a disk that breaks when a file is there."""
+
+
+class Machine:
+    """A real ``gearflow server`` and the disk below it."""
+
+    def __init__(self, directory: Path) -> None:
+        self._broken = directory / "broken"
+        self.data = directory / "data"
+        (directory / "site").mkdir()
+        (directory / "site" / "sitecustomize.py").write_text(_BREAKABLE)
+        path = os.pathsep.join([str(directory / "site"), os.environ.get("PYTHONPATH", "")])
+        self._shell = Shell(directory, {"PYTHONPATH": path, "DISK_IS_BROKEN": str(self._broken)})
+
+    @contextmanager
+    def serve(self, sync: str) -> Generator[tuple[Running, int]]:
+        """A server on its file, and the port."""
+        arguments = ["-p", "0", "--data", str(self.data), "--sync", sync]
+        with self._shell.start("server", *arguments) as server:
+            found = re.search(r"listens on \S+:(\d+);", server.until("listens on"))
+            assert found is not None
+            yield server, int(found[1])
+
+    def break_disk(self) -> None:
+        self._broken.touch()
+
+    def mend_disk(self) -> None:
+        self._broken.unlink()
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
+
+def submit(client: Wire, payload: bytes) -> p.JobCreated | p.Error:
+    created = answer(client, p.SubmitJobBg(b"work", b"", payload))
+    assert isinstance(created, p.JobCreated | p.Error)
+    return created
+
+
+def until_refused(client: Wire, sync: str) -> tuple[list[bytes], p.Error]:
+    """Submit until it is refused: the handles until then, of which there is none where each job is synced."""
+    accepted: list[bytes] = []
+    while isinstance(created := submit(client, b"%d" % (len(accepted) + 1)), p.JobCreated):
+        assert sync == "batch"
+        accepted.append(created.handle)
+    return accepted, created
+
+
+@pytest.mark.parametrize("sync", ["always", "batch"])
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_nothing_is_promised_that_the_disk_does_not_have(
+    machine: Machine, tmp_path: Path, sync: str, end: signal.Signals
+) -> None:
+    with machine.serve(sync) as (server, port), Wire(port) as client, Wire(port) as worker:
+        worker.send(p.CanDo(b"attached"), p.CanDo(b"ended"))
+        client.send(p.SubmitJobBg(b"ended", b"", b""), p.SubmitJobBg(b"work", b"", b"0"))
+        ended, first = client.handle(), client.handle()
+        machine.break_disk()
+        accepted, refusal = until_refused(client, sync)
+        for error in (refusal, submit(client, b"the next one")):
+            assert isinstance(error, p.Error)
+            assert error.code == b"QUEUE_ERROR"
+            assert re.search(
+                rb"the job could not be stored: \S+%b could not be synced \(Input/output error\): .*"
+                rb"start the server anew" % re.escape(FILE_NAME.encode()),
+                error.text,
+            )
+        request = reserved.SubmitRequest(function="work", detached=True)
+        with Caller(port, Ledger(tmp_path / "runs")) as caller:
+            assert caller.ask(reserved.SUBMIT, request)["type"] == "gearflow:store"
+
+        created = answer(client, p.SubmitJobHigh(b"attached", b"", b"now"))
+        assert isinstance(created, p.JobCreated)
+        assert answer(worker, p.GrabJob()) == p.JobAssign(created.handle, b"attached", b"now")
+        worker.send(p.WorkComplete(created.handle, b"done"))
+        assert client.receive() == p.WorkComplete(created.handle, b"done")
+        assert answer(worker, p.GrabJob()) == p.JobAssign(ended, b"ended", b"")
+        worker.send(p.WorkComplete(ended, b"well"))
+        with Caller(port, Ledger(tmp_path / "runs")) as caller:
+            info = caller.ask(reserved.INFO, reserved.InfoRequest(handle=ended.decode()))
+            assert info["state"] == "completed"
+
+        server.signal(end)
+        _, logged = server.end()
+    lines = logged.splitlines()
+    assert len(lines) == 1, logged
+    assert "ERROR" in lines[0]
+    assert f"{machine.data / FILE_NAME} could not be synced (Input/output error)" in lines[0]
+    assert "start the server anew" in lines[0]
+
+    if end is signal.SIGTERM:  # SQLite would have copied it without looking whether it is what was written
+        assert (machine.data / f"{FILE_NAME}-wal").stat().st_size > 0
+    machine.mend_disk()
+    with machine.serve(sync) as (_, port), Wire(port) as client, Wire(port) as worker:
+        worker.send(p.CanDo(b"work"), p.CanDo(b"ended"))
+        for number, handle in enumerate([first, *accepted]):
+            assert answer(worker, p.GrabJob()) == p.JobAssign(handle, b"work", b"%d" % number)
+        assert answer(worker, p.GrabJob()) == p.NoJob()  # neither what was refused nor what had ended
+        assert isinstance(submit(client, b"all is well"), p.JobCreated)
