@@ -26,7 +26,6 @@ from heapq import heappop, heappush
 from typing import Final, NamedTuple
 
 from gearflow.broker import records
-from gearflow.broker.acknowledging import Acknowledgements
 from gearflow.broker.bodies import Body, handle_of, integer, name_in, split
 from gearflow.broker.deadlines import Deadlines
 from gearflow.broker.door import Door
@@ -182,10 +181,6 @@ class Broker:
         self._appointments = 0
         self._deadlines = Deadlines()
         self._waking = Waking(lambda session: self.send(session, _NOOP))
-        self._acknowledgements = Acknowledgements()
-        self.unacknowledged = (
-            self._acknowledgements.waiting
-        )  # the shell asks ``next_due`` while there are any
         self._queued_bytes = 0
         self._overdue_entries: list[Entry] = []  # which could not be written
         self.store_fault = ""  # why a job could not be kept
@@ -258,7 +253,6 @@ class Broker:
             extras.watchers = [watcher for watcher in extras.watchers if watcher[0] is not session]
         session.watched.clear()
         session.outbox.clear()
-        self.unacknowledged.pop(session, None)
         self._intake.forget(session)
         self._door.forget(session)
 
@@ -271,21 +265,11 @@ class Broker:
             del worker.running[self.handle(job)]
             self.requeue(job)
         self._waking.tick(now)
-        for session in self._acknowledgements.overdue(now):
-            self.hurry(session)
-
-    def hurry(self, session: Session) -> None:
-        """Send what waits for more to go with it."""
-        if session in self.unacknowledged:
-            self.send(session, self._acknowledgements.pop(session))
 
     def next_due(self) -> float | None:
         """When ``tick`` is to be called next, if nothing else happens."""
         due = self._waking.next_due()
         overdue = self._deadlines.next_due()
-        if overdue is not None and (due is None or overdue < due):
-            due = overdue
-        overdue = self._acknowledgements.next_due()
         if overdue is not None and (due is None or overdue < due):
             due = overdue
         if self._agenda:
@@ -466,11 +450,7 @@ class Broker:
         # What most submissions are: nothing of it waits for the store.
         plain = not self._durable or not (background or (job is not None and job.state is _STORING))
         if job is not None and plain and not session.storing:
-            if background or not self._acknowledgements.may_wait(session):
-                self._created(session, job)
-            else:
-                handle = b"%b%d" % (self._handle_prefix, job.number)
-                self._acknowledgements.wait(session, _CREATED[len(handle)] + handle, self.now)
+            self._created(session, job)
             return False
         return self.answer(session, job, background, refused)
 
@@ -704,7 +684,10 @@ class Broker:
 
     def _created(self, session: Session, job: Job) -> None:
         handle = b"%b%d" % (self._handle_prefix, job.number)
-        self.send(session, _CREATED[len(handle)] + handle)
+        outbox = session.outbox
+        if not outbox:
+            self.dirty.append(session)
+        outbox.append(_CREATED[len(handle)] + handle)
 
     def new_function(self, name: bytes) -> FunctionQueue:
         """Make a function known that is not."""
@@ -984,8 +967,6 @@ class Broker:
         outbox = session.outbox
         if not outbox:
             self.dirty.append(session)
-            if session in self.unacknowledged:
-                outbox.append(self._acknowledgements.pop(session))
         if size < LARGE:
             outbox.append(head + workload)
         else:
@@ -1144,8 +1125,6 @@ class Broker:
                 outbox = client.outbox
                 if not outbox:
                     self.dirty.append(client)
-                    if client in self.unacknowledged:
-                        outbox.append(self._acknowledgements.pop(client))
                 outbox.append(packet)
         else:
             for client in clients:
@@ -1238,8 +1217,6 @@ class Broker:
         outbox = session.outbox
         if not outbox:
             self.dirty.append(session)
-            if session in self.unacknowledged:
-                outbox.append(self._acknowledgements.pop(session))
         outbox.append(packet)
 
 

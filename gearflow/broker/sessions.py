@@ -29,7 +29,6 @@ class Session:
         "asleep",
         "attached",
         "client_id",
-        "eager",
         "events",
         "exceptions",
         "fd",
@@ -38,7 +37,6 @@ class Session:
         "overdue",
         "running",
         "storing",
-        "told",
         "watched",
     )
 
@@ -57,9 +55,5 @@ class Session:
         self.running: dict[bytes, Job] = {}  # by handle, in the order they were assigned
         # As a client.
         self.attached: dict[Job, None] = {}
-        self.eager = False  # it goes on when it has JOB_CREATED: see ``acknowledging``
-        self.told = (
-            0  # jobs it was attached to when it was sent JOB_CREATED alone, if it was since it last called
-        )
         self.storing = 0  # submissions at the store: only background ones may follow meanwhile
         self.watched: dict[Job, None] = {}  # whose end it waits for in calls of ``gearflow:result``

@@ -78,7 +78,7 @@ class Peer(asyncio.BufferedProtocol):
 
     def eof_received(self) -> None:
         # Half-closing counts as leaving, as in gearmand; what was answered so far still goes out.
-        self._flush_all()
+        self.flush()
 
     def pause_writing(self) -> None:
         self._congested = True
@@ -125,8 +125,7 @@ class Peer(asyncio.BufferedProtocol):
             self.refuse(str(error))
 
     def close(self) -> None:
-        """Close the connection once all that was answered has left."""
-        self._flush_all()
+        """Close the connection once what was written has left."""
         self._transport.close()
 
     def abort(self) -> None:
@@ -136,12 +135,8 @@ class Peer(asyncio.BufferedProtocol):
     def refuse(self, reason: str, what: str = "closed a connection that does not speak Gearman") -> None:
         """Close the connection because of what the peer sent."""
         logger.warning(what, extra={"peer": self._session.address, "reason": reason})
-        self.close()
-
-    def _flush_all(self) -> None:
-        """Write what is in the outbox, and what waits for more to go with it."""
-        self._engine.broker.hurry(self._session)
         self.flush()
+        self._transport.close()
 
     # ------------------------------------------------------------------------------------ slow readers
 

@@ -33,7 +33,6 @@ class Peer:
 
     def read(self) -> list[Packet | bytes]:
         """What it has been sent since it last looked: packets, and lines of text."""
-        self._world.broker.hurry(self.session)
         data = b"".join(self.session.outbox)
         self.session.outbox.clear()
         return [body if kind == TEXT else decode(kind, body) for kind, body in self._frames.feed(data)]

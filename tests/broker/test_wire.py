@@ -34,11 +34,9 @@ def answers(pieces: list[bytes]) -> bytes:
     try:
         for piece in pieces:
             receive(world, peer.session, piece)
-        end = b""
     except RemoteProtocolError:
-        end = b"closed"
-    world.broker.hurry(peer.session)
-    return b"".join(peer.session.outbox) + end
+        return b"".join(peer.session.outbox) + b"closed"
+    return b"".join(peer.session.outbox)
 
 
 @given(
