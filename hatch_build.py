@@ -15,7 +15,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 CORE = (
-    *("bodies", "broker", "buffers", "deadlines", "intake", "job"),
+    *("bodies", "broker", "buffers", "deadlines", "grabs", "intake", "job"),
     *("journal", "limits", "queues", "records", "sessions", "waking"),
 )
 

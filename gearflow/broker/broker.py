@@ -29,6 +29,7 @@ from gearflow.broker import records
 from gearflow.broker.bodies import Body, handle_of, integer, name_in, split
 from gearflow.broker.deadlines import Deadlines
 from gearflow.broker.door import Door
+from gearflow.broker.grabs import Grabs
 from gearflow.broker.intake import Handler, Intake, Partial
 from gearflow.broker.job import HIGH, LOW, NO_PROGRESS, NORMAL, Extras, Job, JobState
 from gearflow.broker.journal import Entry
@@ -180,7 +181,9 @@ class Broker:
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []  # heap: Unix time, number, what to do
         self._appointments = 0
         self._deadlines = Deadlines()
-        self._waking = Waking(lambda session: self.send(session, _NOOP))
+        self._waking = Waking(self._call)
+        self._grabs = Grabs()
+        self.unanswered = self._grabs.waiting  # the shell asks ``next_due`` while there are any
         self._queued_bytes = 0
         self._overdue_entries: list[Entry] = []  # which could not be written
         self.store_fault = ""  # why a job could not be kept
@@ -240,6 +243,8 @@ class Broker:
         """The connection is gone: its jobs go to others, and jobs that only it wanted end."""
         self.now = now
         del self.sessions[session]
+        if session in self.unanswered:
+            self._grabs.pop(session)
         self._forget_abilities(session)
         for job in reversed(session.running.values()):
             self._died(job, session)
@@ -265,11 +270,16 @@ class Broker:
             del worker.running[self.handle(job)]
             self.requeue(job)
         self._waking.tick(now)
+        for session in self._grabs.overdue(now):
+            self._answer_grab(session)
 
     def next_due(self) -> float | None:
         """When ``tick`` is to be called next, if nothing else happens."""
         due = self._waking.next_due()
         overdue = self._deadlines.next_due()
+        if overdue is not None and (due is None or overdue < due):
+            due = overdue
+        overdue = self._grabs.next_due()
         if overdue is not None and (due is None or overdue < due):
             due = overdue
         if self._agenda:
@@ -348,6 +358,8 @@ class Broker:
             function.pause()
         elif function.paused:
             function.go_on()
+            while function.waiting and function.grabbers:
+                self._give_to_grabber(function)
             for _ in range(min(function.waiting - function.wakes, len(function.sleepers))):
                 self._waking.wake(function, self.now)
         return function.waiting + function.parked
@@ -552,7 +564,7 @@ class Broker:
             if job.state is _STORING:
                 function.storing -= 1
                 job.state = _WAITING
-                if job.size > INLINE and not function.sleepers:
+                if job.size > INLINE and not (function.sleepers or function.grabbers):
                     job.workload = job.size
                 if job.extras is None:
                     self._queue(job)
@@ -712,8 +724,15 @@ class Broker:
             function.parked += 1
             return
         function.waiting += 1
-        if function.sleepers:
+        if function.grabbers:
+            self._give_to_grabber(function)
+        elif function.sleepers:
             self._waking.wake(function, self.now)
+
+    def _call(self, session: Session) -> None:
+        """Tell a sleeper that there is a job."""
+        self._grabs.called(session, self.now)
+        self.send(session, _NOOP)
 
     def at(self, time: float, call: Callable[[], None]) -> None:
         """Have something called at a Unix time."""
@@ -862,6 +881,7 @@ class Broker:
 
     def _offer(self, session: Session, name: bytes, timeout: float) -> None:
         """A worker offers a function; the last word on its time limit (seconds, 0: none) counts."""
+        self._answer_grab(session)
         if name.startswith(reserved.PREFIX):
             self._error(session, b"INVALID_FUNCTION_NAME", b"the server answers reserved functions itself")
             return
@@ -875,6 +895,7 @@ class Broker:
             self._waking.wake(function, self.now)
 
     def _cant_do(self, session: Session, kind: int, body: Body) -> None:
+        self._answer_grab(session)
         function = self.functions.get(name_in(body))
         if function is not None and function in session.abilities:
             del session.abilities[function]
@@ -884,6 +905,7 @@ class Broker:
                 self._waking.answered(session, self.now)
 
     def _reset_abilities(self, session: Session, kind: int, body: Body) -> None:
+        self._answer_grab(session)
         self._forget_abilities(session)
 
     def _forget_abilities(self, session: Session) -> None:
@@ -895,9 +917,10 @@ class Broker:
             self._waking.answered(session, self.now)
 
     def _pre_sleep(self, session: Session, kind: int, body: Body) -> None:
+        self._answer_grab(session)
         for function in session.abilities:
             if function.waiting:
-                self.send(session, _NOOP)
+                self._call(session)
                 return
         self._waking.sleep(session)
         if session in self._waking.pending:
@@ -906,13 +929,37 @@ class Broker:
     def _grab(self, session: Session, kind: int, body: Body) -> None:
         if session.asleep:
             self._waking.rise(session)
+        self._answer_grab(session)
+        if not self._give(session, kind):
+            if session.expects:
+                self._grabs.wait(session, kind, self.now)
+            else:
+                self._no_job(session)
+        if session in self._waking.pending:
+            self._waking.answered(session, self.now)
+
+    def _give(self, session: Session, kind: int) -> bool:
+        """Answer a GRAB with a job, if there is one."""
         job = self._next_job(session)
         while job is not None and not self._assign(session, job, kind):
             job = self._next_job(session)
-        if job is None:
-            self.send(session, _NO_JOB)
-        if session in self._waking.pending:
-            self._waking.answered(session, self.now)
+        return job is not None
+
+    def _give_to_grabber(self, function: FunctionQueue) -> None:
+        """A job waits, and so does a GRAB for it."""
+        session = next(iter(function.grabbers))
+        if not self._give(session, self._grabs.pop(session)):
+            self._no_job(session)
+
+    def _answer_grab(self, session: Session) -> None:
+        """If a GRAB of the session waits, it has waited in vain."""
+        if session in self.unanswered:
+            self._grabs.pop(session)
+            self._no_job(session)
+
+    def _no_job(self, session: Session) -> None:
+        session.no_job_at = self.now
+        self.send(session, _NO_JOB)
 
     def _next_job(self, session: Session) -> Job | None:
         """The job of the highest priority over all functions of the worker.
@@ -1213,7 +1260,9 @@ class Broker:
         self.send(session, self._answer_text(line))
 
     def send(self, session: Session, packet: bytes) -> None:
-        """Send bytes."""
+        """Send bytes: an answer, in the order of what was asked."""
+        if session in self.unanswered:
+            self._answer_grab(session)
         outbox = session.outbox
         if not outbox:
             self.dirty.append(session)

@@ -27,6 +27,7 @@ class FunctionQueue:
 
     __slots__ = (
         "delayed",
+        "grabbers",
         "lanes",
         "limits",
         "name",
@@ -57,6 +58,7 @@ class FunctionQueue:
         self.served = 0  # when a worker of several functions last took a job from here
         self.workers = 0  # connections that can do it
         self.uniques: dict[bytes, Job] = {}  # delayed, waiting or running jobs by unique key
+        self.grabbers: dict[Session, None] = {}  # whose GRABs wait for a job, in the order they came
         self.sleepers: dict[Session, None] = {}  # in the order they fell asleep: the first is woken first
         self.wakes = 0  # sleepers sent a NOOP for this function that have not answered it yet
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -31,8 +32,10 @@ class Session:
         "client_id",
         "events",
         "exceptions",
+        "expects",
         "fd",
         "gearflow",
+        "no_job_at",
         "outbox",
         "overdue",
         "running",
@@ -50,6 +53,8 @@ class Session:
         # As a worker.
         self.abilities: dict[FunctionQueue, float] = {}  # with time limits (0: none), as registered
         self.asleep = False
+        self.no_job_at = -inf  # when it was last told that there is no job
+        self.expects = False  # its GRABs may wait for a job: see ``grabs``
         self.events = b""  # the handle of its call of ``gearflow:events``, if it made one
         self.overdue: Mapping[str, int] = {}  # by function: runs that go on after the end of their job
         self.running: dict[bytes, Job] = {}  # by handle, in the order they were assigned

@@ -207,7 +207,7 @@ class Engine:
     def schedule_flush(self) -> None:
         """Have the outboxes written once for all that this turn of the event loop brings."""
         broker = self.broker
-        if (broker.dirty or broker.journal) and not self.flushing:
+        if (broker.dirty or broker.journal or broker.unanswered) and not self.flushing:
             self._schedule()
         if broker.partials or broker.notices:
             self._look_after()

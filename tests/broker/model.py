@@ -320,6 +320,10 @@ class ServerMachine(RuleBasedStateMachine):
         for index in range(PEERS):
             self.pre_sleep(index)
 
+    def late_answers(self, member: Member) -> list[Packet | bytes]:
+        """What is answered only when time has passed, and nothing else happened."""
+        return []
+
     @rule(index=INDEX)
     def grab(self, index: int) -> None:
         """It is given the first job of the best priority of one of its functions, or told of none."""
@@ -330,7 +334,7 @@ class ServerMachine(RuleBasedStateMachine):
         best = min((job.priority for job in firsts), default=None)
         member.asleep = member.woken = member.deaf = False
         member.unseen.clear()
-        answers = member.peer(p.GrabJobUniq())
+        answers = member.peer(p.GrabJobUniq()) or self.late_answers(member)
         answer = answers.pop()
         member.expected.extend(packet for packet in answers if packet == p.Noop())
         self.hear(member, answers)

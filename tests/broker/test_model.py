@@ -5,11 +5,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import invariant, rule
 
 from gearflow.broker import JobState
+from gearflow.broker.grabs import LINGER
 from gearflow.broker.job import TRANSITIONS
 from gearflow.broker.waking import PATIENCE
 from gearflow.protocol import packets as p
+from gearflow.protocol.packets import Packet
 from tests.broker.harness import PREFIX, Peer, World
-from tests.broker.model import FUNCTIONS, INDEX, UNIQUES, Differences, GearflowMachine, Spec
+from tests.broker.model import FUNCTIONS, INDEX, UNIQUES, Differences, GearflowMachine, Member, Spec
 
 
 class InProcess:
@@ -52,6 +54,10 @@ class BrokerMachine(GearflowMachine):
         spec = Spec(b"", function, unique, 1, True, due=due, delayed=due > self.world.now)
         self.accept(self.all[index], p.SubmitJobEpoch(function, unique, b"%d" % due, b"x"), spec)
 
+    def late_answers(self, member: Member) -> list[Packet | bytes]:
+        self.world.broker.tick(self.world.now + LINGER)
+        return member.peer.read()
+
     @rule(seconds=st.sampled_from([0.005, PATIENCE, 1.0]))
     def pass_time(self, seconds: float) -> None:
         """A delayed job stands in line from when it is due, behind those that wait already."""
@@ -72,6 +78,10 @@ class BrokerMachine(GearflowMachine):
         for function in FUNCTIONS:
             if self.waiting(function) and any(m.asleep and function in m.abilities for m in self.all):
                 assert self.world.broker.next_due() is not None
+
+    @invariant()
+    def no_job_waits_beside_a_grab_that_waits(self) -> None:
+        assert not any(each.waiting and each.grabbers for each in self.world.broker.functions.values())
 
     @invariant()
     def jobs_go_from_state_to_state_as_the_table_says(self) -> None:
