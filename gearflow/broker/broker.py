@@ -380,7 +380,7 @@ class Broker:
             return False
         del self.functions[name]
         if function.paused and self.store is not None:
-            self.journal.append(Entry(self.paused(), None))
+            self.journal.append((self.paused(), None))
         return True
 
     # ---------------------------------------------------------------------------------- who does what
@@ -599,7 +599,7 @@ class Broker:
 
     def keep(self, change: Change | None, done: Callable[[str | None], None]) -> None:
         """Have something kept that somebody waits for: ``done`` is called then."""
-        self.journal.append(Entry(change, done))
+        self.journal.append((change, done))
         self.pressing = True
 
     def _begin(self, job: Job, extras: Extras) -> None:
@@ -672,7 +672,7 @@ class Broker:
             self._reserved = below
             self._reserve_at = below - NUMBERS // 2
         else:
-            self._overdue_entries.append(Entry(Reserved(below), partial(self._have_reserved, below)))
+            self._overdue_entries.append((Reserved(below), partial(self._have_reserved, below)))
 
     def handle(self, job: Job) -> bytes:
         """What the protocol calls a job."""
@@ -780,7 +780,7 @@ class Broker:
         if job.kept:
             extras = job.more()
             change = Rescheduled(job.number, extras.due, extras.attempt, extras.deaths)
-            self.journal.append(Entry(change, None))
+            self.journal.append((change, None))
 
     def _died(self, job: Job, worker: Session) -> None:
         """The worker went away in the middle of the job: another gets it, if not too many did."""
@@ -1147,9 +1147,9 @@ class Broker:
         if told is not None:
             self.keep(change, partial(self._recorded, change, told))
         elif self._durable:
-            self.journal.append(Entry(change, partial(self._recorded, change, None)))
+            self.journal.append((change, partial(self._recorded, change, None)))
         else:
-            self.journal.append(Entry(change, None))
+            self.journal.append((change, None))
 
     def _recorded(
         self, change: Ended | Forgotten | None, told: Callable[[], None] | None, error: str | None
@@ -1158,7 +1158,7 @@ class Broker:
             if not self._overdue_entries:
                 text = f"cannot record that jobs have ended ({error}); they may run again after a restart"
                 self.notices.append(Notice(text, None, self.handle_of_number(change.number)))
-            self._overdue_entries.append(Entry(change, partial(self._recorded, change, None)))
+            self._overdue_entries.append((change, partial(self._recorded, change, None)))
         if told is not None:
             told()
 

@@ -8,14 +8,12 @@ them: so an answer that speaks of the store is given when the store knows all th
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TypeAlias
 
 from gearflow.broker.store import Change
 
+Entry: TypeAlias = tuple[Change | None, Callable[[str | None], None] | None]
+"""A change for the store, and what to do then: told None when the change is kept, else why it is not.
 
-class Entry(NamedTuple):
-    """A change for the store, and what to do then."""
-
-    change: Change | None
-    done: Callable[[str | None], None] | None
-    """Told None when the change is kept, else why it is not."""
+A plain tuple, as there is one for the end of each background job.
+"""

@@ -104,7 +104,7 @@ class Keeper:
         entries, broker.journal = broker.journal, []
         if self._broken is not None:
             entries = _without_jobs(entries, self._broken)
-        changes = [entry.change for entry in entries if entry.change is not None]
+        changes = [change for change, _ in entries if change is not None]
         if not changes:
             self._tell(entries, None)
             return
@@ -170,10 +170,10 @@ class Keeper:
 
     def _tell(self, entries: list[Entry], error: str | None) -> None:
         """Tell the broker of each entry that it is kept, or why not."""
-        for entry in entries:
-            if entry.done is not None:
+        for _, done in entries:
+            if done is not None:
                 try:
-                    entry.done(error)
+                    done(error)
                 except Exception:  # a bug; the others of the group must hear all the same
                     logger.exception("an entry of the journal could not be dealt with")
         self._broker.unkept = ()
@@ -211,7 +211,7 @@ class Keeper:
         for start in range(0, len(entries), _MANY):
             group = entries[start : start + _MANY]
             try:
-                self._store.write([entry.change for entry in group if entry.change is not None])
+                self._store.write([change for change, _ in group if change is not None])
             except StoreError:
                 self._broker.put_back(entries[start:])
                 break
@@ -242,7 +242,7 @@ class Keeper:
 
     def _take_back(self, entries: list[Entry]) -> None:
         """Jobs whose submitters are told that they are not kept are not to run after a restart."""
-        changes = [Forgotten(entry.change.number) for entry in entries if isinstance(entry.change, StoredJob)]
+        changes = [Forgotten(change.number) for change, _ in entries if isinstance(change, StoredJob)]
         try:
             self._store.write(changes)
         except StoreError as error:
@@ -279,13 +279,13 @@ def _without_jobs(entries: list[Entry], fault: str) -> list[Entry]:
     Nothing else is: all that a loss of power could take is what became of a job, which then runs again.
     """
     return [
-        _refused(entry.done, fault) if isinstance(entry.change, StoredJob) else entry for entry in entries
+        _refused(done, fault) if isinstance(change, StoredJob) else (change, done) for change, done in entries
     ]
 
 
 def _refused(done: Callable[[str | None], None] | None, fault: str) -> Entry:
     """In place of an entry that is not kept: whoever waits for it is told."""
-    return Entry(None, partial(_tell_fault, done, fault) if done is not None else None)
+    return None, partial(_tell_fault, done, fault) if done is not None else None
 
 
 def _tell_fault(done: Callable[[str | None], None], fault: str, error: str | None) -> None:

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, cast
 
 from gearflow.broker.door import Unauthorized
 from gearflow.broker.sessions import LARGE
 from gearflow.errors import RemoteProtocolError
+from gearflow.server.large import LargeBody
 
 if TYPE_CHECKING:
+    from gearflow.broker.bodies import Body
     from gearflow.server.server import Engine
 
 logger = logging.getLogger(__name__)
 
-READ_SIZE: Final = 256 * 1024
 
-
-class Peer(asyncio.BufferedProtocol):
+class Peer(asyncio.Protocol):
     """Owns one accepted connection.
 
-    Bytes are received into a buffer that all peers of a server share, since a read is handled before the
-    next begins; a large body is received into a buffer of its own, where it stays until it is sent on.
+    While a large body is received, a ``LargeBody`` takes its place at the transport.
 
     A peer for which more waits than it may is *congested*. Whoever feeds it then is *held*: not read from,
     until the peer has caught up. One that lets others wait for too long is disconnected.
@@ -41,38 +40,24 @@ class Peer(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._session = self._engine.accept(self, transport)
-        self._scratch = self._engine.scratch
+        self._outbox = self._session.outbox
         self._partials = self._engine.broker.partials
         self._stalled = self._engine.broker.stalled
         most = self._engine.settings.max_pending_bytes
         self._transport.set_write_buffer_limits(high=most, low=most * 3 // 4)
 
-    def get_buffer(self, sizehint: int) -> memoryview:
-        if self._partials:
-            partial = self._partials.get(self._session)
-            if partial is not None and partial.body is not None:
-                return partial.room()
-        return self._scratch
-
-    def buffer_updated(self, nbytes: int) -> None:
+    def data_received(self, data: bytes) -> None:
         engine = self._engine
         if engine.congested:
             engine.flush()  # so that who is dirty afterwards was fed by this peer
         try:
-            partial = self._partials.get(self._session) if self._partials else None
-            if partial is None or partial.body is None:
-                engine.broker.receive(self._session, bytes(self._scratch[:nbytes]), engine.time())
-            else:
-                engine.broker.receive_large(self._session, nbytes, engine.time())
-        except Unauthorized as error:
-            self.refuse(str(error), "refused a connection that does not know the token")
+            engine.broker.receive(self._session, data, engine.time())
         except RemoteProtocolError as error:
-            self.refuse(str(error))
-        if engine.congested:
-            self._wait_for_slow_readers()
-        if self._stalled and self._session in self._stalled and not self._waits_for_store:
-            self._waits_for_store = True
-            self._wait()
+            self._turn_away(error)
+        if self._partials and self._session in self._partials:
+            self._expect_large()
+        if engine.congested or self._stalled:
+            self._hold_back()
         if not engine.flushing:
             engine.schedule_flush()
 
@@ -94,25 +79,56 @@ class Peer(asyncio.BufferedProtocol):
             self.resume_writing()
         self._engine.forget(self._session)
 
+    # ----------------------------------------------------------------------------------- large bodies
+
+    def _expect_large(self) -> None:
+        if self._partials[self._session].body is not None and not self._transport.is_closing():
+            self._transport.set_protocol(LargeBody(self))
+
+    def room(self) -> memoryview:
+        """Where the next bytes of the large body belong."""
+        return self._partials[self._session].room()
+
+    def large_received(self, count: int) -> None:
+        """So many bytes of it have come."""
+        engine = self._engine
+        if engine.congested:
+            engine.flush()  # as above
+        try:
+            engine.broker.receive_large(self._session, count, engine.time())
+        except RemoteProtocolError as error:
+            self._turn_away(error)
+        if self._session not in self._partials:
+            self._transport.set_protocol(self)
+        if engine.congested or self._stalled:
+            self._hold_back()
+        if not engine.flushing:
+            engine.schedule_flush()
+
     # ------------------------------------------------------------------------------ called by the engine
 
     def flush(self) -> None:
         """Write what is in the outbox; small packets in one piece, large bodies as they are."""
-        outbox = self._session.outbox
+        outbox = self._outbox
         if len(outbox) == 1:
             self._transport.write(outbox[0])
+        elif outbox and max(map(len, outbox)) < LARGE:
+            self._transport.write(b"".join(outbox))
         elif outbox:
-            small: list[bytes | memoryview] = []
-            for piece in outbox:
-                if len(piece) < LARGE:
-                    small.append(piece)
-                    continue
-                self._transport.write(b"".join(small))
-                small.clear()
-                self._transport.write(piece)
-            if small:
-                self._transport.write(b"".join(small))
+            self._write_large(outbox)
         outbox.clear()
+
+    def _write_large(self, outbox: list[Body]) -> None:
+        small: list[Body] = []
+        for piece in outbox:
+            if len(piece) < LARGE:
+                small.append(piece)
+                continue
+            self._transport.write(b"".join(small))
+            small.clear()
+            self._transport.write(piece)
+        if small:
+            self._transport.write(b"".join(small))
 
     def resume(self) -> None:
         """The submissions of this peer are kept: go on with what it sent meanwhile."""
@@ -132,6 +148,12 @@ class Peer(asyncio.BufferedProtocol):
         """Close the connection now."""
         self._transport.abort()
 
+    def _turn_away(self, error: RemoteProtocolError) -> None:
+        if isinstance(error, Unauthorized):
+            self.refuse(str(error), "refused a connection that does not know the token")
+        else:
+            self.refuse(str(error))
+
     def refuse(self, reason: str, what: str = "closed a connection that does not speak Gearman") -> None:
         """Close the connection because of what the peer sent."""
         logger.warning(what, extra={"peer": self._session.address, "reason": reason})
@@ -139,6 +161,14 @@ class Peer(asyncio.BufferedProtocol):
         self._transport.close()
 
     # ------------------------------------------------------------------------------------ slow readers
+
+    def _hold_back(self) -> None:
+        """Not be read from while those it feeds do not read, or its submissions are at the store."""
+        if self._engine.congested:
+            self._wait_for_slow_readers()
+        if self._session in self._stalled and not self._waits_for_store:
+            self._waits_for_store = True
+            self._wait()
 
     def _wait_for_slow_readers(self) -> None:
         """Be held by those congested peers that were just fed."""

@@ -28,9 +28,9 @@ from gearflow.broker import Broker, Session
 from gearflow.broker.store import Store
 from gearflow.certificates import BadCertificate, server_context
 from gearflow.eventloop import new_event_loop
-from gearflow.server import admin
+from gearflow.server import admin, tls
 from gearflow.server.keeping import Keeper, open_store
-from gearflow.server.peer import READ_SIZE, Peer
+from gearflow.server.peer import Peer
 from gearflow.server.settings import ServerOptions, ServerSettings
 from gearflow.server.tls import TlsTransport
 
@@ -61,7 +61,9 @@ class Engine:
     def __init__(self, settings: ServerSettings) -> None:
         self.settings = settings
         self.peers: dict[Session, Peer] = {}
-        self.scratch = memoryview(bytearray(READ_SIZE))
+        self.scratch = memoryview(
+            bytearray(tls.SIZE if settings.tls_cert else 0)
+        )  # what came is handled at once
         self._loop = asyncio.get_running_loop()
         self.time: Callable[[], float] = self._loop.time
         self._tls = self._read_tls()
@@ -157,7 +159,7 @@ class Engine:
             return None
         return server_context(settings.tls_cert, settings.tls_key, settings.tls_ca)
 
-    def _new_protocol(self) -> asyncio.BufferedProtocol:
+    def _new_protocol(self) -> asyncio.BaseProtocol:
         """What a connection that was accepted is spoken to with."""
         return Peer(self) if self._tls is None else TlsTransport(self, Peer(self), self._tls)
 

@@ -16,6 +16,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from gearflow.protocol.constants import HEADER, RES, TLS_REQUIRED, PacketType
+from gearflow.server.large import LargeBody
 
 if TYPE_CHECKING:
     from gearflow.server.peer import Peer
@@ -26,7 +27,7 @@ logger = logging.getLogger(__name__)
 HANDSHAKE_TIME: Final = 10.0
 """Seconds that a client has for its part of the handshake."""
 
-_SIZE: Final = 65_536
+SIZE: Final = 65_536
 """Bytes that are taken in, or sent, at a time: OpenSSL's buffers grow to it, and never shrink."""
 
 _HELLO: Final = 0x16
@@ -50,14 +51,14 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
     def __init__(self, engine: Engine, peer: Peer, context: ssl.SSLContext) -> None:
         asyncio.Transport.__init__(self)
         self._engine = engine
-        self._peer: Peer | None = (
-            peer  # until the connection is gone: then the two would keep each other alive
-        )
+        # Until the connection is gone: then the two would keep each other alive.
+        self._peer: Peer | None = peer
+        self._large: LargeBody | None = None  # while it takes the peer's place
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._read = cast("Callable[[int, memoryview], int]", self._tls.read)  # it is bytes without a buffer
-        self._buffer = engine.scratch[:_SIZE]
+        self._buffer = engine.scratch
         self._has_begun = False  # something has come
         self._is_open = False  # the handshake is over
         self._is_paused = False
@@ -98,7 +99,7 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
         self._patience.cancel()
         self._is_closing = True
         self._to_peer.connection_lost(exc)
-        self._peer = None
+        self._peer = self._large = None
 
     # ---------------------------------------------------------------------------- called by the peer
 
@@ -106,8 +107,8 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
         view = memoryview(data)
         if self._is_closing or not self._is_open:
             return
-        for start in range(0, len(view), _SIZE):
-            self._tls.write(view[start : start + _SIZE])
+        for start in range(0, len(view), SIZE):
+            self._tls.write(view[start : start + SIZE])
             self._flush()
 
     def close(self) -> None:
@@ -135,6 +136,9 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
         self._is_paused = False
         self._transport.resume_reading()
         self._engine.call_later(0, self._decrypt)  # what has come, and was not read
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self._large = protocol if isinstance(protocol, LargeBody) else None
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return self._transport.get_extra_info(name, default)
@@ -192,10 +196,13 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
     def _decrypt(self) -> None:
         """Hand over what has come, as long as the peer wants to have it."""
         while not (self._is_paused or self._is_closing):
-            room = self._to_peer.get_buffer(-1)
+            large = self._large
+            room = self._buffer if large is None else large.get_buffer(-1)
             filled, is_over = self._read_into(room)
-            if filled:
-                self._to_peer.buffer_updated(filled)
+            if filled and large is not None:
+                large.buffer_updated(filled)
+            elif filled:
+                self._to_peer.data_received(bytes(room[:filled]))
             if is_over:
                 self._to_peer.eof_received()
                 self.close()

@@ -45,9 +45,8 @@ class MemoryStore:
         self._jobs: dict[int, StoredJob] = {}  # that are to run
         self._letters: dict[int, StoredJob] = {}  # that ended and can be replayed
         self._records: OrderedDict[int, Ended] = OrderedDict()  # in the order of their ends
-        self._uniques: dict[
-            tuple[bytes, bytes], Ended | list[Ended]
-        ] = {}  # one, or in the order of their ends
+        # By function and unique: one, or several in the order of their ends.
+        self._uniques: dict[bytes, dict[bytes, Ended | list[Ended]]] = {}
         self._seconds: dict[int, set[int]] = {}  # numbers, by the second in which they expire
         self._next_seconds: list[int] = []  # a heap of these seconds, and of some whose sets are gone
         self._kept = 0  # bytes
@@ -76,7 +75,7 @@ class MemoryStore:
         return self._records.get(number)
 
     def latest(self, function: bytes, unique: bytes) -> Ended | None:
-        records = self._uniques.get((function, unique))
+        records = self._uniques.get(function, {}).get(unique)
         return records[-1] if isinstance(records, list) else records
 
     def dead(self, function: bytes | None, after: int, limit: int) -> list[Ended]:
@@ -106,26 +105,29 @@ class MemoryStore:
     # ------------------------------------------------------------------------------------ what changes do
 
     def _end(self, record: Ended) -> None:
-        number = record.number
+        number, function, unique, _, body, _, _, _, _, _, _, notes, expires, letter = record
         job = self._jobs.pop(number, None)
         if number in self._records:
             self._remove(self._records[number])
-        if record.letter is not None:
-            self._letters[number] = self._with_workload(record.letter, job)
+        if letter is not None:
+            self._letters[number] = self._with_workload(letter, job)
             self._kept += _length(self._letters[number])
             record = record._replace(letter=None)
         self._records[number] = record
-        self._kept += len(record.body) + len(record.notes) + OVERHEAD
-        second = int(record.expires) if record.expires < FOREVER else FOREVER
+        self._kept += len(body) + len(notes) + OVERHEAD
+        second = int(expires) if expires < FOREVER else FOREVER
         try:
             self._seconds[second].add(number)
         except KeyError:
             self._seconds[second] = {number}
             self._wait_for(second)
-        if record.unique:
-            key = record.function, record.unique
-            if self._uniques.setdefault(key, record) is not record:
-                self._another(key, record)
+        if unique:
+            try:
+                uniques = self._uniques[function]
+            except KeyError:
+                uniques = self._uniques[function] = {}
+            if uniques.setdefault(unique, record) is not record:
+                _add_another(uniques, record)
         if self._keep_bytes is not None and self._kept > self._keep_bytes:
             self._make_room(self._keep_bytes)
 
@@ -159,13 +161,6 @@ class MemoryStore:
 
     # ------------------------------------------------------------------------------------------- its end
 
-    def _another(self, key: tuple[bytes, bytes], record: Ended) -> None:
-        before = self._uniques[key]
-        if isinstance(before, list):
-            before.append(record)
-        else:
-            self._uniques[key] = [before, record]
-
     def _wait_for(self, second: int) -> None:
         heappush(self._next_seconds, second)
         if (
@@ -190,14 +185,24 @@ class MemoryStore:
         if not numbers:
             del self._seconds[second]
         if record.unique:
-            key = record.function, record.unique
-            records = self._uniques[key]
-            if records is record:
-                del self._uniques[key]
-            elif isinstance(records, list):
+            uniques = self._uniques[record.function]
+            records = uniques[record.unique]
+            if isinstance(records, list):
                 records.remove(record)
                 if len(records) == 1:
-                    self._uniques[key] = records[0]
+                    uniques[record.unique] = records[0]
+                return
+            del uniques[record.unique]
+            if not uniques:
+                del self._uniques[record.function]
+
+
+def _add_another(uniques: dict[bytes, Ended | list[Ended]], record: Ended) -> None:
+    before = uniques[record.unique]
+    if isinstance(before, list):
+        before.append(record)
+    else:
+        uniques[record.unique] = [before, record]
 
 
 def _length(job: StoredJob) -> int:

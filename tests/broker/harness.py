@@ -120,7 +120,7 @@ class Durable(World):
         """Write what has gathered, and go on with who waited for it."""
         while self.broker.journal or self.broker.resumable:
             entries, self.broker.journal = self.broker.journal, []
-            changes = [entry.change for entry in entries if entry.change is not None]
+            changes = [change for change, _ in entries if change is not None]
             try:
                 self.disk.write(changes)
             except StoreError as error:
@@ -136,7 +136,7 @@ class Durable(World):
     def catch_up(self) -> None:
         """Write what could not be written before."""
         entries = self.broker.take_overdue()
-        self.disk.write([entry.change for entry in entries if entry.change is not None])
+        self.disk.write([change for change, _ in entries if change is not None])
         self._tell(entries, None)
 
     def _tell(self, entries: list[Entry], error: str | None) -> None:

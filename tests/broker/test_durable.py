@@ -29,7 +29,7 @@ def test_a_background_job_is_kept_then_queued_then_acknowledged(world: Durable, 
     worker = world.worker().sleep()
     assert client(p.SubmitJobBg(b"work", b"u", b"x")) == []
     assert worker.read() == []
-    (submitted,) = [entry.change for entry in world.broker.journal if entry.change is not None]
+    (submitted,) = [change for change, _ in world.broker.journal if change is not None]
     assert isinstance(submitted, StoredJob)
     assert (submitted.function, submitted.unique, submitted.workload) == (b"work", b"u", b"x")
     world.commit()
@@ -231,7 +231,7 @@ def test_a_workload_that_cannot_be_read_makes_a_dead_letter_and_the_next_job_is_
 
     monkeypatch.setattr(world.disk, "job", gone)
     assert world.worker()(p.GrabJob()) == [p.JobAssign(_handle(2), b"work", b"next")]
-    (ended,) = [entry.change for entry in world.broker.journal if entry.change is not None]
+    (ended,) = [change for change, _ in world.broker.journal if change is not None]
     assert isinstance(ended, Ended)
     assert ended.outcome is Outcome.RAISED
     assert b"StoreError" in bytes(ended.body)
@@ -267,7 +267,7 @@ def test_a_restart_is_no_death(world: Durable, client: Peer) -> None:
 
 
 def _changes(world: Durable) -> Iterator[Change]:
-    return (entry.change for entry in world.broker.journal if entry.change is not None)
+    return (change for change, _ in world.broker.journal if change is not None)
 
 
 def test_a_retry_is_confirmed_when_it_is_kept(world: Durable, client: Peer) -> None:

@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 
 from gearflow.certificates import server_context
+from gearflow.server.large import LargeBody
 from gearflow.server.tls import TlsTransport
 from tests.authority import Authority
 
@@ -66,14 +67,18 @@ class Peer:
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         self.transport = transport
+        transport.set_protocol(LargeBody(cast(Any, self)))
 
-    def get_buffer(self, sizehint: int) -> memoryview:
+    def room(self) -> memoryview:
         return self._plate
 
-    def buffer_updated(self, nbytes: int) -> None:
-        self.had.append(bytes(self._plate[:nbytes]))
-        if nbytes == self.appetite:
+    def large_received(self, count: int) -> None:
+        self.had.append(bytes(self._plate[:count]))
+        if count == self.appetite:
             self.transport.pause_reading()
+
+    def data_received(self, data: bytes) -> None:
+        self.had.append(data)
 
     def eof_received(self) -> None:
         self.events.append("eof")
@@ -151,6 +156,12 @@ def test_a_peer_that_waits_is_given_the_rest_when_it_goes_on(conversation: Conve
         if not conversation.socket.is_read:
             conversation.peer.transport.resume_reading()
     assert conversation.peer.had == [b"aaaa", b"bbbb", b"cc"]
+
+
+def test_a_peer_that_receives_no_large_body_is_given_all_that_has_come(conversation: Conversation) -> None:
+    conversation.peer.transport.set_protocol(cast(Any, conversation.peer))
+    conversation.say(b"aaaabbbbcc")
+    assert conversation.peer.had == [b"aaaabbbbcc"]
 
 
 def test_a_full_socket_is_told_to_the_peer(conversation: Conversation) -> None:
