@@ -118,8 +118,6 @@ class Direct:
         connection = self._connection()
         began = time.perf_counter()
         connection.sendall(packet)
-        if self._is_near:
-            look_out(connection, began + LOOK_OUT)
         answer = self._receive(connection)
         self._is_near = time.perf_counter() - began < NEAR
         if not isinstance(answer, (JobCreated, Error)):
@@ -128,7 +126,9 @@ class Direct:
 
     def _receive(self, connection: socket.socket) -> Packet:
         while True:
-            data = connection.recv(_RECEIVE)
+            data = look_out(connection, LOOK_OUT) if self._is_near else None
+            if data is None:
+                data = connection.recv(_RECEIVE)
             if not data:
                 raise EOFError("the server closed the connection")
             for frame in self._frames.feed(data):
@@ -178,14 +178,19 @@ class Direct:
             self._socket = None
 
 
-def look_out(connection: socket.socket, until: float) -> None:
-    """Wait, without going to sleep, until there is something to receive, or it is so late.
+def look_out(connection: socket.socket, seconds: float) -> bytes | None:
+    """What comes within this time, or None: wait for it without going to sleep.
 
     A core that has fallen asleep takes tens of microseconds to wake up: more than a server on the same
     machine needs for its answer. Who else wants the core gets it meanwhile.
     """
-    while time.perf_counter() < until and _is_quiet(connection):
-        os.sched_yield()
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        try:
+            return connection.recv(_RECEIVE, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            os.sched_yield()
+    return None
 
 
 def _is_quiet(connection: socket.socket) -> bool:
