@@ -1019,6 +1019,7 @@ class Broker:
         else:
             outbox.append(head)
             outbox.append(workload)
+            session.has_large = True
         return True
 
     def _fetch(self, job: Job) -> Body:
@@ -1175,8 +1176,7 @@ class Broker:
                 outbox.append(packet)
         else:
             for client in clients:
-                self.send(client, head)
-                client.outbox.append(body)
+                self.send_in_two(client, head, body)
 
     def _end(self, job: Job) -> None:
         """A running job has ended, and its clients have been told."""
@@ -1217,8 +1217,7 @@ class Broker:
         self.respond(session, PacketType.STATUS_RES_UNIQUE, unique, *_status(job), clients)
 
     def _echo(self, session: Session, kind: int, body: Body) -> None:
-        self.send(session, HEADER.pack(RES, PacketType.ECHO_RES, len(body)))
-        session.outbox.append(body)
+        self.send_in_two(session, HEADER.pack(RES, PacketType.ECHO_RES, len(body)), body)
 
     def _option(self, session: Session, kind: int, body: Body) -> None:
         option = bytes(body)
@@ -1258,6 +1257,13 @@ class Broker:
 
     def _text(self, session: Session, line: bytes) -> None:
         self.send(session, self._answer_text(line))
+
+    def send_in_two(self, session: Session, head: bytes, body: Body) -> None:
+        """Send a packet whose body is sent as it is, if it is large."""
+        self.send(session, head)
+        session.outbox.append(body)
+        if len(body) >= LARGE:
+            session.has_large = True
 
     def send(self, session: Session, packet: bytes) -> None:
         """Send bytes: an answer, in the order of what was asked."""

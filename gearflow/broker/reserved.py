@@ -20,7 +20,7 @@ from gearflow.broker import records
 from gearflow.broker.bodies import Body, integer
 from gearflow.broker.job import HIGH, LOW, NO_PROGRESS, NORMAL, Extras, Job, JobState
 from gearflow.broker.limits import Refused
-from gearflow.broker.sessions import LARGE, Session
+from gearflow.broker.sessions import Session
 from gearflow.broker.store import Change, Ended, Forgotten, Outcome, Rescheduled, Revived, Store, StoredJob
 from gearflow.errors import RemoteProtocolError, StoreError
 from gearflow.protocol import reserved as api
@@ -682,11 +682,7 @@ class ReservedFunctions:
             return
         kind = PacketType.WORK_COMPLETE if outcome is Outcome.COMPLETED else PacketType.WORK_EXCEPTION
         head = HEADER.pack(RES, kind, len(call) + 1 + len(body)) + call + b"\0"
-        if len(body) < LARGE:
-            self._broker.send(session, head + body)
-        else:
-            self._broker.send(session, head)
-            session.outbox.append(body)
+        self._broker.send_in_two(session, head, body)
 
 
 def _read(kind: type[M], text: bytes) -> M:

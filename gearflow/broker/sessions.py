@@ -21,7 +21,8 @@ NEVER_NAMED: Final = b"-"
 class Session:
     """One connection, seen from the broker. Owns state; identity is what makes two of them different.
 
-    The shell writes what is in ``outbox`` to the connection, in order, and empties it.
+    The shell writes what is in ``outbox`` to the connection, in order, and empties it; ``has_large`` is set
+    while a body of ``LARGE`` bytes or more is in it, which is not to be copied.
     """
 
     __slots__ = (
@@ -35,6 +36,7 @@ class Session:
         "expects",
         "fd",
         "gearflow",
+        "has_large",
         "no_job_at",
         "outbox",
         "overdue",
@@ -50,6 +52,7 @@ class Session:
         self.exceptions = False  # whether it wants WORK_EXCEPTION rather than WORK_FAIL
         self.gearflow = False  # whether it knows gearflow's extensions
         self.outbox: list[Body] = []
+        self.has_large = False
         # As a worker.
         self.abilities: dict[FunctionQueue, float] = {}  # with time limits (0: none), as registered
         self.asleep = False

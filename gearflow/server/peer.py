@@ -112,13 +112,14 @@ class Peer(asyncio.Protocol):
         outbox = self._outbox
         if len(outbox) == 1:
             self._transport.write(outbox[0])
-        elif outbox and max(map(len, outbox)) < LARGE:
-            self._transport.write(b"".join(outbox))
-        elif outbox:
+        elif self._session.has_large:
             self._write_large(outbox)
+        elif outbox:
+            self._transport.write(b"".join(outbox))
         outbox.clear()
 
     def _write_large(self, outbox: list[Body]) -> None:
+        self._session.has_large = False
         small: list[Body] = []
         for piece in outbox:
             if len(piece) < LARGE:
