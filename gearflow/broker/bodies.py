@@ -1,7 +1,7 @@
 """The fields of a packet's body, split once.
 
-A body is bytes; a large one is a read-only view of the buffer it was received into, and its last field
-stays a view, so that no large body is ever copied.
+A body is bytes; a large one is a read-only view of what it was received into, and its last field stays a
+view, so that no large body is copied, unless it would keep much in memory that is not its own.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def split(body: Body, separators: int, kind: int) -> tuple[list[bytes], Body]:
     else:
         fields = bytes(body[: (separators + 1) * MAX_ARGUMENT]).split(b"\0", separators)
         fields.pop()
-        last = body[sum(map(len, fields)) + len(fields) :]
+        last = compact(body[sum(map(len, fields)) + len(fields) :])
     if len(fields) < separators:
         name = PacketType(kind).name
         raise RemoteProtocolError(f"{name} has {len(fields) + 1} of its {separators + 1} arguments")
@@ -50,6 +50,13 @@ def handle_of(body: Body) -> tuple[bytes, Body]:
     if not separator:
         raise RemoteProtocolError("a handle does not end")
     return handle, body
+
+
+def compact(body: Body) -> Body:
+    """A body that is kept: a copy, if it would keep much more in memory that was received with it."""
+    if isinstance(body, memoryview) and isinstance(body.obj, bytes) and len(body.obj) > 2 * len(body):
+        return bytes(body)
+    return body
 
 
 def name_in(body: Body) -> bytes:

@@ -26,7 +26,7 @@ from heapq import heappop, heappush
 from typing import Final, NamedTuple
 
 from gearflow.broker import records
-from gearflow.broker.bodies import Body, handle_of, integer, name_in, split
+from gearflow.broker.bodies import Body, compact, handle_of, integer, name_in, split
 from gearflow.broker.deadlines import Deadlines
 from gearflow.broker.door import Door
 from gearflow.broker.grabs import Grabs
@@ -36,7 +36,7 @@ from gearflow.broker.journal import Entry
 from gearflow.broker.limits import Limits, Refused
 from gearflow.broker.queues import FunctionQueue
 from gearflow.broker.reserved import ReservedFunctions
-from gearflow.broker.sessions import LARGE, Session
+from gearflow.broker.sessions import LARGE, WHOLE, Session
 from gearflow.broker.store import (
     Change,
     Contents,
@@ -1019,7 +1019,7 @@ class Broker:
         else:
             outbox.append(head)
             outbox.append(workload)
-            session.has_large = True
+            session.has_large = session.has_large or size >= WHOLE
         return True
 
     def _fetch(self, job: Job) -> Body:
@@ -1131,8 +1131,7 @@ class Broker:
                 letter = records.stored_job(job, self.clock_offset) if dead else None
                 offset = self.clock_offset
                 expires = self.now + offset + (self.limits.keep_dead if dead else keep)
-                if len(body) < LARGE:
-                    body = bytes(body)
+                body = bytes(body) if len(body) < LARGE else compact(body)
                 change = records.ended(job, outcome, body, worker, self.now, offset, expires, letter)
             elif job.kept and job.background:  # else it was cancelled, which is what is kept of it
                 change = Forgotten(job.number)
@@ -1262,8 +1261,7 @@ class Broker:
         """Send a packet whose body is sent as it is, if it is large."""
         self.send(session, head)
         session.outbox.append(body)
-        if len(body) >= LARGE:
-            session.has_large = True
+        session.has_large = session.has_large or len(body) >= WHOLE
 
     def send(self, session: Session, packet: bytes) -> None:
         """Send bytes: an answer, in the order of what was asked."""

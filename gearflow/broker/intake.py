@@ -119,7 +119,8 @@ class Intake:
                 stop = start + size
                 if stop <= end and size <= max_body and head in table:
                     handler, kind = table[head]
-                    if handler(session, kind, data[start:stop]):
+                    body = data[start:stop] if size < LARGE else memoryview(data)[start:stop]
+                    if handler(session, kind, body):
                         table = self._patient
                     position = stop
                     continue

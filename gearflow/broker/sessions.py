@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from gearflow.broker.queues import FunctionQueue
 
 LARGE: Final = 65536
-"""Bytes of a body from which on it is received into a buffer of its own."""
+"""Bytes of a body from which on it is received into a buffer of its own, if it does not come at once."""
+
+WHOLE: Final = 2 * LARGE
+"""Bytes of a body from which on it is sent by itself; below, a copy costs less than another write."""
 
 NEVER_NAMED: Final = b"-"
 """What ``workers`` shows for a connection that sent no SET_CLIENT_ID."""
@@ -22,7 +25,7 @@ class Session:
     """One connection, seen from the broker. Owns state; identity is what makes two of them different.
 
     The shell writes what is in ``outbox`` to the connection, in order, and empties it; ``has_large`` is set
-    while a body of ``LARGE`` bytes or more is in it, which is not to be copied.
+    while a body of ``WHOLE`` bytes or more is in it, which is not to be copied.
     """
 
     __slots__ = (

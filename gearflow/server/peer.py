@@ -7,7 +7,7 @@ import logging
 from typing import TYPE_CHECKING, cast
 
 from gearflow.broker.door import Unauthorized
-from gearflow.broker.sessions import LARGE
+from gearflow.broker.sessions import WHOLE
 from gearflow.errors import RemoteProtocolError
 from gearflow.server.large import LargeBody
 
@@ -122,7 +122,7 @@ class Peer(asyncio.Protocol):
         self._session.has_large = False
         small: list[Body] = []
         for piece in outbox:
-            if len(piece) < LARGE:
+            if len(piece) < WHOLE:
                 small.append(piece)
                 continue
             self._transport.write(b"".join(small))

@@ -377,3 +377,20 @@ def test_a_large_body_is_received_in_place_and_handed_on_as_it_is(world: World, 
     world.broker.receive(worker.session, encode(p.GrabJobUniq()), world.now)
     assert isinstance(worker.session.outbox[-1], memoryview)
     assert worker.read() == [p.JobAssignUniq(created.handle, b"work", b"u", workload)]
+
+
+@pytest.mark.parametrize("others", [0, 3000], ids=["alone", "with others"])
+def test_a_large_workload_keeps_little_in_memory_beside_itself(others: int) -> None:
+    world = World()
+    client = world.peer()
+    workload = bytes(range(256)) * 280
+    small = encode(p.SubmitJobBg(b"other", b"", b"x" * 30))
+    data = small * others + encode(p.SubmitJob(b"work", b"", workload))
+    world.broker.receive(client.session, data, world.now)
+    kept = next(job.workload for job in world.broker.jobs.values() if job.function.name == b"work")
+    whole = kept.obj if isinstance(kept, memoryview) else kept
+    assert isinstance(whole, bytes)
+    assert len(whole) < 2 * len(workload)
+    (assigned,) = world.worker()(p.GrabJob())
+    assert isinstance(assigned, p.JobAssign)
+    assert assigned.workload == workload
