@@ -1,6 +1,6 @@
 """The optional build: ``GEARFLOW_COMPILE=1 pip install .`` compiles the server's core with mypyc.
 
-The same source, up to 1.8 times as fast where packets come in batches; docs/explanation/performance.md has
+The same source, up to 1.9 times as fast where packets come in batches; docs/explanation/performance.md has
 the figures. It needs a C compiler. Without the variable, the wheel is pure Python.
 """
 
