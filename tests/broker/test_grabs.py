@@ -107,7 +107,7 @@ def test_a_worker_that_nobody_has_called_soon_does_not_wait() -> None:
         (p.CantDo(b"work"), [p.NoJob()]),
         (p.ResetAbilities(), [p.NoJob()]),
     ],
-    ids=lambda value: getattr(type(value), "__name__", None) if not isinstance(value, list) else "",
+    ids=["echo", "status", "text", "grab", "sleep", "can do", "cannot do", "reset"],
 )
 def test_it_is_answered_before_what_is_asked_next(
     packet: Packet | bytes, answers: list[Packet | bytes]
