@@ -318,7 +318,8 @@ class Broker:
 
     def unwritten(self, number: int | None, function: bytes, unique: bytes) -> Ended | None:
         """What became of a job, where the store could not be told yet."""
-        return _find_end(self._overdue_entries, number, function, unique)
+        end = _find_end(self._overdue_entries, number, function, unique)
+        return end if isinstance(end, Ended) else None
 
     @property
     def behind(self) -> bool:
@@ -1134,7 +1135,7 @@ class Broker:
                 body = bytes(body) if len(body) < LARGE else compact(body)
                 change = records.ended(job, outcome, body, worker, self.now, offset, expires, letter)
             elif job.kept and job.background:  # else it was cancelled, which is what is kept of it
-                change = Forgotten(job.number)
+                change = Forgotten(job.number, job.function.name, job.unique)
         if change is None and not watchers:
             if told is not None:
                 told()
@@ -1273,10 +1274,12 @@ class Broker:
         outbox.append(packet)
 
 
-def _find_end(entries: Sequence[Entry], number: int | None, function: bytes, unique: bytes) -> Ended | None:
-    """What became of the job of that number, or of the last one of that unique, if it is there."""
+def _find_end(
+    entries: Sequence[Entry], number: int | None, function: bytes, unique: bytes
+) -> Ended | Forgotten | None:
+    """The end of the job of that number, or of the last one of that unique, if it is there."""
     for change, _ in reversed(entries):
-        if isinstance(change, Ended) and (
+        if isinstance(change, (Ended, Forgotten)) and (
             change.number == number
             if number is not None
             else (change.function, change.unique) == (function, unique)

@@ -78,9 +78,14 @@ class Ended(NamedTuple):
 
 
 class Forgotten(NamedTuple):
-    """Neither the job nor what became of it is of interest any more."""
+    """Neither the job nor what became of it is of interest any more.
+
+    Of a job that has just ended also its names, by which somebody may ask before this is written.
+    """
 
     number: int
+    function: bytes = b""
+    unique: bytes = b""
 
 
 class Revived(NamedTuple):

@@ -323,6 +323,34 @@ def test_without_keep_only_the_job_goes(world: Durable, client: Peer) -> None:
     assert world.restarted().worker().grab() is None
 
 
+@pytest.mark.parametrize("by", ["handle", "unique"])
+def test_nobody_is_told_that_a_job_is_not_kept_before_it_has_gone(
+    by: str, world: Durable, client: Peer
+) -> None:
+    request = reserved.SubmitRequest(function="work", detached=True, keep=0, unique="u")
+    client(p.SubmitJob(reserved.SUBMIT, b"", request.to_wire() + b"\nx"))
+    world.commit()
+    client(p.OptionReq(b"exceptions"))
+    worker = world.worker()
+    handle = worker.grab()
+    assert handle is not None
+    named = reserved.ResultRequest(handle=handle.decode(), timeout=9)
+    if by == "unique":
+        named = reserved.ResultRequest(function="work", unique="u", timeout=9)
+    (created,) = client(p.SubmitJob(reserved.RESULT, b"", named.to_wire()))
+    assert isinstance(created, p.JobCreated)
+    at_the_disk, world.broker.journal = world.broker.journal, []
+    worker(p.WorkComplete(handle, b"r"))
+    for _, done in at_the_disk:
+        assert done is not None
+        done(None)
+    assert client.read() == []  # if the server died now, the job would run again
+    world.commit()
+    (failed,) = client.read()
+    assert isinstance(failed, p.WorkException)
+    assert reserved.Fault.model_validate_json(failed.data).type == "gearflow:unknown"
+
+
 def test_a_wait_with_a_limit_that_ended_in_time_is_not_heard_of_again(world: Durable, client: Peer) -> None:
     client(p.SubmitJobBg(b"work", b"", b"x"))
     world.commit()
