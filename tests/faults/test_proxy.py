@@ -59,8 +59,9 @@ def answer(data: bytes) -> bytes:
 class Storm:
     """Calls of one seed, and what became of them."""
 
-    def __init__(self, seed: str) -> None:
+    def __init__(self, seed: str, *, shares: bool) -> None:
         self.chance = Random(seed)
+        self._shares = shares
         self.ran: set[bytes] = set()
         self.promised: set[bytes] = set()
         self.ended = Counter[str]()
@@ -87,7 +88,7 @@ class Storm:
         """An attached call. Of four callers two share their jobs, and one has lost ones submitted again."""
         size = (0, 10, 3000, 200_000)[place % 4]
         data = b"%d.%d " % (max(number % 4, 1), place) + bytes(size)
-        called = self.mirrored.options(unique=number % 4 < 2, resubmit=number % 4 == 2)
+        called = self.mirrored.options(unique=self._shares and number % 4 < 2, resubmit=number % 4 == 2)
         try:
             result = await called.acall(data)
         except NoServer:
@@ -123,9 +124,9 @@ class Storm:
             await self._news.wait()
 
 
-async def storm(seed: str, server: str, portal: BlockingPortal) -> Storm:
+async def storm(seed: str, server: str, portal: BlockingPortal, *, shares: bool) -> Storm:
     """Calls through a bad network to a worker behind one, and what is left once it is good again."""
-    this = Storm(seed)
+    this = Storm(seed, shares=shares)
     with ExitStack() as stack:
         to_client = stack.enter_context(proxied(portal, server, f"{seed} client"))
         to_worker = stack.enter_context(proxied(portal, server, f"{seed} worker"))
@@ -154,13 +155,13 @@ async def storm(seed: str, server: str, portal: BlockingPortal) -> Storm:
     return this
 
 
-async def storms(seeds: Iterable[str], server: str, portal: BlockingPortal) -> None:
+async def storms(seeds: Iterable[str], server: str, portal: BlockingPortal, *, shares: bool = True) -> None:
     """All at a time. Some calls fare well, and some do not, else this tells nothing."""
     ended = Counter[str]()
 
     async def one(seed: str) -> None:
         try:
-            ended.update((await storm(seed, server, portal)).ended)
+            ended.update((await storm(seed, server, portal, shares=shares)).ended)
         except BaseException as error:
             error.add_note(f"the storm's seed is {seed!r}")
             raise
@@ -188,4 +189,6 @@ async def test_the_same_in_hundreds_of_storms(
     kind, address = server
     for batch in range(20):
         seeds = (f"{kind}-{anyio_backend_name}-nightly-{batch}-{number}" for number in range(10))
-        await storms(seeds, address, portal)
+        # Of so many storms, in one or two somebody joins a job whose clients have all left: such a job never
+        # runs on gearmand, so that the call has no end.
+        await storms(seeds, address, portal, shares=kind != "gearmand")
