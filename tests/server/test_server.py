@@ -9,6 +9,7 @@ import anyio
 import pytest
 from pydantic import ValidationError
 
+from gearflow.broker.waking import PATIENCE
 from gearflow.protocol import packets as p
 from gearflow.protocol.codec import encode
 from gearflow.protocol.constants import HEADER, REQ, PacketType
@@ -275,3 +276,25 @@ def test_a_peer_that_does_not_read_hinders_nobody() -> None:
         worker.receive()
         worker.send(p.WorkComplete(handle, b"r"))
         assert client.receive() == p.WorkComplete(handle, b"r")
+
+
+def test_a_worker_that_expects_a_job_hears_in_time_that_there_is_none() -> None:
+    with wires(2) as (worker, client):
+        worker.send(p.CanDo(b"work"), p.GrabJob())
+        assert worker.receive() == p.NoJob()
+        worker.send(p.PreSleep(), p.EchoReq(b"asleep"))
+        assert worker.receive() == p.EchoRes(b"asleep")
+        client.send(p.SubmitJob(b"work", b"", b"x"))
+        assert worker.receive() == p.Noop()
+        worker.send(p.GrabJob())
+        job = worker.receive()
+        assert isinstance(job, p.JobAssign)
+        worker.send(p.WorkComplete(job.handle, b""))
+        assert client.handle() == job.handle
+        assert client.receive() == p.WorkComplete(job.handle, b"")
+        until = time.monotonic() + 2 * PATIENCE
+        while time.monotonic() < until:  # the server looks once more whether the worker has come
+            client.send(p.EchoReq(b""))
+            client.receive()
+        worker.send(p.GrabJob())  # and nothing else happens
+        assert worker.receive() == p.NoJob()
