@@ -246,6 +246,16 @@ def test_a_job_that_ended_is_no_job_any_more(store: Store) -> None:
     assert held(store, 2) == a_job(2)
 
 
+@pytest.mark.parametrize("gone", [(5,), (1, 2, 3), (9, 8, 7, 3, 2, 5), (10, 1), tuple(range(1, 11))])
+def test_no_other_job_goes_with_those_that_ended(store: Store, gone: tuple[int, ...]) -> None:
+    numbers = range(1, 11)
+    for change in (an_end, Forgotten):
+        store.write([a_job(number) for number in numbers])
+        store.write([change(number) for number in gone])
+        assert [number for number in numbers if store.job(number) is None] == sorted(gone)
+        store.write([Forgotten(number) for number in numbers])
+
+
 def test_the_last_end_under_a_number_counts(store: Store) -> None:
     store.write([an_end(1, b"first")])
     store.write([an_end(1, b"second")])
