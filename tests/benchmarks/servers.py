@@ -51,14 +51,16 @@ def gearload() -> Generator[Path]:
 
 
 @contextmanager
-def gearmand(name: str = "gearmand", options: Sequence[str] = ()) -> Generator[Server]:
-    """C gearmand with these options."""
+def gearmand(
+    name: str = "gearmand", options: Sequence[str] = (), prefix: Sequence[str] = ()
+) -> Generator[Server]:
+    """C gearmand with these options; ``prefix`` goes before its command."""
     program = shutil.which("gearmand", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
     if program is None:
         sys.exit("gearmand is not installed (Debian: gearman-job-server)")
     port = free_port()
     with tempfile.NamedTemporaryFile() as log:
-        command = [program, "-p", str(port), "-L", "127.0.0.1", "-l", log.name, *options]
+        command = [*prefix, program, "-p", str(port), "-L", "127.0.0.1", "-l", log.name, *options]
         with running(name, command, port) as server:
             yield server
 
