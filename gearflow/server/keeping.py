@@ -24,7 +24,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Final
 
@@ -32,6 +31,7 @@ from gearflow.broker import Broker
 from gearflow.broker.journal import Entry
 from gearflow.broker.store import Forgotten, Store, StoredJob
 from gearflow.errors import StoreError
+from gearflow.server.disk import Disk
 from gearflow.server.settings import FILE_NAME, MEMORY_KEEP_BYTES, ServerSettings
 from gearflow.stores import MemoryStore, SqliteStore, Sync
 
@@ -85,7 +85,7 @@ class Keeper:
         self._sync = sync
         self._wake = wake
         self._loop = asyncio.get_running_loop()
-        self._thread: ThreadPoolExecutor | None = None
+        self._disk = Disk(store.sync)
         self._at_disk: asyncio.Future[None] | None = None
         self._group: list[Entry] = []  # what waits for the disk
         self._sync_timer: asyncio.TimerHandle | None = None
@@ -164,8 +164,7 @@ class Keeper:
             self.commit()
         if self._sync_timer is not None:
             self._sync_timer.cancel()
-        if self._thread is not None:
-            self._thread.shutdown()
+        self._disk.close()
         self._store.close()
 
     def _tell(self, entries: list[Entry], error: str | None) -> None:
@@ -221,9 +220,7 @@ class Keeper:
     # ---------------------------------------------------------------------------------------- the disk
 
     def _start_sync(self) -> None:
-        if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, thread_name_prefix="gearflow-disk")
-        self._at_disk = self._loop.run_in_executor(self._thread, self._store.sync)
+        self._at_disk = self._disk.ask()
         self._at_disk.add_done_callback(self._synced)
 
     def _synced(self, done: asyncio.Future[None]) -> None:
