@@ -161,7 +161,7 @@ class Broker:
         self.journal: list[Entry] = []
         self.pressing = False  # somebody waits for what is in the journal
         self.unkept: Sequence[Entry] = ()  # a group of which something is not kept, while it is told
-        self.resumable: list[Session] = []
+        self.resumable: dict[Session, None] = {}
         self.notices: list[Notice] = []
         self.clock_offset = 0.0
         self.limits = limits
@@ -473,7 +473,8 @@ class Broker:
         """Answer a submission with its job, or its refusal; whether that has to wait for the store."""
         if session.storing or (job is not None and self.is_storing(job, background)):
             session.storing += 1
-            self.keep(None, partial(self._answer, session, job, refused))
+            durably = background or (job is not None and job.state is _STORING)
+            self.keep(None, partial(self._answer, session, job, durably, refused))
             return True
         if job is not None:
             self._created(session, job)
@@ -562,6 +563,8 @@ class Broker:
         function = job.function
         if error is None:
             job.kept = True
+            if job.unstored:
+                job.more().unstored = False
             if job.state is _STORING:
                 function.storing -= 1
                 job.state = _WAITING
@@ -573,6 +576,7 @@ class Broker:
                     self._begin(job, job.extras)
             return
         self.store_fault = error
+        job.more().unstored = True
         job.background = False
         if job.state is _STORING:
             function.storing -= 1
@@ -581,12 +585,17 @@ class Broker:
         elif job.state is not _OVER:
             self.end_if_unwanted(job)
 
-    def _answer(self, session: Session, job: Job | None, refused: Refused | None, error: str | None) -> None:
-        """Answer a submission that waited for the store, its own or one before it."""
+    def _answer(
+        self, session: Session, job: Job | None, durably: bool, refused: Refused | None, error: str | None
+    ) -> None:
+        """Answer a submission that waited for the store, or for answers before it.
+
+        ``durably``: the job had to be stored first.
+        """
         self.go_on(session)
         if refused is not None:
             self._error(session, refused.code, refused.text)
-        elif job is not None and error is None and job.kept:
+        elif job is not None and error is None and not (durably and job.unstored):
             self._created(session, job)
         else:
             fault = (error or self.store_fault).encode(errors="replace")
@@ -596,7 +605,7 @@ class Broker:
         """An answer does not wait any more."""
         session.storing -= 1
         if not session.storing and session in self._intake.stalled:
-            self.resumable.append(session)
+            self.resumable[session] = None
 
     def keep(self, change: Change | None, done: Callable[[str | None], None]) -> None:
         """Have something kept that somebody waits for: ``done`` is called then."""
@@ -696,6 +705,8 @@ class Broker:
         return self.jobs.get(number) if number is not None else None
 
     def _created(self, session: Session, job: Job) -> None:
+        if session in self.unanswered:
+            self._answer_grab(session)
         handle = b"%b%d" % (self._handle_prefix, job.number)
         outbox = session.outbox
         if not outbox:

@@ -27,6 +27,8 @@ Handler = Callable[[Session, int, Body], "bool | None"]
 
 _HEAD: Final = struct.Struct(">QI")  # magic and packet type as one number; length of the body
 
+_NOTHING: Final[Mapping[int, tuple[Handler, int]]] = {}
+
 _TLS: Final = b"\x16\x03"
 """What TLS begins with; no text command does."""
 
@@ -67,8 +69,9 @@ class Intake:
     go to ``refuse`` with the code and text of an ERROR. Text lines go to ``text``, without their end. Of a
     body over the limit the first bytes go to ``oversized``, with the packet's type and the body's size.
 
-    While answers of a session wait for the store, only packets of the types in ``patient`` are handled; what
-    comes behind any other is kept in ``stalled`` until ``resume``.
+    While answers of a session wait for the store, only packets of the types in ``patient`` are handled, and
+    none where the session is ``undecided``; what comes behind any other is kept in ``stalled`` until
+    ``resume``.
     """
 
     def __init__(
@@ -108,7 +111,7 @@ class Intake:
             began = partial.began
             del self.partials[session]
         unpack = _HEAD.unpack_from
-        table = self._patient if session.storing else self._table
+        table = self._while_storing(session) if session.storing else self._table
         max_body = self._limits.body
         position = 0
         end = len(data)
@@ -121,7 +124,7 @@ class Intake:
                     handler, kind = table[head]
                     body = data[start:stop] if size < LARGE else memoryview(data)[start:stop]
                     if handler(session, kind, body):
-                        table = self._patient
+                        table = self._while_storing(session)
                     position = stop
                     continue
             position = self._receive_other(session, data, position, now if position else began)
@@ -170,7 +173,7 @@ class Intake:
 
     def _receive_other(self, session: Session, data: bytes, position: int, began: float) -> int:
         """Handle what is not a whole packet that has a handler; where to go on, or -1 for: wait."""
-        if session.storing and not self._is_patient(data, position):
+        if session.storing and not self._is_patient(session, data, position):
             self.stalled[session] = [data[position:]]
             return -1
         if data[position]:
@@ -199,12 +202,16 @@ class Intake:
             self._refuse(session, b"INVALID_MAGIC", b"Request magic expected")
         return position + HEADER_SIZE + size
 
-    def _is_patient(self, data: bytes, position: int) -> bool:
+    def _while_storing(self, session: Session) -> Mapping[int, tuple[Handler, int]]:
+        """What may be handled while answers wait for the store: nothing behind one that has no place yet."""
+        return _NOTHING if session.undecided else self._patient
+
+    def _is_patient(self, session: Session, data: bytes, position: int) -> bool:
         """Whether what comes is a packet that may be handled while answers wait for the store."""
         if len(data) - position < HEADER_SIZE:
             return False
         head, size = _HEAD.unpack_from(data, position)
-        return head in self._patient and size <= self._limits.body
+        return head in self._while_storing(session) and size <= self._limits.body
 
     def _receive_text(self, session: Session, data: bytes, position: int, began: float) -> int:
         """Handle a line of text, or keep what is incomplete; as ``_receive_other``."""

@@ -51,6 +51,7 @@ class Extras:
         "reducer",
         "retries",
         "timeout",
+        "unstored",
         "warnings",
         "watchers",
     )
@@ -68,6 +69,7 @@ class Extras:
         self.progress: tuple[bytes, bytes] = NO_PROGRESS
         self.attempt = 0  # runs that failed, and counted
         self.deaths = 0  # workers that went away in the middle of it
+        self.unstored = False  # the store did not take it
         self.warnings: list[bytes] = []
         self.watchers: list[tuple[Session, bytes]] = []  # who calls gearflow:result, and those calls' handles
 
@@ -123,6 +125,11 @@ class Job:
     def wanted(self) -> bool:
         """Whether anybody would miss the job."""
         return self.background or bool(self.clients)
+
+    @property
+    def unstored(self) -> bool:
+        """Whether it was to be kept, and could not be."""
+        return self.extras is not None and self.extras.unstored
 
     @property
     def size(self) -> int:

@@ -138,6 +138,7 @@ class ReservedFunctions:
             return False
         if request.reuse:
             session.storing += 1
+            session.undecided = True
             self._when_known(partial(self._attached_later, session, request, payload))
             return True
         return self._attached(session, request, payload)
@@ -148,6 +149,7 @@ class ReservedFunctions:
         except _NotYet:
             self._when_known(partial(self._attached_later, session, request, payload))
             return
+        session.undecided = False
         self._broker.go_on(session)
         if session not in self._broker.sessions:
             return
@@ -183,7 +185,7 @@ class ReservedFunctions:
             done(None)
 
     def _placed(self, session: Session, call: bytes, job: Job, error: str | None) -> None:
-        if self._broker.is_storing(job, True):
+        if job.unstored:
             fault = error or self._broker.store_fault
             self._fault(session, call, _Failed("gearflow:store", f"the job could not be stored: {fault}"))
         else:

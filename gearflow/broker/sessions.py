@@ -45,6 +45,7 @@ class Session:
         "overdue",
         "running",
         "storing",
+        "undecided",
         "watched",
     )
 
@@ -67,4 +68,5 @@ class Session:
         # As a client.
         self.attached: dict[Job, None] = {}
         self.storing = 0  # submissions at the store: only background ones may follow meanwhile
+        self.undecided = False  # the last of these has no place among the answers yet: nothing may follow
         self.watched: dict[Job, None] = {}  # whose end it waits for in calls of ``gearflow:result``

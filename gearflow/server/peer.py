@@ -54,12 +54,7 @@ class Peer(asyncio.Protocol):
             engine.broker.receive(self._session, data, engine.time())
         except RemoteProtocolError as error:
             self._turn_away(error)
-        if self._partials and self._session in self._partials:
-            self._expect_large()
-        if engine.congested or self._stalled:
-            self._hold_back()
-        if not engine.flushing:
-            engine.schedule_flush()
+        self._go_on()
 
     def eof_received(self) -> None:
         # Half-closing counts as leaving, as in gearmand; what was answered so far still goes out.
@@ -78,6 +73,16 @@ class Peer(asyncio.Protocol):
         if self._congested:
             self.resume_writing()
         self._engine.forget(self._session)
+
+    def _go_on(self) -> None:
+        """The broker has handled what came: see to what it is in the middle of, and to its answers."""
+        engine = self._engine
+        if self._partials and self._session in self._partials:
+            self._expect_large()
+        if engine.congested or self._stalled:
+            self._hold_back()
+        if not engine.flushing:
+            engine.schedule_flush()
 
     # ----------------------------------------------------------------------------------- large bodies
 
@@ -100,10 +105,7 @@ class Peer(asyncio.Protocol):
             self._turn_away(error)
         if self._session not in self._partials:
             self._transport.set_protocol(self)
-        if engine.congested or self._stalled:
-            self._hold_back()
-        if not engine.flushing:
-            engine.schedule_flush()
+        self._go_on()
 
     # ------------------------------------------------------------------------------ called by the engine
 
@@ -139,7 +141,8 @@ class Peer(asyncio.Protocol):
         try:
             self._engine.broker.resume(self._session, self._engine.time())
         except RemoteProtocolError as error:
-            self.refuse(str(error))
+            self._turn_away(error)
+        self._go_on()
 
     def close(self) -> None:
         """Close the connection once what was written has left."""

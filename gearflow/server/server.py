@@ -233,22 +233,28 @@ class Engine:
             self._keeper.commit()
         if self.broker.resumable:
             self._resume()
-        dirty, self.broker.dirty = self.broker.dirty, []
-        for session in dirty:
-            peer = self.peers.get(session)
-            if peer is not None:
-                peer.flush()
+        self._write()
         if self.broker.partials or self.broker.notices:
             self._look_after()
         due = self.broker.next_due()
         if due is not None and (self._timer is None or due < self._timer_due):
             self._set_timer(due)
 
+    def _write(self) -> None:
+        """Write the outboxes that have something in them."""
+        dirty, self.broker.dirty = self.broker.dirty, []
+        for session in dirty:
+            peer = self.peers.get(session)
+            if peer is not None:
+                peer.flush()
+
     def _resume(self) -> None:
         """Go on with what sessions sent while their submissions were at the store."""
-        resumable, self.broker.resumable = self.broker.resumable, []
+        resumable, self.broker.resumable = self.broker.resumable, {}
         for session in resumable:
             if session in self.peers:
+                if self.congested:
+                    self._write()  # so that who is dirty afterwards was fed by this peer
                 self.peers[session].resume()
 
     def _log_notices(self) -> None:

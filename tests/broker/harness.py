@@ -129,7 +129,7 @@ class Durable(World):
                 self.broker.unkept = ()
             else:
                 self._tell(entries, None)
-            resumable, self.broker.resumable = self.broker.resumable, []
+            resumable, self.broker.resumable = self.broker.resumable, {}
             for session in resumable:
                 self.broker.resume(session, self.now)
 

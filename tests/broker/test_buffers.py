@@ -4,7 +4,7 @@ import tracemalloc
 
 import pytest
 
-from gearflow.broker.buffers import HUGE, KEPT, MOST, Buffers
+from gearflow.broker.buffers import HUGE, KEPT, MOST, Buffers, NoMemory
 
 _KIB = 1 << 10
 
@@ -51,3 +51,10 @@ def test_a_huge_one_has_the_size_that_is_wanted() -> None:
     view = Buffers().take(HUGE + 1)
     assert len(view) == HUGE + 1
     view[-1] = 1
+
+
+def test_one_that_cannot_be_had_says_how_large_it_was_to_be() -> None:
+    buffers = Buffers()
+    with pytest.raises(NoMemory, match=f"no memory for a body of {1 << 60} bytes: Cannot allocate memory"):
+        buffers.take(1 << 60)
+    assert len(buffers.take(100)) == 100

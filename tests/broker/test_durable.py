@@ -8,6 +8,7 @@ from gearflow.broker import Broker
 from gearflow.broker.store import Change, Ended, Forgotten, Outcome, Rescheduled, Revived, StoredJob
 from gearflow.protocol import packets as p
 from gearflow.protocol import reserved
+from gearflow.protocol.packets import Packet
 from tests.broker.harness import PREFIX, Disk, Durable, Peer
 
 
@@ -580,3 +581,74 @@ def test_a_question_before_an_end_that_cannot_be_written_hears_of_it_all_the_sam
     worker(p.WorkComplete(_handle(1), b"r"))
     world.commit()
     assert client.read() == [p.WorkComplete(call.handle, b"r")]
+
+
+def _reuse(unique: bytes) -> Packet:
+    options = reserved.SubmitRequest(function="reused", unique=unique.decode(), reuse=True)
+    return p.SubmitJob(reserved.SUBMIT, b"", options.to_wire() + b"\nx")
+
+
+def test_nothing_overtakes_a_submission_that_may_be_answered_by_what_is_kept(
+    world: Durable, client: Peer
+) -> None:
+    assert client(_reuse(b"u"), p.SubmitJobBg(b"work", b"", b"x"), p.EchoReq(b"behind")) == []
+    world.commit()
+    assert client.read() == [p.JobCreated(_handle(1)), p.JobCreated(_handle(2)), p.EchoRes(b"behind")]
+    assert world.worker(b"reused").grab() == _handle(1)
+    assert world.worker().grab() == _handle(2)
+
+
+def test_without_a_file_nothing_overtakes_it_either() -> None:
+    world = Durable(Forgetful())
+    client = world.peer()
+    client(_reuse(b"u"), p.SubmitJobBg(b"work", b"", b"x"))
+    world.commit()
+    assert client.read() == [p.JobCreated(_handle(1)), p.JobCreated(_handle(2))]
+
+
+class Forgetful(Disk):
+    """Keeps results, but no jobs."""
+
+    durable = False
+
+
+def test_a_session_whose_answers_wait_twice_goes_on_once(world: Durable, client: Peer) -> None:
+    other = world.peer()
+    assert client(_reuse(b"u"), p.EchoReq(b"behind")) == []
+    assert other(p.SubmitJobBg(b"reused", b"u", b"x"), p.EchoReq(b"too")) == []
+    first, world.broker.journal = world.broker.journal, []
+    for _, done in first:  # after which the answer waits for what the other has submitted
+        if done is not None:
+            done(None)
+    world.commit()
+    assert client.read() == [p.JobCreated(_handle(1)), p.EchoRes(b"behind")]
+    assert other.read() == [p.JobCreated(_handle(1)), p.EchoRes(b"too")]
+
+
+@pytest.mark.parametrize("runs", [False, True])
+def test_a_job_that_was_kept_and_is_cancelled_before_the_answer_is_no_fault_of_the_store(
+    world: Durable, client: Peer, runs: bool
+) -> None:
+    client(p.SubmitJobBg(b"work", b"u", b"x"))
+    world.commit()
+    assert client.read() == [p.JobCreated(_handle(1))]
+    if runs:
+        assert world.worker().grab() == _handle(1)
+    assert client(p.SubmitJobBg(b"other", b"", b"x"), p.SubmitJobBg(b"work", b"u", b"x")) == []
+    assert world.broker.cancel(_handle(1))
+    world.commit()
+    assert client.read() == [p.JobCreated(_handle(2)), p.JobCreated(_handle(1))]
+
+
+def test_a_promotion_that_cannot_be_kept_can_be_tried_again(world: Durable, client: Peer) -> None:
+    handle = client.submit(unique=b"u")
+    promoter = world.peer()
+    promoter(p.SubmitJobBg(b"work", b"u", b"x"))
+    world.disk.full = True
+    world.commit()
+    (refused,) = promoter.read()
+    assert isinstance(refused, p.Error)
+    world.disk.full = False
+    promoter(p.SubmitJobBg(b"work", b"u", b"x"))
+    world.commit()
+    assert promoter.read() == [p.JobCreated(handle)]

@@ -55,6 +55,14 @@ def test_the_next_job_is_the_answer() -> None:
         assert worker(p.WorkComplete(handle, b""), p.GrabJob()) == []
 
 
+@pytest.mark.parametrize("submission", [p.SubmitJob, p.SubmitJobBg])
+def test_no_later_request_is_answered_before_it(submission: type[p.SubmitJob] | type[p.SubmitJobBg]) -> None:
+    world = World()
+    worker = expecting(world)
+    answers = worker(submission(b"other", b"", b"x"), p.EchoReq(b"behind"))
+    assert [type(answer) for answer in answers] == [p.NoJob, p.JobCreated, p.EchoRes]
+
+
 def test_no_job_is_the_answer_when_none_has_come() -> None:
     world = World()
     worker = expecting(world)
