@@ -30,9 +30,10 @@ REQUESTS: Final = st.lists(
 
 @pytest.fixture(scope="module", params=["memory", "off", "always"])
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Generator[JobServer]:
-    durable = {} if request.param == "memory" else {"data": tmp_path_factory.mktemp("data")}
-    sync: Sync = "always" if request.param == "always" else "off"
-    with JobServer(port=0, sync=sync, **durable) as server:
+    mode: str = request.param
+    sync: Sync = "always" if mode == "always" else "off"
+    data = None if mode == "memory" else tmp_path_factory.mktemp("data")
+    with JobServer(port=0, data=data, sync=sync) as server:
         yield server
 
 
