@@ -346,7 +346,7 @@ class Broker:
         unique is free for a new job at once.
         """
         job = self.find(handle)
-        if job is None or job.state is _STORING:
+        if job is None or job.state is _STORING or job.cancelled:
             return False
         self.relay(job.clients, _WORK_FAIL, handle)
         self._cancel(job)
@@ -850,6 +850,7 @@ class Broker:
         if job.state is not _RUNNING:
             self._abandon(job)
             return
+        job.more().cancelled = True
         if job.unique_key:
             del job.function.uniques[job.unique_key]
             job.unique_key = b""

@@ -42,6 +42,7 @@ class Extras:
 
     __slots__ = (
         "attempt",
+        "cancelled",
         "deadline",
         "deaths",
         "due",
@@ -70,6 +71,7 @@ class Extras:
         self.attempt = 0  # runs that failed, and counted
         self.deaths = 0  # workers that went away in the middle of it
         self.unstored = False  # the store did not take it
+        self.cancelled = False  # in the middle of a run, which nobody hears of any more
         self.warnings: list[bytes] = []
         self.watchers: list[tuple[Session, bytes]] = []  # who calls gearflow:result, and those calls' handles
 
@@ -130,6 +132,11 @@ class Job:
     def unstored(self) -> bool:
         """Whether it was to be kept, and could not be."""
         return self.extras is not None and self.extras.unstored
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether it is over for all but the worker that still runs it."""
+        return self.extras is not None and self.extras.cancelled
 
     @property
     def size(self) -> int:

@@ -610,7 +610,8 @@ class ReservedFunctions:
     def _live(self, name: api.JobName | api.ResultRequest) -> Job | None:
         """The job that is named, if it has not ended."""
         if name.handle is not None:
-            return self._broker.find(name.handle.encode())
+            job = self._broker.find(name.handle.encode())
+            return None if job is None or job.cancelled else job
         function = self._broker.functions.get((name.function or "").encode())
         return function.uniques.get((name.unique or "").encode()) if function is not None else None
 

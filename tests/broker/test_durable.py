@@ -652,3 +652,33 @@ def test_a_promotion_that_cannot_be_kept_can_be_tried_again(world: Durable, clie
     promoter(p.SubmitJobBg(b"work", b"u", b"x"))
     world.commit()
     assert promoter.read() == [p.JobCreated(handle)]
+
+
+def _told(client: Peer, world: Durable, function: bytes, request: bytes) -> list[Packet | bytes]:
+    """What a reserved function answers, without the handle of the call."""
+    answers = client(p.SubmitJob(function, b"", request))
+    world.commit()
+    return [answer for answer in answers + client.read() if not isinstance(answer, p.JobCreated)]
+
+
+def test_a_job_that_is_cancelled_while_it_runs_is_over_for_all_but_its_worker(
+    world: Durable, client: Peer
+) -> None:
+    client(p.SubmitJobBg(b"work", b"u", b"x"))
+    world.commit()
+    worker = world.worker()
+    handle = worker.grab()
+    assert handle is not None
+    client.read()
+    named = b'{"handle":"%b"}' % handle
+    (done,) = _told(client, world, reserved.CANCEL, named)
+    assert isinstance(done, p.WorkComplete)
+    (told,) = _told(client, world, reserved.INFO, named)
+    assert isinstance(told, p.WorkComplete)
+    info = reserved.JobInfo.model_validate_json(told.result)
+    assert (info.state, info.background) == ("cancelled", True)
+    assert [type(answer) for answer in _told(client, world, reserved.RESULT, named)] == [p.WorkFail]
+    assert p.WorkFail in [type(answer) for answer in _told(client, world, reserved.CANCEL, named)]
+    assert worker(p.WorkComplete(handle, b"late")) == []
+    world.commit()
+    assert [type(answer) for answer in _told(client, world, reserved.RESULT, named)] == [p.WorkFail]
