@@ -49,4 +49,7 @@ def when(time: float | None) -> str:
     """A Unix time as a local one; empty for none."""
     if time is None:
         return ""
-    return datetime.fromtimestamp(time).astimezone().isoformat(" ", "seconds")
+    try:
+        return datetime.fromtimestamp(time).astimezone().isoformat(" ", "seconds")
+    except (ValueError, OverflowError, OSError):  # a server takes any number
+        return "after the year 9999"

@@ -13,6 +13,8 @@ import mmap
 from contextlib import suppress
 from typing import Final
 
+from gearflow.errors import RemoteProtocolError
+
 _MIB: Final = 1 << 20
 
 HUGE: Final = 16 * _MIB
@@ -25,6 +27,10 @@ MOST: Final = 16
 """Buffers that are kept: each is looked at where none is free."""
 
 
+class NoMemory(RemoteProtocolError):
+    """There is none for a body that is about to come; the connection is to be closed."""
+
+
 class Buffers:
     """Gives out buffers. Owns those that are kept."""
 
@@ -33,7 +39,18 @@ class Buffers:
         self._room = KEPT
 
     def take(self, size: int) -> memoryview:
-        """A buffer of so many bytes, whatever is in them; the caller's as long as a view of it lives."""
+        """A buffer of so many bytes, whatever is in them; the caller's as long as a view of it lives.
+
+        Raises:
+            NoMemory: It cannot be had.
+        """
+        try:
+            return self._take(size)
+        except (MemoryError, OSError) as error:
+            reason = getattr(error, "strerror", None) or "the system gives no more"
+            raise NoMemory(f"no memory for a body of {size} bytes: {reason}") from error
+
+    def _take(self, size: int) -> memoryview:
         if size >= HUGE:
             return _mapped(size)
         for buffer in self._kept:
@@ -42,8 +59,8 @@ class Buffers:
         rounded = 1 << (size - 1).bit_length()  # so that it suits others as well
         if rounded > self._room or len(self._kept) == MOST:
             return memoryview(bytearray(size))
-        self._room -= rounded
         self._kept.append(bytearray(rounded))
+        self._room -= rounded
         return memoryview(self._kept[-1])[:size]
 
 

@@ -11,7 +11,8 @@ with every statement.) What takes long is the disk, and that waits in a thread, 
 
 What nobody waits for, as most ends of jobs, may linger a moment, so that more of it is written at once.
 
-A group that cannot be written is tried again entry by entry, so that only what does not fit is refused.
+A group that cannot be written is tried again entry by entry, so that only what does not fit is refused. The
+log says so when that begins, and when it is over, and not of each group.
 
 A disk that did not take what was written is not asked again: the kernel may have dropped it, and would now
 say that all is well. From then on no job is kept, and so none is acknowledged; what becomes of those that are
@@ -45,6 +46,10 @@ _SLOW: Final = 10.0
 
 _AGAIN: Final = 1.0
 """Seconds after which what could not be written is tried again."""
+
+_LULL: Final = 10.0
+"""Seconds without a refusal after which a fault is over as soon as something is written: on a disk that is
+nearly full, large jobs are refused among small ones that are kept."""
 
 _LINGER: Final = 0.01
 """Seconds that the ends of jobs may gather for: those that a dying server has not written are run again."""
@@ -94,6 +99,9 @@ class Keeper:
         self._expiry = self._loop.call_later(_SLOW, self._expire)
         self._written = 0  # changes, since it was last looked for what has expired
         self._broken: str | None = None  # why the disk is not asked any more
+        self._fault: str | None = None  # why something could not be written, as the log says
+        self._fault_seen = 0.0  # when that was so last, on the loop's clock
+        self._refused = 0  # jobs, for that
 
     def commit(self) -> None:
         """Write what has gathered, and tell the broker."""
@@ -113,6 +121,9 @@ class Keeper:
         except StoreError as error:
             broker.unkept = entries
             entries = self._write_singly(entries, error)
+        else:
+            if self._fault is not None and self._broken is None:
+                self._look_for_end_of_fault(self._fault)
         self._written += len(changes)
         if self._written >= _EXPIRE:
             self._expire_after(0)
@@ -186,7 +197,7 @@ class Keeper:
 
     def _write_singly(self, entries: list[Entry], error: StoreError) -> list[Entry]:
         """Write what can be written of a group, and tell the others that it cannot; those that are kept."""
-        logger.error("cannot write to the store; what does not fit is refused", extra={"reason": str(error)})
+        self._tell_of_fault(str(error))
         kept: list[Entry] = []
         fault, in_vain = str(error), 0
         for entry in entries:
@@ -199,9 +210,22 @@ class Keeper:
                     in_vain = 0
                 except StoreError as single:
                     fault, in_vain = str(single), in_vain + 1
+                    self._refused += isinstance(change, StoredJob)
                     entry = _refused(done, fault)
             kept.append(entry)
         return kept
+
+    def _tell_of_fault(self, fault: str) -> None:
+        self._fault_seen = self._loop.time()
+        if fault != self._fault:
+            logger.error("cannot write to the store; what does not fit is refused", extra={"reason": fault})
+            self._fault = fault
+
+    def _look_for_end_of_fault(self, fault: str) -> None:
+        if self._loop.time() - self._fault_seen >= _LULL:
+            fields = {"reason": fault, "refused_jobs": self._refused}
+            logger.warning("what comes is written to the store again", extra=fields)
+            self._fault, self._refused = None, 0
 
     def _try_again(self) -> None:
         """Write what could not be written before, as far as that goes."""

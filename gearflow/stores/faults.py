@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import errno
+import shlex
 import sqlite3
 from pathlib import Path
 from typing import Final
 
 from gearflow.errors import StoreError
-
-REMEDY: Final = "stop the server and run 'gearflow server --recover', which keeps what can be read"
 
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -18,9 +17,17 @@ class DiskFull(StoreError):
     """There is no room. (No class of its own for callers: to them it is like every refusal.)"""
 
 
+def remedy(path: Path) -> str:
+    """What to do about a file that cannot be read as a whole."""
+    folder = shlex.quote(str(path.parent))
+    return (
+        f"stop the server and run 'gearflow server --recover --data {folder}', which keeps what can be read"
+    )
+
+
 def damaged(path: Path, what: str) -> StoreError:
     """The file does not hold what was written to it."""
-    return StoreError(f"{path} is damaged: {what}; {REMEDY}")
+    return StoreError(f"{path} is damaged: {what}; {remedy(path)}")
 
 
 def failed(path: Path, error: sqlite3.Error | OSError) -> StoreError:

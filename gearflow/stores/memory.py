@@ -5,8 +5,9 @@ job: a few insertions, no copy, no object of our own for each.
 
 Results wait for their end in sets, one for each second in which some expire, so that nothing is sorted and
 nobody is looked at twice. They leave earlier when there is more than ``keep_bytes`` of them: then those that
-ended first go first, at once, in ``write``. What is counted are bodies and notes, the workloads of dead
-letters, and ``OVERHEAD`` for each result, or a million empty results would be free.
+ended first go first, at once, in ``write``; one that is larger by itself is not kept. What is counted are
+bodies and notes, the workloads of dead letters, and ``OVERHEAD`` for each result, or a million empty results
+would be free.
 """
 
 from __future__ import annotations
@@ -109,12 +110,17 @@ class MemoryStore:
         job = self._jobs.pop(number, None)
         if number in self._records:
             self._remove(self._records[number])
+        size = len(body) + len(notes) + OVERHEAD
         if letter is not None:
-            self._letters[number] = self._with_workload(letter, job)
-            self._kept += _length(self._letters[number])
+            letter = self._with_workload(letter, job)
+            size += _length(letter)
             record = record._replace(letter=None)
+        if self._keep_bytes is not None and size > self._keep_bytes:
+            return  # all others would have to go for it
+        if letter is not None:
+            self._letters[number] = letter
         self._records[number] = record
-        self._kept += len(body) + len(notes) + OVERHEAD
+        self._kept += size
         second = int(expires) if expires < FOREVER else FOREVER
         try:
             self._seconds[second].add(number)

@@ -12,7 +12,7 @@ from typing import Final
 from gearflow.errors import StoreError
 from gearflow.stores import schema
 from gearflow.stores.account import Account, DamagedAccount
-from gearflow.stores.faults import REMEDY, damaged
+from gearflow.stores.faults import damaged, remedy
 from gearflow.stores.log import SHORT, Sync
 from gearflow.stores.owner import Owner
 
@@ -105,8 +105,8 @@ def take_stock(path: Path, connection: sqlite3.Connection, owner: Owner) -> Acco
     if owner.name == account.name and account.groups < owner.expected:
         raise StoreError(
             f"{path}: the last {owner.expected - account.groups} groups of changes are not there, as if "
-            f"{path.name}-wal had been cut or removed; {REMEDY}; if that is meant, for you put a copy of the "
-            f"file back, remove {owner.lock_path.name}"
+            f"{path.name}-wal had been cut or removed; {remedy(path)}; if that is meant, for you put a copy "
+            f"of the file back, remove {owner.lock_path.name}"
         )
     _shrink(connection)
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()

@@ -80,6 +80,11 @@ class Owner:
             raise failed(self.lock_path, error) from error
         self._counts_at = len(head)
 
+    def hand_over(self, name: bytes) -> None:
+        """Another file is to take the place of this one: of that, no group of changes is expected."""
+        self.begin(name, 0)
+        os.fsync(self._fd)
+
     def written(self, groups: int) -> None:
         """So many groups of changes are in the log now."""
         os.pwrite(self._fd, b"%020d" % groups, self._counts_at + 7)

@@ -1,6 +1,7 @@
 """Save what can be read of a damaged file (see ``salvage``) into a new one that takes its place.
 
-The new file is complete before the damaged one is moved away; if anything fails, all is as it was.
+The new file is complete before the damaged one is moved away (see ``swap``); if anything fails until then,
+all is as it was.
 """
 
 from __future__ import annotations
@@ -8,9 +9,9 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from gearflow.broker.store import Ended, Outcome, StoredJob
 from gearflow.errors import StoreError
@@ -19,37 +20,39 @@ from gearflow.stores.faults import failed
 from gearflow.stores.opening import connect, make_ready
 from gearflow.stores.owner import Owner
 from gearflow.stores.salvage import Salvage, open_damaged
+from gearflow.stores.swap import Recovered, carry_out, is_planned, plan, rescue_of
 from gearflow.stores.tables import Tables
 
 _GROUP: Final = 1000  # rows in a transaction
 _KEEP: Final = 7 * 86400.0  # seconds for which a dead letter is kept whose result is lost
 
 
-class Recovered(NamedTuple):
-    """What was saved. What is None cannot be known."""
-
-    kept_jobs: int  # with dead letters
-    lost_jobs: int | None
-    kept_records: int
-    lost_records: int | None
-    lost_groups: int  # of changes, at the end of a log that was cut: they are not among the lost
-    same_name: bool  # handles that were given before are still good
-    moved_to: Path  # where the damaged file is now
-    same_paused: bool  # the functions that were paused still are
-
-
 def recover(path: str | Path) -> Recovered:
     """Replace a file by one with all that can be read of it. No server may have it.
 
+    If that was cut short before, it is brought to its end.
+
     Raises:
-        StoreError: It is in use, or not there, or there is no room for the new one; it is as it was.
+        StoreError: It is in use, or not there, or there is no room for the new one; it is as it was. Or the
+            new one is complete, and could not take its place; that is to be tried again.
     """
     path = Path(path).resolve()
-    if not path.is_file():
+    if not path.is_file() and not is_planned(path):
         raise StoreError(f"there is no file {path} to recover")
     owner = Owner(path)
-    orderly = False
-    fresh, work = path.with_name(f"{path.name}-recovered"), path.with_name(f"{path.name}-salvage")
+    try:
+        if not is_planned(path):
+            _save(path, owner)
+        return carry_out(path, owner)
+    except (sqlite3.Error, OSError) as error:
+        raise failed(path, error) from error
+    finally:
+        owner.release(orderly=False)  # of what is in its place now, nothing more is expected
+
+
+def _save(path: Path, owner: Owner) -> None:
+    """Write what can be read into a new file, and plan that it takes the place of this one."""
+    fresh, work = rescue_of(path), path.with_name(f"{path.name}-salvage")
     try:
         _remove(fresh)
         _remove(work)
@@ -58,16 +61,12 @@ def recover(path: str | Path) -> Recovered:
             recovered, account = _salvage(path, owner, work, target)
             target.execute("PRAGMA synchronous = FULL")
             target.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        _swap(path, fresh, recovered.moved_to)
-        owner.begin(account.name, 0)
-        orderly = True
-        return recovered
-    except (sqlite3.Error, OSError) as error:
-        raise failed(path, error) from error
+        fresh.chmod(0o600)  # as the store's own: payloads are nobody else's
+        plan(path, account.name, recovered)
     finally:
-        _remove(fresh)
+        if not is_planned(path):
+            _remove(fresh)
         _remove(work)
-        owner.release(orderly=orderly)
 
 
 def _salvage(path: Path, owner: Owner, work: Path, target: sqlite3.Connection) -> tuple[Recovered, Account]:
@@ -192,20 +191,6 @@ def _free_name(path: Path) -> Path:
     while (free := path.with_name(f"{name}-{number}" if number else name)).exists():
         number += 1
     return free
-
-
-def _swap(path: Path, fresh: Path, moved_to: Path) -> None:
-    """The log goes first: it must never be beside a file to which it does not belong."""
-    for suffix in ("-wal", "-shm", ""):
-        with suppress(FileNotFoundError):
-            path.with_name(path.name + suffix).rename(moved_to.with_name(moved_to.name + suffix))
-    fresh.chmod(0o600)  # as the store's own: payloads are nobody else's
-    fresh.rename(path)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 def _remove(path: Path) -> None:

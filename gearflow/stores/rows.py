@@ -127,6 +127,15 @@ def row_job(row: Row) -> StoredJob:
     return _new_job(StoredJob, fields)
 
 
+def kept_by(record: Ended) -> int:
+    """Bytes that a result counts as where only so many may be kept."""
+    letter_bytes = 0
+    if record.letter is not None:
+        workload = record.letter.workload
+        letter_bytes = workload if isinstance(workload, int) else len(workload)
+    return len(record.body) + len(record.notes) + letter_bytes + OVERHEAD
+
+
 def record_row(record: Ended, place: int) -> Row:
     """The columns of ``RECORD_COLUMNS``."""
     (number, function, unique, outcome, body, submitted, started, ended) = record[:8]
@@ -138,10 +147,6 @@ def record_row(record: Ended, place: int) -> Row:
     else:
         body_crc, short, kept = crc32(body), b"", size if size > PART else body
     head = _RECORD(number, outcome, submitted, started, ended, attempt, deaths, expires, size, body_crc)
-    letter_bytes = 0
-    if letter is not None:
-        workload = letter.workload
-        letter_bytes = workload if isinstance(workload, int) else len(workload)
     return (
         place,
         number,
@@ -160,7 +165,7 @@ def record_row(record: Ended, place: int) -> Row:
         crc32(b"\0".join((head, function, unique, worker, notes, short))),
         0 if letter is None else letter_token(function),
         token_of(function, unique),
-        size + len(notes) + letter_bytes + OVERHEAD,
+        kept_by(record),
         kept,
     )
 

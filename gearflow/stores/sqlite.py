@@ -45,6 +45,7 @@ from gearflow.stores.log import Sync, WriteAheadLog
 from gearflow.stores.opening import check_head, connect, make_ready, take_stock
 from gearflow.stores.owner import Owner
 from gearflow.stores.rows import DamagedRow
+from gearflow.stores.swap import check_not_planned
 from gearflow.stores.tables import Tables
 
 _NO_ROOM: Final = 0.25  # seconds after which to try again to make some
@@ -73,10 +74,13 @@ class SqliteStore:
         self._sync: Sync = sync
         self._owner = Owner(self.path)
         try:
+            check_not_planned(self.path)
             self.log = WriteAheadLog(self.path, sync, lambda: connect(self.path, sync))
-        except OSError as error:
+        except (OSError, StoreError) as error:
             self._owner.release(orderly=False)
-            raise failed(self.path, error) from error
+            if isinstance(error, OSError):
+                raise failed(self.path, error) from error
+            raise
         self._connection: sqlite3.Connection | None = None
         self._no_room_until = 0.0  # monotonic
         try:
@@ -95,7 +99,7 @@ class SqliteStore:
         account = take_stock(self.path, connection, self._owner)
         check_file(self.path, connection, self.log.main_fd)
         self._committed = account.copy()
-        self._tables = Tables(connection, account)
+        self._tables = Tables(connection, account, self._keep_bytes)
         self._owner.begin(account.name, account.groups)
         with self._transaction():
             pass  # what is new in the account

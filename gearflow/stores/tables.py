@@ -27,6 +27,7 @@ from gearflow.stores.rows import (
     RECORD_COLUMNS,
     TOKEN,
     job_row,
+    kept_by,
     part_id,
     part_ids,
     paused_row,
@@ -42,9 +43,13 @@ _INSERT_RECORD: Final = f"INSERT INTO records ({RECORD_COLUMNS}) VALUES ({', '.j
 class Tables(Reader):
     """The tables of an open file, and the account of them. All may raise sqlite3.Error or DamagedRow."""
 
-    def __init__(self, connection: sqlite3.Connection, account: Account) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, account: Account, keep_bytes: int | None = None
+    ) -> None:
+        """A result that is larger than ``keep_bytes`` by itself is not kept: all others would have to go."""
         super().__init__(connection)
         self.account = account
+        self._keep_bytes = keep_bytes
         self._in_parts = {
             key >> 1 for (key,) in connection.execute("SELECT DISTINCT id >> 8 FROM parts") if not key & 1
         }
@@ -178,6 +183,8 @@ class Tables(Reader):
                 self._rewrite(job, dead)
 
     def _end(self, records: Sequence[Ended]) -> None:
+        if self._keep_bytes is not None:
+            records = self._without_too_large(records, self._keep_bytes)
         letters = [record.letter for record in records if record.letter is not None]
         self._delete_jobs(
             [
@@ -189,6 +196,11 @@ class Tables(Reader):
         if letters:
             self._store(letters, dead=1)
         self.insert_records(records)
+
+    def _without_too_large(self, records: Sequence[Ended], most: int) -> list[Ended]:
+        """Those that may be kept; the jobs of the others are gone."""
+        self._delete_jobs([record.number for record in records if kept_by(record) > most])
+        return [record for record in records if kept_by(record) <= most]
 
     def _forget(self, changes: Sequence[Forgotten]) -> None:
         numbers = [change.number for change in changes]

@@ -164,7 +164,7 @@ def test_a_damaged_file_is_78_until_it_is_recovered(here: Shell, module: str, da
     code, _, stderr = outcome(here.run("server", "-p", "0", "--data", str(data)))
     assert code == 78
     assert f"{data / FILE} is damaged" in stderr
-    assert "gearflow server --recover" in stderr
+    assert f"gearflow server --recover --data {data}'" in stderr
     with here.start("server", "-p", "0", "--data", str(data), "--recover") as server:
         said = server.until("recovered")
         assert "recovered all of 1 job and all of 0 results" in said

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Callable
@@ -10,8 +11,10 @@ import pytest
 from typer.testing import CliRunner
 
 from gearflow.client import SubmitOptions, SyncAdmin, SyncClient
+from gearflow.protocol import packets as p
 from gearflow_cli.app import app
 from tests.cli.shell import COMMAND, Running, Shell, outcome
+from tests.server.wire import Wire
 
 
 def address_of(shell: Shell) -> str:
@@ -145,6 +148,18 @@ def test_a_failed_job_is_shown_with_its_traceback(served: Shell) -> None:
     assert "raised, a dead letter" in shown
     assert "ZeroDivisionError: float division by zero" in shown
     assert "return a / b" in shown
+
+
+@pytest.mark.parametrize("epoch", [b"253402300800", b"9" * 26])
+def test_a_job_that_is_due_after_all_calendars_is_shown(
+    shell: Shell, fresh: Callable[..., str], epoch: bytes
+) -> None:
+    with Wire(int(address_of(shell).rpartition(":")[2])) as client:
+        client.send(p.SubmitJobEpoch(fresh().encode(), b"", epoch, b""))
+        handle = client.handle().decode()
+    code, shown, said = outcome(shell.run("job", handle))
+    assert (code, said) == (0, "")
+    assert re.search(r"^due +after the year 9999$", shown, re.MULTILINE)
 
 
 # --------------------------------------------------------------------------------- a function's jobs

@@ -1,6 +1,7 @@
 """``gearflow server`` and ``gearflow dev`` in processes of their own."""
 
 import re
+import resource
 import signal
 import socket
 from pathlib import Path
@@ -9,8 +10,11 @@ import pytest
 from typer.testing import CliRunner
 
 from gearflow.client import SyncAdmin, SyncClient
+from gearflow.protocol import packets as p
+from gearflow.protocol.constants import HEADER, REQ
 from gearflow_cli.app import app
 from tests.cli.shell import Running, Shell
+from tests.server.wire import Wire
 
 
 def address_of(server: Running) -> str:
@@ -48,6 +52,20 @@ def test_bytes_that_are_not_gearman_are_logged_in_a_line(tmp_path: Path) -> None
             stranger.sendall(b"\0XXX" + bytes(8))
             assert stranger.recv(1) == b""
         assert "127.0.0.1" in server.until("does not speak Gearman")
+
+
+def test_a_body_for_which_there_is_no_memory_is_refused_and_logged(tmp_path: Path) -> None:
+    with Shell(tmp_path).start("server", "-p", "0", "--memory") as server:
+        port = int(address_of(server).rpartition(":")[2])
+        with Wire(port) as neighbour, Wire(port) as greedy:
+            neighbour.sync()
+            status = Path(f"/proc/{server.process.pid}/status").read_text()
+            used = int(status.partition("VmSize:")[2].split()[0]) << 10
+            resource.prlimit(server.process.pid, resource.RLIMIT_AS, (used + (256 << 20), -1))
+            greedy.send(HEADER.pack(REQ, p.SubmitJob.type, 1 << 30) + b"add\0\0" + bytes(100))
+            assert greedy.receive() is None
+            assert "Cannot allocate memory" in server.until("no memory for a body of 1073741824 bytes")
+            neighbour.sync()
 
 
 def test_a_taken_port_is_78_and_the_remedy_is_told(shell: Shell, bundled: str) -> None:

@@ -177,6 +177,7 @@ def _be_a_server(command: dict[str, Any], sender: int) -> int:
     logging.basicConfig(level="INFO", force=True, stream=sys.stderr)
     logging.getLogger().handlers[0].setFormatter(_Formatter("%(levelname)s %(message)s"))
     keeping_module._AGAIN = 0.05  # type: ignore[misc]  # pyright: ignore[reportPrivateUsage]
+    keeping_module._LULL = 0.0  # type: ignore[misc]  # pyright: ignore[reportPrivateUsage]
     keeping_module._SLOW = 0.5  # type: ignore[misc]  # pyright: ignore[reportPrivateUsage]
     if command["fault"] is not None:
         faults.arm(faults.Fault(**command["fault"]))
@@ -203,7 +204,8 @@ async def _serve(settings: ServerSettings, sender: int) -> int:
 
 
 class _Formatter(logging.Formatter):
-    """With the reason of what went wrong, which stands in a field."""
+    """With the reason of what went wrong, and how many it concerned, which stand in fields."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return f"{super().format(record)} {getattr(record, 'reason', '')}".rstrip()
+        extras = [str(vars(record)[name]) for name in ("reason", "refused_jobs") if name in vars(record)]
+        return " ".join([super().format(record), *extras])

@@ -174,6 +174,23 @@ def test_submitters_get_an_error_and_all_else_goes_on_until_there_is_room(
     server.stop()
 
 
+def test_the_log_says_when_jobs_are_refused_and_when_that_is_over(nest: Nest, disk: Disk) -> None:
+    server = nest.start(disk.data)
+    with Wire(server.port) as client:
+        disk.fill(server)
+        until_refused(client, 9000)
+        for _ in range(19):
+            assert isinstance(answer(client, p.SubmitJobBg(b"work", b"", bytes(9000))), p.Error)
+        assert server.log.count("cannot write to the store") == 1
+        assert "is written to the store again" not in server.log
+        disk.make_room(server)
+        until_accepted(client, p.SubmitJobBg(b"work", b"", bytes(9000)))
+        over = re.search(r"what comes is written to the store again .* (\d+)$", server.log, re.MULTILINE)
+        assert over is not None
+        assert int(over[1]) >= 20
+    server.stop()
+
+
 def test_a_server_that_is_started_without_room_serves_what_it_has_or_says_why_not(
     nest: Nest, small_disk: SmallDisk
 ) -> None:

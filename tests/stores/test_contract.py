@@ -420,6 +420,24 @@ def test_notes_and_letters_count_as_kept(make: Callable[..., Store]) -> None:
     assert held(store, 2) is not None
 
 
+def test_what_is_more_than_may_be_kept_by_itself_takes_no_place_from_others(
+    make: Callable[..., Store],
+) -> None:
+    store = make(keep_bytes=OVERHEAD + 1000)
+    store.write([an_end(1, b""), a_job(2), a_job(3, b"x" * 600), a_job(4, b"x" * 1000)])
+    store.write([an_end(2, b"x" * 1001), a_dead_letter(3, 600)._replace(body=b"x" * 401)])
+    store.write([a_dead_letter(4, b"x" * 1001)])
+    expire_all(store, 0.0)
+    assert ended(store, 1) == an_end(1, b"")
+    for number in (2, 3, 4):
+        assert store.ended(number) is None
+        assert store.job(number) is None
+    assert store.dead(None, 0, 10) == []
+    store.write([an_end(5, b"x" * 1000)])
+    expire_all(store, 0.0)
+    assert ended(store, 5) == an_end(5, b"x" * 1000)
+
+
 def test_nothing_is_kept_where_nothing_may_be(make: Callable[..., Store]) -> None:
     store = make(keep_bytes=0)
     store.write([an_end(1, b""), a_dead_letter(2), a_job(3)])

@@ -242,7 +242,9 @@ def test_a_job_that_is_not_what_was_written_is_named(tmp_path: Path) -> None:
     content = path.read_bytes()
     path.write_bytes(content.replace(b"find me", b"lost me").replace(b"a result", b"A result"))
     store = SqliteStore(path)
-    with pytest.raises(StoreError, match=r"jobs\.db is damaged: job 4711 .* 'gearflow server --recover'"):
+    with pytest.raises(
+        StoreError, match=r"jobs\.db is damaged: job 4711 .* 'gearflow server --recover --data \S+'"
+    ):
         jobs_of(store.load())
     with pytest.raises(StoreError, match="job 4711 "):
         store.job(4711)

@@ -2,19 +2,51 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import random
+import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
+from typing import Final, Literal
 
 import pytest
 
 from gearflow.broker.store import Outcome, Paused
 from gearflow.errors import StoreError
 from gearflow.stores import SqliteStore, recover
+from gearflow.stores.owner import Owner
+from tests.conftest import ROOT
 from tests.stores.faulty import faulty_disk
 from tests.stores.scenario import lives, numbers_in, snapshot
 from tests.stores.values import a_dead_letter, a_job, an_end, jobs_of, tamper
 
 PAGE = 4096
+
+PATIENCE: Final = 60.0  # seconds
+
+INTERRUPTED: Final = """
+import os, signal, sys
+from gearflow.stores import recover
+
+path, how, number = sys.argv[1], sys.argv[2], int(sys.argv[3])
+
+def on_event(event, _):
+    global number
+    if event in ("open", "os.chmod", "os.rename", "os.remove"):
+        number -= 1
+        if number == 0:
+            if how == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise OSError(5, "this error was planned")
+
+sys.addaudithook(on_event)
+recover(path)
+sys.exit(3 if number > 0 else 0)
+"""
+NOT_REACHED: Final = 3
 
 
 def written(path: Path, jobs: int = 2000) -> bytes:
@@ -199,3 +231,107 @@ def test_what_is_saved_is_as_private_as_it_was(tmp_path: Path) -> None:
     written(path, 100)
     recover(path)
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+# ------------------------------------------------------------------------------------------- cut short
+
+
+def left_by_a_kill(folder: Path) -> Path:
+    """A file without its first page, with a log that has half of the jobs."""
+    at_work = folder.with_name("at work")
+    at_work.mkdir()
+    written(at_work / "jobs.db", 200)
+    store = SqliteStore(at_work / "jobs.db")
+    store.write([a_job(number, b"%d" % number) for number in range(1001, 1101)])
+    shutil.copytree(at_work, folder)  # as if it had been killed now
+    store.close()
+    with (folder / "jobs.db").open("r+b") as file:
+        file.write(b"not what was there")
+    return folder / "jobs.db"
+
+
+def interrupted(path: Path, how: Literal["killed", "failed"], number: int) -> int:
+    """Recover a file until the ``number``-th use of a file's name; the exit code."""
+    command = [sys.executable, "-c", INTERRUPTED, str(path), how, str(number)]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, check=False, timeout=PATIENCE)
+    expected = -signal.SIGKILL if how == "killed" else 1
+    assert process.returncode in (0, NOT_REACHED, expected), process.stderr.decode()
+    if process.returncode == 1:
+        assert b"this error was planned" in process.stderr, process.stderr.decode()
+    return process.returncode
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    """The damaged file and its log, wherever they are, and whatever else there is but of the owner's."""
+    return {
+        entry.name: entry.read_bytes()
+        for entry in path.parent.iterdir()
+        if not entry.name.endswith(("-shm", "-lock"))
+    }
+
+
+@pytest.mark.parametrize("how", ["killed", "failed"])
+def test_a_rescue_that_is_cut_short_anywhere_loses_nothing(
+    tmp_path: Path, how: Literal["killed", "failed"]
+) -> None:
+    left = left_by_a_kill(tmp_path / "left")
+    before = contents(left)
+    cut_short = 0
+    for number in itertools.count(1):
+        path = shutil.copytree(left.parent, tmp_path / f"{number}") / "jobs.db"
+        if interrupted(path, how, number) == NOT_REACHED:
+            break
+        cut_short += path.with_name("jobs.db-swap").exists()
+        look_at_the_end(path, before)
+        shutil.rmtree(path.parent)
+    assert cut_short >= 5  # three files are moved away, one takes their place, and the plan goes
+
+
+def refuse(*_: object) -> None:
+    raise OSError(errno.EIO, "this error was planned")
+
+
+def look_at_the_end(path: Path, before: dict[str, bytes]) -> None:
+    """The old file is in its place, or the new one, or a server refuses both; a rescue then ends well."""
+    now = contents(path)
+    if path.with_name("jobs.db-swap").exists():
+        with pytest.raises(StoreError, match=r"its rescue was cut short .* --recover"):
+            SqliteStore(path)
+        assert contents(path) == now
+    elif now.items() >= before.items():
+        with pytest.raises(StoreError, match="is damaged: it does not begin as an SQLite file does"):
+            SqliteStore(path)
+    else:
+        look_at_the_rescue(path)
+        return
+    recovered = recover(path)
+    assert recovered._replace(moved_to=path) == (300, 0, 200, 0, 0, True, path, True)
+    name = recovered.moved_to.name
+    after = contents(path)
+    assert after.keys() == {"jobs.db", name, f"{name}-wal"}
+    assert (after[name], after[f"{name}-wal"]) == (before["jobs.db"], before["jobs.db-wal"])
+    look_at_the_rescue(path)
+
+
+def look_at_the_rescue(path: Path) -> None:
+    store = SqliteStore(path)
+    assert {job.number for job in jobs_of(store.load())} == {*range(1, 201), *range(1001, 1101)}
+    store.close()
+
+
+def test_a_file_that_was_put_in_its_place_meanwhile_is_not_overwritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = left_by_a_kill(tmp_path / "left")
+    with monkeypatch.context() as patch:
+        patch.setattr(Owner, "hand_over", refuse)
+        with pytest.raises(StoreError, match="this error was planned"):
+            recover(path)
+    assert not path.exists()
+    path.write_bytes(b"a copy")
+    with pytest.raises(StoreError, match=r"jobs\.db is there again, .* remove \S+jobs\.db-swap"):
+        recover(path)
+    assert path.read_bytes() == b"a copy"
+    path.unlink()
+    assert recover(path).kept_jobs == 300
+    look_at_the_rescue(path)
