@@ -326,7 +326,7 @@ async def _client_of_this_loop(target: Target) -> Client:
 
 # ---------------------------------------------------------------------------------- one for a process
 
-_lock = threading.Lock()
+_lock = threading.RLock()  # a signal handler may call, too
 _sync_clients: Final[dict[Target, SyncClient]] = {}
 
 
@@ -336,9 +336,11 @@ def _client_of_this_process(target: Target) -> SyncClient:
         with _lock:
             client = _sync_clients.get(target)
             if client is None:
-                client = target.sync_client()
-                client.__enter__()
-                _sync_clients[target] = client
+                mine = target.sync_client()
+                mine.__enter__()
+                client = _sync_clients.setdefault(target, mine)
+                if client is not mine:  # a signal handler's, which came in between
+                    mine.__exit__(None, None, None)
     return client
 
 
@@ -351,7 +353,7 @@ def _close_sync_clients() -> None:
 
 def _forget_sync_clients() -> None:
     global _lock
-    _lock = threading.Lock()  # another thread of the parent may have held it
+    _lock = threading.RLock()  # another thread of the parent may have held it
     _sync_clients.clear()
 
 

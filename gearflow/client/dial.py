@@ -16,6 +16,7 @@ from gearflow.client.address import ServerAddress
 from gearflow.client.reasons import NO_TLS, describe
 from gearflow.client.security import TLS, Security
 from gearflow.errors import RemoteProtocolError
+from gearflow.forks import forget_in_children, let_go
 from gearflow.protocol.codec import decode, encode
 from gearflow.protocol.constants import AUTH, RES, TLS_REQUIRED
 from gearflow.protocol.framing import TEXT, FrameBuffer
@@ -75,22 +76,27 @@ async def dial(server: ServerAddress, security: Security, timeout: float) -> Str
     raise Unreachable(f"{step} within {timeout:g} s")
 
 
-async def _connect(server: ServerAddress) -> SocketStream:
-    try:
-        stream = await anyio.connect_tcp(server.host, server.port)
-    except (OSError, UnicodeError) as error:  # a host's name may be none that can be looked up
-        raise Unreachable(describe(error)) from error
-    _tune(stream.extra(SocketAttribute.raw_socket))
-    return stream
-
-
-def _tune(raw: socket.socket) -> None:
+def tune(raw: socket.socket) -> None:
     """Send small packets at once, and notice a host that is gone."""
     raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in _KEEPALIVE:
         if (option := getattr(socket, name, None)) is not None:  # not every platform has each
             raw.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+async def _connect(server: ServerAddress) -> SocketStream:
+    try:
+        stream = await anyio.connect_tcp(server.host, server.port)
+    except (OSError, UnicodeError) as error:  # a host's name may be none that can be looked up
+        raise Unreachable(describe(error)) from error
+    tune(stream.extra(SocketAttribute.raw_socket))
+    forget_in_children(stream, _let_go)
+    return stream
+
+
+def _let_go(stream: SocketStream) -> None:
+    let_go(stream.extra(SocketAttribute.raw_socket).fileno())
 
 
 async def _secure(stream: Stream, tls: TLS, host: str) -> Stream:

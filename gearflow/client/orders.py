@@ -204,7 +204,7 @@ class Order:
         if (options.retries is not None or options.timeout is not None) and not options.envelope:
             raise UnsupportedByServer(
                 f"function {self.function!r}: {server} keeps no retries and no timeout for a worker; "
-                "put them into an envelope, as tasks do"
+                "put them into an envelope, as tasks do: in the shell name the task's module with -m"
             )
 
 

@@ -4,15 +4,16 @@ The async client runs in an event loop in a thread of its own, through which eve
 """
 
 import asyncio
-import os
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
-from concurrent.futures import Future
+import sys
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError, Future
+from contextlib import suppress
 from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
-from threading import Lock, Thread, current_thread
+from threading import Lock, RLock, Thread, current_thread
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, TypeVar
-from weakref import WeakSet
+from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, Self, TypeVar
 
 import anyio
 
@@ -27,6 +28,7 @@ from gearflow.client.pool import Backoff
 from gearflow.client.requests import NotSent
 from gearflow.client.security import PLAIN, TLS, Security
 from gearflow.errors import ConnectionLost
+from gearflow.forks import forget_in_children
 
 if TYPE_CHECKING:
     from gearflow.protocol.reserved import JobInfo, Message  # it imports pydantic
@@ -35,6 +37,8 @@ T = TypeVar("T")
 
 _HAS_UVLOOP: Final = find_spec("uvloop") is not None
 """It halves what a call costs; no user code runs in the loop that could mind which one it is."""
+
+import_module("concurrent.futures.thread")  # uvloop imports it: too late, once the main thread has ended
 
 GRACE: Final = 1.0
 """Seconds that calls under way have to end when the client is left, before they are cancelled."""
@@ -85,6 +89,7 @@ class SyncClient:
         self._loop.start(self._client)
         if self._client.security == PLAIN and not self._client.spreads:
             self._direct.open()
+            forget_in_children(self._direct, Direct.forget)
         return self
 
     def __exit__(
@@ -240,6 +245,10 @@ class SyncJob:
         """Wait for the end and return the result; see ``ClientJob.result``."""
         return self._loop.call(partial(self._job.result, timeout))
 
+    def run(self, function: Callable[[ClientJob], Awaitable[T]]) -> T:
+        """Await ``function(job)`` in the event loop of its client, and wait; see ``SyncClient.run``."""
+        return self._loop.call(partial(function, self._job))
+
     def events(self) -> Iterator[JobEvent]:
         """What the worker says on the way, as it comes; see ``ClientJob.events``."""
         while (event := self.next_event()) is not None:
@@ -274,13 +283,19 @@ class _Loop:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop = asyncio.Event()
         self._thread: Thread | None = None
-        self._lock = Lock()  # no call begins behind the stop, where nobody would answer it
+        # No call begins behind the stop, where nobody would answer it. A signal handler may call, too.
+        self._lock = RLock()
         self._why_not: Callable[[], Exception] = partial(
             RuntimeError, "the client is not open; use it inside 'with SyncClient(...) as client:'"
         )
 
     def start(self, client: Client) -> None:
-        """Enter the client there; returns when it can be used."""
+        """Enter the client there; returns when it can be used.
+
+        Raises:
+            RuntimeError: The interpreter is exiting.
+        """
+        _require_threads()
         started: Future[asyncio.AbstractEventLoop] = Future()
 
         async def live() -> None:
@@ -302,7 +317,7 @@ class _Loop:
         self._thread = Thread(target=run, name="gearflow-client", daemon=True)
         self._thread.start()
         self._loop = started.result()
-        _open.add(self)
+        forget_in_children(self, _Loop.forget)
 
     def stop(self) -> None:
         """Leave the client; calls that wait end in ConnectionLost; the thread has ended on return."""
@@ -317,27 +332,19 @@ class _Loop:
     def forget(self) -> None:
         """We are in a forked child, where neither the thread nor the connections are ours."""
         self._loop = None
-        self._lock = Lock()  # another thread of the parent may have held it
+        self._lock = RLock()  # another thread of the parent may have held it
         self._why_not = partial(RuntimeError, "the client was opened before a fork; open one in the child")
 
     def call(self, function: Callable[[], Awaitable[T]]) -> T:
         """Await it there and wait for the outcome; an interrupted wait cancels it."""
-
-        async def there() -> Callable[[], T]:
-            # asyncio would turn a concurrent.futures.CancelledError into its own, so nothing is raised there.
-            try:
-                value = await function()
-            except Exception as error:  # noqa: BLE001  (raised here)
-                return partial(_raise, error)
-            return lambda: value
-
-        future = self._begin(there)
+        call = _Call(function)
+        loop = self._begin(call)
         try:
-            outcome = future.result()
+            call.wait()
         except BaseException:
-            future.cancel()
+            call.abandon(loop)
             raise
-        return outcome()
+        return call.outcome()
 
     def call_plain(self, function: Callable[[], T]) -> T:
         """Call it there, for what must not happen beside the loop."""
@@ -345,29 +352,77 @@ class _Loop:
         async def there() -> T:
             return function()
 
-        return self._begin(there).result()
+        return self.call(there)
 
-    def _begin(self, function: Callable[[], Coroutine[Any, Any, T]]) -> Future[T]:
+    def _begin(self, call: "_Call[Any]") -> asyncio.AbstractEventLoop:
         if self._thread is current_thread():
             raise RuntimeError("a blocking call in the client's own thread would wait for itself")
+        _require_threads()
         with self._lock:
             if self._loop is None:
                 raise self._why_not()
-            return asyncio.run_coroutine_threadsafe(function(), self._loop)
+            self._loop.call_soon_threadsafe(call.begin)
+            return self._loop
+
+
+class _Call(Generic[T]):
+    """A call that is awaited in the loop's thread, and waited for in another one.
+
+    No ``concurrent.futures.Future``: whoever begins to wait for one has its lock for a moment. A signal
+    handler that made a call in that moment would wait for the loop, and the loop for the lock.
+    """
+
+    __slots__ = ("_ended", "_function", "_task", "outcome")
+
+    def __init__(self, function: Callable[[], Awaitable[T]]) -> None:
+        self._function = function
+        self.outcome: Callable[[], T] = _raise_cancelled
+        """Returns or raises what the function did; CancelledError if the loop ended first."""
+        self._task: asyncio.Task[None] | None = None
+        self._ended = Lock()  # held until then
+        self._ended.acquire()
+
+    def wait(self) -> None:
+        """Wait for the end, in whatever thread."""
+        self._ended.acquire()
+
+    def abandon(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Nobody waits for it any more."""
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(self._cancel)
+
+    def begin(self) -> None:
+        """Begin it, in the loop."""
+        self._task = asyncio.get_running_loop().create_task(self._run())
+        self._task.add_done_callback(self._end)
+
+    async def _run(self) -> None:
+        # asyncio would turn a concurrent.futures.CancelledError into its own, so nothing is raised here.
+        try:
+            value = await self._function()
+        except Exception as error:  # noqa: BLE001  (raised there)
+            self.outcome = partial(_raise, error)
+        else:
+            self.outcome = lambda: value
+
+    def _cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    def _end(self, _: asyncio.Task[None]) -> None:
+        self._task = None
+        self._ended.release()
 
 
 def _raise(error: Exception) -> NoReturn:
     raise error
 
 
-_open: Final[WeakSet[_Loop]] = WeakSet()
+def _raise_cancelled() -> NoReturn:
+    raise CancelledError
 
 
-def _forget_all() -> None:
-    for loop in _open:
-        loop.forget()
-    _open.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_all)
+def _require_threads() -> None:
+    """Refuse what would wait for another thread for ever, as in ``__del__`` when the interpreter exits."""
+    if sys.is_finalizing():
+        raise RuntimeError("the interpreter is exiting: its threads have stopped, and nothing can be sent")

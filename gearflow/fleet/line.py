@@ -6,6 +6,7 @@ The end of the stream is a message, too: to the worker process that it is alone,
 
 import json
 import os
+import select
 import socket
 from collections.abc import AsyncIterator, MutableMapping
 from contextlib import suppress
@@ -14,9 +15,14 @@ from typing import Any, Final, Self, TypeAlias
 
 import anyio
 
+from gearflow.forks import forget_in_children
+
 VARIABLE: Final = "GEARFLOW_SUPERVISOR_FD"
 
 _CHUNK: Final = 65536
+
+_LONGEST: Final = 16384
+"""Characters of a text that are sent: one of any length might not fit into the socket's buffer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +82,18 @@ _KINDS: Final[dict[str, type[Message]]] = {
 
 
 def encode(message: Message) -> bytes:
-    """A message as a line."""
-    return json.dumps({"is": type(message).__name__.lower(), **asdict(message)}).encode() + b"\n"
+    """A message as a line. Of a text that is very long the middle is left out."""
+    fields = {
+        name: _cut(value) if isinstance(value, str) else value for name, value in asdict(message).items()
+    }
+    return json.dumps({"is": type(message).__name__.lower(), **fields}).encode() + b"\n"
+
+
+def _cut(text: str) -> str:
+    if len(text) <= _LONGEST:
+        return text
+    half = _LONGEST // 2
+    return f"{text[:half]} [{len(text) - 2 * half} characters left out] {text[-half:]}"
 
 
 def decode(line: bytes) -> Message:
@@ -91,6 +107,7 @@ class Line:
 
     def __init__(self, end: socket.socket) -> None:
         self._socket = end
+        forget_in_children(self, Line.close)
 
     @classmethod
     def pair(cls) -> tuple[Self, socket.socket]:
@@ -133,6 +150,12 @@ class Line:
             *lines, rest = (rest + chunk).split(b"\n")
             for line in lines:
                 yield decode(line)
+
+    def await_end(self) -> None:
+        """Block until the other side is gone; messages may be heard meanwhile, by another thread."""
+        poll = select.poll()
+        poll.register(self._socket, 0)  # that it was closed, is told without asking
+        poll.poll()
 
     def close(self) -> None:
         """Hang up."""

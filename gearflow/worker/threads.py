@@ -6,11 +6,14 @@ asyncio they are joined at exit. There they also give their place in the limit a
 abandoned, so that a call that overran could not be accounted for.)
 """
 
+import os
 import threading
 from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import TypeAlias
+
+from gearflow.forks import end_stray
 
 Call: TypeAlias = Callable[[], object]
 Mailbox: TypeAlias = "SimpleQueue[Call | None]"
@@ -24,6 +27,7 @@ class Threads:
         self._started = 0
         self._idle: deque[Mailbox] = deque()  # the mailboxes of threads that wait
         self._closed = False
+        self._process = os.getpid()
 
     def start(self, call: Call) -> None:
         """Run a call, which must not raise, in a thread of its own."""
@@ -49,6 +53,7 @@ class Threads:
     def _serve(self, mailbox: Mailbox) -> None:
         while (call := mailbox.get()) is not None:
             call()
+            end_stray(self._process)
             del call  # what it holds must not live until the next one comes
             # First wait, then look: whichever of the two sides comes second sees the other.
             self._idle.append(mailbox)

@@ -1,17 +1,22 @@
 """The shortcut of blocking background submissions: where it applies, and what happens where it does not."""
 
+import itertools
 import math
 import socket
+import sys
+import threading
 import time
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
+from types import FrameType
 
 import anyio
 import anyio.to_thread
 import pytest
 
 from gearflow.client import Backoff, ServerAddress, SyncClient
+from gearflow.client import direct as direct_module
 from gearflow.client.direct import LARGE, Direct, look_out
 from gearflow.client.requests import NotSent
 from gearflow.errors import NoServer, QueueFull, ServerError, SubmitUnknown
@@ -23,6 +28,7 @@ from gearflow.testing.peer import ScriptedPeer, ScriptedServer
 from tests.client.conftest import Call
 
 HELLO = b"gearflow"
+PACKET = encode(SubmitJobBg(b"f", b"u", b"1"))
 
 
 @asynccontextmanager
@@ -109,6 +115,62 @@ async def test_a_connection_lost_before_the_answer_leaves_it_unknown(fault: str)
         await peer.expect(SubmitJobBg(b"f", b"u", b"2"))
         await peer.send(JobCreated(b"H:2"))
         assert str(await again.outcome()) == "H:2"
+
+
+async def test_an_answer_in_pieces_has_to_be_whole_in_time() -> None:
+    async with ScriptedServer() as server, submitting(server, answer_timeout=1) as submit:
+        call = submit(b"1")
+        peer = await greet(server)
+        await peer.expect(SubmitJobBg(b"f", b"u", b"1"))
+        began = anyio.current_time()
+        async with anyio.create_task_group() as tasks:
+
+            async def drip() -> None:
+                for byte in encode(JobCreated(b"H:" + b"1" * 100)):
+                    await peer.send(bytes([byte]))
+                    await anyio.sleep(0.1)
+
+            tasks.start_soon(drip)
+            with pytest.raises(SubmitUnknown, match="no answer for 1 s"):
+                await call.outcome()
+            tasks.cancel_scope.cancel()
+        assert anyio.current_time() - began < 5  # and not 11
+
+
+async def test_a_greeting_in_pieces_has_to_be_whole_in_time() -> None:
+    async with ScriptedServer() as server, submitting(server) as submit:
+        call = submit(b"1")
+        slow = await server.accept()
+        await slow.expect(EchoReq(HELLO))
+        async with anyio.create_task_group() as tasks:
+
+            async def drip() -> None:
+                for byte in encode(EchoRes(HELLO)):
+                    await slow.send(bytes([byte]))
+                    await anyio.sleep(0.5)
+
+            tasks.start_soon(drip)
+            peer = await server.accept()  # long before the greeting is whole
+            await peer.shake_hands()
+            await peer.expect(SubmitJobBg(b"f", b"u", b"1"))
+            await peer.send(JobCreated(b"H:1"))
+            assert str(await call.outcome()) == "H:1"
+            tasks.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("stray", [encode(JobCreated(b"H:stray")), b"\0RES\0\0\0"], ids=["whole", "in part"])
+async def test_a_connection_with_more_on_it_than_the_answer_is_used_no_more(stray: bytes) -> None:
+    async with ScriptedServer() as server, submitting(server) as submit:
+        first = submit(b"1")
+        peer = await greet(server)
+        await peer.expect(SubmitJobBg(b"f", b"u", b"1"))
+        await peer.send(encode(JobCreated(b"H:1")) + stray)
+        assert str(await first.outcome()) == "H:1"
+        second = submit(b"2")
+        peer = await greet(server)
+        await peer.expect(SubmitJobBg(b"f", b"u", b"2"))
+        await peer.send(JobCreated(b"H:2"))
+        assert str(await second.outcome()) == "H:2"
 
 
 async def test_a_server_that_does_not_answer_is_given_up() -> None:
@@ -205,6 +267,97 @@ async def test_while_one_thread_waits_another_goes_the_usual_way() -> None:
         assert str(await quick.outcome()) == "H:2"
         await direct.send(JobCreated(b"H:1"))
         assert str(await slow.outcome()) == "H:1"
+
+
+@contextmanager
+def direct_to(server: str, *, answer_timeout: float = 30.0) -> Generator[Direct]:
+    direct = Direct(
+        ServerAddress.parse(server),
+        connect_timeout=5,
+        answer_timeout=answer_timeout,
+        backoff=Backoff(),
+        is_reached=lambda: True,
+    )
+    direct.open()
+    try:
+        yield direct
+    finally:
+        direct.close()
+
+
+async def test_closing_ends_a_wait_for_a_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(direct_module, "GRACE", 0.1)
+    async with ScriptedServer() as server, anyio.create_task_group() as tasks:
+        with direct_to(server.address, answer_timeout=math.inf) as direct:
+            call = Call(anyio.to_thread.run_sync, partial(direct.submit, "f", b"u", PACKET))
+            tasks.start_soon(call.run)
+            peer = await greet(server)
+            await peer.receive()
+            await anyio.to_thread.run_sync(direct.close)
+            with pytest.raises(SubmitUnknown, match="the client was closed"):
+                await call.outcome()
+        await peer.expect_end()
+
+
+async def test_closing_lets_a_call_have_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = threading.Event()
+
+    class Watched(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            waits.set()
+            return super().wait(timeout)
+
+    monkeypatch.setattr(direct_module, "Event", Watched)
+    async with ScriptedServer() as server, anyio.create_task_group() as tasks:
+        with direct_to(server.address) as direct:
+            call = Call(anyio.to_thread.run_sync, partial(direct.submit, "f", b"u", PACKET))
+            tasks.start_soon(call.run)
+            peer = await greet(server)
+            await peer.receive()
+            closing = Call(anyio.to_thread.run_sync, direct.close)
+            tasks.start_soon(closing.run)
+            assert await anyio.to_thread.run_sync(waits.wait, 5)
+            await peer.send(JobCreated(b"H:1"))
+            assert str(await call.outcome()) == "H:1"
+            await closing.outcome()
+            await peer.expect_end()
+
+
+class Interrupt(BaseException):
+    """What a signal handler raises, as Ctrl-C does."""
+
+
+def interrupt_at(step: int) -> Callable[[FrameType, str, object], None]:
+    """A profiler that raises at the n-th place in the module where Python may call a signal handler."""
+    places = itertools.count(1)
+
+    def profile(frame: FrameType, event: str, _: object) -> None:
+        here = frame.f_code.co_filename == direct_module.__file__
+        if here and event in ("call", "c_return") and next(places) == step:
+            raise Interrupt
+
+    return profile
+
+
+def test_an_interrupt_leaves_the_connection_to_the_next_call_wherever_it_comes() -> None:
+    one, other = encode(SubmitJobBg(b"f", b"one", b"")), encode(SubmitJobBg(b"f", b"other", b""))
+    with JobServer(port=0) as server, direct_to(server.address) as direct:
+        handle = direct.submit("f", b"other", other)
+        step, is_over = 0, False
+        while not is_over:
+            step += 1
+            before = sys.getprofile()
+            sys.setprofile(interrupt_at(step))
+            try:
+                direct.submit("f", b"one", one)
+            except Interrupt:
+                pass
+            else:
+                is_over = True  # it has been interrupted everywhere
+            finally:
+                sys.setprofile(before)
+            assert direct.submit("f", b"other", other) == handle  # and neither NotSent nor the other's
+        assert step > 20
 
 
 def test_the_next_server_takes_over_and_the_first_is_used_when_it_is_back() -> None:

@@ -178,7 +178,7 @@ def where_the_main_thread_is():
     return names
 
 async def interrupt_the_wait():
-    while (names := where_the_main_thread_is())[0] != "Condition.wait" or "SyncJob.result" not in names:
+    while (names := where_the_main_thread_is())[0] != "_Call.wait" or "SyncJob.result" not in names:
         await anyio.sleep(0)
     os.kill(os.getpid(), signal.SIGINT)
 

@@ -2,6 +2,7 @@
 
 import os
 
+import anyio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,6 +36,39 @@ def test_a_message_is_one_line_and_comes_back(message: Message) -> None:
     line = encode(message)
     assert line.index(b"\n") == len(line) - 1
     assert decode(line) == message
+
+
+async def test_of_a_text_of_any_length_so_much_is_sent_as_fits() -> None:
+    here, there = Line.pair()
+    other = Line(there)
+    other.say(Failed("begins" + "\u00fc" * 400_000 + "ends"))
+    other.close()
+    [message] = [message async for message in here.messages()]
+    assert isinstance(message, Failed)
+    assert message.reason.startswith("begins")
+    assert "characters left out" in message.reason
+    assert message.reason.endswith("ends")
+    here.close()
+
+
+async def test_a_forked_child_does_not_keep_a_side_there() -> None:
+    here, there = Line.pair()
+    other = Line(there)
+    may_end, end = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(end)
+        os.read(may_end, 1)
+        os._exit(0)
+    try:
+        other.close()
+        with anyio.fail_after(10):
+            assert [message async for message in here.messages()] == []
+    finally:
+        os.close(end)
+        os.close(may_end)
+        os.waitpid(child, 0)  # noqa: ASYNC222  (it ends at once)
+    here.close()
 
 
 async def test_messages_are_heard_in_order_until_the_other_side_is_gone() -> None:

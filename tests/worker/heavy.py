@@ -245,6 +245,17 @@ def delegates(ctx: Context) -> None:
         ctx.warn(str(program.pid))
 
 
+@task
+def leaves_a_child(ctx: Context) -> None:
+    """Forks a process that does nothing, tells its pid, and waits for it."""
+    child = os.fork()
+    if not child:
+        time.sleep(600)
+        os._exit(0)
+    ctx.warn(str(child))
+    os.waitpid(child, 0)
+
+
 @task(executor="process")
 def survives(gate: str) -> int:
     """Reads from a FIFO until that is closed."""
@@ -268,6 +279,14 @@ def forks(mark: str) -> str:
         os.waitpid(child, 0)
         return "the parent returns"
     Path(mark).touch()
+    return "the child returns"
+
+
+@task
+def forks_in_a_thread() -> str:
+    """The same in a thread, where nobody waits for the other one to come back."""
+    if child := os.fork():
+        return f"the child ended with {os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}"
     return "the child returns"
 
 

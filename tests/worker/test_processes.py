@@ -244,6 +244,15 @@ async def test_a_process_that_a_task_has_forked_never_answers_for_it(bundled: st
     assert (tmp_path / "child").exists()
 
 
+@pytest.mark.usefixtures("shared")
+async def test_a_process_that_a_task_has_forked_in_a_thread_ends_when_it_comes_back(
+    bundled: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async with at_work(bundled, heavy.forks_in_a_thread):
+        assert await heavy.forks_in_a_thread.acall() == "the child ended with 1"
+    assert "came back from the task" in capfd.readouterr().err
+
+
 # --------------------------------------------------------------------------------------------- lifespans
 
 
@@ -624,6 +633,24 @@ async def test_processes_end_with_their_worker_even_if_that_is_killed(bundled: s
                 for process in {idle, busy, another}:
                     await end_of(process)
                 await Admin(bundled).cancel_job(job.handle)
+        finally:
+            worker.kill()
+
+
+async def test_a_child_that_a_task_has_forked_keeps_nothing_of_a_worker_alive(bundled: str) -> None:
+    command = [sys.executable, "-m", "gearflow_cli", "worker", "tests.worker.heavy", "-s", bundled]
+    with anyio.fail_after(PATIENCE), subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as worker:  # noqa: ASYNC220
+        try:
+            async with Client([bundled]) as client:
+                stubborn = await client.submit(heavy.stubborn.name, b"{}")
+                process = int(await first_warning(stubborn))
+                leaves = await client.submit(heavy.leaves_a_child.name, b"{}")
+                child = int(await first_warning(leaves))
+                worker.kill()
+                await end_of(process)
+                while any([(await client.status(job.handle)).running for job in (stubborn, leaves)]):
+                    pass
+                os.kill(child, signal.SIGKILL)  # until now it was there
         finally:
             worker.kill()
 

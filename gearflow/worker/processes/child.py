@@ -17,9 +17,11 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from queue import SimpleQueue
-from typing import Any, Final, cast
+from typing import Any, cast
 
 from gearflow.client import configure
+from gearflow.forks import end_stray, forget_in_children
+from gearflow.handlers import handle
 from gearflow.protocol.packets import Packet
 from gearflow.tasks import Context, Task
 from gearflow.worker.memory import resident
@@ -32,8 +34,6 @@ from gearflow.worker.processes.origin import MAIN, find
 from gearflow.worker.processes.pool import LEAVING
 from gearflow.worker.processes.process import ANSWERED_BY_THE_WORKER
 from gearflow.worker.processes.reports import Reports
-
-_STRAY: Final = b"a process that a task has forked came back from the task; end it by os._exit()\n"
 
 
 def main(connection: int, lifeline: int) -> None:
@@ -75,7 +75,8 @@ def _hold_on_to(lifeline: int) -> None:
 def _leave_signals_to_the_worker() -> None:
     """Survive what is meant for the worker; show stacks in a crash, and at SIGUSR2."""
     for number in ANSWERED_BY_THE_WORKER:
-        signal.signal(number, _survive)  # SIG_IGN would be inherited by the programs that tasks start
+        if number != signal.SIGUSR2:
+            handle(number, _survive)  # SIG_IGN would be inherited by the programs that tasks start
     faulthandler.enable(all_threads=False)  # the last lines of a crash are few
     faulthandler.register(signal.SIGUSR2)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -101,7 +102,7 @@ class _Runner:
         logs.set_up(channel, hello.level)
         self.lifespans = Lifespans(hello.lifespans)
         self._channel = channel
-        os.register_at_fork(after_in_child=channel.forget)  # else two would answer
+        forget_in_children(channel, Channel.forget)  # else two would answer
         self._pid = os.getpid()
         self._measures = hello.measures
         self._reports = Reports(channel)
@@ -114,9 +115,7 @@ class _Runner:
         with suppress(OSError):  # the worker is gone, or does not want to hear an answer
             while (request := self._requests.get()) is not None:
                 answer = self._answer(request)
-                if os.getpid() != self._pid:
-                    os.write(2, _STRAY)
-                    os._exit(1)
+                end_stray(self._pid)
                 self._request = None
                 self._reports.flush()
                 self._channel.send(answer)

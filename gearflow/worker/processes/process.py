@@ -23,6 +23,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import IO, Any, Final, cast
 
+from gearflow.forks import forget_in_children, let_go
 from gearflow.reaping import End, await_end, peak, reap
 from gearflow.worker.processes import logs
 from gearflow.worker.processes.ending import LAST_LINES, Ending
@@ -71,6 +72,7 @@ class Process:
         ours, theirs = socket.socketpair()
         their_end, self._lifeline = os.pipe()
         self._channel = Channel(ours)
+        forget_in_children(self, Process._forget)
         try:
             self._popen = _spawn(theirs.fileno(), their_end)
         except BaseException:
@@ -125,6 +127,11 @@ class Process:
         """Let it end by itself. It is not used any more."""
         self._channel.end()
         self._channel.close()
+
+    def _forget(self) -> None:
+        """We are in a forked child, while the process belongs to the worker."""
+        self._channel.forget()
+        let_go(self._lifeline)
 
     def _ending(self) -> Ending:
         if not self.has_ended.wait(_LAST_WORDS):
