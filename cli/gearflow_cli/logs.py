@@ -11,6 +11,10 @@ from gearflow_cli.traces import own_lines
 _OF_EVERY_RECORD: Final = vars(logging.makeLogRecord({})).keys() | {"message", "asctime", "taskName"}
 
 
+_CONTROLS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
+"""Characters that a terminal, or who reads lines, takes for something else than text."""
+
+
 class _Formatter(logging.Formatter):
     """Shows of an exception what is the user's own."""
 
@@ -19,10 +23,17 @@ class _Formatter(logging.Formatter):
 
 
 class _Lines(_Formatter):
-    """A line for each record; the fields of ``extra`` follow the sentence, unless it tells them itself."""
+    """A line for each record; the fields of ``extra`` follow the sentence, unless it tells them itself.
+
+    What else belongs to the record, and has lines of its own, is indented: no message can look like a record.
+    """
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = _CONTROLS.sub(lambda found: repr(found[0])[1:-1], super().format(record))
+        return text.replace("\n", "\n  ")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  (logging's name)
         line = super().formatMessage(record)

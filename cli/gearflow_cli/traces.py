@@ -1,24 +1,45 @@
 """Tracebacks for the users of gearflow: their own lines, without the machinery between them."""
 
+import json
 import sysconfig
+import textwrap
 import traceback
 from pathlib import Path
 from types import TracebackType
-from typing import Final
+from typing import TYPE_CHECKING, Final, TypeAlias, cast
+
+if TYPE_CHECKING:
+    from gearflow.tasks.relay import Relayed
+
+Group: TypeAlias = BaseExceptionGroup[BaseException]
 
 _FRAMES: Final = 5
 """The last ones, which are next to the fault."""
+
+_HEADER: Final = "Traceback (most recent call last):\n"
 
 
 def own_lines(error: BaseException, trace: TracebackType | None = None) -> str:
     """An exception and the user's own frames on the way to it: none of gearflow's or the interpreter's.
 
-    Those of libraries are shown only if there is nothing of the user's.
+    Those of libraries are shown only if there is nothing of the user's. Of a group, each exception is shown.
+    Of what was raised in a process of a task, it is what was said there.
     """
+    from gearflow.tasks.relay import relayed
+
+    if (told := relayed(error)) is not None:
+        return _told(told)
     summary = traceback.TracebackException(type(error), error, trace or error.__traceback__, compact=True)
     frames = [frame for frame in summary.stack if not _is_machinery(frame.filename)]
     own = [frame for frame in frames if not _is_library(frame.filename)] or frames
-    return "".join([*traceback.format_list(own[-_FRAMES:]), *summary.format_exception_only()]).rstrip()
+    text = "".join([*traceback.format_list(own[-_FRAMES:]), *summary.format_exception_only()]).rstrip()
+    members = cast(Group, error).exceptions if isinstance(error, BaseExceptionGroup) else ()
+    return "\n".join([text, *(textwrap.indent(own_lines(member), "  ") for member in members)])
+
+
+def _told(there: "Relayed") -> str:
+    """The traceback from another process, which begins with the user's own frames."""
+    return str(json.loads(there.data)["traceback"]).removeprefix(_HEADER).rstrip()
 
 
 def _is_machinery(filename: str) -> bool:
@@ -32,4 +53,4 @@ def _is_machinery(filename: str) -> bool:
 
 
 def _is_library(filename: str) -> bool:
-    return "site-packages" in filename or "dist-packages" in filename
+    return filename.endswith(".pyx") or "site-packages" in filename or "dist-packages" in filename

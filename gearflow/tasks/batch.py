@@ -23,6 +23,7 @@ from collections.abc import (
 )
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from itertools import islice
 from typing import Any, Final, Generic, Literal, Protocol, TypeAlias, TypeVar, cast
@@ -30,6 +31,7 @@ from typing import Any, Final, Generic, Literal, Protocol, TypeAlias, TypeVar, c
 import anyio
 
 from gearflow.client import Client, Order, SyncClient, ambient
+from gearflow.tasks.durations import wait_limit
 from gearflow.tasks.flight import Flight, Landed
 from gearflow.tasks.payload import PayloadCodec
 from gearflow.tasks.source import AsyncItems, Bell, Items, Source
@@ -193,15 +195,17 @@ class AsyncBatch(Generic[R_co]):
     def __await__(self) -> Generator[Any, None, list[R_co]]:
         return self.results().__await__()
 
-    async def results(self, timeout: float | None = None) -> list[R_co]:
+    async def results(self, timeout: float | timedelta | None = None) -> list[R_co]:
         """All results; ``timeout`` limits the wait, in seconds.
 
         Raises:
             TaskFailed: A task raised, unless failures are collected.
             TimeoutError: Not all were there in time. Jobs in flight are cancelled, as by ``AsyncJob.cancel``.
+            ValueError: ``timeout`` is no duration.
         """
+        limit = wait_limit("timeout", timeout)
         run = self._run()
-        with _closing(run), _limit(timeout):
+        with _closing(run), _limit(limit):
             return [result async for result in run]
 
     def reduce(
@@ -311,9 +315,9 @@ class AsyncOutcome(Generic[R_co]):
     def __await__(self) -> Generator[Any, None, R_co]:
         return self.result().__await__()
 
-    async def result(self, timeout: float | None = None) -> R_co:
+    async def result(self, timeout: float | timedelta | None = None) -> R_co:
         """The value; ``timeout`` limits the wait, in seconds. Raises as ``AsyncBatch.results``."""
-        with _limit(timeout):
+        with _limit(wait_limit("timeout", timeout)):
             return await self._run()
 
 
@@ -333,9 +337,9 @@ class Batch(Generic[R_co]):
     def __iter__(self) -> Iterator[R_co]:
         return (result for _, result in self._run(_Deadline(None)))
 
-    def results(self, timeout: float | None = None) -> list[R_co]:
+    def results(self, timeout: float | timedelta | None = None) -> list[R_co]:
         """All results; ``timeout`` limits the wait, in seconds. Raises as ``AsyncBatch.results``."""
-        return [result for _, result in self._run(_Deadline(timeout))]
+        return [result for _, result in self._run(_Deadline(wait_limit("timeout", timeout)))]
 
     def reduce(self: "Batch[B]", reducer: Mappable[list[B], B], /, *, fan_in: int = FAN_IN) -> "Outcome[B]":
         """Reduce the results to one by jobs of ``reducer``; see ``AsyncBatch.reduce``."""
@@ -429,9 +433,9 @@ class Outcome(Generic[R_co]):
     def __init__(self, run: "Callable[[_Deadline], R_co]") -> None:
         self._run = run
 
-    def result(self, timeout: float | None = None) -> R_co:
+    def result(self, timeout: float | timedelta | None = None) -> R_co:
         """The value; ``timeout`` limits the wait, in seconds. Raises as ``AsyncBatch.results``."""
-        return self._run(_Deadline(timeout))
+        return self._run(_Deadline(wait_limit("timeout", timeout)))
 
 
 class _Deadline:

@@ -10,7 +10,7 @@ from typing import Any, Concatenate, Final, NoReturn, ParamSpec, Protocol, TypeV
 from gearflow.client import Priority
 from gearflow.errors import TaskDefinitionError
 from gearflow.tasks.context import Context
-from gearflow.tasks.durations import seconds
+from gearflow.tasks.durations import bounded
 from gearflow.tasks.options import Options, PriorityName, Unique, no_option, retry, run_limit
 from gearflow.tasks.registry import registry
 from gearflow.tasks.retry import Retry
@@ -128,7 +128,7 @@ def task(
     given = {"unique": unique, "priority": priority, "expires": expires, "resubmit": resubmit}
     options = Options().updated({option: value for option, value in given.items() if value is not None})
     limit = None if timeout is None else run_limit("timeout", timeout)
-    kept = None if keep is None else seconds("keep", keep)
+    kept = None if keep is None else bounded("keep", keep)
     repeats = None if retries is None else retry("retries", retries)
 
     def decorate(function: Callable[..., Any]) -> Task[..., Any]:

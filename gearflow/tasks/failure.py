@@ -72,14 +72,14 @@ def _type_name(exc: BaseException) -> str:
 def _message(exc: BaseException) -> str:
     try:
         return _clean(str(exc))
-    except Exception:  # noqa: BLE001  (a user's __str__ may raise anything; the failure must travel all the same)
+    except BaseException:  # noqa: BLE001  (a user's __str__ may raise anything; the failure must travel all the same)
         return f"<{type(exc).__qualname__} whose str() fails>"
 
 
 def _traceback(exc: BaseException) -> str:
     try:
         text = _clean("".join(traceback.format_exception(type(exc), exc, _users_frames(exc.__traceback__))))
-    except Exception:  # noqa: BLE001  (formatting calls the user's code as well)
+    except BaseException:  # noqa: BLE001  (formatting calls the user's code as well)
         return ""
     return text if len(text) <= MAX_TRACEBACK else f"...{text[-MAX_TRACEBACK:]}"
 

@@ -5,6 +5,8 @@ They are two classes so that a forgotten ``await`` is a type error.
 """
 
 from collections.abc import Callable, Generator
+from datetime import timedelta
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from gearflow.client import (
@@ -19,6 +21,7 @@ from gearflow.client import (
     ambient,
 )
 from gearflow.tasks import habits
+from gearflow.tasks.durations import wait_limit
 from gearflow.tasks.failure import decode_failure
 from gearflow.tasks.waiting import Waiting
 
@@ -52,7 +55,7 @@ class AsyncJob(Generic[R_co]):
         """Whether the job has ended for this caller, in whatever way."""
         return self._job.done
 
-    async def result(self, timeout: float | None = None) -> R_co:
+    async def result(self, timeout: float | timedelta | None = None) -> R_co:
         """Wait for the result, for at most ``timeout`` seconds.
 
         Raises:
@@ -62,13 +65,9 @@ class AsyncJob(Generic[R_co]):
             TimeoutError: It has not ended in time, and runs on.
             ConnectionLost: The connection closed first; it may run on.
             PayloadInvalid: The result does not fit the task's type.
+            ValueError: ``timeout`` is no duration.
         """
-        try:
-            with Waiting(self._job.function):
-                data = await self._job.result(timeout)
-        except JobFailed as error:
-            raise decode_failure(error.exception, self.handle) from None
-        return self._decode(data)
+        return self._decode(await _result(timeout, self._job))
 
     def __await__(self) -> Generator[Any, None, R_co]:
         return self.result().__await__()
@@ -114,15 +113,10 @@ class Job(Generic[R_co]):
         """Whether the job has ended for this caller, in whatever way."""
         return self._job.done
 
-    def result(self, timeout: float | None = None) -> R_co:
+    def result(self, timeout: float | timedelta | None = None) -> R_co:
         """Wait for the result, for at most ``timeout`` seconds. Raises as ``AsyncJob.result``."""
         ambient.forbid_running_loop(f"{self._task}.asubmit")
-        try:
-            with Waiting(self._job.function):
-                data = self._job.result(timeout)
-        except JobFailed as error:
-            raise decode_failure(error.exception, self.handle) from None
-        return self._decode(data)
+        return self._decode(self._job.run(partial(_result, timeout)))
 
     def status(self) -> JobStatus:
         """What the server knows of it."""
@@ -150,12 +144,23 @@ async def outcome(call: Order, client: Client) -> bytes:
 
     Raises as ``AsyncJob.result``, and as ``Client.submit``.
     """
-    job = await client.submit(
-        call.function, call.workload, unique=call.unique, priority=call.priority, options=call.options
-    )
-    try:
-        return await job.result()
-    except JobFailed as error:
-        raise decode_failure(error.exception, job.handle) from None
-    finally:
-        job.cancel()  # does nothing when it has ended
+    with Waiting(call.function):
+        job = await client.submit(
+            call.function, call.workload, unique=call.unique, priority=call.priority, options=call.options
+        )
+        try:
+            return await job.result()
+        except JobFailed as error:
+            raise decode_failure(error.exception, job.handle) from None
+        finally:
+            job.cancel()  # does nothing when it has ended
+
+
+async def _result(timeout: float | timedelta | None, job: ClientJob) -> bytes:
+    """Wait for the result of a job. Raises as ``AsyncJob.result``."""
+    limit = wait_limit("timeout", timeout)
+    with Waiting(job.function):
+        try:
+            return await job.result(limit)
+        except JobFailed as error:
+            raise decode_failure(error.exception, job.handle) from None

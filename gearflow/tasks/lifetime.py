@@ -22,6 +22,8 @@ class Start:
         self.is_given_up = False
         self.hook: str | None = None
         """The one that is being entered."""
+        self.failed_hook: str | None = None
+        """The one that has ended the block, by what it raised."""
         self._scope: anyio.CancelScope | None = None
 
     def give_up(self) -> None:
@@ -75,18 +77,21 @@ class _Entered:
             try:
                 manager = self._hook()
                 await manager.__aenter__()
-            except Exception as error:  # noqa: BLE001  (raised there, unless nobody wants it)
-                self._failed(error)
+            except BaseException as error:
+                if _is_for_others(error):
+                    raise
+                self._failed(error)  # which raises, unless nobody wants it
             else:
                 self._manager = manager
                 self._scope = scope.pop_all()
             finally:
                 self._start.ended()
 
-    def _failed(self, error: Exception) -> None:
+    def _failed(self, error: BaseException) -> None:
         name = name_of(self._hook)
         if not self._start.is_given_up:
-            raise StartupFailed(f"lifespan hook {name} failed: {type(error).__name__}: {error}") from error
+            told = f"{type(error).__name__}: {_text_of(error)}"
+            raise StartupFailed(f"lifespan hook {name} failed: {told}") from error
         logger.warning("lifespan hook %s failed as it was cancelled", name, exc_info=error)
 
     async def __aexit__(
@@ -106,10 +111,27 @@ class _Entered:
     ) -> bool | None:
         try:
             return await manager.__aexit__(kind, error, traceback)
-        except Exception as own:
+        except BaseException as own:
             if own is error:
                 return False
-            logger.exception("lifespan hook %s failed as it was left", name_of(self._hook))
-            if error is None or isinstance(error, Exception):
+            if _is_for_others(own):
+                raise
+            name = name_of(self._hook)
+            if error is None or isinstance(error, Exception) or not isinstance(own, Exception):
+                logger.exception("lifespan hook %s failed as it was left", name)
                 return False
+            logger.exception("lifespan hook %s failed", name)
+            self._start.failed_hook = name
             raise  # it has turned its own cancellation of the block into this
+
+
+def _is_for_others(error: BaseException) -> bool:
+    """It was raised into a hook, rather than by it."""
+    return isinstance(error, (KeyboardInterrupt, GeneratorExit, anyio.get_cancelled_exc_class()))
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except BaseException:  # noqa: BLE001  (of the user's own)
+        return "<its text cannot be told>"

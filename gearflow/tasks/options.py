@@ -11,11 +11,14 @@ from typing import Any, Final, Literal, Self, TypeAlias, TypedDict, cast
 
 from gearflow.client import Priority
 from gearflow.tasks import habits
-from gearflow.tasks.durations import seconds
-from gearflow.tasks.retry import Retry
+from gearflow.tasks.durations import bounded
+from gearflow.tasks.retry import MOST_ATTEMPTS, Retry
 
 PriorityName: TypeAlias = Literal["high", "normal", "low"]
 Unique: TypeAlias = bool | str | Callable[..., str]
+
+LATEST: Final = 1e11
+"""Unix time, in the year 5138: what the wire takes."""
 
 
 class CallOptions(TypedDict, total=False):
@@ -114,7 +117,7 @@ def _unique(_name: str, value: Any) -> Unique:
 
 def run_limit(name: str, value: Any) -> float:
     """Seconds that a run may take. Raises ValueError for what is no such limit."""
-    limit = seconds(name, value)
+    limit = bounded(name, value)
     if not limit:
         raise ValueError(f"{name}=0: a task cannot run in no time; leave it out for no limit")
     return limit
@@ -123,7 +126,9 @@ def run_limit(name: str, value: Any) -> float:
 def _unix_time(name: str, value: Any) -> float:
     if not isinstance(value, datetime) or value.utcoffset() is None:
         raise ValueError(f"{name}={value!r}: it is a datetime with a time zone, such as datetime.now(UTC)")
-    return value.timestamp()
+    if value.timestamp() > LATEST:
+        raise ValueError(f"{name}={value!r}: the year 5138 is the latest; give an earlier time")
+    return max(value.timestamp(), 0.0)  # all that is past means now
 
 
 def _flag(name: str, value: Any) -> bool:
@@ -133,25 +138,29 @@ def _flag(name: str, value: Any) -> bool:
 
 
 def retry(name: str, value: Any) -> Retry:
-    """A Retry, or a number of further runs, as a Retry. Raises ValueError for what is neither."""
-    if isinstance(value, Retry):
-        return value
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+    """A Retry, or a number of further runs, as a Retry. Raises ValueError for anything else, or too many."""
+    if not isinstance(value, Retry) and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
         raise ValueError(f"{name}={value!r}: it is a Retry, or a number of further runs")
-    return Retry(value + 1)
+    retries = value if isinstance(value, Retry) else Retry(value + 1)
+    if retries.attempts > MOST_ATTEMPTS:
+        raise ValueError(
+            f"{name}=: {retries.attempts} runs, and {MOST_ATTEMPTS} is the most; "
+            "take fewer, further apart: Retry(..., backoff=..., max_delay=...)"
+        )
+    return retries
 
 
 _READERS: Final[dict[str, Callable[[str, Any], Any]]] = {
     "priority": _priority,
     "unique": _unique,
     "timeout": run_limit,
-    "delay": seconds,
+    "delay": bounded,
     "at": _unix_time,
-    "keep": seconds,
+    "keep": bounded,
     "reuse": _flag,
     "resubmit": _flag,
     "retries": retry,
-    "expires": seconds,
+    "expires": bounded,
 }
 
 _FIELDS: Final = {field.name for field in fields(Options) if field.init}

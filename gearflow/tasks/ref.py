@@ -6,12 +6,14 @@ What is more than a job's status needs gearflow's own server, which keeps what b
 
 from collections.abc import Callable
 from concurrent.futures import CancelledError
+from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from gearflow.client import Client, JobFailed, JobHandle, JobKey, JobName, JobStatus, ServerAddress, ambient
 from gearflow.errors import GearflowError, UnknownJob, UnsupportedByServer
 from gearflow.tasks import habits
+from gearflow.tasks.durations import wait_limit
 from gearflow.tasks.failure import decode_failure
 from gearflow.tasks.waiting import Waiting
 
@@ -52,7 +54,7 @@ class Ref(Generic[R_co]):
         """The name of the task."""
         return self._task
 
-    def result(self, timeout: float | None = None) -> R_co:
+    def result(self, timeout: float | timedelta | None = None) -> R_co:
         """Wait for the result, for at most ``timeout`` seconds; also if the server restarts meanwhile.
 
         Raises:
@@ -66,15 +68,15 @@ class Ref(Generic[R_co]):
             UnsupportedByServer: It keeps no results.
             PayloadInvalid: The result does not fit the task's type.
             UnknownTask: The reference was unpickled, and the task's module is not imported.
+            ValueError: ``timeout`` is no duration.
         """
         ambient.forbid_running_loop("ref.aresult")
-        with Waiting(self._task):
-            return ambient.current_sync().run(partial(self._result, timeout))
+        return ambient.current_sync().run(partial(self._result, wait_limit("timeout", timeout)))
 
-    async def aresult(self, timeout: float | None = None) -> R_co:
+    async def aresult(self, timeout: float | timedelta | None = None) -> R_co:
         """Wait for the result. As ``result``."""
-        with Waiting(self._task):
-            return await self._result(timeout, await ambient.current())
+        limit = wait_limit("timeout", timeout)
+        return await self._result(limit, await ambient.current())
 
     def status(self) -> JobStatus:
         """What the server knows of it; on gearflow's own also in what state it is, or how it ended."""
@@ -117,7 +119,8 @@ class Ref(Generic[R_co]):
     async def _result(self, timeout: float | None, client: Client) -> R_co:
         decode = self._decoder()  # if that fails, it fails before the wait
         try:
-            data = await client.result(self._job, timeout)
+            with Waiting(self._task):
+                data = await client.result(self._job, timeout)
         except JobFailed as error:
             if error.exception is None and await self._is_cancelled(client):
                 raise CancelledError(f"job {self._job} was cancelled") from None

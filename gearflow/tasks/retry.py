@@ -3,15 +3,21 @@
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 
 from gearflow.errors import PayloadInvalid
+from gearflow.tasks.durations import LONGEST, is_number
 from gearflow.tasks.relay import name_of, relayed
 
 if TYPE_CHECKING:
     from gearflow.protocol.reserved import RetryPlan  # it imports pydantic
 
 __all__ = ["Retry"]
+
+MOST_ATTEMPTS: Final = 2000
+"""Of a schedule that is sent with a call: it goes delay by delay, and the server takes 64 KiB of options."""
+
+Kind: TypeAlias = type[Exception] | str
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,26 +28,34 @@ class Retry:
 
     Attributes:
         attempts: Runs in all, the first one included.
-        on: Classes of exceptions after which it is worth trying again; as ``"module.Class"`` where the
-            class is not at hand.
+        on: The class of exceptions after which it is worth trying again, or several; as ``"module.Class"``
+            where the class is not at hand.
         backoff: Seconds before the second run, doubled for each further one; or a function of the number
             of failed runs (from 1) to seconds.
         max_delay: No delay is longer, in seconds.
         jitter: Whether each delay is drawn between half of it and all of it, so that what failed
             together is not tried again together.
+
+    Raises:
+        TypeError, ValueError: It makes no sense; the message says what would.
     """
 
     attempts: int = 3
-    on: type[Exception] | str | tuple[type[Exception] | str, ...] = field(default=Exception, kw_only=True)
+    on: Kind | tuple[Kind, ...] | list[Kind] = field(default=Exception, kw_only=True)
     backoff: float | Callable[[int], float] = field(default=1.0, kw_only=True)
     max_delay: float = field(default=3600.0, kw_only=True)
     jitter: bool = field(default=True, kw_only=True)
 
     def __post_init__(self) -> None:
-        if self.attempts < 1:
-            raise ValueError(f"Retry(attempts={self.attempts}): a task is run at least once")
-        if self.max_delay < 0 or (not callable(self.backoff) and self.backoff < 0):
-            raise ValueError("Retry: a delay cannot be negative")
+        _require_attempts(self.attempts)
+        if not callable(self.backoff):
+            _require_delay("backoff", self.backoff, ", or a function of the number of failed runs")
+        _require_delay("max_delay", self.max_delay)
+        _require_flag(self.jitter)
+        if isinstance(self.on, list):
+            object.__setattr__(self, "on", tuple(self.on))
+        for kind in self._kinds:
+            _require_kind(kind)
 
     def schedule(self) -> list[float]:
         """The longest delay before each further run, in seconds."""
@@ -96,20 +110,49 @@ class Retry:
         )
 
     @property
-    def _kinds(self) -> tuple[type[Exception] | str, ...]:
-        return self.on if isinstance(self.on, tuple) else (self.on,)
+    def _kinds(self) -> tuple[Kind, ...]:
+        return tuple(self.on) if isinstance(self.on, tuple | list) else (self.on,)
 
     def _longest(self, failures: int) -> float:
         if callable(self.backoff):
             delay = self.backoff(failures)
-            if not delay >= 0:
+            if not is_number(delay) or not delay >= 0:
                 raise ValueError(
-                    f"Retry: backoff({failures}) returned {delay!r}, and a delay is not negative"
+                    f"Retry: backoff({failures}) returned {delay!r}, "
+                    "and a delay is a number of seconds, not negative"
                 )
-            return min(delay, self.max_delay)
+            return min(delay, self.max_delay, LONGEST)
         # 2.0 ** 1024 overflows, and any delay is at its cap long before
-        return min(self.backoff * 2.0 ** min(failures - 1, 64), self.max_delay)
+        return min(self.backoff * 2.0 ** min(failures - 1, 64), self.max_delay, LONGEST)
 
     def __str__(self) -> str:
         delays = ", ".join(f"{delay:g} s" for delay in self.schedule())
         return f"{self.attempts} attempts" + (f", after at most {delays}" if delays else "")
+
+
+def _require_attempts(value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"Retry(attempts={value!r}): it is a whole number of runs")
+    if value < 1:
+        raise ValueError(f"Retry(attempts={value}): a task is run at least once")
+
+
+def _require_delay(name: str, value: Any, alternative: str = "") -> None:
+    if not is_number(value) or not value >= 0:
+        raise ValueError(f"Retry({name}={value!r}): it is a number of seconds, not negative{alternative}")
+
+
+def _require_flag(value: Any) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"Retry(jitter={value!r}): it is True or False")
+
+
+def _require_kind(kind: Any) -> None:
+    if isinstance(kind, Exception):
+        name = type(kind).__name__
+        raise TypeError(f"Retry(on={kind!r}): that is one exception; give the class: on={name}")
+    if not isinstance(kind, str) and not (isinstance(kind, type) and issubclass(kind, Exception)):
+        raise TypeError(
+            f"Retry(on=...): {kind!r} is no class of exceptions; give such as OSError or 'module.Class', "
+            "or several in a tuple"
+        )

@@ -31,7 +31,6 @@ from gearflow.tasks.payload import PayloadCodec
 from gearflow.tasks.ref import Ref, parse
 from gearflow.tasks.retry import Retry
 from gearflow.tasks.signature import TaskSignature
-from gearflow.tasks.waiting import Waiting
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -135,8 +134,7 @@ class Task(Generic[P, R]):
         """
         ambient.forbid_running_loop(f"{self._shown}.acall")
         call = self.prepare(args, kwargs)
-        with Waiting(self.name):
-            data = ambient.current_sync().run(partial(outcome, call))
+        data = ambient.current_sync().run(partial(outcome, call))
         return cast(R, self.payload.decode_result(data))
 
     async def acall(self, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -145,8 +143,7 @@ class Task(Generic[P, R]):
         A cancelled caller cancels the job, as by ``AsyncJob.cancel``.
         """
         call = self.prepare(args, kwargs)
-        with Waiting(self.name):
-            data = await outcome(call, await ambient.current())
+        data = await outcome(call, await ambient.current())
         return cast(R, self.payload.decode_result(data))
 
     def submit(self, *args: P.args, **kwargs: P.kwargs) -> Job[R]:

@@ -1,23 +1,27 @@
 """What tasks wait for that call other tasks: the verbs tell it, and the worker that runs them may listen.
 
+Waits are told of in the event loop in which they are, which for a blocking verb is that of its client. There
+the worker can end the wait of a task that blocks a thread, and could not be stopped otherwise.
+
 Nobody listens where no worker runs the caller, and then a call costs a look at a context variable more.
 """
 
+import asyncio
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Final, Protocol
 
 
 class Listener(Protocol):
-    """Who wants to know. Called in the thread that waits, whichever that is."""
+    """Who wants to know. Called in the thread of the loop that waits, whichever that is."""
 
-    def began(self, run: Any, function: str) -> None:
-        """A run waits for a job of this function from now on."""
+    def began(self, run: Any, wait: "Waiting") -> None:
+        """A run waits from now on."""
         ...
 
-    def ended(self, run: Any, function: str) -> None:
+    def ended(self, run: Any, wait: "Waiting") -> None:
         """It does not any more, for whatever reason."""
         ...
 
@@ -39,24 +43,45 @@ def heard_by(listener: Listener) -> Generator[None]:
 
 
 class Waiting:
-    """A wait for a job of a function, for the time of a block.
+    """A wait for a job of a function, for the time of a block in a coroutine.
 
     A class, since a generator would cost several times as much for each call.
     """
 
-    __slots__ = ("_function", "_listener", "_run")
+    __slots__ = ("_is_over", "_listener", "_loop", "_run", "_task", "function")
 
     def __init__(self, function: str) -> None:
-        self._function = function
+        self.function = function
         run = self._run = caller.get()
         self._listener = None if run is None else _listener.get()
 
     def __enter__(self) -> None:
         if self._listener is not None:
-            self._listener.began(self._run, self._function)
+            self._is_over = False
+            self._task = _asyncio_task()
+            self._loop = None if self._task is None else self._task.get_loop()
+            self._listener.began(self._run, self)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._listener is not None:
-            self._listener.ended(self._run, self._function)
+            self._is_over = True
+            self._listener.ended(self._run, self)
+
+    def end(self) -> None:
+        """Cancel what waits, from any thread; on trio, whose tasks cannot be cancelled so, it waits on."""
+        if self._loop is not None:
+            with suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._cancel)
+
+    def _cancel(self) -> None:
+        if self._task is not None and not self._is_over:
+            self._task.cancel()
+
+
+def _asyncio_task() -> "asyncio.Task[Any] | None":
+    try:
+        return asyncio.current_task()
+    except RuntimeError:
+        return None

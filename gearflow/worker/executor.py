@@ -6,7 +6,7 @@ with ``executor="process"`` runs in a process of its own, for which a thread wai
 stay here. Its time begins when the process has imported the task, else one that imports for longer than a
 run may take would be killed over and over.
 
-A run limit stops an ``async`` task by cancelling it, and a process by killing it. A thread cannot be
+A run limit stops an ``async`` task by cancelling it, once, and a process by killing it. A thread cannot be
 stopped: the call is given up at once, and the thread goes on, counted, until it ends by itself. Only
 overrunning the limit is ``TaskTimeout``; a ``TimeoutError`` of the task's own is an exception like any
 other. A task that answers its cancellation with a result after all has that result.
@@ -26,7 +26,7 @@ import anyio.to_thread
 from gearflow.errors import TaskFailed, TaskTimeout
 from gearflow.protocol.packets import Packet
 from gearflow.tasks import Context, Task
-from gearflow.worker.loops import Loop
+from gearflow.worker.loops import Cancellable, Loop
 from gearflow.worker.processes import LEAVING, Errand, Pool
 from gearflow.worker.threads import Threads
 
@@ -38,7 +38,7 @@ CANCEL_TIME: Final = 1.0
 _NOT_YET: Final = object()
 
 
-class Call(Protocol):
+class Call(Cancellable, Protocol):
     """What is to be run, and who is told when a thread cannot be stopped in time; all on the loop."""
 
     interrupt: Callable[[], None] | None
@@ -103,7 +103,8 @@ class Executor:
         limit = call.limit
         codec = task.payload
         coroutine = codec.signature.apply(codec.decode(payload), context=call.context)
-        return codec.encode_result(await (coroutine if limit is None else _limited(task, coroutine, limit)))
+        result = await (coroutine if limit is None else self._limited(call, coroutine, limit))
+        return codec.encode_result(result)
 
     def show_processes(self) -> None:
         """Have the processes write the stacks of their threads to stderr."""
@@ -114,6 +115,17 @@ class Executor:
         if self._processes.living():
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(self._processes.close, 0.0 if cold else LEAVING)
+
+    async def _limited(self, call: Call, coroutine: Any, seconds: float) -> Any:
+        limit = self._loop.limit(seconds, call)
+        with limit:
+            try:
+                return await coroutine
+            except Exception as error:
+                if limit.cancel_called:  # the task has made something else of its cancellation
+                    raise _overrun(call.task, seconds, "it was cancelled") from error
+                raise
+        raise _overrun(call.task, seconds, "it was cancelled")
 
     async def _in_thread(self, call: Call, payload: bytes) -> bytes:
         limit = call.limit
@@ -222,17 +234,6 @@ def _thread_call(call: Call, payload: bytes) -> Callable[[], bytes]:
         return codec.encode_result(codec.signature.apply(codec.decode(payload), context=context))
 
     return partial(_thread_variables().run, run)
-
-
-async def _limited(task: AnyTask, call: Any, limit: float) -> Any:
-    with anyio.move_on_after(limit) as scope:
-        try:
-            return await call
-        except Exception as error:
-            if scope.cancel_called:  # the task has made something else of its cancellation
-                raise _overrun(task, limit, "it was cancelled") from error
-            raise
-    raise _overrun(task, limit, "it was cancelled")
 
 
 def _overrun(task: AnyTask, limit: float | None, consequence: str) -> TaskTimeout:

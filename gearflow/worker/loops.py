@@ -9,6 +9,8 @@ import asyncio
 import contextvars
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
+from math import inf
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, cast
 
 import anyio
@@ -29,11 +31,46 @@ class Started(Protocol):
         ...
 
 
+class Limit(Protocol):
+    """A block of limited time. Being cancelled by it ends with the block; what else is raised goes on."""
+
+    @property
+    def cancel_called(self) -> bool:
+        """The block took longer, and was cancelled for that."""
+        ...
+
+    def __enter__(self) -> object: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+        /,
+    ) -> bool | None: ...
+
+
+class Cancellable(Protocol):
+    """What goes on in the block: whether it may be cancelled, and whether anybody else did so."""
+
+    is_under_way: bool
+    """It may be: it is not cancelled yet, and a second time would disturb what tidies up after the first."""
+
+    @property
+    def is_for_nobody(self) -> bool:
+        """Its end is not wanted any more, so it is cancelled, or would be."""
+        ...
+
+
 class Loop(Protocol):
     """Where runs run."""
 
-    native_cancellation: bool
-    """A cancellation can also be made by the task itself (``raise CancelledError``), and may be swallowed."""
+    def is_cancelled(self) -> bool:
+        """Whether the body that asks is cancelled together with the worker, and by neither of them.
+
+        So does the end of ``asyncio.run`` with all that is left. On asyncio a body may also cancel itself, or
+        make a cancellation up (``raise CancelledError``), which is its own affair.
+        """
+        ...
 
     def start(self, body: Body) -> Started:
         """Run a body, which must not raise, as a task of its own. The caller holds what this returns.
@@ -44,6 +81,13 @@ class Loop(Protocol):
 
     async def join(self, started: Iterable[Started]) -> None:
         """Wait until these have ended, however often this is cancelled meanwhile."""
+        ...
+
+    def limit(self, seconds: float, body: Cancellable) -> Limit:
+        """A block, in the task of a body, that takes so long at most.
+
+        On asyncio it is cancelled once; on trio as always there, at each ``await`` outside of a shield.
+        """
         ...
 
     def post(self, callback: Callable[[], object], /) -> None:
@@ -58,8 +102,9 @@ class Loop(Protocol):
 @asynccontextmanager
 async def open_loop() -> AsyncGenerator[Loop, None]:
     """The running event loop as a ``Loop``; before the block ends, what was started has to be joined."""
-    if _is_asyncio():
-        yield _Asyncio(asyncio.get_running_loop())
+    opener = _asyncio_task()
+    if opener is not None:
+        yield _Asyncio(asyncio.get_running_loop(), opener)
     else:
         import trio
 
@@ -67,21 +112,23 @@ async def open_loop() -> AsyncGenerator[Loop, None]:
             yield _Trio(nursery)
 
 
-def _is_asyncio() -> bool:
+def _asyncio_task() -> "asyncio.Task[Any] | None":
     try:
         # Not get_running_loop: trio may itself run within asyncio's callbacks.
-        return asyncio.current_task() is not None
+        return asyncio.current_task()
     except RuntimeError:
-        return False
+        return None
 
 
 class _Asyncio:
-    native_cancellation = True
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, opener: "asyncio.Task[Any]") -> None:
         self.post: Final = poster()
         self._loop = loop
+        self._opener = opener
         self._variables = contextvars.copy_context()
+
+    def is_cancelled(self) -> bool:
+        return self._opener.cancelling() > 0
 
     def start(self, body: Body) -> Started:
         # Not kept in a set here: its done callback would cost as much as the task itself.
@@ -93,17 +140,54 @@ class _Asyncio:
             if tasks:
                 await asyncio.wait(tasks)
 
+    def limit(self, seconds: float, body: Cancellable) -> Limit:
+        return _EdgeLimit(self._loop, seconds, body)
+
     def now(self) -> float:
         return self._loop.time()
 
 
-class _Trio:
-    native_cancellation = False
+class _EdgeLimit:
+    """As ``asyncio.timeout``, but leaves alone what is cancelled already. (anyio's scopes go on and on.)"""
 
+    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float, body: Cancellable) -> None:
+        self.cancel_called = False
+        self._loop = loop
+        self._seconds = seconds
+        self._body = body
+
+    def __enter__(self) -> None:
+        self._task = cast("asyncio.Task[Any]", asyncio.current_task())
+        self._cancelled_before = self._task.cancelling()
+        self._timer = self._loop.call_later(self._seconds, self._cancel)
+
+    def _cancel(self) -> None:
+        if self._body.is_under_way:
+            self._body.is_under_way = False
+            self.cancel_called = True
+            self._task.cancel()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        self._timer.cancel()
+        if not self.cancel_called:
+            return False
+        is_mine_alone = self._task.uncancel() <= self._cancelled_before and not self._body.is_for_nobody
+        self._body.is_under_way = is_mine_alone  # what follows may be cancelled as well
+        return is_mine_alone and isinstance(error, asyncio.CancelledError)
+
+
+class _Trio:
     def __init__(self, nursery: "trio.Nursery") -> None:
         self.post: Final = poster()
         self._nursery = nursery
         self._variables = contextvars.copy_context()
+
+    def is_cancelled(self) -> bool:
+        import trio
+
+        return trio.current_effective_deadline() == -inf
 
     def start(self, body: Body) -> Started:
         import trio
@@ -114,6 +198,9 @@ class _Trio:
 
     async def join(self, started: Iterable[Started]) -> None:
         """Nothing: the nursery waits for all of them."""
+
+    def limit(self, seconds: float, body: Cancellable) -> Limit:
+        return anyio.move_on_after(seconds)
 
     async def _within(self, scope: "trio.CancelScope", body: Body) -> None:
         with scope:

@@ -41,7 +41,7 @@ logger = logging.getLogger("gearflow.worker")
 async def conclude(run: Run, workload: bytes, error: BaseException, holding: Holding) -> BaseException:
     """See to the job of a run that raised something. Returns the error that counts."""
     run.settle()
-    if run.handed_on or run.cancelled:
+    if run.is_for_nobody:
         _fail(run, error)
         return error
     verdict = _verdict(run, error)

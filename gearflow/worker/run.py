@@ -8,6 +8,7 @@ from gearflow.protocol.codec import encode
 from gearflow.protocol.packets import Packet, WorkFail, WorkStatus
 from gearflow.tasks import Context, RunInfo
 from gearflow.tasks.envelope import Envelope, unwrap
+from gearflow.tasks.waiting import Waiting
 from gearflow.worker.connection import Connection
 from gearflow.worker.executor import AnyTask
 from gearflow.worker.loops import Started
@@ -23,6 +24,7 @@ class Run:
     __slots__ = (
         "_over",
         "_overdue",
+        "_waits",
         "again",
         "began",
         "cancelled",
@@ -56,6 +58,7 @@ class Run:
         self.again: Again | None = None  # how the job goes on
         self._over = False  # nothing more is said of it but how it ends
         self._overdue = overdue
+        self._waits: set[Waiting] = set()  # of its threads, for other tasks
 
     def named(self) -> dict[str, Any]:
         """What the log calls it."""
@@ -124,14 +127,29 @@ class Run:
         """Whether the call is over."""
         return self._over
 
+    @property
+    def is_for_nobody(self) -> bool:
+        """Whether its end is not wanted any more: the job was cancelled, or another worker gets it."""
+        return self.cancelled or self.handed_on
+
+    def waits(self, wait: Waiting) -> None:
+        """A thread of it waits for another task, as long as the result is wanted. Called in any thread."""
+        self._waits.add(wait)
+        # First note it, then look: whichever of the two threads comes second sees the other.
+        if self.is_for_nobody or self.is_overdue:
+            wait.end()
+
+    def has_waited(self, wait: Waiting) -> None:
+        """It does not any more. Called in any thread."""
+        self._waits.discard(wait)
+
     def cancel(self) -> None:
         """Nobody wants the job any more: stop a coroutine or a process, tell a thread.
 
         It still ends at the server.
         """
         self.cancelled = True
-        if self.context is not None:
-            self.context.cancelled = True
+        self._tell()
         if self.interrupt is not None:
             self.interrupt()
         elif self._can_be_stopped:
@@ -151,8 +169,7 @@ class Run:
     def overran(self) -> None:
         """The call was given up; its thread goes on, and keeps the slot."""
         self.is_overdue = True
-        if self.context is not None:
-            self.context.cancelled = True
+        self._tell()
         self._overdue.began(self.task.name)
 
     def overdue_finished(self) -> None:
@@ -165,8 +182,14 @@ class Run:
 
     def _lose(self) -> None:
         self.handed_on = True
+        self._tell()
+
+    def _tell(self) -> None:
+        """Have its threads hear that they work for nobody: their waits for other tasks end."""
         if self.context is not None:
             self.context.cancelled = True
+        for wait in list(self._waits):
+            wait.end()
 
     def _cancel(self) -> None:
         # A task of asyncio's that is cancelled before its first step never makes it, so nobody would

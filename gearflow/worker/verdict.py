@@ -101,7 +101,7 @@ def _said(error: BaseException) -> str:
     name = type(error).__qualname__
     try:
         text = " ".join(str(error).split())
-    except Exception:  # noqa: BLE001  (a user's __str__ may raise anything)
+    except BaseException:  # noqa: BLE001  (a user's __str__ may raise anything)
         return f"{name}, whose str() fails"
     text = text[:MAX_REASON].encode("utf-8", "backslashreplace").decode()
     return f"{name}: {text}" if text else name

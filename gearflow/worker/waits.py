@@ -1,7 +1,11 @@
-"""Runs that wait for other tasks of the same worker: when they have all its slots, these cannot run here.
+"""Runs that wait for other tasks: two things are to be seen to.
 
-If that is so everywhere, nothing moves any more. No worker can know whether it is, so each one tells of
-itself. Waits for tasks that it does not offer are left out: it is not what holds them up.
+When those that wait for tasks of the same worker have all its slots, these cannot run here. If that is so
+everywhere, nothing moves any more. No worker can know whether it is, so each one tells of itself. Waits for
+tasks that it does not offer are left out: it is not what holds them up.
+
+A thread that waits for another task cannot be stopped from outside, and that other task may never be run. So
+the wait is noted with the run, which ends it where it would cancel a coroutine.
 """
 
 import logging
@@ -12,6 +16,7 @@ from math import inf
 from typing import Final
 
 from gearflow.protocol.packets import WorkWarning
+from gearflow.tasks.waiting import Waiting
 from gearflow.worker.run import Run
 
 logger = logging.getLogger("gearflow.worker")
@@ -34,9 +39,17 @@ class Waits:
         self._lock = threading.Lock()
         self._waits: dict[Run, int] = {}  # a run may wait for several jobs at once
         self._told = -inf
+        self._thread = 0  # the worker's, in whose loop waits end with the runs
 
-    def began(self, run: Run, function: str) -> None:
-        """A run waits for a job of this function from now on."""
+    def begin(self) -> None:
+        """The worker runs in this thread."""
+        self._thread = threading.get_ident()
+
+    def began(self, run: Run, wait: Waiting) -> None:
+        """A run waits from now on."""
+        if threading.get_ident() != self._thread:
+            run.waits(wait)
+        function = wait.function
         if function not in self._functions:
             return
         with self._lock:
@@ -50,9 +63,10 @@ class Waits:
             self._told = time.monotonic()
         _tell(waiting, function)
 
-    def ended(self, run: Run, function: str) -> None:
+    def ended(self, run: Run, wait: Waiting) -> None:
         """It does not any more."""
-        if function not in self._functions:
+        run.has_waited(wait)
+        if wait.function not in self._functions:
             return
         with self._lock:
             self._waits[run] -= 1

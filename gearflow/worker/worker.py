@@ -190,6 +190,11 @@ class Worker:
         return not self._start.is_over
 
     @property
+    def failed_hook(self) -> str | None:
+        """The lifespan hook that has ended the worker, by what ``run`` raises: a task of its own failed."""
+        return self._start.failed_hook
+
+    @property
     def stopping(self) -> bool:
         """``stop`` was called."""
         return self._stopping.is_set()
@@ -217,6 +222,7 @@ class Worker:
             raise RuntimeError("a worker can run only once; make a new one")
         self._has_run = True
         self._thread = threading.get_ident()
+        self._waits.begin()
         with ambient.by_default(self._target), heard_by(self._waits):
             async with lifetime(self._lifespans, self._start):
                 if self._retirement is not None:
@@ -474,18 +480,18 @@ class Worker:
         caller.set(run)
         failure: BaseException | None = None
         try:
-            if not run.handed_on and not run.cancelled:
+            if not run.is_for_nobody:
                 result = await self._execute(run, run.open(workload))
                 run.end(work_complete(run.handle, result))
             elif run.cancelled:
                 run.end(encode(WorkFail(run.handle)))
         except BaseException as error:  # nothing that a task raises may end the worker
-            if self._is_cancellation(run, error):
+            if not run.is_for_nobody and self._loop.is_cancelled():
+                run.handed_on = True
+                run.connection.release(run.handle)
+            if run.is_for_nobody and isinstance(error, anyio.get_cancelled_exc_class()):
                 if run.cancelled:
                     run.end(encode(WorkFail(run.handle)))
-                elif not run.handed_on:  # it is the worker that is cancelled
-                    run.handed_on = True
-                    run.connection.release(run.handle)
                 raise
             failure = error
             failure = await conclude(run, workload, error, self._holding)
@@ -504,12 +510,6 @@ class Worker:
         if not self._middleware:
             return self._executor.execute(run, payload)
         return run_within(self._middleware, run.info(), partial(self._executor.execute, run, payload))
-
-    def _is_cancellation(self, run: Run, error: BaseException) -> bool:
-        """Whether this worker cancels the run; else the task has raised something that only looks like it."""
-        return isinstance(error, anyio.get_cancelled_exc_class()) and (
-            run.handed_on or run.cancelled or not self._loop.native_cancellation
-        )
 
 
 def _by_function(tasks: Iterable[AnyTask]) -> dict[bytes, AnyTask]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from gearflow.worker.processes.failures import pack, unpack
 from gearflow_cli import logs
 
 logger = logging.getLogger("gearflow.worker")
@@ -40,6 +41,39 @@ def test_a_field_that_only_looks_like_a_part_of_the_sentence_is_shown(
         "replaced: %d of at most %d MiB", 31, 3, extra={"worker": 3, "task": "place", "outcome": "of"}
     )
     assert capsys.readouterr().err[9:] == "INFO    replaced: 31 of at most 3 MiB  worker=3 task=place\n"
+
+
+def test_a_message_can_neither_look_like_a_record_nor_rule_a_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    logs.to_stderr("info")
+    fake = "no\n12:00:00 INFO    job done\x00\x1b[2J\r\u2028."
+    logger.warning("job %s", "failed", exc_info=ValueError(fake), extra={"reason": fake})
+    logger.warning("%s", fake)
+    first, *exception, second, rest = capsys.readouterr().err.split("\n")[:-1]
+    escaped = r"  12:00:00 INFO    job done\x00\x1b[2J\r\u2028."
+    assert first[9:] == f"WARNING job failed  reason={fake!r}"
+    assert exception == ["  ValueError: no", escaped]
+    assert second[9:] == "WARNING no"
+    assert rest == escaped
+
+
+def test_what_failed_in_a_process_is_shown_as_in_a_thread(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.to_stderr("info")
+    failure = _failure()
+    logger.warning("job failed", exc_info=failure)
+    logger.warning("job failed", exc_info=unpack(pack(failure), "H:a:1"))
+    lines = capsys.readouterr().err.splitlines()
+    assert "test_logs.py" in lines[1]
+    assert lines[-1] == "  ValueError: no"
+    assert lines[1 : len(lines) // 2] == lines[len(lines) // 2 + 1 :]
+
+
+def _failure() -> ValueError:
+    try:
+        raise ValueError("no")
+    except ValueError as error:
+        return error
 
 
 def test_json_has_time_level_logger_message_and_fields(written: Any) -> None:

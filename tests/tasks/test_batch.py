@@ -4,8 +4,9 @@ import gc
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, aclosing
+from datetime import timedelta
 from itertools import count
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import anyio
 import pytest
@@ -245,7 +246,9 @@ async def test_waiting_for_all_can_be_limited(serve: Serve, fresh: Fresh) -> Non
 
     async with serve(never):
         with pytest.raises(TimeoutError, match="in flight are cancelled"):
-            await never.amap(range(3)).results(timeout=0.01)
+            await never.amap(range(3)).results(timeout=timedelta(milliseconds=10))
+        with pytest.raises(ValueError, match="timeout='1': it is a number of seconds"):
+            await never.amap(range(3)).results(timeout=cast(Any, "1"))
 
 
 # --------------------------------------------------------------------------------------------- leaving it

@@ -109,7 +109,7 @@ def test_builtins_go_by_their_bare_name() -> None:
 def test_an_exception_that_cannot_be_shown_travels_all_the_same() -> None:
     class Mute(Exception):
         def __str__(self) -> str:
-            raise RuntimeError
+            raise SystemExit
 
     said = json.loads(encode_failure(raised(Mute())))
     assert "Mute" in said["message"]

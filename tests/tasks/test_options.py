@@ -1,5 +1,6 @@
 """Options of a call: what is taken, what is refused, and the unique that comes of it."""
 
+import math
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -13,10 +14,11 @@ from gearflow.client import Order, Priority, SubmitOptions
 from gearflow.errors import PayloadInvalid
 from gearflow.protocol.constants import MAX_UNIQUE
 from gearflow.tasks.call import attached, detached
+from gearflow.tasks.durations import LONGEST
 from gearflow.tasks.envelope import Envelope, unwrap
 from gearflow.tasks.options import Options
 from gearflow.tasks.payload import PayloadCodec
-from gearflow.tasks.retry import Retry
+from gearflow.tasks.retry import MOST_ATTEMPTS, Retry
 from gearflow.tasks.signature import TaskSignature
 
 
@@ -93,6 +95,32 @@ def test_retries_are_further_runs_or_a_retry() -> None:
 def test_a_value_that_makes_no_sense_is_refused_by_name(option: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(option))):
         Options().updated(option)
+
+
+@pytest.mark.parametrize("option", ["delay", "expires", "keep", "timeout"])
+def test_a_duration_that_the_wire_does_not_take_is_refused_with_its_limit(option: str) -> None:
+    Options().updated({option: LONGEST})
+    for too_long in (1e10 + 1, 10**400, timedelta.max):
+        with pytest.raises(ValueError, match=rf"{option}=.*: 10000000000 seconds \(300 years\) is the most"):
+            Options().updated({option: too_long})
+
+
+def test_a_time_that_is_past_means_now_and_one_too_far_off_is_refused() -> None:
+    assert Options().updated({"at": datetime.min.replace(tzinfo=UTC)}).at == 0
+    assert Options().updated({"at": datetime(5138, 1, 1, tzinfo=UTC)}).at
+    with pytest.raises(ValueError, match=r"at=.*the year 5138 is the latest"):
+        Options().updated({"at": datetime.max.replace(tzinfo=UTC)})
+
+
+def test_more_runs_than_the_server_takes_are_refused_and_the_most_of_them_fit() -> None:
+    for too_many in (MOST_ATTEMPTS, 10**6, Retry(MOST_ATTEMPTS + 1)):
+        with pytest.raises(ValueError, match=r"retries=.*2000 is the most; take fewer, further apart"):
+            Options().updated({"retries": too_many})
+    wordy = Retry(MOST_ATTEMPTS, backoff=lambda failures: math.pi / 1e5 / failures)
+    options = background(retries=wordy).options
+    assert options is not None
+    assert options.retries is not None
+    assert len(options.retries.to_wire()) < 60_000  # of the 64 KiB that the server takes
 
 
 # --------------------------------------------------------------------------------- what is asked beyond

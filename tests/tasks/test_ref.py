@@ -1,11 +1,13 @@
 """References to background jobs: results, states and ends, on gearflow's server and on gearmand."""
 
+import math
 import pickle
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import CancelledError
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import anyio
 import pytest
@@ -101,9 +103,12 @@ async def test_what_the_task_raised_is_raised(serve: ServeBundled) -> None:
 async def test_waiting_too_long_leaves_the_job_where_it_is(bundled: str, fresh: Fresh) -> None:
     async with connect(bundled):
         ref = await waiting(fresh).abackground()
-        for timeout in (0, 0.01):
-            with pytest.raises(TimeoutError, match=f"{ref.handle}.* within {timeout:g} s; it runs on"):
+        for timeout, shown in ((0, "0"), (-1, "0"), (0.01, "0.01"), (timedelta(milliseconds=10), "0.01")):
+            with pytest.raises(TimeoutError, match=f"{ref.handle}.* within {shown} s; it runs on"):
                 await ref.aresult(timeout=timeout)
+        for nonsense in ("1", math.nan, True):
+            with pytest.raises(ValueError, match=f"timeout={nonsense!r}: it is a number of seconds"):
+                await ref.aresult(timeout=cast(Any, nonsense))
         assert (await ref.astatus()).state == "waiting"
 
 

@@ -1,10 +1,16 @@
 """Retry schedules as values."""
 
+import math
+from datetime import timedelta
+from typing import Any, cast
+
 import pytest
 
 from gearflow.errors import PayloadInvalid
 from gearflow.protocol.reserved import RetryPlan
 from gearflow.tasks import Retry
+from gearflow.tasks.durations import LONGEST
+from gearflow.tasks.retry import MOST_ATTEMPTS
 
 
 class Busy(Exception):
@@ -25,7 +31,13 @@ def test_delays_may_come_from_a_function_of_the_number_of_failures() -> None:
 
 
 def test_a_long_schedule_stays_at_its_cap() -> None:
-    assert Retry(3000).schedule()[-1] == 3600
+    assert Retry(MOST_ATTEMPTS).schedule()[-1] == 3600
+
+
+def test_a_schedule_without_a_cap_can_travel() -> None:
+    endless = Retry(3, backoff=math.inf, max_delay=math.inf)
+    assert endless.to_plan().delays == Retry(3, backoff=lambda _: 1e300, max_delay=1e300).to_plan().delays
+    assert set(endless.schedule()) == {LONGEST}
 
 
 def test_jitter_takes_off_up_to_half() -> None:
@@ -76,9 +88,9 @@ def test_what_a_plan_says_is_done() -> None:
 
 
 def test_a_backoff_that_gives_no_delay_cannot_travel() -> None:
-    for nonsense in (-1.0, float("nan")):
+    for nonsense in (-1.0, math.nan, None, "1", True, timedelta(1)):
         with pytest.raises(ValueError, match=r"backoff\(1\) returned"):
-            Retry(backoff={1: nonsense}.__getitem__).to_plan()
+            Retry(backoff=cast(Any, {1: nonsense}.__getitem__)).to_plan()
 
 
 def test_it_prints_its_schedule() -> None:
@@ -86,8 +98,33 @@ def test_it_prints_its_schedule() -> None:
     assert str(Retry(1)) == "1 attempts"
 
 
-def test_nonsense_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least once"):
-        Retry(0)
-    with pytest.raises(ValueError, match="negative"):
-        Retry(backoff=-1)
+@pytest.mark.parametrize(
+    ("nonsense", "error", "message"),
+    [
+        ({"attempts": 0}, ValueError, "attempts=0.*at least once"),
+        ({"attempts": 1.5}, TypeError, "attempts=1.5.*whole number"),
+        ({"attempts": True}, TypeError, "attempts=True.*whole number"),
+        ({"backoff": -1}, ValueError, "backoff=-1.*not negative"),
+        ({"backoff": math.nan}, ValueError, "backoff=nan.*or a function"),
+        ({"backoff": timedelta(1)}, ValueError, "a number of seconds"),
+        ({"max_delay": -1}, ValueError, "max_delay=-1.*not negative"),
+        ({"max_delay": "1"}, ValueError, "max_delay='1'"),
+        ({"jitter": "no"}, TypeError, "jitter='no'.*True or False"),
+        ({"on": OSError()}, TypeError, "give the class: on=OSError"),
+        ({"on": [OSError, 7]}, TypeError, "7 is no class of exceptions"),
+        ({"on": (int,)}, TypeError, "'int'> is no class of exceptions"),
+        ({"on": KeyboardInterrupt}, TypeError, "no class of exceptions; give such as OSError"),
+    ],
+    ids=str,
+)
+def test_nonsense_is_refused_where_it_is_written(
+    nonsense: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        Retry(**nonsense)
+
+
+def test_several_errors_may_come_in_a_list() -> None:
+    assert Retry(on=[OSError, "KeyError"]) == Retry(on=(OSError, "KeyError"))
+    assert Retry(on=[OSError]).wants(FileNotFoundError())
+    assert hash(Retry(on=[OSError]))

@@ -1,8 +1,10 @@
 """Calling tasks on real workers, through both servers, on both event loops, and without one."""
 
+import math
 import threading
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from datetime import timedelta
 from typing import Any, TypeAlias
 
 import anyio
@@ -161,7 +163,9 @@ async def test_limiting_the_wait_leaves_the_job_running_and_attached(serve: Serv
     async with serve(gate.task):
         job = await gate.task.asubmit()
         with pytest.raises(TimeoutError, match="runs on") as caught:
-            await job.result(timeout=0.01)
+            await job.result(timeout=timedelta(milliseconds=10))
+        with pytest.raises(ValueError, match="timeout=nan: it is a number of seconds"):
+            await job.result(timeout=math.nan)
         assert not isinstance(caught.value, TaskFailed)
         assert not job.done
         gate.open.set()

@@ -10,7 +10,7 @@ import pytest
 from gearflow.client import Admin, Client
 from gearflow.client.ambient import connect
 from gearflow.client.operate import workers
-from gearflow.errors import TaskFailed, TaskTimeout
+from gearflow.errors import ServerError, TaskFailed, TaskTimeout
 from gearflow.protocol.packets import (
     CanDo,
     GrabJobUniq,
@@ -117,11 +117,47 @@ async def test_a_coroutine_has_time_to_tidy_up_and_is_not_disturbed(bundled: str
             await started.wait()
             job.cancel()
             await tidying.wait()
-            await Admin(bundled).cancel_job(job.handle)  # again
+            with pytest.raises(ServerError, match="UNKNOWN_JOB"):
+                await Admin(bundled).cancel_job(job.handle)  # again
             await client.echo(b"the worker has been told")
             assert worker.running == 1
             may_end.set()
     assert tidied
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("first", ["the caller", "the limit"])
+async def test_a_coroutine_that_is_cancelled_for_two_reasons_is_cancelled_once(
+    bundled: str, fresh: Fresh, caplog: pytest.LogCaptureFixture, first: str
+) -> None:
+    limit = 0.1
+    started, tidying, may_end = anyio.Event(), anyio.Event(), anyio.Event()
+    tidied = False
+
+    @task(name=fresh(), timeout=limit)
+    async def careful() -> None:
+        nonlocal tidied
+        started.set()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            tidying.set()
+            await may_end.wait()
+            tidied = True
+
+    caplog.set_level(logging.INFO, "gearflow.worker")
+    with anyio.fail_after(10):
+        async with connect(bundled) as client, Worker([careful], servers=[bundled]) as worker:
+            job = await careful.asubmit()
+            await (started if first == "the caller" else tidying).wait()
+            job.cancel()
+            await tidying.wait()
+            await client.echo(b"the worker has been told")
+            await anyio.sleep(limit)
+            assert worker.running == 1
+            may_end.set()
+    assert tidied
+    assert ("gearflow.worker", logging.INFO, "job cancelled") in caplog.record_tuples
 
 
 async def test_a_thread_learns_that_its_caller_has_gone(bundled: str, fresh: Fresh) -> None:

@@ -179,6 +179,84 @@ async def test_a_start_that_hangs_is_given_up_and_the_hooks_before_are_left(
     assert not worker.ready.is_set()
 
 
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise SystemExit
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (SystemExit("no DATABASE_URL"), "SystemExit: no DATABASE_URL"),
+        (BaseException("no luck"), "BaseException: no luck"),
+        (Unspeakable(), "Unspeakable: <its text cannot be told>"),
+    ],
+)
+async def test_whatever_a_hook_raises_keeps_the_worker_from_starting(
+    function: str, error: BaseException, told: str
+) -> None:
+    left: list[str] = []
+
+    async def first() -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            left.append("first")
+
+    async def fails() -> AsyncIterator[None]:
+        raise error
+        yield
+
+    @task(name=function)
+    async def nothing() -> None: ...
+
+    with anyio.fail_after(10), pytest.raises(StartupFailed, match=f"fails failed: {told}$"):
+        await Worker([nothing], servers=["127.0.0.1:1"], lifespan=[first, fails]).run()
+    assert left == ["first"]
+
+
+async def test_a_hook_that_exits_as_it_is_left_does_not_keep_the_others_from_being_left(
+    bundled: str, function: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    left: list[str] = []
+
+    async def first() -> AsyncIterator[None]:
+        yield
+        left.append("first")
+
+    async def exits() -> AsyncIterator[None]:
+        yield
+        raise SystemExit(4)
+
+    @task(name=function)
+    async def nothing() -> None: ...
+
+    with anyio.fail_after(10):
+        async with Worker([nothing], servers=[bundled], lifespan=[first, exits]) as worker:
+            pass
+    assert left == ["first"]
+    assert worker.failed_hook is None
+    assert f"lifespan hook {__name__}.{exits.__qualname__} failed as it was left" in caplog.messages
+
+
+async def test_a_hook_whose_task_fails_ends_the_worker_and_is_known(bundled: str, function: str) -> None:
+    async def feed() -> AsyncIterator[None]:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(fail)
+            yield
+
+    async def fail() -> None:
+        raise ValueError("no more feed")
+
+    @task(name=function)
+    async def nothing() -> None: ...
+
+    worker = Worker([nothing], servers=[bundled], lifespan=[feed])
+    with anyio.fail_after(10), pytest.raises(ExceptionGroup):
+        await worker.run()
+    assert worker.failed_hook == f"{__name__}.{feed.__qualname__}"
+
+
 async def test_what_a_hook_makes_of_its_cancellation_does_not_matter_any_more(
     bundled: str, function: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -142,7 +142,7 @@ def test_a_reason_is_one_line_that_can_travel(message: str) -> None:
 def test_an_error_that_cannot_be_printed_has_a_reason_all_the_same() -> None:
     class Mute(Exception):
         def __str__(self) -> str:
-            raise RuntimeError
+            raise SystemExit
 
     verdict = decide(Mute(), MORE, 1)
     assert isinstance(verdict, Again)

@@ -4,14 +4,15 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import CancelledError
 from typing import Any
 
 import anyio
 import pytest
 
-from gearflow.client import Client, connect
+from gearflow.client import Admin, Client, connect
 from gearflow.protocol.packets import WorkWarning
-from gearflow.tasks import Task, task
+from gearflow.tasks import Context, Ref, Task, task
 from gearflow.worker import Worker
 
 Fresh = Callable[..., str]
@@ -267,3 +268,94 @@ async def test_what_a_task_has_left_behind_takes_no_slot(
             assert await waits.acall() == 2
             assert await left[0] == 1
     assert warnings_in(caplog) == []
+
+
+# ----------------------------------------------------------------------- waits that nobody wants any more
+
+
+async def jobs_of(server: str, function: str) -> int:
+    return sum(row.total for row in await Admin(server).status() if row.name == function.encode())
+
+
+@pytest.mark.parametrize("reason", ["cancelled", "overran", "left"])
+@pytest.mark.parametrize("way", SYNC)
+async def test_a_thread_that_waits_for_a_task_is_woken_when_nobody_wants_its_run(
+    bundled: str, fresh: Fresh, way: str, reason: str
+) -> None:
+    began, woken = threading.Event(), threading.Event()
+    raised: list[type[BaseException]] = []
+
+    @task(name=fresh("nowhere"))
+    def nowhere(number: int) -> int:
+        """No worker runs it."""
+        return number
+
+    @task(name=fresh("outer"), timeout=0.05 if reason == "overran" else None)
+    def outer() -> int:
+        began.set()
+        try:
+            return SYNC[way](nowhere)
+        except BaseException as error:
+            raised.append(type(error))
+            raise
+        finally:
+            woken.set()
+
+    @task(name=fresh("other"))
+    async def other() -> str:
+        return "the slot is free"
+
+    with anyio.fail_after(20):
+        async with Client([bundled]) as client:
+            async with Worker([outer, other], servers=[bundled], concurrency=1) as worker:
+                job = await client.submit(outer.name, b"{}")
+                await anyio.to_thread.run_sync(began.wait)
+                if reason == "cancelled":
+                    job.cancel()
+                if reason == "left":
+                    worker.leave()
+                else:
+                    async with connect(bundled):
+                        assert await other.acall() == "the slot is free"
+            await anyio.to_thread.run_sync(woken.wait)
+            assert raised == [CancelledError]
+            while way in ("call", "map") and await jobs_of(bundled, nowhere.name):
+                pass  # those which nobody but the run wanted are cancelled
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_run_that_nobody_wants_has_no_further_waits_but_can_call_in_the_background(
+    bundled: str, fresh: Fresh
+) -> None:
+    cancelled, ended = threading.Event(), threading.Event()
+    raised: list[type[BaseException]] = []
+
+    @task(name=fresh("later"))
+    async def later() -> str:
+        return "tidied up"
+
+    refs: list[Ref[str]] = []
+
+    @task(name=fresh("outer"))
+    def outer(ctx: Context) -> None:
+        cancelled.set()
+        while not ctx.cancelled:
+            pass
+        for wait in (later.call, lambda: asyncio.run(later.acall())):
+            try:
+                wait()
+            except (CancelledError, asyncio.CancelledError) as error:
+                raised.append(type(error))
+        refs.append(later.background())
+        ended.set()
+
+    with anyio.fail_after(20):
+        async with connect(bundled):
+            async with Worker([outer], servers=[bundled]):
+                job = await outer.asubmit()
+                await anyio.to_thread.run_sync(cancelled.wait)
+                job.cancel()
+                await anyio.to_thread.run_sync(ended.wait)
+            async with Worker([later], servers=[bundled]):
+                assert await refs[0].aresult(10) == "tidied up"
+    assert raised == [CancelledError, asyncio.CancelledError]

@@ -1,8 +1,10 @@
 """A worker on real servers: C gearmand and gearflow's own, on both event loops."""
 
+import asyncio
 import logging
 import threading
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from contextvars import ContextVar
 
 import anyio
@@ -15,7 +17,7 @@ from gearflow.client import Client, JobFailed
 from gearflow.client.ambient import connect
 from gearflow.errors import PayloadInvalid, TaskFailed, TaskTimeout
 from gearflow.protocol.packets import Packet, WorkStatus, WorkWarning
-from gearflow.tasks import Context, task
+from gearflow.tasks import Context, Ref, task
 from gearflow.tasks.envelope import wrap
 from gearflow.worker import Worker, WorkerSettings
 from tests.worker.conftest import Gearmand
@@ -202,8 +204,6 @@ async def test_a_task_cannot_end_its_worker(any_server: str, fresh: Fresh, kind:
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_a_cancellation_that_a_task_makes_up_is_its_own_failure(any_server: str, fresh: Fresh) -> None:
-    import asyncio
-
     @task(name=fresh("cancels"))
     async def cancels() -> None:
         raise asyncio.CancelledError("of my own")
@@ -271,6 +271,55 @@ async def test_an_async_task_that_overruns_is_cancelled(any_server: str, functio
             with pytest.raises(TaskTimeout, match=rf"{function}.*0\.05 s"):
                 await sleepy.acall()
             assert stopped.is_set()
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_an_async_task_that_overruns_is_cancelled_once_and_may_tidy_up(
+    any_server: str, fresh: Fresh
+) -> None:
+    cancelled: list[str] = []
+
+    @task(name=fresh("tidies"), timeout=0.01)
+    async def tidies() -> None:
+        try:
+            await asyncio.sleep(10)
+        finally:
+            cancelled.append("tidies")
+            await asyncio.sleep(0)
+            cancelled.append("tidied")
+
+    @task(name=fresh("swallows"), timeout=0.01)
+    async def swallows() -> str:
+        for pause in (10, *[0] * 20):
+            try:
+                await asyncio.sleep(pause)
+            except asyncio.CancelledError:
+                cancelled.append("swallows")
+        return "its result all the same"
+
+    with anyio.fail_after(10):
+        async with connect(any_server), Worker([tidies, swallows], servers=[any_server]):
+            with pytest.raises(TaskTimeout, match="it was cancelled"):
+                await tidies.acall()
+            assert await swallows.acall() == "its result all the same"
+    assert cancelled == ["tidies", "tidied", "swallows"]
+
+
+async def test_what_a_task_raises_in_answer_to_its_time_limit_is_the_overrun_as_well(
+    any_server: str, function: str
+) -> None:
+    @task(name=function, timeout=0.01)
+    async def translates() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            raise TimeoutError("of its own")
+
+    with anyio.fail_after(10):
+        async with connect(any_server), Worker([translates], servers=[any_server]):
+            with pytest.raises(TaskTimeout, match="overran") as caught:
+                await translates.acall()
+            assert "of its own" in str(caught.value.traceback)
 
 
 async def test_a_thread_that_overruns_is_reported_at_once_and_holds_its_slot_until_it_ends(
@@ -577,6 +626,57 @@ async def test_cancelling_the_block_leaves_cold(any_server: str, function: str) 
                     scope.cancel()
                     await anyio.sleep_forever()
             assert stopped.is_set()
+
+
+@pytest.mark.parametrize("ends", ["returns", "raises"])
+def test_the_end_of_asyncio_run_hands_on_what_runs(
+    bundled: str, fresh: Fresh, caplog: pytest.LogCaptureFixture, ends: str
+) -> None:
+    began = {"coroutine": threading.Event(), "thread": threading.Event()}
+    release = threading.Event()
+
+    @task(name=fresh("coroutine"))
+    async def coroutine() -> str:
+        if began["coroutine"].is_set():
+            return "done by another"
+        began["coroutine"].set()
+        try:
+            await asyncio.sleep(10)
+        finally:
+            raise LookupError("what it makes of its cancellation")
+
+    @task(name=fresh("thread"))
+    def thread() -> str:
+        if began["thread"].is_set():
+            return "done by another"
+        began["thread"].set()
+        release.wait(10)
+        return "dropped"
+
+    async def program() -> None:
+        left_behind.append(asyncio.create_task(Worker(tasks, servers=[bundled]).run()))
+        async with connect(bundled):
+            refs.extend([await each.abackground() for each in tasks])
+        for event in began.values():
+            await anyio.to_thread.run_sync(event.wait)
+        if ends == "raises":
+            raise LookupError("the program's own")
+
+    async def results() -> list[str]:
+        async with connect(bundled), Worker(tasks, servers=[bundled]):
+            got = [await ref.aresult(10) for ref in refs]
+            assert [(await ref.ainfo()).deaths for ref in refs] == [0, 0]
+            return got
+
+    tasks = [coroutine, thread]
+    refs: list[Ref[str]] = []
+    left_behind: list[asyncio.Task[None]] = []
+    with suppress(LookupError):
+        asyncio.run(program())
+    release.set()
+    said = [record.__dict__["outcome"] for record in caplog.records if hasattr(record, "outcome")]
+    assert said == ["handed on", "handed on"]
+    assert asyncio.run(results()) == ["done by another", "done by another"]
 
 
 async def test_a_worker_that_was_stopped_before_it_ran_ends_at_once(function: str) -> None:
