@@ -366,6 +366,49 @@ def test_the_reference_has_every_option_of_a_command(command: str) -> None:
     assert options == OPTIONS[command] - {"--help", "-h"}
 
 
+VARIABLES = {
+    (name, parameter.opts[0]): parameter.envvar
+    for name, command in COMMANDS.items()
+    for parameter in command.params
+    if parameter.opts[0].startswith("--") and parameter.name != "help"
+}
+
+
+def test_the_reference_has_every_option_without_a_variable() -> None:
+    rows = re.findall(
+        r"^\| (`--.+) \|.*\|$", section(reference("command-line"), "## Environment"), re.MULTILINE
+    )
+    shown = {word for row in rows for word in _code(row) if word.startswith("--")}
+    assert shown == {option for (_, option), variable in VARIABLES.items() if variable is None}
+    lacking = {
+        name for (name, option), variable in VARIABLES.items() if (option, variable) == ("--function", None)
+    }
+    assert lacking == {"dead list", "dead replay", "dead purge"}
+
+
+def test_the_reference_has_every_variable_with_a_name_of_its_own() -> None:
+    text = section(reference("command-line"), "## Environment")
+    own = {
+        variable
+        for (_, option), variable in VARIABLES.items()
+        if variable not in (None, f"GEARFLOW_{option[2:].upper().replace('-', '_')}")
+    }
+    assert own == {
+        word for word in _code(text) if re.fullmatch(r"GEARMAN_\w+|GEARFLOW_(SERVER_\w+|TASKS)", word)
+    }
+
+
+def test_a_variable_means_the_same_to_all_commands() -> None:
+    meanings: dict[str, set[str]] = {}
+    for command in COMMANDS.values():
+        for parameter in command.params:
+            if parameter.envvar is not None:
+                meanings.setdefault(parameter.envvar, set()).add(parameter.help)
+    several = {variable for variable, texts in meanings.items() if len(texts) > 1}
+    # a module is a module; who wants a token, and who tells it, have to have the same; so with new code
+    assert several == {"GEARFLOW_TASKS", "GEARFLOW_TOKEN_FILE", "GEARFLOW_RELOAD"}
+
+
 def test_the_reference_has_every_command() -> None:
     shown = re.findall(r"^##+ gearflow ([\w ]+)$", reference("command-line"), re.MULTILINE)
     assert sorted(shown) == sorted(COMMANDS)

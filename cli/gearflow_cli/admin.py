@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import TypeAlias
 
 from gearflow_cli import asking, console, options, render
+from gearflow_cli.asking import PATIENCE
 from gearflow_cli.exits import tell
 
 Overdue: TypeAlias = Mapping[str, Mapping[str, int]]
@@ -48,20 +49,20 @@ def status(servers: options.Servers = None, as_json: options.Json = False) -> No
         tell(f"{address} does not answer: {reason}")
 
 
-def functions_of(addresses: Sequence[str]) -> dict[str, list[Function] | str]:
+def functions_of(addresses: Sequence[str], timeout: float = PATIENCE) -> dict[str, list[Function] | str]:
     """The functions of each server, sorted by name; the reason in their place if it does not answer."""
     import anyio
 
-    return anyio.run(_ask_all, addresses)
+    return anyio.run(_ask_all, addresses, timeout)
 
 
-async def _ask_all(addresses: Sequence[str]) -> dict[str, list[Function] | str]:
+async def _ask_all(addresses: Sequence[str], timeout: float) -> dict[str, list[Function] | str]:
     import anyio
 
     answers: dict[str, list[Function] | str] = dict.fromkeys(addresses, "")
 
     async def ask(address: str) -> None:
-        answers[address] = await _ask(address)
+        answers[address] = await _ask(address, timeout)
 
     async with anyio.create_task_group() as tasks:
         for address in addresses:
@@ -69,13 +70,13 @@ async def _ask_all(addresses: Sequence[str]) -> dict[str, list[Function] | str]:
     return answers
 
 
-async def _ask(address: str) -> list[Function] | str:
+async def _ask(address: str, timeout: float) -> list[Function] | str:
     from gearflow.client import Admin
     from gearflow.client.names import to_text
     from gearflow.errors import GearflowError, NoServer
 
     try:
-        rows = await Admin(address).status()
+        rows = await Admin(address, timeout=timeout).status()
     except NoServer as error:
         return next(iter(error.reasons.values()))
     except (GearflowError, TimeoutError) as error:

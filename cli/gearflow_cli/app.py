@@ -67,6 +67,10 @@ class _Gearflow(TyperGroup):
     def list_commands(self, ctx: Any) -> list[str]:  # typer's own would make them all
         return list(self.commands)
 
+    def make_context(self, *args: Any, **extra: Any) -> Any:  # which shows help, and the version
+        with exits.reporting():
+            return super().make_context(*args, **extra)
+
     def invoke(self, ctx: Any) -> Any:
         with exits.reporting():
             return super().invoke(ctx)

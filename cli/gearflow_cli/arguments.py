@@ -27,8 +27,9 @@ from typing import (
     get_origin,
 )
 
-from gearflow_cli import render
+from gearflow_cli import load, render
 from gearflow_cli.exits import ExitCode, Failure
+from gearflow_cli.options import is_utf8
 
 if TYPE_CHECKING:
     from gearflow.tasks import Task
@@ -86,7 +87,8 @@ def typed(arguments: Sequence[str], task: "AnyTask") -> Call:
     from gearflow.errors import PayloadInvalid
 
     try:
-        values = _values(arguments, task)
+        with load.blaming(task):
+            values = _values(arguments, task)
     except PayloadInvalid as error:
         raise invalid(task, error) from error
     first = [
@@ -124,13 +126,17 @@ def _read(arguments: Sequence[str]) -> Given:
 def _content(argument: str) -> bytes | None:
     """What ``-`` and ``@file`` stand for; None for anything else."""
     if argument == "-":
-        return sys.stdin.buffer.read()
-    if not argument.startswith("@"):
+        if sys.stdin is None:  # the shell closed it: <&-
+            _refuse("cannot read standard input: it is closed")
+        name, read = "standard input", sys.stdin.buffer.read
+    elif argument.startswith("@"):
+        name, read = argument[1:], Path(argument[1:]).read_bytes
+    else:
         return None
     try:
-        return Path(argument[1:]).read_bytes()
+        return read()
     except OSError as error:
-        _refuse(f"cannot read {argument[1:]}: {error.strerror}")
+        _refuse(f"cannot read {name}: {error.strerror}")
 
 
 def _read_json(argument: str) -> Given:
@@ -153,18 +159,10 @@ def _read_pairs(arguments: Sequence[str]) -> Pairs:
             )
         if name in texts:
             _refuse(f"{name!r} is given twice")
-        if not argument.isprintable() and not _is_utf8(argument):
+        if not is_utf8(argument):
             _refuse(f"{argument!r} is not UTF-8; other bytes can be sent with --raw")
         texts[name] = text
     return Pairs(texts)
-
-
-def _is_utf8(argument: str) -> bool:
-    try:
-        argument.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _refuse(message: str) -> NoReturn:
@@ -197,11 +195,9 @@ def _no_constant(name: str) -> NoReturn:
 
 def _values(arguments: Sequence[str], task: "AnyTask") -> dict[str, Any]:
     """The arguments by name. Raises PayloadInvalid."""
-    annotations = task.payload.signature.annotations
-    if len(annotations) == len(arguments) == 1:
-        ((name, kind),) = annotations.items()
-        if kind is str or kind is bytes:
-            return task.payload.decode(_sole(arguments[0], name))
+    sole = _sole_text(task)
+    if sole is not None:
+        return task.payload.decode(_text(arguments, sole, task))
     if len(arguments) == 1 and "=" not in arguments[0] and _content_or_json(arguments[0]) is False:
         _refuse(
             f"{arguments[0]!r} is neither key=value nor a JSON object; "
@@ -218,12 +214,35 @@ def _content_or_json(argument: str) -> bool:
     return argument == "-" or argument.startswith("@") or argument.lstrip()[:1] in tuple('{["')
 
 
-def _sole(argument: str, name: str) -> bytes:
-    """The payload of a task that takes one text: the argument, or what stands behind ``name=`` in it."""
-    content = _content(argument)
-    if content is not None:
-        return content
-    return argument.removeprefix(f"{name}=").encode("utf-8", "surrogateescape")
+def _sole_text(task: "AnyTask") -> str | None:
+    """The name of a task's parameter if it has but one, and its value is the whole payload."""
+    match list(task.payload.signature.annotations.items()):
+        case [(name, kind)] if kind is str or kind is bytes:
+            return name
+        case _:
+            return None
+
+
+def _text(arguments: Sequence[str], name: str, task: "AnyTask") -> bytes:
+    """The payload of a task that takes one text: the argument, or what stands behind ``name=`` in it.
+
+    Without an argument it is the parameter's default.
+    """
+    if len(arguments) == 1:
+        content = _content(arguments[0])
+        if content is not None:
+            return content
+        return arguments[0].removeprefix(f"{name}=").encode("utf-8", "surrogateescape")
+    from gearflow.errors import PayloadInvalid
+
+    texts = _read_pairs(arguments).texts
+    defaults = task.payload.signature.defaults
+    faults = [{"type": "extra_forbidden", "loc": (extra,)} for extra in texts if extra != name]
+    if name not in texts and name not in defaults:
+        faults.insert(0, {"type": "missing", "loc": (name,)})
+    if faults:
+        raise PayloadInvalid("", faults)
+    return texts[name].encode() if name in texts else task.payload.encode((), {})
 
 
 class _Reading:

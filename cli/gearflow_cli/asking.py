@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeAlias, TypeVar
 
 from gearflow_cli.exits import tell
 
@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from gearflow.errors import GearflowError
 
 T = TypeVar("T")
+
+PATIENCE: Final = 5.0
+"""Seconds that a server has for an answer, where nobody is in a hurry."""
 
 Ask: TypeAlias = "Callable[[Client, str], Awaitable[T]]"
 

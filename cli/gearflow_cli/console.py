@@ -16,16 +16,19 @@ def is_terminal() -> bool:
 
 def show(renderable: "RenderableType") -> None:
     """Print something on the terminal."""
+    _require_stdout()
     _console().print(renderable)
 
 
 def write(text: str) -> None:
     """Print a plain text and end its line."""
+    _require_stdout()
     sys.stdout.write(f"{text}\n")
 
 
 def write_bytes(data: bytes) -> None:
     """Pass bytes on as they are, at once."""
+    _require_stdout()
     sys.stdout.flush()
     rest = memoryview(data)
     while rest:  # with PYTHONUNBUFFERED this is the file itself, which may take less than all
@@ -47,6 +50,12 @@ def confirm(question: str) -> None:
     sys.stderr.flush()
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise Failure(ExitCode.INTERRUPTED, "nothing was done")
+
+
+def _require_stdout() -> None:
+    """Results shall not vanish in silence. Raises OSError if the shell closed stdout."""
+    if sys.__stdout__ is None:
+        raise OSError("standard output is closed")
 
 
 def error_console() -> "Console":

@@ -3,7 +3,7 @@
 import base64
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import typer
 
@@ -25,27 +25,11 @@ app = typer.Typer(
 
 _PAGE: Final = 100  # letters in one answer, which may have long tracebacks
 
-Handle: TypeAlias = Annotated[str, typer.Argument(metavar="HANDLE", help="The dead letter's handle.")]
-OneHandle: TypeAlias = Annotated[
-    str | None, typer.Argument(metavar="[HANDLE]", help="The dead letter's handle.")
-]
-OfFunction: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        "--function",
-        "-f",
-        metavar="FUNCTION",
-        envvar="GEARFLOW_FUNCTION",
-        help="Those of this function, by its full name or the end of it behind a dot.",
-    ),
-]
-All: TypeAlias = Annotated[bool, typer.Option("--all", help="All of them.")]
-
 
 @app.command("list")
 @secured
 def list_(
-    function: OfFunction = None, servers: options.Servers = None, as_json: options.Json = False
+    function: options.OfFunction = None, servers: options.Servers = None, as_json: options.Json = False
 ) -> None:
     """List dead letters, the oldest first; as JSON, an object a line."""
     addresses = asking.addresses_of(servers)
@@ -58,7 +42,7 @@ def list_(
 
 @app.command()
 @secured
-def show(handle: Handle, servers: options.Servers = None, as_json: options.Json = False) -> None:
+def show(handle: options.Handle, servers: options.Servers = None, as_json: options.Json = False) -> None:
     """Show all that is known of a dead letter: why it failed, and its payload."""
     letter = _ask_about(handle, servers, _letter)
     if as_json:
@@ -73,9 +57,9 @@ def show(handle: Handle, servers: options.Servers = None, as_json: options.Json 
 @app.command()
 @secured
 def replay(
-    handle: OneHandle = None,
-    function: OfFunction = None,
-    everything: All = False,
+    handle: options.OneHandle = None,
+    function: options.OfFunction = None,
+    everything: options.All = False,
     servers: options.Servers = None,
 ) -> None:
     """Run dead letters again, as if they had just been submitted."""
@@ -97,9 +81,9 @@ def replay(
 @app.command()
 @secured
 def purge(
-    handle: OneHandle = None,
-    function: OfFunction = None,
-    everything: All = False,
+    handle: options.OneHandle = None,
+    function: options.OfFunction = None,
+    everything: options.All = False,
     servers: options.Servers = None,
     yes: options.Yes = False,
 ) -> None:

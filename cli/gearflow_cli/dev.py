@@ -19,6 +19,7 @@ from gearflow_cli import fleet, load, logs, options, serve, work
 from gearflow_cli import reload as watching
 from gearflow_cli.exits import tell
 from gearflow_cli.options import LogLevel
+from gearflow_cli.starting import ending_at_once
 
 if TYPE_CHECKING:
     from gearflow.fleet import Line
@@ -64,7 +65,7 @@ def dev(
         tell("for new code to be taken up when a file changes: pip install 'gearflow[reload]'")
         reload = False
     if not reload:
-        load.load_served(modules, functions or ())  # what is wrong with them, is said before a server starts
+        _load(modules, functions)  # what is wrong with them, is said before a server starts
     with _server(port) as address:
         if reload:
             os.environ[_SERVER] = address
@@ -80,11 +81,16 @@ def _work(
     concurrency: int,
     line: "Line | None" = None,
 ) -> None:
-    tasks = load.load_served(modules, functions or ())
+    tasks = _load(modules, functions)
     elsewhere = [] if address == f"{_HOST}:4730" else ["-s", address]
     example = ["gearflow", "submit", *elsewhere, tasks[0].name, *_blanks(tasks[0])]
     hint = f"\ntry in another terminal: {' '.join(example)}"
-    work.run(tasks, [address], {"concurrency": concurrency}, line, hint)
+    work.run(tasks, [address], {"concurrency": concurrency}, line, hint=hint)
+
+
+def _load(modules: Sequence[str], functions: Sequence[str] | None) -> "list[AnyTask]":
+    with ending_at_once():
+        return load.load_served(modules, functions or ())
 
 
 def _blanks(task: "AnyTask") -> list[str]:

@@ -56,6 +56,10 @@ def reporting() -> Generator[None, None, None]:
     except BrokenPipeError:
         _forget_stdout()
         raise typer.Exit(ExitCode.BROKEN_PIPE) from None
+    except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):  # which is 1 to rich, by which help is shown
+            raise typer.Exit(ExitCode.BROKEN_PIPE) from None
+        raise
     except OSError as error:  # the library's own are translated where they arise
         _forget_stdout()
         tell(str(error), logging.ERROR)

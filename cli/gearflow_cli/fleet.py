@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import typer
 
 from gearflow_cli import reload
+from gearflow_cli.anew import command
 from gearflow_cli.exits import ExitCode, Failure, explain
-from gearflow_cli.signals import command
+from gearflow_cli.starting import end_at_once
 
 if TYPE_CHECKING:
     from gearflow.fleet import Line
@@ -48,6 +49,7 @@ def run(
         Exit: Something was cut short, or a task failed in a burst.
         Failure: The workers cannot start, or files cannot be watched.
     """
+    end_at_once()
     import anyio
 
     from gearflow.errors import StartupFailed

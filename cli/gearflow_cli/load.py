@@ -7,7 +7,8 @@ import registers counts, also tasks of modules that these import: that is what a
 import importlib
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -53,6 +54,23 @@ def load_served(modules: Sequence[str], patterns: Sequence[str] = ()) -> "list[A
             names = _listed(task.name for task in tasks)
             raise Failure(ExitCode.MISCONFIGURED, f"no task fits -f {pattern!r}; there are {names}")
     return [task for task in tasks if not patterns or any(_fits(task.name, each) for each in patterns)]
+
+
+@contextmanager
+def blaming(task: "AnyTask") -> Generator[None]:
+    """A block that calls what a task brings along: validators, the functions of ``unique=`` and ``backoff=``.
+
+    Raises:
+        Failure: One of them fails, or returns what cannot be used.
+    """
+    from gearflow.errors import GearflowError
+
+    try:
+        yield
+    except (GearflowError, Failure):
+        raise
+    except Exception as error:
+        raise Failure(ExitCode.MISCONFIGURED, f"task {task.name}:\n{own_lines(error)}") from error
 
 
 def _fits(name: str, pattern: str) -> bool:

@@ -5,22 +5,23 @@ from difflib import get_close_matches
 from typing import Final
 
 from gearflow_cli.admin import Function, functions_of
+from gearflow_cli.asking import PATIENCE
 from gearflow_cli.exits import ExitCode, Failure, tell
 
 _SHOWN: Final = 5  # names in a message
 
 
-def resolve(name: str, addresses: Sequence[str]) -> str:
+def resolve(name: str, addresses: Sequence[str], timeout: float = PATIENCE) -> str:
     """The function to submit to: of that very name, else the only one whose name ends in ``.name``.
 
     A name with a dot is taken for a full one, and submitted to even if nobody has heard of it; a warning
-    is given if no worker offers the function.
+    is given if no worker offers the function. Servers have ``timeout`` seconds to answer.
 
     Raises:
         Failure: A bare name is nobody's, or that of several.
         NoServer: No server answers.
     """
-    functions = _known(addresses)
+    functions = _known(addresses, timeout)
     found = _full(name, functions)
     if not (function := functions.get(found)) or not function.workers:
         near = "" if function else _did_you_mean(name, functions)
@@ -54,13 +55,13 @@ def _full(name: str, functions: Mapping[str, Function]) -> str:
     return name if name in functions or "." in name else _by_bare_name(name, functions.values())
 
 
-def _known(addresses: Sequence[str]) -> dict[str, Function]:
+def _known(addresses: Sequence[str], timeout: float = PATIENCE) -> dict[str, Function]:
     """The functions of all servers that answer; of those with one name, one that has workers."""
     from gearflow.errors import NoServer
 
     known: dict[str, Function] = {}
     reasons: dict[str, str] = {}
-    for address, answer in functions_of(addresses).items():
+    for address, answer in functions_of(addresses, timeout).items():
         if isinstance(answer, str):
             reasons[address] = answer
             continue

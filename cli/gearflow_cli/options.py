@@ -2,10 +2,11 @@
 
 import math
 import re
-from datetime import datetime
+from collections.abc import Callable
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Final, TypeAlias
+from typing import Annotated, Any, Final, TypeAlias
 
 import typer
 
@@ -14,6 +15,8 @@ _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)([smhd])", re.ASCII)
 _BYTES: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 _SIZE: Final = re.compile(r"(\d+)([kmg]?)", re.ASCII | re.IGNORECASE)
 _LONGEST: Final = 1e10  # seconds, some 300 years; a server takes no more
+_EPOCH: Final = datetime.fromtimestamp(0, UTC)
+_LAST: Final = 1e11  # Unix time, in the year 5138; a server takes none later
 
 
 def duration(text: str) -> float:
@@ -47,13 +50,21 @@ def memory(text: str) -> int:
 
 
 def moment(text: str) -> datetime:
-    """A time such as ``2030-12-24T18:00`` (local), or ``2030-12-24T17:00Z``: ISO 8601."""
+    """A time such as ``2030-12-24T18:00`` (local), or ``2030-12-24T17:00Z``: ISO 8601.
+
+    One that is long past means now, as any other that is past: it is not before 1970.
+    """
     try:
-        return datetime.fromisoformat(text).astimezone()
+        found = datetime.fromisoformat(text)
+        if found.tzinfo is None:
+            found = found.astimezone()
     except (ValueError, OverflowError):
         raise typer.BadParameter(
             f"{text!r} is no time; write 2030-12-24T18:00, and Z or +01:00 behind it if it is not local"
         ) from None
+    if found.timestamp() > _LAST:
+        raise typer.BadParameter(f"{text!r} is too late; a server takes times up to the year 5138")
+    return max(found, _EPOCH)
 
 
 def _addresses(values: list[str] | None) -> list[str]:
@@ -67,9 +78,44 @@ def _addresses(values: list[str] | None) -> list[str]:
         raise typer.BadParameter(str(error)) from None
 
 
+def _name(value: str | None) -> str | None:
+    """The name of a job or a function; it is told in JSON, which has no place for other bytes."""
+    if value is None:
+        return None
+    if not value:
+        raise typer.BadParameter("it is empty")
+    if not is_utf8(value):
+        raise typer.BadParameter(f"{value!r} is not UTF-8")
+    return value
+
+
+def _key(value: str | None) -> str | None:
+    """The key of a job."""
+    if value == "":
+        raise typer.BadParameter("it is empty")
+    return value
+
+
+def is_utf8(text: str) -> bool:
+    """Whether an argument was text: Python has other bytes of a command line as lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _split(values: list[str] | None) -> list[str]:
     """Names may also be separated by commas, as is usual in environment variables."""
     return [name for value in values or () for name in value.split(",") if name]
+
+
+def _some(values: list[str] | None) -> list[str]:
+    """The same where there has to be one."""
+    names = _split(values)
+    if not names:
+        raise typer.BadParameter("there is no name in it; give one such as myapp.tasks")
+    return names
 
 
 class LogLevel(StrEnum):
@@ -94,16 +140,19 @@ Servers: TypeAlias = Annotated[
     ),
 ]
 
-_modules: Final = typer.Argument(
-    metavar="MODULE",
-    envvar="GEARFLOW_TASKS",
-    callback=_split,
-    help="Modules that define tasks, such as myapp.tasks; found in the current directory, too.",
-)
 
-Modules: TypeAlias = Annotated[list[str], _modules]
+def _modules(callback: Callable[[list[str] | None], list[str]]) -> Any:
+    return typer.Argument(
+        metavar="MODULE",
+        envvar="GEARFLOW_TASKS",
+        callback=callback,
+        help="Modules that define tasks, such as myapp.tasks; found in the current directory, too.",
+    )
 
-WorkerModules: TypeAlias = Annotated[list[str] | None, _modules]
+
+Modules: TypeAlias = Annotated[list[str], _modules(_some)]
+
+WorkerModules: TypeAlias = Annotated[list[str] | None, _modules(_split)]
 
 TaskModules: TypeAlias = Annotated[
     list[str] | None,
@@ -163,27 +212,6 @@ Verbose: TypeAlias = Annotated[
     ),
 ]
 
-JobName: TypeAlias = Annotated[
-    str, typer.Argument(metavar="HANDLE", help="The job's handle; with --unique, its function's name.")
-]
-
-JobUnique: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        "--unique",
-        metavar="KEY",
-        envvar="GEARFLOW_UNIQUE",
-        help="The last job with this key, of the function that stands in HANDLE's place.",
-    ),
-]
-
-Function: TypeAlias = Annotated[
-    str, typer.Argument(metavar="FUNCTION", help="The function's full name, or the end of it behind a dot.")
-]
-
-# An environment in which such options are set would agree to a loss that nobody sees coming: no envvar.
-Yes: TypeAlias = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask first.")]
-
 Data: TypeAlias = Annotated[
     Path | None,
     typer.Option(
@@ -201,3 +229,55 @@ Port: TypeAlias = Annotated[
         "--port", "-p", min=0, max=65535, envvar="GEARFLOW_PORT", help="The TCP port; 0 takes a free one."
     ),
 ]
+
+# None of those that follow has an envvar. An environment in which they are set would have commands be about
+# other jobs than their users think, or agree to a loss that nobody sees coming.
+
+JobName: TypeAlias = Annotated[
+    str,
+    typer.Argument(
+        metavar="HANDLE", callback=_name, help="The job's handle; with --unique, its function's name."
+    ),
+]
+
+JobUnique: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--unique",
+        metavar="KEY",
+        callback=_key,
+        help="The last job with this key, of the function that stands in HANDLE's place.",
+    ),
+]
+
+Function: TypeAlias = Annotated[
+    str,
+    typer.Argument(
+        metavar="FUNCTION",
+        callback=_name,
+        help="The function's full name, or the end of it behind a dot.",
+    ),
+]
+
+Handle: TypeAlias = Annotated[
+    str, typer.Argument(metavar="HANDLE", callback=_name, help="The dead letter's handle.")
+]
+
+OneHandle: TypeAlias = Annotated[
+    str | None, typer.Argument(metavar="[HANDLE]", callback=_name, help="The dead letter's handle.")
+]
+
+OfFunction: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--function",
+        "-f",
+        metavar="FUNCTION",
+        callback=_name,
+        help="Those of this function, by its full name or the end of it behind a dot.",
+    ),
+]
+
+All: TypeAlias = Annotated[bool, typer.Option("--all", help="All of them.")]
+
+Yes: TypeAlias = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask first.")]

@@ -39,13 +39,20 @@ class SyncMode(StrEnum):
     OFF = "off"
 
 
-def _setting(name: str, default: str, what: str, metavar: str = "SIZE", panel: str | None = None) -> Any:
+def _setting(
+    name: str,
+    default: str,
+    what: str,
+    metavar: str = "SIZE",
+    panel: str | None = None,
+    prefix: str = "GEARFLOW",
+) -> Any:
     """An option for one of the server's settings, whose default is not told twice."""
     return typer.Option(
         f"--{name}",
         metavar=metavar,
         parser={"SIZE": options.size, "TIME": options.duration}.get(metavar),
-        envvar=f"GEARFLOW_{name.upper().replace('-', '_')}",
+        envvar=f"{prefix}_{name.upper().replace('-', '_')}",
         show_default=default,
         help=what,
         rich_help_panel=panel,
@@ -105,7 +112,11 @@ def server(
     keep: Annotated[
         float | None,
         _setting(
-            "keep", "1d", "How long results of background jobs are kept where a job does not say.", "TIME"
+            "keep",
+            "1d",
+            "How long results of background jobs are kept where a job does not say.",
+            "TIME",
+            prefix="GEARFLOW_SERVER",  # without it, it is an option of gearflow submit
         ),
     ] = None,
     keep_dead: Annotated[

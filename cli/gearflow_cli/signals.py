@@ -5,17 +5,20 @@ the second signal from having its way.
 
 In a fleet the second signal is the supervisor's affair, which says by the line that it wants the process
 gone: systemd may send SIGTERM to all processes of a service, and so a second one to each worker.
+
+When the supervisor itself is gone, a thread sees it, for the same reason, and stands in for it.
 """
 
 import logging
 import os
 import signal
-import sys
 import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Final, NoReturn, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from gearflow_cli.exits import ExitCode, tell
 
@@ -33,12 +36,16 @@ _DRAIN_GRACE: Final = 4.0
 _START_GRACE: Final = 4.0
 """The same where a start is given up. Nothing is cut short by its end, but a connection of the users' own."""
 
+_LOOK_EVERY: Final = 1.0
+"""Seconds between two looks at the event loop of a process that has no supervisor any more."""
+
 
 class Signals:
     """Has a worker do what signals say, from the block's beginning on, in the main thread, on its event loop.
 
     Args:
         line: To the supervisor, if there is one.
+        watchdog: Seconds for which the event loop may be blocked when the supervisor is gone.
         notifier: Who wants to know that the worker stops.
     """
 
@@ -47,6 +54,7 @@ class Signals:
         worker: "Worker",
         *,
         line: "Line | None" = None,
+        watchdog: float | None = None,
         notifier: "Notifier | None" = None,
     ) -> None:
         import asyncio
@@ -57,8 +65,11 @@ class Signals:
         """The exit code of a cold stop; 0 while there was none."""
         self.again = False
         """The process is to begin anew when the worker has stopped."""
+        self.is_quiet = False
+        """The worker is to take nothing new for now."""
         self._worker = worker
         self._line = line
+        self._watchdog = watchdog
         self._notifier = notifier or Notifier()
         self._terminal = Terminal()
         self._asked: int | None = None  # the first signal that stops
@@ -66,12 +77,17 @@ class Signals:
 
     def __enter__(self) -> Self:
         from gearflow.fleet import HELD_BACK
-        from gearflow_cli import snapshot
+        from gearflow.handlers import handle
+        from gearflow_cli import anew, snapshot
 
         snapshot.on_signal(self._worker)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGTSTP, signal.SIGCONT):
-            signal.signal(number, self._received)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {*HELD_BACK, signal.SIGHUP})
+            handle(number, self._received)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {*HELD_BACK, *anew.HELD_BACK})
+        if self._line is not None:
+            threading.Thread(
+                target=self._outlive, args=(self._line,), name="gearflow-line", daemon=True
+            ).start()
         return self
 
     def __exit__(
@@ -90,8 +106,10 @@ class Signals:
             case signal.SIGHUP if not self._terminal.is_gone():
                 self._post(self._reload)
             case signal.SIGTSTP:
+                self.is_quiet = True
                 self._post(self._worker.quiet)
             case signal.SIGCONT:
+                self.is_quiet = False
                 self._post(self._worker.resume)
             case _:
                 self._stop(number)
@@ -111,6 +129,19 @@ class Signals:
                 _exit_after(drain + _DRAIN_GRACE, 128 + number)
         elif self._line is None:
             self._leave(number)
+
+    def _outlive(self, line: "Line") -> None:
+        """When the supervisor is gone, stop warm, and leave if the event loop is blocked. In a thread."""
+        line.await_end()
+        with suppress(RuntimeError):  # the event loop was closed: the process ends
+            self._stop(signal.SIGTERM)
+            while self._watchdog is not None:
+                runs = threading.Event()
+                self._post(runs.set)
+                if not runs.wait(self._watchdog):
+                    tell("the event loop is blocked, and the supervisor gone; leaving", logging.ERROR)
+                    os._exit(128 + signal.SIGTERM)
+                time.sleep(_LOOK_EVERY)
 
     def _leave(self, number: int) -> None:
         self.forced = 128 + number
@@ -145,17 +176,3 @@ def _call_after(seconds: float, function: Callable[[], object]) -> None:
     watchdog = threading.Timer(seconds, function)
     watchdog.daemon = True
     watchdog.start()
-
-
-def begin_anew() -> NoReturn:
-    """Put a fresh interpreter with the same command in the place of this one: new code, same process id."""
-    from gearflow.fleet import HELD_BACK
-
-    sys.stdout.flush()
-    signal.pthread_sigmask(signal.SIG_BLOCK, {*HELD_BACK, signal.SIGHUP})  # until it handles them
-    os.execv(sys.executable, command())
-
-
-def command() -> list[str]:
-    """What runs the present command once more, in a fresh interpreter with the same options."""
-    return [sys.executable, *sys.orig_argv[1:]]

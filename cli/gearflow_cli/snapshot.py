@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 def on_signal(worker: "Worker") -> None:
     """From now on SIGUSR2 shows it. In the main thread, on the worker's event loop."""
     loop = asyncio.get_running_loop()
+    process = os.getpid()
 
     def received(_number: int, frame: FrameType | None) -> None:
+        if os.getpid() != process:  # a child that a task has forked: its threads are shown, it has no runs
+            return
         text = "\n".join(_lines(worker, loop, frame))
         os.write(
             sys.stderr.fileno(), f"{text}\n".encode("utf-8", "backslashreplace")

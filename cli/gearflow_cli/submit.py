@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 import typer
 
-from gearflow_cli import arguments, console, load, naming, options, outcome
+from gearflow_cli import arguments, asking, console, load, naming, options, outcome
 from gearflow_cli.exits import ExitCode, Failure, tell
 from gearflow_cli.watch import Watch
 from gearflow_cli.wishes import Wishes
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 _PATIENCE: Final = 1.0
-"""Seconds that the server has to say what becomes of a job that is not waited for any more."""
+"""Seconds that the server has at least to acknowledge a job, and to say what becomes of it in the end."""
 
 
 class PriorityName(StrEnum):
@@ -85,7 +85,6 @@ def submit(
         typer.Option(
             metavar="DURATION",
             parser=options.duration,
-            envvar="GEARFLOW_DELAY",
             help="Not before that time has passed, such as 5m; with --bg.",
         ),
     ] = None,
@@ -94,7 +93,6 @@ def submit(
         typer.Option(
             metavar="TIME",
             parser=options.moment,
-            envvar="GEARFLOW_AT",
             help="Not before that time, such as 2030-12-24T18:00; with --bg.",
         ),
     ] = None,
@@ -113,15 +111,12 @@ def submit(
     ] = None,
     unique: Annotated[
         str | None,
-        typer.Option(
-            metavar="KEY", envvar="GEARFLOW_UNIQUE", help="Join the waiting or running job of the same key."
-        ),
+        typer.Option(metavar="KEY", help="Join the waiting or running job of the same key."),
     ] = None,
     reuse: Annotated[
         bool | None,
         typer.Option(
             "--reuse",
-            envvar="GEARFLOW_REUSE",
             help="A kept result of the same key is the answer: the task does not run again.",
         ),
     ] = None,
@@ -168,6 +163,8 @@ def submit(
     Exit codes: 0 done, 1 the task failed, 2 usage, 65 the payload does not fit, 69 no server, 75 timed
     out, 76 the outcome is unknown, 78 a module does not import.
     """
+    if background and timeout is not None:  # only what is in the environment may say both
+        background, timeout = _waits_or_not(context, timeout)
     wishes = Wishes(
         background=background,
         priority=priority and priority.value,
@@ -184,19 +181,28 @@ def submit(
         verbose=verbose,
     )
     wishes.check()
-    task = _find_task(name, modules or [], certain=_is_given_here(context))
+    if not options.is_utf8(name) and wishes.for_function() is not None:  # which are told in JSON
+        raise Failure(ExitCode.USAGE, f"{name!r} is not UTF-8: it can be submitted without options only")
+    task = _find_task(name, modules or [], certain=_is_given_here(context, "modules"))
     wishes.check_with(task, raw=raw)
-    job = _read(name, task, given or [], servers or [], raw=raw)
+    job = _read(name, task, given or [], servers or [], wishes, raw=raw)
     _run(job, servers or [], wishes, spread)
 
 
 # ------------------------------------------------------------------------------------------ what to run
 
 
-def _is_given_here(context: typer.Context) -> bool:
-    """Whether ``--module`` stands on the command line, and not only in the environment."""
-    source = context.get_parameter_source("modules")
+def _is_given_here(context: typer.Context, parameter: str) -> bool:
+    """Whether an option stands on the command line, and not only in the environment."""
+    source = context.get_parameter_source(parameter)
     return source is not None and source.name == "COMMANDLINE"
+
+
+def _waits_or_not(context: typer.Context, timeout: float) -> tuple[bool, float | None]:
+    """What holds of ``--bg`` and ``--timeout``, which contradict each other: what the command line says."""
+    if not _is_given_here(context, "timeout"):
+        return True, None
+    return _is_given_here(context, "background"), timeout
 
 
 def _find_task(name: str, modules: Sequence[str], *, certain: bool) -> "AnyTask | None":
@@ -228,17 +234,20 @@ def _find_task(name: str, modules: Sequence[str], *, certain: bool) -> "AnyTask 
 
 
 def _read(
-    name: str, task: "AnyTask | None", given: Sequence[str], servers: Sequence[str], *, raw: bool
+    name: str,
+    task: "AnyTask | None",
+    given: Sequence[str],
+    servers: Sequence[str],
+    wishes: Wishes,
+    *,
+    raw: bool,
 ) -> _Typed | _Untyped:
     if task is not None and not raw:
         return _Typed(task, *arguments.typed(given, task))
     workload = arguments.raw(given) if raw else arguments.untyped(given)
     if task is not None:
         return _Untyped(task.name, workload)
-    from gearflow.client import default_servers
-
-    addresses = servers or [str(address) for address in default_servers()]
-    return _Untyped(naming.resolve(name, addresses), workload)
+    return _Untyped(naming.resolve(name, asking.addresses_of(servers), wishes.patience), workload)
 
 
 # ------------------------------------------------------------------------------------------- running it
@@ -255,18 +264,18 @@ async def _submit(
 ) -> None:
     from gearflow.client import connect
 
-    connect_timeout = min(5.0, wishes.timeout or 5.0)
-    async with connect(*servers, spread=spread, connect_timeout=connect_timeout) as client:
+    async with connect(*servers, spread=spread, connect_timeout=wishes.patience) as client:
         if wishes.background:
             console.write(await _hand_over(job, client, wishes))
         else:
-            await _wait(await _attach(job, client, wishes), client, job, wishes)
+            await _wait(await _acknowledged(job, client, wishes), client, job, wishes)
 
 
 async def _hand_over(job: _Typed | _Untyped, client: "Client", wishes: Wishes) -> str:
     """Submit a job in the background; its handle."""
     if isinstance(job, _Typed):
-        ref = await _with_options(job.task, wishes).abackground(*job.args, **job.kwargs)
+        with load.blaming(job.task):
+            ref = await _with_options(job.task, wishes).abackground(*job.args, **job.kwargs)
         return ref.handle
     from gearflow.client import Priority
     from gearflow.client.names import fresh_unique
@@ -282,6 +291,25 @@ async def _hand_over(job: _Typed | _Untyped, client: "Client", wishes: Wishes) -
     return handle.handle
 
 
+async def _acknowledged(job: _Typed | _Untyped, client: "Client", wishes: Wishes) -> "ClientJob":
+    """Submit a job that is waited for.
+
+    Raises:
+        Failure: The server does not say that it has the job, in the time that there is for its result.
+    """
+    import anyio
+
+    limit = None if wishes.timeout is None else max(wishes.timeout, _PATIENCE)
+    try:
+        with anyio.fail_after(limit):
+            return await _attach(job, client, wishes)
+    except TimeoutError:
+        raise Failure(
+            ExitCode.OUTCOME_UNKNOWN,
+            f"{job.function}: no server has acknowledged it within {limit:g} s; the job may exist or not",
+        ) from None
+
+
 async def _attach(job: _Typed | _Untyped, client: "Client", wishes: Wishes) -> "ClientJob":
     """Submit a job that is waited for."""
     from gearflow.client import Priority
@@ -294,7 +322,8 @@ async def _attach(job: _Typed | _Untyped, client: "Client", wishes: Wishes) -> "
             priority=Priority(wishes.priority or "normal"),
             options=wishes.for_function(),
         )
-    call = _with_options(job.task, wishes).prepare(job.args, job.kwargs)
+    with load.blaming(job.task):
+        call = _with_options(job.task, wishes).prepare(job.args, job.kwargs)
     return await client.submit(
         call.function, call.workload, unique=call.unique, priority=call.priority, options=call.options
     )

@@ -52,6 +52,11 @@ def tasks(
 
 
 def _as_json(task: "AnyTask") -> dict[str, Any]:
+    with load.blaming(task):
+        return _described(task)
+
+
+def _described(task: "AnyTask") -> dict[str, Any]:
     schema = task.json_schema()
     return {
         "name": task.name,
@@ -64,7 +69,8 @@ def _as_json(task: "AnyTask") -> dict[str, Any]:
 
 
 def _options(task: "AnyTask") -> str:
-    set_options = _set_options(task)
+    with load.blaming(task):
+        set_options = _set_options(task)
     if task.retries is not None:
         set_options["retries"] = task.retries.attempts - 1
     return ", ".join(name if value is True else f"{name}={value}" for name, value in set_options.items())
@@ -72,12 +78,14 @@ def _options(task: "AnyTask") -> str:
 
 def _explained(task: "AnyTask") -> str:
     """A task with its options, one a line, and when it is tried again."""
+    with load.blaming(task):
+        set_options, schedule = _set_options(task), _schedule(task.retries)
     rows = [
         (name, "yes" if value is True else f"{value} s" if name in _SECONDS else str(value))
-        for name, value in _set_options(task).items()
+        for name, value in set_options.items()
         if name != "retries"
     ]
-    rows.append(("retries", "\n".join(_schedule(task.retries))))
+    rows.append(("retries", "\n".join(schedule)))
     lines = render.labelled(rows).splitlines()
     return "\n".join([f"{task.name}{render.signature(task)}", *(f"  {line}" for line in lines)])
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
+from gearflow_cli.asking import PATIENCE
 from gearflow_cli.exits import ExitCode, Failure
 
 if TYPE_CHECKING:
@@ -30,6 +31,11 @@ class Wishes:
     run_limit: float | None
     timeout: float | None
     verbose: bool
+
+    @property
+    def patience(self) -> float:
+        """Seconds that a server has for each answer before there is a job to be waited for."""
+        return min(PATIENCE, self.timeout or PATIENCE)
 
     def for_task(self) -> dict[str, Any]:
         """What is wished, as the options of a task's call."""

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 import typer
 
 from gearflow_cli import check, fleet, load, logs, options
+from gearflow_cli.anew import begin_anew
 from gearflow_cli.asking import addresses_of
 from gearflow_cli.exits import ExitCode, Failure, tell
 from gearflow_cli.options import LogLevel
-from gearflow_cli.signals import Signals, begin_anew
+from gearflow_cli.signals import Signals
+from gearflow_cli.starting import ending_at_once
+from gearflow_cli.traces import own_lines
 
 if TYPE_CHECKING:
     from gearflow.fleet import Counts, Line
@@ -138,13 +141,15 @@ def worker(
         raise Failure(ExitCode.USAGE, "name the MODULE that defines the tasks, such as myapp.tasks")
     logs.to_stderr(log_level.value, json=log_json)
     line = fleet.line()
-    if line is None and (reload or max_tasks or max_rss or watchdog or (processes or 1) > 1):
-        if watchdog is None and not reload:  # where code is being worked on, a debugger may hold it
-            watchdog = _WATCHDOG
+    is_fleet = reload or max_tasks or max_rss or watchdog or (processes or 1) > 1
+    if watchdog is None and not reload:  # where code is being worked on, a debugger may hold it
+        watchdog = _WATCHDOG
+    watchdog = watchdog or None
+    if line is None and is_fleet:
         fleet.run(
             processes=processes or 1,
             drain=drain,
-            watchdog=watchdog or None,
+            watchdog=watchdog,
             burst=burst,
             watched=modules if reload else (),
         )
@@ -159,7 +164,9 @@ def worker(
         "burst": burst,
     }
     with fleet.reporting(line):
-        run(load.load_served(modules, functions or ()), servers, settings, line)
+        with ending_at_once():
+            tasks = load.load_served(modules, functions or ())
+        run(tasks, servers, settings, line, watchdog)
 
 
 def run(
@@ -167,6 +174,7 @@ def run(
     servers: Sequence[str] | None,
     settings: "WorkerOptions",
     line: "Line | None" = None,
+    watchdog: float | None = None,
     hint: str = "",
 ) -> None:
     """Run tasks until a signal comes, or a burst is over, alone or as one of a fleet.
@@ -174,10 +182,30 @@ def run(
     Jobs that the tasks submit themselves go to the same servers. If the worker has to be cut short, this
     ends the process.
 
+    Args:
+        watchdog: Seconds for which the event loop of one of a fleet may be blocked when that has no
+            supervisor any more.
+
     Raises:
         Exit: A task failed in a burst.
+        Failure: The users' code has ended the worker, beside its tasks.
         StartupFailed, NoServer: As ``Worker.run`` does.
     """
+    try:
+        _run(tasks, servers, settings, line, watchdog, hint)
+    except (SystemExit, KeyboardInterrupt) as error:  # not that of a task, which fails
+        told = f"code on the event loop raised {type(error).__name__}, which ends the worker"
+        raise Failure(ExitCode.TASK_FAILED, f"{told}\n{own_lines(error)}") from error
+
+
+def _run(
+    tasks: "Sequence[AnyTask]",
+    servers: Sequence[str] | None,
+    settings: "WorkerOptions",
+    line: "Line | None",
+    watchdog: float | None,
+    hint: str,
+) -> None:
     import asyncio
 
     from gearflow.client import configure
@@ -194,10 +222,10 @@ def run(
             tell(notice)
             signals, failed = runner.run(_alone(tasks, settings))
         else:
-            signals, failed = runner.run(_in_fleet(tasks, settings, line, notice))
+            signals, failed = runner.run(_in_fleet(tasks, settings, line, watchdog, notice))
         # Not by way of the interpreter's exit, which would wait for threads of the tasks'.
         if signals.again:
-            begin_anew()
+            begin_anew(quiet=signals.is_quiet)
         if signals.forced:
             sys.stdout.flush()
             os._exit(signals.forced)
@@ -214,19 +242,23 @@ async def _alone(tasks: "Sequence[AnyTask]", settings: "WorkerOptions") -> tuple
     worker = Worker(tasks, None, **settings)
     with Signals(worker, notifier=notifier) as signals:
         inform = partial(_inform, worker, notifier.ready, lambda counts: notifier.status(str(counts)))
-        await _beside(worker.run, inform, notifier.keep_alive)
+        await _beside(partial(_live, worker), inform, notifier.keep_alive)
     return signals, worker.failed
 
 
 async def _in_fleet(
-    tasks: "Sequence[AnyTask]", settings: "WorkerOptions", line: "Line", notice: str
+    tasks: "Sequence[AnyTask]",
+    settings: "WorkerOptions",
+    line: "Line",
+    watchdog: float | None,
+    notice: str,
 ) -> tuple[Signals, int]:
     """A worker that has a supervisor."""
     from gearflow.fleet import Answer, Ask, Leave, Ready, Retiring
     from gearflow.worker import Worker
 
     worker = Worker(tasks, None, on_retire=lambda reason: line.say(Retiring(reason)), **settings)
-    with Signals(worker, line=line) as signals:
+    with Signals(worker, line=line, watchdog=watchdog) as signals:
 
         async def listen() -> None:
             async for message in line.messages():
@@ -234,11 +266,25 @@ async def _in_fleet(
                     signals.leave()
                 elif isinstance(message, Ask):
                     line.say(Answer())
-            worker.stop()  # the supervisor is gone
 
         inform = partial(_inform, worker, partial(line.say, Ready(notice)), line.say)
-        await _beside(worker.run, inform, listen)
+        await _beside(partial(_live, worker), inform, listen)
     return signals, worker.failed
+
+
+async def _live(worker: "Worker") -> None:
+    """Run a worker to its end.
+
+    Raises:
+        Failure: A lifespan hook has ended it.
+    """
+    try:
+        await worker.run()
+    except Exception as error:
+        if worker.failed_hook is None:
+            raise
+        message = f"lifespan hook {worker.failed_hook} failed, which ends the worker"  # how, is in the log
+        raise Failure(ExitCode.TASK_FAILED, message) from error
 
 
 async def _inform(
@@ -267,13 +313,13 @@ async def _beside(body: Body, *others: Body) -> None:
     """Run something to its end, and others as long. What it raises is not wrapped in a group."""
     import anyio
 
-    failure: Exception | None = None
+    failure: BaseException | None = None
     async with anyio.create_task_group() as tasks:
         for other in others:
             tasks.start_soon(other)
         try:
             await body()
-        except Exception as error:  # noqa: BLE001  (it is raised below)
+        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001  (raised below)
             failure = error
         tasks.cancel_scope.cancel()
     if failure is not None:

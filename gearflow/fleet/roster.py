@@ -299,6 +299,8 @@ class Roster:
         member = self._members.pop(number)
         place = member.place
         before = self._in(place, Phase.SERVING)
+        if code not in _BURST_CODES and member.served_from is not None:
+            self._burst_codes.add(1)  # its jobs may have killed it, once too often
         if self._burst and code in _BURST_CODES:
             self._burst_codes.add(code)
             place.done = self.stopping or not self._is_manned(place)
@@ -414,6 +416,7 @@ class Roster:
         if self._reloading:
             self._reloading = False
             self._orders.append(Refused(member.number))
+            self._go_on_replacing()
         else:
             self._orders.append(Lost(member.number, restart))
 
@@ -444,6 +447,12 @@ class Roster:
             self._reloading = False
             self._orders.append(Reloaded())
 
+    def _go_on_replacing(self) -> None:
+        """Start again what replaces processes that want to retire, and was stopped for new code's sake."""
+        for retiring in [member for member in self._with(Phase.SERVING) if member.retiring]:
+            if retiring.place.due == inf and self._in(retiring.place, Phase.STARTING) is None:
+                self._start(retiring.place)
+
     def _give_up(self) -> None:
         """From now on processes only end."""
         self.stopping = True
@@ -456,7 +465,7 @@ class Roster:
             return
         if self._forced is not None:
             self._orders.append(Finished(self._forced))
-        elif 1 in self._burst_codes:
+        elif self._burst and 1 in self._burst_codes:
             self._orders.append(Finished(1))
         else:
             self._orders.append(Finished(69 if self._burst_codes == {69} else 0))

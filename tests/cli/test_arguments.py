@@ -70,6 +70,10 @@ def data(data: bytes) -> None: ...
 
 
 @task
+def greeting(text: str = "hello") -> None: ...
+
+
+@task
 def numbers(numbers: list[int]) -> None: ...
 
 
@@ -144,6 +148,25 @@ def test_one_argument_is_the_text_of_a_task_that_takes_one_text() -> None:
     assert arguments.typed(["text=a=b"], text) == ((), {"text": "a=b"})
     assert arguments.typed(['{"a": 1}'], text) == ((), {"text": '{"a": 1}'})
     assert arguments.typed(["hello"], data) == ((), {"data": b"hello"})
+
+
+@pytest.mark.parametrize("sole", [text, data], ids=lambda sole: sole.name)
+def test_a_task_that_takes_one_text_gets_no_json_in_its_place(sole: Any) -> None:
+    ((name, _),) = sole.payload.signature.annotations.items()
+    for given, said in [
+        ([], [f"{name}: is missing"]),
+        ([f"{name}=a", "foo=b"], [f"foo: there is no such parameter; there are {name}"]),
+        (["foo=a", "bar=b"], [f"{name}: is missing", "foo: there is no", "bar: there is no"]),
+    ]:
+        with pytest.raises(Failure) as caught:
+            arguments.typed(given, sole)
+        assert caught.value.code is ExitCode.PAYLOAD_INVALID
+        _, *faults = caught.value.message.splitlines()
+        assert [fault.strip()[: len(start)] for fault, start in zip(faults, said, strict=True)] == said
+
+
+def test_without_an_argument_a_text_is_its_default() -> None:
+    assert arguments.typed([], greeting) == ((), {"text": "hello"})
 
 
 def test_a_payload_may_be_given_as_json() -> None:

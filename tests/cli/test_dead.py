@@ -54,6 +54,33 @@ def test_a_job_that_raised_is_listed_with_why(served: Shell, module: str) -> Non
     assert row.endswith("ZeroDivisionError: float division by zero")
 
 
+def test_the_environment_does_not_say_which_letters_are_meant(own: Shell, address: str) -> None:
+    handle = bury(address, "a.b")
+    own = Shell(own.directory, own.environment | {"GEARFLOW_FUNCTION": "c.*", "GEARFLOW_ALL": "1"})
+    assert handle in own.run("dead", "list").stdout.decode()
+    for command in ("replay", "purge"):
+        code, _, stderr = outcome(own.run("dead", command))
+        assert code == 2
+        assert "say which dead letters" in stderr
+    assert outcome(own.run("dead", "purge", handle, "--yes")) == (0, f"purged {handle}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("", "it is empty"), ("a\udcff", "is not UTF-8")], ids=["empty", "not UTF-8"]
+)
+def test_a_name_that_is_none_is_a_usage_error(name: str, said: str) -> None:
+    for command in (
+        ["dead", "list", "-f", name],
+        ["dead", "replay", "-f", name],
+        ["dead", "show", name],
+        ["job", name],
+        ["pause", name],
+    ):
+        code, _, stderr = run(*command)
+        assert code == 2
+        assert said in stderr
+
+
 def test_a_letter_is_shown_with_payload_and_traceback(served: Shell, module: str) -> None:
     handle = served.run("submit", "--bg", "divide", '{"a": 1, "b": 0}').stdout.decode().strip()
     served.run("result", handle)

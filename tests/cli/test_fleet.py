@@ -58,6 +58,7 @@ async def block_once(path: Path) -> int:
     """Blocks the event loop for ever, but only the first time."""
     if not path.exists():
         path.touch()
+        sys.stderr.write("a job runs\\n")  # in one piece, beside other processes
         time.sleep(10**6)
     return os.getpid()
 
@@ -68,6 +69,18 @@ def hold() -> int:
     sys.stderr.write("a job runs\\n")  # in one piece, beside other processes
     return sum(range(10**15))
 '''
+
+
+BLOCKED_START = """
+from gearflow import lifespan
+
+
+@lifespan
+async def database():
+    sys.stderr.write("connecting\\n")
+    time.sleep(10**6)
+    yield
+"""
 
 
 class Project:
@@ -202,6 +215,31 @@ def test_processes_whose_supervisor_is_killed_finish_what_they_run(project: Proj
         (tmp_path / "end").touch()
         assert job.result(PATIENCE)
         fleet.end()  # its stderr is at its end when the last process has gone
+
+
+@pytest.mark.parametrize("options", [("--drain", "1s"), ("--watchdog", "2s")])
+def test_a_process_whose_supervisor_is_killed_does_not_keep_a_job_by_a_blocked_event_loop(
+    project: Project, tmp_path: Path, options: tuple[str, str]
+) -> None:
+    with project.start("--processes", "2", *options) as fleet:
+        fleet.until("all worker processes are ready")
+        job = project.submit("block_once", f'{{"path": "{tmp_path / "mark"}"}}')
+        fleet.until("a job runs")
+        fleet.signal(signal.SIGKILL)
+        fleet.end()  # its stderr is at its end when the last process has gone
+    with project.start():
+        assert job.result(PATIENCE)
+
+
+def test_a_start_that_blocks_the_event_loop_ends_with_the_supervisor(project: Project) -> None:
+    path = project.directory / f"{project.module}.py"
+    with path.open("a") as source:
+        source.write(BLOCKED_START)
+    with project.start("--processes", "2") as fleet:
+        for _ in range(2):
+            fleet.until("connecting")
+        fleet.signal(signal.SIGKILL)
+        assert fleet.end()[1].count("a lifespan hook does not end; leaving without it") == 2
 
 
 def test_new_code_is_taken_up_without_a_gap_and_systemd_is_told(project: Project, tmp_path: Path) -> None:

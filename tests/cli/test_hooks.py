@@ -3,6 +3,8 @@
 import signal
 from pathlib import Path
 
+import pytest
+
 from gearflow.client import SyncClient
 from tests.cli.shell import Shell, outcome
 
@@ -55,3 +57,83 @@ def test_a_hook_that_fails_is_told_with_the_users_own_line(bundled: str, tmp_pat
     assert "gearflow: lifespan hook greeter.greetings failed: ConnectionRefusedError: nobody greets\n" in said
     assert 'raise ConnectionRefusedError("nobody greets")' in said
     assert "gearflow_cli" not in said
+
+
+REFUSES = """
+import sys
+
+from gearflow import lifespan, task
+
+
+@task
+def nothing() -> None: ...
+
+
+@lifespan
+async def begin():
+    sys.exit({})
+    yield
+"""
+
+ENDS = """
+import asyncio
+import sys
+
+from gearflow import lifespan, task
+
+
+@task
+def nothing() -> None: ...
+
+
+async def fail() -> None:
+    {}
+
+
+@lifespan
+async def feed():
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(fail())
+        yield
+"""
+
+
+@pytest.mark.parametrize("options", [[], ["--processes", "2"]])
+@pytest.mark.parametrize(
+    ("reason", "told"), [("'no DATABASE_URL'", "SystemExit: no DATABASE_URL"), ("0", "SystemExit: 0")]
+)
+def test_a_hook_may_refuse_to_start_by_sys_exit(
+    bundled: str, tmp_path: Path, options: list[str], reason: str, told: str
+) -> None:
+    (tmp_path / "refusing.py").write_text(REFUSES.format(reason))
+    shell = Shell(tmp_path, {"GEARMAN_SERVERS": bundled})
+    code, _, said = outcome(shell.run("worker", "refusing", *options))
+    assert code == 78
+    assert f"gearflow: lifespan hook refusing.begin failed: {told}\n" in said
+    assert f"sys.exit({reason})" in said
+    assert "Traceback" not in said
+
+
+def test_a_hook_whose_task_fails_ends_the_worker_and_is_named(bundled: str, tmp_path: Path) -> None:
+    (tmp_path / "feeding.py").write_text(ENDS.format("raise ValueError('no more feed')"))
+    shell = Shell(tmp_path, {"GEARMAN_SERVERS": bundled})
+    code, _, said = outcome(shell.run("worker", "feeding"))
+    assert code == 1
+    assert "ERROR   lifespan hook feeding.feed failed\n" in said
+    assert "in fail\n" in said
+    assert "ValueError: no more feed\n" in said
+    assert said.endswith("gearflow: lifespan hook feeding.feed failed, which ends the worker\n")
+    assert "bug in gearflow" not in said
+    assert "gearflow_cli" not in said
+
+
+def test_who_exits_beside_the_tasks_ends_the_worker_but_not_as_a_success(
+    bundled: str, tmp_path: Path
+) -> None:
+    (tmp_path / "exiting.py").write_text(ENDS.format("sys.exit(0)"))
+    shell = Shell(tmp_path, {"GEARMAN_SERVERS": bundled})
+    code, _, said = outcome(shell.run("worker", "exiting"))
+    assert code == 1
+    assert "gearflow: code on the event loop raised SystemExit, which ends the worker\n" in said
+    assert "sys.exit(0)" in said
+    assert "Traceback" not in said

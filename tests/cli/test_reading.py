@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from gearflow.client import SyncAdmin
 from gearflow_cli import options
-from tests.cli.shell import COMMAND, Shell
+from gearflow_cli.app import app
+from tests.cli.shell import COMMAND, Shell, outcome
 
 
 def test_status_in_a_pipe_is_plain_columns(own: Shell) -> None:
@@ -87,11 +89,12 @@ def test_status_tells_which_servers_know_of_overdue_runs(own: Shell, gearmand: s
     assert last == {alive: "0", gearmand: "-"}
 
 
-def test_a_reader_that_goes_away_is_no_error(own: Shell) -> None:
+@pytest.mark.parametrize("arguments", [["status"], ["--help"], ["--version"], ["submit", "--help"]])
+def test_a_reader_that_goes_away_is_no_error(own: Shell, arguments: list[str]) -> None:
     admin = SyncAdmin(own.environment["GEARMAN_SERVERS"])
     admin.create_function("img.resize")
     with subprocess.Popen(
-        [*COMMAND, "status"],
+        [*COMMAND, *arguments],
         env={"GEARMAN_SERVERS": own.environment["GEARMAN_SERVERS"], "PATH": ""},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -112,10 +115,14 @@ def test_a_full_disk_is_told_without_a_traceback(own: Shell) -> None:
     assert ended.stderr == b"gearflow: [Errno 28] No space left on device\n"
 
 
-def test_a_closed_stdout_is_no_error(own: Shell) -> None:
-    shell = f"exec {' '.join(COMMAND)} status >&-"
-    ended = subprocess.run(["/bin/sh", "-c", shell], env=own.environment, stderr=subprocess.PIPE, check=False)
-    assert (ended.returncode, ended.stderr) == (0, b"")
+@pytest.mark.parametrize("command", ["status", "submit --bg a.b x=1", "submit --timeout 30 shout --raw x"])
+def test_a_closed_stdout_loses_no_result_in_silence(served: Shell, command: str) -> None:
+    shell = f"exec {' '.join(COMMAND)} {command} >&-"
+    ended = subprocess.run(
+        ["/bin/sh", "-c", shell], env=served.environment, stderr=subprocess.PIPE, check=False
+    )
+    assert ended.returncode == 74
+    assert ended.stderr.endswith(b"gearflow: standard output is closed\n")
 
 
 def test_tasks_lists_names_signatures_and_options(shell: Shell, module: str) -> None:
@@ -160,6 +167,31 @@ def test_tasks_lists_retries_as_they_are_given(shell: Shell, module: str) -> Non
         "jitter": True,
         "on": ["builtins.ConnectionError", "builtins.TimeoutError"],
     }
+
+
+@pytest.mark.parametrize("options", [[], ["--explain"], ["--json"]])
+@pytest.mark.parametrize(
+    ("backoff", "said"),
+    [("lambda n: -1", "backoff(1) returned -1"), ("lambda n: 1 / 0", "ZeroDivisionError")],
+)
+def test_a_schedule_that_cannot_be_made_is_78_and_told_with_its_task(
+    tmp_path: Path, options: list[str], backoff: str, said: str
+) -> None:
+    (tmp_path / "odd.py").write_text(
+        "from gearflow import Retry, task\n"
+        f"@task(retries=Retry(3, backoff={backoff}))\ndef slip() -> None: ...\n"
+    )
+    code, stdout, stderr = outcome(Shell(tmp_path).run("tasks", "odd", *options))
+    assert (code, stdout) == (78, "")
+    assert stderr.startswith("gearflow: task odd.slip:\n")
+    assert said in stderr
+
+
+@pytest.mark.parametrize("command", ["tasks", "dev"])
+def test_a_module_without_a_name_is_a_usage_error(command: str) -> None:
+    ended = CliRunner().invoke(app, [command, ""])
+    assert ended.exit_code == 2
+    assert "there is no name in it" in ended.stderr
 
 
 def test_a_module_without_tasks_is_78(tmp_path: Path) -> None:

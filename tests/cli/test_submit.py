@@ -2,19 +2,26 @@
 
 import json
 import signal
+import socket
+import subprocess
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
+import anyio
+import anyio.to_thread
 import pytest
 from typer.testing import CliRunner
 
 from gearflow.client import SyncAdmin, SyncClient
+from gearflow.protocol import packets as p
 from gearflow.server import JobServer
+from gearflow.testing.peer import ScriptedServer
 from gearflow_cli.app import app
 from gearflow_cli.naming import resolve
-from tests.cli.shell import Shell, outcome
+from tests.cli.shell import COMMAND, Shell, outcome
 
 
 def test_a_bare_name_and_pairs_are_enough(served: Shell) -> None:
@@ -173,6 +180,7 @@ def test_interrupting_the_wait_cancels_the_job(own: Shell, module: str, tmp_path
         (["--delay", "5m"], "--delay is for jobs that nobody waits for: add --bg"),
         (["--at", "2030-01-01"], "--at is for jobs that nobody waits for: add --bg"),
         (["--at", "tomorrow"], "'tomorrow' is no time"),
+        (["--bg", "--at", "9999-12-31"], "'9999-12-31' is too late"),
         (["--bg", "--delay", "5m", "--at", "2030-01-01"], "leave out one of them"),
         (["--bg", "--timeout", "5s"], "--bg does not wait"),
         (["--unique", ""], "--unique needs a key"),
@@ -186,6 +194,92 @@ def test_options_that_make_no_sense_together_are_usage_errors(arguments: list[st
     ended = CliRunner().invoke(app, ["submit", "add", "a=1", *arguments])
     assert (ended.exit_code, ended.stdout) == (2, "")
     assert said in ended.stderr
+
+
+@pytest.mark.parametrize("typed", [True, False], ids=["with the module", "without it"])
+@pytest.mark.parametrize("time", ["1960-01-01", "0001-01-01T00:00Z"])
+def test_a_time_that_is_long_past_means_now(own: Shell, module: str, time: str, typed: bool) -> None:
+    how = ["-m", module] if typed else []
+    ended = own.run("submit", *how, "--bg", "--at", time, f"{module}.add", "a=1")
+    assert ended.returncode == 0, ended.stderr
+    info = json.loads(own.run("job", ended.stdout.decode().strip(), "--json").stdout)
+    assert info["state"] == "waiting"
+
+
+def test_the_command_line_comes_before_what_contradicts_it_in_the_environment(served: Shell) -> None:
+    add = ("add", "a=1")
+    assert served.run("submit", "--bg", *add, GEARFLOW_TIMEOUT="30s").stdout.startswith(b"H:")
+    assert served.run("submit", "--timeout", "30s", *add, GEARFLOW_BG="1").stdout == b"3\n"
+    both = served.run("submit", *add, GEARFLOW_BG="1", GEARFLOW_TIMEOUT="30s")
+    assert both.stdout.startswith(b"H:")
+
+
+def test_the_environment_does_not_say_which_job_is_meant(own: Shell, module: str) -> None:
+    own = Shell(own.directory, own.environment | {"GEARFLOW_UNIQUE": "k"})
+    one, other = (own.run("submit", "--bg", f"{module}.add", "a=1").stdout.decode().strip() for _ in "ab")
+    assert one != other
+    assert json.loads(own.run("job", one, "--json").stdout)["handle"] == one
+
+
+@pytest.mark.parametrize(
+    ("unique", "said"),
+    [
+        ("lambda a: 1 / 0", "ZeroDivisionError"),
+        ("lambda a: 7", "returned 7, not a key"),
+        ("lambda b: 'k'", "unexpected keyword argument 'a'"),
+    ],
+)
+def test_a_function_of_the_task_that_fails_is_78(own: Shell, tmp_path: Path, unique: str, said: str) -> None:
+    (tmp_path / "odd.py").write_text(
+        f"from gearflow import task\n@task(unique={unique})\ndef slip(a: int) -> None: ...\n"
+    )
+    here = Shell(tmp_path, own.environment)
+    for how in ([], ["--bg"]):
+        code, stdout, stderr = outcome(here.run("submit", "-m", "odd", *how, "slip", "a=1"))
+        assert (code, stdout) == (78, "")
+        assert stderr.startswith("gearflow: task odd.slip:\n")
+        assert said in stderr
+
+
+def test_a_payload_cannot_come_from_a_standard_input_that_is_closed(own: Shell) -> None:
+    shell = f"exec {' '.join(COMMAND)} submit a.b - <&-"
+    ended = subprocess.run(
+        ["/bin/sh", "-c", shell], env=own.environment, capture_output=True, check=False, timeout=60
+    )
+    assert outcome(ended) == (2, "", "gearflow: cannot read standard input: it is closed\n")
+
+
+def test_a_function_whose_name_is_no_text_takes_no_options() -> None:
+    ended = CliRunner().invoke(app, ["submit", "--bg", "--delay", "5m", "a.\udcff", "a=1"])
+    assert ended.exit_code == 2
+    assert "is not UTF-8" in ended.stderr
+
+
+def test_finding_the_function_takes_no_longer_than_the_wait() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        ended = CliRunner().invoke(app, ["submit", "-s", address, "--timeout", "1s", "a.b", "a=1"])
+    assert (ended.exit_code, ended.stdout) == (69, "")
+    assert "did not answer 'status' within 1 s" in ended.stderr
+
+
+async def test_a_server_that_does_not_acknowledge_a_job_is_not_waited_for_longer(shell: Shell) -> None:
+    async with ScriptedServer(patience=30) as server, anyio.create_task_group() as tasks:
+        tasks.start_soon(_take_and_be_silent, server)
+        command = partial(shell.run, "submit", "-s", server.address, "--timeout", "1s", "a.b", "--raw", "x")
+        code, stdout, stderr = outcome(await anyio.to_thread.run_sync(command))
+        assert (code, stdout) == (76, "")
+        assert "a.b: no server has acknowledged it within 1 s; the job may exist or not" in stderr
+
+
+async def _take_and_be_silent(server: ScriptedServer) -> None:
+    async with await server.accept() as admin:
+        await admin.expect(b"status")
+        await admin.send(b".\n")
+    async with await server.accept() as peer:
+        await peer.shake_hands(gearflow=True)
+        await peer.expect(p.SubmitJob(b"a.b", b"", b"x"))
+        await peer.expect_end()
 
 
 def test_a_raw_payload_has_no_key_of_the_tasks(own: Shell, module: str) -> None:
@@ -289,6 +383,7 @@ def test_retries_on_c_gearmand_need_to_know_that_the_worker_is_gearflows(
     code, _, stderr = outcome(shell.run(*wish, "--timeout", "5", f"{module}.divide", "a=1", "b=0"))
     assert code == 78
     assert "keeps no retries" in stderr
+    assert "in the shell name the task's module with -m" in stderr
     with shell.start("worker", module, "-s", gearmand) as worker:
         worker.until("registered")
         worker.drain()

@@ -234,6 +234,71 @@ def test_the_first_signal_ends_a_start_that_blocks_the_loop(own: Shell, tmp_path
         assert worker.end()[0] == 0
 
 
+IMPORTS = """
+import ctypes
+import sys
+import time
+
+from gearflow import task
+
+
+@task
+def nothing() -> None: ...
+
+
+sys.stderr.write("importing\\n")
+{}
+"""
+
+IN_C = """
+mutex, lock = ctypes.create_string_buffer(64), ctypes.CDLL(None).pthread_mutex_lock
+lock(mutex)
+lock(mutex)
+"""
+"""A call that no signal interrupts: Python comes to handle none."""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("statement", ["time.sleep(3600)", IN_C], ids=["in Python", "in C"])
+def test_the_first_signal_ends_an_import_that_hangs(tmp_path: Path, number: int, statement: str) -> None:
+    with Shell(tmp_path).start("worker", write(tmp_path, "imports", IMPORTS.format(statement))) as worker:
+        worker.until("importing")
+        worker.signal(number)
+        assert worker.end() == (0, "")
+
+
+# ------------------------------------------------------------------------------------ processes of the tasks
+
+FORKS = """
+import multiprocessing
+import time
+
+from gearflow import task
+
+
+@task(executor="{}")
+def terminated() -> int | None:
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(3600,))
+    child.start()
+    try:
+        child.terminate()
+        child.join(10)
+        return child.exitcode
+    finally:
+        child.kill()
+"""
+
+
+@pytest.mark.parametrize("executor", ["thread", "process"])
+def test_a_signal_ends_a_process_that_a_task_has_forked(own: Shell, tmp_path: Path, executor: str) -> None:
+    module = write(tmp_path, f"forks_{executor}", FORKS.format(executor))
+    with Shell(tmp_path, own.environment).start("worker", module) as worker, client_of(own) as client:
+        worker.until("registered")
+        for _ in range(3):  # it may come before the process has begun, or later
+            result = client.submit(f"{module}.terminated", b"{}").result(timeout=20)
+            assert result == str(-signal.SIGTERM).encode()
+
+
 # --------------------------------------------------------------------------------------------- other signals
 
 
@@ -278,6 +343,32 @@ def test_hup_finishes_what_runs_and_begins_anew_with_new_code(own: Shell, tmp_pa
         assert job.result(timeout=10) == b"2"
         worker.signal(signal.SIGTERM)
         assert worker.end()[0] == 0
+
+
+def test_hup_begins_anew_where_the_worker_was_started(own: Shell, tmp_path: Path) -> None:
+    source = (
+        f"import os\n\nfrom gearflow import task\n\nos.chdir({os.sep!r})\n\n\n@task\ndef t() -> None: ...\n"
+    )
+    with Shell(tmp_path, own.environment).start("worker", write(tmp_path, "goes", source)) as worker:
+        worker.until("registered")
+        worker.signal(signal.SIGHUP)
+        worker.until("registered")
+        worker.signal(signal.SIGTERM)
+        assert worker.end()[0] == 0
+
+
+def test_a_quiet_worker_stays_quiet_when_it_begins_anew(own: Shell, module: str) -> None:
+    with own.start("worker", module) as worker, client_of(own) as client:
+        worker.until("registered")
+        worker.signal(signal.SIGTSTP)
+        worker.until("quiet")
+        worker.signal(signal.SIGHUP)
+        worker.until("quiet")
+        worker.until("registered")
+        job = client.submit(f"{module}.add", b'{"a": 1}')
+        assert not client.status(job.handle).running
+        worker.signal(signal.SIGCONT)
+        assert job.result(timeout=10) == b"3"
 
 
 def test_a_worker_whose_terminal_is_closed_ends(own: Shell, module: str) -> None:

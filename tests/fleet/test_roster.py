@@ -201,6 +201,17 @@ def test_new_code_that_does_not_start_changes_nothing() -> None:
     assert roster.reload(now=0) == [Start(4)]  # it was put right
 
 
+def test_one_that_retires_is_still_replaced_when_new_code_was_refused() -> None:
+    roster = roster_of(2)
+    assert roster.retiring(2) == [Start(3)]
+    assert roster.reload(now=0) == [Stop(3), Start(4)]
+    assert roster.ended(3, 0, now=1) == []
+    assert roster.ended(4, 78, now=1) == [Refused(4), Start(5)]
+    assert roster.ended(5, 78, now=2) == [Lost(5, Restart(0.25, looping=False))]
+    assert roster.tick(now=roster.due) == [Start(6)]
+    assert roster.ready(6, now=3) == [Stop(2)]
+
+
 def test_code_that_is_newer_still_is_not_missed() -> None:
     roster = roster_of(1)
     roster.reload(now=0)
@@ -332,6 +343,29 @@ def test_a_crash_in_a_burst_is_not_its_end_unless_it_goes_on() -> None:
         assert isinstance(roster.ended(number, CRASH, now=1)[0], Lost)
         roster.tick(now=roster.due)
     assert roster.ended(LOOP, CRASH, now=2) == [GaveUp(LOOP), Finished(1)]
+
+
+@pytest.mark.parametrize("retires", [True, False])
+def test_a_burst_in_which_a_job_killed_its_process_has_failed(*, retires: bool) -> None:
+    roster = roster_of(1, burst=True)
+    if retires:
+        roster.retiring(1)
+        assert roster.ready(2, now=1) == [Stop(1)]
+        assert roster.ended(1, CRASH, now=1) == []
+    else:
+        assert isinstance(roster.ended(1, CRASH, now=1)[0], Lost)
+        assert roster.tick(now=roster.due) == [Start(2)]
+        roster.ready(2, now=2)
+    assert roster.ended(2, 0, now=3) == [Finished(1)]
+
+
+def test_a_burst_in_which_a_process_died_before_it_had_a_job_has_not() -> None:
+    roster = Roster(1, burst=True, jitter=lambda: 0.0)
+    roster.begin()
+    roster.ended(1, CRASH, now=1)
+    roster.tick(now=roster.due)
+    roster.ready(2, now=2)
+    assert roster.ended(2, 0, now=3) == [Finished(0)]
 
 
 def test_one_that_retires_in_a_burst_has_a_successor() -> None:
