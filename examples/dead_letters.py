@@ -43,7 +43,7 @@ async def main() -> None:
         print("its payload:", (await dead_letter(client, plum.handle)).text)
 
         PRICES["plum"] = 20  # a new version of the worker, as it were
-        print("replayed:", await replay(client, plum.handle))
+        print("replayed:", (await replay(client, plum.handle)).jobs)
         print("the result:", await plum.aresult(timeout=30))
 
         print("purged:", await purge_dead(client, function=price.name))

@@ -1,16 +1,31 @@
 """``gearflow status``: what servers say of their functions."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING
 
 from gearflow_cli import asking, console, options, render
 from gearflow_cli.asking import PATIENCE
 from gearflow_cli.exits import tell
 
-Overdue: TypeAlias = Mapping[str, Mapping[str, int]]
-"""By server and function: runs that go on although their job has ended. Only gearflow's servers are in it."""
+if TYPE_CHECKING:
+    from gearflow.client import Client
+
+
+@dataclass(frozen=True, slots=True)
+class More:
+    """What a server of gearflow's knows besides."""
+
+    paused: Collection[str]
+    """Functions of which it gives out no jobs."""
+
+    overdue: Mapping[str, int]
+    """By function: runs that go on although their job has ended."""
+
+    def of(self, function: str) -> tuple[bool, int]:
+        """Whether a function is paused, and its overdue runs."""
+        return function in self.paused, self.overdue.get(function, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +42,9 @@ class Function:
 def status(servers: options.Servers = None, as_json: options.Json = False) -> None:
     """Show the functions of job servers, with their jobs and workers.
 
-    OVERDUE are runs that overran their timeout in a thread, which cannot be stopped: each keeps a slot of a
-    worker until it ends. Gearflow's own servers know of them.
+    PAUSED functions are given to no worker until they are resumed. OVERDUE are runs that overran their
+    timeout in a thread, which cannot be stopped: each keeps a slot of a worker until it ends. Gearflow's own
+    servers know of both.
     """
     from gearflow.client import default_servers
     from gearflow.errors import NoServer
@@ -39,12 +55,12 @@ def status(servers: options.Servers = None, as_json: options.Json = False) -> No
     silent = {address: answer for address, answer in answers.items() if isinstance(answer, str)}
     if not found:
         raise NoServer(silent)
-    overdue = _overdue_of(list(found))
+    more = _more_of(list(found))
     if as_json:
-        shown = [_as_json(address, answer, overdue.get(address)) for address, answer in answers.items()]
+        shown = [_as_json(address, answer, more.get(address)) for address, answer in answers.items()]
         console.write(render.as_json(shown))
     else:
-        _show(found, overdue, several=len(addresses) > 1)
+        _show(found, more, several=len(addresses) > 1)
     for address, reason in silent.items():
         tell(f"{address} does not answer: {reason}")
 
@@ -88,29 +104,35 @@ async def _ask(address: str, timeout: float) -> list[Function] | str:
     return sorted(functions, key=lambda function: function.name)
 
 
-def _overdue_of(addresses: Sequence[str]) -> Overdue:
-    from gearflow.client.operate import workers
-
-    answers = asking.each(addresses, lambda client, address: workers(client, server=address))
-    return {
-        address: sum((Counter(worker.overdue) for worker in known), Counter[str]())
-        for address, known in answers.given.items()
-    }
+def _more_of(addresses: Sequence[str]) -> dict[str, More]:
+    return asking.each(addresses, _ask_more).given
 
 
-def _show(found: dict[str, list[Function]], overdue: Overdue, *, several: bool) -> None:
+async def _ask_more(client: "Client", address: str) -> More:
+    from gearflow.client.operate import server_info, workers
+
+    overdue: Counter[str] = Counter()
+    for worker in await workers(client, server=address):
+        overdue.update(worker.overdue)
+    return More((await server_info(client, server=address)).paused, overdue)
+
+
+def _show(found: dict[str, list[Function]], more: Mapping[str, More], *, several: bool) -> None:
     header = ["function", "total", "running", "waiting", "workers"]
     rows: list[list[str | int]] = []
     for address, functions in found.items():
         for function in functions:
             row: list[str | int] = list(asdict(function).values())
-            if overdue:
-                row.append(overdue[address].get(function.name, 0) if address in overdue else "-")
+            if address in more:
+                paused, overdue = more[address].of(function.name)
+                row += ["yes" if paused else "no", overdue]
+            elif more:
+                row += ["-", "-"]
             rows.append([address, *row] if several else row)
     if several:
         header.insert(0, "server")
-    if overdue:
-        header.append("overdue")
+    if more:
+        header += ["paused", "overdue"]
     if not console.is_terminal():
         console.write(render.columns(header, rows))
     elif rows:
@@ -119,13 +141,11 @@ def _show(found: dict[str, list[Function]], overdue: Overdue, *, several: bool) 
         console.write("no functions: no worker has connected, and no job was submitted")
 
 
-def _as_json(
-    address: str, answer: list[Function] | str, overdue: Mapping[str, int] | None
-) -> dict[str, object]:
+def _as_json(address: str, answer: list[Function] | str, more: More | None) -> dict[str, object]:
     if isinstance(answer, str):
         return {"server": address, "error": answer, "functions": []}
-    functions = [
-        {**asdict(function), "overdue": None if overdue is None else overdue.get(function.name, 0)}
-        for function in answer
-    ]
+    functions: list[dict[str, object]] = []
+    for function in answer:
+        paused, overdue = (None, None) if more is None else more.of(function.name)
+        functions.append({**asdict(function), "paused": paused, "overdue": overdue})
     return {"server": address, "error": None, "functions": functions}

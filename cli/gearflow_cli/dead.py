@@ -1,6 +1,7 @@
 """``gearflow dead``: jobs that failed for good, which are kept until someone looks at them."""
 
 import base64
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import typer
 
 from gearflow_cli import asking, console, naming, options, records, render
-from gearflow_cli.exits import ExitCode, Failure
+from gearflow_cli.exits import ExitCode, Failure, tell
 from gearflow_cli.functions import counted
 from gearflow_cli.jobs import job_name
 from gearflow_cli.secured import secured
@@ -73,8 +74,10 @@ def replay(
     addresses = asking.addresses_of(servers)
     name = function and naming.remembered(function, addresses)
     answers = asking.each(addresses, lambda client, server: replay_on(client, function=name, server=server))
-    for address, letters in answers.given.items():
-        console.write(f"{address}: replayed {counted(letters, 'dead letter')}")
+    for address, done in answers.given.items():
+        console.write(f"{address}: replayed {counted(done.jobs, 'dead letter')}")
+        if done.left:
+            tell(f"{address}: left {done.left}: other jobs of the same unique wait or run", logging.WARNING)
     answers.require_all()
 
 

@@ -16,7 +16,7 @@ def rows(job: "JobInfo") -> list[Row]:
         "handle": job.handle,
         "function": job.function,
         "unique": job.unique,
-        "state": f"{job.state}, a dead letter" if job.dead else job.state,
+        "state": _state(job),
         "kind": "background" if job.background else "attached",
         "priority": job.priority,
         "submitted": when(job.submitted),
@@ -35,6 +35,12 @@ def rows(job: "JobInfo") -> list[Row]:
     if job.failure is not None:
         shown.append(("failure", failure(job)))
     return shown
+
+
+def _state(job: "JobInfo") -> str:
+    if job.dead:
+        return f"{job.state}, a dead letter"
+    return f"{job.state}; its function is paused" if job.paused else job.state
 
 
 def failure(job: "JobInfo") -> str:

@@ -625,7 +625,7 @@ class Broker:
         """A job that the store has: it waits as it did."""
         function = self.functions.get(stored.function) or self.new_function(stored.function)
         unique = stored.unique
-        key = unique if unique != b"-" else self._payload_key_of(stored)
+        key = self.unique_key_of(stored)
         if key in function.uniques:
             key = b""
         submitted = stored.submitted - self.clock_offset
@@ -644,7 +644,10 @@ class Broker:
         else:
             self._begin(job, extras)
 
-    def _payload_key_of(self, stored: StoredJob) -> bytes:
+    def unique_key_of(self, stored: StoredJob) -> bytes:
+        """Under which others join it while it is live; empty if none do."""
+        if stored.unique != b"-":
+            return stored.unique
         workload = stored.workload
         if isinstance(workload, int) and self.store is not None:
             whole = self.store.job(stored.number)

@@ -61,12 +61,13 @@ class _NotYet(Exception):
 
 
 class _Tally:
-    """How many changes were kept, and why one was not."""
+    """How many changes were kept, how many not even tried, and why one was not kept."""
 
-    __slots__ = ("error", "good")
+    __slots__ = ("error", "good", "left")
 
     def __init__(self) -> None:
         self.good = 0
+        self.left = 0
         self.error: str | None = None
 
     def count(self, error: str | None) -> None:
@@ -83,6 +84,7 @@ class ReservedFunctions:
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
         self._acted_on: set[int] = set()  # dead letters that are being replayed or purged
+        self._reviving: set[tuple[bytes, bytes]] = set()  # functions and uniques of the former
         self._functions: dict[bytes, Callable[[Session, bytes, bytes], None]] = {
             api.AUTH: self._welcome,
             api.RESULT: self._result,
@@ -329,6 +331,7 @@ class ReservedFunctions:
             keep=broker.limits.keep,
             max_deaths=broker.limits.deaths,
             jobs=len(broker.jobs),
+            paused=tuple(sorted(name.decode(errors="replace") for name in broker.paused().functions)),
         )
 
     def _job_info(self, job: Job) -> api.JobInfo:
@@ -352,6 +355,7 @@ class ReservedFunctions:
             progress=_progress(extras.progress) if extras.progress is not NO_PROGRESS else None,
             warnings=tuple(warning.decode(errors="replace") for warning in extras.warnings),
             size=job.size,
+            paused=job.function.paused and not running,
         )
 
     def _ended_info(self, record: Ended) -> api.JobInfo:
@@ -529,13 +533,27 @@ class ReservedFunctions:
 
     def _revive(self, record: Ended, tally: _Tally) -> None:
         stored = self._store.job(record.number)
-        if stored is None:
+        if stored is None or self._has_living_twin(stored):
+            self._acted_on.discard(record.number)
+            tally.left += 1
             return
+        unique = stored.function, self._broker.unique_key_of(stored)
+        self._reviving.add(unique)
         fresh = records.without_expiry(stored)._replace(attempt=0, deaths=0, due=0.0)
-        self._broker.keep(Revived(record.number, fresh.options), partial(self._revived, fresh, tally))
+        self._broker.keep(Revived(record.number, fresh.options), partial(self._revived, fresh, unique, tally))
 
-    def _revived(self, stored: StoredJob, tally: _Tally, error: str | None) -> None:
+    def _has_living_twin(self, stored: StoredJob) -> bool:
+        """Whether another job of its unique waits or runs, or is about to, so that there would be two."""
+        key = self._broker.unique_key_of(stored)
+        function = self._broker.functions.get(stored.function)
+        is_live = function is not None and key in function.uniques
+        return bool(key) and (is_live or (stored.function, key) in self._reviving)
+
+    def _revived(
+        self, stored: StoredJob, unique: tuple[bytes, bytes], tally: _Tally, error: str | None
+    ) -> None:
         self._acted_on.discard(stored.number)
+        self._reviving.discard(unique)
         tally.count(error)
         if error is None:
             self._broker.revive(stored)
@@ -566,18 +584,23 @@ class ReservedFunctions:
                 self._acted_on.add(letter.number)
                 act(letter, tally)
         if request.handle is not None or len(letters) < _SLICE:
-            self._when_known(partial(self._tell_count, session, call, tally))
+            self._when_known(partial(self._tell_count, session, call, request, tally))
         else:
             last = letters[-1].number
             go_on = partial(self._for_each_letter, session, call, request, last, tally, act)
             self._when_known(partial(self._attempt, session, call, go_on))
 
-    def _tell_count(self, session: Session, call: bytes, tally: _Tally) -> None:
+    def _tell_count(self, session: Session, call: bytes, request: api.DeadRequest, tally: _Tally) -> None:
         if tally.error is not None:
             text = f"the store cannot be written: {tally.error} ({tally.good} were done)"
             self._fault(session, call, _Failed("gearflow:store", text))
+        elif tally.left and request.handle is not None:
+            text = (
+                f"another job of the unique of {request.handle} waits or runs: replay it when that has ended"
+            )
+            self._fault(session, call, _Failed("gearflow:refused", text))
         else:
-            self._answer(session, call, api.Done(jobs=tally.good))
+            self._answer(session, call, api.Done(jobs=tally.good, left=tally.left))
 
     def _letters(self, request: api.DeadRequest, after: int, limit: int) -> list[Ended]:
         """The dead letters that a request is about."""

@@ -88,13 +88,18 @@ async def replay(
     *,
     function: str | None = None,
     server: ServerAddress | str | None = None,
-) -> int:
-    """Run dead letters again, as if they had just been submitted; how many there were.
+) -> Done:
+    """Run dead letters again, as if they had just been submitted; how many were, and how many were left.
 
-    The one with that handle, those of a function, or all. Raises UnknownJob if there is none of that handle.
+    The one with that handle, those of a function, or all. Those of whose unique another job waits or runs are
+    left: there would be two.
+
+    Raises:
+        UnknownJob: There is no dead letter of that handle.
+        ServerError: It is to be left.
     """
     request = DeadRequest(action="replay", handle=handle, function=function)
-    return (await _ask(client, DEAD, request, Done, server)).jobs
+    return await _ask(client, DEAD, request, Done, server)
 
 
 async def purge_dead(
@@ -104,7 +109,10 @@ async def purge_dead(
     function: str | None = None,
     server: ServerAddress | str | None = None,
 ) -> int:
-    """Forget dead letters; named, counted and raising as ``replay``."""
+    """Forget dead letters, named as for ``replay``; how many there were.
+
+    Raises UnknownJob if there is none of that handle.
+    """
     request = DeadRequest(action="purge", handle=handle, function=function)
     return (await _ask(client, DEAD, request, Done, server)).jobs
 

@@ -281,6 +281,8 @@ class Done(Answer):
     """How many jobs were concerned."""
 
     jobs: int
+    left: int = 0
+    """For ``replay``: those that stay dead letters, as another job of their unique waits or runs."""
 
 
 State = Literal[
@@ -328,6 +330,9 @@ class JobInfo(Answer):
     size: int = 0
     """Bytes of the result, or of the payload while it has not ended."""
 
+    paused: bool = False
+    """It has not started, and does not as long as its function is paused."""
+
 
 class Letters(Answer):
     """The answer to ``list``."""
@@ -360,6 +365,9 @@ class ServerInfo(Answer):
     max_deaths: int | None
     jobs: int
     """Those that have not ended."""
+
+    paused: tuple[str, ...] = ()
+    """Functions of which no jobs are given out."""
 
 
 class WorkerInfo(Answer):

@@ -1,5 +1,6 @@
 """The two-step door: what is acknowledged is kept, in what order answers come, what a restart brings back."""
 
+import json
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -447,6 +448,47 @@ def test_a_dead_letter_is_replayed_once_however_often_that_is_asked_for(world: D
     worker = world.worker()
     assert worker.grab() == handle
     assert worker(p.WorkComplete(handle, b"r"), p.GrabJob()) == [p.NoJob()]
+
+
+def _replay(world: Durable, client: Peer, **named: str) -> list[p.Packet]:
+    """What the server says of a replay."""
+    request = json.dumps({"action": "replay", **named}).encode()
+    (call,) = client(p.SubmitJob(reserved.DEAD, b"", request))
+    assert isinstance(call, p.JobCreated)
+    world.commit()
+    return client.read()
+
+
+def test_a_dead_letter_is_left_while_another_job_of_its_unique_lives(world: Durable, client: Peer) -> None:
+    handle = _dead_letter(world, client)
+    client(p.SubmitJobBg(b"work", b"u", b"x"))
+    world.commit()
+    client.read()
+    (answer,) = _replay(world, client)
+    assert isinstance(answer, p.WorkComplete)
+    assert json.loads(answer.result) == {"jobs": 0, "left": 1}
+    warning, failed = _replay(world, client, handle=handle.decode())
+    assert isinstance(warning, p.WorkWarning)
+    assert b"another job of the unique of " + handle in warning.data
+    assert isinstance(failed, p.WorkFail)
+    worker = world.worker()
+    twin = worker.grab()
+    assert twin is not None
+    worker(p.WorkComplete(twin, b""))
+    world.commit()
+    (answer,) = _replay(world, client, handle=handle.decode())
+    assert isinstance(answer, p.WorkComplete)
+    assert worker.grab() == handle
+
+
+def test_of_two_dead_letters_of_one_unique_one_is_replayed(world: Durable, client: Peer) -> None:
+    handles = [_dead_letter(world, client) for _ in range(2)]
+    (answer,) = _replay(world, client)
+    assert isinstance(answer, p.WorkComplete)
+    assert json.loads(answer.result) == {"jobs": 1, "left": 1}
+    worker = world.worker()
+    assert worker.grab() == handles[0]
+    assert worker(p.WorkComplete(handles[0], b""), p.GrabJob()) == [p.NoJob()]
 
 
 def test_a_replay_on_a_full_disk_says_so(world: Durable, client: Peer) -> None:

@@ -20,20 +20,30 @@ def test_status_in_a_pipe_is_plain_columns(own: Shell) -> None:
     SyncAdmin(own.environment["GEARMAN_SERVERS"]).create_function("img.resize")
     ended = own.run("status")
     header, row = ended.stdout.decode().splitlines()
-    assert header.split() == ["function", "total", "running", "waiting", "workers", "overdue"]
-    assert row.split() == ["img.resize", "0", "0", "0", "0", "0"]
+    assert header.split() == ["function", "total", "running", "waiting", "workers", "paused", "overdue"]
+    assert row.split() == ["img.resize", "0", "0", "0", "0", "no", "0"]
     assert b"\x1b" not in ended.stdout
 
 
 def test_status_counts_what_waits(own: Shell) -> None:
     own.run("submit", "--bg", "img.resize", "a=1")
     (server,) = json.loads(own.run("status", "--json").stdout)
-    counts = {"total": 1, "running": 0, "waiting": 1, "workers": 0, "overdue": 0}
+    counts = {"total": 1, "running": 0, "waiting": 1, "workers": 0, "paused": False, "overdue": 0}
     assert server == {
         "server": own.environment["GEARMAN_SERVERS"],
         "error": None,
         "functions": [{"name": "img.resize", **counts}],
     }
+
+
+def test_what_is_paused_is_shown(own: Shell) -> None:
+    handle = own.run("submit", "--bg", "img.resize", "a=1").stdout.decode().strip()
+    own.run("pause", "img.resize")
+    assert own.run("status").stdout.decode().split()[-2:] == ["yes", "0"]
+    assert b"waiting; its function is paused\n" in own.run("job", handle).stdout
+    own.run("resume", "img.resize")
+    assert own.run("status").stdout.decode().split()[-2:] == ["no", "0"]
+    assert b"paused" not in own.run("job", handle).stdout
 
 
 def test_status_counts_threads_that_overran(own: Shell, module: str, tmp_path: Path) -> None:
@@ -80,13 +90,13 @@ def test_status_reads_c_gearmand(gearmand: str, tmp_path: Path, function: str) -
     assert "overdue" not in header  # it does not know
 
 
-def test_status_tells_which_servers_know_of_overdue_runs(own: Shell, gearmand: str, function: str) -> None:
+def test_status_tells_which_servers_know_more(own: Shell, gearmand: str, function: str) -> None:
     alive = own.environment["GEARMAN_SERVERS"]
     for address in (alive, gearmand):
         SyncAdmin(address).create_function(function)
     rows = own.run("status", "-s", alive, "-s", gearmand).stdout.decode().splitlines()
-    last = {row.split()[0]: row.split()[-1] for row in rows if function in row}
-    assert last == {alive: "0", gearmand: "-"}
+    last = {row.split()[0]: row.split()[-2:] for row in rows if function in row}
+    assert last == {alive: ["no", "0"], gearmand: ["-", "-"]}
 
 
 @pytest.mark.parametrize("arguments", [["status"], ["--help"], ["--version"], ["submit", "--help"]])

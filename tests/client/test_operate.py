@@ -35,10 +35,10 @@ async def test_dead_letters_can_be_read_replayed_and_purged(
         assert rest == letters[1:2]
         letter = await dead_letter(client, str(handles[2]))
         assert (base64.b64decode(letter.payload), letter.text) == (b"2", "2")
-        assert await replay(client, str(handles[0])) == 1
+        assert (await replay(client, str(handles[0]))).jobs == 1
         assert (await client.info(handles[0])).state == "waiting"
         assert await purge_dead(client, str(handles[1])) == 1
-        assert await replay(client, function=function) == 1
+        assert (await replay(client, function=function)).jobs == 1
         assert await dead_letters(client, function) == ()
         with pytest.raises(UnknownJob):
             await replay(client, str(handles[1]))
