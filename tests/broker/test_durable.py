@@ -450,7 +450,7 @@ def test_a_dead_letter_is_replayed_once_however_often_that_is_asked_for(world: D
     assert worker(p.WorkComplete(handle, b"r"), p.GrabJob()) == [p.NoJob()]
 
 
-def _replay(world: Durable, client: Peer, **named: str) -> list[p.Packet]:
+def _replay(world: Durable, client: Peer, **named: str) -> Sequence[Packet | bytes]:
     """What the server says of a replay."""
     request = json.dumps({"action": "replay", **named}).encode()
     (call,) = client(p.SubmitJob(reserved.DEAD, b"", request))
