@@ -13,6 +13,7 @@ from gearflow.errors import StoreError
 from gearflow.stores import schema
 from gearflow.stores.account import Account, DamagedAccount
 from gearflow.stores.faults import damaged, failed
+from gearflow.stores.names import sync_names
 
 _PAGES: Final = 16384  # that are copied at a time: 64 MiB
 
@@ -103,8 +104,4 @@ def _publish(partial: Path, target: Path) -> None:
             raise
         partial.rename(target)  # a file system without links
     with suppress(OSError):  # not every file system can
-        directory = os.open(target.parent, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        sync_names(target.parent)

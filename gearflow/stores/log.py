@@ -42,6 +42,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
+from gearflow.stores.names import sync_names
 from gearflow.stores.room import Room
 from gearflow.stores.schema import PAGE
 
@@ -98,11 +99,7 @@ class WriteAheadLog:
         """
         self._log_fd = os.open(f"{self._path}-wal", os.O_RDWR | os.O_CLOEXEC)
         if self._sync != "off":
-            directory = os.open(self._path.parent, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
+            sync_names(self._path.parent)
 
     def sync(self) -> None:
         """Have what was written survive, and the log be shortened if it is long. In any thread.

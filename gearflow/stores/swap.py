@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from gearflow.errors import StoreError
 from gearflow.stores.faults import remedy
+from gearflow.stores.names import sync_names
 from gearflow.stores.owner import Owner
 
 
@@ -68,27 +69,38 @@ def plan(path: Path, store: bytes, recovered: Recovered) -> None:
         draft.rename(final)
     finally:
         draft.unlink(missing_ok=True)
-    _sync_directory(path)
+    _sync_names_beside(path)
 
 
 def carry_out(path: Path, owner: Owner) -> Recovered:
     """Do what is planned, as far as it has not been done.
 
     Raises:
-        StoreError: Somebody has put another file there meanwhile; it is still planned.
+        StoreError: Somebody has put another file there meanwhile, or the plan is damaged.
         OSError: It is still planned.
     """
-    planned: dict[str, Any] = json.loads(_plan_of(path).read_text(encoding="ascii"))
-    store = planned.pop("store").encode()
-    recovered = Recovered(moved_to=path.with_name(planned.pop("moved_to")), **planned)
+    store, recovered = _read(path)
     if rescue_of(path).exists():
         for suffix in ("", "-wal", "-shm"):
             _move_aside(path, recovered.moved_to, suffix)
         owner.hand_over(store)
         rescue_of(path).rename(path)
-        _sync_directory(path)
+        _sync_names_beside(path)
     _plan_of(path).unlink()
     return recovered
+
+
+def _read(path: Path) -> tuple[bytes, Recovered]:
+    """What is planned: the name of the store in the rescue, and what to tell of it."""
+    try:
+        planned: dict[str, Any] = json.loads(_plan_of(path).read_text(encoding="ascii"))
+        store = planned.pop("store").encode()
+        return store, Recovered(moved_to=path.with_name(planned.pop("moved_to")), **planned)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise StoreError(
+            f"{_plan_of(path)} is damaged. If {path.name} is there, remove that plan and run this again; if "
+            f"not, rename {rescue_of(path).name}, which is complete, to {path.name} first"
+        ) from None
 
 
 def _move_aside(path: Path, moved_to: Path, suffix: str) -> None:
@@ -107,11 +119,6 @@ def _plan_of(path: Path) -> Path:
     return path.with_name(f"{path.name}-swap")
 
 
-def _sync_directory(path: Path) -> None:
-    """Have the names of the files beside it survive a loss of power."""
+def _sync_names_beside(path: Path) -> None:
     with suppress(OSError):  # not every file system can
-        directory = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        sync_names(path.parent)

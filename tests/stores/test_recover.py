@@ -335,3 +335,22 @@ def test_a_file_that_was_put_in_its_place_meanwhile_is_not_overwritten(
     path.unlink()
     assert recover(path).kept_jobs == 300
     look_at_the_rescue(path)
+
+
+@pytest.mark.parametrize("garbage", [b"", b"[]", b"{}", b"\xff", b'{"store": 1}'])
+def test_a_damaged_plan_is_told_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, garbage: bytes
+) -> None:
+    path = left_by_a_kill(tmp_path / "left")
+    with monkeypatch.context() as patch:
+        patch.setattr(Owner, "hand_over", refuse)
+        with pytest.raises(StoreError, match="this error was planned"):
+            recover(path)
+    plan = path.with_name("jobs.db-swap")
+    plan.write_bytes(garbage)
+    with pytest.raises(StoreError, match=r"jobs.db-swap is damaged\. .* rename jobs\.db-recovered"):
+        recover(path)
+    path.with_name("jobs.db-recovered").rename(path)  # as it says
+    plan.unlink()
+    recover(path)
+    look_at_the_rescue(path)
