@@ -19,13 +19,13 @@ Source: gearman-protocol, sections 3 to 9.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from hashlib import blake2b
-from heapq import heappop, heappush
 from typing import Final, NamedTuple
 
 from gearflow.broker import records
+from gearflow.broker.agenda import Agenda
 from gearflow.broker.bodies import Body, compact, handle_of, integer, name_in, split
 from gearflow.broker.deadlines import Deadlines
 from gearflow.broker.door import Door
@@ -178,8 +178,7 @@ class Broker:
         self._has_asked = False  # the store is being asked for more
         self._turns = 0
         self._many_functions = MANY_FUNCTIONS
-        self._agenda: list[tuple[float, int, Callable[[], None]]] = []  # heap: Unix time, number, what to do
-        self._appointments = 0
+        self.agenda = Agenda()
         self._deadlines = Deadlines()
         self._waking = Waking(self._call)
         self._grabs = Grabs()
@@ -264,8 +263,8 @@ class Broker:
     def tick(self, now: float) -> None:
         """Time has passed: queue what is due, take overdue jobs from their workers, wake where none came."""
         self.now = now
-        while self._agenda and self._agenda[0][0] <= now + self.clock_offset:
-            heappop(self._agenda)[2]()
+        for do in self.agenda.due(now + self.clock_offset):
+            do()
         for job, worker in self._deadlines.expired(now):
             del worker.running[self.handle(job)]
             self.requeue(job)
@@ -282,8 +281,9 @@ class Broker:
         overdue = self._grabs.next_due()
         if overdue is not None and (due is None or overdue < due):
             due = overdue
-        if self._agenda:
-            epoch = self._agenda[0][0] - self.clock_offset
+        epoch = self.agenda.next_due()
+        if epoch is not None:
+            epoch -= self.clock_offset
             due = epoch if due is None or epoch < due else due
         return due
 
@@ -320,6 +320,14 @@ class Broker:
         """What became of a job, where the store could not be told yet."""
         end = _find_end(self._overdue_entries, number, function, unique)
         return end if isinstance(end, Ended) else None
+
+    def is_overdue(self, numbers: Collection[int]) -> bool:
+        """Whether what became of one of these jobs could not be written yet."""
+        return any(
+            change.number in numbers
+            for change, _ in self._overdue_entries
+            if isinstance(change, (Ended, Forgotten))
+        )
 
     @property
     def behind(self) -> bool:
@@ -562,7 +570,7 @@ class Broker:
         """The second step of a submission: the job is safe where it is kept, so it counts from now on."""
         function = job.function
         if error is None:
-            job.kept = True
+            job.kept = job.state is not _OVER and not job.cancelled  # else it has ended since
             if job.unstored:
                 job.more().unstored = False
             if job.state is _STORING:
@@ -615,7 +623,7 @@ class Broker:
     def _begin(self, job: Job, extras: Extras) -> None:
         """A job begins to wait: for a worker, or for its time."""
         if extras.expires:
-            self.at(extras.expires, partial(self._expire, job))
+            self.agenda.add(extras.expires, partial(self._expire, job), partial(_may_expire, job))
         if extras.due > self.now + self.clock_offset:
             self._delay(job, extras)
         else:
@@ -749,28 +757,21 @@ class Broker:
         self._grabs.called(session, self.now)
         self.send(session, _NOOP)
 
-    def at(self, time: float, call: Callable[[], None]) -> None:
-        """Have something called at a Unix time."""
-        self._appointments += 1
-        heappush(self._agenda, (time, self._appointments, call))
-
     def _delay(self, job: Job, extras: Extras) -> None:
         """The job waits for its time."""
         job.state = _DELAYED
         job.function.delayed += 1
-        self.at(extras.due, partial(self._fall_due, job, extras.due))
+        self.agenda.add(extras.due, partial(self._fall_due, job), partial(_is_delayed, job, extras.due))
 
-    def _fall_due(self, job: Job, due: float) -> None:
-        if job.state is _DELAYED and job.more().due == due:
-            job.function.delayed -= 1
-            job.state = _WAITING
-            self._queue(job)
+    def _fall_due(self, job: Job) -> None:
+        job.function.delayed -= 1
+        job.state = _WAITING
+        self._queue(job)
 
     def _expire(self, job: Job) -> None:
-        """Its time is over: a job that has not started ends."""
-        if job.state in (_DELAYED, _WAITING) and not job.started:
-            body = records.failure("Expired", "it had not started when its time was over")
-            self._fail(job, Outcome.EXPIRED, body, None)
+        """Its time is over, and it has not started: it ends."""
+        body = records.failure("Expired", "it had not started when its time was over")
+        self._fail(job, Outcome.EXPIRED, body, None)
 
     def requeue(self, job: Job, due: float = 0.0) -> None:
         """A job comes back from a worker that will not finish it; its progress is void."""
@@ -1149,7 +1150,7 @@ class Broker:
                 expires = self.now + offset + (self.limits.keep_dead if dead else keep)
                 body = bytes(body) if len(body) < LARGE else compact(body)
                 change = records.ended(job, outcome, body, worker, self.now, offset, expires, letter)
-            elif job.kept and job.background:  # else it was cancelled, which is what is kept of it
+            elif self._durable and job.background:  # else it was cancelled, which is what is kept of it
                 change = Forgotten(job.number, job.function.name, job.unique)
         if change is None and not watchers:
             if told is not None:
@@ -1287,6 +1288,16 @@ class Broker:
         if not outbox:
             self.dirty.append(session)
         outbox.append(packet)
+
+
+def _may_expire(job: Job) -> bool:
+    """Whether a job can still end because its time is over: it has not started."""
+    return job.state in (_DELAYED, _WAITING) and not job.started
+
+
+def _is_delayed(job: Job, due: float) -> bool:
+    """Whether a job waits for that time."""
+    return job.state is _DELAYED and job.more().due == due
 
 
 def _find_end(

@@ -70,8 +70,8 @@ class Intake:
     body over the limit the first bytes go to ``oversized``, with the packet's type and the body's size.
 
     While answers of a session wait for the store, only packets of the types in ``patient`` are handled, and
-    none where the session is ``undecided``; what comes behind any other is kept in ``stalled`` until
-    ``resume``.
+    none where the session is ``undecided``; any other, or one that is no good, is kept in ``stalled`` until
+    ``resume``, with what comes behind it.
     """
 
     def __init__(
@@ -115,21 +115,26 @@ class Intake:
         max_body = self._limits.body
         position = 0
         end = len(data)
-        while position < end:
-            start = position + HEADER_SIZE
-            if start <= end:
-                head, size = unpack(data, position)
-                stop = start + size
-                if stop <= end and size <= max_body and head in table:
-                    handler, kind = table[head]
-                    body = data[start:stop] if size < LARGE else memoryview(data)[start:stop]
-                    if handler(session, kind, body):
-                        table = self._while_storing(session)
-                    position = stop
-                    continue
-            position = self._receive_other(session, data, position, now if position else began)
-            if position < 0:
-                return
+        try:
+            while position < end:
+                start = position + HEADER_SIZE
+                if start <= end:
+                    head, size = unpack(data, position)
+                    stop = start + size
+                    if stop <= end and size <= max_body and head in table:
+                        handler, kind = table[head]
+                        body = data[start:stop] if size < LARGE else memoryview(data)[start:stop]
+                        if handler(session, kind, body):
+                            table = self._while_storing(session)
+                        position = stop
+                        continue
+                position = self._receive_other(session, data, position, now if position else began)
+                if position < 0:
+                    return
+        except RemoteProtocolError:
+            if not session.storing:
+                raise
+            self.stalled[session] = [data[position:]]  # it is told behind the answers
 
     def resume(self, session: Session, now: float) -> None:
         """No answer of the session waits any more: handle what it sent meanwhile. Raises as ``receive``."""
@@ -148,7 +153,12 @@ class Intake:
         if partial.filled == len(partial.body):
             del self.partials[session]
             handler, kind = self._table[_head(partial.kind)]
-            handler(session, kind, partial.body.toreadonly())
+            try:
+                handler(session, kind, partial.body.toreadonly())
+            except RemoteProtocolError:
+                if not session.storing:
+                    raise
+                self.stalled[session] = [HEADER.pack(REQ, kind, partial.size), bytes(partial.body)]
 
     def overdue(self, now: float) -> list[Session]:
         """The sessions in the middle of a packet that takes too long to come."""

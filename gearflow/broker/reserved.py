@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from functools import partial
 from itertools import islice
@@ -262,20 +262,21 @@ class ReservedFunctions:
             session.watched[job] = None
             if request.timeout is not None:
                 give_up = partial(self._give_up, session, call, job)
-                self._broker.at(self._unix_now + request.timeout, give_up)
+                waits = partial(_is_watching, session, call, job)
+                self._broker.agenda.add(self._unix_now + request.timeout, give_up, waits)
             return
         record = self._record(request)
         self._end(session, call, record.outcome, record.body)
 
     def _give_up(self, session: Session, call: bytes, job: Job) -> None:
-        if self._stop_watching(session, call, job):
-            self._fault(session, call, _still_going(job, self._broker.handle(job)))
+        self._stop_watching(session, call, job)
+        self._fault(session, call, _still_going(job, self._broker.handle(job)))
 
     def _stop_watching(self, session: Session, call: bytes, job: Job) -> bool:
         """Forget a call of ``gearflow:result`` that waits for a job; whether there is one."""
-        watchers = job.more().watchers
-        if (session, call) not in watchers:
+        if not _is_watching(session, call, job):
             return False
+        watchers = job.more().watchers
         watchers.remove((session, call))
         if all(watcher is not session for watcher, _ in watchers):
             session.watched.pop(job, None)
@@ -452,12 +453,16 @@ class ReservedFunctions:
 
     def _cancel(self, session: Session, call: bytes, workload: bytes) -> None:
         request = _read(api.CancelRequest, workload)
-        if not self._broker.cancel(request.handle.encode()):
+        job = self._broker.find(request.handle.encode())
+        if job is None or not self._broker.cancel(request.handle.encode()):
             raise _Failed("gearflow:unknown", f"there is no job {request.handle} that waits or runs")
-        self._when_known(partial(self._tell_cancelled, session, call, 1))
+        self._when_known(partial(self._tell_cancelled, session, call, 1, (job.number,), False))
 
-    def _tell_cancelled(self, session: Session, call: bytes, jobs: int) -> None:
-        if self._broker.behind:
+    def _tell_cancelled(
+        self, session: Session, call: bytes, jobs: int, last: Collection[int], overdue: bool
+    ) -> None:
+        """Say that jobs were cancelled; ``last``: some of them by number, ``overdue``: of the others."""
+        if overdue or self._broker.is_overdue(last):
             text = "cancelled, but that could not be written: after a restart now it would run"
             self._fault(session, call, _Failed("gearflow:store", text))
         else:
@@ -490,18 +495,30 @@ class ReservedFunctions:
         jobs = [
             job for job in self._broker.jobs.values() if job.function is function and job.state in waiting
         ]
-        self._purge_some(session, call, iter(jobs), 0)
+        self._purge_some(session, call, iter(jobs), 0, (), False)
 
-    def _purge_some(self, session: Session, call: bytes, jobs: Iterator[Job], purged: int) -> None:
+    def _purge_some(
+        self,
+        session: Session,
+        call: bytes,
+        jobs: Iterator[Job],
+        purged: int,
+        last: Collection[int],
+        overdue: bool,
+    ) -> None:
+        overdue = overdue or self._broker.is_overdue(last)
+        numbers: set[int] = set()
         for job in islice(jobs, _SLICE):
             if job.state in (JobState.WAITING, JobState.DELAYED):
                 self._broker.cancel(self._broker.handle(job))
-                purged += 1
+                numbers.add(job.number)
+        purged += len(numbers)
         first = next(jobs, None)
         if first is None:
-            self._when_known(partial(self._tell_cancelled, session, call, purged))
+            self._when_known(partial(self._tell_cancelled, session, call, purged, numbers, overdue))
         else:
-            self._when_known(partial(self._purge_some, session, call, _chain(first, jobs), purged))
+            rest = _chain(first, jobs)
+            self._when_known(partial(self._purge_some, session, call, rest, purged, numbers, overdue))
 
     def _dead(self, session: Session, call: bytes, workload: bytes) -> None:
         request = _read(api.DeadRequest, workload)
@@ -721,6 +738,11 @@ def _read(kind: type[M], text: bytes) -> M:
             for fault in error.errors(include_url=False, include_input=False)[:5]
         )
         raise _Failed("gearflow:invalid", f"the request cannot be read: {faults}") from None
+
+
+def _is_watching(session: Session, call: bytes, job: Job) -> bool:
+    """Whether a call of ``gearflow:result`` waits for a job."""
+    return (session, call) in job.more().watchers
 
 
 def _still_going(job: Job, handle: bytes) -> _Failed:

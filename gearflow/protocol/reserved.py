@@ -114,6 +114,8 @@ class SubmitRequest(Message):
     def _check(self) -> Self:
         if self.reuse and not self.unique:
             raise ValueError("reuse asks for a kept result of the same unique, and there is no unique")
+        if self.reuse and self.unique == "-":
+            raise ValueError("reuse needs a unique of its own: results are not kept by their payloads")
         if self.delay is not None and self.at is not None:
             raise ValueError("delay and at both say when the job may start: give one of them")
         if not self.detached and (self.delay is not None or self.at is not None):

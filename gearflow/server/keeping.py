@@ -24,7 +24,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Final
 
@@ -199,21 +199,31 @@ class Keeper:
         """Write what can be written of a group, and tell the others that it cannot; those that are kept."""
         self._tell_of_fault(str(error))
         kept: list[Entry] = []
-        fault, in_vain = str(error), 0
-        for entry in entries:
-            change, done = entry
-            if change is not None:
-                try:
-                    if in_vain >= _IN_VAIN:
-                        raise StoreError(fault)
-                    self._store.write([change])
-                    in_vain = 0
-                except StoreError as single:
-                    fault, in_vain = str(single), in_vain + 1
-                    self._refused += isinstance(change, StoredJob)
-                    entry = _refused(done, fault)
-            kept.append(entry)
+        for (change, done), fault in self._one_by_one(entries, str(error)):
+            if fault is None:
+                kept.append((change, done))
+            else:
+                self._refused += isinstance(change, StoredJob)
+                kept.append(_refused(done, fault))
         return kept
+
+    def _one_by_one(self, entries: list[Entry], fault: str) -> Iterator[tuple[Entry, str | None]]:
+        """Write what can be written of a group that cannot as a whole; each entry with its fault, if any."""
+        in_vain = 0
+        for entry in entries:
+            if (change := entry[0]) is None:
+                yield entry, None
+                continue
+            try:
+                if in_vain >= _IN_VAIN:
+                    raise StoreError(fault)
+                self._store.write([change])
+            except StoreError as error:
+                fault, in_vain = str(error), in_vain + 1
+                yield entry, fault
+            else:
+                in_vain = 0
+                yield entry, None
 
     def _tell_of_fault(self, fault: str) -> None:
         self._fault_seen = self._loop.time()
@@ -231,15 +241,28 @@ class Keeper:
         """Write what could not be written before, as far as that goes."""
         self._again = None
         entries = self._broker.take_overdue()
+        left: list[Entry] = []
         for start in range(0, len(entries), _MANY):
-            group = entries[start : start + _MANY]
-            try:
-                self._store.write([change for change, _ in group if change is not None])
-            except StoreError:
-                self._broker.put_back(entries[start:])
+            written, not_yet = self._write_again(entries[start : start + _MANY])
+            left += not_yet
+            self._tell(written, None)
+            if not written:  # there is no room at all
+                left += entries[start + _MANY :]
                 break
-            self._tell(group, None)
+        self._broker.put_back(left)
         self._after()
+
+    def _write_again(self, entries: list[Entry]) -> tuple[list[Entry], list[Entry]]:
+        """Those that are written now, and those that still cannot be."""
+        try:
+            self._store.write([change for change, _ in entries if change is not None])
+        except StoreError as error:
+            found = list(self._one_by_one(entries, str(error)))
+            return (
+                [entry for entry, fault in found if fault is None],
+                [entry for entry, fault in found if fault is not None],
+            )
+        return entries, []
 
     # ---------------------------------------------------------------------------------------- the disk
 

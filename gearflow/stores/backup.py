@@ -14,6 +14,7 @@ from gearflow.stores import schema
 from gearflow.stores.account import Account, DamagedAccount
 from gearflow.stores.faults import damaged, failed
 from gearflow.stores.names import sync_names
+from gearflow.stores.swap import check_not_planned
 
 _PAGES: Final = 16384  # that are copied at a time: 64 MiB
 
@@ -28,11 +29,13 @@ def backup(path: str | Path, target: str | Path) -> int:
         Its bytes.
 
     Raises:
-        StoreError: There is no store, the target is there already, or the copy failed and was removed.
+        StoreError: There is no store, or its rescue has yet to take its place; the target is there already;
+            or the copy failed and was removed.
     """
     path, target = Path(path).resolve(), Path(target).absolute()
     if not path.is_file():
         raise StoreError(f"there is no file {path} to copy")
+    check_not_planned(path)
     if target.exists() or target.is_symlink():
         raise StoreError(f"{target} is there already; name another file, or remove it")
     partial = target.with_name(f"{target.name}-partial")

@@ -16,7 +16,7 @@ from typing import Final
 from gearflow.broker.store import Ended, Outcome, StoredJob
 from gearflow.errors import StoreError
 from gearflow.stores.account import Account, DamagedAccount
-from gearflow.stores.faults import failed
+from gearflow.stores.faults import DiskFull, failed
 from gearflow.stores.opening import connect, make_ready
 from gearflow.stores.owner import Owner
 from gearflow.stores.salvage import Salvage, open_damaged
@@ -44,8 +44,12 @@ def recover(path: str | Path) -> Recovered:
         if not is_planned(path):
             _save(path, owner)
         return carry_out(path, owner)
-    except (sqlite3.Error, OSError) as error:
-        raise failed(path, error) from error
+    except (sqlite3.Error, OSError, DiskFull) as error:
+        fault = error if isinstance(error, DiskFull) else failed(path, error)
+        if isinstance(fault, DiskFull):
+            text = "there is no room for the new file beside it; make room, and run this again"
+            fault = DiskFull(f"{path}: {text}")
+        raise fault from error
     finally:
         owner.release(orderly=False)  # of what is in its place now, nothing more is expected
 

@@ -724,3 +724,75 @@ def test_a_job_that_is_cancelled_while_it_runs_is_over_for_all_but_its_worker(
     assert worker(p.WorkComplete(handle, b"late")) == []
     world.commit()
     assert [type(answer) for answer in _told(client, world, reserved.RESULT, named)] == [p.WorkFail]
+
+
+@pytest.mark.parametrize("end", ["completed", "cancelled"])
+def test_a_job_that_is_over_before_it_is_kept_does_not_come_back(
+    world: Durable, client: Peer, end: str
+) -> None:
+    request = reserved.SubmitRequest(function="work", unique="u", keep=0)
+    (created,) = client(p.SubmitJob(reserved.SUBMIT, b"", request.to_wire() + b"\nx"))
+    assert isinstance(created, p.JobCreated)
+    worker = world.worker()
+    assert worker.grab() == created.handle
+    world.peer()(p.SubmitJobBg(b"work", b"u", b"x"))
+    if end == "cancelled":
+        assert world.broker.cancel(created.handle)
+    worker(p.WorkComplete(created.handle, b"r"))
+    world.commit()
+    assert world.restarted().worker().grab() is None
+
+
+def test_a_cancel_that_is_written_is_no_fault_while_other_ends_are_not(world: Durable, client: Peer) -> None:
+    client(p.SubmitJobBg(b"work", b"", b"x"), p.SubmitJobBg(b"work", b"", b"x"))
+    world.commit()
+    worker = world.worker()
+    assert worker.grab() == _handle(1)
+    world.disk.full = True
+    worker(p.WorkComplete(_handle(1), b"r"))
+    world.commit()
+    assert world.broker.behind
+    client.read()
+    named = b'{"handle":"%b"}' % _handle(2)
+    warning, failed = _told(client, world, reserved.CANCEL, named)
+    assert isinstance(warning, p.WorkWarning)
+    assert isinstance(failed, p.WorkFail)
+    world.disk.full = False
+    client(p.SubmitJobBg(b"work", b"", b"x"), p.SubmitJobBg(b"other", b"", b"x"))
+    world.commit()
+    created, _ = client.read()
+    assert isinstance(created, p.JobCreated)
+    for function, request in (
+        (reserved.CANCEL, b'{"handle":"%b"}' % created.handle),
+        (reserved.PURGE, b'{"function":"other"}'),
+    ):
+        (done,) = _told(client, world, function, request)
+        assert isinstance(done, p.WorkComplete)
+    assert world.broker.behind
+
+
+@pytest.mark.parametrize("of", ["expiry", "result"])
+def test_what_is_moot_long_before_its_time_is_not_kept(world: Durable, client: Peer, of: str) -> None:
+    """Of jobs that have ended nothing stays behind, however long they might have waited."""
+    worker = world.worker()
+    expires = 86400.0 if of == "expiry" else None
+    request = reserved.SubmitRequest(function="work", detached=True, expires=expires, keep=0)
+    for _ in range(5000):
+        client(p.SubmitJob(reserved.SUBMIT, b"", request.to_wire() + b"\nx"))
+        world.commit()
+        handle = worker.grab()
+        assert handle is not None
+        if of == "result":
+            client(p.SubmitJob(reserved.RESULT, b"", b'{"handle":"%b","timeout":86400}' % handle))
+            world.commit()
+        worker(p.WorkComplete(handle, b""))
+    world.commit()
+    assert len(world.broker.agenda) < 2000
+
+
+def test_a_payload_as_the_key_has_no_kept_result(client: Peer) -> None:
+    request = b'{"function":"work","unique":"-","reuse":true}'
+    _, warning, failed = client(p.SubmitJob(reserved.SUBMIT, b"", request + b"\nx"))
+    assert isinstance(warning, p.WorkWarning)
+    assert b"reuse needs a unique of its own" in warning.data
+    assert isinstance(failed, p.WorkFail)

@@ -105,3 +105,24 @@ def test_what_is_sent_behind_a_background_job_is_no_text(server: JobServer) -> N
         wire.socket.sendall(b"status\n")
         lines = iter(wire.receive, b".")
         assert not any(isinstance(line, bytes) and b"smuggled" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        encode(p.EchoReq(b""))[:4] + b"\0\0\0\x12\0\0\0\1f",
+        encode(p.SubmitJobBg(b"f" * 9000, b"", b"")),
+        b"\0nonsense",
+    ],
+    ids=["too few fields", "a name that is too long", "no packet"],
+)
+def test_what_was_accepted_is_acknowledged_before_what_is_behind_it_ends_the_connection(
+    server: JobServer, bad: bytes
+) -> None:
+    good = encode(p.SubmitJobBg(b"order", b"", b"x"))
+    with Wire(server.port) as wire:
+        wire.socket.sendall(good + good + bad)
+        assert isinstance(wire.receive(), p.JobCreated)
+        assert isinstance(wire.receive(), p.JobCreated)
+        while (answer := wire.receive()) is not None:
+            assert isinstance(answer, p.Error)

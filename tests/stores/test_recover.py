@@ -16,7 +16,7 @@ import pytest
 
 from gearflow.broker.store import Outcome, Paused
 from gearflow.errors import StoreError
-from gearflow.stores import SqliteStore, recover
+from gearflow.stores import SqliteStore, backup, recover
 from gearflow.stores.owner import Owner
 from tests.conftest import ROOT
 from tests.stores.faulty import faulty_disk
@@ -219,7 +219,7 @@ def test_if_there_is_no_room_all_is_as_it_was(tmp_path: Path) -> None:
     before = path.read_bytes()
     with faulty_disk() as disk:
         disk.fail_at, disk.times = 100, 1 << 30
-        with pytest.raises(StoreError, match="make room"):
+        with pytest.raises(StoreError, match="make room, and run this again"):
             recover(path)
     assert path.read_bytes() == before
     assert {entry.name for entry in tmp_path.iterdir()} == {"jobs.db", "jobs.db-lock"}
@@ -329,6 +329,8 @@ def test_a_file_that_was_put_in_its_place_meanwhile_is_not_overwritten(
             recover(path)
     assert not path.exists()
     path.write_bytes(b"a copy")
+    with pytest.raises(StoreError, match="its rescue was cut short"):
+        backup(path, tmp_path / "copy")
     with pytest.raises(StoreError, match=r"jobs\.db is there again, .* remove \S+jobs\.db-swap"):
         recover(path)
     assert path.read_bytes() == b"a copy"
