@@ -1,16 +1,15 @@
 """``@task``: makes a task of a function and registers it."""
 
 import inspect
-import sys
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, Concatenate, Final, NoReturn, ParamSpec, Protocol, TypeVar, cast, overload
 
 from gearflow.client import Priority
 from gearflow.errors import TaskDefinitionError
 from gearflow.tasks.context import Context
 from gearflow.tasks.durations import bounded
+from gearflow.tasks.modules import importable_name
 from gearflow.tasks.options import Options, PriorityName, Unique, no_option, retry, run_limit
 from gearflow.tasks.registry import registry
 from gearflow.tasks.retry import Retry
@@ -166,21 +165,12 @@ def _refuse(function: Any, fault: str) -> NoReturn:
 def _default_name(function: Callable[..., Any]) -> str:
     """``module.function``; what is defined inside another function goes by its own name."""
     qualified: str = function.__qualname__
-    return f"{_module_name(function.__module__)}.{qualified.rpartition('<locals>.')[2]}"
-
-
-def _module_name(module: str) -> str:
-    """The name under which the module can be imported, also if it is being run."""
-    if module != "__main__":
-        return module
-    main = sys.modules["__main__"]
-    if main.__spec__ is not None:
-        return main.__spec__.name
-    file: str | None = getattr(main, "__file__", None)
-    return Path(file).stem if file else module
+    return f"{importable_name(function.__module__)}.{qualified.rpartition('<locals>.')[2]}"
 
 
 def _valid_name(name: str) -> str:
+    if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]  (not all callers are checked)
+        raise TaskDefinitionError(f"{name!r} cannot be a task's name: take a str")
     if not name or not name.isprintable() or any(character.isspace() for character in name):
         raise TaskDefinitionError(f"{name!r} cannot be a task's name: take printable text without spaces")
     if name.startswith(RESERVED):

@@ -29,7 +29,8 @@ from typing import Any, Final, cast
 
 from gearflow.errors import GearflowError, PayloadInvalid, TaskCrashed, TaskFailed, TaskTimeout
 from gearflow.tasks.control import Control
-from gearflow.tasks.relay import relayed
+from gearflow.tasks.modules import loaded
+from gearflow.tasks.relay import name_of, relayed
 
 MAX_TRACEBACK: Final = 65536
 """Characters of a traceback that travel; the last ones, which are next to the fault."""
@@ -66,7 +67,7 @@ def _type_name(exc: BaseException) -> str:
     if isinstance(exc, TaskFailed) and exc.type:
         return exc.type  # of the task that this one waited for
     cls = type(exc)
-    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+    return cls.__qualname__ if cls.__module__ == "builtins" else name_of(cls)
 
 
 def _message(exc: BaseException) -> str:
@@ -183,7 +184,7 @@ def _class_named(name: str) -> type | None:
     if len(parts) == 1:
         return _member(vars(builtins), parts)
     for cut in range(len(parts) - 1, 0, -1):
-        module = sys.modules.get(".".join(parts[:cut]))
+        module = loaded(".".join(parts[:cut]))
         if module is not None:
             return _member(getattr(module, "__dict__", {}), parts[cut:])
     return None

@@ -8,6 +8,8 @@ of all its classes, also of those that are not known here.
 from dataclasses import dataclass
 from typing import Final, cast
 
+from gearflow.tasks.modules import importable_name
+
 _ATTRIBUTE: Final = "_gearflow_relayed"
 
 
@@ -36,4 +38,4 @@ def name_of(kind: type | str) -> str:
     """A class by name; builtins may be written without their module."""
     if isinstance(kind, str):
         return kind if "." in kind else f"builtins.{kind}"
-    return f"{kind.__module__}.{kind.__qualname__}"
+    return f"{importable_name(kind.__module__)}.{kind.__qualname__}"

@@ -4,12 +4,15 @@ import asyncio
 import builtins
 import concurrent.futures
 import copy
+import importlib
 import json
 import pickle
 import sys
 import traceback
+from pathlib import Path
 from typing import Any, NoReturn, Self
 
+import anyio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,6 +20,7 @@ from pydantic import BaseModel, ValidationError
 
 from gearflow.errors import NoServer, PayloadInvalid, TaskFailed, TaskTimeout
 from gearflow.tasks.failure import MAX_MESSAGE, MAX_TRACEBACK, decode_failure, encode_failure
+from gearflow.worker import Worker
 
 SEEN: list[str] = []
 
@@ -374,3 +378,38 @@ def test_a_rebuilt_failure_can_be_copied_and_pickled(raised: Exception) -> None:
         assert isinstance(same, TaskFailed)
         told = (str(same), same.type, same.handle, same.traceback, same.__notes__)
         assert told == (str(failure), failure.type, "H:1", failure.traceback, failure.__notes__)
+
+
+# -------------------------------------------------------------------------------------- the program that runs
+
+PROGRAM = """
+import sys
+from gearflow import Retry, configure, task
+
+class OutOfStock(Exception): ...
+
+@task
+def order(item: str) -> None:
+    raise OutOfStock(item)
+
+if __name__ == "__main__":
+    configure(sys.argv[1])
+    try:
+        order.options(retries=Retry(3, on=OutOfStock, backoff=0)).call("pear")
+    except OutOfStock as error:
+        print("caught", error)
+"""
+
+
+async def test_an_exception_of_the_program_that_runs_is_the_same_on_the_worker(
+    bundled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "program_of_a_shop.py").write_text(PROGRAM)
+    monkeypatch.syspath_prepend(tmp_path)
+    order = importlib.import_module("program_of_a_shop").order
+    with anyio.fail_after(30):
+        async with Worker([order], servers=[bundled]):
+            command = [sys.executable, str(tmp_path / "program_of_a_shop.py"), bundled]
+            ended = await anyio.run_process(command, stderr=None)
+    assert ended.stdout == b"caught pear\n"
+    assert caplog.messages.count("job retried") == 2

@@ -26,11 +26,11 @@ from gearflow.protocol.packets import Packet
 from gearflow.tasks import Context, Task
 from gearflow.worker.memory import resident
 from gearflow.worker.processes import logs
-from gearflow.worker.processes.failures import Renamed, pack
+from gearflow.worker.processes.failures import pack
 from gearflow.worker.processes.frames import Channel, Frame, encode
 from gearflow.worker.processes.lifespans import Lifespans
 from gearflow.worker.processes.orders import Hello, Order
-from gearflow.worker.processes.origin import MAIN, find
+from gearflow.worker.processes.origin import find
 from gearflow.worker.processes.pool import LEAVING
 from gearflow.worker.processes.process import ANSWERED_BY_THE_WORKER
 from gearflow.worker.processes.reports import Reports
@@ -140,8 +140,7 @@ class _Runner:
                 return encode("loaded")
             return encode("result", variables.run(request.run, task), rss=self._rss())
         except BaseException as error:  # noqa: BLE001  (SystemExit too is this run's own affair)
-            renamed = Renamed(origin.module, MAIN) if origin.is_main else None
-            return encode("raised", error=pack(error, renamed), rss=self._rss())
+            return encode("raised", error=pack(error), rss=self._rss())
 
     def _report(self, packet: Packet) -> None:
         if self._request is not None:  # else a thread goes on that the task has left behind

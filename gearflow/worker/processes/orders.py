@@ -65,7 +65,7 @@ class Order:
         """The head of its frame."""
         return {
             "task": self.task,
-            "origin": [self.origin.module, self.origin.file, self.origin.is_main],
+            "origin": [self.origin.module, self.origin.file],
             "handle": self.handle,
             "attempt": self.attempt,
             "limit": self.limit,

@@ -10,13 +10,12 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final
+from typing import Any
 
 from gearflow.errors import UnknownTask
 from gearflow.tasks import Task
+from gearflow.tasks.modules import importable_name
 from gearflow.tasks.registry import registry
-
-MAIN: Final = "__main__"
 
 _loading: list[str] = []
 """Modules that are being imported for their tasks."""
@@ -32,9 +31,6 @@ class Origin:
     file: str | None = None
     """Of a program that was started by its path, which may be where no import finds it."""
 
-    is_main: bool = False
-    """Where the task comes from, this module is ``__main__``."""
-
 
 def origin_of(task: Task[..., Any]) -> Origin:
     """Where a task is defined.
@@ -43,18 +39,17 @@ def origin_of(task: Task[..., Any]) -> Origin:
         ValueError: Nowhere that another process could find it.
     """
     module: str = task.function.__module__
-    if module != MAIN:
-        return Origin(module)
-    main = sys.modules[MAIN]
-    if main.__spec__ is not None:
-        return Origin(main.__spec__.name, is_main=True)
+    name = importable_name(module)
+    main = sys.modules["__main__"]
+    if (name == module and name != "__main__") or main.__spec__ is not None:
+        return Origin(name)
     file: str | None = getattr(main, "__file__", None)
     if file is None or not Path(file).is_file():
         raise ValueError(
             f"the task {task.name!r} is to run in a process of its own, which cannot find what was typed in "
             "or given by -c; put it into a module"
         )
-    return Origin(Path(file).stem, str(Path(file).resolve()), is_main=True)
+    return Origin(name, str(Path(file).resolve()))
 
 
 def find(name: str, origin: Origin) -> Task[..., Any]:
