@@ -41,6 +41,8 @@ def _begin_as_child() -> None:
     for number, handler in _ours.items():
         if signal.getsignal(number) == handler:  # else the task has set its own
             signal.signal(number, _before[number])
+    if signal.SIGINT in signal.sigpending() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # what it raises would be lost in here
     _let_come()
 
 

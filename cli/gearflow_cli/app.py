@@ -107,7 +107,17 @@ def _options(
 
 def main() -> None:
     """The entry point of the console script."""
+    _open_descriptors()
     for stream in ("stdout", "stderr"):
         if getattr(sys, stream) is None:  # the shell closed it: >&-
             setattr(sys, stream, Path(os.devnull).open("w"))  # noqa: SIM115  (for the life of the process)
     app(prog_name="gearflow")
+
+
+def _open_descriptors() -> None:
+    """Have nothing else come by the descriptors of standard streams that the shell closed, as with <&-."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest one that is free: this

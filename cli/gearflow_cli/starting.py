@@ -1,5 +1,6 @@
-"""Signals to a process that has no job yet, and none of its own handlers: the first one ends it."""
+"""Signals to a process that has no job yet: what stops ends it, and what is for the worker waits for that."""
 
+import faulthandler
 import os
 import signal
 import socket
@@ -12,6 +13,11 @@ from typing import Final, NoReturn
 from gearflow_cli.exits import ExitCode
 
 _STOPS: Final = (signal.SIGTERM, signal.SIGINT)
+
+_FOR_LATER: Final = (signal.SIGHUP, signal.SIGTSTP, signal.SIGCONT)
+
+_noted: Final[list[int]] = []
+"""Signals that have come, and are for the worker."""
 
 
 def end_at_once() -> None:
@@ -27,9 +33,15 @@ def end_at_once() -> None:
 def ending_at_once() -> Generator[None]:
     """The same for a time in which modules are imported, which may be long in a call of C's.
 
-    Python handles no signal meanwhile, so a thread does.
+    Python handles no signal meanwhile, so a thread does. SIGUSR2 shows where the import is.
     """
+    from gearflow.handlers import handle
+
     end_at_once()
+    for number in _FOR_LATER:
+        handle(number, _note)
+    faulthandler.register(signal.SIGUSR2)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (*_FOR_LATER, signal.SIGUSR2))
     heard, told = socket.socketpair()
     told.setblocking(False)
     with told:
@@ -39,6 +51,17 @@ def ending_at_once() -> Generator[None]:
             yield
         finally:
             signal.set_wakeup_fd(-1)
+            faulthandler.unregister(signal.SIGUSR2)
+
+
+def repeat() -> None:
+    """Send this process again what has come for the worker, which handles it now."""
+    while _noted:
+        os.kill(os.getpid(), _noted.pop(0))
+
+
+def _note(number: int, _frame: FrameType | None) -> None:
+    _noted.append(number)
 
 
 def _end(_number: int, _frame: FrameType | None) -> NoReturn:

@@ -197,12 +197,14 @@ class Direct:
         answer = self._receive(connection, until)  # one that refuses us may say so, or close the connection
         if answer != EchoRes(_GREETING):
             raise RemoteProtocolError(f"{answer.type.name} came where ECHO_RES was due")
+        is_clean, self._is_clean = self._is_clean, False  # an interrupt may come before it is ready
         # From here on the kernel keeps the time; with Python's limits each call would be two.
         connection.settimeout(None)
         seconds = self._answer_timeout if self._answer_timeout < FOR_EVER else 0.0  # none
         limit = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+        self._is_clean = is_clean
         return connection
 
     def _reason(self, error: Exception) -> str:

@@ -19,7 +19,6 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from functools import partial
-from importlib.util import find_spec
 from typing import Final, Self, Unpack
 
 import anyio.to_thread
@@ -27,7 +26,7 @@ import anyio.to_thread
 from gearflow.broker import Broker, Session
 from gearflow.broker.store import Store
 from gearflow.certificates import BadCertificate, server_context
-from gearflow.eventloop import new_event_loop
+from gearflow.eventloop import can_use_uvloop, new_event_loop
 from gearflow.server import admin, tls
 from gearflow.server.keeping import Keeper, open_store
 from gearflow.server.peer import Peer
@@ -441,5 +440,5 @@ def tune_garbage_collection() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(_YOUNG, 1000, 1000)
-    if find_spec("uvloop") is not None:
+    if can_use_uvloop():
         gc.callbacks.append(after)

@@ -7,8 +7,9 @@ the worker is anyio's.
 
 import asyncio
 import contextvars
+import os
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from math import inf
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, cast
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, cast
 import anyio
 
 from gearflow.client.posting import poster
+from gearflow.forks import end_stray, forget_in_children
 
 if TYPE_CHECKING:
     import trio  # an extra of the user's
@@ -125,10 +127,18 @@ class _Asyncio:
         self.post: Final = poster()
         self._loop = loop
         self._opener = opener
+        self._cancelled_before = opener.cancelling()  # and swallowed
+        self._process = os.getpid()
+        forget_in_children(self, _Asyncio._forget)
         self._variables = contextvars.copy_context()
 
+    def _forget(self) -> None:
+        """We are in a forked child: it ends if it comes back to the loop, which is the worker's."""
+        with suppress(RuntimeError):  # in debug mode, if another thread has forked
+            self._loop.call_soon(end_stray, self._process)
+
     def is_cancelled(self) -> bool:
-        return self._opener.cancelling() > 0
+        return self._opener.cancelling() > self._cancelled_before
 
     def start(self, body: Body) -> Started:
         # Not kept in a set here: its done callback would cost as much as the task itself.
@@ -141,16 +151,20 @@ class _Asyncio:
                 await asyncio.wait(tasks)
 
     def limit(self, seconds: float, body: Cancellable) -> Limit:
-        return _EdgeLimit(self._loop, seconds, body)
+        return _EdgeLimit(self, seconds, body)
 
     def now(self) -> float:
         return self._loop.time()
+
+    def call_later(self, seconds: float, callback: Callable[[], object]) -> asyncio.TimerHandle:
+        """Call something on the loop after that time."""
+        return self._loop.call_later(seconds, callback)
 
 
 class _EdgeLimit:
     """As ``asyncio.timeout``, but leaves alone what is cancelled already. (anyio's scopes go on and on.)"""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float, body: Cancellable) -> None:
+    def __init__(self, loop: _Asyncio, seconds: float, body: Cancellable) -> None:
         self.cancel_called = False
         self._loop = loop
         self._seconds = seconds
@@ -158,7 +172,6 @@ class _EdgeLimit:
 
     def __enter__(self) -> None:
         self._task = cast("asyncio.Task[Any]", asyncio.current_task())
-        self._cancelled_before = self._task.cancelling()
         self._timer = self._loop.call_later(self._seconds, self._cancel)
 
     def _cancel(self) -> None:
@@ -173,7 +186,8 @@ class _EdgeLimit:
         self._timer.cancel()
         if not self.cancel_called:
             return False
-        is_mine_alone = self._task.uncancel() <= self._cancelled_before and not self._body.is_for_nobody
+        self._task.uncancel()
+        is_mine_alone = not self._body.is_for_nobody and not self._loop.is_cancelled()
         self._body.is_under_way = is_mine_alone  # what follows may be cancelled as well
         return is_mine_alone and isinstance(error, asyncio.CancelledError)
 

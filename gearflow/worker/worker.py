@@ -26,6 +26,7 @@ that run.
 """
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
@@ -38,6 +39,7 @@ from anyio.abc import TaskGroup, TaskStatus
 
 from gearflow.client import Security, ambient, parse_servers
 from gearflow.errors import NoServer
+from gearflow.forks import end_stray
 from gearflow.protocol.codec import encode
 from gearflow.protocol.packets import CanDo, WorkFail
 from gearflow.tasks import RunInfo, Task
@@ -155,7 +157,7 @@ class Worker:
         self._loop: Loop
         self._executor: Executor
         self._holding: Holding
-        self._thread = 0  # the loop's
+        self._process = self._thread = 0  # the loop's
 
     # ------------------------------------------------------------------------------------- the outside
 
@@ -221,6 +223,7 @@ class Worker:
         if self._has_run:
             raise RuntimeError("a worker can run only once; make a new one")
         self._has_run = True
+        self._process = os.getpid()
         self._thread = threading.get_ident()
         self._waits.begin()
         with ambient.by_default(self._target), heard_by(self._waits):
@@ -481,7 +484,10 @@ class Worker:
         failure: BaseException | None = None
         try:
             if not run.is_for_nobody:
-                result = await self._execute(run, run.open(workload))
+                try:
+                    result = await self._execute(run, run.open(workload))
+                finally:
+                    end_stray(self._process)
                 run.end(work_complete(run.handle, result))
             elif run.cancelled:
                 run.end(encode(WorkFail(run.handle)))

@@ -1,6 +1,7 @@
 """The real command in real processes, as a user's shell starts it."""
 
 import os
+import shlex
 import subprocess
 import sys
 import threading
@@ -40,10 +41,15 @@ class Shell:
         )
 
     @contextmanager
-    def start(self, *arguments: str, **environment: str) -> Generator["Running", None, None]:
-        """Start a command that runs for the time of the block."""
+    def start(
+        self, *arguments: str, closed: str = "", **environment: str
+    ) -> Generator["Running", None, None]:
+        """Start a command that runs for the time of the block; ``closed``: what a shell is told of streams."""
+        command = [*COMMAND, *arguments]
+        if closed:
+            command = ["/bin/sh", "-c", f"exec {shlex.join(command)} {closed}"]
         with subprocess.Popen(
-            [*COMMAND, *arguments],
+            command,
             cwd=self.directory,
             env=self._environment(environment),
             stdin=subprocess.DEVNULL,

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from types import FrameType
+from typing import NoReturn
 
 import anyio
 import anyio.to_thread
@@ -392,3 +393,29 @@ def test_who_looks_out_has_what_comes_or_the_end_and_gives_up_in_time() -> None:
         assert look_out(ours, math.inf) == b"x"
         theirs.close()
         assert look_out(ours, math.inf) == b""
+
+
+async def test_a_connection_that_an_interrupt_leaves_half_prepared_is_not_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupt(*_: object) -> NoReturn:
+        raise Interrupt
+
+    def interrupted(direct: Direct) -> None:
+        with monkeypatch.context() as patch, pytest.raises(Interrupt):
+            patch.setattr(direct_module.struct, "pack", interrupt)
+            direct.submit("f", b"u", PACKET)
+
+    async with ScriptedServer() as server, anyio.create_task_group() as tasks:
+        with direct_to(server.address) as direct:
+            first = Call(anyio.to_thread.run_sync, interrupted, direct)
+            tasks.start_soon(first.run)
+            peer = await greet(server)
+            await first.outcome()
+            second = Call(anyio.to_thread.run_sync, partial(direct.submit, "f", b"u", PACKET))
+            tasks.start_soon(second.run)
+            await peer.expect_end()
+            peer = await greet(server)
+            await peer.expect(SubmitJobBg(b"f", b"u", b"1"))
+            await peer.send(JobCreated(b"H:1"))
+            assert str(await second.outcome()) == "H:1"

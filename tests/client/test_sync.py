@@ -231,6 +231,27 @@ with SyncClient([sys.argv[1]]) as client:
 """
 
 
+CLOSED = """
+import sys
+from gearflow.client import SyncClient
+with SyncClient(sys.argv[1]) as client:
+    print(client.echo(b"7"), flush=True)
+print("left")
+"""
+
+
+def test_a_closed_standard_input_does_not_abort_the_program(bundled: str) -> None:
+    shell = 'exec "$0" -c "$1" "$2" <&-'
+    done = subprocess.run(
+        ["/bin/sh", "-c", shell, sys.executable, CLOSED, bundled],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("b'7'\nleft\n", "", 0)
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_forked_child_neither_uses_nor_closes_the_parents_client(any_server: str) -> None:
     done = subprocess.run(

@@ -3,6 +3,7 @@
 How they are told to go on: ``gate`` is a FIFO, whose reading blocks until a test opens it.
 """
 
+import asyncio
 import logging
 import os
 import re
@@ -287,6 +288,18 @@ def forks_in_a_thread() -> str:
     """The same in a thread, where nobody waits for the other one to come back."""
     if child := os.fork():
         return f"the child ended with {os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}"
+    return "the child returns"
+
+
+@task
+async def forks_on_the_loop(goes_on: bool) -> str:
+    """The same on the event loop, which the other one comes back to at its end, or before."""
+    if child := os.fork():
+        status = os.waitpid(child, 0)[1]  # noqa: ASYNC222  (for the moment in which it ends)
+        return f"the child ended with {os.waitstatus_to_exitcode(status)}"
+    if goes_on:
+        await asyncio.sleep(0)
+        await asyncio.sleep(600)
     return "the child returns"
 
 

@@ -7,15 +7,18 @@ import logging
 import os
 import select
 import signal
+import stat
 import subprocess
 import sys
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import pytest
 
@@ -251,6 +254,44 @@ async def test_a_process_that_a_task_has_forked_in_a_thread_ends_when_it_comes_b
     async with at_work(bundled, heavy.forks_in_a_thread):
         assert await heavy.forks_in_a_thread.acall() == "the child ended with 1"
     assert "came back from the task" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("goes_on", [False, True])
+async def test_a_process_that_a_task_has_forked_on_the_loop_ends_when_it_comes_back(
+    bundled: str, capfd: pytest.CaptureFixture[str], goes_on: bool
+) -> None:
+    async with at_work(bundled, heavy.forks_on_the_loop):
+        assert await heavy.forks_on_the_loop.acall(goes_on) == "the child ended with 1"
+    assert "came back from the task" in capfd.readouterr().err
+
+
+def pipes() -> set[int]:
+    """Descriptors of this process that are pipes."""
+    found: set[int] = set()
+    for entry in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):  # that of the listing
+            if stat.S_ISFIFO(os.fstat(int(entry.name)).st_mode):
+                found.add(int(entry.name))
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="no /proc here")
+async def test_of_a_process_that_has_ended_a_forked_child_forgets_nothing_that_is_not_its(
+    bundled: str,
+) -> None:
+    async with at_work(bundled, heavy.pid):
+        before = pipes()
+        process = await heavy.pid.acall()
+        theirs = pipes() - before
+        os.kill(process, signal.SIGKILL)
+        while theirs <= pipes():
+            await anyio.lowlevel.checkpoint()
+        with ExitStack() as files:
+            opened = [files.enter_context(TemporaryFile()) for _ in range(20)]
+            if not (child := os.fork()):
+                os._exit(not all(stat.S_ISREG(os.fstat(file.fileno()).st_mode) for file in opened))
+            assert os.waitpid(child, 0)[1] == 0  # noqa: ASYNC222  (for the moment in which it ends)
 
 
 # --------------------------------------------------------------------------------------------- lifespans

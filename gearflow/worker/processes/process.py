@@ -76,7 +76,7 @@ class Process:
         try:
             self._popen = _spawn(theirs.fileno(), their_end)
         except BaseException:
-            os.close(self._lifeline)
+            self._close_lifeline()
             self._channel.close()
             raise
         finally:
@@ -133,6 +133,10 @@ class Process:
         self._channel.forget()
         let_go(self._lifeline)
 
+    def _close_lifeline(self) -> None:
+        lifeline, self._lifeline = self._lifeline, -1  # its number is somebody else's from now on
+        os.close(lifeline)
+
     def _ending(self) -> Ending:
         if not self.has_ended.wait(_LAST_WORDS):
             self.kill()
@@ -162,7 +166,7 @@ class Process:
             self._popen.returncode = -1 if end.status is None else end.status
             self.has_ended.set()
         self._channel.end()  # its children may hold the other end open
-        os.close(self._lifeline)
+        self._close_lifeline()
 
 
 def _spawn(channel: int, lifeline: int) -> subprocess.Popen[bytes]:
