@@ -44,7 +44,7 @@ class Shell:
     def start(
         self, *arguments: str, closed: str = "", **environment: str
     ) -> Generator["Running", None, None]:
-        """Start a command that runs for the time of the block; ``closed``: what a shell is told of streams."""
+        """Start a command that runs for the time of the block; ``closed``: streams that are, to a shell."""
         command = [*COMMAND, *arguments]
         if closed:
             command = ["/bin/sh", "-c", f"exec {shlex.join(command)} {closed}"]

@@ -402,9 +402,10 @@ async def test_a_connection_that_an_interrupt_leaves_half_prepared_is_not_used(
         raise Interrupt
 
     def interrupted(direct: Direct) -> None:
-        with monkeypatch.context() as patch, pytest.raises(Interrupt):
+        with monkeypatch.context() as patch:
             patch.setattr(direct_module.struct, "pack", interrupt)
-            direct.submit("f", b"u", PACKET)
+            with pytest.raises(Interrupt):
+                direct.submit("f", b"u", PACKET)
 
     async with ScriptedServer() as server, anyio.create_task_group() as tasks:
         with direct_to(server.address) as direct:
