@@ -65,7 +65,7 @@ async def main() -> None:
         try:
             await ref.aresult(timeout=30)
         except TaskFailed as error:
-            print("given up:", error)
+            print("given up:", error.message)
 
 
 if __name__ == "__main__":

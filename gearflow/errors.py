@@ -93,18 +93,21 @@ class NoServer(GearflowError):
     What may be submitted again (``resubmit``) ends so, too, when its server was lost and no other can be
     reached; ``__cause__`` then says which one, and a job there may run on.
 
-    ``reasons`` maps each server's address to why it was not used.
+    ``reasons`` maps each server's address to why it was not used. ``remedy`` is what the message ends with,
+    which is empty where the reasons say it themselves.
     """
 
-    def __init__(self, reasons: Mapping[str, str]) -> None:
+    def __init__(self, reasons: Mapping[str, str], remedy: str = "") -> None:
         tried = "; ".join(f"{server}: {reason}" for server, reason in reasons.items()) or "none is configured"
-        super().__init__(
-            f"no Gearman server can be reached ({tried}); is one running? start one with 'gearflow server'"
-        )
+        if not remedy and all(reason == "connection refused" for reason in reasons.values()):
+            remedy = "is one running? start one with 'gearflow server'"
+        message = f"no Gearman server can be reached ({tried})"
+        super().__init__(f"{message}; {remedy}" if remedy else message)
         self.reasons = dict(reasons)
+        self.remedy = remedy
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.reasons,)
+        return type(self), (self.reasons, self.remedy)
 
 
 class ConnectionLost(GearflowError):
@@ -185,7 +188,8 @@ class PayloadInvalid(GearflowError, ValueError):
 class TaskFailed(GearflowError):
     """The task raised an exception on the worker, or the worker failed the job without a reason.
 
-    Where the remote exception's class is known here, what is raised is also an instance of that class.
+    Where the remote exception's class is known here, what is raised is also an instance of that class. Where
+    it is not, ``str()`` tells its name (``type``) before the ``message``.
     """
 
     def __init__(
@@ -203,6 +207,11 @@ class TaskFailed(GearflowError):
         self.traceback = traceback
         self.errors = [dict(error) for error in errors]
         self.handle = handle
+
+    def __str__(self) -> str:
+        if type(self) is not TaskFailed or not self.type or self.type == f"{__name__}.TaskFailed":
+            return self.message
+        return f"{self.type}: {self.message}" if self.message else self.type
 
 
 class TaskTimeout(TaskFailed):

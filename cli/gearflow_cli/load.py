@@ -41,6 +41,7 @@ def load_served(modules: Sequence[str], patterns: Sequence[str] = ()) -> "list[A
 
     Raises:
         Failure: A module does not import, or there is nothing to run.
+        TaskDefinitionError: What one of them takes or returns cannot travel.
     """
     tasks = [task for task in load(modules).values() if not task.foreign]
     if not tasks:
@@ -53,19 +54,27 @@ def load_served(modules: Sequence[str], patterns: Sequence[str] = ()) -> "list[A
         if not any(_fits(task.name, pattern) for task in tasks):
             names = _listed(task.name for task in tasks)
             raise Failure(ExitCode.MISCONFIGURED, f"no task fits -f {pattern!r}; there are {names}")
-    return [task for task in tasks if not patterns or any(_fits(task.name, each) for each in patterns)]
+    served = [task for task in tasks if not patterns or any(_fits(task.name, each) for each in patterns)]
+    for task in served:
+        with blaming(task):  # now, and not when its first job is there
+            task.check()
+    return served
 
 
 @contextmanager
 def blaming(task: "AnyTask") -> Generator[None]:
     """A block that calls what a task brings along: validators, the functions of ``unique=`` and ``backoff=``.
 
+    Its types are looked at before.
+
     Raises:
         Failure: One of them fails, or returns what cannot be used.
+        TaskDefinitionError: What it takes or returns cannot travel.
     """
     from gearflow.errors import GearflowError
 
     try:
+        task.check()
         yield
     except (GearflowError, Failure):
         raise

@@ -32,7 +32,7 @@ def failure(error: "TaskFailed", subject: str, *, verbose: bool) -> Failure:
     from gearflow.errors import PayloadInvalid
 
     code = ExitCode.PAYLOAD_INVALID if isinstance(error, PayloadInvalid) else ExitCode.TASK_FAILED
-    reason = f"{error.type}: {error}" if error.type else str(error)
+    reason = f"{error.type}: {error.message}" if error.type else error.message
     lines = [f"{subject} failed: {reason}"]
     if error.errors:
         lines.append(render.payload_faults(error.errors))

@@ -91,7 +91,7 @@ def _explained(task: "AnyTask") -> str:
 
 
 def _schedule(retry: "Retry | None") -> list[str]:
-    if retry is None:
+    if retry is None or retry.attempts == 1:
         return ["none: a run that fails is the last"]
     lines = [str(retry)]
     if retry.jitter and retry.attempts > 1:

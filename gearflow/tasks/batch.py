@@ -84,6 +84,7 @@ class Plan:
             raise ValueError(f"window={self.window}: without a job in flight nothing is ever done")
         if self.errors not in ("raise", "collect"):
             raise ValueError(f"errors={self.errors!r}: it is 'raise' or 'collect'")
+        self.callee.payload.signature.check_takes_one()
 
 
 class _Run:
@@ -181,15 +182,17 @@ class AsyncBatch(Generic[R_co]):
 
     def __init__(self, plan: Plan, items: Iterable[Any] | AsyncIterable[Any]) -> None:
         self._plan = plan
-        self._items: Iterable[Any] | AsyncIterable[Any] | None = items
+        self._items = items
+        self._has_run = False
 
     def __aiter__(self) -> AsyncIterator[R_co]:
         return self._run()
 
     def _run(self) -> "_AsyncRun":
-        items, self._items = self._items, None
-        if items is None:
+        if self._has_run:
             raise _already_run()
+        self._has_run = True
+        items, self._items = self._items, ()
         return _AsyncRun(self._plan, items)
 
     def __await__(self) -> Generator[Any, None, list[R_co]]:
@@ -216,7 +219,7 @@ class AsyncBatch(Generic[R_co]):
         The order is kept, and only as many results are held as wait for their neighbours. Without items the
         result is that of ``reducer([])``.
         """
-        callee = cast(Callee, reducer)
+        callee = _callee(reducer)
 
         async def reduce() -> B:
             client = await ambient.current()
@@ -230,6 +233,7 @@ class AsyncBatch(Generic[R_co]):
 
     def then(self: "AsyncBatch[B]", task: Mappable[list[B], C], /) -> "AsyncOutcome[C]":
         """Call ``task`` once, with the list of all results."""
+        _callee(task)
 
         async def then() -> C:
             return cast(C, await cast(Any, task).acall(await self.results()))
@@ -332,7 +336,8 @@ class Batch(Generic[R_co]):
 
     def __init__(self, plan: Plan, items: Iterable[Any]) -> None:
         self._plan = plan
-        self._items: Iterable[Any] | None = items
+        self._items = items
+        self._has_run = False
 
     def __iter__(self) -> Iterator[R_co]:
         return (result for _, result in self._run(_Deadline(None)))
@@ -343,7 +348,7 @@ class Batch(Generic[R_co]):
 
     def reduce(self: "Batch[B]", reducer: Mappable[list[B], B], /, *, fan_in: int = FAN_IN) -> "Outcome[B]":
         """Reduce the results to one by jobs of ``reducer``; see ``AsyncBatch.reduce``."""
-        callee = cast(Callee, reducer)
+        callee = _callee(reducer)
 
         def reduce(deadline: _Deadline) -> B:
             client = _sync_client(self._plan)
@@ -362,6 +367,7 @@ class Batch(Generic[R_co]):
 
     def then(self: "Batch[B]", task: Mappable[list[B], C], /) -> "Outcome[C]":
         """Call ``task`` once, with the list of all results."""
+        _callee(task)
 
         def then(deadline: _Deadline) -> C:
             results = [result for _, result in self._run(deadline)]
@@ -371,9 +377,10 @@ class Batch(Generic[R_co]):
 
     def _run(self, deadline: "_Deadline") -> Iterator[tuple[int, Any]]:
         client = _sync_client(self._plan)
-        items, self._items = self._items, None
-        if items is None:
+        if self._has_run:
             raise _already_run()
+        self._has_run = True
+        items, self._items = self._items, ()
         return _sync_run(self._plan, items, client, deadline)
 
 
@@ -466,6 +473,13 @@ class _Deadline:
 def _close(parts: Iterable["_Closable"]) -> None:
     for part in parts:
         part.close()
+
+
+def _callee(task: object) -> Callee:
+    """A task, of which type checkers know how it is called. Raises TypeError for anything else."""
+    if not hasattr(task, "prepare"):
+        raise TypeError(f"{task!r} is no task; put @task (from gearflow import task) above it")
+    return cast(Callee, task)
 
 
 def _already_run() -> RuntimeError:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, It
 from typing import Any, Final, TypeVar, overload
 
 from gearflow.protocol.packets import Packet, WorkStatus, WorkWarning
+from gearflow.tasks import habits
 
 T = TypeVar("T")
 
@@ -87,6 +88,9 @@ class Context:
             yield item
             report.one_more()
         report.finish()
+
+
+habits.teach(Context, habits.RUNS)
 
 
 class _Throttled:

@@ -16,11 +16,26 @@ from typing_extensions import TypedDict
 from gearflow.errors import TaskDefinitionError
 from gearflow.tasks.payload import Form
 from gearflow.tasks.signature import TaskSignature
-from gearflow.tasks.wire_json import Schema, WireJson, top
+from gearflow.tasks.wire_json import LostOnTheWay, Schema, WireJson, top
 
 Errors: TypeAlias = list[dict[str, Any]]
 
 _MAX_INPUT: Final = 1024  # characters of a faulty input that are worth carrying along
+
+_WHAT_TRAVELS: Final = (
+    "take a pydantic model, a dataclass, or what is made of these and of int, str, list, datetime and so on"
+)
+
+_REMEDIES: Final[dict[Any, str]] = {
+    "typed-dict-version": "take TypedDict from typing_extensions, and not from typing"
+}
+"""By pydantic's codes."""
+
+_TO_BYTES: Final[dict[type, str]] = {
+    str: "encode it",
+    bytearray: "write bytes(...)",
+    memoryview: "write bytes(...)",
+}
 
 
 def form_of_arguments(signature: TaskSignature, task: str) -> Form:
@@ -44,7 +59,7 @@ def form_of_result(kind: Any, task: str) -> Form:
     """The form of a task's result. Raises as ``form_of_arguments``."""
     if kind is str or kind is bytes:
         return _Raw(kind)
-    return _Json(_build(kind, lambda _: None, "the result", task))
+    return _Json(_build(kind, _as_it_is, "the result", task))
 
 
 def _object(annotations: Mapping[str, Any], defaults: Mapping[str, Any], task: str) -> Form:
@@ -57,26 +72,37 @@ def _object(annotations: Mapping[str, Any], defaults: Mapping[str, Any], task: s
                 field.pop(key, None)
 
     create = cast(Any, TypedDict)  # its names are not known to a type checker
-    kind = create(task, dict(annotations))
-    return _Arguments(_build(kind, by_parameter_name, "a parameter", task), none=not annotations)
+    try:
+        wire = _build(create(task, dict(annotations)), by_parameter_name, "a parameter", task)
+    except TaskDefinitionError:
+        for name, annotation in annotations.items():
+            _build(annotation, _as_it_is, f"the parameter {name!r}", task)  # raises for the one at fault
+        raise
+    return _Arguments(wire, none=not annotations)
 
 
 def _build(kind: Any, refine: Callable[[Schema], None], what: str, task: str) -> WireJson:
     try:
         return WireJson(kind, refine)
+    except LostOnTheWay as error:
+        raise TaskDefinitionError(f"task {task!r}: {what} would not arrive as it is: {error}") from error
     except (PydanticUserError, SchemaError, NameError, TypeError) as error:
-        reason = str(error).partition("\n")[0]
+        reason = str(error).partition("\n")[0].partition(". Set `arbitrary_types_allowed")[0]
+        remedy = _REMEDIES.get(getattr(error, "code", None), _WHAT_TRAVELS)
         raise TaskDefinitionError(
-            f"task {task!r}: the type of {what} cannot travel as JSON ({reason}); "
-            "use a type that pydantic knows, or a model made of such"
+            f"task {task!r}: the type of {what} cannot travel as JSON ({reason}); {remedy}"
         ) from error
+
+
+def _as_it_is(_: Schema) -> None:
+    """No refinement."""
 
 
 def _check_defaults(signature: TaskSignature, task: str) -> None:
     for name, default in signature.defaults.items():
         kind = signature.annotations[name]
         try:
-            _build(kind, lambda _: None, f"the parameter {name!r}", task).validate(default)
+            _build(kind, _as_it_is, f"the parameter {name!r}", task).validate(default)
         except ValidationError as error:
             shown = kind.__name__ if isinstance(kind, type) else str(kind)
             raise TaskDefinitionError(
@@ -189,7 +215,14 @@ def faults_of(error: ValueError) -> Errors:
         faults: Errors = json.loads(error.json(include_url=False))
     except ValueError:  # an input that is no JSON
         faults = json.loads(error.json(include_url=False, include_input=False))
-    for fault in faults:
+    for fault, kind in zip(faults, _kinds_of_input(error), strict=True):
+        if fault["type"] == "bytes_type" and kind in _TO_BYTES:
+            fault["msg"] = f"Input should be bytes, and is a {kind.__name__}; {_TO_BYTES[kind]}"
         if len(str(fault.get("input"))) > _MAX_INPUT:
             del fault["input"]
     return faults
+
+
+def _kinds_of_input(error: ValidationError) -> list[type]:
+    faults = error.errors(include_url=False, include_context=False)
+    return [type(fault["input"]) for fault in faults]

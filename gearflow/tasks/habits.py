@@ -20,7 +20,8 @@ VERBS: Final = {
         ("s", "si", "signature", "subtask", "message"),
         "calls are not values here: call one task after the other, or write .map(items).then(task)",
     ),
-    **dict.fromkeys(("chunks", "starmap"), "write .map(items), whose window=... bounds the jobs in flight"),
+    "chunks": "write .map(items), whose window=... bounds the jobs in flight",
+    "starmap": "write .map(tuples), of a task whose only parameter is a tuple: 'def f(p: tuple[int, int])'",
     "apply": "a plain call runs it here",
     "retry": "write 'raise TryAgain(after=30)' (from gearflow import TryAgain), or @task(retries=...)",
     "request": "the first parameter 'ctx: Context' (from gearflow import Context) has what is to be known",
@@ -39,6 +40,16 @@ RESULTS: Final = {
     "revoke": "write .cancel()",
 }
 """Of what calls return."""
+
+RUNS: Final = {
+    "retry": VERBS["retry"],
+    "request": "write ctx.handle, ctx.function, ctx.attempt or ctx.deadline",
+    "retries": "write ctx.attempt, which counts the first run, too",
+    **dict.fromkeys(("id", "task_id", "job_id", "message_id"), "write ctx.handle"),
+    **dict.fromkeys(("update_state", "set_progress"), "write ctx.progress(done, total), or ctx.warn(text)"),
+    "is_aborted": "write ctx.cancelled",
+}
+"""Of a task's ``Context``."""
 
 _CONTEXT: Final = "give the function a first parameter 'ctx: Context' (from gearflow import Context)"
 

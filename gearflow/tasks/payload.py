@@ -53,6 +53,11 @@ class PayloadCodec:
         self.signature = signature
         self._task = task
 
+    def check(self) -> None:
+        """Read the annotations now. Raises TaskDefinitionError if one of them cannot travel."""
+        self._arguments  # noqa: B018  (made at its first use)
+        self._result  # noqa: B018
+
     def encode(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
         """The workload of a call.
 

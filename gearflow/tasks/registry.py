@@ -1,8 +1,12 @@
 """Task names -> tasks, for workers and the command line. Duplicates are errors."""
 
+import inspect
 import threading
+import weakref
+from collections.abc import Callable
 from difflib import get_close_matches
-from typing import Any, Final, TypeAlias
+from types import CodeType
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from gearflow.errors import TaskDefinitionError, UnknownTask
 from gearflow.tasks.task import Task
@@ -17,6 +21,7 @@ class Registry:
 
     def __init__(self) -> None:
         self._tasks: dict[str, AnyTask] = {}
+        self._places: dict[str, _Place] = {}
         self._lock = threading.Lock()
 
     def add(self, task: AnyTask) -> None:
@@ -28,14 +33,16 @@ class Registry:
         Raises:
             TaskDefinitionError: Another function has that name already.
         """
+        place = _Place.of(task.function)
         with self._lock:
             known = self._tasks.get(task.name)
             if known is not None and _origin(known) != _origin(task):
-                raise TaskDefinitionError(
-                    f"two functions are to be the task {task.name!r}: {_shown(known)} and {_shown(task)}; "
-                    "give one of them another name, @task(name=...)"
-                )
+                raise _two_functions(task.name, _shown(known), _shown(task))
+            if known is not None and place.is_beside(before := self._places[task.name]):
+                one, other = (f"{_shown(task)} in line {line}" for line in (before.line, place.line))
+                raise _two_functions(task.name, one, other)
             self._tasks[task.name] = task
+            self._places[task.name] = place
 
     def get(self, name: str) -> AnyTask | None:
         """The task of exactly that name."""
@@ -61,6 +68,45 @@ class Registry:
         if candidates:
             raise UnknownTask(f"{name!r} may be {_either(candidates)}; give the full name")
         raise UnknownTask(f"no task named {name!r}{_known(name, list(tasks))}")
+
+
+class _Place(NamedTuple):
+    """Where a function is defined: its line, and the code that was being executed."""
+
+    line: int
+    code: "weakref.ref[CodeType] | None"
+
+    @classmethod
+    def of(cls, function: Callable[..., Any]) -> "_Place":
+        """The place of a function, while it is being defined."""
+        function = inspect.unwrap(function)
+        line = getattr(getattr(function, "__code__", None), "co_firstlineno", 0)
+        code = _executed_for(getattr(function, "__globals__", None))
+        return cls(line, None if code is None else weakref.ref(code))
+
+    def is_beside(self, other: "_Place") -> bool:
+        """Whether both are in one execution of a module, as far as that is certain."""
+        if self.code is None or other.code is None or self.line == other.line:
+            return False  # by the line: a function that is made twice in one place
+        code = self.code()  # which a module has anew when it is reloaded, and a cell of a notebook each time
+        return code is not None and code is other.code()
+
+
+def _executed_for(variables: object) -> CodeType | None:
+    """The code at a module's top level that is being executed, by the module's variables."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_globals is variables and not frame.f_code.co_flags & inspect.CO_OPTIMIZED:  # no function
+            return frame.f_code
+        frame = frame.f_back
+    return None
+
+
+def _two_functions(name: str, one: str, other: str) -> TaskDefinitionError:
+    return TaskDefinitionError(
+        f"two functions are to be the task {name!r}: {one} and {other}; "
+        "give one of them another name, @task(name=...)"
+    )
 
 
 def _known(name: str, names: list[str]) -> str:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from inspect import Parameter
-from typing import Any, NoReturn, get_type_hints
+from typing import Any, NoReturn, get_args, get_type_hints
 
 from gearflow.errors import TaskDefinitionError
 from gearflow.tasks.context import Context
@@ -72,6 +72,9 @@ class TaskSignature:
     @cached_property
     def takes_context(self) -> bool:
         """Whether the first parameter is annotated ``Context``: the worker gives it, callers do not."""
+        for name in self._all.parameters:
+            if any(part is Context for part in get_args(self._hints[name])):
+                self._refuse(f"annotate {name!r} as 'Context' alone: a run has one, and a local call as well")
         contexts = [name for name in self._all.parameters if self._hints[name] is Context]
         if not contexts:
             return False
@@ -140,6 +143,16 @@ class TaskSignature:
         if len(values) != len(self.parameters) or len(args) > len(self._positional):
             self._misused(args, kwargs)
         return values
+
+    def check_takes_one(self) -> None:
+        """Raise TypeError if the function cannot be called with one item alone, as ``map`` does."""
+        required = [name for name in self.parameters if name not in self.defaults]
+        if not self._positional or not set(required) <= {self._positional[0]}:
+            wanted = ", ".join(map(repr, required)) or "nothing"
+            raise TypeError(
+                f"{self._task}() wants {wanted}, and map() and background_many() give each call one item; "
+                "take one tuple or model as the only parameter, 'def f(p: tuple[int, int])'"
+            )
 
     def _misused(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> NoReturn:
         signature = inspect.Signature(list(self.parameters.values()))

@@ -113,6 +113,14 @@ class Task(Generic[P, R]):
         changed._options = self._options.updated(opts)
         return changed
 
+    def check(self) -> None:
+        """Read its annotations now, and not at its first use.
+
+        Raises:
+            TaskDefinitionError: A type cannot travel, or a default does not fit its type.
+        """
+        self.payload.check()
+
     def json_schema(self) -> dict[str, Any]:
         """``{"payload": ..., "result": ...}``: JSON Schemas of what a worker takes and answers."""
         return self.payload.json_schema()
@@ -234,6 +242,7 @@ class Task(Generic[P, R]):
         return await many.asubmit_all(task._account(items), await ambient.current())
 
     def _account(self, items: Iterable[Any]) -> many.Account:
+        self.payload.signature.check_takes_one()
         return many.Account(items, lambda item: self._detached((item,), {}), self._ref)
 
     @overload

@@ -11,7 +11,10 @@ other purposes. So the core schema of a type is copied, and in the copy
 
 pydantic-core takes the setting for reading from the nearest configuration, and the ones for writing from
 the outermost; and it would use a model's own validator, built without the copy's settings, unless told
-not to.
+not to. It reads a str for bytes so from Python, too, where base64 would be a guess: for values from there
+another copy wants bytes.
+
+What pydantic leaves behind on purpose when it writes (secrets, excluded fields) is refused with its type.
 """
 
 import json
@@ -36,11 +39,25 @@ _HAS_CONFIG: Final = frozenset({"model", "dataclass", "typed-dict"})
 _NOT_SCHEMA: Final = frozenset({"cls", "config", "default", "expected", "function", "members", "metadata"})
 """Keys of a core schema under which there are the user's own objects, not schemas."""
 
+_NOT_WRITTEN: Final = _NOT_SCHEMA | {"computed_fields", "fields", "serialization"}
+"""Keys behind which nothing is that is written, or that are looked at by themselves."""
+
+_SECRET: Final = "pydantic.types._serialize_secret"
+"""How the functions are named that write asterisks."""
+
+
+class LostOnTheWay(TypeError):
+    """A type of which a part would not be written; says which, and what to do about it."""
+
 
 class WireJson:
     """Values of one type <-> JSON. Building it takes about a millisecond.
 
     ``refine`` may change the copy of the core schema before validator and serializer are built of it.
+
+    Raises (on creation):
+        LostOnTheWay: Not all of a value would arrive.
+        PydanticUserError, SchemaError: pydantic cannot make JSON of the type.
     """
 
     __slots__ = ("_canonical", "_schema", "_serialize", "_validate_json", "holds_instances", "validate")
@@ -54,13 +71,16 @@ class WireJson:
 
         schema = cast(Schema, _copied(TypeAdapter(annotation).core_schema, adapt))
         refine(schema)
+        _refuse_losses(schema)
         validator: SchemaValidator = _build(SchemaValidator, schema)
         serializer: SchemaSerializer = _build(SchemaSerializer, schema)
         self._schema = schema
         self._canonical: SchemaSerializer | None = None  # few need it
+        self._validate_json = validator.validate_json
+        if "bytes" in kinds:
+            validator = _build(SchemaValidator, _copied(schema, _want_bytes))
         self.validate: Callable[[Any], Any] = validator.validate_python
         """The value as the type wants it. Raises pydantic's ValidationError."""
-        self._validate_json = validator.validate_json
         self._serialize = serializer.to_json
         self.holds_instances = not kinds.isdisjoint(("model", "dataclass"))
         """Whether a value may hold objects that pydantic takes as they are, valid or not."""
@@ -159,6 +179,58 @@ def _read_what_is_written(name: str, field: Schema) -> None:
             paths = cast("list[list[str | int]]", several)
     if [written] not in paths:
         field["validation_alias"] = [*paths, [written]]
+
+
+def _want_bytes(schema: Schema) -> None:
+    """Have a str refused where bytes are wanted."""
+    if schema["type"] == "bytes":
+        schema["strict"] = True
+
+
+def _refuse_losses(node: Any, where: str = "it") -> None:
+    """Raise LostOnTheWay if not all of a value is written; ``where`` is the field that is looked at."""
+    if isinstance(node, list | tuple):
+        for item in cast("Iterable[object]", node):
+            _refuse_losses(item, where)
+    if not isinstance(node, dict):
+        return
+    schema = cast(Schema, node)
+    if not isinstance(schema.get("type"), str):  # a mapping of field names or tags to schemas
+        _refuse_losses(list(schema.values()), where)
+        return
+    function = _written_by(schema)
+    if function.startswith(_SECRET):
+        raise LostOnTheWay(
+            f"{where} is a secret, of which pydantic writes only '**********'; send a reference to it, or "
+            "take 'str', which can be read on the wire and in the server's file"
+        )
+    if function and not function.startswith("pydantic."):  # the user's own, who writes what he wants
+        return
+    for name, field in _fields(schema):
+        if field.get("serialization_exclude"):
+            raise LostOnTheWay(
+                f"{_owner(schema)}.{name} has exclude=True, so its value would stay behind; take that off, "
+                "or take a model without the field"
+            )
+        _refuse_losses(field, f"{_owner(schema)}.{name}")
+    for key, value in schema.items():
+        if key not in _NOT_WRITTEN:
+            _refuse_losses(value, where)
+
+
+def _written_by(schema: Schema) -> str:
+    """The function that writes values of a schema, with its module; empty if pydantic-core does."""
+    match schema:
+        case {"serialization": {"function": function}}:
+            return f"{getattr(function, '__module__', '')}.{getattr(function, '__name__', '')}"
+        case _:
+            return ""
+
+
+def _owner(schema: Schema) -> str:
+    """The class whose fields a schema has."""
+    name = schema.get("model_name") or schema.get("dataclass_name")
+    return str(name or getattr(schema.get("cls"), "__name__", "it"))
 
 
 def _sort_sets(schema: Schema) -> None:

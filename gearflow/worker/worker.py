@@ -529,7 +529,7 @@ def _by_function(tasks: Iterable[AnyTask]) -> dict[bytes, AnyTask]:
         encode(CanDo(name))  # refuses what cannot travel
         if found.setdefault(name, task) is not task:
             raise ValueError(f"two tasks are named {task.name!r}; give one of them another: @task(name=...)")
-        task.takes_context  # noqa: B018  (reads annotations: faults show now)
+        task.check()  # faults of its types show now
         if task.executor == "process":
             origin_of(task)  # refuses what another process cannot find
     if not found:

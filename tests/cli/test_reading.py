@@ -197,6 +197,48 @@ def test_a_schedule_that_cannot_be_made_is_78_and_told_with_its_task(
     assert said in stderr
 
 
+def test_a_task_that_has_no_retries_is_explained_as_such(tmp_path: Path) -> None:
+    (tmp_path / "once.py").write_text(
+        "from gearflow import task\n@task(retries=0)\ndef slip() -> None: ...\n"
+    )
+    told = Shell(tmp_path).run("tasks", "--explain", "once").stdout.decode()
+    assert told == "once.slip() -> None\n  retries  none: a run that fails is the last\n"
+
+
+@pytest.mark.parametrize(
+    "command", ["tasks", "tasks --json", "tasks --explain", "worker", "submit -s 127.0.0.1:1 -m odd send a=1"]
+)
+@pytest.mark.parametrize(
+    ("definition", "said"),
+    [
+        ("def send(a: int, thing: Plain = None) -> None: ...", "the parameter 'thing'"),
+        ("def send(a: int) -> Plain: ...", "the result"),
+        ("def send(ctx: Context | None, a: int) -> None: ...", "annotate 'ctx' as 'Context' alone"),
+    ],
+)
+def test_a_type_that_cannot_travel_is_78_before_anything_is_done(
+    command: str, definition: str, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "odd.py").write_text(
+        f"from gearflow import Context, task\nclass Plain: ...\n@task\n{definition}\n"
+    )
+    arguments = command.split() if "-m" in command else [*command.split(), "odd"]
+    code, stdout, stderr = outcome(Shell(tmp_path).run(*arguments))
+    assert (code, stdout) == (78, "")
+    assert "odd.send" in stderr
+    assert said in stderr
+
+
+def test_only_what_a_worker_serves_has_to_travel(own: Shell, tmp_path: Path) -> None:
+    (tmp_path / "odd.py").write_text(
+        "from gearflow import task\nclass Plain: ...\n"
+        "@task\ndef bad(thing: Plain) -> None: ...\n@task\ndef good() -> None: ...\n"
+    )
+    shell = Shell(tmp_path, own.environment)
+    assert shell.run("worker", "--burst", "-f", "good", "odd").returncode == 0
+    assert shell.run("worker", "--burst", "odd").returncode == 78
+
+
 @pytest.mark.parametrize("command", ["tasks", "dev"])
 def test_a_module_without_a_name_is_a_usage_error(command: str) -> None:
     ended = CliRunner().invoke(app, [command, ""])

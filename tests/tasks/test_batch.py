@@ -196,6 +196,31 @@ async def test_a_batch_can_be_run_once(serve: Serve) -> None:
             await batch
 
 
+@pytest.mark.parametrize("items", [None, 3])
+async def test_what_cannot_be_iterated_over_is_told_so(items: Any, serve: Serve) -> None:
+    async with serve(square):
+        with pytest.raises(TypeError, match="is not iterable"):
+            await square.amap(items)
+
+
+def test_a_task_of_several_arguments_is_told_how_to_be_mapped() -> None:
+    @task(name="add")
+    def add(a: int, b: int) -> int: ...  # type: ignore[empty-body]
+
+    several: Any = add
+    for verb in (several.map, several.amap, several.background_many):
+        with pytest.raises(TypeError, match=r"wants 'a', 'b', .*'def f\(p: tuple\[int, int\]\)'"):
+            verb([(1, 2)])
+
+
+@pytest.mark.parametrize("verb", ["map", "amap"])
+def test_results_go_to_tasks_alone(verb: str) -> None:
+    batch: Any = getattr(square, verb)([1])
+    for use in (batch.reduce, batch.then):
+        with pytest.raises(TypeError, match=r"<built-in function sum> is no task; put @task"):
+            use(sum)
+
+
 def test_nothing_runs_before_it_is_asked_for() -> None:
     items = Counted()
     square.amap(items)
@@ -338,6 +363,12 @@ def test_the_blocking_face_does_the_same(serve_sync: ServeSync) -> None:
         with pytest.raises(LookupError):
             odd.map(range(3)).results()
         assert isinstance(odd.map(range(3), errors="collect").results()[0], TaskFailed)
+
+
+def test_the_blocking_face_tells_what_cannot_be_iterated_over(serve_sync: ServeSync) -> None:
+    nothing: Any = None
+    with serve_sync(square), pytest.raises(TypeError, match="'NoneType' object is not iterable"):
+        square.map(nothing).results()
 
 
 def test_the_blocking_face_takes_items_lazily_and_in_its_own_thread(serve_sync: ServeSync) -> None:

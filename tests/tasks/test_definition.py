@@ -1,9 +1,10 @@
 """@task: what becomes a task, under which name, and what cannot."""
 
 import functools
+import importlib
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,11 @@ def test_a_name_that_servers_cannot_show_is_refused(name: str) -> None:
         def unnamed() -> None: ...
 
 
+def test_a_name_that_is_no_text_is_refused() -> None:
+    with pytest.raises(TaskDefinitionError, match="3 cannot be a task's name: take a str"):
+        task(name=3)(lambda: None)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
 def test_nonsense_among_the_options_is_refused_at_decoration() -> None:
     with pytest.raises(ValueError, match="timeout"):
         task(timeout=-1)
@@ -193,6 +199,58 @@ def test_the_same_function_defined_again_takes_its_place() -> None:
     again = make("app.add")
     made.add(again)
     assert made.tasks() == {"app.add": again}
+
+
+TWICE = """
+from gearflow.tasks import task
+@task
+def send(x: int) -> int: ...
+@task
+def send(x: str) -> str: ...
+"""
+
+MOVED = """
+from gearflow.tasks import task
+
+@task
+def send(x: int) -> int: ...
+"""
+
+REPEATED = """
+from gearflow.tasks import task
+for width in (1, 2):
+    @task
+    def send(x: int) -> int: ...
+"""
+
+
+def test_two_functions_of_one_name_in_one_module_are_an_error(fresh: Callable[[str], str]) -> None:
+    names = {"__name__": fresh("app")}
+    with pytest.raises(TaskDefinitionError, match=r"app\S*\.send in line 3 and app\S*\.send in line 5"):
+        exec(compile(TWICE, "app.py", "exec"), names)
+
+
+def test_a_module_that_is_executed_again_replaces_its_tasks(fresh: Callable[[str], str]) -> None:
+    module = fresh("app")
+    names: dict[str, Any] = {"__name__": module}
+    code = compile(MOVED.replace("\n\n", "\n"), "app.py", "exec")
+    for source in (code, code, compile(MOVED, "app.py", "exec"), compile(REPEATED, "app.py", "exec")):
+        exec(source, names)
+        assert registry.get(f"{module}.send") is names["send"]
+
+
+def test_a_module_that_is_edited_and_reloaded_replaces_its_tasks(
+    fresh: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = fresh("app").replace(".", "_")
+    file = tmp_path / f"{module}.py"
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    file.write_text(MOVED.replace("\n\n", "\n"))
+    loaded = importlib.import_module(module)
+    before = loaded.send
+    file.write_text(MOVED)
+    assert importlib.reload(loaded).send is registry.get(f"{module}.send") is not before
 
 
 def test_a_task_is_found_by_its_full_or_bare_name() -> None:

@@ -148,7 +148,32 @@ def test_a_failure_of_a_task_that_was_called_by_the_task_keeps_its_type() -> Non
     assert failure.type == "KeyError"
 
 
+def test_a_failure_of_a_class_unknown_in_between_arrives_as_it_was_raised() -> None:
+    said = {"type": "shopmain.OutOfStock", "message": "pear"}
+    failure = across(decode_failure(json.dumps(said).encode(), "H:test:1"))
+    assert (failure.type, failure.message) == ("shopmain.OutOfStock", "pear")
+
+
 # ------------------------------------------------------------------------------------------------ here
+
+
+@pytest.mark.parametrize(
+    ("kind", "message", "text"),
+    [
+        ("shopmain.OutOfStock", "pear", "shopmain.OutOfStock: pear"),
+        ("shopmain.OutOfStock", "", "shopmain.OutOfStock"),
+        ("SystemExit", "3", "SystemExit: 3"),
+        ("gearflow.errors.TaskFailed", "no", "no"),
+        ("KeyError", "pear", "pear"),  # it is one, which Python tells
+        (None, "pear", "pear"),
+    ],
+)
+def test_a_class_that_is_unknown_here_is_named_before_the_message(
+    kind: str | None, message: str, text: str
+) -> None:
+    failure = named(kind, message)
+    assert str(failure) == text
+    assert failure.message == message
 
 
 def test_it_is_caught_as_its_own_class_and_as_task_failed() -> None:
@@ -191,7 +216,7 @@ def test_every_builtin_exception_can_be_raised_and_printed() -> None:
         failure = named(name)
         expected = issubclass(kind, Exception) and not issubclass(kind, not_rebuilt)
         assert isinstance(failure, kind) is expected or kind in (Exception, BaseException), name
-        assert str(failure) == "boom"
+        assert str(failure) == (f"{name}: boom" if type(failure) is TaskFailed else "boom")
         assert "boom" in repr(failure)
         assert "".join(traceback.format_exception(failure))
 
@@ -283,7 +308,8 @@ def test_a_class_with_a_metaclass_stays_a_task_failed() -> None:
 def test_a_hostile_type_is_a_plain_task_failed(name: object) -> None:
     failure = named(name)
     assert type(failure) is TaskFailed
-    assert str(failure) == "boom"
+    assert failure.message == "boom"
+    assert str(failure).endswith("boom")
     assert (failure.type is None) is not isinstance(name, str) or name == ""
 
 
@@ -405,7 +431,7 @@ async def test_an_exception_of_the_program_that_runs_is_the_same_on_the_worker(
     bundled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "program_of_a_shop.py").write_text(PROGRAM)
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     order = importlib.import_module("program_of_a_shop").order
     with anyio.fail_after(30):
         async with Worker([order], servers=[bundled]):

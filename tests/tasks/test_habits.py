@@ -10,7 +10,7 @@ import pytest
 
 from gearflow.client import ServerAddress
 from gearflow.client.job import JobHandle
-from gearflow.tasks import AsyncJob, Job, Ref, Task, habits, task
+from gearflow.tasks import AsyncJob, Context, Job, Ref, Task, habits, task
 from gearflow.tasks.decorator import _OPTIONS  # pyright: ignore[reportPrivateUsage]
 
 Fresh = Callable[..., str]
@@ -35,6 +35,7 @@ def add(fresh: Fresh) -> Any:
         ("apply_async", r"\.options\(delay=\.\.\., priority=\.\.\.\)\.background\("),
         ("s", r"\.map\(items\)\.then\(task\)"),
         ("retry", r"raise TryAgain\(after=30\)"),
+        ("starmap", r"\.map\(tuples\), .*'def f\(p: tuple\[int, int\]\)'"),
     ],
 )
 def test_a_verb_of_another_queue_is_answered_with_ours(add: Any, name: str, remedy: str) -> None:
@@ -50,7 +51,8 @@ def test_other_names_are_answered_as_ever(add: Any) -> None:
 
 
 def test_what_a_task_has_is_not_hidden() -> None:
-    for kind, names in ((Task, habits.VERBS), (Job, habits.RESULTS), (Ref, habits.RESULTS)):
+    taught = ((Task, habits.VERBS), (Job, habits.RESULTS), (Ref, habits.RESULTS), (Context, habits.RUNS))
+    for kind, names in taught:
         ours = {name for name, value in vars(kind).items() if not isinstance(value, habits.Elsewhere)}
         assert not ours & names.keys()
 
@@ -62,6 +64,20 @@ def test_results_are_got_by_their_name_here(kind: Any) -> None:
         result.get  # noqa: B018
     with pytest.raises(AttributeError, match=r"\.handle"):
         result.id  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("retry", r"raise TryAgain\(after=30\)"),
+        ("request", r"ctx\.handle"),
+        ("update_state", r"ctx\.progress\(done, total\)"),
+    ],
+)
+def test_a_context_names_what_a_bound_self_has(name: str, remedy: str) -> None:
+    context: Any = Context(handle="H:test:1", function="app.do", send=lambda packet: None)
+    with pytest.raises(AttributeError, match=rf"Context has no '{name}': .*{remedy}"):
+        getattr(context, name)
 
 
 def test_a_reference_can_be_pickled_as_ever() -> None:

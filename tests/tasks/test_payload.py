@@ -1,11 +1,26 @@
 """What a call looks like on the wire, and what is refused on either end."""
 
+import dataclasses
 import functools
+import sys
+import typing
 from collections.abc import Callable
 from typing import Annotated, Any
 
 import pytest
-from pydantic import BaseModel, ConfigDict, Field, RootModel
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    RootModel,
+    Secret,
+    SecretBytes,
+    SecretStr,
+    field_serializer,
+)
+from typing_extensions import TypedDict
 
 from gearflow.errors import PayloadInvalid, TaskDefinitionError
 from gearflow.tasks.context import Context
@@ -28,6 +43,53 @@ class Lenient(BaseModel):
 
 
 class Numbers(RootModel[list[int]]):
+    pass
+
+
+class Upload(BaseModel):
+    data: bytes
+
+
+class Hexed(BaseModel):
+    model_config = ConfigDict(val_json_bytes="hex", ser_json_bytes="hex")
+    data: bytes
+
+
+class Login(BaseModel):
+    password: SecretStr
+
+
+class Opened(BaseModel):
+    password: SecretStr
+
+    @field_serializer("password", when_used="json")
+    def plain(self, password: SecretStr) -> str:
+        return password.get_secret_value()
+
+
+def reveal(secret: SecretStr) -> str:
+    return secret.get_secret_value()
+
+
+class Partly(BaseModel):
+    number: int
+    inner: int = Field(default=0, exclude=True)
+
+
+@dataclasses.dataclass
+class PartlyData:
+    inner: Annotated[int, Field(exclude=True)] = 0
+
+
+class PartlyDict(TypedDict):
+    inner: Annotated[int, Field(exclude=True)]
+
+
+class OldDict(typing.TypedDict):  # which pydantic takes from Python 3.12 on
+    a: int
+
+
+class Plain:
     pass
 
 
@@ -271,6 +333,70 @@ def test_raw_text_that_is_not_utf_8_does_not_fit() -> None:
         codec_of(do).encode((3,), {})
 
 
+def with_text_for_bytes(text: str) -> list[tuple[Any, Any]]:
+    return [
+        (bytes, text),
+        (bytes | None, text),
+        (bytes | int, text),
+        (list[bytes], [text]),
+        (dict[bytes, int], {text: 1}),
+        (Upload, {"data": text}),
+        (list[Upload], [{"data": text}]),
+        (Hexed, {"data": text}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"), [*with_text_for_bytes("deadbeef"), *with_text_for_bytes("no base64")]
+)
+def test_a_str_for_bytes_is_refused_and_never_decoded(kind: Any, value: Any) -> None:
+    def sole(value: Any) -> Any: ...
+    def beside(value: Any, other: int = 0) -> Any: ...
+
+    functions: list[Callable[..., Any]] = [sole, beside]
+    for function in functions:
+        function.__annotations__.update({"value": kind, "return": kind})
+        codec = codec_of(function)
+        with pytest.raises(PayloadInvalid, match="should be bytes, and is a str; encode it"):
+            codec.encode((value,), {})
+        with pytest.raises(PayloadInvalid, match="should be bytes, and is a str; encode it"):
+            codec.encode_result(value)
+
+
+@pytest.mark.parametrize("kind", [bytearray, memoryview])
+def test_what_is_almost_bytes_is_told_how_to_become_them(kind: Callable[[bytes], Any]) -> None:
+    def do() -> bytes:
+        raise NotImplementedError
+
+    with pytest.raises(PayloadInvalid, match=r"and is a (bytearray|memoryview); write bytes\(\.\.\.\)"):
+        codec_of(do).encode_result(kind(b"x"))
+
+
+def test_bytes_beside_text_stay_what_they_are() -> None:
+    def do(either: str | bytes, data: bytes) -> None: ...
+
+    codec = codec_of(do)
+    assert codec.encode(("deadbeef", b"x"), {}) == b'{"either":"deadbeef","data":"eA=="}'
+    assert codec.decode(b'{"either":"deadbeef","data":"eA=="}') == {"either": "deadbeef", "data": b"x"}
+
+
+def test_a_validator_before_the_bytes_sees_the_text_of_the_wire() -> None:
+    def same(value: object) -> object:
+        return value
+
+    def do(data: Annotated[bytes, BeforeValidator(same)], other: int = 0) -> None: ...
+
+    codec = codec_of(do)
+    assert codec.decode(codec.encode((b"x",), {})) == {"data": b"x", "other": 0}
+
+
+def test_a_default_that_is_a_str_for_bytes_does_not_fit() -> None:
+    def do(data: bytes = "deadbeef") -> None: ...  # type: ignore[assignment]  # pyright: ignore[reportArgumentType]
+
+    with pytest.raises(TaskDefinitionError, match="'data' does not fit bytes"):
+        codec_of(do).check()
+
+
 def test_a_model_changed_into_something_invalid_is_found_at_the_producer() -> None:
     def do(picture: Picture) -> None: ...
 
@@ -352,10 +478,63 @@ def test_a_raw_parameters_default_has_to_fit_as_well() -> None:
 
 
 def test_a_type_that_cannot_travel_is_refused_with_the_remedy() -> None:
-    def do(lock: PayloadCodec) -> None: ...
+    def one(lock: Plain) -> None: ...
+    def second(a: int, lock: list[Plain]) -> None: ...
+    def result() -> Plain: ...  # type: ignore[empty-body]
 
-    with pytest.raises(TaskDefinitionError, match="use a type that pydantic knows"):
-        codec_of(do).encode((None,), {})
+    functions: list[Callable[..., Any]] = [one, second, result]
+    for function, what in zip(
+        functions, ("the parameter 'lock'", "the parameter 'lock'", "the result"), strict=True
+    ):
+        with pytest.raises(
+            TaskDefinitionError, match=f"app.do.*{what} .*Plain.*a pydantic model, a dataclass"
+        ) as caught:
+            codec_of(function).check()
+        assert "arbitrary_types_allowed" not in str(caught.value)
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="it travels from Python 3.12 on")
+def test_a_typed_dict_of_python_3_11_is_told_where_to_come_from() -> None:
+    def do(a: int, options: OldDict) -> None: ...
+
+    with pytest.raises(TaskDefinitionError, match=r"'options' .*take TypedDict from typing_extensions"):
+        codec_of(do).check()
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (SecretStr, "it is a secret"),
+        (SecretBytes, "it is a secret"),
+        (Secret[int], "it is a secret"),
+        (list[SecretStr | None], "it is a secret"),
+        (Login, r"Login\.password is a secret"),
+        (dict[str, list[Login]], r"Login\.password is a secret"),
+        (Partly, r"Partly\.inner has exclude=True"),
+        (list[Partly] | None, r"Partly\.inner has exclude=True"),
+        (PartlyData, r"PartlyData\.inner has exclude=True"),
+        (PartlyDict, r"PartlyDict\.inner has exclude=True"),
+    ],
+)
+def test_what_would_not_arrive_is_refused_with_its_type(kind: Any, said: str) -> None:
+    def sole(value: Any) -> None: ...
+    def beside(value: Any, other: int = 0) -> None: ...
+    def result() -> Any: ...
+
+    for function, name in ((sole, "value"), (beside, "value"), (result, "return")):
+        function.__annotations__[name] = kind
+        what = "the result" if name == "return" else "the parameter 'value'"
+        with pytest.raises(TaskDefinitionError, match=f"{what} would not arrive as it is: {said}"):
+            codec_of(function).check()
+
+
+def test_a_secret_with_a_serializer_of_its_own_travels() -> None:
+    def do(login: Opened, pin: Annotated[SecretStr, PlainSerializer(reveal)]) -> None: ...
+
+    codec = codec_of(do)
+    workload = codec.encode((Opened(password=SecretStr("x")), SecretStr("y")), {})
+    assert workload == b'{"login":{"password":"x"},"pin":"y"}'
+    assert codec.decode(workload) == {"login": Opened(password=SecretStr("x")), "pin": SecretStr("y")}
 
 
 def test_a_name_that_is_never_defined_is_named() -> None:
@@ -397,6 +576,15 @@ def test_the_context_is_the_first_parameter_or_none() -> None:
             codec_of(refused).encode((1,), {})
 
 
+def test_a_context_that_may_be_none_is_told_how_to_be_annotated() -> None:
+    def either(ctx: Context | None, a: int) -> None: ...
+    def annotated(ctx: Annotated[Context, "the run"], a: int) -> None: ...
+
+    for function in (either, annotated):
+        with pytest.raises(TaskDefinitionError, match="annotate 'ctx' as 'Context' alone"):
+            codec_of(function).check()
+
+
 def test_a_wrapped_function_has_the_signature_of_the_one_inside() -> None:
     def inside(a: int, b: int = 2) -> int:
         raise NotImplementedError
@@ -406,6 +594,23 @@ def test_a_wrapped_function_has_the_signature_of_the_one_inside() -> None:
         raise NotImplementedError
 
     assert codec_of(outside).encode((1,), {}) == b'{"a":1,"b":2}'
+
+
+def test_one_item_is_enough_for_a_call_or_what_is_missing_is_named() -> None:
+    def enough(a: int, b: int = 2, *, c: int = 3) -> None: ...
+    def several(a: int, b: int) -> None: ...
+    def nothing() -> None: ...
+    def keyword(a: int = 1, *, b: int) -> None: ...
+
+    codec_of(enough).signature.check_takes_one()
+    refused: list[tuple[Callable[..., None], str]] = [
+        (several, "'a', 'b'"),
+        (nothing, "nothing"),
+        (keyword, "'b'"),
+    ]
+    for function, wanted in refused:
+        with pytest.raises(TypeError, match=rf"wants {wanted}, .*def f\(p: tuple\[int, int\]\)"):
+            codec_of(function).signature.check_takes_one()
 
 
 # ------------------------------------------------------------------------------------------- JSON Schema
