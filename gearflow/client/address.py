@@ -53,12 +53,18 @@ def parse_servers(servers: str | Iterable[str | ServerAddress]) -> tuple[ServerA
 
     Raises:
         ValueError: An entry is no address, or there is none; the message names the entry and the remedy.
+        TypeError: An entry is no text.
     """
     entries = servers.split(",") if isinstance(servers, str) else servers
     found: dict[ServerAddress, None] = {}
     for entry in entries:
         if isinstance(entry, ServerAddress):
             found[entry] = None
+        elif not isinstance(entry, str):  # pyright: ignore[reportUnnecessaryIsInstance]  (not all callers are checked)
+            raise TypeError(
+                f"{entry!r} is no server address: give each as a text of its own, "
+                "as in connect('a:4730', 'b:4730') or configure(['a:4730', 'b:4730'])"
+            )
         elif entry.strip():
             found[ServerAddress.parse(entry)] = None
     if not found:

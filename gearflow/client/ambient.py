@@ -22,6 +22,7 @@ from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from contextvars import Context, ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
 from typing import Final, TypeAlias, TypedDict, Unpack
 from weakref import WeakKeyDictionary
@@ -30,7 +31,7 @@ import anyio
 
 from gearflow.client.address import ServerAddress, default_servers, parse_servers
 from gearflow.client.client import Client
-from gearflow.client.security import TLS
+from gearflow.client.security import TLS, check_tls
 from gearflow.client.spread import default_spread
 from gearflow.client.sync import SyncClient
 
@@ -70,7 +71,12 @@ class Target:
         tls: TLS | bool | None = None,
         token: str | None = None,
     ) -> "Target":
-        """The same with what is given in its place."""
+        """The same with what is given in its place.
+
+        Raises:
+            TypeError: ``tls`` is none of these.
+        """
+        check_tls(tls)
         return Target(
             self.servers if servers is None else servers,
             self.spread if spread is None else spread,
@@ -92,6 +98,8 @@ class _Scope:
 
 _scope: Final[ContextVar[_Scope | None]] = ContextVar("gearflow_scope", default=None)
 _configured: Target | None = None
+_open: Final[set["Connect"]] = set()
+"""The blocks that are open in this process, in whatever task or thread."""
 
 
 def configure(
@@ -112,6 +120,7 @@ def configure(
 
     Raises:
         ValueError: An entry is no address, or a variable of the environment makes no sense.
+        TypeError: Something is of another type.
     """
     global _configured
     if (servers, spread, tls, token) == (None, None, None, None):
@@ -136,8 +145,12 @@ def connect(
     ``SyncClient``. Leaving the block closes it. What is not given is as ``configure()`` or the environment
     says. The options are those of ``Client``.
 
+    It holds for the task or thread that enters it, and for the tasks that are started in it. Other threads,
+    and other tasks, such as those of a web framework's requests, go where ``configure()`` says.
+
     Raises:
         ValueError: An entry is no address.
+        TypeError: Something is of another type.
     """
     addresses = parse_servers(servers) if servers else None
     target = _default().but(servers=addresses, spread=spread, tls=tls, token=token)
@@ -149,16 +162,16 @@ class Connect:
     """What ``connect()`` returns; to be entered once."""
 
     def __init__(self, target: Target, limits: Limits) -> None:
-        self._target = target
+        self.target: Final = target
         self._limits = limits
         self._client: Client | None = None
         self._sync_client: SyncClient | None = None
         self._outer: _Scope | None = None
 
     async def __aenter__(self) -> Client:
-        self._client = client = self._target.client(**self._limits)
+        self._client = client = self.target.client(**self._limits)
         await client.__aenter__()
-        self._enter(_Scope(self._target, client=client, loop=_running_loop()))
+        self._enter(_Scope(self.target, client=client, loop=_running_loop()))
         return client
 
     async def __aexit__(
@@ -168,7 +181,7 @@ class Connect:
         traceback: TracebackType | None,
     ) -> bool | None:
         assert self._client is not None  # entered
-        _scope.set(self._outer)
+        self._leave()
         return await self._client.__aexit__(kind, error, traceback)
 
     def __enter__(self) -> SyncClient:
@@ -177,9 +190,9 @@ class Connect:
                 "'with connect(...)' inside a running event loop would block it; "
                 "use 'async with connect(...)'"
             )
-        self._sync_client = client = self._target.sync_client(**self._limits)
+        self._sync_client = client = self.target.sync_client(**self._limits)
         client.__enter__()
-        self._enter(_Scope(self._target, sync_client=client, process=os.getpid()))
+        self._enter(_Scope(self.target, sync_client=client, process=os.getpid()))
         return client
 
     def __exit__(
@@ -189,12 +202,17 @@ class Connect:
         traceback: TracebackType | None,
     ) -> None:
         assert self._sync_client is not None  # entered
-        _scope.set(self._outer)
+        self._leave()
         self._sync_client.__exit__(kind, error, traceback)
 
     def _enter(self, scope: _Scope) -> None:
         self._outer = _scope.get()
         _scope.set(scope)
+        _open.add(self)
+
+    def _leave(self) -> None:
+        _scope.set(self._outer)
+        _open.discard(self)
 
 
 async def current() -> Client:
@@ -250,6 +268,20 @@ def forbid_running_loop(twin: str) -> None:
         )
 
 
+def _remedy(target: Target) -> str:
+    """What who finds no server there has to know: ``connect()`` leads elsewhere, but not from everywhere."""
+    if _configured is not None or target != _default():
+        return ""
+    for block in list(_open):  # a copy, as threads may enter and leave
+        if block.target != target:
+            servers = ",".join(map(str, block.target.servers))
+            return (
+                f"a connect() block to {servers} is open in this process, but it holds only for the task or "
+                f"thread that entered it, and not here; gearflow.configure({servers!r}) holds everywhere"
+            )
+    return ""
+
+
 def _default() -> Target:
     return _of_environment() if _configured is None else _configured
 
@@ -286,6 +318,7 @@ class _Held:
 
     def __init__(self, target: Target, forget: Callable[[], object]) -> None:
         self.client = target.client()
+        self.client.advise(partial(_remedy, target))
         self.is_open = anyio.Event()
         self._forget = forget
         self._task: asyncio.Task[None] | None = None  # asyncio itself keeps no task alive
@@ -337,6 +370,7 @@ def _client_of_this_process(target: Target) -> SyncClient:
             client = _sync_clients.get(target)
             if client is None:
                 mine = target.sync_client()
+                mine.advise(partial(_remedy, target))
                 mine.__enter__()
                 client = _sync_clients.setdefault(target, mine)
                 if client is not mine:  # a signal handler's, which came in between

@@ -298,6 +298,13 @@ class Client:
         address = ServerAddress.parse(server) if isinstance(server, str) else server
         return (await self._pool.connection_to(address)).features
 
+    def advise(self, remedy: Callable[[], str]) -> None:
+        """Have ``remedy`` asked, when no server can be reached, what ``NoServer`` is to end with.
+
+        If that is empty, it ends as it does without advice.
+        """
+        self._pool.remedy = remedy
+
     def start_soon(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run ``function`` beside the connections; closing the client cancels it. It must not raise.
 

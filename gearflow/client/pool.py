@@ -74,6 +74,8 @@ class Pool:
         self.patience: Final = patience
         self.backoff: Final = backoff
         self.security: Final = security
+        self.remedy: Callable[[], str] = str
+        """What to do when no server can be reached; empty: what ``NoServer`` says itself."""
         self._tasks: TaskGroup | None = None
         self.post: Post  # to its event loop, once it is entered
         self.is_closed = False
@@ -183,9 +185,10 @@ class Pool:
 
     def _give_up(self, servers: Iterable[_Server]) -> NoReturn:
         self._require_open()
-        raise NoServer(
-            {str(server): server.connection.reason for server in servers if server.connection is not None}
-        )
+        reasons = {
+            str(server): server.connection.reason for server in servers if server.connection is not None
+        }
+        raise NoServer(reasons, self.remedy())
 
     def _attempt(self, server: _Server) -> Connection:
         """The server's connection if it is open or about to be, else a new one, shared by all who want it."""

@@ -68,7 +68,9 @@ class Security:
 
         Raises:
             ValueError: The token can be none, a file cannot be used, or a variable makes no sense.
+            TypeError: ``tls`` is none of these.
         """
+        check_tls(tls)
         if tls is None:
             tls = _tls_of_environment()
         chosen = TLS() if tls is True else tls or None
@@ -76,10 +78,22 @@ class Security:
             chosen.context()
         if token is None:
             token = token_of_environment()
+        if token.endswith(("\n", "\r")):
+            raise ValueError("the token has a line break at its end, as files have: take it off with strip()")
         return cls(chosen, token and checked_token(token))
 
 
 PLAIN: Final = Security()
+
+
+def check_tls(tls: object) -> None:
+    """See that this is something that ``tls=`` takes.
+
+    Raises:
+        TypeError: It is not.
+    """
+    if tls is not None and not isinstance(tls, TLS | bool):
+        raise TypeError(f"tls is True, False or a gearflow.TLS(ca=...), and not {tls!r}")
 
 
 def _tls_of_environment() -> TLS | None:

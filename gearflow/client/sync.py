@@ -10,10 +10,9 @@ from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from functools import partial
 from importlib import import_module
-from importlib.util import find_spec
 from threading import Lock, RLock, Thread, current_thread
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, Self, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, NoReturn, Self, TypeVar
 
 import anyio
 
@@ -28,15 +27,13 @@ from gearflow.client.pool import Backoff
 from gearflow.client.requests import NotSent
 from gearflow.client.security import PLAIN, TLS, Security
 from gearflow.errors import ConnectionLost
+from gearflow.eventloop import can_use_uvloop
 from gearflow.forks import forget_in_children
 
 if TYPE_CHECKING:
     from gearflow.protocol.reserved import JobInfo, Message  # it imports pydantic
 
 T = TypeVar("T")
-
-_HAS_UVLOOP: Final = find_spec("uvloop") is not None
-"""It halves what a call costs; no user code runs in the loop that could mind which one it is."""
 
 import_module("concurrent.futures.thread")  # uvloop imports it: too late, once the main thread has ended
 
@@ -204,6 +201,10 @@ class SyncClient:
         """
         return self._loop.call(partial(function, self._client))
 
+    def advise(self, remedy: Callable[[], str]) -> None:
+        """Have ``remedy`` asked what ``NoServer`` is to end with; see ``Client.advise``."""
+        self._client.advise(remedy)
+
     def post(self, function: Callable[[], object]) -> None:
         """Have ``function`` called in that event loop soon, from any thread; see ``Client.post``."""
         self._client.post(function)
@@ -307,7 +308,8 @@ class _Loop:
 
         def run() -> None:
             try:
-                anyio.run(live, backend_options={"use_uvloop": _HAS_UVLOOP})
+                # It halves what a call costs; no user code runs here that could mind which loop it is.
+                anyio.run(live, backend_options={"use_uvloop": can_use_uvloop()})
             except BaseException as error:
                 if started.done():
                     raise
@@ -337,12 +339,18 @@ class _Loop:
 
     def call(self, function: Callable[[], Awaitable[T]]) -> T:
         """Await it there and wait for the outcome; an interrupted wait cancels it."""
+        if self._thread is current_thread():
+            raise RuntimeError("a blocking call in the client's own thread would wait for itself")
+        _require_threads()
         call = _Call(function)
-        loop = self._begin(call)
         try:
+            with self._lock:
+                if self._loop is None:
+                    raise self._why_not()
+                call.begin_on(self._loop)
             call.wait()
         except BaseException:
-            call.abandon(loop)
+            call.abandon()
             raise
         return call.outcome()
 
@@ -354,16 +362,6 @@ class _Loop:
 
         return self.call(there)
 
-    def _begin(self, call: "_Call[Any]") -> asyncio.AbstractEventLoop:
-        if self._thread is current_thread():
-            raise RuntimeError("a blocking call in the client's own thread would wait for itself")
-        _require_threads()
-        with self._lock:
-            if self._loop is None:
-                raise self._why_not()
-            self._loop.call_soon_threadsafe(call.begin)
-            return self._loop
-
 
 class _Call(Generic[T]):
     """A call that is awaited in the loop's thread, and waited for in another one.
@@ -372,12 +370,13 @@ class _Call(Generic[T]):
     handler that made a call in that moment would wait for the loop, and the loop for the lock.
     """
 
-    __slots__ = ("_ended", "_function", "_task", "outcome")
+    __slots__ = ("_ended", "_function", "_loop", "_task", "outcome")
 
     def __init__(self, function: Callable[[], Awaitable[T]]) -> None:
         self._function = function
         self.outcome: Callable[[], T] = _raise_cancelled
         """Returns or raises what the function did; CancelledError if the loop ended first."""
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._ended = Lock()  # held until then
         self._ended.acquire()
@@ -386,13 +385,18 @@ class _Call(Generic[T]):
         """Wait for the end, in whatever thread."""
         self._ended.acquire()
 
-    def abandon(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Nobody waits for it any more."""
-        with suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(self._cancel)
+    def abandon(self) -> None:
+        """Nobody waits for it any more, if it has begun."""
+        if self._loop is not None:
+            with suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._cancel)
 
-    def begin(self) -> None:
-        """Begin it, in the loop."""
+    def begin_on(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin it there."""
+        self._loop = loop
+        loop.call_soon_threadsafe(self._begin)
+
+    def _begin(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._run())
         self._task.add_done_callback(self._end)
 

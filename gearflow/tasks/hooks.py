@@ -9,6 +9,7 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any, Final, TypeAlias, TypeVar, cast
 
 Lifespan: TypeAlias = Callable[[], AbstractAsyncContextManager[object]]
@@ -125,10 +126,12 @@ def middleware(function: M, /) -> M:
 def as_lifespan(function: LifespanFunction) -> Lifespan:
     """A lifespan hook as a function that returns a context manager, however it is written.
 
+    What a plain function returns shows only when it is called: then it raises TypeError if it has to.
+
     Raises:
         TypeError: It is none.
     """
-    if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+    if inspect.iscoroutinefunction(function) or _is_synchronous(function):
         raise TypeError(
             f"{name_of(function)} cannot be a lifespan hook: it has to be 'async def', and yield once"
         )
@@ -138,7 +141,8 @@ def as_lifespan(function: LifespanFunction) -> Lifespan:
         )
     if inspect.isasyncgenfunction(function):
         return asynccontextmanager(function)
-    return cast(Lifespan, function)
+    hook = cast(Lifespan, function)
+    return _checked(hook) if inspect.isfunction(function) else hook
 
 
 def check_middleware(function: Middleware) -> None:
@@ -162,6 +166,29 @@ def name_of(hook: Callable[..., Any]) -> str:
     """``module.function``; an object of a class goes by the name of that."""
     named: Any = hook if hasattr(hook, "__qualname__") else type(hook)
     return f"{named.__module__}.{named.__qualname__}"
+
+
+def _is_synchronous(function: object) -> bool:
+    """A generator function, also as ``contextmanager`` makes it; or one that says that it returns nothing."""
+    if inspect.isgeneratorfunction(getattr(function, "__wrapped__", function)):
+        return True
+    return inspect.isfunction(function) and inspect.signature(function).return_annotation in (None, "None")
+
+
+def _checked(hook: Lifespan) -> Lifespan:
+    """The same; it raises TypeError if it returns anything else than a context manager."""
+
+    @wraps(hook)
+    def checked() -> AbstractAsyncContextManager[object]:
+        manager = hook()
+        if not hasattr(type(manager), "__aenter__"):
+            raise TypeError(
+                f"it returned {manager!r}, and no asynchronous context manager: "
+                "write it as 'async def', and yield once"
+            )
+        return manager
+
+    return checked
 
 
 def _origin(hook: Callable[..., Any]) -> object:

@@ -1,8 +1,11 @@
 """Server addresses as people write them."""
 
+import re
+from typing import Any
+
 import pytest
 
-from gearflow.client import ServerAddress, default_servers, parse_servers
+from gearflow.client import ServerAddress, connect, default_servers, parse_servers
 
 
 @pytest.mark.parametrize(
@@ -51,6 +54,13 @@ def test_a_list_keeps_its_order_and_names_each_server_once() -> None:
     expected = (ServerAddress("b"), ServerAddress("a", 1))
     assert parse_servers("b, a:1, b:4730,") == expected
     assert parse_servers(["b", ServerAddress("a", 1)]) == expected
+
+
+@pytest.mark.parametrize("entry", [["a", "b"], None, 4730])
+def test_what_is_no_text_is_told_how_addresses_are_given(entry: Any) -> None:
+    with pytest.raises(TypeError, match=re.escape(f"{entry!r} is no server address")) as caught:
+        connect(entry)
+    assert "connect('a:4730', 'b:4730')" in str(caught.value)
 
 
 @pytest.mark.parametrize("nothing", ["", " , ", []])

@@ -7,14 +7,18 @@ import sys
 import textwrap
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import anyio
+import anyio.abc
 import anyio.to_thread
 import pytest
 
 from gearflow.client import Client, ServerAddress, SyncClient, ambient, configure, connect
 from gearflow.client.ambient import current, current_sync, forbid_running_loop
-from gearflow.errors import ConnectionLost
+from gearflow.errors import ConnectionLost, NoServer
+
+NOWHERE = "127.0.0.1:1"
 
 BACKENDS = pytest.mark.parametrize("backend", ["asyncio", "trio"])
 
@@ -174,6 +178,45 @@ def test_the_innermost_sync_connect_is_current(any_server: str) -> None:
 
         assert anyio.run(main) == [any_server]  # the servers hold in an event loop too
     assert current_sync() is not outer
+
+
+def test_a_thread_beyond_a_connect_is_told_why_it_finds_no_server(
+    bundled: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GEARMAN_SERVERS", NOWHERE)
+    with connect(bundled), ThreadPoolExecutor(1) as threads, pytest.raises(NoServer) as caught:
+        threads.submit(lambda: current_sync().submit_background("f", b"")).result()
+    assert f"a connect() block to {bundled} is open" in str(caught.value)
+    assert str(caught.value).endswith(f"gearflow.configure({bundled!r}) holds everywhere")
+    with pytest.raises(NoServer, match="is one running"):
+        current_sync().echo(b"")
+
+
+@BACKENDS
+def test_a_task_beyond_a_connect_is_told_why_it_finds_no_server(
+    backend: str, bundled: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GEARMAN_SERVERS", NOWHERE)
+
+    async def lifespan(*, task_status: anyio.abc.TaskStatus[None]) -> None:
+        async with connect(bundled):
+            task_status.started()
+            await anyio.sleep_forever()
+
+    async def main() -> None:
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(lifespan)
+            with pytest.raises(NoServer, match=rf"a connect\(\) block to {bundled} is open"):
+                await (await current()).echo(b"")
+            tasks.cancel_scope.cancel()
+
+    anyio.run(main, backend=backend)
+
+
+def test_who_has_configured_his_servers_is_not_told_of_connect(bundled: str) -> None:
+    configure(NOWHERE)
+    with connect(bundled), ThreadPoolExecutor(1) as threads, pytest.raises(NoServer, match="is one running"):
+        threads.submit(lambda: current_sync().echo(b"")).result()
 
 
 def test_a_connect_without_servers_takes_the_configured_ones() -> None:

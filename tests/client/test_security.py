@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -88,6 +89,22 @@ def test_a_bad_file_or_token_is_told_when_a_client_is_made(tmp_path: Path) -> No
         Client(["localhost"], tls=TLS(ca=tmp_path / "none.pem"))
     with pytest.raises(ValueError, match="characters in it that cannot be printed"):
         Client(["localhost"], token="a\nb")
+
+
+def test_what_is_no_tls_is_told_where_it_is_written() -> None:
+    takes: list[Any] = [connect, configure, Client]
+    for take in takes:
+        with pytest.raises(
+            TypeError, match=re.escape("tls is True, False or a gearflow.TLS(ca=...), and not 'yes'")
+        ):
+            take("localhost", tls="yes")
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_token_with_the_line_break_of_its_file_is_told_so(end: str) -> None:
+    with pytest.raises(ValueError, match=r"line break at its end, .*strip\(\)") as refused:
+        Client(["localhost"], token=f"{TOKEN}{end}")
+    assert TOKEN not in str(refused.value)
 
 
 def test_what_is_configured_holds_and_connect_goes_before_it(authority: Authority) -> None:

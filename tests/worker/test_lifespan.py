@@ -2,8 +2,10 @@
 
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Generator
+from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 import anyio
 import pytest
@@ -74,6 +76,35 @@ async def test_without_saying_a_worker_has_the_registered_ones(
     with anyio.fail_after(10):
         async with Worker([nothing], servers=[bundled]), Worker([nothing], servers=[bundled], lifespan=[]):
             assert entered == ["registered"]
+
+
+@contextmanager
+def synchronous() -> Generator[None]:
+    yield
+
+
+def says_nothing_is_returned() -> None: ...
+
+
+@pytest.mark.parametrize("function", [synchronous, says_nothing_is_returned])
+def test_what_is_not_asynchronous_is_refused_where_it_is_written(function: Any) -> None:
+    with pytest.raises(
+        TypeError, match="cannot be a lifespan hook: it has to be 'async def', and yield once"
+    ):
+        lifespan(function)
+
+
+async def test_a_hook_that_returns_no_context_manager_is_told_what_it_has_to_be(function: str) -> None:
+    def returns_nothing():  # type: ignore[no-untyped-def]
+        pass
+
+    @task(name=function)
+    async def nothing() -> None: ...
+
+    hook: Any = returns_nothing
+    told = "returns_nothing failed: TypeError: it returned None, .*: write it as 'async def', and yield once"
+    with anyio.fail_after(10), pytest.raises(StartupFailed, match=told):
+        await Worker([nothing], servers=["127.0.0.1:1"], lifespan=[hook]).run()
 
 
 async def test_without_its_hooks_a_worker_does_not_connect(function: str) -> None:
