@@ -74,6 +74,7 @@ def replay(
     addresses = asking.addresses_of(servers)
     name = function and naming.remembered(function, addresses)
     answers = asking.each(addresses, lambda client, server: replay_on(client, function=name, server=server))
+    _check_name(name, addresses, sum(done.jobs + done.left for done in answers.given.values()))
     for address, done in answers.given.items():
         console.write(f"{address}: replayed {counted(done.jobs, 'dead letter')}")
         if done.left:
@@ -105,6 +106,8 @@ def purge(
     if not yes:
         console.confirm(_question(name, addresses))
     answers = asking.each(addresses, lambda client, server: purge_dead(client, function=name, server=server))
+    if yes:
+        _check_name(name, addresses, sum(answers.given.values()))
     for address, letters in answers.given.items():
         console.write(f"{address}: purged {counted(letters, 'dead letter')}")
     answers.require_all()
@@ -116,11 +119,19 @@ def _check(handle: str | None, function: str | None, everything: bool) -> None:
         raise Failure(ExitCode.USAGE, "say which dead letters: HANDLE, or --function, or --all")
 
 
+def _check_name(name: str | None, addresses: Sequence[str], letters: int) -> None:
+    """A function without letters may be unheard of, and its name mistyped. Raises as ``naming.known``."""
+    if name is not None and not letters:
+        naming.known(name, addresses)
+
+
 def _question(name: str | None, addresses: Sequence[str]) -> str:
     answers = asking.each(addresses, partial(_each_page, function=name, act=lambda server, letters: None))
     answers.require_all()
+    letters = sum(answers.given.values())
+    _check_name(name, addresses, letters)
     of = f" of {name}" if name else ""
-    return f"Forget {counted(sum(answers.given.values()), 'dead letter')}{of} on {', '.join(addresses)}?"
+    return f"Forget {counted(letters, 'dead letter')}{of} on {', '.join(addresses)}?"
 
 
 def _ask_about(
@@ -140,7 +151,7 @@ class _Listing:
     def __init__(self, *, as_json: bool, with_server: bool) -> None:
         self._as_json = as_json
         self._with_server = with_server
-        self._header = ["handle", "function", "state", "attempts", "ended", "error"]
+        self._header = ["handle", "function", "state", "attempt", "deaths", "ended", "error"]
         if with_server:
             self._header.insert(0, "server")
         self._is_empty = True
@@ -196,7 +207,8 @@ def _row(letter: "JobInfo") -> list[render.Cell]:
         letter.handle,
         letter.function,
         letter.state,
-        letter.attempt + letter.deaths,
+        letter.attempt,
+        letter.deaths,
         records.when(letter.ended)[: len("2030-12-24 18:00:00")],
         error,
     ]

@@ -53,7 +53,7 @@ def dev(
 
     If a job server listens on the port already, the worker works for that one.
     """
-    logs.to_stderr(log_level.value, json=log_json)
+    logs.to_stderr(log_level.value, json=log_json, modules=modules)
     line = fleet.line()
     if line is not None:
         with fleet.reporting(line):
@@ -62,7 +62,7 @@ def dev(
     if log_level is LogLevel.INFO:
         logging.getLogger("gearflow.server").setLevel(logging.WARNING)  # what it says, is said here
     if reload and not watching.is_possible():
-        tell("for new code to be taken up when a file changes: pip install 'gearflow[reload]'")
+        tell(f"for new code to be taken up when a file changes: {watching.REMEDY}")
         reload = False
     if not reload:
         _load(modules, functions)  # what is wrong with them, is said before a server starts

@@ -3,10 +3,11 @@
 import json
 import logging
 import re
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from gearflow_cli.traces import own_lines
+from gearflow_cli.traces import is_own, own_lines
 
 _OF_EVERY_RECORD: Final = vars(logging.makeLogRecord({})).keys() | {"message", "asctime", "taskName"}
 
@@ -66,12 +67,22 @@ class _Json(_Formatter):
         return json.dumps(line | _fields(record) | line, default=str)
 
 
-def to_stderr(level: str, *, json: bool = False) -> None:
-    """Write gearflow's log to stderr from ``level`` on, and everybody else's warnings."""
+def to_stderr(level: str, *, json: bool = False, modules: Iterable[str] = ()) -> None:
+    """Write to stderr what is logged from ``level`` on, by gearflow and whoever has set no level of his own.
+
+    At ``debug`` libraries are heard from ``info`` on.
+
+    Args:
+        modules: They are the user's own, and no libraries, wherever they are installed.
+    """
     handler = logging.StreamHandler()
     handler.setFormatter(_Json() if json else _Lines())
-    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
     logging.getLogger("gearflow").setLevel(level.upper())
+    if logging.root.level < logging.INFO:
+        handler.addFilter(_is_wanted)
+        for module in modules:
+            logging.getLogger(module.partition(".")[0]).setLevel(level.upper())
 
 
 def is_json() -> bool:
@@ -84,6 +95,21 @@ def write(message: str, level: int) -> None:
     name = logging.getLevelName(level)
     fields = {"name": "gearflow", "levelno": level, "levelname": name, "msg": message}
     logging.root.handle(logging.makeLogRecord(fields))
+
+
+def _is_wanted(record: logging.LogRecord) -> bool:
+    """It is no mere detail, or the user's own, or somebody has set a level for its logger."""
+    return record.levelno >= logging.INFO or is_own(record.pathname) or _has_level(record.name)
+
+
+def _has_level(name: str) -> bool:
+    """For this logger, or one above it but the root, a level is set."""
+    logger = logging.getLogger(name)
+    while logger.parent is not None:
+        if logger.level:
+            return True
+        logger = logger.parent
+    return False
 
 
 def _fields(record: logging.LogRecord) -> dict[str, object]:

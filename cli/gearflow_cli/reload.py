@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import logging
 import sys
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from pathlib import Path
@@ -11,6 +12,9 @@ from gearflow_cli.exits import ExitCode, Failure, tell
 
 _PATIENCE: Final = 300
 """Milliseconds after which the watching thread looks whether it is to end."""
+
+REMEDY: Final = "install gearflow with its extra, as by pip install '.[reload]' in its checkout"
+"""What is to be done where the extra is not installed."""
 
 
 def is_possible() -> bool:
@@ -31,13 +35,14 @@ def changes(modules: Sequence[str]) -> AsyncIterable[object]:
         Failure: The extra is not installed.
     """
     if not is_possible():
-        raise Failure(ExitCode.MISCONFIGURED, "--reload needs watchfiles: pip install 'gearflow[reload]'")
+        raise Failure(ExitCode.MISCONFIGURED, f"--reload needs watchfiles: {REMEDY}")
     return _changes(directories(modules))
 
 
 async def _changes(watched: Sequence[Path]) -> AsyncIterator[object]:
     from watchfiles import PythonFilter, awatch
 
+    logging.getLogger("watchfiles").setLevel(logging.WARNING)  # what a change leads to is told by others
     try:
         async for changes in awatch(*watched, watch_filter=PythonFilter(), rust_timeout=_PATIENCE):
             yield changes

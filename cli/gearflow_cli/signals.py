@@ -59,7 +59,7 @@ class Signals:
     ) -> None:
         import asyncio
 
-        from gearflow.fleet import Notifier, Terminal
+        from gearflow.fleet import Echoes, Notifier, Terminal
 
         self.forced = 0
         """The exit code of a cold stop; 0 while there was none."""
@@ -73,17 +73,19 @@ class Signals:
         self._notifier = notifier or Notifier()
         self._terminal = Terminal()
         self._asked: int | None = None  # the first signal that stops
+        self._echoes = Echoes()
         self._loop = asyncio.get_running_loop()
 
     def __enter__(self) -> Self:
         from gearflow.fleet import HELD_BACK
         from gearflow.handlers import handle
-        from gearflow_cli import anew, snapshot
+        from gearflow_cli import anew, snapshot, starting
 
         snapshot.on_signal(self._worker)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGTSTP, signal.SIGCONT):
             handle(number, self._received)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {*HELD_BACK, *anew.HELD_BACK})
+        starting.repeat()
         if self._line is not None:
             threading.Thread(
                 target=self._outlive, args=(self._line,), name="gearflow-line", daemon=True
@@ -112,7 +114,8 @@ class Signals:
                 self.is_quiet = False
                 self._post(self._worker.resume)
             case _:
-                self._stop(number)
+                if not self._echoes.has(number):
+                    self._stop(number)
 
     def _stop(self, number: int) -> None:
         if self.forced:

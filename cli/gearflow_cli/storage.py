@@ -66,7 +66,13 @@ def backup(
     if server is not None:  # what stands before the word backup holds, too
         data = server.params["data"] if data is None else data
         port = server.params["port"] if _is_default(context, "port") else port
-    size = backup(folder(data, port) / FILE_NAME, file)
+    original = folder(data, port) / FILE_NAME
+    if data is None and not original.exists():
+        raise Failure(
+            ExitCode.MISCONFIGURED,
+            f"there is no file {original} to copy; if the server has --data DIR, add that here, too",
+        )
+    size = backup(original, file)
     console.write(f"copied to {file}: {counted(size, 'byte')}")
 
 

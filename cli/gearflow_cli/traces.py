@@ -37,6 +37,11 @@ def own_lines(error: BaseException, trace: TracebackType | None = None) -> str:
     return "\n".join([text, *(textwrap.indent(own_lines(member), "  ") for member in members)])
 
 
+def is_own(filename: str) -> bool:
+    """A file is of the user's code: not of gearflow's, the interpreter's or a library's."""
+    return not _is_machinery(filename) and not _is_library(filename)
+
+
 def _told(there: "Relayed") -> str:
     """The traceback from another process, which begins with the user's own frames."""
     return str(json.loads(there.data)["traceback"]).removeprefix(_HEADER).rstrip()

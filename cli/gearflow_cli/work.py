@@ -139,7 +139,7 @@ def worker(
         return
     if not modules:
         raise Failure(ExitCode.USAGE, "name the MODULE that defines the tasks, such as myapp.tasks")
-    logs.to_stderr(log_level.value, json=log_json)
+    logs.to_stderr(log_level.value, json=log_json, modules=modules)
     line = fleet.line()
     is_fleet = reload or max_tasks or max_rss or watchdog or (processes or 1) > 1
     if watchdog is None and not reload:  # where code is being worked on, a debugger may hold it

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from gearflow.fleet.child import HELD_BACK
+from gearflow.fleet.echoes import Echoes
 from gearflow.fleet.line import Answer, Ask, Counts, Failed, Leave, Line, Ready, Retiring
 from gearflow.fleet.notify import Notifier
 from gearflow.fleet.terminal import Terminal
@@ -15,6 +16,7 @@ __all__ = [
     "Answer",
     "Ask",
     "Counts",
+    "Echoes",
     "Failed",
     "Leave",
     "Line",

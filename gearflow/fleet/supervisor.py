@@ -20,6 +20,7 @@ from anyio.abc import TaskGroup
 from gearflow.errors import StartupFailed
 from gearflow.fleet import line, roster
 from gearflow.fleet.child import Child
+from gearflow.fleet.echoes import Echoes
 from gearflow.fleet.notify import Notifier
 from gearflow.fleet.restarts import Restart
 from gearflow.fleet.terminal import Terminal
@@ -79,6 +80,7 @@ class Supervisor:
         self._changes = changes
         self._notifier = notifier or Notifier()
         self._terminal = Terminal()
+        self._echoes = Echoes()
         self._roster = roster.Roster(processes, drain=drain, burst=burst)
         self._processes: dict[int, _Process] = {}
         self._noticed = ""
@@ -135,10 +137,12 @@ class Supervisor:
             case signal.SIGUSR2:
                 for process in self._processes:
                     self._signal(process, number)
-            case _:
+            case _ if not self._echoes.has(number):
                 logger.info("stopping the worker processes", extra={"signal": number.name})
                 self._notifier.stopping()
                 self._carry_out(self._roster.stop(number, anyio.current_time()))
+            case _:
+                pass
 
     def _reload(self) -> None:
         if not self._roster.stopping:

@@ -112,7 +112,7 @@ class Executor:
 
     async def close(self, *, cold: bool) -> None:
         """End the processes, once no call is under way; if it is ``cold``, without their lifespans' ends."""
-        if self._processes.living():
+        if not self._processes.is_unused:
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(self._processes.close, 0.0 if cold else LEAVING)
 

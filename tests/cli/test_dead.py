@@ -48,9 +48,9 @@ def test_a_job_that_raised_is_listed_with_why(served: Shell, module: str) -> Non
     handle = served.run("submit", "--bg", "divide", "a=1", "b=0").stdout.decode().strip()
     served.run("result", handle)
     header, *rows = served.run("dead", "list", "--function", "divide").stdout.decode().splitlines()
-    assert header.split() == ["handle", "function", "state", "attempts", "ended", "error"]
+    assert header.split() == ["handle", "function", "state", "attempt", "deaths", "ended", "error"]
     (row,) = [row for row in rows if row.startswith(f"{handle} ")]
-    assert row.split()[1:4] == [f"{module}.divide", "raised", "1"]
+    assert row.split()[1:5] == [f"{module}.divide", "raised", "1", "0"]
     assert row.endswith("ZeroDivisionError: float division by zero")
 
 
@@ -235,3 +235,28 @@ def test_a_function_that_the_server_has_forgotten_has_letters_all_the_same(
     assert code == 0
     assert handle in stdout
     assert run("dead", "list", "--function", fresh(), "-s", address)[0] == 0
+
+
+@pytest.mark.parametrize("act", [["replay"], ["purge"], ["purge", "--yes"]], ids=" ".join)
+def test_the_name_of_no_function_is_told_with_those_like_it(address: str, act: list[str]) -> None:
+    handle = bury(address, "img.resize")
+    with SyncClient([address]) as client:
+        client.submit_background("img.resize", b"")  # so the server knows of it
+    for name in ("resise", "other"):
+        code, stdout, stderr = run("dead", *act, "-f", name, "-s", address)
+        assert (code, stdout) == (2, "")
+        assert f"no function is named {name}, or ends in .{name}" in stderr
+    code, stdout, stderr = run("dead", "replay", "-f", "img.resise", "-s", address)
+    assert (code, stdout) == (0, f"{address}: replayed 0 dead letters\n")
+    assert "no server knows img.resise; did you mean img.resize?" in stderr
+    assert listed(address) == [handle]
+
+
+def test_a_function_that_has_no_letters_is_no_mistake(address: str) -> None:
+    with SyncClient([address]) as client:
+        client.submit_background("img.resize", b"")
+    assert run("dead", "replay", "-f", "resize", "-s", address) == (
+        0,
+        f"{address}: replayed 0 dead letters\n",
+        "",
+    )

@@ -226,6 +226,16 @@ def test_a_copy_does_not_overwrite_anything(here: Shell, data: Path, tmp_path: P
     assert (tmp_path / "copy").read_text() == "precious"
 
 
+def test_without_the_folder_a_copy_names_the_option(here: Shell, data: Path, tmp_path: Path) -> None:
+    with here.start("server", "-p", "0", "--data", str(data)) as server:
+        port = begin(server, data / FILE, 0).rpartition(":")[2]
+        command = ("server", "backup", "-p", port, str(tmp_path / "copy"))
+        code, _, stderr = outcome(here.run(*command, XDG_DATA_HOME=str(tmp_path)))
+    assert code == 78
+    assert f"there is no file {tmp_path / 'gearflow' / port / FILE}" in stderr
+    assert "--data DIR" in stderr
+
+
 def test_a_server_that_never_was_cannot_be_copied(here: Shell, data: Path, tmp_path: Path) -> None:
     code, _, stderr = outcome(here.run("server", "backup", str(tmp_path / "copy"), "--data", str(data)))
     assert code == 78

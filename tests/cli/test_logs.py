@@ -1,5 +1,6 @@
 """The log on stderr, as lines and as JSON."""
 
+import asyncio
 import json
 import logging
 import os
@@ -112,10 +113,46 @@ def test_json_shows_what_json_does_not_know_as_text(written: Any) -> None:
 
 
 @pytest.mark.parametrize("json", [False, True])
-def test_others_are_heard_from_their_warnings_on(json: bool, capsys: pytest.CaptureFixture[str]) -> None:
-    logs.to_stderr("debug", json=json)
-    logging.getLogger("somebody").info("chatter")
-    logging.getLogger("somebody").warning("a fault")
-    logger.debug("a detail")
+@pytest.mark.parametrize(
+    ("level", "heard"),
+    [
+        ("debug", ["a detail", "chatter", "a fault", "a failure"]),
+        ("info", ["chatter", "a fault", "a failure"]),
+        ("warning", ["a fault", "a failure"]),
+        ("error", ["a failure"]),
+    ],
+)
+@pytest.mark.parametrize("name", ["somebody", "gearflow.worker"])
+def test_the_level_holds_for_every_logger(
+    name: str, level: str, heard: list[str], json: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs.to_stderr(level, json=json)
+    somebody = logging.getLogger(name)
+    somebody.debug("a detail")
+    somebody.info("chatter")
+    somebody.warning("a fault")
+    somebody.error("a failure")
     err = capsys.readouterr().err
-    assert ("chatter" in err, "a fault" in err, "a detail" in err) == (False, True, True)
+    assert [text for text in ("a detail", "chatter", "a fault", "a failure") if text in err] == heard
+
+
+def say_debug(name: str, pathname: str) -> None:
+    """As code in that file says it."""
+    said = logging.makeLogRecord({"name": name, "levelno": logging.DEBUG, "msg": name, "pathname": pathname})
+    logging.getLogger(name).handle(said)
+
+
+def test_details_of_libraries_are_left_out_unless_a_level_is_set_for_them(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    logs.to_stderr("debug", modules=["installed_shop.tasks"])
+    library = "/srv/venv/lib/python3.11/site-packages/library/core.py"
+    say_debug("asyncio", asyncio.__file__)
+    say_debug("chatty", library)
+    chosen = logging.getLogger("chosen")
+    chosen.setLevel(logging.DEBUG)
+    say_debug("chosen.part", library)
+    say_debug("installed_shop.till", library)
+    say_debug("mine", __file__)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split()[-1] for line in lines] == ["chosen.part", "installed_shop.till", "mine"]

@@ -47,14 +47,14 @@ def without(own: Shell, tmp_path: Path) -> Shell:
 
 def test_without_the_extra_reload_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "watchfiles", None)
-    with pytest.raises(Failure, match=re.escape("pip install 'gearflow[reload]'")) as caught:
+    with pytest.raises(Failure, match=re.escape("pip install '.[reload]'")) as caught:
         changes(["any"])
     assert caught.value.code == 78
 
 
 def test_without_the_extra_dev_says_so_and_goes_on(without: Shell, module: str) -> None:
     with without.start("dev", module, "-p", "0") as dev:
-        dev.until("pip install 'gearflow[reload]'")
+        dev.until("pip install '.[reload]'")
         dev.until("registered with a server")
         dev.signal(signal.SIGINT)
         assert dev.end()[0] == 0

@@ -52,6 +52,47 @@ def test_it_logs_a_line_for_each_job(own: Shell, module: str) -> None:
         assert f"handle={job.handle}" in line
 
 
+LOGS = """
+import logging
+
+from gearflow import task
+
+logging.basicConfig(level="INFO")
+log = logging.getLogger("till")
+
+
+@task(executor="{}")
+def count(notes: int) -> None:
+    log.debug("the details of %d", notes)
+    log.info("counted %d", notes)
+    log.warning("that was it")
+"""
+
+
+@pytest.mark.parametrize("executor", ["thread", "process"])
+@pytest.mark.parametrize(
+    ("level", "heard"),
+    [
+        ("debug", ["the details of 5", "counted 5", "that was it"]),
+        ("info", ["counted 5", "that was it"]),
+        ("warning", ["that was it"]),
+    ],
+)
+def test_what_a_task_logs_is_shown_from_the_level_on(
+    own: Shell, tmp_path: Path, executor: str, level: str, heard: list[str]
+) -> None:
+    module = write(tmp_path, f"logs_{executor}_{level}", LOGS.format(executor))
+    with (
+        Shell(tmp_path, own.environment).start("worker", module, "--log-level", level) as worker,
+        client_of(own) as client,
+    ):
+        client.submit(f"{module}.count", b'{"notes": 5}').result(timeout=20)
+        worker.signal(signal.SIGTERM)
+        lines = worker.end()[1].splitlines()
+    told = ("the details of 5", "counted 5", "that was it")
+    assert [line[17:] for line in lines if line.endswith(told)] == heard
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_first_signal_lets_it_finish(own: Shell, module: str, number: int, tmp_path: Path) -> None:
     with own.start("worker", module) as worker, client_of(own) as client:
@@ -67,9 +108,24 @@ def test_the_first_signal_lets_it_finish(own: Shell, module: str, number: int, t
         assert "Traceback" not in stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_comes_twice_at_once_is_one(own: Shell, module: str, tmp_path: Path) -> None:
+    with own.start("worker", module) as worker, client_of(own) as client:
+        worker.until("registered")
+        job = client.submit(f"{module}.until", f'{{"path": "{tmp_path / "end"}"}}'.encode())
+        worker.until("a job runs")
+        worker.signal(signal.SIGTERM)
+        worker.signal(signal.SIGTERM)
+        worker.until("stopping")
+        (tmp_path / "end").touch()
+        assert job.result(timeout=10) == b"finished"
+        assert worker.end()[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("number", "other"), [(signal.SIGTERM, signal.SIGINT), (signal.SIGINT, signal.SIGTERM)]
+)
 def test_the_second_signal_makes_it_leave_and_the_job_is_handed_on(
-    own: Shell, module: str, number: int, tmp_path: Path
+    own: Shell, module: str, number: int, other: int, tmp_path: Path
 ) -> None:
     with own.start("worker", module) as first, client_of(own) as client:
         first.until("registered")
@@ -77,9 +133,9 @@ def test_the_second_signal_makes_it_leave_and_the_job_is_handed_on(
         first.until("a job runs")
         first.signal(number)
         first.until("stopping")
-        first.signal(number)
+        first.signal(other)  # the same one might be taken for an echo of the first
         code, stderr = first.end()
-        assert code == 128 + number
+        assert code == 128 + other
         assert "leaving" in stderr
         assert "Traceback" not in stderr
         (tmp_path / "end").touch()
@@ -267,10 +323,67 @@ def test_the_first_signal_ends_an_import_that_hangs(tmp_path: Path, number: int,
         assert worker.end() == (0, "")
 
 
+WAITS = """
+import os
+import sys
+import time
+
+from gearflow import task
+
+
+@task
+def nothing() -> None: ...
+
+
+sys.stderr.write("importing\\n")
+while not os.path.exists("{}"):
+    time.sleep(0.01)
+"""
+
+
+def test_other_signals_wait_for_the_end_of_an_import(own: Shell, tmp_path: Path) -> None:
+    module = write(tmp_path, "waits", WAITS.format(tmp_path / "end"))
+    with Shell(tmp_path, own.environment).start("worker", module) as worker:
+        worker.until("importing")
+        worker.signal(signal.SIGUSR2)
+        worker.until("most recent call first")
+        worker.signal(signal.SIGTSTP)
+        worker.signal(signal.SIGUSR2)
+        worker.until("most recent call first")
+        (tmp_path / "end").touch()
+        worker.until("quiet")
+        worker.signal(signal.SIGUSR2)
+        worker.until("0 running")
+        (tmp_path / "end").unlink()
+        worker.signal(signal.SIGHUP)
+        worker.until("importing")
+        worker.signal(signal.SIGHUP)
+        worker.signal(signal.SIGUSR2)
+        worker.until("most recent call first")
+        (tmp_path / "end").touch()
+        worker.until("importing")
+        worker.until("registered")
+        worker.signal(signal.SIGTERM)
+        assert worker.end()[0] == 0
+
+
+@pytest.mark.parametrize("command", ["worker", "server"])
+def test_a_standard_input_that_the_shell_closed_is_no_reason_to_abort(
+    own: Shell, module: str, command: str
+) -> None:
+    arguments = [module] if command == "worker" else ["-p", "0", "--memory"]
+    with own.start(command, *arguments, closed="<&-") as running:
+        running.until("registered" if command == "worker" else "listens")
+        running.signal(signal.SIGTERM)
+        assert running.end()[0] == 0
+
+
 # ------------------------------------------------------------------------------------ processes of the tasks
 
 FORKS = """
 import multiprocessing
+import os
+import signal
 import time
 
 from gearflow import task
@@ -278,10 +391,19 @@ from gearflow import task
 
 @task(executor="{}")
 def terminated() -> int | None:
+    return end_by(signal.SIGTERM)
+
+
+@task(executor="{}")
+def interrupted() -> int | None:
+    return end_by(signal.SIGINT)
+
+
+def end_by(number):
     child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(3600,))
     child.start()
     try:
-        child.terminate()
+        os.kill(child.pid, number)
         child.join(10)
         return child.exitcode
     finally:
@@ -291,12 +413,14 @@ def terminated() -> int | None:
 
 @pytest.mark.parametrize("executor", ["thread", "process"])
 def test_a_signal_ends_a_process_that_a_task_has_forked(own: Shell, tmp_path: Path, executor: str) -> None:
-    module = write(tmp_path, f"forks_{executor}", FORKS.format(executor))
+    module = write(tmp_path, f"forks_{executor}", FORKS.format(executor, executor))
     with Shell(tmp_path, own.environment).start("worker", module) as worker, client_of(own) as client:
         worker.until("registered")
         for _ in range(3):  # it may come before the process has begun, or later
             result = client.submit(f"{module}.terminated", b"{}").result(timeout=20)
             assert result == str(-signal.SIGTERM).encode()
+            result = client.submit(f"{module}.interrupted", b"{}").result(timeout=20)
+            assert result in (b"1", str(-signal.SIGINT).encode())
 
 
 # --------------------------------------------------------------------------------------------- other signals

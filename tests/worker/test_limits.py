@@ -117,13 +117,13 @@ async def test_memory_is_looked_at_while_a_job_runs(
 
     @task(name=function)
     async def grow() -> None:
-        ballast.append(bytearray(os.urandom(1)) * now)
+        ballast.append(bytearray(os.urandom(1)) * (256 << 20))
         await retired.wait()
 
     with anyio.fail_after(10):
         async with (
             connect(bundled),
-            Worker([grow], servers=[bundled], max_rss=now + now // 2, on_retire=lambda _: retired.set()),
+            Worker([grow], servers=[bundled], max_rss=now + (128 << 20), on_retire=lambda _: retired.set()),
         ):
             await grow.acall()
 

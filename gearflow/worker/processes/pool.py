@@ -48,6 +48,11 @@ class Pool:
         self._living: set[Process] = set()  # those that have ended are forgotten when another is made
         self._closed = False
 
+    @property
+    def is_unused(self) -> bool:
+        """No process was ever made."""
+        return not self._living
+
     def take(self) -> Process:
         """A process for one run. Raises as ``Process``."""
         with self._lock:
