@@ -292,10 +292,15 @@ async def test_leaving_the_iteration_cancels_what_is_in_flight(
         return cancel(job)
 
     monkeypatch.setattr(ClientJob, "cancel", noted)
-    opened = anyio.Event()
+    opened, four_run = anyio.Event(), anyio.Event()
+    running: set[int] = set()
 
     @task(name=fresh())
     async def first_only(n: int) -> int:
+        if n >= 100:
+            running.add(n)
+            if len(running) == 4:
+                four_run.set()
         if n:
             await opened.wait()
         return n
@@ -309,8 +314,10 @@ async def test_leaving_the_iteration_cancels_what_is_in_flight(
         assert all(job.done for job in cancelled)
 
         cancelled.clear()
-        with anyio.move_on_after(0.05):
-            await first_only.amap(count(1), window=4)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(first_only.amap(count(100), window=4).results)
+            await four_run.wait()
+            tasks.cancel_scope.cancel()
         assert len(cancelled) == 4
         opened.set()
 
