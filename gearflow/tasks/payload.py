@@ -56,7 +56,7 @@ class PayloadCodec:
     def check(self) -> None:
         """Read the annotations now. Raises TaskDefinitionError if one of them cannot travel."""
         self._arguments  # noqa: B018  (made at its first use)
-        self._result  # noqa: B018
+        self._result  # noqa: B018  (the same)
 
     def encode(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
         """The workload of a call.

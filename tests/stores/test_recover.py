@@ -319,14 +319,20 @@ def look_at_the_rescue(path: Path) -> None:
     store.close()
 
 
-def test_a_file_that_was_put_in_its_place_meanwhile_is_not_overwritten(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def with_a_planned_rescue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a file was that has been moved away, and its rescue has yet to take its place."""
     path = left_by_a_kill(tmp_path / "left")
     with monkeypatch.context() as patch:
         patch.setattr(Owner, "hand_over", refuse)
         with pytest.raises(StoreError, match="this error was planned"):
             recover(path)
+    return path
+
+
+def test_a_file_that_was_put_in_its_place_meanwhile_is_not_overwritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = with_a_planned_rescue(tmp_path, monkeypatch)
     assert not path.exists()
     path.write_bytes(b"a copy")
     with pytest.raises(StoreError, match="its rescue was cut short"):
@@ -343,11 +349,7 @@ def test_a_file_that_was_put_in_its_place_meanwhile_is_not_overwritten(
 def test_a_damaged_plan_is_told_with_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, garbage: bytes
 ) -> None:
-    path = left_by_a_kill(tmp_path / "left")
-    with monkeypatch.context() as patch:
-        patch.setattr(Owner, "hand_over", refuse)
-        with pytest.raises(StoreError, match="this error was planned"):
-            recover(path)
+    path = with_a_planned_rescue(tmp_path, monkeypatch)
     plan = path.with_name("jobs.db-swap")
     plan.write_bytes(garbage)
     with pytest.raises(StoreError, match=r"jobs.db-swap is damaged\. .* rename jobs\.db-recovered"):
