@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import MAXYEAR, MINYEAR, UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeAlias
@@ -56,12 +56,13 @@ def moment(text: str) -> datetime:
     """
     try:
         found = datetime.fromisoformat(text)
-        if found.tzinfo is None:
-            found = found.astimezone()
-    except (ValueError, OverflowError):
+    except ValueError:
         raise typer.BadParameter(
             f"{text!r} is no time; write 2030-12-24T18:00, and Z or +01:00 behind it if it is not local"
         ) from None
+    if found.tzinfo is None:
+        # At the ends of the calendar Python may find no local time. There the zone does not matter.
+        found = found.astimezone() if MINYEAR < found.year < MAXYEAR else found.replace(tzinfo=UTC)
     if found.timestamp() > _LAST:
         raise typer.BadParameter(f"{text!r} is too late; a server takes times up to the year 5138")
     return max(found, _EPOCH)

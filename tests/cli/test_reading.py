@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -293,3 +295,26 @@ def test_times_have_zones(text: str, utc: str) -> None:
 
 def test_a_time_without_a_zone_is_local() -> None:
     assert options.moment("2030-12-24T18:00") == datetime(2030, 12, 24, 18).astimezone()
+
+
+@pytest.fixture(params=["UTC0", "EST5", "JST-9"])
+def zone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The local zone: UTC, one west of it, one east of it."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", request.param)
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("zone")
+@pytest.mark.parametrize("text", ["9999-12-31", "9999-12-31T23:59:59", "9999-12-31T23:59:59-12:00"])
+def test_the_last_day_of_the_calendar_is_too_late_in_every_zone(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="is too late"):
+        options.moment(text)
+
+
+@pytest.mark.usefixtures("zone")
+@pytest.mark.parametrize("text", ["0001-01-01", "0001-01-01T00:00+12:00"])
+def test_the_first_day_of_the_calendar_is_past_in_every_zone(text: str) -> None:
+    assert options.moment(text) == datetime.fromtimestamp(0, UTC)

@@ -197,7 +197,7 @@ def test_options_that_make_no_sense_together_are_usage_errors(arguments: list[st
 
 
 @pytest.mark.parametrize("typed", [True, False], ids=["with the module", "without it"])
-@pytest.mark.parametrize("time", ["1960-01-01", "0001-01-01T00:00Z"])
+@pytest.mark.parametrize("time", ["1960-01-01", "0001-01-01", "0001-01-01T00:00Z"])
 def test_a_time_that_is_long_past_means_now(own: Shell, module: str, time: str, typed: bool) -> None:
     how = ["-m", module] if typed else []
     ended = own.run("submit", *how, "--bg", "--at", time, f"{module}.add", "a=1")
