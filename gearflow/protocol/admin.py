@@ -9,18 +9,20 @@ The bytes are gearmand's, with its mixture of line ends: LF behind tables, ``ver
 takes it off); an answer always does.
 
 The protocol cannot quote. A line end inside a name is rendered as ``\\n`` or ``\\r``, so that a row stays
-a row. In ``workers`` a blank inside a function's name makes two names of it, and an id that contains
-`` :`` ends there.
+a row. gearmand writes it as it is: the row falls apart, and a reader skips the pieces that are no rows. In
+``workers`` a blank inside a function's name makes two names of it, and an id that contains `` :`` ends there.
 
 Source: gearman-protocol, section 10 (admin text protocol).
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, TypeVar
 
 from gearflow.errors import RemoteProtocolError, ServerError
+
+Row = TypeVar("Row")
 
 MAX_WORDS: Final = 5
 """Words in a command: gearmand closes the connection on a sixth."""
@@ -325,7 +327,11 @@ def parse_ok(line: bytes) -> str:
 
 
 def parse_status(lines: Iterable[bytes]) -> list[FunctionStatus]:
-    """The rows of ``status``. Raises RemoteProtocolError on a line that is no row; as all of these."""
+    """The rows of ``status``. This and the other tables skip lines that are no rows.
+
+    Raises:
+        RemoteProtocolError: There are lines, and none of them is a row.
+    """
     return [FunctionStatus(name, *numbers) for name, numbers in _rows(lines, 3)]
 
 
@@ -344,25 +350,45 @@ def parse_jobs(lines: Iterable[bytes]) -> list[JobInfo]:
 
 def parse_workers(lines: Iterable[bytes]) -> list[WorkerInfo]:
     """The rows of ``workers``; ids may contain blanks."""
-    return [_worker(line) for line in lines]
+    return _readable(lines, _worker, "a row of workers")
 
 
-def _rows(lines: Iterable[bytes], columns: int) -> Iterator[tuple[bytes, list[int]]]:
-    """Each line as the name in front, which may contain tabs, and the numbers in the columns behind it."""
-    for line in lines:
+def _rows(lines: Iterable[bytes], columns: int) -> list[tuple[bytes, list[int]]]:
+    """Each row as the name in front, which may contain tabs, and the numbers in the columns behind it."""
+
+    def row(line: bytes) -> tuple[bytes, list[int]] | None:
         name, *numbers = line.rsplit(b"\t", columns)
         if len(numbers) < columns or not all(map(_NUMBER.fullmatch, numbers)):
-            raise RemoteProtocolError(f"{line[:80]!r} is not a row with {columns} numbers")
-        yield name, [int(number) for number in numbers]
+            return None
+        return name, [int(number) for number in numbers]
+
+    return _readable(lines, row, f"a row with {columns} numbers")
 
 
-def _worker(line: bytes) -> WorkerInfo:
+def _worker(line: bytes) -> WorkerInfo | None:
     match = _WORKER.fullmatch(line)
     if match is None:
-        raise RemoteProtocolError(f"{line[:80]!r} is not a row of workers")
+        return None
     fd, address, client_id, functions = match.groups()
     names = () if functions is None else tuple(functions.split(b" "))
     return WorkerInfo(int(fd), address.decode(), client_id, names)
+
+
+def _readable(lines: Iterable[bytes], read: Callable[[bytes], Row | None], kind: str) -> list[Row]:
+    """The lines that can be read as rows of that kind."""
+    rows: list[Row] = []
+    skipped: bytes | None = None
+    for line in lines:
+        row = read(line)
+        if row is not None:
+            rows.append(row)
+        elif skipped is None:
+            skipped = line
+    # The last piece of a row that fell apart can be read, and ``workers`` lists at least who asks: where
+    # nothing can be read, another kind of server has answered.
+    if skipped is not None and not rows:
+        raise RemoteProtocolError(f"{skipped[:80]!r} is not {kind}")
+    return rows
 
 
 _NUMBER: Final = re.compile(rb"[0-9]{1,20}")

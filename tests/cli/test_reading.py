@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,10 +12,11 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from gearflow.client import SyncAdmin
+from gearflow.client import SyncAdmin, SyncClient
 from gearflow_cli import options
 from gearflow_cli.app import app
 from tests.cli.shell import COMMAND, Shell, outcome
+from tests.conftest import run_gearmand
 
 
 def test_status_in_a_pipe_is_plain_columns(own: Shell) -> None:
@@ -90,6 +91,22 @@ def test_status_reads_c_gearmand(gearmand: str, tmp_path: Path, function: str) -
     header, *rows = ended.stdout.decode().splitlines()
     assert any(row.split()[0] == function for row in rows)
     assert "overdue" not in header  # it does not know
+
+
+def test_a_function_with_a_newline_in_its_name_breaks_no_command_at_c_gearmand(
+    program: Callable[[str], str], tmp_path: Path
+) -> None:
+    with run_gearmand(program("gearmand"), tmp_path / "log") as address, SyncClient([address]) as client:
+        client.submit_background("two\nlines", b"x")
+        client.submit_background("img.resize", b"x")
+        shell = Shell(tmp_path)
+        ended = shell.run("status", "-s", address)
+        assert (ended.returncode, ended.stderr) == (0, b"")
+        rows = [line.split() for line in ended.stdout.decode().splitlines()[1:]]
+        assert ["img.resize", "1", "0", "1", "0"] in rows
+        submitted = shell.run("submit", "--bg", "resize", "a=1", "-s", address)  # asks for the full name
+        assert submitted.returncode == 0, submitted.stderr
+        assert ["img.resize", 2] in [[row.name.decode(), row.total] for row in SyncAdmin(address).status()]
 
 
 def test_status_tells_which_servers_know_more(own: Shell, gearmand: str, function: str) -> None:

@@ -202,9 +202,21 @@ def test_a_line_end_in_a_name_does_not_make_two_rows() -> None:
     assert rows == [rb"1 ::1 two\r\nlines : f"]
 
 
+def test_lines_that_are_no_rows_are_skipped() -> None:
+    """gearmand writes the newline in a function's name as it is."""
+    assert parse_status([b"two", b"lines\t1\t0\t2", b"f\t0\t0\t1"]) == [
+        FunctionStatus(b"lines", 1, 0, 2),
+        FunctionStatus(b"f", 0, 0, 1),
+    ]
+    assert parse_workers([b"37 127.0.0.1 - : two", b"lines", b"38 127.0.0.1 - :"]) == [
+        WorkerInfo(37, "127.0.0.1", b"-", (b"two",)),
+        WorkerInfo(38, "127.0.0.1", b"-", ()),
+    ]
+
+
 @pytest.mark.parametrize("parse", [parse_status, parse_priority_status, parse_jobs, parse_workers])
 @given(line=st.binary(max_size=40) | st.just(b"f" + b"\t" + b"9" * 5000))
-def test_a_line_that_is_no_row_is_the_peers_fault(
+def test_an_answer_without_any_row_is_the_peers_fault(
     parse: Callable[[Iterable[bytes]], list[object]], line: bytes
 ) -> None:
     try:
