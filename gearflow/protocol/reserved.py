@@ -1,25 +1,26 @@
-"""Functions that gearflow's own server answers itself, as any client can call them.
+"""The functions that gearflow's own server answers itself, for any client.
 
-They stay inside the protocol, so every Gearman library can use them: a foreground submission of a function
-whose name begins with ``gearflow:``, with a JSON object as its workload. They are listed nowhere, no worker
-can offer them, and a background submission is refused, since its answer would reach nobody.
+They stay inside the protocol, so every Gearman library can use them. A call is a foreground submission of a
+function whose name begins with ``gearflow:``, with a JSON object as its workload. The server does not list
+these functions, no worker can offer them, and the server refuses a background submission of one, because its
+answer would reach nobody.
 
-The answer is a JSON object as WORK_COMPLETE. What goes wrong is a ``Fault``: WORK_EXCEPTION with it as JSON
-where the caller set the option ``exceptions``, else WORK_WARNING with its message, then WORK_FAIL. Two
-functions answer otherwise:
+The answer is a JSON object in WORK_COMPLETE. An error is a ``Fault``. If the caller has set the option
+``exceptions``, the server sends it as JSON in WORK_EXCEPTION. If not, it sends the message in WORK_WARNING,
+and then WORK_FAIL. Two functions answer in another way:
 
-* ``gearflow:submit``: the options are the first line of the workload, the payload is what follows its
-  newline. An attached submission *is* the job: JOB_CREATED has the job's own handle, and all that is said
-  of the job follows. A detached one is answered with ``Submitted`` once the job is kept.
-* ``gearflow:result`` ends exactly as the job ended: with the worker's own bytes.
+* ``gearflow:submit`` takes the options as the first line of the workload. The payload follows the newline. An
+  attached submission *is* the job. JOB_CREATED has the job's own handle, and the job's packets follow. A
+  detached one is answered with ``Submitted`` once the job is stored.
+* ``gearflow:result`` ends exactly as the job ended, with the worker's own bytes.
 
-``gearflow:auth`` takes a token as its workload. Where the server wants one, nothing else is served before it,
-and a wrong one is answered with ERROR and the end of the connection.
+``gearflow:auth`` takes a token as its workload. A server that requires a token answers nothing else before
+it. It answers a wrong token with ERROR and closes the connection.
 
-``gearflow:events`` takes an empty workload and never ends: for as long as the connection lasts, WORK_DATA
-brings one JSON object for each event that concerns it. So far there is one: ``{"event": "cancel",
-"handle": ...}`` tells a worker that a job it runs has been cancelled, or that the last client that wanted it
-has gone: nobody will hear of it.
+``gearflow:events`` takes an empty workload and never ends. While the connection lasts, WORK_DATA brings one
+JSON object for each event that concerns it. There is one event so far. ``{"event": "cancel", "handle": ...}``
+tells a worker that a job it runs was cancelled, or that the last client that wanted it has gone. Nobody
+receives the result.
 
 Durations are seconds, times are Unix time.
 """
@@ -52,12 +53,12 @@ UnixTime = Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False)]
 
 
 class Message(BaseModel):
-    """A request, or an answer: in a request unknown keys are refused; numbers are no texts."""
+    """A request or an answer. A request refuses unknown keys, and does not take numbers for strings."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, strict=True)
 
     def to_wire(self) -> bytes:
-        """As JSON on one line, without what is left at its default."""
+        """Return the message as JSON on one line, without the keys that have their defaults."""
         return self.model_dump_json(exclude_defaults=True).encode()
 
 
@@ -65,50 +66,50 @@ class Message(BaseModel):
 
 
 class RetryPlan(Message):
-    """When a failed task is run again; the worker decides by it, since it knows what was raised."""
+    """When a failed task runs again. The worker applies it, because it knows the exception."""
 
     delays: tuple[Seconds, ...]
-    """Before each further run, at most."""
+    """Longest pause before each further run."""
 
     jitter: bool = True
-    """Whether each delay is drawn between half of it and all of it."""
+    """Whether each pause is a random time between half of the delay and all of it."""
 
     on: tuple[str, ...] = ("builtins.Exception",)
-    """Classes of exceptions, as ``module.name``, after which it is run again, and those derived from them."""
+    """Exception classes, as ``module.name``, after which the task runs again. Subclasses count too."""
 
 
 class SubmitRequest(Message):
-    """``gearflow:submit``: a submission with options for which the protocol has no packet."""
+    """``gearflow:submit``: submit a job with options for which the protocol has no packet."""
 
     function: Annotated[str, Field(min_length=1)]
     unique: str = ""
-    """Joins the live job of the function with the same one; ``-``: the payload is the key."""
+    """Joins the function's live job with the same unique. ``-`` makes the payload the key."""
 
     priority: Literal["high", "normal", "low"] = "normal"
     detached: bool = False
-    """A background job: it is kept, and the caller is answered at once."""
+    """Makes it a background job. The server stores it and answers at once."""
 
     delay: Seconds | None = None
-    """Not to be run before so long from now; for detached jobs."""
+    """Time from now before which the job does not run. For detached jobs."""
 
     at: UnixTime | None = None
-    """Not to be run before; for detached jobs."""
+    """Time before which the job does not run. For detached jobs."""
 
     expires: Seconds | None = None
-    """If it has not started so long from now, it is not worth running: it ends, and is a dead letter."""
+    """Time from now after which the job does not start. It then ends as a dead letter."""
 
     keep: Seconds | None = None
-    """For how long what became of it is kept. Not given: the server's default for detached jobs; attached
-    ones are not kept."""
+    """How long the outcome is kept. Without it, detached jobs get the server's default, and the outcome of
+    attached jobs is not kept."""
 
     reuse: bool = False
-    """A kept success of the same function and unique is the answer, at once."""
+    """Answers at once with a kept success of the same function and unique, if there is one."""
 
     retries: RetryPlan | None = None
-    """For the worker."""
+    """When a failed run is repeated. For the worker."""
 
     timeout: Annotated[float, Field(gt=0, le=1e10)] | None = None
-    """How long a run may take; for the worker."""
+    """How long a run may take. For the worker."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -124,7 +125,7 @@ class SubmitRequest(Message):
 
 
 class JobName(Message):
-    """A job, by its handle, or the last one of a function with a unique."""
+    """Names a job by its handle, or the last job of a function with a unique."""
 
     handle: str | None = None
     function: str | None = None
@@ -142,11 +143,11 @@ class ResultRequest(JobName):
     """``gearflow:result``: wait for the end of a job, and end as it ended."""
 
     timeout: Seconds | None = None
-    """How long to wait; then the fault is ``timeout``."""
+    """How long to wait. After it the fault is ``timeout``."""
 
 
 class InfoRequest(Message):
-    """``gearflow:info``: without a job, of the server. The answers are ``JobInfo`` and ``ServerInfo``."""
+    """``gearflow:info``: show a job or the server. Answered with ``JobInfo`` or ``ServerInfo``."""
 
     handle: str | None = None
     function: str | None = None
@@ -159,16 +160,17 @@ class InfoRequest(Message):
         return self
 
     def job(self) -> JobName | None:
-        """The job that is asked for, if it is one."""
+        """Return the requested job, or ``None`` if the request is about the server."""
         if self.handle is None and self.function is None and self.unique is None:
             return None
         return JobName(handle=self.handle, function=self.function, unique=self.unique)
 
 
 class RetryRequest(Message):
-    """``gearflow:retry``: in place of a job's end packet, from the connection that holds the job.
+    """``gearflow:retry``: run a job again later.
 
-    It is answered once that is kept. If it is refused, the job is still to be ended.
+    The connection that holds the job sends it in place of the job's end packet. The server answers once the
+    retry is stored. If it refuses, the worker still has to end the job.
     """
 
     handle: str
@@ -177,50 +179,50 @@ class RetryRequest(Message):
     """Whether the run counts as an attempt."""
 
     reason: str = ""
-    """For whoever is attached: it gets a WORK_WARNING."""
+    """Sent as WORK_WARNING to the clients that are attached to the job."""
 
 
 class ReleaseRequest(Message):
-    """``gearflow:release``: the connection that holds a job lets go of it: another worker gets it at once."""
+    """``gearflow:release``: give a job back. The server gives it to another worker at once."""
 
     handle: str
 
 
 class CancelRequest(Message):
-    """``gearflow:cancel``: end a job that waits or runs; answered with ``Done``."""
+    """``gearflow:cancel``: end a job that waits or runs. Answered with ``Done``."""
 
     handle: str
 
 
 class DetachRequest(Message):
-    """``gearflow:detach``: the connection wants a job no more that it submitted, or a result it waits for.
+    """``gearflow:detach``: detach the connection from a job that it submitted, or from a result it waits for.
 
-    If it submitted the job several times, that takes one of them back. Nothing follows about the job, and a
-    job that nobody else wants ends. Answered with ``Done``.
+    If the connection submitted the job several times, this takes back one of them. The server sends nothing
+    more about it, and a job that nobody else wants ends. Answered with ``Done``.
     """
 
     handle: str
-    """The job's, or that of a call of ``gearflow:result``."""
+    """The handle of the job, or of a call of ``gearflow:result``."""
 
 
 class DeadRequest(Message):
-    """``gearflow:dead``: dead letters.
+    """``gearflow:dead``: list, show, replay or purge dead letters.
 
     ``list`` is answered with ``Letters``, ``show`` with ``Letter``, ``replay`` and ``purge`` with ``Done``.
     """
 
     action: Literal["list", "show", "replay", "purge"]
     handle: str | None = None
-    """Which one; ``show`` needs it."""
+    """The dead letter. ``show`` needs it."""
 
     function: str | None = None
-    """Those of this function. With neither, all are meant."""
+    """Selects the dead letters of this function. Without handle and function, the request is about all."""
 
     after: str | None = None
-    """For ``list``: those after the one with this handle."""
+    """For ``list``, starts after the dead letter with this handle."""
 
     limit: Annotated[int, Field(ge=1, le=1000)] = 100
-    """For ``list``: so many at most."""
+    """For ``list``, the largest number to return."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -230,9 +232,9 @@ class DeadRequest(Message):
 
 
 class PauseRequest(Message):
-    """``gearflow:pause``: give out no job of a function, or go on; answered with ``Done``.
+    """``gearflow:pause``: stop giving out the jobs of a function, or go on. Answered with ``Done``.
 
-    A server with a file answers when that is written: it holds for the next server, too.
+    A server with a file answers once that is written, so it also holds for the next server.
     """
 
     function: Annotated[str, Field(min_length=1)]
@@ -240,31 +242,31 @@ class PauseRequest(Message):
 
 
 class PurgeRequest(Message):
-    """``gearflow:purge``: cancel the waiting and delayed jobs of a function; answered with ``Done``."""
+    """``gearflow:purge``: cancel the waiting and delayed jobs of a function. Answered with ``Done``."""
 
     function: Annotated[str, Field(min_length=1)]
 
 
 class ReportRequest(Message):
-    """``gearflow:report``: what a worker says of itself, in the place of what it said before.
+    """``gearflow:report``: the state of a worker that the server cannot see.
 
-    Answered with ``Done``.
+    It replaces the connection's earlier report. Answered with ``Done``.
     """
 
     overdue: dict[str, Annotated[int, Field(ge=0)]] = {}
-    """By function: runs that go on although their job has ended, since a thread cannot be stopped. Each
+    """Runs by function that go on although their job has ended, because a thread cannot be stopped. Each
     keeps a slot of the worker."""
 
 
 class WorkersRequest(Message):
-    """``gearflow:workers``: who works for this server. It has no keys; the answer is ``Workers``."""
+    """``gearflow:workers``: list the workers. It has no keys. Answered with ``Workers``."""
 
 
 # -------------------------------------------------------------------------------------------- answers
 
 
 class Answer(Message):
-    """An answer: keys that a reader does not know are ignored, as later servers may add some."""
+    """An answer. A reader ignores unknown keys, because later servers may add some."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -276,15 +278,15 @@ class Submitted(Answer):
 
 
 class Admitted(Answer):
-    """The answer to ``gearflow:auth``, where the token is right, or none is wanted: that is all it says."""
+    """The answer to ``gearflow:auth`` if the token is right or not required. It has no keys."""
 
 
 class Done(Answer):
-    """How many jobs were concerned."""
+    """The number of affected jobs."""
 
     jobs: int
     left: int = 0
-    """For ``replay``: those that stay dead letters, as another job of their unique waits or runs."""
+    """For ``replay``, the number of dead letters that stay: another job of their unique waits or runs."""
 
 
 State = Literal[
@@ -293,7 +295,7 @@ State = Literal[
 
 
 class Failure(BaseModel):
-    """What a worker said in WORK_EXCEPTION, as far as it can be read."""
+    """The worker's WORK_EXCEPTION, as far as it can be read."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -303,14 +305,14 @@ class Failure(BaseModel):
 
 
 class JobInfo(Answer):
-    """What the server knows of a job."""
+    """Everything the server knows about a job."""
 
     handle: str
     function: str
     unique: str = ""
     state: State
     dead: bool = False
-    """It is a dead letter."""
+    """Whether it is a dead letter."""
 
     background: bool = True
     priority: Literal["high", "normal", "low"] | None = None
@@ -320,20 +322,20 @@ class JobInfo(Answer):
     ended: float | None = None
     kept_until: float | None = None
     attempt: int = 0
-    """Which run it is in, or was in, from 1."""
+    """The number of its current or last run, from 1."""
 
     deaths: int = 0
-    """Workers that went away in the middle of it."""
+    """Workers that went away in the middle of the job."""
 
     worker: str = ""
     progress: tuple[int, int] | None = None
     warnings: tuple[str, ...] = ()
     failure: Failure | None = None
     size: int = 0
-    """Bytes of the result, or of the payload while it has not ended."""
+    """Bytes of the result, or of the payload if the job has not ended."""
 
     paused: bool = False
-    """It has not started, and does not as long as its function is paused."""
+    """Whether it has not started because its function is paused."""
 
 
 class Letters(Answer):
@@ -343,7 +345,7 @@ class Letters(Answer):
 
 
 class Letter(Answer):
-    """The answer to ``show``: the job, and its payload in base64 (and as text, where it is UTF-8)."""
+    """The answer to ``show``: the job, its payload in base64, and the payload as text if it is UTF-8."""
 
     job: JobInfo
     payload: str
@@ -351,40 +353,40 @@ class Letter(Answer):
 
 
 class ServerInfo(Answer):
-    """What the server is."""
+    """The state of the server."""
 
     version: str
     durable: bool
-    """Whether jobs survive its restart."""
+    """Whether jobs survive a restart of the server."""
 
     store: str
     functions: tuple[str, ...]
-    """Those that begin with ``gearflow:``."""
+    """The names of the reserved functions, which begin with ``gearflow:``."""
 
     keep: float
-    """For how long what became of a background job is kept by default."""
+    """How long the outcome of a background job is kept by default."""
 
     max_deaths: int | None
     jobs: int
-    """Those that have not ended."""
+    """The number of jobs that have not ended."""
 
     paused: tuple[str, ...] = ()
-    """Functions of which no jobs are given out."""
+    """The paused functions, whose jobs are not given out."""
 
 
 class WorkerInfo(Answer):
-    """A worker: a connection that offers functions."""
+    """A worker, which is a connection that offers functions."""
 
     client_id: str
-    """What it calls itself; ``-`` if it did not say."""
+    """The name that the worker has set, or ``-``."""
 
     address: str
     functions: tuple[str, ...]
     running: int = 0
-    """Jobs that it has."""
+    """The number of jobs that the worker has."""
 
     overdue: dict[str, int] = {}
-    """By function: runs that go on although their job has ended, as it said in ``gearflow:report``."""
+    """Runs by function that go on although their job has ended, from ``gearflow:report``."""
 
 
 class Workers(Answer):
@@ -396,14 +398,14 @@ class Workers(Answer):
 class Fault(Message):
     """Why a reserved function failed. ``type`` is for programs, ``message`` is for people.
 
-    It has just these two, by which it is told from what a worker says of a failed job.
+    A fault has exactly these two keys. They distinguish it from a worker's exception for a failed job.
     """
 
     type: Literal[
         "gearflow:invalid",  # the request makes no sense
         "gearflow:unknown",  # there is no such job, or no such function
         "gearflow:timeout",  # the job has not ended in time, and goes on
-        "gearflow:full",  # there are as many jobs, or bytes, as may be
+        "gearflow:full",  # the limit of jobs or bytes is reached
         "gearflow:refused",  # not now, or not from this connection
         "gearflow:store",  # it could not be kept
     ]
