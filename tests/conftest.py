@@ -25,6 +25,10 @@ from gearflow.client import TLS
 from gearflow.server import JobServer
 from tests.authority import TOKEN, Authority
 
+# Programs under test run as a user's shell starts them. These variables would hide faults of theirs.
+for _variable in ("PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"):
+    os.environ.pop(_variable, None)
+
 # A busy machine is no fault of the code: hypothesis must not time single examples.
 settings.register_profile("gearflow", deadline=None)
 settings.load_profile("gearflow")

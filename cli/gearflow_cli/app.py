@@ -111,7 +111,10 @@ def main() -> None:
     for stream in ("stdout", "stderr"):
         if getattr(sys, stream) is None:  # the shell closed it: >&-
             setattr(sys, stream, Path(os.devnull).open("w"))  # noqa: SIM115  (for the life of the process)
-    app(prog_name="gearflow")
+    try:
+        app(prog_name="gearflow")
+    finally:
+        exits.forget_unread_stderr()
 
 
 def _open_descriptors() -> None:

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from enum import IntEnum
+from typing import TextIO
 
 import typer
 
@@ -54,14 +55,14 @@ def reporting() -> Generator[None, None, None]:
     except KeyboardInterrupt:
         raise typer.Exit(ExitCode.INTERRUPTED) from None
     except BrokenPipeError:
-        _forget_stdout()
+        _forget(sys.stdout)
         raise typer.Exit(ExitCode.BROKEN_PIPE) from None
     except SystemExit as error:
         if isinstance(error.__context__, BrokenPipeError):  # which is 1 to rich, by which help is shown
             raise typer.Exit(ExitCode.BROKEN_PIPE) from None
         raise
     except OSError as error:  # the library's own are translated where they arise
-        _forget_stdout()
+        _forget(sys.stdout)
         tell(str(error), logging.ERROR)
         raise typer.Exit(ExitCode.IO_ERROR) from None
     except Exception as error:
@@ -81,9 +82,17 @@ def tell(message: str, level: int = logging.INFO) -> None:
             print(f"gearflow: {message}", file=sys.stderr, flush=True)  # noqa: T201  (this is what it is for)
 
 
-def _forget_stdout() -> None:
-    """It cannot be written to; without this the interpreter would complain when it flushes at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def forget_unread_stderr() -> None:
+    """Drop what stderr did not take. A reader or a terminal that is gone is no failure of the command."""
+    try:
+        sys.stderr.flush()
+    except OSError:
+        _forget(sys.stderr)
+
+
+def _forget(stream: TextIO) -> None:
+    """It cannot be written to. Without this the interpreter would fail with 120 when it flushes at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def explain(error: Exception) -> Failure:

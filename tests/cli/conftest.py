@@ -1,6 +1,7 @@
 """A user's project with tasks, a worker that serves it, and a shell in its directory."""
 
 import logging
+import os
 import socket
 import uuid
 from collections.abc import Iterator
@@ -149,6 +150,15 @@ def own(project: Path) -> Iterator[Shell]:
     """A shell in the user's directory with a server of its own, where no worker is."""
     with JobServer(port=0) as server:
         yield Shell(project, {"GEARMAN_SERVERS": server.address})
+
+
+@pytest.fixture
+def terminal() -> tuple[int, int]:
+    """Two ends of a terminal, that of a person and that of a program; the test closes them."""
+    try:
+        return os.openpty()
+    except OSError as error:
+        pytest.skip(f"this machine has no terminal devices: {error}")
 
 
 @pytest.fixture

@@ -91,6 +91,10 @@ class Running:
         """Read on what it says on stderr, and forget it: a full pipe would stop it."""
         threading.Thread(target=self._stderr.read, daemon=True).start()
 
+    def close_stderr(self) -> None:
+        """Read no more of what it says on stderr: its next line cannot be written."""
+        self._stderr.close()
+
     def output(self) -> str:
         """The next line of its stdout."""
         return self._stdout.readline().decode().rstrip("\n")

@@ -208,9 +208,11 @@ def test_purging_is_refused_where_nobody_can_be_asked(own: Shell) -> None:
 @pytest.mark.parametrize(
     ("answer", "code", "state"), [("n", 130, "waiting"), ("", 130, "waiting"), ("y", 0, "cancelled")]
 )
-def test_purging_asks_first(own: Shell, answer: str, code: int, state: str) -> None:
+def test_purging_asks_first(
+    own: Shell, terminal: tuple[int, int], answer: str, code: int, state: str
+) -> None:
     handle = submit(own, "img.resize")
-    ours, theirs = os.openpty()
+    ours, theirs = terminal
     with subprocess.Popen(
         [*COMMAND, "purge", "img.resize", "-s", address_of(own)], stdin=theirs, stderr=subprocess.PIPE
     ) as process:

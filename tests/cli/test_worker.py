@@ -495,8 +495,8 @@ def test_a_quiet_worker_stays_quiet_when_it_begins_anew(own: Shell, module: str)
         assert job.result(timeout=10) == b"3"
 
 
-def test_a_worker_whose_terminal_is_closed_ends(own: Shell, module: str) -> None:
-    ours, theirs = os.openpty()
+def test_a_worker_whose_terminal_is_closed_ends(own: Shell, module: str, terminal: tuple[int, int]) -> None:
+    ours, theirs = terminal
     # A session without a terminal gets the first one that it opens.
     command = ["sh", "-c", f'exec "$@" <>{os.ttyname(theirs)} >&0 2>&0', "sh", *COMMAND, "worker", module]
     environment = {**os.environ, **own.environment}
@@ -507,6 +507,15 @@ def test_a_worker_whose_terminal_is_closed_ends(own: Shell, module: str) -> None
         os.close(theirs)
         os.close(ours)
         assert process.wait(timeout=20) == 0
+
+
+@pytest.mark.parametrize("options", [[], ["--processes", "2"]], ids=["one process", "a fleet"])
+def test_a_worker_whose_log_nobody_reads_ends_as_another(own: Shell, module: str, options: list[str]) -> None:
+    with own.start("worker", module, *options) as worker:
+        worker.until("registered")
+        worker.close_stderr()
+        worker.signal(signal.SIGTERM)
+        assert worker.process.wait(timeout=20) == 0
 
 
 # ------------------------------------------------------------------------------------------ drain and burst
