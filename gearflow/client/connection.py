@@ -18,6 +18,10 @@ for an echo.
 Several submissions of one connection may coalesce on one job. gearmand, the Perl server and gearflow's
 own then send everything once for each of them; ``_Attached`` passes one copy to each.
 
+On C gearmand a gearflow worker tells how a job fails by a marked WORK_WARNING, and ends it by WORK_FAIL
+(``gearflow.protocol.codec`` says why). Such a warning is held back until the next packet of its job. Before
+WORK_FAIL it is the exception; before any other packet it is a warning.
+
 A caller that wants a job no more is forgotten here at once. Gearflow's own server is told so
 (``gearflow:detach``); it sends one copy less from where it accepts that on.
 """
@@ -40,7 +44,7 @@ from gearflow.client.reasons import NO_TLS, NO_TOKEN, describe
 from gearflow.client.requests import Heartbeat, NotSent, Request, Submission, refusal
 from gearflow.client.security import PLAIN, Security
 from gearflow.errors import ConnectionLost, RemoteProtocolError
-from gearflow.protocol.codec import decode, encode
+from gearflow.protocol.codec import decode, encode, marked_failure
 from gearflow.protocol.constants import AUTH, RES, TLS_REQUIRED, PacketType
 from gearflow.protocol.framing import TEXT, Frame, FrameBuffer
 from gearflow.protocol.packets import (
@@ -81,10 +85,11 @@ class ServerFeatures:
 class _Attached:
     """The jobs of this connection on one handle, and how often the server sends each packet for them."""
 
-    __slots__ = ("_copies", "_seen", "_theirs", "jobs")
+    __slots__ = ("_copies", "_seen", "_theirs", "held_back", "jobs")
 
     def __init__(self) -> None:
         self.jobs: list[ClientJob] = []
+        self.held_back: WorkWarning | None = None  # tells how the job fails, if WORK_FAIL comes next
         self._theirs = 0  # submissions attached in the server's eyes: also those detached here
         self._copies: tuple[int, bytes] | None = None
         self._seen = 0
@@ -104,6 +109,23 @@ class _Attached:
         """One submission is not attached any more, in the server's eyes either."""
         self._theirs -= 1
         self._copies = None
+
+    def tell(self, event: JobEvent) -> None:
+        """Pass an event on, after the warning that was held back before it."""
+        self.tell_held_back()
+        for job in self.jobs:
+            job.add_event(event)
+
+    def tell_held_back(self) -> None:
+        """Pass the warning on that was held back, if there is one: it was only a warning."""
+        if self.held_back is not None:
+            event, self.held_back = self.held_back, None
+            self.tell(event)
+
+    def failure(self) -> bytes | None:
+        """Take the failure out of the warning that was held back; ``None`` if there is none."""
+        event, self.held_back = self.held_back, None
+        return None if event is None else marked_failure(event.data)
 
     def is_copy(self, kind: int, body: bytes) -> bool:
         """Whether this packet only repeats the one before for another of our submissions.
@@ -360,6 +382,7 @@ class Connection:
         self._outbox.clear()
         lost, self._attached = self._attached, {}
         for attached in lost.values():
+            attached.tell_held_back()
             for job in attached.jobs:
                 job.lose(partial(ConnectionLost, self._lost_message(job)))
         self.opened.set()
@@ -396,8 +419,10 @@ class Connection:
             case WorkData() | WorkStatus() | WorkWarning():
                 self._take_event(packet, kind, body)
             case WorkFail(handle):
+                attached = self._attached.get(handle)
+                failure = None if attached is None else attached.failure()
                 for job in self._ended(handle):
-                    job.fail_remotely(None)
+                    job.fail_remotely(failure)
             case WorkException(handle, exception):
                 for job in self._ended(handle):
                     job.fail_remotely(exception)
@@ -430,9 +455,17 @@ class Connection:
 
     def _take_event(self, event: JobEvent, kind: int, body: bytes) -> None:
         attached = self._attached.get(event.handle)
-        if attached is not None and not attached.is_copy(kind, body):
-            for job in attached.jobs:
-                job.add_event(event)
+        if attached is None or attached.is_copy(kind, body):
+            return
+        if (
+            type(event) is WorkWarning
+            and not self.features.gearflow
+            and marked_failure(event.data) is not None
+        ):
+            attached.tell_held_back()
+            attached.held_back = event
+        else:
+            attached.tell(event)
 
     def _take_error(self, code: str, text: str) -> None:
         if code == _NO_TLS:
@@ -457,7 +490,11 @@ class Connection:
     def _ended(self, handle: bytes) -> list[ClientJob]:
         """The jobs on a handle that the server will not name again; none for one that is not ours."""
         attached = self._attached.pop(handle, None)
-        return attached.jobs if attached is not None else []
+        if attached is None:
+            return []
+        if attached.held_back is not None:
+            attached.tell_held_back()
+        return attached.jobs
 
     def _refuse(self, request: Request, failure: Exception) -> None:
         request.failure = failure

@@ -9,7 +9,12 @@ Three stock peers bend the form, and are understood:
 
 * Perl's Gearman::Worker 2.004 sends WORK_COMPLETE without the NUL when the result is empty;
 * Perl's send_work_status leaves the denominator out;
-* gearmand 1.1.21 turns WORK_EXCEPTION into a WORK_FAIL with a stray NUL behind the handle.
+* C gearmand turns WORK_EXCEPTION into a WORK_FAIL with a stray NUL behind the handle.
+
+That last one hangs or kills clients of other libraries which did not ask for exceptions. So gearflow's
+worker sends no WORK_EXCEPTION to C gearmand. It sends the failure as a WORK_WARNING with a mark
+(``mark_failure``) and a WORK_FAIL. All clients see the text and the end, and gearflow's client puts the two
+together again (``marked_failure``).
 """
 
 from dataclasses import dataclass, fields
@@ -60,6 +65,23 @@ LAYOUTS: Final[dict[PacketType, Layout]] = {
     for packet in vars(packets).values()
     if isinstance(packet, type) and issubclass(packet, Packet) and hasattr(packet, "type")
 }
+
+
+FAILURE_MARK: Final = b'{"gearflow": "failure", '
+"""What the data of a WORK_WARNING begins with that tells how the job fails."""
+
+
+def mark_failure(failure: bytes) -> bytes:
+    """The data of the WORK_WARNING for a failure, which is a JSON object with at least one member.
+
+    It is the same object, with the mark as its first member.
+    """
+    return FAILURE_MARK + failure[1:]
+
+
+def marked_failure(warning: bytes) -> bytes | None:
+    """The failure in the data of a WORK_WARNING; ``None`` for any other warning."""
+    return b"{" + warning[len(FAILURE_MARK) :] if warning.startswith(FAILURE_MARK) else None
 
 
 def _values(packet: Packet, layout: Layout) -> tuple[bytes, ...]:

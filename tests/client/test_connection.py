@@ -10,6 +10,7 @@ import pytest
 
 from gearflow.client import Client, ClientJob, JobFailed, JobStatus, Priority, ServerFeatures
 from gearflow.errors import ConnectionLost, NoServer, QueueFull, ServerError, SubmitUnknown
+from gearflow.protocol.codec import mark_failure
 from gearflow.protocol.constants import HEADER, RES, PacketType
 from gearflow.protocol.packets import (
     EchoReq,
@@ -267,6 +268,92 @@ async def test_a_failure_with_and_without_a_reason(scripted: Scripted) -> None:
         with pytest.raises(JobFailed) as failed:
             await silent.result(5)
         assert failed.value.exception is None
+
+
+FAILURE: Final = b'{"type": "KeyError", "message": "no such order"}'
+
+
+async def test_a_marked_warning_before_the_fail_is_the_exception(scripted: Scripted) -> None:
+    async with scripted() as (client, peer):
+        job, other = await submitted(client, peer, b"H:1"), await submitted(client, peer, b"H:2")
+        await peer.send(
+            WorkWarning(b"H:1", b"careful"),
+            WorkWarning(b"H:1", mark_failure(FAILURE)),
+            WorkData(b"H:2", b"of another job"),
+            WorkFail(b"H:1"),
+            WorkComplete(b"H:2", b"r"),
+        )
+        with pytest.raises(JobFailed) as failed:
+            await job.result(5)
+        assert failed.value.exception == FAILURE
+        assert [event async for event in job.events()] == [WorkWarning(b"H:1", b"careful")]
+        assert await other.result(5) == b"r"
+        assert [event async for event in other.events()] == [WorkData(b"H:2", b"of another job")]
+
+
+@pytest.mark.parametrize(
+    "following",
+    [
+        [WorkData(b"H:1", b"more"), WorkComplete(b"H:1", b"r")],
+        [WorkWarning(b"H:1", b"more"), WorkFail(b"H:1")],
+        [WorkComplete(b"H:1", b"r")],
+        [WorkException(b"H:1", b"of another kind")],
+    ],
+    ids=lambda packets: packets[0].type.name,
+)
+async def test_a_marked_warning_before_anything_else_is_a_warning(
+    scripted: Scripted, following: list[Packet]
+) -> None:
+    marked = WorkWarning(b"H:1", mark_failure(FAILURE))
+    async with scripted() as (client, peer):
+        job = await submitted(client, peer)
+        await peer.send(marked, *following)
+        assert [event async for event in job.events()] == [marked, *following[:-1]]
+        if isinstance(following[-1], WorkComplete):
+            assert await job.result(5) == b"r"
+            return
+        with pytest.raises(JobFailed) as failed:
+            await job.result(5)
+        assert failed.value.exception == getattr(following[-1], "data", None)
+
+
+async def test_a_marked_warning_is_a_warning_when_the_connection_is_lost_behind_it(
+    scripted: Scripted,
+) -> None:
+    marked = WorkWarning(b"H:1", mark_failure(FAILURE))
+    async with scripted() as (client, peer):
+        job = await submitted(client, peer)
+        await peer.send(marked)
+        await peer.close()
+        assert [event async for event in job.events()] == [marked]
+        with pytest.raises(ConnectionLost):
+            await job.result(5)
+
+
+async def test_gearflows_own_server_has_no_use_for_the_mark(scripted: Scripted) -> None:
+    marked = WorkWarning(b"H:1", mark_failure(FAILURE))
+    async with scripted(gearflow=True) as (client, peer):
+        job = await submitted(client, peer)
+        await peer.send(marked)
+        assert await job.next_event() == marked  # at once
+        await peer.send(WorkFail(b"H:1"))
+        with pytest.raises(JobFailed) as failed:
+            await job.result(5)
+        assert failed.value.exception is None
+
+
+@pytest.mark.parametrize("ends", [1, 2])
+async def test_two_submissions_on_one_handle_both_get_the_exception_of_a_marked_warning(
+    scripted: Scripted, ends: int
+) -> None:
+    async with scripted() as (client, peer):
+        jobs = [await submitted(client, peer, b"H:1", unique="u") for _ in range(2)]
+        await peer.send(*[WorkWarning(b"H:1", mark_failure(FAILURE))] * ends, *[WorkFail(b"H:1")] * ends)
+        for job in jobs:
+            with pytest.raises(JobFailed) as failed:
+                await job.result(5)
+            assert failed.value.exception == FAILURE
+            assert [event async for event in job.events()] == []
 
 
 @pytest.mark.parametrize("ends", [1, 2])

@@ -1,5 +1,6 @@
 """The table of packets, and bytes <-> packets in the forms that stock peers send."""
 
+import json
 from typing import Final
 
 import pytest
@@ -8,7 +9,15 @@ from hypothesis import strategies as st
 
 from gearflow.errors import LocalProtocolError, RemoteProtocolError
 from gearflow.protocol import codec
-from gearflow.protocol.codec import LAYOUTS, Layout, decode, encode, encode_response
+from gearflow.protocol.codec import (
+    LAYOUTS,
+    Layout,
+    decode,
+    encode,
+    encode_response,
+    mark_failure,
+    marked_failure,
+)
 from gearflow.protocol.constants import HEADER, HEADER_SIZE, MAX_TYPE, REQ, RES, UNUSED_TYPE, PacketType
 from gearflow.protocol.framing import FrameBuffer
 from gearflow.protocol.packets import (
@@ -182,3 +191,19 @@ def test_a_body_where_none_belongs_is_ignored_as_by_gearmand() -> None:
 def test_the_last_argument_takes_what_is_left() -> None:
     assert decode(PacketType.GET_STATUS, b"H:1\0junk") == GetStatus(b"H:1\0junk")
     assert decode(PacketType.ERROR, b"code\0text\0more") == Error(b"code", b"text\0more")
+
+
+failures = st.dictionaries(st.text(), st.none() | st.text(), min_size=1)
+
+
+@given(failures)
+def test_a_failure_is_marked_as_json_and_comes_back_byte_for_byte(failure: dict[str, object]) -> None:
+    data = json.dumps(failure).encode()
+    marked = mark_failure(data)
+    assert json.loads(marked) == {"gearflow": "failure", **failure}
+    assert marked_failure(marked) == data
+
+
+@given(st.binary() | failures.map(lambda failure: json.dumps(failure).encode()))
+def test_no_other_warning_is_taken_for_a_failure(data: bytes) -> None:
+    assert marked_failure(data) is None
