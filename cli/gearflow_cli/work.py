@@ -101,6 +101,14 @@ def worker(
             help="Of such tasks: replace their process when it has more memory after a run.",
         ),
     ] = None,
+    gearmand_exceptions: Annotated[
+        bool,
+        typer.Option(
+            "--gearmand-exceptions",
+            envvar="GEARFLOW_GEARMAND_EXCEPTIONS",
+            help="On C gearmand, send WORK_EXCEPTION alone: where all clients are PHP's or gearflow's.",
+        ),
+    ] = False,
     burst: Annotated[
         bool,
         typer.Option(
@@ -161,6 +169,7 @@ def worker(
         "max_rss": max_rss,
         "process_max_tasks": process_max_tasks,
         "process_max_rss": process_max_rss,
+        "gearmand_exceptions": gearmand_exceptions,
         "burst": burst,
     }
     with fleet.reporting(line):

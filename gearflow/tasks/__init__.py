@@ -2,7 +2,7 @@
 
 from gearflow.tasks.batch import AsyncBatch, AsyncOutcome, Batch, Outcome
 from gearflow.tasks.context import Context
-from gearflow.tasks.control import Discard, Snooze, TryAgain
+from gearflow.tasks.control import Discard, Fail, Snooze, TryAgain
 from gearflow.tasks.decorator import TaskDecorator, task
 from gearflow.tasks.hooks import Proceed, RunInfo, lifespan, middleware
 from gearflow.tasks.job import AsyncJob, Job
@@ -21,6 +21,7 @@ __all__ = [
     "CallOptions",
     "Context",
     "Discard",
+    "Fail",
     "Job",
     "Outcome",
     "Proceed",

@@ -51,3 +51,11 @@ class Discard(Control):
 
     def __str__(self) -> str:
         return self.reason or "discarded"
+
+
+class Fail(Discard):
+    """End the job with WORK_FAIL alone: ``raise Fail("no such order")``. As ``Discard`` it ends the retries.
+
+    Clients learn that the job failed, and not why: the reason is only in the worker's log. Use it for clients
+    of other libraries that tell a failure (WORK_FAIL) from an exception.
+    """

@@ -29,7 +29,7 @@ Two kinds of servers need more than that:
   with NO_JOB over and over. A NOOP that comes at once, several times in a row without a job, is
   answered later and later, up to a second.
 * gearmand before 2.0 wakes nobody when a delayed job falls due. A sleeping lane with a ``poll`` interval
-  asks again by itself.
+  asks again by itself. It is set for every server that is not gearflow's, so for gearmand 2.0 too.
 
 Times are seconds of any monotonic clock and come in as ``now``.
 """

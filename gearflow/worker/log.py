@@ -3,9 +3,10 @@
 import logging
 from typing import Final
 
-from gearflow.tasks.control import Control
+from gearflow.tasks.control import Control, Discard
 from gearflow.worker.outcome import Outcome
 from gearflow.worker.run import Run
+from gearflow.worker.verdict import said
 
 logger = logging.getLogger("gearflow.worker")
 
@@ -20,6 +21,8 @@ def run_ended(run: Run, outcome: Outcome, failure: BaseException | None, seconds
     fields = {**run.named(), "duration": seconds, "outcome": str(outcome)}
     if run.again is not None:
         fields |= {"delay": run.again.delay, "reason": run.again.reason}
+    elif outcome is Outcome.DISCARDED and isinstance(failure, Discard):
+        fields["reason"] = said(failure)
     shown = failure if outcome is Outcome.FAILED or outcome is Outcome.RETRIED else None
     if isinstance(shown, Control):
         shown = shown.__cause__

@@ -8,6 +8,15 @@
 * and an attached one, whose callers wait for that very job, is held here until its time has come.
 
 The run keeps its slot until the server has answered. If the connection goes first, the job is handed on.
+
+How a failure is sent depends on the server, too:
+
+* gearflow's own gets WORK_EXCEPTION alone;
+* the Perl server gets WORK_EXCEPTION and WORK_FAIL, since an exception is not the end of a job there;
+* C gearmand, and any other, gets a marked WORK_WARNING and WORK_FAIL in one write
+  (``gearflow.protocol.codec`` says why), or WORK_EXCEPTION alone with the setting ``gearmand_exceptions``.
+
+A task that raises ``Fail`` wants WORK_FAIL alone, on all of them.
 """
 
 import logging
@@ -18,7 +27,7 @@ import anyio
 
 from gearflow.client.names import fresh_unique
 from gearflow.errors import ConnectionLost, LocalProtocolError, ServerError
-from gearflow.protocol.codec import encode
+from gearflow.protocol.codec import encode, mark_failure
 from gearflow.protocol.packets import (
     Packet,
     SubmitJob,
@@ -29,6 +38,7 @@ from gearflow.protocol.packets import (
     WorkWarning,
 )
 from gearflow.tasks import Retry
+from gearflow.tasks.control import Fail as PlainFail
 from gearflow.tasks.envelope import unwrap, wrap
 from gearflow.tasks.failure import encode_failure
 from gearflow.worker.holding import Held, Holding
@@ -38,15 +48,20 @@ from gearflow.worker.verdict import Again, Fail, Verdict, decide
 logger = logging.getLogger("gearflow.worker")
 
 
-async def conclude(run: Run, workload: bytes, error: BaseException, holding: Holding) -> BaseException:
-    """See to the job of a run that raised something. Returns the error that counts."""
+async def conclude(
+    run: Run, workload: bytes, error: BaseException, holding: Holding, *, gearmand_exceptions: bool
+) -> BaseException:
+    """See to the job of a run that raised something. Returns the error that counts.
+
+    ``gearmand_exceptions`` is the worker's setting.
+    """
     run.settle()
     if run.is_for_nobody:
-        _fail(run, error)
+        run.end(_failure(run, error, gearmand_exceptions))
         return error
     verdict = _verdict(run, error)
     if isinstance(verdict, Fail):
-        _fail(run, verdict.error)
+        run.end(_failure(run, verdict.error, gearmand_exceptions))
         return verdict.error
     try:
         await _go_on(run, workload, verdict, holding)
@@ -60,7 +75,7 @@ async def conclude(run: Run, workload: bytes, error: BaseException, holding: Hol
             logger.warning(
                 "the server refuses another run of a job, which fails: %s", refusal, extra=run.named()
             )
-        _fail(run, error)
+        run.end(_failure(run, error, gearmand_exceptions))
     else:
         run.again = verdict
     return error
@@ -78,14 +93,18 @@ def _verdict(run: Run, error: BaseException) -> Verdict:
         return Fail(error)
 
 
-def _fail(run: Run, error: BaseException) -> None:
+def _failure(run: Run, error: BaseException, gearmand_exceptions: bool) -> bytes:
+    """The packets that end a job with an error, in the form that its server needs."""
     fail = encode(WorkFail(run.handle))
-    if run.cancelled:
-        run.end(fail)
-        return
-    exception = encode(WorkException(run.handle, encode_failure(error)))
-    # To the oldest servers an exception is not the end of a job; others know no such job after it.
-    run.end(exception + fail if run.connection.is_basic else exception)
+    if run.cancelled or isinstance(error, PlainFail):
+        return fail
+    failure = encode_failure(error)
+    connection = run.connection
+    is_understood = connection.is_gearflow or connection.is_basic or gearmand_exceptions
+    if not is_understood:
+        return encode(WorkWarning(run.handle, mark_failure(failure))) + fail
+    exception = encode(WorkException(run.handle, failure))
+    return exception + fail if connection.is_basic else exception
 
 
 async def _go_on(run: Run, workload: bytes, again: Again, holding: Holding) -> None:

@@ -58,7 +58,14 @@ class WorkerSettings(BaseModel):
 
     poll: Annotated[float, Field(gt=0)] | None = 1.0
     """Seconds after which a sleeping worker asks a server that is not gearflow's own in spite of its
-    silence: gearmand before 2.0 wakes nobody when a delayed job falls due. ``None`` saves the packets."""
+    silence: gearmand before 2.0 wakes nobody when a delayed job falls due. The worker does not ask for the
+    version, so it polls 2.0 too. ``None`` saves the packets."""
+
+    gearmand_exceptions: bool = False
+    """Fail jobs on C gearmand with WORK_EXCEPTION alone, so that PHP's clients get its code and call their
+    exception callback. Use it only where all clients ask for exceptions, as PHP's and gearflow's do. The C
+    tool ``gearman`` hangs then, and Perl's client dies. By default the worker sends WORK_WARNING and
+    WORK_FAIL, which all clients understand. Other servers get the same either way."""
 
     drain: Annotated[float, Field(ge=0)] | None = None
     """Seconds that a warm stop waits for what runs, before it leaves cold; ``None``: as long as it takes."""
@@ -109,6 +116,7 @@ class WorkerOptions(TypedDict, total=False):
     longest_retry: float
     heartbeat: float
     poll: float | None
+    gearmand_exceptions: bool
     drain: float | None
     burst: bool
     max_tasks: int | None

@@ -4,7 +4,7 @@
 ``Snooze``               the job runs again, and this run does not count
 ``TryAgain``             it runs again if attempts are left, whatever the ``on`` of the retries; without
                          retries there are as many attempts as ``Retry()`` has
-``Discard``              it fails, whatever is left
+``Discard``, ``Fail``    it fails, whatever is left
 ``PayloadInvalid``       it fails: what does not fit its types now never will
 what ``on`` matches      it runs again if attempts are left (``TaskTimeout`` too is matched, or not)
 anything else            it fails; without retries, that is everything
@@ -81,8 +81,8 @@ def decide(
         return Fail((error.__cause__ or error) if isinstance(error, TryAgain) else error)
     asked = error.after if isinstance(error, TryAgain) else None
     delay = _possible(scheduled if asked is None else asked)
-    said = f"attempt {attempt} of {retries.attempts} {_fate(error)}; again in {_shown(delay)}"
-    return Again(delay, said)
+    reason = f"attempt {attempt} of {retries.attempts} {_fate(error)}; again in {_shown(delay)}"
+    return Again(delay, reason)
 
 
 def _possible(seconds: float) -> float:
@@ -92,11 +92,11 @@ def _possible(seconds: float) -> float:
 
 def _fate(error: BaseException) -> str:
     if not isinstance(error, TryAgain):
-        return f"failed: {_said(error)}"
-    return "asks for another" if error.__cause__ is None else f"failed: {_said(error.__cause__)}"
+        return f"failed: {said(error)}"
+    return "asks for another" if error.__cause__ is None else f"failed: {said(error.__cause__)}"
 
 
-def _said(error: BaseException) -> str:
+def said(error: BaseException) -> str:
     """An exception on one line, without what could not be printed."""
     name = type(error).__qualname__
     try:

@@ -12,9 +12,9 @@ The parts and what each decides:
 * the ``Worker`` here ties a job to its run: it starts it, sends its one end packet, gives its slot back.
 
 The path of a job is as plain as can be: one task of the event loop, an integer of free slots, an entry in
-the outbox of its connection. Every job ends with exactly one packet: WORK_COMPLETE, or WORK_EXCEPTION,
-which servers turn into WORK_FAIL for clients that did not ask for exceptions; a call of
-``gearflow:retry`` takes its place where the job is to run again on gearflow's own server.
+the outbox of its connection. Every job ends once: with WORK_COMPLETE, or with a failure in the form
+that its server needs (``retrying`` has the forms). A call of ``gearflow:retry`` takes the place of the end
+where the job is to run again on gearflow's own server.
 
 A connection that drops takes its jobs with it: the server hands them on, so what runs here is for nobody.
 Coroutines are cancelled, threads are told by ``Context.cancelled``, results are dropped; slots are held
@@ -500,7 +500,13 @@ class Worker:
                     run.end(encode(WorkFail(run.handle)))
                 raise
             failure = error
-            failure = await conclude(run, workload, error, self._holding)
+            failure = await conclude(
+                run,
+                workload,
+                error,
+                self._holding,
+                gearmand_exceptions=self.settings.gearmand_exceptions,
+            )
         finally:
             now = time.perf_counter()
             outcome = outcome_of(run, failure)

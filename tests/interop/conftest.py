@@ -1,14 +1,31 @@
 """Programs that others wrote, started beside a test and ended with it."""
 
+import shutil
 import subprocess
-from collections.abc import Callable, Iterator
-from typing import TypeAlias
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import asynccontextmanager
+from typing import Any, TypeAlias, Unpack
 
+import anyio
 import pytest
 
+from gearflow.tasks import Task
+from gearflow.worker import Worker, WorkerOptions
 from tests.conftest import missing
 
 Start: TypeAlias = Callable[..., subprocess.Popen[bytes]]
+
+
+@asynccontextmanager
+async def serving(
+    server: str, *tasks: Task[..., Any], **options: Unpack[WorkerOptions]
+) -> AsyncGenerator[None, None]:
+    """A worker that its server knows, for the time of the block, which may take ten seconds."""
+    with anyio.fail_after(10):
+        settings: WorkerOptions = {**options, "servers": [server]}
+        async with Worker(tasks, **settings) as worker:
+            await worker.ready.wait()
+            yield
 
 
 @pytest.fixture
@@ -50,3 +67,9 @@ def php(program: Callable[[str], str]) -> str:
     if subprocess.run([path, "-r", "exit((int) !extension_loaded('gearman'));"]).returncode:
         missing("PHP's gearman extension is not installed")
     return path
+
+
+@pytest.fixture(scope="session")
+def node() -> str:
+    """The path of Node."""
+    return shutil.which("node") or pytest.skip("node is not installed, so no client of its kind is tried")

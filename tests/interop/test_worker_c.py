@@ -1,25 +1,15 @@
 """A gearflow worker serves the C tool ``gearman``, through gearmand and the bundled server."""
 
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
-from typing import Any, TypeAlias
+from collections.abc import Callable
+from typing import TypeAlias
 
 import anyio
 import pytest
 
-from gearflow.tasks import AsyncTask, Context, Task, task
-from gearflow.worker import Worker
+from gearflow.tasks import AsyncTask, Context, task
+from tests.interop.conftest import serving
 
 CommandLine: TypeAlias = Callable[..., list[str]]
-
-
-@asynccontextmanager
-async def serving(server: str, *tasks: Task[..., Any]) -> AsyncGenerator[None, None]:
-    """A worker that its server knows, for the time of the block, which may take ten seconds."""
-    with anyio.fail_after(10):
-        async with Worker(tasks, servers=[server]) as worker:
-            await worker.ready.wait()
-            yield
 
 
 @pytest.fixture
@@ -75,13 +65,11 @@ async def test_progress_and_warnings_are_shown(gearman: CommandLine, any_server:
 
 
 async def test_a_payload_that_does_not_validate_ends_the_call_and_the_worker_goes_on(
-    gearman: CommandLine, bundled: str, function: str
+    gearman: CommandLine, any_server: str, function: str
 ) -> None:
-    # Not through gearmand: the WORK_FAIL that it makes of a WORK_EXCEPTION has a NUL too many, and
-    # libgearman waits on.
-    async with serving(bundled, add_task(function)):
-        bad = await anyio.run_process(gearman(bundled, "-f", function, "nonsense"), check=False)
-        good = await anyio.run_process(gearman(bundled, "-f", function, '{"a": 20, "b": 22}'))
+    async with serving(any_server, add_task(function)):
+        bad = await anyio.run_process(gearman(any_server, "-f", function, "nonsense"), check=False)
+        good = await anyio.run_process(gearman(any_server, "-f", function, '{"a": 20, "b": 22}'))
     assert b"fail" in (bad.stdout + bad.stderr).lower()
     assert good.stdout == b"42"
 

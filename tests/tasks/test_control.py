@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 
 from gearflow.errors import TaskFailed
-from gearflow.tasks import Discard, Snooze, TryAgain
+from gearflow.tasks import Discard, Fail, Snooze, TryAgain
 from gearflow.tasks.control import Control
 from gearflow.tasks.failure import decode_failure, encode_failure
 
@@ -19,6 +19,7 @@ from gearflow.tasks.failure import decode_failure, encode_failure
         (Snooze(timedelta(minutes=1)), "to be run in 60 s"),
         (Discard("the account is closed"), "the account is closed"),
         (Discard(), "discarded"),
+        (Fail("no such order"), "no such order"),
     ],
 )
 def test_they_say_what_they_want_and_can_be_pickled(control: Control, text: str) -> None:
@@ -41,7 +42,7 @@ def test_what_is_no_duration_is_refused(wrong: float) -> None:
         Snooze(wrong)
 
 
-@pytest.mark.parametrize("control", [TryAgain(3), Snooze(3), Discard("no")])
+@pytest.mark.parametrize("control", [TryAgain(3), Snooze(3), Discard("no"), Fail("no")])
 def test_they_are_not_raised_at_a_caller(control: Control) -> None:
     failure = decode_failure(encode_failure(control), "H:1")
     assert type(failure) is TaskFailed

@@ -258,6 +258,7 @@ async def wrong_references() -> None:
     gearflow.TryAgain(after="soon")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     gearflow.Snooze()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     gearflow.Discard(3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    gearflow.Fail(3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     Retry(on=3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 

@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel
 
-from gearflow import Context, Discard, Retry, Snooze, TryAgain, lifespan, task
+from gearflow import Context, Discard, Fail, Retry, Snooze, TryAgain, lifespan, task
 
 colour: ContextVar[str] = ContextVar("colour", default="none")
 
@@ -111,6 +111,8 @@ def raise_it(kind: str) -> None:
             raise StopIteration(7)
         case "discard":
             raise Discard("the account is closed")
+        case "fail":
+            raise Fail("no such order")
         case "invalid":
             Point.model_validate({"x": "many"})
         case _:

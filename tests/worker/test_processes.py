@@ -332,6 +332,13 @@ async def test_a_failure_is_the_same_as_in_a_thread(bundled: str) -> None:
 
 
 @pytest.mark.usefixtures("shared")
+async def test_a_task_there_can_fail_without_a_reason(any_server: str) -> None:
+    async with at_work(any_server, heavy.fails):
+        with pytest.raises(TaskFailed, match="gave no reason"):
+            await heavy.fails.acall("fail")
+
+
+@pytest.mark.usefixtures("shared")
 async def test_arguments_and_results_that_do_not_fit_are_refused_there(
     bundled: str, caplog: pytest.LogCaptureFixture
 ) -> None:

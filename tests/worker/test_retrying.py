@@ -1,5 +1,6 @@
 """How a worker brings a job to its next run, packet by packet: the test is the server."""
 
+import json
 import logging
 import sys
 import threading
@@ -10,6 +11,7 @@ from typing import Final
 import anyio
 import pytest
 
+from gearflow.protocol.codec import encode, marked_failure
 from gearflow.protocol.packets import (
     Error,
     GrabJob,
@@ -31,7 +33,7 @@ from gearflow.protocol.packets import (
 )
 from gearflow.protocol.reserved import EVENTS, REPORT, RETRY, Fault, RetryPlan, cancel_event
 from gearflow.tasks import AsyncTask, Context, Retry, task
-from gearflow.tasks.control import Discard, Snooze, TryAgain
+from gearflow.tasks.control import Discard, Fail, Snooze, TryAgain
 from gearflow.tasks.envelope import unwrap, wrap
 from gearflow.worker import Worker
 from tests.worker.scripted import Peer, scripted_server
@@ -352,7 +354,8 @@ async def test_a_detached_job_is_submitted_anew_and_ends_only_when_the_server_ha
             before = time.time()
             workload = wrap(b"\0gf1 raw", timeout=9, retries=plan, detached=True)
             await peer.assign(function.encode(), workload)
-            assert b"PayloadInvalid" in (await peer.expect(WorkException)).data  # a raw one stays raw
+            assert b"PayloadInvalid" in (await peer.expect(WorkWarning)).data  # a raw one stays raw
+            assert await peer.expect(WorkFail) == WorkFail(b"H:1")
             await peer.expect(GrabJobUniq)
             await peer.assign(function.encode(), wrap(b"{}", timeout=9, retries=plan, detached=True))
             anew = await peer.expect(SubmitJobEpoch)
@@ -394,7 +397,8 @@ async def test_a_new_submission_that_is_refused_ends_the_old_job_with_its_failur
             await peer.send(
                 Error(b"JOB_NOT_FOUND", b"of another job"), Error(b"QUEUE_ERROR", b"Job queue is full")
             )
-            assert b"no good" in (await peer.expect(WorkException)).data
+            assert b"no good" in (await peer.expect(WorkWarning)).data
+            assert await peer.expect(WorkFail) == WorkFail(b"H:1")
             await until(peer, PreSleep)
     assert "Job queue is full" in caplog.text
 
@@ -561,6 +565,60 @@ async def test_a_server_of_the_old_core_is_asked_neither_for_delays_nor_to_pass_
                 await peer.expect(GrabJob)
             await peer.send(NoJob())
             await peer.expect(PreSleep)
+
+
+async def test_c_gearmand_gets_a_failure_as_a_marked_warning_and_the_end_in_one_write(function: str) -> None:
+    failing = failing_task(function, None, ValueError("no good"))
+    with anyio.fail_after(5):
+        async with scripted_server() as server, Worker([failing], servers=[server.address], concurrency=1):
+            peer = await server.accept()
+            await peer.register(gearflow=False)
+            await peer.assign(function.encode(), b"{}")
+            warning = await peer.expect(WorkWarning)
+            assert await peer.expect(WorkFail) == WorkFail(b"H:1")
+            failure = marked_failure(warning.data)
+            assert failure is not None
+            said = json.loads(failure)
+            assert (said["type"], said["message"]) == ("ValueError", "no good")
+            assert json.loads(warning.data) == {"gearflow": "failure", **said}
+            both = encode(warning) + encode(WorkFail(b"H:1"))
+            assert any(both in write for write in peer.writes)
+            await until(peer, PreSleep)
+
+
+async def test_the_setting_has_c_gearmand_get_an_exception_alone(function: str) -> None:
+    failing = failing_task(function, None, ValueError("no good"))
+    with anyio.fail_after(5):
+        async with (
+            scripted_server() as server,
+            Worker([failing], servers=[server.address], concurrency=1, gearmand_exceptions=True),
+        ):
+            peer = await server.accept()
+            await peer.register(gearflow=False)
+            await peer.assign(function.encode(), b"{}")
+            assert b"no good" in (await peer.expect(WorkException)).data
+            await until(peer, PreSleep)
+
+
+@pytest.mark.parametrize("kind", ["gearflow", "gearmand", "perl"])
+async def test_a_task_ends_its_job_with_a_plain_fail_on_every_server(
+    function: str, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    failing = failing_task(function, LATER, Fail("no such order"))
+    with anyio.fail_after(5):
+        async with scripted_server() as server, Worker([failing], servers=[server.address], concurrency=1):
+            peer = await server.accept()
+            await peer.register(gearflow=kind == "gearflow")
+            if kind == "perl":
+                await peer.send(Error(b"server_error", b"Unknown command"))
+                await peer.expect(GrabJob)
+            await peer.assign(function.encode(), b"{}")
+            assert await peer.expect(WorkFail) == WorkFail(b"H:1")
+            await peer.expect(GrabJob if kind == "perl" else GrabJobUniq)
+            await peer.send(NoJob())
+            await peer.expect(PreSleep)
+    [line] = [record for record in caplog.records if hasattr(record, "outcome")]
+    assert (line.__dict__["outcome"], line.__dict__["reason"]) == ("discarded", "Fail: no such order")
 
 
 async def test_a_server_of_the_old_core_is_told_a_failure_twice(function: str) -> None:

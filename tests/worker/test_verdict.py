@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from gearflow.errors import PayloadInvalid, TaskTimeout
 from gearflow.tasks import Retry
 from gearflow.tasks.control import Discard, Snooze, TryAgain
+from gearflow.tasks.control import Fail as PlainFail
 from gearflow.worker.verdict import LONGEST_DELAY, Again, Fail, Verdict, decide
 
 MORE = Retry(3, backoff=2.0, jitter=False)
@@ -35,6 +36,7 @@ errors = st.sampled_from(
         TryAgain(after=5),
         Snooze(9),
         Discard("why"),
+        PlainFail("why"),
     ]
 )
 

@@ -7,7 +7,7 @@ carries what was said of it (``gearflow.tasks.relay``). Attributes and arguments
 
 from typing import Any
 
-from gearflow.tasks.control import Control, Discard, Snooze, TryAgain
+from gearflow.tasks.control import Control, Discard, Fail, Snooze, TryAgain
 from gearflow.tasks.failure import decode_failure, encode_failure
 from gearflow.tasks.relay import Relayed, name_of, relay
 
@@ -22,6 +22,8 @@ def pack(error: BaseException) -> dict[str, Any]:
             said["control"] = {"again": error.after}
             if error.__cause__ is not None:
                 said["cause"] = _named(error.__cause__)
+        case Fail():
+            said["control"] = {"fail": error.reason}
         case Discard():
             said["control"] = {"discard": error.reason}
         case _:
@@ -50,5 +52,7 @@ def _control(said: dict[str, Any]) -> Control:
             return Snooze(seconds)
         case {"again": after}:
             return TryAgain(after)
+        case {"fail": reason}:
+            return Fail(reason)
         case _:
             return Discard(said["discard"])
