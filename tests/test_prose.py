@@ -50,10 +50,10 @@ def _on_all_pages(pattern: str, without: list[re.Pattern[str]]) -> list[str]:
 @pytest.mark.parametrize(
     ("pattern", "most"),
     [
-        pytest.param(r"[a-z)`]: [a-z]", 85, id="colons in the middle of a sentence"),
-        pytest.param(";", 200, id="semicolons"),
-        pytest.param(BEGINNING + "What [a-z]", 15, id="sentences that begin with What"),
-        pytest.param(BEGINNING + "Who ", 2, id="sentences that begin with Who"),
+        pytest.param(r"[a-z)`]: [a-z]", 59, id="colons in the middle of a sentence"),
+        pytest.param(";", 59, id="semicolons"),
+        pytest.param(BEGINNING + "What [a-z]", 5, id="sentences that begin with What"),
+        pytest.param(BEGINNING + "Who ", 0, id="sentences that begin with Who"),
     ],
 )
 def test_the_documentation_has_few(pattern: str, most: int) -> None:
@@ -64,4 +64,4 @@ def test_the_documentation_has_few(pattern: str, most: int) -> None:
 def test_the_documentation_has_no_word_to_avoid() -> None:
     assert "in vain" in words_to_avoid()
     places = _on_all_pages(AVOIDED, [FENCED, INLINE])
-    assert len(places) <= 40, "\n".join(["", *places])
+    assert len(places) <= 8, "\n".join(["", *places])

@@ -80,9 +80,7 @@ def _about_tls(error: ssl.SSLError) -> str:
     if reason in _NOT_TLS:
         return "it does not speak TLS"
     if reason in _OURS_MISSING:
-        return (
-            "it refuses us for want of a certificate; give it one with cert and key (--tls-cert, --tls-key)"
-        )
+        return "it requires a certificate from us; give one with cert and key (--tls-cert, --tls-key)"
     if reason in _OURS_REFUSED:
         return f"it refuses our certificate: {_OURS_REFUSED[reason]}"
     if reason in _OLD:

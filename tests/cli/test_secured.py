@@ -86,7 +86,7 @@ def test_every_command_takes_the_options_and_tells_where_they_are_missing(
     [
         (
             "--tls-ca ca.pem",
-            "it refuses us for want of a certificate; give it one with cert and key (--tls-cert",
+            "it requires a certificate from us; give one with cert and key (--tls-cert",
         ),
         ("--tls-ca ca.pem --tls-cert me.pem", "it serves only who knows its token; see token= in Python, "),
         ("--tls-ca ca.pem --tls-cert me.pem --token-file other", "it does not accept our token"),

@@ -134,7 +134,7 @@ async def test_the_want_of_a_certificate_is_told(strict: str, authority: Authori
     for token in ("", TOKEN):
         for why in (reason, admin_reason):
             told = await why(strict, tls=TLS(ca=authority.ca), token=token)
-            assert told.startswith("it refuses us for want of a certificate; give it one with cert and key")
+            assert told.startswith("it requires a certificate from us; give one with cert and key")
 
 
 async def test_a_certificate_that_is_refused_is_told(
