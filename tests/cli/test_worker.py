@@ -10,6 +10,17 @@ from pathlib import Path
 import pytest
 
 from gearflow.client import SyncClient
+from gearflow.protocol.packets import (
+    JobCreated,
+    OptionReq,
+    OptionRes,
+    Packet,
+    SubmitJob,
+    WorkException,
+    WorkFail,
+    WorkWarning,
+)
+from gearflow.testing.peer import ScriptedPeer
 from tests.cli.shell import COMMAND, Shell
 
 VERSION = """
@@ -545,6 +556,23 @@ def test_a_burst_works_off_what_is_there_and_ends(own: Shell, module: str) -> No
 
 
 # ---------------------------------------------------------------------------------------------- the rest
+
+
+@pytest.mark.parametrize(
+    ("options", "answer"),
+    [((), (WorkWarning, WorkFail)), (("--gearmand-exceptions",), (WorkException,))],
+    ids=["warning", "exception"],
+)
+async def test_an_option_decides_how_c_gearmand_gets_a_failure(
+    shell: Shell, module: str, gearmand: str, options: tuple[str, ...], answer: tuple[type[Packet], ...]
+) -> None:
+    host, _, port = gearmand.rpartition(":")
+    with shell.start("worker", module, "-s", gearmand, *options) as worker:
+        worker.drain()
+        async with await ScriptedPeer.connect(host, int(port), patience=30) as client:
+            await client.send(OptionReq(b"exceptions"), SubmitJob(f"{module}.add".encode(), b"", b"nonsense"))
+            said = [await client.receive() for _ in range(2 + len(answer))]
+    assert tuple(map(type, said)) == (OptionRes, JobCreated, *answer)
 
 
 def test_check_asks_each_server_and_needs_no_module(own: Shell) -> None:
