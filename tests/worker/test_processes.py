@@ -425,6 +425,14 @@ async def test_a_crash_is_told_with_how_the_memory_and_the_last_words(bundled: s
             assert ("Segmentation fault" in str(caught.value)) == (how == "fault")
 
 
+async def test_the_last_words_of_a_crash_are_not_those_of_the_run_before(bundled: str) -> None:
+    async with at_work(bundled, heavy.says, heavy.crashes):
+        await heavy.says.acall()
+        with pytest.raises(TaskCrashed) as caught:
+            await heavy.crashes.acall("exit")
+    assert str(caught.value).splitlines()[1:] == ["first words", "last words"]
+
+
 @pytest.mark.usefixtures("shared")
 async def test_of_what_a_crashed_process_wrote_the_last_twenty_lines_are_kept(bundled: str) -> None:
     async with at_work(bundled, heavy.crashes):

@@ -86,6 +86,13 @@ def _survive(_signal: int, _frame: object) -> None:
     pass
 
 
+def _flush() -> None:
+    """Write out what a run has left of a line: it is not part of what the next one writes."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):  # the task may have closed or replaced it
+            stream.flush()
+
+
 def _end_in_time() -> None:
     """Do not let hooks, or threads that a task has left behind, keep the process alive."""
     last = threading.Timer(LEAVING, os._exit, (0,))
@@ -116,6 +123,7 @@ class _Runner:
             while (request := self._requests.get()) is not None:
                 answer = self._answer(request)
                 end_stray(self._pid)
+                _flush()
                 self._request = None
                 self._reports.flush()
                 self._channel.send(answer)

@@ -4,19 +4,22 @@ It is *spawned*: a fresh interpreter with the worker's ``sys.path``, directory a
 else of its state, so no lock that a thread of the worker holds. It has a session of its own, so that a
 terminal's signals do not reach it: the worker decides when it ends.
 
-Two threads are with it. One reads what it writes, passes it on to the worker's stderr and keeps the last
-lines. The other waits for its end, whatever it leaves behind: its own children may hold its socket and its
-output open.
+Two threads are with it. One reads what it writes. The other waits for its end, whatever it leaves behind:
+its own children may hold its socket and its output open.
 
 Its lifeline is a pipe that nobody writes to. When the worker is gone, however it ended, the kernel sends
 the process a signal that ends it, even if its task holds the GIL for good.
 """
 
+import fcntl
 import os
+import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import termios
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -48,8 +51,10 @@ _LONGEST_PIECE: Final = 65536
 """Bytes of a line of output that are passed on in one piece: a line may never end."""
 
 _LAST_WORDS: Final = 1.0
-"""Seconds to wait for the end of a process that has closed its socket, and for the end of its output, which
-its own children may go on with."""
+"""Seconds to wait for the end of a process that has closed its socket."""
+
+_STUCK: Final = 3.0
+"""Seconds to wait for the thread that reads the output. It may be stuck: nobody reads the worker's stderr."""
 
 
 class Process:
@@ -82,17 +87,17 @@ class Process:
         finally:
             theirs.close()
             os.close(their_end)
-        self._lines: deque[str] = deque(maxlen=LAST_LINES)
+        self._output = _Output(cast(IO[bytes], self._popen.stdout))
         self._lock = threading.Lock()  # between a signal and the reaping
         self._end = End(None)
-        self._reader = self._start(self._pass_on, "output")
+        self._start(self._output.pass_on, "output")
         self._start(self._reap, "end")
         with suppress(OSError):  # it has ended already, which its first run will tell
             self._channel.send(hello)
 
     def ask(self, frame: bytes, report: Callable[[Frame], object]) -> Frame | Ending:
         """Have it do something; blocks until that is done. What it reports meanwhile goes to ``report``."""
-        self._lines.clear()
+        self._output.begin()
         with suppress(OSError):
             self._channel.send(frame)
             while (answer := self._channel.receive()) is not None:
@@ -141,23 +146,12 @@ class Process:
         if not self.has_ended.wait(_LAST_WORDS):
             self.kill()
             self.has_ended.wait()
-        self._reader.join(_LAST_WORDS)
-        return Ending(self._end, tuple(self._lines))
+        return Ending(self._end, self._output.last_words())
 
     # --------------------------------------------------------------------------------- its two threads
 
-    def _start(self, target: Callable[[], None], name: str) -> threading.Thread:
-        thread = threading.Thread(target=target, name=f"gearflow-{name}-{self._popen.pid}", daemon=True)
-        thread.start()
-        return thread
-
-    def _pass_on(self) -> None:
-        with cast(IO[bytes], self._popen.stdout) as output:
-            while piece := output.readline(_LONGEST_PIECE):
-                line = piece.decode("utf-8", "backslashreplace")
-                self._lines.append(line.rstrip("\r\n"))
-                with suppress(OSError, ValueError, AttributeError):  # the worker may have no stderr any more
-                    sys.stderr.write(line if line.endswith("\n") else f"{line}\n")
+    def _start(self, target: Callable[[], None], name: str) -> None:
+        threading.Thread(target=target, name=f"gearflow-{name}-{self._popen.pid}", daemon=True).start()
 
     def _reap(self) -> None:
         await_end(self._popen.pid)
@@ -167,6 +161,75 @@ class Process:
             self.has_ended.set()
         self._channel.end()  # its children may hold the other end open
         self._close_lifeline()
+
+
+class _Output:
+    """What a process writes. It is passed on to the worker's stderr by lines, and the last lines are kept."""
+
+    def __init__(self, pipe: IO[bytes]) -> None:
+        self._lines: deque[str] = deque(maxlen=LAST_LINES)
+        self._pipe = pipe
+        self._lock = threading.Lock()  # between the two threads that read
+        self._rest = b""  # of a line that has no end yet
+        os.set_blocking(pipe.fileno(), False)
+
+    def pass_on(self) -> None:
+        """Read until nobody can write any more. Children of the process may hold the pipe open. Blocks."""
+        poll = select.poll()
+        poll.register(self._pipe, select.POLLIN)
+        while not self._pipe.closed:
+            poll.poll()
+            with self._lock, suppress(BlockingIOError):  # the other thread has read it
+                self._read(_LONGEST_PIECE)
+
+    def begin(self) -> None:
+        """A run begins: keep nothing of what was written before."""
+        self._read_what_is_there()
+        self._lines.clear()
+
+    def last_words(self) -> tuple[str, ...]:
+        """The last lines of the present run. The process has ended."""
+        self._read_what_is_there()
+        return tuple(self._lines.copy())
+
+    def _read_what_is_there(self) -> None:
+        """What was written until now, without the thread that reads, which may be late."""
+        if self._lock.acquire(timeout=_STUCK):
+            try:
+                if not self._pipe.closed:
+                    self._empty()
+            finally:
+                self._lock.release()
+
+    def _empty(self) -> None:
+        (there,) = struct.unpack("i", fcntl.ioctl(self._pipe, termios.FIONREAD, bytes(4)))
+        while there > 0:
+            there -= self._read(min(there, _LONGEST_PIECE))
+        self._end_line()
+
+    def _read(self, size: int) -> int:
+        """Read at most so many bytes; how many there were. At the end of the output the pipe is closed."""
+        chunk = os.read(self._pipe.fileno(), size)
+        if not chunk:
+            self._end_line()
+            self._pipe.close()
+        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        for line in lines:
+            self._take(line)
+        if len(self._rest) >= _LONGEST_PIECE:
+            self._end_line()
+        return len(chunk)
+
+    def _end_line(self) -> None:
+        if self._rest:
+            self._take(self._rest)
+            self._rest = b""
+
+    def _take(self, piece: bytes) -> None:
+        line = piece.decode("utf-8", "backslashreplace")
+        self._lines.append(line.rstrip("\r"))
+        with suppress(OSError, ValueError, AttributeError):  # the worker may have no stderr any more
+            sys.stderr.write(f"{line}\n")
 
 
 def _spawn(channel: int, lifeline: int) -> subprocess.Popen[bytes]:
