@@ -5,6 +5,7 @@ import importlib.util
 import logging
 import sys
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -45,9 +46,20 @@ async def _changes(watched: Sequence[Path]) -> AsyncIterator[object]:
     logging.getLogger("watchfiles").setLevel(logging.WARNING)  # what a change leads to is told by others
     try:
         async for changes in awatch(*watched, watch_filter=PythonFilter(), rust_timeout=_PATIENCE):
+            for _, path in changes:
+                _forget_bytecode(path)
             yield changes
     except OSError as error:  # such as a limit of the system
         tell(f"files are not watched for changes: {error}; send HUP for new code to be taken up")
+
+
+def _forget_bytecode(path: str) -> None:
+    """Have Python compile a file again.
+
+    Python compares the size of the file and the second of its change. A quick change keeps both.
+    """
+    with suppress(OSError, NotImplementedError):  # nothing was compiled; nothing is kept
+        Path(importlib.util.cache_from_source(path)).unlink()
 
 
 def directories(modules: Sequence[str]) -> list[Path]:

@@ -87,6 +87,13 @@ class Running:
                 return seen[-1]
         raise AssertionError(f"it ended without saying {text!r}; it said: {''.join(seen)}")
 
+    def until_all(self, *texts: str) -> None:
+        """Read its stderr up to the line by which each of some texts was said, in any order."""
+        missing = set(texts)
+        while missing:
+            line = self.until("")
+            missing = {text for text in missing if text not in line}
+
     def drain(self) -> None:
         """Read on what it says on stderr, and forget it: a full pipe would stop it."""
         threading.Thread(target=self._stderr.read, daemon=True).start()

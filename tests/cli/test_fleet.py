@@ -24,6 +24,9 @@ from tests.cli.shell import COMMAND, Running, Shell
 
 PATIENCE: Final = 20.0  # seconds
 
+OLD_TAKES_NOTHING: Final = "stopping; finishing what runs"
+"""Said by a process that is replaced, perhaps a moment after the other one has taken its place."""
+
 TASKS = '''
 import asyncio
 import os
@@ -93,10 +96,12 @@ class Project:
         self.write(1)
         self._client = client
 
-    def write(self, version: int | str) -> None:
-        """Put new code in the place of the old one, at once."""
+    def write(self, version: int | str, *, changed_at: float | None = None) -> None:
+        """Put new code in the place of the old one, at once, with a time of its change if one is given."""
         new = self.directory / "new"
         new.write_text(TASKS.replace("return 1\n", f"return {version}\n"))
+        if changed_at is not None:
+            os.utime(new, (changed_at, changed_at))
         new.rename(self.directory / f"{self.module}.py")
 
     @contextmanager
@@ -148,7 +153,7 @@ def test_a_stop_is_warm_and_the_second_one_is_not(project: Project, tmp_path: Pa
         job = project.until(tmp_path / "end")
         fleet.until("a job runs")
         fleet.signal(signal.SIGINT)
-        fleet.until("stopping; finishing what runs")
+        fleet.until(OLD_TAKES_NOTHING)
         fleet.signal(signal.SIGTERM)  # the same one again might be taken for an echo
         code, said = fleet.end()
         assert code == 128 + signal.SIGTERM
@@ -211,7 +216,7 @@ def test_processes_whose_supervisor_is_killed_finish_what_they_run(project: Proj
         job = project.until(tmp_path / "end")
         fleet.until("a job runs")
         fleet.signal(signal.SIGKILL)
-        fleet.until("stopping; finishing what runs")
+        fleet.until(OLD_TAKES_NOTHING)
         (tmp_path / "end").touch()
         assert job.result(PATIENCE)
         fleet.end()  # its stderr is at its end when the last process has gone
@@ -284,7 +289,7 @@ def test_a_process_is_replaced_after_so_many_tasks(project: Project) -> None:
         fleet.until("all worker processes are ready")
         (first,) = {project.call("pid") for _ in range(3)}
         fleet.until("a worker process is replaced: 3 jobs done")
-        fleet.until("stopping; finishing what runs")
+        fleet.until(OLD_TAKES_NOTHING)
         assert project.call("pid") != first
         fleet.signal(signal.SIGTERM)
         assert fleet.end()[0] == 0
@@ -295,7 +300,17 @@ def test_files_that_change_are_taken_up(project: Project) -> None:
         fleet.until("all worker processes are ready")
         assert project.call("version") == 1
         project.write(2)
-        fleet.until("reloaded")
+        fleet.until_all("reloaded", OLD_TAKES_NOTHING)
+        assert project.call("version") == 2
+
+
+def test_a_change_within_a_second_that_keeps_the_size_is_taken_up(project: Project) -> None:
+    project.write(1, changed_at=1e9)
+    with project.start("--reload") as fleet:
+        fleet.until("all worker processes are ready")
+        assert project.call("version") == 1
+        project.write(2, changed_at=1e9)
+        fleet.until_all("reloaded", OLD_TAKES_NOTHING)
         assert project.call("version") == 2
 
 
@@ -311,7 +326,7 @@ def test_dev_takes_up_new_code_while_its_server_stays(project: Project, tmp_path
             project.write("the number two")
             dev.until("SyntaxError")
             project.write(2)
-            dev.until("reloaded")
+            dev.until_all("reloaded", OLD_TAKES_NOTHING)
             assert client.submit(f"{project.module}.version", b"{}").result(PATIENCE) == b"2"
             (tmp_path / "end").touch()
             assert job.result(PATIENCE)
