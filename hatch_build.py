@@ -15,8 +15,8 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 CORE = (
-    *("bodies", "broker", "buffers", "deadlines", "grabs", "intake", "job"),
-    *("journal", "limits", "queues", "records", "sessions", "waking"),
+    *("broker", "dispatch", "functions", "job", "journal"),
+    *("limits", "parser", "serialization", "session", "timers"),
 )
 
 SETUP = """

@@ -31,14 +31,14 @@ from pydantic import BaseModel
 import gearflow.errors
 from gearflow.broker.job import TRANSITIONS
 from gearflow.client import SyncClient
-from gearflow.protocol import reserved
+from gearflow.protocol import server_calls
+from gearflow.protocol.envelope import Envelope
 from gearflow.server import JobServer, ServerSettings
-from gearflow.tasks.envelope import Envelope
 from gearflow.tasks.options import CallOptions
 from gearflow.worker import RunInfo, WorkerSettings
-from gearflow.worker.outcome import Outcome
+from gearflow.worker.run import Outcome
 from gearflow_cli.app import app
-from gearflow_cli.exits import ExitCode
+from gearflow_cli.errors import ExitCode
 from tests.conftest import ROOT
 
 PATIENCE = 60.0  # seconds
@@ -244,7 +244,7 @@ def test_help_has_nothing_that_would_be_taken_for_markup_and_left_out(command: s
 
 MODELS = {
     name: model
-    for name, model in vars(reserved).items()
+    for name, model in vars(server_calls).items()
     if isinstance(model, type) and issubclass(model, BaseModel) and model.model_fields
 }
 
@@ -291,8 +291,8 @@ def test_the_reference_has_the_schema_of_each_request_and_answer_once() -> None:
 def test_the_reference_has_every_reserved_function() -> None:
     page = reference("reserved-functions")
     with JobServer(port=0) as server, SyncClient([server.address]) as client:
-        info = reserved.ServerInfo.model_validate_json(
-            client.call_reserved(reserved.INFO, reserved.InfoRequest())
+        info = server_calls.ServerInfo.model_validate_json(
+            client.call_reserved(server_calls.INFO, server_calls.InfoRequest())
         )
     assert sorted(re.findall(r"^## (gearflow:\w+)$", page, re.MULTILINE)) == sorted(info.functions)
     listed = re.findall(r"^\| \[`(gearflow:\w+)`\]", page, re.MULTILINE)
@@ -302,9 +302,9 @@ def test_the_reference_has_every_reserved_function() -> None:
 def test_the_reference_has_every_fault_and_every_state() -> None:
     page = reference("reserved-functions")
     faults = section(page, "### Faults")
-    assert first_column(faults) == _values(reserved.Fault, "type")
+    assert first_column(faults) == _values(server_calls.Fault, "type")
     states = first_column(section(page, "## gearflow:info"))
-    assert states == _values(reserved.JobInfo, "state")
+    assert states == _values(server_calls.JobInfo, "state")
 
 
 def _values(model: type[BaseModel], field: str) -> list[str]:
@@ -466,30 +466,26 @@ def test_the_states_of_a_job_are_those_of_the_broker() -> None:
     assert shown == {state.name: {step.name for step in steps} for state, steps in TRANSITIONS.items()}
 
 
-def test_the_code_map_has_every_module() -> None:
+def test_the_code_map_has_every_folder() -> None:
     page = (ROOT / "docs" / "explanation" / "architecture.md").read_text()
-    assert sorted(_mapped(section(page, "## Code map"))) == sorted(_modules())
+    assert sorted(_mapped(section(page, "## Code map"))) == sorted(_folders())
 
 
 def _mapped(text: str) -> Iterator[str]:
-    """The paths of the modules in a listing that is indented by directory."""
-    directories: list[tuple[int, str]] = []
-    for indent, name in re.findall(r"^( *)([\w/]+(?:/|\.py))(?: |$)", text, re.MULTILINE):
-        while directories and directories[-1][0] >= len(indent):
-            directories.pop()
-        if name.endswith("/"):
-            directories.append((len(indent), name))
-        else:
-            yield "".join(directory for _, directory in directories) + name
+    """The paths of the folders in a listing that is indented by folder."""
+    parents: list[tuple[int, str]] = []
+    for indent, name in re.findall(r"^( *)([\w/]+/)(?: |$)", text, re.MULTILINE):
+        while parents and parents[-1][0] >= len(indent):
+            parents.pop()
+        parents.append((len(indent), name))
+        yield "".join(parent for _, parent in parents)
 
 
-def _modules() -> Iterator[str]:
-    """Those with something in them: what is public of a package is in its ``__init__.py``."""
+def _folders() -> Iterator[str]:
+    """The packages, with a slash behind each."""
     for package in ("gearflow", "cli/gearflow_cli"):
-        for module in (ROOT / package).rglob("*.py"):
-            path = str(module.relative_to(ROOT))
-            if module.name != "__init__.py" or path == "gearflow/__init__.py":
-                yield path
+        for module in (ROOT / package).rglob("__init__.py"):
+            yield f"{module.parent.relative_to(ROOT)}/"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

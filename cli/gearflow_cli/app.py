@@ -10,25 +10,25 @@ from typing import Annotated, Any, Final
 import typer
 from typer.core import TyperGroup
 
-from gearflow_cli import exits
-from gearflow_cli.secured import secured
+from gearflow_cli import errors
+from gearflow_cli.options import secured
 
 _COMMANDS: Final = {
     "dev": ("dev", "dev"),
-    "server": ("serve", "app"),
-    "worker": ("work", "worker"),
+    "server": ("server", "app"),
+    "worker": ("worker", "worker"),
     "submit": ("submit", "submit"),
-    "result": ("jobs", "result"),
-    "job": ("jobs", "job"),
-    "cancel": ("jobs", "cancel"),
+    "result": ("job", "result"),
+    "job": ("job", "job"),
+    "cancel": ("job", "cancel"),
     "dead": ("dead", "app"),
-    "status": ("admin", "status"),
-    "pause": ("functions", "pause"),
-    "resume": ("functions", "resume"),
-    "purge": ("functions", "purge"),
+    "status": ("status", "status"),
+    "pause": ("pause", "pause"),
+    "resume": ("pause", "resume"),
+    "purge": ("pause", "purge"),
     "tasks": ("tasks", "tasks"),
 }
-"""The module of each in this package, and its name there; in the order in which users meet them."""
+"""The module of each in ``commands``, and its name there, in the order in which users meet them."""
 
 _TALKS_TO_NOBODY: Final = {"tasks"}
 
@@ -48,7 +48,7 @@ class _Commands(UserDict[str, Any]):  # of commands of click's; typer brings its
 def _made(name: str) -> Any:
     """A command with what it needs imported."""
     module, attribute = _COMMANDS[name]
-    command = getattr(import_module(f"gearflow_cli.{module}"), attribute)
+    command = getattr(import_module(f"gearflow_cli.commands.{module}"), attribute)
     mount = typer.Typer()
     if isinstance(command, typer.Typer):
         mount.add_typer(command, name=name)
@@ -68,11 +68,11 @@ class _Gearflow(TyperGroup):
         return list(self.commands)
 
     def make_context(self, *args: Any, **extra: Any) -> Any:  # which shows help, and the version
-        with exits.reporting():
+        with errors.reporting():
             return super().make_context(*args, **extra)
 
     def invoke(self, ctx: Any) -> Any:
-        with exits.reporting():
+        with errors.reporting():
             return super().invoke(ctx)
 
 
@@ -114,7 +114,7 @@ def main() -> None:
     try:
         app(prog_name="gearflow")
     finally:
-        exits.forget_unread_stderr()
+        errors.forget_unread_stderr()
 
 
 def _open_descriptors() -> None:

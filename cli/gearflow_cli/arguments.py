@@ -27,8 +27,8 @@ from typing import (
     get_origin,
 )
 
-from gearflow_cli import load, render
-from gearflow_cli.exits import ExitCode, Failure
+from gearflow_cli import imports, output
+from gearflow_cli.errors import ExitCode, Failure
 from gearflow_cli.options import is_utf8
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def typed(arguments: Sequence[str], task: "AnyTask") -> Call:
     from gearflow.errors import PayloadInvalid
 
     try:
-        with load.blaming(task):
+        with imports.blaming(task):
             values = _values(arguments, task)
     except PayloadInvalid as error:
         raise invalid(task, error) from error
@@ -103,9 +103,9 @@ def invalid(task: "AnyTask", error: Any) -> Failure:
     """The failure for arguments that do not fit a task, which PayloadInvalid says."""
     if not error.errors:
         return Failure(ExitCode.PAYLOAD_INVALID, str(error))
-    faults = render.payload_faults(error.errors, list(_types(task)))
+    faults = output.payload_faults(error.errors, list(_types(task)))
     return Failure(
-        ExitCode.PAYLOAD_INVALID, f"the arguments do not fit {task.name}{render.signature(task)}:\n{faults}"
+        ExitCode.PAYLOAD_INVALID, f"the arguments do not fit {task.name}{output.signature(task)}:\n{faults}"
     )
 
 
@@ -201,7 +201,7 @@ def _values(arguments: Sequence[str], task: "AnyTask") -> dict[str, Any]:
     if len(arguments) == 1 and "=" not in arguments[0] and _content_or_json(arguments[0]) is False:
         _refuse(
             f"{arguments[0]!r} is neither key=value nor a JSON object; "
-            f"{task.name} takes {render.signature(task)}"
+            f"{task.name} takes {output.signature(task)}"
         )
     match _read(arguments):
         case Whole(data):

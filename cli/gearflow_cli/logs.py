@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from gearflow_cli.traces import is_own, own_lines
+from gearflow_cli.tracebacks import is_own, own_lines
 
 _OF_EVERY_RECORD: Final = vars(logging.makeLogRecord({})).keys() | {"message", "asctime", "taskName"}
 

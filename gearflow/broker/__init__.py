@@ -3,6 +3,6 @@
 from gearflow.broker.broker import Broker
 from gearflow.broker.job import Job, JobState
 from gearflow.broker.limits import Limits
-from gearflow.broker.sessions import Session
+from gearflow.broker.session import Session
 
 __all__ = ["Broker", "Job", "JobState", "Limits", "Session"]

@@ -24,20 +24,17 @@ from functools import partial
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
-from gearflow.broker import records
-from gearflow.broker.agenda import Agenda
-from gearflow.broker.bodies import Body, compact, handle_of, integer, name_in, split
-from gearflow.broker.deadlines import Deadlines
-from gearflow.broker.door import Door
-from gearflow.broker.grabs import Grabs
-from gearflow.broker.intake import Handler, Intake, Partial
+from gearflow.broker import serialization
+from gearflow.broker.auth import Door
+from gearflow.broker.calls import ReservedFunctions
+from gearflow.broker.dispatch import Grabs, Waking
+from gearflow.broker.functions import FunctionQueue
 from gearflow.broker.job import HIGH, LOW, NO_PROGRESS, NORMAL, Extras, Job, JobState
 from gearflow.broker.journal import Entry
 from gearflow.broker.limits import Limits, Refused
-from gearflow.broker.queues import FunctionQueue
-from gearflow.broker.reserved import ReservedFunctions
-from gearflow.broker.sessions import LARGE, WHOLE, Session
-from gearflow.broker.store import (
+from gearflow.broker.parser import Body, Handler, Intake, Partial, compact, handle_of, integer, name_in, split
+from gearflow.broker.session import LARGE, WHOLE, Session
+from gearflow.broker.storage import (
     Change,
     Contents,
     Ended,
@@ -49,9 +46,9 @@ from gearflow.broker.store import (
     Store,
     StoredJob,
 )
-from gearflow.broker.waking import Waking
+from gearflow.broker.timers import Agenda, Deadlines
 from gearflow.errors import RemoteProtocolError, StoreError
-from gearflow.protocol import reserved
+from gearflow.protocol import server_calls
 from gearflow.protocol.constants import HEADER, MAX_ARGUMENT, MAX_BODY, MAX_CLIENT_ID, RES, PacketType
 
 MANY_FUNCTIONS: Final = 10_000
@@ -379,7 +376,7 @@ class Broker:
 
     def create(self, name: bytes) -> None:
         """Make a function known."""
-        if name not in self.functions and not name.startswith(reserved.PREFIX):
+        if name not in self.functions and not name.startswith(server_calls.PREFIX):
             self.new_function(name)
 
     def drop(self, name: bytes) -> bool:
@@ -461,7 +458,7 @@ class Broker:
         try:
             function = self.functions.get(name)
             if function is None:
-                if name.startswith(reserved.PREFIX) and not background:
+                if name.startswith(server_calls.PREFIX) and not background:
                     return self._reserved_functions.call(session, name, workload)
                 function = self.new_function(name)
             client = None if background else session
@@ -544,7 +541,7 @@ class Broker:
         if background and self._durable:
             job.state = _STORING
             function.storing += 1
-            change = records.stored_job(job, self.clock_offset)
+            change = serialization.stored_job(job, self.clock_offset)
             self.keep(change, partial(self._stored, job))
         elif extras is None:
             self._queue(job)
@@ -560,7 +557,7 @@ class Broker:
         if background and not job.background:
             job.background = True
             if self._durable and not job.kept:
-                change = records.stored_job(job, self.clock_offset)
+                change = serialization.stored_job(job, self.clock_offset)
                 self.keep(change, partial(self._stored, job))
         if extras is not None and extras.keep is not None:
             more = job.more()
@@ -638,7 +635,7 @@ class Broker:
             key = b""
         submitted = stored.submitted - self.clock_offset
         workload, number = stored.workload, stored.number
-        extras = records.extras_of(stored)
+        extras = serialization.extras_of(stored)
         if extras is not None and (extras.attempt or extras.deaths):
             extras.expires = 0.0  # it has started before
         job = Job(number, function, unique, key, workload, stored.priority, True, submitted, extras)
@@ -726,7 +723,7 @@ class Broker:
 
     def new_function(self, name: bytes) -> FunctionQueue:
         """Make a function known that is not."""
-        if name.startswith(reserved.PREFIX):
+        if name.startswith(server_calls.PREFIX):
             raise Refused(b"INVALID_FUNCTION_NAME", b"a reserved function is for foreground submissions")
         if len(name) > self.limits.function:
             limit = self.limits.function
@@ -770,7 +767,7 @@ class Broker:
 
     def _expire(self, job: Job) -> None:
         """Its time is over, and it has not started: it ends."""
-        body = records.failure("Expired", "it had not started when its time was over")
+        body = serialization.failure("Expired", "it had not started when its time was over")
         self._fail(job, Outcome.EXPIRED, body, None)
 
     def requeue(self, job: Job, due: float = 0.0) -> None:
@@ -805,7 +802,9 @@ class Broker:
         most = self.limits.deaths
         if most is not None and extras.deaths >= most and job.wanted:
             text = f"{extras.deaths} workers went away in the middle of it; the last was "
-            body = records.failure("WorkersDied", text + records.name_of(worker).decode(errors="replace"))
+            body = serialization.failure(
+                "WorkersDied", text + serialization.name_of(worker).decode(errors="replace")
+            )
             self._fail(job, Outcome.WORKERS_DIED, body, worker)
             return
         self.reschedule(job)
@@ -860,7 +859,7 @@ class Broker:
             job.unique_key = b""
         worker = job.worker
         if worker is not None and worker.events:
-            event = reserved.cancel_event(self.handle(job))
+            event = server_calls.cancel_event(self.handle(job))
             self.respond(worker, PacketType.WORK_DATA, worker.events, event)
 
     def _abandon(self, job: Job) -> None:
@@ -899,7 +898,7 @@ class Broker:
     def _offer(self, session: Session, name: bytes, timeout: float) -> None:
         """A worker offers a function; the last word on its time limit (seconds, 0: none) counts."""
         self._answer_grab(session)
-        if name.startswith(reserved.PREFIX):
+        if name.startswith(server_calls.PREFIX):
             self._error(session, b"INVALID_FUNCTION_NAME", b"the server answers reserved functions itself")
             return
         function = self.functions.get(name) or self.new_function(name)
@@ -1006,7 +1005,7 @@ class Broker:
             try:
                 workload = self._fetch(job)
             except StoreError as error:
-                self._fail(job, Outcome.RAISED, records.failure("StoreError", str(error)), None)
+                self._fail(job, Outcome.RAISED, serialization.failure("StoreError", str(error)), None)
                 return False
         handle = b"%b%d" % (self._handle_prefix, job.number)
         session.running[handle] = job
@@ -1023,7 +1022,7 @@ class Broker:
         else:
             head, number = b"%b\0%b\0%b\0" % (handle, function.name, job.unique), _JOB_ASSIGN_UNIQ
         if session.gearflow and extras is not None:
-            head += records.envelope(job, extras)
+            head += serialization.envelope(job, extras)
         size = len(workload)
         if len(head) + size > MAX_BODY:  # without its unique, then: the handle and the function fit
             head, number = b"%b\0%b\0" % (handle, function.name), _JOB_ASSIGN
@@ -1145,11 +1144,11 @@ class Broker:
             if extras is not None and extras.keep is not None:
                 keep = extras.keep
             if dead or keep:
-                letter = records.stored_job(job, self.clock_offset) if dead else None
+                letter = serialization.stored_job(job, self.clock_offset) if dead else None
                 offset = self.clock_offset
                 expires = self.now + offset + (self.limits.keep_dead if dead else keep)
                 body = bytes(body) if len(body) < LARGE else compact(body)
-                change = records.ended(job, outcome, body, worker, self.now, offset, expires, letter)
+                change = serialization.ended(job, outcome, body, worker, self.now, offset, expires, letter)
             elif self._durable and job.background:  # else it was cancelled, which is what is kept of it
                 change = Forgotten(job.number, job.function.name, job.unique)
         if change is None and not watchers:
@@ -1248,13 +1247,13 @@ class Broker:
 
     def _option_of_stranger(self, session: Session, option: bytes) -> None:
         if option.lower() == b"gearflow":
-            self.respond(session, PacketType.OPTION_RES, reserved.AUTH)
+            self.respond(session, PacketType.OPTION_RES, server_calls.AUTH)
         else:
             self._option(session, PacketType.OPTION_REQ, option)
 
     def _admit(self, session: Session, data: bytes) -> None:
         """A stranger has said the token, and maybe more behind it."""
-        self._accept(session, reserved.AUTH, b"", b"", NORMAL, False, None)
+        self._accept(session, server_calls.AUTH, b"", b"", NORMAL, False, None)
         if data:
             self._intake.receive(session, data, self.now)
 

@@ -6,9 +6,9 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from gearflow.broker.bodies import Body
-    from gearflow.broker.queues import FunctionQueue
-    from gearflow.broker.sessions import Session
+    from gearflow.broker.functions import FunctionQueue
+    from gearflow.broker.parser import Body
+    from gearflow.broker.session import Session
 
 HIGH: Final = 0
 NORMAL: Final = 1

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
-from gearflow.broker.store import Change
+from gearflow.broker.storage import Change
 
 Entry: TypeAlias = tuple[Change | None, Callable[[str | None], None] | None]
 """A change for the store, and what to do then: told None when the change is kept, else why it is not.

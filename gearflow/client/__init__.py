@@ -2,15 +2,15 @@
 
 from typing import TYPE_CHECKING
 
-from gearflow.client.address import ServerAddress, default_servers, parse_servers
-from gearflow.client.ambient import configure, connect
 from gearflow.client.client import Client
+from gearflow.client.config import ServerAddress, default_servers, parse_servers
 from gearflow.client.connection import ServerFeatures
+from gearflow.client.current import configure, connect
 from gearflow.client.job import ClientJob, JobEvent, JobFailed, JobHandle, JobKey, JobName, JobStatus
-from gearflow.client.orders import Order, Priority, SubmitOptions
 from gearflow.client.pool import Backoff
-from gearflow.client.security import TLS, Security
-from gearflow.client.sync import SyncClient, SyncJob
+from gearflow.client.submission import Order, Priority, SubmitOptions
+from gearflow.client.sync_client import SyncClient, SyncJob
+from gearflow.security.tls import TLS, Security
 
 if TYPE_CHECKING:
     from gearflow.client.admin import Admin, SyncAdmin

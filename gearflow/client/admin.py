@@ -6,11 +6,9 @@ from typing import Final, TypeVar
 
 import anyio
 
-from gearflow.client.address import ServerAddress
-from gearflow.client.dial import Unreachable, dial
+from gearflow.client.config import ServerAddress
 from gearflow.client.names import function_to_wire, handle_to_wire
-from gearflow.client.reasons import NO_TLS, NO_TOKEN, describe
-from gearflow.client.security import TLS, Security
+from gearflow.client.transport import NO_TLS, NO_TOKEN, Unreachable, describe, dial
 from gearflow.errors import ConnectionLost, LocalProtocolError, NoServer, RemoteProtocolError
 from gearflow.protocol.admin import (
     END,
@@ -25,6 +23,7 @@ from gearflow.protocol.admin import (
     parse_workers,
 )
 from gearflow.protocol.constants import TLS_REQUIRED, UNAUTHORIZED
+from gearflow.security.tls import TLS, Security
 
 T = TypeVar("T")
 

@@ -10,20 +10,18 @@ from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from gearflow.client import about, many
-from gearflow.client.address import ServerAddress, default_servers, parse_servers
+from gearflow.client import server_calls, submitter
+from gearflow.client.config import ServerAddress, default_servers, parse_servers
 from gearflow.client.connection import ServerFeatures
 from gearflow.client.job import ClientJob, JobHandle, JobName, JobStatus
 from gearflow.client.names import function_to_wire, handle_to_wire, to_text, unique_to_wire
-from gearflow.client.orders import BACKGROUND, FOREGROUND, Order, Priority, SubmitOptions, submission
-from gearflow.client.patience import Patience
-from gearflow.client.pool import Backoff, Pool
+from gearflow.client.pool import Backoff, Pool, default_spread
 from gearflow.client.requests import NotSent, Request, Submission
-from gearflow.client.security import TLS, Security
-from gearflow.client.sending import Sending
-from gearflow.client.spread import default_spread
+from gearflow.client.submission import BACKGROUND, FOREGROUND, Order, Priority, SubmitOptions, submission
+from gearflow.client.submitter import Sending
 from gearflow.errors import NoServer
 from gearflow.protocol.codec import encode
+from gearflow.protocol.heartbeat import Patience
 from gearflow.protocol.packets import (
     EchoReq,
     EchoRes,
@@ -33,9 +31,10 @@ from gearflow.protocol.packets import (
     StatusRes,
     StatusResUnique,
 )
+from gearflow.security.tls import TLS, Security
 
 if TYPE_CHECKING:
-    from gearflow.protocol.reserved import JobInfo, Message  # it imports pydantic
+    from gearflow.protocol.server_calls import JobInfo, Message  # it imports pydantic
 
 P = TypeVar("P", bound=Packet)
 
@@ -200,12 +199,12 @@ class Client:
         Raises:
             NoServer, UnsupportedByServer, LocalProtocolError: Nothing was sent.
         """
-        return await many.submit_many(self._pool, orders)
+        return await submitter.submit_many(self._pool, orders)
 
     async def call_reserved(
         self, function: str | bytes, request: "Message", *, server: ServerAddress | str | None = None
     ) -> bytes:
-        """Call a function that gearflow's own server answers itself; see ``gearflow.protocol.reserved``.
+        """Call a function that gearflow's own server answers itself; see ``gearflow.protocol.server_calls``.
 
         Args:
             function: Its name, such as ``gearflow:info``.
@@ -221,7 +220,7 @@ class Client:
             NoServer: It cannot be reached.
             ConnectionLost: The connection closed before the answer.
         """
-        return await about.call(self._pool, function, request, server)
+        return await server_calls.call(self._pool, function, request, server)
 
     async def result(self, job: JobName, timeout: float | None = None) -> bytes:
         """Wait for the result of a background job, on a gearflow server, which keeps it for a while.
@@ -241,7 +240,7 @@ class Client:
             NoServer: The server could not be reached (again) in time.
             UnsupportedByServer: It keeps no results.
         """
-        return await about.result(self._pool, job, timeout)
+        return await server_calls.result(self._pool, job, timeout)
 
     async def info(self, job: JobName) -> "JobInfo":
         """What a gearflow server knows of a job, also of one that has ended.
@@ -250,7 +249,7 @@ class Client:
             UnknownJob: It knows no such job, or no longer.
             UnsupportedByServer, NoServer, ConnectionLost: As for ``call_reserved``.
         """
-        return await about.info(self._pool, job)
+        return await server_calls.info(self._pool, job)
 
     async def cancel(self, job: JobName) -> bool:
         """End a job that waits or runs, on a gearflow server; a worker that runs it is told.
@@ -260,7 +259,7 @@ class Client:
         Raises:
             UnsupportedByServer, NoServer, ConnectionLost: As for ``call_reserved``.
         """
-        return await about.cancel(self._pool, job)
+        return await server_calls.cancel(self._pool, job)
 
     async def status(self, handle: JobHandle | str) -> JobStatus:
         """What the server that has the job knows of it.

@@ -35,18 +35,16 @@ from typing import Final
 
 import anyio
 
-from gearflow.client.address import ServerAddress
-from gearflow.client.dial import GEARFLOW, Stream, Unreachable, dial
+from gearflow.client.config import ServerAddress
 from gearflow.client.job import ClientJob, JobEvent, JobHandle
 from gearflow.client.names import to_text
-from gearflow.client.patience import LOOKS, Patience, Pulse, Silence
-from gearflow.client.reasons import NO_TLS, NO_TOKEN, describe
 from gearflow.client.requests import Heartbeat, NotSent, Request, Submission, refusal
-from gearflow.client.security import PLAIN, Security
+from gearflow.client.transport import GEARFLOW, NO_TLS, NO_TOKEN, Stream, Unreachable, describe, dial
 from gearflow.errors import ConnectionLost, RemoteProtocolError
 from gearflow.protocol.codec import decode, encode, marked_failure
 from gearflow.protocol.constants import AUTH, RES, TLS_REQUIRED, PacketType
 from gearflow.protocol.framing import TEXT, Frame, FrameBuffer
+from gearflow.protocol.heartbeat import LOOKS, Patience, Pulse, Silence
 from gearflow.protocol.packets import (
     EchoReq,
     Error,
@@ -59,6 +57,7 @@ from gearflow.protocol.packets import (
     WorkStatus,
     WorkWarning,
 )
+from gearflow.security.tls import PLAIN, Security
 
 logger = logging.getLogger(__name__)
 
@@ -246,7 +245,7 @@ class Connection:
         """Tell gearflow's server that a submission wants its job no more."""
         if not self.features.gearflow:
             return False
-        from gearflow.protocol.reserved import DETACH, DetachRequest  # it imports pydantic
+        from gearflow.protocol.server_calls import DETACH, DetachRequest  # it imports pydantic
 
         request = DetachRequest(handle=handle.decode(errors="replace"))
         withdrawal = _Withdrawal(self._attached, handle)

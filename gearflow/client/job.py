@@ -15,7 +15,7 @@ from typing import Final, Protocol, Self, TypeAlias
 
 import anyio
 
-from gearflow.client.address import ServerAddress
+from gearflow.client.config import ServerAddress
 from gearflow.client.names import to_text
 from gearflow.errors import GearflowError
 from gearflow.protocol.packets import WorkData, WorkStatus, WorkWarning

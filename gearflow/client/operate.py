@@ -12,9 +12,9 @@ All of them raise:
 
 from typing import TypeVar
 
-from gearflow.client.address import ServerAddress
 from gearflow.client.client import Client
-from gearflow.protocol.reserved import (
+from gearflow.client.config import ServerAddress
+from gearflow.protocol.server_calls import (
     DEAD,
     INFO,
     PAUSE,

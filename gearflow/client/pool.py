@@ -7,24 +7,52 @@ A server that could not be reached is left alone for a while, exponentially long
 so that many clients do not come back at the same moment. After that it is tried beside those that serve, at
 nobody's cost; as soon as it answers, it has its place in the order again. When no server is left, those that
 are being left alone are tried as well, all at once: the caller would get ``NoServer`` otherwise.
+
+Which of several servers gets a submission, where they share the load. Pure.
+
+Rendezvous hashing: for a key every server has a weight, a hash of both, and the heaviest has the key. Every
+process that names the servers alike finds the same order, so equal keys meet on one server. When a server
+is away, each of its keys goes to the next in that key's own order, and no other key moves.
 """
 
 import random
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from types import TracebackType
-from typing import Any, Final, NoReturn, Self
+from typing import Any, Final, NoReturn, Self, TypeVar
 
 import anyio
 from anyio.abc import TaskGroup
 
-from gearflow.client.address import ServerAddress
+from gearflow.client.config import ServerAddress
 from gearflow.client.connection import Connection
-from gearflow.client.patience import Patience
-from gearflow.client.posting import Post, poster
-from gearflow.client.security import PLAIN, Security
-from gearflow.client.spread import ranked
 from gearflow.errors import ConnectionLost, NoServer
+from gearflow.protocol.heartbeat import Patience
+from gearflow.runtime.environment import flag
+from gearflow.runtime.eventloop import Post, poster
+from gearflow.security.tls import PLAIN, Security
+
+T = TypeVar("T")
+
+
+def ranked(servers: Iterable[T], key: bytes) -> list[T]:
+    """The servers in the order in which they are to be tried for a key; known by their texts."""
+    return sorted(servers, key=lambda server: _weight(str(server), key), reverse=True)
+
+
+def default_spread() -> bool:
+    """Whether the environment variable GEARFLOW_SPREAD asks for it.
+
+    Raises:
+        ValueError: The variable holds something that is neither yes nor no.
+    """
+    return bool(flag("GEARFLOW_SPREAD"))
+
+
+def _weight(server: str, key: bytes) -> bytes:
+    # Not hash(): it differs from process to process.
+    return blake2b(server.encode() + b"\0" + key, digest_size=8).digest()
 
 
 @dataclass(frozen=True, slots=True)

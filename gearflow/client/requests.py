@@ -11,7 +11,7 @@ from typing import ClassVar, Protocol
 
 import anyio
 
-from gearflow.client.address import ServerAddress
+from gearflow.client.config import ServerAddress
 from gearflow.client.job import ClientJob, JobFailed, JobHandle, JobOwner
 from gearflow.client.names import to_text
 from gearflow.errors import ConnectionLost, GearflowError, QueueFull, ServerError, SubmitUnknown, UnknownJob
@@ -144,7 +144,7 @@ class ReservedSubmission(Submission):
             SubmitUnknown: The connection closed before.
             QueueFull, ServerError: The server refused it.
         """
-        from gearflow.protocol.reserved import Submitted
+        from gearflow.protocol.server_calls import Submitted
 
         assert self.job is not None  # the call was accepted
         try:
@@ -197,7 +197,7 @@ def _fault(exception: bytes) -> tuple[str, str] | None:
     """Type and message, if these are the server's words: a worker's have other fields, or no such type."""
     if b'"gearflow:' not in exception:
         return None
-    from gearflow.protocol.reserved import Fault
+    from gearflow.protocol.server_calls import Fault
 
     try:
         fault = Fault.model_validate_json(exception)

@@ -3,7 +3,7 @@
 ``LAYOUTS`` says for each packet number how many NUL-separated fields its body has and whether the last
 one is opaque; it is read off the packet classes, so that there is one place where a packet's form is
 written down. The server's hot path uses the same table without building packets
-(``gearflow.broker.sessions``); a property test holds the two readings together.
+(``gearflow.broker.session``); a property test holds the two readings together.
 
 Three stock peers bend the form, and are understood:
 

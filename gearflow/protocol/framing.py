@@ -2,7 +2,7 @@
 
 A frame is a pair of packet number and body; a text line (the first unread byte is not NUL) is a frame
 of type ``TEXT`` whose body is the line without its end. The server's sessions scan the received bytes
-in place instead (``gearflow.broker.sessions``) and follow the same rules.
+in place instead (``gearflow.broker.session``) and follow the same rules.
 """
 
 from collections.abc import Iterator

@@ -6,7 +6,7 @@ from functools import cache
 from importlib.metadata import version
 from typing import TypeAlias
 
-from gearflow.broker import Broker, report
+from gearflow.broker import Broker, status
 from gearflow.protocol import admin
 
 _LEVELS = {
@@ -72,15 +72,15 @@ def _tell(broker: Broker, question: Question) -> bytes:
     """Answer a command that only reads."""
     match question:
         case admin.Status():
-            return admin.render_status(report.functions(broker))
+            return admin.render_status(status.functions(broker))
         case admin.PriorityStatus():
-            return admin.render_priority_status(report.priorities(broker))
+            return admin.render_priority_status(status.priorities(broker))
         case admin.Workers():
-            return admin.render_workers(report.connections(broker))
+            return admin.render_workers(status.connections(broker))
         case admin.ShowJobs():
-            return admin.render_jobs(report.jobs(broker))
+            return admin.render_jobs(status.jobs(broker))
         case admin.ShowUniqueJobs():
-            return admin.render_uniques(report.uniques(broker))
+            return admin.render_uniques(status.uniques(broker))
         case admin.Version():
             return admin.render_version(server_version())
         case admin.GetPid():

@@ -24,12 +24,12 @@ from typing import Final, Self, Unpack
 import anyio.to_thread
 
 from gearflow.broker import Broker, Session
-from gearflow.broker.store import Store
-from gearflow.certificates import BadCertificate, server_context
-from gearflow.eventloop import can_use_uvloop, new_event_loop
+from gearflow.broker.storage import Store
+from gearflow.runtime.eventloop import can_use_uvloop, new_event_loop
+from gearflow.security.tls import BadCertificate, server_context
 from gearflow.server import admin, tls
-from gearflow.server.keeping import Keeper, open_store
-from gearflow.server.peer import Peer
+from gearflow.server.connection import Peer
+from gearflow.server.persistence import Keeper, open_store
 from gearflow.server.settings import ServerOptions, ServerSettings
 from gearflow.server.tls import TlsTransport
 

@@ -7,8 +7,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, mo
 
 from gearflow.broker import Limits
 from gearflow.protocol.constants import DEFAULT_PORT, MAX_BODY
+from gearflow.security.tokens import checked_token
 from gearflow.stores import Sync
-from gearflow.tokens import checked_token
 
 _DEFAULTS = Limits()
 

@@ -16,10 +16,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from gearflow.protocol.constants import HEADER, RES, TLS_REQUIRED, PacketType
-from gearflow.server.large import LargeBody
+from gearflow.server.connection import LargeBody
 
 if TYPE_CHECKING:
-    from gearflow.server.peer import Peer
+    from gearflow.server.connection import Peer
     from gearflow.server.server import Engine
 
 logger = logging.getLogger(__name__)

@@ -1,11 +1,10 @@
 """Where jobs live while the server is down, and where results are kept."""
 
-from gearflow.stores.backup import backup
-from gearflow.stores.log import Sync
 from gearflow.stores.memory import MemoryStore
-from gearflow.stores.recover import recover
-from gearflow.stores.rows import OVERHEAD
-from gearflow.stores.sqlite import SqliteStore
-from gearflow.stores.swap import Recovered
+from gearflow.stores.sqlite.backup import backup
+from gearflow.stores.sqlite.recovery import Recovered, recover
+from gearflow.stores.sqlite.rows import OVERHEAD
+from gearflow.stores.sqlite.store import SqliteStore
+from gearflow.stores.sqlite.wal import Sync
 
 __all__ = ["OVERHEAD", "MemoryStore", "Recovered", "SqliteStore", "Sync", "backup", "recover"]

@@ -19,7 +19,7 @@ from heapq import heapify, heappop, heappush, nsmallest
 from itertools import islice
 from typing import Final
 
-from gearflow.broker.store import (
+from gearflow.broker.storage import (
     Change,
     Contents,
     Ended,
@@ -30,7 +30,7 @@ from gearflow.broker.store import (
     StoredJob,
 )
 from gearflow.errors import StoreError
-from gearflow.stores.rows import OVERHEAD
+from gearflow.stores.sqlite.rows import OVERHEAD
 
 FOREVER: Final = 1 << 60  # seconds; so that one may keep something until ``inf``
 

@@ -1,11 +1,11 @@
 """Typed functions over jobs."""
 
-from gearflow.tasks.batch import AsyncBatch, AsyncOutcome, Batch, Outcome
 from gearflow.tasks.context import Context
-from gearflow.tasks.control import Discard, Fail, Snooze, TryAgain
+from gearflow.tasks.control_flow import Discard, Fail, Snooze, TryAgain
 from gearflow.tasks.decorator import TaskDecorator, task
 from gearflow.tasks.hooks import Proceed, RunInfo, lifespan, middleware
 from gearflow.tasks.job import AsyncJob, Job
+from gearflow.tasks.mapping.results import AsyncBatch, AsyncOutcome, Batch, Outcome
 from gearflow.tasks.options import CallOptions
 from gearflow.tasks.ref import Ref
 from gearflow.tasks.registry import Registry

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, It
 from typing import Any, Final, TypeVar, overload
 
 from gearflow.protocol.packets import Packet, WorkStatus, WorkWarning
-from gearflow.tasks import habits
+from gearflow.tasks import migration_hints
 
 T = TypeVar("T")
 
@@ -90,7 +90,7 @@ class Context:
         report.finish()
 
 
-habits.teach(Context, habits.RUNS)
+migration_hints.teach(Context, migration_hints.RUNS)
 
 
 class _Throttled:

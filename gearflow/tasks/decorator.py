@@ -7,9 +7,9 @@ from typing import Any, Concatenate, Final, NoReturn, ParamSpec, Protocol, TypeV
 
 from gearflow.client import Priority
 from gearflow.errors import TaskDefinitionError
+from gearflow.runtime.modules import importable_name
 from gearflow.tasks.context import Context
 from gearflow.tasks.durations import bounded
-from gearflow.tasks.modules import importable_name
 from gearflow.tasks.options import Options, PriorityName, Unique, no_option, retry, run_limit
 from gearflow.tasks.registry import registry
 from gearflow.tasks.retry import Retry

@@ -18,12 +18,12 @@ from gearflow.client import (
     Order,
     ServerAddress,
     SyncJob,
-    ambient,
+    current,
 )
-from gearflow.tasks import habits
+from gearflow.tasks import migration_hints
 from gearflow.tasks.durations import wait_limit
-from gearflow.tasks.failure import decode_failure
-from gearflow.tasks.waiting import Waiting
+from gearflow.tasks.remote_errors import decode_failure
+from gearflow.tasks.wait_tracking import Waiting
 
 R_co = TypeVar("R_co", covariant=True)
 
@@ -74,7 +74,7 @@ class AsyncJob(Generic[R_co]):
 
     async def status(self) -> JobStatus:
         """What the server knows of it."""
-        client = await ambient.current()
+        client = await current.current()
         return await client.status(JobHandle(self.handle, self.server))
 
     def cancel(self) -> bool:
@@ -115,13 +115,13 @@ class Job(Generic[R_co]):
 
     def result(self, timeout: float | timedelta | None = None) -> R_co:
         """Wait for the result, for at most ``timeout`` seconds. Raises as ``AsyncJob.result``."""
-        ambient.forbid_running_loop(f"{self._task}.asubmit")
+        current.forbid_running_loop(f"{self._task}.asubmit")
         return self._decode(self._job.run(partial(_result, timeout)))
 
     def status(self) -> JobStatus:
         """What the server knows of it."""
-        ambient.forbid_running_loop(f"{self._task}.asubmit")
-        return ambient.current_sync().status(JobHandle(self.handle, self.server))
+        current.forbid_running_loop(f"{self._task}.asubmit")
+        return current.current_sync().status(JobHandle(self.handle, self.server))
 
     @property
     def _task(self) -> str:
@@ -136,7 +136,7 @@ class Job(Generic[R_co]):
 
 
 for _kind in (Job, AsyncJob):
-    habits.teach(_kind, habits.RESULTS)
+    migration_hints.teach(_kind, migration_hints.RESULTS)
 
 
 async def outcome(call: Order, client: Client) -> bytes:

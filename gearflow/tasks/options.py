@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from typing import Any, Final, Literal, Self, TypeAlias, TypedDict, cast
 
 from gearflow.client import Priority
-from gearflow.tasks import habits
+from gearflow.tasks import migration_hints
 from gearflow.tasks.durations import bounded
 from gearflow.tasks.retry import MOST_ATTEMPTS, Retry
 
@@ -91,7 +91,7 @@ class Options:
 def no_option(name: str, known: Iterable[str]) -> str:
     """What to write in the place of an option that there is not."""
     options = tuple(known)
-    hint = habits.OPTIONS.get(name)
+    hint = migration_hints.OPTIONS.get(name)
     if hint is None:
         near = get_close_matches(name, options, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(options)}"

@@ -113,18 +113,18 @@ class PayloadCodec:
 
     @cached_property
     def _arguments(self) -> Form:
-        from gearflow.tasks.forms import form_of_arguments  # only now: it imports pydantic
+        from gearflow.tasks.encoders import form_of_arguments  # only now: it imports pydantic
 
         return form_of_arguments(self.signature, self._task)
 
     @cached_property
     def _result(self) -> Form:
-        from gearflow.tasks.forms import form_of_result
+        from gearflow.tasks.encoders import form_of_result
 
         return form_of_result(self.signature.result, self._task)
 
     def _invalid(self, what: str, error: ValueError) -> PayloadInvalid:
-        from gearflow.tasks.forms import faults_of
+        from gearflow.tasks.encoders import faults_of
 
         errors = faults_of(error)
         shown = [

@@ -10,15 +10,15 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from gearflow.client import Client, JobFailed, JobHandle, JobKey, JobName, JobStatus, ServerAddress, ambient
+from gearflow.client import Client, JobFailed, JobHandle, JobKey, JobName, JobStatus, ServerAddress, current
 from gearflow.errors import GearflowError, UnknownJob, UnsupportedByServer
-from gearflow.tasks import habits
+from gearflow.tasks import migration_hints
 from gearflow.tasks.durations import wait_limit
-from gearflow.tasks.failure import decode_failure
-from gearflow.tasks.waiting import Waiting
+from gearflow.tasks.remote_errors import decode_failure
+from gearflow.tasks.wait_tracking import Waiting
 
 if TYPE_CHECKING:
-    from gearflow.protocol.reserved import JobInfo  # it imports pydantic
+    from gearflow.protocol.server_calls import JobInfo  # it imports pydantic
 
 R_co = TypeVar("R_co", covariant=True)
 
@@ -70,22 +70,22 @@ class Ref(Generic[R_co]):
             UnknownTask: The reference was unpickled, and the task's module is not imported.
             ValueError: ``timeout`` is no duration.
         """
-        ambient.forbid_running_loop("ref.aresult")
-        return ambient.current_sync().run(partial(self._result, wait_limit("timeout", timeout)))
+        current.forbid_running_loop("ref.aresult")
+        return current.current_sync().run(partial(self._result, wait_limit("timeout", timeout)))
 
     async def aresult(self, timeout: float | timedelta | None = None) -> R_co:
         """Wait for the result. As ``result``."""
         limit = wait_limit("timeout", timeout)
-        return await self._result(limit, await ambient.current())
+        return await self._result(limit, await current.current())
 
     def status(self) -> JobStatus:
         """What the server knows of it; on gearflow's own also in what state it is, or how it ended."""
-        ambient.forbid_running_loop("ref.astatus")
-        return ambient.current_sync().run(self._status)
+        current.forbid_running_loop("ref.astatus")
+        return current.current_sync().run(self._status)
 
     async def astatus(self) -> JobStatus:
         """What the server knows of it. As ``status``."""
-        return await self._status(await ambient.current())
+        return await self._status(await current.current())
 
     def info(self) -> "JobInfo":
         """All that gearflow's server knows of it: times, attempts, worker, progress, failure.
@@ -94,12 +94,12 @@ class Ref(Generic[R_co]):
             UnknownJob: It knows no such job, or no longer.
             UnsupportedByServer, NoServer, ConnectionLost: As in ``gearflow.errors``.
         """
-        ambient.forbid_running_loop("ref.ainfo")
-        return ambient.current_sync().info(self._job)
+        current.forbid_running_loop("ref.ainfo")
+        return current.current_sync().info(self._job)
 
     async def ainfo(self) -> "JobInfo":
         """All that gearflow's server knows of it. As ``info``."""
-        return await (await ambient.current()).info(self._job)
+        return await (await current.current()).info(self._job)
 
     def cancel(self) -> bool:
         """End it, whether it waits or runs, on gearflow's server; a worker that runs it is told.
@@ -109,12 +109,12 @@ class Ref(Generic[R_co]):
         Raises:
             UnsupportedByServer, NoServer, ConnectionLost: As in ``gearflow.errors``.
         """
-        ambient.forbid_running_loop("ref.acancel")
-        return ambient.current_sync().cancel(self._job)
+        current.forbid_running_loop("ref.acancel")
+        return current.current_sync().cancel(self._job)
 
     async def acancel(self) -> bool:
         """End it, whether it waits or runs. As ``cancel``."""
-        return await (await ambient.current()).cancel(self._job)
+        return await (await current.current()).cancel(self._job)
 
     async def _result(self, timeout: float | None, client: Client) -> R_co:
         decode = self._decoder()  # if that fails, it fails before the wait
@@ -175,7 +175,7 @@ class Ref(Generic[R_co]):
         return f"<Ref {self._job}>"
 
 
-habits.teach(Ref, habits.RESULTS)
+migration_hints.teach(Ref, migration_hints.RESULTS)
 
 
 def parse(text: str, server: ServerAddress | str | None) -> JobName:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 
 from gearflow.errors import PayloadInvalid
 from gearflow.tasks.durations import LONGEST, is_number
-from gearflow.tasks.relay import name_of, relayed
+from gearflow.tasks.remote_errors import name_of, relayed
 
 if TYPE_CHECKING:
-    from gearflow.protocol.reserved import RetryPlan  # it imports pydantic
+    from gearflow.protocol.server_calls import RetryPlan  # it imports pydantic
 
 __all__ = ["Retry"]
 
@@ -91,7 +91,7 @@ class Retry:
         Raises:
             ValueError: ``backoff`` returned what is no delay.
         """
-        from gearflow.protocol.reserved import RetryPlan
+        from gearflow.protocol.server_calls import RetryPlan
 
         return RetryPlan(
             delays=tuple(self.schedule()), jitter=self.jitter, on=tuple(name_of(kind) for kind in self._kinds)

@@ -11,7 +11,7 @@
 
 The verbs with an ``a`` are for code in an event loop, the others for code without one. ``options()`` returns
 the same task with other options for the calls made through it. The client that a verb uses is the innermost
-``gearflow.connect()``, else the one that belongs to the loop or process (``gearflow.client.ambient``).
+``gearflow.connect()``, else the one that belongs to the loop or process (``gearflow.client.current``).
 """
 
 import copy
@@ -20,12 +20,13 @@ from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Mappin
 from functools import partial, update_wrapper
 from typing import Any, Generic, Literal, ParamSpec, Self, TypeAlias, TypeVar, Unpack, cast, overload
 
-from gearflow.client import JobHandle, JobKey, Order, ServerAddress, ambient
+from gearflow.client import JobHandle, JobKey, Order, ServerAddress, current
 from gearflow.errors import TaskFailed
-from gearflow.tasks import call, habits, many
-from gearflow.tasks.batch import WINDOW, AsyncBatch, Batch, Callee, Mappable, Plan, Progress
+from gearflow.tasks import migration_hints, submission
 from gearflow.tasks.context import Context
 from gearflow.tasks.job import AsyncJob, Job, outcome
+from gearflow.tasks.mapping import bulk
+from gearflow.tasks.mapping.results import WINDOW, AsyncBatch, Batch, Callee, Mappable, Plan, Progress
 from gearflow.tasks.options import CallOptions, Options
 from gearflow.tasks.payload import PayloadCodec
 from gearflow.tasks.ref import Ref, parse
@@ -140,9 +141,9 @@ class Task(Generic[P, R]):
 
         An interrupted caller (Ctrl-C) cancels the job, as by ``Job.cancel``.
         """
-        ambient.forbid_running_loop(f"{self._shown}.acall")
+        current.forbid_running_loop(f"{self._shown}.acall")
         call = self.prepare(args, kwargs)
-        data = ambient.current_sync().run(partial(outcome, call))
+        data = current.current_sync().run(partial(outcome, call))
         return cast(R, self.payload.decode_result(data))
 
     async def acall(self, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -151,14 +152,14 @@ class Task(Generic[P, R]):
         A cancelled caller cancels the job, as by ``AsyncJob.cancel``.
         """
         call = self.prepare(args, kwargs)
-        data = await outcome(call, await ambient.current())
+        data = await outcome(call, await current.current())
         return cast(R, self.payload.decode_result(data))
 
     def submit(self, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
         """Have a worker run it; returns a job to wait for when a server has accepted. Raises as ``call``."""
-        ambient.forbid_running_loop(f"{self._shown}.asubmit")
+        current.forbid_running_loop(f"{self._shown}.asubmit")
         call = self.prepare(args, kwargs)
-        job = ambient.current_sync().submit(
+        job = current.current_sync().submit(
             call.function, call.workload, unique=call.unique, priority=call.priority, options=call.options
         )
         return Job(job, self.payload.decode_result)
@@ -166,7 +167,7 @@ class Task(Generic[P, R]):
     async def asubmit(self, *args: P.args, **kwargs: P.kwargs) -> AsyncJob[R]:
         """Have a worker run it; returns a job to await when a server has accepted. Raises as ``call``."""
         call = self.prepare(args, kwargs)
-        client = await ambient.current()
+        client = await current.current()
         job = await client.submit(
             call.function, call.workload, unique=call.unique, priority=call.priority, options=call.options
         )
@@ -174,9 +175,9 @@ class Task(Generic[P, R]):
 
     def background(self, *args: P.args, **kwargs: P.kwargs) -> Ref[R]:
         """Put it on the server's queue; returns when the server has it. Raises as ``submit``."""
-        ambient.forbid_running_loop(f"{self._shown}.abackground")
+        current.forbid_running_loop(f"{self._shown}.abackground")
         call = self._detached(args, kwargs)
-        handle = ambient.current_sync().submit_background(
+        handle = current.current_sync().submit_background(
             call.function, call.workload, unique=call.unique, priority=call.priority, options=call.options
         )
         return self._ref(handle)
@@ -184,7 +185,7 @@ class Task(Generic[P, R]):
     async def abackground(self, *args: P.args, **kwargs: P.kwargs) -> Ref[R]:
         """Put it on the server's queue; returns when the server has it. Raises as ``background``."""
         call = self._detached(args, kwargs)
-        client = await ambient.current()
+        client = await current.current()
         handle = await client.submit_background(
             call.function, call.workload, unique=call.unique, priority=call.priority, options=call.options
         )
@@ -217,7 +218,7 @@ class Task(Generic[P, R]):
         if handle is not None:
             return Ref(parse(handle, server), self.name, self.payload.decode_result)
         where = ServerAddress.parse(server) if isinstance(server, str) else server
-        name = JobKey(self.name, call.on_the_wire(unique or ""), where)
+        name = JobKey(self.name, submission.on_the_wire(unique or ""), where)
         return Ref(name, self.name, self.payload.decode_result)
 
     # ---------------------------------------------------------------------------------------- many calls
@@ -225,8 +226,8 @@ class Task(Generic[P, R]):
     def background_many(self: Mappable[A, B], items: Iterable[A], /) -> list[Ref[B]]:
         """Put a call for each item on the server's queue; see ``abackground_many``."""
         task = cast("Task[Any, Any]", self)
-        ambient.forbid_running_loop(f"{task._shown}.abackground_many")
-        return many.submit_all(task._account(items), ambient.current_sync())
+        current.forbid_running_loop(f"{task._shown}.abackground_many")
+        return bulk.submit_all(task._account(items), current.current_sync())
 
     async def abackground_many(self: Mappable[A, B], items: Iterable[A], /) -> list[Ref[B]]:
         """Put a call for each item on the server's queue, many in one go; returns when it has them all.
@@ -239,11 +240,11 @@ class Task(Generic[P, R]):
             PayloadInvalid, NoServer, UnsupportedByServer: Nothing was sent.
         """
         task = cast("Task[Any, Any]", self)
-        return await many.asubmit_all(task._account(items), await ambient.current())
+        return await bulk.asubmit_all(task._account(items), await current.current())
 
-    def _account(self, items: Iterable[Any]) -> many.Account:
+    def _account(self, items: Iterable[Any]) -> bulk.Account:
         self.payload.signature.check_takes_one()
-        return many.Account(items, lambda item: self._detached((item,), {}), self._ref)
+        return bulk.Account(items, lambda item: self._detached((item,), {}), self._ref)
 
     @overload
     def map(
@@ -332,11 +333,11 @@ class Task(Generic[P, R]):
     # ------------------------------------------------------------------------------------- for the verbs
 
     def prepare(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Order:
-        """A call whose caller waits, ready to be sent. Raises as ``gearflow.tasks.call.attached``."""
-        return call.attached(self.name, self.payload, self._options, args, kwargs, foreign=self.foreign)
+        """A call whose caller waits, ready to be sent. Raises as ``gearflow.tasks.submission.attached``."""
+        return submission.attached(self.name, self.payload, self._options, args, kwargs, foreign=self.foreign)
 
     def _detached(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Order:
-        return call.detached(
+        return submission.detached(
             self.name,
             self.payload,
             self._options,
@@ -365,7 +366,7 @@ class AsyncTask(Task[P, R]):
         return cast("Coroutine[Any, Any, R]", super().__call__(*args, **kwargs))
 
 
-habits.teach(Task, habits.VERBS)
+migration_hints.teach(Task, migration_hints.VERBS)
 
 
 def _to_nobody(_packet: object) -> None:

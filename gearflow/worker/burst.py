@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import anyio
 
 from gearflow.errors import NoServer
-from gearflow.worker.link import Link
+from gearflow.worker.server_link import Link
 
 
 class Burst:

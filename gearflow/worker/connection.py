@@ -7,9 +7,15 @@ and their slots from the other servers.
 
 A connection that is closed on purpose (its loops are cancelled) says so to gearflow's own server, which
 else would take the worker for dead: it releases each job that runs, and waits a moment for the answers.
+
+What is to be written to one connection: collected from the loop and from threads, taken in one piece.
+
+Progress that is newer than what the connection has taken replaces it: a task may report a million times
+while the server takes ten, and nobody wants the others. It never moves past another packet of its job.
 """
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from math import inf
@@ -20,16 +26,13 @@ import anyio.lowlevel
 from anyio.streams.tls import TLSStream
 
 from gearflow.client import ServerAddress
-from gearflow.client.dial import Stream, Unreachable
-from gearflow.client.patience import LOOKS, Pulse, Silence
-from gearflow.client.reasons import describe
+from gearflow.client.transport import Stream, Unreachable, describe
 from gearflow.errors import ConnectionLost, RemoteProtocolError, ServerError
 from gearflow.protocol.codec import encode
 from gearflow.protocol.constants import RES
 from gearflow.protocol.framing import FrameBuffer
+from gearflow.protocol.heartbeat import LOOKS, Pulse, Silence
 from gearflow.protocol.packets import EchoReq, Packet, SubmitJob
-from gearflow.worker.grabbing import Lane
-from gearflow.worker.outbox import Outbox
 from gearflow.worker.session import (
     Answered,
     Assignment,
@@ -40,10 +43,48 @@ from gearflow.worker.session import (
     Refusal,
     Session,
 )
+from gearflow.worker.slots import Lane
 from gearflow.worker.submissions import Submission
 
 if TYPE_CHECKING:
-    from gearflow.protocol.reserved import Message
+    from gearflow.protocol.server_calls import Message
+
+
+class Outbox:
+    """Encoded packets in order. Owns state; safe to use from several threads."""
+
+    __slots__ = ("_lock", "_packets", "_progress")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._packets: list[bytes] = []
+        self._progress: dict[bytes, int] = {}  # handle -> where its last packet is, if that is progress
+
+    def add(self, handle: bytes, packet: bytes) -> None:
+        """Put a packet about a job at the end."""
+        with self._lock:
+            if self._progress:
+                self._progress.pop(handle, None)
+            self._packets.append(packet)
+
+    def add_progress(self, handle: bytes, packet: bytes) -> None:
+        """Put progress of a job at the end, or in the place of its progress that is not written yet."""
+        with self._lock:
+            place = self._progress.get(handle)
+            if place is None:
+                self._progress[handle] = len(self._packets)
+                self._packets.append(packet)
+            else:
+                self._packets[place] = packet
+
+    def take(self) -> list[bytes]:
+        """All that is there; the outbox is empty then."""
+        with self._lock:
+            packets, self._packets = self._packets, []
+            if self._progress:
+                self._progress.clear()
+        return packets
+
 
 RECEIVE_SIZE: Final = 262_144
 """Bytes: what asyncio's transports read at most in one go."""
@@ -177,13 +218,13 @@ class Connection:
 
     def release(self, handle: bytes) -> None:
         """Give a job back that is not run to its end here, if the server knows how to take it."""
-        from gearflow.protocol.reserved import RELEASE, ReleaseRequest  # now: few workers need its models
+        from gearflow.protocol.server_calls import RELEASE, ReleaseRequest  # now: few workers need its models
 
         self._tell(RELEASE, handle, ReleaseRequest(handle=handle.decode(errors="replace")))
 
     def report(self, overdue: Mapping[str, int]) -> None:
         """Say how many runs of which functions are overdue, if the server wants to know."""
-        from gearflow.protocol.reserved import REPORT, ReportRequest  # as above
+        from gearflow.protocol.server_calls import REPORT, ReportRequest  # as above
 
         self._tell(REPORT, b"", ReportRequest(overdue=dict(overdue)))
 

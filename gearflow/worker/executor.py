@@ -10,14 +10,30 @@ A run limit stops an ``async`` task by cancelling it, once, and a process by kil
 stopped: the call is given up at once, and the thread goes on, counted, until it ends by itself. Only
 overrunning the limit is ``TaskTimeout``; a ``TimeoutError`` of the task's own is an exception like any
 other. A task that answers its cancellation with a result after all has that result.
+
+Threads for tasks that block: one for each call that runs, kept for the next one.
+
+There is no limit and no queue here: whoever starts calls has a slot for each. The threads are daemons, so
+a task that never returns cannot keep the process from ending. (anyio's own worker threads would: on
+asyncio they are joined at exit. There they also give their place in the limit away when a call is
+abandoned, so that a call that overran could not be accounted for.)
+
+Runs that go on although their job has ended: a thread that overran its limit cannot be stopped.
+
+Each keeps its slot until it ends by itself. A server sees nothing of them, so gearflow's own is told how
+many there are, for whoever wonders why a worker takes no jobs.
 """
 
 import contextvars
 import math
+import os
 import sys
-from collections.abc import Callable
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
 from contextvars import Context as ContextVars
 from functools import partial
+from queue import SimpleQueue
 from typing import Any, Final, Protocol, TypeAlias, cast
 
 import anyio
@@ -25,10 +41,85 @@ import anyio.to_thread
 
 from gearflow.errors import TaskFailed, TaskTimeout
 from gearflow.protocol.packets import Packet
+from gearflow.runtime.fork import end_stray
 from gearflow.tasks import Context, Task
-from gearflow.worker.loops import Cancellable, Loop
+from gearflow.worker.event_loop import Cancellable, Loop
 from gearflow.worker.processes import LEAVING, Errand, Pool
-from gearflow.worker.threads import Threads
+from gearflow.worker.slots import Grabbing
+
+Work: TypeAlias = Callable[[], object]
+Mailbox: TypeAlias = "SimpleQueue[Work | None]"
+
+
+class Threads:
+    """A growing set of daemon threads. ``start`` and ``close`` belong to one thread, the event loop's."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._started = 0
+        self._idle: deque[Mailbox] = deque()  # the mailboxes of threads that wait
+        self._closed = False
+        self._process = os.getpid()
+
+    def start(self, call: Work) -> None:
+        """Run a call, which must not raise, in a thread of its own."""
+        try:
+            mailbox = self._idle.pop()  # the one that waits shortest: its stack is still in the cache
+        except IndexError:
+            mailbox = self._start_thread()
+        mailbox.put(call)
+
+    def close(self) -> None:
+        """Let threads end as soon as they have nothing to do. Waits for none."""
+        self._closed = True
+        while self._idle:
+            self._idle.pop().put(None)
+
+    def _start_thread(self) -> Mailbox:
+        mailbox: Mailbox = SimpleQueue()
+        self._started += 1
+        name = f"{self._name}-{self._started}"
+        threading.Thread(target=self._serve, args=(mailbox,), name=name, daemon=True).start()
+        return mailbox
+
+    def _serve(self, mailbox: Mailbox) -> None:
+        while (call := mailbox.get()) is not None:
+            call()
+            end_stray(self._process)
+            del call  # what it holds must not live until the next one comes
+            # First wait, then look: whichever of the two sides comes second sees the other.
+            self._idle.append(mailbox)
+            if self._closed:
+                return
+
+
+class Overdue:
+    """Counts them by function. Owns state; ``when_changed`` is called after each change."""
+
+    __slots__ = ("_counts", "_grabbing", "_when_changed")
+
+    def __init__(self, grabbing: Grabbing, when_changed: Callable[[], None]) -> None:
+        self._grabbing = grabbing
+        self._when_changed = when_changed
+        self._counts: Counter[str] = Counter()
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """How many there are, by function; only of functions that have some."""
+        return +self._counts
+
+    def began(self, function: str) -> None:
+        """The job of a run was reported as timed out, and its thread goes on."""
+        self._counts[function] += 1
+        self._grabbing.overran()
+        self._when_changed()
+
+    def ended(self, function: str) -> None:
+        """Its thread has ended."""
+        self._counts[function] -= 1
+        self._grabbing.overdue_finished()
+        self._when_changed()
+
 
 AnyTask: TypeAlias = Task[..., Any]
 

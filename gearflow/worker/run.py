@@ -1,19 +1,27 @@
-"""One run of a job: its task, what the job says of it, and its way to the server that gave it."""
+"""One run of a job: its task, what the job says of it, and its way to the server that gave it.
 
+How a run ended, in one word: for the log, and for what is counted.
+
+The line of the log that each run ends with; never its payload, so no traceback of what is invalid.
+"""
+
+import logging
 import time
 from collections.abc import Callable
+from enum import StrEnum
 from typing import Any, Final
 
+from gearflow.errors import PayloadInvalid, TaskTimeout
 from gearflow.protocol.codec import encode
+from gearflow.protocol.envelope import Envelope, unwrap
 from gearflow.protocol.packets import Packet, WorkFail, WorkStatus
 from gearflow.tasks import Context, RunInfo
-from gearflow.tasks.envelope import Envelope, unwrap
-from gearflow.tasks.waiting import Waiting
+from gearflow.tasks.control_flow import Control, Discard, Snooze
+from gearflow.tasks.wait_tracking import Waiting
 from gearflow.worker.connection import Connection
-from gearflow.worker.executor import AnyTask
-from gearflow.worker.loops import Started
-from gearflow.worker.overdue import Overdue
-from gearflow.worker.verdict import Again
+from gearflow.worker.event_loop import Started
+from gearflow.worker.executor import AnyTask, Overdue
+from gearflow.worker.retry_policy import Again, said
 
 _NOTHING_SAID: Final = Envelope()
 
@@ -202,3 +210,64 @@ class Run:
 
 def _text(name: bytes) -> str:
     return name.decode("utf-8", "surrogateescape")
+
+
+class Outcome(StrEnum):
+    """The word that the log has for it."""
+
+    DONE = "done"
+    SNOOZED = "snoozed"
+    RETRIED = "retried"
+    FAILED = "failed"
+    TIMED_OUT = "timed out"
+    INVALID = "invalid"  # payload or result do not fit their types
+    DISCARDED = "discarded"
+    CANCELLED = "cancelled"
+    HANDED_ON = "handed on"
+
+
+def outcome_of(run: Run, failure: BaseException | None) -> Outcome:
+    """How a run ended; ``failure`` is what it raised."""
+    if run.handed_on:
+        return Outcome.HANDED_ON
+    if run.cancelled:
+        return Outcome.CANCELLED
+    if run.again is not None:
+        return Outcome.SNOOZED if isinstance(failure, Snooze) else Outcome.RETRIED
+    match failure:
+        case None:
+            return Outcome.DONE
+        case TaskTimeout():
+            return Outcome.TIMED_OUT
+        case PayloadInvalid():
+            return Outcome.INVALID
+        case Discard():
+            return Outcome.DISCARDED
+        case _:
+            return Outcome.FAILED
+
+
+logger = logging.getLogger("gearflow.worker")
+
+_AS_USUAL: Final = (Outcome.DONE, Outcome.SNOOZED, Outcome.CANCELLED)
+
+
+def log_run_ended(run: Run, outcome: Outcome, failure: BaseException | None, seconds: float) -> None:
+    """Log how a run ended after so many seconds; ``failure`` is what it raised."""
+    level = logging.INFO if outcome in _AS_USUAL else logging.WARNING
+    if not logger.isEnabledFor(level):
+        return
+    fields = {**run.named(), "duration": seconds, "outcome": str(outcome)}
+    if run.again is not None:
+        fields |= {"delay": run.again.delay, "reason": run.again.reason}
+    elif outcome is Outcome.DISCARDED and isinstance(failure, Discard):
+        fields["reason"] = said(failure)
+    shown = failure if outcome is Outcome.FAILED or outcome is Outcome.RETRIED else None
+    if isinstance(shown, Control):
+        shown = shown.__cause__
+    logger.log(level, f"job {outcome}", extra=fields, exc_info=shown)
+
+
+def log_handed_on(fields: dict[str, object]) -> None:
+    """Log that a job which waited here for its next run is another worker's now."""
+    logger.warning("job handed on", extra={**fields, "outcome": str(Outcome.HANDED_ON)})

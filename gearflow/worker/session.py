@@ -19,14 +19,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, TypeAlias
 
-from gearflow.client.dial import Unreachable
-from gearflow.client.reasons import NO_TLS, NO_TOKEN
+from gearflow.client.transport import NO_TLS, NO_TOKEN, Unreachable
 from gearflow.errors import LocalProtocolError, RemoteProtocolError
 from gearflow.protocol import packets
 from gearflow.protocol.codec import LAYOUTS, encode, split
 from gearflow.protocol.constants import AUTH, HEADER, MAX_BODY, REQ, TLS_REQUIRED, PacketType
-from gearflow.protocol.events import EVENTS, cancelled_handle
-from gearflow.worker.grabbing import Lane
+from gearflow.protocol.server_events import EVENTS, cancelled_handle
+from gearflow.worker.slots import Lane
 from gearflow.worker.submissions import Submission, Submissions
 
 OPTION: Final = b"gearflow"

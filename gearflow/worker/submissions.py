@@ -96,7 +96,7 @@ class Submissions:
 
 
 def _refusal(data: bytes) -> tuple[str, str]:
-    from gearflow.protocol.reserved import Fault  # now: few workers need its models
+    from gearflow.protocol.server_calls import Fault  # now: few workers need its models
 
     try:
         fault = Fault.model_validate_json(data)

@@ -37,35 +37,39 @@ from typing import Any, Final, Self, Unpack
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
-from gearflow.client import Security, ambient, parse_servers
+from gearflow.client import Security, current, parse_servers
 from gearflow.errors import NoServer
-from gearflow.forks import end_stray
 from gearflow.protocol.codec import encode
 from gearflow.protocol.packets import CanDo, WorkFail
+from gearflow.runtime.fork import end_stray
 from gearflow.tasks import RunInfo, Task
-from gearflow.tasks.hooks import LifespanFunction, Middleware, as_lifespan, check_middleware, hooks, name_of
-from gearflow.tasks.lifetime import Start, lifetime
-from gearflow.tasks.waiting import caller, heard_by
-from gearflow.worker import liveness, log
+from gearflow.tasks.hooks import (
+    LifespanFunction,
+    Middleware,
+    Start,
+    as_lifespan,
+    check_middleware,
+    hooks,
+    lifetime,
+    name_of,
+)
+from gearflow.tasks.wait_tracking import caller, heard_by
+from gearflow.worker import stats
 from gearflow.worker.burst import Burst
 from gearflow.worker.connection import Connection
-from gearflow.worker.executor import AnyTask, Executor
-from gearflow.worker.grabbing import Grabbing
-from gearflow.worker.holding import Held, Holding
-from gearflow.worker.link import Link
-from gearflow.worker.loops import Loop, open_loop
+from gearflow.worker.deadlock_warning import Waits
+from gearflow.worker.event_loop import Loop, open_loop
+from gearflow.worker.executor import AnyTask, Executor, Overdue, Threads
 from gearflow.worker.middleware import run_within
-from gearflow.worker.outcome import outcome_of
-from gearflow.worker.overdue import Overdue
 from gearflow.worker.processes import Pool, origin_of
-from gearflow.worker.retirement import Retirement
-from gearflow.worker.retrying import conclude
-from gearflow.worker.run import Run
+from gearflow.worker.recycling import Retirement
+from gearflow.worker.retry import Held, Holding, conclude
+from gearflow.worker.run import Run, log_handed_on, log_run_ended, outcome_of
+from gearflow.worker.server_link import Link
 from gearflow.worker.session import Assignment, work_complete
 from gearflow.worker.settings import WorkerOptions, WorkerSettings
-from gearflow.worker.tally import Tally
-from gearflow.worker.threads import Threads
-from gearflow.worker.waits import Waits
+from gearflow.worker.slots import Grabbing
+from gearflow.worker.stats import Tally
 
 logger = logging.getLogger("gearflow.worker")
 
@@ -117,7 +121,7 @@ class Worker:
         functions = tuple(self._tasks)
         given_servers = self.settings.servers
         token = self.settings.token
-        self._target = ambient.target().but(
+        self._target = current.target().but(
             servers=None if given_servers is None else parse_servers(given_servers),
             tls=self.settings.tls,
             token=None if token is None else token.get_secret_value(),
@@ -226,7 +230,7 @@ class Worker:
         self._process = os.getpid()
         self._thread = threading.get_ident()
         self._waits.begin()
-        with ambient.by_default(self._target), heard_by(self._waits):
+        with current.by_default(self._target), heard_by(self._waits):
             async with lifetime(self._lifespans, self._start):
                 if self._retirement is not None:
                     self._retirement.begin()
@@ -263,7 +267,7 @@ class Worker:
 
     def _pool(self) -> Pool:
         settings = self.settings
-        target = ambient.target()
+        target = current.target()
         return Pool(target, self._hooks_of_processes, settings.process_max_tasks, settings.process_max_rss)
 
     def stop(self) -> None:
@@ -359,7 +363,7 @@ class Worker:
             yield self._retirement.watch
         interval = self.settings.liveness
         if interval is not None:
-            yield partial(liveness.tell, interval, self._tally, self._links, self._is_waiting)
+            yield partial(stats.tell, interval, self._tally, self._links, self._is_waiting)
 
     async def _end_when_done(self, burst: Burst) -> None:
         try:
@@ -460,7 +464,7 @@ class Worker:
             if run.connection is connection:
                 run.hand_on()
         for job in self._holding.drop(connection):
-            log.handed_on(job.named)
+            log_handed_on(job.named)
         if self._burst is not None:
             self._burst.run_ended()  # if it had jobs that were held
             self._burst.changed()
@@ -514,7 +518,7 @@ class Worker:
             self._runs.discard(run)
             if not run.is_overdue:
                 self._grabbing.finished()
-            log.run_ended(run, outcome, failure, now - run.began)
+            log_run_ended(run, outcome, failure, now - run.began)
             if self._is_watched:
                 self._look_after_run()
 

@@ -22,7 +22,7 @@ from typing import Final
 import anyio
 
 import gearflow
-from gearflow.eventloop import new_event_loop
+from gearflow.runtime.eventloop import new_event_loop
 from tests.benchmarks import servers, tasks
 
 TICKS: Final = os.sysconf("SC_CLK_TCK")

@@ -19,7 +19,7 @@ from statistics import median
 from rich.console import Console
 from rich.table import Table
 
-from gearflow.broker.store import Change, Ended, Forgotten, Outcome, Store, StoredJob
+from gearflow.broker.storage import Change, Ended, Forgotten, Outcome, Store, StoredJob
 from gearflow.stores import MemoryStore, SqliteStore
 
 GROUPS = (1, 100, 1000)

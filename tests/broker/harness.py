@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from gearflow.broker import Broker, Limits, Session
 from gearflow.broker.journal import Entry
-from gearflow.broker.store import Change, Store
+from gearflow.broker.storage import Change, Store
 from gearflow.errors import StoreError
 from gearflow.protocol import packets as p
 from gearflow.protocol.codec import decode, encode

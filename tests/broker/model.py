@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from gearflow.protocol import packets as p
-from gearflow.protocol import reserved
+from gearflow.protocol import server_calls
 from gearflow.protocol.packets import Packet
 
 PEERS = 4
@@ -174,7 +174,7 @@ class ServerMachine(RuleBasedStateMachine):
     def tell_cancelled(self, job: Spec) -> None:
         """The worker of a job is told that it is cancelled, if it listens."""
         if job.worker and job.worker.events:
-            event = reserved.cancel_event(job.handle)
+            event = server_calls.cancel_event(job.handle)
             job.worker.expected.append(p.WorkData(job.worker.events, event))
 
     def take_away(self, jobs: Iterable[Spec]) -> None:
@@ -432,7 +432,7 @@ class GearflowMachine(ServerMachine):
         """A worker wants to be told of cancelled jobs, also of those that are so already; once."""
         member = self.all[index]
         if not member.events:
-            member.events, answers = self.call(member, reserved.EVENTS, b"")
+            member.events, answers = self.call(member, server_calls.EVENTS, b"")
             for job in sorted((job for job in self.queue if job.worker is member), key=self.assigned.index):
                 self.tell_if_unwanted(job)
             self.hear(member, answers)
@@ -453,14 +453,14 @@ class GearflowMachine(ServerMachine):
         own = [job.handle for job in self.queue if member in job.clients]
         handle = data.draw(st.sampled_from([*own, self.handle(0)]))
         job = next((job for job in self.queue if job.handle == handle), None)
-        request = reserved.DetachRequest(handle=handle.decode())
-        call, answers = self.call(member, reserved.DETACH, request.to_wire())
+        request = server_calls.DetachRequest(handle=handle.decode())
+        call, answers = self.call(member, server_calls.DETACH, request.to_wire())
         attached = job is not None and member in job.clients
         if job is not None and attached:
             job.clients.remove(member)
             self.tell_if_unwanted(job)
             self.queue = [job for job in self.queue if job.wanted or job.worker]
-        member.expected.append(p.WorkComplete(call, reserved.Done(jobs=int(attached)).to_wire()))
+        member.expected.append(p.WorkComplete(call, server_calls.Done(jobs=int(attached)).to_wire()))
         self.hear(member, answers)
 
     def call(self, member: Member, function: bytes, request: bytes) -> tuple[bytes, list[Packet | bytes]]:

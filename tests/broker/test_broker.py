@@ -1,9 +1,9 @@
 import pytest
 
-from gearflow.broker.waking import PATIENCE
+from gearflow.broker.dispatch import PATIENCE
 from gearflow.errors import RemoteProtocolError
 from gearflow.protocol import packets as p
-from gearflow.protocol import reserved
+from gearflow.protocol import server_calls
 from gearflow.protocol.codec import encode
 from gearflow.protocol.constants import HEADER, REQ, PacketType
 from tests.broker.harness import Peer, World
@@ -285,12 +285,12 @@ def test_a_cancelled_running_job_does_not_come_back_when_its_worker_dies(world: 
 
 
 def test_reserved_functions_are_the_servers_own(world: World, client: Peer) -> None:
-    (refused,) = client(p.SubmitJobBg(reserved.EVENTS, b"", b""))
+    (refused,) = client(p.SubmitJobBg(server_calls.EVENTS, b"", b""))
     assert isinstance(refused, p.Error)
-    (refused,) = client(p.CanDo(reserved.EVENTS))
+    (refused,) = client(p.CanDo(server_calls.EVENTS))
     assert isinstance(refused, p.Error)
-    world.broker.create(reserved.EVENTS)
-    client.submit(reserved.EVENTS)
+    world.broker.create(server_calls.EVENTS)
+    client.submit(server_calls.EVENTS)
     assert not world.broker.functions
 
 
@@ -304,7 +304,7 @@ def test_a_reserved_function_that_is_none_fails_with_a_reason(world: World, clie
     client(p.OptionReq(b"exceptions"))
     created, exception = client(p.SubmitJob(b"gearflow:nonsense", b"", b""))
     assert isinstance(exception, p.WorkException)
-    fault = reserved.Fault.model_validate_json(exception.data)
+    fault = server_calls.Fault.model_validate_json(exception.data)
     assert fault.type == "gearflow:unknown"
     assert fault.message.encode() == warning.data
 
@@ -313,7 +313,7 @@ def test_a_reserved_function_that_is_none_fails_with_a_reason(world: World, clie
     "event", [b"", b"{", b"[]", b'{"event": "cancel"}', b'{"event": "later", "handle": "H"}']
 )
 def test_events_that_are_not_known_are_no_cancellations(event: bytes) -> None:
-    assert reserved.cancelled_handle(event) is None
+    assert server_calls.cancelled_handle(event) is None
 
 
 def test_text_and_packets_are_answered_in_order(client: Peer) -> None:

@@ -9,7 +9,7 @@ from gearflow.broker import Broker, Limits
 from gearflow.broker.broker import MANY_FUNCTIONS
 from gearflow.errors import RemoteProtocolError
 from gearflow.protocol import packets as p
-from gearflow.protocol import reserved
+from gearflow.protocol import server_calls
 from gearflow.protocol.constants import HEADER, REQ, PacketType
 from gearflow.server import ServerSettings
 from gearflow.server.admin import answer
@@ -325,14 +325,14 @@ def test_an_extension_is_asked_for_by_an_option_which_fails_softly_elsewhere(cli
 def test_a_worker_that_listens_hears_that_its_running_job_was_cancelled(world: World, client: Peer) -> None:
     handle = client.submit()
     worker, other = world.worker(), world.worker()
-    events = worker.submit(reserved.EVENTS, workload=b"")
-    other.submit(reserved.EVENTS, workload=b"")
+    events = worker.submit(server_calls.EVENTS, workload=b"")
+    other.submit(server_calls.EVENTS, workload=b"")
     worker.grab()
     world.broker.cancel(handle)
     (told,) = worker.read()
     assert isinstance(told, p.WorkData)
     assert told.handle == events
-    assert reserved.cancelled_handle(told.data) == handle
+    assert server_calls.cancelled_handle(told.data) == handle
     assert other.read() == []
     assert worker(p.WorkFail(handle)) == []
     assert not world.broker.jobs

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gearflow.protocol import packets as p
-from gearflow.protocol import reserved
+from gearflow.protocol import server_calls
 from tests.broker.harness import Durable, Peer, World
 
 Leaving = Callable[[Peer, bytes], None]
@@ -16,13 +16,13 @@ Leaving = Callable[[Peer, bytes], None]
 def detach(client: Peer, handle: bytes) -> int:
     """Say that the job is wanted no more; of how many that was true."""
     created, *others, answer = client(
-        p.SubmitJob(reserved.DETACH, b"", reserved.DetachRequest(handle=handle.decode()).to_wire())
+        p.SubmitJob(server_calls.DETACH, b"", server_calls.DetachRequest(handle=handle.decode()).to_wire())
     )
     assert isinstance(created, p.JobCreated)
     assert isinstance(answer, p.WorkComplete)
     assert others == []
     assert answer.handle == created.handle
-    return reserved.Done.model_validate_json(answer.result).jobs
+    return server_calls.Done.model_validate_json(answer.result).jobs
 
 
 def hang_up(client: Peer, handle: bytes) -> None:
@@ -39,7 +39,7 @@ def leave(request: pytest.FixtureRequest) -> Leaving:
 def listening(world: World) -> tuple[Peer, bytes]:
     """A worker that is told of events, and the handle of that call."""
     worker = world.worker()
-    return worker, worker.submit(reserved.EVENTS, workload=b"")
+    return worker, worker.submit(server_calls.EVENTS, workload=b"")
 
 
 def told(worker: Peer, call: bytes) -> list[bytes | None]:
@@ -48,10 +48,10 @@ def told(worker: Peer, call: bytes) -> list[bytes | None]:
     for event in events:
         assert isinstance(event, p.WorkData)
         assert event.handle == call
-    return [reserved.cancelled_handle(event.data) for event in events if isinstance(event, p.WorkData)]
+    return [server_calls.cancelled_handle(event.data) for event in events if isinstance(event, p.WorkData)]
 
 
-def call(peer: Peer, function: bytes, request: reserved.Message) -> Any:
+def call(peer: Peer, function: bytes, request: server_calls.Message) -> Any:
     """The answer to a reserved function that answers at once."""
     _, answer = peer(p.SubmitJob(function, b"", request.to_wire()))
     assert isinstance(answer, p.WorkComplete), answer
@@ -130,9 +130,9 @@ def test_a_worker_that_listens_only_then_is_told_of_what_it_missed(
     left = client.submit()
     assert [worker.grab(), worker.grab()] == [wanted, left]
     leave(client, left)
-    created, *events = worker(p.SubmitJob(reserved.EVENTS, b"", b""))
+    created, *events = worker(p.SubmitJob(server_calls.EVENTS, b"", b""))
     assert isinstance(created, p.JobCreated)
-    assert events == [p.WorkData(created.handle, reserved.cancel_event(left))]
+    assert events == [p.WorkData(created.handle, server_calls.cancel_event(left))]
     assert other.submit(unique=b"u") == wanted
 
 
@@ -158,7 +158,7 @@ def test_a_job_between_two_runs_is_forgotten(world: World, client: Peer, leave: 
     handle = client.submit()
     worker = world.worker()
     worker.grab()
-    assert call(worker, reserved.RETRY, reserved.RetryRequest(handle=handle.decode(), delay=60))
+    assert call(worker, server_calls.RETRY, server_calls.RetryRequest(handle=handle.decode(), delay=60))
     leave(client, handle)
     assert not world.broker.jobs
     world.pass_time(61)
@@ -223,8 +223,8 @@ def test_a_result_that_is_waited_for_is_not_any_more() -> None:
     world = Durable()
     client = world.peer()
     job = client.submit()
-    waiting = client.submit(reserved.RESULT, workload=b'{"handle": "%b"}' % job)
-    staying = client.submit(reserved.RESULT, workload=b'{"handle": "%b"}' % job)
+    waiting = client.submit(server_calls.RESULT, workload=b'{"handle": "%b"}' % job)
+    staying = client.submit(server_calls.RESULT, workload=b'{"handle": "%b"}' % job)
     world.commit()
     assert detach(client, waiting) == 1
     assert detach(client, waiting) == 0
@@ -239,7 +239,7 @@ def test_who_waits_for_the_result_of_a_job_that_ends_so_is_told(leave: Leaving) 
     world = Durable()
     client, watcher = world.peer(), world.peer()
     handle = client.submit()
-    waiting = watcher.submit(reserved.RESULT, workload=b'{"handle": "%b"}' % handle)
+    waiting = watcher.submit(server_calls.RESULT, workload=b'{"handle": "%b"}' % handle)
     world.commit()
     leave(client, handle)
     world.commit()
@@ -252,7 +252,7 @@ def test_who_waits_for_a_run_that_nobody_else_wants_hears_of_its_workers_death(l
     handle = client.submit()
     worker = world.worker()  # which cannot be told, so the run goes on
     worker.grab()
-    waiting = watcher.submit(reserved.RESULT, workload=b'{"handle": "%b"}' % handle)
+    waiting = watcher.submit(server_calls.RESULT, workload=b'{"handle": "%b"}' % handle)
     world.commit()
     leave(client, handle)
     world.commit()
@@ -265,8 +265,8 @@ def test_who_waits_for_a_run_that_nobody_else_wants_hears_of_its_workers_death(l
 def test_what_is_kept_of_it_is_that_it_was_cancelled(leave: Leaving) -> None:
     world = Durable()
     client = world.peer()
-    request = reserved.SubmitRequest(function="work", keep=60)
-    handle = client.submit(reserved.SUBMIT, workload=request.to_wire() + b"\nx")
+    request = server_calls.SubmitRequest(function="work", keep=60)
+    handle = client.submit(server_calls.SUBMIT, workload=request.to_wire() + b"\nx")
     worker, events = listening(world)
     worker.grab()
     leave(client, handle)
@@ -274,11 +274,11 @@ def test_what_is_kept_of_it_is_that_it_was_cancelled(leave: Leaving) -> None:
     worker(p.WorkComplete(handle, b"r"))
     world.commit()
     asker = world.peer()
-    asker.submit(reserved.INFO, workload=b'{"handle": "%b"}' % handle)
+    asker.submit(server_calls.INFO, workload=b'{"handle": "%b"}' % handle)
     world.commit()
     (answer,) = asker.read()
     assert isinstance(answer, p.WorkComplete)
-    assert reserved.JobInfo.model_validate_json(answer.result).state == "cancelled"
+    assert server_calls.JobInfo.model_validate_json(answer.result).state == "cancelled"
 
 
 def test_a_joined_job_that_cannot_be_stored_ends_when_nobody_else_wants_it(leave: Leaving) -> None:
@@ -310,7 +310,7 @@ def test_one_that_is_cancelled_while_it_is_being_stored_stays_so() -> None:
     assert other.read() == [p.JobCreated(handle)]
     worker(p.WorkComplete(handle, b"r"))
     world.commit()
-    asked = other.submit(reserved.RESULT, workload=b'{"handle": "%b"}' % handle)
+    asked = other.submit(server_calls.RESULT, workload=b'{"handle": "%b"}' % handle)
     world.commit()
     assert other.read() == [p.WorkFail(asked)]
     assert not list(world.disk.load().jobs)
@@ -324,10 +324,10 @@ def test_workers_are_listed_with_what_they_run_and_what_overran(world: World, cl
     worker = world.worker(b"work", b"other")
     worker(p.SetClientId(b"w1"))
     worker.grab()
-    assert call(worker, reserved.REPORT, reserved.ReportRequest(overdue={"work": 2, "other": 0})) == {
+    assert call(worker, server_calls.REPORT, server_calls.ReportRequest(overdue={"work": 2, "other": 0})) == {
         "jobs": 2
     }
-    assert call(client, reserved.WORKERS, reserved.WorkersRequest()) == {
+    assert call(client, server_calls.WORKERS, server_calls.WorkersRequest()) == {
         "workers": [
             {
                 "client_id": "w1",
@@ -338,8 +338,8 @@ def test_workers_are_listed_with_what_they_run_and_what_overran(world: World, cl
             }
         ]
     }
-    assert call(worker, reserved.REPORT, reserved.ReportRequest()) == {"jobs": 0}
-    (row,) = call(client, reserved.WORKERS, reserved.WorkersRequest())["workers"]
+    assert call(worker, server_calls.REPORT, server_calls.ReportRequest()) == {"jobs": 0}
+    (row,) = call(client, server_calls.WORKERS, server_calls.WorkersRequest())["workers"]
     assert "overdue" not in row
     worker.leave()
-    assert call(client, reserved.WORKERS, reserved.WorkersRequest()) == {"workers": []}
+    assert call(client, server_calls.WORKERS, server_calls.WorkersRequest()) == {"workers": []}

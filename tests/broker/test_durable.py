@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from gearflow.broker import Broker
-from gearflow.broker.store import Change, Ended, Forgotten, Outcome, Rescheduled, Revived, StoredJob
+from gearflow.broker.storage import Change, Ended, Forgotten, Outcome, Rescheduled, Revived, StoredJob
 from gearflow.protocol import packets as p
-from gearflow.protocol import reserved
+from gearflow.protocol import server_calls
 from gearflow.protocol.packets import Packet
 from tests.broker.harness import PREFIX, Disk, Durable, Peer
 
@@ -200,8 +200,8 @@ def test_a_completion_that_cannot_be_written_is_written_later(world: Durable, cl
 def test_an_attached_result_is_kept_before_it_is_told_if_it_is_to_be_kept(
     world: Durable, client: Peer
 ) -> None:
-    request = reserved.SubmitRequest(function="work", keep=10)
-    (created,) = client(p.SubmitJob(reserved.SUBMIT, b"", request.to_wire() + b"\nx"))
+    request = server_calls.SubmitRequest(function="work", keep=10)
+    (created,) = client(p.SubmitJob(server_calls.SUBMIT, b"", request.to_wire() + b"\nx"))
     assert created == p.JobCreated(_handle(1))
     worker = world.worker()
     worker.grab()
@@ -277,8 +277,8 @@ def test_a_retry_is_confirmed_when_it_is_kept(world: Durable, client: Peer) -> N
     world.commit()
     worker = world.worker()
     worker.grab()
-    request = reserved.RetryRequest(handle=_handle(1).decode(), delay=5, reason="it was busy")
-    (created,) = worker(p.SubmitJob(reserved.RETRY, b"", request.to_wire()))
+    request = server_calls.RetryRequest(handle=_handle(1).decode(), delay=5, reason="it was busy")
+    (created,) = worker(p.SubmitJob(server_calls.RETRY, b"", request.to_wire()))
     assert isinstance(created, p.JobCreated)
     assert list(_changes(world)) == [Rescheduled(1, world.now + 5, 1, 0)]
     world.commit()
@@ -302,8 +302,8 @@ def test_a_retry_that_cannot_be_kept_is_refused_and_the_worker_still_has_the_job
     worker = world.worker()
     worker.grab()
     world.disk.full = True
-    request = reserved.RetryRequest(handle=_handle(1).decode())
-    (created,) = worker(p.SubmitJob(reserved.RETRY, b"", request.to_wire()))
+    request = server_calls.RetryRequest(handle=_handle(1).decode())
+    (created,) = worker(p.SubmitJob(server_calls.RETRY, b"", request.to_wire()))
     world.commit()
     assert isinstance(created, p.JobCreated)
     _, failed = worker.read()
@@ -313,8 +313,8 @@ def test_a_retry_that_cannot_be_kept_is_refused_and_the_worker_still_has_the_job
 
 
 def test_without_keep_only_the_job_goes(world: Durable, client: Peer) -> None:
-    request = reserved.SubmitRequest(function="work", detached=True, keep=0)
-    client(p.SubmitJob(reserved.SUBMIT, b"", request.to_wire() + b"\nx"))
+    request = server_calls.SubmitRequest(function="work", detached=True, keep=0)
+    client(p.SubmitJob(server_calls.SUBMIT, b"", request.to_wire() + b"\nx"))
     world.commit()
     worker = world.worker()
     handle = worker.grab()
@@ -329,17 +329,17 @@ def test_without_keep_only_the_job_goes(world: Durable, client: Peer) -> None:
 def test_nobody_is_told_that_a_job_is_not_kept_before_it_has_gone(
     by: str, world: Durable, client: Peer
 ) -> None:
-    request = reserved.SubmitRequest(function="work", detached=True, keep=0, unique="u")
-    client(p.SubmitJob(reserved.SUBMIT, b"", request.to_wire() + b"\nx"))
+    request = server_calls.SubmitRequest(function="work", detached=True, keep=0, unique="u")
+    client(p.SubmitJob(server_calls.SUBMIT, b"", request.to_wire() + b"\nx"))
     world.commit()
     client(p.OptionReq(b"exceptions"))
     worker = world.worker()
     handle = worker.grab()
     assert handle is not None
-    named = reserved.ResultRequest(handle=handle.decode(), timeout=9)
+    named = server_calls.ResultRequest(handle=handle.decode(), timeout=9)
     if by == "unique":
-        named = reserved.ResultRequest(function="work", unique="u", timeout=9)
-    (created,) = client(p.SubmitJob(reserved.RESULT, b"", named.to_wire()))
+        named = server_calls.ResultRequest(function="work", unique="u", timeout=9)
+    (created,) = client(p.SubmitJob(server_calls.RESULT, b"", named.to_wire()))
     assert isinstance(created, p.JobCreated)
     at_the_disk, world.broker.journal = world.broker.journal, []
     worker(p.WorkComplete(handle, b"r"))
@@ -350,7 +350,7 @@ def test_nobody_is_told_that_a_job_is_not_kept_before_it_has_gone(
     world.commit()
     (failed,) = client.read()
     assert isinstance(failed, p.WorkException)
-    assert reserved.Fault.model_validate_json(failed.data).type == "gearflow:unknown"
+    assert server_calls.Fault.model_validate_json(failed.data).type == "gearflow:unknown"
 
 
 def test_a_wait_with_a_limit_that_ended_in_time_is_not_heard_of_again(world: Durable, client: Peer) -> None:
@@ -359,8 +359,8 @@ def test_a_wait_with_a_limit_that_ended_in_time_is_not_heard_of_again(world: Dur
     client.read()
     worker = world.worker()
     worker.grab()
-    request = reserved.ResultRequest(handle=_handle(1).decode(), timeout=5)
-    (created,) = client(p.SubmitJob(reserved.RESULT, b"", request.to_wire()))
+    request = server_calls.ResultRequest(handle=_handle(1).decode(), timeout=5)
+    (created,) = client(p.SubmitJob(server_calls.RESULT, b"", request.to_wire()))
     assert isinstance(created, p.JobCreated)
     world.commit()
     worker(p.WorkComplete(_handle(1), b"r"))
@@ -374,26 +374,26 @@ def test_a_wait_with_a_limit_ends_then_and_the_job_goes_on(world: Durable, clien
     client(p.SubmitJobBg(b"work", b"", b"x"), p.OptionReq(b"exceptions"))
     world.commit()
     client.read()
-    request = reserved.ResultRequest(handle=_handle(1).decode(), timeout=5)
-    (created,) = client(p.SubmitJob(reserved.RESULT, b"", request.to_wire()))
+    request = server_calls.ResultRequest(handle=_handle(1).decode(), timeout=5)
+    (created,) = client(p.SubmitJob(server_calls.RESULT, b"", request.to_wire()))
     assert isinstance(created, p.JobCreated)
     world.commit()
     world.pass_time(5)
     (failed,) = client.read()
     assert isinstance(failed, p.WorkException)
-    assert reserved.Fault.model_validate_json(failed.data).type == "gearflow:timeout"
+    assert server_calls.Fault.model_validate_json(failed.data).type == "gearflow:timeout"
     assert world.worker().grab() == _handle(1)
 
 
 def test_a_job_in_the_middle_of_a_cancel_stays_cancelled(world: Durable, client: Peer) -> None:
-    request = reserved.SubmitRequest(function="work", detached=True, keep=100)
-    client(p.SubmitJob(reserved.SUBMIT, b"", request.to_wire() + b"\nx"))
+    request = server_calls.SubmitRequest(function="work", detached=True, keep=100)
+    client(p.SubmitJob(server_calls.SUBMIT, b"", request.to_wire() + b"\nx"))
     world.commit()
     worker = world.worker()
     handle = worker.grab()
     assert handle is not None
     client.read()
-    (waits,) = client(p.SubmitJob(reserved.RESULT, b"", b'{"handle":"%b"}' % handle))
+    (waits,) = client(p.SubmitJob(server_calls.RESULT, b"", b'{"handle":"%b"}' % handle))
     assert isinstance(waits, p.JobCreated)
     world.commit()
     assert world.broker.cancel(handle)
@@ -438,7 +438,7 @@ def _dead_letter(world: Durable, client: Peer) -> bytes:
 
 def test_a_dead_letter_is_replayed_once_however_often_that_is_asked_for(world: Durable, client: Peer) -> None:
     handle = _dead_letter(world, client)
-    replay = p.SubmitJob(reserved.DEAD, b"", b'{"action":"replay"}')
+    replay = p.SubmitJob(server_calls.DEAD, b"", b'{"action":"replay"}')
     first, second = (packet for packet in client(replay, replay) if isinstance(packet, p.JobCreated))
     world.commit()
     assert client.read() == [
@@ -453,7 +453,7 @@ def test_a_dead_letter_is_replayed_once_however_often_that_is_asked_for(world: D
 def _replay(world: Durable, client: Peer, **named: str) -> Sequence[Packet | bytes]:
     """What the server says of a replay."""
     request = json.dumps({"action": "replay", **named}).encode()
-    (call,) = client(p.SubmitJob(reserved.DEAD, b"", request))
+    (call,) = client(p.SubmitJob(server_calls.DEAD, b"", request))
     assert isinstance(call, p.JobCreated)
     world.commit()
     return client.read()
@@ -494,7 +494,7 @@ def test_of_two_dead_letters_of_one_unique_one_is_replayed(world: Durable, clien
 def test_a_replay_on_a_full_disk_says_so(world: Durable, client: Peer) -> None:
     _dead_letter(world, client)
     world.disk.full = True
-    (call,) = client(p.SubmitJob(reserved.DEAD, b"", b'{"action":"replay"}'))
+    (call,) = client(p.SubmitJob(server_calls.DEAD, b"", b'{"action":"replay"}'))
     assert isinstance(call, p.JobCreated)
     world.commit()
     warning, failed = client.read()
@@ -533,10 +533,10 @@ def test_a_question_at_the_disk_while_the_job_ends_hears_of_its_end(
     worker = world.worker()
     worker.grab()
     if reuse:
-        request = reserved.SubmitRequest(function="work", unique="u", reuse=True)
-        client(p.SubmitJob(reserved.SUBMIT, b"", request.to_wire() + b"\nx"))
+        request = server_calls.SubmitRequest(function="work", unique="u", reuse=True)
+        client(p.SubmitJob(server_calls.SUBMIT, b"", request.to_wire() + b"\nx"))
     else:
-        client(p.SubmitJob(reserved.RESULT, b"", b'{"function":"work","unique":"u"}'))
+        client(p.SubmitJob(server_calls.RESULT, b"", b'{"function":"work","unique":"u"}'))
     at_disk, world.broker.journal = world.broker.journal, []
     worker(p.WorkComplete(_handle(1), b"r"))  # while the question is in the group that the disk has
     for _, done in at_disk:
@@ -564,15 +564,15 @@ def test_a_job_that_expired_does_not_expire_again_when_it_is_replayed() -> None:
     disk = Recording()
     world = Durable(disk)
     client = world.peer("client")
-    request = reserved.SubmitRequest(function="work", detached=True, expires=10)
-    client(p.SubmitJob(reserved.SUBMIT, b"", request.to_wire() + b"\nx"))
+    request = server_calls.SubmitRequest(function="work", detached=True, expires=10)
+    client(p.SubmitJob(server_calls.SUBMIT, b"", request.to_wire() + b"\nx"))
     world.commit()
     world.pass_time(11)
     world.commit()
     (letter,) = world.disk.dead(None, 0, 10)
     assert letter.outcome is Outcome.EXPIRED
     disk.changes.clear()
-    client(p.SubmitJob(reserved.DEAD, b"", b'{"action":"replay"}'))
+    client(p.SubmitJob(server_calls.DEAD, b"", b'{"action":"replay"}'))
     world.commit()
     assert disk.changes == [Revived(letter.number, b"")]  # of two, a full disk could keep one
     world = world.restarted()
@@ -587,11 +587,11 @@ def test_a_cancel_that_cannot_be_written_says_so(world: Durable, client: Peer) -
     world.commit()
     client.read()
     world.disk.full = True
-    client(p.SubmitJob(reserved.CANCEL, b"", b'{"handle":"%b"}' % _handle(1)))
+    client(p.SubmitJob(server_calls.CANCEL, b"", b'{"handle":"%b"}' % _handle(1)))
     world.commit()
     failed = client.read()[-1]
     assert isinstance(failed, p.WorkException)
-    assert reserved.Fault.model_validate_json(failed.data).type == "gearflow:store"
+    assert server_calls.Fault.model_validate_json(failed.data).type == "gearflow:store"
     assert world.worker().grab() is None
 
 
@@ -604,7 +604,9 @@ def test_a_host_with_a_new_name_knows_its_old_handles(client: Peer, world: Durab
 
 @pytest.mark.parametrize("function", ["gearflow:x", "f" * 9000])
 def test_what_can_have_no_jobs_cannot_be_paused(world: Durable, client: Peer, function: str) -> None:
-    created, _, failed = client(p.SubmitJob(reserved.PAUSE, b"", b'{"function":"%b"}' % function.encode()))
+    created, _, failed = client(
+        p.SubmitJob(server_calls.PAUSE, b"", b'{"function":"%b"}' % function.encode())
+    )
     assert isinstance(created, p.JobCreated)
     assert failed == p.WorkFail(created.handle)
 
@@ -618,7 +620,7 @@ def test_a_question_before_an_end_that_cannot_be_written_hears_of_it_all_the_sam
     worker = world.worker()
     worker.grab()
     world.disk.full = True
-    (call,) = client(p.SubmitJob(reserved.RESULT, b"", b'{"function":"work","unique":"u"}'))
+    (call,) = client(p.SubmitJob(server_calls.RESULT, b"", b'{"function":"work","unique":"u"}'))
     assert isinstance(call, p.JobCreated)
     worker(p.WorkComplete(_handle(1), b"r"))
     world.commit()
@@ -626,8 +628,8 @@ def test_a_question_before_an_end_that_cannot_be_written_hears_of_it_all_the_sam
 
 
 def _reuse(unique: bytes) -> Packet:
-    options = reserved.SubmitRequest(function="reused", unique=unique.decode(), reuse=True)
-    return p.SubmitJob(reserved.SUBMIT, b"", options.to_wire() + b"\nx")
+    options = server_calls.SubmitRequest(function="reused", unique=unique.decode(), reuse=True)
+    return p.SubmitJob(server_calls.SUBMIT, b"", options.to_wire() + b"\nx")
 
 
 def test_nothing_overtakes_a_submission_that_may_be_answered_by_what_is_kept(
@@ -713,25 +715,25 @@ def test_a_job_that_is_cancelled_while_it_runs_is_over_for_all_but_its_worker(
     assert handle is not None
     client.read()
     named = b'{"handle":"%b"}' % handle
-    (done,) = _told(client, world, reserved.CANCEL, named)
+    (done,) = _told(client, world, server_calls.CANCEL, named)
     assert isinstance(done, p.WorkComplete)
-    (told,) = _told(client, world, reserved.INFO, named)
+    (told,) = _told(client, world, server_calls.INFO, named)
     assert isinstance(told, p.WorkComplete)
-    info = reserved.JobInfo.model_validate_json(told.result)
+    info = server_calls.JobInfo.model_validate_json(told.result)
     assert (info.state, info.background) == ("cancelled", True)
-    assert [type(answer) for answer in _told(client, world, reserved.RESULT, named)] == [p.WorkFail]
-    assert p.WorkFail in [type(answer) for answer in _told(client, world, reserved.CANCEL, named)]
+    assert [type(answer) for answer in _told(client, world, server_calls.RESULT, named)] == [p.WorkFail]
+    assert p.WorkFail in [type(answer) for answer in _told(client, world, server_calls.CANCEL, named)]
     assert worker(p.WorkComplete(handle, b"late")) == []
     world.commit()
-    assert [type(answer) for answer in _told(client, world, reserved.RESULT, named)] == [p.WorkFail]
+    assert [type(answer) for answer in _told(client, world, server_calls.RESULT, named)] == [p.WorkFail]
 
 
 @pytest.mark.parametrize("end", ["completed", "cancelled"])
 def test_a_job_that_is_over_before_it_is_kept_does_not_come_back(
     world: Durable, client: Peer, end: str
 ) -> None:
-    request = reserved.SubmitRequest(function="work", unique="u", keep=0)
-    (created,) = client(p.SubmitJob(reserved.SUBMIT, b"", request.to_wire() + b"\nx"))
+    request = server_calls.SubmitRequest(function="work", unique="u", keep=0)
+    (created,) = client(p.SubmitJob(server_calls.SUBMIT, b"", request.to_wire() + b"\nx"))
     assert isinstance(created, p.JobCreated)
     worker = world.worker()
     assert worker.grab() == created.handle
@@ -754,7 +756,7 @@ def test_a_cancel_that_is_written_is_no_fault_while_other_ends_are_not(world: Du
     assert world.broker.behind
     client.read()
     named = b'{"handle":"%b"}' % _handle(2)
-    warning, failed = _told(client, world, reserved.CANCEL, named)
+    warning, failed = _told(client, world, server_calls.CANCEL, named)
     assert isinstance(warning, p.WorkWarning)
     assert isinstance(failed, p.WorkFail)
     world.disk.full = False
@@ -763,8 +765,8 @@ def test_a_cancel_that_is_written_is_no_fault_while_other_ends_are_not(world: Du
     created, _ = client.read()
     assert isinstance(created, p.JobCreated)
     for function, request in (
-        (reserved.CANCEL, b'{"handle":"%b"}' % created.handle),
-        (reserved.PURGE, b'{"function":"other"}'),
+        (server_calls.CANCEL, b'{"handle":"%b"}' % created.handle),
+        (server_calls.PURGE, b'{"function":"other"}'),
     ):
         (done,) = _told(client, world, function, request)
         assert isinstance(done, p.WorkComplete)
@@ -776,14 +778,14 @@ def test_what_is_moot_long_before_its_time_is_not_kept(world: Durable, client: P
     """Of jobs that have ended nothing stays behind, however long they might have waited."""
     worker = world.worker()
     expires = 86400.0 if of == "expiry" else None
-    request = reserved.SubmitRequest(function="work", detached=True, expires=expires, keep=0)
+    request = server_calls.SubmitRequest(function="work", detached=True, expires=expires, keep=0)
     for _ in range(5000):
-        client(p.SubmitJob(reserved.SUBMIT, b"", request.to_wire() + b"\nx"))
+        client(p.SubmitJob(server_calls.SUBMIT, b"", request.to_wire() + b"\nx"))
         world.commit()
         handle = worker.grab()
         assert handle is not None
         if of == "result":
-            client(p.SubmitJob(reserved.RESULT, b"", b'{"handle":"%b","timeout":86400}' % handle))
+            client(p.SubmitJob(server_calls.RESULT, b"", b'{"handle":"%b","timeout":86400}' % handle))
             world.commit()
         worker(p.WorkComplete(handle, b""))
     world.commit()
@@ -792,7 +794,7 @@ def test_what_is_moot_long_before_its_time_is_not_kept(world: Durable, client: P
 
 def test_a_payload_as_the_key_has_no_kept_result(client: Peer) -> None:
     request = b'{"function":"work","unique":"-","reuse":true}'
-    _, warning, failed = client(p.SubmitJob(reserved.SUBMIT, b"", request + b"\nx"))
+    _, warning, failed = client(p.SubmitJob(server_calls.SUBMIT, b"", request + b"\nx"))
     assert isinstance(warning, p.WorkWarning)
     assert b"reuse needs a unique of its own" in warning.data
     assert isinstance(failed, p.WorkFail)

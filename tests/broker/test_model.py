@@ -5,9 +5,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import invariant, rule
 
 from gearflow.broker import JobState
-from gearflow.broker.grabs import LINGER
+from gearflow.broker.dispatch import LINGER, PATIENCE
 from gearflow.broker.job import TRANSITIONS
-from gearflow.broker.waking import PATIENCE
 from gearflow.protocol import packets as p
 from gearflow.protocol.packets import Packet
 from tests.broker.harness import PREFIX, Peer, World

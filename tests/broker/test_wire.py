@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gearflow.broker import Session
-from gearflow.broker.sessions import LARGE
+from gearflow.broker.session import LARGE
 from gearflow.errors import RemoteProtocolError
 from gearflow.protocol.codec import encode
 from gearflow.protocol.constants import HEADER, REQ

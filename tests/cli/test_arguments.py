@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 
 from gearflow.tasks import Context, task
 from gearflow_cli import arguments
-from gearflow_cli.exits import ExitCode, Failure
+from gearflow_cli.errors import ExitCode, Failure
 
 NIL = UUID(int=0)
 

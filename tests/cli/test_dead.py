@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from gearflow.client import JobFailed, SubmitOptions, SyncClient
 from gearflow.protocol import packets as p
-from gearflow.protocol.reserved import DEAD, DeadRequest, JobInfo, Letters
+from gearflow.protocol.server_calls import DEAD, DeadRequest, JobInfo, Letters
 from gearflow.server import JobServer
 from gearflow.testing.peer import ScriptedServer
 from gearflow_cli.app import app

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gearflow.worker.processes.failures import pack, unpack
+from gearflow.worker.processes.errors import pack, unpack
 from gearflow_cli import logs
 
 logger = logging.getLogger("gearflow.worker")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from gearflow_cli.exits import Failure
-from gearflow_cli.reload import changes, directories
+from gearflow_cli.errors import Failure
+from gearflow_cli.process.reload import changes, directories
 from tests.cli.shell import Shell
 
 
@@ -33,7 +33,7 @@ async def test_files_that_cannot_be_watched_do_not_end_the_worker(
     def gone(_modules: Sequence[str]) -> list[Path]:
         return [tmp_path / "gone"]
 
-    monkeypatch.setattr("gearflow_cli.reload.directories", gone)
+    monkeypatch.setattr("gearflow_cli.process.reload.directories", gone)
     assert [change async for change in changes(["any"])] == []
     assert "send HUP for new code to be taken up" in capsys.readouterr().err
 

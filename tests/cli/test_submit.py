@@ -20,7 +20,7 @@ from gearflow.protocol import packets as p
 from gearflow.server import JobServer
 from gearflow.testing.peer import ScriptedServer
 from gearflow_cli.app import app
-from gearflow_cli.naming import resolve
+from gearflow_cli.function_names import resolve
 from tests.cli.shell import COMMAND, Shell, outcome
 
 

@@ -7,8 +7,8 @@ import anyio
 import pytest
 
 from gearflow.client import Client, ClientJob
-from gearflow.client.patience import LOOKS, Pulse, Silence
 from gearflow.errors import ConnectionLost
+from gearflow.protocol.heartbeat import LOOKS, Pulse, Silence
 from gearflow.protocol.packets import (
     EchoReq,
     EchoRes,

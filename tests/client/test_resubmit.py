@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 import pytest
 
-from gearflow.client import Backoff, Client, ClientJob, JobHandle, Order, SubmitOptions, sending
+from gearflow.client import Backoff, Client, ClientJob, JobHandle, Order, SubmitOptions, submitter
 from gearflow.errors import ConnectionLost, NoServer, ServerError, SubmitUnknown
 from gearflow.protocol.packets import (
     EchoReq,
@@ -20,7 +20,7 @@ from gearflow.protocol.packets import (
     WorkComplete,
     WorkStatus,
 )
-from gearflow.protocol.reserved import DETACH, SubmitRequest
+from gearflow.protocol.server_calls import DETACH, SubmitRequest
 from gearflow.testing.peer import ScriptedPeer, ScriptedServer
 from tests.client.conftest import Call
 
@@ -80,7 +80,7 @@ class Stage:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Servers that are away are not waited for: a second look would come too late."""
-    monkeypatch.setattr(sending, "RETURN", Backoff(first=3600, most=3600))
+    monkeypatch.setattr(submitter, "RETURN", Backoff(first=3600, most=3600))
 
 
 @asynccontextmanager
@@ -130,7 +130,7 @@ async def test_it_goes_on_as_often_as_servers_are_lost() -> None:
 
 
 async def test_it_is_given_up_after_many_losses_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sending, "MOST_LOSSES", 2)
+    monkeypatch.setattr(submitter, "MOST_LOSSES", 2)
     async with staged() as stage:
         job, peer = await stage.attached()
         await stage.lose_first(peer)
@@ -141,8 +141,8 @@ async def test_it_is_given_up_after_many_losses_in_a_row(monkeypatch: pytest.Mon
 
 
 async def test_losses_that_are_long_past_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sending, "MOST_LOSSES", 1)
-    monkeypatch.setattr(sending, "CALM", 0.0)
+    monkeypatch.setattr(submitter, "MOST_LOSSES", 1)
+    monkeypatch.setattr(submitter, "CALM", 0.0)
     async with staged() as stage:
         job, peer = await stage.attached()
         await stage.lose_first(peer)

@@ -8,11 +8,11 @@ import anyio
 import pytest
 
 from gearflow.client import TLS, Admin, Client, ServerAddress, SyncAdmin, SyncClient, connect
-from gearflow.client.dial import Unreachable, dial
-from gearflow.client.security import Security
+from gearflow.client.transport import Unreachable, dial
 from gearflow.errors import NoServer
 from gearflow.protocol import packets as p
 from gearflow.protocol.constants import AUTH
+from gearflow.security.tls import Security
 from gearflow.server import JobServer
 from gearflow.testing.peer import ScriptedServer
 from tests.authority import TOKEN, Authority

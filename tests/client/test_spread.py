@@ -10,8 +10,8 @@ import anyio
 import pytest
 
 from gearflow.client import Backoff, Client, JobHandle, Order, SyncClient, configure, connect
-from gearflow.client.ambient import current_sync
-from gearflow.client.spread import ranked
+from gearflow.client.current import current_sync
+from gearflow.client.pool import ranked
 from gearflow.errors import ConnectionLost
 from gearflow.protocol.packets import EchoReq, JobCreated, SubmitJob, SubmitJobBg
 from gearflow.server import JobServer

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from typing import Any, NamedTuple, Self
 
 from gearflow.protocol import packets as p
-from gearflow.protocol import reserved
+from gearflow.protocol import server_calls
 from gearflow.protocol.packets import Packet
 from tests.crash.ledger import Ledger, Promise
 from tests.server.wire import Wire
@@ -126,7 +126,7 @@ class Caller:
             self.call([asking(promise, timeout=timeout) for promise in asked])
             self.call([asking(promise, by_unique=True) for promise in asked if has_name(promise)])
 
-    def ask(self, name: bytes, request: reserved.Message) -> dict[str, Any]:
+    def ask(self, name: bytes, request: server_calls.Message) -> dict[str, Any]:
         """Call a reserved function, and return its answer, or its fault.
 
         Raises:
@@ -168,20 +168,20 @@ def attached(key: str, do: str = "complete", unique: str = "") -> Call:
 
 def detached(key: str, do: str = "complete", unique: str = "", shared: bool = False, **options: Any) -> Call:
     """``gearflow:submit``, detached."""
-    request = reserved.SubmitRequest(function="work", unique=unique, detached=True, **options)
+    request = server_calls.SubmitRequest(function="work", unique=unique, detached=True, **options)
     kept = options.get("keep") != 0 or do in ("fail", "raise")
     promise = Promise(key, do, "", unique, shared, kept)
     workload = request.to_wire() + b"\n" + payload(key, do)
-    return Call(p.SubmitJob(reserved.SUBMIT, b"", workload), key, False, promise)
+    return Call(p.SubmitJob(server_calls.SUBMIT, b"", workload), key, False, promise)
 
 
 def asking(promise: Promise, timeout: float = 0, *, by_unique: bool = False) -> Call:
     """``gearflow:result``."""
     if by_unique:
-        request = reserved.ResultRequest(function="work", unique=promise.unique, timeout=timeout)
+        request = server_calls.ResultRequest(function="work", unique=promise.unique, timeout=timeout)
     else:
-        request = reserved.ResultRequest(handle=promise.handle, timeout=timeout)
-    return Call(p.SubmitJob(reserved.RESULT, b"", request.to_wire()), promise.key, False, promise)
+        request = server_calls.ResultRequest(handle=promise.handle, timeout=timeout)
+    return Call(p.SubmitJob(server_calls.RESULT, b"", request.to_wire()), promise.key, False, promise)
 
 
 def has_name(promise: Promise) -> bool:

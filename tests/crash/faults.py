@@ -7,12 +7,12 @@ import signal
 from collections.abc import Callable, Sequence
 from typing import Final, Literal, NamedTuple, TypeAlias
 
-from gearflow.broker.store import Change, Store
+from gearflow.broker.storage import Change, Store
 from gearflow.errors import StoreError
 from gearflow.server import server as server_module
 from gearflow.server.settings import FILE_NAME, ServerSettings
 from gearflow.stores import SqliteStore
-from gearflow.stores.account import Account
+from gearflow.stores.sqlite.schema import Account
 
 How: TypeAlias = Literal["refused", "killed before", "killed within", "killed after"]
 

@@ -20,9 +20,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Self
 
-from gearflow.eventloop import new_event_loop
+from gearflow.runtime.eventloop import new_event_loop
 from gearflow.server import JobServer, ServerSettings, tune_garbage_collection
-from gearflow.server import keeping as keeping_module
+from gearflow.server import persistence as keeping_module
 from tests.conftest import ROOT
 from tests.crash import faults
 

@@ -14,7 +14,7 @@ from typing import Final
 import pytest
 
 from gearflow.protocol import packets as p
-from gearflow.protocol import reserved
+from gearflow.protocol import server_calls
 from tests.cli.shell import Shell
 from tests.crash.caller import Caller, payload, plain
 from tests.crash.crew import clients, workers
@@ -63,11 +63,11 @@ def test_a_job_that_kills_its_workers_is_a_dead_letter_after_three(
         with Caller(server.port, ledger) as caller:
             caller.call([plain("harmless")])
             caller.drain(ledger.promises, PATIENCE)
-            request = reserved.ResultRequest(handle=handle, timeout=PATIENCE)
-            assert caller.ask(reserved.RESULT, request)["type"] == "WorkersDied"
-            info = caller.ask(reserved.INFO, reserved.InfoRequest(handle=handle))
+            request = server_calls.ResultRequest(handle=handle, timeout=PATIENCE)
+            assert caller.ask(server_calls.RESULT, request)["type"] == "WorkersDied"
+            info = caller.ask(server_calls.INFO, server_calls.InfoRequest(handle=handle))
             assert (info["state"], info["deaths"], info["dead"]) == ("workers_died", 3, True)
-            letters = caller.ask(reserved.DEAD, reserved.DeadRequest(action="list"))["letters"]
+            letters = caller.ask(server_calls.DEAD, server_calls.DeadRequest(action="list"))["letters"]
             assert [letter["handle"] for letter in letters] == [handle]
         server.kill()
     runs = [run.key for run in ledger.runs()]

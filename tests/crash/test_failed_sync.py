@@ -13,7 +13,7 @@ from typing import Final
 import pytest
 
 from gearflow.protocol import packets as p
-from gearflow.protocol import reserved
+from gearflow.protocol import server_calls
 from gearflow.server.settings import FILE_NAME
 from tests.cli.shell import Running, Shell
 from tests.crash.caller import Caller
@@ -102,9 +102,9 @@ def test_nothing_is_promised_that_the_disk_does_not_have(
                 rb"start the server anew" % re.escape(FILE_NAME.encode()),
                 error.text,
             )
-        request = reserved.SubmitRequest(function="work", detached=True)
+        request = server_calls.SubmitRequest(function="work", detached=True)
         with Caller(port, Ledger(tmp_path / "runs")) as caller:
-            assert caller.ask(reserved.SUBMIT, request)["type"] == "gearflow:store"
+            assert caller.ask(server_calls.SUBMIT, request)["type"] == "gearflow:store"
 
         created = answer(client, p.SubmitJobHigh(b"attached", b"", b"now"))
         assert isinstance(created, p.JobCreated)
@@ -114,7 +114,7 @@ def test_nothing_is_promised_that_the_disk_does_not_have(
         assert answer(worker, p.GrabJob()) == p.JobAssign(ended, b"ended", b"")
         worker.send(p.WorkComplete(ended, b"well"))
         with Caller(port, Ledger(tmp_path / "runs")) as caller:
-            info = caller.ask(reserved.INFO, reserved.InfoRequest(handle=ended.decode()))
+            info = caller.ask(server_calls.INFO, server_calls.InfoRequest(handle=ended.decode()))
             assert info["state"] == "completed"
 
         server.signal(end)

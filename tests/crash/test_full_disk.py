@@ -15,7 +15,7 @@ from typing import Final
 import pytest
 
 from gearflow.protocol import packets as p
-from gearflow.protocol import reserved
+from gearflow.protocol import server_calls
 from gearflow.protocol.packets import Packet
 from gearflow.server.settings import FILE_NAME
 from tests.crash.caller import Caller
@@ -138,8 +138,8 @@ def test_submitters_get_an_error_and_all_else_goes_on_until_there_is_room(
             assert refusal.code == b"QUEUE_ERROR"
             assert b"the job could not be stored" in refusal.text
             assert f"{disk.data / FILE_NAME}".encode() in refusal.text
-        request = reserved.SubmitRequest(function="work", detached=True, unique="v" * 60)
-        while "handle" in (fault := caller.ask(reserved.SUBMIT, request)):
+        request = server_calls.SubmitRequest(function="work", detached=True, unique="v" * 60)
+        while "handle" in (fault := caller.ask(server_calls.SUBMIT, request)):
             handles.append(fault["handle"].encode())
             request = request.model_copy(update={"unique": f"{len(handles):060}"})
         assert fault["type"] == "gearflow:store", fault
@@ -169,7 +169,7 @@ def test_submitters_get_an_error_and_all_else_goes_on_until_there_is_room(
         assert answer(worker, p.GrabJob()) == p.NoJob()
     with Caller(server.port, ledger) as caller:
         for handle in handles[:10]:
-            info = caller.ask(reserved.INFO, reserved.InfoRequest(handle=handle.decode()))
+            info = caller.ask(server_calls.INFO, server_calls.InfoRequest(handle=handle.decode()))
             assert (info["state"], info["size"]) == ("completed", 5000)
     server.stop()
 

@@ -9,11 +9,11 @@ from typing import Final
 import pytest
 
 from gearflow.protocol import packets as p
-from gearflow.protocol import reserved
+from gearflow.protocol import server_calls
 from gearflow.protocol.codec import encode
 from gearflow.server.settings import FILE_NAME
 from gearflow.stores import OVERHEAD
-from gearflow.stores.log import FAR_TOO_LONG
+from gearflow.stores.sqlite.wal import FAR_TOO_LONG
 from tests.crash.nest import PATIENCE, Nest, Server
 from tests.server.wire import Wire
 
@@ -49,8 +49,8 @@ def burst(client: Wire, worker: Wire) -> bytes:
 
 def result(client: Wire, handle: bytes) -> bytes:
     """The result of a job, or why there is none."""
-    request = reserved.ResultRequest(handle=handle.decode(), timeout=PATIENCE)
-    client.send(p.SubmitJob(reserved.RESULT, b"", request.to_wire()))
+    request = server_calls.ResultRequest(handle=handle.decode(), timeout=PATIENCE)
+    client.send(p.SubmitJob(server_calls.RESULT, b"", request.to_wire()))
     client.handle()
     answer = client.receive()
     assert isinstance(answer, (p.WorkComplete, p.WorkException))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gearflow.protocol import reserved
+from gearflow.protocol import server_calls
 from tests.crash.caller import Caller
 from tests.crash.crew import clients, workers
 from tests.crash.ledger import Ledger
@@ -48,7 +48,7 @@ def end_in_peace(nest: Nest, directory: Path, ledger: Ledger, sync: str) -> None
     server = nest.start(directory / "data", sync=sync)
     with Caller(server.port, ledger) as caller:
         caller.drain(ledger.promises, 0)
-        assert caller.ask(reserved.INFO, reserved.InfoRequest())["jobs"] == 0
+        assert caller.ask(server_calls.INFO, server_calls.InfoRequest())["jobs"] == 0
     server.stop()
     ledger.check()
 
@@ -56,7 +56,7 @@ def end_in_peace(nest: Nest, directory: Path, ledger: Ledger, sync: str) -> None
 def wait_until_idle(caller: Caller) -> None:
     """Until no job is left, those included whose submitters were not there any more to be answered."""
     deadline = time.monotonic() + PATIENCE
-    while (info := caller.ask(reserved.INFO, reserved.InfoRequest()))["jobs"]:
+    while (info := caller.ask(server_calls.INFO, server_calls.InfoRequest()))["jobs"]:
         assert time.monotonic() < deadline, info
 
 

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import pytest
 
-from gearflow.protocol import reserved
+from gearflow.protocol import server_calls
 from gearflow.server.settings import FILE_NAME
 from tests.crash.caller import Call, Caller, Gone, attached, detached, plain
 from tests.crash.faults import MARK, Fault, How
@@ -100,13 +100,15 @@ class Story:
             assert time.monotonic() < deadline, f"{wanted} was refused again and again"
 
     def _cancel(self) -> None:
-        request = reserved.SubmitRequest(function="nobody", detached=True)
-        handle = self._insist(reserved.SUBMIT, request)["handle"]
-        answer = self._insist(reserved.CANCEL, reserved.CancelRequest(handle=handle), "cancelled, but")
+        request = server_calls.SubmitRequest(function="nobody", detached=True)
+        handle = self._insist(server_calls.SUBMIT, request)["handle"]
+        answer = self._insist(
+            server_calls.CANCEL, server_calls.CancelRequest(handle=handle), "cancelled, but"
+        )
         assert answer.get("jobs") == 1 or answer["type"] == "gearflow:store", answer
         self.cancelled.append(handle)
 
-    def _insist(self, name: bytes, request: reserved.Message, done: str = "done") -> dict[str, Any]:
+    def _insist(self, name: bytes, request: server_calls.Message, done: str = "done") -> dict[str, Any]:
         """What a reserved function answers when the store can be written again, or as soon as it is done."""
         deadline = time.monotonic() + PATIENCE
         while "store" in (answer := self._caller.ask(name, request)).get("type", "") + answer.get(
@@ -125,7 +127,7 @@ class Story:
         for promise in dead:
             promise.ended = None  # from now on it may run
         wait_until_recorded(self._data)  # only then it is a letter
-        answer = self._caller.ask(reserved.DEAD, reserved.DeadRequest(action="replay"))
+        answer = self._caller.ask(server_calls.DEAD, server_calls.DeadRequest(action="replay"))
         self._caller.drain(dead, PATIENCE)
         if "jobs" in answer:
             assert answer["jobs"] == len(dead) > 0
@@ -193,9 +195,9 @@ def see_what_is_there(nest: Nest, directory: Path, sync: str, ledger: Ledger, st
             caller.drain([promise for promise in ledger.promises if promise.ended is not None], 0)
             caller.drain(ledger.promises, PATIENCE)
             for handle in story.cancelled:
-                info = caller.ask(reserved.INFO, reserved.InfoRequest(handle=handle))
+                info = caller.ask(server_calls.INFO, server_calls.InfoRequest(handle=handle))
                 assert info["state"] == "cancelled", info
-            caller.ask(reserved.PURGE, reserved.PurgeRequest(function="nobody"))
+            caller.ask(server_calls.PURGE, server_calls.PurgeRequest(function="nobody"))
             wait_until_idle(caller)
         server.stop()
     ledger.check()

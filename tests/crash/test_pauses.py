@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gearflow.protocol import packets as p
-from gearflow.protocol import reserved
+from gearflow.protocol import server_calls
 from tests.crash.caller import Caller
 from tests.crash.faults import Fault
 from tests.crash.ledger import Ledger
@@ -25,7 +25,7 @@ def end(server: Server, how: signal.Signals) -> None:
 
 
 def pause(caller: Caller, function: str, *, paused: bool = True) -> dict[str, object]:
-    return caller.ask(reserved.PAUSE, reserved.PauseRequest(function=function, paused=paused))
+    return caller.ask(server_calls.PAUSE, server_calls.PauseRequest(function=function, paused=paused))
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])

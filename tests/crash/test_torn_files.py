@@ -15,7 +15,7 @@ import pytest
 
 from gearflow.errors import StoreError
 from gearflow.protocol import packets as p
-from gearflow.protocol import reserved
+from gearflow.protocol import server_calls
 from gearflow.server.settings import FILE_NAME
 from gearflow.stores import Recovered, recover
 from tests.cli.shell import Shell
@@ -93,8 +93,8 @@ def left(request: pytest.FixtureRequest) -> Left:
 
 def asked(client: Wire, handle: bytes) -> tuple[str, bytes]:
     """How a job ended, and with what; or why that cannot be told."""
-    request = reserved.ResultRequest(handle=handle.decode())
-    client.send(p.OptionReq(b"exceptions"), p.SubmitJob(reserved.RESULT, b"", request.to_wire()))
+    request = server_calls.ResultRequest(handle=handle.decode())
+    client.send(p.OptionReq(b"exceptions"), p.SubmitJob(server_calls.RESULT, b"", request.to_wire()))
     assert isinstance(client.receive(), p.OptionRes)
     client.handle()
     match client.receive():

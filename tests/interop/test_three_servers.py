@@ -15,7 +15,7 @@ import pytest
 
 from gearflow import connect, task
 from gearflow.client import Client, ServerAddress
-from gearflow.client.spread import ranked
+from gearflow.client.pool import ranked
 from gearflow.errors import NoServer
 from gearflow.tasks import AsyncTask
 from gearflow.worker import Worker

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gearflow.protocol import packets as p
-from gearflow.protocol import reserved
+from gearflow.protocol import server_calls
 from gearflow.protocol.codec import encode
 from gearflow.protocol.packets import Packet
 from gearflow.server import JobServer
@@ -47,8 +47,8 @@ def asked(place: int, request: Request) -> bytes:
         case "attached":
             return encode(p.SubmitJob(b"order", b"", body))
         case "reuse":
-            options = reserved.SubmitRequest(function="order", unique=f"unique-{place}", reuse=True)
-            return encode(p.SubmitJob(reserved.SUBMIT, b"", options.to_wire() + b"\n" + body))
+            options = server_calls.SubmitRequest(function="order", unique=f"unique-{place}", reuse=True)
+            return encode(p.SubmitJob(server_calls.SUBMIT, b"", options.to_wire() + b"\n" + body))
         case "echo":
             return encode(p.EchoReq(body))
         case "status":

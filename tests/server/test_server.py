@@ -9,7 +9,7 @@ import anyio
 import pytest
 from pydantic import ValidationError
 
-from gearflow.broker.waking import PATIENCE
+from gearflow.broker.dispatch import PATIENCE
 from gearflow.protocol import packets as p
 from gearflow.protocol.codec import encode
 from gearflow.protocol.constants import HEADER, REQ, PacketType

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from gearflow.certificates import BadCertificate
 from gearflow.protocol import packets as p
 from gearflow.protocol.codec import encode
+from gearflow.security.tls import BadCertificate
 from gearflow.server import JobServer
 from gearflow.server import tls as server_tls
 from tests.authority import Authority

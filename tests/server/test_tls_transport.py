@@ -7,8 +7,8 @@ from typing import Any, cast
 
 import pytest
 
-from gearflow.certificates import server_context
-from gearflow.server.large import LargeBody
+from gearflow.security.tls import server_context
+from gearflow.server.connection import LargeBody
 from gearflow.server.tls import TlsTransport
 from tests.authority import Authority
 

@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from gearflow.broker.store import (
+from gearflow.broker.storage import (
     Change,
     Ended,
     Forgotten,

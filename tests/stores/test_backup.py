@@ -9,7 +9,7 @@ from typing import Final
 
 import pytest
 
-from gearflow.broker.store import Paused, Reserved
+from gearflow.broker.storage import Paused, Reserved
 from gearflow.errors import StoreError
 from gearflow.stores import SqliteStore, backup
 from tests.conftest import ROOT

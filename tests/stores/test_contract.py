@@ -9,7 +9,7 @@ from typing import Final, TypeAlias
 
 import pytest
 
-from gearflow.broker.store import (
+from gearflow.broker.storage import (
     Ended,
     Forgotten,
     Outcome,
@@ -21,7 +21,7 @@ from gearflow.broker.store import (
 )
 from gearflow.errors import StoreError
 from gearflow.stores import OVERHEAD, MemoryStore, SqliteStore
-from gearflow.stores import rows as rows_module
+from gearflow.stores.sqlite import rows as rows_module
 from tests.stores.values import a_dead_letter, a_job, an_end, jobs_of
 
 Make: TypeAlias = Callable[[Path, int | None], Store]

@@ -17,10 +17,10 @@ from typing import Final
 
 import pytest
 
-from gearflow.broker.store import Change, Forgotten
+from gearflow.broker.storage import Change, Forgotten
 from gearflow.errors import StoreError
 from gearflow.stores import SqliteStore
-from gearflow.stores import log as log_module
+from gearflow.stores.sqlite import wal as log_module
 from tests.conftest import ROOT
 from tests.stores.faulty import Disk, Fault, faulty_disk
 from tests.stores.scenario import expected, lives, numbers_in, snapshot
@@ -217,7 +217,7 @@ def fill(store: SqliteStore) -> int:
 def test_jobs_that_fill_the_disk_can_end_and_others_take_their_place(
     small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gearflow.stores.sqlite._NO_ROOM", 0.0)
+    monkeypatch.setattr("gearflow.stores.sqlite.store._NO_ROOM", 0.0)
     store = SqliteStore(small_disk / "jobs.db")
     for _ in range(3):
         last = fill(store)
@@ -232,10 +232,11 @@ def test_jobs_that_fill_the_disk_can_end_and_others_take_their_place(
 
 _WRITER: Final = """
 import os, sys
-from gearflow.stores import SqliteStore, log, opening
+from gearflow.stores import SqliteStore
+from gearflow.stores.sqlite import opening, wal
 from tests.stores.scenario import lives
 
-log.LONG, log.TOO_LONG, opening.SHORT = 200_000, 400_000, 100_000
+wal.LONG, wal.TOO_LONG, opening.SHORT = 200_000, 400_000, 100_000
 path, seed, groups, start = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 store = SqliteStore(path)
 for job in store.load().jobs:

@@ -15,10 +15,11 @@ from zlib import crc32
 
 import pytest
 
-from gearflow.broker.store import Forgotten, Paused, Rescheduled, Reserved, Revived
+from gearflow.broker.storage import Forgotten, Paused, Rescheduled, Reserved, Revived
 from gearflow.errors import StoreError
-from gearflow.stores import SqliteStore, Sync, owner, recover, schema
-from gearflow.stores import log as log_module
+from gearflow.stores import SqliteStore, Sync, recover
+from gearflow.stores.sqlite import files, schema
+from gearflow.stores.sqlite import wal as log_module
 from tests.conftest import ROOT
 from tests.stores.scenario import lives, numbers_in, snapshot
 from tests.stores.values import a_dead_letter, a_job, an_end, jobs_of, tamper
@@ -100,14 +101,14 @@ def test_two_stores_have_two_names(tmp_path: Path) -> None:
 
 
 def test_a_loss_of_power_leaves_a_gap_in_the_numbers(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    script = "import sys; from gearflow.stores import SqliteStore; from gearflow.broker.store import *\n"
+    script = "import sys; from gearflow.stores import SqliteStore; from gearflow.broker.storage import *\n"
     script += "s = SqliteStore(sys.argv[1]); s.write([Reserved(1000)]); import os; os._exit(0)"
     subprocess.run([sys.executable, "-c", script, str(path)], cwd=ROOT, check=True, timeout=_PATIENCE)
     store = SqliteStore(path)
     assert store.load().reserved == 1000  # only the process had ended
     store.close()
     subprocess.run([sys.executable, "-c", script, str(path)], cwd=ROOT, check=True, timeout=_PATIENCE)
-    monkeypatch.setattr(owner, "_boot", lambda: b"another-boot")
+    monkeypatch.setattr(files, "_boot", lambda: b"another-boot")
     store = SqliteStore(path)
     assert store.load().reserved == 1000 + (1 << 32)
     store.close()
@@ -394,7 +395,7 @@ def test_after_a_failed_sync_no_other_succeeds_until_the_file_is_opened_anew(
 def test_a_log_that_is_always_written_to_begins_anew(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log_module, "LONG", 1 << 20)
     monkeypatch.setattr(log_module, "TOO_LONG", 2 << 20)
-    monkeypatch.setattr("gearflow.stores.opening.SHORT", 100_000)
+    monkeypatch.setattr("gearflow.stores.sqlite.opening.SHORT", 100_000)
     copy = log_module.checkpoint
     copied: list[int] = []
 
@@ -452,7 +453,7 @@ def test_what_has_no_room_in_the_main_file_is_refused(path: Path, monkeypatch: p
     store = SqliteStore(path)
     store.write([a_job(1)])
     with monkeypatch.context() as patched:
-        patched.setattr("gearflow.stores.room.Room._allocate", _no_space)
+        patched.setattr("gearflow.stores.sqlite.wal.Room._allocate", _no_space)
         with pytest.raises(StoreError, match="make room"):
             store.write([a_job(2, b"x" * 2_000_000)])
         store.write([a_job(3)])
@@ -471,7 +472,7 @@ def test_a_file_that_is_mostly_empty_shrinks_when_it_is_opened(
     write_once(path, [a_job(number, b"x" * 10_000) for number in range(1, 1001)])
     write_once(path, [Forgotten(number) for number in range(1, 991)])
     large = path.stat().st_size
-    monkeypatch.setattr("gearflow.stores.opening.EMPTY", 1 << 20)
+    monkeypatch.setattr("gearflow.stores.sqlite.opening.EMPTY", 1 << 20)
     store = SqliteStore(path)
     assert len(jobs_of(store.load())) == 10
     assert path.stat().st_size < large / 20
@@ -479,7 +480,7 @@ def test_a_file_that_is_mostly_empty_shrinks_when_it_is_opened(
 
 
 def test_a_call_removes_results_up_to_some_bytes(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gearflow.stores.sqlite._EXPIRE_BYTES", 50_000)
+    monkeypatch.setattr("gearflow.stores.sqlite.store._EXPIRE_BYTES", 50_000)
     store = SqliteStore(path)
     store.write([an_end(number, b"x" * 20_000, expires=1.0) for number in range(1, 10)])
     assert store.expire(2.0, 1000) is True

@@ -6,7 +6,7 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
-from gearflow.broker.store import Contents, Ended, Outcome, Store, StoredJob
+from gearflow.broker.storage import Contents, Ended, Outcome, Store, StoredJob
 
 
 def a_job(number: int, workload: bytes | memoryview | int = b"payload", **fields: Any) -> StoredJob:

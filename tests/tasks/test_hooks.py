@@ -11,8 +11,7 @@ import pytest
 
 from gearflow import RunInfo, lifespan, middleware
 from gearflow.errors import StartupFailed
-from gearflow.tasks.hooks import Hooks, Lifespan, Proceed, as_lifespan, hooks
-from gearflow.tasks.lifetime import lifetime
+from gearflow.tasks.hooks import Hooks, Lifespan, Proceed, as_lifespan, hooks, lifetime
 
 Steps = list[str]
 

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from gearflow.client import Order, Priority, SubmitOptions
 from gearflow.errors import PayloadInvalid
 from gearflow.protocol.constants import MAX_UNIQUE
-from gearflow.tasks.call import attached, detached
+from gearflow.protocol.envelope import Envelope, unwrap
 from gearflow.tasks.durations import LONGEST
-from gearflow.tasks.envelope import Envelope, unwrap
 from gearflow.tasks.options import Options
 from gearflow.tasks.payload import PayloadCodec
 from gearflow.tasks.retry import MOST_ATTEMPTS, Retry
 from gearflow.tasks.signature import TaskSignature
+from gearflow.tasks.submission import attached, detached
 
 
 def add(a: int, b: int = 2) -> int:

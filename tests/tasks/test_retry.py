@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from gearflow.errors import PayloadInvalid
-from gearflow.protocol.reserved import RetryPlan
+from gearflow.protocol.server_calls import RetryPlan
 from gearflow.tasks import Retry
 from gearflow.tasks.durations import LONGEST
 from gearflow.tasks.retry import MOST_ATTEMPTS

@@ -22,7 +22,7 @@ from gearflow.errors import (
 )
 from gearflow.protocol.packets import WorkStatus, WorkWarning
 from gearflow.tasks import Context, Task, task
-from gearflow.tasks.failure import decode_failure
+from gearflow.tasks.remote_errors import decode_failure
 
 Serve: TypeAlias = Callable[..., AbstractAsyncContextManager[Client]]
 ServeSync: TypeAlias = Callable[..., AbstractContextManager[SyncClient]]

@@ -26,7 +26,7 @@ from gearflow import (
 )
 from gearflow.client import Client, JobHandle, JobStatus, ServerAddress, SubmitOptions, SyncClient
 from gearflow.client.operate import dead_letters
-from gearflow.protocol.reserved import JobInfo
+from gearflow.protocol.server_calls import JobInfo
 from gearflow.tasks import AsyncOutcome, Outcome
 
 

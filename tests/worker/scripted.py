@@ -30,7 +30,7 @@ from gearflow.protocol.packets import (
     SubmitJob,
     WorkComplete,
 )
-from gearflow.protocol.reserved import EVENTS
+from gearflow.protocol.server_calls import EVENTS
 
 P = TypeVar("P", bound=Packet)
 

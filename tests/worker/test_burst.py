@@ -126,7 +126,7 @@ async def test_a_server_that_was_asked_before_a_run_ended_is_asked_again(functio
 
 
 async def test_a_server_that_calls_in_vain_does_not_keep_it(function: str) -> None:
-    """As gearmand 1.1 does: see ``gearflow.worker.grabbing``."""
+    """As gearmand 1.1 does: see ``gearflow.worker.slots``."""
 
     @task(name=function)
     async def nothing() -> None: ...

@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from gearflow.client import Admin, Client
-from gearflow.client.ambient import connect
+from gearflow.client.current import connect
 from gearflow.client.operate import workers
 from gearflow.errors import ServerError, TaskFailed, TaskTimeout
 from gearflow.protocol.packets import (
@@ -23,7 +23,7 @@ from gearflow.protocol.packets import (
     SubmitJob,
     WorkComplete,
 )
-from gearflow.protocol.reserved import EVENTS, REPORT
+from gearflow.protocol.server_calls import EVENTS, REPORT
 from gearflow.tasks import Context, task
 from gearflow.worker import Worker
 from tests.worker.scripted import scripted_server

@@ -17,7 +17,7 @@ from gearflow.protocol.packets import SetClientId
 from gearflow.tasks import task
 from gearflow.tasks.hooks import Hooks, hooks, lifespan
 from gearflow.worker import Worker
-from gearflow.worker.loops import open_loop
+from gearflow.worker.event_loop import open_loop
 from tests.worker.scripted import scripted_server
 
 Fresh = Callable[..., str]

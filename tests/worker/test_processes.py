@@ -23,14 +23,14 @@ import anyio.to_thread
 import pytest
 
 from gearflow import PayloadInvalid, Retry, TaskCrashed, TaskFailed, connect, task
-from gearflow.client import TLS, Admin, Client, ClientJob, JobFailed, ambient, parse_servers
-from gearflow.client.ambient import Target
+from gearflow.client import TLS, Admin, Client, ClientJob, JobFailed, current, parse_servers
+from gearflow.client.current import Target
 from gearflow.errors import TaskDefinitionError
+from gearflow.protocol.envelope import wrap
 from gearflow.protocol.packets import Packet, WorkStatus, WorkWarning
-from gearflow.tasks.envelope import wrap
 from gearflow.worker import Worker
 from gearflow.worker.processes import Pool
-from gearflow.worker.processes.orders import Hello
+from gearflow.worker.processes.messages import Hello
 from tests.conftest import ROOT
 from tests.worker import heavy
 from tests.worker.conftest import Gearmand
@@ -52,7 +52,7 @@ def anyio_backend() -> str:
 @pytest.fixture(scope="module")
 def pool(bundled: str) -> Iterator[Pool]:
     """Processes for all tests that leave them as they were."""
-    target = ambient.target().but(servers=parse_servers(bundled), tls=None, token=None)
+    target = current.target().but(servers=parse_servers(bundled), tls=None, token=None)
     pool = Pool(target, None, None, None)
     yield pool
     pool.close(0.0)

@@ -8,13 +8,13 @@ import anyio.to_thread
 import pytest
 
 from gearflow.client import Admin, Client
-from gearflow.client.ambient import connect
+from gearflow.client.current import connect
 from gearflow.errors import TaskFailed
+from gearflow.protocol.envelope import wrap
 from gearflow.protocol.packets import WorkWarning
 from gearflow.server import JobServer
 from gearflow.tasks import Context, Retry, task
-from gearflow.tasks.control import Discard, Snooze, TryAgain
-from gearflow.tasks.envelope import wrap
+from gearflow.tasks.control_flow import Discard, Snooze, TryAgain
 from gearflow.worker import Worker
 
 Fresh = Callable[..., str]

@@ -14,11 +14,11 @@ import pytest
 from pydantic import BaseModel
 
 from gearflow.client import Client, JobFailed
-from gearflow.client.ambient import connect
+from gearflow.client.current import connect
 from gearflow.errors import PayloadInvalid, TaskFailed, TaskTimeout
+from gearflow.protocol.envelope import wrap
 from gearflow.protocol.packets import Packet, WorkStatus, WorkWarning
 from gearflow.tasks import Context, Ref, task
-from gearflow.tasks.envelope import wrap
 from gearflow.worker import Worker, WorkerSettings
 from tests.worker.conftest import Gearmand
 

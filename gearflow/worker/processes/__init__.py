@@ -4,8 +4,8 @@ The worker's side is ``Pool`` and ``Errand``; what the processes run is ``child`
 frames over a socket: JSON and plain bytes, nothing that could make the other side execute anything.
 """
 
-from gearflow.worker.processes.errand import Errand
-from gearflow.worker.processes.origin import origin_of
+from gearflow.worker.processes.call import Errand
 from gearflow.worker.processes.pool import LEAVING, Pool
+from gearflow.worker.processes.task_import import origin_of
 
 __all__ = ["LEAVING", "Errand", "Pool", "origin_of"]

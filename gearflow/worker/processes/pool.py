@@ -2,18 +2,264 @@
 
 There is no limit and no queue here: whoever starts runs has a slot for each, so there are as many processes
 as there were runs at once. The one that was used last is used next.
+
+One process that runs tasks, as its worker sees it: started, told, listened to, killed, reaped.
+
+It is *spawned*: a fresh interpreter with the worker's ``sys.path``, directory and environment, and nothing
+else of its state, so no lock that a thread of the worker holds. It has a session of its own, so that a
+terminal's signals do not reach it: the worker decides when it ends.
+
+Two threads are with it. One reads what it writes. The other waits for its end, whatever it leaves behind:
+its own children may hold its socket and its output open.
+
+Its lifeline is a pipe that nobody writes to. When the worker is gone, however it ended, the kernel sends
+the process a signal that ends it, even if its task holds the GIL for good.
 """
 
+import fcntl
 import logging
+import os
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import termios
 import threading
 import time
 from collections import deque
-from typing import Final
+from collections.abc import Callable
+from contextlib import suppress
+from typing import IO, Any, Final, cast
 
-from gearflow.client.ambient import Target
-from gearflow.worker.processes.frames import encode
-from gearflow.worker.processes.orders import Hello
-from gearflow.worker.processes.process import Process
+from gearflow.client.current import Target
+from gearflow.runtime.fork import forget_in_children, let_go
+from gearflow.runtime.process import End, await_end, peak, reap
+from gearflow.worker.processes import child_output
+from gearflow.worker.processes.errors import LAST_LINES, Ending
+from gearflow.worker.processes.messages import Channel, Frame, Hello, encode
+from gearflow.worker.processes.task_import import forbid_while_loading
+
+_PROGRAM: Final = (
+    "import sys; sys.path[:] = sys.argv[3:]; "
+    "from gearflow.worker.processes.child import main; main(int(sys.argv[1]), int(sys.argv[2]))"
+)
+
+ANSWERED_BY_THE_WORKER: Final = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGTSTP,
+    signal.SIGUSR2,
+)
+"""Signals that service managers and terminals may send to all processes of a worker."""
+
+_LONGEST_PIECE: Final = 65536
+"""Bytes of a line of output that are passed on in one piece: a line may never end."""
+
+_LAST_WORDS: Final = 1.0
+"""Seconds to wait for the end of a process that has closed its socket."""
+
+_STUCK: Final = 3.0
+"""Seconds to wait for the thread that reads the output. It may be stuck: nobody reads the worker's stderr."""
+
+
+class Process:
+    """One of them. Owns the process, its socket and its threads.
+
+    Raises (on creation):
+        OSError: The system gives no further process.
+        RuntimeError: This process is one itself, and still imports the module of its first task.
+    """
+
+    def __init__(self, hello: bytes) -> None:
+        forbid_while_loading()
+        self.runs = 0
+        """How many runs it has had."""
+        self.tasks: set[str] = set()
+        """Those that it has loaded."""
+        self.has_ended = threading.Event()
+        """Set when it is no more."""
+        self._floor = peak()
+        ours, theirs = socket.socketpair()
+        their_end, self._lifeline = os.pipe()
+        self._channel = Channel(ours)
+        forget_in_children(self, Process._forget)
+        try:
+            self._popen = _spawn(theirs.fileno(), their_end)
+        except BaseException:
+            self._close_lifeline()
+            self._channel.close()
+            raise
+        finally:
+            theirs.close()
+            os.close(their_end)
+        self._output = _Output(cast(IO[bytes], self._popen.stdout))
+        self._lock = threading.Lock()  # between a signal and the reaping
+        self._end = End(None)
+        self._start(self._output.pass_on, "output")
+        self._start(self._reap, "end")
+        with suppress(OSError):  # it has ended already, which its first run will tell
+            self._channel.send(hello)
+
+    def ask(self, frame: bytes, report: Callable[[Frame], object]) -> Frame | Ending:
+        """Have it do something; blocks until that is done. What it reports meanwhile goes to ``report``."""
+        self._output.begin()
+        with suppress(OSError):
+            self._channel.send(frame)
+            while (answer := self._channel.receive()) is not None:
+                match answer.kind:
+                    case "report":
+                        report(answer)
+                    case "log":
+                        child_output.take_in(answer.fields["record"])
+                    case _:
+                        return answer
+        return self._ending()
+
+    def tell(self, frame: bytes) -> bool:
+        """Tell it something meanwhile; whether that was possible at once."""
+        return self._channel.send_at_once(frame)
+
+    def kill(self) -> None:
+        """End it at once, and what it has started. Any thread may do so, at any time."""
+        with self._lock:
+            if not self.has_ended.is_set():
+                with suppress(ProcessLookupError):  # somebody else has reaped it
+                    os.killpg(self._popen.pid, signal.SIGKILL)
+
+    def show(self) -> None:
+        """Have it write the stacks of its threads to its output."""
+        with self._lock:
+            if not self.has_ended.is_set():
+                with suppress(ProcessLookupError):
+                    os.kill(self._popen.pid, signal.SIGUSR2)
+
+    def dismiss(self) -> None:
+        """Let it end by itself. It is not used any more."""
+        self._channel.end()
+        self._channel.close()
+
+    def _forget(self) -> None:
+        """We are in a forked child, while the process belongs to the worker."""
+        self._channel.forget()
+        let_go(self._lifeline)
+
+    def _close_lifeline(self) -> None:
+        lifeline, self._lifeline = self._lifeline, -1  # its number is somebody else's from now on
+        os.close(lifeline)
+
+    def _ending(self) -> Ending:
+        if not self.has_ended.wait(_LAST_WORDS):
+            self.kill()
+            self.has_ended.wait()
+        return Ending(self._end, self._output.last_words())
+
+    # --------------------------------------------------------------------------------- its two threads
+
+    def _start(self, target: Callable[[], None], name: str) -> None:
+        threading.Thread(target=target, name=f"gearflow-{name}-{self._popen.pid}", daemon=True).start()
+
+    def _reap(self) -> None:
+        await_end(self._popen.pid)
+        with self._lock:
+            self._end = end = reap(self._popen.pid, self._floor)
+            self._popen.returncode = -1 if end.status is None else end.status
+            self.has_ended.set()
+        self._channel.end()  # its children may hold the other end open
+        self._close_lifeline()
+
+
+class _Output:
+    """What a process writes. It is passed on to the worker's stderr by lines, and the last lines are kept."""
+
+    def __init__(self, pipe: IO[bytes]) -> None:
+        self._lines: deque[str] = deque(maxlen=LAST_LINES)
+        self._pipe = pipe
+        self._lock = threading.Lock()  # between the two threads that read
+        self._rest = b""  # of a line that has no end yet
+        os.set_blocking(pipe.fileno(), False)
+
+    def pass_on(self) -> None:
+        """Read until nobody can write any more. Children of the process may hold the pipe open. Blocks."""
+        poll = select.poll()
+        poll.register(self._pipe, select.POLLIN)
+        while not self._pipe.closed:
+            poll.poll()
+            with self._lock, suppress(BlockingIOError):  # the other thread has read it
+                self._read(_LONGEST_PIECE)
+
+    def begin(self) -> None:
+        """A run begins: keep nothing of what was written before."""
+        self._read_what_is_there()
+        self._lines.clear()
+
+    def last_words(self) -> tuple[str, ...]:
+        """The last lines of the present run. The process has ended."""
+        self._read_what_is_there()
+        return tuple(self._lines.copy())
+
+    def _read_what_is_there(self) -> None:
+        """What was written until now, without the thread that reads, which may be late."""
+        if self._lock.acquire(timeout=_STUCK):
+            try:
+                if not self._pipe.closed:
+                    self._empty()
+            finally:
+                self._lock.release()
+
+    def _empty(self) -> None:
+        (there,) = struct.unpack("i", fcntl.ioctl(self._pipe, termios.FIONREAD, bytes(4)))
+        while there > 0:
+            there -= self._read(min(there, _LONGEST_PIECE))
+        self._end_line()
+
+    def _read(self, size: int) -> int:
+        """Read at most so many bytes; how many there were. At the end of the output the pipe is closed."""
+        chunk = os.read(self._pipe.fileno(), size)
+        if not chunk:
+            self._end_line()
+            self._pipe.close()
+        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        for line in lines:
+            self._take(line)
+        if len(self._rest) >= _LONGEST_PIECE:
+            self._end_line()
+        return len(chunk)
+
+    def _end_line(self) -> None:
+        if self._rest:
+            self._take(self._rest)
+            self._rest = b""
+
+    def _take(self, piece: bytes) -> None:
+        line = piece.decode("utf-8", "backslashreplace")
+        self._lines.append(line.rstrip("\r"))
+        with suppress(OSError, ValueError, AttributeError):  # the worker may have no stderr any more
+            sys.stderr.write(f"{line}\n")
+
+
+def _spawn(channel: int, lifeline: int) -> subprocess.Popen[bytes]:
+    """Start the interpreter, with the options that this one has.
+
+    What the worker is to answer is blocked until the process has taken precautions.
+    """
+    flags: list[str] = cast(Any, subprocess)._args_from_interpreter_flags()
+    path = [entry for entry in cast("list[object]", sys.path) if isinstance(entry, str)]
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ANSWERED_BY_THE_WORKER)  # in this thread
+    try:
+        return subprocess.Popen(
+            [sys.executable, *flags, "-c", _PROGRAM, str(channel), str(lifeline), *path],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            pass_fds=(channel, lifeline),
+            start_new_session=True,
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
 
 LEAVING: Final = 5.0
 """Seconds that a process has to leave its lifespans when it is not needed any more."""

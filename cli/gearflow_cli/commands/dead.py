@@ -1,0 +1,227 @@
+"""``gearflow dead``: jobs that failed for good, which are kept until someone looks at them."""
+
+import base64
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import typer
+
+from gearflow_cli import function_names, options, output, server_queries
+from gearflow_cli.commands.job import job_name
+from gearflow_cli.commands.pause import counted
+from gearflow_cli.errors import ExitCode, Failure, tell
+from gearflow_cli.options import secured
+
+if TYPE_CHECKING:
+    from gearflow.client import Client
+    from gearflow.protocol.server_calls import JobInfo, Letter
+
+T = TypeVar("T")
+
+app = typer.Typer(
+    help="Dead letters: jobs that failed for good. List, read, replay or purge them.", no_args_is_help=True
+)
+
+_PAGE: Final = 100  # letters in one answer, which may have long tracebacks
+
+
+@app.command("list")
+@secured
+def list_(
+    function: options.OfFunction = None, servers: options.Servers = None, as_json: options.Json = False
+) -> None:
+    """List dead letters, the oldest first; as JSON, an object a line."""
+    addresses = server_queries.addresses_of(servers)
+    name = function and function_names.remembered(function, addresses)
+    listing = _Listing(as_json=as_json, with_server=len(addresses) > 1)
+    answers = server_queries.each(addresses, partial(_each_page, function=name, act=listing.show))
+    answers.require_one()
+    listing.end()
+
+
+@app.command()
+@secured
+def show(handle: options.Handle, servers: options.Servers = None, as_json: options.Json = False) -> None:
+    """Show all that is known of a dead letter: why it failed, and its payload."""
+    letter = _ask_about(handle, servers, _letter)
+    if as_json:
+        output.write(output.as_json(letter.model_dump(mode="json")))
+        return
+    output.write(output.labelled(output.job_rows(letter.job)))
+    if letter.job.failure is not None and letter.job.failure.traceback:
+        output.write(f"\n{output.printable_lines(letter.job.failure.traceback.rstrip())}")
+    output.write(f"\npayload:\n\n{_payload(letter)}")
+
+
+@app.command()
+@secured
+def replay(
+    handle: options.OneHandle = None,
+    function: options.OfFunction = None,
+    everything: options.All = False,
+    servers: options.Servers = None,
+) -> None:
+    """Run dead letters again, as if they had just been submitted."""
+    from gearflow.client.operate import replay as replay_on
+
+    _check(handle, function, everything)
+    if handle is not None:
+        _ask_about(handle, servers, lambda client, name, server: replay_on(client, name, server=server))
+        output.write(f"replayed {handle}")
+        return
+    addresses = server_queries.addresses_of(servers)
+    name = function and function_names.remembered(function, addresses)
+    answers = server_queries.each(
+        addresses, lambda client, server: replay_on(client, function=name, server=server)
+    )
+    _check_name(name, addresses, sum(done.jobs + done.left for done in answers.given.values()))
+    for address, done in answers.given.items():
+        output.write(f"{address}: replayed {counted(done.jobs, 'dead letter')}")
+        if done.left:
+            tell(f"{address}: left {done.left}: other jobs of the same unique wait or run", logging.WARNING)
+    answers.require_all()
+
+
+@app.command()
+@secured
+def purge(
+    handle: options.OneHandle = None,
+    function: options.OfFunction = None,
+    everything: options.All = False,
+    servers: options.Servers = None,
+    yes: options.Yes = False,
+) -> None:
+    """Forget dead letters; asks first."""
+    from gearflow.client.operate import purge_dead
+
+    _check(handle, function, everything)
+    if handle is not None:
+        if not yes:
+            output.confirm(f"Forget the dead letter {handle}?")
+        _ask_about(handle, servers, lambda client, name, server: purge_dead(client, name, server=server))
+        output.write(f"purged {handle}")
+        return
+    addresses = server_queries.addresses_of(servers)
+    name = function and function_names.remembered(function, addresses)
+    if not yes:
+        output.confirm(_question(name, addresses))
+    answers = server_queries.each(
+        addresses, lambda client, server: purge_dead(client, function=name, server=server)
+    )
+    if yes:
+        _check_name(name, addresses, sum(answers.given.values()))
+    for address, letters in answers.given.items():
+        output.write(f"{address}: purged {counted(letters, 'dead letter')}")
+    answers.require_all()
+
+
+def _check(handle: str | None, function: str | None, everything: bool) -> None:
+    """Raises Failure unless it is said, in one way, which letters are meant."""
+    if (handle is not None) + (function is not None) + everything != 1:
+        raise Failure(ExitCode.USAGE, "say which dead letters: HANDLE, or --function, or --all")
+
+
+def _check_name(name: str | None, addresses: Sequence[str], letters: int) -> None:
+    """A function without letters may be unheard of, and its name mistyped. Raises as ``naming.known``."""
+    if name is not None and not letters:
+        function_names.known(name, addresses)
+
+
+def _question(name: str | None, addresses: Sequence[str]) -> str:
+    answers = server_queries.each(
+        addresses, partial(_each_page, function=name, act=lambda server, letters: None)
+    )
+    answers.require_all()
+    letters = sum(answers.given.values())
+    _check_name(name, addresses, letters)
+    of = f" of {name}" if name else ""
+    return f"Forget {counted(letters, 'dead letter')}{of} on {', '.join(addresses)}?"
+
+
+def _ask_about(
+    handle: str, servers: Sequence[str] | None, ask: "Callable[[Client, str, str], Awaitable[T]]"
+) -> T:
+    """Ask the server that has a letter; Raises UnknownJob if none of them has it."""
+    from gearflow.client import JobHandle
+
+    job = job_name(handle, None, servers or [])
+    addresses = [str(job.server)] if isinstance(job, JobHandle) else server_queries.addresses_of(servers)
+    return server_queries.first(addresses, lambda client, server: ask(client, str(job), server))
+
+
+class _Listing:
+    """Prints letters as they come, so that no more of them are held than one answer has."""
+
+    def __init__(self, *, as_json: bool, with_server: bool) -> None:
+        self._as_json = as_json
+        self._with_server = with_server
+        self._header = ["handle", "function", "state", "attempt", "deaths", "ended", "error"]
+        if with_server:
+            self._header.insert(0, "server")
+        self._is_empty = True
+
+    def show(self, server: str, letters: "Sequence[JobInfo]") -> None:
+        """Print what one answer has."""
+        if self._as_json:
+            for letter in letters:
+                output.write(output.as_line({"server": server} | letter.model_dump(mode="json")))
+        elif letters:
+            self._show([[server, *_row(letter)] if self._with_server else _row(letter) for letter in letters])
+
+    def _show(self, rows: list[list[output.Cell]]) -> None:
+        if output.is_terminal():
+            output.show(output.table(self._header, rows, whole=("handle", "ended")))
+        else:
+            header, _, lines = output.columns(self._header, rows).partition("\n")
+            output.write(f"{header}\n{lines}" if self._is_empty else lines)
+        self._is_empty = False
+
+    def end(self) -> None:
+        """There are no more."""
+        if self._is_empty and not self._as_json:
+            output.write("no dead letters" if output.is_terminal() else output.columns(self._header, []))
+
+
+async def _each_page(
+    client: "Client", server: str, *, function: str | None, act: "Callable[[str, Sequence[JobInfo]], None]"
+) -> int:
+    """Do something with the letters of each answer; how many there were in all."""
+    from gearflow.client.operate import dead_letters
+
+    number = 0
+    after: str | None = None
+    while True:
+        page = await dead_letters(client, function, after=after, limit=_PAGE, server=server)
+        act(server, page)
+        number += len(page)
+        if len(page) < _PAGE:
+            return number
+        after = page[-1].handle
+
+
+async def _letter(client: "Client", handle: str, server: str) -> "Letter":
+    from gearflow.client.operate import dead_letter
+
+    return await dead_letter(client, handle, server=server)
+
+
+def _row(letter: "JobInfo") -> list[output.Cell]:
+    error = output.failure_text(letter).partition("\n")[0]
+    return [
+        letter.handle,
+        letter.function,
+        letter.state,
+        letter.attempt,
+        letter.deaths,
+        output.when(letter.ended)[: len("2030-12-24 18:00:00")],
+        error,
+    ]
+
+
+def _payload(letter: "Letter") -> str:
+    """A payload as text; as Python writes bytes where it is none."""
+    if letter.text is not None:
+        return output.printable_lines(letter.text)
+    return str(base64.b64decode(letter.payload))

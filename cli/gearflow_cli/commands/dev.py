@@ -1,0 +1,139 @@
+"""``gearflow dev``: a server and a worker in one terminal.
+
+The server keeps the usual port, so that ``gearflow submit`` in another terminal finds it. If a Gearman
+server has that port already, the worker works for that one: this is what was wanted, and it may hold jobs.
+
+The server stays while the worker, in a process of its own, is replaced for new code.
+"""
+
+import errno
+import logging
+import os
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
+
+import typer
+
+from gearflow_cli import imports, logs, options
+from gearflow_cli.commands import server as server_command
+from gearflow_cli.commands import worker
+from gearflow_cli.errors import tell
+from gearflow_cli.options import LogLevel
+from gearflow_cli.process import reload as watching
+from gearflow_cli.process import supervise
+from gearflow_cli.process.signals import ending_at_once
+
+if TYPE_CHECKING:
+    from gearflow.supervisor import Line
+    from gearflow.tasks import Task
+
+    AnyTask: TypeAlias = Task[..., Any]
+
+_HOST: Final = "127.0.0.1"
+
+_SERVER: Final = "GEARFLOW_DEV_SERVER"
+"""The environment variable that tells the worker process where the server is."""
+
+
+def dev(
+    modules: options.Modules,
+    port: options.Port = 4730,
+    concurrency: options.Concurrency = 10,
+    functions: options.Functions = None,
+    reload: Annotated[
+        bool,
+        typer.Option(
+            "--reload/--no-reload",
+            envvar="GEARFLOW_RELOAD",
+            help="Take up new code whenever a file changes, in a worker process of its own.",
+        ),
+    ] = True,
+    log_level: options.Level = LogLevel.INFO,
+    log_json: options.LogJson = False,
+) -> None:
+    """Run a job server and a worker for the tasks that MODULEs define; Ctrl-C stops both.
+
+    If a job server listens on the port already, the worker works for that one.
+    """
+    logs.to_stderr(log_level.value, json=log_json, modules=modules)
+    line = supervise.line()
+    if line is not None:
+        with supervise.reporting(line):
+            _work(modules, functions, os.environ[_SERVER], concurrency, line)
+        return
+    if log_level is LogLevel.INFO:
+        logging.getLogger("gearflow.server").setLevel(logging.WARNING)  # what it says, is said here
+    if reload and not watching.is_possible():
+        tell(f"for new code to be taken up when a file changes: {watching.REMEDY}")
+        reload = False
+    if not reload:
+        _load(modules, functions)  # what is wrong with them, is said before a server starts
+    with _server(port) as address:
+        if reload:
+            os.environ[_SERVER] = address
+            supervise.run(processes=1, watched=modules)
+        else:
+            _work(modules, functions, address, concurrency)
+
+
+def _work(
+    modules: Sequence[str],
+    functions: Sequence[str] | None,
+    address: str,
+    concurrency: int,
+    line: "Line | None" = None,
+) -> None:
+    tasks = _load(modules, functions)
+    elsewhere = [] if address == f"{_HOST}:4730" else ["-s", address]
+    example = ["gearflow", "submit", *elsewhere, tasks[0].name, *_blanks(tasks[0])]
+    hint = f"\ntry in another terminal: {' '.join(example)}"
+    worker.run(tasks, [address], {"concurrency": concurrency}, line, hint=hint)
+
+
+def _load(modules: Sequence[str], functions: Sequence[str] | None) -> "list[AnyTask]":
+    with ending_at_once():
+        return imports.load_served(modules, functions or ())
+
+
+def _blanks(task: "AnyTask") -> list[str]:
+    """The arguments that a call of the task needs, to be filled in."""
+    signature = task.payload.signature
+    return [f"{name}=..." for name in signature.parameters if name not in signature.defaults]
+
+
+@contextmanager
+def _server(port: int) -> Generator[str, None, None]:
+    """The address of a server that runs for the time of the block, or of the one that runs anyway."""
+    from gearflow.server import JobServer
+
+    server = JobServer(host=_HOST, port=port)
+    try:
+        server.__enter__()
+    except OSError as error:
+        address = f"{_HOST}:{port}"
+        version = _version_of(address) if error.errno == errno.EADDRINUSE else None
+        if version is None:
+            server_command.refuse(_HOST, port, error)
+        tell(f"a job server ({version}) listens on {address} already: using that one")
+        yield address
+        return
+    os.environ["GEARFLOW_TLS"] = "0"  # which may be meant for other servers
+    try:
+        tell(
+            f"the job server listens on {server.address}; jobs live in memory only and are lost when it ends"
+        )
+        yield server.address
+    finally:
+        server.__exit__()
+
+
+def _version_of(address: str) -> str | None:
+    """The version that a Gearman server tells; None if there is no Gearman server."""
+    from gearflow.client import SyncAdmin
+    from gearflow.errors import GearflowError
+
+    try:
+        return SyncAdmin(address, timeout=2.0).version()
+    except (GearflowError, TimeoutError):
+        return None

@@ -1,0 +1,117 @@
+"""``gearflow result``, ``job`` and ``cancel``: one job, by its handle or by its function and unique."""
+
+from collections.abc import Sequence
+from concurrent.futures import CancelledError
+from typing import TYPE_CHECKING
+
+from gearflow_cli import function_names, options, output, server_queries
+from gearflow_cli.errors import ExitCode, Failure, tell
+
+if TYPE_CHECKING:
+    from gearflow.client import JobName
+    from gearflow.protocol.server_calls import JobInfo
+
+
+def result(
+    name: options.JobName,
+    unique: options.JobUnique = None,
+    servers: options.Servers = None,
+    timeout: options.Timeout = None,
+    verbose: options.Verbose = False,
+) -> None:
+    """Wait for the end of a background job and print its result, as often as it is kept.
+
+    Exit codes: 0 done, 1 the task failed, 66 the server knows no such job, 69 no server, 75 timed out, 78
+    the server keeps no results.
+    """
+    import anyio
+
+    from gearflow.errors import TaskFailed
+
+    servers = servers or []
+    job = job_name(name, unique, servers)
+    try:
+        output.write_result(anyio.run(_result, job, servers, timeout))
+    except TimeoutError as error:  # which is an OSError
+        raise Failure(ExitCode.TIMED_OUT, str(error)) from None
+    except CancelledError as error:
+        raise Failure(ExitCode.TASK_FAILED, str(error)) from None
+    except TaskFailed as error:
+        raise output.write_failure(error, f"job {job}", verbose=verbose) from None
+
+
+def job(
+    name: options.JobName,
+    unique: options.JobUnique = None,
+    servers: options.Servers = None,
+    as_json: options.Json = False,
+) -> None:
+    """Show what the server knows of a job: its state, times, attempts, worker, progress, failure."""
+    import anyio
+
+    servers = servers or []
+    known: JobInfo = anyio.run(_info, job_name(name, unique, servers), servers)
+    if as_json:
+        output.write(output.as_json(known.model_dump(mode="json")))
+    else:
+        output.write(output.labelled(output.job_rows(known)))
+        if known.failure is not None and known.failure.traceback:
+            output.write(f"\n{output.printable_lines(known.failure.traceback.rstrip())}")
+
+
+def cancel(name: options.JobName, unique: options.JobUnique = None, servers: options.Servers = None) -> None:
+    """End a job that waits or runs; a gearflow worker that runs it is told, and stops it."""
+    import anyio
+
+    servers = servers or []
+    job = job_name(name, unique, servers)
+    if not anyio.run(_cancel, job, servers):
+        raise Failure(ExitCode.NO_SUCH_JOB, f"there is no job {job} that waits or runs")
+    output.write(f"cancelled job {job}")
+
+
+def job_name(name: str, unique: str | None, servers: Sequence[str]) -> "JobName":
+    """The job that is meant.
+
+    Raises:
+        Failure: It cannot be told.
+    """
+    from gearflow.tasks.ref import parse
+
+    if unique is None:
+        try:
+            return parse(name, None)
+        except ValueError as error:
+            raise Failure(ExitCode.USAGE, str(error)) from None
+    from gearflow.client import JobKey
+    from gearflow.tasks.submission import on_the_wire
+
+    return JobKey(function_names.remembered(name, server_queries.addresses_of(servers)), on_the_wire(unique))
+
+
+async def _result(job: "JobName", servers: Sequence[str], timeout: float | None) -> bytes:
+    import anyio
+
+    from gearflow.client import connect
+    from gearflow.tasks.ref import Ref
+
+    async with connect(*servers):
+        try:
+            return await Ref(job, "", bytes).aresult(timeout)
+        except anyio.get_cancelled_exc_class():
+            tell(f"stopped waiting for job {job}; it goes on")
+            raise
+
+
+async def _info(job: "JobName", servers: Sequence[str]) -> "JobInfo":
+    from gearflow.client import connect
+
+    async with connect(*servers) as client:
+        return await client.info(job)
+
+
+async def _cancel(job: "JobName", servers: Sequence[str]) -> bool:
+    from gearflow.client import connect
+
+    async with connect(*servers) as client:
+        return await client.cancel(job)

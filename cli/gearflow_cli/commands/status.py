@@ -1,0 +1,151 @@
+"""``gearflow status``: what servers say of their functions."""
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from gearflow_cli import options, output, server_queries
+from gearflow_cli.errors import tell
+from gearflow_cli.server_queries import PATIENCE
+
+if TYPE_CHECKING:
+    from gearflow.client import Client
+
+
+@dataclass(frozen=True, slots=True)
+class More:
+    """What a server of gearflow's knows besides."""
+
+    paused: Collection[str]
+    """Functions of which it gives out no jobs."""
+
+    overdue: Mapping[str, int]
+    """By function: runs that go on although their job has ended."""
+
+    def of(self, function: str) -> tuple[bool, int]:
+        """Whether a function is paused, and its overdue runs."""
+        return function in self.paused, self.overdue.get(function, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """What a server says of one function; ``total`` counts the waiting and the running jobs."""
+
+    name: str
+    total: int
+    running: int
+    waiting: int
+    workers: int
+
+
+def status(servers: options.Servers = None, as_json: options.Json = False) -> None:
+    """Show the functions of job servers, with their jobs and workers.
+
+    PAUSED functions are given to no worker until they are resumed. OVERDUE are runs that overran their
+    timeout in a thread, which cannot be stopped: each keeps a slot of a worker until it ends. Gearflow's own
+    servers know of both.
+    """
+    from gearflow.client import default_servers
+    from gearflow.errors import NoServer
+
+    addresses = servers or [str(address) for address in default_servers()]
+    answers = functions_of(addresses)
+    found = {address: answer for address, answer in answers.items() if not isinstance(answer, str)}
+    silent = {address: answer for address, answer in answers.items() if isinstance(answer, str)}
+    if not found:
+        raise NoServer(silent)
+    more = _more_of(list(found))
+    if as_json:
+        shown = [_as_json(address, answer, more.get(address)) for address, answer in answers.items()]
+        output.write(output.as_json(shown))
+    else:
+        _show(found, more, several=len(addresses) > 1)
+    for address, reason in silent.items():
+        tell(f"{address} does not answer: {reason}")
+
+
+def functions_of(addresses: Sequence[str], timeout: float = PATIENCE) -> dict[str, list[Function] | str]:
+    """The functions of each server, sorted by name; the reason in their place if it does not answer."""
+    import anyio
+
+    return anyio.run(_ask_all, addresses, timeout)
+
+
+async def _ask_all(addresses: Sequence[str], timeout: float) -> dict[str, list[Function] | str]:
+    import anyio
+
+    answers: dict[str, list[Function] | str] = dict.fromkeys(addresses, "")
+
+    async def ask(address: str) -> None:
+        answers[address] = await _ask(address, timeout)
+
+    async with anyio.create_task_group() as tasks:
+        for address in addresses:
+            tasks.start_soon(ask, address)
+    return answers
+
+
+async def _ask(address: str, timeout: float) -> list[Function] | str:
+    from gearflow.client import Admin
+    from gearflow.client.names import to_text
+    from gearflow.errors import GearflowError, NoServer
+
+    try:
+        rows = await Admin(address, timeout=timeout).status()
+    except NoServer as error:
+        return next(iter(error.reasons.values()))
+    except (GearflowError, TimeoutError) as error:
+        return f"{error}; is it a Gearman server?"
+    functions = [
+        Function(to_text(row.name), row.total, row.running, max(row.total - row.running, 0), row.workers)
+        for row in rows
+    ]
+    return sorted(functions, key=lambda function: function.name)
+
+
+def _more_of(addresses: Sequence[str]) -> dict[str, More]:
+    return server_queries.each(addresses, _ask_more).given
+
+
+async def _ask_more(client: "Client", address: str) -> More:
+    from gearflow.client.operate import server_info, workers
+
+    overdue: Counter[str] = Counter()
+    for worker in await workers(client, server=address):
+        overdue.update(worker.overdue)
+    return More((await server_info(client, server=address)).paused, overdue)
+
+
+def _show(found: dict[str, list[Function]], more: Mapping[str, More], *, several: bool) -> None:
+    header = ["function", "total", "running", "waiting", "workers"]
+    rows: list[list[str | int]] = []
+    for address, functions in found.items():
+        for function in functions:
+            row: list[str | int] = list(asdict(function).values())
+            if address in more:
+                paused, overdue = more[address].of(function.name)
+                row += ["yes" if paused else "no", overdue]
+            elif more:
+                row += ["-", "-"]
+            rows.append([address, *row] if several else row)
+    if several:
+        header.insert(0, "server")
+    if more:
+        header += ["paused", "overdue"]
+    if not output.is_terminal():
+        output.write(output.columns(header, rows))
+    elif rows:
+        output.show(output.table(header, rows))
+    else:
+        output.write("no functions: no worker has connected, and no job was submitted")
+
+
+def _as_json(address: str, answer: list[Function] | str, more: More | None) -> dict[str, object]:
+    if isinstance(answer, str):
+        return {"server": address, "error": answer, "functions": []}
+    functions: list[dict[str, object]] = []
+    for function in answer:
+        paused, overdue = (None, None) if more is None else more.of(function.name)
+        functions.append({**asdict(function), "paused": paused, "overdue": overdue})
+    return {"server": address, "error": None, "functions": functions}

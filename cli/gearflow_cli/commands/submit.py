@@ -1,0 +1,387 @@
+"""``gearflow submit``: one job, from the shell."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
+
+import typer
+
+from gearflow_cli import arguments, function_names, imports, options, output, server_queries
+from gearflow_cli.errors import ExitCode, Failure, tell
+from gearflow_cli.progress import Watch
+from gearflow_cli.submit_options import Wishes
+
+if TYPE_CHECKING:
+    from gearflow.client import Client, ClientJob
+    from gearflow.tasks import Task
+
+    AnyTask: TypeAlias = Task[..., Any]
+
+
+_PATIENCE: Final = 1.0
+"""Seconds that the server has at least to acknowledge a job, and to say what becomes of it in the end."""
+
+
+class PriorityName(StrEnum):
+    """Among the waiting jobs of a function."""
+
+    HIGH = "high"
+    NORMAL = "normal"
+    LOW = "low"
+
+
+@dataclass(frozen=True, slots=True)
+class _Untyped:
+    """A function of which only the name is known, and its payload."""
+
+    function: str
+    workload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Typed:
+    """A task, and the arguments of a call."""
+
+    task: "AnyTask"
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    @property
+    def function(self) -> str:
+        return self.task.name
+
+
+def submit(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The task's full or bare name.")],
+    given: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="ARGUMENT",
+            help="Arguments as key=value; or the payload: a JSON object, @file, or - for standard input.",
+        ),
+    ] = None,
+    modules: options.TaskModules = None,
+    servers: options.Servers = None,
+    spread: Annotated[
+        bool | None,
+        typer.Option(
+            "--spread",
+            envvar="GEARFLOW_SPREAD",
+            help="All servers share the load, by key or else in turn; without it the first has it all.",
+        ),
+    ] = None,
+    background: Annotated[
+        bool,
+        typer.Option(
+            "--bg", "-b", envvar="GEARFLOW_BG", help="Do not wait for the result; print the handle alone."
+        ),
+    ] = False,
+    delay: Annotated[
+        float | None,
+        typer.Option(
+            metavar="DURATION",
+            parser=options.duration,
+            help="Not before that time has passed, such as 5m; with --bg.",
+        ),
+    ] = None,
+    at: Annotated[
+        datetime | None,
+        typer.Option(
+            metavar="TIME",
+            parser=options.moment,
+            help="Not before that time, such as 2030-12-24T18:00; with --bg.",
+        ),
+    ] = None,
+    expires: Annotated[
+        float | None,
+        typer.Option(
+            metavar="DURATION",
+            parser=options.duration,
+            envvar="GEARFLOW_EXPIRES",
+            help="If it has not started after that time, it ends as expired.",
+        ),
+    ] = None,
+    priority: Annotated[
+        PriorityName | None,
+        typer.Option(envvar="GEARFLOW_PRIORITY", help="Among the waiting jobs of the function."),
+    ] = None,
+    unique: Annotated[
+        str | None,
+        typer.Option(metavar="KEY", help="Join the waiting or running job of the same key."),
+    ] = None,
+    reuse: Annotated[
+        bool | None,
+        typer.Option(
+            "--reuse",
+            help="A kept result of the same key is the answer: the task does not run again.",
+        ),
+    ] = None,
+    resubmit: Annotated[
+        bool | None,
+        typer.Option(
+            "--resubmit",
+            envvar="GEARFLOW_RESUBMIT",
+            help="Submit it again if its server is lost; it may then run more than once.",
+        ),
+    ] = None,
+    keep: Annotated[
+        float | None,
+        typer.Option(
+            metavar="DURATION",
+            parser=options.duration,
+            envvar="GEARFLOW_KEEP",
+            help="How long the server keeps the result, such as 7d; 0: not at all.",
+        ),
+    ] = None,
+    retries: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=1000, envvar="GEARFLOW_RETRIES", help="So many further runs if the task fails."
+        ),
+    ] = None,
+    run_limit: Annotated[
+        float | None,
+        typer.Option(
+            metavar="DURATION",
+            parser=options.duration,
+            envvar="GEARFLOW_RUN_LIMIT",
+            help="How long a run may take on the worker, such as 30s.",
+        ),
+    ] = None,
+    timeout: options.Timeout = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", envvar="GEARFLOW_RAW", help="Send the one argument as it is, unchecked.")
+    ] = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Run a task on a worker and print its result.
+
+    Exit codes: 0 done, 1 the task failed, 2 usage, 65 the payload does not fit, 69 no server, 75 timed
+    out, 76 the outcome is unknown, 78 a module does not import.
+    """
+    if background and timeout is not None:  # only what is in the environment may say both
+        background, timeout = _waits_or_not(context, timeout)
+    wishes = Wishes(
+        background=background,
+        priority=priority and priority.value,
+        unique=unique,
+        delay=delay,
+        at=at,
+        expires=expires,
+        keep=keep,
+        reuse=reuse,
+        resubmit=resubmit,
+        retries=retries,
+        run_limit=run_limit,
+        timeout=timeout,
+        verbose=verbose,
+    )
+    wishes.check()
+    if not options.is_utf8(name) and wishes.for_function() is not None:  # which are told in JSON
+        raise Failure(ExitCode.USAGE, f"{name!r} is not UTF-8: it can be submitted without options only")
+    task = _find_task(name, modules or [], certain=_is_given_here(context, "modules"))
+    wishes.check_with(task, raw=raw)
+    job = _read(name, task, given or [], servers or [], wishes, raw=raw)
+    _run(job, servers or [], wishes, spread)
+
+
+# ------------------------------------------------------------------------------------------ what to run
+
+
+def _is_given_here(context: typer.Context, parameter: str) -> bool:
+    """Whether an option stands on the command line, and not only in the environment."""
+    source = context.get_parameter_source(parameter)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _waits_or_not(context: typer.Context, timeout: float) -> tuple[bool, float | None]:
+    """What holds of ``--bg`` and ``--timeout``, which contradict each other: what the command line says."""
+    if not _is_given_here(context, "timeout"):
+        return True, None
+    return _is_given_here(context, "background"), timeout
+
+
+def _find_task(name: str, modules: Sequence[str], *, certain: bool) -> "AnyTask | None":
+    """The task of that name in the modules; None if they have none.
+
+    Modules of the environment need not be importable everywhere; then the servers are asked.
+    """
+    if not modules:
+        return None
+    from gearflow.errors import UnknownTask
+    from gearflow.tasks.registry import registry
+
+    try:
+        tasks = imports.load(modules)
+    except Failure as failure:
+        if certain:
+            raise
+        fault = failure.message.partition("\n")[0]
+        tell(f"warning: GEARFLOW_TASKS: {fault}; going on without its types")
+        return None
+    try:
+        return registry.find(name)
+    except UnknownTask as error:
+        if any(full.endswith(f".{name}") for full in tasks):
+            raise  # there are several
+        if certain and "." not in name:  # most likely misspelt
+            tell(f"warning: {error}; asking the servers")
+        return None
+
+
+def _read(
+    name: str,
+    task: "AnyTask | None",
+    given: Sequence[str],
+    servers: Sequence[str],
+    wishes: Wishes,
+    *,
+    raw: bool,
+) -> _Typed | _Untyped:
+    if task is not None and not raw:
+        return _Typed(task, *arguments.typed(given, task))
+    workload = arguments.raw(given) if raw else arguments.untyped(given)
+    if task is not None:
+        return _Untyped(task.name, workload)
+    return _Untyped(
+        function_names.resolve(name, server_queries.addresses_of(servers), wishes.patience), workload
+    )
+
+
+# ------------------------------------------------------------------------------------------- running it
+
+
+def _run(job: _Typed | _Untyped, servers: Sequence[str], wishes: Wishes, spread: bool | None) -> None:
+    import anyio
+
+    anyio.run(_submit, job, servers, wishes, spread)
+
+
+async def _submit(
+    job: _Typed | _Untyped, servers: Sequence[str], wishes: Wishes, spread: bool | None
+) -> None:
+    from gearflow.client import connect
+
+    async with connect(*servers, spread=spread, connect_timeout=wishes.patience) as client:
+        if wishes.background:
+            output.write(await _hand_over(job, client, wishes))
+        else:
+            await _wait(await _acknowledged(job, client, wishes), client, job, wishes)
+
+
+async def _hand_over(job: _Typed | _Untyped, client: "Client", wishes: Wishes) -> str:
+    """Submit a job in the background; its handle."""
+    if isinstance(job, _Typed):
+        with imports.blaming(job.task):
+            ref = await _with_options(job.task, wishes).abackground(*job.args, **job.kwargs)
+        return ref.handle
+    from gearflow.client import Priority
+    from gearflow.client.names import fresh_unique
+
+    handle = await client.submit_background(
+        job.function,
+        job.workload,
+        # gearmand's queue plugins overwrite the rows of jobs without one
+        unique=wishes.unique or fresh_unique(),
+        priority=Priority(wishes.priority or "normal"),
+        options=wishes.for_function(),
+    )
+    return handle.handle
+
+
+async def _acknowledged(job: _Typed | _Untyped, client: "Client", wishes: Wishes) -> "ClientJob":
+    """Submit a job that is waited for.
+
+    Raises:
+        Failure: The server does not say that it has the job, in the time that there is for its result.
+    """
+    import anyio
+
+    limit = None if wishes.timeout is None else max(wishes.timeout, _PATIENCE)
+    try:
+        with anyio.fail_after(limit):
+            return await _attach(job, client, wishes)
+    except TimeoutError:
+        raise Failure(
+            ExitCode.OUTCOME_UNKNOWN,
+            f"{job.function}: no server has acknowledged it within {limit:g} s; the job may exist or not",
+        ) from None
+
+
+async def _attach(job: _Typed | _Untyped, client: "Client", wishes: Wishes) -> "ClientJob":
+    """Submit a job that is waited for."""
+    from gearflow.client import Priority
+
+    if isinstance(job, _Untyped):
+        return await client.submit(
+            job.function,
+            job.workload,
+            unique=wishes.unique or "",
+            priority=Priority(wishes.priority or "normal"),
+            options=wishes.for_function(),
+        )
+    with imports.blaming(job.task):
+        call = _with_options(job.task, wishes).prepare(job.args, job.kwargs)
+    return await client.submit(
+        call.function, call.workload, unique=call.unique, priority=call.priority, options=call.options
+    )
+
+
+def _with_options(task: "AnyTask", wishes: Wishes) -> "AnyTask":
+    """The task, with what the user wishes in the place of its own options."""
+    given: Any = wishes.for_task()
+    return task.options(**given)
+
+
+async def _wait(client_job: "ClientJob", client: "Client", job: _Typed | _Untyped, wishes: Wishes) -> None:
+    """Wait for the end of a job, showing what it says on the way, and print the result."""
+    import anyio
+
+    from gearflow.client import JobFailed
+    from gearflow.tasks.remote_errors import decode_failure
+
+    try:
+        with anyio.fail_after(wishes.timeout), Watch(job.function) as watch:
+            async for event in client_job.events():
+                watch.show(event)
+            data = await client_job.result()
+    except TimeoutError:
+        raise await _timed_out(client_job, client, wishes) from None
+    except JobFailed as error:
+        failure = decode_failure(error.exception, client_job.handle)
+        raise output.write_failure(failure, job.function, verbose=wishes.verbose) from None
+    except anyio.get_cancelled_exc_class():
+        tell(f"stopped waiting for {client_job.handle}: {await _fate(client_job, client)}")
+        raise
+    output.write_result(data, job.task.payload.signature.result if isinstance(job, _Typed) else None)
+
+
+async def _timed_out(client_job: "ClientJob", client: "Client", wishes: Wishes) -> Failure:
+    fate = await _fate(client_job, client)
+    message = f"{client_job.handle} has not ended within {wishes.timeout:g} s: {fate}"
+    return Failure(ExitCode.TIMED_OUT, message)
+
+
+async def _fate(client_job: "ClientJob", client: "Client") -> str:
+    """What becomes of a job when this client goes: a server drops one that no worker has yet.
+
+    Gearflow's own also tells the worker of one that runs.
+    """
+    import anyio
+
+    from gearflow.client import JobHandle
+    from gearflow.errors import GearflowError
+
+    with anyio.move_on_after(_PATIENCE, shield=True), suppress(GearflowError):
+        status = await client.status(JobHandle(client_job.handle, client_job.server))
+        features = await client.features(client_job.server)
+        if not status.running:
+            return "no worker has taken it, and it is dropped unless others wait for it"
+        if features.gearflow:
+            return "it is cancelled unless others wait for it"
+        return "it runs on, and its result goes to nobody"
+    return "it may run on"

@@ -1,0 +1,129 @@
+"""``gearflow tasks``: what modules define; with ``--explain`` how often it is tried, and when."""
+
+from dataclasses import fields
+from enum import Enum
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
+
+import typer
+
+from gearflow_cli import imports, options, output
+from gearflow_cli.errors import ExitCode, Failure
+
+if TYPE_CHECKING:
+    from gearflow.tasks import Retry, Task
+
+    AnyTask: TypeAlias = Task[..., Any]
+
+
+_SECONDS: Final = ("timeout", "keep", "expires")
+
+
+def tasks(
+    modules: options.Modules,
+    explain: Annotated[
+        bool,
+        typer.Option(
+            "--explain",
+            envvar="GEARFLOW_EXPLAIN",
+            help="Show each task's options, and when it is tried again.",
+        ),
+    ] = False,
+    as_json: options.Json = False,
+) -> None:
+    """List the tasks that MODULEs define: names, signatures, options."""
+    found = list(imports.load(modules).values())
+    if not found:
+        raise Failure(
+            ExitCode.MISCONFIGURED,
+            f"{', '.join(modules)}: no tasks; put @task (from gearflow import task) above functions",
+        )
+    if as_json:
+        output.write(output.as_json([_as_json(task) for task in found]))
+        return
+    if explain:
+        output.write("\n\n".join(map(_explained, found)))
+        return
+    header = ["task", "signature", "options"]
+    rows = [[task.name, output.signature(task), _options(task)] for task in found]
+    if output.is_terminal():
+        output.show(output.table(header, rows))
+    else:
+        output.write(output.columns(header, rows))
+
+
+def _as_json(task: "AnyTask") -> dict[str, Any]:
+    with imports.blaming(task):
+        return _described(task)
+
+
+def _described(task: "AnyTask") -> dict[str, Any]:
+    schema = task.json_schema()
+    return {
+        "name": task.name,
+        "signature": output.signature(task),
+        "description": task.function.__doc__,
+        "options": _set_options(task),
+        "payload": schema["payload"],
+        "result": schema["result"],
+    }
+
+
+def _options(task: "AnyTask") -> str:
+    with imports.blaming(task):
+        set_options = _set_options(task)
+    if task.retries is not None:
+        set_options["retries"] = task.retries.attempts - 1
+    return ", ".join(name if value is True else f"{name}={value}" for name, value in set_options.items())
+
+
+def _explained(task: "AnyTask") -> str:
+    """A task with its options, one a line, and when it is tried again."""
+    with imports.blaming(task):
+        set_options, schedule = _set_options(task), _schedule(task.retries)
+    rows = [
+        (name, "yes" if value is True else f"{value} s" if name in _SECONDS else str(value))
+        for name, value in set_options.items()
+        if name != "retries"
+    ]
+    rows.append(("retries", "\n".join(schedule)))
+    lines = output.labelled(rows).splitlines()
+    return "\n".join([f"{task.name}{output.signature(task)}", *(f"  {line}" for line in lines)])
+
+
+def _schedule(retry: "Retry | None") -> list[str]:
+    if retry is None or retry.attempts == 1:
+        return ["none: a run that fails is the last"]
+    lines = [str(retry)]
+    if retry.jitter and retry.attempts > 1:
+        lines.append("each delay is drawn between half of it and all of it")
+    return [*lines, f"if it raises {', '.join(retry.to_plan().on)}"]
+
+
+def _set_options(task: "AnyTask") -> dict[str, Any]:
+    """The options that its definition sets."""
+    shown: dict[str, Any] = {"timeout": task.timeout, "keep": task.keep, "foreign": task.foreign or None}
+    if task.executor != "thread":
+        shown["executor"] = task.executor
+    for option in fields(task.call_options):
+        value = getattr(task.call_options, option.name)
+        if option.init and value != option.default:
+            shown[option.name] = _named(value)
+    if task.retries is not None:
+        shown["retries"] = {
+            "attempts": task.retries.attempts,
+            **task.retries.to_plan().model_dump(mode="json"),
+        }
+    return {name: value for name, value in shown.items() if value is not None}
+
+
+def _named(value: Any) -> Any:
+    """An option's value as JSON has it."""
+    match value:
+        case Enum():
+            return value.value
+        case bool() | int() | float():
+            return value
+        case _ if callable(value):
+            return getattr(value, "__qualname__", repr(value))
+        case _:
+            return str(value)

@@ -1,0 +1,388 @@
+"""``gearflow worker``: the tasks of some modules, run for the jobs of some servers.
+
+``gearflow worker --check``: whether the servers are there that a worker is to work for.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
+
+import typer
+
+from gearflow_cli import imports, logs, options, output
+from gearflow_cli.errors import ExitCode, Failure, tell
+from gearflow_cli.options import LogLevel
+from gearflow_cli.process import supervise
+from gearflow_cli.process.restart import begin_anew
+from gearflow_cli.process.signals import Signals, ending_at_once
+from gearflow_cli.server_queries import addresses_of
+from gearflow_cli.tracebacks import own_lines
+
+if TYPE_CHECKING:
+    from gearflow.supervisor import Counts, Line
+    from gearflow.tasks import Task
+    from gearflow.worker import Worker, WorkerOptions
+
+    AnyTask: TypeAlias = Task[..., Any]
+
+
+def check(addresses: Sequence[str], timeout: float) -> None:
+    """Print a line for each server.
+
+    Raises:
+        Exit: None has answered.
+    """
+    import anyio
+
+    answers = anyio.run(_ask_all, addresses, timeout)
+    for address in addresses:
+        output.write(f"{address}  {answers[address] or 'answers'}")
+    if all(answers.values()):
+        raise typer.Exit(ExitCode.NO_SERVER)
+
+
+async def _ask_all(addresses: Sequence[str], timeout: float) -> dict[str, str]:
+    """What is wrong with each server; nothing if it answers."""
+    import anyio
+
+    answers = dict.fromkeys(addresses, "")
+
+    async def ask(address: str) -> None:
+        answers[address] = await _ask(address, timeout)
+
+    async with anyio.create_task_group() as tasks:
+        for address in addresses:
+            tasks.start_soon(ask, address)
+    return answers
+
+
+async def _ask(address: str, timeout: float) -> str:
+    import anyio
+
+    from gearflow.client import Client
+    from gearflow.errors import GearflowError, NoServer
+
+    try:
+        with anyio.fail_after(timeout):
+            async with Client([address], connect_timeout=timeout) as client:
+                await client.echo(b"gearflow")
+    except NoServer as error:
+        return next(iter(error.reasons.values()))
+    except TimeoutError:
+        return f"no answer within {timeout:g} s"
+    except GearflowError as error:
+        return str(error)
+    return ""
+
+
+Body: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
+
+_INFORM_EVERY: Final = 5.0
+"""Seconds between two looks at what the worker has done."""
+
+_WATCHDOG: Final = 300.0
+"""Seconds for which an event loop may be blocked where a supervisor looks after it, and nothing is said."""
+
+
+def worker(
+    modules: options.WorkerModules = None,
+    concurrency: options.Concurrency = 10,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N|auto",
+            parser=supervise.processes,
+            envvar="GEARFLOW_PROCESSES",
+            show_default="1",
+            help="Worker processes, each with that concurrency; auto: one for each CPU we may use.",
+        ),
+    ] = None,
+    servers: options.Servers = None,
+    functions: options.Functions = None,
+    drain: Annotated[
+        float | None,
+        typer.Option(
+            metavar="DURATION",
+            parser=options.duration,
+            envvar="GEARFLOW_DRAIN",
+            show_default="as long as it takes",
+            help="How long a warm stop may take; then servers hand on what still runs.",
+        ),
+    ] = None,
+    watchdog: Annotated[
+        float | None,
+        typer.Option(
+            metavar="DURATION",
+            parser=options.duration,
+            envvar="GEARFLOW_WATCHDOG",
+            show_default="5m, none with --reload",
+            help="Replace a process whose event loop is blocked for so long; 0: never.",
+        ),
+    ] = None,
+    max_tasks: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", envvar="GEARFLOW_MAX_TASKS", help="Replace a process after about N runs."
+        ),
+    ] = None,
+    max_rss: Annotated[
+        int | None,
+        typer.Option(
+            metavar="SIZE",
+            parser=options.memory,
+            envvar="GEARFLOW_MAX_RSS",
+            help="Replace a process that has about that much memory, such as 512M.",
+        ),
+    ] = None,
+    process_max_tasks: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            envvar="GEARFLOW_PROCESS_MAX_TASKS",
+            help="Of tasks with executor='process': replace their process after N runs.",
+        ),
+    ] = None,
+    process_max_rss: Annotated[
+        int | None,
+        typer.Option(
+            metavar="SIZE",
+            parser=options.memory,
+            envvar="GEARFLOW_PROCESS_MAX_RSS",
+            help="Of such tasks: replace their process when it has more memory after a run.",
+        ),
+    ] = None,
+    gearmand_exceptions: Annotated[
+        bool,
+        typer.Option(
+            "--gearmand-exceptions",
+            envvar="GEARFLOW_GEARMAND_EXCEPTIONS",
+            help="On C gearmand, send WORK_EXCEPTION alone: where all clients are PHP's or gearflow's.",
+        ),
+    ] = False,
+    burst: Annotated[
+        bool,
+        typer.Option(
+            "--burst",
+            envvar="GEARFLOW_BURST",
+            help="End when no server has a job for us; exit code 1 if a task failed.",
+        ),
+    ] = False,
+    reload: Annotated[
+        bool,
+        typer.Option("--reload", envvar="GEARFLOW_RELOAD", help="Take up new code whenever a file changes."),
+    ] = False,
+    check_only: Annotated[
+        bool, typer.Option("--check", help="Only ask each server whether it is there; needs no MODULE.")
+    ] = False,
+    check_timeout: Annotated[
+        float | None,
+        typer.Option(
+            metavar="DURATION",
+            parser=options.duration,
+            envvar="GEARFLOW_CHECK_TIMEOUT",
+            show_default="5s",
+            help="How long --check waits for answers.",
+        ),
+    ] = None,
+    log_level: options.Level = LogLevel.INFO,
+    log_json: options.LogJson = False,
+) -> None:
+    """Run the tasks that MODULEs define.
+
+    TERM or INT finish what runs and take nothing new; a second one leaves at once, and the servers hand
+    on what ran. HUP takes up new code.
+    """
+    if check_only:
+        check(addresses_of(servers), 5.0 if check_timeout is None else check_timeout)
+        return
+    if not modules:
+        raise Failure(ExitCode.USAGE, "name the MODULE that defines the tasks, such as myapp.tasks")
+    logs.to_stderr(log_level.value, json=log_json, modules=modules)
+    line = supervise.line()
+    is_fleet = reload or max_tasks or max_rss or watchdog or (processes or 1) > 1
+    if watchdog is None and not reload:  # where code is being worked on, a debugger may hold it
+        watchdog = _WATCHDOG
+    watchdog = watchdog or None
+    if line is None and is_fleet:
+        supervise.run(
+            processes=processes or 1,
+            drain=drain,
+            watchdog=watchdog,
+            burst=burst,
+            watched=modules if reload else (),
+        )
+        return
+    settings: WorkerOptions = {
+        "concurrency": concurrency,
+        "drain": drain,
+        "max_tasks": max_tasks,
+        "max_rss": max_rss,
+        "process_max_tasks": process_max_tasks,
+        "process_max_rss": process_max_rss,
+        "gearmand_exceptions": gearmand_exceptions,
+        "burst": burst,
+    }
+    with supervise.reporting(line):
+        with ending_at_once():
+            tasks = imports.load_served(modules, functions or ())
+        run(tasks, servers, settings, line, watchdog)
+
+
+def run(
+    tasks: "Sequence[AnyTask]",
+    servers: Sequence[str] | None,
+    settings: "WorkerOptions",
+    line: "Line | None" = None,
+    watchdog: float | None = None,
+    hint: str = "",
+) -> None:
+    """Run tasks until a signal comes, or a burst is over, alone or as one of a fleet.
+
+    Jobs that the tasks submit themselves go to the same servers. If the worker has to be cut short, this
+    ends the process.
+
+    Args:
+        watchdog: Seconds for which the event loop of one of a fleet may be blocked when that has no
+            supervisor any more.
+
+    Raises:
+        Exit: A task failed in a burst.
+        Failure: The users' code has ended the worker, beside its tasks.
+        StartupFailed, NoServer: As ``Worker.run`` does.
+    """
+    try:
+        _run(tasks, servers, settings, line, watchdog, hint)
+    except (SystemExit, KeyboardInterrupt) as error:  # not that of a task, which fails
+        told = f"code on the event loop raised {type(error).__name__}, which ends the worker"
+        raise Failure(ExitCode.TASK_FAILED, f"{told}\n{own_lines(error)}") from error
+
+
+def _run(
+    tasks: "Sequence[AnyTask]",
+    servers: Sequence[str] | None,
+    settings: "WorkerOptions",
+    line: "Line | None",
+    watchdog: float | None,
+    hint: str,
+) -> None:
+    import asyncio
+
+    from gearflow.client import configure
+    from gearflow.runtime.eventloop import new_event_loop
+
+    configure(servers or None)
+    addresses = addresses_of(servers)
+    names = ", ".join(task.name for task in tasks)
+    where = f"servers: {', '.join(addresses)}; concurrency: {settings.get('concurrency')}"
+    notice = f"serving {names}; {where}{hint}"
+    settings = {**settings, "servers": addresses}
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        if line is None:
+            tell(notice)
+            signals, failed = runner.run(_alone(tasks, settings))
+        else:
+            signals, failed = runner.run(_in_fleet(tasks, settings, line, watchdog, notice))
+        # Not by way of the interpreter's exit, which would wait for threads of the tasks'.
+        if signals.again:
+            begin_anew(quiet=signals.is_quiet)
+        if signals.forced:
+            sys.stdout.flush()
+            os._exit(signals.forced)
+    if settings.get("burst") and failed:
+        raise typer.Exit(ExitCode.TASK_FAILED)
+
+
+async def _alone(tasks: "Sequence[AnyTask]", settings: "WorkerOptions") -> tuple[Signals, int]:
+    """A worker that nobody supervises but systemd, if it is there."""
+    from gearflow.supervisor import Notifier
+    from gearflow.worker import Worker
+
+    notifier = Notifier.of(os.environ)
+    worker = Worker(tasks, None, **settings)
+    with Signals(worker, notifier=notifier) as signals:
+        inform = partial(_inform, worker, notifier.ready, lambda counts: notifier.status(str(counts)))
+        await _beside(partial(_live, worker), inform, notifier.keep_alive)
+    return signals, worker.failed
+
+
+async def _in_fleet(
+    tasks: "Sequence[AnyTask]",
+    settings: "WorkerOptions",
+    line: "Line",
+    watchdog: float | None,
+    notice: str,
+) -> tuple[Signals, int]:
+    """A worker that has a supervisor."""
+    from gearflow.supervisor import Answer, Ask, Leave, Ready, Retiring
+    from gearflow.worker import Worker
+
+    worker = Worker(tasks, None, on_retire=lambda reason: line.say(Retiring(reason)), **settings)
+    with Signals(worker, line=line, watchdog=watchdog) as signals:
+
+        async def listen() -> None:
+            async for message in line.messages():
+                if isinstance(message, Leave):
+                    signals.leave()
+                elif isinstance(message, Ask):
+                    line.say(Answer())
+
+        inform = partial(_inform, worker, partial(line.say, Ready(notice)), line.say)
+        await _beside(partial(_live, worker), inform, listen)
+    return signals, worker.failed
+
+
+async def _live(worker: "Worker") -> None:
+    """Run a worker to its end.
+
+    Raises:
+        Failure: A lifespan hook has ended it.
+    """
+    try:
+        await worker.run()
+    except Exception as error:
+        if worker.failed_hook is None:
+            raise
+        message = f"lifespan hook {worker.failed_hook} failed, which ends the worker"  # how, is in the log
+        raise Failure(ExitCode.TASK_FAILED, message) from error
+
+
+async def _inform(
+    worker: "Worker", ready: Callable[[], object], tell_counts: "Callable[[Counts], object]"
+) -> None:
+    """Tell that a worker is ready when it is, and now and then what it has done."""
+    import anyio
+
+    from gearflow.supervisor import Counts
+
+    told = Counts(0, 0, 0)
+    await worker.ready.wait()
+    ready()
+    try:
+        while True:
+            counts = Counts(worker.running, worker.done, worker.failed)
+            if counts != told:
+                tell_counts(counts)
+                told = counts
+            await anyio.sleep(_INFORM_EVERY)
+    finally:
+        tell_counts(Counts(worker.running, worker.done, worker.failed))
+
+
+async def _beside(body: Body, *others: Body) -> None:
+    """Run something to its end, and others as long. What it raises is not wrapped in a group."""
+    import anyio
+
+    failure: BaseException | None = None
+    async with anyio.create_task_group() as tasks:
+        for other in others:
+            tasks.start_soon(other)
+        try:
+            await body()
+        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001  (raised below)
+            failure = error
+        tasks.cancel_scope.cancel()
+    if failure is not None:
+        raise failure

@@ -1,0 +1,130 @@
+"""How a command ends: the exit codes, and which error leads to which.
+
+A command raises; the message and the code are found here, once for all of them. What a user can put right
+is told in words that name the remedy, without a traceback.
+"""
+
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from enum import IntEnum
+from typing import TextIO
+
+import typer
+
+from gearflow_cli import logs
+from gearflow_cli.tracebacks import own_lines
+
+
+class ExitCode(IntEnum):
+    """The codes from 64 on are those of BSD's sysexits.h."""
+
+    DONE = 0
+    TASK_FAILED = 1
+    USAGE = 2
+    PAYLOAD_INVALID = 65
+    NO_SUCH_JOB = 66
+    NO_SERVER = 69
+    BUG = 70
+    IO_ERROR = 74
+    TIMED_OUT = 75
+    OUTCOME_UNKNOWN = 76
+    MISCONFIGURED = 78
+    INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+    BROKEN_PIPE = 141  # 128 + SIGPIPE
+
+
+class Failure(Exception):
+    """The command ends here; ``message`` says why, and what to do about it."""
+
+    def __init__(self, code: ExitCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+@contextmanager
+def reporting() -> Generator[None, None, None]:
+    """Turn what a command raises into a message on stderr and an exit code."""
+    try:
+        yield
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
+    except BrokenPipeError:
+        _forget(sys.stdout)
+        raise typer.Exit(ExitCode.BROKEN_PIPE) from None
+    except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):  # which is 1 to rich, by which help is shown
+            raise typer.Exit(ExitCode.BROKEN_PIPE) from None
+        raise
+    except OSError as error:  # the library's own are translated where they arise
+        _forget(sys.stdout)
+        tell(str(error), logging.ERROR)
+        raise typer.Exit(ExitCode.IO_ERROR) from None
+    except Exception as error:
+        if hasattr(error, "exit_code"):
+            raise  # typer's own, which it reports itself
+        failure = explain(error)
+        tell(failure.message, logging.ERROR)
+        raise typer.Exit(failure.code) from None
+
+
+def tell(message: str, level: int = logging.INFO) -> None:
+    """Say something to the user, on stderr, if anybody reads it: what has gone wrong, or will."""
+    if logs.is_json():
+        logs.write(message, level)
+    else:
+        with suppress(OSError):
+            print(f"gearflow: {message}", file=sys.stderr, flush=True)  # noqa: T201  (this is what it is for)
+
+
+def forget_unread_stderr() -> None:
+    """Drop what stderr did not take. A reader or a terminal that is gone is no failure of the command."""
+    try:
+        sys.stderr.flush()
+    except OSError:
+        _forget(sys.stderr)
+
+
+def _forget(stream: TextIO) -> None:
+    """It cannot be written to. Without this the interpreter would fail with 120 when it flushes at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def explain(error: Exception) -> Failure:
+    """The failure that an error is to the user; with a traceback if it is nothing that he can put right."""
+    from gearflow import errors
+
+    match error:
+        case Failure():
+            return error
+        case errors.PayloadInvalid():  # also as raised by a worker, when it is a TaskFailed as well
+            code = ExitCode.PAYLOAD_INVALID
+        case errors.TaskFailed():
+            code = ExitCode.TASK_FAILED
+        case errors.UnknownJob():
+            code = ExitCode.NO_SUCH_JOB
+        case errors.UnknownTask():
+            code = ExitCode.USAGE
+        case errors.SubmitUnknown() | errors.ConnectionLost():
+            code = ExitCode.OUTCOME_UNKNOWN
+        case errors.NoServer() | errors.ServerError() | errors.RemoteProtocolError():
+            code = ExitCode.NO_SERVER
+        case errors.TaskDefinitionError() | errors.UnsupportedByServer() | errors.StoreError():
+            code = ExitCode.MISCONFIGURED
+        case errors.StartupFailed(__cause__=BaseException() as cause):
+            return Failure(ExitCode.MISCONFIGURED, f"{error}\n{own_lines(cause)}")
+        case errors.StartupFailed():
+            code = ExitCode.MISCONFIGURED
+        case errors.LocalProtocolError():
+            code = ExitCode.USAGE
+        case _:
+            trace = "".join(traceback.format_exception(error)).rstrip()
+            return Failure(
+                ExitCode.BUG, f"this is a bug in gearflow; please report it with what follows\n{trace}"
+            )
+    return Failure(code, str(error))

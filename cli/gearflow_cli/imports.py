@@ -1,0 +1,111 @@
+"""Users' modules, imported for the tasks they define.
+
+The current directory is searched first, as by other programs that are given modules. Everything that the
+import registers counts, also tasks of modules that these import: that is what a worker can run.
+"""
+
+import importlib
+import os
+import sys
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from gearflow_cli.errors import ExitCode, Failure
+from gearflow_cli.tracebacks import own_lines
+
+if TYPE_CHECKING:
+    from gearflow.tasks import Task
+
+    AnyTask: TypeAlias = Task[..., Any]
+
+
+def load(modules: Sequence[str]) -> "dict[str, AnyTask]":
+    """Import modules; all tasks that are registered then, by name.
+
+    Raises:
+        Failure: One does not import.
+    """
+    from gearflow.tasks.registry import registry
+
+    _search_here()
+    for module in modules:
+        _import(module)
+    return registry.tasks()
+
+
+def load_served(modules: Sequence[str], patterns: Sequence[str] = ()) -> "list[AnyTask]":
+    """Import modules; the tasks that a worker is to run: those that fit a pattern and are not foreign.
+
+    Raises:
+        Failure: A module does not import, or there is nothing to run.
+        TaskDefinitionError: What one of them takes or returns cannot travel.
+    """
+    tasks = [task for task in load(modules).values() if not task.foreign]
+    if not tasks:
+        raise Failure(
+            ExitCode.MISCONFIGURED,
+            f"{_listed(modules)}: there are no tasks to run; put @task (from gearflow import task) above the "
+            "functions that workers shall run, or name the module that has them",
+        )
+    for pattern in patterns:
+        if not any(_fits(task.name, pattern) for task in tasks):
+            names = _listed(task.name for task in tasks)
+            raise Failure(ExitCode.MISCONFIGURED, f"no task fits -f {pattern!r}; there are {names}")
+    served = [task for task in tasks if not patterns or any(_fits(task.name, each) for each in patterns)]
+    for task in served:
+        with blaming(task):  # now, and not when its first job is there
+            task.check()
+    return served
+
+
+@contextmanager
+def blaming(task: "AnyTask") -> Generator[None]:
+    """A block that calls what a task brings along: validators, the functions of ``unique=`` and ``backoff=``.
+
+    Its types are looked at before.
+
+    Raises:
+        Failure: One of them fails, or returns what cannot be used.
+        TaskDefinitionError: What it takes or returns cannot travel.
+    """
+    from gearflow.errors import GearflowError
+
+    try:
+        task.check()
+        yield
+    except (GearflowError, Failure):
+        raise
+    except Exception as error:
+        raise Failure(ExitCode.MISCONFIGURED, f"task {task.name}:\n{own_lines(error)}") from error
+
+
+def _fits(name: str, pattern: str) -> bool:
+    return fnmatchcase(name, pattern) or fnmatchcase(name.rpartition(".")[2], pattern)
+
+
+def _search_here() -> None:
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+
+
+def _import(module: str) -> None:
+    if module.endswith(".py") or os.sep in module:
+        name = module.removesuffix(".py").strip("./").replace(os.sep, ".")
+        raise Failure(ExitCode.MISCONFIGURED, f"{module} is a file's path; give the module's name: {name}")
+    if not all(part.isidentifier() for part in module.split(".")):
+        raise Failure(ExitCode.MISCONFIGURED, f"{module!r} is no module's name; give one such as myapp.tasks")
+    try:
+        importlib.import_module(module)
+    except (Exception, SystemExit) as error:
+        searched = ", ".join(path or "." for path in sys.path)
+        raise Failure(
+            ExitCode.MISCONFIGURED, f"cannot import {module}\n{own_lines(error)}\nsearched: {searched}"
+        ) from error
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names)

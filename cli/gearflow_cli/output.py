@@ -1,0 +1,282 @@
+"""Values -> what is shown: rich renderables for a terminal, plain text for a pipe. Never prints.
+
+Where output goes: results to stdout, all else to stderr; colours and bars only on a terminal.
+
+What a server knows of a job -> lines for a person.
+
+How a job has ended, as it is told: the result on stdout, why there is none on stderr.
+"""
+
+import inspect
+import json
+import sys
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from gearflow_cli.errors import ExitCode, Failure
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.table import Table
+
+    from gearflow.errors import TaskFailed
+    from gearflow.protocol.server_calls import JobInfo
+    from gearflow.tasks import Task
+
+    AnyTask: TypeAlias = Task[..., Any]
+
+
+def is_terminal() -> bool:
+    """Whether results go to a person."""
+    return sys.stdout.isatty()
+
+
+def show(renderable: "RenderableType") -> None:
+    """Print something on the terminal."""
+    _require_stdout()
+    _console().print(renderable)
+
+
+def write(text: str) -> None:
+    """Print a plain text and end its line."""
+    _require_stdout()
+    sys.stdout.write(f"{text}\n")
+
+
+def write_bytes(data: bytes) -> None:
+    """Pass bytes on as they are, at once."""
+    _require_stdout()
+    sys.stdout.flush()
+    rest = memoryview(data)
+    while rest:  # with PYTHONUNBUFFERED this is the file itself, which may take less than all
+        rest = rest[sys.stdout.buffer.write(rest) :]
+    sys.stdout.buffer.flush()
+
+
+def confirm(question: str) -> None:
+    """Ask a person whether to go on.
+
+    Raises:
+        Failure: He says no, or there is nobody to ask.
+    """
+    if sys.stdin is None or not sys.stdin.isatty():
+        raise Failure(
+            ExitCode.USAGE, f"{question} Nobody can answer, as standard input is no terminal: add --yes"
+        )
+    sys.stderr.write(f"{question} [y/N] ")
+    sys.stderr.flush()
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise Failure(ExitCode.INTERRUPTED, "nothing was done")
+
+
+def _require_stdout() -> None:
+    """Results shall not vanish in silence. Raises OSError if the shell closed stdout."""
+    if sys.__stdout__ is None:
+        raise OSError("standard output is closed")
+
+
+def error_console() -> "Console":
+    """The terminal behind stderr, if there is one, for bars and warnings."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def _console() -> "Console":
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+Cell: TypeAlias = str | int
+Row: TypeAlias = tuple[str, str]
+"""A name, and what is to be said of it."""
+
+
+def as_json(value: Any) -> str:
+    """Indented JSON, for a program or a person."""
+    return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+def as_line(value: Any) -> str:
+    """JSON on one line, where there are many values to be read one after another."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[Cell]], whole: Collection[str] = ()) -> "Table":
+    """Rows for a terminal; numbers to the right, the columns in ``whole`` on one line."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for place, title in enumerate(header):
+        numbers = bool(rows) and all(isinstance(row[place], int) for row in rows)
+        justify: Literal["left", "right"] = "right" if numbers else "left"
+        shown.add_column(title, justify=justify, overflow="fold", no_wrap=title in whole)
+    for row in rows:
+        shown.add_row(*(Text(printable(str(cell))) for cell in row))
+    return shown
+
+
+def columns(header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
+    """Rows for a pipe: aligned columns below a header, nothing cut."""
+    cells = [list(header), *([printable(str(cell)) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in cells)
+    return "\n".join(lines)
+
+
+def labelled(rows: Sequence[Row]) -> str:
+    """Names and what there is to say of each; further lines stand below the first one."""
+    width = max((len(name) for name, _ in rows), default=0)
+    gap = f"\n{'':{width}}  "
+    return "\n".join(
+        f"{name:{width}}  {gap.join(printable_lines(text).splitlines())}".rstrip() for name, text in rows
+    )
+
+
+def result(data: bytes) -> "RenderableType | None":
+    """A result for a terminal: JSON indented and in colour; None if it is no JSON."""
+    from rich.json import JSON
+
+    try:
+        return JSON(data.decode(), ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return None
+
+
+def printable(text: str) -> str:
+    """Text from the network that cannot steer the terminal."""
+    if text.isprintable():
+        return text
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape", "surrogatepass").decode()
+        for letter in text
+    )
+
+
+def printable_lines(text: str) -> str:
+    """As ``printable``, with the line breaks kept."""
+    return "\n".join(printable(line.replace("\t", "    ")) for line in text.splitlines())
+
+
+def signature(task: "AnyTask") -> str:
+    """What a caller of the task gives and gets: ``(a: int, b: int = 1) -> int``."""
+    taken = task.payload.signature
+    parameters = [
+        parameter.replace(annotation=taken.annotations[name]) for name, parameter in taken.parameters.items()
+    ]
+    returned = None if taken.result is type(None) else taken.result
+    return str(inspect.Signature(parameters, return_annotation=returned))
+
+
+def payload_faults(errors: Sequence[dict[str, Any]], known: Sequence[str] = ()) -> str:
+    """pydantic's list of errors, a line each."""
+    return "\n".join(f"  {_fault(error, known)}" for error in errors)
+
+
+def _fault(error: dict[str, Any], known: Sequence[str]) -> str:
+    where = ".".join(str(part) for part in error.get("loc", ()))
+    what = str(error.get("msg", "invalid"))
+    given = error.get("input")
+    match error.get("type"):
+        case "extra_forbidden":
+            names = f"; there are {', '.join(known)}" if known and "." not in where else ""
+            what = f"there is no such parameter{names}"
+        case "missing":
+            what = "is missing"
+        case _ if given is not None and not isinstance(given, dict | list):
+            what += f", not {json.dumps(given, ensure_ascii=False)}"
+        case _:
+            pass
+    return printable(f"{where}: {what}" if where else what)
+
+
+def job_rows(job: "JobInfo") -> list[Row]:
+    """All that is known, by name; what is empty is left out."""
+    done, total = job.progress or (0, 0)
+    known = {
+        "handle": job.handle,
+        "function": job.function,
+        "unique": job.unique,
+        "state": _state(job),
+        "kind": "background" if job.background else "attached",
+        "priority": job.priority,
+        "submitted": when(job.submitted),
+        "due": when(job.due),
+        "started": when(job.started),
+        "ended": when(job.ended),
+        "kept until": when(job.kept_until),
+        "attempt": job.attempt or None,
+        "deaths": job.deaths or None,
+        "worker": job.worker,
+        "progress": f"{done} of {total}" if job.progress else None,
+        "size": f"{job.size} bytes",
+    }
+    shown = [(name, str(value)) for name, value in known.items() if value not in (None, "")]
+    shown.extend(("warning", warning) for warning in job.warnings)
+    if job.failure is not None:
+        shown.append(("failure", failure_text(job)))
+    return shown
+
+
+def _state(job: "JobInfo") -> str:
+    if job.dead:
+        return f"{job.state}, a dead letter"
+    return f"{job.state}; its function is paused" if job.paused else job.state
+
+
+def failure_text(job: "JobInfo") -> str:
+    """Why a job failed, as one text; empty if nothing is known."""
+    said = job.failure
+    if said is None:
+        return ""
+    return ": ".join(part for part in (said.type, said.message) if part)
+
+
+def when(time: float | None) -> str:
+    """A Unix time as a local one; empty for none."""
+    if time is None:
+        return ""
+    try:
+        return datetime.fromtimestamp(time).astimezone().isoformat(" ", "seconds")
+    except (ValueError, OverflowError, OSError):  # a server takes any number
+        return "after the year 9999"
+
+
+def write_result(data: bytes, kind: Any = None) -> None:
+    """Print a result: JSON readably on a terminal, text with the end of its line, other bytes as they are.
+
+    ``kind`` is its type, where that is known.
+    """
+    shown = result(data) if is_terminal() and kind not in (str, bytes) else None
+    if shown is not None:
+        show(shown)
+        return
+    write_bytes(data)
+    if data and not data.endswith(b"\n") and (is_terminal() or (kind is not bytes and _is_text(data))):
+        write_bytes(b"\n")
+
+
+def write_failure(error: "TaskFailed", subject: str, *, verbose: bool) -> Failure:
+    """What the worker said of why a job failed; with its traceback if the user is so ``verbose``."""
+    from gearflow.errors import PayloadInvalid
+
+    code = ExitCode.PAYLOAD_INVALID if isinstance(error, PayloadInvalid) else ExitCode.TASK_FAILED
+    reason = f"{error.type}: {error.message}" if error.type else error.message
+    lines = [f"{subject} failed: {reason}"]
+    if error.errors:
+        lines.append(payload_faults(error.errors))
+    if verbose and error.traceback:
+        lines.append(f"\non the worker:\n\n{error.traceback.rstrip()}")
+    return Failure(code, printable_lines("\n".join(lines)))
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""A command's own process: signals, restarts, reloads, and the worker processes under it."""

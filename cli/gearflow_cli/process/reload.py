@@ -1,0 +1,86 @@
+"""Files of the users' code, watched for changes. It takes the extra ``reload``."""
+
+import importlib
+import importlib.util
+import logging
+import sys
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from gearflow_cli.errors import ExitCode, Failure, tell
+
+_PATIENCE: Final = 300
+"""Milliseconds after which the watching thread looks whether it is to end."""
+
+REMEDY: Final = "install gearflow with its extra, as by pip install '.[reload]' in its checkout"
+"""What is to be done where the extra is not installed."""
+
+
+def is_possible() -> bool:
+    """The extra is installed."""
+    try:
+        importlib.import_module("watchfiles")
+    except ImportError:
+        return False
+    return True
+
+
+def changes(modules: Sequence[str]) -> AsyncIterable[object]:
+    """Yields whenever a Python file has changed in the current directory, or beside one of the modules.
+
+    What changes within a moment is one change.
+
+    Raises:
+        Failure: The extra is not installed.
+    """
+    if not is_possible():
+        raise Failure(ExitCode.MISCONFIGURED, f"--reload needs watchfiles: {REMEDY}")
+    return _changes(directories(modules))
+
+
+async def _changes(watched: Sequence[Path]) -> AsyncIterator[object]:
+    from watchfiles import PythonFilter, awatch
+
+    logging.getLogger("watchfiles").setLevel(logging.WARNING)  # what a change leads to is told by others
+    try:
+        async for changes in awatch(*watched, watch_filter=PythonFilter(), rust_timeout=_PATIENCE):
+            for _, path in changes:
+                _forget_bytecode(path)
+            yield changes
+    except OSError as error:  # such as a limit of the system
+        tell(f"files are not watched for changes: {error}; send HUP for new code to be taken up")
+
+
+def _forget_bytecode(path: str) -> None:
+    """Have Python compile a file again.
+
+    Python compares the size of the file and the second of its change. A quick change keeps both.
+    """
+    with suppress(OSError, NotImplementedError):  # nothing was compiled; nothing is kept
+        Path(importlib.util.cache_from_source(path)).unlink()
+
+
+def directories(modules: Sequence[str]) -> list[Path]:
+    """Where the code of modules is, as far as that can be told without importing them."""
+    here = Path.cwd()
+    sys.path.insert(0, str(here))
+    try:
+        found = [here, *(path for module in modules for path in _homes(module.partition(".")[0]))]
+    finally:
+        sys.path.remove(str(here))
+    # A directory is watched with all that is below it.
+    return [path for path in dict.fromkeys(found) if not any(other in path.parents for other in found)]
+
+
+def _homes(package: str) -> list[Path]:
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        return []
+    if spec is None:
+        return []
+    if spec.submodule_search_locations is not None:
+        return [Path(location).resolve() for location in spec.submodule_search_locations]
+    return [Path(spec.origin).resolve().parent] if spec.has_location and spec.origin else []

@@ -1,0 +1,248 @@
+"""What signals do to a process that runs a worker.
+
+The handlers are Python's own, not the event loop's: a task that blocks the loop must not be able to keep
+the second signal from having its way.
+
+In a fleet the second signal is the supervisor's affair, which says by the line that it wants the process
+gone: systemd may send SIGTERM to all processes of a service, and so a second one to each worker.
+
+When the supervisor itself is gone, a thread sees it, for the same reason, and stands in for it.
+
+Signals to a process that has no job yet: what stops ends it, and what is for the worker waits for that.
+"""
+
+import faulthandler
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
+from functools import partial
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Final, NoReturn, Self
+
+from gearflow_cli.errors import ExitCode, tell
+
+if TYPE_CHECKING:
+    from gearflow.supervisor import Line, Notifier
+    from gearflow.worker import Worker
+
+_STOPS: Final = (signal.SIGTERM, signal.SIGINT)
+
+_FOR_LATER: Final = (signal.SIGHUP, signal.SIGTSTP, signal.SIGCONT)
+
+_noted: Final[list[int]] = []
+"""Signals that have come, and are for the worker."""
+
+
+def end_at_once() -> None:
+    """Have the first signal that stops end the process, until others handle it: there is no job yet."""
+    from gearflow.runtime.fork import handle
+
+    for number in _STOPS:
+        handle(number, _end)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
+
+
+@contextmanager
+def ending_at_once() -> Generator[None]:
+    """The same for a time in which modules are imported, which may be long in a call of C's.
+
+    Python handles no signal meanwhile, so a thread does. SIGUSR2 shows where the import is.
+    """
+    from gearflow.runtime.fork import handle
+
+    end_at_once()
+    for number in _FOR_LATER:
+        handle(number, _note)
+    faulthandler.register(signal.SIGUSR2)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (*_FOR_LATER, signal.SIGUSR2))
+    heard, told = socket.socketpair()
+    told.setblocking(False)
+    with told:
+        signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
+        threading.Thread(target=_end_when_told, args=(heard,), name="gearflow-start", daemon=True).start()
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(-1)
+            faulthandler.unregister(signal.SIGUSR2)
+
+
+def repeat() -> None:
+    """Send this process again what has come for the worker, which handles it now."""
+    while _noted:
+        os.kill(os.getpid(), _noted.pop(0))
+
+
+def _note(number: int, _frame: FrameType | None) -> None:
+    _noted.append(number)
+
+
+def _end(_number: int, _frame: FrameType | None) -> NoReturn:
+    os._exit(ExitCode.DONE)
+
+
+def _end_when_told(heard: socket.socket) -> None:
+    with heard:
+        while number := heard.recv(1):
+            if number[0] in _STOPS:
+                os._exit(ExitCode.DONE)
+
+
+_GRACE: Final = 2.0
+"""Seconds that coroutines get, on a cold stop, for their ``finally`` blocks."""
+
+_DRAIN_GRACE: Final = 4.0
+"""The same after a warm stop has taken too long; the worker needs some of them to hand its jobs on."""
+
+
+_START_GRACE: Final = 4.0
+"""The same where a start is given up. Nothing is cut short by its end, but a connection of the users' own."""
+
+_LOOK_EVERY: Final = 1.0
+"""Seconds between two looks at the event loop of a process that has no supervisor any more."""
+
+
+class Signals:
+    """Has a worker do what signals say, from the block's beginning on, in the main thread, on its event loop.
+
+    Args:
+        line: To the supervisor, if there is one.
+        watchdog: Seconds for which the event loop may be blocked when the supervisor is gone.
+        notifier: Who wants to know that the worker stops.
+    """
+
+    def __init__(
+        self,
+        worker: "Worker",
+        *,
+        line: "Line | None" = None,
+        watchdog: float | None = None,
+        notifier: "Notifier | None" = None,
+    ) -> None:
+        import asyncio
+
+        from gearflow.supervisor import Echoes, Notifier, Terminal
+
+        self.forced = 0
+        """The exit code of a cold stop; 0 while there was none."""
+        self.again = False
+        """The process is to begin anew when the worker has stopped."""
+        self.is_quiet = False
+        """The worker is to take nothing new for now."""
+        self._worker = worker
+        self._line = line
+        self._watchdog = watchdog
+        self._notifier = notifier or Notifier()
+        self._terminal = Terminal()
+        self._asked: int | None = None  # the first signal that stops
+        self._echoes = Echoes()
+        self._loop = asyncio.get_running_loop()
+
+    def __enter__(self) -> Self:
+        from gearflow.runtime.fork import handle
+        from gearflow.supervisor import HELD_BACK
+        from gearflow_cli.process import restart, stack_dump
+
+        stack_dump.on_signal(self._worker)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGTSTP, signal.SIGCONT):
+            handle(number, self._received)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {*HELD_BACK, *restart.HELD_BACK})
+        repeat()
+        if self._line is not None:
+            threading.Thread(
+                target=self._outlive, args=(self._line,), name="gearflow-line", daemon=True
+            ).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        # The handlers stay: the process is about to end, and must not die of what is meant for its worker.
+        if self._asked is not None and self._worker.left and not self.forced:  # it took too long
+            self.forced = 128 + self._asked
+
+    def leave(self) -> None:
+        """Leave cold, as a second signal has it."""
+        self._leave(signal.SIGTERM)
+
+    def _received(self, number: int, _frame: FrameType | None) -> None:
+        match number:
+            case signal.SIGHUP if not self._terminal.is_gone():
+                self._post(self._reload)
+            case signal.SIGTSTP:
+                self.is_quiet = True
+                self._post(self._worker.quiet)
+            case signal.SIGCONT:
+                self.is_quiet = False
+                self._post(self._worker.resume)
+            case _:
+                if not self._echoes.has(number):
+                    self._stop(number)
+
+    def _stop(self, number: int) -> None:
+        if self.forced:
+            os._exit(self.forced)
+        elif self._asked is None:
+            self._asked = number
+            self.again = False
+            self._notifier.stopping()
+            self._post(self._worker.stop)
+            if self._worker.starting:
+                _call_after(_START_GRACE, self._leave_start)
+            drain = self._worker.settings.drain
+            if drain is not None:
+                _exit_after(drain + _DRAIN_GRACE, 128 + number)
+        elif self._line is None:
+            self._leave(number)
+
+    def _outlive(self, line: "Line") -> None:
+        """When the supervisor is gone, stop warm, and leave if the event loop is blocked. In a thread."""
+        line.await_end()
+        with suppress(RuntimeError):  # the event loop was closed: the process ends
+            self._stop(signal.SIGTERM)
+            while self._watchdog is not None:
+                runs = threading.Event()
+                self._post(runs.set)
+                if not runs.wait(self._watchdog):
+                    tell("the event loop is blocked, and the supervisor gone; leaving", logging.ERROR)
+                    os._exit(128 + signal.SIGTERM)
+                time.sleep(_LOOK_EVERY)
+
+    def _leave(self, number: int) -> None:
+        self.forced = 128 + number
+        self._post(self._worker.leave)
+        _exit_after(_GRACE, self.forced)
+
+    def _leave_start(self) -> None:
+        """End a process whose start does not: a lifespan hook may block the event loop. In a thread."""
+        if self._worker.starting:
+            tell("a lifespan hook does not end; leaving without it", logging.WARNING)
+            os._exit(ExitCode.DONE)
+
+    def _reload(self) -> None:
+        from gearflow.supervisor import Retiring
+
+        if self._line is not None:
+            self._line.say(Retiring("SIGHUP"))
+        elif self._asked is None and not self.again:
+            self.again = True
+            self._notifier.reloading()
+            self._worker.stop()
+
+    def _post(self, callback: Callable[[], object]) -> None:
+        self._loop.call_soon_threadsafe(callback)
+
+
+def _exit_after(seconds: float, code: int) -> None:
+    _call_after(seconds, partial(os._exit, code))
+
+
+def _call_after(seconds: float, function: Callable[[], object]) -> None:
+    watchdog = threading.Timer(seconds, function)
+    watchdog.daemon = True
+    watchdog.start()

@@ -1,0 +1,87 @@
+"""A worker in several processes: its supervisor's end, and what its processes say of their failures."""
+
+import os
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import typer
+
+from gearflow_cli.errors import ExitCode, Failure, explain
+from gearflow_cli.process import reload
+from gearflow_cli.process.restart import command
+from gearflow_cli.process.signals import end_at_once
+
+if TYPE_CHECKING:
+    from gearflow.supervisor import Line
+
+
+def processes(text: str) -> int:
+    """A number of processes, or ``auto``: that of the CPUs that this process may use."""
+    if text == "auto":
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not text.isdecimal() or int(text) < 1:
+        raise typer.BadParameter(f"{text!r} is no number of processes; write 4, or auto for one a CPU")
+    return int(text)
+
+
+def line() -> "Line | None":
+    """The line to the supervisor that started this process; ``None``: this is a process of its own."""
+    from gearflow.supervisor import Line
+
+    return Line.inherited(os.environ)
+
+
+def run(
+    *,
+    processes: int,
+    drain: float | None = None,
+    watchdog: float | None = None,
+    burst: bool = False,
+    watched: Sequence[str],
+) -> None:
+    """Run processes of the present command until a signal comes, or a burst is over.
+
+    Args:
+        watched: Modules; their files are watched, and what changes is taken up.
+
+    Raises:
+        Exit: Something was cut short, or a task failed in a burst.
+        Failure: The workers cannot start, or files cannot be watched.
+    """
+    end_at_once()
+    import anyio
+
+    from gearflow.errors import StartupFailed
+    from gearflow.supervisor import Notifier, Supervisor
+
+    supervisor = Supervisor(
+        command(),
+        processes=processes,
+        drain=drain,
+        watchdog=watchdog,
+        burst=burst,
+        changes=reload.changes(watched) if watched else None,
+        notifier=Notifier.of(os.environ),
+    )
+    try:
+        code = anyio.run(supervisor.run)
+    except StartupFailed as error:
+        raise Failure(ExitCode.MISCONFIGURED, str(error)) from None
+    if code:
+        raise typer.Exit(code)
+
+
+@contextmanager
+def reporting(line: "Line | None") -> Generator[None]:
+    """Leave it to the supervisor, if there is one, to say what is raised in the block."""
+    from gearflow.supervisor import Failed
+
+    try:
+        yield
+    except Exception as error:
+        if line is None or hasattr(error, "exit_code"):
+            raise
+        failure = explain(error)
+        line.say(Failed(failure.message))
+        raise typer.Exit(failure.code) from None

@@ -1,0 +1,74 @@
+"""A job while it runs, as a person at a terminal or a pipe sees it.
+
+Partial output goes to stdout, warnings to stderr, and progress to a bar on stderr if that is a terminal.
+"""
+
+import sys
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from gearflow_cli import output
+from gearflow_cli.errors import tell
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from gearflow.client import JobEvent
+
+
+class Watch:
+    """Shows the events of one job. Owns the bar, which the end of the block takes away."""
+
+    def __init__(self, function: str) -> None:
+        self._function = function
+        self._bar: tuple[Progress, TaskID] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar[0].stop()
+
+    def show(self, event: "JobEvent") -> None:
+        """Show one event."""
+        from gearflow.protocol.packets import WorkData, WorkStatus, WorkWarning
+
+        match event:
+            case WorkData(data=data):
+                self._around_the_bar(lambda: output.write_bytes(data))
+            case WorkWarning(data=data):
+                text = output.printable_lines(data.decode("utf-8", "backslashreplace"))
+                self._around_the_bar(lambda: tell(f"warning: {text}"))
+            case WorkStatus(numerator=numerator, denominator=denominator):
+                if sys.stderr.isatty():
+                    self._progress(_number(numerator), _number(denominator))
+
+    def _progress(self, done: float, total: float) -> None:
+        if self._bar is None:
+            from rich.progress import Progress
+
+            bar = Progress(console=output.error_console(), transient=True)
+            self._bar = bar, bar.add_task(output.printable(self._function))
+            bar.start()
+        bar, row = self._bar
+        bar.update(row, completed=done, total=total or None)
+
+    def _around_the_bar(self, write: Callable[[], None]) -> None:
+        if self._bar is None:
+            write()
+            return
+        self._bar[0].stop()
+        write()
+        self._bar[0].start()
+
+
+def _number(text: bytes) -> float:
+    """Progress is numbers by convention only."""
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0

@@ -1,0 +1,104 @@
+"""Questions to several servers: each of them, or the first that knows a job."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Generic, TypeAlias, TypeVar
+
+from gearflow_cli.errors import tell
+
+if TYPE_CHECKING:
+    from gearflow.client import Client
+    from gearflow.errors import GearflowError
+
+T = TypeVar("T")
+
+PATIENCE: Final = 5.0
+"""Seconds that a server has for an answer, where nobody is in a hurry."""
+
+Ask: TypeAlias = "Callable[[Client, str], Awaitable[T]]"
+
+
+def addresses_of(servers: Sequence[str] | None) -> list[str]:
+    """The servers that a command is about."""
+    from gearflow.client import default_servers
+
+    return list(servers or ()) or [str(address) for address in default_servers()]
+
+
+@dataclass(frozen=True, slots=True)
+class Answers(Generic[T]):
+    """What servers answered, by address, and what kept the others from it."""
+
+    given: dict[str, T]
+    errors: "dict[str, GearflowError]"
+
+    def require_one(self) -> None:
+        """Tell what went wrong. Raises the first error if no server answered."""
+        if not self.given:
+            self.require_all()
+        self._tell(self.errors)
+
+    def require_all(self) -> None:
+        """Tell what went wrong. Raises the first error if there is one."""
+        if self.errors:
+            first, *others = self.errors
+            self._tell(others)
+            raise self.errors[first]
+
+    def _tell(self, addresses: Sequence[str] | dict[str, "GearflowError"]) -> None:
+        for address in addresses:
+            tell(f"{address}: {self.errors[address]}")
+
+
+def each(addresses: Sequence[str], ask: "Ask[T]") -> Answers[T]:
+    """Ask every server, one after another."""
+    import anyio
+
+    return anyio.run(_each, addresses, ask)
+
+
+def first(addresses: Sequence[str], ask: "Ask[T]") -> T:
+    """Ask servers about a job until one knows it.
+
+    Raises:
+        UnknownJob: None does.
+        GearflowError: None of those that can be asked does; why another one cannot.
+    """
+    import anyio
+
+    return anyio.run(_first, addresses, ask)
+
+
+async def _each(addresses: Sequence[str], ask: "Ask[T]") -> Answers[T]:
+    from gearflow.client import Client
+    from gearflow.errors import GearflowError
+
+    answers: Answers[T] = Answers({}, {})
+    async with Client(addresses) as client:
+        for address in addresses:
+            try:
+                answers.given[address] = await ask(client, address)
+            except GearflowError as error:
+                answers.errors[address] = error
+    return answers
+
+
+async def _first(addresses: Sequence[str], ask: "Ask[T]") -> T:
+    from gearflow.client import Client
+    from gearflow.errors import GearflowError
+
+    errors: list[GearflowError] = []
+    async with Client(addresses) as client:
+        for address in addresses:
+            try:
+                return await ask(client, address)
+            except GearflowError as error:
+                errors.append(error)
+    raise min(errors, key=_tells_little)
+
+
+def _tells_little(error: "GearflowError") -> int:
+    """A server that could not be asked may be the one that has the job; one that keeps none is not."""
+    from gearflow.errors import UnknownJob, UnsupportedByServer
+
+    return 1 if isinstance(error, UnknownJob) else 2 if isinstance(error, UnsupportedByServer) else 0

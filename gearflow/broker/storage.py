@@ -1,0 +1,182 @@
+"""The port to where jobs live while the server is down, and where what became of them is kept.
+
+The broker and the shell around it write ``Change`` values, in groups: all of a group is kept, or nothing.
+What is asked for is answered at once, on the caller's thread; only ``sync`` may be called from another.
+
+Times are Unix time. A job's number is the last part of its handle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from enum import IntEnum
+from typing import NamedTuple, Protocol, TypeAlias
+
+from gearflow.broker.parser import Body
+
+
+class Outcome(IntEnum):
+    """How a job ended; all but the first two are dead letters, if the job was a background job."""
+
+    COMPLETED = 0  # WORK_COMPLETE; the body is the result
+    CANCELLED = 1  # by somebody who may
+    FAILED = 2  # WORK_FAIL: its worker did not say why
+    RAISED = 3  # WORK_EXCEPTION; the body is what the worker said
+    WORKERS_DIED = 4  # too many workers went away in the middle of it
+    EXPIRED = 5  # it had not started when its time was over
+
+
+class StoredJob(NamedTuple):
+    """A job that is to run. As a change: keep it.
+
+    A workload that is a number stays at the store: so many bytes are there.
+    """
+
+    number: int
+    function: bytes
+    unique: bytes  # as submitted
+    priority: int
+    submitted: float
+    due: float  # not to run before; 0: at once
+    reducer: bytes | None
+    options: bytes  # JSON: what the submission asked for beyond the protocol; empty for nothing
+    attempt: int  # runs that have begun and count
+    deaths: int  # workers that went away in the middle of it
+    workload: Body | int
+
+
+class Rescheduled(NamedTuple):
+    """A kept job is to run again, or was handed on."""
+
+    number: int
+    due: float
+    attempt: int
+    deaths: int
+
+
+class Ended(NamedTuple):
+    """What became of a job. As a change: the job is not to run any more, and this is to be kept.
+
+    ``letter`` is there for a dead letter: the job as it can be replayed (its workload a number where the
+    store has it already). The ``notes`` are JSON: what else the worker said on the way.
+    """
+
+    number: int
+    function: bytes
+    unique: bytes
+    outcome: Outcome
+    body: Body
+    submitted: float
+    started: float  # the last run; 0: none
+    ended: float
+    attempt: int
+    deaths: int
+    worker: bytes  # who ran it last
+    notes: bytes
+    expires: float  # not kept any longer than that
+    letter: StoredJob | None = None
+
+
+class Forgotten(NamedTuple):
+    """Neither the job nor what became of it is of interest any more.
+
+    Of a job that has just ended also its names, by which somebody may ask before this is written.
+    """
+
+    number: int
+    function: bytes = b""
+    unique: bytes = b""
+
+
+class Revived(NamedTuple):
+    """A dead letter is to run again, as if it had just been submitted; what became of it is forgotten."""
+
+    number: int
+    options: bytes | None = None  # as those of StoredJob; None: as they were
+
+
+class Reserved(NamedTuple):
+    """Numbers below this one may have been given to jobs."""
+
+    below: int
+
+
+class Paused(NamedTuple):
+    """No jobs are to be given out of these functions, and of no others."""
+
+    functions: tuple[bytes, ...]
+
+
+Change: TypeAlias = StoredJob | Rescheduled | Ended | Forgotten | Revived | Reserved | Paused
+
+
+class Contents(NamedTuple):
+    """What a store holds when a server starts."""
+
+    name: bytes  # part of every handle: no two stores have the same
+    reserved: int  # numbers below this one may have been given to jobs
+    jobs: Iterator[StoredJob]  # in the order of their numbers; to be iterated to the end, once
+    paused: tuple[bytes, ...] = ()  # functions of which no jobs are to be given out
+
+
+class Store(Protocol):
+    """Where jobs and results live. One server at a time owns it."""
+
+    durable: bool
+    """Whether what it has is there after a restart; then a background job is acknowledged once it is kept."""
+
+    def load(self) -> Contents:
+        """What is there; called once, first.
+
+        Raises:
+            StoreError: It cannot be read, is damaged, or belongs to a later version.
+        """
+        ...
+
+    def write(self, changes: Sequence[Change]) -> None:
+        """Keep all changes, or none; they hold in the order given.
+
+        Raises:
+            StoreError: Nothing of it is kept.
+        """
+        ...
+
+    def sync(self) -> None:
+        """Have what was written before survive a loss of power. May be called in another thread.
+
+        Raises:
+            StoreError: It may not survive that.
+        """
+        ...
+
+    def job(self, number: int) -> StoredJob | None:
+        """A kept job or dead letter, with its whole workload. Raises StoreError."""
+        ...
+
+    def ended(self, number: int) -> Ended | None:
+        """What became of a job, without ``letter``. Raises StoreError."""
+        ...
+
+    def latest(self, function: bytes, unique: bytes) -> Ended | None:
+        """What became of the last job of that unique that ended. Raises StoreError."""
+        ...
+
+    def dead(self, function: bytes | None, after: int, limit: int) -> list[Ended]:
+        """Dead letters of a function, or of all, with a number above ``after``: the first so many.
+
+        Raises:
+            StoreError: They cannot be read.
+        """
+        ...
+
+    def expire(self, now: float, limit: int) -> bool:
+        """Remove up to ``limit`` records whose time is over, or that are too many: of these the oldest.
+
+        Returns:
+            Whether there are more to remove.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of it; what was written stays."""
+        ...

@@ -1,0 +1,270 @@
+"""Background jobs from code without an event loop, one after the other, by the shortest way.
+
+A call through the client's loop costs two threads a turn each, several times what the server needs for a
+background job. Of such a job nothing comes back but its acknowledgement, so a blocking socket will do: it
+writes the packet and reads the answer in the caller's own thread.
+
+This is a shortcut to the first of the client's servers, and nothing more. Whatever it is not made for (the
+server is out of reach, or wants TLS or a token, another thread is at it, a packet is large) is ``NotSent``,
+and goes the usual way, which knows all servers. Where the server could not be reached, the usual way has to
+reach it first: nobody is to wait for it here again.
+"""
+
+import os
+import socket
+import struct
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from random import random
+from threading import Event
+from typing import Final
+
+from gearflow.client.config import ServerAddress
+from gearflow.client.job import JobHandle
+from gearflow.client.names import to_text
+from gearflow.client.pool import Backoff
+from gearflow.client.requests import NotSent, refusal, unknown
+from gearflow.client.transport import tune
+from gearflow.errors import RemoteProtocolError
+from gearflow.protocol.codec import decode, encode
+from gearflow.protocol.constants import HEADER_SIZE, RES
+from gearflow.protocol.framing import Frame, FrameBuffer
+from gearflow.protocol.packets import EchoReq, EchoRes, Error, JobCreated, Packet
+
+LARGE: Final = 65_536
+"""Bytes of a packet from which on it goes the usual way."""
+
+MOST_PATIENCE: Final = 1.0
+"""Seconds for connecting; the usual way, which has longer, is still to come."""
+
+FOR_EVER: Final = 1e6
+"""Seconds from which on there is no limit."""
+
+GRACE: Final = 1.0
+"""Seconds that a call under way has for its answer when the connection is closed, before it is broken off."""
+
+NEAR: Final = 0.000_2
+"""Seconds within which a server answers of which the next answer is looked out for."""
+
+LOOK_OUT: Final = 0.000_1
+"""Seconds that an answer is looked out for, before the thread goes to sleep."""
+
+_RECEIVE: Final = 4096
+_GREETING: Final = b"gearflow"
+
+
+class Direct:
+    """A blocking connection to one server, made when it is first used. For any number of threads.
+
+    Args:
+        connect_timeout, answer_timeout, backoff: As for ``Client``.
+        is_reached: Whether the usual way has a connection to the server; called in any thread.
+    """
+
+    def __init__(
+        self,
+        server: ServerAddress,
+        *,
+        connect_timeout: float,
+        answer_timeout: float,
+        backoff: Backoff,
+        is_reached: Callable[[], bool],
+    ) -> None:
+        self._server = server
+        self._connect_timeout = min(connect_timeout, MOST_PATIENCE)
+        self._answer_timeout = answer_timeout
+        self._backoff = backoff
+        self._is_reached = is_reached
+        self._calls: list[object] = []  # those that want the connection now; the first one has it
+        self._left = Event()  # it was given back after it was to be closed
+        self._process = 0  # whose connection it is; 0: it is closed
+        self._socket: socket.socket | None = None
+        self._frames = FrameBuffer(RES)
+        self._is_clean = False  # whether all that was asked on it is answered, and nothing else was said
+        self._is_near = False  # it has answered the last time before a thread would have fallen asleep
+        self._failures = 0  # to connect, in a row
+        self._rests_until = 0.0
+
+    def open(self) -> None:
+        """From now on it may be used, by this process."""
+        self._process = os.getpid()
+
+    def close(self) -> None:
+        """Close the connection, once the thread that uses it has its answer, or was given time for it."""
+        if self._process != os.getpid():
+            return
+        self._process = 0
+        if self._calls and not self._left.wait(GRACE):
+            self._break_off()
+            self._left.wait(GRACE)
+        if not self._calls:
+            self._drop()
+
+    def forget(self) -> None:
+        """We are in a forked child, where the connection is not ours: it stays open for the parent."""
+        self._process = 0
+        self._drop()
+
+    def submit(self, function: str, unique: bytes, packet: bytes) -> JobHandle:
+        """Send a background submission, and wait for its acknowledgement.
+
+        Raises:
+            NotSent: It has to go another way.
+            SubmitUnknown: The connection closed, or there was no answer in time.
+            QueueFull, ServerError: The server refused it.
+        """
+        if len(packet) >= LARGE:
+            raise NotSent("it is too large for this connection")
+        # An interrupt may come after any call, also before its outcome is known here. So what was taken is
+        # looked up in the end, without a call, and given back by a single one.
+        call = object()
+        try:
+            self._calls.append(call)
+            if self._calls[0] is not call or self._process != os.getpid():
+                raise NotSent("it is not for this connection")
+            answer = self._ask(function, unique, packet)
+        finally:
+            if call in self._calls:
+                self._calls.remove(call)
+            if not self._process:
+                self._drop()
+                self._left.set()
+        if isinstance(answer, Error):
+            raise refusal(to_text(answer.code), to_text(answer.text))
+        return JobHandle(to_text(answer.handle), self._server)
+
+    def _ask(self, function: str, unique: bytes, packet: bytes) -> JobCreated | Error:
+        connection = self._connection()
+        self._is_clean = False
+        try:
+            began = time.perf_counter()
+            connection.sendall(packet)
+            answer = self._receive(connection, began + self._answer_timeout)
+            self._is_near = time.perf_counter() - began < NEAR
+            if not isinstance(answer, (JobCreated, Error)):
+                raise RemoteProtocolError(f"{answer.type.name} came where JOB_CREATED was due")
+        except (OSError, EOFError, RemoteProtocolError) as error:
+            self._drop()
+            raise unknown(function, unique, self._server, self._reason(error)) from error
+        except BaseException:  # an interrupt: the answer under way would be taken for the next one's
+            self._drop()
+            raise
+        return answer
+
+    def _receive(self, connection: socket.socket, until: float) -> Packet:
+        """What the server answers, in whatever pieces, before then (on ``time.perf_counter``)."""
+        data = look_out(connection, LOOK_OUT) if self._is_near else None
+        if data is None:
+            data = connection.recv(_RECEIVE)
+        received = len(data)
+        while (frame := self._frame(data)) is None:
+            data = _next_piece(connection, until)
+            received += len(data)
+        self._is_clean = received == HEADER_SIZE + len(frame[1])
+        return decode(*frame)
+
+    def _frame(self, data: bytes) -> Frame | None:
+        """The answer, if these bytes complete it."""
+        if not data:
+            raise EOFError("the server closed the connection")
+        return next(self._frames.feed(data), None)
+
+    def _connection(self) -> socket.socket:
+        """The connection, if it is still there, else a new one. Raises NotSent."""
+        if self._socket is not None and self._is_clean and _is_quiet(self._socket):
+            return self._socket
+        self._drop()
+        if self._failures and (time.monotonic() < self._rests_until or not self._is_reached()):
+            raise NotSent("the server could not be reached before")
+        try:
+            connection = self._connect()
+        except (OSError, EOFError, RemoteProtocolError) as error:
+            self._drop()
+            self._failures += 1
+            self._rests_until = time.monotonic() + self._backoff.delay(self._failures, random())
+            raise NotSent(str(error)) from error
+        self._failures = 0
+        return connection
+
+    def _connect(self) -> socket.socket:
+        where = self._server.host, self._server.port
+        until = time.perf_counter() + self._connect_timeout
+        connection = self._socket = socket.create_connection(where, self._connect_timeout)
+        tune(connection)
+        self._frames = FrameBuffer(RES)
+        connection.sendall(encode(EchoReq(_GREETING)))
+        answer = self._receive(connection, until)  # one that refuses us may say so, or close the connection
+        if answer != EchoRes(_GREETING):
+            raise RemoteProtocolError(f"{answer.type.name} came where ECHO_RES was due")
+        is_clean, self._is_clean = self._is_clean, False  # an interrupt may come before it is ready
+        # From here on the kernel keeps the time; with Python's limits each call would be two.
+        connection.settimeout(None)
+        seconds = self._answer_timeout if self._answer_timeout < FOR_EVER else 0.0  # none
+        limit = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+        self._is_clean = is_clean
+        return connection
+
+    def _reason(self, error: Exception) -> str:
+        if not self._process:
+            return "the client was closed"
+        if isinstance(error, BlockingIOError):
+            return f"it gave no answer for {self._answer_timeout:g} s"
+        return str(error)
+
+    def _break_off(self) -> None:
+        """Wake the thread that waits for an answer: there will be none."""
+        connection = self._socket
+        if connection is not None:
+            with suppress(OSError):  # it has ended meanwhile
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def _drop(self) -> None:
+        connection, self._socket = self._socket, None
+        if connection is not None:
+            connection.close()
+
+
+def look_out(connection: socket.socket, seconds: float) -> bytes | None:
+    """What comes within this time, or None: wait for it without going to sleep.
+
+    A core that has fallen asleep takes tens of microseconds to wake up: more than a server on the same
+    machine needs for its answer. Who else wants the core gets it meanwhile.
+    """
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        try:
+            return connection.recv(_RECEIVE, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            os.sched_yield()
+    return None
+
+
+def _next_piece(connection: socket.socket, until: float) -> bytes:
+    """More of an answer. The kernel's own limit would give each piece of it the whole time.
+
+    Raises:
+        BlockingIOError: Nothing came before then.
+    """
+    connection.settimeout(min(max(until - time.perf_counter(), 0.0), FOR_EVER))
+    try:
+        return connection.recv(_RECEIVE)
+    except TimeoutError as error:
+        if error.errno is not None:  # the host is gone
+            raise
+        raise BlockingIOError("the answer came in part") from None
+    finally:
+        connection.settimeout(None)
+
+
+def _is_quiet(connection: socket.socket) -> bool:
+    """Whether it is open, and nothing has come that nobody has asked for."""
+    try:
+        connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False  # its end, or what is not an answer

@@ -1,0 +1,171 @@
+"""Questions about jobs to gearflow's own server, which answers them as reserved functions."""
+
+import random
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import anyio
+
+from gearflow.client.config import ServerAddress
+from gearflow.client.connection import Connection
+from gearflow.client.job import JobKey, JobName
+from gearflow.client.pool import Pool
+from gearflow.client.requests import NotSent, ReservedCall
+from gearflow.client.submission import submission
+from gearflow.errors import ConnectionLost, NoServer, UnknownJob, UnsupportedByServer
+from gearflow.protocol.constants import PacketType
+
+if TYPE_CHECKING:
+    from gearflow.protocol.server_calls import JobInfo, Message  # it imports pydantic
+
+T = TypeVar("T")
+
+GRACE: Final = 1.0
+"""Seconds that the server has beyond the time of a wait, to say itself that it is over."""
+
+_LONGEST: Final = 1e9  # seconds; the server takes no number without end
+
+
+async def call(
+    pool: Pool, function: str | bytes, request: "Message", server: ServerAddress | str | None
+) -> bytes:
+    """As ``Client.call_reserved``."""
+    address = ServerAddress.parse(server) if isinstance(server, str) else server
+    name = function if isinstance(function, bytes) else function.encode()
+    packet = submission(PacketType.SUBMIT_JOB, name, b"", request.to_wire())
+    while True:
+        connection = await (pool.connection() if address is None else pool.connection_to(address))
+        _require_gearflow(connection, name.decode())
+        asked = ReservedCall(name.decode(), connection.new_event())
+        try:
+            await connection.ask(asked, packet)
+        except NotSent:
+            continue
+        assert asked.job is not None  # it was accepted
+        try:
+            return await asked.job.result()
+        finally:
+            asked.job.cancel()  # of nobody's interest any more; does nothing when it has ended
+
+
+async def result(pool: Pool, job: JobName, timeout: float | None) -> bytes:
+    """As ``Client.result``."""
+    deadline = None if timeout is None else anyio.current_time() + timeout
+    server = await _whereabouts(pool, job)
+    lost: NoServer | None = None
+    failures = 0
+    while True:
+        left = None if deadline is None else max(0.0, deadline - anyio.current_time())
+        try:
+            with anyio.move_on_after(None if left is None else left + GRACE):
+                return await _wait(pool, job, server, left)
+            break
+        except TimeoutError as error:
+            if timeout is None:
+                raise
+            raise TimeoutError(f"job {job} has not ended within {timeout:g} s; it runs on") from error
+        except ConnectionLost as error:
+            if pool.is_closed:
+                raise
+            lost, failures = NoServer({str(server): str(error)}), 0
+        except NoServer as error:
+            if deadline is None and lost is None:
+                raise
+            lost = error
+        failures += 1
+        pause = pool.backoff.delay(failures, random.random())
+        if deadline is not None and anyio.current_time() + pause > deadline:
+            raise lost
+        await anyio.sleep(pause)
+    raise lost or _no_answer(server, job, timeout)
+
+
+async def info(pool: Pool, job: JobName) -> "JobInfo":
+    """As ``Client.info``."""
+    return (await _first_that_knows(pool, job, lambda server: _info(pool, job, server)))[1]
+
+
+async def cancel(pool: Pool, job: JobName) -> bool:
+    """As ``Client.cancel``."""
+    try:
+        return (await _first_that_knows(pool, job, lambda server: _cancel(pool, job, server)))[1]
+    except UnknownJob:
+        return False
+
+
+async def _wait(pool: Pool, job: JobName, server: ServerAddress, left: float | None) -> bytes:
+    from gearflow.protocol.server_calls import RESULT, ResultRequest
+
+    request = ResultRequest(**_named(job), timeout=None if left is None else min(left, _LONGEST))
+    return await call(pool, RESULT, request, server)
+
+
+async def _info(pool: Pool, job: JobName, server: ServerAddress) -> "JobInfo":
+    from gearflow.protocol.server_calls import INFO, InfoRequest, JobInfo
+
+    return JobInfo.model_validate_json(await call(pool, INFO, InfoRequest(**_named(job)), server))
+
+
+async def _cancel(pool: Pool, job: JobName, server: ServerAddress) -> bool:
+    from gearflow.protocol.server_calls import CANCEL, CancelRequest, Done
+
+    handle = (await _info(pool, job, server)).handle if isinstance(job, JobKey) else str(job)
+    answer = await call(pool, CANCEL, CancelRequest(handle=handle), server)
+    return Done.model_validate_json(answer).jobs > 0
+
+
+async def _first_that_knows(
+    pool: Pool, job: JobName, ask: Callable[[ServerAddress], Awaitable[T]]
+) -> tuple[ServerAddress, T]:
+    """The job's server, or the first that does not say that it knows no such job, and its answer."""
+    servers = _servers(pool, job)
+    failures: dict[str, Exception] = {}
+    for server in servers:
+        try:
+            return server, await ask(server)
+        except (UnknownJob, UnsupportedByServer, NoServer) as error:
+            if len(servers) == 1:
+                raise
+            failures[str(server)] = error
+    if any(isinstance(failure, NoServer) for failure in failures.values()):
+        raise NoServer(
+            {
+                address: failure.reasons[address] if isinstance(failure, NoServer) else str(failure)
+                for address, failure in failures.items()
+            }
+        )
+    raise min(failures.values(), key=lambda failure: not isinstance(failure, UnknownJob))
+
+
+async def _whereabouts(pool: Pool, job: JobName) -> ServerAddress:
+    """The server that has a job."""
+    first, *others = _servers(pool, job)
+    return (
+        (await _first_that_knows(pool, job, lambda server: _info(pool, job, server)))[0] if others else first
+    )
+
+
+def _servers(pool: Pool, job: JobName) -> tuple[ServerAddress, ...]:
+    server = None if isinstance(job, str) else job.server
+    return pool.addresses if server is None else (server,)
+
+
+def _named(job: JobName) -> dict[str, Any]:
+    if isinstance(job, JobKey):
+        return {"function": job.function, "unique": job.unique}
+    return {"handle": str(job)}
+
+
+def _require_gearflow(connection: Connection, function: str) -> None:
+    if not connection.features.gearflow:
+        raise UnsupportedByServer(
+            f"{connection.server} does not know {function}, as only gearflow's own server does; "
+            "run 'gearflow server' there"
+        )
+
+
+def _no_answer(server: ServerAddress, job: JobName, timeout: float | None) -> TimeoutError:
+    return TimeoutError(
+        f"{server} was asked for the result of job {job}, and gave no answer within {timeout:g} s; "
+        "whether the job runs on is not known"
+    )

@@ -1,0 +1,225 @@
+"""A submission as a value, and how it is put for the server that gets it.
+
+Which server that is shows only when there is a connection, and may change when it fails. What the
+protocol has a packet for goes as that packet. For everything else gearflow's own server has
+``gearflow:submit``; other servers cannot keep options, so what workers are to know travels in the workload,
+in an envelope, and what the server would have to do is refused.
+"""
+
+import math
+import time
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import TYPE_CHECKING, Final
+
+from gearflow.client.config import ServerAddress
+from gearflow.client.names import function_to_wire, unique_to_wire
+from gearflow.client.requests import ReservedSubmission, Signal, Submission
+from gearflow.errors import LocalProtocolError, UnsupportedByServer
+from gearflow.protocol.codec import encode
+from gearflow.protocol.constants import HEADER, MAX_BODY, REQ, PacketType
+from gearflow.protocol.packets import SubmitJobEpoch
+
+if TYPE_CHECKING:
+    from gearflow.protocol.server_calls import RetryPlan  # it imports pydantic
+
+
+class Priority(Enum):
+    """Which of a function's waiting jobs run first; first in, first out within each."""
+
+    HIGH = "high"
+    NORMAL = "normal"
+    LOW = "low"
+
+
+FOREGROUND: Final = {
+    Priority.HIGH: PacketType.SUBMIT_JOB_HIGH,
+    Priority.NORMAL: PacketType.SUBMIT_JOB,
+    Priority.LOW: PacketType.SUBMIT_JOB_LOW,
+}
+BACKGROUND: Final = {
+    Priority.HIGH: PacketType.SUBMIT_JOB_HIGH_BG,
+    Priority.NORMAL: PacketType.SUBMIT_JOB_BG,
+    Priority.LOW: PacketType.SUBMIT_JOB_LOW_BG,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubmitOptions:
+    """What may be asked for beyond a unique and a priority. Durations in seconds.
+
+    Attributes:
+        delay: Not to be run before so long from now; for background jobs. Servers that are not gearflow's
+            do that for normal priority only, in whole seconds, rounded up.
+        at: The same as Unix time.
+        expires: If it has not started so long from now, it ends as expired. Gearflow's server only.
+        keep: For how long what became of it is kept; 0: not at all. Gearflow's server only.
+        reuse: A kept success of the same function and unique is the answer. Gearflow's server only.
+        resubmit: If the connection is lost before the job is known to be there, or, for an attached one,
+            before its end, it is submitted again, perhaps to another server; it may run more than once.
+        retries: When a worker runs it again after a failure.
+        timeout: How long a run may take on the worker.
+        envelope: What goes before the workload on servers that are not gearflow's: there it has to bring
+            ``retries`` and ``timeout`` to a worker (see ``gearflow.protocol.envelope``).
+    """
+
+    delay: float | None = None
+    at: float | None = None
+    expires: float | None = None
+    keep: float | None = None
+    reuse: bool = False
+    resubmit: bool = False
+    retries: "RetryPlan | None" = None
+    timeout: float | None = None
+    envelope: bytes = b""
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether gearflow's server needs no more than the protocol's own packets."""
+        return not self.reuse and all(
+            option is None
+            for option in (self.delay, self.at, self.expires, self.keep, self.retries, self.timeout)
+        )
+
+    def start(self) -> float | None:
+        """When the job may start, in Unix time, as of now."""
+        return self.at if self.delay is None else time.time() + self.delay
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A submission, whatever the server.
+
+    Attributes:
+        function, workload, unique, priority, options: As for ``Client.submit``.
+        detached: A background job.
+    """
+
+    function: str
+    workload: bytes
+    unique: str = ""
+    priority: Priority = Priority.NORMAL
+    options: SubmitOptions | None = None
+    detached: bool = True
+
+    @property
+    def resubmits(self) -> bool:
+        """Whether it may be submitted again to any server."""
+        return self.options is not None and self.options.resubmit
+
+    @property
+    def reuses(self) -> bool:
+        """Whether a server that keeps results would answer it twice and run it once."""
+        return self.options is not None and self.options.reuse
+
+    def aged(self, seconds: float) -> "Order":
+        """The same so many seconds later, with what is left of its durations."""
+        options = self.options
+        if options is None or (options.delay is None and options.expires is None):
+            return self
+        delay, expires = (
+            None if time is None else max(0.0, time - seconds) for time in (options.delay, options.expires)
+        )
+        return replace(self, options=replace(options, delay=delay, expires=expires))
+
+    @property
+    def key(self) -> bytes | None:
+        """What decides which of several servers gets it, where they share the load; None: any will do."""
+        if not self.unique:
+            return None
+        unique = self.workload if self.unique == "-" else unique_to_wire(self.unique)
+        return function_to_wire(self.function) + b"\0" + unique
+
+    def check(self) -> None:
+        """Find out what can be found out without a server.
+
+        Raises:
+            LocalProtocolError: The function or the unique cannot be sent.
+            ValueError: A start time is for background jobs.
+        """
+        function_to_wire(self.function)
+        unique_to_wire(self.unique)
+        if not self.detached and self.options is not None and self.options.start() is not None:
+            raise ValueError(
+                "a start time is for background jobs: nobody waits for a job that has not started"
+            )
+
+    def put(self, server: ServerAddress, answered: Signal, *, gearflow: bool) -> tuple[Submission, bytes]:
+        """The request for a server, and its packet.
+
+        Raises:
+            UnsupportedByServer: It cannot honour an option.
+            LocalProtocolError: The workload is too large.
+            ValueError: The options make no sense together.
+        """
+        key = unique_to_wire(self.unique)
+        if self.options is not None and gearflow and not self.options.is_plain:
+            return ReservedSubmission(self.function, key, answered), self._for_gearflow(self.options)
+        request = Submission(self.function, key, answered, attached=not self.detached)
+        workload, at = self.workload, None
+        if self.options is not None and not gearflow:
+            self._require_no_server(self.options, server)
+            workload, at = self.options.envelope + workload, self.options.start()
+        return request, packet(
+            function_to_wire(self.function), key, workload, self.priority, at, detached=self.detached
+        )
+
+    def _for_gearflow(self, options: SubmitOptions) -> bytes:
+        from gearflow.protocol import server_calls
+
+        request = server_calls.SubmitRequest(
+            function=self.function,
+            unique=self.unique,
+            priority=self.priority.value,
+            detached=self.detached,
+            delay=options.delay,
+            at=options.at,
+            expires=options.expires,
+            keep=options.keep,
+            reuse=options.reuse,
+            retries=options.retries,
+            timeout=options.timeout,
+        )
+        return submission(
+            PacketType.SUBMIT_JOB, server_calls.SUBMIT, b"", request.to_wire() + b"\n" + self.workload
+        )
+
+    def _require_no_server(self, options: SubmitOptions, server: ServerAddress) -> None:
+        """Refuse what only a server could do."""
+        wanted = {
+            "keep=": bool(options.keep),  # to keep nothing is what they all do
+            "reuse=": options.reuse,
+            "expires=": options.expires is not None,
+        }
+        if names := [name for name, is_wanted in wanted.items() if is_wanted]:
+            raise UnsupportedByServer(
+                f"function {self.function!r}: {server} cannot honour {', '.join(names)}, as only gearflow's "
+                "own server can: leave it out, or run 'gearflow server' there"
+            )
+        if options.start() is not None and self.priority is not Priority.NORMAL:
+            raise UnsupportedByServer(
+                f"function {self.function!r}: on {server} a job with a start time has normal priority, not "
+                f"{self.priority.value}; leave out one of them, or run 'gearflow server' there"
+            )
+        if (options.retries is not None or options.timeout is not None) and not options.envelope:
+            raise UnsupportedByServer(
+                f"function {self.function!r}: {server} keeps no retries and no timeout for a worker; "
+                "put them into an envelope, as tasks do: in the shell name the task's module with -m"
+            )
+
+
+def packet(
+    function: bytes, unique: bytes, workload: bytes, priority: Priority, at: float | None, *, detached: bool
+) -> bytes:
+    """The protocol's own packet for a submission; ``at`` is rounded up to whole seconds."""
+    if at is not None:
+        return encode(SubmitJobEpoch(function, unique, b"%d" % max(math.ceil(at), 0), workload))
+    return submission((BACKGROUND if detached else FOREGROUND)[priority], function, unique, workload)
+
+
+def submission(kind: PacketType, function: bytes, unique: bytes, workload: bytes) -> bytes:
+    """As ``encode(SubmitJob(...))``, without the packet object in between: this is done for every job."""
+    body = b"\0".join((function, unique, workload))
+    if len(body) > MAX_BODY:
+        raise LocalProtocolError(f"a workload of {len(workload)} bytes is over the wire's limit of 4 GiB")
+    return HEADER.pack(REQ, kind, len(body)) + body

@@ -1,0 +1,309 @@
+"""An order on its way to a server, from the first attempt to the last.
+
+A server that cannot be reached is passed over: nothing was sent. A submission that left, and was not
+acknowledged before the connection closed, may have made a job or not, so its caller is told
+(``SubmitUnknown``). It is sent again only
+
+* where the caller says that a second run does no harm (``resubmit``), to any server. An attached job is
+  then also submitted anew when its server is lost before its end, and its caller waits on;
+* where it asks for the kept result of its unique (``reuse``), to the same server, if that is gearflow's own:
+  there it joins the job that it may have made, or is answered with its result.
+
+After a loss, servers that cannot be reached are asked again for as long as connecting may take: one that
+died is often about to be started again. A submission that loses its server again and again, each time soon,
+may be what ends them: it is given up with the last loss. Its ``delay`` and ``expires`` count from the first
+submission.
+
+Many submissions in one go: sent together on one connection to each server, their answers collected.
+"""
+
+import logging
+import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from copy import copy
+from functools import partial
+from typing import Final, TypeVar
+
+import anyio
+
+from gearflow.client.config import ServerAddress
+from gearflow.client.connection import Connection
+from gearflow.client.job import ClientJob, JobHandle
+from gearflow.client.pool import Backoff, Pool
+from gearflow.client.requests import NotSent, ReservedJob, ReservedSubmission, Submission, Tally
+from gearflow.client.submission import Order
+from gearflow.errors import ConnectionLost, GearflowError, NoServer, SubmitUnknown
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+RETURN: Final = Backoff(first=0.05, most=0.5)
+"""Between two looks whether a server is back."""
+
+MOST_LOSSES: Final = 10
+"""In a row: with the next one a submission is given up."""
+
+CALM: Final = 60.0
+"""Seconds without a loss after which they are counted anew."""
+
+
+class Sending:
+    """How one order is sent, and sent again. Owns state: what was lost so far.
+
+    ``began`` is when it was sent for the first time, by anyio's clock, if that is not about to happen.
+    """
+
+    def __init__(self, pool: Pool, order: Order, began: float | None = None) -> None:
+        self.pool: Final = pool
+        self._order = order
+        self._began = anyio.current_time() if began is None else began
+        self._losses = 0
+        self._lost_at = self._began  # for the last time
+        self._only: ServerAddress | None = None  # it may be sent again to no other
+        self._failure: Exception | None = None  # of the last loss
+
+    async def attach(self) -> ClientJob:
+        """Submit it, and stay attached.
+
+        Raises:
+            NoServer: No server can be reached; after a loss, not even after a while.
+            SubmitUnknown: It was sent, and may not be sent again.
+            GearflowError: A server refuses it, or cannot honour an option.
+        """
+        return await self._send(_job_of)
+
+    async def hand_over(self) -> JobHandle:
+        """Submit it for nobody to wait for. Raises as ``attach``."""
+        return await self._send(_handle_of)
+
+    async def attach_again(self, job: ClientJob, failure: Exception) -> None:
+        """Submit it again for a job whose server was lost. Raises as ``attach``, and the failure."""
+        self._count(failure)
+        await self._send(_job_of, job)
+
+    def lose(self, server: ServerAddress, failure: SubmitUnknown) -> None:
+        """It was sent there, and not acknowledged. Raises the failure unless it is to be sent again."""
+        if not self._order.resubmits:
+            if not self._order.reuses:
+                raise failure
+            self._only = server  # gearflow's own, as all that take such orders
+        self._count(failure)
+
+    async def _send(self, outcome: Callable[[Submission], Awaitable[T]], job: ClientJob | None = None) -> T:
+        order = self._order
+        while True:
+            connection, submission, packet = await self._put()
+            if order.resubmits and not order.detached:
+                job = submission.joins = job or ResubmittedJob(order.function, connection, self)
+            try:
+                await connection.ask(submission, packet)
+                return await outcome(submission)
+            except NotSent:
+                continue
+            except SubmitUnknown as failure:
+                self.lose(connection.server, failure)
+
+    async def _put(self) -> tuple[Connection, Submission, bytes]:
+        """Where it goes now, in the form that it has there."""
+        try:
+            if self._failure is None:
+                connection, order = await self._connection(), self._order
+            else:
+                connection = await self._return()
+                order = self._order.aged(anyio.current_time() - self._began)
+            gearflow = connection.features.gearflow
+            return connection, *order.put(connection.server, connection.new_event(), gearflow=gearflow)
+        except GearflowError as error:
+            if self._only is not None and self._failure is not None:
+                raise self._failure from error
+            raise error from self._failure
+
+    async def _connection(self) -> Connection:
+        if self._only is None:
+            return await self.pool.connection_for(self._order.key)
+        return await self.pool.connection_to(self._only)
+
+    async def _return(self) -> Connection:
+        """A connection after a loss, if need be to a server that has to come back."""
+        if self._losses > 1:
+            await anyio.sleep(self.pool.backoff.delay(self._losses - 1, random.random()))
+        deadline = anyio.current_time() + self.pool.patience.connect
+        looks = 0
+        while True:
+            try:
+                return await self._connection()
+            except NoServer:
+                looks += 1
+                pause = RETURN.delay(looks, random.random())
+                if anyio.current_time() + pause > deadline:
+                    raise
+            await anyio.sleep(pause)
+
+    def _count(self, failure: Exception) -> None:
+        """One more loss. Raises it if it was one too many."""
+        now = anyio.current_time()
+        if now - self._lost_at > CALM:
+            self._losses = 0
+        self._losses += 1
+        self._lost_at = now
+        self._failure = failure
+        if self._losses > MOST_LOSSES:
+            failure.add_note(f"It was submitted {self._losses} times, and lost its server each time.")
+            raise failure
+
+
+class ResubmittedJob(ReservedJob):
+    """An attached job that is submitted anew when its server is lost."""
+
+    __slots__ = ("_scope", "_sending")
+
+    def __init__(self, function: str, connection: Connection, sending: Sending) -> None:
+        ReservedJob.__init__(self, b"", connection.server, function, connection)
+        self._sending = sending
+        self._scope = anyio.CancelScope()  # of the submission under way
+
+    def lose(self, failure: Callable[[], Exception]) -> None:
+        """Its connection is gone: it goes on by another one, if the client is not being closed."""
+        try:
+            self._sending.pool.start_soon(partial(self._go_on, failure))
+        except ConnectionLost:
+            self.fail(failure)
+
+    def cancel(self) -> bool:
+        """As for other jobs; what is being submitted anew is not wanted either."""
+        cancelled = super().cancel()
+        self._scope.cancel()
+        return cancelled
+
+    async def _go_on(self, failure: Callable[[], Exception]) -> None:
+        """Submit it anew; what speaks against it is how the job ends."""
+        if self.done:
+            return
+        lost = self.handle, str(self.server)
+        self._scope = anyio.CancelScope()
+        try:
+            with self._scope:
+                await self._sending.attach_again(self, failure())
+                logger.info(
+                    "a job was submitted anew, because its server was lost",
+                    extra={"handle": self.handle, "server": str(self.server), "lost": "@".join(lost)},
+                )
+        except Exception as error:  # noqa: BLE001  (the client's task group must not end by it)
+            self.fail(partial(_anew, error))
+        except BaseException:  # the client is being closed
+            self.fail(failure)
+            raise
+
+
+async def _job_of(submission: Submission) -> ClientJob:
+    if isinstance(submission, ReservedSubmission):
+        await submission.check()
+    assert submission.job is not None  # it was accepted, and we were not cancelled
+    return submission.job
+
+
+async def _handle_of(submission: Submission) -> JobHandle:
+    if isinstance(submission, ReservedSubmission):
+        return await submission.submitted()
+    assert submission.handle is not None  # it was accepted
+    return submission.handle
+
+
+def _anew(error: Exception) -> Exception:
+    """Its like, to be raised once more."""
+    made = copy(error)
+    made.__cause__ = error.__cause__
+    return made
+
+
+async def submit_many(pool: Pool, orders: Sequence[Order]) -> list[JobHandle | Exception]:
+    """As ``Client.submit_many``."""
+    for order in orders:
+        order.check()
+    began = anyio.current_time()
+    outcomes: dict[int, JobHandle | Exception] = {}
+    left = dict(enumerate(orders))
+    while left:
+        try:
+            connections = await _connections(pool, left)
+            outcomes |= await _submit_all(pool, left, connections, began)
+        except GearflowError as error:
+            if not outcomes:
+                raise
+            outcomes |= dict.fromkeys(left, error)
+        left = {place: order for place, order in left.items() if place not in outcomes}
+    return [outcomes[place] for place in range(len(orders))]
+
+
+async def _connections(pool: Pool, orders: Mapping[int, Order]) -> dict[int, Connection]:
+    """Where each of them goes."""
+    if not pool.spreads:
+        return dict.fromkeys(orders, await pool.connection())
+    return {place: await pool.connection_for(order.key) for place, order in orders.items()}
+
+
+async def _submit_all(
+    pool: Pool, orders: Mapping[int, Order], connections: Mapping[int, Connection], began: float
+) -> dict[int, JobHandle | Exception]:
+    """What became of each that left; the others may be sent elsewhere."""
+    tally = Tally(len(orders), anyio.Event())
+    put = {
+        place: order.put(connections[place].server, tally, gearflow=connections[place].features.gearflow)
+        for place, order in orders.items()
+    }
+    try:
+        for place, (submission, packet) in put.items():
+            try:
+                connections[place].post(submission, packet)
+            except NotSent as error:
+                submission.failure = error
+                tally.set()
+        await tally.wait()
+        outcomes = {
+            place: await _outcome(submission)
+            for place, (submission, _) in put.items()
+            if not isinstance(submission.failure, NotSent)
+        }
+    except BaseException:
+        for place, (submission, _) in put.items():
+            connections[place].abandon(submission)
+        raise
+    return outcomes | await _submit_again(pool, orders, connections, outcomes, began)
+
+
+async def _submit_again(
+    pool: Pool,
+    orders: Mapping[int, Order],
+    connections: Mapping[int, Connection],
+    outcomes: Mapping[int, JobHandle | Exception],
+    began: float,
+) -> dict[int, JobHandle | Exception]:
+    """What became of those that were sent again, because nobody knows what had become of them."""
+    made: dict[int, JobHandle | Exception] = {}
+
+    async def submit(place: int, failure: SubmitUnknown) -> None:
+        sending = Sending(pool, orders[place], began)
+        try:
+            sending.lose(connections[place].server, failure)
+            made[place] = await sending.hand_over()
+        except GearflowError as error:
+            made[place] = error
+
+    async with anyio.create_task_group() as submissions:
+        for place, outcome in outcomes.items():
+            if isinstance(outcome, SubmitUnknown):
+                submissions.start_soon(submit, place, outcome)
+    return made
+
+
+async def _outcome(submission: Submission) -> JobHandle | Exception:
+    if submission.failure is not None:
+        return submission.failure
+    if submission.handle is not None:
+        return submission.handle
+    assert isinstance(submission, ReservedSubmission)
+    try:
+        return await submission.submitted()
+    except GearflowError as error:
+        return error

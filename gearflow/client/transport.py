@@ -1,0 +1,260 @@
+"""Open a connection to a server: tuned, with TLS if it is wanted, and with the token said.
+
+Whoever has a token learns first whom he talks to: ``OPTION_REQ gearflow`` is answered by gearflow's own
+server alone, with ``gearflow:auth`` where it wants a token, and with ``gearflow`` where it wants none, or
+has been told it already. So the token is told to nobody else.
+
+Why a connection could not be made, or ended, in words for people.
+"""
+
+import os
+import socket
+import ssl
+from typing import Final, TypeAlias, cast
+
+import anyio
+from anyio.abc import ByteStream, SocketAttribute, SocketStream
+from anyio.streams.tls import TLSStream
+
+from gearflow.client.config import ServerAddress
+from gearflow.errors import RemoteProtocolError
+from gearflow.protocol.codec import decode, encode
+from gearflow.protocol.constants import AUTH, RES, TLS_REQUIRED
+from gearflow.protocol.framing import TEXT, FrameBuffer
+from gearflow.protocol.packets import (
+    Error,
+    JobCreated,
+    OptionReq,
+    OptionRes,
+    Packet,
+    SubmitJob,
+    WorkComplete,
+)
+from gearflow.runtime.fork import forget_in_children, let_go
+from gearflow.security.tls import TLS, Security
+
+NO_TOKEN: Final = (
+    "it serves only who knows its token; see token= in Python, --token-file in the shell, or GEARFLOW_TOKEN"
+)
+NO_TLS: Final = "it speaks TLS only; see tls= in Python, --tls and --tls-ca in the shell, or GEARFLOW_TLS"
+
+_UNTRUSTED: Final = {
+    18: "it is self-signed",
+    19: "an authority among its signers is self-signed, and not trusted",
+    20: "its authority is not trusted",
+    21: "its authority is not trusted",
+}
+_WRONG_NAME: Final = {62, 64}  # host name, IP address
+_EXPIRED: Final = {9: "is not valid yet", 10: "has expired"}
+
+_NOT_TLS: Final = {
+    "HTTP_REQUEST",
+    "PACKET_LENGTH_TOO_LONG",
+    "RECORD_LAYER_FAILURE",
+    "UNEXPECTED_MESSAGE",
+    "WRONG_VERSION_NUMBER",
+}
+_OURS_REFUSED: Final = {  # alerts about a certificate that we have shown
+    "SSLV3_ALERT_BAD_CERTIFICATE": "it is damaged",
+    "SSLV3_ALERT_CERTIFICATE_EXPIRED": "it has expired",
+    "SSLV3_ALERT_CERTIFICATE_REVOKED": "it has been revoked",
+    "SSLV3_ALERT_CERTIFICATE_UNKNOWN": "it is not good enough",
+    "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE": "it is of a kind that is not supported",
+    "TLSV1_ALERT_UNKNOWN_CA": "its authority is not trusted there",
+    "TLSV1_ALERT_DECRYPT_ERROR": "its authority is not trusted there",
+}
+_OURS_MISSING: Final = {"TLSV13_ALERT_CERTIFICATE_REQUIRED", "SSLV3_ALERT_HANDSHAKE_FAILURE"}
+_OLD: Final = {"TLSV1_ALERT_PROTOCOL_VERSION", "UNSUPPORTED_PROTOCOL"}
+
+
+def describe(error: BaseException) -> str:
+    """Why a connection failed, in the words of the operating system without its number; of TLS in ours."""
+    if isinstance(error, BaseExceptionGroup):  # one for each address of a name
+        return describe(cast("BaseExceptionGroup[BaseException]", error).exceptions[0])
+    if isinstance(error, socket.gaierror):  # its numbers are not the operating system's
+        return str(error.strerror).lower()
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return _about_certificate(error)
+    if isinstance(error, ssl.SSLError):
+        return _about_tls(error)
+    if isinstance(error, OSError) and error.errno:  # asyncio and trio each have a text of their own
+        return os.strerror(error.errno).lower()
+    if error.__cause__ is not None:  # anyio says only that it failed
+        return describe(error.__cause__)
+    return str(error) or type(error).__name__
+
+
+def _about_certificate(error: ssl.SSLCertVerificationError) -> str:
+    """What is wrong with the server's certificate."""
+    code = error.verify_code
+    if code in _UNTRUSTED:
+        remedy = "name its authority's certificate with ca (--tls-ca)"
+        return f"its certificate is not trusted: {_UNTRUSTED[code]}; {remedy}"
+    if code in _EXPIRED:
+        return f"its certificate {_EXPIRED[code]}; it needs a new one, or a clock is wrong"
+    words = error.verify_message
+    if code in _WRONG_NAME:
+        return (
+            f"its certificate is for another name ({words.rstrip('.').lower()}); "
+            "connect by a name that it has, or give that one with server_name (--tls-server-name)"
+        )
+    return f"its certificate is refused: {words}"
+
+
+def _about_tls(error: ssl.SSLError) -> str:
+    reason = error.reason or ""
+    if isinstance(error, ssl.SSLEOFError) or reason == "UNEXPECTED_EOF_WHILE_READING":
+        return "it closed the connection in the middle of TLS"
+    if reason in _NOT_TLS:
+        return "it does not speak TLS"
+    if reason in _OURS_MISSING:
+        return "it requires a certificate from us; give one with cert and key (--tls-cert, --tls-key)"
+    if reason in _OURS_REFUSED:
+        return f"it refuses our certificate: {_OURS_REFUSED[reason]}"
+    if reason in _OLD:
+        return "it has no version of TLS in common with us; 1.2 is the least"
+    return f"TLS failed: {reason.replace('_', ' ').lower() or error}"
+
+
+Stream: TypeAlias = ByteStream
+"""A connection, with or without TLS. All that it raises is OSError, EndOfStream or BrokenResourceError."""
+
+GEARFLOW: Final = b"gearflow"
+
+_KEEPALIVE: Final = (
+    ("TCP_KEEPIDLE", 15),
+    ("TCP_KEEPINTVL", 5),
+    ("TCP_KEEPCNT", 3),
+    ("TCP_USER_TIMEOUT", 30_000),
+)
+"""A host that vanished without a word is noticed after half a minute, also while it is sent something."""
+
+_RECEIVE_SIZE: Final = 4096
+
+
+class Unreachable(Exception):
+    """A server cannot be used; the text says why."""
+
+
+async def dial(server: ServerAddress, security: Security, timeout: float) -> Stream:
+    """A connection to a server, on which anything can be asked.
+
+    Args:
+        timeout: Seconds for all of it.
+
+    Raises:
+        Unreachable: There is none to be had.
+    """
+    step = "no connection"
+    with anyio.move_on_after(timeout):
+        stream: Stream = await _connect(server)
+        try:
+            if security.tls is not None:
+                step = "no TLS (does it speak it?)"
+                stream = await _secure(stream, security.tls, server.host)
+            if security.token:
+                step = "no answer to OPTION_REQ (is it a Gearman server?)"
+                await _introduce(stream, security.token)
+        except BaseException:
+            await anyio.aclose_forcefully(stream)
+            raise
+        return stream
+    raise Unreachable(f"{step} within {timeout:g} s")
+
+
+def tune(raw: socket.socket) -> None:
+    """Send small packets at once, and notice a host that is gone."""
+    raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _KEEPALIVE:
+        if (option := getattr(socket, name, None)) is not None:  # not every platform has each
+            raw.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+async def _connect(server: ServerAddress) -> SocketStream:
+    try:
+        stream = await anyio.connect_tcp(server.host, server.port)
+    except (OSError, UnicodeError) as error:  # a host's name may be none that can be looked up
+        raise Unreachable(describe(error)) from error
+    tune(stream.extra(SocketAttribute.raw_socket))
+    forget_in_children(stream, _let_go)
+    return stream
+
+
+def _let_go(stream: SocketStream) -> None:
+    let_go(stream.extra(SocketAttribute.raw_socket).fileno())
+
+
+async def _secure(stream: Stream, tls: TLS, host: str) -> Stream:
+    """The same with TLS, once the server's certificate is found to be good."""
+    try:
+        return await TLSStream.wrap(
+            stream,
+            hostname=tls.server_name or host,
+            ssl_context=tls.context(),
+            standard_compatible=False,  # packets tell their length: no end goes unnoticed
+        )
+    except (OSError, anyio.BrokenResourceError) as error:
+        raise Unreachable(describe(error)) from error
+    except ValueError as error:  # a file is not what it was, or the name can be none
+        raise Unreachable(str(error)) from error
+    except anyio.EndOfStream as error:
+        raise Unreachable("it closed the connection instead of speaking TLS; does it speak it?") from error
+
+
+async def _introduce(stream: Stream, token: str) -> None:
+    """Say the token, if it is gearflow's own server that wants one."""
+    conversation = _Conversation(stream)
+    match await conversation.ask(OptionReq(GEARFLOW)):
+        case OptionRes(option) if option != AUTH:
+            return
+        case OptionRes():
+            pass
+        case Error(code) if code == TLS_REQUIRED:
+            raise Unreachable(NO_TLS)
+        case _:
+            raise Unreachable("it knows no tokens, as only gearflow's own server does; it was not told ours")
+    match await conversation.ask(SubmitJob(AUTH, b"", token.encode())):
+        case JobCreated():
+            pass
+        case _:
+            raise Unreachable("it does not accept our token")
+    if not isinstance(await conversation.next(), WorkComplete):
+        raise Unreachable("it does not accept our token")
+
+
+class _Conversation:
+    """One question after the other, before anything else is said on a connection."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._frames = FrameBuffer(RES)
+        self._waiting: list[Packet] = []
+
+    async def ask(self, question: Packet) -> Packet:
+        """The answer to a question. Raises as ``next``."""
+        try:
+            await self._stream.send(encode(question))
+        except (OSError, anyio.BrokenResourceError) as error:
+            raise Unreachable(describe(error)) from error
+        return await self.next()
+
+    async def next(self) -> Packet:
+        """What the server says next.
+
+        Raises:
+            Unreachable: Nothing, or nothing that can be understood.
+        """
+        try:
+            while not self._waiting:
+                for kind, body in self._frames.feed(await self._stream.receive(_RECEIVE_SIZE)):
+                    if kind == TEXT:
+                        raise RemoteProtocolError(f"a line of text came: {body[:80]!r}")
+                    self._waiting.append(decode(kind, body))
+        except anyio.EndOfStream as error:
+            raise Unreachable("it closed the connection before it answered") from error
+        except (OSError, anyio.BrokenResourceError) as error:
+            raise Unreachable(describe(error)) from error
+        except RemoteProtocolError as error:
+            raise Unreachable(f"it does not speak Gearman: {error}") from error
+        return self._waiting.pop(0)

@@ -1,0 +1,412 @@
+"""The functions that gearflow's own server answers itself, for any client.
+
+They stay inside the protocol, so every Gearman library can use them. A call is a foreground submission of a
+function whose name begins with ``gearflow:``, with a JSON object as its workload. The server does not list
+these functions, no worker can offer them, and the server refuses a background submission of one, because its
+answer would reach nobody.
+
+The answer is a JSON object in WORK_COMPLETE. An error is a ``Fault``. If the caller has set the option
+``exceptions``, the server sends it as JSON in WORK_EXCEPTION. If not, it sends the message in WORK_WARNING,
+and then WORK_FAIL. Two functions answer in another way:
+
+* ``gearflow:submit`` takes the options as the first line of the workload. The payload follows the newline. An
+  attached submission *is* the job. JOB_CREATED has the job's own handle, and the job's packets follow. A
+  detached one is answered with ``Submitted`` once the job is stored.
+* ``gearflow:result`` ends exactly as the job ended, with the worker's own bytes.
+
+``gearflow:auth`` takes a token as its workload. A server that requires a token answers nothing else before
+it. It answers a wrong token with ERROR and closes the connection.
+
+``gearflow:events`` takes an empty workload and never ends. While the connection lasts, WORK_DATA brings one
+JSON object for each event that concerns it. There is one event so far. ``{"event": "cancel", "handle": ...}``
+tells a worker that a job it runs was cancelled, or that the last client that wanted it has gone. Nobody
+receives the result.
+
+Durations are seconds, times are Unix time.
+"""
+
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from gearflow.protocol.constants import AUTH as AUTH
+from gearflow.protocol.server_events import EVENTS as EVENTS
+from gearflow.protocol.server_events import cancel_event as cancel_event
+from gearflow.protocol.server_events import cancelled_handle as cancelled_handle
+
+PREFIX: Final = b"gearflow:"
+SUBMIT: Final = b"gearflow:submit"
+RESULT: Final = b"gearflow:result"
+INFO: Final = b"gearflow:info"
+RETRY: Final = b"gearflow:retry"
+RELEASE: Final = b"gearflow:release"
+CANCEL: Final = b"gearflow:cancel"
+DETACH: Final = b"gearflow:detach"
+DEAD: Final = b"gearflow:dead"
+PAUSE: Final = b"gearflow:pause"
+PURGE: Final = b"gearflow:purge"
+REPORT: Final = b"gearflow:report"
+WORKERS: Final = b"gearflow:workers"
+
+Seconds = Annotated[float, Field(ge=0, le=1e10, allow_inf_nan=False)]
+UnixTime = Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False)]
+
+
+class Message(BaseModel):
+    """A request or an answer. A request refuses unknown keys, and does not take numbers for strings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, strict=True)
+
+    def to_wire(self) -> bytes:
+        """Return the message as JSON on one line, without the keys that have their defaults."""
+        return self.model_dump_json(exclude_defaults=True).encode()
+
+
+# ------------------------------------------------------------------------------------------- requests
+
+
+class RetryPlan(Message):
+    """When a failed task runs again. The worker applies it, because it knows the exception."""
+
+    delays: tuple[Seconds, ...]
+    """Longest pause before each further run."""
+
+    jitter: bool = True
+    """Whether each pause is a random time between half of the delay and all of it."""
+
+    on: tuple[str, ...] = ("builtins.Exception",)
+    """Exception classes, as ``module.name``, after which the task runs again. Subclasses count too."""
+
+
+class SubmitRequest(Message):
+    """``gearflow:submit``: submit a job with options for which the protocol has no packet."""
+
+    function: Annotated[str, Field(min_length=1)]
+    unique: str = ""
+    """Joins the function's live job with the same unique. ``-`` makes the payload the key."""
+
+    priority: Literal["high", "normal", "low"] = "normal"
+    detached: bool = False
+    """Makes it a background job. The server stores it and answers at once."""
+
+    delay: Seconds | None = None
+    """Time from now before which the job does not run. For detached jobs."""
+
+    at: UnixTime | None = None
+    """Time before which the job does not run. For detached jobs."""
+
+    expires: Seconds | None = None
+    """Time from now after which the job does not start. It then ends as a dead letter."""
+
+    keep: Seconds | None = None
+    """How long the outcome is kept. Without it, detached jobs get the server's default, and the outcome of
+    attached jobs is not kept."""
+
+    reuse: bool = False
+    """Answers at once with a kept success of the same function and unique, if there is one."""
+
+    retries: RetryPlan | None = None
+    """When a failed run is repeated. For the worker."""
+
+    timeout: Annotated[float, Field(gt=0, le=1e10)] | None = None
+    """How long a run may take. For the worker."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.reuse and not self.unique:
+            raise ValueError("reuse asks for a kept result of the same unique, and there is no unique")
+        if self.reuse and self.unique == "-":
+            raise ValueError("reuse needs a unique of its own: results are not kept by their payloads")
+        if self.delay is not None and self.at is not None:
+            raise ValueError("delay and at both say when the job may start: give one of them")
+        if not self.detached and (self.delay is not None or self.at is not None):
+            raise ValueError("delay and at are for detached jobs")
+        return self
+
+
+class JobName(Message):
+    """Names a job by its handle, or the last job of a function with a unique."""
+
+    handle: str | None = None
+    function: str | None = None
+    unique: str | None = None
+
+    @model_validator(mode="after")
+    def _check_name(self) -> Self:
+        by_unique = self.function is not None and self.unique is not None
+        if (self.handle is not None) == by_unique or (self.function is None) != (self.unique is None):
+            raise ValueError("a job is named by its handle, or by function and unique")
+        return self
+
+
+class ResultRequest(JobName):
+    """``gearflow:result``: wait for the end of a job, and end as it ended."""
+
+    timeout: Seconds | None = None
+    """How long to wait. After it the fault is ``timeout``."""
+
+
+class InfoRequest(Message):
+    """``gearflow:info``: show a job or the server. Answered with ``JobInfo`` or ``ServerInfo``."""
+
+    handle: str | None = None
+    function: str | None = None
+    unique: str | None = None
+
+    @model_validator(mode="after")
+    def _check_name(self) -> Self:
+        if self.handle is not None or self.function is not None or self.unique is not None:
+            self.job()
+        return self
+
+    def job(self) -> JobName | None:
+        """Return the requested job, or ``None`` if the request is about the server."""
+        if self.handle is None and self.function is None and self.unique is None:
+            return None
+        return JobName(handle=self.handle, function=self.function, unique=self.unique)
+
+
+class RetryRequest(Message):
+    """``gearflow:retry``: run a job again later.
+
+    The connection that holds the job sends it in place of the job's end packet. The server answers once the
+    retry is stored. If it refuses, the worker still has to end the job.
+    """
+
+    handle: str
+    delay: Seconds = 0
+    counted: bool = True
+    """Whether the run counts as an attempt."""
+
+    reason: str = ""
+    """Sent as WORK_WARNING to the clients that are attached to the job."""
+
+
+class ReleaseRequest(Message):
+    """``gearflow:release``: give a job back. The server gives it to another worker at once."""
+
+    handle: str
+
+
+class CancelRequest(Message):
+    """``gearflow:cancel``: end a job that waits or runs. Answered with ``Done``."""
+
+    handle: str
+
+
+class DetachRequest(Message):
+    """``gearflow:detach``: detach the connection from a job that it submitted, or from a result it waits for.
+
+    If the connection submitted the job several times, this takes back one of them. The server sends nothing
+    more about it, and a job that nobody else wants ends. Answered with ``Done``.
+    """
+
+    handle: str
+    """The handle of the job, or of a call of ``gearflow:result``."""
+
+
+class DeadRequest(Message):
+    """``gearflow:dead``: list, show, replay or purge dead letters.
+
+    ``list`` is answered with ``Letters``, ``show`` with ``Letter``, ``replay`` and ``purge`` with ``Done``.
+    """
+
+    action: Literal["list", "show", "replay", "purge"]
+    handle: str | None = None
+    """The dead letter. ``show`` needs it."""
+
+    function: str | None = None
+    """Selects the dead letters of this function. Without handle and function, the request is about all."""
+
+    after: str | None = None
+    """For ``list``, starts after the dead letter with this handle."""
+
+    limit: Annotated[int, Field(ge=1, le=1000)] = 100
+    """For ``list``, the largest number to return."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.action == "show" and self.handle is None:
+            raise ValueError("show needs a handle")
+        return self
+
+
+class PauseRequest(Message):
+    """``gearflow:pause``: stop giving out the jobs of a function, or go on. Answered with ``Done``.
+
+    A server with a file answers once that is written, so it also holds for the next server.
+    """
+
+    function: Annotated[str, Field(min_length=1)]
+    paused: bool = True
+
+
+class PurgeRequest(Message):
+    """``gearflow:purge``: cancel the waiting and delayed jobs of a function. Answered with ``Done``."""
+
+    function: Annotated[str, Field(min_length=1)]
+
+
+class ReportRequest(Message):
+    """``gearflow:report``: the state of a worker that the server cannot see.
+
+    It replaces the connection's earlier report. Answered with ``Done``.
+    """
+
+    overdue: dict[str, Annotated[int, Field(ge=0)]] = {}
+    """Runs by function that go on although their job has ended, because a thread cannot be stopped. Each
+    keeps a slot of the worker."""
+
+
+class WorkersRequest(Message):
+    """``gearflow:workers``: list the workers. It has no keys. Answered with ``Workers``."""
+
+
+# -------------------------------------------------------------------------------------------- answers
+
+
+class Answer(Message):
+    """An answer. A reader ignores unknown keys, because later servers may add some."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class Submitted(Answer):
+    """The answer to a detached ``gearflow:submit``."""
+
+    handle: str
+
+
+class Admitted(Answer):
+    """The answer to ``gearflow:auth`` if the token is right or not required. It has no keys."""
+
+
+class Done(Answer):
+    """The number of affected jobs."""
+
+    jobs: int
+    left: int = 0
+    """For ``replay``, the number of dead letters that stay: another job of their unique waits or runs."""
+
+
+State = Literal[
+    "delayed", "waiting", "running", "completed", "cancelled", "failed", "raised", "workers_died", "expired"
+]
+
+
+class Failure(BaseModel):
+    """The worker's WORK_EXCEPTION, as far as it can be read."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    type: str | None = None
+    message: str = ""
+    traceback: str | None = None
+
+
+class JobInfo(Answer):
+    """Everything the server knows about a job."""
+
+    handle: str
+    function: str
+    unique: str = ""
+    state: State
+    dead: bool = False
+    """Whether it is a dead letter."""
+
+    background: bool = True
+    priority: Literal["high", "normal", "low"] | None = None
+    submitted: float | None = None
+    due: float | None = None
+    started: float | None = None
+    ended: float | None = None
+    kept_until: float | None = None
+    attempt: int = 0
+    """The number of its current or last run, from 1."""
+
+    deaths: int = 0
+    """Workers that went away in the middle of the job."""
+
+    worker: str = ""
+    progress: tuple[int, int] | None = None
+    warnings: tuple[str, ...] = ()
+    failure: Failure | None = None
+    size: int = 0
+    """Bytes of the result, or of the payload if the job has not ended."""
+
+    paused: bool = False
+    """Whether it has not started because its function is paused."""
+
+
+class Letters(Answer):
+    """The answer to ``list``."""
+
+    letters: tuple[JobInfo, ...]
+
+
+class Letter(Answer):
+    """The answer to ``show``: the job, its payload in base64, and the payload as text if it is UTF-8."""
+
+    job: JobInfo
+    payload: str
+    text: str | None = None
+
+
+class ServerInfo(Answer):
+    """The state of the server."""
+
+    version: str
+    durable: bool
+    """Whether jobs survive a restart of the server."""
+
+    store: str
+    functions: tuple[str, ...]
+    """The names of the reserved functions, which begin with ``gearflow:``."""
+
+    keep: float
+    """How long the outcome of a background job is kept by default."""
+
+    max_deaths: int | None
+    jobs: int
+    """The number of jobs that have not ended."""
+
+    paused: tuple[str, ...] = ()
+    """The paused functions, whose jobs are not given out."""
+
+
+class WorkerInfo(Answer):
+    """A worker, which is a connection that offers functions."""
+
+    client_id: str
+    """The name that the worker has set, or ``-``."""
+
+    address: str
+    functions: tuple[str, ...]
+    running: int = 0
+    """The number of jobs that the worker has."""
+
+    overdue: dict[str, int] = {}
+    """Runs by function that go on although their job has ended, from ``gearflow:report``."""
+
+
+class Workers(Answer):
+    """The answer to ``gearflow:workers``."""
+
+    workers: tuple[WorkerInfo, ...]
+
+
+class Fault(Message):
+    """Why a reserved function failed. ``type`` is for programs, ``message`` is for people.
+
+    A fault has exactly these two keys. They distinguish it from a worker's exception for a failed job.
+    """
+
+    type: Literal[
+        "gearflow:invalid",  # the request makes no sense
+        "gearflow:unknown",  # there is no such job, or no such function
+        "gearflow:timeout",  # the job has not ended in time, and goes on
+        "gearflow:full",  # the limit of jobs or bytes is reached
+        "gearflow:refused",  # not now, or not from this connection
+        "gearflow:store",  # it could not be kept
+    ]
+    message: str

@@ -1,0 +1,1 @@
+"""The process around the library: event loops, forks, signals, child processes, the environment."""

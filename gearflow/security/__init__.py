@@ -1,0 +1,1 @@
+"""TLS and tokens, for clients, workers and servers."""

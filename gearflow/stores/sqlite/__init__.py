@@ -1,0 +1,1 @@
+"""The durable store: jobs and results in one SQLite file."""

@@ -1,0 +1,110 @@
+"""A copy of a store's file, taken while a server works on it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from gearflow.errors import StoreError
+from gearflow.stores.sqlite import schema
+from gearflow.stores.sqlite.errors import damaged, failed
+from gearflow.stores.sqlite.files import sync_names
+from gearflow.stores.sqlite.recovery import check_not_planned
+from gearflow.stores.sqlite.schema import Account, DamagedAccount
+
+_PAGES: Final = 16384  # that are copied at a time: 64 MiB
+
+
+def backup(path: str | Path, target: str | Path) -> int:
+    """Copy a store as it is now, whether or not a server has it; the server goes on meanwhile.
+
+    The copy is one file, is complete once it is there, and knows that it is one: a server that is started
+    with it gives other numbers to new jobs than the original does.
+
+    Returns:
+        Its bytes.
+
+    Raises:
+        StoreError: There is no store, or its rescue has yet to take its place; the target is there already;
+            or the copy failed and was removed.
+    """
+    path, target = Path(path).resolve(), Path(target).absolute()
+    if not path.is_file():
+        raise StoreError(f"there is no file {path} to copy")
+    check_not_planned(path)
+    if target.exists() or target.is_symlink():
+        raise StoreError(f"{target} is there already; name another file, or remove it")
+    partial = target.with_name(f"{target.name}-partial")
+    try:
+        os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        raise StoreError(f"{partial} is there already, of a copy that did not end; remove it") from None
+    except OSError as error:
+        raise failed(target, error) from error
+    try:
+        _copy(path, partial)
+        _publish(partial, target)
+        return target.stat().st_size
+    except OSError as error:
+        raise failed(target, error) from error
+    finally:
+        for suffix in ("", "-journal"):
+            partial.with_name(partial.name + suffix).unlink(missing_ok=True)
+
+
+def _copy(path: Path, partial: Path) -> None:
+    at = path  # where an error would be
+    try:
+        source = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, isolation_level=None)
+        try:
+            if source.execute("PRAGMA application_id").fetchone()[0] != schema.APPLICATION_ID:
+                raise StoreError(f"{path} is not a store's file")
+            source.execute("BEGIN")
+            source.execute("SELECT count(*) FROM meta").fetchone()  # from here on, it is as it is now
+            at = partial
+            copy = sqlite3.connect(partial, isolation_level=None)
+            try:
+                source.backup(copy, pages=_PAGES)
+                _mark(path, copy)
+            finally:
+                copy.close()
+        finally:
+            source.close()
+    except sqlite3.Error as error:
+        name = getattr(error, "sqlite_errorname", "")
+        raise failed(path if name.startswith("SQLITE_CORRUPT") else at, error) from error
+
+
+def _mark(path: Path, copy: sqlite3.Connection) -> None:
+    """Have the copy know that it is one."""
+    copy.execute("PRAGMA journal_mode = DELETE").fetchone()  # so that it is one file
+    copy.execute("PRAGMA synchronous = FULL")
+    try:
+        account = Account.read(copy)
+    except DamagedAccount:
+        raise damaged(path, "the table meta is not what was written") from None
+    account.copied = 1
+    account.update(copy)
+
+
+def _publish(partial: Path, target: Path) -> None:
+    """Give the file its name, unless somebody else has taken that."""
+    descriptor = os.open(partial, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    try:
+        os.link(partial, target)
+    except FileExistsError:
+        raise StoreError(f"{target} is there already; name another file, or remove it") from None
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        partial.rename(target)  # a file system without links
+    with suppress(OSError):  # not every file system can
+        sync_names(target.parent)

@@ -1,0 +1,454 @@
+"""Save what can be read of a damaged file (see ``salvage``) into a new one that takes its place.
+
+The new file is complete before the damaged one is moved away (see ``swap``); if anything fails until then,
+all is as it was.
+
+Reads what can be read of a damaged file.
+
+SQLite gives up at the first damaged page; the rows behind it are still there. So rows are read by ranges of
+their keys: forwards until it fails, then backwards from the end; what is left between is divided, and the
+parts are treated alike, until nothing is left or ``_FRUITLESS`` attempts in a row have brought nothing (most
+of a gap may be nothing). Every row has a checksum, so what is kept is what was written.
+
+If the first page is damaged, SQLite opens nothing. The file is then read from a copy whose first page is that
+of an empty one: in all files, the tables of jobs and results begin on the same pages (see ``schema``).
+
+A rescue takes the place of the damaged file, and of its log: in steps, any of which may be the last.
+
+So before the first of them a plan is put beside the file, with ``-swap`` at the end of its name. Until it is
+there, all is as it was. From then on it is the rescue that counts: no server takes the file until the plan
+has been carried out, which can be begun anew as often as need be.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from gearflow.broker.storage import Ended, Outcome, StoredJob
+from gearflow.errors import StoreError
+from gearflow.stores.sqlite import schema
+from gearflow.stores.sqlite.errors import DiskFull, failed, remedy
+from gearflow.stores.sqlite.files import Owner, sync_names
+from gearflow.stores.sqlite.opening import connect, make_ready
+from gearflow.stores.sqlite.rows import JOB_DEAD, JOB_HEAD, RECORD_COLUMNS, RECORD_DEAD, DamagedRow, Row
+from gearflow.stores.sqlite.schema import Account, DamagedAccount
+from gearflow.stores.sqlite.tables import Reader, Tables
+
+_FRUITLESS: Final = 2000
+_HIGHEST: Final = 1 << 62  # key
+
+
+def open_damaged(path: Path, work: Path) -> sqlite3.Connection:
+    """The damaged file, or a copy of it at ``work``, in such a way that something can be read.
+
+    Raises:
+        StoreError: Nothing can.
+        OSError: There is no room for the copy.
+    """
+    log = path.with_name(path.name + "-wal")
+    has_log = log.exists() and log.stat().st_size > 0
+    connection = _connection(path, "mode=ro" if has_log else "mode=ro&immutable=1")
+    if _is_readable(connection):
+        return connection
+    connection.close()
+    shutil.copyfile(path, work)
+    with suppress(FileNotFoundError):
+        shutil.copyfile(f"{path}-wal", f"{work}-wal")
+    for version in range(schema.version(), 0, -1):
+        _replace_first_page(work, version)
+        connection = _connection(work, "mode=rw")
+        if _is_readable(connection):
+            return connection
+        connection.close()
+    raise StoreError(
+        f"nothing in {path} can be read, or it is no store's file; put a copy of it back, "
+        f"or move it and {path.name}-lock away to begin anew"
+    )
+
+
+def _connection(path: Path, how: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(f"{path.as_uri()}?{how}", uri=True, isolation_level=None)
+    connection.text_factory = _any_text
+    return connection
+
+
+def _any_text(text: bytes) -> str:
+    return text.decode("utf-8", "replace")  # the checksum will tell
+
+
+def _is_readable(connection: sqlite3.Connection) -> bool:
+    with suppress(sqlite3.Error):
+        tables = schema.tables_of(connection)
+        return tables in map(schema.expected_tables, range(1, schema.version() + 1))
+    return False
+
+
+def _replace_first_page(work: Path, version: int) -> None:
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as empty:
+        schema.migrate(empty, version)
+        page = bytearray(empty.serialize()[: schema.PAGE])
+    page[18:20] = b"\2\2"  # the file has a write-ahead log
+    pages = max(1, work.stat().st_size // len(page))
+    page[28:32] = pages.to_bytes(4, "big")
+    page[32:40] = bytes(8)  # no free pages that one could know of
+    with work.open("r+b") as file:
+        file.write(page)
+
+
+class Salvage:
+    """Reads what can be read."""
+
+    def __init__(self, source: sqlite3.Connection) -> None:
+        self._source = source
+        self._reader = Reader.__new__(Reader)  # whose beginning would ask for what may not be readable
+        self._reader.connection = source
+
+    def jobs(self) -> Iterator[tuple[StoredJob, bool]]:
+        """Each job with its workload, and whether it is a dead letter."""
+        query = (
+            f"SELECT {JOB_HEAD}, workload FROM jobs NOT INDEXED WHERE number BETWEEN ? AND ? ORDER BY number"
+        )
+        for row in self._rows(query):
+            with suppress(sqlite3.Error, DamagedRow):
+                yield self._reader.whole_job(row), row[JOB_DEAD] != 0
+
+    def records(self) -> Iterator[tuple[Ended, bool]]:
+        """Each result, and whether it is that of a dead letter."""
+        query = f"SELECT {RECORD_COLUMNS} FROM records NOT INDEXED WHERE place BETWEEN ? AND ? ORDER BY place"
+        for row in self._rows(query):
+            with suppress(sqlite3.Error, DamagedRow):
+                yield self._reader.whole_record(row), row[RECORD_DEAD] != 0
+
+    def paused(self) -> tuple[bytes, ...] | None:
+        """The functions that are paused; None if that cannot be read."""
+        with suppress(sqlite3.Error, DamagedRow):
+            return self._reader.paused() if schema.version_of(self._source) > 1 else ()
+        return None
+
+    def _rows(self, query: str) -> Iterator[Row]:
+        """The readable rows, by ranges of their keys, which are their first columns; some of them twice."""
+        ranges = deque([(0, _HIGHEST)])
+        fruitless = 0
+        while ranges and fruitless < _FRUITLESS:
+            fruitless += 1
+            first, last = ranges.popleft()
+            with suppress(sqlite3.Error):
+                for row in self._source.execute(query, (first, last)):
+                    yield row
+                    first = max(first, row[0] + 1)
+                    fruitless = 0
+                continue
+            with suppress(sqlite3.Error):
+                for row in self._source.execute(f"{query} DESC", (first, last)):
+                    yield row
+                    last = min(last, row[0] - 1)
+                    fruitless = 0
+                continue
+            if first < last:
+                ranges += _divided(first, last)
+
+
+def _divided(first: int, last: int) -> Iterator[tuple[int, int]]:
+    """A small range in halves; a large one in parts that grow, for what there is will be at its beginning."""
+    if last - first < 1 << 12:
+        middle = (first + last) // 2
+        yield first, middle
+        yield middle + 1, last
+        return
+    start, size = first, 256
+    while start <= last:
+        yield start, min(last, start + size - 1)
+        start, size = start + size, size * 4
+
+
+class Recovered(NamedTuple):
+    """What was saved. What is None cannot be known."""
+
+    kept_jobs: int  # with dead letters
+    lost_jobs: int | None
+    kept_records: int
+    lost_records: int | None
+    lost_groups: int  # of changes, at the end of a log that was cut: they are not among the lost
+    same_name: bool  # handles that were given before are still good
+    moved_to: Path  # where the damaged file is now
+    same_paused: bool  # the functions that were paused still are
+
+
+def rescue_of(path: Path) -> Path:
+    """Where a rescue is until it takes the place of the file."""
+    return path.with_name(f"{path.name}-recovered")
+
+
+def is_planned(path: Path) -> bool:
+    """Whether the rescue of the file is complete, and has yet to take its place."""
+    return _plan_of(path).exists()
+
+
+def check_not_planned(path: Path) -> None:
+    """Raises StoreError: it is."""
+    if is_planned(path):
+        raise StoreError(f"{path}: its rescue was cut short before it was in its place; {remedy(path)}")
+
+
+def plan(path: Path, store: bytes, recovered: Recovered) -> None:
+    """Have the complete rescue take the place of the file, whatever comes between.
+
+    Args:
+        store: The name of the one that is in the rescue.
+        recovered: What to tell of it then.
+
+    Raises:
+        OSError: It is not planned.
+    """
+    final = _plan_of(path)
+    draft = final.with_name(f"{final.name}-draft")
+    text = json.dumps({"store": store.decode(), **recovered._asdict(), "moved_to": recovered.moved_to.name})
+    try:
+        with draft.open("w", encoding="ascii") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.rename(final)
+    finally:
+        draft.unlink(missing_ok=True)
+    _sync_names_beside(path)
+
+
+def carry_out(path: Path, owner: Owner) -> Recovered:
+    """Do what is planned, as far as it has not been done.
+
+    Raises:
+        StoreError: Somebody has put another file there meanwhile, or the plan is damaged.
+        OSError: It is still planned.
+    """
+    store, recovered = _read(path)
+    if rescue_of(path).exists():
+        for suffix in ("", "-wal", "-shm"):
+            _move_aside(path, recovered.moved_to, suffix)
+        owner.hand_over(store)
+        rescue_of(path).rename(path)
+        _sync_names_beside(path)
+    _plan_of(path).unlink()
+    return recovered
+
+
+def _read(path: Path) -> tuple[bytes, Recovered]:
+    """What is planned: the name of the store in the rescue, and what to tell of it."""
+    try:
+        planned: dict[str, Any] = json.loads(_plan_of(path).read_text(encoding="ascii"))
+        store = planned.pop("store").encode()
+        return store, Recovered(moved_to=path.with_name(planned.pop("moved_to")), **planned)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise StoreError(
+            f"{_plan_of(path)} is damaged. If {path.name} is there, remove that plan and run this again; if "
+            f"not, rename {rescue_of(path).name}, which is complete, to {path.name} first"
+        ) from None
+
+
+def _move_aside(path: Path, moved_to: Path, suffix: str) -> None:
+    old, new = path.with_name(path.name + suffix), moved_to.with_name(moved_to.name + suffix)
+    if not old.exists():
+        return
+    if new.exists():
+        raise StoreError(
+            f"{old} is there again, but it was moved to {new}: move it away to have the rescue in its place, "
+            f"or remove {_plan_of(path)} to go on without the rescue"
+        )
+    old.rename(new)
+
+
+def _plan_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}-swap")
+
+
+def _sync_names_beside(path: Path) -> None:
+    with suppress(OSError):  # not every file system can
+        sync_names(path.parent)
+
+
+_GROUP: Final = 1000  # rows in a transaction
+_KEEP: Final = 7 * 86400.0  # seconds for which a dead letter is kept whose result is lost
+
+
+def recover(path: str | Path) -> Recovered:
+    """Replace a file by one with all that can be read of it. No server may have it.
+
+    If that was cut short before, it is brought to its end.
+
+    Raises:
+        StoreError: It is in use, or not there, or there is no room for the new one; it is as it was. Or the
+            new one is complete, and could not take its place; that is to be tried again.
+    """
+    path = Path(path).resolve()
+    if not path.is_file() and not is_planned(path):
+        raise StoreError(f"there is no file {path} to recover")
+    owner = Owner(path)
+    try:
+        if not is_planned(path):
+            _save(path, owner)
+        return carry_out(path, owner)
+    except (sqlite3.Error, OSError, DiskFull) as error:
+        fault = error if isinstance(error, DiskFull) else failed(path, error)
+        if isinstance(fault, DiskFull):
+            text = "there is no room for the new file beside it; make room, and run this again"
+            fault = DiskFull(f"{path}: {text}")
+        raise fault from error
+    finally:
+        owner.release(orderly=False)  # of what is in its place now, nothing more is expected
+
+
+def _save(path: Path, owner: Owner) -> None:
+    """Write what can be read into a new file, and plan that it takes the place of this one."""
+    fresh, work = rescue_of(path), path.with_name(f"{path.name}-salvage")
+    try:
+        _remove(fresh)
+        _remove(work)
+        with closing(connect(fresh, "batch")) as target:
+            make_ready(fresh, target)
+            recovered, account = _salvage(path, owner, work, target)
+            target.execute("PRAGMA synchronous = FULL")
+            target.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        fresh.chmod(0o600)  # as the store's own: payloads are nobody else's
+        plan(path, account.name, recovered)
+    finally:
+        if not is_planned(path):
+            _remove(fresh)
+        _remove(work)
+
+
+def _salvage(path: Path, owner: Owner, work: Path, target: sqlite3.Connection) -> tuple[Recovered, Account]:
+    with closing(open_damaged(path, work)) as source:
+        account = _account_of(source)
+        known = account or Account(owner.name or os.urandom(4).hex().encode())
+        tables = Tables(target, Account(known.name, known.reserved, copied=1))
+        saved = _Saved(tables)
+        reader = Salvage(source)
+        for job, dead in reader.jobs():
+            saved.job(job, dead)
+        saved.end_of_jobs()
+        for record, is_letter in reader.records():
+            saved.record(record, is_letter)
+        saved.end_of_records(time.time())
+        paused = reader.paused()
+        tables.write_paused(paused or ())
+    new = tables.account
+    recovered = Recovered(
+        kept_jobs=new.jobs,
+        lost_jobs=None if account is None else max(0, account.jobs - new.jobs),
+        kept_records=saved.found_records,
+        lost_records=None if account is None else max(0, account.records - saved.found_records),
+        lost_groups=0 if account is None else max(0, owner.expected - account.groups),
+        same_name=account is not None or owner.name is not None,
+        moved_to=_free_name(path),
+        same_paused=paused is not None,
+    )
+    return recovered, new
+
+
+class _Saved:
+    """Writes what was read into the new file."""
+
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+        self._numbers: set[int] = set()  # of jobs that are to run
+        self._letters: dict[int, StoredJob] = {}  # without their workloads
+        self._recorded: set[int] = set()  # numbers of results
+        self._jobs: tuple[list[StoredJob], list[StoredJob]] = [], []  # to be written: alive, dead
+        self._records: list[Ended] = []  # to be written
+        self._bytes = 0  # of what is to be written
+        self.found_records = 0
+
+    def job(self, job: StoredJob, dead: bool) -> None:
+        if job.number in self._numbers or job.number in self._letters:
+            return
+        size = job.workload if isinstance(job.workload, int) else len(job.workload)
+        if dead:
+            self._letters[job.number] = job._replace(workload=size)
+        else:
+            self._numbers.add(job.number)
+        self._jobs[dead].append(job)
+        self._written(size)
+
+    def end_of_jobs(self) -> None:
+        self._flush()
+        last = max((*self._numbers, *self._letters), default=0)
+        self._tables.account.reserved = max(self._tables.account.reserved, last + 1)
+
+    def record(self, record: Ended, is_letter: bool) -> None:
+        if record.number in self._numbers or record.number in self._recorded:
+            return  # a job that is to run has no end
+        self._recorded.add(record.number)
+        self.found_records += 1
+        self._records.append(record._replace(letter=self._letters.get(record.number) if is_letter else None))
+        self._written(len(record.body))
+
+    def end_of_records(self, now: float) -> None:
+        """Dead letters whose ends are lost get one that says nothing, so that they can be found."""
+        for number, letter in self._letters.items():
+            if number not in self._recorded:
+                self._records.append(
+                    Ended(
+                        number=number,
+                        function=letter.function,
+                        unique=letter.unique,
+                        outcome=Outcome.FAILED,
+                        body=b"",
+                        submitted=letter.submitted,
+                        started=0.0,
+                        ended=now,
+                        attempt=letter.attempt,
+                        deaths=letter.deaths,
+                        worker=b"",
+                        notes=b"",
+                        expires=now + _KEEP,
+                        letter=letter,
+                    )
+                )
+                self._written(0)
+        self._flush()
+
+    def _written(self, size: int) -> None:
+        self._bytes += size
+        if self._bytes > 64 << 20 or len(self._jobs[0]) + len(self._jobs[1]) + len(self._records) >= _GROUP:
+            self._flush()
+
+    def _flush(self) -> None:
+        tables = self._tables
+        tables.connection.execute("BEGIN IMMEDIATE")
+        for dead, jobs in enumerate(self._jobs):
+            tables.insert_jobs(jobs, dead)
+            jobs.clear()
+        tables.insert_records(self._records)
+        self._records.clear()
+        self._bytes = 0
+        tables.account.update(tables.connection)
+        tables.connection.execute("COMMIT")
+
+
+def _account_of(source: sqlite3.Connection) -> Account | None:
+    try:
+        return Account.read(source)
+    except (sqlite3.Error, DamagedAccount):
+        return None
+
+
+def _free_name(path: Path) -> Path:
+    name = f"{path.name}.damaged-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}"
+    number = 0
+    while (free := path.with_name(f"{name}-{number}" if number else name)).exists():
+        number += 1
+    return free
+
+
+def _remove(path: Path) -> None:
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)

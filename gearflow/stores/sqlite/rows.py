@@ -1,0 +1,320 @@
+"""Jobs and results as rows, each with a checksum, as SQLite has none: a flipped bit must not become a job.
+
+A row's ``crc`` is over all its fields, but a long body has one of its own (``body_crc``, which the row's is
+over), so that a job can be loaded without its workload. Functions, uniques and the like are TEXT, byte for
+byte as latin-1: one can read them in any SQLite shell, and Python's sqlite3 binds ``bytes`` four times more
+slowly than ``str`` (it looks for an adapter each time), for which reason bodies are bound as ``bytearray``.
+
+A body of more than ``PART`` bytes is not in its row: there stands its length alone, an INTEGER. SQLite holds
+no more than a billion bytes in one value, and binding copies; so it lies in pieces in the table ``parts``.
+
+Where the results of a unique are: in memory, eight bytes for each that is kept.
+
+An index in the file would cost more than the result itself: hashes are spread over all of an index, so that
+each result would have a page of it written (measured: with 100 results in a group, 10 us for each). So the
+file has the hash beside each result, and this is built from it at the start.
+
+What comes is gathered in a dict. When that is large, it becomes a sorted array; a unique is looked for in one
+array after the other, from the youngest: about a microsecond for each of them. What is found may be gone, or
+be of another unique with the same hash: whoever asks must look at the result itself. An array goes when all
+its results are gone.
+"""
+
+from __future__ import annotations
+
+import json
+from array import array
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+from struct import Struct
+from struct import error as struct_error
+from typing import Any, Final, TypeAlias
+from zlib import crc32
+
+from gearflow.broker.parser import Body
+from gearflow.broker.storage import Ended, Outcome, StoredJob
+
+GENERATION: Final = 1 << 13
+"""Different hashes in an array: to sort them takes two milliseconds."""
+
+
+def token_of(function: bytes, unique: bytes) -> int:
+    """The hash by which a result is found; 0 for no unique."""
+    return (crc32(b"%b\0%b" % (function, unique)) or 1) if unique else 0
+
+
+class Uniques:
+    """Places of results by their tokens."""
+
+    def __init__(self) -> None:
+        self._young: dict[int, int | list[int]] = {}  # places
+        self._old: list[tuple[int, int, array[int]]] = []  # first and last place; token << 32 | place - first
+
+    def add(self, token: int, place: int) -> None:
+        """A result is at this place, which is behind all others."""
+        before = self._young.setdefault(token, place)
+        if before is not place:
+            if isinstance(before, list):
+                before.append(place)
+            else:
+                self._young[token] = [before, place]
+        elif len(self._young) >= GENERATION:
+            self._age()
+
+    def find(self, token: int) -> Iterator[int]:
+        """Where there may be a result, the youngest first."""
+        young = self._young.get(token, [])
+        yield from [young] if isinstance(young, int) else reversed(young)
+        for first, _, entries in reversed(self._old):
+            start = bisect_left(entries, token << 32)
+            end = bisect_left(entries, token + 1 << 32, start)
+            for entry in reversed(entries[start:end]):
+                yield first + (entry & 0xFFFFFFFF)
+
+    def forget_before(self, place: int) -> None:
+        """No result before this place is there any more."""
+        while self._old and self._old[0][1] < place:
+            del self._old[0]
+
+    def _age(self) -> None:
+        pairs = [
+            (token, place)
+            for token, places in self._young.items()
+            for place in ([places] if isinstance(places, int) else places)
+        ]
+        first, last = min(place for _, place in pairs), max(place for _, place in pairs)
+        self._old.append(
+            (first, last, array("Q", sorted(token << 32 | place - first for token, place in pairs)))
+        )
+        self._young.clear()
+
+
+INLINE: Final = 1024
+"""Bytes up to which a body is under its row's own checksum, and a workload is loaded with its job."""
+
+PART: Final = 16 << 20
+"""Bytes of a body that are one value in the file."""
+
+OVERHEAD: Final = 640
+"""Bytes that a kept result is said to need beside its body: as measured in memory, twice that of the file.
+Without it a million empty results would be free."""
+
+Row: TypeAlias = tuple[Any, ...]
+
+JOB_HEAD: Final = (
+    'number, function, "unique", priority, submitted, due, reducer, options, attempt, deaths, dead, '
+    "body_crc, crc"
+)
+SHORT_WORKLOAD: Final = f"CASE WHEN length(workload) > {INLINE} THEN length(workload) ELSE workload END"
+"""The workload if it is short, else how long it is. (Of one in parts the column is its length.)"""
+
+RECORD_COLUMNS: Final = (
+    'place, number, function, "unique", outcome, submitted, started, ended, attempt, deaths, worker, notes, '
+    "expires, body_crc, crc, dead, token, kept, body"
+)
+
+JOB_DEAD, JOB_BODY_CRC = 10, 11  # among the columns of JOB_HEAD
+RECORD_BODY_CRC, RECORD_DEAD, TOKEN, KEPT, BODY = 13, 15, 16, 17, 18  # among RECORD_COLUMNS
+
+_JOB: Final = Struct("<qqddqqqQQ").pack
+_RECORD: Final = Struct("<qqdddqqdQQ").pack
+_new_job: Final[Callable[[type[StoredJob], Row], StoredJob]] = tuple.__new__  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+"""As StoredJob(...), in half the time: that counts where a million are loaded."""
+_NO_REDUCER: Final = b"\0"  # which is no reducer's name
+
+
+class DamagedRow(Exception):
+    """What a row holds is not what was written into it."""
+
+
+def job_row(job: StoredJob, dead: int = 0, known_crc: int = 0) -> Row:
+    """The columns of ``JOB_HEAD``, and the workload.
+
+    ``known_crc`` is that of a long workload that is in the file already: ``job`` has its length alone.
+    """
+    number, function, unique, priority, submitted, due, reducer, options, attempt, deaths, workload = job
+    kept: bytearray | Body | int
+    if isinstance(workload, int):
+        size, body_crc, kept = workload, known_crc, workload
+        short: Body = b""
+    elif (size := len(workload)) <= INLINE:
+        body_crc, short, kept = 0, workload, bytearray(workload)
+    else:
+        body_crc, short, kept = crc32(workload), b"", size if size > PART else workload
+    head = _JOB(number, priority, submitted, due, attempt, deaths, dead, size, body_crc)
+    crc = crc32(
+        b"\0".join((head, function, unique, options, _NO_REDUCER if reducer is None else reducer, short))
+    )
+    return (
+        number,
+        function.decode("latin-1"),
+        unique.decode("latin-1"),
+        priority,
+        submitted,
+        due,
+        0 if reducer is None else reducer.decode("latin-1"),
+        options.decode("latin-1"),
+        attempt,
+        deaths,
+        dead,
+        body_crc,
+        crc,
+        kept,
+    )
+
+
+def row_job(row: Row) -> StoredJob:
+    """The job in a row as ``job_row`` makes it, or with the length of a long workload in its place.
+
+    Raises:
+        DamagedRow: It is not what was written.
+    """
+    (number, function, unique, priority, submitted, due, reducer) = row[:7]
+    (options, attempt, deaths, dead, body_crc, crc, workload) = row[7:]
+    try:
+        function, unique, options = (
+            function.encode("latin-1"),
+            unique.encode("latin-1"),
+            options.encode("latin-1"),
+        )
+        reducer = None if reducer == 0 else reducer.encode("latin-1")
+        if isinstance(workload, int):
+            size, short = workload, b""
+        elif (size := len(workload)) <= INLINE:
+            short = workload
+        else:
+            short = b""
+            _check(crc32(workload), body_crc)
+        head = _JOB(number, priority, submitted, due, attempt, deaths, dead, size, body_crc)
+        name = _NO_REDUCER if reducer is None else reducer
+        _check(crc32(b"\0".join((head, function, unique, options, name, short))), crc)
+    except _WRONG_TYPES as error:
+        raise DamagedRow from error
+    fields = number, function, unique, priority, submitted, due, reducer, options, attempt, deaths, workload
+    return _new_job(StoredJob, fields)
+
+
+def kept_by(record: Ended) -> int:
+    """Bytes that a result counts as where only so many may be kept."""
+    letter_bytes = 0
+    if record.letter is not None:
+        workload = record.letter.workload
+        letter_bytes = workload if isinstance(workload, int) else len(workload)
+    return len(record.body) + len(record.notes) + letter_bytes + OVERHEAD
+
+
+def record_row(record: Ended, place: int) -> Row:
+    """The columns of ``RECORD_COLUMNS``."""
+    (number, function, unique, outcome, body, submitted, started, ended) = record[:8]
+    (attempt, deaths, worker, notes, expires, letter) = record[8:]
+    kept: bytearray | Body | int
+    size = len(body)
+    if size <= INLINE:
+        body_crc, short, kept = 0, body, bytearray(body)
+    else:
+        body_crc, short, kept = crc32(body), b"", size if size > PART else body
+    head = _RECORD(number, outcome, submitted, started, ended, attempt, deaths, expires, size, body_crc)
+    return (
+        place,
+        number,
+        function.decode("latin-1"),
+        unique.decode("latin-1"),
+        int(outcome),
+        submitted,
+        started,
+        ended,
+        attempt,
+        deaths,
+        worker.decode("latin-1"),
+        notes.decode("latin-1"),
+        expires,
+        body_crc,
+        crc32(b"\0".join((head, function, unique, worker, notes, short))),
+        0 if letter is None else letter_token(function),
+        token_of(function, unique),
+        kept_by(record),
+        kept,
+    )
+
+
+def row_record(row: Row) -> Ended:
+    """What became of a job, without its letter; its body is the length where it lies in parts.
+
+    Raises:
+        DamagedRow: It is not what was written.
+    """
+    number, function, unique, outcome, submitted, started, ended, attempt, deaths, worker = row[1:11]
+    notes, expires, body_crc, crc, _, _, _, body = row[11:]
+    try:
+        function, unique = function.encode("latin-1"), unique.encode("latin-1")
+        worker, notes = worker.encode("latin-1"), notes.encode("latin-1")
+        if isinstance(body, int):
+            size, short = body, b""
+        elif (size := len(body)) <= INLINE:
+            short = body
+        else:
+            short = b""
+            _check(crc32(body), body_crc)
+        head = _RECORD(number, outcome, submitted, started, ended, attempt, deaths, expires, size, body_crc)
+        _check(crc32(b"\0".join((head, function, unique, worker, notes, short))), crc)
+        outcome = Outcome(outcome)
+    except _WRONG_TYPES as error:
+        raise DamagedRow from error
+    return Ended(
+        number,
+        function,
+        unique,
+        outcome,
+        row[BODY],
+        submitted,
+        started,
+        ended,
+        attempt,
+        deaths,
+        worker,
+        notes,
+        expires,
+    )
+
+
+def paused_row(functions: Sequence[bytes]) -> Row:
+    """The names of functions as the table ``paused`` has them, and the checksum."""
+    text = json.dumps([name.decode("latin-1") for name in functions])
+    return text, crc32(text.encode())
+
+
+def row_paused(row: Row) -> tuple[bytes, ...]:
+    """The names of functions in such a row.
+
+    Raises:
+        DamagedRow: It is not what was written.
+    """
+    text, crc = row
+    try:
+        _check(crc32(text.encode()), crc)
+        return tuple(name.encode("latin-1") for name in json.loads(text))
+    except _WRONG_TYPES as error:
+        raise DamagedRow from error
+
+
+def letter_token(function: bytes) -> int:
+    """What the index finds dead letters by. Two functions may have the same."""
+    return crc32(function) or 1
+
+
+def part_id(number: int, place: int, *, of_result: bool) -> int:
+    """The key of a piece in the table ``parts``: up to 256 of 16 MiB each, as a body has up to 4 GiB."""
+    return number << 9 | of_result << 8 | place
+
+
+def part_ids(number: int, *, of_result: bool) -> tuple[int, int]:
+    """The first and the last that there may be."""
+    return part_id(number, 0, of_result=of_result), part_id(number, 255, of_result=of_result)
+
+
+def _check(found: int, expected: int) -> None:
+    if found != expected:
+        raise DamagedRow
+
+
+_WRONG_TYPES: Final = (AttributeError, TypeError, ValueError, OverflowError, struct_error)

@@ -1,0 +1,208 @@
+"""The tables, and how a file of an earlier version becomes one of this version.
+
+The tables of jobs and results come before all indexes, so that VACUUM, which makes them anew in this order,
+gives none of them another root page: ``recover`` relies on it. Those of later versions may be anywhere.
+
+What is written for each job is as little as can be: ``jobs`` has no index but its key, the number. Results
+are kept in the order in which jobs ended (``place``), which is the order in which they go when there are too
+many; they are found by number and by when they expire; for uniques see ``uniques``. A dead letter is a row in
+both tables, ``dead`` in each; its workload stays where it is.
+
+What must be in a file, by its own account: kept in the same transaction as what it tells of.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+from zlib import crc32
+
+from gearflow.stores.sqlite.rows import paused_row
+
+APPLICATION_ID: Final = 0x47524657  # "GRFW"
+
+PAGE: Final = 4096
+"""Bytes of a page."""
+
+_TABLES: Final = (
+    """CREATE TABLE meta (
+    id INTEGER PRIMARY KEY,  -- 1: there is one row
+    name TEXT,               -- part of every handle
+    reserved INTEGER,        -- numbers below this one may have been given to jobs
+    copied INTEGER,          -- this is a copy: the original may have given more numbers
+    groups INTEGER,          -- of changes, so far
+    jobs INTEGER,            -- rows in jobs
+    records INTEGER,         -- rows in records
+    kept INTEGER,            -- the sum over records.kept
+    tokens INTEGER,          -- the sum over records.token
+    crc INTEGER
+)""",
+    """CREATE TABLE jobs (
+    number INTEGER PRIMARY KEY,
+    function TEXT,
+    "unique" TEXT,
+    priority INTEGER,
+    submitted REAL,
+    due REAL,
+    reducer,                 -- 0: none
+    options TEXT,
+    attempt INTEGER,
+    deaths INTEGER,
+    dead INTEGER,            -- 1: a dead letter, not to be run
+    body_crc INTEGER,
+    crc INTEGER,
+    workload BLOB            -- an INTEGER: its length; it is in parts
+)""",
+    """CREATE TABLE records (
+    place INTEGER PRIMARY KEY,
+    number INTEGER,
+    function TEXT,
+    "unique" TEXT,
+    outcome INTEGER,
+    submitted REAL,
+    started REAL,
+    ended REAL,
+    attempt INTEGER,
+    deaths INTEGER,
+    worker TEXT,
+    notes TEXT,
+    expires REAL,
+    body_crc INTEGER,
+    crc INTEGER,
+    dead INTEGER,            -- a hash of the function of a dead letter; 0: it is none
+    token INTEGER,           -- a hash of function and unique; 0: no unique
+    kept INTEGER,            -- bytes, with the dead letter's workload
+    body BLOB                -- an INTEGER: its length; it is in parts
+)""",
+    "CREATE TABLE parts (id INTEGER PRIMARY KEY, bytes BLOB)",  # id: number << 9 | of a result << 8 | place
+    "CREATE UNIQUE INDEX records_number ON records (number)",
+    "CREATE INDEX records_expires ON records (expires)",
+    "CREATE INDEX records_dead ON records (dead, number) WHERE dead > 0",
+    "CREATE INDEX records_letter ON records (number) WHERE dead > 0",
+)
+
+_PAUSED: Final = """CREATE TABLE paused (
+    id INTEGER PRIMARY KEY,  -- 1: there is one row
+    functions TEXT,          -- their names, JSON
+    crc INTEGER
+)"""
+
+
+def _create(connection: sqlite3.Connection) -> None:
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    for statement in _TABLES:
+        connection.execute(statement)
+    Account(os.urandom(4).hex().encode()).insert(connection)
+
+
+def _add_paused(connection: sqlite3.Connection) -> None:
+    """Which functions are paused: in one row, which is always there, so that it cannot be lost in silence."""
+    connection.execute(_PAUSED)
+    connection.execute("INSERT INTO paused (id, functions, crc) VALUES (1, ?, ?)", paused_row(()))
+
+
+MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [_create, _add_paused]
+"""The n-th makes a file of version n one of version n + 1; a new file has version 0."""
+
+
+def version() -> int:
+    """Of the files that this gearflow writes."""
+    return len(MIGRATIONS)
+
+
+def version_of(connection: sqlite3.Connection) -> int:
+    found: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    return found
+
+
+def migrate(connection: sqlite3.Connection, to: int | None = None) -> None:
+    """Bring a file to this version, or to an earlier one, one step, one transaction after another."""
+    for number in range(version_of(connection), version() if to is None else to):
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            MIGRATIONS[number](connection)
+            connection.execute(f"PRAGMA user_version = {number + 1}")
+            connection.execute("COMMIT")
+        finally:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+
+
+def tables_of(connection: sqlite3.Connection) -> list[tuple[str, str, str]]:
+    """What a file says its tables and indexes are."""
+    return connection.execute("SELECT type, name, sql FROM sqlite_master ORDER BY name").fetchall()
+
+
+def expected_tables(of: int | None = None) -> list[tuple[str, str, str]]:
+    """What they are in a file of this version, or of an earlier one."""
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    try:
+        migrate(connection, of)
+        return tables_of(connection)
+    finally:
+        connection.close()
+
+
+_COLUMNS: Final = "name, reserved, copied, groups, jobs, records, kept, tokens, crc"
+
+
+class DamagedAccount(Exception):
+    """There is none, or it is not what was written."""
+
+
+_UPDATE: Final = (
+    "UPDATE meta SET name = ?, reserved = ?, copied = ?, groups = ?, jobs = ?, records = ?, kept = ?, "
+    "tokens = ?, crc = ?"
+)
+
+
+@dataclass(slots=True)
+class Account:
+    """The row of the table ``meta``; its owner changes it as the tables change."""
+
+    name: bytes
+    reserved: int = 1  # numbers below this one may have been given to jobs
+    copied: int = 0  # 1: this is a copy, the original may have given more
+    groups: int = 0  # of changes, so far
+    jobs: int = 0  # rows
+    records: int = 0  # rows
+    kept: int = 0  # bytes of results
+    tokens: int = 0  # the sum of those of the results
+
+    @classmethod
+    def read(cls, connection: sqlite3.Connection) -> Account:
+        """The account of a file.
+
+        Raises:
+            DamagedAccount: As it says.
+            sqlite3.Error: It cannot be read.
+        """
+        row = connection.execute(f"SELECT {_COLUMNS} FROM meta WHERE id = 1").fetchone()
+        if row is None:
+            raise DamagedAccount
+        try:
+            account = cls(row[0].encode("ascii"), *row[1:-1])
+            if account._row() != row:
+                raise DamagedAccount
+        except (AttributeError, TypeError, ValueError) as error:
+            raise DamagedAccount from error
+        return account
+
+    def copy(self) -> Account:
+        fields = self.reserved, self.copied, self.groups, self.jobs, self.records, self.kept, self.tokens
+        return Account(self.name, *fields)  # seven times faster than dataclasses.replace
+
+    def insert(self, connection: sqlite3.Connection) -> None:
+        connection.execute(
+            f"INSERT OR REPLACE INTO meta (id, {_COLUMNS}) VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?, ?)", self._row()
+        )
+
+    def update(self, connection: sqlite3.Connection) -> None:
+        connection.execute(_UPDATE, self._row())
+
+    def _row(self) -> tuple[str, int, int, int, int, int, int, int, int]:
+        fields = self.reserved, self.copied, self.groups, self.jobs, self.records, self.kept, self.tokens
+        return (self.name.decode(), *fields, crc32(b"%b %d %d %d %d %d %d %d" % (self.name, *fields)))

@@ -1,0 +1,395 @@
+"""What a change does to the tables, within a transaction that somebody else begins and ends.
+
+What is in the tables: the questions that a store is asked.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final, NamedTuple
+from zlib import crc32
+
+from gearflow.broker.parser import Body
+from gearflow.broker.storage import (
+    Change,
+    Ended,
+    Forgotten,
+    Paused,
+    Rescheduled,
+    Reserved,
+    Revived,
+    StoredJob,
+)
+from gearflow.errors import StoreError
+from gearflow.stores.sqlite import rows
+from gearflow.stores.sqlite.rows import (
+    BODY,
+    JOB_BODY_CRC,
+    JOB_DEAD,
+    JOB_HEAD,
+    KEPT,
+    RECORD_BODY_CRC,
+    RECORD_COLUMNS,
+    SHORT_WORKLOAD,
+    TOKEN,
+    DamagedRow,
+    Row,
+    Uniques,
+    job_row,
+    kept_by,
+    letter_token,
+    part_id,
+    part_ids,
+    paused_row,
+    record_row,
+    row_job,
+    row_paused,
+    row_record,
+    token_of,
+)
+from gearflow.stores.sqlite.schema import Account
+
+
+class Place(NamedTuple):
+    """Where a result is kept, and what goes with it."""
+
+    place: int
+    number: int
+    dead: int  # not 0: there is a letter, too
+    token: int
+    kept: int  # bytes
+
+
+PLACE: Final = "place, number, dead, token, kept"
+
+
+class Reader:
+    """The tables of an open file. Everything may raise sqlite3.Error or DamagedRow."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+        self.next_place = 1 + (connection.execute("SELECT max(place) FROM records").fetchone()[0] or 0)
+
+    def job(self, number: int) -> StoredJob | None:
+        row = self.connection.execute(
+            f"SELECT {JOB_HEAD}, workload FROM jobs WHERE number = ?", (number,)
+        ).fetchone()
+        if row is None:
+            return None
+        return self.whole_job(row)
+
+    def whole_job(self, row: Row) -> StoredJob:
+        """The job in a row of ``JOB_HEAD`` and workload, with that."""
+        job = row_job(row)
+        if not isinstance(job.workload, int):
+            return job
+        return job._replace(
+            workload=self._joined(job.number, job.workload, row[JOB_BODY_CRC], of_result=False)
+        )
+
+    def whole_record(self, row: Row) -> Ended:
+        """What became of a job, with its body."""
+        record = row_record(row)
+        if not isinstance(row[BODY], int):
+            return record
+        return record._replace(
+            body=self._joined(record.number, row[BODY], row[RECORD_BODY_CRC], of_result=True)
+        )
+
+    def ended(self, number: int) -> Ended | None:
+        return next(self.records("WHERE number = ?", number), None)
+
+    def dead(self, function: bytes | None, after: int, limit: int) -> list[Ended]:
+        if function is None:
+            return list(
+                self.records(
+                    "INDEXED BY records_letter WHERE dead > 0 AND number > ? ORDER BY number LIMIT ?",
+                    after,
+                    limit,
+                )
+            )
+        return list(
+            self.records(
+                "INDEXED BY records_dead WHERE dead = ? AND dead > 0 AND number > ? AND function = ? "
+                "ORDER BY number LIMIT ?",
+                letter_token(function),
+                after,
+                function.decode("latin-1"),
+                limit,
+            )
+        )
+
+    def paused(self) -> tuple[bytes, ...]:
+        """The functions that are paused."""
+        row = self.connection.execute("SELECT functions, crc FROM paused WHERE id = 1").fetchone()
+        if row is None:
+            raise DamagedRow
+        return row_paused(row)
+
+    def held(self, number: int) -> tuple[StoredJob, int, int] | None:
+        """A job without its long workload, whether it is dead, and the workload's checksum."""
+        row = self.connection.execute(
+            f"SELECT {JOB_HEAD}, {SHORT_WORKLOAD} FROM jobs WHERE number = ?", (number,)
+        ).fetchone()
+        return None if row is None else (row_job(row), row[JOB_DEAD], row[JOB_BODY_CRC])
+
+    def places(self, number: int) -> list[Place]:
+        found = self.connection.execute(f"SELECT {PLACE} FROM records WHERE number = ?", (number,))
+        return [Place(*row) for row in found]
+
+    def records(self, query: str, *values: Any) -> Iterator[Ended]:
+        for row in self.connection.execute(f"SELECT {RECORD_COLUMNS} FROM records {query}", values):
+            yield self.whole_record(row)
+
+    def _joined(self, number: int, size: int, crc: int, *, of_result: bool) -> memoryview:
+        whole = bytearray(size)
+        end = 0
+        for (piece,) in self.connection.execute(
+            "SELECT bytes FROM parts WHERE id BETWEEN ? AND ? ORDER BY id",
+            part_ids(number, of_result=of_result),
+        ):
+            start, end = end, end + len(piece)
+            if end > size:
+                raise DamagedRow
+            whole[start:end] = piece
+        if end != size or crc32(whole) != crc:
+            raise DamagedRow
+        return memoryview(whole).toreadonly()
+
+
+_INSERT_JOB: Final = f"INSERT INTO jobs ({JOB_HEAD}, workload) VALUES ({', '.join('?' * 14)})"
+_UPDATE_JOB: Final = f"UPDATE jobs SET ({JOB_HEAD}) = ({', '.join('?' * 13)}) WHERE number = ?"
+_INSERT_RECORD: Final = f"INSERT INTO records ({RECORD_COLUMNS}) VALUES ({', '.join('?' * 19)})"
+
+
+class Tables(Reader):
+    """The tables of an open file, and the account of them. All may raise sqlite3.Error or DamagedRow."""
+
+    def __init__(
+        self, connection: sqlite3.Connection, account: Account, keep_bytes: int | None = None
+    ) -> None:
+        """A result that is larger than ``keep_bytes`` by itself is not kept: all others would have to go."""
+        super().__init__(connection)
+        self.account = account
+        self._keep_bytes = keep_bytes
+        self._in_parts = {
+            key >> 1 for (key,) in connection.execute("SELECT DISTINCT id >> 8 FROM parts") if not key & 1
+        }
+        """Jobs whose workloads lie in parts, and some that were."""
+        self._uniques = Uniques()
+
+    def read_uniques(self) -> None:
+        """Have ``latest`` know of what is there already."""
+        self._uniques = Uniques()
+        for place, token in self.connection.execute("SELECT place, token FROM records ORDER BY place"):
+            if token:
+                self._uniques.add(token, place)
+
+    def latest(self, function: bytes, unique: bytes) -> Ended | None:
+        for place in self._uniques.find(token_of(function, unique)):
+            record = next(self.records("WHERE place = ?", place), None)
+            if record is not None and (record.function, record.unique) == (function, unique):
+                return record
+        return None
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        """All changes, as in their order. Raises sqlite3.IntegrityError where a number is there already."""
+        kinds: dict[type[Change], list[Any]] = {}
+        numbers: set[int | tuple[bytes, ...]] = set()  # of jobs; others name what they change as well
+        for change in changes:
+            if change[0] in numbers:
+                self._apply_kinds(kinds)
+                kinds.clear()
+                numbers.clear()
+            numbers.add(change[0])
+            if (kind := change.__class__) in kinds:
+                kinds[kind].append(change)
+            else:
+                kinds[kind] = [change]
+        self._apply_kinds(kinds)
+
+    def apply_in_place_of_others(self, changes: Sequence[Change]) -> None:
+        """The same, more slowly: what is there under the number of a job or result goes first."""
+        for change in changes:
+            if isinstance(change, (StoredJob, Ended)):
+                self.remove(place._replace(dead=0) for place in self.places(change.number))
+            if isinstance(change, StoredJob) and not isinstance(change.workload, int):
+                self._delete_jobs([change.number])
+            self._apply_kinds({type(change): [change]})
+
+    def over(self, now: float, keep_bytes: int | None, limit: int) -> list[Place]:
+        """The first results whose time is over, then the oldest that are more than may be kept."""
+        query = f"SELECT {PLACE} FROM records"
+        found = [
+            Place(*row)
+            for row in self.connection.execute(
+                f"{query} WHERE expires <= ? ORDER BY expires LIMIT ?", (now, limit)
+            )
+        ]
+        kept = self.account.kept - sum(place.kept for place in found)
+        if keep_bytes is not None and kept > keep_bytes and len(found) < limit:
+            expired = set(found)
+            for row in self.connection.execute(f"{query} ORDER BY place LIMIT ?", (limit,)):
+                if kept <= keep_bytes or len(found) == limit:
+                    break
+                if (place := Place(*row)) not in expired:
+                    found.append(place)
+                    kept -= place.kept
+        return found
+
+    def remove(self, places: Iterable[Place]) -> None:
+        """Results, with their letters."""
+        places = list(places)
+        self.connection.executemany("DELETE FROM records WHERE place = ?", [place[:1] for place in places])
+        self.account.records -= len(places)
+        for place in places:
+            self.account.kept -= place.kept
+            self.account.tokens -= place.token
+            if place.dead:
+                self._delete_jobs([place.number])
+            if place.kept > rows.PART:
+                self._delete_parts(place.number, of_result=True)
+        if (first := self.connection.execute("SELECT min(place) FROM records").fetchone()[0]) is not None:
+            self._uniques.forget_before(first)
+
+    def _apply_kinds(self, kinds: dict[type[Change], list[Any]]) -> None:
+        """Changes by their kinds, no two of the same job."""
+        for kind, changes in kinds.items():
+            if kind is StoredJob:
+                self._store(changes)
+            elif kind is Ended:
+                self._end(changes)
+            elif kind is Forgotten:
+                self._forget(changes)
+            elif kind is Rescheduled:
+                self._reschedule(changes)
+            elif kind is Revived:
+                self._revive(changes)
+            elif kind is Reserved:
+                self.account.reserved = max(self.account.reserved, *(change.below for change in changes))
+            elif kind is Paused:
+                self.write_paused(changes[-1].functions)
+
+    def insert_jobs(self, jobs: Sequence[StoredJob], dead: int = 0) -> None:
+        """Jobs with their workloads, which are not there yet."""
+        self.connection.executemany(_INSERT_JOB, [job_row(job, dead) for job in jobs])
+        self.account.jobs += len(jobs)
+        for job in jobs:
+            if not isinstance(job.workload, int) and len(job.workload) > rows.PART:
+                self._in_parts.add(job.number)
+                self._insert_parts(job.number, job.workload, of_result=False)
+
+    def insert_records(self, records: Sequence[Ended]) -> None:
+        """Results that are not there yet; their letters are."""
+        place = self.next_place
+        new = [record_row(record, place + more) for more, record in enumerate(records)]
+        self.next_place += len(new)
+        self.connection.executemany(_INSERT_RECORD, new)
+        self.account.records += len(new)
+        for row, record in zip(new, records, strict=True):
+            self.account.kept += row[KEPT]
+            if token := row[TOKEN]:
+                self.account.tokens += token
+                self._uniques.add(token, row[0])
+            if row[KEPT] > rows.PART and len(record.body) > rows.PART:
+                self._insert_parts(record.number, record.body, of_result=True)
+
+    def write_paused(self, functions: Sequence[bytes]) -> None:
+        """The functions that are paused, and no others."""
+        self.connection.execute("UPDATE paused SET functions = ?, crc = ?", paused_row(functions))
+
+    def _store(self, jobs: Sequence[StoredJob], dead: int = 0) -> None:
+        self.insert_jobs([job for job in jobs if not isinstance(job.workload, int)], dead)
+        for job in jobs:
+            if isinstance(job.workload, int):
+                self._rewrite(job, dead)
+
+    def _end(self, records: Sequence[Ended]) -> None:
+        if self._keep_bytes is not None:
+            records = self._without_too_large(records, self._keep_bytes)
+        letters = [record.letter for record in records if record.letter is not None]
+        self._delete_jobs(
+            [
+                record.number
+                for record in records
+                if record.letter is None or not isinstance(record.letter.workload, int)
+            ]
+        )
+        if letters:
+            self._store(letters, dead=1)
+        self.insert_records(records)
+
+    def _without_too_large(self, records: Sequence[Ended], most: int) -> list[Ended]:
+        """Those that may be kept; the jobs of the others are gone."""
+        self._delete_jobs([record.number for record in records if kept_by(record) > most])
+        return [record for record in records if kept_by(record) <= most]
+
+    def _forget(self, changes: Sequence[Forgotten]) -> None:
+        numbers = [change.number for change in changes]
+        if self._delete_jobs(numbers, and_not_dead="AND dead = 0") < len(numbers):
+            for number in numbers:
+                self.remove(self.places(number))
+
+    def _reschedule(self, changes: Sequence[Rescheduled]) -> None:
+        for number, due, attempt, deaths in changes:
+            if (held := self.held(number)) is not None and not held[1]:
+                job, _, body_crc = held
+                self._update(job._replace(due=due, attempt=attempt, deaths=deaths), 0, body_crc)
+
+    def _revive(self, changes: Sequence[Revived]) -> None:
+        for number, options in changes:
+            if (held := self.held(number)) is not None and held[1]:
+                job, _, body_crc = held
+                options = job.options if options is None else options
+                self._update(job._replace(due=0.0, options=options, attempt=0, deaths=0), 0, body_crc)
+                self.remove(place._replace(dead=0) for place in self.places(number))
+
+    def _rewrite(self, job: StoredJob, dead: int) -> None:
+        """All of a job but its workload, which is in the file."""
+        if (held := self.held(job.number)) is None:
+            raise StoreError(f"the workload of job {job.number} is not in this store")
+        self._update(job._replace(workload=held[0].workload), dead, held[2])
+
+    def _update(self, job: StoredJob, dead: int, body_crc: int) -> None:
+        self.connection.execute(_UPDATE_JOB, (*job_row(job, dead, body_crc)[:-1], job.number))
+
+    def _delete_jobs(self, numbers: Sequence[int], and_not_dead: str = "") -> int:
+        """How many of them were there."""
+        gone = self.connection.executemany(
+            f"DELETE FROM jobs WHERE number BETWEEN ? AND ? {and_not_dead}", _spans(numbers)
+        ).rowcount
+        self.account.jobs -= gone
+        if self._in_parts:
+            for number in self._in_parts.intersection(numbers):
+                self._delete_parts(number, of_result=False)
+        return gone
+
+    def _insert_parts(self, number: int, body: Body, *, of_result: bool) -> None:
+        view = memoryview(body)
+        self.connection.executemany(
+            "INSERT INTO parts (id, bytes) VALUES (?, ?)",
+            (
+                (part_id(number, place, of_result=of_result), view[start : start + rows.PART])
+                for place, start in enumerate(range(0, len(view), rows.PART))
+            ),
+        )
+
+    def _delete_parts(self, number: int, *, of_result: bool) -> None:
+        self.connection.execute(
+            "DELETE FROM parts WHERE id BETWEEN ? AND ?", part_ids(number, of_result=of_result)
+        )
+
+
+def _spans(numbers: Iterable[int]) -> list[list[int]]:
+    """The first and the last of each row of consecutive numbers.
+
+    Jobs end nearly in the order of their numbers, and to SQLite a span is a quarter of its single numbers.
+    """
+    spans: list[list[int]] = []
+    for number in sorted(numbers):
+        if spans and number <= spans[-1][1] + 1:
+            spans[-1][1] = number
+        else:
+            spans.append([number, number])
+    return spans

@@ -1,0 +1,36 @@
+"""Several worker processes as one: kept running, replaced without a gap, stopped together."""
+
+from typing import TYPE_CHECKING
+
+from gearflow.supervisor.ipc import Answer, Ask, Counts, Failed, Leave, Line, Ready, Retiring
+from gearflow.supervisor.signals import Echoes, Terminal
+from gearflow.supervisor.systemd import Notifier
+from gearflow.supervisor.worker_process import HELD_BACK
+
+if TYPE_CHECKING:
+    from gearflow.supervisor.supervisor import Supervisor
+
+__all__ = [
+    "HELD_BACK",
+    "Answer",
+    "Ask",
+    "Counts",
+    "Echoes",
+    "Failed",
+    "Leave",
+    "Line",
+    "Notifier",
+    "Ready",
+    "Retiring",
+    "Supervisor",
+    "Terminal",
+]
+
+
+def __getattr__(name: str) -> object:
+    """The supervisor, when it is asked for: the processes that it supervises do without it."""
+    if name == "Supervisor":
+        from gearflow.supervisor.supervisor import Supervisor
+
+        return Supervisor
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

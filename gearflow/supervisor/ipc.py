@@ -1,0 +1,162 @@
+"""What a supervisor and one of its worker processes say to each other: a line of JSON for each message.
+
+They have a socket pair, whose one end the worker process inherits; an environment variable has its number.
+The end of the stream is a message, too: to the worker process that it is alone, and has to stop warm.
+"""
+
+import json
+import os
+import select
+import socket
+from collections.abc import AsyncIterator, MutableMapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Self, TypeAlias
+
+import anyio
+
+from gearflow.runtime.fork import forget_in_children
+
+VARIABLE: Final = "GEARFLOW_SUPERVISOR_FD"
+
+_CHUNK: Final = 65536
+
+_LONGEST: Final = 16384
+"""Characters of a text that are sent: one of any length might not fit into the socket's buffer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A server knows the worker's functions."""
+
+    notice: str
+    """What a user should know of the worker, but not again and again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retiring:
+    """The worker has a reason to end, and goes on until another one has taken its place."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The worker ends because of an error: how a user is told."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What the worker has to do, and has done."""
+
+    running: int
+    done: int
+    failed: int
+
+    def __str__(self) -> str:
+        return f"{self.running} running, {self.done} done, {self.failed} failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """The supervisor wants the worker to leave cold. (That it is to stop warm, it says by SIGTERM.)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """The supervisor wants to know whether the worker's event loop runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """It runs."""
+
+
+Message: TypeAlias = Ready | Retiring | Failed | Counts | Leave | Ask | Answer
+
+_KINDS: Final[dict[str, type[Message]]] = {
+    kind.__name__.lower(): kind for kind in (Ready, Retiring, Failed, Counts, Leave, Ask, Answer)
+}
+
+
+def encode(message: Message) -> bytes:
+    """A message as a line. Of a text that is very long the middle is left out."""
+    fields = {
+        name: _cut(value) if isinstance(value, str) else value for name, value in asdict(message).items()
+    }
+    return json.dumps({"is": type(message).__name__.lower(), **fields}).encode() + b"\n"
+
+
+def _cut(text: str) -> str:
+    if len(text) <= _LONGEST:
+        return text
+    half = _LONGEST // 2
+    return f"{text[:half]} [{len(text) - 2 * half} characters left out] {text[-half:]}"
+
+
+def decode(line: bytes) -> Message:
+    """The message in a line, which only this module writes."""
+    fields: dict[str, Any] = json.loads(line)
+    return _KINDS[fields.pop("is")](**fields)
+
+
+class Line:
+    """One end. Owns its socket."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._socket = end
+        forget_in_children(self, Line.close)
+
+    @classmethod
+    def pair(cls) -> tuple[Self, socket.socket]:
+        """An end, and the socket of the other one, which is to be inherited."""
+        ours, theirs = socket.socketpair()
+        return cls(ours), theirs
+
+    @classmethod
+    def inherited(cls, environment: MutableMapping[str, str]) -> Self | None:
+        """The end that this process was started with; ``None``: no supervisor has started it.
+
+        It is taken out of the environment, and processes that this one starts do not inherit it.
+        """
+        number = environment.pop(VARIABLE, None)
+        if number is None:
+            return None
+        end = socket.socket(fileno=int(number))
+        os.set_inheritable(end.fileno(), False)
+        return cls(end)
+
+    def say(self, message: Message) -> None:
+        """Send a message; whether anybody is there to hear it does not matter.
+
+        It waits for nobody: a process goes on if its supervisor is stopped for hours, and hears nothing.
+        """
+        with suppress(OSError):
+            self._socket.send(encode(message), socket.MSG_DONTWAIT)
+
+    async def messages(self) -> AsyncIterator[Message]:
+        """What the other side says, until it is gone."""
+        rest = b""
+        while True:
+            await anyio.wait_readable(self._socket)
+            try:
+                chunk = self._socket.recv(_CHUNK)
+            except ConnectionError:
+                return
+            if not chunk:
+                return
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                yield decode(line)
+
+    def await_end(self) -> None:
+        """Block until the other side is gone; messages may be heard meanwhile, by another thread."""
+        poll = select.poll()
+        poll.register(self._socket, 0)  # that it was closed, is told without asking
+        poll.poll()
+
+    def close(self) -> None:
+        """Hang up."""
+        self._socket.close()

@@ -1,0 +1,491 @@
+"""Which worker processes there are to be, and which are to go: pure.
+
+A fleet has places. In each of them at most one process serves, and at most one starts, which takes its
+place as soon as it is ready; only then the one before is told to stop, and leaves when it has finished what
+it runs. So there is no moment at which a place that was served is not.
+
+That is how a process is replaced that wants to retire, and, one place after the other, how new code is taken
+up. New code that does not start changes nothing: the process before goes on. A process that dies leaves its
+place empty, and ``Restarts`` says for how long.
+
+A process that serves is asked again and again whether its event loop runs. It has hung when it has left so
+many questions in a row without an answer. No clock decides that: where the supervisor was stopped as well (a
+suspended machine, a frozen container) it has not asked, so nothing is held against the processes. One that
+only starts is not asked, for it may import or load for long, nor one that was told to stop, which ``drain``
+is for.
+
+The roster is told what happened, and answers with orders, which its supervisor carries out. Times are seconds
+on one clock, whose zero does not matter.
+"""
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from math import inf
+from signal import SIGKILL, SIGTERM
+from typing import Final, TypeAlias
+
+from gearflow.supervisor.restarts import Restart, Restarts
+
+GRACE: Final = 5.0
+"""Seconds beyond ``drain`` after which a process that has not stopped is killed."""
+
+LEAVE_GRACE: Final = 4.0
+"""Seconds that a process has to leave cold; by itself it takes 2 at most."""
+
+QUESTIONS: Final = 6
+"""So many without an answer in a row: the process has hung. At half of them that is told."""
+
+MISCONFIGURED: Final = 78
+"""The exit code of a process that cannot start as it is configured, now or ever."""
+
+_BURST_CODES: Final = (0, 1, 69)
+"""How a worker ends that has done all there was: well, with a failed task, without having found a server."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Start a process, and call it by this number."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Have a process finish what it runs, and end."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """Have a process leave cold."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """Kill a process."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Quiet:
+    """Have a process take nothing new for now."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """Have a quiet process take jobs again."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Ask a process whether its event loop runs."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Silent:
+    """Tell that the event loop of a process seems to be blocked, and where."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hung:
+    """Tell that it has been blocked for too long, and that the process is killed."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Overdue:
+    """Tell that a process should have ended, and has not, and is killed."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Doomed:
+    """Tell that a process cannot start, nor any other: the fleet ends with exit code 78."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Tell that a process died, and when the next one starts."""
+
+    number: int
+    restart: Restart | None
+    """``None``: another one is starting already."""
+
+
+@dataclass(frozen=True, slots=True)
+class GaveUp:
+    """Tell that in a burst the processes of a place die so quickly that it is left to the other places."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Tell that the new code does not start, and that the old one goes on."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """Tell that all places are served for the first time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reloaded:
+    """Tell that all places are served by the new code."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """End with this exit code: no process is left."""
+
+    code: int
+
+
+News: TypeAlias = Serving | Reloaded | Refused | Lost | GaveUp | Overdue | Doomed | Silent | Hung
+Order: TypeAlias = Start | Stop | Leave | Kill | Quiet | Resume | Ask | Finished | News
+
+
+class Phase(Enum):
+    """Where a process is in its life."""
+
+    STARTING = auto()
+    SERVING = auto()
+    LEAVING = auto()
+    """It was told to stop."""
+
+
+@dataclass(slots=True)
+class _Place:
+    restarts: Restarts = field(default_factory=Restarts)
+    due: float = inf  # when a process is started here
+    done: bool = False  # there is nothing left to do for it
+
+
+@dataclass(slots=True)
+class _Member:
+    number: int
+    place: _Place
+    generation: int  # of the code
+    phase: Phase = Phase.STARTING
+    served_from: float | None = None
+    retiring: bool = False
+    deadline: float = inf  # when it is killed
+    unanswered: int = 0  # questions in a row
+
+
+class Roster:
+    """The processes of one fleet. Owns what is known of them; ``due`` says when ``tick`` has to be called.
+
+    Args:
+        places: How many processes serve.
+        drain: Seconds that a warm stop may take; ``None``: as long as it takes.
+        burst: The processes end by themselves when there is nothing left to do.
+        jitter: A number from 0 to 1.
+    """
+
+    def __init__(
+        self,
+        places: int,
+        *,
+        drain: float | None = None,
+        burst: bool = False,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._places = [_Place() for _ in range(places)]
+        self._members: dict[int, _Member] = {}
+        self._drain = inf if drain is None else drain
+        self._burst = burst
+        self._jitter = jitter
+        self._started = 0
+        self._generation = 0
+        self._reloading = False
+        self._announced = False
+        self._has_served = False  # any process, ever
+        self._quiet = False
+        self._stops = 0  # signals that stop it
+        self.stopping = False
+        """Nothing is started any more."""
+        self._stop_code = 0  # that of the last of them
+        self._forced: int | None = None  # the exit code, if something was cut short
+        self._burst_codes: set[int] = set()
+        self._orders: list[Order] = []
+
+    @property
+    def due(self) -> float:
+        """When something is to be done though nothing happens; infinity for never."""
+        starts = (place.due for place in self._places)
+        return min((*starts, *(member.deadline for member in self._members.values())))
+
+    @property
+    def serving(self) -> int:
+        """How many processes serve."""
+        return sum(member.phase is Phase.SERVING for member in self._members.values())
+
+    # ------------------------------------------------------------------------- what happens to processes
+
+    def begin(self) -> list[Order]:
+        """The fleet is wanted."""
+        for place in self._places:
+            self._start(place)
+        return self._take()
+
+    def ready(self, number: int, now: float) -> list[Order]:
+        """A server knows what a process can do."""
+        member = self._members[number]
+        if member.phase is not Phase.STARTING:
+            if member.deadline < inf and self._stops < 2:  # it was told to stop, and may have a job after all
+                member.served_from = now
+                member.deadline = now + self._drain + GRACE
+            return []
+        before = self._in(member.place, Phase.SERVING)
+        member.phase = Phase.SERVING
+        member.served_from = now
+        self._has_served = True
+        if before is not None:
+            self._stop(before, now)
+        if not self._announced and self.serving == len(self._places):
+            self._announced = True
+            self._orders.append(Serving())
+        self._go_on_reloading()
+        return self._take()
+
+    def retiring(self, number: int) -> list[Order]:
+        """A process wants to be replaced."""
+        member = self._members[number]
+        if member.phase is Phase.SERVING and not member.retiring:
+            member.retiring = True
+            if self._in(member.place, Phase.STARTING) is None:
+                self._start(member.place)
+        return self._take()
+
+    def look(self) -> list[Order]:
+        """It is time to ask whether the processes have hung; to be called at regular intervals."""
+        for member in self._with(Phase.SERVING):
+            if member.unanswered < QUESTIONS:
+                self._orders.append(Ask(member.number))
+            if member.unanswered == QUESTIONS // 2:
+                self._orders.append(Silent(member.number))
+            elif member.unanswered == QUESTIONS:  # it keeps its place until it has ended: it did not leave
+                self._orders += [Hung(member.number), Kill(member.number)]
+            member.unanswered += 1
+        return self._take()
+
+    def answered(self, number: int) -> None:
+        """The event loop of a process runs."""
+        self._members[number].unanswered = 0
+
+    def ended(self, number: int, code: int, now: float) -> list[Order]:
+        """A process has ended: its exit code, or minus the number of the signal that killed it."""
+        member = self._members.pop(number)
+        place = member.place
+        before = self._in(place, Phase.SERVING)
+        if code not in _BURST_CODES and member.served_from is not None:
+            self._burst_codes.add(1)  # its jobs may have killed it, once too often
+        if self._burst and code in _BURST_CODES:
+            self._burst_codes.add(code)
+            place.done = self.stopping or not self._is_manned(place)
+        elif self.stopping:
+            if (
+                self._forced is None
+                and code != 0
+                and not (member.served_from is None and code in (-SIGTERM, -SIGKILL))
+            ):
+                self._forced = self._stop_code
+        elif member.phase is Phase.LEAVING:
+            pass
+        elif code == MISCONFIGURED and not self._has_served:
+            self._orders.append(Doomed(number))
+            self._forced = MISCONFIGURED
+            self._give_up()
+            for other in self._members.values():
+                self._kill(other)
+        elif before is not None:
+            self._replacement_failed(member, before, now)
+        else:
+            self._replace_dead(member, now)
+        self._go_on_reloading()
+        self._finish()
+        return self._take()
+
+    # ---------------------------------------------------------------------------- what the operator wants
+
+    def reload(self, now: float) -> list[Order]:
+        """There may be new code: replace all processes, one place after the other.
+
+        Those that are only starting may have read the code before, which may keep them from ever being ready.
+        """
+        if self.stopping:
+            return []
+        self._generation += 1
+        self._reloading = True
+        for member in list(self._with(Phase.STARTING)):
+            self._stop(member, now)
+        for place in self._places:
+            place.restarts.forget()
+            if not self._is_manned(place) and not place.done:
+                self._start(place)
+        self._go_on_reloading()
+        return self._take()
+
+    def quiet(self) -> list[Order]:
+        """Take nothing new."""
+        self._quiet = True
+        return [Quiet(member.number) for member in self._staying()]
+
+    def resume(self) -> list[Order]:
+        """Take jobs again."""
+        self._quiet = False
+        return [Resume(member.number) for member in self._staying()]
+
+    def stop(self, signal: int, now: float) -> list[Order]:
+        """A signal that stops: the first one warm, the second one cold, any further one at once."""
+        self._stops += 1
+        self._stop_code = 128 + signal
+        if self._stops == 1:
+            for member in self._staying():
+                self._stop(member, now)
+        else:
+            self._forced = self._stop_code
+            for member in self._members.values():
+                if self._stops == 2 and member.phase is Phase.LEAVING:
+                    member.deadline = now + LEAVE_GRACE
+                    self._orders.append(Leave(member.number))
+                else:
+                    self._kill(member)
+        self._give_up()
+        self._finish()
+        return self._take()
+
+    def tick(self, now: float) -> list[Order]:
+        """Time has passed."""
+        for member in self._members.values():
+            if member.deadline <= now:
+                self._orders.append(Overdue(member.number))
+                self._kill(member)
+        for place in self._places:
+            if place.due <= now:
+                self._start(place)
+        return self._take()
+
+    # ---------------------------------------------------------------------------------------- the steps
+
+    def _start(self, place: _Place) -> None:
+        self._started += 1
+        place.due = inf
+        self._members[self._started] = _Member(self._started, place, self._generation)
+        self._orders.append(Start(self._started))
+        if self._quiet:
+            self._orders.append(Quiet(self._started))
+
+    def _stop(self, member: _Member, now: float) -> None:
+        # One that is only starting has no job, but perhaps code that hangs.
+        member.deadline = now + GRACE + (0.0 if member.phase is Phase.STARTING else self._drain)
+        member.phase = Phase.LEAVING
+        self._orders.append(Stop(member.number))
+
+    def _kill(self, member: _Member) -> None:
+        member.phase = Phase.LEAVING
+        member.deadline = inf
+        self._orders.append(Kill(member.number))
+
+    def _replacement_failed(self, member: _Member, before: _Member, now: float) -> None:
+        """A process died before it could take the place of one that goes on."""
+        restart = member.place.restarts.died(None, self._jitter()) if before.retiring else None
+        if restart is not None:
+            member.place.due = now + restart.after
+        if self._reloading:
+            self._reloading = False
+            self._orders.append(Refused(member.number))
+            self._go_on_replacing()
+        else:
+            self._orders.append(Lost(member.number, restart))
+
+    def _replace_dead(self, member: _Member, now: float) -> None:
+        """A process died, and its place is empty now, or another one is starting there."""
+        place = member.place
+        if self._is_manned(place):
+            self._orders.append(Lost(member.number, None))
+            return
+        served = None if member.served_from is None else now - member.served_from
+        restart = place.restarts.died(served, self._jitter())
+        if self._burst and restart.looping:
+            self._burst_codes.add(1)
+            place.done = True
+            self._orders.append(GaveUp(member.number))
+        else:
+            place.due = now + restart.after
+            self._orders.append(Lost(member.number, restart))
+
+    def _go_on_reloading(self) -> None:
+        """Start what replaces the next process of old code, if the one before is settled."""
+        if not self._reloading or any(self._with(Phase.STARTING)):
+            return
+        old = next((each for each in self._with(Phase.SERVING) if each.generation < self._generation), None)
+        if old is not None:
+            self._start(old.place)
+        elif all(place.done or self._in(place, Phase.SERVING) for place in self._places):
+            self._reloading = False
+            self._orders.append(Reloaded())
+
+    def _go_on_replacing(self) -> None:
+        """Start again what replaces processes that want to retire, and was stopped for new code's sake."""
+        for retiring in [member for member in self._with(Phase.SERVING) if member.retiring]:
+            if retiring.place.due == inf and self._in(retiring.place, Phase.STARTING) is None:
+                self._start(retiring.place)
+
+    def _give_up(self) -> None:
+        """From now on processes only end."""
+        self.stopping = True
+        self._reloading = False
+        for place in self._places:
+            place.due = inf
+
+    def _finish(self) -> None:
+        if self._members or not (self.stopping or all(place.done for place in self._places)):
+            return
+        if self._forced is not None:
+            self._orders.append(Finished(self._forced))
+        elif self._burst and 1 in self._burst_codes:
+            self._orders.append(Finished(1))
+        else:
+            self._orders.append(Finished(69 if self._burst_codes == {69} else 0))
+
+    # ------------------------------------------------------------------------------------------- looking
+
+    def _with(self, phase: Phase) -> Iterator[_Member]:
+        return (member for member in self._members.values() if member.phase is phase)
+
+    def _in(self, place: _Place, phase: Phase) -> _Member | None:
+        return next((member for member in self._with(phase) if member.place is place), None)
+
+    def _is_manned(self, place: _Place) -> bool:
+        return any(
+            member.place is place and member.phase is not Phase.LEAVING for member in self._members.values()
+        )
+
+    def _staying(self) -> list[_Member]:
+        return [member for member in self._members.values() if member.phase is not Phase.LEAVING]
+
+    def _take(self) -> list[Order]:
+        orders, self._orders = self._orders, []
+        return orders

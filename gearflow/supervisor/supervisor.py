@@ -1,0 +1,353 @@
+"""The process above several worker processes: carries out what the roster decides.
+
+It imports none of the users' modules, so new code needs no new supervisor, and what is wrong with the code
+cannot harm it. It speaks with the processes by signals, and hears from them by a ``Line`` each; if it is
+killed, they notice by the line's end, and stop warm.
+
+SIGTERM and SIGINT stop, SIGHUP takes up new code, SIGTSTP and SIGCONT make quiet and resume, SIGUSR2 has
+every process tell what it does. Signals are handled by the event loop, on which nothing here ever blocks.
+"""
+
+import logging
+import signal
+from collections.abc import AsyncIterable, Sequence
+from dataclasses import dataclass
+from typing import Final, assert_never
+
+import anyio
+from anyio.abc import TaskGroup
+
+from gearflow.errors import StartupFailed
+from gearflow.runtime.process import End
+from gearflow.supervisor import ipc, process_manager
+from gearflow.supervisor.restarts import Restart
+from gearflow.supervisor.signals import Echoes, Terminal
+from gearflow.supervisor.systemd import Notifier
+from gearflow.supervisor.worker_process import Child
+
+logger = logging.getLogger("gearflow.supervisor")
+
+_SIGNALS: Final = (
+    *(signal.SIGTERM, signal.SIGINT, signal.SIGHUP),
+    *(signal.SIGTSTP, signal.SIGCONT, signal.SIGUSR2),
+)
+
+_NO_END: Final = End(None)
+_UNKNOWN: Final = 1
+"""Taken for the exit code of a process whose end nobody has seen."""
+
+_NOTHING: Final = ipc.Counts(0, 0, 0)
+
+_LAST_WORDS: Final = 1.0
+"""Seconds that the line of a process is listened to after its end."""
+
+_HUNG: Final = (
+    "the event loop of a worker process has been blocked for %g s; killing it, so its jobs are handed on. "
+    "What blocks belongs in a 'def' task, what holds the interpreter lock in one with executor='process'; "
+    "--watchdog sets the time"
+)
+
+
+class Supervisor:
+    """Keeps worker processes, from ``run`` until they all have ended.
+
+    Args:
+        command: What each of them runs; it finds its end of the line by ``Line.inherited``.
+        processes: How many serve at a time.
+        drain: Seconds that a warm stop may take; what takes longer is killed. ``None``: as long as it takes.
+        watchdog: Seconds for which the event loop of one that serves may be blocked before it is killed, and
+            another one takes its place; it is told earlier. ``None``: for any time.
+        burst: They end by themselves, with exit code 0, 1 or 69, when there is nothing left to do.
+        changes: Whatever it yields, it means that there is new code.
+        notifier: Who wants to know how the fleet is.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        processes: int = 1,
+        drain: float | None = None,
+        watchdog: float | None = None,
+        burst: bool = False,
+        changes: AsyncIterable[object] | None = None,
+        notifier: Notifier | None = None,
+    ) -> None:
+        self._command = list(command)
+        self._size = processes
+        self._watchdog = watchdog
+        self._changes = changes
+        self._notifier = notifier or Notifier()
+        self._terminal = Terminal()
+        self._echoes = Echoes()
+        self._roster = process_manager.Roster(processes, drain=drain, burst=burst)
+        self._processes: dict[int, _Process] = {}
+        self._noticed = ""
+        self._done = 0  # by processes that have ended
+        self._failed = 0
+        self._rescheduled = anyio.Event()
+        self._finished = anyio.Event()
+        self._code = 0
+        self._doom: str | None = None  # why no process can ever start
+        self._tasks: TaskGroup
+
+    async def run(self) -> int:
+        """Serve until a signal stops it, or a burst is over; the exit code. In the main thread only.
+
+        Raises:
+            StartupFailed: The workers cannot start as they are configured; the message says why.
+        """
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if it is ignored, nobody learns how a child has ended
+        async with anyio.create_task_group() as self._tasks:
+            try:
+                await self._tasks.start(self._obey_signals)
+                self._tasks.start_soon(self._notifier.keep_alive)
+                self._tasks.start_soon(self._keep_time)
+                if self._watchdog is not None:
+                    self._tasks.start_soon(self._look_after, self._watchdog)
+                if self._changes is not None:
+                    self._tasks.start_soon(self._watch, self._changes)
+                self._carry_out(self._roster.begin())
+                await self._finished.wait()
+            finally:
+                for number in self._processes:  # there are some if this is cancelled
+                    self._signal(number, signal.SIGKILL)
+            self._tasks.cancel_scope.cancel()
+        if self._doom is not None:
+            raise StartupFailed(self._doom)
+        return self._code
+
+    # -------------------------------------------------------------------------------------- what happens
+
+    async def _obey_signals(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+        with anyio.open_signal_receiver(*_SIGNALS) as signals:
+            task_status.started()
+            async for number in signals:
+                self._obey(number)
+
+    def _obey(self, number: signal.Signals) -> None:
+        match number:
+            case signal.SIGHUP if not self._terminal.is_gone():
+                self._reload()
+            case signal.SIGTSTP:
+                self._carry_out(self._roster.quiet())
+            case signal.SIGCONT:
+                self._carry_out(self._roster.resume())
+            case signal.SIGUSR2:
+                for process in self._processes:
+                    self._signal(process, number)
+            case _ if not self._echoes.has(number):
+                logger.info("stopping the worker processes", extra={"signal": number.name})
+                self._notifier.stopping()
+                self._carry_out(self._roster.stop(number, anyio.current_time()))
+            case _:
+                pass
+
+    def _reload(self) -> None:
+        if not self._roster.stopping:
+            logger.info("reloading; worker processes are replaced one after the other")
+            self._notifier.reloading()
+            self._carry_out(self._roster.reload(anyio.current_time()))
+
+    async def _watch(self, changes: AsyncIterable[object]) -> None:
+        async for _ in changes:
+            self._reload()
+
+    async def _keep_time(self) -> None:
+        while True:
+            with anyio.CancelScope(deadline=self._roster.due):
+                await self._rescheduled.wait()
+            self._carry_out(self._roster.tick(anyio.current_time()))
+            self._rescheduled = anyio.Event()
+
+    async def _look_after(self, watchdog: float) -> None:
+        while True:
+            await anyio.sleep(watchdog / process_manager.QUESTIONS)
+            self._carry_out(self._roster.look())
+
+    async def _attend(self, number: int, process: "_Process", child: Child) -> None:
+        """A process from its start to its end."""
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._listen, number, process, child)
+                process.end = await child.ended()
+                # Its last words are heard; what it has forked may hold the line open for ever.
+                tasks.cancel_scope.deadline = anyio.current_time() + _LAST_WORDS
+        finally:
+            child.line.close()
+        self._ended(number, process)
+
+    async def _listen(self, number: int, process: "_Process", child: Child) -> None:
+        async for message in child.line.messages():
+            match message:
+                case ipc.Ready(notice):
+                    self._notice(notice)
+                    self._carry_out(self._roster.ready(number, anyio.current_time()))
+                case ipc.Retiring(reason):
+                    logger.info("a worker process is replaced: %s", reason, extra=process.named)
+                    self._carry_out(self._roster.retiring(number))
+                case ipc.Failed(reason):
+                    process.reason = reason
+                case ipc.Counts():
+                    process.counts = message
+                    self._tell_status()
+                case ipc.Answer():
+                    self._roster.answered(number)
+                case ipc.Leave() | ipc.Ask():  # which only a supervisor says
+                    pass
+                case _:
+                    assert_never(message)
+
+    def _ended(self, number: int, process: "_Process") -> None:
+        status = process.end.status
+        code = _UNKNOWN if status is None else status
+        self._carry_out(self._roster.ended(number, code, anyio.current_time()))
+        del self._processes[number]
+        self._done += process.counts.done
+        self._failed += process.counts.failed
+
+    # ----------------------------------------------------------------------------------- what is to be done
+
+    def _carry_out(self, orders: Sequence[process_manager.Order]) -> None:
+        for order in orders:
+            self._do(order)
+        self._rescheduled.set()
+
+    def _do(self, order: process_manager.Order) -> None:
+        match order:
+            case process_manager.Start(number):
+                self._start(number)
+            case process_manager.Stop(number):
+                self._signal(number, signal.SIGTERM)
+            case process_manager.Leave(number):
+                self._say(number, ipc.Leave())
+            case process_manager.Ask(number):
+                self._say(number, ipc.Ask())
+            case process_manager.Kill(number):
+                self._signal(number, signal.SIGKILL)
+            case process_manager.Quiet(number):
+                self._signal(number, signal.SIGTSTP)
+            case process_manager.Resume(number):
+                self._signal(number, signal.SIGCONT)
+            case process_manager.Finished():
+                self._code = order.code
+                self._finished.set()
+            case _:
+                self._tell(order)
+
+    def _start(self, number: int) -> None:
+        process = self._processes[number] = _Process(number)
+        try:
+            process.child = Child(self._command)
+        except OSError as error:
+            process.reason = f"a worker process cannot be started: {error}"
+            self._ended(number, process)
+        else:
+            self._tasks.start_soon(self._attend, number, process, process.child)
+
+    def _say(self, number: int, message: ipc.Message) -> None:
+        child = self._processes[number].child
+        if child is not None:
+            child.line.say(message)
+
+    def _signal(self, number: int, what: int) -> None:
+        process = self._processes.get(number)  # none if it could not be started
+        if process is not None and process.child is not None:
+            process.child.signal(what)
+
+    # -------------------------------------------------------------------------------------- what is told
+
+    def _notice(self, notice: str) -> None:
+        if notice != self._noticed:
+            self._noticed = notice
+            logger.info(notice)
+
+    def _tell(self, order: process_manager.News) -> None:
+        match order:
+            case process_manager.Serving():
+                logger.info("all worker processes are ready", extra={"processes": self._size})
+                self._notifier.ready()
+            case process_manager.Reloaded():
+                logger.info("reloaded", extra={"processes": self._size})
+                self._notifier.ready()
+            case process_manager.Refused(number):
+                self._notifier.ready()
+                self._tell_of_end(number, logging.ERROR, "the new code does not start; the old goes on")
+            case process_manager.GaveUp(number):
+                self._tell_of_end(
+                    number, logging.ERROR, "worker processes die one after the other; giving up"
+                )
+            case process_manager.Silent(number):
+                self._tell_of_silence(number)
+            case process_manager.Hung(number):
+                logger.error(_HUNG, self._watchdog, extra=self._processes[number].named)
+            case process_manager.Overdue(number):
+                named = self._processes[number].named
+                logger.warning("a worker process does not stop; killing it", extra=named)
+            case process_manager.Doomed(number):
+                self._doom = self._processes[number].reason or self._processes[number].ended
+            case process_manager.Lost(number, restart):
+                self._tell_of_loss(number, restart)
+            case _:
+                assert_never(order)
+
+    def _tell_of_silence(self, number: int) -> None:
+        """The process itself shows where it is, for which it needs neither its loop nor the lock."""
+        logger.warning(
+            "a worker process does not answer; its event loop is blocked, as its stacks show",
+            extra=self._processes[number].named,
+        )
+        self._signal(number, signal.SIGUSR2)
+
+    def _tell_of_loss(self, number: int, restart: Restart | None) -> None:
+        if restart is None:
+            self._tell_of_end(number, logging.WARNING, "a worker process died; another one is starting")
+        elif restart.looping:
+            sentence = "worker processes die one after the other"
+            self._tell_of_end(number, logging.ERROR, sentence, restart_in=restart.after)
+        else:
+            sentence = "a worker process died; another one will start"
+            self._tell_of_end(number, logging.WARNING, sentence, restart_in=restart.after)
+
+    def _tell_of_end(self, number: int, level: int, sentence: str, **fields: object) -> None:
+        process = self._processes[number]
+        if process.reason:  # which may have many lines
+            logger.log(level, "%s", process.reason)
+        ended: dict[str, object] = {"exit": process.ended}
+        if process.end.status is not None:
+            ended["peak_rss"] = process.end.memory
+        logger.log(level, sentence, extra=process.named | ended | fields)
+
+    def _tell_status(self) -> None:
+        counts = [process.counts for process in self._processes.values()]
+        total = ipc.Counts(
+            running=sum(each.running for each in counts),
+            done=self._done + sum(each.done for each in counts),
+            failed=self._failed + sum(each.failed for each in counts),
+        )
+        self._notifier.status(f"{self._roster.serving} of {self._size} processes serve; {total}")
+
+
+@dataclass(slots=True)
+class _Process:
+    """What is known of one process."""
+
+    number: int
+    child: Child | None = None
+    """``None``: the system had no room for it."""
+    end: End = _NO_END
+    reason: str = ""
+    """Why it ends, in its own words."""
+    counts: ipc.Counts = _NOTHING
+
+    @property
+    def named(self) -> dict[str, object]:
+        """Which one it is, as fields of a log record."""
+        return {"worker": self.number, "pid": self.child.pid if self.child is not None else None}
+
+    @property
+    def ended(self) -> str:
+        """How it has ended."""
+        if self.end.status is None:
+            return "unknown"
+        return self.end.signal or f"exit code {self.end.status}"

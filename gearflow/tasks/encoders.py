@@ -1,0 +1,228 @@
+"""The forms that arguments and results have on the wire; which one, a task's signature decides.
+
+Made at first use, and imported only then: pydantic takes longer to import than all the rest of gearflow,
+and a program that only defines tasks, or asks a server how it is, need not wait for it.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeAlias, cast
+
+from pydantic import BaseModel, RootModel
+from pydantic.errors import PydanticUserError
+from pydantic_core import SchemaError, ValidationError
+from typing_extensions import TypedDict
+
+from gearflow.errors import TaskDefinitionError
+from gearflow.tasks.json_codec import LostOnTheWay, Schema, WireJson, top
+from gearflow.tasks.payload import Form
+from gearflow.tasks.signature import TaskSignature
+
+Errors: TypeAlias = list[dict[str, Any]]
+
+_MAX_INPUT: Final = 1024  # characters of a faulty input that are worth carrying along
+
+_WHAT_TRAVELS: Final = (
+    "take a pydantic model, a dataclass, or what is made of these and of int, str, list, datetime and so on"
+)
+
+_REMEDIES: Final[dict[Any, str]] = {
+    "typed-dict-version": "take TypedDict from typing_extensions, and not from typing"
+}
+"""By pydantic's codes."""
+
+_TO_BYTES: Final[dict[type, str]] = {
+    str: "encode it",
+    bytearray: "write bytes(...)",
+    memoryview: "write bytes(...)",
+}
+
+
+def form_of_arguments(signature: TaskSignature, task: str) -> Form:
+    """The form of a task's arguments, which are a dict by parameter name.
+
+    Raises:
+        TaskDefinitionError: A type cannot travel, or a default does not fit its type.
+    """
+    _check_defaults(signature, task)
+    annotations = signature.annotations
+    match list(annotations.items()):
+        case [(name, kind)] if kind is str or kind is bytes:
+            return _Sole(name, _Raw(kind))
+        case [(name, kind)] if _is_model(kind):
+            return _Sole(name, _Json(_build(kind, _closed, f"the parameter {name!r}", task)))
+        case _:
+            return _object(annotations, signature.defaults, task)
+
+
+def form_of_result(kind: Any, task: str) -> Form:
+    """The form of a task's result. Raises as ``form_of_arguments``."""
+    if kind is str or kind is bytes:
+        return _Raw(kind)
+    return _Json(_build(kind, _as_it_is, "the result", task))
+
+
+def _object(annotations: Mapping[str, Any], defaults: Mapping[str, Any], task: str) -> Form:
+    def by_parameter_name(schema: Schema) -> None:
+        arguments = top(schema)
+        arguments["extra_behavior"] = "forbid"
+        for name, field in arguments["fields"].items():
+            field["required"] = name not in defaults
+            for key in ("validation_alias", "serialization_alias", "serialization_exclude"):
+                field.pop(key, None)
+
+    create = cast(Any, TypedDict)  # its names are not known to a type checker
+    try:
+        wire = _build(create(task, dict(annotations)), by_parameter_name, "a parameter", task)
+    except TaskDefinitionError:
+        for name, annotation in annotations.items():
+            _build(annotation, _as_it_is, f"the parameter {name!r}", task)  # raises for the one at fault
+        raise
+    return _Arguments(wire, none=not annotations)
+
+
+def _build(kind: Any, refine: Callable[[Schema], None], what: str, task: str) -> WireJson:
+    try:
+        return WireJson(kind, refine)
+    except LostOnTheWay as error:
+        raise TaskDefinitionError(f"task {task!r}: {what} would not arrive as it is: {error}") from error
+    except (PydanticUserError, SchemaError, NameError, TypeError) as error:
+        reason = str(error).partition("\n")[0].partition(". Set `arbitrary_types_allowed")[0]
+        remedy = _REMEDIES.get(getattr(error, "code", None), _WHAT_TRAVELS)
+        raise TaskDefinitionError(
+            f"task {task!r}: the type of {what} cannot travel as JSON ({reason}); {remedy}"
+        ) from error
+
+
+def _as_it_is(_: Schema) -> None:
+    """No refinement."""
+
+
+def _check_defaults(signature: TaskSignature, task: str) -> None:
+    for name, default in signature.defaults.items():
+        kind = signature.annotations[name]
+        try:
+            _build(kind, _as_it_is, f"the parameter {name!r}", task).validate(default)
+        except ValidationError as error:
+            shown = kind.__name__ if isinstance(kind, type) else str(kind)
+            raise TaskDefinitionError(
+                f"task {task!r}: the default {default!r} of {name!r} does not fit {shown} "
+                f"({error.errors()[0]['msg']}); give another default, or a type that it fits"
+                + (f": '{name}: {shown} | None = None'" if default is None else "")
+            ) from error
+
+
+class _Json:
+    """One value as JSON, validated on the way out as well."""
+
+    __slots__ = ("_wire",)
+
+    def __init__(self, wire: WireJson) -> None:
+        self._wire = wire
+
+    def dump(self, value: Any) -> bytes:
+        data = self._wire.dump(self._wire.validate(value))
+        if self._wire.holds_instances:
+            # pydantic takes a model's instance for valid, though its attributes may have been set to
+            # anything since; the reader would find out, but it is the writer's fault.
+            self._wire.load(data)
+        return data
+
+    def canonical(self, value: Any) -> bytes:
+        return self._wire.canonical(self._wire.validate(value))
+
+    def load(self, data: bytes) -> Any:
+        return self._wire.load(data)
+
+    def json_schema(self, mode: Any) -> dict[str, Any]:
+        return self._wire.json_schema(mode)
+
+
+class _Raw:
+    """One str or bytes as it is."""
+
+    __slots__ = ("_kind", "_validate")
+
+    def __init__(self, kind: type[str] | type[bytes]) -> None:
+        self._kind = kind
+        self._validate = WireJson(kind).validate
+
+    def dump(self, value: Any) -> bytes:
+        valid: str | bytes = self._validate(value)
+        return valid.encode() if isinstance(valid, str) else valid
+
+    def canonical(self, value: Any) -> bytes:
+        return self.dump(value)
+
+    def load(self, data: bytes) -> Any:
+        return data.decode() if self._kind is str else data
+
+    def json_schema(self, _mode: Any) -> dict[str, Any]:
+        media = {str: "text/plain; charset=utf-8", bytes: "application/octet-stream"}
+        return {"type": "string", "contentMediaType": media[self._kind]}
+
+
+class _Sole:
+    """The only argument, by itself."""
+
+    __slots__ = ("_form", "_name")
+
+    def __init__(self, name: str, form: Form) -> None:
+        self._name = name
+        self._form = form
+
+    def dump(self, values: dict[str, Any]) -> bytes:
+        return self._form.dump(values[self._name])
+
+    def canonical(self, values: dict[str, Any]) -> bytes:
+        return self._form.canonical(values[self._name])
+
+    def load(self, data: bytes) -> dict[str, Any]:
+        return {self._name: self._form.load(data)}
+
+    def json_schema(self, mode: Any) -> dict[str, Any]:
+        return self._form.json_schema(mode)
+
+
+class _Arguments(_Json):
+    """Arguments by name; without any, nothing at all will do for ``{}``."""
+
+    __slots__ = ("_none",)
+
+    def __init__(self, wire: WireJson, *, none: bool) -> None:
+        super().__init__(wire)
+        self._none = none
+
+    def load(self, data: bytes) -> Any:
+        return {} if self._none and data in (b"", b"\0") else super().load(data)
+
+
+def _is_model(kind: Any) -> bool:
+    # A RootModel has no JSON object of its own.
+    return isinstance(kind, type) and issubclass(kind, BaseModel) and not issubclass(kind, RootModel)
+
+
+def _closed(schema: Schema) -> None:
+    """Refuse unknown keys, unless the model says what it does with them."""
+    top(schema)["config"].setdefault("extra_fields_behavior", "forbid")
+
+
+def faults_of(error: ValueError) -> Errors:
+    """What is wrong as JSON-able data, without inputs that are long or cannot be shown."""
+    if not isinstance(error, ValidationError):
+        return [{"type": "value_error", "loc": [], "msg": str(error)}]
+    try:
+        faults: Errors = json.loads(error.json(include_url=False))
+    except ValueError:  # an input that is no JSON
+        faults = json.loads(error.json(include_url=False, include_input=False))
+    for fault, kind in zip(faults, _kinds_of_input(error), strict=True):
+        if fault["type"] == "bytes_type" and kind in _TO_BYTES:
+            fault["msg"] = f"Input should be bytes, and is a {kind.__name__}; {_TO_BYTES[kind]}"
+        if len(str(fault.get("input"))) > _MAX_INPUT:
+            del fault["input"]
+    return faults
+
+
+def _kinds_of_input(error: ValidationError) -> list[type]:
+    faults = error.errors(include_url=False, include_context=False)
+    return [type(fault["input"]) for fault in faults]

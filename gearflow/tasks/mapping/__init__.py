@@ -1,0 +1,1 @@
+"""Many calls of one task: ``map``, ``amap``, ``reduce``, ``then`` and ``background_many``."""

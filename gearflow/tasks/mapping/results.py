@@ -1,0 +1,511 @@
+"""Many calls of one task: ``map`` and ``amap``, and what can be made of their results.
+
+A batch is lazy: it takes items as there is room in its window, and only while somebody waits for results,
+so that it may be fed without end and read slowly. Between two results nothing of it runs but the jobs
+themselves, which is why a batch that is left half-way leaves nothing behind. It can be run once.
+
+``reduce`` feeds results as they come into a ``Tree``, whose reductions are jobs too; ``then`` collects all
+of them for one call. Each face has its own few lines of waiting: a blocking one must take the items in the
+thread of its caller.
+"""
+
+import time
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sized,
+)
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from itertools import islice
+from typing import Any, Final, Generic, Literal, Protocol, TypeAlias, TypeVar, cast
+
+import anyio
+
+from gearflow.client import Client, Order, SyncClient, current
+from gearflow.tasks.durations import wait_limit
+from gearflow.tasks.mapping.inflight import AsyncItems, Bell, Flight, Items, Landed, Source
+from gearflow.tasks.mapping.reduce import FAN_IN, Reduction, Tree
+from gearflow.tasks.payload import PayloadCodec
+from gearflow.tasks.wait_tracking import Waiting
+
+A_contra = TypeVar("A_contra", contravariant=True)
+R_co = TypeVar("R_co", covariant=True)
+B = TypeVar("B")
+C = TypeVar("C")
+
+WINDOW: Final = 32
+"""Jobs in flight where nothing is said: enough to hide the round trips of a few workers."""
+
+Progress: TypeAlias = Callable[[int, int | None], object]
+"""Called with (jobs ended, items in all or None)."""
+
+
+class Mappable(Protocol[A_contra, R_co]):
+    """A task of one argument, as type checkers see it: mypy keeps the types through ``call`` alone."""
+
+    def call(self, a: A_contra, /) -> R_co:
+        """Call it with that argument."""
+        ...
+
+
+class Callee(Protocol):
+    """What a batch needs of a task."""
+
+    name: str
+    payload: PayloadCodec
+
+    def prepare(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Order:
+        """A call ready to be sent."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a batch calls, and how; the fields are the arguments of ``amap``."""
+
+    callee: Callee
+    window: int
+    errors: Literal["raise", "collect"]
+    ordered: bool
+    progress: Progress | None
+
+    def __post_init__(self) -> None:
+        if self.window < 1:
+            raise ValueError(f"window={self.window}: without a job in flight nothing is ever done")
+        if self.errors not in ("raise", "collect"):
+            raise ValueError(f"errors={self.errors!r}: it is 'raise' or 'collect'")
+        self.callee.payload.signature.check_takes_one()
+
+
+class _Run:
+    """One run of a batch without its waiting: which items are called, which results are due. Owns state."""
+
+    def __init__(self, plan: Plan, total: int | None) -> None:
+        self._plan = plan
+        self._total = total
+        self._due: dict[int, Any] = {}  # landed, not delivered
+        self._ended = 0
+        self._next = 0  # place of the next result, if they are ordered
+        self.launched = 0
+        self.exhausted = False
+
+    def room(self, flying: int) -> int:
+        """How many items may be called now."""
+        return 0 if self.exhausted else max(0, self._plan.window - flying - len(self._due))
+
+    def worth_launching(self, room: int) -> bool:
+        """Whether to submit before delivering: several at a time, for one round trip."""
+        return room * 4 >= self._plan.window or (room > 0 and not self.has_due)
+
+    def call(self, item: Any) -> tuple[int, Order]:
+        """The call for the next item, and its place."""
+        place = self.launched
+        call = self._plan.callee.prepare((item,), {})
+        self.launched += 1
+        return place, call
+
+    def take_in(self, landed: Iterable[Landed[int]]) -> None:
+        """Jobs have ended. Raises the failure of one, unless failures are collected."""
+        for job in landed:
+            self._ended += 1
+            if job.failure is not None and self._plan.errors == "raise":
+                raise job.failure
+            self._due[job.key] = job.result if job.failure is None else job.failure
+            if self._plan.progress is not None:
+                self._plan.progress(self._ended, self._total)
+
+    @property
+    def has_due(self) -> bool:
+        """Whether there is a result to deliver."""
+        return self._next in self._due if self._plan.ordered else bool(self._due)
+
+    def deliver(self) -> tuple[int, Any]:
+        """The next result, with its place."""
+        place = self._next if self._plan.ordered else next(iter(self._due))
+        self._next += 1
+        return place, self._due.pop(place)
+
+
+class _Reducing:
+    """A reduction under way; lives in the client's event loop. Owns its jobs."""
+
+    def __init__(self, client: Client, reducer: Callee, fan_in: int) -> None:
+        self.tree = Tree(fan_in)
+        self._reducer = reducer
+        self._flight: Flight[tuple[int, int]] = Flight(client, reducer.name, reducer.payload.decode_result)
+
+    async def go_on(self, reductions: list[Reduction]) -> None:
+        """Launch them, and what those that have landed meanwhile lead to."""
+        while reductions:
+            await self._flight.launch(
+                [((r.level, r.place), self._reducer.prepare((r.values,), {})) for r in reductions]
+            )
+            reductions = [more for landed in await self._flight.take() for more in self._landed(landed)]
+
+    async def finish(self, size: int) -> Any:
+        """The last value, after ``size`` ones were given to the tree."""
+        await self.go_on(self.tree.close(size))
+        while not self.tree.root:
+            await self._flight.wait()
+            for landed in await self._flight.take():
+                await self.go_on(self._landed(landed))
+        return self.tree.root[0]
+
+    def _landed(self, job: Landed[tuple[int, int]]) -> list[Reduction]:
+        if job.failure is not None:
+            raise job.failure
+        return self.tree.add(*job.key, job.result)
+
+    def close(self) -> None:
+        """Cancel the jobs in flight."""
+        self._flight.close()
+
+
+# ----------------------------------------------------------------------------------------------- async
+
+
+class AsyncBatch(Generic[R_co]):
+    """Calls of a task for many items; made by ``amap``.
+
+    ``async for`` gives results as they come, ``await`` all of them as a list.
+    """
+
+    def __init__(self, plan: Plan, items: Iterable[Any] | AsyncIterable[Any]) -> None:
+        self._plan = plan
+        self._items = items
+        self._has_run = False
+
+    def __aiter__(self) -> AsyncIterator[R_co]:
+        return self._run()
+
+    def _run(self) -> "_AsyncRun":
+        if self._has_run:
+            raise _already_run()
+        self._has_run = True
+        items, self._items = self._items, ()
+        return _AsyncRun(self._plan, items)
+
+    def __await__(self) -> Generator[Any, None, list[R_co]]:
+        return self.results().__await__()
+
+    async def results(self, timeout: float | timedelta | None = None) -> list[R_co]:
+        """All results; ``timeout`` limits the wait, in seconds.
+
+        Raises:
+            TaskFailed: A task raised, unless failures are collected.
+            TimeoutError: Not all were there in time. Jobs in flight are cancelled, as by ``AsyncJob.cancel``.
+            ValueError: ``timeout`` is no duration.
+        """
+        limit = wait_limit("timeout", timeout)
+        run = self._run()
+        with _closing(run), _limit(limit):
+            return [result async for result in run]
+
+    def reduce(
+        self: "AsyncBatch[B]", reducer: Mappable[list[B], B], /, *, fan_in: int = FAN_IN
+    ) -> "AsyncOutcome[B]":
+        """Reduce the results to one by jobs of ``reducer``, ``fan_in`` of them at a time, as a tree.
+
+        The order is kept, and only as many results are held as wait for their neighbours. Without items the
+        result is that of ``reducer([])``.
+        """
+        callee = _callee(reducer)
+
+        async def reduce() -> B:
+            client = await current.current()
+            run, reducing = self._run(), _Reducing(client, callee, fan_in)
+            with _closing(run), _closing(reducing):
+                while (landed := await run.next()) is not None:
+                    await reducing.go_on(reducing.tree.add(0, *landed))
+                return cast(B, await reducing.finish(run.size))
+
+        return AsyncOutcome(reduce)
+
+    def then(self: "AsyncBatch[B]", task: Mappable[list[B], C], /) -> "AsyncOutcome[C]":
+        """Call ``task`` once, with the list of all results."""
+        _callee(task)
+
+        async def then() -> C:
+            return cast(C, await cast(Any, task).acall(await self.results()))
+
+        return AsyncOutcome(then)
+
+
+class _AsyncRun(AsyncIterator[Any]):
+    """A run of an ``AsyncBatch``. Owns its jobs; dropping it cancels them."""
+
+    def __init__(self, plan: Plan, items: Iterable[Any] | AsyncIterable[Any]) -> None:
+        self._plan = plan
+        self._items = items
+        self._run = _Run(plan, len(items) if isinstance(items, Sized) else None)
+        self._bell = Bell()
+        self._parts: tuple[Flight[int], Source] | None = None  # made when it begins
+        self._post: Callable[[Callable[[], object]], None]  # to their event loop
+
+    @property
+    def size(self) -> int:
+        """How many items there were so far."""
+        return self._run.launched
+
+    async def __anext__(self) -> Any:
+        landed = await self.next()
+        if landed is None:
+            raise StopAsyncIteration
+        return landed[1]
+
+    async def next(self) -> tuple[int, Any] | None:
+        """The next result with its place; None after the last."""
+        try:
+            return await self._next(*(self._parts or await self._begin()))
+        except BaseException:
+            self.close()
+            raise
+
+    async def _begin(self) -> "tuple[Flight[int], Source]":
+        client = await current.current()
+        callee = self._plan.callee
+        self._post = client.post
+        source: Source
+        if isinstance(self._items, AsyncIterable):
+            source = AsyncItems(self._items, self._bell, client)
+        else:
+            source = Items(self._items)
+        self._parts = Flight[int](client, callee.name, callee.payload.decode_result, self._bell), source
+        return self._parts
+
+    async def _next(self, flight: Flight[int], source: Source) -> tuple[int, Any] | None:
+        run = self._run
+        while True:
+            if run.worth_launching(room := run.room(flight.size)):
+                if items := source.take(room):
+                    await flight.launch([run.call(item) for item in items])
+                run.exhausted = source.ended
+            run.take_in(await flight.take())
+            if run.has_due:
+                return run.deliver()
+            if run.exhausted and not flight.size:
+                return None
+            with Waiting(self._plan.callee.name):
+                await self._bell.wait()
+
+    def close(self) -> None:
+        """Cancel the jobs in flight, take no more items."""
+        self._run.exhausted = True
+        _close(self._parts or ())
+
+    def __del__(self) -> None:
+        # Left by 'break': an async generator could not do that without its event loop. It may also have been
+        # in a reference cycle, which is collected in any thread, in the middle of anything.
+        if self._parts is not None and not (self._run.exhausted and not self._parts[0].size):
+            self._post(partial(_close, self._parts))
+
+
+class AsyncOutcome(Generic[R_co]):
+    """What will be made of a batch: ``await`` it, once. Nothing runs before."""
+
+    def __init__(self, run: Callable[[], Coroutine[Any, Any, R_co]]) -> None:
+        self._run = run
+
+    def __await__(self) -> Generator[Any, None, R_co]:
+        return self.result().__await__()
+
+    async def result(self, timeout: float | timedelta | None = None) -> R_co:
+        """The value; ``timeout`` limits the wait, in seconds. Raises as ``AsyncBatch.results``."""
+        with _limit(wait_limit("timeout", timeout)):
+            return await self._run()
+
+
+# ------------------------------------------------------------------------------------------------ sync
+
+
+class Batch(Generic[R_co]):
+    """Calls of a task for many items, for code without an event loop; made by ``map``.
+
+    Iterating gives results as they come. Items are taken in the thread that iterates.
+    """
+
+    def __init__(self, plan: Plan, items: Iterable[Any]) -> None:
+        self._plan = plan
+        self._items = items
+        self._has_run = False
+
+    def __iter__(self) -> Iterator[R_co]:
+        return (result for _, result in self._run(_Deadline(None)))
+
+    def results(self, timeout: float | timedelta | None = None) -> list[R_co]:
+        """All results; ``timeout`` limits the wait, in seconds. Raises as ``AsyncBatch.results``."""
+        return [result for _, result in self._run(_Deadline(wait_limit("timeout", timeout)))]
+
+    def reduce(self: "Batch[B]", reducer: Mappable[list[B], B], /, *, fan_in: int = FAN_IN) -> "Outcome[B]":
+        """Reduce the results to one by jobs of ``reducer``; see ``AsyncBatch.reduce``."""
+        callee = _callee(reducer)
+
+        def reduce(deadline: _Deadline) -> B:
+            client = _sync_client(self._plan)
+            reducing = client.run(_in_loop(lambda client: _Reducing(client, callee, fan_in)))
+            size = 0
+            try:
+                for place, value in self._run(deadline):
+                    size += 1
+                    if reductions := reducing.tree.add(0, place, value):
+                        deadline.call(client, lambda: reducing.go_on(reductions))
+                return cast(B, deadline.call(client, lambda: reducing.finish(size)))
+            finally:
+                client.post(reducing.close)
+
+        return Outcome(reduce)
+
+    def then(self: "Batch[B]", task: Mappable[list[B], C], /) -> "Outcome[C]":
+        """Call ``task`` once, with the list of all results."""
+        _callee(task)
+
+        def then(deadline: _Deadline) -> C:
+            results = [result for _, result in self._run(deadline)]
+            return cast(C, cast(Any, task).submit(results).result(deadline.remaining))
+
+        return Outcome(then)
+
+    def _run(self, deadline: "_Deadline") -> Iterator[tuple[int, Any]]:
+        client = _sync_client(self._plan)
+        if self._has_run:
+            raise _already_run()
+        self._has_run = True
+        items, self._items = self._items, ()
+        return _sync_run(self._plan, items, client, deadline)
+
+
+def _sync_client(plan: Plan) -> SyncClient:
+    current.forbid_running_loop(f"{plan.callee.name.rpartition('.')[2]}.amap")
+    return current.current_sync()
+
+
+def _sync_run(
+    plan: Plan, items: Iterable[Any], client: SyncClient, deadline: "_Deadline"
+) -> Iterator[tuple[int, Any]]:
+    """The results of a batch with their places."""
+    run = _Run(plan, len(items) if isinstance(items, Sized) else None)
+    source = iter(items)
+    callee = plan.callee
+    flight = client.run(
+        _in_loop(lambda client: Flight[int](client, callee.name, callee.payload.decode_result))
+    )
+    try:
+        while True:
+            calls: list[tuple[int, Order]] = []
+            if run.worth_launching(room := run.room(flight.size)):
+                calls = [run.call(item) for item in islice(source, room)]
+                run.exhausted = len(calls) < room
+            if calls or not run.has_due:
+                run.take_in(deadline.call(client, lambda: _exchange(flight, calls, wait=not run.has_due)))  # noqa: B023  (called at once)
+            if run.has_due:
+                yield run.deliver()
+            elif not flight.size:
+                return
+    finally:
+        if flight.size:
+            client.post(flight.close)  # nobody is waited for: this may be a garbage collection, in any thread
+
+
+def _in_loop(function: Callable[[Client], C]) -> Callable[[Client], Coroutine[Any, Any, C]]:
+    """``function`` as ``SyncClient.run`` wants it."""
+
+    async def call(client: Client) -> C:
+        return function(client)
+
+    return call
+
+
+async def _exchange(flight: Flight[int], calls: list[tuple[int, Order]], *, wait: bool) -> list[Landed[int]]:
+    """Launch calls and take what has landed, all in one turn of the threads."""
+    if calls:
+        await flight.launch(calls)
+    if wait:
+        await flight.wait()
+    return await flight.take()
+
+
+class Outcome(Generic[R_co]):
+    """What will be made of a batch. Nothing runs before ``result()``, which can be called once."""
+
+    def __init__(self, run: "Callable[[_Deadline], R_co]") -> None:
+        self._run = run
+
+    def result(self, timeout: float | timedelta | None = None) -> R_co:
+        """The value; ``timeout`` limits the wait, in seconds. Raises as ``AsyncBatch.results``."""
+        return self._run(_Deadline(wait_limit("timeout", timeout)))
+
+
+class _Deadline:
+    """What is left of a limit on several waits."""
+
+    def __init__(self, timeout: float | None) -> None:
+        self._timeout = timeout
+        self._end = None if timeout is None else time.monotonic() + timeout
+
+    @property
+    def remaining(self) -> float | None:
+        """Seconds; None without a limit."""
+        return None if self._end is None else max(0.0, self._end - time.monotonic())
+
+    def call(self, client: SyncClient, function: Callable[[], Coroutine[Any, Any, C]]) -> C:
+        """Call ``function`` in the client's event loop. Raises TimeoutError when the time is up."""
+
+        async def limited(_: Client) -> C:
+            with _limit(self.remaining, self._timeout):
+                return await function()
+
+        return client.run(limited)
+
+
+# ---------------------------------------------------------------------------------------------- shared
+
+
+def _close(parts: Iterable["_Closable"]) -> None:
+    for part in parts:
+        part.close()
+
+
+def _callee(task: object) -> Callee:
+    """A task, of which type checkers know how it is called. Raises TypeError for anything else."""
+    if not hasattr(task, "prepare"):
+        raise TypeError(f"{task!r} is no task; put @task (from gearflow import task) above it")
+    return cast(Callee, task)
+
+
+def _already_run() -> RuntimeError:
+    return RuntimeError("a batch can be run once, and its items are taken; make another with map() or amap()")
+
+
+class _Closable(Protocol):
+    def close(self) -> None: ...
+
+
+@contextmanager
+def _closing(owner: _Closable) -> Generator[None]:
+    try:
+        yield
+    finally:
+        owner.close()
+
+
+@contextmanager
+def _limit(remaining: float | None, timeout: float | None = None) -> Generator[None]:
+    if remaining is None:
+        yield
+        return
+    with anyio.move_on_after(remaining) as scope:
+        yield
+    if scope.cancelled_caught:
+        raise TimeoutError(
+            f"the batch was not done within {remaining if timeout is None else timeout:g} s; "
+            "jobs in flight are cancelled (servers that are not gearflow's may run them on)"
+        )

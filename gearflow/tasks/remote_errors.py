@@ -1,0 +1,300 @@
+"""Exceptions across the wire: what a task raised <-> the data of WORK_EXCEPTION.
+
+The data is JSON, ``{type, message, traceback, errors}``; ``type`` is ``module.QualName``, bare for
+builtins. Anything else, in any encoding, is taken as the message of a worker of another kind.
+
+At the caller it becomes a ``TaskFailed``. If the class is known here, it is an instance of that class as
+well, so that ``except KeyError`` and ``except TaskFailed`` both catch it. The bytes come from the
+network, so nothing that they name is ever imported, called, or looked up by anything but the plain
+dictionaries of modules that are loaded and classes within them; the class must be an ordinary subclass of
+``Exception``, and its own ``__init__``, ``__new__``, ``__setattr__`` and ``__str__`` are not run: they may
+want arguments that did not travel. Kept as plain ``TaskFailed`` are:
+
+* what steers control flow (``StopIteration``, ``TryAgain`` and their like): raised at the caller it would
+  steer there;
+* groups, whose parts did not travel;
+* gearflow's own errors about servers and connections: here they would speak of the caller's connection.
+
+What a task raised in another process of its worker, as far as the worker has to know.
+
+The worker has an error that it can handle as its own (``gearflow.worker.processes.errors`` makes it). That
+one carries what the other process said: the data for the wire, which has the right traceback, and the names
+of all its classes, also of those that are not known here.
+"""
+
+import builtins
+import concurrent.futures
+import contextlib
+import json
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from types import TracebackType
+from typing import Any, Final, cast
+
+from gearflow.errors import GearflowError, PayloadInvalid, TaskCrashed, TaskFailed, TaskTimeout
+from gearflow.runtime.modules import importable_name, loaded
+from gearflow.tasks.control_flow import Control
+
+_ATTRIBUTE: Final = "_gearflow_relayed"
+
+
+@dataclass(frozen=True, slots=True)
+class Relayed:
+    """What was said of an error where it was raised."""
+
+    data: bytes
+    """As ``encode_failure`` gave it there."""
+
+    kinds: tuple[str, ...]
+    """Its class and their bases, by name."""
+
+
+def relay(error: BaseException, said: Relayed) -> None:
+    """Have an error stand for one in another process."""
+    setattr(error, _ATTRIBUTE, said)
+
+
+def relayed(error: BaseException) -> Relayed | None:
+    """What was said where it was raised; None if that was here."""
+    return cast("Relayed | None", vars(error).get(_ATTRIBUTE))
+
+
+def name_of(kind: type | str) -> str:
+    """A class by name; builtins may be written without their module."""
+    if isinstance(kind, str):
+        return kind if "." in kind else f"builtins.{kind}"
+    return f"{importable_name(kind.__module__)}.{kind.__qualname__}"
+
+
+MAX_TRACEBACK: Final = 65536
+"""Characters of a traceback that travel; the last ones, which are next to the fault."""
+
+MAX_MESSAGE: Final = 65536
+"""Characters of a message that travel."""
+
+_MAX_NAME: Final = 512  # of a class; longer ones are not looked up
+
+_HEAP_TYPE: Final = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made by a class statement
+
+_CONTROL_FLOW: Final = (StopIteration, StopAsyncIteration, concurrent.futures.CancelledError, Control)
+
+
+# ------------------------------------------------------------------------------------------ at the worker
+
+
+def encode_failure(exc: BaseException) -> bytes:
+    """The data of the WORK_EXCEPTION for what a task raised. Never fails itself."""
+    said = relayed(exc)
+    if said is not None:
+        return said.data
+    return json.dumps(
+        {
+            "type": _type_name(exc),
+            "message": _message(exc)[:MAX_MESSAGE],
+            "traceback": _traceback(exc),
+            "errors": _errors(exc),
+        }
+    ).encode()
+
+
+def _type_name(exc: BaseException) -> str:
+    if isinstance(exc, TaskFailed) and exc.type:
+        return exc.type  # of the task that this one waited for
+    cls = type(exc)
+    return cls.__qualname__ if cls.__module__ == "builtins" else name_of(cls)
+
+
+def _message(exc: BaseException) -> str:
+    try:
+        return _clean(exc.message if type(exc) is TaskFailed else str(exc))
+    except BaseException:  # noqa: BLE001  (a user's __str__ may raise anything; the failure must travel all the same)
+        return f"<{type(exc).__qualname__} whose str() fails>"
+
+
+def _traceback(exc: BaseException) -> str:
+    try:
+        text = _clean("".join(traceback.format_exception(type(exc), exc, _users_frames(exc.__traceback__))))
+    except BaseException:  # noqa: BLE001  (formatting calls the user's code as well)
+        return ""
+    return text if len(text) <= MAX_TRACEBACK else f"...{text[-MAX_TRACEBACK:]}"
+
+
+def _users_frames(frames: TracebackType | None) -> TracebackType | None:
+    """A traceback from the task's function on, without the worker's frames above it."""
+    below = frames
+    while below is not None and str(below.tb_frame.f_globals.get("__name__")).startswith("gearflow."):
+        below = below.tb_next
+    return below or frames
+
+
+def _errors(exc: BaseException) -> Sequence[Mapping[str, Any]]:
+    try:
+        pydantic = sys.modules.get("pydantic_core")  # not loaded, it has raised nothing
+        if pydantic is not None and isinstance(exc, pydantic.ValidationError):
+            return cast(
+                "list[dict[str, Any]]",
+                json.loads(cast(Any, exc).json(include_url=False, include_input=False)),
+            )
+        if isinstance(exc, PayloadInvalid | TaskFailed):
+            json.dumps(exc.errors)
+            return exc.errors
+    except (TypeError, ValueError, RecursionError):
+        pass  # a list is nice to have
+    return []
+
+
+def _clean(text: str) -> str:
+    """Text without lone surrogates, which could not be printed."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+# ------------------------------------------------------------------------------------------ at the caller
+
+
+def decode_failure(data: bytes | None, handle: str) -> TaskFailed:
+    """The exception to raise for a job that failed with ``data``; ``None`` is a WORK_FAIL."""
+    fields = _fields(data)
+    failure = _rebuild(fields.pop("kind"), **fields, handle=handle)
+    if failure.traceback:
+        failure.add_note(f"\nOn the worker (job {handle}):\n\n{failure.traceback.rstrip()}")
+    return failure
+
+
+def _fields(data: bytes | None) -> dict[str, Any]:
+    if data is None:
+        return {"kind": None, "message": "the worker ended the job as failed, and gave no reason"}
+    try:
+        said = json.loads(data)
+    except (ValueError, RecursionError):
+        said = None
+    if not (isinstance(said, dict) and isinstance(cast(Any, said).get("message"), str)):
+        return {"kind": None, "message": data.decode("utf-8", "backslashreplace").rstrip("\0")}
+    wire = cast("dict[str, Any]", said)
+    kind, trace, errors = wire.get("type"), wire.get("traceback"), wire.get("errors")
+    return {
+        "kind": _clean(kind) if isinstance(kind, str) else None,
+        "message": _clean(wire["message"]),
+        "traceback": _clean(trace) if isinstance(trace, str) else None,
+        "errors": _dicts(errors),
+    }
+
+
+def _dicts(errors: Any) -> list[dict[str, Any]]:
+    if not isinstance(errors, list):
+        return []
+    return [
+        cast("dict[str, Any]", error) for error in cast("list[object]", errors) if isinstance(error, dict)
+    ]
+
+
+def _rebuild(kind: str | None, message: str, **fields: Any) -> TaskFailed:
+    fields = {"traceback": None, "errors": [], **fields}
+    cls = _class_named(kind) if kind else None
+    if cls is TaskTimeout or cls is TaskCrashed:
+        return cls(message, type=kind, **fields)
+    remote = _remote_class(cls) if cls is not None else None
+    failure = _bare_instance(remote, message) if remote is not None else None
+    if failure is None:
+        return TaskFailed(message, type=kind, **fields)
+    # not by TaskFailed.__init__: its super() is the user's class here
+    failure.args = (message,)
+    for name, value in {"type": kind, "message": message, **fields}.items():
+        setattr(failure, name, value)
+    return failure
+
+
+def _again(kind: str | None, said: dict[str, Any], notes: list[str]) -> TaskFailed:
+    failure = _rebuild(kind, **said)
+    for note in notes:
+        failure.add_note(note)
+    return failure
+
+
+def _class_named(name: str) -> type | None:
+    """The class of that name, if it is in a loaded module."""
+    if len(name) > _MAX_NAME:
+        return None
+    parts = name.split(".")
+    if len(parts) == 1:
+        return _member(vars(builtins), parts)
+    for cut in range(len(parts) - 1, 0, -1):
+        module = loaded(".".join(parts[:cut]))
+        if module is not None:
+            return _member(getattr(module, "__dict__", {}), parts[cut:])
+    return None
+
+
+def _member(namespace: Mapping[str, Any], path: list[str]) -> type | None:
+    found: Any = None
+    for part in path:
+        found = namespace.get(part)
+        if type(found) is not type:  # nor anything with a metaclass, which could run code when subclassed
+            return None
+        namespace = vars(found)
+    return cast(type, found)
+
+
+class _Remote(TaskFailed):
+    """What all rebuilt classes have in common: nothing of the user's class is run but ``isinstance``."""
+
+    # Found before properties of the user's class, so that TaskFailed can set its attributes.
+    type = None
+    message = ""
+    traceback = None
+    errors = []  # noqa: RUF012  (a place holder: each instance gets its own)
+    handle = None
+
+    __setattr__ = Exception.__setattr__
+    __getattribute__ = Exception.__getattribute__
+    __hash__ = Exception.__hash__
+    __eq__ = Exception.__eq__
+
+    def __init_subclass__(cls) -> None:
+        pass  # and not the user's, which may keep a register of its subclasses
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copied and pickled by what the wire said, since the class is found nowhere by its name."""
+        said = {name: getattr(self, name) for name in ("message", "traceback", "errors", "handle")}
+        return _again, (self.type, said, getattr(self, "__notes__", []))
+
+    def __str__(self) -> str:
+        return self.message
+
+    def __repr__(self) -> str:
+        return f"{type(self).__qualname__}({self.message!r})"
+
+
+@lru_cache(maxsize=1024)
+def _remote_class(cls: type) -> type[TaskFailed] | None:
+    """A class that is both TaskFailed and ``cls``; ``None`` if there should not, or cannot, be one."""
+    if not issubclass(cls, Exception) or issubclass(cls, (*_CONTROL_FLOW, BaseExceptionGroup)):
+        return None
+    if (
+        issubclass(cls, GearflowError)
+        and cls is not PayloadInvalid
+        and cls.__module__.startswith("gearflow.")
+    ):
+        return None
+    namespace = {"__module__": cls.__module__, "__qualname__": cls.__qualname__}
+    try:
+        return type(cls.__name__, (_Remote, cls), namespace)
+    except TypeError:  # a final class
+        return None
+
+
+def _bare_instance(cls: type[TaskFailed], message: str) -> TaskFailed | None:
+    """An instance made by the nearest class written in C: past the ``__new__`` and ``__init__`` of others."""
+    for native in cls.__mro__:
+        if native.__flags__ & _HEAP_TYPE:
+            continue
+        try:
+            failure = cast(TaskFailed, cast(Any, native).__new__(cls, message))
+        except TypeError:  # MemoryError: Python asks for the one of a class further down
+            continue
+        with contextlib.suppress(TypeError):  # UnicodeDecodeError and such want more: their fields stay empty
+            cast(Any, native).__init__(failure, message)
+        return failure
+    return None  # pydantic's ValidationError, and whatever else is made by its own factory alone

@@ -1,0 +1,226 @@
+"""The two things that anyio cannot do cheaply enough once per job: start a task, and call back from a thread.
+
+anyio's ``start_soon`` costs three times what the loop's own task costs, and its ``from_thread`` makes the
+thread wait. So runs are started on asyncio or trio directly; all that lives as long as a connection or
+the worker is anyio's.
+"""
+
+import asyncio
+import contextvars
+import os
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
+from contextlib import asynccontextmanager, suppress
+from math import inf
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, cast
+
+import anyio
+
+from gearflow.runtime.eventloop import poster
+from gearflow.runtime.fork import end_stray, forget_in_children
+
+if TYPE_CHECKING:
+    import trio  # an extra of the user's
+
+Body: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
+
+
+class Started(Protocol):
+    """A body that runs."""
+
+    def cancel(self) -> object:
+        """Stop it at its next ``await``."""
+        ...
+
+
+class Limit(Protocol):
+    """A block of limited time. Being cancelled by it ends with the block; what else is raised goes on."""
+
+    @property
+    def cancel_called(self) -> bool:
+        """The block took longer, and was cancelled for that."""
+        ...
+
+    def __enter__(self) -> object: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+        /,
+    ) -> bool | None: ...
+
+
+class Cancellable(Protocol):
+    """What goes on in the block: whether it may be cancelled, and whether anybody else did so."""
+
+    is_under_way: bool
+    """It may be: it is not cancelled yet, and a second time would disturb what tidies up after the first."""
+
+    @property
+    def is_for_nobody(self) -> bool:
+        """Its end is not wanted any more, so it is cancelled, or would be."""
+        ...
+
+
+class Loop(Protocol):
+    """Where runs run."""
+
+    def is_cancelled(self) -> bool:
+        """Whether the body that asks is cancelled together with the worker, and by neither of them.
+
+        So does the end of ``asyncio.run`` with all that is left. On asyncio a body may also cancel itself, or
+        make a cancellation up (``raise CancelledError``), which is its own affair.
+        """
+        ...
+
+    def start(self, body: Body) -> Started:
+        """Run a body, which must not raise, as a task of its own. The caller holds what this returns.
+
+        It sees the context variables that were set where the loop was opened, whoever starts it.
+        """
+        ...
+
+    async def join(self, started: Iterable[Started]) -> None:
+        """Wait until these have ended, however often this is cancelled meanwhile."""
+        ...
+
+    def limit(self, seconds: float, body: Cancellable) -> Limit:
+        """A block, in the task of a body, that takes so long at most.
+
+        On asyncio it is cancelled once; on trio as always there, at each ``await`` outside of a shield.
+        """
+        ...
+
+    def post(self, callback: Callable[[], object], /) -> None:
+        """Call something on the loop, from any thread, in order. Does nothing if the loop is gone."""
+        ...
+
+    def now(self) -> float:
+        """``anyio.current_time()``, also in what was posted, where anyio does not know the loop."""
+        ...
+
+
+@asynccontextmanager
+async def open_loop() -> AsyncGenerator[Loop, None]:
+    """The running event loop as a ``Loop``; before the block ends, what was started has to be joined."""
+    opener = _asyncio_task()
+    if opener is not None:
+        yield _Asyncio(asyncio.get_running_loop(), opener)
+    else:
+        import trio
+
+        async with trio.open_nursery() as nursery:
+            yield _Trio(nursery)
+
+
+def _asyncio_task() -> "asyncio.Task[Any] | None":
+    try:
+        # Not get_running_loop: trio may itself run within asyncio's callbacks.
+        return asyncio.current_task()
+    except RuntimeError:
+        return None
+
+
+class _Asyncio:
+    def __init__(self, loop: asyncio.AbstractEventLoop, opener: "asyncio.Task[Any]") -> None:
+        self.post: Final = poster()
+        self._loop = loop
+        self._opener = opener
+        self._cancelled_before = opener.cancelling()  # and swallowed
+        self._process = os.getpid()
+        forget_in_children(self, _Asyncio._forget)
+        self._variables = contextvars.copy_context()
+
+    def _forget(self) -> None:
+        """We are in a forked child: it ends if it comes back to the loop, which is the worker's."""
+        with suppress(RuntimeError):  # in debug mode, if another thread has forked
+            self._loop.call_soon(end_stray, self._process)
+
+    def is_cancelled(self) -> bool:
+        return self._opener.cancelling() > self._cancelled_before
+
+    def start(self, body: Body) -> Started:
+        # Not kept in a set here: its done callback would cost as much as the task itself.
+        return self._loop.create_task(body(), context=self._variables.copy())
+
+    async def join(self, started: Iterable[Started]) -> None:
+        tasks = cast("set[asyncio.Task[None]]", set(started))
+        with anyio.CancelScope(shield=True):
+            if tasks:
+                await asyncio.wait(tasks)
+
+    def limit(self, seconds: float, body: Cancellable) -> Limit:
+        return _EdgeLimit(self, seconds, body)
+
+    def now(self) -> float:
+        return self._loop.time()
+
+    def call_later(self, seconds: float, callback: Callable[[], object]) -> asyncio.TimerHandle:
+        """Call something on the loop after that time."""
+        return self._loop.call_later(seconds, callback)
+
+
+class _EdgeLimit:
+    """As ``asyncio.timeout``, but leaves alone what is cancelled already. (anyio's scopes go on and on.)"""
+
+    def __init__(self, loop: _Asyncio, seconds: float, body: Cancellable) -> None:
+        self.cancel_called = False
+        self._loop = loop
+        self._seconds = seconds
+        self._body = body
+
+    def __enter__(self) -> None:
+        self._task = cast("asyncio.Task[Any]", asyncio.current_task())
+        self._timer = self._loop.call_later(self._seconds, self._cancel)
+
+    def _cancel(self) -> None:
+        if self._body.is_under_way:
+            self._body.is_under_way = False
+            self.cancel_called = True
+            self._task.cancel()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        self._timer.cancel()
+        if not self.cancel_called:
+            return False
+        self._task.uncancel()
+        is_mine_alone = not self._body.is_for_nobody and not self._loop.is_cancelled()
+        self._body.is_under_way = is_mine_alone  # what follows may be cancelled as well
+        return is_mine_alone and isinstance(error, asyncio.CancelledError)
+
+
+class _Trio:
+    def __init__(self, nursery: "trio.Nursery") -> None:
+        self.post: Final = poster()
+        self._nursery = nursery
+        self._variables = contextvars.copy_context()
+
+    def is_cancelled(self) -> bool:
+        import trio
+
+        return trio.current_effective_deadline() == -inf
+
+    def start(self, body: Body) -> Started:
+        import trio
+
+        scope = trio.CancelScope()
+        self._variables.copy().run(self._nursery.start_soon, self._within, scope, body)
+        return scope
+
+    async def join(self, started: Iterable[Started]) -> None:
+        """Nothing: the nursery waits for all of them."""
+
+    def limit(self, seconds: float, body: Cancellable) -> Limit:
+        return anyio.move_on_after(seconds)
+
+    async def _within(self, scope: "trio.CancelScope", body: Body) -> None:
+        with scope:
+            await body()
+
+    def now(self) -> float:
+        import trio
+
+        return trio.current_time()

@@ -1,0 +1,96 @@
+"""What a task raised in one process, for the worker that runs it from another.
+
+The worker gets an error that behaves as the one that was raised would have: what says what is to become of
+the job (``TryAgain`` and its like) is itself again; everything else is rebuilt as it is for callers, and
+carries what was said of it (``gearflow.tasks.remote_errors``). Attributes and arguments do not travel.
+
+How a process ended with the task that it ran, and how that is told. Pure.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from gearflow.errors import TaskCrashed
+from gearflow.runtime.process import End
+from gearflow.tasks.control_flow import Control, Discard, Fail, Snooze, TryAgain
+from gearflow.tasks.remote_errors import Relayed, decode_failure, encode_failure, name_of, relay
+
+LAST_LINES: Final = 20
+"""Lines of output that are kept to be told: a stack, or the message of a C library, fits in."""
+
+LONGEST_LINE: Final = 500
+"""Characters of each of them: they become part of an error's message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """The end of a process, and its last words."""
+
+    end: End
+
+    output: Sequence[str]
+    """The last lines that it wrote."""
+
+    def crash(self, task: str) -> TaskCrashed:
+        """The error of a task that the process ran meanwhile."""
+        text = f"task {task!r} ended its process, which {self._how()}"
+        if self.end.status is not None:
+            text = f"{text}; its memory peaked at {self.end.memory}"
+        if not self.output:
+            return TaskCrashed(f"{text}, and it wrote nothing")
+        lines = "\n".join(line[:LONGEST_LINE] for line in self.output)
+        return TaskCrashed(f"{text}; its last lines:\n{lines}")
+
+    def _how(self) -> str:
+        if self.end.status is None:
+            return "ended for unknown reasons"
+        if self.end.signal is not None:
+            return f"was killed by {self.end.signal}"
+        return f"exited with status {self.end.status}"
+
+
+def pack(error: BaseException) -> dict[str, Any]:
+    """An error as JSON."""
+    said = _named(error)
+    match error:
+        case Snooze():
+            said["control"] = {"snooze": error.seconds}
+        case TryAgain():
+            said["control"] = {"again": error.after}
+            if error.__cause__ is not None:
+                said["cause"] = _named(error.__cause__)
+        case Fail():
+            said["control"] = {"fail": error.reason}
+        case Discard():
+            said["control"] = {"discard": error.reason}
+        case _:
+            pass
+    return said
+
+
+def unpack(said: dict[str, Any], handle: str) -> BaseException:
+    """The error that was packed, of the job with that handle."""
+    data: bytes = said["data"].encode()
+    error = _control(said["control"]) if "control" in said else decode_failure(data, handle)
+    relay(error, Relayed(data, tuple(said["kinds"])))
+    if "cause" in said:
+        error.__cause__ = unpack(said["cause"], handle)
+    return error
+
+
+def _named(error: BaseException) -> dict[str, Any]:
+    kinds = [name_of(kind) for kind in type(error).__mro__]
+    return {"data": encode_failure(error).decode(), "kinds": kinds}
+
+
+def _control(said: dict[str, Any]) -> Control:
+    match said:
+        case {"snooze": seconds}:
+            return Snooze(seconds)
+        case {"again": after}:
+            return TryAgain(after)
+        case {"fail": reason}:
+            return Fail(reason)
+        case _:
+            return Discard(said["discard"])

@@ -1,0 +1,181 @@
+"""What a worker and its processes say to each other: frames over a socket.
+
+A frame is the lengths of its head and of its body (4 bytes each, big-endian), the head (a JSON object whose
+``is`` says what it is), then the body (bytes as they are):
+
+=============  ==========  =====================================================================
+from           ``is``
+=============  ==========  =====================================================================
+the worker     ``hello``   the first: how the process is set up
+the worker     ``load``    the task of the next run, which is to be imported
+the worker     ``run``     a run; the body is the payload
+the worker     ``cancel``  nobody wants the run any more; the process is killed soon
+the process    ``loaded``  the task is there
+the process    ``report``  the task reports something; the body is that of the packet
+the process    ``log``     a record of its log
+the process    ``result``  the run is done; the body is the result
+the process    ``raised``  the run is over; what it raised; also instead of ``loaded``
+=============  ==========  =====================================================================
+
+What a worker tells its processes, as values: how they are set up, and what to run.
+"""
+
+import json
+import os
+import socket
+import struct
+import threading
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Self, cast
+
+from gearflow.client import TLS, parse_servers
+from gearflow.client.current import Target
+from gearflow.worker.processes.task_import import Origin
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """How a process is set up."""
+
+    target: Target
+    """Where the calls go that tasks make."""
+
+    lifespans: tuple[str, ...] | None
+    """The names of the hooks to be entered; None: all that are registered."""
+
+    measures: bool
+    """The worker wants to know how much memory the process has."""
+
+    level: int
+    """From which level on its log is sent."""
+
+    def fields(self) -> dict[str, Any]:
+        """The head of its frame."""
+        tls = self.target.tls
+        return {
+            "servers": list(map(str, self.target.servers)),
+            "spread": self.target.spread,
+            "tls": _text(tls) if isinstance(tls, TLS) else tls,
+            "token": self.target.token,
+            "lifespans": self.lifespans,
+            "measures": self.measures,
+            "level": self.level,
+        }
+
+    @classmethod
+    def of(cls, fields: dict[str, Any]) -> Self:
+        """From the head of a frame."""
+        servers, tls = parse_servers(fields["servers"]), fields["tls"]
+        if isinstance(tls, dict):
+            tls = TLS(**cast("dict[str, str | None]", tls))
+        target = Target(servers, fields["spread"], tls, fields["token"])
+        lifespans = fields["lifespans"]
+        names = None if lifespans is None else tuple(lifespans)
+        return cls(target, names, fields["measures"], fields["level"])
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What to run; the payload is the body of the frame."""
+
+    task: str
+    origin: Origin
+    handle: str
+    attempt: int
+    limit: float | None
+    """Seconds that it may take."""
+
+    def fields(self) -> dict[str, Any]:
+        """The head of its frame."""
+        return {
+            "task": self.task,
+            "origin": [self.origin.module, self.origin.file],
+            "handle": self.handle,
+            "attempt": self.attempt,
+            "limit": self.limit,
+        }
+
+    @classmethod
+    def of(cls, fields: dict[str, Any]) -> Self:
+        """From the head of a frame."""
+        origin = Origin(*fields["origin"])
+        return cls(fields["task"], origin, fields["handle"], fields["attempt"], fields["limit"])
+
+
+def _text(tls: TLS) -> dict[str, Any]:
+    return {name: None if file is None else os.fspath(file) for name, file in asdict(tls).items()}
+
+
+_LENGTHS: Final = struct.Struct(">II")
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One frame: what it is, the rest of its head, its body."""
+
+    kind: str
+    fields: dict[str, Any]
+    body: bytes
+
+
+def encode(kind: str, body: bytes = b"", /, **fields: Any) -> bytes:
+    """A frame as bytes."""
+    head = json.dumps({"is": kind, **fields}).encode()
+    return b"".join((_LENGTHS.pack(len(head), len(body)), head, body))
+
+
+class Channel:
+    """One end of the socket. Any thread may send; frames are received by one thread at a time."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        self._incoming = connection.makefile("rb")
+        self._sending = threading.Lock()
+
+    def forget(self) -> None:
+        """Have nothing to do with the other side any more: this process is a copy of the one that has."""
+        self._sending = threading.Lock()  # a thread that is not part of the copy may have held it
+        with suppress(OSError):  # so was that one
+            os.close(self._socket.detach())
+
+    def send(self, frames: bytes) -> None:
+        """Send encoded frames. Raises OSError if the other side is gone."""
+        with self._sending:
+            self._socket.sendall(frames)
+
+    def send_at_once(self, frame: bytes) -> bool:
+        """Send an encoded frame if that needs no waiting; whether it was sent."""
+        if not self._sending.acquire(blocking=False):
+            return False
+        try:
+            return self._socket.send(frame, socket.MSG_DONTWAIT) == len(frame)
+        except OSError:
+            return False
+        finally:
+            self._sending.release()
+
+    def receive(self) -> Frame | None:
+        """The next frame; None if the other side is gone."""
+        try:
+            lengths = self._incoming.read(_LENGTHS.size)
+            if len(lengths) < _LENGTHS.size:
+                return None
+            head_length, body_length = _LENGTHS.unpack(lengths)
+            head, body = self._incoming.read(head_length), self._incoming.read(body_length)
+        except OSError:
+            return None
+        if len(head) < head_length or len(body) < body_length:
+            return None
+        fields = json.loads(head)
+        return Frame(fields.pop("is"), fields, body)
+
+    def end(self) -> None:
+        """Have both sides receive no more, also while another thread sends or receives."""
+        with suppress(OSError):  # the other side may have been first
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Give the socket back. No thread may use it any more."""
+        self._incoming.close()
+        self._socket.close()

@@ -1,0 +1,223 @@
+"""How a job comes to its next run, or to its end, after a run that raised something.
+
+*Whether* it runs again, and when, is decided in ``gearflow.worker.retry_policy``. How depends on the server:
+
+* gearflow's own keeps the job for its next run: ``gearflow:retry`` takes the place of the end packet;
+* on others a detached job is submitted anew, under a new unique; only when the server has that job is the
+  old one ended, so a crash between the two gives a duplicate, never a loss;
+* and an attached one, whose callers wait for that very job, is held here until its time has come.
+
+The run keeps its slot until the server has answered. If the connection goes first, the job is handed on.
+
+How a failure is sent depends on the server, too:
+
+* gearflow's own gets WORK_EXCEPTION alone;
+* the Perl server gets WORK_EXCEPTION and WORK_FAIL, since an exception is not the end of a job there;
+* C gearmand, and any other, gets a marked WORK_WARNING and WORK_FAIL in one write
+  (``gearflow.protocol.codec`` says why), or WORK_EXCEPTION alone with the setting ``gearmand_exceptions``.
+
+A task that raises ``Fail`` wants WORK_FAIL alone, on all of them.
+
+Jobs that wait here for their next run: where their server cannot keep them, this worker does.
+
+A held job has no slot while it waits. It is still this worker's at the server, so it is lost, as if it
+ran, when the connection goes: then the server hands it on.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import anyio
+
+from gearflow.client.names import fresh_unique
+from gearflow.errors import ConnectionLost, LocalProtocolError, ServerError
+from gearflow.protocol.codec import encode, mark_failure
+from gearflow.protocol.envelope import unwrap, wrap
+from gearflow.protocol.packets import (
+    Packet,
+    SubmitJob,
+    SubmitJobBg,
+    SubmitJobEpoch,
+    WorkException,
+    WorkFail,
+    WorkWarning,
+)
+from gearflow.tasks import Retry
+from gearflow.tasks.control_flow import Fail as PlainFail
+from gearflow.tasks.remote_errors import encode_failure
+from gearflow.worker.connection import Connection
+from gearflow.worker.event_loop import Loop, Started
+from gearflow.worker.executor import AnyTask
+from gearflow.worker.retry_policy import Again, Fail, Verdict, decide
+from gearflow.worker.run import Run
+from gearflow.worker.slots import Grabbing
+
+
+class Held:
+    """One of them. Its ``workload`` is that of the next run."""
+
+    __slots__ = ("begin", "connection", "handle", "named", "task", "wait", "workload")
+
+    def __init__(
+        self, task: AnyTask, handle: bytes, connection: Connection, workload: bytes, named: dict[str, Any]
+    ) -> None:
+        self.task = task
+        self.handle = handle
+        self.connection = connection
+        self.workload = workload
+        self.named = named  # what the log calls it
+        self.begin: Callable[[], None]
+        self.wait: Started
+
+
+class Holding:
+    """All of a worker. Owns state; ``begin`` is called with a job that has a slot again."""
+
+    def __init__(self, grabbing: Grabbing, loop: Loop, begin: Callable[[Held], None]) -> None:
+        self._grabbing = grabbing
+        self._loop = loop
+        self._begin = begin
+        self._held: set[Held] = set()
+
+    def hold(self, job: Held, seconds: float) -> None:
+        """Keep a job for so long, then run it as soon as a slot is free. Its run still has its slot."""
+        job.begin = partial(self._leave, job)
+        self._held.add(job)
+        self._grabbing.hold()
+        job.wait = self._loop.start(partial(self._wait, job, seconds))
+
+    def drop(self, connection: Connection | None = None) -> list[Held]:
+        """Let go of those of a connection, or of all; returns them."""
+        dropped = [job for job in self._held if connection is None or job.connection is connection]
+        for job in dropped:
+            self._held.discard(job)
+            job.wait.cancel()
+            self._grabbing.let_go(job.begin)
+        return dropped
+
+    async def _wait(self, job: Held, seconds: float) -> None:
+        await anyio.sleep(seconds)
+        if job in self._held:
+            self._grabbing.claim(job.begin)
+
+    def _leave(self, job: Held) -> None:
+        self._held.discard(job)
+        self._begin(job)
+
+
+logger = logging.getLogger("gearflow.worker")
+
+
+async def conclude(
+    run: Run, workload: bytes, error: BaseException, holding: Holding, *, gearmand_exceptions: bool
+) -> BaseException:
+    """See to the job of a run that raised something. Returns the error that counts.
+
+    ``gearmand_exceptions`` is the worker's setting.
+    """
+    run.settle()
+    if run.is_for_nobody:
+        run.end(_failure(run, error, gearmand_exceptions))
+        return error
+    verdict = _verdict(run, error)
+    if isinstance(verdict, Fail):
+        run.end(_failure(run, verdict.error, gearmand_exceptions))
+        return verdict.error
+    try:
+        await _go_on(run, workload, verdict, holding)
+    except ConnectionLost:
+        run.handed_on = True
+    except anyio.get_cancelled_exc_class():
+        run.handed_on = True
+        raise
+    except (ServerError, LocalProtocolError) as refusal:
+        if not run.cancelled:  # else there is nothing to run again
+            logger.warning(
+                "the server refuses another run of a job, which fails: %s", refusal, extra=run.named()
+            )
+        run.end(_failure(run, error, gearmand_exceptions))
+    else:
+        run.again = verdict
+    return error
+
+
+def _verdict(run: Run, error: BaseException) -> Verdict:
+    plan = run.envelope.retries
+    retries = run.task.retries if plan is None else Retry.from_plan(plan)
+    try:
+        return decide(error, retries, run.envelope.attempt)
+    except Exception:  # a user's backoff may raise anything
+        logger.exception(
+            "the schedule of a task's retries cannot be followed; its job fails", extra=run.named()
+        )
+        return Fail(error)
+
+
+def _failure(run: Run, error: BaseException, gearmand_exceptions: bool) -> bytes:
+    """The packets that end a job with an error, in the form that its server needs."""
+    fail = encode(WorkFail(run.handle))
+    if run.cancelled or isinstance(error, PlainFail):
+        return fail
+    failure = encode_failure(error)
+    connection = run.connection
+    is_understood = connection.is_gearflow or connection.is_basic or gearmand_exceptions
+    if not is_understood:
+        return encode(WorkWarning(run.handle, mark_failure(failure))) + fail
+    exception = encode(WorkException(run.handle, failure))
+    return exception + fail if connection.is_basic else exception
+
+
+async def _go_on(run: Run, workload: bytes, again: Again, holding: Holding) -> None:
+    """Bring the job to its next run.
+
+    Raises:
+        ServerError: The server refused.
+        ConnectionLost: The connection went first; the job is handed on.
+    """
+    connection = run.connection
+    if connection.is_gearflow:
+        from gearflow.protocol import server_calls
+
+        request = server_calls.RetryRequest(
+            handle=run.handle.decode(errors="replace"),
+            delay=again.delay,
+            counted=again.counted,
+            reason=again.reason,
+        )
+        call = SubmitJob(server_calls.RETRY, b"", request.to_wire())
+        await connection.submit(run.handle, call, attached=True)
+        return
+    following = _following(run, workload, again)
+    if run.envelope.detached and not (again.delay and connection.is_basic):
+        await connection.submit(run.handle, _anew(run, following, again.delay), attached=False)
+        run.end(encode(WorkFail(run.handle)))  # nobody listens
+        return
+    if not connection.is_basic and not run.envelope.detached:
+        connection.outbox.add(run.handle, encode(WorkWarning(run.handle, again.reason.encode())))
+        connection.wake()
+    holding.hold(Held(run.task, run.handle, connection, following, run.named()), again.delay)
+
+
+def _following(run: Run, workload: bytes, again: Again) -> bytes:
+    """The workload of the next run."""
+    _, payload = unwrap(workload)
+    said = run.envelope
+    return wrap(
+        payload,
+        attempt=said.attempt + again.counted,
+        timeout=said.timeout,
+        retries=said.retries,
+        detached=said.detached,
+    )
+
+
+def _anew(run: Run, workload: bytes, delay: float) -> Packet:
+    # Not under the old unique: that would join the job that is about to end.
+    function, unique = run.task.name.encode(), fresh_unique().encode()
+    if not delay:
+        return SubmitJobBg(function, unique, workload)
+    return SubmitJobEpoch(function, unique, b"%d" % math.ceil(time.time() + delay), workload)

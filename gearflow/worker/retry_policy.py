@@ -1,0 +1,111 @@
+"""What is to become of a job whose run ended with an exception: a decision as a value, without a clock.
+
+=======================  ======================================================================
+``Snooze``               the job runs again, and this run does not count
+``TryAgain``             it runs again if attempts are left, whatever the ``on`` of the retries; without
+                         retries there are as many attempts as ``Retry()`` has
+``Discard``, ``Fail``    it fails, whatever is left
+``PayloadInvalid``       it fails: what does not fit its types now never will
+what ``on`` matches      it runs again if attempts are left (``TaskTimeout`` too is matched, or not)
+anything else            it fails; without retries, that is everything
+=======================  ======================================================================
+
+A job that fails because ``TryAgain`` found no attempts left fails with the error from which that was
+raised, if there is one: that is the reason, and what a caller can match.
+"""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from gearflow.tasks import Retry
+from gearflow.tasks.control_flow import Discard, Snooze, TryAgain
+
+LONGEST_DELAY: Final = 1e10
+"""Seconds, three hundred years: what the wire takes."""
+
+MAX_REASON: Final = 1000
+"""Characters of an error's message in a reason; all of it is in the log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """The job is to run again."""
+
+    delay: float
+    """Seconds from now."""
+
+    reason: str
+    """For whoever waits: one line."""
+
+    counted: bool = True
+    """Whether the run counts as an attempt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """The job fails for good."""
+
+    error: BaseException
+    """The one to tell of."""
+
+
+Verdict: TypeAlias = Again | Fail
+
+
+def decide(
+    error: BaseException,
+    retries: Retry | None,
+    attempt: int,
+    *,
+    draw: Callable[[], float] = random.random,
+) -> Verdict:
+    """What becomes of a job whose run, the ``attempt``-th that counts, ended so.
+
+    ``draw`` gives a number from 0 to 1. Raises what a user's ``backoff`` raises.
+    """
+    match error:
+        case Snooze():
+            delay = _possible(error.seconds)
+            return Again(delay, f"too early; again in {_shown(delay)}", counted=False)
+        case TryAgain():
+            retries = retries or Retry()
+        case Discard():
+            return Fail(error)
+        case _:
+            if retries is None or not retries.wants(error):
+                return Fail(error)
+    scheduled = retries.delay(attempt, draw=draw)
+    if scheduled is None:
+        return Fail((error.__cause__ or error) if isinstance(error, TryAgain) else error)
+    asked = error.after if isinstance(error, TryAgain) else None
+    delay = _possible(scheduled if asked is None else asked)
+    reason = f"attempt {attempt} of {retries.attempts} {_fate(error)}; again in {_shown(delay)}"
+    return Again(delay, reason)
+
+
+def _possible(seconds: float) -> float:
+    """A delay that the wire takes; none is negative."""
+    return min(seconds, LONGEST_DELAY)
+
+
+def _fate(error: BaseException) -> str:
+    if not isinstance(error, TryAgain):
+        return f"failed: {said(error)}"
+    return "asks for another" if error.__cause__ is None else f"failed: {said(error.__cause__)}"
+
+
+def said(error: BaseException) -> str:
+    """An exception on one line, without what could not be printed."""
+    name = type(error).__qualname__
+    try:
+        text = " ".join(str(error).split())
+    except BaseException:  # noqa: BLE001  (a user's __str__ may raise anything)
+        return f"{name}, whose str() fails"
+    text = text[:MAX_REASON].encode("utf-8", "backslashreplace").decode()
+    return f"{name}: {text}" if text else name
+
+
+def _shown(seconds: float) -> str:
+    return f"{round(seconds, 2):.12g} s"

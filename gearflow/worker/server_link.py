@@ -1,0 +1,181 @@
+"""One server: a connection to it whenever that is possible, made anew for ever.
+
+The log tells of an outage once, when it begins, and once when it is over.
+"""
+
+import logging
+import random
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import anyio
+
+from gearflow.client import Backoff, Security, ServerAddress
+from gearflow.client.transport import Unreachable, dial
+from gearflow.worker.connection import Connection
+from gearflow.worker.session import Assignment, Refusal, Session
+from gearflow.worker.settings import WorkerSettings
+from gearflow.worker.slots import Grabbing, Lane
+
+logger = logging.getLogger("gearflow.worker")
+
+
+class Host(Protocol):
+    """What a link serves: the worker."""
+
+    def post(self, callback: Callable[[], object]) -> None:
+        """Call something on the loop, from any thread."""
+        ...
+
+    def registered(self) -> None:
+        """A server knows the worker's functions."""
+        ...
+
+    def assigned(self, connection: Connection, job: Assignment) -> None:
+        """A job to be run; its slot is taken."""
+        ...
+
+    def recognized(self, connection: Connection) -> None:
+        """The server is gearflow's own."""
+        ...
+
+    def cancelled(self, connection: Connection, handle: bytes) -> None:
+        """Nobody wants a job any more that runs here."""
+        ...
+
+    def abandon(self, connection: Connection) -> list[bytes]:
+        """The connection is about to be closed: stop what runs, and return the jobs to be released."""
+        ...
+
+    def lost(self, connection: Connection) -> None:
+        """The connection is gone, and the server hands its jobs on."""
+        ...
+
+
+class Link:
+    """Keeps one server connected. Owns its connection and its lane."""
+
+    def __init__(
+        self,
+        address: ServerAddress,
+        security: Security,
+        settings: WorkerSettings,
+        functions: Sequence[bytes],
+        grabbing: Grabbing,
+        host: Host,
+    ) -> None:
+        self.address = address
+        self.connection: Connection | None = None  # while there is one
+        self.is_registered = False  # the server knows the functions
+        self.outage: str | None = None  # why the server cannot be reached, as the log was told
+        self._security = security
+        self._settings = settings
+        self._functions = functions
+        self._grabbing = grabbing
+        self._host = host
+        self._backoff = Backoff(settings.first_retry, settings.longest_retry)
+        self._failures = 0
+        self._lane: Lane | None = None  # that of the last connection
+
+    async def keep(self) -> None:
+        """Connect, serve, and start again when that ends, until nothing new is to be taken."""
+        while not self._grabbing.stopped:
+            reason = await self._serve_once()
+            if self._grabbing.stopped:
+                return
+            self._failures += 1
+            self._tell_of_outage(reason)
+            await anyio.sleep(self._backoff.delay(self._failures, random.random()))
+
+    async def farewell(self) -> None:
+        """Return when the server has handled all that was sent to it, or is gone."""
+        if self.connection is not None:
+            await self.connection.farewell()
+
+    @property
+    def is_out_of_jobs(self) -> bool:
+        """The server has said so since it was last asked again."""
+        return self._lane is not None and self._lane.is_empty
+
+    def ask_again(self) -> None:
+        """What the server has said before about jobs counts no more: ask it once more, if it is there."""
+        if self._lane is not None:
+            self._lane.ask_again()
+
+    async def _serve_once(self) -> str:
+        """One connection from beginning to end; returns why it ended."""
+        timeout = self._settings.connect_timeout
+        try:
+            stream = await dial(self.address, self._security, timeout)
+        except Unreachable as error:
+            return str(error)
+        async with stream:
+            connection = Connection(stream, self)
+            self.connection = connection
+            try:
+                await connection.serve(self._settings.heartbeat)
+            finally:
+                self.connection = None
+                self.is_registered = False
+                connection.close()
+                self._host.lost(connection)
+            return connection.reason
+
+    def session(self, wake: Callable[[], None]) -> tuple[Lane, Session]:
+        """The state of a new connection."""
+        lane = self._lane = Lane(self._grabbing, wake)
+        settings = self._settings
+        return lane, Session(lane, self._functions, settings.client_id.encode(), settings.poll)
+
+    def registered(self) -> None:
+        """The server has taken the registration: it is back, if it was away."""
+        self._failures = 0
+        self.outage = None
+        self.is_registered = True
+        logger.info("registered with a server", extra={"server": str(self.address)})
+        self._host.registered()
+
+    def assigned(self, connection: Connection, job: Assignment) -> None:
+        """A job came."""
+        self._host.assigned(connection, job)
+
+    def post(self, callback: Callable[[], object]) -> None:
+        """Call something on the loop, from any thread."""
+        self._host.post(callback)
+
+    def abandon(self, connection: Connection) -> list[bytes]:
+        """Stop the runs of a connection's jobs."""
+        return self._host.abandon(connection)
+
+    def declined(self) -> None:
+        """A job came that is not run."""
+        self._grabbing.finished()
+
+    def recognized(self, connection: Connection) -> None:
+        """The server is gearflow's own."""
+        self._host.recognized(connection)
+
+    def cancelled(self, connection: Connection, handle: bytes) -> None:
+        """Nobody wants a job any more."""
+        self._host.cancelled(connection, handle)
+
+    def refused(self, refusal: Refusal) -> None:
+        """The server refused something."""
+        logger.info(
+            "the server refused %s (%s: %s)",
+            refusal.what,
+            refusal.code.decode("utf-8", "replace"),
+            refusal.text.decode("utf-8", "replace"),
+            extra={"server": str(self.address)},
+        )
+
+    def _tell_of_outage(self, reason: str) -> None:
+        if self.outage is not None:
+            return
+        self.outage = reason
+        logger.warning(
+            "no connection to %s (%s); trying again until there is one",
+            self.address,
+            reason,
+            extra={"server": str(self.address), "reason": reason},
+        )

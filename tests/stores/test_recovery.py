@@ -1,0 +1,360 @@
+"""What can be read of a damaged file is saved, and the damaged file is kept."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final, Literal
+
+import pytest
+
+from gearflow.broker.storage import Outcome, Paused
+from gearflow.errors import StoreError
+from gearflow.stores import SqliteStore, backup, recover
+from gearflow.stores.sqlite.files import Owner
+from tests.conftest import ROOT
+from tests.stores.faulty import faulty_disk
+from tests.stores.scenario import lives, numbers_in, snapshot
+from tests.stores.values import a_dead_letter, a_job, an_end, jobs_of, tamper
+
+PAGE = 4096
+
+PATIENCE: Final = 60.0  # seconds
+
+INTERRUPTED: Final = """
+import os, signal, sys
+from gearflow.stores import recover
+
+path, how, number = sys.argv[1], sys.argv[2], int(sys.argv[3])
+
+def on_event(event, _):
+    global number
+    if event in ("open", "os.chmod", "os.rename", "os.remove"):
+        number -= 1
+        if number == 0:
+            if how == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise OSError(5, "this error was planned")
+
+sys.addaudithook(on_event)
+recover(path)
+sys.exit(3 if number > 0 else 0)
+"""
+NOT_REACHED: Final = 3
+
+
+def written(path: Path, jobs: int = 2000) -> bytes:
+    """A file with so many jobs and as many results; its name."""
+    store = SqliteStore(path)
+    name = store.load().name
+    for start in range(0, jobs, 100):
+        store.write([a_job(number, b"%d" % number * 20) for number in range(start + 1, start + 101)])
+        store.write([an_end(number + 10_000) for number in range(start + 1, start + 101)])
+    store.close()
+    return name
+
+
+def overwrite(path: Path, pages: range, content: bytes = b"\xa5" * PAGE) -> None:
+    with path.open("r+b") as file:
+        for page in pages:
+            file.seek((page - 1) * PAGE)
+            file.write(content)
+
+
+def test_rows_on_both_sides_of_damaged_pages_are_saved(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    name = written(path)
+    pages = path.stat().st_size // PAGE
+    for page in random.Random(3).sample(range(20, pages), 5):
+        overwrite(path, range(page, page + 1))
+    before = path.read_bytes()
+    recovered = recover(path)
+    assert recovered.lost_jobs is not None
+    assert recovered.lost_records is not None
+    assert recovered.kept_jobs + recovered.lost_jobs == 2000
+    assert recovered.kept_records + recovered.lost_records == 2000
+    assert 0 < recovered.lost_jobs + recovered.lost_records < 600  # some tens of rows are on a page
+    assert recovered.same_name
+    assert recovered.moved_to.read_bytes() == before
+    assert recovered.moved_to.name.startswith("jobs.db.damaged-2")
+    store = SqliteStore(path)
+    contents = store.load()
+    assert contents.name == name
+    assert contents.reserved > 1 << 32  # more numbers than we know of may have been given
+    assert len(jobs_of(contents)) == recovered.kept_jobs
+    store.close()
+
+
+def test_all_is_saved_where_only_the_first_page_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    name = written(path)
+    overwrite(path, range(1, 2))
+    with pytest.raises(StoreError, match="is damaged: it does not begin as an SQLite file does"):
+        SqliteStore(path)
+    recovered = recover(path)
+    assert (recovered.kept_jobs, recovered.kept_records) == (2000, 2000)
+    assert recovered.same_name
+    store = SqliteStore(path)
+    contents = store.load()
+    assert contents.name == name
+    assert len(jobs_of(contents)) == 2000
+    store.close()
+
+
+def test_the_first_page_can_be_replaced_after_the_file_was_written_anew(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    written(path)
+    tamper(path, "VACUUM")
+    overwrite(path, range(1, 2))
+    assert recover(path)[:4] == (2000, 0, 2000, 0)
+
+
+def test_a_sound_file_loses_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    story = lives(seed=9, groups=60)
+    store = SqliteStore(path)
+    for group in story:
+        store.write(group)
+    content = snapshot(store, numbers_in(story))
+    store.close()
+    recovered = recover(path)
+    assert recovered.lost_jobs == recovered.lost_records == recovered.lost_groups == 0
+    store = SqliteStore(path)
+    jobs_of(store.load())
+    assert snapshot(store, numbers_in(story)) == content
+    store.close()
+
+
+def test_paused_functions_stay_paused(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    written(path, jobs=100)
+    store = SqliteStore(path)
+    store.write([Paused((b"resize", b"crop"))])
+    store.close()
+    overwrite(path, range(1, 2))
+    assert recover(path).same_paused
+    store = SqliteStore(path)
+    assert store.load().paused == (b"resize", b"crop")
+    store.close()
+
+
+def test_without_an_account_it_is_not_known_what_is_lost(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    written(path, jobs=100)
+    tamper(path, "UPDATE meta SET reserved = reserved - 1")
+    with pytest.raises(StoreError, match="the table meta is not what was written"):
+        SqliteStore(path)
+    recovered = recover(path)
+    assert recovered[:4] == (100, None, 100, None)
+    assert recovered.same_name  # which the lock file knows
+    store = SqliteStore(path)
+    assert store.load().reserved > 10_100
+    store.close()
+
+
+def test_a_dead_letter_without_its_end_can_still_be_found(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    store = SqliteStore(path)
+    store.write([a_dead_letter(1), a_dead_letter(2)])
+    store.close()
+    tamper(path, "DELETE FROM records WHERE number = 1")
+    recovered = recover(path)
+    assert recovered[:4] == (2, 0, 1, 1)
+    store = SqliteStore(path)
+    assert jobs_of(store.load()) == []
+    assert [(end.number, end.outcome) for end in store.dead(None, 0, 10)] == [
+        (1, Outcome.FAILED),
+        (2, Outcome.RAISED),
+    ]
+    assert store.job(1) == a_dead_letter(1).letter
+    store.close()
+
+
+def test_an_end_without_its_dead_letter_is_kept_as_a_result(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    store = SqliteStore(path)
+    store.write([a_dead_letter(1)])
+    store.close()
+    tamper(path, "DELETE FROM jobs WHERE number = 1")
+    assert recover(path)[:4] == (0, 1, 1, 0)
+    store = SqliteStore(path)
+    assert store.dead(None, 0, 10) == []
+    assert store.ended(1) == a_dead_letter(1)._replace(letter=None)
+    store.close()
+
+
+def test_a_file_in_use_is_not_recovered(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "jobs.db")
+    with pytest.raises(StoreError, match=r"jobs\.db is in use by process \d+"):
+        recover(tmp_path / "jobs.db")
+    store.write([a_job(1)])
+    store.close()
+
+
+@pytest.mark.parametrize("content", [b"", b"once upon a time " * 1000])
+def test_what_is_no_store_is_left_alone(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "jobs.db"
+    path.write_bytes(content)
+    with pytest.raises(StoreError, match=r"nothing in .*jobs\.db can be read, or it is no store's file"):
+        recover(path)
+    assert path.read_bytes() == content
+    assert {entry.name for entry in tmp_path.iterdir()} == {"jobs.db", "jobs.db-lock"}
+
+
+def test_a_file_that_is_not_there_is_not_recovered(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="there is no file"):
+        recover(tmp_path / "jobs.db")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_if_there_is_no_room_all_is_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    written(path)
+    before = path.read_bytes()
+    with faulty_disk() as disk:
+        disk.fail_at, disk.times = 100, 1 << 30
+        with pytest.raises(StoreError, match="make room, and run this again"):
+            recover(path)
+    assert path.read_bytes() == before
+    assert {entry.name for entry in tmp_path.iterdir()} == {"jobs.db", "jobs.db-lock"}
+    assert recover(path).kept_jobs == 2000
+
+
+def test_what_is_saved_is_as_private_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    written(path, 100)
+    recover(path)
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+# ------------------------------------------------------------------------------------------- cut short
+
+
+def left_by_a_kill(folder: Path) -> Path:
+    """A file without its first page, with a log that has half of the jobs."""
+    at_work = folder.with_name("at work")
+    at_work.mkdir()
+    written(at_work / "jobs.db", 200)
+    store = SqliteStore(at_work / "jobs.db")
+    store.write([a_job(number, b"%d" % number) for number in range(1001, 1101)])
+    shutil.copytree(at_work, folder)  # as if it had been killed now
+    store.close()
+    with (folder / "jobs.db").open("r+b") as file:
+        file.write(b"not what was there")
+    return folder / "jobs.db"
+
+
+def interrupted(path: Path, how: Literal["killed", "failed"], number: int) -> int:
+    """Recover a file until the ``number``-th use of a file's name; the exit code."""
+    command = [sys.executable, "-c", INTERRUPTED, str(path), how, str(number)]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, check=False, timeout=PATIENCE)
+    expected = -signal.SIGKILL if how == "killed" else 1
+    assert process.returncode in (0, NOT_REACHED, expected), process.stderr.decode()
+    if process.returncode == 1:
+        assert b"this error was planned" in process.stderr, process.stderr.decode()
+    return process.returncode
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    """The damaged file and its log, wherever they are, and whatever else there is but of the owner's."""
+    return {
+        entry.name: entry.read_bytes()
+        for entry in path.parent.iterdir()
+        if not entry.name.endswith(("-shm", "-lock"))
+    }
+
+
+@pytest.mark.parametrize("how", ["killed", "failed"])
+def test_a_rescue_that_is_cut_short_anywhere_loses_nothing(
+    tmp_path: Path, how: Literal["killed", "failed"]
+) -> None:
+    left = left_by_a_kill(tmp_path / "left")
+    before = contents(left)
+    cut_short = 0
+    for number in itertools.count(1):
+        path = shutil.copytree(left.parent, tmp_path / f"{number}") / "jobs.db"
+        if interrupted(path, how, number) == NOT_REACHED:
+            break
+        cut_short += path.with_name("jobs.db-swap").exists()
+        look_at_the_end(path, before)
+        shutil.rmtree(path.parent)
+    assert cut_short >= 5  # three files are moved away, one takes their place, and the plan goes
+
+
+def refuse(*_: object) -> None:
+    raise OSError(errno.EIO, "this error was planned")
+
+
+def look_at_the_end(path: Path, before: dict[str, bytes]) -> None:
+    """The old file is in its place, or the new one, or a server refuses both; a rescue then ends well."""
+    now = contents(path)
+    if path.with_name("jobs.db-swap").exists():
+        with pytest.raises(StoreError, match=r"its rescue was cut short .* --recover"):
+            SqliteStore(path)
+        assert contents(path) == now
+    elif now.items() >= before.items():
+        with pytest.raises(StoreError, match="is damaged: it does not begin as an SQLite file does"):
+            SqliteStore(path)
+    else:
+        look_at_the_rescue(path)
+        return
+    recovered = recover(path)
+    assert recovered._replace(moved_to=path) == (300, 0, 200, 0, 0, True, path, True)
+    name = recovered.moved_to.name
+    after = contents(path)
+    assert after.keys() == {"jobs.db", name, f"{name}-wal"}
+    assert (after[name], after[f"{name}-wal"]) == (before["jobs.db"], before["jobs.db-wal"])
+    look_at_the_rescue(path)
+
+
+def look_at_the_rescue(path: Path) -> None:
+    store = SqliteStore(path)
+    assert {job.number for job in jobs_of(store.load())} == {*range(1, 201), *range(1001, 1101)}
+    store.close()
+
+
+def with_a_planned_rescue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a file was that has been moved away, and its rescue has yet to take its place."""
+    path = left_by_a_kill(tmp_path / "left")
+    with monkeypatch.context() as patch:
+        patch.setattr(Owner, "hand_over", refuse)
+        with pytest.raises(StoreError, match="this error was planned"):
+            recover(path)
+    return path
+
+
+def test_a_file_that_was_put_in_its_place_meanwhile_is_not_overwritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = with_a_planned_rescue(tmp_path, monkeypatch)
+    assert not path.exists()
+    path.write_bytes(b"a copy")
+    with pytest.raises(StoreError, match="its rescue was cut short"):
+        backup(path, tmp_path / "copy")
+    with pytest.raises(StoreError, match=r"jobs\.db is there again, .* remove \S+jobs\.db-swap"):
+        recover(path)
+    assert path.read_bytes() == b"a copy"
+    path.unlink()
+    assert recover(path).kept_jobs == 300
+    look_at_the_rescue(path)
+
+
+@pytest.mark.parametrize("garbage", [b"", b"[]", b"{}", b"\xff", b'{"store": 1}'])
+def test_a_damaged_plan_is_told_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, garbage: bytes
+) -> None:
+    path = with_a_planned_rescue(tmp_path, monkeypatch)
+    plan = path.with_name("jobs.db-swap")
+    plan.write_bytes(garbage)
+    with pytest.raises(StoreError, match=r"jobs.db-swap is damaged\. .* rename jobs\.db-recovered"):
+        recover(path)
+    path.with_name("jobs.db-recovered").rename(path)  # as it says
+    plan.unlink()
+    recover(path)
+    look_at_the_rescue(path)
