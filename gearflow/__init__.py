@@ -22,10 +22,9 @@ from gearflow.errors import (
     UnsupportedByServer,
 )
 from gearflow.tasks import (
-    AsyncBatch,
     AsyncJob,
+    AsyncResults,
     AsyncTask,
-    Batch,
     CallOptions,
     Context,
     Discard,
@@ -33,6 +32,7 @@ from gearflow.tasks import (
     Job,
     Proceed,
     Ref,
+    Results,
     Retry,
     RunInfo,
     Snooze,
@@ -48,10 +48,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "TLS",
-    "AsyncBatch",
     "AsyncJob",
+    "AsyncResults",
     "AsyncTask",
-    "Batch",
     "CallOptions",
     "ConnectionLost",
     "Context",
@@ -67,6 +66,7 @@ __all__ = [
     "Proceed",
     "QueueFull",
     "Ref",
+    "Results",
     "Retry",
     "RunInfo",
     "ServerError",

@@ -36,7 +36,7 @@ from gearflow.protocol.envelope import Envelope
 from gearflow.server import JobServer, ServerSettings
 from gearflow.tasks.options import CallOptions
 from gearflow.worker import RunInfo, WorkerSettings
-from gearflow.worker.run import Outcome
+from gearflow.worker.run import RunOutcome
 from gearflow_cli.app import app
 from gearflow_cli.errors import ExitCode
 from tests.conftest import ROOT
@@ -448,7 +448,7 @@ def test_the_reference_has_every_field_of_a_run() -> None:
 def test_the_how_to_has_every_outcome_of_a_run() -> None:
     page = (ROOT / "docs" / "how-to" / "logging.md").read_text()
     shown = [message for message in first_column(page) if message.startswith("job ")]
-    assert sorted(shown) == sorted(f"job {outcome}" for outcome in Outcome)
+    assert sorted(shown) == sorted(f"job {outcome}" for outcome in RunOutcome)
 
 
 def test_the_reference_has_every_option_of_a_call() -> None:

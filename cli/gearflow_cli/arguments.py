@@ -87,7 +87,7 @@ def typed(arguments: Sequence[str], task: "AnyTask") -> Call:
     from gearflow.errors import PayloadInvalid
 
     try:
-        with imports.blaming(task):
+        with imports.user_code(task):
             values = _values(arguments, task)
     except PayloadInvalid as error:
         raise invalid(task, error) from error

@@ -6,12 +6,12 @@ from typing import Final
 
 from gearflow_cli.commands.status import Function, functions_of
 from gearflow_cli.errors import ExitCode, Failure, tell
-from gearflow_cli.server_queries import PATIENCE
+from gearflow_cli.server_queries import TIMEOUT
 
 _SHOWN: Final = 5  # names in a message
 
 
-def resolve(name: str, addresses: Sequence[str], timeout: float = PATIENCE) -> str:
+def resolve(name: str, addresses: Sequence[str], timeout: float = TIMEOUT) -> str:
     """The function to submit to: of that very name, else the only one whose name ends in ``.name``.
 
     A name with a dot is taken for a full one, and submitted to even if nobody has heard of it; a warning
@@ -55,7 +55,7 @@ def _full(name: str, functions: Mapping[str, Function]) -> str:
     return name if name in functions or "." in name else _by_bare_name(name, functions.values())
 
 
-def _known(addresses: Sequence[str], timeout: float = PATIENCE) -> dict[str, Function]:
+def _known(addresses: Sequence[str], timeout: float = TIMEOUT) -> dict[str, Function]:
     """The functions of all servers that answer; of those with one name, one that has workers."""
     from gearflow.errors import NoServer
 

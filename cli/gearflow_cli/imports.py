@@ -56,13 +56,13 @@ def load_served(modules: Sequence[str], patterns: Sequence[str] = ()) -> "list[A
             raise Failure(ExitCode.MISCONFIGURED, f"no task fits -f {pattern!r}; there are {names}")
     served = [task for task in tasks if not patterns or any(_fits(task.name, each) for each in patterns)]
     for task in served:
-        with blaming(task):  # now, and not when its first job is there
+        with user_code(task):  # now, and not when its first job is there
             task.check()
     return served
 
 
 @contextmanager
-def blaming(task: "AnyTask") -> Generator[None]:
+def user_code(task: "AnyTask") -> Generator[None]:
     """A block that calls what a task brings along: validators, the functions of ``unique=`` and ``backoff=``.
 
     Its types are looked at before.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from gearflow.client import JobEvent
 
 
-class Watch:
+class ProgressView:
     """Shows the events of one job. Owns the bar, which the end of the block takes away."""
 
     def __init__(self, function: str) -> None:

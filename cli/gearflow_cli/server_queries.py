@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-PATIENCE: Final = 5.0
+TIMEOUT: Final = 5.0
 """Seconds that a server has for an answer, where nobody is in a hurry."""
 
 Ask: TypeAlias = "Callable[[Client, str], Awaitable[T]]"

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 from gearflow_cli.errors import ExitCode, Failure
-from gearflow_cli.server_queries import PATIENCE
+from gearflow_cli.server_queries import TIMEOUT
 
 if TYPE_CHECKING:
     from gearflow.client import SubmitOptions
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class SubmitChoices:
     """What the user wishes; None where he left it to the task. Durations in seconds."""
 
     background: bool
@@ -35,7 +35,7 @@ class Wishes:
     @property
     def patience(self) -> float:
         """Seconds that a server has for each answer before there is a job to be waited for."""
-        return min(PATIENCE, self.timeout or PATIENCE)
+        return min(TIMEOUT, self.timeout or TIMEOUT)
 
     def for_task(self) -> dict[str, Any]:
         """What is wished, as the options of a task's call."""

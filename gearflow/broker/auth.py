@@ -37,7 +37,7 @@ class Unauthorized(RemoteProtocolError):
     """A stranger did not say the token; the connection is to be closed."""
 
 
-class Door:
+class Authenticator:
     """Lets in who knows the token. Owns the strangers, and what they have sent of a packet.
 
     Args:

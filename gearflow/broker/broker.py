@@ -25,20 +25,30 @@ from hashlib import blake2b
 from typing import Final, NamedTuple
 
 from gearflow.broker import serialization
-from gearflow.broker.auth import Door
-from gearflow.broker.calls import ReservedFunctions
+from gearflow.broker.auth import Authenticator
+from gearflow.broker.calls import ServerCalls
 from gearflow.broker.dispatch import Grabs, Waking
 from gearflow.broker.functions import FunctionQueue
-from gearflow.broker.job import HIGH, LOW, NO_PROGRESS, NORMAL, Extras, Job, JobState
+from gearflow.broker.job import HIGH, LOW, NO_PROGRESS, NORMAL, Extras, JobState, QueuedJob
 from gearflow.broker.journal import Entry
-from gearflow.broker.limits import Limits, Refused
-from gearflow.broker.parser import Body, Handler, Intake, Partial, compact, handle_of, integer, name_in, split
+from gearflow.broker.limits import Refused, SizeLimits
+from gearflow.broker.parser import (
+    Body,
+    Handler,
+    PacketParser,
+    Partial,
+    compact,
+    handle_of,
+    integer,
+    name_in,
+    split,
+)
 from gearflow.broker.session import LARGE, WHOLE, Session
 from gearflow.broker.storage import (
     Change,
     Contents,
-    Ended,
     Forgotten,
+    JobRecord,
     Outcome,
     Paused,
     Rescheduled,
@@ -46,7 +56,7 @@ from gearflow.broker.storage import (
     Store,
     StoredJob,
 )
-from gearflow.broker.timers import Agenda, Deadlines
+from gearflow.broker.timers import JobTimeouts, TimerQueue
 from gearflow.errors import RemoteProtocolError, StoreError
 from gearflow.protocol import server_calls
 from gearflow.protocol.constants import HEADER, MAX_ARGUMENT, MAX_BODY, MAX_CLIENT_ID, RES, PacketType
@@ -147,13 +157,13 @@ class Broker:
         self,
         handle_prefix: bytes,
         answer_text: AnswerText,
-        limits: Limits = Limits(),  # noqa: B008  (frozen)
+        limits: SizeLimits = SizeLimits(),  # noqa: B008  (frozen)
         store: Store | None = None,
         token: bytes | None = None,
     ) -> None:
         self.sessions: dict[Session, None] = {}
         self.functions: dict[bytes, FunctionQueue] = {}
-        self.jobs: dict[int, Job] = {}  # by number
+        self.jobs: dict[int, QueuedJob] = {}  # by number
         self.dirty: list[Session] = []
         self.journal: list[Entry] = []
         self.pressing = False  # somebody waits for what is in the journal
@@ -175,17 +185,19 @@ class Broker:
         self._has_asked = False  # the store is being asked for more
         self._turns = 0
         self._many_functions = MANY_FUNCTIONS
-        self.agenda = Agenda()
-        self._deadlines = Deadlines()
+        self.agenda = TimerQueue()
+        self._deadlines = JobTimeouts()
         self._waking = Waking(self._call)
         self._grabs = Grabs()
         self.unanswered = self._grabs.waiting  # the shell asks ``next_due`` while there are any
         self._queued_bytes = 0
         self._overdue_entries: list[Entry] = []  # which could not be written
         self.store_fault = ""  # why a job could not be kept
-        self._reserved_functions = ReservedFunctions(self)
-        self._intake = Intake(self._handlers(), _BACKGROUND, self._text, self._error, self._oversized, limits)
-        self._door = Door(token, self._option_of_stranger, self._admit, self.send)
+        self._reserved_functions = ServerCalls(self)
+        self._intake = PacketParser(
+            self._handlers(), _BACKGROUND, self._text, self._error, self._oversized, limits
+        )
+        self._door = Authenticator(token, self._option_of_stranger, self._admit, self.send)
         self.strangers: Mapping[Session, bytes] = self._door.strangers  # that have not said the token
 
     # ------------------------------------------------------------------------ what the shell calls
@@ -313,17 +325,17 @@ class Broker:
         """Whether what became of a job is in the journal, so that the store will know soon."""
         return any(_find_end(entries, number, function, unique) for entries in (self.journal, self.unkept))
 
-    def unwritten(self, number: int | None, function: bytes, unique: bytes) -> Ended | None:
+    def unwritten(self, number: int | None, function: bytes, unique: bytes) -> JobRecord | None:
         """What became of a job, where the store could not be told yet."""
         end = _find_end(self._overdue_entries, number, function, unique)
-        return end if isinstance(end, Ended) else None
+        return end if isinstance(end, JobRecord) else None
 
     def is_overdue(self, numbers: Collection[int]) -> bool:
         """Whether what became of one of these jobs could not be written yet."""
         return any(
             change.number in numbers
             for change, _ in self._overdue_entries
-            if isinstance(change, (Ended, Forgotten))
+            if isinstance(change, (JobRecord, Forgotten))
         )
 
     @property
@@ -453,7 +465,7 @@ class Broker:
         extras: Extras | None,
     ) -> bool:
         """A submission, whatever its packet; whether its answer has to wait for the store."""
-        job: Job | None = None
+        job: QueuedJob | None = None
         refused: Refused | None = None
         try:
             function = self.functions.get(name)
@@ -473,7 +485,11 @@ class Broker:
         return self.answer(session, job, background, refused)
 
     def answer(
-        self, session: Session, job: Job | None, background: bool = False, refused: Refused | None = None
+        self,
+        session: Session,
+        job: QueuedJob | None,
+        background: bool = False,
+        refused: Refused | None = None,
     ) -> bool:
         """Answer a submission with its job, or its refusal; whether that has to wait for the store."""
         if session.storing or (job is not None and self.is_storing(job, background)):
@@ -487,7 +503,7 @@ class Broker:
             self._error(session, refused.code, refused.text)
         return False
 
-    def is_storing(self, job: Job, background: bool) -> bool:
+    def is_storing(self, job: QueuedJob, background: bool) -> bool:
         """Whether a submission that made the job, or joined it, can be answered only when it is kept."""
         return self._durable and (not job.kept if background else job.state is _STORING)
 
@@ -500,7 +516,7 @@ class Broker:
         background: bool,
         extras: Extras | None,
         client: Session | None,
-    ) -> Job:
+    ) -> QueuedJob:
         """Join the live job of the unique, or make a new one; the caller answers.
 
         Raises:
@@ -531,7 +547,7 @@ class Broker:
             self._reserve(number)
         self._submitted = number
         self._queued_bytes += size
-        job = Job(number, function, unique, key, workload, priority, background, self.now, extras)
+        job = QueuedJob(number, function, unique, key, workload, priority, background, self.now, extras)
         self.jobs[number] = job
         if key:
             function.uniques[key] = job
@@ -549,7 +565,7 @@ class Broker:
             self._begin(job, extras)
         return job
 
-    def _join(self, job: Job, background: bool, extras: Extras | None, client: Session | None) -> None:
+    def _join(self, job: QueuedJob, background: bool, extras: Extras | None, client: Session | None) -> None:
         """A submission coalesces on a live job; from now on the job is wanted by this client too."""
         if client is not None:
             job.clients += (client,)
@@ -563,7 +579,7 @@ class Broker:
             more = job.more()
             more.keep = max(extras.keep, more.keep or 0.0)
 
-    def _stored(self, job: Job, error: str | None) -> None:
+    def _stored(self, job: QueuedJob, error: str | None) -> None:
         """The second step of a submission: the job is safe where it is kept, so it counts from now on."""
         function = job.function
         if error is None:
@@ -591,7 +607,12 @@ class Broker:
             self.end_if_unwanted(job)
 
     def _answer(
-        self, session: Session, job: Job | None, durably: bool, refused: Refused | None, error: str | None
+        self,
+        session: Session,
+        job: QueuedJob | None,
+        durably: bool,
+        refused: Refused | None,
+        error: str | None,
     ) -> None:
         """Answer a submission that waited for the store, or for answers before it.
 
@@ -617,7 +638,7 @@ class Broker:
         self.journal.append((change, done))
         self.pressing = True
 
-    def _begin(self, job: Job, extras: Extras) -> None:
+    def _begin(self, job: QueuedJob, extras: Extras) -> None:
         """A job begins to wait: for a worker, or for its time."""
         if extras.expires:
             self.agenda.add(extras.expires, partial(self._expire, job), partial(_may_expire, job))
@@ -638,7 +659,7 @@ class Broker:
         extras = serialization.extras_of(stored)
         if extras is not None and (extras.attempt or extras.deaths):
             extras.expires = 0.0  # it has started before
-        job = Job(number, function, unique, key, workload, stored.priority, True, submitted, extras)
+        job = QueuedJob(number, function, unique, key, workload, stored.priority, True, submitted, extras)
         job.kept = True
         self._queued_bytes += job.size
         self.jobs[number] = job
@@ -692,7 +713,7 @@ class Broker:
         else:
             self._overdue_entries.append((Reserved(below), partial(self._have_reserved, below)))
 
-    def handle(self, job: Job) -> bytes:
+    def handle(self, job: QueuedJob) -> bytes:
         """What the protocol calls a job."""
         return self.handle_of_number(job.number)
 
@@ -707,12 +728,12 @@ class Broker:
             return int(digits)
         return None
 
-    def find(self, handle: bytes) -> Job | None:
+    def find(self, handle: bytes) -> QueuedJob | None:
         """The job of that handle, if it is not over."""
         number = self.number_of(handle)
         return self.jobs.get(number) if number is not None else None
 
-    def _created(self, session: Session, job: Job) -> None:
+    def _created(self, session: Session, job: QueuedJob) -> None:
         if session in self.unanswered:
             self._answer_grab(session)
         handle = b"%b%d" % (self._handle_prefix, job.number)
@@ -736,7 +757,7 @@ class Broker:
 
     # ------------------------------------------------------------------------------ queues and workers
 
-    def _queue(self, job: Job) -> None:
+    def _queue(self, job: QueuedJob) -> None:
         """Put a WAITING job in its lane, and wake somebody for it."""
         function = job.function
         function.lanes[job.priority].append(job)
@@ -754,23 +775,23 @@ class Broker:
         self._grabs.called(session, self.now)
         self.send(session, _NOOP)
 
-    def _delay(self, job: Job, extras: Extras) -> None:
+    def _delay(self, job: QueuedJob, extras: Extras) -> None:
         """The job waits for its time."""
         job.state = _DELAYED
         job.function.delayed += 1
         self.agenda.add(extras.due, partial(self._fall_due, job), partial(_is_delayed, job, extras.due))
 
-    def _fall_due(self, job: Job) -> None:
+    def _fall_due(self, job: QueuedJob) -> None:
         job.function.delayed -= 1
         job.state = _WAITING
         self._queue(job)
 
-    def _expire(self, job: Job) -> None:
+    def _expire(self, job: QueuedJob) -> None:
         """Its time is over, and it has not started: it ends."""
         body = serialization.failure("Expired", "it had not started when its time was over")
         self._fail(job, Outcome.EXPIRED, body, None)
 
-    def requeue(self, job: Job, due: float = 0.0) -> None:
+    def requeue(self, job: QueuedJob, due: float = 0.0) -> None:
         """A job comes back from a worker that will not finish it; its progress is void."""
         extras = job.extras
         if extras is not None:
@@ -788,14 +809,14 @@ class Broker:
         else:
             self._queue(job)
 
-    def reschedule(self, job: Job) -> None:
+    def reschedule(self, job: QueuedJob) -> None:
         """Have the store know how often a job was tried, and when it is to be tried again."""
         if job.kept:
             extras = job.more()
             change = Rescheduled(job.number, extras.due, extras.attempt, extras.deaths)
             self.journal.append((change, None))
 
-    def _died(self, job: Job, worker: Session) -> None:
+    def _died(self, job: QueuedJob, worker: Session) -> None:
         """The worker went away in the middle of the job: another gets it, if not too many did."""
         extras = job.more()
         extras.deaths += 1
@@ -810,7 +831,7 @@ class Broker:
         self.reschedule(job)
         self.requeue(job)
 
-    def _fail(self, job: Job, outcome: Outcome, exception: bytes, worker: Session | None) -> None:
+    def _fail(self, job: QueuedJob, outcome: Outcome, exception: bytes, worker: Session | None) -> None:
         """The server itself ends a job."""
         handle = self.handle(job)
         self._finish(job, worker, outcome, _WORK_EXCEPTION, handle, b"%b\0%b" % (handle, exception))
@@ -831,7 +852,7 @@ class Broker:
         self.end_if_unwanted(job)
         return True
 
-    def end_if_unwanted(self, job: Job) -> None:
+    def end_if_unwanted(self, job: QueuedJob) -> None:
         """A job that nobody wants ends, unless it runs where nobody can be told.
 
         Such a run goes on, and whoever joins it has its result.
@@ -842,7 +863,7 @@ class Broker:
             return
         self._cancel(job)
 
-    def _cancel(self, job: Job) -> None:
+    def _cancel(self, job: QueuedJob) -> None:
         """End a job of which nobody is to hear any more; one that runs, by telling its worker."""
         self._record(job, Outcome.CANCELLED, b"", None)
         job.kept = False
@@ -862,7 +883,7 @@ class Broker:
             event = server_calls.cancel_event(self.handle(job))
             self.respond(worker, PacketType.WORK_DATA, worker.events, event)
 
-    def _abandon(self, job: Job) -> None:
+    def _abandon(self, job: QueuedJob) -> None:
         """A delayed or waiting job is not to run: its place and its memory are free at once."""
         if job.state is _DELAYED:
             job.function.delayed -= 1
@@ -872,7 +893,7 @@ class Broker:
             job.function.forget(job)
         self._forget(job)
 
-    def _forget(self, job: Job) -> None:
+    def _forget(self, job: QueuedJob) -> None:
         """A job is over: its handle and its unique are free."""
         job.state = _OVER
         workload = job.workload
@@ -882,7 +903,7 @@ class Broker:
         if job.unique_key:
             del job.function.uniques[job.unique_key]
 
-    def _detach_all(self, job: Job) -> None:
+    def _detach_all(self, job: QueuedJob) -> None:
         """Nobody hears of the job any more."""
         for client in job.clients:
             client.attached.pop(job, None)
@@ -977,7 +998,7 @@ class Broker:
         session.no_job_at = self.now
         self.send(session, _NO_JOB)
 
-    def _next_job(self, session: Session) -> Job | None:
+    def _next_job(self, session: Session) -> QueuedJob | None:
         """The job of the highest priority over all functions of the worker.
 
         Functions of one priority take turns: the one served longest ago comes first.
@@ -994,7 +1015,7 @@ class Broker:
         chosen.served = self._turns
         return chosen.pop()
 
-    def _assign(self, session: Session, job: Job, kind: int) -> bool:
+    def _assign(self, session: Session, job: QueuedJob, kind: int) -> bool:
         """Give a job to a worker; False if it cannot be read, and has ended."""
         function = job.function
         job.state = _RUNNING
@@ -1038,7 +1059,7 @@ class Broker:
             session.has_large = session.has_large or size >= WHOLE
         return True
 
-    def _fetch(self, job: Job) -> Body:
+    def _fetch(self, job: QueuedJob) -> Body:
         """The workload that the store has. Raises StoreError."""
         assert self.store is not None
         stored = self.store.job(job.number)
@@ -1101,7 +1122,7 @@ class Broker:
             self._finish(job, session, Outcome.RAISED, kind, handle, body)
 
     def _finish(
-        self, job: Job, worker: Session | None, outcome: Outcome, kind: int, handle: bytes, body: Body
+        self, job: QueuedJob, worker: Session | None, outcome: Outcome, kind: int, handle: bytes, body: Body
     ) -> None:
         """A job has ended: its clients are told, and what is to be kept of it is."""
         extras, clients = job.extras, job.clients
@@ -1128,7 +1149,7 @@ class Broker:
 
     def _record(
         self,
-        job: Job,
+        job: QueuedJob,
         outcome: Outcome,
         body: Body,
         worker: Session | None,
@@ -1137,7 +1158,7 @@ class Broker:
         """Have the store know what became of a job, as far as that is kept; ``told`` is called then."""
         extras = job.extras
         watchers = extras.watchers if extras is not None else []
-        change: Ended | Forgotten | None = None
+        change: JobRecord | Forgotten | None = None
         if self.store is not None:
             dead = job.background and outcome >= Outcome.FAILED
             keep = self.limits.keep if job.background else 0.0
@@ -1168,7 +1189,7 @@ class Broker:
             self.journal.append((change, None))
 
     def _recorded(
-        self, change: Ended | Forgotten | None, told: Callable[[], None] | None, error: str | None
+        self, change: JobRecord | Forgotten | None, told: Callable[[], None] | None, error: str | None
     ) -> None:
         if error is not None and change is not None:
             if not self._overdue_entries:
@@ -1193,7 +1214,7 @@ class Broker:
             for client in clients:
                 self.send_in_two(client, head, body)
 
-    def _end(self, job: Job) -> None:
+    def _end(self, job: QueuedJob) -> None:
         """A running job has ended, and its clients have been told."""
         if job.extras is not None and job.extras.deadline:
             self._deadlines.disarm(job)
@@ -1289,22 +1310,22 @@ class Broker:
         outbox.append(packet)
 
 
-def _may_expire(job: Job) -> bool:
+def _may_expire(job: QueuedJob) -> bool:
     """Whether a job can still end because its time is over: it has not started."""
     return job.state in (_DELAYED, _WAITING) and not job.started
 
 
-def _is_delayed(job: Job, due: float) -> bool:
+def _is_delayed(job: QueuedJob, due: float) -> bool:
     """Whether a job waits for that time."""
     return job.state is _DELAYED and job.more().due == due
 
 
 def _find_end(
     entries: Sequence[Entry], number: int | None, function: bytes, unique: bytes
-) -> Ended | Forgotten | None:
+) -> JobRecord | Forgotten | None:
     """The end of the job of that number, or of the last one of that unique, if it is there."""
     for change, _ in reversed(entries):
-        if isinstance(change, (Ended, Forgotten)) and (
+        if isinstance(change, (JobRecord, Forgotten)) and (
             change.number == number
             if number is not None
             else (change.function, change.unique) == (function, unique)
@@ -1318,7 +1339,7 @@ def _payload_key(workload: Body) -> bytes:
     return b"-\0" + blake2b(workload, digest_size=32).digest() if len(workload) else b""
 
 
-def _status(job: Job | None) -> tuple[bytes, bytes, bytes, bytes]:
+def _status(job: QueuedJob | None) -> tuple[bytes, bytes, bytes, bytes]:
     if job is None:
         return b"0", b"0", b"0", b"0"
     running = b"1" if job.state is _RUNNING else b"0"

@@ -17,11 +17,20 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from pydantic import ValidationError
 
 from gearflow.broker import serialization
-from gearflow.broker.job import HIGH, LOW, NO_PROGRESS, NORMAL, Extras, Job, JobState
+from gearflow.broker.job import HIGH, LOW, NO_PROGRESS, NORMAL, Extras, JobState, QueuedJob
 from gearflow.broker.limits import Refused
 from gearflow.broker.parser import Body, integer
 from gearflow.broker.session import Session
-from gearflow.broker.storage import Change, Ended, Forgotten, Outcome, Rescheduled, Revived, Store, StoredJob
+from gearflow.broker.storage import (
+    Change,
+    Forgotten,
+    JobRecord,
+    Outcome,
+    Rescheduled,
+    Revived,
+    Store,
+    StoredJob,
+)
 from gearflow.errors import RemoteProtocolError, StoreError
 from gearflow.protocol import server_calls as api
 from gearflow.protocol.constants import HEADER, RES, PacketType
@@ -78,7 +87,7 @@ class _Tally:
             self.error = error
 
 
-class ReservedFunctions:
+class ServerCalls:
     """Answers calls of reserved functions, for one broker."""
 
     def __init__(self, broker: Broker) -> None:
@@ -186,14 +195,14 @@ class ReservedFunctions:
         else:
             done(None)
 
-    def _placed(self, session: Session, call: bytes, job: Job, error: str | None) -> None:
+    def _placed(self, session: Session, call: bytes, job: QueuedJob, error: str | None) -> None:
         if job.unstored:
             fault = error or self._broker.store_fault
             self._fault(session, call, _Failed("gearflow:store", f"the job could not be stored: {fault}"))
         else:
             self._answer(session, call, api.Submitted(handle=self._broker.handle(job).decode()))
 
-    def _place(self, request: api.SubmitRequest, payload: Body, client: Session | None) -> Job:
+    def _place(self, request: api.SubmitRequest, payload: Body, client: Session | None) -> QueuedJob:
         broker = self._broker
         name = request.function.encode()
         try:
@@ -227,7 +236,7 @@ class ReservedFunctions:
             extras.retries = json.loads(request.retries.to_wire())
         return extras
 
-    def _kept_success(self, request: api.SubmitRequest) -> Ended | None:
+    def _kept_success(self, request: api.SubmitRequest) -> JobRecord | None:
         """The kept success that answers a submission, if no live job of its unique does."""
         broker = self._broker
         name, unique = request.function.encode(), request.unique.encode()
@@ -268,11 +277,11 @@ class ReservedFunctions:
         record = self._record(request)
         self._end(session, call, record.outcome, record.body)
 
-    def _give_up(self, session: Session, call: bytes, job: Job) -> None:
+    def _give_up(self, session: Session, call: bytes, job: QueuedJob) -> None:
         self._stop_watching(session, call, job)
         self._fault(session, call, _still_going(job, self._broker.handle(job)))
 
-    def _stop_watching(self, session: Session, call: bytes, job: Job) -> bool:
+    def _stop_watching(self, session: Session, call: bytes, job: QueuedJob) -> bool:
         """Forget a call of ``gearflow:result`` that waits for a job; whether there is one."""
         if not _is_watching(session, call, job):
             return False
@@ -335,7 +344,7 @@ class ReservedFunctions:
             paused=tuple(sorted(name.decode(errors="replace") for name in broker.paused().functions)),
         )
 
-    def _job_info(self, job: Job) -> api.JobInfo:
+    def _job_info(self, job: QueuedJob) -> api.JobInfo:
         offset = self._broker.clock_offset
         extras = job.extras or Extras()
         running = job.state is JobState.RUNNING
@@ -359,7 +368,7 @@ class ReservedFunctions:
             paused=job.function.paused and not running,
         )
 
-    def _ended_info(self, record: Ended) -> api.JobInfo:
+    def _ended_info(self, record: JobRecord) -> api.JobInfo:
         notes: dict[str, Any] = json.loads(record.notes) if record.notes else {}
         progress = notes.get("progress")
         return api.JobInfo(
@@ -381,7 +390,7 @@ class ReservedFunctions:
             size=len(record.body),
         )
 
-    def _is_dead(self, record: Ended) -> bool:
+    def _is_dead(self, record: JobRecord) -> bool:
         return record.outcome >= Outcome.FAILED and self._store.job(record.number) is not None
 
     # ------------------------------------------------------------------------------ what workers ask for
@@ -404,7 +413,7 @@ class ReservedFunctions:
         self,
         session: Session,
         call: bytes,
-        job: Job,
+        job: QueuedJob,
         due: float,
         request: api.RetryRequest,
         error: str | None,
@@ -433,7 +442,7 @@ class ReservedFunctions:
         self._broker.requeue(job)
         self._answer(session, call, api.Done(jobs=1))
 
-    def _held(self, session: Session, handle: str) -> Job:
+    def _held(self, session: Session, handle: str) -> QueuedJob:
         job = session.running.get(handle.encode())
         if job is None:
             raise _Failed("gearflow:refused", f"this connection does not hold a job {handle}")
@@ -501,7 +510,7 @@ class ReservedFunctions:
         self,
         session: Session,
         call: bytes,
-        jobs: Iterator[Job],
+        jobs: Iterator[QueuedJob],
         purged: int,
         last: Collection[int],
         overdue: bool,
@@ -548,7 +557,7 @@ class ReservedFunctions:
     def _replay(self, session: Session, call: bytes, request: api.DeadRequest) -> None:
         self._for_each_letter(session, call, request, 0, _Tally(), self._revive)
 
-    def _revive(self, record: Ended, tally: _Tally) -> None:
+    def _revive(self, record: JobRecord, tally: _Tally) -> None:
         stored = self._store.job(record.number)
         if stored is None or self._has_living_twin(stored):
             self._acted_on.discard(record.number)
@@ -578,7 +587,7 @@ class ReservedFunctions:
     def _forget(self, session: Session, call: bytes, request: api.DeadRequest) -> None:
         self._for_each_letter(session, call, request, 0, _Tally(), self._forget_one)
 
-    def _forget_one(self, record: Ended, tally: _Tally) -> None:
+    def _forget_one(self, record: JobRecord, tally: _Tally) -> None:
         self._broker.keep(Forgotten(record.number), partial(self._forgotten, record.number, tally))
 
     def _forgotten(self, number: int, tally: _Tally, error: str | None) -> None:
@@ -592,7 +601,7 @@ class ReservedFunctions:
         request: api.DeadRequest,
         after: int,
         tally: _Tally,
-        act: Callable[[Ended, _Tally], None],
+        act: Callable[[JobRecord, _Tally], None],
     ) -> None:
         """Do something with each letter that is meant, a slice at a time; then tell how many there were."""
         letters = self._letters(request, after, _SLICE)
@@ -619,7 +628,7 @@ class ReservedFunctions:
         else:
             self._answer(session, call, api.Done(jobs=tally.good, left=tally.left))
 
-    def _letters(self, request: api.DeadRequest, after: int, limit: int) -> list[Ended]:
+    def _letters(self, request: api.DeadRequest, after: int, limit: int) -> list[JobRecord]:
         """The dead letters that a request is about."""
         if request.handle is None:
             function = request.function.encode() if request.function is not None else None
@@ -647,7 +656,7 @@ class ReservedFunctions:
             raise _Failed("gearflow:unknown", f"{handle} is no handle of this server's")
         return number
 
-    def _live(self, name: api.JobName | api.ResultRequest) -> Job | None:
+    def _live(self, name: api.JobName | api.ResultRequest) -> QueuedJob | None:
         """The job that is named, if it has not ended."""
         if name.handle is not None:
             job = self._broker.find(name.handle.encode())
@@ -655,7 +664,7 @@ class ReservedFunctions:
         function = self._broker.functions.get((name.function or "").encode())
         return function.uniques.get((name.unique or "").encode()) if function is not None else None
 
-    def _record(self, name: api.JobName | api.ResultRequest) -> Ended:
+    def _record(self, name: api.JobName | api.ResultRequest) -> JobRecord:
         """What became of the job that is named."""
         if name.handle is not None:
             number = self._number(name.handle)
@@ -740,12 +749,12 @@ def _read(kind: type[M], text: bytes) -> M:
         raise _Failed("gearflow:invalid", f"the request cannot be read: {faults}") from None
 
 
-def _is_watching(session: Session, call: bytes, job: Job) -> bool:
+def _is_watching(session: Session, call: bytes, job: QueuedJob) -> bool:
     """Whether a call of ``gearflow:result`` waits for a job."""
     return (session, call) in job.more().watchers
 
 
-def _still_going(job: Job, handle: bytes) -> _Failed:
+def _still_going(job: QueuedJob, handle: bytes) -> _Failed:
     return _Failed(
         "gearflow:timeout", f"job {handle.decode()} has not ended in time; it is {_STATES[job.state]}"
     )
@@ -769,7 +778,7 @@ def _state_of(outcome: Outcome) -> Any:
     return outcome.name.lower()
 
 
-def _failure(record: Ended) -> api.Failure | None:
+def _failure(record: JobRecord) -> api.Failure | None:
     if record.outcome < Outcome.RAISED:
         return None
     text = bytes(record.body).decode(errors="replace")
@@ -783,6 +792,6 @@ def _disregarding(act: Callable[[], None], error: str | None) -> None:
     act()
 
 
-def _chain(first: Job, others: Iterator[Job]) -> Iterator[Job]:
+def _chain(first: QueuedJob, others: Iterator[QueuedJob]) -> Iterator[QueuedJob]:
     yield first
     yield from others

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from gearflow.broker.job import HIGH, LOW, NORMAL, Job, JobState
+from gearflow.broker.job import HIGH, LOW, NORMAL, JobState, QueuedJob
 
 if TYPE_CHECKING:
     from gearflow.broker.session import Session
@@ -14,7 +14,7 @@ _FEW: Final = 32
 """Shells of abandoned jobs a function may hold before they are worth a sweep."""
 
 
-Lane: TypeAlias = deque[Job]
+Lane: TypeAlias = deque[QueuedJob]
 
 
 class FunctionQueue:
@@ -57,7 +57,7 @@ class FunctionQueue:
         self.limits: tuple[int | None, int | None, int | None] | None = None  # of ``total``, by priority
         self.served = 0  # when a worker of several functions last took a job from here
         self.workers = 0  # connections that can do it
-        self.uniques: dict[bytes, Job] = {}  # delayed, waiting or running jobs by unique key
+        self.uniques: dict[bytes, QueuedJob] = {}  # delayed, waiting or running jobs by unique key
         self.grabbers: dict[Session, None] = {}  # whose GRABs wait for a job, in the order they came
         self.sleepers: dict[Session, None] = {}  # in the order they fell asleep: the first is woken first
         self.wakes = 0  # sleepers sent a NOOP for this function that have not answered it yet
@@ -72,7 +72,7 @@ class FunctionQueue:
         """Whether it has jobs, workers, or limits that somebody set."""
         return bool(self.workers or self.total or self.limits or self.paused)
 
-    def pop(self) -> Job:
+    def pop(self) -> QueuedJob:
         """The first job of the highest priority. There must be one (``waiting``)."""
         self.waiting -= 1
         high, normal, low = self.lanes
@@ -82,7 +82,7 @@ class FunctionQueue:
             self._strip(lane)
         return job
 
-    def forget(self, job: Job) -> None:
+    def forget(self, job: QueuedJob) -> None:
         """A waiting job, already marked OVER, is not to run."""
         if self.paused:
             self.parked -= 1

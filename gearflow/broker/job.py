@@ -76,7 +76,7 @@ class Extras:
         self.watchers: list[tuple[Session, bytes]] = []  # who calls gearflow:result, and those calls' handles
 
 
-class Job:
+class QueuedJob:
     """Owns the state of one job. The broker alone changes it."""
 
     __slots__ = (

@@ -6,7 +6,7 @@ from gearflow.protocol.constants import MAX_ARGUMENT, MAX_TEXT_LINE
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class SizeLimits:
     """Limits of one broker; bytes and seconds."""
 
     body: int = 1 << 30

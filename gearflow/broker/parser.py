@@ -30,7 +30,7 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from typing import Final, NoReturn, TypeAlias, cast
 
-from gearflow.broker.limits import Limits
+from gearflow.broker.limits import SizeLimits
 from gearflow.broker.session import LARGE, Session
 from gearflow.errors import RemoteProtocolError
 from gearflow.protocol.codec import LAYOUTS
@@ -200,7 +200,7 @@ class Partial:
         return self.body[self.filled :]
 
 
-class Intake:
+class PacketParser:
     """Cuts what sessions receive into packets and text lines. The unfinished rest is kept in ``partials``.
 
     ``handlers`` has one for each packet type that a server accepts; other existing types, and responses,
@@ -219,7 +219,7 @@ class Intake:
         text: Callable[[Session, bytes], None],
         refuse: Callable[[Session, bytes, bytes], None],
         oversized: Callable[[Session, int, bytes, int], None],
-        limits: Limits,
+        limits: SizeLimits,
     ) -> None:
         self.partials: dict[Session, Partial] = {}
         self.stalled: dict[Session, list[bytes]] = {}

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from gearflow.broker.job import NO_PROGRESS, Extras, Job
+from gearflow.broker.job import NO_PROGRESS, Extras, QueuedJob
 from gearflow.broker.parser import Body
 from gearflow.broker.session import NEVER_NAMED, Session
-from gearflow.broker.storage import Ended, Outcome, StoredJob
+from gearflow.broker.storage import JobRecord, Outcome, StoredJob
 from gearflow.protocol.constants import ENVELOPE_MAGIC, ENVELOPE_START
 
 
-def stored_job(job: Job, clock_offset: float) -> StoredJob:
+def stored_job(job: QueuedJob, clock_offset: float) -> StoredJob:
     """The job as it is to be kept."""
     extras = job.extras
     due, reducer, options, attempt, deaths = 0.0, None, b"", 0, 0
@@ -62,7 +62,7 @@ def without_expiry(stored: StoredJob) -> StoredJob:
 
 
 def ended(
-    job: Job,
+    job: QueuedJob,
     outcome: Outcome,
     body: Body,
     worker: Session | None,
@@ -70,10 +70,10 @@ def ended(
     clock_offset: float,
     expires: float,
     letter: StoredJob | None,
-) -> Ended:
+) -> JobRecord:
     """What became of a job."""
     extras = job.extras
-    return Ended(
+    return JobRecord(
         job.number,
         job.function.name,
         job.unique,
@@ -96,7 +96,7 @@ def name_of(session: Session) -> bytes:
     return session.client_id if session.client_id is not NEVER_NAMED else session.address.encode()
 
 
-def envelope(job: Job, extras: Extras) -> bytes:
+def envelope(job: QueuedJob, extras: Extras) -> bytes:
     """What stands before the workload for a worker of gearflow's; empty if there is nothing to say."""
     said: dict[str, object] = {}
     if extras.attempt:

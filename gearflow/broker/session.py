@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from gearflow.broker.functions import FunctionQueue
-    from gearflow.broker.job import Job
+    from gearflow.broker.job import QueuedJob
     from gearflow.broker.parser import Body
 
 LARGE: Final = 65536
@@ -64,9 +64,9 @@ class Session:
         self.expects = False  # its GRABs may wait for a job: see ``grabs``
         self.events = b""  # the handle of its call of ``gearflow:events``, if it made one
         self.overdue: Mapping[str, int] = {}  # by function: runs that go on after the end of their job
-        self.running: dict[bytes, Job] = {}  # by handle, in the order they were assigned
+        self.running: dict[bytes, QueuedJob] = {}  # by handle, in the order they were assigned
         # As a client.
-        self.attached: dict[Job, None] = {}
+        self.attached: dict[QueuedJob, None] = {}
         self.storing = 0  # submissions at the store: only background ones may follow meanwhile
         self.undecided = False  # the last of these has no place among the answers yet: nothing may follow
-        self.watched: dict[Job, None] = {}  # whose end it waits for in calls of ``gearflow:result``
+        self.watched: dict[QueuedJob, None] = {}  # whose end it waits for in calls of ``gearflow:result``

@@ -54,7 +54,7 @@ class Rescheduled(NamedTuple):
     deaths: int
 
 
-class Ended(NamedTuple):
+class JobRecord(NamedTuple):
     """What became of a job. As a change: the job is not to run any more, and this is to be kept.
 
     ``letter`` is there for a dead letter: the job as it can be replayed (its workload a number where the
@@ -107,7 +107,7 @@ class Paused(NamedTuple):
     functions: tuple[bytes, ...]
 
 
-Change: TypeAlias = StoredJob | Rescheduled | Ended | Forgotten | Revived | Reserved | Paused
+Change: TypeAlias = StoredJob | Rescheduled | JobRecord | Forgotten | Revived | Reserved | Paused
 
 
 class Contents(NamedTuple):
@@ -153,15 +153,15 @@ class Store(Protocol):
         """A kept job or dead letter, with its whole workload. Raises StoreError."""
         ...
 
-    def ended(self, number: int) -> Ended | None:
+    def ended(self, number: int) -> JobRecord | None:
         """What became of a job, without ``letter``. Raises StoreError."""
         ...
 
-    def latest(self, function: bytes, unique: bytes) -> Ended | None:
+    def latest(self, function: bytes, unique: bytes) -> JobRecord | None:
         """What became of the last job of that unique that ended. Raises StoreError."""
         ...
 
-    def dead(self, function: bytes | None, after: int, limit: int) -> list[Ended]:
+    def dead(self, function: bytes | None, after: int, limit: int) -> list[JobRecord]:
         """Dead letters of a function, or of all, with a number above ``after``: the first so many.
 
         Raises:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from heapq import heapify, heappop, heappush
 from typing import Final
 
-from gearflow.broker.job import Job
+from gearflow.broker.job import QueuedJob
 from gearflow.broker.session import Session
 
 Do = Callable[[], None]
@@ -19,7 +19,7 @@ _FEW_TIMERS: Final = 1024
 """Entries before which it is not worth to look for those that are moot."""
 
 
-class Agenda:
+class TimerQueue:
     """A heap of entries, each of which says whether it still holds.
 
     Most jobs start long before they would expire, and nobody searches for their entries then. But an entry
@@ -62,7 +62,7 @@ _FEW_TIMEOUTS: Final = 64
 """Entries of ended jobs that may stay in the heap before they are worth a sweep."""
 
 
-class Deadlines:
+class JobTimeouts:
     """A heap of deadlines. A job's own ``deadline`` says which entry is its: entries of others are stale.
 
     Most jobs end in time, so their entries are not searched for: a sweep keeps the stale ones fewer than
@@ -70,18 +70,18 @@ class Deadlines:
     """
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Job, Session]] = []
+        self._heap: list[tuple[float, int, QueuedJob, Session]] = []
         self._armed = 0  # jobs that have a deadline
         self._count = 0
 
-    def arm(self, job: Job, worker: Session, deadline: float) -> None:
+    def arm(self, job: QueuedJob, worker: Session, deadline: float) -> None:
         """The job, just given to the worker, has until then."""
         job.more().deadline = deadline
         self._armed += 1
         self._count += 1
         heappush(self._heap, (deadline, self._count, job, worker))
 
-    def disarm(self, job: Job) -> None:
+    def disarm(self, job: QueuedJob) -> None:
         """The job, which has a deadline, has left its worker."""
         job.more().deadline = 0.0
         self._armed -= 1
@@ -89,7 +89,7 @@ class Deadlines:
             self._heap = [entry for entry in self._heap if entry[2].deadline == entry[0]]
             heapify(self._heap)
 
-    def expired(self, now: float) -> Iterator[tuple[Job, Session]]:
+    def expired(self, now: float) -> Iterator[tuple[QueuedJob, Session]]:
         """The jobs whose time is over, disarmed, with the workers that have them."""
         while (due := self.next_due()) is not None and due <= now:
             _, _, job, worker = heappop(self._heap)

@@ -8,7 +8,7 @@ from gearflow.client.connection import ServerFeatures
 from gearflow.client.current import configure, connect
 from gearflow.client.job import ClientJob, JobEvent, JobFailed, JobHandle, JobKey, JobName, JobStatus
 from gearflow.client.pool import Backoff
-from gearflow.client.submission import Order, Priority, SubmitOptions
+from gearflow.client.submission import JobRequest, Priority, SubmitOptions
 from gearflow.client.sync_client import SyncClient, SyncJob
 from gearflow.security.tls import TLS, Security
 
@@ -26,8 +26,8 @@ __all__ = [
     "JobHandle",
     "JobKey",
     "JobName",
+    "JobRequest",
     "JobStatus",
-    "Order",
     "Priority",
     "Security",
     "ServerAddress",

@@ -8,7 +8,7 @@ import anyio
 
 from gearflow.client.config import ServerAddress
 from gearflow.client.names import function_to_wire, handle_to_wire
-from gearflow.client.transport import NO_TLS, NO_TOKEN, Unreachable, describe, dial
+from gearflow.client.transport import NO_TLS, NO_TOKEN, Unreachable, describe, open_stream
 from gearflow.errors import ConnectionLost, LocalProtocolError, NoServer, RemoteProtocolError
 from gearflow.protocol.admin import (
     END,
@@ -114,7 +114,7 @@ class Admin:
     async def _exchange(self, command: bytes, is_whole: Callable[[bytearray], bool]) -> list[bytes]:
         """The lines of the answer to a command, without their ends."""
         try:
-            stream = await dial(self.server, self._security, self.timeout)
+            stream = await open_stream(self.server, self._security, self.timeout)
         except Unreachable as error:
             raise NoServer({str(self.server): str(error)}) from error
         answer = bytearray()

@@ -54,7 +54,7 @@ _RECEIVE: Final = 4096
 _GREETING: Final = b"gearflow"
 
 
-class Direct:
+class BlockingSubmitter:
     """A blocking connection to one server, made when it is first used. For any number of threads.
 
     Args:

@@ -17,11 +17,18 @@ from gearflow.client.job import ClientJob, JobHandle, JobName, JobStatus
 from gearflow.client.names import function_to_wire, handle_to_wire, to_text, unique_to_wire
 from gearflow.client.pool import Backoff, Pool, default_spread
 from gearflow.client.requests import NotSent, Request, Submission
-from gearflow.client.submission import BACKGROUND, FOREGROUND, Order, Priority, SubmitOptions, submission
+from gearflow.client.submission import (
+    BACKGROUND,
+    FOREGROUND,
+    JobRequest,
+    Priority,
+    SubmitOptions,
+    encode_submission,
+)
 from gearflow.client.submitter import Sending
 from gearflow.errors import NoServer
 from gearflow.protocol.codec import encode
-from gearflow.protocol.heartbeat import Patience
+from gearflow.protocol.heartbeat import Timeouts
 from gearflow.protocol.packets import (
     EchoReq,
     EchoRes,
@@ -82,7 +89,7 @@ class Client:
         self._pool = Pool(
             addresses,
             spreads=default_spread() if spread is None else spread,
-            patience=Patience(connect_timeout, answer_timeout, heartbeat),
+            patience=Timeouts(connect_timeout, answer_timeout, heartbeat),
             backoff=backoff,
             security=Security.of(tls, token),
         )
@@ -149,11 +156,11 @@ class Client:
             LocalProtocolError: The function or the unique cannot be sent.
         """
         if options is not None or self._pool.spreads:
-            order = Order(function, workload, _text(unique), priority, options, detached=False)
+            order = JobRequest(function, workload, _text(unique), priority, options, detached=False)
             order.check()
             return await Sending(self._pool, order).attach()
         key = unique_to_wire(unique)
-        packet = submission(FOREGROUND[priority], function_to_wire(function), key, workload)
+        packet = encode_submission(FOREGROUND[priority], function_to_wire(function), key, workload)
         accepted = await self._submit(packet, function, key, attached=True)
         assert accepted.job is not None  # it was accepted, and we were not cancelled
         return accepted.job
@@ -181,16 +188,16 @@ class Client:
         if at is not None:
             options = replace(options or SubmitOptions(), at=at)
         if options is not None or self._pool.spreads:
-            order = Order(function, workload, _text(unique), priority, options)
+            order = JobRequest(function, workload, _text(unique), priority, options)
             order.check()
             return await Sending(self._pool, order).hand_over()
         key = unique_to_wire(unique)
-        packet = submission(BACKGROUND[priority], function_to_wire(function), key, workload)
+        packet = encode_submission(BACKGROUND[priority], function_to_wire(function), key, workload)
         accepted = await self._submit(packet, function, key, attached=False)
         assert accepted.handle is not None  # it was accepted
         return accepted.handle
 
-    async def submit_many(self, orders: Sequence[Order]) -> list[JobHandle | Exception]:
+    async def submit_many(self, orders: Sequence[JobRequest]) -> list[JobHandle | Exception]:
         """Hand over many background jobs in one go; returns when the server has answered for all of them.
 
         They are sent to one server, unless it fails in the middle of it, or all share the load. What speaks

@@ -39,12 +39,12 @@ from gearflow.client.config import ServerAddress
 from gearflow.client.job import ClientJob, JobEvent, JobHandle
 from gearflow.client.names import to_text
 from gearflow.client.requests import Heartbeat, NotSent, Request, Submission, refusal
-from gearflow.client.transport import GEARFLOW, NO_TLS, NO_TOKEN, Stream, Unreachable, describe, dial
+from gearflow.client.transport import GEARFLOW, NO_TLS, NO_TOKEN, Stream, Unreachable, describe, open_stream
 from gearflow.errors import ConnectionLost, RemoteProtocolError
 from gearflow.protocol.codec import decode, encode, marked_failure
 from gearflow.protocol.constants import AUTH, RES, TLS_REQUIRED, PacketType
 from gearflow.protocol.framing import TEXT, Frame, FrameBuffer
-from gearflow.protocol.heartbeat import LOOKS, Patience, Pulse, Silence
+from gearflow.protocol.heartbeat import LOOKS, HeartbeatMonitor, Pulse, Timeouts
 from gearflow.protocol.packets import (
     EchoReq,
     Error,
@@ -255,7 +255,7 @@ class Connection:
 
     # ---------------------------------------------------------------------------------------- its life
 
-    async def run(self, patience: Patience) -> None:
+    async def run(self, patience: Timeouts) -> None:
         """Connect, shake hands, serve until the connection ends or the surrounding scope is cancelled."""
         self.reason = "the client was closed"  # unless something else ends it
         try:
@@ -263,10 +263,10 @@ class Connection:
         finally:
             self._lose()
 
-    async def _connect_and_serve(self, patience: Patience) -> None:
+    async def _connect_and_serve(self, patience: Timeouts) -> None:
         deadline = anyio.current_time() + patience.connect
         try:
-            stream = await dial(self.server, self._security, patience.connect)
+            stream = await open_stream(self.server, self._security, patience.connect)
         except Unreachable as error:
             self.reason = str(error)
             return
@@ -336,7 +336,7 @@ class Connection:
 
     async def _watch_silence(self, heartbeat: float, life: anyio.CancelScope) -> None:
         """End the connection when a server that has a job of ours says nothing for too long."""
-        silence = Silence()
+        silence = HeartbeatMonitor()
         while True:
             await anyio.sleep(heartbeat / LOOKS)
             pulse = silence.look(heard=self._heard or not self._attached)

@@ -28,7 +28,7 @@ from anyio.abc import TaskGroup
 from gearflow.client.config import ServerAddress
 from gearflow.client.connection import Connection
 from gearflow.errors import ConnectionLost, NoServer
-from gearflow.protocol.heartbeat import Patience
+from gearflow.protocol.heartbeat import Timeouts
 from gearflow.runtime.environment import flag
 from gearflow.runtime.eventloop import Post, poster
 from gearflow.security.tls import PLAIN, Security
@@ -36,7 +36,7 @@ from gearflow.security.tls import PLAIN, Security
 T = TypeVar("T")
 
 
-def ranked(servers: Iterable[T], key: bytes) -> list[T]:
+def rendezvous_order(servers: Iterable[T], key: bytes) -> list[T]:
     """The servers in the order in which they are to be tried for a key; known by their texts."""
     return sorted(servers, key=lambda server: _weight(str(server), key), reverse=True)
 
@@ -91,7 +91,7 @@ class Pool:
         servers: Iterable[ServerAddress],
         *,
         spreads: bool,
-        patience: Patience,
+        patience: Timeouts,
         backoff: Backoff,
         security: Security = PLAIN,
     ) -> None:
@@ -147,7 +147,7 @@ class Pool:
         if not self.spreads:
             return await self.connection()
         if key is not None:
-            return await self._choose(ranked(self._preferred, key))
+            return await self._choose(rendezvous_order(self._preferred, key))
         self._turn = turn = (self._turn + 1) % len(self._preferred)
         return await self._choose([*self._preferred[turn:], *self._preferred[:turn]])
 

@@ -11,7 +11,7 @@ from gearflow.client.connection import Connection
 from gearflow.client.job import JobKey, JobName
 from gearflow.client.pool import Pool
 from gearflow.client.requests import NotSent, ReservedCall
-from gearflow.client.submission import submission
+from gearflow.client.submission import encode_submission
 from gearflow.errors import ConnectionLost, NoServer, UnknownJob, UnsupportedByServer
 from gearflow.protocol.constants import PacketType
 
@@ -32,7 +32,7 @@ async def call(
     """As ``Client.call_reserved``."""
     address = ServerAddress.parse(server) if isinstance(server, str) else server
     name = function if isinstance(function, bytes) else function.encode()
-    packet = submission(PacketType.SUBMIT_JOB, name, b"", request.to_wire())
+    packet = encode_submission(PacketType.SUBMIT_JOB, name, b"", request.to_wire())
     while True:
         connection = await (pool.connection() if address is None else pool.connection_to(address))
         _require_gearflow(connection, name.decode())

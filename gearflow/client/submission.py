@@ -87,7 +87,7 @@ class SubmitOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class JobRequest:
     """A submission, whatever the server.
 
     Attributes:
@@ -112,7 +112,7 @@ class Order:
         """Whether a server that keeps results would answer it twice and run it once."""
         return self.options is not None and self.options.reuse
 
-    def aged(self, seconds: float) -> "Order":
+    def aged(self, seconds: float) -> "JobRequest":
         """The same so many seconds later, with what is left of its durations."""
         options = self.options
         if options is None or (options.delay is None and options.expires is None):
@@ -180,7 +180,7 @@ class Order:
             retries=options.retries,
             timeout=options.timeout,
         )
-        return submission(
+        return encode_submission(
             PacketType.SUBMIT_JOB, server_calls.SUBMIT, b"", request.to_wire() + b"\n" + self.workload
         )
 
@@ -214,10 +214,10 @@ def packet(
     """The protocol's own packet for a submission; ``at`` is rounded up to whole seconds."""
     if at is not None:
         return encode(SubmitJobEpoch(function, unique, b"%d" % max(math.ceil(at), 0), workload))
-    return submission((BACKGROUND if detached else FOREGROUND)[priority], function, unique, workload)
+    return encode_submission((BACKGROUND if detached else FOREGROUND)[priority], function, unique, workload)
 
 
-def submission(kind: PacketType, function: bytes, unique: bytes, workload: bytes) -> bytes:
+def encode_submission(kind: PacketType, function: bytes, unique: bytes, workload: bytes) -> bytes:
     """As ``encode(SubmitJob(...))``, without the packet object in between: this is done for every job."""
     body = b"\0".join((function, unique, workload))
     if len(body) > MAX_BODY:

@@ -31,7 +31,7 @@ from gearflow.client.connection import Connection
 from gearflow.client.job import ClientJob, JobHandle
 from gearflow.client.pool import Backoff, Pool
 from gearflow.client.requests import NotSent, ReservedJob, ReservedSubmission, Submission, Tally
-from gearflow.client.submission import Order
+from gearflow.client.submission import JobRequest
 from gearflow.errors import ConnectionLost, GearflowError, NoServer, SubmitUnknown
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class Sending:
     ``began`` is when it was sent for the first time, by anyio's clock, if that is not about to happen.
     """
 
-    def __init__(self, pool: Pool, order: Order, began: float | None = None) -> None:
+    def __init__(self, pool: Pool, order: JobRequest, began: float | None = None) -> None:
         self.pool: Final = pool
         self._order = order
         self._began = anyio.current_time() if began is None else began
@@ -217,7 +217,7 @@ def _anew(error: Exception) -> Exception:
     return made
 
 
-async def submit_many(pool: Pool, orders: Sequence[Order]) -> list[JobHandle | Exception]:
+async def submit_many(pool: Pool, orders: Sequence[JobRequest]) -> list[JobHandle | Exception]:
     """As ``Client.submit_many``."""
     for order in orders:
         order.check()
@@ -236,7 +236,7 @@ async def submit_many(pool: Pool, orders: Sequence[Order]) -> list[JobHandle | E
     return [outcomes[place] for place in range(len(orders))]
 
 
-async def _connections(pool: Pool, orders: Mapping[int, Order]) -> dict[int, Connection]:
+async def _connections(pool: Pool, orders: Mapping[int, JobRequest]) -> dict[int, Connection]:
     """Where each of them goes."""
     if not pool.spreads:
         return dict.fromkeys(orders, await pool.connection())
@@ -244,7 +244,7 @@ async def _connections(pool: Pool, orders: Mapping[int, Order]) -> dict[int, Con
 
 
 async def _submit_all(
-    pool: Pool, orders: Mapping[int, Order], connections: Mapping[int, Connection], began: float
+    pool: Pool, orders: Mapping[int, JobRequest], connections: Mapping[int, Connection], began: float
 ) -> dict[int, JobHandle | Exception]:
     """What became of each that left; the others may be sent elsewhere."""
     tally = Tally(len(orders), anyio.Event())
@@ -274,7 +274,7 @@ async def _submit_all(
 
 async def _submit_again(
     pool: Pool,
-    orders: Mapping[int, Order],
+    orders: Mapping[int, JobRequest],
     connections: Mapping[int, Connection],
     outcomes: Mapping[int, JobHandle | Exception],
     began: float,

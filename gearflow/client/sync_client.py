@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Generic, NoReturn, Self, TypeVar
 
 import anyio
 
-from gearflow.client.blocking_submit import Direct
+from gearflow.client.blocking_submit import BlockingSubmitter
 from gearflow.client.client import Client
 from gearflow.client.config import ServerAddress
 from gearflow.client.connection import ServerFeatures
@@ -24,7 +24,7 @@ from gearflow.client.job import ClientJob, JobEvent, JobHandle, JobName, JobStat
 from gearflow.client.names import function_to_wire, unique_to_wire
 from gearflow.client.pool import Backoff
 from gearflow.client.requests import NotSent
-from gearflow.client.submission import BACKGROUND, Order, Priority, SubmitOptions, submission
+from gearflow.client.submission import BACKGROUND, JobRequest, Priority, SubmitOptions, encode_submission
 from gearflow.errors import ConnectionLost
 from gearflow.runtime.eventloop import can_use_uvloop
 from gearflow.runtime.fork import forget_in_children
@@ -74,7 +74,7 @@ class SyncClient:
             backoff=backoff,
         )
         self._loop = _Loop()
-        self._direct = Direct(
+        self._direct = BlockingSubmitter(
             self._client.servers[0],
             connect_timeout=connect_timeout,
             answer_timeout=answer_timeout,
@@ -86,7 +86,7 @@ class SyncClient:
         self._loop.start(self._client)
         if self._client.security == PLAIN and not self._client.spreads:
             self._direct.open()
-            forget_in_children(self._direct, Direct.forget)
+            forget_in_children(self._direct, BlockingSubmitter.forget)
         return self
 
     def __exit__(
@@ -140,7 +140,7 @@ class SyncClient:
             name, key = function_to_wire(function), unique_to_wire(unique)
             try:
                 return self._direct.submit(
-                    function, key, submission(BACKGROUND[priority], name, key, workload)
+                    function, key, encode_submission(BACKGROUND[priority], name, key, workload)
                 )
             except NotSent:
                 pass
@@ -156,7 +156,7 @@ class SyncClient:
             )
         )
 
-    def submit_many(self, orders: Sequence[Order]) -> list[JobHandle | Exception]:
+    def submit_many(self, orders: Sequence[JobRequest]) -> list[JobHandle | Exception]:
         """Hand over many background jobs in one go; see ``Client.submit_many``."""
         return self._loop.call(partial(self._client.submit_many, orders))
 

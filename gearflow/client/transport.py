@@ -136,7 +136,7 @@ class Unreachable(Exception):
     """A server cannot be used; the text says why."""
 
 
-async def dial(server: ServerAddress, security: Security, timeout: float) -> Stream:
+async def open_stream(server: ServerAddress, security: Security, timeout: float) -> Stream:
     """A connection to a server, on which anything can be asked.
 
     Args:

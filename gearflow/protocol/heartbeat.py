@@ -10,7 +10,7 @@ rather than the time: where the event loop stood still, what it said may be ther
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class Timeouts:
     """Limits in seconds, more than 0; ``inf`` for none.
 
     Attributes:
@@ -43,7 +43,7 @@ class Pulse(Enum):
     LOST = "lost"  # it was asked, and that was too long ago
 
 
-class Silence:
+class HeartbeatMonitor:
     """How long a server has said nothing, counted in looks. Owns state."""
 
     __slots__ = ("_asked", "_looks")

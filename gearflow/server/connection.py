@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class LargeBody(asyncio.BufferedProtocol):
     """Stands in for a peer at its transport, from the first part of a large body to its last."""
 
-    def __init__(self, peer: Peer) -> None:
+    def __init__(self, peer: ServerConnection) -> None:
         self._peer = peer
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -46,7 +46,7 @@ class LargeBody(asyncio.BufferedProtocol):
 logger = logging.getLogger(__name__)
 
 
-class Peer(asyncio.Protocol):
+class ServerConnection(asyncio.Protocol):
     """Owns one accepted connection.
 
     While a large body is received, a ``LargeBody`` takes its place at the transport.
@@ -58,7 +58,7 @@ class Peer(asyncio.Protocol):
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._congested = False
-        self._held: set[Peer] = set()  # those that wait until this one has read
+        self._held: set[ServerConnection] = set()  # those that wait until this one has read
         self._holders = 0  # what this one waits for, before it is read from again
         self._waits_for_store = False
         self._patience: asyncio.TimerHandle | None = None
@@ -209,7 +209,7 @@ class Peer(asyncio.Protocol):
             if fed._congested:
                 fed._hold(self)
 
-    def _hold(self, feeder: Peer) -> None:
+    def _hold(self, feeder: ServerConnection) -> None:
         """Do not read from who feeds this peer until it has caught up."""
         if feeder in self._held or feeder._transport.is_closing():
             return

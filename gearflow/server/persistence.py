@@ -44,7 +44,7 @@ from gearflow.server.settings import FILE_NAME, MEMORY_KEEP_BYTES, ServerSetting
 from gearflow.stores import MemoryStore, SqliteStore, Sync
 
 
-class Disk:
+class SyncThread:
     """Has ``work`` done in a thread, which begins when that is asked for first. Owns the thread."""
 
     def __init__(self, work: Callable[[], None]) -> None:
@@ -127,7 +127,7 @@ def open_store(settings: ServerSettings) -> Store:
     return SqliteStore(settings.data / FILE_NAME, keep_bytes=settings.keep_bytes, sync=settings.sync)
 
 
-class Keeper:
+class GroupCommitter:
     """Keeps what one broker wants kept. ``wake`` has ``commit`` called again soon."""
 
     def __init__(self, broker: Broker, store: Store, sync: Sync, wake: Callable[[], None]) -> None:
@@ -136,7 +136,7 @@ class Keeper:
         self._sync = sync
         self._wake = wake
         self._loop = asyncio.get_running_loop()
-        self._disk = Disk(store.sync)
+        self._disk = SyncThread(store.sync)
         self._at_disk: asyncio.Future[None] | None = None
         self._group: list[Entry] = []  # what waits for the disk
         self._sync_timer: asyncio.TimerHandle | None = None

@@ -28,8 +28,8 @@ from gearflow.broker.storage import Store
 from gearflow.runtime.eventloop import can_use_uvloop, new_event_loop
 from gearflow.security.tls import BadCertificate, server_context
 from gearflow.server import admin, tls
-from gearflow.server.connection import Peer
-from gearflow.server.persistence import Keeper, open_store
+from gearflow.server.connection import ServerConnection
+from gearflow.server.persistence import GroupCommitter, open_store
 from gearflow.server.settings import ServerOptions, ServerSettings
 from gearflow.server.tls import TlsTransport
 
@@ -59,7 +59,7 @@ class Engine:
 
     def __init__(self, settings: ServerSettings) -> None:
         self.settings = settings
-        self.peers: dict[Session, Peer] = {}
+        self.peers: dict[Session, ServerConnection] = {}
         self.scratch = memoryview(
             bytearray(tls.SIZE if settings.tls_cert else 0)
         )  # what came is handled at once
@@ -72,7 +72,7 @@ class Engine:
         except BaseException:
             store.close()
             raise
-        self._keeper = Keeper(self.broker, store, settings.sync, self._schedule)
+        self._keeper = GroupCommitter(self.broker, store, settings.sync, self._schedule)
         self._stopping = False
         self.port = 0
         self.congested = 0  # peers for which as much waits as may
@@ -160,9 +160,13 @@ class Engine:
 
     def _new_protocol(self) -> asyncio.BaseProtocol:
         """What a connection that was accepted is spoken to with."""
-        return Peer(self) if self._tls is None else TlsTransport(self, Peer(self), self._tls)
+        return (
+            ServerConnection(self)
+            if self._tls is None
+            else TlsTransport(self, ServerConnection(self), self._tls)
+        )
 
-    def accept(self, peer: Peer, transport: asyncio.BaseTransport) -> Session:
+    def accept(self, peer: ServerConnection, transport: asyncio.BaseTransport) -> Session:
         """A connection was made; one too many is closed again, and logged."""
         address = transport.get_extra_info("peername")
         name = address[0] if address else "-"

@@ -5,12 +5,12 @@ from typing import Annotated, Final, Self, TypedDict
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 
-from gearflow.broker import Limits
+from gearflow.broker import SizeLimits
 from gearflow.protocol.constants import DEFAULT_PORT, MAX_BODY
 from gearflow.security.tokens import checked_token
 from gearflow.stores import Sync
 
-_DEFAULTS = Limits()
+_DEFAULTS = SizeLimits()
 
 FILE_NAME: Final = "gearflow.db"
 """The file in the folder ``data``."""
@@ -118,9 +118,9 @@ class ServerSettings(BaseModel):
         return self
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> SizeLimits:
         """Those of the settings that the broker itself keeps."""
-        return Limits(
+        return SizeLimits(
             body=self.max_body,
             function=self.max_function,
             unique=self.max_unique,

@@ -19,7 +19,7 @@ from gearflow.protocol.constants import HEADER, RES, TLS_REQUIRED, PacketType
 from gearflow.server.connection import LargeBody
 
 if TYPE_CHECKING:
-    from gearflow.server.connection import Peer
+    from gearflow.server.connection import ServerConnection
     from gearflow.server.server import Engine
 
 logger = logging.getLogger(__name__)
@@ -48,11 +48,11 @@ _REASONS: Final = {
 class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
     """One connection's TLS. Owns its state; the peer's transport on one side, the socket's on the other."""
 
-    def __init__(self, engine: Engine, peer: Peer, context: ssl.SSLContext) -> None:
+    def __init__(self, engine: Engine, peer: ServerConnection, context: ssl.SSLContext) -> None:
         asyncio.Transport.__init__(self)
         self._engine = engine
         # Until the connection is gone: then the two would keep each other alive.
-        self._peer: Peer | None = peer
+        self._peer: ServerConnection | None = peer
         self._large: LargeBody | None = None  # while it takes the peer's place
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
@@ -189,7 +189,7 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
     # ------------------------------------------------------------------------------------- the bytes
 
     @property
-    def _to_peer(self) -> Peer:
+    def _to_peer(self) -> ServerConnection:
         assert self._peer is not None  # the event loop calls nothing after connection_lost
         return self._peer
 

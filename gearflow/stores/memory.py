@@ -22,8 +22,8 @@ from typing import Final
 from gearflow.broker.storage import (
     Change,
     Contents,
-    Ended,
     Forgotten,
+    JobRecord,
     Rescheduled,
     Reserved,
     Revived,
@@ -45,9 +45,9 @@ class MemoryStore:
         self._keep_bytes = keep_bytes
         self._jobs: dict[int, StoredJob] = {}  # that are to run
         self._letters: dict[int, StoredJob] = {}  # that ended and can be replayed
-        self._records: OrderedDict[int, Ended] = OrderedDict()  # in the order of their ends
+        self._records: OrderedDict[int, JobRecord] = OrderedDict()  # in the order of their ends
         # By function and unique: one, or several in the order of their ends.
-        self._uniques: dict[bytes, dict[bytes, Ended | list[Ended]]] = {}
+        self._uniques: dict[bytes, dict[bytes, JobRecord | list[JobRecord]]] = {}
         self._seconds: dict[int, set[int]] = {}  # numbers, by the second in which they expire
         self._next_seconds: list[int] = []  # a heap of these seconds, and of some whose sets are gone
         self._kept = 0  # bytes
@@ -59,7 +59,7 @@ class MemoryStore:
     def write(self, changes: Sequence[Change]) -> None:
         """See ``Store``. A letter whose workload is nowhere raises StoreError half-way: that is a bug."""
         for change in changes:
-            if isinstance(change, Ended):
+            if isinstance(change, JobRecord):
                 self._end(change)
             elif isinstance(change, StoredJob):
                 self._jobs[change.number] = self._with_workload(change)
@@ -72,14 +72,14 @@ class MemoryStore:
     def job(self, number: int) -> StoredJob | None:
         return self._jobs.get(number) or self._letters.get(number)
 
-    def ended(self, number: int) -> Ended | None:
+    def ended(self, number: int) -> JobRecord | None:
         return self._records.get(number)
 
-    def latest(self, function: bytes, unique: bytes) -> Ended | None:
+    def latest(self, function: bytes, unique: bytes) -> JobRecord | None:
         records = self._uniques.get(function, {}).get(unique)
         return records[-1] if isinstance(records, list) else records
 
-    def dead(self, function: bytes | None, after: int, limit: int) -> list[Ended]:
+    def dead(self, function: bytes | None, after: int, limit: int) -> list[JobRecord]:
         numbers = (
             number
             for number, letter in self._letters.items()
@@ -105,7 +105,7 @@ class MemoryStore:
 
     # ------------------------------------------------------------------------------------ what changes do
 
-    def _end(self, record: Ended) -> None:
+    def _end(self, record: JobRecord) -> None:
         number, function, unique, _, body, _, _, _, _, _, _, notes, expires, letter = record
         job = self._jobs.pop(number, None)
         if number in self._records:
@@ -179,7 +179,7 @@ class MemoryStore:
         while self._kept > keep:
             self._remove(next(iter(self._records.values())))
 
-    def _remove(self, record: Ended) -> None:
+    def _remove(self, record: JobRecord) -> None:
         number = record.number
         del self._records[number]
         self._kept -= len(record.body) + len(record.notes) + OVERHEAD
@@ -203,7 +203,7 @@ class MemoryStore:
                 del self._uniques[record.function]
 
 
-def _add_another(uniques: dict[bytes, Ended | list[Ended]], record: Ended) -> None:
+def _add_another(uniques: dict[bytes, JobRecord | list[JobRecord]], record: JobRecord) -> None:
     before = uniques[record.unique]
     if isinstance(before, list):
         before.append(record)

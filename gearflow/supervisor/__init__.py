@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from gearflow.supervisor.ipc import Answer, Ask, Counts, Failed, Leave, Line, Ready, Retiring
+from gearflow.supervisor.ipc import Answer, Ask, Counts, Failed, IpcChannel, Leave, Ready, Retiring
 from gearflow.supervisor.signals import Echoes, Terminal
 from gearflow.supervisor.systemd import Notifier
 from gearflow.supervisor.worker_process import HELD_BACK
@@ -17,8 +17,8 @@ __all__ = [
     "Counts",
     "Echoes",
     "Failed",
+    "IpcChannel",
     "Leave",
-    "Line",
     "Notifier",
     "Ready",
     "Retiring",

@@ -102,12 +102,12 @@ def decode(line: bytes) -> Message:
     return _KINDS[fields.pop("is")](**fields)
 
 
-class Line:
+class IpcChannel:
     """One end. Owns its socket."""
 
     def __init__(self, end: socket.socket) -> None:
         self._socket = end
-        forget_in_children(self, Line.close)
+        forget_in_children(self, IpcChannel.close)
 
     @classmethod
     def pair(cls) -> tuple[Self, socket.socket]:

@@ -115,7 +115,7 @@ class Overdue:
 
 
 @dataclass(frozen=True, slots=True)
-class Doomed:
+class Misconfigured:
     """Tell that a process cannot start, nor any other: the fleet ends with exit code 78."""
 
     number: int
@@ -131,7 +131,7 @@ class Lost:
 
 
 @dataclass(frozen=True, slots=True)
-class GaveUp:
+class CrashLoop:
     """Tell that in a burst the processes of a place die so quickly that it is left to the other places."""
 
     number: int
@@ -161,7 +161,7 @@ class Finished:
     code: int
 
 
-News: TypeAlias = Serving | Reloaded | Refused | Lost | GaveUp | Overdue | Doomed | Silent | Hung
+News: TypeAlias = Serving | Reloaded | Refused | Lost | CrashLoop | Overdue | Misconfigured | Silent | Hung
 Order: TypeAlias = Start | Stop | Leave | Kill | Quiet | Resume | Ask | Finished | News
 
 
@@ -193,7 +193,7 @@ class _Member:
     unanswered: int = 0  # questions in a row
 
 
-class Roster:
+class ProcessManager:
     """The processes of one fleet. Owns what is known of them; ``due`` says when ``tick`` has to be called.
 
     Args:
@@ -314,7 +314,7 @@ class Roster:
         elif member.phase is Phase.LEAVING:
             pass
         elif code == MISCONFIGURED and not self._has_served:
-            self._orders.append(Doomed(number))
+            self._orders.append(Misconfigured(number))
             self._forced = MISCONFIGURED
             self._give_up()
             for other in self._members.values():
@@ -431,7 +431,7 @@ class Roster:
         if self._burst and restart.looping:
             self._burst_codes.add(1)
             place.done = True
-            self._orders.append(GaveUp(member.number))
+            self._orders.append(CrashLoop(member.number))
         else:
             place.due = now + restart.after
             self._orders.append(Lost(member.number, restart))

@@ -23,7 +23,7 @@ from gearflow.supervisor import ipc, process_manager
 from gearflow.supervisor.restarts import Restart
 from gearflow.supervisor.signals import Echoes, Terminal
 from gearflow.supervisor.systemd import Notifier
-from gearflow.supervisor.worker_process import Child
+from gearflow.supervisor.worker_process import WorkerProcess
 
 logger = logging.getLogger("gearflow.supervisor")
 
@@ -80,7 +80,7 @@ class Supervisor:
         self._notifier = notifier or Notifier()
         self._terminal = Terminal()
         self._echoes = Echoes()
-        self._roster = process_manager.Roster(processes, drain=drain, burst=burst)
+        self._roster = process_manager.ProcessManager(processes, drain=drain, burst=burst)
         self._processes: dict[int, _Process] = {}
         self._noticed = ""
         self._done = 0  # by processes that have ended
@@ -165,7 +165,7 @@ class Supervisor:
             await anyio.sleep(watchdog / process_manager.QUESTIONS)
             self._carry_out(self._roster.look())
 
-    async def _attend(self, number: int, process: "_Process", child: Child) -> None:
+    async def _attend(self, number: int, process: "_Process", child: WorkerProcess) -> None:
         """A process from its start to its end."""
         try:
             async with anyio.create_task_group() as tasks:
@@ -177,7 +177,7 @@ class Supervisor:
             child.line.close()
         self._ended(number, process)
 
-    async def _listen(self, number: int, process: "_Process", child: Child) -> None:
+    async def _listen(self, number: int, process: "_Process", child: WorkerProcess) -> None:
         async for message in child.line.messages():
             match message:
                 case ipc.Ready(notice):
@@ -238,7 +238,7 @@ class Supervisor:
     def _start(self, number: int) -> None:
         process = self._processes[number] = _Process(number)
         try:
-            process.child = Child(self._command)
+            process.child = WorkerProcess(self._command)
         except OSError as error:
             process.reason = f"a worker process cannot be started: {error}"
             self._ended(number, process)
@@ -273,7 +273,7 @@ class Supervisor:
             case process_manager.Refused(number):
                 self._notifier.ready()
                 self._tell_of_end(number, logging.ERROR, "the new code does not start; the old goes on")
-            case process_manager.GaveUp(number):
+            case process_manager.CrashLoop(number):
                 self._tell_of_end(
                     number, logging.ERROR, "worker processes die one after the other; giving up"
                 )
@@ -284,7 +284,7 @@ class Supervisor:
             case process_manager.Overdue(number):
                 named = self._processes[number].named
                 logger.warning("a worker process does not stop; killing it", extra=named)
-            case process_manager.Doomed(number):
+            case process_manager.Misconfigured(number):
                 self._doom = self._processes[number].reason or self._processes[number].ended
             case process_manager.Lost(number, restart):
                 self._tell_of_loss(number, restart)
@@ -333,7 +333,7 @@ class _Process:
     """What is known of one process."""
 
     number: int
-    child: Child | None = None
+    child: WorkerProcess | None = None
     """``None``: the system had no room for it."""
     end: End = _NO_END
     reason: str = ""

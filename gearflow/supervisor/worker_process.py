@@ -15,7 +15,7 @@ from typing import Final
 import anyio.to_thread
 
 from gearflow.runtime.process import End, peak, reap
-from gearflow.supervisor.ipc import VARIABLE, Line
+from gearflow.supervisor.ipc import VARIABLE, IpcChannel
 
 HELD_BACK: Final = (signal.SIGUSR2, signal.SIGTSTP)
 """Signals that a worker process has to unblock once it handles them."""
@@ -24,7 +24,7 @@ _OF_THE_SERVICE: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 """What systemd says to the supervisor, and to nobody else."""
 
 
-class Child:
+class WorkerProcess:
     """A worker process from its start until it was reaped."""
 
     def __init__(self, command: Sequence[str]) -> None:
@@ -34,7 +34,7 @@ class Child:
             OSError: There is no more room for a process.
         """
         self._floor = peak()
-        self.line, theirs = Line.pair()
+        self.line, theirs = IpcChannel.pair()
         inherited = {name: value for name, value in os.environ.items() if name not in _OF_THE_SERVICE}
         try:
             with theirs, _held_back():

@@ -5,7 +5,7 @@ from gearflow.tasks.control_flow import Discard, Fail, Snooze, TryAgain
 from gearflow.tasks.decorator import TaskDecorator, task
 from gearflow.tasks.hooks import Proceed, RunInfo, lifespan, middleware
 from gearflow.tasks.job import AsyncJob, Job
-from gearflow.tasks.mapping.results import AsyncBatch, AsyncOutcome, Batch, Outcome
+from gearflow.tasks.mapping.results import AsyncOutcome, AsyncResults, Outcome, Results
 from gearflow.tasks.options import CallOptions
 from gearflow.tasks.ref import Ref
 from gearflow.tasks.registry import Registry
@@ -13,11 +13,10 @@ from gearflow.tasks.retry import Retry
 from gearflow.tasks.task import AsyncTask, Task
 
 __all__ = [
-    "AsyncBatch",
     "AsyncJob",
     "AsyncOutcome",
+    "AsyncResults",
     "AsyncTask",
-    "Batch",
     "CallOptions",
     "Context",
     "Discard",
@@ -27,6 +26,7 @@ __all__ = [
     "Proceed",
     "Ref",
     "Registry",
+    "Results",
     "Retry",
     "RunInfo",
     "Snooze",

@@ -14,8 +14,8 @@ from pydantic_core import SchemaError, ValidationError
 from typing_extensions import TypedDict
 
 from gearflow.errors import TaskDefinitionError
-from gearflow.tasks.json_codec import LostOnTheWay, Schema, WireJson, top
-from gearflow.tasks.payload import Form
+from gearflow.tasks.json_codec import JsonCodec, LostOnTheWay, Schema, top
+from gearflow.tasks.payload import Encoder
 from gearflow.tasks.signature import TaskSignature
 
 Errors: TypeAlias = list[dict[str, Any]]
@@ -38,7 +38,7 @@ _TO_BYTES: Final[dict[type, str]] = {
 }
 
 
-def form_of_arguments(signature: TaskSignature, task: str) -> Form:
+def encoder_of_arguments(signature: TaskSignature, task: str) -> Encoder:
     """The form of a task's arguments, which are a dict by parameter name.
 
     Raises:
@@ -55,14 +55,14 @@ def form_of_arguments(signature: TaskSignature, task: str) -> Form:
             return _object(annotations, signature.defaults, task)
 
 
-def form_of_result(kind: Any, task: str) -> Form:
-    """The form of a task's result. Raises as ``form_of_arguments``."""
+def encoder_of_result(kind: Any, task: str) -> Encoder:
+    """The form of a task's result. Raises as ``encoder_of_arguments``."""
     if kind is str or kind is bytes:
         return _Raw(kind)
     return _Json(_build(kind, _as_it_is, "the result", task))
 
 
-def _object(annotations: Mapping[str, Any], defaults: Mapping[str, Any], task: str) -> Form:
+def _object(annotations: Mapping[str, Any], defaults: Mapping[str, Any], task: str) -> Encoder:
     def by_parameter_name(schema: Schema) -> None:
         arguments = top(schema)
         arguments["extra_behavior"] = "forbid"
@@ -81,9 +81,9 @@ def _object(annotations: Mapping[str, Any], defaults: Mapping[str, Any], task: s
     return _Arguments(wire, none=not annotations)
 
 
-def _build(kind: Any, refine: Callable[[Schema], None], what: str, task: str) -> WireJson:
+def _build(kind: Any, refine: Callable[[Schema], None], what: str, task: str) -> JsonCodec:
     try:
-        return WireJson(kind, refine)
+        return JsonCodec(kind, refine)
     except LostOnTheWay as error:
         raise TaskDefinitionError(f"task {task!r}: {what} would not arrive as it is: {error}") from error
     except (PydanticUserError, SchemaError, NameError, TypeError) as error:
@@ -117,7 +117,7 @@ class _Json:
 
     __slots__ = ("_wire",)
 
-    def __init__(self, wire: WireJson) -> None:
+    def __init__(self, wire: JsonCodec) -> None:
         self._wire = wire
 
     def dump(self, value: Any) -> bytes:
@@ -145,7 +145,7 @@ class _Raw:
 
     def __init__(self, kind: type[str] | type[bytes]) -> None:
         self._kind = kind
-        self._validate = WireJson(kind).validate
+        self._validate = JsonCodec(kind).validate
 
     def dump(self, value: Any) -> bytes:
         valid: str | bytes = self._validate(value)
@@ -167,7 +167,7 @@ class _Sole:
 
     __slots__ = ("_form", "_name")
 
-    def __init__(self, name: str, form: Form) -> None:
+    def __init__(self, name: str, form: Encoder) -> None:
         self._name = name
         self._form = form
 
@@ -189,7 +189,7 @@ class _Arguments(_Json):
 
     __slots__ = ("_none",)
 
-    def __init__(self, wire: WireJson, *, none: bool) -> None:
+    def __init__(self, wire: JsonCodec, *, none: bool) -> None:
         super().__init__(wire)
         self._none = none
 

@@ -215,7 +215,7 @@ def _can_be_called(function: Callable[..., Any], arguments: int) -> bool:
 logger = logging.getLogger("gearflow.worker")
 
 
-class Start:
+class Startup:
     """The time in which hooks are entered. It can be given up. Owns state; belongs to the event loop."""
 
     def __init__(self) -> None:
@@ -245,7 +245,7 @@ class Start:
 
 
 @asynccontextmanager
-async def lifetime(hooks: Sequence[Lifespan], start: Start | None = None) -> AsyncGenerator[None]:
+async def lifetime(hooks: Sequence[Lifespan], start: Startup | None = None) -> AsyncGenerator[None]:
     """Have the hooks entered for the time of the block.
 
     A hook that raises as it is left is logged, and the others are left all the same. Context variables that
@@ -255,7 +255,7 @@ async def lifetime(hooks: Sequence[Lifespan], start: Start | None = None) -> Asy
     Raises:
         StartupFailed: A hook raised as it was entered; those before it were left.
     """
-    start = start or Start()
+    start = start or Startup()
     async with AsyncExitStack() as stack:
         for hook in hooks:
             if not start.is_given_up:
@@ -267,7 +267,7 @@ async def lifetime(hooks: Sequence[Lifespan], start: Start | None = None) -> Asy
 class _Entered:
     """One hook. It sees how the block ends, so a task group in it can cancel the block, and ends with it."""
 
-    def __init__(self, hook: Lifespan, start: Start) -> None:
+    def __init__(self, hook: Lifespan, start: Startup) -> None:
         self._hook = hook
         self._start = start
         self._manager: AbstractAsyncContextManager[object] | None = None  # once it is entered

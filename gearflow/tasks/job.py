@@ -14,8 +14,8 @@ from gearflow.client import (
     ClientJob,
     JobFailed,
     JobHandle,
+    JobRequest,
     JobStatus,
-    Order,
     ServerAddress,
     SyncJob,
     current,
@@ -139,7 +139,7 @@ for _kind in (Job, AsyncJob):
     migration_hints.teach(_kind, migration_hints.RESULTS)
 
 
-async def outcome(call: Order, client: Client) -> bytes:
+async def outcome(call: JobRequest, client: Client) -> bytes:
     """Submit a call and wait for its result; a caller who is cancelled meanwhile wants the job no more.
 
     Raises as ``AsyncJob.result``, and as ``Client.submit``.

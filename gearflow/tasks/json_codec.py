@@ -50,7 +50,7 @@ class LostOnTheWay(TypeError):
     """A type of which a part would not be written; says which, and what to do about it."""
 
 
-class WireJson:
+class JsonCodec:
     """Values of one type <-> JSON. Building it takes about a millisecond.
 
     ``refine`` may change the copy of the core schema before validator and serializer are built of it.

@@ -22,7 +22,7 @@ from gearflow.tasks.signature import TaskSignature
 _SHOWN_FAULTS: Final = 3  # in the message; all of them are in the list
 
 
-class Form(Protocol):
+class Encoder(Protocol):
     """Values of one type <-> bytes. What does not fit is a ValueError, most often pydantic's."""
 
     def dump(self, value: Any, /) -> bytes:
@@ -112,16 +112,16 @@ class PayloadCodec:
         }
 
     @cached_property
-    def _arguments(self) -> Form:
-        from gearflow.tasks.encoders import form_of_arguments  # only now: it imports pydantic
+    def _arguments(self) -> Encoder:
+        from gearflow.tasks.encoders import encoder_of_arguments  # only now: it imports pydantic
 
-        return form_of_arguments(self.signature, self._task)
+        return encoder_of_arguments(self.signature, self._task)
 
     @cached_property
-    def _result(self) -> Form:
-        from gearflow.tasks.encoders import form_of_result
+    def _result(self) -> Encoder:
+        from gearflow.tasks.encoders import encoder_of_result
 
-        return form_of_result(self.signature.result, self._task)
+        return encoder_of_result(self.signature.result, self._task)
 
     def _invalid(self, what: str, error: ValueError) -> PayloadInvalid:
         from gearflow.tasks.encoders import faults_of

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Any, Final, cast
 
-from gearflow.client import Order, SubmitOptions
+from gearflow.client import JobRequest, SubmitOptions
 from gearflow.client.names import fresh_unique
 from gearflow.protocol.constants import ENVELOPE_MAGIC, MAX_UNIQUE
 from gearflow.protocol.envelope import opening, wrap
@@ -26,7 +26,7 @@ def attached(
     kwargs: Mapping[str, Any],
     *,
     foreign: bool,
-) -> Order:
+) -> JobRequest:
     """A call whose caller waits for the result.
 
     Raises:
@@ -45,7 +45,7 @@ def attached(
         asked = _asked(options, foreign=foreign, envelope=False, keep=options.keep, detached=False)
     data = payload.encode(args, kwargs)
     unique = key(function, payload, options, args, kwargs)
-    return Order(function, _workload(data, foreign), unique, options.priority, asked, False)
+    return JobRequest(function, _workload(data, foreign), unique, options.priority, asked, False)
 
 
 def detached(
@@ -58,7 +58,7 @@ def detached(
     foreign: bool,
     keep: float | None,
     retried: bool,
-) -> Order:
+) -> JobRequest:
     """A call that nobody waits for. Raises as ``attached``.
 
     ``keep`` is the task's own, where the call says nothing; ``retried``: so are retries, which the worker
@@ -72,7 +72,7 @@ def detached(
     # The queue plugins of gearmand overwrite the rows of background jobs without a unique. Which server
     # gets the job is known only when it has it, so all of them get one.
     unique = key(function, payload, options, args, kwargs) or fresh_unique()
-    return Order(function, _workload(data, foreign), unique, options.priority, asked)
+    return JobRequest(function, _workload(data, foreign), unique, options.priority, asked)
 
 
 def _workload(payload: bytes, foreign: bool) -> bytes:

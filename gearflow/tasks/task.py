@@ -20,13 +20,13 @@ from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Mappin
 from functools import partial, update_wrapper
 from typing import Any, Generic, Literal, ParamSpec, Self, TypeAlias, TypeVar, Unpack, cast, overload
 
-from gearflow.client import JobHandle, JobKey, Order, ServerAddress, current
+from gearflow.client import JobHandle, JobKey, JobRequest, ServerAddress, current
 from gearflow.errors import TaskFailed
 from gearflow.tasks import migration_hints, submission
 from gearflow.tasks.context import Context
 from gearflow.tasks.job import AsyncJob, Job, outcome
 from gearflow.tasks.mapping import bulk
-from gearflow.tasks.mapping.results import WINDOW, AsyncBatch, Batch, Callee, Mappable, Plan, Progress
+from gearflow.tasks.mapping.results import WINDOW, AsyncResults, Callee, Mappable, Plan, Progress, Results
 from gearflow.tasks.options import CallOptions, Options
 from gearflow.tasks.payload import PayloadCodec
 from gearflow.tasks.ref import Ref, parse
@@ -242,9 +242,9 @@ class Task(Generic[P, R]):
         task = cast("Task[Any, Any]", self)
         return await bulk.asubmit_all(task._account(items), await current.current())
 
-    def _account(self, items: Iterable[Any]) -> bulk.Account:
+    def _account(self, items: Iterable[Any]) -> bulk.SubmissionTracker:
         self.payload.signature.check_takes_one()
-        return bulk.Account(items, lambda item: self._detached((item,), {}), self._ref)
+        return bulk.SubmissionTracker(items, lambda item: self._detached((item,), {}), self._ref)
 
     @overload
     def map(
@@ -256,7 +256,7 @@ class Task(Generic[P, R]):
         errors: Literal["raise"] = "raise",
         ordered: bool = True,
         progress: Progress | None = None,
-    ) -> Batch[B]: ...
+    ) -> Results[B]: ...
     @overload
     def map(
         self: Mappable[A, B],
@@ -267,7 +267,7 @@ class Task(Generic[P, R]):
         errors: Literal["collect"],
         ordered: bool = True,
         progress: Progress | None = None,
-    ) -> Batch[B | TaskFailed]: ...
+    ) -> Results[B | TaskFailed]: ...
     def map(
         self: Mappable[A, B],
         items: Iterable[A],
@@ -277,10 +277,10 @@ class Task(Generic[P, R]):
         errors: Literal["raise", "collect"] = "raise",
         ordered: bool = True,
         progress: Progress | None = None,
-    ) -> Batch[Any]:
+    ) -> Results[Any]:
         """One call for each item, when the batch is iterated over; see ``amap``."""
         plan = Plan(cast(Callee, self), window, errors, ordered, progress)
-        return Batch(plan, items)
+        return Results(plan, items)
 
     @overload
     def amap(
@@ -292,7 +292,7 @@ class Task(Generic[P, R]):
         errors: Literal["raise"] = "raise",
         ordered: bool = True,
         progress: Progress | None = None,
-    ) -> AsyncBatch[B]: ...
+    ) -> AsyncResults[B]: ...
     @overload
     def amap(
         self: Mappable[A, B],
@@ -303,7 +303,7 @@ class Task(Generic[P, R]):
         errors: Literal["collect"],
         ordered: bool = True,
         progress: Progress | None = None,
-    ) -> AsyncBatch[B | TaskFailed]: ...
+    ) -> AsyncResults[B | TaskFailed]: ...
     def amap(
         self: Mappable[A, B],
         items: Iterable[A] | AsyncIterable[A],
@@ -313,7 +313,7 @@ class Task(Generic[P, R]):
         errors: Literal["raise", "collect"] = "raise",
         ordered: bool = True,
         progress: Progress | None = None,
-    ) -> AsyncBatch[Any]:
+    ) -> AsyncResults[Any]:
         """One call for each item; nothing happens before the batch is awaited, iterated over or reduced.
 
         Items are taken one by one as there is room, so they may be without end. Leaving the iteration
@@ -328,15 +328,15 @@ class Task(Generic[P, R]):
             progress: Called with (jobs ended, items in all or None) after each job.
         """
         plan = Plan(cast(Callee, self), window, errors, ordered, progress)
-        return AsyncBatch(plan, items)
+        return AsyncResults(plan, items)
 
     # ------------------------------------------------------------------------------------- for the verbs
 
-    def prepare(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Order:
+    def prepare(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> JobRequest:
         """A call whose caller waits, ready to be sent. Raises as ``gearflow.tasks.submission.attached``."""
         return submission.attached(self.name, self.payload, self._options, args, kwargs, foreign=self.foreign)
 
-    def _detached(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Order:
+    def _detached(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> JobRequest:
         return submission.detached(
             self.name,
             self.payload,

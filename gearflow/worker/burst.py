@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import anyio
 
 from gearflow.errors import NoServer
-from gearflow.worker.server_link import Link
+from gearflow.worker.server_link import ServerLink
 
 
 class Burst:
@@ -23,11 +23,11 @@ class Burst:
         is_at_rest: Whether no job runs or is held.
     """
 
-    def __init__(self, links: Sequence[Link], patience: float, is_at_rest: Callable[[], bool]) -> None:
+    def __init__(self, links: Sequence[ServerLink], patience: float, is_at_rest: Callable[[], bool]) -> None:
         self._links = links
         self._patience = patience
         self._is_at_rest = is_at_rest
-        self._away: dict[Link, float] = {}  # those that cannot be reached, and until when they count
+        self._away: dict[ServerLink, float] = {}  # those that cannot be reached, and until when they count
         self._changed = anyio.Event()
 
     async def watch(self) -> None:
@@ -68,5 +68,5 @@ class Burst:
     def _are_out_of_jobs(self) -> bool:
         return all(link.is_out_of_jobs for link in self._links if link not in self._away)
 
-    def _reason(self, link: Link) -> str:
+    def _reason(self, link: ServerLink) -> str:
         return link.outage or f"no answer within {self._patience:g} s"

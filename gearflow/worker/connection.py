@@ -31,7 +31,7 @@ from gearflow.errors import ConnectionLost, RemoteProtocolError, ServerError
 from gearflow.protocol.codec import encode
 from gearflow.protocol.constants import RES
 from gearflow.protocol.framing import FrameBuffer
-from gearflow.protocol.heartbeat import LOOKS, Pulse, Silence
+from gearflow.protocol.heartbeat import LOOKS, HeartbeatMonitor, Pulse
 from gearflow.protocol.packets import EchoReq, Packet, SubmitJob
 from gearflow.worker.session import (
     Answered,
@@ -41,9 +41,9 @@ from gearflow.worker.session import (
     Event,
     Recognized,
     Refusal,
-    Session,
+    WorkerSession,
 )
-from gearflow.worker.slots import Lane
+from gearflow.worker.slots import ServerSlots
 from gearflow.worker.submissions import Submission
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ _HEARTBEAT: Final = encode(EchoReq(b"heartbeat"))
 _FAREWELL: Final = b"farewell"
 
 
-class Owner(Protocol):
+class ConnectionOwner(Protocol):
     """Who hears of what happens: the link."""
 
     @property
@@ -104,7 +104,7 @@ class Owner(Protocol):
         """The server's."""
         ...
 
-    def session(self, wake: Callable[[], None]) -> tuple[Lane, Session]:
+    def session(self, wake: Callable[[], None]) -> tuple[ServerSlots, WorkerSession]:
         """The state of a new connection."""
         ...
 
@@ -116,7 +116,7 @@ class Owner(Protocol):
         """The server knows the worker's functions."""
         ...
 
-    def assigned(self, connection: "Connection", job: Assignment) -> None:
+    def assigned(self, connection: "WorkerConnection", job: Assignment) -> None:
         """A job to be run; its slot is taken."""
         ...
 
@@ -124,11 +124,11 @@ class Owner(Protocol):
         """A job came that is not run; its slot is free."""
         ...
 
-    def recognized(self, connection: "Connection") -> None:
+    def recognized(self, connection: "WorkerConnection") -> None:
         """The server is gearflow's own."""
         ...
 
-    def cancelled(self, connection: "Connection", handle: bytes) -> None:
+    def cancelled(self, connection: "WorkerConnection", handle: bytes) -> None:
         """Nobody wants a job any more that runs here."""
         ...
 
@@ -136,15 +136,15 @@ class Owner(Protocol):
         """The server refused something."""
         ...
 
-    def abandon(self, connection: "Connection") -> list[bytes]:
+    def abandon(self, connection: "WorkerConnection") -> list[bytes]:
         """The connection is about to be closed: stop what runs, and return the jobs to be released."""
         ...
 
 
-class Connection:
+class WorkerConnection:
     """One connection while it lasts. Owns its outbox, not the runs of the jobs that came through it."""
 
-    def __init__(self, stream: Stream, owner: Owner) -> None:
+    def __init__(self, stream: Stream, owner: ConnectionOwner) -> None:
         self.reason = "it was closed"
         self.server = owner.address
         self.outbox = Outbox()
@@ -370,7 +370,7 @@ class Connection:
 
     async def _watch(self, heartbeat: float) -> None:
         """Return when the server has been silent for too long."""
-        silence = Silence()
+        silence = HeartbeatMonitor()
         while True:
             await anyio.sleep(heartbeat / LOOKS)
             pulse = silence.look(heard=self._heard)

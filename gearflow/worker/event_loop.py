@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Body: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 
 
-class Started(Protocol):
+class LoopStarted(Protocol):
     """A body that runs."""
 
     def cancel(self) -> object:
@@ -74,14 +74,14 @@ class Loop(Protocol):
         """
         ...
 
-    def start(self, body: Body) -> Started:
+    def start(self, body: Body) -> LoopStarted:
         """Run a body, which must not raise, as a task of its own. The caller holds what this returns.
 
         It sees the context variables that were set where the loop was opened, whoever starts it.
         """
         ...
 
-    async def join(self, started: Iterable[Started]) -> None:
+    async def join(self, started: Iterable[LoopStarted]) -> None:
         """Wait until these have ended, however often this is cancelled meanwhile."""
         ...
 
@@ -140,11 +140,11 @@ class _Asyncio:
     def is_cancelled(self) -> bool:
         return self._opener.cancelling() > self._cancelled_before
 
-    def start(self, body: Body) -> Started:
+    def start(self, body: Body) -> LoopStarted:
         # Not kept in a set here: its done callback would cost as much as the task itself.
         return self._loop.create_task(body(), context=self._variables.copy())
 
-    async def join(self, started: Iterable[Started]) -> None:
+    async def join(self, started: Iterable[LoopStarted]) -> None:
         tasks = cast("set[asyncio.Task[None]]", set(started))
         with anyio.CancelScope(shield=True):
             if tasks:
@@ -203,14 +203,14 @@ class _Trio:
 
         return trio.current_effective_deadline() == -inf
 
-    def start(self, body: Body) -> Started:
+    def start(self, body: Body) -> LoopStarted:
         import trio
 
         scope = trio.CancelScope()
         self._variables.copy().run(self._nursery.start_soon, self._within, scope, body)
         return scope
 
-    async def join(self, started: Iterable[Started]) -> None:
+    async def join(self, started: Iterable[LoopStarted]) -> None:
         """Nothing: the nursery waits for all of them."""
 
     def limit(self, seconds: float, body: Cancellable) -> Limit:

@@ -44,8 +44,8 @@ from gearflow.protocol.packets import Packet
 from gearflow.runtime.fork import end_stray
 from gearflow.tasks import Context, Task
 from gearflow.worker.event_loop import Cancellable, Loop
-from gearflow.worker.processes import LEAVING, Errand, Pool
-from gearflow.worker.slots import Grabbing
+from gearflow.worker.processes import LEAVING, ProcessCall, ProcessPool
+from gearflow.worker.slots import SlotAllocator
 
 Work: TypeAlias = Callable[[], object]
 Mailbox: TypeAlias = "SimpleQueue[Work | None]"
@@ -93,12 +93,12 @@ class Threads:
                 return
 
 
-class Overdue:
+class OverdueRuns:
     """Counts them by function. Owns state; ``when_changed`` is called after each change."""
 
     __slots__ = ("_counts", "_grabbing", "_when_changed")
 
-    def __init__(self, grabbing: Grabbing, when_changed: Callable[[], None]) -> None:
+    def __init__(self, grabbing: SlotAllocator, when_changed: Callable[[], None]) -> None:
         self._grabbing = grabbing
         self._when_changed = when_changed
         self._counts: Counter[str] = Counter()
@@ -129,7 +129,7 @@ CANCEL_TIME: Final = 1.0
 _NOT_YET: Final = object()
 
 
-class Call(Cancellable, Protocol):
+class TaskCall(Cancellable, Protocol):
     """What is to be run, and who is told when a thread cannot be stopped in time; all on the loop."""
 
     interrupt: Callable[[], None] | None
@@ -171,12 +171,12 @@ class Call(Cancellable, Protocol):
 class Executor:
     """Runs calls on a loop, in its threads, and in the processes of a pool."""
 
-    def __init__(self, loop: Loop, threads: Threads, processes: Pool) -> None:
+    def __init__(self, loop: Loop, threads: Threads, processes: ProcessPool) -> None:
         self._loop = loop
         self._threads = threads
         self._processes = processes
 
-    async def execute(self, call: Call, payload: bytes) -> bytes:
+    async def execute(self, call: TaskCall, payload: bytes) -> bytes:
         """The encoded result of a call.
 
         Cancelling it cancels an ``async`` task, kills a process, and leaves a thread alone.
@@ -207,7 +207,7 @@ class Executor:
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(self._processes.close, 0.0 if cold else LEAVING)
 
-    async def _limited(self, call: Call, coroutine: Any, seconds: float) -> Any:
+    async def _limited(self, call: TaskCall, coroutine: Any, seconds: float) -> Any:
         limit = self._loop.limit(seconds, call)
         with limit:
             try:
@@ -218,7 +218,7 @@ class Executor:
                 raise
         raise _overrun(call.task, seconds, "it was cancelled")
 
-    async def _in_thread(self, call: Call, payload: bytes) -> bytes:
+    async def _in_thread(self, call: TaskCall, payload: bytes) -> bytes:
         limit = call.limit
         run = _InThread(_thread_call(call, payload), self._loop)
         self._threads.start(run)
@@ -233,11 +233,11 @@ class Executor:
             raise _overrun(call.task, limit, "its thread goes on until it ends by itself")
         return run.result()
 
-    async def _in_process(self, call: Call, payload: bytes) -> bytes:
+    async def _in_process(self, call: TaskCall, payload: bytes) -> bytes:
         limit = call.limit
         handle = call.handle.decode("utf-8", "surrogateescape")
         time = _Time(limit, self._loop)
-        errand = Errand(
+        errand = ProcessCall(
             self._processes, call.task, handle, call.context, limit, payload, call.send, time.is_loading
         )
         run = _InThread(errand.perform, self._loop)
@@ -272,7 +272,7 @@ class _Time:
         if self._limit is not None:
             self._loop.post(self._wait if it_is else self._begin)
 
-    def cut(self, errand: Errand) -> None:
+    def cut(self, errand: ProcessCall) -> None:
         """Nobody wants the result: tell the task, if it can hear that, and end soon."""
         time_left = CANCEL_TIME if errand.cancel() else 0.0
         self.scope.deadline = min(self.scope.deadline, self._loop.now() + time_left)
@@ -317,7 +317,7 @@ class _InThread:
         self.when_ended()
 
 
-def _thread_call(call: Call, payload: bytes) -> Callable[[], bytes]:
+def _thread_call(call: TaskCall, payload: bytes) -> Callable[[], bytes]:
     """A call of the task, to be made in a thread, with the context variables of here."""
     codec, context = call.task.payload, call.context
 

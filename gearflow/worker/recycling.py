@@ -34,7 +34,7 @@ JITTER: Final = 0.1
 """The part of a limit by which it is lowered at most, so that a fleet does not retire all at once."""
 
 
-class Limits:
+class RecycleLimits:
     """Limits as they hold for one worker. A frozen value.
 
     Args:
@@ -108,7 +108,7 @@ class Retirement:
         self._is_used = is_used
         self._retire = retire
         self._is_due = False
-        self._limits: Limits
+        self._limits: RecycleLimits
 
     def begin(self) -> None:
         """The worker has started, and is about to take jobs.
@@ -119,7 +119,7 @@ class Retirement:
         size = resident()
         if self._max_rss is not None and (reason := too_small(self._max_rss, size)) is not None:
             raise StartupFailed(reason)
-        self._limits = Limits(self._max_tasks, self._max_rss, random.random(), size)
+        self._limits = RecycleLimits(self._max_tasks, self._max_rss, random.random(), size)
 
     def look(self) -> None:
         """See whether a limit is reached."""

@@ -16,7 +16,7 @@ How a failure is sent depends on the server, too:
 * C gearmand, and any other, gets a marked WORK_WARNING and WORK_FAIL in one write
   (``gearflow.protocol.codec`` says why), or WORK_EXCEPTION alone with the setting ``gearmand_exceptions``.
 
-A task that raises ``Fail`` wants WORK_FAIL alone, on all of them.
+A task that raises ``GiveUp`` wants WORK_FAIL alone, on all of them.
 
 Jobs that wait here for their next run: where their server cannot keep them, this worker does.
 
@@ -49,12 +49,12 @@ from gearflow.protocol.packets import (
 from gearflow.tasks import Retry
 from gearflow.tasks.control_flow import Fail as PlainFail
 from gearflow.tasks.remote_errors import encode_failure
-from gearflow.worker.connection import Connection
-from gearflow.worker.event_loop import Loop, Started
+from gearflow.worker.connection import WorkerConnection
+from gearflow.worker.event_loop import Loop, LoopStarted
 from gearflow.worker.executor import AnyTask
-from gearflow.worker.retry_policy import Again, Fail, Verdict, decide
+from gearflow.worker.retry_policy import GiveUp, RetryAfter, Verdict, decide
 from gearflow.worker.run import Run
-from gearflow.worker.slots import Grabbing
+from gearflow.worker.slots import SlotAllocator
 
 
 class Held:
@@ -63,7 +63,12 @@ class Held:
     __slots__ = ("begin", "connection", "handle", "named", "task", "wait", "workload")
 
     def __init__(
-        self, task: AnyTask, handle: bytes, connection: Connection, workload: bytes, named: dict[str, Any]
+        self,
+        task: AnyTask,
+        handle: bytes,
+        connection: WorkerConnection,
+        workload: bytes,
+        named: dict[str, Any],
     ) -> None:
         self.task = task
         self.handle = handle
@@ -71,13 +76,13 @@ class Held:
         self.workload = workload
         self.named = named  # what the log calls it
         self.begin: Callable[[], None]
-        self.wait: Started
+        self.wait: LoopStarted
 
 
 class Holding:
     """All of a worker. Owns state; ``begin`` is called with a job that has a slot again."""
 
-    def __init__(self, grabbing: Grabbing, loop: Loop, begin: Callable[[Held], None]) -> None:
+    def __init__(self, grabbing: SlotAllocator, loop: Loop, begin: Callable[[Held], None]) -> None:
         self._grabbing = grabbing
         self._loop = loop
         self._begin = begin
@@ -90,7 +95,7 @@ class Holding:
         self._grabbing.hold()
         job.wait = self._loop.start(partial(self._wait, job, seconds))
 
-    def drop(self, connection: Connection | None = None) -> list[Held]:
+    def drop(self, connection: WorkerConnection | None = None) -> list[Held]:
         """Let go of those of a connection, or of all; returns them."""
         dropped = [job for job in self._held if connection is None or job.connection is connection]
         for job in dropped:
@@ -112,7 +117,7 @@ class Holding:
 logger = logging.getLogger("gearflow.worker")
 
 
-async def conclude(
+async def handle_failure(
     run: Run, workload: bytes, error: BaseException, holding: Holding, *, gearmand_exceptions: bool
 ) -> BaseException:
     """See to the job of a run that raised something. Returns the error that counts.
@@ -124,7 +129,7 @@ async def conclude(
         run.end(_failure(run, error, gearmand_exceptions))
         return error
     verdict = _verdict(run, error)
-    if isinstance(verdict, Fail):
+    if isinstance(verdict, GiveUp):
         run.end(_failure(run, verdict.error, gearmand_exceptions))
         return verdict.error
     try:
@@ -154,7 +159,7 @@ def _verdict(run: Run, error: BaseException) -> Verdict:
         logger.exception(
             "the schedule of a task's retries cannot be followed; its job fails", extra=run.named()
         )
-        return Fail(error)
+        return GiveUp(error)
 
 
 def _failure(run: Run, error: BaseException, gearmand_exceptions: bool) -> bytes:
@@ -171,7 +176,7 @@ def _failure(run: Run, error: BaseException, gearmand_exceptions: bool) -> bytes
     return exception + fail if connection.is_basic else exception
 
 
-async def _go_on(run: Run, workload: bytes, again: Again, holding: Holding) -> None:
+async def _go_on(run: Run, workload: bytes, again: RetryAfter, holding: Holding) -> None:
     """Bring the job to its next run.
 
     Raises:
@@ -202,7 +207,7 @@ async def _go_on(run: Run, workload: bytes, again: Again, holding: Holding) -> N
     holding.hold(Held(run.task, run.handle, connection, following, run.named()), again.delay)
 
 
-def _following(run: Run, workload: bytes, again: Again) -> bytes:
+def _following(run: Run, workload: bytes, again: RetryAfter) -> bytes:
     """The workload of the next run."""
     _, payload = unwrap(workload)
     said = run.envelope

@@ -4,7 +4,7 @@
 ``Snooze``               the job runs again, and this run does not count
 ``TryAgain``             it runs again if attempts are left, whatever the ``on`` of the retries; without
                          retries there are as many attempts as ``Retry()`` has
-``Discard``, ``Fail``    it fails, whatever is left
+``Discard``, ``GiveUp``    it fails, whatever is left
 ``PayloadInvalid``       it fails: what does not fit its types now never will
 what ``on`` matches      it runs again if attempts are left (``TaskTimeout`` too is matched, or not)
 anything else            it fails; without retries, that is everything
@@ -30,7 +30,7 @@ MAX_REASON: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Again:
+class RetryAfter:
     """The job is to run again."""
 
     delay: float
@@ -44,14 +44,14 @@ class Again:
 
 
 @dataclass(frozen=True, slots=True)
-class Fail:
+class GiveUp:
     """The job fails for good."""
 
     error: BaseException
     """The one to tell of."""
 
 
-Verdict: TypeAlias = Again | Fail
+Verdict: TypeAlias = RetryAfter | GiveUp
 
 
 def decide(
@@ -68,21 +68,21 @@ def decide(
     match error:
         case Snooze():
             delay = _possible(error.seconds)
-            return Again(delay, f"too early; again in {_shown(delay)}", counted=False)
+            return RetryAfter(delay, f"too early; again in {_shown(delay)}", counted=False)
         case TryAgain():
             retries = retries or Retry()
         case Discard():
-            return Fail(error)
+            return GiveUp(error)
         case _:
             if retries is None or not retries.wants(error):
-                return Fail(error)
+                return GiveUp(error)
     scheduled = retries.delay(attempt, draw=draw)
     if scheduled is None:
-        return Fail((error.__cause__ or error) if isinstance(error, TryAgain) else error)
+        return GiveUp((error.__cause__ or error) if isinstance(error, TryAgain) else error)
     asked = error.after if isinstance(error, TryAgain) else None
     delay = _possible(scheduled if asked is None else asked)
     reason = f"attempt {attempt} of {retries.attempts} {_fate(error)}; again in {_shown(delay)}"
-    return Again(delay, reason)
+    return RetryAfter(delay, reason)
 
 
 def _possible(seconds: float) -> float:

@@ -18,10 +18,10 @@ from gearflow.protocol.packets import Packet, WorkFail, WorkStatus
 from gearflow.tasks import Context, RunInfo
 from gearflow.tasks.control_flow import Control, Discard, Snooze
 from gearflow.tasks.wait_tracking import Waiting
-from gearflow.worker.connection import Connection
-from gearflow.worker.event_loop import Started
-from gearflow.worker.executor import AnyTask, Overdue
-from gearflow.worker.retry_policy import Again, said
+from gearflow.worker.connection import WorkerConnection
+from gearflow.worker.event_loop import LoopStarted
+from gearflow.worker.executor import AnyTask, OverdueRuns
+from gearflow.worker.retry_policy import RetryAfter, said
 
 _NOTHING_SAID: Final = Envelope()
 
@@ -49,7 +49,9 @@ class Run:
         "task",
     )
 
-    def __init__(self, task: AnyTask, handle: bytes, connection: Connection, overdue: Overdue) -> None:
+    def __init__(
+        self, task: AnyTask, handle: bytes, connection: WorkerConnection, overdue: OverdueRuns
+    ) -> None:
         self.task = task
         self.handle = handle
         self.connection = connection
@@ -58,12 +60,12 @@ class Run:
         self.context: Context | None = None  # if the task takes one
         self.began = time.perf_counter()  # or, from its first step on, when it took that
         self.interrupt: Callable[[], None] | None = None  # ends what a process does of it
-        self.started: Started | None = None  # holds the loop's task, which the loop itself does not
+        self.started: LoopStarted | None = None  # holds the loop's task, which the loop itself does not
         self.is_under_way = False  # its first step was made, and it may be cancelled
         self.cancelled = False  # at the server: nobody waits for it
         self.handed_on = False  # the server gives the job to another worker
         self.is_overdue = False  # its thread goes on after the end of the job
-        self.again: Again | None = None  # how the job goes on
+        self.again: RetryAfter | None = None  # how the job goes on
         self._over = False  # nothing more is said of it but how it ends
         self._overdue = overdue
         self._waits: set[Waiting] = set()  # of its threads, for other tasks
@@ -212,7 +214,7 @@ def _text(name: bytes) -> str:
     return name.decode("utf-8", "surrogateescape")
 
 
-class Outcome(StrEnum):
+class RunOutcome(StrEnum):
     """The word that the log has for it."""
 
     DONE = "done"
@@ -226,33 +228,33 @@ class Outcome(StrEnum):
     HANDED_ON = "handed on"
 
 
-def outcome_of(run: Run, failure: BaseException | None) -> Outcome:
+def outcome_of(run: Run, failure: BaseException | None) -> RunOutcome:
     """How a run ended; ``failure`` is what it raised."""
     if run.handed_on:
-        return Outcome.HANDED_ON
+        return RunOutcome.HANDED_ON
     if run.cancelled:
-        return Outcome.CANCELLED
+        return RunOutcome.CANCELLED
     if run.again is not None:
-        return Outcome.SNOOZED if isinstance(failure, Snooze) else Outcome.RETRIED
+        return RunOutcome.SNOOZED if isinstance(failure, Snooze) else RunOutcome.RETRIED
     match failure:
         case None:
-            return Outcome.DONE
+            return RunOutcome.DONE
         case TaskTimeout():
-            return Outcome.TIMED_OUT
+            return RunOutcome.TIMED_OUT
         case PayloadInvalid():
-            return Outcome.INVALID
+            return RunOutcome.INVALID
         case Discard():
-            return Outcome.DISCARDED
+            return RunOutcome.DISCARDED
         case _:
-            return Outcome.FAILED
+            return RunOutcome.FAILED
 
 
 logger = logging.getLogger("gearflow.worker")
 
-_AS_USUAL: Final = (Outcome.DONE, Outcome.SNOOZED, Outcome.CANCELLED)
+_AS_USUAL: Final = (RunOutcome.DONE, RunOutcome.SNOOZED, RunOutcome.CANCELLED)
 
 
-def log_run_ended(run: Run, outcome: Outcome, failure: BaseException | None, seconds: float) -> None:
+def log_run_ended(run: Run, outcome: RunOutcome, failure: BaseException | None, seconds: float) -> None:
     """Log how a run ended after so many seconds; ``failure`` is what it raised."""
     level = logging.INFO if outcome in _AS_USUAL else logging.WARNING
     if not logger.isEnabledFor(level):
@@ -260,9 +262,9 @@ def log_run_ended(run: Run, outcome: Outcome, failure: BaseException | None, sec
     fields = {**run.named(), "duration": seconds, "outcome": str(outcome)}
     if run.again is not None:
         fields |= {"delay": run.again.delay, "reason": run.again.reason}
-    elif outcome is Outcome.DISCARDED and isinstance(failure, Discard):
+    elif outcome is RunOutcome.DISCARDED and isinstance(failure, Discard):
         fields["reason"] = said(failure)
-    shown = failure if outcome is Outcome.FAILED or outcome is Outcome.RETRIED else None
+    shown = failure if outcome is RunOutcome.FAILED or outcome is RunOutcome.RETRIED else None
     if isinstance(shown, Control):
         shown = shown.__cause__
     logger.log(level, f"job {outcome}", extra=fields, exc_info=shown)
@@ -270,4 +272,4 @@ def log_run_ended(run: Run, outcome: Outcome, failure: BaseException | None, sec
 
 def log_handed_on(fields: dict[str, object]) -> None:
     """Log that a job which waited here for its next run is another worker's now."""
-    logger.warning("job handed on", extra={**fields, "outcome": str(Outcome.HANDED_ON)})
+    logger.warning("job handed on", extra={**fields, "outcome": str(RunOutcome.HANDED_ON)})

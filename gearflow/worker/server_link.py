@@ -11,16 +11,16 @@ from typing import Protocol
 import anyio
 
 from gearflow.client import Backoff, Security, ServerAddress
-from gearflow.client.transport import Unreachable, dial
-from gearflow.worker.connection import Connection
-from gearflow.worker.session import Assignment, Refusal, Session
+from gearflow.client.transport import Unreachable, open_stream
+from gearflow.worker.connection import WorkerConnection
+from gearflow.worker.session import Assignment, Refusal, WorkerSession
 from gearflow.worker.settings import WorkerSettings
-from gearflow.worker.slots import Grabbing, Lane
+from gearflow.worker.slots import ServerSlots, SlotAllocator
 
 logger = logging.getLogger("gearflow.worker")
 
 
-class Host(Protocol):
+class LinkOwner(Protocol):
     """What a link serves: the worker."""
 
     def post(self, callback: Callable[[], object]) -> None:
@@ -31,28 +31,28 @@ class Host(Protocol):
         """A server knows the worker's functions."""
         ...
 
-    def assigned(self, connection: Connection, job: Assignment) -> None:
+    def assigned(self, connection: WorkerConnection, job: Assignment) -> None:
         """A job to be run; its slot is taken."""
         ...
 
-    def recognized(self, connection: Connection) -> None:
+    def recognized(self, connection: WorkerConnection) -> None:
         """The server is gearflow's own."""
         ...
 
-    def cancelled(self, connection: Connection, handle: bytes) -> None:
+    def cancelled(self, connection: WorkerConnection, handle: bytes) -> None:
         """Nobody wants a job any more that runs here."""
         ...
 
-    def abandon(self, connection: Connection) -> list[bytes]:
+    def abandon(self, connection: WorkerConnection) -> list[bytes]:
         """The connection is about to be closed: stop what runs, and return the jobs to be released."""
         ...
 
-    def lost(self, connection: Connection) -> None:
+    def lost(self, connection: WorkerConnection) -> None:
         """The connection is gone, and the server hands its jobs on."""
         ...
 
 
-class Link:
+class ServerLink:
     """Keeps one server connected. Owns its connection and its lane."""
 
     def __init__(
@@ -61,11 +61,11 @@ class Link:
         security: Security,
         settings: WorkerSettings,
         functions: Sequence[bytes],
-        grabbing: Grabbing,
-        host: Host,
+        grabbing: SlotAllocator,
+        host: LinkOwner,
     ) -> None:
         self.address = address
-        self.connection: Connection | None = None  # while there is one
+        self.connection: WorkerConnection | None = None  # while there is one
         self.is_registered = False  # the server knows the functions
         self.outage: str | None = None  # why the server cannot be reached, as the log was told
         self._security = security
@@ -75,7 +75,7 @@ class Link:
         self._host = host
         self._backoff = Backoff(settings.first_retry, settings.longest_retry)
         self._failures = 0
-        self._lane: Lane | None = None  # that of the last connection
+        self._lane: ServerSlots | None = None  # that of the last connection
 
     async def keep(self) -> None:
         """Connect, serve, and start again when that ends, until nothing new is to be taken."""
@@ -106,11 +106,11 @@ class Link:
         """One connection from beginning to end; returns why it ended."""
         timeout = self._settings.connect_timeout
         try:
-            stream = await dial(self.address, self._security, timeout)
+            stream = await open_stream(self.address, self._security, timeout)
         except Unreachable as error:
             return str(error)
         async with stream:
-            connection = Connection(stream, self)
+            connection = WorkerConnection(stream, self)
             self.connection = connection
             try:
                 await connection.serve(self._settings.heartbeat)
@@ -121,11 +121,11 @@ class Link:
                 self._host.lost(connection)
             return connection.reason
 
-    def session(self, wake: Callable[[], None]) -> tuple[Lane, Session]:
+    def session(self, wake: Callable[[], None]) -> tuple[ServerSlots, WorkerSession]:
         """The state of a new connection."""
-        lane = self._lane = Lane(self._grabbing, wake)
+        lane = self._lane = ServerSlots(self._grabbing, wake)
         settings = self._settings
-        return lane, Session(lane, self._functions, settings.client_id.encode(), settings.poll)
+        return lane, WorkerSession(lane, self._functions, settings.client_id.encode(), settings.poll)
 
     def registered(self) -> None:
         """The server has taken the registration: it is back, if it was away."""
@@ -135,7 +135,7 @@ class Link:
         logger.info("registered with a server", extra={"server": str(self.address)})
         self._host.registered()
 
-    def assigned(self, connection: Connection, job: Assignment) -> None:
+    def assigned(self, connection: WorkerConnection, job: Assignment) -> None:
         """A job came."""
         self._host.assigned(connection, job)
 
@@ -143,7 +143,7 @@ class Link:
         """Call something on the loop, from any thread."""
         self._host.post(callback)
 
-    def abandon(self, connection: Connection) -> list[bytes]:
+    def abandon(self, connection: WorkerConnection) -> list[bytes]:
         """Stop the runs of a connection's jobs."""
         return self._host.abandon(connection)
 
@@ -151,11 +151,11 @@ class Link:
         """A job came that is not run."""
         self._grabbing.finished()
 
-    def recognized(self, connection: Connection) -> None:
+    def recognized(self, connection: WorkerConnection) -> None:
         """The server is gearflow's own."""
         self._host.recognized(connection)
 
-    def cancelled(self, connection: Connection, handle: bytes) -> None:
+    def cancelled(self, connection: WorkerConnection, handle: bytes) -> None:
         """Nobody wants a job any more."""
         self._host.cancelled(connection, handle)
 

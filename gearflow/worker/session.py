@@ -1,8 +1,8 @@
 """What is said on one connection between a worker and a server. Pure: frames in, bytes and events out.
 
 A session opens with, in one write: OPTION_REQ ``gearflow`` (only gearflow's own server knows it),
-SET_CLIENT_ID, a CAN_DO for each function, and the first GRAB. From then on its ``Lane`` says when to GRAB
-and when to PRE_SLEEP, and the runs say WORK_*. It may also submit: on gearflow's own server it calls
+SET_CLIENT_ID, a CAN_DO for each function, and the first GRAB. From then on its ``ServerSlots`` says when to
+GRAB and when to PRE_SLEEP, and the runs say WORK_*. It may also submit: on gearflow's own server it calls
 ``gearflow:events``, which tells when a job that runs here is cancelled there, and the runs call others.
 
 ERROR carries no hint of what it answers, but a server answers in order:
@@ -25,7 +25,7 @@ from gearflow.protocol import packets
 from gearflow.protocol.codec import LAYOUTS, encode, split
 from gearflow.protocol.constants import AUTH, HEADER, MAX_BODY, REQ, TLS_REQUIRED, PacketType
 from gearflow.protocol.server_events import EVENTS, cancelled_handle
-from gearflow.worker.slots import Lane
+from gearflow.worker.slots import ServerSlots
 from gearflow.worker.submissions import Submission, Submissions
 
 OPTION: Final = b"gearflow"
@@ -100,7 +100,7 @@ class Answered:
 Event: TypeAlias = Assignment | Refusal | Echo | Recognized | Cancelled | Answered
 
 
-class Session:
+class WorkerSession:
     """One connection's conversation, from ``hello`` on. Owns state.
 
     ``poll`` is the interval in seconds at which a server that is not gearflow's own is asked for jobs
@@ -121,7 +121,9 @@ class Session:
         "registered",
     )
 
-    def __init__(self, lane: Lane, functions: Sequence[bytes], client_id: bytes, poll: float | None) -> None:
+    def __init__(
+        self, lane: ServerSlots, functions: Sequence[bytes], client_id: bytes, poll: float | None
+    ) -> None:
         self._lane = lane
         self._functions = functions
         self._client_id = client_id

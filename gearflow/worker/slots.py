@@ -5,7 +5,7 @@ flight, or taken by a run. **Invariant:** these three sum up to the number of sl
 more GRABs in flight, over all servers, than there are slots for the jobs they may bring; a worker never
 holds a job that it cannot start.
 
-Each server has a ``Lane``. A lane *wants* GRABs, and is granted them as slots are free:
+Each server has a ``ServerSlots``. A lane *wants* GRABs, and is granted them as slots are free:
 
 * after registration, and after a NOOP, it wants one; the lane goes to the front of the queue, because a
   server that calls has a job that waits;
@@ -51,7 +51,7 @@ FIRST_PAUSE: Final = 0.001
 LONGEST_PAUSE: Final = 1.0
 
 
-class Grabbing:
+class SlotAllocator:
     """The slots of a worker, shared by its lanes. Owns state.
 
     ``when_idle`` is called once nothing runs, no job is held and no GRAB is in flight after ``stop``,
@@ -80,7 +80,7 @@ class Grabbing:
         self.is_quiet = False  # nor now, but later again
         self.when_empty: Callable[[], object] = lambda: None
         self._claims: deque[Begin] = deque()  # of held jobs
-        self._queue: deque[Lane] = deque()
+        self._queue: deque[ServerSlots] = deque()
         self._when_idle = when_idle
 
     def finished(self) -> None:
@@ -128,7 +128,7 @@ class Grabbing:
         self.is_quiet = False
         self.grant()
 
-    def enqueue(self, lane: "Lane", *, first: bool) -> None:
+    def enqueue(self, lane: "ServerSlots", *, first: bool) -> None:
         """Let a lane stand in the queue: at its end, or before all others."""
         if lane.queued and first:
             self._queue.remove(lane)
@@ -171,7 +171,7 @@ class Grabbing:
             self._when_idle()
 
 
-class Lane:
+class ServerSlots:
     """What one connection asks of its server. Owns state; a new connection begins with ``start``.
 
     ``wake`` is called whenever ``requests`` has something new to say; calling it too often does no harm.
@@ -194,7 +194,7 @@ class Lane:
         "wanted",
     )
 
-    def __init__(self, grabbing: Grabbing, wake: Callable[[], None]) -> None:
+    def __init__(self, grabbing: SlotAllocator, wake: Callable[[], None]) -> None:
         self._grabbing = grabbing
         self.wake = wake
         self._poll: float | None = None

@@ -10,10 +10,12 @@ from typing import Final
 
 import anyio
 
-from gearflow.worker.run import Outcome
-from gearflow.worker.server_link import Link
+from gearflow.worker.run import RunOutcome
+from gearflow.worker.server_link import ServerLink
 
-_FAILURES: Final = frozenset({Outcome.FAILED, Outcome.TIMED_OUT, Outcome.INVALID, Outcome.DISCARDED})
+_FAILURES: Final = frozenset(
+    {RunOutcome.FAILED, RunOutcome.TIMED_OUT, RunOutcome.INVALID, RunOutcome.DISCARDED}
+)
 
 
 class Tally:
@@ -27,11 +29,11 @@ class Tally:
         self.failed = 0  # for good: runs that are retried, snoozed, cancelled or handed on are not
         self.last_end = time.perf_counter()  # of a run; before the first one, of the worker's making
 
-    def add(self, outcome: Outcome, now: float) -> None:
+    def add(self, outcome: RunOutcome, now: float) -> None:
         """A run has ended."""
         self.ended += 1
         self.last_end = now
-        if outcome is Outcome.DONE:
+        if outcome is RunOutcome.DONE:
             self.done += 1
         elif outcome in _FAILURES:
             self.failed += 1
@@ -40,7 +42,9 @@ class Tally:
 logger = logging.getLogger("gearflow.worker")
 
 
-async def tell(interval: float, tally: Tally, links: Sequence[Link], is_waiting: Callable[[], bool]) -> None:
+async def tell(
+    interval: float, tally: Tally, links: Sequence[ServerLink], is_waiting: Callable[[], bool]
+) -> None:
     """Log a line whenever no job has run for so many seconds."""
     while True:
         idle = time.perf_counter() - tally.last_end

@@ -2,9 +2,9 @@
 
 The parts and what each decides:
 
-* ``Grabbing`` (pure) counts slots, and says how many jobs to ask which server for;
+* ``SlotAllocator`` (pure) counts slots, and says how many jobs to ask which server for;
 * ``Session`` (pure) says it in the protocol's words, and understands the answers;
-* ``Link`` keeps one server connected, and moves the bytes;
+* ``ServerLink`` keeps one server connected, and moves the bytes;
 * ``Executor`` runs one call, within its time;
 * ``verdict`` (pure) decides after an exception whether the job runs again, ``retrying`` sees to it;
 * ``Holding`` keeps jobs between two runs, where their server cannot;
@@ -46,7 +46,7 @@ from gearflow.tasks import RunInfo, Task
 from gearflow.tasks.hooks import (
     LifespanFunction,
     Middleware,
-    Start,
+    Startup,
     as_lifespan,
     check_middleware,
     hooks,
@@ -56,19 +56,19 @@ from gearflow.tasks.hooks import (
 from gearflow.tasks.wait_tracking import caller, heard_by
 from gearflow.worker import stats
 from gearflow.worker.burst import Burst
-from gearflow.worker.connection import Connection
+from gearflow.worker.connection import WorkerConnection
 from gearflow.worker.deadlock_warning import Waits
 from gearflow.worker.event_loop import Loop, open_loop
-from gearflow.worker.executor import AnyTask, Executor, Overdue, Threads
+from gearflow.worker.executor import AnyTask, Executor, OverdueRuns, Threads
 from gearflow.worker.middleware import run_within
-from gearflow.worker.processes import Pool, origin_of
+from gearflow.worker.processes import ProcessPool, origin_of
 from gearflow.worker.recycling import Retirement
-from gearflow.worker.retry import Held, Holding, conclude
+from gearflow.worker.retry import Held, Holding, handle_failure
 from gearflow.worker.run import Run, log_handed_on, log_run_ended, outcome_of
-from gearflow.worker.server_link import Link
+from gearflow.worker.server_link import ServerLink
 from gearflow.worker.session import Assignment, work_complete
 from gearflow.worker.settings import WorkerOptions, WorkerSettings
-from gearflow.worker.slots import Grabbing
+from gearflow.worker.slots import SlotAllocator
 from gearflow.worker.stats import Tally
 
 logger = logging.getLogger("gearflow.worker")
@@ -116,8 +116,8 @@ class Worker:
         """Set once a server knows what this worker can do."""
         self._tasks = _by_function(tasks)
         self._idle = anyio.Event()
-        self._grabbing = Grabbing(self.settings.concurrency, self._idle.set)
-        self._overdue = Overdue(self._grabbing, self._report)
+        self._grabbing = SlotAllocator(self.settings.concurrency, self._idle.set)
+        self._overdue = OverdueRuns(self._grabbing, self._report)
         functions = tuple(self._tasks)
         given_servers = self.settings.servers
         token = self.settings.token
@@ -128,7 +128,7 @@ class Worker:
         )
         security = Security.of(self._target.tls, self._target.token)
         self._links = [
-            Link(server, security, self.settings, functions, self._grabbing, self)
+            ServerLink(server, security, self.settings, functions, self._grabbing, self)
             for server in self._target.servers
         ]
         self._threads = Threads("gearflow-worker")
@@ -137,7 +137,7 @@ class Worker:
         self._waits = Waits(self.settings.concurrency, (task.name for task in self._tasks.values()))
         self._hooks_of_processes = None if lifespan is None else tuple(map(name_of, lifespan))
         self._lifespans = hooks.lifespans() if lifespan is None else tuple(map(as_lifespan, lifespan))
-        self._start = Start()
+        self._start = Startup()
         self._middleware = hooks.middleware() if middleware is None else tuple(middleware)
         for each in self._middleware:
             check_middleware(each)
@@ -265,10 +265,12 @@ class Worker:
                 await self._loop.join([*started, *(job.wait for job in held)])
                 await self._executor.close(cold=self._left or not self.stopping)
 
-    def _pool(self) -> Pool:
+    def _pool(self) -> ProcessPool:
         settings = self.settings
         target = current.target()
-        return Pool(target, self._hooks_of_processes, settings.process_max_tasks, settings.process_max_rss)
+        return ProcessPool(
+            target, self._hooks_of_processes, settings.process_max_tasks, settings.process_max_rss
+        )
 
     def stop(self) -> None:
         """Stop warm: take nothing new, finish what runs, then end ``run``.
@@ -416,12 +418,12 @@ class Worker:
         if self._burst is not None:
             self._burst.changed()
 
-    def recognized(self, connection: Connection) -> None:
+    def recognized(self, connection: WorkerConnection) -> None:
         """A server is gearflow's own, and wants to know of overdue runs."""
         if self._overdue.counts:
             connection.report(self._overdue.counts)
 
-    def assigned(self, connection: Connection, job: Assignment) -> None:
+    def assigned(self, connection: WorkerConnection, job: Assignment) -> None:
         """A job came: run it."""
         task = self._tasks.get(job.function)
         if task is None:  # a server would have to be mad
@@ -439,7 +441,7 @@ class Worker:
         else:
             self._loop.post(callback)
 
-    def cancelled(self, connection: Connection, handle: bytes) -> None:
+    def cancelled(self, connection: WorkerConnection, handle: bytes) -> None:
         """Nobody wants a job any more; it may have ended here meanwhile."""
         for run in list(self._runs):
             if run.connection is connection and run.handle == handle:
@@ -451,14 +453,14 @@ class Worker:
             if link.connection is not None:
                 link.connection.report(self._overdue.counts)
 
-    def abandon(self, connection: Connection) -> list[bytes]:
+    def abandon(self, connection: WorkerConnection) -> list[bytes]:
         """A connection is about to be closed: its runs are stopped, and their jobs can be released."""
         stopped = [run for run in self._runs if run.connection is connection and not run.is_settled]
         for run in stopped:
             run.abandon()
         return [run.handle for run in stopped]
 
-    def lost(self, connection: Connection) -> None:
+    def lost(self, connection: WorkerConnection) -> None:
         """A connection is gone: what runs for it runs for nobody."""
         for run in list(self._runs):
             if run.connection is connection:
@@ -471,7 +473,7 @@ class Worker:
 
     # -------------------------------------------------------------------------------------- one job
 
-    def _begin(self, task: AnyTask, handle: bytes, connection: Connection, workload: bytes) -> None:
+    def _begin(self, task: AnyTask, handle: bytes, connection: WorkerConnection, workload: bytes) -> None:
         run = Run(task, handle, connection, self._overdue)
         self._runs.add(run)
         run.started = self._loop.start(lambda: self._perform(run, workload))
@@ -504,7 +506,7 @@ class Worker:
                     run.end(encode(WorkFail(run.handle)))
                 raise
             failure = error
-            failure = await conclude(
+            failure = await handle_failure(
                 run,
                 workload,
                 error,

@@ -19,7 +19,7 @@ from statistics import median
 from rich.console import Console
 from rich.table import Table
 
-from gearflow.broker.storage import Change, Ended, Forgotten, Outcome, Store, StoredJob
+from gearflow.broker.storage import Change, Forgotten, JobRecord, Outcome, Store, StoredJob
 from gearflow.stores import MemoryStore, SqliteStore
 
 GROUPS = (1, 100, 1000)
@@ -30,8 +30,8 @@ def job(number: int, workload: bytes = b"0123456789abcdef") -> StoredJob:
     return StoredJob(number, b"work", unique, 1, 1e9 + number, 0.0, None, b"", 0, 0, workload)
 
 
-def end(number: int) -> Ended:
-    return Ended(
+def end(number: int) -> JobRecord:
+    return JobRecord(
         number=number,
         function=b"work",
         unique=b"unique-%d" % number,

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from gearflow.broker import Broker, Limits, Session
+from gearflow.broker import Broker, Session, SizeLimits
 from gearflow.broker.journal import Entry
 from gearflow.broker.storage import Change, Store
 from gearflow.errors import StoreError
@@ -77,7 +77,7 @@ class World:
 
     def __init__(
         self,
-        limits: Limits = Limits(deaths=None),  # noqa: B008  (frozen)
+        limits: SizeLimits = SizeLimits(deaths=None),  # noqa: B008  (frozen)
         store: Store | None = None,
         token: bytes | None = None,
     ) -> None:
@@ -110,7 +110,7 @@ class Disk(MemoryStore):
 class Durable(World):
     """A broker with a store, and what the shell does between them."""
 
-    def __init__(self, disk: Disk | None = None, limits: Limits = Limits()) -> None:  # noqa: B008  (frozen)
+    def __init__(self, disk: Disk | None = None, limits: SizeLimits = SizeLimits()) -> None:  # noqa: B008  (frozen)
         self.disk = disk or Disk()
         super().__init__(limits, self.disk)
         self.broker.restore(self.disk.load())

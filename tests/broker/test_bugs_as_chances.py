@@ -5,7 +5,7 @@ The fourth, on the persistent queue, waits for one; so does half of the seventh,
 
 import pytest
 
-from gearflow.broker import Broker, Limits
+from gearflow.broker import Broker, SizeLimits
 from gearflow.broker.broker import MANY_FUNCTIONS
 from gearflow.errors import RemoteProtocolError
 from gearflow.protocol import packets as p
@@ -180,7 +180,7 @@ def test_a_unique_or_reducer_that_is_too_long_is_refused_and_nothing_of_the_memo
 
 
 def test_there_is_a_limit_to_what_a_peer_sends_stores_and_leaves_unfinished(world: World) -> None:
-    world.broker = Broker(PREFIX, lambda line: line, Limits(body=100, queued=150, packet_time=10))
+    world.broker = Broker(PREFIX, lambda line: line, SizeLimits(body=100, queued=150, packet_time=10))
     client = world.peer()
     (refused,) = client(p.EchoReq(bytes(101)))
     assert isinstance(refused, p.Error)

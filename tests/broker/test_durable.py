@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from gearflow.broker import Broker
-from gearflow.broker.storage import Change, Ended, Forgotten, Outcome, Rescheduled, Revived, StoredJob
+from gearflow.broker.storage import Change, Forgotten, JobRecord, Outcome, Rescheduled, Revived, StoredJob
 from gearflow.protocol import packets as p
 from gearflow.protocol import server_calls
 from gearflow.protocol.packets import Packet
@@ -234,7 +234,7 @@ def test_a_workload_that_cannot_be_read_makes_a_dead_letter_and_the_next_job_is_
     monkeypatch.setattr(world.disk, "job", gone)
     assert world.worker()(p.GrabJob()) == [p.JobAssign(_handle(2), b"work", b"next")]
     (ended,) = [change for change, _ in world.broker.journal if change is not None]
-    assert isinstance(ended, Ended)
+    assert isinstance(ended, JobRecord)
     assert ended.outcome is Outcome.RAISED
     assert b"StoreError" in bytes(ended.body)
 

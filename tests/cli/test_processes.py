@@ -17,7 +17,7 @@ import typer
 from gearflow.client import SyncClient, SyncJob
 from gearflow.server import JobServer
 from gearflow.supervisor import Answer, Ask, Ready
-from gearflow.supervisor.worker_process import Child
+from gearflow.supervisor.worker_process import WorkerProcess
 from gearflow_cli.options import memory
 from gearflow_cli.process.supervise import processes
 from tests.cli.shell import COMMAND, Running, Shell
@@ -196,7 +196,7 @@ async def test_a_process_answers_its_supervisor_quiet_or_not(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(project.directory)
-    process = Child([*COMMAND, "worker", project.module, "-s", project.address])
+    process = WorkerProcess([*COMMAND, "worker", project.module, "-s", project.address])
     with anyio.fail_after(PATIENCE):
         heard = process.line.messages()
         assert isinstance(await anext(heard), Ready)

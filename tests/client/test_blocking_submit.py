@@ -19,7 +19,7 @@ import pytest
 
 from gearflow.client import Backoff, ServerAddress, SyncClient
 from gearflow.client import blocking_submit as direct_module
-from gearflow.client.blocking_submit import LARGE, Direct, look_out
+from gearflow.client.blocking_submit import LARGE, BlockingSubmitter, look_out
 from gearflow.client.requests import NotSent
 from gearflow.errors import NoServer, QueueFull, ServerError, SubmitUnknown
 from gearflow.protocol.codec import encode
@@ -227,7 +227,7 @@ def test_a_server_that_could_not_be_reached_is_left_to_the_usual_way_until_that_
     with JobServer(port=0) as server:
         address = ServerAddress.parse(server.address)
     reached = False
-    direct = Direct(
+    direct = BlockingSubmitter(
         address,
         connect_timeout=5,
         answer_timeout=30,
@@ -272,8 +272,8 @@ async def test_while_one_thread_waits_another_goes_the_usual_way() -> None:
 
 
 @contextmanager
-def direct_to(server: str, *, answer_timeout: float = 30.0) -> Generator[Direct]:
-    direct = Direct(
+def direct_to(server: str, *, answer_timeout: float = 30.0) -> Generator[BlockingSubmitter]:
+    direct = BlockingSubmitter(
         ServerAddress.parse(server),
         connect_timeout=5,
         answer_timeout=answer_timeout,
@@ -414,7 +414,7 @@ async def test_a_connection_that_an_interrupt_leaves_half_prepared_is_not_used(
     def interrupt(*_: object) -> NoReturn:
         raise Interrupt
 
-    def interrupted(direct: Direct) -> None:
+    def interrupted(direct: BlockingSubmitter) -> None:
         with monkeypatch.context() as patch:
             patch.setattr(struct, "pack", interrupt)
             with pytest.raises(Interrupt):

@@ -8,7 +8,7 @@ import pytest
 
 from gearflow.client import Client, ClientJob
 from gearflow.errors import ConnectionLost
-from gearflow.protocol.heartbeat import LOOKS, Pulse, Silence
+from gearflow.protocol.heartbeat import LOOKS, HeartbeatMonitor, Pulse
 from gearflow.protocol.packets import (
     EchoReq,
     EchoRes,
@@ -26,7 +26,7 @@ SHORT = 0.1  # seconds
 
 
 def test_silence_is_counted_in_looks_and_begins_anew_when_something_is_heard() -> None:
-    silence = Silence()
+    silence = HeartbeatMonitor()
 
     def looks(*heard: bool) -> list[Pulse]:
         return [silence.look(heard=each) for each in heard]

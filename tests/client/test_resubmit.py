@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 import pytest
 
-from gearflow.client import Backoff, Client, ClientJob, JobHandle, Order, SubmitOptions, submitter
+from gearflow.client import Backoff, Client, ClientJob, JobHandle, JobRequest, SubmitOptions, submitter
 from gearflow.errors import ConnectionLost, NoServer, ServerError, SubmitUnknown
 from gearflow.protocol.packets import (
     EchoReq,
@@ -344,7 +344,11 @@ async def test_what_reuses_results_goes_to_no_other_server(comes_back: bool) -> 
 
 async def test_many_are_sent_again_one_by_one_by_what_each_allows() -> None:
     async with staged() as stage:
-        orders = [Order("f", b"0", options=AGAIN), Order("f", b"1"), Order("f", b"2", options=AGAIN)]
+        orders = [
+            JobRequest("f", b"0", options=AGAIN),
+            JobRequest("f", b"1"),
+            JobRequest("f", b"2", options=AGAIN),
+        ]
         submitting = stage.call(stage.client.submit_many, orders)
         peer = await stage.accept(stage.first)
         await peer.expect(*(SubmitJobBg(b"f", b"", b"%d" % number) for number in range(3)))

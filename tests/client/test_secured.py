@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from gearflow.client import TLS, Admin, Client, ServerAddress, SyncAdmin, SyncClient, connect
-from gearflow.client.transport import Unreachable, dial
+from gearflow.client.transport import Unreachable, open_stream
 from gearflow.errors import NoServer
 from gearflow.protocol import packets as p
 from gearflow.protocol.constants import AUTH
@@ -208,7 +208,7 @@ async def test_what_a_server_says_to_a_token_is_told(answer: list[Any], told: st
 
     async def call(address: str) -> None:
         try:
-            await dial(ServerAddress.parse(address), Security(token=TOKEN), 5)
+            await open_stream(ServerAddress.parse(address), Security(token=TOKEN), 5)
         except Unreachable as failure:
             failures.append(str(failure))
 
@@ -225,9 +225,9 @@ async def test_a_server_that_answers_nothing_is_given_up() -> None:
     async with ScriptedServer() as server:
         address = ServerAddress.parse(server.address)
         with pytest.raises(Unreachable, match=r"no answer to OPTION_REQ .* within 0\.05 s"):
-            await dial(address, Security(token=TOKEN), 0.05)
+            await open_stream(address, Security(token=TOKEN), 0.05)
         with pytest.raises(Unreachable, match=r"no TLS .* within 0\.05 s"):
-            await dial(address, Security(tls=TLS()), 0.05)
+            await open_stream(address, Security(tls=TLS()), 0.05)
 
 
 async def test_a_token_is_in_no_text(

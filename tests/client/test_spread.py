@@ -9,9 +9,9 @@ from contextlib import ExitStack
 import anyio
 import pytest
 
-from gearflow.client import Backoff, Client, JobHandle, Order, SyncClient, configure, connect
+from gearflow.client import Backoff, Client, JobHandle, JobRequest, SyncClient, configure, connect
 from gearflow.client.current import current_sync
-from gearflow.client.pool import ranked
+from gearflow.client.pool import rendezvous_order
 from gearflow.errors import ConnectionLost
 from gearflow.protocol.packets import EchoReq, JobCreated, SubmitJob, SubmitJobBg
 from gearflow.server import JobServer
@@ -26,12 +26,12 @@ SERVERS = ["a:4730", "b:4730", "c:4730"]
 
 def test_equal_keys_have_equal_orders_whatever_the_process_and_the_version() -> None:
     """The order is part of what is promised: processes of two versions run side by side."""
-    assert ranked(SERVERS, b"resize\0cat") == ["b:4730", "c:4730", "a:4730"]
-    assert ranked(reversed(SERVERS), b"resize\0cat") == ["b:4730", "c:4730", "a:4730"]
+    assert rendezvous_order(SERVERS, b"resize\0cat") == ["b:4730", "c:4730", "a:4730"]
+    assert rendezvous_order(reversed(SERVERS), b"resize\0cat") == ["b:4730", "c:4730", "a:4730"]
 
 
 def test_keys_are_spread_evenly() -> None:
-    firsts = Counter(ranked(SERVERS, b"f\0%d" % number)[0] for number in range(3000))
+    firsts = Counter(rendezvous_order(SERVERS, b"f\0%d" % number)[0] for number in range(3000))
     assert set(firsts) == set(SERVERS)
     assert min(firsts.values()) > 850
 
@@ -39,8 +39,8 @@ def test_keys_are_spread_evenly() -> None:
 def test_a_server_that_goes_moves_only_the_keys_that_it_had() -> None:
     for number in range(100):
         key = b"f\0%d" % number
-        everywhere = ranked(SERVERS, key)
-        assert ranked([server for server in SERVERS if server != "b:4730"], key) == [
+        everywhere = rendezvous_order(SERVERS, key)
+        assert rendezvous_order([server for server in SERVERS if server != "b:4730"], key) == [
             server for server in everywhere if server != "b:4730"
         ]
 
@@ -48,12 +48,12 @@ def test_a_server_that_goes_moves_only_the_keys_that_it_had() -> None:
 @pytest.mark.parametrize(
     ("order", "key"),
     [
-        (Order("f", b"x"), None),
-        (Order("f", b"x", "k"), b"f\0k"),
-        (Order("f", b"x", "-"), b"f\0x"),  # the workload is the key
+        (JobRequest("f", b"x"), None),
+        (JobRequest("f", b"x", "k"), b"f\0k"),
+        (JobRequest("f", b"x", "-"), b"f\0x"),  # the workload is the key
     ],
 )
-def test_the_key_of_an_order(order: Order, key: bytes | None) -> None:
+def test_the_key_of_an_order(order: JobRequest, key: bytes | None) -> None:
     assert order.key == key
 
 
@@ -84,7 +84,7 @@ async def test_equal_uniques_meet_on_one_server_whichever_client_submits_them(th
         assert set(places) == set(three)
         jobs = [await one.submit("f", b"x", unique=unique) for unique in uniques]
         assert [str(job.server) for job in jobs] == places
-        outcomes = await other.submit_many([Order("f", b"x", unique) for unique in uniques])
+        outcomes = await other.submit_many([JobRequest("f", b"x", unique) for unique in uniques])
         assert [str(outcome.server) for outcome in outcomes if isinstance(outcome, JobHandle)] == places
 
 
@@ -93,7 +93,7 @@ async def test_jobs_without_a_unique_go_to_the_servers_in_turn(three: list[str])
         places = await placed(client, [""] * 6)
         assert places[:3] == places[3:]
         assert set(places) == set(three)
-        outcomes = await client.submit_many([Order("f", b"x")] * 6)
+        outcomes = await client.submit_many([JobRequest("f", b"x")] * 6)
         counted = Counter(str(outcome.server) for outcome in outcomes if isinstance(outcome, JobHandle))
         assert counted == dict.fromkeys(three, 2)
 
@@ -128,7 +128,7 @@ async def test_a_server_that_is_away_is_replaced_by_the_next_of_the_key_and_used
     with JobServer(port=0) as server:
         port, away = server.port, server.address
     addresses = [*three, away]
-    wanted = [ranked(addresses, f"f\0{unique}".encode()) for unique in uniques]
+    wanted = [rendezvous_order(addresses, f"f\0{unique}".encode()) for unique in uniques]
     async with Client(addresses, spread=True, backoff=Backoff(first=0.001, most=0.001)) as client:
         reached = [next(server for server in order if server != away) for order in wanted]
         assert await placed(client, uniques) == reached
@@ -145,7 +145,11 @@ async def test_a_server_that_gives_no_answer_holds_up_only_its_own_submissions_a
     ):
         servers = [silent.address, alive.address]
         own, others = (
-            next(key for key in map(str, range(100)) if ranked(servers, f"f\0{key}".encode())[0] == server)
+            next(
+                key
+                for key in map(str, range(100))
+                if rendezvous_order(servers, f"f\0{key}".encode())[0] == server
+            )
             for server in servers
         )
         tasks.start_soon(acknowledge, alive)

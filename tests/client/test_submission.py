@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from gearflow.client import Order, Priority, ServerAddress, SubmitOptions
+from gearflow.client import JobRequest, Priority, ServerAddress, SubmitOptions
 from gearflow.client.requests import ReservedSubmission, Tally
 from gearflow.errors import LocalProtocolError, UnsupportedByServer
 from gearflow.protocol.codec import decode
@@ -24,7 +24,7 @@ SERVER = ServerAddress("example.org")
 PLAN = RetryPlan(delays=(1, 2))
 
 
-def put(order: Order, *, gearflow: bool) -> Packet:
+def put(order: JobRequest, *, gearflow: bool) -> Packet:
     class Never:
         def set(self) -> None: ...
         async def wait(self) -> None: ...
@@ -36,12 +36,12 @@ def put(order: Order, *, gearflow: bool) -> Packet:
     return decode(kind, packet[HEADER.size :])
 
 
-def order(*, detached: bool = True, priority: Priority = Priority.NORMAL, **options: Any) -> Order:
+def order(*, detached: bool = True, priority: Priority = Priority.NORMAL, **options: Any) -> JobRequest:
     asked = SubmitOptions(**options) if options else None
-    return Order("f", b"x\n\0y", "k", priority, asked, detached)
+    return JobRequest("f", b"x\n\0y", "k", priority, asked, detached)
 
 
-def requested(order: Order) -> SubmitRequest:
+def requested(order: JobRequest) -> SubmitRequest:
     packet = put(order, gearflow=True)
     assert isinstance(packet, SubmitJob)
     assert (packet.function, packet.unique) == (b"gearflow:submit", b"")
@@ -124,9 +124,9 @@ def test_other_servers_are_not_asked_for_what_they_cannot_do() -> None:
 
 def test_what_can_never_be_sent_is_known_without_a_server() -> None:
     with pytest.raises(LocalProtocolError, match="NUL"):
-        Order("f\0", b"").check()
+        JobRequest("f\0", b"").check()
     with pytest.raises(LocalProtocolError, match="64 bytes"):
-        Order("f", b"", "u" * 64).check()
+        JobRequest("f", b"", "u" * 64).check()
     with pytest.raises(ValueError, match="background"):
         order(at=3, detached=False).check()
 
@@ -170,7 +170,7 @@ def test_a_tally_is_set_when_all_of_it_is() -> None:
 
 
 def test_what_is_sent_later_has_what_is_left_of_its_durations() -> None:
-    order = Order("f", b"x", options=SubmitOptions(delay=60, expires=5.0, keep=9.0))
+    order = JobRequest("f", b"x", options=SubmitOptions(delay=60, expires=5.0, keep=9.0))
     assert order.aged(20).options == SubmitOptions(delay=40.0, expires=0.0, keep=9.0)
-    at = Order("f", b"x", options=SubmitOptions(at=60))
+    at = JobRequest("f", b"x", options=SubmitOptions(at=60))
     assert at.aged(20) is at

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import anyio
 import pytest
 
-from gearflow.client import Client, JobHandle, Order, ServerAddress, SubmitOptions
+from gearflow.client import Client, JobHandle, JobRequest, ServerAddress, SubmitOptions
 from gearflow.errors import LocalProtocolError, NoServer, QueueFull, ServerError, SubmitUnknown
 from gearflow.protocol.packets import (
     Error,
@@ -22,8 +22,8 @@ from tests.client.conftest import Call, Scripted
 KEPT = SubmitOptions(keep=60)
 
 
-def orders(count: int, options: SubmitOptions | None = None) -> list[Order]:
-    return [Order("f", b"%d" % n, options=options) for n in range(count)]
+def orders(count: int, options: SubmitOptions | None = None) -> list[JobRequest]:
+    return [JobRequest("f", b"%d" % n, options=options) for n in range(count)]
 
 
 async def test_answers_are_in_the_order_of_the_submissions(
@@ -31,7 +31,7 @@ async def test_answers_are_in_the_order_of_the_submissions(
 ) -> None:
     names = [fresh() for _ in range(50)]
     async with Client([any_server]) as client:
-        handles = await client.submit_many([Order(name, b"", unique=name) for name in names])
+        handles = await client.submit_many([JobRequest(name, b"", unique=name) for name in names])
         assert len({str(handle) for handle in handles}) == 50
         for name, handle in zip(names, handles, strict=True):
             assert isinstance(handle, JobHandle)
@@ -144,9 +144,9 @@ async def test_what_was_given_up_before_it_left_never_leaves(scripted: Scripted)
 async def test_nothing_is_sent_if_one_cannot_be() -> None:
     async with Client(["127.0.0.1:1"]) as client:
         with pytest.raises(LocalProtocolError, match="NUL"):
-            await client.submit_many([Order("f", b""), Order("f\0", b"")])
+            await client.submit_many([JobRequest("f", b""), JobRequest("f\0", b"")])
         with pytest.raises(NoServer):
-            await client.submit_many([Order("f", b"")])
+            await client.submit_many([JobRequest("f", b"")])
 
 
 async def test_a_call_that_fails_without_a_word_is_a_refusal(scripted: Scripted) -> None:

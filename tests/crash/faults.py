@@ -12,7 +12,7 @@ from gearflow.errors import StoreError
 from gearflow.server import server as server_module
 from gearflow.server.settings import FILE_NAME, ServerSettings
 from gearflow.stores import SqliteStore
-from gearflow.stores.sqlite.schema import Account
+from gearflow.stores.sqlite.schema import Metadata
 
 How: TypeAlias = Literal["refused", "killed before", "killed within", "killed after"]
 
@@ -68,7 +68,7 @@ class FaultyStore(SqliteStore):
             _die()
         else:
             # What comes after all rows, and before COMMIT.
-            Account.update = _die  # type: ignore[method-assign,assignment]  # pyright: ignore[reportAttributeAccessIssue]
+            Metadata.update = _die  # type: ignore[method-assign,assignment]  # pyright: ignore[reportAttributeAccessIssue]
             act()
 
 

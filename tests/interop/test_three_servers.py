@@ -15,7 +15,7 @@ import pytest
 
 from gearflow import connect, task
 from gearflow.client import Client, ServerAddress
-from gearflow.client.pool import ranked
+from gearflow.client.pool import rendezvous_order
 from gearflow.errors import NoServer
 from gearflow.tasks import AsyncTask
 from gearflow.worker import Worker
@@ -164,7 +164,7 @@ async def _is_used_again(wait: AsyncTask[[int], int], address: str, three: Serve
     ours = (
         number
         for number in count(CALLS)
-        if ranked(three.addresses, f"{wait.name}\0{number}".encode())[0] == address
+        if rendezvous_order(three.addresses, f"{wait.name}\0{number}".encode())[0] == address
     )
     while True:
         number = next(ours)

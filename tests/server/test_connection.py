@@ -10,7 +10,7 @@ from typing import Final
 
 import pytest
 
-from gearflow.broker import Broker, Limits
+from gearflow.broker import Broker, SizeLimits
 from gearflow.broker.parser import KEPT
 from gearflow.protocol import packets as p
 from gearflow.protocol.codec import encode
@@ -190,7 +190,7 @@ def feed(worker: Wire, handle: bytes, count: int, stuck: threading.Event) -> Non
 def test_a_workload_that_fits_into_no_assignment_harms_no_worker(unique: bytes, grab: p.Packet) -> None:
     """What is said of a job to its worker is longer than what its client said, and has the same limit."""
     world = World()
-    world.broker = Broker(PREFIX, lambda line: line, Limits(body=MAX_BODY))
+    world.broker = Broker(PREFIX, lambda line: line, SizeLimits(body=MAX_BODY))
     client, worker = world.peer(), world.worker()
     head = HEADER.pack(REQ, PacketType.SUBMIT_JOB, MAX_BODY) + b"work\0%b\0" % unique
     world.broker.receive(client.session, head, world.now)

@@ -6,13 +6,13 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from gearflow.broker import Broker, Limits
-from gearflow.broker.storage import Change, Ended
+from gearflow.broker import Broker, SizeLimits
+from gearflow.broker.storage import Change, JobRecord
 from gearflow.errors import StoreError
 from gearflow.protocol import packets as p
 from gearflow.protocol.codec import encode
 from gearflow.server import persistence
-from gearflow.server.persistence import Keeper
+from gearflow.server.persistence import GroupCommitter
 from gearflow.stores.memory import MemoryStore
 
 pytestmark = pytest.mark.parametrize("anyio_backend", ["asyncio"])
@@ -25,7 +25,7 @@ class Narrow(MemoryStore):
     room = 1000
 
     def write(self, changes: Sequence[Change]) -> None:
-        if any(len(change.body) >= self.room for change in changes if isinstance(change, Ended)):
+        if any(len(change.body) >= self.room for change in changes if isinstance(change, JobRecord)):
             raise StoreError("there is no room")
         super().write(changes)
 
@@ -41,9 +41,9 @@ async def test_an_end_that_does_not_fit_keeps_no_other_from_being_written(
 ) -> None:
     monkeypatch.setattr(persistence, "_AGAIN", 0.01)
     store = Narrow()
-    broker = Broker(b"H:test:", lambda line: line, Limits(), store, None)
+    broker = Broker(b"H:test:", lambda line: line, SizeLimits(), store, None)
     broker.restore(store.load())
-    keeper = Keeper(broker, store, "off", lambda: None)
+    keeper = GroupCommitter(broker, store, "off", lambda: None)
 
     def commit() -> None:
         broker.pressing = True

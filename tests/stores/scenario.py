@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from gearflow.broker.storage import (
     Change,
-    Ended,
     Forgotten,
+    JobRecord,
     Rescheduled,
     Reserved,
     Revived,
@@ -26,7 +26,7 @@ class Snapshot(NamedTuple):
     """All that a store can be asked for."""
 
     jobs: dict[int, StoredJob]
-    ends: dict[int, Ended]
+    ends: dict[int, JobRecord]
     dead: list[int]
     latest: dict[bytes, int]
 

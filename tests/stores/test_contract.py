@@ -10,8 +10,8 @@ from typing import Final, TypeAlias
 import pytest
 
 from gearflow.broker.storage import (
-    Ended,
     Forgotten,
+    JobRecord,
     Outcome,
     Rescheduled,
     Reserved,
@@ -63,7 +63,7 @@ def held(store: Store, number: int) -> StoredJob | None:
     return job._replace(workload=bytes(job.workload))
 
 
-def ended(store: Store, number: int) -> Ended | None:
+def ended(store: Store, number: int) -> JobRecord | None:
     record = store.ended(number)
     return None if record is None else record._replace(body=bytes(record.body))
 
@@ -209,7 +209,7 @@ def test_a_large_group_of_all_kinds_is_kept(store: Store) -> None:
 
 @pytest.mark.parametrize("outcome", Outcome)
 def test_an_end_comes_back_as_it_was_given(store: Store, outcome: Outcome) -> None:
-    end = Ended(
+    end = JobRecord(
         number=3,
         function=b"resize",
         unique="schlüssel".encode(),

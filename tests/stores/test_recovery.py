@@ -17,7 +17,7 @@ import pytest
 from gearflow.broker.storage import Outcome, Paused
 from gearflow.errors import StoreError
 from gearflow.stores import SqliteStore, backup, recover
-from gearflow.stores.sqlite.files import Owner
+from gearflow.stores.sqlite.files import FileLock
 from tests.conftest import ROOT
 from tests.stores.faulty import faulty_disk
 from tests.stores.scenario import lives, numbers_in, snapshot
@@ -323,7 +323,7 @@ def with_a_planned_rescue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     """Where a file was that has been moved away, and its rescue has yet to take its place."""
     path = left_by_a_kill(tmp_path / "left")
     with monkeypatch.context() as patch:
-        patch.setattr(Owner, "hand_over", refuse)
+        patch.setattr(FileLock, "hand_over", refuse)
         with pytest.raises(StoreError, match="this error was planned"):
             recover(path)
     return path

@@ -6,7 +6,7 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
-from gearflow.broker.storage import Contents, Ended, Outcome, Store, StoredJob
+from gearflow.broker.storage import Contents, JobRecord, Outcome, Store, StoredJob
 
 
 def a_job(number: int, workload: bytes | memoryview | int = b"payload", **fields: Any) -> StoredJob:
@@ -26,8 +26,8 @@ def a_job(number: int, workload: bytes | memoryview | int = b"payload", **fields
     return given._replace(**fields)
 
 
-def an_end(number: int, body: bytes | memoryview = b"result", **fields: Any) -> Ended:
-    given = Ended(
+def an_end(number: int, body: bytes | memoryview = b"result", **fields: Any) -> JobRecord:
+    given = JobRecord(
         number=number,
         function=b"resize",
         unique=b"key-%d" % number,
@@ -45,7 +45,7 @@ def an_end(number: int, body: bytes | memoryview = b"result", **fields: Any) -> 
     return given._replace(**fields)
 
 
-def a_dead_letter(number: int, workload: bytes | memoryview | int = b"payload", **fields: Any) -> Ended:
+def a_dead_letter(number: int, workload: bytes | memoryview | int = b"payload", **fields: Any) -> JobRecord:
     function = fields.get("function", b"resize")
     letter = a_job(number, workload, function=function, attempt=3, deaths=1)
     return an_end(number, b"what went wrong", outcome=Outcome.RAISED, letter=letter, **fields)

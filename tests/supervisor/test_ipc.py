@@ -13,8 +13,8 @@ from gearflow.supervisor.ipc import (
     Ask,
     Counts,
     Failed,
+    IpcChannel,
     Leave,
-    Line,
     Message,
     Ready,
     Retiring,
@@ -39,8 +39,8 @@ def test_a_message_is_one_line_and_comes_back(message: Message) -> None:
 
 
 async def test_of_a_text_of_any_length_so_much_is_sent_as_fits() -> None:
-    here, there = Line.pair()
-    other = Line(there)
+    here, there = IpcChannel.pair()
+    other = IpcChannel(there)
     other.say(Failed("begins" + "\u00fc" * 400_000 + "ends"))
     other.close()
     [message] = [message async for message in here.messages()]
@@ -52,8 +52,8 @@ async def test_of_a_text_of_any_length_so_much_is_sent_as_fits() -> None:
 
 
 async def test_a_forked_child_does_not_keep_a_side_there() -> None:
-    here, there = Line.pair()
-    other = Line(there)
+    here, there = IpcChannel.pair()
+    other = IpcChannel(there)
     may_end, end = os.pipe()
     child = os.fork()
     if not child:
@@ -72,8 +72,8 @@ async def test_a_forked_child_does_not_keep_a_side_there() -> None:
 
 
 async def test_messages_are_heard_in_order_until_the_other_side_is_gone() -> None:
-    here, there = Line.pair()
-    other = Line(there)
+    here, there = IpcChannel.pair()
+    other = IpcChannel(there)
     for number in range(3):
         other.say(Counts(number, 0, 0))
     other.close()
@@ -83,8 +83,8 @@ async def test_messages_are_heard_in_order_until_the_other_side_is_gone() -> Non
 
 
 def test_a_process_does_not_wait_for_a_supervisor_that_does_not_listen() -> None:
-    here, there = Line.pair()
-    other = Line(there)
+    here, there = IpcChannel.pair()
+    other = IpcChannel(there)
     for number in range(10_000):
         other.say(Counts(number, 0, 0))
     other.close()
@@ -92,11 +92,11 @@ def test_a_process_does_not_wait_for_a_supervisor_that_does_not_listen() -> None
 
 
 def test_a_process_takes_its_end_out_of_the_environment_and_lends_it_to_nobody() -> None:
-    here, there = Line.pair()
+    here, there = IpcChannel.pair()
     os.set_inheritable(there.fileno(), True)
     number = there.detach()
     environment = {VARIABLE: str(number), "OTHER": "1"}
-    line = Line.inherited(environment)
+    line = IpcChannel.inherited(environment)
     assert line is not None
     assert environment == {"OTHER": "1"}
     assert not os.get_inheritable(number)
@@ -106,4 +106,4 @@ def test_a_process_takes_its_end_out_of_the_environment_and_lends_it_to_nobody()
 
 @pytest.mark.parametrize("environment", [{}, {"OTHER": "1"}])
 def test_a_process_that_nobody_supervises_has_none(environment: dict[str, str]) -> None:
-    assert Line.inherited(environment) is None
+    assert IpcChannel.inherited(environment) is None

@@ -11,20 +11,20 @@ from gearflow.supervisor.process_manager import (
     LEAVE_GRACE,
     QUESTIONS,
     Ask,
-    Doomed,
+    CrashLoop,
     Finished,
-    GaveUp,
     Hung,
     Kill,
     Leave,
     Lost,
+    Misconfigured,
     Order,
     Overdue,
+    ProcessManager,
     Quiet,
     Refused,
     Reloaded,
     Resume,
-    Roster,
     Serving,
     Silent,
     Start,
@@ -35,9 +35,9 @@ from gearflow.supervisor.restarts import LOOP, STABLE, Restart
 CRASH = -11  # SIGSEGV
 
 
-def roster_of(places: int, *, drain: float | None = None, burst: bool = False) -> Roster:
+def roster_of(places: int, *, drain: float | None = None, burst: bool = False) -> ProcessManager:
     """A roster whose processes all serve; they are called 1, 2, 3."""
-    roster = Roster(places, drain=drain, burst=burst, jitter=lambda: 0.0)
+    roster = ProcessManager(places, drain=drain, burst=burst, jitter=lambda: 0.0)
     assert roster.begin() == [Start(number + 1) for number in range(places)]
     for number in range(1, places):
         assert roster.ready(number, now=0) == []
@@ -87,9 +87,9 @@ def test_a_process_that_ends_by_itself_is_replaced_too() -> None:
 
 
 def test_a_first_process_that_cannot_start_ends_them_all() -> None:
-    roster = Roster(3)
+    roster = ProcessManager(3)
     roster.begin()
-    assert roster.ended(2, 78, now=1) == [Doomed(2), Kill(1), Kill(3)]
+    assert roster.ended(2, 78, now=1) == [Misconfigured(2), Kill(1), Kill(3)]
     assert roster.ended(1, -SIGKILL, now=1) == []
     assert roster.ended(3, 78, now=1) == [Finished(78)]
 
@@ -105,7 +105,7 @@ def test_a_later_process_that_cannot_start_does_not() -> None:
 # -------------------------------------------------------------------------------------------------- hangs
 
 
-def hang(roster: Roster, number: int) -> list[Order]:
+def hang(roster: ProcessManager, number: int) -> list[Order]:
     """Ask for as long as it takes, without an answer of this one; the last orders."""
     for _ in range(QUESTIONS):
         roster.look()
@@ -131,7 +131,7 @@ def test_one_answer_will_do() -> None:
 
 
 def test_only_processes_that_serve_are_asked() -> None:
-    roster = Roster(1, drain=None)
+    roster = ProcessManager(1, drain=None)
     roster.begin()
     assert roster.look() == []  # it may import for long
     roster.ready(1, now=0)
@@ -283,14 +283,14 @@ def test_the_second_signal_is_cold_and_the_third_kills() -> None:
 
 
 def test_a_process_that_did_not_even_handle_signals_yet_may_die_of_the_stop() -> None:
-    roster = Roster(1)
+    roster = ProcessManager(1)
     roster.begin()
     assert roster.stop(SIGTERM, now=1) == [Stop(1)]
     assert roster.ended(1, -SIGTERM, now=1) == [Finished(0)]
 
 
 def test_a_process_that_hangs_as_it_starts_cannot_hold_up_the_stop() -> None:
-    roster = Roster(1)
+    roster = ProcessManager(1)
     roster.begin()
     roster.stop(SIGTERM, now=1)
     assert roster.tick(now=1 + GRACE) == [Overdue(1), Kill(1)]
@@ -342,7 +342,7 @@ def test_a_crash_in_a_burst_is_not_its_end_unless_it_goes_on() -> None:
     for number in range(1, LOOP):
         assert isinstance(roster.ended(number, CRASH, now=1)[0], Lost)
         roster.tick(now=roster.due)
-    assert roster.ended(LOOP, CRASH, now=2) == [GaveUp(LOOP), Finished(1)]
+    assert roster.ended(LOOP, CRASH, now=2) == [CrashLoop(LOOP), Finished(1)]
 
 
 @pytest.mark.parametrize("retires", [True, False])
@@ -360,7 +360,7 @@ def test_a_burst_in_which_a_job_killed_its_process_has_failed(*, retires: bool) 
 
 
 def test_a_burst_in_which_a_process_died_before_it_had_a_job_has_not() -> None:
-    roster = Roster(1, burst=True, jitter=lambda: 0.0)
+    roster = ProcessManager(1, burst=True, jitter=lambda: 0.0)
     roster.begin()
     roster.ended(1, CRASH, now=1)
     roster.tick(now=roster.due)
@@ -384,7 +384,7 @@ class World:
 
     def __init__(self, places: int) -> None:
         self.places = places
-        self.roster = Roster(places, drain=10, jitter=lambda: 0.5)
+        self.roster = ProcessManager(places, drain=10, jitter=lambda: 0.5)
         self.alive: dict[int, str] = {}  # number -> starting, serving, leaving
         self.hung: set[int] = set()  # killed, but not gone
         self.finished = False

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gearflow.client import Order, Priority, SubmitOptions
+from gearflow.client import JobRequest, Priority, SubmitOptions
 from gearflow.errors import PayloadInvalid
 from gearflow.protocol.constants import MAX_UNIQUE
 from gearflow.protocol.envelope import Envelope, unwrap
@@ -33,11 +33,11 @@ def echo(data: bytes) -> bytes:
 CODEC = PayloadCodec(TaskSignature(add, "app.add"), "app.add")
 
 
-def call(*args: Any, foreign: bool = False, **options: Any) -> Order:
+def call(*args: Any, foreign: bool = False, **options: Any) -> JobRequest:
     return attached("app.add", CODEC, Options().updated(options), args or (1,), {}, foreign=foreign)
 
 
-def background(*, keeps: float | None = None, retried: bool = False, **options: Any) -> Order:
+def background(*, keeps: float | None = None, retried: bool = False, **options: Any) -> JobRequest:
     given = Options().updated(options)
     return detached("app.add", CODEC, given, (1,), {}, foreign=False, keep=keeps, retried=retried)
 

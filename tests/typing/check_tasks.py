@@ -11,14 +11,14 @@ from typing import assert_type
 
 import gearflow
 from gearflow import (
-    AsyncBatch,
     AsyncJob,
+    AsyncResults,
     AsyncTask,
-    Batch,
     Context,
     Job,
     Priority,
     Ref,
+    Results,
     Retry,
     Task,
     TaskFailed,
@@ -181,9 +181,9 @@ async def batches() -> None:
     async def streamed() -> AsyncIterator[str]:
         yield "a"
 
-    assert_type(resize.map(urls), Batch[bytes])
-    assert_type(resize.amap(urls, window=3), AsyncBatch[bytes])
-    assert_type(resize.amap(streamed()), AsyncBatch[bytes])
+    assert_type(resize.map(urls), Results[bytes])
+    assert_type(resize.amap(urls, window=3), AsyncResults[bytes])
+    assert_type(resize.amap(streamed()), AsyncResults[bytes])
     assert_type(resize.map(urls).results(), list[bytes])
     assert_type(await resize.amap(urls), list[bytes])
     assert_type(await resize.options(priority="low").amap(urls), list[bytes])
@@ -195,9 +195,9 @@ async def batches() -> None:
         assert_type(blob, bytes)
 
     # failures are in the type if they are collected
-    assert_type(resize.map(urls, errors="raise"), Batch[bytes])
-    assert_type(resize.map(urls, errors="collect"), Batch[bytes | TaskFailed])
-    assert_type(resize.amap(urls, errors="collect"), AsyncBatch[bytes | TaskFailed])
+    assert_type(resize.map(urls, errors="raise"), Results[bytes])
+    assert_type(resize.map(urls, errors="collect"), Results[bytes | TaskFailed])
+    assert_type(resize.amap(urls, errors="collect"), AsyncResults[bytes | TaskFailed])
 
     assert_type(add.map([1]).reduce(add_up), Outcome[int])
     assert_type(add.map([1]).reduce(add_up, fan_in=3).result(timeout=3), int)

@@ -29,7 +29,7 @@ from gearflow.errors import TaskDefinitionError
 from gearflow.protocol.envelope import wrap
 from gearflow.protocol.packets import Packet, WorkStatus, WorkWarning
 from gearflow.worker import Worker
-from gearflow.worker.processes import Pool
+from gearflow.worker.processes import ProcessPool
 from gearflow.worker.processes.messages import Hello
 from tests.conftest import ROOT
 from tests.worker import heavy
@@ -50,19 +50,19 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(scope="module")
-def pool(bundled: str) -> Iterator[Pool]:
+def pool(bundled: str) -> Iterator[ProcessPool]:
     """Processes for all tests that leave them as they were."""
     target = current.target().but(servers=parse_servers(bundled), tls=None, token=None)
-    pool = Pool(target, None, None, None)
+    pool = ProcessPool(target, None, None, None)
     yield pool
     pool.close(0.0)
 
 
 @pytest.fixture
-def shared(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+def shared(pool: ProcessPool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers have their processes from that pool, which outlives them."""
 
-    def of(_worker: Worker) -> Pool:
+    def of(_worker: Worker) -> ProcessPool:
         return pool
 
     def stay(_patience: float) -> None:

@@ -15,33 +15,33 @@ from gearflow.client import connect
 from gearflow.errors import StartupFailed
 from gearflow.tasks import task
 from gearflow.worker import Worker
-from gearflow.worker.recycling import JITTER, Limits, resident
+from gearflow.worker.recycling import JITTER, RecycleLimits, resident
 
 Fresh = Callable[..., str]
 
 
 @given(st.integers(1, 10**6), st.floats(0, 1))
 def test_a_limit_is_lowered_by_a_tenth_at_most(most: int, luck: float) -> None:
-    limits = Limits(most, None, luck)
+    limits = RecycleLimits(most, None, luck)
     assert limits.exceeded(most, 0) is not None
     assert limits.exceeded(int(most * (1 - JITTER)) - 1, 0) is None
 
 
 def test_small_limits_are_exact() -> None:
-    limits = Limits(3, None, luck=0.99)
+    limits = RecycleLimits(3, None, luck=0.99)
     assert limits.exceeded(2, 0) is None
     assert limits.exceeded(3, 0) == "3 jobs done, of at most 3"
 
 
 def test_memory_is_told_in_mebibytes() -> None:
-    limits = Limits(None, 100 * 2**20, luck=0.5)
+    limits = RecycleLimits(None, 100 * 2**20, luck=0.5)
     assert limits.exceeded(10**9, 95 * 2**20) is None
     assert limits.exceeded(0, 96 * 2**20) == "96.0 MiB of memory, of at most 95.0 MiB"
 
 
 @given(st.integers(0, 100 * 2**20), st.floats(0, 1))
 def test_a_limit_of_memory_is_never_lowered_to_what_a_worker_has_anyway(size: int, luck: float) -> None:
-    assert Limits(None, 100 * 2**20, luck, size).exceeded(1, size) is None
+    assert RecycleLimits(None, 100 * 2**20, luck, size).exceeded(1, size) is None
 
 
 def test_the_memory_of_this_process_is_known() -> None:

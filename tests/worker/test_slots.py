@@ -7,22 +7,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from gearflow.worker.slots import AT_ONCE, EMPTY_ROUNDS, LONGEST_PAUSE, Grabbing, Lane
+from gearflow.worker.slots import AT_ONCE, EMPTY_ROUNDS, LONGEST_PAUSE, ServerSlots, SlotAllocator
 
 
 def nothing() -> None:
     """Nobody waits for the lane."""
 
 
-def lanes(slots: int, count: int = 1) -> tuple[Grabbing, list[Lane]]:
-    grabbing = Grabbing(slots)
-    made = [Lane(grabbing, nothing) for _ in range(count)]
+def lanes(slots: int, count: int = 1) -> tuple[SlotAllocator, list[ServerSlots]]:
+    grabbing = SlotAllocator(slots)
+    made = [ServerSlots(grabbing, nothing) for _ in range(count)]
     for lane in made:
         lane.start()
     return grabbing, made
 
 
-def asked(lane: Lane, now: float = 0.0) -> str:
+def asked(lane: ServerSlots, now: float = 0.0) -> str:
     """What a lane says now, in short: a G for each GRAB, S for PRE_SLEEP."""
     grabs, sleep = lane.requests(now)
     return "G" * grabs + "S" * sleep
@@ -164,7 +164,7 @@ def test_a_refused_grab_is_sent_again() -> None:
     assert asked(lane) == "G"
 
 
-def spin(lane: Lane, now: float) -> float:
+def spin(lane: ServerSlots, now: float) -> float:
     """One round of a server that has a job but gives none; returns how long the worker paused."""
     assert asked(lane, now) == "S"
     lane.noop(now + AT_ONCE / 2)
@@ -241,8 +241,8 @@ def test_a_sleeping_worker_is_due_for_nothing_at_other_servers() -> None:
 
 def test_a_stopped_worker_takes_what_its_grabs_still_bring_and_asks_no_more() -> None:
     told: list[str] = []
-    grabbing = Grabbing(4, lambda: told.append("idle"))
-    lane = Lane(grabbing, nothing)
+    grabbing = SlotAllocator(4, lambda: told.append("idle"))
+    lane = ServerSlots(grabbing, nothing)
     lane.start()
     asked(lane)
     lane.assigned()
@@ -261,8 +261,8 @@ def test_a_stopped_worker_takes_what_its_grabs_still_bring_and_asks_no_more() ->
 
 def test_a_grab_that_was_not_written_when_the_worker_stopped_is_not_awaited() -> None:
     told: list[str] = []
-    grabbing = Grabbing(4, lambda: told.append("idle"))
-    lane = Lane(grabbing, nothing)
+    grabbing = SlotAllocator(4, lambda: told.append("idle"))
+    lane = ServerSlots(grabbing, nothing)
     lane.start()
     grabbing.stop()
     assert (asked(lane), told) == ("", ["idle"])
@@ -270,8 +270,8 @@ def test_a_grab_that_was_not_written_when_the_worker_stopped_is_not_awaited() ->
 
 def test_a_run_that_overran_keeps_its_slot_but_does_not_hold_up_the_stop() -> None:
     told: list[str] = []
-    grabbing = Grabbing(1, lambda: told.append("idle"))
-    lane = Lane(grabbing, nothing)
+    grabbing = SlotAllocator(1, lambda: told.append("idle"))
+    lane = ServerSlots(grabbing, nothing)
     lane.start()
     asked(lane)
     lane.assigned()
@@ -300,7 +300,7 @@ def test_a_held_job_gets_the_next_free_slot_before_any_server() -> None:
 
 def test_a_held_job_that_claims_a_free_slot_has_it_at_once() -> None:
     told: list[str] = []
-    grabbing = Grabbing(1)
+    grabbing = SlotAllocator(1)
     grabbing.hold()
     grabbing.claim(lambda: told.append("begun"))
     assert (told, grabbing.free, grabbing.held) == (["begun"], 0, 0)
@@ -308,7 +308,7 @@ def test_a_held_job_that_claims_a_free_slot_has_it_at_once() -> None:
 
 def test_a_stopped_worker_is_idle_when_it_holds_no_job_any_more() -> None:
     told: list[str] = []
-    grabbing = Grabbing(2, lambda: told.append("idle"))
+    grabbing = SlotAllocator(2, lambda: told.append("idle"))
     for _ in range(2):
         grabbing.hold()
     grabbing.stop()
@@ -321,7 +321,7 @@ def test_a_stopped_worker_is_idle_when_it_holds_no_job_any_more() -> None:
 
 def test_a_stopped_worker_does_not_wait_for_a_held_job_while_runs_that_overran_have_all_slots() -> None:
     told: list[str] = []
-    grabbing = Grabbing(2, lambda: told.append("idle"))
+    grabbing = SlotAllocator(2, lambda: told.append("idle"))
     for _ in range(2):
         grabbing.hold()
         grabbing.claim(nothing)  # and so all slots are taken
@@ -335,8 +335,8 @@ def test_a_stopped_worker_does_not_wait_for_a_held_job_while_runs_that_overran_h
 
 def test_a_claim_that_is_withdrawn_gets_no_slot() -> None:
     told: list[str] = []
-    grabbing = Grabbing(1)
-    lane = Lane(grabbing, nothing)
+    grabbing = SlotAllocator(1)
+    lane = ServerSlots(grabbing, nothing)
     lane.start()
     asked(lane)
     lane.assigned()
@@ -438,8 +438,8 @@ class Servers(RuleBasedStateMachine):
         self.now = 0.0
         self.slots = 3
         self.woken: set[int] = set()
-        self.grabbing = Grabbing(self.slots)
-        self.lanes = [Lane(self.grabbing, self.waker(index)) for index in range(3)]
+        self.grabbing = SlotAllocator(self.slots)
+        self.lanes = [ServerSlots(self.grabbing, self.waker(index)) for index in range(3)]
         self.up = [False] * 3
         self.jobs = [0] * 3  # that wait at each server
         self.open = [0] * 3  # GRABs at each server

@@ -25,7 +25,7 @@ from gearflow_cli.process import supervise
 from gearflow_cli.process.signals import ending_at_once
 
 if TYPE_CHECKING:
-    from gearflow.supervisor import Line
+    from gearflow.supervisor import IpcChannel
     from gearflow.tasks import Task
 
     AnyTask: TypeAlias = Task[..., Any]
@@ -82,7 +82,7 @@ def _work(
     functions: Sequence[str] | None,
     address: str,
     concurrency: int,
-    line: "Line | None" = None,
+    line: "IpcChannel | None" = None,
 ) -> None:
     tasks = _load(modules, functions)
     elsewhere = [] if address == f"{_HOST}:4730" else ["-s", address]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from gearflow_cli import options, output, server_queries
 from gearflow_cli.errors import tell
-from gearflow_cli.server_queries import PATIENCE
+from gearflow_cli.server_queries import TIMEOUT
 
 if TYPE_CHECKING:
     from gearflow.client import Client
@@ -65,7 +65,7 @@ def status(servers: options.Servers = None, as_json: options.Json = False) -> No
         tell(f"{address} does not answer: {reason}")
 
 
-def functions_of(addresses: Sequence[str], timeout: float = PATIENCE) -> dict[str, list[Function] | str]:
+def functions_of(addresses: Sequence[str], timeout: float = TIMEOUT) -> dict[str, list[Function] | str]:
     """The functions of each server, sorted by name; the reason in their place if it does not answer."""
     import anyio
 

@@ -11,8 +11,8 @@ import typer
 
 from gearflow_cli import arguments, function_names, imports, options, output, server_queries
 from gearflow_cli.errors import ExitCode, Failure, tell
-from gearflow_cli.progress import Watch
-from gearflow_cli.submit_options import Wishes
+from gearflow_cli.progress import ProgressView
+from gearflow_cli.submit_options import SubmitChoices
 
 if TYPE_CHECKING:
     from gearflow.client import Client, ClientJob
@@ -165,7 +165,7 @@ def submit(
     """
     if background and timeout is not None:  # only what is in the environment may say both
         background, timeout = _waits_or_not(context, timeout)
-    wishes = Wishes(
+    wishes = SubmitChoices(
         background=background,
         priority=priority and priority.value,
         unique=unique,
@@ -238,7 +238,7 @@ def _read(
     task: "AnyTask | None",
     given: Sequence[str],
     servers: Sequence[str],
-    wishes: Wishes,
+    wishes: SubmitChoices,
     *,
     raw: bool,
 ) -> _Typed | _Untyped:
@@ -255,14 +255,14 @@ def _read(
 # ------------------------------------------------------------------------------------------- running it
 
 
-def _run(job: _Typed | _Untyped, servers: Sequence[str], wishes: Wishes, spread: bool | None) -> None:
+def _run(job: _Typed | _Untyped, servers: Sequence[str], wishes: SubmitChoices, spread: bool | None) -> None:
     import anyio
 
     anyio.run(_submit, job, servers, wishes, spread)
 
 
 async def _submit(
-    job: _Typed | _Untyped, servers: Sequence[str], wishes: Wishes, spread: bool | None
+    job: _Typed | _Untyped, servers: Sequence[str], wishes: SubmitChoices, spread: bool | None
 ) -> None:
     from gearflow.client import connect
 
@@ -273,10 +273,10 @@ async def _submit(
             await _wait(await _acknowledged(job, client, wishes), client, job, wishes)
 
 
-async def _hand_over(job: _Typed | _Untyped, client: "Client", wishes: Wishes) -> str:
+async def _hand_over(job: _Typed | _Untyped, client: "Client", wishes: SubmitChoices) -> str:
     """Submit a job in the background; its handle."""
     if isinstance(job, _Typed):
-        with imports.blaming(job.task):
+        with imports.user_code(job.task):
             ref = await _with_options(job.task, wishes).abackground(*job.args, **job.kwargs)
         return ref.handle
     from gearflow.client import Priority
@@ -293,7 +293,7 @@ async def _hand_over(job: _Typed | _Untyped, client: "Client", wishes: Wishes) -
     return handle.handle
 
 
-async def _acknowledged(job: _Typed | _Untyped, client: "Client", wishes: Wishes) -> "ClientJob":
+async def _acknowledged(job: _Typed | _Untyped, client: "Client", wishes: SubmitChoices) -> "ClientJob":
     """Submit a job that is waited for.
 
     Raises:
@@ -312,7 +312,7 @@ async def _acknowledged(job: _Typed | _Untyped, client: "Client", wishes: Wishes
         ) from None
 
 
-async def _attach(job: _Typed | _Untyped, client: "Client", wishes: Wishes) -> "ClientJob":
+async def _attach(job: _Typed | _Untyped, client: "Client", wishes: SubmitChoices) -> "ClientJob":
     """Submit a job that is waited for."""
     from gearflow.client import Priority
 
@@ -324,20 +324,22 @@ async def _attach(job: _Typed | _Untyped, client: "Client", wishes: Wishes) -> "
             priority=Priority(wishes.priority or "normal"),
             options=wishes.for_function(),
         )
-    with imports.blaming(job.task):
+    with imports.user_code(job.task):
         call = _with_options(job.task, wishes).prepare(job.args, job.kwargs)
     return await client.submit(
         call.function, call.workload, unique=call.unique, priority=call.priority, options=call.options
     )
 
 
-def _with_options(task: "AnyTask", wishes: Wishes) -> "AnyTask":
+def _with_options(task: "AnyTask", wishes: SubmitChoices) -> "AnyTask":
     """The task, with what the user wishes in the place of its own options."""
     given: Any = wishes.for_task()
     return task.options(**given)
 
 
-async def _wait(client_job: "ClientJob", client: "Client", job: _Typed | _Untyped, wishes: Wishes) -> None:
+async def _wait(
+    client_job: "ClientJob", client: "Client", job: _Typed | _Untyped, wishes: SubmitChoices
+) -> None:
     """Wait for the end of a job, showing what it says on the way, and print the result."""
     import anyio
 
@@ -345,7 +347,7 @@ async def _wait(client_job: "ClientJob", client: "Client", job: _Typed | _Untype
     from gearflow.tasks.remote_errors import decode_failure
 
     try:
-        with anyio.fail_after(wishes.timeout), Watch(job.function) as watch:
+        with anyio.fail_after(wishes.timeout), ProgressView(job.function) as watch:
             async for event in client_job.events():
                 watch.show(event)
             data = await client_job.result()
@@ -360,7 +362,7 @@ async def _wait(client_job: "ClientJob", client: "Client", job: _Typed | _Untype
     output.write_result(data, job.task.payload.signature.result if isinstance(job, _Typed) else None)
 
 
-async def _timed_out(client_job: "ClientJob", client: "Client", wishes: Wishes) -> Failure:
+async def _timed_out(client_job: "ClientJob", client: "Client", wishes: SubmitChoices) -> Failure:
     fate = await _fate(client_job, client)
     message = f"{client_job.handle} has not ended within {wishes.timeout:g} s: {fate}"
     return Failure(ExitCode.TIMED_OUT, message)

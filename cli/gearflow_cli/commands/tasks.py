@@ -52,7 +52,7 @@ def tasks(
 
 
 def _as_json(task: "AnyTask") -> dict[str, Any]:
-    with imports.blaming(task):
+    with imports.user_code(task):
         return _described(task)
 
 
@@ -69,7 +69,7 @@ def _described(task: "AnyTask") -> dict[str, Any]:
 
 
 def _options(task: "AnyTask") -> str:
-    with imports.blaming(task):
+    with imports.user_code(task):
         set_options = _set_options(task)
     if task.retries is not None:
         set_options["retries"] = task.retries.attempts - 1
@@ -78,7 +78,7 @@ def _options(task: "AnyTask") -> str:
 
 def _explained(task: "AnyTask") -> str:
     """A task with its options, one a line, and when it is tried again."""
-    with imports.blaming(task):
+    with imports.user_code(task):
         set_options, schedule = _set_options(task), _schedule(task.retries)
     rows = [
         (name, "yes" if value is True else f"{value} s" if name in _SECONDS else str(value))

@@ -21,7 +21,7 @@ from gearflow_cli.server_queries import addresses_of
 from gearflow_cli.tracebacks import own_lines
 
 if TYPE_CHECKING:
-    from gearflow.supervisor import Counts, Line
+    from gearflow.supervisor import Counts, IpcChannel
     from gearflow.tasks import Task
     from gearflow.worker import Worker, WorkerOptions
 
@@ -235,7 +235,7 @@ def run(
     tasks: "Sequence[AnyTask]",
     servers: Sequence[str] | None,
     settings: "WorkerOptions",
-    line: "Line | None" = None,
+    line: "IpcChannel | None" = None,
     watchdog: float | None = None,
     hint: str = "",
 ) -> None:
@@ -264,7 +264,7 @@ def _run(
     tasks: "Sequence[AnyTask]",
     servers: Sequence[str] | None,
     settings: "WorkerOptions",
-    line: "Line | None",
+    line: "IpcChannel | None",
     watchdog: float | None,
     hint: str,
 ) -> None:
@@ -311,7 +311,7 @@ async def _alone(tasks: "Sequence[AnyTask]", settings: "WorkerOptions") -> tuple
 async def _in_fleet(
     tasks: "Sequence[AnyTask]",
     settings: "WorkerOptions",
-    line: "Line",
+    line: "IpcChannel",
     watchdog: float | None,
     notice: str,
 ) -> tuple[Signals, int]:

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Final, NoReturn, Self
 from gearflow_cli.errors import ExitCode, tell
 
 if TYPE_CHECKING:
-    from gearflow.supervisor import Line, Notifier
+    from gearflow.supervisor import IpcChannel, Notifier
     from gearflow.worker import Worker
 
 _STOPS: Final = (signal.SIGTERM, signal.SIGINT)
@@ -120,7 +120,7 @@ class Signals:
         self,
         worker: "Worker",
         *,
-        line: "Line | None" = None,
+        line: "IpcChannel | None" = None,
         watchdog: float | None = None,
         notifier: "Notifier | None" = None,
     ) -> None:
@@ -200,7 +200,7 @@ class Signals:
         elif self._line is None:
             self._leave(number)
 
-    def _outlive(self, line: "Line") -> None:
+    def _outlive(self, line: "IpcChannel") -> None:
         """When the supervisor is gone, stop warm, and leave if the event loop is blocked. In a thread."""
         line.await_end()
         with suppress(RuntimeError):  # the event loop was closed: the process ends

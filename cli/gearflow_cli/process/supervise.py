@@ -13,7 +13,7 @@ from gearflow_cli.process.restart import command
 from gearflow_cli.process.signals import end_at_once
 
 if TYPE_CHECKING:
-    from gearflow.supervisor import Line
+    from gearflow.supervisor import IpcChannel
 
 
 def processes(text: str) -> int:
@@ -25,11 +25,11 @@ def processes(text: str) -> int:
     return int(text)
 
 
-def line() -> "Line | None":
+def line() -> "IpcChannel | None":
     """The line to the supervisor that started this process; ``None``: this is a process of its own."""
-    from gearflow.supervisor import Line
+    from gearflow.supervisor import IpcChannel
 
-    return Line.inherited(os.environ)
+    return IpcChannel.inherited(os.environ)
 
 
 def run(
@@ -73,7 +73,7 @@ def run(
 
 
 @contextmanager
-def reporting(line: "Line | None") -> Generator[None]:
+def reporting(line: "IpcChannel | None") -> Generator[None]:
     """Leave it to the supervisor, if there is one, to say what is raised in the block."""
     from gearflow.supervisor import Failed
 

@@ -14,7 +14,7 @@ from gearflow.stores.sqlite import schema
 from gearflow.stores.sqlite.errors import damaged, failed
 from gearflow.stores.sqlite.files import sync_names
 from gearflow.stores.sqlite.recovery import check_not_planned
-from gearflow.stores.sqlite.schema import Account, DamagedAccount
+from gearflow.stores.sqlite.schema import DamagedMetadata, Metadata
 
 _PAGES: Final = 16384  # that are copied at a time: 64 MiB
 
@@ -84,8 +84,8 @@ def _mark(path: Path, copy: sqlite3.Connection) -> None:
     copy.execute("PRAGMA journal_mode = DELETE").fetchone()  # so that it is one file
     copy.execute("PRAGMA synchronous = FULL")
     try:
-        account = Account.read(copy)
-    except DamagedAccount:
+        account = Metadata.read(copy)
+    except DamagedMetadata:
         raise damaged(path, "the table meta is not what was written") from None
     account.copied = 1
     account.update(copy)

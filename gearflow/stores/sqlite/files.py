@@ -51,7 +51,7 @@ _PID: Final = re.compile(rb"pid (\d+) since (\S+)")
 _BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
-class Owner:
+class FileLock:
     """The right to a file, until ``release``; and what the last owner left."""
 
     def __init__(self, path: Path) -> None:

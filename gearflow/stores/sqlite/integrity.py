@@ -26,7 +26,7 @@ from typing import Final
 from gearflow.broker.storage import StoredJob
 from gearflow.stores.sqlite.errors import damaged
 from gearflow.stores.sqlite.rows import JOB_HEAD, SHORT_WORKLOAD, DamagedRow, row_job
-from gearflow.stores.sqlite.schema import Account
+from gearflow.stores.sqlite.schema import Metadata
 
 SMALL: Final = 256 << 20
 """Bytes of a file that is checked whole."""
@@ -57,7 +57,7 @@ def check_file(path: Path, connection: sqlite3.Connection, fd: int) -> None:
             raise damaged(path, result)
 
 
-def check_records(path: Path, connection: sqlite3.Connection, account: Account) -> None:
+def check_records(path: Path, connection: sqlite3.Connection, account: Metadata) -> None:
     """That all results are there, and can be found.
 
     Raises:
@@ -82,7 +82,7 @@ def check_records(path: Path, connection: sqlite3.Connection, account: Account) 
             raise damaged(path, f"the index {index} does not fit its table")
 
 
-def checked_jobs(path: Path, connection: sqlite3.Connection, account: Account) -> Iterator[StoredJob]:
+def checked_jobs(path: Path, connection: sqlite3.Connection, account: Metadata) -> Iterator[StoredJob]:
     """The jobs that are to run, one after another.
 
     Raises:

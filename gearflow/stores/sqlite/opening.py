@@ -12,8 +12,8 @@ from typing import Final
 from gearflow.errors import StoreError
 from gearflow.stores.sqlite import schema
 from gearflow.stores.sqlite.errors import damaged, remedy
-from gearflow.stores.sqlite.files import Owner
-from gearflow.stores.sqlite.schema import Account, DamagedAccount
+from gearflow.stores.sqlite.files import FileLock
+from gearflow.stores.sqlite.schema import DamagedMetadata, Metadata
 from gearflow.stores.sqlite.wal import SHORT, Sync
 
 JUMP: Final = 1 << 32
@@ -42,7 +42,7 @@ def connect(path: Path, sync: Sync) -> sqlite3.Connection:
     return connection
 
 
-def check_head(path: Path, fd: int, owner: Owner) -> None:
+def check_head(path: Path, fd: int, owner: FileLock) -> None:
     """Look at the first bytes of a file before SQLite does.
 
     Raises:
@@ -91,7 +91,7 @@ def make_ready(path: Path, connection: sqlite3.Connection) -> None:
         raise damaged(path, "its tables are not those of a store")
 
 
-def take_stock(path: Path, connection: sqlite3.Connection, owner: Owner) -> Account:
+def take_stock(path: Path, connection: sqlite3.Connection, owner: FileLock) -> Metadata:
     """The account of a file, once it is known to be whole at its end and at that of its log.
 
     Raises:
@@ -99,8 +99,8 @@ def take_stock(path: Path, connection: sqlite3.Connection, owner: Owner) -> Acco
         sqlite3.Error: It cannot be read.
     """
     try:
-        account = Account.read(connection)
-    except DamagedAccount:
+        account = Metadata.read(connection)
+    except DamagedMetadata:
         raise damaged(path, "the table meta is not what was written") from None
     if owner.name == account.name and account.groups < owner.expected:
         raise StoreError(

@@ -33,14 +33,14 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from gearflow.broker.storage import Ended, Outcome, StoredJob
+from gearflow.broker.storage import JobRecord, Outcome, StoredJob
 from gearflow.errors import StoreError
 from gearflow.stores.sqlite import schema
 from gearflow.stores.sqlite.errors import DiskFull, failed, remedy
-from gearflow.stores.sqlite.files import Owner, sync_names
+from gearflow.stores.sqlite.files import FileLock, sync_names
 from gearflow.stores.sqlite.opening import connect, make_ready
 from gearflow.stores.sqlite.rows import JOB_DEAD, JOB_HEAD, RECORD_COLUMNS, RECORD_DEAD, DamagedRow, Row
-from gearflow.stores.sqlite.schema import Account, DamagedAccount
+from gearflow.stores.sqlite.schema import DamagedMetadata, Metadata
 from gearflow.stores.sqlite.tables import Reader, Tables
 
 _FRUITLESS: Final = 2000
@@ -121,7 +121,7 @@ class Salvage:
             with suppress(sqlite3.Error, DamagedRow):
                 yield self._reader.whole_job(row), row[JOB_DEAD] != 0
 
-    def records(self) -> Iterator[tuple[Ended, bool]]:
+    def records(self) -> Iterator[tuple[JobRecord, bool]]:
         """Each result, and whether it is that of a dead letter."""
         query = f"SELECT {RECORD_COLUMNS} FROM records NOT INDEXED WHERE place BETWEEN ? AND ? ORDER BY place"
         for row in self._rows(query):
@@ -223,7 +223,7 @@ def plan(path: Path, store: bytes, recovered: Recovered) -> None:
     _sync_names_beside(path)
 
 
-def carry_out(path: Path, owner: Owner) -> Recovered:
+def carry_out(path: Path, owner: FileLock) -> Recovered:
     """Do what is planned, as far as it has not been done.
 
     Raises:
@@ -291,7 +291,7 @@ def recover(path: str | Path) -> Recovered:
     path = Path(path).resolve()
     if not path.is_file() and not is_planned(path):
         raise StoreError(f"there is no file {path} to recover")
-    owner = Owner(path)
+    owner = FileLock(path)
     try:
         if not is_planned(path):
             _save(path, owner)
@@ -306,7 +306,7 @@ def recover(path: str | Path) -> Recovered:
         owner.release(orderly=False)  # of what is in its place now, nothing more is expected
 
 
-def _save(path: Path, owner: Owner) -> None:
+def _save(path: Path, owner: FileLock) -> None:
     """Write what can be read into a new file, and plan that it takes the place of this one."""
     fresh, work = rescue_of(path), path.with_name(f"{path.name}-salvage")
     try:
@@ -325,11 +325,13 @@ def _save(path: Path, owner: Owner) -> None:
         _remove(work)
 
 
-def _salvage(path: Path, owner: Owner, work: Path, target: sqlite3.Connection) -> tuple[Recovered, Account]:
+def _salvage(
+    path: Path, owner: FileLock, work: Path, target: sqlite3.Connection
+) -> tuple[Recovered, Metadata]:
     with closing(open_damaged(path, work)) as source:
         account = _account_of(source)
-        known = account or Account(owner.name or os.urandom(4).hex().encode())
-        tables = Tables(target, Account(known.name, known.reserved, copied=1))
+        known = account or Metadata(owner.name or os.urandom(4).hex().encode())
+        tables = Tables(target, Metadata(known.name, known.reserved, copied=1))
         saved = _Saved(tables)
         reader = Salvage(source)
         for job, dead in reader.jobs():
@@ -363,7 +365,7 @@ class _Saved:
         self._letters: dict[int, StoredJob] = {}  # without their workloads
         self._recorded: set[int] = set()  # numbers of results
         self._jobs: tuple[list[StoredJob], list[StoredJob]] = [], []  # to be written: alive, dead
-        self._records: list[Ended] = []  # to be written
+        self._records: list[JobRecord] = []  # to be written
         self._bytes = 0  # of what is to be written
         self.found_records = 0
 
@@ -383,7 +385,7 @@ class _Saved:
         last = max((*self._numbers, *self._letters), default=0)
         self._tables.account.reserved = max(self._tables.account.reserved, last + 1)
 
-    def record(self, record: Ended, is_letter: bool) -> None:
+    def record(self, record: JobRecord, is_letter: bool) -> None:
         if record.number in self._numbers or record.number in self._recorded:
             return  # a job that is to run has no end
         self._recorded.add(record.number)
@@ -396,7 +398,7 @@ class _Saved:
         for number, letter in self._letters.items():
             if number not in self._recorded:
                 self._records.append(
-                    Ended(
+                    JobRecord(
                         number=number,
                         function=letter.function,
                         unique=letter.unique,
@@ -434,10 +436,10 @@ class _Saved:
         tables.connection.execute("COMMIT")
 
 
-def _account_of(source: sqlite3.Connection) -> Account | None:
+def _account_of(source: sqlite3.Connection) -> Metadata | None:
     try:
-        return Account.read(source)
-    except (sqlite3.Error, DamagedAccount):
+        return Metadata.read(source)
+    except (sqlite3.Error, DamagedMetadata):
         return None
 
 

@@ -32,7 +32,7 @@ from typing import Any, Final, TypeAlias
 from zlib import crc32
 
 from gearflow.broker.parser import Body
-from gearflow.broker.storage import Ended, Outcome, StoredJob
+from gearflow.broker.storage import JobRecord, Outcome, StoredJob
 
 GENERATION: Final = 1 << 13
 """Different hashes in an array: to sort them takes two milliseconds."""
@@ -194,7 +194,7 @@ def row_job(row: Row) -> StoredJob:
     return _new_job(StoredJob, fields)
 
 
-def kept_by(record: Ended) -> int:
+def kept_by(record: JobRecord) -> int:
     """Bytes that a result counts as where only so many may be kept."""
     letter_bytes = 0
     if record.letter is not None:
@@ -203,7 +203,7 @@ def kept_by(record: Ended) -> int:
     return len(record.body) + len(record.notes) + letter_bytes + OVERHEAD
 
 
-def record_row(record: Ended, place: int) -> Row:
+def record_row(record: JobRecord, place: int) -> Row:
     """The columns of ``RECORD_COLUMNS``."""
     (number, function, unique, outcome, body, submitted, started, ended) = record[:8]
     (attempt, deaths, worker, notes, expires, letter) = record[8:]
@@ -237,7 +237,7 @@ def record_row(record: Ended, place: int) -> Row:
     )
 
 
-def row_record(row: Row) -> Ended:
+def row_record(row: Row) -> JobRecord:
     """What became of a job, without its letter; its body is the length where it lies in parts.
 
     Raises:
@@ -260,7 +260,7 @@ def row_record(row: Row) -> Ended:
         outcome = Outcome(outcome)
     except _WRONG_TYPES as error:
         raise DamagedRow from error
-    return Ended(
+    return JobRecord(
         number,
         function,
         unique,

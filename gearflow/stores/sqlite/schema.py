@@ -95,7 +95,7 @@ def _create(connection: sqlite3.Connection) -> None:
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     for statement in _TABLES:
         connection.execute(statement)
-    Account(os.urandom(4).hex().encode()).insert(connection)
+    Metadata(os.urandom(4).hex().encode()).insert(connection)
 
 
 def _add_paused(connection: sqlite3.Connection) -> None:
@@ -149,7 +149,7 @@ def expected_tables(of: int | None = None) -> list[tuple[str, str, str]]:
 _COLUMNS: Final = "name, reserved, copied, groups, jobs, records, kept, tokens, crc"
 
 
-class DamagedAccount(Exception):
+class DamagedMetadata(Exception):
     """There is none, or it is not what was written."""
 
 
@@ -160,7 +160,7 @@ _UPDATE: Final = (
 
 
 @dataclass(slots=True)
-class Account:
+class Metadata:
     """The row of the table ``meta``; its owner changes it as the tables change."""
 
     name: bytes
@@ -173,27 +173,27 @@ class Account:
     tokens: int = 0  # the sum of those of the results
 
     @classmethod
-    def read(cls, connection: sqlite3.Connection) -> Account:
+    def read(cls, connection: sqlite3.Connection) -> Metadata:
         """The account of a file.
 
         Raises:
-            DamagedAccount: As it says.
+            DamagedMetadata: As it says.
             sqlite3.Error: It cannot be read.
         """
         row = connection.execute(f"SELECT {_COLUMNS} FROM meta WHERE id = 1").fetchone()
         if row is None:
-            raise DamagedAccount
+            raise DamagedMetadata
         try:
             account = cls(row[0].encode("ascii"), *row[1:-1])
             if account._row() != row:
-                raise DamagedAccount
+                raise DamagedMetadata
         except (AttributeError, TypeError, ValueError) as error:
-            raise DamagedAccount from error
+            raise DamagedMetadata from error
         return account
 
-    def copy(self) -> Account:
+    def copy(self) -> Metadata:
         fields = self.reserved, self.copied, self.groups, self.jobs, self.records, self.kept, self.tokens
-        return Account(self.name, *fields)  # seven times faster than dataclasses.replace
+        return Metadata(self.name, *fields)  # seven times faster than dataclasses.replace
 
     def insert(self, connection: sqlite3.Connection) -> None:
         connection.execute(

@@ -37,10 +37,10 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from gearflow.broker.storage import Change, Contents, Ended, StoredJob
+from gearflow.broker.storage import Change, Contents, JobRecord, StoredJob
 from gearflow.errors import StoreError
 from gearflow.stores.sqlite.errors import DiskFull, damaged, failed, not_synced
-from gearflow.stores.sqlite.files import Owner
+from gearflow.stores.sqlite.files import FileLock
 from gearflow.stores.sqlite.integrity import check_file, check_records, checked_jobs
 from gearflow.stores.sqlite.opening import check_head, connect, make_ready, take_stock
 from gearflow.stores.sqlite.recovery import check_not_planned
@@ -72,7 +72,7 @@ class SqliteStore:
         self.path: Final = Path(path).resolve()
         self._keep_bytes = keep_bytes
         self._sync: Sync = sync
-        self._owner = Owner(self.path)
+        self._owner = FileLock(self.path)
         try:
             check_not_planned(self.path)
             self.log = WriteAheadLog(self.path, sync, lambda: connect(self.path, sync))
@@ -141,15 +141,15 @@ class SqliteStore:
         with self._reading(f"job {number}") as tables:
             return tables.job(number)
 
-    def ended(self, number: int) -> Ended | None:
+    def ended(self, number: int) -> JobRecord | None:
         with self._reading(f"the result of job {number}") as tables:
             return tables.ended(number)
 
-    def latest(self, function: bytes, unique: bytes) -> Ended | None:
+    def latest(self, function: bytes, unique: bytes) -> JobRecord | None:
         with self._reading(f"a result of {function!r}") as tables:
             return tables.latest(function, unique)
 
-    def dead(self, function: bytes | None, after: int, limit: int) -> list[Ended]:
+    def dead(self, function: bytes | None, after: int, limit: int) -> list[JobRecord]:
         with self._reading(f"a dead letter with a number above {after}") as tables:
             return tables.dead(function, after, limit)
 

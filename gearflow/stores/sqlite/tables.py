@@ -13,8 +13,8 @@ from zlib import crc32
 from gearflow.broker.parser import Body
 from gearflow.broker.storage import (
     Change,
-    Ended,
     Forgotten,
+    JobRecord,
     Paused,
     Rescheduled,
     Reserved,
@@ -48,7 +48,7 @@ from gearflow.stores.sqlite.rows import (
     row_record,
     token_of,
 )
-from gearflow.stores.sqlite.schema import Account
+from gearflow.stores.sqlite.schema import Metadata
 
 
 class Place(NamedTuple):
@@ -88,7 +88,7 @@ class Reader:
             workload=self._joined(job.number, job.workload, row[JOB_BODY_CRC], of_result=False)
         )
 
-    def whole_record(self, row: Row) -> Ended:
+    def whole_record(self, row: Row) -> JobRecord:
         """What became of a job, with its body."""
         record = row_record(row)
         if not isinstance(row[BODY], int):
@@ -97,10 +97,10 @@ class Reader:
             body=self._joined(record.number, row[BODY], row[RECORD_BODY_CRC], of_result=True)
         )
 
-    def ended(self, number: int) -> Ended | None:
+    def ended(self, number: int) -> JobRecord | None:
         return next(self.records("WHERE number = ?", number), None)
 
-    def dead(self, function: bytes | None, after: int, limit: int) -> list[Ended]:
+    def dead(self, function: bytes | None, after: int, limit: int) -> list[JobRecord]:
         if function is None:
             return list(
                 self.records(
@@ -138,7 +138,7 @@ class Reader:
         found = self.connection.execute(f"SELECT {PLACE} FROM records WHERE number = ?", (number,))
         return [Place(*row) for row in found]
 
-    def records(self, query: str, *values: Any) -> Iterator[Ended]:
+    def records(self, query: str, *values: Any) -> Iterator[JobRecord]:
         for row in self.connection.execute(f"SELECT {RECORD_COLUMNS} FROM records {query}", values):
             yield self.whole_record(row)
 
@@ -167,7 +167,7 @@ class Tables(Reader):
     """The tables of an open file, and the account of them. All may raise sqlite3.Error or DamagedRow."""
 
     def __init__(
-        self, connection: sqlite3.Connection, account: Account, keep_bytes: int | None = None
+        self, connection: sqlite3.Connection, account: Metadata, keep_bytes: int | None = None
     ) -> None:
         """A result that is larger than ``keep_bytes`` by itself is not kept: all others would have to go."""
         super().__init__(connection)
@@ -186,7 +186,7 @@ class Tables(Reader):
             if token:
                 self._uniques.add(token, place)
 
-    def latest(self, function: bytes, unique: bytes) -> Ended | None:
+    def latest(self, function: bytes, unique: bytes) -> JobRecord | None:
         for place in self._uniques.find(token_of(function, unique)):
             record = next(self.records("WHERE place = ?", place), None)
             if record is not None and (record.function, record.unique) == (function, unique):
@@ -212,7 +212,7 @@ class Tables(Reader):
     def apply_in_place_of_others(self, changes: Sequence[Change]) -> None:
         """The same, more slowly: what is there under the number of a job or result goes first."""
         for change in changes:
-            if isinstance(change, (StoredJob, Ended)):
+            if isinstance(change, (StoredJob, JobRecord)):
                 self.remove(place._replace(dead=0) for place in self.places(change.number))
             if isinstance(change, StoredJob) and not isinstance(change.workload, int):
                 self._delete_jobs([change.number])
@@ -258,7 +258,7 @@ class Tables(Reader):
         for kind, changes in kinds.items():
             if kind is StoredJob:
                 self._store(changes)
-            elif kind is Ended:
+            elif kind is JobRecord:
                 self._end(changes)
             elif kind is Forgotten:
                 self._forget(changes)
@@ -280,7 +280,7 @@ class Tables(Reader):
                 self._in_parts.add(job.number)
                 self._insert_parts(job.number, job.workload, of_result=False)
 
-    def insert_records(self, records: Sequence[Ended]) -> None:
+    def insert_records(self, records: Sequence[JobRecord]) -> None:
         """Results that are not there yet; their letters are."""
         place = self.next_place
         new = [record_row(record, place + more) for more, record in enumerate(records)]
@@ -305,7 +305,7 @@ class Tables(Reader):
             if isinstance(job.workload, int):
                 self._rewrite(job, dead)
 
-    def _end(self, records: Sequence[Ended]) -> None:
+    def _end(self, records: Sequence[JobRecord]) -> None:
         if self._keep_bytes is not None:
             records = self._without_too_large(records, self._keep_bytes)
         letters = [record.letter for record in records if record.letter is not None]
@@ -320,7 +320,7 @@ class Tables(Reader):
             self._store(letters, dead=1)
         self.insert_records(records)
 
-    def _without_too_large(self, records: Sequence[Ended], most: int) -> list[Ended]:
+    def _without_too_large(self, records: Sequence[JobRecord], most: int) -> list[JobRecord]:
         """Those that may be kept; the jobs of the others are gone."""
         self._delete_jobs([record.number for record in records if kept_by(record) > most])
         return [record for record in records if kept_by(record) <= most]

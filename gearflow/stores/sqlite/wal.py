@@ -29,7 +29,7 @@ checksums only when it opens the file, which is to be done anew.
 
 With ``sync="off"`` nothing is ever synced.
 
-Room on the disk for the main file, before its pages are in it.
+Preallocator on the disk for the main file, before its pages are in it.
 
 What is written is in the log first, and needs its place in the main file when it is copied there. If the disk
 is full by then, the log can neither be copied nor grow, and nothing can be written any more: not even that
@@ -63,7 +63,7 @@ _KEEP_SIZE: Final = 1
 _NOT_THERE: Final = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EPERM)
 
 
-class Room:
+class Preallocator:
     """The blocks of a file."""
 
     def __init__(self, fd: int) -> None:
@@ -139,7 +139,7 @@ class WriteAheadLog:
         self._sync: Sync = sync
         self._connect = connect
         self.main_fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self.room = Room(self.main_fd)
+        self.room = Preallocator(self.main_fd)
         self._log_fd: int | None = None
         self.gate = threading.Lock()
         """Held while a transaction is written, so that the log can be seen to its end."""

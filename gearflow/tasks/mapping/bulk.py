@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, S
 from contextlib import contextmanager
 from typing import Any, Final
 
-from gearflow.client import Client, JobHandle, Order, SyncClient
+from gearflow.client import Client, JobHandle, JobRequest, SyncClient
 from gearflow.errors import PartlySubmitted
 from gearflow.tasks.ref import Ref
 
@@ -23,7 +23,7 @@ GROUP_BYTES: Final = 8 << 20
 """Bytes of workloads with which a group is full."""
 
 
-def submit_all(account: "Account", client: SyncClient) -> list[Ref[Any]]:
+def submit_all(account: "SubmissionTracker", client: SyncClient) -> list[Ref[Any]]:
     """Submit all calls of an account, from code without an event loop. Raises as ``background_many``."""
     with account.kept():
         for group in account.groups():
@@ -31,7 +31,7 @@ def submit_all(account: "Account", client: SyncClient) -> list[Ref[Any]]:
     return account.refs
 
 
-async def asubmit_all(account: "Account", client: Client) -> list[Ref[Any]]:
+async def asubmit_all(account: "SubmissionTracker", client: Client) -> list[Ref[Any]]:
     """Submit all calls of an account. Raises as ``background_many``."""
     with account.kept():
         for group in account.groups():
@@ -39,14 +39,17 @@ async def asubmit_all(account: "Account", client: Client) -> list[Ref[Any]]:
     return account.refs
 
 
-class Account:
+class SubmissionTracker:
     """Which items were submitted, and what became of them. Owns state."""
 
     def __init__(
-        self, items: Iterable[Any], prepare: Callable[[Any], Order], make_ref: Callable[[JobHandle], Ref[Any]]
+        self,
+        items: Iterable[Any],
+        prepare: Callable[[Any], JobRequest],
+        make_ref: Callable[[JobHandle], Ref[Any]],
     ) -> None:
         orders = map(prepare, items)
-        self._orders: Iterator[Order] = iter(list(orders)) if isinstance(items, Sized) else orders
+        self._orders: Iterator[JobRequest] = iter(list(orders)) if isinstance(items, Sized) else orders
         self._make_ref = make_ref
         self._accepted: dict[int, Ref[Any]] = {}
         self._failures: dict[int, Exception] = {}
@@ -58,7 +61,7 @@ class Account:
         """Those of all accepted jobs, in the order of the items."""
         return list(self._accepted.values())
 
-    def groups(self) -> Iterator[list[Order]]:
+    def groups(self) -> Iterator[list[JobRequest]]:
         """The calls, as many at a time as are sent together."""
         while group := self._next_group():
             self._place = self._tried
@@ -87,8 +90,8 @@ class Account:
                 raise
             raise PartlySubmitted(self._accepted, {self._place: error}, self._tried) from error
 
-    def _next_group(self) -> list[Order]:
-        group: list[Order] = []
+    def _next_group(self) -> list[JobRequest]:
+        group: list[JobRequest] = []
         size = 0
         self._place = self._tried
         while len(group) < GROUP and size < GROUP_BYTES:

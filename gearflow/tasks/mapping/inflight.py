@@ -17,13 +17,13 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import anyio
 
-from gearflow.client import Client, ClientJob, JobFailed, Order
+from gearflow.client import Client, ClientJob, JobFailed, JobRequest
 from gearflow.errors import ConnectionLost, TaskFailed
 from gearflow.tasks.remote_errors import decode_failure
 from gearflow.tasks.wait_tracking import Waiting
 
 
-class Bell:
+class AutoResetEvent:
     """Wakes the one who waits; a ring that nobody waited for is kept, once."""
 
     __slots__ = ("_rung", "_waiter")
@@ -85,13 +85,13 @@ class Items:
 class AsyncItems:
     """The items of an async iterable, which has them when it has; then it rings the bell."""
 
-    def __init__(self, items: AsyncIterable[Any], bell: Bell, client: Client) -> None:
+    def __init__(self, items: AsyncIterable[Any], bell: AutoResetEvent, client: Client) -> None:
         self._source = items
         self._bell = bell
         self._client = client
         self._items: deque[Any] = deque()
         self._wanted = 0
-        self._more = Bell()
+        self._more = AutoResetEvent()
         self._scope: anyio.CancelScope | None = None  # of the iteration, once it has begun
         self._exhausted = False
         self._failure: Exception | None = None
@@ -140,7 +140,7 @@ K = TypeVar("K")
 
 
 @dataclass(frozen=True, slots=True)
-class Landed(Generic[K]):
+class Finished(Generic[K]):
     """A job that has ended: under the key it was launched with, its result or its failure."""
 
     key: K
@@ -148,16 +148,20 @@ class Landed(Generic[K]):
     failure: TaskFailed | None = None
 
 
-class Flight(Generic[K]):
+class InFlightJobs(Generic[K]):
     """Jobs of one function in flight. Owns them: ``close`` cancels those that have not ended."""
 
     def __init__(
-        self, client: Client, function: str, decode: Callable[[bytes], Any], bell: Bell | None = None
+        self,
+        client: Client,
+        function: str,
+        decode: Callable[[bytes], Any],
+        bell: AutoResetEvent | None = None,
     ) -> None:
         self._client = client
         self._function = function
         self._decode = decode
-        self._bell = bell or Bell()  # rung when a job lands
+        self._bell = bell or AutoResetEvent()  # rung when a job lands
         self._flying: dict[ClientJob, K] = {}
         self._landed: deque[tuple[K, ClientJob]] = deque()
         self._closed = False
@@ -167,7 +171,7 @@ class Flight(Generic[K]):
         """Jobs that were launched and not taken yet."""
         return len(self._flying) + len(self._landed)
 
-    async def launch(self, calls: Sequence[tuple[K, Order]]) -> None:
+    async def launch(self, calls: Sequence[tuple[K, JobRequest]]) -> None:
         """Submit all at once; returns when the server has accepted them.
 
         Raises:
@@ -178,7 +182,7 @@ class Flight(Generic[K]):
             return
         failures: list[Exception] = []
 
-        async def submit(key: K, call: Order) -> None:
+        async def submit(key: K, call: JobRequest) -> None:
             try:
                 await self._submit(key, call)
             except Exception as error:  # noqa: BLE001  (raised below: a group would hide which it is)
@@ -190,7 +194,7 @@ class Flight(Generic[K]):
         if failures:
             raise failures[0]
 
-    async def _submit(self, key: K, call: Order) -> None:
+    async def _submit(self, key: K, call: JobRequest) -> None:
         job = await self._client.submit(
             call.function, call.workload, unique=call.unique, priority=call.priority, options=call.options
         )
@@ -213,7 +217,7 @@ class Flight(Generic[K]):
                 while self._flying and not self._landed:
                     await self._bell.wait()
 
-    async def take(self) -> list[Landed[K]]:
+    async def take(self) -> list[Finished[K]]:
         """All that have landed; does not wait.
 
         Raises:
@@ -221,13 +225,13 @@ class Flight(Generic[K]):
             PayloadInvalid: A result does not fit the task's type.
             QueueFull, ServerError: The server refused one after all; only for calls with options.
         """
-        taken: list[Landed[K]] = []
+        taken: list[Finished[K]] = []
         while self._landed:
             key, job = self._landed.popleft()
             try:
-                taken.append(Landed(key, self._decode(await job.result())))
+                taken.append(Finished(key, self._decode(await job.result())))
             except JobFailed as error:
-                taken.append(Landed(key, None, decode_failure(error.exception, job.handle)))
+                taken.append(Finished(key, None, decode_failure(error.exception, job.handle)))
         return taken
 
     def close(self) -> None:

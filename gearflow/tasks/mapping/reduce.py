@@ -21,7 +21,7 @@ class Reduction:
     values: list[Any]
 
 
-class Tree:
+class ReductionTree:
     """Takes values in and says what to reduce. Owns state.
 
     The reducer is called at least once: for a single value with that one, for none with ``[]``. A value

@@ -4,9 +4,9 @@ A batch is lazy: it takes items as there is room in its window, and only while s
 so that it may be fed without end and read slowly. Between two results nothing of it runs but the jobs
 themselves, which is why a batch that is left half-way leaves nothing behind. It can be run once.
 
-``reduce`` feeds results as they come into a ``Tree``, whose reductions are jobs too; ``then`` collects all
-of them for one call. Each face has its own few lines of waiting: a blocking one must take the items in the
-thread of its caller.
+``reduce`` feeds results as they come into a ``ReductionTree``, whose reductions are jobs too. ``then``
+collects all of them for one call. Each face has its own few lines of waiting: a blocking one must take the
+items in the thread of its caller.
 """
 
 import time
@@ -30,10 +30,10 @@ from typing import Any, Final, Generic, Literal, Protocol, TypeAlias, TypeVar, c
 
 import anyio
 
-from gearflow.client import Client, Order, SyncClient, current
+from gearflow.client import Client, JobRequest, SyncClient, current
 from gearflow.tasks.durations import wait_limit
-from gearflow.tasks.mapping.inflight import AsyncItems, Bell, Flight, Items, Landed, Source
-from gearflow.tasks.mapping.reduce import FAN_IN, Reduction, Tree
+from gearflow.tasks.mapping.inflight import AsyncItems, AutoResetEvent, Finished, InFlightJobs, Items, Source
+from gearflow.tasks.mapping.reduce import FAN_IN, Reduction, ReductionTree
 from gearflow.tasks.payload import PayloadCodec
 from gearflow.tasks.wait_tracking import Waiting
 
@@ -63,7 +63,7 @@ class Callee(Protocol):
     name: str
     payload: PayloadCodec
 
-    def prepare(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Order:
+    def prepare(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> JobRequest:
         """A call ready to be sent."""
         ...
 
@@ -106,14 +106,14 @@ class _Run:
         """Whether to submit before delivering: several at a time, for one round trip."""
         return room * 4 >= self._plan.window or (room > 0 and not self.has_due)
 
-    def call(self, item: Any) -> tuple[int, Order]:
+    def call(self, item: Any) -> tuple[int, JobRequest]:
         """The call for the next item, and its place."""
         place = self.launched
         call = self._plan.callee.prepare((item,), {})
         self.launched += 1
         return place, call
 
-    def take_in(self, landed: Iterable[Landed[int]]) -> None:
+    def take_in(self, landed: Iterable[Finished[int]]) -> None:
         """Jobs have ended. Raises the failure of one, unless failures are collected."""
         for job in landed:
             self._ended += 1
@@ -139,9 +139,11 @@ class _Reducing:
     """A reduction under way; lives in the client's event loop. Owns its jobs."""
 
     def __init__(self, client: Client, reducer: Callee, fan_in: int) -> None:
-        self.tree = Tree(fan_in)
+        self.tree = ReductionTree(fan_in)
         self._reducer = reducer
-        self._flight: Flight[tuple[int, int]] = Flight(client, reducer.name, reducer.payload.decode_result)
+        self._flight: InFlightJobs[tuple[int, int]] = InFlightJobs(
+            client, reducer.name, reducer.payload.decode_result
+        )
 
     async def go_on(self, reductions: list[Reduction]) -> None:
         """Launch them, and what those that have landed meanwhile lead to."""
@@ -160,7 +162,7 @@ class _Reducing:
                 await self.go_on(self._landed(landed))
         return self.tree.root[0]
 
-    def _landed(self, job: Landed[tuple[int, int]]) -> list[Reduction]:
+    def _landed(self, job: Finished[tuple[int, int]]) -> list[Reduction]:
         if job.failure is not None:
             raise job.failure
         return self.tree.add(*job.key, job.result)
@@ -173,7 +175,7 @@ class _Reducing:
 # ----------------------------------------------------------------------------------------------- async
 
 
-class AsyncBatch(Generic[R_co]):
+class AsyncResults(Generic[R_co]):
     """Calls of a task for many items; made by ``amap``.
 
     ``async for`` gives results as they come, ``await`` all of them as a list.
@@ -211,7 +213,7 @@ class AsyncBatch(Generic[R_co]):
             return [result async for result in run]
 
     def reduce(
-        self: "AsyncBatch[B]", reducer: Mappable[list[B], B], /, *, fan_in: int = FAN_IN
+        self: "AsyncResults[B]", reducer: Mappable[list[B], B], /, *, fan_in: int = FAN_IN
     ) -> "AsyncOutcome[B]":
         """Reduce the results to one by jobs of ``reducer``, ``fan_in`` of them at a time, as a tree.
 
@@ -230,7 +232,7 @@ class AsyncBatch(Generic[R_co]):
 
         return AsyncOutcome(reduce)
 
-    def then(self: "AsyncBatch[B]", task: Mappable[list[B], C], /) -> "AsyncOutcome[C]":
+    def then(self: "AsyncResults[B]", task: Mappable[list[B], C], /) -> "AsyncOutcome[C]":
         """Call ``task`` once, with the list of all results."""
         _callee(task)
 
@@ -241,14 +243,14 @@ class AsyncBatch(Generic[R_co]):
 
 
 class _AsyncRun(AsyncIterator[Any]):
-    """A run of an ``AsyncBatch``. Owns its jobs; dropping it cancels them."""
+    """A run of an ``AsyncResults``. Owns its jobs; dropping it cancels them."""
 
     def __init__(self, plan: Plan, items: Iterable[Any] | AsyncIterable[Any]) -> None:
         self._plan = plan
         self._items = items
         self._run = _Run(plan, len(items) if isinstance(items, Sized) else None)
-        self._bell = Bell()
-        self._parts: tuple[Flight[int], Source] | None = None  # made when it begins
+        self._bell = AutoResetEvent()
+        self._parts: tuple[InFlightJobs[int], Source] | None = None  # made when it begins
         self._post: Callable[[Callable[[], object]], None]  # to their event loop
 
     @property
@@ -270,7 +272,7 @@ class _AsyncRun(AsyncIterator[Any]):
             self.close()
             raise
 
-    async def _begin(self) -> "tuple[Flight[int], Source]":
+    async def _begin(self) -> "tuple[InFlightJobs[int], Source]":
         client = await current.current()
         callee = self._plan.callee
         self._post = client.post
@@ -279,10 +281,10 @@ class _AsyncRun(AsyncIterator[Any]):
             source = AsyncItems(self._items, self._bell, client)
         else:
             source = Items(self._items)
-        self._parts = Flight[int](client, callee.name, callee.payload.decode_result, self._bell), source
+        self._parts = InFlightJobs[int](client, callee.name, callee.payload.decode_result, self._bell), source
         return self._parts
 
-    async def _next(self, flight: Flight[int], source: Source) -> tuple[int, Any] | None:
+    async def _next(self, flight: InFlightJobs[int], source: Source) -> tuple[int, Any] | None:
         run = self._run
         while True:
             if run.worth_launching(room := run.room(flight.size)):
@@ -319,7 +321,7 @@ class AsyncOutcome(Generic[R_co]):
         return self.result().__await__()
 
     async def result(self, timeout: float | timedelta | None = None) -> R_co:
-        """The value; ``timeout`` limits the wait, in seconds. Raises as ``AsyncBatch.results``."""
+        """The value; ``timeout`` limits the wait, in seconds. Raises as ``AsyncResults.results``."""
         with _limit(wait_limit("timeout", timeout)):
             return await self._run()
 
@@ -327,7 +329,7 @@ class AsyncOutcome(Generic[R_co]):
 # ------------------------------------------------------------------------------------------------ sync
 
 
-class Batch(Generic[R_co]):
+class Results(Generic[R_co]):
     """Calls of a task for many items, for code without an event loop; made by ``map``.
 
     Iterating gives results as they come. Items are taken in the thread that iterates.
@@ -342,11 +344,11 @@ class Batch(Generic[R_co]):
         return (result for _, result in self._run(_Deadline(None)))
 
     def results(self, timeout: float | timedelta | None = None) -> list[R_co]:
-        """All results; ``timeout`` limits the wait, in seconds. Raises as ``AsyncBatch.results``."""
+        """All results; ``timeout`` limits the wait, in seconds. Raises as ``AsyncResults.results``."""
         return [result for _, result in self._run(_Deadline(wait_limit("timeout", timeout)))]
 
-    def reduce(self: "Batch[B]", reducer: Mappable[list[B], B], /, *, fan_in: int = FAN_IN) -> "Outcome[B]":
-        """Reduce the results to one by jobs of ``reducer``; see ``AsyncBatch.reduce``."""
+    def reduce(self: "Results[B]", reducer: Mappable[list[B], B], /, *, fan_in: int = FAN_IN) -> "Outcome[B]":
+        """Reduce the results to one by jobs of ``reducer``; see ``AsyncResults.reduce``."""
         callee = _callee(reducer)
 
         def reduce(deadline: _Deadline) -> B:
@@ -364,7 +366,7 @@ class Batch(Generic[R_co]):
 
         return Outcome(reduce)
 
-    def then(self: "Batch[B]", task: Mappable[list[B], C], /) -> "Outcome[C]":
+    def then(self: "Results[B]", task: Mappable[list[B], C], /) -> "Outcome[C]":
         """Call ``task`` once, with the list of all results."""
         _callee(task)
 
@@ -396,11 +398,11 @@ def _sync_run(
     source = iter(items)
     callee = plan.callee
     flight = client.run(
-        _in_loop(lambda client: Flight[int](client, callee.name, callee.payload.decode_result))
+        _in_loop(lambda client: InFlightJobs[int](client, callee.name, callee.payload.decode_result))
     )
     try:
         while True:
-            calls: list[tuple[int, Order]] = []
+            calls: list[tuple[int, JobRequest]] = []
             if run.worth_launching(room := run.room(flight.size)):
                 calls = [run.call(item) for item in islice(source, room)]
                 run.exhausted = len(calls) < room
@@ -424,7 +426,9 @@ def _in_loop(function: Callable[[Client], C]) -> Callable[[Client], Coroutine[An
     return call
 
 
-async def _exchange(flight: Flight[int], calls: list[tuple[int, Order]], *, wait: bool) -> list[Landed[int]]:
+async def _exchange(
+    flight: InFlightJobs[int], calls: list[tuple[int, JobRequest]], *, wait: bool
+) -> list[Finished[int]]:
     """Launch calls and take what has landed, all in one turn of the threads."""
     if calls:
         await flight.launch(calls)
@@ -440,7 +444,7 @@ class Outcome(Generic[R_co]):
         self._run = run
 
     def result(self, timeout: float | timedelta | None = None) -> R_co:
-        """The value; ``timeout`` limits the wait, in seconds. Raises as ``AsyncBatch.results``."""
+        """The value; ``timeout`` limits the wait, in seconds. Raises as ``AsyncResults.results``."""
         return self._run(_Deadline(wait_limit("timeout", timeout)))
 
 

@@ -1,11 +1,11 @@
 """Runs of tasks in processes of their own, so that they have a core each and can be stopped.
 
-The worker's side is ``Pool`` and ``Errand``; what the processes run is ``child``. The two sides speak in
+The worker's side is ``ProcessPool`` and ``ProcessCall``. The processes run ``child``. The two sides exchange
 frames over a socket: JSON and plain bytes, nothing that could make the other side execute anything.
 """
 
-from gearflow.worker.processes.call import Errand
-from gearflow.worker.processes.pool import LEAVING, Pool
+from gearflow.worker.processes.call import ProcessCall
+from gearflow.worker.processes.pool import LEAVING, ProcessPool
 from gearflow.worker.processes.task_import import origin_of
 
-__all__ = ["LEAVING", "Errand", "Pool", "origin_of"]
+__all__ = ["LEAVING", "ProcessCall", "ProcessPool", "origin_of"]

@@ -10,11 +10,11 @@ from gearflow.protocol.packets import Packet
 from gearflow.tasks import Context, Task
 from gearflow.worker.processes.errors import Ending, unpack
 from gearflow.worker.processes.messages import Frame, Order, encode
-from gearflow.worker.processes.pool import Pool, Process
+from gearflow.worker.processes.pool import Process, ProcessPool
 from gearflow.worker.processes.task_import import origin_of
 
 
-class Errand:
+class ProcessCall:
     """A run on its way. ``perform`` is called in a thread, which waits for the process; once.
 
     Args:
@@ -30,7 +30,7 @@ class Errand:
 
     def __init__(
         self,
-        pool: Pool,
+        pool: ProcessPool,
         task: Task[..., Any],
         handle: str,
         context: Context | None,

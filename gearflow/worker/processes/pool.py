@@ -268,7 +268,7 @@ _REAPING: Final = 1.0
 """Seconds to wait for the end of what was killed: the kernel may have much memory to free."""
 
 
-class Pool:
+class ProcessPool:
     """Owns processes. ``take``, ``give_back`` and ``discard`` belong to the threads that wait for runs.
 
     Args:

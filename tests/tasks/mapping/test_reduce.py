@@ -4,31 +4,31 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gearflow.tasks.mapping.reduce import Reduction, Tree
+from gearflow.tasks.mapping.reduce import Reduction, ReductionTree
 
 
 def test_neighbours_are_reduced_as_soon_as_all_are_there() -> None:
-    tree = Tree(2)
+    tree = ReductionTree(2)
     assert tree.add(0, 1, "b") == []
     assert tree.add(0, 2, "c") == []
     assert tree.add(0, 0, "a") == [Reduction(1, 0, ["a", "b"])]
 
 
 def test_nothing_is_reduced_as_an_empty_list() -> None:
-    tree = Tree(2)
+    tree = ReductionTree(2)
     assert tree.close(0) == [Reduction(1, 0, [])]
     assert tree.add(1, 0, "nothing") == []
     assert tree.root == ["nothing"]
 
 
 def test_a_single_value_is_reduced_once() -> None:
-    tree = Tree(2)
+    tree = ReductionTree(2)
     tree.add(0, 0, "a")
     assert tree.close(1) == [Reduction(1, 0, ["a"])]
 
 
 def test_a_value_left_over_goes_up_as_it_is() -> None:
-    tree = Tree(2)
+    tree = ReductionTree(2)
     for place, value in enumerate("abc"):
         tree.add(0, place, value)
     assert tree.add(1, 0, "ab") == []
@@ -37,12 +37,12 @@ def test_a_value_left_over_goes_up_as_it_is() -> None:
 
 def test_a_tree_that_does_not_get_smaller_is_refused() -> None:
     with pytest.raises(ValueError, match="at least two"):
-        Tree(1)
+        ReductionTree(1)
 
 
 @given(st.integers(0, 70), st.integers(2, 5), st.data())
 def test_the_order_is_kept_whichever_comes_first(size: int, fan_in: int, data: st.DataObject) -> None:
-    tree = Tree(fan_in)
+    tree = ReductionTree(fan_in)
     arriving = [(0, place, [place]) for place in range(size)]
     close_after = data.draw(st.integers(0, size))
     reductions: list[Reduction] = []
