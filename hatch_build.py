@@ -14,6 +14,13 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
+# pip loads this before it looks for the dependencies, and shows what it says.
+if sys.version_info < (3, 11):  # noqa: UP036
+    sys.exit(
+        f"gearflow needs Python 3.11 or later, and this is {sys.version.split()[0]}. Install a later one,\n"
+        "and write its name in place of python3 where you make the virtual environment: python3.11 -m venv"
+    )
+
 CORE = (
     *("broker", "dispatch", "functions", "job", "journal"),
     *("limits", "parser", "serialization", "session", "timers"),

@@ -116,6 +116,7 @@ def shell_commands(page: str) -> list[str]:
 def test_readme_has_one_command_that_runs_the_main_example_and_one_that_runs_the_tests() -> None:
     run, check, *_ = shell_commands(README)
     assert "\n" not in run
+    assert run.startswith("python3 -m venv ")
     assert "pip install" in run
     assert run.endswith("-m examples.wordcount")
     assert "\n" not in check
