@@ -73,7 +73,7 @@ class ServerLink:
         self._functions = functions
         self._grabbing = grabbing
         self._host = host
-        self._backoff = Backoff(settings.first_retry, settings.longest_retry)
+        self._backoff = Backoff(settings.first_retry, max(settings.first_retry, settings.longest_retry))
         self._failures = 0
         self._lane: ServerSlots | None = None  # that of the last connection
 

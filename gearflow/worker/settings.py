@@ -49,8 +49,9 @@ class WorkerSettings(BaseModel):
     """Seconds before the first new attempt to reach a server; each further one waits twice as long, with
     jitter, so that a fleet of workers does not return to a restarted server all at once."""
 
-    longest_retry: Annotated[float, Field(gt=0)] = 10.0
-    """Seconds between attempts at most: how long a server may be back before this worker is."""
+    longest_retry: Annotated[float, Field(gt=0)] = 0.8
+    """Longest pause between attempts, in seconds. The default brings a worker back within a second of its
+    server. ``first_retry`` counts if it is longer."""
 
     heartbeat: Annotated[float, Field(gt=0)] = 10.0
     """Seconds of silence after which a server is asked whether it is there (ECHO_REQ); silent as long
@@ -96,7 +97,7 @@ class WorkerSettings(BaseModel):
 
     @model_validator(mode="after")
     def _retries_grow(self) -> Self:
-        if self.longest_retry < self.first_retry:
+        if self.longest_retry < self.first_retry and "longest_retry" in self.model_fields_set:
             raise ValueError(
                 f"longest_retry {self.longest_retry} is less than first_retry {self.first_retry}"
             )

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import anyio
 import pytest
 
+from gearflow.client import Backoff
 from gearflow.protocol.packets import (
     CanDo,
     EchoReq,
@@ -402,6 +403,12 @@ async def test_a_stop_that_is_given_no_time_is_warm_where_none_is_needed(functio
         ):
             await (await server.accept()).sleeping()
     assert not worker.left
+
+
+def test_a_worker_tries_a_lost_server_at_least_once_a_second(function: str) -> None:
+    settings = Worker([echo_task(function)]).settings
+    backoff = Backoff(settings.first_retry, settings.longest_retry)
+    assert all(backoff.delay(failures, jitter=0) < 1 for failures in range(1, 20))
 
 
 async def test_an_outage_is_logged_once(function: str, caplog: pytest.LogCaptureFixture) -> None:
