@@ -53,25 +53,27 @@ __all__ = [
 
 
 class GearflowError(Exception):
-    """The root of the tree."""
+    """The root of all errors that gearflow raises on purpose."""
 
 
 class ProtocolError(GearflowError):
-    """The Gearman protocol was broken; see the two subclasses for by whom."""
+    """One side broke the Gearman protocol. The two subclasses say which side."""
 
 
 class LocalProtocolError(ProtocolError):
-    """What we were asked to send is not legal on the wire (a NUL in a handle, a body over 4 GiB)."""
+    """gearflow was about to send something that is not legal on the wire, such as a NUL in a handle."""
 
 
 class RemoteProtocolError(ProtocolError):
-    """What the peer sent is not legal on the wire; the connection cannot be used further."""
+    """The peer sent something that is not legal on the wire. The connection cannot be used any more."""
 
 
 class ServerError(GearflowError):
-    """The server refused a request: with an ERROR packet, or as ``gearflow:*`` functions do.
+    """The server refused a request, with an ERROR packet or as the fault of a ``gearflow:*`` function.
 
-    ``code`` is for programs (match it without case: servers differ), ``text`` is for people.
+    Attributes:
+        code: The code, for programs. Compare it without case, because servers differ.
+        text: The text, for people.
     """
 
     def __init__(self, code: str, text: str) -> None:
@@ -84,17 +86,18 @@ class ServerError(GearflowError):
 
 
 class QueueFull(ServerError):
-    """The function's queue, or the server, has as much as it may; try again when jobs have been done."""
+    """The function has reached its limit of jobs, or the server its limit of bytes. Try again later."""
 
 
 class NoServer(GearflowError):
-    """No configured server can be reached. Nothing was sent, so trying again is safe.
+    """No configured server can be reached. Nothing was sent, so you can safely try again.
 
-    What may be submitted again (``resubmit``) ends so, too, when its server was lost and no other can be
-    reached; ``__cause__`` then says which one, and a job there may run on.
+    With ``resubmit`` a call also ends like this if its server was lost and no other can be reached.
+    ``__cause__`` then names the lost server, and a job there may run on.
 
-    ``reasons`` maps each server's address to why it was not used. ``remedy`` is what the message ends with,
-    which is empty where the reasons say it themselves.
+    Attributes:
+        reasons: Maps the address of each server to the reason why it was not used.
+        remedy: The advice at the end of the message. Empty if the reasons are clear without it.
     """
 
     def __init__(self, reasons: Mapping[str, str], remedy: str = "") -> None:
@@ -111,28 +114,28 @@ class NoServer(GearflowError):
 
 
 class ConnectionLost(GearflowError):
-    """The connection closed while a job was attached to it.
+    """The connection closed while you waited for an attached job.
 
-    The server accepted the job; whether it ran, runs or was dropped with the connection cannot be known.
+    The server had accepted the job. It may have run, may still run, or was dropped with the connection.
     """
 
 
 class SubmitUnknown(GearflowError):
-    """A submission was sent, and the connection closed before the server acknowledged it.
+    """A submission was sent, but the connection closed before the server acknowledged it.
 
-    The job may exist or not, so it is never sent again unasked. Submit it again only if running it
-    twice does no harm (``resubmit=True`` does so), or with a ``unique`` on which the second submission
-    coalesces.
+    The job may or may not exist, so gearflow does not send it again by itself. Submit it again only if
+    running it twice does no harm (``resubmit=True`` does so), or with a ``unique`` that the second submission
+    joins.
     """
 
 
 class PartlySubmitted(GearflowError):
-    """Of many submissions some were accepted, and some were not: the account, by place among the items.
+    """The server accepted only some of many submissions. The attributes say which, by place among the items.
 
     Attributes:
         accepted: A reference for each job that the server has.
-        failures: What became of the others that were tried: ``QueueFull``, ``ServerError``, ``NoServer``
-            (not sent), ``PayloadInvalid`` (not sent); after ``SubmitUnknown`` the job may exist or not.
+        failures: The error of each other submission that was tried. After ``NoServer`` and ``PayloadInvalid``
+            it was not sent. After ``SubmitUnknown`` the job may or may not exist.
         untried: Items from this place on were not tried.
     """
 
@@ -152,32 +155,33 @@ class PartlySubmitted(GearflowError):
 
 
 class UnknownJob(GearflowError, LookupError):
-    """The server knows no such job: it never had it, or what became of it is not kept any more."""
+    """The server does not know the job. It never had it, or it no longer keeps the outcome."""
 
 
 class UnsupportedByServer(GearflowError):
-    """The server at hand cannot honour an option of this call. Nothing was sent."""
+    """The server cannot honour an option of this call. Nothing was sent."""
 
 
 class StartupFailed(GearflowError):
-    """The worker took no job. A lifespan hook raised as it was entered: its error is the ``__cause__``.
+    """The worker took no job. A lifespan hook raised, and ``__cause__`` is its error.
 
-    Or the worker is larger already than ``max_rss`` allows.
+    The error also appears if the worker already uses more memory than ``max_rss`` allows.
     """
 
 
 class StoreError(GearflowError):
-    """Where a server keeps its jobs cannot be read or written. The message names the file and the remedy.
+    """The server cannot read or write its job file. The message names the file and the remedy.
 
-    What was to be written is not kept, and must not be acknowledged; what was kept before is not lost by it.
+    The data of a failed write is not stored, and must not be acknowledged. Earlier data is not lost.
     """
 
 
 class PayloadInvalid(GearflowError, ValueError):
-    """Arguments (or a result) do not fit the task's types.
+    """The arguments or the result do not fit the task's types.
 
-    ``errors`` is pydantic's list: one dict per fault with ``loc``, ``msg``, ``type`` and, if it can be
-    shown as JSON, ``input``.
+    Attributes:
+        errors: pydantic's list, with one dict for each error. The keys are ``loc``, ``msg``, ``type``, and
+            ``input`` if it can be shown as JSON.
     """
 
     def __init__(self, message: str, errors: Sequence[Mapping[str, Any]] = ()) -> None:
@@ -188,8 +192,15 @@ class PayloadInvalid(GearflowError, ValueError):
 class TaskFailed(GearflowError):
     """The task raised an exception on the worker, or the worker failed the job without a reason.
 
-    Where the remote exception's class is known here, what is raised is also an instance of that class. Where
-    it is not, ``str()`` tells its name (``type``) before the ``message``.
+    If the class of the remote exception is known here, the error is also an instance of that class. If not,
+    ``str()`` puts the name of the class before the message.
+
+    Attributes:
+        type: The full name of the remote exception's class, or the server's reason, or None.
+        message: The message alone.
+        traceback: The remote traceback as text, if the worker sent one.
+        errors: pydantic's list if the payload was not valid on the worker.
+        handle: The server's name for the job.
     """
 
     def __init__(
@@ -215,16 +226,16 @@ class TaskFailed(GearflowError):
 
 
 class TaskTimeout(TaskFailed):
-    """The task overran its run limit (``timeout=``) on the worker."""
+    """The run exceeded its time limit (``timeout=``) on the worker."""
 
 
 class TaskCrashed(TaskFailed):
-    """The task ended the process that ran it. The message has how, its memory, and what it wrote last."""
+    """The task ended the process that ran it. The message says how, and quotes its memory and last output."""
 
 
 class TaskDefinitionError(GearflowError, TypeError):
-    """A function cannot be offered as a task as it is written; the message names the remedy."""
+    """The function cannot be a task as it is written. The message names the remedy."""
 
 
 class UnknownTask(GearflowError, LookupError):
-    """No registered task has that name; the message offers the nearest ones."""
+    """No registered task has that name. The message suggests the nearest names."""

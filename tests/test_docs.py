@@ -21,6 +21,7 @@ import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
@@ -40,6 +41,7 @@ from gearflow.worker.run import RunOutcome
 from gearflow_cli.app import app
 from gearflow_cli.errors import ExitCode
 from tests.conftest import ROOT
+from tests.reference import PAGE, SECTIONS, python_page
 
 PATIENCE = 60.0  # seconds
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -457,6 +459,34 @@ def test_the_reference_has_every_option_of_a_call() -> None:
 
 def test_the_reference_has_every_error() -> None:
     assert sorted(first_column(reference("errors"))) == sorted(gearflow.errors.__all__)
+
+
+def test_the_python_reference_says_what_the_docstrings_say() -> None:
+    assert PAGE.read_text() == python_page(), "write it again with: python -m tests.reference"
+
+
+def test_the_python_reference_explains_everything() -> None:
+    empty = [line for line in python_page().splitlines() if line.startswith("|") and "|  |" in line]
+    assert empty == []
+
+
+@pytest.mark.parametrize(
+    "package",
+    [
+        "gearflow",
+        "gearflow.client",
+        "gearflow.errors",
+        "gearflow.server",
+        "gearflow.tasks",
+        "gearflow.worker",
+    ],
+)
+def test_the_python_reference_has_every_public_name(package: str) -> None:
+    listed = {name: section.package for section in SECTIONS for name in section.names}
+    module = import_module(package)
+    for name in module.__all__:
+        assert name in listed, name
+        assert getattr(import_module(listed[name]), name) is getattr(module, name), name
 
 
 def test_the_states_of_a_job_are_those_of_the_broker() -> None:

@@ -34,14 +34,24 @@ _UNWANTED: Final = {b"ERR %b " % TLS_REQUIRED: NO_TLS, b"ERR %b " % UNAUTHORIZED
 
 
 class Admin:
-    """Questions to one server. Keeps nothing open between them. ``tls`` and ``token`` are as for ``Client``.
+    """Sends text commands to one server, and keeps no connection open between them.
+
+    Args:
+        server: The server's address.
+        timeout: Seconds to connect, and to wait for an answer.
+        tls: How to use TLS. See ``Client``.
+        token: The token for a server that requires one. See ``Client``.
+
+    Attributes:
+        server: The server's address.
+        timeout: Seconds to connect, and to wait for an answer.
 
     Every method raises:
-        NoServer: It cannot be reached within ``timeout`` seconds, or does not serve us.
-        TimeoutError: It was reached, and did not answer within ``timeout`` seconds.
-        ConnectionLost: It closed the connection instead of answering.
-        ServerError: It refused, or does not know the question.
-        RemoteProtocolError: Its answer cannot be read.
+        NoServer: The server cannot be reached within ``timeout`` seconds, or refuses the connection.
+        TimeoutError: The server was reached, and did not answer within ``timeout`` seconds.
+        ConnectionLost: The server closed the connection instead of answering.
+        ServerError: The server refused the command, or does not know it.
+        RemoteProtocolError: The answer cannot be read.
     """
 
     def __init__(
@@ -52,39 +62,39 @@ class Admin:
         tls: TLS | bool | None = None,
         token: str | None = None,
     ) -> None:
-        self.server = ServerAddress.parse(server) if isinstance(server, str) else server
+        self.server: ServerAddress = ServerAddress.parse(server) if isinstance(server, str) else server
         self.timeout = timeout
         self._security = Security.of(tls, token)
 
     async def status(self) -> list[FunctionStatus]:
-        """The functions, with their jobs and workers."""
+        """Return the functions, with their jobs and workers."""
         return parse_status(await self._table(b"status"))
 
     async def priority_status(self) -> list[FunctionPriorities]:
-        """The functions, with their waiting jobs by priority."""
+        """Return the functions, with their waiting jobs by priority."""
         return parse_priority_status(await self._table(b"prioritystatus"))
 
     async def workers(self) -> list[WorkerInfo]:
-        """The connections, with the functions they offer."""
+        """Return the connections, with the functions that they offer."""
         return parse_workers(await self._table(b"workers"))
 
     async def jobs(self) -> list[JobInfo]:
-        """The jobs, with their handles."""
+        """Return the jobs, with their handles."""
         return parse_jobs(await self._table(b"show jobs"))
 
     async def version(self) -> str:
-        """The server's version."""
+        """Return the server's version."""
         return await self._line(b"version")
 
     async def pid(self) -> int:
-        """The server's process id."""
+        """Return the server's process id."""
         answer = await self._line(b"getpid")
         if not answer.isdigit():
             raise RemoteProtocolError(f"{answer[:80]!r} is no process id")
         return int(answer)
 
     async def cancel_job(self, handle: str) -> None:
-        """End a job that has not been run."""
+        """End a job that has not run."""
         await self._line(b"cancel job " + _word(handle_to_wire(handle)))
 
     async def create_function(self, function: str) -> None:
@@ -97,7 +107,7 @@ class Admin:
         await self._line(b"drop function " + _word(function_to_wire(function)))
 
     async def max_queue(self, function: str, limit: int | None) -> None:
-        """Limit how many jobs a function may have; None takes the limit away."""
+        """Limit how many jobs a function may have. None removes the limit."""
         words = [b"maxqueue", _word(function_to_wire(function))]
         await self._line(b" ".join(words if limit is None else [*words, b"%d" % limit]))
 
@@ -154,9 +164,15 @@ def _word(name: bytes) -> bytes:
 
 
 class SyncAdmin:
-    """The blocking face of ``Admin``: each question runs in an event loop of its own.
+    """The blocking form of ``Admin``. Each command runs in an event loop of its own.
 
-    Like any blocking call not to be used where an event loop runs.
+    Like every blocking call, do not use it while an event loop runs in the thread.
+
+    Args:
+        server: The server's address.
+        timeout: Seconds to connect, and to wait for an answer.
+        tls: How to use TLS. See ``Client``.
+        token: The token for a server that requires one. See ``Client``.
     """
 
     def __init__(
@@ -171,7 +187,7 @@ class SyncAdmin:
 
     @property
     def server(self) -> ServerAddress:
-        """The server that is asked."""
+        """The server's address."""
         return self._admin.server
 
     def status(self) -> list[FunctionStatus]:

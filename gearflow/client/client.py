@@ -47,30 +47,31 @@ P = TypeVar("P", bound=Packet)
 
 
 class Client:
-    """Talks to Gearman servers, on asyncio and trio: ``async with Client() as client``.
+    """A client of Gearman servers, on asyncio and trio. Use it with ``async with Client() as client``.
+
+    At the end of the block the connections close, and jobs that you still wait for end in ``ConnectionLost``.
 
     Args:
-        servers: In the order of preference, as ``host:port``, ``host`` or ``[ipv6]:port``. None: those in
-            the environment variable GEARMAN_SERVERS (comma-separated), else 127.0.0.1:4730.
-        spread: Whether all of them share the submissions: by function and unique, so that equal ones meet
-            on one server, and in turn without a unique. Otherwise the first that can be reached gets all.
-            None: the environment variable GEARFLOW_SPREAD (1 or 0), else not.
-        tls: How to speak TLS; True: trusting whom the system trusts; False: not at all. None: as the
-            environment variables GEARFLOW_TLS and GEARFLOW_TLS_* say, else not.
-        token: What servers that want a token are told. Empty: nothing. None: that in GEARFLOW_TOKEN, or in
-            the file named by GEARFLOW_TOKEN_FILE, else nothing.
-        connect_timeout: Seconds for connecting to a server and learning what it is.
-        answer_timeout: Seconds after which a server that leaves a request without an answer counts as
-            lost: a submission is then ``SubmitUnknown``. (A job's result is no answer, and takes its time.)
-        heartbeat: Seconds after which a server that has an attached job and says nothing is asked whether
-            it is there; silent as long again, it counts as lost.
+        servers: The servers in the order of preference, as ``host:port``, ``host`` or ``[ipv6]:port``. None
+            means those in the environment variable GEARMAN_SERVERS (comma-separated), else 127.0.0.1:4730.
+        spread: Whether the servers share the submissions. Submissions with equal function and unique then go
+            to one server, and those without a unique take turns. If not, the first server that can be reached
+            gets all. None means the environment variable GEARFLOW_SPREAD (1 or 0), else not.
+        tls: How to use TLS. True trusts the authorities that the system trusts. False turns TLS off. None
+            means as the environment variables GEARFLOW_TLS and GEARFLOW_TLS_* say, else off.
+        token: The token for servers that require one. Empty means none. None means that in GEARFLOW_TOKEN, or
+            in the file named by GEARFLOW_TOKEN_FILE, else none.
+        connect_timeout: Seconds to connect to a server and learn its features.
+        answer_timeout: Seconds after which a server that does not answer a request counts as lost. A
+            submission is then ``SubmitUnknown``. (The result of a job is not such an answer, and takes its
+            time.)
+        heartbeat: Seconds of silence after which a server that has an attached job is asked whether it is
+            there. After as much silence again it counts as lost.
         backoff: How long a server that could not be reached is left alone.
 
-    Leaving the block closes the connections: jobs still waited for end in ``ConnectionLost``.
-
     Raises:
-        ValueError: An entry is no address, a limit makes no sense, a file of TLS cannot be used, or a token
-            can be none.
+        ValueError: An entry is not an address, a limit or the token is not valid, or a TLS file cannot be
+            used.
     """
 
     def __init__(
@@ -108,7 +109,7 @@ class Client:
 
     @property
     def servers(self) -> tuple[ServerAddress, ...]:
-        """The servers that are submitted to, in the order of preference."""
+        """The servers for submissions, in the order of preference."""
         return self._pool.addresses
 
     @property
@@ -123,7 +124,7 @@ class Client:
 
     @property
     def security(self) -> Security:
-        """What its connections are secured with."""
+        """The TLS settings and the token of its connections."""
         return self._pool.security
 
     async def submit(
@@ -135,24 +136,25 @@ class Client:
         priority: Priority = Priority.NORMAL,
         options: SubmitOptions | None = None,
     ) -> ClientJob:
-        """Submit a job and stay attached to it; returns when the server has accepted it.
+        """Submit a job and stay attached to it. Returns when the server has accepted it.
 
-        A cancelled caller wants the job no more, as by ``ClientJob.cancel``.
+        If the caller is cancelled, it detaches from the job, as by ``ClientJob.cancel``.
 
         Args:
-            function: Its name on the server; may be empty.
-            workload: What the worker gets.
-            unique: Joins the waiting or running job of this function with the same key; at most 63 bytes.
-                Empty: joins nothing. ``-``: the workload is the key.
-            priority: Among the waiting jobs of the function.
-            options: What else is asked for. With them, a refusal may show only when its result is asked for.
+            function: The function's name on the server. May be empty.
+            workload: The bytes for the worker.
+            unique: Joins the waiting or running job of this function with the same key, of at most 63 bytes.
+                Empty joins nothing. ``-`` makes the workload the key.
+            priority: The priority among the waiting jobs of the function.
+            options: Further options. With them, you may see a refusal only when you ask for the result.
 
         Raises:
-            NoServer: No server can be reached; nothing was sent.
-            SubmitUnknown: The connection closed before the server acknowledged; the job may exist or not.
+            NoServer: No server can be reached. Nothing was sent.
+            SubmitUnknown: The connection closed before the server acknowledged the job, which may or may not
+                exist.
             QueueFull: The function's queue is full.
-            ServerError: The server refused it otherwise.
-            UnsupportedByServer: It cannot honour an option; nothing was sent.
+            ServerError: The server refused the job for another reason.
+            UnsupportedByServer: The server cannot honour an option. Nothing was sent.
             LocalProtocolError: The function or the unique cannot be sent.
         """
         if options is not None or self._pool.spreads:
@@ -175,11 +177,11 @@ class Client:
         at: float | None = None,
         options: SubmitOptions | None = None,
     ) -> JobHandle:
-        """Hand over a job that nobody waits for; returns when the server has accepted it.
+        """Submit a background job. Returns when the server has accepted it.
 
         Args:
             function, workload, unique, priority, options: As for ``submit``.
-            at: Not before this Unix time; the same as in ``options``.
+            at: Unix time before which the job does not run. The same as in ``options``.
 
         Raises:
             NoServer, SubmitUnknown, QueueFull, ServerError, UnsupportedByServer, LocalProtocolError: As for
@@ -198,10 +200,11 @@ class Client:
         return accepted.handle
 
     async def submit_many(self, orders: Sequence[JobRequest]) -> list[JobHandle | Exception]:
-        """Hand over many background jobs in one go; returns when the server has answered for all of them.
+        """Submit many background jobs at once. Returns when the server has answered for all of them.
 
-        They are sent to one server, unless it fails in the middle of it, or all share the load. What speaks
-        against a job stands in its place: what ``submit_background`` would have raised.
+        The client sends them to one server, unless that server fails in the middle, or all servers share the
+        load. If a job is not accepted, the error that ``submit_background`` would have raised is in its
+        place.
 
         Raises:
             NoServer, UnsupportedByServer, LocalProtocolError: Nothing was sent.
@@ -211,57 +214,58 @@ class Client:
     async def call_reserved(
         self, function: str | bytes, request: "Message", *, server: ServerAddress | str | None = None
     ) -> bytes:
-        """Call a function that gearflow's own server answers itself; see ``gearflow.protocol.server_calls``.
+        """Call a reserved function of gearflow's own server, whose name begins with ``gearflow:``.
 
         Args:
             function: Its name, such as ``gearflow:info``.
-            request: What is asked.
-            server: Whom to ask; by default the server that a submission would go to.
+            request: The request.
+            server: The server. By default the one that a submission would go to.
 
         Raises:
-            UnsupportedByServer: It is not gearflow's own; nothing was sent.
-            UnknownJob: It knows no such job (or function).
+            UnsupportedByServer: The server is not gearflow's own. Nothing was sent.
+            UnknownJob: The server does not know the job (or the function).
             TimeoutError: The job has not ended in the time that the request gives it.
-            QueueFull, ServerError: It refuses; ``code`` is the type of the fault.
-            JobFailed: What was asked for is a job's result, and the job failed.
-            NoServer: It cannot be reached.
+            QueueFull, ServerError: The server refuses. ``code`` is the type of the fault.
+            JobFailed: The request is for a job's result, and the job failed.
+            NoServer: The server cannot be reached.
             ConnectionLost: The connection closed before the answer.
         """
         return await server_calls.call(self._pool, function, request, server)
 
     async def result(self, job: JobName, timeout: float | None = None) -> bytes:
-        """Wait for the result of a background job, on a gearflow server, which keeps it for a while.
+        """Wait for the result of a background job, which gearflow's server keeps for a while.
 
-        The wait outlives lost connections and restarts of the server: it is asked again. A server that
-        cannot be reached in the first place is waited for only as long as there is a ``timeout``.
+        The wait survives lost connections and restarts of the server, because the client asks again. It waits
+        for a server that cannot be reached at first only if there is a ``timeout``.
 
         Args:
-            job: A handle with or without its server, or a ``JobKey``. Without a server those of this client
-                are asked in order.
-            timeout: Seconds to wait, None for ever.
+            job: A handle with or without its server, or a ``JobKey``. Without a server, the client asks its
+                servers in order.
+            timeout: Seconds to wait. None means for ever.
 
         Raises:
             JobFailed: The job failed, was cancelled, has expired, or its workers died.
-            TimeoutError: It has not ended in time, and runs on.
-            UnknownJob: The server knows no such job, or keeps its result no longer.
+            TimeoutError: The job has not ended in time, and runs on.
+            UnknownJob: The server does not know the job, or no longer keeps its result.
             NoServer: The server could not be reached (again) in time.
-            UnsupportedByServer: It keeps no results.
+            UnsupportedByServer: The server does not keep results.
         """
         return await server_calls.result(self._pool, job, timeout)
 
     async def info(self, job: JobName) -> "JobInfo":
-        """What a gearflow server knows of a job, also of one that has ended.
+        """Return what a gearflow server knows about a job, also about one that has ended.
 
         Raises:
-            UnknownJob: It knows no such job, or no longer.
+            UnknownJob: The server does not know the job, or no longer knows it.
             UnsupportedByServer, NoServer, ConnectionLost: As for ``call_reserved``.
         """
         return await server_calls.info(self._pool, job)
 
     async def cancel(self, job: JobName) -> bool:
-        """End a job that waits or runs, on a gearflow server; a worker that runs it is told.
+        """Cancel a job that waits or runs, on a gearflow server. The server notifies the worker that runs it.
 
-        Returns whether there was one: False for a job that has ended, or was never there.
+        Returns whether there was a job to cancel. It is False for a job that has ended, or that never
+        existed.
 
         Raises:
             UnsupportedByServer, NoServer, ConnectionLost: As for ``call_reserved``.
@@ -269,12 +273,12 @@ class Client:
         return await server_calls.cancel(self._pool, job)
 
     async def status(self, handle: JobHandle | str) -> JobStatus:
-        """What the server that has the job knows of it.
+        """Return what the server that has the job knows about it.
 
-        A bare str names no server: the servers are asked in order until one knows the job.
+        A bare str names no server. The client then asks its servers in order until one knows the job.
 
         Raises:
-            NoServer: The server (for a str: none of them) can be reached.
+            NoServer: The server cannot be reached. For a str, none of them can.
             ConnectionLost: The connection closed before the answer.
         """
         if isinstance(handle, JobHandle):
@@ -282,22 +286,24 @@ class Client:
         return await self._first_known(lambda server: self._status(server, handle))
 
     async def status_by_unique(self, unique: str | bytes) -> JobStatus:
-        """What the servers know of the live job with this unique, whatever its function, asked in order.
+        """Return what the servers, asked in order, know about the live job with this unique, of any function.
 
-        Raises as ``status``; and ServerError from servers that do not know the question (Perl's).
+        Raises as ``status``, and ServerError from servers that do not know the request (Perl's).
         """
         return await self._first_known(lambda server: self._status_by_unique(server, unique))
 
     async def echo(self, data: bytes) -> bytes:
-        """Send bytes to the server that a submission would go to, and get them back. Raises as ``status``."""
+        """Send bytes to the server that a submission would go to, and return its echo. Raises as
+        ``status``."""
         return (await self._ask(None, EchoReq(data), EchoRes, "an echo")).data
 
     async def features(self, server: ServerAddress | str | None = None) -> ServerFeatures:
-        """What a server can do; by default the one that a submission would go to. Connects if need be.
+        """Return the features of a server, by default the one that a submission would go to. Connects if
+        needed.
 
         Raises:
-            NoServer: It cannot be reached.
-            ValueError: The text is no address.
+            NoServer: The server cannot be reached.
+            ValueError: The text is not an address.
         """
         if server is None:
             return (await self._pool.connection()).features

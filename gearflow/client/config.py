@@ -14,17 +14,23 @@ DEFAULT_HOST: Final = "127.0.0.1"
 
 @dataclass(frozen=True, slots=True)
 class ServerAddress:
-    """A server's host (a name or an address, IPv6 without brackets) and TCP port."""
+    """The host and the TCP port of a server.
+
+    Attributes:
+        host: A name or an address, IPv6 without brackets.
+        port: The TCP port.
+    """
 
     host: str
     port: int = DEFAULT_PORT
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The address in ``host``, ``host:port``, ``[ipv6]``, ``[ipv6]:port`` or a bare IPv6 address.
+        """Parse an address in the form ``host``, ``host:port``, ``[ipv6]``, ``[ipv6]:port`` or a bare IPv6
+        address.
 
         Raises:
-            ValueError: It is none of these; the message shows the entry and the forms.
+            ValueError: The text has none of these forms. The message shows the text and the forms.
         """
         entry = text.strip()
         if entry.startswith("["):
@@ -49,11 +55,15 @@ class ServerAddress:
 
 
 def parse_servers(servers: str | Iterable[str | ServerAddress]) -> tuple[ServerAddress, ...]:
-    """The addresses in a comma-separated text or in several texts, in order, each once.
+    """Return the addresses in one or several texts, in order, each once. A text may have several, separated
+    by commas.
+
+    Args:
+        servers: The texts.
 
     Raises:
-        ValueError: An entry is no address, or there is none; the message names the entry and the remedy.
-        TypeError: An entry is no text.
+        ValueError: An entry is not an address, or there is none. The message names the entry and the remedy.
+        TypeError: An entry is not a text.
     """
     entries = servers.split(",") if isinstance(servers, str) else servers
     found: dict[ServerAddress, None] = {}
@@ -75,10 +85,10 @@ def parse_servers(servers: str | Iterable[str | ServerAddress]) -> tuple[ServerA
 
 
 def default_servers() -> tuple[ServerAddress, ...]:
-    """The servers in the environment variable GEARMAN_SERVERS (comma-separated), else 127.0.0.1:4730.
+    """Return the servers in the environment variable GEARMAN_SERVERS (comma-separated), else 127.0.0.1:4730.
 
     Raises:
-        ValueError: The variable holds something that is no list of addresses.
+        ValueError: The variable is not a list of addresses.
     """
     return _from_environment(os.environ.get(ENVIRONMENT, ""))
 

@@ -73,12 +73,12 @@ _MIB: Final = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class ServerFeatures:
-    """What a server said it can do when this client connected."""
+    """The features that a server reported when this client connected."""
 
     gearflow: bool
-    """It is gearflow's own server, with its reserved functions."""
+    """Whether it is gearflow's own server, with its reserved functions."""
     exceptions: bool
-    """It passes on why jobs failed (WORK_EXCEPTION)."""
+    """Whether it passes on why jobs failed (WORK_EXCEPTION)."""
 
 
 class _Attached:

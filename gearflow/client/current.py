@@ -109,18 +109,19 @@ def configure(
     tls: TLS | bool | None = None,
     token: str | None = None,
 ) -> None:
-    """Set the servers that this process uses where no ``connect()`` says otherwise.
+    """Set the servers that this process uses outside of ``connect()`` blocks.
 
-    Calls from now on use them; jobs under way stay where they are.
+    New calls use them. Jobs that are under way stay where they are.
 
     Args:
-        servers: As ``host:port``, in the order of preference; None: GEARMAN_SERVERS again.
-        spread: Whether they share the submissions, see ``Client``; None: GEARFLOW_SPREAD.
-        tls, token: What connections are secured with, see ``Client``; None: as the environment says.
+        servers: The servers as ``host:port``, in the order of preference. None means GEARMAN_SERVERS again.
+        spread: Whether the servers share the submissions. See ``Client``. None means GEARFLOW_SPREAD.
+        tls: How to use TLS. See ``Client``. None means as the environment says.
+        token: The token for servers that require one. See ``Client``. None means as the environment says.
 
     Raises:
-        ValueError: An entry is no address, or a variable of the environment makes no sense.
-        TypeError: Something is of another type.
+        ValueError: An entry is not an address, or a variable of the environment is not valid.
+        TypeError: An argument has another type.
     """
     global _configured
     if (servers, spread, tls, token) == (None, None, None, None):
@@ -139,18 +140,28 @@ def connect(
     answer_timeout: float = 25.0,
     heartbeat: float = 10.0,
 ) -> "Connect":
-    """A client for a block of code, to which all calls in it go that name none.
+    """Return a client for a block of code. All calls in the block use it.
 
-    ``async with connect("10.0.0.7:4730") as client`` gives a ``Client``, ``with connect(...) as client`` a
-    ``SyncClient``. Leaving the block closes it. What is not given is as ``configure()`` or the environment
-    says. The options are those of ``Client``.
+    ``async with connect("10.0.0.7:4730") as client`` returns a ``Client``, and ``with connect(...) as
+    client`` a ``SyncClient``. The client closes at the end of the block.
 
-    It holds for the task or thread that enters it, and for the tasks that are started in it. Other threads,
-    and other tasks, such as those of a web framework's requests, go where ``configure()`` says.
+    The client holds for the task or thread that enters the block, and for the tasks that it starts there.
+    Other threads and other tasks, such as those of a web framework's requests, go where ``configure()`` says.
+
+    Args:
+        servers: The servers as ``host:port``, in the order of preference. Without any, ``configure()`` or the
+            environment decides. The same applies to the next three.
+        spread: Whether the servers share the submissions. See ``Client``.
+        tls: How to use TLS. See ``Client``.
+        token: The token for servers that require one. See ``Client``.
+        connect_timeout: Seconds to connect to a server. See ``Client``.
+        answer_timeout: Seconds after which a server that does not answer a request counts as lost. See
+            ``Client``.
+        heartbeat: Seconds of silence after which a server is asked whether it is there. See ``Client``.
 
     Raises:
-        ValueError: An entry is no address.
-        TypeError: Something is of another type.
+        ValueError: An entry is not an address.
+        TypeError: An argument has another type.
     """
     addresses = parse_servers(servers) if servers else None
     target = _default().but(servers=addresses, spread=spread, tls=tls, token=token)

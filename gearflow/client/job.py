@@ -31,7 +31,12 @@ state, and a job that nobody watches may report millions of steps."""
 
 @dataclass(frozen=True, slots=True)
 class JobHandle:
-    """A server's name for a job, with the server that gave it: it means nothing to another one."""
+    """A server's name for a job, together with that server. It means nothing to other servers.
+
+    Attributes:
+        handle: The name.
+        server: The server that gave it.
+    """
 
     handle: str
     server: ServerAddress
@@ -42,7 +47,13 @@ class JobHandle:
 
 @dataclass(frozen=True, slots=True)
 class JobKey:
-    """The last job of a function with a unique; without a server, that of the first one that knows one."""
+    """Names the last job of a function with a unique.
+
+    Attributes:
+        function: The function.
+        unique: The unique.
+        server: The server that has the job. None means the first server that knows one.
+    """
 
     function: str
     unique: str
@@ -58,11 +69,15 @@ JobName: TypeAlias = JobHandle | JobKey | str
 
 @dataclass(frozen=True, slots=True)
 class JobStatus:
-    """What a server knows of a job.
+    """A server's view of a job.
 
-    ``known`` is False for a job that is over as for one that never was. Progress is ``numerator`` of
-    ``denominator`` as the worker last said, 0 of 0 before. ``state`` is what gearflow's own server says of
-    it, also when it is over (``completed``, ``raised``, ...); None where it was not asked, or keeps nothing.
+    Attributes:
+        known: Whether the server knows the job. False if it has ended or never existed.
+        running: Whether a worker has it.
+        numerator: The progress that the worker last reported, 0 before the first report.
+        denominator: The total that the worker last reported, 0 before the first report.
+        state: The state from gearflow's own server, also after the end (``completed``, ``raised`` and so on).
+            None if the server was not asked for it, or keeps nothing.
     """
 
     known: bool
@@ -73,7 +88,11 @@ class JobStatus:
 
 
 class JobFailed(GearflowError):
-    """The worker failed the job: ``exception`` is what it said (WORK_EXCEPTION), None without a reason."""
+    """The worker failed the job.
+
+    Attributes:
+        exception: The worker's bytes (WORK_EXCEPTION), or None if the worker gave no reason.
+    """
 
     def __init__(self, message: str = "the job failed", *, exception: bytes | None = None) -> None:
         super().__init__(message)
@@ -94,9 +113,15 @@ class JobOwner(Protocol):
 
 
 class ClientJob:
-    """An attached job: its result and events are pushed to this client.
+    """An attached job. The server pushes its result and events to the client.
 
-    Owned by the connection it was submitted on; belongs to that connection's event loop.
+    The connection on which you submitted it owns it. It belongs to the event loop of that connection.
+
+    Attributes:
+        raw_handle: The server's name for the job, as bytes.
+        server: The server that has the job.
+        function: The function of the job.
+        done: Whether the job has ended for this client, in any way.
     """
 
     __slots__ = (
@@ -143,17 +168,17 @@ class ClientJob:
         return to_text(self.raw_handle)
 
     async def result(self, timeout: float | None = None) -> bytes:
-        """Wait for the end and return the result. May be called again, and by several callers.
+        """Wait for the end and return the result. You can call it again, and from several tasks.
 
-        Cancelling the wait leaves the job attached.
+        If you cancel the wait, the job stays attached.
 
         Args:
-            timeout: Seconds to wait, None for ever.
+            timeout: Seconds to wait. None means for ever.
 
         Raises:
-            JobFailed: The worker failed it.
-            ConnectionLost: The connection closed first; the job may run on.
-            TimeoutError: It has not ended in time; it runs on and stays attached.
+            JobFailed: The worker failed the job.
+            ConnectionLost: The connection closed first. The job may run on.
+            TimeoutError: The job has not ended in time. It runs on and stays attached.
             concurrent.futures.CancelledError: ``cancel()`` was called.
         """
         if not self.done:
@@ -170,18 +195,18 @@ class ClientJob:
         return self._result
 
     def events(self) -> AsyncIterator[JobEvent]:
-        """What the worker says on the way, as it comes, from the first event on; ends when the job ends.
+        """Yield what the worker sends before the end, from the first event on. Ends when the job ends.
 
-        How it ended is for ``result()``. Each event is given out once: a second iterator goes on where
-        the first one is. Iteration may be broken off at any time.
+        ``result()`` says how the job ended. Each event is returned once, so a second iterator goes on where
+        the first one is. You can break off the iteration at any time.
         """
         return _Events(self)
 
     def cancel(self) -> bool:
-        """Want the job no more. Gearflow's server is told: a job that nobody else wants ends.
+        """Detach from the job. gearflow's server ends a job that nobody else wants.
 
-        One that waits is not run, and of one that runs the worker is told. Other servers are not: there the
-        job may run on. Does not wait for anything; whoever waits for the result gets
+        A waiting job does not run, and the server notifies the worker of a running one. Other servers are not
+        notified, so the job may run on there. The method does not wait. All waits for the result raise
         ``concurrent.futures.CancelledError`` at once. Returns whether the job had not ended yet.
         """
         if self.done:
@@ -192,9 +217,9 @@ class ClientJob:
         return True
 
     def add_done_callback(self, callback: "Callable[[ClientJob], object]") -> None:
-        """Call ``callback(job)`` once, on the event loop's thread, when the job has ended in whatever way.
+        """Call ``callback(job)`` once in the event loop's thread when the job has ended in any way.
 
-        At once if it has. It must not block; an exception in it is logged.
+        If it has ended, the call is immediate. The callback must not block. An exception in it is logged.
         """
         if self.done:
             self._call(callback)
@@ -204,7 +229,7 @@ class ClientJob:
             self._callbacks.append(callback)
 
     async def next_event(self) -> JobEvent | None:
-        """Wait for the next event and take it; None when the job has ended."""
+        """Wait for the next event and return it, or None when the job has ended."""
         while not self._events:
             if self.done:
                 return None

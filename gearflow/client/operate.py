@@ -39,25 +39,48 @@ M = TypeVar("M", bound=Message)
 
 
 async def server_info(client: Client, *, server: ServerAddress | str | None = None) -> ServerInfo:
-    """What the server is."""
+    """Return the state of the server.
+
+    Args:
+        client: The client that makes the call.
+        server: The server to ask. By default the one that a submission would go to.
+    """
     return await _ask(client, INFO, InfoRequest(), ServerInfo, server)
 
 
 async def workers(client: Client, *, server: ServerAddress | str | None = None) -> tuple[WorkerInfo, ...]:
-    """Who works for it: every connection that offers functions."""
+    """Return the workers of the server, which are all connections that offer functions.
+
+    Args:
+        client: The client that makes the call.
+        server: The server to ask. By default the one that a submission would go to.
+    """
     return (await _ask(client, WORKERS, WorkersRequest(), Workers, server)).workers
 
 
 async def pause(
     client: Client, function: str, paused: bool = True, *, server: ServerAddress | str | None = None
 ) -> int:
-    """Give out no job of a function any more, or go on; how many wait."""
+    """Stop giving out the jobs of a function, or go on. Returns the number of waiting jobs.
+
+    Args:
+        client: The client that makes the call.
+        function: The function.
+        paused: False to go on.
+        server: The server to ask. By default the one that a submission would go to.
+    """
     request = PauseRequest(function=function, paused=paused)
     return (await _ask(client, PAUSE, request, Done, server)).jobs
 
 
 async def purge(client: Client, function: str, *, server: ServerAddress | str | None = None) -> int:
-    """Cancel the waiting and delayed jobs of a function; how many there were."""
+    """Cancel the waiting and delayed jobs of a function. Returns their number.
+
+    Args:
+        client: The client that makes the call.
+        function: The function.
+        server: The server to ask. By default the one that a submission would go to.
+    """
     return (await _ask(client, PURGE, PurgeRequest(function=function), Done, server)).jobs
 
 
@@ -69,16 +92,27 @@ async def dead_letters(
     limit: int = 100,
     server: ServerAddress | str | None = None,
 ) -> tuple[JobInfo, ...]:
-    """The first ``limit`` (up to 1,000) dead letters of a function, or of all.
+    """Return the first ``limit`` (up to 1,000) dead letters of a function, or of all.
 
-    ``after`` is the handle of the last one of those before.
+    Args:
+        client: The client that makes the call.
+        function: The function. None means all.
+        after: The handle of the last dead letter of the previous call.
+        limit: The largest number to return.
+        server: The server to ask. By default the one that a submission would go to.
     """
     request = DeadRequest(action="list", function=function, after=after, limit=limit)
     return (await _ask(client, DEAD, request, Letters, server)).letters
 
 
 async def dead_letter(client: Client, handle: str, *, server: ServerAddress | str | None = None) -> Letter:
-    """A dead letter with its payload. Raises UnknownJob if there is none of that handle."""
+    """Return a dead letter with its payload. Raises UnknownJob if there is none with that handle.
+
+    Args:
+        client: The client that makes the call.
+        handle: The handle of the dead letter.
+        server: The server to ask. By default the one that a submission would go to.
+    """
     return await _ask(client, DEAD, DeadRequest(action="show", handle=handle), Letter, server)
 
 
@@ -89,14 +123,21 @@ async def replay(
     function: str | None = None,
     server: ServerAddress | str | None = None,
 ) -> Done:
-    """Run dead letters again, as if they had just been submitted; how many were, and how many were left.
+    """Run dead letters again, as if they had just been submitted. Returns how many were replayed, and how
+    many stayed.
 
-    The one with that handle, those of a function, or all. Those of whose unique another job waits or runs are
-    left: there would be two.
+    If another job with the same unique waits or runs, the dead letter stays, because otherwise there would be
+    two such jobs.
+
+    Args:
+        client: The client that makes the call.
+        handle: The handle of the dead letter.
+        function: The function whose dead letters are meant, if there is no handle. None means all.
+        server: The server to ask. By default the one that a submission would go to.
 
     Raises:
-        UnknownJob: There is no dead letter of that handle.
-        ServerError: It is to be left.
+        UnknownJob: There is no dead letter with that handle.
+        ServerError: The dead letter with that handle has to stay.
     """
     request = DeadRequest(action="replay", handle=handle, function=function)
     return await _ask(client, DEAD, request, Done, server)
@@ -109,9 +150,15 @@ async def purge_dead(
     function: str | None = None,
     server: ServerAddress | str | None = None,
 ) -> int:
-    """Forget dead letters, named as for ``replay``; how many there were.
+    """Forget dead letters, which you name as for ``replay``. Returns their number.
 
-    Raises UnknownJob if there is none of that handle.
+    Raises UnknownJob if there is none with that handle.
+
+    Args:
+        client: The client that makes the call.
+        handle: The handle of the dead letter.
+        function: The function whose dead letters are meant, if there is no handle. None means all.
+        server: The server to ask. By default the one that a submission would go to.
     """
     request = DeadRequest(action="purge", handle=handle, function=function)
     return (await _ask(client, DEAD, request, Done, server)).jobs

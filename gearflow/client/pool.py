@@ -57,13 +57,20 @@ def _weight(server: str, key: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """How long a server is left alone after failed attempts: ``first`` seconds, doubled up to ``most``."""
+    """How long a client leaves a server alone after failed attempts to connect.
+
+    Attributes:
+        first: Seconds after the first failure, doubled for each further one.
+        most: The longest time in seconds.
+    """
 
     first: float = 0.1
     most: float = 30.0
 
     def delay(self, failures: int, jitter: float) -> float:
-        """Seconds after so many failures in a row; ``jitter`` (0 to 1) takes off up to half of it."""
+        """Return the seconds after this many failures in a row. ``jitter`` (0 to 1) takes off up to half of
+        it.
+        """
         exponent = min(failures - 1, 64)  # 2.0 ** 1024 would overflow
         return min(self.most, self.first * 2.0**exponent) * (1 - jitter / 2)
 

@@ -25,7 +25,13 @@ if TYPE_CHECKING:
 
 
 class Priority(Enum):
-    """Which of a function's waiting jobs run first; first in, first out within each."""
+    """The order in which the waiting jobs of a function run. Jobs of one priority run first in, first out.
+
+    Attributes:
+        HIGH: Before all others.
+        NORMAL: The default.
+        LOW: After all others.
+    """
 
     HIGH = "high"
     NORMAL = "normal"
@@ -46,21 +52,23 @@ BACKGROUND: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubmitOptions:
-    """What may be asked for beyond a unique and a priority. Durations in seconds.
+    """The options of a submission beyond a unique and a priority. Durations are seconds.
 
     Attributes:
-        delay: Not to be run before so long from now; for background jobs. Servers that are not gearflow's
-            do that for normal priority only, in whole seconds, rounded up.
+        delay: Time from now before which the job does not run, for background jobs. Servers that are not
+            gearflow's support it for normal priority only, in whole seconds, rounded up.
         at: The same as Unix time.
-        expires: If it has not started so long from now, it ends as expired. Gearflow's server only.
-        keep: For how long what became of it is kept; 0: not at all. Gearflow's server only.
-        reuse: A kept success of the same function and unique is the answer. Gearflow's server only.
-        resubmit: If the connection is lost before the job is known to be there, or, for an attached one,
-            before its end, it is submitted again, perhaps to another server; it may run more than once.
-        retries: When a worker runs it again after a failure.
+        expires: Time from now after which the job does not start, and ends as expired. gearflow's server
+            only.
+        keep: How long the outcome is kept. 0 means not at all. gearflow's server only.
+        reuse: Answers with a kept success of the same function and unique. gearflow's server only.
+        resubmit: Submits the job again, perhaps to another server, if the connection is lost before the job
+            is known to be there. For an attached job, also if it is lost before the job's end. The job may
+            run more than once.
+        retries: When a worker runs the job again after a failure.
         timeout: How long a run may take on the worker.
-        envelope: What goes before the workload on servers that are not gearflow's: there it has to bring
-            ``retries`` and ``timeout`` to a worker (see ``gearflow.protocol.envelope``).
+        envelope: Bytes before the workload on servers that are not gearflow's. There they carry ``retries``
+            and ``timeout`` to the worker.
     """
 
     delay: float | None = None
@@ -82,17 +90,17 @@ class SubmitOptions:
         )
 
     def start(self) -> float | None:
-        """When the job may start, in Unix time, as of now."""
+        """Return when the job may start, in Unix time, as of now."""
         return self.at if self.delay is None else time.time() + self.delay
 
 
 @dataclass(frozen=True, slots=True)
 class JobRequest:
-    """A submission, whatever the server.
+    """A submission, independent of the server that gets it.
 
     Attributes:
         function, workload, unique, priority, options: As for ``Client.submit``.
-        detached: A background job.
+        detached: Whether it is a background job.
     """
 
     function: str
@@ -113,7 +121,7 @@ class JobRequest:
         return self.options is not None and self.options.reuse
 
     def aged(self, seconds: float) -> "JobRequest":
-        """The same so many seconds later, with what is left of its durations."""
+        """Return the same submission this many seconds later, with the rest of its durations."""
         options = self.options
         if options is None or (options.delay is None and options.expires is None):
             return self
@@ -124,18 +132,18 @@ class JobRequest:
 
     @property
     def key(self) -> bytes | None:
-        """What decides which of several servers gets it, where they share the load; None: any will do."""
+        """The key that selects one of several servers that share the load. None means any server."""
         if not self.unique:
             return None
         unique = self.workload if self.unique == "-" else unique_to_wire(self.unique)
         return function_to_wire(self.function) + b"\0" + unique
 
     def check(self) -> None:
-        """Find out what can be found out without a server.
+        """Check what can be checked without a server.
 
         Raises:
             LocalProtocolError: The function or the unique cannot be sent.
-            ValueError: A start time is for background jobs.
+            ValueError: It has a start time, but is not a background job.
         """
         function_to_wire(self.function)
         unique_to_wire(self.unique)

@@ -42,13 +42,14 @@ GRACE: Final = 1.0
 
 
 class SyncClient:
-    """Talks to Gearman servers from code without an event loop: ``with SyncClient() as client``.
+    """A client of Gearman servers for code without an event loop. Use it with ``with SyncClient() as
+    client``.
 
-    Arguments and methods are those of ``Client``. It may be used by any number of threads at once.
+    Arguments and methods are those of ``Client``. Any number of threads may use it at once.
 
-    Its price: a thread, and 50 to 100 microseconds for each call, in which two threads take turns (background
-    jobs without options are spared that, see ``gearflow.client.blocking_submit``). It cannot be used in a
-    child that was forked while it was open. Ctrl-C ends a waiting call.
+    It costs a thread, and 50 to 100 microseconds for each call, in which two threads take turns. (Background
+    jobs without options avoid that.) You cannot use it in a child process that was forked while it was open.
+    Ctrl-C ends a waiting call.
     """
 
     def __init__(
@@ -100,12 +101,12 @@ class SyncClient:
 
     @property
     def servers(self) -> tuple[ServerAddress, ...]:
-        """The servers that are submitted to, in the order of preference."""
+        """The servers for submissions, in the order of preference."""
         return self._client.servers
 
     @property
     def security(self) -> Security:
-        """What its connections are secured with."""
+        """The TLS settings and the token of its connections."""
         return self._client.security
 
     def submit(
@@ -117,7 +118,7 @@ class SyncClient:
         priority: Priority = Priority.NORMAL,
         options: SubmitOptions | None = None,
     ) -> "SyncJob":
-        """Submit a job and stay attached to it; see ``Client.submit``."""
+        """Submit a job and stay attached to it. See ``Client.submit``."""
         job = self._loop.call(
             partial(
                 self._client.submit, function, workload, unique=unique, priority=priority, options=options
@@ -135,7 +136,7 @@ class SyncClient:
         at: float | None = None,
         options: SubmitOptions | None = None,
     ) -> JobHandle:
-        """Hand over a job that nobody waits for; see ``Client.submit_background``."""
+        """Submit a background job. See ``Client.submit_background``."""
         if options is None and at is None:
             name, key = function_to_wire(function), unique_to_wire(unique)
             try:
@@ -157,47 +158,48 @@ class SyncClient:
         )
 
     def submit_many(self, orders: Sequence[JobRequest]) -> list[JobHandle | Exception]:
-        """Hand over many background jobs in one go; see ``Client.submit_many``."""
+        """Submit many background jobs at once. See ``Client.submit_many``."""
         return self._loop.call(partial(self._client.submit_many, orders))
 
     def call_reserved(
         self, function: str | bytes, request: "Message", *, server: ServerAddress | str | None = None
     ) -> bytes:
-        """Call a function that gearflow's own server answers itself; see ``Client.call_reserved``."""
+        """Call a reserved function of gearflow's own server. See ``Client.call_reserved``."""
         return self._loop.call(partial(self._client.call_reserved, function, request, server=server))
 
     def result(self, job: JobName, timeout: float | None = None) -> bytes:
-        """Wait for the result of a background job; see ``Client.result``."""
+        """Wait for the result of a background job. See ``Client.result``."""
         return self._loop.call(partial(self._client.result, job, timeout))
 
     def info(self, job: JobName) -> "JobInfo":
-        """What a gearflow server knows of a job; see ``Client.info``."""
+        """Return what a gearflow server knows about a job. See ``Client.info``."""
         return self._loop.call(partial(self._client.info, job))
 
     def cancel(self, job: JobName) -> bool:
-        """End a job that waits or runs, on a gearflow server; see ``Client.cancel``."""
+        """Cancel a job that waits or runs, on a gearflow server. See ``Client.cancel``."""
         return self._loop.call(partial(self._client.cancel, job))
 
     def status(self, handle: JobHandle | str) -> JobStatus:
-        """What the server that has the job knows of it; see ``Client.status``."""
+        """Return what the server that has the job knows about it. See ``Client.status``."""
         return self._loop.call(partial(self._client.status, handle))
 
     def status_by_unique(self, unique: str | bytes) -> JobStatus:
-        """What the servers know of the live job with this unique; see ``Client.status_by_unique``."""
+        """Return what the servers know about the live job with this unique. See
+        ``Client.status_by_unique``."""
         return self._loop.call(partial(self._client.status_by_unique, unique))
 
     def echo(self, data: bytes) -> bytes:
-        """Send bytes and get them back; see ``Client.echo``."""
+        """Send bytes and return the echo. See ``Client.echo``."""
         return self._loop.call(partial(self._client.echo, data))
 
     def features(self, server: ServerAddress | str | None = None) -> ServerFeatures:
-        """What a server can do; see ``Client.features``."""
+        """Return the features of a server. See ``Client.features``."""
         return self._loop.call(partial(self._client.features, server))
 
     def run(self, function: Callable[[Client], Awaitable[T]]) -> T:
-        """Await ``function(client)`` with the async client, in its event loop, and wait for it.
+        """Await ``function(client)`` with the asynchronous client in its event loop, and return the result.
 
-        What takes many calls then takes one turn of the threads.
+        Many calls in one function take only one turn of the threads.
         """
         return self._loop.call(partial(function, self._client))
 
@@ -211,7 +213,7 @@ class SyncClient:
 
 
 class SyncJob:
-    """The blocking face of a ``ClientJob``. Owned by the ``SyncClient`` it was submitted by."""
+    """The blocking form of a ``ClientJob``. It belongs to the ``SyncClient`` that submitted it."""
 
     __slots__ = ("_job", "_loop")
 
@@ -229,44 +231,47 @@ class SyncJob:
 
     @property
     def server(self) -> ServerAddress:
-        """The server that has it."""
+        """The server that has the job."""
         return self._job.server
 
     @property
     def function(self) -> str:
-        """The function it was submitted to."""
+        """The function of the job."""
         return self._job.function
 
     @property
     def done(self) -> bool:
-        """Whether it has ended for us: completed, failed, lost, or cancelled here."""
+        """Whether the job has ended for this client. It completed, failed, was lost, or was cancelled
+        here."""
         return self._job.done
 
     def result(self, timeout: float | None = None) -> bytes:
-        """Wait for the end and return the result; see ``ClientJob.result``."""
+        """Wait for the end and return the result. See ``ClientJob.result``."""
         return self._loop.call(partial(self._job.result, timeout))
 
     def run(self, function: Callable[[ClientJob], Awaitable[T]]) -> T:
-        """Await ``function(job)`` in the event loop of its client, and wait; see ``SyncClient.run``."""
+        """Await ``function(job)`` in the event loop of its client, and return the result. See
+        ``SyncClient.run``.
+        """
         return self._loop.call(partial(function, self._job))
 
     def events(self) -> Iterator[JobEvent]:
-        """What the worker says on the way, as it comes; see ``ClientJob.events``."""
+        """Yield what the worker sends before the end. See ``ClientJob.events``."""
         while (event := self.next_event()) is not None:
             yield event
 
     def next_event(self) -> JobEvent | None:
-        """Wait for the next event and take it; None when the job has ended."""
+        """Wait for the next event and return it, or None when the job has ended."""
         return self._loop.call(self._job.next_event)
 
     def cancel(self) -> bool:
-        """Want the job no more; see ``ClientJob.cancel``."""
+        """Detach from the job. See ``ClientJob.cancel``."""
         return self._loop.call_plain(self._job.cancel)
 
     def add_done_callback(self, callback: Callable[[ClientJob], object]) -> None:
-        """Call ``callback(job)`` on the client's thread when the job has ended; see ``ClientJob``.
+        """Call ``callback(job)`` in the client's thread when the job has ended. See ``ClientJob``.
 
-        A blocking call of this client in it would wait for itself, and is an error.
+        A blocking call of the same client in the callback would wait for itself, and raises an error.
         """
         self._loop.call_plain(partial(self._job.add_done_callback, callback))
 

@@ -219,7 +219,14 @@ def _incomplete(command: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class FunctionStatus:
-    """A row of ``status``; ``total`` counts the queued and the running jobs."""
+    """A row of ``status``.
+
+    Attributes:
+        name: The function.
+        total: The number of waiting and running jobs.
+        running: The number of running jobs.
+        workers: The number of workers that offer the function.
+    """
 
     name: bytes
     total: int
@@ -229,7 +236,15 @@ class FunctionStatus:
 
 @dataclass(frozen=True, slots=True)
 class FunctionPriorities:
-    """A row of ``prioritystatus``; queued jobs only."""
+    """A row of ``prioritystatus``.
+
+    Attributes:
+        name: The function.
+        high: The number of waiting jobs of high priority.
+        normal: The number of waiting jobs of normal priority.
+        low: The number of waiting jobs of low priority.
+        workers: The number of workers that offer the function.
+    """
 
     name: bytes
     high: int
@@ -240,7 +255,14 @@ class FunctionPriorities:
 
 @dataclass(frozen=True, slots=True)
 class WorkerInfo:
-    """A row of ``workers``: a connection, whether or not it offers any function."""
+    """A row of ``workers``, for every connection, whether or not it offers functions.
+
+    Attributes:
+        fd: The file descriptor of the connection.
+        address: The address of the peer.
+        client_id: The name that the peer has set, or ``-``.
+        functions: The functions that it offers.
+    """
 
     fd: int
     address: str
@@ -250,7 +272,14 @@ class WorkerInfo:
 
 @dataclass(frozen=True, slots=True)
 class JobInfo:
-    """A row of ``show jobs``; ``ignored`` jobs were abandoned or cancelled."""
+    """A row of ``show jobs``.
+
+    Attributes:
+        handle: The server's name for the job.
+        retries: Always 0 on gearflow's server.
+        ignored: Whether no client wants the job any more.
+        background: Whether it is a background job.
+    """
 
     handle: bytes
     retries: int

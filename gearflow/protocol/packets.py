@@ -304,7 +304,13 @@ class _Work(Packet):
 
 @dataclass(frozen=True, slots=True)
 class WorkStatus(_Work):
-    """Progress: ``numerator`` of ``denominator``, decimal text."""
+    """Progress of a job.
+
+    Attributes:
+        handle: The server's name for the job, as bytes.
+        numerator: The part that is done, as decimal text.
+        denominator: The total, as decimal text.
+    """
 
     type = PacketType.WORK_STATUS
     numerator: bytes
@@ -313,7 +319,12 @@ class WorkStatus(_Work):
 
 @dataclass(frozen=True, slots=True)
 class WorkData(_Work):
-    """A part of the result."""
+    """A part of the result.
+
+    Attributes:
+        handle: The server's name for the job, as bytes.
+        data: The bytes.
+    """
 
     type = PacketType.WORK_DATA
     data: bytes
@@ -321,7 +332,12 @@ class WorkData(_Work):
 
 @dataclass(frozen=True, slots=True)
 class WorkWarning(_Work):
-    """Something a caller may want to know; the job goes on."""
+    """A warning of the worker.
+
+    Attributes:
+        handle: The server's name for the job, as bytes.
+        data: The text as bytes.
+    """
 
     type = PacketType.WORK_WARNING
     data: bytes

@@ -282,11 +282,13 @@ class Admitted(Answer):
 
 
 class Done(Answer):
-    """The number of affected jobs."""
+    """How many jobs a call affected."""
 
     jobs: int
+    """The number of affected jobs."""
+
     left: int = 0
-    """For ``replay``, the number of dead letters that stay: another job of their unique waits or runs."""
+    """For ``replay``, the number of dead letters that stay because another job has their unique."""
 
 
 State = Literal[
@@ -300,27 +302,54 @@ class Failure(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     type: str | None = None
+    """The class of the exception, as ``module.name``."""
+
     message: str = ""
+    """The message of the exception."""
+
     traceback: str | None = None
+    """The traceback as text."""
 
 
 class JobInfo(Answer):
     """Everything the server knows about a job."""
 
     handle: str
+    """The server's name for the job."""
+
     function: str
+    """The function of the job."""
+
     unique: str = ""
+    """The unique of the job, or empty."""
+
     state: State
+    """The state of the job."""
+
     dead: bool = False
     """Whether it is a dead letter."""
 
     background: bool = True
+    """Whether it is a background job."""
+
     priority: Literal["high", "normal", "low"] | None = None
+    """The priority, if the job has not ended."""
+
     submitted: float | None = None
+    """When it was submitted."""
+
     due: float | None = None
+    """When it may start, if that is not at once."""
+
     started: float | None = None
+    """When its current or last run began."""
+
     ended: float | None = None
+    """When it ended."""
+
     kept_until: float | None = None
+    """When the server forgets the outcome."""
+
     attempt: int = 0
     """The number of its current or last run, from 1."""
 
@@ -328,9 +357,17 @@ class JobInfo(Answer):
     """Workers that went away in the middle of the job."""
 
     worker: str = ""
+    """The name of the worker that has the job, or had it last."""
+
     progress: tuple[int, int] | None = None
+    """The last reported progress, as numerator and denominator."""
+
     warnings: tuple[str, ...] = ()
+    """The last warnings of the worker."""
+
     failure: Failure | None = None
+    """The reason why the job failed, if the worker gave one."""
+
     size: int = 0
     """Bytes of the result, or of the payload if the job has not ended."""
 
@@ -345,21 +382,30 @@ class Letters(Answer):
 
 
 class Letter(Answer):
-    """The answer to ``show``: the job, its payload in base64, and the payload as text if it is UTF-8."""
+    """A dead letter with its payload, the answer to ``show``."""
 
     job: JobInfo
+    """The job."""
+
     payload: str
+    """The payload in base64."""
+
     text: str | None = None
+    """The payload as text, if it is UTF-8."""
 
 
 class ServerInfo(Answer):
     """The state of the server."""
 
     version: str
+    """The version of the server, such as ``gearflow-0.1.0``."""
+
     durable: bool
     """Whether jobs survive a restart of the server."""
 
     store: str
+    """The name of the store, which is part of each handle."""
+
     functions: tuple[str, ...]
     """The names of the reserved functions, which begin with ``gearflow:``."""
 
@@ -367,6 +413,8 @@ class ServerInfo(Answer):
     """How long the outcome of a background job is kept by default."""
 
     max_deaths: int | None
+    """Workers that may die of a job before it becomes a dead letter, if there is a limit."""
+
     jobs: int
     """The number of jobs that have not ended."""
 
@@ -381,7 +429,11 @@ class WorkerInfo(Answer):
     """The name that the worker has set, or ``-``."""
 
     address: str
+    """The address of the connection."""
+
     functions: tuple[str, ...]
+    """The functions that the worker offers."""
+
     running: int = 0
     """The number of jobs that the worker has."""
 

@@ -121,55 +121,57 @@ TLS_VARIABLE: Final = "GEARFLOW_TLS"
 
 @dataclass(frozen=True, slots=True)
 class TLS:
-    """Speak TLS, 1.2 at least, and only with a server whose certificate is good.
+    """Settings for TLS 1.2 or later. The client accepts only servers whose certificate it can verify.
 
-    The files are in PEM form. They are read for each new connection, so certificates can be renewed in place.
+    The files are in PEM form. They are read for each new connection, so you can renew certificates in place.
     """
 
     ca: File | None = None
-    """The certificates of the authorities that are trusted; None: those that the system trusts."""
+    """A file with the authorities to trust. None means those that the system trusts."""
 
     cert: File | None = None
-    """A certificate of our own, for servers that want one, and those it is signed with."""
+    """A file with your own certificate and those it is signed with, for servers that require one."""
 
     key: File | None = None
-    """Its key; None: it is in the file ``cert``."""
+    """A file with the key of the certificate. None means that it is in the file ``cert``."""
 
     server_name: str | None = None
-    """The name that the server's certificate must have; None: the host that is connected to."""
+    """The name that the server's certificate must have. None means the host of the connection."""
 
     def __post_init__(self) -> None:
         if self.key is not None and self.cert is None:
             raise ValueError(f"the key {self.key} has no certificate beside it: give cert, too")
 
     def context(self) -> ssl.SSLContext:
-        """The files, read.
+        """Return an SSL context with the files loaded.
 
         Raises:
-            BadCertificate: One cannot be used; a ValueError.
+            BadCertificate: A file cannot be used. Also a ValueError.
         """
         return _context(self.ca, self.cert, self.key, _stamps(self.ca, self.cert, self.key))
 
 
 @dataclass(frozen=True, slots=True)
 class Security:
-    """What a connection is to be secured with."""
+    """The TLS settings and the token of a connection."""
 
     tls: TLS | None = None
+    """The TLS settings. None means no TLS."""
+
     token: str = field(default="", repr=False)
-    """Empty: none."""
+    """The token. Empty means none."""
 
     @classmethod
     def of(cls, tls: TLS | bool | None = None, token: str | None = None) -> Self:
-        """As given, and in the rest as the environment says.
+        """Make one from arguments, and from the environment for those that are None.
 
         Args:
-            tls: True: with the authorities that the system trusts; False: no TLS.
-            token: Empty: none.
+            tls: True trusts the authorities that the system trusts. False turns TLS off.
+            token: Empty means none.
 
         Raises:
-            ValueError: The token can be none, a file cannot be used, or a variable makes no sense.
-            TypeError: ``tls`` is none of these.
+            ValueError: The token or a variable is not valid, or a file cannot be used.
+            TypeError: ``tls`` has another type.
         """
         check_tls(tls)
         if tls is None:

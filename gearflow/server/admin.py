@@ -32,7 +32,7 @@ Question: TypeAlias = (
 
 @cache
 def server_version() -> str:
-    """The version as the text protocol tells it; its first word tells gearflow's server from others."""
+    """Return the version as the text protocol sends it. Its first word identifies gearflow's server."""
     return f"gearflow-{version('gearflow')}"
 
 

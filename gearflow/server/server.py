@@ -296,7 +296,7 @@ class Engine:
 
 
 class JobServer:
-    """A Gearman job server that runs for the time of a block.
+    """A Gearman job server that runs for the duration of a block.
 
         async with JobServer(port=0) as server:  # on asyncio's loop; under trio in a thread of its own
             ...server.address...
@@ -304,47 +304,54 @@ class JobServer:
         with JobServer(port=0) as server:  # in a thread of its own
             ...
 
-    Jobs live in memory, and are gone when the block is left, or with ``data=`` in a file in that folder, and
-    are there again when a server is started with it. Settings come as one ``ServerSettings``, as
-    keywords, or both (keywords win).
+    Without ``data=``, jobs live in memory and are gone when the block ends. With it they live in a file in
+    that folder, and a server that you start with it later has them. Pass settings as a ``ServerSettings``, as
+    keywords, or both. Keywords take precedence.
+
+    Args:
+        settings: The settings. You can also pass each of its fields as a keyword.
+
+    Attributes:
+        settings: The settings that apply.
 
     Raises:
-        OSError: On entering: the port is taken, or the address is not this machine's.
-        StoreError: On entering: the file of jobs cannot be used.
-        ValueError: On entering: a file of TLS cannot be used.
-        pydantic.ValidationError: On construction: a setting is out of range or unknown.
+        OSError: On entering, if the port is taken or the address is not this machine's.
+        StoreError: On entering, if the job file cannot be used.
+        ValueError: On entering, if a TLS file cannot be used.
+        pydantic.ValidationError: On construction, if a setting is unknown or out of range.
     """
 
     def __init__(self, settings: ServerSettings | None = None, /, **overrides: Unpack[ServerOptions]) -> None:
         base = settings.model_dump() if settings else {}
-        self.settings = ServerSettings.model_validate({**base, **overrides})
+        self.settings: ServerSettings = ServerSettings.model_validate({**base, **overrides})
         self._engine: Engine | None = None
         self._thread: _EngineThread | None = None
 
     @property
     def host(self) -> str:
-        """The address it listens on."""
+        """The address on which the server listens."""
         return self.settings.host
 
     @property
     def port(self) -> int:
-        """The port it listens on; while it does not run, the one it was told."""
+        """The port on which the server listens. Before it runs, the port of its settings."""
         return self._engine.port if self._engine else self.settings.port
 
     @property
     def restored(self) -> int:
-        """Jobs that its file had when it was started."""
+        """The number of jobs that were in the file when the server started."""
         return self._engine.restored if self._engine else 0
 
     @property
     def address(self) -> str:
-        """``host:port``, as clients and workers want it."""
+        """``host:port``, for clients and workers."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     def reload_tls(self) -> None:
-        """Read the files of TLS again, for connections to come. From any thread.
+        """Read the TLS files again, for new connections. You can call it from any thread.
 
-        If one cannot be used, the log says so, and all stay as they are. Connections that are open live on.
+        If a file cannot be used, the server logs that, and all settings stay as they are. Open connections
+        stay.
         """
         if self._engine is not None and self.settings.tls_cert is not None:
             self._engine.post(self._engine.reload_tls)
@@ -429,12 +436,12 @@ def _most_connections() -> int:
 
 
 def tune_garbage_collection() -> None:
-    """Keep the cyclic collector from looking at a queue of live jobs again and again.
+    """Tune Python's garbage collector for a process that only runs a job server.
 
-    Jobs and sessions are freed by reference counting. What survives a collection of young objects is taken
-    out of the collector's sight, so that each looks at ``_YOUNG`` objects and no more, however many jobs
-    wait. (Not on asyncio's own loop, whose transports are cycles: they would never be freed.) For a
-    process of its own only: an application's settings are its own.
+    Reference counting frees jobs and sessions. Objects that survive a collection of young objects are hidden
+    from the collector, so that each collection looks at ``_YOUNG`` objects at most, however many jobs wait.
+    (This does not apply to asyncio's own loop, whose transports are cycles and would never be freed.) Call it
+    only in a process of its own, because an application has its own settings.
     """
 
     def after(phase: str, info: Mapping[str, int]) -> None:

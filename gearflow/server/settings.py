@@ -26,90 +26,92 @@ def _check(token: SecretStr) -> SecretStr:
 
 
 class ServerSettings(BaseModel):
-    """Settings of a ``JobServer``: a frozen value, validated once."""
+    """The settings of a ``JobServer``, a frozen value that is validated once."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True
     )
 
     host: str = "127.0.0.1"
-    """The address to listen on. Before you open it to a network, see ``tls_cert`` and ``token``: without them
-    whoever reaches it may do anything."""
+    """The address to listen on. Without ``tls_cert`` and ``token``, everyone who reaches it can do anything,
+    so set them before you open the server to a network."""
 
     port: Annotated[int, Field(ge=0, le=65535)] = DEFAULT_PORT
-    """The TCP port; 0 takes a free one, which ``JobServer.port`` then tells."""
+    """The TCP port. 0 takes a free one, which ``JobServer.port`` returns."""
 
     backlog: Annotated[int, Field(ge=1)] = 4096
-    """Connections the kernel holds until they are accepted. gearmand's 32 makes bursts wait for seconds."""
+    """Connections the kernel holds until the server accepts them. gearmand's 32 makes bursts wait for
+    seconds."""
 
     max_connections: Annotated[int, Field(ge=1)] | None = None
-    """Connections at a time; one more is closed at once. None, or more than that: as many as the process may
-    have open files, less a few for its own use."""
+    """Connections at a time. The server closes one more at once. None, or more than that, means as many as
+    the process may have open files, less a few for its own use."""
 
     max_body: Annotated[int, Field(ge=1, le=MAX_BODY)] = _DEFAULTS.body
-    """Bytes in the body of a packet. The sender of a larger one gets ERROR and keeps its connection; a
-    result that is larger fails its job."""
+    """Bytes in the body of a packet. The sender of a larger one gets ERROR and keeps its connection. A larger
+    result fails its job."""
 
     max_queued_bytes: Bytes | None = _DEFAULTS.queued
-    """Bytes of the workloads of all jobs together; a submission over that is refused with QUEUE_ERROR.
-    None: as much as there is memory."""
+    """Bytes of the workloads of all jobs together. The server refuses a submission over that with
+    QUEUE_ERROR. None means as much as there is memory."""
 
     max_pending_bytes: Bytes = 64 << 20
-    """Bytes that wait for one reader. At the limit the server stops reading from those who feed it, until
-    it has read a quarter, or ``max_stall`` is over: then the reader is disconnected."""
+    """Bytes that wait for one reader. At the limit the server stops reading from the connections that feed
+    it, until the reader has read a quarter. After ``max_stall`` it disconnects the reader."""
 
     max_stall: Annotated[float, Field(gt=0)] = 30.0
-    """Seconds for which a slow reader may keep those who feed it waiting."""
+    """Seconds for which a slow reader may keep the connections that feed it waiting."""
 
     max_packet_time: Annotated[float, Field(gt=0)] = _DEFAULTS.packet_time
-    """Seconds that a packet may take to come whole, and one more for each MiB of it; then its sender is
-    disconnected. An idle connection may stay for ever."""
+    """Seconds in which a packet must arrive whole, plus one for each MiB of it. After that the server
+    disconnects the sender. An idle connection may stay for ever."""
 
     max_function: Annotated[int, Field(ge=1, le=_DEFAULTS.function)] = _DEFAULTS.function
-    """Bytes in a function's name; who sends a longer one is disconnected."""
+    """Bytes in a function's name. The server disconnects the sender of a longer one."""
 
     max_unique: Annotated[int, Field(ge=1, le=_DEFAULTS.function)] = _DEFAULTS.unique
-    """Bytes in a unique; a submission with a longer one is refused with ARGUMENT_TOO_LARGE."""
+    """Bytes in a unique. The server refuses a submission with a longer one with ARGUMENT_TOO_LARGE."""
 
     max_line: Annotated[int, Field(ge=16, le=_DEFAULTS.line)] = _DEFAULTS.line
-    """Bytes in a text command; who sends a longer one is disconnected."""
+    """Bytes in a text command. The server disconnects the sender of a longer one."""
 
     tls_cert: Path | None = None
-    """The server's certificate and those it is signed with, in PEM form: the port then speaks TLS, 1.2 at
-    least, and nothing else. None: it speaks none."""
+    """A PEM file with the server's certificate and the certificates it is signed with. With it the port
+    speaks only TLS, 1.2 or later. None means no TLS."""
 
     tls_key: Path | None = None
-    """The certificate's key, unencrypted, in PEM form. None: it is in the file ``tls_cert``."""
+    """A PEM file with the certificate's key, unencrypted. None means the key is in the file ``tls_cert``."""
 
     tls_ca: Path | None = None
-    """The certificates of the authorities of which every client and worker has to show a certificate. None:
-    they need none."""
+    """A file with authorities. Every client and worker must then show a certificate of one of them. None
+    means they need no certificate."""
 
     token: Annotated[SecretStr, AfterValidator(_check)] | None = None
-    """A secret that every connection has to say before anything else is served, of up to 1024 bytes. None:
-    whoever connects is served."""
+    """A secret of up to 1024 bytes that every connection must send before the server does anything else for
+    it. None means no token is needed."""
 
     data: Path | None = None
-    """The folder of the file in which jobs and results are kept; it is made if need be. None: they live in
-    memory, and end with the server."""
+    """The folder of the file that keeps jobs and results. The server makes the folder if it is missing. None
+    means jobs and results live in memory, and end with the server."""
 
     sync: Sync = "batch"
-    """What a background job that was acknowledged survives: the death of the server in any case;
-    ``always``: that of the machine, too; ``batch``: that too, but for the last second or so; ``off``: there
-    the file may be damaged."""
+    """How safe an acknowledged background job is. In every mode it survives the death of the server. With
+    ``always`` it also survives the death of the machine. ``batch`` is the same, except that about the last
+    second may be lost. With ``off`` the death of the machine may damage the file."""
 
     keep: Annotated[float, Field(ge=0)] = _DEFAULTS.keep
-    """Seconds for which what became of a background job is kept, where its submission does not say."""
+    """Seconds for which the outcome of a background job is kept, if the submission does not say."""
 
     keep_dead: Annotated[float, Field(ge=0)] = _DEFAULTS.keep_dead
     """Seconds for which dead letters are kept."""
 
     keep_bytes: Bytes | None = None
-    """Bytes of what became of jobs that are kept at most, the oldest going first. None: 64 MiB in memory, and
-    in a file as much as there is room."""
+    """Bytes of all kept outcomes together. The oldest go first. None means 64 MiB in memory. In a file, as
+    much as there is room."""
 
     max_deaths: Annotated[int, Field(ge=1)] | None = _DEFAULTS.deaths
-    """Workers that may go away in the middle of a job; then it is a dead letter. None: any number."""
+    """Workers that may go away in the middle of a job before it becomes a dead letter. None means any
+    number."""
 
     @model_validator(mode="after")
     def _has_certificate(self) -> Self:
@@ -119,7 +121,7 @@ class ServerSettings(BaseModel):
 
     @property
     def limits(self) -> SizeLimits:
-        """Those of the settings that the broker itself keeps."""
+        """The settings that the broker applies itself."""
         return SizeLimits(
             body=self.max_body,
             function=self.max_function,

@@ -17,18 +17,18 @@ TRACK_INTERVAL: Final = 0.1
 
 
 class Context:
-    """One run of one job. The worker makes it; it is of no use when the run is over.
+    """One run of one job. The worker makes it, and it is valid until the run ends.
 
-    All methods return at once and may be called from the loop or from a task's thread; the packets are
-    sent when the connection takes them.
+    All methods return at once. You may call them from the event loop or from the task's thread. The packets
+    are sent when the connection can take them.
 
     Attributes:
         handle: The server's name for the job.
         function: The name under which the job was submitted.
-        attempt: Which run of the job this is, from 1.
-        deadline: When the run must have ended, as Unix time; ``None`` if it may take any time.
-        cancelled: Becomes true when nobody waits for the result any more, or the worker has lost the job:
-            a task in a thread, which cannot be stopped from outside, may look at it and return.
+        attempt: The number of this run, from 1.
+        deadline: When the run must have ended, as Unix time. None means that there is no limit.
+        cancelled: Becomes true when nobody waits for the result any more, or the worker has lost the job. A
+            task in a thread cannot be stopped from outside, so it can check this and return.
     """
 
     __slots__ = ("_send", "_wire_handle", "attempt", "cancelled", "deadline", "function", "handle")
@@ -51,11 +51,11 @@ class Context:
         self._wire_handle = handle.encode("utf-8", "surrogateescape")
 
     def progress(self, done: int, total: int) -> None:
-        """Tell whoever waits that ``done`` of ``total`` is done; a ``total`` of 0 means it is not known."""
+        """Report that ``done`` of ``total`` is done. A ``total`` of 0 means that it is not known."""
         self._send(WorkStatus(self._wire_handle, b"%d" % done, b"%d" % total))
 
     def warn(self, text: str) -> None:
-        """Tell whoever waits something; the job goes on."""
+        """Send a warning to the callers that wait. The job goes on."""
         self._send(WorkWarning(self._wire_handle, text.encode("utf-8", "backslashreplace")))
 
     @overload
@@ -65,9 +65,9 @@ class Context:
     def track(
         self, items: Iterable[T] | AsyncIterable[T], /, total: int | None = None
     ) -> Iterator[T] | AsyncIterator[T]:
-        """Pass ``items`` on, reporting progress at most every ``TRACK_INTERVAL`` and at the end.
+        """Yield ``items``, and report progress at most every ``TRACK_INTERVAL`` and at the end.
 
-        ``total`` is taken from ``len(items)`` where there is one.
+        By default ``total`` is ``len(items)``, if there is one.
         """
         if total is None:
             total = len(items) if isinstance(items, Sized) else 0

@@ -14,36 +14,53 @@ class Control(Exception):
 
 
 class TryAgain(Control):
-    """Run the job again: ``raise TryAgain(after=30)``, best ``from`` the error that is the reason.
+    """Raise this to run the job again, as in ``raise TryAgain(after=30) from error``.
 
-    It counts as an attempt, whatever the ``on=`` of the task's ``retries``; without ``retries`` there are
-    as many attempts as ``Retry()`` has.
+    The run counts as an attempt, whatever the ``on=`` of the task's ``retries`` says. Without ``retries``
+    there are as many attempts as ``Retry()`` has.
 
     Args:
-        after: Seconds until then; by default what the schedule of the task's ``retries`` says.
+        after: Seconds until the next run. By default the schedule of the task's ``retries`` decides.
+
+    Attributes:
+        after: Seconds until the next run, or None.
     """
 
     def __init__(self, after: float | timedelta | None = None) -> None:
         super().__init__(after)  # as they came, so that it can be pickled
-        self.after = None if after is None else seconds("after", after)
+        self.after: float | None = None if after is None else seconds("after", after)
 
     def __str__(self) -> str:
         return "to be tried again" + ("" if self.after is None else f" after {self.after:g} s")
 
 
 class Snooze(Control):
-    """Run the job again in some seconds, without counting this run as an attempt: it is too early."""
+    """Raise this to run the job again in some seconds. The run does not count as an attempt.
+
+    Args:
+        seconds_: Seconds until the next run.
+
+    Attributes:
+        seconds: Seconds until the next run.
+    """
 
     def __init__(self, seconds_: float | timedelta, /) -> None:
         super().__init__(seconds_)
-        self.seconds = seconds("seconds", seconds_)
+        self.seconds: float = seconds("seconds", seconds_)
 
     def __str__(self) -> str:
         return f"to be run in {self.seconds:g} s"
 
 
 class Discard(Control):
-    """End the job as failed, whatever retries are left: ``raise Discard("the account is closed")``."""
+    """Raise this to end the job as failed, even if it has retries left, as in ``raise Discard("closed")``.
+
+    Args:
+        reason: The message of the failure.
+
+    Attributes:
+        reason: The message of the failure.
+    """
 
     def __init__(self, reason: str = "") -> None:
         super().__init__(reason)
@@ -54,8 +71,9 @@ class Discard(Control):
 
 
 class Fail(Discard):
-    """End the job with WORK_FAIL alone: ``raise Fail("no such order")``. As ``Discard`` it ends the retries.
+    """Raise this to end the job with WORK_FAIL alone, as in ``raise Fail("no such order")``.
 
-    Clients learn that the job failed, and not why: the reason is only in the worker's log. Use it for clients
-    of other libraries that tell a failure (WORK_FAIL) from an exception.
+    Like ``Discard`` it ends the retries. Clients learn that the job failed, but not why. The reason is only
+    in the worker's log. Use it for clients of other libraries that distinguish a failure (WORK_FAIL) from an
+    exception.
     """

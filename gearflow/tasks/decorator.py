@@ -29,7 +29,7 @@ _OPTIONS: Final = (
 
 
 class TaskDecorator(Protocol):
-    """What ``task(name=...)`` returns, to be applied to a function."""
+    """The type of ``task(name=...)``, which you apply to a function."""
 
     # The first form that fits wins: a function with a Context also fits the ones without, a coroutine
     # function also fits the plain one, with a coroutine for its result.
@@ -83,27 +83,29 @@ def task(
     executor: Place | None = None,
     **others: object,
 ) -> Any:
-    """Offer a function to workers and callers as a task: ``@task``, or ``@task(name=..., timeout=...)``.
+    """Make a function a task, for workers and callers. Write ``@task``, or ``@task(name=..., timeout=...)``.
 
-    Parameters and result need annotations: their types are what travels. A first parameter annotated
-    ``Context`` is given by the worker.
+    Parameters and result need annotations, because their types decide what travels. The worker passes a first
+    parameter that is annotated ``Context``.
 
     Args:
         fn: The function.
-        name: Its name on servers; by default ``module.function``.
-        timeout: Seconds a run may take on the worker; a call may say otherwise.
-        retries: Further runs after failed ones, a number or a ``Retry``; a call may say otherwise.
-        keep: Seconds for which gearflow's server keeps what became of background calls; a call may say
-            otherwise. Other calls are kept only if they say so themselves.
-        unique, priority, expires, resubmit: As in ``CallOptions``, for all calls that do not say otherwise.
-        foreign: Others run it, in whatever language: the function is a signature, its body is never run.
-        executor: Where a worker runs a ``def`` function: ``"thread"``, which is the default, or
-            ``"process"``, for what computes for long: it does not hold up others, and can be stopped.
+        name: The task's name on servers. By default ``module.function``.
+        timeout: Seconds a run may take on the worker. A call may override it.
+        retries: How many more runs may follow failed ones, as a number or a ``Retry``. A call may override
+            it.
+        keep: Seconds for which gearflow's server keeps the outcome of background calls. A call may override
+            it. The outcome of other calls is kept only if the call says so.
+        unique, priority, expires, resubmit: As in ``CallOptions``, for all calls that do not set their own.
+        foreign: Another program runs the task, in any language. The function is a signature, and its body
+            never runs.
+        executor: Where a worker runs a ``def`` function. ``"thread"`` is the default. ``"process"`` is for
+            CPU-bound work, which then does not delay others and can be stopped.
 
     Raises:
-        TaskDefinitionError: The function cannot be a task as it is written; the message names the remedy.
+        TaskDefinitionError: The function cannot be a task as it is written. The message names the remedy.
         TypeError: There is no such option.
-        ValueError: An option makes no sense.
+        ValueError: An option is not valid.
     """
     if others:  # whoever has a type checker knows it already
         raise TypeError(f"@task: {no_option(next(iter(others)), _OPTIONS)}")

@@ -35,16 +35,16 @@ class RunInfo:
     """One run of a job, as middleware and operators see it."""
 
     task: str
-    """The task's name, which is that of its function on servers."""
+    """The task's name, which is also its function's name on servers."""
 
     handle: str
     """The server's name for the job."""
 
     server: str
-    """``host:port`` of the server that gave it."""
+    """``host:port`` of the server that gave the job."""
 
     attempt: int
-    """1 for the first run, one more for each retry."""
+    """1 for the first run, and one more for each retry."""
 
     started: float
     """When the run began, in seconds since the epoch."""
@@ -94,21 +94,20 @@ hooks: Final = Hooks()
 
 
 def lifespan(function: LifespanFunction, /) -> Lifespan:
-    """Have a worker enter this before its first job, and leave it after its last.
+    """Register a hook that a worker enters before its first job, and exits after its last.
 
-    What stands before the ``yield`` is done in each process that runs tasks, before the first connection is
-    made; what stands behind it, when the last run has ended. Context variables that it sets are seen by
-    all tasks.
+    The code before the ``yield`` runs in each process that runs tasks, before the first connection. The code
+    after it runs when the last run has ended. All tasks see the context variables that it sets.
 
     Args:
         function: An ``async def`` without parameters that yields once, or a function that returns an
             asynchronous context manager.
 
     Returns:
-        A function that returns the context manager, for tests that enter it by themselves.
+        A function that returns the context manager, for tests that enter it themselves.
 
     Raises:
-        TypeError: It is neither; the message names the remedy.
+        TypeError: The function is neither. The message names the remedy.
     """
     hook = as_lifespan(function)
     hooks.add_lifespan(hook)
@@ -116,15 +115,23 @@ def lifespan(function: LifespanFunction, /) -> Lifespan:
 
 
 def middleware(function: M, /) -> M:
-    """Have a worker call this around each run: ``async def timed(run: RunInfo, proceed: Proceed) -> None``.
+    """Register a function that a worker calls around each run, with a ``RunInfo`` and ``proceed``.
 
-    ``await proceed()`` runs what is inside: the middleware that was defined later, then the task. It raises
-    what they raise, which may be caught only to be raised again or to be replaced: what the middleware
-    raises is the failure of the run, and without it the one that it has swallowed. Context variables that
-    are set before are seen by the task. The task's ``timeout`` does not limit the middleware.
+        @middleware
+        async def timed(run: RunInfo, proceed: Proceed) -> None:
+            await proceed()
+
+    ``await proceed()`` runs the inner part, which is the middleware that was defined later, and then the
+    task. It raises what they raise. You may catch it only to raise it again or to replace it. The run fails
+    with the exception that the middleware raises. If the middleware swallows an exception, the run fails with
+    that exception. The task sees context variables that the middleware set before. The task's ``timeout``
+    does not limit the middleware.
+
+    Args:
+        function: The middleware. It is returned as it is.
 
     Raises:
-        TypeError: It cannot be called so; the message names the remedy.
+        TypeError: The function cannot be called like that. The message names the remedy.
     """
     check_middleware(function)
     hooks.add_middleware(function)

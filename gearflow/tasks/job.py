@@ -29,9 +29,10 @@ R_co = TypeVar("R_co", covariant=True)
 
 
 class AsyncJob(Generic[R_co]):
-    """An attached job: ``await job`` waits for its result. Belongs to the event loop it was submitted in.
+    """An attached job. ``await job`` returns its result. It belongs to the event loop in which you submitted
+    it.
 
-    Cancelling a wait leaves the job attached: it can be awaited again.
+    If you cancel a wait, the job stays attached and you can await it again.
     """
 
     __slots__ = ("_decode", "_job")
@@ -52,20 +53,20 @@ class AsyncJob(Generic[R_co]):
 
     @property
     def done(self) -> bool:
-        """Whether the job has ended for this caller, in whatever way."""
+        """Whether the job has ended for this caller, in any way."""
         return self._job.done
 
     async def result(self, timeout: float | timedelta | None = None) -> R_co:
         """Wait for the result, for at most ``timeout`` seconds.
 
         Raises:
-            TaskFailed: The task raised; also an instance of what it raised, where that class is known here.
-            TaskTimeout: It overran its run limit.
-            QueueFull, ServerError: The server refused it after all; only for calls with options.
-            TimeoutError: It has not ended in time, and runs on.
-            ConnectionLost: The connection closed first; it may run on.
+            TaskFailed: The task raised. Also an instance of its own exception if that class is known here.
+            TaskTimeout: The run exceeded its time limit.
+            QueueFull, ServerError: The server refused the job later. Only for calls with options.
+            TimeoutError: The job has not ended in time, and runs on.
+            ConnectionLost: The connection closed first. The job may run on.
             PayloadInvalid: The result does not fit the task's type.
-            ValueError: ``timeout`` is no duration.
+            ValueError: ``timeout`` is not a duration.
         """
         return self._decode(await _result(timeout, self._job))
 
@@ -73,15 +74,15 @@ class AsyncJob(Generic[R_co]):
         return self.result().__await__()
 
     async def status(self) -> JobStatus:
-        """What the server knows of it."""
+        """Return what the server knows about the job."""
         client = await current.current()
         return await client.status(JobHandle(self.handle, self.server))
 
     def cancel(self) -> bool:
-        """Want it no more: whoever waits gets ``concurrent.futures.CancelledError`` at once.
+        """Detach from the job. All waits for its result raise ``concurrent.futures.CancelledError`` at once.
 
-        On gearflow's server a job that nobody else wants ends, and a worker that runs it is told; on others
-        it may run on. Returns whether it had not ended yet.
+        On gearflow's server, a job that nobody else wants ends, and the server notifies a worker that runs
+        it. On other servers it may run on. Returns whether the job had not ended yet.
         """
         return self._job.cancel()
 
@@ -90,7 +91,7 @@ class AsyncJob(Generic[R_co]):
 
 
 class Job(Generic[R_co]):
-    """An attached job: ``job.result()`` blocks until it ends. For code without an event loop."""
+    """An attached job. ``job.result()`` blocks until it ends. For code without an event loop."""
 
     __slots__ = ("_decode", "_job")
 
@@ -110,7 +111,7 @@ class Job(Generic[R_co]):
 
     @property
     def done(self) -> bool:
-        """Whether the job has ended for this caller, in whatever way."""
+        """Whether the job has ended for this caller, in any way."""
         return self._job.done
 
     def result(self, timeout: float | timedelta | None = None) -> R_co:
@@ -119,7 +120,7 @@ class Job(Generic[R_co]):
         return self._decode(self._job.run(partial(_result, timeout)))
 
     def status(self) -> JobStatus:
-        """What the server knows of it."""
+        """Return what the server knows about the job."""
         current.forbid_running_loop(f"{self._task}.asubmit")
         return current.current_sync().status(JobHandle(self.handle, self.server))
 
@@ -128,7 +129,7 @@ class Job(Generic[R_co]):
         return self._job.function.rpartition(".")[2]
 
     def cancel(self) -> bool:
-        """Want it no more. As ``AsyncJob.cancel``: also a thread that waits hears it at once."""
+        """Detach from the job. See ``AsyncJob.cancel``. A wait in another thread ends at once as well."""
         return self._job.cancel()
 
     def __repr__(self) -> str:

@@ -22,32 +22,34 @@ LATEST: Final = 1e11
 
 
 class CallOptions(TypedDict, total=False):
-    """What ``options()`` takes."""
+    """The keyword arguments of ``options()``."""
 
     priority: Priority | PriorityName
-    """Among the waiting jobs of the function."""
+    """Priority among the waiting jobs of the function."""
     unique: Unique
-    """Join the waiting or running job with the same key: a text, a function of the call's arguments that
+    """Joins the waiting or running job with the same key. A text, a function of the call's arguments that
     returns one, or True for a hash of the payload."""
     timeout: float | timedelta
-    """Seconds the task may run on the worker; then the call raises TaskTimeout."""
+    """Seconds the task may run on the worker. After it the call raises TaskTimeout."""
     delay: float | timedelta
-    """Seconds from now before which it is not run; for background jobs. Servers that are not gearflow's wait
-    for whole seconds, and only with normal priority."""
+    """Seconds from now before which the task does not run, for background jobs. Servers that are not
+    gearflow's wait for whole seconds, and only with normal priority."""
     at: datetime
-    """As ``delay``, as a time with a time zone."""
+    """The time before which the task does not run, with a time zone. Otherwise like ``delay``."""
     keep: float | timedelta
-    """Seconds for which gearflow's server keeps what became of it; 0 for not at all. Without it background
-    jobs are kept as the server is set (a day), others are not."""
+    """Seconds for which gearflow's server keeps the outcome. 0 means not at all. By default the server's
+    setting (a day) for background jobs, and not at all for others."""
     reuse: bool
-    """A kept success of the same unique is the answer, on gearflow's server; the task does not run again."""
+    """Answers with a kept success of the same unique, on gearflow's server. The task does not run again."""
     resubmit: bool
-    """Submit the call again, perhaps to another server, if its server is lost before it is known to have the
-    job, or, where the caller waits, before the job's end. It may then run more than once, also at a time."""
+    """Submits the call again, perhaps to another server, if its server is lost. This applies until the server
+    is known to have the job, and for a caller that waits, until the job ends. The task may then run more than
+    once, also at the same time."""
     retries: int | Retry
-    """Further runs after failed ones, on gearflow's workers; 0 for none, whatever the task says."""
+    """How many more runs may follow failed ones, on gearflow's workers. 0 means none, whatever the task
+    says."""
     expires: float | timedelta
-    """Seconds after which it is no longer worth starting, on gearflow's server: then it ends as expired."""
+    """Seconds after which the job is not worth starting, on gearflow's server. It then ends as expired."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,10 +26,10 @@ _ALIVE = ("delayed", "waiting", "running")
 
 
 class Ref(Generic[R_co]):
-    """A detached job: the server has it, and nobody need wait. A frozen value, which can be pickled.
+    """A reference to a background job. It is a frozen value that you can pickle.
 
-    ``str(ref)`` is ``HANDLE@HOST:PORT``, of which ``task.ref()`` makes it again. The methods with an ``a``
-    are for code in an event loop.
+    ``str(ref)`` is ``HANDLE@HOST:PORT``, and ``task.ref()`` makes a reference from it. The methods with an
+    ``a`` are for code in an event loop.
     """
 
     __slots__ = ("_decode", "_job", "_task")
@@ -41,12 +41,12 @@ class Ref(Generic[R_co]):
 
     @property
     def handle(self) -> str:
-        """The server's name for the job; empty if the job is named by its unique."""
+        """The server's name for the job. Empty if the reference names the job by its unique."""
         return "" if isinstance(self._job, JobKey) else str(self._job)
 
     @property
     def server(self) -> ServerAddress | None:
-        """The server that has the job; None: the servers that are in use are asked in order."""
+        """The server that has the job. None means that the current servers are asked in order."""
         return None if isinstance(self._job, str) else self._job.server
 
     @property
@@ -55,65 +55,66 @@ class Ref(Generic[R_co]):
         return self._task
 
     def result(self, timeout: float | timedelta | None = None) -> R_co:
-        """Wait for the result, for at most ``timeout`` seconds; also if the server restarts meanwhile.
+        """Wait for the result, for at most ``timeout`` seconds. The wait goes on if the server restarts.
 
         Raises:
-            TaskFailed: The task raised, and is not run again; also an instance of what it raised, where
-                that class is known here. Or it has expired, or its workers died: ``type`` tells.
-            TaskTimeout: It overran its run limit.
-            concurrent.futures.CancelledError: It was cancelled.
-            TimeoutError: It has not ended in time, and runs on.
-            UnknownJob: The server knows no such job, or keeps its result no longer.
+            TaskFailed: The task raised, and does not run again. Also an instance of its own exception if that
+                class is known here. Or the job has expired or its workers died, which ``type`` says.
+            TaskTimeout: The run exceeded its time limit.
+            concurrent.futures.CancelledError: The job was cancelled.
+            TimeoutError: The job has not ended in time, and runs on.
+            UnknownJob: The server does not know the job, or no longer keeps its result.
             NoServer: The server could not be reached (again) in time.
-            UnsupportedByServer: It keeps no results.
+            UnsupportedByServer: The server does not keep results.
             PayloadInvalid: The result does not fit the task's type.
             UnknownTask: The reference was unpickled, and the task's module is not imported.
-            ValueError: ``timeout`` is no duration.
+            ValueError: ``timeout`` is not a duration.
         """
         current.forbid_running_loop("ref.aresult")
         return current.current_sync().run(partial(self._result, wait_limit("timeout", timeout)))
 
     async def aresult(self, timeout: float | timedelta | None = None) -> R_co:
-        """Wait for the result. As ``result``."""
+        """Wait for the result. Same as ``result``."""
         limit = wait_limit("timeout", timeout)
         return await self._result(limit, await current.current())
 
     def status(self) -> JobStatus:
-        """What the server knows of it; on gearflow's own also in what state it is, or how it ended."""
+        """Return what the server knows about the job. gearflow's own server also returns its state."""
         current.forbid_running_loop("ref.astatus")
         return current.current_sync().run(self._status)
 
     async def astatus(self) -> JobStatus:
-        """What the server knows of it. As ``status``."""
+        """Return what the server knows about the job. Same as ``status``."""
         return await self._status(await current.current())
 
     def info(self) -> "JobInfo":
-        """All that gearflow's server knows of it: times, attempts, worker, progress, failure.
+        """Return everything that gearflow's server knows about the job, such as times, attempts, worker and
+        failure.
 
         Raises:
-            UnknownJob: It knows no such job, or no longer.
-            UnsupportedByServer, NoServer, ConnectionLost: As in ``gearflow.errors``.
+            UnknownJob: The server does not know the job, or no longer knows it.
+            UnsupportedByServer, NoServer, ConnectionLost: See ``gearflow.errors``.
         """
         current.forbid_running_loop("ref.ainfo")
         return current.current_sync().info(self._job)
 
     async def ainfo(self) -> "JobInfo":
-        """All that gearflow's server knows of it. As ``info``."""
+        """Return everything that gearflow's server knows about the job. Same as ``info``."""
         return await (await current.current()).info(self._job)
 
     def cancel(self) -> bool:
-        """End it, whether it waits or runs, on gearflow's server; a worker that runs it is told.
+        """Cancel the job, whether it waits or runs. gearflow's server notifies the worker that runs it.
 
-        Returns False if it had ended already, or the server knows no such job.
+        Returns False if the job had ended already, or the server does not know it.
 
         Raises:
-            UnsupportedByServer, NoServer, ConnectionLost: As in ``gearflow.errors``.
+            UnsupportedByServer, NoServer, ConnectionLost: See ``gearflow.errors``.
         """
         current.forbid_running_loop("ref.acancel")
         return current.current_sync().cancel(self._job)
 
     async def acancel(self) -> bool:
-        """End it, whether it waits or runs. As ``cancel``."""
+        """Cancel the job, whether it waits or runs. Same as ``cancel``."""
         return await (await current.current()).cancel(self._job)
 
     async def _result(self, timeout: float | None, client: Client) -> R_co:

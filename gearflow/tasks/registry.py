@@ -17,7 +17,7 @@ _SHOWN: Final = 5  # names in an error
 
 
 class Registry:
-    """The tasks of a process. Owns state; may be used by several threads."""
+    """The tasks of a process. Owns state, and several threads may use it."""
 
     def __init__(self) -> None:
         self._tasks: dict[str, AnyTask] = {}
@@ -25,10 +25,10 @@ class Registry:
         self._lock = threading.Lock()
 
     def add(self, task: AnyTask) -> None:
-        """Take a task in.
+        """Add a task.
 
-        A function that is defined again (its module was reloaded, or imported under two names) replaces
-        the one before.
+        A function that is defined again (its module was reloaded, or imported under two names) replaces the
+        earlier one.
 
         Raises:
             TaskDefinitionError: Another function has that name already.
@@ -45,19 +45,19 @@ class Registry:
             self._places[task.name] = place
 
     def get(self, name: str) -> AnyTask | None:
-        """The task of exactly that name."""
+        """Return the task with exactly that name, or None."""
         return self._tasks.get(name)
 
     def tasks(self) -> dict[str, AnyTask]:
-        """All tasks by name, in the order in which they were defined."""
+        """Return all tasks by name, in the order in which they were defined."""
         with self._lock:
             return dict(self._tasks)
 
     def find(self, name: str) -> AnyTask:
-        """The task of that full name, else the only one whose name ends in ``.name``.
+        """Return the task with that full name, else the only one whose name ends in ``.name``.
 
         Raises:
-            UnknownTask: There is none, or more than one ends so; the message offers names.
+            UnknownTask: There is no such task, or more than one. The message suggests names.
         """
         tasks = self.tasks()
         if name in tasks:

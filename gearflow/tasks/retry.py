@@ -22,22 +22,22 @@ Kind: TypeAlias = type[Exception] | str
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """How often a task is run, after which errors, and how long after the one before.
+    """How often a task runs, after which errors it runs again, and how long the pauses are.
 
     ``print(Retry(5))`` shows the schedule.
 
     Attributes:
-        attempts: Runs in all, the first one included.
-        on: The class of exceptions after which it is worth trying again, or several; as ``"module.Class"``
-            where the class is not at hand.
-        backoff: Seconds before the second run, doubled for each further one; or a function of the number
-            of failed runs (from 1) to seconds.
-        max_delay: No delay is longer, in seconds.
-        jitter: Whether each delay is drawn between half of it and all of it, so that what failed
-            together is not tried again together.
+        attempts: The number of all runs, including the first.
+        on: The exception class after which a run is worth repeating, or several. Write ``"module.Class"`` if
+            you do not want to import the class.
+        backoff: Seconds before the second run, doubled for each further run. Or a function from the number of
+            failed runs (from 1) to seconds.
+        max_delay: The longest delay in seconds.
+        jitter: Whether each delay is a random time between half of it and all of it, so that jobs that failed
+            together do not run again together.
 
     Raises:
-        TypeError, ValueError: It makes no sense; the message says what would.
+        TypeError, ValueError: A value is not valid. The message says what would be.
     """
 
     attempts: int = 3
@@ -58,13 +58,13 @@ class Retry:
             _require_kind(kind)
 
     def schedule(self) -> list[float]:
-        """The longest delay before each further run, in seconds."""
+        """Return the longest delay before each further run, in seconds."""
         return [self._longest(failures) for failures in range(1, self.attempts)]
 
     def delay(self, failures: int, *, draw: Callable[[], float] = random.random) -> float | None:
-        """Seconds to wait after ``failures`` runs; ``None`` if there is no further one.
+        """Return the seconds to wait after ``failures`` failed runs, or None if there is no further run.
 
-        ``draw`` gives a number from 0 to 1.
+        ``draw`` returns a number from 0 to 1.
         """
         if failures >= self.attempts:
             return None
@@ -72,7 +72,10 @@ class Retry:
         return longest * (1 + draw()) / 2 if self.jitter else longest
 
     def wants(self, error: BaseException) -> bool:
-        """Whether a run that ended so is worth repeating: what does not fit its types now never will."""
+        """Return whether a run that raised ``error`` is worth repeating.
+
+        A payload that does not fit its types is never worth it.
+        """
         if isinstance(error, PayloadInvalid):
             return False
         elsewhere = relayed(error)
@@ -86,10 +89,10 @@ class Retry:
         )
 
     def to_plan(self) -> "RetryPlan":
-        """The same as it travels: delays one by one, classes by name.
+        """Return the plan that travels with a job, with the delays one by one and the classes by name.
 
         Raises:
-            ValueError: ``backoff`` returned what is no delay.
+            ValueError: ``backoff`` returned a value that is not a delay.
         """
         from gearflow.protocol.server_calls import RetryPlan
 
@@ -99,7 +102,7 @@ class Retry:
 
     @classmethod
     def from_plan(cls, plan: "RetryPlan") -> Self:
-        """What travelled. Classes stay names, and are compared as such: nothing is imported."""
+        """Make a ``Retry`` from a plan that travelled. It compares classes by name, and imports nothing."""
         delays = plan.delays
         return cls(
             len(delays) + 1,

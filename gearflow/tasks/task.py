@@ -43,18 +43,18 @@ Place: TypeAlias = Literal["thread", "process"]
 
 
 class Task(Generic[P, R]):
-    """A function, its name on the wire and its options. A frozen value; made by ``@task``.
+    """A function with its name on servers and its options. It is a frozen value that ``@task`` makes.
 
     Attributes:
         name: The function's name on servers.
-        function: The user's function.
-        payload: Arguments and result <-> workloads.
-        is_async: Whether it is a coroutine function.
-        timeout: Seconds a run may take where the call does not say; ``None`` for any time.
-        retries: When a failed run is repeated where the call does not say; ``None`` for never.
-        keep: Seconds for which what became of a background call is kept where the call does not say.
-        foreign: Whether others run it: the function is a signature without a body.
-        executor: Where a worker runs it if it is no coroutine function.
+        function: Your function.
+        payload: Converts arguments and results to workloads and back.
+        is_async: Whether the function is a coroutine function.
+        timeout: Seconds a run may take if the call does not say. None means any time.
+        retries: When a failed run is repeated if the call does not say. None means never.
+        keep: Seconds for which the outcome of a background call is kept if the call does not say.
+        foreign: Whether another program runs the task. The function is then a signature without a body.
+        executor: Where a worker runs the function if it is not a coroutine function.
     """
 
     __name__: str
@@ -77,7 +77,7 @@ class Task(Generic[P, R]):
         self.name = name
         self.function = function
         self.payload = PayloadCodec(TaskSignature(function, name), name)
-        self.is_async = inspect.iscoroutinefunction(function)
+        self.is_async: bool = inspect.iscoroutinefunction(function)
         self.timeout = timeout
         self.retries = retries
         self.keep = keep
@@ -87,7 +87,7 @@ class Task(Generic[P, R]):
 
     @property
     def takes_context(self) -> bool:
-        """Whether the worker gives the function a ``Context``."""
+        """Whether the worker passes a ``Context`` to the function."""
         return self.payload.signature.takes_context
 
     @property
@@ -104,18 +104,18 @@ class Task(Generic[P, R]):
         return f"<{type(self).__name__} {self.name!r}>"
 
     def options(self, **opts: Unpack[CallOptions]) -> Self:
-        """The same task, with these options for the calls made through what is returned.
+        """Return the same task with these options for the calls that you make through it.
 
         Raises:
             TypeError: There is no such option.
-            ValueError: A value makes no sense.
+            ValueError: A value is not valid.
         """
         changed = copy.copy(self)
         changed._options = self._options.updated(opts)
         return changed
 
     def check(self) -> None:
-        """Read its annotations now, and not at its first use.
+        """Check the types of parameters and result now, not at the first use.
 
         Raises:
             TaskDefinitionError: A type cannot travel, or a default does not fit its type.
@@ -123,21 +123,21 @@ class Task(Generic[P, R]):
         self.payload.check()
 
     def json_schema(self) -> dict[str, Any]:
-        """``{"payload": ..., "result": ...}``: JSON Schemas of what a worker takes and answers."""
+        """Return ``{"payload": ..., "result": ...}`` with the JSON Schemas of payload and result."""
         return self.payload.json_schema()
 
     # ------------------------------------------------------------------------------------------ one call
 
     def call(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run it on a worker and return its result.
+        """Run the task on a worker and return its result.
 
         Raises:
-            PayloadInvalid: An argument does not fit its type; nothing was sent.
-            TaskFailed: The task raised; also an instance of what it raised, where that class is known here.
-            TaskTimeout: It overran its run limit.
-            NoServer, SubmitUnknown, QueueFull, ConnectionLost: As in ``gearflow.errors``.
-            UnsupportedByServer: An option cannot be honoured; nothing was sent.
-            RuntimeError: An event loop runs in this thread; ``acall`` is for that.
+            PayloadInvalid: An argument does not fit its type. Nothing was sent.
+            TaskFailed: The task raised. Also an instance of its own exception if that class is known here.
+            TaskTimeout: The run exceeded its time limit.
+            NoServer, SubmitUnknown, QueueFull, ConnectionLost: See ``gearflow.errors``.
+            UnsupportedByServer: The server cannot honour an option. Nothing was sent.
+            RuntimeError: An event loop runs in this thread. Use ``acall``.
 
         An interrupted caller (Ctrl-C) cancels the job, as by ``Job.cancel``.
         """
@@ -147,7 +147,7 @@ class Task(Generic[P, R]):
         return cast(R, self.payload.decode_result(data))
 
     async def acall(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run it on a worker and return its result. Raises as ``call``.
+        """Run the task on a worker and return its result. Raises as ``call``.
 
         A cancelled caller cancels the job, as by ``AsyncJob.cancel``.
         """
@@ -156,7 +156,7 @@ class Task(Generic[P, R]):
         return cast(R, self.payload.decode_result(data))
 
     def submit(self, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
-        """Have a worker run it; returns a job to wait for when a server has accepted. Raises as ``call``."""
+        """Submit a job, and return it once a server has accepted it. Raises as ``call``."""
         current.forbid_running_loop(f"{self._shown}.asubmit")
         call = self.prepare(args, kwargs)
         job = current.current_sync().submit(
@@ -165,7 +165,7 @@ class Task(Generic[P, R]):
         return Job(job, self.payload.decode_result)
 
     async def asubmit(self, *args: P.args, **kwargs: P.kwargs) -> AsyncJob[R]:
-        """Have a worker run it; returns a job to await when a server has accepted. Raises as ``call``."""
+        """Submit a job, and return it once a server has accepted it. Raises as ``call``."""
         call = self.prepare(args, kwargs)
         client = await current.current()
         job = await client.submit(
@@ -174,7 +174,7 @@ class Task(Generic[P, R]):
         return AsyncJob(job, self.payload.decode_result)
 
     def background(self, *args: P.args, **kwargs: P.kwargs) -> Ref[R]:
-        """Put it on the server's queue; returns when the server has it. Raises as ``submit``."""
+        """Submit a background job, and return a reference once the server has it. Raises as ``submit``."""
         current.forbid_running_loop(f"{self._shown}.abackground")
         call = self._detached(args, kwargs)
         handle = current.current_sync().submit_background(
@@ -183,7 +183,8 @@ class Task(Generic[P, R]):
         return self._ref(handle)
 
     async def abackground(self, *args: P.args, **kwargs: P.kwargs) -> Ref[R]:
-        """Put it on the server's queue; returns when the server has it. Raises as ``background``."""
+        """Submit a background job, and return a reference once the server has it. Raises as
+        ``background``."""
         call = self._detached(args, kwargs)
         client = await current.current()
         handle = await client.submit_background(
@@ -203,15 +204,15 @@ class Task(Generic[P, R]):
         unique: str | None = None,
         server: ServerAddress | str | None = None,
     ) -> Ref[R]:
-        """A reference to a background job of this task that was submitted somewhere else.
+        """Return a reference to a background job of this task that was submitted elsewhere.
 
         Args:
-            handle: What the server calls it, or ``HANDLE@HOST:PORT``, which is what ``str(ref)`` gives.
-            unique: Instead: the key it was submitted with; the last job with it is meant.
-            server: Where it is; by default the servers that are in use are asked in order.
+            handle: The server's name for the job, or ``HANDLE@HOST:PORT`` as ``str(ref)`` returns it.
+            unique: The key of the submission, instead of a handle. The reference is to the last job with it.
+            server: The server that has the job. By default the current servers are asked in order.
 
         Raises:
-            ValueError: That is no job's handle, or no server's address.
+            ValueError: The handle or the server's address is not valid.
         """
         if (handle is None) == (unique is None):
             raise ValueError("ref() takes a handle or a unique")
@@ -224,19 +225,19 @@ class Task(Generic[P, R]):
     # ---------------------------------------------------------------------------------------- many calls
 
     def background_many(self: Mappable[A, B], items: Iterable[A], /) -> list[Ref[B]]:
-        """Put a call for each item on the server's queue; see ``abackground_many``."""
+        """Submit a background job for each item. See ``abackground_many``."""
         task = cast("Task[Any, Any]", self)
         current.forbid_running_loop(f"{task._shown}.abackground_many")
         return bulk.submit_all(task._account(items), current.current_sync())
 
     async def abackground_many(self: Mappable[A, B], items: Iterable[A], /) -> list[Ref[B]]:
-        """Put a call for each item on the server's queue, many in one go; returns when it has them all.
+        """Submit a background job for each item, many at once. Returns when the server has all of them.
 
-        Items are taken as they can be sent, so there may be more than fit into memory. Where they are a
+        Items are taken as they can be sent, so there may be more than fit into memory. If they are a
         collection, all of them are validated before any is sent.
 
         Raises:
-            PartlySubmitted: Not all were accepted; it has the references of those that were.
+            PartlySubmitted: The server did not accept all. It has the references of those it accepted.
             PayloadInvalid, NoServer, UnsupportedByServer: Nothing was sent.
         """
         task = cast("Task[Any, Any]", self)
@@ -278,7 +279,7 @@ class Task(Generic[P, R]):
         ordered: bool = True,
         progress: Progress | None = None,
     ) -> Results[Any]:
-        """One call for each item, when the batch is iterated over; see ``amap``."""
+        """Call the task for each item, as you iterate over the result. See ``amap``."""
         plan = Plan(cast(Callee, self), window, errors, ordered, progress)
         return Results(plan, items)
 
@@ -314,18 +315,20 @@ class Task(Generic[P, R]):
         ordered: bool = True,
         progress: Progress | None = None,
     ) -> AsyncResults[Any]:
-        """One call for each item; nothing happens before the batch is awaited, iterated over or reduced.
+        """Call the task for each item. Nothing happens before you await, iterate over or reduce the result.
 
-        Items are taken one by one as there is room, so they may be without end. Leaving the iteration
-        early cancels the jobs in flight.
+        Items are taken one by one as there is room, so the iterable may be endless. If you leave the
+        iteration early, the jobs in flight are cancelled.
 
         Args:
             items: The sole argument of each call.
-            window: Jobs in flight at most; with ``ordered``, results that wait for an earlier one count.
-            errors: ``"raise"``: the first failure is raised, and cancels the rest. ``"collect"``: a
-                failure takes the place of the result, as a ``TaskFailed``.
-            ordered: Results in the order of the items, or as jobs end.
-            progress: Called with (jobs ended, items in all or None) after each job.
+            window: The largest number of jobs in flight. With ``ordered``, results that wait for an earlier
+                one count.
+            errors: ``"raise"`` raises the first failure and cancels the rest. ``"collect"`` puts each failure
+                in the place of its result, as a ``TaskFailed``.
+            ordered: Whether results come in the order of the items, or as jobs end.
+            progress: Called after each job with the number of ended jobs and the number of all items, or
+                None.
         """
         plan = Plan(cast(Callee, self), window, errors, ordered, progress)
         return AsyncResults(plan, items)
@@ -357,7 +360,7 @@ class Task(Generic[P, R]):
 
 
 class AsyncTask(Task[P, R]):
-    """A task whose function is a coroutine function; it differs in what a call of it here returns."""
+    """A task whose function is a coroutine function. A plain call of it returns a coroutine."""
 
     def __call__(  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]  # to be awaited
         self, *args: P.args, **kwargs: P.kwargs

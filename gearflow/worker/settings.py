@@ -17,36 +17,37 @@ def default_client_id() -> str:
 
 
 class WorkerSettings(BaseModel):
-    """Settings of a ``Worker``: a frozen value, validated once."""
+    """The settings of a ``Worker``, a frozen value that is validated once."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     servers: tuple[str, ...] | None = None
-    """``host:port`` of all servers to take jobs from; ``None``: those that calls go to where the
-    worker is made, by ``connect()``, ``configure()`` or GEARMAN_SERVERS, else 127.0.0.1:4730."""
+    """``host:port`` of all servers to take jobs from. None means the servers that calls go to where you
+    create the worker, by ``connect()``, ``configure()`` or GEARMAN_SERVERS, else 127.0.0.1:4730."""
 
     tls: TLS | bool | None = None
-    """How to speak TLS with them; true: trusting whom the system trusts; false: not at all; ``None``: as
-    ``connect()``, ``configure()`` or the environment says where the worker is made."""
+    """How to use TLS. True trusts the authorities that the system trusts, and false turns TLS off. None means
+    as ``connect()``, ``configure()`` or the environment says where you create the worker."""
 
     token: SecretStr | None = None
-    """What servers that want a token are told; ``None``: as above."""
+    """The token for servers that require one. None means as above."""
 
     concurrency: Annotated[int, Field(ge=1)] = 10
     """Jobs that run at once, over all servers. Ten threads that wait for files or the network keep a core
-    busy without crowding it. Raise it to hundreds for ``async`` tasks that wait, set it to the number of
-    cores for tasks whose C code computes without the GIL, to 1 for tasks that must not overlap."""
+    busy without crowding it. Raise it to hundreds for ``async`` tasks that wait. Set it to the number of
+    cores for tasks whose C code computes without the GIL, and to 1 for tasks that must not overlap."""
 
     client_id: Annotated[str, Field(min_length=1, max_length=MAX_CLIENT_ID, pattern=r"^[!-~]+$")] = Field(
         default_factory=default_client_id
     )
-    """The name that ``workers`` shows for this worker; blanks would break that listing."""
+    """The name that ``workers`` shows for this worker. It has no blanks, because they would break that
+    listing."""
 
     connect_timeout: Annotated[float, Field(gt=0)] = 5.0
-    """Seconds to wait for a connection to be made."""
+    """Longest wait for a connection, in seconds."""
 
     first_retry: Annotated[float, Field(gt=0)] = 0.1
-    """Seconds before the first new attempt to reach a server; each further one waits twice as long, with
+    """Seconds before the first new attempt to reach a server. Each further pause is twice as long, with
     jitter, so that a fleet of workers does not return to a restarted server all at once."""
 
     longest_retry: Annotated[float, Field(gt=0)] = 0.8
@@ -54,13 +55,14 @@ class WorkerSettings(BaseModel):
     server. ``first_retry`` counts if it is longer."""
 
     heartbeat: Annotated[float, Field(gt=0)] = 10.0
-    """Seconds of silence after which a server is asked whether it is there (ECHO_REQ); silent as long
-    again, it is given up, and the slots that its answers hold are free for other servers."""
+    """Seconds of silence after which the worker asks a server whether it is there (ECHO_REQ). After as much
+    silence again, the worker gives the server up, and the slots that its answers hold are free for other
+    servers."""
 
     poll: Annotated[float, Field(gt=0)] | None = 1.0
-    """Seconds after which a sleeping worker asks a server that is not gearflow's own in spite of its
-    silence: gearmand before 2.0 wakes nobody when a delayed job falls due. The worker does not ask for the
-    version, so it polls 2.0 too. ``None`` saves the packets."""
+    """Seconds after which a sleeping worker asks a silent server that is not gearflow's own. gearmand before
+    2.0 wakes no worker when a delayed job is due. The worker does not ask for the version, so it polls 2.0
+    too. None saves the packets."""
 
     gearmand_exceptions: bool = False
     """Fail jobs on C gearmand with WORK_EXCEPTION alone, so that PHP's clients get its code and call their
@@ -69,31 +71,32 @@ class WorkerSettings(BaseModel):
     WORK_FAIL, which all clients understand. Other servers get the same either way."""
 
     drain: Annotated[float, Field(ge=0)] | None = None
-    """Seconds that a warm stop waits for what runs, before it leaves cold; ``None``: as long as it takes."""
+    """Longest wait of a warm stop for the running jobs, in seconds. After it the worker stops cold. None
+    means as long as it takes."""
 
     burst: bool = False
-    """End by itself, warm, once no server has a job. Servers that cannot be reached within
-    ``connect_timeout`` are given up; if that is all of them, ``run`` raises ``NoServer``."""
+    """Stop warm once no server has a job. The worker gives up servers that it cannot reach within
+    ``connect_timeout``. If it cannot reach any, ``run`` raises ``NoServer``."""
 
     max_tasks: Annotated[int, Field(ge=1)] | None = None
-    """Runs after which the worker retires, or up to a tenth less, so that a fleet does not retire all at
-    once. What runs then is finished, so there may be some more."""
+    """Runs after which the worker retires. The actual number is up to a tenth lower, so that a fleet does not
+    retire all at once. The worker finishes its running jobs, so there may be some more runs."""
 
     max_rss: Annotated[int, Field(ge=1)] | None = None
-    """Bytes of resident memory above which the worker retires, or up to a tenth less, for the same reason.
-    It is looked at after each run and every few seconds. A worker that has more before its first job does not
-    start: ``StartupFailed``."""
+    """Bytes of resident memory above which the worker retires. The actual limit is up to a tenth lower, for
+    the same reason. The worker checks it after each run and every few seconds. A worker that uses more before
+    its first job does not start, and raises ``StartupFailed``."""
 
     process_max_tasks: Annotated[int, Field(ge=1)] | None = None
-    """Runs after which a process of tasks with ``executor="process"`` is replaced by a fresh one: against
-    libraries that lose memory. ``None``: it is kept for as long as the worker lives."""
+    """Runs after which the worker replaces a process of tasks with ``executor="process"``, against libraries
+    that lose memory. None means that the process lives as long as the worker."""
 
     process_max_rss: Annotated[int, Field(ge=1)] | None = None
-    """Bytes of resident memory above which such a process is replaced when its run is over."""
+    """Bytes of resident memory above which the worker replaces such a process after its run."""
 
     liveness: Annotated[float, Field(gt=0)] | None = 60.0
-    """Seconds without a job after which the log says that the worker waits for jobs, and again each time
-    these have passed; ``None``: it never says so."""
+    """Seconds without a job after which the log says that the worker waits for jobs. The line repeats each
+    time this passes. None means no such line."""
 
     @model_validator(mode="after")
     def _retries_grow(self) -> Self:

@@ -80,24 +80,29 @@ FAREWELL: Final = 5.0
 class Worker:
     """Runs tasks for the jobs of one or more servers, on asyncio or trio.
 
-    ``async with Worker([add, resize]) as worker:`` runs it in the background of the block, and stops it
-    warm at the end; ``await worker.run()`` runs it until ``stop`` or ``leave`` is called. A worker can run
-    once. If the block ends by an exception, or is cancelled, the worker leaves cold.
+    ``async with Worker([add, resize]) as worker:`` runs it in the background of the block, and stops it warm
+    at the end. ``await worker.run()`` runs it until you call ``stop`` or ``leave``. You can run a worker
+    once. If the block ends with an exception or is cancelled, the worker stops cold.
 
-    All methods belong to the event loop's thread.
+    All methods belong to the thread of the event loop.
 
     Args:
-        tasks: What to run; foreign tasks, which others run, are left out.
-        settings: How to run; ``options`` replace single fields of it.
-        lifespan: Hooks to be entered in order before the first connection is made, and left in reverse after
-            the last run; by default those of ``@lifespan``.
-        middleware: What is called around each run, the outermost first; by default that of ``@middleware``.
-        on_retire: Called once with the reason, when a limit (``max_tasks``, ``max_rss``) is reached; it must
-            not raise. By default the worker stops warm; else it goes on until it is told to stop.
+        tasks: The tasks to run. The worker leaves out foreign tasks, which other programs run.
+        settings: The settings. You can also pass each of its fields as a keyword.
+        lifespan: Hooks that the worker enters in order before the first connection, and exits in reverse
+            order after the last run. By default those of ``@lifespan``.
+        middleware: Functions that the worker calls around each run, the outermost first. By default those of
+            ``@middleware``.
+        on_retire: Called once with the reason when a limit (``max_tasks``, ``max_rss``) is reached. It must
+            not raise. Without it the worker stops warm, and with it the worker goes on until you stop it.
+
+    Attributes:
+        settings: The settings that apply.
+        ready: An event that is set when a server knows the worker's functions.
 
     Raises:
         ValueError: There is no task to run, two have one name, or a setting is out of range.
-        TypeError: What is given as a task, a hook or middleware is none.
+        TypeError: A task, a hook or a middleware is of another type.
     """
 
     def __init__(
@@ -111,7 +116,7 @@ class Worker:
         **options: Unpack[WorkerOptions],
     ) -> None:
         given = settings.model_dump(exclude_unset=True) if settings is not None else {}
-        self.settings = WorkerSettings.model_validate({**given, **options})
+        self.settings: WorkerSettings = WorkerSettings.model_validate({**given, **options})
         self.ready = anyio.Event()
         """Set once a server knows what this worker can do."""
         self._tasks = _by_function(tasks)
@@ -167,62 +172,71 @@ class Worker:
 
     @property
     def running(self) -> int:
-        """Jobs that run, those aside that were reported as timed out."""
+        """The number of running jobs, without those that were reported as timed out."""
         return len(self._runs)
 
     @property
     def held(self) -> int:
-        """Jobs that wait here for their next run, since their server cannot keep them for it."""
+        """The number of jobs that wait in the worker for their next run, because their server cannot keep
+        them for it.
+        """
         return self._grabbing.held
 
     @property
     def overdue(self) -> int:
-        """Threads whose job was reported as timed out, and that have not ended yet; each holds a slot."""
+        """The number of threads that still run although their job was reported as timed out. Each holds a
+        slot.
+        """
         return self._grabbing.overdue
 
     @property
     def done(self) -> int:
-        """Runs that have ended well."""
+        """The number of runs that succeeded."""
         return self._tally.done
 
     @property
     def failed(self) -> int:
-        """Runs that have ended their job with a failure; those that are tried again are not counted."""
+        """The number of runs that ended their job with a failure. Runs that are retried do not count."""
         return self._tally.failed
 
     @property
     def starting(self) -> bool:
-        """Not all lifespan hooks are entered, so there is no job yet; also if the start was given up."""
+        """Whether some lifespan hooks are not entered yet, so that there is no job. Stays true if the start
+        was given up.
+        """
         return not self._start.is_over
 
     @property
     def failed_hook(self) -> str | None:
-        """The lifespan hook that has ended the worker, by what ``run`` raises: a task of its own failed."""
+        """The lifespan hook that ended the worker because a task of the hook failed, or None."""
         return self._start.failed_hook
 
     @property
     def stopping(self) -> bool:
-        """``stop`` was called."""
+        """Whether ``stop`` was called."""
         return self._stopping.is_set()
 
     @property
     def left(self) -> bool:
-        """``leave`` was called, or a warm stop took longer than ``drain``: servers hand on what ran."""
+        """Whether ``leave`` was called, or a warm stop took longer than ``drain``. The servers then give its
+        jobs to others.
+        """
         return self._left
 
     def runs(self) -> list[RunInfo]:
-        """What runs now."""
+        """Return a ``RunInfo`` for each running job."""
         return [run.info() for run in self._runs]
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        """Serve until ``stop`` or ``leave`` is called, or this is cancelled, which leaves cold.
+        """Serve until ``stop`` or ``leave`` is called. If this is cancelled, the worker stops cold.
 
-        It has started once the lifespan hooks are entered, or were given up because of ``stop`` or ``leave``.
+        The worker has started once the lifespan hooks are entered, or were given up because of ``stop`` or
+        ``leave``.
 
         Raises:
-            StartupFailed: A lifespan hook raised as it was entered, or ``max_rss`` is less than the worker
-                has before its first job.
-            NoServer: With the setting ``burst``: no server can be reached.
+            StartupFailed: A lifespan hook raised, or the worker uses more memory than ``max_rss`` before its
+                first job.
+            NoServer: No server can be reached, with the setting ``burst``.
         """
         if self._has_run:
             raise RuntimeError("a worker can run only once; make a new one")
@@ -273,11 +287,11 @@ class Worker:
         )
 
     def stop(self) -> None:
-        """Stop warm: take nothing new, finish what runs, then end ``run``.
+        """Stop warm. The worker takes no new jobs, finishes its running jobs, and then ends ``run``.
 
-        A job that a GRAB in flight still brings is run, and one that waits here for its next run as well.
-        Jobs that do not end within the setting ``drain`` are handed on as by ``leave``. While it starts there
-        is nothing to finish: the lifespan hook that is being entered is cancelled, those before it are left.
+        It still runs a job that a GRAB in flight brings, and jobs that wait here for their next run. Jobs
+        that do not end within the setting ``drain`` are handed on as by ``leave``. A worker that still starts
+        has nothing to finish. It cancels the lifespan hook that it is entering, and exits those before it.
         """
         if self._stopping.is_set():
             return
@@ -292,7 +306,7 @@ class Worker:
         self._grabbing.stop()
 
     def quiet(self) -> None:
-        """Take nothing new until ``resume``, but stay connected, and finish what runs."""
+        """Take no new jobs until ``resume``, but stay connected and finish the running jobs."""
         if not self._grabbing.is_quiet:
             logger.info("quiet; taking no new jobs", extra={"running": self.running, "held": self.held})
             self._grabbing.quiet()
@@ -304,15 +318,15 @@ class Worker:
             self._grabbing.resume()
 
     def show_processes(self) -> None:
-        """Have the processes of tasks write to stderr where their threads are."""
+        """Make the task processes write the stacks of their threads to stderr."""
         if self.ready.is_set():  # before, there are none
             self._executor.show_processes()
 
     def leave(self) -> None:
-        """Leave cold: close the connections at once, so that the servers hand the jobs on to others.
+        """Stop cold. The worker closes its connections at once, so that the servers give its jobs to others.
 
-        Gearflow's own server is told first which ones, and has a second to answer. Coroutines are cancelled,
-        and ``run`` ends when they have ended; threads are left to themselves.
+        It first names the jobs to gearflow's own server, which has a second to answer. Coroutines are
+        cancelled, and ``run`` ends when they have ended. Threads run on.
         """
         if not self._left:
             self._left = True

@@ -176,9 +176,8 @@ class _Reducing:
 
 
 class AsyncResults(Generic[R_co]):
-    """Calls of a task for many items; made by ``amap``.
-
-    ``async for`` gives results as they come, ``await`` all of them as a list.
+    """The calls of a task for many items, from ``amap``. Iterate with ``async for``, or await all results as
+    a list.
     """
 
     def __init__(self, plan: Plan, items: Iterable[Any] | AsyncIterable[Any]) -> None:
@@ -200,12 +199,13 @@ class AsyncResults(Generic[R_co]):
         return self.results().__await__()
 
     async def results(self, timeout: float | timedelta | None = None) -> list[R_co]:
-        """All results; ``timeout`` limits the wait, in seconds.
+        """Return all results as a list. ``timeout`` limits the wait in seconds.
 
         Raises:
             TaskFailed: A task raised, unless failures are collected.
-            TimeoutError: Not all were there in time. Jobs in flight are cancelled, as by ``AsyncJob.cancel``.
-            ValueError: ``timeout`` is no duration.
+            TimeoutError: Not all results arrived in time. Jobs in flight are cancelled, as by
+                ``AsyncJob.cancel``.
+            ValueError: ``timeout`` is not a duration.
         """
         limit = wait_limit("timeout", timeout)
         run = self._run()
@@ -215,10 +215,11 @@ class AsyncResults(Generic[R_co]):
     def reduce(
         self: "AsyncResults[B]", reducer: Mappable[list[B], B], /, *, fan_in: int = FAN_IN
     ) -> "AsyncOutcome[B]":
-        """Reduce the results to one by jobs of ``reducer``, ``fan_in`` of them at a time, as a tree.
+        """Reduce the results to one value with jobs of ``reducer``, each of which joins up to ``fan_in``
+        values in a tree.
 
-        The order is kept, and only as many results are held as wait for their neighbours. Without items the
-        result is that of ``reducer([])``.
+        The order is kept, and only results that wait for their neighbours are held. Without items, the result
+        is that of ``reducer([])``.
         """
         callee = _callee(reducer)
 
@@ -233,7 +234,7 @@ class AsyncResults(Generic[R_co]):
         return AsyncOutcome(reduce)
 
     def then(self: "AsyncResults[B]", task: Mappable[list[B], C], /) -> "AsyncOutcome[C]":
-        """Call ``task`` once, with the list of all results."""
+        """Call ``task`` once with the list of all results."""
         _callee(task)
 
         async def then() -> C:
@@ -312,7 +313,9 @@ class _AsyncRun(AsyncIterator[Any]):
 
 
 class AsyncOutcome(Generic[R_co]):
-    """What will be made of a batch: ``await`` it, once. Nothing runs before."""
+    """The one value that ``reduce`` or ``then`` makes of many results. Nothing runs before you await it,
+    which you can do once.
+    """
 
     def __init__(self, run: Callable[[], Coroutine[Any, Any, R_co]]) -> None:
         self._run = run
@@ -321,7 +324,7 @@ class AsyncOutcome(Generic[R_co]):
         return self.result().__await__()
 
     async def result(self, timeout: float | timedelta | None = None) -> R_co:
-        """The value; ``timeout`` limits the wait, in seconds. Raises as ``AsyncResults.results``."""
+        """Return the value. ``timeout`` limits the wait in seconds. Raises as ``AsyncResults.results``."""
         with _limit(wait_limit("timeout", timeout)):
             return await self._run()
 
@@ -330,9 +333,9 @@ class AsyncOutcome(Generic[R_co]):
 
 
 class Results(Generic[R_co]):
-    """Calls of a task for many items, for code without an event loop; made by ``map``.
+    """The calls of a task for many items, from ``map``. Iterate over it in code without an event loop.
 
-    Iterating gives results as they come. Items are taken in the thread that iterates.
+    Iterating returns results as they come. It takes the items in the thread that iterates.
     """
 
     def __init__(self, plan: Plan, items: Iterable[Any]) -> None:
@@ -344,11 +347,13 @@ class Results(Generic[R_co]):
         return (result for _, result in self._run(_Deadline(None)))
 
     def results(self, timeout: float | timedelta | None = None) -> list[R_co]:
-        """All results; ``timeout`` limits the wait, in seconds. Raises as ``AsyncResults.results``."""
+        """Return all results as a list. ``timeout`` limits the wait in seconds. Raises as
+        ``AsyncResults.results``.
+        """
         return [result for _, result in self._run(_Deadline(wait_limit("timeout", timeout)))]
 
     def reduce(self: "Results[B]", reducer: Mappable[list[B], B], /, *, fan_in: int = FAN_IN) -> "Outcome[B]":
-        """Reduce the results to one by jobs of ``reducer``; see ``AsyncResults.reduce``."""
+        """Reduce the results to one value with jobs of ``reducer``. See ``AsyncResults.reduce``."""
         callee = _callee(reducer)
 
         def reduce(deadline: _Deadline) -> B:
@@ -367,7 +372,7 @@ class Results(Generic[R_co]):
         return Outcome(reduce)
 
     def then(self: "Results[B]", task: Mappable[list[B], C], /) -> "Outcome[C]":
-        """Call ``task`` once, with the list of all results."""
+        """Call ``task`` once with the list of all results."""
         _callee(task)
 
         def then(deadline: _Deadline) -> C:
@@ -438,13 +443,15 @@ async def _exchange(
 
 
 class Outcome(Generic[R_co]):
-    """What will be made of a batch. Nothing runs before ``result()``, which can be called once."""
+    """The one value that ``reduce`` or ``then`` makes of many results. Nothing runs before ``result()``,
+    which you can call once.
+    """
 
     def __init__(self, run: "Callable[[_Deadline], R_co]") -> None:
         self._run = run
 
     def result(self, timeout: float | timedelta | None = None) -> R_co:
-        """The value; ``timeout`` limits the wait, in seconds. Raises as ``AsyncResults.results``."""
+        """Return the value. ``timeout`` limits the wait in seconds. Raises as ``AsyncResults.results``."""
         return self._run(_Deadline(wait_limit("timeout", timeout)))
 
 
