@@ -244,9 +244,10 @@ def _class(name: str, cls: type) -> Iterator[str]:
     if name in ELSEWHERE:
         yield f"Its fields are in [this table]({ELSEWHERE[name]})."
         return
-    bases = [base.__name__ for base in cls.__mro__[1:] if base in _public()]
+    bases = [base for base in cls.__mro__[1:] if base in _public()]
     if bases:
-        yield f"It is a `{bases[0]}`, and has the same members."
+        inherited = any(True for base in bases for _ in _members(base))
+        yield f"It is a `{bases[0].__name__}`" + (", and has the same members." if inherited else ".")
     methods = [node for node in _body(cls) if isinstance(node, Function)]
     start = next((node for node in methods if node.name == "__init__"), None)
     if start is not None and name not in GIVEN and "Args:" in _docstring(cls):
@@ -341,6 +342,8 @@ def _inferred(value: ast.expr) -> str:
 
 def _called(function: Function, names: dict[str, Any]) -> str:
     parameters = [text for name, text, _ in _parameters(function, names) if name not in ("self", "cls")]
+    if function.args.kwonlyargs and function.args.vararg is None:
+        parameters.insert(-len(function.args.kwonlyargs) - (function.args.kwarg is not None), "*")
     text = f"{function.name}({', '.join(parameters)})"
     yields = any(isinstance(node, ast.Yield) for node in ast.walk(function))
     return f"await {text}" if isinstance(function, ast.AsyncFunctionDef) and not yields else text

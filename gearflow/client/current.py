@@ -149,11 +149,13 @@ def connect(
     Other threads and other tasks, such as those of a web framework's requests, go where ``configure()`` says.
 
     Args:
-        servers: The servers as ``host:port``, in the order of preference. Without any, ``configure()`` or the
-            environment decides. The same applies to the next three.
-        spread: Whether the servers share the submissions. See ``Client``.
-        tls: How to use TLS. See ``Client``.
-        token: The token for servers that require one. See ``Client``.
+        servers: The servers as ``host:port``, in the order of preference. Without any, as ``configure()`` or
+            the environment says.
+        spread: Whether the servers share the submissions. See ``Client``. None means as ``configure()`` or
+            the environment says.
+        tls: How to use TLS. See ``Client``. None means as ``configure()`` or the environment says.
+        token: The token for servers that require one. See ``Client``. None means as ``configure()`` or the
+            environment says.
         connect_timeout: Seconds to connect to a server. See ``Client``.
         answer_timeout: Seconds after which a server that does not answer a request counts as lost. See
             ``Client``.

@@ -65,7 +65,7 @@ class Context:
     def track(
         self, items: Iterable[T] | AsyncIterable[T], /, total: int | None = None
     ) -> Iterator[T] | AsyncIterator[T]:
-        """Yield ``items``, and report progress at most every ``TRACK_INTERVAL`` and at the end.
+        """Yield ``items``, and report progress at most every 0.1 seconds and at the end.
 
         By default ``total`` is ``len(items)``, if there is one.
         """
