@@ -92,7 +92,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """The server, when it is asked for: clients and workers do without it."""
+    """Import the server on first use, because clients and workers do not need it."""
     if name in ("JobServer", "ServerSettings"):
         from gearflow import server
 

@@ -1,28 +1,28 @@
-"""Every error gearflow raises on purpose, in one tree.
+"""Every error that gearflow raises on purpose, in one tree.
 
     GearflowError
-    ├── ProtocolError            the wire
-    │   ├── LocalProtocolError       we were about to break the protocol: a bug of ours or of the caller
-    │   └── RemoteProtocolError      the peer broke it: the connection is closed
+    ├── ProtocolError            one side broke the protocol
+    │   ├── LocalProtocolError       gearflow was about to break it, by a bug or a wrong argument
+    │   └── RemoteProtocolError      the peer broke it, and the connection is closed
     ├── ServerError              the server refused a request
-    │   └── QueueFull                it holds as many jobs, or bytes, as it may
-    ├── NoServer                 none of the configured servers can be reached; nothing was sent
-    ├── ConnectionLost           the connection went away while a job was attached to it; the job may run on
-    ├── SubmitUnknown            sent, not acknowledged, connection lost: the job may exist or not
-    ├── PartlySubmitted          of many submissions some were accepted, and some were not
-    ├── UnknownJob               the server knows no such job, or no longer (also a LookupError)
-    ├── UnsupportedByServer      the server at hand cannot honour an option of this call; nothing was sent
-    ├── StartupFailed            the worker took no job: a lifespan hook raised, or a limit cannot be kept
-    ├── StoreError               the server's file of jobs cannot be used; the message names the remedy
+    │   └── QueueFull                it has reached a limit of jobs or bytes
+    ├── NoServer                 no configured server can be reached, and nothing was sent
+    ├── ConnectionLost           the connection closed while a job was attached to it, and the job may run on
+    ├── SubmitUnknown            sent but not acknowledged, so the job may or may not exist
+    ├── PartlySubmitted          the server accepted only some of many submissions
+    ├── UnknownJob               the server does not know the job, or no longer knows it (also a LookupError)
+    ├── UnsupportedByServer      the server cannot honour an option of this call, and nothing was sent
+    ├── StartupFailed            the worker took no job, because a hook raised or a limit is too low
+    ├── StoreError               the server cannot use its job file, and the message names the remedy
     ├── PayloadInvalid           arguments or result do not fit the task's types (also a ValueError)
     ├── TaskFailed               the task raised on the worker
-    │   ├── TaskTimeout              it overran its ``timeout`` and was stopped there
-    │   └── TaskCrashed              it ended its process: a signal, ``os._exit``, no memory left
-    ├── TaskDefinitionError      a function that cannot be a task as it is written (also a TypeError)
-    └── UnknownTask              no registered task of that name (also a LookupError)
+    │   ├── TaskTimeout              the run exceeded its ``timeout``
+    │   └── TaskCrashed              the task ended its process, by a signal, ``os._exit`` or lack of memory
+    ├── TaskDefinitionError      a function cannot be a task as it is written (also a TypeError)
+    └── UnknownTask              no registered task has that name (also a LookupError)
 
-A class exists only where a caller would act differently on it. Waiting too long for a result
-(``result(timeout=)``) is the builtin ``TimeoutError``: the job itself runs on.
+A class exists only if a caller would act differently on it. If a result does not arrive in time
+(``result(timeout=)``), the error is the builtin ``TimeoutError``, and the job runs on.
 """
 
 from collections.abc import Mapping, Sequence

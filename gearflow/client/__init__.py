@@ -1,4 +1,4 @@
-"""Talk to Gearman servers: submit jobs, wait for them, watch them, ask about them."""
+"""Clients of Gearman servers. They submit jobs, wait for them, watch them and ask about them."""
 
 from typing import TYPE_CHECKING
 
@@ -44,7 +44,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Questions about a server, when they are asked for: neither calls nor workers ask any."""
+    """Import the admin clients on first use, because calls and workers do not need them."""
     if name in ("Admin", "SyncAdmin"):
         from gearflow.client import admin
 

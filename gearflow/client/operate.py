@@ -1,12 +1,12 @@
-"""What operators ask of gearflow's own server: dead letters, paused functions, workers, what it is.
+"""Operations on gearflow's own server, such as dead letters, paused functions and the list of workers.
 
-Each asks the server that a submission would go to, unless one is named. Code without an event loop calls
-them through ``SyncClient.run``: ``client.run(lambda client: dead_letters(client))``.
+Each function asks the server that a submission would go to, unless you name one. Code without an event loop
+calls them through ``SyncClient.run``, as in ``client.run(lambda client: dead_letters(client))``.
 
 All of them raise:
-    UnsupportedByServer: It is not gearflow's own server; nothing was sent.
-    ServerError: It refuses.
-    NoServer: It cannot be reached.
+    UnsupportedByServer: The server is not gearflow's own. Nothing was sent.
+    ServerError: The server refuses.
+    NoServer: The server cannot be reached.
     ConnectionLost: The connection closed before the answer.
 """
 

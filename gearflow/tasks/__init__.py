@@ -1,4 +1,4 @@
-"""Typed functions over jobs."""
+"""Tasks, which are typed functions that run as jobs."""
 
 from gearflow.tasks.context import Context
 from gearflow.tasks.control_flow import Discard, Fail, Snooze, TryAgain

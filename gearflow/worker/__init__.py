@@ -1,4 +1,4 @@
-"""Run tasks: a worker takes jobs from its servers, and tells them how they end."""
+"""The worker. It takes jobs from its servers, runs tasks for them, and reports how they end."""
 
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ __all__ = ["RunInfo", "Worker", "WorkerOptions", "WorkerSettings"]
 
 
 def __getattr__(name: str) -> object:
-    """The worker, when it is asked for: the processes that run tasks do without it."""
+    """Import the worker on first use, because task processes do not need it."""
     if name == "Worker":
         from gearflow.worker.worker import Worker
 
