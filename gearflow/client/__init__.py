@@ -2,14 +2,16 @@
 
 from typing import TYPE_CHECKING
 
+from gearflow.backoff import Backoff
 from gearflow.client.client import Client
 from gearflow.client.config import ServerAddress, default_servers, parse_servers
 from gearflow.client.connection import ServerFeatures
 from gearflow.client.current import configure, connect
 from gearflow.client.job import ClientJob, JobEvent, JobFailed, JobHandle, JobKey, JobName, JobStatus
-from gearflow.client.pool import Backoff
+from gearflow.client.pool import ResubmitPolicy
 from gearflow.client.submission import JobRequest, Priority, SubmitOptions
 from gearflow.client.sync_client import SyncClient, SyncJob
+from gearflow.protocol.heartbeat import Timeouts
 from gearflow.security.tls import TLS, Security
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ __all__ = [
     "JobRequest",
     "JobStatus",
     "Priority",
+    "ResubmitPolicy",
     "Security",
     "ServerAddress",
     "ServerFeatures",
@@ -36,6 +39,7 @@ __all__ = [
     "SyncAdmin",
     "SyncClient",
     "SyncJob",
+    "Timeouts",
     "configure",
     "connect",
     "default_servers",

@@ -20,29 +20,27 @@ from random import random
 from threading import Event
 from typing import Final
 
+from gearflow.backoff import Backoff
 from gearflow.client.config import ServerAddress
 from gearflow.client.job import JobHandle
 from gearflow.client.names import to_text
-from gearflow.client.pool import Backoff
 from gearflow.client.requests import NotSent, refusal, unknown
 from gearflow.client.transport import tune
 from gearflow.errors import RemoteProtocolError
 from gearflow.protocol.codec import decode, encode
 from gearflow.protocol.constants import HEADER_SIZE, RES
 from gearflow.protocol.framing import Frame, FrameBuffer
+from gearflow.protocol.heartbeat import Timeouts
 from gearflow.protocol.packets import EchoReq, EchoRes, Error, JobCreated, Packet
 
 LARGE: Final = 65_536
 """Bytes of a packet from which on it goes the usual way."""
 
-MOST_PATIENCE: Final = 1.0
+LONGEST_CONNECT: Final = 1.0
 """Seconds for connecting; the usual way, which has longer, is still to come."""
 
 FOR_EVER: Final = 1e6
 """Seconds from which on there is no limit."""
-
-GRACE: Final = 1.0
-"""Seconds that a call under way has for its answer when the connection is closed, before it is broken off."""
 
 NEAR: Final = 0.000_2
 """Seconds within which a server answers of which the next answer is looked out for."""
@@ -58,22 +56,22 @@ class BlockingSubmitter:
     """A blocking connection to one server, made when it is first used. For any number of threads.
 
     Args:
-        connect_timeout, answer_timeout, backoff: As for ``Client``.
+        timeouts, backoff: As for ``Client``.
         is_reached: Whether the usual way has a connection to the server; called in any thread.
     """
 
     def __init__(
         self,
         server: ServerAddress,
-        *,
-        connect_timeout: float,
-        answer_timeout: float,
+        timeouts: Timeouts,
         backoff: Backoff,
+        *,
         is_reached: Callable[[], bool],
     ) -> None:
         self._server = server
-        self._connect_timeout = min(connect_timeout, MOST_PATIENCE)
-        self._answer_timeout = answer_timeout
+        self._connect_timeout = min(timeouts.connect, LONGEST_CONNECT)
+        self._answer_timeout = timeouts.answer
+        self._grace = timeouts.close
         self._backoff = backoff
         self._is_reached = is_reached
         self._calls: list[object] = []  # those that want the connection now; the first one has it
@@ -95,9 +93,9 @@ class BlockingSubmitter:
         if self._process != os.getpid():
             return
         self._process = 0
-        if self._calls and not self._left.wait(GRACE):
+        if self._calls and not self._left.wait(self._grace):
             self._break_off()
-            self._left.wait(GRACE)
+            self._left.wait(self._grace)
         if not self._calls:
             self._drop()
 

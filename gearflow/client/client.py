@@ -10,12 +10,13 @@ from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from gearflow.backoff import Backoff
 from gearflow.client import server_calls, submitter
 from gearflow.client.config import ServerAddress, default_servers, parse_servers
 from gearflow.client.connection import ServerFeatures
 from gearflow.client.job import ClientJob, JobHandle, JobName, JobStatus
 from gearflow.client.names import function_to_wire, handle_to_wire, to_text, unique_to_wire
-from gearflow.client.pool import Backoff, Pool, default_spread
+from gearflow.client.pool import Pool, ResubmitPolicy, default_spread
 from gearflow.client.requests import NotSent, Request, Submission
 from gearflow.client.submission import (
     BACKGROUND,
@@ -67,7 +68,9 @@ class Client:
             time.)
         heartbeat: Seconds of silence after which a server that has an attached job is asked whether it is
             there. After as much silence again it counts as lost.
+        timeouts: All time limits as one value, in place of these three.
         backoff: How long a server that could not be reached is left alone.
+        resubmit: How a submission whose server was lost is sent again.
 
     Raises:
         ValueError: An entry is not an address, a limit or the token is not valid, or a TLS file cannot be
@@ -84,14 +87,17 @@ class Client:
         connect_timeout: float = 5.0,
         answer_timeout: float = 25.0,
         heartbeat: float = 10.0,
+        timeouts: Timeouts | None = None,
         backoff: Backoff = Backoff(),  # noqa: B008  (frozen)
+        resubmit: ResubmitPolicy = ResubmitPolicy(),  # noqa: B008  (frozen)
     ) -> None:
         addresses = default_servers() if servers is None else parse_servers(servers)
         self._pool = Pool(
             addresses,
             spreads=default_spread() if spread is None else spread,
-            patience=Timeouts(connect_timeout, answer_timeout, heartbeat),
+            timeouts=timeouts or Timeouts(connect_timeout, answer_timeout, heartbeat),
             backoff=backoff,
+            resubmit=resubmit,
             security=Security.of(tls, token),
         )
 

@@ -39,14 +39,23 @@ from gearflow.client.config import ServerAddress
 from gearflow.client.job import ClientJob, JobEvent, JobHandle
 from gearflow.client.names import to_text
 from gearflow.client.requests import Heartbeat, NotSent, Request, Submission, refusal
-from gearflow.client.transport import GEARFLOW, NO_TLS, NO_TOKEN, Stream, Unreachable, describe, open_stream
+from gearflow.client.transport import (
+    GEARFLOW,
+    NO_TLS,
+    NO_TOKEN,
+    PING,
+    Stream,
+    Unreachable,
+    describe,
+    open_stream,
+    until_silent,
+)
 from gearflow.errors import ConnectionLost, RemoteProtocolError
 from gearflow.protocol.codec import decode, encode, marked_failure
 from gearflow.protocol.constants import AUTH, RES, TLS_REQUIRED, PacketType
 from gearflow.protocol.framing import TEXT, Frame, FrameBuffer
-from gearflow.protocol.heartbeat import LOOKS, HeartbeatMonitor, Pulse, Timeouts
+from gearflow.protocol.heartbeat import CHECKS, Timeouts
 from gearflow.protocol.packets import (
-    EchoReq,
     Error,
     OptionReq,
     OptionRes,
@@ -66,7 +75,6 @@ RECEIVE_SIZE: Final = 262_144
 
 OPTIONS: Final = (b"exceptions", GEARFLOW)
 
-_HEARTBEAT: Final = encode(EchoReq(b"heartbeat"))
 _NO_TLS: Final = to_text(TLS_REQUIRED)
 _MIB: Final = 1 << 20
 
@@ -255,18 +263,18 @@ class Connection:
 
     # ---------------------------------------------------------------------------------------- its life
 
-    async def run(self, patience: Timeouts) -> None:
+    async def run(self, timeouts: Timeouts) -> None:
         """Connect, shake hands, serve until the connection ends or the surrounding scope is cancelled."""
         self.reason = "the client was closed"  # unless something else ends it
         try:
-            await self._connect_and_serve(patience)
+            await self._connect_and_serve(timeouts)
         finally:
             self._lose()
 
-    async def _connect_and_serve(self, patience: Timeouts) -> None:
-        deadline = anyio.current_time() + patience.connect
+    async def _connect_and_serve(self, timeouts: Timeouts) -> None:
+        deadline = anyio.current_time() + timeouts.connect
         try:
-            stream = await open_stream(self.server, self._security, patience.connect)
+            stream = await open_stream(self.server, self._security, timeouts.connect)
         except Unreachable as error:
             self.reason = str(error)
             return
@@ -277,11 +285,11 @@ class Connection:
                 await self._shake_hands()
             if limit.cancelled_caught:
                 self.reason = (
-                    f"it did not answer OPTION_REQ within {patience.connect:g} s; is it a Gearman server?"
+                    f"it did not answer OPTION_REQ within {timeouts.connect:g} s; is it a Gearman server?"
                 )
             elif self.is_open:
-                tasks.start_soon(self._watch_silence, patience.heartbeat, tasks.cancel_scope)
-                await self._watch(patience.answer)
+                tasks.start_soon(self._watch_heartbeat, timeouts.heartbeat, tasks.cancel_scope)
+                await self._watch(timeouts.answer)
             tasks.cancel_scope.cancel()
 
     async def _shake_hands(self) -> None:
@@ -324,31 +332,32 @@ class Connection:
         oldest: Request | None = None
         looks = 0
         while True:
-            await anyio.sleep(timeout / LOOKS)
+            await anyio.sleep(timeout / CHECKS)
             looks += 1
             first = self._sent[0] if self._sent else None
             if first is None or first is not oldest or isinstance(first, Heartbeat):
                 oldest, looks = first, 0
-            elif (looks - LOOKS) * timeout / LOOKS >= self._batch_size / _MIB:
-                self.reason = f"it gave no answer for {looks * timeout / LOOKS:g} s"
+            elif (looks - CHECKS) * timeout / CHECKS >= self._batch_size / _MIB:
+                self.reason = f"it gave no answer for {looks * timeout / CHECKS:g} s"
                 self.fell_silent = True
                 return
 
-    async def _watch_silence(self, heartbeat: float, life: anyio.CancelScope) -> None:
-        """End the connection when a server that has a job of ours says nothing for too long."""
-        silence = HeartbeatMonitor()
-        while True:
-            await anyio.sleep(heartbeat / LOOKS)
-            pulse = silence.look(heard=self._heard or not self._attached)
-            self._heard = False
-            if pulse is Pulse.ASK:
-                self.post(Heartbeat(self.new_event()), _HEARTBEAT)
-            elif pulse is Pulse.LOST and self._sent and isinstance(self._sent[0], Heartbeat):
-                # Else something is to be answered before, which is watched over by itself.
-                self.reason = f"it has been silent for {2 * heartbeat:g} s"
-                self.fell_silent = True
-                life.cancel()
-                return
+    async def _watch_heartbeat(self, heartbeat: float, life: anyio.CancelScope) -> None:
+        """End the connection when a server that has an attached job is silent for too long."""
+        self.reason = await until_silent(heartbeat, self._take_heard, self._ping, self._owes_an_answer)
+        self.fell_silent = True
+        life.cancel()
+
+    def _take_heard(self) -> bool:
+        heard, self._heard = self._heard, False
+        return heard or not self._attached
+
+    def _ping(self) -> None:
+        self.post(Heartbeat(self.new_event()), PING)
+
+    def _owes_an_answer(self) -> bool:
+        """Whether the next answer is not that to a ping. ``_watch`` has a limit for it."""
+        return not (self._sent and isinstance(self._sent[0], Heartbeat))
 
     async def _read(self, stream: Stream, life: anyio.CancelScope) -> None:
         """Take in what the server says until it stops or talks nonsense; this ends the connection."""

@@ -25,6 +25,7 @@ from typing import Any, Final, NoReturn, Self, TypeVar
 import anyio
 from anyio.abc import TaskGroup
 
+from gearflow.backoff import Backoff
 from gearflow.client.config import ServerAddress
 from gearflow.client.connection import Connection
 from gearflow.errors import ConnectionLost, NoServer
@@ -56,23 +57,18 @@ def _weight(server: str, key: bytes) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class Backoff:
-    """How long a client leaves a server alone after failed attempts to connect.
+class ResubmitPolicy:
+    """How a submission whose server was lost is sent again, if the caller allows it.
 
     Attributes:
-        first: Seconds after the first failure, doubled for each further one.
-        most: The longest time in seconds.
+        poll: The pauses between two attempts to reach a server.
+        max_losses: Losses in a row. After one more the submission is given up.
+        calm: Seconds without a loss after which the count starts again.
     """
 
-    first: float = 0.1
-    most: float = 30.0
-
-    def delay(self, failures: int, jitter: float) -> float:
-        """Return the seconds after this many failures in a row. ``jitter`` (0 to 1) takes off up to half of
-        it.
-        """
-        exponent = min(failures - 1, 64)  # 2.0 ** 1024 would overflow
-        return min(self.most, self.first * 2.0**exponent) * (1 - jitter / 2)
+    poll: Backoff = Backoff(first=0.05, most=0.5)  # noqa: RUF009  (frozen)
+    max_losses: int = 10
+    calm: float = 60.0
 
 
 class _Server:
@@ -98,16 +94,18 @@ class Pool:
         servers: Iterable[ServerAddress],
         *,
         spreads: bool,
-        patience: Timeouts,
+        timeouts: Timeouts,
         backoff: Backoff,
+        resubmit: ResubmitPolicy,
         security: Security = PLAIN,
     ) -> None:
         self._servers = {address: _Server(address) for address in servers}
         self._preferred = tuple(self._servers.values())
         self._turn = random.randrange(len(self._preferred))  # many short-lived clients share the load, too
         self.spreads: Final = spreads
-        self.patience: Final = patience
+        self.timeouts: Final = timeouts
         self.backoff: Final = backoff
+        self.resubmit: Final = resubmit
         self.security: Final = security
         self.remedy: Callable[[], str] = str
         """What to do when no server can be reached; empty: what ``NoServer`` says itself."""
@@ -235,7 +233,7 @@ class Pool:
 
     async def _live(self, server: _Server, connection: Connection) -> None:
         """A connection's life, and what it teaches about the server."""
-        await connection.run(self.patience)
+        await connection.run(self.timeouts)
         if connection.served and not connection.fell_silent:  # else it will hardly answer now
             server.failures = 0
         else:

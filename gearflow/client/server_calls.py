@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-GRACE: Final = 1.0
-"""Seconds that the server has beyond the time of a wait, to say itself that it is over."""
-
 _LONGEST: Final = 1e9  # seconds; the server takes no number without end
 
 
@@ -57,7 +54,7 @@ async def result(pool: Pool, job: JobName, timeout: float | None) -> bytes:
     while True:
         left = None if deadline is None else max(0.0, deadline - anyio.current_time())
         try:
-            with anyio.move_on_after(None if left is None else left + GRACE):
+            with anyio.move_on_after(None if left is None else left + pool.timeouts.answer_grace):
                 return await _wait(pool, job, server, left)
             break
         except TimeoutError as error:

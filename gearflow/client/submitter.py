@@ -29,7 +29,7 @@ import anyio
 from gearflow.client.config import ServerAddress
 from gearflow.client.connection import Connection
 from gearflow.client.job import ClientJob, JobHandle
-from gearflow.client.pool import Backoff, Pool
+from gearflow.client.pool import Pool
 from gearflow.client.requests import NotSent, ReservedJob, ReservedSubmission, Submission, Tally
 from gearflow.client.submission import JobRequest
 from gearflow.errors import ConnectionLost, GearflowError, NoServer, SubmitUnknown
@@ -37,15 +37,6 @@ from gearflow.errors import ConnectionLost, GearflowError, NoServer, SubmitUnkno
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-RETURN: Final = Backoff(first=0.05, most=0.5)
-"""Between two looks whether a server is back."""
-
-MOST_LOSSES: Final = 10
-"""In a row: with the next one a submission is given up."""
-
-CALM: Final = 60.0
-"""Seconds without a loss after which they are counted anew."""
 
 
 class Sending:
@@ -128,14 +119,14 @@ class Sending:
         """A connection after a loss, if need be to a server that has to come back."""
         if self._losses > 1:
             await anyio.sleep(self.pool.backoff.delay(self._losses - 1, random.random()))
-        deadline = anyio.current_time() + self.pool.patience.connect
+        deadline = anyio.current_time() + self.pool.timeouts.connect
         looks = 0
         while True:
             try:
                 return await self._connection()
             except NoServer:
                 looks += 1
-                pause = RETURN.delay(looks, random.random())
+                pause = self.pool.resubmit.poll.delay(looks, random.random())
                 if anyio.current_time() + pause > deadline:
                     raise
             await anyio.sleep(pause)
@@ -143,12 +134,12 @@ class Sending:
     def _count(self, failure: Exception) -> None:
         """One more loss. Raises it if it was one too many."""
         now = anyio.current_time()
-        if now - self._lost_at > CALM:
+        if now - self._lost_at > self.pool.resubmit.calm:
             self._losses = 0
         self._losses += 1
         self._lost_at = now
         self._failure = failure
-        if self._losses > MOST_LOSSES:
+        if self._losses > self.pool.resubmit.max_losses:
             failure.add_note(f"It was submitted {self._losses} times, and lost its server each time.")
             raise failure
 

@@ -12,20 +12,22 @@ from functools import partial
 from importlib import import_module
 from threading import Lock, RLock, Thread, current_thread
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Generic, NoReturn, Self, TypeVar
+from typing import TYPE_CHECKING, Generic, NoReturn, Self, TypeVar
 
 import anyio
 
+from gearflow.backoff import Backoff
 from gearflow.client.blocking_submit import BlockingSubmitter
 from gearflow.client.client import Client
 from gearflow.client.config import ServerAddress
 from gearflow.client.connection import ServerFeatures
 from gearflow.client.job import ClientJob, JobEvent, JobHandle, JobName, JobStatus
 from gearflow.client.names import function_to_wire, unique_to_wire
-from gearflow.client.pool import Backoff
+from gearflow.client.pool import ResubmitPolicy
 from gearflow.client.requests import NotSent
 from gearflow.client.submission import BACKGROUND, JobRequest, Priority, SubmitOptions, encode_submission
 from gearflow.errors import ConnectionLost
+from gearflow.protocol.heartbeat import Timeouts
 from gearflow.runtime.eventloop import can_use_uvloop
 from gearflow.runtime.fork import forget_in_children
 from gearflow.security.tls import PLAIN, TLS, Security
@@ -36,9 +38,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 import_module("concurrent.futures.thread")  # uvloop imports it: too late, once the main thread has ended
-
-GRACE: Final = 1.0
-"""Seconds that calls under way have to end when the client is left, before they are cancelled."""
 
 
 class SyncClient:
@@ -62,24 +61,25 @@ class SyncClient:
         connect_timeout: float = 5.0,
         answer_timeout: float = 25.0,
         heartbeat: float = 10.0,
+        timeouts: Timeouts | None = None,
         backoff: Backoff = Backoff(),  # noqa: B008  (frozen)
+        resubmit: ResubmitPolicy = ResubmitPolicy(),  # noqa: B008  (frozen)
     ) -> None:
+        limits = timeouts or Timeouts(connect_timeout, answer_timeout, heartbeat)
         self._client = Client(
             servers,
             spread=spread,
             tls=tls,
             token=token,
-            connect_timeout=connect_timeout,
-            answer_timeout=answer_timeout,
-            heartbeat=heartbeat,
+            timeouts=limits,
             backoff=backoff,
+            resubmit=resubmit,
         )
-        self._loop = _Loop()
+        self._loop = _Loop(limits.close)
         self._direct = BlockingSubmitter(
             self._client.servers[0],
-            connect_timeout=connect_timeout,
-            answer_timeout=answer_timeout,
-            backoff=backoff,
+            limits,
+            backoff,
             is_reached=lambda: self._client.is_connected,
         )
 
@@ -283,9 +283,10 @@ class _Loop:
     end, and an interrupt in the first leaves the call waiting for ever.)
     """
 
-    __slots__ = ("__weakref__", "_lock", "_loop", "_stop", "_thread", "_why_not")
+    __slots__ = ("__weakref__", "_grace", "_lock", "_loop", "_stop", "_thread", "_why_not")
 
-    def __init__(self) -> None:
+    def __init__(self, grace: float) -> None:
+        self._grace = grace  # seconds for calls under way when the client is left
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop = asyncio.Event()
         self._thread: Thread | None = None
@@ -309,7 +310,7 @@ class _Loop:
                 started.set_result(asyncio.get_running_loop())
                 await self._stop.wait()
             if calls := asyncio.all_tasks() - {asyncio.current_task()}:
-                await asyncio.wait(calls, timeout=GRACE)
+                await asyncio.wait(calls, timeout=self._grace)
 
         def run() -> None:
             try:

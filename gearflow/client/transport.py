@@ -10,6 +10,7 @@ Why a connection could not be made, or ended, in words for people.
 import os
 import socket
 import ssl
+from collections.abc import Callable
 from typing import Final, TypeAlias, cast
 
 import anyio
@@ -21,7 +22,9 @@ from gearflow.errors import RemoteProtocolError
 from gearflow.protocol.codec import decode, encode
 from gearflow.protocol.constants import AUTH, RES, TLS_REQUIRED
 from gearflow.protocol.framing import TEXT, FrameBuffer
+from gearflow.protocol.heartbeat import CHECKS, HeartbeatMonitor, PeerState
 from gearflow.protocol.packets import (
+    EchoReq,
     Error,
     JobCreated,
     OptionReq,
@@ -121,6 +124,8 @@ Stream: TypeAlias = ByteStream
 
 GEARFLOW: Final = b"gearflow"
 
+PING: Final = encode(EchoReq(b"heartbeat"))
+
 _KEEPALIVE: Final = (
     ("TCP_KEEPIDLE", 15),
     ("TCP_KEEPINTVL", 5),
@@ -160,6 +165,32 @@ async def open_stream(server: ServerAddress, security: Security, timeout: float)
             raise
         return stream
     raise Unreachable(f"{step} within {timeout:g} s")
+
+
+async def until_silent(
+    heartbeat: float,
+    take_heard: Callable[[], bool],
+    ping: Callable[[], object],
+    is_busy: Callable[[], bool] = lambda: False,
+) -> str:
+    """Return when a peer counts as dead, with the reason. See ``HeartbeatMonitor.check``.
+
+    Args:
+        heartbeat: Seconds of silence before the ping, and again after it.
+        take_heard: Returns whether anything arrived since its last call, or nothing is expected.
+        ping: Sends ``PING``.
+        is_busy: Returns whether the peer owes another answer before that to the ping.
+    """
+    monitor = HeartbeatMonitor()
+    while True:
+        await anyio.sleep(heartbeat / CHECKS)
+        match monitor.check(heard=take_heard(), is_busy=is_busy()):
+            case PeerState.PING:
+                ping()
+            case PeerState.DEAD:
+                return f"it has been silent for {2 * heartbeat:g} s"
+            case PeerState.ALIVE:
+                pass
 
 
 def tune(raw: socket.socket) -> None:

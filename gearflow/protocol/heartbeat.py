@@ -1,65 +1,79 @@
-"""How long a server is waited for before it counts as dead or lost. Pure."""
+"""Time limits for a peer, and when a silent peer is pinged and given up. Pure."""
 
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, auto
 from typing import Final
 
-LOOKS: Final = 10
-"""How often it is looked, in the time that a server has, whether it has said something. They are counted,
-rather than the time: where the event loop stood still, what it said may be there unread."""
+CHECKS: Final = 10
+"""Checks per heartbeat interval. A monitor counts checks instead of time. If the event loop stood still, data
+may have arrived that nobody has read yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Limits in seconds, more than 0; ``inf`` for none.
+    """All time limits of a client or a worker, in seconds. Each is more than 0; ``inf`` means no limit.
 
     Attributes:
-        connect: For connecting and learning what the server is.
-        answer: For the answer to a request, and a second more for each MiB that had to be sent before.
-        heartbeat: Of silence, while a job is attached, before the server is asked whether it is there, and
-            again before it is given up.
+        connect: For connecting and for the handshake.
+        answer: For the answer to a request, plus one second for each MiB sent before it.
+        heartbeat: Silence after which the server is pinged. After as much silence again it counts as lost.
+        answer_grace: Added to the timeout of a wait that the server itself ends, so that its answer arrives.
+        close: For calls that are under way when a blocking client is closed.
+        release: For the server to take jobs back when a worker stops cold.
     """
 
     connect: float = 5.0
     answer: float = 25.0
     heartbeat: float = 10.0
+    answer_grace: float = 1.0
+    close: float = 1.0
+    release: float = 1.0
 
     def __post_init__(self) -> None:
-        given = {
+        limits = {
             "connect_timeout": self.connect,
             "answer_timeout": self.answer,
             "heartbeat": self.heartbeat,
+            "answer_grace": self.answer_grace,
+            "close": self.close,
+            "release": self.release,
         }
-        for option, seconds in given.items():
+        for option, seconds in limits.items():
             if not seconds > 0:
                 raise ValueError(f"{option}={seconds}: it is a number of seconds, more than 0")
 
 
-class Pulse(Enum):
-    """What silence says of a server."""
+class PeerState(Enum):
+    """The state of a peer at a check."""
 
-    FELT = "felt"  # it is not over yet
-    ASK = "ask"  # it is to be asked now whether it is there
-    LOST = "lost"  # it was asked, and that was too long ago
+    ALIVE = auto()
+    PING = auto()  # ping it now
+    DEAD = auto()  # it did not answer the ping in time
 
 
 class HeartbeatMonitor:
-    """How long a server has said nothing, counted in looks. Owns state."""
+    """Counts the checks for which a peer has been silent. Owns state."""
 
-    __slots__ = ("_asked", "_looks")
+    __slots__ = ("_is_pinged", "_silent")
 
     def __init__(self) -> None:
-        self._looks = 0
-        self._asked = False
+        self._silent = 0
+        self._is_pinged = False
 
-    def look(self, *, heard: bool) -> Pulse:
-        """``heard``: whether something has come, or nothing was to come, since the last look."""
-        self._looks += 1
+    def check(self, *, heard: bool, is_busy: bool = False) -> PeerState:
+        """The peer's state at this check. Call it ``CHECKS`` times per heartbeat interval.
+
+        Args:
+            heard: Something arrived since the last check, or nothing was expected.
+            is_busy: The peer owes another answer before that to the ping, so it does not count as dead.
+        """
         if heard:
-            self._looks, self._asked = 0, False
-        elif self._looks >= LOOKS:
-            if self._asked:
-                return Pulse.LOST
-            self._looks, self._asked = 0, True
-            return Pulse.ASK
-        return Pulse.FELT
+            self._silent, self._is_pinged = 0, False
+            return PeerState.ALIVE
+        self._silent += 1
+        if self._silent < CHECKS:
+            return PeerState.ALIVE
+        if self._is_pinged:
+            return PeerState.ALIVE if is_busy else PeerState.DEAD
+        self._silent, self._is_pinged = 0, True
+        return PeerState.PING

@@ -9,7 +9,7 @@ up: what kills it may be a database that is away, and a fleet that waits needs n
 from dataclasses import dataclass
 from typing import Final
 
-from gearflow.client.pool import Backoff
+from gearflow.backoff import Backoff
 
 STABLE: Final = 30.0
 """Seconds of service after which a death says nothing about the next process."""

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 
+from gearflow.backoff import Backoff
 from gearflow.errors import PayloadInvalid
 from gearflow.tasks.durations import LONGEST, is_number
 from gearflow.tasks.remote_errors import name_of, relayed
@@ -125,8 +126,7 @@ class Retry:
                     "and a delay is a number of seconds, not negative"
                 )
             return min(delay, self.max_delay, LONGEST)
-        # 2.0 ** 1024 overflows, and any delay is at its cap long before
-        return min(self.backoff * 2.0 ** min(failures - 1, 64), self.max_delay, LONGEST)
+        return Backoff(self.backoff, min(self.max_delay, LONGEST)).longest(failures)
 
     def __str__(self) -> str:
         delays = ", ".join(f"{delay:g} s" for delay in self.schedule())

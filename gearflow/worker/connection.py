@@ -26,12 +26,12 @@ import anyio.lowlevel
 from anyio.streams.tls import TLSStream
 
 from gearflow.client import ServerAddress
-from gearflow.client.transport import Stream, Unreachable, describe
+from gearflow.client.transport import PING, Stream, Unreachable, describe, until_silent
 from gearflow.errors import ConnectionLost, RemoteProtocolError, ServerError
 from gearflow.protocol.codec import encode
 from gearflow.protocol.constants import RES
 from gearflow.protocol.framing import FrameBuffer
-from gearflow.protocol.heartbeat import LOOKS, HeartbeatMonitor, Pulse
+from gearflow.protocol.heartbeat import Timeouts
 from gearflow.protocol.packets import EchoReq, Packet, SubmitJob
 from gearflow.worker.session import (
     Answered,
@@ -89,10 +89,6 @@ class Outbox:
 RECEIVE_SIZE: Final = 262_144
 """Bytes: what asyncio's transports read at most in one go."""
 
-RELEASE_TIME: Final = 1.0
-"""Seconds that a server has, at a cold stop, to take the jobs back: somebody waits for the stop."""
-
-_HEARTBEAT: Final = encode(EchoReq(b"heartbeat"))
 _FAREWELL: Final = b"farewell"
 
 
@@ -177,14 +173,14 @@ class WorkerConnection:
         """The server knows the oldest packets only: no WORK_WARNING, no delayed jobs."""
         return self._session.is_basic
 
-    async def serve(self, heartbeat: float) -> None:
+    async def serve(self, timeouts: Timeouts) -> None:
         """Talk until the connection ends; ``reason`` then says why."""
         try:
             async with self._tasks as tasks:
-                for loop in (self._read, self._write, lambda: self._watch(heartbeat)):
+                for loop in (self._read, self._write, lambda: self._watch_heartbeat(timeouts.heartbeat)):
                     tasks.start_soon(self._until_broken, loop)
         except anyio.get_cancelled_exc_class():
-            with anyio.move_on_after(RELEASE_TIME, shield=True):
+            with anyio.move_on_after(timeouts.release, shield=True):
                 await self._leave()
             raise
 
@@ -339,7 +335,7 @@ class WorkerConnection:
     async def _write(self) -> None:
         hello, requests = self._session.hello(), self._session.requests(time.monotonic())
         # One that asks for no job, because it is quiet or busy, wants to know all the same that it is there.
-        await self._send([hello, requests or _HEARTBEAT])
+        await self._send([hello, requests or PING])
         while True:
             await self._until_woken()
             if (
@@ -368,16 +364,14 @@ class WorkerConnection:
             with anyio.move_on_after(due - time.monotonic()):
                 await self._woken.wait()
 
-    async def _watch(self, heartbeat: float) -> None:
+    async def _watch_heartbeat(self, heartbeat: float) -> None:
         """Return when the server has been silent for too long."""
-        silence = HeartbeatMonitor()
-        while True:
-            await anyio.sleep(heartbeat / LOOKS)
-            pulse = silence.look(heard=self._heard)
-            self._heard = False
-            if pulse is Pulse.ASK:
-                self.outbox.add(b"", _HEARTBEAT)
-                self.wake()
-            elif pulse is Pulse.LOST:
-                self.reason = f"it has been silent for {2 * heartbeat:g} s"
-                return
+        self.reason = await until_silent(heartbeat, self._take_heard, self._ping)
+
+    def _take_heard(self) -> bool:
+        heard, self._heard = self._heard, False
+        return heard
+
+    def _ping(self) -> None:
+        self.outbox.add(b"", PING)
+        self.wake()

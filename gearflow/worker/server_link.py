@@ -10,8 +10,10 @@ from typing import Protocol
 
 import anyio
 
-from gearflow.client import Backoff, Security, ServerAddress
+from gearflow.backoff import Backoff
+from gearflow.client import Security, ServerAddress
 from gearflow.client.transport import Unreachable, open_stream
+from gearflow.protocol.heartbeat import Timeouts
 from gearflow.worker.connection import WorkerConnection
 from gearflow.worker.session import Assignment, Refusal, WorkerSession
 from gearflow.worker.settings import WorkerSettings
@@ -73,6 +75,11 @@ class ServerLink:
         self._functions = functions
         self._grabbing = grabbing
         self._host = host
+        self._timeouts = Timeouts(
+            connect=settings.connect_timeout,
+            heartbeat=settings.heartbeat,
+            release=settings.release_timeout,
+        )
         self._backoff = Backoff(settings.first_retry, max(settings.first_retry, settings.longest_retry))
         self._failures = 0
         self._lane: ServerSlots | None = None  # that of the last connection
@@ -104,16 +111,15 @@ class ServerLink:
 
     async def _serve_once(self) -> str:
         """One connection from beginning to end; returns why it ended."""
-        timeout = self._settings.connect_timeout
         try:
-            stream = await open_stream(self.address, self._security, timeout)
+            stream = await open_stream(self.address, self._security, self._timeouts.connect)
         except Unreachable as error:
             return str(error)
         async with stream:
             connection = WorkerConnection(stream, self)
             self.connection = connection
             try:
-                await connection.serve(self._settings.heartbeat)
+                await connection.serve(self._timeouts)
             finally:
                 self.connection = None
                 self.is_registered = False

@@ -59,6 +59,9 @@ class WorkerSettings(BaseModel):
     silence again, the worker gives the server up, and the slots that its answers hold are free for other
     servers."""
 
+    release_timeout: Annotated[float, Field(gt=0)] = 1.0
+    """Longest wait of a cold stop for the server to take the running jobs back, in seconds."""
+
     poll: Annotated[float, Field(gt=0)] | None = 1.0
     """Seconds after which a sleeping worker asks a silent server that is not gearflow's own. gearmand before
     2.0 wakes no worker when a delayed job is due. The worker does not ask for the version, so it polls 2.0
@@ -119,6 +122,7 @@ class WorkerOptions(TypedDict, total=False):
     first_retry: float
     longest_retry: float
     heartbeat: float
+    release_timeout: float
     poll: float | None
     gearmand_exceptions: bool
     drain: float | None

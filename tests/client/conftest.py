@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import anyio
 import pytest
 
-from gearflow.client import Client
+from gearflow.client import Client, Timeouts
 from gearflow.protocol.packets import CanDo, GrabJob, JobAssign, NoJob, Noop, Packet, PreSleep
 from gearflow.testing.peer import ScriptedPeer, ScriptedServer
 
@@ -48,10 +48,12 @@ def scripted() -> Scripted:
     """``async with scripted() as (client, peer)``: connected, and past the handshake."""
 
     @asynccontextmanager
-    async def connected(*, gearflow: bool = False) -> AsyncGenerator[tuple[Client, ScriptedPeer]]:
+    async def connected(
+        *, gearflow: bool = False, timeouts: Timeouts | None = None
+    ) -> AsyncGenerator[tuple[Client, ScriptedPeer]]:
         async with (
             ScriptedServer() as server,
-            Client([server.address]) as client,
+            Client([server.address], timeouts=timeouts) as client,
             anyio.create_task_group() as tasks,
         ):
             tasks.start_soon(client.features)

@@ -17,7 +17,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from gearflow.client import Backoff, ServerAddress, SyncClient
+from gearflow.client import Backoff, ServerAddress, SyncClient, Timeouts
 from gearflow.client import blocking_submit as direct_module
 from gearflow.client.blocking_submit import LARGE, BlockingSubmitter, look_out
 from gearflow.client.requests import NotSent
@@ -229,9 +229,8 @@ def test_a_server_that_could_not_be_reached_is_left_to_the_usual_way_until_that_
     reached = False
     direct = BlockingSubmitter(
         address,
-        connect_timeout=5,
-        answer_timeout=30,
-        backoff=Backoff(first=0, most=0),
+        Timeouts(),
+        Backoff(first=0, most=0),
         is_reached=lambda: reached,
     )
     direct.open()
@@ -272,12 +271,13 @@ async def test_while_one_thread_waits_another_goes_the_usual_way() -> None:
 
 
 @contextmanager
-def direct_to(server: str, *, answer_timeout: float = 30.0) -> Generator[BlockingSubmitter]:
+def direct_to(
+    server: str, *, answer_timeout: float = 30.0, close: float = 1.0
+) -> Generator[BlockingSubmitter]:
     direct = BlockingSubmitter(
         ServerAddress.parse(server),
-        connect_timeout=5,
-        answer_timeout=answer_timeout,
-        backoff=Backoff(),
+        Timeouts(answer=answer_timeout, close=close),
+        Backoff(),
         is_reached=lambda: True,
     )
     direct.open()
@@ -287,10 +287,9 @@ def direct_to(server: str, *, answer_timeout: float = 30.0) -> Generator[Blockin
         direct.close()
 
 
-async def test_closing_ends_a_wait_for_a_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(direct_module, "GRACE", 0.1)
+async def test_closing_ends_a_wait_for_a_server_that_does_not_answer() -> None:
     async with ScriptedServer() as server, anyio.create_task_group() as tasks:
-        with direct_to(server.address, answer_timeout=math.inf) as direct:
+        with direct_to(server.address, answer_timeout=math.inf, close=0.1) as direct:
             call = Call(anyio.to_thread.run_sync, partial(direct.submit, "f", b"u", PACKET))
             tasks.start_soon(call.run)
             peer = await greet(server)
@@ -301,22 +300,28 @@ async def test_closing_ends_a_wait_for_a_server_that_does_not_answer(monkeypatch
         await peer.expect_end()
 
 
-async def test_closing_lets_a_call_have_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_closing_lets_a_call_have_its_answer() -> None:
     waits = threading.Event()
 
-    class Watched(threading.Event):
-        def wait(self, timeout: float | None = None) -> bool:
+    def note_wait(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_code is threading.Event.wait.__code__:
             waits.set()
-            return super().wait(timeout)
 
-    monkeypatch.setattr(direct_module, "Event", Watched)
+    def close(direct: BlockingSubmitter) -> None:
+        before = sys.getprofile()
+        sys.setprofile(note_wait)
+        try:
+            direct.close()
+        finally:
+            sys.setprofile(before)
+
     async with ScriptedServer() as server, anyio.create_task_group() as tasks:
         with direct_to(server.address) as direct:
             call = Call(anyio.to_thread.run_sync, partial(direct.submit, "f", b"u", PACKET))
             tasks.start_soon(call.run)
             peer = await greet(server)
             await peer.receive()
-            closing = Call(anyio.to_thread.run_sync, direct.close)
+            closing = Call(anyio.to_thread.run_sync, close, direct)
             tasks.start_soon(closing.run)
             assert await anyio.to_thread.run_sync(waits.wait, 5)
             await peer.send(JobCreated(b"H:1"))

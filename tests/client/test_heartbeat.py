@@ -8,7 +8,7 @@ import pytest
 
 from gearflow.client import Client, ClientJob
 from gearflow.errors import ConnectionLost
-from gearflow.protocol.heartbeat import LOOKS, HeartbeatMonitor, Pulse
+from gearflow.protocol.heartbeat import CHECKS, HeartbeatMonitor, PeerState
 from gearflow.protocol.packets import (
     EchoReq,
     EchoRes,
@@ -25,17 +25,26 @@ BEAT = EchoReq(b"heartbeat")
 SHORT = 0.1  # seconds
 
 
-def test_silence_is_counted_in_looks_and_begins_anew_when_something_is_heard() -> None:
-    silence = HeartbeatMonitor()
+def test_silence_is_counted_in_checks_and_starts_again_when_something_is_heard() -> None:
+    monitor = HeartbeatMonitor()
 
-    def looks(*heard: bool) -> list[Pulse]:
-        return [silence.look(heard=each) for each in heard]
+    def check(*heard: bool) -> list[PeerState]:
+        return [monitor.check(heard=each) for each in heard]
 
-    long = (False,) * (LOOKS - 1)
-    assert looks(*long, True, *long) == [Pulse.FELT] * (2 * LOOKS - 1)
-    assert looks(False) == [Pulse.ASK]
-    assert looks(*long, True, *long, False) == [Pulse.FELT] * (2 * LOOKS - 1) + [Pulse.ASK]
-    assert looks(*long, False, False) == [Pulse.FELT] * (LOOKS - 1) + [Pulse.LOST] * 2
+    alive, ping, dead = PeerState.ALIVE, PeerState.PING, PeerState.DEAD
+    long = (False,) * (CHECKS - 1)
+    assert check(*long, True, *long) == [alive] * (2 * CHECKS - 1)
+    assert check(False) == [ping]
+    assert check(*long, True, *long, False) == [alive] * (2 * CHECKS - 1) + [ping]
+    assert check(*long, False, False) == [alive] * (CHECKS - 1) + [dead] * 2
+
+
+def test_a_peer_that_owes_another_answer_is_pinged_and_not_dead() -> None:
+    monitor = HeartbeatMonitor()
+    states = [monitor.check(heard=False, is_busy=True) for _ in range(3 * CHECKS)]
+    assert states.count(PeerState.PING) == 1
+    assert PeerState.DEAD not in states
+    assert monitor.check(heard=False) is PeerState.DEAD
 
 
 @asynccontextmanager

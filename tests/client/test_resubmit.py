@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 import pytest
 
-from gearflow.client import Backoff, Client, ClientJob, JobHandle, JobRequest, SubmitOptions, submitter
+from gearflow.client import Backoff, Client, ClientJob, JobHandle, JobRequest, ResubmitPolicy, SubmitOptions
 from gearflow.errors import ConnectionLost, NoServer, ServerError, SubmitUnknown
 from gearflow.protocol.packets import (
     EchoReq,
@@ -77,20 +77,19 @@ class Stage:
         return await submitting.outcome(), peer
 
 
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Servers that are away are not waited for: a second look would come too late."""
-    monkeypatch.setattr(submitter, "RETURN", Backoff(first=3600, most=3600))
+ONE_ATTEMPT = ResubmitPolicy(poll=Backoff(first=3600, most=3600))
+"""A server that is away is not waited for: the next attempt would come too late."""
 
 
 @asynccontextmanager
-async def staged() -> AsyncGenerator[Stage]:
+async def staged(resubmit: ResubmitPolicy = ResubmitPolicy()) -> AsyncGenerator[Stage]:  # noqa: B008
     async with (
         ScriptedServer() as first,
         ScriptedServer() as second,
         Client(
             [first.address, second.address],
             backoff=Backoff(first=0.001, most=0.001),
+            resubmit=resubmit,
         ) as client,
         anyio.create_task_group() as tasks,
     ):
@@ -129,9 +128,8 @@ async def test_it_goes_on_as_often_as_servers_are_lost() -> None:
         await stage.complete_on_second(job)
 
 
-async def test_it_is_given_up_after_many_losses_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(submitter, "MOST_LOSSES", 2)
-    async with staged() as stage:
+async def test_it_is_given_up_after_many_losses_in_a_row() -> None:
+    async with staged(ResubmitPolicy(max_losses=2)) as stage:
         job, peer = await stage.attached()
         await stage.lose_first(peer)
         await stage.lose_second(2)
@@ -140,10 +138,8 @@ async def test_it_is_given_up_after_many_losses_in_a_row(monkeypatch: pytest.Mon
         assert caught.value.__notes__ == ["It was submitted 3 times, and lost its server each time."]
 
 
-async def test_losses_that_are_long_past_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(submitter, "MOST_LOSSES", 1)
-    monkeypatch.setattr(submitter, "CALM", 0.0)
-    async with staged() as stage:
+async def test_losses_that_are_long_past_do_not_count() -> None:
+    async with staged(ResubmitPolicy(max_losses=1, calm=0.0)) as stage:
         job, peer = await stage.attached()
         await stage.lose_first(peer)
         await stage.lose_second(3)
@@ -190,9 +186,8 @@ async def test_it_waits_a_while_for_the_only_server_to_come_back() -> None:
                 assert await job.result() == b"done"
 
 
-@pytest.mark.usefixtures("impatient")
 async def test_it_ends_when_no_server_comes_back_in_time() -> None:
-    async with staged() as stage:
+    async with staged(ONE_ATTEMPT) as stage:
         job, peer = await stage.attached()
         await stage.second.stop_listening()
         await stage.lose_first(peer)
@@ -326,10 +321,9 @@ async def test_what_reuses_results_is_sent_again_to_the_same_server_of_ours() ->
             await stage.call(job.result).outcome()
 
 
-@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("comes_back", [False, True], ids=["gone", "another program"])
 async def test_what_reuses_results_goes_to_no_other_server(comes_back: bool) -> None:
-    async with staged() as stage:
+    async with staged(ONE_ATTEMPT) as stage:
         submitting = stage.call(stage.client.submit, "f", b"x", unique="k", options=REUSE)
         peer = await stage.accept(stage.first, gearflow=True)
         await peer.receive()

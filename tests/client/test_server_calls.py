@@ -16,8 +16,8 @@ from gearflow.client import (
     ServerAddress,
     SubmitOptions,
     SyncClient,
+    Timeouts,
 )
-from gearflow.client.server_calls import GRACE
 from gearflow.errors import (
     ConnectionLost,
     NoServer,
@@ -273,11 +273,10 @@ async def test_a_server_that_comes_within_the_time_is_asked() -> None:
 
 
 async def test_a_server_that_says_nothing_is_not_waited_for_much_longer(
-    scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+    scripted: Scripted,
 ) -> None:
-    assert GRACE > 0
-    monkeypatch.setattr("gearflow.client.server_calls.GRACE", 0.05)
-    async with scripted(gearflow=True) as (client, peer), anyio.create_task_group() as tasks:
+    limits = Timeouts(answer_grace=0.05)
+    async with scripted(gearflow=True, timeouts=limits) as (client, peer), anyio.create_task_group() as tasks:
         call = Call(client.result, "H:1", 0.05)
         tasks.start_soon(call.run)
         request = ResultRequest.model_validate_json(await asked(peer, RESULT))

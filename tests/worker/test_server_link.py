@@ -351,13 +351,12 @@ async def test_leaving_cold_releases_the_jobs_on_gearflows_own_server_and_waits_
 
 
 async def test_leaving_cold_waits_for_a_server_that_does_not_answer_no_longer_than_a_moment(
-    function: str, monkeypatch: pytest.MonkeyPatch
+    function: str,
 ) -> None:
-    monkeypatch.setattr("gearflow.worker.connection.RELEASE_TIME", 0.01)
     gate = Gate(function)
     with anyio.fail_after(5):
         async with scripted_server() as server, anyio.create_task_group() as tasks:
-            worker = Worker([gate.task], servers=[server.address], concurrency=1)
+            worker = Worker([gate.task], servers=[server.address], concurrency=1, release_timeout=0.01)
             tasks.start_soon(worker.run)
             peer = await server.accept()
             await peer.register()
