@@ -114,6 +114,8 @@ SECTIONS: Final = (
             "JobRequest",
             "SubmitOptions",
             "Backoff",
+            "ResubmitPolicy",
+            "Timeouts",
             "Security",
             "ServerAddress",
             "ServerFeatures",
