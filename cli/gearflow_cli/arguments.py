@@ -67,8 +67,24 @@ def raw(arguments: Sequence[str]) -> bytes:
     return arguments[0].encode("utf-8", "surrogateescape") if content is None else content
 
 
-def untyped(arguments: Sequence[str]) -> bytes:
-    """The payload for a function whose types are not known: values are JSON if they can be, else text."""
+def untyped(arguments: Sequence[str], text: str | None = None) -> bytes:
+    """Return the payload for a function whose types are not known: values are JSON if they can be, else text.
+
+    ``text`` is the name of the function's only parameter if its payload is a text.
+
+    Raises:
+        Failure: The arguments cannot be read, or do not fit the one parameter.
+    """
+    from gearflow.errors import PayloadInvalid
+
+    if text is not None:
+        try:
+            return _text(arguments, text)
+        except PayloadInvalid as error:
+            faults = output.payload_faults(error.errors, [text])
+            raise Failure(
+                ExitCode.PAYLOAD_INVALID, f"the arguments do not fit ({text}: str):\n{faults}"
+            ) from error
     match _read(arguments):
         case Whole(data):
             return data
@@ -76,6 +92,19 @@ def untyped(arguments: Sequence[str]) -> bytes:
             return _object(
                 {name: _quoted(text) if _json(text) is _ABSENT else text for name, text in texts.items()}
             )
+
+
+def whole(arguments: Sequence[str]) -> bytes | None:
+    """Return the payload if the arguments are all of it, whatever the function takes: JSON, a file, stdin."""
+    if len(arguments) != 1:
+        return None
+    content = _content(arguments[0])
+    return arguments[0].encode() if content is None and _json(arguments[0]) is not _ABSENT else content
+
+
+def may_be_one_text(arguments: Sequence[str]) -> bool:
+    """Whether the arguments are one ``name=text``. If the function takes a text, the text alone is meant."""
+    return len(arguments) == 1 and _json(arguments[0].partition("=")[2]) is _ABSENT
 
 
 def typed(arguments: Sequence[str], task: "AnyTask") -> Call:
@@ -223,10 +252,10 @@ def _sole_text(task: "AnyTask") -> str | None:
             return None
 
 
-def _text(arguments: Sequence[str], name: str, task: "AnyTask") -> bytes:
-    """The payload of a task that takes one text: the argument, or what stands behind ``name=`` in it.
+def _text(arguments: Sequence[str], name: str, task: "AnyTask | None" = None) -> bytes:
+    """Return the payload of a function that takes one text: the argument without its ``name=``.
 
-    Without an argument it is the parameter's default.
+    Without an argument it is the parameter's default, if the task is known. Raises PayloadInvalid.
     """
     if len(arguments) == 1:
         content = _content(arguments[0])
@@ -236,13 +265,13 @@ def _text(arguments: Sequence[str], name: str, task: "AnyTask") -> bytes:
     from gearflow.errors import PayloadInvalid
 
     texts = _read_pairs(arguments).texts
-    defaults = task.payload.signature.defaults
+    has_default = task is not None and name in task.payload.signature.defaults
     faults = [{"type": "extra_forbidden", "loc": (extra,)} for extra in texts if extra != name]
-    if name not in texts and name not in defaults:
+    if name not in texts and not has_default:
         faults.insert(0, {"type": "missing", "loc": (name,)})
     if faults:
         raise PayloadInvalid("", faults)
-    return texts[name].encode() if name in texts else task.payload.encode((), {})
+    return texts[name].encode() if task is None or name in texts else task.payload.encode((), {})
 
 
 class _Reading:

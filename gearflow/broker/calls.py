@@ -449,9 +449,10 @@ class ServerCalls:
         return job
 
     def _report(self, session: Session, call: bytes, workload: bytes) -> None:
-        said = _read(api.ReportRequest, workload).overdue
-        session.overdue = {name: count for name, count in said.items() if count}
-        self._answer(session, call, api.Done(jobs=sum(said.values())))
+        said = _read(api.ReportRequest, workload)
+        session.overdue = {name: count for name, count in said.overdue.items() if count}
+        session.texts = said.texts
+        self._answer(session, call, api.Done(jobs=sum(said.overdue.values())))
 
     # ---------------------------------------------------------------------------- what operators ask for
 
@@ -767,6 +768,7 @@ def _worker_info(session: Session) -> api.WorkerInfo:
         functions=tuple(function.name.decode(errors="replace") for function in session.abilities),
         running=len(session.running),
         overdue=dict(session.overdue),
+        texts=dict(session.texts),
     )
 
 

@@ -45,6 +45,7 @@ class Session:
         "overdue",
         "running",
         "storing",
+        "texts",
         "undecided",
         "watched",
     )
@@ -64,6 +65,7 @@ class Session:
         self.expects = False  # its GRABs may wait for a job: see ``grabs``
         self.events = b""  # the handle of its call of ``gearflow:events``, if it made one
         self.overdue: Mapping[str, int] = {}  # by function: runs that go on after the end of their job
+        self.texts: Mapping[str, str] = {}  # by function: its only parameter, which is the whole payload
         self.running: dict[bytes, QueuedJob] = {}  # by handle, in the order they were assigned
         # As a client.
         self.attached: dict[QueuedJob, None] = {}

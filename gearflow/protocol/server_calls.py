@@ -257,6 +257,9 @@ class ReportRequest(Message):
     """Runs by function that go on although their job has ended, because a thread cannot be stopped. Each
     keeps a slot of the worker."""
 
+    texts: dict[str, str] = {}
+    """Functions whose payload is a text, with the name of their only parameter."""
+
 
 class WorkersRequest(Message):
     """``gearflow:workers``: list the workers. It has no keys. Answered with ``Workers``."""
@@ -439,6 +442,9 @@ class WorkerInfo(Answer):
 
     overdue: dict[str, int] = {}
     """Runs by function that go on although their job has ended, from ``gearflow:report``."""
+
+    texts: dict[str, str] = {}
+    """Functions whose payload is a text, with the name of their only parameter, from ``gearflow:report``."""
 
 
 class Workers(Answer):

@@ -94,6 +94,15 @@ class TaskSignature:
         """The types of ``parameters``, resolved."""
         return {name: self._hints[name] for name in self.parameters}
 
+    @property
+    def sole_text(self) -> str | None:
+        """The name of the only parameter if it is a ``str``: the payload is then the text itself."""
+        match list(self.annotations.items()):
+            case [(name, kind)] if kind is str:
+                return name
+            case _:
+                return None
+
     @cached_property
     def result(self) -> Any:
         """The type of the result, resolved; ``None`` is ``NoneType``."""

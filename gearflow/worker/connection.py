@@ -218,11 +218,11 @@ class WorkerConnection:
 
         self._tell(RELEASE, handle, ReleaseRequest(handle=handle.decode(errors="replace")))
 
-    def report(self, overdue: Mapping[str, int]) -> None:
-        """Say how many runs of which functions are overdue, if the server wants to know."""
+    def report(self, overdue: Mapping[str, int], texts: Mapping[str, str]) -> None:
+        """Report overdue runs and the tasks that take a text, if the server is gearflow's own."""
         from gearflow.protocol.server_calls import REPORT, ReportRequest  # as above
 
-        self._tell(REPORT, b"", ReportRequest(overdue=dict(overdue)))
+        self._tell(REPORT, b"", ReportRequest(overdue=dict(overdue), texts=dict(texts)))
 
     def wake(self) -> None:
         """Have the writer look for something to write. To be called on the loop."""

@@ -123,6 +123,11 @@ class Worker:
         self._idle = anyio.Event()
         self._grabbing = SlotAllocator(self.settings.concurrency, self._idle.set)
         self._overdue = OverdueRuns(self._grabbing, self._report)
+        self._texts = {
+            task.name: name
+            for task in self._tasks.values()
+            if (name := task.payload.signature.sole_text) is not None
+        }
         functions = tuple(self._tasks)
         given_servers = self.settings.servers
         token = self.settings.token
@@ -433,9 +438,9 @@ class Worker:
             self._burst.changed()
 
     def recognized(self, connection: WorkerConnection) -> None:
-        """A server is gearflow's own, and wants to know of overdue runs."""
-        if self._overdue.counts:
-            connection.report(self._overdue.counts)
+        """A server is gearflow's own, and takes reports."""
+        if self._overdue.counts or self._texts:
+            connection.report(self._overdue.counts, self._texts)
 
     def assigned(self, connection: WorkerConnection, job: Assignment) -> None:
         """A job came: run it."""
@@ -462,10 +467,10 @@ class Worker:
                 run.cancel()
 
     def _report(self) -> None:
-        """Tell the servers of the overdue runs, as far as they want to know."""
+        """Report to all servers that take reports."""
         for link in self._links:
             if link.connection is not None:
-                link.connection.report(self._overdue.counts)
+                link.connection.report(self._overdue.counts, self._texts)
 
     def abandon(self, connection: WorkerConnection) -> list[bytes]:
         """A connection is about to be closed: its runs are stopped, and their jobs can be released."""

@@ -324,9 +324,8 @@ def test_workers_are_listed_with_what_they_run_and_what_overran(world: World, cl
     worker = world.worker(b"work", b"other")
     worker(p.SetClientId(b"w1"))
     worker.grab()
-    assert call(worker, server_calls.REPORT, server_calls.ReportRequest(overdue={"work": 2, "other": 0})) == {
-        "jobs": 2
-    }
+    report = server_calls.ReportRequest(overdue={"work": 2, "other": 0}, texts={"work": "name"})
+    assert call(worker, server_calls.REPORT, report) == {"jobs": 2}
     assert call(client, server_calls.WORKERS, server_calls.WorkersRequest()) == {
         "workers": [
             {
@@ -335,11 +334,12 @@ def test_workers_are_listed_with_what_they_run_and_what_overran(world: World, cl
                 "functions": ["work", "other"],
                 "running": 1,
                 "overdue": {"work": 2},
+                "texts": {"work": "name"},
             }
         ]
     }
     assert call(worker, server_calls.REPORT, server_calls.ReportRequest()) == {"jobs": 0}
     (row,) = call(client, server_calls.WORKERS, server_calls.WorkersRequest())["workers"]
-    assert "overdue" not in row
+    assert not {"overdue", "texts"} & row.keys()
     worker.leave()
     assert call(client, server_calls.WORKERS, server_calls.WorkersRequest()) == {"workers": []}

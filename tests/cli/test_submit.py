@@ -453,6 +453,67 @@ def test_a_server_that_knows_nothing_says_how_to_start_a_worker(own: Shell) -> N
     assert "gearflow worker MODULE" in stderr
 
 
+def test_a_bare_name_that_no_server_knows_yet_is_waited_for(own: Shell) -> None:
+    address = own.environment["GEARMAN_SERVERS"]
+    with SyncClient([address]), own.start("submit", "--bg", "thumb", "a=1") as submission:
+        assert "no worker offers thumb yet; waiting 2 s for one" in submission.until("warning")
+        SyncAdmin(address).create_function("img.thumb")  # as a worker does that comes back
+        assert submission.output().startswith("H:")
+        assert submission.end()[0] == 0
+
+
+def test_a_name_that_was_mistyped_once_is_not_offered_before_what_workers_offer(
+    served: Shell, module: str, fresh: Callable[..., str]
+) -> None:
+    served.run("submit", "--bg", f"{module}.shoutt", "text=a")
+    code, _, stderr = outcome(served.run("submit", "shoutty", "text=a"))
+    assert code == 2
+    assert f"did you mean {module}.shout?" in stderr
+    code, _, stderr = outcome(served.run("submit", "--bg", "shoutt", "text=a"))
+    assert code == 0
+    assert (
+        f"no worker offers {module}.shoutt now, so the job waits for one; did you mean {module}.shout?"
+        in stderr
+    )
+
+
+@pytest.mark.parametrize("how", [[], ["-m", "json"]], ids=["without a module", "with one"])
+def test_an_empty_name_is_refused_in_words(how: list[str]) -> None:
+    ended = CliRunner().invoke(app, ["submit", *how, ""])
+    assert (ended.exit_code, ended.stderr) == (
+        2,
+        "gearflow: the name is empty; give the name of a task, such as myapp.tasks.add\n",
+    )
+
+
+# ------------------------------------------------------------------ functions that take a text
+
+
+@pytest.mark.parametrize("typed", [True, False], ids=["with the module", "without it"])
+@pytest.mark.parametrize("given", ["text=Bob", "Bob"])
+def test_a_task_that_takes_one_text_gets_the_text_alone(
+    served: Shell, module: str, given: str, typed: bool
+) -> None:
+    how = ["-m", module] if typed else []
+    assert outcome(served.run("submit", *how, "shout", given)) == (0, "BOB\n", "")
+
+
+def test_arguments_that_do_not_fit_one_text_are_refused_without_the_module_too(served: Shell) -> None:
+    code, stdout, stderr = outcome(served.run("submit", "shout", "txt=a", "b=1"))
+    assert (code, stdout) == (65, "")
+    assert "text: is missing" in stderr
+    assert "txt: there is no such parameter; there are text" in stderr
+
+
+def test_a_payload_is_shown_while_no_worker_says_whether_it_is_a_text(own: Shell, module: str) -> None:
+    code, stdout, stderr = outcome(own.run("submit", "--bg", f"{module}.shout", "text=Bob"))
+    assert (code, stdout[:2]) == (0, "H:")
+    assert 'warning: sending {"text": "Bob"}: no worker says' in stderr
+    assert "name its module with -m, or send the text alone with --raw" in stderr
+    for clear in (["text=Bob", "n=1"], ["n=1"], ['{"text": "Bob"}']):
+        assert "sending" not in own.run("submit", "--bg", f"{module}.shout", *clear).stderr.decode()
+
+
 def test_functions_that_c_gearmand_knows_are_found_too(gearmand: str, function: str) -> None:
     SyncAdmin(gearmand).create_function(function)
     assert resolve(function.rpartition(".")[2], [gearmand]) == function

@@ -204,6 +204,26 @@ async def test_the_server_knows_of_threads_that_overran(bundled: str, fresh: Fre
             assert await overdue(client) == {}
 
 
+async def test_a_worker_reports_which_of_its_tasks_take_a_text(bundled: str, fresh: Fresh) -> None:
+    @task(name=fresh())
+    def greet(ctx: Context, name: str) -> str:
+        return name
+
+    @task(name=fresh())
+    def repeat(text: str, times: int = 2) -> str:
+        return text * times
+
+    @task(name=fresh())
+    def add(a: int) -> int:
+        return a
+
+    with anyio.fail_after(10):
+        async with connect(bundled) as client, Worker([greet, repeat, add], servers=[bundled]):
+            await greet.acall("Bob")  # its worker sends the report before the result
+            (mine,) = [each for each in await workers(client) if greet.name in each.functions]
+            assert mine.texts == {greet.name: "name"}
+
+
 async def test_a_server_that_comes_back_is_told_again(fresh: Fresh) -> None:
     let_go = threading.Event()
 

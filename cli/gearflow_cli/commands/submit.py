@@ -1,5 +1,6 @@
 """``gearflow submit``: one job, from the shell."""
 
+import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -163,6 +164,8 @@ def submit(
     Exit codes: 0 done, 1 the task failed, 2 usage, 65 the payload does not fit, 69 no server, 75 timed
     out, 76 the outcome is unknown, 78 a module does not import.
     """
+    if not name:
+        raise Failure(ExitCode.USAGE, "the name is empty; give the name of a task, such as myapp.tasks.add")
     if background and timeout is not None:  # only what is in the environment may say both
         background, timeout = _waits_or_not(context, timeout)
     wishes = SubmitChoices(
@@ -244,12 +247,22 @@ def _read(
 ) -> _Typed | _Untyped:
     if task is not None and not raw:
         return _Typed(task, *arguments.typed(given, task))
-    workload = arguments.raw(given) if raw else arguments.untyped(given)
+    workload = arguments.raw(given) if raw else arguments.whole(given)
     if task is not None:
+        assert workload is not None  # raw
         return _Untyped(task.name, workload)
-    return _Untyped(
-        function_names.resolve(name, server_queries.addresses_of(servers), wishes.patience), workload
-    )
+    addresses = server_queries.addresses_of(servers)
+    function = function_names.resolve(name, addresses, wishes.patience)
+    if workload is None:
+        takes = function_names.takes(function, addresses, wishes.patience)
+        workload = arguments.untyped(given, takes.text)
+        if not takes.is_known and arguments.may_be_one_text(given):
+            tell(
+                f"warning: sending {workload.decode()}: no worker says whether {function} takes an object or "
+                "a text; if it takes a text, name its module with -m, or send the text alone with --raw",
+                logging.WARNING,
+            )
+    return _Untyped(function, workload)
 
 
 # ------------------------------------------------------------------------------------------- running it
