@@ -58,7 +58,7 @@ from gearflow.broker.storage import (
 )
 from gearflow.broker.timers import JobTimeouts, TimerQueue
 from gearflow.errors import RemoteProtocolError, StoreError
-from gearflow.protocol import server_calls
+from gearflow.protocol import envelope, server_calls
 from gearflow.protocol.constants import HEADER, MAX_ARGUMENT, MAX_BODY, MAX_CLIENT_ID, RES, PacketType
 
 MANY_FUNCTIONS: Final = 10_000
@@ -1043,7 +1043,9 @@ class Broker:
         else:
             head, number = b"%b\0%b\0%b\0" % (handle, function.name, job.unique), _JOB_ASSIGN_UNIQ
         if session.gearflow and extras is not None:
-            head += serialization.envelope(job, extras)
+            head += envelope.header(
+                attempt=extras.attempt + 1, timeout=extras.timeout, retries=extras.retries
+            )
         size = len(workload)
         if len(head) + size > MAX_BODY:  # without its unique, then: the handle and the function fit
             head, number = b"%b\0%b\0" % (handle, function.name), _JOB_ASSIGN

@@ -64,7 +64,7 @@ class Extras:
         self.expires = 0.0  # Unix time by which it must have started; 0: no matter
         self.keep: float | None = None  # seconds; None: as is usual
         self.timeout: float | None = None  # seconds; for the worker
-        self.retries: object = None  # a RetryPlan as JSON's objects; for the worker
+        self.retries: dict[str, object] | None = None  # a RetryPlan as JSON's objects; for the worker
         # As it went.
         self.deadline = 0.0  # while it runs: when it is taken from its worker; 0: never
         self.progress: tuple[bytes, bytes] = NO_PROGRESS

@@ -9,7 +9,6 @@ from gearflow.broker.job import NO_PROGRESS, Extras, QueuedJob
 from gearflow.broker.parser import Body
 from gearflow.broker.session import NEVER_NAMED, Session
 from gearflow.broker.storage import JobRecord, Outcome, StoredJob
-from gearflow.protocol.constants import ENVELOPE_MAGIC, ENVELOPE_START
 
 
 def stored_job(job: QueuedJob, clock_offset: float) -> StoredJob:
@@ -94,21 +93,6 @@ def ended(
 def name_of(session: Session) -> bytes:
     """What a worker calls itself, or where it is."""
     return session.client_id if session.client_id is not NEVER_NAMED else session.address.encode()
-
-
-def envelope(job: QueuedJob, extras: Extras) -> bytes:
-    """What stands before the workload for a worker of gearflow's; empty if there is nothing to say."""
-    said: dict[str, object] = {}
-    if extras.attempt:
-        said["attempt"] = extras.attempt + 1
-    if extras.timeout is not None:
-        said["timeout"] = extras.timeout
-    if extras.retries is not None:
-        said["retries"] = extras.retries
-    if not said:
-        return b""
-    head = json.dumps(said).encode()
-    return ENVELOPE_START.pack(ENVELOPE_MAGIC, len(head)) + head
 
 
 def failure(kind: str, message: str) -> bytes:

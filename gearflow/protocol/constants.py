@@ -43,11 +43,6 @@ UNAUTHORIZED: Final = b"UNAUTHORIZED"
 TLS_REQUIRED: Final = b"TLS_REQUIRED"
 """The code of the ERROR to whoever speaks without TLS on a port that wants it."""
 
-ENVELOPE_MAGIC: Final = b"\0gf1"
-"""What a workload begins with that is wrapped in an envelope; see gearflow.protocol.envelope."""
-
-ENVELOPE_START: Final = struct.Struct(">4sI")  # the magic, the length of the JSON that follows
-
 
 class PacketType(IntEnum):
     """The protocol's packet numbers. 5 is unused; 0 and 43 upwards do not exist."""

@@ -10,8 +10,8 @@ from typing import Any, Final, cast
 
 from gearflow.client import JobRequest, SubmitOptions
 from gearflow.client.names import fresh_unique
-from gearflow.protocol.constants import ENVELOPE_MAGIC, MAX_UNIQUE
-from gearflow.protocol.envelope import opening, wrap
+from gearflow.protocol.constants import MAX_UNIQUE
+from gearflow.protocol.envelope import MAGIC, header, wrap
 from gearflow.tasks.options import Options
 from gearflow.tasks.payload import PayloadCodec
 
@@ -76,7 +76,7 @@ def detached(
 
 
 def _workload(payload: bytes, foreign: bool) -> bytes:
-    return wrap(payload) if payload.startswith(ENVELOPE_MAGIC) and not foreign else payload
+    return wrap(payload) if payload.startswith(MAGIC) and not foreign else payload
 
 
 def _asked(
@@ -111,7 +111,7 @@ def _asked(
         retries=retries,
         timeout=options.timeout,
         # A worker is told that nobody waits, because only then it may submit the job anew.
-        envelope=opening(timeout=options.timeout, retries=retries, detached=detached) if envelope else b"",
+        envelope=header(timeout=options.timeout, retries=retries, detached=detached) if envelope else b"",
     )
 
 

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gearflow.errors import PayloadInvalid
-from gearflow.protocol.constants import ENVELOPE_MAGIC as MAGIC
-from gearflow.protocol.envelope import Envelope, opening, unwrap, wrap
+from gearflow.protocol.envelope import MAGIC, Envelope, header, unwrap, wrap
 from gearflow.protocol.server_calls import RetryPlan
 
 PLAN = RetryPlan(delays=(1.0, 2.5), jitter=False, on=("builtins.OSError",))
@@ -53,11 +52,11 @@ def test_what_a_later_version_may_say_of_retries_is_ignored() -> None:
     assert unwrap(workload) == (Envelope(retries=RetryPlan(delays=(1,))), b"")
 
 
-def test_what_goes_before_a_workload_says_the_same() -> None:
+def test_a_header_before_a_workload_has_the_same_options() -> None:
     for payload in (b"x", MAGIC + b"x"):
-        said = opening(timeout=2, retries=PLAN, detached=True) + wrap(payload)
+        said = header(timeout=2, retries=PLAN, detached=True) + wrap(payload)
         assert unwrap(said) == (Envelope(timeout=2, retries=PLAN, detached=True), payload)
-    assert opening() == b""
+    assert header() == b""
 
 
 def test_what_the_servers_envelope_says_counts_before_the_producers() -> None:
