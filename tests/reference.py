@@ -266,8 +266,38 @@ def _arguments(function: Function, docstring: str, names: dict[str, Any]) -> Ite
         for name, text, kind in _parameters(function, names)
         if name != "self" and not text.startswith("**")
     ]
+    if function.args.kwarg is not None and function.args.kwarg.annotation is not None:
+        rows += _unpacked(function.args.kwarg.annotation, meanings, names)
     if rows:
         yield _table("argument", rows)
+
+
+def _unpacked(
+    annotation: ast.expr, meanings: dict[str, str], names: dict[str, Any]
+) -> Iterator[tuple[str, str, str]]:
+    """The keywords of ``Unpack[...]`` that the docstring explains, in its order."""
+    match annotation:
+        case ast.Subscript(value=ast.Name(id="Unpack"), slice=ast.Name(id=name)):
+            fields = dict(_fields(names[name]))
+            for name, meaning in meanings.items():
+                if name in fields:
+                    yield name, fields[name], meaning
+        case _:
+            pass
+
+
+def _fields(kind: Any) -> Iterator[tuple[str, str]]:
+    """Name and type of each field of a TypedDict, also those of its bases; ``None`` for what may be unset."""
+    for base in getattr(kind, "__orig_bases__", ()):
+        origin = get_origin(base) or base
+        if hasattr(origin, "__total__"):
+            yield from _fields(origin)
+    for node in _body(kind):
+        match node:
+            case ast.AnnAssign(target=ast.Name(id=name), annotation=annotation):
+                yield name, _type(annotation, _globals(kind)).replace("Unset", "None")
+            case _:
+                pass
 
 
 def _members(cls: type) -> Iterator[tuple[str, str, str, str]]:

@@ -256,8 +256,16 @@ def _schema_of(model: type[BaseModel]) -> Any:
     schema = model.model_json_schema()
     del schema["title"]
     schema.pop("description", None)  # is in the text
-    schema.pop("$defs", None)  # are on the page as well
-    return _shown(schema)
+    models: dict[str, Any] = schema.pop("$defs", {})  # are on the page as well, but for enums
+    enums = {f"#/$defs/{name}": kind for name, kind in models.items() if "enum" in kind}
+
+    def inlined(node: dict[str, Any]) -> dict[str, Any]:
+        if (kind := enums.get(str(node.get("$ref")))) is None:
+            return node
+        del node["$ref"]
+        return {"type": kind["type"], "enum": kind["enum"], **node}
+
+    return _shown(json.loads(json.dumps(schema), object_hook=inlined))
 
 
 def _shown(schema: Any) -> Any:

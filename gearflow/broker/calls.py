@@ -33,7 +33,7 @@ from gearflow.broker.storage import (
 )
 from gearflow.errors import RemoteProtocolError, StoreError
 from gearflow.protocol import server_calls as api
-from gearflow.protocol.constants import HEADER, RES, PacketType
+from gearflow.protocol.constants import HEADER, RES, PacketType, Priority
 
 if TYPE_CHECKING:
     from gearflow.broker.broker import Broker
@@ -46,8 +46,8 @@ _MOST_OPTIONS: Final = 65_536
 _SLICE: Final = 1000
 """Jobs that are dealt with before others get their turn."""
 
-_PRIORITIES: Final = {"high": HIGH, "normal": NORMAL, "low": LOW}
-_PRIORITY_NAMES: Final[dict[int, Any]] = {number: name for name, number in _PRIORITIES.items()}
+_LANES: Final = {Priority.HIGH: HIGH, Priority.NORMAL: NORMAL, Priority.LOW: LOW}
+_PRIORITIES: Final = {lane: priority for priority, lane in _LANES.items()}
 
 _STATES: Final[dict[JobState, Any]] = {
     JobState.STORING: "waiting",
@@ -211,7 +211,7 @@ class ServerCalls:
                 function,
                 request.unique.encode(),
                 payload,
-                _PRIORITIES[request.priority],
+                _LANES[request.priority],
                 request.detached,
                 self._extras(request),
                 client,
@@ -355,7 +355,7 @@ class ServerCalls:
             unique=job.unique.decode(errors="replace"),
             state=_STATES[job.state],
             background=job.background,
-            priority=_PRIORITY_NAMES[job.priority],
+            priority=_PRIORITIES[job.priority],
             submitted=job.submitted + offset,
             due=extras.due or None,
             started=job.started + offset if job.started else None,

@@ -9,8 +9,9 @@ from gearflow.client.connection import ServerFeatures
 from gearflow.client.current import configure, connect
 from gearflow.client.job import ClientJob, JobEvent, JobFailed, JobHandle, JobKey, JobName, JobStatus
 from gearflow.client.pool import ResubmitPolicy
-from gearflow.client.submission import JobRequest, Priority, SubmitOptions
+from gearflow.client.submission import JobRequest, SubmitOptions
 from gearflow.client.sync_client import SyncClient, SyncJob
+from gearflow.protocol.constants import Priority
 from gearflow.protocol.heartbeat import Timeouts
 from gearflow.security.tls import TLS, Security
 

@@ -22,13 +22,13 @@ from gearflow.client.submission import (
     BACKGROUND,
     FOREGROUND,
     JobRequest,
-    Priority,
     SubmitOptions,
     encode_submission,
 )
 from gearflow.client.submitter import Sending
 from gearflow.errors import NoServer
 from gearflow.protocol.codec import encode
+from gearflow.protocol.constants import Priority
 from gearflow.protocol.heartbeat import Timeouts
 from gearflow.protocol.packets import (
     EchoReq,

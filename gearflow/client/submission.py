@@ -9,7 +9,6 @@ in an envelope, and what the server would have to do is refused.
 import math
 import time
 from dataclasses import dataclass, replace
-from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from gearflow.client.config import ServerAddress
@@ -17,25 +16,11 @@ from gearflow.client.names import function_to_wire, unique_to_wire
 from gearflow.client.requests import ReservedSubmission, Signal, Submission
 from gearflow.errors import LocalProtocolError, UnsupportedByServer
 from gearflow.protocol.codec import encode
-from gearflow.protocol.constants import HEADER, MAX_BODY, REQ, PacketType
+from gearflow.protocol.constants import HEADER, MAX_BODY, REQ, PacketType, Priority
 from gearflow.protocol.packets import SubmitJobEpoch
 
 if TYPE_CHECKING:
     from gearflow.protocol.server_calls import RetryPlan  # it imports pydantic
-
-
-class Priority(Enum):
-    """The order in which the waiting jobs of a function run. Jobs of one priority run first in, first out.
-
-    Attributes:
-        HIGH: Before all others.
-        NORMAL: The default.
-        LOW: After all others.
-    """
-
-    HIGH = "high"
-    NORMAL = "normal"
-    LOW = "low"
 
 
 FOREGROUND: Final = {
@@ -178,7 +163,7 @@ class JobRequest:
         request = server_calls.SubmitRequest(
             function=self.function,
             unique=self.unique,
-            priority=self.priority.value,
+            priority=self.priority,
             detached=self.detached,
             delay=options.delay,
             at=options.at,
@@ -207,7 +192,7 @@ class JobRequest:
         if options.start() is not None and self.priority is not Priority.NORMAL:
             raise UnsupportedByServer(
                 f"function {self.function!r}: on {server} a job with a start time has normal priority, not "
-                f"{self.priority.value}; leave out one of them, or run 'gearflow server' there"
+                f"{self.priority}; leave out one of them, or run 'gearflow server' there"
             )
         if (options.retries is not None or options.timeout is not None) and not options.envelope:
             raise UnsupportedByServer(

@@ -25,8 +25,9 @@ from gearflow.client.job import ClientJob, JobEvent, JobHandle, JobName, JobStat
 from gearflow.client.names import function_to_wire, unique_to_wire
 from gearflow.client.pool import ResubmitPolicy
 from gearflow.client.requests import NotSent
-from gearflow.client.submission import BACKGROUND, JobRequest, Priority, SubmitOptions, encode_submission
+from gearflow.client.submission import BACKGROUND, JobRequest, SubmitOptions, encode_submission
 from gearflow.errors import ConnectionLost
+from gearflow.protocol.constants import Priority
 from gearflow.protocol.heartbeat import Timeouts
 from gearflow.runtime.eventloop import can_use_uvloop
 from gearflow.runtime.fork import forget_in_children

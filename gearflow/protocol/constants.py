@@ -1,7 +1,7 @@
 """Magic numbers, packet types under the protocol's names, and size limits with their reasons."""
 
 import struct
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from typing import Final
 
 REQ: Final = b"\0REQ"  # towards the server
@@ -42,6 +42,20 @@ UNAUTHORIZED: Final = b"UNAUTHORIZED"
 
 TLS_REQUIRED: Final = b"TLS_REQUIRED"
 """The code of the ERROR to whoever speaks without TLS on a port that wants it."""
+
+
+class Priority(StrEnum):
+    """The order in which the waiting jobs of a function run. Jobs of one priority run first in, first out.
+
+    Attributes:
+        HIGH: Before all others.
+        NORMAL: The default.
+        LOW: After all others.
+    """
+
+    HIGH = "high"
+    NORMAL = "normal"
+    LOW = "low"
 
 
 class PacketType(IntEnum):

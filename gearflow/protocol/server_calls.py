@@ -30,6 +30,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from gearflow.protocol.constants import AUTH as AUTH
+from gearflow.protocol.constants import Priority
 from gearflow.protocol.server_events import EVENTS as EVENTS
 from gearflow.protocol.server_events import cancel_event as cancel_event
 from gearflow.protocol.server_events import cancelled_handle as cancelled_handle
@@ -85,7 +86,7 @@ class SubmitRequest(Message):
     unique: str = ""
     """Joins the function's live job with the same unique. ``-`` makes the payload the key."""
 
-    priority: Literal["high", "normal", "low"] = "normal"
+    priority: Priority = Priority.NORMAL
     detached: bool = False
     """Makes it a background job. The server stores it and answers at once."""
 
@@ -335,7 +336,7 @@ class JobInfo(Answer):
     background: bool = True
     """Whether it is a background job."""
 
-    priority: Literal["high", "normal", "low"] | None = None
+    priority: Priority | None = None
     """The priority, if the job has not ended."""
 
     submitted: float | None = None

@@ -2,18 +2,15 @@
 
 import inspect
 from collections.abc import Callable, Coroutine
-from datetime import timedelta
-from typing import Any, Concatenate, Final, NoReturn, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import Any, Concatenate, Final, NoReturn, ParamSpec, Protocol, TypeVar, Unpack, cast, overload
 
-from gearflow.client import Priority
 from gearflow.errors import TaskDefinitionError
 from gearflow.runtime.modules import importable_name
 from gearflow.tasks.context import Context
 from gearflow.tasks.durations import bounded
-from gearflow.tasks.options import Options, PriorityName, Unique, no_option, retry, run_limit
+from gearflow.tasks.options import Options, TaskOptions, no_option, retry, run_limit
 from gearflow.tasks.registry import registry
-from gearflow.tasks.retry import Retry
-from gearflow.tasks.task import AsyncTask, Place, Task
+from gearflow.tasks.task import AsyncTask, Task
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -22,10 +19,20 @@ RESERVED: Final = "gearflow:"
 """How the names of functions begin that the server itself answers."""
 
 
-_OPTIONS: Final = (
-    *("name", "timeout", "unique", "priority", "retries", "keep", "expires", "resubmit"),
-    *("foreign", "executor"),
-)
+_OPTIONS: Final = dict.fromkeys(("name", *TaskOptions.__annotations__))
+
+_READERS: Final[dict[str, Callable[[str, Any], Any]]] = {
+    "timeout": run_limit,
+    "retries": retry,
+    "keep": bounded,
+}
+"""The options that the task itself has. The others are those of its calls."""
+
+_NOT_FOREIGN: Final = {
+    "timeout": "only gearflow's workers apply it, so limit the wait instead, with result(timeout=...)",
+    "retries": "only gearflow's workers apply them, so call it again instead",
+    "executor": "it says how gearflow's workers run a task, so leave it out",
+}
 
 
 class TaskDecorator(Protocol):
@@ -54,35 +61,8 @@ def task(fn: Callable[Concatenate[Context, P], R], /) -> Task[P, R]: ...
 @overload
 def task(fn: Callable[P, R], /) -> Task[P, R]: ...
 @overload
-def task(
-    *,
-    name: str | None = None,
-    timeout: float | timedelta | None = None,
-    unique: Unique | None = None,
-    priority: Priority | PriorityName | None = None,
-    retries: int | Retry | None = None,
-    keep: float | timedelta | None = None,
-    expires: float | timedelta | None = None,
-    resubmit: bool | None = None,
-    foreign: bool = False,
-    executor: Place | None = None,
-) -> TaskDecorator: ...
-def task(
-    fn: Callable[..., Any] | None = None,
-    /,
-    *,
-    name: str | None = None,
-    timeout: float | timedelta | None = None,
-    unique: Unique | None = None,
-    priority: Priority | PriorityName | None = None,
-    retries: int | Retry | None = None,
-    keep: float | timedelta | None = None,
-    expires: float | timedelta | None = None,
-    resubmit: bool | None = None,
-    foreign: bool = False,
-    executor: Place | None = None,
-    **others: object,
-) -> Any:
+def task(**options: Unpack[TaskOptions]) -> TaskDecorator: ...
+def task(fn: Callable[..., Any] | None = None, /, **options: Unpack[TaskOptions]) -> Any:
     """Make a function a task, for workers and callers. Write ``@task``, or ``@task(name=..., timeout=...)``.
 
     Parameters and result need annotations, because their types decide what travels. The worker passes a first
@@ -107,30 +87,21 @@ def task(
         TypeError: There is no such option.
         ValueError: An option is not valid.
     """
-    if others:  # whoever has a type checker knows it already
-        raise TypeError(f"@task: {no_option(next(iter(others)), _OPTIONS)}")
-    if foreign and timeout is not None:
-        raise TaskDefinitionError(
-            "@task(foreign=True, timeout=...): the limit is kept by gearflow's workers, and others run this "
-            "one; limit the wait instead, with result(timeout=...)"
-        )
-    if foreign and retries is not None:
-        raise TaskDefinitionError(
-            "@task(foreign=True, retries=...): gearflow's workers repeat what has failed, and others run "
-            "this one; call it again instead"
-        )
-    if foreign and executor is not None:
-        raise TaskDefinitionError(
-            "@task(foreign=True, executor=...): it says how gearflow's workers run a task, and others run "
-            "this one; leave it out"
-        )
+    for option in options:
+        if option not in _OPTIONS:  # a type checker reports it, too
+            raise TypeError(f"@task: {no_option(option, _OPTIONS)}")
+    given = {option: value for option, value in options.items() if value is not None}
+    name, foreign, executor = options.get("name"), options.get("foreign", False), options.get("executor")
+    if foreign:
+        for option in given.keys() & _NOT_FOREIGN.keys():
+            raise TaskDefinitionError(
+                f"@task(foreign=True, {option}=...): another program runs this task; {_NOT_FOREIGN[option]}"
+            )
     if executor not in (None, "thread", "process"):
         raise ValueError(f"executor={executor!r}: it is 'thread' or 'process'")
-    given = {"unique": unique, "priority": priority, "expires": expires, "resubmit": resubmit}
-    options = Options().updated({option: value for option, value in given.items() if value is not None})
-    limit = None if timeout is None else run_limit("timeout", timeout)
-    kept = None if keep is None else bounded("keep", keep)
-    repeats = None if retries is None else retry("retries", retries)
+    own = {option: read(option, given[option]) for option, read in _READERS.items() if option in given}
+    of_calls = given.keys() - own.keys() - {"name", "foreign", "executor"}
+    call_options = Options().updated({option: given[option] for option in of_calls})
 
     def decorate(function: Callable[..., Any]) -> Task[..., Any]:
         if not inspect.isroutine(function):
@@ -147,12 +118,10 @@ def task(
         made = kind(
             function,
             name=_default_name(function) if name is None else _valid_name(name),
-            timeout=limit,
-            retries=repeats,
-            keep=kept,
             foreign=foreign,
             executor=executor or "thread",
-            options=options,
+            options=call_options,
+            **own,
         )
         registry.add(made)
         return made

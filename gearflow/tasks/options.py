@@ -1,97 +1,141 @@
-"""The options of a call: what they may be, and what is wrong with them.
+"""The options of tasks and of their calls: what they may be, and how they are checked.
 
-``@task`` sets them for all calls of a task, ``options()`` for the calls made through what it returns.
+``@task`` sets them for all calls of a task. ``options()`` sets them for the calls made through its result.
+Each option is declared once here, as the user writes it. ``SubmitOptions`` has them as the client sends them.
 """
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
 from difflib import get_close_matches
-from typing import Any, Final, Literal, Self, TypeAlias, TypedDict, cast
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Final,
+    Generic,
+    Literal,
+    Never,
+    Self,
+    TypeAlias,
+    TypedDict,
+    TypeVar,
+    cast,
+)
 
-from gearflow.client import Priority
+from gearflow.client import Priority, SubmitOptions
 from gearflow.tasks import migration_hints
 from gearflow.tasks.durations import bounded
 from gearflow.tasks.retry import MOST_ATTEMPTS, Retry
 
+if TYPE_CHECKING:
+    from gearflow.protocol.server_calls import RetryPlan  # it imports pydantic
+
 PriorityName: TypeAlias = Literal["high", "normal", "low"]
 Unique: TypeAlias = bool | str | Callable[..., str]
+Place: TypeAlias = Literal["thread", "process"]
+"""Where a worker runs a plain function."""
+
+Unset = TypeVar("Unset")
+"""What leaves an option as it is: None for ``@task``, nothing for ``options()``."""
 
 LATEST: Final = 1e11
-"""Unix time, in the year 5138: what the wire takes."""
+"""Unix time, in the year 5138: the latest that the wire takes."""
 
 
-class CallOptions(TypedDict, total=False):
-    """The keyword arguments of ``options()``."""
+class TaskDefaults(TypedDict, Generic[Unset], total=False):
+    """The options that both ``@task`` and ``options()`` take."""
 
-    priority: Priority | PriorityName
+    timeout: float | timedelta | Unset
+    """Seconds the task may run on the worker. After it the call raises TaskTimeout."""
+    priority: Priority | PriorityName | Unset
     """Priority among the waiting jobs of the function."""
-    unique: Unique
+    unique: Unique | Unset
     """Joins the waiting or running job with the same key. A text, a function of the call's arguments that
     returns one, or True for a hash of the payload."""
-    timeout: float | timedelta
-    """Seconds the task may run on the worker. After it the call raises TaskTimeout."""
+    retries: int | Retry | Unset
+    """How many more runs may follow failed ones, on gearflow's workers. 0 means none, whatever the task
+    says."""
+    keep: float | timedelta | Unset
+    """Seconds for which gearflow's server keeps the outcome. 0 means not at all. By default the server's
+    setting (a day) for background jobs, and not at all for others."""
+    expires: float | timedelta | Unset
+    """Seconds after which the job is not worth starting, on gearflow's server. It then ends as expired."""
+    resubmit: bool | Unset
+    """Submits the call again, perhaps to another server, if its server is lost. This applies until the server
+    is known to have the job, and for a caller that waits, until the job ends. The task may then run more than
+    once, also at the same time."""
+
+
+class TaskOptions(TaskDefaults[None], total=False):
+    """The keyword arguments of ``@task``."""
+
+    name: str | None
+    """The task's name on servers. By default ``module.function``."""
+    foreign: bool
+    """Another program runs the task, in any language. The function is a signature, and its body never
+    runs."""
+    executor: Place | None
+    """Where a worker runs a ``def`` function. ``"thread"`` is the default. ``"process"`` is for CPU-bound
+    work, which then does not delay others and can be stopped."""
+
+
+class CallOptions(TaskDefaults[Never], total=False):
+    """The keyword arguments of ``options()``."""
+
     delay: float | timedelta
     """Seconds from now before which the task does not run, for background jobs. Servers that are not
     gearflow's wait for whole seconds, and only with normal priority."""
     at: datetime
     """The time before which the task does not run, with a time zone. Otherwise like ``delay``."""
-    keep: float | timedelta
-    """Seconds for which gearflow's server keeps the outcome. 0 means not at all. By default the server's
-    setting (a day) for background jobs, and not at all for others."""
     reuse: bool
     """Answers with a kept success of the same unique, on gearflow's server. The task does not run again."""
-    resubmit: bool
-    """Submits the call again, perhaps to another server, if its server is lost. This applies until the server
-    is known to have the job, and for a caller that waits, until the job ends. The task may then run more than
-    once, also at the same time."""
-    retries: int | Retry
-    """How many more runs may follow failed ones, on gearflow's workers. 0 means none, whatever the task
-    says."""
-    expires: float | timedelta
-    """Seconds after which the job is not worth starting, on gearflow's server. It then ends as expired."""
+
+
+_NOTHING_ASKED: Final = SubmitOptions()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """Options that make sense, alone and together; durations in seconds, ``at`` in Unix time."""
+    """Options of a call that were checked, alone and together."""
 
     priority: Priority = Priority.NORMAL
     unique: Unique = False
-    timeout: float | None = None
-    delay: float | None = None
-    at: float | None = None
-    keep: float | None = None
-    reuse: bool = False
-    resubmit: bool = False
-    retries: Retry | None = None
-    expires: float | None = None
+    asked: SubmitOptions = _NOTHING_ASKED
+    """All others, as the client takes them."""
 
     is_plain: bool = field(init=False, repr=False, compare=False)
-    """Whether the protocol's own packets say it all; looked at for every call."""
+    """Whether nothing else is asked. A field, because every call looks at it."""
 
     def __post_init__(self) -> None:
-        beyond = (self.timeout, self.delay, self.at, self.keep, self.retries, self.expires)
-        is_plain = not (self.reuse or self.resubmit) and all(option is None for option in beyond)
-        object.__setattr__(self, "is_plain", is_plain)
+        object.__setattr__(self, "is_plain", self.asked == _NOTHING_ASKED)
 
     def updated(self, given: Mapping[str, Any]) -> Self:
         """These options with others in their place.
 
         Raises:
-            TypeError: There is no such option; the message offers the nearest.
-            ValueError: A value makes no sense.
+            TypeError: There is no such option. The message offers the nearest one.
+            ValueError: A value is not valid.
         """
         for name in given.keys() - _READERS.keys():
             raise TypeError(no_option(name, _READERS))
-        changed = replace(self, **{name: _READERS[name](name, value) for name, value in given.items()})
-        if changed.delay is not None and changed.at is not None:
+        read = {name: _READERS[name](name, value) for name, value in given.items()}
+        own = {name: read.pop(name) for name in ("priority", "unique") if name in read}
+        asked = replace(self.asked, **read) if read else self.asked
+        if asked.delay is not None and asked.at is not None:
             raise ValueError("delay= and at= both say when the job may start: give one of them")
-        return changed
+        return replace(self, **own, asked=asked)
+
+    def changed(self) -> dict[str, Any]:
+        """The options that differ from the defaults, by name."""
+        values = {"priority": self.priority, "unique": self.unique}
+        values |= {option.name: getattr(self.asked, option.name) for option in fields(self.asked)}
+        defaults = {"priority": Priority.NORMAL, "unique": False}
+        defaults |= {option.name: option.default for option in fields(_NOTHING_ASKED)}
+        return {name: value for name, value in values.items() if value != defaults[name]}
 
 
 def no_option(name: str, known: Iterable[str]) -> str:
-    """What to write in the place of an option that there is not."""
+    """The message about an option that does not exist."""
     options = tuple(known)
     hint = migration_hints.OPTIONS.get(name)
     if hint is None:
@@ -152,6 +196,10 @@ def retry(name: str, value: Any) -> Retry:
     return retries
 
 
+def _plan(name: str, value: Any) -> "RetryPlan":
+    return retry(name, value).to_plan()
+
+
 _READERS: Final[dict[str, Callable[[str, Any], Any]]] = {
     "priority": _priority,
     "unique": _unique,
@@ -161,10 +209,9 @@ _READERS: Final[dict[str, Callable[[str, Any], Any]]] = {
     "keep": bounded,
     "reuse": _flag,
     "resubmit": _flag,
-    "retries": retry,
+    "retries": _plan,
     "expires": bounded,
 }
+"""How the value of each option is checked, and turned into what is sent."""
 
-_FIELDS: Final = {field.name for field in fields(Options) if field.init}
-
-assert _READERS.keys() == _FIELDS == CallOptions.__annotations__.keys()
+assert _READERS.keys() == CallOptions.__annotations__.keys()

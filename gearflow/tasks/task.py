@@ -18,7 +18,7 @@ import copy
 import inspect
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Mapping
 from functools import partial, update_wrapper
-from typing import Any, Generic, Literal, ParamSpec, Self, TypeAlias, TypeVar, Unpack, cast, overload
+from typing import Any, Generic, Literal, ParamSpec, Self, TypeVar, Unpack, cast, overload
 
 from gearflow.client import JobHandle, JobKey, JobRequest, ServerAddress, current
 from gearflow.errors import TaskFailed
@@ -27,7 +27,7 @@ from gearflow.tasks.context import Context
 from gearflow.tasks.job import AsyncJob, Job, outcome
 from gearflow.tasks.mapping import bulk
 from gearflow.tasks.mapping.results import WINDOW, AsyncResults, Callee, Mappable, Plan, Progress, Results
-from gearflow.tasks.options import CallOptions, Options
+from gearflow.tasks.options import CallOptions, Options, Place
 from gearflow.tasks.payload import PayloadCodec
 from gearflow.tasks.ref import Ref, parse
 from gearflow.tasks.retry import Retry
@@ -37,9 +37,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 A = TypeVar("A")
 B = TypeVar("B")
-
-Place: TypeAlias = Literal["thread", "process"]
-"""Where a worker runs a plain function."""
 
 
 class Task(Generic[P, R]):
@@ -55,6 +52,7 @@ class Task(Generic[P, R]):
         keep: Seconds for which the outcome of a background call is kept if the call does not say.
         foreign: Whether another program runs the task. The function is then a signature without a body.
         executor: Where a worker runs the function if it is not a coroutine function.
+        call_options: The options of its calls, which ``options()`` changes.
     """
 
     __name__: str
@@ -83,17 +81,12 @@ class Task(Generic[P, R]):
         self.keep = keep
         self.foreign = foreign
         self.executor = executor
-        self._options = options
+        self.call_options = options
 
     @property
     def takes_context(self) -> bool:
         """Whether the worker passes a ``Context`` to the function."""
         return self.payload.signature.takes_context
-
-    @property
-    def call_options(self) -> Options:
-        """The options of its calls."""
-        return self._options
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the function here; a ``Context`` it takes reports to nobody."""
@@ -111,7 +104,7 @@ class Task(Generic[P, R]):
             ValueError: A value is not valid.
         """
         changed = copy.copy(self)
-        changed._options = self._options.updated(opts)
+        changed.call_options = self.call_options.updated(opts)
         return changed
 
     def check(self) -> None:
@@ -142,7 +135,7 @@ class Task(Generic[P, R]):
         An interrupted caller (Ctrl-C) cancels the job, as by ``Job.cancel``.
         """
         current.forbid_running_loop(f"{self._shown}.acall")
-        call = self.prepare(args, kwargs)
+        call = submission.attached(self, args, kwargs)
         data = current.current_sync().run(partial(outcome, call))
         return cast(R, self.payload.decode_result(data))
 
@@ -151,14 +144,14 @@ class Task(Generic[P, R]):
 
         A cancelled caller cancels the job, as by ``AsyncJob.cancel``.
         """
-        call = self.prepare(args, kwargs)
+        call = submission.attached(self, args, kwargs)
         data = await outcome(call, await current.current())
         return cast(R, self.payload.decode_result(data))
 
     def submit(self, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
         """Submit a job, and return it once a server has accepted it. Raises as ``call``."""
         current.forbid_running_loop(f"{self._shown}.asubmit")
-        call = self.prepare(args, kwargs)
+        call = submission.attached(self, args, kwargs)
         job = current.current_sync().submit(
             call.function, call.workload, unique=call.unique, priority=call.priority, options=call.options
         )
@@ -166,7 +159,7 @@ class Task(Generic[P, R]):
 
     async def asubmit(self, *args: P.args, **kwargs: P.kwargs) -> AsyncJob[R]:
         """Submit a job, and return it once a server has accepted it. Raises as ``call``."""
-        call = self.prepare(args, kwargs)
+        call = submission.attached(self, args, kwargs)
         client = await current.current()
         job = await client.submit(
             call.function, call.workload, unique=call.unique, priority=call.priority, options=call.options
@@ -176,7 +169,7 @@ class Task(Generic[P, R]):
     def background(self, *args: P.args, **kwargs: P.kwargs) -> Ref[R]:
         """Submit a background job, and return a reference once the server has it. Raises as ``submit``."""
         current.forbid_running_loop(f"{self._shown}.abackground")
-        call = self._detached(args, kwargs)
+        call = submission.detached(self, args, kwargs)
         handle = current.current_sync().submit_background(
             call.function, call.workload, unique=call.unique, priority=call.priority, options=call.options
         )
@@ -185,7 +178,7 @@ class Task(Generic[P, R]):
     async def abackground(self, *args: P.args, **kwargs: P.kwargs) -> Ref[R]:
         """Submit a background job, and return a reference once the server has it. Raises as
         ``background``."""
-        call = self._detached(args, kwargs)
+        call = submission.detached(self, args, kwargs)
         client = await current.current()
         handle = await client.submit_background(
             call.function, call.workload, unique=call.unique, priority=call.priority, options=call.options
@@ -245,7 +238,7 @@ class Task(Generic[P, R]):
 
     def _account(self, items: Iterable[Any]) -> bulk.SubmissionTracker:
         self.payload.signature.check_takes_one()
-        return bulk.SubmissionTracker(items, lambda item: self._detached((item,), {}), self._ref)
+        return bulk.SubmissionTracker(items, lambda item: submission.detached(self, (item,), {}), self._ref)
 
     @overload
     def map(
@@ -337,19 +330,7 @@ class Task(Generic[P, R]):
 
     def prepare(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> JobRequest:
         """A call whose caller waits, ready to be sent. Raises as ``gearflow.tasks.submission.attached``."""
-        return submission.attached(self.name, self.payload, self._options, args, kwargs, foreign=self.foreign)
-
-    def _detached(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> JobRequest:
-        return submission.detached(
-            self.name,
-            self.payload,
-            self._options,
-            args,
-            kwargs,
-            foreign=self.foreign,
-            keep=self.keep,
-            retried=self.retries is not None,
-        )
+        return submission.attached(self, args, kwargs)
 
     def _ref(self, handle: JobHandle) -> Ref[R]:
         return Ref(handle, self.name, self.payload.decode_result)

@@ -73,7 +73,7 @@ def test_gearflows_server_gets_the_options_beside_the_payload() -> None:
     assert requested(asked) == SubmitRequest(
         function="f",
         unique="k",
-        priority="high",
+        priority=Priority.HIGH,
         detached=True,
         delay=0.5,
         keep=0,

@@ -81,7 +81,7 @@ def test_retries_and_keep_are_the_tasks_own() -> None:
 
     assert kept.retries == Retry(3, on=OSError)
     assert kept.keep == 60
-    assert kept.call_options.expires == 30
+    assert kept.call_options.asked.expires == 30
     assert kept.options(priority="high").retries == kept.retries
     assert (add.retries, add.keep) == (None, None)
 

@@ -16,10 +16,9 @@ from gearflow.protocol.constants import MAX_UNIQUE
 from gearflow.protocol.envelope import Envelope, unwrap
 from gearflow.tasks.durations import LONGEST
 from gearflow.tasks.options import Options
-from gearflow.tasks.payload import PayloadCodec
 from gearflow.tasks.retry import MOST_ATTEMPTS, Retry
-from gearflow.tasks.signature import TaskSignature
 from gearflow.tasks.submission import attached, detached
+from gearflow.tasks.task import Task
 
 
 def add(a: int, b: int = 2) -> int:
@@ -30,16 +29,23 @@ def echo(data: bytes) -> bytes:
     return data
 
 
-CODEC = PayloadCodec(TaskSignature(add, "app.add"), "app.add")
-
-
 def call(*args: Any, foreign: bool = False, **options: Any) -> JobRequest:
-    return attached("app.add", CODEC, Options().updated(options), args or (1,), {}, foreign=foreign)
+    task: Task[[int, int], int] = Task(
+        add, name="app.add", foreign=foreign, options=Options().updated(options)
+    )
+    return attached(task, args or (1,), {})
 
 
 def background(*, keeps: float | None = None, retried: bool = False, **options: Any) -> JobRequest:
-    given = Options().updated(options)
-    return detached("app.add", CODEC, given, (1,), {}, foreign=False, keep=keeps, retried=retried)
+    retries = Retry() if retried else None
+    task: Task[[int, int], int] = Task(
+        add, name="app.add", keep=keeps, retries=retries, options=Options().updated(options)
+    )
+    return detached(task, (1,), {})
+
+
+def asked(**options: Any) -> SubmitOptions:
+    return Options().updated(options).asked
 
 
 # ------------------------------------------------------------------------------------------ what is taken
@@ -58,14 +64,14 @@ def test_priorities_go_by_name_or_value() -> None:
 
 
 def test_durations_are_seconds_or_timedeltas() -> None:
-    assert Options().updated({"timeout": timedelta(minutes=1)}).timeout == 60
-    assert Options().updated({"timeout": 1.5}).timeout == 1.5
+    assert asked(timeout=timedelta(minutes=1)).timeout == 60
+    assert asked(timeout=1.5).timeout == 1.5
 
 
 def test_retries_are_further_runs_or_a_retry() -> None:
-    assert Options().updated({"retries": 2}).retries == Retry(3)
-    assert Options().updated({"retries": Retry(7)}).retries == Retry(7)
-    assert Options().updated({"retries": 0}).retries == Retry(1)  # none, whatever the task has
+    assert asked(retries=2).retries == Retry(3).to_plan()
+    assert asked(retries=Retry(7)).retries == Retry(7).to_plan()
+    assert asked(retries=0).retries == Retry(1).to_plan()  # none, whatever the task has
 
 
 @pytest.mark.parametrize(
@@ -106,8 +112,8 @@ def test_a_duration_that_the_wire_does_not_take_is_refused_with_its_limit(option
 
 
 def test_a_time_that_is_past_means_now_and_one_too_far_off_is_refused() -> None:
-    assert Options().updated({"at": datetime.min.replace(tzinfo=UTC)}).at == 0
-    assert Options().updated({"at": datetime(5138, 1, 1, tzinfo=UTC)}).at
+    assert asked(at=datetime.min.replace(tzinfo=UTC)).at == 0
+    assert asked(at=datetime(5138, 1, 1, tzinfo=UTC)).at
     with pytest.raises(ValueError, match=r"at=.*the year 5138 is the latest"):
         Options().updated({"at": datetime.max.replace(tzinfo=UTC)})
 
@@ -179,13 +185,13 @@ def test_reuse_needs_a_unique() -> None:
 
 
 def test_a_raw_payload_that_looks_like_an_envelope_gets_one() -> None:
-    codec = PayloadCodec(TaskSignature(echo, "app.echo"), "app.echo")
-    made = attached("app.echo", codec, Options(), (b"\0gf1x",), {}, foreign=False)
-    assert unwrap(made.workload) == (Envelope(), b"\0gf1x")
-    timed = attached("app.echo", codec, Options(timeout=3), (b"\0gf1x",), {}, foreign=False)
+    raw: Task[[bytes], bytes] = Task(echo, name="app.echo")
+    assert unwrap(attached(raw, (b"\0gf1x",), {}).workload) == (Envelope(), b"\0gf1x")
+    timed = attached(raw.options(timeout=3), (b"\0gf1x",), {})
     assert timed.options is not None
     assert unwrap(timed.options.envelope + timed.workload) == (Envelope(timeout=3), b"\0gf1x")
-    assert attached("app.echo", codec, Options(), (b"\0gf1x",), {}, foreign=True).workload == b"\0gf1x"
+    foreign: Task[[bytes], bytes] = Task(echo, name="app.echo", foreign=True)
+    assert attached(foreign, (b"\0gf1x",), {}).workload == b"\0gf1x"
 
 
 def test_a_foreign_function_takes_neither_run_limit_nor_retries() -> None:

@@ -268,7 +268,7 @@ async def wrong_options() -> None:
     add.options(delay="soon")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     add.options(unique=3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     add.options(timeout=None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    task(executor="fork")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    task(executor="fork")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
     resize.options(retries="3")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 

@@ -1,6 +1,5 @@
 """``gearflow tasks``: what modules define; with ``--explain`` how often it is tried, and when."""
 
-from dataclasses import fields
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
@@ -104,10 +103,7 @@ def _set_options(task: "AnyTask") -> dict[str, Any]:
     shown: dict[str, Any] = {"timeout": task.timeout, "keep": task.keep, "foreign": task.foreign or None}
     if task.executor != "thread":
         shown["executor"] = task.executor
-    for option in fields(task.call_options):
-        value = getattr(task.call_options, option.name)
-        if option.init and value != option.default:
-            shown[option.name] = _named(value)
+    shown |= {name: _named(value) for name, value in task.call_options.changed().items()}
     if task.retries is not None:
         shown["retries"] = {
             "attempts": task.retries.attempts,
