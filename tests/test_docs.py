@@ -37,7 +37,7 @@ from gearflow.protocol.envelope import Envelope
 from gearflow.server import JobServer, ServerSettings
 from gearflow.tasks.options import CallOptions
 from gearflow.worker import RunInfo, WorkerSettings
-from gearflow.worker.run import RunOutcome
+from gearflow.worker.stats import RunOutcome
 from gearflow_cli.app import app
 from gearflow_cli.errors import ExitCode
 from tests.conftest import ROOT

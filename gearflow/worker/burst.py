@@ -1,17 +1,18 @@
 """When a worker that is to end by itself has nothing more to do.
 
-It has if each of its servers has said NO_JOB to a GRAB that was written after the last run ended, since a
+It has if each of its servers has sent NO_JOB to a GRAB that was written after the last run ended, since a
 run may have put jobs on any queue; and if no job runs here, or waits here for its next run. A server that
 cannot be reached counts for some time only, from the start, or from when it was lost.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import anyio
 
 from gearflow.errors import NoServer
 from gearflow.worker.server_link import ServerLink
+from gearflow.worker.stats import RunStats
 
 
 class Burst:
@@ -19,14 +20,14 @@ class Burst:
 
     Args:
         links: To all servers.
-        patience: Seconds for which a server that cannot be reached is waited for.
-        is_at_rest: Whether no job runs or is held.
+        timeout: Seconds to wait for a server that cannot be reached.
+        stats: Whether a job runs or is held.
     """
 
-    def __init__(self, links: Sequence[ServerLink], patience: float, is_at_rest: Callable[[], bool]) -> None:
+    def __init__(self, links: Sequence[ServerLink], timeout: float, stats: RunStats) -> None:
         self._links = links
-        self._patience = patience
-        self._is_at_rest = is_at_rest
+        self._timeout = timeout
+        self._stats = stats
         self._away: dict[ServerLink, float] = {}  # those that cannot be reached, and until when they count
         self._changed = anyio.Event()
 
@@ -38,11 +39,11 @@ class Burst:
         """
         while True:
             self._changed = anyio.Event()
-            limit = self._patience_left()
+            limit = self._time_left()
             if limit is None:
                 if len(self._away) == len(self._links):
                     raise NoServer({str(link.address): self._reason(link) for link in self._links})
-                if self._is_at_rest() and self._are_out_of_jobs():
+                if self._stats.is_at_rest and self._are_out_of_jobs():
                     return
             with anyio.move_on_after(limit):
                 await self._changed.wait()
@@ -52,16 +53,16 @@ class Burst:
         self._changed.set()
 
     def run_ended(self) -> None:
-        """A run has ended: its servers are asked anew once nothing runs any more."""
-        if self._is_at_rest():
+        """A run has ended: its servers are asked again once nothing runs any more."""
+        if self._stats.is_at_rest:
             for link in self._links:
                 link.ask_again()
 
-    def _patience_left(self) -> float | None:
+    def _time_left(self) -> float | None:
         """Seconds until the servers that are away count no more; ``None`` if none counts."""
         now = time.monotonic()
         away = [link for link in self._links if not link.is_registered]
-        self._away = {link: self._away.get(link, now + self._patience) for link in away}
+        self._away = {link: self._away.get(link, now + self._timeout) for link in away}
         latest = max(self._away.values(), default=now)
         return latest - now if latest > now else None
 
@@ -69,4 +70,4 @@ class Burst:
         return all(link.is_out_of_jobs for link in self._links if link not in self._away)
 
     def _reason(self, link: ServerLink) -> str:
-        return link.outage or f"no answer within {self._patience:g} s"
+        return link.outage or f"no answer within {self._timeout:g} s"

@@ -1,8 +1,8 @@
-"""Runs that wait for other tasks: two things are to be seen to.
+"""Warns when the runs that wait for other tasks have all slots of a worker.
 
-When those that wait for tasks of the same worker have all its slots, these cannot run here. If that is so
-everywhere, nothing moves any more. No worker can know whether it is, so each one tells of itself. Waits for
-tasks that it does not offer are left out: it is not what holds them up.
+If they wait for tasks of the same worker, these cannot run here. If that is so everywhere, nothing moves any
+more. No worker can know whether it is, so each one warns for itself. Waits for tasks that it does not offer
+are left out: it is not what holds them up.
 
 A thread that waits for another task cannot be stopped from outside, and that other task may never be run. So
 the wait is noted with the run, which ends it where it would cancel a coroutine.
@@ -25,8 +25,8 @@ INTERVAL: Final = 60.0
 """Seconds between two warnings at least: what is wrong is how the worker is set up, and stays so."""
 
 
-class Waits:
-    """Counts them. Owns state; safe to use from several threads.
+class DeadlockWarning:
+    """Counts the runs that wait. Owns state; safe to use from several threads.
 
     Args:
         slots: How many runs the worker has at a time.
@@ -38,7 +38,7 @@ class Waits:
         self._functions = frozenset(functions)
         self._lock = threading.Lock()
         self._waits: dict[Run, int] = {}  # a run may wait for several jobs at once
-        self._told = -inf
+        self._warned = -inf
         self._thread = 0  # the worker's, in whose loop waits end with the runs
 
     def begin(self) -> None:
@@ -54,14 +54,14 @@ class Waits:
             return
         with self._lock:
             self._waits[run] = self._waits.get(run, 0) + 1
-            if len(self._waits) < self._slots or time.monotonic() < self._told + INTERVAL:
+            if len(self._waits) < self._slots or time.monotonic() < self._warned + INTERVAL:
                 return
             # What a task has left behind waits on without a slot.
             waiting = [each for each in self._waits if not each.is_settled]
             if len(waiting) < self._slots:
                 return
-            self._told = time.monotonic()
-        _tell(waiting, function)
+            self._warned = time.monotonic()
+        _warn(waiting, function)
 
     def ended(self, run: Run, wait: Waiting) -> None:
         """It does not any more."""
@@ -74,8 +74,8 @@ class Waits:
                 del self._waits[run]
 
 
-def _tell(waiting: list[Run], function: str) -> None:
-    """Warn in the log, and those who wait for the runs that wait."""
+def _warn(waiting: list[Run], function: str) -> None:
+    """Warn in the log, and the callers of the runs that wait."""
     names = ", ".join(sorted({run.task.name for run in waiting}))
     text = (
         f"all slots of a worker ({len(waiting)}) are taken by tasks that wait for others ({names}), "

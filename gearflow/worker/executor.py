@@ -3,25 +3,18 @@
 An ``async`` task runs on the loop, a ``def`` task in a thread, which also does its validation, so that a
 large payload does not hold up the loop. The thread sees the context variables of the worker. A ``def`` task
 with ``executor="process"`` runs in a process of its own, for which a thread waits; the context variables
-stay here. Its time begins when the process has imported the task, else one that imports for longer than a
-run may take would be killed over and over.
+stay here. Its time begins when the process has imported the task. Else a task that imports for longer than
+a run may take would be killed over and over.
 
-A run limit stops an ``async`` task by cancelling it, once, and a process by killing it. A thread cannot be
-stopped: the call is given up at once, and the thread goes on, counted, until it ends by itself. Only
-overrunning the limit is ``TaskTimeout``; a ``TimeoutError`` of the task's own is an exception like any
-other. A task that answers its cancellation with a result after all has that result.
+A run limit cancels an ``async`` task, once, and kills a process. A thread cannot be stopped: the call is
+given up at once, and the thread goes on until it ends by itself. Only overrunning the limit is
+``TaskTimeout``; a ``TimeoutError`` of the task's own is an exception like any other. If a task answers its
+cancellation with a result after all, that is its result.
 
-Threads for tasks that block: one for each call that runs, kept for the next one.
-
-There is no limit and no queue here: whoever starts calls has a slot for each. The threads are daemons, so
-a task that never returns cannot keep the process from ending. (anyio's own worker threads would: on
-asyncio they are joined at exit. There they also give their place in the limit away when a call is
-abandoned, so that a call that overran could not be accounted for.)
-
-Runs that go on although their job has ended: a thread that overran its limit cannot be stopped.
-
-Each keeps its slot until it ends by itself. A server sees nothing of them, so gearflow's own is told how
-many there are, for whoever wonders why a worker takes no jobs.
+There is no limit of threads and no queue for them, because each call that starts has a slot. The threads are
+daemons, so a task that never returns cannot keep the process from ending. (anyio's own worker threads would:
+on asyncio they are joined at exit. They also give their place in the limit away when a call is abandoned, so
+that a call that overran could not be counted.)
 """
 
 import contextvars
@@ -30,7 +23,7 @@ import os
 import sys
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextvars import Context as ContextVars
 from functools import partial
 from queue import SimpleQueue
@@ -43,8 +36,10 @@ from gearflow.errors import TaskFailed, TaskTimeout
 from gearflow.protocol.packets import Packet
 from gearflow.runtime.fork import end_stray
 from gearflow.tasks import Context, Task
+from gearflow.worker.connection import WorkerConnection
 from gearflow.worker.event_loop import Cancellable, Loop
-from gearflow.worker.processes import LEAVING, ProcessCall, ProcessPool
+from gearflow.worker.processes import EXIT_TIME, ProcessCall, ProcessPool
+from gearflow.worker.server_link import ServerLink
 from gearflow.worker.slots import SlotAllocator
 
 Work: TypeAlias = Callable[[], object]
@@ -85,52 +80,61 @@ class Threads:
     def _serve(self, mailbox: Mailbox) -> None:
         while (call := mailbox.get()) is not None:
             call()
-            end_stray(self._process)
+            if os.getpid() != self._process:
+                end_stray(self._process)
             del call  # what it holds must not live until the next one comes
-            # First wait, then look: whichever of the two sides comes second sees the other.
+            # First wait, then check: whichever of the two sides comes second sees the other.
             self._idle.append(mailbox)
             if self._closed:
                 return
 
 
 class OverdueRuns:
-    """Counts them by function. Owns state; ``when_changed`` is called after each change."""
+    """Runs whose job has ended, and whose thread goes on: counted by function. Owns state.
 
-    __slots__ = ("_counts", "_grabbing", "_when_changed")
+    Each keeps its slot until its thread ends. Servers cannot see that, so gearflow's own get a report: it
+    shows an operator why a worker takes no jobs. ``texts`` is part of each report: the names of the sole
+    parameters of functions that take a text.
+    """
 
-    def __init__(self, grabbing: SlotAllocator, when_changed: Callable[[], None]) -> None:
-        self._grabbing = grabbing
-        self._when_changed = when_changed
+    __slots__ = ("_counts", "_links", "_slots", "_texts")
+
+    def __init__(self, slots: SlotAllocator, links: Iterable[ServerLink], texts: Mapping[str, str]) -> None:
+        self._slots = slots
+        self._links = links
+        self._texts = texts
         self._counts: Counter[str] = Counter()
-
-    @property
-    def counts(self) -> Mapping[str, int]:
-        """How many there are, by function; only of functions that have some."""
-        return +self._counts
 
     def began(self, function: str) -> None:
         """The job of a run was reported as timed out, and its thread goes on."""
         self._counts[function] += 1
-        self._grabbing.overran()
-        self._when_changed()
+        self._slots.overran()
+        self._report()
 
     def ended(self, function: str) -> None:
         """Its thread has ended."""
         self._counts[function] -= 1
-        self._grabbing.overdue_finished()
-        self._when_changed()
+        self._slots.overdue_finished()
+        self._report()
+
+    def report_to(self, connection: WorkerConnection) -> None:
+        """Report to a server that has no report yet, if there is something to report."""
+        if +self._counts or self._texts:
+            connection.report(+self._counts, self._texts)
+
+    def _report(self) -> None:
+        for link in self._links:
+            if link.connection is not None:
+                link.connection.report(+self._counts, self._texts)
 
 
 AnyTask: TypeAlias = Task[..., Any]
-
-CANCEL_TIME: Final = 1.0
-"""Seconds between telling a task in a process, by ``Context.cancelled``, and killing it."""
 
 _NOT_YET: Final = object()
 
 
 class TaskCall(Cancellable, Protocol):
-    """What is to be run, and who is told when a thread cannot be stopped in time; all on the loop."""
+    """What is to be run, and what is called when a thread cannot be stopped in time; all on the loop."""
 
     interrupt: Callable[[], None] | None
     """Ends the call because its job is cancelled; set while a process runs it."""
@@ -169,12 +173,16 @@ class TaskCall(Cancellable, Protocol):
 
 
 class Executor:
-    """Runs calls on a loop, in its threads, and in the processes of a pool."""
+    """Runs calls on a loop, in its threads, and in the processes of a pool.
 
-    def __init__(self, loop: Loop, threads: Threads, processes: ProcessPool) -> None:
+    ``cancel_grace`` is the time in seconds between ``Context.cancelled`` and the kill of a process.
+    """
+
+    def __init__(self, loop: Loop, threads: Threads, processes: ProcessPool, cancel_grace: float) -> None:
         self._loop = loop
         self._threads = threads
         self._processes = processes
+        self._cancel_grace = cancel_grace
 
     async def execute(self, call: TaskCall, payload: bytes) -> bytes:
         """The encoded result of a call.
@@ -205,7 +213,7 @@ class Executor:
         """End the processes, once no call is under way; if it is ``cold``, without their lifespans' ends."""
         if not self._processes.is_unused:
             with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(self._processes.close, 0.0 if cold else LEAVING)
+                await anyio.to_thread.run_sync(self._processes.close, 0.0 if cold else EXIT_TIME)
 
     async def _limited(self, call: TaskCall, coroutine: Any, seconds: float) -> Any:
         limit = self._loop.limit(seconds, call)
@@ -236,35 +244,36 @@ class Executor:
     async def _in_process(self, call: TaskCall, payload: bytes) -> bytes:
         limit = call.limit
         handle = call.handle.decode("utf-8", "surrogateescape")
-        time = _Time(limit, self._loop)
-        errand = ProcessCall(
+        time = _ProcessTime(limit, self._loop, self._cancel_grace)
+        process_call = ProcessCall(
             self._processes, call.task, handle, call.context, limit, payload, call.send, time.is_loading
         )
-        run = _InThread(errand.perform, self._loop)
+        run = _InThread(process_call.perform, self._loop)
         self._threads.start(run)
-        call.interrupt = partial(time.cut, errand)
+        call.interrupt = partial(time.cancel, process_call)
         with time.scope:
             try:
                 await run.ended.wait()
             finally:
                 call.interrupt = None
                 if run.outcome is _NOT_YET:
-                    errand.kill()
+                    process_call.kill()
         if run.outcome is not _NOT_YET:
             return run.result()
-        if time.is_cut:
+        if time.is_cancelled:
             raise TaskFailed(f"task {call.task.name!r} was cancelled; its process was killed")
         raise _overrun(call.task, limit, "its process was killed")
 
 
-class _Time:
-    """The time that a call in a process has: the scope that ends with it. Owns state."""
+class _ProcessTime:
+    """The time that a call in a process has, as the scope that ends with it. Owns state."""
 
-    def __init__(self, limit: float | None, loop: Loop) -> None:
+    def __init__(self, limit: float | None, loop: Loop, cancel_grace: float) -> None:
         self.scope = anyio.CancelScope()
-        self.is_cut = False
+        self.is_cancelled = False
         self._limit = limit
         self._loop = loop
+        self._cancel_grace = cancel_grace
         self._begin()
 
     def is_loading(self, it_is: bool, /) -> None:
@@ -272,18 +281,18 @@ class _Time:
         if self._limit is not None:
             self._loop.post(self._wait if it_is else self._begin)
 
-    def cut(self, errand: ProcessCall) -> None:
-        """Nobody wants the result: tell the task, if it can hear that, and end soon."""
-        time_left = CANCEL_TIME if errand.cancel() else 0.0
-        self.scope.deadline = min(self.scope.deadline, self._loop.now() + time_left)
-        self.is_cut = True
+    def cancel(self, process_call: ProcessCall) -> None:
+        """Nobody wants the result: notify the task, if it takes a ``Context``, and end soon."""
+        grace = self._cancel_grace if process_call.cancel() else 0.0
+        self.scope.deadline = min(self.scope.deadline, self._loop.now() + grace)
+        self.is_cancelled = True
 
     def _wait(self) -> None:
-        if not self.is_cut:
+        if not self.is_cancelled:
             self.scope.deadline = math.inf
 
     def _begin(self) -> None:
-        if self._limit is not None and not self.is_cut:
+        if self._limit is not None and not self.is_cancelled:
             self.scope.deadline = self._loop.now() + self._limit
 
 
@@ -335,6 +344,6 @@ def _thread_variables() -> ContextVars:
     """The current context variables, without the one that says that an event loop runs here."""
     variables = contextvars.copy_context()
     sniffio = cast(Any, sys.modules.get("sniffio"))
-    if sniffio is not None:  # else nobody has set it, and nobody looks at it
+    if sniffio is not None:  # else nobody has set it, and nobody reads it
         variables.run(sniffio.current_async_library_cvar.set, None)
     return variables

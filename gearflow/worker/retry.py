@@ -1,11 +1,11 @@
-"""How a job comes to its next run, or to its end, after a run that raised something.
+"""Sends a job to its next run, or to its end, after a run that raised something.
 
-*Whether* it runs again, and when, is decided in ``gearflow.worker.retry_policy``. How depends on the server:
+``retry_policy`` decides *whether* it runs again, and when. How depends on the server:
 
 * gearflow's own keeps the job for its next run: ``gearflow:retry`` takes the place of the end packet;
-* on others a detached job is submitted anew, under a new unique; only when the server has that job is the
-  old one ended, so a crash between the two gives a duplicate, never a loss;
-* and an attached one, whose callers wait for that very job, is held here until its time has come.
+* on others the worker submits a detached job again, under a new unique. It ends the old job only when the
+  server has the new one, so a crash between the two gives a duplicate, never a loss;
+* an attached job, whose callers wait for that very job, is held here until its time has come.
 
 The run keeps its slot until the server has answered. If the connection goes first, the job is handed on.
 
@@ -16,12 +16,7 @@ How a failure is sent depends on the server, too:
 * C gearmand, and any other, gets a marked WORK_WARNING and WORK_FAIL in one write
   (``gearflow.protocol.codec`` says why), or WORK_EXCEPTION alone with the setting ``gearmand_exceptions``.
 
-A task that raises ``GiveUp`` wants WORK_FAIL alone, on all of them.
-
-Jobs that wait here for their next run: where their server cannot keep them, this worker does.
-
-A held job has no slot while it waits. It is still this worker's at the server, so it is lost, as if it
-ran, when the connection goes: then the server hands it on.
+A task that raises ``Fail`` wants WORK_FAIL alone, on all of them.
 """
 
 import logging
@@ -47,7 +42,7 @@ from gearflow.protocol.packets import (
     WorkWarning,
 )
 from gearflow.tasks import Retry
-from gearflow.tasks.control_flow import Fail as PlainFail
+from gearflow.tasks.control_flow import Fail
 from gearflow.tasks.remote_errors import encode_failure
 from gearflow.worker.connection import WorkerConnection
 from gearflow.worker.event_loop import Loop, LoopStarted
@@ -58,9 +53,12 @@ from gearflow.worker.slots import SlotAllocator
 
 
 class Held:
-    """One of them. Its ``workload`` is that of the next run."""
+    """A job that waits here for its next run, whose ``workload`` it has.
 
-    __slots__ = ("begin", "connection", "handle", "named", "task", "wait", "workload")
+    It has no slot. It is still this worker's at the server, which hands it on when the connection goes.
+    """
+
+    __slots__ = ("begin", "connection", "handle", "log_fields", "task", "wait", "workload")
 
     def __init__(
         self,
@@ -68,48 +66,48 @@ class Held:
         handle: bytes,
         connection: WorkerConnection,
         workload: bytes,
-        named: dict[str, Any],
+        log_fields: dict[str, Any],
     ) -> None:
         self.task = task
         self.handle = handle
         self.connection = connection
         self.workload = workload
-        self.named = named  # what the log calls it
+        self.log_fields = log_fields
         self.begin: Callable[[], None]
         self.wait: LoopStarted
 
 
 class Holding:
-    """All of a worker. Owns state; ``begin`` is called with a job that has a slot again."""
+    """All held jobs of a worker. Owns state; ``begin`` is called with a job that has a slot again."""
 
-    def __init__(self, grabbing: SlotAllocator, loop: Loop, begin: Callable[[Held], None]) -> None:
-        self._grabbing = grabbing
+    def __init__(self, slots: SlotAllocator, loop: Loop, begin: Callable[[Held], None]) -> None:
+        self._slots = slots
         self._loop = loop
         self._begin = begin
         self._held: set[Held] = set()
 
     def hold(self, job: Held, seconds: float) -> None:
         """Keep a job for so long, then run it as soon as a slot is free. Its run still has its slot."""
-        job.begin = partial(self._leave, job)
+        job.begin = partial(self._resume, job)
         self._held.add(job)
-        self._grabbing.hold()
+        self._slots.hold()
         job.wait = self._loop.start(partial(self._wait, job, seconds))
 
     def drop(self, connection: WorkerConnection | None = None) -> list[Held]:
-        """Let go of those of a connection, or of all; returns them."""
+        """Hold those of a connection, or all, no longer; returns them."""
         dropped = [job for job in self._held if connection is None or job.connection is connection]
         for job in dropped:
             self._held.discard(job)
             job.wait.cancel()
-            self._grabbing.let_go(job.begin)
+            self._slots.drop(job.begin)
         return dropped
 
     async def _wait(self, job: Held, seconds: float) -> None:
         await anyio.sleep(seconds)
         if job in self._held:
-            self._grabbing.claim(job.begin)
+            self._slots.claim(job.begin)
 
-    def _leave(self, job: Held) -> None:
+    def _resume(self, job: Held) -> None:
         self._held.discard(job)
         self._begin(job)
 
@@ -120,7 +118,7 @@ logger = logging.getLogger("gearflow.worker")
 async def handle_failure(
     run: Run, workload: bytes, error: BaseException, holding: Holding, *, gearmand_exceptions: bool
 ) -> BaseException:
-    """See to the job of a run that raised something. Returns the error that counts.
+    """Have the job of a run that raised something run again, or fail. Returns the error that counts.
 
     ``gearmand_exceptions`` is the worker's setting.
     """
@@ -133,7 +131,7 @@ async def handle_failure(
         run.end(_failure(run, verdict.error, gearmand_exceptions))
         return verdict.error
     try:
-        await _go_on(run, workload, verdict, holding)
+        await _run_again(run, workload, verdict, holding)
     except ConnectionLost:
         run.handed_on = True
     except anyio.get_cancelled_exc_class():
@@ -142,11 +140,11 @@ async def handle_failure(
     except (ServerError, LocalProtocolError) as refusal:
         if not run.cancelled:  # else there is nothing to run again
             logger.warning(
-                "the server refuses another run of a job, which fails: %s", refusal, extra=run.named()
+                "the server refuses another run of a job, which fails: %s", refusal, extra=run.log_fields()
             )
         run.end(_failure(run, error, gearmand_exceptions))
     else:
-        run.again = verdict
+        run.retry = verdict
     return error
 
 
@@ -157,7 +155,7 @@ def _verdict(run: Run, error: BaseException) -> Verdict:
         return decide(error, retries, run.envelope.attempt)
     except Exception:  # a user's backoff may raise anything
         logger.exception(
-            "the schedule of a task's retries cannot be followed; its job fails", extra=run.named()
+            "the schedule of a task's retries cannot be followed; its job fails", extra=run.log_fields()
         )
         return GiveUp(error)
 
@@ -165,7 +163,7 @@ def _verdict(run: Run, error: BaseException) -> Verdict:
 def _failure(run: Run, error: BaseException, gearmand_exceptions: bool) -> bytes:
     """The packets that end a job with an error, in the form that its server needs."""
     fail = encode(WorkFail(run.handle))
-    if run.cancelled or isinstance(error, PlainFail):
+    if run.cancelled or isinstance(error, Fail):
         return fail
     failure = encode_failure(error)
     connection = run.connection
@@ -176,7 +174,7 @@ def _failure(run: Run, error: BaseException, gearmand_exceptions: bool) -> bytes
     return exception + fail if connection.is_basic else exception
 
 
-async def _go_on(run: Run, workload: bytes, again: RetryAfter, holding: Holding) -> None:
+async def _run_again(run: Run, workload: bytes, retry: RetryAfter, holding: Holding) -> None:
     """Bring the job to its next run.
 
     Raises:
@@ -189,38 +187,38 @@ async def _go_on(run: Run, workload: bytes, again: RetryAfter, holding: Holding)
 
         request = server_calls.RetryRequest(
             handle=run.handle.decode(errors="replace"),
-            delay=again.delay,
-            counted=again.counted,
-            reason=again.reason,
+            delay=retry.delay,
+            counted=retry.counted,
+            reason=retry.reason,
         )
         call = SubmitJob(server_calls.RETRY, b"", request.to_wire())
         await connection.submit(run.handle, call, attached=True)
         return
-    following = _following(run, workload, again)
-    if run.envelope.detached and not (again.delay and connection.is_basic):
-        await connection.submit(run.handle, _anew(run, following, again.delay), attached=False)
-        run.end(encode(WorkFail(run.handle)))  # nobody listens
+    following = _following(run, workload, retry)
+    if run.envelope.detached and not (retry.delay and connection.is_basic):
+        await connection.submit(run.handle, _resubmission(run, following, retry.delay), attached=False)
+        run.fail()  # nobody listens
         return
     if not connection.is_basic and not run.envelope.detached:
-        connection.outbox.add(run.handle, encode(WorkWarning(run.handle, again.reason.encode())))
+        connection.outbox.add(run.handle, encode(WorkWarning(run.handle, retry.reason.encode())))
         connection.wake()
-    holding.hold(Held(run.task, run.handle, connection, following, run.named()), again.delay)
+    holding.hold(Held(run.task, run.handle, connection, following, run.log_fields()), retry.delay)
 
 
-def _following(run: Run, workload: bytes, again: RetryAfter) -> bytes:
+def _following(run: Run, workload: bytes, retry: RetryAfter) -> bytes:
     """The workload of the next run."""
     _, payload = unwrap(workload)
     said = run.envelope
     return wrap(
         payload,
-        attempt=said.attempt + again.counted,
+        attempt=said.attempt + retry.counted,
         timeout=said.timeout,
         retries=said.retries,
         detached=said.detached,
     )
 
 
-def _anew(run: Run, workload: bytes, delay: float) -> Packet:
+def _resubmission(run: Run, workload: bytes, delay: float) -> Packet:
     # Not under the old unique: that would join the job that is about to end.
     function, unique = run.task.name.encode(), fresh_unique().encode()
     if not delay:

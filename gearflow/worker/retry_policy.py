@@ -1,10 +1,10 @@
-"""What is to become of a job whose run ended with an exception: a decision as a value, without a clock.
+"""Decides after an exception whether a job runs again, and when: a decision as a value, without a clock.
 
 =======================  ======================================================================
 ``Snooze``               the job runs again, and this run does not count
 ``TryAgain``             it runs again if attempts are left, whatever the ``on`` of the retries; without
                          retries there are as many attempts as ``Retry()`` has
-``Discard``, ``GiveUp``    it fails, whatever is left
+``Discard``, ``Fail``      it fails, whatever is left
 ``PayloadInvalid``       it fails: what does not fit its types now never will
 what ``on`` matches      it runs again if attempts are left (``TaskTimeout`` too is matched, or not)
 anything else            it fails; without retries, that is everything
@@ -37,7 +37,7 @@ class RetryAfter:
     """Seconds from now."""
 
     reason: str
-    """For whoever waits: one line."""
+    """For those who wait: one line."""
 
     counted: bool = True
     """Whether the run counts as an attempt."""
@@ -48,7 +48,7 @@ class GiveUp:
     """The job fails for good."""
 
     error: BaseException
-    """The one to tell of."""
+    """The one that callers and the log get."""
 
 
 Verdict: TypeAlias = RetryAfter | GiveUp
@@ -67,8 +67,8 @@ def decide(
     """
     match error:
         case Snooze():
-            delay = _possible(error.seconds)
-            return RetryAfter(delay, f"too early; again in {_shown(delay)}", counted=False)
+            delay = _capped(error.seconds)
+            return RetryAfter(delay, f"too early; again in {_seconds(delay)}", counted=False)
         case TryAgain():
             retries = retries or Retry()
         case Discard():
@@ -80,23 +80,23 @@ def decide(
     if scheduled is None:
         return GiveUp((error.__cause__ or error) if isinstance(error, TryAgain) else error)
     asked = error.after if isinstance(error, TryAgain) else None
-    delay = _possible(scheduled if asked is None else asked)
-    reason = f"attempt {attempt} of {retries.attempts} {_fate(error)}; again in {_shown(delay)}"
+    delay = _capped(scheduled if asked is None else asked)
+    reason = f"attempt {attempt} of {retries.attempts} {_what_happened(error)}; again in {_seconds(delay)}"
     return RetryAfter(delay, reason)
 
 
-def _possible(seconds: float) -> float:
+def _capped(seconds: float) -> float:
     """A delay that the wire takes; none is negative."""
     return min(seconds, LONGEST_DELAY)
 
 
-def _fate(error: BaseException) -> str:
+def _what_happened(error: BaseException) -> str:
     if not isinstance(error, TryAgain):
-        return f"failed: {said(error)}"
-    return "asks for another" if error.__cause__ is None else f"failed: {said(error.__cause__)}"
+        return f"failed: {one_line(error)}"
+    return "asks for another" if error.__cause__ is None else f"failed: {one_line(error.__cause__)}"
 
 
-def said(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     """An exception on one line, without what could not be printed."""
     name = type(error).__qualname__
     try:
@@ -107,5 +107,5 @@ def said(error: BaseException) -> str:
     return f"{name}: {text}" if text else name
 
 
-def _shown(seconds: float) -> str:
+def _seconds(seconds: float) -> str:
     return f"{round(seconds, 2):.12g} s"

@@ -1,39 +1,35 @@
 """One run of a job: its task, what the job says of it, and its way to the server that gave it.
 
-How a run ended, in one word: for the log, and for what is counted.
-
-The line of the log that each run ends with; never its payload, so no traceback of what is invalid.
+Middleware is called around it: the first is the outermost, the task is inside the last.
 """
 
-import logging
 import time
-from collections.abc import Callable
-from enum import StrEnum
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
-from gearflow.errors import PayloadInvalid, TaskTimeout
+from gearflow.errors import LocalProtocolError
 from gearflow.protocol.codec import encode
-from gearflow.protocol.envelope import Envelope, unwrap
+from gearflow.protocol.constants import HEADER, MAX_BODY, REQ, PacketType
+from gearflow.protocol.envelope import MAGIC, Envelope, unwrap
 from gearflow.protocol.packets import Packet, WorkFail, WorkStatus
 from gearflow.tasks import Context, RunInfo
-from gearflow.tasks.control_flow import Control, Discard, Snooze
+from gearflow.tasks.hooks import Middleware, Proceed, name_of
 from gearflow.tasks.wait_tracking import Waiting
 from gearflow.worker.connection import WorkerConnection
 from gearflow.worker.event_loop import LoopStarted
 from gearflow.worker.executor import AnyTask, OverdueRuns
-from gearflow.worker.retry_policy import RetryAfter, said
+from gearflow.worker.retry_policy import RetryAfter
 
-_NOTHING_SAID: Final = Envelope()
+_NO_ENVELOPE: Final = Envelope()
+_WORK_COMPLETE: Final = int(PacketType.WORK_COMPLETE)
 
 
 class Run:
-    """State of one run. The worker makes it when the job gets a slot, and forgets it when it has ended."""
+    """State of one run. The runner makes it when the job gets a slot, and forgets it when it has ended."""
 
     __slots__ = (
-        "_over",
         "_overdue",
         "_waits",
-        "again",
         "began",
         "cancelled",
         "connection",
@@ -43,8 +39,10 @@ class Run:
         "handle",
         "interrupt",
         "is_overdue",
+        "is_settled",
         "is_under_way",
         "limit",
+        "retry",
         "started",
         "task",
     )
@@ -55,23 +53,23 @@ class Run:
         self.task = task
         self.handle = handle
         self.connection = connection
-        self.envelope = _NOTHING_SAID
+        self.envelope = _NO_ENVELOPE
         self.limit: float | None = None  # seconds it may take
         self.context: Context | None = None  # if the task takes one
         self.began = time.perf_counter()  # or, from its first step on, when it took that
         self.interrupt: Callable[[], None] | None = None  # ends what a process does of it
         self.started: LoopStarted | None = None  # holds the loop's task, which the loop itself does not
         self.is_under_way = False  # its first step was made, and it may be cancelled
+        self.is_settled = False  # the call is over: only the end of the job is still sent
         self.cancelled = False  # at the server: nobody waits for it
         self.handed_on = False  # the server gives the job to another worker
         self.is_overdue = False  # its thread goes on after the end of the job
-        self.again: RetryAfter | None = None  # how the job goes on
-        self._over = False  # nothing more is said of it but how it ends
+        self.retry: RetryAfter | None = None  # when the job runs again
         self._overdue = overdue
         self._waits: set[Waiting] = set()  # of its threads, for other tasks
 
-    def named(self) -> dict[str, Any]:
-        """What the log calls it."""
+    def log_fields(self) -> dict[str, Any]:
+        """The fields of a log record about it."""
         return {
             "task": self.task.name,
             "handle": _text(self.handle),
@@ -81,23 +79,18 @@ class Run:
 
     def info(self) -> RunInfo:
         """The same for middleware and operators."""
-        return RunInfo(
-            task=self.task.name,
-            handle=_text(self.handle),
-            server=str(self.connection.server),
-            attempt=self.envelope.attempt,
-            started=time.time() - (time.perf_counter() - self.began),
-        )
+        return RunInfo(**self.log_fields(), started=time.time() - (time.perf_counter() - self.began))
 
     def open(self, workload: bytes) -> bytes:
-        """Take in what the workload says beside the payload, which is returned; the run begins now.
+        """Read the envelope, if there is one, and return the payload.
 
         Raises:
             PayloadInvalid: The workload begins as an envelope, and goes on as none.
         """
-        self.envelope, payload = unwrap(workload)
+        if workload.startswith(MAGIC):
+            self.envelope, workload = unwrap(workload)
         limit = self.limit = self.task.timeout if self.envelope.timeout is None else self.envelope.timeout
-        if self.task.takes_context:
+        if self.task.payload.signature.takes_context:
             self.context = Context(
                 handle=_text(self.handle),
                 function=self.task.name,
@@ -105,11 +98,11 @@ class Run:
                 attempt=self.envelope.attempt,
                 deadline=None if limit is None else time.time() + limit,
             )
-        return payload
+        return workload
 
     def send(self, packet: Packet) -> None:
         """Report something before the end; from any thread. What comes after the end is dropped."""
-        if self._over or self.handed_on:
+        if self.is_settled or self.handed_on:
             return
         outbox = self.connection.outbox
         if isinstance(packet, WorkStatus):
@@ -118,24 +111,36 @@ class Run:
             outbox.add(self.handle, encode(packet))
         self.connection.wake_from_anywhere()
 
+    def complete(self, result: bytes) -> None:
+        """End the job with its result.
+
+        Raises:
+            LocalProtocolError: The result is over the wire's limit.
+        """
+        handle = self.handle
+        size = len(handle) + 1 + len(result)
+        if size > MAX_BODY:
+            raise LocalProtocolError(f"a result of {len(result)} bytes is over the wire's limit of 4 GiB")
+        # One is written for each job, so it does without the codec's packets.
+        self.end(b"%b%b\0%b" % (HEADER.pack(REQ, _WORK_COMPLETE, size), handle, result))
+
     def end(self, packet: bytes) -> None:
-        """Write the one packet that ends the job: WORK_FAIL, whatever came of it, if nobody wants it."""
-        self._over = True
+        """Write the one packet that ends the job: WORK_FAIL, whatever came of it, if it was cancelled."""
+        self.is_settled = True
         if not self.handed_on:
             if self.cancelled:
                 packet = encode(WorkFail(self.handle))
             self.connection.outbox.add(self.handle, packet)
             self.connection.wake()
 
-    def settle(self) -> None:
-        """The call is over, though what becomes of the job is not: it is not stopped any more."""
-        self._over = True
-        self.is_under_way = False
+    def fail(self) -> None:
+        """End the job with WORK_FAIL."""
+        self.end(encode(WorkFail(self.handle)))
 
-    @property
-    def is_settled(self) -> bool:
-        """Whether the call is over."""
-        return self._over
+    def settle(self) -> None:
+        """The call is over, though what becomes of the job is not decided: it is not stopped any more."""
+        self.is_settled = True
+        self.is_under_way = False
 
     @property
     def is_for_nobody(self) -> bool:
@@ -145,7 +150,7 @@ class Run:
     def waits(self, wait: Waiting) -> None:
         """A thread of it waits for another task, as long as the result is wanted. Called in any thread."""
         self._waits.add(wait)
-        # First note it, then look: whichever of the two threads comes second sees the other.
+        # First note it, then check: whichever of the two threads comes second sees the other.
         if self.is_for_nobody or self.is_overdue:
             wait.end()
 
@@ -154,32 +159,34 @@ class Run:
         self._waits.discard(wait)
 
     def cancel(self) -> None:
-        """Nobody wants the job any more: stop a coroutine or a process, tell a thread.
+        """Nobody wants the job any more: stop a coroutine or a process, notify a thread.
 
         It still ends at the server.
         """
         self.cancelled = True
-        self._tell()
+        self._notify_threads()
         if self.interrupt is not None:
             self.interrupt()
         elif self._can_be_stopped:
             self._cancel()
 
     def hand_on(self) -> None:
-        """The connection is gone: stop a coroutine or a process, tell a thread."""
-        self._lose()
+        """The connection is gone: stop a coroutine or a process, notify a thread."""
+        self.handed_on = True
+        self._notify_threads()
         if self._can_be_stopped:
             self._cancel()
 
     def abandon(self) -> None:
         """The worker leaves: stop a coroutine or a process, leave a thread to itself."""
-        self._lose()
+        self.handed_on = True
+        self._notify_threads()
         self._cancel()
 
     def overran(self) -> None:
         """The call was given up; its thread goes on, and keeps the slot."""
         self.is_overdue = True
-        self._tell()
+        self._notify_threads()
         self._overdue.began(self.task.name)
 
     def overdue_finished(self) -> None:
@@ -190,12 +197,8 @@ class Run:
     def _can_be_stopped(self) -> bool:
         return self.task.is_async or self.task.executor == "process"
 
-    def _lose(self) -> None:
-        self.handed_on = True
-        self._tell()
-
-    def _tell(self) -> None:
-        """Have its threads hear that they work for nobody: their waits for other tasks end."""
+    def _notify_threads(self) -> None:
+        """Set ``Context.cancelled``, and end the waits of its threads for other tasks."""
         if self.context is not None:
             self.context.cancelled = True
         for wait in list(self._waits):
@@ -203,7 +206,7 @@ class Run:
 
     def _cancel(self) -> None:
         # A task of asyncio's that is cancelled before its first step never makes it, so nobody would
-        # give its slot back; it looks at handed_on instead. A second cancellation would disturb the task
+        # give its slot back; it checks handed_on instead. A second cancellation would disturb the task
         # that tidies up after the first.
         if self.started is not None and self.is_under_way:
             self.is_under_way = False
@@ -214,62 +217,57 @@ def _text(name: bytes) -> str:
     return name.decode("utf-8", "surrogateescape")
 
 
-class RunOutcome(StrEnum):
-    """The word that the log has for it."""
+async def run_within(
+    middleware: Sequence[Middleware], info: RunInfo, call: Callable[[], Awaitable[bytes]]
+) -> bytes:
+    """What the call returns, which is made inside all middleware.
 
-    DONE = "done"
-    SNOOZED = "snoozed"
-    RETRIED = "retried"
-    FAILED = "failed"
-    TIMED_OUT = "timed out"
-    INVALID = "invalid"  # payload or result do not fit their types
-    DISCARDED = "discarded"
-    CANCELLED = "cancelled"
-    HANDED_ON = "handed on"
+    Raises:
+        RuntimeError: One did not await ``proceed()``, or did it twice.
+        BaseException: What the call or a middleware raised.
+    """
+    results: list[bytes] = []
 
+    async def innermost() -> None:
+        results.append(await call())
 
-def outcome_of(run: Run, failure: BaseException | None) -> RunOutcome:
-    """How a run ended; ``failure`` is what it raised."""
-    if run.handed_on:
-        return RunOutcome.HANDED_ON
-    if run.cancelled:
-        return RunOutcome.CANCELLED
-    if run.again is not None:
-        return RunOutcome.SNOOZED if isinstance(failure, Snooze) else RunOutcome.RETRIED
-    match failure:
-        case None:
-            return RunOutcome.DONE
-        case TaskTimeout():
-            return RunOutcome.TIMED_OUT
-        case PayloadInvalid():
-            return RunOutcome.INVALID
-        case Discard():
-            return RunOutcome.DISCARDED
-        case _:
-            return RunOutcome.FAILED
+    proceed: Proceed = innermost
+    for each in reversed(middleware):
+        proceed = _Step(each, info, proceed).run
+    await proceed()
+    return results[0]
 
 
-logger = logging.getLogger("gearflow.worker")
+class _Step:
+    """One middleware, and what is inside it. Owns state."""
 
-_AS_USUAL: Final = (RunOutcome.DONE, RunOutcome.SNOOZED, RunOutcome.CANCELLED)
+    def __init__(self, middleware: Middleware, info: RunInfo, inside: Proceed) -> None:
+        self._middleware = middleware
+        self._info = info
+        self._inside = inside
+        self._has_begun = False
+        self._has_ended = False
+        self._failure: BaseException | None = None
 
+    async def run(self) -> None:
+        await self._middleware(self._info, self._proceed)
+        if self._failure is not None:  # and the middleware has swallowed it, but there is no result
+            raise self._failure
+        if not self._has_ended:
+            raise RuntimeError(
+                f"middleware {name_of(self._middleware)} returned before the run had ended; "
+                "it has to 'await proceed()'"
+            )
 
-def log_run_ended(run: Run, outcome: RunOutcome, failure: BaseException | None, seconds: float) -> None:
-    """Log how a run ended after so many seconds; ``failure`` is what it raised."""
-    level = logging.INFO if outcome in _AS_USUAL else logging.WARNING
-    if not logger.isEnabledFor(level):
-        return
-    fields = {**run.named(), "duration": seconds, "outcome": str(outcome)}
-    if run.again is not None:
-        fields |= {"delay": run.again.delay, "reason": run.again.reason}
-    elif outcome is RunOutcome.DISCARDED and isinstance(failure, Discard):
-        fields["reason"] = said(failure)
-    shown = failure if outcome is RunOutcome.FAILED or outcome is RunOutcome.RETRIED else None
-    if isinstance(shown, Control):
-        shown = shown.__cause__
-    logger.log(level, f"job {outcome}", extra=fields, exc_info=shown)
-
-
-def log_handed_on(fields: dict[str, object]) -> None:
-    """Log that a job which waited here for its next run is another worker's now."""
-    logger.warning("job handed on", extra={**fields, "outcome": str(RunOutcome.HANDED_ON)})
+    async def _proceed(self) -> None:
+        if self._has_begun:
+            raise RuntimeError(
+                f"middleware {name_of(self._middleware)} called proceed() twice; a run happens once"
+            )
+        self._has_begun = True
+        try:
+            await self._inside()
+        except BaseException as failure:
+            self._failure = failure
+            raise
+        self._has_ended = True

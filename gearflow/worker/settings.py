@@ -2,6 +2,7 @@
 
 import os
 import socket
+from dataclasses import dataclass
 from typing import Annotated, Self, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
@@ -132,3 +133,20 @@ class WorkerOptions(TypedDict, total=False):
     process_max_tasks: int | None
     process_max_rss: int | None
     liveness: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class TimeLimits:
+    """Time limits of a worker that are no settings, in seconds."""
+
+    flush: float = 5.0
+    """For the servers to confirm the last results, at a warm stop."""
+
+    cancel_grace: float = 1.0
+    """From ``Context.cancelled`` to the kill of the process that runs the task."""
+
+    memory_interval: float = 2.0
+    """Between two checks of ``max_rss``."""
+
+    noop_reply: float = 0.01
+    """A NOOP that comes sooner after PRE_SLEEP answers it. A later one reports a new job."""

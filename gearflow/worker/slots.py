@@ -1,35 +1,35 @@
 """How many GRABs to keep in flight at which server, and when to sleep. Pure: no socket, no clock, no await.
 
 A worker has a number of slots and connections to several servers. A slot is free, promised to a GRAB in
-flight, or taken by a run. **Invariant:** these three sum up to the number of slots, so there are never
-more GRABs in flight, over all servers, than there are slots for the jobs they may bring; a worker never
-holds a job that it cannot start.
+flight, or taken by a run. **Invariant:** these three sum up to the number of slots. There are never more
+GRABs in flight, over all servers, than there are slots for the jobs they may bring, so a worker never holds
+a job that it cannot start.
 
-Each server has a ``ServerSlots``. A lane *wants* GRABs, and is granted them as slots are free:
+Each connection has a ``ServerSlots``. It *wants* GRABs, and is granted them as slots are free:
 
-* after registration, and after a NOOP, it wants one; the lane goes to the front of the queue, because a
-  server that calls has a job that waits;
+* after registration, and after a NOOP, it wants one, and goes to the front of the queue, because a server
+  that sends NOOP has a job that waits;
 * after JOB_ASSIGN it wants two more: the number of GRABs in flight doubles with every round trip while
   there is work, and a single job costs one GRAB too many instead of one for each slot;
 * after NO_JOB it wants none. When its last GRAB in flight has come back empty it sends PRE_SLEEP and
   waits for the NOOP.
 
-Lanes that want more than they were granted stand in one queue and get a slot each in turn, so a busy
-server never keeps the slots from the others. A lane whose empty GRAB gave its slot to another lane
+Connections that want more than they were granted stand in one queue and get a slot each in turn, so a busy
+server never keeps the slots from the others. A connection whose empty GRAB gave its slot to another one
 sleeps all the same: its NOOP then brings it to the front.
 
-A job may be *held*: it waits here between two runs, without a slot. When its time has come it claims one,
-and free slots go to claims before any lane, because a server that has a job may give it to another worker
-and a job that is held here can run nowhere else. A worker that stops is not idle before it holds none,
-unless runs that overran have all the slots, perhaps for ever.
+A job may be *held*: it waits here between two runs, without a slot. When its time has come it claims one.
+Free slots go to claims first, because a server that has a job may give it to another worker, and a job that
+is held here can run nowhere else. A worker that stops is not idle before it holds none, unless runs that
+overran have all the slots, perhaps for ever.
 
 Two kinds of servers need more than that:
 
 * gearmand 1.1 with a delayed job in front of one of low priority answers PRE_SLEEP with NOOP and GRAB
   with NO_JOB over and over. A NOOP that comes at once, several times in a row without a job, is
   answered later and later, up to a second.
-* gearmand before 2.0 wakes nobody when a delayed job falls due. A sleeping lane with a ``poll`` interval
-  asks again by itself. It is set for every server that is not gearflow's, so for gearmand 2.0 too.
+* gearmand before 2.0 wakes nobody when a delayed job falls due. A sleeping connection with a ``poll``
+  interval asks again by itself. It is set for every server that is not gearflow's, so for gearmand 2.0 too.
 
 Times are seconds of any monotonic clock and come in as ``now``.
 """
@@ -41,21 +41,25 @@ from typing import Final, TypeAlias
 
 Begin: TypeAlias = Callable[[], object]
 
-AT_ONCE: Final = 0.01
+NOOP_REPLY: Final = 0.01
 """Seconds: a NOOP that comes sooner after PRE_SLEEP answers it, a later one reports a new job."""
 
 EMPTY_ROUNDS: Final = 4
-"""So many wake-ups in vain are nothing unusual: gearmand wakes every sleeper for each job."""
+"""So many wake-ups without a job are nothing unusual: gearmand wakes every sleeper for each job."""
 
 FIRST_PAUSE: Final = 0.001
 LONGEST_PAUSE: Final = 1.0
 
 
 class SlotAllocator:
-    """The slots of a worker, shared by its lanes. Owns state.
+    """The slots of a worker, shared by its connections. Owns state.
 
-    ``when_idle`` is called once nothing runs, no job is held and no GRAB is in flight after ``stop``,
-    ``when_empty`` whenever a lane has nothing to do but to wait for its server's NOOP.
+    Args:
+        slots: How many there are.
+        when_idle: Called once nothing runs, no job is held and no GRAB is in flight after ``stop``.
+        noop_reply: Seconds after PRE_SLEEP within which a NOOP answers it.
+
+    ``when_empty`` is called whenever a connection has nothing to do but to wait for its server's NOOP.
     """
 
     __slots__ = (
@@ -65,14 +69,18 @@ class SlotAllocator:
         "free",
         "held",
         "is_quiet",
+        "noop_reply",
         "overdue",
         "slots",
         "stopped",
         "when_empty",
     )
 
-    def __init__(self, slots: int, when_idle: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, slots: int, when_idle: Callable[[], None] = lambda: None, *, noop_reply: float = NOOP_REPLY
+    ) -> None:
         self.slots = slots
+        self.noop_reply = noop_reply
         self.free = slots  # neither promised to a GRAB in flight nor taken by a run
         self.overdue = 0  # taken by runs that were reported as timed out, and go on in their thread
         self.held = 0  # jobs that wait here for their next run
@@ -84,13 +92,13 @@ class SlotAllocator:
         self._when_idle = when_idle
 
     def finished(self) -> None:
-        """A run has ended; its slot goes to the lane whose turn it is."""
+        """A run has ended; its slot goes to the connection whose turn it is."""
         self.release(1)
 
     def overran(self) -> None:
         """A run goes on beyond its time: it keeps its slot, but nobody waits for it any more."""
         self.overdue += 1
-        self._tell_if_idle()
+        self._check_idle()
 
     def overdue_finished(self) -> None:
         """A run that overran has come to its end."""
@@ -106,18 +114,18 @@ class SlotAllocator:
         self._claims.append(begin)
         self.grant()
 
-    def let_go(self, begin: Begin) -> None:
+    def drop(self, begin: Begin) -> None:
         """A held job is not to run here; ``begin`` is that of its claim, if there was one."""
         if begin in self._claims:
             self._claims.remove(begin)
         self.held -= 1
-        self._tell_if_idle()
+        self._check_idle()
 
     def stop(self) -> None:
         """Want nothing more. GRABs that were written are still answered, perhaps with a job."""
         self.stopped = True
         self._queue.clear()
-        self._tell_if_idle()
+        self._check_idle()
 
     def quiet(self) -> None:
         """Grant no GRABs until ``resume``; those that were granted and not written are taken back."""
@@ -128,20 +136,20 @@ class SlotAllocator:
         self.is_quiet = False
         self.grant()
 
-    def enqueue(self, lane: "ServerSlots", *, first: bool) -> None:
-        """Let a lane stand in the queue: at its end, or before all others."""
-        if lane.queued and first:
-            self._queue.remove(lane)
-        elif lane.queued:
+    def enqueue(self, server: "ServerSlots", *, first: bool) -> None:
+        """Put a connection into the queue: at its end, or before all others."""
+        if server.queued and first:
+            self._queue.remove(server)
+        elif server.queued:
             return
-        lane.queued = True
+        server.queued = True
         if first:
-            self._queue.appendleft(lane)
+            self._queue.appendleft(server)
         else:
-            self._queue.append(lane)
+            self._queue.append(server)
 
     def grant(self) -> None:
-        """Give free slots to held jobs, then promise them to the lanes that want them, one each in turn."""
+        """Give free slots to held jobs, then promise them to those who want them, one each in turn."""
         queue, claims = self._queue, self._claims
         while claims and self.free:
             self.free -= 1
@@ -150,22 +158,22 @@ class SlotAllocator:
         if self.is_quiet:
             return
         while self.free and queue:
-            lane = queue.popleft()
-            if lane.accept():
+            server = queue.popleft()
+            if server.accept():
                 self.free -= 1
-            if lane.wanted:
-                queue.append(lane)
+            if server.wanted:
+                queue.append(server)
             else:
-                lane.queued = False
+                server.queued = False
 
     def release(self, slots: int) -> None:
         """Slots are free again."""
         self.free += slots
         self.grant()
         if self.stopped:
-            self._tell_if_idle()
+            self._check_idle()
 
-    def _tell_if_idle(self) -> None:
+    def _check_idle(self) -> None:
         hopeless = self.overdue == self.slots
         if self.stopped and self.free + self.overdue == self.slots and (hopeless or not self.held):
             self._when_idle()
@@ -178,9 +186,9 @@ class ServerSlots:
     """
 
     __slots__ = (
+        "_allocator",
         "_asleep",
         "_empty_rounds",
-        "_grabbing",
         "_granted",
         "_has_no_job",
         "_once_more",
@@ -194,8 +202,8 @@ class ServerSlots:
         "wanted",
     )
 
-    def __init__(self, grabbing: SlotAllocator, wake: Callable[[], None]) -> None:
-        self._grabbing = grabbing
+    def __init__(self, allocator: SlotAllocator, wake: Callable[[], None]) -> None:
+        self._allocator = allocator
         self.wake = wake
         self._poll: float | None = None
         self.in_flight = 0  # GRABs that hold a slot: written and unanswered, or granted
@@ -257,7 +265,7 @@ class ServerSlots:
         """NO_JOB: the slot is free, and there is no use in asking more."""
         self.in_flight -= 1
         self.wanted = 0
-        self._grabbing.release(1)
+        self._allocator.release(1)
         if not self.in_flight:
             self.wake()
 
@@ -265,11 +273,11 @@ class ServerSlots:
         """The server knows no such kind of GRAB: ask again in another way."""
         self.in_flight -= 1
         self._want(1, first=True)
-        self._grabbing.release(1)
+        self._allocator.release(1)
 
     def noop(self, now: float) -> None:
         """NOOP: there may be a job."""
-        if now - self._slept_at > AT_ONCE:
+        if now - self._slept_at > self._allocator.noop_reply:
             self._empty_rounds = 0
         self._empty_rounds += 1
         self._asleep = False
@@ -288,7 +296,7 @@ class ServerSlots:
         self.due = inf
         self._granted = 0
         slots, self.in_flight = self.in_flight, 0
-        self._grabbing.release(slots)
+        self._allocator.release(slots)
 
     # ---------------------------------------------------------------------------------- what to do
 
@@ -299,10 +307,10 @@ class ServerSlots:
         grabs = self._granted
         if grabs:
             self._granted = 0
-            if self._grabbing.stopped or self._grabbing.is_quiet:
+            if self._allocator.stopped or self._allocator.is_quiet:
                 self.in_flight -= grabs
                 self._want(self.wanted + grabs)
-                self._grabbing.release(grabs)
+                self._allocator.release(grabs)
                 return 0, False
             self._asleep = False
             return grabs, False
@@ -312,7 +320,7 @@ class ServerSlots:
                 self._want(1)
                 return self.requests(now)
             self._has_no_job = True
-            self._grabbing.when_empty()
+            self._allocator.when_empty()
             self._asleep = True
             self._slept_at = now
             self.due = inf if self._poll is None else now + self._poll
@@ -336,13 +344,13 @@ class ServerSlots:
             and not self.in_flight
             and not self.wanted
             and self.due == inf
-            and not self._grabbing.stopped
+            and not self._allocator.stopped
         )
 
     def _want(self, grabs: int, *, first: bool = False) -> None:
         self.due = inf
-        if self._grabbing.stopped:
+        if self._allocator.stopped:
             return
-        self.wanted = min(grabs, self._grabbing.slots)
-        self._grabbing.enqueue(self, first=first)
-        self._grabbing.grant()
+        self.wanted = min(grabs, self._allocator.slots)
+        self._allocator.enqueue(self, first=first)
+        self._allocator.grant()

@@ -1,60 +1,136 @@
-"""A sign of life in the log of a worker that has nothing to do.
+"""How runs end: an outcome for each of them, counters, and the lines of the log.
 
-What a worker has done so far, in numbers.
+The log never has a payload, so it has no traceback of a run whose payload is invalid.
 """
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from enum import StrEnum
 from typing import Final
 
 import anyio
 
-from gearflow.worker.run import RunOutcome
+from gearflow.errors import PayloadInvalid, TaskTimeout
+from gearflow.tasks.control_flow import Control, Discard, Snooze
+from gearflow.worker.retry_policy import one_line
+from gearflow.worker.run import Run
 from gearflow.worker.server_link import ServerLink
+from gearflow.worker.slots import SlotAllocator
 
-_FAILURES: Final = frozenset(
-    {RunOutcome.FAILED, RunOutcome.TIMED_OUT, RunOutcome.INVALID, RunOutcome.DISCARDED}
-)
+logger = logging.getLogger("gearflow.worker")
 
 
-class Tally:
-    """Counts the runs that have ended. Owns state."""
+class RunOutcome(StrEnum):
+    """How a run ended, in the word that the log has for it."""
 
-    __slots__ = ("done", "ended", "failed", "last_end")
+    DONE = "done"
+    SNOOZED = "snoozed"
+    RETRIED = "retried"
+    FAILED = "failed"
+    TIMED_OUT = "timed out"
+    INVALID = "invalid"  # payload or result do not fit their types
+    DISCARDED = "discarded"
+    CANCELLED = "cancelled"
+    HANDED_ON = "handed on"
 
-    def __init__(self) -> None:
+
+_EXPECTED: Final = (RunOutcome.DONE, RunOutcome.SNOOZED, RunOutcome.CANCELLED)
+_FAILURES: Final = (RunOutcome.FAILED, RunOutcome.TIMED_OUT, RunOutcome.INVALID, RunOutcome.DISCARDED)
+
+
+class RunStats:
+    """What runs now, and how many runs have ended. Owns state."""
+
+    __slots__ = ("_slots", "done", "ended", "failed", "last_end", "running")
+
+    def __init__(self, slots: SlotAllocator) -> None:
+        self._slots = slots
+        self.running: set[Run] = set()  # without those that were reported as timed out
         self.ended = 0  # in whatever way
         self.done = 0
         self.failed = 0  # for good: runs that are retried, snoozed, cancelled or handed on are not
         self.last_end = time.perf_counter()  # of a run; before the first one, of the worker's making
 
-    def add(self, outcome: RunOutcome, now: float) -> None:
-        """A run has ended."""
+    @property
+    def is_at_rest(self) -> bool:
+        """No job runs, and none waits here for its next run."""
+        return not self.running and not self._slots.held
+
+    @property
+    def is_used(self) -> bool:
+        """There was a job, or there is one."""
+        return bool(self.ended or self.running)
+
+    def run_ended(self, run: Run, failure: BaseException | None) -> None:
+        """Count a run that has ended, and log it. ``failure`` is what it raised."""
+        now = time.perf_counter()
+        outcome = _outcome_of(run, failure)
+        self.running.discard(run)
         self.ended += 1
         self.last_end = now
         if outcome is RunOutcome.DONE:
             self.done += 1
         elif outcome in _FAILURES:
             self.failed += 1
+        level = logging.INFO if outcome in _EXPECTED else logging.WARNING
+        if logger.isEnabledFor(level):
+            _log_run_ended(level, run, outcome, failure, now - run.began)
+
+    async def log_idle(self, interval: float, links: Sequence[ServerLink]) -> None:
+        """Log a line whenever no job has run for so many seconds, unless none is to be taken."""
+        while True:
+            idle = time.perf_counter() - self.last_end
+            if idle < interval:
+                await anyio.sleep(interval - idle)
+                continue
+            if self.is_at_rest and not (self._slots.is_quiet or self._slots.stopped):
+                connected = sum(link.is_registered for link in links)
+                logger.info(
+                    "waiting for jobs",
+                    extra={
+                        "servers": f"{connected}/{len(links)}",
+                        "done": self.done,
+                        "failed": self.failed,
+                    },
+                )
+            await anyio.sleep(interval)
 
 
-logger = logging.getLogger("gearflow.worker")
+def log_handed_on(fields: dict[str, object]) -> None:
+    """Log that a job which waited here for its next run is another worker's now."""
+    logger.warning("job handed on", extra={**fields, "outcome": str(RunOutcome.HANDED_ON)})
 
 
-async def tell(
-    interval: float, tally: Tally, links: Sequence[ServerLink], is_waiting: Callable[[], bool]
+def _outcome_of(run: Run, failure: BaseException | None) -> RunOutcome:
+    if run.handed_on:
+        return RunOutcome.HANDED_ON
+    if run.cancelled:
+        return RunOutcome.CANCELLED
+    if run.retry is not None:
+        return RunOutcome.SNOOZED if isinstance(failure, Snooze) else RunOutcome.RETRIED
+    match failure:
+        case None:
+            return RunOutcome.DONE
+        case TaskTimeout():
+            return RunOutcome.TIMED_OUT
+        case PayloadInvalid():
+            return RunOutcome.INVALID
+        case Discard():
+            return RunOutcome.DISCARDED
+        case _:
+            return RunOutcome.FAILED
+
+
+def _log_run_ended(
+    level: int, run: Run, outcome: RunOutcome, failure: BaseException | None, seconds: float
 ) -> None:
-    """Log a line whenever no job has run for so many seconds."""
-    while True:
-        idle = time.perf_counter() - tally.last_end
-        if idle < interval:
-            await anyio.sleep(interval - idle)
-            continue
-        if is_waiting():
-            connected = sum(link.is_registered for link in links)
-            logger.info(
-                "waiting for jobs",
-                extra={"servers": f"{connected}/{len(links)}", "done": tally.done, "failed": tally.failed},
-            )
-        await anyio.sleep(interval)
+    fields = {**run.log_fields(), "duration": seconds, "outcome": str(outcome)}
+    if run.retry is not None:
+        fields |= {"delay": run.retry.delay, "reason": run.retry.reason}
+    elif outcome is RunOutcome.DISCARDED and isinstance(failure, Discard):
+        fields["reason"] = one_line(failure)
+    shown = failure if outcome is RunOutcome.FAILED or outcome is RunOutcome.RETRIED else None
+    if isinstance(shown, Control):
+        shown = shown.__cause__
+    logger.log(level, f"job {outcome}", extra=fields, exc_info=shown)

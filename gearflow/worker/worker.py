@@ -3,36 +3,23 @@
 The parts and what each decides:
 
 * ``SlotAllocator`` (pure) counts slots, and says how many jobs to ask which server for;
-* ``Session`` (pure) says it in the protocol's words, and understands the answers;
+* ``WorkerSession`` (pure) puts that into packets, and reads the answers;
 * ``ServerLink`` keeps one server connected, and moves the bytes;
+* ``Runner`` ties a job to its run: it starts it, has its one end packet sent, gives its slot back;
 * ``Executor`` runs one call, within its time;
-* ``verdict`` (pure) decides after an exception whether the job runs again, ``retrying`` sees to it;
+* ``retry_policy`` (pure) decides after an exception whether the job runs again, ``retry`` carries it out;
 * ``Holding`` keeps jobs between two runs, where their server cannot;
-* ``run_within`` has the middleware around it;
-* the ``Worker`` here ties a job to its run: it starts it, sends its one end packet, gives its slot back.
+* ``Worker`` is what users see. It starts these parts, and stops them.
 
-The path of a job is as plain as can be: one task of the event loop, an integer of free slots, an entry in
-the outbox of its connection. Every job ends once: with WORK_COMPLETE, or with a failure in the form
-that its server needs (``retrying`` has the forms). A call of ``gearflow:retry`` takes the place of the end
-where the job is to run again on gearflow's own server.
-
-A connection that drops takes its jobs with it: the server hands them on, so what runs here is for nobody.
-Coroutines are cancelled, threads are told by ``Context.cancelled``, results are dropped; slots are held
-until the runs have ended. Where the worker itself closes the connection it releases them, if the server is
-gearflow's own: that is no worker's death.
-
-Stopping means to stop grabbing. CANT_DO and RESET_ABILITIES are never sent: gearmand requeues the jobs
-that run.
+Stopping means to ask for no more jobs. CANT_DO and RESET_ABILITIES are never sent: gearmand requeues the
+jobs that run.
 """
 
 import logging
-import os
-import threading
-import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any, Final, Self, Unpack
+from typing import Any, Self, Unpack
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
@@ -40,8 +27,7 @@ from anyio.abc import TaskGroup, TaskStatus
 from gearflow.client import Security, current, parse_servers
 from gearflow.errors import NoServer
 from gearflow.protocol.codec import encode
-from gearflow.protocol.packets import CanDo, WorkFail
-from gearflow.runtime.fork import end_stray
+from gearflow.protocol.packets import CanDo
 from gearflow.tasks import RunInfo, Task
 from gearflow.tasks.hooks import (
     LifespanFunction,
@@ -53,28 +39,20 @@ from gearflow.tasks.hooks import (
     lifetime,
     name_of,
 )
-from gearflow.tasks.wait_tracking import caller, heard_by
-from gearflow.worker import stats
+from gearflow.tasks.wait_tracking import heard_by
 from gearflow.worker.burst import Burst
-from gearflow.worker.connection import WorkerConnection
-from gearflow.worker.deadlock_warning import Waits
-from gearflow.worker.event_loop import Loop, open_loop
-from gearflow.worker.executor import AnyTask, Executor, OverdueRuns, Threads
-from gearflow.worker.middleware import run_within
+from gearflow.worker.deadlock_warning import DeadlockWarning
+from gearflow.worker.event_loop import open_loop
+from gearflow.worker.executor import AnyTask
 from gearflow.worker.processes import ProcessPool, origin_of
-from gearflow.worker.recycling import Retirement
-from gearflow.worker.retry import Held, Holding, handle_failure
-from gearflow.worker.run import Run, log_handed_on, log_run_ended, outcome_of
+from gearflow.worker.recycling import Recycler
+from gearflow.worker.runner import Runner
 from gearflow.worker.server_link import ServerLink
-from gearflow.worker.session import Assignment, work_complete
-from gearflow.worker.settings import WorkerOptions, WorkerSettings
+from gearflow.worker.settings import TimeLimits, WorkerOptions, WorkerSettings
 from gearflow.worker.slots import SlotAllocator
-from gearflow.worker.stats import Tally
+from gearflow.worker.stats import RunStats
 
 logger = logging.getLogger("gearflow.worker")
-
-FAREWELL: Final = 5.0
-"""Seconds that servers have to confirm, at a warm stop, that they got the last results."""
 
 
 class Worker:
@@ -95,6 +73,9 @@ class Worker:
             ``@middleware``.
         on_retire: Called once with the reason when a limit (``max_tasks``, ``max_rss``) is reached. It must
             not raise. Without it the worker stops warm, and with it the worker goes on until you stop it.
+        time_limits: Internal time limits. The defaults fit, and tests of gearflow pass shorter ones.
+        processes: A pool of processes for tasks with ``executor="process"``, which the worker leaves open. By
+            default it has its own.
 
     Attributes:
         settings: The settings that apply.
@@ -113,96 +94,102 @@ class Worker:
         lifespan: Sequence[LifespanFunction] | None = None,
         middleware: Sequence[Middleware] | None = None,
         on_retire: Callable[[str], object] | None = None,
+        time_limits: TimeLimits | None = None,
+        processes: ProcessPool | None = None,
         **options: Unpack[WorkerOptions],
     ) -> None:
         given = settings.model_dump(exclude_unset=True) if settings is not None else {}
-        self.settings: WorkerSettings = WorkerSettings.model_validate({**given, **options})
-        self.ready = anyio.Event()
-        """Set once a server knows what this worker can do."""
-        self._tasks = _by_function(tasks)
-        self._idle = anyio.Event()
-        self._grabbing = SlotAllocator(self.settings.concurrency, self._idle.set)
-        self._overdue = OverdueRuns(self._grabbing, self._report)
-        self._texts = {
-            task.name: name
-            for task in self._tasks.values()
-            if (name := task.payload.signature.sole_text) is not None
-        }
-        functions = tuple(self._tasks)
-        given_servers = self.settings.servers
-        token = self.settings.token
+        settings = WorkerSettings.model_validate({**given, **options})
+        self.settings: WorkerSettings = settings
+        self._limits = limits = time_limits or TimeLimits()
+        by_function = _by_function(tasks)
+        servers, token = settings.servers, settings.token
         self._target = current.target().but(
-            servers=None if given_servers is None else parse_servers(given_servers),
-            tls=self.settings.tls,
+            servers=None if servers is None else parse_servers(servers),
+            tls=settings.tls,
             token=None if token is None else token.get_secret_value(),
         )
-        security = Security.of(self._target.tls, self._target.token)
-        self._links = [
-            ServerLink(server, security, self.settings, functions, self._grabbing, self)
-            for server in self._target.servers
-        ]
-        self._threads = Threads("gearflow-worker")
-        self._runs: set[Run] = set()
-        self._tally = Tally()
-        self._waits = Waits(self.settings.concurrency, (task.name for task in self._tasks.values()))
         self._hooks_of_processes = None if lifespan is None else tuple(map(name_of, lifespan))
         self._lifespans = hooks.lifespans() if lifespan is None else tuple(map(as_lifespan, lifespan))
         self._start = Startup()
-        self._middleware = hooks.middleware() if middleware is None else tuple(middleware)
-        for each in self._middleware:
+        around = hooks.middleware() if middleware is None else tuple(middleware)
+        for each in around:
             check_middleware(each)
+        self._processes = processes
+        self._idle = anyio.Event()
+        self._links: list[ServerLink] = []
+        self._slots = SlotAllocator(settings.concurrency, self._idle.set, noop_reply=limits.noop_reply)
+        self._stats = RunStats(self._slots)
+        self._deadlocks = DeadlockWarning(settings.concurrency, map(bytes.decode, by_function))
         self._burst: Burst | None = None
-        if self.settings.burst:
-            self._burst = Burst(self._links, self.settings.connect_timeout, self._is_at_rest)
-            self._grabbing.when_empty = self._burst.changed
-        self._retirement: Retirement | None = None
-        most, memory = self.settings.max_tasks, self.settings.max_rss
-        if most is not None or memory is not None:
-            self._retirement = Retirement(
-                most, memory, self._tally, self._is_used, on_retire or (lambda _: self.stop())
+        if settings.burst:
+            self._burst = Burst(self._links, settings.connect_timeout, self._stats)
+            self._slots.when_empty = self._burst.changed
+        self._recycler: Recycler | None = None
+        if settings.max_tasks is not None or settings.max_rss is not None:
+            self._recycler = Recycler(
+                settings.max_tasks,
+                settings.max_rss,
+                self._stats,
+                on_retire or (lambda _: self.stop()),
+                interval=limits.memory_interval,
             )
-        self._is_watched = self.settings.burst or self._retirement is not None
+        self._runner = Runner(
+            by_function,
+            around,
+            self._slots,
+            self._stats,
+            self._links,
+            self._burst,
+            self._recycler,
+            gearmand_exceptions=settings.gearmand_exceptions,
+            cancel_grace=limits.cancel_grace,
+        )
+        security = Security.of(self._target.tls, self._target.token)
+        functions = tuple(by_function)
+        self._links += (
+            ServerLink(server, security, settings, functions, self._slots, self._runner)
+            for server in self._target.servers
+        )
+        self.ready: anyio.Event = self._runner.ready
+        """Set once a server knows what this worker can do."""
         self._failure: NoServer | None = None  # which ``run`` is to raise
         self._stopping = anyio.Event()
         self._scope: anyio.CancelScope | None = None  # of all connections
         self._left = False
         self._has_run = False
         self._background: TaskGroup | None = None
-        self._loop: Loop
-        self._executor: Executor
-        self._holding: Holding
-        self._process = self._thread = 0  # the loop's
 
-    # ------------------------------------------------------------------------------------- the outside
+    # ------------------------------------------------------------------------------------ what it does
 
     @property
     def running(self) -> int:
         """The number of running jobs, without those that were reported as timed out."""
-        return len(self._runs)
+        return len(self._stats.running)
 
     @property
     def held(self) -> int:
         """The number of jobs that wait in the worker for their next run, because their server cannot keep
         them for it.
         """
-        return self._grabbing.held
+        return self._slots.held
 
     @property
     def overdue(self) -> int:
         """The number of threads that still run although their job was reported as timed out. Each holds a
         slot.
         """
-        return self._grabbing.overdue
+        return self._slots.overdue
 
     @property
     def done(self) -> int:
         """The number of runs that succeeded."""
-        return self._tally.done
+        return self._stats.done
 
     @property
     def failed(self) -> int:
         """The number of runs that ended their job with a failure. Runs that are retried do not count."""
-        return self._tally.failed
+        return self._stats.failed
 
     @property
     def starting(self) -> bool:
@@ -230,7 +217,9 @@ class Worker:
 
     def runs(self) -> list[RunInfo]:
         """Return a ``RunInfo`` for each running job."""
-        return [run.info() for run in self._runs]
+        return self._runner.runs()
+
+    # ------------------------------------------------------------------------------ what it is to do
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Serve until ``stop`` or ``leave`` is called. If this is cancelled, the worker stops cold.
@@ -246,50 +235,16 @@ class Worker:
         if self._has_run:
             raise RuntimeError("a worker can run only once; make a new one")
         self._has_run = True
-        self._process = os.getpid()
-        self._thread = threading.get_ident()
-        self._waits.begin()
-        with current.by_default(self._target), heard_by(self._waits):
+        self._deadlocks.begin()
+        with current.by_default(self._target), heard_by(self._deadlocks):
             async with lifetime(self._lifespans, self._start):
-                if self._retirement is not None:
-                    self._retirement.begin()
+                if self._recycler is not None:
+                    self._recycler.begin()
                 task_status.started()
                 if self._start.is_over:
                     await self._serve()
         if self._failure is not None:
             raise self._failure
-
-    async def _serve(self) -> None:
-        async with open_loop() as self._loop:
-            self._executor = Executor(self._loop, self._threads, self._pool())
-            self._holding = Holding(self._grabbing, self._loop, self._resume)
-            try:
-                with anyio.CancelScope() as self._scope:
-                    if self._left:
-                        return
-                    async with anyio.create_task_group() as links:
-                        for link in self._links:
-                            links.start_soon(link.keep)
-                        for watch in self._watches():
-                            links.start_soon(watch)
-                        await self._drain()
-                        links.cancel_scope.cancel()
-            finally:
-                left = list(self._runs)
-                for run in left:
-                    run.abandon()
-                held = self._holding.drop()
-                self._threads.close()
-                started = [run.started for run in left if run.started is not None]
-                await self._loop.join([*started, *(job.wait for job in held)])
-                await self._executor.close(cold=self._left or not self.stopping)
-
-    def _pool(self) -> ProcessPool:
-        settings = self.settings
-        target = current.target()
-        return ProcessPool(
-            target, self._hooks_of_processes, settings.process_max_tasks, settings.process_max_rss
-        )
 
     def stop(self) -> None:
         """Stop warm. The worker takes no new jobs, finishes its running jobs, and then ends ``run``.
@@ -308,24 +263,24 @@ class Worker:
             logger.info("stopping; finishing what runs", extra={"running": self.running, "held": self.held})
         self._stopping.set()
         self._start.give_up()
-        self._grabbing.stop()
+        self._slots.stop()
 
     def quiet(self) -> None:
         """Take no new jobs until ``resume``, but stay connected and finish the running jobs."""
-        if not self._grabbing.is_quiet:
+        if not self._slots.is_quiet:
             logger.info("quiet; taking no new jobs", extra={"running": self.running, "held": self.held})
-            self._grabbing.quiet()
+            self._slots.quiet()
 
     def resume(self) -> None:
         """Take jobs again after ``quiet``."""
-        if self._grabbing.is_quiet:
+        if self._slots.is_quiet:
             logger.info("taking jobs again")
-            self._grabbing.resume()
+            self._slots.resume()
 
     def show_processes(self) -> None:
         """Make the task processes write the stacks of their threads to stderr."""
         if self.ready.is_set():  # before, there are none
-            self._executor.show_processes()
+            self._runner.show_processes()
 
     def leave(self) -> None:
         """Stop cold. The worker closes its connections at once, so that the servers give its jobs to others.
@@ -374,17 +329,41 @@ class Worker:
             return False
         return await self._background.__aexit__(kind, error, traceback)
 
-    # ------------------------------------------------------------------------------- beside the links
+    # ---------------------------------------------------------------------------------------- serving
+
+    async def _serve(self) -> None:
+        async with open_loop() as loop:
+            self._runner.open(loop, self._processes or self._own_processes())
+            try:
+                with anyio.CancelScope() as self._scope:
+                    if self._left:
+                        return
+                    async with anyio.create_task_group() as links:
+                        for link in self._links:
+                            links.start_soon(link.keep)
+                        for watch in self._watches():
+                            links.start_soon(watch)
+                        await self._drain()
+                        links.cancel_scope.cancel()
+            finally:
+                await self._runner.abandon_all()
+                if self._processes is None:
+                    await self._runner.close(cold=self._left or not self.stopping)
+
+    def _own_processes(self) -> ProcessPool:
+        settings = self.settings
+        return ProcessPool(
+            current.target(), self._hooks_of_processes, settings.process_max_tasks, settings.process_max_rss
+        )
 
     def _watches(self) -> Iterator[Callable[[], Coroutine[Any, Any, None]]]:
         """What goes on beside the links until the worker stops."""
         if self._burst is not None:
             yield partial(self._end_when_done, self._burst)
-        if self._retirement is not None:
-            yield self._retirement.watch
-        interval = self.settings.liveness
-        if interval is not None:
-            yield partial(stats.tell, interval, self._tally, self._links, self._is_waiting)
+        if self._recycler is not None:
+            yield self._recycler.watch
+        if self.settings.liveness is not None:
+            yield partial(self._stats.log_idle, self.settings.liveness, self._links)
 
     async def _end_when_done(self, burst: Burst) -> None:
         try:
@@ -396,26 +375,6 @@ class Worker:
             logger.info("no server has a job")
             self.stop()
 
-    def _is_at_rest(self) -> bool:
-        """Nothing runs, or waits here for its next run."""
-        return not self._runs and not self._grabbing.held
-
-    def _is_used(self) -> bool:
-        """There was a job, or is one."""
-        return bool(self._tally.ended or self._runs)
-
-    def _is_waiting(self) -> bool:
-        """A job that came now would be taken, and would be the only one."""
-        return self._is_at_rest() and not (self._grabbing.is_quiet or self.stopping)
-
-    def _look_after_run(self) -> None:
-        if self._retirement is not None:
-            self._retirement.look()
-        if self._burst is not None:
-            self._burst.run_ended()
-
-    # ----------------------------------------------------------------------------------------- stopping
-
     async def _drain(self) -> None:
         """Wait until there is nothing more to do, and the servers know of all that was done."""
         await self._stopping.wait()
@@ -424,129 +383,10 @@ class Worker:
         if limit.cancelled_caught and not self._idle.is_set():  # it may have no time at all, nor need any
             self.leave()
             return
-        with anyio.move_on_after(FAREWELL):
-            async with anyio.create_task_group() as farewells:
+        with anyio.move_on_after(self._limits.flush):
+            async with anyio.create_task_group() as flushes:
                 for link in self._links:
-                    farewells.start_soon(link.farewell)
-
-    # ------------------------------------------------------------------------------ called by the links
-
-    def registered(self) -> None:
-        """A server knows the functions."""
-        self.ready.set()
-        if self._burst is not None:
-            self._burst.changed()
-
-    def recognized(self, connection: WorkerConnection) -> None:
-        """A server is gearflow's own, and takes reports."""
-        if self._overdue.counts or self._texts:
-            connection.report(self._overdue.counts, self._texts)
-
-    def assigned(self, connection: WorkerConnection, job: Assignment) -> None:
-        """A job came: run it."""
-        task = self._tasks.get(job.function)
-        if task is None:  # a server would have to be mad
-            connection.outbox.add(job.handle, encode(WorkFail(job.handle)))
-            connection.wake()
-            self._grabbing.finished()
-            logger.error("%s sent a job of a function that this worker does not offer", connection.server)
-            return
-        self._begin(task, job.handle, connection, job.workload)
-
-    def post(self, callback: Callable[[], object]) -> None:
-        """Call something on the loop: at once, if this is its thread."""
-        if threading.get_ident() == self._thread:
-            callback()
-        else:
-            self._loop.post(callback)
-
-    def cancelled(self, connection: WorkerConnection, handle: bytes) -> None:
-        """Nobody wants a job any more; it may have ended here meanwhile."""
-        for run in list(self._runs):
-            if run.connection is connection and run.handle == handle:
-                run.cancel()
-
-    def _report(self) -> None:
-        """Report to all servers that take reports."""
-        for link in self._links:
-            if link.connection is not None:
-                link.connection.report(self._overdue.counts, self._texts)
-
-    def abandon(self, connection: WorkerConnection) -> list[bytes]:
-        """A connection is about to be closed: its runs are stopped, and their jobs can be released."""
-        stopped = [run for run in self._runs if run.connection is connection and not run.is_settled]
-        for run in stopped:
-            run.abandon()
-        return [run.handle for run in stopped]
-
-    def lost(self, connection: WorkerConnection) -> None:
-        """A connection is gone: what runs for it runs for nobody."""
-        for run in list(self._runs):
-            if run.connection is connection:
-                run.hand_on()
-        for job in self._holding.drop(connection):
-            log_handed_on(job.named)
-        if self._burst is not None:
-            self._burst.run_ended()  # if it had jobs that were held
-            self._burst.changed()
-
-    # -------------------------------------------------------------------------------------- one job
-
-    def _begin(self, task: AnyTask, handle: bytes, connection: WorkerConnection, workload: bytes) -> None:
-        run = Run(task, handle, connection, self._overdue)
-        self._runs.add(run)
-        run.started = self._loop.start(lambda: self._perform(run, workload))
-
-    def _resume(self, job: Held) -> None:
-        """A job that was held has a slot for its next run."""
-        self._begin(job.task, job.handle, job.connection, job.workload)
-
-    async def _perform(self, run: Run, workload: bytes) -> None:
-        """The life of one run. Raises nothing but its cancellation."""
-        run.is_under_way = True
-        run.began = time.perf_counter()
-        caller.set(run)
-        failure: BaseException | None = None
-        try:
-            if not run.is_for_nobody:
-                try:
-                    result = await self._execute(run, run.open(workload))
-                finally:
-                    end_stray(self._process)
-                run.end(work_complete(run.handle, result))
-            elif run.cancelled:
-                run.end(encode(WorkFail(run.handle)))
-        except BaseException as error:  # nothing that a task raises may end the worker
-            if not run.is_for_nobody and self._loop.is_cancelled():
-                run.handed_on = True
-                run.connection.release(run.handle)
-            if run.is_for_nobody and isinstance(error, anyio.get_cancelled_exc_class()):
-                if run.cancelled:
-                    run.end(encode(WorkFail(run.handle)))
-                raise
-            failure = error
-            failure = await handle_failure(
-                run,
-                workload,
-                error,
-                self._holding,
-                gearmand_exceptions=self.settings.gearmand_exceptions,
-            )
-        finally:
-            now = time.perf_counter()
-            outcome = outcome_of(run, failure)
-            self._tally.add(outcome, now)
-            self._runs.discard(run)
-            if not run.is_overdue:
-                self._grabbing.finished()
-            log_run_ended(run, outcome, failure, now - run.began)
-            if self._is_watched:
-                self._look_after_run()
-
-    def _execute(self, run: Run, payload: bytes) -> Awaitable[bytes]:
-        if not self._middleware:
-            return self._executor.execute(run, payload)
-        return run_within(self._middleware, run.info(), partial(self._executor.execute, run, payload))
+                    flushes.start_soon(link.farewell)
 
 
 def _by_function(tasks: Iterable[AnyTask]) -> dict[bytes, AnyTask]:

@@ -31,6 +31,7 @@ from gearflow.protocol.packets import Packet, WorkStatus, WorkWarning
 from gearflow.worker import Worker
 from gearflow.worker.processes import ProcessPool
 from gearflow.worker.processes.messages import Hello
+from gearflow.worker.settings import TimeLimits
 from tests.conftest import ROOT
 from tests.worker import heavy
 from tests.worker.conftest import Gearmand
@@ -58,25 +59,23 @@ def pool(bundled: str) -> Iterator[ProcessPool]:
     pool.close(0.0)
 
 
+_shared: list[ProcessPool] = []
+
+
 @pytest.fixture
-def shared(pool: ProcessPool, monkeypatch: pytest.MonkeyPatch) -> None:
+def shared(pool: ProcessPool) -> Iterator[None]:
     """Workers have their processes from that pool, which outlives them."""
-
-    def of(_worker: Worker) -> ProcessPool:
-        return pool
-
-    def stay(_patience: float) -> None:
-        pass
-
-    monkeypatch.setattr(Worker, "_pool", of)
-    monkeypatch.setattr(pool, "close", stay)
+    _shared.append(pool)
+    yield
+    _shared.clear()
 
 
 @asynccontextmanager
 async def at_work(server: str, *tasks: Any, **options: Any) -> AsyncGenerator[Worker]:
     """A worker for some tasks, and a client for what calls them."""
     with anyio.fail_after(PATIENCE):
-        async with connect(server), Worker(tasks, servers=[server], **options) as worker:
+        processes = _shared[0] if _shared else None
+        async with connect(server), Worker(tasks, servers=[server], processes=processes, **options) as worker:
             yield worker
 
 
@@ -532,16 +531,19 @@ async def test_a_cold_stop_kills_processes_and_hands_their_jobs_on(bundled: str)
 @pytest.mark.usefixtures("shared")
 @on_both_loops
 async def test_the_loop_is_free_and_can_cancel_while_a_process_computes_without_letting_go_of_the_gil(
-    bundled: str, fresh: Fresh, monkeypatch: pytest.MonkeyPatch
+    bundled: str, fresh: Fresh
 ) -> None:
-    monkeypatch.setattr("gearflow.worker.executor.CANCEL_TIME", 0.01)
-
     @task(name=fresh())
     async def goes_on() -> bool:
         return True
 
     async with (
-        at_work(bundled, heavy.stubborn, heavy.pid, goes_on, concurrency=2),
+        at_work(
+            bundled,
+            *(heavy.stubborn, heavy.pid, goes_on),
+            concurrency=2,
+            time_limits=TimeLimits(cancel_grace=0.01),
+        ),
         Client([bundled]) as client,
     ):
         jobs = [await client.submit(heavy.stubborn.name, b"{}")]

@@ -15,7 +15,10 @@ from gearflow.client import connect
 from gearflow.errors import StartupFailed
 from gearflow.tasks import task
 from gearflow.worker import Worker
-from gearflow.worker.recycling import JITTER, RecycleLimits, resident
+from gearflow.worker.recycling import JITTER, RecycleLimits, Recycler, resident
+from gearflow.worker.settings import TimeLimits
+from gearflow.worker.slots import SlotAllocator
+from gearflow.worker.stats import RunStats
 
 Fresh = Callable[..., str]
 
@@ -116,11 +119,10 @@ async def test_a_worker_that_has_grown_retires(bundled: str, function: str, ball
 
 
 async def test_memory_is_looked_at_while_a_job_runs(
-    bundled: str, function: str, ballast: list[bytearray], monkeypatch: pytest.MonkeyPatch
+    bundled: str, function: str, ballast: list[bytearray]
 ) -> None:
     now = resident()
     retired = anyio.Event()
-    monkeypatch.setattr("gearflow.worker.recycling.INTERVAL", 0.01)
 
     @task(name=function)
     async def grow() -> None:
@@ -130,35 +132,37 @@ async def test_memory_is_looked_at_while_a_job_runs(
     with anyio.fail_after(10):
         async with (
             connect(bundled),
-            Worker([grow], servers=[bundled], max_rss=now + (128 << 20), on_retire=lambda _: retired.set()),
+            Worker(
+                [grow],
+                servers=[bundled],
+                max_rss=now + (128 << 20),
+                on_retire=lambda _: retired.set(),
+                time_limits=TimeLimits(memory_interval=0.01),
+            ),
         ):
             await grow.acall()
 
 
-async def test_a_worker_that_grows_without_a_job_is_not_replaced_before_it_has_one(
-    bundled: str, function: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = resident()
-    sizes = iter([now])
+async def test_a_worker_that_grows_without_a_job_is_not_replaced_before_it_has_one() -> None:
     retired: list[str] = []
+    sizes = iter([1, 10])  # before the first job, and when there was one
 
-    def grown() -> int:
-        return next(sizes, 10 * now)
+    class LateStats(RunStats):
+        """There is a job from the fourth question on."""
 
-    monkeypatch.setattr("gearflow.worker.recycling.resident", grown)
-    monkeypatch.setattr("gearflow.worker.recycling.INTERVAL", 0.001)
+        asked = 0
 
-    @task(name=function)
-    async def nothing() -> None: ...
+        @property
+        def is_used(self) -> bool:
+            LateStats.asked += 1
+            return LateStats.asked > 3
 
+    stats = LateStats(SlotAllocator(1))
+    recycler = Recycler(None, 2, stats, retired.append, interval=0.001, resident=lambda: next(sizes))
+    recycler.begin()
     with anyio.fail_after(10):
-        async with (
-            connect(bundled),
-            Worker([nothing], servers=[bundled], max_rss=2 * now, on_retire=retired.append) as worker,
-        ):
-            await worker.ready.wait()
-            assert retired == []
-            await nothing.acall()
+        await recycler.watch()
+    assert LateStats.asked == 4
     assert len(retired) == 1
 
 

@@ -30,6 +30,7 @@ from gearflow.protocol.packets import (
 from gearflow.protocol.server_calls import EVENTS, RELEASE
 from gearflow.tasks import AsyncTask, task
 from gearflow.worker import Worker
+from gearflow.worker.settings import TimeLimits
 from tests.worker.scripted import scripted_server
 
 Fresh = Callable[..., str]
@@ -212,12 +213,13 @@ async def test_a_job_of_an_unknown_function_fails_and_the_worker_goes_on(functio
             await peer.expect(PreSleep)
 
 
-async def test_a_server_that_calls_in_vain_does_not_make_the_worker_spin(
-    function: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("gearflow.worker.slots.AT_ONCE", 20)  # however busy this machine is
+async def test_a_server_that_wakes_without_a_job_does_not_make_the_worker_spin(function: str) -> None:
+    limits = TimeLimits(noop_reply=20)  # however busy this machine is
     with anyio.fail_after(20):
-        async with scripted_server() as server, Worker([echo_task(function)], servers=[server.address]):
+        async with (
+            scripted_server() as server,
+            Worker([echo_task(function)], servers=[server.address], time_limits=limits),
+        ):
             peer = await server.accept()
             await peer.register()
             began = time.monotonic()

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from gearflow.worker.slots import AT_ONCE, EMPTY_ROUNDS, LONGEST_PAUSE, ServerSlots, SlotAllocator
+from gearflow.worker.slots import EMPTY_ROUNDS, LONGEST_PAUSE, NOOP_REPLY, ServerSlots, SlotAllocator
 
 
 def nothing() -> None:
@@ -167,8 +167,8 @@ def test_a_refused_grab_is_sent_again() -> None:
 def spin(lane: ServerSlots, now: float) -> float:
     """One round of a server that has a job but gives none; returns how long the worker paused."""
     assert asked(lane, now) == "S"
-    lane.noop(now + AT_ONCE / 2)
-    before = now + AT_ONCE / 2
+    lane.noop(now + NOOP_REPLY / 2)
+    before = now + NOOP_REPLY / 2
     if asked(lane, before) == "G":
         lane.no_job()
         return 0.0
@@ -186,7 +186,7 @@ def test_a_server_that_calls_in_vain_over_and_over_is_answered_later_and_later()
     now = 0.0
     for _ in range(20):
         pauses.append(spin(lane, now))
-        now += pauses[-1] + 2 * AT_ONCE
+        now += pauses[-1] + 2 * NOOP_REPLY
     assert pauses[:EMPTY_ROUNDS] == [0.0] * EMPTY_ROUNDS
     assert pauses == sorted(pauses)
     assert 0 < pauses[EMPTY_ROUNDS] < 0.01
@@ -313,7 +313,7 @@ def test_a_stopped_worker_is_idle_when_it_holds_no_job_any_more() -> None:
         grabbing.hold()
     grabbing.stop()
     grabbing.claim(lambda: told.append("begun"))
-    grabbing.let_go(nothing)
+    grabbing.drop(nothing)
     assert told == ["begun"]
     grabbing.finished()
     assert told == ["begun", "idle"]
@@ -346,7 +346,7 @@ def test_a_claim_that_is_withdrawn_gets_no_slot() -> None:
 
     grabbing.hold()
     grabbing.claim(begin)
-    grabbing.let_go(begin)
+    grabbing.drop(begin)
     grabbing.finished()
     assert (told, grabbing.held, asked(lane)) == ([], 0, "G")
 
@@ -538,8 +538,8 @@ class Servers(RuleBasedStateMachine):
 
     @precondition(lambda self: self.waiting or self.claiming)
     @rule()
-    def let_go(self) -> None:
-        self.grabbing.let_go((self.claiming or self.waiting).pop())
+    def drop_held(self) -> None:
+        self.grabbing.drop((self.claiming or self.waiting).pop())
         self.write()
 
     @rule()

@@ -5,7 +5,7 @@ frames over a socket: JSON and plain bytes, nothing that could make the other si
 """
 
 from gearflow.worker.processes.call import ProcessCall
-from gearflow.worker.processes.pool import LEAVING, ProcessPool
+from gearflow.worker.processes.pool import EXIT_TIME, ProcessPool
 from gearflow.worker.processes.task_import import origin_of
 
-__all__ = ["LEAVING", "ProcessCall", "ProcessPool", "origin_of"]
+__all__ = ["EXIT_TIME", "ProcessCall", "ProcessPool", "origin_of"]

@@ -36,7 +36,7 @@ from gearflow.worker.processes import child_output
 from gearflow.worker.processes.child_output import Reports
 from gearflow.worker.processes.errors import pack
 from gearflow.worker.processes.messages import Channel, Frame, Hello, Order, encode
-from gearflow.worker.processes.pool import ANSWERED_BY_THE_WORKER, LEAVING
+from gearflow.worker.processes.pool import ANSWERED_BY_THE_WORKER, EXIT_TIME
 from gearflow.worker.processes.task_import import find
 from gearflow.worker.recycling import resident
 
@@ -178,7 +178,7 @@ def _flush() -> None:
 
 def _end_in_time() -> None:
     """Do not let hooks, or threads that a task has left behind, keep the process alive."""
-    last = threading.Timer(LEAVING, os._exit, (0,))
+    last = threading.Timer(EXIT_TIME, os._exit, (0,))
     last.daemon = True
     last.start()
 

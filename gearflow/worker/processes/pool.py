@@ -261,7 +261,7 @@ def _spawn(channel: int, lifeline: int) -> subprocess.Popen[bytes]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-LEAVING: Final = 5.0
+EXIT_TIME: Final = 5.0
 """Seconds that a process has to leave its lifespans when it is not needed any more."""
 
 _REAPING: Final = 1.0

@@ -1,0 +1,230 @@
+"""Runs jobs: from their assignment by a server to their end.
+
+The path of a job is as plain as can be: one task of the event loop, an integer of free slots, an entry in
+the outbox of its connection. Every job ends once: with WORK_COMPLETE, or with a failure in the form
+that its server needs (``retry`` has the forms). A call of ``gearflow:retry`` takes the place of the end
+where the job is to run again on gearflow's own server.
+
+A connection that drops takes its jobs with it: the server hands them on, so what runs here is for nobody.
+Coroutines are cancelled, threads see ``Context.cancelled``, results are dropped. Slots are held until the
+runs have ended. Where the worker itself closes the connection it releases its jobs, if the server is
+gearflow's own: that is no worker's death.
+"""
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from time import perf_counter
+
+import anyio
+
+from gearflow.protocol.codec import encode
+from gearflow.protocol.packets import WorkFail
+from gearflow.runtime.fork import end_stray
+from gearflow.tasks import RunInfo
+from gearflow.tasks.hooks import Middleware
+from gearflow.tasks.wait_tracking import caller
+from gearflow.worker.burst import Burst
+from gearflow.worker.connection import WorkerConnection
+from gearflow.worker.event_loop import Loop
+from gearflow.worker.executor import AnyTask, Executor, OverdueRuns, Threads
+from gearflow.worker.processes import ProcessPool
+from gearflow.worker.recycling import Recycler
+from gearflow.worker.retry import Held, Holding, handle_failure
+from gearflow.worker.run import Run, run_within
+from gearflow.worker.server_link import ServerLink
+from gearflow.worker.session import Assignment
+from gearflow.worker.slots import SlotAllocator
+from gearflow.worker.stats import RunStats, log_handed_on
+
+logger = logging.getLogger("gearflow.worker")
+
+
+class Runner:
+    """Runs what the links bring. Owns the runs, from ``open`` to ``close``.
+
+    Args:
+        tasks: By the names of their functions.
+        middleware: What is called around each run, the outermost first.
+        slots: Of the worker; a job that comes has one.
+        stats: Gets the runs.
+        links: To the servers.
+        burst: Waits for the end of all jobs, if the worker is to end then.
+        recycler: Checks the limits after each run, if there are any.
+        gearmand_exceptions: The setting.
+        cancel_grace: Seconds between ``Context.cancelled`` and the kill of a process.
+    """
+
+    def __init__(
+        self,
+        tasks: Mapping[bytes, AnyTask],
+        middleware: Sequence[Middleware],
+        slots: SlotAllocator,
+        stats: RunStats,
+        links: Sequence[ServerLink],
+        burst: Burst | None,
+        recycler: Recycler | None,
+        *,
+        gearmand_exceptions: bool,
+        cancel_grace: float,
+    ) -> None:
+        self.ready = anyio.Event()
+        self._tasks = tasks
+        self._middleware = middleware
+        self._slots = slots
+        self._stats = stats
+        self._burst = burst
+        self._recycler = recycler
+        self._gearmand_exceptions = gearmand_exceptions
+        self._cancel_grace = cancel_grace
+        signatures = {task.name: task.payload.signature for task in tasks.values()}
+        texts = {name: text for name, each in signatures.items() if (text := each.sole_text) is not None}
+        self._overdue = OverdueRuns(slots, links, texts)
+        self._threads = Threads("gearflow-worker")
+        self._loop: Loop
+        self._executor: Executor
+        self._holding: Holding
+        self._process = self._thread = 0  # the loop's
+
+    def open(self, loop: Loop, processes: ProcessPool) -> None:
+        """Jobs can be run from now on, on this loop, whose thread calls."""
+        self._process = os.getpid()
+        self._thread = threading.get_ident()
+        self._loop = loop
+        self._executor = Executor(loop, self._threads, processes, self._cancel_grace)
+        self._holding = Holding(self._slots, loop, self._resume)
+
+    async def abandon_all(self) -> None:
+        """Stop what runs, or is held, and wait for its end, threads aside."""
+        left = list(self._stats.running)
+        for run in left:
+            run.abandon()
+        held = self._holding.drop()
+        self._threads.close()
+        started = [run.started for run in left if run.started is not None]
+        await self._loop.join([*started, *(job.wait for job in held)])
+
+    async def close(self, *, cold: bool) -> None:
+        """End the processes, once no run is under way; if it is ``cold``, without their lifespans' ends."""
+        await self._executor.close(cold=cold)
+
+    def show_processes(self) -> None:
+        """Have the processes write the stacks of their threads to stderr."""
+        self._executor.show_processes()
+
+    def runs(self) -> list[RunInfo]:
+        """What runs now."""
+        return [run.info() for run in self._stats.running]
+
+    # ------------------------------------------------------------------------------ called by the links
+
+    def registered(self) -> None:
+        """A server knows the functions."""
+        self.ready.set()
+        if self._burst is not None:
+            self._burst.changed()
+
+    def recognized(self, connection: WorkerConnection) -> None:
+        """A server is gearflow's own, and takes reports."""
+        self._overdue.report_to(connection)
+
+    def assigned(self, connection: WorkerConnection, job: Assignment) -> None:
+        """A job came: run it."""
+        task = self._tasks.get(job.function)
+        if task is None:  # no server should send this
+            connection.outbox.add(job.handle, encode(WorkFail(job.handle)))
+            connection.wake()
+            self._slots.finished()
+            logger.error("%s sent a job of a function that this worker does not offer", connection.server)
+            return
+        self._begin(task, job.handle, connection, job.workload)
+
+    def post(self, callback: Callable[[], object]) -> None:
+        """Call something on the loop: at once, if this is its thread."""
+        if threading.get_ident() == self._thread:
+            callback()
+        else:
+            self._loop.post(callback)
+
+    def cancelled(self, connection: WorkerConnection, handle: bytes) -> None:
+        """Nobody wants a job any more; it may have ended here meanwhile."""
+        for run in self._runs_of(connection):
+            if run.handle == handle:
+                run.cancel()
+
+    def abandon(self, connection: WorkerConnection) -> list[bytes]:
+        """A connection is about to be closed: its runs are stopped, and their jobs can be released."""
+        stopped = [run for run in self._runs_of(connection) if not run.is_settled]
+        for run in stopped:
+            run.abandon()
+        return [run.handle for run in stopped]
+
+    def lost(self, connection: WorkerConnection) -> None:
+        """A connection is gone: what runs for it runs for nobody."""
+        for run in self._runs_of(connection):
+            run.hand_on()
+        for job in self._holding.drop(connection):
+            log_handed_on(job.log_fields)
+        if self._burst is not None:
+            self._burst.run_ended()  # if it had jobs that were held
+            self._burst.changed()
+
+    def _runs_of(self, connection: WorkerConnection) -> list[Run]:
+        return [run for run in self._stats.running if run.connection is connection]
+
+    # -------------------------------------------------------------------------------------- one job
+
+    def _begin(self, task: AnyTask, handle: bytes, connection: WorkerConnection, workload: bytes) -> None:
+        run = Run(task, handle, connection, self._overdue)
+        self._stats.running.add(run)
+        run.started = self._loop.start(partial(self._perform, run, workload))
+
+    def _resume(self, job: Held) -> None:
+        """A job that was held has a slot for its next run."""
+        self._begin(job.task, job.handle, job.connection, job.workload)
+
+    async def _perform(self, run: Run, workload: bytes) -> None:
+        """The life of one run. Raises nothing but its cancellation."""
+        run.is_under_way = True
+        run.began = perf_counter()
+        caller.set(run)
+        failure: BaseException | None = None
+        try:
+            if not run.is_for_nobody:
+                payload = run.open(workload)
+                try:
+                    if not self._middleware:
+                        result = await self._executor.execute(run, payload)
+                    else:
+                        call = partial(self._executor.execute, run, payload)
+                        result = await run_within(self._middleware, run.info(), call)
+                finally:
+                    if os.getpid() != self._process:
+                        end_stray(self._process)
+                run.complete(result)
+            elif run.cancelled:
+                run.fail()
+        except BaseException as error:  # nothing that a task raises may end the worker
+            if not run.is_for_nobody and self._loop.is_cancelled():
+                run.handed_on = True
+                run.connection.release(run.handle)
+            if run.is_for_nobody and isinstance(error, anyio.get_cancelled_exc_class()):
+                if run.cancelled:
+                    run.fail()
+                raise
+            failure = error
+            failure = await handle_failure(
+                run, workload, error, self._holding, gearmand_exceptions=self._gearmand_exceptions
+            )
+        finally:
+            try:
+                self._stats.run_ended(run, failure)
+            finally:  # whatever a filter of the log raises
+                if not run.is_overdue:
+                    self._slots.finished()
+                if self._recycler is not None:
+                    self._recycler.check()
+                if self._burst is not None:
+                    self._burst.run_ended()
