@@ -40,6 +40,7 @@ from gearflow.worker import RunInfo, WorkerSettings
 from gearflow.worker.stats import RunOutcome
 from gearflow_cli.app import app
 from gearflow_cli.errors import ExitCode
+from gearflow_cli.help import HELP_OPTIONS
 from tests.conftest import ROOT
 from tests.reference import PAGE, SECTIONS, python_page
 
@@ -221,7 +222,7 @@ def test_every_gearflow_command_and_option_that_is_shown_exists(page: Path) -> N
         below = f"{command} {rest.split()[0]}" if rest.strip() else ""
         command = below if below in COMMANDS else command
         given = {word.partition("=")[0] for word in shlex.split(rest) if re.match(r"--?[a-zA-Z]", word)}
-        assert given <= OPTIONS[command] | {"--help", "-h"}, f"gearflow {command}{rest}"
+        assert given <= OPTIONS[command] | {*HELP_OPTIONS}, f"gearflow {command}{rest}"
 
 
 @pytest.mark.parametrize("block", [*blocks("sh"), *blocks("ini")])
@@ -379,7 +380,7 @@ def test_the_reference_has_every_option_of_a_command(command: str) -> None:
     own_part = section(reference("command-line"), f"{level} gearflow {command}").partition("\n### ")[0]
     shown = first_column(own_part)
     options = {word for name in shown for word in name.split() if word.startswith("-")}
-    assert options == OPTIONS[command] - {"--help", "-h"}
+    assert options == OPTIONS[command] - {*HELP_OPTIONS}
 
 
 VARIABLES = {

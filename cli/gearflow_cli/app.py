@@ -1,4 +1,4 @@
-"""The command line's top: ``gearflow COMMAND``."""
+"""The program ``gearflow``, and where its commands are."""
 
 import os
 import sys
@@ -8,66 +8,63 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
-from typer.core import TyperGroup
 
 from gearflow_cli import errors
-from gearflow_cli.options import secured
+from gearflow_cli.help import HELP_OPTIONS, HelpCommand, HelpGroup, Panel
+from gearflow_cli.options import option, secured
 
 _COMMANDS: Final = {
-    "dev": ("dev", "dev"),
-    "server": ("server", "app"),
-    "worker": ("worker", "worker"),
-    "submit": ("submit", "submit"),
-    "result": ("job", "result"),
-    "job": ("job", "job"),
-    "cancel": ("job", "cancel"),
-    "dead": ("dead", "app"),
-    "status": ("status", "status"),
-    "pause": ("pause", "pause"),
-    "resume": ("pause", "resume"),
-    "purge": ("pause", "purge"),
-    "tasks": ("tasks", "tasks"),
+    "Run": {"dev": "dev.dev", "server": "server.app", "worker": "worker.worker"},
+    "Jobs": {"submit": "submit.submit", "result": "job.result", "job": "job.job", "cancel": "job.cancel"},
+    "Operate": {
+        "status": "status.status",
+        "dead": "dead.app",
+        "pause": "pause.pause",
+        "resume": "pause.resume",
+        "purge": "pause.purge",
+        "tasks": "tasks.tasks",
+    },
 }
-"""The module of each in ``commands``, and its name there, in the order in which users meet them."""
+"""By the panel of the help: the names of the commands, and where each is in ``commands``."""
 
-_TALKS_TO_NOBODY: Final = {"tasks"}
+_USES_NO_SERVER: Final = {"tasks"}
 
 
-class _Commands(UserDict[str, Any]):  # of commands of click's; typer brings its own, or not, by its version
-    """By name; each is made when it is asked for, since a program keeps for good what it has imported."""
+class _Commands(UserDict[str, Any]):  # the commands are click's, or typer's own in later versions
+    """The commands by name. Each is imported when needed, because a process keeps what it imports."""
 
     def __init__(self) -> None:
-        super().__init__(dict.fromkeys(_COMMANDS))
+        super().__init__({name: panel for panel, names in _COMMANDS.items() for name in names})
 
     def __getitem__(self, name: str) -> Any:
-        if self.data[name] is None:
-            self.data[name] = _made(name)
+        if isinstance(self.data[name], str):
+            self.data[name] = _import_command(self.data[name], name)
         return self.data[name]
 
 
-def _made(name: str) -> Any:
-    """A command with what it needs imported."""
-    module, attribute = _COMMANDS[name]
+def _import_command(panel: str, name: str) -> Any:
+    module, _, attribute = _COMMANDS[panel][name].partition(".")
     command = getattr(import_module(f"gearflow_cli.commands.{module}"), attribute)
     mount = typer.Typer()
     if isinstance(command, typer.Typer):
-        mount.add_typer(command, name=name)
+        mount.add_typer(command, name=name, rich_help_panel=panel)
     else:
-        mount.command(name)(command if name in _TALKS_TO_NOBODY else secured(command))
+        function = command if name in _USES_NO_SERVER else secured(command)
+        mount.command(name, cls=HelpCommand, rich_help_panel=panel)(function)
     return typer.main.get_group(mount).commands[name]
 
 
-class _Gearflow(TyperGroup):
-    """Makes commands when they are needed, runs them, and reports how they end."""
+class _Gearflow(HelpGroup):
+    """Imports commands when they are needed, runs them, and reports how they end."""
 
     def __init__(self, **attrs: Any) -> None:
         super().__init__(**attrs)
         self.commands = _Commands()
 
-    def list_commands(self, ctx: Any) -> list[str]:  # typer's own would make them all
+    def list_commands(self, ctx: Any) -> list[str]:  # typer's own would import them all
         return list(self.commands)
 
-    def make_context(self, *args: Any, **extra: Any) -> Any:  # which shows help, and the version
+    def make_context(self, *args: Any, **extra: Any) -> Any:  # shows the help and the version
         with errors.reporting():
             return super().make_context(*args, **extra)
 
@@ -79,11 +76,16 @@ class _Gearflow(TyperGroup):
 app = typer.Typer(
     name="gearflow",
     cls=_Gearflow,
-    help="A typed task queue on the Gearman protocol, with its own job server.",
-    epilog="In three terminals: gearflow server; gearflow worker myapp.tasks; gearflow submit add a=1 b=2.",
+    help="""Run typed Python tasks on a Gearman job server that stores its jobs.
+
+    Examples:
+      gearflow dev myapp.tasks          a server and a worker, while you develop
+      gearflow submit add a=1 b=2       a job, in another terminal
+    """,
+    epilog="gearflow COMMAND --help shows the options of a command, and --help-all shows all of them.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": list(HELP_OPTIONS)},
 )
 
 
@@ -99,7 +101,9 @@ def _show_version(wanted: bool) -> None:
 def _options(
     _version: Annotated[
         bool,
-        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit."),
+        option(
+            Panel.OTHER, "--version", "Show the version.", env=None, callback=_show_version, is_eager=True
+        ),
     ] = False,
 ) -> None:
     """Options of the program itself."""
@@ -118,9 +122,9 @@ def main() -> None:
 
 
 def _open_descriptors() -> None:
-    """Have nothing else come by the descriptors of standard streams that the shell closed, as with <&-."""
+    """Open the standard streams that the shell closed (``<&-``). No other file may get their descriptors."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest one that is free: this
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free descriptor, which is this one

@@ -1,9 +1,7 @@
-"""Options that several commands share, and how their values are read.
+"""The options that commands share, and how the values of all options are read.
 
-The options of TLS and the token, which all commands share that talk to servers.
-
-Each says the same as an environment variable, and so sets it. Whatever the command starts finds it there:
-clients, workers, and their processes.
+``secured`` adds the options for TLS and the token to a command. They set environment variables, where the
+clients, the workers and their processes find them.
 """
 
 import inspect
@@ -20,18 +18,19 @@ from typing import Annotated, Any, Final, TypeAlias
 import typer
 
 from gearflow_cli.errors import ExitCode, Failure
+from gearflow_cli.help import Panel, variable
 
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)([smhd])", re.ASCII)
 _BYTES: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 _SIZE: Final = re.compile(r"(\d+)([kmg]?)", re.ASCII | re.IGNORECASE)
-_LONGEST: Final = 1e10  # seconds, some 300 years; a server takes no more
+_LONGEST: Final = 1e10  # seconds, about 300 years. A server accepts no longer duration
 _EPOCH: Final = datetime.fromtimestamp(0, UTC)
-_LAST: Final = 1e11  # Unix time, in the year 5138; a server takes none later
+_LAST: Final = 1e11  # Unix time, in the year 5138. A server accepts no later time
 
 
 def duration(text: str) -> float:
-    """Seconds in ``30s``, ``5m``, ``1h30m``, ``2d`` or a plain number."""
+    """Read seconds from ``30s``, ``5m``, ``1h30m``, ``2d`` or a plain number."""
     if re.fullmatch(rf"(?:{_DURATION.pattern})+", text, re.ASCII):
         seconds = sum(float(number) * _SECONDS[unit] for number, unit in _DURATION.findall(text))
     else:
@@ -40,42 +39,42 @@ def duration(text: str) -> float:
         except ValueError:
             seconds = math.nan
     if not 0 <= seconds <= _LONGEST:
-        raise typer.BadParameter(f"{text!r} is no duration; write 30s, 5m, 1h30m or 2d")
+        raise typer.BadParameter(f"{text!r} is no duration. Write 30s, 5m, 1h30m or 2d")
     return seconds
 
 
 def size(text: str) -> int:
-    """Bytes in ``512``, ``64K``, ``512M`` or ``1G``."""
+    """Read bytes from ``512``, ``64K``, ``512M`` or ``1G``."""
     found = _SIZE.fullmatch(text)
     if found is None:
-        raise typer.BadParameter(f"{text!r} is no size; write 65536, 64K, 512M or 1G")
+        raise typer.BadParameter(f"{text!r} is no size. Write 65536, 64K, 512M or 1G")
     return int(found[1]) * _BYTES[found[2].lower()]
 
 
 def memory(text: str) -> int:
-    """The same for a limit that can be kept."""
+    """Read a size that can be a limit."""
     found = size(text)
     if not found:
-        raise typer.BadParameter("0 bytes are too few; leave the option out for no limit")
+        raise typer.BadParameter("a limit of 0 bytes is too low. Leave the option out for no limit")
     return found
 
 
 def moment(text: str) -> datetime:
-    """A time such as ``2030-12-24T18:00`` (local), or ``2030-12-24T17:00Z``: ISO 8601.
+    """Read a time in ISO 8601: ``2030-12-24T18:00`` (local) or ``2030-12-24T17:00Z``.
 
-    One that is long past means now, as any other that is past: it is not before 1970.
+    A time before 1970 becomes 1970. Every past time means now.
     """
     try:
         found = datetime.fromisoformat(text)
     except ValueError:
         raise typer.BadParameter(
-            f"{text!r} is no time; write 2030-12-24T18:00, and Z or +01:00 behind it if it is not local"
+            f"{text!r} is no time. Write 2030-12-24T18:00, with Z or +01:00 at its end if it is not local"
         ) from None
     if found.tzinfo is None:
         # At the ends of the calendar Python may find no local time. There the zone does not matter.
         found = found.astimezone() if MINYEAR < found.year < MAXYEAR else found.replace(tzinfo=UTC)
     if found.timestamp() > _LAST:
-        raise typer.BadParameter(f"{text!r} is too late; a server takes times up to the year 5138")
+        raise typer.BadParameter(f"{text!r} is too late. A server takes times up to the year 5138")
     return max(found, _EPOCH)
 
 
@@ -91,7 +90,7 @@ def _addresses(values: list[str] | None) -> list[str]:
 
 
 def _name(value: str | None) -> str | None:
-    """The name of a job or a function; it is told in JSON, which has no place for other bytes."""
+    """Check the name of a job or a function. Requests have it in JSON, which needs UTF-8."""
     if value is None:
         return None
     if not value:
@@ -102,14 +101,14 @@ def _name(value: str | None) -> str | None:
 
 
 def _key(value: str | None) -> str | None:
-    """The key of a job."""
+    """Check the key of a job."""
     if value == "":
         raise typer.BadParameter("it is empty")
     return value
 
 
 def is_utf8(text: str) -> bool:
-    """Whether an argument was text: Python has other bytes of a command line as lone surrogates."""
+    """Whether an argument is text. Python shows other bytes of a command line as lone surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -123,15 +122,49 @@ def _split(values: list[str] | None) -> list[str]:
 
 
 def _some(values: list[str] | None) -> list[str]:
-    """The same where there has to be one."""
+    """Split names, of which there must be at least one."""
     names = _split(values)
     if not names:
-        raise typer.BadParameter("there is no name in it; give one such as myapp.tasks")
+        raise typer.BadParameter("there is no name in it. Give one such as myapp.tasks")
     return names
 
 
+_PARSERS: Final[dict[str, Callable[[str], Any]]] = {"DURATION": duration, "TIME": moment, "SIZE": size}
+
+
+def option(
+    panel: Panel,
+    names: str,
+    text: str,
+    metavar: str | None = None,
+    *,
+    env: str | None = "",
+    default: str | bool = True,
+    parser: Callable[[str], Any] | None = None,
+    **limits: Any,
+) -> Any:
+    """Declare an option. Its metavar says how its value is read.
+
+    Args:
+        names: Such as ``"--port -p"``.
+        env: The environment variable, if it is not ``GEARFLOW_`` and the name. None means no variable.
+        default: The default to show, if it is not the parameter's.
+    """
+    long, *_ = names.split()
+    return typer.Option(
+        *names.split(),
+        metavar=metavar,
+        parser=parser or _PARSERS.get(metavar or ""),
+        envvar=variable(long.partition("/")[0]) if env == "" else env,
+        show_default=default,
+        help=text,
+        rich_help_panel=panel,
+        **limits,
+    )
+
+
 class LogLevel(StrEnum):
-    """From which level on log lines are written."""
+    """The lowest level that is logged."""
 
     DEBUG = "debug"
     INFO = "info"
@@ -141,14 +174,14 @@ class LogLevel(StrEnum):
 
 Servers: TypeAlias = Annotated[
     list[str] | None,
-    typer.Option(
-        "--server",
-        "-s",
-        metavar="HOST[:PORT]",
-        envvar="GEARMAN_SERVERS",
+    option(
+        Panel.WHERE,
+        "--server -s",
+        "A job server. May be repeated.",
+        "HOST[:PORT]",
+        env="GEARMAN_SERVERS",
+        default="127.0.0.1:4730",
         callback=_addresses,
-        show_default="127.0.0.1:4730",
-        help="A job server; may be repeated.",
     ),
 ]
 
@@ -158,7 +191,8 @@ def _modules(callback: Callable[[list[str] | None], list[str]]) -> Any:
         metavar="MODULE",
         envvar="GEARFLOW_TASKS",
         callback=callback,
-        help="Modules that define tasks, such as myapp.tasks; found in the current directory, too.",
+        help="Modules that define tasks, such as myapp.tasks.",
+        rich_help_panel=Panel.WHAT,
     )
 
 
@@ -168,97 +202,91 @@ WorkerModules: TypeAlias = Annotated[list[str] | None, _modules(_split)]
 
 TaskModules: TypeAlias = Annotated[
     list[str] | None,
-    typer.Option(
-        "--module",
-        "-m",
-        metavar="MODULE",
-        envvar="GEARFLOW_TASKS",
+    option(
+        Panel.WHAT,
+        "--module -m",
+        "A module that defines the task. Its types check the arguments.",
+        "MODULE",
+        env="GEARFLOW_TASKS",
         callback=_split,
-        help="A module that defines the task: arguments are then read and checked by its types.",
     ),
 ]
 
-Json: TypeAlias = Annotated[bool, typer.Option("--json", envvar="GEARFLOW_JSON", help="Print JSON.")]
+Json: TypeAlias = Annotated[bool, option(Panel.OUTPUT, "--json", "Print JSON.")]
+
+Wide: TypeAlias = Annotated[
+    bool, option(Panel.OUTPUT, "--wide", "Show every column of a table, and cut nothing.")
+]
 
 Concurrency: TypeAlias = Annotated[
-    int,
-    typer.Option(
-        "--concurrency", "-c", min=1, envvar="GEARFLOW_CONCURRENCY", help="How many jobs run at once."
-    ),
+    int, option(Panel.HOW, "--concurrency -c", "How many jobs run at once.", "N", min=1)
 ]
 
 Functions: TypeAlias = Annotated[
     list[str] | None,
-    typer.Option(
-        "--function",
-        "-f",
-        metavar="PATTERN",
-        envvar="GEARFLOW_FUNCTION",
+    option(
+        Panel.WHAT,
+        "--function -f",
+        "Serve only tasks of this name, such as 'thumb*'. May be repeated.",
+        "PATTERN",
         callback=_split,
-        help="Serve only tasks whose full or bare name fits, such as 'thumb*'; may be repeated.",
     ),
 ]
 
 Level: TypeAlias = Annotated[
-    LogLevel, typer.Option("--log-level", envvar="GEARFLOW_LOG_LEVEL", help="What to log, on stderr.")
+    LogLevel,
+    option(Panel.OUTPUT, "--log-level", "What to log: debug, info, warning or error.", "LEVEL"),
 ]
 
-LogJson: TypeAlias = Annotated[
-    bool, typer.Option("--log-json", envvar="GEARFLOW_LOG_JSON", help="Log JSON, an object a line.")
-]
+LogJson: TypeAlias = Annotated[bool, option(Panel.OUTPUT, "--log-json", "Log JSON, one object a line.")]
 
 Timeout: TypeAlias = Annotated[
     float | None,
-    typer.Option(
-        metavar="DURATION",
-        parser=duration,
-        envvar="GEARFLOW_TIMEOUT",
-        help="Wait no longer than that for the result, such as 30s.",
-    ),
+    option(Panel.HOW, "--timeout", "The longest wait for the result, such as 30s.", "DURATION"),
 ]
 
 Verbose: TypeAlias = Annotated[
-    bool,
-    typer.Option(
-        "--verbose", "-v", envvar="GEARFLOW_VERBOSE", help="Show the worker's traceback if the task fails."
-    ),
+    bool, option(Panel.OUTPUT, "--verbose -v", "Show the worker's traceback if the task fails.")
 ]
 
 Data: TypeAlias = Annotated[
     Path | None,
-    typer.Option(
+    option(
+        Panel.WHERE,
         "--data",
-        metavar="DIR",
-        envvar="GEARFLOW_DATA",
-        show_default="~/.local/share/gearflow/PORT",
-        help="The folder of the file in which jobs and results are kept.",
+        "The folder for jobs.",
+        "DIR",
+        default="~/.local/share/gearflow/PORT",
     ),
 ]
 
 Port: TypeAlias = Annotated[
-    int,
-    typer.Option(
-        "--port", "-p", min=0, max=65535, envvar="GEARFLOW_PORT", help="The TCP port; 0 takes a free one."
-    ),
+    int, option(Panel.WHERE, "--port -p", "The TCP port. 0 takes a free one.", "PORT", min=0, max=65535)
 ]
 
-# None of those that follow has an envvar. An environment in which they are set would have commands be about
-# other jobs than their users think, or agree to a loss that nobody sees coming.
+# None of the following has a variable. In an environment that sets it, a command would select other jobs than
+# you expect, or agree to a loss without a question.
 
-JobName: TypeAlias = Annotated[
-    str,
-    typer.Argument(
-        metavar="HANDLE", callback=_name, help="The job's handle; with --unique, its function's name."
-    ),
-]
+
+def _one_job(text: str) -> Any:
+    return typer.Argument(metavar="HANDLE", callback=_name, help=text, rich_help_panel=Panel.JOBS)
+
+
+JobName: TypeAlias = Annotated[str, _one_job("The job's handle. With --unique, the function's name.")]
+
+Handle: TypeAlias = Annotated[str, _one_job("The dead letter's handle.")]
+
+OneHandle: TypeAlias = Annotated[str | None, _one_job("The dead letter's handle.")]
 
 JobUnique: TypeAlias = Annotated[
     str | None,
-    typer.Option(
+    option(
+        Panel.JOBS,
         "--unique",
-        metavar="KEY",
+        "The last job with this key, of the function in HANDLE's place.",
+        "KEY",
+        env=None,
         callback=_key,
-        help="The last job with this key, of the function that stands in HANDLE's place.",
     ),
 ]
 
@@ -267,87 +295,68 @@ Function: TypeAlias = Annotated[
     typer.Argument(
         metavar="FUNCTION",
         callback=_name,
-        help="The function's full name, or the end of it behind a dot.",
+        help="The function's full or bare name.",
+        rich_help_panel=Panel.JOBS,
     ),
-]
-
-Handle: TypeAlias = Annotated[
-    str, typer.Argument(metavar="HANDLE", callback=_name, help="The dead letter's handle.")
-]
-
-OneHandle: TypeAlias = Annotated[
-    str | None, typer.Argument(metavar="[HANDLE]", callback=_name, help="The dead letter's handle.")
 ]
 
 OfFunction: TypeAlias = Annotated[
     str | None,
-    typer.Option(
-        "--function",
-        "-f",
-        metavar="FUNCTION",
+    option(
+        Panel.JOBS,
+        "--function -f",
+        "The dead letters of this function, by its full or bare name.",
+        "FUNCTION",
+        env=None,
         callback=_name,
-        help="Those of this function, by its full name or the end of it behind a dot.",
     ),
 ]
 
-All: TypeAlias = Annotated[bool, typer.Option("--all", help="All of them.")]
+All: TypeAlias = Annotated[bool, option(Panel.JOBS, "--all", "All dead letters.", env=None)]
 
-Yes: TypeAlias = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask first.")]
-
-
-_PANEL: Final = "TLS and token"
+Yes: TypeAlias = Annotated[bool, option(Panel.HOW, "--yes -y", "Do not ask first.", env=None)]
 
 
-def _file(name: str, what: str) -> Any:
-    return typer.Option(
-        f"--{name}",
-        metavar="FILE",
-        envvar=f"GEARFLOW_{name.upper().replace('-', '_')}",
-        help=what,
-        rich_help_panel=_PANEL,
-    )
-
-
-def _options(
+def _security(
     *,
     tls: Annotated[
         bool | None,
-        typer.Option(
-            "--tls/--no-tls",
-            envvar="GEARFLOW_TLS",
-            show_default="no, unless another option of TLS is given",
-            help="Speak TLS with servers.",
-            rich_help_panel=_PANEL,
-        ),
+        option(Panel.TLS, "--tls/--no-tls", "Use TLS.", default="if another TLS option is given"),
     ] = None,
     tls_ca: Annotated[
-        Path | None, _file("tls-ca", "Trust the authorities in it, in place of those that the system trusts.")
+        Path | None,
+        option(Panel.TLS, "--tls-ca", "The authorities to trust, in place of the system's.", "FILE"),
     ] = None,
     tls_cert: Annotated[
-        Path | None, _file("tls-cert", "Our own certificate, for servers that want one.")
+        Path | None,
+        option(Panel.TLS, "--tls-cert", "Your own certificate, for servers that require one.", "FILE"),
     ] = None,
-    tls_key: Annotated[Path | None, _file("tls-key", "Its key, if it is not in the same file.")] = None,
+    tls_key: Annotated[
+        Path | None, option(Panel.TLS, "--tls-key", "Its key, if it is not in the same file.", "FILE")
+    ] = None,
     tls_server_name: Annotated[
         str | None,
-        typer.Option(
+        option(
+            Panel.TLS,
             "--tls-server-name",
-            metavar="NAME",
-            envvar="GEARFLOW_TLS_SERVER_NAME",
-            help="The name in the servers' certificates, if it is not their host's.",
-            rich_help_panel=_PANEL,
+            "The name in the servers' certificates, if not their host's.",
+            "NAME",
         ),
     ] = None,
     token_file: Annotated[
         Path | None,
-        _file(
-            "token-file", "The token to tell servers that want one; in GEARFLOW_TOKEN it may stand itself."
+        option(
+            Panel.TLS,
+            "--token-file",
+            "The token, for servers that require one. Or set GEARFLOW_TOKEN.",
+            "FILE",
         ),
     ] = None,
 ) -> None:
-    """Set the environment by them, and look whether all can be used.
+    """Set the environment variables of these options, and check them.
 
     Raises:
-        Failure: It cannot.
+        Failure: A value cannot be used.
     """
     prefer(token_file)
     given = {
@@ -363,17 +372,17 @@ def _options(
 
 
 def prefer(token_file: Path | None) -> None:
-    """Have the token be that in a file, if the command line names one."""
+    """Use the token of a file, if the command line names one."""
     if token_file is not None and str(token_file) != os.environ.get("GEARFLOW_TOKEN_FILE"):
         os.environ.pop("GEARFLOW_TOKEN", None)
         os.environ["GEARFLOW_TOKEN_FILE"] = str(token_file)
 
 
 def check() -> None:
-    """Look whether what the environment says of TLS and the token can be used.
+    """Check the environment variables for TLS and the token.
 
     Raises:
-        Failure: It cannot.
+        Failure: A value cannot be used.
     """
     from gearflow.client import Security
 
@@ -384,15 +393,15 @@ def check() -> None:
 
 
 def secured(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with these options behind its own."""
-    own, shared = (inspect.signature(function, eval_str=True) for function in (command, _options))
+    """Add these options to a command, after its own."""
+    own, shared = (inspect.signature(function, eval_str=True) for function in (command, _security))
 
     @wraps(command)
     def secured_command(*args: Any, **kwargs: Any) -> None:
-        _options(**{name: kwargs.pop(name) for name in shared.parameters})
+        _security(**{name: kwargs.pop(name) for name in shared.parameters})
         command(*args, **kwargs)
 
     parameters = [*own.parameters.values(), *shared.parameters.values()]
     vars(secured_command)["__signature__"] = own.replace(parameters=parameters)
-    secured_command.__annotations__ = command.__annotations__ | _options.__annotations__
+    secured_command.__annotations__ = command.__annotations__ | _security.__annotations__
     return secured_command

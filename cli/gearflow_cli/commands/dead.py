@@ -12,6 +12,7 @@ from gearflow_cli import function_names, options, output, server_queries
 from gearflow_cli.commands.job import job_name
 from gearflow_cli.commands.pause import counted
 from gearflow_cli.errors import ExitCode, Failure, tell
+from gearflow_cli.help import HelpCommand, HelpGroup
 from gearflow_cli.options import secured
 
 if TYPE_CHECKING:
@@ -21,18 +22,30 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 app = typer.Typer(
-    help="Dead letters: jobs that failed for good. List, read, replay or purge them.", no_args_is_help=True
+    cls=HelpGroup,
+    no_args_is_help=True,
+    help="""List, read, replay or purge dead letters, the background jobs that failed for good.
+
+    Examples:
+      gearflow dead list
+      gearflow dead replay --function send_invoice
+    """,
 )
 
 _PAGE: Final = 100  # letters in one answer, which may have long tracebacks
 
 
-@app.command("list")
+@app.command("list", cls=HelpCommand)
 @secured
 def list_(
     function: options.OfFunction = None, servers: options.Servers = None, as_json: options.Json = False
 ) -> None:
-    """List dead letters, the oldest first; as JSON, an object a line."""
+    """List dead letters, the oldest first. With --json, one object a line.
+
+    Examples:
+      gearflow dead list
+      gearflow dead list --function send_invoice --json
+    """
     addresses = server_queries.addresses_of(servers)
     name = function and function_names.remembered(function, addresses)
     listing = _Listing(as_json=as_json, with_server=len(addresses) > 1)
@@ -41,10 +54,15 @@ def list_(
     listing.end()
 
 
-@app.command()
+@app.command(cls=HelpCommand)
 @secured
 def show(handle: options.Handle, servers: options.Servers = None, as_json: options.Json = False) -> None:
-    """Show all that is known of a dead letter: why it failed, and its payload."""
+    """Show a dead letter with its failure and its payload.
+
+    Examples:
+      gearflow dead show H:jobs:17
+      gearflow dead show H:jobs:17 --json
+    """
     letter = _ask_about(handle, servers, _letter)
     if as_json:
         output.write(output.as_json(letter.model_dump(mode="json")))
@@ -55,7 +73,7 @@ def show(handle: options.Handle, servers: options.Servers = None, as_json: optio
     output.write(f"\npayload:\n\n{_payload(letter)}")
 
 
-@app.command()
+@app.command(cls=HelpCommand)
 @secured
 def replay(
     handle: options.OneHandle = None,
@@ -63,7 +81,12 @@ def replay(
     everything: options.All = False,
     servers: options.Servers = None,
 ) -> None:
-    """Run dead letters again, as if they had just been submitted."""
+    """Run dead letters again, as if they had just been submitted.
+
+    Examples:
+      gearflow dead replay H:jobs:17
+      gearflow dead replay --function send_invoice
+    """
     from gearflow.client.operate import replay as replay_on
 
     _check(handle, function, everything)
@@ -84,7 +107,7 @@ def replay(
     answers.require_all()
 
 
-@app.command()
+@app.command(cls=HelpCommand)
 @secured
 def purge(
     handle: options.OneHandle = None,
@@ -93,7 +116,12 @@ def purge(
     servers: options.Servers = None,
     yes: options.Yes = False,
 ) -> None:
-    """Forget dead letters; asks first."""
+    """Delete dead letters, after a question.
+
+    Examples:
+      gearflow dead purge H:jobs:17
+      gearflow dead purge --function send_invoice --yes
+    """
     from gearflow.client.operate import purge_dead
 
     _check(handle, function, everything)

@@ -13,13 +13,12 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
-import typer
-
 from gearflow_cli import imports, logs, options
 from gearflow_cli.commands import server as server_command
 from gearflow_cli.commands import worker
 from gearflow_cli.errors import tell
-from gearflow_cli.options import LogLevel
+from gearflow_cli.help import Panel
+from gearflow_cli.options import LogLevel, option
 from gearflow_cli.process import reload as watching
 from gearflow_cli.process import supervise
 from gearflow_cli.process.signals import ending_at_once
@@ -43,18 +42,20 @@ def dev(
     functions: options.Functions = None,
     reload: Annotated[
         bool,
-        typer.Option(
-            "--reload/--no-reload",
-            envvar="GEARFLOW_RELOAD",
-            help="Take up new code whenever a file changes, in a worker process of its own.",
+        option(
+            Panel.HOW, "--reload/--no-reload", "Load new code in a new worker process when a file changes."
         ),
     ] = True,
     log_level: options.Level = LogLevel.INFO,
     log_json: options.LogJson = False,
 ) -> None:
-    """Run a job server and a worker for the tasks that MODULEs define; Ctrl-C stops both.
+    """Run a job server and a worker in one terminal, while you develop. Ctrl-C stops both.
 
-    If a job server listens on the port already, the worker works for that one.
+    If a job server listens on the port already, the worker works for that server.
+
+    Examples:
+      gearflow dev myapp.tasks
+      gearflow dev myapp.tasks -p 4731 --log-level debug
     """
     logs.to_stderr(log_level.value, json=log_json, modules=modules)
     line = supervise.line()

@@ -19,10 +19,13 @@ def result(
     timeout: options.Timeout = None,
     verbose: options.Verbose = False,
 ) -> None:
-    """Wait for the end of a background job and print its result, as often as it is kept.
+    """Wait for the end of a background job and print its result.
 
-    Exit codes: 0 done, 1 the task failed, 66 the server knows no such job, 69 no server, 75 timed out, 78
-    the server keeps no results.
+    You can repeat it as long as the server keeps the result.
+
+    Examples:
+      gearflow result H:jobs:17 --timeout 30s
+      gearflow result --unique invoice-4711 send_invoice
     """
     import anyio
 
@@ -46,7 +49,12 @@ def job(
     servers: options.Servers = None,
     as_json: options.Json = False,
 ) -> None:
-    """Show what the server knows of a job: its state, times, attempts, worker, progress, failure."""
+    """Show what the server knows of a job, such as its state and its failure.
+
+    Examples:
+      gearflow job H:jobs:17
+      gearflow job --unique invoice-4711 send_invoice --json
+    """
     import anyio
 
     servers = servers or []
@@ -60,7 +68,12 @@ def job(
 
 
 def cancel(name: options.JobName, unique: options.JobUnique = None, servers: options.Servers = None) -> None:
-    """End a job that waits or runs; a gearflow worker that runs it is told, and stops it."""
+    """End a job that waits or runs. A gearflow worker stops the run.
+
+    Examples:
+      gearflow cancel H:jobs:17
+      gearflow cancel --unique invoice-4711 send_invoice
+    """
     import anyio
 
     servers = servers or []

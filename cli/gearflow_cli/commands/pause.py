@@ -5,17 +5,32 @@ from gearflow_cli.commands.status import functions_of
 
 
 def pause(function: options.Function, servers: options.Servers = None) -> None:
-    """Give out no job of a function any more; what runs ends, and what comes waits."""
+    """Stop giving out jobs of a function. Running jobs end, and new jobs wait.
+
+    Examples:
+      gearflow pause send_invoice
+      gearflow pause myapp.tasks.send_invoice -s jobs.example.com
+    """
     _pause(function, servers, paused=True)
 
 
 def resume(function: options.Function, servers: options.Servers = None) -> None:
-    """Give out the jobs of a paused function again."""
+    """Give out the jobs of a paused function again.
+
+    Examples:
+      gearflow resume send_invoice
+      gearflow resume myapp.tasks.send_invoice -s jobs.example.com
+    """
     _pause(function, servers, paused=False)
 
 
 def purge(function: options.Function, servers: options.Servers = None, yes: options.Yes = False) -> None:
-    """Cancel the waiting and the delayed jobs of a function; asks first."""
+    """Cancel the waiting and the delayed jobs of a function, after a question.
+
+    Examples:
+      gearflow purge send_invoice
+      gearflow purge send_invoice --yes
+    """
     from gearflow.client.operate import purge as purge_on
 
     addresses = server_queries.addresses_of(servers)

@@ -20,7 +20,8 @@ import typer
 from gearflow_cli import logs, options, output
 from gearflow_cli.commands.pause import counted
 from gearflow_cli.errors import ExitCode, Failure, tell
-from gearflow_cli.options import LogLevel
+from gearflow_cli.help import HelpCommand, HelpGroup, Panel, variable
+from gearflow_cli.options import LogLevel, option
 
 if TYPE_CHECKING:
     from gearflow.server import ServerSettings
@@ -62,13 +63,21 @@ def recover_folder(folder: Path) -> None:
 
 def backup(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The copy, which must not be there yet.")],
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="The copy. It must not exist yet.", rich_help_panel=Panel.OUTPUT),
+    ],
     data: options.Data = None,
     port: options.Port = 4730,
 ) -> None:
-    """Copy the jobs and results of a server of this machine into FILE, also while it runs.
+    """Copy a server's jobs and results into FILE, also while the server runs.
 
-    To go back to it, put it in the place of the file that a server names when it starts.
+    The server must be on this machine. To restore the copy, put it in the place of the file that the server
+    names when it starts.
+
+    Examples:
+      gearflow server backup jobs-monday.db
+      gearflow server backup --data /var/lib/gearflow jobs-monday.db
     """
     from gearflow.server.settings import FILE_NAME
     from gearflow.stores.sqlite.backup import backup
@@ -111,10 +120,8 @@ def _data_home() -> Path:
         ) from None
 
 
-app = typer.Typer(subcommand_metavar="[backup FILE]")
-app.command("backup")(backup)
-
-_SECURITY: Final = "TLS and token"
+app = typer.Typer(cls=HelpGroup, subcommand_metavar="[backup FILE]")
+app.command("backup", cls=HelpCommand)(backup)
 
 _REMEDIES: Final = {
     errno.EADDRINUSE: "it is taken, perhaps by another job server; stop that one, or choose a port with -p",
@@ -131,40 +138,13 @@ class SyncMode(StrEnum):
     OFF = "off"
 
 
-def _setting(
-    name: str,
-    default: str,
-    what: str,
-    metavar: str = "SIZE",
-    panel: str | None = None,
-    prefix: str = "GEARFLOW",
-) -> Any:
-    """An option for one of the server's settings, whose default is not told twice."""
-    return typer.Option(
-        f"--{name}",
-        metavar=metavar,
-        parser={"SIZE": options.size, "TIME": options.duration}.get(metavar),
-        envvar=f"{prefix}_{name.upper().replace('-', '_')}",
-        show_default=default,
-        help=what,
-        rich_help_panel=panel,
-    )
+def _tls(name: str, text: str) -> Any:
+    """Declare a file for TLS. Its variable is not the client's, because both may share an environment."""
+    return option(Panel.TLS, name, text, "FILE", env=variable(name, "GEARFLOW_SERVER"))
 
 
-def _limit(name: str, default: str, what: str, metavar: str = "SIZE") -> Any:
-    """An option for one of the server's limits."""
-    return _setting(f"max-{name}", default, what, metavar, "Limits")
-
-
-def _secret(name: str, what: str) -> Any:
-    """An option for a file of TLS; not by the client's variable, as both may share an environment."""
-    return typer.Option(
-        f"--{name}",
-        metavar="FILE",
-        envvar=f"GEARFLOW_SERVER_{name.upper().replace('-', '_')}",
-        help=what,
-        rich_help_panel=_SECURITY,
-    )
+def _limit(name: str, text: str, metavar: str, default: str) -> Any:
+    return option(Panel.LIMITS, name, text, metavar, default=default)
 
 
 @app.callback(invoke_without_command=True)
@@ -172,116 +152,117 @@ def server(
     context: typer.Context,
     port: options.Port = 4730,
     listen: Annotated[
-        str,
-        typer.Option(
-            "--listen", "-L", metavar="HOST", envvar="GEARFLOW_LISTEN", help="The address to listen on."
-        ),
+        str, option(Panel.WHERE, "--listen -L", "The address to listen on.", "HOST")
     ] = "127.0.0.1",
     data: options.Data = None,
     memory: Annotated[
         bool,
-        typer.Option(
-            "--memory",
-            envvar="GEARFLOW_MEMORY",
-            help="Keep jobs and results in memory only: they are gone when the server ends.",
+        option(Panel.WHERE, "--memory", "Keep jobs and results in memory only, and lose them at the end."),
+    ] = False,
+    recover: Annotated[
+        bool,
+        option(
+            Panel.WHERE,
+            "--recover",
+            "First save what is readable of a damaged file into a new one.",
+            env=None,
         ),
     ] = False,
     sync: Annotated[
         SyncMode,
-        typer.Option(
-            envvar="GEARFLOW_SYNC",
-            help="What a background job that was acknowledged survives: the death of the server in any case; "
-            "always: that of the machine, too; batch: that too, but for the last second or so; off: then the "
-            "file may be damaged.",
+        option(
+            Panel.HOW,
+            "--sync",
+            "If the machine fails, always loses no acknowledged background job, batch those of the last "
+            "second, and off perhaps the file.",
+            "MODE",
         ),
     ] = SyncMode.BATCH,
-    recover: Annotated[
-        bool,
-        typer.Option(
-            "--recover", help="Before serving, save what can be read of a damaged file into a new one."
-        ),
-    ] = False,
     keep: Annotated[
         float | None,
-        _setting(
-            "keep",
-            "1d",
-            "How long results of background jobs are kept where a job does not say.",
-            "TIME",
-            prefix="GEARFLOW_SERVER",  # without it, it is an option of gearflow submit
+        option(
+            Panel.HOW,
+            "--keep",
+            "How long to keep results, if a job does not say.",
+            "DURATION",
+            env="GEARFLOW_SERVER_KEEP",  # GEARFLOW_KEEP is an option of gearflow submit
+            default="1d",
         ),
     ] = None,
     keep_dead: Annotated[
-        float | None, _setting("keep-dead", "30d", "How long dead letters are kept.", "TIME")
+        float | None,
+        option(Panel.HOW, "--keep-dead", "How long to keep dead letters.", "DURATION", default="30d"),
     ] = None,
     keep_bytes: Annotated[
         int | None,
-        _setting(
-            "keep-bytes",
-            "none; 64M with --memory",
-            "What is kept of jobs that have ended, at most; the oldest goes first.",
+        option(
+            Panel.HOW,
+            "--keep-bytes",
+            "How much to keep of ended jobs.",
+            "SIZE",
+            default="none, 64M in memory",
         ),
     ] = None,
     max_deaths: Annotated[
         int | None,
-        _setting(
-            "max-deaths",
-            "3",
-            "Workers that may die of a job until it is a dead letter; 0: any number.",
+        option(
+            Panel.HOW,
+            "--max-deaths",
+            "Give a job up after this many workers died. 0: never.",
             "N",
+            default="3",
         ),
     ] = None,
     tls_cert: Annotated[
         Path | None,
-        _secret("tls-cert", "Speak TLS only, with this certificate and those it is signed with (PEM)."),
+        _tls("--tls-cert", "Use TLS only, with this certificate and its chain (PEM)."),
     ] = None,
     tls_key: Annotated[
-        Path | None, _secret("tls-key", "Its key, unencrypted, if it is not in the same file.")
+        Path | None, _tls("--tls-key", "Its key, unencrypted, if it is in another file.")
     ] = None,
     tls_ca: Annotated[
-        Path | None, _secret("tls-ca", "Serve only who shows a certificate of one of the authorities in it.")
+        Path | None, _tls("--tls-ca", "Require a certificate that one of these authorities signed.")
     ] = None,
     token_file: Annotated[
         Path | None,
-        typer.Option(
+        option(
+            Panel.TLS,
             "--token-file",
-            metavar="FILE",
-            envvar="GEARFLOW_TOKEN_FILE",
-            help="Serve only who says the token in it; in GEARFLOW_TOKEN it may stand itself.",
-            rich_help_panel=_SECURITY,
+            "Require the token in this file. Or set GEARFLOW_TOKEN.",
+            "FILE",
         ),
     ] = None,
-    log_level: options.Level = LogLevel.WARNING,
-    log_json: options.LogJson = False,
     max_connections: Annotated[
-        int | None, _limit("connections", "what open files allow", "Connections at a time.", "N")
+        int | None, _limit("--max-connections", "Connections at a time.", "N", "as open files allow")
     ] = None,
-    max_body: Annotated[
-        int | None,
-        _limit("body", "1G", "A packet's body, up to 4G less a byte; more is thrown away and refused."),
-    ] = None,
+    max_body: Annotated[int | None, _limit("--max-body", "A packet's body, below 4G.", "SIZE", "1G")] = None,
     max_queued_bytes: Annotated[
-        int | None, _limit("queued-bytes", "none", "The payloads of all jobs together.")
+        int | None, _limit("--max-queued-bytes", "The payloads of all jobs together.", "SIZE", "none")
     ] = None,
     max_pending_bytes: Annotated[
         int | None,
-        _limit("pending-bytes", "64M", "What waits for one reader before its feeders wait, too."),
+        _limit("--max-pending-bytes", "Data for a slow reader, before its senders wait.", "SIZE", "64M"),
     ] = None,
     max_stall: Annotated[
         float | None,
-        _limit(
-            "stall", "30s", "How long a slow reader keeps its feeders waiting until it is closed.", "TIME"
-        ),
+        _limit("--max-stall", "The wait for a slow reader, before it is closed.", "DURATION", "30s"),
     ] = None,
     max_packet_time: Annotated[
         float | None,
-        _limit("packet-time", "60s", "How long a packet may take to come, and 1 s more a MiB.", "TIME"),
+        _limit("--max-packet-time", "The wait for a packet, plus 1 s per MiB.", "DURATION", "60s"),
     ] = None,
-    max_function: Annotated[int | None, _limit("function", "8K", "A function's name.")] = None,
-    max_unique: Annotated[int | None, _limit("unique", "64", "A unique.")] = None,
-    max_line: Annotated[int | None, _limit("line", "8K", "A text command.")] = None,
+    max_function: Annotated[int | None, _limit("--max-function", "A function's name.", "SIZE", "8K")] = None,
+    max_unique: Annotated[int | None, _limit("--max-unique", "A job's unique.", "SIZE", "64")] = None,
+    max_line: Annotated[int | None, _limit("--max-line", "A text command.", "SIZE", "8K")] = None,
+    log_level: options.Level = LogLevel.WARNING,
+    log_json: options.LogJson = False,
 ) -> None:
-    """Run a job server; TERM or INT stop it, and the next one goes on with its background jobs."""
+    """Run a job server until TERM or INT. The next one runs the background jobs that are left.
+
+    Examples:
+      gearflow server
+      gearflow server -L 0.0.0.0 --data /var/lib/gearflow --token-file token
+    """
     if context.invoked_subcommand is not None:
         return
     import asyncio

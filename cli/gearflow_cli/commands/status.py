@@ -40,11 +40,14 @@ class Function:
 
 
 def status(servers: options.Servers = None, as_json: options.Json = False) -> None:
-    """Show the functions of job servers, with their jobs and workers.
+    """Show the functions of job servers with their jobs and workers.
 
-    PAUSED functions are given to no worker until they are resumed. OVERDUE are runs that overran their
-    timeout in a thread, which cannot be stopped: each keeps a slot of a worker until it ends. Gearflow's own
-    servers know of both.
+    The servers give no jobs of a paused function to workers. Overdue runs have exceeded their timeout in a
+    thread, which cannot be stopped, and each occupies a slot of a worker. Only gearflow's servers know both.
+
+    Examples:
+      gearflow status
+      gearflow status -s one.example.com -s two.example.com --json
     """
     from gearflow.client import default_servers
     from gearflow.errors import NoServer

@@ -12,6 +12,8 @@ import typer
 
 from gearflow_cli import arguments, function_names, imports, options, output, server_queries
 from gearflow_cli.errors import ExitCode, Failure, tell
+from gearflow_cli.help import Panel
+from gearflow_cli.options import option
 from gearflow_cli.progress import ProgressView
 from gearflow_cli.submit_options import SubmitChoices
 
@@ -57,112 +59,103 @@ class _Typed:
 
 def submit(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The task's full or bare name.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="The task's full name, or its end after a dot.", rich_help_panel=Panel.WHAT
+        ),
+    ],
     given: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="ARGUMENT",
-            help="Arguments as key=value; or the payload: a JSON object, @file, or - for standard input.",
+            help="key=value, or one payload: a JSON object, @FILE, or - for standard input.",
+            rich_help_panel=Panel.WHAT,
         ),
     ] = None,
     modules: options.TaskModules = None,
-    servers: options.Servers = None,
-    spread: Annotated[
-        bool | None,
-        typer.Option(
-            "--spread",
-            envvar="GEARFLOW_SPREAD",
-            help="All servers share the load, by key or else in turn; without it the first has it all.",
-        ),
-    ] = None,
-    background: Annotated[
-        bool,
-        typer.Option(
-            "--bg", "-b", envvar="GEARFLOW_BG", help="Do not wait for the result; print the handle alone."
-        ),
+    raw: Annotated[
+        bool, option(Panel.WHAT, "--raw", "Send the one argument as it is, without a check.")
     ] = False,
+    background: Annotated[
+        bool, option(Panel.HOW, "--bg -b", "Do not wait for the result. Print the handle alone.")
+    ] = False,
+    timeout: options.Timeout = None,
     delay: Annotated[
         float | None,
-        typer.Option(
-            metavar="DURATION",
-            parser=options.duration,
-            help="Not before that time has passed, such as 5m; with --bg.",
+        option(
+            Panel.HOW, "--delay", "Do not start before this time has passed. With --bg.", "DURATION", env=None
         ),
     ] = None,
     at: Annotated[
         datetime | None,
-        typer.Option(
-            metavar="TIME",
-            parser=options.moment,
-            help="Not before that time, such as 2030-12-24T18:00; with --bg.",
+        option(
+            Panel.HOW,
+            "--at",
+            "Do not start before this time, such as 2030-12-24T18:00. With --bg.",
+            "TIME",
+            env=None,
         ),
     ] = None,
     expires: Annotated[
         float | None,
-        typer.Option(
-            metavar="DURATION",
-            parser=options.duration,
-            envvar="GEARFLOW_EXPIRES",
-            help="If it has not started after that time, it ends as expired.",
-        ),
+        option(Panel.HOW, "--expires", "Give the job up if it has not started after this time.", "DURATION"),
     ] = None,
     priority: Annotated[
         PriorityName | None,
-        typer.Option(envvar="GEARFLOW_PRIORITY", help="Among the waiting jobs of the function."),
+        option(Panel.HOW, "--priority", "Among the waiting jobs of the function.", "high|normal|low"),
     ] = None,
     unique: Annotated[
         str | None,
-        typer.Option(metavar="KEY", help="Join the waiting or running job of the same key."),
+        option(Panel.HOW, "--unique", "Join the waiting or running job with the same key.", "KEY", env=None),
     ] = None,
     reuse: Annotated[
         bool | None,
-        typer.Option(
-            "--reuse",
-            help="A kept result of the same key is the answer: the task does not run again.",
-        ),
+        option(Panel.HOW, "--reuse", "Take a kept result with the same key as the answer.", env=None),
     ] = None,
     resubmit: Annotated[
         bool | None,
-        typer.Option(
+        option(
+            Panel.HOW,
             "--resubmit",
-            envvar="GEARFLOW_RESUBMIT",
-            help="Submit it again if its server is lost; it may then run more than once.",
+            "Submit the job again if its server is lost. It may then run more than once.",
         ),
     ] = None,
     keep: Annotated[
         float | None,
-        typer.Option(
-            metavar="DURATION",
-            parser=options.duration,
-            envvar="GEARFLOW_KEEP",
-            help="How long the server keeps the result, such as 7d; 0: not at all.",
+        option(
+            Panel.HOW,
+            "--keep",
+            "How long the server keeps the result, such as 7d. 0: not at all.",
+            "DURATION",
         ),
     ] = None,
     retries: Annotated[
         int | None,
-        typer.Option(
-            min=0, max=1000, envvar="GEARFLOW_RETRIES", help="So many further runs if the task fails."
+        option(
+            Panel.HOW, "--retries", "How many more runs may follow if the task fails.", "N", min=0, max=1000
         ),
     ] = None,
     run_limit: Annotated[
         float | None,
-        typer.Option(
-            metavar="DURATION",
-            parser=options.duration,
-            envvar="GEARFLOW_RUN_LIMIT",
-            help="How long a run may take on the worker, such as 30s.",
+        option(Panel.HOW, "--run-limit", "How long a run may take on the worker, such as 30s.", "DURATION"),
+    ] = None,
+    servers: options.Servers = None,
+    spread: Annotated[
+        bool | None,
+        option(
+            Panel.WHERE,
+            "--spread",
+            "Share the load between all servers, by key or in turn, and not only use the first.",
         ),
     ] = None,
-    timeout: options.Timeout = None,
-    raw: Annotated[
-        bool, typer.Option("--raw", envvar="GEARFLOW_RAW", help="Send the one argument as it is, unchecked.")
-    ] = False,
     verbose: options.Verbose = False,
 ) -> None:
     """Run a task on a worker and print its result.
 
-    Exit codes: 0 done, 1 the task failed, 2 usage, 65 the payload does not fit, 69 no server, 75 timed
-    out, 76 the outcome is unknown, 78 a module does not import.
+    Examples:
+      gearflow submit add a=1 b=2
+      gearflow submit -m myapp.tasks resize path=cat.png --bg
     """
     if not name:
         raise Failure(ExitCode.USAGE, "the name is empty; give the name of a task, such as myapp.tasks.add")

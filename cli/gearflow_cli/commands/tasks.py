@@ -3,10 +3,10 @@
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
-import typer
-
 from gearflow_cli import imports, options, output
 from gearflow_cli.errors import ExitCode, Failure
+from gearflow_cli.help import Panel
+from gearflow_cli.options import option
 
 if TYPE_CHECKING:
     from gearflow.tasks import Retry, Task
@@ -21,15 +21,18 @@ def tasks(
     modules: options.Modules,
     explain: Annotated[
         bool,
-        typer.Option(
-            "--explain",
-            envvar="GEARFLOW_EXPLAIN",
-            help="Show each task's options, and when it is tried again.",
+        option(
+            Panel.OUTPUT, "--explain", "Show each task's options, and when it runs again after a failure."
         ),
     ] = False,
     as_json: options.Json = False,
 ) -> None:
-    """List the tasks that MODULEs define: names, signatures, options."""
+    """List the tasks that modules define, with their signatures and options. Needs no server.
+
+    Examples:
+      gearflow tasks myapp.tasks
+      gearflow tasks myapp.tasks --explain
+    """
     found = list(imports.load(modules).values())
     if not found:
         raise Failure(

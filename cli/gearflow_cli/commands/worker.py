@@ -13,7 +13,8 @@ import typer
 
 from gearflow_cli import imports, logs, options, output
 from gearflow_cli.errors import ExitCode, Failure, tell
-from gearflow_cli.options import LogLevel
+from gearflow_cli.help import Panel
+from gearflow_cli.options import LogLevel, option
 from gearflow_cli.process import supervise
 from gearflow_cli.process.restart import begin_anew
 from gearflow_cli.process.signals import Signals, ending_at_once
@@ -91,109 +92,104 @@ def worker(
     concurrency: options.Concurrency = 10,
     processes: Annotated[
         int | None,
-        typer.Option(
-            metavar="N|auto",
+        option(
+            Panel.HOW,
+            "--processes",
+            "Worker processes. auto: one for each available CPU.",
+            "N|auto",
             parser=supervise.processes,
-            envvar="GEARFLOW_PROCESSES",
-            show_default="1",
-            help="Worker processes, each with that concurrency; auto: one for each CPU we may use.",
+            default="1",
         ),
     ] = None,
     servers: options.Servers = None,
     functions: options.Functions = None,
     drain: Annotated[
         float | None,
-        typer.Option(
-            metavar="DURATION",
-            parser=options.duration,
-            envvar="GEARFLOW_DRAIN",
-            show_default="as long as it takes",
-            help="How long a warm stop may take; then servers hand on what still runs.",
+        option(
+            Panel.HOW,
+            "--drain",
+            "How long running jobs may take at a stop.",
+            "DURATION",
+            default="no limit",
         ),
     ] = None,
     watchdog: Annotated[
         float | None,
-        typer.Option(
-            metavar="DURATION",
-            parser=options.duration,
-            envvar="GEARFLOW_WATCHDOG",
-            show_default="5m, none with --reload",
-            help="Replace a process whose event loop is blocked for so long; 0: never.",
+        option(
+            Panel.HOW,
+            "--watchdog",
+            "Replace a process if its event loop is blocked for this long.",
+            "DURATION",
+            default="5m, none with --reload",
         ),
     ] = None,
     max_tasks: Annotated[
-        int | None,
-        typer.Option(
-            min=1, metavar="N", envvar="GEARFLOW_MAX_TASKS", help="Replace a process after about N runs."
-        ),
+        int | None, option(Panel.HOW, "--max-tasks", "Replace a process after about N runs.", "N", min=1)
     ] = None,
     max_rss: Annotated[
         int | None,
-        typer.Option(
-            metavar="SIZE",
+        option(
+            Panel.HOW,
+            "--max-rss",
+            "Replace a process that uses about this much memory, such as 512M.",
+            "SIZE",
             parser=options.memory,
-            envvar="GEARFLOW_MAX_RSS",
-            help="Replace a process that has about that much memory, such as 512M.",
         ),
     ] = None,
     process_max_tasks: Annotated[
         int | None,
-        typer.Option(
+        option(
+            Panel.HOW,
+            "--process-max-tasks",
+            "The same for the processes of tasks with executor='process'.",
+            "N",
             min=1,
-            metavar="N",
-            envvar="GEARFLOW_PROCESS_MAX_TASKS",
-            help="Of tasks with executor='process': replace their process after N runs.",
         ),
     ] = None,
     process_max_rss: Annotated[
         int | None,
-        typer.Option(
-            metavar="SIZE",
+        option(
+            Panel.HOW,
+            "--process-max-rss",
+            "The same for these processes, after a run.",
+            "SIZE",
             parser=options.memory,
-            envvar="GEARFLOW_PROCESS_MAX_RSS",
-            help="Of such tasks: replace their process when it has more memory after a run.",
         ),
     ] = None,
     gearmand_exceptions: Annotated[
         bool,
-        typer.Option(
+        option(
+            Panel.HOW,
             "--gearmand-exceptions",
-            envvar="GEARFLOW_GEARMAND_EXCEPTIONS",
-            help="On C gearmand, send WORK_EXCEPTION alone: where all clients are PHP's or gearflow's.",
+            "On C gearmand, send WORK_EXCEPTION alone, for PHP clients.",
         ),
     ] = False,
     burst: Annotated[
         bool,
-        typer.Option(
-            "--burst",
-            envvar="GEARFLOW_BURST",
-            help="End when no server has a job for us; exit code 1 if a task failed.",
-        ),
+        option(Panel.HOW, "--burst", "End when no server has a job for this worker."),
     ] = False,
-    reload: Annotated[
-        bool,
-        typer.Option("--reload", envvar="GEARFLOW_RELOAD", help="Take up new code whenever a file changes."),
-    ] = False,
+    reload: Annotated[bool, option(Panel.HOW, "--reload", "Load new code when a file changes.")] = False,
     check_only: Annotated[
-        bool, typer.Option("--check", help="Only ask each server whether it is there; needs no MODULE.")
+        bool,
+        option(Panel.WHERE, "--check", "Only ask each server whether it answers. Needs no MODULE.", env=None),
     ] = False,
     check_timeout: Annotated[
         float | None,
-        typer.Option(
-            metavar="DURATION",
-            parser=options.duration,
-            envvar="GEARFLOW_CHECK_TIMEOUT",
-            show_default="5s",
-            help="How long --check waits for answers.",
+        option(
+            Panel.WHERE, "--check-timeout", "How long --check waits for answers.", "DURATION", default="5s"
         ),
     ] = None,
     log_level: options.Level = LogLevel.INFO,
     log_json: options.LogJson = False,
 ) -> None:
-    """Run the tasks that MODULEs define.
+    """Run the tasks that modules define.
 
-    TERM or INT finish what runs and take nothing new; a second one leaves at once, and the servers hand
-    on what ran. HUP takes up new code.
+    TERM or INT finish the running jobs and take no new ones. A second signal ends the worker at once, and
+    the servers give the running jobs to other workers. HUP loads new code.
+
+    Examples:
+      gearflow worker myapp.tasks
+      gearflow worker myapp.tasks --processes auto -c 4 -s jobs.example.com
     """
     if check_only:
         check(addresses_of(servers), 5.0 if check_timeout is None else check_timeout)
