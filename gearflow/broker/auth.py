@@ -1,20 +1,21 @@
-"""Connections that have to say the server's token first, until they have.
+"""Connections that must send the server's token first.
 
-Of a stranger only two things are taken: OPTION_REQ, by which clients learn whom they talk to before they say
-anything, and a foreground submission of ``gearflow:auth`` with the token. Whatever else comes ends in ERROR
-(or ERR, for text) and the end of the connection; nothing of it reaches the rest of the broker. Nothing else
-knows of strangers either, so whoever is let in costs what he costs without a token.
+An unauthenticated connection may send two things: OPTION_REQ, by which clients learn which server this is,
+and a foreground submission of ``gearflow:auth`` with the token. Anything else is answered with ERROR (ERR for
+text), and the connection is closed. Nothing of it reaches the rest of the broker, and the rest does not know
+of these connections. So an authenticated connection costs no more than one of a server without a token.
 """
 
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable
 from hashlib import sha256
-from typing import Final
+from typing import Final, NoReturn
 
+from gearflow.broker.outgoing import Outgoing
 from gearflow.broker.parser import forbid_tls
 from gearflow.broker.session import Session
+from gearflow.broker.status import set_option
 from gearflow.errors import RemoteProtocolError
 from gearflow.protocol.constants import (
     AUTH,
@@ -22,86 +23,77 @@ from gearflow.protocol.constants import (
     HEADER_SIZE,
     MAX_TOKEN,
     REQ,
-    RES,
     UNAUTHORIZED,
     PacketType,
 )
 
-_MOST: Final = MAX_TOKEN + 64
-"""Bytes of a body that is looked at: a token, and the names before it."""
+_MAX_BODY: Final = MAX_TOKEN + 64
+"""Bytes of the largest body that is accepted: a token, and the names before it."""
 
 _TEXT: Final = b"say the token first: submit a job of gearflow:auth, with the token as its workload"
 
 
 class Unauthorized(RemoteProtocolError):
-    """A stranger did not say the token; the connection is to be closed."""
+    """A connection did not send the token; it is to be closed."""
 
 
 class Authenticator:
-    """Lets in who knows the token. Owns the strangers, and what they have sent of a packet.
+    """Lets connections in that send the token. Owns those that have not, and what they have sent of a packet.
 
-    Args:
-        token: The token; None: everybody is let in at once.
-        option: Called with the option of an OPTION_REQ.
-        admit: Called with who has said the token, to be answered, and with what he sent behind it.
-        send: Called with bytes to be sent.
+    Without a token every connection is let in at once.
     """
 
-    def __init__(
-        self,
-        token: bytes | None,
-        option: Callable[[Session, bytes], None],
-        admit: Callable[[Session, bytes], None],
-        send: Callable[[Session, bytes], None],
-    ) -> None:
-        self.strangers: dict[Session, bytes] = {}
-        self.is_shut = token is not None
+    def __init__(self, token: bytes | None, outgoing: Outgoing) -> None:
+        self.unauthenticated: dict[Session, bytes] = {}
+        self._requires_token = token is not None
         self._digest = sha256(token or b"").digest()
-        self._option = option
-        self._admit = admit
-        self._send = send
+        self._outgoing = outgoing
 
-    def knock(self, session: Session) -> None:
+    def connected(self, session: Session) -> None:
         """A connection was made."""
-        if self.is_shut:
-            self.strangers[session] = b""
+        if self._requires_token:
+            self.unauthenticated[session] = b""
 
     def forget(self, session: Session) -> None:
-        """The session is gone."""
-        self.strangers.pop(session, None)
+        """The connection is closed."""
+        self.unauthenticated.pop(session, None)
 
-    def receive(self, session: Session, data: bytes) -> None:
-        """A stranger has sent something.
+    def receive(self, session: Session, data: bytes) -> bytes | None:  # noqa: RET503  (it ends in _refuse)
+        """Handle what an unauthenticated connection sends.
+
+        Returns:
+            Once it is let in, what it has sent behind the token; until then None.
 
         Raises:
-            Unauthorized: It is not the token.
+            Unauthorized: It sent something else than the token.
         """
-        data = self.strangers[session] + data
+        data = self.unauthenticated[session] + data
         while len(data) >= HEADER_SIZE and data[:4] == REQ:
             _, kind, size = HEADER.unpack_from(data)
             end = HEADER_SIZE + size
-            if kind not in (PacketType.OPTION_REQ, PacketType.SUBMIT_JOB) or size > _MOST:
+            if kind not in (PacketType.OPTION_REQ, PacketType.SUBMIT_JOB) or size > _MAX_BODY:
                 break
             if end > len(data):
-                self.strangers[session] = data
-                return
+                self.unauthenticated[session] = data
+                return None
             body = data[HEADER_SIZE:end]
             data = data[end:]
-            if kind == PacketType.OPTION_REQ:
-                self._option(session, body)
-                continue
-            self._check(session, body)
-            del self.strangers[session]
-            self._admit(session, data)
-            return
+            if kind == PacketType.SUBMIT_JOB:
+                self._check(session, body)
+                del self.unauthenticated[session]
+                return data
+            if body.lower() == b"gearflow":
+                self._outgoing.respond(session, PacketType.OPTION_RES, AUTH)
+            else:
+                set_option(self._outgoing, session, body)
         if len(data) < HEADER_SIZE and REQ.startswith(data[:4]):
-            self.strangers[session] = data
-            return
+            self.unauthenticated[session] = data
+            return None
         forbid_tls(data)
-        self._refuse(session, _TEXT, in_words=bool(data[0]))
+        self._refuse(session, _TEXT, as_text=bool(data[0]))
 
     def _check(self, session: Session, body: bytes) -> None:
-        """Look at a submission. Raises Unauthorized if it does not say the token."""
+        """Check a submission. Raises Unauthorized if it is not the token."""
         name, _, rest = body.partition(b"\0")
         token = rest.partition(b"\0")[2]
         if name != AUTH:
@@ -109,10 +101,9 @@ class Authenticator:
         if not hmac.compare_digest(sha256(token).digest(), self._digest):
             self._refuse(session, b"that is not the token")
 
-    def _refuse(self, session: Session, text: bytes, *, in_words: bool = False) -> None:
-        if in_words:
-            self._send(session, b"ERR %b %b\r\n" % (UNAUTHORIZED, text.replace(b" ", b"+")))
+    def _refuse(self, session: Session, text: bytes, *, as_text: bool = False) -> NoReturn:
+        if as_text:
+            self._outgoing.send(session, b"ERR %b %b\r\n" % (UNAUTHORIZED, text.replace(b" ", b"+")))
         else:
-            body = UNAUTHORIZED + b"\0" + text
-            self._send(session, HEADER.pack(RES, PacketType.ERROR, len(body)) + body)
+            self._outgoing.error(session, UNAUTHORIZED, text)
         raise Unauthorized("a wrong token" if text != _TEXT else "something else came than the token")

@@ -1,132 +1,323 @@
-"""Which sleeping worker is woken for a job, and who follows if that one does not come.
+"""Which job goes to which worker, and which sleeping worker is woken for a job.
 
-A sleeper is woken for each job that is queued. It is expected to grab within ``PATIENCE``; one that does
-not is replaced by one more sleeper, then by two, then by all, and one that goes away, or takes something
-else, at once. So there is no herd, and **a job waits beside a sleeping worker that could do it only while
-a wake is pending**.
+**Waking.** A sleeper is woken for each job that is queued. It should grab within ``WAKE_TIMEOUT``. If it does
+not, one more sleeper is woken, then two, then all. If it goes away or does something else, the next is woken
+at once. So there is no herd, and **a job waits beside a sleeping worker that could run it only while a wake
+is pending**.
 
-GRABs that wait a moment for a job, before they are answered with NO_JOB.
-
-A worker that has NO_JOB goes to sleep (PRE_SLEEP), is woken (NOOP), and asks again: where the next job comes
-soon, as from a client that makes one call after another, that is two packets each way and two turns of
-waiting for nothing. So the answer waits for up to ``LINGER``, and a job that comes meanwhile is the answer.
-
-Only of a worker that *expects* a job: one that was called within ``LINGER`` after the last NO_JOB, and whose
-GRABs have not waited in vain since. A worker of several servers, which asks one after the other, is not held
-up at one that has nothing for it.
+**Held GRABs.** A worker that gets NO_JOB goes to sleep (PRE_SLEEP), is woken (NOOP), and asks again. Where
+the next job comes soon, as from a client that makes one call after another, that is two packets each way and
+two turns of waiting for nothing. So the answer is held for up to ``LINGER``, and a job that comes meanwhile
+is the answer. This is only for a worker that *expects* a job: one that was woken within ``LINGER`` after its
+last NO_JOB, and whose GRABs have not expired since. A worker of several servers, which asks one after the
+other, is not delayed at one that has nothing for it.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from typing import Final
 
+from gearflow.broker import serialization
+from gearflow.broker.core import Core
+from gearflow.broker.endings import Endings
 from gearflow.broker.functions import FunctionQueue
-from gearflow.broker.session import Session
+from gearflow.broker.job import JobState, QueuedJob
+from gearflow.broker.outgoing import LINGER
+from gearflow.broker.parser import Body, integer, name_in, split
+from gearflow.broker.session import LARGE, WHOLE, Session
+from gearflow.broker.storage import Outcome
+from gearflow.errors import StoreError
+from gearflow.protocol import envelope
+from gearflow.protocol.constants import HEADER, MAX_BODY, RES, RESERVED_PREFIX, PacketType
 
-LINGER: Final = 0.002
-"""Seconds: a few round trips on one machine, and less than a worker of several servers would miss."""
-
-
-class Grabs:
-    """The GRABs that wait: one of a session at most, the last thing that it said. Owns that table.
-
-    Their sessions are in ``grabbers`` of each function that they offer.
-    """
-
-    def __init__(self) -> None:
-        # By session: until when, and the kind of the GRAB. All wait as long, so that is the order.
-        self.waiting: dict[Session, tuple[float, int]] = {}
-
-    def wait(self, session: Session, kind: int, now: float) -> None:
-        """Hold the answer back."""
-        self.waiting[session] = now + LINGER, kind
-        for function in session.abilities:
-            function.grabbers[session] = None
-
-    def pop(self, session: Session) -> int:
-        """The kind of the session's GRAB, which does not wait any more."""
-        for function in session.abilities:
-            del function.grabbers[session]
-        return self.waiting.pop(session)[1]
-
-    def called(self, session: Session, now: float) -> None:
-        """A worker without a job is called because there is one."""
-        if now - session.no_job_at <= LINGER:
-            session.expects = True
-
-    def overdue(self, now: float) -> list[Session]:
-        """The sessions whose GRABs have waited in vain."""
-        sessions: list[Session] = []
-        for session, (deadline, _) in self.waiting.items():
-            if deadline > now:
-                break
-            session.expects = False
-            sessions.append(session)
-        return sessions
-
-    def next_due(self) -> float | None:
-        """When the next one has."""
-        return next(iter(self.waiting.values()))[0] if self.waiting else None
-
-
-PATIENCE: Final = 0.02
-"""Seconds a woken worker has to grab before another is woken: over a round trip, under a human's notice."""
+WAKE_TIMEOUT: Final = 0.02
+"""Seconds that a woken worker has to grab: more than a round trip, and too short for a person to notice."""
 
 _ALL: Final = sys.maxsize
 _NEXT_MORE: Final = {1: 2, 2: _ALL, _ALL: _ALL}
-"""How many sleepers follow those that were woken and did not grab."""
+"""How many sleepers are woken after those that did not grab."""
+
+_NOOP: Final = HEADER.pack(RES, PacketType.NOOP, 0)
+
+_JOB_ASSIGN: Final = int(PacketType.JOB_ASSIGN)
+_JOB_ASSIGN_UNIQ: Final = int(PacketType.JOB_ASSIGN_UNIQ)
+_JOB_ASSIGN_ALL: Final = int(PacketType.JOB_ASSIGN_ALL)
+_GRAB_JOB: Final = int(PacketType.GRAB_JOB)
+_GRAB_JOB_ALL: Final = int(PacketType.GRAB_JOB_ALL)
+
+_RUNNING: Final = JobState.RUNNING
 
 
-class Waking:
-    """The sleepers that were sent a NOOP and have not answered it. Owns that table; ``noop`` sends one."""
+class Dispatcher:
+    """Assigns jobs to workers. Owns the wakes that are pending.
 
-    def __init__(self, noop: Callable[[Session], None]) -> None:
-        self._noop = noop
-        # By session: deadline, the function it was woken for, and how many follow it. All have the same
-        # patience, so the order of waking is the order of the deadlines.
-        self.pending: dict[Session, tuple[float, FunctionQueue, int]] = {}
+    Its handlers take the packets by which workers offer functions, sleep and ask for jobs.
+    """
 
-    def sleep(self, session: Session) -> None:
-        """A worker with nothing to do goes to sleep."""
+    def __init__(self, core: Core, endings: Endings) -> None:
+        self._clock = core.clock
+        self._functions = core.functions
+        self._handle_prefix = core.handles.prefix
+        self._outgoing = core.outgoing
+        self._held = core.outgoing.held_grabs
+        self._held_by_session = self._held.by_session
+        self._timeouts = core.timeouts
+        self._endings = endings
+        self._store = core.store
+        self._turns = 0
+        # By session: the deadline, the function it was woken for, and how many are woken after it. All wakes
+        # have the same time limit, so the order of waking is the order of the deadlines.
+        self._pending: dict[Session, tuple[float, FunctionQueue, int]] = {}
+
+    # ------------------------------------------------------------------------------------ abilities
+
+    def can_do(self, session: Session, kind: int, body: Body) -> None:
+        """CAN_DO: the worker offers a function."""
+        self._offer(session, name_in(body), 0.0)
+
+    def can_do_timeout(self, session: Session, kind: int, body: Body) -> None:
+        """CAN_DO_TIMEOUT: the same, with a time limit for each run."""
+        (name,), milliseconds = split(body, 1, kind)
+        self._offer(session, name, max(integer(bytes(milliseconds)), 0) / 1000)
+
+    def _offer(self, session: Session, name: bytes, timeout: float) -> None:
+        """A worker offers a function; the last time limit it gives counts (seconds, 0: none)."""
+        self._outgoing.release_grab(session)
+        if name.startswith(RESERVED_PREFIX):
+            text = b"the server answers reserved functions itself"
+            self._outgoing.error(session, b"INVALID_FUNCTION_NAME", text)
+            return
+        function = self._functions.ensure(name)
+        if function not in session.abilities:
+            function.workers += 1
+            if session.asleep:
+                function.sleepers[session] = None
+        session.abilities[function] = timeout
+        if session.asleep and function.waiting > function.wakes:
+            self._wake(function, 1)
+
+    def cant_do(self, session: Session, kind: int, body: Body) -> None:
+        """CANT_DO: the worker withdraws a function."""
+        self._outgoing.release_grab(session)
+        function = self._functions.by_name.get(name_in(body))
+        if function is not None and function in session.abilities:
+            del session.abilities[function]
+            function.workers -= 1
+            function.sleepers.pop(session, None)
+            self._reacted(session)
+
+    def reset_abilities(self, session: Session, kind: int, body: Body) -> None:
+        """RESET_ABILITIES: the worker withdraws all functions."""
+        self._outgoing.release_grab(session)
+        self._withdraw_all(session)
+
+    def forget(self, session: Session) -> None:
+        """The connection is closed."""
+        if session in self._held_by_session:
+            self._held.pop(session)
+        self._withdraw_all(session)
+
+    def _withdraw_all(self, session: Session) -> None:
+        for function in session.abilities:
+            function.workers -= 1
+            function.sleepers.pop(session, None)
+        session.abilities.clear()
+        self._reacted(session)
+
+    # --------------------------------------------------------------------------------- asking for jobs
+
+    def pre_sleep(self, session: Session, kind: int, body: Body) -> None:
+        """PRE_SLEEP: the worker sleeps until a NOOP, unless there is a job."""
+        self._outgoing.release_grab(session)
+        for function in session.abilities:
+            if function.waiting:
+                self._send_noop(session)
+                return
         session.asleep = True
         for function in session.abilities:
             function.sleepers[session] = None
+        self._reacted(session)
 
-    def rise(self, session: Session) -> None:
+    def grab(self, session: Session, kind: int, body: Body) -> None:
+        """GRAB_JOB and its relatives: answered with a job, with NO_JOB, or held."""
+        if session.asleep:
+            self._rise(session)
+        if session in self._held_by_session:
+            self._outgoing.release_grab(session)
+        if not self._give(session, kind):
+            if session.expects_job:
+                self._held.hold(session, kind, self._clock.now)
+            else:
+                self._outgoing.send_no_job(session)
+        if session in self._pending:
+            self._reacted(session)
+
+    def _give(self, session: Session, kind: int) -> bool:
+        """Answer a GRAB with a job, if there is one."""
+        job = self._next_job(session)
+        while job is not None and not self._assign(session, job, kind):
+            job = self._next_job(session)
+        return job is not None
+
+    def _next_job(self, session: Session) -> QueuedJob | None:
+        """The job of the highest priority over all functions of the worker.
+
+        Functions of one priority take turns: the one served longest ago comes first.
+        """
+        abilities = session.abilities
+        if len(abilities) == 1:
+            (function,) = abilities
+            return function.pop() if function.waiting else None
+        able = [function for function in abilities if function.waiting]
+        if not able:
+            return None
+        chosen = min(able, key=FunctionQueue.turn)
+        self._turns += 1
+        chosen.served = self._turns
+        return chosen.pop()
+
+    def _assign(self, session: Session, job: QueuedJob, kind: int) -> bool:
+        """Send a job to a worker. False if its workload cannot be read: then the job has ended."""
+        function = job.function
+        job.state = _RUNNING
+        now = self._clock.now
+        job.started = now
+        function.running += 1
+        workload = job.workload
+        if isinstance(workload, int):
+            try:
+                workload = self._fetch(job)
+            except StoreError as error:
+                failure = serialization.failure("StoreError", str(error))
+                self._endings.fail(job, Outcome.RAISED, failure, None)
+                return False
+        handle = b"%b%d" % (self._handle_prefix, job.number)
+        session.running[handle] = job
+        job.worker = session
+        timeout = session.abilities[function]
+        if timeout:
+            self._timeouts.arm(job, session, now + timeout)
+        details = job.details
+        if kind == _GRAB_JOB:
+            head, number = b"%b\0%b\0" % (handle, function.name), _JOB_ASSIGN
+        elif kind == _GRAB_JOB_ALL and details is not None and details.reducer is not None:
+            fields = (handle, function.name, job.unique, details.reducer)
+            head, number = b"%b\0%b\0%b\0%b\0" % fields, _JOB_ASSIGN_ALL
+        else:
+            head, number = b"%b\0%b\0%b\0" % (handle, function.name, job.unique), _JOB_ASSIGN_UNIQ
+        if session.gearflow and details is not None:
+            head += envelope.header(
+                attempt=details.attempt + 1, timeout=details.timeout, retries=details.retries
+            )
+        size = len(workload)
+        if len(head) + size > MAX_BODY:  # then without its unique: the handle and the function fit
+            head, number = b"%b\0%b\0" % (handle, function.name), _JOB_ASSIGN
+        head = HEADER.pack(RES, number, len(head) + size) + head
+        outbox = session.outbox
+        if not outbox:
+            self._outgoing.dirty.append(session)
+        if size < LARGE:
+            outbox.append(head + workload)
+        else:
+            outbox.append(head)
+            outbox.append(workload)
+            session.has_large = session.has_large or size >= WHOLE
+        return True
+
+    def _fetch(self, job: QueuedJob) -> Body:
+        """The workload that the store has. Raises StoreError."""
+        assert self._store is not None
+        stored = self._store.job(job.number)
+        if stored is None or isinstance(stored.workload, int):
+            raise StoreError(f"the workload of job {job.number} is gone from the store")
+        return stored.workload
+
+    # ----------------------------------------------------------------------------------- jobs that come
+
+    def queue(self, job: QueuedJob) -> None:
+        """Put a WAITING job in its lane, and get a worker for it."""
+        function = job.function
+        function.lanes[job.priority].append(job)
+        if function.paused:
+            function.parked += 1
+            return
+        function.waiting += 1
+        if function.waiting_grabs:
+            self._answer_waiting_grab(function)
+        elif function.sleepers:
+            self._wake(function, 1)
+
+    def pause(self, function: FunctionQueue, paused: bool) -> int:
+        """Give out no job of a function, or give out jobs again; the number of jobs that wait."""
+        if paused:
+            if not function.paused:
+                function.pause()
+        elif function.paused:
+            function.resume()
+            while function.waiting and function.waiting_grabs:
+                self._answer_waiting_grab(function)
+            for _ in range(min(function.waiting - function.wakes, len(function.sleepers))):
+                self._wake(function, 1)
+        return function.waiting + function.parked
+
+    def _answer_waiting_grab(self, function: FunctionQueue) -> None:
+        session = next(iter(function.waiting_grabs))
+        if not self._give(session, self._held.pop(session)):
+            self._outgoing.send_no_job(session)
+
+    # ------------------------------------------------------------------------------------------ waking
+
+    def _wake(self, function: FunctionQueue, more: int) -> None:
+        """Wake the longest sleeper, and ``more`` others if it does not grab in time. There must be one."""
+        session = next(iter(function.sleepers))
+        self._rise(session)
+        function.wakes += 1
+        self._pending[session] = (self._clock.now + WAKE_TIMEOUT, function, more)
+        self._send_noop(session)
+
+    def _rise(self, session: Session) -> None:
         """A worker does not sleep any more."""
         session.asleep = False
         for function in session.abilities:
             del function.sleepers[session]
 
-    def wake(self, function: FunctionQueue, now: float, more: int = 1) -> None:
-        """Wake the longest sleeper, and ``more`` others if it does not grab in time. There must be one."""
-        session = next(iter(function.sleepers))
-        self.rise(session)
-        function.wakes += 1
-        self.pending[session] = (now + PATIENCE, function, more)
-        self._noop(session)
+    def _send_noop(self, session: Session) -> None:
+        """Call a worker because there is a job."""
+        if self._clock.now - session.no_job_at <= LINGER:
+            session.expects_job = True
+        self._outgoing.send(session, _NOOP)
 
-    def answered(self, session: Session, now: float) -> None:
-        """A woken worker has done something about it; another is woken if its job waits all the same."""
-        _, function, _ = self.pending.pop(session)
+    def _reacted(self, session: Session) -> None:
+        """A worker that may have been woken has done something. If its job still waits, wake another."""
+        if session not in self._pending:
+            return
+        _, function, _ = self._pending.pop(session)
         function.wakes -= 1
         if function.waiting > function.wakes and function.sleepers:
-            self.wake(function, now)
+            self._wake(function, 1)
 
-    def tick(self, now: float) -> None:
-        """Replace those whose time is over."""
-        while self.pending:
-            session, (deadline, function, more) = next(iter(self.pending.items()))
+    # -------------------------------------------------------------------------------------------- time
+
+    def tick(self) -> None:
+        """Wake others where woken workers did not grab in time, and answer GRABs that were held too long."""
+        now = self._clock.now
+        while self._pending:
+            session, (deadline, function, more) = next(iter(self._pending.items()))
             if deadline > now:
-                return
-            del self.pending[session]
+                break
+            del self._pending[session]
             function.wakes -= 1
             if function.waiting:
                 for _ in range(min(more, len(function.sleepers))):
-                    self.wake(function, now, _NEXT_MORE[more])
+                    self._wake(function, _NEXT_MORE[more])
+        for session in self._held.expired(now):
+            self._outgoing.release_grab(session)
 
     def next_due(self) -> float | None:
         """When ``tick`` has something to do."""
-        return next(iter(self.pending.values()))[0] if self.pending else None
+        due = self._held.next_due()
+        if self._pending:
+            wake = next(iter(self._pending.values()))[0]
+            due = wake if due is None or wake < due else due
+        return due

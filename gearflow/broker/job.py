@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from gearflow.broker.functions import FunctionQueue
     from gearflow.broker.parser import Body
-    from gearflow.broker.session import Session
+    from gearflow.broker.session import ResultWaiter, Session
 
 HIGH: Final = 0
 NORMAL: Final = 1
@@ -21,11 +21,11 @@ NO_PROGRESS: Final[tuple[bytes, bytes]] = (b"0", b"0")
 class JobState(IntEnum):
     """Where a job is in its life; ``TRANSITIONS`` says where it may go from there."""
 
-    STORING = 0  # on its way to the store; nobody has been told of it
-    DELAYED = 1  # its time has not come
+    STORING = 0  # on its way to the store, and not acknowledged
+    DELAYED = 1  # not due yet
     WAITING = 2  # in a lane of its function
     RUNNING = 3  # assigned to a worker
-    OVER = 4  # completed, failed, or wanted by nobody any more
+    OVER = 4  # completed, failed, cancelled or expired
 
 
 TRANSITIONS: Final[dict[JobState, frozenset[JobState]]] = {
@@ -37,8 +37,8 @@ TRANSITIONS: Final[dict[JobState, frozenset[JobState]]] = {
 }
 
 
-class Extras:
-    """What most jobs do without: options of a submission, and what has happened to the job."""
+class JobDetails:
+    """What most jobs do without: the options of a submission, and the job's history."""
 
     __slots__ = (
         "attempt",
@@ -53,36 +53,36 @@ class Extras:
         "retries",
         "timeout",
         "unstored",
+        "waiters",
         "warnings",
-        "watchers",
     )
 
     def __init__(self) -> None:
-        # As submitted.
+        # Options of the submission.
         self.reducer: bytes | None = None
-        self.due = 0.0  # Unix time before which it is not to run
-        self.expires = 0.0  # Unix time by which it must have started; 0: no matter
-        self.keep: float | None = None  # seconds; None: as is usual
+        self.due = 0.0  # Unix time before which the job must not run
+        self.expires = 0.0  # Unix time by which the job must have started; 0: never
+        self.keep: float | None = None  # seconds; None: the server's default
         self.timeout: float | None = None  # seconds; for the worker
-        self.retries: dict[str, object] | None = None  # a RetryPlan as JSON's objects; for the worker
-        # As it went.
-        self.deadline = 0.0  # while it runs: when it is taken from its worker; 0: never
+        self.retries: dict[str, object] | None = None  # a RetryPlan as JSON objects; for the worker
+        # History.
+        self.deadline = 0.0  # while it runs: when the server takes it from its worker; 0: never
         self.progress: tuple[bytes, bytes] = NO_PROGRESS
-        self.attempt = 0  # runs that failed, and counted
-        self.deaths = 0  # workers that went away in the middle of it
-        self.unstored = False  # the store did not take it
-        self.cancelled = False  # in the middle of a run, which nobody hears of any more
+        self.attempt = 0  # failed runs that count
+        self.deaths = 0  # workers that disconnected while they ran it
+        self.unstored = False  # the store did not accept it
+        self.cancelled = False  # it is over for all but the worker that still runs it
         self.warnings: list[bytes] = []
-        self.watchers: list[tuple[Session, bytes]] = []  # who calls gearflow:result, and those calls' handles
+        self.waiters: dict[ResultWaiter, None] = {}  # calls of gearflow:result that wait for its end
 
 
 class QueuedJob:
-    """Owns the state of one job. The broker alone changes it."""
+    """Owns the state of one job."""
 
     __slots__ = (
         "background",
         "clients",
-        "extras",
+        "details",
         "function",
         "kept",
         "number",
@@ -106,37 +106,37 @@ class QueuedJob:
         priority: int,
         background: bool,
         submitted: float,
-        extras: Extras | None,
+        details: JobDetails | None,
     ) -> None:
         self.number = number  # the last part of its handle
         self.function = function
         self.unique = unique
-        self.unique_key = unique_key  # under which the function knows it; b"" if it does not coalesce
-        self.workload = workload  # a number: so many bytes are at the store
+        self.unique_key = unique_key  # under which the function finds it; b"" if it does not coalesce
+        self.workload = workload  # a number: the store has the workload, of so many bytes
         self.priority = priority
         self.background = background  # runs although no client is attached
-        self.submitted = submitted  # by the broker's clock, as all times here but where they say otherwise
-        self.extras = extras
+        self.submitted = submitted  # by the broker's clock, as all times here unless they say otherwise
+        self.details = details
         self.state = JobState.WAITING
-        self.started = 0.0  # when its last run began; 0: none has
+        self.started = 0.0  # when its last run began; 0: no run has begun
         self.worker: Session | None = None  # that of its last run
         self.kept = False  # the store has it
         self.clients: tuple[Session, ...] = ()  # attached; a connection that joined twice is here twice
 
     @property
     def wanted(self) -> bool:
-        """Whether anybody would miss the job."""
+        """Whether the job has a client, or runs in the background."""
         return self.background or bool(self.clients)
 
     @property
     def unstored(self) -> bool:
-        """Whether it was to be kept, and could not be."""
-        return self.extras is not None and self.extras.unstored
+        """Whether the store did not accept the job."""
+        return self.details is not None and self.details.unstored
 
     @property
     def cancelled(self) -> bool:
         """Whether it is over for all but the worker that still runs it."""
-        return self.extras is not None and self.extras.cancelled
+        return self.details is not None and self.details.cancelled
 
     @property
     def size(self) -> int:
@@ -146,11 +146,38 @@ class QueuedJob:
 
     @property
     def deadline(self) -> float:
-        """While it runs: when it is taken from its worker; 0: never."""
-        return self.extras.deadline if self.extras is not None else 0.0
+        """While it runs: when the server takes it from its worker; 0: never."""
+        return self.details.deadline if self.details is not None else 0.0
 
-    def more(self) -> Extras:
-        """Its extras, made if it has none yet."""
-        if self.extras is None:
-            self.extras = Extras()
-        return self.extras
+    def ensure_details(self) -> JobDetails:
+        """Its details, made if it has none yet."""
+        if self.details is None:
+            self.details = JobDetails()
+        return self.details
+
+
+class JobTable:
+    """The jobs that are not over, by number. Owns the count of their workloads' bytes."""
+
+    __slots__ = ("by_number", "queued_bytes")
+
+    def __init__(self) -> None:
+        self.by_number: dict[int, QueuedJob] = {}
+        self.queued_bytes = 0
+
+    def add(self, job: QueuedJob) -> None:
+        """A job has come: its number and its unique key lead to it from now on."""
+        self.by_number[job.number] = job
+        self.queued_bytes += job.size
+        if job.unique_key:
+            job.function.uniques[job.unique_key] = job
+
+    def remove(self, job: QueuedJob) -> None:
+        """A job is over: its number, its unique key and its memory are free."""
+        job.state = JobState.OVER
+        workload = job.workload
+        self.queued_bytes -= workload if isinstance(workload, int) else len(workload)
+        job.workload = b""
+        del self.by_number[job.number]
+        if job.unique_key:
+            del job.function.uniques[job.unique_key]

@@ -208,8 +208,8 @@ class PacketParser:
     body over the limit the first bytes go to ``oversized``, with the packet's type and the body's size.
 
     While answers of a session wait for the store, only packets of the types in ``patient`` are handled, and
-    none where the session is ``undecided``; any other, or one that is no good, is kept in ``stalled`` until
-    ``resume``, with what comes behind it.
+    none where the session has ``blocks_pipeline`` set; any other, or one that is no good, is kept in
+    ``stalled`` until ``resume``, with what comes behind it.
     """
 
     def __init__(
@@ -249,7 +249,7 @@ class PacketParser:
             began = partial.began
             del self.partials[session]
         unpack = _HEAD.unpack_from
-        table = self._while_storing(session) if session.storing else self._table
+        table = self._while_storing(session) if session.pending_writes else self._table
         max_body = self._limits.body
         position = 0
         end = len(data)
@@ -270,7 +270,7 @@ class PacketParser:
                 if position < 0:
                     return
         except RemoteProtocolError:
-            if not session.storing:
+            if not session.pending_writes:
                 raise
             self.stalled[session] = [data[position:]]  # it is told behind the answers
 
@@ -294,7 +294,7 @@ class PacketParser:
             try:
                 handler(session, kind, partial.body.toreadonly())
             except RemoteProtocolError:
-                if not session.storing:
+                if not session.pending_writes:
                     raise
                 self.stalled[session] = [HEADER.pack(REQ, kind, partial.size), bytes(partial.body)]
 
@@ -321,7 +321,7 @@ class PacketParser:
 
     def _receive_other(self, session: Session, data: bytes, position: int, began: float) -> int:
         """Handle what is not a whole packet that has a handler; where to go on, or -1 for: wait."""
-        if session.storing and not self._is_patient(session, data, position):
+        if session.pending_writes and not self._is_patient(session, data, position):
             self.stalled[session] = [data[position:]]
             return -1
         if data[position]:
@@ -352,7 +352,7 @@ class PacketParser:
 
     def _while_storing(self, session: Session) -> Mapping[int, tuple[Handler, int]]:
         """What may be handled while answers wait for the store: nothing behind one that has no place yet."""
-        return _NOTHING if session.undecided else self._patient
+        return _NOTHING if session.blocks_pipeline else self._patient
 
     def _is_patient(self, session: Session, data: bytes, position: int) -> bool:
         """Whether what comes is a packet that may be handled while answers wait for the store."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from gearflow.broker.job import NO_PROGRESS, Extras, QueuedJob
+from gearflow.broker.job import NO_PROGRESS, JobDetails, QueuedJob
 from gearflow.broker.parser import Body
 from gearflow.broker.session import NEVER_NAMED, Session
 from gearflow.broker.storage import JobRecord, Outcome, StoredJob
@@ -13,11 +13,11 @@ from gearflow.broker.storage import JobRecord, Outcome, StoredJob
 
 def stored_job(job: QueuedJob, clock_offset: float) -> StoredJob:
     """The job as it is to be kept."""
-    extras = job.extras
+    details = job.details
     due, reducer, options, attempt, deaths = 0.0, None, b"", 0, 0
-    if extras is not None:
-        due, reducer, attempt, deaths = extras.due, extras.reducer, extras.attempt, extras.deaths
-        options = _options(extras)
+    if details is not None:
+        due, reducer, attempt, deaths = details.due, details.reducer, details.attempt, details.deaths
+        options = _options(details)
     return StoredJob(
         job.number,
         job.function.name,
@@ -33,22 +33,22 @@ def stored_job(job: QueuedJob, clock_offset: float) -> StoredJob:
     )
 
 
-def extras_of(stored: StoredJob) -> Extras | None:
+def details_of(stored: StoredJob) -> JobDetails | None:
     """What the kept job has beyond what all jobs have."""
     if not (stored.due or stored.options or stored.attempt or stored.deaths or stored.reducer is not None):
         return None
-    extras = Extras()
-    extras.due = stored.due
-    extras.reducer = stored.reducer
-    extras.attempt = stored.attempt
-    extras.deaths = stored.deaths
+    details = JobDetails()
+    details.due = stored.due
+    details.reducer = stored.reducer
+    details.attempt = stored.attempt
+    details.deaths = stored.deaths
     if stored.options:
         options: dict[str, Any] = json.loads(stored.options)
-        extras.expires = options.get("expires", 0.0)
-        extras.keep = options.get("keep")
-        extras.timeout = options.get("timeout")
-        extras.retries = options.get("retries")
-    return extras
+        details.expires = options.get("expires", 0.0)
+        details.keep = options.get("keep")
+        details.timeout = options.get("timeout")
+        details.retries = options.get("retries")
+    return details
 
 
 def without_expiry(stored: StoredJob) -> StoredJob:
@@ -71,7 +71,7 @@ def ended(
     letter: StoredJob | None,
 ) -> JobRecord:
     """What became of a job."""
-    extras = job.extras
+    details = job.details
     return JobRecord(
         job.number,
         job.function.name,
@@ -81,10 +81,10 @@ def ended(
         job.submitted + clock_offset,
         job.started + clock_offset if job.started else 0.0,
         ended_at + clock_offset,
-        (extras.attempt if extras is not None else 0) + (1 if job.started else 0),
-        extras.deaths if extras is not None else 0,
+        (details.attempt if details is not None else 0) + (1 if job.started else 0),
+        details.deaths if details is not None else 0,
         name_of(worker) if worker is not None else b"",
-        _notes(extras) if extras is not None else b"",
+        _notes(details) if details is not None else b"",
         expires,
         letter,
     )
@@ -100,23 +100,23 @@ def failure(kind: str, message: str) -> bytes:
     return json.dumps({"type": kind, "message": message}).encode()
 
 
-def _options(extras: Extras) -> bytes:
+def _options(details: JobDetails) -> bytes:
     options: dict[str, object] = {}
-    if extras.expires:
-        options["expires"] = extras.expires
-    if extras.keep is not None:
-        options["keep"] = extras.keep
-    if extras.timeout is not None:
-        options["timeout"] = extras.timeout
-    if extras.retries is not None:
-        options["retries"] = extras.retries
+    if details.expires:
+        options["expires"] = details.expires
+    if details.keep is not None:
+        options["keep"] = details.keep
+    if details.timeout is not None:
+        options["timeout"] = details.timeout
+    if details.retries is not None:
+        options["retries"] = details.retries
     return json.dumps(options).encode() if options else b""
 
 
-def _notes(extras: Extras) -> bytes:
+def _notes(details: JobDetails) -> bytes:
     notes: dict[str, object] = {}
-    if extras.warnings:
-        notes["warnings"] = [warning.decode(errors="replace") for warning in extras.warnings]
-    if extras.progress is not NO_PROGRESS:
-        notes["progress"] = [number.decode(errors="replace") for number in extras.progress]
+    if details.warnings:
+        notes["warnings"] = [warning.decode(errors="replace") for warning in details.warnings]
+    if details.progress is not NO_PROGRESS:
+        notes["progress"] = [number.decode(errors="replace") for number in details.progress]
     return json.dumps(notes).encode() if notes else b""

@@ -1,8 +1,8 @@
-"""What the broker keeps for one connection: who it is, what it can do, what it waits for, what to send it."""
+"""What the broker keeps for one connection: its identity, its abilities, its requests, its outbox."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import inf
 from typing import TYPE_CHECKING, Final
 
@@ -10,22 +10,23 @@ if TYPE_CHECKING:
     from gearflow.broker.functions import FunctionQueue
     from gearflow.broker.job import QueuedJob
     from gearflow.broker.parser import Body
+    from gearflow.broker.storage import Outcome
 
 LARGE: Final = 65536
-"""Bytes of a body from which on it is received into a buffer of its own, if it does not come at once."""
+"""Bytes from which a body is received into a buffer of its own, if it does not come at once."""
 
 WHOLE: Final = 2 * LARGE
-"""Bytes of a body from which on it is sent by itself; below, a copy costs less than another write."""
+"""Bytes from which a body is sent by itself. Below, a copy costs less than another write."""
 
 NEVER_NAMED: Final = b"-"
-"""What ``workers`` shows for a connection that sent no SET_CLIENT_ID."""
+"""The name that ``workers`` shows for a connection that sent no SET_CLIENT_ID."""
 
 
 class Session:
-    """One connection, seen from the broker. Owns state; identity is what makes two of them different.
+    """One connection, seen from the broker. Owns state; two sessions differ by identity alone.
 
-    The shell writes what is in ``outbox`` to the connection, in order, and empties it; ``has_large`` is set
-    while a body of ``WHOLE`` bytes or more is in it, which is not to be copied.
+    The shell writes the contents of ``outbox`` to the connection, in order, and empties it. ``has_large`` is
+    set while the outbox has a body of ``WHOLE`` bytes or more, which must not be copied.
     """
 
     __slots__ = (
@@ -33,26 +34,28 @@ class Session:
         "address",
         "asleep",
         "attached",
+        "blocks_pipeline",
         "client_id",
         "events",
         "exceptions",
-        "expects",
+        "expects_job",
         "fd",
         "gearflow",
         "has_large",
+        "is_open",
         "no_job_at",
         "outbox",
         "overdue",
+        "pending_writes",
         "running",
-        "storing",
         "texts",
-        "undecided",
-        "watched",
+        "waits",
     )
 
     def __init__(self, fd: int, address: str) -> None:
         self.fd = fd
         self.address = address
+        self.is_open = True
         self.client_id = NEVER_NAMED
         self.exceptions = False  # whether it wants WORK_EXCEPTION rather than WORK_FAIL
         self.gearflow = False  # whether it knows gearflow's extensions
@@ -61,14 +64,39 @@ class Session:
         # As a worker.
         self.abilities: dict[FunctionQueue, float] = {}  # with time limits (0: none), as registered
         self.asleep = False
-        self.no_job_at = -inf  # when it was last told that there is no job
-        self.expects = False  # its GRABs may wait for a job: see ``grabs``
+        self.no_job_at = -inf  # when it was last sent NO_JOB
+        self.expects_job = False  # its GRABs may be held for a moment: see ``dispatch``
         self.events = b""  # the handle of its call of ``gearflow:events``, if it made one
         self.overdue: Mapping[str, int] = {}  # by function: runs that go on after the end of their job
         self.texts: Mapping[str, str] = {}  # by function: its only parameter, which is the whole payload
         self.running: dict[bytes, QueuedJob] = {}  # by handle, in the order they were assigned
         # As a client.
         self.attached: dict[QueuedJob, None] = {}
-        self.storing = 0  # submissions at the store: only background ones may follow meanwhile
-        self.undecided = False  # the last of these has no place among the answers yet: nothing may follow
-        self.watched: dict[QueuedJob, None] = {}  # whose end it waits for in calls of ``gearflow:result``
+        self.pending_writes = 0  # submissions at the store: only background submissions may follow
+        self.blocks_pipeline = False  # the last of these may not be overtaken by anything
+        self.waits: dict[bytes, ResultWaiter] = {}  # its calls of ``gearflow:result``, by their handles
+
+
+class ResultWaiter:
+    """A call of ``gearflow:result`` that waits for the end of a job."""
+
+    __slots__ = ("call", "job", "resume", "session")
+
+    def __init__(
+        self, session: Session, call: bytes, job: QueuedJob, resume: Callable[[Outcome, Body], None]
+    ) -> None:
+        self.session = session
+        self.call = call  # its handle
+        self.job = job
+        self.resume = resume  # called when the job has ended, and that is kept
+        job.ensure_details().waiters[self] = None
+        session.waits[call] = self
+
+    def is_waiting(self) -> bool:
+        """Whether it still waits."""
+        return self.session.waits.get(self.call) is self
+
+    def stop(self) -> None:
+        """Wait no longer."""
+        self.job.ensure_details().waiters.pop(self, None)
+        self.session.waits.pop(self.call, None)

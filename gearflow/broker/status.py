@@ -1,41 +1,109 @@
-"""What a broker holds, as rows for the text protocol: read-only."""
+"""What clients ask about jobs and about their connection, and rows for the text protocol."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Final
 
-from gearflow.broker.broker import Broker
-from gearflow.broker.job import JobState
+from gearflow.broker.core import Core
+from gearflow.broker.functions import Functions
+from gearflow.broker.handles import Handles
+from gearflow.broker.job import NO_PROGRESS, JobState, JobTable, QueuedJob
+from gearflow.broker.outgoing import Outgoing
+from gearflow.broker.parser import Body, integer, name_in
+from gearflow.broker.session import Session
 from gearflow.protocol.admin import FunctionPriorities, FunctionStatus, JobInfo, WorkerInfo
+from gearflow.protocol.constants import HEADER, MAX_CLIENT_ID, RES, PacketType
+
+_OPTIONS: Final = frozenset({b"exceptions", b"gearflow"})
 
 
-def functions(broker: Broker) -> Iterator[FunctionStatus]:
-    """Each function ever named, with its jobs and workers."""
-    for function in broker.functions.values():
+class StatusHandlers:
+    """Handles the packets that ask, or set something for the connection."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._outgoing = core.outgoing
+
+    def get_status(self, session: Session, kind: int, body: Body) -> None:
+        """GET_STATUS, by handle."""
+        handle = name_in(body)
+        job = self._core.find(handle)
+        self._outgoing.respond(session, PacketType.STATUS_RES, handle, *_status(job))
+
+    def get_status_unique(self, session: Session, kind: int, body: Body) -> None:
+        """GET_STATUS_UNIQUE. If several functions have the unique, the newest job counts, as in gearmand."""
+        unique = name_in(body)
+        job = self._core.functions.find_unique(unique)
+        clients = b"%d" % (len(job.clients) if job else 0)
+        self._outgoing.respond(session, PacketType.STATUS_RES_UNIQUE, unique, *_status(job), clients)
+
+    def echo(self, session: Session, kind: int, body: Body) -> None:
+        """ECHO_REQ."""
+        self._outgoing.send_in_two(session, HEADER.pack(RES, PacketType.ECHO_RES, len(body)), body)
+
+    def option(self, session: Session, kind: int, body: Body) -> None:
+        """OPTION_REQ."""
+        set_option(self._outgoing, session, bytes(body))
+
+    def set_client_id(self, session: Session, kind: int, body: Body) -> None:
+        """SET_CLIENT_ID."""
+        session.client_id = name_in(body)[:MAX_CLIENT_ID]
+
+
+def set_option(outgoing: Outgoing, session: Session, option: bytes) -> None:
+    """Set an option of a connection, and answer."""
+    name = option.lower()
+    if name not in _OPTIONS:
+        outgoing.error(session, b"UNKNOWN_OPTION", b"Server does not recognize given option")
+        return
+    if name == b"exceptions":
+        session.exceptions = True
+    else:
+        session.gearflow = True
+    outgoing.respond(session, PacketType.OPTION_RES, option)
+
+
+def _status(job: QueuedJob | None) -> tuple[bytes, bytes, bytes, bytes]:
+    if job is None:
+        return b"0", b"0", b"0", b"0"
+    running = b"1" if job.state is JobState.RUNNING else b"0"
+    progress = job.details.progress if job.details is not None else NO_PROGRESS
+    numerator, denominator = (b"%d" % (integer(number) & 0xFFFF_FFFF) for number in progress)
+    return b"1", running, numerator, denominator
+
+
+# ------------------------------------------------------------------------------- rows for the text protocol
+
+
+def functions(known: Functions) -> Iterator[FunctionStatus]:
+    """Each function, with its jobs and workers."""
+    for function in known.by_name.values():
         yield FunctionStatus(function.name, function.total, function.running, function.workers)
 
 
-def priorities(broker: Broker) -> Iterator[FunctionPriorities]:
-    """Each function ever named, with its waiting jobs by priority; delayed jobs count as normal ones."""
-    for function in broker.functions.values():
+def priorities(known: Functions) -> Iterator[FunctionPriorities]:
+    """Each function, with its waiting jobs by priority; delayed jobs count as normal ones."""
+    for function in known.by_name.values():
         high, normal, low = (sum(job.state is JobState.WAITING for job in lane) for lane in function.lanes)
         yield FunctionPriorities(function.name, high, normal + function.delayed, low, function.workers)
 
 
-def connections(broker: Broker) -> Iterator[WorkerInfo]:
-    """Each connection, with the functions it offers."""
-    for session in broker.sessions:
+def connections(sessions: Iterable[Session]) -> Iterator[WorkerInfo]:
+    """Each connection, with the functions that it offers."""
+    for session in sessions:
         names = tuple(function.name for function in reversed(session.abilities))  # newest first, as gearmand
         yield WorkerInfo(session.fd, session.address, session.client_id, names)
 
 
-def jobs(broker: Broker) -> Iterator[JobInfo]:
-    """Each job that is not over. A job that nobody wants any more is ignored: it ends with its run."""
-    for job in broker.jobs.values():
-        yield JobInfo(broker.handle(job), retries=0, ignored=not job.wanted, background=job.background)
+def jobs(table: JobTable, handles: Handles) -> Iterator[JobInfo]:
+    """Each job that is not over. A job that nobody wants is ignored: it ends with its run."""
+    for job in table.by_number.values():
+        handle = handles.handle(job.number)
+        yield JobInfo(handle, retries=0, ignored=not job.wanted, background=job.background)
 
 
-def uniques(broker: Broker) -> Iterator[bytes]:
+def uniques(table: JobTable) -> Iterator[bytes]:
     """The unique of each job that is not over; b"" for those without."""
-    for job in broker.jobs.values():
+    for job in table.by_number.values():
         yield job.unique

@@ -1,7 +1,4 @@
-"""Running jobs that their workers asked to have taken away after a time (CAN_DO_TIMEOUT).
-
-What is to be done at Unix times: jobs fall due, jobs expire, waits end.
-"""
+"""Time, as the shell tells it to the broker, and what is to happen at a certain time."""
 
 from __future__ import annotations
 
@@ -12,61 +9,74 @@ from typing import Final
 from gearflow.broker.job import QueuedJob
 from gearflow.broker.session import Session
 
-Do = Callable[[], None]
-Holds = Callable[[], bool]
+Action = Callable[[], None]
+IsValid = Callable[[], bool]
 
 _FEW_TIMERS: Final = 1024
-"""Entries before which it is not worth to look for those that are moot."""
+"""The queue is not swept for invalid entries while it has fewer entries than this."""
+
+_FEW_TIMEOUTS: Final = 64
+"""Entries of ended jobs that may stay in the heap before a sweep."""
+
+
+class Clock:
+    """The time of the present call of the broker. The shell sets it; everything else only reads it."""
+
+    __slots__ = ("now", "offset")
+
+    def __init__(self) -> None:
+        self.now = 0.0  # seconds of a monotonic clock
+        self.offset = 0.0  # Unix time minus that clock
+
+    def unix(self) -> float:
+        """The time as Unix time."""
+        return self.now + self.offset
 
 
 class TimerQueue:
-    """A heap of entries, each of which says whether it still holds.
+    """A heap of actions at Unix times. Each entry has a test that says whether it is still valid.
 
-    Most jobs start long before they would expire, and nobody searches for their entries then. But an entry
-    keeps all that it is about in memory. So whenever there are twice as many as held the last time, those
-    that do not hold are dropped.
+    Most jobs start long before they would expire, and nothing removes their entries then. But an entry keeps
+    everything that it refers to in memory. So the queue drops its invalid entries whenever it has twice as
+    many entries as were valid at the last sweep.
     """
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Do, Holds]] = []
+        self._heap: list[tuple[float, int, Action, IsValid]] = []
         self._count = 0
-        self._many = _FEW_TIMERS
+        self._sweep_at = _FEW_TIMERS
 
     def __len__(self) -> int:
         return len(self._heap)
 
-    def add(self, time: float, do: Do, holds: Holds) -> None:
-        """Have something done at a Unix time, if it holds then."""
-        if len(self._heap) >= self._many:
+    def add(self, time: float, action: Action, is_valid: IsValid) -> None:
+        """Have an action carried out at a Unix time if it is valid then."""
+        if len(self._heap) >= self._sweep_at:
             self._heap = [entry for entry in self._heap if entry[3]()]
             heapify(self._heap)
-            self._many = max(_FEW_TIMERS, 2 * len(self._heap))
+            self._sweep_at = max(_FEW_TIMERS, 2 * len(self._heap))
         self._count += 1
-        heappush(self._heap, (time, self._count, do, holds))
+        heappush(self._heap, (time, self._count, action, is_valid))
 
-    def due(self, now: float) -> Iterator[Do]:
-        """What is to be done now; each is looked at when those before it are done."""
+    def due(self, now: float) -> Iterator[Action]:
+        """The actions that are due; each is tested after those before it were carried out."""
         heap = self._heap
         while heap and heap[0][0] <= now:
-            _, _, do, holds = heappop(heap)
-            if holds():
-                yield do
+            _, _, action, is_valid = heappop(heap)
+            if is_valid():
+                yield action
             heap = self._heap
 
     def next_due(self) -> float | None:
-        """When the next entry's time comes, as a Unix time."""
+        """The Unix time of the next entry."""
         return self._heap[0][0] if self._heap else None
 
 
-_FEW_TIMEOUTS: Final = 64
-"""Entries of ended jobs that may stay in the heap before they are worth a sweep."""
-
-
 class JobTimeouts:
-    """A heap of deadlines. A job's own ``deadline`` says which entry is its: entries of others are stale.
+    """When the server takes running jobs from workers that set a time limit (CAN_DO_TIMEOUT).
 
-    Most jobs end in time, so their entries are not searched for: a sweep keeps the stale ones fewer than
-    the others.
+    A heap of deadlines. A job's own ``deadline`` says which entry is valid. Most jobs end in time, so their
+    entries are not searched for: a sweep keeps the stale entries fewer than the others.
     """
 
     def __init__(self) -> None:
@@ -75,30 +85,33 @@ class JobTimeouts:
         self._count = 0
 
     def arm(self, job: QueuedJob, worker: Session, deadline: float) -> None:
-        """The job, just given to the worker, has until then."""
-        job.more().deadline = deadline
+        """The job was just assigned to the worker, and has until then."""
+        job.ensure_details().deadline = deadline
         self._armed += 1
         self._count += 1
         heappush(self._heap, (deadline, self._count, job, worker))
 
     def disarm(self, job: QueuedJob) -> None:
-        """The job, which has a deadline, has left its worker."""
-        job.more().deadline = 0.0
+        """The job has left its worker. It need not have a deadline."""
+        details = job.details
+        if details is None or not details.deadline:
+            return
+        details.deadline = 0.0
         self._armed -= 1
         if len(self._heap) > 2 * self._armed + _FEW_TIMEOUTS:
             self._heap = [entry for entry in self._heap if entry[2].deadline == entry[0]]
             heapify(self._heap)
 
     def expired(self, now: float) -> Iterator[tuple[QueuedJob, Session]]:
-        """The jobs whose time is over, disarmed, with the workers that have them."""
+        """The jobs whose time is over, disarmed, with their workers."""
         while (due := self.next_due()) is not None and due <= now:
             _, _, job, worker = heappop(self._heap)
-            job.more().deadline = 0.0
+            job.ensure_details().deadline = 0.0
             self._armed -= 1
             yield job, worker
 
     def next_due(self) -> float | None:
-        """When the next job's time is over."""
+        """The earliest deadline."""
         heap = self._heap
         while heap and heap[0][2].deadline != heap[0][0]:
             heappop(heap)

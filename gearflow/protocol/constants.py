@@ -33,6 +33,9 @@ MAX_CLIENT_ID: Final = 127
 MAX_TOKEN: Final = 1024
 """Bytes in a token, the secret that gearflow's own server may want to be told first."""
 
+RESERVED_PREFIX: Final = b"gearflow:"
+"""The names of the functions that gearflow's own server answers itself begin with it."""
+
 AUTH: Final = b"gearflow:auth"
 """The reserved function that is called with the token. As the answer to OPTION_REQ ``gearflow`` it says that
 the server wants it first."""

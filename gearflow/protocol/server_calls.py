@@ -35,7 +35,6 @@ from gearflow.protocol.server_events import EVENTS as EVENTS
 from gearflow.protocol.server_events import cancel_event as cancel_event
 from gearflow.protocol.server_events import cancelled_handle as cancelled_handle
 
-PREFIX: Final = b"gearflow:"
 SUBMIT: Final = b"gearflow:submit"
 RESULT: Final = b"gearflow:result"
 INFO: Final = b"gearflow:info"

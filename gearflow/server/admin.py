@@ -55,7 +55,7 @@ def _obey(broker: Broker, order: Order) -> bytes:
     """Carry out a command that changes something."""
     match order:
         case admin.MaxQueue(function, high, normal, low):
-            broker.limit(function, high, normal, low)
+            broker.functions.limit(function, high, normal, low)
             return admin.OK
         case admin.CancelJob(handle):
             return admin.OK if broker.cancel(handle) else admin.UNKNOWN_JOB
@@ -63,7 +63,7 @@ def _obey(broker: Broker, order: Order) -> bytes:
             broker.create(function)
             return admin.OK
         case admin.DropFunction(function):
-            if function not in broker.functions:
+            if function not in broker.functions.by_name:
                 return admin.UNKNOWN_FUNCTION
             return admin.OK if broker.drop(function) else admin.FUNCTION_IN_USE
 
@@ -72,15 +72,15 @@ def _tell(broker: Broker, question: Question) -> bytes:
     """Answer a command that only reads."""
     match question:
         case admin.Status():
-            return admin.render_status(status.functions(broker))
+            return admin.render_status(status.functions(broker.functions))
         case admin.PriorityStatus():
-            return admin.render_priority_status(status.priorities(broker))
+            return admin.render_priority_status(status.priorities(broker.functions))
         case admin.Workers():
-            return admin.render_workers(status.connections(broker))
+            return admin.render_workers(status.connections(broker.sessions))
         case admin.ShowJobs():
-            return admin.render_jobs(status.jobs(broker))
+            return admin.render_jobs(status.jobs(broker.jobs, broker.core.handles))
         case admin.ShowUniqueJobs():
-            return admin.render_uniques(status.uniques(broker))
+            return admin.render_uniques(status.uniques(broker.jobs))
         case admin.Version():
             return admin.render_version(server_version())
         case admin.GetPid():

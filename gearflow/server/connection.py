@@ -69,8 +69,8 @@ class ServerConnection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         self._session = self._engine.accept(self, transport)
         self._outbox = self._session.outbox
-        self._partials = self._engine.broker.partials
-        self._stalled = self._engine.broker.stalled
+        self._partials = self._engine.broker.parser.partials
+        self._stalled = self._engine.broker.parser.stalled
         most = self._engine.settings.max_pending_bytes
         self._transport.set_write_buffer_limits(high=most, low=most * 3 // 4)
 
@@ -205,7 +205,9 @@ class ServerConnection(asyncio.Protocol):
     def _wait_for_slow_readers(self) -> None:
         """Be held by those congested peers that were just fed."""
         engine = self._engine
-        for fed in [engine.peers[session] for session in engine.broker.dirty if session in engine.peers]:
+        for fed in [
+            engine.peers[session] for session in engine.broker.outgoing.dirty if session in engine.peers
+        ]:
             if fed._congested:
                 fed._hold(self)
 

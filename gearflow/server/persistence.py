@@ -36,8 +36,7 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Final
 
-from gearflow.broker import Broker
-from gearflow.broker.journal import Entry
+from gearflow.broker.journal import Entry, Journal
 from gearflow.broker.storage import Forgotten, Store, StoredJob
 from gearflow.errors import StoreError
 from gearflow.server.settings import FILE_NAME, MEMORY_KEEP_BYTES, ServerSettings
@@ -128,10 +127,10 @@ def open_store(settings: ServerSettings) -> Store:
 
 
 class GroupCommitter:
-    """Keeps what one broker wants kept. ``wake`` has ``commit`` called again soon."""
+    """Keeps what is in one broker's journal. ``wake`` has ``commit`` called again soon."""
 
-    def __init__(self, broker: Broker, store: Store, sync: Sync, wake: Callable[[], None]) -> None:
-        self._broker = broker
+    def __init__(self, journal: Journal, store: Store, sync: Sync, wake: Callable[[], None]) -> None:
+        self._journal = journal
         self._store = store
         self._sync = sync
         self._wake = wake
@@ -151,11 +150,10 @@ class GroupCommitter:
 
     def commit(self) -> None:
         """Write what has gathered, and tell the broker."""
-        broker = self._broker
-        if not broker.journal or self._group or self._may_linger():
+        journal = self._journal
+        if not journal.entries or self._group or self._may_linger():
             return
-        broker.pressing = False
-        entries, broker.journal = broker.journal, []
+        entries = journal.drain()
         if self._broken is not None:
             entries = _without_jobs(entries, self._broken)
         changes = [change for change, _ in entries if change is not None]
@@ -165,7 +163,7 @@ class GroupCommitter:
         try:
             self._store.write(changes)
         except StoreError as error:
-            broker.unkept = entries
+            journal.failed_group = entries
             entries = self._write_singly(entries, error)
         else:
             if self._fault is not None and self._broken is None:
@@ -191,8 +189,7 @@ class GroupCommitter:
 
     def _may_linger(self) -> bool:
         """Whether more may gather, as nobody waits for what is there; a timer ends that."""
-        broker = self._broker
-        if broker.pressing or len(broker.journal) >= _MANY:
+        if self._journal.flush_now or len(self._journal.entries) >= _MANY:
             if self._linger is not None:
                 self._linger.cancel()
                 self._linger = None
@@ -203,7 +200,7 @@ class GroupCommitter:
 
     def _hurry(self) -> None:
         self._linger = None
-        self._broker.pressing = True
+        self._journal.flush_now = True
         self._wake()
 
     async def close(self) -> None:
@@ -216,8 +213,8 @@ class GroupCommitter:
         self._try_again()
         self._group = []
         self._sync = "off"
-        while self._broker.journal:
-            self._broker.pressing = True
+        while self._journal.entries:
+            self._journal.flush_now = True
             self.commit()
         if self._sync_timer is not None:
             self._sync_timer.cancel()
@@ -232,13 +229,13 @@ class GroupCommitter:
                     done(error)
                 except Exception:  # a bug; the others of the group must hear all the same
                     logger.exception("an entry of the journal could not be dealt with")
-        self._broker.unkept = ()
+        self._journal.failed_group = ()
         self._after()
 
     def _after(self) -> None:
-        if self._broker.behind and self._again is None:
+        if self._journal.has_failed and self._again is None:
             self._again = self._loop.call_later(_AGAIN, self._try_again)
-        if self._broker.journal:
+        if self._journal.entries:
             self._wake()
 
     def _write_singly(self, entries: list[Entry], error: StoreError) -> list[Entry]:
@@ -286,7 +283,7 @@ class GroupCommitter:
     def _try_again(self) -> None:
         """Write what could not be written before, as far as that goes."""
         self._again = None
-        entries = self._broker.take_overdue()
+        entries = self._journal.drain_failed()
         left: list[Entry] = []
         for start in range(0, len(entries), _MANY):
             written, not_yet = self._write_again(entries[start : start + _MANY])
@@ -295,7 +292,7 @@ class GroupCommitter:
             if not written:  # there is no room at all
                 left += entries[start + _MANY :]
                 break
-        self._broker.put_back(left)
+        self._journal.put_back(left)
         self._after()
 
     def _write_again(self, entries: list[Entry]) -> tuple[list[Entry], list[Entry]]:

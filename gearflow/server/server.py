@@ -72,7 +72,7 @@ class Engine:
         except BaseException:
             store.close()
             raise
-        self._keeper = GroupCommitter(self.broker, store, settings.sync, self._schedule)
+        self._committer = GroupCommitter(self.broker.journal, store, settings.sync, self._schedule)
         self._stopping = False
         self.port = 0
         self.congested = 0  # peers for which as much waits as may
@@ -94,8 +94,10 @@ class Engine:
             self.settings.limits,
             store,
             token.get_secret_value().encode() if token is not None else None,
+            admin.server_version(),
         )
-        self.broker.version = admin.server_version()
+        self._held_grabs = self.broker.outgoing.held_grabs.by_session
+        self._partials = self.broker.parser.partials
         self._set_clock()
         collecting = gc.isenabled()
         gc.disable()  # nothing of it is garbage
@@ -108,14 +110,14 @@ class Engine:
     async def start(self) -> None:
         """Listen. Raises OSError where that is not possible (the port is taken, the address is not ours)."""
         settings = self.settings
-        self._keeper.commit()
-        await self._keeper.settle()
+        self._committer.commit()
+        await self._committer.settle()
         try:
             self._listener = await self._loop.create_server(
                 self._new_protocol, settings.host, settings.port, backlog=settings.backlog
             )
         except OSError:
-            await self._keeper.close()
+            await self._committer.close()
             raise
         self.port = self._listener.sockets[0].getsockname()[1]
         self._set_clock()
@@ -139,7 +141,7 @@ class Engine:
         except TimeoutError:
             for peer in list(self.peers.values()):
                 peer.abort()
-        await self._keeper.close()
+        await self._committer.close()
         logger.info("stopped", extra={"host": self.settings.host, "port": self.port})
 
     def reload_tls(self) -> None:
@@ -176,8 +178,8 @@ class Engine:
             fields = {"peer": name, "limit": self._most_connections}
             logger.warning("refused a connection: there are as many as may be", extra=fields)
             transport.close()
-        elif session in self.broker.strangers:
-            self.call_later(_INTRODUCTION, partial(self._close_stranger, session))
+        elif session in self.broker.auth.unauthenticated:
+            self.call_later(_INTRODUCTION, partial(self._close_unauthenticated, session))
         return session
 
     def forget(self, session: Session) -> None:
@@ -196,8 +198,8 @@ class Engine:
         """Have something called on the event loop after a time."""
         return self._loop.call_later(seconds, call)
 
-    def _close_stranger(self, session: Session) -> None:
-        if session in self.broker.strangers:
+    def _close_unauthenticated(self, session: Session) -> None:
+        if session in self.broker.auth.unauthenticated:
             self.peers[session].refuse(
                 f"nothing was said for {_INTRODUCTION:g} s",
                 "refused a connection that does not know the token",
@@ -212,9 +214,10 @@ class Engine:
     def schedule_flush(self) -> None:
         """Have the outboxes written once for all that this turn of the event loop brings."""
         broker = self.broker
-        if (broker.dirty or broker.journal or broker.unanswered) and not self.flushing:
+        outgoing = broker.outgoing
+        if (outgoing.dirty or broker.journal.entries or self._held_grabs) and not self.flushing:
             self._schedule()
-        if broker.partials or broker.notices:
+        if self._partials or outgoing.notices:
             self._look_after()
 
     def _schedule(self) -> None:
@@ -224,20 +227,21 @@ class Engine:
 
     def _look_after(self) -> None:
         """What is rare: log what the broker noticed, and see to packets that have not come whole."""
-        if self.broker.notices:
+        if self.broker.outgoing.notices:
             self._log_notices()
-        if self.broker.partials and self._sweep is None:
+        if self._partials and self._sweep is None:
             self._sweep = self._loop.call_later(_SWEEP, self._close_overdue)
 
     def flush(self) -> None:
         """Have kept what is to be kept, then write all outboxes."""
         self.flushing = False
-        if self.broker.journal:
-            self._keeper.commit()
-        if self.broker.resumable:
+        broker = self.broker
+        if broker.journal.entries:
+            self._committer.commit()
+        if broker.submissions.ready_to_resume:
             self._resume()
         self._write()
-        if self.broker.partials or self.broker.notices:
+        if self._partials or broker.outgoing.notices:
             self._look_after()
         due = self.broker.next_due()
         if due is not None and (self._timer is None or due < self._timer_due):
@@ -245,7 +249,8 @@ class Engine:
 
     def _write(self) -> None:
         """Write the outboxes that have something in them."""
-        dirty, self.broker.dirty = self.broker.dirty, []
+        outgoing = self.broker.outgoing
+        dirty, outgoing.dirty = outgoing.dirty, []
         for session in dirty:
             peer = self.peers.get(session)
             if peer is not None:
@@ -253,27 +258,28 @@ class Engine:
 
     def _resume(self) -> None:
         """Go on with what sessions sent while their submissions were at the store."""
-        resumable, self.broker.resumable = self.broker.resumable, {}
-        for session in resumable:
+        submissions = self.broker.submissions
+        ready, submissions.ready_to_resume = submissions.ready_to_resume, {}
+        for session in ready:
             if session in self.peers:
                 if self.congested:
                     self._write()  # so that who is dirty afterwards was fed by this peer
                 self.peers[session].resume()
 
     def _log_notices(self) -> None:
-        for notice in self.broker.notices:
+        for notice in self.broker.outgoing.notices:
             fields = {"subject": notice.subject.decode(errors="replace")}
             if notice.session is not None:
                 fields["peer"] = notice.session.address
             logger.warning(notice.text, extra=fields)
-        self.broker.notices.clear()
+        self.broker.outgoing.notices.clear()
 
     def _close_overdue(self) -> None:
         """Look after packets that do not come whole; goes on as long as there are any."""
         self._sweep = None
-        for session in self.broker.overdue(self.time()):
+        for session in self.broker.parser.overdue(self.time()):
             self.peers[session].refuse("a packet did not come whole in time")
-        if self.broker.partials:
+        if self._partials:
             self._sweep = self._loop.call_later(_SWEEP, self._close_overdue)
 
     def _set_timer(self, due: float) -> None:
@@ -292,7 +298,7 @@ class Engine:
             self._set_timer(due)
 
     def _set_clock(self) -> None:
-        self.broker.clock_offset = time.time() - self.time()
+        self.broker.clock.offset = time.time() - self.time()
 
 
 class JobServer:

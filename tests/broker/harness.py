@@ -118,24 +118,25 @@ class Durable(World):
 
     def commit(self) -> None:
         """Write what has gathered, and go on with who waited for it."""
-        while self.broker.journal or self.broker.resumable:
-            entries, self.broker.journal = self.broker.journal, []
+        journal, submissions = self.broker.journal, self.broker.submissions
+        while journal.entries or submissions.ready_to_resume:
+            entries = journal.drain()
             changes = [change for change, _ in entries if change is not None]
             try:
                 self.disk.write(changes)
             except StoreError as error:
-                self.broker.unkept = entries
+                journal.failed_group = entries
                 self._tell(entries, str(error))
-                self.broker.unkept = ()
+                journal.failed_group = ()
             else:
                 self._tell(entries, None)
-            resumable, self.broker.resumable = self.broker.resumable, {}
-            for session in resumable:
+            ready, submissions.ready_to_resume = submissions.ready_to_resume, {}
+            for session in ready:
                 self.broker.resume(session, self.now)
 
     def catch_up(self) -> None:
         """Write what could not be written before."""
-        entries = self.broker.take_overdue()
+        entries = self.broker.journal.drain_failed()
         self.disk.write([change for change, _ in entries if change is not None])
         self._tell(entries, None)
 

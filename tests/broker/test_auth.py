@@ -65,8 +65,8 @@ def test_where_the_bytes_are_cut_does_not_matter(client: Peer) -> None:
 )
 def test_anything_else_is_refused_and_not_done(world: World, client: Peer, sent: Packet | bytes) -> None:
     assert refusal(client, sent, said(TOKEN)) == [p.Error(b"UNAUTHORIZED", FIRST)]
-    assert not world.broker.functions
-    assert not world.broker.jobs
+    assert not world.broker.functions.by_name
+    assert not world.broker.jobs.by_number
 
 
 @pytest.mark.parametrize("token", [b"", b"sesam", b"sesame2", b"SESAME", TOKEN + b"\0", b"x" * 1024])
@@ -105,7 +105,7 @@ def test_one_who_has_said_it_lets_in_nobody_else(world: World, client: Peer) -> 
 def test_a_stranger_who_leaves_is_forgotten(world: World, client: Peer) -> None:
     client(encode(said(TOKEN))[:20])
     client.leave()
-    assert not world.broker.strangers
+    assert not world.broker.auth.unauthenticated
 
 
 def test_without_a_token_whatever_is_said_is_welcome() -> None:

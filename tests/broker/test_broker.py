@@ -1,6 +1,6 @@
 import pytest
 
-from gearflow.broker.dispatch import PATIENCE
+from gearflow.broker.dispatch import WAKE_TIMEOUT
 from gearflow.errors import RemoteProtocolError
 from gearflow.protocol import packets as p
 from gearflow.protocol import server_calls
@@ -26,7 +26,7 @@ def test_a_job_goes_to_a_worker_and_its_result_to_the_client(world: World, clien
         p.WorkComplete(handle, b"r\0r"),
     ]
     assert worker(p.GrabJob()) == [p.NoJob()]
-    assert not world.broker.jobs
+    assert not world.broker.jobs.by_number
 
 
 def test_the_grabs_differ_in_what_they_tell(world: World, client: Peer) -> None:
@@ -143,7 +143,7 @@ def test_a_worker_that_does_not_grab_is_replaced_by_one_then_two_then_all(world:
     woken: list[int] = []
     for _ in range(4):
         woken.append(sum(peer.read() == [NOOP] for peer in sleepers))
-        world.pass_time(PATIENCE)
+        world.pass_time(WAKE_TIMEOUT)
     assert woken == [1, 1, 2, 5]
 
 
@@ -223,7 +223,7 @@ def test_the_last_word_on_a_limit_counts(world: World, client: Peer) -> None:
     client.submit()
     worker.grab()
     assert world.broker.next_due() is None
-    assert world.broker.functions[b"work"].workers == 1
+    assert world.broker.functions.by_name[b"work"].workers == 1
 
 
 def test_status_tells_of_queue_progress_and_end(world: World, client: Peer) -> None:
@@ -252,12 +252,12 @@ def test_perls_workers_leave_out_what_is_empty(world: World, client: Peer) -> No
 
 def test_a_full_queue_refuses_by_the_limit_of_the_submissions_priority(world: World, client: Peer) -> None:
     client.submit_background(unique=b"u")
-    world.broker.limit(b"work", None, 1, None)
+    world.broker.functions.limit(b"work", None, 1, None)
     full = p.Error(b"QUEUE_ERROR", b"Job queue is full")
     assert client(p.SubmitJob(b"work", b"", b"x")) == [full]
     assert client.submit_background(unique=b"u") == b"H:test:1"
     assert client(p.SubmitJobHigh(b"work", b"", b"x")) == [p.JobCreated(b"H:test:2")]
-    world.broker.limit(b"work", None, None, None)
+    world.broker.functions.limit(b"work", None, None, None)
     assert client.submit()
 
 
@@ -281,7 +281,7 @@ def test_a_cancelled_running_job_does_not_come_back_when_its_worker_dies(world: 
     world.broker.cancel(handle)
     worker.leave()
     assert world.worker().grab() is None
-    assert not world.broker.jobs
+    assert not world.broker.jobs.by_number
 
 
 def test_reserved_functions_are_the_servers_own(world: World, client: Peer) -> None:
@@ -291,7 +291,7 @@ def test_reserved_functions_are_the_servers_own(world: World, client: Peer) -> N
     assert isinstance(refused, p.Error)
     world.broker.create(server_calls.EVENTS)
     client.submit(server_calls.EVENTS)
-    assert not world.broker.functions
+    assert not world.broker.functions.by_name
 
 
 def test_a_reserved_function_that_is_none_fails_with_a_reason(world: World, client: Peer) -> None:
@@ -364,7 +364,7 @@ def test_a_large_body_is_received_in_place_and_handed_on_as_it_is(world: World, 
     position = 10_000
     world.broker.receive(client.session, packet[:position], world.now)
     while position < len(packet):
-        partial = world.broker.partials.get(client.session)
+        partial = world.broker.parser.partials.get(client.session)
         assert partial is not None
         room = partial.room()
         count = min(len(room), 100_000)
@@ -387,7 +387,7 @@ def test_a_large_workload_keeps_little_in_memory_beside_itself(others: int) -> N
     small = encode(p.SubmitJobBg(b"other", b"", b"x" * 30))
     data = small * others + encode(p.SubmitJob(b"work", b"", workload))
     world.broker.receive(client.session, data, world.now)
-    kept = next(job.workload for job in world.broker.jobs.values() if job.function.name == b"work")
+    kept = next(job.workload for job in world.broker.jobs.by_number.values() if job.function.name == b"work")
     whole = kept.obj if isinstance(kept, memoryview) else kept
     assert isinstance(whole, bytes)
     assert len(whole) < 2 * len(workload)

@@ -6,7 +6,7 @@ The fourth, on the persistent queue, waits for one; so does half of the seventh,
 import pytest
 
 from gearflow.broker import Broker, SizeLimits
-from gearflow.broker.broker import MANY_FUNCTIONS
+from gearflow.broker.functions import IDLE
 from gearflow.errors import RemoteProtocolError
 from gearflow.protocol import packets as p
 from gearflow.protocol import server_calls
@@ -59,7 +59,7 @@ def test_a_background_submission_makes_a_foreground_job_outlive_its_client(
 def test_a_unique_whose_job_was_abandoned_is_a_new_job(world: World, client: Peer) -> None:
     abandoned = client.submit(unique=b"u")
     client.leave()
-    assert world.broker.find(abandoned) is None
+    assert world.broker.core.find(abandoned) is None
     handle = world.peer().submit(unique=b"u")
     assert handle != abandoned
     assert world.worker().grab() == handle
@@ -108,7 +108,7 @@ def test_limits_of_jobs_that_ended_do_not_pile_up(world: World, client: Peer) ->
         handle = client.submit_background()
         worker.grab()
         worker(p.WorkComplete(handle, b""))
-    assert len(world.broker._deadlines._heap) < 100  # pyright: ignore[reportPrivateUsage]  (no public face)
+    assert len(world.broker.core.timeouts._heap) < 100  # pyright: ignore[reportPrivateUsage]  (no public face)
 
 
 def test_a_function_is_dropped_only_without_workers_and_jobs(world: World, client: Peer) -> None:
@@ -188,8 +188,8 @@ def test_there_is_a_limit_to_what_a_peer_sends_stores_and_leaves_unfinished(worl
     (refused,) = client(p.SubmitJobBg(b"work", b"", bytes(90)))
     assert isinstance(refused, p.Error)
     client(b"stat")
-    assert world.broker.overdue(world.now + 9) == []
-    assert world.broker.overdue(world.now + 11) == [client.session]
+    assert world.broker.parser.overdue(world.now + 9) == []
+    assert world.broker.parser.overdue(world.now + 11) == [client.session]
 
 
 # ------------------------------------------------------------------------ 8: withdrawing, and offering twice
@@ -209,9 +209,9 @@ def test_withdrawing_a_function_does_not_take_the_running_job_away(
 
 def test_a_worker_that_offers_a_function_twice_is_one_worker(world: World) -> None:
     worker = world.worker(b"work", b"work")
-    assert world.broker.functions[b"work"].workers == 1
+    assert world.broker.functions.by_name[b"work"].workers == 1
     worker(p.CantDo(b"work"))
-    assert world.broker.functions[b"work"].workers == 0
+    assert world.broker.functions.by_name[b"work"].workers == 0
 
 
 # ---------------------------------------------------------------------- 9: no herd, priority over all, turns
@@ -251,7 +251,7 @@ def test_abandoned_jobs_keep_no_memory(world: World) -> None:
         client = world.peer()
         client.submit(workload=b"x" * 1000)
         client.leave()
-    function = world.broker.functions[b"work"]
+    function = world.broker.functions.by_name[b"work"]
     assert function.total == 0
     assert sum(map(len, function.lanes)) < 100
 
@@ -259,7 +259,7 @@ def test_abandoned_jobs_keep_no_memory(world: World) -> None:
 def test_an_abandoned_job_does_not_fill_the_queue_for_others(world: World, client: Peer) -> None:
     leaving = world.peer()
     leaving.submit()
-    world.broker.limit(b"work", 1, 1, 1)
+    world.broker.functions.limit(b"work", 1, 1, 1)
     assert isinstance(client(p.SubmitJob(b"work", b"", b"x"))[0], p.Error)
     leaving.leave()
     assert client.submit()
@@ -269,11 +269,11 @@ def test_names_that_nobody_uses_are_forgotten_when_there_are_many(world: World, 
     waiting = client.submit_background(b"waiting")
     worker = world.worker(b"offered")
     world.broker.create(b"limited")
-    world.broker.limit(b"limited", 5, 5, 5)
-    for number in range(MANY_FUNCTIONS):
+    world.broker.functions.limit(b"limited", 5, 5, 5)
+    for number in range(IDLE):
         world.broker.create(b"%d" % number)
-    assert len(world.broker.functions) < MANY_FUNCTIONS
-    assert {b"waiting", b"offered", b"limited"} <= world.broker.functions.keys()
+    assert len(world.broker.functions.by_name) < IDLE
+    assert {b"waiting", b"offered", b"limited"} <= world.broker.functions.by_name.keys()
     assert world.worker(b"waiting").grab() == waiting
     offered = client.submit_background(b"offered")
     assert worker.grab() == offered
@@ -293,7 +293,7 @@ def test_a_thousand_connections_find_room_in_the_backlog() -> None:
 def test_a_created_function_has_its_whole_name_however_the_line_ends(world: World, end: bytes) -> None:
     world.broker = Broker(PREFIX, lambda line: answer(world.broker, line))
     assert world.peer()(b"create function resize" + end) == [b"OK"]
-    assert list(world.broker.functions) == [b"resize"]
+    assert list(world.broker.functions.by_name) == [b"resize"]
 
 
 def test_dropping_a_function_drops_that_one_and_none_that_differs_in_case(world: World) -> None:
@@ -301,7 +301,7 @@ def test_dropping_a_function_drops_that_one_and_none_that_differs_in_case(world:
     operator = world.peer()
     operator(b"create function Work\ncreate function work\n")
     assert operator(b"drop function work\n") == [b"OK"]
-    assert list(world.broker.functions) == [b"Work"]
+    assert list(world.broker.functions.by_name) == [b"Work"]
 
 
 def test_a_client_id_with_a_line_end_stays_in_its_row(world: World) -> None:
@@ -335,4 +335,4 @@ def test_a_worker_that_listens_hears_that_its_running_job_was_cancelled(world: W
     assert server_calls.cancelled_handle(told.data) == handle
     assert other.read() == []
     assert worker(p.WorkFail(handle)) == []
-    assert not world.broker.jobs
+    assert not world.broker.jobs.by_number

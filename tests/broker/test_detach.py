@@ -64,7 +64,7 @@ def call(peer: Peer, function: bytes, request: server_calls.Message) -> Any:
 def test_a_waiting_job_is_forgotten(world: World, client: Peer, leave: Leaving) -> None:
     handle = client.submit(unique=b"u")
     leave(client, handle)
-    assert not world.broker.jobs
+    assert not world.broker.jobs.by_number
     assert world.worker().grab() is None
     assert world.peer().submit(unique=b"u") != handle
 
@@ -75,9 +75,9 @@ def test_the_worker_of_a_running_job_is_told_once(world: World, client: Peer, le
     assert worker.grab() == handle
     leave(client, handle)
     assert told(worker, events) == [handle]
-    assert world.broker.functions[b"work"].running == 1  # until its worker has ended it
+    assert world.broker.functions.by_name[b"work"].running == 1  # until its worker has ended it
     assert worker(p.WorkFail(handle)) == []  # and not JOB_NOT_FOUND
-    assert not world.broker.jobs
+    assert not world.broker.jobs.by_number
 
 
 @pytest.mark.parametrize("reply", [p.WorkComplete, p.WorkException, p.WorkData, p.WorkWarning])
@@ -151,7 +151,7 @@ def test_a_job_whose_worker_dies_then_is_not_run_again(world: World, client: Pee
     worker.grab()
     leave(client, handle)
     worker.leave()
-    assert not world.broker.jobs
+    assert not world.broker.jobs.by_number
 
 
 def test_a_job_between_two_runs_is_forgotten(world: World, client: Peer, leave: Leaving) -> None:
@@ -160,7 +160,7 @@ def test_a_job_between_two_runs_is_forgotten(world: World, client: Peer, leave: 
     worker.grab()
     assert call(worker, server_calls.RETRY, server_calls.RetryRequest(handle=handle.decode(), delay=60))
     leave(client, handle)
-    assert not world.broker.jobs
+    assert not world.broker.jobs.by_number
     world.pass_time(61)
     assert worker.grab() is None
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gearflow.broker.dispatch import LINGER
+from gearflow.broker.outgoing import LINGER
 from gearflow.protocol import packets as p
 from gearflow.protocol.packets import Packet
 from tests.broker.harness import Peer, World
@@ -154,10 +154,10 @@ def test_the_job_may_be_of_any_function_that_the_worker_offers() -> None:
 def test_a_function_that_goes_on_serves_it() -> None:
     world = World()
     worker = expecting(world)
-    world.broker.pause(b"work", True)
+    world.broker.dispatcher.pause(world.broker.functions.ensure(b"work"), True)
     handle = world.peer().submit()
     assert worker.read() == []
-    world.broker.pause(b"work", False)
+    world.broker.dispatcher.pause(world.broker.functions.ensure(b"work"), False)
     assert assigned(worker) == handle
 
 
@@ -173,8 +173,8 @@ def test_a_job_of_a_worker_that_went_away_goes_to_one_that_waits() -> None:
 def test_a_worker_that_waits_and_goes_away_is_given_nothing() -> None:
     world = World()
     expecting(world).leave()
-    assert not world.broker.unanswered
-    assert not world.broker.functions[b"work"].grabbers
+    assert not world.broker.outgoing.held_grabs.by_session
+    assert not world.broker.functions.by_name[b"work"].waiting_grabs
     world.peer().submit()
     assert world.worker().grab() is not None
     assert world.broker.next_due() is None

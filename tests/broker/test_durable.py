@@ -31,7 +31,7 @@ def test_a_background_job_is_kept_then_queued_then_acknowledged(world: Durable, 
     worker = world.worker().sleep()
     assert client(p.SubmitJobBg(b"work", b"u", b"x")) == []
     assert worker.read() == []
-    (submitted,) = [change for change, _ in world.broker.journal if change is not None]
+    (submitted,) = [change for change, _ in world.broker.journal.entries if change is not None]
     assert isinstance(submitted, StoredJob)
     assert (submitted.function, submitted.unique, submitted.workload) == (b"work", b"u", b"x")
     world.commit()
@@ -46,7 +46,7 @@ def test_a_foreground_job_waits_for_nothing(world: Durable, client: Peer) -> Non
     assert worker.grab() == handle
     worker(p.WorkComplete(handle, b"r"))
     assert client.read() == [p.WorkComplete(handle, b"r")]
-    assert world.broker.journal == []
+    assert world.broker.journal.entries == []
 
 
 def test_answers_come_in_the_order_of_the_requests(world: Durable, client: Peer) -> None:
@@ -189,11 +189,11 @@ def test_a_completion_that_cannot_be_written_is_written_later(world: Durable, cl
     world.disk.full = True
     worker(p.WorkComplete(_handle(1), b"r"))
     world.commit()
-    assert world.broker.behind
-    assert [notice.subject for notice in world.broker.notices] == [_handle(1)]
+    assert world.broker.journal.has_failed
+    assert [notice.subject for notice in world.broker.outgoing.notices] == [_handle(1)]
     world.disk.full = False
     world.catch_up()
-    assert not world.broker.behind
+    assert not world.broker.journal.has_failed
     assert world.restarted().worker().grab() is None
 
 
@@ -216,7 +216,7 @@ def test_a_large_workload_stays_at_the_store_while_it_waits(world: Durable, clie
     workload = bytes(100_000)
     client(p.SubmitJobBg(b"work", b"", workload))
     world.commit()
-    job = world.broker.find(_handle(1))
+    job = world.broker.core.find(_handle(1))
     assert job is not None
     assert job.workload == len(workload)
     assert world.worker()(p.GrabJob()) == [p.JobAssign(_handle(1), b"work", workload)]
@@ -233,7 +233,7 @@ def test_a_workload_that_cannot_be_read_makes_a_dead_letter_and_the_next_job_is_
 
     monkeypatch.setattr(world.disk, "job", gone)
     assert world.worker()(p.GrabJob()) == [p.JobAssign(_handle(2), b"work", b"next")]
-    (ended,) = [change for change, _ in world.broker.journal if change is not None]
+    (ended,) = [change for change, _ in world.broker.journal.entries if change is not None]
     assert isinstance(ended, JobRecord)
     assert ended.outcome is Outcome.RAISED
     assert b"StoreError" in bytes(ended.body)
@@ -269,7 +269,7 @@ def test_a_restart_is_no_death(world: Durable, client: Peer) -> None:
 
 
 def _changes(world: Durable) -> Iterator[Change]:
-    return (change for change, _ in world.broker.journal if change is not None)
+    return (change for change, _ in world.broker.journal.entries if change is not None)
 
 
 def test_a_retry_is_confirmed_when_it_is_kept(world: Durable, client: Peer) -> None:
@@ -341,7 +341,7 @@ def test_nobody_is_told_that_a_job_is_not_kept_before_it_has_gone(
         named = server_calls.ResultRequest(function="work", unique="u", timeout=9)
     (created,) = client(p.SubmitJob(server_calls.RESULT, b"", named.to_wire()))
     assert isinstance(created, p.JobCreated)
-    at_the_disk, world.broker.journal = world.broker.journal, []
+    at_the_disk = world.broker.journal.drain()
     worker(p.WorkComplete(handle, b"r"))
     for _, done in at_the_disk:
         assert done is not None
@@ -402,7 +402,7 @@ def test_a_job_in_the_middle_of_a_cancel_stays_cancelled(world: Durable, client:
     assert worker(p.WorkComplete(handle, b"late")) == []
     world.commit()
     assert client.read() == []
-    number = world.broker.number_of(handle)
+    number = world.broker.core.handles.number(handle)
     assert number is not None
     record = world.disk.ended(number)
     assert record is not None
@@ -537,7 +537,7 @@ def test_a_question_at_the_disk_while_the_job_ends_hears_of_its_end(
         client(p.SubmitJob(server_calls.SUBMIT, b"", request.to_wire() + b"\nx"))
     else:
         client(p.SubmitJob(server_calls.RESULT, b"", b'{"function":"work","unique":"u"}'))
-    at_disk, world.broker.journal = world.broker.journal, []
+    at_disk = world.broker.journal.drain()
     worker(p.WorkComplete(_handle(1), b"r"))  # while the question is in the group that the disk has
     for _, done in at_disk:
         assert done is not None
@@ -597,9 +597,9 @@ def test_a_cancel_that_cannot_be_written_says_so(world: Durable, client: Peer) -
 
 def test_a_host_with_a_new_name_knows_its_old_handles(client: Peer, world: Durable) -> None:
     broker = Broker(b"H:old-1a2b:", lambda line: line)
-    assert broker.number_of(b"H:new-1a2b:7") == 7
+    assert broker.core.handles.number(b"H:new-1a2b:7") == 7
     for stranger in (b"H:old-ffff:7", b"H:old-1a2b:07", b"H:old-1a2b:", b"H:old-1a2b:x", b"7", b""):
-        assert broker.number_of(stranger) is None
+        assert broker.core.handles.number(stranger) is None
 
 
 @pytest.mark.parametrize("function", ["gearflow:x", "f" * 9000])
@@ -660,7 +660,7 @@ def test_a_session_whose_answers_wait_twice_goes_on_once(world: Durable, client:
     other = world.peer()
     assert client(_reuse(b"u"), p.EchoReq(b"behind")) == []
     assert other(p.SubmitJobBg(b"reused", b"u", b"x"), p.EchoReq(b"too")) == []
-    first, world.broker.journal = world.broker.journal, []
+    first = world.broker.journal.drain()
     for _, done in first:  # after which the answer waits for what the other has submitted
         if done is not None:
             done(None)
@@ -753,7 +753,7 @@ def test_a_cancel_that_is_written_is_no_fault_while_other_ends_are_not(world: Du
     world.disk.full = True
     worker(p.WorkComplete(_handle(1), b"r"))
     world.commit()
-    assert world.broker.behind
+    assert world.broker.journal.has_failed
     client.read()
     named = b'{"handle":"%b"}' % _handle(2)
     warning, failed = _told(client, world, server_calls.CANCEL, named)
@@ -770,7 +770,7 @@ def test_a_cancel_that_is_written_is_no_fault_while_other_ends_are_not(world: Du
     ):
         (done,) = _told(client, world, function, request)
         assert isinstance(done, p.WorkComplete)
-    assert world.broker.behind
+    assert world.broker.journal.has_failed
 
 
 @pytest.mark.parametrize("of", ["expiry", "result"])
@@ -789,7 +789,7 @@ def test_what_is_moot_long_before_its_time_is_not_kept(world: Durable, client: P
             world.commit()
         worker(p.WorkComplete(handle, b""))
     world.commit()
-    assert len(world.broker.agenda) < 2000
+    assert len(world.broker.core.timers) < 2000
 
 
 def test_a_payload_as_the_key_has_no_kept_result(client: Peer) -> None:

@@ -5,8 +5,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import invariant, rule
 
 from gearflow.broker import JobState
-from gearflow.broker.dispatch import LINGER, PATIENCE
+from gearflow.broker.dispatch import WAKE_TIMEOUT
 from gearflow.broker.job import TRANSITIONS
+from gearflow.broker.outgoing import LINGER
 from gearflow.protocol import packets as p
 from gearflow.protocol.packets import Packet
 from tests.broker.harness import PREFIX, Peer, World
@@ -29,7 +30,7 @@ class InProcess:
         return self.world.broker.cancel(handle)
 
     def counts(self, function: bytes) -> tuple[int, int, int]:
-        queue = self.world.broker.functions.get(function)
+        queue = self.world.broker.functions.by_name.get(function)
         return (queue.total, queue.running, queue.workers) if queue else (0, 0, 0)
 
 
@@ -57,7 +58,7 @@ class BrokerMachine(GearflowMachine):
         self.world.broker.tick(self.world.now + LINGER)
         return member.peer.read()
 
-    @rule(seconds=st.sampled_from([0.005, PATIENCE, 1.0]))
+    @rule(seconds=st.sampled_from([0.005, WAKE_TIMEOUT, 1.0]))
     def pass_time(self, seconds: float) -> None:
         """A delayed job stands in line from when it is due, behind those that wait already."""
         after = self.world.now + seconds
@@ -80,12 +81,14 @@ class BrokerMachine(GearflowMachine):
 
     @invariant()
     def no_job_waits_beside_a_grab_that_waits(self) -> None:
-        assert not any(each.waiting and each.grabbers for each in self.world.broker.functions.values())
+        assert not any(
+            each.waiting and each.waiting_grabs for each in self.world.broker.functions.by_name.values()
+        )
 
     @invariant()
     def jobs_go_from_state_to_state_as_the_table_says(self) -> None:
         broker = self.world.broker
-        now = {broker.handle(job): job.state for job in broker.jobs.values()}
+        now = {broker.core.handles.handle(job.number): job.state for job in broker.jobs.by_number.values()}
         assert set(now) == {job.handle for job in self.queue}
         for handle, before in self.states.items():
             after = now.get(handle, JobState.OVER)

@@ -17,7 +17,11 @@ requests: st.SearchStrategy[Packet] = strategies.packets.filter(lambda packet: p
 
 def receive(world: World, session: Session, data: bytes) -> None:
     """Give bytes to the broker as the shell does: into a large body's own room while there is one."""
-    while data and (partial := world.broker.partials.get(session)) is not None and partial.body is not None:
+    while (
+        data
+        and (partial := world.broker.parser.partials.get(session)) is not None
+        and partial.body is not None
+    ):
         room = partial.room()
         count = min(len(room), len(data))
         room[:count] = data[:count]

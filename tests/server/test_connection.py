@@ -194,7 +194,7 @@ def test_a_workload_that_fits_into_no_assignment_harms_no_worker(unique: bytes, 
     client, worker = world.peer(), world.worker()
     head = HEADER.pack(REQ, PacketType.SUBMIT_JOB, MAX_BODY) + b"work\0%b\0" % unique
     world.broker.receive(client.session, head, world.now)
-    partial = world.broker.partials.get(client.session)
+    partial = world.broker.parser.partials.get(client.session)
     assert partial is not None
     world.broker.receive_large(client.session, len(partial.room()), world.now)  # memory that nobody touches
     world.broker.receive(worker.session, encode(grab), world.now)

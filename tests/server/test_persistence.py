@@ -43,10 +43,10 @@ async def test_an_end_that_does_not_fit_keeps_no_other_from_being_written(
     store = Narrow()
     broker = Broker(b"H:test:", lambda line: line, SizeLimits(), store, None)
     broker.restore(store.load())
-    keeper = GroupCommitter(broker, store, "off", lambda: None)
+    keeper = GroupCommitter(broker.journal, store, "off", lambda: None)
 
     def commit() -> None:
-        broker.pressing = True
+        broker.journal.flush_now = True
         keeper.commit()
 
     commit()
@@ -61,14 +61,14 @@ async def test_an_end_that_does_not_fit_keeps_no_other_from_being_written(
         broker.receive(worker, encode(p.GrabJob()), 0.0)
         broker.receive(worker, encode(p.WorkComplete(b"H:test:%d" % number, result)), 0.0)
     commit()
-    assert broker.behind
+    assert broker.journal.has_failed
     assert store.ended(1) is None
     store.room = 100
     await until(lambda: sum(store.ended(number) is not None for number in results) == 29)
     assert store.ended(7) is None
-    assert broker.behind
+    assert broker.journal.has_failed
     store.room = 1000
-    await until(lambda: not broker.behind)
+    await until(lambda: not broker.journal.has_failed)
     ends = {number: store.ended(number) for number in results}
     assert {number: end.body for number, end in ends.items() if end is not None} == results
     await keeper.close()

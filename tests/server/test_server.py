@@ -9,7 +9,7 @@ import anyio
 import pytest
 from pydantic import ValidationError
 
-from gearflow.broker.dispatch import PATIENCE
+from gearflow.broker.dispatch import WAKE_TIMEOUT
 from gearflow.protocol import packets as p
 from gearflow.protocol.codec import encode
 from gearflow.protocol.constants import HEADER, REQ, PacketType
@@ -292,7 +292,7 @@ def test_a_worker_that_expects_a_job_hears_in_time_that_there_is_none() -> None:
         worker.send(p.WorkComplete(job.handle, b""))
         assert client.handle() == job.handle
         assert client.receive() == p.WorkComplete(job.handle, b"")
-        until = time.monotonic() + 2 * PATIENCE
+        until = time.monotonic() + 2 * WAKE_TIMEOUT
         while time.monotonic() < until:  # the server looks once more whether the worker has come
             client.send(p.EchoReq(b""))
             client.receive()

@@ -1,0 +1,165 @@
+"""One call of a reserved function, as a generator of its steps.
+
+A call **yields** what it waits for, and is resumed when that has happened:
+
+* ``KNOWN``: the store knows everything that has happened so far. An answer that speaks of the store needs
+  that.
+* ``Keep(changes)``: the changes are kept, or not. The value is a list with the reason for each that is not
+  kept, and None for the others.
+* ``EndOf(job, timeout)``: the job has ended, and that is kept. The value is a ``JobEnd``.
+
+It **returns** the answer: a message, or a ``JobEnd`` to end exactly as a job ended, or None if it has no end
+of its own. It **raises** ``CallFailed``; a ``StoreError`` counts as one. A store that answers later needs no
+change here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
+
+from pydantic import ValidationError
+
+from gearflow.broker.core import Core
+from gearflow.broker.dispatch import Dispatcher
+from gearflow.broker.endings import Endings
+from gearflow.broker.job import HIGH, LOW, NORMAL, JobState, QueuedJob
+from gearflow.broker.lifecycle import Lifecycle
+from gearflow.broker.parser import Body
+from gearflow.broker.session import Session
+from gearflow.broker.storage import Change, JobRecord, Outcome, Store
+from gearflow.broker.submission import Submissions
+from gearflow.protocol.constants import Priority
+from gearflow.protocol.server_calls import Fault, JobName, Message, ResultRequest
+
+M = TypeVar("M", bound=Message)
+
+LANES: Final = {Priority.HIGH: HIGH, Priority.NORMAL: NORMAL, Priority.LOW: LOW}
+"""The lane of a function by priority."""
+
+STATES: Final[dict[JobState, Any]] = {
+    JobState.STORING: "waiting",
+    JobState.DELAYED: "delayed",
+    JobState.WAITING: "waiting",
+    JobState.RUNNING: "running",
+}
+"""The names of the states in answers."""
+
+
+class _Known(Enum):
+    KNOWN = "known"
+
+
+KNOWN: Final = _Known.KNOWN
+
+
+class Keep(NamedTuple):
+    """Changes to be kept, at least one."""
+
+    changes: Sequence[Change]
+
+
+class EndOf(NamedTuple):
+    """A job, and for how many seconds to wait for its end; None: without limit."""
+
+    job: QueuedJob
+    timeout: float | None
+
+
+class JobEnd(NamedTuple):
+    """How a job ended."""
+
+    outcome: Outcome
+    body: Body
+
+
+Wait: TypeAlias = _Known | Keep | EndOf
+Steps: TypeAlias = Generator[Wait, Any, Message | JobEnd | None]
+
+
+class CallFailed(Exception):
+    """A request cannot be served."""
+
+    def __init__(self, kind: Any, message: str) -> None:
+        super().__init__(message)
+        self.fault = Fault(type=kind, message=message)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call: its connection, its handle, and its workload."""
+
+    session: Session
+    handle: bytes
+    workload: bytes
+
+    def read(self, kind: type[M]) -> M:
+        """The request. Raises CallFailed."""
+        return read(kind, self.workload)
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerParts:
+    """The parts of a broker that calls read and change."""
+
+    core: Core
+    endings: Endings
+    dispatcher: Dispatcher
+    lifecycle: Lifecycle
+    submissions: Submissions
+
+    @property
+    def kept(self) -> Store:
+        """The store. Raises CallFailed if there is none."""
+        if self.core.store is None:
+            raise CallFailed("gearflow:refused", "this server keeps nothing of jobs that have ended")
+        return self.core.store
+
+    def number(self, handle: str) -> int:
+        """The number in a handle. Raises CallFailed."""
+        number = self.core.handles.number(handle.encode())
+        if number is None:
+            raise CallFailed("gearflow:unknown", f"{handle} is no handle of this server's")
+        return number
+
+    def live_job(self, name: JobName | ResultRequest) -> QueuedJob | None:
+        """The named job, if it has not ended."""
+        if name.handle is not None:
+            job = self.core.find(name.handle.encode())
+            return None if job is None or job.cancelled else job
+        function = self.core.functions.by_name.get((name.function or "").encode())
+        return function.uniques.get((name.unique or "").encode()) if function is not None else None
+
+    def record(self, name: JobName | ResultRequest) -> JobRecord | None:
+        """How the named job ended; None while its end is on its way to the store. Raises CallFailed."""
+        number = self.number(name.handle) if name.handle is not None else None
+        key = (name.function or "").encode(), (name.unique or "").encode()
+        if self.core.journal.has_end(number, *key):
+            return None
+        record = self.core.journal.failed_end(number, *key)
+        if record is None:
+            record = self.kept.ended(number) if number is not None else self.kept.latest(*key)
+        if record is None or record.expires <= self.core.clock.unix():
+            shown = (
+                f"job {name.handle}"
+                if number is not None
+                else f"job of {name.function} with the unique {name.unique!r}"
+            )
+            text = f"there is no {shown}: it never was, or what became of it is not kept any more"
+            raise CallFailed("gearflow:unknown", text)
+        return record
+
+
+def read(kind: type[M], text: bytes) -> M:
+    """A request, validated. An empty text is an empty request; one trailing NUL is ignored. Raises
+    CallFailed."""
+    try:
+        return kind.model_validate_json(text.removesuffix(b"\0") or b"{}")
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" if fault["loc"] else fault["msg"]
+            for fault in error.errors(include_url=False, include_input=False)[:5]
+        )
+        raise CallFailed("gearflow:invalid", f"the request cannot be read: {faults}") from None

@@ -1,0 +1,219 @@
+"""Runs the calls of reserved functions: starts them, resumes them, answers them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from functools import partial
+from typing import Any, Final
+
+from gearflow.broker.calls.call import (
+    KNOWN,
+    STATES,
+    BrokerParts,
+    Call,
+    CallFailed,
+    EndOf,
+    JobEnd,
+    Keep,
+    Steps,
+    read,
+)
+from gearflow.broker.calls.dead_letters import DeadLetters
+from gearflow.broker.calls.operations import Operations
+from gearflow.broker.calls.results import Results
+from gearflow.broker.calls.submit import Submit
+from gearflow.broker.limits import Refused
+from gearflow.broker.parser import Body
+from gearflow.broker.session import ResultWaiter, Session
+from gearflow.broker.storage import Outcome
+from gearflow.errors import StoreError
+from gearflow.protocol import server_calls as api
+from gearflow.protocol.constants import HEADER, RES, PacketType
+
+_MAX_OPTIONS: Final = 65_536
+"""Bytes within which the first line of a ``gearflow:submit`` must end."""
+
+
+class ServerCalls:
+    """Answers calls of reserved functions. Owns nothing: a call that waits is held by what it waits for."""
+
+    def __init__(self, parts: BrokerParts) -> None:
+        self._parts = parts
+        self._journal = parts.core.journal
+        self._submit = Submit(parts)
+        results, operations = Results(parts), Operations(parts)
+        self._functions: dict[bytes, Callable[[Call], Steps | api.Message | None]] = {
+            api.AUTH: operations.auth,
+            api.RESULT: results.result,
+            api.INFO: results.info,
+            api.RETRY: operations.retry,
+            api.RELEASE: operations.release,
+            api.CANCEL: operations.cancel,
+            api.DETACH: operations.detach,
+            api.DEAD: DeadLetters(parts, results).dead,
+            api.PAUSE: operations.pause,
+            api.PURGE: operations.purge,
+            api.REPORT: operations.report,
+            api.WORKERS: operations.workers,
+            api.EVENTS: operations.events,
+        }
+        results.functions = (*self._functions, api.SUBMIT)
+
+    def start(self, session: Session, name: bytes, workload: Body) -> bool:
+        """Answer a foreground submission; whether its JOB_CREATED has to wait for the store."""
+        if name == api.SUBMIT:
+            return self._start_submit(session, workload)
+        call = self._open(session, workload)
+        function = self._functions.get(name)
+        if function is not None:
+            self._run(call, function)
+        else:
+            known = ", ".join(sorted(known.decode() for known in (*self._functions, api.SUBMIT)))
+            text = f"there is no reserved function {name[:80].decode(errors='replace')}; there are {known}"
+            self._fail(call, CallFailed("gearflow:unknown", text))
+        return False
+
+    def _run(self, call: Call, function: Callable[[Call], Steps | api.Message | None]) -> None:
+        try:
+            steps = function(call)
+        except CallFailed as failed:
+            self._fail(call, failed)
+            return
+        if isinstance(steps, Generator):
+            self._resume(call, steps, None)
+        else:
+            self._answer(call, steps)
+
+    def _start_submit(self, session: Session, workload: Body) -> bool:
+        """``gearflow:submit``: an attached submission *is* its job, and has no call of its own."""
+        head = bytes(workload[:_MAX_OPTIONS])
+        end = head.find(b"\n")
+        try:
+            if end < 0 and len(workload) > _MAX_OPTIONS:
+                raise CallFailed("gearflow:invalid", f"the options do not end within {_MAX_OPTIONS} bytes")
+            request = read(api.SubmitRequest, head[:end] if end >= 0 else head)
+            payload = workload[end + 1 :] if end >= 0 else b""
+            if request.detached:
+                call = self._open(session, b"")
+                self._resume(call, self._submit.detached(request, payload), None)
+                return False
+            if not request.reuse:
+                return self._submit.attached(session, request, payload)
+        except CallFailed as failed:
+            self._fail(self._open(session, b""), failed)
+            return False
+        session.pending_writes += 1
+        session.blocks_pipeline = True
+        self._resume(None, self._attached_with_reuse(session, request, payload), None)
+        return True
+
+    def _attached_with_reuse(self, session: Session, request: api.SubmitRequest, payload: Body) -> Steps:
+        """An attached submission that a kept success may answer. Nothing may be answered before it."""
+        record = yield from self._submit.kept_success(request)
+        session.blocks_pipeline = False
+        self._parts.submissions.resume(session)
+        if not session.is_open:
+            return None
+        if record is not None:
+            handle = self._parts.core.handles.handle(record.number)
+            self._parts.core.outgoing.respond(session, PacketType.JOB_CREATED, handle)
+            self._end(session, handle, JobEnd(record.outcome, record.body))
+            return None
+        try:
+            self._submit.attached(session, request, payload)
+        except CallFailed as failed:
+            try:
+                self._fail(self._open(session, b""), failed)
+            except Refused as refused:
+                self._parts.submissions.answer(session, None, False, refused)
+        return None
+
+    def _open(self, session: Session, workload: Body) -> Call:
+        """Accept a call."""
+        handle = self._parts.core.handles.handle(self._parts.core.handles.next())
+        self._parts.core.outgoing.respond(session, PacketType.JOB_CREATED, handle)
+        return Call(session, handle, bytes(workload))
+
+    # ------------------------------------------------------------------------------------- the steps
+
+    def _resume(self, call: Call | None, steps: Steps, value: Any) -> None:
+        """Run a call until it waits or ends. ``value`` is what it waited for."""
+        try:
+            while True:
+                wait = steps.send(value)
+                if isinstance(wait, EndOf):
+                    assert call is not None
+                    self._wait_for_end(call, steps, wait)
+                    return
+                if self._journal.exists:
+                    break
+                value = [None] * len(wait.changes) if isinstance(wait, Keep) else None
+        except StopIteration as done:
+            self._answer(call, done.value)
+        except CallFailed as failed:
+            self._fail(call, failed)
+        except StoreError as error:
+            self._fail(call, CallFailed("gearflow:store", str(error)))
+        else:
+            self._wait_for_store(call, steps, wait)
+
+    def _wait_for_store(self, call: Call | None, steps: Steps, wait: object) -> None:
+        if wait is KNOWN:
+            self._journal.keep(None, lambda _error: self._resume(call, steps, None))
+            return
+        assert isinstance(wait, Keep)
+        reasons: list[str | None] = []
+        for change in wait.changes:
+            self._journal.keep(change, reasons.append)
+        self._journal.keep(None, lambda _error: self._resume(call, steps, reasons))
+
+    def _wait_for_end(self, call: Call, steps: Steps, wait: EndOf) -> None:
+        if not call.session.is_open:
+            return
+        waiter = ResultWaiter(call.session, call.handle, wait.job, partial(self._ended, call, steps))
+        if wait.timeout is not None:
+            core = self._parts.core
+            give_up = partial(self._give_up, call, waiter)
+            core.timers.add(core.clock.unix() + wait.timeout, give_up, waiter.is_waiting)
+
+    def _ended(self, call: Call, steps: Steps, outcome: Outcome, body: Body) -> None:
+        self._resume(call, steps, JobEnd(outcome, body))
+
+    def _give_up(self, call: Call, waiter: ResultWaiter) -> None:
+        waiter.stop()
+        handle = self._parts.core.handles.handle(waiter.job.number).decode()
+        text = f"job {handle} has not ended in time; it is {STATES[waiter.job.state]}"
+        self._fail(call, CallFailed("gearflow:timeout", text))
+
+    # -------------------------------------------------------------------------------------- the ends
+
+    def _answer(self, call: Call | None, answer: api.Message | JobEnd | None) -> None:
+        if call is None or answer is None or not call.session.is_open:
+            return
+        if isinstance(answer, JobEnd):
+            self._end(call.session, call.handle, answer)
+        else:
+            packet = PacketType.WORK_COMPLETE
+            self._parts.core.outgoing.respond(call.session, packet, call.handle, answer.to_wire())
+
+    def _fail(self, call: Call | None, failed: CallFailed) -> None:
+        if call is None or not call.session.is_open:
+            return
+        outgoing, session, fault = self._parts.core.outgoing, call.session, failed.fault
+        if session.exceptions:
+            outgoing.respond(session, PacketType.WORK_EXCEPTION, call.handle, fault.to_wire())
+        else:
+            outgoing.respond(session, PacketType.WORK_WARNING, call.handle, fault.message.encode())
+            outgoing.respond(session, PacketType.WORK_FAIL, call.handle)
+
+    def _end(self, session: Session, handle: bytes, end: JobEnd) -> None:
+        """End a call exactly as a job ended."""
+        outcome, body = end
+        if outcome is not Outcome.COMPLETED and (
+            not session.exceptions or outcome in (Outcome.FAILED, Outcome.CANCELLED)
+        ):
+            self._parts.core.outgoing.respond(session, PacketType.WORK_FAIL, handle)
+            return
+        kind = PacketType.WORK_COMPLETE if outcome is Outcome.COMPLETED else PacketType.WORK_EXCEPTION
+        head = HEADER.pack(RES, kind, len(handle) + 1 + len(body)) + handle + b"\0"
+        self._parts.core.outgoing.send_in_two(session, head, body)

@@ -1,0 +1,169 @@
+"""The calls of workers about the jobs that they hold, and of operators about functions and workers."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from itertools import islice
+from typing import Final
+
+from gearflow.broker.calls.call import KNOWN, BrokerParts, Call, CallFailed, Keep, Steps
+from gearflow.broker.job import JobState, QueuedJob
+from gearflow.broker.session import Session
+from gearflow.broker.storage import Rescheduled
+from gearflow.protocol import server_calls as api
+from gearflow.protocol.constants import RESERVED_PREFIX, PacketType
+
+_SLICE: Final = 1000
+"""Jobs that are purged before others get their turn."""
+
+_PURGED: Final = (JobState.WAITING, JobState.DELAYED)
+
+
+class Operations:
+    """Carries out commands."""
+
+    def __init__(self, parts: BrokerParts) -> None:
+        self._parts = parts
+
+    # ---------------------------------------------------------------------------------- connections
+
+    def auth(self, call: Call) -> api.Message:
+        """The connection is authenticated already: else nothing else of it is handled."""
+        return api.Admitted()
+
+    def detach(self, call: Call) -> api.Message:
+        """Detach this connection from a job, or end a call of ``gearflow:result`` of this connection."""
+        handle = call.read(api.DetachRequest).handle.encode()
+        waiter = call.session.waits.get(handle)
+        detached = self._parts.endings.detach(call.session, handle)
+        if not detached and waiter is not None:
+            waiter.stop()
+        return api.Done(jobs=int(detached or waiter is not None))
+
+    def events(self, call: Call) -> None:
+        """Notify this worker of cancelled jobs from now on. The call never ends."""
+        call.session.events = call.handle
+        for job in call.session.running.values():  # it may have got them before this call
+            self._parts.endings.end_if_unwanted(job)
+
+    def report(self, call: Call) -> api.Message:
+        """A worker reports its overdue runs."""
+        report = call.read(api.ReportRequest)
+        call.session.overdue = {name: count for name, count in report.overdue.items() if count}
+        call.session.texts = report.texts
+        return api.Done(jobs=sum(report.overdue.values()))
+
+    def workers(self, call: Call) -> api.Message:
+        """List the workers."""
+        call.read(api.WorkersRequest)
+        workers = (_worker_info(session) for session in self._parts.core.sessions if session.abilities)
+        return api.Workers(workers=tuple(workers))
+
+    # ---------------------------------------------------------------------- jobs that a worker holds
+
+    def retry(self, call: Call) -> Steps:
+        """A worker hands back a job whose run failed, to be run again."""
+        request = call.read(api.RetryRequest)
+        session, handle = call.session, request.handle.encode()
+        job = self._held(call, request.handle)
+        due = self._parts.core.clock.unix() + request.delay if request.delay else 0.0
+        if job.kept:
+            details = job.ensure_details()
+            attempt = details.attempt + request.counted
+            (error,) = yield Keep([Rescheduled(job.number, due, attempt, details.deaths)])
+        else:
+            error = None
+            yield KNOWN
+        if session.running.get(handle) is not job:
+            text = f"job {request.handle} was taken from this connection meanwhile"
+            raise CallFailed("gearflow:refused", text)
+        if error is not None:
+            raise CallFailed("gearflow:store", f"the store cannot be written: {error}")
+        del session.running[handle]
+        job.ensure_details().attempt += request.counted
+        if request.reason:
+            warning = b"%b\0%b" % (handle, request.reason.encode())
+            self._parts.core.outgoing.relay(job.clients, PacketType.WORK_WARNING, warning)
+        self._parts.lifecycle.requeue(job, due)
+        return api.Done(jobs=1)
+
+    def release(self, call: Call) -> api.Message:
+        """A worker hands back a job that it will not run."""
+        request = call.read(api.ReleaseRequest)
+        job = self._held(call, request.handle)
+        del call.session.running[request.handle.encode()]
+        self._parts.lifecycle.requeue(job)
+        return api.Done(jobs=1)
+
+    def _held(self, call: Call, handle: str) -> QueuedJob:
+        job = call.session.running.get(handle.encode())
+        if job is None:
+            raise CallFailed("gearflow:refused", f"this connection does not hold a job {handle}")
+        return job
+
+    # -------------------------------------------------------------------------------- jobs in queues
+
+    def cancel(self, call: Call) -> Steps:
+        """Cancel a job."""
+        request = call.read(api.CancelRequest)
+        handle = request.handle.encode()
+        job = self._parts.core.find(handle)
+        if job is None or not self._parts.endings.cancel(handle):
+            raise CallFailed("gearflow:unknown", f"there is no job {request.handle} that waits or runs")
+        yield KNOWN
+        self._check_written((job.number,))
+        return api.Done(jobs=1)
+
+    def purge(self, call: Call) -> Steps:
+        """Cancel all jobs of a function that wait."""
+        request = call.read(api.PurgeRequest)
+        core = self._parts.core
+        function = core.functions.by_name.get(request.function.encode())
+        jobs = iter([job for job in core.jobs.by_number.values() if job.function is function])
+        purged = 0
+        failed: CallFailed | None = None
+        while some := list(islice(jobs, _SLICE)):
+            numbers = {job.number for job in some if job.state in _PURGED}
+            for number in numbers:
+                self._parts.endings.cancel(core.handles.handle(number))
+            purged += len(numbers)
+            yield KNOWN
+            try:
+                self._check_written(numbers)
+            except CallFailed as error:
+                failed = error
+        if failed is not None:
+            raise failed
+        return api.Done(jobs=purged)
+
+    def _check_written(self, numbers: Collection[int]) -> None:
+        """Raise CallFailed if the end of one of these jobs could not be written."""
+        if self._parts.core.journal.has_failed_end(numbers):
+            text = "cancelled, but that could not be written: after a restart now it would run"
+            raise CallFailed("gearflow:store", text)
+
+    def pause(self, call: Call) -> Steps:
+        """Pause a function, or resume it."""
+        request = call.read(api.PauseRequest)
+        name = request.function.encode()
+        parts = self._parts
+        if name.startswith(RESERVED_PREFIX) or len(name) > parts.core.limits.function:
+            raise CallFailed("gearflow:invalid", "there can be no jobs of a function with that name")
+        jobs = parts.dispatcher.pause(parts.core.functions.ensure(name), request.paused)
+        (error,) = yield Keep([parts.core.functions.paused()])
+        if error is not None:
+            now, then = ("paused", "go on") if request.paused else ("resumed", "be paused")
+            text = f"{now}, but that could not be written: after a restart it would {then}; {error}"
+            raise CallFailed("gearflow:store", text)
+        return api.Done(jobs=jobs)
+
+
+def _worker_info(session: Session) -> api.WorkerInfo:
+    return api.WorkerInfo(
+        client_id=session.client_id.decode(errors="replace"),
+        address=session.address,
+        functions=tuple(function.name.decode(errors="replace") for function in session.abilities),
+        running=len(session.running),
+        overdue=dict(session.overdue),
+        texts=dict(session.texts),
+    )

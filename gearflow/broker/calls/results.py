@@ -1,0 +1,150 @@
+"""``gearflow:result`` and ``gearflow:info``: the end of a job, and what the server knows of it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from gearflow.broker import serialization
+from gearflow.broker.calls.call import (
+    KNOWN,
+    LANES,
+    STATES,
+    BrokerParts,
+    Call,
+    CallFailed,
+    EndOf,
+    JobEnd,
+    Steps,
+)
+from gearflow.broker.job import NO_PROGRESS, JobDetails, JobState, QueuedJob
+from gearflow.broker.parser import integer
+from gearflow.broker.storage import JobRecord, Outcome
+from gearflow.protocol import server_calls as api
+
+_PRIORITIES: Final = {lane: priority for priority, lane in LANES.items()}
+
+
+class Results:
+    """Answers questions about one job, or about the server."""
+
+    def __init__(self, parts: BrokerParts) -> None:
+        self._parts = parts
+        self.functions: tuple[bytes, ...] = ()  # the reserved functions that the server has
+
+    def result(self, call: Call) -> Steps:
+        """Wait for the end of a job, and end as the job ended."""
+        request = call.read(api.ResultRequest)
+        while True:
+            yield KNOWN
+            job = self._parts.live_job(request)
+            if job is not None and request.timeout == 0:
+                handle = self._parts.core.handles.handle(job.number).decode()
+                text = f"job {handle} has not ended in time; it is {STATES[job.state]}"
+                raise CallFailed("gearflow:timeout", text)
+            if job is not None:
+                end: JobEnd = yield EndOf(job, request.timeout)
+                return end
+            record = self._parts.record(request)
+            if record is not None:
+                return JobEnd(record.outcome, record.body)
+
+    def info(self, call: Call) -> Steps:
+        """Describe a job, or the server where no job is named."""
+        request = call.read(api.InfoRequest)
+        name = request.job()
+        while True:
+            yield KNOWN
+            if name is None:
+                return self._server_info()
+            job = self._parts.live_job(name)
+            if job is not None:
+                return self._job_info(job)
+            record = self._parts.record(name)
+            if record is not None:
+                return self.ended_info(record)
+
+    def _server_info(self) -> api.ServerInfo:
+        parts = self._parts
+        return api.ServerInfo(
+            version=parts.core.version,
+            durable=parts.core.journal.durable,
+            store="file" if parts.core.journal.durable else "memory",
+            functions=tuple(sorted(name.decode() for name in self.functions)),
+            keep=parts.core.limits.keep,
+            max_deaths=parts.core.limits.deaths,
+            jobs=len(parts.core.jobs.by_number),
+            paused=tuple(sorted(_text(name) for name in parts.core.functions.paused().functions)),
+        )
+
+    def _job_info(self, job: QueuedJob) -> api.JobInfo:
+        offset = self._parts.core.clock.offset
+        details = job.details or JobDetails()
+        running = job.state is JobState.RUNNING
+        worker = job.worker if running else None
+        return api.JobInfo(
+            handle=self._parts.core.handles.handle(job.number).decode(),
+            function=_text(job.function.name),
+            unique=_text(job.unique),
+            state=STATES[job.state],
+            background=job.background,
+            priority=_PRIORITIES[job.priority],
+            submitted=job.submitted + offset,
+            due=details.due or None,
+            started=job.started + offset if job.started else None,
+            attempt=details.attempt + running,
+            deaths=details.deaths,
+            worker=_text(serialization.name_of(worker)) if worker is not None else "",
+            progress=_progress(*details.progress) if details.progress is not NO_PROGRESS else None,
+            warnings=tuple(map(_text, details.warnings)),
+            size=job.size,
+            paused=job.function.paused and not running,
+        )
+
+    def ended_info(self, record: JobRecord) -> api.JobInfo:
+        """Describe a job that has ended."""
+        notes: dict[str, Any] = json.loads(record.notes) if record.notes else {}
+        progress = notes.get("progress")
+        state: Any = record.outcome.name.lower()
+        return api.JobInfo(
+            handle=self._parts.core.handles.handle(record.number).decode(),
+            function=_text(record.function),
+            unique=_text(record.unique),
+            state=state,
+            dead=self.is_dead(record),
+            submitted=record.submitted,
+            started=record.started or None,
+            ended=record.ended,
+            kept_until=record.expires,
+            attempt=record.attempt,
+            deaths=record.deaths,
+            worker=_text(record.worker),
+            progress=_progress(progress[0].encode(), progress[1].encode()) if progress else None,
+            warnings=tuple(notes.get("warnings", ())),
+            failure=_failure(record),
+            size=len(record.body),
+        )
+
+    def is_dead(self, record: JobRecord) -> bool:
+        """Whether the job is a dead letter, which can be replayed."""
+        return record.outcome >= Outcome.FAILED and self._parts.kept.job(record.number) is not None
+
+
+def _text(name: bytes) -> str:
+    return name.decode(errors="replace")
+
+
+def _progress(numerator: bytes, denominator: bytes) -> tuple[int, int]:
+    return integer(numerator), integer(denominator)
+
+
+def _failure(record: JobRecord) -> api.Failure | None:
+    if record.outcome < Outcome.RAISED:
+        return None
+    text = _text(bytes(record.body))
+    try:
+        return api.Failure.model_validate_json(text)
+    except ValidationError:
+        return api.Failure(message=text)

@@ -1,0 +1,253 @@
+"""How jobs end: which clients hear of it, what is kept of it, and which place becomes free.
+
+``ENDS`` has every way in which a job may end, by its state and outcome. Everything that ends jobs goes
+through ``Endings.end``. The one exception is the hottest path, a foreground job that completes, of which
+nothing is kept (``release``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Final, NamedTuple
+
+from gearflow.broker import serialization
+from gearflow.broker.core import Core
+from gearflow.broker.job import JobState, QueuedJob
+from gearflow.broker.parser import Body, compact
+from gearflow.broker.session import LARGE, ResultWaiter, Session
+from gearflow.broker.storage import Forgotten, JobRecord, Outcome
+from gearflow.protocol.constants import PacketType
+from gearflow.protocol.server_events import cancel_event
+
+_WORK_FAIL: Final = int(PacketType.WORK_FAIL)
+_WORK_EXCEPTION: Final = int(PacketType.WORK_EXCEPTION)
+
+_STORING: Final = JobState.STORING
+_DELAYED: Final = JobState.DELAYED
+_RUNNING: Final = JobState.RUNNING
+_OVER: Final = JobState.OVER
+
+
+class End(NamedTuple):
+    """What one way to end involves."""
+
+    sends: bool  # the clients that are attached get an end packet
+    records: bool  # the store hears of it, as far as anything of the job is kept
+    releases: bool  # its place is free at once; else when its worker ends the run
+
+
+_USUAL: Final = End(sends=True, records=True, releases=True)
+_QUIET: Final = End(sends=False, records=True, releases=True)
+
+ENDS: Final[dict[JobState, dict[Outcome, End]]] = {
+    JobState.DELAYED: {Outcome.CANCELLED: _QUIET, Outcome.EXPIRED: _USUAL},
+    JobState.WAITING: {Outcome.CANCELLED: _QUIET, Outcome.EXPIRED: _USUAL},
+    JobState.RUNNING: {
+        Outcome.COMPLETED: _USUAL,
+        Outcome.FAILED: _USUAL,
+        Outcome.RAISED: _USUAL,
+        Outcome.WORKERS_DIED: _USUAL,
+        # The protocol cannot stop a run. A worker with ``gearflow:events`` is notified. Whatever it still
+        # sends of the job is accepted and goes nowhere.
+        Outcome.CANCELLED: End(sends=False, records=True, releases=False),
+    },
+}
+"""A job that is at the store for the first time is not here: it cannot end before it is kept
+(``discard``)."""
+
+
+class Endings:
+    """Ends jobs. Owns no state of its own: it changes the job, its function, its sessions and the journal."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._clock = core.clock
+        self._jobs = core.jobs
+        self._handles = core.handles
+        self._journal = core.journal
+        self._outgoing = core.outgoing
+        self._timeouts = core.timeouts
+
+    # ------------------------------------------------------------------------------- the ways to end
+
+    def fail(self, job: QueuedJob, outcome: Outcome, exception: bytes, worker: Session | None) -> None:
+        """End a job with an exception of the server's own."""
+        handle = self._handles.handle(job.number)
+        self.end(job, outcome, worker, _WORK_EXCEPTION, handle, b"%b\0%b" % (handle, exception))
+
+    def cancel(self, handle: bytes) -> bool:
+        """End a job: its clients get WORK_FAIL, and nothing afterwards. False if there is no such job.
+
+        A waiting job is not run. The protocol cannot stop a running one: see ``ENDS``.
+        """
+        job = self._core.find(handle)
+        if job is None or job.state is _STORING or job.cancelled:
+            return False
+        self._outgoing.relay(job.clients, _WORK_FAIL, handle)
+        self._cancel(job)
+        return True
+
+    def _cancel(self, job: QueuedJob) -> None:
+        """End a job of which no client is to hear any more."""
+        handle = self._handles.handle(job.number)
+        self.end(job, Outcome.CANCELLED, None, _WORK_FAIL, handle, handle)
+
+    def detach(self, session: Session, handle: bytes) -> bool:
+        """Detach a client from a job. False if it is not attached. If it is attached twice, once remains."""
+        job = self._core.find(handle)
+        if job is None or session not in job.clients:
+            return False
+        clients = list(job.clients)
+        clients.remove(session)
+        job.clients = tuple(clients)
+        if session not in clients:
+            del session.attached[job]
+        self.end_if_unwanted(job)
+        return True
+
+    def end_if_unwanted(self, job: QueuedJob) -> None:
+        """Cancel a job that has no client and no background, unless it runs on a worker without events.
+
+        Such a run goes on, and a client that joins it gets its result.
+        """
+        if job.wanted:
+            return
+        if job.state is _RUNNING and not (job.worker is not None and job.worker.events):
+            return
+        self._cancel(job)
+
+    def abandon(self, job: QueuedJob) -> None:
+        """A worker gives back a job that has become unwanted."""
+        self._record(job, Outcome.CANCELLED, b"", None, None)
+        self.release(job)
+
+    def discard(self, job: QueuedJob) -> None:
+        """Drop a job that the store did not accept. Its submitters get ERROR elsewhere."""
+        job.function.storing -= 1
+        self._detach_all(job)
+        self._jobs.remove(job)
+
+    # -------------------------------------------------------------------------------------- the steps
+
+    def end(
+        self, job: QueuedJob, outcome: Outcome, worker: Session | None, kind: int, handle: bytes, body: Body
+    ) -> None:
+        """End a job as ``ENDS`` says."""
+        end = ENDS[job.state][outcome]
+        details, clients = job.details, job.clients
+        send: Callable[[], None] | None = None
+        if end.sends and clients:
+            if details is not None and details.keep and self._journal.exists:
+                send = partial(self._outgoing.relay_end, clients, kind, handle, body)
+            else:
+                self._outgoing.relay_end(clients, kind, handle, body)
+        if end.records:
+            self._record(job, outcome, body[len(handle) + 1 :], worker, send)
+        if not end.releases:
+            self._leave_to_worker(job, handle)
+        elif job.state is _RUNNING:
+            self.release(job)
+        else:
+            self._detach_all(job)
+            if job.state is _DELAYED:
+                job.function.delayed -= 1
+                job.state = _OVER
+            else:
+                job.state = _OVER
+                job.function.forget(job)
+            self._jobs.remove(job)
+
+    def release(self, job: QueuedJob) -> None:
+        """A running job has ended, and its clients have been sent its end: its slot is free."""
+        if job.details is not None:
+            self._timeouts.disarm(job)
+        job.function.running -= 1
+        self._detach_all(job)
+        self._jobs.remove(job)
+
+    def _leave_to_worker(self, job: QueuedJob, handle: bytes) -> None:
+        """A running job was cancelled: it is over for all but its worker."""
+        details = job.ensure_details()
+        details.cancelled = True
+        details.keep = None
+        job.kept = job.background = False
+        self._detach_all(job)
+        if job.unique_key:  # free for a new job at once
+            del job.function.uniques[job.unique_key]
+            job.unique_key = b""
+        worker = job.worker
+        if worker is not None and worker.events:
+            self._outgoing.respond(worker, PacketType.WORK_DATA, worker.events, cancel_event(handle))
+
+    def _detach_all(self, job: QueuedJob) -> None:
+        for client in job.clients:
+            client.attached.pop(job, None)
+        job.clients = ()
+
+    def _record(
+        self,
+        job: QueuedJob,
+        outcome: Outcome,
+        body: Body,
+        worker: Session | None,
+        send: Callable[[], None] | None,
+    ) -> None:
+        """Have the store know how a job ended, as far as that is kept; then ``send``, and resume the
+        waiters."""
+        change = self._change(job, outcome, body, worker)
+        waiters: tuple[ResultWaiter, ...] = ()
+        if job.details is not None and job.details.waiters:
+            waiters = tuple(job.details.waiters)
+            for waiter in waiters:
+                waiter.stop()
+        if change is None and not waiters:
+            if send is not None:
+                send()
+        elif send is not None or waiters:
+            self._journal.keep(change, partial(self._recorded, change, send, waiters, outcome, body))
+        elif self._journal.durable:
+            self._journal.add(change, partial(self._recorded, change, None, (), outcome, b""))
+        else:
+            self._journal.add(change)
+
+    def _change(
+        self, job: QueuedJob, outcome: Outcome, body: Body, worker: Session | None
+    ) -> JobRecord | Forgotten | None:
+        """What the store is to know of the end of a job."""
+        if not self._journal.exists:
+            return None
+        details = job.details
+        dead = job.background and outcome >= Outcome.FAILED
+        keep = self._core.limits.keep if job.background else 0.0
+        if details is not None and details.keep is not None:
+            keep = details.keep
+        if dead or keep:
+            clock = self._clock
+            letter = serialization.stored_job(job, clock.offset) if dead else None
+            expires = clock.unix() + (self._core.limits.keep_dead if dead else keep)
+            body = bytes(body) if len(body) < LARGE else compact(body)
+            return serialization.ended(job, outcome, body, worker, clock.now, clock.offset, expires, letter)
+        if self._journal.durable and job.background:  # else it was cancelled, and the store knows
+            return Forgotten(job.number, job.function.name, job.unique)
+        return None
+
+    def _recorded(
+        self,
+        change: JobRecord | Forgotten | None,
+        send: Callable[[], None] | None,
+        waiters: tuple[ResultWaiter, ...],
+        outcome: Outcome,
+        body: Body,
+        error: str | None,
+    ) -> None:
+        """The end is kept, or could not be; the clients hear of it either way."""
+        if error is not None and change is not None:
+            if not self._journal.has_failed:
+                text = f"cannot record that jobs have ended ({error}); they may run again after a restart"
+                self._outgoing.notify(text, None, self._handles.handle(change.number))
+            self._journal.add_failed(change, partial(self._recorded, change, None, (), outcome, b""))
+        for waiter in waiters:
+            waiter.resume(outcome, body)
+        if send is not None:
+            send()

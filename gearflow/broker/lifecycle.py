@@ -1,0 +1,141 @@
+"""What happens to jobs between their submission and their end: they wait, become due, come back, are
+revived."""
+
+from __future__ import annotations
+
+from functools import partial
+from hashlib import blake2b
+from typing import Final
+
+from gearflow.broker import serialization
+from gearflow.broker.core import Core
+from gearflow.broker.dispatch import Dispatcher
+from gearflow.broker.endings import Endings
+from gearflow.broker.job import NO_PROGRESS, JobState, QueuedJob
+from gearflow.broker.parser import Body
+from gearflow.broker.session import Session
+from gearflow.broker.storage import Outcome, Rescheduled, StoredJob
+
+_DELAYED: Final = JobState.DELAYED
+_WAITING: Final = JobState.WAITING
+
+
+class Lifecycle:
+    """Moves jobs between the states of ``TRANSITIONS``, except to RUNNING and OVER. Owns the timers of
+    jobs."""
+
+    def __init__(self, core: Core, endings: Endings, dispatcher: Dispatcher) -> None:
+        self._core = core
+        self._clock = core.clock
+        self._endings = endings
+        self._dispatcher = dispatcher
+
+    # ----------------------------------------------------------------------------- jobs that wait
+
+    def begin(self, job: QueuedJob) -> None:
+        """A job begins to wait for a worker, or until it is due."""
+        details = job.details
+        if details is None:
+            self._dispatcher.queue(job)
+            return
+        if details.expires:
+            self._core.timers.add(details.expires, partial(self._expire, job), partial(_may_expire, job))
+        self._queue_when_due(job, details.due)
+
+    def _queue_when_due(self, job: QueuedJob, due: float) -> None:
+        if due > self._clock.unix():
+            job.ensure_details().due = due
+            job.state = _DELAYED
+            job.function.delayed += 1
+            self._core.timers.add(due, partial(self._become_due, job), partial(_is_delayed, job, due))
+        else:
+            self._dispatcher.queue(job)
+
+    def _become_due(self, job: QueuedJob) -> None:
+        job.function.delayed -= 1
+        job.state = _WAITING
+        self._dispatcher.queue(job)
+
+    def _expire(self, job: QueuedJob) -> None:
+        body = serialization.failure("Expired", "it had not started when its time was over")
+        self._endings.fail(job, Outcome.EXPIRED, body, None)
+
+    # ------------------------------------------------------------------------ jobs that come back
+
+    def requeue(self, job: QueuedJob, due: float = 0.0) -> None:
+        """A worker gives a job back. Its progress is void."""
+        self._core.timeouts.disarm(job)
+        if job.details is not None:
+            job.details.progress = NO_PROGRESS
+        if not job.wanted:
+            self._endings.abandon(job)
+            return
+        job.function.running -= 1
+        job.state = _WAITING
+        self._queue_when_due(job, due)
+
+    def worker_died(self, job: QueuedJob, worker: Session) -> None:
+        """The worker disconnected while it ran the job. The job is queued again until ``limits.deaths``."""
+        details = job.ensure_details()
+        details.deaths += 1
+        most = self._core.limits.deaths
+        if most is not None and details.deaths >= most and job.wanted:
+            name = serialization.name_of(worker).decode(errors="replace")
+            text = f"{details.deaths} workers went away in the middle of it; the last was {name}"
+            self._endings.fail(job, Outcome.WORKERS_DIED, serialization.failure("WorkersDied", text), worker)
+            return
+        if job.kept:
+            self._core.journal.add(Rescheduled(job.number, details.due, details.attempt, details.deaths))
+        self.requeue(job)
+
+    # -------------------------------------------------------------------- jobs that the store has
+
+    def revive(self, stored: StoredJob) -> None:
+        """A job that the store has waits again."""
+        function = self._core.functions.ensure(stored.function)
+        key = self.unique_key(stored)
+        if key in function.uniques:
+            key = b""
+        details = serialization.details_of(stored)
+        if details is not None and (details.attempt or details.deaths):
+            details.expires = 0.0  # it has started before
+        submitted = stored.submitted - self._clock.offset
+        job = QueuedJob(
+            stored.number,
+            function,
+            stored.unique,
+            key,
+            stored.workload,
+            stored.priority,
+            True,
+            submitted,
+            details,
+        )
+        job.kept = True
+        self._core.jobs.add(job)
+        self.begin(job)
+
+    def unique_key(self, stored: StoredJob) -> bytes:
+        """The key under which others join the job while it is live; empty if none do."""
+        if stored.unique != b"-":
+            return stored.unique
+        workload = stored.workload
+        if isinstance(workload, int) and self._core.store is not None:
+            whole = self._core.store.job(stored.number)
+            workload = whole.workload if whole is not None else workload
+        return payload_key(workload) if not isinstance(workload, int) else b""
+
+
+def payload_key(workload: Body) -> bytes:
+    """The unique key of a workload that coalesces with its equals. No other unique contains a NUL."""
+    return b"-\0" + blake2b(workload, digest_size=32).digest() if len(workload) else b""
+
+
+def _may_expire(job: QueuedJob) -> bool:
+    """Whether a job can still expire: it has not started."""
+    return job.state in (_DELAYED, _WAITING) and not job.started
+
+
+def _is_delayed(job: QueuedJob, due: float) -> bool:
+    """Whether a job is delayed until that time."""
+    return job.state is _DELAYED and job.ensure_details().due == due

@@ -1,0 +1,218 @@
+"""How a submission becomes a job, or joins one, and how it is answered.
+
+Two steps lead to the queue. A submission makes a job (``place``). With a durable store a background job then
+waits, and is queued and answered when the shell has written the journal. Answers are matched by their order
+alone, so a session with a submission at the store continues with background submissions only; its other
+packets wait (``ready_to_resume`` has the sessions that may continue). Other sessions never wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Final
+
+from gearflow.broker import serialization
+from gearflow.broker.core import Core
+from gearflow.broker.dispatch import Dispatcher
+from gearflow.broker.endings import Endings
+from gearflow.broker.functions import FunctionQueue
+from gearflow.broker.job import JobDetails, JobState, QueuedJob
+from gearflow.broker.lifecycle import Lifecycle, payload_key
+from gearflow.broker.limits import Refused
+from gearflow.broker.parser import Body
+from gearflow.broker.session import Session
+from gearflow.protocol.constants import HEADER, MAX_ARGUMENT, MAX_BODY, RES, PacketType
+
+INLINE: Final = 1024
+"""Bytes up to which the workload of a kept job stays in memory while the job waits."""
+
+_CREATED: Final = [HEADER.pack(RES, PacketType.JOB_CREATED, size) for size in range(256)]
+"""The header of JOB_CREATED by the length of the handle."""
+
+_NEARLY_TOO_LARGE: Final = MAX_BODY - 2 * MAX_ARGUMENT
+
+_STORING: Final = JobState.STORING
+_WAITING: Final = JobState.WAITING
+_OVER: Final = JobState.OVER
+
+
+class Submissions:
+    """Places submissions and answers them. Owns ``ready_to_resume``.
+
+    ``stalled`` has the sessions that have sent more than may be handled while a submission is at the store.
+    """
+
+    def __init__(
+        self,
+        core: Core,
+        endings: Endings,
+        dispatcher: Dispatcher,
+        lifecycle: Lifecycle,
+        stalled: Mapping[Session, list[bytes]],
+    ) -> None:
+        self.ready_to_resume: dict[Session, None] = {}
+        self._clock = core.clock
+        self._jobs = core.jobs
+        self._handles = core.handles
+        self._journal = core.journal
+        self._durable = core.journal.durable
+        self._outgoing = core.outgoing
+        self._limits = core.limits
+        self._endings = endings
+        self._dispatcher = dispatcher
+        self._lifecycle = lifecycle
+        self._stalled = stalled
+
+    # ------------------------------------------------------------------------------------- placing
+
+    def place(
+        self,
+        function: FunctionQueue,
+        unique: bytes,
+        workload: Body,
+        priority: int,
+        background: bool,
+        details: JobDetails | None,
+        client: Session | None,
+    ) -> QueuedJob:
+        """Join the live job of the unique, or make a new job; the caller answers.
+
+        Raises:
+            Refused: The job is over a limit.
+        """
+        key = b""
+        limits = self._limits
+        if unique:
+            if len(unique) > limits.unique:
+                raise Refused(b"ARGUMENT_TOO_LARGE", b"Unique value too large")
+            key = unique if unique != b"-" else payload_key(workload)
+            job = function.uniques.get(key)
+            if job is not None:
+                self._join(job, background, details, client)
+                return job
+        if function.limits is not None and function.full(priority):
+            raise Refused(b"QUEUE_ERROR", b"Job queue is full")
+        size = len(workload)
+        if limits.queued is not None and self._jobs.queued_bytes + size > limits.queued:
+            text = "refused a job: as many bytes are queued as may be"
+            self._outgoing.notify(text, client, function.name)
+            raise Refused(b"QUEUE_ERROR", b"Job queue is full: the server holds all the bytes it may")
+        handles = self._handles
+        if size >= _NEARLY_TOO_LARGE and size + len(handles.prefix) + len(function.name) + 24 > MAX_BODY:
+            raise Refused(b"ARGUMENT_TOO_LARGE", b"with its handle the job would not fit into a packet")
+        number = handles.last + 1
+        if number >= handles.reserve_at:
+            handles.reserve(number)
+        handles.last = number
+        job = QueuedJob(
+            number, function, unique, key, workload, priority, background, self._clock.now, details
+        )
+        self._jobs.add(job)
+        if client is not None:
+            job.clients = (client,)
+            client.attached[job] = None
+        if background and self._durable:
+            job.state = _STORING
+            function.storing += 1
+            self._store(job)
+        elif details is None:
+            self._dispatcher.queue(job)
+        else:
+            self._lifecycle.begin(job)
+        return job
+
+    def _join(
+        self, job: QueuedJob, background: bool, details: JobDetails | None, client: Session | None
+    ) -> None:
+        """A submission coalesces with a live job; from now on this client is attached too."""
+        if client is not None:
+            job.clients += (client,)
+            client.attached[job] = None
+        if background and not job.background:
+            job.background = True
+            if self._durable and not job.kept:
+                self._store(job)
+        if details is not None and details.keep is not None:
+            own = job.ensure_details()
+            own.keep = max(details.keep, own.keep or 0.0)
+
+    def _store(self, job: QueuedJob) -> None:
+        change = serialization.stored_job(job, self._clock.offset)
+        self._journal.keep(change, partial(self._stored, job))
+
+    def _stored(self, job: QueuedJob, error: str | None) -> None:
+        """The second step: the job is kept, so it counts from now on; or it could not be kept."""
+        function = job.function
+        if error is None:
+            job.kept = job.state is not _OVER and not job.cancelled  # else it has ended since
+            if job.unstored:
+                job.ensure_details().unstored = False
+            if job.state is _STORING:
+                function.storing -= 1
+                job.state = _WAITING
+                if job.size > INLINE and not (function.sleepers or function.waiting_grabs):
+                    job.workload = job.size
+                self._lifecycle.begin(job)
+            return
+        self._journal.fault = error
+        job.ensure_details().unstored = True
+        job.background = False
+        if job.state is _STORING:
+            self._endings.discard(job)
+        elif job.state is not _OVER:
+            self._endings.end_if_unwanted(job)
+
+    # ----------------------------------------------------------------------------------- answering
+
+    def answer(
+        self,
+        session: Session,
+        job: QueuedJob | None,
+        background: bool = False,
+        refused: Refused | None = None,
+    ) -> bool:
+        """Answer a submission with its job or its refusal; whether that has to wait for the store."""
+        if session.pending_writes or (job is not None and self.is_storing(job, background)):
+            session.pending_writes += 1
+            durably = background or (job is not None and job.state is _STORING)
+            self._journal.keep(None, partial(self._answer_later, session, job, durably, refused))
+            return True
+        if job is not None:
+            self.created(session, job)
+        elif refused is not None:
+            self._outgoing.error(session, refused.code, refused.text)
+        return False
+
+    def is_storing(self, job: QueuedJob, background: bool) -> bool:
+        """Whether a submission that made or joined the job can be answered only once the job is kept."""
+        return self._durable and (not job.kept if background else job.state is _STORING)
+
+    def created(self, session: Session, job: QueuedJob) -> None:
+        """Send JOB_CREATED."""
+        handle = b"%b%d" % (self._handles.prefix, job.number)
+        self._outgoing.send(session, _CREATED[len(handle)] + handle)
+
+    def _answer_later(
+        self,
+        session: Session,
+        job: QueuedJob | None,
+        durably: bool,
+        refused: Refused | None,
+        error: str | None,
+    ) -> None:
+        """Answer a submission that waited for the store (``durably``), or only for answers before it."""
+        self.resume(session)
+        if refused is not None:
+            self._outgoing.error(session, refused.code, refused.text)
+        elif job is not None and error is None and not (durably and job.unstored):
+            self.created(session, job)
+        else:
+            fault = (error or self._journal.fault).encode(errors="replace")
+            self._outgoing.error(session, b"QUEUE_ERROR", b"the job could not be stored: " + fault)
+
+    def resume(self, session: Session) -> None:
+        """One answer of the session waits no longer."""
+        session.pending_writes -= 1
+        if not session.pending_writes and session in self._stalled:
+            self.ready_to_resume[session] = None
