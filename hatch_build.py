@@ -22,8 +22,8 @@ if sys.version_info < (3, 11):  # noqa: UP036
     )
 
 CORE = (
-    *("broker", "dispatch", "functions", "job", "journal"),
-    *("limits", "parser", "serialization", "session", "timers"),
+    *("broker", "core", "dispatch", "endings", "functions", "handles", "job", "journal"),
+    *("lifecycle", "limits", "outgoing", "parser", "serialization", "session", "submission", "timers"),
 )
 
 SETUP = """
