@@ -1,7 +1,7 @@
-"""The forms that arguments and results have on the wire; which one, a task's signature decides.
+"""The encoders of arguments and results. A task's signature decides which one it needs.
 
-Made at first use, and imported only then: pydantic takes longer to import than all the rest of gearflow,
-and a program that only defines tasks, or asks a server how it is, need not wait for it.
+They are made at the first use, and imported only then. pydantic takes longer to import than the rest of
+gearflow, and a program that only defines tasks or asks a server for its status does not need it.
 """
 
 import json
@@ -20,7 +20,7 @@ from gearflow.tasks.signature import TaskSignature
 
 Errors: TypeAlias = list[dict[str, Any]]
 
-_MAX_INPUT: Final = 1024  # characters of a faulty input that are worth carrying along
+_MAX_INPUT: Final = 1024  # characters of a faulty input; longer ones are left out
 
 _WHAT_TRAVELS: Final = (
     "take a pydantic model, a dataclass, or what is made of these and of int, str, list, datetime and so on"
@@ -39,7 +39,7 @@ _TO_BYTES: Final[dict[type, str]] = {
 
 
 def encoder_of_arguments(signature: TaskSignature, task: str) -> Encoder:
-    """The form of a task's arguments, which are a dict by parameter name.
+    """The encoder of a task's arguments, which are a dict by parameter name.
 
     Raises:
         TaskDefinitionError: A type cannot travel, or a default does not fit its type.
@@ -50,16 +50,14 @@ def encoder_of_arguments(signature: TaskSignature, task: str) -> Encoder:
         case [(name, kind)] if kind is str or kind is bytes:
             return _Sole(name, _Raw(kind))
         case [(name, kind)] if _is_model(kind):
-            return _Sole(name, _Json(_build(kind, _closed, f"the parameter {name!r}", task)))
+            return _Sole(name, _build(kind, f"the parameter {name!r}", task, _closed))
         case _:
             return _object(annotations, signature.defaults, task)
 
 
 def encoder_of_result(kind: Any, task: str) -> Encoder:
-    """The form of a task's result. Raises as ``encoder_of_arguments``."""
-    if kind is str or kind is bytes:
-        return _Raw(kind)
-    return _Json(_build(kind, _as_it_is, "the result", task))
+    """The encoder of a task's result. Raises as ``encoder_of_arguments``."""
+    return _Raw(kind) if kind is str or kind is bytes else _build(kind, "the result", task)
 
 
 def _object(annotations: Mapping[str, Any], defaults: Mapping[str, Any], task: str) -> Encoder:
@@ -72,18 +70,24 @@ def _object(annotations: Mapping[str, Any], defaults: Mapping[str, Any], task: s
                 field.pop(key, None)
 
     create = cast(Any, TypedDict)  # its names are not known to a type checker
+    codec = JsonCodec if annotations else _NoArguments
     try:
-        wire = _build(create(task, dict(annotations)), by_parameter_name, "a parameter", task)
+        return _build(create(task, dict(annotations)), "a parameter", task, by_parameter_name, codec)
     except TaskDefinitionError:
         for name, annotation in annotations.items():
-            _build(annotation, _as_it_is, f"the parameter {name!r}", task)  # raises for the one at fault
+            _build(annotation, f"the parameter {name!r}", task)  # raises for the one at fault
         raise
-    return _Arguments(wire, none=not annotations)
 
 
-def _build(kind: Any, refine: Callable[[Schema], None], what: str, task: str) -> JsonCodec:
+def _build(
+    kind: Any,
+    what: str,
+    task: str,
+    refine: Callable[[Schema], None] = lambda _: None,
+    codec: type[JsonCodec] = JsonCodec,
+) -> JsonCodec:
     try:
-        return JsonCodec(kind, refine)
+        return codec(kind, refine)
     except LostOnTheWay as error:
         raise TaskDefinitionError(f"task {task!r}: {what} would not arrive as it is: {error}") from error
     except (PydanticUserError, SchemaError, NameError, TypeError) as error:
@@ -94,15 +98,11 @@ def _build(kind: Any, refine: Callable[[Schema], None], what: str, task: str) ->
         ) from error
 
 
-def _as_it_is(_: Schema) -> None:
-    """No refinement."""
-
-
 def _check_defaults(signature: TaskSignature, task: str) -> None:
     for name, default in signature.defaults.items():
         kind = signature.annotations[name]
         try:
-            _build(kind, _as_it_is, f"the parameter {name!r}", task).validate(default)
+            _build(kind, f"the parameter {name!r}", task).validate(default)
         except ValidationError as error:
             shown = kind.__name__ if isinstance(kind, type) else str(kind)
             raise TaskDefinitionError(
@@ -112,34 +112,8 @@ def _check_defaults(signature: TaskSignature, task: str) -> None:
             ) from error
 
 
-class _Json:
-    """One value as JSON, validated on the way out as well."""
-
-    __slots__ = ("_wire",)
-
-    def __init__(self, wire: JsonCodec) -> None:
-        self._wire = wire
-
-    def dump(self, value: Any) -> bytes:
-        data = self._wire.dump(self._wire.validate(value))
-        if self._wire.holds_instances:
-            # pydantic takes a model's instance for valid, though its attributes may have been set to
-            # anything since; the reader would find out, but it is the writer's fault.
-            self._wire.load(data)
-        return data
-
-    def canonical(self, value: Any) -> bytes:
-        return self._wire.canonical(self._wire.validate(value))
-
-    def load(self, data: bytes) -> Any:
-        return self._wire.load(data)
-
-    def json_schema(self, mode: Any) -> dict[str, Any]:
-        return self._wire.json_schema(mode)
-
-
 class _Raw:
-    """One str or bytes as it is."""
+    """One str or bytes, unchanged."""
 
     __slots__ = ("_kind", "_validate")
 
@@ -165,36 +139,32 @@ class _Raw:
 class _Sole:
     """The only argument, by itself."""
 
-    __slots__ = ("_form", "_name")
+    __slots__ = ("_encoder", "_name")
 
-    def __init__(self, name: str, form: Encoder) -> None:
+    def __init__(self, name: str, encoder: Encoder) -> None:
         self._name = name
-        self._form = form
+        self._encoder = encoder
 
     def dump(self, values: dict[str, Any]) -> bytes:
-        return self._form.dump(values[self._name])
+        return self._encoder.dump(values[self._name])
 
     def canonical(self, values: dict[str, Any]) -> bytes:
-        return self._form.canonical(values[self._name])
+        return self._encoder.canonical(values[self._name])
 
     def load(self, data: bytes) -> dict[str, Any]:
-        return {self._name: self._form.load(data)}
+        return {self._name: self._encoder.load(data)}
 
     def json_schema(self, mode: Any) -> dict[str, Any]:
-        return self._form.json_schema(mode)
+        return self._encoder.json_schema(mode)
 
 
-class _Arguments(_Json):
-    """Arguments by name; without any, nothing at all will do for ``{}``."""
+class _NoArguments(JsonCodec):
+    """An empty workload means the same as ``{}``."""
 
-    __slots__ = ("_none",)
-
-    def __init__(self, wire: JsonCodec, *, none: bool) -> None:
-        super().__init__(wire)
-        self._none = none
+    __slots__ = ()
 
     def load(self, data: bytes) -> Any:
-        return {} if self._none and data in (b"", b"\0") else super().load(data)
+        return {} if data in (b"", b"\0") else JsonCodec.load(self, data)
 
 
 def _is_model(kind: Any) -> bool:
@@ -208,7 +178,7 @@ def _closed(schema: Schema) -> None:
 
 
 def faults_of(error: ValueError) -> Errors:
-    """What is wrong as JSON-able data, without inputs that are long or cannot be shown."""
+    """The faults as data for JSON, without inputs that are long or cannot be shown."""
     if not isinstance(error, ValidationError):
         return [{"type": "value_error", "loc": [], "msg": str(error)}]
     try:

@@ -1,20 +1,21 @@
-"""A Python type as JSON on the wire: validated on the way in, the same value on the way out.
+"""A Python type as JSON on the wire. Values are validated in both directions, and arrive unchanged.
 
-pydantic's own JSON does not survive a round trip everywhere: bytes that are not UTF-8 cannot be written,
-inf and nan become null, and a field with different aliases for reading and writing cannot read what it
-wrote. Its settings for this live in each model's configuration, and are the model's owner's to choose for
-other purposes. So the core schema of a type is copied, and in the copy
+pydantic's own JSON does not survive every round trip. Bytes that are not UTF-8 cannot be written, inf and
+nan become null, and a field with different aliases for reading and writing cannot read its own output. The
+settings for this are in the configuration of each model, which its owner chooses for other purposes. So the
+core schema of a type is copied. In the copy
 
 * every model, dataclass and TypedDict that does not say otherwise reads and writes bytes as base64 (in
-  the URL-safe alphabet; the standard one is read as well) and inf and nan as strings;
-* the key under which a field is written is among those under which it is read.
+  the URL-safe alphabet, and it also reads the standard one) and inf and nan as strings;
+* a field is also read under the key under which it is written.
 
-pydantic-core takes the setting for reading from the nearest configuration, and the ones for writing from
-the outermost; and it would use a model's own validator, built without the copy's settings, unless told
-not to. It reads a str for bytes so from Python, too, where base64 would be a guess: for values from there
-another copy wants bytes.
+pydantic-core takes the setting for reading from the nearest configuration, and the settings for writing from
+the outermost. It also uses a model's own validator, which ignores the copy's settings, unless this is turned
+off. In Python values too, it reads a str as base64 where bytes are expected. That would be a guess, so a
+second copy refuses a str there.
 
-What pydantic leaves behind on purpose when it writes (secrets, excluded fields) is refused with its type.
+A type is refused if pydantic leaves a part of its values out on purpose, as it does with secrets and
+excluded fields.
 """
 
 import json
@@ -37,30 +38,30 @@ _CONFIG: Final[dict[str, str]] = {
 _HAS_CONFIG: Final = frozenset({"model", "dataclass", "typed-dict"})
 
 _NOT_SCHEMA: Final = frozenset({"cls", "config", "default", "expected", "function", "members", "metadata"})
-"""Keys of a core schema under which there are the user's own objects, not schemas."""
+"""Keys of a core schema whose values are the user's own objects, not schemas."""
 
 _NOT_WRITTEN: Final = _NOT_SCHEMA | {"computed_fields", "fields", "serialization"}
-"""Keys behind which nothing is that is written, or that are looked at by themselves."""
+"""Keys whose values are not written, or are checked by themselves."""
 
 _SECRET: Final = "pydantic.types._serialize_secret"
-"""How the functions are named that write asterisks."""
+"""Prefix of the names of the functions that write asterisks."""
 
 
 class LostOnTheWay(TypeError):
-    """A type of which a part would not be written; says which, and what to do about it."""
+    """A part of the type's values would not be written. The message names it, and what to do about it."""
 
 
 class JsonCodec:
-    """Values of one type <-> JSON. Building it takes about a millisecond.
+    """Values of one type <-> JSON, an ``Encoder``. Building it takes about a millisecond.
 
     ``refine`` may change the copy of the core schema before validator and serializer are built of it.
 
     Raises (on creation):
-        LostOnTheWay: Not all of a value would arrive.
+        LostOnTheWay: A part of a value would not arrive.
         PydanticUserError, SchemaError: pydantic cannot make JSON of the type.
     """
 
-    __slots__ = ("_canonical", "_schema", "_serialize", "_validate_json", "holds_instances", "validate")
+    __slots__ = ("_canonical", "_holds_instances", "_schema", "_serialize", "_validate_json", "validate")
 
     def __init__(self, annotation: Any, refine: Callable[[Schema], None] = lambda _: None) -> None:
         kinds: set[str] = set()
@@ -82,23 +83,26 @@ class JsonCodec:
         self.validate: Callable[[Any], Any] = validator.validate_python
         """The value as the type wants it. Raises pydantic's ValidationError."""
         self._serialize = serializer.to_json
-        self.holds_instances = not kinds.isdisjoint(("model", "dataclass"))
-        """Whether a value may hold objects that pydantic takes as they are, valid or not."""
+        # pydantic takes a model's instance for valid, although its attributes may have changed since.
+        self._holds_instances = not kinds.isdisjoint(("model", "dataclass"))
 
     def dump(self, value: Any) -> bytes:
-        """A validated value as JSON. Raises PydanticSerializationError, which is a ValueError."""
-        return self._serialize(value, by_alias=True, round_trip=True, warnings="error")
+        """A value as JSON. Raises ValueError, most often pydantic's."""
+        data = self._serialize(self.validate(value), by_alias=True, round_trip=True, warnings="error")
+        if self._holds_instances:
+            self._validate_json(data)  # the reader would find the fault, but the writer made it
+        return data
 
     def canonical(self, value: Any) -> bytes:
-        """A validated value as JSON that equal values have in common: dicts and sets are sorted."""
+        """A value as JSON that is the same for equal values: dicts and sets are sorted."""
         serializer = self._canonical
         if serializer is None:
             serializer = self._canonical = _build(SchemaSerializer, _copied(self._schema, _sort_sets))
-        data = serializer.to_json(value, by_alias=True, round_trip=True, warnings="error")
+        data = serializer.to_json(self.validate(value), by_alias=True, round_trip=True, warnings="error")
         return json.dumps(json.loads(data), sort_keys=True).encode()
 
     def load(self, data: bytes) -> Any:
-        """The value of JSON; one trailing NUL is dropped. Raises pydantic's ValidationError."""
+        """The value of JSON, without one trailing NUL. Raises pydantic's ValidationError."""
         # node-gearman 0.2.2 puts a NUL behind the payload of background jobs
         return self._validate_json(data[:-1] if data.endswith(b"\0") else data)
 
@@ -108,7 +112,7 @@ class JsonCodec:
 
 
 class _WireJsonSchema(GenerateJsonSchema):
-    """pydantic reads the settings for bytes from the classes here, not from the core schema."""
+    """Describes bytes by the core schema. pydantic itself reads their settings from the classes."""
 
     def bytes_schema(self, schema: BytesSchema) -> dict[str, Any]:
         described = super().bytes_schema(schema)
@@ -116,7 +120,7 @@ class _WireJsonSchema(GenerateJsonSchema):
 
 
 def top(schema: Schema) -> Schema:
-    """The schema of the outermost type, inside what only wraps it."""
+    """The schema of the outermost type, without the schemas that only wrap it."""
     definitions = {definition["ref"]: definition for definition in schema.get("definitions", ())}
     while schema["type"] not in _HAS_CONFIG:
         schema = definitions[schema["schema_ref"]] if schema["type"] == "definition-ref" else schema["schema"]
@@ -131,7 +135,7 @@ def _build(kind: Callable[..., Any], schema: Any) -> Any:
 
 
 def _copied(node: Any, change: Callable[[Schema], None]) -> Any:
-    """A deep copy of a core schema; ``change`` gets each schema in it, after those that it contains."""
+    """A deep copy of a core schema. ``change`` gets each schema in it, the inner ones first."""
     if isinstance(node, list):
         return [_copied(item, change) for item in cast("list[object]", node)]
     if isinstance(node, tuple):
@@ -182,13 +186,13 @@ def _read_what_is_written(name: str, field: Schema) -> None:
 
 
 def _want_bytes(schema: Schema) -> None:
-    """Have a str refused where bytes are wanted."""
+    """Refuse a str where bytes are expected."""
     if schema["type"] == "bytes":
         schema["strict"] = True
 
 
 def _refuse_losses(node: Any, where: str = "it") -> None:
-    """Raise LostOnTheWay if not all of a value is written; ``where`` is the field that is looked at."""
+    """Raise LostOnTheWay if a part of a value is not written. ``where`` is the field that is checked."""
     if isinstance(node, list | tuple):
         for item in cast("Iterable[object]", node):
             _refuse_losses(item, where)
@@ -204,7 +208,7 @@ def _refuse_losses(node: Any, where: str = "it") -> None:
             f"{where} is a secret, of which pydantic writes only '**********'; send a reference to it, or "
             "take 'str', which can be read on the wire and in the server's file"
         )
-    if function and not function.startswith("pydantic."):  # the user's own, who writes what he wants
+    if function and not function.startswith("pydantic."):  # the user's own function, which may write anything
         return
     for name, field in _fields(schema):
         if field.get("serialization_exclude"):
@@ -219,7 +223,7 @@ def _refuse_losses(node: Any, where: str = "it") -> None:
 
 
 def _written_by(schema: Schema) -> str:
-    """The function that writes values of a schema, with its module; empty if pydantic-core does."""
+    """The function that writes the values of a schema, with its module. Empty if pydantic-core does it."""
     match schema:
         case {"serialization": {"function": function}}:
             return f"{getattr(function, '__module__', '')}.{getattr(function, '__name__', '')}"
@@ -228,13 +232,13 @@ def _written_by(schema: Schema) -> str:
 
 
 def _owner(schema: Schema) -> str:
-    """The class whose fields a schema has."""
+    """The class that a schema's fields belong to."""
     name = schema.get("model_name") or schema.get("dataclass_name")
     return str(name or getattr(schema.get("cls"), "__name__", "it"))
 
 
 def _sort_sets(schema: Schema) -> None:
-    """Have sets written in an order of their own, not of the process's hash seed."""
+    """Write sets in an order that does not depend on the process's hash seed."""
     if schema["type"] in ("set", "frozenset") and "serialization" not in schema:
         schema["serialization"] = {"type": "function-wrap", "function": _sorted, "schema": dict(schema)}
 

@@ -1,6 +1,6 @@
 """A task's arguments and result <-> the bytes of a workload, by the task's signature.
 
-Payloads are plain, so that workers and clients in any language can take part:
+Payloads are plain, so workers and clients in any language can take part:
 
 * *raw*: the sole parameter is exactly ``str`` (as UTF-8) or ``bytes``: the workload is the value;
 * *model*: the sole parameter is one ``BaseModel``: its own JSON object;
@@ -8,8 +8,8 @@ Payloads are plain, so that workers and clients in any language can take part:
 * everything else: a JSON object by parameter name, with defaults filled in.
 
 A result is raw if it is exactly ``str`` or ``bytes``, else JSON (``None`` is ``null``). Unknown keys are
-refused. The injected ``Context`` is not a parameter here. What validates at the producer is what the
-worker validates again: its callers may be programs that know nothing of the types.
+refused. The injected ``Context`` is not a parameter here. The producer validates a payload, and the worker
+validates it again, because its callers may be programs that do not know the types.
 """
 
 from collections.abc import Mapping
@@ -23,14 +23,14 @@ _SHOWN_FAULTS: Final = 3  # in the message; all of them are in the list
 
 
 class Encoder(Protocol):
-    """Values of one type <-> bytes. What does not fit is a ValueError, most often pydantic's."""
+    """Values of one type <-> bytes. A value that does not fit raises ValueError, most often pydantic's."""
 
     def dump(self, value: Any, /) -> bytes:
         """The bytes of a value."""
         ...
 
     def canonical(self, value: Any, /) -> bytes:
-        """Bytes that equal values have in common."""
+        """Bytes that are the same for equal values."""
         ...
 
     def load(self, data: bytes, /) -> Any:
@@ -43,10 +43,10 @@ class Encoder(Protocol):
 
 
 class PayloadCodec:
-    """The two directions of a task's arguments, and of its result.
+    """Encodes and decodes a task's arguments and its result.
 
-    Annotations are read at first use; then all methods may raise TaskDefinitionError, if one of them cannot
-    travel. (``ValueError`` is the root of what pydantic, its serializers and UTF-8 refuse a value with.)
+    Annotations are read at the first use. Then all methods raise TaskDefinitionError if a type cannot travel.
+    (pydantic, its serializers and UTF-8 all refuse a value with a ``ValueError``.)
     """
 
     def __init__(self, signature: TaskSignature, task: str) -> None:
@@ -62,7 +62,7 @@ class PayloadCodec:
         """The workload of a call.
 
         Raises:
-            TypeError: The function could not be called so.
+            TypeError: The arguments do not fit the function's parameters.
             PayloadInvalid: An argument does not fit its type.
         """
         values = self.signature.bind(args, kwargs)
@@ -80,7 +80,7 @@ class PayloadCodec:
             raise self._invalid("the arguments do", error) from error
 
     def decode(self, workload: bytes) -> dict[str, Any]:
-        """The arguments in a workload, by name; those it leaves out have defaults.
+        """The arguments in a workload, by name. Those that it leaves out have defaults.
 
         Raises:
             PayloadInvalid: The workload does not fit the task's parameters.
