@@ -15,15 +15,12 @@ from gearflow.client import server_calls, submitter
 from gearflow.client.config import ServerAddress, default_servers, parse_servers
 from gearflow.client.connection import ServerFeatures
 from gearflow.client.job import ClientJob, JobHandle, JobName, JobStatus
-from gearflow.client.names import function_to_wire, handle_to_wire, to_text, unique_to_wire
+from gearflow.client.names import handle_to_wire, unique_to_text, unique_to_wire
 from gearflow.client.pool import Pool, ResubmitPolicy, default_spread
 from gearflow.client.requests import NotSent, Request, Submission
 from gearflow.client.submission import (
-    BACKGROUND,
-    FOREGROUND,
     JobRequest,
     SubmitOptions,
-    encode_submission,
 )
 from gearflow.client.submitter import Sending
 from gearflow.errors import NoServer
@@ -163,13 +160,16 @@ class Client:
             UnsupportedByServer: The server cannot honour an option. Nothing was sent.
             LocalProtocolError: The function or the unique cannot be sent.
         """
-        if options is not None or self._pool.spreads:
-            order = JobRequest(function, workload, _text(unique), priority, options, detached=False)
-            order.check()
-            return await Sending(self._pool, order).attach()
-        key = unique_to_wire(unique)
-        packet = encode_submission(FOREGROUND[priority], function_to_wire(function), key, workload)
-        accepted = await self._submit(packet, function, key, attached=True)
+        return await self.attach(
+            JobRequest(function, workload, unique_to_text(unique), priority, options, detached=False)
+        )
+
+    async def attach(self, request: JobRequest) -> ClientJob:
+        """Submit a job that is not detached, and stay attached to it. Raises as ``submit``."""
+        if request.options is not None or self._pool.spreads:
+            request.check()
+            return await Sending(self._pool, request).attach()
+        accepted = await self._submit(request)
         assert accepted.job is not None  # it was accepted, and we were not cancelled
         return accepted.job
 
@@ -195,13 +195,14 @@ class Client:
         """
         if at is not None:
             options = replace(options or SubmitOptions(), at=at)
-        if options is not None or self._pool.spreads:
-            order = JobRequest(function, workload, _text(unique), priority, options)
-            order.check()
-            return await Sending(self._pool, order).hand_over()
-        key = unique_to_wire(unique)
-        packet = encode_submission(BACKGROUND[priority], function_to_wire(function), key, workload)
-        accepted = await self._submit(packet, function, key, attached=False)
+        return await self.enqueue(JobRequest(function, workload, unique_to_text(unique), priority, options))
+
+    async def enqueue(self, request: JobRequest) -> JobHandle:
+        """Submit a detached job. Raises as ``submit_background``."""
+        if request.options is not None or self._pool.spreads:
+            request.check()
+            return await Sending(self._pool, request).hand_over()
+        accepted = await self._submit(request)
         assert accepted.handle is not None  # it was accepted
         return accepted.handle
 
@@ -338,11 +339,14 @@ class Client:
         """
         self._pool.post(function)
 
-    async def _submit(self, packet: bytes, function: str, unique: bytes, *, attached: bool) -> Submission:
-        """Submit to one server after another until one can be told; never twice to the socket."""
+    async def _submit(self, request: JobRequest) -> Submission:
+        """Submit a request without options, to one server after another until it is sent once."""
+        unique, packet = request.encode()
         while True:
             connection = await self._pool.connection()
-            submission = Submission(function, unique, connection.new_event(), attached=attached)
+            submission = Submission(
+                request.function, unique, connection.new_event(), attached=not request.detached
+            )
             try:
                 await connection.ask(submission, packet)
             except NotSent:
@@ -388,10 +392,6 @@ class Client:
         if unknown is None:
             raise NoServer(reasons)
         return unknown
-
-
-def _text(unique: str | bytes) -> str:
-    return unique if isinstance(unique, str) else to_text(unique)
 
 
 def _job_status(answer: StatusRes | StatusResUnique) -> JobStatus:

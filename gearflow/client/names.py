@@ -5,6 +5,7 @@ out as they came in.
 """
 
 import os
+from functools import lru_cache
 from typing import Final
 
 from gearflow.errors import LocalProtocolError
@@ -23,6 +24,7 @@ def to_wire(name: str) -> bytes:
     return name.encode("utf-8", _SURROGATES)
 
 
+@lru_cache  # every call needs it, and programs have few functions
 def function_to_wire(function: str) -> bytes:
     """The bytes of a function's name, which may be empty.
 
@@ -59,6 +61,11 @@ def unique_to_wire(unique: str | bytes) -> bytes:
     if b"\0" in key:
         raise LocalProtocolError(f"the unique {key!r} contains a NUL, which ends names on the wire")
     return key
+
+
+def unique_to_text(unique: str | bytes) -> str:
+    """A unique as text, however the caller gives it."""
+    return unique if isinstance(unique, str) else to_text(unique)
 
 
 def handle_to_wire(handle: str) -> bytes:

@@ -137,6 +137,16 @@ class JobRequest:
                 "a start time is for background jobs: nobody waits for a job that has not started"
             )
 
+    def encode(self) -> tuple[bytes, bytes]:
+        """The unique on the wire and the packet of a request without options, for any server.
+
+        Raises:
+            LocalProtocolError: The function or the unique cannot be sent, or the workload is too large.
+        """
+        unique = unique_to_wire(self.unique) if self.unique else b""
+        kind = (BACKGROUND if self.detached else FOREGROUND)[self.priority]
+        return unique, encode_submission(kind, function_to_wire(self.function), unique, self.workload)
+
     def put(self, server: ServerAddress, answered: Signal, *, gearflow: bool) -> tuple[Submission, bytes]:
         """The request for a server, and its packet.
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from threading import Lock, RLock, Thread, current_thread
@@ -22,10 +23,10 @@ from gearflow.client.client import Client
 from gearflow.client.config import ServerAddress
 from gearflow.client.connection import ServerFeatures
 from gearflow.client.job import ClientJob, JobEvent, JobHandle, JobName, JobStatus
-from gearflow.client.names import function_to_wire, unique_to_wire
+from gearflow.client.names import unique_to_text
 from gearflow.client.pool import ResubmitPolicy
 from gearflow.client.requests import NotSent
-from gearflow.client.submission import BACKGROUND, JobRequest, SubmitOptions, encode_submission
+from gearflow.client.submission import JobRequest, SubmitOptions
 from gearflow.errors import ConnectionLost
 from gearflow.protocol.constants import Priority
 from gearflow.protocol.heartbeat import Timeouts
@@ -120,12 +121,13 @@ class SyncClient:
         options: SubmitOptions | None = None,
     ) -> "SyncJob":
         """Submit a job and stay attached to it. See ``Client.submit``."""
-        job = self._loop.call(
-            partial(
-                self._client.submit, function, workload, unique=unique, priority=priority, options=options
-            )
+        return self.attach(
+            JobRequest(function, workload, unique_to_text(unique), priority, options, detached=False)
         )
-        return SyncJob(job, self._loop)
+
+    def attach(self, request: JobRequest) -> "SyncJob":
+        """Submit a job that is not detached, and stay attached to it. See ``Client.attach``."""
+        return SyncJob(self._loop.call(partial(self._client.attach, request)), self._loop)
 
     def submit_background(
         self,
@@ -138,25 +140,17 @@ class SyncClient:
         options: SubmitOptions | None = None,
     ) -> JobHandle:
         """Submit a background job. See ``Client.submit_background``."""
-        if options is None and at is None:
-            name, key = function_to_wire(function), unique_to_wire(unique)
-            try:
-                return self._direct.submit(
-                    function, key, encode_submission(BACKGROUND[priority], name, key, workload)
-                )
-            except NotSent:
-                pass
-        return self._loop.call(
-            partial(
-                self._client.submit_background,
-                function,
-                workload,
-                unique=unique,
-                priority=priority,
-                at=at,
-                options=options,
-            )
-        )
+        if at is not None:
+            options = replace(options or SubmitOptions(), at=at)
+        return self.enqueue(JobRequest(function, workload, unique_to_text(unique), priority, options))
+
+    def enqueue(self, request: JobRequest) -> JobHandle:
+        """Submit a detached job. See ``Client.enqueue``."""
+        if request.options is None:
+            unique, packet = request.encode()
+            with suppress(NotSent):
+                return self._direct.submit(request.function, unique, packet)
+        return self._loop.call(partial(self._client.enqueue, request))
 
     def submit_many(self, orders: Sequence[JobRequest]) -> list[JobHandle | Exception]:
         """Submit many background jobs at once. See ``Client.submit_many``."""

@@ -146,9 +146,7 @@ async def outcome(call: JobRequest, client: Client) -> bytes:
     Raises as ``AsyncJob.result``, and as ``Client.submit``.
     """
     with Waiting(call.function):
-        job = await client.submit(
-            call.function, call.workload, unique=call.unique, priority=call.priority, options=call.options
-        )
+        job = await client.attach(call)
         try:
             return await job.result()
         except JobFailed as error:

@@ -152,27 +152,21 @@ class Task(Generic[P, R]):
         """Submit a job, and return it once a server has accepted it. Raises as ``call``."""
         current.forbid_running_loop(f"{self._shown}.asubmit")
         call = submission.attached(self, args, kwargs)
-        job = current.current_sync().submit(
-            call.function, call.workload, unique=call.unique, priority=call.priority, options=call.options
-        )
+        job = current.current_sync().attach(call)
         return Job(job, self.payload.decode_result)
 
     async def asubmit(self, *args: P.args, **kwargs: P.kwargs) -> AsyncJob[R]:
         """Submit a job, and return it once a server has accepted it. Raises as ``call``."""
         call = submission.attached(self, args, kwargs)
         client = await current.current()
-        job = await client.submit(
-            call.function, call.workload, unique=call.unique, priority=call.priority, options=call.options
-        )
+        job = await client.attach(call)
         return AsyncJob(job, self.payload.decode_result)
 
     def background(self, *args: P.args, **kwargs: P.kwargs) -> Ref[R]:
         """Submit a background job, and return a reference once the server has it. Raises as ``submit``."""
         current.forbid_running_loop(f"{self._shown}.abackground")
         call = submission.detached(self, args, kwargs)
-        handle = current.current_sync().submit_background(
-            call.function, call.workload, unique=call.unique, priority=call.priority, options=call.options
-        )
+        handle = current.current_sync().enqueue(call)
         return self._ref(handle)
 
     async def abackground(self, *args: P.args, **kwargs: P.kwargs) -> Ref[R]:
@@ -180,9 +174,7 @@ class Task(Generic[P, R]):
         ``background``."""
         call = submission.detached(self, args, kwargs)
         client = await current.current()
-        handle = await client.submit_background(
-            call.function, call.workload, unique=call.unique, priority=call.priority, options=call.options
-        )
+        handle = await client.enqueue(call)
         return self._ref(handle)
 
     @overload

@@ -332,9 +332,7 @@ async def _attach(job: _Typed | _Untyped, client: "Client", wishes: SubmitChoice
         )
     with imports.user_code(job.task):
         call = _with_options(job.task, wishes).prepare(job.args, job.kwargs)
-    return await client.submit(
-        call.function, call.workload, unique=call.unique, priority=call.priority, options=call.options
-    )
+    return await client.attach(call)
 
 
 def _with_options(task: "AnyTask", wishes: SubmitChoices) -> "AnyTask":

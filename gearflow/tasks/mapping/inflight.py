@@ -195,9 +195,7 @@ class InFlightJobs(Generic[K]):
             raise failures[0]
 
     async def _submit(self, key: K, call: JobRequest) -> None:
-        job = await self._client.submit(
-            call.function, call.workload, unique=call.unique, priority=call.priority, options=call.options
-        )
+        job = await self._client.attach(call)
         self._flying[job] = key
         job.add_done_callback(self._land)
         if self._closed:
