@@ -33,6 +33,7 @@ from gearflow.client.client import Client
 from gearflow.client.config import ServerAddress, default_servers, parse_servers
 from gearflow.client.pool import default_spread
 from gearflow.client.sync_client import SyncClient
+from gearflow.runtime.fork import call_in_children
 from gearflow.security.tls import TLS, check_tls
 
 Servers: TypeAlias = tuple[ServerAddress, ...]
@@ -405,5 +406,4 @@ def _forget_sync_clients() -> None:
 
 
 atexit.register(_close_sync_clients)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_sync_clients)
+call_in_children(_forget_sync_clients)

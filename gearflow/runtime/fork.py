@@ -25,11 +25,17 @@ T = TypeVar("T")
 _STRAY: Final = b"a process that a task has forked came back from the task; end it by os._exit()\n"
 
 _held: Final[WeakKeyDictionary[Any, Callable[[Any], object]]] = WeakKeyDictionary()
+_calls: Final[list[Callable[[], object]]] = []
 
 
 def forget_in_children(owner: T, forget: Callable[[T], object]) -> None:
     """Have ``forget(owner)``, which must not raise, called in each child that is forked from now on."""
     _held[owner] = forget
+
+
+def call_in_children(forget: Callable[[], object]) -> None:
+    """The same for what belongs to a module. It is also called in the children of children."""
+    _calls.append(forget)
 
 
 def let_go(descriptor: int) -> None:
@@ -53,10 +59,8 @@ def _forget_all() -> None:
     for owner, forget in list(_held.items()):
         forget(owner)
     _held.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_all)
+    for call in _calls:
+        call()
 
 
 Handler: TypeAlias = Callable[[int, FrameType | None], Any] | int | None
@@ -88,9 +92,14 @@ def _begin_as_child() -> None:
     for number, handler in _ours.items():
         if signal.getsignal(number) == handler:  # else the task has set its own
             signal.signal(number, _before[number])
-    if signal.SIGINT in signal.sigpending() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # what it raises would be lost in here
+    _forget_all()
+    raises = signal.SIGINT in _ours and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if raises:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     _let_come()
+    if raises:  # at the very end, since what it raises in here is lost
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-os.register_at_fork(before=_hold_back, after_in_parent=_let_come, after_in_child=_begin_as_child)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_hold_back, after_in_parent=_let_come, after_in_child=_begin_as_child)

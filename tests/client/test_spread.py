@@ -154,7 +154,8 @@ async def test_a_server_that_gives_no_answer_holds_up_only_its_own_submissions_a
         )
         tasks.start_soon(acknowledge, alive)
         backoff = Backoff(first=0, most=0)
-        async with Client(servers, spread=True, connect_timeout=0.5, backoff=backoff) as client:
+        async with Client(servers, spread=True, connect_timeout=2, backoff=backoff) as client:
+            assert await placed(client, [others]) == [alive.address]
             held_up = Call(client.submit_background, "f", b"x", unique=own)
             tasks.start_soon(held_up.run)
             await silent.accept()

@@ -453,7 +453,7 @@ def test_what_has_no_room_in_the_main_file_is_refused(path: Path, monkeypatch: p
     store = SqliteStore(path)
     store.write([a_job(1)])
     with monkeypatch.context() as patched:
-        patched.setattr("gearflow.stores.sqlite.wal.Room._allocate", _no_space)
+        patched.setattr("gearflow.stores.sqlite.wal.Preallocator._allocate", _no_space)
         with pytest.raises(StoreError, match="make room"):
             store.write([a_job(2, b"x" * 2_000_000)])
         store.write([a_job(3)])
