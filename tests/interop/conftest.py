@@ -1,6 +1,5 @@
 """Programs that others wrote, started beside a test and ended with it."""
 
-import shutil
 import subprocess
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -70,6 +69,6 @@ def php(program: Callable[[str], str]) -> str:
 
 
 @pytest.fixture(scope="session")
-def node() -> str:
+def node(program: Callable[[str], str]) -> str:
     """The path of Node."""
-    return shutil.which("node") or pytest.skip("node is not installed, so no client of its kind is tried")
+    return program("node")
