@@ -10,15 +10,14 @@ How a job has ended, as it is told: the result on stdout, why there is none on s
 import inspect
 import json
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from gearflow_cli.errors import ExitCode, Failure
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
-    from rich.table import Table
 
     from gearflow.errors import TaskFailed
     from gearflow.protocol.server_calls import JobInfo
@@ -35,7 +34,7 @@ def is_terminal() -> bool:
 def show(renderable: "RenderableType") -> None:
     """Print something on the terminal."""
     _require_stdout()
-    _console().print(renderable)
+    _console().print(renderable, soft_wrap=True)
 
 
 def write(text: str) -> None:
@@ -104,20 +103,110 @@ def as_line(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[Cell]], whole: Collection[str] = ()) -> "Table":
-    """Rows for a terminal; numbers to the right, the columns in ``whole`` on one line."""
-    from rich import box
-    from rich.table import Table
+_STATES: Final = {
+    **dict.fromkeys(("raised", "failed", "workers_died", "expired"), "red"),
+    **dict.fromkeys(("cancelled", "delayed"), "yellow"),
+    **dict.fromkeys(("running", "completed"), "green"),
+}
+"""The colours of states on a terminal."""
+
+
+def _colour(title: str, cell: Cell) -> str:
+    match title, cell:
+        case "state", str():
+            return _STATES.get(cell, "")
+        case ("paused", "yes") | ("workers", 0):
+            return "yellow"
+        case "overdue", int() if cell:
+            return "red"
+        case _:
+            return ""
+
+
+def write_table(
+    header: Sequence[str],
+    rows: Sequence[Sequence[Cell]],
+    *,
+    cut: Mapping[str, int],
+    optional: Collection[str],
+    wide: bool,
+    empty: str,
+) -> None:
+    """Print rows, on a terminal as ``show_table`` does, or ``empty`` if there are none."""
+    if not is_terminal():
+        write(columns(header, rows))
+    elif rows:
+        show_table(header, rows, cut=cut, optional=optional, wide=wide)
+    else:
+        write(empty)
+
+
+def show_table(
+    header: Sequence[str],
+    rows: Sequence[Sequence[Cell]],
+    *,
+    cut: Mapping[str, int],
+    optional: Collection[str],
+    wide: bool,
+) -> None:
+    """Print rows on a terminal. Unless ``wide`` is set, leave out and cut columns until the rows fit.
+
+    Args:
+        cut: The columns to cut, and how many characters stay at least. The first is cut first.
+        optional: The columns to leave out. The first goes first.
+    """
+    from rich.cells import cell_len
     from rich.text import Text
 
-    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for place, title in enumerate(header):
-        numbers = bool(rows) and all(isinstance(row[place], int) for row in rows)
-        justify: Literal["left", "right"] = "right" if numbers else "left"
-        shown.add_column(title, justify=justify, overflow="fold", no_wrap=title in whole)
-    for row in rows:
-        shown.add_row(*(Text(printable(str(cell))) for cell in row))
-    return shown
+    console = _console()
+    cells = [[printable(str(cell)) for cell in row] for row in rows]
+    widths = {
+        title: max(map(cell_len, column))
+        for title, column in zip(header, zip(header, *cells, strict=True), strict=True)
+    }
+    full = dict(widths)
+    if not wide:
+        _fit(widths, console.width, cut, optional)
+    lines = [Text("  ").join(Text(title.ljust(width), "bold") for title, width in widths.items())]
+    for row, texts in zip(rows, cells, strict=True):
+        shown: list[Text] = []
+        for title, cell, text in zip(header, row, texts, strict=True):
+            if title in widths:
+                part = Text(_shortened(text, widths[title]), _colour(title, cell))
+                part.align("right" if isinstance(cell, int) else "left", widths[title])
+                shown.append(part)
+        lines.append(Text("  ").join(shown))
+    if widths != full:
+        lines.append(Text("--wide shows all of it", "dim"))
+    show(Text("\n").join(lines))
+
+
+def _fit(widths: dict[str, int], most: int, cut: Mapping[str, int], optional: Collection[str]) -> None:
+    """Make columns narrower until a row with gaps of two blanks fits."""
+
+    def least(title: str) -> int:
+        return min(widths[title], cut.get(title, widths[title]))
+
+    for title in optional:
+        if sum(map(least, widths)) + 2 * (len(widths) - 1) > most:
+            widths.pop(title, None)
+    for title in cut:
+        if title in widths:
+            over = sum(widths.values()) + 2 * (len(widths) - 1) - most
+            widths[title] = max(least(title), widths[title] - max(over, 0))
+
+
+def _shortened(text: str, width: int) -> str:
+    """A text that fits. A sentence loses its last words, and a name loses its first parts."""
+    from rich.cells import cell_len
+
+    if cell_len(text) <= width:
+        return text
+    words, parts = text.split(" "), text.split(".")
+    ends = (f"{' '.join(words[:number])}…" for number in range(len(words) - 1, 0, -1))
+    starts = (f"…{'.'.join(parts[number:])}" for number in range(1, len(parts)))
+    shorter, last = (ends, f"{text[: width - 1]}…") if len(words) > 1 else (starts, f"…{text[1 - width :]}")
+    return next((each for each in shorter if cell_len(each) <= width), last)
 
 
 def columns(header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
@@ -194,6 +283,21 @@ def _fault(error: dict[str, Any], known: Sequence[str]) -> str:
     return printable(f"{where}: {what}" if where else what)
 
 
+def write_job(job: "JobInfo") -> None:
+    """Print all that is known about a job, with the traceback of its failure."""
+    text = labelled(job_rows(job))
+    if is_terminal():
+        from rich.text import Text
+
+        shown = Text(text)
+        shown.highlight_regex(r"(?m)(?<=^state) +\w+", _STATES.get(job.state, ""))
+        show(shown)
+    else:
+        write(text)
+    if job.failure is not None and job.failure.traceback:
+        write(f"\n{printable_lines(job.failure.traceback.rstrip())}")
+
+
 def job_rows(job: "JobInfo") -> list[Row]:
     """All that is known, by name; what is empty is left out."""
     done, total = job.progress or (0, 0)
@@ -236,8 +340,14 @@ def failure_text(job: "JobInfo") -> str:
     return ": ".join(part for part in (said.type, said.message) if part)
 
 
+def briefly(time: float | None) -> str:
+    """The local time of day of a Unix time, or its date if that is not today."""
+    date, _, clock = when(time).partition(" ")
+    return clock[: len("18:00:00")] if date == datetime.now().astimezone().date().isoformat() else date
+
+
 def when(time: float | None) -> str:
-    """A Unix time as a local one; empty for none."""
+    """A Unix time as a local one. Empty for none."""
     if time is None:
         return ""
     try:

@@ -81,7 +81,7 @@ def test_a_taken_port_is_78_and_the_remedy_is_told(shell: Shell, bundled: str) -
     [
         (["-p", "65536"], 2, "65535"),
         (["--max-body", "0"], 2, "--max-body"),
-        (["--max-body", "lots"], 2, "write 65536, 64K, 512M or 1G"),
+        (["--max-body", "lots"], 2, "Write 65536, 64K, 512M or 1G"),
         (["-p", "0"], 2, "name one with --data DIR, or add --memory"),
         (["--memory", "--data", "jobs"], 2, "--data is about jobs in a file, and --memory has none"),
         (["--memory", "--sync", "always"], 2, "--sync is about jobs in a file"),

@@ -38,7 +38,10 @@ _PAGE: Final = 100  # letters in one answer, which may have long tracebacks
 @app.command("list", cls=HelpCommand)
 @secured
 def list_(
-    function: options.OfFunction = None, servers: options.Servers = None, as_json: options.Json = False
+    function: options.OfFunction = None,
+    servers: options.Servers = None,
+    wide: options.Wide = False,
+    as_json: options.Json = False,
 ) -> None:
     """List dead letters, the oldest first. With --json, one object a line.
 
@@ -48,7 +51,7 @@ def list_(
     """
     addresses = server_queries.addresses_of(servers)
     name = function and function_names.remembered(function, addresses)
-    listing = _Listing(as_json=as_json, with_server=len(addresses) > 1)
+    listing = _Listing(as_json=as_json, wide=wide, with_server=len(addresses) > 1)
     answers = server_queries.each(addresses, partial(_each_page, function=name, act=listing.show))
     answers.require_one()
     listing.end()
@@ -67,9 +70,7 @@ def show(handle: options.Handle, servers: options.Servers = None, as_json: optio
     if as_json:
         output.write(output.as_json(letter.model_dump(mode="json")))
         return
-    output.write(output.labelled(output.job_rows(letter.job)))
-    if letter.job.failure is not None and letter.job.failure.traceback:
-        output.write(f"\n{output.printable_lines(letter.job.failure.traceback.rstrip())}")
+    output.write_job(letter.job)
     output.write(f"\npayload:\n\n{_payload(letter)}")
 
 
@@ -182,8 +183,10 @@ def _ask_about(
 class _Listing:
     """Prints letters as they come, so that no more of them are held than one answer has."""
 
-    def __init__(self, *, as_json: bool, with_server: bool) -> None:
+    def __init__(self, *, as_json: bool, wide: bool, with_server: bool) -> None:
         self._as_json = as_json
+        self._wide = wide
+        self._is_brief = output.is_terminal() and not wide
         self._with_server = with_server
         self._header = ["handle", "function", "state", "attempt", "deaths", "ended", "error"]
         if with_server:
@@ -196,11 +199,14 @@ class _Listing:
             for letter in letters:
                 output.write(output.as_line({"server": server} | letter.model_dump(mode="json")))
         elif letters:
-            self._show([[server, *_row(letter)] if self._with_server else _row(letter) for letter in letters])
+            rows = [_row(letter, brief=self._is_brief) for letter in letters]
+            self._show([[server, *row] for row in rows] if self._with_server else rows)
 
     def _show(self, rows: list[list[output.Cell]]) -> None:
         if output.is_terminal():
-            output.show(output.table(self._header, rows, whole=("handle", "ended")))
+            cut = {"error": 20, "function": 16, "server": 15}
+            optional = ("deaths", "attempt", "ended")
+            output.show_table(self._header, rows, cut=cut, optional=optional, wide=self._wide)
         else:
             header, _, lines = output.columns(self._header, rows).partition("\n")
             output.write(f"{header}\n{lines}" if self._is_empty else lines)
@@ -235,15 +241,18 @@ async def _letter(client: "Client", handle: str, server: str) -> "Letter":
     return await dead_letter(client, handle, server=server)
 
 
-def _row(letter: "JobInfo") -> list[output.Cell]:
+def _row(letter: "JobInfo", *, brief: bool) -> list[output.Cell]:
     error = output.failure_text(letter).partition("\n")[0]
+    if brief and letter.failure is not None:
+        module = (letter.failure.type or "").rpartition(".")[0]
+        error = error.removeprefix(f"{module}.")
     return [
         letter.handle,
         letter.function,
         letter.state,
         letter.attempt,
         letter.deaths,
-        output.when(letter.ended)[: len("2030-12-24 18:00:00")],
+        output.briefly(letter.ended) if brief else output.when(letter.ended)[: len("2030-12-24 18:00:00")],
         error,
     ]
 

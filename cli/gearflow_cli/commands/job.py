@@ -62,9 +62,7 @@ def job(
     if as_json:
         output.write(output.as_json(known.model_dump(mode="json")))
     else:
-        output.write(output.labelled(output.job_rows(known)))
-        if known.failure is not None and known.failure.traceback:
-            output.write(f"\n{output.printable_lines(known.failure.traceback.rstrip())}")
+        output.write_job(known)
 
 
 def cancel(name: options.JobName, unique: options.JobUnique = None, servers: options.Servers = None) -> None:

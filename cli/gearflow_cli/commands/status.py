@@ -39,7 +39,9 @@ class Function:
     workers: int
 
 
-def status(servers: options.Servers = None, as_json: options.Json = False) -> None:
+def status(
+    servers: options.Servers = None, wide: options.Wide = False, as_json: options.Json = False
+) -> None:
     """Show the functions of job servers with their jobs and workers.
 
     The servers give no jobs of a paused function to workers. Overdue runs have exceeded their timeout in a
@@ -63,7 +65,7 @@ def status(servers: options.Servers = None, as_json: options.Json = False) -> No
         shown = [_as_json(address, answer, more.get(address)) for address, answer in answers.items()]
         output.write(output.as_json(shown))
     else:
-        _show(found, more, several=len(addresses) > 1)
+        _show(found, more, several=len(addresses) > 1, wide=wide)
     for address, reason in silent.items():
         tell(f"{address} does not answer: {reason}")
 
@@ -120,7 +122,7 @@ async def _ask_more(client: "Client", address: str) -> More:
     return More((await server_info(client, server=address)).paused, overdue)
 
 
-def _show(found: dict[str, list[Function]], more: Mapping[str, More], *, several: bool) -> None:
+def _show(found: dict[str, list[Function]], more: Mapping[str, More], *, several: bool, wide: bool) -> None:
     header = ["function", "total", "running", "waiting", "workers"]
     rows: list[list[str | int]] = []
     for address, functions in found.items():
@@ -136,12 +138,14 @@ def _show(found: dict[str, list[Function]], more: Mapping[str, More], *, several
         header.insert(0, "server")
     if more:
         header += ["paused", "overdue"]
-    if not output.is_terminal():
-        output.write(output.columns(header, rows))
-    elif rows:
-        output.show(output.table(header, rows))
-    else:
-        output.write("no functions: no worker has connected, and no job was submitted")
+    output.write_table(
+        header,
+        rows,
+        cut={"function": 20, "server": 15},
+        optional=("total", "overdue"),
+        wide=wide,
+        empty="no functions: no worker has connected, and no job was submitted",
+    )
 
 
 def _as_json(address: str, answer: list[Function] | str, more: More | None) -> dict[str, object]:

@@ -25,6 +25,7 @@ def tasks(
             Panel.OUTPUT, "--explain", "Show each task's options, and when it runs again after a failure."
         ),
     ] = False,
+    wide: options.Wide = False,
     as_json: options.Json = False,
 ) -> None:
     """List the tasks that modules define, with their signatures and options. Needs no server.
@@ -47,10 +48,8 @@ def tasks(
         return
     header = ["task", "signature", "options"]
     rows = [[task.name, output.signature(task), _options(task)] for task in found]
-    if output.is_terminal():
-        output.show(output.table(header, rows))
-    else:
-        output.write(output.columns(header, rows))
+    cut = {"options": 12, "signature": 30, "task": 16}
+    output.write_table(header, rows, cut=cut, optional=["options"], wide=wide, empty="")
 
 
 def _as_json(task: "AnyTask") -> dict[str, Any]:
