@@ -15,7 +15,7 @@ from tests.conftest import ROOT
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 MODULES = sorted(module for folder in ("gearflow", "cli") for module in (ROOT / folder).rglob("*.py"))
 FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
-INLINE = re.compile(r"`[^`]+`")
+INLINE = re.compile(r"(`+)[^`\n]+(?:\n[^`\n]+)?\1")
 # a line, a heading, an item of a list, a sentence or a cell of a table begins
 BEGINNING = r"(?:^ *(?:(?:\*|\d+\.|#+|>) +)?|(?<=[.!?] )|(?<=\| ))"
 
@@ -85,7 +85,7 @@ def test_the_documentation_has_no_word_to_avoid() -> None:
 
 # words that the code still has: each goes from here when it is gone from there
 YET_IN_CODE = [
-    *("anew", "in vain", "so it is", "whoever", "he", "his", "besides", "all the same", "in silence"),
+    *("anew", "in vain", "so it is with", "whoever", "he", "his", "besides", "all the same", "in silence"),
     *("is told", "are told", "was told", "been told", "be told", "its like", "the like", "hence"),
 ]
 

@@ -51,8 +51,9 @@ class ServerConnection(asyncio.Protocol):
 
     While a large body is received, a ``LargeBody`` takes its place at the transport.
 
-    A peer for which more waits than it may is *congested*. Whoever feeds it then is *held*: not read from,
-    until the peer has caught up. One that lets others wait for too long is disconnected.
+    A peer is *congested* when more bytes wait for it than are allowed. The server then *holds* the sessions
+    that feed it and does not read from them until the peer has caught up. It disconnects a peer that makes
+    others wait for too long.
     """
 
     def __init__(self, engine: Engine) -> None:

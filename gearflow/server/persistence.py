@@ -6,7 +6,7 @@ with every statement.) What takes long is the disk, and that waits in a thread, 
 
 * ``always``: a group counts when the disk has it. While one is on its way, the next one gathers.
 * ``batch``: a group counts when it is written, which survives the death of the server, not that of the
-  machine; the disk is told to catch up ``_BATCH`` seconds later.
+  machine. The server syncs ``_BATCH`` seconds later.
 * ``off``: the disk catches up when the system pleases.
 
 What nobody waits for, as most ends of jobs, may linger a moment, so that more of it is written at once.
@@ -84,7 +84,7 @@ class SyncThread:
 logger = logging.getLogger(__name__)
 
 _BATCH: Final = 1.0
-"""Seconds after which the disk is told of what was written, with ``batch``."""
+"""Seconds between a write and its sync, with ``batch``."""
 
 _SLOW: Final = 10.0
 """Seconds between two looks of the store after itself where nothing else asks for one."""
@@ -227,7 +227,7 @@ class GroupCommitter:
             if done is not None:
                 try:
                     done(error)
-                except Exception:  # a bug; the others of the group must hear all the same
+                except Exception:  # a bug; the others of the group must still get their answers
                     logger.exception("an entry of the journal could not be dealt with")
         self._journal.failed_group = ()
         self._after()
@@ -328,12 +328,12 @@ class GroupCommitter:
         self._wake()
 
     def _take_back(self, entries: list[Entry]) -> None:
-        """Jobs whose submitters are told that they are not kept are not to run after a restart."""
+        """Remove jobs whose submitters get an ERROR from the store. They must not run after a restart."""
         changes = [Forgotten(change.number) for change, _ in entries if isinstance(change, StoredJob)]
         try:
             self._store.write(changes)
         except StoreError as error:
-            logger.error("refused jobs may run after a restart all the same", extra={"reason": str(error)})
+            logger.error("refused jobs may still run after a restart", extra={"reason": str(error)})
 
     def _sync_later(self) -> None:
         self._sync_timer = None
@@ -371,7 +371,7 @@ def _without_jobs(entries: list[Entry], fault: str) -> list[Entry]:
 
 
 def _refused(done: Callable[[str | None], None] | None, fault: str) -> Entry:
-    """In place of an entry that is not kept: whoever waits for it is told."""
+    """An entry without a change, in place of one that is not kept. It only reports the fault."""
     return None, partial(_tell_fault, done, fault) if done is not None else None
 
 

@@ -183,7 +183,7 @@ class Engine:
         return session
 
     def forget(self, session: Session) -> None:
-        """A connection is gone: its peer is, and the broker is told."""
+        """Remove the peer of a closed connection and notify the broker."""
         del self.peers[session]
         self._settle()
         if not self._stopping:  # else its jobs are not handed on: they are found at the next start
@@ -436,7 +436,7 @@ def _in_asyncio() -> bool:
 
 
 def _most_connections() -> int:
-    """As many as the process may have open files, less a few. At the limit itself nobody could be told."""
+    """The limit on open files of the process, less a few, which the server needs to refuse a connection."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return max(soft - _SPARE_FILES, 1) if soft != resource.RLIM_INFINITY else sys.maxsize
 

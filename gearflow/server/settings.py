@@ -1,4 +1,4 @@
-"""What a job server can be told."""
+"""The settings of a job server."""
 
 from pathlib import Path
 from typing import Annotated, Final, Self, TypedDict

@@ -42,7 +42,7 @@ class Retiring:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The worker ends because of an error: how a user is told."""
+    """The worker ends because of an error. This is the text for the user."""
 
     reason: str
 
@@ -154,7 +154,7 @@ class IpcChannel:
     def await_end(self) -> None:
         """Block until the other side is gone; messages may be heard meanwhile, by another thread."""
         poll = select.poll()
-        poll.register(self._socket, 0)  # that it was closed, is told without asking
+        poll.register(self._socket, 0)  # poll always reports a closed socket
         poll.poll()
 
     def close(self) -> None:

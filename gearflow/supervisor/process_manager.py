@@ -1,8 +1,8 @@
 """Which worker processes there are to be, and which are to go: pure.
 
 A fleet has places. In each of them at most one process serves, and at most one starts, which takes its
-place as soon as it is ready; only then the one before is told to stop, and leaves when it has finished what
-it runs. So there is no moment at which a place that was served is not.
+place as soon as it is ready. Only then the previous one gets the order to stop, and it leaves when it has
+finished what it runs. So there is no moment at which a place that was served is not.
 
 That is how a process is replaced that wants to retire, and, one place after the other, how new code is taken
 up. New code that does not start changes nothing: the process before goes on. A process that dies leaves its
@@ -11,10 +11,10 @@ place empty, and ``Restarts`` says for how long.
 A process that serves is asked again and again whether its event loop runs. It has hung when it has left so
 many questions in a row without an answer. No clock decides that: where the supervisor was stopped as well (a
 suspended machine, a frozen container) it has not asked, so nothing is held against the processes. One that
-only starts is not asked, for it may import or load for long, nor one that was told to stop, which ``drain``
+only starts is not asked, for it may import or load for long, nor one that is stopping, which ``drain``
 is for.
 
-The roster is told what happened, and answers with orders, which its supervisor carries out. Times are seconds
+The supervisor reports what happened, and gets orders that it carries out. Times are seconds
 on one clock, whose zero does not matter.
 """
 
@@ -35,7 +35,7 @@ LEAVE_GRACE: Final = 4.0
 """Seconds that a process has to leave cold; by itself it takes 2 at most."""
 
 QUESTIONS: Final = 6
-"""So many without an answer in a row: the process has hung. At half of them that is told."""
+"""A process that leaves this many questions in a row unanswered hangs. Half of them cause a warning."""
 
 MISCONFIGURED: Final = 78
 """The exit code of a process that cannot start as it is configured, now or ever."""
@@ -171,7 +171,7 @@ class Phase(Enum):
     STARTING = auto()
     SERVING = auto()
     LEAVING = auto()
-    """It was told to stop."""
+    """It has the order to stop."""
 
 
 @dataclass(slots=True)
@@ -253,7 +253,7 @@ class ProcessManager:
         """A server knows what a process can do."""
         member = self._members[number]
         if member.phase is not Phase.STARTING:
-            if member.deadline < inf and self._stops < 2:  # it was told to stop, and may have a job after all
+            if member.deadline < inf and self._stops < 2:  # it is stopping, and may have a job after all
                 member.served_from = now
                 member.deadline = now + self._drain + GRACE
             return []

@@ -56,7 +56,7 @@ class Supervisor:
         processes: How many serve at a time.
         drain: Seconds that a warm stop may take; what takes longer is killed. ``None``: as long as it takes.
         watchdog: Seconds for which the event loop of one that serves may be blocked before it is killed, and
-            another one takes its place; it is told earlier. ``None``: for any time.
+            another one takes its place; a warning comes earlier. ``None``: for any time.
         burst: They end by themselves, with exit code 0, 1 or 69, when there is nothing left to do.
         changes: Whatever it yields, it means that there is new code.
         notifier: Who wants to know how the fleet is.
@@ -255,7 +255,7 @@ class Supervisor:
         if process is not None and process.child is not None:
             process.child.signal(what)
 
-    # -------------------------------------------------------------------------------------- what is told
+    # -------------------------------------------------------------------------------------- reports
 
     def _notice(self, notice: str) -> None:
         if notice != self._noticed:

@@ -1,4 +1,4 @@
-"""What systemd is told of a service, by the protocol of ``sd_notify(3)``. Elsewhere nobody listens."""
+"""Notifications to systemd by the protocol of ``sd_notify(3)``. Without systemd they do nothing."""
 
 import os
 import socket

@@ -255,7 +255,7 @@ class Startup:
 async def lifetime(hooks: Sequence[Lifespan], start: Startup | None = None) -> AsyncGenerator[None]:
     """Have the hooks entered for the time of the block.
 
-    A hook that raises as it is left is logged, and the others are left all the same. Context variables that
+    A hook that raises as it is left is logged, and the others are still left. Context variables that
     hooks set stay set in the block. If the start is given up, the block is entered without the hooks that
     were still to come, and has nothing to do but to end.
 
@@ -343,4 +343,4 @@ def _text_of(error: BaseException) -> str:
     try:
         return str(error)
     except BaseException:  # noqa: BLE001  (of the user's own)
-        return "<its text cannot be told>"
+        return "<no text>"

@@ -88,7 +88,7 @@ class _Place(NamedTuple):
         """Whether both are in one execution of a module, as far as that is certain."""
         if self.code is None or other.code is None or self.line == other.line:
             return False  # by the line: a function that is made twice in one place
-        code = self.code()  # which a module has anew when it is reloaded, and a cell of a notebook each time
+        code = self.code()  # a reloaded module has new code, and a cell of a notebook each time
         return code is not None and code is other.code()
 
 

@@ -110,7 +110,7 @@ def _type_name(exc: BaseException) -> str:
 def _message(exc: BaseException) -> str:
     try:
         return _clean(exc.message if type(exc) is TaskFailed else str(exc))
-    except BaseException:  # noqa: BLE001  (a user's __str__ may raise anything; the failure must travel all the same)
+    except BaseException:  # noqa: BLE001  (a user's __str__ may raise anything; the failure must still travel)
         return f"<{type(exc).__qualname__} whose str() fails>"
 
 

@@ -1,6 +1,6 @@
 """What tasks wait for that call other tasks: the verbs tell it, and the worker that runs them may listen.
 
-Waits are told of in the event loop in which they are, which for a blocking verb is that of its client. There
+A wait is reported in its own event loop, which for a blocking verb is that of its client. There
 the worker can end the wait of a task that blocks a thread, and could not be stopped otherwise.
 
 Nobody listens where no worker runs the caller, and then a call costs a look at a context variable more.

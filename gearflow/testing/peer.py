@@ -38,7 +38,7 @@ Spoken = Packet | bytes
 
 
 class ScriptedPeer:
-    """One connection and what goes over it. Owned by whoever made it: ``connect`` or ``ScriptedServer``."""
+    """One connection and what goes over it. Its maker owns it: ``connect`` or ``ScriptedServer``."""
 
     def __init__(self, stream: SocketStream, *, hears: bytes, patience: float = PATIENCE) -> None:
         self._stream = stream
@@ -124,7 +124,7 @@ class ScriptedPeer:
 class ScriptedServer:
     """Listens on a free port of 127.0.0.1 and leaves it to the test what happens to a connection.
 
-    One that is not accepted is connected all the same, and hears nothing.
+    A connection that the test does not accept is still open, and gets no answer.
     """
 
     def __init__(self, *, port: int = 0, patience: float = PATIENCE) -> None:

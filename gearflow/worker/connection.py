@@ -232,8 +232,8 @@ class WorkerConnection:
 
     def wake_from_anywhere(self) -> None:
         """As ``wake``, from any thread."""
-        # The writer clears the flag before it empties the outbox: whoever sees it set after having
-        # put something in, knows that it will be taken.
+        # The writer clears the flag before it empties the outbox. A caller that sees it set after it
+        # put something in knows that it will be sent.
         if not self._is_woken:
             self._owner.post(self.wake)
 
@@ -334,7 +334,7 @@ class WorkerConnection:
 
     async def _write(self) -> None:
         hello, requests = self._session.hello(), self._session.requests(time.monotonic())
-        # One that asks for no job, because it is quiet or busy, wants to know all the same that it is there.
+        # A quiet or busy worker asks for no job, but must still know that the server is there.
         await self._send([hello, requests or PING])
         while True:
             await self._until_woken()

@@ -77,7 +77,7 @@ class Loop(Protocol):
     def start(self, body: Body) -> LoopStarted:
         """Run a body, which must not raise, as a task of its own. The caller holds what this returns.
 
-        It sees the context variables that were set where the loop was opened, whoever starts it.
+        It always sees the context variables that were set where the loop was opened.
         """
         ...
 

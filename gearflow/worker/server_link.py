@@ -1,4 +1,4 @@
-"""One server: a connection to it whenever that is possible, made anew for ever.
+"""One server: a connection to it whenever that is possible, and endless attempts to reconnect.
 
 The log tells of an outage once, when it begins, and once when it is over.
 """
@@ -69,7 +69,7 @@ class ServerLink:
         self.address = address
         self.connection: WorkerConnection | None = None  # while there is one
         self.is_registered = False  # the server knows the functions
-        self.outage: str | None = None  # why the server cannot be reached, as the log was told
+        self.outage: str | None = None  # why the server cannot be reached, as logged
         self._security = security
         self._settings = settings
         self._functions = functions

@@ -1,4 +1,4 @@
-"""What a worker can be told."""
+"""The settings of a worker."""
 
 import os
 import socket

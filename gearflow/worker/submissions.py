@@ -1,6 +1,6 @@
 """What a worker submits itself on its connection, and the answers to it. Pure.
 
-A worker is a client too: it calls gearflow's reserved functions, and submits a detached job anew that is
+A worker is a client too: it calls gearflow's reserved functions, and submits a detached job again that is
 to run again on a server which cannot keep it. JOB_CREATED and ERROR carry no hint of what they answer,
 but a server answers in order, so they answer the oldest submission that has no answer yet. What follows
 for an attached one carries its handle.

@@ -99,7 +99,7 @@ def test_nothing_is_promised_that_the_disk_does_not_have(
             assert error.code == b"QUEUE_ERROR"
             assert re.search(
                 rb"the job could not be stored: \S+%b could not be synced \(Input/output error\): .*"
-                rb"start the server anew" % re.escape(FILE_NAME.encode()),
+                rb"restart the server" % re.escape(FILE_NAME.encode()),
                 error.text,
             )
         request = server_calls.SubmitRequest(function="work", detached=True)
@@ -123,7 +123,7 @@ def test_nothing_is_promised_that_the_disk_does_not_have(
     assert len(lines) == 1, logged
     assert "ERROR" in lines[0]
     assert f"{machine.data / FILE_NAME} could not be synced (Input/output error)" in lines[0]
-    assert "start the server anew" in lines[0]
+    assert "restart the server" in lines[0]
 
     if end is signal.SIGTERM:  # SQLite would have copied it without looking whether it is what was written
         assert (machine.data / f"{FILE_NAME}-wal").stat().st_size > 0

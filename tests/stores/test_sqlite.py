@@ -380,7 +380,7 @@ def test_after_a_failed_sync_no_other_succeeds_until_the_file_is_opened_anew(
         with pytest.raises(StoreError, match=r"jobs\.db could not be synced \(Input/output error\)"):
             store.sync()
     store.write([a_job(2)])
-    with pytest.raises(StoreError, match=r"could not be synced .* start the server anew"):
+    with pytest.raises(StoreError, match=r"could not be synced .* restart the server"):
         store.sync()  # the kernel would say that all is well
     assert store.job(1) == a_job(1)
     log = Path(f"{path}-wal").read_bytes()

@@ -220,7 +220,7 @@ class Unspeakable(Exception):
     [
         (SystemExit("no DATABASE_URL"), "SystemExit: no DATABASE_URL"),
         (BaseException("no luck"), "BaseException: no luck"),
-        (Unspeakable(), "Unspeakable: <its text cannot be told>"),
+        (Unspeakable(), "Unspeakable: <no text>"),
     ],
 )
 async def test_whatever_a_hook_raises_keeps_the_worker_from_starting(

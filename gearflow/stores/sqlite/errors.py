@@ -57,7 +57,7 @@ def not_synced(path: Path, error: OSError) -> StoreError:
     """The disk did not take what was written; whatever it says later, that may not be there."""
     return StoreError(
         f"{path} could not be synced ({error.strerror or error}): a loss of power now may take what was "
-        "written before; start the server anew when the disk is sound"
+        "written before; restart the server when the disk is sound"
     )
 
 

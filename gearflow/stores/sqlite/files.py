@@ -9,8 +9,8 @@ owner::
     groups 00000000000000000117 synced 00000000000000000101
 
 The last line is what makes a log that was cut at rest noticeable, which to SQLite is a log that just ends
-there: so many groups of changes had been written, and so many synced. If the machine has not been started
-anew since, all that was written must be there; else all that was synced. After an orderly end it is all in
+there: so many groups of changes had been written, and so many synced. If the machine has not been restarted
+since, all that was written must be there; else all that was synced. After an orderly end it is all in
 the main file, and the line says 0: then another copy of the file may be put in place.
 
 The file is never removed: between two who open it, one could hold a lock on a name that is no longer there.
@@ -78,7 +78,7 @@ class FileLock:
         self.name: bytes | None = text[3] if text else None
         """Of the store that the last owner had."""
         self.rebooted = text is not None and text[4] != _boot()
-        """Whether the machine was started anew since."""
+        """Whether the machine was restarted since."""
         self.orderly = text is None or int(text[5]) == 0
         """Whether the last owner had put all into the main file."""
         self.expected = 0 if text is None else int(text[6 if self.rebooted else 5])

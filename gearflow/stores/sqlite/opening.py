@@ -20,14 +20,14 @@ JUMP: Final = 1 << 32
 """Numbers that are left out where it is not known how many have been given to jobs."""
 
 EMPTY: Final = 64 << 20
-"""Bytes of free pages from which on a file is written anew when it is opened, if there are fewer others."""
+"""A file with at least this many bytes of free pages, and fewer in use, is rewritten when it is opened."""
 
 _MAGIC: Final = b"SQLite format 3\0"
 _BUSY: Final = 5.0  # seconds for which to wait for a lock; no program but a backup takes any
 
 
 def connect(path: Path, sync: Sync) -> sqlite3.Connection:
-    """A connection to a store's file; whoever uses it does so in one thread at a time."""
+    """A connection to a store's file. Use it in one thread at a time."""
     connection = sqlite3.connect(path, timeout=_BUSY, isolation_level=None, check_same_thread=False)
     try:
         connection.execute("PRAGMA wal_autocheckpoint = 0")
@@ -56,7 +56,7 @@ def check_head(path: Path, fd: int, owner: FileLock) -> None:
             raise damaged(path, "it does not begin as an SQLite file does")
         raise StoreError(
             f"{path} is empty, but it was not: {owner.lock_path.name} tells of a store in it; "
-            f"put a copy of it back, or remove {owner.lock_path.name} as well to begin anew"
+            f"put a copy of it back, or remove {owner.lock_path.name} as well to start empty"
         )
     if head:
         raise StoreError(f"{path} is not an SQLite file; name another file, or move this one away")

@@ -17,7 +17,7 @@ A rescue takes the place of the damaged file, and of its log: in steps, any of w
 
 So before the first of them a plan is put beside the file, with ``-swap`` at the end of its name. Until it is
 there, all is as it was. From then on it is the rescue that counts: no server takes the file until the plan
-has been carried out, which can be begun anew as often as need be.
+has been carried out, which can be restarted as often as necessary.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def open_damaged(path: Path, work: Path) -> sqlite3.Connection:
         connection.close()
     raise StoreError(
         f"nothing in {path} can be read, or it is no store's file; put a copy of it back, "
-        f"or move it and {path.name}-lock away to begin anew"
+        f"or move it and {path.name}-lock away to start empty"
     )
 
 

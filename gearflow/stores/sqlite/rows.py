@@ -1,7 +1,7 @@
 """Jobs and results as rows, each with a checksum, as SQLite has none: a flipped bit must not become a job.
 
 A row's ``crc`` is over all its fields, but a long body has one of its own (``body_crc``, which the row's is
-over), so that a job can be loaded without its workload. Functions, uniques and the like are TEXT, byte for
+over), so that a job can be loaded without its workload. Functions, uniques and other names are TEXT, byte for
 byte as latin-1: one can read them in any SQLite shell, and Python's sqlite3 binds ``bytes`` four times more
 slowly than ``str`` (it looks for an adapter each time), for which reason bodies are bound as ``bytearray``.
 
@@ -16,7 +16,7 @@ file has the hash beside each result, and this is built from it at the start.
 
 What comes is gathered in a dict. When that is large, it becomes a sorted array; a unique is looked for in one
 array after the other, from the youngest: about a microsecond for each of them. What is found may be gone, or
-be of another unique with the same hash: whoever asks must look at the result itself. An array goes when all
+be of another unique with the same hash, so the caller must check the result itself. An array goes when all
 its results are gone.
 """
 

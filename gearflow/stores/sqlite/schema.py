@@ -1,6 +1,6 @@
 """The tables, and how a file of an earlier version becomes one of this version.
 
-The tables of jobs and results come before all indexes, so that VACUUM, which makes them anew in this order,
+The tables of jobs and results come before all indexes, so that VACUUM, which rebuilds them in this order,
 gives none of them another root page: ``recover`` relies on it. Those of later versions may be anywhere.
 
 What is written for each job is as little as can be: ``jobs`` has no index but its key, the number. Results
@@ -99,7 +99,7 @@ def _create(connection: sqlite3.Connection) -> None:
 
 
 def _add_paused(connection: sqlite3.Connection) -> None:
-    """Which functions are paused: in one row, which is always there, so that it cannot be lost in silence."""
+    """Add the paused functions: one row that is always there, so that its loss is noticed."""
     connection.execute(_PAUSED)
     connection.execute("INSERT INTO paused (id, functions, crc) VALUES (1, ?, ?)", paused_row(()))
 

@@ -14,10 +14,10 @@ at when, and ``rows`` for the checksums. In memory is nothing but the account, a
 
 **The size of the file** is that of the most that was ever in it: freed pages are used again, but not given
 back, as that costs a second entry for each page (auto_vacuum) or a stall (VACUUM). Only a file that is found
-mostly empty when it is opened is written anew, which then takes no time.
+mostly empty when it is opened is rewritten, which then takes no time.
 
 **A full disk** refuses a group, and nothing of it is kept. Before that, the log is copied into the main file,
-which has room for it (see ``room``), so that it begins anew in the space that it has: jobs can end even then.
+which has room for it (see ``room``), so that it restarts in the space that it has. So jobs can end even then.
 
 **A cut log.** SQLite takes a log that was cut for one that ends there. What was synced is before that point
 if the cut is due to a loss of power; if somebody did it to the files, ``owner`` knows of more groups than are
@@ -25,7 +25,7 @@ there, and the store is not opened. After an orderly end there is no log at all.
 
 **A failed sync** makes every later one fail. What is written then survives the end of the process, as with
 ``sync="off"``; what is to survive more must not be promised. The log stays as it is, also when the store is
-closed: only whoever opens the file anew looks whether all of it is there.
+closed. Only the next server that opens the file checks whether all of it is there.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ class SqliteStore:
             path: Of the file; beside it are written others, ``-wal``, ``-shm`` and ``-lock``.
             keep_bytes: How much may be kept of what ended; None: until it expires.
             sync: ``"off"`` makes ``sync`` wait for no disk: what was written survives the end of the process,
-                but the file may be damaged by a loss of power. The others differ for whoever calls ``sync``.
+                but the file may be damaged by a loss of power. The others make a difference to the caller
+                of ``sync``.
 
         Raises:
             StoreError: It is in use, not a store, of a later version, damaged, or cannot be opened.
@@ -190,7 +191,7 @@ class SqliteStore:
             raise failed(self.path, error) from error
 
     def _carry_out(self, change: Callable[[Tables], None]) -> None:
-        """Do it in a transaction; on a full disk, once more if the log can begin anew without growing."""
+        """Do it in a transaction. On a full disk, try again if the log can restart without growing."""
         try:
             with self._transaction() as tables:
                 change(tables)

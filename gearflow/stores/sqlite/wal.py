@@ -5,10 +5,10 @@ sync at commit; ``wal_autocheckpoint=0`` never copies the log into the main file
 other threads, where the GIL is free:
 
 * ``sync`` syncs the log by a descriptor of its own. All that had been written when it was called is then
-  there after a loss of power: it lies in the log, or, if the log began anew meanwhile, in the main file, for
-  a log begins anew only after SQLite has copied all of it there and synced that.
+  there after a loss of power: it lies in the log, or, if the log restarted meanwhile, in the main file, for
+  a log restarts only after SQLite has copied all of it there and synced that.
 * Once the log is longer than ``LONG``, a thread copies it to the main file (a PASSIVE checkpoint on a
-  connection of its own, during which others write on). The log begins anew with the next transaction that
+  connection of its own, during which others write on). The log restarts with the next transaction that
   finds *all* of it copied. Under constant load there is always something new at its end, so the thread
   repeats, each time with the little that has come meanwhile. If that does not suffice until the log is
   longer than ``TOO_LONG``, it syncs both files, and then copies the last few pages while it holds the
@@ -16,16 +16,16 @@ other threads, where the GIL is free:
   written than the disk can take does the rest not become small; then, from ``FAR_TOO_LONG`` on, writers wait
   until it is copied, however long that takes: something must hold them back.
 
-SQLite makes one sync of its own on the loop's thread, of the header of a log that begins anew (without it,
+SQLite makes one sync of its own on the loop's thread, of the header of a log that restarts (without it,
 new and old frames could be taken for one log after a loss of power). That is once in ``LONG`` bytes.
 
-A reader in another process (a backup) keeps the log from beginning anew until it is done; nobody waits for
+A reader in another process (a backup) keeps the log from restarting until it is done. Nobody waits for
 it.
 
 A checkpoint that fails is no loss, as all is still in the log; it is tried again. A failed *sync* is: the
 kernel may have dropped what it could not write, and a second try would succeed without it. From then on
 ``broken`` says so, every further sync fails, and the log is not copied any more: SQLite looks at its
-checksums only when it opens the file, which is to be done anew.
+checksums only when it opens the file, so the file must be opened again.
 
 With ``sync="off"`` nothing is ever synced.
 
@@ -34,7 +34,7 @@ Preallocator on the disk for the main file, before its pages are in it.
 What is written is in the log first, and needs its place in the main file when it is copied there. If the disk
 is full by then, the log can neither be copied nor grow, and nothing can be written any more: not even that
 jobs are done, which would make room. So a group is only accepted if the main file has its blocks for all
-pages that there are; then the log can always be copied, and begin anew in the space that it has.
+pages that there are; then the log can always be copied, and restart in the space that it has.
 
 The blocks are allocated behind the file's end (fallocate, KEEP_SIZE), so that its length stays what SQLite
 made it. Where that does not exist (not on Linux, or not on that file system), nothing is reserved.
@@ -117,7 +117,7 @@ FAR_TOO_LONG: Final = 256 << 20
 """Bytes of log from which on they have to, even if that takes longer."""
 
 SHORT: Final = 4 << 20
-"""Bytes to which the log's file is cut when it begins anew."""
+"""Bytes to which the log's file is cut when it restarts."""
 
 _PASSES: Final = 4  # until the rest is small, or will not be
 _PAGE: Final = PAGE + 24  # bytes of log
@@ -219,7 +219,7 @@ class WriteAheadLog:
             self.room.make_again()
             length = self._copied_to = self.length()
             if length < LONG or length - copied < _PAGE:
-                return  # it has begun anew, or will with the next transaction
+                return  # it has restarted, or will with the next transaction
         is_little = self.length() - copied < LONG / 4
         is_possible = copied > before  # no reader is in the way
         if self.length() > TOO_LONG and (is_little or (self.length() > FAR_TOO_LONG and is_possible)):

@@ -1,10 +1,10 @@
 """What a task raised in one process, for the worker that runs it from another.
 
 The worker gets an error that behaves as the one that was raised would have: what says what is to become of
-the job (``TryAgain`` and its like) is itself again; everything else is rebuilt as it is for callers, and
+the job (``TryAgain`` and similar) is itself again; everything else is rebuilt as it is for callers, and
 carries what was said of it (``gearflow.tasks.remote_errors``). Attributes and arguments do not travel.
 
-How a process ended with the task that it ran, and how that is told. Pure.
+Descriptions of how a process ended with the task that it ran. Pure.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from gearflow.tasks.control_flow import Control, Discard, Fail, Snooze, TryAgain
 from gearflow.tasks.remote_errors import Relayed, decode_failure, encode_failure, name_of, relay
 
 LAST_LINES: Final = 20
-"""Lines of output that are kept to be told: a stack, or the message of a C library, fits in."""
+"""Lines of output to keep for the error. A stack, or the message of a C library, fits in."""
 
 LONGEST_LINE: Final = 500
 """Characters of each of them: they become part of an error's message."""

@@ -1,6 +1,6 @@
 """The processes of a worker: made when they are needed, kept for the next run, replaced when worn out.
 
-There is no limit and no queue here: whoever starts runs has a slot for each, so there are as many processes
+There is no limit and no queue here. The caller has a slot for each run, so there are as many processes
 as there were runs at once. The one that was used last is used next.
 
 One process that runs tasks, as its worker sees it: started, told, listened to, killed, reaped.
