@@ -134,7 +134,7 @@ class Broker:
         Raises:
             RemoteProtocolError: These bytes break the protocol. What came before them was handled. The
                 connection is to be closed after its outbox is written.
-            Unauthorized: The connection must send the token first. It is to be closed likewise.
+            Unauthorized: The connection must send the token first. The server also closes it.
         """
         self.clock.now = now
         if self.auth.unauthenticated and session in self.auth.unauthenticated:

@@ -22,7 +22,7 @@ On C gearmand a gearflow worker tells how a job fails by a marked WORK_WARNING, 
 (``gearflow.protocol.codec`` says why). Such a warning is held back until the next packet of its job. Before
 WORK_FAIL it is the exception; before any other packet it is a warning.
 
-A caller that wants a job no more is forgotten here at once. Gearflow's own server is told so
+A caller that no longer wants a job is forgotten here at once. The client notifies gearflow's own server
 (``gearflow:detach``); it sends one copy less from where it accepts that on.
 """
 

@@ -16,7 +16,7 @@ Each connection has a ``ServerSlots``. It *wants* GRABs, and is granted them as 
 
 Connections that want more than they were granted stand in one queue and get a slot each in turn, so a busy
 server never keeps the slots from the others. A connection whose empty GRAB gave its slot to another one
-sleeps all the same: its NOOP then brings it to the front.
+still sleeps. Its NOOP then brings it to the front.
 
 A job may be *held*: it waits here between two runs, without a slot. When its time has come it claims one.
 Free slots go to claims first, because a server that has a job may give it to another worker, and a job that
