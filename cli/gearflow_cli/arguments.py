@@ -1,10 +1,9 @@
-"""A task's arguments, as a shell gives them: ``a=1 b=x``, ``'{"a":1}'``, ``@file``, ``-`` for stdin.
+"""The arguments of a task in a shell: ``a=1 b=x``, ``'{"a":1}'``, ``@file``, or ``-`` for stdin.
 
-The task's own types read ``key=value``. The text of a value may mean itself or be JSON, and the type says
-which: each parameter is tried with the reading that its type suggests, and those that are refused once
-more with the other one. So a ``str`` stays what it is, even if it looks like a number; dates, enums and
-decimals are read from their text, lists and models as JSON; where there is a choice (``int | str``,
-``Any``), JSON comes first.
+The task's own types read ``key=value``. A value may be plain text or JSON, and the type decides. Each
+parameter is read in the way that its type suggests. If that is refused, it is read in the other way. So a
+``str`` stays as it is, even if it looks like a number. Dates, enums and decimals are read from their text,
+lists and models as JSON. If both are possible (``int | str``, ``Any``), JSON comes first.
 """
 
 import json
@@ -41,14 +40,14 @@ _ABSENT: Final = object()
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """The whole payload at once."""
+    """The whole payload in one argument."""
 
     data: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """Values by name, not yet read."""
+    """The texts of values by name."""
 
     texts: dict[str, str]
 
@@ -58,7 +57,7 @@ Call: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def raw(arguments: Sequence[str]) -> bytes:
-    """The payload that the user gives as it is. Raises Failure if it is more than one argument."""
+    """Return the argument as the payload. Raises Failure if there is more than one."""
     if not arguments:
         return b""
     if len(arguments) > 1:
@@ -68,7 +67,7 @@ def raw(arguments: Sequence[str]) -> bytes:
 
 
 def untyped(arguments: Sequence[str], text: str | None = None) -> bytes:
-    """Return the payload for a function whose types are not known: values are JSON if they can be, else text.
+    """Return the payload for a function of unknown types. Values that can be JSON are JSON, others are text.
 
     ``text`` is the name of the function's only parameter if its payload is a text.
 
@@ -95,7 +94,7 @@ def untyped(arguments: Sequence[str], text: str | None = None) -> bytes:
 
 
 def whole(arguments: Sequence[str]) -> bytes | None:
-    """Return the payload if the arguments are all of it, whatever the function takes: JSON, a file, stdin."""
+    """Return the payload if one argument is all of it, such as JSON, a file or stdin."""
     if len(arguments) != 1:
         return None
     content = _content(arguments[0])
@@ -103,15 +102,15 @@ def whole(arguments: Sequence[str]) -> bytes | None:
 
 
 def may_be_one_text(arguments: Sequence[str]) -> bool:
-    """Whether the arguments are one ``name=text``. If the function takes a text, the text alone is meant."""
+    """Whether the arguments are one ``name=text``, of which a function may take the text alone."""
     return len(arguments) == 1 and _json(arguments[0].partition("=")[2]) is _ABSENT
 
 
 def typed(arguments: Sequence[str], task: "AnyTask") -> Call:
-    """Positional and keyword arguments of a task's call, read by its types.
+    """Return the positional and keyword arguments for a call of a task, read by its types.
 
     Raises:
-        Failure: They do not fit; every fault is told.
+        Failure: They do not fit. The message has every fault.
     """
     from gearflow.errors import PayloadInvalid
 
@@ -129,7 +128,7 @@ def typed(arguments: Sequence[str], task: "AnyTask") -> Call:
 
 
 def invalid(task: "AnyTask", error: Any) -> Failure:
-    """The failure for arguments that do not fit a task, which PayloadInvalid says."""
+    """The failure for the error of arguments that do not fit a task."""
     if not error.errors:
         return Failure(ExitCode.PAYLOAD_INVALID, str(error))
     faults = output.payload_faults(error.errors, list(_types(task)))
@@ -142,7 +141,7 @@ def invalid(task: "AnyTask", error: Any) -> Failure:
 
 
 def _read(arguments: Sequence[str]) -> Given:
-    """Tell the forms apart."""
+    """Recognize the form of the arguments."""
     if len(arguments) == 1:
         content = _content(arguments[0])
         if content is not None:
@@ -153,7 +152,7 @@ def _read(arguments: Sequence[str]) -> Given:
 
 
 def _content(argument: str) -> bytes | None:
-    """What ``-`` and ``@file`` stand for; None for anything else."""
+    """Read the content of ``-`` or ``@file``. None for other arguments."""
     if argument == "-":
         if sys.stdin is None:  # the shell closed it: <&-
             _refuse("cannot read standard input: it is closed")
@@ -199,7 +198,7 @@ def _refuse(message: str) -> NoReturn:
 
 
 def _json(text: str) -> Any:
-    """The value of a JSON text; ``_ABSENT`` if it is none."""
+    """The value of a JSON text, or ``_ABSENT`` if it is not JSON."""
     try:
         return json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError):
@@ -211,7 +210,7 @@ def _quoted(text: str) -> str:
 
 
 def _object(texts: Mapping[str, str]) -> bytes:
-    """A JSON object of values that are JSON already: numbers keep all their digits."""
+    """Build a JSON object from JSON texts, so that numbers keep all their digits."""
     return "{{{}}}".format(", ".join(f"{_quoted(name)}: {text}" for name, text in texts.items())).encode()
 
 
@@ -244,7 +243,7 @@ def _content_or_json(argument: str) -> bool:
 
 
 def _sole_text(task: "AnyTask") -> str | None:
-    """The name of a task's parameter if it has but one, and its value is the whole payload."""
+    """The name of a task's only parameter, if its value is the whole payload."""
     match list(task.payload.signature.annotations.items()):
         case [(name, kind)] if kind is str or kind is bytes:
             return name
@@ -253,7 +252,7 @@ def _sole_text(task: "AnyTask") -> str | None:
 
 
 def _text(arguments: Sequence[str], name: str, task: "AnyTask | None" = None) -> bytes:
-    """Return the payload of a function that takes one text: the argument without its ``name=``.
+    """Return the payload of a function that takes one text, which is the argument without its ``name=``.
 
     Without an argument it is the parameter's default, if the task is known. Raises PayloadInvalid.
     """
@@ -275,7 +274,7 @@ def _text(arguments: Sequence[str], name: str, task: "AnyTask | None" = None) ->
 
 
 class _Reading:
-    """The values of pairs, each in the reading that its type takes."""
+    """Reads the values of pairs by the types of a task."""
 
     def __init__(self, task: "AnyTask", texts: dict[str, str]) -> None:
         types = _types(task)
@@ -308,7 +307,7 @@ class _Reading:
 
 
 def _types(task: "AnyTask") -> dict[str, Any]:
-    """The types of the keys of a task's payload: of its parameters, or of the fields of its only model."""
+    """The types of a task's parameters, or of the fields of its only model."""
     from pydantic import BaseModel, RootModel
 
     annotations = task.payload.signature.annotations
@@ -321,7 +320,7 @@ def _types(task: "AnyTask") -> dict[str, Any]:
 
 
 def _readings(text: str, kind: Any) -> list[str]:
-    """What a text may mean for a type, as JSON, the likeliest first."""
+    """The possible meanings of a text for a type, as JSON, the likeliest first."""
     members = _members(kind)
     is_binary = bytes in members and str not in members
     itself = _quoted(urlsafe_b64encode(text.encode()).decode() if is_binary else text)
@@ -335,7 +334,7 @@ def _readings(text: str, kind: Any) -> list[str]:
 
 
 def _members(kind: Any) -> set[Any]:
-    """The types of a union; the type itself if it is none."""
+    """The types of a union, or the type itself."""
     if get_origin(kind) is Annotated:
         return _members(get_args(kind)[0])
     alias = getattr(kind, "__value__", _ABSENT)  # of 'type X = ...'

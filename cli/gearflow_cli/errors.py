@@ -1,4 +1,4 @@
-"""How a command ends: the exit codes, and which error leads to which.
+"""The exit codes of commands, and the errors that lead to them.
 
 A command raises; the message and the code are found here, once for all of them. What a user can put right
 is told in words that name the remedy, without a traceback.
@@ -38,7 +38,7 @@ class ExitCode(IntEnum):
 
 
 class Failure(Exception):
-    """The command ends here; ``message`` says why, and what to do about it."""
+    """Ends the command. ``message`` says why, and what to do about it."""
 
     def __init__(self, code: ExitCode, message: str) -> None:
         super().__init__(message)
@@ -48,7 +48,7 @@ class Failure(Exception):
 
 @contextmanager
 def reporting() -> Generator[None, None, None]:
-    """Turn what a command raises into a message on stderr and an exit code."""
+    """Turn the error of a command into a message on stderr and an exit code."""
     try:
         yield
         sys.stdout.flush()
@@ -58,23 +58,23 @@ def reporting() -> Generator[None, None, None]:
         _forget(sys.stdout)
         raise typer.Exit(ExitCode.BROKEN_PIPE) from None
     except SystemExit as error:
-        if isinstance(error.__context__, BrokenPipeError):  # which is 1 to rich, by which help is shown
+        if isinstance(error.__context__, BrokenPipeError):  # rich exits with 1 when it prints a help
             raise typer.Exit(ExitCode.BROKEN_PIPE) from None
         raise
-    except OSError as error:  # the library's own are translated where they arise
+    except OSError as error:  # the library translates its own
         _forget(sys.stdout)
         tell(str(error), logging.ERROR)
         raise typer.Exit(ExitCode.IO_ERROR) from None
     except Exception as error:
         if hasattr(error, "exit_code"):
-            raise  # typer's own, which it reports itself
+            raise  # typer's own error, which it reports itself
         failure = explain(error)
         tell(failure.message, logging.ERROR)
         raise typer.Exit(failure.code) from None
 
 
 def tell(message: str, level: int = logging.INFO) -> None:
-    """Say something to the user, on stderr, if anybody reads it: what has gone wrong, or will."""
+    """Print a message on stderr, if it is still open."""
     if logs.is_json():
         logs.write(message, level)
     else:
@@ -83,7 +83,7 @@ def tell(message: str, level: int = logging.INFO) -> None:
 
 
 def forget_unread_stderr() -> None:
-    """Drop what stderr did not take. A reader or a terminal that is gone is no failure of the command."""
+    """Drop unwritten output of stderr. A closed reader or terminal is no failure of the command."""
     try:
         sys.stderr.flush()
     except OSError:
@@ -91,18 +91,18 @@ def forget_unread_stderr() -> None:
 
 
 def _forget(stream: TextIO) -> None:
-    """It cannot be written to. Without this the interpreter would fail with 120 when it flushes at exit."""
+    """Replace a broken stream. Otherwise the interpreter exits with 120 when it flushes the stream."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def explain(error: Exception) -> Failure:
-    """The failure that an error is to the user; with a traceback if it is nothing that he can put right."""
+    """Return the failure for an error, with a traceback if it is a bug in gearflow."""
     from gearflow import errors
 
     match error:
         case Failure():
             return error
-        case errors.PayloadInvalid():  # also as raised by a worker, when it is a TaskFailed as well
+        case errors.PayloadInvalid():  # a worker's is also a TaskFailed
             code = ExitCode.PAYLOAD_INVALID
         case errors.TaskFailed():
             code = ExitCode.TASK_FAILED

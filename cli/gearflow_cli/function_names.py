@@ -1,4 +1,4 @@
-"""Which function a name means, where no module tells: servers know what their workers offer."""
+"""Finding the function for a name among those that the servers know."""
 
 import logging
 import time
@@ -60,7 +60,7 @@ def _is_known(name: str, functions: Mapping[str, Function]) -> bool:
 
 
 def known(name: str, addresses: Sequence[str]) -> str:
-    """The function that is meant. As ``resolve``, but for the warning: it is about functions unheard of."""
+    """Return the function for a name, as ``resolve`` does. Warns about a function that no server knows."""
     functions = _known(addresses)
     found = _full(name, functions)
     if found not in functions:
@@ -69,7 +69,7 @@ def known(name: str, addresses: Sequence[str]) -> str:
 
 
 def remembered(name: str, addresses: Sequence[str]) -> str:
-    """The function of jobs that have ended, which servers may have forgotten: then it is the name as it is.
+    """Return the function of jobs that have ended. If the servers do not know it any more, it is the name.
 
     Raises:
         Failure: A bare name is that of several.
@@ -114,12 +114,12 @@ async def _takes(function: str, addresses: Sequence[str], timeout: float) -> Tak
 
 
 def _full(name: str, functions: Mapping[str, Function]) -> str:
-    """Raises Failure for a bare name that is nobody's, or that of several."""
+    """Raises Failure if no function has a bare name, or several have it."""
     return name if name in functions or "." in name else _by_bare_name(name, functions.values())
 
 
 def _known(addresses: Sequence[str], timeout: float = TIMEOUT) -> dict[str, Function]:
-    """The functions of all servers that answer; of those with one name, one that has workers."""
+    """The functions of all servers that answer. Of those with one name, one that has workers."""
     from gearflow.errors import NoServer
 
     known: dict[str, Function] = {}

@@ -1,7 +1,7 @@
-"""Users' modules, imported for the tasks they define.
+"""Importing the user's modules with their tasks.
 
-The current directory is searched first, as by other programs that are given modules. Everything that the
-import registers counts, also tasks of modules that these import: that is what a worker can run.
+The current directory is searched first. All tasks that the import registers count, also those of other
+modules that it imports.
 """
 
 import importlib
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 
 def load(modules: Sequence[str]) -> "dict[str, AnyTask]":
-    """Import modules; all tasks that are registered then, by name.
+    """Import modules. Returns all tasks that are registered then, by name.
 
     Raises:
-        Failure: One does not import.
+        Failure: A module does not import.
     """
     from gearflow.tasks.registry import registry
 
@@ -37,11 +37,11 @@ def load(modules: Sequence[str]) -> "dict[str, AnyTask]":
 
 
 def load_served(modules: Sequence[str], patterns: Sequence[str] = ()) -> "list[AnyTask]":
-    """Import modules; the tasks that a worker is to run: those that fit a pattern and are not foreign.
+    """Import modules. Returns the tasks that match a pattern and are not foreign.
 
     Raises:
-        Failure: A module does not import, or there is nothing to run.
-        TaskDefinitionError: What one of them takes or returns cannot travel.
+        Failure: A module does not import, or there are no such tasks.
+        TaskDefinitionError: A parameter or the result of a task cannot be sent.
     """
     tasks = [task for task in load(modules).values() if not task.foreign]
     if not tasks:
@@ -56,20 +56,20 @@ def load_served(modules: Sequence[str], patterns: Sequence[str] = ()) -> "list[A
             raise Failure(ExitCode.MISCONFIGURED, f"no task fits -f {pattern!r}; there are {names}")
     served = [task for task in tasks if not patterns or any(_fits(task.name, each) for each in patterns)]
     for task in served:
-        with user_code(task):  # now, and not when its first job is there
+        with user_code(task):  # now, and not at its first job
             task.check()
     return served
 
 
 @contextmanager
 def user_code(task: "AnyTask") -> Generator[None]:
-    """A block that calls what a task brings along: validators, the functions of ``unique=`` and ``backoff=``.
+    """Run a block that calls code of a task: validators, the functions of ``unique=`` and ``backoff=``.
 
-    Its types are looked at before.
+    It checks the types of the task first.
 
     Raises:
-        Failure: One of them fails, or returns what cannot be used.
-        TaskDefinitionError: What it takes or returns cannot travel.
+        Failure: The code fails, or returns a value that cannot be used.
+        TaskDefinitionError: A parameter or the result of the task cannot be sent.
     """
     from gearflow.errors import GearflowError
 

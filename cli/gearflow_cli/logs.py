@@ -13,20 +13,20 @@ _OF_EVERY_RECORD: Final = vars(logging.makeLogRecord({})).keys() | {"message", "
 
 
 _CONTROLS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
-"""Characters that a terminal, or who reads lines, takes for something else than text."""
+"""Characters that control a terminal, or end a line."""
 
 
 class _Formatter(logging.Formatter):
-    """Shows of an exception what is the user's own."""
+    """Shows the user's own lines of a traceback."""
 
     def formatException(self, ei: Any) -> str:  # noqa: N802  (logging's name)
         return own_lines(ei[1], ei[2]) if ei[1] is not None else ""
 
 
 class _Lines(_Formatter):
-    """A line for each record; the fields of ``extra`` follow the sentence, unless it tells them itself.
+    """Formats a record as one line. The fields of ``extra`` follow the message, unless it contains them.
 
-    What else belongs to the record, and has lines of its own, is indented: no message can look like a record.
+    Further lines of a record are indented, so that no message can look like another record.
     """
 
     def __init__(self) -> None:
@@ -38,16 +38,16 @@ class _Lines(_Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  (logging's name)
         line = super().formatMessage(record)
-        told = [
+        fields = [
             f"{name}={_text(value)}"
             for name, value in _fields(record).items()
-            if not _is_told(value, record.message)
+            if not _is_in(value, record.message)
         ]
-        return "  ".join([line, *([" ".join(told)] if told else [])])
+        return "  ".join([line, *([" ".join(fields)] if fields else [])])
 
 
 class _Json(_Formatter):
-    """An object on a line for each record; the fields of ``extra`` stand beside what every record has."""
+    """Formats a record as one JSON object on one line, with the fields of ``extra``."""
 
     def format(self, record: logging.LogRecord) -> str:
         time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
@@ -60,7 +60,7 @@ class _Json(_Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        elif record.exc_text:  # of a process of tasks, from which it came as text
+        elif record.exc_text:  # from the process of a task, which sends it as text
             line["exception"] = record.exc_text
         if record.stack_info:
             line["stack"] = record.stack_info
@@ -68,12 +68,12 @@ class _Json(_Formatter):
 
 
 def to_stderr(level: str, *, json: bool = False, modules: Iterable[str] = ()) -> None:
-    """Write to stderr what is logged from ``level`` on, by gearflow and whoever has set no level of his own.
+    """Write log records from ``level`` on to stderr, except for loggers that have a level of their own.
 
-    At ``debug`` libraries are heard from ``info`` on.
+    At ``debug``, libraries log from ``info`` on.
 
     Args:
-        modules: They are the user's own, and no libraries, wherever they are installed.
+        modules: The user's own modules, which are no libraries wherever they are installed.
     """
     handler = logging.StreamHandler()
     handler.setFormatter(_Json() if json else _Lines())
@@ -86,24 +86,24 @@ def to_stderr(level: str, *, json: bool = False, modules: Iterable[str] = ()) ->
 
 
 def is_json() -> bool:
-    """The log is for programs: whatever else is said on stderr has to be JSON, too."""
+    """Whether the log is JSON. Then everything else on stderr must be JSON too."""
     return any(isinstance(handler.formatter, _Json) for handler in logging.root.handlers)
 
 
 def write(message: str, level: int) -> None:
-    """Write something into the log, whatever the level from which it is kept."""
+    """Write a message into the log, also below the level of the log."""
     name = logging.getLevelName(level)
     fields = {"name": "gearflow", "levelno": level, "levelname": name, "msg": message}
     logging.root.handle(logging.makeLogRecord(fields))
 
 
 def _is_wanted(record: logging.LogRecord) -> bool:
-    """It is no mere detail, or the user's own, or somebody has set a level for its logger."""
+    """Whether a record is important, or the user's own, or its logger has a level."""
     return record.levelno >= logging.INFO or is_own(record.pathname) or _has_level(record.name)
 
 
 def _has_level(name: str) -> bool:
-    """For this logger, or one above it but the root, a level is set."""
+    """Whether this logger has a level, or one above it except the root."""
     logger = logging.getLogger(name)
     while logger.parent is not None:
         if logger.level:
@@ -113,12 +113,12 @@ def _has_level(name: str) -> bool:
 
 
 def _fields(record: logging.LogRecord) -> dict[str, object]:
-    """What ``extra`` has put into the record."""
+    """The fields that ``extra`` has added to a record."""
     return {name: value for name, value in vars(record).items() if name not in _OF_EVERY_RECORD}
 
 
-def _is_told(value: object, sentence: str) -> bool:
-    """A sentence has these words in it. Of a number one cannot tell what it is about."""
+def _is_in(value: object, sentence: str) -> bool:
+    """Whether the sentence contains a text. A number alone would not show its meaning."""
     return (
         isinstance(value, str)
         and value in sentence

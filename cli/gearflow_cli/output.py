@@ -1,11 +1,4 @@
-"""Values -> what is shown: rich renderables for a terminal, plain text for a pipe. Never prints.
-
-Where output goes: results to stdout, all else to stderr; colours and bars only on a terminal.
-
-What a server knows of a job -> lines for a person.
-
-How a job has ended, as it is told: the result on stdout, why there is none on stderr.
-"""
+"""Output: results on stdout, everything else on stderr. Colours and bars appear only on a terminal."""
 
 import inspect
 import json
@@ -27,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def is_terminal() -> bool:
-    """Whether results go to a person."""
+    """Whether results go to a terminal."""
     return sys.stdout.isatty()
 
 
@@ -38,26 +31,26 @@ def show(renderable: "RenderableType") -> None:
 
 
 def write(text: str) -> None:
-    """Print a plain text and end its line."""
+    """Print a text and a line break."""
     _require_stdout()
     sys.stdout.write(f"{text}\n")
 
 
 def write_bytes(data: bytes) -> None:
-    """Pass bytes on as they are, at once."""
+    """Print bytes as they are, at once."""
     _require_stdout()
     sys.stdout.flush()
     rest = memoryview(data)
-    while rest:  # with PYTHONUNBUFFERED this is the file itself, which may take less than all
+    while rest:  # with PYTHONUNBUFFERED this is the file itself, which may write only a part
         rest = rest[sys.stdout.buffer.write(rest) :]
     sys.stdout.buffer.flush()
 
 
 def confirm(question: str) -> None:
-    """Ask a person whether to go on.
+    """Ask the user whether to go on.
 
     Raises:
-        Failure: He says no, or there is nobody to ask.
+        Failure: The answer is no, or there is no terminal to ask on.
     """
     if sys.stdin is None or not sys.stdin.isatty():
         raise Failure(
@@ -70,13 +63,13 @@ def confirm(question: str) -> None:
 
 
 def _require_stdout() -> None:
-    """Results shall not vanish in silence. Raises OSError if the shell closed stdout."""
+    """Raise OSError if the shell closed stdout. No result may vanish without a message."""
     if sys.__stdout__ is None:
         raise OSError("standard output is closed")
 
 
 def error_console() -> "Console":
-    """The terminal behind stderr, if there is one, for bars and warnings."""
+    """A console on stderr, for progress bars."""
     from rich.console import Console
 
     return Console(stderr=True, highlight=False)
@@ -90,16 +83,16 @@ def _console() -> "Console":
 
 Cell: TypeAlias = str | int
 Row: TypeAlias = tuple[str, str]
-"""A name, and what is to be said of it."""
+"""A name and its text."""
 
 
 def as_json(value: Any) -> str:
-    """Indented JSON, for a program or a person."""
+    """Indented JSON."""
     return json.dumps(value, indent=2, ensure_ascii=False)
 
 
 def as_line(value: Any) -> str:
-    """JSON on one line, where there are many values to be read one after another."""
+    """JSON on one line, for output with one value per line."""
     return json.dumps(value, ensure_ascii=False)
 
 
@@ -210,7 +203,7 @@ def _shortened(text: str, width: int) -> str:
 
 
 def columns(header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
-    """Rows for a pipe: aligned columns below a header, nothing cut."""
+    """Rows for a pipe: aligned columns below a header, and nothing is cut."""
     cells = [list(header), *([printable(str(cell)) for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in cells)
@@ -218,7 +211,7 @@ def columns(header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
 
 
 def labelled(rows: Sequence[Row]) -> str:
-    """Names and what there is to say of each; further lines stand below the first one."""
+    """Names and their texts. The further lines of a text are indented."""
     width = max((len(name) for name, _ in rows), default=0)
     gap = f"\n{'':{width}}  "
     return "\n".join(
@@ -227,7 +220,7 @@ def labelled(rows: Sequence[Row]) -> str:
 
 
 def result(data: bytes) -> "RenderableType | None":
-    """A result for a terminal: JSON indented and in colour; None if it is no JSON."""
+    """A result for a terminal, as JSON with indentation and colours. None if it is not JSON."""
     from rich.json import JSON
 
     try:
@@ -237,7 +230,7 @@ def result(data: bytes) -> "RenderableType | None":
 
 
 def printable(text: str) -> str:
-    """Text from the network that cannot steer the terminal."""
+    """Escape what could control the terminal in a text from the network."""
     if text.isprintable():
         return text
     return "".join(
@@ -247,12 +240,12 @@ def printable(text: str) -> str:
 
 
 def printable_lines(text: str) -> str:
-    """As ``printable``, with the line breaks kept."""
+    """Escape a text, but keep its line breaks."""
     return "\n".join(printable(line.replace("\t", "    ")) for line in text.splitlines())
 
 
 def signature(task: "AnyTask") -> str:
-    """What a caller of the task gives and gets: ``(a: int, b: int = 1) -> int``."""
+    """The parameters and the result of a task: ``(a: int, b: int = 1) -> int``."""
     taken = task.payload.signature
     parameters = [
         parameter.replace(annotation=taken.annotations[name]) for name, parameter in taken.parameters.items()
@@ -262,7 +255,7 @@ def signature(task: "AnyTask") -> str:
 
 
 def payload_faults(errors: Sequence[dict[str, Any]], known: Sequence[str] = ()) -> str:
-    """pydantic's list of errors, a line each."""
+    """The errors of pydantic, one line each."""
     return "\n".join(f"  {_fault(error, known)}" for error in errors)
 
 
@@ -299,7 +292,7 @@ def write_job(job: "JobInfo") -> None:
 
 
 def job_rows(job: "JobInfo") -> list[Row]:
-    """All that is known, by name; what is empty is left out."""
+    """The fields of a job that are not empty."""
     done, total = job.progress or (0, 0)
     known = {
         "handle": job.handle,
@@ -333,7 +326,7 @@ def _state(job: "JobInfo") -> str:
 
 
 def failure_text(job: "JobInfo") -> str:
-    """Why a job failed, as one text; empty if nothing is known."""
+    """Why a job failed, as one text. Empty if that is unknown."""
     said = job.failure
     if said is None:
         return ""
@@ -352,14 +345,14 @@ def when(time: float | None) -> str:
         return ""
     try:
         return datetime.fromtimestamp(time).astimezone().isoformat(" ", "seconds")
-    except (ValueError, OverflowError, OSError):  # a server takes any number
+    except (ValueError, OverflowError, OSError):  # a server accepts any number
         return "after the year 9999"
 
 
 def write_result(data: bytes, kind: Any = None) -> None:
-    """Print a result: JSON readably on a terminal, text with the end of its line, other bytes as they are.
+    """Print a result. JSON is indented on a terminal, text gets a line break, other bytes stay as they are.
 
-    ``kind`` is its type, where that is known.
+    ``kind`` is its type, if that is known.
     """
     shown = result(data) if is_terminal() and kind not in (str, bytes) else None
     if shown is not None:
@@ -371,7 +364,7 @@ def write_result(data: bytes, kind: Any = None) -> None:
 
 
 def write_failure(error: "TaskFailed", subject: str, *, verbose: bool) -> Failure:
-    """What the worker said of why a job failed; with its traceback if the user is so ``verbose``."""
+    """The failure for a task that failed, with the worker's traceback if ``verbose`` is set."""
     from gearflow.errors import PayloadInvalid
 
     code = ExitCode.PAYLOAD_INVALID if isinstance(error, PayloadInvalid) else ExitCode.TASK_FAILED

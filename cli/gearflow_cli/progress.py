@@ -1,4 +1,4 @@
-"""A job while it runs, as a person at a terminal or a pipe sees it.
+"""The progress of a running job, on a terminal or in a pipe.
 
 Partial output goes to stdout, warnings to stderr, and progress to a bar on stderr if that is a terminal.
 """
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class ProgressView:
-    """Shows the events of one job. Owns the bar, which the end of the block takes away."""
+    """Shows the events of one job. The end of the block removes the progress bar."""
 
     def __init__(self, function: str) -> None:
         self._function = function
@@ -67,7 +67,7 @@ class ProgressView:
 
 
 def _number(text: bytes) -> float:
-    """Progress is numbers by convention only."""
+    """Read a number of a progress report. Other clients may send any bytes."""
     try:
         return float(text)
     except ValueError:

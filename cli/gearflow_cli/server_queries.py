@@ -1,4 +1,4 @@
-"""Questions to several servers: each of them, or the first that knows a job."""
+"""Queries to several servers: to all of them, or to the first that knows a job."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 TIMEOUT: Final = 5.0
-"""Seconds that a server has for an answer, where nobody is in a hurry."""
+"""Seconds that a server has for an answer."""
 
 Ask: TypeAlias = "Callable[[Client, str], Awaitable[T]]"
 
 
 def addresses_of(servers: Sequence[str] | None) -> list[str]:
-    """The servers that a command is about."""
+    """The servers that a command uses."""
     from gearflow.client import default_servers
 
     return list(servers or ()) or [str(address) for address in default_servers()]
@@ -27,19 +27,19 @@ def addresses_of(servers: Sequence[str] | None) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Answers(Generic[T]):
-    """What servers answered, by address, and what kept the others from it."""
+    """The answers of servers, and the errors of the others, by address."""
 
     given: dict[str, T]
     errors: "dict[str, GearflowError]"
 
     def require_one(self) -> None:
-        """Tell what went wrong. Raises the first error if no server answered."""
+        """Report the errors. Raises the first one if no server answered."""
         if not self.given:
             self.require_all()
         self._tell(self.errors)
 
     def require_all(self) -> None:
-        """Tell what went wrong. Raises the first error if there is one."""
+        """Report the errors. Raises the first one, if there is one."""
         if self.errors:
             first, *others = self.errors
             self._tell(others)
@@ -51,18 +51,18 @@ class Answers(Generic[T]):
 
 
 def each(addresses: Sequence[str], ask: "Ask[T]") -> Answers[T]:
-    """Ask every server, one after another."""
+    """Query every server, one after another."""
     import anyio
 
     return anyio.run(_each, addresses, ask)
 
 
 def first(addresses: Sequence[str], ask: "Ask[T]") -> T:
-    """Ask servers about a job until one knows it.
+    """Query servers about a job until one knows it.
 
     Raises:
-        UnknownJob: None does.
-        GearflowError: None of those that can be asked does; why another one cannot.
+        UnknownJob: No server knows it.
+        GearflowError: No server that answers knows it. This is the error of another server.
     """
     import anyio
 
@@ -94,11 +94,11 @@ async def _first(addresses: Sequence[str], ask: "Ask[T]") -> T:
                 return await ask(client, address)
             except GearflowError as error:
                 errors.append(error)
-    raise min(errors, key=_tells_little)
+    raise min(errors, key=_insignificance)
 
 
-def _tells_little(error: "GearflowError") -> int:
-    """A server that could not be asked may be the one that has the job; one that keeps none is not."""
+def _insignificance(error: "GearflowError") -> int:
+    """Order errors. A server that did not answer may have the job, and one that keeps no jobs has not."""
     from gearflow.errors import UnknownJob, UnsupportedByServer
 
     return 1 if isinstance(error, UnknownJob) else 2 if isinstance(error, UnsupportedByServer) else 0

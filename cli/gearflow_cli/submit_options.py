@@ -1,4 +1,4 @@
-"""How a job is to be submitted, as the options of ``gearflow submit`` say, and which of them clash."""
+"""The options of ``gearflow submit``, and which of them clash."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SubmitChoices:
-    """What the user wishes; None where he left it to the task. Durations in seconds."""
+    """The options of a job. None means the task's own. Durations are in seconds."""
 
     background: bool
     priority: str | None
@@ -34,11 +34,11 @@ class SubmitChoices:
 
     @property
     def patience(self) -> float:
-        """Seconds that a server has for each answer before there is a job to be waited for."""
+        """Seconds that a server has for each answer until the job is submitted."""
         return min(TIMEOUT, self.timeout or TIMEOUT)
 
     def for_task(self) -> dict[str, Any]:
-        """What is wished, as the options of a task's call."""
+        """The options for the call of a task."""
         wished = {
             "priority": self.priority,
             "unique": self.unique,
@@ -89,7 +89,7 @@ class SubmitChoices:
             _refuse("--run-limit 0: a task cannot run in no time; leave it out for no limit")
 
     def check_with(self, task: "AnyTask | None", *, raw: bool) -> None:
-        """Raises Failure if options make no sense for the task; ``raw``: its own options do not hold."""
+        """Raises Failure if options make no sense for the task. With ``raw``, its own do not apply."""
         has_key = task is not None and not raw and task.call_options.unique is not False
         if self.reuse and self.unique is None and not has_key:
             _refuse("--reuse asks for what is kept of a job with the same key: add --unique")

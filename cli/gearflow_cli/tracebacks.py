@@ -1,4 +1,4 @@
-"""Tracebacks for the users of gearflow: their own lines, without the machinery between them."""
+"""Tracebacks with the lines of the user's own code, without those of gearflow and of Python."""
 
 import json
 import sysconfig
@@ -14,21 +14,21 @@ if TYPE_CHECKING:
 Group: TypeAlias = BaseExceptionGroup[BaseException]
 
 _FRAMES: Final = 5
-"""The last ones, which are next to the fault."""
+"""The number of frames to show. They are the last ones, next to the fault."""
 
 _HEADER: Final = "Traceback (most recent call last):\n"
 
 
 def own_lines(error: BaseException, trace: TracebackType | None = None) -> str:
-    """An exception and the user's own frames on the way to it: none of gearflow's or the interpreter's.
+    """Format an exception with the frames of the user's own code.
 
-    Those of libraries are shown only if there is nothing of the user's. Of a group, each exception is shown.
-    Of what was raised in a process of a task, it is what was said there.
+    If there are none, it has the frames of libraries. It has every exception of a group. For an exception
+    from the process of a task, it is the traceback of that process.
     """
     from gearflow.tasks.remote_errors import relayed
 
-    if (told := relayed(error)) is not None:
-        return _told(told)
+    if (there := relayed(error)) is not None:
+        return _text_of(there)
     summary = traceback.TracebackException(type(error), error, trace or error.__traceback__, compact=True)
     frames = [frame for frame in summary.stack if not _is_machinery(frame.filename)]
     own = [frame for frame in frames if not _is_library(frame.filename)] or frames
@@ -38,12 +38,12 @@ def own_lines(error: BaseException, trace: TracebackType | None = None) -> str:
 
 
 def is_own(filename: str) -> bool:
-    """A file is of the user's code: not of gearflow's, the interpreter's or a library's."""
+    """Whether a file is the user's, and not gearflow's, Python's or a library's."""
     return not _is_machinery(filename) and not _is_library(filename)
 
 
-def _told(there: "Relayed") -> str:
-    """The traceback from another process, which begins with the user's own frames."""
+def _text_of(there: "Relayed") -> str:
+    """The traceback from another process. It starts with the frames of the user's own code."""
     return str(json.loads(there.data)["traceback"]).removeprefix(_HEADER).rstrip()
 
 

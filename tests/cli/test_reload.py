@@ -35,7 +35,7 @@ async def test_files_that_cannot_be_watched_do_not_end_the_worker(
 
     monkeypatch.setattr("gearflow_cli.process.reload.directories", gone)
     assert [change async for change in changes(["any"])] == []
-    assert "send HUP for new code to be taken up" in capsys.readouterr().err
+    assert "send HUP to load new code" in capsys.readouterr().err
 
 
 @pytest.fixture

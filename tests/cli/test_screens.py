@@ -4,6 +4,7 @@ import io
 import os
 import re
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -54,7 +55,7 @@ def handle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loggers_as_before: N
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop" / "orders.py").write_text(ORDERS)
     monkeypatch.setattr(socket, "gethostname", lambda: "jobs")
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     monkeypatch.chdir(tmp_path)
     images = "shop.images.make_thumbnail"
     with JobServer(port=0) as server, SyncClient([server.address]) as client:

@@ -1,4 +1,4 @@
-"""``gearflow dead``: jobs that failed for good, which are kept until someone looks at them."""
+"""``gearflow dead`` lists, shows, replays and purges dead letters."""
 
 import base64
 import logging
@@ -147,13 +147,13 @@ def purge(
 
 
 def _check(handle: str | None, function: str | None, everything: bool) -> None:
-    """Raises Failure unless it is said, in one way, which letters are meant."""
+    """Raises Failure unless exactly one option selects the letters."""
     if (handle is not None) + (function is not None) + everything != 1:
         raise Failure(ExitCode.USAGE, "say which dead letters: HANDLE, or --function, or --all")
 
 
 def _check_name(name: str | None, addresses: Sequence[str], letters: int) -> None:
-    """A function without letters may be unheard of, and its name mistyped. Raises as ``naming.known``."""
+    """Report an unknown function, whose name may be mistyped. Raises as ``function_names.known`` does."""
     if name is not None and not letters:
         function_names.known(name, addresses)
 
@@ -172,7 +172,7 @@ def _question(name: str | None, addresses: Sequence[str]) -> str:
 def _ask_about(
     handle: str, servers: Sequence[str] | None, ask: "Callable[[Client, str, str], Awaitable[T]]"
 ) -> T:
-    """Ask the server that has a letter; Raises UnknownJob if none of them has it."""
+    """Ask the server that has a letter. Raises UnknownJob if none of them has it."""
     from gearflow.client import JobHandle
 
     job = job_name(handle, None, servers or [])
@@ -181,7 +181,7 @@ def _ask_about(
 
 
 class _Listing:
-    """Prints letters as they come, so that no more of them are held than one answer has."""
+    """Prints letters as they arrive, so that it holds only those of one answer."""
 
     def __init__(self, *, as_json: bool, wide: bool, with_server: bool) -> None:
         self._as_json = as_json
@@ -194,7 +194,7 @@ class _Listing:
         self._is_empty = True
 
     def show(self, server: str, letters: "Sequence[JobInfo]") -> None:
-        """Print what one answer has."""
+        """Print the letters of one answer."""
         if self._as_json:
             for letter in letters:
                 output.write(output.as_line({"server": server} | letter.model_dump(mode="json")))
@@ -213,7 +213,7 @@ class _Listing:
         self._is_empty = False
 
     def end(self) -> None:
-        """There are no more."""
+        """Print a message if there were no letters."""
         if self._is_empty and not self._as_json:
             output.write("no dead letters" if output.is_terminal() else output.columns(self._header, []))
 
@@ -221,7 +221,7 @@ class _Listing:
 async def _each_page(
     client: "Client", server: str, *, function: str | None, act: "Callable[[str, Sequence[JobInfo]], None]"
 ) -> int:
-    """Do something with the letters of each answer; how many there were in all."""
+    """Apply a function to the letters of each answer. Returns their number."""
     from gearflow.client.operate import dead_letters
 
     number = 0
@@ -258,7 +258,7 @@ def _row(letter: "JobInfo", *, brief: bool) -> list[output.Cell]:
 
 
 def _payload(letter: "Letter") -> str:
-    """A payload as text; as Python writes bytes where it is none."""
+    """A payload as text, or as a bytes literal if it is not text."""
     if letter.text is not None:
         return output.printable_lines(letter.text)
     return str(base64.b64decode(letter.payload))

@@ -1,9 +1,9 @@
 """``gearflow dev``: a server and a worker in one terminal.
 
-The server keeps the usual port, so that ``gearflow submit`` in another terminal finds it. If a Gearman
-server has that port already, the worker works for that one: this is what was wanted, and it may hold jobs.
+The server has the usual port, so that ``gearflow submit`` in another terminal finds it. If a Gearman server
+has that port already, the worker works for that server, which may hold jobs.
 
-The server stays while the worker, in a process of its own, is replaced for new code.
+The server stays while the worker, in a process of its own, is replaced to load new code.
 """
 
 import errno
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _HOST: Final = "127.0.0.1"
 
 _SERVER: Final = "GEARFLOW_DEV_SERVER"
-"""The environment variable that tells the worker process where the server is."""
+"""The environment variable with the server's address, for the worker process."""
 
 
 def dev(
@@ -64,12 +64,12 @@ def dev(
             _work(modules, functions, os.environ[_SERVER], concurrency, line)
         return
     if log_level is LogLevel.INFO:
-        logging.getLogger("gearflow.server").setLevel(logging.WARNING)  # what it says, is said here
+        logging.getLogger("gearflow.server").setLevel(logging.WARNING)  # this command prints it
     if reload and not watching.is_possible():
-        tell(f"for new code to be taken up when a file changes: {watching.REMEDY}")
+        tell(f"new code is not loaded when a file changes: {watching.REMEDY}")
         reload = False
     if not reload:
-        _load(modules, functions)  # what is wrong with them, is said before a server starts
+        _load(modules, functions)  # report their errors before a server starts
     with _server(port) as address:
         if reload:
             os.environ[_SERVER] = address
@@ -98,14 +98,14 @@ def _load(modules: Sequence[str], functions: Sequence[str] | None) -> "list[AnyT
 
 
 def _blanks(task: "AnyTask") -> list[str]:
-    """The arguments that a call of the task needs, to be filled in."""
+    """The arguments that a call of the task needs, as blanks."""
     signature = task.payload.signature
     return [f"{name}=..." for name in signature.parameters if name not in signature.defaults]
 
 
 @contextmanager
 def _server(port: int) -> Generator[str, None, None]:
-    """The address of a server that runs for the time of the block, or of the one that runs anyway."""
+    """Run a server for the time of the block, unless one runs already. Yields its address."""
     from gearflow.server import JobServer
 
     server = JobServer(host=_HOST, port=port)
@@ -119,7 +119,7 @@ def _server(port: int) -> Generator[str, None, None]:
         tell(f"a job server ({version}) listens on {address} already: using that one")
         yield address
         return
-    os.environ["GEARFLOW_TLS"] = "0"  # which may be meant for other servers
+    os.environ["GEARFLOW_TLS"] = "0"  # the setting is for other servers
     try:
         tell(
             f"the job server listens on {server.address}; jobs live in memory only and are lost when it ends"
@@ -130,7 +130,7 @@ def _server(port: int) -> Generator[str, None, None]:
 
 
 def _version_of(address: str) -> str | None:
-    """The version that a Gearman server tells; None if there is no Gearman server."""
+    """The version of a Gearman server. None if there is no Gearman server."""
     from gearflow.client import SyncAdmin
     from gearflow.errors import GearflowError
 

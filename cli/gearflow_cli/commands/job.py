@@ -1,4 +1,4 @@
-"""``gearflow result``, ``job`` and ``cancel``: one job, by its handle or by its function and unique."""
+"""``gearflow result``, ``job`` and ``cancel``, for one job by its handle, or by its function and unique."""
 
 from collections.abc import Sequence
 from concurrent.futures import CancelledError
@@ -82,10 +82,10 @@ def cancel(name: options.JobName, unique: options.JobUnique = None, servers: opt
 
 
 def job_name(name: str, unique: str | None, servers: Sequence[str]) -> "JobName":
-    """The job that is meant.
+    """The job that the arguments select.
 
     Raises:
-        Failure: It cannot be told.
+        Failure: The handle is not valid.
     """
     from gearflow.tasks.ref import parse
 

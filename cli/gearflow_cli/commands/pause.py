@@ -1,4 +1,4 @@
-"""``gearflow pause``, ``resume`` and ``purge``: the waiting jobs of a function, on each server."""
+"""``gearflow pause``, ``resume`` and ``purge``, for the waiting jobs of a function on each server."""
 
 from gearflow_cli import function_names, options, output, server_queries
 from gearflow_cli.commands.status import functions_of

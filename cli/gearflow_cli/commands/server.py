@@ -1,11 +1,7 @@
-"""``gearflow server``: the job server in a process of its own.
+"""``gearflow server`` runs the job server, and ``gearflow server backup`` copies its file.
 
-``server`` is a command that has a command below it, ``backup``; alone it serves.
-
-Where a server's jobs live on this machine: the folder, its rescue, copies of it.
-
-By default each port has a folder of its own, below the user's data directory, so that two servers do not
-want the same file.
+By default each port has its own folder below the user's data directory, so that two servers do not use the
+same file.
 """
 
 import errno
@@ -31,7 +27,7 @@ def folder(given: Path | None, port: int) -> Path:
     """The folder for the jobs of a server on ``port``.
 
     Raises:
-        Failure: None is given, and there is none by default.
+        Failure: No folder is given, and there is no default.
     """
     if given is not None:
         return given.absolute()
@@ -45,7 +41,7 @@ def folder(given: Path | None, port: int) -> Path:
 
 
 def recover_folder(folder: Path) -> None:
-    """Save what can be read of a damaged file, and say what became of it. Raises StoreError."""
+    """Save what is readable of a damaged file, and report it. Raises StoreError."""
     from gearflow.server.settings import FILE_NAME
     from gearflow.stores.sqlite.recovery import recover
 
@@ -83,7 +79,7 @@ def backup(
     from gearflow.stores.sqlite.backup import backup
 
     server = context.parent
-    if server is not None:  # what stands before the word backup holds, too
+    if server is not None:  # options before the word backup apply too
         data = server.params["data"] if data is None else data
         port = server.params["port"] if _is_default(context, "port") else port
     original = folder(data, port) / FILE_NAME
@@ -131,7 +127,7 @@ _REMEDIES: Final = {
 
 
 class SyncMode(StrEnum):
-    """What an acknowledged background job survives."""
+    """How safe an acknowledged background job is."""
 
     ALWAYS = "always"
     BATCH = "batch"
@@ -312,10 +308,10 @@ def server(
 
 
 def _folder(context: typer.Context, data: Path | None, port: int, *, memory: bool) -> Path | None:
-    """Where jobs are to live; None for memory. The command line has its way against the environment.
+    """The folder for jobs, or None for memory. The command line takes precedence over the environment.
 
     Raises:
-        Failure: That cannot be told.
+        Failure: The options contradict each other.
     """
     if not memory:
         return folder(data, port)
@@ -333,10 +329,10 @@ def _folder(context: typer.Context, data: Path | None, port: int, *, memory: boo
 
 
 def _token(file: Path | None) -> str | None:
-    """The token that the server wants, if it wants one.
+    """The token that the server requires, if it requires one.
 
     Raises:
-        Failure: It can be none.
+        Failure: It cannot be a token.
     """
     from gearflow.security.tokens import token_of_environment
 
@@ -348,7 +344,7 @@ def _token(file: Path | None) -> str | None:
 
 
 def _raise_file_limit() -> None:
-    """Allow as many open files, and so connections, as the system lets us."""
+    """Allow as many open files, and so connections, as the system permits."""
     import resource
 
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -356,10 +352,10 @@ def _raise_file_limit() -> None:
 
 
 async def _serve(settings: "ServerSettings") -> None:
-    """Serve until a signal comes. What runs is cut off then; background jobs are run again by the next one.
+    """Serve until a signal comes. This cuts off running jobs. The next server runs background jobs again.
 
     Raises:
-        Failure: It cannot listen, or a file of TLS cannot be used.
+        Failure: It cannot listen, or a TLS file cannot be used.
         StoreError: The file of jobs cannot be used.
     """
     import asyncio
@@ -389,7 +385,7 @@ async def _serve(settings: "ServerSettings") -> None:
 
 
 def _guards(settings: "ServerSettings") -> str:
-    """What a client needs to be served."""
+    """The requirements for clients."""
     guards = [
         *(["TLS"] if settings.tls_cert is not None else []),
         *(["a certificate"] if settings.tls_ca is not None else []),
@@ -399,7 +395,7 @@ def _guards(settings: "ServerSettings") -> str:
 
 
 def _life(settings: "ServerSettings", restored: int) -> str:
-    """How jobs live in a server, which has found some."""
+    """Where the jobs are, and how many the server has found."""
     from gearflow.server.settings import FILE_NAME
 
     if settings.data is None:
@@ -409,7 +405,7 @@ def _life(settings: "ServerSettings", restored: int) -> str:
 
 
 def refuse(host: str, port: int, error: OSError) -> NoReturn:
-    """Say why a server cannot listen.
+    """Report why a server cannot listen.
 
     Raises:
         Failure: Always.

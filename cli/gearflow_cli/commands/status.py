@@ -1,4 +1,4 @@
-"""``gearflow status``: what servers say of their functions."""
+"""``gearflow status`` shows the functions of servers."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class More:
-    """What a server of gearflow's knows besides."""
+    """What only gearflow's own server knows."""
 
     paused: Collection[str]
-    """Functions of which it gives out no jobs."""
+    """Functions whose jobs it does not give out."""
 
     overdue: Mapping[str, int]
-    """By function: runs that go on although their job has ended."""
+    """The number of runs that go on after the end of their job, by function."""
 
     def of(self, function: str) -> tuple[bool, int]:
         """Whether a function is paused, and its overdue runs."""
@@ -30,7 +30,7 @@ class More:
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """What a server says of one function; ``total`` counts the waiting and the running jobs."""
+    """One function of a server. ``total`` counts the waiting and the running jobs."""
 
     name: str
     total: int
@@ -71,7 +71,7 @@ def status(
 
 
 def functions_of(addresses: Sequence[str], timeout: float = TIMEOUT) -> dict[str, list[Function] | str]:
-    """The functions of each server, sorted by name; the reason in their place if it does not answer."""
+    """The functions of each server, sorted by name, or the reason why it does not answer."""
     import anyio
 
     return anyio.run(_ask_all, addresses, timeout)

@@ -1,4 +1,4 @@
-"""``gearflow submit``: one job, from the shell."""
+"""``gearflow submit`` submits one job."""
 
 import logging
 from collections.abc import Sequence
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 
 _PATIENCE: Final = 1.0
-"""Seconds that the server has at least to acknowledge a job, and to say what becomes of it in the end."""
+"""Seconds that a server has at least to acknowledge a job, and at the end to say what happens to it."""
 
 
 class PriorityName(StrEnum):
-    """Among the waiting jobs of a function."""
+    """The priority among the waiting jobs of a function."""
 
     HIGH = "high"
     NORMAL = "normal"
@@ -159,7 +159,7 @@ def submit(
     """
     if not name:
         raise Failure(ExitCode.USAGE, "the name is empty; give the name of a task, such as myapp.tasks.add")
-    if background and timeout is not None:  # only what is in the environment may say both
+    if background and timeout is not None:  # allowed if one of them is in the environment
         background, timeout = _waits_or_not(context, timeout)
     wishes = SubmitChoices(
         background=background,
@@ -177,7 +177,7 @@ def submit(
         verbose=verbose,
     )
     wishes.check()
-    if not options.is_utf8(name) and wishes.for_function() is not None:  # which are told in JSON
+    if not options.is_utf8(name) and wishes.for_function() is not None:  # the options are sent in JSON
         raise Failure(ExitCode.USAGE, f"{name!r} is not UTF-8: it can be submitted without options only")
     task = _find_task(name, modules or [], certain=_is_given_here(context, "modules"))
     wishes.check_with(task, raw=raw)
@@ -189,22 +189,22 @@ def submit(
 
 
 def _is_given_here(context: typer.Context, parameter: str) -> bool:
-    """Whether an option stands on the command line, and not only in the environment."""
+    """Whether an option is on the command line, and not only in the environment."""
     source = context.get_parameter_source(parameter)
     return source is not None and source.name == "COMMANDLINE"
 
 
 def _waits_or_not(context: typer.Context, timeout: float) -> tuple[bool, float | None]:
-    """What holds of ``--bg`` and ``--timeout``, which contradict each other: what the command line says."""
+    """Choose between ``--bg`` and ``--timeout``, which exclude each other. The command line decides."""
     if not _is_given_here(context, "timeout"):
         return True, None
     return _is_given_here(context, "background"), timeout
 
 
 def _find_task(name: str, modules: Sequence[str], *, certain: bool) -> "AnyTask | None":
-    """The task of that name in the modules; None if they have none.
+    """The task of that name in the modules, if they have it.
 
-    Modules of the environment need not be importable everywhere; then the servers are asked.
+    Modules of the environment need not be importable everywhere. Without them, the servers know the name.
     """
     if not modules:
         return None
@@ -223,7 +223,7 @@ def _find_task(name: str, modules: Sequence[str], *, certain: bool) -> "AnyTask 
         return registry.find(name)
     except UnknownTask as error:
         if any(full.endswith(f".{name}") for full in tasks):
-            raise  # there are several
+            raise  # several tasks have the name
         if certain and "." not in name:  # most likely misspelt
             tell(f"warning: {error}; asking the servers")
         return None
@@ -280,7 +280,7 @@ async def _submit(
 
 
 async def _hand_over(job: _Typed | _Untyped, client: "Client", wishes: SubmitChoices) -> str:
-    """Submit a job in the background; its handle."""
+    """Submit a job in the background. Returns its handle."""
     if isinstance(job, _Typed):
         with imports.user_code(job.task):
             ref = await _with_options(job.task, wishes).abackground(*job.args, **job.kwargs)
@@ -291,7 +291,7 @@ async def _hand_over(job: _Typed | _Untyped, client: "Client", wishes: SubmitCho
     handle = await client.submit_background(
         job.function,
         job.workload,
-        # gearmand's queue plugins overwrite the rows of jobs without one
+        # gearmand's queue plugins overwrite the rows of jobs that have no unique
         unique=wishes.unique or fresh_unique(),
         priority=Priority(wishes.priority or "normal"),
         options=wishes.for_function(),
@@ -300,10 +300,10 @@ async def _hand_over(job: _Typed | _Untyped, client: "Client", wishes: SubmitCho
 
 
 async def _acknowledged(job: _Typed | _Untyped, client: "Client", wishes: SubmitChoices) -> "ClientJob":
-    """Submit a job that is waited for.
+    """Submit a job to wait for.
 
     Raises:
-        Failure: The server does not say that it has the job, in the time that there is for its result.
+        Failure: No server acknowledges the job in the time for its result.
     """
     import anyio
 
@@ -319,7 +319,7 @@ async def _acknowledged(job: _Typed | _Untyped, client: "Client", wishes: Submit
 
 
 async def _attach(job: _Typed | _Untyped, client: "Client", wishes: SubmitChoices) -> "ClientJob":
-    """Submit a job that is waited for."""
+    """Submit a job to wait for."""
     from gearflow.client import Priority
 
     if isinstance(job, _Untyped):
@@ -336,7 +336,7 @@ async def _attach(job: _Typed | _Untyped, client: "Client", wishes: SubmitChoice
 
 
 def _with_options(task: "AnyTask", wishes: SubmitChoices) -> "AnyTask":
-    """The task, with what the user wishes in the place of its own options."""
+    """The task with the options of the command line in place of its own."""
     given: Any = wishes.for_task()
     return task.options(**given)
 
@@ -344,7 +344,7 @@ def _with_options(task: "AnyTask", wishes: SubmitChoices) -> "AnyTask":
 async def _wait(
     client_job: "ClientJob", client: "Client", job: _Typed | _Untyped, wishes: SubmitChoices
 ) -> None:
-    """Wait for the end of a job, showing what it says on the way, and print the result."""
+    """Wait for the end of a job, show its progress, and print the result."""
     import anyio
 
     from gearflow.client import JobFailed
@@ -373,9 +373,9 @@ async def _timed_out(client_job: "ClientJob", client: "Client", wishes: SubmitCh
 
 
 async def _fate(client_job: "ClientJob", client: "Client") -> str:
-    """What becomes of a job when this client goes: a server drops one that no worker has yet.
+    """What happens to a job when this client disconnects.
 
-    Gearflow's own also tells the worker of one that runs.
+    A server drops a job that no worker has yet. Gearflow's own also cancels a running one.
     """
     import anyio
 

@@ -1,4 +1,4 @@
-"""``gearflow tasks``: what modules define; with ``--explain`` how often it is tried, and when."""
+"""``gearflow tasks`` lists the tasks of modules."""
 
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
@@ -78,7 +78,7 @@ def _options(task: "AnyTask") -> str:
 
 
 def _explained(task: "AnyTask") -> str:
-    """A task with its options, one a line, and when it is tried again."""
+    """A task with its options, one per line, and the schedule of its retries."""
     with imports.user_code(task):
         set_options, schedule = _set_options(task), _schedule(task.retries)
     rows = [
@@ -101,7 +101,7 @@ def _schedule(retry: "Retry | None") -> list[str]:
 
 
 def _set_options(task: "AnyTask") -> dict[str, Any]:
-    """The options that its definition sets."""
+    """The options that the definition of a task sets."""
     shown: dict[str, Any] = {"timeout": task.timeout, "keep": task.keep, "foreign": task.foreign or None}
     if task.executor != "thread":
         shown["executor"] = task.executor
@@ -115,7 +115,7 @@ def _set_options(task: "AnyTask") -> dict[str, Any]:
 
 
 def _named(value: Any) -> Any:
-    """An option's value as JSON has it."""
+    """The value of an option for JSON."""
     match value:
         case Enum():
             return value.value

@@ -1,7 +1,4 @@
-"""``gearflow worker``: the tasks of some modules, run for the jobs of some servers.
-
-``gearflow worker --check``: whether the servers are there that a worker is to work for.
-"""
+"""``gearflow worker`` runs the tasks of modules. With ``--check`` it asks whether the servers answer."""
 
 import os
 import sys
@@ -16,7 +13,7 @@ from gearflow_cli.errors import ExitCode, Failure, tell
 from gearflow_cli.help import Panel
 from gearflow_cli.options import LogLevel, option
 from gearflow_cli.process import supervise
-from gearflow_cli.process.restart import begin_anew
+from gearflow_cli.process.restart import restart
 from gearflow_cli.process.signals import Signals, ending_at_once
 from gearflow_cli.server_queries import addresses_of
 from gearflow_cli.tracebacks import own_lines
@@ -45,7 +42,7 @@ def check(addresses: Sequence[str], timeout: float) -> None:
 
 
 async def _ask_all(addresses: Sequence[str], timeout: float) -> dict[str, str]:
-    """What is wrong with each server; nothing if it answers."""
+    """The error of each server. Empty if it answers."""
     import anyio
 
     answers = dict.fromkeys(addresses, "")
@@ -81,10 +78,10 @@ async def _ask(address: str, timeout: float) -> str:
 Body: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 
 _INFORM_EVERY: Final = 5.0
-"""Seconds between two looks at what the worker has done."""
+"""Seconds between two reports of the worker's counts."""
 
 _WATCHDOG: Final = 300.0
-"""Seconds for which an event loop may be blocked where a supervisor looks after it, and nothing is said."""
+"""The default of ``--watchdog`` in seconds."""
 
 
 def worker(
@@ -198,11 +195,11 @@ def worker(
         raise Failure(ExitCode.USAGE, "name the MODULE that defines the tasks, such as myapp.tasks")
     logs.to_stderr(log_level.value, json=log_json, modules=modules)
     line = supervise.line()
-    is_fleet = reload or max_tasks or max_rss or watchdog or (processes or 1) > 1
-    if watchdog is None and not reload:  # where code is being worked on, a debugger may hold it
+    is_supervised = reload or max_tasks or max_rss or watchdog or (processes or 1) > 1
+    if watchdog is None and not reload:  # a debugger may stop code that is being developed
         watchdog = _WATCHDOG
     watchdog = watchdog or None
-    if line is None and is_fleet:
+    if line is None and is_supervised:
         supervise.run(
             processes=processes or 1,
             drain=drain,
@@ -235,25 +232,23 @@ def run(
     watchdog: float | None = None,
     hint: str = "",
 ) -> None:
-    """Run tasks until a signal comes, or a burst is over, alone or as one of a fleet.
+    """Run tasks until a signal comes, or a burst is over.
 
-    Jobs that the tasks submit themselves go to the same servers. If the worker has to be cut short, this
-    ends the process.
+    Jobs that the tasks submit go to the same servers. If a stop takes too long, this ends the process.
 
     Args:
-        watchdog: Seconds for which the event loop of one of a fleet may be blocked when that has no
-            supervisor any more.
+        watchdog: Seconds for which the event loop may be blocked when the supervisor is gone.
 
     Raises:
         Exit: A task failed in a burst.
-        Failure: The users' code has ended the worker, beside its tasks.
+        Failure: The user's code has ended the worker, outside of tasks.
         StartupFailed, NoServer: As ``Worker.run`` does.
     """
     try:
         _run(tasks, servers, settings, line, watchdog, hint)
-    except (SystemExit, KeyboardInterrupt) as error:  # not that of a task, which fails
-        told = f"code on the event loop raised {type(error).__name__}, which ends the worker"
-        raise Failure(ExitCode.TASK_FAILED, f"{told}\n{own_lines(error)}") from error
+    except (SystemExit, KeyboardInterrupt) as error:  # not in a task, which would fail
+        message = f"code on the event loop raised {type(error).__name__}, which ends the worker"
+        raise Failure(ExitCode.TASK_FAILED, f"{message}\n{own_lines(error)}") from error
 
 
 def _run(
@@ -280,10 +275,10 @@ def _run(
             tell(notice)
             signals, failed = runner.run(_alone(tasks, settings))
         else:
-            signals, failed = runner.run(_in_fleet(tasks, settings, line, watchdog, notice))
-        # Not by way of the interpreter's exit, which would wait for threads of the tasks'.
+            signals, failed = runner.run(_supervised(tasks, settings, line, watchdog, notice))
+        # Not through the interpreter's exit, which would wait for the threads of tasks.
         if signals.again:
-            begin_anew(quiet=signals.is_quiet)
+            restart(quiet=signals.is_quiet)
         if signals.forced:
             sys.stdout.flush()
             os._exit(signals.forced)
@@ -292,7 +287,7 @@ def _run(
 
 
 async def _alone(tasks: "Sequence[AnyTask]", settings: "WorkerOptions") -> tuple[Signals, int]:
-    """A worker that nobody supervises but systemd, if it is there."""
+    """Run a worker without a supervisor. Notifies systemd, if it is there."""
     from gearflow.supervisor import Notifier
     from gearflow.worker import Worker
 
@@ -304,14 +299,14 @@ async def _alone(tasks: "Sequence[AnyTask]", settings: "WorkerOptions") -> tuple
     return signals, worker.failed
 
 
-async def _in_fleet(
+async def _supervised(
     tasks: "Sequence[AnyTask]",
     settings: "WorkerOptions",
     line: "IpcChannel",
     watchdog: float | None,
     notice: str,
 ) -> tuple[Signals, int]:
-    """A worker that has a supervisor."""
+    """Run a worker that has a supervisor."""
     from gearflow.supervisor import Answer, Ask, Leave, Ready, Retiring
     from gearflow.worker import Worker
 
@@ -334,41 +329,43 @@ async def _live(worker: "Worker") -> None:
     """Run a worker to its end.
 
     Raises:
-        Failure: A lifespan hook has ended it.
+        Failure: A lifespan hook failed.
     """
     try:
         await worker.run()
     except Exception as error:
         if worker.failed_hook is None:
             raise
-        message = f"lifespan hook {worker.failed_hook} failed, which ends the worker"  # how, is in the log
+        message = (
+            f"lifespan hook {worker.failed_hook} failed, which ends the worker"  # the log has its traceback
+        )
         raise Failure(ExitCode.TASK_FAILED, message) from error
 
 
 async def _inform(
     worker: "Worker", ready: Callable[[], object], tell_counts: "Callable[[Counts], object]"
 ) -> None:
-    """Tell that a worker is ready when it is, and now and then what it has done."""
+    """Report when a worker is ready, and its counts from time to time."""
     import anyio
 
     from gearflow.supervisor import Counts
 
-    told = Counts(0, 0, 0)
+    last = Counts(0, 0, 0)
     await worker.ready.wait()
     ready()
     try:
         while True:
             counts = Counts(worker.running, worker.done, worker.failed)
-            if counts != told:
+            if counts != last:
                 tell_counts(counts)
-                told = counts
+                last = counts
             await anyio.sleep(_INFORM_EVERY)
     finally:
         tell_counts(Counts(worker.running, worker.done, worker.failed))
 
 
 async def _beside(body: Body, *others: Body) -> None:
-    """Run something to its end, and others as long. What it raises is not wrapped in a group."""
+    """Run a coroutine to its end, and others as long. Its error is not wrapped in a group."""
     import anyio
 
     failure: BaseException | None = None

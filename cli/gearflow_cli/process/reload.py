@@ -1,4 +1,4 @@
-"""Files of the users' code, watched for changes. It takes the extra ``reload``."""
+"""Watching the files of the user's code for changes. This needs the extra ``reload``."""
 
 import importlib
 import importlib.util
@@ -12,14 +12,14 @@ from typing import Final
 from gearflow_cli.errors import ExitCode, Failure, tell
 
 _PATIENCE: Final = 300
-"""Milliseconds after which the watching thread looks whether it is to end."""
+"""Milliseconds between two checks of the watching thread whether it must end."""
 
 REMEDY: Final = "install gearflow with its extra, as by pip install '.[reload]' in its checkout"
-"""What is to be done where the extra is not installed."""
+"""How to install the extra."""
 
 
 def is_possible() -> bool:
-    """The extra is installed."""
+    """Whether the extra is installed."""
     try:
         importlib.import_module("watchfiles")
     except ImportError:
@@ -28,9 +28,9 @@ def is_possible() -> bool:
 
 
 def changes(modules: Sequence[str]) -> AsyncIterable[object]:
-    """Yields whenever a Python file has changed in the current directory, or beside one of the modules.
+    """Yield when a Python file changes in the current directory, or beside one of the modules.
 
-    What changes within a moment is one change.
+    Changes at about the same time are one change.
 
     Raises:
         Failure: The extra is not installed.
@@ -43,34 +43,34 @@ def changes(modules: Sequence[str]) -> AsyncIterable[object]:
 async def _changes(watched: Sequence[Path]) -> AsyncIterator[object]:
     from watchfiles import PythonFilter, awatch
 
-    logging.getLogger("watchfiles").setLevel(logging.WARNING)  # what a change leads to is told by others
+    logging.getLogger("watchfiles").setLevel(logging.WARNING)  # the supervisor logs the effect of a change
     try:
         async for changes in awatch(*watched, watch_filter=PythonFilter(), rust_timeout=_PATIENCE):
             for _, path in changes:
                 _forget_bytecode(path)
             yield changes
     except OSError as error:  # such as a limit of the system
-        tell(f"files are not watched for changes: {error}; send HUP for new code to be taken up")
+        tell(f"files are not watched for changes: {error}; send HUP to load new code")
 
 
 def _forget_bytecode(path: str) -> None:
-    """Have Python compile a file again.
+    """Make Python compile a file again.
 
     Python compares the size of the file and the second of its change. A quick change keeps both.
     """
-    with suppress(OSError, NotImplementedError):  # nothing was compiled; nothing is kept
+    with suppress(OSError, NotImplementedError):  # there is no bytecode
         Path(importlib.util.cache_from_source(path)).unlink()
 
 
 def directories(modules: Sequence[str]) -> list[Path]:
-    """Where the code of modules is, as far as that can be told without importing them."""
+    """The directories of modules, as far as they are known without an import."""
     here = Path.cwd()
     sys.path.insert(0, str(here))
     try:
         found = [here, *(path for module in modules for path in _homes(module.partition(".")[0]))]
     finally:
         sys.path.remove(str(here))
-    # A directory is watched with all that is below it.
+    # Watching a directory includes everything below it.
     return [path for path in dict.fromkeys(found) if not any(other in path.parents for other in found)]
 
 

@@ -1,4 +1,4 @@
-"""The same command once more: beside this process, or in its place."""
+"""Running the same command again, in another process or in place of this one."""
 
 import os
 import signal
@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Final, NoReturn
 
 HELD_BACK: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-"""Signals that wait while a process begins anew, until it handles them."""
+"""Signals that stay blocked during a restart, until the new process handles them."""
 
 
 def _here() -> str:
@@ -18,25 +18,25 @@ def _here() -> str:
 
 
 _HOME: Final = _here()
-"""Where this process was started; the modules of tasks may go elsewhere."""
+"""The directory in which this process started. The modules of tasks may change to another one."""
 
 
-def begin_anew(*, quiet: bool = False) -> NoReturn:
-    """Put a fresh interpreter with the same command in the place of this one: new code, same process id.
+def restart(*, quiet: bool = False) -> NoReturn:
+    """Replace this process by a new interpreter with the same command, new code and the same process id.
 
-    It begins where this one did, and quiet if it is to.
+    It starts in the same directory. With ``quiet`` it takes no jobs until SIGCONT.
     """
     from gearflow.supervisor import HELD_BACK as OF_A_MEMBER
 
     sys.stdout.flush()
     with suppress(OSError):  # it was removed
         os.chdir(_HOME)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {*OF_A_MEMBER, *HELD_BACK})  # until it handles them
+    signal.pthread_sigmask(signal.SIG_BLOCK, {*OF_A_MEMBER, *HELD_BACK})  # until the new process handles them
     if quiet:
-        os.kill(os.getpid(), signal.SIGTSTP)  # which waits for that, too, unless SIGCONT comes before
+        os.kill(os.getpid(), signal.SIGTSTP)  # also blocked, unless SIGCONT comes first
     os.execv(sys.executable, command())
 
 
 def command() -> list[str]:
-    """What runs the present command once more, in a fresh interpreter with the same options."""
+    """The command line that runs this command again, with the same options of the interpreter."""
     return [sys.executable, *sys.orig_argv[1:]]

@@ -1,14 +1,14 @@
-"""What signals do to a process that runs a worker.
+"""The effect of signals on a process that runs a worker.
 
-The handlers are Python's own, not the event loop's: a task that blocks the loop must not be able to keep
-the second signal from having its way.
+The handlers are Python's own and not the event loop's, because a task that blocks the loop must not delay
+the second signal.
 
-In a fleet the second signal is the supervisor's affair, which says by the line that it wants the process
-gone: systemd may send SIGTERM to all processes of a service, and so a second one to each worker.
+A worker process leaves the second signal to its supervisor, which asks it over the IPC channel to leave.
+systemd may send SIGTERM to all processes of a service, so that a worker gets it twice.
 
-When the supervisor itself is gone, a thread sees it, for the same reason, and stands in for it.
+If the supervisor itself is gone, a thread notices it and stops the worker.
 
-Signals to a process that has no job yet: what stops ends it, and what is for the worker waits for that.
+Before the worker starts, SIGTERM and SIGINT end the process at once. Other signals wait for the worker.
 """
 
 import faulthandler
@@ -35,11 +35,11 @@ _STOPS: Final = (signal.SIGTERM, signal.SIGINT)
 _FOR_LATER: Final = (signal.SIGHUP, signal.SIGTSTP, signal.SIGCONT)
 
 _noted: Final[list[int]] = []
-"""Signals that have come, and are for the worker."""
+"""Signals that have arrived before the worker started."""
 
 
 def end_at_once() -> None:
-    """Have the first signal that stops end the process, until others handle it: there is no job yet."""
+    """End the process at the first SIGTERM or SIGINT. There is no job yet."""
     from gearflow.runtime.fork import handle
 
     for number in _STOPS:
@@ -49,9 +49,9 @@ def end_at_once() -> None:
 
 @contextmanager
 def ending_at_once() -> Generator[None]:
-    """The same for a time in which modules are imported, which may be long in a call of C's.
+    """End the process at the first SIGTERM or SIGINT while modules are imported.
 
-    Python handles no signal meanwhile, so a thread does. SIGUSR2 shows where the import is.
+    Python handles no signals while an import is in C code, so a thread does it. SIGUSR2 shows the stack.
     """
     from gearflow.runtime.fork import handle
 
@@ -60,11 +60,11 @@ def ending_at_once() -> Generator[None]:
         handle(number, _note)
     faulthandler.register(signal.SIGUSR2)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (*_FOR_LATER, signal.SIGUSR2))
-    heard, told = socket.socketpair()
-    told.setblocking(False)
-    with told:
-        signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
-        threading.Thread(target=_end_when_told, args=(heard,), name="gearflow-start", daemon=True).start()
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    with writer:
+        signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        threading.Thread(target=_end_on_signal, args=(reader,), name="gearflow-start", daemon=True).start()
         try:
             yield
         finally:
@@ -73,7 +73,7 @@ def ending_at_once() -> Generator[None]:
 
 
 def repeat() -> None:
-    """Send this process again what has come for the worker, which handles it now."""
+    """Send the signals again that have arrived for the worker, which handles them now."""
     while _noted:
         os.kill(os.getpid(), _noted.pop(0))
 
@@ -86,34 +86,34 @@ def _end(_number: int, _frame: FrameType | None) -> NoReturn:
     os._exit(ExitCode.DONE)
 
 
-def _end_when_told(heard: socket.socket) -> None:
-    with heard:
-        while number := heard.recv(1):
+def _end_on_signal(reader: socket.socket) -> None:
+    with reader:
+        while number := reader.recv(1):
             if number[0] in _STOPS:
                 os._exit(ExitCode.DONE)
 
 
 _GRACE: Final = 2.0
-"""Seconds that coroutines get, on a cold stop, for their ``finally`` blocks."""
+"""Seconds for the ``finally`` blocks of coroutines on a cold stop."""
 
 _DRAIN_GRACE: Final = 4.0
-"""The same after a warm stop has taken too long; the worker needs some of them to hand its jobs on."""
+"""The same after a warm stop that took too long. The worker also returns its jobs in this time."""
 
 
 _START_GRACE: Final = 4.0
-"""The same where a start is given up. Nothing is cut short by its end, but a connection of the users' own."""
+"""The same when a start is given up. There are no jobs yet."""
 
 _LOOK_EVERY: Final = 1.0
-"""Seconds between two looks at the event loop of a process that has no supervisor any more."""
+"""Seconds between two checks of the event loop, in a process that has lost its supervisor."""
 
 
 class Signals:
-    """Has a worker do what signals say, from the block's beginning on, in the main thread, on its event loop.
+    """Applies signals to a worker, from the start of the block on. In the main thread, on its event loop.
 
     Args:
-        line: To the supervisor, if there is one.
+        line: The channel to the supervisor, if there is one.
         watchdog: Seconds for which the event loop may be blocked when the supervisor is gone.
-        notifier: Who wants to know that the worker stops.
+        notifier: Tells systemd that the worker stops.
     """
 
     def __init__(
@@ -129,11 +129,11 @@ class Signals:
         from gearflow.supervisor import Echoes, Notifier, Terminal
 
         self.forced = 0
-        """The exit code of a cold stop; 0 while there was none."""
+        """The exit code of a cold stop, or 0."""
         self.again = False
-        """The process is to begin anew when the worker has stopped."""
+        """Whether the process restarts when the worker has stopped."""
         self.is_quiet = False
-        """The worker is to take nothing new for now."""
+        """Whether the worker takes no new jobs for now."""
         self._worker = worker
         self._line = line
         self._watchdog = watchdog
@@ -162,12 +162,12 @@ class Signals:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        # The handlers stay: the process is about to end, and must not die of what is meant for its worker.
+        # The handlers stay. The process ends soon, and a signal for its worker must not kill it.
         if self._asked is not None and self._worker.left and not self.forced:  # it took too long
             self.forced = 128 + self._asked
 
     def leave(self) -> None:
-        """Leave cold, as a second signal has it."""
+        """Stop cold, as a second signal does."""
         self._leave(signal.SIGTERM)
 
     def _received(self, number: int, _frame: FrameType | None) -> None:
@@ -201,15 +201,15 @@ class Signals:
             self._leave(number)
 
     def _outlive(self, line: "IpcChannel") -> None:
-        """When the supervisor is gone, stop warm, and leave if the event loop is blocked. In a thread."""
+        """Stop warm when the supervisor is gone, and leave if the event loop is blocked. In a thread."""
         line.await_end()
-        with suppress(RuntimeError):  # the event loop was closed: the process ends
+        with suppress(RuntimeError):  # the event loop is closed, and the process ends
             self._stop(signal.SIGTERM)
             while self._watchdog is not None:
                 runs = threading.Event()
                 self._post(runs.set)
                 if not runs.wait(self._watchdog):
-                    tell("the event loop is blocked, and the supervisor gone; leaving", logging.ERROR)
+                    tell("the event loop is blocked, and the supervisor is gone: leaving", logging.ERROR)
                     os._exit(128 + signal.SIGTERM)
                 time.sleep(_LOOK_EVERY)
 
@@ -219,7 +219,7 @@ class Signals:
         _exit_after(_GRACE, self.forced)
 
     def _leave_start(self) -> None:
-        """End a process whose start does not: a lifespan hook may block the event loop. In a thread."""
+        """End a process whose start does not end. A lifespan hook may block the event loop. In a thread."""
         if self._worker.starting:
             tell("a lifespan hook does not end; leaving without it", logging.WARNING)
             os._exit(ExitCode.DONE)

@@ -1,4 +1,4 @@
-"""What a worker's process does at the moment, on stderr at SIGUSR2: its runs, and where its code is."""
+"""The runs and the stacks of a worker's process, on stderr at SIGUSR2."""
 
 import asyncio
 import faulthandler
@@ -16,21 +16,19 @@ if TYPE_CHECKING:
 
 
 def on_signal(worker: "Worker") -> None:
-    """From now on SIGUSR2 shows it. In the main thread, on the worker's event loop."""
+    """Show them at SIGUSR2. Call it in the main thread, on the worker's event loop."""
     loop = asyncio.get_running_loop()
     process = os.getpid()
 
     def received(_number: int, frame: FrameType | None) -> None:
-        if os.getpid() != process:  # a child that a task has forked: its threads are shown, it has no runs
+        if os.getpid() != process:  # a forked child of a task has no runs, only threads
             return
         text = "\n".join(_lines(worker, loop, frame))
-        os.write(
-            sys.stderr.fileno(), f"{text}\n".encode("utf-8", "backslashreplace")
-        )  # print may be under way
+        os.write(sys.stderr.fileno(), f"{text}\n".encode("utf-8", "backslashreplace"))  # print may be running
         loop.call_soon_threadsafe(worker.show_processes)  # not here: locks may be held
 
     signal.signal(signal.SIGUSR2, received)
-    # The threads are shown by a handler that needs no interpreter lock, which a task may be holding.
+    # faulthandler shows the threads without the interpreter lock, which a task may hold.
     faulthandler.register(signal.SIGUSR2, all_threads=True, chain=True)
 
 
@@ -42,14 +40,14 @@ def _lines(worker: "Worker", loop: asyncio.AbstractEventLoop, frame: FrameType |
         yield f"  {run.task} for {since:.1f} s: handle={run.handle} server={run.server} attempt={run.attempt}"
     for task in asyncio.all_tasks(loop):
         yield f"task {task.get_name()} (most recent call last):"
-        # One that is being run does not know what it awaits.
+        # A task that runs at the moment does not know what it awaits.
         is_current = task is asyncio.current_task(loop)
         stack = traceback.extract_stack(frame) if is_current else _stack(task.get_coro())
         yield from "".join(traceback.format_list(stack)).splitlines()
 
 
 def _stack(awaited: Any) -> traceback.StackSummary:
-    """Where a coroutine is, and what it waits for, and so on."""
+    """The stack of a coroutine, and of what it awaits."""
     frames: list[FrameType] = []
     while awaited is not None:
         frame = getattr(awaited, "cr_frame", None) or getattr(awaited, "gi_frame", None)

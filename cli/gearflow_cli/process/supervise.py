@@ -1,4 +1,4 @@
-"""A worker in several processes: its supervisor's end, and what its processes say of their failures."""
+"""Starting a supervisor of several worker processes, and reporting failures to it."""
 
 import os
 from collections.abc import Generator, Sequence
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 
 def processes(text: str) -> int:
-    """A number of processes, or ``auto``: that of the CPUs that this process may use."""
+    """Read a number of processes. ``auto`` means one for each CPU that this process may use."""
     if text == "auto":
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if not text.isdecimal() or int(text) < 1:
-        raise typer.BadParameter(f"{text!r} is no number of processes; write 4, or auto for one a CPU")
+        raise typer.BadParameter(f"{text!r} is no number of processes. Write 4, or auto for one for each CPU")
     return int(text)
 
 
 def line() -> "IpcChannel | None":
-    """The line to the supervisor that started this process; ``None``: this is a process of its own."""
+    """The channel to the supervisor that started this process, if one did."""
     from gearflow.supervisor import IpcChannel
 
     return IpcChannel.inherited(os.environ)
@@ -40,13 +40,13 @@ def run(
     burst: bool = False,
     watched: Sequence[str],
 ) -> None:
-    """Run processes of the present command until a signal comes, or a burst is over.
+    """Run processes with this command until a signal comes, or a burst is over.
 
     Args:
-        watched: Modules; their files are watched, and what changes is taken up.
+        watched: Modules. When one of their files changes, new processes load it.
 
     Raises:
-        Exit: Something was cut short, or a task failed in a burst.
+        Exit: A run was cut off, or a task failed in a burst.
         Failure: The workers cannot start, or files cannot be watched.
     """
     end_at_once()
@@ -74,7 +74,7 @@ def run(
 
 @contextmanager
 def reporting(line: "IpcChannel | None") -> Generator[None]:
-    """Leave it to the supervisor, if there is one, to say what is raised in the block."""
+    """Send errors of the block to the supervisor, which reports them, if there is one."""
     from gearflow.supervisor import Failed
 
     try:
