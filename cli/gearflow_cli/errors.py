@@ -1,7 +1,7 @@
 """The exit codes of commands, and the errors that lead to them.
 
-A command raises; the message and the code are found here, once for all of them. What a user can put right
-is told in words that name the remedy, without a traceback.
+A command raises an error, and this module finds the message and the exit code. If the user can fix the
+problem, the message names the remedy and has no traceback.
 """
 
 import logging
@@ -79,7 +79,7 @@ def tell(message: str, level: int = logging.INFO) -> None:
         logs.write(message, level)
     else:
         with suppress(OSError):
-            print(f"gearflow: {message}", file=sys.stderr, flush=True)  # noqa: T201  (this is what it is for)
+            print(f"gearflow: {message}", file=sys.stderr, flush=True)  # noqa: T201  (this is its purpose)
 
 
 def forget_unread_stderr() -> None:
