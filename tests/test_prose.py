@@ -84,10 +84,7 @@ def test_the_documentation_has_no_word_to_avoid() -> None:
 
 
 # words that the code still has: each goes from here when it is gone from there
-YET_IN_CODE = [
-    *("anew", "in vain", "so it is with", "whoever", "he", "his", "besides", "all the same", "in silence"),
-    *("is told", "are told", "was told", "been told", "be told", "its like", "the like", "hence"),
-]
+YET_IN_CODE = ["anew", "in vain", "whoever", "he", "is told", "been told", "be told", "its like", "hence"]
 
 
 def test_the_code_has_no_word_to_avoid_in_strings_and_comments() -> None:
