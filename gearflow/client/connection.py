@@ -379,7 +379,7 @@ class Connection:
         life.cancel()
 
     def _lose(self) -> None:
-        """The end: everybody who waits is told what is known of his request or job."""
+        """Close the connection. Everybody who waits learns the state of their request or job."""
         self._closed = True
         self.is_open = False
         for request in self._sent:
