@@ -24,14 +24,15 @@ from gearflow.backoff import Backoff
 from gearflow.client.config import ServerAddress
 from gearflow.client.job import JobHandle
 from gearflow.client.names import to_text
-from gearflow.client.requests import NotSent, refusal, unknown
+from gearflow.client.requests import NotSent, unknown
 from gearflow.client.transport import tune
 from gearflow.errors import RemoteProtocolError
-from gearflow.protocol.codec import decode, encode
-from gearflow.protocol.constants import HEADER_SIZE, RES
+from gearflow.protocol.codec import encode
+from gearflow.protocol.constants import HEADER_SIZE, RES, PacketType
 from gearflow.protocol.framing import Frame, FrameBuffer
 from gearflow.protocol.heartbeat import Timeouts
-from gearflow.protocol.packets import EchoReq, EchoRes, Error, JobCreated, Packet
+from gearflow.protocol.packets import EchoReq, EchoRes
+from gearflow.protocol.request_queue import Call, CallQueue, Ignored, Request
 
 LARGE: Final = 65_536
 """Bytes of a packet from which on it goes the usual way."""
@@ -41,12 +42,6 @@ LONGEST_CONNECT: Final = 1.0
 
 FOR_EVER: Final = 1e6
 """Seconds from which on there is no limit."""
-
-NEAR: Final = 0.000_2
-"""Seconds within which a server answers of which the next answer is looked out for."""
-
-LOOK_OUT: Final = 0.000_1
-"""Seconds that an answer is looked out for, before the thread goes to sleep."""
 
 _RECEIVE: Final = 4096
 _GREETING: Final = b"gearflow"
@@ -78,9 +73,9 @@ class BlockingSubmitter:
         self._left = Event()  # it was given back after it was to be closed
         self._process = 0  # whose connection it is; 0: it is closed
         self._socket: socket.socket | None = None
-        self._frames = FrameBuffer(RES)
+        self._frames = FrameBuffer(RES, text=False)
+        self._queue = CallQueue()
         self._is_clean = False  # whether all that was asked on it is answered, and nothing else was said
-        self._is_near = False  # it has answered the last time before a thread would have fallen asleep
         self._failures = 0  # to connect, in a row
         self._rests_until = 0.0
 
@@ -121,46 +116,44 @@ class BlockingSubmitter:
             self._calls.append(call)
             if self._calls[0] is not call or self._process != os.getpid():
                 raise NotSent("it is not for this connection")
-            answer = self._ask(function, unique, packet)
+            answered = self._ask(function, unique, packet)
         finally:
             if call in self._calls:
                 self._calls.remove(call)
             if not self._process:
                 self._drop()
                 self._left.set()
-        if isinstance(answer, Error):
-            raise refusal(to_text(answer.code), to_text(answer.text))
-        return JobHandle(to_text(answer.handle), self._server)
+        if answered.failure is not None:
+            raise answered.failure
+        return JobHandle(to_text(answered.handle), self._server)
 
-    def _ask(self, function: str, unique: bytes, packet: bytes) -> JobCreated | Error:
+    def _ask(self, function: str, unique: bytes, packet: bytes) -> Call:
         connection = self._connection()
-        self._is_clean = False
+        call = Call(Ignored(), attached=False)
         try:
-            began = time.perf_counter()
-            connection.sendall(packet)
-            answer = self._receive(connection, began + self._answer_timeout)
-            self._is_near = time.perf_counter() - began < NEAR
-            if not isinstance(answer, (JobCreated, Error)):
-                raise RemoteProtocolError(f"{answer.type.name} came where JOB_CREATED was due")
+            self._exchange(connection, call, packet, time.perf_counter() + self._answer_timeout)
         except (OSError, EOFError, RemoteProtocolError) as error:
             self._drop()
             raise unknown(function, unique, self._server, self._reason(error)) from error
         except BaseException:  # an interrupt: the answer under way would be taken for the next one's
             self._drop()
             raise
-        return answer
+        return call
 
-    def _receive(self, connection: socket.socket, until: float) -> Packet:
-        """What the server answers, in whatever pieces, before then (on ``time.perf_counter``)."""
-        data = look_out(connection, LOOK_OUT) if self._is_near else None
-        if data is None:
-            data = connection.recv(_RECEIVE)
+    def _exchange(self, connection: socket.socket, request: Request, packet: bytes, until: float) -> None:
+        """Send a request and receive its answer, in any number of pieces, before ``time.perf_counter`` is
+        ``until``.
+        """
+        self._is_clean = False
+        self._queue.sent([request])
+        connection.sendall(packet)
+        data = connection.recv(_RECEIVE)
         received = len(data)
         while (frame := self._frame(data)) is None:
             data = _next_piece(connection, until)
             received += len(data)
+        self._queue.receive(*frame)
         self._is_clean = received == HEADER_SIZE + len(frame[1])
-        return decode(*frame)
 
     def _frame(self, data: bytes) -> Frame | None:
         """The answer, if these bytes complete it."""
@@ -190,11 +183,12 @@ class BlockingSubmitter:
         until = time.perf_counter() + self._connect_timeout
         connection = self._socket = socket.create_connection(where, self._connect_timeout)
         tune(connection)
-        self._frames = FrameBuffer(RES)
-        connection.sendall(encode(EchoReq(_GREETING)))
-        answer = self._receive(connection, until)  # one that refuses us may say so, or close the connection
-        if answer != EchoRes(_GREETING):
-            raise RemoteProtocolError(f"{answer.type.name} came where ECHO_RES was due")
+        self._frames, self._queue = FrameBuffer(RES, text=False), CallQueue()
+        # A server that refuses this connection answers with an error, or closes it.
+        greeting = Request(PacketType.ECHO_RES, "a greeting", Ignored())
+        self._exchange(connection, greeting, encode(EchoReq(_GREETING)), until)
+        if greeting.answer != EchoRes(_GREETING):
+            raise RemoteProtocolError("it did not return the greeting")
         is_clean, self._is_clean = self._is_clean, False  # an interrupt may come before it is ready
         # From here on the kernel keeps the time; with Python's limits each call would be two.
         connection.settimeout(None)
@@ -223,21 +217,6 @@ class BlockingSubmitter:
         connection, self._socket = self._socket, None
         if connection is not None:
             connection.close()
-
-
-def look_out(connection: socket.socket, seconds: float) -> bytes | None:
-    """What comes within this time, or None: wait for it without going to sleep.
-
-    A core that has fallen asleep takes tens of microseconds to wake up: more than a server on the same
-    machine needs for its answer. Who else wants the core gets it meanwhile.
-    """
-    until = time.perf_counter() + seconds
-    while time.perf_counter() < until:
-        try:
-            return connection.recv(_RECEIVE, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            os.sched_yield()
-    return None
 
 
 def _next_piece(connection: socket.socket, until: float) -> bytes:

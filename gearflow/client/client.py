@@ -17,7 +17,7 @@ from gearflow.client.connection import ServerFeatures
 from gearflow.client.job import ClientJob, JobHandle, JobName, JobStatus
 from gearflow.client.names import handle_to_wire, unique_to_text, unique_to_wire
 from gearflow.client.pool import Pool, ResubmitPolicy, default_spread
-from gearflow.client.requests import NotSent, Request, Submission
+from gearflow.client.requests import NotSent, Submission
 from gearflow.client.submission import (
     JobRequest,
     SubmitOptions,
@@ -36,6 +36,7 @@ from gearflow.protocol.packets import (
     StatusRes,
     StatusResUnique,
 )
+from gearflow.protocol.request_queue import Request
 from gearflow.security.tls import TLS, Security
 
 if TYPE_CHECKING:

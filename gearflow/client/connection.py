@@ -27,7 +27,6 @@ A caller that no longer wants a job is forgotten here at once. The client notifi
 """
 
 import logging
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -38,9 +37,9 @@ import anyio
 from gearflow.client.config import ServerAddress
 from gearflow.client.job import ClientJob, JobEvent, JobHandle
 from gearflow.client.names import to_text
-from gearflow.client.requests import Heartbeat, NotSent, Request, Submission, refusal
+from gearflow.client.requests import Heartbeat, NotSent, Submission
 from gearflow.client.transport import (
-    GEARFLOW,
+    BROKEN,
     NO_TLS,
     NO_TOKEN,
     PING,
@@ -50,15 +49,14 @@ from gearflow.client.transport import (
     open_stream,
     until_silent,
 )
-from gearflow.errors import ConnectionLost, RemoteProtocolError
+from gearflow.errors import ConnectionLost
 from gearflow.protocol.codec import decode, encode, marked_failure
-from gearflow.protocol.constants import AUTH, RES, TLS_REQUIRED, PacketType
-from gearflow.protocol.framing import TEXT, Frame, FrameBuffer
+from gearflow.protocol.constants import RES, TLS_REQUIRED, PacketType
+from gearflow.protocol.framing import Frame, FrameBuffer
 from gearflow.protocol.heartbeat import CHECKS, Timeouts
 from gearflow.protocol.packets import (
     Error,
     OptionReq,
-    OptionRes,
     SubmitJob,
     WorkData,
     WorkException,
@@ -66,6 +64,7 @@ from gearflow.protocol.packets import (
     WorkStatus,
     WorkWarning,
 )
+from gearflow.protocol.request_queue import IDENTIFY, Identification, Request, RequestQueue
 from gearflow.security.tls import PLAIN, Security
 
 logger = logging.getLogger(__name__)
@@ -73,9 +72,7 @@ logger = logging.getLogger(__name__)
 RECEIVE_SIZE: Final = 262_144
 """Bytes: what asyncio's transports read at most in one go."""
 
-OPTIONS: Final = (b"exceptions", GEARFLOW)
-
-_NO_TLS: Final = to_text(TLS_REQUIRED)
+_EXCEPTIONS: Final = encode(OptionReq(b"exceptions"))
 _MIB: Final = 1 << 20
 
 
@@ -189,7 +186,7 @@ class Connection:
         self.fell_silent = False
         """Whether it was given up because the server said nothing any more."""
         self._outbox: dict[Request, bytes] = {}
-        self._sent: deque[Request] = deque()
+        self._sent = RequestQueue[Request]()
         self._attached: dict[bytes, _Attached] = {}
         self._wake: anyio.Event | None = None  # the writer sleeps on it
         self._batch_size = 0  # bytes of what was sent last, or is being sent
@@ -294,19 +291,17 @@ class Connection:
 
     async def _shake_hands(self) -> None:
         """Set the options, and learn from the answers what the server is."""
-        requests = [
-            Request(PacketType.OPTION_RES, f"OPTION_REQ {option.decode()}", self.new_event())
-            for option in OPTIONS
-        ]
-        for request, option in zip(requests, OPTIONS, strict=True):
-            self.post(request, encode(OptionReq(option)))
-        for request in requests:
-            await request.answered.wait()
-        if requests[-1].answer == OptionRes(AUTH):
+        exceptions = Request(PacketType.OPTION_RES, "OPTION_REQ exceptions", self.new_event())
+        identification = Identification(self.new_event())
+        self.post(exceptions, _EXCEPTIONS)
+        self.post(identification, IDENTIFY)
+        await exceptions.answered.wait()
+        await identification.answered.wait()
+        if identification.wants_token:
             self.reason = NO_TOKEN
             return
-        exceptions, gearflow = (request.failure is None for request in requests)
-        self.features = ServerFeatures(gearflow=gearflow, exceptions=exceptions)
+        gearflow = identification.is_gearflow
+        self.features = ServerFeatures(gearflow=gearflow, exceptions=exceptions.answer is not None)
         self.is_open = self.served = True
         self.opened.set()
         logger.debug("connected", extra={"server": str(self.server), "gearflow": gearflow})
@@ -318,7 +313,7 @@ class Connection:
                 self._wake = self.new_event()
                 await self._wake.wait()
             batch, self._outbox = self._outbox, {}
-            self._sent.extend(batch)
+            self._sent.sent(batch)
             data = b"".join(batch.values())
             self._batch_size = len(data)
             try:
@@ -334,7 +329,7 @@ class Connection:
         while True:
             await anyio.sleep(timeout / CHECKS)
             looks += 1
-            first = self._sent[0] if self._sent else None
+            first = self._sent.first
             if first is None or first is not oldest or isinstance(first, Heartbeat):
                 oldest, looks = first, 0
             elif (looks - CHECKS) * timeout / CHECKS >= self._batch_size / _MIB:
@@ -353,40 +348,33 @@ class Connection:
         return heard or not self._attached
 
     def _ping(self) -> None:
-        self.post(Heartbeat(self.new_event()), PING)
+        self.post(Heartbeat(), PING)
 
     def _owes_an_answer(self) -> bool:
         """Whether the next answer is not that to a ping. ``_watch`` has a limit for it."""
-        return not (self._sent and isinstance(self._sent[0], Heartbeat))
+        return not isinstance(self._sent.first, Heartbeat)
 
     async def _read(self, stream: Stream, life: anyio.CancelScope) -> None:
         """Take in what the server says until it stops or talks nonsense; this ends the connection."""
-        frames = FrameBuffer(RES)
+        frames = FrameBuffer(RES, text=False)
         try:
             while True:
                 data = await stream.receive(RECEIVE_SIZE)
                 self._heard = True
                 self._take_all(frames.feed(data))
                 del data  # as in _take_all
-        except anyio.EndOfStream:
-            self.reason = "the server closed the connection"
-        except (OSError, anyio.BrokenResourceError) as error:
+        except BROKEN as error:
             self.reason = describe(error)
-        except Unreachable as error:
-            self.reason = str(error)
-        except RemoteProtocolError as error:
-            self.reason = f"it broke the protocol: {error}"
         life.cancel()
 
     def _lose(self) -> None:
         """Close the connection. Everybody who waits learns the state of their request or job."""
         self._closed = True
         self.is_open = False
-        for request in self._sent:
-            self._refuse(request, request.lost(self.server, self.reason))
+        for request in self._sent.drain():
+            request.refuse(request.lost(self.server, self.reason))
         for request in self._outbox:
-            self._refuse(request, NotSent(self.reason))
-        self._sent.clear()
+            request.refuse(NotSent(self.reason))
         self._outbox.clear()
         lost, self._attached = self._attached, {}
         for attached in lost.values():
@@ -416,8 +404,6 @@ class Connection:
             handle, _, result = body.partition(b"\0")
             for job in self._ended(handle):
                 job.complete(result)
-        elif kind == TEXT:
-            raise RemoteProtocolError(f"a line of text came: {body[:80]!r}; is it a Gearman server?")
         else:
             self._take_packet(kind, body)
 
@@ -435,14 +421,12 @@ class Connection:
                 for job in self._ended(handle):
                     job.fail_remotely(exception)
             case Error(code, text):
-                self._take_error(to_text(code), to_text(text))
+                self._take_error(code, text)
             case _:
-                request = self._next(kind)
-                request.answer = packet
-                request.answered.set()
+                self._sent.match(kind).resolve(packet)
 
     def _take_created(self, handle: bytes) -> None:
-        request = self._next(PacketType.JOB_CREATED)
+        request = self._sent.match(PacketType.JOB_CREATED)
         assert isinstance(request, Submission)  # nothing else expects this packet
         if request.attached:
             attached = self._attached.get(handle)
@@ -475,25 +459,14 @@ class Connection:
         else:
             attached.tell(event)
 
-    def _take_error(self, code: str, text: str) -> None:
-        if code == _NO_TLS:
+    def _take_error(self, code: bytes, text: bytes) -> None:
+        if code == TLS_REQUIRED:
             raise Unreachable(NO_TLS)
-        if not self._sent:
+        if self._sent.refuse(code, text) is None:
             logger.warning(
-                "the server sent an error that answers nothing", extra={"code": code, "text": text}
+                "the server sent an error that answers nothing",
+                extra={"code": to_text(code), "text": to_text(text)},
             )
-            return
-        self._refuse(self._sent.popleft(), refusal(code, text))
-
-    def _next(self, kind: int) -> Request:
-        """The request that this answer belongs to."""
-        name = PacketType(kind).name
-        if not self._sent:
-            raise RemoteProtocolError(f"{name} came, which answers nothing")
-        expected = self._sent[0].expected
-        if kind != expected:
-            raise RemoteProtocolError(f"{name} came where {expected.name} was due")
-        return self._sent.popleft()
 
     def _ended(self, handle: bytes) -> list[ClientJob]:
         """The jobs on a handle that the server will not name again; none for one that is not ours."""
@@ -503,7 +476,3 @@ class Connection:
         if attached.held_back is not None:
             attached.tell_held_back()
         return attached.jobs
-
-    def _refuse(self, request: Request, failure: Exception) -> None:
-        request.failure = failure
-        request.answered.set()

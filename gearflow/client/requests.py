@@ -7,7 +7,7 @@ says.
 """
 
 from functools import partial
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import anyio
 
@@ -16,14 +16,14 @@ from gearflow.client.job import ClientJob, JobFailed, JobHandle, JobOwner
 from gearflow.client.names import to_text
 from gearflow.errors import ConnectionLost, GearflowError, QueueFull, ServerError, SubmitUnknown, UnknownJob
 from gearflow.protocol.constants import PacketType
-from gearflow.protocol.packets import Packet
+from gearflow.protocol.request_queue import Ignored, Request, Signal, server_fault
 
 
 class NotSent(Exception):
     """The connection is closed and the request never left; it may be sent elsewhere."""
 
 
-def unknown(function: str, unique: bytes, server: ServerAddress, reason: str) -> SubmitUnknown:
+def unknown(function: str, unique: bytes, server: object, reason: str) -> SubmitUnknown:
     """What the caller gets if the connection closed after a submission was sent."""
     shown = f", unique {to_text(unique)!r}" if unique else ""
     return SubmitUnknown(
@@ -32,49 +32,13 @@ def unknown(function: str, unique: bytes, server: ServerAddress, reason: str) ->
     )
 
 
-def refusal(code: str, text: str) -> ServerError:
-    """What the caller gets if the server answered with ERROR."""
-    full = code.upper() == "QUEUE_ERROR" and "full" in text.lower()
-    return (QueueFull if full else ServerError)(code, text)
-
-
-class Signal(Protocol):
-    """What is set when a request is answered: an event, or what many requests have in common."""
-
-    def set(self) -> object:
-        """It is answered."""
-        ...
-
-    async def wait(self) -> object:
-        """Return when it is."""
-        ...
-
-
-class Request:
-    """A request from the outbox to its answer. ``expected`` is the answer's packet number."""
-
-    __slots__ = ("abandoned", "answer", "answered", "expected", "failure", "what")
-
-    def __init__(self, expected: PacketType, what: str, answered: Signal) -> None:
-        self.expected = expected
-        self.what = what  # for error messages
-        self.answered = answered
-        self.answer: Packet | None = None
-        self.failure: Exception | None = None
-        self.abandoned = False
-
-    def lost(self, server: ServerAddress, reason: str) -> GearflowError:
-        """What the caller gets if the connection closed after the request was sent."""
-        return ConnectionLost(f"{server} was lost ({reason}) before it answered {self.what}")
-
-
 class Heartbeat(Request):
-    """Whether the server is there; nobody waits for the answer."""
+    """A ping. Nobody waits for the answer."""
 
     __slots__ = ()
 
-    def __init__(self, answered: Signal) -> None:
-        Request.__init__(self, PacketType.ECHO_RES, "a heartbeat", answered)
+    def __init__(self) -> None:
+        Request.__init__(self, PacketType.ECHO_RES, "a heartbeat", Ignored())
 
 
 class Submission(Request):
@@ -96,7 +60,7 @@ class Submission(Request):
         self.joins: ClientJob | None = None
         self.handle: JobHandle | None = None
 
-    def lost(self, server: ServerAddress, reason: str) -> GearflowError:
+    def lost(self, server: object, reason: str) -> GearflowError:
         return unknown(self.function, self.unique, server, reason)
 
 
@@ -110,7 +74,7 @@ class ReservedJob(ClientJob):
         self.is_refused = False
 
     def fail_remotely(self, exception: bytes | None) -> None:
-        fault = None if exception is None else _fault(exception)
+        fault = None if exception is None else server_fault(exception)
         if fault is None:
             super().fail_remotely(exception)
         else:
@@ -169,7 +133,7 @@ class ReservedCall(Submission):
     def __init__(self, function: str, answered: Signal) -> None:
         Submission.__init__(self, function, b"", answered, attached=True)
 
-    def lost(self, server: ServerAddress, reason: str) -> GearflowError:
+    def lost(self, server: object, reason: str) -> GearflowError:
         return ConnectionLost(f"{server} was lost ({reason}) before it answered {self.function}")
 
 
@@ -191,19 +155,6 @@ class Tally:
     async def wait(self) -> None:
         """Return when all of them are."""
         await self._all.wait()
-
-
-def _fault(exception: bytes) -> tuple[str, str] | None:
-    """Type and message, if these are the server's words: a worker's have other fields, or no such type."""
-    if b'"gearflow:' not in exception:
-        return None
-    from gearflow.protocol.server_calls import Fault
-
-    try:
-        fault = Fault.model_validate_json(exception)
-    except ValueError:
-        return None
-    return fault.type, fault.message
 
 
 def _error(kind: str, message: str) -> Exception:

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Final
 
 from gearflow.client.config import ServerAddress
 from gearflow.client.names import function_to_wire, unique_to_wire
-from gearflow.client.requests import ReservedSubmission, Signal, Submission
+from gearflow.client.requests import ReservedSubmission, Submission
 from gearflow.errors import LocalProtocolError, UnsupportedByServer
 from gearflow.protocol.codec import encode
 from gearflow.protocol.constants import HEADER, MAX_BODY, REQ, PacketType, Priority
 from gearflow.protocol.packets import SubmitJobEpoch
+from gearflow.protocol.request_queue import Signal
 
 if TYPE_CHECKING:
     from gearflow.protocol.server_calls import RetryPlan  # it imports pydantic

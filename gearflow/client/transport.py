@@ -10,6 +10,7 @@ Why a connection could not be made, or ended, in words for people.
 import os
 import socket
 import ssl
+from collections import deque
 from collections.abc import Callable
 from typing import Final, TypeAlias, cast
 
@@ -18,21 +19,13 @@ from anyio.abc import ByteStream, SocketAttribute, SocketStream
 from anyio.streams.tls import TLSStream
 
 from gearflow.client.config import ServerAddress
-from gearflow.errors import RemoteProtocolError
-from gearflow.protocol.codec import decode, encode
+from gearflow.errors import RemoteProtocolError, ServerError
+from gearflow.protocol.codec import encode
 from gearflow.protocol.constants import AUTH, RES, TLS_REQUIRED
-from gearflow.protocol.framing import TEXT, FrameBuffer
+from gearflow.protocol.framing import Frame, FrameBuffer
 from gearflow.protocol.heartbeat import CHECKS, HeartbeatMonitor, PeerState
-from gearflow.protocol.packets import (
-    EchoReq,
-    Error,
-    JobCreated,
-    OptionReq,
-    OptionRes,
-    Packet,
-    SubmitJob,
-    WorkComplete,
-)
+from gearflow.protocol.packets import EchoReq, SubmitJob
+from gearflow.protocol.request_queue import IDENTIFY, Call, CallQueue, Identification, Ignored, Request
 from gearflow.runtime.fork import forget_in_children, let_go
 from gearflow.security.tls import TLS, Security
 
@@ -74,6 +67,10 @@ def describe(error: BaseException) -> str:
     """Why a connection failed, in the words of the operating system without its number; of TLS in ours."""
     if isinstance(error, BaseExceptionGroup):  # one for each address of a name
         return describe(cast("BaseExceptionGroup[BaseException]", error).exceptions[0])
+    if isinstance(error, anyio.EndOfStream):
+        return "the server closed the connection"
+    if isinstance(error, RemoteProtocolError):
+        return f"it broke the protocol: {error}"
     if isinstance(error, socket.gaierror):  # its numbers are not the operating system's
         return str(error.strerror).lower()
     if isinstance(error, ssl.SSLCertVerificationError):
@@ -122,8 +119,6 @@ def _about_tls(error: ssl.SSLError) -> str:
 Stream: TypeAlias = ByteStream
 """A connection, with or without TLS. All that it raises is OSError, EndOfStream or BrokenResourceError."""
 
-GEARFLOW: Final = b"gearflow"
-
 PING: Final = encode(EchoReq(b"heartbeat"))
 
 _KEEPALIVE: Final = (
@@ -139,6 +134,10 @@ _RECEIVE_SIZE: Final = 4096
 
 class Unreachable(Exception):
     """A server cannot be used; the text says why."""
+
+
+BROKEN: Final = (anyio.EndOfStream, OSError, anyio.BrokenResourceError, RemoteProtocolError, Unreachable)
+"""The errors that end a connection. ``describe`` has the reason."""
 
 
 async def open_stream(server: ServerAddress, security: Security, timeout: float) -> Stream:
@@ -159,7 +158,7 @@ async def open_stream(server: ServerAddress, security: Security, timeout: float)
                 stream = await _secure(stream, security.tls, server.host)
             if security.token:
                 step = "no answer to OPTION_REQ (is it a Gearman server?)"
-                await _introduce(stream, security.token)
+                await _authenticate(stream, security.token)
         except BaseException:
             await anyio.aclose_forcefully(stream)
             raise
@@ -233,59 +232,38 @@ async def _secure(stream: Stream, tls: TLS, host: str) -> Stream:
         raise Unreachable("it closed the connection instead of speaking TLS; does it speak it?") from error
 
 
-async def _introduce(stream: Stream, token: str) -> None:
-    """Say the token, if it is gearflow's own server that wants one."""
-    conversation = _Conversation(stream)
-    match await conversation.ask(OptionReq(GEARFLOW)):
-        case OptionRes(option) if option != AUTH:
-            return
-        case OptionRes():
-            pass
-        case Error(code) if code == TLS_REQUIRED:
-            raise Unreachable(NO_TLS)
-        case _:
-            raise Unreachable("it knows no tokens, as only gearflow's own server does; it was not told ours")
-    match await conversation.ask(SubmitJob(AUTH, b"", token.encode())):
-        case JobCreated():
-            pass
-        case _:
-            raise Unreachable("it does not accept our token")
-    if not isinstance(await conversation.next(), WorkComplete):
-        raise Unreachable("it does not accept our token")
+async def _authenticate(stream: Stream, token: str) -> None:
+    """Send the token, if the server is gearflow's own and requires one."""
+    buffer, frames, queue = FrameBuffer(RES, text=False), deque[Frame](), CallQueue()
 
-
-class _Conversation:
-    """One question after the other, before anything else is said on a connection."""
-
-    def __init__(self, stream: Stream) -> None:
-        self._stream = stream
-        self._frames = FrameBuffer(RES)
-        self._waiting: list[Packet] = []
-
-    async def ask(self, question: Packet) -> Packet:
-        """The answer to a question. Raises as ``next``."""
+    async def ask(request: Request, packet: bytes) -> None:
+        queue.sent([request])
         try:
-            await self._stream.send(encode(question))
-        except (OSError, anyio.BrokenResourceError) as error:
-            raise Unreachable(describe(error)) from error
-        return await self.next()
-
-    async def next(self) -> Packet:
-        """What the server says next.
-
-        Raises:
-            Unreachable: Nothing, or nothing that can be understood.
-        """
-        try:
-            while not self._waiting:
-                for kind, body in self._frames.feed(await self._stream.receive(_RECEIVE_SIZE)):
-                    if kind == TEXT:
-                        raise RemoteProtocolError(f"a line of text came: {body[:80]!r}")
-                    self._waiting.append(decode(kind, body))
+            await stream.send(packet)
+            while not request.is_answered:
+                while not frames:
+                    frames.extend(buffer.feed(await stream.receive(_RECEIVE_SIZE)))
+                try:
+                    queue.receive(*frames.popleft())
+                except RemoteProtocolError as error:  # another answer
+                    request.refuse(error)
         except anyio.EndOfStream as error:
             raise Unreachable("it closed the connection before it answered") from error
-        except (OSError, anyio.BrokenResourceError) as error:
+        except BROKEN as error:
             raise Unreachable(describe(error)) from error
-        except RemoteProtocolError as error:
-            raise Unreachable(f"it does not speak Gearman: {error}") from error
-        return self._waiting.pop(0)
+
+    identification = Identification(Ignored())
+    await ask(identification, IDENTIFY)
+    match identification.failure:
+        case ServerError(code=code) if code.encode() == TLS_REQUIRED:
+            raise Unreachable(NO_TLS)
+        case None if identification.wants_token:
+            pass
+        case None:
+            return
+        case _:
+            raise Unreachable("it knows no tokens, as only gearflow's own server does; it was not told ours")
+    call = Call(Ignored())
+    await ask(call, encode(SubmitJob(AUTH, b"", token.encode())))
+    if call.failure is not None:
+        raise Unreachable("it does not accept our token")

@@ -36,6 +36,9 @@ MAX_TOKEN: Final = 1024
 RESERVED_PREFIX: Final = b"gearflow:"
 """The names of the functions that gearflow's own server answers itself begin with it."""
 
+GEARFLOW: Final = b"gearflow"
+"""The option that gearflow's clients and workers set when they connect. Only gearflow's server knows it."""
+
 AUTH: Final = b"gearflow:auth"
 """The reserved function that is called with the token. As the answer to OPTION_REQ ``gearflow`` it says that
 the server wants it first."""

@@ -19,13 +19,19 @@ Frame: TypeAlias = tuple[int, bytes]
 class FrameBuffer:
     """Collects received bytes and cuts them into frames. Owns state: one for each direction of a connection.
 
-    A body that arrives in many pieces is joined once, when it is whole: no piece is copied twice.
+    A body that arrives in many pieces is joined once, when it is complete, so no piece is copied twice.
+
+    Args:
+        magic: The magic of the packets to read.
+        max_body: The longest body in bytes.
+        text: Whether lines of text may come.
     """
 
-    __slots__ = ("_broken", "_magic", "_max_body", "_missing", "_pieces")
+    __slots__ = ("_broken", "_magic", "_max_body", "_missing", "_pieces", "_text")
 
-    def __init__(self, magic: bytes, *, max_body: int = MAX_BODY) -> None:
+    def __init__(self, magic: bytes, *, max_body: int = MAX_BODY, text: bool = True) -> None:
         self._magic = magic
+        self._text = text
         self._max_body = max_body
         self._pieces: list[bytes] = []  # of an incomplete frame
         self._missing = 0  # bytes without which looking again is in vain
@@ -92,5 +98,8 @@ class FrameBuffer:
             if len(data) - start > MAX_TEXT_LINE:
                 raise RemoteProtocolError(f"a text line is over {MAX_TEXT_LINE} bytes")
             return start, 1
-        frames.append((TEXT, data[start:end].removesuffix(b"\r")))
+        line = data[start:end].removesuffix(b"\r")
+        if not self._text:
+            raise RemoteProtocolError(f"a line of text came: {line[:80]!r}; it does not speak Gearman")
+        frames.append((TEXT, line))
         return end + 1, 0

@@ -26,15 +26,15 @@ import anyio.lowlevel
 from anyio.streams.tls import TLSStream
 
 from gearflow.client import ServerAddress
-from gearflow.client.transport import PING, Stream, Unreachable, describe, until_silent
-from gearflow.errors import ConnectionLost, RemoteProtocolError, ServerError
+from gearflow.client.transport import BROKEN, PING, Stream, describe, until_silent
+from gearflow.errors import ConnectionLost
 from gearflow.protocol.codec import encode
 from gearflow.protocol.constants import RES
 from gearflow.protocol.framing import FrameBuffer
 from gearflow.protocol.heartbeat import Timeouts
 from gearflow.protocol.packets import EchoReq, Packet, SubmitJob
+from gearflow.protocol.request_queue import Call
 from gearflow.worker.session import (
-    Answered,
     Assignment,
     Cancelled,
     Echo,
@@ -44,7 +44,6 @@ from gearflow.worker.session import (
     WorkerSession,
 )
 from gearflow.worker.slots import ServerSlots
-from gearflow.worker.submissions import Submission
 
 if TYPE_CHECKING:
     from gearflow.protocol.server_calls import Message
@@ -151,10 +150,9 @@ class WorkerConnection:
         self._is_woken = False
         self._is_registered = False
         self._tasks = anyio.create_task_group()
-        self._frames = FrameBuffer(RES)
+        self._frames = FrameBuffer(RES, text=False)
         self._heard = True  # something, since the heartbeat last looked
         self._farewell = anyio.Event()
-        self._asked: dict[Submission, anyio.Event] = {}  # submissions, until they are answered
         self._is_sending = False
         # When a send is cancelled, asyncio has taken all of it or nothing; trio may have sent a part, and TLS
         # may have lost it, so that nothing can be said any more.
@@ -189,8 +187,7 @@ class WorkerConnection:
         self._is_closed = True
         self._lane.lost()
         self._farewell.set()
-        for answered in self._asked.values():
-            answered.set()
+        self._session.lost(self.server, self.reason)
 
     async def submit(self, handle: bytes, packet: Packet, *, attached: bool) -> bytes:
         """Submit something on behalf of a job that runs here; returns the server's name for it.
@@ -204,13 +201,12 @@ class WorkerConnection:
         """
         if self._is_closed:
             raise ConnectionLost(f"the connection to {self.server} is closed")
-        submission = Submission(is_attached=attached)
-        await self._ask(submission, handle, encode(packet)).wait()
-        if not submission.is_answered:
-            raise ConnectionLost(f"the connection to {self.server} closed before it answered")
-        if submission.refusal is not None:
-            raise ServerError(*submission.refusal)
-        return submission.handle
+        call = Call(anyio.Event(), attached=attached)
+        self._send_call(call, handle, encode(packet))
+        await call.answered.wait()
+        if call.failure is not None:
+            raise call.failure
+        return call.handle
 
     def release(self, handle: bytes) -> None:
         """Give a job back that is not run to its end here, if the server knows how to take it."""
@@ -246,22 +242,18 @@ class WorkerConnection:
         self.outbox.add(b"", encode(EchoReq(_FAREWELL)))
         self.wake()
         await self._farewell.wait()
-        for answered in list(self._asked.values()):  # which may have had to wait for the server's disk
-            await answered.wait()
+        for call in self._session.calls:  # they may have to wait for the server's disk
+            await call.answered.wait()
 
     def _tell(self, function: bytes, handle: bytes, request: "Message") -> None:
         """Call a reserved function whose answer nobody waits for; nothing happens where there is none."""
         if self.is_gearflow and not self._is_closed:
-            call = encode(SubmitJob(function, b"", request.to_wire()))
-            self._ask(Submission(is_attached=True), handle, call)
+            self._send_call(Call(anyio.Event()), handle, encode(SubmitJob(function, b"", request.to_wire())))
 
-    def _ask(self, submission: Submission, handle: bytes, packet: bytes) -> anyio.Event:
-        """Have a submission written; what is returned is set when it is answered, or the connection gone."""
-        self._asked[submission] = answered = anyio.Event()
-        self._session.submitted(submission)
+    def _send_call(self, call: Call, handle: bytes, packet: bytes) -> None:
+        self._session.sent(call)
         self.outbox.add(handle, packet)
         self.wake()
-        return answered
 
     async def _leave(self) -> None:
         """Give back what runs here, if the server knows how to take it. To be called after the loops."""
@@ -272,23 +264,17 @@ class WorkerConnection:
             self.release(handle)
         try:
             await self._send(self.outbox.take())
-            while self._lane.unanswered or self._asked:  # a GRAB may still bring a job
+            while self._lane.unanswered or self._session.calls:  # a GRAB may still bring a job
                 self._take_in(await self._stream.receive(RECEIVE_SIZE))
                 await self._send(self.outbox.take())
-        except (OSError, anyio.EndOfStream, anyio.BrokenResourceError, RemoteProtocolError):
+        except BROKEN:
             pass  # it is gone without a farewell
 
     async def _until_broken(self, loop: Callable[[], Coroutine[Any, Any, None]]) -> None:
         try:
             await loop()
-        except anyio.EndOfStream:
-            self.reason = "the server closed the connection"
-        except (OSError, anyio.BrokenResourceError) as error:
+        except BROKEN as error:
             self.reason = describe(error)
-        except Unreachable as error:
-            self.reason = str(error)
-        except RemoteProtocolError as error:
-            self.reason = f"it does not speak Gearman: {error}"
         self._tasks.cancel_scope.cancel()
 
     async def _read(self) -> None:
@@ -319,8 +305,6 @@ class WorkerConnection:
                 self._owner.declined()
             case Assignment():
                 self._owner.assigned(self, event)
-            case Answered(submission):
-                self._asked.pop(submission).set()
             case Recognized():
                 self._owner.recognized(self)
             case Cancelled(handle):

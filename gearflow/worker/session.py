@@ -23,12 +23,10 @@ from gearflow.client.transport import NO_TLS, NO_TOKEN, Unreachable
 from gearflow.errors import LocalProtocolError, RemoteProtocolError
 from gearflow.protocol import packets
 from gearflow.protocol.codec import LAYOUTS, encode, split
-from gearflow.protocol.constants import AUTH, HEADER, MAX_BODY, REQ, TLS_REQUIRED, PacketType
+from gearflow.protocol.constants import HEADER, MAX_BODY, REQ, TLS_REQUIRED, PacketType
+from gearflow.protocol.request_queue import IDENTIFY, Call, CallQueue, Identification, Ignored, Request
 from gearflow.protocol.server_events import EVENTS, cancelled_handle
 from gearflow.worker.slots import ServerSlots
-from gearflow.worker.submissions import Submission, Submissions
-
-OPTION: Final = b"gearflow"
 
 GRAB_JOB: Final = encode(packets.GrabJob())
 GRAB_JOB_UNIQ: Final = encode(packets.GrabJobUniq())
@@ -41,17 +39,6 @@ _NO_JOB: Final = int(PacketType.NO_JOB)
 _JOB_ASSIGN: Final = int(PacketType.JOB_ASSIGN)
 _JOB_ASSIGN_UNIQ: Final = int(PacketType.JOB_ASSIGN_UNIQ)
 _WORK_COMPLETE: Final = int(PacketType.WORK_COMPLETE)
-
-_WORK: Final = frozenset(
-    {
-        PacketType.WORK_STATUS,
-        PacketType.WORK_DATA,
-        PacketType.WORK_WARNING,
-        PacketType.WORK_COMPLETE,
-        PacketType.WORK_FAIL,
-        PacketType.WORK_EXCEPTION,
-    }
-)
 
 
 class Assignment(NamedTuple):
@@ -90,14 +77,7 @@ class Cancelled:
     handle: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """A submission of this worker has its answer."""
-
-    submission: Submission
-
-
-Event: TypeAlias = Assignment | Refusal | Echo | Recognized | Cancelled | Answered
+Event: TypeAlias = Assignment | Refusal | Echo | Recognized | Cancelled
 
 
 class WorkerSession:
@@ -114,9 +94,9 @@ class WorkerSession:
         "_functions",
         "_grab",
         "_lane",
-        "_option_open",
+        "_option",
         "_poll",
-        "_submissions",
+        "_requests",
         "is_gearflow",
         "registered",
     )
@@ -129,10 +109,10 @@ class WorkerSession:
         self._client_id = client_id
         self._poll = poll
         self._grab = GRAB_JOB_UNIQ
-        self._option_open = True
+        self._option = Identification(Ignored())
         self._call_events = False  # it is time to
-        self._events = Submission(is_attached=True)
-        self._submissions = Submissions()
+        self._events = Call(Ignored())
+        self._requests = CallQueue()
         self.is_gearflow = False
         self.registered = False  # the server has answered a GRAB, so it knows our functions
 
@@ -141,21 +121,32 @@ class WorkerSession:
         """The server knows the oldest packets only: no WORK_WARNING, no delayed jobs."""
         return self._grab is GRAB_JOB
 
-    def submitted(self, submission: Submission) -> None:
-        """A submission is written after all others; the event ``Answered`` will tell of it."""
-        self._submissions.sent(submission)
+    @property
+    def calls(self) -> list[Request]:
+        """The calls of this worker that have no answer."""
+        return [each for each in self._requests.pending if each not in (self._option, self._events)]
+
+    def sent(self, call: Call) -> None:
+        """A call is written after all others."""
+        self._requests.sent([call])
+
+    def lost(self, server: object, reason: str) -> None:
+        """The connection is closed: no call has an answer any more."""
+        for request in self._requests.drain():
+            request.refuse(request.lost(server, reason))
 
     def hello(self) -> bytes:
         """The registration. The first GRAB follows with the next ``requests``."""
         self._lane.start()
-        said = [packets.OptionReq(OPTION), packets.SetClientId(self._client_id)]
-        return b"".join(map(encode, [*said, *map(packets.CanDo, self._functions)]))
+        self._requests.sent([self._option])
+        names = [packets.SetClientId(self._client_id), *map(packets.CanDo, self._functions)]
+        return IDENTIFY + b"".join(map(encode, names))
 
     def requests(self, now: float) -> bytes:
         """What to ask the server now, if anything."""
         if self._call_events:
             self._call_events = False
-            self._submissions.sent(self._events)
+            self._requests.sent([self._events])
             return CALL_EVENTS + self.requests(now)
         grabs, sleep = self._lane.requests(now)
         if grabs:
@@ -189,45 +180,34 @@ class WorkerSession:
         return self._rare(kind, body)
 
     def _rare(self, kind: int, body: bytes) -> Event | None:
-        match kind:
-            case PacketType.OPTION_RES if body == AUTH:
-                raise Unreachable(NO_TOKEN)
-            case PacketType.OPTION_RES:
-                self.is_gearflow = True
-                self._option_open = False
-                self._call_events = True
-                self._lane.wake()
-                return Recognized()
-            case PacketType.JOB_CREATED:
-                return self._answered(self._submissions.created(body))
-            case PacketType.ECHO_RES:
-                return Echo(body)
-            case PacketType.ERROR:
-                code, text = split(LAYOUTS[PacketType.ERROR], kind, body)
-                return self._error(code, text)
-            case _:
-                return self._about_a_submission(kind, body)
-
-    def _about_a_submission(self, kind: int, body: bytes) -> Event | None:
-        submission = self._submissions.is_about(body) if kind in _WORK else None
-        if submission is None:
-            raise RemoteProtocolError(f"packet {kind} is nothing that a server says to a worker")
-        if submission is self._events and kind == PacketType.WORK_DATA:
+        if kind == PacketType.ECHO_RES:
+            return Echo(body)
+        if kind == PacketType.ERROR:
+            return self._error(*split(LAYOUTS[PacketType.ERROR], kind, body))
+        if kind == PacketType.JOB_CREATED and self._requests.first is None:
+            return None  # its answer was taken for that of another request
+        if kind == PacketType.WORK_DATA and self._requests.call(body) is self._events:
             cancelled = cancelled_handle(split(LAYOUTS[PacketType.WORK_DATA], kind, body)[1])
             return Cancelled(cancelled) if cancelled is not None else None
-        return self._answered(self._submissions.heard(submission, kind, body))
+        return self._answered(self._requests.receive(kind, body))
 
-    def _answered(self, submission: Submission | None) -> Event | None:
-        if submission is None:
-            return None
-        if submission is self._events:  # the server does not tell, or no longer
-            return Refusal("gearflow:events", *map(str.encode, submission.refusal or ("", "it has ended")))
-        return Answered(submission)
+    def _answered(self, request: Request | None) -> Event | None:
+        if request is self._option:
+            if self._option.wants_token:
+                raise Unreachable(NO_TOKEN)
+            self.is_gearflow = True
+            self._call_events = True
+            self._lane.wake()
+            return Recognized()
+        if request is self._events:  # the server sends no events, or no longer
+            code, text = getattr(self._events.failure, "code", ""), getattr(self._events.failure, "text", "")
+            return Refusal("gearflow:events", code.encode(), text.encode() or b"it has ended")
+        return None
 
     def _error(self, code: bytes, text: bytes) -> Event | None:
         if code == TLS_REQUIRED:
             raise Unreachable(NO_TLS)
-        if self._option_open:
+        if self._requests.first is self._option:
             self._not_gearflow()
             return None
         if code.upper() == b"JOB_NOT_FOUND":
@@ -240,19 +220,19 @@ class WorkerSession:
             self._grab = GRAB_JOB
             self._lane.refused()
             return Refusal("GRAB_JOB_UNIQ, so this worker uses GRAB_JOB", code, text)
-        if self.registered and self._submissions.next is not None:
-            return self._answered(self._submissions.refused(code, text))
+        if self.registered and self._requests.first is not None:
+            return self._answered(self._requests.refuse(code, text))
         return Refusal("a request of this worker, probably one of its functions", code, text)
 
     def _grab_answered(self) -> None:
         if not self._lane.unanswered:
             raise RemoteProtocolError("an answer to a GRAB came, but none was in flight")
         self.registered = True
-        if self._option_open:
+        if self._requests.first is self._option:
             self._not_gearflow()  # it gave the option no answer at all
 
     def _not_gearflow(self) -> None:
-        self._option_open = False
+        self._requests.match(PacketType.OPTION_RES)
         if self._poll is not None:
             self._lane.poll_every(self._poll)
 

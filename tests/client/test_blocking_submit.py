@@ -2,11 +2,9 @@
 
 import itertools
 import math
-import socket
 import struct
 import sys
 import threading
-import time
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
@@ -19,7 +17,7 @@ import pytest
 
 from gearflow.client import Backoff, ServerAddress, SyncClient, Timeouts
 from gearflow.client import blocking_submit as direct_module
-from gearflow.client.blocking_submit import LARGE, BlockingSubmitter, look_out
+from gearflow.client.blocking_submit import LARGE, BlockingSubmitter
 from gearflow.client.requests import NotSent
 from gearflow.errors import NoServer, QueueFull, ServerError, SubmitUnknown
 from gearflow.protocol.codec import encode
@@ -350,14 +348,7 @@ def interrupt_at(step: int, where: set[str]) -> Callable[[FrameType, str, object
     return profile
 
 
-def test_an_interrupt_leaves_the_connection_to_the_next_call_wherever_it_comes(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def look_out(connection: socket.socket, _: float) -> bytes:
-        return connection.recv(1000)  # in as many steps each time, so that none is left out
-
-    monkeypatch.setattr(direct_module, "look_out", look_out)
-    monkeypatch.setattr(direct_module, "NEAR", math.inf)
+def test_an_interrupt_leaves_the_connection_to_the_next_call_wherever_it_comes() -> None:
     one, other = encode(SubmitJobBg(b"f", b"one", b"")), encode(SubmitJobBg(b"f", b"other", b""))
     with JobServer(port=0) as server, direct_to(server.address) as direct:
         handle = direct.submit("f", b"other", other)
@@ -376,7 +367,7 @@ def test_an_interrupt_leaves_the_connection_to_the_next_call_wherever_it_comes(
             finally:
                 sys.setprofile(before)
             assert direct.submit("f", b"other", other) == handle  # and neither NotSent nor the other's
-        assert where >= {"submit", "_ask", "_connection", "_is_quiet", "_receive", "_frame"}
+        assert where >= {"submit", "_ask", "_connection", "_is_quiet", "_exchange", "_frame"}
 
 
 def test_the_next_server_takes_over_and_the_first_is_used_when_it_is_back() -> None:
@@ -399,18 +390,6 @@ def test_a_server_may_have_all_the_time_it_wants() -> None:
     ):
         assert str(client.submit_background("f", b"").server) == server.address
         assert client.echo(b"x") == b"x"
-
-
-def test_who_looks_out_has_what_comes_or_the_end_and_gives_up_in_time() -> None:
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        began = time.perf_counter()
-        assert look_out(ours, 0.01) is None
-        assert time.perf_counter() >= began + 0.01
-        theirs.send(b"x")
-        assert look_out(ours, math.inf) == b"x"
-        theirs.close()
-        assert look_out(ours, math.inf) == b""
 
 
 async def test_a_connection_that_an_interrupt_leaves_half_prepared_is_not_used(

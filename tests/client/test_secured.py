@@ -197,7 +197,7 @@ async def test_gearmand_is_not_told_it(gearmand: str) -> None:
     ("answer", "told"),
     [
         ([p.Error(b"unknown_option", b"what?")], "it knows no tokens"),
-        ([b"ERR unknown_command\r\n"], "it does not speak Gearman"),
+        ([b"ERR unknown_command\r\n"], "it broke the protocol: a line of text came"),
         ([p.EchoRes(b"gearflow")], "it knows no tokens"),
         ([p.OptionRes(AUTH), p.Error(b"UNAUTHORIZED", b"no")], "it does not accept our token"),
         ([], "it closed the connection before it answered"),
