@@ -1,6 +1,6 @@
 """One connection of the server: bytes from the socket to the broker, the outbox to the socket.
 
-Receives a large body into the buffer in which it stays until it is sent on.
+A large body is received straight into the buffer in which it stays until it is sent on.
 """
 
 from __future__ import annotations
@@ -15,20 +15,23 @@ from gearflow.errors import RemoteProtocolError
 
 if TYPE_CHECKING:
     from gearflow.broker.parser import Body
-    from gearflow.server.server import Engine
+    from gearflow.server.engine import Engine
 
 
-class LargeBody(asyncio.BufferedProtocol):
-    """Stands in for a peer at its transport, from the first part of a large body to its last."""
+logger = logging.getLogger(__name__)
+
+
+class BodyReceiver(asyncio.BufferedProtocol):
+    """The transport's protocol while a large body is received."""
 
     def __init__(self, peer: ServerConnection) -> None:
         self._peer = peer
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return self._peer.room()
+        return self._peer.body_buffer()
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._peer.large_received(nbytes)
+        self._peer.body_received(nbytes)
 
     def eof_received(self) -> None:
         self._peer.eof_received()
@@ -43,26 +46,23 @@ class LargeBody(asyncio.BufferedProtocol):
         self._peer.connection_lost(exc)
 
 
-logger = logging.getLogger(__name__)
-
-
 class ServerConnection(asyncio.Protocol):
     """Owns one accepted connection.
 
-    While a large body is received, a ``LargeBody`` takes its place at the transport.
+    A ``BodyReceiver`` replaces it at the transport while a large body is received.
 
-    A peer is *congested* when more bytes wait for it than are allowed. The server then *holds* the sessions
-    that feed it and does not read from them until the peer has caught up. It disconnects a peer that makes
-    others wait for too long.
+    A peer is *congested* while more bytes wait for it than are allowed. The server then stops reading from
+    the connections that feed it until the peer has caught up. It disconnects a peer that stalls others for
+    longer than ``max_stall``.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._congested = False
-        self._held: set[ServerConnection] = set()  # those that wait until this one has read
-        self._holders = 0  # what this one waits for, before it is read from again
+        self._paused_feeders: set[ServerConnection] = set()  # paused until this peer has read
+        self._pauses = 0  # reasons not to read from this peer
         self._waits_for_store = False
-        self._patience: asyncio.TimerHandle | None = None
+        self._stall_timer: asyncio.TimerHandle | None = None
 
     # ------------------------------------------------------------------------- called by the event loop
 
@@ -78,15 +78,15 @@ class ServerConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         engine = self._engine
         if engine.congested:
-            engine.flush()  # so that who is dirty afterwards was fed by this peer
+            engine.flush()  # so that only this peer makes sessions dirty from here on
         try:
             engine.broker.receive(self._session, data, engine.time())
         except RemoteProtocolError as error:
-            self._turn_away(error)
-        self._go_on()
+            self._refuse_error(error)
+        self._after_receive()
 
     def eof_received(self) -> None:
-        # Half-closing counts as leaving, as in gearmand; what was answered so far still goes out.
+        # A half-closed connection is closed, as in gearmand. Answers so far are still written.
         self.flush()
 
     def pause_writing(self) -> None:
@@ -96,50 +96,50 @@ class ServerConnection(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._congested = False
         self._engine.congested -= 1
-        self._release()
+        self._resume_feeders()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._congested:
             self.resume_writing()
-        self._engine.forget(self._session)
+        self._engine.on_connection_lost(self._session)
 
-    def _go_on(self) -> None:
-        """The broker has handled what came: see to what it is in the middle of, and to its answers."""
+    def _after_receive(self) -> None:
+        """Continue with what the broker made of the input: a large body, a pause, answers."""
         engine = self._engine
         if self._partials and self._session in self._partials:
-            self._expect_large()
+            self._receive_body()
         if engine.congested or self._stalled:
-            self._hold_back()
+            self._check_pause()
         if not engine.flushing:
             engine.schedule_flush()
 
     # ----------------------------------------------------------------------------------- large bodies
 
-    def _expect_large(self) -> None:
+    def _receive_body(self) -> None:
         if self._partials[self._session].body is not None and not self._transport.is_closing():
-            self._transport.set_protocol(LargeBody(self))
+            self._transport.set_protocol(BodyReceiver(self))
 
-    def room(self) -> memoryview:
-        """Where the next bytes of the large body belong."""
+    def body_buffer(self) -> memoryview:
+        """The buffer for the next bytes of the large body."""
         return self._partials[self._session].room()
 
-    def large_received(self, count: int) -> None:
-        """So many bytes of it have come."""
+    def body_received(self, count: int) -> None:
+        """Handle ``count`` bytes that were received into ``body_buffer``."""
         engine = self._engine
         if engine.congested:
-            engine.flush()  # as above
+            engine.flush()  # as in data_received
         try:
             engine.broker.receive_large(self._session, count, engine.time())
         except RemoteProtocolError as error:
-            self._turn_away(error)
+            self._refuse_error(error)
         if self._session not in self._partials:
             self._transport.set_protocol(self)
-        self._go_on()
+        self._after_receive()
 
     # ------------------------------------------------------------------------------ called by the engine
 
     def flush(self) -> None:
-        """Write what is in the outbox; small packets in one piece, large bodies as they are."""
+        """Write the outbox. Small packets are joined, large bodies are not copied."""
         outbox = self._outbox
         if len(outbox) == 1:
             self._transport.write(outbox[0])
@@ -163,25 +163,25 @@ class ServerConnection(asyncio.Protocol):
             self._transport.write(b"".join(small))
 
     def resume(self) -> None:
-        """The submissions of this peer are kept: go on with what it sent meanwhile."""
+        """Parse what this peer sent while its submissions were being committed."""
         if self._waits_for_store:
             self._waits_for_store = False
-            self._wait_no_more()
+            self._resume_reading()
         try:
             self._engine.broker.resume(self._session, self._engine.time())
         except RemoteProtocolError as error:
-            self._turn_away(error)
-        self._go_on()
+            self._refuse_error(error)
+        self._after_receive()
 
     def close(self) -> None:
-        """Close the connection once what was written has left."""
+        """Close the connection after everything written has been sent."""
         self._transport.close()
 
     def abort(self) -> None:
         """Close the connection now."""
         self._transport.abort()
 
-    def _turn_away(self, error: RemoteProtocolError) -> None:
+    def _refuse_error(self, error: RemoteProtocolError) -> None:
         if isinstance(error, Unauthorized):
             self.refuse(str(error), "refused a connection that does not know the token")
         else:
@@ -195,53 +195,54 @@ class ServerConnection(asyncio.Protocol):
 
     # ------------------------------------------------------------------------------------ slow readers
 
-    def _hold_back(self) -> None:
-        """Not be read from while those it feeds do not read, or its submissions are at the store."""
+    def _check_pause(self) -> None:
+        """Pause reading while the peers it feeds do not read, or its submissions are being committed."""
         if self._engine.congested:
             self._wait_for_slow_readers()
         if self._session in self._stalled and not self._waits_for_store:
             self._waits_for_store = True
-            self._wait()
+            self._pause_reading()
 
     def _wait_for_slow_readers(self) -> None:
-        """Be held by those congested peers that were just fed."""
+        """Pause until the congested peers that were just fed have caught up."""
         engine = self._engine
         for fed in [
             engine.peers[session] for session in engine.broker.outgoing.dirty if session in engine.peers
         ]:
             if fed._congested:
-                fed._hold(self)
+                fed._pause_feeder(self)
 
-    def _hold(self, feeder: ServerConnection) -> None:
-        """Do not read from who feeds this peer until it has caught up."""
-        if feeder in self._held or feeder._transport.is_closing():
+    def _pause_feeder(self, feeder: ServerConnection) -> None:
+        """Do not read from a connection that feeds this peer until the peer has caught up."""
+        if feeder in self._paused_feeders or feeder._transport.is_closing():
             return
-        self._held.add(feeder)
-        feeder._wait()
-        if self._patience is None:
-            self._patience = self._engine.call_later(self._engine.settings.max_stall, self._give_up)
+        self._paused_feeders.add(feeder)
+        feeder._pause_reading()
+        if self._stall_timer is None:
+            self._stall_timer = self._engine.call_later(self._engine.settings.max_stall, self._on_stall)
 
-    def _wait(self) -> None:
-        """Not be read from for one more reason."""
-        self._holders += 1
-        if self._holders == 1 and not self._transport.is_closing():
+    def _pause_reading(self) -> None:
+        """Add a reason not to read from this peer."""
+        self._pauses += 1
+        if self._pauses == 1 and not self._transport.is_closing():
             self._transport.pause_reading()
 
-    def _wait_no_more(self) -> None:
-        self._holders -= 1
-        if self._holders == 0 and not self._transport.is_closing():
+    def _resume_reading(self) -> None:
+        """Remove a reason not to read from this peer."""
+        self._pauses -= 1
+        if self._pauses == 0 and not self._transport.is_closing():
             self._transport.resume_reading()
 
-    def _release(self) -> None:
-        if self._patience is not None:
-            self._patience.cancel()
-            self._patience = None
-        for feeder in self._held:
-            feeder._wait_no_more()
-        self._held.clear()
+    def _resume_feeders(self) -> None:
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
+        for feeder in self._paused_feeders:
+            feeder._resume_reading()
+        self._paused_feeders.clear()
 
-    def _give_up(self) -> None:
-        self._patience = None
+    def _on_stall(self) -> None:
+        self._stall_timer = None
         fields = {"peer": self._session.address, "pending_bytes": self._transport.get_write_buffer_size()}
-        logger.warning("closed a connection that does not read while others wait for it", extra=fields)
+        logger.warning("closed a connection that stalls others because it does not read", extra=fields)
         self._transport.abort()

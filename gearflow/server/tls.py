@@ -1,9 +1,9 @@
-"""TLS between a socket and a peer, which takes it for its transport.
+"""TLS between a socket and a ``ServerConnection``, as that connection's transport.
 
-asyncio has such a layer, too. This one tells both sides why it turns somebody away: a client without TLS gets
-ERROR in words that it understands, one whose handshake fails the alert that asyncio keeps to itself, and the
-log has a line for each. Nor does it wait for anybody when it closes: packets tell their length, so that no
-end of a stream is taken for another.
+asyncio has such a layer, too. This one tells both sides why it refuses a connection. A client without TLS
+gets an ERROR packet, a client whose handshake fails gets the alert that asyncio does not send, and the log
+has a line for each. It does not wait for the peer when it closes: packets carry their length, so a cut stream
+cannot pass for a whole one.
 """
 
 from __future__ import annotations
@@ -16,22 +16,19 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from gearflow.protocol.constants import HEADER, RES, TLS_REQUIRED, PacketType
-from gearflow.server.connection import LargeBody
+from gearflow.server.connection import BodyReceiver
 
 if TYPE_CHECKING:
     from gearflow.server.connection import ServerConnection
-    from gearflow.server.server import Engine
+    from gearflow.server.engine import Engine
 
 logger = logging.getLogger(__name__)
 
-HANDSHAKE_TIME: Final = 10.0
-"""Seconds that a client has for its part of the handshake."""
-
 SIZE: Final = 65_536
-"""Bytes that are taken in, or sent, at a time: OpenSSL's buffers grow to it, and never shrink."""
+"""Bytes that are received or sent at a time. OpenSSL's buffers grow to it and never shrink."""
 
 _HELLO: Final = 0x16
-"""What TLS begins with; Gearman's packets begin with 0, and its text commands with a letter."""
+"""The first byte of TLS. Gearman's packets begin with 0, and its text commands with a letter."""
 
 _PLAIN: Final = b"this port speaks TLS only"
 
@@ -46,21 +43,23 @@ _REASONS: Final = {
 
 
 class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
-    """One connection's TLS. Owns its state; the peer's transport on one side, the socket's on the other."""
+    """The TLS of one connection. Owns its state. Acts as transport to the peer, as protocol to the socket."""
 
     def __init__(self, engine: Engine, peer: ServerConnection, context: ssl.SSLContext) -> None:
         asyncio.Transport.__init__(self)
         self._engine = engine
-        # Until the connection is gone: then the two would keep each other alive.
+        # None after the connection is lost, or the two would keep each other alive.
         self._peer: ServerConnection | None = peer
-        self._large: LargeBody | None = None  # while it takes the peer's place
+        self._large: BodyReceiver | None = None  # while it replaces the peer
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
-        self._read = cast("Callable[[int, memoryview], int]", self._tls.read)  # it is bytes without a buffer
-        self._buffer = engine.scratch
-        self._has_begun = False  # something has come
-        self._is_open = False  # the handshake is over
+        self._read = cast(
+            "Callable[[int, memoryview], int]", self._tls.read
+        )  # typeshed: bytes, which is so without a buffer
+        self._buffer = engine.tls_buffer
+        self._has_begun = False  # bytes have arrived
+        self._is_open = False  # the handshake is done
         self._is_paused = False
         self._is_closing = False
 
@@ -68,7 +67,9 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._patience = self._engine.call_later(HANDSHAKE_TIME, self._give_up)
+        self._handshake_timer = self._engine.call_later(
+            self._engine.timings.handshake, self._on_handshake_timeout
+        )
         self._to_peer.connection_made(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -79,10 +80,10 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
         if not self._has_begun:
             self._has_begun = True
             if data[0] != _HELLO:
-                self._refuse_plain(in_words=data[0] != 0)
+                self._refuse_plain(as_text=data[0] != 0)
                 return
         self._incoming.write(data)
-        if self._is_open or self._shake_hands():
+        if self._is_open or self._handshake():
             self._decrypt()
 
     def eof_received(self) -> None:
@@ -96,7 +97,7 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
         self._to_peer.resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._patience.cancel()
+        self._handshake_timer.cancel()
         self._is_closing = True
         self._to_peer.connection_lost(exc)
         self._peer = self._large = None
@@ -116,7 +117,7 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
             return
         self._is_closing = True
         if self._is_open:
-            with suppress(ssl.SSLError):  # always: it says goodbye, and would wait for the answer
+            with suppress(ssl.SSLError):  # always raised: it sends close_notify and would wait for the answer
                 self._tls.unwrap()
             self._flush()
         self._transport.close()
@@ -135,10 +136,10 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
     def resume_reading(self) -> None:
         self._is_paused = False
         self._transport.resume_reading()
-        self._engine.call_later(0, self._decrypt)  # what has come, and was not read
+        self._engine.call_later(0, self._decrypt)  # bytes that arrived while paused
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        self._large = protocol if isinstance(protocol, LargeBody) else None
+        self._large = protocol if isinstance(protocol, BodyReceiver) else None
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return self._transport.get_extra_info(name, default)
@@ -151,8 +152,8 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
 
     # ------------------------------------------------------------------------------------ handshake
 
-    def _shake_hands(self) -> bool:
-        """Go on with the handshake; whether it is over, and good."""
+    def _handshake(self) -> bool:
+        """Continue the handshake. Returns True once it succeeded."""
         try:
             self._tls.do_handshake()
         except ssl.SSLWantReadError:
@@ -163,12 +164,12 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
             self._refuse("refused a connection: its TLS handshake failed", _reason(error))
             return False
         self._flush()
-        self._patience.cancel()
+        self._handshake_timer.cancel()
         self._is_open = True
         return True
 
-    def _refuse_plain(self, *, in_words: bool) -> None:
-        if in_words:
+    def _refuse_plain(self, *, as_text: bool) -> None:
+        if as_text:
             answer = b"ERR %b %b\r\n" % (TLS_REQUIRED, _PLAIN.replace(b" ", b"+"))
         else:
             body = TLS_REQUIRED + b"\0" + _PLAIN
@@ -176,9 +177,10 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
         self._transport.write(answer)
         self._refuse("refused a connection without TLS", _PLAIN.decode())
 
-    def _give_up(self) -> None:
+    def _on_handshake_timeout(self) -> None:
         self._refuse(
-            "refused a connection: its TLS handshake failed", f"it took more than {HANDSHAKE_TIME:g} s"
+            "refused a connection: its TLS handshake failed",
+            f"it took more than {self._engine.timings.handshake:g} s",
         )
 
     def _refuse(self, what: str, reason: str) -> None:
@@ -194,7 +196,7 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
         return self._peer
 
     def _decrypt(self) -> None:
-        """Hand over what has come, as long as the peer wants to have it."""
+        """Pass what has arrived to the peer until the peer pauses reading."""
         while not (self._is_paused or self._is_closing):
             large = self._large
             room = self._buffer if large is None else large.get_buffer(-1)
@@ -211,7 +213,7 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
         self._flush()
 
     def _read_into(self, room: memoryview) -> tuple[int, bool]:
-        """How many bytes there were, and whether nothing more will come."""
+        """Decrypt into a buffer. Returns the number of bytes, and whether the stream has ended."""
         filled = 0
         try:
             while filled < len(room):
@@ -233,7 +235,7 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
 
 
 def _reason(error: ssl.SSLError) -> str:
-    """Why TLS failed, seen from the server."""
+    """The reason why TLS failed, from the server's point of view."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is refused: {error.verify_message}"
     reason = error.reason or str(error)

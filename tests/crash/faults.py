@@ -9,7 +9,7 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 
 from gearflow.broker.storage import Change, Store
 from gearflow.errors import StoreError
-from gearflow.server import server as server_module
+from gearflow.server import engine as engine_module
 from gearflow.server.settings import FILE_NAME, ServerSettings
 from gearflow.stores import SqliteStore
 from gearflow.stores.sqlite.schema import Metadata
@@ -78,7 +78,7 @@ def arm(fault: Fault) -> None:
     def open_store(settings: ServerSettings) -> Store:
         return FaultyStore(settings, fault)
 
-    server_module.open_store = open_store  # type: ignore[attr-defined]  # it is the server's import
+    engine_module.open_store = open_store  # type: ignore[attr-defined]  # the name that the engine imports
 
 
 def _die(*_: object) -> None:

@@ -115,7 +115,7 @@ def test_one_that_asks_and_does_not_read_is_closed_before_its_answers_fill_the_m
                 round_trip(client, worker, work)
             pytest.fail("it was read from for ever")
         assert server.peak_memory() - before < 32 * MIB
-        assert "does not read while others wait for it" in server.log
+        assert "stalls others because it does not read" in server.log
 
 
 def test_a_worker_that_grabs_and_does_not_read_loses_its_jobs_only_by_leaving(

@@ -16,10 +16,10 @@ import pytest
 from gearflow.protocol import packets as p
 from gearflow.protocol.codec import encode
 from gearflow.security.tls import BadCertificate
-from gearflow.server import JobServer
-from gearflow.server import tls as server_tls
+from gearflow.server import JobServer, ServerSettings
+from gearflow.server.engine import Timings
 from tests.authority import Authority
-from tests.server.wire import TIMEOUT, Wire
+from tests.server.wire import TIMEOUT, Wire, running
 
 MIB = 1 << 20
 
@@ -203,11 +203,11 @@ def test_a_client_that_does_not_trust_the_server_is_logged(
 
 
 def test_a_client_that_stops_in_the_middle_of_the_handshake_is_closed(
-    authority: Authority, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    authority: Authority, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(server_tls, "HANDSHAKE_TIME", 0.05)
+    settings = ServerSettings(port=0, tls_cert=authority.server)
     with (
-        JobServer(port=0, tls_cert=authority.server) as server,
+        running(settings, Timings(handshake=0.05)) as server,
         socket.create_connection(("127.0.0.1", server.port), timeout=TIMEOUT) as idle,
     ):
         idle.sendall(b"\x16\x03\x01")
@@ -321,6 +321,6 @@ def test_a_bad_new_file_is_logged_and_the_old_one_stays(
         with Wire(server.port, authority.context()) as wire:
             wire.send(p.EchoReq(b"x"))
             assert wire.receive() == p.EchoRes(b"x")
-    said = line(caplog, "TLS stays as it is")
+    said = line(caplog, "cannot reload the TLS files")
     assert said["levelname"] == "ERROR"
     assert said["reason"] == f"there is no certificate in {own}; is it a PEM file, and the right one?"

@@ -8,7 +8,8 @@ from typing import Any, cast
 import pytest
 
 from gearflow.security.tls import server_context
-from gearflow.server.connection import LargeBody
+from gearflow.server.connection import BodyReceiver
+from gearflow.server.engine import Timings
 from gearflow.server.tls import TlsTransport
 from tests.authority import Authority
 
@@ -22,7 +23,8 @@ class Engine:
     """What calls are to be made later."""
 
     def __init__(self) -> None:
-        self.scratch = memoryview(bytearray(1 << 18))
+        self.tls_buffer = memoryview(bytearray(1 << 18))
+        self.timings = Timings()
         self.later: list[Callable[[], None]] = []
 
     def call_later(self, seconds: float, call: Callable[[], None]) -> Timer:
@@ -67,12 +69,12 @@ class Peer:
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         self.transport = transport
-        transport.set_protocol(LargeBody(cast(Any, self)))
+        transport.set_protocol(BodyReceiver(cast(Any, self)))
 
-    def room(self) -> memoryview:
+    def body_buffer(self) -> memoryview:
         return self._plate
 
-    def large_received(self, count: int) -> None:
+    def body_received(self, count: int) -> None:
         self.had.append(bytes(self._plate[:count]))
         if count == self.appetite:
             self.transport.pause_reading()

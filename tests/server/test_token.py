@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from gearflow.protocol import packets as p
 from gearflow.protocol.constants import AUTH
 from gearflow.server import JobServer, ServerSettings
-from gearflow.server import server as server_module
+from gearflow.server.engine import Timings
 from tests.authority import Authority
-from tests.server.wire import TIMEOUT, Wire
+from tests.server.wire import TIMEOUT, Wire, running
 
 TOKEN = "open sesame, 32 thieves"
 REFUSED = "refused a connection that does not know the token"
@@ -70,12 +70,9 @@ def test_a_wrong_token_is_logged_and_not_shown(server: JobServer, caplog: pytest
     assert not any("abracadabra" in str(vars(record)) for record in caplog.records)
 
 
-def test_who_says_nothing_is_closed(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(server_module, "_INTRODUCTION", 0.05)
+def test_a_connection_that_sends_no_token_is_closed(caplog: pytest.LogCaptureFixture) -> None:
     with (
-        JobServer(port=0, token=TOKEN) as server,
+        running(ServerSettings(port=0, token=SecretStr(TOKEN)), Timings(authentication=0.05)) as server,
         socket.create_connection(("127.0.0.1", server.port), timeout=TIMEOUT) as idle,
         Wire(server.port) as known,
     ):

@@ -18,6 +18,9 @@ from gearflow.protocol import packets as p
 from gearflow.protocol.codec import decode, encode
 from gearflow.protocol.constants import HEADER, HEADER_SIZE, RES
 from gearflow.protocol.packets import Packet
+from gearflow.server import ServerSettings
+from gearflow.server.engine import Engine, Timings
+from gearflow.server.server import EngineThread
 
 TIMEOUT: Final = 20.0
 """Seconds after which a socket that hears nothing fails its test."""
@@ -34,6 +37,17 @@ with JobServer(port=0, **{"max_deaths": None, **settings}) as server:
     print(server.port, flush=True)
     sys.stdin.read()
 """
+
+
+@contextmanager
+def running(settings: ServerSettings, timings: Timings) -> Iterator[Engine]:
+    """A server in a thread, with time limits of the test's own."""
+    thread = EngineThread(settings, timings)
+    engine = thread.start()
+    try:
+        yield engine
+    finally:
+        thread.stop()
 
 
 class Answers:

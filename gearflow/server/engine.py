@@ -1,0 +1,324 @@
+"""A job server on one asyncio event loop: the broker, its connections, and the timers between them.
+
+Each turn of the loop brings bytes to the broker. ``flush`` runs once at the end of the turn: it commits what
+the broker wants kept, then writes the outboxes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import resource
+import socket
+import ssl
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from gearflow.broker import Broker, Session
+from gearflow.broker.storage import Store
+from gearflow.security.tls import BadCertificate, server_context
+from gearflow.server import admin, tls
+from gearflow.server.connection import ServerConnection
+from gearflow.server.persistence import GroupCommitter, open_store
+from gearflow.server.settings import ServerSettings
+from gearflow.server.tls import TlsTransport
+
+logger = logging.getLogger(__name__)
+
+_SPARE_FILES: Final = 64
+"""Open files that the process keeps for its own use: the log, the event loop, and the embedding program."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Time limits of a server in seconds. They are not settings. Tests pass shorter ones."""
+
+    clock_check: float = 60.0
+    """While jobs are delayed, the server notices a changed wall clock within this time."""
+
+    packet_check: float = 1.0
+    """Time between checks for packets that have not arrived whole."""
+
+    authentication: float = 30.0
+    """Time for a connection to send the token, if the server has one."""
+
+    handshake: float = 10.0
+    """Time for a client's part of the TLS handshake."""
+
+    last_write: float = 1.0
+    """Time for peers to read what was already written to them when the server stops."""
+
+
+class Engine:
+    """A running server on the current event loop. Owns the broker, the connections and the timers.
+
+    Args:
+        settings: The server's settings.
+        timings: Its time limits.
+
+    Raises:
+        StoreError: The store cannot be used.
+        BadCertificate: A TLS file cannot be used.
+    """
+
+    def __init__(self, settings: ServerSettings, timings: Timings) -> None:
+        self.settings = settings
+        self.timings = timings
+        self.peers: dict[Session, ServerConnection] = {}
+        self.port = 0
+        self.congested = 0  # connections whose pending bytes are at the limit
+        self.flushing = False  # a flush is scheduled
+        self.tls_buffer = memoryview(bytearray(tls.SIZE if settings.tls_cert else 0))  # shared by all
+        self._loop = asyncio.get_running_loop()
+        self.time: Callable[[], float] = self._loop.time
+        self._tls = self._read_tls()
+        store = open_store(settings)
+        try:
+            self._load(store)
+        except BaseException:
+            store.close()
+            raise
+        self._committer = GroupCommitter(self.broker.journal, store, settings.sync, self._schedule)
+        self._most_connections = min(settings.max_connections or sys.maxsize, _most_connections())
+        self._listener: asyncio.Server | None = None
+        self._stopping = False
+        self._all_closed = asyncio.Event()  # set when the last connection closes
+        self._packet_timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_due = 0.0  # uvloop's timers have no ``when``
+
+    def _load(self, store: Store) -> None:
+        """Make the broker and restore what the store has. Raises StoreError."""
+        contents = store.load()
+        token = self.settings.token
+        self.broker = Broker(
+            b"H:%b-%b:" % (socket.gethostname()[:32].encode(), contents.name),
+            lambda line: admin.answer(self.broker, line),
+            self.settings.limits,
+            store,
+            token.get_secret_value().encode() if token is not None else None,
+            admin.server_version(),
+        )
+        self._held_grabs = self.broker.outgoing.held_grabs.by_session
+        self._partials = self.broker.parser.partials
+        self._update_clock()
+        collecting = gc.isenabled()
+        gc.disable()  # none of the restored jobs is garbage
+        try:
+            self.restored = self.broker.restore(contents)
+        finally:
+            if collecting:
+                gc.enable()
+
+    # ------------------------------------------------------------------------------------ start and stop
+
+    async def start(self) -> None:
+        """Listen. Raises OSError if the port is taken or the address is not this machine's."""
+        settings = self.settings
+        self._committer.commit()
+        await self._committer.settle()
+        try:
+            self._listener = await self._loop.create_server(
+                self._new_protocol, settings.host, settings.port, backlog=settings.backlog
+            )
+        except OSError:
+            await self._committer.close()
+            raise
+        self.port = self._listener.sockets[0].getsockname()[1]
+        self._update_clock()
+        logger.info("listening", extra={"host": settings.host, "port": self.port})
+
+    async def stop(self) -> None:
+        """Stop listening, close all connections, and close the store. Kept jobs stay in the store."""
+        assert self._listener is not None
+        self._listener.close()
+        self.flush()
+        self._stopping = True
+        for timer in (self._timer, self._packet_timer):
+            if timer is not None:
+                timer.cancel()
+        await self._close_connections()
+        await self._committer.close()
+        logger.info("stopped", extra={"host": self.settings.host, "port": self.port})
+
+    async def _close_connections(self) -> None:
+        """Close all connections, and abort those that do not read what was written to them."""
+        if not self.peers:
+            return
+        self._all_closed.clear()
+        for peer in list(self.peers.values()):
+            peer.close()
+        try:
+            async with asyncio.timeout(self.timings.last_write):
+                await self._all_closed.wait()
+        except TimeoutError:
+            for peer in list(self.peers.values()):
+                peer.abort()
+
+    # ---------------------------------------------------------------------------------------------- TLS
+
+    def reload_tls(self) -> None:
+        """Read the TLS files again for new connections. If one is bad, all settings stay as they are."""
+        try:
+            self._tls = self._read_tls()
+        except BadCertificate as error:
+            logger.error("cannot reload the TLS files", extra={"reason": str(error)})
+        else:
+            logger.info("reloaded the TLS files", extra={"cert": str(self.settings.tls_cert)})
+
+    def _read_tls(self) -> ssl.SSLContext | None:
+        """The TLS context, or None without TLS. Raises BadCertificate."""
+        settings = self.settings
+        if settings.tls_cert is None:
+            return None
+        return server_context(settings.tls_cert, settings.tls_key, settings.tls_ca)
+
+    # -------------------------------------------------------------------------------------- connections
+
+    def _new_protocol(self) -> asyncio.BaseProtocol:
+        """The protocol for an accepted connection."""
+        peer = ServerConnection(self)
+        return peer if self._tls is None else TlsTransport(self, peer, self._tls)
+
+    def accept(self, peer: ServerConnection, transport: asyncio.BaseTransport) -> Session:
+        """Register a new connection. One above the limit is closed again."""
+        address = transport.get_extra_info("peername")
+        name = address[0] if address else "-"
+        session = self.broker.connected(transport.get_extra_info("socket").fileno(), name)
+        self.peers[session] = peer
+        if len(self.peers) > self._most_connections:
+            fields = {"peer": name, "limit": self._most_connections}
+            logger.warning("refused a connection: the connection limit is reached", extra=fields)
+            transport.close()
+        elif session in self.broker.auth.unauthenticated:
+            self.call_later(self.timings.authentication, partial(self._close_unauthenticated, session))
+        return session
+
+    def on_connection_lost(self, session: Session) -> None:
+        """Remove the peer of a closed connection and notify the broker."""
+        del self.peers[session]
+        if not self.peers:
+            self._all_closed.set()
+        if not self._stopping:  # else its jobs stay with it, and the next start restores them
+            self.broker.disconnected(session, self.time())
+            self.schedule_flush()
+
+    def _close_unauthenticated(self, session: Session) -> None:
+        if session in self.broker.auth.unauthenticated:
+            self.peers[session].refuse(
+                f"it sent no token for {self.timings.authentication:g} s",
+                "refused a connection that does not know the token",
+            )
+
+    # -------------------------------------------------------------------------- calls on the event loop
+
+    def post(self, call: Callable[[], None]) -> None:
+        """Call something on the event loop. You can use this from any thread."""
+        self._loop.call_soon_threadsafe(call)
+
+    def call_later(self, seconds: float, call: Callable[[], None]) -> asyncio.TimerHandle:
+        """Call something on the event loop after a time."""
+        return self._loop.call_later(seconds, call)
+
+    def schedule_flush(self) -> None:
+        """Flush once for everything that this turn of the event loop brings."""
+        broker = self.broker
+        outgoing = broker.outgoing
+        if (outgoing.dirty or broker.journal.entries or self._held_grabs) and not self.flushing:
+            self._schedule()
+        if self._partials or outgoing.notices:
+            self._handle_rare()
+
+    def _schedule(self) -> None:
+        if not self.flushing:
+            self.flushing = True
+            self._loop.call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Commit the journal, then write all outboxes."""
+        self.flushing = False
+        broker = self.broker
+        if broker.journal.entries:
+            self._committer.commit()
+        if broker.submissions.ready_to_resume:
+            self._resume()
+        self._write()
+        if self._partials or broker.outgoing.notices:
+            self._handle_rare()
+        due = self.broker.next_due()
+        if due is not None and (self._timer is None or due < self._timer_due):
+            self._set_timer(due)
+
+    def _write(self) -> None:
+        """Write the outboxes that are not empty."""
+        outgoing = self.broker.outgoing
+        dirty, outgoing.dirty = outgoing.dirty, []
+        for session in dirty:
+            peer = self.peers.get(session)
+            if peer is not None:
+                peer.flush()
+
+    def _resume(self) -> None:
+        """Parse the input that waited until a submission was committed."""
+        submissions = self.broker.submissions
+        ready, submissions.ready_to_resume = submissions.ready_to_resume, {}
+        for session in ready:
+            if session in self.peers:
+                if self.congested:
+                    self._write()  # so that only this peer makes sessions dirty from here on
+                self.peers[session].resume()
+
+    # ---------------------------------------------------------------------- notices and partial packets
+
+    def _handle_rare(self) -> None:
+        """Log the broker's notices, and start the timer for partial packets."""
+        if self.broker.outgoing.notices:
+            self._log_notices()
+        if self._partials and self._packet_timer is None:
+            self._packet_timer = self._loop.call_later(self.timings.packet_check, self._check_packets)
+
+    def _log_notices(self) -> None:
+        for notice in self.broker.outgoing.notices:
+            fields = {"subject": notice.subject.decode(errors="replace")}
+            if notice.session is not None:
+                fields["peer"] = notice.session.address
+            logger.warning(notice.text, extra=fields)
+        self.broker.outgoing.notices.clear()
+
+    def _check_packets(self) -> None:
+        """Close connections whose packet is overdue. Repeats while there are partial packets."""
+        self._packet_timer = None
+        for session in self.broker.parser.overdue(self.time()):
+            self.peers[session].refuse("a packet did not arrive whole in time")
+        self._handle_rare()
+
+    # ----------------------------------------------------------------------------- the broker's timers
+
+    def _set_timer(self, due: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_due = min(due, self.time() + self.timings.clock_check)
+        self._timer = self._loop.call_at(self._timer_due, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._update_clock()
+        self.broker.tick(self.time())
+        self.schedule_flush()
+        due = self.broker.next_due()
+        if due is not None:
+            self._set_timer(due)
+
+    def _update_clock(self) -> None:
+        self.broker.clock.offset = time.time() - self.time()
+
+
+def _most_connections() -> int:
+    """The limit on open files of the process, less a few that the server needs itself."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(soft - _SPARE_FILES, 1) if soft != resource.RLIM_INFINITY else sys.maxsize
