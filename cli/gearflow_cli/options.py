@@ -13,12 +13,15 @@ from datetime import MAXYEAR, MINYEAR, UTC, datetime
 from enum import StrEnum
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 import typer
 
 from gearflow_cli.errors import ExitCode, Failure
 from gearflow_cli.help import Panel, variable
+
+if TYPE_CHECKING:
+    from gearflow.client import Priority
 
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)([smhd])", re.ASCII)
@@ -129,7 +132,24 @@ def _some(values: list[str] | None) -> list[str]:
     return names
 
 
-_PARSERS: Final[dict[str, Callable[[str], Any]]] = {"DURATION": duration, "TIME": moment, "SIZE": size}
+def priority(text: str) -> "Priority":
+    """One of gearflow's priorities."""
+    from gearflow.client import Priority
+
+    try:
+        return Priority(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no priority; write {PRIORITIES}") from None
+
+
+PRIORITIES: Final = "high|normal|low"
+
+_PARSERS: Final[dict[str, Callable[[str], Any]]] = {
+    "DURATION": duration,
+    "TIME": moment,
+    "SIZE": size,
+    PRIORITIES: priority,
+}
 
 
 def option(

@@ -1,14 +1,13 @@
 """The options of ``gearflow submit``, and which of them clash."""
 
 from dataclasses import dataclass
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 from gearflow_cli.errors import ExitCode, Failure
 from gearflow_cli.server_queries import TIMEOUT
 
 if TYPE_CHECKING:
-    from gearflow.client import SubmitOptions
+    from gearflow.client import Priority, SubmitOptions
     from gearflow.tasks import Task
 
     AnyTask: TypeAlias = Task[..., Any]
@@ -16,19 +15,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SubmitChoices:
-    """The options of a job. None means the task's own. Durations are in seconds."""
+    """The options of the command line."""
 
     background: bool
-    priority: str | None
-    unique: str | None
-    delay: float | None
-    at: datetime | None
-    expires: float | None
-    keep: float | None
-    reuse: bool | None
-    resubmit: bool | None
-    retries: int | None
-    run_limit: float | None
+    options: dict[str, Any]
+    """Those of the call, as ``CallOptions`` has them. An option that is not given is left to the task."""
     timeout: float | None
     verbose: bool
 
@@ -37,63 +28,36 @@ class SubmitChoices:
         """Seconds that a server has for each answer until the job is submitted."""
         return min(TIMEOUT, self.timeout or TIMEOUT)
 
-    def for_task(self) -> dict[str, Any]:
-        """The options for the call of a task."""
-        wished = {
-            "priority": self.priority,
-            "unique": self.unique,
-            "delay": self.delay,
-            "at": self.at,
-            "expires": self.expires,
-            "keep": self.keep,
-            "reuse": self.reuse,
-            "resubmit": self.resubmit,
-            "retries": self.retries,
-            "timeout": self.run_limit,
-        }
-        return {name: value for name, value in wished.items() if value is not None}
+    def for_function(self) -> "tuple[Priority, SubmitOptions | None]":
+        """The priority and the other options, for a function without a task."""
+        from gearflow.tasks.options import Options
 
-    def for_function(self) -> "SubmitOptions | None":
-        """What is wished beyond a unique and a priority, of a function without a task; None for nothing."""
-        from gearflow.client import SubmitOptions
-        from gearflow.tasks import Retry
-
-        wished = SubmitOptions(
-            delay=self.delay,
-            at=None if self.at is None else self.at.timestamp(),
-            expires=self.expires,
-            keep=self.keep,
-            reuse=bool(self.reuse),
-            resubmit=bool(self.resubmit),
-            retries=None if self.retries is None else Retry(self.retries + 1).to_plan(),
-            timeout=self.run_limit,
-        )
-        return None if wished == SubmitOptions() else wished
+        options = Options().updated(self.options)
+        return options.priority, None if options.is_plain else options.asked
 
     def check(self) -> None:
         """Raises Failure if options make no sense together."""
-        has_start = self.delay is not None or self.at is not None
-        if self.delay is not None and self.at is not None:
+        starts = [f"--{name}" for name in ("delay", "at") if name in self.options]
+        if len(starts) > 1:
             _refuse("--delay and --at both say when the job may start: leave out one of them")
-        if has_start and not self.background:
-            name = "--at" if self.delay is None else "--delay"
-            _refuse(f"{name} is for jobs that nobody waits for: add --bg")
+        if starts and not self.background:
+            _refuse(f"{starts[0]} is for jobs that nobody waits for: add --bg")
         if self.timeout is not None and self.background:
             _refuse(
                 "--timeout limits the wait for the result, and --bg does not wait: leave out one of them "
                 "(--run-limit limits the run)"
             )
-        if self.unique == "":
+        if self.options.get("unique") == "":
             _refuse("--unique needs a key; leave it out to join nothing")
-        if self.run_limit == 0:
+        if self.options.get("timeout") == 0:
             _refuse("--run-limit 0: a task cannot run in no time; leave it out for no limit")
 
     def check_with(self, task: "AnyTask | None", *, raw: bool) -> None:
         """Raises Failure if options make no sense for the task. With ``raw``, its own do not apply."""
         has_key = task is not None and not raw and task.call_options.unique is not False
-        if self.reuse and self.unique is None and not has_key:
+        if self.options.get("reuse") and "unique" not in self.options and not has_key:
             _refuse("--reuse asks for what is kept of a job with the same key: add --unique")
-        if task is not None and task.foreign and (self.retries is not None or self.run_limit is not None):
+        if task is not None and task.foreign and self.options.keys() & {"retries", "timeout"}:
             _refuse(f"--retries and --run-limit are for gearflow's workers, and others run {task.name}")
 
 

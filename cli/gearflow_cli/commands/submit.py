@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 import typer
@@ -18,7 +17,7 @@ from gearflow_cli.progress import ProgressView
 from gearflow_cli.submit_options import SubmitChoices
 
 if TYPE_CHECKING:
-    from gearflow.client import Client, ClientJob
+    from gearflow.client import Client, ClientJob, JobRequest
     from gearflow.tasks import Task
 
     AnyTask: TypeAlias = Task[..., Any]
@@ -26,14 +25,6 @@ if TYPE_CHECKING:
 
 _PATIENCE: Final = 1.0
 """Seconds that a server has at least to acknowledge a job, and at the end to say what happens to it."""
-
-
-class PriorityName(StrEnum):
-    """The priority among the waiting jobs of a function."""
-
-    HIGH = "high"
-    NORMAL = "normal"
-    LOW = "low"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +93,8 @@ def submit(
         option(Panel.HOW, "--expires", "Give the job up if it has not started after this time.", "DURATION"),
     ] = None,
     priority: Annotated[
-        PriorityName | None,
-        option(Panel.HOW, "--priority", "Among the waiting jobs of the function.", "high|normal|low"),
+        Any,  # a Priority, whose module is imported only when it is needed
+        option(Panel.HOW, "--priority", "Among the waiting jobs of the function.", options.PRIORITIES),
     ] = None,
     unique: Annotated[
         str | None,
@@ -161,23 +152,19 @@ def submit(
         raise Failure(ExitCode.USAGE, "the name is empty; give the name of a task, such as myapp.tasks.add")
     if background and timeout is not None:  # allowed if one of them is in the environment
         background, timeout = _waits_or_not(context, timeout)
-    wishes = SubmitChoices(
-        background=background,
-        priority=priority and priority.value,
-        unique=unique,
-        delay=delay,
-        at=at,
-        expires=expires,
-        keep=keep,
-        reuse=reuse,
-        resubmit=resubmit,
-        retries=retries,
-        run_limit=run_limit,
-        timeout=timeout,
-        verbose=verbose,
-    )
+    chosen = {
+        "priority": priority,
+        "unique": unique,
+        "delay": delay,
+        "at": at,
+        "expires": expires,
+        "keep": keep,
+    }
+    chosen |= {"reuse": reuse, "resubmit": resubmit, "retries": retries, "timeout": run_limit}
+    given_options = {name: value for name, value in chosen.items() if value is not None}
+    wishes = SubmitChoices(background, given_options, timeout, verbose)
     wishes.check()
-    if not options.is_utf8(name) and wishes.for_function() is not None:  # the options are sent in JSON
+    if not options.is_utf8(name) and wishes.for_function()[1] is not None:  # the options are sent in JSON
         raise Failure(ExitCode.USAGE, f"{name!r} is not UTF-8: it can be submitted without options only")
     task = _find_task(name, modules or [], certain=_is_given_here(context, "modules"))
     wishes.check_with(task, raw=raw)
@@ -283,20 +270,23 @@ async def _hand_over(job: _Typed | _Untyped, client: "Client", wishes: SubmitCho
     """Submit a job in the background. Returns its handle."""
     if isinstance(job, _Typed):
         with imports.user_code(job.task):
-            ref = await _with_options(job.task, wishes).abackground(*job.args, **job.kwargs)
+            ref = await job.task.options(**wishes.options).abackground(*job.args, **job.kwargs)
         return ref.handle
-    from gearflow.client import Priority
+    return (await client.enqueue(_request(job, wishes))).handle
+
+
+def _request(job: _Typed | _Untyped, wishes: SubmitChoices) -> "JobRequest":
+    """What is submitted for a job that is waited for, or of which only the function's name is known."""
+    if isinstance(job, _Typed):
+        with imports.user_code(job.task):
+            return job.task.options(**wishes.options).prepare(job.args, job.kwargs)
+    from gearflow.client import JobRequest
     from gearflow.client.names import fresh_unique
 
-    handle = await client.submit_background(
-        job.function,
-        job.workload,
-        # gearmand's queue plugins overwrite the rows of jobs that have no unique
-        unique=wishes.unique or fresh_unique(),
-        priority=Priority(wishes.priority or "normal"),
-        options=wishes.for_function(),
-    )
-    return handle.handle
+    priority, options = wishes.for_function()
+    # gearmand's queue plugins overwrite the rows of background jobs without a unique
+    unique = wishes.options.get("unique") or (fresh_unique() if wishes.background else "")
+    return JobRequest(job.function, job.workload, unique, priority, options, detached=wishes.background)
 
 
 async def _acknowledged(job: _Typed | _Untyped, client: "Client", wishes: SubmitChoices) -> "ClientJob":
@@ -310,35 +300,12 @@ async def _acknowledged(job: _Typed | _Untyped, client: "Client", wishes: Submit
     limit = None if wishes.timeout is None else max(wishes.timeout, _PATIENCE)
     try:
         with anyio.fail_after(limit):
-            return await _attach(job, client, wishes)
+            return await client.attach(_request(job, wishes))
     except TimeoutError:
         raise Failure(
             ExitCode.OUTCOME_UNKNOWN,
             f"{job.function}: no server has acknowledged it within {limit:g} s; the job may exist or not",
         ) from None
-
-
-async def _attach(job: _Typed | _Untyped, client: "Client", wishes: SubmitChoices) -> "ClientJob":
-    """Submit a job to wait for."""
-    from gearflow.client import Priority
-
-    if isinstance(job, _Untyped):
-        return await client.submit(
-            job.function,
-            job.workload,
-            unique=wishes.unique or "",
-            priority=Priority(wishes.priority or "normal"),
-            options=wishes.for_function(),
-        )
-    with imports.user_code(job.task):
-        call = _with_options(job.task, wishes).prepare(job.args, job.kwargs)
-    return await client.attach(call)
-
-
-def _with_options(task: "AnyTask", wishes: SubmitChoices) -> "AnyTask":
-    """The task with the options of the command line in place of its own."""
-    given: Any = wishes.for_task()
-    return task.options(**given)
 
 
 async def _wait(
