@@ -5,9 +5,10 @@ They are two classes so that a forgotten ``await`` is a type error.
 """
 
 from collections.abc import Callable, Generator
+from contextlib import nullcontext
 from datetime import timedelta
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from gearflow.client import (
     Client,
@@ -23,9 +24,11 @@ from gearflow.client import (
 from gearflow.tasks import migration_hints
 from gearflow.tasks.durations import wait_limit
 from gearflow.tasks.remote_errors import decode_failure
-from gearflow.tasks.wait_tracking import Waiting
+from gearflow.tasks.wait_tracking import Waiting, caller
 
 R_co = TypeVar("R_co", covariant=True)
+
+_NO_CALLER: Final = nullcontext()  # the call is not made by a task, so its wait is of no interest
 
 
 class AsyncJob(Generic[R_co]):
@@ -141,18 +144,19 @@ for _kind in (Job, AsyncJob):
 
 
 async def outcome(call: JobRequest, client: Client) -> bytes:
-    """Submit a call and wait for its result; a caller who is cancelled meanwhile wants the job no more.
+    """Submit a call and wait for its result. If the caller is cancelled, it detaches from the job.
 
     Raises as ``AsyncJob.result``, and as ``Client.submit``.
     """
-    with Waiting(call.function):
+    with Waiting(call.function) if caller.get() is not None else _NO_CALLER:
         job = await client.attach(call)
         try:
             return await job.result()
         except JobFailed as error:
             raise decode_failure(error.exception, job.handle) from None
-        finally:
-            job.cancel()  # does nothing when it has ended
+        except BaseException:
+            job.cancel()  # does nothing if it has ended
+            raise
 
 
 async def _result(timeout: float | timedelta | None, job: ClientJob) -> bytes:

@@ -15,26 +15,26 @@ from typing import Any, Final, Protocol
 
 
 class Listener(Protocol):
-    """Who wants to know. Called in the thread of the loop that waits, whichever that is."""
+    """Receives the waits, in the thread of the loop that waits."""
 
     def began(self, run: Any, wait: "Waiting") -> None:
-        """A run waits from now on."""
+        """A run has started to wait."""
         ...
 
     def ended(self, run: Any, wait: "Waiting") -> None:
-        """It does not any more, for whatever reason."""
+        """The wait has ended, for any reason."""
         ...
 
 
 caller: Final[ContextVar[Any]] = ContextVar("gearflow_caller", default=None)
-"""The run that calls are made by, as its worker calls it. What the task starts and awaits inherits it."""
+"""The run that makes calls, as its worker's object. Everything that the task starts or awaits inherits it."""
 
 _listener: Final[ContextVar[Listener | None]] = ContextVar("gearflow_listener", default=None)
 
 
 @contextmanager
 def heard_by(listener: Listener) -> Generator[None]:
-    """Have what is started in the block tell of its waits."""
+    """Everything that is started in the block reports its waits."""
     token = _listener.set(listener)
     try:
         yield
@@ -43,9 +43,9 @@ def heard_by(listener: Listener) -> Generator[None]:
 
 
 class Waiting:
-    """A wait for a job of a function, for the time of a block in a coroutine.
+    """A wait for a job of a function, which lasts as long as a block in a coroutine.
 
-    A class, since a generator would cost several times as much for each call.
+    It is a class, because a generator would cost several times as much for each call.
     """
 
     __slots__ = ("_is_over", "_listener", "_loop", "_run", "_task", "function")
@@ -70,7 +70,7 @@ class Waiting:
             self._listener.ended(self._run, self)
 
     def end(self) -> None:
-        """Cancel what waits, from any thread; on trio, whose tasks cannot be cancelled so, it waits on."""
+        """Cancel the wait, from any thread. On trio it goes on, as its tasks cannot be cancelled like this."""
         if self._loop is not None:
             with suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(self._cancel)

@@ -28,6 +28,7 @@ from gearflow.client import Client, JobHandle, JobStatus, ServerAddress, SubmitO
 from gearflow.client.operate import dead_letters
 from gearflow.protocol.server_calls import JobInfo
 from gearflow.tasks import AsyncOutcome, Outcome
+from gearflow.worker import Worker, WorkerSettings
 
 
 @task
@@ -270,6 +271,19 @@ async def wrong_options() -> None:
     add.options(timeout=None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     task(executor="fork")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
     resize.options(retries="3")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+def settings() -> None:
+    gearflow.JobServer(port=0, token="secret", keep=60)
+    gearflow.JobServer(gearflow.ServerSettings(), max_deaths=None)
+    Worker([add], servers=["a:1"], concurrency=3, drain=None)
+
+    gearflow.JobServer(prot=0)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    gearflow.JobServer(port="0")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    gearflow.ServerSettings(prot=0)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    Worker([add], concurency=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    Worker([add], concurrency="3")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    WorkerSettings(concurency=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 
 
 async def wrong_batches() -> None:
