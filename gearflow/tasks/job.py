@@ -31,16 +31,15 @@ R_co = TypeVar("R_co", covariant=True)
 _NO_CALLER: Final = nullcontext()  # the call is not made by a task, so its wait is of no interest
 
 
-class AsyncJob(Generic[R_co]):
-    """An attached job. ``await job`` returns its result. It belongs to the event loop in which you submitted
-    it.
+J = TypeVar("J", bound=ClientJob | SyncJob)
 
-    If you cancel a wait, the job stays attached and you can await it again.
-    """
+
+class _AttachedJob(Generic[J, R_co]):
+    """The members that both kinds of jobs have."""
 
     __slots__ = ("_decode", "_job")
 
-    def __init__(self, job: ClientJob, decode: Callable[[bytes], R_co]) -> None:
+    def __init__(self, job: J, decode: Callable[[bytes], R_co]) -> None:
         self._job = job
         self._decode = decode
 
@@ -58,6 +57,27 @@ class AsyncJob(Generic[R_co]):
     def done(self) -> bool:
         """Whether the job has ended for this caller, in any way."""
         return self._job.done
+
+    def cancel(self) -> bool:
+        """Detach from the job. All waits for its result raise ``concurrent.futures.CancelledError`` at once.
+
+        On gearflow's server, a job that nobody else wants ends, and the server notifies a worker that runs
+        it. On other servers it may run on. Returns whether the job had not ended yet.
+        """
+        return self._job.cancel()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.handle} of {self._job.function!r} on {self.server}>"
+
+
+class AsyncJob(_AttachedJob[ClientJob, R_co], Generic[R_co]):
+    """An attached job. ``await job`` returns its result. It belongs to the event loop in which you submitted
+    it.
+
+    If you cancel a wait, the job stays attached and you can await it again.
+    """
+
+    __slots__ = ()
 
     async def result(self, timeout: float | timedelta | None = None) -> R_co:
         """Wait for the result, for at most ``timeout`` seconds.
@@ -81,41 +101,11 @@ class AsyncJob(Generic[R_co]):
         client = await current.current()
         return await client.status(JobHandle(self.handle, self.server))
 
-    def cancel(self) -> bool:
-        """Detach from the job. All waits for its result raise ``concurrent.futures.CancelledError`` at once.
 
-        On gearflow's server, a job that nobody else wants ends, and the server notifies a worker that runs
-        it. On other servers it may run on. Returns whether the job had not ended yet.
-        """
-        return self._job.cancel()
-
-    def __repr__(self) -> str:
-        return f"<AsyncJob {self.handle} of {self._job.function!r} on {self.server}>"
-
-
-class Job(Generic[R_co]):
+class Job(_AttachedJob[SyncJob, R_co], Generic[R_co]):
     """An attached job. ``job.result()`` blocks until it ends. For code without an event loop."""
 
-    __slots__ = ("_decode", "_job")
-
-    def __init__(self, job: SyncJob, decode: Callable[[bytes], R_co]) -> None:
-        self._job = job
-        self._decode = decode
-
-    @property
-    def handle(self) -> str:
-        """The server's name for the job."""
-        return self._job.handle
-
-    @property
-    def server(self) -> ServerAddress:
-        """The server that has the job."""
-        return self._job.server
-
-    @property
-    def done(self) -> bool:
-        """Whether the job has ended for this caller, in any way."""
-        return self._job.done
+    __slots__ = ()
 
     def result(self, timeout: float | timedelta | None = None) -> R_co:
         """Wait for the result, for at most ``timeout`` seconds. Raises as ``AsyncJob.result``."""
@@ -130,13 +120,6 @@ class Job(Generic[R_co]):
     @property
     def _task(self) -> str:
         return self._job.function.rpartition(".")[2]
-
-    def cancel(self) -> bool:
-        """Detach from the job. See ``AsyncJob.cancel``. A wait in another thread ends at once as well."""
-        return self._job.cancel()
-
-    def __repr__(self) -> str:
-        return f"<Job {self.handle} of {self._job.function!r} on {self.server}>"
 
 
 for _kind in (Job, AsyncJob):

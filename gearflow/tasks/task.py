@@ -26,7 +26,8 @@ from gearflow.tasks import migration_hints, submission
 from gearflow.tasks.context import Context
 from gearflow.tasks.job import AsyncJob, Job, outcome
 from gearflow.tasks.mapping import bulk
-from gearflow.tasks.mapping.results import WINDOW, AsyncResults, Callee, Mappable, Plan, Progress, Results
+from gearflow.tasks.mapping.inflight import Callee
+from gearflow.tasks.mapping.results import WINDOW, AsyncResults, Mappable, Plan, Progress, Results
 from gearflow.tasks.options import CallOptions, Options, Place
 from gearflow.tasks.payload import PayloadCodec
 from gearflow.tasks.ref import Ref, parse
@@ -213,7 +214,7 @@ class Task(Generic[P, R]):
         """Submit a background job for each item. See ``abackground_many``."""
         task = cast("Task[Any, Any]", self)
         current.forbid_running_loop(f"{task._shown}.abackground_many")
-        return bulk.submit_all(task._account(items), current.current_sync())
+        return bulk.submit_all(task._tracker(items), current.current_sync())
 
     async def abackground_many(self: Mappable[A, B], items: Iterable[A], /) -> list[Ref[B]]:
         """Submit a background job for each item, many at once. Returns when the server has all of them.
@@ -226,9 +227,9 @@ class Task(Generic[P, R]):
             PayloadInvalid, NoServer, UnsupportedByServer: Nothing was sent.
         """
         task = cast("Task[Any, Any]", self)
-        return await bulk.asubmit_all(task._account(items), await current.current())
+        return await bulk.asubmit_all(task._tracker(items), await current.current())
 
-    def _account(self, items: Iterable[Any]) -> bulk.SubmissionTracker:
+    def _tracker(self, items: Iterable[Any]) -> bulk.SubmissionTracker:
         self.payload.signature.check_takes_one()
         return bulk.SubmissionTracker(items, lambda item: submission.detached(self, (item,), {}), self._ref)
 

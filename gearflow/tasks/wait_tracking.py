@@ -70,7 +70,7 @@ class Waiting:
             self._listener.ended(self._run, self)
 
     def end(self) -> None:
-        """Cancel the wait, from any thread. On trio it goes on, as its tasks cannot be cancelled like this."""
+        """Cancel the wait, from any thread. On trio it goes on, because nothing can cancel it."""
         if self._loop is not None:
             with suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(self._cancel)

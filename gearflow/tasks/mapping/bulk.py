@@ -1,11 +1,11 @@
 """Many background calls of one task: ``background_many`` and ``abackground_many``.
 
-Calls go out in groups, each in one write, whose answers are collected before the next one; a server that
-keeps its jobs in a file writes a group in one go. So memory is bounded, however many items there are. (A
-collection, which has a length, is in memory as it is: all of its items are validated before any is sent.)
+Calls are sent in groups, each in one write, and the answers to a group are collected before the next one. A
+server that keeps its jobs in a file writes a group at once. So memory is bounded, however many items there
+are. (A collection is in memory anyway, so all of its items are validated before any is sent.)
 
-What was accepted cannot be taken back. So when something goes wrong, the account of it is raised:
-``PartlySubmitted``. If nothing was sent, it is raised as what it is.
+Accepted jobs cannot be taken back. So if something fails, ``PartlySubmitted`` lists what was accepted and
+what was not. If nothing was sent, the error is raised unchanged.
 """
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
@@ -23,24 +23,24 @@ GROUP_BYTES: Final = 8 << 20
 """Bytes of workloads with which a group is full."""
 
 
-def submit_all(account: "SubmissionTracker", client: SyncClient) -> list[Ref[Any]]:
-    """Submit all calls of an account, from code without an event loop. Raises as ``background_many``."""
-    with account.kept():
-        for group in account.groups():
-            account.take_in(client.submit_many(group))
-    return account.refs
+def submit_all(tracker: "SubmissionTracker", client: SyncClient) -> list[Ref[Any]]:
+    """Submit all calls, from code without an event loop. Raises as ``background_many``."""
+    with tracker.failures_reported():
+        for group in tracker.groups():
+            tracker.handle_answers(client.submit_many(group))
+    return tracker.refs
 
 
-async def asubmit_all(account: "SubmissionTracker", client: Client) -> list[Ref[Any]]:
-    """Submit all calls of an account. Raises as ``background_many``."""
-    with account.kept():
-        for group in account.groups():
-            account.take_in(await client.submit_many(group))
-    return account.refs
+async def asubmit_all(tracker: "SubmissionTracker", client: Client) -> list[Ref[Any]]:
+    """Submit all calls. Raises as ``background_many``."""
+    with tracker.failures_reported():
+        for group in tracker.groups():
+            tracker.handle_answers(await client.submit_many(group))
+    return tracker.refs
 
 
 class SubmissionTracker:
-    """Which items were submitted, and what became of them. Owns state."""
+    """The items that were submitted, and their outcomes."""
 
     def __init__(
         self,
@@ -48,27 +48,27 @@ class SubmissionTracker:
         prepare: Callable[[Any], JobRequest],
         make_ref: Callable[[JobHandle], Ref[Any]],
     ) -> None:
-        orders = map(prepare, items)
-        self._orders: Iterator[JobRequest] = iter(list(orders)) if isinstance(items, Sized) else orders
+        requests = map(prepare, items)
+        self._requests: Iterator[JobRequest] = iter(list(requests)) if isinstance(items, Sized) else requests
         self._make_ref = make_ref
         self._accepted: dict[int, Ref[Any]] = {}
         self._failures: dict[int, Exception] = {}
-        self._tried = 0  # items whose outcome is known
-        self._place = 0  # of the item at which it would fail now
+        self._tried = 0  # items with a known outcome
+        self._place = 0  # of the item that an error now belongs to
 
     @property
     def refs(self) -> list[Ref[Any]]:
-        """Those of all accepted jobs, in the order of the items."""
+        """The references of all accepted jobs, in the order of the items."""
         return list(self._accepted.values())
 
     def groups(self) -> Iterator[list[JobRequest]]:
-        """The calls, as many at a time as are sent together."""
+        """The calls in groups, each of which is sent at once."""
         while group := self._next_group():
             self._place = self._tried
             yield group
 
-    def take_in(self, outcomes: Sequence[JobHandle | Exception]) -> None:
-        """What became of a group. Raises PartlySubmitted if it was not all accepted."""
+    def handle_answers(self, outcomes: Sequence[JobHandle | Exception]) -> None:
+        """Note the outcomes of a group. Raises PartlySubmitted if not all calls were accepted."""
         for place, outcome in enumerate(outcomes, self._tried):
             if isinstance(outcome, Exception):
                 self._failures[place] = outcome
@@ -79,8 +79,8 @@ class SubmissionTracker:
             raise PartlySubmitted(self._accepted, self._failures, self._tried)
 
     @contextmanager
-    def kept(self) -> Generator[None]:
-        """What is raised in the block becomes part of the account, if there is one to give."""
+    def failures_reported(self) -> Generator[None]:
+        """Turn an error in the block into PartlySubmitted, if jobs were accepted before it."""
         try:
             yield
         except PartlySubmitted:
@@ -95,10 +95,10 @@ class SubmissionTracker:
         size = 0
         self._place = self._tried
         while len(group) < GROUP and size < GROUP_BYTES:
-            order = next(self._orders, None)
-            if order is None:
+            request = next(self._requests, None)
+            if request is None:
                 break
-            group.append(order)
-            size += len(order.workload)
+            group.append(request)
+            size += len(request.workload)
             self._place += 1
         return group

@@ -1,16 +1,13 @@
-"""Where the items of an async batch come from: an iterable, or an async one.
+"""The items of a batch and its jobs in flight. Both live in the event loop of the client.
 
-An async iterable may take its time for an item, and may want to hear results before it has the next one (a
-crawler's does). So it is iterated over beside the run of the batch, in a task of the client's, and a
-bounded number of items ahead.
+An async iterable may take its time for an item, and may want to see results before it has the next one, as
+a crawler's does. So it runs beside the batch, in a task of the client's, a bounded number of items ahead.
 
-The jobs of a batch that are on their way: launched together, taken as they land.
-
-Lives in the event loop of the client. Nothing runs while nobody waits: what lands is only put aside.
+Nothing of the batch runs while nobody waits for it. Jobs that finish meanwhile are only put aside.
 """
 
 from collections import deque
-from collections.abc import AsyncIterable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Generic, Protocol, TypeVar
@@ -19,36 +16,48 @@ import anyio
 
 from gearflow.client import Client, ClientJob, JobFailed, JobRequest
 from gearflow.errors import ConnectionLost, TaskFailed
+from gearflow.tasks.payload import PayloadCodec
 from gearflow.tasks.remote_errors import decode_failure
 from gearflow.tasks.wait_tracking import Waiting
 
 
 class AutoResetEvent:
-    """Wakes the one who waits; a ring that nobody waited for is kept, once."""
+    """An event for one waiter, which is unset when its wait ends."""
 
-    __slots__ = ("_rung", "_waiter")
+    __slots__ = ("_is_set", "_waiter")
 
     def __init__(self) -> None:
-        self._rung = False
+        self._is_set = False
         self._waiter: anyio.Event | None = None
 
-    def ring(self) -> None:
-        """Wake who waits, or the next who will."""
-        self._rung = True
+    def set(self) -> None:
+        """Wake the waiter, or the next one."""
+        self._is_set = True
         if self._waiter is not None:
             self._waiter.set()
 
     async def wait(self) -> None:
-        """Return after the next ring, at once if there was one since the last wait."""
-        if not self._rung:
+        """Wait until it is set. Returns at once if it was set since the last wait."""
+        if not self._is_set:
             self._waiter = anyio.Event()
             await self._waiter.wait()
             self._waiter = None
-        self._rung = False
+        self._is_set = False
+
+
+class Callee(Protocol):
+    """The parts of a task that a batch needs."""
+
+    name: str
+    payload: PayloadCodec
+
+    def prepare(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> JobRequest:
+        """A call ready to be sent."""
+        ...
 
 
 class Source(Protocol):
-    """Gives items as there is room for them."""
+    """The items of a batch, as there is room for them."""
 
     @property
     def ended(self) -> bool:
@@ -56,38 +65,38 @@ class Source(Protocol):
         ...
 
     def take(self, room: int) -> list[Any]:
-        """At most ``room`` items, those that are there; raises what the iterable raised."""
+        """Take the items that are there, at most ``room``. Raises the error of the iterable."""
         ...
 
     def close(self) -> None:
-        """Nothing more is wanted."""
+        """Take no more."""
         ...
 
 
 class Items:
-    """The items of an iterable, which has them at once."""
+    """The items of an iterable, which are always there."""
 
     def __init__(self, items: Iterable[Any]) -> None:
         self._items = iter(items)
         self.ended = False
 
     def take(self, room: int) -> list[Any]:
-        """At most ``room`` items."""
+        """Take at most ``room`` items."""
         items = list(islice(self._items, room))
         self.ended = len(items) < room
         return items
 
     def close(self) -> None:
-        """Nothing more is wanted."""
+        """Take no more."""
         self.ended = True
 
 
 class AsyncItems:
-    """The items of an async iterable, which has them when it has; then it rings the bell."""
+    """The items of an async iterable. It sets ``ready`` when there is another one."""
 
-    def __init__(self, items: AsyncIterable[Any], bell: AutoResetEvent, client: Client) -> None:
+    def __init__(self, items: AsyncIterable[Any], ready: AutoResetEvent, client: Client) -> None:
         self._source = items
-        self._bell = bell
+        self._ready = ready
         self._client = client
         self._items: deque[Any] = deque()
         self._wanted = 0
@@ -102,7 +111,7 @@ class AsyncItems:
         return self._exhausted and not self._items and self._failure is None
 
     def take(self, room: int) -> list[Any]:
-        """Those of at most ``room`` items that are there; the others are asked for."""
+        """Take the items that are there, at most ``room``, and let the iteration fetch the others."""
         items = [self._items.popleft() for _ in range(min(room, len(self._items)))]
         if self._failure is not None and not items:
             raise self._failure
@@ -110,7 +119,7 @@ class AsyncItems:
         if self._scope is None and self._wanted:
             self._scope = anyio.CancelScope()
             self._client.start_soon(self._iterate)
-        self._more.ring()
+        self._more.set()
         return items
 
     async def _iterate(self) -> None:
@@ -119,7 +128,7 @@ class AsyncItems:
             with self._scope:
                 async for item in self._source:
                     self._items.append(item)
-                    self._bell.ring()
+                    self._ready.set()
                     while len(self._items) >= self._wanted:
                         await self._more.wait()
                 self._exhausted = True
@@ -128,10 +137,10 @@ class AsyncItems:
         finally:
             if not self._exhausted and self._failure is None:
                 self._failure = ConnectionLost("the client was closed before all items were taken")
-            self._bell.ring()
+            self._ready.set()
 
     def close(self) -> None:
-        """Nothing more is wanted: an iteration under way is cancelled."""
+        """Cancel the iteration."""
         if self._scope is not None:
             self._scope.cancel()
 
@@ -141,7 +150,7 @@ K = TypeVar("K")
 
 @dataclass(frozen=True, slots=True)
 class Finished(Generic[K]):
-    """A job that has ended: under the key it was launched with, its result or its failure."""
+    """A job that has ended: its key, and its result or its failure."""
 
     key: K
     result: Any
@@ -149,40 +158,33 @@ class Finished(Generic[K]):
 
 
 class InFlightJobs(Generic[K]):
-    """Jobs of one function in flight. Owns them: ``close`` cancels those that have not ended."""
+    """The jobs of one function in flight. It owns them, and ``close`` cancels those that have not ended."""
 
-    def __init__(
-        self,
-        client: Client,
-        function: str,
-        decode: Callable[[bytes], Any],
-        bell: AutoResetEvent | None = None,
-    ) -> None:
+    def __init__(self, client: Client, callee: Callee, ready: AutoResetEvent | None = None) -> None:
         self._client = client
-        self._function = function
-        self._decode = decode
-        self._bell = bell or AutoResetEvent()  # rung when a job lands
-        self._flying: dict[ClientJob, K] = {}
-        self._landed: deque[tuple[K, ClientJob]] = deque()
+        self._callee = callee
+        self._ready = ready or AutoResetEvent()  # set when a job ends
+        self._running: dict[ClientJob, K] = {}
+        self._ended: deque[tuple[K, ClientJob]] = deque()
         self._closed = False
 
     @property
     def size(self) -> int:
-        """Jobs that were launched and not taken yet."""
-        return len(self._flying) + len(self._landed)
+        """Jobs that were submitted and not taken yet."""
+        return len(self._running) + len(self._ended)
 
-    async def launch(self, calls: Sequence[tuple[K, JobRequest]]) -> None:
-        """Submit all at once; returns when the server has accepted them.
+    async def submit(self, calls: Sequence[tuple[K, JobRequest]]) -> None:
+        """Submit all at once. Returns when the server has accepted them.
 
         Raises:
-            NoServer, SubmitUnknown, QueueFull, ServerError: For the first that was not; others may be.
+            NoServer, SubmitUnknown, QueueFull, ServerError: The first failure. Other calls may be accepted.
         """
         if len(calls) == 1:
             await self._submit(*calls[0])
             return
         failures: list[Exception] = []
 
-        async def submit(key: K, call: JobRequest) -> None:
+        async def submit_one(key: K, call: JobRequest) -> None:
             try:
                 await self._submit(key, call)
             except Exception as error:  # noqa: BLE001  (raised below: a group would hide which it is)
@@ -190,52 +192,51 @@ class InFlightJobs(Generic[K]):
 
         async with anyio.create_task_group() as submissions:
             for key, call in calls:
-                submissions.start_soon(submit, key, call)
+                submissions.start_soon(submit_one, key, call)
         if failures:
             raise failures[0]
 
     async def _submit(self, key: K, call: JobRequest) -> None:
         job = await self._client.attach(call)
-        self._flying[job] = key
-        job.add_done_callback(self._land)
+        self._running[job] = key
+        job.add_done_callback(self._on_end)
         if self._closed:
             self.close()
 
-    def _land(self, job: ClientJob) -> None:
-        key = self._flying.pop(job, None)
-        if key is None:  # detached
-            return
-        self._landed.append((key, job))
-        self._bell.ring()
+    def _on_end(self, job: ClientJob) -> None:
+        key = self._running.pop(job, None)
+        if key is not None:  # it is not cancelled
+            self._ended.append((key, job))
+            self._ready.set()
 
     async def wait(self) -> None:
-        """Return when a job has landed, at once if one has, or none is in flight."""
-        if self._flying and not self._landed:
-            with Waiting(self._function):
-                while self._flying and not self._landed:
-                    await self._bell.wait()
+        """Wait until a job has ended. Returns at once if one has, or if none runs."""
+        if self._running and not self._ended:
+            with Waiting(self._callee.name):
+                while self._running and not self._ended:
+                    await self._ready.wait()
 
     async def take(self) -> list[Finished[K]]:
-        """All that have landed; does not wait.
+        """Take all that have ended, without waiting.
 
         Raises:
             ConnectionLost: The connection closed before a job ended.
             PayloadInvalid: A result does not fit the task's type.
-            QueueFull, ServerError: The server refused one after all; only for calls with options.
+            QueueFull, ServerError: The server refused a call with options.
         """
         taken: list[Finished[K]] = []
-        while self._landed:
-            key, job = self._landed.popleft()
+        while self._ended:
+            key, job = self._ended.popleft()
             try:
-                taken.append(Finished(key, self._decode(await job.result())))
+                taken.append(Finished(key, self._callee.payload.decode_result(await job.result())))
             except JobFailed as error:
                 taken.append(Finished(key, None, decode_failure(error.exception, job.handle)))
         return taken
 
     def close(self) -> None:
-        """Cancel all that are in flight."""
+        """Cancel all jobs in flight."""
         self._closed = True
-        flying, self._flying = self._flying, {}
-        for job in flying:
+        running, self._running = self._running, {}
+        for job in running:
             job.cancel()
-        self._landed.clear()
+        self._ended.clear()

@@ -1,12 +1,12 @@
-"""Many calls of one task: ``map`` and ``amap``, and what can be made of their results.
+"""Many calls of one task: ``map`` and ``amap``, and the one value of ``reduce`` and ``then``.
 
-A batch is lazy: it takes items as there is room in its window, and only while somebody waits for results,
-so that it may be fed without end and read slowly. Between two results nothing of it runs but the jobs
-themselves, which is why a batch that is left half-way leaves nothing behind. It can be run once.
+A batch is lazy. It takes items as there is room in its window, and only while somebody waits for results.
+So the items may be endless, and the results may be read slowly. Between two results only the jobs themselves
+run, so a batch that is left half-way leaves nothing behind. It can run once.
 
-``reduce`` feeds results as they come into a ``ReductionTree``, whose reductions are jobs too. ``then``
-collects all of them for one call. Each face has its own few lines of waiting: a blocking one must take the
-items in the thread of its caller.
+``reduce`` feeds results into a ``ReductionTree`` as they arrive, and its reductions are jobs too. ``then``
+collects all results for one call. The async and the blocking form each wait in their own way, because a
+blocking batch must take the items in the thread of its caller.
 """
 
 import time
@@ -18,7 +18,6 @@ from collections.abc import (
     Generator,
     Iterable,
     Iterator,
-    Mapping,
     Sized,
 )
 from contextlib import contextmanager
@@ -32,9 +31,16 @@ import anyio
 
 from gearflow.client import Client, JobRequest, SyncClient, current
 from gearflow.tasks.durations import wait_limit
-from gearflow.tasks.mapping.inflight import AsyncItems, AutoResetEvent, Finished, InFlightJobs, Items, Source
-from gearflow.tasks.mapping.reduce import FAN_IN, Reduction, ReductionTree
-from gearflow.tasks.payload import PayloadCodec
+from gearflow.tasks.mapping.inflight import (
+    AsyncItems,
+    AutoResetEvent,
+    Callee,
+    Finished,
+    InFlightJobs,
+    Items,
+    Source,
+)
+from gearflow.tasks.mapping.reduce import FAN_IN, Reducing
 from gearflow.tasks.wait_tracking import Waiting
 
 A_contra = TypeVar("A_contra", contravariant=True)
@@ -57,17 +63,6 @@ class Mappable(Protocol[A_contra, R_co]):
         ...
 
 
-class Callee(Protocol):
-    """What a batch needs of a task."""
-
-    name: str
-    payload: PayloadCodec
-
-    def prepare(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> JobRequest:
-        """A call ready to be sent."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What a batch calls, and how; the fields are the arguments of ``amap``."""
@@ -87,35 +82,35 @@ class Plan:
 
 
 class _Run:
-    """One run of a batch without its waiting: which items are called, which results are due. Owns state."""
+    """One run of a batch, without the waiting: the calls that were made, and the results to deliver."""
 
     def __init__(self, plan: Plan, total: int | None) -> None:
         self._plan = plan
         self._total = total
-        self._due: dict[int, Any] = {}  # landed, not delivered
+        self._due: dict[int, Any] = {}  # ended, not delivered
         self._ended = 0
         self._next = 0  # place of the next result, if they are ordered
-        self.launched = 0
+        self.submitted = 0
         self.exhausted = False
 
-    def room(self, flying: int) -> int:
+    def room(self, in_flight: int) -> int:
         """How many items may be called now."""
-        return 0 if self.exhausted else max(0, self._plan.window - flying - len(self._due))
+        return 0 if self.exhausted else max(0, self._plan.window - in_flight - len(self._due))
 
-    def worth_launching(self, room: int) -> bool:
-        """Whether to submit before delivering: several at a time, for one round trip."""
+    def should_submit(self, room: int) -> bool:
+        """Whether to submit before the next delivery. Several calls at a time share a round trip."""
         return room * 4 >= self._plan.window or (room > 0 and not self.has_due)
 
     def call(self, item: Any) -> tuple[int, JobRequest]:
         """The call for the next item, and its place."""
-        place = self.launched
+        place = self.submitted
         call = self._plan.callee.prepare((item,), {})
-        self.launched += 1
+        self.submitted += 1
         return place, call
 
-    def take_in(self, landed: Iterable[Finished[int]]) -> None:
-        """Jobs have ended. Raises the failure of one, unless failures are collected."""
-        for job in landed:
+    def handle_finished(self, jobs: Iterable[Finished[int]]) -> None:
+        """Note jobs that have ended. Raises the failure of one, unless failures are collected."""
+        for job in jobs:
             self._ended += 1
             if job.failure is not None and self._plan.errors == "raise":
                 raise job.failure
@@ -133,43 +128,6 @@ class _Run:
         place = self._next if self._plan.ordered else next(iter(self._due))
         self._next += 1
         return place, self._due.pop(place)
-
-
-class _Reducing:
-    """A reduction under way; lives in the client's event loop. Owns its jobs."""
-
-    def __init__(self, client: Client, reducer: Callee, fan_in: int) -> None:
-        self.tree = ReductionTree(fan_in)
-        self._reducer = reducer
-        self._flight: InFlightJobs[tuple[int, int]] = InFlightJobs(
-            client, reducer.name, reducer.payload.decode_result
-        )
-
-    async def go_on(self, reductions: list[Reduction]) -> None:
-        """Launch them, and what those that have landed meanwhile lead to."""
-        while reductions:
-            await self._flight.launch(
-                [((r.level, r.place), self._reducer.prepare((r.values,), {})) for r in reductions]
-            )
-            reductions = [more for landed in await self._flight.take() for more in self._landed(landed)]
-
-    async def finish(self, size: int) -> Any:
-        """The last value, after ``size`` ones were given to the tree."""
-        await self.go_on(self.tree.close(size))
-        while not self.tree.root:
-            await self._flight.wait()
-            for landed in await self._flight.take():
-                await self.go_on(self._landed(landed))
-        return self.tree.root[0]
-
-    def _landed(self, job: Finished[tuple[int, int]]) -> list[Reduction]:
-        if job.failure is not None:
-            raise job.failure
-        return self.tree.add(*job.key, job.result)
-
-    def close(self) -> None:
-        """Cancel the jobs in flight."""
-        self._flight.close()
 
 
 # ----------------------------------------------------------------------------------------------- async
@@ -225,10 +183,10 @@ class AsyncResults(Generic[R_co]):
 
         async def reduce() -> B:
             client = await current.current()
-            run, reducing = self._run(), _Reducing(client, callee, fan_in)
+            run, reducing = self._run(), Reducing(client, callee, fan_in)
             with _closing(run), _closing(reducing):
-                while (landed := await run.next()) is not None:
-                    await reducing.go_on(reducing.tree.add(0, *landed))
+                while (result := await run.next()) is not None:
+                    await reducing.submit(reducing.tree.add(0, *result))
                 return cast(B, await reducing.finish(run.size))
 
         return AsyncOutcome(reduce)
@@ -244,29 +202,28 @@ class AsyncResults(Generic[R_co]):
 
 
 class _AsyncRun(AsyncIterator[Any]):
-    """A run of an ``AsyncResults``. Owns its jobs; dropping it cancels them."""
+    """A run of an ``AsyncResults``. It owns its jobs, and cancels them when it is dropped."""
 
     def __init__(self, plan: Plan, items: Iterable[Any] | AsyncIterable[Any]) -> None:
         self._plan = plan
         self._items = items
         self._run = _Run(plan, len(items) if isinstance(items, Sized) else None)
-        self._bell = AutoResetEvent()
+        self._ready = AutoResetEvent()
         self._parts: tuple[InFlightJobs[int], Source] | None = None  # made when it begins
         self._post: Callable[[Callable[[], object]], None]  # to their event loop
 
     @property
     def size(self) -> int:
-        """How many items there were so far."""
-        return self._run.launched
+        """The number of items so far."""
+        return self._run.submitted
 
     async def __anext__(self) -> Any:
-        landed = await self.next()
-        if landed is None:
+        if (result := await self.next()) is None:
             raise StopAsyncIteration
-        return landed[1]
+        return result[1]
 
     async def next(self) -> tuple[int, Any] | None:
-        """The next result with its place; None after the last."""
+        """The next result with its place, or None after the last."""
         try:
             return await self._next(*(self._parts or await self._begin()))
         except BaseException:
@@ -275,39 +232,38 @@ class _AsyncRun(AsyncIterator[Any]):
 
     async def _begin(self) -> "tuple[InFlightJobs[int], Source]":
         client = await current.current()
-        callee = self._plan.callee
         self._post = client.post
         source: Source
         if isinstance(self._items, AsyncIterable):
-            source = AsyncItems(self._items, self._bell, client)
+            source = AsyncItems(self._items, self._ready, client)
         else:
             source = Items(self._items)
-        self._parts = InFlightJobs[int](client, callee.name, callee.payload.decode_result, self._bell), source
+        self._parts = InFlightJobs[int](client, self._plan.callee, self._ready), source
         return self._parts
 
-    async def _next(self, flight: InFlightJobs[int], source: Source) -> tuple[int, Any] | None:
+    async def _next(self, jobs: InFlightJobs[int], source: Source) -> tuple[int, Any] | None:
         run = self._run
         while True:
-            if run.worth_launching(room := run.room(flight.size)):
+            if run.should_submit(room := run.room(jobs.size)):
                 if items := source.take(room):
-                    await flight.launch([run.call(item) for item in items])
+                    await jobs.submit([run.call(item) for item in items])
                 run.exhausted = source.ended
-            run.take_in(await flight.take())
+            run.handle_finished(await jobs.take())
             if run.has_due:
                 return run.deliver()
-            if run.exhausted and not flight.size:
+            if run.exhausted and not jobs.size:
                 return None
             with Waiting(self._plan.callee.name):
-                await self._bell.wait()
+                await self._ready.wait()
 
     def close(self) -> None:
-        """Cancel the jobs in flight, take no more items."""
+        """Cancel the jobs in flight, and take no more items."""
         self._run.exhausted = True
         _close(self._parts or ())
 
     def __del__(self) -> None:
-        # Left by 'break': an async generator could not do that without its event loop. It may also have been
-        # in a reference cycle, which is collected in any thread, in the middle of anything.
+        # 'break' has left the iteration. An async generator could not clean up without its event loop. The
+        # garbage collector may also call this in any thread, in the middle of anything.
         if self._parts is not None and not (self._run.exhausted and not self._parts[0].size):
             self._post(partial(_close, self._parts))
 
@@ -358,13 +314,13 @@ class Results(Generic[R_co]):
 
         def reduce(deadline: _Deadline) -> B:
             client = _sync_client(self._plan)
-            reducing = client.run(_in_loop(lambda client: _Reducing(client, callee, fan_in)))
+            reducing = client.run(_in_loop(lambda client: Reducing(client, callee, fan_in)))
             size = 0
             try:
                 for place, value in self._run(deadline):
                     size += 1
                     if reductions := reducing.tree.add(0, place, value):
-                        deadline.call(client, lambda: reducing.go_on(reductions))
+                        deadline.call(client, lambda: reducing.submit(reductions))
                 return cast(B, deadline.call(client, lambda: reducing.finish(size)))
             finally:
                 client.post(reducing.close)
@@ -401,29 +357,29 @@ def _sync_run(
     """The results of a batch with their places."""
     run = _Run(plan, len(items) if isinstance(items, Sized) else None)
     source = iter(items)
-    callee = plan.callee
-    flight = client.run(
-        _in_loop(lambda client: InFlightJobs[int](client, callee.name, callee.payload.decode_result))
-    )
+    jobs = client.run(_in_loop(lambda client: InFlightJobs[int](client, plan.callee)))
     try:
         while True:
             calls: list[tuple[int, JobRequest]] = []
-            if run.worth_launching(room := run.room(flight.size)):
+            if run.should_submit(room := run.room(jobs.size)):
                 calls = [run.call(item) for item in islice(source, room)]
                 run.exhausted = len(calls) < room
             if calls or not run.has_due:
-                run.take_in(deadline.call(client, lambda: _exchange(flight, calls, wait=not run.has_due)))  # noqa: B023  (called at once)
+                exchange = partial(_exchange, jobs, calls, wait=not run.has_due)
+                run.handle_finished(deadline.call(client, exchange))
             if run.has_due:
                 yield run.deliver()
-            elif not flight.size:
+            elif not jobs.size:
                 return
     finally:
-        if flight.size:
-            client.post(flight.close)  # nobody is waited for: this may be a garbage collection, in any thread
+        if jobs.size:
+            client.post(
+                jobs.close
+            )  # without waiting, because the garbage collector may run this in any thread
 
 
 def _in_loop(function: Callable[[Client], C]) -> Callable[[Client], Coroutine[Any, Any, C]]:
-    """``function`` as ``SyncClient.run`` wants it."""
+    """Make ``function`` a coroutine function, for ``SyncClient.run``."""
 
     async def call(client: Client) -> C:
         return function(client)
@@ -432,14 +388,14 @@ def _in_loop(function: Callable[[Client], C]) -> Callable[[Client], Coroutine[An
 
 
 async def _exchange(
-    flight: InFlightJobs[int], calls: list[tuple[int, JobRequest]], *, wait: bool
+    jobs: InFlightJobs[int], calls: list[tuple[int, JobRequest]], *, wait: bool
 ) -> list[Finished[int]]:
-    """Launch calls and take what has landed, all in one turn of the threads."""
+    """Submit calls and take the jobs that have ended, with one switch of threads."""
     if calls:
-        await flight.launch(calls)
+        await jobs.submit(calls)
     if wait:
-        await flight.wait()
-    return await flight.take()
+        await jobs.wait()
+    return await jobs.take()
 
 
 class Outcome(Generic[R_co]):
@@ -456,7 +412,7 @@ class Outcome(Generic[R_co]):
 
 
 class _Deadline:
-    """What is left of a limit on several waits."""
+    """The rest of a limit on several waits."""
 
     def __init__(self, timeout: float | None) -> None:
         self._timeout = timeout
@@ -486,7 +442,7 @@ def _close(parts: Iterable["_Closable"]) -> None:
 
 
 def _callee(task: object) -> Callee:
-    """A task, of which type checkers know how it is called. Raises TypeError for anything else."""
+    """The task, as a batch needs it. Raises TypeError for anything else."""
     if not hasattr(task, "prepare"):
         raise TypeError(f"{task!r} is no task; put @task (from gearflow import task) above it")
     return cast(Callee, task)
