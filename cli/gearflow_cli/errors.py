@@ -4,6 +4,7 @@ A command raises an error, and this module finds the message and the exit code. 
 problem, the message names the remedy and has no traceback.
 """
 
+import errno
 import logging
 import os
 import sys
@@ -11,7 +12,7 @@ import traceback
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from enum import IntEnum
-from typing import TextIO
+from typing import Final, TextIO
 
 import typer
 
@@ -35,6 +36,9 @@ class ExitCode(IntEnum):
     MISCONFIGURED = 78
     INTERRUPTED = 130  # 128 + SIGINT, as shells have it
     BROKEN_PIPE = 141  # 128 + SIGPIPE
+
+
+_OF_WRITING: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 class Failure(Exception):
@@ -63,14 +67,25 @@ def reporting() -> Generator[None, None, None]:
         raise
     except OSError as error:  # the library translates its own
         _forget(sys.stdout)
-        tell(str(error), logging.ERROR)
+        tell(_in_words(error), logging.ERROR)
         raise typer.Exit(ExitCode.IO_ERROR) from None
     except Exception as error:
-        if hasattr(error, "exit_code"):
-            raise  # typer's own error, which it reports itself
+        if hasattr(error, "exit_code"):  # typer's own error, which it reports itself
+            if isinstance(message := getattr(error, "message", None), str):
+                vars(error)["message"] = message.removeprefix("Value error, ")
+            raise
         failure = explain(error)
         tell(failure.message, logging.ERROR)
         raise typer.Exit(failure.code) from None
+
+
+def _in_words(error: OSError) -> str:
+    """Return what the system says, without its number."""
+    if error.strerror is None:
+        return str(error)
+    if error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return f"cannot write: {error.strerror}" if error.errno in _OF_WRITING else error.strerror
 
 
 def tell(message: str, level: int = logging.INFO) -> None:

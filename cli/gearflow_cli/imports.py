@@ -101,10 +101,9 @@ def _import(module: str) -> None:
     try:
         importlib.import_module(module)
     except (Exception, SystemExit) as error:
-        searched = ", ".join(path or "." for path in sys.path)
-        raise Failure(
-            ExitCode.MISCONFIGURED, f"cannot import {module}\n{own_lines(error)}\nsearched: {searched}"
-        ) from error
+        searched = f"\nsearched: {', '.join(path or '.' for path in sys.path)}"
+        where = searched if isinstance(error, ModuleNotFoundError) else ""
+        raise Failure(ExitCode.MISCONFIGURED, f"cannot import {module}\n{own_lines(error)}{where}") from error
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -269,6 +269,8 @@ def _fault(error: dict[str, Any], known: Sequence[str]) -> str:
             what = f"there is no such parameter{names}"
         case "missing":
             what = "is missing"
+        case "value_error" | "assertion_error":
+            what = what.removeprefix("Value error, ").removeprefix("Assertion failed, ")
         case _ if given is not None and not isinstance(given, dict | list):
             what += f", not {json.dumps(given, ensure_ascii=False)}"
         case _:
@@ -369,9 +371,10 @@ def write_failure(error: "TaskFailed", subject: str, *, verbose: bool) -> Failur
 
     code = ExitCode.PAYLOAD_INVALID if isinstance(error, PayloadInvalid) else ExitCode.TASK_FAILED
     reason = f"{error.type}: {error.message}" if error.type else error.message
-    lines = [f"{subject} failed: {reason}"]
     if error.errors:
-        lines.append(payload_faults(error.errors))
+        head, fits, _ = error.message.removeprefix(f"task {subject!r}: ").partition(" fit its types: ")
+        reason = f"{head}{fits.rstrip()}\n{payload_faults(error.errors)}" if fits else error.message
+    lines = [f"{subject} failed: {reason}"]
     if verbose and error.traceback:
         lines.append(f"\non the worker:\n\n{error.traceback.rstrip()}")
     return Failure(code, printable_lines("\n".join(lines)))

@@ -186,6 +186,7 @@ def faults_of(error: ValueError) -> Errors:
     except ValueError:  # an input that is no JSON
         faults = json.loads(error.json(include_url=False, include_input=False))
     for fault, kind in zip(faults, _kinds_of_input(error), strict=True):
+        fault["msg"] = fault["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
         if fault["type"] == "bytes_type" and kind in _TO_BYTES:
             fault["msg"] = f"Input should be bytes, and is a {kind.__name__}; {_TO_BYTES[kind]}"
         if len(str(fault.get("input"))) > _MAX_INPUT:

@@ -1,87 +1,79 @@
-"""What users of Celery, Dramatiq, taskiq and RQ try first, and what that is called here.
+"""Hints for users of Celery, Dramatiq, taskiq and RQ: what their words are called here.
 
-It is looked at only when something is not there anyway. Type checkers see nothing of it: to them these names
-are what they are, misspelt.
+A hint shows only where a name is missing anyway. Type checkers do not see the hints and report such names.
+The page ``docs/how-to/coming-from-celery.md`` explains the words.
 """
 
 from collections.abc import Mapping
 from typing import Final, NoReturn
 
-VERBS: Final = {
-    **dict.fromkeys(
-        ("delay", "send", "kiq", "enqueue", "defer"),
-        "put it on the queue with .background(...), in async code with 'await task.abackground(...)'",
-    ),
-    **dict.fromkeys(
-        ("apply_async", "send_with_options", "kicker"),
-        "write .options(delay=..., priority=...).background(...), with the arguments as in a plain call",
-    ),
-    **dict.fromkeys(
-        ("s", "si", "signature", "subtask", "message"),
-        "calls are not values here: call one task after the other, or write .map(items).then(task)",
-    ),
-    "chunks": "write .map(items), whose window=... bounds the jobs in flight",
-    "starmap": "write .map(tuples), of a task whose only parameter is a tuple: 'def f(p: tuple[int, int])'",
-    "apply": "a plain call runs it here",
-    "retry": "write 'raise TryAgain(after=30)' (from gearflow import TryAgain), or @task(retries=...)",
-    "request": "the first parameter 'ctx: Context' (from gearflow import Context) has what is to be known",
-    "update_state": "write ctx.progress(done, total), with the first parameter 'ctx: Context'",
-    "AsyncResult": "write .ref(handle)",
-}
+
+def _table(text: str) -> dict[str, str]:
+    """Read lines of names, a colon and the remedy."""
+    rows = (line.strip().partition(": ") for line in text.strip().splitlines())
+    return {name: remedy for names, _, remedy in rows for name in names.split()}
+
+
+VERBS: Final = _table("""
+    delay send kiq enqueue defer: put it on the queue with .background(...), or await .abackground(...)
+    apply_async send_with_options kicker: write .options(delay=..., priority=...).background(...)
+    s si signature subtask message __or__: call one task after the other, or write .map(items).then(task)
+    chunks: write .map(items), whose window=... bounds the jobs in flight
+    starmap: write .map(tuples), of a task whose only parameter is a tuple, 'def f(p: tuple[int, int])'
+    apply: a plain call runs it here
+    retry: write 'raise TryAgain(after=30)' (from gearflow import TryAgain), or @task(retries=...)
+    request: add a first parameter 'ctx: Context' (from gearflow import Context), which has it
+    update_state: write ctx.progress(done, total), with a first parameter 'ctx: Context'
+    AsyncResult: write .ref(handle)
+""")
 """Of tasks."""
 
-RESULTS: Final = {
-    **dict.fromkeys(
-        ("get", "wait", "wait_result"),
-        "write .result(timeout=...); in async code a job is awaited, and a Ref has .aresult(...)",
-    ),
-    "id": "write .handle",
-    **dict.fromkeys(("state", "ready", "successful", "failed"), "write .status()"),
-    "revoke": "write .cancel()",
-}
+RESULTS: Final = _table("""
+    get wait wait_result: write .result(timeout=...), await an async job, or write .aresult(...) of a Ref
+    id: write .handle
+    state ready successful failed: write .status()
+    revoke: write .cancel()
+""")
 """Of what calls return."""
 
-RUNS: Final = {
-    "retry": VERBS["retry"],
-    "request": "write ctx.handle, ctx.function, ctx.attempt or ctx.deadline",
-    "retries": "write ctx.attempt, which counts the first run, too",
-    **dict.fromkeys(("id", "task_id", "job_id", "message_id"), "write ctx.handle"),
-    **dict.fromkeys(("update_state", "set_progress"), "write ctx.progress(done, total), or ctx.warn(text)"),
-    "is_aborted": "write ctx.cancelled",
-}
+RUNS: Final = _table("""
+    retry: write 'raise TryAgain(after=30)' (from gearflow import TryAgain), or @task(retries=...)
+    request: write ctx.handle, ctx.function, ctx.attempt or ctx.deadline
+    retries: write ctx.attempt, which counts the first run, too
+    id task_id job_id message_id: write ctx.handle
+    update_state set_progress: write ctx.progress(done, total), or ctx.warn(text)
+    is_aborted: write ctx.cancelled
+""")
 """Of a task's ``Context``."""
 
-_CONTEXT: Final = "give the function a first parameter 'ctx: Context' (from gearflow import Context)"
+WORKERS: Final = _table("""
+    __enter__: write 'async with', or start it from the shell with 'gearflow worker MODULE'
+""")
+"""Of a ``Worker``."""
 
-OPTIONS: Final = {
-    **dict.fromkeys(("bind", "pass_context"), f"in the place of self, {_CONTEXT}"),
-    **dict.fromkeys(
-        ("max_retries", "autoretry_for", "default_retry_delay", "retry_on_error", "retry_when"),
-        "write retries=Retry(4, on=OSError, backoff=10), whose number counts the first run, too",
-    ),
-    **dict.fromkeys(
-        ("retry_backoff", "retry_backoff_max", "retry_jitter", "min_backoff", "max_backoff"),
-        "write retries=Retry(4, backoff=..., max_delay=..., jitter=...), in seconds",
-    ),
-    **dict.fromkeys(("time_limit", "job_timeout", "job_time_limit"), "write timeout=..., in seconds"),
-    "soft_time_limit": "write timeout=..., in seconds; ctx.deadline says when the time is over",
-    **dict.fromkeys(("countdown", "eta"), "write delay=..., in seconds, or at=..."),
-    **dict.fromkeys(("max_age", "expire", "ttl"), "write expires=..., in seconds"),
-    **dict.fromkeys(
-        ("queue", "queue_name"), "each task is a queue of its own; 'gearflow worker -f' says who serves it"
-    ),
-    **dict.fromkeys(("task_name", "actor_name"), "write name=..."),
-    **dict.fromkeys(("ignore_result", "store_results"), "write keep=0 for a result that nobody asks for"),
-    **dict.fromkeys(("result_expires", "result_ttl"), "write keep=..., in seconds"),
-    **dict.fromkeys(("task_id", "job_id"), "jobs are named by the server; unique=... gives a key of yours"),
-    "rate_limit": "there is no such limit; a worker with -c 1 runs one at a time",
-    "acks_late": "leave it out: a job is always acknowledged when it has ended",
-}
-"""Of ``@task`` and of calls, together."""
+OPTIONS: Final = _table("""
+    bind pass_context: in the place of self, add 'ctx: Context' (from gearflow import Context)
+    max_retries autoretry_for retry_on_error retry_when: write retries=Retry(4, on=OSError, backoff=10)
+    default_retry_delay retry_backoff min_backoff: write retries=Retry(4, backoff=...), in seconds
+    retry_backoff_max max_backoff retry_jitter: write retries=Retry(4, max_delay=..., jitter=...), in seconds
+    time_limit job_timeout job_time_limit: write timeout=..., in seconds
+    soft_time_limit: write timeout=..., in seconds; ctx.deadline says when the time is over
+    countdown eta: write delay=..., in seconds, or at=...
+    max_age expire ttl: write expires=..., in seconds
+    queue queue_name: each task has its own queue; 'gearflow worker -f' selects the tasks of a worker
+    task_name actor_name: write name=...
+    ignore_result store_results: write keep=0 for a result that nobody asks for
+    result_expires result_ttl: write keep=..., in seconds
+    task_id job_id: the server names jobs; unique=... gives a job a key of yours
+    rate_limit max_concurrency concurrency max_instances: a worker with -c 1 runs one job at a time
+    acks_late: leave it out; a job is always acknowledged when it has ended
+    cron crontab schedule interval: have cron run 'gearflow submit --bg --unique KEY NAME'
+""")
+"""Of ``@task`` and of calls."""
 
 
 class Elsewhere:
-    """An attribute that is not there, and says what is."""
+    """An attribute that is missing, with a hint."""
 
     __slots__ = ("_name", "_remedy")
 
@@ -94,8 +86,8 @@ class Elsewhere:
 
 
 def teach(kind: type, names: Mapping[str, str]) -> None:
-    """Have attributes that a class has not got say what to write instead."""
-    # Not by __getattr__: with it every attribute that is there would take several times as long.
+    """Add hints to a class, for the names that it does not have."""
+    # Not with __getattr__, which makes every attribute that is there several times slower.
     for name, remedy in names.items():
-        if not hasattr(kind, name):
+        if not any(name in vars(base) for base in kind.__mro__):
             setattr(kind, name, Elsewhere(name, remedy))

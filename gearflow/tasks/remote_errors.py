@@ -115,6 +115,8 @@ def _message(exc: BaseException) -> str:
 
 
 def _traceback(exc: BaseException) -> str:
+    if isinstance(exc, GearflowError) and exc.__traceback__ is not None and not _has_users_frames(exc):
+        return ""  # the message says it all
     try:
         text = _clean("".join(traceback.format_exception(type(exc), exc, _users_frames(exc.__traceback__))))
     except BaseException:  # noqa: BLE001  (formatting calls the user's code as well)
@@ -123,11 +125,24 @@ def _traceback(exc: BaseException) -> str:
 
 
 def _users_frames(frames: TracebackType | None) -> TracebackType | None:
-    """A traceback from the task's function on, without the worker's frames above it."""
-    below = frames
-    while below is not None and str(below.tb_frame.f_globals.get("__name__")).startswith("gearflow."):
-        below = below.tb_next
-    return below or frames
+    """Return the traceback from the task's function on, or all of it if there is no such part."""
+    return _below_ours(frames) or frames
+
+
+def _has_users_frames(exc: BaseException | None) -> bool:
+    """Whether the error or one that led to it passed through code that is not gearflow's."""
+    while exc is not None:
+        if _below_ours(exc.__traceback__) is not None:
+            return True
+        exc = exc.__cause__ or (None if exc.__suppress_context__ else exc.__context__)
+    return False
+
+
+def _below_ours(frames: TracebackType | None) -> TracebackType | None:
+    """Return the traceback without gearflow's own frames at its top."""
+    while frames is not None and str(frames.tb_frame.f_globals.get("__name__")).startswith("gearflow."):
+        frames = frames.tb_next
+    return frames
 
 
 def _errors(exc: BaseException) -> Sequence[Mapping[str, Any]]:

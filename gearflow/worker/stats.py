@@ -130,6 +130,8 @@ def _log_run_ended(
         fields |= {"delay": run.retry.delay, "reason": run.retry.reason}
     elif outcome is RunOutcome.DISCARDED and isinstance(failure, Discard):
         fields["reason"] = one_line(failure)
+    elif outcome is RunOutcome.INVALID:
+        fields["reason"] = str(failure).removeprefix(f"task {run.task.name!r}: ")
     shown = failure if outcome is RunOutcome.FAILED or outcome is RunOutcome.RETRIED else None
     if isinstance(shown, Control):
         shown = shown.__cause__

@@ -28,7 +28,7 @@ from gearflow.client import Security, current, parse_servers
 from gearflow.errors import NoServer
 from gearflow.protocol.codec import encode
 from gearflow.protocol.packets import CanDo
-from gearflow.tasks import RunInfo, Task
+from gearflow.tasks import RunInfo, Task, migration_hints
 from gearflow.tasks.hooks import (
     LifespanFunction,
     Middleware,
@@ -387,6 +387,9 @@ class Worker:
             async with anyio.create_task_group() as flushes:
                 for link in self._links:
                     flushes.start_soon(link.farewell)
+
+
+migration_hints.teach(Worker, migration_hints.WORKERS)
 
 
 def _by_function(tasks: Iterable[AnyTask]) -> dict[bytes, AnyTask]:

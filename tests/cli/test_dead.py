@@ -185,12 +185,11 @@ def test_letters_of_several_servers_are_listed_with_their_server(address: str) -
         assert listed(address) == [here]
 
 
-@pytest.mark.parametrize("act", ["show", "replay", "purge"])
-def test_a_letter_that_is_not_there_is_66(address: str, act: str) -> None:
+@pytest.mark.parametrize("act", [["show"], ["replay"], ["purge"], ["purge", "--yes"]], ids=" ".join)
+def test_a_letter_that_is_not_there_is_66(address: str, act: list[str]) -> None:
     with SyncClient([address]) as client:
         waiting = client.submit_background("img.resize", b"").handle
-    more = ["--yes"] if act == "purge" else []
-    code, stdout, stderr = run("dead", act, waiting, *more, "-s", address)
+    code, stdout, stderr = run("dead", *act, waiting, "-s", address)
     assert (code, stdout) == (66, "")
     assert f"there is no dead letter {waiting}" in stderr
 
@@ -237,7 +236,7 @@ def test_a_function_that_the_server_has_forgotten_has_letters_all_the_same(
     assert run("dead", "list", "--function", fresh(), "-s", address)[0] == 0
 
 
-@pytest.mark.parametrize("act", [["replay"], ["purge"], ["purge", "--yes"]], ids=" ".join)
+@pytest.mark.parametrize("act", [["list"], ["replay"], ["purge"], ["purge", "--yes"]], ids=" ".join)
 def test_the_name_of_no_function_is_told_with_those_like_it(address: str, act: list[str]) -> None:
     handle = bury(address, "img.resize")
     with SyncClient([address]) as client:

@@ -141,7 +141,7 @@ def test_a_full_disk_is_told_without_a_traceback(own: Shell) -> None:
             [*COMMAND, "status"], env=own.environment, stdout=full, stderr=subprocess.PIPE, check=False
         )
     assert ended.returncode == 74
-    assert ended.stderr == b"gearflow: [Errno 28] No space left on device\n"
+    assert ended.stderr == b"gearflow: cannot write: No space left on device\n"
 
 
 @pytest.mark.parametrize("command", ["status", "submit --bg a.b x=1", "submit --timeout 30 shout --raw x"])

@@ -12,7 +12,9 @@ from typer.testing import CliRunner
 from gearflow.client import SyncAdmin, SyncClient
 from gearflow.protocol import packets as p
 from gearflow.protocol.constants import HEADER, REQ
+from gearflow.server import ServerSettings
 from gearflow_cli.app import app
+from gearflow_cli.commands import server as server_command
 from tests.cli.shell import Running, Shell
 from tests.server.wire import Wire
 
@@ -33,6 +35,36 @@ def test_it_says_where_it_listens_and_ends_well(tmp_path: Path, number: int) -> 
         assert SyncAdmin(found[1]).pid() == server.process.pid
         server.signal(number)
         assert server.end() == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"host": "127.0.0.1"}, None),
+        ({"host": "::1"}, None),
+        ({"host": "localhost"}, None),
+        ({"host": "0.0.0.0"}, "anyone who reaches this port can submit and cancel jobs"),
+        ({"host": "::"}, "anyone who reaches this port"),
+        ({"host": "example.com"}, "anyone who reaches this port"),
+        ({"host": "0.0.0.0", "tls_cert": "x"}, "Require a token with --token-file"),
+        (
+            {"host": "0.0.0.0", "token": "t" * 32},
+            "the token and all payloads travel unencrypted; add --tls-cert",
+        ),
+        ({"host": "0.0.0.0", "token": "t" * 32, "tls_cert": "x"}, None),
+        ({"host": "0.0.0.0", "tls_ca": "y", "tls_cert": "x"}, None),
+    ],
+)
+def test_a_server_that_is_open_to_the_network_says_what_that_means(
+    settings: dict[str, str], said: str | None
+) -> None:
+    risk = server_command._risk(ServerSettings.model_validate(settings))  # pyright: ignore[reportPrivateUsage]
+    assert (risk is None) if said is None else (risk is not None and said in risk)
+
+
+def test_it_warns_when_it_starts(tmp_path: Path) -> None:
+    with Shell(tmp_path).start("server", "-p", "0", "--memory", "-L", "0.0.0.0") as server:
+        assert "anyone who reaches this port" in server.until("warning")
 
 
 def test_it_ends_while_clients_are_connected_and_jobs_wait(tmp_path: Path) -> None:

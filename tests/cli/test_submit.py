@@ -54,6 +54,21 @@ def test_a_module_of_the_command_line_has_to_be(served: Shell) -> None:
     assert str(served.directory) in stderr.splitlines()[-1]
 
 
+def test_where_a_module_was_searched_is_told_only_if_one_was_not_found(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "fails.py").write_text("1 / 0\n")
+    (tmp_path / "lacks.py").write_text("import no_such_module\n")
+    here = Shell(tmp_path, shell.environment)
+    assert "searched" not in here.run("submit", "-m", "fails", "a.b").stderr.decode()
+    assert "searched" in here.run("submit", "-m", "lacks", "a.b").stderr.decode()
+
+
+def test_a_choice_that_there_is_not_is_told_without_the_name_of_an_exception() -> None:
+    ended = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["submit", "--priority", "urgent", "a.b"])
+    assert ended.exit_code == 2
+    assert "'urgent' is not one of" in ended.stderr
+    assert "Value error" not in ended.stderr
+
+
 def test_a_misspelt_task_of_the_module_is_told_before_the_servers_are_asked(
     served: Shell, module: str
 ) -> None:
@@ -75,7 +90,8 @@ def test_arguments_that_do_not_fit_are_refused_before_they_are_sent(own: Shell, 
 def test_a_worker_that_refuses_the_payload_is_the_same_failure(served: Shell) -> None:
     code, _, stderr = outcome(served.run("submit", "add", "a=x"))
     assert code == 65
-    assert "  a: Input should be a valid integer" in stderr
+    assert stderr.count("Input should be a valid integer") == 1
+    assert "the payload does not fit its types:\n  a: Input should be a valid integer" in stderr
 
 
 def test_a_payload_may_come_from_standard_input(served: Shell) -> None:

@@ -12,6 +12,7 @@ from gearflow.client.job import JobHandle
 from gearflow.tasks import AsyncJob, Context, Job, Ref, Task, migration_hints, task
 from gearflow.tasks.decorator import _OPTIONS  # pyright: ignore[reportPrivateUsage]
 from gearflow.tasks.options import TaskOptions
+from gearflow.worker import Worker
 
 Fresh = Callable[..., str]
 
@@ -34,6 +35,7 @@ def add(fresh: Fresh) -> Any:
         ("send", r"\.background\("),
         ("apply_async", r"\.options\(delay=\.\.\., priority=\.\.\.\)\.background\("),
         ("s", r"\.map\(items\)\.then\(task\)"),
+        ("__or__", r"call one task after the other"),
         ("retry", r"raise TryAgain\(after=30\)"),
         ("starmap", r"\.map\(tuples\), .*'def f\(p: tuple\[int, int\]\)'"),
     ],
@@ -42,6 +44,18 @@ def test_a_verb_of_another_queue_is_answered_with_ours(add: Any, name: str, reme
     with pytest.raises(AttributeError, match=remedy):
         getattr(add, name)
     assert not hasattr(add, name)
+
+
+def test_tasks_that_are_piped_say_what_to_write_instead(add: Any) -> None:
+    with pytest.raises(AttributeError, match=r"or write \.map\(items\)\.then\(task\)"):
+        add | add
+    assert isinstance(1, Task | int)  # the class is a type like any other
+
+
+def test_a_worker_is_entered_with_async_with(add: Any) -> None:
+    worker: Any = Worker([add])
+    with pytest.raises(AttributeError, match=r"write 'async with', or .* 'gearflow worker MODULE'"), worker:
+        pass
 
 
 def test_other_names_are_answered_as_ever(add: Any) -> None:
@@ -56,6 +70,7 @@ def test_what_a_task_has_is_not_hidden() -> None:
         (Job, migration_hints.RESULTS),
         (Ref, migration_hints.RESULTS),
         (Context, migration_hints.RUNS),
+        (Worker, migration_hints.WORKERS),
     )
     for kind, names in taught:
         ours = {
@@ -99,6 +114,8 @@ def test_a_reference_can_be_pickled_as_ever() -> None:
         ("max_retries", r"retries=Retry\("),
         ("time_limit", r"timeout="),
         ("queue", r"gearflow worker -f"),
+        ("cron", r"have cron run 'gearflow submit --bg --unique KEY NAME'"),
+        ("max_concurrency", r"a worker with -c 1 runs one job at a time"),
         ("tiemout", r"did you mean 'timeout'\?"),
         ("foo", r"there are name, timeout, "),
     ],

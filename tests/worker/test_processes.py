@@ -350,6 +350,9 @@ async def test_arguments_and_results_that_do_not_fit_are_refused_there(
             await heavy.small.acall(7)
         assert await heavy.small.acall(18) == 8
     assert {record.getMessage() for record in caplog.records} == {"job invalid"}
+    refused, returned = (vars(record)["reason"] for record in caplog.records)
+    assert refused.startswith("the payload does not fit its types: number: Input should be a valid integer")
+    assert returned.startswith("what it returned does not fit its types: ")
 
 
 @pytest.mark.usefixtures("shared")
@@ -422,6 +425,8 @@ async def test_a_crash_is_told_with_how_the_memory_and_the_last_words(bundled: s
                 await heavy.crashes.acall(how)
             assert "first words\nlast words" in str(caught.value)
             assert ("Segmentation fault" in str(caught.value)) == (how == "fault")
+            assert "processes/child.py" not in str(caught.value)  # the stack shows the task's frames alone
+            assert not caught.value.traceback
 
 
 async def test_the_last_words_of_a_crash_are_not_those_of_the_run_before(bundled: str) -> None:
@@ -724,7 +729,7 @@ def test_a_coroutine_has_no_executor(function: str) -> None:
 
 
 def test_a_foreign_task_has_no_executor(function: str) -> None:
-    with pytest.raises(TaskDefinitionError, match="others run this one"):
+    with pytest.raises(TaskDefinitionError, match="another program runs this task"):
         task(name=function, foreign=True, executor="process")
 
 

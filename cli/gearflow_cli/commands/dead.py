@@ -54,6 +54,7 @@ def list_(
     listing = _Listing(as_json=as_json, wide=wide, with_server=len(addresses) > 1)
     answers = server_queries.each(addresses, partial(_each_page, function=name, act=listing.show))
     answers.require_one()
+    _check_name(name, addresses, sum(answers.given.values()))
     listing.end()
 
 
@@ -128,6 +129,7 @@ def purge(
     _check(handle, function, everything)
     if handle is not None:
         if not yes:
+            _ask_about(handle, servers, _letter)
             output.confirm(f"Forget the dead letter {handle}?")
         _ask_about(handle, servers, lambda client, name, server: purge_dead(client, name, server=server))
         output.write(f"purged {handle}")

@@ -5,9 +5,11 @@ same file.
 """
 
 import errno
+import logging
 import os
 import signal
 from enum import StrEnum
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 
@@ -378,6 +380,8 @@ async def _serve(settings: "ServerSettings") -> None:
     tune_garbage_collection()
     where = f"{job_server.address}{_guards(settings)}"
     tell(f"{server_version()} listens on {where}; {_life(settings, job_server.restored)}")
+    if (risk := _risk(settings)) is not None:
+        tell(f"warning: {risk}", logging.WARNING)
     try:
         await stop.wait()
     finally:
@@ -392,6 +396,27 @@ def _guards(settings: "ServerSettings") -> str:
         *(["the token"] if settings.token is not None else []),
     ]
     return f" and wants {', '.join(guards)}" if guards else ""
+
+
+def _risk(settings: "ServerSettings") -> str | None:
+    """Return what others on the network can do to a server; None if it listens on this machine only."""
+    if _is_local(settings.host):
+        return None
+    if settings.token is None and settings.tls_ca is None:
+        return (
+            "anyone who reaches this port can submit and cancel jobs, read their data, and run jobs. "
+            "Require a token with --token-file or certificates with --tls-ca, or listen on 127.0.0.1"
+        )
+    if settings.tls_cert is None:
+        return "the token and all payloads travel unencrypted; add --tls-cert"
+    return None
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:  # a name
+        return host == "localhost"
 
 
 def _life(settings: "ServerSettings", restored: int) -> str:

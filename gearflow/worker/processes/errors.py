@@ -7,10 +7,13 @@ carries what was said of it (``gearflow.tasks.remote_errors``). Attributes and a
 Descriptions of how a process ended with the task that it ran. Pure.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
+import gearflow
 from gearflow.errors import TaskCrashed
 from gearflow.runtime.process import End
 from gearflow.tasks.control_flow import Control, Discard, Fail, Snooze, TryAgain
@@ -18,6 +21,9 @@ from gearflow.tasks.remote_errors import Relayed, decode_failure, encode_failure
 
 LAST_LINES: Final = 20
 """Lines of output to keep for the error. A stack, or the message of a C library, fits in."""
+
+_OURS: Final = (f'  File "{Path(gearflow.__file__).parent}{os.sep}', '  File "<string>", line 1 in <module>')
+"""Frames of gearflow's own in the stack that a crash writes."""
 
 LONGEST_LINE: Final = 500
 """Characters of each of them: they become part of an error's message."""
@@ -37,9 +43,10 @@ class Ending:
         text = f"task {task!r} ended its process, which {self._how()}"
         if self.end.status is not None:
             text = f"{text}; its memory peaked at {self.end.memory}"
-        if not self.output:
+        shown = [line[:LONGEST_LINE] for line in self.output if not line.startswith(_OURS)]
+        if not shown:
             return TaskCrashed(f"{text}, and it wrote nothing")
-        lines = "\n".join(line[:LONGEST_LINE] for line in self.output)
+        lines = "\n".join(shown)
         return TaskCrashed(f"{text}; its last lines:\n{lines}")
 
     def _how(self) -> str:
