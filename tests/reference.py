@@ -133,7 +133,7 @@ SECTIONS: Final = (
         "Rows of text commands",
         "gearflow.protocol.admin",
         "The methods of `Admin` return these.",
-        ("FunctionStatus", "FunctionPriorities", "WorkerInfo", "JobInfo"),
+        ("FunctionStatus", "FunctionPriorities", "WorkerRow", "JobRow"),
     ),
     Section(
         "Operations",

@@ -30,11 +30,11 @@ from gearflow.broker.dispatch import Dispatcher
 from gearflow.broker.endings import Endings
 from gearflow.broker.job import HIGH, LOW, NORMAL, JobDetails, JobState, QueuedJob
 from gearflow.broker.lifecycle import Lifecycle
-from gearflow.broker.limits import Refused, SizeLimits
+from gearflow.broker.limits import Rejected, SizeLimits
 from gearflow.broker.parser import Body, Handler, PacketParser, handle_of, integer, name_in, split
 from gearflow.broker.session import Session
 from gearflow.broker.status import StatusHandlers
-from gearflow.broker.storage import Contents, Outcome, Store
+from gearflow.broker.storage import Contents, JobOutcome, Store
 from gearflow.broker.submission import Submissions
 from gearflow.protocol.constants import AUTH, MAX_ARGUMENT, RESERVED_PREFIX, PacketType
 
@@ -272,7 +272,7 @@ class Broker:
         (name, unique, reducer, _), workload = split(body, 4, kind)
         background = kind == PacketType.SUBMIT_REDUCE_JOB_BACKGROUND
         if len(reducer) > self._limits.unique:
-            refused = Refused(b"ARGUMENT_TOO_LARGE", b"Unique value too large")
+            refused = Rejected(b"ARGUMENT_TOO_LARGE", b"Unique value too large")
             return self.submissions.answer(session, None, background, refused)
         details = JobDetails()
         details.reducer = reducer
@@ -296,7 +296,7 @@ class Broker:
     ) -> bool:
         """A submission, whatever its packet; whether its answer has to wait for the store."""
         job: QueuedJob | None = None
-        refused: Refused | None = None
+        refused: Rejected | None = None
         submissions = self.submissions
         try:
             function = self.functions.by_name.get(name)
@@ -306,7 +306,7 @@ class Broker:
                 function = self.functions.ensure(name)
             client = None if background else session
             job = submissions.place(function, unique, workload, priority, background, details, client)
-        except Refused as error:
+        except Rejected as error:
             refused = error
         # Most submissions do not wait for the store.
         plain = not self.journal.durable or not (background or (job is not None and job.state is _STORING))
@@ -346,20 +346,20 @@ class Broker:
         if job is None:
             self.outgoing.error(session, b"JOB_NOT_FOUND", _NOT_FOUND[kind])
         elif job.background or job.details is not None:
-            self.endings.end(job, Outcome.COMPLETED, session, kind, handle, body)
+            self.endings.end(job, JobOutcome.COMPLETED, session, kind, handle, body)
         else:
             self.outgoing.relay(job.clients, kind, body)
             self.endings.release(job)
 
     def _work_fail(self, session: Session, kind: int, body: Body) -> None:
         handle = name_in(body)
-        self._work_end(session, Outcome.FAILED, kind, handle, handle)
+        self._work_end(session, JobOutcome.FAILED, kind, handle, handle)
 
     def _work_exception(self, session: Session, kind: int, body: Body) -> None:
         handle, body = handle_of(body)
-        self._work_end(session, Outcome.RAISED, kind, handle, body)
+        self._work_end(session, JobOutcome.RAISED, kind, handle, body)
 
-    def _work_end(self, session: Session, outcome: Outcome, kind: int, handle: bytes, body: Body) -> None:
+    def _work_end(self, session: Session, outcome: JobOutcome, kind: int, handle: bytes, body: Body) -> None:
         job = session.running.pop(handle, None)
         if job is None:
             self.outgoing.error(session, b"JOB_NOT_FOUND", _NOT_FOUND[kind])
@@ -372,7 +372,7 @@ class Broker:
         handle = first.partition(b"\0")[0]
         job = session.running.pop(handle, None) if kind in _RESULTS else None
         if job is not None:
-            self.endings.end(job, Outcome.FAILED, session, _WORK_FAIL, handle, handle)
+            self.endings.end(job, JobOutcome.FAILED, session, _WORK_FAIL, handle, handle)
         subject = b"the result of %b" % handle if job else b"a packet of type %d" % kind
         self.outgoing.notify(f"refused a body of {size} bytes, which is over the limit", session, subject)
         text = b"a body of %d bytes is over the limit of %d" % (size, self._limits.body)

@@ -26,7 +26,7 @@ from gearflow.broker.job import JobState, QueuedJob
 from gearflow.broker.outgoing import LINGER
 from gearflow.broker.parser import Body, integer, name_in, split
 from gearflow.broker.session import LARGE, WHOLE, Session
-from gearflow.broker.storage import Outcome
+from gearflow.broker.storage import JobOutcome
 from gearflow.errors import StoreError
 from gearflow.protocol import envelope
 from gearflow.protocol.constants import HEADER, MAX_BODY, RES, RESERVED_PREFIX, PacketType
@@ -190,7 +190,7 @@ class Dispatcher:
                 workload = self._fetch(job)
             except StoreError as error:
                 failure = serialization.failure("StoreError", str(error))
-                self._endings.fail(job, Outcome.RAISED, failure, None)
+                self._endings.fail(job, JobOutcome.RAISED, failure, None)
                 return False
         handle = b"%b%d" % (self._handle_prefix, job.number)
         session.running[handle] = job

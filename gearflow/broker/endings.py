@@ -16,7 +16,7 @@ from gearflow.broker.core import Core
 from gearflow.broker.job import JobState, QueuedJob
 from gearflow.broker.parser import Body, compact
 from gearflow.broker.session import LARGE, ResultWaiter, Session
-from gearflow.broker.storage import Forgotten, JobRecord, Outcome
+from gearflow.broker.storage import Forgotten, JobOutcome, JobRecord
 from gearflow.protocol.constants import PacketType
 from gearflow.protocol.server_events import cancel_event
 
@@ -29,7 +29,7 @@ _RUNNING: Final = JobState.RUNNING
 _OVER: Final = JobState.OVER
 
 
-class End(NamedTuple):
+class JobEnding(NamedTuple):
     """What one way to end involves."""
 
     sends: bool  # the clients that are attached get an end packet
@@ -37,20 +37,20 @@ class End(NamedTuple):
     releases: bool  # its place is free at once; else when its worker ends the run
 
 
-_USUAL: Final = End(sends=True, records=True, releases=True)
-_QUIET: Final = End(sends=False, records=True, releases=True)
+_USUAL: Final = JobEnding(sends=True, records=True, releases=True)
+_QUIET: Final = JobEnding(sends=False, records=True, releases=True)
 
-ENDS: Final[dict[JobState, dict[Outcome, End]]] = {
-    JobState.DELAYED: {Outcome.CANCELLED: _QUIET, Outcome.EXPIRED: _USUAL},
-    JobState.WAITING: {Outcome.CANCELLED: _QUIET, Outcome.EXPIRED: _USUAL},
+ENDS: Final[dict[JobState, dict[JobOutcome, JobEnding]]] = {
+    JobState.DELAYED: {JobOutcome.CANCELLED: _QUIET, JobOutcome.EXPIRED: _USUAL},
+    JobState.WAITING: {JobOutcome.CANCELLED: _QUIET, JobOutcome.EXPIRED: _USUAL},
     JobState.RUNNING: {
-        Outcome.COMPLETED: _USUAL,
-        Outcome.FAILED: _USUAL,
-        Outcome.RAISED: _USUAL,
-        Outcome.WORKERS_DIED: _USUAL,
+        JobOutcome.COMPLETED: _USUAL,
+        JobOutcome.FAILED: _USUAL,
+        JobOutcome.RAISED: _USUAL,
+        JobOutcome.WORKERS_DIED: _USUAL,
         # The protocol cannot stop a run. A worker with ``gearflow:events`` is notified. Whatever it still
         # sends of the job is accepted and goes nowhere.
-        Outcome.CANCELLED: End(sends=False, records=True, releases=False),
+        JobOutcome.CANCELLED: JobEnding(sends=False, records=True, releases=False),
     },
 }
 """A job that is at the store for the first time is not here: it cannot end before it is kept
@@ -71,7 +71,7 @@ class Endings:
 
     # ------------------------------------------------------------------------------- the ways to end
 
-    def fail(self, job: QueuedJob, outcome: Outcome, exception: bytes, worker: Session | None) -> None:
+    def fail(self, job: QueuedJob, outcome: JobOutcome, exception: bytes, worker: Session | None) -> None:
         """End a job with an exception of the server's own."""
         handle = self._handles.handle(job.number)
         self.end(job, outcome, worker, _WORK_EXCEPTION, handle, b"%b\0%b" % (handle, exception))
@@ -91,7 +91,7 @@ class Endings:
     def _cancel(self, job: QueuedJob) -> None:
         """End a job of which no client is to hear any more."""
         handle = self._handles.handle(job.number)
-        self.end(job, Outcome.CANCELLED, None, _WORK_FAIL, handle, handle)
+        self.end(job, JobOutcome.CANCELLED, None, _WORK_FAIL, handle, handle)
 
     def detach(self, session: Session, handle: bytes) -> bool:
         """Detach a client from a job. False if it is not attached. If it is attached twice, once remains."""
@@ -119,7 +119,7 @@ class Endings:
 
     def abandon(self, job: QueuedJob) -> None:
         """A worker gives back a job that has become unwanted."""
-        self._record(job, Outcome.CANCELLED, b"", None, None)
+        self._record(job, JobOutcome.CANCELLED, b"", None, None)
         self.release(job)
 
     def discard(self, job: QueuedJob) -> None:
@@ -131,7 +131,13 @@ class Endings:
     # -------------------------------------------------------------------------------------- the steps
 
     def end(
-        self, job: QueuedJob, outcome: Outcome, worker: Session | None, kind: int, handle: bytes, body: Body
+        self,
+        job: QueuedJob,
+        outcome: JobOutcome,
+        worker: Session | None,
+        kind: int,
+        handle: bytes,
+        body: Body,
     ) -> None:
         """End a job as ``ENDS`` says."""
         end = ENDS[job.state][outcome]
@@ -188,7 +194,7 @@ class Endings:
     def _record(
         self,
         job: QueuedJob,
-        outcome: Outcome,
+        outcome: JobOutcome,
         body: Body,
         worker: Session | None,
         send: Callable[[], None] | None,
@@ -212,13 +218,13 @@ class Endings:
             self._journal.add(change)
 
     def _change(
-        self, job: QueuedJob, outcome: Outcome, body: Body, worker: Session | None
+        self, job: QueuedJob, outcome: JobOutcome, body: Body, worker: Session | None
     ) -> JobRecord | Forgotten | None:
         """What the store is to know of the end of a job."""
         if not self._journal.exists:
             return None
         details = job.details
-        dead = job.background and outcome >= Outcome.FAILED
+        dead = job.background and outcome >= JobOutcome.FAILED
         keep = self._core.limits.keep if job.background else 0.0
         if details is not None and details.keep is not None:
             keep = details.keep
@@ -237,7 +243,7 @@ class Endings:
         change: JobRecord | Forgotten | None,
         send: Callable[[], None] | None,
         waiters: tuple[ResultWaiter, ...],
-        outcome: Outcome,
+        outcome: JobOutcome,
         body: Body,
         error: str | None,
     ) -> None:

@@ -6,7 +6,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from gearflow.broker.job import HIGH, LOW, NORMAL, JobState, QueuedJob
-from gearflow.broker.limits import Refused, SizeLimits
+from gearflow.broker.limits import Rejected, SizeLimits
 from gearflow.broker.storage import Paused
 from gearflow.errors import RemoteProtocolError
 from gearflow.protocol.constants import RESERVED_PREFIX
@@ -145,14 +145,14 @@ class Functions:
         """The function of that name, made known if it is not.
 
         Raises:
-            Refused: The name is reserved.
+            Rejected: The name is reserved.
             RemoteProtocolError: The name is too long.
         """
         function = self.by_name.get(name)
         if function is not None:
             return function
         if name.startswith(RESERVED_PREFIX):
-            raise Refused(b"INVALID_FUNCTION_NAME", b"a reserved function is for foreground submissions")
+            raise Rejected(b"INVALID_FUNCTION_NAME", b"a reserved function is for foreground submissions")
         if len(name) > self._limits.function:
             limit = self._limits.function
             raise RemoteProtocolError(f"a function name of {len(name)} bytes is over the limit of {limit}")

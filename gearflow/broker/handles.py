@@ -6,7 +6,7 @@ from functools import partial
 from typing import Final
 
 from gearflow.broker.journal import Journal
-from gearflow.broker.limits import Refused
+from gearflow.broker.limits import Rejected
 from gearflow.broker.storage import Reserved
 
 NUMBERS: Final = 1_000_000
@@ -40,7 +40,7 @@ class Handles:
         """A number that no job had before.
 
         Raises:
-            Refused: The store cannot be written, so no more numbers can be reserved.
+            Rejected: The store cannot be written, so no more numbers can be reserved.
         """
         number = self.last + 1
         if number >= self.reserve_at:
@@ -53,7 +53,7 @@ class Handles:
         if not self._is_reserving:
             self._ask(number)
         if number >= self._reserved:
-            raise Refused(b"QUEUE_ERROR", b"no number for the job: the store cannot be written")
+            raise Rejected(b"QUEUE_ERROR", b"no number for the job: the store cannot be written")
 
     def _ask(self, number: int) -> None:
         self._is_reserving = True

@@ -14,7 +14,7 @@ from gearflow.broker.endings import Endings
 from gearflow.broker.job import NO_PROGRESS, JobState, QueuedJob
 from gearflow.broker.parser import Body
 from gearflow.broker.session import Session
-from gearflow.broker.storage import Outcome, Rescheduled, StoredJob
+from gearflow.broker.storage import JobOutcome, Rescheduled, StoredJob
 
 _DELAYED: Final = JobState.DELAYED
 _WAITING: Final = JobState.WAITING
@@ -58,7 +58,7 @@ class Lifecycle:
 
     def _expire(self, job: QueuedJob) -> None:
         body = serialization.failure("Expired", "it had not started when its time was over")
-        self._endings.fail(job, Outcome.EXPIRED, body, None)
+        self._endings.fail(job, JobOutcome.EXPIRED, body, None)
 
     # ------------------------------------------------------------------------ jobs that come back
 
@@ -82,7 +82,9 @@ class Lifecycle:
         if most is not None and details.deaths >= most and job.wanted:
             name = serialization.name_of(worker).decode(errors="replace")
             text = f"{details.deaths} workers went away in the middle of it; the last was {name}"
-            self._endings.fail(job, Outcome.WORKERS_DIED, serialization.failure("WorkersDied", text), worker)
+            self._endings.fail(
+                job, JobOutcome.WORKERS_DIED, serialization.failure("WorkersDied", text), worker
+            )
             return
         if job.kept:
             self._core.journal.add(Rescheduled(job.number, details.due, details.attempt, details.deaths))

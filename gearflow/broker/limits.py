@@ -37,7 +37,7 @@ class SizeLimits:
     """Workers that may go away in the middle of a job; then it is a dead letter. None: any number."""
 
 
-class Refused(Exception):
+class Rejected(Exception):
     """A submission is refused: the code and the text of the ERROR."""
 
     def __init__(self, code: bytes, text: bytes) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from gearflow.broker.job import NO_PROGRESS, JobDetails, QueuedJob
 from gearflow.broker.parser import Body
 from gearflow.broker.session import NEVER_NAMED, Session
-from gearflow.broker.storage import JobRecord, Outcome, StoredJob
+from gearflow.broker.storage import JobOutcome, JobRecord, StoredJob
 
 
 def stored_job(job: QueuedJob, clock_offset: float) -> StoredJob:
@@ -62,7 +62,7 @@ def without_expiry(stored: StoredJob) -> StoredJob:
 
 def ended(
     job: QueuedJob,
-    outcome: Outcome,
+    outcome: JobOutcome,
     body: Body,
     worker: Session | None,
     ended_at: float,

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from gearflow.broker.functions import FunctionQueue
     from gearflow.broker.job import QueuedJob
     from gearflow.broker.parser import Body
-    from gearflow.broker.storage import Outcome
+    from gearflow.broker.storage import JobOutcome
 
 LARGE: Final = 65536
 """Bytes from which a body is received into a buffer of its own, if it does not come at once."""
@@ -83,7 +83,7 @@ class ResultWaiter:
     __slots__ = ("call", "job", "resume", "session")
 
     def __init__(
-        self, session: Session, call: bytes, job: QueuedJob, resume: Callable[[Outcome, Body], None]
+        self, session: Session, call: bytes, job: QueuedJob, resume: Callable[[JobOutcome, Body], None]
     ) -> None:
         self.session = session
         self.call = call  # its handle

@@ -12,7 +12,7 @@ from gearflow.broker.job import NO_PROGRESS, JobState, JobTable, QueuedJob
 from gearflow.broker.outgoing import Outgoing
 from gearflow.broker.parser import Body, integer, name_in
 from gearflow.broker.session import Session
-from gearflow.protocol.admin import FunctionPriorities, FunctionStatus, JobInfo, WorkerInfo
+from gearflow.protocol.admin import FunctionPriorities, FunctionStatus, JobRow, WorkerRow
 from gearflow.protocol.constants import HEADER, MAX_CLIENT_ID, RES, PacketType
 
 _OPTIONS: Final = frozenset({b"exceptions", b"gearflow"})
@@ -89,18 +89,18 @@ def priorities(known: Functions) -> Iterator[FunctionPriorities]:
         yield FunctionPriorities(function.name, high, normal + function.delayed, low, function.workers)
 
 
-def connections(sessions: Iterable[Session]) -> Iterator[WorkerInfo]:
+def connections(sessions: Iterable[Session]) -> Iterator[WorkerRow]:
     """Each connection, with the functions that it offers."""
     for session in sessions:
         names = tuple(function.name for function in reversed(session.abilities))  # newest first, as gearmand
-        yield WorkerInfo(session.fd, session.address, session.client_id, names)
+        yield WorkerRow(session.fd, session.address, session.client_id, names)
 
 
-def jobs(table: JobTable, handles: Handles) -> Iterator[JobInfo]:
+def jobs(table: JobTable, handles: Handles) -> Iterator[JobRow]:
     """Each job that is not over. A job that nobody wants is ignored: it ends with its run."""
     for job in table.by_number.values():
         handle = handles.handle(job.number)
-        yield JobInfo(handle, retries=0, ignored=not job.wanted, background=job.background)
+        yield JobRow(handle, retries=0, ignored=not job.wanted, background=job.background)
 
 
 def uniques(table: JobTable) -> Iterator[bytes]:

@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 from gearflow.broker.parser import Body
 
 
-class Outcome(IntEnum):
+class JobOutcome(IntEnum):
     """How a job ended; all but the first two are dead letters, if the job was a background job."""
 
     COMPLETED = 0  # WORK_COMPLETE; the body is the result
@@ -64,7 +64,7 @@ class JobRecord(NamedTuple):
     number: int
     function: bytes
     unique: bytes
-    outcome: Outcome
+    outcome: JobOutcome
     body: Body
     submitted: float
     started: float  # the last run; 0: none

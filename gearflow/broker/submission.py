@@ -19,7 +19,7 @@ from gearflow.broker.endings import Endings
 from gearflow.broker.functions import FunctionQueue
 from gearflow.broker.job import JobDetails, JobState, QueuedJob
 from gearflow.broker.lifecycle import Lifecycle, payload_key
-from gearflow.broker.limits import Refused
+from gearflow.broker.limits import Rejected
 from gearflow.broker.parser import Body
 from gearflow.broker.session import Session
 from gearflow.protocol.constants import HEADER, MAX_ARGUMENT, MAX_BODY, RES, PacketType
@@ -79,28 +79,28 @@ class Submissions:
         """Join the live job of the unique, or make a new job; the caller answers.
 
         Raises:
-            Refused: The job is over a limit.
+            Rejected: The job is over a limit.
         """
         key = b""
         limits = self._limits
         if unique:
             if len(unique) > limits.unique:
-                raise Refused(b"ARGUMENT_TOO_LARGE", b"Unique value too large")
+                raise Rejected(b"ARGUMENT_TOO_LARGE", b"Unique value too large")
             key = unique if unique != b"-" else payload_key(workload)
             job = function.uniques.get(key)
             if job is not None:
                 self._join(job, background, details, client)
                 return job
         if function.limits is not None and function.full(priority):
-            raise Refused(b"QUEUE_ERROR", b"Job queue is full")
+            raise Rejected(b"QUEUE_ERROR", b"Job queue is full")
         size = len(workload)
         if limits.queued is not None and self._jobs.queued_bytes + size > limits.queued:
             text = "refused a job: as many bytes are queued as may be"
             self._outgoing.notify(text, client, function.name)
-            raise Refused(b"QUEUE_ERROR", b"Job queue is full: the server holds all the bytes it may")
+            raise Rejected(b"QUEUE_ERROR", b"Job queue is full: the server holds all the bytes it may")
         handles = self._handles
         if size >= _NEARLY_TOO_LARGE and size + len(handles.prefix) + len(function.name) + 24 > MAX_BODY:
-            raise Refused(b"ARGUMENT_TOO_LARGE", b"with its handle the job would not fit into a packet")
+            raise Rejected(b"ARGUMENT_TOO_LARGE", b"with its handle the job would not fit into a packet")
         number = handles.last + 1
         if number >= handles.reserve_at:
             handles.reserve(number)
@@ -170,7 +170,7 @@ class Submissions:
         session: Session,
         job: QueuedJob | None,
         background: bool = False,
-        refused: Refused | None = None,
+        refused: Rejected | None = None,
     ) -> bool:
         """Answer a submission with its job or its refusal; whether that has to wait for the store."""
         if session.pending_writes or (job is not None and self.is_storing(job, background)):
@@ -198,7 +198,7 @@ class Submissions:
         session: Session,
         job: QueuedJob | None,
         durably: bool,
-        refused: Refused | None,
+        refused: Rejected | None,
         error: str | None,
     ) -> None:
         """Answer a submission that waited for the store (``durably``), or only for answers before it."""

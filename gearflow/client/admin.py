@@ -14,8 +14,8 @@ from gearflow.protocol.admin import (
     END,
     FunctionPriorities,
     FunctionStatus,
-    JobInfo,
-    WorkerInfo,
+    JobRow,
+    WorkerRow,
     parse_jobs,
     parse_ok,
     parse_priority_status,
@@ -74,11 +74,11 @@ class Admin:
         """Return the functions, with their waiting jobs by priority."""
         return parse_priority_status(await self._table(b"prioritystatus"))
 
-    async def workers(self) -> list[WorkerInfo]:
+    async def workers(self) -> list[WorkerRow]:
         """Return the connections, with the functions that they offer."""
         return parse_workers(await self._table(b"workers"))
 
-    async def jobs(self) -> list[JobInfo]:
+    async def jobs(self) -> list[JobRow]:
         """Return the jobs, with their handles."""
         return parse_jobs(await self._table(b"show jobs"))
 
@@ -198,11 +198,11 @@ class SyncAdmin:
         """See ``Admin.priority_status``."""
         return anyio.run(self._admin.priority_status)
 
-    def workers(self) -> list[WorkerInfo]:
+    def workers(self) -> list[WorkerRow]:
         """See ``Admin.workers``."""
         return anyio.run(self._admin.workers)
 
-    def jobs(self) -> list[JobInfo]:
+    def jobs(self) -> list[JobRow]:
         """See ``Admin.jobs``."""
         return anyio.run(self._admin.jobs)
 

@@ -49,7 +49,7 @@ class PriorityStatus:
 
 
 @dataclass(frozen=True, slots=True)
-class Workers:
+class ShowWorkers:
     """The connections, with the functions they offer."""
 
 
@@ -110,7 +110,7 @@ class DropFunction:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class CommandRefused:
     """The line is no command; ``answer`` says why."""
 
     answer: bytes
@@ -119,7 +119,7 @@ class Refused:
 Command: TypeAlias = (
     Status
     | PriorityStatus
-    | Workers
+    | ShowWorkers
     | Version
     | GetPid
     | Verbose
@@ -129,13 +129,13 @@ Command: TypeAlias = (
     | CancelJob
     | CreateFunction
     | DropFunction
-    | Refused
+    | CommandRefused
 )
 
 _PLAIN: Final[dict[bytes, Command]] = {
     b"status": Status(),
     b"prioritystatus": PriorityStatus(),
-    b"workers": Workers(),
+    b"workers": ShowWorkers(),
     b"version": Version(),
     b"getpid": GetPid(),
     b"verbose": Verbose(),
@@ -169,9 +169,9 @@ def parse_command(line: bytes) -> Command:
         case b"drop", [what, function] if what.lower() == b"function":
             return DropFunction(function)
         case (b"maxqueue" | b"create" | b"drop") as command, _:
-            return Refused(_incomplete(command))
+            return CommandRefused(_incomplete(command))
         case _:
-            return Refused(_unknown_command(line))
+            return CommandRefused(_unknown_command(line))
 
 
 def _parse_show(arguments: list[bytes]) -> Command:
@@ -181,7 +181,7 @@ def _parse_show(arguments: list[bytes]) -> Command:
         case [b"unique", b"jobs"]:
             return ShowUniqueJobs()
         case _:
-            return Refused(b"ERR UNKNOWN_SHOW_ARGUMENTS\r\n")
+            return CommandRefused(b"ERR UNKNOWN_SHOW_ARGUMENTS\r\n")
 
 
 def _parse_cancel(arguments: list[bytes]) -> Command:
@@ -189,7 +189,7 @@ def _parse_cancel(arguments: list[bytes]) -> Command:
         case [what, handle] if what.lower() == b"job":
             return CancelJob(handle)
         case _:
-            return Refused(b"ERR UNKNOWN_ERROR\r\n")
+            return CommandRefused(b"ERR UNKNOWN_ERROR\r\n")
 
 
 def _parse_maxqueue(function: bytes, limits: list[bytes]) -> MaxQueue:
@@ -254,7 +254,7 @@ class FunctionPriorities:
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerInfo:
+class WorkerRow:
     """A row of ``workers``, for every connection, whether or not it offers functions.
 
     Attributes:
@@ -271,7 +271,7 @@ class WorkerInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class JobInfo:
+class JobRow:
     """A row of ``show jobs``.
 
     Attributes:
@@ -302,14 +302,14 @@ def render_priority_status(rows: Iterable[FunctionPriorities]) -> bytes:
     )
 
 
-def render_workers(rows: Iterable[WorkerInfo]) -> bytes:
+def render_workers(rows: Iterable[WorkerRow]) -> bytes:
     """The answer to ``workers``."""
     return _table(
         b" ".join((b"%d" % row.fd, row.address.encode(), row.client_id, b":", *row.functions)) for row in rows
     )
 
 
-def render_jobs(rows: Iterable[JobInfo]) -> bytes:
+def render_jobs(rows: Iterable[JobRow]) -> bytes:
     """The answer to ``show jobs``."""
     return _table(b"%b\t%d\t%d\t%d" % (row.handle, row.retries, row.ignored, row.background) for row in rows)
 
@@ -369,15 +369,15 @@ def parse_priority_status(lines: Iterable[bytes]) -> list[FunctionPriorities]:
     return [FunctionPriorities(name, *numbers) for name, numbers in _rows(lines, 4)]
 
 
-def parse_jobs(lines: Iterable[bytes]) -> list[JobInfo]:
+def parse_jobs(lines: Iterable[bytes]) -> list[JobRow]:
     """The rows of ``show jobs``."""
     return [
-        JobInfo(handle, retries, bool(ignored), bool(background))
+        JobRow(handle, retries, bool(ignored), bool(background))
         for handle, (retries, ignored, background) in _rows(lines, 3)
     ]
 
 
-def parse_workers(lines: Iterable[bytes]) -> list[WorkerInfo]:
+def parse_workers(lines: Iterable[bytes]) -> list[WorkerRow]:
     """The rows of ``workers``; ids may contain blanks."""
     return _readable(lines, _worker, "a row of workers")
 
@@ -394,13 +394,13 @@ def _rows(lines: Iterable[bytes], columns: int) -> list[tuple[bytes, list[int]]]
     return _readable(lines, row, f"a row with {columns} numbers")
 
 
-def _worker(line: bytes) -> WorkerInfo | None:
+def _worker(line: bytes) -> WorkerRow | None:
     match = _WORKER.fullmatch(line)
     if match is None:
         return None
     fd, address, client_id, functions = match.groups()
     names = () if functions is None else tuple(functions.split(b" "))
-    return WorkerInfo(int(fd), address.decode(), client_id, names)
+    return WorkerRow(int(fd), address.decode(), client_id, names)
 
 
 def _readable(lines: Iterable[bytes], read: Callable[[bytes], Row | None], kind: str) -> list[Row]:

@@ -21,7 +21,7 @@ Order: TypeAlias = admin.MaxQueue | admin.CancelJob | admin.CreateFunction | adm
 Question: TypeAlias = (
     admin.Status
     | admin.PriorityStatus
-    | admin.Workers
+    | admin.ShowWorkers
     | admin.ShowJobs
     | admin.ShowUniqueJobs
     | admin.Version
@@ -43,7 +43,7 @@ def answer(broker: Broker, line: bytes) -> bytes:
         RemoteProtocolError: The line breaks the protocol; the connection is to be closed.
     """
     match admin.parse_command(line):
-        case admin.Refused(text):
+        case admin.CommandRefused(text):
             return text
         case admin.MaxQueue() | admin.CancelJob() | admin.CreateFunction() | admin.DropFunction() as order:
             return _obey(broker, order)
@@ -75,7 +75,7 @@ def _tell(broker: Broker, question: Question) -> bytes:
             return admin.render_status(status.functions(broker.functions))
         case admin.PriorityStatus():
             return admin.render_priority_status(status.priorities(broker.functions))
-        case admin.Workers():
+        case admin.ShowWorkers():
             return admin.render_workers(status.connections(broker.sessions))
         case admin.ShowJobs():
             return admin.render_jobs(status.jobs(broker.jobs, broker.core.handles))

@@ -19,7 +19,7 @@ from statistics import median
 from rich.console import Console
 from rich.table import Table
 
-from gearflow.broker.storage import Change, Forgotten, JobRecord, Outcome, Store, StoredJob
+from gearflow.broker.storage import Change, Forgotten, JobOutcome, JobRecord, Store, StoredJob
 from gearflow.stores import MemoryStore, SqliteStore
 
 GROUPS = (1, 100, 1000)
@@ -35,7 +35,7 @@ def end(number: int) -> JobRecord:
         number=number,
         function=b"work",
         unique=b"unique-%d" % number,
-        outcome=Outcome.COMPLETED,
+        outcome=JobOutcome.COMPLETED,
         body=b"result",
         submitted=1e9 + number,
         started=1e9 + number,

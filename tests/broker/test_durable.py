@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from gearflow.broker import Broker
-from gearflow.broker.storage import Change, Forgotten, JobRecord, Outcome, Rescheduled, Revived, StoredJob
+from gearflow.broker.storage import Change, Forgotten, JobOutcome, JobRecord, Rescheduled, Revived, StoredJob
 from gearflow.protocol import packets as p
 from gearflow.protocol import server_calls
 from gearflow.protocol.packets import Packet
@@ -235,7 +235,7 @@ def test_a_workload_that_cannot_be_read_makes_a_dead_letter_and_the_next_job_is_
     assert world.worker()(p.GrabJob()) == [p.JobAssign(_handle(2), b"work", b"next")]
     (ended,) = [change for change, _ in world.broker.journal.entries if change is not None]
     assert isinstance(ended, JobRecord)
-    assert ended.outcome is Outcome.RAISED
+    assert ended.outcome is JobOutcome.RAISED
     assert b"StoreError" in bytes(ended.body)
 
 
@@ -255,7 +255,7 @@ def test_deaths_are_counted_over_restarts_and_the_last_makes_a_dead_letter(
     worker.leave()
     world.commit()
     (letter,) = world.disk.dead(None, 0, 10)
-    assert (letter.outcome, letter.deaths) == (Outcome.WORKERS_DIED, 3)
+    assert (letter.outcome, letter.deaths) == (JobOutcome.WORKERS_DIED, 3)
     assert world.worker().grab() is None
 
 
@@ -406,7 +406,7 @@ def test_a_job_in_the_middle_of_a_cancel_stays_cancelled(world: Durable, client:
     assert number is not None
     record = world.disk.ended(number)
     assert record is not None
-    assert record.outcome is Outcome.CANCELLED
+    assert record.outcome is JobOutcome.CANCELLED
 
 
 def test_a_promotion_that_cannot_be_kept_leaves_nothing_to_run_when_its_client_has_left(
@@ -570,7 +570,7 @@ def test_a_job_that_expired_does_not_expire_again_when_it_is_replayed() -> None:
     world.pass_time(11)
     world.commit()
     (letter,) = world.disk.dead(None, 0, 10)
-    assert letter.outcome is Outcome.EXPIRED
+    assert letter.outcome is JobOutcome.EXPIRED
     disk.changes.clear()
     client(p.SubmitJob(server_calls.DEAD, b"", b'{"action":"replay"}'))
     world.commit()

@@ -12,22 +12,22 @@ from gearflow.protocol.admin import (
     END,
     CancelJob,
     Command,
+    CommandRefused,
     CreateFunction,
     DropFunction,
     FunctionPriorities,
     FunctionStatus,
     GetPid,
-    JobInfo,
+    JobRow,
     MaxQueue,
     PriorityStatus,
-    Refused,
     ShowJobs,
     ShowUniqueJobs,
+    ShowWorkers,
     Status,
     Verbose,
     Version,
-    WorkerInfo,
-    Workers,
+    WorkerRow,
     parse_command,
     parse_jobs,
     parse_ok,
@@ -42,7 +42,7 @@ from tests import strategies
 COMMANDS: dict[bytes, Command] = {
     b"status": Status(),
     b"prioritystatus": PriorityStatus(),
-    b"workers": Workers(),
+    b"workers": ShowWorkers(),
     b"version": Version(),
     b"getpid": GetPid(),
     b"verbose": Verbose(),
@@ -109,7 +109,7 @@ def test_a_command_is_known_in_any_case_and_with_blanks_behind_it(line: bytes, c
 
 @pytest.mark.parametrize(("line", "answer"), REFUSALS.items())
 def test_a_line_that_is_no_command_is_refused_as_by_gearmand(line: bytes, answer: bytes) -> None:
-    assert parse_command(line) == Refused(answer)
+    assert parse_command(line) == CommandRefused(answer)
 
 
 def test_words_behind_a_command_without_arguments_are_ignored() -> None:
@@ -128,7 +128,7 @@ def test_garbage_is_refused_or_is_the_peers_fault(line: bytes) -> None:
         command = parse_command(line)
     except RemoteProtocolError:
         return
-    if isinstance(command, Refused):
+    if isinstance(command, CommandRefused):
         assert command.answer.startswith(b"ERR ")
         assert command.answer.endswith(b"\r\n")
 
@@ -145,14 +145,14 @@ def test_the_tables_are_gearmands_byte_for_byte() -> None:
     assert (
         admin.render_workers(
             [
-                WorkerInfo(37, "127.0.0.1", b"-", ()),
-                WorkerInfo(38, "::1", b"an id", (b"new", b"old")),
-                WorkerInfo(39, "127.0.0.1", b"", (b"",)),
+                WorkerRow(37, "127.0.0.1", b"-", ()),
+                WorkerRow(38, "::1", b"an id", (b"new", b"old")),
+                WorkerRow(39, "127.0.0.1", b"", (b"",)),
             ]
         )
         == b"37 127.0.0.1 - :\n38 ::1 an id : new old\n39 127.0.0.1  : \n.\n"
     )
-    assert admin.render_jobs([JobInfo(b"H:1", 2, True, False)]) == b"H:1\t2\t1\t0\n.\n"
+    assert admin.render_jobs([JobRow(b"H:1", 2, True, False)]) == b"H:1\t2\t1\t0\n.\n"
     assert admin.render_uniques([b"u", b""]) == b"u\n\n.\n"
     assert admin.render_status([]) == b".\n"
 
@@ -177,15 +177,15 @@ def test_priority_status_survives_render_and_parse(rows: list[FunctionPriorities
     assert parse_priority_status(lines_of(admin.render_priority_status(rows))) == rows
 
 
-@given(st.lists(st.builds(JobInfo, names, numbers, st.booleans(), st.booleans())))
-def test_show_jobs_survives_render_and_parse(rows: list[JobInfo]) -> None:
+@given(st.lists(st.builds(JobRow, names, numbers, st.booleans(), st.booleans())))
+def test_show_jobs_survives_render_and_parse(rows: list[JobRow]) -> None:
     assert parse_jobs(lines_of(admin.render_jobs(rows))) == rows
 
 
 @given(
     st.lists(
         st.builds(
-            WorkerInfo,
+            WorkerRow,
             numbers,
             st.sampled_from(["127.0.0.1", "::1", "-"]),
             client_ids,
@@ -193,12 +193,12 @@ def test_show_jobs_survives_render_and_parse(rows: list[JobInfo]) -> None:
         )
     )
 )
-def test_workers_survives_render_and_parse_also_with_blanks_in_ids(rows: list[WorkerInfo]) -> None:
+def test_workers_survives_render_and_parse_also_with_blanks_in_ids(rows: list[WorkerRow]) -> None:
     assert parse_workers(lines_of(admin.render_workers(rows))) == rows
 
 
 def test_a_line_end_in_a_name_does_not_make_two_rows() -> None:
-    rows = lines_of(admin.render_workers([WorkerInfo(1, "::1", b"two\r\nlines", (b"f",))]))
+    rows = lines_of(admin.render_workers([WorkerRow(1, "::1", b"two\r\nlines", (b"f",))]))
     assert rows == [rb"1 ::1 two\r\nlines : f"]
 
 
@@ -209,8 +209,8 @@ def test_lines_that_are_no_rows_are_skipped() -> None:
         FunctionStatus(b"f", 0, 0, 1),
     ]
     assert parse_workers([b"37 127.0.0.1 - : two", b"lines", b"38 127.0.0.1 - :"]) == [
-        WorkerInfo(37, "127.0.0.1", b"-", (b"two",)),
-        WorkerInfo(38, "127.0.0.1", b"-", ()),
+        WorkerRow(37, "127.0.0.1", b"-", (b"two",)),
+        WorkerRow(38, "127.0.0.1", b"-", ()),
     ]
 
 

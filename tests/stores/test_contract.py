@@ -11,8 +11,8 @@ import pytest
 
 from gearflow.broker.storage import (
     Forgotten,
+    JobOutcome,
     JobRecord,
-    Outcome,
     Rescheduled,
     Reserved,
     Revived,
@@ -207,8 +207,8 @@ def test_a_large_group_of_all_kinds_is_kept(store: Store) -> None:
 # ---------------------------------------------------------------------------------------- what became of it
 
 
-@pytest.mark.parametrize("outcome", Outcome)
-def test_an_end_comes_back_as_it_was_given(store: Store, outcome: Outcome) -> None:
+@pytest.mark.parametrize("outcome", JobOutcome)
+def test_an_end_comes_back_as_it_was_given(store: Store, outcome: JobOutcome) -> None:
     end = JobRecord(
         number=3,
         function=b"resize",
@@ -228,7 +228,7 @@ def test_an_end_comes_back_as_it_was_given(store: Store, outcome: Outcome) -> No
     found = ended(store, 3)
     assert found == end
     assert found is not None
-    assert isinstance(found.outcome, Outcome)
+    assert isinstance(found.outcome, JobOutcome)
 
 
 @pytest.mark.parametrize("length", [0, 1024, 1025, 100_000])

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 
 import pytest
 
-from gearflow.broker.storage import Outcome
+from gearflow.broker.storage import JobOutcome
 from gearflow.errors import StoreError
 from gearflow.stores import SqliteStore, recover
 from gearflow.stores.sqlite import integrity
@@ -112,7 +112,7 @@ def check_damaged(whole: Whole, path: Path) -> bool:
     if not recovered.lost_groups:  # else some are as they were before
         assert rest.jobs.items() <= whole.content.jobs.items()
         # a dead letter whose end is lost has one that says nothing
-        known = {number: end for number, end in rest.ends.items() if end.outcome is not Outcome.FAILED}
+        known = {number: end for number, end in rest.ends.items() if end.outcome is not JobOutcome.FAILED}
         assert known.items() <= whole.content.ends.items()
         assert len(known) == recovered.kept_records
     assert recovered.moved_to.exists()

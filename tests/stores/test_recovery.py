@@ -14,7 +14,7 @@ from typing import Final, Literal
 
 import pytest
 
-from gearflow.broker.storage import Outcome, Paused
+from gearflow.broker.storage import JobOutcome, Paused
 from gearflow.errors import StoreError
 from gearflow.stores import SqliteStore, backup, recover
 from gearflow.stores.sqlite.files import FileLock
@@ -169,8 +169,8 @@ def test_a_dead_letter_without_its_end_can_still_be_found(tmp_path: Path) -> Non
     store = SqliteStore(path)
     assert jobs_of(store.load()) == []
     assert [(end.number, end.outcome) for end in store.dead(None, 0, 10)] == [
-        (1, Outcome.FAILED),
-        (2, Outcome.RAISED),
+        (1, JobOutcome.FAILED),
+        (2, JobOutcome.RAISED),
     ]
     assert store.job(1) == a_dead_letter(1).letter
     store.close()

@@ -6,7 +6,7 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
-from gearflow.broker.storage import Contents, JobRecord, Outcome, Store, StoredJob
+from gearflow.broker.storage import Contents, JobOutcome, JobRecord, Store, StoredJob
 
 
 def a_job(number: int, workload: bytes | memoryview | int = b"payload", **fields: Any) -> StoredJob:
@@ -31,7 +31,7 @@ def an_end(number: int, body: bytes | memoryview = b"result", **fields: Any) -> 
         number=number,
         function=b"resize",
         unique=b"key-%d" % number,
-        outcome=Outcome.COMPLETED,
+        outcome=JobOutcome.COMPLETED,
         body=body,
         submitted=1000.25 + number,
         started=2000.5,
@@ -48,7 +48,7 @@ def an_end(number: int, body: bytes | memoryview = b"result", **fields: Any) -> 
 def a_dead_letter(number: int, workload: bytes | memoryview | int = b"payload", **fields: Any) -> JobRecord:
     function = fields.get("function", b"resize")
     letter = a_job(number, workload, function=function, attempt=3, deaths=1)
-    return an_end(number, b"what went wrong", outcome=Outcome.RAISED, letter=letter, **fields)
+    return an_end(number, b"what went wrong", outcome=JobOutcome.RAISED, letter=letter, **fields)
 
 
 def tamper(path: Path, statement: str) -> None:

@@ -29,7 +29,7 @@ from gearflow.broker.job import HIGH, LOW, NORMAL, JobState, QueuedJob
 from gearflow.broker.lifecycle import Lifecycle
 from gearflow.broker.parser import Body
 from gearflow.broker.session import Session
-from gearflow.broker.storage import Change, JobRecord, Outcome, Store
+from gearflow.broker.storage import Change, JobOutcome, JobRecord, Store
 from gearflow.broker.submission import Submissions
 from gearflow.protocol.constants import Priority
 from gearflow.protocol.server_calls import Fault, JobName, Message, ResultRequest
@@ -71,7 +71,7 @@ class EndOf(NamedTuple):
 class JobEnd(NamedTuple):
     """How a job ended."""
 
-    outcome: Outcome
+    outcome: JobOutcome
     body: Body
 
 

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from gearflow.broker import serialization
 from gearflow.broker.calls.call import KNOWN, BrokerParts, Call, CallFailed, Keep, Steps
-from gearflow.broker.calls.results import Results
+from gearflow.broker.calls.results import ResultCalls
 from gearflow.broker.storage import Change, Forgotten, JobRecord, Revived, StoredJob
 from gearflow.protocol import server_calls as api
 
@@ -25,10 +25,10 @@ class _Action(NamedTuple):
     unique: tuple[bytes, bytes] = (b"", b"")
 
 
-class DeadLetters:
+class DeadLetterCalls:
     """Acts on dead letters. Owns which of them are being replayed or purged."""
 
-    def __init__(self, parts: BrokerParts, results: Results) -> None:
+    def __init__(self, parts: BrokerParts, results: ResultCalls) -> None:
         self._parts = parts
         self._results = results
         self._acted_on: set[int] = set()  # that are being replayed or purged

@@ -18,14 +18,14 @@ from gearflow.broker.calls.call import (
     Steps,
     read,
 )
-from gearflow.broker.calls.dead_letters import DeadLetters
-from gearflow.broker.calls.operations import Operations
-from gearflow.broker.calls.results import Results
-from gearflow.broker.calls.submit import Submit
-from gearflow.broker.limits import Refused
+from gearflow.broker.calls.dead_letters import DeadLetterCalls
+from gearflow.broker.calls.operations import OperationCalls
+from gearflow.broker.calls.results import ResultCalls
+from gearflow.broker.calls.submit import SubmitCalls
+from gearflow.broker.limits import Rejected
 from gearflow.broker.parser import Body
 from gearflow.broker.session import ResultWaiter, Session
-from gearflow.broker.storage import Outcome
+from gearflow.broker.storage import JobOutcome
 from gearflow.errors import StoreError
 from gearflow.protocol import server_calls as api
 from gearflow.protocol.constants import HEADER, RES, PacketType
@@ -40,8 +40,8 @@ class ServerCalls:
     def __init__(self, parts: BrokerParts) -> None:
         self._parts = parts
         self._journal = parts.core.journal
-        self._submit = Submit(parts)
-        results, operations = Results(parts), Operations(parts)
+        self._submit = SubmitCalls(parts)
+        results, operations = ResultCalls(parts), OperationCalls(parts)
         self._functions: dict[bytes, Callable[[Call], Steps | api.Message | None]] = {
             api.AUTH: operations.auth,
             api.RESULT: results.result,
@@ -50,7 +50,7 @@ class ServerCalls:
             api.RELEASE: operations.release,
             api.CANCEL: operations.cancel,
             api.DETACH: operations.detach,
-            api.DEAD: DeadLetters(parts, results).dead,
+            api.DEAD: DeadLetterCalls(parts, results).dead,
             api.PAUSE: operations.pause,
             api.PURGE: operations.purge,
             api.REPORT: operations.report,
@@ -124,7 +124,7 @@ class ServerCalls:
         except CallFailed as failed:
             try:
                 self._fail(self._open(session, b""), failed)
-            except Refused as refused:
+            except Rejected as refused:
                 self._parts.submissions.answer(session, None, False, refused)
         return None
 
@@ -176,7 +176,7 @@ class ServerCalls:
             give_up = partial(self._give_up, call, waiter)
             core.timers.add(core.clock.unix() + wait.timeout, give_up, waiter.is_waiting)
 
-    def _ended(self, call: Call, steps: Steps, outcome: Outcome, body: Body) -> None:
+    def _ended(self, call: Call, steps: Steps, outcome: JobOutcome, body: Body) -> None:
         self._resume(call, steps, JobEnd(outcome, body))
 
     def _give_up(self, call: Call, waiter: ResultWaiter) -> None:
@@ -209,11 +209,11 @@ class ServerCalls:
     def _end(self, session: Session, handle: bytes, end: JobEnd) -> None:
         """End a call exactly as a job ended."""
         outcome, body = end
-        if outcome is not Outcome.COMPLETED and (
-            not session.exceptions or outcome in (Outcome.FAILED, Outcome.CANCELLED)
+        if outcome is not JobOutcome.COMPLETED and (
+            not session.exceptions or outcome in (JobOutcome.FAILED, JobOutcome.CANCELLED)
         ):
             self._parts.core.outgoing.respond(session, PacketType.WORK_FAIL, handle)
             return
-        kind = PacketType.WORK_COMPLETE if outcome is Outcome.COMPLETED else PacketType.WORK_EXCEPTION
+        kind = PacketType.WORK_COMPLETE if outcome is JobOutcome.COMPLETED else PacketType.WORK_EXCEPTION
         head = HEADER.pack(RES, kind, len(handle) + 1 + len(body)) + handle + b"\0"
         self._parts.core.outgoing.send_in_two(session, head, body)

@@ -19,7 +19,7 @@ _SLICE: Final = 1000
 _PURGED: Final = (JobState.WAITING, JobState.DELAYED)
 
 
-class Operations:
+class OperationCalls:
     """Carries out commands."""
 
     def __init__(self, parts: BrokerParts) -> None:

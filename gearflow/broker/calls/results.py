@@ -21,13 +21,13 @@ from gearflow.broker.calls.call import (
 )
 from gearflow.broker.job import NO_PROGRESS, JobDetails, JobState, QueuedJob
 from gearflow.broker.parser import integer
-from gearflow.broker.storage import JobRecord, Outcome
+from gearflow.broker.storage import JobOutcome, JobRecord
 from gearflow.protocol import server_calls as api
 
 _PRIORITIES: Final = {lane: priority for priority, lane in LANES.items()}
 
 
-class Results:
+class ResultCalls:
     """Answers questions about one job, or about the server."""
 
     def __init__(self, parts: BrokerParts) -> None:
@@ -129,7 +129,7 @@ class Results:
 
     def is_dead(self, record: JobRecord) -> bool:
         """Whether the job is a dead letter, which can be replayed."""
-        return record.outcome >= Outcome.FAILED and self._parts.kept.job(record.number) is not None
+        return record.outcome >= JobOutcome.FAILED and self._parts.kept.job(record.number) is not None
 
 
 def _text(name: bytes) -> str:
@@ -141,7 +141,7 @@ def _progress(numerator: bytes, denominator: bytes) -> tuple[int, int]:
 
 
 def _failure(record: JobRecord) -> api.Failure | None:
-    if record.outcome < Outcome.RAISED:
+    if record.outcome < JobOutcome.RAISED:
         return None
     text = _text(bytes(record.body))
     try:

@@ -7,15 +7,15 @@ from collections.abc import Generator
 
 from gearflow.broker.calls.call import KNOWN, LANES, BrokerParts, CallFailed, Steps, Wait
 from gearflow.broker.job import JobDetails, QueuedJob
-from gearflow.broker.limits import Refused
+from gearflow.broker.limits import Rejected
 from gearflow.broker.parser import Body
 from gearflow.broker.session import Session
-from gearflow.broker.storage import JobRecord, Outcome
+from gearflow.broker.storage import JobOutcome, JobRecord
 from gearflow.errors import RemoteProtocolError, StoreError
 from gearflow.protocol import server_calls as api
 
 
-class Submit:
+class SubmitCalls:
     """Places the jobs of ``gearflow:submit``."""
 
     def __init__(self, parts: BrokerParts) -> None:
@@ -57,7 +57,7 @@ class Submit:
         except StoreError:
             return None  # then it runs again
         now = parts.core.clock.unix()
-        good = record is not None and record.outcome is Outcome.COMPLETED and record.expires > now
+        good = record is not None and record.outcome is JobOutcome.COMPLETED and record.expires > now
         return record if good else None
 
     def _place(self, request: api.SubmitRequest, payload: Body, client: Session | None) -> QueuedJob:
@@ -71,7 +71,7 @@ class Submit:
                 self._details(request),
                 client,
             )
-        except Refused as refused:
+        except Rejected as refused:
             kind = "gearflow:full" if refused.code == b"QUEUE_ERROR" else "gearflow:invalid"
             raise CallFailed(kind, refused.text.decode(errors="replace")) from None
         except RemoteProtocolError as error:

@@ -33,7 +33,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from gearflow.broker.storage import JobRecord, Outcome, StoredJob
+from gearflow.broker.storage import JobOutcome, JobRecord, StoredJob
 from gearflow.errors import StoreError
 from gearflow.stores.sqlite import schema
 from gearflow.stores.sqlite.errors import DiskFull, failed, remedy
@@ -402,7 +402,7 @@ class _Saved:
                         number=number,
                         function=letter.function,
                         unique=letter.unique,
-                        outcome=Outcome.FAILED,
+                        outcome=JobOutcome.FAILED,
                         body=b"",
                         submitted=letter.submitted,
                         started=0.0,

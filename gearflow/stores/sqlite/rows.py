@@ -32,7 +32,7 @@ from typing import Any, Final, TypeAlias
 from zlib import crc32
 
 from gearflow.broker.parser import Body
-from gearflow.broker.storage import JobRecord, Outcome, StoredJob
+from gearflow.broker.storage import JobOutcome, JobRecord, StoredJob
 
 GENERATION: Final = 1 << 13
 """Different hashes in an array: to sort them takes two milliseconds."""
@@ -257,7 +257,7 @@ def row_record(row: Row) -> JobRecord:
             _check(crc32(body), body_crc)
         head = _RECORD(number, outcome, submitted, started, ended, attempt, deaths, expires, size, body_crc)
         _check(crc32(b"\0".join((head, function, unique, worker, notes, short))), crc)
-        outcome = Outcome(outcome)
+        outcome = JobOutcome(outcome)
     except _WRONG_TYPES as error:
         raise DamagedRow from error
     return JobRecord(
