@@ -159,7 +159,7 @@ class BlockingSubmitter:
         """The answer, if these bytes complete it."""
         if not data:
             raise EOFError("the server closed the connection")
-        return next(self._frames.feed(data), None)
+        return next(iter(self._frames.feed(data)), None)
 
     def _connection(self) -> socket.socket:
         """The connection, if it is still there, else a new one. Raises NotSent."""

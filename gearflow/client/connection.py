@@ -27,7 +27,7 @@ A caller that no longer wants a job is forgotten here at once. The client notifi
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -392,7 +392,7 @@ class Connection:
 
     # ---------------------------------------------------------------------------- what the server says
 
-    def _take_all(self, frames: Iterator[Frame]) -> None:
+    def _take_all(self, frames: Iterable[Frame]) -> None:
         for kind, body in frames:  # here, so that the last body is not kept while the next one is waited for
             self._take_in(kind, body)
 

@@ -5,7 +5,7 @@ of type ``TEXT`` whose body is the line without its end. The server's sessions s
 in place instead (``gearflow.broker.session``) and follow the same rules.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final, TypeAlias
 
 from gearflow.errors import RemoteProtocolError
@@ -37,7 +37,7 @@ class FrameBuffer:
         self._missing = 0  # bytes without which looking again is in vain
         self._broken: str | None = None
 
-    def feed(self, data: bytes) -> Iterator[Frame]:
+    def feed(self, data: bytes) -> Iterable[Frame]:
         """The frames that ``data`` completes, in order; to be iterated to the end.
 
         Raises:
@@ -51,7 +51,7 @@ class FrameBuffer:
             self._pieces.append(data)
             if len(data) < self._missing:
                 self._missing -= len(data)
-                return
+                return ()
             data = b"".join(self._pieces)
             self._pieces.clear()
         frames: list[Frame] = []
@@ -65,9 +65,8 @@ class FrameBuffer:
                     break
         except RemoteProtocolError as error:
             self._broken = str(error)
-            yield from frames
-            raise
-        yield from frames
+            return _then_raise(frames, error)
+        return frames
 
     def _take(self, data: bytes, start: int, frames: list[Frame]) -> tuple[int, int]:
         """Cut one frame off; returns where the next begins, and how many bytes this one lacks."""
@@ -103,3 +102,8 @@ class FrameBuffer:
             raise RemoteProtocolError(f"a line of text came: {line[:80]!r}; it does not speak Gearman")
         frames.append((TEXT, line))
         return end + 1, 0
+
+
+def _then_raise(frames: list[Frame], error: RemoteProtocolError) -> Iterator[Frame]:
+    yield from frames
+    raise error

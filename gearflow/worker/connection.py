@@ -76,7 +76,7 @@ class Outbox:
             else:
                 self._packets[place] = packet
 
-    def take(self) -> list[bytes]:
+    def drain(self) -> list[bytes]:
         """All that is there; the outbox is empty then."""
         with self._lock:
             packets, self._packets = self._packets, []
@@ -88,35 +88,47 @@ class Outbox:
 RECEIVE_SIZE: Final = 262_144
 """Bytes: what asyncio's transports read at most in one go."""
 
-_FAREWELL: Final = b"farewell"
+_FLUSH: Final = b"flush"
 
 
 class ConnectionOwner(Protocol):
-    """Who hears of what happens: the link."""
+    """The link that keeps the connection."""
 
     @property
     def address(self) -> ServerAddress:
-        """The server's."""
+        """The server's address."""
         ...
 
     def session(self, wake: Callable[[], None]) -> tuple[ServerSlots, WorkerSession]:
         """The state of a new connection."""
         ...
 
+    def registered(self) -> None:
+        """The server knows the worker's functions."""
+        ...
+
+    def declined(self) -> None:
+        """A job came that does not run here; its slot is free."""
+        ...
+
+    def refused(self, refusal: Refusal) -> None:
+        """The server refused a request."""
+        ...
+
+
+class LinkOwner(Protocol):
+    """The worker, which runs the jobs of all connections."""
+
     def post(self, callback: Callable[[], object]) -> None:
         """Call something on the loop, from any thread."""
         ...
 
     def registered(self) -> None:
-        """The server knows the worker's functions."""
+        """A server knows the worker's functions."""
         ...
 
     def assigned(self, connection: "WorkerConnection", job: Assignment) -> None:
-        """A job to be run; its slot is taken."""
-        ...
-
-    def declined(self) -> None:
-        """A job came that is not run; its slot is free."""
+        """Run a job, whose slot is taken."""
         ...
 
     def recognized(self, connection: "WorkerConnection") -> None:
@@ -127,24 +139,25 @@ class ConnectionOwner(Protocol):
         """Nobody wants a job any more that runs here."""
         ...
 
-    def refused(self, refusal: Refusal) -> None:
-        """The server refused something."""
+    def abandon(self, connection: "WorkerConnection") -> list[bytes]:
+        """The connection is about to close: stop the runs of its jobs, and return the jobs to release."""
         ...
 
-    def abandon(self, connection: "WorkerConnection") -> list[bytes]:
-        """The connection is about to be closed: stop what runs, and return the jobs to be released."""
+    def lost(self, connection: "WorkerConnection") -> None:
+        """The connection is closed, and the server gives its jobs to other workers."""
         ...
 
 
 class WorkerConnection:
     """One connection while it lasts. Owns its outbox, not the runs of the jobs that came through it."""
 
-    def __init__(self, stream: Stream, owner: ConnectionOwner) -> None:
+    def __init__(self, stream: Stream, owner: ConnectionOwner, worker: LinkOwner) -> None:
         self.reason = "it was closed"
         self.server = owner.address
         self.outbox = Outbox()
         self._stream = stream
         self._owner = owner
+        self._worker = worker
         self._lane, self._session = owner.session(self.wake)
         self._woken = anyio.Event()
         self._is_woken = False
@@ -152,7 +165,7 @@ class WorkerConnection:
         self._tasks = anyio.create_task_group()
         self._frames = FrameBuffer(RES, text=False)
         self._heard = True  # something, since the heartbeat last looked
-        self._farewell = anyio.Event()
+        self._flushed = anyio.Event()
         self._is_sending = False
         # When a send is cancelled, asyncio has taken all of it or nothing; trio may have sent a part, and TLS
         # may have lost it, so that nothing can be said any more.
@@ -186,7 +199,7 @@ class WorkerConnection:
         """Nothing more comes or goes: GRABs and submissions will not be answered."""
         self._is_closed = True
         self._lane.lost()
-        self._farewell.set()
+        self._flushed.set()
         self._session.lost(self.server, self.reason)
 
     async def submit(self, handle: bytes, packet: Packet, *, attached: bool) -> bytes:
@@ -212,13 +225,13 @@ class WorkerConnection:
         """Give a job back that is not run to its end here, if the server knows how to take it."""
         from gearflow.protocol.server_calls import RELEASE, ReleaseRequest  # now: few workers need its models
 
-        self._tell(RELEASE, handle, ReleaseRequest(handle=handle.decode(errors="replace")))
+        self._notify(RELEASE, handle, ReleaseRequest(handle=handle.decode(errors="replace")))
 
     def report(self, overdue: Mapping[str, int], texts: Mapping[str, str]) -> None:
         """Report overdue runs and the tasks that take a text, if the server is gearflow's own."""
         from gearflow.protocol.server_calls import REPORT, ReportRequest  # as above
 
-        self._tell(REPORT, b"", ReportRequest(overdue=dict(overdue), texts=dict(texts)))
+        self._notify(REPORT, b"", ReportRequest(overdue=dict(overdue), texts=dict(texts)))
 
     def wake(self) -> None:
         """Have the writer look for something to write. To be called on the loop."""
@@ -231,21 +244,21 @@ class WorkerConnection:
         # The writer clears the flag before it empties the outbox. A caller that sees it set after it
         # put something in knows that it will be sent.
         if not self._is_woken:
-            self._owner.post(self.wake)
+            self._worker.post(self.wake)
 
-    async def farewell(self) -> None:
+    async def flush(self) -> None:
         """Return when the server has handled all that was sent before, or the connection is gone.
 
         Closing a socket with unread bytes in it (a late NOOP) resets the connection, which may destroy
         what the server has not read yet; so its answer has to be awaited.
         """
-        self.outbox.add(b"", encode(EchoReq(_FAREWELL)))
+        self.outbox.add(b"", encode(EchoReq(_FLUSH)))
         self.wake()
-        await self._farewell.wait()
+        await self._flushed.wait()
         for call in self._session.calls:  # they may have to wait for the server's disk
             await call.answered.wait()
 
-    def _tell(self, function: bytes, handle: bytes, request: "Message") -> None:
+    def _notify(self, function: bytes, handle: bytes, request: "Message") -> None:
         """Call a reserved function whose answer nobody waits for; nothing happens where there is none."""
         if self.is_gearflow and not self._is_closed:
             self._send_call(Call(anyio.Event()), handle, encode(SubmitJob(function, b"", request.to_wire())))
@@ -260,15 +273,15 @@ class WorkerConnection:
         if not self.is_gearflow or (self._is_sending and self._sends_in_parts):
             return  # what follows could be taken for the rest of a packet
         self._is_leaving = True
-        for handle in self._owner.abandon(self):
+        for handle in self._worker.abandon(self):
             self.release(handle)
         try:
-            await self._send(self.outbox.take())
+            await self._send(self.outbox.drain())
             while self._lane.unanswered or self._session.calls:  # a GRAB may still bring a job
-                self._take_in(await self._stream.receive(RECEIVE_SIZE))
-                await self._send(self.outbox.take())
+                self._handle_received(await self._stream.receive(RECEIVE_SIZE))
+                await self._send(self.outbox.drain())
         except BROKEN:
-            pass  # it is gone without a farewell
+            pass  # it is gone before it took them all
 
     async def _until_broken(self, loop: Callable[[], Coroutine[Any, Any, None]]) -> None:
         try:
@@ -278,11 +291,11 @@ class WorkerConnection:
         self._tasks.cancel_scope.cancel()
 
     async def _read(self) -> None:
-        receive, take_in = self._stream.receive, self._take_in
+        receive, handle_received = self._stream.receive, self._handle_received
         while True:
-            take_in(await receive(RECEIVE_SIZE))
+            handle_received(await receive(RECEIVE_SIZE))
 
-    def _take_in(self, data: bytes) -> None:
+    def _handle_received(self, data: bytes) -> None:
         received = self._session.received
         self._heard = True
         now = time.monotonic()
@@ -304,17 +317,17 @@ class WorkerConnection:
                 self.release(handle)
                 self._owner.declined()
             case Assignment():
-                self._owner.assigned(self, event)
+                self._worker.assigned(self, event)
             case Recognized():
-                self._owner.recognized(self)
+                self._worker.recognized(self)
             case Cancelled(handle):
-                self._owner.cancelled(self, handle)
+                self._worker.cancelled(self, handle)
             case Refusal():
                 self._owner.refused(event)
             case Echo(data):
                 self._registered()  # it has handled what was sent before
-                if data == _FAREWELL:
-                    self._farewell.set()
+                if data == _FLUSH:
+                    self._flushed.set()
 
     async def _write(self) -> None:
         hello, requests = self._session.hello(), self._session.requests(time.monotonic())
@@ -328,7 +341,7 @@ class WorkerConnection:
                 await anyio.lowlevel.checkpoint_if_cancelled()
             self._woken = anyio.Event()
             self._is_woken = False
-            packets = self.outbox.take()
+            packets = self.outbox.drain()
             if requests := self._session.requests(time.monotonic()):
                 packets.append(requests)
             await self._send(packets)

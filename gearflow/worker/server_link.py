@@ -6,7 +6,6 @@ The log tells of an outage once, when it begins, and once when it is over.
 import logging
 import random
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import anyio
 
@@ -14,44 +13,12 @@ from gearflow.backoff import Backoff
 from gearflow.client import Security, ServerAddress
 from gearflow.client.transport import Unreachable, open_stream
 from gearflow.protocol.heartbeat import Timeouts
-from gearflow.worker.connection import WorkerConnection
-from gearflow.worker.session import Assignment, Refusal, WorkerSession
+from gearflow.worker.connection import LinkOwner, WorkerConnection
+from gearflow.worker.session import Refusal, WorkerSession
 from gearflow.worker.settings import WorkerSettings
 from gearflow.worker.slots import ServerSlots, SlotAllocator
 
 logger = logging.getLogger("gearflow.worker")
-
-
-class LinkOwner(Protocol):
-    """What a link serves: the worker."""
-
-    def post(self, callback: Callable[[], object]) -> None:
-        """Call something on the loop, from any thread."""
-        ...
-
-    def registered(self) -> None:
-        """A server knows the worker's functions."""
-        ...
-
-    def assigned(self, connection: WorkerConnection, job: Assignment) -> None:
-        """A job to be run; its slot is taken."""
-        ...
-
-    def recognized(self, connection: WorkerConnection) -> None:
-        """The server is gearflow's own."""
-        ...
-
-    def cancelled(self, connection: WorkerConnection, handle: bytes) -> None:
-        """Nobody wants a job any more that runs here."""
-        ...
-
-    def abandon(self, connection: WorkerConnection) -> list[bytes]:
-        """The connection is about to be closed: stop what runs, and return the jobs to be released."""
-        ...
-
-    def lost(self, connection: WorkerConnection) -> None:
-        """The connection is gone, and the server hands its jobs on."""
-        ...
 
 
 class ServerLink:
@@ -91,13 +58,13 @@ class ServerLink:
             if self._grabbing.stopped:
                 return
             self._failures += 1
-            self._tell_of_outage(reason)
+            self._warn_of_outage(reason)
             await anyio.sleep(self._backoff.delay(self._failures, random.random()))
 
-    async def farewell(self) -> None:
+    async def flush(self) -> None:
         """Return when the server has handled all that was sent to it, or is gone."""
         if self.connection is not None:
-            await self.connection.farewell()
+            await self.connection.flush()
 
     @property
     def is_out_of_jobs(self) -> bool:
@@ -116,7 +83,7 @@ class ServerLink:
         except Unreachable as error:
             return str(error)
         async with stream:
-            connection = WorkerConnection(stream, self)
+            connection = WorkerConnection(stream, self, self._host)
             self.connection = connection
             try:
                 await connection.serve(self._timeouts)
@@ -141,29 +108,9 @@ class ServerLink:
         logger.info("registered with a server", extra={"server": str(self.address)})
         self._host.registered()
 
-    def assigned(self, connection: WorkerConnection, job: Assignment) -> None:
-        """A job came."""
-        self._host.assigned(connection, job)
-
-    def post(self, callback: Callable[[], object]) -> None:
-        """Call something on the loop, from any thread."""
-        self._host.post(callback)
-
-    def abandon(self, connection: WorkerConnection) -> list[bytes]:
-        """Stop the runs of a connection's jobs."""
-        return self._host.abandon(connection)
-
     def declined(self) -> None:
         """A job came that is not run."""
         self._grabbing.finished()
-
-    def recognized(self, connection: WorkerConnection) -> None:
-        """The server is gearflow's own."""
-        self._host.recognized(connection)
-
-    def cancelled(self, connection: WorkerConnection, handle: bytes) -> None:
-        """Nobody wants a job any more."""
-        self._host.cancelled(connection, handle)
 
     def refused(self, refusal: Refusal) -> None:
         """The server refused something."""
@@ -175,7 +122,7 @@ class ServerLink:
             extra={"server": str(self.address)},
         )
 
-    def _tell_of_outage(self, reason: str) -> None:
+    def _warn_of_outage(self, reason: str) -> None:
         if self.outage is not None:
             return
         self.outage = reason

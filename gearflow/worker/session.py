@@ -227,9 +227,10 @@ class WorkerSession:
     def _grab_answered(self) -> None:
         if not self._lane.unanswered:
             raise RemoteProtocolError("an answer to a GRAB came, but none was in flight")
-        self.registered = True
-        if self._requests.first is self._option:
-            self._not_gearflow()  # it gave the option no answer at all
+        if not self.registered:
+            self.registered = True
+            if self._requests.first is self._option:
+                self._not_gearflow()  # the server gave no answer to the option
 
     def _not_gearflow(self) -> None:
         self._requests.match(PacketType.OPTION_RES)

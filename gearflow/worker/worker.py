@@ -386,7 +386,7 @@ class Worker:
         with anyio.move_on_after(self._limits.flush):
             async with anyio.create_task_group() as flushes:
                 for link in self._links:
-                    flushes.start_soon(link.farewell)
+                    flushes.start_soon(link.flush)
 
 
 migration_hints.teach(Worker, migration_hints.WORKERS)

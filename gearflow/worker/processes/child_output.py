@@ -60,7 +60,7 @@ class Reports:
     def flush(self) -> None:
         """Send what is there. Raises OSError if the worker is gone."""
         with self._sending:  # so that two threads keep the order
-            if waiting := self._outbox.take():
+            if waiting := self._outbox.drain():
                 self._channel.send(b"".join(waiting))
                 self._sent_at = time.monotonic()
 
