@@ -8,8 +8,8 @@ in an envelope, and what the server would have to do is refused.
 
 import math
 import time
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Final
 
 from gearflow.client.config import ServerAddress
 from gearflow.client.names import function_to_wire, unique_to_wire
@@ -34,6 +34,10 @@ BACKGROUND: Final = {
     Priority.NORMAL: PacketType.SUBMIT_JOB_BG,
     Priority.LOW: PacketType.SUBMIT_JOB_LOW_BG,
 }
+
+
+_FOR_CLIENT: Final = {"resubmit", "envelope"}
+"""Options that the client applies itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,10 +74,16 @@ class SubmitOptions:
     @property
     def is_plain(self) -> bool:
         """Whether gearflow's server needs no more than the protocol's own packets."""
-        return not self.reuse and all(
-            option is None
-            for option in (self.delay, self.at, self.expires, self.keep, self.retries, self.timeout)
-        )
+        return not self.for_server()
+
+    def for_server(self) -> dict[str, Any]:
+        """The options that gearflow's server takes beside a job, by name, without those that are not set."""
+        values = {option.name: getattr(self, option.name) for option in fields(self)}
+        return {
+            name: value
+            for name, value in values.items()
+            if name not in _FOR_CLIENT and value is not None and value is not False
+        }
 
     def start(self) -> float | None:
         """Return when the job may start, in Unix time, as of now."""
@@ -176,13 +186,7 @@ class JobRequest:
             unique=self.unique,
             priority=self.priority,
             detached=self.detached,
-            delay=options.delay,
-            at=options.at,
-            expires=options.expires,
-            keep=options.keep,
-            reuse=options.reuse,
-            retries=options.retries,
-            timeout=options.timeout,
+            **options.for_server(),
         )
         return encode_submission(
             PacketType.SUBMIT_JOB, server_calls.SUBMIT, b"", request.to_wire() + b"\n" + self.workload

@@ -1,4 +1,4 @@
-"""What a running task sees of its job, and how it reports while it runs.
+"""The job as a running task sees it, and the task's reports while it runs.
 
 A task asks for it with its first parameter: ``def resize(ctx: Context, url: str) -> int``.
 """

@@ -1,7 +1,7 @@
-"""What a running task raises to say what is to become of its job.
+"""Exceptions that a running task raises to decide how its job goes on.
 
-They are no failures, though they are exceptions: the worker does what they say, and a caller never sees
-them as themselves. They are ``Exception``, so a task that catches everything catches them too.
+They are not failures. The worker does what they ask for, and callers never see them. They are ``Exception``s,
+so a task that catches everything catches them too.
 """
 
 from datetime import timedelta
@@ -10,7 +10,7 @@ from gearflow.tasks.durations import seconds
 
 
 class Control(Exception):
-    """What all of them have in common."""
+    """The base of all of them."""
 
 
 class TryAgain(Control):

@@ -5,11 +5,11 @@ from datetime import timedelta
 from typing import Any, Final, TypeGuard
 
 LONGEST: Final = 1e10
-"""Seconds, three hundred years: what the wire takes."""
+"""Seconds, three hundred years. The wire takes no more."""
 
 
 def seconds(name: str, value: Any) -> float:
-    """A number of seconds or a timedelta, as seconds. Raises ValueError, by ``name``, for what is neither."""
+    """The seconds in a number or a timedelta. Raises ValueError, by ``name``, for anything else."""
     number = value.total_seconds() if isinstance(value, timedelta) else value
     if not is_number(number) or not 0 <= number < math.inf:
         raise ValueError(f"{name}={value!r}: it is a number of seconds, or a timedelta, not negative")
@@ -17,7 +17,7 @@ def seconds(name: str, value: Any) -> float:
 
 
 def bounded(name: str, value: Any) -> float:
-    """The same, of what the wire takes. Raises ValueError also for more than that."""
+    """The same, up to the limit of the wire. Raises ValueError for more."""
     number = seconds(name, value)
     if number > LONGEST:
         raise ValueError(
@@ -27,9 +27,9 @@ def bounded(name: str, value: Any) -> float:
 
 
 def wait_limit(name: str, value: Any) -> float | None:
-    """How long a caller waits: what is over already is 0, and None is for ever.
+    """How long a caller waits. A negative time is 0, and None means for ever.
 
-    Raises ValueError, by ``name``, for what is no duration.
+    Raises ValueError, by ``name``, if it is no duration.
     """
     number = value.total_seconds() if isinstance(value, timedelta) else value
     if number is None:
@@ -40,5 +40,5 @@ def wait_limit(name: str, value: Any) -> float | None:
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Whether it is an int or a float; True and False are not meant as such."""
+    """Whether it is an int or a float, but not a bool."""
     return isinstance(value, int | float) and not isinstance(value, bool)

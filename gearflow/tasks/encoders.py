@@ -173,7 +173,7 @@ def _is_model(kind: Any) -> bool:
 
 
 def _closed(schema: Schema) -> None:
-    """Refuse unknown keys, unless the model says what it does with them."""
+    """Refuse unknown keys, unless the model has its own setting."""
     top(schema)["config"].setdefault("extra_fields_behavior", "forbid")
 
 

@@ -1,9 +1,7 @@
 """``@lifespan`` and ``@middleware``: functions around a worker's life, and around each run.
 
-They are registered as tasks are, when their module is imported, and a worker uses those of its process in
-the order in which they were defined.
-
-The life of a process that runs tasks: its lifespan hooks are entered in order, and left in reverse.
+They are registered when their module is imported, as tasks are. A worker uses the hooks of its process in
+the order in which they were defined. It enters lifespan hooks in order, and leaves them in reverse.
 """
 
 import inspect
@@ -21,13 +19,13 @@ import anyio
 from gearflow.errors import StartupFailed
 
 Lifespan: TypeAlias = Callable[[], AbstractAsyncContextManager[object]]
-"""What is entered before a worker's first job, and left after its last."""
+"""Entered before a worker's first job, and left after its last."""
 
 LifespanFunction: TypeAlias = Callable[[], AsyncIterator[object]] | Lifespan
 """How it may be written: also as an ``async def`` with one ``yield``."""
 
 Proceed: TypeAlias = Callable[[], Awaitable[None]]
-"""The rest of a run: raises what the task raises."""
+"""The rest of a run. It raises the error of the task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +49,16 @@ class RunInfo:
 
 
 Middleware: TypeAlias = Callable[[RunInfo, Proceed], Awaitable[None]]
-"""What is called around each run."""
+"""Called around each run."""
 
 M = TypeVar("M", bound=Middleware)
 
 
 class Hooks:
-    """The hooks of a process. Owns state; may be used by several threads.
+    """The hooks of a process. Several threads may use it.
 
-    One that is defined again (its module was reloaded) takes the place of the one before. Objects, and what
-    one function has made several of, are hooks of their own.
+    A hook that is defined again (its module was reloaded) replaces the earlier one. Objects, and several
+    functions that one function has made, are separate hooks.
     """
 
     def __init__(self) -> None:
@@ -90,7 +88,7 @@ class Hooks:
 
 
 hooks: Final = Hooks()
-"""What ``@lifespan`` and ``@middleware`` have registered in this process."""
+"""The hooks of ``@lifespan`` and ``@middleware`` in this process."""
 
 
 def lifespan(function: LifespanFunction, /) -> Lifespan:
@@ -141,10 +139,10 @@ def middleware(function: M, /) -> M:
 def as_lifespan(function: LifespanFunction) -> Lifespan:
     """A lifespan hook as a function that returns a context manager, however it is written.
 
-    What a plain function returns shows only when it is called: then it raises TypeError if it has to.
+    The result of a plain function is checked when it is called, with the same TypeError.
 
     Raises:
-        TypeError: It is none.
+        TypeError: It cannot be a lifespan hook.
     """
     if inspect.iscoroutinefunction(function) or _is_synchronous(function):
         raise TypeError(
@@ -178,20 +176,20 @@ def check_middleware(function: Middleware) -> None:
 
 
 def name_of(hook: Callable[..., Any]) -> str:
-    """``module.function``; an object of a class goes by the name of that."""
+    """``module.function``. An object has the name of its class."""
     named: Any = hook if hasattr(hook, "__qualname__") else type(hook)
     return f"{named.__module__}.{named.__qualname__}"
 
 
 def _is_synchronous(function: object) -> bool:
-    """A generator function, also as ``contextmanager`` makes it; or one that says that it returns nothing."""
+    """Whether it is a generator function, also after ``contextmanager``, or is annotated to return None."""
     if inspect.isgeneratorfunction(getattr(function, "__wrapped__", function)):
         return True
     return inspect.isfunction(function) and inspect.signature(function).return_annotation in (None, "None")
 
 
 def _checked(hook: Lifespan) -> Lifespan:
-    """The same; it raises TypeError if it returns anything else than a context manager."""
+    """The same hook. It raises TypeError if it does not return a context manager."""
 
     @wraps(hook)
     def checked() -> AbstractAsyncContextManager[object]:
@@ -214,7 +212,7 @@ def _origin(hook: Callable[..., Any]) -> object:
 def _can_be_called(function: Callable[..., Any], arguments: int) -> bool:
     try:
         inspect.signature(function).bind(*range(arguments))
-    except (TypeError, ValueError):  # no function, or one that does not tell
+    except (TypeError, ValueError):  # no function, or one without a signature
         return False
     return True
 
@@ -223,7 +221,7 @@ logger = logging.getLogger("gearflow.worker")
 
 
 class Startup:
-    """The time in which hooks are entered. It can be given up. Owns state; belongs to the event loop."""
+    """The state of entering the hooks, which can be given up. It belongs to the event loop."""
 
     def __init__(self) -> None:
         self.is_over = False
@@ -232,11 +230,11 @@ class Startup:
         self.hook: str | None = None
         """The one that is being entered."""
         self.failed_hook: str | None = None
-        """The one that has ended the block, by what it raised."""
+        """The hook that ended the block with an error."""
         self._scope: anyio.CancelScope | None = None
 
     def give_up(self) -> None:
-        """Enter no more hooks, and cancel the one that is being entered; does nothing if it is over."""
+        """Cancel the hook that is being entered, and enter no more. Does nothing after the start."""
         if not self.is_over:
             self.is_given_up = True
             if self._scope is not None:
@@ -253,14 +251,14 @@ class Startup:
 
 @asynccontextmanager
 async def lifetime(hooks: Sequence[Lifespan], start: Startup | None = None) -> AsyncGenerator[None]:
-    """Have the hooks entered for the time of the block.
+    """Enter the hooks for the time of the block.
 
-    A hook that raises as it is left is logged, and the others are still left. Context variables that
-    hooks set stay set in the block. If the start is given up, the block is entered without the hooks that
-    were still to come, and has nothing to do but to end.
+    If a hook raises when it is left, the error is logged and the other hooks are still left. Context
+    variables that hooks set stay set in the block. If the start is given up, the block is entered without
+    the remaining hooks, and must end at once.
 
     Raises:
-        StartupFailed: A hook raised as it was entered; those before it were left.
+        StartupFailed: A hook raised when it was entered. The hooks before it were left.
     """
     start = start or Startup()
     async with AsyncExitStack() as stack:
@@ -289,7 +287,7 @@ class _Entered:
             except BaseException as error:
                 if _is_for_others(error):
                     raise
-                self._failed(error)  # which raises, unless nobody wants it
+                self._failed(error)  # raises, unless the start was given up
             else:
                 self._manager = manager
                 self._scope = scope.pop_all()

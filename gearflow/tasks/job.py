@@ -1,7 +1,7 @@
-"""What ``submit`` and ``asubmit`` return: a job to wait for.
+"""The jobs that ``submit`` and ``asubmit`` return.
 
-``submit()`` gives a ``Job``, whose ``result()`` blocks; ``asubmit()`` an ``AsyncJob``, which is awaited.
-They are two classes so that a forgotten ``await`` is a type error.
+``submit()`` returns a ``Job``, whose ``result()`` blocks. ``asubmit()`` returns an ``AsyncJob``, which you
+await. They are two classes so that a forgotten ``await`` is a type error.
 """
 
 from collections.abc import Callable, Generator

@@ -48,7 +48,7 @@ _SECRET: Final = "pydantic.types._serialize_secret"
 
 
 class LostOnTheWay(TypeError):
-    """A part of the type's values would not be written. The message names it, and what to do about it."""
+    """A part of the type's values would not be written. The message names it and the remedy."""
 
 
 class JsonCodec:
@@ -107,7 +107,7 @@ class JsonCodec:
         return self._validate_json(data[:-1] if data.endswith(b"\0") else data)
 
     def json_schema(self, mode: Literal["validation", "serialization"]) -> dict[str, Any]:
-        """The JSON Schema of what ``load`` accepts or ``dump`` writes."""
+        """The JSON Schema of the input of ``load``, or of the output of ``dump``."""
         return _WireJsonSchema().generate(cast(Any, self._schema), mode=mode)
 
 

@@ -19,7 +19,7 @@ from typing import Any, Final, Protocol, cast
 from gearflow.errors import PayloadInvalid
 from gearflow.tasks.signature import TaskSignature
 
-_SHOWN_FAULTS: Final = 3  # in the message; all of them are in the list
+_SHOWN_FAULTS: Final = 3  # in the message, while the list has all
 
 
 class Encoder(Protocol):
@@ -105,7 +105,7 @@ class PayloadCodec:
             raise self._invalid("the result does", error) from error
 
     def json_schema(self) -> dict[str, Any]:
-        """``{"payload": ..., "result": ...}``: JSON Schemas of what workers accept and answer."""
+        """``{"payload": ..., "result": ...}`` with the JSON Schemas of payload and result."""
         return {
             "payload": self._arguments.json_schema("validation"),
             "result": self._result.json_schema("serialization"),

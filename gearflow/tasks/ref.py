@@ -1,7 +1,7 @@
-"""A background job, by reference: what it has come to can be asked for, in this process or another.
+"""A reference to a background job, which works in this process and in others.
 
-A ``Ref`` is made by ``background()``, or from what is known of the job: ``resize.ref("H:host-store:7")``.
-What is more than a job's status needs gearflow's own server, which keeps what became of jobs.
+``background()`` returns a ``Ref``, and ``resize.ref("H:host-store:7")`` makes one from a handle. Everything
+beyond a job's status needs gearflow's own server, which keeps the outcomes of jobs.
 """
 
 from collections.abc import Callable
@@ -133,7 +133,7 @@ class Ref(Generic[R_co]):
         return decode(data)
 
     async def _is_cancelled(self, client: Client) -> bool:
-        """Why a job ended without a reason: a result does not tell."""
+        """Whether it was cancelled, which its result does not show."""
         try:
             return (await client.info(self._job)).state == "cancelled"
         except GearflowError:

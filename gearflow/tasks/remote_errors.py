@@ -1,25 +1,23 @@
-"""Exceptions across the wire: what a task raised <-> the data of WORK_EXCEPTION.
+"""Exceptions across the wire: the exception of a task <-> the data of WORK_EXCEPTION.
 
-The data is JSON, ``{type, message, traceback, errors}``; ``type`` is ``module.QualName``, bare for
-builtins. Anything else, in any encoding, is taken as the message of a worker of another kind.
+The data is JSON, ``{type, message, traceback, errors}``, where ``type`` is ``module.QualName``, or the bare
+name of a builtin. Any other data, in any encoding, is the message of a worker of another kind.
 
-At the caller it becomes a ``TaskFailed``. If the class is known here, it is an instance of that class as
-well, so that ``except KeyError`` and ``except TaskFailed`` both catch it. The bytes come from the
-network, so nothing that they name is ever imported, called, or looked up by anything but the plain
-dictionaries of modules that are loaded and classes within them; the class must be an ordinary subclass of
-``Exception``, and its own ``__init__``, ``__new__``, ``__setattr__`` and ``__str__`` are not run: they may
-want arguments that did not travel. Kept as plain ``TaskFailed`` are:
+The caller gets a ``TaskFailed``. If the class is known here, the exception is also an instance of that class,
+so both ``except KeyError`` and ``except TaskFailed`` catch it. The bytes come from the network, so nothing
+that they name is imported or called. Classes are looked up only in the dictionaries of loaded modules and of
+classes in them. The class must be an ordinary subclass of ``Exception``, and its own ``__init__``,
+``__new__``, ``__setattr__`` and ``__str__`` do not run, because they may need arguments that did not travel.
+These stay a plain ``TaskFailed``:
 
-* what steers control flow (``StopIteration``, ``TryAgain`` and their like): raised at the caller it would
-  steer there;
-* groups, whose parts did not travel;
-* gearflow's own errors about servers and connections: here they would speak of the caller's connection.
+* exceptions that steer control flow (``StopIteration``, ``TryAgain`` and similar), because they would steer
+  the caller;
+* groups, because their parts did not travel;
+* gearflow's own errors about servers and connections, because they would seem to be about the caller's.
 
-What a task raised in another process of its worker, as far as the worker has to know.
-
-The worker has an error that it can handle as its own (``gearflow.worker.processes.errors`` makes it). That
-one carries what the other process said: the data for the wire, which has the right traceback, and the names
-of all its classes, also of those that are not known here.
+An exception in another process of the worker is represented by one in the worker itself, which
+``gearflow.worker.processes.errors`` makes. It carries a ``Relayed``: the data for the wire with the right
+traceback, and the names of all its classes, also of those that are not known here.
 """
 
 import builtins
@@ -43,7 +41,7 @@ _ATTRIBUTE: Final = "_gearflow_relayed"
 
 @dataclass(frozen=True, slots=True)
 class Relayed:
-    """What was said of an error where it was raised."""
+    """An exception as the process that raised it describes it."""
 
     data: bytes
     """As ``encode_failure`` gave it there."""
@@ -58,24 +56,24 @@ def relay(error: BaseException, said: Relayed) -> None:
 
 
 def relayed(error: BaseException) -> Relayed | None:
-    """What was said where it was raised; None if that was here."""
+    """The description from the other process, or None if the exception was raised here."""
     return cast("Relayed | None", vars(error).get(_ATTRIBUTE))
 
 
 def name_of(kind: type | str) -> str:
-    """A class by name; builtins may be written without their module."""
+    """The name of a class. A name without a module is a builtin's."""
     if isinstance(kind, str):
         return kind if "." in kind else f"builtins.{kind}"
     return f"{importable_name(kind.__module__)}.{kind.__qualname__}"
 
 
 MAX_TRACEBACK: Final = 65536
-"""Characters of a traceback that travel; the last ones, which are next to the fault."""
+"""Characters of a traceback that travel. They are the last ones, next to the fault."""
 
 MAX_MESSAGE: Final = 65536
 """Characters of a message that travel."""
 
-_MAX_NAME: Final = 512  # of a class; longer ones are not looked up
+_MAX_NAME: Final = 512  # characters in a class name that is looked up
 
 _HEAP_TYPE: Final = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made by a class statement
 
@@ -86,7 +84,7 @@ _CONTROL_FLOW: Final = (StopIteration, StopAsyncIteration, concurrent.futures.Ca
 
 
 def encode_failure(exc: BaseException) -> bytes:
-    """The data of the WORK_EXCEPTION for what a task raised. Never fails itself."""
+    """The data of WORK_EXCEPTION for a task's exception. Never fails itself."""
     said = relayed(exc)
     if said is not None:
         return said.data
@@ -162,7 +160,7 @@ def _errors(exc: BaseException) -> Sequence[Mapping[str, Any]]:
 
 
 def _clean(text: str) -> str:
-    """Text without lone surrogates, which could not be printed."""
+    """Text with lone surrogates escaped, because they cannot be printed."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -170,7 +168,7 @@ def _clean(text: str) -> str:
 
 
 def decode_failure(data: bytes | None, handle: str) -> TaskFailed:
-    """The exception to raise for a job that failed with ``data``; ``None`` is a WORK_FAIL."""
+    """The exception to raise for a job that failed with ``data``. None means WORK_FAIL."""
     fields = _fields(data)
     failure = _rebuild(fields.pop("kind"), **fields, handle=handle)
     if failure.traceback:
@@ -253,7 +251,7 @@ def _member(namespace: Mapping[str, Any], path: list[str]) -> type | None:
 
 
 class _Remote(TaskFailed):
-    """What all rebuilt classes have in common: nothing of the user's class is run but ``isinstance``."""
+    """The base of all rebuilt classes. Of the user's class, only ``isinstance`` works."""
 
     # Found before properties of the user's class, so that TaskFailed can set its attributes.
     type = None
@@ -271,7 +269,7 @@ class _Remote(TaskFailed):
         pass  # and not the user's, which may keep a register of its subclasses
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copied and pickled by what the wire said, since the class is found nowhere by its name."""
+        """Copies and pickles the received fields, because the class cannot be found by its name."""
         said = {name: getattr(self, name) for name in ("message", "traceback", "errors", "handle")}
         return _again, (self.type, said, getattr(self, "__notes__", []))
 
@@ -284,7 +282,7 @@ class _Remote(TaskFailed):
 
 @lru_cache(maxsize=1024)
 def _remote_class(cls: type) -> type[TaskFailed] | None:
-    """A class that is both TaskFailed and ``cls``; ``None`` if there should not, or cannot, be one."""
+    """A class that is both TaskFailed and ``cls``, or None if there should not or cannot be one."""
     if not issubclass(cls, Exception) or issubclass(cls, (*_CONTROL_FLOW, BaseExceptionGroup)):
         return None
     if (

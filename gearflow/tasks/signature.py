@@ -1,7 +1,7 @@
-"""What a task's function takes: its parameters by name, bound as a call of it would bind them.
+"""The parameters of a task's function by name, bound as a call would bind them.
 
-The kinds of parameters and whether they are annotated is checked when the function is decorated. What the
-annotations mean is read at first use, so that a model may be defined below the task that uses it.
+The kinds of the parameters, and whether they are annotated, are checked when the function is decorated. The
+annotations are resolved at the first use, so a model may be defined below the task that uses it.
 """
 
 import inspect
@@ -18,11 +18,11 @@ _POSITIONAL = frozenset({Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYW
 
 
 class TaskSignature:
-    """The parameters of a function, the injected ``Context`` apart, and its result. A frozen value.
+    """The parameters of a function, without the injected ``Context``, and its result. A frozen value.
 
     Raises (on creation):
         TaskDefinitionError: A parameter or the result has no annotation, or there is ``*args`` or
-            ``**kwargs``: names and types are what travels.
+            ``**kwargs``. Names and types are needed to send values.
     """
 
     def __init__(self, function: Callable[..., Any], task: str) -> None:
@@ -85,7 +85,7 @@ class TaskSignature:
 
     @cached_property
     def parameters(self) -> dict[str, Parameter]:
-        """What callers give, by name, in order."""
+        """The parameters that callers pass, by name, in order."""
         parameters = list(self._all.parameters.values())
         return {parameter.name: parameter for parameter in parameters[self.takes_context :]}
 
@@ -105,7 +105,7 @@ class TaskSignature:
 
     @cached_property
     def result(self) -> Any:
-        """The type of the result, resolved; ``None`` is ``NoneType``."""
+        """The type of the result, resolved. ``None`` is ``NoneType``."""
         return self._hints["return"]
 
     @cached_property
@@ -136,12 +136,12 @@ class TaskSignature:
     # ------------------------------------------------------------------------------------------- binding
 
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """The arguments of a call by name, defaults filled in.
+        """The arguments of a call by name, with defaults filled in.
 
         Raises:
-            TypeError: The function could not be called so; the message is the one of the plain call.
+            TypeError: They do not fit the parameters. The message is that of the plain call.
         """
-        # ten times as fast as inspect.Signature.bind, which is left to find out what is wrong
+        # ten times as fast as inspect.Signature.bind, which only explains faults here
         values = dict(zip(self._positional, args, strict=False))
         if kwargs:
             if not (kwargs.keys() <= self._by_keyword and values.keys().isdisjoint(kwargs)):
@@ -172,7 +172,7 @@ class TaskSignature:
         raise AssertionError(f"{self._task}{signature} takes {args} and {kwargs} after all")
 
     def apply(self, arguments: Mapping[str, Any], *, context: Context | None = None) -> Any:
-        """Call the function with arguments by name; those left out take the function's own defaults."""
+        """Call the function with arguments by name. Missing ones take the function's own defaults."""
         injected = (context,) if self.takes_context else ()
         if not self._positional_only:
             return self._function(*injected, **arguments)

@@ -1,17 +1,17 @@
-"""A function that can also be run on a worker, with the same signature, through several verbs.
+"""A function that can also run on a worker, with the same signature, through several verbs.
 
 =======================  =========================================================================
-``task(...)``            runs it here: the function stays a function
-``call``, ``acall``      on a worker: waits, returns the result, raises what the task raised
+``task(...)``            runs it here, as a plain function
+``call``, ``acall``      on a worker: waits, returns the result, raises the task's exception
 ``submit``, ``asubmit``  on a worker: returns a job to wait for
-``background``, ...      on a worker, some time: returns a reference, nobody waits
+``background``, ...      on a worker, later: returns a reference, and nothing waits
 ``background_many``      many of them at once
 ``map``, ``amap``        many calls, a bounded number of them at a time
 =======================  =========================================================================
 
 The verbs with an ``a`` are for code in an event loop, the others for code without one. ``options()`` returns
-the same task with other options for the calls made through it. The client that a verb uses is the innermost
-``gearflow.connect()``, else the one that belongs to the loop or process (``gearflow.client.current``).
+the same task with other options for the calls made through it. A verb uses the client of the innermost
+``gearflow.connect()``, else that of the loop or the process (``gearflow.client.current``).
 """
 
 import copy
@@ -90,7 +90,7 @@ class Task(Generic[P, R]):
         return self.payload.signature.takes_context
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run the function here; a ``Context`` it takes reports to nobody."""
+        """Run the function here. The reports of a ``Context`` go nowhere."""
         context = (Context(handle="", function=self.name, send=_to_nobody),) if self.takes_context else ()
         return cast(R, self.function(*context, *args, **kwargs))
 
@@ -339,7 +339,7 @@ class AsyncTask(Task[P, R]):
     def __call__(  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]  # to be awaited
         self, *args: P.args, **kwargs: P.kwargs
     ) -> Coroutine[Any, Any, R]:
-        """Run the function here, when what is returned is awaited."""
+        """Run the function here, when you await the result."""
         return cast("Coroutine[Any, Any, R]", super().__call__(*args, **kwargs))
 
 
@@ -347,4 +347,4 @@ migration_hints.teach(Task, migration_hints.VERBS)
 
 
 def _to_nobody(_packet: object) -> None:
-    """Where a local run reports to."""
+    """Drop the reports of a local run."""
