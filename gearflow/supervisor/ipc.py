@@ -1,7 +1,7 @@
-"""What a supervisor and one of its worker processes say to each other: a line of JSON for each message.
+"""Messages between a supervisor and one of its worker processes: a line of JSON each.
 
 They have a socket pair, whose one end the worker process inherits; an environment variable has its number.
-The end of the stream is a message, too: to the worker process that it is alone, and has to stop warm.
+The end of the stream means to the worker process that it is alone, and has to stop warm.
 """
 
 import json
@@ -30,7 +30,7 @@ class Ready:
     """A server knows the worker's functions."""
 
     notice: str
-    """What a user should know of the worker, but not again and again."""
+    """A line for users, which the supervisor logs once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +42,14 @@ class Retiring:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The worker ends because of an error. This is the text for the user."""
+    """The worker ends because of an error, which the text describes for users."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What the worker has to do, and has done."""
+    """How many jobs the worker runs, and has run."""
 
     running: int
     done: int
@@ -61,12 +61,12 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Leave:
-    """The supervisor wants the worker to leave cold. (That it is to stop warm, it says by SIGTERM.)"""
+    """The worker is to leave cold. (SIGTERM has it stop warm.)"""
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """The supervisor wants to know whether the worker's event loop runs."""
+    """The supervisor checks whether the worker's event loop runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,16 +128,16 @@ class IpcChannel:
         os.set_inheritable(end.fileno(), False)
         return cls(end)
 
-    def say(self, message: Message) -> None:
-        """Send a message; whether anybody is there to hear it does not matter.
+    def send(self, message: Message) -> None:
+        """Send a message, if the other side can take it at once.
 
-        It waits for nobody: a process goes on if its supervisor is stopped for hours, and hears nothing.
+        A process goes on if its supervisor is stopped for hours, and reads nothing.
         """
         with suppress(OSError):
             self._socket.send(encode(message), socket.MSG_DONTWAIT)
 
     async def messages(self) -> AsyncIterator[Message]:
-        """What the other side says, until it is gone."""
+        """What the other side sends, until it is gone."""
         rest = b""
         while True:
             await anyio.wait_readable(self._socket)
@@ -152,11 +152,11 @@ class IpcChannel:
                 yield decode(line)
 
     def await_end(self) -> None:
-        """Block until the other side is gone; messages may be heard meanwhile, by another thread."""
+        """Block until the other side is gone; another thread may read messages meanwhile."""
         poll = select.poll()
-        poll.register(self._socket, 0)  # poll always reports a closed socket
+        poll.register(self._socket, 0)  # poll always reports that it was closed
         poll.poll()
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the socket."""
         self._socket.close()

@@ -1,20 +1,20 @@
-"""Which worker processes there are to be, and which are to go: pure.
+"""Decides which worker processes there are, and which are to go: pure.
 
 A fleet has places. In each of them at most one process serves, and at most one starts, which takes its
-place as soon as it is ready. Only then the previous one gets the order to stop, and it leaves when it has
-finished what it runs. So there is no moment at which a place that was served is not.
+place as soon as it is ready. Only then the process before gets the order to stop, and leaves when it has
+finished what it runs. So a place that was served is served at every moment.
 
-That is how a process is replaced that wants to retire, and, one place after the other, how new code is taken
-up. New code that does not start changes nothing: the process before goes on. A process that dies leaves its
-place empty, and ``Restarts`` says for how long.
+A process that wants to retire is replaced like that. So is all old code, one place after the other. If new
+code does not start, nothing changes: the process before goes on. A process that dies leaves its place empty,
+and ``Restarts`` says for how long.
 
-A process that serves is asked again and again whether its event loop runs. It has hung when it has left so
-many questions in a row without an answer. No clock decides that: where the supervisor was stopped as well (a
-suspended machine, a frozen container) it has not asked, so nothing is held against the processes. One that
-only starts is not asked, for it may import or load for long, nor one that is stopping, which ``drain``
-is for.
+A process that serves gets a ping at regular intervals, to see whether its event loop runs. It has hung when
+it has not answered so many pings in a row. No clock decides that: where the supervisor was stopped as well (a
+suspended machine, a frozen container) it has sent no pings, so nothing is held against the processes. A
+process that starts gets none, for it may import or load for long, nor does one that has to stop, which
+``drain`` is for.
 
-The supervisor reports what happened, and gets orders that it carries out. Times are seconds
+``ProcessManager`` gets what happened, and returns orders, which the supervisor carries out. Times are seconds
 on one clock, whose zero does not matter.
 """
 
@@ -26,7 +26,7 @@ from math import inf
 from signal import SIGKILL, SIGTERM
 from typing import Final, TypeAlias
 
-from gearflow.supervisor.restarts import Restart, Restarts
+from gearflow.backoff import Backoff
 
 GRACE: Final = 5.0
 """Seconds beyond ``drain`` after which a process that has not stopped is killed."""
@@ -34,135 +34,148 @@ GRACE: Final = 5.0
 LEAVE_GRACE: Final = 4.0
 """Seconds that a process has to leave cold; by itself it takes 2 at most."""
 
-QUESTIONS: Final = 6
-"""A process that leaves this many questions in a row unanswered hangs. Half of them cause a warning."""
+PINGS: Final = 6
+"""A process that has not answered so many in a row has hung. At half of them the log says so."""
 
 MISCONFIGURED: Final = 78
 """The exit code of a process that cannot start as it is configured, now or ever."""
 
 _BURST_CODES: Final = (0, 1, 69)
-"""How a worker ends that has done all there was: well, with a failed task, without having found a server."""
+"""Of a worker that has done all there was: without failures, with a failed task, without a server."""
+
+STABLE: Final = 30.0
+"""Seconds of service after which a death says nothing about the next process."""
+
+LOOP: Final = 5
+"""Deaths in a row that make a crash loop."""
+
+_BACKOFF: Final = Backoff(first=0.25, most=60.0)
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+@dataclass(frozen=True)
+class _ForProcess:
+    number: int  # of the process
+
+
+class Start(_ForProcess):
     """Start a process, and call it by this number."""
 
-    number: int
 
-
-@dataclass(frozen=True, slots=True)
-class Stop:
+class Stop(_ForProcess):
     """Have a process finish what it runs, and end."""
 
-    number: int
+
+class StopCold(_ForProcess):
+    """Have a process end at once, and its jobs handed on."""
 
 
-@dataclass(frozen=True, slots=True)
-class Leave:
-    """Have a process leave cold."""
-
-    number: int
-
-
-@dataclass(frozen=True, slots=True)
-class Kill:
+class Kill(_ForProcess):
     """Kill a process."""
 
-    number: int
 
-
-@dataclass(frozen=True, slots=True)
-class Quiet:
+class Quiet(_ForProcess):
     """Have a process take nothing new for now."""
 
-    number: int
 
-
-@dataclass(frozen=True, slots=True)
-class Resume:
+class Resume(_ForProcess):
     """Have a quiet process take jobs again."""
 
-    number: int
 
-
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ping(_ForProcess):
     """Ask a process whether its event loop runs."""
 
-    number: int
+
+class Silent(_ForProcess):
+    """Log that the event loop of a process seems to be blocked, and where."""
 
 
-@dataclass(frozen=True, slots=True)
-class Silent:
-    """Tell that the event loop of a process seems to be blocked, and where."""
-
-    number: int
+class Hung(_ForProcess):
+    """Log that it has been blocked for too long, and that the process is killed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Hung:
-    """Tell that it has been blocked for too long, and that the process is killed."""
-
-    number: int
+class StopTimedOut(_ForProcess):
+    """Log that a process should have ended, and has not, and is killed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Overdue:
-    """Tell that a process should have ended, and has not, and is killed."""
-
-    number: int
+class Misconfigured(_ForProcess):
+    """Log that a process cannot start, nor any other: the fleet ends with exit code 78."""
 
 
-@dataclass(frozen=True, slots=True)
-class Misconfigured:
-    """Tell that a process cannot start, nor any other: the fleet ends with exit code 78."""
-
-    number: int
+class CrashLoop(_ForProcess):
+    """Log that in a burst the processes of a place die so quickly that it is left to the other places."""
 
 
-@dataclass(frozen=True, slots=True)
-class Lost:
-    """Tell that a process died, and when the next one starts."""
+class ReloadFailed(_ForProcess):
+    """Log that the new code does not start, and that the old one goes on."""
 
-    number: int
-    restart: Restart | None
+
+@dataclass(frozen=True)
+class Lost(_ForProcess):
+    """Log that a process died, and when the next one starts."""
+
+    restart: "Restart | None"
     """``None``: another one is starting already."""
 
 
-@dataclass(frozen=True, slots=True)
-class CrashLoop:
-    """Tell that in a burst the processes of a place die so quickly that it is left to the other places."""
-
-    number: int
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """Tell that the new code does not start, and that the old one goes on."""
-
-    number: int
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Serving:
-    """Tell that all places are served for the first time."""
+    """Log that all places are served for the first time."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Reloaded:
-    """Tell that all places are served by the new code."""
+    """Log that all places are served by the new code."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Finished:
     """End with this exit code: no process is left."""
 
     code: int
 
 
-News: TypeAlias = Serving | Reloaded | Refused | Lost | CrashLoop | Overdue | Misconfigured | Silent | Hung
-Order: TypeAlias = Start | Stop | Leave | Kill | Quiet | Resume | Ask | Finished | News
+News: TypeAlias = (
+    Serving | Reloaded | ReloadFailed | Lost | CrashLoop | StopTimedOut | Misconfigured | Silent | Hung
+)
+Order: TypeAlias = Start | Stop | StopCold | Kill | Quiet | Resume | Ping | Finished | News
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """The next start, in so many seconds."""
+
+    after: float
+    looping: bool
+
+
+class Restarts:
+    """Counts the quick deaths of the processes that had one place after the other. Owns state.
+
+    A process that had served for a while is started again almost at once. Deaths in a row, before it served
+    or shortly after, come from what will most likely kill the next one as well. Each waits twice as long as
+    the one before. From ``LOOP`` on it is a crash loop, and waits the longest. It is never given up: the
+    cause may be a database that is away, and a fleet that waits needs nobody to start it again.
+    """
+
+    __slots__ = ("_deaths",)
+
+    def __init__(self) -> None:
+        self._deaths = 0
+
+    def died(self, served: float | None, jitter: float) -> Restart:
+        """The next start after a process died that had served so many seconds; ``None``: not at all.
+
+        ``jitter`` (0 to 1) takes off up to half of the wait, so that a fleet does not return all at once.
+        """
+        if served is not None and served >= STABLE:
+            self._deaths = 0
+        self._deaths += 1
+        looping = self._deaths >= LOOP
+        return Restart(_BACKOFF.delay(64 if looping else self._deaths, jitter), looping)
+
+    def forget(self) -> None:
+        """There is new code, of which nothing is known."""
+        self._deaths = 0
 
 
 class Phase(Enum):
@@ -171,7 +184,7 @@ class Phase(Enum):
     STARTING = auto()
     SERVING = auto()
     LEAVING = auto()
-    """It has the order to stop."""
+    """It has to stop."""
 
 
 @dataclass(slots=True)
@@ -190,7 +203,7 @@ class _Member:
     served_from: float | None = None
     retiring: bool = False
     deadline: float = inf  # when it is killed
-    unanswered: int = 0  # questions in a row
+    unanswered: int = 0  # pings in a row
 
 
 class ProcessManager:
@@ -232,7 +245,7 @@ class ProcessManager:
 
     @property
     def due(self) -> float:
-        """When something is to be done though nothing happens; infinity for never."""
+        """When ``tick`` has something to do; infinity for never."""
         starts = (place.due for place in self._places)
         return min((*starts, *(member.deadline for member in self._members.values())))
 
@@ -247,13 +260,13 @@ class ProcessManager:
         """The fleet is wanted."""
         for place in self._places:
             self._start(place)
-        return self._take()
+        return self._drain_orders()
 
     def ready(self, number: int, now: float) -> list[Order]:
         """A server knows what a process can do."""
         member = self._members[number]
         if member.phase is not Phase.STARTING:
-            if member.deadline < inf and self._stops < 2:  # it is stopping, and may have a job after all
+            if member.deadline < inf and self._stops < 2:  # it has to stop, and may have a job after all
                 member.served_from = now
                 member.deadline = now + self._drain + GRACE
             return []
@@ -266,8 +279,8 @@ class ProcessManager:
         if not self._announced and self.serving == len(self._places):
             self._announced = True
             self._orders.append(Serving())
-        self._go_on_reloading()
-        return self._take()
+        self._continue_reload()
+        return self._drain_orders()
 
     def retiring(self, number: int) -> list[Order]:
         """A process wants to be replaced."""
@@ -276,19 +289,19 @@ class ProcessManager:
             member.retiring = True
             if self._in(member.place, Phase.STARTING) is None:
                 self._start(member.place)
-        return self._take()
+        return self._drain_orders()
 
-    def look(self) -> list[Order]:
-        """It is time to ask whether the processes have hung; to be called at regular intervals."""
+    def ping(self) -> list[Order]:
+        """Check whether the processes have hung. Call it at regular intervals."""
         for member in self._with(Phase.SERVING):
-            if member.unanswered < QUESTIONS:
-                self._orders.append(Ask(member.number))
-            if member.unanswered == QUESTIONS // 2:
+            if member.unanswered < PINGS:
+                self._orders.append(Ping(member.number))
+            if member.unanswered == PINGS // 2:
                 self._orders.append(Silent(member.number))
-            elif member.unanswered == QUESTIONS:  # it keeps its place until it has ended: it did not leave
+            elif member.unanswered == PINGS:  # it keeps its place until it has ended: it did not leave
                 self._orders += [Hung(member.number), Kill(member.number)]
             member.unanswered += 1
-        return self._take()
+        return self._drain_orders()
 
     def answered(self, number: int) -> None:
         """The event loop of a process runs."""
@@ -303,7 +316,7 @@ class ProcessManager:
             self._burst_codes.add(1)  # its jobs may have killed it, once too often
         if self._burst and code in _BURST_CODES:
             self._burst_codes.add(code)
-            place.done = self.stopping or not self._is_manned(place)
+            place.done = self.stopping or not self._is_taken(place)
         elif self.stopping:
             if (
                 self._forced is None
@@ -323,9 +336,9 @@ class ProcessManager:
             self._replacement_failed(member, before, now)
         else:
             self._replace_dead(member, now)
-        self._go_on_reloading()
+        self._continue_reload()
         self._finish()
-        return self._take()
+        return self._drain_orders()
 
     # ---------------------------------------------------------------------------- what the operator wants
 
@@ -342,50 +355,50 @@ class ProcessManager:
             self._stop(member, now)
         for place in self._places:
             place.restarts.forget()
-            if not self._is_manned(place) and not place.done:
+            if not self._is_taken(place) and not place.done:
                 self._start(place)
-        self._go_on_reloading()
-        return self._take()
+        self._continue_reload()
+        return self._drain_orders()
 
     def quiet(self) -> list[Order]:
         """Take nothing new."""
         self._quiet = True
-        return [Quiet(member.number) for member in self._staying()]
+        return [Quiet(member.number) for member in self._remaining()]
 
     def resume(self) -> list[Order]:
         """Take jobs again."""
         self._quiet = False
-        return [Resume(member.number) for member in self._staying()]
+        return [Resume(member.number) for member in self._remaining()]
 
     def stop(self, signal: int, now: float) -> list[Order]:
         """A signal that stops: the first one warm, the second one cold, any further one at once."""
         self._stops += 1
         self._stop_code = 128 + signal
         if self._stops == 1:
-            for member in self._staying():
+            for member in self._remaining():
                 self._stop(member, now)
         else:
             self._forced = self._stop_code
             for member in self._members.values():
                 if self._stops == 2 and member.phase is Phase.LEAVING:
                     member.deadline = now + LEAVE_GRACE
-                    self._orders.append(Leave(member.number))
+                    self._orders.append(StopCold(member.number))
                 else:
                     self._kill(member)
         self._give_up()
         self._finish()
-        return self._take()
+        return self._drain_orders()
 
     def tick(self, now: float) -> list[Order]:
         """Time has passed."""
         for member in self._members.values():
             if member.deadline <= now:
-                self._orders.append(Overdue(member.number))
+                self._orders.append(StopTimedOut(member.number))
                 self._kill(member)
         for place in self._places:
             if place.due <= now:
                 self._start(place)
-        return self._take()
+        return self._drain_orders()
 
     # ---------------------------------------------------------------------------------------- the steps
 
@@ -415,15 +428,15 @@ class ProcessManager:
             member.place.due = now + restart.after
         if self._reloading:
             self._reloading = False
-            self._orders.append(Refused(member.number))
-            self._go_on_replacing()
+            self._orders.append(ReloadFailed(member.number))
+            self._continue_retiring()
         else:
             self._orders.append(Lost(member.number, restart))
 
     def _replace_dead(self, member: _Member, now: float) -> None:
         """A process died, and its place is empty now, or another one is starting there."""
         place = member.place
-        if self._is_manned(place):
+        if self._is_taken(place):
             self._orders.append(Lost(member.number, None))
             return
         served = None if member.served_from is None else now - member.served_from
@@ -436,8 +449,8 @@ class ProcessManager:
             place.due = now + restart.after
             self._orders.append(Lost(member.number, restart))
 
-    def _go_on_reloading(self) -> None:
-        """Start what replaces the next process of old code, if the one before is settled."""
+    def _continue_reload(self) -> None:
+        """Start the replacement of the next process of old code, if nothing else is starting."""
         if not self._reloading or any(self._with(Phase.STARTING)):
             return
         old = next((each for each in self._with(Phase.SERVING) if each.generation < self._generation), None)
@@ -447,8 +460,8 @@ class ProcessManager:
             self._reloading = False
             self._orders.append(Reloaded())
 
-    def _go_on_replacing(self) -> None:
-        """Start again what replaces processes that want to retire, and was stopped for new code's sake."""
+    def _continue_retiring(self) -> None:
+        """Start again the replacements of processes that want to retire, which the reload has stopped."""
         for retiring in [member for member in self._with(Phase.SERVING) if member.retiring]:
             if retiring.place.due == inf and self._in(retiring.place, Phase.STARTING) is None:
                 self._start(retiring.place)
@@ -470,7 +483,7 @@ class ProcessManager:
         else:
             self._orders.append(Finished(69 if self._burst_codes == {69} else 0))
 
-    # ------------------------------------------------------------------------------------------- looking
+    # ------------------------------------------------------------------------------------------- queries
 
     def _with(self, phase: Phase) -> Iterator[_Member]:
         return (member for member in self._members.values() if member.phase is phase)
@@ -478,14 +491,14 @@ class ProcessManager:
     def _in(self, place: _Place, phase: Phase) -> _Member | None:
         return next((member for member in self._with(phase) if member.place is place), None)
 
-    def _is_manned(self, place: _Place) -> bool:
+    def _is_taken(self, place: _Place) -> bool:
         return any(
             member.place is place and member.phase is not Phase.LEAVING for member in self._members.values()
         )
 
-    def _staying(self) -> list[_Member]:
+    def _remaining(self) -> list[_Member]:
         return [member for member in self._members.values() if member.phase is not Phase.LEAVING]
 
-    def _take(self) -> list[Order]:
+    def _drain_orders(self) -> list[Order]:
         orders, self._orders = self._orders, []
         return orders

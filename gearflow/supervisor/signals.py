@@ -1,9 +1,7 @@
-"""Signals that come twice.
+"""Signals that come twice, and whether the terminal is still there.
 
-Some send one to the process and to its group, as ``timeout`` does. What comes again within a moment is the
-echo of the first one.
-
-Whether the terminal is still there: SIGHUP says that it is gone, unless an operator sends it.
+Some programs send a signal to the process and to its group, as ``timeout`` does. The same signal within a
+moment is the echo of the first one. SIGHUP means that the terminal is gone, unless an operator sends it.
 """
 
 import math
@@ -14,7 +12,7 @@ from collections.abc import Callable
 from typing import Final
 
 _ECHO: Final = 0.05
-"""Seconds in which the same signal is no second one. Nobody presses Ctrl-C twice that fast."""
+"""A signal that repeats within this time (seconds) is ignored. Nobody presses Ctrl-C twice that fast."""
 
 
 class Echoes:
@@ -40,23 +38,25 @@ class Echoes:
 _PATH: Final = "/dev/tty"
 
 
-class Terminal:
-    """The terminal that controls this process, if there is one when this is made.
-
-    Where SIGHUP is ignored then, as ``nohup`` has it, the end of the terminal does not matter.
-    """
-
-    def __init__(self) -> None:
-        self._matters = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN and _is_there()
-
-    def is_gone(self) -> bool:
-        """There was one that mattered, and it was closed."""
-        return self._matters and not _is_there()
-
-
 def _is_there() -> bool:
     try:
         os.close(os.open(_PATH, os.O_RDWR | os.O_NOCTTY))
     except OSError:
         return False
     return True
+
+
+class Terminal:
+    """The terminal that controls this process, if there is one when this is made.
+
+    Where SIGHUP is ignored then, as ``nohup`` has it, the end of the terminal does not matter. ``is_there``
+    returns whether a terminal controls this process now.
+    """
+
+    def __init__(self, is_there: Callable[[], bool] = _is_there) -> None:
+        self._is_there = is_there
+        self._matters = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN and is_there()
+
+    def is_gone(self) -> bool:
+        """There was one that mattered, and it was closed."""
+        return self._matters and not self._is_there()

@@ -1,11 +1,11 @@
-"""The process above several worker processes: carries out what the roster decides.
+"""The process above several worker processes: carries out what the process manager decides.
 
-It imports none of the users' modules, so new code needs no new supervisor, and what is wrong with the code
-cannot harm it. It speaks with the processes by signals, and hears from them by a ``Line`` each; if it is
-killed, they notice by the line's end, and stop warm.
+It imports none of the users' modules, so new code needs no new supervisor, and faults of the code cannot harm
+it. It sends the processes signals, and has a channel to each. If it is killed, their channels end, and they
+stop warm.
 
 SIGTERM and SIGINT stop, SIGHUP takes up new code, SIGTSTP and SIGCONT make quiet and resume, SIGUSR2 has
-every process tell what it does. Signals are handled by the event loop, on which nothing here ever blocks.
+every process write its stacks. Signals are handled by the event loop, on which nothing here ever blocks.
 """
 
 import logging
@@ -20,7 +20,7 @@ from anyio.abc import TaskGroup
 from gearflow.errors import StartupFailed
 from gearflow.runtime.process import End
 from gearflow.supervisor import ipc, process_manager
-from gearflow.supervisor.restarts import Restart
+from gearflow.supervisor.process_manager import PINGS, ProcessManager, Restart
 from gearflow.supervisor.signals import Echoes, Terminal
 from gearflow.supervisor.systemd import Notifier
 from gearflow.supervisor.worker_process import WorkerProcess
@@ -34,12 +34,9 @@ _SIGNALS: Final = (
 
 _NO_END: Final = End(None)
 _UNKNOWN: Final = 1
-"""Taken for the exit code of a process whose end nobody has seen."""
+"""The exit code of a process whose end nobody has seen."""
 
 _NOTHING: Final = ipc.Counts(0, 0, 0)
-
-_LAST_WORDS: Final = 1.0
-"""Seconds that the line of a process is listened to after its end."""
 
 _HUNG: Final = (
     "the event loop of a worker process has been blocked for %g s; killing it, so its jobs are handed on. "
@@ -52,14 +49,15 @@ class Supervisor:
     """Keeps worker processes, from ``run`` until they all have ended.
 
     Args:
-        command: What each of them runs; it finds its end of the line by ``Line.inherited``.
+        command: What each of them runs; it finds its end of the channel by ``IpcChannel.inherited``.
         processes: How many serve at a time.
         drain: Seconds that a warm stop may take; what takes longer is killed. ``None``: as long as it takes.
         watchdog: Seconds for which the event loop of one that serves may be blocked before it is killed, and
-            another one takes its place; a warning comes earlier. ``None``: for any time.
+            another one takes its place. The log says so at half of that time. ``None``: for any time.
         burst: They end by themselves, with exit code 0, 1 or 69, when there is nothing left to do.
         changes: Whatever it yields, it means that there is new code.
-        notifier: Who wants to know how the fleet is.
+        notifier: Gets the state of the fleet, for the service manager.
+        read_grace: Seconds for which the channel of a process is read after its end.
     """
 
     def __init__(
@@ -72,15 +70,17 @@ class Supervisor:
         burst: bool = False,
         changes: AsyncIterable[object] | None = None,
         notifier: Notifier | None = None,
+        read_grace: float = 1.0,
     ) -> None:
         self._command = list(command)
         self._size = processes
         self._watchdog = watchdog
         self._changes = changes
+        self._read_grace = read_grace
         self._notifier = notifier or Notifier()
         self._terminal = Terminal()
         self._echoes = Echoes()
-        self._roster = process_manager.ProcessManager(processes, drain=drain, burst=burst)
+        self._manager = ProcessManager(processes, drain=drain, burst=burst)
         self._processes: dict[int, _Process] = {}
         self._noticed = ""
         self._done = 0  # by processes that have ended
@@ -88,7 +88,7 @@ class Supervisor:
         self._rescheduled = anyio.Event()
         self._finished = anyio.Event()
         self._code = 0
-        self._doom: str | None = None  # why no process can ever start
+        self._fatal: str | None = None  # why no process can ever start
         self._tasks: TaskGroup
 
     async def run(self) -> int:
@@ -100,54 +100,54 @@ class Supervisor:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if it is ignored, nobody learns how a child has ended
         async with anyio.create_task_group() as self._tasks:
             try:
-                await self._tasks.start(self._obey_signals)
+                await self._tasks.start(self._handle_signals)
                 self._tasks.start_soon(self._notifier.keep_alive)
                 self._tasks.start_soon(self._keep_time)
                 if self._watchdog is not None:
-                    self._tasks.start_soon(self._look_after, self._watchdog)
+                    self._tasks.start_soon(self._send_pings, self._watchdog)
                 if self._changes is not None:
                     self._tasks.start_soon(self._watch, self._changes)
-                self._carry_out(self._roster.begin())
+                self._carry_out(self._manager.begin())
                 await self._finished.wait()
             finally:
                 for number in self._processes:  # there are some if this is cancelled
                     self._signal(number, signal.SIGKILL)
             self._tasks.cancel_scope.cancel()
-        if self._doom is not None:
-            raise StartupFailed(self._doom)
+        if self._fatal is not None:
+            raise StartupFailed(self._fatal)
         return self._code
 
     # -------------------------------------------------------------------------------------- what happens
 
-    async def _obey_signals(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+    async def _handle_signals(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
         with anyio.open_signal_receiver(*_SIGNALS) as signals:
             task_status.started()
             async for number in signals:
-                self._obey(number)
+                self._handle_signal(number)
 
-    def _obey(self, number: signal.Signals) -> None:
+    def _handle_signal(self, number: signal.Signals) -> None:
         match number:
             case signal.SIGHUP if not self._terminal.is_gone():
                 self._reload()
             case signal.SIGTSTP:
-                self._carry_out(self._roster.quiet())
+                self._carry_out(self._manager.quiet())
             case signal.SIGCONT:
-                self._carry_out(self._roster.resume())
+                self._carry_out(self._manager.resume())
             case signal.SIGUSR2:
                 for process in self._processes:
                     self._signal(process, number)
             case _ if not self._echoes.has(number):
                 logger.info("stopping the worker processes", extra={"signal": number.name})
                 self._notifier.stopping()
-                self._carry_out(self._roster.stop(number, anyio.current_time()))
+                self._carry_out(self._manager.stop(number, anyio.current_time()))
             case _:
                 pass
 
     def _reload(self) -> None:
-        if not self._roster.stopping:
+        if not self._manager.stopping:
             logger.info("reloading; worker processes are replaced one after the other")
             self._notifier.reloading()
-            self._carry_out(self._roster.reload(anyio.current_time()))
+            self._carry_out(self._manager.reload(anyio.current_time()))
 
     async def _watch(self, changes: AsyncIterable[object]) -> None:
         async for _ in changes:
@@ -155,15 +155,15 @@ class Supervisor:
 
     async def _keep_time(self) -> None:
         while True:
-            with anyio.CancelScope(deadline=self._roster.due):
+            with anyio.CancelScope(deadline=self._manager.due):
                 await self._rescheduled.wait()
-            self._carry_out(self._roster.tick(anyio.current_time()))
+            self._carry_out(self._manager.tick(anyio.current_time()))
             self._rescheduled = anyio.Event()
 
-    async def _look_after(self, watchdog: float) -> None:
+    async def _send_pings(self, watchdog: float) -> None:
         while True:
-            await anyio.sleep(watchdog / process_manager.QUESTIONS)
-            self._carry_out(self._roster.look())
+            await anyio.sleep(watchdog / PINGS)
+            self._carry_out(self._manager.ping())
 
     async def _attend(self, number: int, process: "_Process", child: WorkerProcess) -> None:
         """A process from its start to its end."""
@@ -171,29 +171,29 @@ class Supervisor:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._listen, number, process, child)
                 process.end = await child.ended()
-                # Its last words are heard; what it has forked may hold the line open for ever.
-                tasks.cancel_scope.deadline = anyio.current_time() + _LAST_WORDS
+                # Its last messages are read; what it has forked may hold the channel open for ever.
+                tasks.cancel_scope.deadline = anyio.current_time() + self._read_grace
         finally:
-            child.line.close()
+            child.channel.close()
         self._ended(number, process)
 
     async def _listen(self, number: int, process: "_Process", child: WorkerProcess) -> None:
-        async for message in child.line.messages():
+        async for message in child.channel.messages():
             match message:
                 case ipc.Ready(notice):
                     self._notice(notice)
-                    self._carry_out(self._roster.ready(number, anyio.current_time()))
+                    self._carry_out(self._manager.ready(number, anyio.current_time()))
                 case ipc.Retiring(reason):
                     logger.info("a worker process is replaced: %s", reason, extra=process.named)
-                    self._carry_out(self._roster.retiring(number))
+                    self._carry_out(self._manager.retiring(number))
                 case ipc.Failed(reason):
                     process.reason = reason
                 case ipc.Counts():
                     process.counts = message
-                    self._tell_status()
+                    self._notify_status()
                 case ipc.Answer():
-                    self._roster.answered(number)
-                case ipc.Leave() | ipc.Ask():  # which only a supervisor says
+                    self._manager.answered(number)
+                case ipc.Leave() | ipc.Ask():  # which only a supervisor sends
                     pass
                 case _:
                     assert_never(message)
@@ -201,7 +201,7 @@ class Supervisor:
     def _ended(self, number: int, process: "_Process") -> None:
         status = process.end.status
         code = _UNKNOWN if status is None else status
-        self._carry_out(self._roster.ended(number, code, anyio.current_time()))
+        self._carry_out(self._manager.ended(number, code, anyio.current_time()))
         del self._processes[number]
         self._done += process.counts.done
         self._failed += process.counts.failed
@@ -219,10 +219,10 @@ class Supervisor:
                 self._start(number)
             case process_manager.Stop(number):
                 self._signal(number, signal.SIGTERM)
-            case process_manager.Leave(number):
-                self._say(number, ipc.Leave())
-            case process_manager.Ask(number):
-                self._say(number, ipc.Ask())
+            case process_manager.StopCold(number):
+                self._send(number, ipc.Leave())
+            case process_manager.Ping(number):
+                self._send(number, ipc.Ask())
             case process_manager.Kill(number):
                 self._signal(number, signal.SIGKILL)
             case process_manager.Quiet(number):
@@ -233,7 +233,7 @@ class Supervisor:
                 self._code = order.code
                 self._finished.set()
             case _:
-                self._tell(order)
+                self._log(order)
 
     def _start(self, number: int) -> None:
         process = self._processes[number] = _Process(number)
@@ -245,24 +245,24 @@ class Supervisor:
         else:
             self._tasks.start_soon(self._attend, number, process, process.child)
 
-    def _say(self, number: int, message: ipc.Message) -> None:
+    def _send(self, number: int, message: ipc.Message) -> None:
         child = self._processes[number].child
         if child is not None:
-            child.line.say(message)
+            child.channel.send(message)
 
     def _signal(self, number: int, what: int) -> None:
         process = self._processes.get(number)  # none if it could not be started
         if process is not None and process.child is not None:
             process.child.signal(what)
 
-    # -------------------------------------------------------------------------------------- reports
+    # --------------------------------------------------------------------------------------- the log
 
     def _notice(self, notice: str) -> None:
         if notice != self._noticed:
             self._noticed = notice
             logger.info(notice)
 
-    def _tell(self, order: process_manager.News) -> None:
+    def _log(self, order: process_manager.News) -> None:
         match order:
             case process_manager.Serving():
                 logger.info("all worker processes are ready", extra={"processes": self._size})
@@ -270,28 +270,26 @@ class Supervisor:
             case process_manager.Reloaded():
                 logger.info("reloaded", extra={"processes": self._size})
                 self._notifier.ready()
-            case process_manager.Refused(number):
+            case process_manager.ReloadFailed(number):
                 self._notifier.ready()
-                self._tell_of_end(number, logging.ERROR, "the new code does not start; the old goes on")
+                self._log_end(number, logging.ERROR, "the new code does not start; the old goes on")
             case process_manager.CrashLoop(number):
-                self._tell_of_end(
-                    number, logging.ERROR, "worker processes die one after the other; giving up"
-                )
+                self._log_end(number, logging.ERROR, "worker processes die one after the other; giving up")
             case process_manager.Silent(number):
-                self._tell_of_silence(number)
+                self._log_silence(number)
             case process_manager.Hung(number):
                 logger.error(_HUNG, self._watchdog, extra=self._processes[number].named)
-            case process_manager.Overdue(number):
+            case process_manager.StopTimedOut(number):
                 named = self._processes[number].named
                 logger.warning("a worker process does not stop; killing it", extra=named)
             case process_manager.Misconfigured(number):
-                self._doom = self._processes[number].reason or self._processes[number].ended
+                self._fatal = self._processes[number].reason or self._processes[number].ended
             case process_manager.Lost(number, restart):
-                self._tell_of_loss(number, restart)
+                self._log_loss(number, restart)
             case _:
                 assert_never(order)
 
-    def _tell_of_silence(self, number: int) -> None:
+    def _log_silence(self, number: int) -> None:
         """The process itself shows where it is, for which it needs neither its loop nor the lock."""
         logger.warning(
             "a worker process does not answer; its event loop is blocked, as its stacks show",
@@ -299,17 +297,17 @@ class Supervisor:
         )
         self._signal(number, signal.SIGUSR2)
 
-    def _tell_of_loss(self, number: int, restart: Restart | None) -> None:
+    def _log_loss(self, number: int, restart: Restart | None) -> None:
         if restart is None:
-            self._tell_of_end(number, logging.WARNING, "a worker process died; another one is starting")
+            self._log_end(number, logging.WARNING, "a worker process died; another one is starting")
         elif restart.looping:
             sentence = "worker processes die one after the other"
-            self._tell_of_end(number, logging.ERROR, sentence, restart_in=restart.after)
+            self._log_end(number, logging.ERROR, sentence, restart_in=restart.after)
         else:
             sentence = "a worker process died; another one will start"
-            self._tell_of_end(number, logging.WARNING, sentence, restart_in=restart.after)
+            self._log_end(number, logging.WARNING, sentence, restart_in=restart.after)
 
-    def _tell_of_end(self, number: int, level: int, sentence: str, **fields: object) -> None:
+    def _log_end(self, number: int, level: int, sentence: str, **fields: object) -> None:
         process = self._processes[number]
         if process.reason:  # which may have many lines
             logger.log(level, "%s", process.reason)
@@ -318,14 +316,14 @@ class Supervisor:
             ended["peak_rss"] = process.end.memory
         logger.log(level, sentence, extra=process.named | ended | fields)
 
-    def _tell_status(self) -> None:
+    def _notify_status(self) -> None:
         counts = [process.counts for process in self._processes.values()]
         total = ipc.Counts(
             running=sum(each.running for each in counts),
             done=self._done + sum(each.done for each in counts),
             failed=self._failed + sum(each.failed for each in counts),
         )
-        self._notifier.status(f"{self._roster.serving} of {self._size} processes serve; {total}")
+        self._notifier.status(f"{self._manager.serving} of {self._size} processes serve; {total}")
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""Notifications to systemd by the protocol of ``sd_notify(3)``. Without systemd they do nothing."""
+"""Notifies systemd of the state of a service, by the protocol of ``sd_notify(3)``."""
 
 import os
 import socket
@@ -9,11 +9,11 @@ from typing import Final, Self
 
 import anyio
 
-_PATIENCE: Final = 1.0  # seconds
+_TIMEOUT: Final = 1.0  # seconds
 
 
 class Notifier:
-    """Tells the service manager how a service is.
+    """Notifies the service manager, if there is one.
 
     Args:
         address: Where it listens: a socket's path, or an abstract name behind ``@``; ``None``: nowhere.
@@ -35,34 +35,34 @@ class Notifier:
 
     def ready(self) -> None:
         """The service does its work; also after ``reloading``."""
-        self._say("READY=1")
+        self._send("READY=1")
 
     def reloading(self) -> None:
         """It takes up new code; ``ready`` follows when it has, or goes on without."""
-        self._say("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        self._send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self) -> None:
         """It is about to end."""
-        self._say("STOPPING=1")
+        self._send("STOPPING=1")
 
     def status(self, text: str) -> None:
         """A line for people, shown by ``systemctl status``."""
-        self._say(f"STATUS={text}")
+        self._send(f"STATUS={text}")
 
     async def keep_alive(self) -> None:
-        """Say regularly that the event loop runs, if anybody watches."""
+        """Report regularly that the event loop runs, if the manager wants that."""
         if self._address is None or not self._watchdog:
             return
         while True:
-            self._say("WATCHDOG=1")
+            self._send("WATCHDOG=1")
             await anyio.sleep(self._watchdog / 2)
 
-    def _say(self, *lines: str) -> None:
+    def _send(self, *lines: str) -> None:
         if self._address is None:
             return
         address = f"\0{self._address[1:]}" if self._address.startswith("@") else self._address
         # A service must not hang because its manager does.
         with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
-            end.settimeout(_PATIENCE)
+            end.settimeout(_TIMEOUT)
             end.connect(address)
             end.send("\n".join(lines).encode())

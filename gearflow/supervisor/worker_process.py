@@ -1,4 +1,4 @@
-"""One worker process, as its supervisor sees it: it is started, told things, and reaped.
+"""One worker process, as its supervisor sees it: started, sent signals and messages, reaped.
 
 It is a fresh interpreter that runs the supervisor's own command again, never a fork. It has a session of its
 own, so that Ctrl-C at a terminal reaches the supervisor alone. SIGUSR2 and SIGTSTP are blocked until it
@@ -21,7 +21,7 @@ HELD_BACK: Final = (signal.SIGUSR2, signal.SIGTSTP)
 """Signals that a worker process has to unblock once it handles them."""
 
 _OF_THE_SERVICE: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
-"""What systemd says to the supervisor, and to nobody else."""
+"""Variables of systemd for the supervisor alone."""
 
 
 class WorkerProcess:
@@ -34,7 +34,7 @@ class WorkerProcess:
             OSError: There is no more room for a process.
         """
         self._floor = peak()
-        self.line, theirs = IpcChannel.pair()
+        self.channel, theirs = IpcChannel.pair()
         inherited = {name: value for name, value in os.environ.items() if name not in _OF_THE_SERVICE}
         try:
             with theirs, _held_back():
@@ -46,7 +46,7 @@ class WorkerProcess:
                     start_new_session=True,
                 )
         except OSError:
-            self.line.close()
+            self.channel.close()
             raise
         self._ended = False
 
@@ -66,7 +66,7 @@ class WorkerProcess:
         return await anyio.to_thread.run_sync(self._reap, limiter=anyio.CapacityLimiter(1))
 
     def _reap(self) -> End:
-        # Not by Popen, which cannot tell how much memory it had.
+        # Not by Popen, which does not know how much memory it had.
         end = reap(self.pid, self._floor)
         self._ended = True
         self._process.returncode = -1 if end.status is None else end.status

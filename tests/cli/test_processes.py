@@ -199,16 +199,16 @@ async def test_a_process_answers_its_supervisor_quiet_or_not(
     monkeypatch.chdir(project.directory)
     process = WorkerProcess([*COMMAND, "worker", project.module, "-s", project.address])
     with anyio.fail_after(PATIENCE):
-        heard = process.line.messages()
+        heard = process.channel.messages()
         assert isinstance(await anext(heard), Ready)
         for number in (signal.SIGTSTP, signal.SIGCONT):
             process.signal(number)
-            process.line.say(Ask())
+            process.channel.send(Ask())
             while not isinstance(await anext(heard), Answer):
                 pass
         process.signal(signal.SIGTERM)
         assert (await process.ended()).status == 0
-    process.line.close()
+    process.channel.close()
 
 
 def test_processes_whose_supervisor_is_killed_finish_what_they_run(project: Project, tmp_path: Path) -> None:

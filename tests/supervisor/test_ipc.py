@@ -41,7 +41,7 @@ def test_a_message_is_one_line_and_comes_back(message: Message) -> None:
 async def test_of_a_text_of_any_length_so_much_is_sent_as_fits() -> None:
     here, there = IpcChannel.pair()
     other = IpcChannel(there)
-    other.say(Failed("begins" + "\u00fc" * 400_000 + "ends"))
+    other.send(Failed("begins" + "\u00fc" * 400_000 + "ends"))
     other.close()
     [message] = [message async for message in here.messages()]
     assert isinstance(message, Failed)
@@ -75,10 +75,10 @@ async def test_messages_are_heard_in_order_until_the_other_side_is_gone() -> Non
     here, there = IpcChannel.pair()
     other = IpcChannel(there)
     for number in range(3):
-        other.say(Counts(number, 0, 0))
+        other.send(Counts(number, 0, 0))
     other.close()
     assert [message async for message in here.messages()] == [Counts(number, 0, 0) for number in range(3)]
-    here.say(Leave())  # nobody hears it, and that does not matter
+    here.send(Leave())  # nobody hears it, and that does not matter
     here.close()
 
 
@@ -86,7 +86,7 @@ def test_a_process_does_not_wait_for_a_supervisor_that_does_not_listen() -> None
     here, there = IpcChannel.pair()
     other = IpcChannel(there)
     for number in range(10_000):
-        other.say(Counts(number, 0, 0))
+        other.send(Counts(number, 0, 0))
     other.close()
     here.close()
 

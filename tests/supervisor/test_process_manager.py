@@ -9,28 +9,30 @@ from hypothesis import strategies as st
 from gearflow.supervisor.process_manager import (
     GRACE,
     LEAVE_GRACE,
-    QUESTIONS,
-    Ask,
+    LOOP,
+    PINGS,
+    STABLE,
     CrashLoop,
     Finished,
     Hung,
     Kill,
-    Leave,
     Lost,
     Misconfigured,
     Order,
-    Overdue,
+    Ping,
     ProcessManager,
     Quiet,
-    Refused,
     Reloaded,
+    ReloadFailed,
+    Restart,
     Resume,
     Serving,
     Silent,
     Start,
     Stop,
+    StopCold,
+    StopTimedOut,
 )
-from gearflow.supervisor.restarts import LOOP, STABLE, Restart
 
 CRASH = -11  # SIGSEGV
 
@@ -106,26 +108,26 @@ def test_a_later_process_that_cannot_start_does_not() -> None:
 
 
 def hang(roster: ProcessManager, number: int) -> list[Order]:
-    """Ask for as long as it takes, without an answer of this one; the last orders."""
-    for _ in range(QUESTIONS):
-        roster.look()
-    return [order for order in roster.look() if order != Ask(number)]
+    """Ping for as long as it takes, without an answer of this one; the last orders."""
+    for _ in range(PINGS):
+        roster.ping()
+    return [order for order in roster.ping() if order != Ping(number)]
 
 
 def test_one_that_does_not_answer_is_told_and_then_killed_and_replaced() -> None:
     roster = roster_of(1)
-    looks = [roster.look() for _ in range(QUESTIONS + 2)]
-    ask = [Ask(1)]
-    assert looks == [ask, ask, ask, [Ask(1), Silent(1)], ask, ask, [Hung(1), Kill(1)], []]
+    looks = [roster.ping() for _ in range(PINGS + 2)]
+    ask = [Ping(1)]
+    assert looks == [ask, ask, ask, [Ping(1), Silent(1)], ask, ask, [Hung(1), Kill(1)], []]
     assert roster.ended(1, -SIGKILL, now=STABLE) == [Lost(1, Restart(0.25, looping=False))]
     assert roster.tick(now=roster.due) == [Start(2)]
 
 
 def test_one_answer_will_do() -> None:
     roster = roster_of(2)
-    for _ in range(3 * QUESTIONS):
-        for _ in range(QUESTIONS):
-            assert Hung(1) not in roster.look()
+    for _ in range(3 * PINGS):
+        for _ in range(PINGS):
+            assert Hung(1) not in roster.ping()
             roster.answered(2)
         roster.answered(1)
 
@@ -133,15 +135,15 @@ def test_one_answer_will_do() -> None:
 def test_only_processes_that_serve_are_asked() -> None:
     roster = ProcessManager(1, drain=None)
     roster.begin()
-    assert roster.look() == []  # it may import for long
+    assert roster.ping() == []  # it may import for long
     roster.ready(1, now=0)
-    assert roster.look() == [Ask(1)]
+    assert roster.ping() == [Ping(1)]
     roster.retiring(1)
-    assert roster.look() == [Ask(1)]
+    assert roster.ping() == [Ping(1)]
     roster.ready(2, now=1)
-    assert roster.look() == [Ask(2)]
+    assert roster.ping() == [Ping(2)]
     roster.stop(SIGTERM, now=2)
-    assert roster.look() == []  # what runs may take as long as it likes
+    assert roster.ping() == []  # what runs may take as long as it likes
 
 
 def test_one_that_hangs_while_its_successor_starts_is_followed_by_that() -> None:
@@ -195,7 +197,7 @@ def test_new_code_is_taken_up_in_one_place_after_the_other() -> None:
 def test_new_code_that_does_not_start_changes_nothing() -> None:
     roster = roster_of(2)
     roster.reload(now=0)
-    assert roster.ended(3, 78, now=1) == [Refused(3)]
+    assert roster.ended(3, 78, now=1) == [ReloadFailed(3)]
     assert roster.serving == 2
     assert roster.due == float("inf")
     assert roster.reload(now=0) == [Start(4)]  # it was put right
@@ -206,7 +208,7 @@ def test_one_that_retires_is_still_replaced_when_new_code_was_refused() -> None:
     assert roster.retiring(2) == [Start(3)]
     assert roster.reload(now=0) == [Stop(3), Start(4)]
     assert roster.ended(3, 0, now=1) == []
-    assert roster.ended(4, 78, now=1) == [Refused(4), Start(5)]
+    assert roster.ended(4, 78, now=1) == [ReloadFailed(4), Start(5)]
     assert roster.ended(5, 78, now=2) == [Lost(5, Restart(0.25, looping=False))]
     assert roster.tick(now=roster.due) == [Start(6)]
     assert roster.ready(6, now=3) == [Stop(2)]
@@ -225,7 +227,7 @@ def test_code_that_hangs_as_it_is_imported_does_not_keep_newer_code_out() -> Non
     roster.reload(now=0)
     roster.reload(now=1)
     assert roster.due == 1 + GRACE
-    assert roster.tick(now=roster.due) == [Overdue(2), Kill(2)]
+    assert roster.tick(now=roster.due) == [StopTimedOut(2), Kill(2)]
     assert roster.ended(2, -SIGKILL, now=7) == []
     assert roster.ready(3, now=8) == [Stop(1), Reloaded()]
 
@@ -262,7 +264,7 @@ def test_what_does_not_stop_in_time_is_killed_and_the_exit_code_says_so() -> Non
     roster = roster_of(1, drain=10)
     roster.stop(SIGTERM, now=1)
     assert roster.due == 1 + 10 + GRACE
-    assert roster.tick(now=roster.due) == [Overdue(1), Kill(1)]
+    assert roster.tick(now=roster.due) == [StopTimedOut(1), Kill(1)]
     assert roster.ended(1, -SIGKILL, now=20) == [Finished(128 + SIGTERM)]
 
 
@@ -276,7 +278,7 @@ def test_a_process_that_left_cold_is_told_by_the_exit_code() -> None:
 def test_the_second_signal_is_cold_and_the_third_kills() -> None:
     roster = roster_of(1)
     roster.stop(SIGTERM, now=1)
-    assert roster.stop(SIGINT, now=2) == [Leave(1)]
+    assert roster.stop(SIGINT, now=2) == [StopCold(1)]
     assert roster.due == 2 + LEAVE_GRACE
     assert roster.stop(SIGINT, now=3) == [Kill(1)]
     assert roster.ended(1, -SIGKILL, now=3) == [Finished(128 + SIGINT)]
@@ -293,7 +295,7 @@ def test_a_process_that_hangs_as_it_starts_cannot_hold_up_the_stop() -> None:
     roster = ProcessManager(1)
     roster.begin()
     roster.stop(SIGTERM, now=1)
-    assert roster.tick(now=1 + GRACE) == [Overdue(1), Kill(1)]
+    assert roster.tick(now=1 + GRACE) == [StopTimedOut(1), Kill(1)]
     assert roster.ended(1, -SIGKILL, now=7) == [Finished(0)]  # nothing was cut short
 
 
@@ -406,12 +408,12 @@ class World:
                     self.hung.add(number)
                 case Kill(number) if number in self.hung:
                     pass
-                case Ask(number) | Silent(number):
+                case Ping(number) | Silent(number):
                     assert self.alive[number] == "serving"
-                case Stop(number) | Leave(number) | Kill(number):
+                case Stop(number) | StopCold(number) | Kill(number):
                     assert number in self.alive
                     self.alive[number] = "leaving"
-                case Quiet(number) | Resume(number) | Overdue(number):
+                case Quiet(number) | Resume(number) | StopTimedOut(number):
                     assert number in self.alive
                 case Finished():
                     assert not self.alive
@@ -441,8 +443,8 @@ def test_whatever_happens_every_place_is_served_or_about_to_be(places: int, data
                 world.take(roster.resume())
             case "tick":
                 world.take(roster.tick(world.now))
-                for _ in range(data.draw(st.integers(0, QUESTIONS))):
-                    world.take(roster.look())
+                for _ in range(data.draw(st.integers(0, PINGS))):
+                    world.take(roster.ping())
             case "ready":
                 number = data.draw(st.sampled_from(numbers))
                 if world.alive[number] == "starting":

@@ -21,11 +21,9 @@ def test_a_signal_is_an_echo_for_a_moment_only() -> None:
 
 
 @pytest.fixture
-def present(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+def present() -> list[bool]:
     """Whether there is a terminal: the last one holds."""
-    found = [True]
-    monkeypatch.setattr("gearflow.supervisor.signals._is_there", lambda: found[-1])
-    return found
+    return [True]
 
 
 @pytest.fixture
@@ -37,7 +35,7 @@ def ignored() -> Iterator[None]:
 
 
 def test_a_terminal_that_is_closed_is_gone(present: list[bool]) -> None:
-    terminal = Terminal()
+    terminal = Terminal(lambda: present[-1])
     assert not terminal.is_gone()
     present.append(False)
     assert terminal.is_gone()
@@ -45,11 +43,11 @@ def test_a_terminal_that_is_closed_is_gone(present: list[bool]) -> None:
 
 def test_where_there_was_none_there_is_none_to_go(present: list[bool]) -> None:
     present.append(False)
-    assert not Terminal().is_gone()
+    assert not Terminal(lambda: present[-1]).is_gone()
 
 
 @pytest.mark.usefixtures("ignored")
 def test_nohup_says_that_it_does_not_matter(present: list[bool]) -> None:
-    terminal = Terminal()
+    terminal = Terminal(lambda: present[-1])
     present.append(False)
     assert not terminal.is_gone()

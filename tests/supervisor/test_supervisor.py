@@ -13,7 +13,7 @@ import pytest
 
 from gearflow.errors import StartupFailed
 from gearflow.supervisor import Supervisor
-from gearflow.supervisor.process_manager import QUESTIONS
+from gearflow.supervisor.process_manager import PINGS
 
 PATIENCE = 20.0  # seconds
 PROCESS = str(Path(__file__).parent / "process.py")
@@ -86,12 +86,11 @@ async def test_how_processes_end_is_known_though_children_were_ignored_before() 
 
 
 async def test_what_a_process_leaves_behind_does_not_hold_up_its_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr("gearflow.supervisor.supervisor._LAST_WORDS", 0.05)
     with anyio.fail_after(PATIENCE):
         code = await Supervisor(
-            command(f"pid={tmp_path / 'pids'}", "ready", "fork", "exit=1"), burst=True
+            command(f"pid={tmp_path / 'pids'}", "ready", "fork", "exit=1"), burst=True, read_grace=0.05
         ).run()
     assert code == 1
     os.killpg(int((tmp_path / "pids").read_text()), signal.SIGKILL)
@@ -161,7 +160,7 @@ async def test_a_process_that_answers_stays(tmp_path: Path) -> None:
     with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(supervisor.run)
-            await until(lambda: len(numbers_in(asked)) > 2 * QUESTIONS)
+            await until(lambda: len(numbers_in(asked)) > 2 * PINGS)
             tasks.cancel_scope.cancel()
     assert len(numbers_in(pids)) == 1
 

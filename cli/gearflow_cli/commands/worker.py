@@ -310,7 +310,7 @@ async def _supervised(
     from gearflow.supervisor import Answer, Ask, Leave, Ready, Retiring
     from gearflow.worker import Worker
 
-    worker = Worker(tasks, None, on_retire=lambda reason: line.say(Retiring(reason)), **settings)
+    worker = Worker(tasks, None, on_retire=lambda reason: line.send(Retiring(reason)), **settings)
     with Signals(worker, line=line, watchdog=watchdog) as signals:
 
         async def listen() -> None:
@@ -318,9 +318,9 @@ async def _supervised(
                 if isinstance(message, Leave):
                     signals.leave()
                 elif isinstance(message, Ask):
-                    line.say(Answer())
+                    line.send(Answer())
 
-        inform = partial(_inform, worker, partial(line.say, Ready(notice)), line.say)
+        inform = partial(_inform, worker, partial(line.send, Ready(notice)), line.send)
         await _beside(partial(_live, worker), inform, listen)
     return signals, worker.failed
 

@@ -228,7 +228,7 @@ class Signals:
         from gearflow.supervisor import Retiring
 
         if self._line is not None:
-            self._line.say(Retiring("SIGHUP"))
+            self._line.send(Retiring("SIGHUP"))
         elif self._asked is None and not self.again:
             self.again = True
             self._notifier.reloading()

@@ -83,5 +83,5 @@ def reporting(line: "IpcChannel | None") -> Generator[None]:
         if line is None or hasattr(error, "exit_code"):
             raise
         failure = explain(error)
-        line.say(Failed(failure.message))
+        line.send(Failed(failure.message))
         raise typer.Exit(failure.code) from None
