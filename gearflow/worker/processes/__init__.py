@@ -1,4 +1,4 @@
-"""Runs of tasks in processes of their own, so that they have a core each and can be stopped.
+"""Runs tasks in processes of their own, so that each has a core and can be stopped.
 
 The worker's side is ``ProcessPool`` and ``ProcessCall``. The processes run ``child``. The two sides exchange
 frames over a socket: JSON and plain bytes, nothing that could make the other side execute anything.

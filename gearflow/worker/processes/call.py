@@ -9,23 +9,23 @@ from gearflow.protocol.constants import PacketType
 from gearflow.protocol.packets import Packet
 from gearflow.tasks import Context, Task
 from gearflow.worker.processes.errors import Ending, unpack
-from gearflow.worker.processes.messages import Frame, Order, encode
+from gearflow.worker.processes.messages import Frame, RunRequest, encode
 from gearflow.worker.processes.pool import Process, ProcessPool
 from gearflow.worker.processes.task_import import origin_of
 
 
 class ProcessCall:
-    """A run on its way. ``perform`` is called in a thread, which waits for the process; once.
+    """A run in a process. ``perform`` is called once, in a thread that waits for the process.
 
     Args:
         pool: Where processes come from.
         task: What is run.
         handle: Of the job.
-        context: What the task is to see of it, if it takes that.
+        context: The task's, if it takes one.
         limit: Seconds that it may take.
         payload: The arguments.
         send: Takes what the task reports; called in the thread.
-        loading: Told, in the thread, when the process begins to import the task, and when that is over.
+        is_loading: Called in the thread with true before the process imports the task, with false after.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class ProcessCall:
         limit: float | None,
         payload: bytes,
         send: Callable[[Packet], None],
-        loading: Callable[[bool], None],
+        is_loading: Callable[[bool], None],
     ) -> None:
         self._pool = pool
         self._task = task
@@ -46,9 +46,9 @@ class ProcessCall:
         self._limit = limit
         self._payload = payload
         self._send = send
-        self._loading = loading
+        self._is_loading = is_loading
         self._lock = threading.Lock()
-        self._process: Process | None = None  # while it may be killed on account of this run
+        self._process: Process | None = None  # while a kill of this run has to kill it
         self._is_killed = False
 
     def perform(self) -> bytes:
@@ -56,15 +56,15 @@ class ProcessCall:
 
         Raises:
             TaskCrashed: The process has ended, also if it was killed.
-            BaseException: What the task raised, or kept its process from starting.
+            BaseException: The task raised it, or its process could not start.
         """
-        process = self._pool.take()
+        process = self._pool.acquire()
         with self._lock:
             self._process = process
             if self._is_killed:
                 process.kill()
         try:
-            answer = self._ask(process)
+            answer = self._run_in(process)
         except BaseException:
             self._pool.discard(process)
             raise
@@ -77,18 +77,18 @@ class ProcessCall:
         if self._is_killed:
             self._pool.discard(process)
         else:
-            self._pool.give_back(process, answer.fields["rss"])
+            self._pool.release(process, answer.fields["rss"])
         if answer.kind == "raised":
             raise unpack(answer.fields["error"], self._handle)
         return answer.body
 
     def cancel(self) -> bool:
-        """Tell the task that nobody wants its result; whether it can hear that, from its ``Context``."""
+        """Set ``Context.cancelled``; whether the task takes a ``Context``, and could be reached."""
         with self._lock:
             return (
                 self._context is not None
                 and self._process is not None
-                and self._process.tell(encode("cancel"))
+                and self._process.notify(encode("cancel"))
             )
 
     def kill(self) -> None:
@@ -98,19 +98,19 @@ class ProcessCall:
             if self._process is not None:
                 self._process.kill()
 
-    def _ask(self, process: Process) -> Frame | Ending:
+    def _run_in(self, process: Process) -> Frame | Ending:
         name = self._task.name
         attempt = 1 if self._context is None else self._context.attempt
-        order = Order(name, origin_of(self._task), self._handle, attempt, self._limit).fields()
+        request = RunRequest(name, origin_of(self._task), self._handle, attempt, self._limit).fields()
         if name not in process.tasks:
-            self._loading(True)
-            answer = process.ask(encode("load", **order), self._report)
-            self._loading(False)
+            self._is_loading(True)
+            answer = process.request(encode("load", **request), self._report)
+            self._is_loading(False)
             if isinstance(answer, Ending) or answer.kind == "raised":
                 return answer
             process.tasks.add(name)
         process.runs += 1
-        return process.ask(encode("run", self._payload, **order), self._report)
+        return process.request(encode("run", self._payload, **request), self._report)
 
     def _report(self, frame: Frame) -> None:
         self._send(decode(PacketType(frame.fields["type"]), frame.body))

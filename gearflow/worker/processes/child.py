@@ -1,12 +1,10 @@
-"""The process itself: takes runs from its worker, one at a time, and answers with what came of them.
+"""The process itself: takes runs from its worker, one at a time, and answers with the results.
 
-Tasks run in its main thread, so that libraries which want that are content; another thread reads what the
-worker says. When the worker closes the socket, the process leaves its lifespans and ends.
+Tasks run in its main thread, since some libraries require that. Another thread reads the worker's messages.
+When the worker closes the socket, the process leaves its lifespans and ends.
 
-The lifespan hooks of a process that runs tasks in its main thread: an event loop in another keeps them.
-
-Which hooks there are shows when the modules of tasks are imported, so some may be entered later than others.
-They are left in reverse.
+An event loop in another thread keeps the lifespan hooks. Which hooks there are shows when the modules of
+tasks are imported, so some may be entered later than others. They are left in reverse.
 """
 
 import asyncio
@@ -35,7 +33,7 @@ from gearflow.tasks.hooks import Lifespan, hooks, lifetime, name_of
 from gearflow.worker.processes import child_output
 from gearflow.worker.processes.child_output import Reports
 from gearflow.worker.processes.errors import pack
-from gearflow.worker.processes.messages import Channel, Frame, Hello, Order, encode
+from gearflow.worker.processes.messages import Channel, Frame, Hello, RunRequest, encode
 from gearflow.worker.processes.pool import ANSWERED_BY_THE_WORKER, EXIT_TIME
 from gearflow.worker.processes.task_import import find
 from gearflow.worker.recycling import resident
@@ -84,7 +82,7 @@ class _Open:
 
     def __init__(self, new: Sequence[Lifespan], variables: contextvars.Context) -> None:
         self.variables = variables
-        """What was set before, and by them."""
+        """Those that were set before, and by them."""
         self._hooks = new
         self._failure: BaseException | None = None
         self._are_entered = threading.Event()
@@ -126,8 +124,8 @@ def main(connection: int, lifeline: int) -> None:
         connection: The descriptor of the socket.
         lifeline: That of a pipe which is open at the other end as long as the worker lives.
     """
-    _hold_on_to(lifeline)
-    _leave_signals_to_the_worker()
+    _end_with(lifeline)
+    _ignore_signals_for_the_worker()
     for descriptor in (connection, lifeline):
         os.set_inheritable(descriptor, False)  # by processes that tasks start
     sys.argv = sys.argv[:1]
@@ -137,13 +135,13 @@ def main(connection: int, lifeline: int) -> None:
     channel = Channel(socket.socket(fileno=connection))
     hello = channel.receive()
     if hello is not None:
-        runner = _Runner(channel, Hello.of(hello.fields))
+        runner = _TaskServer(channel, Hello.of(hello.fields))
         runner.serve()
-        _end_in_time()
+        _limit_exit_time()
         runner.lifespans.leave()
 
 
-def _hold_on_to(lifeline: int) -> None:
+def _end_with(lifeline: int) -> None:
     """Have the kernel send SIGIO when the other end of the pipe is closed.
 
     It ends this process, and what tasks have started.
@@ -155,8 +153,8 @@ def _hold_on_to(lifeline: int) -> None:
         os._exit(1)
 
 
-def _leave_signals_to_the_worker() -> None:
-    """Survive what is meant for the worker; show stacks in a crash, and at SIGUSR2."""
+def _ignore_signals_for_the_worker() -> None:
+    """Survive signals that are for the worker; write stacks in a crash, and at SIGUSR2."""
     for number in ANSWERED_BY_THE_WORKER:
         if number != signal.SIGUSR2:
             handle(number, _survive)  # SIG_IGN would be inherited by the programs that tasks start
@@ -170,26 +168,26 @@ def _survive(_signal: int, _frame: object) -> None:
 
 
 def _flush() -> None:
-    """Write out what a run has left of a line: it is not part of what the next one writes."""
+    """Write out an unfinished line of a run, which is not part of the output of the next one."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError, AttributeError):  # the task may have closed or replaced it
             stream.flush()
 
 
-def _end_in_time() -> None:
+def _limit_exit_time() -> None:
     """Do not let hooks, or threads that a task has left behind, keep the process alive."""
     last = threading.Timer(EXIT_TIME, os._exit, (0,))
     last.daemon = True
     last.start()
 
 
-class _Runner:
-    """Runs what the worker says. Owns the state of the process."""
+class _TaskServer:
+    """Does what the worker requests. Owns the state of the process."""
 
     def __init__(self, channel: Channel, hello: Hello) -> None:
         target = hello.target
         configure(target.servers, spread=target.spread, tls=target.tls, token=target.token)
-        child_output.set_up(channel, hello.level)
+        child_output.send_logs(channel, hello.level)
         self.lifespans = Lifespans(hello.lifespans)
         self._channel = channel
         forget_in_children(channel, Channel.forget)  # else two would answer
@@ -200,9 +198,9 @@ class _Runner:
         self._request: _Request | None = None  # that is not answered yet
 
     def serve(self) -> None:
-        """Do what the worker says, until that wants nothing more."""
+        """Answer requests until the worker closes the socket."""
         threading.Thread(target=self._listen, name="gearflow-listener", daemon=True).start()
-        with suppress(OSError):  # the worker is gone, or does not want to hear an answer
+        with suppress(OSError):  # the worker is gone, or reads no answer
             while (request := self._requests.get()) is not None:
                 answer = self._answer(request)
                 end_stray(self._pid)
@@ -218,14 +216,14 @@ class _Runner:
                 self._requests.put(self._request)
             elif self._request is not None:
                 self._request.context.cancelled = True
-        if self._request is not None:  # the worker is gone: where the lifeline tells nothing, this does
+        if self._request is not None:  # the worker is gone, where the lifeline does not show it
             os._exit(1)
         self._requests.put(None)
 
     def _answer(self, request: "_Request") -> bytes:
-        origin = request.order.origin
+        origin = request.call.origin
         try:
-            task = find(request.order.task, origin)
+            task = find(request.call.task, origin)
             variables = self.lifespans.enter()
             if request.kind == "load":
                 return encode("loaded")
@@ -242,20 +240,20 @@ class _Runner:
 
 
 class _Request:
-    """What the worker wants: that a task is loaded, or run."""
+    """A request of the worker: load a task, or run it."""
 
     def __init__(self, frame: Frame, send: Callable[[Packet], None]) -> None:
         self.kind = frame.kind
-        self.order = order = Order.of(frame.fields)
+        self.call = call = RunRequest.of(frame.fields)
         self._payload = frame.body
         self.context = Context(
-            handle=order.handle,
-            function=order.task,
+            handle=call.handle,
+            function=call.task,
             send=send,
-            attempt=order.attempt,
-            deadline=None if order.limit is None else time.time() + order.limit,
+            attempt=call.attempt,
+            deadline=None if call.limit is None else time.time() + call.limit,
         )
-        """What the task sees of its job, if it takes that."""
+        """The task's, if it takes one."""
 
     def run(self, task: Task[..., Any]) -> bytes:
         """The encoded result. Raises what the task raises, and PayloadInvalid."""

@@ -1,13 +1,12 @@
-"""What the task of a process reports, on its way to the worker.
+"""What a process sends its worker beside results: the reports of tasks, and its log.
 
-A task may report a million times a second; the worker has better things to do than to read all of it. So a
-report leaves at once if the last one has left long enough ago, in the thread of the task, which may hold the
-GIL from now on. Else a thread of its own sends it a little later, and progress that is newer takes its place
-until then. Nothing comes behind the result.
+A task may report a million times a second, which is more than the worker should read. A report leaves at once
+if the last one has left long enough ago, in the thread of the task, which may hold the GIL from now on. Else
+a thread of its own sends it a little later, and newer progress takes its place until then. Nothing comes
+behind the result.
 
-What a process logs, on its way to the worker, which treats it as its own: one log, in one form.
-
-Messages and exceptions are sent as text. Fields that JSON has no form for are as ``str`` shows them.
+The worker handles log records of its processes as its own. Messages and exceptions are sent as text. Fields
+that JSON has no form for are sent as ``str`` shows them.
 """
 
 import logging
@@ -25,7 +24,7 @@ from gearflow.worker.processes import messages
 from gearflow.worker.processes.messages import Channel
 
 _INTERVAL: Final = 0.01
-"""Seconds between two writes: nobody sees the difference, and the worker's part is small."""
+"""Seconds between two writes: nobody sees the difference, and the worker reads little."""
 
 _ANY: Final = b""  # a process has one job at a time
 
@@ -74,18 +73,18 @@ class Reports:
 
 
 _NOT_SENT: Final = ("args", "exc_info")
-"""What is part of the message, or of the text of the exception, then."""
+"""Fields that are part of the message, or of the text of the exception."""
 
 
-class ToWorker(logging.Handler):
-    """Sends what is logged here."""
+class WorkerHandler(logging.Handler):
+    """Sends log records to the worker."""
 
     def __init__(self, channel: Channel) -> None:
         super().__init__()
         self._channel = channel
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Send a record; what the worker cannot hear any more goes to stderr."""
+        """Send a record; if the worker is gone, write it to stderr."""
         try:
             self._channel.send(messages.encode("log", record=_fields(record)))
         except OSError:
@@ -95,12 +94,12 @@ class ToWorker(logging.Handler):
             self.handleError(record)
 
 
-def set_up(channel: Channel, level: int) -> None:
-    """Have everything from ``level`` on sent, where no logger says otherwise."""
-    logging.basicConfig(handlers=[ToWorker(channel)], level=level)
+def send_logs(channel: Channel, level: int) -> None:
+    """Send all records from ``level`` on, where no logger has another level."""
+    logging.basicConfig(handlers=[WorkerHandler(channel)], level=level)
 
 
-def take_in(fields: dict[str, Any]) -> None:
+def handle_received(fields: dict[str, Any]) -> None:
     """Handle a record that came from a process, if its logger wants it here."""
     logger = logging.getLogger(fields["name"])
     if logger.isEnabledFor(fields["levelno"]):

@@ -1,10 +1,8 @@
-"""What a task raised in one process, for the worker that runs it from another.
+"""Errors between a process and its worker, and the error of a task that ended its process. Pure.
 
-The worker gets an error that behaves as the one that was raised would have: what says what is to become of
-the job (``TryAgain`` and similar) is itself again; everything else is rebuilt as it is for callers, and
-carries what was said of it (``gearflow.tasks.remote_errors``). Attributes and arguments do not travel.
-
-Descriptions of how a process ended with the task that it ran. Pure.
+The worker gets an error that behaves as the one that was raised would have. ``TryAgain`` and the other
+exceptions that decide about the job are rebuilt as themselves. Everything else is rebuilt as it is for
+callers (``gearflow.tasks.remote_errors``). Attributes and arguments do not travel.
 """
 
 import os
@@ -20,7 +18,7 @@ from gearflow.tasks.control_flow import Control, Discard, Fail, Snooze, TryAgain
 from gearflow.tasks.remote_errors import Relayed, decode_failure, encode_failure, name_of, relay
 
 LAST_LINES: Final = 20
-"""Lines of output to keep for the error. A stack, or the message of a C library, fits in."""
+"""Lines of output that are kept for the error: a stack, or the message of a C library, fits in."""
 
 _OURS: Final = (f'  File "{Path(gearflow.__file__).parent}{os.sep}', '  File "<string>", line 1 in <module>')
 """Frames of gearflow's own in the stack that a crash writes."""
@@ -31,7 +29,7 @@ LONGEST_LINE: Final = 500
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """The end of a process, and its last words."""
+    """The end of a process, and its last output."""
 
     end: End
 
@@ -59,30 +57,30 @@ class Ending:
 
 def pack(error: BaseException) -> dict[str, Any]:
     """An error as JSON."""
-    said = _named(error)
+    fields = _named(error)
     match error:
         case Snooze():
-            said["control"] = {"snooze": error.seconds}
+            fields["control"] = {"snooze": error.seconds}
         case TryAgain():
-            said["control"] = {"again": error.after}
+            fields["control"] = {"again": error.after}
             if error.__cause__ is not None:
-                said["cause"] = _named(error.__cause__)
+                fields["cause"] = _named(error.__cause__)
         case Fail():
-            said["control"] = {"fail": error.reason}
+            fields["control"] = {"fail": error.reason}
         case Discard():
-            said["control"] = {"discard": error.reason}
+            fields["control"] = {"discard": error.reason}
         case _:
             pass
-    return said
+    return fields
 
 
-def unpack(said: dict[str, Any], handle: str) -> BaseException:
+def unpack(fields: dict[str, Any], handle: str) -> BaseException:
     """The error that was packed, of the job with that handle."""
-    data: bytes = said["data"].encode()
-    error = _control(said["control"]) if "control" in said else decode_failure(data, handle)
-    relay(error, Relayed(data, tuple(said["kinds"])))
-    if "cause" in said:
-        error.__cause__ = unpack(said["cause"], handle)
+    data: bytes = fields["data"].encode()
+    error = _control(fields["control"]) if "control" in fields else decode_failure(data, handle)
+    relay(error, Relayed(data, tuple(fields["kinds"])))
+    if "cause" in fields:
+        error.__cause__ = unpack(fields["cause"], handle)
     return error
 
 
@@ -91,8 +89,8 @@ def _named(error: BaseException) -> dict[str, Any]:
     return {"data": encode_failure(error).decode(), "kinds": kinds}
 
 
-def _control(said: dict[str, Any]) -> Control:
-    match said:
+def _control(fields: dict[str, Any]) -> Control:
+    match fields:
         case {"snooze": seconds}:
             return Snooze(seconds)
         case {"again": after}:
@@ -100,4 +98,4 @@ def _control(said: dict[str, Any]) -> Control:
         case {"fail": reason}:
             return Fail(reason)
         case _:
-            return Discard(said["discard"])
+            return Discard(fields["discard"])

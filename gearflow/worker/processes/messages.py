@@ -1,23 +1,21 @@
-"""What a worker and its processes say to each other: frames over a socket.
+"""Messages between a worker and its processes: frames over a socket.
 
 A frame is the lengths of its head and of its body (4 bytes each, big-endian), the head (a JSON object whose
-``is`` says what it is), then the body (bytes as they are):
+``is`` names the kind), then the body (bytes as they are):
 
 =============  ==========  =====================================================================
 from           ``is``
 =============  ==========  =====================================================================
 the worker     ``hello``   the first: how the process is set up
-the worker     ``load``    the task of the next run, which is to be imported
+the worker     ``load``    import the task of the next run
 the worker     ``run``     a run; the body is the payload
 the worker     ``cancel``  nobody wants the run any more; the process is killed soon
 the process    ``loaded``  the task is there
 the process    ``report``  the task reports something; the body is that of the packet
-the process    ``log``     a record of its log
+the process    ``log``     a log record
 the process    ``result``  the run is done; the body is the result
-the process    ``raised``  the run is over; what it raised; also instead of ``loaded``
+the process    ``raised``  the run is over, with the error that it raised; also instead of ``loaded``
 =============  ==========  =====================================================================
-
-What a worker tells its processes, as values: how they are set up, and what to run.
 """
 
 import json
@@ -45,10 +43,10 @@ class Hello:
     """The names of the hooks to be entered; None: all that are registered."""
 
     measures: bool
-    """The worker wants to know how much memory the process has."""
+    """The process measures its memory after each run."""
 
     level: int
-    """From which level on its log is sent."""
+    """It sends log records from this level on."""
 
     def fields(self) -> dict[str, Any]:
         """The head of its frame."""
@@ -76,8 +74,8 @@ class Hello:
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """What to run; the payload is the body of the frame."""
+class RunRequest:
+    """A run, or the task to load for it; the payload is the body of the frame."""
 
     task: str
     origin: Origin
@@ -112,7 +110,7 @@ _LENGTHS: Final = struct.Struct(">II")
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One frame: what it is, the rest of its head, its body."""
+    """One frame: its kind, the rest of its head, its body."""
 
     kind: str
     fields: dict[str, Any]
@@ -134,7 +132,7 @@ class Channel:
         self._sending = threading.Lock()
 
     def forget(self) -> None:
-        """Have nothing to do with the other side any more: this process is a copy of the one that has."""
+        """Close our copy of the socket, in a forked child, without ending the connection."""
         self._sending = threading.Lock()  # a thread that is not part of the copy may have held it
         with suppress(OSError):  # so was that one
             os.close(self._socket.detach())
@@ -171,11 +169,11 @@ class Channel:
         return Frame(fields.pop("is"), fields, body)
 
     def end(self) -> None:
-        """Have both sides receive no more, also while another thread sends or receives."""
+        """End the connection for both sides, also while another thread sends or receives."""
         with suppress(OSError):  # the other side may have been first
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Give the socket back. No thread may use it any more."""
+        """Close the socket. No thread may use it any more."""
         self._incoming.close()
         self._socket.close()

@@ -1,16 +1,14 @@
-"""The processes of a worker: made when they are needed, kept for the next run, replaced when worn out.
+"""The processes of a worker: started when they are needed, kept for the next run, replaced when worn out.
 
-There is no limit and no queue here. The caller has a slot for each run, so there are as many processes
-as there were runs at once. The one that was used last is used next.
+There is no limit and no queue here. Each run has a slot, so there are as many processes as there were runs at
+once. The one that was used last is used next.
 
-One process that runs tasks, as its worker sees it: started, told, listened to, killed, reaped.
+A process is *spawned*: a fresh interpreter with the worker's ``sys.path``, directory and environment. It has
+nothing else of the worker's state, so no lock that a thread of the worker holds. It has a session of its own,
+so that a terminal's signals do not reach it: the worker decides when it ends.
 
-It is *spawned*: a fresh interpreter with the worker's ``sys.path``, directory and environment, and nothing
-else of its state, so no lock that a thread of the worker holds. It has a session of its own, so that a
-terminal's signals do not reach it: the worker decides when it ends.
-
-Two threads are with it. One reads what it writes. The other waits for its end, whatever it leaves behind:
-its own children may hold its socket and its output open.
+Each process has two threads here. One reads its output. The other waits for its end, and not for that of its
+own children, which may hold its socket and its output open.
 
 Its lifeline is a pipe that nobody writes to. When the worker is gone, however it ended, the kernel sends
 the process a signal that ends it, even if its task holds the GIL for good.
@@ -58,7 +56,7 @@ ANSWERED_BY_THE_WORKER: Final = (
 _LONGEST_PIECE: Final = 65536
 """Bytes of a line of output that are passed on in one piece: a line may never end."""
 
-_LAST_WORDS: Final = 1.0
+_EXIT_WAIT: Final = 1.0
 """Seconds to wait for the end of a process that has closed its socket."""
 
 _STUCK: Final = 3.0
@@ -66,7 +64,7 @@ _STUCK: Final = 3.0
 
 
 class Process:
-    """One of them. Owns the process, its socket and its threads.
+    """One process of the pool. Owns its socket and its threads.
 
     Raises (on creation):
         OSError: The system gives no further process.
@@ -80,7 +78,7 @@ class Process:
         self.tasks: set[str] = set()
         """Those that it has loaded."""
         self.has_ended = threading.Event()
-        """Set when it is no more."""
+        """Set when the process has ended and was reaped."""
         self._floor = peak()
         ours, theirs = socket.socketpair()
         their_end, self._lifeline = os.pipe()
@@ -100,12 +98,12 @@ class Process:
         self._end = End(None)
         self._start(self._output.pass_on, "output")
         self._start(self._reap, "end")
-        with suppress(OSError):  # it has ended already, which its first run will tell
+        with suppress(OSError):  # it has ended already, as its first run will show
             self._channel.send(hello)
 
-    def ask(self, frame: bytes, report: Callable[[Frame], object]) -> Frame | Ending:
-        """Have it do something; blocks until that is done. What it reports meanwhile goes to ``report``."""
-        self._output.begin()
+    def request(self, frame: bytes, report: Callable[[Frame], object]) -> Frame | Ending:
+        """Send a request, and block until its answer comes. Reports meanwhile go to ``report``."""
+        self._output.clear()
         with suppress(OSError):
             self._channel.send(frame)
             while (answer := self._channel.receive()) is not None:
@@ -113,13 +111,13 @@ class Process:
                     case "report":
                         report(answer)
                     case "log":
-                        child_output.take_in(answer.fields["record"])
+                        child_output.handle_received(answer.fields["record"])
                     case _:
                         return answer
         return self._ending()
 
-    def tell(self, frame: bytes) -> bool:
-        """Tell it something meanwhile; whether that was possible at once."""
+    def notify(self, frame: bytes) -> bool:
+        """Send a frame meanwhile, if that needs no waiting; whether it was sent."""
         return self._channel.send_at_once(frame)
 
     def kill(self) -> None:
@@ -151,10 +149,10 @@ class Process:
         os.close(lifeline)
 
     def _ending(self) -> Ending:
-        if not self.has_ended.wait(_LAST_WORDS):
+        if not self.has_ended.wait(_EXIT_WAIT):
             self.kill()
             self.has_ended.wait()
-        return Ending(self._end, self._output.last_words())
+        return Ending(self._end, self._output.last_lines())
 
     # --------------------------------------------------------------------------------- its two threads
 
@@ -172,7 +170,7 @@ class Process:
 
 
 class _Output:
-    """What a process writes. It is passed on to the worker's stderr by lines, and the last lines are kept."""
+    """The output of a process. Its lines go to the worker's stderr, and the last ones are kept."""
 
     def __init__(self, pipe: IO[bytes]) -> None:
         self._lines: deque[str] = deque(maxlen=LAST_LINES)
@@ -190,18 +188,18 @@ class _Output:
             with self._lock, suppress(BlockingIOError):  # the other thread has read it
                 self._read(_LONGEST_PIECE)
 
-    def begin(self) -> None:
-        """A run begins: keep nothing of what was written before."""
-        self._read_what_is_there()
+    def clear(self) -> None:
+        """Keep nothing of what was written before: a run begins."""
+        self._read_available()
         self._lines.clear()
 
-    def last_words(self) -> tuple[str, ...]:
+    def last_lines(self) -> tuple[str, ...]:
         """The last lines of the present run. The process has ended."""
-        self._read_what_is_there()
+        self._read_available()
         return tuple(self._lines.copy())
 
-    def _read_what_is_there(self) -> None:
-        """What was written until now, without the thread that reads, which may be late."""
+    def _read_available(self) -> None:
+        """Read what was written until now, without the thread that reads, which may be late."""
         if self._lock.acquire(timeout=_STUCK):
             try:
                 if not self._pipe.closed:
@@ -223,27 +221,27 @@ class _Output:
             self._pipe.close()
         *lines, self._rest = (self._rest + chunk).split(b"\n")
         for line in lines:
-            self._take(line)
+            self._handle_line(line)
         if len(self._rest) >= _LONGEST_PIECE:
             self._end_line()
         return len(chunk)
 
     def _end_line(self) -> None:
         if self._rest:
-            self._take(self._rest)
+            self._handle_line(self._rest)
             self._rest = b""
 
-    def _take(self, piece: bytes) -> None:
+    def _handle_line(self, piece: bytes) -> None:
         line = piece.decode("utf-8", "backslashreplace")
         self._lines.append(line.rstrip("\r"))
-        with suppress(OSError, ValueError, AttributeError):  # the worker may have no stderr any more
+        with suppress(OSError, ValueError, AttributeError):  # the worker may have closed its stderr
             sys.stderr.write(f"{line}\n")
 
 
 def _spawn(channel: int, lifeline: int) -> subprocess.Popen[bytes]:
     """Start the interpreter, with the options that this one has.
 
-    What the worker is to answer is blocked until the process has taken precautions.
+    Signals for the worker are blocked until the process ignores them.
     """
     flags: list[str] = cast(Any, subprocess)._args_from_interpreter_flags()
     path = [entry for entry in cast("list[object]", sys.path) if isinstance(entry, str)]
@@ -262,14 +260,14 @@ def _spawn(channel: int, lifeline: int) -> subprocess.Popen[bytes]:
 
 
 EXIT_TIME: Final = 5.0
-"""Seconds that a process has to leave its lifespans when it is not needed any more."""
+"""Seconds that a process has to leave its lifespans, when it is not needed any more."""
 
 _REAPING: Final = 1.0
 """Seconds to wait for the end of what was killed: the kernel may have much memory to free."""
 
 
 class ProcessPool:
-    """Owns processes. ``take``, ``give_back`` and ``discard`` belong to the threads that wait for runs.
+    """Owns processes. ``acquire``, ``release`` and ``discard`` belong to the threads that wait for runs.
 
     Args:
         target: Where the calls go that tasks make.
@@ -299,7 +297,7 @@ class ProcessPool:
         """No process was ever made."""
         return not self._living
 
-    def take(self) -> Process:
+    def acquire(self) -> Process:
         """A process for one run. Raises as ``Process``."""
         with self._lock:
             while self._idle:
@@ -314,7 +312,7 @@ class ProcessPool:
                 process.kill()
         return process
 
-    def give_back(self, process: Process, rss: int) -> None:
+    def release(self, process: Process, rss: int) -> None:
         """The run is over, and the process has so many bytes of memory: keep it if it is still good."""
         worn_out = (self._max_tasks is not None and process.runs >= self._max_tasks) or (
             self._max_rss is not None and rss > self._max_rss
@@ -340,14 +338,14 @@ class ProcessPool:
         for process in self.living():
             process.show()
 
-    def close(self, patience: float) -> None:
+    def close(self, timeout: float) -> None:
         """End all processes: let them leave their lifespans for so many seconds, then kill them. Blocks."""
         with self._lock:
             self._closed = True
             idle = [self._idle.pop() for _ in range(len(self._idle))]
         for process in idle:
             process.dismiss()
-        self._wait(patience)
+        self._wait(timeout)
         for process in self.living():
             process.kill()
         self._wait(_REAPING)

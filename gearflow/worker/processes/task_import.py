@@ -1,7 +1,7 @@
-"""Where a task is defined, so that another process can define it as well: by importing its module.
+"""Finds the module that defines a task, so that another process can import it.
 
-The program that is being run goes by the name under which it can be imported, so that what stands below
-``if __name__ == "__main__":`` is not run again.
+The program itself is imported under the name that it could be imported by, so what stands below
+``if __name__ == "__main__":`` does not run again.
 """
 
 import importlib
