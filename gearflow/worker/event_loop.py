@@ -1,4 +1,4 @@
-"""The two things that anyio cannot do cheaply enough once per job: start a task, and call back from a thread.
+"""Two things that anyio cannot do cheaply enough once per job: start a task, and call back from a thread.
 
 anyio's ``start_soon`` costs three times what the loop's own task costs, and its ``from_thread`` makes the
 thread wait. So runs are started on asyncio or trio directly; all that lives as long as a connection or
@@ -21,6 +21,8 @@ from gearflow.runtime.fork import end_stray, forget_in_children
 
 if TYPE_CHECKING:
     import trio  # an extra of the user's
+
+    from gearflow.worker.run import Run
 
 Body: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 
@@ -51,18 +53,6 @@ class Limit(Protocol):
     ) -> bool | None: ...
 
 
-class Cancellable(Protocol):
-    """What goes on in the block: whether it may be cancelled, and whether anybody else did so."""
-
-    is_under_way: bool
-    """It may be: it is not cancelled yet, and a second time would disturb what tidies up after the first."""
-
-    @property
-    def is_for_nobody(self) -> bool:
-        """Its end is not wanted any more, so it is cancelled, or would be."""
-        ...
-
-
 class Loop(Protocol):
     """Where runs run."""
 
@@ -85,8 +75,8 @@ class Loop(Protocol):
         """Wait until these have ended, however often this is cancelled meanwhile."""
         ...
 
-    def limit(self, seconds: float, body: Cancellable) -> Limit:
-        """A block, in the task of a body, that takes so long at most.
+    def limit(self, seconds: float, run: "Run") -> Limit:
+        """A block, in the task of a run, that takes so long at most.
 
         On asyncio it is cancelled once; on trio as always there, at each ``await`` outside of a shield.
         """
@@ -150,8 +140,8 @@ class _Asyncio:
             if tasks:
                 await asyncio.wait(tasks)
 
-    def limit(self, seconds: float, body: Cancellable) -> Limit:
-        return _EdgeLimit(self, seconds, body)
+    def limit(self, seconds: float, run: "Run") -> Limit:
+        return _EdgeLimit(self, seconds, run)
 
     def now(self) -> float:
         return self._loop.time()
@@ -164,19 +154,19 @@ class _Asyncio:
 class _EdgeLimit:
     """As ``asyncio.timeout``, but leaves alone what is cancelled already. (anyio's scopes go on and on.)"""
 
-    def __init__(self, loop: _Asyncio, seconds: float, body: Cancellable) -> None:
+    def __init__(self, loop: _Asyncio, seconds: float, run: "Run") -> None:
         self.cancel_called = False
         self._loop = loop
         self._seconds = seconds
-        self._body = body
+        self._run = run
 
     def __enter__(self) -> None:
         self._task = cast("asyncio.Task[Any]", asyncio.current_task())
         self._timer = self._loop.call_later(self._seconds, self._cancel)
 
     def _cancel(self) -> None:
-        if self._body.is_under_way:
-            self._body.is_under_way = False
+        if self._run.is_under_way:
+            self._run.is_under_way = False
             self.cancel_called = True
             self._task.cancel()
 
@@ -187,8 +177,8 @@ class _EdgeLimit:
         if not self.cancel_called:
             return False
         self._task.uncancel()
-        is_mine_alone = not self._body.is_for_nobody and not self._loop.is_cancelled()
-        self._body.is_under_way = is_mine_alone  # what follows may be cancelled as well
+        is_mine_alone = not self._run.is_for_nobody and not self._loop.is_cancelled()
+        self._run.is_under_way = is_mine_alone  # what follows may be cancelled as well
         return is_mine_alone and isinstance(error, asyncio.CancelledError)
 
 
@@ -213,7 +203,7 @@ class _Trio:
     async def join(self, started: Iterable[LoopStarted]) -> None:
         """Nothing: the nursery waits for all of them."""
 
-    def limit(self, seconds: float, body: Cancellable) -> Limit:
+    def limit(self, seconds: float, run: "Run") -> Limit:
         return anyio.move_on_after(seconds)
 
     async def _within(self, scope: "trio.CancelScope", body: Body) -> None:

@@ -27,20 +27,22 @@ from collections.abc import Callable, Iterable, Mapping
 from contextvars import Context as ContextVars
 from functools import partial
 from queue import SimpleQueue
-from typing import Any, Final, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 import anyio
 import anyio.to_thread
 
 from gearflow.errors import TaskFailed, TaskTimeout
-from gearflow.protocol.packets import Packet
 from gearflow.runtime.fork import end_stray
-from gearflow.tasks import Context, Task
+from gearflow.tasks import Task
 from gearflow.worker.connection import WorkerConnection
-from gearflow.worker.event_loop import Cancellable, Loop
+from gearflow.worker.event_loop import Loop
 from gearflow.worker.processes import EXIT_TIME, ProcessCall, ProcessPool
 from gearflow.worker.server_link import ServerLink
 from gearflow.worker.slots import SlotAllocator
+
+if TYPE_CHECKING:
+    from gearflow.worker.run import Run
 
 Work: TypeAlias = Callable[[], object]
 Mailbox: TypeAlias = "SimpleQueue[Work | None]"
@@ -133,45 +135,6 @@ AnyTask: TypeAlias = Task[..., Any]
 _NOT_YET: Final = object()
 
 
-class TaskCall(Cancellable, Protocol):
-    """What is to be run, and what is called when a thread cannot be stopped in time; all on the loop."""
-
-    interrupt: Callable[[], None] | None
-    """Ends the call because its job is cancelled; set while a process runs it."""
-
-    @property
-    def handle(self) -> bytes:
-        """The job's."""
-        ...
-
-    @property
-    def task(self) -> AnyTask:
-        """The task whose function is called."""
-        ...
-
-    @property
-    def context(self) -> Context | None:
-        """What is injected, if the task takes it."""
-        ...
-
-    @property
-    def limit(self) -> float | None:
-        """Seconds it may take; ``None`` for any time."""
-        ...
-
-    def send(self, packet: Packet) -> None:
-        """Report something; from any thread."""
-        ...
-
-    def overran(self) -> None:
-        """The call was given up; its thread goes on."""
-        ...
-
-    def overdue_finished(self) -> None:
-        """The thread of a call that overran has ended."""
-        ...
-
-
 class Executor:
     """Runs calls on a loop, in its threads, and in the processes of a pool.
 
@@ -184,7 +147,7 @@ class Executor:
         self._processes = processes
         self._cancel_grace = cancel_grace
 
-    async def execute(self, call: TaskCall, payload: bytes) -> bytes:
+    async def execute(self, run: "Run", payload: bytes) -> bytes:
         """The encoded result of a call.
 
         Cancelling it cancels an ``async`` task, kills a process, and leaves a thread alone.
@@ -195,14 +158,14 @@ class Executor:
             TaskCrashed: The task ended its process.
             BaseException: What the task raised.
         """
-        task = call.task
+        task = run.task
         if not task.is_async:
             in_place = self._in_process if task.executor == "process" else self._in_thread
-            return await in_place(call, payload)
-        limit = call.limit
+            return await in_place(run, payload)
+        limit = run.limit
         codec = task.payload
-        coroutine = codec.signature.apply(codec.decode(payload), context=call.context)
-        result = await (coroutine if limit is None else self._limited(call, coroutine, limit))
+        coroutine = codec.signature.apply(codec.decode(payload), context=run.context)
+        result = await (coroutine if limit is None else self._limited(run, coroutine, limit))
         return codec.encode_result(result)
 
     def show_processes(self) -> None:
@@ -215,54 +178,49 @@ class Executor:
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(self._processes.close, 0.0 if cold else EXIT_TIME)
 
-    async def _limited(self, call: TaskCall, coroutine: Any, seconds: float) -> Any:
-        limit = self._loop.limit(seconds, call)
+    async def _limited(self, run: "Run", coroutine: Any, seconds: float) -> Any:
+        limit = self._loop.limit(seconds, run)
         with limit:
             try:
                 return await coroutine
             except Exception as error:
                 if limit.cancel_called:  # the task has made something else of its cancellation
-                    raise _overrun(call.task, seconds, "it was cancelled") from error
+                    raise _overrun(run, "it was cancelled") from error
                 raise
-        raise _overrun(call.task, seconds, "it was cancelled")
+        raise _overrun(run, "it was cancelled")
 
-    async def _in_thread(self, call: TaskCall, payload: bytes) -> bytes:
-        limit = call.limit
-        run = _InThread(_thread_call(call, payload), self._loop)
-        self._threads.start(run)
-        if limit is None:
-            await run.ended.wait()
+    async def _in_thread(self, run: "Run", payload: bytes) -> bytes:
+        call = _InThread(_thread_call(run, payload), self._loop)
+        self._threads.start(call)
+        if run.limit is None:
+            await call.ended.wait()
         else:
-            with anyio.move_on_after(limit):
-                await run.ended.wait()
-        if run.outcome is _NOT_YET:
-            run.when_ended = call.overdue_finished
-            call.overran()
-            raise _overrun(call.task, limit, "its thread goes on until it ends by itself")
-        return run.result()
+            with anyio.move_on_after(run.limit):
+                await call.ended.wait()
+        if call.outcome is _NOT_YET:
+            call.when_ended = run.overdue_finished
+            run.overran()
+            raise _overrun(run, "its thread goes on until it ends by itself")
+        return call.result()
 
-    async def _in_process(self, call: TaskCall, payload: bytes) -> bytes:
-        limit = call.limit
-        handle = call.handle.decode("utf-8", "surrogateescape")
-        time = _ProcessTime(limit, self._loop, self._cancel_grace)
-        process_call = ProcessCall(
-            self._processes, call.task, handle, call.context, limit, payload, call.send, time.is_loading
-        )
-        run = _InThread(process_call.perform, self._loop)
-        self._threads.start(run)
-        call.interrupt = partial(time.cancel, process_call)
+    async def _in_process(self, run: "Run", payload: bytes) -> bytes:
+        time = _ProcessTime(run.limit, self._loop, self._cancel_grace)
+        process_call = ProcessCall(self._processes, run, payload, time.is_loading)
+        call = _InThread(process_call.perform, self._loop)
+        self._threads.start(call)
+        run.interrupt = partial(time.cancel, process_call)
         with time.scope:
             try:
-                await run.ended.wait()
+                await call.ended.wait()
             finally:
-                call.interrupt = None
-                if run.outcome is _NOT_YET:
+                run.interrupt = None
+                if call.outcome is _NOT_YET:
                     process_call.kill()
-        if run.outcome is not _NOT_YET:
-            return run.result()
+        if call.outcome is not _NOT_YET:
+            return call.result()
         if time.is_cancelled:
-            raise TaskFailed(f"task {call.task.name!r} was cancelled; its process was killed")
-        raise _overrun(call.task, limit, "its process was killed")
+            raise TaskFailed(f"task {run.task.name!r} was cancelled; its process was killed")
+        raise _overrun(run, "its process was killed")
 
 
 class _ProcessTime:
@@ -326,18 +284,18 @@ class _InThread:
         self.when_ended()
 
 
-def _thread_call(call: TaskCall, payload: bytes) -> Callable[[], bytes]:
+def _thread_call(run: "Run", payload: bytes) -> Callable[[], bytes]:
     """A call of the task, to be made in a thread, with the context variables of here."""
-    codec, context = call.task.payload, call.context
+    codec, context = run.task.payload, run.context
 
-    def run() -> bytes:
+    def call() -> bytes:
         return codec.encode_result(codec.signature.apply(codec.decode(payload), context=context))
 
-    return partial(_thread_variables().run, run)
+    return partial(_thread_variables().run, call)
 
 
-def _overrun(task: AnyTask, limit: float | None, consequence: str) -> TaskTimeout:
-    return TaskTimeout(f"task {task.name!r} overran its timeout of {limit:g} s; {consequence}")
+def _overrun(run: "Run", consequence: str) -> TaskTimeout:
+    return TaskTimeout(f"task {run.task.name!r} overran its timeout of {run.limit:g} s; {consequence}")
 
 
 def _thread_variables() -> ContextVars:

@@ -58,8 +58,6 @@ class Held:
     It has no slot. It is still this worker's at the server, which hands it on when the connection goes.
     """
 
-    __slots__ = ("begin", "connection", "handle", "log_fields", "task", "wait", "workload")
-
     def __init__(
         self,
         task: AnyTask,

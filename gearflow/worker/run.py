@@ -27,26 +27,6 @@ _WORK_COMPLETE: Final = int(PacketType.WORK_COMPLETE)
 class Run:
     """State of one run. The runner makes it when the job gets a slot, and forgets it when it has ended."""
 
-    __slots__ = (
-        "_overdue",
-        "_waits",
-        "began",
-        "cancelled",
-        "connection",
-        "context",
-        "envelope",
-        "handed_on",
-        "handle",
-        "interrupt",
-        "is_overdue",
-        "is_settled",
-        "is_under_way",
-        "limit",
-        "retry",
-        "started",
-        "task",
-    )
-
     def __init__(
         self, task: AnyTask, handle: bytes, connection: WorkerConnection, overdue: OverdueRuns
     ) -> None:
@@ -68,11 +48,16 @@ class Run:
         self._overdue = overdue
         self._waits: set[Waiting] = set()  # of its threads, for other tasks
 
+    @property
+    def handle_text(self) -> str:
+        """The handle, for contexts and the log."""
+        return self.handle.decode("utf-8", "surrogateescape")
+
     def log_fields(self) -> dict[str, Any]:
         """The fields of a log record about it."""
         return {
             "task": self.task.name,
-            "handle": _text(self.handle),
+            "handle": self.handle_text,
             "server": str(self.connection.server),
             "attempt": self.envelope.attempt,
         }
@@ -92,7 +77,7 @@ class Run:
         limit = self.limit = self.task.timeout if self.envelope.timeout is None else self.envelope.timeout
         if self.task.payload.signature.takes_context:
             self.context = Context(
-                handle=_text(self.handle),
+                handle=self.handle_text,
                 function=self.task.name,
                 send=self.send,
                 attempt=self.envelope.attempt,
@@ -211,10 +196,6 @@ class Run:
         if self.started is not None and self.is_under_way:
             self.is_under_way = False
             self.started.cancel()
-
-
-def _text(name: bytes) -> str:
-    return name.decode("utf-8", "surrogateescape")
 
 
 async def run_within(

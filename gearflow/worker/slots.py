@@ -62,20 +62,6 @@ class SlotAllocator:
     ``when_empty`` is called whenever a connection has nothing to do but to wait for its server's NOOP.
     """
 
-    __slots__ = (
-        "_claims",
-        "_queue",
-        "_when_idle",
-        "free",
-        "held",
-        "is_quiet",
-        "noop_reply",
-        "overdue",
-        "slots",
-        "stopped",
-        "when_empty",
-    )
-
     def __init__(
         self, slots: int, when_idle: Callable[[], None] = lambda: None, *, noop_reply: float = NOOP_REPLY
     ) -> None:
@@ -184,23 +170,6 @@ class ServerSlots:
 
     ``wake`` is called whenever ``requests`` has something new to say; calling it too often does no harm.
     """
-
-    __slots__ = (
-        "_allocator",
-        "_asleep",
-        "_empty_rounds",
-        "_granted",
-        "_has_no_job",
-        "_once_more",
-        "_poll",
-        "_slept_at",
-        "_started",
-        "due",
-        "in_flight",
-        "queued",
-        "wake",
-        "wanted",
-    )
 
     def __init__(self, allocator: SlotAllocator, wake: Callable[[], None]) -> None:
         self._allocator = allocator

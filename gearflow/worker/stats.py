@@ -42,8 +42,6 @@ _FAILURES: Final = (RunOutcome.FAILED, RunOutcome.TIMED_OUT, RunOutcome.INVALID,
 class RunStats:
     """What runs now, and how many runs have ended. Owns state."""
 
-    __slots__ = ("_slots", "done", "ended", "failed", "last_end", "running")
-
     def __init__(self, slots: SlotAllocator) -> None:
         self._slots = slots
         self.running: set[Run] = set()  # without those that were reported as timed out

@@ -2,16 +2,17 @@
 
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from gearflow.protocol.codec import decode
 from gearflow.protocol.constants import PacketType
-from gearflow.protocol.packets import Packet
-from gearflow.tasks import Context, Task
 from gearflow.worker.processes.errors import Ending, unpack
 from gearflow.worker.processes.messages import Frame, RunRequest, encode
 from gearflow.worker.processes.pool import Process, ProcessPool
 from gearflow.worker.processes.task_import import origin_of
+
+if TYPE_CHECKING:
+    from gearflow.worker.run import Run
 
 
 class ProcessCall:
@@ -19,33 +20,17 @@ class ProcessCall:
 
     Args:
         pool: Where processes come from.
-        task: What is run.
-        handle: Of the job.
-        context: The task's, if it takes one.
-        limit: Seconds that it may take.
+        run: Of the task, which may report in the thread.
         payload: The arguments.
-        send: Takes what the task reports; called in the thread.
         is_loading: Called in the thread with true before the process imports the task, with false after.
     """
 
     def __init__(
-        self,
-        pool: ProcessPool,
-        task: Task[..., Any],
-        handle: str,
-        context: Context | None,
-        limit: float | None,
-        payload: bytes,
-        send: Callable[[Packet], None],
-        is_loading: Callable[[bool], None],
+        self, pool: ProcessPool, run: "Run", payload: bytes, is_loading: Callable[[bool], None]
     ) -> None:
         self._pool = pool
-        self._task = task
-        self._handle = handle
-        self._context = context
-        self._limit = limit
+        self._run = run
         self._payload = payload
-        self._send = send
         self._is_loading = is_loading
         self._lock = threading.Lock()
         self._process: Process | None = None  # while a kill of this run has to kill it
@@ -73,20 +58,20 @@ class ProcessCall:
                 self._process = None
         if isinstance(answer, Ending):
             self._pool.discard(process)
-            raise answer.crash(self._task.name)
+            raise answer.crash(self._run.task.name)
         if self._is_killed:
             self._pool.discard(process)
         else:
             self._pool.release(process, answer.fields["rss"])
         if answer.kind == "raised":
-            raise unpack(answer.fields["error"], self._handle)
+            raise unpack(answer.fields["error"], self._run.handle_text)
         return answer.body
 
     def cancel(self) -> bool:
         """Set ``Context.cancelled``; whether the task takes a ``Context``, and could be reached."""
         with self._lock:
             return (
-                self._context is not None
+                self._run.context is not None
                 and self._process is not None
                 and self._process.notify(encode("cancel"))
             )
@@ -99,9 +84,11 @@ class ProcessCall:
                 self._process.kill()
 
     def _run_in(self, process: Process) -> Frame | Ending:
-        name = self._task.name
-        attempt = 1 if self._context is None else self._context.attempt
-        request = RunRequest(name, origin_of(self._task), self._handle, attempt, self._limit).fields()
+        run = self._run
+        name = run.task.name
+        request = RunRequest(
+            name, origin_of(run.task), run.handle_text, run.envelope.attempt, run.limit
+        ).fields()
         if name not in process.tasks:
             self._is_loading(True)
             answer = process.request(encode("load", **request), self._report)
@@ -113,4 +100,4 @@ class ProcessCall:
         return process.request(encode("run", self._payload, **request), self._report)
 
     def _report(self, frame: Frame) -> None:
-        self._send(decode(PacketType(frame.fields["type"]), frame.body))
+        self._run.send(decode(PacketType(frame.fields["type"]), frame.body))
