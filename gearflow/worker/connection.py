@@ -19,13 +19,12 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from math import inf
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 import anyio.lowlevel
 from anyio.streams.tls import TLSStream
 
-from gearflow.client import ServerAddress
 from gearflow.client.transport import BROKEN, PING, Stream, describe, until_silent
 from gearflow.errors import ConnectionLost
 from gearflow.protocol.codec import encode
@@ -41,12 +40,12 @@ from gearflow.worker.session import (
     Event,
     Recognized,
     Refusal,
-    WorkerSession,
 )
-from gearflow.worker.slots import ServerSlots
 
 if TYPE_CHECKING:
     from gearflow.protocol.server_calls import Message
+    from gearflow.worker.runner import Runner
+    from gearflow.worker.server_link import ServerLink
 
 
 class Outbox:
@@ -91,73 +90,16 @@ RECEIVE_SIZE: Final = 262_144
 _FLUSH: Final = b"flush"
 
 
-class ConnectionOwner(Protocol):
-    """The link that keeps the connection."""
-
-    @property
-    def address(self) -> ServerAddress:
-        """The server's address."""
-        ...
-
-    def session(self, wake: Callable[[], None]) -> tuple[ServerSlots, WorkerSession]:
-        """The state of a new connection."""
-        ...
-
-    def registered(self) -> None:
-        """The server knows the worker's functions."""
-        ...
-
-    def declined(self) -> None:
-        """A job came that does not run here; its slot is free."""
-        ...
-
-    def refused(self, refusal: Refusal) -> None:
-        """The server refused a request."""
-        ...
-
-
-class LinkOwner(Protocol):
-    """The worker, which runs the jobs of all connections."""
-
-    def post(self, callback: Callable[[], object]) -> None:
-        """Call something on the loop, from any thread."""
-        ...
-
-    def registered(self) -> None:
-        """A server knows the worker's functions."""
-        ...
-
-    def assigned(self, connection: "WorkerConnection", job: Assignment) -> None:
-        """Run a job, whose slot is taken."""
-        ...
-
-    def recognized(self, connection: "WorkerConnection") -> None:
-        """The server is gearflow's own."""
-        ...
-
-    def cancelled(self, connection: "WorkerConnection", handle: bytes) -> None:
-        """Nobody wants a job any more that runs here."""
-        ...
-
-    def abandon(self, connection: "WorkerConnection") -> list[bytes]:
-        """The connection is about to close: stop the runs of its jobs, and return the jobs to release."""
-        ...
-
-    def lost(self, connection: "WorkerConnection") -> None:
-        """The connection is closed, and the server gives its jobs to other workers."""
-        ...
-
-
 class WorkerConnection:
     """One connection while it lasts. Owns its outbox, not the runs of the jobs that came through it."""
 
-    def __init__(self, stream: Stream, owner: ConnectionOwner, worker: LinkOwner) -> None:
+    def __init__(self, stream: Stream, owner: "ServerLink", runner: "Runner") -> None:
         self.reason = "it was closed"
         self.server = owner.address
         self.outbox = Outbox()
         self._stream = stream
         self._owner = owner
-        self._worker = worker
+        self._runner = runner
         self._lane, self._session = owner.session(self.wake)
         self._woken = anyio.Event()
         self._is_woken = False
@@ -244,7 +186,7 @@ class WorkerConnection:
         # The writer clears the flag before it empties the outbox. A caller that sees it set after it
         # put something in knows that it will be sent.
         if not self._is_woken:
-            self._worker.post(self.wake)
+            self._runner.post(self.wake)
 
     async def flush(self) -> None:
         """Return when the server has handled all that was sent before, or the connection is gone.
@@ -273,7 +215,7 @@ class WorkerConnection:
         if not self.is_gearflow or (self._is_sending and self._sends_in_parts):
             return  # what follows could be taken for the rest of a packet
         self._is_leaving = True
-        for handle in self._worker.abandon(self):
+        for handle in self._runner.abandon(self):
             self.release(handle)
         try:
             await self._send(self.outbox.drain())
@@ -317,11 +259,11 @@ class WorkerConnection:
                 self.release(handle)
                 self._owner.declined()
             case Assignment():
-                self._worker.assigned(self, event)
+                self._runner.assigned(self, event)
             case Recognized():
-                self._worker.recognized(self)
+                self._runner.recognized(self)
             case Cancelled(handle):
-                self._worker.cancelled(self, handle)
+                self._runner.cancelled(self, handle)
             case Refusal():
                 self._owner.refused(event)
             case Echo(data):

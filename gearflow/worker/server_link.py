@@ -6,6 +6,7 @@ The log tells of an outage once, when it begins, and once when it is over.
 import logging
 import random
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import anyio
 
@@ -13,10 +14,13 @@ from gearflow.backoff import Backoff
 from gearflow.client import Security, ServerAddress
 from gearflow.client.transport import Unreachable, open_stream
 from gearflow.protocol.heartbeat import Timeouts
-from gearflow.worker.connection import LinkOwner, WorkerConnection
+from gearflow.worker.connection import WorkerConnection
 from gearflow.worker.session import Refusal, WorkerSession
 from gearflow.worker.settings import WorkerSettings
 from gearflow.worker.slots import ServerSlots, SlotAllocator
+
+if TYPE_CHECKING:
+    from gearflow.worker.runner import Runner
 
 logger = logging.getLogger("gearflow.worker")
 
@@ -30,8 +34,8 @@ class ServerLink:
         security: Security,
         settings: WorkerSettings,
         functions: Sequence[bytes],
-        grabbing: SlotAllocator,
-        host: LinkOwner,
+        slots: SlotAllocator,
+        runner: "Runner",
     ) -> None:
         self.address = address
         self.connection: WorkerConnection | None = None  # while there is one
@@ -40,8 +44,8 @@ class ServerLink:
         self._security = security
         self._settings = settings
         self._functions = functions
-        self._grabbing = grabbing
-        self._host = host
+        self._slots = slots
+        self._runner = runner
         self._timeouts = Timeouts(
             connect=settings.connect_timeout,
             heartbeat=settings.heartbeat,
@@ -53,9 +57,9 @@ class ServerLink:
 
     async def keep(self) -> None:
         """Connect, serve, and start again when that ends, until nothing new is to be taken."""
-        while not self._grabbing.stopped:
+        while not self._slots.stopped:
             reason = await self._serve_once()
-            if self._grabbing.stopped:
+            if self._slots.stopped:
                 return
             self._failures += 1
             self._warn_of_outage(reason)
@@ -83,7 +87,7 @@ class ServerLink:
         except Unreachable as error:
             return str(error)
         async with stream:
-            connection = WorkerConnection(stream, self, self._host)
+            connection = WorkerConnection(stream, self, self._runner)
             self.connection = connection
             try:
                 await connection.serve(self._timeouts)
@@ -91,12 +95,12 @@ class ServerLink:
                 self.connection = None
                 self.is_registered = False
                 connection.close()
-                self._host.lost(connection)
+                self._runner.lost(connection)
             return connection.reason
 
     def session(self, wake: Callable[[], None]) -> tuple[ServerSlots, WorkerSession]:
         """The state of a new connection."""
-        lane = self._lane = ServerSlots(self._grabbing, wake)
+        lane = self._lane = ServerSlots(self._slots, wake)
         settings = self._settings
         return lane, WorkerSession(lane, self._functions, settings.client_id.encode(), settings.poll)
 
@@ -106,11 +110,11 @@ class ServerLink:
         self.outage = None
         self.is_registered = True
         logger.info("registered with a server", extra={"server": str(self.address)})
-        self._host.registered()
+        self._runner.registered()
 
     def declined(self) -> None:
         """A job came that is not run."""
-        self._grabbing.finished()
+        self._slots.finished()
 
     def refused(self, refusal: Refusal) -> None:
         """The server refused something."""
