@@ -52,7 +52,7 @@ async def test_servers_with_much_to_do_are_served_in_turn(fresh: Callable[..., s
 async def test_functions_are_registered_anew_with_each_connection(fresh: Callable[..., str]) -> None:
     names = [fresh("one"), fresh("two")]
 
-    def made(name: str) -> None: ...
+    def made() -> None: ...
 
     tasks = [task(name=name)(made) for name in names]
     with anyio.fail_after(10):
