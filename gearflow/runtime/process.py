@@ -1,4 +1,4 @@
-"""Child processes at their end: how they ended, and how much memory they had."""
+"""How child processes ended, and how much memory they and this one have."""
 
 import os
 import resource
@@ -7,7 +7,10 @@ import signal
 import sys
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
+
+_STATM: Final = Path("/proc/self/statm")
 
 _RSS_UNIT: Final = 1 if sys.platform == "darwin" else 1024
 """Bytes: in which the system tells the peak of memory."""
@@ -65,3 +68,12 @@ def reap(pid: int, floor: int) -> End:
 def peak() -> int:
     """Bytes that were resident in this process at most."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT
+
+
+def resident() -> int:
+    """Bytes that are resident in this process now; the most ever, if the system shows only that."""
+    try:
+        pages = int(_STATM.read_bytes().split()[1])
+    except OSError:
+        return peak()
+    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -1,33 +1,20 @@
 """A worker that has done enough jobs, or has grown too large, retires: a fresh one takes its place."""
 
 import logging
-import os
 import random
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 
 import anyio
 
 from gearflow.errors import StartupFailed
-from gearflow.runtime.process import peak
+from gearflow.runtime.process import resident
 from gearflow.worker.stats import RunStats
 
 logger = logging.getLogger("gearflow.worker")
 
 JITTER: Final = 0.1
 """The part of a limit by which it is lowered at most, so that a fleet does not retire all at once."""
-
-_STATM: Final = Path("/proc/self/statm")
-
-
-def resident() -> int:
-    """Bytes of this process that are resident now; the most that ever were, if the system shows only that."""
-    try:
-        pages = int(_STATM.read_bytes().split()[1])
-    except OSError:
-        return peak()
-    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 class RecycleLimits:

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from gearflow.client import connect
 from gearflow.errors import StartupFailed
+from gearflow.runtime.process import resident
 from gearflow.tasks import task
 from gearflow.worker import Worker
-from gearflow.worker.recycling import JITTER, RecycleLimits, Recycler, resident
+from gearflow.worker.recycling import JITTER, RecycleLimits, Recycler
 from gearflow.worker.settings import TimeLimits
 from gearflow.worker.slots import SlotAllocator
 from gearflow.worker.stats import RunStats

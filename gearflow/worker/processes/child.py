@@ -28,6 +28,7 @@ from typing import Any, cast
 from gearflow.client import configure
 from gearflow.protocol.packets import Packet
 from gearflow.runtime.fork import end_stray, forget_in_children, handle
+from gearflow.runtime.process import resident
 from gearflow.tasks import Context, Task
 from gearflow.tasks.hooks import Lifespan, hooks, lifetime, name_of
 from gearflow.worker.processes import child_output
@@ -36,7 +37,6 @@ from gearflow.worker.processes.errors import pack
 from gearflow.worker.processes.messages import Channel, Frame, Hello, RunRequest, encode
 from gearflow.worker.processes.pool import ANSWERED_BY_THE_WORKER, EXIT_TIME
 from gearflow.worker.processes.task_import import find
-from gearflow.worker.recycling import resident
 
 
 class Lifespans:
