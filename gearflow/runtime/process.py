@@ -17,7 +17,7 @@ _RSS_UNIT: Final = 1 if sys.platform == "darwin" else 1024
 
 
 @dataclass(frozen=True, slots=True)
-class End:
+class ProcessEnd:
     """How a process has ended."""
 
     status: int | None
@@ -56,13 +56,13 @@ def await_end(pid: int) -> None:
             os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
 
 
-def reap(pid: int, floor: int) -> End:
+def reap(pid: int, floor: int) -> ProcessEnd:
     """Wait for the end of a child of this process, whose ``peak`` was ``floor`` when it started that."""
     try:
         _, status, usage = os.wait4(pid, 0)
     except ChildProcessError:  # somebody else in this process waits for all children
-        return End(None)
-    return End(os.waitstatus_to_exitcode(status), usage.ru_maxrss * _RSS_UNIT, floor)
+        return ProcessEnd(None)
+    return ProcessEnd(os.waitstatus_to_exitcode(status), usage.ru_maxrss * _RSS_UNIT, floor)
 
 
 def peak() -> int:

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from gearflow.supervisor.ipc import Answer, Ask, Counts, Failed, IpcChannel, Leave, Ready, Retiring
+from gearflow.supervisor.ipc import Counts, Failed, IpcChannel, Leave, Ping, Pong, Ready, Retiring
 from gearflow.supervisor.signals import Echoes, Terminal
 from gearflow.supervisor.systemd import Notifier
 from gearflow.supervisor.worker_process import HELD_BACK
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HELD_BACK",
-    "Answer",
-    "Ask",
     "Counts",
     "Echoes",
     "Failed",
     "IpcChannel",
     "Leave",
     "Notifier",
+    "Ping",
+    "Pong",
     "Ready",
     "Retiring",
     "Supervisor",

@@ -65,19 +65,19 @@ class Leave:
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class Ping:
     """The supervisor checks whether the worker's event loop runs."""
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Pong:
     """It runs."""
 
 
-Message: TypeAlias = Ready | Retiring | Failed | Counts | Leave | Ask | Answer
+Message: TypeAlias = Ready | Retiring | Failed | Counts | Leave | Ping | Pong
 
 _KINDS: Final[dict[str, type[Message]]] = {
-    kind.__name__.lower(): kind for kind in (Ready, Retiring, Failed, Counts, Leave, Ask, Answer)
+    kind.__name__.lower(): kind for kind in (Ready, Retiring, Failed, Counts, Leave, Ping, Pong)
 }
 
 

@@ -81,7 +81,7 @@ class Resume(_ForProcess):
     """Have a quiet process take jobs again."""
 
 
-class Ping(_ForProcess):
+class CheckAlive(_ForProcess):
     """Ask a process whether its event loop runs."""
 
 
@@ -128,7 +128,7 @@ class Reloaded:
 
 
 @dataclass(frozen=True)
-class Finished:
+class Exit:
     """End with this exit code: no process is left."""
 
     code: int
@@ -137,7 +137,7 @@ class Finished:
 News: TypeAlias = (
     Serving | Reloaded | ReloadFailed | Lost | CrashLoop | StopTimedOut | Misconfigured | Silent | Hung
 )
-Order: TypeAlias = Start | Stop | StopCold | Kill | Quiet | Resume | Ping | Finished | News
+Order: TypeAlias = Start | Stop | StopCold | Kill | Quiet | Resume | CheckAlive | Exit | News
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,7 +295,7 @@ class ProcessManager:
         """Check whether the processes have hung. Call it at regular intervals."""
         for member in self._with(Phase.SERVING):
             if member.unanswered < PINGS:
-                self._orders.append(Ping(member.number))
+                self._orders.append(CheckAlive(member.number))
             if member.unanswered == PINGS // 2:
                 self._orders.append(Silent(member.number))
             elif member.unanswered == PINGS:  # it keeps its place until it has ended: it did not leave
@@ -477,11 +477,11 @@ class ProcessManager:
         if self._members or not (self.stopping or all(place.done for place in self._places)):
             return
         if self._forced is not None:
-            self._orders.append(Finished(self._forced))
+            self._orders.append(Exit(self._forced))
         elif self._burst and 1 in self._burst_codes:
-            self._orders.append(Finished(1))
+            self._orders.append(Exit(1))
         else:
-            self._orders.append(Finished(69 if self._burst_codes == {69} else 0))
+            self._orders.append(Exit(69 if self._burst_codes == {69} else 0))
 
     # ------------------------------------------------------------------------------------------- queries
 

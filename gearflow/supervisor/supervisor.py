@@ -18,7 +18,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from gearflow.errors import StartupFailed
-from gearflow.runtime.process import End
+from gearflow.runtime.process import ProcessEnd
 from gearflow.supervisor import ipc, process_manager
 from gearflow.supervisor.process_manager import PINGS, ProcessManager, Restart
 from gearflow.supervisor.signals import Echoes, Terminal
@@ -32,7 +32,7 @@ _SIGNALS: Final = (
     *(signal.SIGTSTP, signal.SIGCONT, signal.SIGUSR2),
 )
 
-_NO_END: Final = End(None)
+_NO_END: Final = ProcessEnd(None)
 _UNKNOWN: Final = 1
 """The exit code of a process whose end nobody has seen."""
 
@@ -191,9 +191,9 @@ class Supervisor:
                 case ipc.Counts():
                     process.counts = message
                     self._notify_status()
-                case ipc.Answer():
+                case ipc.Pong():
                     self._manager.answered(number)
-                case ipc.Leave() | ipc.Ask():  # which only a supervisor sends
+                case ipc.Leave() | ipc.Ping():  # which only a supervisor sends
                     pass
                 case _:
                     assert_never(message)
@@ -221,15 +221,15 @@ class Supervisor:
                 self._signal(number, signal.SIGTERM)
             case process_manager.StopCold(number):
                 self._send(number, ipc.Leave())
-            case process_manager.Ping(number):
-                self._send(number, ipc.Ask())
+            case process_manager.CheckAlive(number):
+                self._send(number, ipc.Ping())
             case process_manager.Kill(number):
                 self._signal(number, signal.SIGKILL)
             case process_manager.Quiet(number):
                 self._signal(number, signal.SIGTSTP)
             case process_manager.Resume(number):
                 self._signal(number, signal.SIGCONT)
-            case process_manager.Finished():
+            case process_manager.Exit():
                 self._code = order.code
                 self._finished.set()
             case _:
@@ -333,7 +333,7 @@ class _Process:
     number: int
     child: WorkerProcess | None = None
     """``None``: the system had no room for it."""
-    end: End = _NO_END
+    end: ProcessEnd = _NO_END
     reason: str = ""
     """Why it ends, in its own words."""
     counts: ipc.Counts = _NOTHING

@@ -14,7 +14,7 @@ from typing import Final
 
 import anyio.to_thread
 
-from gearflow.runtime.process import End, peak, reap
+from gearflow.runtime.process import ProcessEnd, peak, reap
 from gearflow.supervisor.ipc import VARIABLE, IpcChannel
 
 HELD_BACK: Final = (signal.SIGUSR2, signal.SIGTSTP)
@@ -61,11 +61,11 @@ class WorkerProcess:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
-    async def ended(self) -> End:
+    async def ended(self) -> ProcessEnd:
         """Wait for its end. To be called once."""
         return await anyio.to_thread.run_sync(self._reap, limiter=anyio.CapacityLimiter(1))
 
-    def _reap(self) -> End:
+    def _reap(self) -> ProcessEnd:
         # Not by Popen, which does not know how much memory it had.
         end = reap(self.pid, self._floor)
         self._ended = True

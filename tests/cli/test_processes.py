@@ -16,7 +16,7 @@ import typer
 
 from gearflow.client import SyncClient, SyncJob
 from gearflow.server import JobServer
-from gearflow.supervisor import Answer, Ask, Ready
+from gearflow.supervisor import Ping, Pong, Ready
 from gearflow.supervisor.worker_process import WorkerProcess
 from gearflow_cli.options import memory
 from gearflow_cli.process.supervise import processes
@@ -203,8 +203,8 @@ async def test_a_process_answers_its_supervisor_quiet_or_not(
         assert isinstance(await anext(heard), Ready)
         for number in (signal.SIGTSTP, signal.SIGCONT):
             process.signal(number)
-            process.channel.send(Ask())
-            while not isinstance(await anext(heard), Answer):
+            process.channel.send(Ping())
+            while not isinstance(await anext(heard), Pong):
                 pass
         process.signal(signal.SIGTERM)
         assert (await process.ended()).status == 0

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from gearflow.runtime.process import End, await_end, peak, reap
+from gearflow.runtime.process import ProcessEnd, await_end, peak, reap
 
 
 @pytest.mark.parametrize(("script", "status"), [("exit 3", 3), ("kill -TERM $$", -signal.SIGTERM)])
@@ -32,14 +32,14 @@ def test_a_child_that_has_ended_keeps_its_number_until_it_is_reaped() -> None:
 def test_of_a_child_that_somebody_else_has_waited_for_nothing_is_known() -> None:
     child = subprocess.Popen(["true"])
     child.wait()
-    assert reap(child.pid, 0) == End(None)
+    assert reap(child.pid, 0) == ProcessEnd(None)
 
 
 def test_signals_have_names_if_they_have_any() -> None:
     statuses = [None, 0, 9, -9, -45]
-    assert [End(status).signal for status in statuses] == [None, None, None, "SIGKILL", "signal 45"]
+    assert [ProcessEnd(status).signal for status in statuses] == [None, None, None, "SIGKILL", "signal 45"]
 
 
 def test_memory_is_told_as_far_as_it_is_known() -> None:
-    assert End(0, peak=300 << 20, floor=50 << 20).memory == "300 MiB"
-    assert End(0, peak=50 << 20, floor=50 << 20).memory == "50 MiB at most"
+    assert ProcessEnd(0, peak=300 << 20, floor=50 << 20).memory == "300 MiB"
+    assert ProcessEnd(0, peak=50 << 20, floor=50 << 20).memory == "50 MiB at most"

@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 
 from gearflow.supervisor.ipc import (
     VARIABLE,
-    Answer,
-    Ask,
     Counts,
     Failed,
     IpcChannel,
     Leave,
     Message,
+    Ping,
+    Pong,
     Ready,
     Retiring,
     decode,
@@ -27,7 +27,7 @@ messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(Retiring, st.text()),
     st.builds(Failed, st.text()),
     st.builds(Counts, st.integers(0), st.integers(0), st.integers(0)),
-    st.sampled_from([Leave(), Ask(), Answer()]),
+    st.sampled_from([Leave(), Ping(), Pong()]),
 )
 
 

@@ -12,14 +12,14 @@ from gearflow.supervisor.process_manager import (
     LOOP,
     PINGS,
     STABLE,
+    CheckAlive,
     CrashLoop,
-    Finished,
+    Exit,
     Hung,
     Kill,
     Lost,
     Misconfigured,
     Order,
-    Ping,
     ProcessManager,
     Quiet,
     Reloaded,
@@ -93,7 +93,7 @@ def test_a_first_process_that_cannot_start_ends_them_all() -> None:
     roster.begin()
     assert roster.ended(2, 78, now=1) == [Misconfigured(2), Kill(1), Kill(3)]
     assert roster.ended(1, -SIGKILL, now=1) == []
-    assert roster.ended(3, 78, now=1) == [Finished(78)]
+    assert roster.ended(3, 78, now=1) == [Exit(78)]
 
 
 def test_a_later_process_that_cannot_start_does_not() -> None:
@@ -108,17 +108,17 @@ def test_a_later_process_that_cannot_start_does_not() -> None:
 
 
 def hang(roster: ProcessManager, number: int) -> list[Order]:
-    """Ping for as long as it takes, without an answer of this one; the last orders."""
+    """CheckAlive for as long as it takes, without an answer of this one; the last orders."""
     for _ in range(PINGS):
         roster.ping()
-    return [order for order in roster.ping() if order != Ping(number)]
+    return [order for order in roster.ping() if order != CheckAlive(number)]
 
 
 def test_one_that_does_not_answer_is_told_and_then_killed_and_replaced() -> None:
     roster = roster_of(1)
     looks = [roster.ping() for _ in range(PINGS + 2)]
-    ask = [Ping(1)]
-    assert looks == [ask, ask, ask, [Ping(1), Silent(1)], ask, ask, [Hung(1), Kill(1)], []]
+    ask = [CheckAlive(1)]
+    assert looks == [ask, ask, ask, [CheckAlive(1), Silent(1)], ask, ask, [Hung(1), Kill(1)], []]
     assert roster.ended(1, -SIGKILL, now=STABLE) == [Lost(1, Restart(0.25, looping=False))]
     assert roster.tick(now=roster.due) == [Start(2)]
 
@@ -137,11 +137,11 @@ def test_only_processes_that_serve_are_asked() -> None:
     roster.begin()
     assert roster.ping() == []  # it may import for long
     roster.ready(1, now=0)
-    assert roster.ping() == [Ping(1)]
+    assert roster.ping() == [CheckAlive(1)]
     roster.retiring(1)
-    assert roster.ping() == [Ping(1)]
+    assert roster.ping() == [CheckAlive(1)]
     roster.ready(2, now=1)
-    assert roster.ping() == [Ping(2)]
+    assert roster.ping() == [CheckAlive(2)]
     roster.stop(SIGTERM, now=2)
     assert roster.ping() == []  # what runs may take as long as it likes
 
@@ -257,7 +257,7 @@ def test_a_signal_stops_all_warm() -> None:
     assert roster.stop(SIGTERM, now=1) == [Stop(1), Stop(2)]
     assert roster.due == float("inf")
     assert roster.ended(1, 0, now=5) == []
-    assert roster.ended(2, 0, now=6) == [Finished(0)]
+    assert roster.ended(2, 0, now=6) == [Exit(0)]
 
 
 def test_what_does_not_stop_in_time_is_killed_and_the_exit_code_says_so() -> None:
@@ -265,14 +265,14 @@ def test_what_does_not_stop_in_time_is_killed_and_the_exit_code_says_so() -> Non
     roster.stop(SIGTERM, now=1)
     assert roster.due == 1 + 10 + GRACE
     assert roster.tick(now=roster.due) == [StopTimedOut(1), Kill(1)]
-    assert roster.ended(1, -SIGKILL, now=20) == [Finished(128 + SIGTERM)]
+    assert roster.ended(1, -SIGKILL, now=20) == [Exit(128 + SIGTERM)]
 
 
 def test_a_process_that_left_cold_is_told_by_the_exit_code() -> None:
     roster = roster_of(2)
     roster.stop(SIGINT, now=1)
     assert roster.ended(1, 128 + SIGTERM, now=2) == []
-    assert roster.ended(2, 0, now=2) == [Finished(128 + SIGINT)]
+    assert roster.ended(2, 0, now=2) == [Exit(128 + SIGINT)]
 
 
 def test_the_second_signal_is_cold_and_the_third_kills() -> None:
@@ -281,14 +281,14 @@ def test_the_second_signal_is_cold_and_the_third_kills() -> None:
     assert roster.stop(SIGINT, now=2) == [StopCold(1)]
     assert roster.due == 2 + LEAVE_GRACE
     assert roster.stop(SIGINT, now=3) == [Kill(1)]
-    assert roster.ended(1, -SIGKILL, now=3) == [Finished(128 + SIGINT)]
+    assert roster.ended(1, -SIGKILL, now=3) == [Exit(128 + SIGINT)]
 
 
 def test_a_process_that_did_not_even_handle_signals_yet_may_die_of_the_stop() -> None:
     roster = ProcessManager(1)
     roster.begin()
     assert roster.stop(SIGTERM, now=1) == [Stop(1)]
-    assert roster.ended(1, -SIGTERM, now=1) == [Finished(0)]
+    assert roster.ended(1, -SIGTERM, now=1) == [Exit(0)]
 
 
 def test_a_process_that_hangs_as_it_starts_cannot_hold_up_the_stop() -> None:
@@ -296,7 +296,7 @@ def test_a_process_that_hangs_as_it_starts_cannot_hold_up_the_stop() -> None:
     roster.begin()
     roster.stop(SIGTERM, now=1)
     assert roster.tick(now=1 + GRACE) == [StopTimedOut(1), Kill(1)]
-    assert roster.ended(1, -SIGKILL, now=7) == [Finished(0)]  # nothing was cut short
+    assert roster.ended(1, -SIGKILL, now=7) == [Exit(0)]  # nothing was cut short
 
 
 def test_nothing_is_started_any_more_after_a_stop() -> None:
@@ -305,13 +305,13 @@ def test_nothing_is_started_any_more_after_a_stop() -> None:
     roster.stop(SIGTERM, now=1)
     assert roster.due == float("inf")
     assert roster.reload(now=0) == []
-    assert roster.ended(2, CRASH, now=2) == [Finished(128 + SIGTERM)]
+    assert roster.ended(2, CRASH, now=2) == [Exit(128 + SIGTERM)]
 
 
 def test_a_stop_while_all_wait_for_their_restart_is_the_end() -> None:
     roster = roster_of(1)
     roster.ended(1, CRASH, now=1)
-    assert roster.stop(SIGTERM, now=1) == [Finished(0)]
+    assert roster.stop(SIGTERM, now=1) == [Exit(0)]
 
 
 # -------------------------------------------------------------------------------------------------- quiet
@@ -336,7 +336,7 @@ def test_a_quiet_fleet_stays_quiet_when_processes_are_replaced() -> None:
 def test_a_burst_is_over_when_all_processes_are(codes: tuple[int, int], code: int) -> None:
     roster = roster_of(2, burst=True)
     assert roster.ended(1, codes[0], now=1) == []
-    assert roster.ended(2, codes[1], now=2) == [Finished(code)]
+    assert roster.ended(2, codes[1], now=2) == [Exit(code)]
 
 
 def test_a_crash_in_a_burst_is_not_its_end_unless_it_goes_on() -> None:
@@ -344,7 +344,7 @@ def test_a_crash_in_a_burst_is_not_its_end_unless_it_goes_on() -> None:
     for number in range(1, LOOP):
         assert isinstance(roster.ended(number, CRASH, now=1)[0], Lost)
         roster.tick(now=roster.due)
-    assert roster.ended(LOOP, CRASH, now=2) == [CrashLoop(LOOP), Finished(1)]
+    assert roster.ended(LOOP, CRASH, now=2) == [CrashLoop(LOOP), Exit(1)]
 
 
 @pytest.mark.parametrize("retires", [True, False])
@@ -358,7 +358,7 @@ def test_a_burst_in_which_a_job_killed_its_process_has_failed(*, retires: bool) 
         assert isinstance(roster.ended(1, CRASH, now=1)[0], Lost)
         assert roster.tick(now=roster.due) == [Start(2)]
         roster.ready(2, now=2)
-    assert roster.ended(2, 0, now=3) == [Finished(1)]
+    assert roster.ended(2, 0, now=3) == [Exit(1)]
 
 
 def test_a_burst_in_which_a_process_died_before_it_had_a_job_has_not() -> None:
@@ -367,7 +367,7 @@ def test_a_burst_in_which_a_process_died_before_it_had_a_job_has_not() -> None:
     roster.ended(1, CRASH, now=1)
     roster.tick(now=roster.due)
     roster.ready(2, now=2)
-    assert roster.ended(2, 0, now=3) == [Finished(0)]
+    assert roster.ended(2, 0, now=3) == [Exit(0)]
 
 
 def test_one_that_retires_in_a_burst_has_a_successor() -> None:
@@ -375,7 +375,7 @@ def test_one_that_retires_in_a_burst_has_a_successor() -> None:
     roster.retiring(1)
     roster.ready(2, now=1)
     assert roster.ended(1, 1, now=2) == []
-    assert roster.ended(2, 0, now=3) == [Finished(1)]
+    assert roster.ended(2, 0, now=3) == [Exit(1)]
 
 
 # ------------------------------------------------------------------------------------------- whatever comes
@@ -408,14 +408,14 @@ class World:
                     self.hung.add(number)
                 case Kill(number) if number in self.hung:
                     pass
-                case Ping(number) | Silent(number):
+                case CheckAlive(number) | Silent(number):
                     assert self.alive[number] == "serving"
                 case Stop(number) | StopCold(number) | Kill(number):
                     assert number in self.alive
                     self.alive[number] = "leaving"
                 case Quiet(number) | Resume(number) | StopTimedOut(number):
                     assert number in self.alive
-                case Finished():
+                case Exit():
                     assert not self.alive
                     self.finished = True
                 case _:

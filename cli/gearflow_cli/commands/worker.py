@@ -307,7 +307,7 @@ async def _supervised(
     notice: str,
 ) -> tuple[Signals, int]:
     """Run a worker that has a supervisor."""
-    from gearflow.supervisor import Answer, Ask, Leave, Ready, Retiring
+    from gearflow.supervisor import Leave, Ping, Pong, Ready, Retiring
     from gearflow.worker import Worker
 
     worker = Worker(tasks, None, on_retire=lambda reason: line.send(Retiring(reason)), **settings)
@@ -317,8 +317,8 @@ async def _supervised(
             async for message in line.messages():
                 if isinstance(message, Leave):
                     signals.leave()
-                elif isinstance(message, Ask):
-                    line.send(Answer())
+                elif isinstance(message, Ping):
+                    line.send(Pong())
 
         inform = partial(_inform, worker, partial(line.send, Ready(notice)), line.send)
         await _beside(partial(_live, worker), inform, listen)

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import gearflow
 from gearflow.errors import TaskCrashed
-from gearflow.runtime.process import End
+from gearflow.runtime.process import ProcessEnd
 from gearflow.tasks.control_flow import Control, Discard, Fail, Snooze, TryAgain
 from gearflow.tasks.remote_errors import Relayed, decode_failure, encode_failure, name_of, relay
 
@@ -31,7 +31,7 @@ LONGEST_LINE: Final = 500
 class Ending:
     """The end of a process, and its last output."""
 
-    end: End
+    end: ProcessEnd
 
     output: Sequence[str]
     """The last lines that it wrote."""

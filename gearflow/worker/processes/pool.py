@@ -33,7 +33,7 @@ from typing import IO, Any, Final, cast
 
 from gearflow.client.current import Target
 from gearflow.runtime.fork import forget_in_children, let_go
-from gearflow.runtime.process import End, await_end, peak, reap
+from gearflow.runtime.process import ProcessEnd, await_end, peak, reap
 from gearflow.worker.processes import child_output
 from gearflow.worker.processes.errors import LAST_LINES, Ending
 from gearflow.worker.processes.messages import Channel, Frame, Hello, encode
@@ -95,7 +95,7 @@ class Process:
             os.close(their_end)
         self._output = _Output(cast(IO[bytes], self._popen.stdout))
         self._lock = threading.Lock()  # between a signal and the reaping
-        self._end = End(None)
+        self._end = ProcessEnd(None)
         self._start(self._output.pass_on, "output")
         self._start(self._reap, "end")
         with suppress(OSError):  # it has ended already, as its first run will show
