@@ -35,7 +35,7 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Retiring:
-    """The worker has a reason to end, and goes on until another one has taken its place."""
+    """The worker has a reason to end, and works until another one has taken its place."""
 
     reason: str
 
@@ -131,7 +131,7 @@ class IpcChannel:
     def send(self, message: Message) -> None:
         """Send a message, if the other side can take it at once.
 
-        A process goes on if its supervisor is stopped for hours, and reads nothing.
+        A process is not held up if its supervisor is stopped for hours, and reads nothing.
         """
         with suppress(OSError):
             self._socket.send(encode(message), socket.MSG_DONTWAIT)

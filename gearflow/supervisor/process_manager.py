@@ -5,7 +5,7 @@ place as soon as it is ready. Only then the process before gets the order to sto
 finished what it runs. So a place that was served is served at every moment.
 
 A process that wants to retire is replaced like that. So is all old code, one place after the other. If new
-code does not start, nothing changes: the process before goes on. A process that dies leaves its place empty,
+code does not start, nothing changes: the process before stays. A process that dies leaves its place empty,
 and ``Restarts`` says for how long.
 
 A process that serves gets a ping at regular intervals, to see whether its event loop runs. It has hung when
@@ -207,7 +207,7 @@ class _Member:
 
 
 class ProcessManager:
-    """The processes of one fleet. Owns what is known of them; ``due`` says when ``tick`` has to be called.
+    """The processes of one fleet. Owns their state; call ``tick`` when it is ``due``.
 
     Args:
         places: How many processes serve.
@@ -340,7 +340,7 @@ class ProcessManager:
         self._finish()
         return self._drain_orders()
 
-    # ---------------------------------------------------------------------------- what the operator wants
+    # ------------------------------------------------------------------------------ operator's commands
 
     def reload(self, now: float) -> list[Order]:
         """There may be new code: replace all processes, one place after the other.
@@ -422,7 +422,7 @@ class ProcessManager:
         self._orders.append(Kill(member.number))
 
     def _replacement_failed(self, member: _Member, before: _Member, now: float) -> None:
-        """A process died before it could take the place of one that goes on."""
+        """A process died before it could take the place of one that stays."""
         restart = member.place.restarts.died(None, self._jitter()) if before.retiring else None
         if restart is not None:
             member.place.due = now + restart.after

@@ -36,7 +36,7 @@ class LoopStarted(Protocol):
 
 
 class Limit(Protocol):
-    """A block of limited time. Being cancelled by it ends with the block; what else is raised goes on."""
+    """A block of limited time. Its own cancellation ends with the block; other exceptions pass."""
 
     @property
     def cancel_called(self) -> bool:
@@ -57,9 +57,9 @@ class Loop(Protocol):
     """Where runs run."""
 
     def is_cancelled(self) -> bool:
-        """Whether the body that asks is cancelled together with the worker, and by neither of them.
+        """Whether the calling body is cancelled together with the worker, by something else than these two.
 
-        So does the end of ``asyncio.run`` with all that is left. On asyncio a body may also cancel itself, or
+        The end of ``asyncio.run`` cancels everything like that. On asyncio a body may also cancel itself, or
         make a cancellation up (``raise CancelledError``), which is its own affair.
         """
         ...
@@ -152,7 +152,7 @@ class _Asyncio:
 
 
 class _EdgeLimit:
-    """As ``asyncio.timeout``, but leaves alone what is cancelled already. (anyio's scopes go on and on.)"""
+    """As ``asyncio.timeout``, but leaves alone what is cancelled already. (anyio's scopes cancel on.)"""
 
     def __init__(self, loop: _Asyncio, seconds: float, run: "Run") -> None:
         self.cancel_called = False

@@ -7,7 +7,7 @@ stay here. Its time begins when the process has imported the task. Else a task t
 a run may take would be killed over and over.
 
 A run limit cancels an ``async`` task, once, and kills a process. A thread cannot be stopped: the call is
-given up at once, and the thread goes on until it ends by itself. Only overrunning the limit is
+given up at once, and the thread runs on until it ends by itself. Only overrunning the limit is
 ``TaskTimeout``; a ``TimeoutError`` of the task's own is an exception like any other. If a task answers its
 cancellation with a result after all, that is its result.
 
@@ -92,7 +92,7 @@ class Threads:
 
 
 class OverdueRuns:
-    """Runs whose job has ended, and whose thread goes on: counted by function. Owns state.
+    """Runs whose job has ended, and whose thread runs on: counted by function. Owns state.
 
     Each keeps its slot until its thread ends. Servers cannot see that, so gearflow's own get a report: it
     shows an operator why a worker takes no jobs. ``texts`` is part of each report: the names of the sole
@@ -108,7 +108,7 @@ class OverdueRuns:
         self._counts: Counter[str] = Counter()
 
     def began(self, function: str) -> None:
-        """The job of a run was reported as timed out, and its thread goes on."""
+        """The job of a run was reported as timed out, and its thread runs on."""
         self._counts[function] += 1
         self._slots.overran()
         self._report()
@@ -255,7 +255,7 @@ class _ProcessTime:
 
 
 class _InThread:
-    """A call in a thread, and what came of it. Called in the thread; all else belongs to the loop."""
+    """A call in a thread, and its outcome. Called in the thread; all else belongs to the loop."""
 
     def __init__(self, call: Callable[[], bytes], loop: Loop) -> None:
         self._call = call

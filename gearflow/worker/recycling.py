@@ -23,7 +23,7 @@ class RecycleLimits:
     Args:
         max_tasks: Runs; ``None`` for any number.
         max_rss: Bytes of resident memory; ``None`` for any.
-        luck: This worker's own number between 0 and 1, which says by how much its limits are lowered.
+        luck: This worker's own number between 0 and 1. The larger it is, the lower are its limits.
         size: Bytes that it has before its first job. Its limit is not lowered below that.
     """
 

@@ -206,13 +206,13 @@ async def _run_again(run: Run, workload: bytes, retry: RetryAfter, holding: Hold
 def _following(run: Run, workload: bytes, retry: RetryAfter) -> bytes:
     """The workload of the next run."""
     _, payload = unwrap(workload)
-    said = run.envelope
+    envelope = run.envelope
     return wrap(
         payload,
-        attempt=said.attempt + retry.counted,
-        timeout=said.timeout,
-        retries=said.retries,
-        detached=said.detached,
+        attempt=envelope.attempt + retry.counted,
+        timeout=envelope.timeout,
+        retries=envelope.retries,
+        detached=envelope.detached,
     )
 
 

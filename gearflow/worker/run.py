@@ -1,4 +1,4 @@
-"""One run of a job: its task, what the job says of it, and its way to the server that gave it.
+"""One run of a job: its task, the options of its envelope, and its way to the server that gave it.
 
 Middleware is called around it: the first is the outermost, the task is inside the last.
 """
@@ -43,7 +43,7 @@ class Run:
         self.is_settled = False  # the call is over: only the end of the job is still sent
         self.cancelled = False  # at the server: nobody waits for it
         self.handed_on = False  # the server gives the job to another worker
-        self.is_overdue = False  # its thread goes on after the end of the job
+        self.is_overdue = False  # its thread runs on after the end of the job
         self.retry: RetryAfter | None = None  # when the job runs again
         self._overdue = overdue
         self._waits: set[Waiting] = set()  # of its threads, for other tasks
@@ -70,7 +70,7 @@ class Run:
         """Read the envelope, if there is one, and return the payload.
 
         Raises:
-            PayloadInvalid: The workload begins as an envelope, and goes on as none.
+            PayloadInvalid: The workload starts like an envelope, but has no valid one.
         """
         if workload.startswith(MAGIC):
             self.envelope, workload = unwrap(workload)
@@ -169,7 +169,7 @@ class Run:
         self._cancel()
 
     def overran(self) -> None:
-        """The call was given up; its thread goes on, and keeps the slot."""
+        """The call was given up; its thread runs on, and keeps the slot."""
         self.is_overdue = True
         self._notify_threads()
         self._overdue.began(self.task.name)

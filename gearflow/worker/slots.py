@@ -68,7 +68,7 @@ class SlotAllocator:
         self.slots = slots
         self.noop_reply = noop_reply
         self.free = slots  # neither promised to a GRAB in flight nor taken by a run
-        self.overdue = 0  # taken by runs that were reported as timed out, and go on in their thread
+        self.overdue = 0  # taken by runs that were reported as timed out, and run on in their thread
         self.held = 0  # jobs that wait here for their next run
         self.stopped = False  # nothing new is taken
         self.is_quiet = False  # nor now, but later again
@@ -82,7 +82,7 @@ class SlotAllocator:
         self.release(1)
 
     def overran(self) -> None:
-        """A run goes on beyond its time: it keeps its slot, but nobody waits for it any more."""
+        """A run lasts beyond its time. It keeps its slot, but nobody waits for it any more."""
         self.overdue += 1
         self._check_idle()
 
@@ -168,7 +168,7 @@ class SlotAllocator:
 class ServerSlots:
     """What one connection asks of its server. Owns state; a new connection begins with ``start``.
 
-    ``wake`` is called whenever ``requests`` has something new to say; calling it too often does no harm.
+    ``wake`` is called whenever ``requests`` has something new to write. Calling it too often does no harm.
     """
 
     def __init__(self, allocator: SlotAllocator, wake: Callable[[], None]) -> None:
@@ -183,7 +183,7 @@ class ServerSlots:
         self._asleep = False
         self._slept_at = -inf
         self._empty_rounds = 0
-        self._has_no_job = False  # the server has said so since ``ask_again``
+        self._has_no_job = False  # as the server has answered since ``ask_again``
         self._once_more = False  # one more GRAB is due before it sleeps
         self.due = inf  # when ``requests`` is to be called though nothing happened
 
@@ -217,7 +217,7 @@ class ServerSlots:
             self.wake()
 
     def ask_again(self) -> None:
-        """A job may have come to the server unnoticed: let the next GRAB say whether it is so."""
+        """A job may have come to the server unnoticed: let the next GRAB find out."""
         self._has_no_job = False
         if self._asleep and not self.in_flight:
             self._want(1)

@@ -2,7 +2,7 @@
 
 The parts and what each decides:
 
-* ``SlotAllocator`` (pure) counts slots, and says how many jobs to ask which server for;
+* ``SlotAllocator`` (pure) counts slots, and decides how many jobs to ask which server for;
 * ``WorkerSession`` (pure) puts that into packets, and reads the answers;
 * ``ServerLink`` keeps one server connected, and moves the bytes;
 * ``Runner`` ties a job to its run: it starts it, has its one end packet sent, gives its slot back;

@@ -11,7 +11,7 @@ from pathlib import Path
 def answer(end: socket.socket, count: Path) -> None:
     """Do as a process whose event loop runs, and write down how often."""
     while end.recv(1000):
-        end.sendall(b'{"is": "answer"}\n')
+        end.sendall(b'{"is": "pong"}\n')
         with count.open("a") as file:
             file.write("1\n")
 

@@ -232,7 +232,7 @@ class _TaskServer:
             return encode("raised", error=pack(error), rss=self._rss())
 
     def _report(self, packet: Packet) -> None:
-        if self._request is not None:  # else a thread goes on that the task has left behind
+        if self._request is not None:  # else it comes from a thread that the task has left behind
             self._reports.add(packet)
 
     def _rss(self) -> int:
