@@ -15,7 +15,7 @@ from gearflow_cli.options import option, secured
 
 _COMMANDS: Final = {
     "Run": {"dev": "dev.dev", "server": "server.app", "worker": "worker.worker"},
-    "Jobs": {"submit": "submit.submit", "result": "job.result", "job": "job.job", "cancel": "job.cancel"},
+    "Jobs": {"submit": "submit.submit", "result": "result.result", "job": "job.job", "cancel": "job.cancel"},
     "Operate": {
         "status": "status.status",
         "dead": "dead.app",

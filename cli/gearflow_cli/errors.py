@@ -132,7 +132,9 @@ def explain(error: Exception) -> Failure:
         case errors.TaskDefinitionError() | errors.UnsupportedByServer() | errors.StoreError():
             code = ExitCode.MISCONFIGURED
         case errors.StartupFailed(__cause__=BaseException() as cause):
-            return Failure(ExitCode.MISCONFIGURED, f"{error}\n{own_lines(cause)}")
+            said = "".join(traceback.format_exception_only(cause)).rstrip()
+            where = own_lines(cause).removesuffix(said).rstrip()  # the first line has that already
+            return Failure(ExitCode.MISCONFIGURED, f"{error}\n{where}".rstrip())
         case errors.StartupFailed():
             code = ExitCode.MISCONFIGURED
         case errors.LocalProtocolError():

@@ -55,6 +55,7 @@ def test_a_hook_that_fails_is_told_with_the_users_own_line(bundled: str, tmp_pat
     code, _, said = outcome(shell.run("worker", "greeter", NO_GREETING="1"))
     assert code == 78
     assert "gearflow: lifespan hook greeter.greetings failed: ConnectionRefusedError: nobody greets\n" in said
+    assert said.count("nobody greets") == 2  # of the message, and of the line that raised
     assert 'raise ConnectionRefusedError("nobody greets")' in said
     assert "gearflow_cli" not in said
 

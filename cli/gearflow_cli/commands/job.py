@@ -1,46 +1,14 @@
-"""``gearflow result``, ``job`` and ``cancel``, for one job by its handle, or by its function and unique."""
+"""``gearflow job`` and ``cancel``, for one job by its handle, or by its function and unique."""
 
 from collections.abc import Sequence
-from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING
 
 from gearflow_cli import function_names, options, output, server_queries
-from gearflow_cli.errors import ExitCode, Failure, tell
+from gearflow_cli.errors import ExitCode, Failure
 
 if TYPE_CHECKING:
     from gearflow.client import JobName
     from gearflow.protocol.server_calls import JobInfo
-
-
-def result(
-    name: options.JobName,
-    unique: options.JobUnique = None,
-    servers: options.Servers = None,
-    timeout: options.Timeout = None,
-    verbose: options.Verbose = False,
-) -> None:
-    """Wait for the end of a background job and print its result.
-
-    You can repeat it as long as the server keeps the result.
-
-    Examples:
-      gearflow result H:jobs:17 --timeout 30s
-      gearflow result --unique invoice-4711 send_invoice
-    """
-    import anyio
-
-    from gearflow.errors import TaskFailed
-
-    servers = servers or []
-    job = job_name(name, unique, servers)
-    try:
-        output.write_result(anyio.run(_result, job, servers, timeout))
-    except TimeoutError as error:  # which is an OSError
-        raise Failure(ExitCode.TIMED_OUT, str(error)) from None
-    except CancelledError as error:
-        raise Failure(ExitCode.TASK_FAILED, str(error)) from None
-    except TaskFailed as error:
-        raise output.write_failure(error, f"job {job}", verbose=verbose) from None
 
 
 def job(
@@ -98,20 +66,6 @@ def job_name(name: str, unique: str | None, servers: Sequence[str]) -> "JobName"
     from gearflow.tasks.submission import on_the_wire
 
     return JobKey(function_names.remembered(name, server_queries.addresses_of(servers)), on_the_wire(unique))
-
-
-async def _result(job: "JobName", servers: Sequence[str], timeout: float | None) -> bytes:
-    import anyio
-
-    from gearflow.client import connect
-    from gearflow.tasks.ref import Ref
-
-    async with connect(*servers):
-        try:
-            return await Ref(job, "", bytes).aresult(timeout)
-        except anyio.get_cancelled_exc_class():
-            tell(f"stopped waiting for job {job}; it goes on")
-            raise
 
 
 async def _info(job: "JobName", servers: Sequence[str]) -> "JobInfo":
