@@ -67,16 +67,11 @@ class TaskDefaults(TypedDict, Generic[Unset], total=False):
 
 
 class TaskOptions(TaskDefaults[None], total=False):
-    """The keyword arguments of ``@task``."""
+    """The keyword arguments of ``@task``. See ``task``."""
 
     name: str | None
-    """The task's name on servers. By default ``module.function``."""
     foreign: bool
-    """Another program runs the task, in any language. The function is a signature, and its body never
-    runs."""
     executor: Place | None
-    """Where a worker runs a ``def`` function. ``"thread"`` is the default. ``"process"`` is for CPU-bound
-    work, which then does not delay others and can be stopped."""
 
 
 class CallOptions(TaskDefaults[Never], total=False):

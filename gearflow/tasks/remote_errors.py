@@ -50,9 +50,9 @@ class Relayed:
     """Its class and their bases, by name."""
 
 
-def relay(error: BaseException, said: Relayed) -> None:
+def relay(error: BaseException, original: Relayed) -> None:
     """Have an error stand for one in another process."""
-    setattr(error, _ATTRIBUTE, said)
+    setattr(error, _ATTRIBUTE, original)
 
 
 def relayed(error: BaseException) -> Relayed | None:
@@ -85,9 +85,8 @@ _CONTROL_FLOW: Final = (StopIteration, StopAsyncIteration, concurrent.futures.Ca
 
 def encode_failure(exc: BaseException) -> bytes:
     """The data of WORK_EXCEPTION for a task's exception. Never fails itself."""
-    said = relayed(exc)
-    if said is not None:
-        return said.data
+    if (original := relayed(exc)) is not None:
+        return original.data
     return json.dumps(
         {
             "type": _type_name(exc),
@@ -180,12 +179,12 @@ def _fields(data: bytes | None) -> dict[str, Any]:
     if data is None:
         return {"kind": None, "message": "the worker ended the job as failed, and gave no reason"}
     try:
-        said = json.loads(data)
+        received = json.loads(data)
     except (ValueError, RecursionError):
-        said = None
-    if not (isinstance(said, dict) and isinstance(cast(Any, said).get("message"), str)):
+        received = None
+    if not (isinstance(received, dict) and isinstance(cast(Any, received).get("message"), str)):
         return {"kind": None, "message": data.decode("utf-8", "backslashreplace").rstrip("\0")}
-    wire = cast("dict[str, Any]", said)
+    wire = cast("dict[str, Any]", received)
     kind, trace, errors = wire.get("type"), wire.get("traceback"), wire.get("errors")
     return {
         "kind": _clean(kind) if isinstance(kind, str) else None,
@@ -219,8 +218,8 @@ def _rebuild(kind: str | None, message: str, **fields: Any) -> TaskFailed:
     return failure
 
 
-def _again(kind: str | None, said: dict[str, Any], notes: list[str]) -> TaskFailed:
-    failure = _rebuild(kind, **said)
+def _restored(kind: str | None, fields: dict[str, Any], notes: list[str]) -> TaskFailed:
+    failure = _rebuild(kind, **fields)
     for note in notes:
         failure.add_note(note)
     return failure
@@ -270,8 +269,8 @@ class _Remote(TaskFailed):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles the received fields, because the class cannot be found by its name."""
-        said = {name: getattr(self, name) for name in ("message", "traceback", "errors", "handle")}
-        return _again, (self.type, said, getattr(self, "__notes__", []))
+        fields = {name: getattr(self, name) for name in ("message", "traceback", "errors", "handle")}
+        return _restored, (self.type, fields, getattr(self, "__notes__", []))
 
     def __str__(self) -> str:
         return self.message

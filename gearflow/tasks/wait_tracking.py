@@ -1,9 +1,9 @@
-"""What tasks wait for that call other tasks: the verbs tell it, and the worker that runs them may listen.
+"""The waits of tasks that call other tasks. The verbs report them to the worker that runs the caller.
 
-A wait is reported in its own event loop, which for a blocking verb is that of its client. There
+A wait is reported in the event loop that it is in, which for a blocking verb is the loop of its client. There
 the worker can end the wait of a task that blocks a thread, and could not be stopped otherwise.
 
-Nobody listens where no worker runs the caller, and then a call costs a look at a context variable more.
+Outside a worker there is no listener, and a call only reads a context variable.
 """
 
 import asyncio

@@ -132,7 +132,7 @@ class AsyncItems:
                     while len(self._items) >= self._wanted:
                         await self._more.wait()
                 self._exhausted = True
-        except Exception as error:  # noqa: BLE001  (it belongs to who wants the items)
+        except Exception as error:  # noqa: BLE001  (raised by ``take``)
             self._failure = error
         finally:
             if not self._exhausted and self._failure is None:

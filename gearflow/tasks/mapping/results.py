@@ -49,7 +49,7 @@ B = TypeVar("B")
 C = TypeVar("C")
 
 WINDOW: Final = 32
-"""Jobs in flight where nothing is said: enough to hide the round trips of a few workers."""
+"""Jobs in flight by default. They are enough to hide the round trips of a few workers."""
 
 Progress: TypeAlias = Callable[[int, int | None], object]
 """Called with (jobs ended, items in all or None)."""
