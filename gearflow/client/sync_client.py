@@ -3,19 +3,12 @@
 The async client runs in an event loop in a thread of its own, through which every call goes.
 """
 
-import asyncio
-import sys
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from importlib import import_module
-from threading import Lock, RLock, Thread, current_thread
 from types import TracebackType
-from typing import TYPE_CHECKING, Generic, NoReturn, Self, TypeVar
-
-import anyio
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from gearflow.backoff import Backoff
 from gearflow.client.blocking_submit import BlockingSubmitter
@@ -27,19 +20,16 @@ from gearflow.client.names import unique_to_text
 from gearflow.client.pool import ResubmitPolicy
 from gearflow.client.requests import NotSent
 from gearflow.client.submission import JobRequest, SubmitOptions
-from gearflow.errors import ConnectionLost
 from gearflow.protocol.constants import Priority
 from gearflow.protocol.heartbeat import Timeouts
-from gearflow.runtime.eventloop import can_use_uvloop
 from gearflow.runtime.fork import forget_in_children
+from gearflow.runtime.loop_thread import LoopThread
 from gearflow.security.tls import PLAIN, TLS, Security
 
 if TYPE_CHECKING:
     from gearflow.protocol.server_calls import JobInfo, Message  # it imports pydantic
 
 T = TypeVar("T")
-
-import_module("concurrent.futures.thread")  # uvloop imports it: too late, once the main thread has ended
 
 
 class SyncClient:
@@ -77,7 +67,7 @@ class SyncClient:
             backoff=backoff,
             resubmit=resubmit,
         )
-        self._loop = _Loop(limits.close)
+        self._loop = LoopThread(lambda: self._client, "client", "SyncClient", grace=limits.close)
         self._direct = BlockingSubmitter(
             self._client.servers[0],
             limits,
@@ -86,7 +76,7 @@ class SyncClient:
         )
 
     def __enter__(self) -> Self:
-        self._loop.start(self._client)
+        self._loop.start()
         if self._client.security == PLAIN and not self._client.spreads:
             self._direct.open()
             forget_in_children(self._direct, BlockingSubmitter.forget)
@@ -212,7 +202,7 @@ class SyncJob:
 
     __slots__ = ("_job", "_loop")
 
-    def __init__(self, job: ClientJob, loop: "_Loop") -> None:
+    def __init__(self, job: ClientJob, loop: LoopThread[Client]) -> None:
         self._job = job
         self._loop = loop
 
@@ -269,165 +259,3 @@ class SyncJob:
         A blocking call of the same client in the callback would wait for itself, and raises an error.
         """
         self._loop.call_plain(partial(self._job.add_done_callback, callback))
-
-
-class _Loop:
-    """The event loop in a thread of its own that a client lives in.
-
-    A call takes one turn of the two threads. (anyio's BlockingPortal takes two, one to begin and one to
-    end, and an interrupt in the first leaves the call waiting for ever.)
-    """
-
-    __slots__ = ("__weakref__", "_grace", "_lock", "_loop", "_stop", "_thread", "_why_not")
-
-    def __init__(self, grace: float) -> None:
-        self._grace = grace  # seconds for calls under way when the client is left
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._stop = asyncio.Event()
-        self._thread: Thread | None = None
-        # No call begins behind the stop, where nobody would answer it. A signal handler may call, too.
-        self._lock = RLock()
-        self._why_not: Callable[[], Exception] = partial(
-            RuntimeError, "the client is not open; use it inside 'with SyncClient(...) as client:'"
-        )
-
-    def start(self, client: Client) -> None:
-        """Enter the client there; returns when it can be used.
-
-        Raises:
-            RuntimeError: The interpreter is exiting.
-        """
-        _require_threads()
-        started: Future[asyncio.AbstractEventLoop] = Future()
-
-        async def live() -> None:
-            async with client:
-                started.set_result(asyncio.get_running_loop())
-                await self._stop.wait()
-            if calls := asyncio.all_tasks() - {asyncio.current_task()}:
-                await asyncio.wait(calls, timeout=self._grace)
-
-        def run() -> None:
-            try:
-                # It halves what a call costs; no user code runs here that could mind which loop it is.
-                anyio.run(live, backend_options={"use_uvloop": can_use_uvloop()})
-            except BaseException as error:
-                if started.done():
-                    raise
-                started.set_exception(error)
-
-        # A daemon, so that a client that was not left does not keep the interpreter from exiting.
-        self._thread = Thread(target=run, name="gearflow-client", daemon=True)
-        self._thread.start()
-        self._loop = started.result()
-        forget_in_children(self, _Loop.forget)
-
-    def stop(self) -> None:
-        """Leave the client; calls that wait end in ConnectionLost; the thread has ended on return."""
-        with self._lock:
-            loop, self._loop = self._loop, None
-            if loop is None or self._thread is None:
-                return
-            self._why_not = partial(ConnectionLost, "the client is closed: its 'with' block has been left")
-            loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join()
-
-    def forget(self) -> None:
-        """We are in a forked child, where neither the thread nor the connections are ours."""
-        self._loop = None
-        self._lock = RLock()  # another thread of the parent may have held it
-        self._why_not = partial(RuntimeError, "the client was opened before a fork; open one in the child")
-
-    def call(self, function: Callable[[], Awaitable[T]]) -> T:
-        """Await it there and wait for the outcome; an interrupted wait cancels it."""
-        if self._thread is current_thread():
-            raise RuntimeError("a blocking call in the client's own thread would wait for itself")
-        _require_threads()
-        call = _Call(function)
-        try:
-            with self._lock:
-                if self._loop is None:
-                    raise self._why_not()
-                call.begin_on(self._loop)
-            call.wait()
-        except BaseException:
-            call.abandon()
-            raise
-        return call.outcome()
-
-    def call_plain(self, function: Callable[[], T]) -> T:
-        """Call it there, for what must not happen beside the loop."""
-
-        async def there() -> T:
-            return function()
-
-        return self.call(there)
-
-
-class _Call(Generic[T]):
-    """A call that is awaited in the loop's thread, and waited for in another one.
-
-    No ``concurrent.futures.Future``: whoever begins to wait for one has its lock for a moment. A signal
-    handler that made a call in that moment would wait for the loop, and the loop for the lock.
-    """
-
-    __slots__ = ("_ended", "_function", "_loop", "_task", "outcome")
-
-    def __init__(self, function: Callable[[], Awaitable[T]]) -> None:
-        self._function = function
-        self.outcome: Callable[[], T] = _raise_cancelled
-        """Returns or raises what the function did; CancelledError if the loop ended first."""
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._ended = Lock()  # held until then
-        self._ended.acquire()
-
-    def wait(self) -> None:
-        """Wait for the end, in whatever thread."""
-        self._ended.acquire()
-
-    def abandon(self) -> None:
-        """Nobody waits for it any more, if it has begun."""
-        if self._loop is not None:
-            with suppress(RuntimeError):  # the loop is closed
-                self._loop.call_soon_threadsafe(self._cancel)
-
-    def begin_on(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Begin it there."""
-        self._loop = loop
-        loop.call_soon_threadsafe(self._begin)
-
-    def _begin(self) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._run())
-        self._task.add_done_callback(self._end)
-
-    async def _run(self) -> None:
-        # asyncio would turn a concurrent.futures.CancelledError into its own, so nothing is raised here.
-        try:
-            value = await self._function()
-        except Exception as error:  # noqa: BLE001  (raised there)
-            self.outcome = partial(_raise, error)
-        else:
-            self.outcome = lambda: value
-
-    def _cancel(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-
-    def _end(self, _: asyncio.Task[None]) -> None:
-        self._task = None
-        self._ended.release()
-
-
-def _raise(error: Exception) -> NoReturn:
-    raise error
-
-
-def _raise_cancelled() -> NoReturn:
-    raise CancelledError
-
-
-def _require_threads() -> None:
-    """Refuse what would wait for another thread for ever, as in ``__del__`` when the interpreter exits."""
-    if sys.is_finalizing():
-        raise RuntimeError("the interpreter is exiting: its threads have stopped, and nothing can be sent")

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import threading
-from collections.abc import Mapping
-from concurrent.futures import Future
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
 from typing import Final, Self, Unpack
 
 import anyio.to_thread
 
-from gearflow.runtime.eventloop import can_use_uvloop, new_event_loop
+from gearflow.runtime.eventloop import can_use_uvloop
+from gearflow.runtime.loop_thread import LoopThread
 from gearflow.server.engine import Engine, Timings
 from gearflow.server.settings import ServerOptions, ServerSettings
 
@@ -53,7 +54,7 @@ class JobServer:
         base = settings.model_dump() if settings else {}
         self.settings: ServerSettings = ServerSettings.model_validate({**base, **overrides})
         self._engine: Engine | None = None
-        self._thread: EngineThread | None = None
+        self._thread: LoopThread[Engine] | None = None
 
     @property
     def host(self) -> str:
@@ -102,7 +103,7 @@ class JobServer:
                 await engine.stop()
 
     def __enter__(self) -> Self:
-        thread = EngineThread(self.settings)
+        thread = engine_thread(self.settings)
         self._engine = thread.start()
         self._thread = thread
         return self
@@ -113,40 +114,19 @@ class JobServer:
             thread.stop()
 
 
-class EngineThread:
-    """An engine on an event loop in a thread of its own. Owns the thread."""
+def engine_thread(settings: ServerSettings, timings: Timings | None = None) -> LoopThread[Engine]:
+    """An engine on an event loop in a thread of its own. ``start`` raises as ``JobServer`` does."""
+    return LoopThread(partial(_running, settings, timings or Timings()), "server", "JobServer", grace=0.0)
 
-    def __init__(self, settings: ServerSettings, timings: Timings | None = None) -> None:
-        self._settings = settings
-        self._timings = timings or Timings()
-        self._started: Future[Engine] = Future()
-        self._thread = threading.Thread(target=self._run, name="gearflow-server", daemon=True)
 
-    def start(self) -> Engine:
-        """Start the engine and wait until it listens. Raises the same errors as ``JobServer``."""
-        self._thread.start()
-        return self._started.result()
-
-    def stop(self) -> None:
-        """Stop the engine and wait until its thread has ended."""
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join()
-
-    def _run(self) -> None:
-        with asyncio.Runner(loop_factory=new_event_loop) as runner:
-            runner.run(self._serve())
-
-    async def _serve(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._stop = asyncio.Event()
-        try:
-            engine = Engine(self._settings, self._timings)
-            await engine.start()
-        except BaseException as error:  # noqa: BLE001  (the caller of start gets it)
-            self._started.set_exception(error)
-            return
-        self._started.set_result(engine)
-        await self._stop.wait()
+@asynccontextmanager
+async def _running(settings: ServerSettings, timings: Timings) -> AsyncGenerator[Engine]:
+    """An engine that listens, on the loop that runs here."""
+    engine = Engine(settings, timings)
+    await engine.start()
+    try:
+        yield engine
+    finally:
         await engine.stop()
 
 

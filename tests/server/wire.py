@@ -20,7 +20,7 @@ from gearflow.protocol.constants import HEADER, HEADER_SIZE, RES
 from gearflow.protocol.packets import Packet
 from gearflow.server import ServerSettings
 from gearflow.server.engine import Engine, Timings
-from gearflow.server.server import EngineThread
+from gearflow.server.server import engine_thread
 
 TIMEOUT: Final = 20.0
 """Seconds after which a socket that hears nothing fails its test."""
@@ -42,7 +42,7 @@ with JobServer(port=0, **{"max_deaths": None, **settings}) as server:
 @contextmanager
 def running(settings: ServerSettings, timings: Timings) -> Iterator[Engine]:
     """A server in a thread, with time limits of the test's own."""
-    thread = EngineThread(settings, timings)
+    thread = engine_thread(settings, timings)
     engine = thread.start()
     try:
         yield engine
