@@ -379,7 +379,9 @@ def test_the_reference_has_every_option_of_a_command(command: str) -> None:
     level = "###" if " " in command else "##"
     own_part = section(reference("command-line"), f"{level} gearflow {command}").partition("\n### ")[0]
     shown = first_column(own_part)
-    options = {word for name in shown for word in name.split() if word.startswith("-")}
+    if "--tls" in OPTIONS[command]:  # it talks to servers
+        shown += first_column(section(reference("command-line"), "## TLS and token"))
+    options = {word for name in shown for word in name.split() if word.startswith("-")} - {"--no-tls"}
     assert options == OPTIONS[command] - {*HELP_OPTIONS}
 
 

@@ -28,7 +28,9 @@ def imported_in_a_thread(number: int) -> list[str]:
     return sorted(sys.modules)
 """
 
-OF_OTHER_COMMANDS = {f"gearflow_cli.{name}" for name in ("admin", "dead", "dev", "jobs", "serve", "submit")}
+OF_OTHER_COMMANDS = {
+    f"gearflow_cli.commands.{name}" for name in ("dead", "dev", "job", "pause", "server", "submit", "tasks")
+}
 NEEDLESS = OF_OTHER_COMMANDS | {
     "concurrent.futures.process",
     "gearflow.broker",
