@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from datetime import MAXYEAR, MINYEAR, UTC, datetime
 from enum import StrEnum
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
@@ -183,6 +183,20 @@ def option(
     )
 
 
+what: Final = partial(option, Panel.WHAT)
+jobs: Final = partial(option, Panel.JOBS)
+how: Final = partial(option, Panel.HOW)
+where: Final = partial(option, Panel.WHERE)
+limit: Final = partial(option, Panel.LIMITS)
+out: Final = partial(option, Panel.OUTPUT)
+tls: Final = partial(option, Panel.TLS)
+
+
+def argument(panel: Panel, metavar: str, text: str, **more: Any) -> Any:
+    """Declare an argument."""
+    return typer.Argument(metavar=metavar, help=text, rich_help_panel=panel, **more)
+
+
 class LogLevel(StrEnum):
     """The lowest level that is logged."""
 
@@ -194,8 +208,7 @@ class LogLevel(StrEnum):
 
 Servers: TypeAlias = Annotated[
     list[str] | None,
-    option(
-        Panel.WHERE,
+    where(
         "--server -s",
         "A job server. May be repeated.",
         "HOST[:PORT]",
@@ -207,13 +220,8 @@ Servers: TypeAlias = Annotated[
 
 
 def _modules(callback: Callable[[list[str] | None], list[str]]) -> Any:
-    return typer.Argument(
-        metavar="MODULE",
-        envvar="GEARFLOW_TASKS",
-        callback=callback,
-        help="Modules that define tasks, such as myapp.tasks.",
-        rich_help_panel=Panel.WHAT,
-    )
+    text = "Modules that define tasks, such as myapp.tasks."
+    return argument(Panel.WHAT, "MODULE", text, envvar="GEARFLOW_TASKS", callback=callback)
 
 
 Modules: TypeAlias = Annotated[list[str], _modules(_some)]
@@ -222,8 +230,7 @@ WorkerModules: TypeAlias = Annotated[list[str] | None, _modules(_split)]
 
 TaskModules: TypeAlias = Annotated[
     list[str] | None,
-    option(
-        Panel.WHAT,
+    what(
         "--module -m",
         "A module that defines the task. Its types check the arguments.",
         "MODULE",
@@ -232,20 +239,15 @@ TaskModules: TypeAlias = Annotated[
     ),
 ]
 
-Json: TypeAlias = Annotated[bool, option(Panel.OUTPUT, "--json", "Print JSON.")]
+Json: TypeAlias = Annotated[bool, out("--json", "Print JSON.")]
 
-Wide: TypeAlias = Annotated[
-    bool, option(Panel.OUTPUT, "--wide", "Show every column of a table, and cut nothing.")
-]
+Wide: TypeAlias = Annotated[bool, out("--wide", "Show every column of a table, and cut nothing.")]
 
-Concurrency: TypeAlias = Annotated[
-    int, option(Panel.HOW, "--concurrency -c", "How many jobs run at once.", "N", min=1)
-]
+Concurrency: TypeAlias = Annotated[int, how("--concurrency -c", "How many jobs run at once.", "N", min=1)]
 
 Functions: TypeAlias = Annotated[
     list[str] | None,
-    option(
-        Panel.WHAT,
+    what(
         "--function -f",
         "Serve only tasks of this name, such as 'thumb*'. May be repeated.",
         "PATTERN",
@@ -254,34 +256,23 @@ Functions: TypeAlias = Annotated[
 ]
 
 Level: TypeAlias = Annotated[
-    LogLevel,
-    option(Panel.OUTPUT, "--log-level", "What to log: debug, info, warning or error.", "LEVEL"),
+    LogLevel, out("--log-level", "What to log: debug, info, warning or error.", "LEVEL")
 ]
 
-LogJson: TypeAlias = Annotated[bool, option(Panel.OUTPUT, "--log-json", "Log JSON, one object a line.")]
+LogJson: TypeAlias = Annotated[bool, out("--log-json", "Log JSON, one object a line.")]
 
 Timeout: TypeAlias = Annotated[
-    float | None,
-    option(Panel.HOW, "--timeout", "The longest wait for the result, such as 30s.", "DURATION"),
+    float | None, how("--timeout", "The longest wait for the result, such as 30s.", "DURATION")
 ]
 
-Verbose: TypeAlias = Annotated[
-    bool, option(Panel.OUTPUT, "--verbose -v", "Show the worker's traceback if the task fails.")
-]
+Verbose: TypeAlias = Annotated[bool, out("--verbose -v", "Show the worker's traceback if the task fails.")]
 
 Data: TypeAlias = Annotated[
-    Path | None,
-    option(
-        Panel.WHERE,
-        "--data",
-        "The folder for jobs.",
-        "DIR",
-        default="~/.local/share/gearflow/PORT",
-    ),
+    Path | None, where("--data", "The folder for jobs.", "DIR", default="~/.local/share/gearflow/PORT")
 ]
 
 Port: TypeAlias = Annotated[
-    int, option(Panel.WHERE, "--port -p", "The TCP port. 0 takes a free one.", "PORT", min=0, max=65535)
+    int, where("--port -p", "The TCP port. 0 takes a free one.", "PORT", min=0, max=65535)
 ]
 
 # None of the following has a variable. In an environment that sets it, a command would select other jobs than
@@ -289,7 +280,7 @@ Port: TypeAlias = Annotated[
 
 
 def _one_job(text: str) -> Any:
-    return typer.Argument(metavar="HANDLE", callback=_name, help=text, rich_help_panel=Panel.JOBS)
+    return argument(Panel.JOBS, "HANDLE", text, callback=_name)
 
 
 JobName: TypeAlias = Annotated[str, _one_job("The job's handle. With --unique, the function's name.")]
@@ -300,8 +291,7 @@ OneHandle: TypeAlias = Annotated[str | None, _one_job("The dead letter's handle.
 
 JobUnique: TypeAlias = Annotated[
     str | None,
-    option(
-        Panel.JOBS,
+    jobs(
         "--unique",
         "The last job with this key, of the function in HANDLE's place.",
         "KEY",
@@ -311,19 +301,12 @@ JobUnique: TypeAlias = Annotated[
 ]
 
 Function: TypeAlias = Annotated[
-    str,
-    typer.Argument(
-        metavar="FUNCTION",
-        callback=_name,
-        help="The function's full or bare name.",
-        rich_help_panel=Panel.JOBS,
-    ),
+    str, argument(Panel.JOBS, "FUNCTION", "The function's full or bare name.", callback=_name)
 ]
 
 OfFunction: TypeAlias = Annotated[
     str | None,
-    option(
-        Panel.JOBS,
+    jobs(
         "--function -f",
         "The dead letters of this function, by its full or bare name.",
         "FUNCTION",
@@ -332,45 +315,32 @@ OfFunction: TypeAlias = Annotated[
     ),
 ]
 
-All: TypeAlias = Annotated[bool, option(Panel.JOBS, "--all", "All dead letters.", env=None)]
+All: TypeAlias = Annotated[bool, jobs("--all", "All dead letters.", env=None)]
 
-Yes: TypeAlias = Annotated[bool, option(Panel.HOW, "--yes -y", "Do not ask first.", env=None)]
+Yes: TypeAlias = Annotated[bool, how("--yes -y", "Do not ask first.", env=None)]
 
 
 def _security(
     *,
     tls: Annotated[
-        bool | None,
-        option(Panel.TLS, "--tls/--no-tls", "Use TLS.", default="if another TLS option is given"),
+        bool | None, tls("--tls/--no-tls", "Use TLS.", default="if another TLS option is given")
     ] = None,
     tls_ca: Annotated[
-        Path | None,
-        option(Panel.TLS, "--tls-ca", "The authorities to trust, in place of the system's.", "FILE"),
+        Path | None, tls("--tls-ca", "The authorities to trust, in place of the system's.", "FILE")
     ] = None,
     tls_cert: Annotated[
-        Path | None,
-        option(Panel.TLS, "--tls-cert", "Your own certificate, for servers that require one.", "FILE"),
+        Path | None, tls("--tls-cert", "Your own certificate, for servers that require one.", "FILE")
     ] = None,
     tls_key: Annotated[
-        Path | None, option(Panel.TLS, "--tls-key", "Its key, if it is not in the same file.", "FILE")
+        Path | None, tls("--tls-key", "Its key, if it is not in the same file.", "FILE")
     ] = None,
     tls_server_name: Annotated[
         str | None,
-        option(
-            Panel.TLS,
-            "--tls-server-name",
-            "The name in the servers' certificates, if not their host's.",
-            "NAME",
-        ),
+        tls("--tls-server-name", "The name in the servers' certificates, if not their host's.", "NAME"),
     ] = None,
     token_file: Annotated[
         Path | None,
-        option(
-            Panel.TLS,
-            "--token-file",
-            "The token, for servers that require one. Or set GEARFLOW_TOKEN.",
-            "FILE",
-        ),
+        tls("--token-file", "The token, for servers that require one. Or set GEARFLOW_TOKEN.", "FILE"),
     ] = None,
 ) -> None:
     """Set the environment variables of these options, and check them.
@@ -388,7 +358,12 @@ def _security(
     }
     os.environ.update({name: str(value) for name, value in given.items() if value is not None})
     if any(name.startswith(("GEARFLOW_TLS", "GEARFLOW_TOKEN")) for name in os.environ):
-        check()
+        from gearflow.client import Security
+
+        try:
+            Security.of()
+        except ValueError as error:
+            raise Failure(ExitCode.MISCONFIGURED, str(error)) from None
 
 
 def prefer(token_file: Path | None) -> None:
@@ -396,20 +371,6 @@ def prefer(token_file: Path | None) -> None:
     if token_file is not None and str(token_file) != os.environ.get("GEARFLOW_TOKEN_FILE"):
         os.environ.pop("GEARFLOW_TOKEN", None)
         os.environ["GEARFLOW_TOKEN_FILE"] = str(token_file)
-
-
-def check() -> None:
-    """Check the environment variables for TLS and the token.
-
-    Raises:
-        Failure: A value cannot be used.
-    """
-    from gearflow.client import Security
-
-    try:
-        Security.of()
-    except ValueError as error:
-        raise Failure(ExitCode.MISCONFIGURED, str(error)) from None
 
 
 def secured(command: Callable[..., None]) -> Callable[..., None]:

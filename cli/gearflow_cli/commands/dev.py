@@ -17,8 +17,7 @@ from gearflow_cli import imports, logs, options
 from gearflow_cli.commands import server as server_command
 from gearflow_cli.commands import worker
 from gearflow_cli.errors import tell
-from gearflow_cli.help import Panel
-from gearflow_cli.options import LogLevel, option
+from gearflow_cli.options import LogLevel, how
 from gearflow_cli.process import reload as watching
 from gearflow_cli.process import supervise
 from gearflow_cli.process.signals import ending_at_once
@@ -41,10 +40,7 @@ def dev(
     concurrency: options.Concurrency = 10,
     functions: options.Functions = None,
     reload: Annotated[
-        bool,
-        option(
-            Panel.HOW, "--reload/--no-reload", "Load new code in a new worker process when a file changes."
-        ),
+        bool, how("--reload/--no-reload", "Load new code in a new worker process when a file changes.")
     ] = True,
     log_level: options.Level = LogLevel.INFO,
     log_json: options.LogJson = False,

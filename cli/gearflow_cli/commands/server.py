@@ -19,7 +19,7 @@ from gearflow_cli import logs, options, output
 from gearflow_cli.commands.pause import counted
 from gearflow_cli.errors import ExitCode, Failure, tell
 from gearflow_cli.help import HelpCommand, HelpGroup, Panel, variable
-from gearflow_cli.options import LogLevel, option
+from gearflow_cli.options import LogLevel, argument, how, limit, tls, where
 
 if TYPE_CHECKING:
     from gearflow.server import ServerSettings
@@ -61,10 +61,7 @@ def recover_folder(folder: Path) -> None:
 
 def backup(
     context: typer.Context,
-    file: Annotated[
-        Path,
-        typer.Argument(metavar="FILE", help="The copy. It must not exist yet.", rich_help_panel=Panel.OUTPUT),
-    ],
+    file: Annotated[Path, argument(Panel.OUTPUT, "FILE", "The copy. It must not exist yet.")],
     data: options.Data = None,
     port: options.Port = 4730,
 ) -> None:
@@ -136,40 +133,26 @@ class SyncMode(StrEnum):
     OFF = "off"
 
 
-def _tls(name: str, text: str) -> Any:
+def _server_tls(name: str, text: str) -> Any:
     """Declare a file for TLS. Its variable is not the client's, because both may share an environment."""
-    return option(Panel.TLS, name, text, "FILE", env=variable(name, "GEARFLOW_SERVER"))
-
-
-def _limit(name: str, text: str, metavar: str, default: str) -> Any:
-    return option(Panel.LIMITS, name, text, metavar, default=default)
+    return tls(name, text, "FILE", env=variable(name, "GEARFLOW_SERVER"))
 
 
 @app.callback(invoke_without_command=True)
 def server(
     context: typer.Context,
     port: options.Port = 4730,
-    listen: Annotated[
-        str, option(Panel.WHERE, "--listen -L", "The address to listen on.", "HOST")
-    ] = "127.0.0.1",
+    listen: Annotated[str, where("--listen -L", "The address to listen on.", "HOST")] = "127.0.0.1",
     data: options.Data = None,
     memory: Annotated[
-        bool,
-        option(Panel.WHERE, "--memory", "Keep jobs and results in memory only, and lose them at the end."),
+        bool, where("--memory", "Keep jobs and results in memory only, and lose them at the end.")
     ] = False,
     recover: Annotated[
-        bool,
-        option(
-            Panel.WHERE,
-            "--recover",
-            "First save what is readable of a damaged file into a new one.",
-            env=None,
-        ),
+        bool, where("--recover", "First save what is readable of a damaged file into a new one.", env=None)
     ] = False,
     sync: Annotated[
         SyncMode,
-        option(
-            Panel.HOW,
+        how(
             "--sync",
             "If the machine fails, always loses no acknowledged background job, batch those of the last "
             "second, and off perhaps the file.",
@@ -178,8 +161,7 @@ def server(
     ] = SyncMode.BATCH,
     keep: Annotated[
         float | None,
-        option(
-            Panel.HOW,
+        how(
             "--keep",
             "How long to keep results, if a job does not say.",
             "DURATION",
@@ -188,70 +170,56 @@ def server(
         ),
     ] = None,
     keep_dead: Annotated[
-        float | None,
-        option(Panel.HOW, "--keep-dead", "How long to keep dead letters.", "DURATION", default="30d"),
+        float | None, how("--keep-dead", "How long to keep dead letters.", "DURATION", default="30d")
     ] = None,
     keep_bytes: Annotated[
         int | None,
-        option(
-            Panel.HOW,
-            "--keep-bytes",
-            "How much to keep of ended jobs.",
-            "SIZE",
-            default="none, 64M in memory",
-        ),
+        how("--keep-bytes", "How much to keep of ended jobs.", "SIZE", default="none, 64M in memory"),
     ] = None,
     max_deaths: Annotated[
         int | None,
-        option(
-            Panel.HOW,
-            "--max-deaths",
-            "Give a job up after this many workers died. 0: never.",
-            "N",
-            default="3",
-        ),
+        how("--max-deaths", "Give a job up after this many workers died. 0: never.", "N", default="3"),
     ] = None,
     tls_cert: Annotated[
-        Path | None,
-        _tls("--tls-cert", "Use TLS only, with this certificate and its chain (PEM)."),
+        Path | None, _server_tls("--tls-cert", "Use TLS only, with this certificate and its chain (PEM).")
     ] = None,
     tls_key: Annotated[
-        Path | None, _tls("--tls-key", "Its key, unencrypted, if it is in another file.")
+        Path | None, _server_tls("--tls-key", "Its key, unencrypted, if it is in another file.")
     ] = None,
     tls_ca: Annotated[
-        Path | None, _tls("--tls-ca", "Require a certificate that one of these authorities signed.")
+        Path | None, _server_tls("--tls-ca", "Require a certificate that one of these authorities signed.")
     ] = None,
     token_file: Annotated[
-        Path | None,
-        option(
-            Panel.TLS,
-            "--token-file",
-            "Require the token in this file. Or set GEARFLOW_TOKEN.",
-            "FILE",
-        ),
+        Path | None, tls("--token-file", "Require the token in this file. Or set GEARFLOW_TOKEN.", "FILE")
     ] = None,
     max_connections: Annotated[
-        int | None, _limit("--max-connections", "Connections at a time.", "N", "as open files allow")
+        int | None, limit("--max-connections", "Connections at a time.", "N", default="as open files allow")
     ] = None,
-    max_body: Annotated[int | None, _limit("--max-body", "A packet's body, below 4G.", "SIZE", "1G")] = None,
+    max_body: Annotated[
+        int | None, limit("--max-body", "A packet's body, below 4G.", "SIZE", default="1G")
+    ] = None,
     max_queued_bytes: Annotated[
-        int | None, _limit("--max-queued-bytes", "The payloads of all jobs together.", "SIZE", "none")
+        int | None, limit("--max-queued-bytes", "The payloads of all jobs together.", "SIZE", default="none")
     ] = None,
     max_pending_bytes: Annotated[
         int | None,
-        _limit("--max-pending-bytes", "Data for a slow reader, before its senders wait.", "SIZE", "64M"),
+        limit(
+            "--max-pending-bytes", "Data for a slow reader, before its senders wait.", "SIZE", default="64M"
+        ),
     ] = None,
     max_stall: Annotated[
         float | None,
-        _limit("--max-stall", "The wait for a slow reader, before it is closed.", "DURATION", "30s"),
+        limit("--max-stall", "The wait for a slow reader, before it is closed.", "DURATION", default="30s"),
     ] = None,
     max_packet_time: Annotated[
         float | None,
-        _limit("--max-packet-time", "The wait for a packet, plus 1 s per MiB.", "DURATION", "60s"),
+        limit("--max-packet-time", "The wait for a packet, plus 1 s per MiB.", "DURATION", default="60s"),
     ] = None,
-    max_function: Annotated[int | None, _limit("--max-function", "A function's name.", "SIZE", "8K")] = None,
-    max_unique: Annotated[int | None, _limit("--max-unique", "A job's unique.", "SIZE", "64")] = None,
-    max_line: Annotated[int | None, _limit("--max-line", "A text command.", "SIZE", "8K")] = None,
+    max_function: Annotated[
+        int | None, limit("--max-function", "A function's name.", "SIZE", default="8K")
+    ] = None,
+    max_unique: Annotated[int | None, limit("--max-unique", "A job's unique.", "SIZE", default="64")] = None,
+    max_line: Annotated[int | None, limit("--max-line", "A text command.", "SIZE", default="8K")] = None,
     log_level: options.Level = LogLevel.WARNING,
     log_json: options.LogJson = False,
 ) -> None:
@@ -304,7 +272,7 @@ def server(
     logs.to_stderr(log_level.value, json=log_json)
     if recover and folder is not None:
         recover_folder(folder)
-    _raise_file_limit()
+    _raise_filelimit()
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(_serve(settings))
 
@@ -345,7 +313,7 @@ def _token(file: Path | None) -> str | None:
         raise Failure(ExitCode.MISCONFIGURED, str(error)) from None
 
 
-def _raise_file_limit() -> None:
+def _raise_filelimit() -> None:
     """Allow as many open files, and so connections, as the system permits."""
     import resource
 

@@ -12,7 +12,7 @@ import typer
 from gearflow_cli import arguments, function_names, imports, options, output, server_queries
 from gearflow_cli.errors import ExitCode, Failure, tell
 from gearflow_cli.help import Panel
-from gearflow_cli.options import option
+from gearflow_cli.options import argument, how, what, where
 from gearflow_cli.progress import ProgressView
 from gearflow_cli.submit_options import SubmitChoices
 
@@ -50,94 +50,61 @@ class _Typed:
 
 def submit(
     context: typer.Context,
-    name: Annotated[
-        str,
-        typer.Argument(
-            metavar="NAME", help="The task's full name, or its end after a dot.", rich_help_panel=Panel.WHAT
-        ),
-    ],
+    name: Annotated[str, argument(Panel.WHAT, "NAME", "The task's full name, or its end after a dot.")],
     given: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="ARGUMENT",
-            help="key=value, or one payload: a JSON object, @FILE, or - for standard input.",
-            rich_help_panel=Panel.WHAT,
+        argument(
+            Panel.WHAT,
+            "ARGUMENT",
+            "key=value, or one payload: a JSON object, @FILE, or - for standard input.",
         ),
     ] = None,
     modules: options.TaskModules = None,
-    raw: Annotated[
-        bool, option(Panel.WHAT, "--raw", "Send the one argument as it is, without a check.")
-    ] = False,
+    raw: Annotated[bool, what("--raw", "Send the one argument as it is, without a check.")] = False,
     background: Annotated[
-        bool, option(Panel.HOW, "--bg -b", "Do not wait for the result. Print the handle alone.")
+        bool, how("--bg -b", "Do not wait for the result. Print the handle alone.")
     ] = False,
     timeout: options.Timeout = None,
     delay: Annotated[
         float | None,
-        option(
-            Panel.HOW, "--delay", "Do not start before this time has passed. With --bg.", "DURATION", env=None
-        ),
+        how("--delay", "Do not start before this time has passed. With --bg.", "DURATION", env=None),
     ] = None,
     at: Annotated[
         datetime | None,
-        option(
-            Panel.HOW,
-            "--at",
-            "Do not start before this time, such as 2030-12-24T18:00. With --bg.",
-            "TIME",
-            env=None,
-        ),
+        how("--at", "Do not start before this time, such as 2030-12-24T18:00. With --bg.", "TIME", env=None),
     ] = None,
     expires: Annotated[
-        float | None,
-        option(Panel.HOW, "--expires", "Give the job up if it has not started after this time.", "DURATION"),
+        float | None, how("--expires", "Give the job up if it has not started after this time.", "DURATION")
     ] = None,
     priority: Annotated[
         Any,  # a Priority, whose module is imported only when it is needed
-        option(Panel.HOW, "--priority", "Among the waiting jobs of the function.", options.PRIORITIES),
+        how("--priority", "Among the waiting jobs of the function.", options.PRIORITIES),
     ] = None,
     unique: Annotated[
-        str | None,
-        option(Panel.HOW, "--unique", "Join the waiting or running job with the same key.", "KEY", env=None),
+        str | None, how("--unique", "Join the waiting or running job with the same key.", "KEY", env=None)
     ] = None,
     reuse: Annotated[
-        bool | None,
-        option(Panel.HOW, "--reuse", "Take a kept result with the same key as the answer.", env=None),
+        bool | None, how("--reuse", "Take a kept result with the same key as the answer.", env=None)
     ] = None,
     resubmit: Annotated[
         bool | None,
-        option(
-            Panel.HOW,
-            "--resubmit",
-            "Submit the job again if its server is lost. It may then run more than once.",
-        ),
+        how("--resubmit", "Submit the job again if its server is lost. It may then run more than once."),
     ] = None,
     keep: Annotated[
         float | None,
-        option(
-            Panel.HOW,
-            "--keep",
-            "How long the server keeps the result, such as 7d. 0: not at all.",
-            "DURATION",
-        ),
+        how("--keep", "How long the server keeps the result, such as 7d. 0: not at all.", "DURATION"),
     ] = None,
     retries: Annotated[
-        int | None,
-        option(
-            Panel.HOW, "--retries", "How many more runs may follow if the task fails.", "N", min=0, max=1000
-        ),
+        int | None, how("--retries", "How many more runs may follow if the task fails.", "N", min=0, max=1000)
     ] = None,
     run_limit: Annotated[
-        float | None,
-        option(Panel.HOW, "--run-limit", "How long a run may take on the worker, such as 30s.", "DURATION"),
+        float | None, how("--run-limit", "How long a run may take on the worker, such as 30s.", "DURATION")
     ] = None,
     servers: options.Servers = None,
     spread: Annotated[
         bool | None,
-        option(
-            Panel.WHERE,
-            "--spread",
-            "Share the load between all servers, by key or in turn, and not only use the first.",
+        where(
+            "--spread", "Share the load between all servers, by key or in turn, and not only use the first."
         ),
     ] = None,
     verbose: options.Verbose = False,

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 from gearflow_cli import imports, options, output
 from gearflow_cli.errors import ExitCode, Failure
-from gearflow_cli.help import Panel
-from gearflow_cli.options import option
+from gearflow_cli.options import out
 
 if TYPE_CHECKING:
     from gearflow.tasks import Retry, Task
@@ -20,10 +19,7 @@ _SECONDS: Final = ("timeout", "keep", "expires")
 def tasks(
     modules: options.Modules,
     explain: Annotated[
-        bool,
-        option(
-            Panel.OUTPUT, "--explain", "Show each task's options, and when it runs again after a failure."
-        ),
+        bool, out("--explain", "Show each task's options, and when it runs again after a failure.")
     ] = False,
     wide: options.Wide = False,
     as_json: options.Json = False,

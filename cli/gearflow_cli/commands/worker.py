@@ -10,8 +10,7 @@ import typer
 
 from gearflow_cli import imports, logs, options, output
 from gearflow_cli.errors import ExitCode, Failure, tell
-from gearflow_cli.help import Panel
-from gearflow_cli.options import LogLevel, option
+from gearflow_cli.options import LogLevel, how, where
 from gearflow_cli.process import supervise
 from gearflow_cli.process.restart import restart
 from gearflow_cli.process.signals import Signals, ending_at_once
@@ -89,8 +88,7 @@ def worker(
     concurrency: options.Concurrency = 10,
     processes: Annotated[
         int | None,
-        option(
-            Panel.HOW,
+        how(
             "--processes",
             "Worker processes. auto: one for each available CPU.",
             "N|auto",
@@ -102,18 +100,11 @@ def worker(
     functions: options.Functions = None,
     drain: Annotated[
         float | None,
-        option(
-            Panel.HOW,
-            "--drain",
-            "How long running jobs may take at a stop.",
-            "DURATION",
-            default="no limit",
-        ),
+        how("--drain", "How long running jobs may take at a stop.", "DURATION", default="no limit"),
     ] = None,
     watchdog: Annotated[
         float | None,
-        option(
-            Panel.HOW,
+        how(
             "--watchdog",
             "Replace a process if its event loop is blocked for this long.",
             "DURATION",
@@ -121,12 +112,11 @@ def worker(
         ),
     ] = None,
     max_tasks: Annotated[
-        int | None, option(Panel.HOW, "--max-tasks", "Replace a process after about N runs.", "N", min=1)
+        int | None, how("--max-tasks", "Replace a process after about N runs.", "N", min=1)
     ] = None,
     max_rss: Annotated[
         int | None,
-        option(
-            Panel.HOW,
+        how(
             "--max-rss",
             "Replace a process that uses about this much memory, such as 512M.",
             "SIZE",
@@ -135,46 +125,25 @@ def worker(
     ] = None,
     process_max_tasks: Annotated[
         int | None,
-        option(
-            Panel.HOW,
-            "--process-max-tasks",
-            "The same for the processes of tasks with executor='process'.",
-            "N",
-            min=1,
+        how(
+            "--process-max-tasks", "The same for the processes of tasks with executor='process'.", "N", min=1
         ),
     ] = None,
     process_max_rss: Annotated[
         int | None,
-        option(
-            Panel.HOW,
-            "--process-max-rss",
-            "The same for these processes, after a run.",
-            "SIZE",
-            parser=options.memory,
-        ),
+        how("--process-max-rss", "The same for these processes, after a run.", "SIZE", parser=options.memory),
     ] = None,
     gearmand_exceptions: Annotated[
-        bool,
-        option(
-            Panel.HOW,
-            "--gearmand-exceptions",
-            "On C gearmand, send WORK_EXCEPTION alone, for PHP clients.",
-        ),
+        bool, how("--gearmand-exceptions", "On C gearmand, send WORK_EXCEPTION alone, for PHP clients.")
     ] = False,
-    burst: Annotated[
-        bool,
-        option(Panel.HOW, "--burst", "End when no server has a job for this worker."),
-    ] = False,
-    reload: Annotated[bool, option(Panel.HOW, "--reload", "Load new code when a file changes.")] = False,
+    burst: Annotated[bool, how("--burst", "End when no server has a job for this worker.")] = False,
+    reload: Annotated[bool, how("--reload", "Load new code when a file changes.")] = False,
     check_only: Annotated[
-        bool,
-        option(Panel.WHERE, "--check", "Only ask each server whether it answers. Needs no MODULE.", env=None),
+        bool, where("--check", "Only ask each server whether it answers. Needs no MODULE.", env=None)
     ] = False,
     check_timeout: Annotated[
         float | None,
-        option(
-            Panel.WHERE, "--check-timeout", "How long --check waits for answers.", "DURATION", default="5s"
-        ),
+        where("--check-timeout", "How long --check waits for answers.", "DURATION", default="5s"),
     ] = None,
     log_level: options.Level = LogLevel.INFO,
     log_json: options.LogJson = False,
