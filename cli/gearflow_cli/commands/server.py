@@ -61,7 +61,7 @@ def recover_folder(folder: Path) -> None:
 
 def backup(
     context: typer.Context,
-    file: Annotated[Path, argument(Panel.OUTPUT, "FILE", "The copy. It must not exist yet.")],
+    file: Annotated[Path, argument(Panel.WHERE, "FILE", "The copy. It must not exist yet.")],
     data: options.Data = None,
     port: options.Port = 4730,
 ) -> None:
