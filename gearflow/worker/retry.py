@@ -24,7 +24,6 @@ import math
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import anyio
 
@@ -46,8 +45,7 @@ from gearflow.tasks.control_flow import Fail
 from gearflow.tasks.remote_errors import encode_failure
 from gearflow.worker.connection import WorkerConnection
 from gearflow.worker.event_loop import Loop, LoopStarted
-from gearflow.worker.executor import AnyTask
-from gearflow.worker.retry_policy import GiveUp, RetryAfter, Verdict, decide
+from gearflow.worker.retry_policy import GiveUp, RetryAfter, RetryDecision, decide
 from gearflow.worker.run import Run
 from gearflow.worker.slots import SlotAllocator
 
@@ -58,19 +56,9 @@ class Held:
     It has no slot. It is still this worker's at the server, which hands it on when the connection goes.
     """
 
-    def __init__(
-        self,
-        task: AnyTask,
-        handle: bytes,
-        connection: WorkerConnection,
-        workload: bytes,
-        log_fields: dict[str, Any],
-    ) -> None:
-        self.task = task
-        self.handle = handle
-        self.connection = connection
+    def __init__(self, run: Run, workload: bytes) -> None:
+        self.run = run  # the one before
         self.workload = workload
-        self.log_fields = log_fields
         self.begin: Callable[[], None]
         self.wait: LoopStarted
 
@@ -93,7 +81,7 @@ class Holding:
 
     def drop(self, connection: WorkerConnection | None = None) -> list[Held]:
         """Hold those of a connection, or all, no longer; returns them."""
-        dropped = [job for job in self._held if connection is None or job.connection is connection]
+        dropped = [job for job in self._held if connection is None or job.run.connection is connection]
         for job in dropped:
             self._held.discard(job)
             job.wait.cancel()
@@ -124,12 +112,12 @@ async def handle_failure(
     if run.is_for_nobody:
         run.end(_failure(run, error, gearmand_exceptions))
         return error
-    verdict = _verdict(run, error)
-    if isinstance(verdict, GiveUp):
-        run.end(_failure(run, verdict.error, gearmand_exceptions))
-        return verdict.error
+    decision = _decide(run, error)
+    if isinstance(decision, GiveUp):
+        run.end(_failure(run, decision.error, gearmand_exceptions))
+        return decision.error
     try:
-        await _run_again(run, workload, verdict, holding)
+        await _run_again(run, workload, decision, holding)
     except ConnectionLost:
         run.handed_on = True
     except anyio.get_cancelled_exc_class():
@@ -142,11 +130,11 @@ async def handle_failure(
             )
         run.end(_failure(run, error, gearmand_exceptions))
     else:
-        run.retry = verdict
+        run.retry = decision
     return error
 
 
-def _verdict(run: Run, error: BaseException) -> Verdict:
+def _decide(run: Run, error: BaseException) -> RetryDecision:
     plan = run.envelope.retries
     retries = run.task.retries if plan is None else Retry.from_plan(plan)
     try:
@@ -200,7 +188,7 @@ async def _run_again(run: Run, workload: bytes, retry: RetryAfter, holding: Hold
     if not connection.is_basic and not run.envelope.detached:
         connection.outbox.add(run.handle, encode(WorkWarning(run.handle, retry.reason.encode())))
         connection.wake()
-    holding.hold(Held(run.task, run.handle, connection, following, run.log_fields()), retry.delay)
+    holding.hold(Held(run, following), retry.delay)
 
 
 def _following(run: Run, workload: bytes, retry: RetryAfter) -> bytes:

@@ -51,7 +51,7 @@ class GiveUp:
     """The one that callers and the log get."""
 
 
-Verdict: TypeAlias = RetryAfter | GiveUp
+RetryDecision: TypeAlias = RetryAfter | GiveUp
 
 
 def decide(
@@ -60,7 +60,7 @@ def decide(
     attempt: int,
     *,
     draw: Callable[[], float] = random.random,
-) -> Verdict:
+) -> RetryDecision:
     """What becomes of a job whose run, the ``attempt``-th that counts, ended so.
 
     ``draw`` gives a number from 0 to 1. Raises what a user's ``backoff`` raises.

@@ -166,7 +166,7 @@ class Runner:
         for run in self._runs_of(connection):
             run.hand_on()
         for job in self._holding.drop(connection):
-            log_handed_on(job.log_fields)
+            log_handed_on(job.run)
         if self._burst is not None:
             self._burst.run_ended()  # if it had jobs that were held
             self._burst.changed()
@@ -183,7 +183,7 @@ class Runner:
 
     def _resume(self, job: Held) -> None:
         """A job that was held has a slot for its next run."""
-        self._begin(job.task, job.handle, job.connection, job.workload)
+        self._begin(job.run.task, job.run.handle, job.run.connection, job.workload)
 
     async def _perform(self, run: Run, workload: bytes) -> None:
         """The life of one run. Raises nothing but its cancellation."""

@@ -95,9 +95,9 @@ class RunStats:
             await anyio.sleep(interval)
 
 
-def log_handed_on(fields: dict[str, object]) -> None:
-    """Log that a job which waited here for its next run is another worker's now."""
-    logger.warning("job handed on", extra={**fields, "outcome": str(RunOutcome.HANDED_ON)})
+def log_handed_on(run: Run) -> None:
+    """Log that a job which waited here for its next run after this one is another worker's now."""
+    logger.warning("job handed on", extra={**run.log_fields(), "outcome": str(RunOutcome.HANDED_ON)})
 
 
 def _outcome_of(run: Run, failure: BaseException | None) -> RunOutcome:

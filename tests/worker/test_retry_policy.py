@@ -10,7 +10,7 @@ from gearflow.errors import PayloadInvalid, TaskTimeout
 from gearflow.tasks import Retry
 from gearflow.tasks.control_flow import Discard, Snooze, TryAgain
 from gearflow.tasks.control_flow import Fail as PlainFail
-from gearflow.worker.retry_policy import LONGEST_DELAY, GiveUp, RetryAfter, Verdict, decide
+from gearflow.worker.retry_policy import LONGEST_DELAY, GiveUp, RetryAfter, RetryDecision, decide
 
 MORE = Retry(3, backoff=2.0, jitter=False)
 
@@ -50,7 +50,7 @@ def caused(error: BaseException, cause: BaseException) -> BaseException:
 class Case:
     error: BaseException
     retries: Retry | None
-    verdict: Verdict
+    verdict: RetryDecision
     attempt: int = 1
 
 
