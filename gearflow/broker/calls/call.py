@@ -88,7 +88,7 @@ class CallFailed(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class ServerCall:
     """One call: its connection, its handle, and its workload."""
 
     session: Session

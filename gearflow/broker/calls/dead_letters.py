@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Final, NamedTuple
 
 from gearflow.broker import serialization
-from gearflow.broker.calls.call import KNOWN, BrokerParts, Call, CallFailed, Keep, Steps
+from gearflow.broker.calls.call import KNOWN, BrokerParts, CallFailed, Keep, ServerCall, Steps
 from gearflow.broker.calls.results import ResultCalls
 from gearflow.broker.storage import Change, Forgotten, JobRecord, Revived, StoredJob
 from gearflow.protocol import server_calls as api
@@ -34,7 +34,7 @@ class DeadLetterCalls:
         self._acted_on: set[int] = set()  # that are being replayed or purged
         self._reviving: set[tuple[bytes, bytes]] = set()  # functions and uniques of those being replayed
 
-    def dead(self, call: Call) -> Steps:
+    def dead(self, call: ServerCall) -> Steps:
         """Do what the request says."""
         request = call.read(api.DeadRequest)
         yield KNOWN

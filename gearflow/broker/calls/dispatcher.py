@@ -10,11 +10,11 @@ from gearflow.broker.calls.call import (
     KNOWN,
     STATES,
     BrokerParts,
-    Call,
     CallFailed,
     EndOf,
     JobEnd,
     Keep,
+    ServerCall,
     Steps,
     read,
 )
@@ -42,7 +42,7 @@ class ServerCalls:
         self._journal = parts.core.journal
         self._submit = SubmitCalls(parts)
         results, operations = ResultCalls(parts), OperationCalls(parts)
-        self._functions: dict[bytes, Callable[[Call], Steps | api.Message | None]] = {
+        self._functions: dict[bytes, Callable[[ServerCall], Steps | api.Message | None]] = {
             api.AUTH: operations.auth,
             api.RESULT: results.result,
             api.INFO: results.info,
@@ -73,7 +73,7 @@ class ServerCalls:
             self._fail(call, CallFailed("gearflow:unknown", text))
         return False
 
-    def _run(self, call: Call, function: Callable[[Call], Steps | api.Message | None]) -> None:
+    def _run(self, call: ServerCall, function: Callable[[ServerCall], Steps | api.Message | None]) -> None:
         try:
             steps = function(call)
         except CallFailed as failed:
@@ -128,15 +128,15 @@ class ServerCalls:
                 self._parts.submissions.answer(session, None, False, refused)
         return None
 
-    def _open(self, session: Session, workload: Body) -> Call:
+    def _open(self, session: Session, workload: Body) -> ServerCall:
         """Accept a call."""
         handle = self._parts.core.handles.handle(self._parts.core.handles.next())
         self._parts.core.outgoing.respond(session, PacketType.JOB_CREATED, handle)
-        return Call(session, handle, bytes(workload))
+        return ServerCall(session, handle, bytes(workload))
 
     # ------------------------------------------------------------------------------------- the steps
 
-    def _resume(self, call: Call | None, steps: Steps, value: Any) -> None:
+    def _resume(self, call: ServerCall | None, steps: Steps, value: Any) -> None:
         """Run a call until it waits or ends. ``value`` is what it waited for."""
         try:
             while True:
@@ -157,7 +157,7 @@ class ServerCalls:
         else:
             self._wait_for_store(call, steps, wait)
 
-    def _wait_for_store(self, call: Call | None, steps: Steps, wait: object) -> None:
+    def _wait_for_store(self, call: ServerCall | None, steps: Steps, wait: object) -> None:
         if wait is KNOWN:
             self._journal.keep(None, lambda _error: self._resume(call, steps, None))
             return
@@ -167,7 +167,7 @@ class ServerCalls:
             self._journal.keep(change, reasons.append)
         self._journal.keep(None, lambda _error: self._resume(call, steps, reasons))
 
-    def _wait_for_end(self, call: Call, steps: Steps, wait: EndOf) -> None:
+    def _wait_for_end(self, call: ServerCall, steps: Steps, wait: EndOf) -> None:
         if not call.session.is_open:
             return
         waiter = ResultWaiter(call.session, call.handle, wait.job, partial(self._ended, call, steps))
@@ -176,10 +176,10 @@ class ServerCalls:
             give_up = partial(self._give_up, call, waiter)
             core.timers.add(core.clock.unix() + wait.timeout, give_up, waiter.is_waiting)
 
-    def _ended(self, call: Call, steps: Steps, outcome: JobOutcome, body: Body) -> None:
+    def _ended(self, call: ServerCall, steps: Steps, outcome: JobOutcome, body: Body) -> None:
         self._resume(call, steps, JobEnd(outcome, body))
 
-    def _give_up(self, call: Call, waiter: ResultWaiter) -> None:
+    def _give_up(self, call: ServerCall, waiter: ResultWaiter) -> None:
         waiter.stop()
         handle = self._parts.core.handles.handle(waiter.job.number).decode()
         text = f"job {handle} has not ended in time; it is {STATES[waiter.job.state]}"
@@ -187,7 +187,7 @@ class ServerCalls:
 
     # -------------------------------------------------------------------------------------- the ends
 
-    def _answer(self, call: Call | None, answer: api.Message | JobEnd | None) -> None:
+    def _answer(self, call: ServerCall | None, answer: api.Message | JobEnd | None) -> None:
         if call is None or answer is None or not call.session.is_open:
             return
         if isinstance(answer, JobEnd):
@@ -196,7 +196,7 @@ class ServerCalls:
             packet = PacketType.WORK_COMPLETE
             self._parts.core.outgoing.respond(call.session, packet, call.handle, answer.to_wire())
 
-    def _fail(self, call: Call | None, failed: CallFailed) -> None:
+    def _fail(self, call: ServerCall | None, failed: CallFailed) -> None:
         if call is None or not call.session.is_open:
             return
         outgoing, session, fault = self._parts.core.outgoing, call.session, failed.fault

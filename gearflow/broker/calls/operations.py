@@ -6,7 +6,7 @@ from collections.abc import Collection
 from itertools import islice
 from typing import Final
 
-from gearflow.broker.calls.call import KNOWN, BrokerParts, Call, CallFailed, Keep, Steps
+from gearflow.broker.calls.call import KNOWN, BrokerParts, CallFailed, Keep, ServerCall, Steps
 from gearflow.broker.job import JobState, QueuedJob
 from gearflow.broker.session import Session
 from gearflow.broker.storage import Rescheduled
@@ -27,11 +27,11 @@ class OperationCalls:
 
     # ---------------------------------------------------------------------------------- connections
 
-    def auth(self, call: Call) -> api.Message:
+    def auth(self, call: ServerCall) -> api.Message:
         """The connection is authenticated already: else nothing else of it is handled."""
         return api.Admitted()
 
-    def detach(self, call: Call) -> api.Message:
+    def detach(self, call: ServerCall) -> api.Message:
         """Detach this connection from a job, or end a call of ``gearflow:result`` of this connection."""
         handle = call.read(api.DetachRequest).handle.encode()
         waiter = call.session.waits.get(handle)
@@ -40,20 +40,20 @@ class OperationCalls:
             waiter.stop()
         return api.Done(jobs=int(detached or waiter is not None))
 
-    def events(self, call: Call) -> None:
+    def events(self, call: ServerCall) -> None:
         """Notify this worker of cancelled jobs from now on. The call never ends."""
         call.session.events = call.handle
         for job in call.session.running.values():  # it may have got them before this call
             self._parts.endings.end_if_unwanted(job)
 
-    def report(self, call: Call) -> api.Message:
+    def report(self, call: ServerCall) -> api.Message:
         """A worker reports its overdue runs."""
         report = call.read(api.ReportRequest)
         call.session.overdue = {name: count for name, count in report.overdue.items() if count}
         call.session.texts = report.texts
         return api.Done(jobs=sum(report.overdue.values()))
 
-    def workers(self, call: Call) -> api.Message:
+    def workers(self, call: ServerCall) -> api.Message:
         """List the workers."""
         call.read(api.WorkersRequest)
         workers = (_worker_info(session) for session in self._parts.core.sessions if session.abilities)
@@ -61,7 +61,7 @@ class OperationCalls:
 
     # ---------------------------------------------------------------------- jobs that a worker holds
 
-    def retry(self, call: Call) -> Steps:
+    def retry(self, call: ServerCall) -> Steps:
         """A worker hands back a job whose run failed, to be run again."""
         request = call.read(api.RetryRequest)
         session, handle = call.session, request.handle.encode()
@@ -87,7 +87,7 @@ class OperationCalls:
         self._parts.lifecycle.requeue(job, due)
         return api.Done(jobs=1)
 
-    def release(self, call: Call) -> api.Message:
+    def release(self, call: ServerCall) -> api.Message:
         """A worker hands back a job that it will not run."""
         request = call.read(api.ReleaseRequest)
         job = self._held(call, request.handle)
@@ -95,7 +95,7 @@ class OperationCalls:
         self._parts.lifecycle.requeue(job)
         return api.Done(jobs=1)
 
-    def _held(self, call: Call, handle: str) -> QueuedJob:
+    def _held(self, call: ServerCall, handle: str) -> QueuedJob:
         job = call.session.running.get(handle.encode())
         if job is None:
             raise CallFailed("gearflow:refused", f"this connection does not hold a job {handle}")
@@ -103,7 +103,7 @@ class OperationCalls:
 
     # -------------------------------------------------------------------------------- jobs in queues
 
-    def cancel(self, call: Call) -> Steps:
+    def cancel(self, call: ServerCall) -> Steps:
         """Cancel a job."""
         request = call.read(api.CancelRequest)
         handle = request.handle.encode()
@@ -114,7 +114,7 @@ class OperationCalls:
         self._check_written((job.number,))
         return api.Done(jobs=1)
 
-    def purge(self, call: Call) -> Steps:
+    def purge(self, call: ServerCall) -> Steps:
         """Cancel all jobs of a function that wait."""
         request = call.read(api.PurgeRequest)
         core = self._parts.core
@@ -142,7 +142,7 @@ class OperationCalls:
             text = "cancelled, but that could not be written: after a restart now it would run"
             raise CallFailed("gearflow:store", text)
 
-    def pause(self, call: Call) -> Steps:
+    def pause(self, call: ServerCall) -> Steps:
         """Pause a function, or resume it."""
         request = call.read(api.PauseRequest)
         name = request.function.encode()

@@ -13,10 +13,10 @@ from gearflow.broker.calls.call import (
     LANES,
     STATES,
     BrokerParts,
-    Call,
     CallFailed,
     EndOf,
     JobEnd,
+    ServerCall,
     Steps,
 )
 from gearflow.broker.job import NO_PROGRESS, JobDetails, JobState, QueuedJob
@@ -34,7 +34,7 @@ class ResultCalls:
         self._parts = parts
         self.functions: tuple[bytes, ...] = ()  # the reserved functions that the server has
 
-    def result(self, call: Call) -> Steps:
+    def result(self, call: ServerCall) -> Steps:
         """Wait for the end of a job, and end as the job ended."""
         request = call.read(api.ResultRequest)
         while True:
@@ -51,7 +51,7 @@ class ResultCalls:
             if record is not None:
                 return JobEnd(record.outcome, record.body)
 
-    def info(self, call: Call) -> Steps:
+    def info(self, call: ServerCall) -> Steps:
         """Describe a job, or the server where no job is named."""
         request = call.read(api.InfoRequest)
         name = request.job()
