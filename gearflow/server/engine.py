@@ -15,7 +15,7 @@ import ssl
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
@@ -24,7 +24,7 @@ from gearflow.broker.storage import Store
 from gearflow.security.tls import BadCertificate, server_context
 from gearflow.server import admin, tls
 from gearflow.server.connection import ServerConnection
-from gearflow.server.persistence import GroupCommitter, open_store
+from gearflow.server.persistence import CommitTimings, GroupCommitter, open_store
 from gearflow.server.settings import ServerSettings
 from gearflow.server.tls import TlsTransport
 
@@ -53,6 +53,8 @@ class Timings:
     last_write: float = 1.0
     """Time for peers to read what was already written to them when the server stops."""
 
+    commit: CommitTimings = field(default_factory=CommitTimings)
+
 
 class Engine:
     """A running server on the current event loop. Owns the broker, the connections and the timers.
@@ -60,15 +62,21 @@ class Engine:
     Args:
         settings: The server's settings.
         timings: Its time limits.
+        open_store: Opens the store.
 
     Raises:
         StoreError: The store cannot be used.
         BadCertificate: A TLS file cannot be used.
     """
 
-    def __init__(self, settings: ServerSettings, timings: Timings) -> None:
+    def __init__(
+        self,
+        settings: ServerSettings,
+        timings: Timings | None = None,
+        open_store: Callable[[ServerSettings], Store] = open_store,
+    ) -> None:
         self.settings = settings
-        self.timings = timings
+        self.timings = timings or Timings()
         self.peers: dict[Session, ServerConnection] = {}
         self.port = 0
         self.congested = 0  # connections whose pending bytes are at the limit
@@ -83,7 +91,9 @@ class Engine:
         except BaseException:
             store.close()
             raise
-        self._committer = GroupCommitter(self.broker.journal, store, settings.sync, self._schedule)
+        self._committer = GroupCommitter(
+            self.broker.journal, store, settings.sync, self._schedule, self.timings.commit
+        )
         self._most_connections = min(settings.max_connections or sys.maxsize, _most_connections())
         self._listener: asyncio.Server | None = None
         self._stopping = False

@@ -87,7 +87,7 @@ class JobServer:
 
     async def __aenter__(self) -> Self:
         if _in_asyncio():
-            self._engine = Engine(self.settings, Timings())
+            self._engine = Engine(self.settings)
             await self._engine.start()
         else:
             await anyio.to_thread.run_sync(self.__enter__)
@@ -116,11 +116,11 @@ class JobServer:
 
 def engine_thread(settings: ServerSettings, timings: Timings | None = None) -> LoopThread[Engine]:
     """An engine on an event loop in a thread of its own. ``start`` raises as ``JobServer`` does."""
-    return LoopThread(partial(_running, settings, timings or Timings()), "server", "JobServer", grace=0.0)
+    return LoopThread(partial(_running, settings, timings), "server", "JobServer", grace=0.0)
 
 
 @asynccontextmanager
-async def _running(settings: ServerSettings, timings: Timings) -> AsyncGenerator[Engine]:
+async def _running(settings: ServerSettings, timings: Timings | None) -> AsyncGenerator[Engine]:
     """An engine that listens, on the loop that runs here."""
     engine = Engine(settings, timings)
     await engine.start()

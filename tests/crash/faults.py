@@ -9,10 +9,11 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 
 from gearflow.broker.storage import Change, Store
 from gearflow.errors import StoreError
-from gearflow.server import engine as engine_module
 from gearflow.server.settings import FILE_NAME, ServerSettings
 from gearflow.stores import SqliteStore
 from gearflow.stores.sqlite.schema import Metadata
+
+OpenStore: TypeAlias = Callable[[ServerSettings], Store]
 
 How: TypeAlias = Literal["refused", "killed before", "killed within", "killed after"]
 
@@ -72,13 +73,9 @@ class FaultyStore(SqliteStore):
             act()
 
 
-def arm(fault: Fault) -> None:
-    """Have servers of this process use a store with that fault."""
-
-    def open_store(settings: ServerSettings) -> Store:
-        return FaultyStore(settings, fault)
-
-    engine_module.open_store = open_store  # type: ignore[attr-defined]  # the name that the engine imports
+def faulty(fault: Fault) -> OpenStore:
+    """Opens stores with that fault."""
+    return lambda settings: FaultyStore(settings, fault)
 
 
 def _die(*_: object) -> None:

@@ -21,13 +21,17 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from gearflow.runtime.eventloop import new_event_loop
-from gearflow.server import JobServer, ServerSettings, tune_garbage_collection
-from gearflow.server import persistence as keeping_module
+from gearflow.server import ServerSettings, tune_garbage_collection
+from gearflow.server.engine import Engine, Timings
+from gearflow.server.persistence import CommitTimings, open_store
 from tests.conftest import ROOT
 from tests.crash import faults
+from tests.crash.faults import OpenStore
 
 PATIENCE: Final = 30.0
 """Seconds after which what does not happen fails its test."""
+
+_TIMINGS: Final = Timings(commit=CommitTimings(retry=0.05, fault_over=0.0, idle=0.5))
 
 
 class NotStarted(Exception):
@@ -176,30 +180,27 @@ def _be_a_server(command: dict[str, Any], sender: int) -> int:
         os.dup2(old, new)
     logging.basicConfig(level="INFO", force=True, stream=sys.stderr)
     logging.getLogger().handlers[0].setFormatter(_Formatter("%(levelname)s %(message)s"))
-    keeping_module._AGAIN = 0.05  # type: ignore[misc]  # pyright: ignore[reportPrivateUsage]
-    keeping_module._LULL = 0.0  # type: ignore[misc]  # pyright: ignore[reportPrivateUsage]
-    keeping_module._SLOW = 0.5  # type: ignore[misc]  # pyright: ignore[reportPrivateUsage]
-    if command["fault"] is not None:
-        faults.arm(faults.Fault(**command["fault"]))
+    fault = command["fault"]
+    store = open_store if fault is None else faults.faulty(faults.Fault(**fault))
     settings = ServerSettings.model_validate(command["settings"])
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        return runner.run(_serve(settings, sender))
+        return runner.run(_serve(settings, store, sender))
 
 
-async def _serve(settings: ServerSettings, sender: int) -> int:
+async def _serve(settings: ServerSettings, store: OpenStore, sender: int) -> int:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    server = JobServer(settings)
     try:
-        await server.__aenter__()
+        engine = Engine(settings, _TIMINGS, store)
+        await engine.start()
     except Exception as error:  # noqa: BLE001  (whatever it is, the test is to see it)
         os.write(sender, json.dumps({"error": f"{type(error).__name__}: {error}"}).encode() + b"\n")
         return 1
     tune_garbage_collection()
-    os.write(sender, json.dumps({"port": server.port}).encode() + b"\n")
+    os.write(sender, json.dumps({"port": engine.port}).encode() + b"\n")
     os.close(sender)
     await stop.wait()
-    await server.__aexit__()
+    await engine.stop()
     return 0
 
 

@@ -182,10 +182,10 @@ def test_the_log_says_when_jobs_are_refused_and_when_that_is_over(nest: Nest, di
         for _ in range(19):
             assert isinstance(answer(client, p.SubmitJobBg(b"work", b"", bytes(9000))), p.Error)
         assert server.log.count("cannot write to the store") == 1
-        assert "is written to the store again" not in server.log
+        assert "the store can be written again" not in server.log
         disk.make_room(server)
         until_accepted(client, p.SubmitJobBg(b"work", b"", bytes(9000)))
-        over = re.search(r"what comes is written to the store again .* (\d+)$", server.log, re.MULTILINE)
+        over = re.search(r"the store can be written again .* (\d+)$", server.log, re.MULTILINE)
         assert over is not None
         assert int(over[1]) >= 20
     server.stop()

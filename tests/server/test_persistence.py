@@ -11,8 +11,7 @@ from gearflow.broker.storage import Change, JobRecord
 from gearflow.errors import StoreError
 from gearflow.protocol import packets as p
 from gearflow.protocol.codec import encode
-from gearflow.server import persistence
-from gearflow.server.persistence import GroupCommitter
+from gearflow.server.persistence import CommitTimings, GroupCommitter
 from gearflow.stores.memory import MemoryStore
 
 pytestmark = pytest.mark.parametrize("anyio_backend", ["asyncio"])
@@ -36,18 +35,15 @@ async def until(holds: Callable[[], bool]) -> None:
             await anyio.lowlevel.checkpoint()
 
 
-async def test_an_end_that_does_not_fit_keeps_no_other_from_being_written(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(persistence, "_AGAIN", 0.01)
+async def test_an_end_that_does_not_fit_keeps_no_other_from_being_written() -> None:
     store = Narrow()
     broker = Broker(b"H:test:", lambda line: line, SizeLimits(), store, None)
     broker.restore(store.load())
-    keeper = GroupCommitter(broker.journal, store, "off", lambda: None)
+    committer = GroupCommitter(broker.journal, store, "off", lambda: None, CommitTimings(retry=0.01))
 
     def commit() -> None:
         broker.journal.flush_now = True
-        keeper.commit()
+        committer.commit()
 
     commit()
     client, worker = broker.connected(1, "client"), broker.connected(2, "worker")
@@ -71,4 +67,4 @@ async def test_an_end_that_does_not_fit_keeps_no_other_from_being_written(
     await until(lambda: not broker.journal.has_failed)
     ends = {number: store.ended(number) for number in results}
     assert {number: end.body for number, end in ends.items() if end is not None} == results
-    await keeper.close()
+    await committer.close()

@@ -40,7 +40,7 @@ with JobServer(port=0, **{"max_deaths": None, **settings}) as server:
 
 
 @contextmanager
-def running(settings: ServerSettings, timings: Timings) -> Iterator[Engine]:
+def running(settings: ServerSettings, timings: Timings) -> Generator[Engine]:
     """A server in a thread, with time limits of the test's own."""
     thread = engine_thread(settings, timings)
     engine = thread.start()
