@@ -13,7 +13,7 @@ from gearflow.protocol import server_calls
 from gearflow.protocol.codec import encode
 from gearflow.server.settings import FILE_NAME
 from gearflow.stores import OVERHEAD
-from gearflow.stores.sqlite.wal import FAR_TOO_LONG
+from gearflow.stores.sqlite.tuning import Tuning
 from tests.crash.nest import PATIENCE, Nest, Server
 from tests.server.wire import Wire
 
@@ -79,7 +79,7 @@ def run_many(server: Server, data: Path, count: int) -> None:
         assert result(client, last) == _RESULT
         assert b"gearflow:unknown" in result(client, first)  # it had to go for later ones
     assert server.memory() < memory + _CACHE, f"{memory} bytes became {server.memory()}"
-    assert longest < 2 * FAR_TOO_LONG
+    assert longest < 2 * Tuning().stalling_checkpoint
     server.stop()
     assert size(data) < _FILE
 

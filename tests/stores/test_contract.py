@@ -21,7 +21,7 @@ from gearflow.broker.storage import (
 )
 from gearflow.errors import StoreError
 from gearflow.stores import OVERHEAD, MemoryStore, SqliteStore
-from gearflow.stores.sqlite import rows as rows_module
+from gearflow.stores.sqlite.tuning import Tuning
 from tests.stores.values import a_dead_letter, a_job, an_end, jobs_of
 
 Make: TypeAlias = Callable[[Path, int | None], Store]
@@ -29,6 +29,9 @@ Make: TypeAlias = Callable[[Path, int | None], Store]
 STORES: Final[dict[str, Make]] = {
     "memory": lambda _, keep_bytes: MemoryStore(keep_bytes=keep_bytes),
     "sqlite": lambda directory, keep_bytes: SqliteStore(directory / "jobs.db", keep_bytes=keep_bytes),
+    "sqlite in small parts": lambda directory, keep_bytes: SqliteStore(
+        directory / "jobs.db", keep_bytes=keep_bytes, tuning=Tuning(part=4096)
+    ),
 }
 
 LONG: Final = b"0123456789abcdef" * 1000
@@ -117,8 +120,7 @@ def test_a_workload_comes_back_whole(store: Store, length: int) -> None:
     assert held(store, 2) == a_job(2, workload)
 
 
-def test_a_body_of_many_parts_comes_back_whole(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows_module, "PART", 4096)
+def test_a_body_of_many_parts_comes_back_whole(store: Store) -> None:
     store.write([a_job(1, memoryview(LONG)), a_job(2, LONG[:4097]), a_job(3, LONG)])
     store.write([an_end(2, memoryview(LONG)), a_dead_letter(3, len(LONG))])
     assert held(store, 1) == a_job(1, LONG)

@@ -20,7 +20,7 @@ import pytest
 from gearflow.broker.storage import Change, Forgotten
 from gearflow.errors import StoreError
 from gearflow.stores import SqliteStore
-from gearflow.stores.sqlite import wal as log_module
+from gearflow.stores.sqlite.tuning import Tuning
 from tests.conftest import ROOT
 from tests.stores.faulty import Disk, Fault, faulty_disk
 from tests.stores.scenario import expected, lives, numbers_in, snapshot
@@ -28,12 +28,12 @@ from tests.stores.values import a_job, jobs_of
 
 _TRIES: Final = 20  # of something that fails once
 _PATIENCE: Final = 60.0  # seconds
+_COPIES_EACH_SYNC: Final = Tuning(checkpoint=1)
 
 
 @pytest.fixture
 def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
-    """A disk that can fail, and a log that is copied into the main file at each sync."""
-    monkeypatch.setattr(log_module, "LONG", 1)
+    """A disk that can fail."""
     for name in ("fsync", "fdatasync"):  # no power is lost here
         monkeypatch.setattr(os, name, _done)
     with faulty_disk() as disk:
@@ -58,7 +58,7 @@ class Life:
     def until_killed(self) -> None:
         """Stop at the first refusal, and leave all as it is then."""
         try:
-            store = SqliteStore(self._path)
+            store = SqliteStore(self._path, tuning=_COPIES_EACH_SYNC)
         except StoreError:
             return
         try:
@@ -75,7 +75,7 @@ class Life:
         store = None
         while store is None:
             try:
-                store = SqliteStore(self._path)
+                store = SqliteStore(self._path, tuning=_COPIES_EACH_SYNC)
             except StoreError:
                 self.refused += 1
                 assert self.refused < _TRIES
@@ -214,11 +214,8 @@ def fill(store: SqliteStore) -> int:
     raise AssertionError
 
 
-def test_jobs_that_fill_the_disk_can_end_and_others_take_their_place(
-    small_disk: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("gearflow.stores.sqlite.store._NO_ROOM", 0.0)
-    store = SqliteStore(small_disk / "jobs.db")
+def test_jobs_that_fill_the_disk_can_end_and_others_take_their_place(small_disk: Path) -> None:
+    store = SqliteStore(small_disk / "jobs.db", tuning=Tuning(full_disk_retry=0.0))
     for _ in range(3):
         last = fill(store)
         assert 500 < last < 2000
@@ -233,12 +230,11 @@ def test_jobs_that_fill_the_disk_can_end_and_others_take_their_place(
 _WRITER: Final = """
 import os, sys
 from gearflow.stores import SqliteStore
-from gearflow.stores.sqlite import opening, wal
+from gearflow.stores.sqlite.tuning import Tuning
 from tests.stores.scenario import lives
 
-wal.LONG, wal.TOO_LONG, opening.SHORT = 200_000, 400_000, 100_000
 path, seed, groups, start = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
-store = SqliteStore(path)
+store = SqliteStore(path, tuning=Tuning(checkpoint=200_000, blocking_checkpoint=400_000, log_file=100_000))
 for job in store.load().jobs:
     pass
 os.write(1, b"ready\\n")

@@ -20,8 +20,7 @@ import pytest
 from gearflow.broker.storage import JobOutcome
 from gearflow.errors import StoreError
 from gearflow.stores import SqliteStore, recover
-from gearflow.stores.sqlite import integrity
-from gearflow.stores.sqlite import rows as rows_module
+from gearflow.stores.sqlite.tuning import Tuning
 from tests.stores.scenario import Snapshot, lives, numbers_in, snapshot
 from tests.stores.values import a_job, an_end, jobs_of, tamper, with_workload
 
@@ -34,6 +33,7 @@ class Whole(NamedTuple):
     path: Path
     numbers: int
     content: Snapshot
+    tuning: Tuning = Tuning()
 
 
 @pytest.fixture(scope="module")
@@ -65,11 +65,9 @@ def _written(path: Path, copy_to: Path | None = None) -> tuple[int, Snapshot]:
 
 
 @pytest.fixture(params=["small", "large"])
-def size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Of the file, as the store sees it."""
-    if request.param == "large":
-        monkeypatch.setattr(integrity, "SMALL", 0)
-    return str(request.param)
+def sized(request: pytest.FixtureRequest, whole: Whole) -> Whole:
+    """``whole``, as a small or a large file to the store."""
+    return whole._replace(tuning=Tuning(full_check=0)) if request.param == "large" else whole
 
 
 def copied(whole: Whole, directory: Path) -> Path:
@@ -78,12 +76,12 @@ def copied(whole: Whole, directory: Path) -> Path:
     return directory / whole.path.name
 
 
-def loaded(path: Path, numbers: int) -> Snapshot:
+def loaded(path: Path, whole: Whole) -> Snapshot:
     """All that is there; raises StoreError."""
-    store = SqliteStore(path)
+    store = SqliteStore(path, tuning=whole.tuning)
     try:
         jobs_of(store.load())
-        return snapshot(store, numbers)
+        return snapshot(store, whole.numbers)
     finally:
         store.close()
 
@@ -91,7 +89,7 @@ def loaded(path: Path, numbers: int) -> Snapshot:
 def check_damaged(whole: Whole, path: Path) -> bool:
     """Whether the damage was noticed; then all that is saved from it must be right, and counted."""
     try:
-        found = loaded(path, whole.numbers)
+        found = loaded(path, whole)
     except StoreError as error:
         text = str(error)
     else:
@@ -103,7 +101,7 @@ def check_damaged(whole: Whole, path: Path) -> bool:
         recovered = recover(path)
     except StoreError as error:
         return "nothing in" in str(error)
-    rest = loaded(path, whole.numbers)
+    rest = loaded(path, whole)
     assert len(rest.jobs) == recovered.kept_jobs
     if recovered.lost_jobs is not None and not recovered.lost_groups:
         assert recovered.kept_jobs + recovered.lost_jobs == all_jobs
@@ -175,15 +173,14 @@ def log_of(path: Path) -> Path:
 
 
 def test_what_is_whole_is_loaded(whole: Whole, killed: Whole, tmp_path: Path) -> None:
-    assert loaded(copied(whole, tmp_path / "whole"), whole.numbers) == whole.content
-    assert loaded(copied(killed, tmp_path / "killed"), killed.numbers) == killed.content
+    assert loaded(copied(whole, tmp_path / "whole"), whole) == whole.content
+    assert loaded(copied(killed, tmp_path / "killed"), killed) == killed.content
     assert len(whole.content.jobs) > 100 < len(whole.content.ends)
 
 
-@pytest.mark.usefixtures("size")
-def test_a_flipped_byte_is_noticed_or_does_no_harm(whole: Whole, tmp_path: Path) -> None:
-    assert check_many(whole, tmp_path, range(25), flip) > 10
-    assert check_many(whole, tmp_path, range(25), flip_in_structure) > 10
+def test_a_flipped_byte_is_noticed_or_does_no_harm(sized: Whole, tmp_path: Path) -> None:
+    assert check_many(sized, tmp_path, range(25), flip) > 10
+    assert check_many(sized, tmp_path, range(25), flip_in_structure) > 10
 
 
 def test_a_cut_file_is_noticed(whole: Whole, tmp_path: Path) -> None:
@@ -200,12 +197,11 @@ def test_a_cut_log_is_noticed(killed: Whole, tmp_path: Path) -> None:
 
 @pytest.mark.nightly
 @pytest.mark.timeout(3600)
-@pytest.mark.usefixtures("size")
-def test_damage_is_noticed_many_times(whole: Whole, killed: Whole, tmp_path: Path) -> None:
+def test_damage_is_noticed_many_times(sized: Whole, killed: Whole, tmp_path: Path) -> None:
     seeds = range(1000, 1800)
-    assert check_many(whole, tmp_path, seeds, flip) > 400
-    assert check_many(whole, tmp_path, seeds, flip_in_structure) > 400
-    assert check_many(whole, tmp_path, seeds, cut) == len(seeds)
+    assert check_many(sized, tmp_path, seeds, flip) > 400
+    assert check_many(sized, tmp_path, seeds, flip_in_structure) > 400
+    assert check_many(sized, tmp_path, seeds, cut) == len(seeds)
     assert check_many(killed, tmp_path, seeds, flip_log) > 400
     assert check_many(killed, tmp_path, seeds, cut_log) == len(seeds)
 
@@ -219,7 +215,7 @@ def test_a_removed_log_is_noticed(killed: Whole, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"the last \d+ groups of changes are not there, .*--recover.*-lock"):
         SqliteStore(path)
     path.with_name(path.name + "-lock").unlink()
-    assert loaded(path, killed.numbers) != killed.content  # for that was asked for
+    assert loaded(path, killed) != killed.content  # for that was asked for
 
 
 @pytest.mark.parametrize("what", ["empty", "removed"])
@@ -231,7 +227,7 @@ def test_a_file_that_is_empty_or_gone_is_not_begun_anew(whole: Whole, tmp_path: 
     with pytest.raises(StoreError, match=r"is empty, but it was not: .* remove jobs\.db-lock"):
         SqliteStore(path)
     path.with_name(path.name + "-lock").unlink()
-    assert loaded(path, whole.numbers) == Snapshot({}, {}, [], {})
+    assert loaded(path, whole) == Snapshot({}, {}, [], {})
 
 
 def test_a_job_that_is_not_what_was_written_is_named(tmp_path: Path) -> None:
@@ -260,10 +256,9 @@ def test_a_job_that_is_not_what_was_written_is_named(tmp_path: Path) -> None:
     assert recovered.same_name
 
 
-def test_a_missing_part_of_a_body_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows_module, "PART", 4096)
+def test_a_missing_part_of_a_body_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "jobs.db"
-    store = SqliteStore(path)
+    store = SqliteStore(path, tuning=Tuning(part=4096))
     store.write([a_job(1, b"x" * 10_000), a_job(2, b"y" * 10_000)])
     store.close()
     tamper(path, "DELETE FROM parts WHERE id = (SELECT max(id) FROM parts WHERE id < 1024)")
@@ -278,19 +273,17 @@ def test_a_missing_part_of_a_body_is_noticed(tmp_path: Path, monkeypatch: pytest
     store.close()
 
 
-@pytest.mark.usefixtures("size")
 @pytest.mark.parametrize("table", ["jobs", "records"])
-def test_rows_that_are_gone_are_noticed(whole: Whole, tmp_path: Path, table: str) -> None:
-    path = copied(whole, tmp_path / "copy")
+def test_rows_that_are_gone_are_noticed(sized: Whole, tmp_path: Path, table: str) -> None:
+    path = copied(sized, tmp_path / "copy")
     tamper(path, f"DELETE FROM {table} WHERE number = (SELECT max(number) FROM {table} WHERE dead = 0)")
     with pytest.raises(StoreError, match=r"\d+ (jobs|results)"):
-        loaded(path, whole.numbers)
+        loaded(path, sized)
 
 
-@pytest.mark.usefixtures("size")
 @pytest.mark.parametrize("table", ["jobs", "records"])
-def test_a_wrong_key_between_pages_is_noticed(whole: Whole, tmp_path: Path, table: str) -> None:
-    path = copied(whole, tmp_path / "copy")
+def test_a_wrong_key_between_pages_is_noticed(sized: Whole, tmp_path: Path, table: str) -> None:
+    path = copied(sized, tmp_path / "copy")
     connection = sqlite3.connect(path)
     (root,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)).fetchone()
     connection.close()
@@ -303,14 +296,13 @@ def test_a_wrong_key_between_pages_is_noticed(whole: Whole, tmp_path: Path, tabl
     content[cell + 4] -= 1  # 128 rows are not in that child any more, to who seeks them
     path.write_bytes(content)
     with pytest.raises(StoreError, match="damaged"):
-        loaded(path, whole.numbers)
-    assert recover(path)[:4] == (len(whole.content.jobs), 0, len(whole.content.ends), 0)
+        loaded(path, sized)
+    assert recover(path)[:4] == (len(sized.content.jobs), 0, len(sized.content.ends), 0)
 
 
-@pytest.mark.usefixtures("size")
 @pytest.mark.parametrize("index", ["records_number", "records_expires", "records_dead", "records_letter"])
-def test_an_index_that_does_not_fit_is_noticed(whole: Whole, tmp_path: Path, index: str) -> None:
-    path = copied(whole, tmp_path / "copy")
+def test_an_index_that_does_not_fit_is_noticed(sized: Whole, tmp_path: Path, index: str) -> None:
+    path = copied(sized, tmp_path / "copy")
     connection = sqlite3.connect(path, isolation_level=None)
     entry = connection.execute("SELECT * FROM sqlite_master WHERE name = ?", (index,)).fetchone()
     connection.execute("PRAGMA writable_schema = ON")
@@ -322,5 +314,5 @@ def test_an_index_that_does_not_fit_is_noticed(whole: Whole, tmp_path: Path, ind
     connection.execute("INSERT INTO sqlite_master VALUES (?, ?, ?, ?, ?)", entry)
     connection.close()
     with pytest.raises(StoreError, match=f"the index {index} does not fit"):
-        loaded(path, whole.numbers)
-    assert recover(path)[:2] == (len(whole.content.jobs), 0)
+        loaded(path, sized)
+    assert recover(path)[:2] == (len(sized.content.jobs), 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import re
 import sqlite3
 import stat
 import subprocess
@@ -18,8 +19,9 @@ import pytest
 from gearflow.broker.storage import Forgotten, Paused, Rescheduled, Reserved, Revived
 from gearflow.errors import StoreError
 from gearflow.stores import SqliteStore, Sync, recover
-from gearflow.stores.sqlite import files, schema
+from gearflow.stores.sqlite import schema
 from gearflow.stores.sqlite import wal as log_module
+from gearflow.stores.sqlite.tuning import Tuning
 from tests.conftest import ROOT
 from tests.stores.scenario import lives, numbers_in, snapshot
 from tests.stores.values import a_dead_letter, a_job, an_end, jobs_of, tamper
@@ -100,7 +102,7 @@ def test_two_stores_have_two_names(tmp_path: Path) -> None:
     assert len(names) == 5
 
 
-def test_a_loss_of_power_leaves_a_gap_in_the_numbers(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loss_of_power_leaves_a_gap_in_the_numbers(path: Path) -> None:
     script = "import sys; from gearflow.stores import SqliteStore; from gearflow.broker.storage import *\n"
     script += "s = SqliteStore(sys.argv[1]); s.write([Reserved(1000)]); import os; os._exit(0)"
     subprocess.run([sys.executable, "-c", script, str(path)], cwd=ROOT, check=True, timeout=_PATIENCE)
@@ -108,7 +110,8 @@ def test_a_loss_of_power_leaves_a_gap_in_the_numbers(path: Path, monkeypatch: py
     assert store.load().reserved == 1000  # only the process had ended
     store.close()
     subprocess.run([sys.executable, "-c", script, str(path)], cwd=ROOT, check=True, timeout=_PATIENCE)
-    monkeypatch.setattr(files, "_boot", lambda: b"another-boot")
+    lock = path.with_name("jobs.db-lock")
+    lock.write_bytes(re.sub(rb"boot \S+", b"boot another-boot", lock.read_bytes()))
     store = SqliteStore(path)
     assert store.load().reserved == 1000 + (1 << 32)
     store.close()
@@ -342,7 +345,7 @@ def schema_of(path: Path) -> tuple[int, bool]:
 def syncs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The descriptors that are synced; by us, not by SQLite."""
     synced: list[int] = []
-    monkeypatch.setattr(log_module, "_fdatasync", synced.append)
+    monkeypatch.setattr(os, "fdatasync", synced.append)
     return synced
 
 
@@ -355,11 +358,8 @@ def test_a_sync_syncs_the_log(path: Path, syncs: list[int]) -> None:
     store.close()
 
 
-def test_without_sync_nothing_is_synced(
-    path: Path, syncs: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(log_module, "LONG", 1)
-    store = SqliteStore(path, sync="off")
+def test_without_sync_nothing_is_synced(path: Path, syncs: list[int]) -> None:
+    store = SqliteStore(path, sync="off", tuning=Tuning(checkpoint=1))
     store.write([a_job(1)])
     store.sync()
     store.log.join()
@@ -376,7 +376,7 @@ def test_after_a_failed_sync_no_other_succeeds_until_the_file_is_opened_anew(
     store = SqliteStore(path)
     store.write([a_job(1)])
     with monkeypatch.context() as patched:
-        patched.setattr(log_module, "_fdatasync", fail)
+        patched.setattr(os, "fdatasync", fail)
         with pytest.raises(StoreError, match=r"jobs\.db could not be synced \(Input/output error\)"):
             store.sync()
     store.write([a_job(2)])
@@ -393,9 +393,7 @@ def test_after_a_failed_sync_no_other_succeeds_until_the_file_is_opened_anew(
 
 
 def test_a_log_that_is_always_written_to_begins_anew(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log_module, "LONG", 1 << 20)
-    monkeypatch.setattr(log_module, "TOO_LONG", 2 << 20)
-    monkeypatch.setattr("gearflow.stores.sqlite.opening.SHORT", 100_000)
+    tuning = Tuning(checkpoint=1 << 20, blocking_checkpoint=2 << 20, log_file=100_000)
     copy = log_module.checkpoint
     copied: list[int] = []
 
@@ -411,7 +409,7 @@ def test_a_log_that_is_always_written_to_begins_anew(path: Path, monkeypatch: py
         return copied[-1]
 
     numbers = itertools.count(1)
-    store = SqliteStore(path)
+    store = SqliteStore(path, tuning=tuning)
     reader = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     for _ in range(30):
         store.write([a_job(next(numbers), b"x" * 100_000)])
@@ -453,7 +451,7 @@ def test_what_has_no_room_in_the_main_file_is_refused(path: Path, monkeypatch: p
     store = SqliteStore(path)
     store.write([a_job(1)])
     with monkeypatch.context() as patched:
-        patched.setattr("gearflow.stores.sqlite.wal.Preallocator._allocate", _no_space)
+        patched.setattr(store.log.space, "allocate", _no_space)
         with pytest.raises(StoreError, match="make room"):
             store.write([a_job(2, b"x" * 2_000_000)])
         store.write([a_job(3)])
@@ -466,22 +464,18 @@ def _no_space(*_: object) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_a_file_that_is_mostly_empty_shrinks_when_it_is_opened(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_is_mostly_empty_shrinks_when_it_is_opened(path: Path) -> None:
     write_once(path, [a_job(number, b"x" * 10_000) for number in range(1, 1001)])
     write_once(path, [Forgotten(number) for number in range(1, 991)])
     large = path.stat().st_size
-    monkeypatch.setattr("gearflow.stores.sqlite.opening.EMPTY", 1 << 20)
-    store = SqliteStore(path)
+    store = SqliteStore(path, tuning=Tuning(vacuum=1 << 20))
     assert len(jobs_of(store.load())) == 10
     assert path.stat().st_size < large / 20
     store.close()
 
 
-def test_a_call_removes_results_up_to_some_bytes(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gearflow.stores.sqlite.store._EXPIRE_BYTES", 50_000)
-    store = SqliteStore(path)
+def test_a_call_removes_results_up_to_some_bytes(path: Path) -> None:
+    store = SqliteStore(path, tuning=Tuning(expire=50_000))
     store.write([an_end(number, b"x" * 20_000, expires=1.0) for number in range(1, 10)])
     assert store.expire(2.0, 1000) is True
     assert sum(store.ended(number) is not None for number in range(1, 10)) == 6

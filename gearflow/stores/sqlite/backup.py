@@ -84,11 +84,11 @@ def _mark(path: Path, copy: sqlite3.Connection) -> None:
     copy.execute("PRAGMA journal_mode = DELETE").fetchone()  # so that it is one file
     copy.execute("PRAGMA synchronous = FULL")
     try:
-        account = Metadata.read(copy)
+        metadata = Metadata.read(copy)
     except DamagedMetadata:
         raise damaged(path, "the table meta is not what was written") from None
-    account.copied = 1
-    account.update(copy)
+    metadata.copied = 1
+    metadata.update(copy)
 
 
 def _publish(partial: Path, target: Path) -> None:

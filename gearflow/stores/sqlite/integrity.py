@@ -1,18 +1,16 @@
-"""What is looked at when a file is loaded, so that nothing is gone without a message.
+"""Checks of a file when it is loaded, so that nothing is lost without a message.
 
-A flipped bit in a row is found by the row's checksum when it is read. Worse is one in what holds the rows
-together: then rows vanish, and nobody reads them. So at each start:
+A row's checksum finds a flipped bit in the row. Damage to the pages that link the rows is worse, because rows
+then vanish and nobody reads them. So each start checks that
 
-* the file must be as long as SQLite says it is;
-* a file of up to ``SMALL`` bytes is checked whole, by SQLite (``quick_check``: about 1 GB/s where the file is
-  in memory, else as fast as the disk, so that longer files are not: a million jobs of 10 KiB take 10 s);
-* all rows of all tables must be there: their number and the bytes kept are compared with the account, all
-  numbers must be in order, and each row must be found by its number (SQLite finds a row by the keys between
-  pages, which reading the rows in order does not look at);
-* each index must have the entries that the rows say, compared by their sums.
+* the file is as long as SQLite says;
+* a file of up to ``Tuning.full_check`` bytes passes SQLite's ``quick_check``;
+* all rows of all tables are there. Their number and the kept bytes are compared with the metadata, the
+  numbers must be in order, and each row must be found by its number (SQLite then uses the keys between pages,
+  which it does not when it reads rows in order);
+* each index has the entries of the rows, compared by sums.
 
-What remains unseen in a long file is damage to the list of free pages, and to long bodies until they are
-read.
+In a long file this does not see damage to the list of free pages, or to long bodies until they are read.
 """
 
 from __future__ import annotations
@@ -27,9 +25,7 @@ from gearflow.broker.storage import StoredJob
 from gearflow.stores.sqlite.errors import damaged
 from gearflow.stores.sqlite.rows import JOB_HEAD, SHORT_WORKLOAD, DamagedRow, row_job
 from gearflow.stores.sqlite.schema import Metadata
-
-SMALL: Final = 256 << 20
-"""Bytes of a file that is checked whole."""
+from gearflow.stores.sqlite.tuning import Tuning
 
 _LETTERS: Final = "count(*), total(number & 0xffffffff)"
 _INDEXES: Final = {
@@ -40,37 +36,37 @@ _INDEXES: Final = {
 }
 
 
-def check_file(path: Path, connection: sqlite3.Connection, fd: int) -> None:
-    """The file as a whole; there is nothing in its log.
+def check_file(path: Path, connection: sqlite3.Connection, fd: int, tuning: Tuning) -> None:
+    """Check the file as a whole. Its log must be empty.
 
     Raises:
-        StoreError: It is damaged.
-        sqlite3.Error: It is damaged.
+        StoreError: The file is damaged.
+        sqlite3.Error: The file is damaged.
     """
     pages, page = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
     length = os.fstat(fd).st_size
     if length != pages * page:
         raise damaged(path, f"it is {length} bytes long and should have {pages * page}")
-    if length <= SMALL:
+    if length <= tuning.full_check:
         result = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
         if result != "ok":
             raise damaged(path, result)
 
 
-def check_records(path: Path, connection: sqlite3.Connection, account: Metadata) -> None:
-    """That all results are there, and can be found.
+def check_records(path: Path, connection: sqlite3.Connection, metadata: Metadata) -> None:
+    """Check that all results are there and can be found.
 
     Raises:
-        StoreError: They are not.
+        StoreError: Some are missing or cannot be found.
         sqlite3.Error: The file cannot be read.
     """
     query = "SELECT count(*), sum(kept), sum(token) FROM records NOT INDEXED"
     rows, kept, tokens = connection.execute(query).fetchone()
-    if (rows, kept or 0) != (account.records, account.kept):
+    if (rows, kept or 0) != (metadata.records, metadata.kept):
         raise damaged(
-            path, f"it has {rows} results with {kept} bytes, not {account.records} with {account.kept}"
+            path, f"it has {rows} results with {kept} bytes, not {metadata.records} with {metadata.kept}"
         )
-    if (tokens or 0) != account.tokens:
+    if (tokens or 0) != metadata.tokens:
         raise damaged(path, "the hashes of its uniques are not what was written")
     _check_found(path, connection, "records", "place")
     for index, (which, sums) in _INDEXES.items():
@@ -82,11 +78,11 @@ def check_records(path: Path, connection: sqlite3.Connection, account: Metadata)
             raise damaged(path, f"the index {index} does not fit its table")
 
 
-def checked_jobs(path: Path, connection: sqlite3.Connection, account: Metadata) -> Iterator[StoredJob]:
-    """The jobs that are to run, one after another.
+def checked_jobs(path: Path, connection: sqlite3.Connection, metadata: Metadata) -> Iterator[StoredJob]:
+    """Yield the jobs that are to run.
 
     Raises:
-        StoreError: One is damaged, or missing.
+        StoreError: A job is damaged or missing.
         sqlite3.Error: The file cannot be read.
     """
     _check_found(path, connection, "jobs", "number")
@@ -107,14 +103,14 @@ def checked_jobs(path: Path, connection: sqlite3.Connection, account: Metadata) 
     letters = connection.execute(
         "SELECT count(*) FROM records INDEXED BY records_letter WHERE dead > 0"
     ).fetchone()
-    if (count, dead) != (account.jobs, letters[0]):
+    if (count, dead) != (metadata.jobs, letters[0]):
         raise damaged(
-            path, f"{count} jobs, {dead} of them dead, are there, and not {account.jobs} and {letters[0]}"
+            path, f"{count} jobs, {dead} of them dead, are there, and not {metadata.jobs} and {letters[0]}"
         )
 
 
 def _check_found(path: Path, connection: sqlite3.Connection, table: str, key: str) -> None:
-    """That each row is found by its key; backwards, for SQLite takes a short cut to a key that comes next."""
+    """Check that each row is found by its key. Backwards, because SQLite has a shortcut to the next key."""
     rows, found = connection.execute(
         f"SELECT (SELECT count(*) FROM {table} NOT INDEXED), count(*) "
         # without a LIMIT, SQLite would see that no order is needed to count

@@ -1,4 +1,4 @@
-"""A file, opened by SQLite as a store's; or the reason why it is not one."""
+"""Opens a store's file with SQLite, or says why it is not one."""
 
 from __future__ import annotations
 
@@ -14,24 +14,22 @@ from gearflow.stores.sqlite import schema
 from gearflow.stores.sqlite.errors import damaged, remedy
 from gearflow.stores.sqlite.files import FileLock
 from gearflow.stores.sqlite.schema import DamagedMetadata, Metadata
-from gearflow.stores.sqlite.wal import SHORT, Sync
+from gearflow.stores.sqlite.tuning import Tuning
+from gearflow.stores.sqlite.wal import Sync
 
 JUMP: Final = 1 << 32
-"""Numbers that are left out where it is not known how many have been given to jobs."""
-
-EMPTY: Final = 64 << 20
-"""A file with at least this many bytes of free pages, and fewer in use, is rewritten when it is opened."""
+"""Numbers that are skipped if it is unknown how many have been given to jobs."""
 
 _MAGIC: Final = b"SQLite format 3\0"
-_BUSY: Final = 5.0  # seconds for which to wait for a lock; no program but a backup takes any
+_BUSY: Final = 5.0  # seconds to wait for a lock, which only a backup takes
 
 
-def connect(path: Path, sync: Sync) -> sqlite3.Connection:
-    """A connection to a store's file. Use it in one thread at a time."""
+def connect(path: Path, sync: Sync, tuning: Tuning | None = None) -> sqlite3.Connection:
+    """Connect to a store's file. Use the connection in one thread at a time."""
     connection = sqlite3.connect(path, timeout=_BUSY, isolation_level=None, check_same_thread=False)
     try:
         connection.execute("PRAGMA wal_autocheckpoint = 0")
-        connection.execute(f"PRAGMA journal_size_limit = {SHORT}")
+        connection.execute(f"PRAGMA journal_size_limit = {(tuning or Tuning()).log_file}")
         connection.execute(f"PRAGMA synchronous = {'OFF' if sync == 'off' else 'NORMAL'}")
         connection.execute("PRAGMA cache_size = -16384")  # KiB
         connection.execute("PRAGMA temp_store = MEMORY")
@@ -42,32 +40,32 @@ def connect(path: Path, sync: Sync) -> sqlite3.Connection:
     return connection
 
 
-def check_head(path: Path, fd: int, owner: FileLock) -> None:
-    """Look at the first bytes of a file before SQLite does.
+def check_head(path: Path, fd: int, lock: FileLock) -> None:
+    """Check the first bytes of a file before SQLite opens it.
 
     Raises:
-        StoreError: It is something else, or is not any more what it was.
+        StoreError: The file is not a store, or is not the store any more that it was.
     """
     head = os.pread(fd, len(_MAGIC), 0)
     if head == _MAGIC:
         return
-    if owner.name is not None:
+    if lock.name is not None:
         if head:
             raise damaged(path, "it does not begin as an SQLite file does")
         raise StoreError(
-            f"{path} is empty, but it was not: {owner.lock_path.name} tells of a store in it; "
-            f"put a copy of it back, or remove {owner.lock_path.name} as well to start empty"
+            f"{path} is empty, but it was not: {lock.lock_path.name} names a store in it; "
+            f"put a copy of it back, or remove {lock.lock_path.name} as well to start empty"
         )
     if head:
         raise StoreError(f"{path} is not an SQLite file; name another file, or move this one away")
 
 
 def make_ready(path: Path, connection: sqlite3.Connection) -> None:
-    """Create what is not there yet, and bring a file of an earlier version to this one.
+    """Create the tables in a new file, and migrate a file of an earlier version.
 
     Raises:
-        StoreError: It is another application's, or of a later version.
-        sqlite3.Error: It cannot be read or written.
+        StoreError: The file belongs to another application or a later version.
+        sqlite3.Error: The file cannot be read or written.
     """
     application = connection.execute("PRAGMA application_id").fetchone()[0]
     found = schema.version_of(connection)
@@ -91,39 +89,39 @@ def make_ready(path: Path, connection: sqlite3.Connection) -> None:
         raise damaged(path, "its tables are not those of a store")
 
 
-def take_stock(path: Path, connection: sqlite3.Connection, owner: FileLock) -> Metadata:
-    """The account of a file, once it is known to be whole at its end and at that of its log.
+def read_metadata(path: Path, connection: sqlite3.Connection, lock: FileLock, tuning: Tuning) -> Metadata:
+    """Read the metadata, check that the log is complete, and copy the log into the file.
 
     Raises:
-        StoreError: It is not.
-        sqlite3.Error: It cannot be read.
+        StoreError: The metadata is damaged, or the log was cut.
+        sqlite3.Error: The file cannot be read.
     """
     try:
-        account = Metadata.read(connection)
+        metadata = Metadata.read(connection)
     except DamagedMetadata:
         raise damaged(path, "the table meta is not what was written") from None
-    if owner.name == account.name and account.groups < owner.expected:
+    if lock.name == metadata.name and metadata.groups < lock.expected:
         raise StoreError(
-            f"{path}: the last {owner.expected - account.groups} groups of changes are not there, as if "
+            f"{path}: the last {lock.expected - metadata.groups} groups of changes are not there, as if "
             f"{path.name}-wal had been cut or removed; {remedy(path)}; if that is meant, for you put a copy "
-            f"of the file back, remove {owner.lock_path.name}"
+            f"of the file back, remove {lock.lock_path.name}"
         )
-    _shrink(connection)
+    _shrink(connection, tuning)
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-    if owner.rebooted and not owner.orderly:
-        account.reserved += JUMP  # the last reservations may not have reached the disk
-    if account.copied:
-        account.reserved += JUMP * (1 + secrets.randbelow(1 << 16))  # so that two copies differ, too
-        account.copied = 0
-    return account
+    if lock.rebooted and not lock.orderly:
+        metadata.reserved += JUMP  # the last reservations may not have reached the disk
+    if metadata.copied:
+        metadata.reserved += JUMP * (1 + secrets.randbelow(1 << 16))  # so that two copies differ as well
+        metadata.copied = 0
+    return metadata
 
 
-def _shrink(connection: sqlite3.Connection) -> None:
-    """Give back what is free, where that is much and the rest is little."""
+def _shrink(connection: sqlite3.Connection, tuning: Tuning) -> None:
+    """Rewrite the file if most of it is free pages."""
     pages, free, page = (
         connection.execute(f"PRAGMA {name}").fetchone()[0]
         for name in ("page_count", "freelist_count", "page_size")
     )
-    if free * page >= EMPTY >= (pages - free) * page:
-        with suppress(sqlite3.Error):  # no room for that, or damaged, as will soon be seen
+    if free * page >= tuning.vacuum >= (pages - free) * page:
+        with suppress(sqlite3.Error):  # the disk is full, or the file is damaged, which is noticed next
             connection.execute("VACUUM")

@@ -314,11 +314,11 @@ def _save(path: Path, owner: FileLock) -> None:
         _remove(work)
         with closing(connect(fresh, "batch")) as target:
             make_ready(fresh, target)
-            recovered, account = _salvage(path, owner, work, target)
+            recovered, metadata = _salvage(path, owner, work, target)
             target.execute("PRAGMA synchronous = FULL")
             target.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         fresh.chmod(0o600)  # as the store's own: payloads are nobody else's
-        plan(path, account.name, recovered)
+        plan(path, metadata.name, recovered)
     finally:
         if not is_planned(path):
             _remove(fresh)
@@ -329,8 +329,8 @@ def _salvage(
     path: Path, owner: FileLock, work: Path, target: sqlite3.Connection
 ) -> tuple[Recovered, Metadata]:
     with closing(open_damaged(path, work)) as source:
-        account = _account_of(source)
-        known = account or Metadata(owner.name or os.urandom(4).hex().encode())
+        metadata = _metadata_of(source)
+        known = metadata or Metadata(owner.name or os.urandom(4).hex().encode())
         tables = Tables(target, Metadata(known.name, known.reserved, copied=1))
         saved = _Saved(tables)
         reader = Salvage(source)
@@ -342,14 +342,14 @@ def _salvage(
         saved.end_of_records(time.time())
         paused = reader.paused()
         tables.write_paused(paused or ())
-    new = tables.account
+    new = tables.metadata
     recovered = Recovered(
         kept_jobs=new.jobs,
-        lost_jobs=None if account is None else max(0, account.jobs - new.jobs),
+        lost_jobs=None if metadata is None else max(0, metadata.jobs - new.jobs),
         kept_records=saved.found_records,
-        lost_records=None if account is None else max(0, account.records - saved.found_records),
-        lost_groups=0 if account is None else max(0, owner.expected - account.groups),
-        same_name=account is not None or owner.name is not None,
+        lost_records=None if metadata is None else max(0, metadata.records - saved.found_records),
+        lost_groups=0 if metadata is None else max(0, owner.expected - metadata.groups),
+        same_name=metadata is not None or owner.name is not None,
         moved_to=_free_name(path),
         same_paused=paused is not None,
     )
@@ -383,7 +383,7 @@ class _Saved:
     def end_of_jobs(self) -> None:
         self._flush()
         last = max((*self._numbers, *self._letters), default=0)
-        self._tables.account.reserved = max(self._tables.account.reserved, last + 1)
+        self._tables.metadata.reserved = max(self._tables.metadata.reserved, last + 1)
 
     def record(self, record: JobRecord, is_letter: bool) -> None:
         if record.number in self._numbers or record.number in self._recorded:
@@ -432,11 +432,11 @@ class _Saved:
         tables.insert_records(self._records)
         self._records.clear()
         self._bytes = 0
-        tables.account.update(tables.connection)
+        tables.metadata.update(tables.connection)
         tables.connection.execute("COMMIT")
 
 
-def _account_of(source: sqlite3.Connection) -> Metadata | None:
+def _metadata_of(source: sqlite3.Connection) -> Metadata | None:
     try:
         return Metadata.read(source)
     except (sqlite3.Error, DamagedMetadata):

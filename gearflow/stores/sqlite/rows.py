@@ -1,23 +1,22 @@
-"""Jobs and results as rows, each with a checksum, as SQLite has none: a flipped bit must not become a job.
+"""Jobs and results as rows with checksums, and the index of results by their uniques.
 
-A row's ``crc`` is over all its fields, but a long body has one of its own (``body_crc``, which the row's is
-over), so that a job can be loaded without its workload. Functions, uniques and other names are TEXT, byte for
-byte as latin-1: one can read them in any SQLite shell, and Python's sqlite3 binds ``bytes`` four times more
-slowly than ``str`` (it looks for an adapter each time), for which reason bodies are bound as ``bytearray``.
+SQLite has no checksums, and a flipped bit must not become a job. A row's ``crc`` covers all its fields. A
+long body has a checksum of its own, ``body_crc``, which the row's covers, so that a job can be loaded without
+its workload. Functions, uniques and other names are TEXT, byte for byte as latin-1. Any SQLite shell shows
+them, and Python's sqlite3 binds ``bytes`` four times more slowly than ``str``, because it looks for an
+adapter each time. For the same reason bodies are bound as ``bytearray``.
 
-A body of more than ``PART`` bytes is not in its row: there stands its length alone, an INTEGER. SQLite holds
-no more than a billion bytes in one value, and binding copies; so it lies in pieces in the table ``parts``.
+A body longer than ``Tuning.part`` is not in its row. The row has its length, an INTEGER, and the table
+``parts`` has the body.
 
-Where the results of a unique are: in memory, eight bytes for each that is kept.
+**Uniques.** The file has a hash of function and unique beside each result. ``Uniques`` is built from it at
+the start and takes eight bytes of memory for each result. An index in the file would cost more than the
+result itself: hashes are spread over the whole index, so each result would write a page of it (measured:
+10 us each with 100 results in a group).
 
-An index in the file would cost more than the result itself: hashes are spread over all of an index, so that
-each result would have a page of it written (measured: with 100 results in a group, 10 us for each). So the
-file has the hash beside each result, and this is built from it at the start.
-
-What comes is gathered in a dict. When that is large, it becomes a sorted array; a unique is looked for in one
-array after the other, from the youngest: about a microsecond for each of them. What is found may be gone, or
-be of another unique with the same hash, so the caller must check the result itself. An array goes when all
-its results are gone.
+New entries go to a dict. When it is large, it becomes a sorted array. A lookup searches the arrays from the
+youngest, in about a microsecond each. A found result may be gone or may have another unique with the same
+hash, so the caller must check it. An array is removed when all its results are gone.
 """
 
 from __future__ import annotations
@@ -35,11 +34,11 @@ from gearflow.broker.parser import Body
 from gearflow.broker.storage import JobOutcome, JobRecord, StoredJob
 
 GENERATION: Final = 1 << 13
-"""Different hashes in an array: to sort them takes two milliseconds."""
+"""Different hashes in an array. Sorting them takes two milliseconds."""
 
 
 def token_of(function: bytes, unique: bytes) -> int:
-    """The hash by which a result is found; 0 for no unique."""
+    """The hash that finds a result. 0 for no unique."""
     return (crc32(b"%b\0%b" % (function, unique)) or 1) if unique else 0
 
 
@@ -51,7 +50,7 @@ class Uniques:
         self._old: list[tuple[int, int, array[int]]] = []  # first and last place; token << 32 | place - first
 
     def add(self, token: int, place: int) -> None:
-        """A result is at this place, which is behind all others."""
+        """Add a result at a place that is behind all others."""
         before = self._young.setdefault(token, place)
         if before is not place:
             if isinstance(before, list):
@@ -62,7 +61,7 @@ class Uniques:
             self._age()
 
     def find(self, token: int) -> Iterator[int]:
-        """Where there may be a result, the youngest first."""
+        """The places where a result may be, the youngest first."""
         young = self._young.get(token, [])
         yield from [young] if isinstance(young, int) else reversed(young)
         for first, _, entries in reversed(self._old):
@@ -72,7 +71,7 @@ class Uniques:
                 yield first + (entry & 0xFFFFFFFF)
 
     def forget_before(self, place: int) -> None:
-        """No result before this place is there any more."""
+        """Drop the entries before this place."""
         while self._old and self._old[0][1] < place:
             del self._old[0]
 
@@ -90,13 +89,10 @@ class Uniques:
 
 
 INLINE: Final = 1024
-"""Bytes up to which a body is under its row's own checksum, and a workload is loaded with its job."""
-
-PART: Final = 16 << 20
-"""Bytes of a body that are one value in the file."""
+"""Bytes up to which the row's checksum covers a body, and a workload is loaded with its job."""
 
 OVERHEAD: Final = 640
-"""Bytes that a kept result is said to need beside its body: as measured in memory, twice that of the file.
+"""Bytes that a kept result counts beside its body, as measured in memory. It is half as much in the file.
 Without it a million empty results would be free."""
 
 Row: TypeAlias = tuple[Any, ...]
@@ -106,7 +102,7 @@ JOB_HEAD: Final = (
     "body_crc, crc"
 )
 SHORT_WORKLOAD: Final = f"CASE WHEN length(workload) > {INLINE} THEN length(workload) ELSE workload END"
-"""The workload if it is short, else how long it is. (Of one in parts the column is its length.)"""
+"""The workload if it is short, else its length. (A workload in parts is a length already.)"""
 
 RECORD_COLUMNS: Final = (
     'place, number, function, "unique", outcome, submitted, started, ended, attempt, deaths, worker, notes, '
@@ -119,18 +115,22 @@ RECORD_BODY_CRC, RECORD_DEAD, TOKEN, KEPT, BODY = 13, 15, 16, 17, 18  # among RE
 _JOB: Final = Struct("<qqddqqqQQ").pack
 _RECORD: Final = Struct("<qqdddqqdQQ").pack
 _new_job: Final[Callable[[type[StoredJob], Row], StoredJob]] = tuple.__new__  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-"""As StoredJob(...), in half the time: that counts where a million are loaded."""
+"""As StoredJob(...), in half the time, which matters when a million are loaded."""
 _NO_REDUCER: Final = b"\0"  # which is no reducer's name
 
 
 class DamagedRow(Exception):
-    """What a row holds is not what was written into it."""
+    """A row does not hold what was written into it."""
 
 
-def job_row(job: StoredJob, dead: int = 0, known_crc: int = 0) -> Row:
+def job_row(job: StoredJob, part: int, dead: int = 0, known_crc: int = 0) -> Row:
     """The columns of ``JOB_HEAD``, and the workload.
 
-    ``known_crc`` is that of a long workload that is in the file already: ``job`` has its length alone.
+    Args:
+        job: The job.
+        part: A longer workload lies in parts.
+        dead: Whether the job is a dead letter.
+        known_crc: The checksum of a workload that is in the file already. The job has only its length.
     """
     number, function, unique, priority, submitted, due, reducer, options, attempt, deaths, workload = job
     kept: bytearray | Body | int
@@ -140,7 +140,7 @@ def job_row(job: StoredJob, dead: int = 0, known_crc: int = 0) -> Row:
     elif (size := len(workload)) <= INLINE:
         body_crc, short, kept = 0, workload, bytearray(workload)
     else:
-        body_crc, short, kept = crc32(workload), b"", size if size > PART else workload
+        body_crc, short, kept = crc32(workload), b"", size if size > part else workload
     head = _JOB(number, priority, submitted, due, attempt, deaths, dead, size, body_crc)
     crc = crc32(
         b"\0".join((head, function, unique, options, _NO_REDUCER if reducer is None else reducer, short))
@@ -164,10 +164,10 @@ def job_row(job: StoredJob, dead: int = 0, known_crc: int = 0) -> Row:
 
 
 def row_job(row: Row) -> StoredJob:
-    """The job in a row as ``job_row`` makes it, or with the length of a long workload in its place.
+    """The job in a row of ``job_row``. A long workload may be its length.
 
     Raises:
-        DamagedRow: It is not what was written.
+        DamagedRow: The row is not what was written.
     """
     (number, function, unique, priority, submitted, due, reducer) = row[:7]
     (options, attempt, deaths, dead, body_crc, crc, workload) = row[7:]
@@ -195,7 +195,7 @@ def row_job(row: Row) -> StoredJob:
 
 
 def kept_by(record: JobRecord) -> int:
-    """Bytes that a result counts as where only so many may be kept."""
+    """The bytes of a result that count toward ``keep_bytes``."""
     letter_bytes = 0
     if record.letter is not None:
         workload = record.letter.workload
@@ -203,8 +203,8 @@ def kept_by(record: JobRecord) -> int:
     return len(record.body) + len(record.notes) + letter_bytes + OVERHEAD
 
 
-def record_row(record: JobRecord, place: int) -> Row:
-    """The columns of ``RECORD_COLUMNS``."""
+def record_row(record: JobRecord, place: int, part: int) -> Row:
+    """The columns of ``RECORD_COLUMNS``. A body longer than ``part`` lies in parts."""
     (number, function, unique, outcome, body, submitted, started, ended) = record[:8]
     (attempt, deaths, worker, notes, expires, letter) = record[8:]
     kept: bytearray | Body | int
@@ -212,7 +212,7 @@ def record_row(record: JobRecord, place: int) -> Row:
     if size <= INLINE:
         body_crc, short, kept = 0, body, bytearray(body)
     else:
-        body_crc, short, kept = crc32(body), b"", size if size > PART else body
+        body_crc, short, kept = crc32(body), b"", size if size > part else body
     head = _RECORD(number, outcome, submitted, started, ended, attempt, deaths, expires, size, body_crc)
     return (
         place,
@@ -230,7 +230,7 @@ def record_row(record: JobRecord, place: int) -> Row:
         expires,
         body_crc,
         crc32(b"\0".join((head, function, unique, worker, notes, short))),
-        0 if letter is None else letter_token(function),
+        0 if letter is None else dead_letter_token(function),
         token_of(function, unique),
         kept_by(record),
         kept,
@@ -238,10 +238,10 @@ def record_row(record: JobRecord, place: int) -> Row:
 
 
 def row_record(row: Row) -> JobRecord:
-    """What became of a job, without its letter; its body is the length where it lies in parts.
+    """The record of an ended job, without its dead letter. A body in parts is its length.
 
     Raises:
-        DamagedRow: It is not what was written.
+        DamagedRow: The row is not what was written.
     """
     number, function, unique, outcome, submitted, started, ended, attempt, deaths, worker = row[1:11]
     notes, expires, body_crc, crc, _, _, _, body = row[11:]
@@ -278,16 +278,16 @@ def row_record(row: Row) -> JobRecord:
 
 
 def paused_row(functions: Sequence[bytes]) -> Row:
-    """The names of functions as the table ``paused`` has them, and the checksum."""
+    """The row of the table ``paused``: the names of functions, and a checksum."""
     text = json.dumps([name.decode("latin-1") for name in functions])
     return text, crc32(text.encode())
 
 
 def row_paused(row: Row) -> tuple[bytes, ...]:
-    """The names of functions in such a row.
+    """The names of functions in a row of ``paused_row``.
 
     Raises:
-        DamagedRow: It is not what was written.
+        DamagedRow: The row is not what was written.
     """
     text, crc = row
     try:
@@ -297,18 +297,18 @@ def row_paused(row: Row) -> tuple[bytes, ...]:
         raise DamagedRow from error
 
 
-def letter_token(function: bytes) -> int:
-    """What the index finds dead letters by. Two functions may have the same."""
+def dead_letter_token(function: bytes) -> int:
+    """The hash of a function that finds its dead letters. Two functions may have the same."""
     return crc32(function) or 1
 
 
 def part_id(number: int, place: int, *, of_result: bool) -> int:
-    """The key of a piece in the table ``parts``: up to 256 of 16 MiB each, as a body has up to 4 GiB."""
+    """The key of a part. A body of 4 GiB has 256 parts of 16 MiB."""
     return number << 9 | of_result << 8 | place
 
 
 def part_ids(number: int, *, of_result: bool) -> tuple[int, int]:
-    """The first and the last that there may be."""
+    """The first and the last key that a body's parts may have."""
     return part_id(number, 0, of_result=of_result), part_id(number, 255, of_result=of_result)
 
 

@@ -8,7 +8,7 @@ are kept in the order in which jobs ended (``place``), which is the order in whi
 many; they are found by number and by when they expire; for uniques see ``uniques``. A dead letter is a row in
 both tables, ``dead`` in each; its workload stays where it is.
 
-What must be in a file, by its own account: kept in the same transaction as what it tells of.
+What must be in a file, by its own metadata: kept in the same transaction as what it tells of.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ class Metadata:
 
     @classmethod
     def read(cls, connection: sqlite3.Connection) -> Metadata:
-        """The account of a file.
+        """The metadata of a file.
 
         Raises:
             DamagedMetadata: As it says.
@@ -184,12 +184,12 @@ class Metadata:
         if row is None:
             raise DamagedMetadata
         try:
-            account = cls(row[0].encode("ascii"), *row[1:-1])
-            if account._row() != row:
+            metadata = cls(row[0].encode("ascii"), *row[1:-1])
+            if metadata._row() != row:
                 raise DamagedMetadata
         except (AttributeError, TypeError, ValueError) as error:
             raise DamagedMetadata from error
-        return account
+        return metadata
 
     def copy(self) -> Metadata:
         fields = self.reserved, self.copied, self.groups, self.jobs, self.records, self.kept, self.tokens

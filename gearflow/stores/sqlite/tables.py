@@ -1,7 +1,4 @@
-"""What a change does to the tables, within a transaction that somebody else begins and ends.
-
-What is in the tables: the questions that a store is asked.
-"""
+"""Reads and changes the tables. The caller begins and ends the transaction."""
 
 from __future__ import annotations
 
@@ -22,7 +19,6 @@ from gearflow.broker.storage import (
     StoredJob,
 )
 from gearflow.errors import StoreError
-from gearflow.stores.sqlite import rows
 from gearflow.stores.sqlite.rows import (
     BODY,
     JOB_BODY_CRC,
@@ -36,9 +32,9 @@ from gearflow.stores.sqlite.rows import (
     DamagedRow,
     Row,
     Uniques,
+    dead_letter_token,
     job_row,
     kept_by,
-    letter_token,
     part_id,
     part_ids,
     paused_row,
@@ -49,10 +45,11 @@ from gearflow.stores.sqlite.rows import (
     token_of,
 )
 from gearflow.stores.sqlite.schema import Metadata
+from gearflow.stores.sqlite.tuning import Tuning
 
 
 class Place(NamedTuple):
-    """Where a result is kept, and what goes with it."""
+    """Where a result is kept, and what belongs to it."""
 
     place: int
     number: int
@@ -80,7 +77,7 @@ class Reader:
         return self.whole_job(row)
 
     def whole_job(self, row: Row) -> StoredJob:
-        """The job in a row of ``JOB_HEAD`` and workload, with that."""
+        """The job in a row of ``JOB_HEAD`` and workload, with its whole workload."""
         job = row_job(row)
         if not isinstance(job.workload, int):
             return job
@@ -89,7 +86,7 @@ class Reader:
         )
 
     def whole_record(self, row: Row) -> JobRecord:
-        """What became of a job, with its body."""
+        """The record in a row of ``RECORD_COLUMNS``, with its whole body."""
         record = row_record(row)
         if not isinstance(row[BODY], int):
             return record
@@ -113,7 +110,7 @@ class Reader:
             self.records(
                 "INDEXED BY records_dead WHERE dead = ? AND dead > 0 AND number > ? AND function = ? "
                 "ORDER BY number LIMIT ?",
-                letter_token(function),
+                dead_letter_token(function),
                 after,
                 function.decode("latin-1"),
                 limit,
@@ -164,23 +161,28 @@ _INSERT_RECORD: Final = f"INSERT INTO records ({RECORD_COLUMNS}) VALUES ({', '.j
 
 
 class Tables(Reader):
-    """The tables of an open file, and the account of them. All may raise sqlite3.Error or DamagedRow."""
+    """The tables of an open file, and their metadata. All methods may raise sqlite3.Error or DamagedRow."""
 
     def __init__(
-        self, connection: sqlite3.Connection, account: Metadata, keep_bytes: int | None = None
+        self,
+        connection: sqlite3.Connection,
+        metadata: Metadata,
+        keep_bytes: int | None = None,
+        part: int = Tuning().part,
     ) -> None:
-        """A result that is larger than ``keep_bytes`` by itself is not kept: all others would have to go."""
+        """A result that is larger than ``keep_bytes`` is not kept, because all others would have to go."""
         super().__init__(connection)
-        self.account = account
+        self.metadata = metadata
         self._keep_bytes = keep_bytes
+        self._part = part
         self._in_parts = {
             key >> 1 for (key,) in connection.execute("SELECT DISTINCT id >> 8 FROM parts") if not key & 1
         }
-        """Jobs whose workloads lie in parts, and some that were."""
+        """Numbers of jobs whose workloads lie in parts. Some of them are gone."""
         self._uniques = Uniques()
 
     def read_uniques(self) -> None:
-        """Have ``latest`` know of what is there already."""
+        """Build the index for ``latest``."""
         self._uniques = Uniques()
         for place, token in self.connection.execute("SELECT place, token FROM records ORDER BY place"):
             if token:
@@ -194,7 +196,7 @@ class Tables(Reader):
         return None
 
     def apply(self, changes: Sequence[Change]) -> None:
-        """All changes, as in their order. Raises sqlite3.IntegrityError where a number is there already."""
+        """Apply changes in order. Raises sqlite3.IntegrityError if a number is there already."""
         kinds: dict[type[Change], list[Any]] = {}
         numbers: set[int | tuple[bytes, ...]] = set()  # of jobs; others name what they change as well
         for change in changes:
@@ -210,7 +212,7 @@ class Tables(Reader):
         self._apply_kinds(kinds)
 
     def apply_in_place_of_others(self, changes: Sequence[Change]) -> None:
-        """The same, more slowly: what is there under the number of a job or result goes first."""
+        """Apply changes one by one. Whatever the file has under the number of a job or result is removed."""
         for change in changes:
             if isinstance(change, (StoredJob, JobRecord)):
                 self.remove(place._replace(dead=0) for place in self.places(change.number))
@@ -219,7 +221,7 @@ class Tables(Reader):
             self._apply_kinds({type(change): [change]})
 
     def over(self, now: float, keep_bytes: int | None, limit: int) -> list[Place]:
-        """The first results whose time is over, then the oldest that are more than may be kept."""
+        """The first expired results, then the oldest results beyond ``keep_bytes``."""
         query = f"SELECT {PLACE} FROM records"
         found = [
             Place(*row)
@@ -227,7 +229,7 @@ class Tables(Reader):
                 f"{query} WHERE expires <= ? ORDER BY expires LIMIT ?", (now, limit)
             )
         ]
-        kept = self.account.kept - sum(place.kept for place in found)
+        kept = self.metadata.kept - sum(place.kept for place in found)
         if keep_bytes is not None and kept > keep_bytes and len(found) < limit:
             expired = set(found)
             for row in self.connection.execute(f"{query} ORDER BY place LIMIT ?", (limit,)):
@@ -239,22 +241,22 @@ class Tables(Reader):
         return found
 
     def remove(self, places: Iterable[Place]) -> None:
-        """Results, with their letters."""
+        """Remove results, with their dead letters."""
         places = list(places)
         self.connection.executemany("DELETE FROM records WHERE place = ?", [place[:1] for place in places])
-        self.account.records -= len(places)
+        self.metadata.records -= len(places)
         for place in places:
-            self.account.kept -= place.kept
-            self.account.tokens -= place.token
+            self.metadata.kept -= place.kept
+            self.metadata.tokens -= place.token
             if place.dead:
                 self._delete_jobs([place.number])
-            if place.kept > rows.PART:
+            if place.kept > self._part:
                 self._delete_parts(place.number, of_result=True)
         if (first := self.connection.execute("SELECT min(place) FROM records").fetchone()[0]) is not None:
             self._uniques.forget_before(first)
 
     def _apply_kinds(self, kinds: dict[type[Change], list[Any]]) -> None:
-        """Changes by their kinds, no two of the same job."""
+        """Apply changes by kind. No two are of the same job."""
         for kind, changes in kinds.items():
             if kind is StoredJob:
                 self._store(changes)
@@ -267,36 +269,36 @@ class Tables(Reader):
             elif kind is Revived:
                 self._revive(changes)
             elif kind is Reserved:
-                self.account.reserved = max(self.account.reserved, *(change.below for change in changes))
+                self.metadata.reserved = max(self.metadata.reserved, *(change.below for change in changes))
             elif kind is Paused:
                 self.write_paused(changes[-1].functions)
 
     def insert_jobs(self, jobs: Sequence[StoredJob], dead: int = 0) -> None:
-        """Jobs with their workloads, which are not there yet."""
-        self.connection.executemany(_INSERT_JOB, [job_row(job, dead) for job in jobs])
-        self.account.jobs += len(jobs)
+        """Insert jobs with their workloads."""
+        self.connection.executemany(_INSERT_JOB, [job_row(job, self._part, dead) for job in jobs])
+        self.metadata.jobs += len(jobs)
         for job in jobs:
-            if not isinstance(job.workload, int) and len(job.workload) > rows.PART:
+            if not isinstance(job.workload, int) and len(job.workload) > self._part:
                 self._in_parts.add(job.number)
                 self._insert_parts(job.number, job.workload, of_result=False)
 
     def insert_records(self, records: Sequence[JobRecord]) -> None:
-        """Results that are not there yet; their letters are."""
+        """Insert results, after their dead letters."""
         place = self.next_place
-        new = [record_row(record, place + more) for more, record in enumerate(records)]
+        new = [record_row(record, place + more, self._part) for more, record in enumerate(records)]
         self.next_place += len(new)
         self.connection.executemany(_INSERT_RECORD, new)
-        self.account.records += len(new)
+        self.metadata.records += len(new)
         for row, record in zip(new, records, strict=True):
-            self.account.kept += row[KEPT]
+            self.metadata.kept += row[KEPT]
             if token := row[TOKEN]:
-                self.account.tokens += token
+                self.metadata.tokens += token
                 self._uniques.add(token, row[0])
-            if row[KEPT] > rows.PART and len(record.body) > rows.PART:
+            if row[KEPT] > self._part and len(record.body) > self._part:
                 self._insert_parts(record.number, record.body, of_result=True)
 
     def write_paused(self, functions: Sequence[bytes]) -> None:
-        """The functions that are paused, and no others."""
+        """Replace the list of paused functions."""
         self.connection.execute("UPDATE paused SET functions = ?, crc = ?", paused_row(functions))
 
     def _store(self, jobs: Sequence[StoredJob], dead: int = 0) -> None:
@@ -321,7 +323,7 @@ class Tables(Reader):
         self.insert_records(records)
 
     def _without_too_large(self, records: Sequence[JobRecord], most: int) -> list[JobRecord]:
-        """Those that may be kept; the jobs of the others are gone."""
+        """The records that may be kept. The jobs of the others are removed."""
         self._delete_jobs([record.number for record in records if kept_by(record) > most])
         return [record for record in records if kept_by(record) <= most]
 
@@ -346,20 +348,20 @@ class Tables(Reader):
                 self.remove(place._replace(dead=0) for place in self.places(number))
 
     def _rewrite(self, job: StoredJob, dead: int) -> None:
-        """All of a job but its workload, which is in the file."""
+        """Update everything of a job but its workload, which is in the file."""
         if (held := self.held(job.number)) is None:
             raise StoreError(f"the workload of job {job.number} is not in this store")
         self._update(job._replace(workload=held[0].workload), dead, held[2])
 
     def _update(self, job: StoredJob, dead: int, body_crc: int) -> None:
-        self.connection.execute(_UPDATE_JOB, (*job_row(job, dead, body_crc)[:-1], job.number))
+        self.connection.execute(_UPDATE_JOB, (*job_row(job, self._part, dead, body_crc)[:-1], job.number))
 
     def _delete_jobs(self, numbers: Sequence[int], and_not_dead: str = "") -> int:
-        """How many of them were there."""
+        """Delete jobs. Returns how many were there."""
         gone = self.connection.executemany(
             f"DELETE FROM jobs WHERE number BETWEEN ? AND ? {and_not_dead}", _spans(numbers)
         ).rowcount
-        self.account.jobs -= gone
+        self.metadata.jobs -= gone
         if self._in_parts:
             for number in self._in_parts.intersection(numbers):
                 self._delete_parts(number, of_result=False)
@@ -370,8 +372,8 @@ class Tables(Reader):
         self.connection.executemany(
             "INSERT INTO parts (id, bytes) VALUES (?, ?)",
             (
-                (part_id(number, place, of_result=of_result), view[start : start + rows.PART])
-                for place, start in enumerate(range(0, len(view), rows.PART))
+                (part_id(number, place, of_result=of_result), view[start : start + self._part])
+                for place, start in enumerate(range(0, len(view), self._part))
             ),
         )
 
@@ -382,9 +384,9 @@ class Tables(Reader):
 
 
 def _spans(numbers: Iterable[int]) -> list[list[int]]:
-    """The first and the last of each row of consecutive numbers.
+    """The first and the last of each run of consecutive numbers.
 
-    Jobs end nearly in the order of their numbers, and to SQLite a span is a quarter of its single numbers.
+    Jobs end nearly in the order of their numbers, and a span costs SQLite a quarter of its single numbers.
     """
     spans: list[list[int]] = []
     for number in sorted(numbers):

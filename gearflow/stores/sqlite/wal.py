@@ -1,43 +1,37 @@
-"""The write-ahead log: made to survive a loss of power, and kept short, without stopping those who write.
+"""The write-ahead log: syncs, checkpoints, and disk space for checkpoints, without blocking writers.
 
-The loop's connection appends groups to the log and never waits for the disk (``synchronous=NORMAL`` does not
-sync at commit; ``wal_autocheckpoint=0`` never copies the log into the main file). Both are done here, in
-other threads, where the GIL is free:
+The event loop's connection appends groups to the log and never waits for the disk. ``synchronous=NORMAL``
+does not sync at commit, and ``wal_autocheckpoint=0`` disables SQLite's own checkpoints. Other threads do
+both:
 
-* ``sync`` syncs the log by a descriptor of its own. All that had been written when it was called is then
-  there after a loss of power: it lies in the log, or, if the log restarted meanwhile, in the main file, for
-  a log restarts only after SQLite has copied all of it there and synced that.
-* Once the log is longer than ``LONG``, a thread copies it to the main file (a PASSIVE checkpoint on a
-  connection of its own, during which others write on). The log restarts with the next transaction that
-  finds *all* of it copied. Under constant load there is always something new at its end, so the thread
-  repeats, each time with the little that has come meanwhile. If that does not suffice until the log is
-  longer than ``TOO_LONG``, it syncs both files, and then copies the last few pages while it holds the
-  ``gate``, at which a writer waits: for about as long as the disk takes for one commit. Only where more is
-  written than the disk can take does the rest not become small; then, from ``FAR_TOO_LONG`` on, writers wait
-  until it is copied, however long that takes: something must hold them back.
+* ``sync`` syncs the log through its own descriptor. Everything written before the call then survives a loss
+  of power. It is in the log or, if the log has restarted meanwhile, in the main file, because a log restarts
+  only after SQLite has copied all of it there and synced that.
+* A checkpoint copies the log into the main file if the log is longer than ``Tuning.checkpoint``. It is a
+  PASSIVE checkpoint on a connection of its own, so that others can write meanwhile. The log restarts with the
+  next transaction that finds *all* of it copied. Under constant load its end is always new, so the thread
+  repeats the checkpoint with the few new pages. If the log still grows beyond ``blocking_checkpoint``, the
+  thread syncs both files and copies the last pages while it holds the ``gate``. Writers then wait for about
+  one commit. If writers are faster than the disk, the rest never becomes small. From ``stalling_checkpoint``
+  on they wait until everything is copied.
 
-SQLite makes one sync of its own on the loop's thread, of the header of a log that restarts (without it,
-new and old frames could be taken for one log after a loss of power). That is once in ``LONG`` bytes.
+SQLite makes one sync of its own on the loop's thread, for the header of a log that restarts. Without it, old
+and new frames could look like one log after a loss of power.
 
-A reader in another process (a backup) keeps the log from restarting until it is done. Nobody waits for
-it.
+A reader in another process (a backup) keeps the log from restarting until the reader is done.
 
-A checkpoint that fails is no loss, as all is still in the log; it is tried again. A failed *sync* is: the
-kernel may have dropped what it could not write, and a second try would succeed without it. From then on
-``broken`` says so, every further sync fails, and the log is not copied any more: SQLite looks at its
+A failed checkpoint loses nothing, because everything is still in the log. It is repeated. A failed *sync* is
+final. The kernel may have dropped the data, and a second sync would succeed without it. From then on
+``broken`` has the error, every sync fails, and there are no more checkpoints. SQLite verifies the log's
 checksums only when it opens the file, so the file must be opened again.
 
-With ``sync="off"`` nothing is ever synced.
+With ``sync="off"`` nothing is synced.
 
-Preallocator on the disk for the main file, before its pages are in it.
-
-What is written is in the log first, and needs its place in the main file when it is copied there. If the disk
-is full by then, the log can neither be copied nor grow, and nothing can be written any more: not even that
-jobs are done, which would make room. So a group is only accepted if the main file has its blocks for all
-pages that there are; then the log can always be copied, and restart in the space that it has.
-
-The blocks are allocated behind the file's end (fallocate, KEEP_SIZE), so that its length stays what SQLite
-made it. Where that does not exist (not on Linux, or not on that file system), nothing is reserved.
+**Preallocation.** Written pages need their place in the main file at the next checkpoint. If the disk is full
+by then, the log can neither be copied nor grow. Nothing could be written any more, not even the ends of jobs
+that would free space. So a group is only accepted if the main file has blocks for all pages. The blocks are
+allocated behind the file's end (fallocate, KEEP_SIZE), so that its length stays as SQLite set it. Where
+fallocate does not exist (not Linux, or not on that file system), nothing is reserved.
 """
 
 from __future__ import annotations
@@ -57,6 +51,7 @@ from typing import Final, Literal, TypeAlias
 
 from gearflow.stores.sqlite.files import sync_names
 from gearflow.stores.sqlite.schema import PAGE
+from gearflow.stores.sqlite.tuning import Tuning
 
 _STEP: Final = 1 << 20  # bytes
 _KEEP_SIZE: Final = 1
@@ -64,30 +59,31 @@ _NOT_THERE: Final = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EPERM)
 
 
 class Preallocator:
-    """The blocks of a file."""
+    """Reserves blocks for the main file."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._bytes = os.fstat(fd).st_size
         self._is_possible = sys.platform == "linux"
 
-    def make(self, pages: int) -> None:
-        """Have room for so many pages.
+    def reserve(self, pages: int) -> None:
+        """Reserve blocks for so many pages.
 
         Raises:
-            OSError: There is none.
+            OSError: The disk is full.
         """
         if pages * PAGE > self._bytes:
             end = pages * PAGE // _STEP * _STEP + _STEP
-            self._allocate(self._bytes, end)
+            self.allocate(self._bytes, end)
             self._bytes = end
 
-    def make_again(self) -> None:
-        """When the log is copied, SQLite cuts the file behind the pages that are in it then."""
-        with suppress(OSError):  # if it is not there any more, the next page will tell
-            self._allocate(os.fstat(self._fd).st_size, self._bytes)
+    def reserve_again(self) -> None:
+        """Reserve the blocks again after a checkpoint, in which SQLite cuts the file behind its last page."""
+        with suppress(OSError):  # the next group fails if the space is taken
+            self.allocate(os.fstat(self._fd).st_size, self._bytes)
 
-    def _allocate(self, start: int, end: int) -> None:
+    def allocate(self, start: int, end: int) -> None:
+        """Reserve a range of bytes. Raises OSError."""
         if not self._is_possible or end <= start:
             return
         offset, size = ctypes.c_int64(start), ctypes.c_int64(end - start)
@@ -107,64 +103,55 @@ def _libc() -> ctypes.CDLL:
 
 Sync: TypeAlias = Literal["always", "batch", "off"]
 
-LONG: Final = 16 << 20
-"""Bytes of log from which on it is copied into the main file."""
-
-TOO_LONG: Final = 64 << 20
-"""Bytes of log from which on writers may have to wait for the end of that."""
-
-FAR_TOO_LONG: Final = 256 << 20
-"""Bytes of log from which on they have to, even if that takes longer."""
-
-SHORT: Final = 4 << 20
-"""Bytes to which the log's file is cut when it restarts."""
-
-_PASSES: Final = 4  # until the rest is small, or will not be
+_PASSES: Final = 4  # checkpoints after which the rest is small, or never will be
 _PAGE: Final = PAGE + 24  # bytes of log
 
 
 class WriteAheadLog:
-    """The two files of an open database, seen from the disk."""
+    """The descriptors of an open database. Owns them, and the checkpoint thread."""
 
-    def __init__(self, path: Path, sync: Sync, connect: Callable[[], sqlite3.Connection]) -> None:
-        """Open the main file, and create it if there is none.
+    def __init__(
+        self, path: Path, sync: Sync, tuning: Tuning, connect: Callable[[], sqlite3.Connection]
+    ) -> None:
+        """Open the main file, and create it if it is missing.
 
-        This must come before SQLite opens it, and ``close`` after SQLite has closed it: its locks on the
-        file are the process's, and closing any descriptor of the file lets go of them.
+        Do this before SQLite opens the file, and call ``close`` after SQLite has closed it. SQLite's locks
+        belong to the process, and closing any descriptor of the file releases them.
 
         Raises:
-            OSError: It cannot be opened.
+            OSError: The file cannot be opened.
         """
         self._path = path
         self._sync: Sync = sync
+        self._tuning = tuning
         self._connect = connect
         self.main_fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self.room = Preallocator(self.main_fd)
+        self.space = Preallocator(self.main_fd)
         self._log_fd: int | None = None
         self.gate = threading.Lock()
-        """Held while a transaction is written, so that the log can be seen to its end."""
+        """Held while a transaction is written. A checkpoint that holds it can copy the whole log."""
         self.broken: OSError | None = None
-        """A sync that failed: what was written may not be on the disk, whatever later ones say."""
+        """The error of a failed sync. The disk may miss written data, whatever later syncs report."""
         self._syncing = threading.Lock()
         self._stopped = False
-        self._copier: threading.Thread | None = None
-        self._copied_to = 0  # bytes of log when it was last copied
+        self._checkpointer: threading.Thread | None = None
+        self._length_copied = 0  # bytes of log at the last checkpoint
 
     def opened(self) -> None:
-        """SQLite has opened the file, and so the log is there: its name must survive, too.
+        """Open the log, which exists once SQLite has opened the file, and make its name durable.
 
         Raises:
-            OSError: It does not.
+            OSError: The name may not survive a loss of power.
         """
         self._log_fd = os.open(f"{self._path}-wal", os.O_RDWR | os.O_CLOEXEC)
         if self._sync != "off":
             sync_names(self._path.parent)
 
     def sync(self) -> None:
-        """Have what was written survive, and the log be shortened if it is long. In any thread.
+        """Make everything written durable, and start a checkpoint if the log is long. In any thread.
 
         Raises:
-            OSError: It may not survive; see ``broken``.
+            OSError: Written data may not survive a loss of power. See ``broken``.
         """
         with self._syncing:
             if self._log_fd is None or self._stopped:
@@ -172,27 +159,30 @@ class WriteAheadLog:
             if self._sync != "off":
                 self._sync_file(self._log_fd)
             length = self.length()
-            if length < LONG:
-                self._copied_to = 0
-            elif abs(length - self._copied_to) > LONG / 2 and not self._is_copying():
-                self._copier = threading.Thread(target=self.copy, name="gearflow-checkpoint")
-                self._copier.start()
+            if length < self._tuning.checkpoint:
+                self._length_copied = 0
+            elif (
+                abs(length - self._length_copied) > self._tuning.checkpoint / 2
+                and not self._is_checkpointing()
+            ):
+                self._checkpointer = threading.Thread(target=self.copy, name="gearflow-checkpoint")
+                self._checkpointer.start()
 
     def length(self) -> int:
-        """Bytes of the file; what is in use of it may be less."""
+        """Bytes of the log's file. The log itself may be shorter."""
         assert self._log_fd is not None
         return os.fstat(self._log_fd).st_size
 
-    def _is_copying(self) -> bool:
-        return self._copier is not None and self._copier.is_alive()
+    def _is_checkpointing(self) -> bool:
+        return self._checkpointer is not None and self._checkpointer.is_alive()
 
     def join(self) -> None:
-        """Wait for the end of a copying that goes on."""
-        if self._copier is not None:
-            self._copier.join()
+        """Wait for the end of a checkpoint in progress."""
+        if self._checkpointer is not None:
+            self._checkpointer.join()
 
     def stop(self) -> None:
-        """Wait for what goes on in other threads; nothing begins there any more."""
+        """Wait for the other threads. No sync or checkpoint starts after this."""
         with self._syncing:
             self._stopped = True
             self.join()
@@ -204,8 +194,8 @@ class WriteAheadLog:
                 os.close(fd)
 
     def copy(self) -> None:
-        """Copy the log into the main file; if that fails, it was not."""
-        with suppress(sqlite3.Error, OSError):  # see above; and if the disk is broken, others will tell
+        """Copy the log into the main file. Does nothing if that fails."""
+        with suppress(sqlite3.Error, OSError):  # the log still has everything
             connection = self._connect()
             try:
                 self._copy_by(connection)
@@ -216,20 +206,28 @@ class WriteAheadLog:
         before = copied = 0
         for _ in range(_PASSES):
             before, copied = copied, checkpoint(connection)
-            self.room.make_again()
-            length = self._copied_to = self.length()
-            if length < LONG or length - copied < _PAGE:
+            self.space.reserve_again()
+            length = self._length_copied = self.length()
+            if length < self._tuning.checkpoint or length - copied < _PAGE:
                 return  # it has restarted, or will with the next transaction
-        is_little = self.length() - copied < LONG / 4
-        is_possible = copied > before  # no reader is in the way
-        if self.length() > TOO_LONG and (is_little or (self.length() > FAR_TOO_LONG and is_possible)):
-            if self._sync != "off":  # so that nearly nothing is left to sync in the gate
-                assert self._log_fd is not None
-                self._sync_file(self._log_fd)
-                self._sync_file(self.main_fd)
-            with self.gate:
-                checkpoint(connection)
-            self.room.make_again()
+        if self._must_block_writers(self.length(), copied, has_progress=copied > before):
+            self._copy_with_gate(connection)
+
+    def _must_block_writers(self, length: int, copied: int, *, has_progress: bool) -> bool:
+        """Whether the log is so long that the rest must be copied while writers wait."""
+        tuning = self._tuning
+        is_rest_small = length - copied < tuning.checkpoint / 4
+        is_stalling = length > tuning.stalling_checkpoint and has_progress  # no reader prevents it
+        return length > tuning.blocking_checkpoint and (is_rest_small or is_stalling)
+
+    def _copy_with_gate(self, connection: sqlite3.Connection) -> None:
+        if self._sync != "off":  # so that nearly nothing is left to sync while writers wait
+            assert self._log_fd is not None
+            self._sync_file(self._log_fd)
+            self._sync_file(self.main_fd)
+        with self.gate:
+            checkpoint(connection)
+        self.space.reserve_again()
 
     def _sync_file(self, fd: int) -> None:
         if self.broken is not None:
@@ -242,7 +240,7 @@ class WriteAheadLog:
 
 
 def checkpoint(connection: sqlite3.Connection) -> int:
-    """Copy what is in the log now; up to which byte of it all is copied. Meanwhile, others write on."""
+    """Copy the log while others write. Returns the bytes at the log's beginning that are copied."""
     _, _, copied = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
     return int(copied) * _PAGE
 
