@@ -20,7 +20,7 @@ from collections.abc import (
     Iterator,
     Sized,
 )
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -47,6 +47,7 @@ A_contra = TypeVar("A_contra", contravariant=True)
 R_co = TypeVar("R_co", covariant=True)
 B = TypeVar("B")
 C = TypeVar("C")
+S = TypeVar("S")
 
 WINDOW: Final = 32
 """Jobs in flight by default. They are enough to hide the round trips of a few workers."""
@@ -130,28 +131,34 @@ class _Run:
         return place, self._due.pop(place)
 
 
+class _Batch(Generic[S]):
+    """A plan with its items, which can be taken once."""
+
+    def __init__(self, plan: Plan, items: S) -> None:
+        self._plan = plan
+        self._untaken = [items]  # empty when they are taken, so that they are not kept
+
+    def _take_items(self) -> S:
+        if not self._untaken:
+            raise RuntimeError(
+                "a batch can be run once, and its items are taken; make another with map() or amap()"
+            )
+        return self._untaken.pop()
+
+
 # ----------------------------------------------------------------------------------------------- async
 
 
-class AsyncResults(Generic[R_co]):
+class AsyncResults(_Batch[Iterable[Any] | AsyncIterable[Any]], Generic[R_co]):
     """The calls of a task for many items, from ``amap``. Iterate with ``async for``, or await all results as
     a list.
     """
-
-    def __init__(self, plan: Plan, items: Iterable[Any] | AsyncIterable[Any]) -> None:
-        self._plan = plan
-        self._items = items
-        self._has_run = False
 
     def __aiter__(self) -> AsyncIterator[R_co]:
         return self._run()
 
     def _run(self) -> "_AsyncRun":
-        if self._has_run:
-            raise _already_run()
-        self._has_run = True
-        items, self._items = self._items, ()
-        return _AsyncRun(self._plan, items)
+        return _AsyncRun(self._plan, self._take_items())
 
     def __await__(self) -> Generator[Any, None, list[R_co]]:
         return self.results().__await__()
@@ -167,7 +174,7 @@ class AsyncResults(Generic[R_co]):
         """
         limit = wait_limit("timeout", timeout)
         run = self._run()
-        with _closing(run), _limit(limit):
+        with closing(run), _limit(limit):
             return [result async for result in run]
 
     def reduce(
@@ -184,7 +191,7 @@ class AsyncResults(Generic[R_co]):
         async def reduce() -> B:
             client = await current.current()
             run, reducing = self._run(), Reducing(client, callee, fan_in)
-            with _closing(run), _closing(reducing):
+            with closing(run), closing(reducing):
                 while (result := await run.next()) is not None:
                     await reducing.submit(reducing.tree.add(0, *result))
                 return cast(B, await reducing.finish(run.size))
@@ -288,16 +295,11 @@ class AsyncOutcome(Generic[R_co]):
 # ------------------------------------------------------------------------------------------------ sync
 
 
-class Results(Generic[R_co]):
+class Results(_Batch[Iterable[Any]], Generic[R_co]):
     """The calls of a task for many items, from ``map``. Iterate over it in code without an event loop.
 
     Iterating returns results as they come. It takes the items in the thread that iterates.
     """
-
-    def __init__(self, plan: Plan, items: Iterable[Any]) -> None:
-        self._plan = plan
-        self._items = items
-        self._has_run = False
 
     def __iter__(self) -> Iterator[R_co]:
         return (result for _, result in self._run(_Deadline(None)))
@@ -339,11 +341,7 @@ class Results(Generic[R_co]):
 
     def _run(self, deadline: "_Deadline") -> Iterator[tuple[int, Any]]:
         client = _sync_client(self._plan)
-        if self._has_run:
-            raise _already_run()
-        self._has_run = True
-        items, self._items = self._items, ()
-        return _sync_run(self._plan, items, client, deadline)
+        return _sync_run(self._plan, self._take_items(), client, deadline)
 
 
 def _sync_client(plan: Plan) -> SyncClient:
@@ -448,20 +446,8 @@ def _callee(task: object) -> Callee:
     return cast(Callee, task)
 
 
-def _already_run() -> RuntimeError:
-    return RuntimeError("a batch can be run once, and its items are taken; make another with map() or amap()")
-
-
 class _Closable(Protocol):
     def close(self) -> None: ...
-
-
-@contextmanager
-def _closing(owner: _Closable) -> Generator[None]:
-    try:
-        yield
-    finally:
-        owner.close()
 
 
 @contextmanager
