@@ -16,7 +16,7 @@ class SizeLimits:
     """Of a function's name; gearmand has the same limit."""
 
     unique: int = 64
-    """Of a unique or a reducer: gearmand's limit, so that whoever works with it works here."""
+    """Of a unique or a reducer. This is gearmand's limit, so clients that work with gearmand work here."""
 
     line: int = MAX_TEXT_LINE
     """Of a text command; gearmand has the same limit."""

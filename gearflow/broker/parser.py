@@ -188,7 +188,7 @@ class Partial:
         self.began = began  # when its first bytes came
         self.size = size  # bytes, as far as that is known
         self.pieces: list[bytes] = []
-        self.missing = 0  # bytes without which looking at the pieces again is in vain
+        self.missing = 0  # bytes that must arrive before another look at the pieces helps
         self.body: memoryview | None = None  # where a large body is received; ``filled`` of it have come
         self.kind = 0
         self.filled = 0
@@ -272,7 +272,7 @@ class PacketParser:
         except RemoteProtocolError:
             if not session.pending_writes:
                 raise
-            self.stalled[session] = [data[position:]]  # it is told behind the answers
+            self.stalled[session] = [data[position:]]  # it is handled after the answers
 
     def resume(self, session: Session, now: float) -> None:
         """No answer of the session waits any more: handle what it sent meanwhile. Raises as ``receive``."""

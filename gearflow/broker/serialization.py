@@ -1,4 +1,4 @@
-"""Jobs as the store has them, and back; and what a worker is told of a job beside its workload."""
+"""Jobs as the store has them, and back; and the envelope that a worker gets with a workload."""
 
 from __future__ import annotations
 

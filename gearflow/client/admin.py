@@ -30,7 +30,7 @@ T = TypeVar("T")
 _RECEIVE_SIZE: Final = 65536
 
 _UNWANTED: Final = {b"ERR %b " % TLS_REQUIRED: NO_TLS, b"ERR %b " % UNAUTHORIZED: NO_TOKEN}
-"""How a server begins the answer to whom it does not serve as he is."""
+"""Prefix of the error that a server sends to an unauthenticated connection, and its meaning."""
 
 
 class Admin:
@@ -99,7 +99,7 @@ class Admin:
 
     async def create_function(self, function: str) -> None:
         """Make a function known, so that ``status`` lists it."""
-        # gearmand 1.1.21 cuts off the name's last letter before a bare LF, hence CRLF everywhere.
+        # gearmand 1.1.21 cuts off the name's last letter before a bare LF, so every line ends in CRLF.
         await self._line(b"create function " + _word(function_to_wire(function)))
 
     async def drop_function(self, function: str) -> None:

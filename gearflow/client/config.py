@@ -40,7 +40,7 @@ class ServerAddress:
             if rest and not rest.startswith(":"):
                 raise _bad(entry, f"{rest!r} stands behind the bracket")
             port = rest[1:] if rest else None
-        elif entry.count(":") > 1:  # IPv6 cannot be told from a port without brackets, so it has none
+        elif entry.count(":") > 1:  # IPv6 without brackets is ambiguous, so it has no port
             host, port = entry, None
         else:
             host, colon, port_text = entry.partition(":")

@@ -236,7 +236,7 @@ class Connection:
                 request.job.cancel()
 
     def detach(self, job: ClientJob) -> bool:
-        """Forget a job; whether its server is told that it is wanted no more.
+        """Forget a job. True if its server is notified that the job is no longer needed.
 
         Its handle stays until the server has taken that in, or ends the job: what comes is known to be ours.
         """

@@ -1,6 +1,6 @@
 """A job seen from the client that submitted it: its handle, its events, its end.
 
-The connection's reader moves a ``ClientJob`` on; whoever waits is woken. What a job does not use costs it
+The connection's reader moves a ``ClientJob`` on and wakes its waiters. What a job does not use costs it
 nothing: events are kept from the first one that arrives, and something to wait on is made by the first
 who waits.
 """
@@ -108,7 +108,7 @@ class JobOwner(Protocol):
         ...
 
     def detach(self, job: "ClientJob") -> bool:
-        """Forget the job; whether its server is told that it is wanted no more."""
+        """Forget the job. True if its server is notified that the job is no longer needed."""
         ...
 
 
@@ -152,7 +152,7 @@ class ClientJob:
         """Whether the job has ended for us: completed, failed, lost, or cancelled here."""
         self._owner = owner
         self._result = b""
-        self._failure: Callable[[], Exception] | None = None  # made anew for each raise
+        self._failure: Callable[[], Exception] | None = None  # makes a new one for each raise
         self._ended: anyio.Event | None = None
         self._news: anyio.Event | None = None
         self._events: deque[JobEvent] | None = None

@@ -138,7 +138,7 @@ class ReservedCall(Submission):
 
 
 class Tally:
-    """What is set once for each of many requests; whoever waits for it waits for all of them."""
+    """An event that is set once for each of many requests. A waiter waits for all of them."""
 
     __slots__ = ("_all", "_missing")
 

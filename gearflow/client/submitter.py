@@ -1,11 +1,11 @@
 """An order on its way to a server, from the first attempt to the last.
 
 A server that cannot be reached is passed over: nothing was sent. A submission that left, and was not
-acknowledged before the connection closed, may have made a job or not, so its caller is told
-(``SubmitUnknown``). It is sent again only
+acknowledged before the connection closed, may have made a job or not, so its caller gets
+``SubmitUnknown``. It is sent again only
 
 * where the caller says that a second run does no harm (``resubmit``), to any server. An attached job is
-  then also submitted anew when its server is lost before its end, and its caller waits on;
+  then also submitted again when its server is lost before its end, and its caller waits on;
 * where it asks for the kept result of its unique (``reuse``), to the same server, if that is gearflow's own:
   there it joins the job that it may have made, or is answered with its result.
 
@@ -145,7 +145,7 @@ class Sending:
 
 
 class ResubmittedJob(ReservedJob):
-    """An attached job that is submitted anew when its server is lost."""
+    """An attached job that is submitted again when its server is lost."""
 
     __slots__ = ("_scope", "_sending")
 
@@ -162,13 +162,13 @@ class ResubmittedJob(ReservedJob):
             self.fail(failure)
 
     def cancel(self) -> bool:
-        """As for other jobs; what is being submitted anew is not wanted either."""
+        """As for other jobs. A resubmission in progress is cancelled, too."""
         cancelled = super().cancel()
         self._scope.cancel()
         return cancelled
 
     async def _go_on(self, failure: Callable[[], Exception]) -> None:
-        """Submit it anew; what speaks against it is how the job ends."""
+        """Submit the job again. If that fails, the job ends with the error."""
         if self.done:
             return
         lost = self.handle, str(self.server)
@@ -177,7 +177,7 @@ class ResubmittedJob(ReservedJob):
             with self._scope:
                 await self._sending.attach_again(self, failure())
                 logger.info(
-                    "a job was submitted anew, because its server was lost",
+                    "a job was submitted again, because its server was lost",
                     extra={"handle": self.handle, "server": str(self.server), "lost": "@".join(lost)},
                 )
         except Exception as error:  # noqa: BLE001  (the client's task group must not end by it)
@@ -202,7 +202,7 @@ async def _handle_of(submission: Submission) -> JobHandle:
 
 
 def _anew(error: Exception) -> Exception:
-    """Its like, to be raised once more."""
+    """A copy of an error, to be raised once more."""
     made = copy(error)
     made.__cause__ = error.__cause__
     return made

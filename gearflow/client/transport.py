@@ -1,8 +1,8 @@
 """Open a connection to a server: tuned, with TLS if it is wanted, and with the token said.
 
-Whoever has a token learns first whom he talks to: ``OPTION_REQ gearflow`` is answered by gearflow's own
-server alone, with ``gearflow:auth`` where it wants a token, and with ``gearflow`` where it wants none, or
-has been told it already. So the token is told to nobody else.
+A client with a token first finds out which server it talks to. Only gearflow's own server answers
+``OPTION_REQ gearflow``: with ``gearflow:auth`` if it requires a token, and with ``gearflow`` if it requires
+none or has it already. So no other server ever gets the token.
 
 Why a connection could not be made, or ended, in words for people.
 """

@@ -31,7 +31,7 @@ MAX_CLIENT_ID: Final = 127
 """Bytes of a client id that gearmand keeps; longer ones are cut."""
 
 MAX_TOKEN: Final = 1024
-"""Bytes in a token, the secret that gearflow's own server may want to be told first."""
+"""Bytes in a token, the secret that gearflow's own server may require first."""
 
 RESERVED_PREFIX: Final = b"gearflow:"
 """The names of the functions that gearflow's own server answers itself begin with it."""
@@ -44,10 +44,10 @@ AUTH: Final = b"gearflow:auth"
 the server wants it first."""
 
 UNAUTHORIZED: Final = b"UNAUTHORIZED"
-"""The code of the ERROR to whoever has not said the token, or a wrong one."""
+"""The code of the ERROR for a connection that sent no token, or a wrong one."""
 
 TLS_REQUIRED: Final = b"TLS_REQUIRED"
-"""The code of the ERROR to whoever speaks without TLS on a port that wants it."""
+"""The code of the ERROR for a connection without TLS on a port that requires it."""
 
 
 class Priority(StrEnum):

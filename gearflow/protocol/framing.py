@@ -34,7 +34,7 @@ class FrameBuffer:
         self._text = text
         self._max_body = max_body
         self._pieces: list[bytes] = []  # of an incomplete frame
-        self._missing = 0  # bytes without which looking again is in vain
+        self._missing = 0  # bytes that must arrive before another look helps
         self._broken: str | None = None
 
     def feed(self, data: bytes) -> Iterable[Frame]:
@@ -76,7 +76,7 @@ class FrameBuffer:
         if have < HEADER_SIZE:
             if data[start : start + 4] != self._magic[:have]:
                 raise RemoteProtocolError(f"{data[start : start + 4]!r} is not the magic {self._magic!r}")
-            # Each byte of the magic is looked at when it comes, so that a wrong one is told at once.
+            # Each byte of the magic is checked when it comes, so that a wrong one is reported at once.
             return start, 1 if have < len(self._magic) else HEADER_SIZE - have
         magic, kind, size = HEADER.unpack_from(data, start)
         if magic != self._magic:

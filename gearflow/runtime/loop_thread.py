@@ -134,7 +134,7 @@ class LoopThread(Generic[V]):
 class _Call(Generic[T]):
     """A call that is awaited in the loop's thread, and waited for in another thread.
 
-    No ``concurrent.futures.Future``: whoever begins to wait for one has its lock for a moment. A signal
+    No ``concurrent.futures.Future``: a thread that begins to wait for one has its lock for a moment. A signal
     handler that made a call in that moment would wait for the loop, and the loop for the lock.
     """
 
