@@ -48,7 +48,7 @@ def test_a_verb_of_another_queue_is_answered_with_ours(add: Any, name: str, reme
 
 def test_tasks_that_are_piped_say_what_to_write_instead(add: Any) -> None:
     with pytest.raises(AttributeError, match=r"or write \.map\(items\)\.then\(task\)"):
-        add | add
+        _ = add | add
     assert isinstance(1, Task | int)  # the class is a type like any other
 
 
