@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import os
 import random
 import shutil
 import signal
@@ -89,6 +90,17 @@ def test_rows_on_both_sides_of_damaged_pages_are_saved(tmp_path: Path) -> None:
     assert contents.reserved > 1 << 32  # more numbers than we know of may have been given
     assert len(jobs_of(contents)) == recovered.kept_jobs
     store.close()
+
+
+def test_no_row_of_a_readable_page_is_lost_beside_a_missing_one(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    written(path)
+    os.truncate(path, path.stat().st_size // PAGE // 2 * PAGE)
+    content = path.read_bytes()
+    pages = [content[start : start + PAGE] for start in range(PAGE, len(content), PAGE)]
+    rows = sum(int.from_bytes(page[3:5], "big") for page in pages if page[0] == 0x0D)  # leaves of tables
+    recovered = recover(path)
+    assert recovered.kept_jobs + recovered.kept_records == rows - 2  # one row of meta, one of paused
 
 
 def test_all_is_saved_where_only_the_first_page_is_damaged(tmp_path: Path) -> None:
@@ -323,7 +335,7 @@ def with_a_planned_rescue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     """Where a file was that has been moved away, and its rescue has yet to take its place."""
     path = left_by_a_kill(tmp_path / "left")
     with monkeypatch.context() as patch:
-        patch.setattr(FileLock, "hand_over", refuse)
+        patch.setattr(FileLock, "expect_nothing", refuse)
         with pytest.raises(StoreError, match="this error was planned"):
             recover(path)
     return path

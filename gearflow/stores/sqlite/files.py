@@ -96,8 +96,8 @@ class FileLock:
             raise failed(self.lock_path, error) from error
         self._counts_at = len(head)
 
-    def hand_over(self, name: bytes) -> None:
-        """Another file is to take the place of this one: of that, no group of changes is expected."""
+    def expect_nothing(self, name: bytes) -> None:
+        """Note that another file will replace this one, of which no group of changes is expected."""
         self.begin(name, 0)
         os.fsync(self._fd)
 

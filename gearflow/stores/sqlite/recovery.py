@@ -1,23 +1,15 @@
-"""Save what can be read of a damaged file (see ``salvage``) into a new one that takes its place.
+"""Recovery: saves what can be read of a damaged file into a new file that replaces it.
 
-The new file is complete before the damaged one is moved away (see ``swap``); if anything fails until then,
-all is as it was.
+**Reading.** SQLite stops at the first damaged page, but the rows behind it are still there. So rows are read
+by ranges of their keys: forwards until that fails, then backwards from the end. The rest is divided into
+smaller ranges, until nothing is left or ``_FRUITLESS`` ranges in a row had no row (a gap may be mostly
+empty). Every row has a checksum, so whatever is kept is what was written. If the first page is damaged,
+SQLite opens nothing. The file is then read from a copy with the first page of an empty file, because the
+tables of jobs and results begin on the same pages in all files (see ``schema``).
 
-Reads what can be read of a damaged file.
-
-SQLite gives up at the first damaged page; the rows behind it are still there. So rows are read by ranges of
-their keys: forwards until it fails, then backwards from the end; what is left between is divided, and the
-parts are treated alike, until nothing is left or ``_FRUITLESS`` attempts in a row have brought nothing (most
-of a gap may be nothing). Every row has a checksum, so what is kept is what was written.
-
-If the first page is damaged, SQLite opens nothing. The file is then read from a copy whose first page is that
-of an empty one: in all files, the tables of jobs and results begin on the same pages (see ``schema``).
-
-A rescue takes the place of the damaged file, and of its log: in steps, any of which may be the last.
-
-So before the first of them a plan is put beside the file, with ``-swap`` at the end of its name. Until it is
-there, all is as it was. From then on it is the rescue that counts: no server takes the file until the plan
-has been carried out, which can be restarted as often as necessary.
+**Replacing.** The new file is complete before anything happens to the damaged one. Then a plan is written
+beside the file, with ``-swap`` at the end of its name. Until it is there, nothing has changed. From then on
+no server opens the file until the plan has been carried out, which can be repeated after a crash.
 """
 
 from __future__ import annotations
@@ -45,14 +37,16 @@ from gearflow.stores.sqlite.tables import Reader, Tables
 
 _FRUITLESS: Final = 2000
 _HIGHEST: Final = 1 << 62  # key
+_ORDERS: Final = ("ASC", "ASC LIMIT 1", "DESC", "DESC LIMIT 1")
+"""Python's sqlite3 reads one row ahead and drops a row if the next one fails. ``LIMIT 1`` gets that row."""
 
 
 def open_damaged(path: Path, work: Path) -> sqlite3.Connection:
-    """The damaged file, or a copy of it at ``work``, in such a way that something can be read.
+    """Open the damaged file, or a copy of it at ``work``, so that something can be read.
 
     Raises:
-        StoreError: Nothing can.
-        OSError: There is no room for the copy.
+        StoreError: Nothing can be read.
+        OSError: The copy does not fit on the disk.
     """
     log = path.with_name(path.name + "-wal")
     has_log = log.exists() and log.stat().st_size > 0
@@ -82,7 +76,7 @@ def _connection(path: Path, how: str) -> sqlite3.Connection:
 
 
 def _any_text(text: bytes) -> str:
-    return text.decode("utf-8", "replace")  # the checksum will tell
+    return text.decode("utf-8", "replace")  # the checksum notices
 
 
 def _is_readable(connection: sqlite3.Connection) -> bool:
@@ -99,66 +93,63 @@ def _replace_first_page(work: Path, version: int) -> None:
     page[18:20] = b"\2\2"  # the file has a write-ahead log
     pages = max(1, work.stat().st_size // len(page))
     page[28:32] = pages.to_bytes(4, "big")
-    page[32:40] = bytes(8)  # no free pages that one could know of
+    page[32:40] = bytes(8)  # an empty list of free pages
     with work.open("r+b") as file:
         file.write(page)
 
 
-class Salvage:
-    """Reads what can be read."""
+class DamagedTables(Reader):
+    """Reads the rows of a damaged file that can be read."""
 
-    def __init__(self, source: sqlite3.Connection) -> None:
-        self._source = source
-        self._reader = Reader.__new__(Reader)  # whose beginning would ask for what may not be readable
-        self._reader.connection = source
-
-    def jobs(self) -> Iterator[tuple[StoredJob, bool]]:
+    def readable_jobs(self) -> Iterator[tuple[StoredJob, bool]]:
         """Each job with its workload, and whether it is a dead letter."""
         query = (
-            f"SELECT {JOB_HEAD}, workload FROM jobs NOT INDEXED WHERE number BETWEEN ? AND ? ORDER BY number"
+            f"SELECT {JOB_HEAD}, workload FROM jobs NOT INDEXED WHERE number BETWEEN ? AND ? ORDER BY number "
         )
         for row in self._rows(query):
             with suppress(sqlite3.Error, DamagedRow):
-                yield self._reader.whole_job(row), row[JOB_DEAD] != 0
+                yield self.whole_job(row), row[JOB_DEAD] != 0
 
-    def records(self) -> Iterator[tuple[JobRecord, bool]]:
-        """Each result, and whether it is that of a dead letter."""
-        query = f"SELECT {RECORD_COLUMNS} FROM records NOT INDEXED WHERE place BETWEEN ? AND ? ORDER BY place"
+    def readable_records(self) -> Iterator[tuple[JobRecord, bool]]:
+        """Each result, and whether it is the result of a dead letter."""
+        query = (
+            f"SELECT {RECORD_COLUMNS} FROM records NOT INDEXED WHERE place BETWEEN ? AND ? ORDER BY place "
+        )
         for row in self._rows(query):
             with suppress(sqlite3.Error, DamagedRow):
-                yield self._reader.whole_record(row), row[RECORD_DEAD] != 0
+                yield self.whole_record(row), row[RECORD_DEAD] != 0
 
-    def paused(self) -> tuple[bytes, ...] | None:
-        """The functions that are paused; None if that cannot be read."""
+    def readable_paused(self) -> tuple[bytes, ...] | None:
+        """The paused functions, or None if they cannot be read."""
         with suppress(sqlite3.Error, DamagedRow):
-            return self._reader.paused() if schema.version_of(self._source) > 1 else ()
+            return self.paused() if schema.version_of(self.connection) > 1 else ()
         return None
 
     def _rows(self, query: str) -> Iterator[Row]:
-        """The readable rows, by ranges of their keys, which are their first columns; some of them twice."""
+        """The readable rows, by ranges of their keys, which are their first columns. Some come twice."""
         ranges = deque([(0, _HIGHEST)])
         fruitless = 0
         while ranges and fruitless < _FRUITLESS:
             fruitless += 1
             first, last = ranges.popleft()
-            with suppress(sqlite3.Error):
-                for row in self._source.execute(query, (first, last)):
-                    yield row
-                    first = max(first, row[0] + 1)
-                    fruitless = 0
-                continue
-            with suppress(sqlite3.Error):
-                for row in self._source.execute(f"{query} DESC", (first, last)):
-                    yield row
-                    last = min(last, row[0] - 1)
-                    fruitless = 0
-                continue
-            if first < last:
-                ranges += _divided(first, last)
+            for order in _ORDERS:
+                with suppress(sqlite3.Error):
+                    for row in self.connection.execute(query + order, (first, last)):
+                        yield row
+                        fruitless = 0
+                        if order.startswith("ASC"):
+                            first = max(first, row[0] + 1)
+                        else:
+                            last = min(last, row[0] - 1)
+                    if "LIMIT" not in order:
+                        break
+            else:
+                if first < last:
+                    ranges += _divided(first, last)
 
 
 def _divided(first: int, last: int) -> Iterator[tuple[int, int]]:
-    """A small range in halves; a large one in parts that grow, for what there is will be at its beginning."""
+    """Halve a small range. Divide a large one into growing parts, as rows are likely at its beginning."""
     if last - first < 1 << 12:
         middle = (first + last) // 2
         yield first, middle
@@ -171,7 +162,7 @@ def _divided(first: int, last: int) -> Iterator[tuple[int, int]]:
 
 
 class Recovered(NamedTuple):
-    """What was saved. What is None cannot be known."""
+    """The result of a recovery. None means that it cannot be known."""
 
     kept_jobs: int  # with dead letters
     lost_jobs: int | None
@@ -184,30 +175,31 @@ class Recovered(NamedTuple):
 
 
 def rescue_of(path: Path) -> Path:
-    """Where a rescue is until it takes the place of the file."""
+    """The path of the new file until it replaces the damaged one."""
     return path.with_name(f"{path.name}-recovered")
 
 
 def is_planned(path: Path) -> bool:
-    """Whether the rescue of the file is complete, and has yet to take its place."""
+    """Whether a complete new file has yet to replace the damaged one."""
     return _plan_of(path).exists()
 
 
 def check_not_planned(path: Path) -> None:
-    """Raises StoreError: it is."""
+    """Raises StoreError if a recovery is not finished."""
     if is_planned(path):
         raise StoreError(f"{path}: its rescue was cut short before it was in its place; {remedy(path)}")
 
 
 def plan(path: Path, store: bytes, recovered: Recovered) -> None:
-    """Have the complete rescue take the place of the file, whatever comes between.
+    """Write the plan. From here on the new file replaces the damaged one, also after a crash.
 
     Args:
-        store: The name of the one that is in the rescue.
-        recovered: What to tell of it then.
+        path: The damaged file.
+        store: The name of the store in the new file.
+        recovered: The result of the recovery.
 
     Raises:
-        OSError: It is not planned.
+        OSError: The plan could not be written.
     """
     final = _plan_of(path)
     draft = final.with_name(f"{final.name}-draft")
@@ -224,17 +216,17 @@ def plan(path: Path, store: bytes, recovered: Recovered) -> None:
 
 
 def carry_out(path: Path, owner: FileLock) -> Recovered:
-    """Do what is planned, as far as it has not been done.
+    """Carry out the steps of the plan that remain.
 
     Raises:
-        StoreError: Somebody has put another file there meanwhile, or the plan is damaged.
-        OSError: It is still planned.
+        StoreError: Another file has been put there meanwhile, or the plan is damaged.
+        OSError: A step failed. The plan is still there.
     """
     store, recovered = _read(path)
     if rescue_of(path).exists():
         for suffix in ("", "-wal", "-shm"):
             _move_aside(path, recovered.moved_to, suffix)
-        owner.hand_over(store)
+        owner.expect_nothing(store)
         rescue_of(path).rename(path)
         _sync_names_beside(path)
     _plan_of(path).unlink()
@@ -242,7 +234,7 @@ def carry_out(path: Path, owner: FileLock) -> Recovered:
 
 
 def _read(path: Path) -> tuple[bytes, Recovered]:
-    """What is planned: the name of the store in the rescue, and what to tell of it."""
+    """Read the plan: the name of the store in the new file, and the result of the recovery."""
     try:
         planned: dict[str, Any] = json.loads(_plan_of(path).read_text(encoding="ascii"))
         store = planned.pop("store").encode()
@@ -276,17 +268,15 @@ def _sync_names_beside(path: Path) -> None:
 
 
 _GROUP: Final = 1000  # rows in a transaction
-_KEEP: Final = 7 * 86400.0  # seconds for which a dead letter is kept whose result is lost
+_KEEP: Final = 7 * 86400.0  # seconds to keep a dead letter whose result is lost
 
 
 def recover(path: str | Path) -> Recovered:
-    """Replace a file by one with all that can be read of it. No server may have it.
-
-    If that was cut short before, it is brought to its end.
+    """Replace a file by a new one with everything that can be read of it. Finishes an interrupted recovery.
 
     Raises:
-        StoreError: It is in use, or not there, or there is no room for the new one; it is as it was. Or the
-            new one is complete, and could not take its place; that is to be tried again.
+        StoreError: The file is in use or missing, or the new file does not fit on the disk. Then nothing has
+            changed. Or the new file could not replace the damaged one. Then call this again.
     """
     path = Path(path).resolve()
     if not path.is_file() and not is_planned(path):
@@ -303,11 +293,11 @@ def recover(path: str | Path) -> Recovered:
             fault = DiskFull(f"{path}: {text}")
         raise fault from error
     finally:
-        owner.release(orderly=False)  # of what is in its place now, nothing more is expected
+        owner.release(orderly=False)  # nothing is expected of the new file
 
 
 def _save(path: Path, owner: FileLock) -> None:
-    """Write what can be read into a new file, and plan that it takes the place of this one."""
+    """Write everything readable into a new file, and plan that it replaces the damaged one."""
     fresh, work = rescue_of(path), path.with_name(f"{path.name}-salvage")
     try:
         _remove(fresh)
@@ -317,7 +307,7 @@ def _save(path: Path, owner: FileLock) -> None:
             recovered, metadata = _salvage(path, owner, work, target)
             target.execute("PRAGMA synchronous = FULL")
             target.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        fresh.chmod(0o600)  # as the store's own: payloads are nobody else's
+        fresh.chmod(0o600)  # as the store does, to protect the payloads
         plan(path, metadata.name, recovered)
     finally:
         if not is_planned(path):
@@ -333,14 +323,14 @@ def _salvage(
         known = metadata or Metadata(owner.name or os.urandom(4).hex().encode())
         tables = Tables(target, Metadata(known.name, known.reserved, copied=1))
         saved = _Saved(tables)
-        reader = Salvage(source)
-        for job, dead in reader.jobs():
+        damaged = DamagedTables(source)
+        for job, dead in damaged.readable_jobs():
             saved.job(job, dead)
         saved.end_of_jobs()
-        for record, is_letter in reader.records():
+        for record, is_letter in damaged.readable_records():
             saved.record(record, is_letter)
         saved.end_of_records(time.time())
-        paused = reader.paused()
+        paused = damaged.readable_paused()
         tables.write_paused(paused or ())
     new = tables.metadata
     recovered = Recovered(
@@ -357,7 +347,7 @@ def _salvage(
 
 
 class _Saved:
-    """Writes what was read into the new file."""
+    """Writes saved rows into the new file."""
 
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
@@ -387,14 +377,14 @@ class _Saved:
 
     def record(self, record: JobRecord, is_letter: bool) -> None:
         if record.number in self._numbers or record.number in self._recorded:
-            return  # a job that is to run has no end
+            return  # a job that is to run has no result
         self._recorded.add(record.number)
         self.found_records += 1
         self._records.append(record._replace(letter=self._letters.get(record.number) if is_letter else None))
         self._written(len(record.body))
 
     def end_of_records(self, now: float) -> None:
-        """Dead letters whose ends are lost get one that says nothing, so that they can be found."""
+        """Give each dead letter whose result is lost an empty one, so that it can be found."""
         for number, letter in self._letters.items():
             if number not in self._recorded:
                 self._records.append(

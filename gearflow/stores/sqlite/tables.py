@@ -66,7 +66,6 @@ class Reader:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection = connection
-        self.next_place = 1 + (connection.execute("SELECT max(place) FROM records").fetchone()[0] or 0)
 
     def job(self, number: int) -> StoredJob | None:
         row = self.connection.execute(
@@ -172,6 +171,7 @@ class Tables(Reader):
     ) -> None:
         """A result that is larger than ``keep_bytes`` is not kept, because all others would have to go."""
         super().__init__(connection)
+        self._next_place = 1 + (connection.execute("SELECT max(place) FROM records").fetchone()[0] or 0)
         self.metadata = metadata
         self._keep_bytes = keep_bytes
         self._part = part
@@ -284,9 +284,9 @@ class Tables(Reader):
 
     def insert_records(self, records: Sequence[JobRecord]) -> None:
         """Insert results, after their dead letters."""
-        place = self.next_place
+        place = self._next_place
         new = [record_row(record, place + more, self._part) for more, record in enumerate(records)]
-        self.next_place += len(new)
+        self._next_place += len(new)
         self.connection.executemany(_INSERT_RECORD, new)
         self.metadata.records += len(new)
         for row, record in zip(new, records, strict=True):
