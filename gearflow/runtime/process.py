@@ -13,21 +13,21 @@ from typing import Final
 _STATM: Final = Path("/proc/self/statm")
 
 _RSS_UNIT: Final = 1 if sys.platform == "darwin" else 1024
-"""Bytes: in which the system tells the peak of memory."""
+"""Bytes in the unit in which the system reports the peak of memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessEnd:
-    """How a process has ended."""
+    """How a process ended."""
 
     status: int | None
-    """Its exit status, or minus the number of the signal that killed it; None if somebody else heard it."""
+    """Its exit status, or minus the number of the signal that killed it. None if something else reaped it."""
 
     peak: int = 0
-    """The most resident memory that it had, in bytes."""
+    """Its peak of resident memory in bytes."""
 
     floor: int = 0
-    """Smaller peaks cannot be seen: Linux begins with that of the process from which this one was started."""
+    """Smaller peaks are not visible, because Linux starts with the peak of the parent process."""
 
     @property
     def signal(self) -> str | None:
@@ -41,14 +41,14 @@ class ProcessEnd:
 
     @property
     def memory(self) -> str:
-        """The most that it had, in words."""
+        """Its peak of memory as text."""
         return f"{self.peak / 2**20:.0f} MiB" + (" at most" if self.peak <= self.floor else "")
 
 
 def await_end(pid: int) -> None:
-    """Wait for the end of a child, and leave it to be reaped: until then nobody else has its number."""
+    """Wait for the end of a child without reaping it. Until it is reaped, its number is not reused."""
     with suppress(ChildProcessError, ProcessLookupError):
-        if sys.platform == "darwin":  # where Python has no waitid before 3.13
+        if sys.platform == "darwin":  # Python has no waitid there before 3.13
             exits = select.kevent(pid, select.KQ_FILTER_PROC, select.KQ_EV_ADD, select.KQ_NOTE_EXIT)
             with closing(select.kqueue()) as queue:
                 queue.control([exits], 1)
@@ -57,16 +57,16 @@ def await_end(pid: int) -> None:
 
 
 def reap(pid: int, floor: int) -> ProcessEnd:
-    """Wait for the end of a child of this process, whose ``peak`` was ``floor`` when it started that."""
+    """Wait for the end of a child, and reap it. ``floor`` was this process's ``peak`` when it started it."""
     try:
         _, status, usage = os.wait4(pid, 0)
-    except ChildProcessError:  # somebody else in this process waits for all children
+    except ChildProcessError:  # something else in this process waits for all children
         return ProcessEnd(None)
     return ProcessEnd(os.waitstatus_to_exitcode(status), usage.ru_maxrss * _RSS_UNIT, floor)
 
 
 def peak() -> int:
-    """Bytes that were resident in this process at most."""
+    """The peak of resident memory of this process in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT
 
 

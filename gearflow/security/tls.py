@@ -1,9 +1,9 @@
-"""How clients and workers make sure whom they talk to, and servers whom they serve: TLS, and a token.
+"""TLS contexts from files, and the security settings of a connection: TLS and a token.
 
-A token is a secret that clients and workers share with a server, which serves nobody who does not know it. It
-is said to servers of gearflow's own alone, as no other knows what to do with it.
+A token is a secret that clients and workers share with a server. The server serves only connections that send
+it. Clients send it only to gearflow's own server, because others do not know it.
 
-Files with certificates and keys (PEM) -> contexts for TLS. What is wrong is said with the file's name.
+Errors name the PEM file that cannot be used.
 """
 
 import os
@@ -24,16 +24,16 @@ _MISMATCH: Final = {"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_
 
 
 class BadCertificate(ValueError):
-    """A file with a certificate or a key cannot be used; the message names it, and the remedy."""
+    """A file with a certificate or a key cannot be used. The message names the file and the remedy."""
 
 
 def client_context(ca: File | None, cert: File | None, key: File | None) -> ssl.SSLContext:
-    """How a client speaks TLS: what it trusts, and what it shows of itself.
+    """The TLS context of a client.
 
     Args:
-        ca: The certificates of the authorities that are trusted; None: those that the system trusts.
+        ca: The certificates of the authorities to trust. None means those that the system trusts.
         cert: The client's own certificate, and those it is signed with.
-        key: Its key; None: it is in the file ``cert``.
+        key: Its key. None means it is in the file ``cert``.
 
     Raises:
         BadCertificate: A file cannot be used.
@@ -50,13 +50,12 @@ def client_context(ca: File | None, cert: File | None, key: File | None) -> ssl.
 
 
 def server_context(cert: File, key: File | None, ca: File | None) -> ssl.SSLContext:
-    """How a server speaks TLS.
+    """The TLS context of a server.
 
     Args:
         cert: The server's certificate, and those it is signed with.
-        key: Its key; None: it is in the file ``cert``.
-        ca: The certificates of the authorities of which every client must have a certificate; None: clients
-            need none.
+        key: Its key. None means it is in the file ``cert``.
+        ca: Every client must have a certificate of one of these authorities. None means clients need none.
 
     Raises:
         BadCertificate: A file cannot be used.
@@ -64,7 +63,7 @@ def server_context(cert: File, key: File | None, ca: File | None) -> ssl.SSLCont
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION
-    context.num_tickets = 0  # connections are long: nobody resumes one
+    context.num_tickets = 0  # connections are long, so none is resumed
     _show(context, cert, key)
     if ca is not None:
         _trust(context, ca)
@@ -85,9 +84,9 @@ def _show(context: ssl.SSLContext, cert: File, key: File | None) -> None:
     where = cert if key is None else key
     _require(where, _KEY, "private key")
 
-    def refuse() -> NoReturn:  # instead of a question on the terminal
+    def refuse() -> NoReturn:  # OpenSSL would ask on the terminal
         raise BadCertificate(
-            f"the key in {where} is encrypted, and its passphrase can be asked of nobody; "
+            f"the key in {where} is encrypted, and gearflow cannot ask for its passphrase; "
             f"save it decrypted: openssl pkey -in {where} -out FILE"
         )
 
@@ -102,7 +101,7 @@ def _show(context: ssl.SSLContext, cert: File, key: File | None) -> None:
 
 
 def _require(file: File, mark: bytes, what: str) -> None:
-    """Look whether a file can be read and has such a thing in it; OpenSSL tells neither, nor the file."""
+    """Check that a file can be read and has such a block. OpenSSL's errors say neither, nor name the file."""
     try:
         content = Path(file).read_bytes()
     except OSError as error:
@@ -190,7 +189,7 @@ PLAIN: Final = Security()
 
 
 def check_tls(tls: object) -> None:
-    """See that this is something that ``tls=`` takes.
+    """Check that ``tls=`` accepts a value.
 
     Raises:
         TypeError: It is not.
@@ -212,7 +211,7 @@ def _tls_of_environment() -> TLS | None:
 
 
 def _stamps(*files: File | None) -> tuple[tuple[int, int], ...]:
-    """By which it shows that a file was changed."""
+    """The values by which a change of a file is noticed."""
     stats = (_stat(file) for file in files if file is not None)
     return tuple((stat.st_mtime_ns, stat.st_ino) for stat in stats if stat is not None)
 
@@ -221,7 +220,7 @@ def _stat(file: File) -> os.stat_result | None:
     try:
         return Path(file).stat()
     except OSError:
-        return None  # reading it tells why
+        return None  # the error comes when it is read
 
 
 @lru_cache(maxsize=8)

@@ -1,4 +1,4 @@
-"""Tokens: the secrets that clients and workers share with a server. No message here shows one."""
+"""Tokens, the secrets that clients and workers share with a server. No message shows one."""
 
 import os
 from pathlib import Path
@@ -11,10 +11,10 @@ FILE_VARIABLE: Final = "GEARFLOW_TOKEN_FILE"
 
 
 def token_of_environment() -> str:
-    """The token in GEARFLOW_TOKEN, else in the file that GEARFLOW_TOKEN_FILE names; empty for none.
+    """The token in GEARFLOW_TOKEN, else in the file that GEARFLOW_TOKEN_FILE names. Empty if there is none.
 
     Raises:
-        ValueError: As ``read_token``.
+        ValueError: The token cannot be read, or cannot be a token.
     """
     if token := os.environ.get(VARIABLE):
         return checked_token(token, f"the token in the environment variable {VARIABLE}")
@@ -27,7 +27,7 @@ def read_token(file: str | Path) -> str:
     """The token in a file, without blanks around it.
 
     Raises:
-        ValueError: The file cannot be read, or what is in it can be no token.
+        ValueError: The file cannot be read, or its content cannot be a token.
     """
     try:
         content = Path(file).read_text(encoding="utf-8")
@@ -40,10 +40,10 @@ def read_token(file: str | Path) -> str:
 
 
 def checked_token(token: str, what: str = "the token") -> str:
-    """The token, if it can be one; ``what`` names it in the error.
+    """Return the token if it can be one. ``what`` names it in the error.
 
     Raises:
-        ValueError: It cannot.
+        ValueError: It cannot be a token.
     """
     if not token:
         fault = "is empty"

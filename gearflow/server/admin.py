@@ -1,4 +1,4 @@
-"""Text commands, answered from what the broker reports and what the process knows of itself."""
+"""Answers the commands of the text protocol."""
 
 import logging
 import os
@@ -17,8 +17,8 @@ _LEVELS = {
     logging.CRITICAL: "CRITICAL",
 }
 
-Order: TypeAlias = admin.MaxQueue | admin.CancelJob | admin.CreateFunction | admin.DropFunction
-Question: TypeAlias = (
+Command: TypeAlias = admin.MaxQueue | admin.CancelJob | admin.CreateFunction | admin.DropFunction
+Query: TypeAlias = (
     admin.Status
     | admin.PriorityStatus
     | admin.ShowWorkers
@@ -37,23 +37,23 @@ def server_version() -> str:
 
 
 def answer(broker: Broker, line: bytes) -> bytes:
-    """The answer to one line of the text protocol.
+    """Answer one line of the text protocol.
 
     Raises:
-        RemoteProtocolError: The line breaks the protocol; the connection is to be closed.
+        RemoteProtocolError: The line breaks the protocol. Close the connection.
     """
     match admin.parse_command(line):
         case admin.CommandRefused(text):
             return text
-        case admin.MaxQueue() | admin.CancelJob() | admin.CreateFunction() | admin.DropFunction() as order:
-            return _obey(broker, order)
-        case question:
-            return _tell(broker, question)
+        case admin.MaxQueue() | admin.CancelJob() | admin.CreateFunction() | admin.DropFunction() as command:
+            return _change(broker, command)
+        case query:
+            return _report(broker, query)
 
 
-def _obey(broker: Broker, order: Order) -> bytes:
+def _change(broker: Broker, command: Command) -> bytes:
     """Carry out a command that changes something."""
-    match order:
+    match command:
         case admin.MaxQueue(function, high, normal, low):
             broker.functions.limit(function, high, normal, low)
             return admin.OK
@@ -68,9 +68,9 @@ def _obey(broker: Broker, order: Order) -> bytes:
             return admin.OK if broker.drop(function) else admin.FUNCTION_IN_USE
 
 
-def _tell(broker: Broker, question: Question) -> bytes:
+def _report(broker: Broker, query: Query) -> bytes:
     """Answer a command that only reads."""
-    match question:
+    match query:
         case admin.Status():
             return admin.render_status(status.functions(broker.functions))
         case admin.PriorityStatus():

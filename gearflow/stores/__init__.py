@@ -1,4 +1,4 @@
-"""Where jobs live while the server is down, and where results are kept."""
+"""The stores: where jobs survive the server, and where results are kept."""
 
 from gearflow.stores.memory import MemoryStore
 from gearflow.stores.sqlite.backup import backup

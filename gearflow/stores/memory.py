@@ -1,13 +1,12 @@
-"""Jobs and results in plain dicts: for a server that is to remember nothing after its end.
+"""Jobs and results in plain dicts, for a server that keeps nothing after its end.
 
-What matters here is what one more result costs, as a server in memory keeps the result of every background
-job: a few insertions, no copy, no object of our own for each.
+A server in memory keeps the result of every background job, so one more result must cost little: a few
+insertions, no copy, no object of its own.
 
-Results wait for their end in sets, one for each second in which some expire, so that nothing is sorted and
-nobody is looked at twice. They leave earlier when there is more than ``keep_bytes`` of them: then those that
-ended first go first, at once, in ``write``; one that is larger by itself is not kept. What is counted are
-bodies and notes, the workloads of dead letters, and ``OVERHEAD`` for each result, or a million empty results
-would be free.
+Results that expire in the same second are in one set, so nothing is sorted and each result is looked at once.
+If there are more than ``keep_bytes`` of them, ``write`` removes those that ended first. A single result that
+is larger is not kept. Bodies, notes and the workloads of dead letters count, and ``OVERHEAD`` for each
+result, or a million empty results would be free.
 """
 
 from __future__ import annotations
@@ -32,16 +31,16 @@ from gearflow.broker.storage import (
 from gearflow.errors import StoreError
 from gearflow.stores.sqlite.rows import OVERHEAD
 
-FOREVER: Final = 1 << 60  # seconds; so that one may keep something until ``inf``
+FOREVER: Final = 1 << 60  # seconds; stands for an expiry of ``inf``
 
 
 class MemoryStore:
-    """A ``Store`` that is gone with its process. Its name is another at each start."""
+    """A ``Store`` that ends with its process. It has a new name at each start."""
 
     durable = False
 
     def __init__(self, *, keep_bytes: int | None = 64 << 20) -> None:
-        """``keep_bytes``: how much may be kept of what ended; None: until it expires."""
+        """``keep_bytes``: bytes of all kept results together. None means they are kept until they expire."""
         self._keep_bytes = keep_bytes
         self._jobs: dict[int, StoredJob] = {}  # that are to run
         self._letters: dict[int, StoredJob] = {}  # that ended and can be replayed
@@ -57,7 +56,7 @@ class MemoryStore:
         return Contents(os.urandom(4).hex().encode(), self._reserved, iter(list(self._jobs.values())))
 
     def write(self, changes: Sequence[Change]) -> None:
-        """See ``Store``. A letter whose workload is nowhere raises StoreError half-way: that is a bug."""
+        """See ``Store``. A dead letter without a workload raises StoreError half-way, which is a bug."""
         for change in changes:
             if isinstance(change, JobRecord):
                 self._end(change)
@@ -67,7 +66,7 @@ class MemoryStore:
                 self._apply(change)
 
     def sync(self) -> None:
-        """Nothing would survive a loss of power."""
+        """Do nothing, because nothing would survive a loss of power."""
 
     def job(self, number: int) -> StoredJob | None:
         return self._jobs.get(number) or self._letters.get(number)
@@ -101,7 +100,7 @@ class MemoryStore:
         return False
 
     def close(self) -> None:
-        """Nothing stays."""
+        """Do nothing."""
 
     # ------------------------------------------------------------------------------------ what changes do
 
@@ -116,7 +115,7 @@ class MemoryStore:
             size += _length(letter)
             record = record._replace(letter=None)
         if self._keep_bytes is not None and size > self._keep_bytes:
-            return  # all others would have to go for it
+            return  # all others would have to go
         if letter is not None:
             self._letters[number] = letter
         self._records[number] = record
@@ -138,7 +137,7 @@ class MemoryStore:
             self._make_room(self._keep_bytes)
 
     def _apply(self, change: Change) -> None:
-        """One of the changes that are not frequent."""
+        """Apply a change that is not frequent."""
         if isinstance(change, Rescheduled):
             if (job := self._jobs.get(change.number)) is not None:
                 self._jobs[change.number] = job._replace(
@@ -157,7 +156,7 @@ class MemoryStore:
             self._reserved = max(self._reserved, change.below)
 
     def _with_workload(self, job: StoredJob, held: StoredJob | None = None) -> StoredJob:
-        """The job with its workload, if only that one's length was given."""
+        """The job with its workload, if the change has only its length."""
         if not isinstance(job.workload, int):
             return job
         held = held or self.job(job.number)

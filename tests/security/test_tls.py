@@ -76,7 +76,7 @@ def test_an_encrypted_key_is_told_and_nobody_is_asked(
     cert, _ = authority.parts("secret.example.org")
     key = openssl("-algorithm", "RSA", "-aes128", "-pass", "pass:secret")
     assert told(cert, key) == (
-        f"the key in {key} is encrypted, and its passphrase can be asked of nobody; "
+        f"the key in {key} is encrypted, and gearflow cannot ask for its passphrase; "
         f"save it decrypted: openssl pkey -in {key} -out FILE"
     )
 

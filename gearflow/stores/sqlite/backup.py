@@ -1,4 +1,4 @@
-"""A copy of a store's file, taken while a server works on it."""
+"""Copies a store's file while a server works on it."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _PAGES: Final = 16384  # that are copied at a time: 64 MiB
 
 
 def backup(path: str | Path, target: str | Path) -> int:
-    """Copy a store as it is now, whether or not a server has it; the server goes on meanwhile.
+    """Copy a store as it is now. A server can continue to use it meanwhile.
 
-    The copy is one file, is complete once it is there, and knows that it is one: a server that is started
-    with it gives other numbers to new jobs than the original does.
+    The copy is one file and complete once it has its name. It is marked as a copy, so that a server that
+    starts with it gives other numbers to new jobs than the original does.
 
     Returns:
-        Its bytes.
+        The bytes of the copy.
 
     Raises:
-        StoreError: There is no store, or its rescue has yet to take its place; the target is there already;
-            or the copy failed and was removed.
+        StoreError: There is no store, its recovery is not finished, the target exists, or the copy failed
+            and was removed.
     """
     path, target = Path(path).resolve(), Path(target).absolute()
     if not path.is_file():
@@ -57,14 +57,14 @@ def backup(path: str | Path, target: str | Path) -> int:
 
 
 def _copy(path: Path, partial: Path) -> None:
-    at = path  # where an error would be
+    at = path  # the file that an error is about
     try:
         source = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, isolation_level=None)
         try:
             if source.execute("PRAGMA application_id").fetchone()[0] != schema.APPLICATION_ID:
                 raise StoreError(f"{path} is not a store's file")
             source.execute("BEGIN")
-            source.execute("SELECT count(*) FROM meta").fetchone()  # from here on, it is as it is now
+            source.execute("SELECT count(*) FROM meta").fetchone()  # starts the snapshot
             at = partial
             copy = sqlite3.connect(partial, isolation_level=None)
             try:
@@ -80,7 +80,7 @@ def _copy(path: Path, partial: Path) -> None:
 
 
 def _mark(path: Path, copy: sqlite3.Connection) -> None:
-    """Have the copy know that it is one."""
+    """Mark the file as a copy."""
     copy.execute("PRAGMA journal_mode = DELETE").fetchone()  # so that it is one file
     copy.execute("PRAGMA synchronous = FULL")
     try:
@@ -92,7 +92,7 @@ def _mark(path: Path, copy: sqlite3.Connection) -> None:
 
 
 def _publish(partial: Path, target: Path) -> None:
-    """Give the file its name, unless somebody else has taken that."""
+    """Give the file its name, unless the name is taken."""
     descriptor = os.open(partial, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""What SQLite and the kernel report, as ``StoreError``: the file, what happened, what to do about it."""
+"""Errors of SQLite and the kernel as ``StoreError``, with the file, the fault and the remedy."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class DiskFull(StoreError):
-    """There is no room. (No class of its own for callers: to them it is like every refusal.)"""
+    """The disk is full. (Not public, because callers treat it like every refusal.)"""
 
 
-def remedy(path: Path) -> str:
-    """What to do about a file that cannot be read as a whole."""
+def hint(path: Path) -> str:
+    """The remedy for a file that cannot be read as a whole."""
     folder = shlex.quote(str(path.parent))
     return (
         f"stop the server and run 'gearflow server --recover --data {folder}', which keeps what can be read"
@@ -26,15 +26,15 @@ def remedy(path: Path) -> str:
 
 
 def damaged(path: Path, what: str) -> StoreError:
-    """The file does not hold what was written to it."""
-    return StoreError(f"{path} is damaged: {what}; {remedy(path)}")
+    """The error for a file that does not hold what was written to it."""
+    return StoreError(f"{path} is damaged: {what}; {hint(path)}")
 
 
 def failed(path: Path, error: sqlite3.Error | OSError) -> StoreError:
-    """What to raise for an error of SQLite's or of the kernel's."""
+    """The ``StoreError`` for an error of SQLite or of the kernel."""
     if isinstance(error, OSError):
         return _failed_in_the_kernel(path, error)
-    name = getattr(error, "sqlite_errorname", "")  # not there where the module itself complains
+    name = getattr(error, "sqlite_errorname", "")  # missing in errors of the module itself
     if name == "SQLITE_FULL":
         return _full(path)
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or "decode to UTF-8" in str(error):
@@ -54,10 +54,10 @@ def failed(path: Path, error: sqlite3.Error | OSError) -> StoreError:
 
 
 def not_synced(path: Path, error: OSError) -> StoreError:
-    """The disk did not take what was written; whatever it says later, that may not be there."""
+    """The error for a failed sync."""
     return StoreError(
         f"{path} could not be synced ({error.strerror or error}): a loss of power now may take what was "
-        "written before; restart the server when the disk is sound"
+        "written before; repair the disk, then restart the server"
     )
 
 

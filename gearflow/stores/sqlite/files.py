@@ -1,21 +1,19 @@
-"""One server at a time owns a file, and what it last knew of it outlives it.
+"""The lock of a store's file, with what the last owner knew of the file; and durable file names.
 
-Beside the file lies another, with ``-lock`` at the end of its name, which the owner holds locked (flock:
-the kernel lets go of it when the process ends, however it ends). In it stands, for people and for the next
+One server at a time owns a file. It holds a lock (flock) on another file beside it, with ``-lock`` at the end
+of its name. The kernel releases the lock when the process ends. The lock file tells people and the next
 owner::
 
     pid 4242 since 2030-01-01T00:00:00Z
     store 0badcafe boot 6f1c0f0e-...
     groups 00000000000000000117 synced 00000000000000000101
 
-The last line is what makes a log that was cut at rest noticeable, which to SQLite is a log that just ends
-there: so many groups of changes had been written, and so many synced. If the machine has not been restarted
-since, all that was written must be there; else all that was synced. After an orderly end it is all in
-the main file, and the line says 0: then another copy of the file may be put in place.
+The last line reveals a log that was cut, which SQLite takes for a log that ends there. It has the groups of
+changes written and synced so far. If the machine has not been restarted since, all written groups must be
+there, else all synced ones. After an orderly end everything is in the main file and the line has zeros, so
+you can replace the file by another copy.
 
-The file is never removed: between two who open it, one could hold a lock on a name that is no longer there.
-
-Names of files, which can be lost with the power although what is in the files is not.
+The lock file is never removed. Else one of two servers could hold the lock on a removed name.
 """
 
 from __future__ import annotations
@@ -32,10 +30,10 @@ from gearflow.stores.sqlite.errors import failed
 
 
 def sync_names(folder: Path) -> None:
-    """Have the names in a folder survive.
+    """Make the names in a folder durable.
 
     Raises:
-        OSError: They may not; some file systems cannot do it.
+        OSError: They may not survive a loss of power. Some file systems cannot do this.
     """
     directory = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -52,13 +50,13 @@ _BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
 class FileLock:
-    """The right to a file, until ``release``; and what the last owner left."""
+    """The exclusive right to a file until ``release``, and the state that the last owner left."""
 
     def __init__(self, path: Path) -> None:
-        """Take the file.
+        """Lock the file.
 
         Raises:
-            StoreError: Another process has it, or the lock cannot be written beside it.
+            StoreError: Another process owns the file, or the lock file cannot be written.
         """
         self._path = path
         self.lock_path = path.with_name(path.name + "-lock")
@@ -76,17 +74,17 @@ class FileLock:
             ) from error
         text = _TEXT.match(os.pread(self._fd, 4096, 0))
         self.name: bytes | None = text[3] if text else None
-        """Of the store that the last owner had."""
+        """The name of the last owner's store."""
         self.rebooted = text is not None and text[4] != _boot()
-        """Whether the machine was restarted since."""
+        """Whether the machine was restarted since the last owner."""
         self.orderly = text is None or int(text[5]) == 0
-        """Whether the last owner had put all into the main file."""
+        """Whether the last owner left everything in the main file."""
         self.expected = 0 if text is None else int(text[6 if self.rebooted else 5])
-        """As many groups of changes must be there; 0: nothing is known."""
+        """Groups of changes that must be there. 0 if unknown."""
         self._counts_at = 0
 
     def begin(self, name: bytes, groups: int) -> None:
-        """This process is the owner, and finds so many groups of changes."""
+        """Write this process as the owner of a file with so many groups of changes."""
         since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()).encode()
         head = b"pid %d since %s\nstore %s boot %s\n" % (os.getpid(), since, name, _boot())
         try:
@@ -102,15 +100,15 @@ class FileLock:
         os.fsync(self._fd)
 
     def written(self, groups: int) -> None:
-        """So many groups of changes are in the log now."""
+        """Note the number of groups in the log."""
         os.pwrite(self._fd, b"%020d" % groups, self._counts_at + 7)
 
     def synced(self, groups: int) -> None:
-        """So many groups of changes would survive a loss of power."""
+        """Note the number of groups that survive a loss of power."""
         os.pwrite(self._fd, b"%020d" % groups, self._counts_at + 35)
 
     def release(self, *, orderly: bool) -> None:
-        """Let go of it; ``orderly`` if all that was written is in the main file."""
+        """Release the file. ``orderly`` means that the main file has everything written."""
         try:
             if orderly and self._counts_at:
                 os.pwrite(self._fd, _counts(0, 0), self._counts_at)
@@ -127,7 +125,7 @@ def _counts(groups: int, synced: int) -> bytes:
 
 
 def _boot() -> bytes:
-    """An identity of the machine's present run; where there is none, one that equals no other."""
+    """The id of this run of the machine. A random one if the system has none."""
     try:
         return _BOOT.read_bytes().strip()
     except OSError:

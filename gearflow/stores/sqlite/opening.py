@@ -11,7 +11,7 @@ from typing import Final
 
 from gearflow.errors import StoreError
 from gearflow.stores.sqlite import schema
-from gearflow.stores.sqlite.errors import damaged, remedy
+from gearflow.stores.sqlite.errors import damaged, hint
 from gearflow.stores.sqlite.files import FileLock
 from gearflow.stores.sqlite.schema import DamagedMetadata, Metadata
 from gearflow.stores.sqlite.tuning import Tuning
@@ -103,7 +103,7 @@ def read_metadata(path: Path, connection: sqlite3.Connection, lock: FileLock, tu
     if lock.name == metadata.name and metadata.groups < lock.expected:
         raise StoreError(
             f"{path}: the last {lock.expected - metadata.groups} groups of changes are not there, as if "
-            f"{path.name}-wal had been cut or removed; {remedy(path)}; if that is meant, for you put a copy "
+            f"{path.name}-wal had been cut or removed; {hint(path)}; if that is meant, for you put a copy "
             f"of the file back, remove {lock.lock_path.name}"
         )
     _shrink(connection, tuning)

@@ -28,7 +28,7 @@ from typing import Any, Final, NamedTuple
 from gearflow.broker.storage import JobOutcome, JobRecord, StoredJob
 from gearflow.errors import StoreError
 from gearflow.stores.sqlite import schema
-from gearflow.stores.sqlite.errors import DiskFull, failed, remedy
+from gearflow.stores.sqlite.errors import DiskFull, failed, hint
 from gearflow.stores.sqlite.files import FileLock, sync_names
 from gearflow.stores.sqlite.opening import connect, make_ready
 from gearflow.stores.sqlite.rows import JOB_DEAD, JOB_HEAD, RECORD_COLUMNS, RECORD_DEAD, DamagedRow, Row
@@ -187,7 +187,7 @@ def is_planned(path: Path) -> bool:
 def check_not_planned(path: Path) -> None:
     """Raises StoreError if a recovery is not finished."""
     if is_planned(path):
-        raise StoreError(f"{path}: its rescue was cut short before it was in its place; {remedy(path)}")
+        raise StoreError(f"{path}: its rescue was cut short before it was in its place; {hint(path)}")
 
 
 def plan(path: Path, store: bytes, recovered: Recovered) -> None:

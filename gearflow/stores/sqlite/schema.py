@@ -1,14 +1,12 @@
-"""The tables, and how a file of an earlier version becomes one of this version.
+"""The tables, their migrations, and the metadata row.
 
-The tables of jobs and results come before all indexes, so that VACUUM, which rebuilds them in this order,
-gives none of them another root page: ``recover`` relies on it. Those of later versions may be anywhere.
+The tables of jobs and results come before all indexes. VACUUM rebuilds them in this order, so their root
+pages stay the same, which ``recovery`` relies on. Tables of later versions may be anywhere.
 
-What is written for each job is as little as can be: ``jobs`` has no index but its key, the number. Results
-are kept in the order in which jobs ended (``place``), which is the order in which they go when there are too
-many; they are found by number and by when they expire; for uniques see ``uniques``. A dead letter is a row in
-both tables, ``dead`` in each; its workload stays where it is.
-
-What must be in a file, by its own metadata: kept in the same transaction as what it tells of.
+A job costs as few writes as possible: ``jobs`` has no index but its key, the number. Results are kept in the
+order in which jobs ended (``place``), and the first ones go first when there are too many. Indexes find them
+by number and by expiry. For uniques see ``rows``. A dead letter is a row in both tables, with ``dead`` set in
+each. Its workload stays where it is.
 """
 
 from __future__ import annotations
@@ -99,17 +97,17 @@ def _create(connection: sqlite3.Connection) -> None:
 
 
 def _add_paused(connection: sqlite3.Connection) -> None:
-    """Add the paused functions: one row that is always there, so that its loss is noticed."""
+    """Add the paused functions. There is always one row, so that its loss is noticed."""
     connection.execute(_PAUSED)
     connection.execute("INSERT INTO paused (id, functions, crc) VALUES (1, ?, ?)", paused_row(()))
 
 
 MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [_create, _add_paused]
-"""The n-th makes a file of version n one of version n + 1; a new file has version 0."""
+"""The n-th migrates a file of version n to version n + 1. A new file has version 0."""
 
 
 def version() -> int:
-    """Of the files that this gearflow writes."""
+    """The version of the files that this gearflow writes."""
     return len(MIGRATIONS)
 
 
@@ -119,7 +117,7 @@ def version_of(connection: sqlite3.Connection) -> int:
 
 
 def migrate(connection: sqlite3.Connection, to: int | None = None) -> None:
-    """Bring a file to this version, or to an earlier one, one step, one transaction after another."""
+    """Migrate a file to this version, or to an earlier one. Each step is one transaction."""
     for number in range(version_of(connection), version() if to is None else to):
         connection.execute("BEGIN IMMEDIATE")
         try:
@@ -132,12 +130,12 @@ def migrate(connection: sqlite3.Connection, to: int | None = None) -> None:
 
 
 def tables_of(connection: sqlite3.Connection) -> list[tuple[str, str, str]]:
-    """What a file says its tables and indexes are."""
+    """The tables and indexes of a file."""
     return connection.execute("SELECT type, name, sql FROM sqlite_master ORDER BY name").fetchall()
 
 
 def expected_tables(of: int | None = None) -> list[tuple[str, str, str]]:
-    """What they are in a file of this version, or of an earlier one."""
+    """The tables and indexes of a file of this version, or of an earlier one."""
     connection = sqlite3.connect(":memory:", isolation_level=None)
     try:
         migrate(connection, of)
@@ -150,7 +148,7 @@ _COLUMNS: Final = "name, reserved, copied, groups, jobs, records, kept, tokens, 
 
 
 class DamagedMetadata(Exception):
-    """There is none, or it is not what was written."""
+    """The metadata is missing, or is not what was written."""
 
 
 _UPDATE: Final = (
@@ -161,11 +159,11 @@ _UPDATE: Final = (
 
 @dataclass(slots=True)
 class Metadata:
-    """The row of the table ``meta``; its owner changes it as the tables change."""
+    """The row of the table ``meta``. Its owner changes it together with the tables."""
 
     name: bytes
     reserved: int = 1  # numbers below this one may have been given to jobs
-    copied: int = 0  # 1: this is a copy, the original may have given more
+    copied: int = 0  # 1: this is a copy. The original may have given more numbers
     groups: int = 0  # of changes, so far
     jobs: int = 0  # rows
     records: int = 0  # rows
@@ -174,11 +172,11 @@ class Metadata:
 
     @classmethod
     def read(cls, connection: sqlite3.Connection) -> Metadata:
-        """The metadata of a file.
+        """Read the metadata of a file.
 
         Raises:
-            DamagedMetadata: As it says.
-            sqlite3.Error: It cannot be read.
+            DamagedMetadata: It is missing or damaged.
+            sqlite3.Error: The file cannot be read.
         """
         row = connection.execute(f"SELECT {_COLUMNS} FROM meta WHERE id = 1").fetchone()
         if row is None:
