@@ -67,6 +67,13 @@ def test_it_warns_when_it_starts(tmp_path: Path) -> None:
         assert "anyone who reaches this port" in server.until("warning")
 
 
+def test_a_choice_that_there_is_not_is_told_without_the_name_of_an_exception() -> None:
+    ended = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["server", "--sync", "sometimes"])
+    assert ended.exit_code == 2
+    assert "'sometimes' is not one of" in ended.stderr
+    assert "Value error" not in ended.stderr
+
+
 def test_it_ends_while_clients_are_connected_and_jobs_wait(tmp_path: Path) -> None:
     with (
         Shell(tmp_path).start("server", "--memory", GEARFLOW_PORT="0") as server,

@@ -62,13 +62,6 @@ def test_where_a_module_was_searched_is_told_only_if_one_was_not_found(shell: Sh
     assert "searched" in here.run("submit", "-m", "lacks", "a.b").stderr.decode()
 
 
-def test_a_choice_that_there_is_not_is_told_without_the_name_of_an_exception() -> None:
-    ended = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["submit", "--priority", "urgent", "a.b"])
-    assert ended.exit_code == 2
-    assert "'urgent' is not one of" in ended.stderr
-    assert "Value error" not in ended.stderr
-
-
 def test_a_misspelt_task_of_the_module_is_told_before_the_servers_are_asked(
     served: Shell, module: str
 ) -> None:
