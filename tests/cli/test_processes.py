@@ -355,12 +355,12 @@ def test_a_limit_of_memory_below_what_a_process_has_ends_all_and_is_told_once(pr
 
 @pytest.mark.parametrize("number", ["0", "-1", "many"])
 def test_a_number_of_processes_that_is_none(number: str) -> None:
-    with pytest.raises(typer.BadParameter, match="write 4, or auto"):
+    with pytest.raises(typer.BadParameter, match="Write 4, or auto"):
         processes(number)
 
 
 def test_a_limit_of_memory_that_nothing_could_keep() -> None:
-    with pytest.raises(typer.BadParameter, match="leave the option out"):
+    with pytest.raises(typer.BadParameter, match="Leave the option out"):
         memory("0")
 
 
