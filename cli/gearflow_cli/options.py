@@ -139,7 +139,8 @@ def priority(text: str) -> "Priority":
     try:
         return Priority(text)
     except ValueError:
-        raise typer.BadParameter(f"{text!r} is no priority; write {PRIORITIES}") from None
+        known = ", ".join(repr(priority.value) for priority in Priority)
+        raise typer.BadParameter(f"{text!r} is not one of {known}.") from None
 
 
 PRIORITIES: Final = "high|normal|low"
