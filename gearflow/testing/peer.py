@@ -12,7 +12,7 @@ at a certain moment, garbage.
             await peer.expect(SubmitJob(b"resize", b"", b"cat.png"))
             await peer.send(JobCreated(b"H:1"), WorkComplete(b"H:1", b"ok"))
 
-Every wait ends in ``TimeoutError`` after ``patience`` seconds, so that a script that went wrong fails
+Every wait ends in ``TimeoutError`` after ``timeout`` seconds, so that a script that went wrong fails
 and does not hang.
 """
 
@@ -21,7 +21,7 @@ import struct
 from collections import deque
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
 import anyio
 from anyio.abc import SocketAttribute, SocketListener, SocketStream
@@ -31,7 +31,9 @@ from gearflow.protocol.constants import REQ, RES
 from gearflow.protocol.framing import TEXT, FrameBuffer
 from gearflow.protocol.packets import Error, OptionReq, OptionRes, Packet
 
-PATIENCE: Final = 5.0  # seconds
+TIMEOUT: Final = 5.0  # seconds
+
+P = TypeVar("P", bound=Packet)
 
 Spoken = Packet | bytes
 """What a peer says or hears: a packet, or bytes as they are (heard: a line of text, without its end)."""
@@ -40,18 +42,18 @@ Spoken = Packet | bytes
 class ScriptedPeer:
     """One connection and what goes over it. Its maker owns it: ``connect`` or ``ScriptedServer``."""
 
-    def __init__(self, stream: SocketStream, *, hears: bytes, patience: float = PATIENCE) -> None:
+    def __init__(self, stream: SocketStream, *, hears: bytes, timeout: float = TIMEOUT) -> None:
         self._stream = stream
         self._frames = FrameBuffer(hears)
         self._encode = encode if hears == RES else encode_response
         self._heard: deque[Spoken] = deque()
-        self._patience = patience
+        self._timeout = timeout
 
     @classmethod
-    async def connect(cls, host: str, port: int, *, patience: float = PATIENCE) -> Self:
+    async def connect(cls, host: str, port: int, *, timeout: float = TIMEOUT) -> Self:
         """Play a client or a worker of the server at that address."""
-        with anyio.fail_after(patience):
-            return cls(await anyio.connect_tcp(host, port), hears=RES, patience=patience)
+        with anyio.fail_after(timeout):
+            return cls(await anyio.connect_tcp(host, port), hears=RES, timeout=timeout)
 
     async def __aenter__(self) -> Self:
         return self
@@ -67,7 +69,7 @@ class ScriptedPeer:
     async def send(self, *said: Spoken, piece: int | None = None) -> None:
         """Say all of it in one write, or in writes of ``piece`` bytes."""
         data = b"".join(one if isinstance(one, bytes) else self._encode(one) for one in said)
-        with anyio.fail_after(self._patience):
+        with anyio.fail_after(self._timeout):
             for part in _pieces(data, piece or len(data) or 1):
                 await self._stream.send(part)
 
@@ -78,7 +80,7 @@ class ScriptedPeer:
             anyio.EndOfStream: It closed the connection.
             RemoteProtocolError: What it says is not Gearman's protocol.
         """
-        with anyio.fail_after(self._patience):
+        with anyio.fail_after(self._timeout):
             while not self._heard:
                 for kind, body in self._frames.feed(await self._stream.receive()):
                     self._heard.append(body if kind == TEXT else decode(kind, body))
@@ -94,6 +96,17 @@ class ScriptedPeer:
             heard = await self.receive()
             if heard != one:
                 raise AssertionError(f"expected {one!r}, heard {heard!r}")
+
+    async def expect_a(self, kind: type[P]) -> P:
+        """Return the next packet, which is of this kind.
+
+        Raises:
+            AssertionError: The other side sends something else.
+        """
+        heard = await self.receive()
+        if not isinstance(heard, kind):
+            raise AssertionError(f"expected {kind.__name__}, heard {heard!r}")
+        return heard
 
     async def expect_end(self) -> None:
         """The other side closes the connection next, and says nothing before."""
@@ -127,10 +140,10 @@ class ScriptedServer:
     A connection that the test does not accept is still open, and gets no answer.
     """
 
-    def __init__(self, *, port: int = 0, patience: float = PATIENCE) -> None:
+    def __init__(self, *, port: int = 0, timeout: float = TIMEOUT) -> None:
         self.host: Final = "127.0.0.1"
         self.port = port
-        self._patience = patience
+        self._timeout = timeout
         self._listener: SocketListener | None = None
         self._peers: list[ScriptedPeer] = []
 
@@ -153,18 +166,23 @@ class ScriptedServer:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self.stop_listening()
-        for peer in self._peers:
-            await peer.close()
+        with anyio.CancelScope(shield=True):  # closing waits for nobody
+            await self.stop_listening()
+            for peer in self._peers:
+                await peer.close()
 
     async def accept(self) -> ScriptedPeer:
         """The next connection somebody makes."""
         assert self._listener is not None  # entered
-        with anyio.fail_after(self._patience):
+        with anyio.fail_after(self._timeout):
             stream = await self._listener.accept()
-        peer = ScriptedPeer(stream, hears=REQ, patience=self._patience)
+        peer = self.make_peer(stream)
         self._peers.append(peer)
         return peer
+
+    def make_peer(self, stream: SocketStream) -> ScriptedPeer:
+        """The peer of a new connection."""
+        return ScriptedPeer(stream, hears=REQ, timeout=self._timeout)
 
     async def stop_listening(self) -> None:
         """From now on connecting is refused; the connections there are stay."""

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -48,7 +48,7 @@ def add(a: int, b: int) -> int:
 
 
 @contextmanager
-def server() -> Iterator[str]:
+def server() -> Generator[str]:
     """The address of a server in a process of its own."""
     with subprocess.Popen([sys.executable, "-c", SERVER], stdin=-1, stdout=-1, text=True) as process:
         assert process.stdin is not None
@@ -58,7 +58,7 @@ def server() -> Iterator[str]:
 
 
 @contextmanager
-def worker(address: str) -> Iterator[None]:
+def worker(address: str) -> Generator[None]:
     """A worker on an event loop in a thread."""
     made = Worker([add], servers=[address], concurrency=1)
     thread = threading.Thread(target=anyio.run, args=[made.run], name="worker loop")

@@ -148,7 +148,7 @@ async def test_letters_are_printed_as_they_come(own: Shell) -> None:
         JobInfo(handle=f"H:a-0badcafe:{number}", function="f", state="raised", submitted=1.0)
         for number in range(1, 101)
     ]
-    async with ScriptedServer(patience=30) as server, anyio.create_task_group() as tasks:
+    async with ScriptedServer(timeout=30) as server, anyio.create_task_group() as tasks:
         tasks.start_soon(_tell_some_and_die, server, letters)
         command = partial(own.run, "dead", "list", "--json", "-s", server.address)
         code, stdout, stderr = outcome(await anyio.to_thread.run_sync(command))

@@ -273,7 +273,7 @@ def test_finding_the_function_takes_no_longer_than_the_wait() -> None:
 
 
 async def test_a_server_that_does_not_acknowledge_a_job_is_not_waited_for_longer(shell: Shell) -> None:
-    async with ScriptedServer(patience=30) as server, anyio.create_task_group() as tasks:
+    async with ScriptedServer(timeout=30) as server, anyio.create_task_group() as tasks:
         tasks.start_soon(_take_and_be_silent, server)
         command = partial(shell.run, "submit", "-s", server.address, "--timeout", "1s", "a.b", "--raw", "x")
         code, stdout, stderr = outcome(await anyio.to_thread.run_sync(command))

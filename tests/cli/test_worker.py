@@ -569,7 +569,7 @@ async def test_an_option_decides_how_c_gearmand_gets_a_failure(
     host, _, port = gearmand.rpartition(":")
     with shell.start("worker", module, "-s", gearmand, *options) as worker:
         worker.drain()
-        async with await ScriptedPeer.connect(host, int(port), patience=30) as client:
+        async with await ScriptedPeer.connect(host, int(port), timeout=30) as client:
             await client.send(OptionReq(b"exceptions"), SubmitJob(f"{module}.add".encode(), b"", b"nonsense"))
             said = [await client.receive() for _ in range(2 + len(answer))]
     assert tuple(map(type, said)) == (OptionRes, JobCreated, *answer)

@@ -71,7 +71,7 @@ def working() -> Working:
     @asynccontextmanager
     async def connected(address: str, function: str, answer: Answer) -> AsyncGenerator[None]:
         host, _, port = address.rpartition(":")
-        async with await ScriptedPeer.connect(host, int(port), patience=60) as peer:
+        async with await ScriptedPeer.connect(host, int(port), timeout=60) as peer:
             await peer.send(CanDo(function.encode()), GrabJob())
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(_work, peer, answer)

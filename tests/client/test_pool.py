@@ -37,7 +37,7 @@ async def answer_echoes_of(peer: ScriptedPeer) -> None:
 
 async def test_the_first_server_is_preferred() -> None:
     async with (
-        ScriptedServer(patience=30) as first,
+        ScriptedServer(timeout=30) as first,
         ScriptedServer() as second,
         anyio.create_task_group() as tasks,
     ):
@@ -50,7 +50,7 @@ async def test_the_first_server_is_preferred() -> None:
 async def test_a_dead_server_is_skipped() -> None:
     async with (
         ScriptedServer() as dead,
-        ScriptedServer(patience=30) as alive,
+        ScriptedServer(timeout=30) as alive,
         anyio.create_task_group() as tasks,
     ):
         await dead.stop_listening()
@@ -90,7 +90,7 @@ async def test_a_server_that_came_back_is_used_at_once_when_there_is_no_other() 
 
 
 async def test_a_preferred_server_that_came_back_is_preferred_again() -> None:
-    async with ScriptedServer(patience=30) as second, anyio.create_task_group() as tasks:
+    async with ScriptedServer(timeout=30) as second, anyio.create_task_group() as tasks:
         async with ScriptedServer() as gone:
             port, first_address = gone.port, ServerAddress.parse(gone.address)
         tasks.start_soon(answer_echoes, second)
@@ -143,7 +143,7 @@ async def test_a_lost_connection_is_made_anew_by_the_next_call() -> None:
 
 
 async def test_a_preferred_server_that_hangs_costs_the_callers_nothing() -> None:
-    async with ScriptedServer(patience=30) as second, anyio.create_task_group() as tasks:
+    async with ScriptedServer(timeout=30) as second, anyio.create_task_group() as tasks:
         async with ScriptedServer() as gone:
             port = gone.port
         tasks.start_soon(answer_echoes, second)

@@ -140,7 +140,7 @@ async def test_a_server_that_is_away_is_replaced_by_the_next_of_the_key_and_used
 async def test_a_server_that_gives_no_answer_holds_up_only_its_own_submissions_and_once() -> None:
     async with (
         ScriptedServer() as silent,
-        ScriptedServer(patience=30) as alive,
+        ScriptedServer(timeout=30) as alive,
         anyio.create_task_group() as tasks,
     ):
         servers = [silent.address, alive.address]

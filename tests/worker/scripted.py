@@ -4,13 +4,12 @@ import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from math import inf
-from typing import Any, TypeVar
+from typing import Any
 
 import anyio
-from anyio.abc import SocketAttribute, SocketStream, TaskStatus
-from anyio.streams.memory import MemoryObjectReceiveStream
+from anyio.abc import SocketStream, TaskGroup
 
-from gearflow.protocol.codec import decode, encode_response
+from gearflow.protocol.codec import decode
 from gearflow.protocol.constants import REQ
 from gearflow.protocol.framing import FrameBuffer
 from gearflow.protocol.packets import (
@@ -31,20 +30,19 @@ from gearflow.protocol.packets import (
     WorkComplete,
 )
 from gearflow.protocol.server_calls import EVENTS
+from gearflow.testing.peer import ScriptedPeer, ScriptedServer, Spoken
 
-P = TypeVar("P", bound=Packet)
 
-
-class Peer:
+class Peer(ScriptedPeer):
     """The server's end of one connection, in the hands of a test.
 
     ECHO_REQ is answered by itself, unless the peer is ``frozen``.
     """
 
     def __init__(self, stream: SocketStream) -> None:
+        super().__init__(stream, hears=REQ, timeout=inf)  # the tests have limits of their own
         self.writes: list[bytes] = []  # as they came in
         self.frozen = False
-        self._stream = stream
         self._arrived, self._packets = anyio.create_memory_object_stream[Packet](inf)
 
     async def serve(self) -> None:
@@ -64,19 +62,9 @@ class Peer:
                 self._arrived.close()
             await anyio.sleep_forever()
 
-    async def expect(self, kind: type[P]) -> P:
-        """The next packet, which has to be of that kind."""
-        packet = await self._packets.receive()
-        assert isinstance(packet, kind), f"{packet} came instead of {kind.__name__}"
-        return packet
-
-    async def send(self, *packets: Packet) -> None:
-        """Write packets, all at once."""
-        await self.send_bytes(b"".join(map(encode_response, packets)))
-
-    async def send_bytes(self, data: bytes) -> None:
-        """Write what need not be packets."""
-        await self._stream.send(data)
+    async def receive(self) -> Spoken:
+        """The next packet, of those that came meanwhile."""
+        return await self._packets.receive()
 
     async def register(self, functions: int = 1, *, gearflow: bool = True) -> list[bytes]:
         """Take a registration up to its first GRAB, which is not answered; returns the functions."""
@@ -91,11 +79,11 @@ class Peer:
         return first
 
     async def _registering(self, functions: int, *, gearflow: bool) -> tuple[list[bytes], list[Packet]]:
-        await self.expect(OptionReq)
-        await self.expect(SetClientId)
-        names = [(await self.expect(CanDo)).function for _ in range(functions)]
+        await self.expect_a(OptionReq)
+        await self.expect_a(SetClientId)
+        names = [(await self.expect_a(CanDo)).function for _ in range(functions)]
         await self.send(OptionRes(b"gearflow") if gearflow else Error(b"UNKNOWN_OPTION", b"no such option"))
-        first = [await self.expect(Packet) for _ in range(2 if gearflow else 1)]
+        first = [await self.expect_a(Packet) for _ in range(2 if gearflow else 1)]
         assert GrabJobUniq() in first  # before or after the other: it waits for a free slot
         assert (SubmitJob(EVENTS, b"", b"") in first) == gearflow
         return names, first
@@ -104,7 +92,7 @@ class Peer:
         """Take a registration, and let the worker go to sleep."""
         names = await self.register(functions)
         await self.send(NoJob())
-        await self.expect(PreSleep)
+        await self.expect_a(PreSleep)
         return names
 
     async def assign(self, function: bytes, workload: bytes, handle: bytes = b"H:1") -> None:
@@ -113,7 +101,7 @@ class Peer:
 
     async def called(self, function: bytes, handle: bytes = b"H:call") -> dict[str, Any]:
         """Take a call of a reserved function in, and accept it, which is not yet its answer."""
-        call = await self.expect(SubmitJob)
+        call = await self.expect_a(SubmitJob)
         assert call.function == function
         await self.send(JobCreated(handle))
         request: dict[str, Any] = json.loads(call.workload)
@@ -129,41 +117,31 @@ class Peer:
         """What else comes until the worker closes the connection."""
         return [packet async for packet in self._packets]
 
-    async def close(self) -> None:
-        """Drop the connection."""
-        await self._stream.aclose()
 
+class WorkerServer(ScriptedServer):
+    """A server whose peers read all the time."""
 
-class ScriptedServer:
-    """A server that does what the test says."""
+    def __init__(self, tasks: TaskGroup) -> None:
+        super().__init__(timeout=inf)
+        self._tasks = tasks
 
-    def __init__(self, port: int, accepted: MemoryObjectReceiveStream[Peer]) -> None:
-        self.address = f"127.0.0.1:{port}"
-        self._accepted = accepted
+    def make_peer(self, stream: SocketStream) -> Peer:
+        """The peer of a new connection."""
+        peer = Peer(stream)
+        self._tasks.start_soon(peer.serve)
+        return peer
 
     async def accept(self) -> Peer:
         """The next connection."""
-        return await self._accepted.receive()
+        peer = await super().accept()
+        assert isinstance(peer, Peer)
+        return peer
 
 
 @asynccontextmanager
-async def scripted_server() -> AsyncGenerator[ScriptedServer, None]:
+async def scripted_server() -> AsyncGenerator[WorkerServer, None]:
     """A scripted server for the time of the block; its connections are closed at the end."""
-    send, receive = anyio.create_memory_object_stream[Peer](inf)
-
-    async def serve(stream: SocketStream) -> None:
-        async with stream:
-            peer = Peer(stream)
-            send.send_nowait(peer)
-            await peer.serve()
-
-    async def listen(*, task_status: TaskStatus[int]) -> None:
-        listeners = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=0)
-        async with listeners:
-            task_status.started(listeners.extra(SocketAttribute.local_port))
-            await listeners.serve(serve)
-
-    with send, receive:
-        async with anyio.create_task_group() as tasks:
-            yield ScriptedServer(await tasks.start(listen), receive)
-            tasks.cancel_scope.cancel()
+    async with anyio.create_task_group() as tasks:
+        async with WorkerServer(tasks) as server:
+            yield server
+        tasks.cancel_scope.cancel()

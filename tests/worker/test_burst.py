@@ -117,10 +117,10 @@ async def test_a_server_that_was_asked_before_a_run_ended_is_asked_again(functio
             peer = await server.accept()
             await peer.register()
             await peer.assign(function.encode(), b"{}")
-            await peer.expect(WorkComplete)
-            await peer.expect(GrabJobUniq)  # written with the result
+            await peer.expect_a(WorkComplete)
+            await peer.expect_a(GrabJobUniq)  # written with the result
             await peer.send(NoJob())
-            await peer.expect(GrabJobUniq)  # since the first may have been answered before the run ended
+            await peer.expect_a(GrabJobUniq)  # since the first may have been answered before the run ended
             await peer.send(NoJob())
             assert await peer.rest() == [PreSleep()]
 
@@ -136,7 +136,7 @@ async def test_a_server_that_calls_in_vain_does_not_keep_it(function: str) -> No
             await peer.register()
             await peer.send(NoJob())
             while True:
-                grabs = isinstance(await peer.expect(Packet), GrabJobUniq)
+                grabs = isinstance(await peer.expect_a(Packet), GrabJobUniq)
                 await peer.send(NoJob() if grabs else Noop())
 
     with anyio.fail_after(10):
@@ -201,7 +201,7 @@ async def test_a_server_that_goes_away_is_waited_for_as_long(
             peer = await server.accept()
             await peer.register()
             await peer.assign(function.encode(), b"{}")
-            await peer.expect(WorkComplete)
+            await peer.expect_a(WorkComplete)
             await peer.close()
             peer = await server.accept()
             await peer.register()
@@ -225,7 +225,7 @@ async def test_a_server_that_does_not_come_back_is_given_up(function: str) -> No
             peer = await server.accept()
             await peer.register()
             await peer.assign(function.encode(), b"{}")
-            await peer.expect(Packet)
+            await peer.expect_a(Packet)
 
 
 async def test_calls_that_wait_for_a_burst_are_answered(bundled: str, function: str) -> None:

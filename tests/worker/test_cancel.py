@@ -244,11 +244,11 @@ async def test_a_server_that_comes_back_is_told_again(fresh: Fresh) -> None:
             await peer.close()
             peer = await server.accept()  # it is asked for nothing: no slot is free
             for kind in (OptionReq, SetClientId, CanDo):
-                await peer.expect(kind)
+                await peer.expect_a(kind)
             await peer.send(OptionRes(b"gearflow"))
             told: set[bytes] = set()
             for _ in range(2):
-                call = await peer.expect(SubmitJob)
+                call = await peer.expect_a(SubmitJob)
                 told.add(call.function)
                 await peer.send(JobCreated(call.function))
                 if call.function == REPORT:
@@ -256,6 +256,6 @@ async def test_a_server_that_comes_back_is_told_again(fresh: Fresh) -> None:
             assert told == {EVENTS, REPORT}
             let_go.set()
             assert await peer.answered(REPORT) == {}
-            await peer.expect(GrabJobUniq)
+            await peer.expect_a(GrabJobUniq)
             await peer.send(NoJob())
-            await peer.expect(PreSleep)
+            await peer.expect_a(PreSleep)

@@ -126,7 +126,7 @@ async def test_without_its_hooks_a_worker_does_not_connect(function: str) -> Non
             async with await anyio.connect_tcp(host, int(port)) as marker:
                 await marker.send(encode(SetClientId(b"marker")))
                 peer = await server.accept()
-                assert await peer.expect(SetClientId) == SetClientId(b"marker")
+                assert await peer.expect_a(SetClientId) == SetClientId(b"marker")
 
 
 async def test_a_cold_stop_leaves_the_hooks_after_the_runs(bundled: str, function: str) -> None:

@@ -30,12 +30,12 @@ async def test_a_quiet_worker_finishes_what_runs_and_asks_for_nothing_until_it_r
             worker.quiet()
             before = len(peer.writes)
             release.set()
-            await peer.expect(WorkComplete)
+            await peer.expect_a(WorkComplete)
             assert GRAB_JOB_UNIQ not in b"".join(peer.writes[before:])  # else both had left in one write
             worker.resume()
-            await peer.expect(GrabJobUniq)
+            await peer.expect_a(GrabJobUniq)
             await peer.send(NoJob())
-            await peer.expect(PreSleep)
+            await peer.expect_a(PreSleep)
 
 
 async def test_a_quiet_worker_that_is_called_answers_when_it_resumes(function: str) -> None:
@@ -52,9 +52,9 @@ async def test_a_quiet_worker_that_is_called_answers_when_it_resumes(function: s
             worker.quiet()
             await peer.send(Noop())
             worker.resume()
-            await peer.expect(GrabJobUniq)
+            await peer.expect_a(GrabJobUniq)
             await peer.send(NoJob())
-            await peer.expect(PreSleep)
+            await peer.expect_a(PreSleep)
 
 
 async def test_a_worker_that_begins_quiet_is_ready_and_asks_for_nothing(function: str) -> None:

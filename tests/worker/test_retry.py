@@ -58,7 +58,7 @@ def failing_task(name: str, retries: Retry | None, error: BaseException, runs: i
 
 async def until(peer: Peer, kind: type[Packet]) -> Packet:
     """The next packet of that kind; GRABs that come before it are in vain."""
-    while not isinstance(packet := await peer.expect(Packet), kind):
+    while not isinstance(packet := await peer.expect_a(Packet), kind):
         if isinstance(packet, GrabJobUniq):
             await peer.send(NoJob())
         else:
@@ -89,9 +89,9 @@ async def test_a_retry_is_asked_for_in_place_of_the_end_packet(
             }
             assert worker.running == 1  # until it is answered
             await peer.send(WorkComplete(b"H:call", b'{"jobs":1}'))
-            await peer.expect(GrabJobUniq)  # and no end packet
+            await peer.expect_a(GrabJobUniq)  # and no end packet
             await peer.send(NoJob())
-            await peer.expect(PreSleep)
+            await peer.expect_a(PreSleep)
             assert worker.running == worker.held == 0
     [line] = [record for record in caplog.records if hasattr(record, "outcome")]
     assert (line.__dict__["outcome"], line.__dict__["attempt"]) == ("retried", 1)
@@ -120,14 +120,14 @@ async def test_a_retry_that_is_refused_ends_the_job_with_its_failure(
             peer = await server.accept()
             await peer.register()
             await peer.assign(function.encode(), b"{}")
-            assert (await peer.expect(SubmitJob)).function == RETRY
+            assert (await peer.expect_a(SubmitJob)).function == RETRY
             await peer.send(*refusal)
-            end = await peer.expect(WorkException)
+            end = await peer.expect_a(WorkException)
             assert end.handle == b"H:1"
             assert b"no good" in end.data
-            await peer.expect(GrabJobUniq)
+            await peer.expect_a(GrabJobUniq)
             await peer.send(NoJob())
-            await peer.expect(PreSleep)
+            await peer.expect_a(PreSleep)
     assert "not yours" in caplog.text
     assert "job failed" in caplog.text
 
@@ -143,20 +143,20 @@ async def test_answers_find_their_jobs_in_whatever_order_they_come(fresh: Fresh)
             peer = await server.accept()
             await peer.register(functions=2)
             await peer.assign(first.name.encode(), b"{}", b"H:1")
-            asked = [await peer.expect(Packet) for _ in range(2)]
+            asked = [await peer.expect_a(Packet) for _ in range(2)]
             assert GrabJobUniq() in asked  # before or after the other
             [call] = [packet for packet in asked if isinstance(packet, SubmitJob)]
             assert b'"H:1"' in call.workload
             await peer.assign(second.name.encode(), b"{}", b"H:2")
-            assert b'"H:2"' in (await peer.expect(SubmitJob)).workload
+            assert b'"H:2"' in (await peer.expect_a(SubmitJob)).workload
             await peer.send(JobCreated(b"H:8"), JobCreated(b"H:9"))
             await peer.send(
                 WorkWarning(b"H:9", b"no"), WorkWarning(b"H:8", b"a word"), WorkComplete(b"H:8", b"{}")
             )
-            await peer.expect(GrabJobUniq)
+            await peer.expect_a(GrabJobUniq)
             assert worker.running == 1
             await peer.send(WorkFail(b"H:9"))
-            end = await peer.expect(WorkException)
+            end = await peer.expect_a(WorkException)
             assert end.handle == b"H:2"
             assert b"second" in end.data
             await peer.send(NoJob())
@@ -199,10 +199,10 @@ async def test_a_job_that_is_cancelled_while_it_asks_for_a_retry_ends_as_cancell
                 WorkWarning(b"H:call", b"no"),
                 WorkFail(b"H:call"),
             )
-            assert await peer.expect(WorkFail) == WorkFail(b"H:1")
-            await peer.expect(GrabJobUniq)
+            assert await peer.expect_a(WorkFail) == WorkFail(b"H:1")
+            await peer.expect_a(GrabJobUniq)
             await peer.send(NoJob())
-            await peer.expect(PreSleep)
+            await peer.expect_a(PreSleep)
     assert "job cancelled" in caplog.text
 
 
@@ -245,14 +245,14 @@ async def test_what_is_discarded_or_does_not_validate_is_not_run_again(
             peer = await server.accept()
             await peer.register(functions=2)
             await peer.assign(discarded.name.encode(), b"{}")
-            assert b"the account is closed" in (await peer.expect(WorkException)).data
-            await peer.expect(GrabJobUniq)
+            assert b"the account is closed" in (await peer.expect_a(WorkException)).data
+            await peer.expect_a(GrabJobUniq)
             for workload in (b'{"x": 1}', b"\0gf1"):
                 await peer.assign(invalid.name.encode(), workload)
-                assert b"PayloadInvalid" in (await peer.expect(WorkException)).data
-                await peer.expect(GrabJobUniq)
+                assert b"PayloadInvalid" in (await peer.expect_a(WorkException)).data
+                await peer.expect_a(GrabJobUniq)
             await peer.send(NoJob())
-            await peer.expect(PreSleep)
+            await peer.expect_a(PreSleep)
     outcomes = [record.__dict__["outcome"] for record in caplog.records if hasattr(record, "outcome")]
     assert outcomes == ["discarded", "invalid", "invalid"]
 
@@ -266,9 +266,9 @@ async def test_the_retries_of_a_call_count_and_not_those_of_its_task(function: s
             await peer.register()
             await peer.assign(function.encode(), wrap(b"{}", retries=plan))
             assert (await peer.answered(RETRY))["delay"] == 7
-            await peer.expect(GrabJobUniq)
+            await peer.expect_a(GrabJobUniq)
             await peer.assign(function.encode(), wrap(b"{}", retries=plan, attempt=2))
-            await peer.expect(WorkException)
+            await peer.expect_a(WorkException)
             await until(peer, PreSleep)
 
 
@@ -284,7 +284,7 @@ async def test_a_schedule_that_fails_itself_fails_the_job_and_not_the_worker(
             peer = await server.accept()
             await peer.register()
             await peer.assign(function.encode(), b"{}")
-            assert b"no good" in (await peer.expect(WorkException)).data
+            assert b"no good" in (await peer.expect_a(WorkException)).data
             await until(peer, PreSleep)
     assert "no schedule today" in caplog.text
 
@@ -326,11 +326,11 @@ async def test_a_context_tells_the_attempt_and_the_deadline(function: str) -> No
                 (free.name, wrap(b"{}", attempt=2)),
             ):
                 await peer.assign(name.encode(), workload, b"H:7")
-                await peer.expect(WorkComplete)
-                await peer.expect(GrabJobUniq)
+                await peer.expect_a(WorkComplete)
+                await peer.expect_a(GrabJobUniq)
             after = time.time()
             await peer.send(NoJob())
-            await peer.expect(PreSleep)
+            await peer.expect_a(PreSleep)
     (first, handle, limit), (third, _, longer), second = seen
     assert (first, third, handle, second) == (1, 3, "H:7", (2, "H:7", None))
     assert limit is not None
@@ -354,18 +354,18 @@ async def test_a_detached_job_is_submitted_anew_and_ends_only_when_the_server_ha
             before = time.time()
             workload = wrap(b"\0gf1 raw", timeout=9, retries=plan, detached=True)
             await peer.assign(function.encode(), workload)
-            assert b"PayloadInvalid" in (await peer.expect(WorkWarning)).data  # a raw one stays raw
-            assert await peer.expect(WorkFail) == WorkFail(b"H:1")
-            await peer.expect(GrabJobUniq)
+            assert b"PayloadInvalid" in (await peer.expect_a(WorkWarning)).data  # a raw one stays raw
+            assert await peer.expect_a(WorkFail) == WorkFail(b"H:1")
+            await peer.expect_a(GrabJobUniq)
             await peer.assign(function.encode(), wrap(b"{}", timeout=9, retries=plan, detached=True))
-            anew = await peer.expect(SubmitJobEpoch)
+            anew = await peer.expect_a(SubmitJobEpoch)
             assert (anew.function, len(anew.unique)) == (function.encode(), 32)
             assert before + 0.5 <= int(anew.epoch) <= time.time() + 1.5
             said, payload = unwrap(anew.workload)
             assert (said.attempt, said.timeout, said.retries, said.detached) == (2, 9, plan, True)
             assert payload == b"{}"
             await peer.send(Noop(), JobCreated(b"H:2"))
-            assert await peer.expect(WorkFail) == WorkFail(b"H:1")
+            assert await peer.expect_a(WorkFail) == WorkFail(b"H:1")
             await until(peer, PreSleep)
     assert "job retried" in caplog.text
 
@@ -377,10 +377,10 @@ async def test_a_detached_job_that_need_not_wait_is_not_delayed(function: str) -
             peer = await server.accept()
             await peer.register(gearflow=False)
             await peer.assign(function.encode(), wrap(b"{}", detached=True))
-            anew = await peer.expect(SubmitJobBg)
+            anew = await peer.expect_a(SubmitJobBg)
             assert anew.workload == wrap(b"{}", detached=True)  # the run did not count
             await peer.send(JobCreated(b"H:2"))
-            assert await peer.expect(WorkFail) == WorkFail(b"H:1")
+            assert await peer.expect_a(WorkFail) == WorkFail(b"H:1")
             await until(peer, PreSleep)
 
 
@@ -393,12 +393,12 @@ async def test_a_new_submission_that_is_refused_ends_the_old_job_with_its_failur
             peer = await server.accept()
             await peer.register(gearflow=False)
             await peer.assign(function.encode(), wrap(b"{}", detached=True))
-            await peer.expect(SubmitJobBg)
+            await peer.expect_a(SubmitJobBg)
             await peer.send(
                 Error(b"JOB_NOT_FOUND", b"of another job"), Error(b"QUEUE_ERROR", b"Job queue is full")
             )
-            assert b"no good" in (await peer.expect(WorkWarning)).data
-            assert await peer.expect(WorkFail) == WorkFail(b"H:1")
+            assert b"no good" in (await peer.expect_a(WorkWarning)).data
+            assert await peer.expect_a(WorkFail) == WorkFail(b"H:1")
             await until(peer, PreSleep)
     assert "Job queue is full" in caplog.text
 
@@ -425,7 +425,7 @@ anyio.run(Worker([failing], servers=["%s"], concurrency=1).run, backend={anyio_b
             peer = await server.accept()
             await peer.register(gearflow=False)
             await peer.assign(function.encode(), wrap(b"{}", detached=True))
-            await peer.expect(SubmitJobBg)
+            await peer.expect_a(SubmitJobBg)
             process.kill()
             assert await peer.rest() == []  # the server has both: nothing has ended the old one
 
@@ -475,14 +475,14 @@ async def test_a_held_job_has_no_slot_while_it_waits(fresh: Fresh) -> None:
                 peer = await server.accept()
                 await peer.register(functions=2, gearflow=False)
                 await peer.assign(failing.name.encode(), b"{}")
-                await peer.expect(WorkWarning)
-                await peer.expect(GrabJobUniq)
+                await peer.expect_a(WorkWarning)
+                await peer.expect_a(GrabJobUniq)
                 assert (worker.held, worker.running) == (1, 0)
                 await peer.assign(other.name.encode(), b"{}", b"H:2")
-                assert await peer.expect(WorkComplete) == WorkComplete(b"H:2", b"9")
-                await peer.expect(GrabJobUniq)
+                assert await peer.expect_a(WorkComplete) == WorkComplete(b"H:2", b"9")
+                await peer.expect_a(GrabJobUniq)
                 await peer.send(NoJob())
-                await peer.expect(PreSleep)
+                await peer.expect_a(PreSleep)
                 worker.leave()
                 assert await peer.rest() == []  # the server hands it on
             assert worker.held == 0
@@ -497,7 +497,7 @@ async def test_a_warm_stop_waits_for_jobs_that_are_held(function: str) -> None:
             peer = await server.accept()
             await peer.register(gearflow=False)
             await peer.assign(function.encode(), b"{}")
-            await peer.expect(WorkWarning)
+            await peer.expect_a(WorkWarning)
             worker.stop()
             assert await until(peer, WorkComplete) == WorkComplete(b"H:1", b"2")
             assert [packet for packet in await peer.rest() if not isinstance(packet, PreSleep)] == []
@@ -514,8 +514,8 @@ async def test_a_held_job_that_is_not_due_within_the_drain_limit_is_handed_on(
             peer = await server.accept()
             await peer.register(gearflow=False)
             await peer.assign(function.encode(), b"{}")
-            await peer.expect(WorkWarning)
-            await peer.expect(GrabJobUniq)
+            await peer.expect_a(WorkWarning)
+            await peer.expect_a(GrabJobUniq)
             worker.stop()
             await peer.send(NoJob())
             assert await peer.rest() == []
@@ -534,7 +534,7 @@ async def test_a_lost_connection_takes_its_held_jobs_with_it(
             peer = await server.accept()
             await peer.register(gearflow=False)
             await peer.assign(function.encode(), b"{}")
-            await peer.expect(WorkWarning)
+            await peer.expect_a(WorkWarning)
             await peer.close()
             peer = await server.accept()
             await peer.sleeping()
@@ -551,20 +551,20 @@ async def test_a_server_of_the_old_core_is_asked_neither_for_delays_nor_to_pass_
             peer = await server.accept()
             await peer.register(gearflow=False)
             await peer.send(Error(b"server_error", b"Unknown command"))
-            await peer.expect(GrabJob)
+            await peer.expect_a(GrabJob)
             for workload in (b"{}", wrap(b"{}", detached=True)):
                 await peer.send(JobAssign(b"H:1", function.encode(), workload))
-                while not isinstance(packet := await peer.expect(Packet), WorkComplete):
+                while not isinstance(packet := await peer.expect_a(Packet), WorkComplete):
                     assert isinstance(packet, GrabJob | PreSleep)
                     if isinstance(packet, GrabJob):
                         await peer.send(NoJob())
                 assert packet == WorkComplete(b"H:1", b"2")
-                while not isinstance(await peer.expect(Packet), PreSleep):
+                while not isinstance(await peer.expect_a(Packet), PreSleep):
                     await peer.send(NoJob())
                 await peer.send(Noop())
-                await peer.expect(GrabJob)
+                await peer.expect_a(GrabJob)
             await peer.send(NoJob())
-            await peer.expect(PreSleep)
+            await peer.expect_a(PreSleep)
 
 
 async def test_c_gearmand_gets_a_failure_as_a_marked_warning_and_the_end_in_one_write(function: str) -> None:
@@ -574,8 +574,8 @@ async def test_c_gearmand_gets_a_failure_as_a_marked_warning_and_the_end_in_one_
             peer = await server.accept()
             await peer.register(gearflow=False)
             await peer.assign(function.encode(), b"{}")
-            warning = await peer.expect(WorkWarning)
-            assert await peer.expect(WorkFail) == WorkFail(b"H:1")
+            warning = await peer.expect_a(WorkWarning)
+            assert await peer.expect_a(WorkFail) == WorkFail(b"H:1")
             failure = marked_failure(warning.data)
             assert failure is not None
             said = json.loads(failure)
@@ -596,7 +596,7 @@ async def test_the_setting_has_c_gearmand_get_an_exception_alone(function: str) 
             peer = await server.accept()
             await peer.register(gearflow=False)
             await peer.assign(function.encode(), b"{}")
-            assert b"no good" in (await peer.expect(WorkException)).data
+            assert b"no good" in (await peer.expect_a(WorkException)).data
             await until(peer, PreSleep)
 
 
@@ -611,12 +611,12 @@ async def test_a_task_ends_its_job_with_a_plain_fail_on_every_server(
             await peer.register(gearflow=kind == "gearflow")
             if kind == "perl":
                 await peer.send(Error(b"server_error", b"Unknown command"))
-                await peer.expect(GrabJob)
+                await peer.expect_a(GrabJob)
             await peer.assign(function.encode(), b"{}")
-            assert await peer.expect(WorkFail) == WorkFail(b"H:1")
-            await peer.expect(GrabJob if kind == "perl" else GrabJobUniq)
+            assert await peer.expect_a(WorkFail) == WorkFail(b"H:1")
+            await peer.expect_a(GrabJob if kind == "perl" else GrabJobUniq)
             await peer.send(NoJob())
-            await peer.expect(PreSleep)
+            await peer.expect_a(PreSleep)
     [line] = [record for record in caplog.records if hasattr(record, "outcome")]
     assert (line.__dict__["outcome"], line.__dict__["reason"]) == ("discarded", "Fail: no such order")
 
@@ -628,13 +628,13 @@ async def test_a_server_of_the_old_core_is_told_a_failure_twice(function: str) -
             peer = await server.accept()
             await peer.register(gearflow=False)
             await peer.send(Error(b"server_error", b"Unknown command"))
-            await peer.expect(GrabJob)
+            await peer.expect_a(GrabJob)
             await peer.send(JobAssign(b"H:1", function.encode(), b"{}"))
-            assert (await peer.expect(WorkException)).handle == b"H:1"
-            assert await peer.expect(WorkFail) == WorkFail(b"H:1")  # an exception is no end to it
-            await peer.expect(GrabJob)
+            assert (await peer.expect_a(WorkException)).handle == b"H:1"
+            assert await peer.expect_a(WorkFail) == WorkFail(b"H:1")  # an exception is no end to it
+            await peer.expect_a(GrabJob)
             await peer.send(NoJob())
-            await peer.expect(PreSleep)
+            await peer.expect_a(PreSleep)
 
 
 async def test_a_stop_waits_for_the_answer_to_a_retry(function: str) -> None:
@@ -671,7 +671,7 @@ async def test_an_answer_to_no_submission_is_ignored(function: str) -> None:
             await peer.register()
             await peer.send(JobCreated(b"H:9"))
             await peer.assign(function.encode(), b"{}")
-            assert (await peer.expect(WorkComplete)).result == b"1"
+            assert (await peer.expect_a(WorkComplete)).result == b"1"
             await until(peer, PreSleep)
 
 

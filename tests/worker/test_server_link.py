@@ -72,14 +72,14 @@ async def test_a_worker_says_who_it_is_and_what_it_can_do_and_grabs_in_one_write
             Worker([echo_task(function)], servers=[server.address], client_id="me"),
         ):
             peer = await server.accept()
-            assert (await peer.expect(OptionReq)).option == b"gearflow"
-            assert (await peer.expect(SetClientId)).client_id == b"me"
-            assert (await peer.expect(CanDo)).function == function.encode()
-            await peer.expect(GrabJobUniq)
+            assert (await peer.expect_a(OptionReq)).option == b"gearflow"
+            assert (await peer.expect_a(SetClientId)).client_id == b"me"
+            assert (await peer.expect_a(CanDo)).function == function.encode()
+            await peer.expect_a(GrabJobUniq)
             assert len(peer.writes) == 1
             await peer.send(OptionRes(b"gearflow"), NoJob())
-            assert (await peer.expect(SubmitJob)).function == EVENTS  # gearflow's own server has that
-            await peer.expect(PreSleep)
+            assert (await peer.expect_a(SubmitJob)).function == EVENTS  # gearflow's own server has that
+            await peer.expect_a(PreSleep)
 
 
 async def test_foreign_tasks_are_not_offered(fresh: Fresh) -> None:
@@ -104,7 +104,7 @@ async def test_a_worker_is_ready_when_the_server_knows_its_functions(function: s
             assert not worker.ready.is_set()
             await peer.send(NoJob())
             await worker.ready.wait()
-            await peer.expect(PreSleep)
+            await peer.expect_a(PreSleep)
 
 
 async def test_a_result_and_the_next_grab_go_out_in_one_write(function: str) -> None:
@@ -117,11 +117,11 @@ async def test_a_result_and_the_next_grab_go_out_in_one_write(function: str) -> 
             await peer.register()
             before = len(peer.writes)
             await peer.assign(function.encode(), b"x")
-            assert (await peer.expect(WorkComplete)).result == b"x"
-            await peer.expect(GrabJobUniq)
+            assert (await peer.expect_a(WorkComplete)).result == b"x"
+            await peer.expect_a(GrabJobUniq)
             assert len(peer.writes) == before + 1
             await peer.send(NoJob())
-            await peer.expect(PreSleep)
+            await peer.expect_a(PreSleep)
 
 
 async def test_a_server_without_grab_job_uniq_is_asked_with_grab_job(function: str) -> None:
@@ -133,12 +133,12 @@ async def test_a_server_without_grab_job_uniq_is_asked_with_grab_job(function: s
             peer = await server.accept()
             await peer.register(gearflow=False)
             await peer.send(Error(b"server_error", b"Unknown command"))
-            await peer.expect(GrabJob)
+            await peer.expect_a(GrabJob)
             await peer.send(JobAssign(b"H:1", function.encode(), b"x"))
-            assert (await peer.expect(WorkComplete)).handle == b"H:1"
-            await peer.expect(GrabJob)
+            assert (await peer.expect_a(WorkComplete)).handle == b"H:1"
+            await peer.expect_a(GrabJob)
             await peer.send(NoJob())
-            await peer.expect(PreSleep)
+            await peer.expect_a(PreSleep)
             assert worker.ready.is_set()
 
 
@@ -155,11 +155,11 @@ async def test_a_result_that_the_server_does_not_want_is_logged_and_harmless(
             await peer.register(gearflow=False)
             for _ in range(2):
                 await peer.assign(function.encode(), b"x")
-                await peer.expect(WorkComplete)
+                await peer.expect_a(WorkComplete)
                 await peer.send(Error(b"JOB_NOT_FOUND", b"Job given in work result not found"))
-                await peer.expect(GrabJobUniq)
+                await peer.expect_a(GrabJobUniq)
             await peer.send(NoJob())
-            await peer.expect(PreSleep)
+            await peer.expect_a(PreSleep)
     assert caplog.text.count("the job had been taken from this worker") == 2
 
 
@@ -172,11 +172,11 @@ async def test_a_function_that_the_server_refuses_does_not_change_how_it_is_aske
             peer = await server.accept()
             await peer.register()
             await peer.send(Error(b"RESERVED", b"not for workers"), NoJob())
-            await peer.expect(PreSleep)
+            await peer.expect_a(PreSleep)
             await peer.send(Noop())
-            await peer.expect(GrabJobUniq)
+            await peer.expect_a(GrabJobUniq)
             await peer.send(NoJob())
-            await peer.expect(PreSleep)
+            await peer.expect_a(PreSleep)
 
 
 async def test_a_failure_is_one_exception_packet_and_nothing_after_it(function: str) -> None:
@@ -189,10 +189,10 @@ async def test_a_failure_is_one_exception_packet_and_nothing_after_it(function: 
             peer = await server.accept()
             await peer.register()
             await peer.assign(function.encode(), b"{}")
-            assert b'"KeyError"' in (await peer.expect(WorkException)).data
-            await peer.expect(GrabJobUniq)
+            assert b'"KeyError"' in (await peer.expect_a(WorkException)).data
+            await peer.expect_a(GrabJobUniq)
             await peer.send(NoJob())
-            await peer.expect(PreSleep)
+            await peer.expect_a(PreSleep)
 
 
 async def test_a_job_of_an_unknown_function_fails_and_the_worker_goes_on(function: str) -> None:
@@ -204,13 +204,13 @@ async def test_a_job_of_an_unknown_function_fails_and_the_worker_goes_on(functio
             peer = await server.accept()
             await peer.register()
             await peer.assign(b"never.offered", b"x")
-            assert (await peer.expect(WorkFail)).handle == b"H:1"
-            await peer.expect(GrabJobUniq)
+            assert (await peer.expect_a(WorkFail)).handle == b"H:1"
+            await peer.expect_a(GrabJobUniq)
             await peer.assign(function.encode(), b"x")
-            await peer.expect(WorkComplete)
-            await peer.expect(GrabJobUniq)
+            await peer.expect_a(WorkComplete)
+            await peer.expect_a(GrabJobUniq)
             await peer.send(NoJob())
-            await peer.expect(PreSleep)
+            await peer.expect_a(PreSleep)
 
 
 async def test_a_server_that_wakes_without_a_job_does_not_make_the_worker_spin(function: str) -> None:
@@ -225,12 +225,12 @@ async def test_a_server_that_wakes_without_a_job_does_not_make_the_worker_spin(f
             began = time.monotonic()
             for _ in range(13):
                 await peer.send(NoJob())
-                await peer.expect(PreSleep)
+                await peer.expect_a(PreSleep)
                 await peer.send(Noop())
-                await peer.expect(GrabJobUniq)
+                await peer.expect_a(GrabJobUniq)
             assert time.monotonic() - began > 0.2  # pauses of 1, 2, 4 ... ms after the first few rounds
             await peer.send(NoJob())
-            await peer.expect(PreSleep)
+            await peer.expect_a(PreSleep)
 
 
 async def test_a_sleeping_worker_asks_gearmand_now_and_then(function: str) -> None:
@@ -243,10 +243,10 @@ async def test_a_sleeping_worker_asks_gearmand_now_and_then(function: str) -> No
             await peer.register(gearflow=False)
             for _ in range(3):
                 await peer.send(NoJob())
-                await peer.expect(PreSleep)
-                await peer.expect(GrabJobUniq)
+                await peer.expect_a(PreSleep)
+                await peer.expect_a(GrabJobUniq)
             await peer.send(NoJob())
-            await peer.expect(PreSleep)
+            await peer.expect_a(PreSleep)
 
 
 async def test_a_frozen_server_is_given_up_and_its_slot_serves_the_others(function: str) -> None:
@@ -266,10 +266,10 @@ async def test_a_frozen_server_is_given_up_and_its_slot_serves_the_others(functi
             silent.frozen = True
             await peer.register()
             await peer.assign(function.encode(), b"x")
-            await peer.expect(WorkComplete)
-            await peer.expect(GrabJobUniq)
+            await peer.expect_a(WorkComplete)
+            await peer.expect_a(GrabJobUniq)
             await peer.send(NoJob())
-            await peer.expect(PreSleep)
+            await peer.expect_a(PreSleep)
             assert EchoReq(b"heartbeat") in await silent.rest()
 
 
@@ -306,11 +306,11 @@ async def test_a_warm_stop_finishes_what_runs_and_says_nothing_that_would_requeu
             await peer.register()
             await peer.assign(function.encode(), b"x")
             await gate.began.wait()
-            await peer.expect(GrabJobUniq)
+            await peer.expect_a(GrabJobUniq)
             worker.stop()
             await peer.assign(function.encode(), b"y", handle=b"H:2")  # its GRAB was under way
             gate.open.set()
-            assert {(await peer.expect(WorkComplete)).handle for _ in range(2)} == {b"H:1", b"H:2"}
+            assert {(await peer.expect_a(WorkComplete)).handle for _ in range(2)} == {b"H:1", b"H:2"}
             assert await peer.rest() == []
 
 
@@ -340,7 +340,7 @@ async def test_leaving_cold_releases_the_jobs_on_gearflows_own_server_and_waits_
             peer = await server.accept()
             await peer.register()
             await peer.assign(function.encode(), b"x", b"H:1")
-            await peer.expect(GrabJobUniq)
+            await peer.expect_a(GrabJobUniq)
             await gate.began.wait()
             worker.leave()
             assert await peer.called(RELEASE, b"H:8") == {"handle": "H:1"}
@@ -436,7 +436,7 @@ async def test_a_peer_that_is_no_gearman_server_is_left_alone_for_a_while(
             Worker([echo_task(function)], servers=[server.address], first_retry=0.001),
         ):
             peer = await server.accept()
-            await peer.expect(OptionReq)
-            await peer.send_bytes(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            await peer.expect_a(OptionReq)
+            await peer.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")
             await (await server.accept()).sleeping()
     assert any("does not speak Gearman" in record.getMessage() for record in caplog.records)
