@@ -102,13 +102,13 @@ class Caller:
             if fault is None and body.rstrip(b".") != b"did " + call.key.encode():
                 self._ledger.wrong(f"the job {call.key} {how}: {body!r}")
         elif promise.handle:
-            self._told(promise, how, body, fault)
+            self._note_end(promise, how, body, fault)
         elif fault is None:
             self._promised(call, json.loads(body)["handle"])
         else:
             self._ledger.refused.add(call.key)
 
-    def _told(self, promise: Promise, how: str, body: bytes, fault: dict[str, Any] | None) -> None:
+    def _note_end(self, promise: Promise, how: str, body: bytes, fault: dict[str, Any] | None) -> None:
         """The answer to the question how a job ended."""
         if fault is None:
             self._ledger.ended(promise, how, body)

@@ -16,7 +16,7 @@ from typing import Final
 from tests.crash import worker as worker_module
 from tests.crash.caller import Call, Caller, Gone, asking, attached, detached, has_name, plain
 from tests.crash.ledger import Ledger
-from tests.crash.nest import PATIENCE
+from tests.crash.nest import TIMEOUT
 
 _DEEDS: Final = ("complete",) * 6 + ("fail", "raise", "retry", "retry", "die", "leave", "tell")
 _SHARED: Final = 5  # uniques for which clients compete
@@ -32,12 +32,12 @@ def workers(port: int, directory: Path, count: int) -> Generator[None]:
     try:
         yield
         for process in processes:
-            assert process.wait(PATIENCE) == 0, "a worker was told what it did not expect"
+            assert process.wait(TIMEOUT) == 0, "a worker received something unexpected"
     finally:
         for process in processes:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            process.wait(PATIENCE)
+            process.wait(TIMEOUT)
 
 
 @contextmanager
@@ -47,7 +47,7 @@ def clients(port: int, ledger: Ledger, name: str, count: int) -> Generator[None]
     with ExitStack() as stack:
         for thread in threads:
             thread.start()
-            stack.callback(thread.join, PATIENCE)
+            stack.callback(thread.join, TIMEOUT)
         yield
     assert not any(thread.is_alive() for thread in threads), "a client still waits for an answer"
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.crash.nest import PATIENCE
+from tests.crash.nest import TIMEOUT
 
 
 class Run(NamedTuple):
@@ -34,7 +34,7 @@ class Promise:
     unique: str  # "": none
     shared: bool  # others submit with the same unique: then perhaps another's payload is run
     kept: bool  # its result is
-    ended: tuple[str, bytes] | None = None  # how, and with what, as soon as the server has told
+    ended: tuple[str, bytes] | None = None  # how, and with what, as soon as the server reports it
     known_at: int = 0  # how long the workers' log was then
 
 
@@ -71,7 +71,7 @@ class Ledger:
             self.promises.append(promise)
 
     def ended(self, promise: Promise, how: str, body: bytes) -> None:
-        """The server has told how a job ended: now it must neither run again nor have ended otherwise."""
+        """The server reported how a job ended. From now on it must not run again or end otherwise."""
         with self._changed:
             if promise.ended is None:
                 promise.known_at = self._log.stat().st_size
@@ -89,7 +89,7 @@ class Ledger:
     def wait_for(self, events: int) -> None:
         """Until so many handles have been given in all, or something is wrong."""
         with self._changed:
-            assert self._changed.wait_for(lambda: self._events >= events or self.faults, PATIENCE), (
+            assert self._changed.wait_for(lambda: self._events >= events or self.faults, TIMEOUT), (
                 f"only {self._events} of {events} submissions were answered"
             )
 

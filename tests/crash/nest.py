@@ -1,8 +1,7 @@
-"""Real server processes that can be killed, started in milliseconds: forked from one that has imported all.
+"""Real server processes that can be killed, and that start in milliseconds.
 
-The nest is a process of its own, told by lines of JSON what to start. Each server is a child of it: it runs
-``JobServer`` on an event loop as ``gearflow server`` does, and stops in good order on SIGTERM. ``faults`` can
-make its store fail; see ``tests.crash.faults``.
+The nest is a process that has imported everything. It forks a server for each line of JSON. A server runs an
+``Engine`` on an event loop and stops cleanly on SIGTERM. ``tests.crash.faults`` can make its store fail.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from tests.conftest import ROOT
 from tests.crash import faults
 from tests.crash.faults import OpenStore
 
-PATIENCE: Final = 30.0
+TIMEOUT: Final = 30.0
 """Seconds after which what does not happen fails its test."""
 
 _TIMINGS: Final = Timings(commit=CommitTimings(retry=0.05, fault_over=0.0, idle=0.5))
@@ -104,7 +103,7 @@ class Nest:
             server.wait()
         assert self._process.stdin is not None
         self._process.stdin.close()
-        self._process.wait(PATIENCE)
+        self._process.wait(TIMEOUT)
         assert self._process.stdout is not None
         self._process.stdout.close()
 

@@ -1,4 +1,4 @@
-"""Workers and clients that are killed, in real processes, and a server that is told to stop in the middle."""
+"""Workers and clients that are killed, in real processes, and a server that stops under load."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.cli.shell import Shell
 from tests.crash.caller import Caller, payload, plain
 from tests.crash.crew import clients, workers
 from tests.crash.ledger import Ledger, Promise
-from tests.crash.nest import PATIENCE, Nest
+from tests.crash.nest import TIMEOUT, Nest
 from tests.crash.test_matrix import end_in_peace, wait_until_idle
 from tests.server.wire import Wire
 
@@ -62,8 +62,8 @@ def test_a_job_that_kills_its_workers_is_a_dead_letter_after_three(
     with workers(server.port, tmp_path, 2):
         with Caller(server.port, ledger) as caller:
             caller.call([plain("harmless")])
-            caller.drain(ledger.promises, PATIENCE)
-            request = server_calls.ResultRequest(handle=handle, timeout=PATIENCE)
+            caller.drain(ledger.promises, TIMEOUT)
+            request = server_calls.ResultRequest(handle=handle, timeout=TIMEOUT)
             assert caller.ask(server_calls.RESULT, request)["type"] == "WorkersDied"
             info = caller.ask(server_calls.INFO, server_calls.InfoRequest(handle=handle))
             assert (info["state"], info["deaths"], info["dead"]) == ("workers_died", 3, True)
@@ -99,7 +99,7 @@ def test_what_a_killed_client_was_promised_runs(nest: Nest, tmp_path: Path) -> N
             ledger.promised(promise)
             ledger.given(promise.handle, promise.key)
         with Caller(server.port, ledger) as caller:
-            caller.drain(ledger.promises, PATIENCE)
+            caller.drain(ledger.promises, TIMEOUT)
             wait_until_idle(caller)
         server.kill()
     ledger.check()
@@ -116,7 +116,7 @@ def _length(log: Path) -> int:
 
 
 def _wait_for_length(log: Path, length: int, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while _length(log) < length:
         assert process.poll() is None, "the client has ended by itself"
         assert time.monotonic() < deadline
@@ -124,7 +124,7 @@ def _wait_for_length(log: Path, length: int, process: subprocess.Popen[bytes]) -
 
 
 @pytest.mark.parametrize("sync", ["batch", "always"])
-def test_a_server_that_is_told_to_stop_under_load_has_kept_all(nest: Nest, tmp_path: Path, sync: str) -> None:
+def test_a_server_that_stops_under_load_has_kept_everything(nest: Nest, tmp_path: Path, sync: str) -> None:
     ledger = Ledger(tmp_path / "runs")
     for number in range(3):
         server = nest.start(tmp_path / "data", sync=sync)
@@ -136,7 +136,7 @@ def test_a_server_that_is_told_to_stop_under_load_has_kept_all(nest: Nest, tmp_p
     end_in_peace(nest, tmp_path, ledger, sync)
 
 
-def test_the_command_keeps_all_when_it_is_told_to_stop_under_load(nest: Nest, tmp_path: Path) -> None:
+def test_the_command_that_stops_under_load_keeps_everything(nest: Nest, tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "runs")
     with Shell(tmp_path).start("server", "-p", "0", "--data", "data") as server:
         port = int(server.until("listens on").split("listens on ")[1].split(";")[0].rpartition(":")[2])

@@ -20,7 +20,7 @@ from gearflow.protocol.packets import Packet
 from gearflow.server.settings import FILE_NAME
 from tests.crash.caller import Caller
 from tests.crash.ledger import Ledger
-from tests.crash.nest import PATIENCE, Nest, NotStarted, Server
+from tests.crash.nest import TIMEOUT, Nest, NotStarted, Server
 from tests.crash.test_nth_write import wait_until_recorded
 from tests.server.wire import Wire
 
@@ -75,7 +75,7 @@ def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
     place.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={_SIZE}", "gearflow-test", str(place)]
     try:
-        mounted = subprocess.run(mount, capture_output=True, check=False, timeout=PATIENCE)
+        mounted = subprocess.run(mount, capture_output=True, check=False, timeout=TIMEOUT)
         reason = mounted.stderr.decode() if mounted.returncode else ""
     except OSError as error:
         reason = str(error)
@@ -84,7 +84,7 @@ def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
     try:
         yield SmallDisk(place)
     finally:
-        subprocess.run(["umount", "--lazy", str(place)], check=True, timeout=PATIENCE)
+        subprocess.run(["umount", "--lazy", str(place)], check=True, timeout=TIMEOUT)
 
 
 @pytest.fixture(params=["small disk", "quota"])
@@ -112,7 +112,7 @@ def until_refused(client: Wire, size: int) -> tuple[list[bytes], p.Error]:
 
 def until_accepted(client: Wire, packet: Packet) -> bytes:
     """Submit until it is accepted; the handle."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while not isinstance(created := answer(client, packet), p.JobCreated):
         assert isinstance(created, p.Error)
         assert time.monotonic() < deadline, created

@@ -14,7 +14,7 @@ from gearflow.protocol.codec import encode
 from gearflow.server.settings import FILE_NAME
 from gearflow.stores import OVERHEAD
 from gearflow.stores.sqlite.tuning import Tuning
-from tests.crash.nest import PATIENCE, Nest, Server
+from tests.crash.nest import TIMEOUT, Nest, Server
 from tests.server.wire import Wire
 
 _BURST: Final = 500
@@ -49,7 +49,7 @@ def burst(client: Wire, worker: Wire) -> bytes:
 
 def result(client: Wire, handle: bytes) -> bytes:
     """The result of a job, or why there is none."""
-    request = server_calls.ResultRequest(handle=handle.decode(), timeout=PATIENCE)
+    request = server_calls.ResultRequest(handle=handle.decode(), timeout=TIMEOUT)
     client.send(p.SubmitJob(server_calls.RESULT, b"", request.to_wire()))
     client.handle()
     answer = client.receive()
@@ -104,7 +104,7 @@ def test_what_has_expired_goes_by_itself_and_its_room_is_used_again(nest: Nest, 
         worker.send(p.CanDo(b"work"))
         for _ in range(3):
             handles = [burst(client, worker) for _ in range(4)]
-            deadline = time.monotonic() + PATIENCE
+            deadline = time.monotonic() + TIMEOUT
             while not all(b"gearflow:unknown" in result(client, handle) for handle in handles):
                 assert time.monotonic() < deadline
     server.stop()

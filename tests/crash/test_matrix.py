@@ -1,4 +1,4 @@
-"""A server under load is killed at random moments, again and again, and started anew on what it left."""
+"""A server under load is killed at random moments, again and again, and restarted on what it left."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gearflow.protocol import server_calls
 from tests.crash.caller import Caller
 from tests.crash.crew import clients, workers
 from tests.crash.ledger import Ledger
-from tests.crash.nest import PATIENCE, Nest
+from tests.crash.nest import TIMEOUT, Nest
 
 SYNC = ("batch", "always", "off")
 
@@ -40,7 +40,7 @@ def end_in_peace(nest: Nest, directory: Path, ledger: Ledger, sync: str) -> None
         with Caller(server.port, ledger) as caller:
             known = [promise for promise in ledger.promises if promise.ended is not None]
             caller.drain(known, 0)
-            caller.drain(ledger.promises, PATIENCE)
+            caller.drain(ledger.promises, TIMEOUT)
             wait_until_idle(caller)
         server.stop()
     ledger.check()
@@ -55,7 +55,7 @@ def end_in_peace(nest: Nest, directory: Path, ledger: Ledger, sync: str) -> None
 
 def wait_until_idle(caller: Caller) -> None:
     """Until no job is left, those included whose submitters were not there any more to be answered."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while (info := caller.ask(server_calls.INFO, server_calls.InfoRequest()))["jobs"]:
         assert time.monotonic() < deadline, info
 

@@ -1,6 +1,6 @@
 """The n-th write of the store fails, or the server dies before, in or after it: for each n of a short story.
 
-Each story is told on one server, step by step, and ends with SIGKILL; then the next server is asked.
+Each story runs on one server, step by step, and ends with SIGKILL; then the next server is asked.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from gearflow.server.settings import FILE_NAME
 from tests.crash.caller import Call, Caller, Gone, attached, detached, plain
 from tests.crash.faults import MARK, Fault, How
 from tests.crash.ledger import Ledger
-from tests.crash.nest import PATIENCE, Nest, NotStarted
+from tests.crash.nest import TIMEOUT, Nest, NotStarted
 from tests.crash.test_matrix import wait_until_idle
 from tests.crash.worker import Gone as WorkerGone
 from tests.crash.worker import Worker
@@ -79,9 +79,9 @@ class Story:
         self._replay()
 
     def _all_done(self, calls: Callable[[str], Sequence[Call]]) -> None:
-        """Submit, and where something is refused submit it anew; then wait for the end of all."""
+        """Submit, and submit again what is refused; then wait for the end of all."""
         caller, wanted = self._caller, calls("")
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         for again in count():
             caller.errors.clear()
             caller.faults.clear()
@@ -89,7 +89,7 @@ class Story:
             caller.call(wanted)
             refused = self._ledger.refused - before
             if not refused:
-                caller.drain(self._ledger.promises, PATIENCE)
+                caller.drain(self._ledger.promises, TIMEOUT)
                 return
             assert all(_REFUSAL.search(error.text) for error in caller.errors), caller.errors
             assert all(fault["type"] == "gearflow:store" for fault in caller.faults), caller.faults
@@ -110,7 +110,7 @@ class Story:
 
     def _insist(self, name: bytes, request: server_calls.Message, done: str = "done") -> dict[str, Any]:
         """What a reserved function answers when the store can be written again, or as soon as it is done."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while "store" in (answer := self._caller.ask(name, request)).get("type", "") + answer.get(
             "message", ""
         ):
@@ -128,7 +128,7 @@ class Story:
             promise.ended = None  # from now on it may run
         wait_until_recorded(self._data)  # only then it is a letter
         answer = self._caller.ask(server_calls.DEAD, server_calls.DeadRequest(action="replay"))
-        self._caller.drain(dead, PATIENCE)
+        self._caller.drain(dead, TIMEOUT)
         if "jobs" in answer:
             assert answer["jobs"] == len(dead) > 0
             runs = [run.handle for run in self._ledger.runs()]
@@ -148,7 +148,7 @@ def a_worker(port: int, directory: Path) -> Generator[None]:
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     yield
-    thread.join(PATIENCE)
+    thread.join(TIMEOUT)
     assert not thread.is_alive()
 
 
@@ -164,7 +164,7 @@ def tell_it(nest: Nest, directory: Path, sync: str, fault: Fault) -> bool:
                 with Caller(server.port, ledger) as caller:
                     story.tell(caller)
                     wait_until_idle(caller)
-                    caller.drain(ledger.promises, PATIENCE)
+                    caller.drain(ledger.promises, TIMEOUT)
                     wait_until_recorded(directory / "data")
             except Closed:
                 server.kill()
@@ -182,7 +182,7 @@ def tell_it(nest: Nest, directory: Path, sync: str, fault: Fault) -> bool:
 
 def wait_until_recorded(data: Path, left: int = 0) -> None:
     """Until the store knows that so many jobs are left, also where that could not be written at once."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     with closing(sqlite3.connect(f"file:{data / FILE_NAME}?mode=ro", uri=True)) as connection:
         while (found := connection.execute(_LEFT).fetchone()[0]) != left:
             assert time.monotonic() < deadline, f"{found} jobs are left"
@@ -193,7 +193,7 @@ def see_what_is_there(nest: Nest, directory: Path, sync: str, ledger: Ledger, st
     with a_worker(server.port, directory):
         with Caller(server.port, ledger) as caller:
             caller.drain([promise for promise in ledger.promises if promise.ended is not None], 0)
-            caller.drain(ledger.promises, PATIENCE)
+            caller.drain(ledger.promises, TIMEOUT)
             for handle in story.cancelled:
                 info = caller.ask(server_calls.INFO, server_calls.InfoRequest(handle=handle))
                 assert info["state"] == "cancelled", info

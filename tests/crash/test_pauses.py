@@ -72,7 +72,7 @@ def test_a_dropped_function_is_not_paused_any_more(nest: Nest, tmp_path: Path) -
     server.stop()
 
 
-def test_a_pause_that_could_not_be_written_is_told(nest: Nest, tmp_path: Path) -> None:
+def test_a_pause_that_could_not_be_written_is_an_error(nest: Nest, tmp_path: Path) -> None:
     server = nest.start(tmp_path / "data", Fault("write", 2, "refused", 2))  # the group, and each of it
     with Caller(server.port, Ledger(tmp_path / "runs")) as caller:
         fault = pause(caller, "work")

@@ -92,7 +92,7 @@ def left(request: pytest.FixtureRequest) -> Left:
 
 
 def asked(client: Wire, handle: bytes) -> tuple[str, bytes]:
-    """How a job ended, and with what; or why that cannot be told."""
+    """How a job ended, and with what; or why that is unknown."""
     request = server_calls.ResultRequest(handle=handle.decode())
     client.send(p.OptionReq(b"exceptions"), p.SubmitJob(server_calls.RESULT, b"", request.to_wire()))
     assert isinstance(client.receive(), p.OptionRes)
@@ -166,10 +166,10 @@ def look_at_all(server: Server, left: Left) -> bool:
                 whole = False
         assert got.keys() <= left.waiting.keys()
         for handle, result in left.results.items():
-            told = asked(client, handle)
-            if told != result:
-                assert told[0] == "refused", (handle, told)
-                assert json.loads(told[1])["type"] == "gearflow:store", (handle, told)
+            answered = asked(client, handle)
+            if answered != result:
+                assert answered[0] == "refused", (handle, answered)
+                assert json.loads(answered[1])["type"] == "gearflow:store", (handle, answered)
                 whole = False
     return whole
 
@@ -216,9 +216,9 @@ def look_at_the_rest(nest: Nest, left: Left, data: Path, saved: Recovered) -> No
         client.send(p.SubmitJob(b"later", b"", b""))
         assert client.handle() not in left.waiting.keys() | left.results.keys()
         if saved.same_name and not saved.lost_groups:
-            told = {handle: asked(client, handle) for handle in left.results}
-            right = sum(told[handle] == result for handle, result in left.results.items())
-            wrong = [answer for handle, answer in told.items() if answer != left.results[handle]]
+            answered = {handle: asked(client, handle) for handle in left.results}
+            right = sum(answered[handle] == result for handle, result in left.results.items())
+            wrong = [answer for handle, answer in answered.items() if answer != left.results[handle]]
             assert all(how in ("refused", "failed") for how, _ in wrong), (
                 wrong
             )  # failed: a letter without its end

@@ -156,7 +156,7 @@ def stream(worker: Wire, handle: bytes, parts: int) -> None:
         worker.send(p.WorkData(handle, b"x" * (1 << 20)))
 
 
-def test_a_slow_reader_holds_who_feeds_it_and_gets_everything() -> None:
+def test_a_slow_reader_stalls_its_sender_and_gets_everything() -> None:
     """A result of 64 MiB passes through a server that holds 4 MiB of it at most."""
     with JobServer(port=0, max_pending_bytes=4 << 20) as server:
         client, worker, other = Wire(server.port), Wire(server.port), Wire(server.port)

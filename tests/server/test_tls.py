@@ -1,4 +1,4 @@
-"""TLS on the server's port: what gets through, who does not, and what both sides are told."""
+"""TLS on the server's port: which connections it accepts, and the errors on both sides."""
 
 import asyncio
 import logging
@@ -46,10 +46,10 @@ def line(caplog: pytest.LogCaptureFixture, start: str) -> dict[str, Any]:
 
 
 def ending(wire: Wire) -> str:
-    """Why TLS ended, as the client is told."""
-    with pytest.raises(ssl.SSLError) as told:
+    """Why TLS ended, as the client sees it."""
+    with pytest.raises(ssl.SSLError) as raised:
         wire.receive()
-    return str(told.value.reason)
+    return str(raised.value.reason)
 
 
 # -------------------------------------------------------------------------------------------- the bytes
@@ -153,7 +153,7 @@ def test_a_server_that_stops_says_goodbye_and_does_not_wait_for_an_answer(author
 @pytest.mark.parametrize(
     "sent", [p.OptionReq(b"exceptions"), p.CanDo(b"work"), p.SubmitJobBg(b"w", b"", b"")]
 )
-def test_a_client_without_tls_is_told_so(
+def test_a_client_without_tls_gets_an_error(
     server: JobServer, caplog: pytest.LogCaptureFixture, sent: p.Packet
 ) -> None:
     with Wire(server.port) as wire:
@@ -164,7 +164,7 @@ def test_a_client_without_tls_is_told_so(
     assert (said["levelname"], said["peer"]) == ("WARNING", "127.0.0.1")
 
 
-def test_a_text_command_without_tls_is_told_so_in_text(server: JobServer) -> None:
+def test_a_text_command_without_tls_gets_an_error_as_text(server: JobServer) -> None:
     with Wire(server.port) as wire:
         wire.send(b"status\n")
         assert wire.receive() == b"ERR TLS_REQUIRED this+port+speaks+TLS+only"
@@ -246,7 +246,7 @@ def test_a_client_with_a_certificate_is_served(strict: JobServer, authority: Aut
         assert wire.receive() == p.EchoRes(b"x")
 
 
-def test_a_client_without_one_is_told_so(
+def test_a_client_without_a_certificate_gets_an_alert(
     strict: JobServer, authority: Authority, caplog: pytest.LogCaptureFixture
 ) -> None:
     with Wire(strict.port, authority.context()) as wire:
@@ -254,7 +254,7 @@ def test_a_client_without_one_is_told_so(
     assert line(caplog, "refused a connection: its TLS")["reason"] == "it shows no certificate"
 
 
-def test_a_client_with_one_of_another_authority_is_told_so(
+def test_a_client_with_a_certificate_of_another_authority_gets_an_alert(
     strict: JobServer, authority: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with Wire(strict.port, authority.context(Authority(tmp_path).client)) as wire:
@@ -262,7 +262,7 @@ def test_a_client_with_one_of_another_authority_is_told_so(
     assert line(caplog, "refused a connection: its TLS")["reason"].startswith("its certificate is refused: ")
 
 
-def test_a_client_with_an_expired_one_is_told_so(strict: JobServer, authority: Authority) -> None:
+def test_a_client_with_an_expired_certificate_gets_an_alert(strict: JobServer, authority: Authority) -> None:
     expired = authority.certificate("late@example.org", expired=True)
     with Wire(strict.port, authority.context(expired)) as wire:
         assert ending(wire) == "SSLV3_ALERT_CERTIFICATE_EXPIRED"

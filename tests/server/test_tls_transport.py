@@ -166,7 +166,7 @@ def test_a_peer_that_receives_no_large_body_is_given_all_that_has_come(conversat
     assert conversation.peer.had == [b"aaaabbbbcc"]
 
 
-def test_a_full_socket_is_told_to_the_peer(conversation: Conversation) -> None:
+def test_a_full_socket_pauses_the_peer(conversation: Conversation) -> None:
     conversation.server.pause_writing()
     conversation.server.resume_writing()
     assert conversation.peer.events == ["pause", "resume"]

@@ -36,7 +36,7 @@ def welcome(wire: Wire) -> None:
     assert wire.receive() == p.WorkComplete(handle, b"{}")
 
 
-def test_who_says_it_is_served(server: JobServer) -> None:
+def test_a_connection_with_the_token_is_served(server: JobServer) -> None:
     with Wire(server.port) as wire:
         say(wire)
         wire.send(p.EchoReq(b"x"), b"getpid\n")
@@ -47,7 +47,7 @@ def test_who_says_it_is_served(server: JobServer) -> None:
         assert answer.startswith(b"OK ")
 
 
-def test_who_says_something_else_is_told_so_and_gone(
+def test_a_connection_with_another_token_gets_an_error_and_is_closed(
     server: JobServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING), Wire(server.port) as wire:

@@ -79,7 +79,7 @@ class Answers:
 
 
 class Wire:
-    """A blocking connection to a server, in packets, with TLS if it is told how; closed with its block."""
+    """A blocking connection to a server, in packets, with TLS if it has a context; closed with its block."""
 
     def __init__(self, port: int, tls: ssl.SSLContext | None = None) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT)

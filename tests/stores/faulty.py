@@ -1,7 +1,7 @@
 """A disk whose n-th write fails: a file layer (VFS) for SQLite that stands in front of the real one.
 
 It is SQLite's own, but for the three functions by which something changes on the disk: write, truncate,
-sync. They are counted, and fail when they are told to, as the kernel would have it: a full disk, a broken
+sync. They are counted, and fail on demand, as the kernel would: a full disk, a broken
 one, or none from then on (for the process has been killed, in the middle of a write).
 
 It works where Python's sqlite3 uses a shared libsqlite3, whose functions ctypes finds.

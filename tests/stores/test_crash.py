@@ -27,7 +27,7 @@ from tests.stores.scenario import expected, lives, numbers_in, snapshot
 from tests.stores.values import a_job, jobs_of
 
 _TRIES: Final = 20  # of something that fails once
-_PATIENCE: Final = 60.0  # seconds
+_TIMEOUT: Final = 60.0  # seconds
 _COPIES_EACH_SYNC: Final = Tuning(checkpoint=1)
 
 
@@ -257,7 +257,7 @@ def until_killed(path: Path, seed: int, groups: int, start: int, chance: random.
         lines = [process.stdout.readline() for _ in range(chance.randrange(1 + (groups - start) // 2))]
         process.kill()
         lines += process.stdout.readlines()
-        process.wait(_PATIENCE)
+        process.wait(_TIMEOUT)
     return start + sum(line[:1].isdigit() and line.endswith(b"\n") for line in lines)
 
 
@@ -321,6 +321,6 @@ print(refused)
 
 def test_the_kernel_refuses_to_write_more(tmp_path: Path) -> None:
     command = [sys.executable, "-c", _LIMITED, str(tmp_path / "jobs.db")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=_PATIENCE)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=_TIMEOUT)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 5

@@ -219,7 +219,9 @@ def test_a_removed_log_is_noticed(killed: Whole, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["empty", "removed"])
-def test_a_file_that_is_empty_or_gone_is_not_begun_anew(whole: Whole, tmp_path: Path, what: str) -> None:
+def test_a_file_that_is_empty_or_gone_is_not_replaced_by_a_new_one(
+    whole: Whole, tmp_path: Path, what: str
+) -> None:
     path = copied(whole, tmp_path / "copy")
     path.unlink()
     if what == "empty":

@@ -26,7 +26,7 @@ from tests.stores.values import a_dead_letter, a_job, an_end, jobs_of, tamper
 
 PAGE = 4096
 
-PATIENCE: Final = 60.0  # seconds
+TIMEOUT: Final = 60.0  # seconds
 
 INTERRUPTED: Final = """
 import os, signal, sys
@@ -119,7 +119,7 @@ def test_all_is_saved_where_only_the_first_page_is_damaged(tmp_path: Path) -> No
     store.close()
 
 
-def test_the_first_page_can_be_replaced_after_the_file_was_written_anew(tmp_path: Path) -> None:
+def test_the_first_page_can_be_replaced_after_a_vacuum(tmp_path: Path) -> None:
     path = tmp_path / "jobs.db"
     written(path)
     tamper(path, "VACUUM")
@@ -156,7 +156,7 @@ def test_paused_functions_stay_paused(tmp_path: Path) -> None:
     store.close()
 
 
-def test_without_an_account_it_is_not_known_what_is_lost(tmp_path: Path) -> None:
+def test_without_metadata_it_is_not_known_what_is_lost(tmp_path: Path) -> None:
     path = tmp_path / "jobs.db"
     written(path, jobs=100)
     tamper(path, "UPDATE meta SET reserved = reserved - 1")
@@ -265,7 +265,7 @@ def left_by_a_kill(folder: Path) -> Path:
 def interrupted(path: Path, how: Literal["killed", "failed"], number: int) -> int:
     """Recover a file until the ``number``-th use of a file's name; the exit code."""
     command = [sys.executable, "-c", INTERRUPTED, str(path), how, str(number)]
-    process = subprocess.run(command, cwd=ROOT, capture_output=True, check=False, timeout=PATIENCE)
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, check=False, timeout=TIMEOUT)
     expected = -signal.SIGKILL if how == "killed" else 1
     assert process.returncode in (0, NOT_REACHED, expected), process.stderr.decode()
     if process.returncode == 1:
@@ -358,7 +358,7 @@ def test_a_file_that_was_put_in_its_place_meanwhile_is_not_overwritten(
 
 
 @pytest.mark.parametrize("garbage", [b"", b"[]", b"{}", b"\xff", b'{"store": 1}'])
-def test_a_damaged_plan_is_told_with_what_to_do(
+def test_the_error_of_a_damaged_plan_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, garbage: bytes
 ) -> None:
     path = with_a_planned_rescue(tmp_path, monkeypatch)

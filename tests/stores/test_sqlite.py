@@ -26,7 +26,7 @@ from tests.conftest import ROOT
 from tests.stores.scenario import lives, numbers_in, snapshot
 from tests.stores.values import a_dead_letter, a_job, an_end, jobs_of, tamper
 
-_PATIENCE: Final = 60.0  # seconds
+_TIMEOUT: Final = 60.0  # seconds
 
 
 @pytest.fixture
@@ -105,11 +105,11 @@ def test_two_stores_have_two_names(tmp_path: Path) -> None:
 def test_a_loss_of_power_leaves_a_gap_in_the_numbers(path: Path) -> None:
     script = "import sys; from gearflow.stores import SqliteStore; from gearflow.broker.storage import *\n"
     script += "s = SqliteStore(sys.argv[1]); s.write([Reserved(1000)]); import os; os._exit(0)"
-    subprocess.run([sys.executable, "-c", script, str(path)], cwd=ROOT, check=True, timeout=_PATIENCE)
+    subprocess.run([sys.executable, "-c", script, str(path)], cwd=ROOT, check=True, timeout=_TIMEOUT)
     store = SqliteStore(path)
     assert store.load().reserved == 1000  # only the process had ended
     store.close()
-    subprocess.run([sys.executable, "-c", script, str(path)], cwd=ROOT, check=True, timeout=_PATIENCE)
+    subprocess.run([sys.executable, "-c", script, str(path)], cwd=ROOT, check=True, timeout=_TIMEOUT)
     lock = path.with_name("jobs.db-lock")
     lock.write_bytes(re.sub(rb"boot \S+", b"boot another-boot", lock.read_bytes()))
     store = SqliteStore(path)
@@ -123,7 +123,7 @@ def test_a_loss_of_power_leaves_a_gap_in_the_numbers(path: Path) -> None:
 # ------------------------------------------------------------------------------------------------- one owner
 
 
-def test_a_second_owner_is_refused_and_told_of_the_first(path: Path) -> None:
+def test_a_second_owner_is_refused_with_the_name_of_the_first(path: Path) -> None:
     store = SqliteStore(path)
     with pytest.raises(StoreError, match=rf"jobs\.db is in use by process {os.getpid()} since 2\d\d\d-"):
         SqliteStore(path)
@@ -367,7 +367,7 @@ def test_without_sync_nothing_is_synced(path: Path, syncs: list[int]) -> None:
     store.close()
 
 
-def test_after_a_failed_sync_no_other_succeeds_until_the_file_is_opened_anew(
+def test_after_a_failed_sync_no_other_succeeds_until_the_file_is_opened_again(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(_: int) -> None:
@@ -392,7 +392,7 @@ def test_after_a_failed_sync_no_other_succeeds_until_the_file_is_opened_anew(
     store.close()
 
 
-def test_a_log_that_is_always_written_to_begins_anew(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_that_is_always_written_to_restarts(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tuning = Tuning(checkpoint=1 << 20, blocking_checkpoint=2 << 20, log_file=100_000)
     copy = log_module.checkpoint
     copied: list[int] = []
