@@ -202,7 +202,7 @@ class Client:
         """Submit a detached job. Raises as ``submit_background``."""
         if request.options is not None or self._pool.spreads:
             request.check()
-            return await Sending(self._pool, request).hand_over()
+            return await Sending(self._pool, request).submit_background()
         accepted = await self._submit(request)
         assert accepted.handle is not None  # it was accepted
         return accepted.handle

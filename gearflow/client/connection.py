@@ -114,17 +114,17 @@ class _Attached:
         self._theirs -= 1
         self._copies = None
 
-    def tell(self, event: JobEvent) -> None:
+    def notify(self, event: JobEvent) -> None:
         """Pass an event on, after the warning that was held back before it."""
-        self.tell_held_back()
+        self.notify_held_back()
         for job in self.jobs:
             job.add_event(event)
 
-    def tell_held_back(self) -> None:
+    def notify_held_back(self) -> None:
         """Pass the warning on that was held back, if there is one: it was only a warning."""
         if self.held_back is not None:
             event, self.held_back = self.held_back, None
-            self.tell(event)
+            self.notify(event)
 
     def failure(self) -> bytes | None:
         """Take the failure out of the warning that was held back; ``None`` if there is none."""
@@ -266,7 +266,7 @@ class Connection:
         try:
             await self._connect_and_serve(timeouts)
         finally:
-            self._lose()
+            self._on_connection_lost()
 
     async def _connect_and_serve(self, timeouts: Timeouts) -> None:
         deadline = anyio.current_time() + timeouts.connect
@@ -361,13 +361,13 @@ class Connection:
             while True:
                 data = await stream.receive(RECEIVE_SIZE)
                 self._heard = True
-                self._take_all(frames.feed(data))
-                del data  # as in _take_all
+                self._handle_all(frames.feed(data))
+                del data  # as in _handle_all
         except BROKEN as error:
             self.reason = describe(error)
         life.cancel()
 
-    def _lose(self) -> None:
+    def _on_connection_lost(self) -> None:
         """Close the connection. Everybody who waits learns the state of their request or job."""
         self._closed = True
         self.is_open = False
@@ -378,7 +378,7 @@ class Connection:
         self._outbox.clear()
         lost, self._attached = self._attached, {}
         for attached in lost.values():
-            attached.tell_held_back()
+            attached.notify_held_back()
             for job in attached.jobs:
                 job.lose(partial(ConnectionLost, self._lost_message(job)))
         self.opened.set()
@@ -392,26 +392,26 @@ class Connection:
 
     # ---------------------------------------------------------------------------- what the server says
 
-    def _take_all(self, frames: Iterable[Frame]) -> None:
+    def _handle_all(self, frames: Iterable[Frame]) -> None:
         for kind, body in frames:  # here, so that the last body is not kept while the next one is waited for
-            self._take_in(kind, body)
+            self._handle_received(kind, body)
 
-    def _take_in(self, kind: int, body: bytes) -> None:
+    def _handle_received(self, kind: int, body: bytes) -> None:
         # The two packets of every job are taken apart here, all others by the codec.
         if kind == PacketType.JOB_CREATED:
-            self._take_created(body)
+            self._handle_created(body)
         elif kind == PacketType.WORK_COMPLETE:
             handle, _, result = body.partition(b"\0")
             for job in self._ended(handle):
                 job.complete(result)
         else:
-            self._take_packet(kind, body)
+            self._handle_packet(kind, body)
 
-    def _take_packet(self, kind: int, body: bytes) -> None:
+    def _handle_packet(self, kind: int, body: bytes) -> None:
         packet = decode(kind, body)
         match packet:
             case WorkData() | WorkStatus() | WorkWarning():
-                self._take_event(packet, kind, body)
+                self._handle_event(packet, kind, body)
             case WorkFail(handle):
                 attached = self._attached.get(handle)
                 failure = None if attached is None else attached.failure()
@@ -421,11 +421,11 @@ class Connection:
                 for job in self._ended(handle):
                     job.fail_remotely(exception)
             case Error(code, text):
-                self._take_error(code, text)
+                self._handle_error(code, text)
             case _:
                 self._sent.match(kind).resolve(packet)
 
-    def _take_created(self, handle: bytes) -> None:
+    def _handle_created(self, handle: bytes) -> None:
         request = self._sent.match(PacketType.JOB_CREATED)
         assert isinstance(request, Submission)  # nothing else expects this packet
         if request.attached:
@@ -445,7 +445,7 @@ class Connection:
             request.handle = JobHandle(to_text(handle), self.server)
         request.answered.set()
 
-    def _take_event(self, event: JobEvent, kind: int, body: bytes) -> None:
+    def _handle_event(self, event: JobEvent, kind: int, body: bytes) -> None:
         attached = self._attached.get(event.handle)
         if attached is None or attached.is_copy(kind, body):
             return
@@ -454,12 +454,12 @@ class Connection:
             and not self.features.gearflow
             and marked_failure(event.data) is not None
         ):
-            attached.tell_held_back()
+            attached.notify_held_back()
             attached.held_back = event
         else:
-            attached.tell(event)
+            attached.notify(event)
 
-    def _take_error(self, code: bytes, text: bytes) -> None:
+    def _handle_error(self, code: bytes, text: bytes) -> None:
         if code == TLS_REQUIRED:
             raise Unreachable(NO_TLS)
         if self._sent.refuse(code, text) is None:
@@ -474,5 +474,5 @@ class Connection:
         if attached is None:
             return []
         if attached.held_back is not None:
-            attached.tell_held_back()
+            attached.notify_held_back()
         return attached.jobs

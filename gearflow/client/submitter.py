@@ -64,7 +64,7 @@ class Sending:
         """
         return await self._send(_job_of)
 
-    async def hand_over(self) -> JobHandle:
+    async def submit_background(self) -> JobHandle:
         """Submit it for nobody to wait for. Raises as ``attach``."""
         return await self._send(_handle_of)
 
@@ -277,7 +277,7 @@ async def _submit_again(
         sending = Sending(pool, orders[place], began)
         try:
             sending.lose(connections[place].server, failure)
-            made[place] = await sending.hand_over()
+            made[place] = await sending.submit_background()
         except GearflowError as error:
             made[place] = error
 

@@ -26,7 +26,7 @@ from gearflow.protocol.framing import Frame, FrameBuffer
 from gearflow.protocol.heartbeat import CHECKS, HeartbeatMonitor, PeerState
 from gearflow.protocol.packets import EchoReq, SubmitJob
 from gearflow.protocol.request_queue import IDENTIFY, Call, CallQueue, Identification, Ignored, Request
-from gearflow.runtime.fork import forget_in_children, let_go
+from gearflow.runtime.fork import forget_in_children, release_descriptor
 from gearflow.security.tls import TLS, Security
 
 NO_TOKEN: Final = (
@@ -207,12 +207,12 @@ async def _connect(server: ServerAddress) -> SocketStream:
     except (OSError, UnicodeError) as error:  # a host's name may be none that can be looked up
         raise Unreachable(describe(error)) from error
     tune(stream.extra(SocketAttribute.raw_socket))
-    forget_in_children(stream, _let_go)
+    forget_in_children(stream, _release)
     return stream
 
 
-def _let_go(stream: SocketStream) -> None:
-    let_go(stream.extra(SocketAttribute.raw_socket).fileno())
+def _release(stream: SocketStream) -> None:
+    release_descriptor(stream.extra(SocketAttribute.raw_socket).fileno())
 
 
 async def _secure(stream: Stream, tls: TLS, host: str) -> Stream:

@@ -38,7 +38,7 @@ def call_in_children(forget: Callable[[], object]) -> None:
     _calls.append(forget)
 
 
-def let_go(descriptor: int) -> None:
+def release_descriptor(descriptor: int) -> None:
     """Close what is open under a descriptor, but not the number: who knows that may close it, later."""
     with suppress(OSError):  # it was closed before; or no descriptor is left
         nothing = os.open(os.devnull, os.O_RDWR)

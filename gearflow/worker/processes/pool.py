@@ -32,7 +32,7 @@ from contextlib import suppress
 from typing import IO, Any, Final, cast
 
 from gearflow.client.current import Target
-from gearflow.runtime.fork import forget_in_children, let_go
+from gearflow.runtime.fork import forget_in_children, release_descriptor
 from gearflow.runtime.process import ProcessEnd, await_end, peak, reap
 from gearflow.worker.processes import child_output
 from gearflow.worker.processes.errors import LAST_LINES, Ending
@@ -142,7 +142,7 @@ class Process:
     def _forget(self) -> None:
         """We are in a forked child, while the process belongs to the worker."""
         self._channel.forget()
-        let_go(self._lifeline)
+        release_descriptor(self._lifeline)
 
     def _close_lifeline(self) -> None:
         lifeline, self._lifeline = self._lifeline, -1  # its number is somebody else's from now on
