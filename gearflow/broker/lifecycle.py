@@ -36,6 +36,7 @@ class Lifecycle:
         """A job begins to wait for a worker, or until it is due."""
         details = job.details
         if details is None:
+            job.state = _WAITING
             self._dispatcher.queue(job)
             return
         if details.expires:
@@ -49,6 +50,7 @@ class Lifecycle:
             job.function.delayed += 1
             self._core.timers.add(due, partial(self._become_due, job), partial(_is_delayed, job, due))
         else:
+            job.state = _WAITING
             self._dispatcher.queue(job)
 
     def _become_due(self, job: QueuedJob) -> None:
@@ -71,7 +73,6 @@ class Lifecycle:
             self._endings.abandon(job)
             return
         job.function.running -= 1
-        job.state = _WAITING
         self._queue_when_due(job, due)
 
     def worker_died(self, job: QueuedJob, worker: Session) -> None:

@@ -33,7 +33,6 @@ _CREATED: Final = [HEADER.pack(RES, PacketType.JOB_CREATED, size) for size in ra
 _NEARLY_TOO_LARGE: Final = MAX_BODY - 2 * MAX_ARGUMENT
 
 _STORING: Final = JobState.STORING
-_WAITING: Final = JobState.WAITING
 _OVER: Final = JobState.OVER
 
 
@@ -150,7 +149,6 @@ class Submissions:
                 job.ensure_details().unstored = False
             if job.state is _STORING:
                 function.storing -= 1
-                job.state = _WAITING
                 if job.size > INLINE and not (function.sleepers or function.waiting_grabs):
                     job.workload = job.size
                 self._lifecycle.begin(job)
