@@ -27,7 +27,7 @@ from typing import (
 )
 
 from gearflow_cli import imports, output
-from gearflow_cli.errors import ExitCode, Failure
+from gearflow_cli.errors import CliError, ExitCode
 from gearflow_cli.options import is_utf8
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ Call: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def raw(arguments: Sequence[str]) -> bytes:
-    """Return the argument as the payload. Raises Failure if there is more than one."""
+    """Return the argument as the payload. Raises CliError if there is more than one."""
     if not arguments:
         return b""
     if len(arguments) > 1:
@@ -72,7 +72,7 @@ def untyped(arguments: Sequence[str], text: str | None = None) -> bytes:
     ``text`` is the name of the function's only parameter if its payload is a text.
 
     Raises:
-        Failure: The arguments cannot be read, or do not fit the one parameter.
+        CliError: The arguments cannot be read, or do not fit the one parameter.
     """
     from gearflow.errors import PayloadInvalid
 
@@ -81,7 +81,7 @@ def untyped(arguments: Sequence[str], text: str | None = None) -> bytes:
             return _text(arguments, text)
         except PayloadInvalid as error:
             faults = output.payload_faults(error.errors, [text])
-            raise Failure(
+            raise CliError(
                 ExitCode.PAYLOAD_INVALID, f"the arguments do not fit ({text}: str):\n{faults}"
             ) from error
     match _read(arguments):
@@ -110,7 +110,7 @@ def typed(arguments: Sequence[str], task: "AnyTask") -> Call:
     """Return the positional and keyword arguments for a call of a task, read by its types.
 
     Raises:
-        Failure: They do not fit. The message has every fault.
+        CliError: They do not fit. The message has every fault.
     """
     from gearflow.errors import PayloadInvalid
 
@@ -127,12 +127,12 @@ def typed(arguments: Sequence[str], task: "AnyTask") -> Call:
     return tuple(first), values
 
 
-def invalid(task: "AnyTask", error: Any) -> Failure:
+def invalid(task: "AnyTask", error: Any) -> CliError:
     """The failure for the error of arguments that do not fit a task."""
     if not error.errors:
-        return Failure(ExitCode.PAYLOAD_INVALID, str(error))
+        return CliError(ExitCode.PAYLOAD_INVALID, str(error))
     faults = output.payload_faults(error.errors, list(_types(task)))
-    return Failure(
+    return CliError(
         ExitCode.PAYLOAD_INVALID, f"the arguments do not fit {task.name}{output.signature(task)}:\n{faults}"
     )
 
@@ -172,7 +172,7 @@ def _read_json(argument: str) -> Given:
         json.loads(argument)
     except (ValueError, RecursionError) as error:
         if argument.lstrip()[:1] in tuple("{["):
-            raise Failure(ExitCode.PAYLOAD_INVALID, f"the payload is not JSON: {error}") from None
+            raise CliError(ExitCode.PAYLOAD_INVALID, f"the payload is not JSON: {error}") from None
         _refuse(f"{argument!r} is neither key=value nor JSON; --raw sends it as it is")
     return Whole(argument.encode("utf-8", "surrogateescape"))
 
@@ -194,7 +194,7 @@ def _read_pairs(arguments: Sequence[str]) -> Pairs:
 
 
 def _refuse(message: str) -> NoReturn:
-    raise Failure(ExitCode.USAGE, message)
+    raise CliError(ExitCode.USAGE, message)
 
 
 def _json(text: str) -> Any:

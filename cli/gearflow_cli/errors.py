@@ -41,7 +41,7 @@ class ExitCode(IntEnum):
 _OF_WRITING: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
-class Failure(Exception):
+class CliError(Exception):
     """Ends the command. ``message`` says why, and what to do about it."""
 
     def __init__(self, code: ExitCode, message: str) -> None:
@@ -110,12 +110,12 @@ def _forget(stream: TextIO) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def explain(error: Exception) -> Failure:
+def explain(error: Exception) -> CliError:
     """Return the failure for an error, with a traceback if it is a bug in gearflow."""
     from gearflow import errors
 
     match error:
-        case Failure():
+        case CliError():
             return error
         case errors.PayloadInvalid():  # a worker's is also a TaskFailed
             code = ExitCode.PAYLOAD_INVALID
@@ -134,14 +134,14 @@ def explain(error: Exception) -> Failure:
         case errors.StartupFailed(__cause__=BaseException() as cause):
             said = "".join(traceback.format_exception_only(cause)).rstrip()
             where = own_lines(cause).removesuffix(said).rstrip()  # the first line has that already
-            return Failure(ExitCode.MISCONFIGURED, f"{error}\n{where}".rstrip())
+            return CliError(ExitCode.MISCONFIGURED, f"{error}\n{where}".rstrip())
         case errors.StartupFailed():
             code = ExitCode.MISCONFIGURED
         case errors.LocalProtocolError():
             code = ExitCode.USAGE
         case _:
             trace = "".join(traceback.format_exception(error)).rstrip()
-            return Failure(
+            return CliError(
                 ExitCode.BUG, f"this is a bug in gearflow; please report it with what follows\n{trace}"
             )
-    return Failure(code, str(error))
+    return CliError(code, str(error))

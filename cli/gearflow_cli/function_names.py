@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from typing import Final, NamedTuple
 
 from gearflow_cli.commands.status import Function, functions_of
-from gearflow_cli.errors import ExitCode, Failure, tell
+from gearflow_cli.errors import CliError, ExitCode, tell
 from gearflow_cli.server_queries import TIMEOUT
 
 _SHOWN: Final = 5  # names in a message
@@ -27,7 +27,7 @@ def resolve(name: str, addresses: Sequence[str], timeout: float = TIMEOUT) -> st
     their server was restarted. ``timeout`` limits each answer of a server, in seconds.
 
     Raises:
-        Failure: A bare name matches no function, or several.
+        CliError: A bare name matches no function, or several.
         NoServer: No server answers.
     """
     functions = _known_soon(name, addresses, timeout)
@@ -72,7 +72,7 @@ def remembered(name: str, addresses: Sequence[str]) -> str:
     """Return the function of jobs that have ended. If the servers do not know it any more, it is the name.
 
     Raises:
-        Failure: A bare name is that of several.
+        CliError: A bare name is that of several.
         NoServer: No server answers.
     """
     functions = _known(addresses)
@@ -114,7 +114,7 @@ async def _takes(function: str, addresses: Sequence[str], timeout: float) -> Tak
 
 
 def _full(name: str, functions: Mapping[str, Function]) -> str:
-    """Raises Failure if no function has a bare name, or several have it."""
+    """Raises CliError if no function has a bare name, or several have it."""
     return name if name in functions or "." in name else _by_bare_name(name, functions.values())
 
 
@@ -143,9 +143,9 @@ def _by_bare_name(name: str, functions: Iterable[Function]) -> str:
     if len(names) == 1:
         return names[0]
     if names:
-        raise Failure(ExitCode.USAGE, f"{name} may be {_either(names)}; give the full name")
+        raise CliError(ExitCode.USAGE, f"{name} may be {_either(names)}; give the full name")
     hint = _did_you_mean(name, functions)
-    raise Failure(ExitCode.USAGE, f"no function is named {name}, or ends in .{name}{hint}")
+    raise CliError(ExitCode.USAGE, f"no function is named {name}, or ends in .{name}{hint}")
 
 
 def _did_you_mean(name: str, functions: Iterable[Function]) -> str:

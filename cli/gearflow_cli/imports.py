@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from gearflow_cli.errors import ExitCode, Failure
+from gearflow_cli.errors import CliError, ExitCode
 from gearflow_cli.tracebacks import own_lines
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def load(modules: Sequence[str]) -> "dict[str, AnyTask]":
     """Import modules. Returns all tasks that are registered then, by name.
 
     Raises:
-        Failure: A module does not import.
+        CliError: A module does not import.
     """
     from gearflow.tasks.registry import registry
 
@@ -40,12 +40,12 @@ def load_served(modules: Sequence[str], patterns: Sequence[str] = ()) -> "list[A
     """Import modules. Returns the tasks that match a pattern and are not foreign.
 
     Raises:
-        Failure: A module does not import, or there are no such tasks.
+        CliError: A module does not import, or there are no such tasks.
         TaskDefinitionError: A parameter or the result of a task cannot be sent.
     """
     tasks = [task for task in load(modules).values() if not task.foreign]
     if not tasks:
-        raise Failure(
+        raise CliError(
             ExitCode.MISCONFIGURED,
             f"{_listed(modules)}: there are no tasks to run; put @task (from gearflow import task) above the "
             "functions that workers shall run, or name the module that has them",
@@ -53,7 +53,7 @@ def load_served(modules: Sequence[str], patterns: Sequence[str] = ()) -> "list[A
     for pattern in patterns:
         if not any(_fits(task.name, pattern) for task in tasks):
             names = _listed(task.name for task in tasks)
-            raise Failure(ExitCode.MISCONFIGURED, f"no task fits -f {pattern!r}; there are {names}")
+            raise CliError(ExitCode.MISCONFIGURED, f"no task fits -f {pattern!r}; there are {names}")
     served = [task for task in tasks if not patterns or any(_fits(task.name, each) for each in patterns)]
     for task in served:
         with user_code(task):  # now, and not at its first job
@@ -68,7 +68,7 @@ def user_code(task: "AnyTask") -> Generator[None]:
     It checks the types of the task first.
 
     Raises:
-        Failure: The code fails, or returns a value that cannot be used.
+        CliError: The code fails, or returns a value that cannot be used.
         TaskDefinitionError: A parameter or the result of the task cannot be sent.
     """
     from gearflow.errors import GearflowError
@@ -76,10 +76,10 @@ def user_code(task: "AnyTask") -> Generator[None]:
     try:
         task.check()
         yield
-    except (GearflowError, Failure):
+    except (GearflowError, CliError):
         raise
     except Exception as error:
-        raise Failure(ExitCode.MISCONFIGURED, f"task {task.name}:\n{own_lines(error)}") from error
+        raise CliError(ExitCode.MISCONFIGURED, f"task {task.name}:\n{own_lines(error)}") from error
 
 
 def _fits(name: str, pattern: str) -> bool:
@@ -95,15 +95,19 @@ def _search_here() -> None:
 def _import(module: str) -> None:
     if module.endswith(".py") or os.sep in module:
         name = module.removesuffix(".py").strip("./").replace(os.sep, ".")
-        raise Failure(ExitCode.MISCONFIGURED, f"{module} is a file's path; give the module's name: {name}")
+        raise CliError(ExitCode.MISCONFIGURED, f"{module} is a file's path; give the module's name: {name}")
     if not all(part.isidentifier() for part in module.split(".")):
-        raise Failure(ExitCode.MISCONFIGURED, f"{module!r} is no module's name; give one such as myapp.tasks")
+        raise CliError(
+            ExitCode.MISCONFIGURED, f"{module!r} is no module's name; give one such as myapp.tasks"
+        )
     try:
         importlib.import_module(module)
     except (Exception, SystemExit) as error:
         searched = f"\nsearched: {', '.join(path or '.' for path in sys.path)}"
         where = searched if isinstance(error, ModuleNotFoundError) else ""
-        raise Failure(ExitCode.MISCONFIGURED, f"cannot import {module}\n{own_lines(error)}{where}") from error
+        raise CliError(
+            ExitCode.MISCONFIGURED, f"cannot import {module}\n{own_lines(error)}{where}"
+        ) from error
 
 
 def _listed(names: Iterable[str]) -> str:

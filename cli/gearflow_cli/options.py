@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 import typer
 
-from gearflow_cli.errors import ExitCode, Failure
+from gearflow_cli.errors import CliError, ExitCode
 from gearflow_cli.help import Panel, variable
 
 if TYPE_CHECKING:
@@ -347,7 +347,7 @@ def _security(
     """Set the environment variables of these options, and check them.
 
     Raises:
-        Failure: A value cannot be used.
+        CliError: A value cannot be used.
     """
     prefer(token_file)
     given = {
@@ -364,7 +364,7 @@ def _security(
         try:
             Security.of()
         except ValueError as error:
-            raise Failure(ExitCode.MISCONFIGURED, str(error)) from None
+            raise CliError(ExitCode.MISCONFIGURED, str(error)) from None
 
 
 def prefer(token_file: Path | None) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from gearflow_cli.errors import ExitCode, Failure
+from gearflow_cli.errors import CliError, ExitCode
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -50,16 +50,16 @@ def confirm(question: str) -> None:
     """Ask the user whether to go on.
 
     Raises:
-        Failure: The answer is no, or there is no terminal to ask on.
+        CliError: The answer is no, or there is no terminal to ask on.
     """
     if sys.stdin is None or not sys.stdin.isatty():
-        raise Failure(
+        raise CliError(
             ExitCode.USAGE, f"{question} Nobody can answer, as standard input is no terminal: add --yes"
         )
     sys.stderr.write(f"{question} [y/N] ")
     sys.stderr.flush()
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-        raise Failure(ExitCode.INTERRUPTED, "nothing was done")
+        raise CliError(ExitCode.INTERRUPTED, "nothing was done")
 
 
 def _require_stdout() -> None:
@@ -365,7 +365,7 @@ def write_result(data: bytes, kind: Any = None) -> None:
         write_bytes(b"\n")
 
 
-def write_failure(error: "TaskFailed", subject: str, *, verbose: bool) -> Failure:
+def write_failure(error: "TaskFailed", subject: str, *, verbose: bool) -> CliError:
     """The failure for a task that failed, with the worker's traceback if ``verbose`` is set."""
     from gearflow.errors import PayloadInvalid
 
@@ -377,7 +377,7 @@ def write_failure(error: "TaskFailed", subject: str, *, verbose: bool) -> Failur
     lines = [f"{subject} failed: {reason}"]
     if verbose and error.traceback:
         lines.append(f"\non the worker:\n\n{error.traceback.rstrip()}")
-    return Failure(code, printable_lines("\n".join(lines)))
+    return CliError(code, printable_lines("\n".join(lines)))
 
 
 def _is_text(data: bytes) -> bool:

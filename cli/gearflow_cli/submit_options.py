@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
-from gearflow_cli.errors import ExitCode, Failure
+from gearflow_cli.errors import CliError, ExitCode
 from gearflow_cli.server_queries import TIMEOUT
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class SubmitChoices:
         return options.priority, None if options.is_plain else options.asked
 
     def check(self) -> None:
-        """Raises Failure if options make no sense together."""
+        """Raises CliError if options make no sense together."""
         starts = [f"--{name}" for name in ("delay", "at") if name in self.options]
         if len(starts) > 1:
             _refuse("--delay and --at both say when the job may start: leave out one of them")
@@ -53,7 +53,7 @@ class SubmitChoices:
             _refuse("--run-limit 0: a task cannot run in no time; leave it out for no limit")
 
     def check_with(self, task: "AnyTask | None", *, raw: bool) -> None:
-        """Raises Failure if options make no sense for the task. With ``raw``, its own do not apply."""
+        """Raises CliError if options make no sense for the task. With ``raw``, its own do not apply."""
         has_key = task is not None and not raw and task.call_options.unique is not False
         if self.options.get("reuse") and "unique" not in self.options and not has_key:
             _refuse("--reuse asks for what is kept of a job with the same key: add --unique")
@@ -62,4 +62,4 @@ class SubmitChoices:
 
 
 def _refuse(fault: str) -> NoReturn:
-    raise Failure(ExitCode.USAGE, fault)
+    raise CliError(ExitCode.USAGE, fault)

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 
 from gearflow.tasks import Context, task
 from gearflow_cli import arguments
-from gearflow_cli.errors import ExitCode, Failure
+from gearflow_cli.errors import CliError, ExitCode
 
 NIL = UUID(int=0)
 
@@ -158,7 +158,7 @@ def test_a_task_that_takes_one_text_gets_no_json_in_its_place(sole: Any) -> None
         ([f"{name}=a", "foo=b"], [f"foo: there is no such parameter; there are {name}"]),
         (["foo=a", "bar=b"], [f"{name}: is missing", "foo: there is no", "bar: there is no"]),
     ]:
-        with pytest.raises(Failure) as caught:
+        with pytest.raises(CliError) as caught:
             arguments.typed(given, sole)
         assert caught.value.code is ExitCode.PAYLOAD_INVALID
         _, *faults = caught.value.message.splitlines()
@@ -186,7 +186,7 @@ def test_positional_only_parameters_are_given_by_position() -> None:
 
 
 def test_every_fault_is_told_with_its_parameter() -> None:
-    with pytest.raises(Failure) as caught:
+    with pytest.raises(CliError) as caught:
         arguments.typed(["xs=[1, true, null]", "i=x", "nope=1"], anything)
     assert caught.value.code is ExitCode.PAYLOAD_INVALID
     lines = caught.value.message.splitlines()
@@ -198,13 +198,13 @@ def test_every_fault_is_told_with_its_parameter() -> None:
 
 
 def test_a_missing_argument_is_named() -> None:
-    with pytest.raises(Failure, match=r"numbers: is missing") as caught:
+    with pytest.raises(CliError, match=r"numbers: is missing") as caught:
         arguments.typed([], numbers)
     assert caught.value.code is ExitCode.PAYLOAD_INVALID
 
 
 def test_broken_json_is_told_as_such() -> None:
-    with pytest.raises(Failure, match="the payload is not JSON") as caught:
+    with pytest.raises(CliError, match="the payload is not JSON") as caught:
         arguments.typed(['{"numbers": [1'], numbers)
     assert caught.value.code is ExitCode.PAYLOAD_INVALID
 
@@ -220,7 +220,7 @@ def test_broken_json_is_told_as_such() -> None:
     ],
 )
 def test_what_is_no_argument_is_refused_as_usage(given: list[str], said: str) -> None:
-    with pytest.raises(Failure) as caught:
+    with pytest.raises(CliError) as caught:
         arguments.typed(given, numbers)
     assert caught.value.code is ExitCode.USAGE
     assert said in caught.value.message
@@ -248,7 +248,7 @@ def test_numbers_keep_all_their_digits() -> None:
 
 
 def test_bytes_that_are_no_text_are_refused_as_usage() -> None:
-    with pytest.raises(Failure, match="is not UTF-8; other bytes can be sent with --raw"):
+    with pytest.raises(CliError, match="is not UTF-8; other bytes can be sent with --raw"):
         arguments.untyped(["a=\udcff"])
     assert arguments.raw(["\udcff"]) == b"\xff"
 
@@ -258,7 +258,7 @@ def test_without_types_and_arguments_the_payload_is_an_empty_object() -> None:
 
 
 def test_without_types_a_bare_word_is_refused_and_raw_is_offered() -> None:
-    with pytest.raises(Failure, match="--raw sends it as it is"):
+    with pytest.raises(CliError, match="--raw sends it as it is"):
         arguments.untyped(["hello"])
 
 
@@ -268,5 +268,5 @@ def test_raw_takes_one_argument_as_it_is(tmp_path: Path) -> None:
     assert arguments.raw([]) == b""
     assert arguments.raw(["a=1"]) == b"a=1"
     assert arguments.raw([f"@{file}"]) == b"\0\xff"
-    with pytest.raises(Failure, match="--raw takes one argument, not 2"):
+    with pytest.raises(CliError, match="--raw takes one argument, not 2"):
         arguments.raw(["a", "b"])

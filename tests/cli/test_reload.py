@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gearflow_cli.errors import Failure
+from gearflow_cli.errors import CliError
 from gearflow_cli.process.reload import changes, directories
 from tests.cli.shell import Shell
 
@@ -47,7 +47,7 @@ def without(own: Shell, tmp_path: Path) -> Shell:
 
 def test_without_the_extra_reload_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "watchfiles", None)
-    with pytest.raises(Failure, match=re.escape("pip install '.[reload]'")) as caught:
+    with pytest.raises(CliError, match=re.escape("pip install '.[reload]'")) as caught:
         changes(["any"])
     assert caught.value.code == 78
 

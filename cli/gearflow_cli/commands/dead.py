@@ -11,7 +11,7 @@ import typer
 from gearflow_cli import function_names, options, output, server_queries
 from gearflow_cli.commands.job import job_name
 from gearflow_cli.commands.pause import counted
-from gearflow_cli.errors import ExitCode, Failure, tell
+from gearflow_cli.errors import CliError, ExitCode, tell
 from gearflow_cli.help import HelpCommand, HelpGroup
 from gearflow_cli.options import secured
 
@@ -149,9 +149,9 @@ def purge(
 
 
 def _check(handle: str | None, function: str | None, everything: bool) -> None:
-    """Raises Failure unless exactly one option selects the letters."""
+    """Raises CliError unless exactly one option selects the letters."""
     if (handle is not None) + (function is not None) + everything != 1:
-        raise Failure(ExitCode.USAGE, "say which dead letters: HANDLE, or --function, or --all")
+        raise CliError(ExitCode.USAGE, "say which dead letters: HANDLE, or --function, or --all")
 
 
 def _check_name(name: str | None, addresses: Sequence[str], letters: int) -> None:

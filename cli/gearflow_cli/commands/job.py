@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from gearflow_cli import function_names, options, output, server_queries
-from gearflow_cli.errors import ExitCode, Failure
+from gearflow_cli.errors import CliError, ExitCode
 
 if TYPE_CHECKING:
     from gearflow.client import JobName
@@ -45,7 +45,7 @@ def cancel(name: options.JobName, unique: options.JobUnique = None, servers: opt
     servers = servers or []
     job = job_name(name, unique, servers)
     if not anyio.run(_cancel, job, servers):
-        raise Failure(ExitCode.NO_SUCH_JOB, f"there is no job {job} that waits or runs")
+        raise CliError(ExitCode.NO_SUCH_JOB, f"there is no job {job} that waits or runs")
     output.write(f"cancelled job {job}")
 
 
@@ -53,7 +53,7 @@ def job_name(name: str, unique: str | None, servers: Sequence[str]) -> "JobName"
     """The job that the arguments select.
 
     Raises:
-        Failure: The handle is not valid.
+        CliError: The handle is not valid.
     """
     from gearflow.tasks.ref import parse
 
@@ -61,7 +61,7 @@ def job_name(name: str, unique: str | None, servers: Sequence[str]) -> "JobName"
         try:
             return parse(name, None)
         except ValueError as error:
-            raise Failure(ExitCode.USAGE, str(error)) from None
+            raise CliError(ExitCode.USAGE, str(error)) from None
     from gearflow.client import JobKey
     from gearflow.tasks.submission import on_the_wire
 

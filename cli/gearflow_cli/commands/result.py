@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from gearflow_cli import options, output
 from gearflow_cli.commands.job import job_name
-from gearflow_cli.errors import ExitCode, Failure, tell
+from gearflow_cli.errors import CliError, ExitCode, tell
 
 if TYPE_CHECKING:
     from gearflow.client import JobName
@@ -36,9 +36,9 @@ def result(
     try:
         output.write_result(anyio.run(_result, job, servers, timeout))
     except TimeoutError as error:  # which is an OSError
-        raise Failure(ExitCode.TIMED_OUT, str(error)) from None
+        raise CliError(ExitCode.TIMED_OUT, str(error)) from None
     except CancelledError as error:
-        raise Failure(ExitCode.TASK_FAILED, str(error)) from None
+        raise CliError(ExitCode.TASK_FAILED, str(error)) from None
     except TaskFailed as error:
         raise output.write_failure(error, f"job {job}", verbose=verbose) from None
 

@@ -17,7 +17,7 @@ import typer
 
 from gearflow_cli import logs, options, output
 from gearflow_cli.commands.pause import counted
-from gearflow_cli.errors import ExitCode, Failure, tell
+from gearflow_cli.errors import CliError, ExitCode, tell
 from gearflow_cli.help import HelpCommand, HelpGroup, Panel, variable
 from gearflow_cli.options import LogLevel, argument, how, limit, tls, where
 
@@ -29,12 +29,12 @@ def folder(given: Path | None, port: int) -> Path:
     """The folder for the jobs of a server on ``port``.
 
     Raises:
-        Failure: No folder is given, and there is no default.
+        CliError: No folder is given, and there is no default.
     """
     if given is not None:
         return given.absolute()
     if port == 0:
-        raise Failure(
+        raise CliError(
             ExitCode.USAGE,
             "-p 0 takes another port each time, and by default each port has its folder for jobs: "
             "name one with --data DIR, or add --memory to keep them in memory only",
@@ -83,7 +83,7 @@ def backup(
         port = server.params["port"] if _is_default(context, "port") else port
     original = folder(data, port) / FILE_NAME
     if data is None and not original.exists():
-        raise Failure(
+        raise CliError(
             ExitCode.MISCONFIGURED,
             f"there is no file {original} to copy; if the server has --data DIR, add that here, too",
         )
@@ -110,7 +110,7 @@ def _data_home() -> Path:
     try:
         return Path.home() / ".local" / "share"
     except RuntimeError as error:
-        raise Failure(
+        raise CliError(
             ExitCode.MISCONFIGURED, f"{error}: say where jobs shall live with --data DIR, or add --memory"
         ) from None
 
@@ -268,7 +268,7 @@ def server(
         fault = error.errors()[0]
         where = f"--{fault['loc'][0]}: " if fault["loc"] else ""
         what = fault["msg"].removeprefix("Value error, ")
-        raise Failure(ExitCode.USAGE, f"{where}{what}".replace("_", "-")) from None
+        raise CliError(ExitCode.USAGE, f"{where}{what}".replace("_", "-")) from None
     logs.to_stderr(log_level.value, json=log_json)
     if recover and folder is not None:
         recover_folder(folder)
@@ -281,7 +281,7 @@ def _folder(context: typer.Context, data: Path | None, port: int, *, memory: boo
     """The folder for jobs, or None for memory. The command line takes precedence over the environment.
 
     Raises:
-        Failure: The options contradict each other.
+        CliError: The options contradict each other.
     """
     if not memory:
         return folder(data, port)
@@ -289,7 +289,7 @@ def _folder(context: typer.Context, data: Path | None, port: int, *, memory: boo
     for name in ("data", "sync", "recover"):
         source = context.get_parameter_source(name)
         if source is not None and source == said:
-            raise Failure(
+            raise CliError(
                 ExitCode.USAGE,
                 f"--{name} is about jobs in a file, and --memory has none: leave out one of them",
             )
@@ -302,7 +302,7 @@ def _token(file: Path | None) -> str | None:
     """The token that the server requires, if it requires one.
 
     Raises:
-        Failure: It cannot be a token.
+        CliError: It cannot be a token.
     """
     from gearflow.security.tokens import token_of_environment
 
@@ -310,7 +310,7 @@ def _token(file: Path | None) -> str | None:
     try:
         return token_of_environment() or None
     except ValueError as error:
-        raise Failure(ExitCode.MISCONFIGURED, str(error)) from None
+        raise CliError(ExitCode.MISCONFIGURED, str(error)) from None
 
 
 def _raise_filelimit() -> None:
@@ -325,7 +325,7 @@ async def _serve(settings: "ServerSettings") -> None:
     """Serve until a signal comes. This cuts off running jobs. The next server runs background jobs again.
 
     Raises:
-        Failure: It cannot listen, or a TLS file cannot be used.
+        CliError: It cannot listen, or a TLS file cannot be used.
         StoreError: The file of jobs cannot be used.
     """
     import asyncio
@@ -344,7 +344,7 @@ async def _serve(settings: "ServerSettings") -> None:
     except OSError as error:
         refuse(settings.host, settings.port, error)
     except BadCertificate as error:
-        raise Failure(ExitCode.MISCONFIGURED, str(error)) from None
+        raise CliError(ExitCode.MISCONFIGURED, str(error)) from None
     tune_garbage_collection()
     where = f"{job_server.address}{_guards(settings)}"
     tell(f"{server_version()} listens on {where}; {_life(settings, job_server.restored)}")
@@ -401,9 +401,9 @@ def refuse(host: str, port: int, error: OSError) -> NoReturn:
     """Report why a server cannot listen.
 
     Raises:
-        Failure: Always.
+        CliError: Always.
     """
     remedy = _REMEDIES.get(
         error.errno or 0, f"{error.strerror or error}; choose another address with -L or -p"
     )
-    raise Failure(ExitCode.MISCONFIGURED, f"cannot listen on port {port} of {host}: {remedy}") from error
+    raise CliError(ExitCode.MISCONFIGURED, f"cannot listen on port {port} of {host}: {remedy}") from error

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 import typer
 
 from gearflow_cli import arguments, function_names, imports, options, output, server_queries
-from gearflow_cli.errors import ExitCode, Failure, tell
+from gearflow_cli.errors import CliError, ExitCode, tell
 from gearflow_cli.help import Panel
 from gearflow_cli.options import argument, how, what, where
 from gearflow_cli.progress import ProgressView
@@ -116,7 +116,7 @@ def submit(
       gearflow submit -m myapp.tasks resize path=cat.png --bg
     """
     if not name:
-        raise Failure(ExitCode.USAGE, "the name is empty; give the name of a task, such as myapp.tasks.add")
+        raise CliError(ExitCode.USAGE, "the name is empty; give the name of a task, such as myapp.tasks.add")
     if background and timeout is not None:  # allowed if one of them is in the environment
         background, timeout = _waits_or_not(context, timeout)
     chosen = {
@@ -132,7 +132,7 @@ def submit(
     wishes = SubmitChoices(background, given_options, timeout, verbose)
     wishes.check()
     if not options.is_utf8(name) and wishes.for_function()[1] is not None:  # the options are sent in JSON
-        raise Failure(ExitCode.USAGE, f"{name!r} is not UTF-8: it can be submitted without options only")
+        raise CliError(ExitCode.USAGE, f"{name!r} is not UTF-8: it can be submitted without options only")
     task = _find_task(name, modules or [], certain=_is_given_here(context, "modules"))
     wishes.check_with(task, raw=raw)
     job = _read(name, task, given or [], servers or [], wishes, raw=raw)
@@ -167,7 +167,7 @@ def _find_task(name: str, modules: Sequence[str], *, certain: bool) -> "AnyTask 
 
     try:
         tasks = imports.load(modules)
-    except Failure as failure:
+    except CliError as failure:
         if certain:
             raise
         fault = failure.message.partition("\n")[0]
@@ -260,7 +260,7 @@ async def _acknowledged(job: _Typed | _Untyped, client: "Client", wishes: Submit
     """Submit a job to wait for.
 
     Raises:
-        Failure: No server acknowledges the job in the time for its result.
+        CliError: No server acknowledges the job in the time for its result.
     """
     import anyio
 
@@ -269,7 +269,7 @@ async def _acknowledged(job: _Typed | _Untyped, client: "Client", wishes: Submit
         with anyio.fail_after(limit):
             return await client.attach(_request(job, wishes))
     except TimeoutError:
-        raise Failure(
+        raise CliError(
             ExitCode.OUTCOME_UNKNOWN,
             f"{job.function}: no server has acknowledged it within {limit:g} s; the job may exist or not",
         ) from None
@@ -300,10 +300,10 @@ async def _wait(
     output.write_result(data, job.task.payload.signature.result if isinstance(job, _Typed) else None)
 
 
-async def _timed_out(client_job: "ClientJob", client: "Client", wishes: SubmitChoices) -> Failure:
+async def _timed_out(client_job: "ClientJob", client: "Client", wishes: SubmitChoices) -> CliError:
     fate = await _fate(client_job, client)
     message = f"{client_job.handle} has not ended within {wishes.timeout:g} s: {fate}"
-    return Failure(ExitCode.TIMED_OUT, message)
+    return CliError(ExitCode.TIMED_OUT, message)
 
 
 async def _fate(client_job: "ClientJob", client: "Client") -> str:

@@ -4,7 +4,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 from gearflow_cli import imports, options, output
-from gearflow_cli.errors import ExitCode, Failure
+from gearflow_cli.errors import CliError, ExitCode
 from gearflow_cli.options import out
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def tasks(
     """
     found = list(imports.load(modules).values())
     if not found:
-        raise Failure(
+        raise CliError(
             ExitCode.MISCONFIGURED,
             f"{', '.join(modules)}: no tasks; put @task (from gearflow import task) above functions",
         )

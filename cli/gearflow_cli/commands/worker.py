@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 import typer
 
 from gearflow_cli import imports, logs, options, output
-from gearflow_cli.errors import ExitCode, Failure, tell
+from gearflow_cli.errors import CliError, ExitCode, tell
 from gearflow_cli.options import LogLevel, how, where
 from gearflow_cli.process import supervise
 from gearflow_cli.process.restart import restart
@@ -161,7 +161,7 @@ def worker(
         check(addresses_of(servers), 5.0 if check_timeout is None else check_timeout)
         return
     if not modules:
-        raise Failure(ExitCode.USAGE, "name the MODULE that defines the tasks, such as myapp.tasks")
+        raise CliError(ExitCode.USAGE, "name the MODULE that defines the tasks, such as myapp.tasks")
     logs.to_stderr(log_level.value, json=log_json, modules=modules)
     line = supervise.line()
     is_supervised = reload or max_tasks or max_rss or watchdog or (processes or 1) > 1
@@ -210,14 +210,14 @@ def run(
 
     Raises:
         Exit: A task failed in a burst.
-        Failure: The user's code has ended the worker, outside of tasks.
+        CliError: The user's code has ended the worker, outside of tasks.
         StartupFailed, NoServer: As ``Worker.run`` does.
     """
     try:
         _run(tasks, servers, settings, line, watchdog, hint)
     except (SystemExit, KeyboardInterrupt) as error:  # not in a task, which would fail
         message = f"code on the event loop raised {type(error).__name__}, which ends the worker"
-        raise Failure(ExitCode.TASK_FAILED, f"{message}\n{own_lines(error)}") from error
+        raise CliError(ExitCode.TASK_FAILED, f"{message}\n{own_lines(error)}") from error
 
 
 def _run(
@@ -298,7 +298,7 @@ async def _live(worker: "Worker") -> None:
     """Run a worker to its end.
 
     Raises:
-        Failure: A lifespan hook failed.
+        CliError: A lifespan hook failed.
     """
     try:
         await worker.run()
@@ -308,7 +308,7 @@ async def _live(worker: "Worker") -> None:
         message = (
             f"lifespan hook {worker.failed_hook} failed, which ends the worker"  # the log has its traceback
         )
-        raise Failure(ExitCode.TASK_FAILED, message) from error
+        raise CliError(ExitCode.TASK_FAILED, message) from error
 
 
 async def _inform(

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from gearflow_cli.errors import ExitCode, Failure, tell
+from gearflow_cli.errors import CliError, ExitCode, tell
 
 _PATIENCE: Final = 300
 """Milliseconds between two checks of the watching thread whether it must end."""
@@ -33,10 +33,10 @@ def changes(modules: Sequence[str]) -> AsyncIterable[object]:
     Changes at about the same time are one change.
 
     Raises:
-        Failure: The extra is not installed.
+        CliError: The extra is not installed.
     """
     if not is_possible():
-        raise Failure(ExitCode.MISCONFIGURED, f"--reload needs watchfiles: {REMEDY}")
+        raise CliError(ExitCode.MISCONFIGURED, f"--reload needs watchfiles: {REMEDY}")
     return _changes(directories(modules))
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from gearflow_cli.errors import ExitCode, Failure, explain
+from gearflow_cli.errors import CliError, ExitCode, explain
 from gearflow_cli.process import reload
 from gearflow_cli.process.restart import command
 from gearflow_cli.process.signals import end_at_once
@@ -47,7 +47,7 @@ def run(
 
     Raises:
         Exit: A run was cut off, or a task failed in a burst.
-        Failure: The workers cannot start, or files cannot be watched.
+        CliError: The workers cannot start, or files cannot be watched.
     """
     end_at_once()
     import anyio
@@ -67,7 +67,7 @@ def run(
     try:
         code = anyio.run(supervisor.run)
     except StartupFailed as error:
-        raise Failure(ExitCode.MISCONFIGURED, str(error)) from None
+        raise CliError(ExitCode.MISCONFIGURED, str(error)) from None
     if code:
         raise typer.Exit(code)
 
