@@ -27,7 +27,7 @@ def is_terminal() -> bool:
 def show(renderable: "RenderableType") -> None:
     """Print something on the terminal."""
     _require_stdout()
-    _console().print(renderable, soft_wrap=True)
+    output_console().print(renderable, soft_wrap=True)
 
 
 def write(text: str) -> None:
@@ -75,7 +75,7 @@ def error_console() -> "Console":
     return Console(stderr=True, highlight=False)
 
 
-def _console() -> "Console":
+def output_console() -> "Console":
     from rich.console import Console
 
     return Console(highlight=False)
@@ -151,7 +151,7 @@ def show_table(
     from rich.cells import cell_len
     from rich.text import Text
 
-    console = _console()
+    console = output_console()
     cells = [[printable(str(cell)) for cell in row] for row in rows]
     widths = {
         title: max(map(cell_len, column))

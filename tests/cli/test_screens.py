@@ -133,7 +133,7 @@ def drawn(
     console = Console(
         width=columns, file=file, force_terminal=colours, color_system="standard" if colours else None
     )
-    monkeypatch.setattr(output, "_console", lambda: console)
+    monkeypatch.setattr(output, "output_console", lambda: console)
     cut = {"error": 20, "function": 16}
     output.show_table(HEADER, ROWS, cut=cut, optional=["deaths"], wide=wide)
     return [line.rstrip() for line in file.getvalue().splitlines()]
