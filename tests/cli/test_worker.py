@@ -469,13 +469,13 @@ def test_hup_finishes_what_runs_and_begins_anew_with_new_code(own: Shell, tmp_pa
         worker.until("registered")
         running = client.submit(f"{module}.version", f'{{"path": "{tmp_path / "end"}"}}'.encode())
         worker.until("a job runs")
-        write(tmp_path, module, VERSION.format(2))
+        write(tmp_path, module, VERSION.format(22))  # another size: Python compares that
         worker.signal(signal.SIGHUP)
         worker.until("stopping")
         (tmp_path / "end").touch()
         assert running.result(timeout=10) == b"1"
         job = client.submit(f"{module}.version", f'{{"path": "{tmp_path / "end"}"}}'.encode())
-        assert job.result(timeout=10) == b"2"
+        assert job.result(timeout=10) == b"22"
         worker.signal(signal.SIGTERM)
         assert worker.end()[0] == 0
 
