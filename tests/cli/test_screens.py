@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from gearflow.client import JobFailed, SubmitOptions, SyncClient
 from gearflow.server import JobServer
-from gearflow.tasks.registry import Registry
+from gearflow.tasks.registry import AnyTask, Registry
 from gearflow_cli import output
 from gearflow_cli.app import app
 from tests.cli.shell import Shell
@@ -58,14 +58,12 @@ def handle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loggers_as_before: N
     monkeypatch.setattr(socket, "gethostname", lambda: "jobs")
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     monkeypatch.chdir(tmp_path)
-    all_tasks = Registry.tasks  # also those of other tests
-    monkeypatch.setattr(
-        Registry,
-        "tasks",
-        lambda registry: {
-            name: task for name, task in all_tasks(registry).items() if name.startswith("shop.")
-        },
-    )
+    all_tasks = Registry.tasks
+
+    def tasks_of_the_shop(registry: Registry) -> dict[str, AnyTask]:  # and not those of other tests
+        return {name: each for name, each in all_tasks(registry).items() if name.startswith("shop.")}
+
+    monkeypatch.setattr(Registry, "tasks", tasks_of_the_shop)
     images = "shop.images.make_thumbnail"
     with JobServer(port=0) as server, SyncClient([server.address]) as client:
         monkeypatch.setenv("GEARMAN_SERVERS", server.address)
