@@ -2,7 +2,7 @@
 
 import gc
 import logging
-import os
+import mmap
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -49,12 +49,19 @@ def test_a_limit_of_memory_is_never_lowered_to_what_a_worker_has_anyway(size: in
     assert RecycleLimits(None, 100 * 2**20, luck, size).exceeded(1, size) is None
 
 
+def memory(size: int) -> mmap.mmap:
+    """So many bytes from the system. Those of a bytearray may have been free in this process before."""
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    pages = range(0, size, mmap.PAGESIZE)
+    memory[:: mmap.PAGESIZE] = bytes(len(pages))  # which makes them resident
+    return memory
+
+
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="this system shows only the peak of memory")
 def test_the_memory_of_this_process_is_known() -> None:
     before = resident()
-    ballast = bytearray(os.urandom(1)) * 64 * 2**20
-    assert resident() - before > 32 * 2**20
-    del ballast
+    with memory(64 * 2**20):
+        assert resident() - before > 32 * 2**20
 
 
 async def test_after_so_many_runs_a_worker_stops_warm(any_server: str, function: str) -> None:
@@ -98,20 +105,20 @@ async def test_a_worker_that_may_not_stop_by_itself_tells_once_and_goes_on(
 
 
 @pytest.fixture
-def ballast() -> Iterator[list[bytearray]]:
+def ballast() -> Iterator[list[mmap.mmap]]:
     """What this process grows by. What other tests have left is gone before: it must not shrink meanwhile."""
     gc.collect()
-    ballast: list[bytearray] = []
+    ballast: list[mmap.mmap] = []
     yield ballast
     ballast.clear()
 
 
-async def test_a_worker_that_has_grown_retires(bundled: str, function: str, ballast: list[bytearray]) -> None:
+async def test_a_worker_that_has_grown_retires(bundled: str, function: str, ballast: list[mmap.mmap]) -> None:
     now = resident()
 
     @task(name=function)
     def grow() -> None:
-        ballast.append(bytearray(os.urandom(1)) * now)
+        ballast.append(memory(now))
 
     with anyio.fail_after(10):
         async with connect(bundled):
@@ -122,14 +129,14 @@ async def test_a_worker_that_has_grown_retires(bundled: str, function: str, ball
 
 
 async def test_memory_is_looked_at_while_a_job_runs(
-    bundled: str, function: str, ballast: list[bytearray]
+    bundled: str, function: str, ballast: list[mmap.mmap]
 ) -> None:
     now = resident()
     retired = anyio.Event()
 
     @task(name=function)
     async def grow() -> None:
-        ballast.append(bytearray(os.urandom(1)) * (256 << 20))
+        ballast.append(memory(256 << 20))
         await retired.wait()
 
     with anyio.fail_after(10):
