@@ -152,6 +152,58 @@ def test_another_process_is_refused_until_the_first_has_been_killed(path: Path) 
     SqliteStore(path).close()
 
 
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="the database itself is locked on Linux only")
+
+
+@linux_only
+def test_a_second_owner_is_refused_after_the_lock_file_was_removed(path: Path) -> None:
+    store = SqliteStore(path)
+    path.with_name("jobs.db-lock").unlink()
+    for open_it in (SqliteStore, recover):
+        with pytest.raises(StoreError, match=rf"jobs\.db is in use by process {os.getpid()}, .* was removed"):
+            open_it(path)
+    store.write([a_job(1)])
+    store.close()
+    write_once(path, [a_job(2)])
+    store = SqliteStore(path)
+    assert jobs_of(store.load()) == [a_job(1), a_job(2)]
+    store.close()
+
+
+@linux_only
+def test_a_second_owner_is_refused_under_another_name_of_the_file(path: Path, tmp_path: Path) -> None:
+    write_once(path, [a_job(1)])
+    other = tmp_path / "elsewhere" / "jobs.db"
+    other.parent.mkdir()
+    other.hardlink_to(path)
+    store = SqliteStore(path)
+    for open_it in (SqliteStore, recover):
+        with pytest.raises(StoreError, match=rf"elsewhere/jobs\.db is in use by process {os.getpid()}, "):
+            open_it(other)
+    assert not other.with_name("jobs.db-wal").exists()
+    store.write([a_job(2)])
+    store.close()
+    store = SqliteStore(other)
+    assert jobs_of(store.load()) == [a_job(1), a_job(2)]
+    store.close()
+
+
+@linux_only
+def test_a_process_that_was_killed_leaves_the_database_free(path: Path) -> None:
+    script = "import sys; from gearflow.stores import SqliteStore; s = SqliteStore(sys.argv[1]); "
+    script += "print('ready', flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(path)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        path.with_name("jobs.db-lock").unlink()
+        with pytest.raises(StoreError, match=f"in use by process {process.pid}, "):
+            SqliteStore(path)
+        process.kill()
+    SqliteStore(path).close()
+
+
 def test_a_store_that_could_not_be_opened_leaves_the_file_free(path: Path) -> None:
     path.write_bytes(b"not a database, but long enough to be taken for one" * 100)
     for _ in range(2):

@@ -14,19 +14,30 @@ there, else all synced ones. After an orderly end everything is in the main file
 you can replace the file by another copy.
 
 The lock file is never removed. Else one of two servers could hold the lock on a removed name.
+
+**The database itself** is locked as well, on Linux. Somebody may remove the lock file, and a hard link gives
+the database a second name with a lock file of its own. Two servers would then write two logs for one file.
+The lock is on a byte that SQLite does not lock. It belongs to the open file (OFD), not to the process, so it
+stays when SQLite closes another descriptor of the file. flock would not do, because NFS turns it into a lock
+of all bytes, which keeps SQLite out.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
+import struct
+import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from gearflow.errors import StoreError
 from gearflow.stores.sqlite.errors import failed
+from gearflow.stores.sqlite.schema import PAGE
 
 
 def sync_names(folder: Path) -> None:
@@ -47,6 +58,44 @@ _TEXT: Final = re.compile(
 )
 _PID: Final = re.compile(rb"pid (\d+) since (\S+)")
 _BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
+
+
+_OWNED: Final = (1 << 30) + PAGE
+"""The byte of the database that its owner locks. SQLite locks only the first 512 bytes of this gigabyte."""
+
+
+def lock_database(path: Path, fd: int) -> None:
+    """Lock the database in addition to its lock file, until ``fd`` is closed.
+
+    Does nothing if the system or the file system has no such locks.
+
+    Args:
+        path: The database.
+        fd: The database, open for reading and writing.
+
+    Raises:
+        StoreError: Another server has it, or a recovery.
+    """
+    if sys.platform != "linux":
+        return
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack("hhqqi0q", fcntl.F_WRLCK, os.SEEK_SET, _OWNED, 1, 0))
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            raise StoreError(
+                f"{path} is in use by {_owner(fd)}, which has it under another name (a hard link), or whose "
+                "lock file was removed; end that server, or give this one a file of its own"
+            ) from error
+
+
+def _owner(fd: int) -> str:
+    """The process that has locked a database, if the system shows it."""
+    lock = re.compile(rb"OFDLCK .* WRITE .*:%d %d " % (os.fstat(fd).st_ino, _OWNED))
+    for file in Path("/proc").glob("[0-9]*/fdinfo/*"):
+        with suppress(OSError):  # of another user, or closed
+            if lock.search(file.read_bytes()):
+                return f"process {file.parts[2]}"
+    return "another process"
 
 
 class FileLock:

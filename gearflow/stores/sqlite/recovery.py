@@ -29,7 +29,7 @@ from gearflow.broker.storage import JobOutcome, JobRecord, StoredJob
 from gearflow.errors import StoreError
 from gearflow.stores.sqlite import schema
 from gearflow.stores.sqlite.errors import DiskFull, failed, hint
-from gearflow.stores.sqlite.files import FileLock, sync_names
+from gearflow.stores.sqlite.files import FileLock, lock_database, sync_names
 from gearflow.stores.sqlite.opening import connect, make_ready
 from gearflow.stores.sqlite.rows import JOB_DEAD, JOB_HEAD, RECORD_COLUMNS, RECORD_DEAD, DamagedRow, Row
 from gearflow.stores.sqlite.schema import DamagedMetadata, Metadata
@@ -284,7 +284,9 @@ def recover(path: str | Path) -> Recovered:
     owner = FileLock(path)
     try:
         if not is_planned(path):
-            _save(path, owner)
+            with path.open("r+b") as database:
+                lock_database(path, database.fileno())
+                _save(path, owner)
         return carry_out(path, owner)
     except (sqlite3.Error, OSError, DiskFull) as error:
         fault = error if isinstance(error, DiskFull) else failed(path, error)

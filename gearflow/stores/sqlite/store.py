@@ -41,7 +41,7 @@ from typing import Final
 from gearflow.broker.storage import Change, Contents, JobRecord, StoredJob
 from gearflow.errors import StoreError
 from gearflow.stores.sqlite.errors import DiskFull, damaged, failed, not_synced
-from gearflow.stores.sqlite.files import FileLock
+from gearflow.stores.sqlite.files import FileLock, lock_database
 from gearflow.stores.sqlite.integrity import check_file, check_records, checked_jobs
 from gearflow.stores.sqlite.opening import check_head, connect, make_ready, read_metadata
 from gearflow.stores.sqlite.recovery import check_not_planned
@@ -103,6 +103,7 @@ class SqliteStore:
         return connect(self.path, self._sync, self._tuning)
 
     def _open(self) -> None:
+        lock_database(self.path, self.log.main_fd)
         check_head(self.path, self.log.main_fd, self._lock)
         connection = self._connection = self._connect()
         make_ready(self.path, connection)
