@@ -38,8 +38,8 @@ _SPARE_FILES: Final = 64
 class Timings:
     """Time limits of a server in seconds. They are not settings. Tests pass shorter ones."""
 
-    clock_check: float = 60.0
-    """While jobs are delayed, the server notices a changed wall clock within this time."""
+    clock_check: float = 1.0
+    """Time between looks at the wall clock, which may be set at any time."""
 
     packet_check: float = 1.0
     """Time between checks for packets that have not arrived whole."""
@@ -140,7 +140,7 @@ class Engine:
             await self._committer.close()
             raise
         self.port = self._listener.sockets[0].getsockname()[1]
-        self._update_clock()
+        self._tick()
         logger.info("listening", extra={"host": settings.host, "port": self.port})
 
     async def stop(self) -> None:
@@ -309,10 +309,14 @@ class Engine:
 
     # ----------------------------------------------------------------------------- the broker's timers
 
-    def _set_timer(self, due: float) -> None:
+    def _set_timer(self, due: float | None) -> None:
+        """Have the broker's timers looked at when the next one is due. The wall clock may change before."""
+        if self._stopping:
+            return
         if self._timer is not None:
             self._timer.cancel()
-        self._timer_due = min(due, self.time() + self.timings.clock_check)
+        check = self.time() + self.timings.clock_check
+        self._timer_due = min(due, check) if due is not None else check
         self._timer = self._loop.call_at(self._timer_due, self._tick)
 
     def _tick(self) -> None:
@@ -320,9 +324,7 @@ class Engine:
         self._update_clock()
         self.broker.tick(self.time())
         self.schedule_flush()
-        due = self.broker.next_due()
-        if due is not None:
-            self._set_timer(due)
+        self._set_timer(self.broker.next_due())
 
     def _update_clock(self) -> None:
         self.broker.clock.offset = time.time() - self.time()

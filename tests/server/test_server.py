@@ -14,7 +14,8 @@ from gearflow.protocol import packets as p
 from gearflow.protocol.codec import encode
 from gearflow.protocol.constants import HEADER, REQ, PacketType
 from gearflow.server import JobServer, ServerSettings
-from tests.server.wire import Wire
+from gearflow.server.engine import Timings
+from tests.server.wire import TIMEOUT, Wire, running
 
 
 @contextmanager
@@ -240,6 +241,33 @@ def test_a_delayed_job_fires_by_itself_and_not_before_its_time() -> None:
         assert due <= time.time() < due + 1
         worker.send(p.GrabJob())
         assert worker.receive() == p.JobAssign(handle, b"work", b"x")
+
+
+def test_a_delayed_job_follows_the_clock_that_was_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, ahead = time.time, 0.0
+    monkeypatch.setattr(time, "time", lambda: clock() + ahead)
+    with wires(2) as (client, worker):
+        worker.send(p.CanDo(b"work"), p.PreSleep())
+        client.send(p.SubmitJobEpoch(b"work", b"", b"%d" % (time.time() + 3600), b"x"))
+        client.handle()
+        ahead = 7200.0
+        assert worker.receive() == p.Noop()
+
+
+def test_a_clock_that_is_set_back_starts_no_job_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, ahead = time.time, 0.0
+    monkeypatch.setattr(time, "time", lambda: clock() + ahead)
+    with running(ServerSettings(port=0), Timings(clock_check=0.01)) as server, Wire(server.port) as wire:
+        wire.sync()
+        before = server.broker.clock.offset
+        ahead = -7200.0
+        deadline = time.monotonic() + TIMEOUT
+        while server.broker.clock.offset > before - 7000:
+            assert time.monotonic() < deadline, "no job waits, and the server does not look at its clock"
+        wire.send(p.SubmitJobEpoch(b"work", b"", b"%d" % (time.time() + 600), b"x"))
+        wire.handle()
+        wire.send(p.CanDo(b"work"), p.GrabJob())
+        assert wire.receive() == p.NoJob()
 
 
 def test_the_job_of_a_worker_that_hangs_up_goes_to_another() -> None:
