@@ -222,7 +222,7 @@ class PacketParser:
         limits: SizeLimits,
     ) -> None:
         self.partials: dict[Session, Partial] = {}
-        self.stalled: dict[Session, list[bytes]] = {}
+        self.stalled: dict[Session, tuple[list[bytes], int]] = {}  # pieces; where in the first to go on
         self._table = {_head(kind): (handler, int(kind)) for kind, handler in handlers.items()}
         self._patient = {head: found for head, found in self._table.items() if found[1] in patient}
         self._text = text
@@ -231,15 +231,15 @@ class PacketParser:
         self._limits = limits
         self._buffers = Buffers()
 
-    def receive(self, session: Session, data: bytes, now: float) -> None:
-        """Handle what ``data`` completes.
+    def receive(self, session: Session, data: bytes, now: float, position: int = 0) -> None:
+        """Handle what ``data`` completes, from a position on.
 
         Raises:
             RemoteProtocolError: These bytes are not Gearman's. What came before them was handled.
         """
         began = now
         if self.stalled and session in self.stalled:
-            self.stalled[session].append(data)
+            self.stalled[session][0].append(data)
             return
         if session in self.partials:
             partial = self.partials[session]
@@ -251,7 +251,6 @@ class PacketParser:
         unpack = _HEAD.unpack_from
         table = self._while_storing(session) if session.pending_writes else self._table
         max_body = self._limits.body
-        position = 0
         end = len(data)
         try:
             while position < end:
@@ -272,11 +271,13 @@ class PacketParser:
         except RemoteProtocolError:
             if not session.pending_writes:
                 raise
-            self.stalled[session] = [data[position:]]  # it is handled after the answers
+            self.stalled[session] = [data], position  # it is handled after the answers
 
     def resume(self, session: Session, now: float) -> None:
         """No answer of the session waits any more: handle what it sent meanwhile. Raises as ``receive``."""
-        self.receive(session, b"".join(self.stalled.pop(session)), now)
+        pieces, position = self.stalled.pop(session)
+        data = b"".join(pieces) if len(pieces) > 1 else pieces[0]
+        self.receive(session, data, now, position)
 
     def forget(self, session: Session) -> None:
         """The session is gone."""
@@ -296,7 +297,7 @@ class PacketParser:
             except RemoteProtocolError:
                 if not session.pending_writes:
                     raise
-                self.stalled[session] = [HEADER.pack(REQ, kind, partial.size), bytes(partial.body)]
+                self.stalled[session] = [HEADER.pack(REQ, kind, partial.size), bytes(partial.body)], 0
 
     def overdue(self, now: float) -> list[Session]:
         """The sessions in the middle of a packet that takes too long to come."""
@@ -322,7 +323,7 @@ class PacketParser:
     def _receive_other(self, session: Session, data: bytes, position: int, began: float) -> int:
         """Handle what is not a whole packet that has a handler; where to go on, or -1 for: wait."""
         if session.pending_writes and not self._is_patient(session, data, position):
-            self.stalled[session] = [data[position:]]
+            self.stalled[session] = [data], position
             return -1
         if data[position]:
             return self._receive_text(session, data, position, began)

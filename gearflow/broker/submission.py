@@ -48,7 +48,7 @@ class Submissions:
         endings: Endings,
         dispatcher: Dispatcher,
         lifecycle: Lifecycle,
-        stalled: Mapping[Session, list[bytes]],
+        stalled: Mapping[Session, object],
     ) -> None:
         self.ready_to_resume: dict[Session, None] = {}
         self._clock = core.clock

@@ -1,10 +1,13 @@
-"""Buffers of large bodies: when one is given out again, and when it must not be."""
+"""Buffers of large bodies: when one is given out again, and when it must not be. What waits is not copied."""
 
 import tracemalloc
 
 import pytest
 
 from gearflow.broker.parser import HUGE, KEPT, MOST, Buffers, NoMemory
+from gearflow.protocol import packets as p
+from gearflow.protocol.codec import encode
+from tests.broker.harness import Durable
 
 _KIB = 1 << 10
 
@@ -58,3 +61,23 @@ def test_one_that_cannot_be_had_says_how_large_it_was_to_be() -> None:
     with pytest.raises(NoMemory, match=f"no memory for a body of {1 << 60} bytes: Cannot allocate memory"):
         buffers.take(1 << 60)
     assert len(buffers.take(100)) == 100
+
+
+def test_what_waits_for_the_store_is_not_copied_at_each_submission() -> None:
+    world = Durable()
+    client = world.peer()
+    data = encode(p.SubmitJobBg(b"work", b"", b"x")) + encode(p.EchoReq(b"y"))
+    data = data * 100
+    client(data)
+    for _ in range(99):
+        pieces, _ = world.broker.parser.stalled[client.session]
+        assert pieces[0] is data
+        entries = world.broker.journal.drain()
+        world.disk.write([change for change, _ in entries if change is not None])
+        for _, done in entries:
+            if done is not None:
+                done(None)
+        world.broker.resume(client.session, world.now)
+    world.commit()
+    answers = client.read()
+    assert [type(answer) for answer in answers] == [p.JobCreated, p.EchoRes] * 100
