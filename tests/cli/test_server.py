@@ -84,6 +84,17 @@ def test_it_ends_while_clients_are_connected_and_jobs_wait(tmp_path: Path) -> No
         assert server.end()[0] == 0
 
 
+def test_hup_does_not_end_a_server_without_tls(tmp_path: Path) -> None:
+    with Shell(tmp_path).start("server", "-p", "0", "--memory") as server:
+        address = address_of(server)
+        for _ in range(2):
+            server.signal(signal.SIGHUP)
+            server.until("HUP has no effect")
+        assert SyncAdmin(address).pid() == server.process.pid
+        server.signal(signal.SIGTERM)
+        assert server.end() == (0, "")
+
+
 def test_bytes_that_are_not_gearman_are_logged_in_a_line(tmp_path: Path) -> None:
     with Shell(tmp_path).start("server", "-p", "0", "--memory") as server:
         host, _, port = address_of(server).rpartition(":")

@@ -334,11 +334,12 @@ async def _serve(settings: "ServerSettings") -> None:
     from gearflow.server import JobServer, server_version, tune_garbage_collection
 
     stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, stop.set)
     job_server = JobServer(settings)
-    if settings.tls_cert is not None:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, job_server.reload_tls)
+    has_tls = settings.tls_cert is not None
+    loop.add_signal_handler(signal.SIGHUP, job_server.reload_tls if has_tls else _ignore_hup)
     try:
         await job_server.__aenter__()
     except OSError as error:
@@ -354,6 +355,11 @@ async def _serve(settings: "ServerSettings") -> None:
         await stop.wait()
     finally:
         await job_server.__aexit__()
+
+
+def _ignore_hup() -> None:
+    """Log rotation sends HUP, and so does a terminal that closes. Neither may end a server."""
+    tell("HUP has no effect: there are no TLS files to read again")
 
 
 def _guards(settings: "ServerSettings") -> str:
