@@ -30,6 +30,9 @@ from gearflow.protocol.constants import (
 _MAX_BODY: Final = MAX_TOKEN + 64
 """Bytes of the largest body that is accepted: a token, and the names before it."""
 
+_MAX_OPTIONS: Final = 32
+"""Options that it may ask for, so that it cannot cause more than a few KiB of answers."""
+
 _TEXT: Final = b"say the token first: submit a job of gearflow:auth, with the token as its workload"
 
 
@@ -44,7 +47,8 @@ class Authenticator:
     """
 
     def __init__(self, token: bytes | None, outgoing: Outgoing) -> None:
-        self.unauthenticated: dict[Session, bytes] = {}
+        # By session: how many options it has asked for, and what it has sent of a packet.
+        self.unauthenticated: dict[Session, tuple[int, bytes]] = {}
         self._requires_token = token is not None
         self._digest = sha256(token or b"").digest()
         self._outgoing = outgoing
@@ -52,7 +56,7 @@ class Authenticator:
     def connected(self, session: Session) -> None:
         """A connection was made."""
         if self._requires_token:
-            self.unauthenticated[session] = b""
+            self.unauthenticated[session] = 0, b""
 
     def forget(self, session: Session) -> None:
         """The connection is closed."""
@@ -67,30 +71,36 @@ class Authenticator:
         Raises:
             Unauthorized: It sent something else than the token.
         """
-        data = self.unauthenticated[session] + data
-        while len(data) >= HEADER_SIZE and data[:4] == REQ:
-            _, kind, size = HEADER.unpack_from(data)
-            end = HEADER_SIZE + size
+        options, rest = self.unauthenticated[session]
+        data = rest + data
+        position = 0
+        while len(data) - position >= HEADER_SIZE and data.startswith(REQ, position):
+            _, kind, size = HEADER.unpack_from(data, position)
+            start = position + HEADER_SIZE
+            end = start + size
             if kind not in (PacketType.OPTION_REQ, PacketType.SUBMIT_JOB) or size > _MAX_BODY:
                 break
             if end > len(data):
-                self.unauthenticated[session] = data
+                self.unauthenticated[session] = options, data[position:]
                 return None
-            body = data[HEADER_SIZE:end]
-            data = data[end:]
+            body = data[start:end]
             if kind == PacketType.SUBMIT_JOB:
                 self._check(session, body)
                 del self.unauthenticated[session]
-                return data
+                return data[end:]
+            options += 1
+            if options > _MAX_OPTIONS:
+                break
             if body.lower() == b"gearflow":
                 self._outgoing.respond(session, PacketType.OPTION_RES, AUTH)
             else:
                 set_option(self._outgoing, session, body)
-        if len(data) < HEADER_SIZE and REQ.startswith(data[:4]):
-            self.unauthenticated[session] = data
+            position = end
+        if len(data) - position < HEADER_SIZE and REQ.startswith(data[position : position + 4]):
+            self.unauthenticated[session] = options, data[position:]
             return None
-        forbid_tls(data)
-        self._refuse(session, _TEXT, as_text=bool(data[0]))
+        forbid_tls(data, position)
+        self._refuse(session, _TEXT, as_text=bool(data[position]))
 
     def _check(self, session: Session, body: bytes) -> None:
         """Check a submission. Raises Unauthorized if it is not the token."""

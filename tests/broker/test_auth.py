@@ -86,6 +86,15 @@ def test_a_stranger_learns_that_it_is_gearflow_and_that_a_token_is_wanted(client
     assert client(p.OptionReq(b"gearflow")) == [p.OptionRes(b"gearflow")]
 
 
+def test_a_stranger_may_ask_for_a_few_options_only(world: World, client: Peer) -> None:
+    for _ in range(16):
+        assert client(p.OptionReq(b"gearflow"), p.OptionReq(b"none"))[0] == p.OptionRes(AUTH)
+    assert refusal(client, p.OptionReq(b"gearflow")) == [p.Error(b"UNAUTHORIZED", FIRST)]
+    client.leave()
+    friend = world.peer()
+    assert len(friend(*[p.OptionReq(b"gearflow")] * 32, said(TOKEN), *[p.OptionReq(b"gearflow")] * 32)) == 66
+
+
 def test_options_set_before_the_token_hold(world: World, client: Peer) -> None:
     client(p.OptionReq(b"exceptions"), said(TOKEN))
     handle = client.submit()
