@@ -374,7 +374,7 @@ class Broker:
         if job is not None:
             self.endings.end(job, JobOutcome.FAILED, session, _WORK_FAIL, handle, handle)
         subject = b"the result of %b" % handle if job else b"a packet of type %d" % kind
-        self.outgoing.notify(f"refused a body of {size} bytes, which is over the limit", session, subject)
+        self.outgoing.notify("refused a body of %d bytes, which is over the limit", session, subject, size)
         text = b"a body of %d bytes is over the limit of %d" % (size, self._limits.body)
         self.outgoing.error(session, b"ARGUMENT_TOO_LARGE", text)
 

@@ -250,8 +250,8 @@ class Endings:
         """The end is kept, or could not be; the clients hear of it either way."""
         if error is not None and change is not None:
             if not self._journal.has_failed:
-                text = f"cannot record that jobs have ended ({error}); they may run again after a restart"
-                self._outgoing.notify(text, None, self._handles.handle(change.number))
+                text = "cannot record that jobs have ended (%s); they may run again after a restart"
+                self._outgoing.notify(text, None, self._handles.handle(change.number), error)
             self._journal.add_failed(change, partial(self._recorded, change, None, (), outcome, b""))
         for waiter in waiters:
             waiter.resume(outcome, body)

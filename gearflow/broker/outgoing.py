@@ -21,9 +21,10 @@ _WORK_EXCEPTION: Final = int(PacketType.WORK_EXCEPTION)
 
 
 class Notice(NamedTuple):
-    """Something that operators should read in the log."""
+    """Something that operators should read in the log. ``text`` is a format for ``arguments``."""
 
     text: str
+    arguments: tuple[object, ...]
     session: Session | None
     subject: bytes
 
@@ -136,6 +137,6 @@ class Outgoing:
         self.relay([client for client in clients if client.exceptions], kind, body)
         self.relay([client for client in clients if not client.exceptions], _WORK_FAIL, handle)
 
-    def notify(self, text: str, session: Session | None, subject: bytes) -> None:
-        """Have something logged."""
-        self.notices.append(Notice(text, session, subject))
+    def notify(self, text: str, session: Session | None, subject: bytes, *arguments: object) -> None:
+        """Have something logged. Notices of the same text have the same cause, whatever its arguments."""
+        self.notices.append(Notice(text, arguments, session, subject))

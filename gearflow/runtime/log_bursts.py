@@ -18,7 +18,7 @@ LONGEST: Final = 10.0
 """The longest period for which a burst is counted, in seconds."""
 
 MOST: Final = 100
-"""Causes that are told apart at a time. More of them count as one."""
+"""Causes that have counts of their own at a time. More of them share one."""
 
 _SECOND: Final = 1.0
 

@@ -6,8 +6,11 @@ A large body is received straight into the buffer in which it stays until it is 
 from __future__ import annotations
 
 import asyncio
-import logging
-from typing import TYPE_CHECKING, cast
+import socket
+import struct
+from functools import partial
+from math import inf
+from typing import TYPE_CHECKING, Final, cast
 
 from gearflow.broker.auth import Unauthorized
 from gearflow.broker.session import WHOLE
@@ -17,8 +20,13 @@ if TYPE_CHECKING:
     from gearflow.broker.parser import Body
     from gearflow.server.engine import Engine
 
+NOT_GEARMAN: Final = "closed a connection that does not speak Gearman"
+NO_TOKEN: Final = "refused a connection that does not know the token"
 
-logger = logging.getLogger(__name__)
+_NO_LINGER: Final = struct.pack("ii", 1, 0)
+
+_LAST: Final = 65_536
+"""Bytes that may still be sent to a peer whose connection is refused, if the system does not take them."""
 
 
 class BodyReceiver(asyncio.BufferedProtocol):
@@ -63,6 +71,8 @@ class ServerConnection(asyncio.Protocol):
         self._pauses = 0  # reasons not to read from this peer
         self._waits_for_store = False
         self._stall_timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None  # until the token, and after the end
+        self._has_left = False  # the broker does not know it any more
 
     # ------------------------------------------------------------------------- called by the event loop
 
@@ -74,6 +84,13 @@ class ServerConnection(asyncio.Protocol):
         self._stalled = self._engine.broker.parser.stalled
         most = self._engine.settings.max_pending_bytes
         self._transport.set_write_buffer_limits(high=most, low=most * 3 // 4)
+        if self._engine.connections > self._engine.most_connections:
+            limit = self._engine.most_connections
+            self.refuse("refused a connection: the connection limit is reached", limit=limit)
+        elif self._session in self._engine.broker.auth.unauthenticated:
+            self._timer = self._engine.call_later(
+                self._engine.timings.authentication, self._check_authenticated
+            )
 
     def data_received(self, data: bytes) -> None:
         engine = self._engine
@@ -87,21 +104,26 @@ class ServerConnection(asyncio.Protocol):
 
     def eof_received(self) -> None:
         # A half-closed connection is closed, as in gearmand. Answers so far are still written.
-        self.flush()
+        if not self._has_left:
+            self._engine.flush()
+            self._leave(is_refused=False)
 
     def pause_writing(self) -> None:
-        self._congested = True
-        self._engine.congested += 1
+        if not self._has_left:
+            self._congested = True
+            self._engine.congested += 1
 
     def resume_writing(self) -> None:
-        self._congested = False
-        self._engine.congested -= 1
-        self._resume_feeders()
+        if self._congested:
+            self._congested = False
+            self._engine.congested -= 1
+            self._resume_feeders()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._congested:
-            self.resume_writing()
-        self._engine.on_connection_lost(self._session)
+        if self._timer is not None:
+            self._timer.cancel()
+        self.resume_writing()
+        self._engine.on_connection_lost(self, self._session)
 
     def _after_receive(self) -> None:
         """Continue with what the broker made of the input: a large body, a pause, answers."""
@@ -173,6 +195,8 @@ class ServerConnection(asyncio.Protocol):
             self._refuse_error(error)
         self._after_receive()
 
+    # --------------------------------------------------------------------------------------- the end
+
     def close(self) -> None:
         """Close the connection after everything written has been sent."""
         self._transport.close()
@@ -181,17 +205,56 @@ class ServerConnection(asyncio.Protocol):
         """Close the connection now."""
         self._transport.abort()
 
-    def _refuse_error(self, error: RemoteProtocolError) -> None:
-        if isinstance(error, Unauthorized):
-            self.refuse(str(error), "refused a connection that does not know the token")
-        else:
-            self.refuse(str(error))
+    def warn(self, what: str, **fields: object) -> None:
+        """Log something that the peer caused."""
+        self._engine.log.warning(what, peer=self._session.address, **fields)
 
-    def refuse(self, reason: str, what: str = "closed a connection that does not speak Gearman") -> None:
-        """Close the connection because of what the peer sent."""
-        logger.warning(what, extra={"peer": self._session.address, "reason": reason})
+    def refuse(self, what: str, **fields: object) -> None:
+        """Log that the connection is closed because of what the peer did, and close it.
+
+        Answers so far are still written, but the peer has to read them soon.
+        """
+        if not self._has_left:
+            self.warn(what, **fields)
+            self._leave(is_refused=True)
+
+    def _refuse_error(self, error: RemoteProtocolError) -> None:
+        self.refuse(NO_TOKEN if isinstance(error, Unauthorized) else NOT_GEARMAN, reason=str(error))
+
+    def _check_authenticated(self) -> None:
+        self._timer = None
+        if self._session in self._engine.broker.auth.unauthenticated:
+            self.refuse(NO_TOKEN, reason=f"it sent no token for {self._engine.timings.authentication:g} s")
+
+    def _leave(self, *, is_refused: bool) -> None:
+        """Leave the broker now, and close the connection when its peer has read what was written to it."""
         self.flush()
+        self.resume_writing()
+        self._has_left = True
+        self._engine.on_leaving(self, self._session)
         self._transport.close()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._transport.get_write_buffer_size():  # the system takes what it can within this turn
+            most = _LAST if is_refused else inf
+            self._timer = self._engine.call_later(0, partial(self._check_unread, most, is_refused))
+
+    def _check_unread(self, most: float, is_refused: bool) -> None:
+        """Drop the connection if more bytes are unread. Check again later.
+
+        A peer that is refused has one time limit. Any other only has to go on reading.
+        """
+        unread = self._transport.get_write_buffer_size()
+        if unread > most:  # RST, so that the system drops what it has for the peer too
+            system: socket.socket = self._transport.get_extra_info("socket")
+            system.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+            self._transport.abort()
+            return
+        most = -1 if is_refused else unread - 1
+        self._timer = self._engine.call_later(
+            self._engine.timings.last_read, partial(self._check_unread, most, is_refused)
+        )
 
     # ------------------------------------------------------------------------------------ slow readers
 
@@ -243,6 +306,5 @@ class ServerConnection(asyncio.Protocol):
 
     def _on_stall(self) -> None:
         self._stall_timer = None
-        fields = {"peer": self._session.address, "pending_bytes": self._transport.get_write_buffer_size()}
-        logger.warning("closed a connection that stalls others because it does not read", extra=fields)
-        self._transport.abort()
+        pending = self._transport.get_write_buffer_size()
+        self.refuse("closed a connection that stalls others because it does not read", pending_bytes=pending)

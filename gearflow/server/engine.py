@@ -16,14 +16,14 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Final
 
 from gearflow.broker import Broker, Session
 from gearflow.broker.storage import Store
+from gearflow.runtime.log_bursts import BurstLog
 from gearflow.security.tls import BadCertificate, server_context
 from gearflow.server import admin, tls
-from gearflow.server.connection import ServerConnection
+from gearflow.server.connection import NOT_GEARMAN, ServerConnection
 from gearflow.server.persistence import CommitTimings, GroupCommitter, open_store
 from gearflow.server.settings import ServerSettings
 from gearflow.server.tls import TlsTransport
@@ -32,6 +32,9 @@ logger = logging.getLogger(__name__)
 
 _SPARE_FILES: Final = 64
 """Open files that the process keeps for its own use: the log, the event loop, and the embedding program."""
+
+_AT_ONCE: Final = 100
+"""Connections that are closed in one turn of the event loop because their packets are overdue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,9 @@ class Timings:
 
     handshake: float = 10.0
     """Time for a client's part of the TLS handshake."""
+
+    last_read: float = 10.0
+    """Time for a peer to read what was already written to it when its connection ends."""
 
     last_write: float = 1.0
     """Time for peers to read what was already written to them when the server stops."""
@@ -84,6 +90,7 @@ class Engine:
         self.tls_buffer = memoryview(bytearray(tls.SIZE if settings.tls_cert else 0))  # shared by all
         self._loop = asyncio.get_running_loop()
         self.time: Callable[[], float] = self._loop.time
+        self.log = BurstLog(logger, self.time, self.call_later)  # of what peers cause
         self._tls = self._read_tls()
         store = open_store(settings)
         try:
@@ -94,8 +101,9 @@ class Engine:
         self._committer = GroupCommitter(
             self.broker.journal, store, settings.sync, self._schedule, self.timings.commit
         )
-        self._most_connections = min(settings.max_connections or sys.maxsize, _most_connections())
+        self.most_connections = min(settings.max_connections or sys.maxsize, _most_connections())
         self._listener: asyncio.Server | None = None
+        self._leaving: set[ServerConnection] = set()  # not in ``peers`` any more, and not closed yet
         self._stopping = False
         self._all_closed = asyncio.Event()  # set when the last connection closes
         self._packet_timer: asyncio.TimerHandle | None = None
@@ -154,21 +162,25 @@ class Engine:
                 timer.cancel()
         await self._close_connections()
         await self._committer.close()
+        self.log.flush()
         logger.info("stopped", extra={"host": self.settings.host, "port": self.port})
 
     async def _close_connections(self) -> None:
         """Close all connections, and abort those that do not read what was written to them."""
-        if not self.peers:
+        if not self.connections:
             return
         self._all_closed.clear()
-        for peer in list(self.peers.values()):
+        for peer in self._all_peers():
             peer.close()
         try:
             async with asyncio.timeout(self.timings.last_write):
                 await self._all_closed.wait()
         except TimeoutError:
-            for peer in list(self.peers.values()):
+            for peer in self._all_peers():
                 peer.abort()
+
+    def _all_peers(self) -> list[ServerConnection]:
+        return [*self.peers.values(), *self._leaving]
 
     # ---------------------------------------------------------------------------------------------- TLS
 
@@ -196,34 +208,37 @@ class Engine:
         return peer if self._tls is None else TlsTransport(self, peer, self._tls)
 
     def accept(self, peer: ServerConnection, transport: asyncio.BaseTransport) -> Session:
-        """Register a new connection. One above the limit is closed again."""
+        """Register a new connection."""
         address = transport.get_extra_info("peername")
         name = address[0] if address else "-"
         session = self.broker.connected(transport.get_extra_info("socket").fileno(), name)
         self.peers[session] = peer
-        if len(self.peers) > self._most_connections:
-            fields = {"peer": name, "limit": self._most_connections}
-            logger.warning("refused a connection: the connection limit is reached", extra=fields)
-            transport.close()
-        elif session in self.broker.auth.unauthenticated:
-            self.call_later(self.timings.authentication, partial(self._close_unauthenticated, session))
         return session
 
-    def on_connection_lost(self, session: Session) -> None:
-        """Remove the peer of a closed connection and notify the broker."""
-        del self.peers[session]
-        if not self.peers:
+    @property
+    def connections(self) -> int:
+        """The number of connections that are open, also those that only have to be written to."""
+        return len(self.peers) + len(self._leaving)
+
+    def on_leaving(self, peer: ServerConnection, session: Session) -> None:
+        """A connection ends when its peer has read what was written to it. The broker does not wait."""
+        self._leaving.add(peer)
+        self._disconnect(session)
+
+    def on_connection_lost(self, peer: ServerConnection, session: Session) -> None:
+        """Remove the peer of a closed connection."""
+        if session in self.peers:
+            self._disconnect(session)
+        self._leaving.discard(peer)
+        if not self.connections:
             self._all_closed.set()
+
+    def _disconnect(self, session: Session) -> None:
+        """Notify the broker that a connection is over."""
+        del self.peers[session]
         if not self._stopping:  # else its jobs stay with it, and the next start restores them
             self.broker.disconnected(session, self.time())
             self.schedule_flush()
-
-    def _close_unauthenticated(self, session: Session) -> None:
-        if session in self.broker.auth.unauthenticated:
-            self.peers[session].refuse(
-                f"it sent no token for {self.timings.authentication:g} s",
-                "refused a connection that does not know the token",
-            )
 
     # -------------------------------------------------------------------------- calls on the event loop
 
@@ -297,14 +312,17 @@ class Engine:
             fields = {"subject": notice.subject.decode(errors="replace")}
             if notice.session is not None:
                 fields["peer"] = notice.session.address
-            logger.warning(notice.text, extra=fields)
+            self.log.warning(notice.text, *notice.arguments, **fields)
         self.broker.outgoing.notices.clear()
 
     def _check_packets(self) -> None:
         """Close connections whose packet is overdue. Repeats while there are partial packets."""
+        overdue = self.broker.parser.overdue(self.time())
+        for session in overdue[:_AT_ONCE]:
+            self.peers[session].refuse(NOT_GEARMAN, reason="a packet did not arrive whole in time")
         self._packet_timer = None
-        for session in self.broker.parser.overdue(self.time()):
-            self.peers[session].refuse("a packet did not arrive whole in time")
+        if len(overdue) > _AT_ONCE:
+            self._packet_timer = self._loop.call_later(0, self._check_packets)
         self._handle_rare()
 
     # ----------------------------------------------------------------------------- the broker's timers

@@ -9,7 +9,6 @@ cannot pass for a whole one.
 from __future__ import annotations
 
 import asyncio
-import logging
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     from gearflow.server.connection import ServerConnection
     from gearflow.server.engine import Engine
 
-logger = logging.getLogger(__name__)
-
 SIZE: Final = 65_536
 """Bytes that are received or sent at a time. OpenSSL's buffers grow to it and never shrink."""
 
@@ -31,6 +28,8 @@ _HELLO: Final = 0x16
 """The first byte of TLS. Gearman's packets begin with 0, and its text commands with a letter."""
 
 _PLAIN: Final = b"this port speaks TLS only"
+
+_FAILED: Final = "refused a connection: its TLS handshake failed"
 
 _REASONS: Final = {
     "PEER_DID_NOT_RETURN_A_CERTIFICATE": "it shows no certificate",
@@ -161,7 +160,7 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
             return False
         except ssl.SSLError as error:
             self._flush()  # the alert
-            self._refuse("refused a connection: its TLS handshake failed", _reason(error))
+            self._to_peer.refuse(_FAILED, reason=_reason(error))
             return False
         self._flush()
         self._handshake_timer.cancel()
@@ -175,18 +174,10 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
             body = TLS_REQUIRED + b"\0" + _PLAIN
             answer = HEADER.pack(RES, PacketType.ERROR, len(body)) + body
         self._transport.write(answer)
-        self._refuse("refused a connection without TLS", _PLAIN.decode())
+        self._to_peer.refuse("refused a connection without TLS", reason=_PLAIN.decode())
 
     def _on_handshake_timeout(self) -> None:
-        self._refuse(
-            "refused a connection: its TLS handshake failed",
-            f"it took more than {self._engine.timings.handshake:g} s",
-        )
-
-    def _refuse(self, what: str, reason: str) -> None:
-        address = self.get_extra_info("peername")
-        logger.warning(what, extra={"peer": address[0] if address else "-", "reason": reason})
-        self.close()
+        self._to_peer.refuse(_FAILED, reason=f"it took more than {self._engine.timings.handshake:g} s")
 
     # ------------------------------------------------------------------------------------- the bytes
 
@@ -225,7 +216,7 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
             return filled, False
         except ssl.SSLError as error:
             if not isinstance(error, ssl.SSLZeroReturnError):
-                logger.warning("TLS failed", extra={"reason": _reason(error)})
+                self._to_peer.warn("TLS failed", reason=_reason(error))
             return filled, True
         return filled, False
 
