@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from gearflow.supervisor.ipc import Counts, Failed, IpcChannel, Leave, Ping, Pong, Ready, Retiring
+from gearflow.supervisor.ipc import Counts, Failed, IpcChannel, Leave, Ping, Pong, Ready, Retiring, Started
 from gearflow.supervisor.signals import Echoes, Terminal
 from gearflow.supervisor.systemd import Notifier
 from gearflow.supervisor.worker_process import HELD_BACK
@@ -22,6 +22,7 @@ __all__ = [
     "Pong",
     "Ready",
     "Retiring",
+    "Started",
     "Supervisor",
     "Terminal",
 ]

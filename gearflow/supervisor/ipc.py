@@ -26,6 +26,11 @@ _LONGEST: Final = 16384
 
 
 @dataclass(frozen=True, slots=True)
+class Started:
+    """The modules are imported and the lifespan hooks are entered. From now on the event loop answers."""
+
+
+@dataclass(frozen=True, slots=True)
 class Ready:
     """A server knows the worker's functions."""
 
@@ -74,10 +79,10 @@ class Pong:
     """It runs."""
 
 
-Message: TypeAlias = Ready | Retiring | Failed | Counts | Leave | Ping | Pong
+Message: TypeAlias = Started | Ready | Retiring | Failed | Counts | Leave | Ping | Pong
 
 _KINDS: Final[dict[str, type[Message]]] = {
-    kind.__name__.lower(): kind for kind in (Ready, Retiring, Failed, Counts, Leave, Ping, Pong)
+    kind.__name__.lower(): kind for kind in (Started, Ready, Retiring, Failed, Counts, Leave, Ping, Pong)
 }
 
 

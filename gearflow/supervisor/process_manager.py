@@ -8,11 +8,11 @@ A process that wants to retire is replaced like that. So is all old code, one pl
 code does not start, nothing changes: the process before stays. A process that dies leaves its place empty,
 and ``Restarts`` says for how long.
 
-A process that serves gets a ping at regular intervals, to see whether its event loop runs. It has hung when
-it has not answered so many pings in a row. No clock decides that: where the supervisor was stopped as well (a
-suspended machine, a frozen container) it has sent no pings, so nothing is held against the processes. A
-process that starts gets none, for it may import or load for long, nor does one that has to stop, which
-``drain`` is for.
+A process gets a ping at regular intervals, to see whether its event loop runs. It has hung when it has not
+answered so many pings in a row. No clock decides that: where the supervisor was stopped as well (a suspended
+machine, a frozen container) it has sent no pings, so nothing is held against the processes. The pings begin
+when the process has *started*, which is before it can have a job. It may import modules and enter lifespan
+hooks for as long as it likes. A process that has to stop gets none, which ``drain`` is for.
 
 ``ProcessManager`` gets what happened, and returns orders, which the supervisor carries out. Times are seconds
 on one clock, whose zero does not matter.
@@ -200,6 +200,7 @@ class _Member:
     place: _Place
     generation: int  # of the code
     phase: Phase = Phase.STARTING
+    has_started: bool = False  # its event loop answers, and it may have a job
     served_from: float | None = None
     retiring: bool = False
     deadline: float = inf  # when it is killed
@@ -262,13 +263,21 @@ class ProcessManager:
             self._start(place)
         return self._drain_orders()
 
+    def started(self, number: int, now: float) -> None:
+        """A process has imported its modules and entered its lifespan hooks. From now on it may have a
+        job."""
+        member = self._members[number]
+        if member.has_started:
+            return
+        member.has_started = True
+        if member.deadline < inf and self._stops < 2:  # it has to stop, and may have a job after all
+            member.deadline = now + self._drain + GRACE
+
     def ready(self, number: int, now: float) -> list[Order]:
         """A server knows what a process can do."""
+        self.started(number, now)
         member = self._members[number]
         if member.phase is not Phase.STARTING:
-            if member.deadline < inf and self._stops < 2:  # it has to stop, and may have a job after all
-                member.served_from = now
-                member.deadline = now + self._drain + GRACE
             return []
         before = self._in(member.place, Phase.SERVING)
         member.phase = Phase.SERVING
@@ -293,7 +302,9 @@ class ProcessManager:
 
     def ping(self) -> list[Order]:
         """Check whether the processes have hung. Call it at regular intervals."""
-        for member in self._with(Phase.SERVING):
+        for member in self._remaining():
+            if not member.has_started:
+                continue
             if member.unanswered < PINGS:
                 self._orders.append(CheckAlive(member.number))
             if member.unanswered == PINGS // 2:
@@ -312,7 +323,7 @@ class ProcessManager:
         member = self._members.pop(number)
         place = member.place
         before = self._in(place, Phase.SERVING)
-        if code not in _BURST_CODES and member.served_from is not None:
+        if code not in _BURST_CODES and member.has_started:
             self._burst_codes.add(1)  # its jobs may have killed it, once too often
         if self._burst and code in _BURST_CODES:
             self._burst_codes.add(code)
@@ -321,7 +332,7 @@ class ProcessManager:
             if (
                 self._forced is None
                 and code != 0
-                and not (member.served_from is None and code in (-SIGTERM, -SIGKILL))
+                and (member.has_started or code not in (-SIGTERM, -SIGKILL))
             ):
                 self._forced = self._stop_code
         elif member.phase is Phase.LEAVING:
@@ -411,8 +422,8 @@ class ProcessManager:
             self._orders.append(Quiet(self._started))
 
     def _stop(self, member: _Member, now: float) -> None:
-        # One that is only starting has no job, but perhaps code that hangs.
-        member.deadline = now + GRACE + (0.0 if member.phase is Phase.STARTING else self._drain)
+        # One that has not started has no job, but perhaps code that hangs.
+        member.deadline = now + GRACE + (self._drain if member.has_started else 0.0)
         member.phase = Phase.LEAVING
         self._orders.append(Stop(member.number))
 

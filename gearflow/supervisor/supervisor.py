@@ -52,8 +52,8 @@ class Supervisor:
         command: What each of them runs; it finds its end of the channel by ``IpcChannel.inherited``.
         processes: How many serve at a time.
         drain: Seconds that a warm stop may take; what takes longer is killed. ``None``: as long as it takes.
-        watchdog: Seconds for which the event loop of one that serves may be blocked before it is killed, and
-            another one takes its place. The log says so at half of that time. ``None``: for any time.
+        watchdog: Seconds for which the event loop of one that has started may be blocked before it is killed,
+            and another one takes its place. The log says so at half of that time. ``None``: for any time.
         burst: They end by themselves, with exit code 0, 1 or 69, when there is nothing left to do.
         changes: Whatever it yields, it means that there is new code.
         notifier: Gets the state of the fleet, for the service manager.
@@ -180,6 +180,8 @@ class Supervisor:
     async def _listen(self, number: int, process: "_Process", child: WorkerProcess) -> None:
         async for message in child.channel.messages():
             match message:
+                case ipc.Started():
+                    self._manager.started(number, anyio.current_time())
                 case ipc.Ready(notice):
                     self._notice(notice)
                     self._carry_out(self._manager.ready(number, anyio.current_time()))

@@ -14,9 +14,9 @@ import anyio
 import pytest
 import typer
 
-from gearflow.client import SyncClient, SyncJob
+from gearflow.client import JobFailed, SyncClient, SyncJob
 from gearflow.server import JobServer
-from gearflow.supervisor import Ping, Pong, Ready
+from gearflow.supervisor import Ping, Pong, Ready, Started
 from gearflow.supervisor.worker_process import WorkerProcess
 from gearflow_cli.options import memory
 from gearflow_cli.process.supervise import processes
@@ -74,6 +74,17 @@ def hold() -> int:
 '''
 
 
+BLOCKS_FOR_EVER = """
+@task
+async def block_for_ever() -> None:
+    time.sleep(10**6)
+"""
+
+SLOW_IMPORT = """
+sys.stderr.write("importing\\n")
+time.sleep(4)
+"""
+
 BLOCKED_START = """
 from gearflow import lifespan
 
@@ -104,6 +115,11 @@ class Project:
         self._changed_at += seconds_later
         os.utime(new, (self._changed_at, self._changed_at))
         new.rename(self.directory / f"{self.module}.py")
+
+    def extend(self, code: str) -> None:
+        """Put more code behind that of the module."""
+        with (self.directory / f"{self.module}.py").open("a") as source:
+            source.write(code)
 
     @contextmanager
     def start(self, *options: str, **environment: str) -> Generator[Running]:
@@ -192,6 +208,29 @@ def test_a_process_whose_event_loop_is_blocked_is_replaced_and_its_job_done(
         assert fleet.end()[0] == 0
 
 
+def test_a_first_job_that_blocks_every_process_is_a_dead_letter_and_the_worker_serves_on(
+    project: Project,
+) -> None:
+    project.extend(BLOCKS_FOR_EVER)
+    job = project.submit("block_for_ever")  # it waits before there is a process
+    with project.start("--processes", "1", "--watchdog", "1s") as fleet:
+        for _ in range(3):
+            fleet.until("has been blocked for 1 s; killing it")
+        with pytest.raises(JobFailed, match="WorkersDied"):
+            job.result(PATIENCE)
+        assert project.call("version") == 1
+        fleet.signal(signal.SIGTERM)
+        assert fleet.end()[0] == 0
+
+
+def test_a_module_may_be_imported_for_longer_than_the_watchdog_waits(project: Project) -> None:
+    project.extend(SLOW_IMPORT)
+    with project.start("--watchdog", "1s") as fleet:
+        fleet.until("all worker processes are ready")
+        fleet.signal(signal.SIGTERM)
+        assert "blocked" not in fleet.end()[1]
+
+
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_a_process_answers_its_supervisor_quiet_or_not(
     project: Project, monkeypatch: pytest.MonkeyPatch
@@ -200,6 +239,7 @@ async def test_a_process_answers_its_supervisor_quiet_or_not(
     process = WorkerProcess([*COMMAND, "worker", project.module, "-s", project.address])
     with anyio.fail_after(PATIENCE):
         heard = process.channel.messages()
+        assert isinstance(await anext(heard), Started)
         assert isinstance(await anext(heard), Ready)
         for number in (signal.SIGTSTP, signal.SIGCONT):
             process.signal(number)
@@ -238,9 +278,7 @@ def test_a_process_whose_supervisor_is_killed_does_not_keep_a_job_by_a_blocked_e
 
 
 def test_a_start_that_blocks_the_event_loop_ends_with_the_supervisor(project: Project) -> None:
-    path = project.directory / f"{project.module}.py"
-    with path.open("a") as source:
-        source.write(BLOCKED_START)
+    project.extend(BLOCKED_START)
     with project.start("--processes", "2") as fleet:
         for _ in range(2):
             fleet.until("connecting")

@@ -146,6 +146,27 @@ def test_only_processes_that_serve_are_asked() -> None:
     assert manager.ping() == []  # what runs may take as long as it likes
 
 
+def test_one_that_hangs_before_it_is_ready_is_killed_and_replaced() -> None:
+    manager = ProcessManager(1, jitter=lambda: 0.0)
+    manager.begin()
+    manager.started(1, now=0)
+    assert hang(manager, 1) == [Hung(1), Kill(1)]
+    assert manager.ended(1, -SIGKILL, now=5) == [Lost(1, Restart(0.25, looping=False))]
+    assert manager.tick(now=manager.due) == [Start(2)]
+    assert manager.ping() == []  # it may import for long, like the first one
+    assert manager.ready(2, now=6) == [Serving()]
+
+
+def test_a_job_that_a_process_took_before_it_was_ready_may_last_as_long_as_any_other() -> None:
+    manager = ProcessManager(1, drain=10)
+    manager.begin()
+    manager.started(1, now=0)
+    manager.stop(SIGTERM, now=1)
+    assert manager.due == 1 + 10 + GRACE
+    assert manager.tick(now=manager.due) == [StopTimedOut(1), Kill(1)]
+    assert manager.ended(1, -SIGKILL, now=20) == [Exit(128 + SIGTERM)]
+
+
 def test_one_that_hangs_while_its_successor_starts_is_followed_by_that() -> None:
     manager = serving(1)
     assert manager.reload(now=0) == [Start(2)]

@@ -132,12 +132,13 @@ async def test_changes_are_taken_up_one_place_after_the_other(tmp_path: Path) ->
             tasks.cancel_scope.cancel()
 
 
+@pytest.mark.parametrize("state", ['say={"is": "started"}', "ready"])
 async def test_a_process_that_does_not_answer_is_killed_and_replaced(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, state: str
 ) -> None:
     pids = tmp_path / "pids"
     pids.touch()
-    supervisor = Supervisor(command("ready", f"pid={pids}", "stay"), watchdog=0.5)
+    supervisor = Supervisor(command(state, f"pid={pids}", "stay"), watchdog=0.5)
     with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(supervisor.run)

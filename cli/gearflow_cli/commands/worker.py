@@ -264,7 +264,7 @@ async def _alone(tasks: "Sequence[AnyTask]", settings: "WorkerOptions") -> tuple
     worker = Worker(tasks, None, **settings)
     with Signals(worker, notifier=notifier) as signals:
         inform = partial(_inform, worker, notifier.ready, lambda counts: notifier.status(str(counts)))
-        await _beside(partial(_live, worker), inform, notifier.keep_alive)
+        await _beside(partial(_live, worker, _WhenStarted()), inform, notifier.keep_alive)
     return signals, worker.failed
 
 
@@ -276,7 +276,7 @@ async def _supervised(
     notice: str,
 ) -> tuple[Signals, int]:
     """Run a worker that has a supervisor."""
-    from gearflow.supervisor import Leave, Ping, Pong, Ready, Retiring
+    from gearflow.supervisor import Leave, Ping, Pong, Ready, Retiring, Started
     from gearflow.worker import Worker
 
     worker = Worker(tasks, None, on_retire=lambda reason: line.send(Retiring(reason)), **settings)
@@ -290,18 +290,30 @@ async def _supervised(
                     line.send(Pong())
 
         inform = partial(_inform, worker, partial(line.send, Ready(notice)), line.send)
-        await _beside(partial(_live, worker), inform, listen)
+        live = partial(_live, worker, _WhenStarted(partial(line.send, Started())))
+        await _beside(live, inform, listen)
     return signals, worker.failed
 
 
-async def _live(worker: "Worker") -> None:
+class _WhenStarted:
+    """Makes a call when a worker has started. It has no job before the call returns."""
+
+    def __init__(self, call: Callable[[], object] = lambda: None) -> None:
+        self._call = call
+
+    def started(self, value: None = None) -> None:
+        """The worker has started."""
+        self._call()
+
+
+async def _live(worker: "Worker", status: _WhenStarted) -> None:
     """Run a worker to its end.
 
     Raises:
         CliError: A lifespan hook failed.
     """
     try:
-        await worker.run()
+        await worker.run(task_status=status)
     except Exception as error:
         if worker.failed_hook is None:
             raise
