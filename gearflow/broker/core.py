@@ -26,7 +26,7 @@ class Core:
         self.jobs = JobTable()
         self.functions = Functions(limits)
         self.outgoing = Outgoing(self.clock)
-        self.journal = Journal(store is not None, store is not None and store.durable)
+        self.journal = Journal(store)
         self.handles = Handles(handle_prefix, self.journal)
         self.timers = TimerQueue()
         self.timeouts = JobTimeouts()

@@ -16,6 +16,7 @@ other, is not delayed at one that has nothing for it.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from typing import Final
 
 from gearflow.broker import serialization
@@ -26,7 +27,7 @@ from gearflow.broker.job import JobState, QueuedJob
 from gearflow.broker.outgoing import LINGER
 from gearflow.broker.parser import Body, integer, name_in, split
 from gearflow.broker.session import LARGE, WHOLE, Session
-from gearflow.broker.storage import JobOutcome
+from gearflow.broker.storage import JobOutcome, StoredJob
 from gearflow.errors import StoreError
 from gearflow.protocol import envelope
 from gearflow.protocol.constants import HEADER, MAX_BODY, RES, RESERVED_PREFIX, PacketType
@@ -47,6 +48,7 @@ _GRAB_JOB: Final = int(PacketType.GRAB_JOB)
 _GRAB_JOB_ALL: Final = int(PacketType.GRAB_JOB_ALL)
 
 _RUNNING: Final = JobState.RUNNING
+_WAITING: Final = JobState.WAITING
 
 
 class Dispatcher:
@@ -65,6 +67,7 @@ class Dispatcher:
         self._timeouts = core.timeouts
         self._endings = endings
         self._store = core.store
+        self._journal = core.journal
         self._turns = 0
         # By session: the deadline, the function it was woken for, and how many are woken after it. All wakes
         # have the same time limit, so the order of waking is the order of the deadlines.
@@ -178,7 +181,10 @@ class Dispatcher:
         return chosen.pop()
 
     def _assign(self, session: Session, job: QueuedJob, kind: int) -> bool:
-        """Send a job to a worker. False if its workload cannot be read: then the job has ended."""
+        """Send a job to a worker. False if its workload cannot be read: then the job has ended.
+
+        A large workload is read in steps first.
+        """
         function = job.function
         job.state = _RUNNING
         now = self._clock.now
@@ -186,12 +192,54 @@ class Dispatcher:
         function.running += 1
         workload = job.workload
         if isinstance(workload, int):
+            if workload >= self._journal.large:
+                job.worker = session
+                self._journal.begin(self._assign_later(session, job, kind))
+                return True
             try:
-                workload = self._fetch(job)
+                assert self._store is not None
+                workload = _workload(job, self._store.job(job.number))
             except StoreError as error:
-                failure = serialization.failure("StoreError", str(error))
-                self._endings.fail(job, JobOutcome.RAISED, failure, None)
+                self._fail_unreadable(job, error)
                 return False
+        self._send(session, job, kind, workload)
+        return True
+
+    def _assign_later(self, session: Session, job: QueuedJob, kind: int) -> Iterator[None]:
+        """Read a large workload, then send the job, or another if that job is over or cannot be read.
+
+        The worker holds the job only when it is sent. If the worker goes away before, that is no death.
+        """
+        fault: StoreError | None = None
+        workload: Body = b""
+        try:
+            assert self._store is not None
+            workload = _workload(job, (yield from self._store.fetch(job.number)))
+        except StoreError as error:
+            fault = error
+        if session.is_open and fault is None and not job.cancelled:
+            job.started = self._clock.now
+            self._send(session, job, kind, workload)
+            return
+        if job.cancelled:
+            self._endings.release(job)
+        elif fault is not None:
+            self._fail_unreadable(job, fault)
+        else:
+            job.function.running -= 1
+            job.state = _WAITING
+            self.queue(job)
+        if session.is_open and not self._give(session, kind):
+            self._outgoing.send_no_job(session)
+
+    def _fail_unreadable(self, job: QueuedJob, error: StoreError) -> None:
+        failure = serialization.failure("StoreError", str(error))
+        self._endings.fail(job, JobOutcome.RAISED, failure, None)
+
+    def _send(self, session: Session, job: QueuedJob, kind: int, workload: Body) -> None:
+        """Send a running job to its worker."""
+        function = job.function
+        now = self._clock.now
         handle = b"%b%d" % (self._handle_prefix, job.number)
         session.running[handle] = job
         job.worker = session
@@ -223,15 +271,6 @@ class Dispatcher:
             outbox.append(head)
             outbox.append(workload)
             session.has_large = session.has_large or size >= WHOLE
-        return True
-
-    def _fetch(self, job: QueuedJob) -> Body:
-        """The workload that the store has. Raises StoreError."""
-        assert self._store is not None
-        stored = self._store.job(job.number)
-        if stored is None or isinstance(stored.workload, int):
-            raise StoreError(f"the workload of job {job.number} is gone from the store")
-        return stored.workload
 
     # ----------------------------------------------------------------------------------- jobs that come
 
@@ -321,3 +360,10 @@ class Dispatcher:
             wake = next(iter(self._pending.values()))[0]
             due = wake if due is None or wake < due else due
         return due
+
+
+def _workload(job: QueuedJob, stored: StoredJob | None) -> Body:
+    """The workload of a job that the store has. Raises StoreError."""
+    if stored is None or isinstance(stored.workload, int):
+        raise StoreError(f"the workload of job {job.number} is gone from the store")
+    return stored.workload

@@ -210,6 +210,8 @@ class Endings:
         if change is None and not waiters:
             if send is not None:
                 send()
+        elif len(body) >= self._journal.large and isinstance(change, JobRecord):
+            self._journal.keep_ahead(change, partial(self._recorded, change, send, waiters, outcome, body))
         elif send is not None or waiters:
             self._journal.keep(change, partial(self._recorded, change, send, waiters, outcome, body))
         elif self._journal.durable:
@@ -231,6 +233,8 @@ class Endings:
         if dead or keep:
             clock = self._clock
             letter = serialization.stored_job(job, clock.offset) if dead else None
+            if letter is not None and job.kept and job.size >= self._journal.large:
+                letter = letter._replace(workload=job.size)  # the store has it
             expires = clock.unix() + (self._core.limits.keep_dead if dead else keep)
             body = bytes(body) if len(body) < LARGE else compact(body)
             return serialization.ended(job, outcome, body, worker, clock.now, clock.offset, expires, letter)

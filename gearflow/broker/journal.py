@@ -4,16 +4,23 @@ The broker appends entries. The shell drains them, has the store write all chang
 calls ``done`` of each entry in order. An entry without a change only waits for those before it. So an answer
 that speaks of the store is given when the store knows everything that has happened.
 
+**Large bodies.** A change with a large body would delay all others. So the body is written first, in steps.
+The shell does one step a turn (``work``). The entry follows when all are done. What has to wait for the
+entry is added with ``keep_after``. Other entries pass meanwhile.
+
 A change that cannot be written although it must be (the end of a job) goes to the failed entries, which the
 shell tries again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+import sys
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TypeAlias
 
-from gearflow.broker.storage import Change, Forgotten, JobRecord
+from gearflow.broker.storage import Change, Forgotten, JobRecord, Store, StoredJob
+from gearflow.errors import StoreError
 
 Done: TypeAlias = Callable[[str | None], None]
 """Called with None once the change is kept, else with the reason why it is not."""
@@ -25,14 +32,21 @@ Entry: TypeAlias = tuple[Change | None, Done | None]
 class Journal:
     """Owns everything that is pending at the store.
 
-    Args:
-        exists: Whether there is a store. Without one nothing is written, and entries are done at once.
-        durable: Whether the store survives a restart. Then a background job is acknowledged only once kept.
+    Without a store nothing is written, and entries are done at once.
     """
 
-    def __init__(self, exists: bool, durable: bool) -> None:
-        self.exists = exists
-        self.durable = durable
+    def __init__(self, store: Store | None) -> None:
+        self._store = store
+        self.exists = store is not None
+        self.durable = store is not None and store.durable
+        """Whether the store survives a restart. Then a background job is acknowledged only once kept."""
+        self.large = store.large if store is not None else sys.maxsize
+        """Bytes from which a body is written ahead of its change."""
+        self.work: deque[Iterator[None]] = deque()
+        """Long work at the store. The shell does one step a turn."""
+        self.ahead_faults: list[tuple[Change, str]] = []
+        """Changes whose large bodies could not be written, and why, for the shell's log."""
+        self._ahead: dict[int, list[Entry]] = {}  # by number: a change with a large body, and what follows
         self.entries: list[Entry] = []
         self.flush_now = False  # somebody waits for an entry
         self.failed_group: Sequence[Entry] = ()  # a group that was not kept, until all its entries are done
@@ -49,6 +63,42 @@ class Journal:
             done(None)
             return
         self.entries.append((change, done))
+        self.flush_now = True
+
+    def keep_ahead(self, change: StoredJob | JobRecord, done: Done) -> None:
+        """Have a change with a large body kept, while others pass."""
+        assert self._store is not None
+        self._ahead[change.number] = [(change, done)]
+        self.begin(self._write_ahead(change.number, self._store.write_ahead(change)))
+
+    def keep_after(self, number: int, done: Done) -> None:
+        """Have ``done`` called after what was added before, and after the change of that job."""
+        if number in self._ahead:
+            self._ahead[number].append((None, done))
+        else:
+            self.keep(None, done)
+
+    def is_ahead(self, number: int) -> bool:
+        """Whether the body of the job's change is being written, so that other entries pass."""
+        return number in self._ahead
+
+    def begin(self, steps: Iterator[None]) -> None:
+        """Begin long work."""
+        self.work.append(steps)
+        self.keep(None, _nothing)
+
+    def _write_ahead(self, number: int, steps: Iterator[None]) -> Iterator[None]:
+        try:
+            yield from steps
+        except StoreError as error:
+            entries = self._ahead.pop(number)
+            change, done = entries[0]
+            assert change is not None
+            self.ahead_faults.append((change, str(error)))
+            entries[0] = None, _failed(done, str(error))
+        else:
+            entries = self._ahead.pop(number)
+        self.entries += entries
         self.flush_now = True
 
     def drain(self) -> list[Entry]:
@@ -84,8 +134,13 @@ class Journal:
 
         The job is the one of that number, or without a number the last one of that unique.
         """
-        groups = (self.entries, self.failed_group)
+        groups = (self.entries, self.failed_group, *self._ahead.values())
         return any(_find_end(entries, number, function, unique) for entries in groups)
+
+    def end_ahead(self, number: int | None, function: bytes, unique: bytes) -> int | None:
+        """The number of a job, as in ``has_end``, if the large body of its end is being written."""
+        ends = (_find_end(entries, number, function, unique) for entries in self._ahead.values())
+        return next((end.number for end in ends if end is not None), None)
 
     def failed_end(self, number: int | None, function: bytes, unique: bytes) -> JobRecord | None:
         """The end of a job if the store could not take it yet."""
@@ -99,6 +154,18 @@ class Journal:
             for change, _ in self._failed
             if isinstance(change, (JobRecord, Forgotten))
         )
+
+
+def _nothing(_: str | None) -> None:
+    pass
+
+
+def _failed(done: Done | None, fault: str) -> Done:
+    def report(_: str | None) -> None:
+        if done is not None:
+            done(fault)
+
+    return report
 
 
 def _find_end(

@@ -131,7 +131,7 @@ class Buffers:
 
     def _take(self, size: int) -> memoryview:
         if size >= HUGE:
-            return _mapped(size)
+            return mapped(size)
         for buffer in self._kept:
             if len(buffer) >= size and _is_unused(buffer):
                 return memoryview(buffer)[:size]
@@ -153,7 +153,8 @@ def _is_unused(buffer: bytearray) -> bool:
     return True
 
 
-def _mapped(size: int) -> memoryview:
+def mapped(size: int) -> memoryview:
+    """Memory of so many bytes, which costs something only as it is filled. Raises OSError."""
     pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # shared ones cost twice as much
     if hasattr(mmap, "MADV_HUGEPAGE"):
         with suppress(OSError):  # a kernel without them

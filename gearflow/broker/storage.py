@@ -2,13 +2,15 @@
 
 The broker and the shell around it write ``Change`` values, in groups: all of a group is kept, or nothing.
 What is asked for is answered at once, on the caller's thread; only ``sync`` may be called from another.
+Bodies of ``large`` bytes or more would take too long for that. They are written and read in steps, and the
+caller does other work between two steps.
 
 Times are Unix time. A job's number is the last part of its handle.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from enum import IntEnum
 from typing import NamedTuple, Protocol, TypeAlias
 
@@ -125,6 +127,16 @@ class Store(Protocol):
     durable: bool
     """Whether what it has is there after a restart; then a background job is acknowledged once it is kept."""
 
+    @property
+    def large(self) -> int:
+        """Bytes from which a body is written and read in steps."""
+        ...
+
+    @property
+    def untidy(self) -> bool:
+        """Whether ``tidy`` has something to do."""
+        ...
+
     def load(self) -> Contents:
         """What is there; called once, first.
 
@@ -141,6 +153,22 @@ class Store(Protocol):
         """
         ...
 
+    def write_ahead(self, change: StoredJob | JobRecord) -> Iterator[None]:
+        """Write the body of a change in steps. Then ``write`` the change. Until that, nobody sees the body.
+
+        Raises:
+            StoreError: It does not fit. What is there of it will be removed.
+        """
+        ...
+
+    def drop_ahead(self, change: StoredJob | JobRecord) -> None:
+        """The body that was written ahead of this change is not needed, if there is one."""
+        ...
+
+    def tidy(self) -> Iterator[None]:
+        """Remove bodies that nobody needs any more, in steps. Raises StoreError."""
+        ...
+
     def sync(self) -> None:
         """Have what was written before survive a loss of power. May be called in another thread.
 
@@ -151,6 +179,14 @@ class Store(Protocol):
 
     def job(self, number: int) -> StoredJob | None:
         """A kept job or dead letter, with its whole workload. Raises StoreError."""
+        ...
+
+    def head(self, number: int) -> StoredJob | None:
+        """A kept job or dead letter. A long workload may be its length. Raises StoreError."""
+        ...
+
+    def fetch(self, number: int) -> Generator[None, None, StoredJob | None]:
+        """As ``job``, in steps, after which the job is returned."""
         ...
 
     def ended(self, number: int) -> JobRecord | None:

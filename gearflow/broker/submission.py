@@ -18,6 +18,7 @@ from gearflow.broker.dispatch import Dispatcher
 from gearflow.broker.endings import Endings
 from gearflow.broker.functions import FunctionQueue
 from gearflow.broker.job import JobDetails, JobState, QueuedJob
+from gearflow.broker.journal import Done
 from gearflow.broker.lifecycle import Lifecycle, payload_key
 from gearflow.broker.limits import Rejected
 from gearflow.broker.parser import Body
@@ -114,7 +115,7 @@ class Submissions:
         if background and self._durable:
             job.state = _STORING
             function.storing += 1
-            self._store(job)
+            self._store(job, size)
         elif details is None:
             self._dispatcher.queue(job)
         else:
@@ -136,9 +137,13 @@ class Submissions:
             own = job.ensure_details()
             own.keep = max(details.keep, own.keep or 0.0)
 
-    def _store(self, job: QueuedJob) -> None:
+    def _store(self, job: QueuedJob, size: int = 0) -> None:
+        """Have a job kept. One with a size cannot end before that, so it may take a while."""
         change = serialization.stored_job(job, self._clock.offset)
-        self._journal.keep(change, partial(self._stored, job))
+        if size < self._journal.large:
+            self._journal.keep(change, partial(self._stored, job))
+        else:
+            self._journal.keep_ahead(change, partial(self._stored, job))
 
     def _stored(self, job: QueuedJob, error: str | None) -> None:
         """The second step: the job is kept, so it counts from now on; or it could not be kept."""
@@ -174,7 +179,12 @@ class Submissions:
         if session.pending_writes or (job is not None and self.is_storing(job, background)):
             session.pending_writes += 1
             durably = background or (job is not None and job.state is _STORING)
-            self._journal.keep(None, partial(self._answer_later, session, job, durably, refused))
+            done = partial(self._answer_later, session, job, durably, refused)
+            if job is not None and self._journal.is_ahead(job.number):
+                session.blocks_pipeline = True  # else later answers would come before this one
+                self._journal.keep_after(job.number, partial(_unblock, session, done))
+            else:
+                self._journal.keep(None, done)
             return True
         if job is not None:
             self.created(session, job)
@@ -214,3 +224,8 @@ class Submissions:
         session.pending_writes -= 1
         if not session.pending_writes and session in self._stalled:
             self.ready_to_resume[session] = None
+
+
+def _unblock(session: Session, done: Done, error: str | None) -> None:
+    session.blocks_pipeline = False
+    done(error)

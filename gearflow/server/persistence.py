@@ -11,6 +11,9 @@ so it waits for the disk in a thread. ``sync`` decides when a group counts as ke
 
 Changes that nobody waits for, such as most ends of jobs, gather for a moment before they are written.
 
+A large body is written and read in steps, one in each turn of the event loop, so that others do not wait for
+it. So are the removals of large bodies.
+
 If a group cannot be written, its entries are written one by one, so that only those that do not fit are
 refused. The log has one line when a fault begins and one when it is over.
 
@@ -33,7 +36,7 @@ from queue import SimpleQueue
 from typing import Final
 
 from gearflow.broker.journal import Entry, Journal
-from gearflow.broker.storage import Forgotten, Store, StoredJob
+from gearflow.broker.storage import Forgotten, JobRecord, Store, StoredJob
 from gearflow.errors import StoreError
 from gearflow.server.settings import FILE_NAME, MEMORY_KEEP_BYTES, ServerSettings
 from gearflow.stores import MemoryStore, SqliteStore, Sync
@@ -171,15 +174,20 @@ class GroupCommitter:
         self._fault: str | None = None  # why a change could not be written, as logged
         self._fault_seen = 0.0  # when that happened last, on the loop's clock
         self._refused = 0  # jobs that the fault refused
+        self._work_handle: asyncio.Handle | None = None  # the next step of long work
+        self._tidying = False
+        self._start_tidying()
 
     def commit(self) -> None:
         """Write the journal's entries as a group, and notify the broker."""
         journal = self._journal
+        if journal.work and self._work_handle is None:
+            self._work_handle = self._loop.call_soon(self._work)
         if not journal.entries or self._group or self._may_linger():
             return
         entries = journal.drain()
         if self._sync_fault is not None:
-            entries = _without_jobs(entries, self._sync_fault)
+            entries = self._without_jobs(entries, self._sync_fault)
         changes = [change for change, _ in entries if change is not None]
         if not changes:
             self._notify(entries)
@@ -195,6 +203,7 @@ class GroupCommitter:
         self._written += len(changes)
         if self._written >= _EXPIRE:
             self._expire_after(0)
+        self._start_tidying()
         if self._store.durable and self._sync_fault is None:
             if self._sync == "always":
                 self._group = entries
@@ -217,6 +226,10 @@ class GroupCommitter:
                 timer.cancel()
         await self.settle()
         self._retry()
+        if self._work_handle is not None:
+            self._work_handle.cancel()
+        while self._journal.work:
+            self._step()
         self._group = []
         self._sync = "off"
         while self._journal.entries:
@@ -256,6 +269,40 @@ class GroupCommitter:
         self._journal.failed_group = ()
         self._continue()
 
+    # ------------------------------------------------------------------------------------------ long work
+
+    def _work(self) -> None:
+        """Do a step of long work, and the next one in another turn."""
+        self._step()
+        self._work_handle = self._loop.call_soon(self._work) if self._journal.work else None
+        self._wake()
+
+    def _step(self) -> None:
+        work = self._journal.work
+        steps = work.popleft()
+        try:
+            next(steps)
+        except StopIteration:
+            pass
+        except Exception:  # a bug: other work must still be done
+            logger.exception("long work at the store could not be completed")
+        else:
+            work.append(steps)
+        while self._journal.ahead_faults:
+            change, fault = self._journal.ahead_faults.pop()
+            self._log_fault(fault)
+            self._refused += isinstance(change, StoredJob)
+
+    def _start_tidying(self) -> None:
+        if self._store.untidy and not self._tidying:
+            self._tidying = True
+            self._journal.begin(self._tidy())
+
+    def _tidy(self) -> Iterator[None]:
+        with suppress(StoreError):  # again with the next group
+            yield from self._store.tidy()
+        self._tidying = False
+
     def _continue(self) -> None:
         if self._journal.has_failed and self._retry_timer is None:
             self._retry_timer = self._loop.call_later(self._timings.retry, self._retry)
@@ -273,7 +320,7 @@ class GroupCommitter:
                 written.append((change, done))
             else:
                 self._refused += isinstance(change, StoredJob)
-                written.append(_refused(done, fault))
+                written.append(self._refusal((change, done), fault))
         return written
 
     def _one_by_one(self, entries: list[Entry], fault: str) -> Iterator[tuple[Entry, str | None]]:
@@ -294,6 +341,22 @@ class GroupCommitter:
                 failures = 0
                 yield entry, None
 
+    def _without_jobs(self, entries: list[Entry], fault: str) -> list[Entry]:
+        """The entries, with those that keep a job refused.
+
+        Other changes are not refused. A loss of power could only take the ends of jobs, which then run again.
+        """
+        return [
+            self._refusal(entry, fault) if isinstance(entry[0], StoredJob) else entry for entry in entries
+        ]
+
+    def _refusal(self, entry: Entry, fault: str) -> Entry:
+        """An entry without a change, which reports the fault when it is done."""
+        change, done = entry
+        if isinstance(change, StoredJob):
+            self._store.drop_ahead(change)
+        return None, partial(_report_fault, done, fault) if done is not None else None
+
     def _log_fault(self, fault: str) -> None:
         self._fault_seen = self._loop.time()
         if fault != self._fault:
@@ -311,6 +374,7 @@ class GroupCommitter:
         self._retry_timer = None
         entries = self._journal.drain_failed()
         left: list[Entry] = []
+        entries = self._without_large(entries)
         for start in range(0, len(entries), _MANY):
             written, failed = self._write_again(entries[start : start + _MANY])
             left += failed
@@ -320,6 +384,16 @@ class GroupCommitter:
                 break
         self._journal.put_back(left)
         self._continue()
+
+    def _without_large(self, entries: list[Entry]) -> list[Entry]:
+        """The entries, without those whose large bodies are now written ahead of them."""
+        small: list[Entry] = []
+        for change, done in entries:
+            if isinstance(change, JobRecord) and done and len(change.body) >= self._store.large:
+                self._journal.keep_ahead(change, done)
+            else:
+                small.append((change, done))
+        return small
 
     def _write_again(self, entries: list[Entry]) -> tuple[list[Entry], list[Entry]]:
         """Write failed entries. Returns those written, and those that failed again."""
@@ -358,7 +432,7 @@ class GroupCommitter:
                 extra={"reason": self._sync_fault},
             )
             self._undo_jobs(entries)
-            entries = _without_jobs(entries, self._sync_fault)
+            entries = self._without_jobs(entries, self._sync_fault)
         self._notify(entries)
         self._wake()
 
@@ -384,21 +458,6 @@ class GroupCommitter:
         self._written = 0
         self._expire_timer.cancel()
         self._expire_timer = self._loop.call_later(seconds, self._expire)
-
-
-def _without_jobs(entries: list[Entry], fault: str) -> list[Entry]:
-    """The entries, with those that keep a job refused.
-
-    Other changes are not refused. A loss of power could only take the ends of jobs, which then run again.
-    """
-    return [
-        _refused(done, fault) if isinstance(change, StoredJob) else (change, done) for change, done in entries
-    ]
-
-
-def _refused(done: Callable[[str | None], None] | None, fault: str) -> Entry:
-    """An entry without a change, which reports the fault when it is done."""
-    return None, partial(_report_fault, done, fault) if done is not None else None
 
 
 def _report_fault(done: Callable[[str | None], None], fault: str, _: str | None) -> None:

@@ -12,8 +12,9 @@ result, or a million empty results would be free.
 from __future__ import annotations
 
 import os
+import sys
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Generator, Iterator, Sequence
 from heapq import heapify, heappop, heappush, nsmallest
 from itertools import islice
 from typing import Final
@@ -38,6 +39,8 @@ class MemoryStore:
     """A ``Store`` that ends with its process. It has a new name at each start."""
 
     durable = False
+    large = sys.maxsize
+    untidy = False
 
     def __init__(self, *, keep_bytes: int | None = 64 << 20) -> None:
         """``keep_bytes``: bytes of all kept results together. None means they are kept until they expire."""
@@ -65,11 +68,28 @@ class MemoryStore:
             else:
                 self._apply(change)
 
+    def write_ahead(self, change: StoredJob | JobRecord) -> Iterator[None]:
+        """Do nothing, because ``write`` copies nothing."""
+        return iter(())
+
+    def drop_ahead(self, change: StoredJob | JobRecord) -> None:
+        """Do nothing."""
+
+    def tidy(self) -> Iterator[None]:
+        return iter(())
+
     def sync(self) -> None:
         """Do nothing, because nothing would survive a loss of power."""
 
     def job(self, number: int) -> StoredJob | None:
         return self._jobs.get(number) or self._letters.get(number)
+
+    def head(self, number: int) -> StoredJob | None:
+        return self.job(number)
+
+    def fetch(self, number: int) -> Generator[None, None, StoredJob | None]:
+        yield
+        return self.job(number)
 
     def ended(self, number: int) -> JobRecord | None:
         return self._records.get(number)

@@ -134,6 +134,20 @@ class Durable(World):
             for session in ready:
                 self.broker.resume(session, self.now)
 
+    def step(self) -> None:
+        """Do one step of the long work at the store, and what follows from it."""
+        work = self.broker.journal.work
+        steps = work.popleft()
+        if next(steps, "end") is None:
+            work.append(steps)
+        self.commit()
+
+    def work(self) -> None:
+        """Do all long work at the store."""
+        self.commit()
+        while self.broker.journal.work:
+            self.step()
+
     def catch_up(self) -> None:
         """Write what could not be written before."""
         entries = self.broker.journal.drain_failed()

@@ -174,6 +174,30 @@ def test_submitters_get_an_error_and_all_else_goes_on_until_there_is_room(
     server.stop()
 
 
+def test_a_large_job_that_does_not_fit_is_refused_and_gives_its_room_back(nest: Nest, disk: Disk) -> None:
+    server = nest.start(disk.data)
+    large, small = bytes(5 << 20), bytes(200_000)
+    with Wire(server.port) as client, Wire(server.port) as other, Wire(server.port) as worker:
+        handles = [until_accepted(client, p.SubmitJobBg(b"work", b"", small))]
+        if isinstance(disk, Quota):
+            disk.fill(server)
+        for _ in range(3):
+            other.send(p.SubmitJobBg(b"work", b"", large))
+            refusal = other.receive()
+            assert isinstance(refusal, p.Error)
+            assert refusal.code == b"QUEUE_ERROR"
+            assert f"{disk.data / FILE_NAME}".encode() in refusal.text
+        assert "cannot write to the store" in server.log
+        if isinstance(disk, Quota):
+            disk.make_room(server)
+        handles += [until_accepted(client, p.SubmitJobBg(b"work", b"", small)) for _ in range(3)]
+        worker.send(p.CanDo(b"work"))
+        for handle in handles:
+            assert answer(worker, p.GrabJob()) == p.JobAssign(handle, b"work", small)
+        assert answer(worker, p.GrabJob()) == p.NoJob()
+    server.stop()
+
+
 def test_the_log_says_when_jobs_are_refused_and_when_that_is_over(nest: Nest, disk: Disk) -> None:
     server = nest.start(disk.data)
     with Wire(server.port) as client:

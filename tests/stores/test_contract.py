@@ -132,6 +132,63 @@ def test_a_body_of_many_parts_comes_back_whole(store: Store) -> None:
     assert held(store, 3) is None
 
 
+def test_a_body_that_is_written_ahead_comes_back_whole(store: Store) -> None:
+    store.write([a_job(2)])
+    for change in (a_job(1, memoryview(LONG)), an_end(2, LONG)):
+        for _ in store.write_ahead(change):
+            assert store.job(1) is None
+            assert store.ended(2) is None
+    store.write([a_job(1, memoryview(LONG)), an_end(2, LONG)])
+    assert not store.untidy or list(store.tidy())
+    assert held(store, 1) == a_job(1, LONG)
+    assert ended(store, 2) == an_end(2, LONG)
+    store.write([Forgotten(1), Forgotten(2)])
+    for _ in store.tidy():
+        pass
+    assert not store.untidy
+    assert [held(store, 1), ended(store, 2)] == [None, None]
+
+
+def test_a_body_that_is_written_ahead_and_not_needed_is_removed(store: Store) -> None:
+    change = a_job(1, LONG)
+    for _ in store.write_ahead(change):
+        pass
+    store.drop_ahead(change)
+    for _ in store.tidy():
+        pass
+    assert not store.untidy
+    store.write([a_job(1, LONG[1:])])
+    assert held(store, 1) == a_job(1, LONG[1:])
+
+
+def test_the_next_large_result_under_a_number_replaces_the_first(store: Store) -> None:
+    store.write([a_job(1), an_end(1, LONG)])
+    store.write([Forgotten(1)])
+    for _ in store.write_ahead(an_end(1, LONG[1:])):
+        pass
+    store.write([an_end(1, LONG[1:])])
+    for _ in store.tidy():
+        pass
+    assert ended(store, 1) == an_end(1, LONG[1:])
+
+
+def test_a_job_is_fetched_in_steps(store: Store) -> None:
+    store.write([a_job(1, LONG), a_job(2)])
+    assert list(store.fetch(3)) in ([], [None])
+    for number, workload in ((1, LONG), (2, b"payload")):
+        steps = store.fetch(number)
+        found: list[StoredJob | None] = []
+        while not found:
+            try:
+                next(steps)
+            except StopIteration as end:
+                found.append(end.value)
+        (job,) = found
+        assert job is not None
+        assert not isinstance(job.workload, int)
+        assert bytes(job.workload) == workload
+
+
 def test_what_is_not_there_is_none(store: Store) -> None:
     assert store.job(1) is None
     assert store.ended(1) is None

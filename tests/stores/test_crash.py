@@ -9,15 +9,17 @@ import itertools
 import os
 import random
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-from gearflow.broker.storage import Change, Forgotten
+from gearflow.broker.storage import Change, Forgotten, JobRecord, StoredJob
 from gearflow.errors import StoreError
 from gearflow.stores import SqliteStore
 from gearflow.stores.sqlite.tuning import Tuning
@@ -29,6 +31,8 @@ from tests.stores.values import a_job, jobs_of
 _TRIES: Final = 20  # of something that fails once
 _TIMEOUT: Final = 60.0  # seconds
 _COPIES_EACH_SYNC: Final = Tuning(checkpoint=1)
+_IN_PARTS: Final = Tuning(checkpoint=1, part=6000)
+"""The longest bodies of a story are written ahead of their groups, in parts."""
 
 
 @pytest.fixture
@@ -47,9 +51,10 @@ def _done(_: int) -> None:
 class Life:
     """A store on a faulty disk, and how far its story has come."""
 
-    def __init__(self, path: Path, story: list[list[Change]]) -> None:
+    def __init__(self, path: Path, story: list[list[Change]], tuning: Tuning) -> None:
         self._path = path
         self._story = story
+        self._tuning = tuning
         self.written = 0
         """Groups that were acknowledged."""
         self.refused = 0
@@ -58,7 +63,7 @@ class Life:
     def until_killed(self) -> None:
         """Stop at the first refusal, and leave all as it is then."""
         try:
-            store = SqliteStore(self._path, tuning=_COPIES_EACH_SYNC)
+            store = SqliteStore(self._path, tuning=self._tuning)
         except StoreError:
             return
         try:
@@ -75,7 +80,7 @@ class Life:
         store = None
         while store is None:
             try:
-                store = SqliteStore(self._path, tuning=_COPIES_EACH_SYNC)
+                store = SqliteStore(self._path, tuning=self._tuning)
             except StoreError:
                 self.refused += 1
                 assert self.refused < _TRIES
@@ -98,26 +103,49 @@ class Life:
         return snapshot(store, numbers) == expected(self._story[: self.written + more], numbers)
 
     def _write(self, store: SqliteStore) -> None:
-        store.write(self._story[self.written])
+        write_with_large_bodies(store, self._story[self.written])
         self.written += 1
+        drain(store.tidy())
         if self.written % 3 == 0:
             store.sync()
             store.log.join()  # so that the n-th write is always the same
 
 
-def changes_on_the_disk(disk: Disk, path: Path, story: list[list[Change]]) -> int:
+def write_with_large_bodies(store: SqliteStore, group: list[Change]) -> None:
+    """Write a group as the server does: first its large bodies, in parts."""
+    for change in group:
+        if isinstance(change, StoredJob | JobRecord):
+            body = change.workload if isinstance(change, StoredJob) else change.body
+            if not isinstance(body, int) and len(body) >= store.large:
+                drain(store.write_ahead(change))
+    store.write(group)
+
+
+def drain(steps: Iterator[None]) -> None:
+    for _ in steps:
+        pass
+
+
+def changes_on_the_disk(disk: Disk, path: Path, story: list[list[Change]], tuning: Tuning) -> int:
     """How many there are if nothing fails."""
-    Life(path, story).to_the_end()
+    Life(path, story, tuning).to_the_end()
     return disk.count
 
 
-def check_each(disk: Disk, directory: Path, fault: Fault, story: list[list[Change]], times: int) -> None:
-    total = changes_on_the_disk(disk, directory / "sound.db", story)
+def check_each(
+    disk: Disk,
+    directory: Path,
+    fault: Fault,
+    story: list[list[Change]],
+    times: int,
+    tuning: Tuning = _COPIES_EACH_SYNC,
+) -> None:
+    total = changes_on_the_disk(disk, directory / "sound.db", story, tuning)
     assert total > 50
     refused = 0
     for number in range(1, total + 1):
         path = directory / f"{number}.db"
-        life = Life(path, story)
+        life = Life(path, story, tuning)
         disk.count, disk.fail_at, disk.fault, disk.times, disk.failed = 0, number, fault, times, 0
         if fault == "killed":
             life.until_killed()
@@ -129,6 +157,8 @@ def check_each(disk: Disk, directory: Path, fault: Fault, story: list[list[Chang
         store = SqliteStore(path)
         try:
             alive = {job.number for job in store.load().jobs}
+            drain(store.tidy())
+            assert parts_in(path) == parts_of(store, story, tuning), number
             whole = life.is_as_expected(store)
             assert whole or (fault == "killed" and life.is_as_expected(store, more=1)), number
             assert alive == set(snapshot(store, numbers_in(story)).jobs) - {
@@ -145,6 +175,26 @@ def check_each(disk: Disk, directory: Path, fault: Fault, story: list[list[Chang
 @pytest.mark.parametrize("fault", ["full", "broken", "killed"])
 def test_the_nth_change_on_the_disk_fails(disk: Disk, tmp_path: Path, fault: Fault) -> None:
     check_each(disk, tmp_path, fault, lives(seed=1, groups=5), times=1)
+
+
+@pytest.mark.parametrize("fault", ["full", "broken", "killed"])
+def test_the_nth_change_on_the_disk_fails_where_bodies_are_in_parts(
+    disk: Disk, tmp_path: Path, fault: Fault
+) -> None:
+    check_each(disk, tmp_path, fault, lives(seed=1, groups=3), times=1, tuning=_IN_PARTS)
+
+
+def parts_in(path: Path) -> int:
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+        return int(connection.execute("SELECT count(*) FROM parts").fetchone()[0])
+
+
+def parts_of(store: SqliteStore, story: list[list[Change]], tuning: Tuning) -> int:
+    """The parts of all bodies that the store has."""
+    found = snapshot(store, numbers_in(story))
+    bodies = [job.workload for job in found.jobs.values()] + [end.body for end in found.ends.values()]
+    sizes = [len(body) for body in bodies if not isinstance(body, int) and len(body) > tuning.part]
+    return sum(-(-size // (tuning.part // 4)) for size in sizes)
 
 
 @pytest.mark.nightly
@@ -232,15 +282,18 @@ import os, sys
 from gearflow.stores import SqliteStore
 from gearflow.stores.sqlite.tuning import Tuning
 from tests.stores.scenario import lives
+from tests.stores.test_crash import drain, write_with_large_bodies
 
-path, seed, groups, start = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
-store = SqliteStore(path, tuning=Tuning(checkpoint=200_000, blocking_checkpoint=400_000, log_file=100_000))
+path, (seed, groups, start, part) = sys.argv[1], map(int, sys.argv[2:])
+tuning = Tuning(checkpoint=200_000, blocking_checkpoint=400_000, log_file=100_000, part=part)
+store = SqliteStore(path, tuning=tuning)
 for job in store.load().jobs:
     pass
 os.write(1, b"ready\\n")
 for number, group in enumerate(lives(seed, groups)[start:], start):
-    store.write(group)
+    write_with_large_bodies(store, group)
     os.write(1, b"%d\\n" % number)
+    drain(store.tidy())
     if number % 5 == 0:
         store.sync()
 os.write(1, b"end\\n")
@@ -248,9 +301,9 @@ sys.stdin.read()
 """
 
 
-def until_killed(path: Path, seed: int, groups: int, start: int, chance: random.Random) -> int:
+def until_killed(path: Path, seed: int, groups: int, start: int, part: int, chance: random.Random) -> int:
     """Has a process write groups from ``start`` on, and kills it somewhere; how many are acknowledged."""
-    command = [sys.executable, "-c", _WRITER, str(path), str(seed), str(groups), str(start)]
+    command = [sys.executable, "-c", _WRITER, str(path), str(seed), str(groups), str(start), str(part)]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
@@ -261,13 +314,13 @@ def until_killed(path: Path, seed: int, groups: int, start: int, chance: random.
     return start + sum(line[:1].isdigit() and line.endswith(b"\n") for line in lines)
 
 
-def kill_often(path: Path, seed: int, rounds: int) -> None:
+def kill_often(path: Path, seed: int, rounds: int, part: int = Tuning().part) -> None:
     story = lives(seed, 400)
     numbers = numbers_in(story)
     chance = random.Random(seed)
     written = 0
     for _ in range(rounds):
-        acknowledged = until_killed(path, seed, len(story), written, chance)
+        acknowledged = until_killed(path, seed, len(story), written, part, chance)
         store = SqliteStore(path)
         try:
             jobs_of(store.load())
@@ -281,6 +334,11 @@ def kill_often(path: Path, seed: int, rounds: int) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_a_killed_process_has_kept_what_it_acknowledged(tmp_path: Path, seed: int) -> None:
     kill_often(tmp_path / "jobs.db", seed, rounds=4)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_killed_process_leaves_no_half_body(tmp_path: Path, seed: int) -> None:
+    kill_often(tmp_path / "jobs.db", seed, rounds=4, part=2500)
 
 
 @pytest.mark.nightly

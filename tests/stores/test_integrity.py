@@ -265,6 +265,8 @@ def test_a_missing_part_of_a_body_is_noticed(tmp_path: Path) -> None:
     store.close()
     tamper(path, "DELETE FROM parts WHERE id = (SELECT max(id) FROM parts WHERE id < 1024)")
     store = SqliteStore(path)
+    with pytest.raises(StoreError, match="a part of the body of job 1 is missing"):
+        store.load()
     with pytest.raises(StoreError, match="job 1 is not what was written"):
         store.job(1)
     store.close()

@@ -10,6 +10,8 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 from zlib import crc32
@@ -18,13 +20,13 @@ import pytest
 
 from gearflow.broker.storage import Forgotten, Paused, Rescheduled, Reserved, Revived
 from gearflow.errors import StoreError
-from gearflow.stores import SqliteStore, Sync, recover
+from gearflow.stores import SqliteStore, Sync, backup, recover
 from gearflow.stores.sqlite import schema
 from gearflow.stores.sqlite import wal as log_module
 from gearflow.stores.sqlite.tuning import Tuning
 from tests.conftest import ROOT
 from tests.stores.scenario import lives, numbers_in, snapshot
-from tests.stores.values import a_dead_letter, a_job, an_end, jobs_of, tamper
+from tests.stores.values import a_dead_letter, a_job, an_end, jobs_of, tamper, with_workload
 
 _TIMEOUT: Final = 60.0  # seconds
 
@@ -524,6 +526,101 @@ def test_a_file_that_is_mostly_empty_shrinks_when_it_is_opened(path: Path) -> No
     assert len(jobs_of(store.load())) == 10
     assert path.stat().st_size < large / 20
     store.close()
+
+
+# ------------------------------------------------------------------------------------------ large bodies
+
+_LARGE: Final = b"0123456789" * 5000
+
+
+def parts_in(path: Path) -> int:
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+        return int(connection.execute("SELECT count(*) FROM parts").fetchone()[0])
+
+
+def drain(steps: Iterator[None]) -> int:
+    """How many steps there are."""
+    return sum(1 for _ in steps)
+
+
+def test_a_large_body_is_written_read_and_removed_in_small_transactions(path: Path) -> None:
+    store = SqliteStore(path, tuning=Tuning(part=8000))
+    assert drain(store.write_ahead(a_job(1, _LARGE))) >= 25
+    store.write([a_job(1, _LARGE)])
+    assert parts_in(path) == 25
+    assert drain(store.fetch(1)) == 25
+    store.write([Forgotten(1)])
+    assert parts_in(path) == 25
+    assert drain(store.tidy()) >= 25
+    assert parts_in(path) == 0
+    store.close()
+
+
+def test_a_body_has_256_parts_at_most(path: Path) -> None:
+    store = SqliteStore(path, tuning=Tuning(part=400))
+    drain(store.write_ahead(a_job(1, _LARGE)))
+    store.write([a_job(1, _LARGE)])
+    assert 200 < parts_in(path) <= 256
+    assert with_workload(store, a_job(1)) == a_job(1, _LARGE)
+    store.close()
+
+
+def test_parts_without_a_job_are_removed_after_the_next_start(path: Path) -> None:
+    store = SqliteStore(path, tuning=Tuning(part=8000))
+    store.write([a_job(1, _LARGE), a_job(2), an_end(2, _LARGE)])
+    drain(store.write_ahead(a_job(3, _LARGE)))
+    drain(store.write_ahead(an_end(4, _LARGE)))
+    steps = store.write_ahead(a_job(5, _LARGE))
+    next(steps)
+    steps.close()
+    store.close()
+    assert parts_in(path) > 100
+    store = SqliteStore(path, tuning=Tuning(part=8000))
+    assert jobs_of(store.load()) == [a_job(1, len(_LARGE))]
+    assert store.untidy
+    drain(store.tidy())
+    assert parts_in(path) == 50
+    assert with_workload(store, a_job(1)) == a_job(1, _LARGE)
+    assert [store.job(3), store.ended(4), store.job(5)] == [None] * 3
+    store.close()
+
+
+def test_a_refused_removal_leaves_the_parts(path: Path) -> None:
+    store = SqliteStore(path, tuning=Tuning(part=8000))
+    store.write([a_job(1, _LARGE)])
+    with pytest.raises(StoreError, match="the workload of job 9 is not in this store"):
+        store.write([Forgotten(1), a_job(9, 5)])
+    drain(store.tidy())
+    assert with_workload(store, a_job(1)) == a_job(1, _LARGE)
+    store.close()
+
+
+def test_a_result_that_may_not_be_kept_leaves_no_parts(path: Path) -> None:
+    store = SqliteStore(path, keep_bytes=10_000, tuning=Tuning(part=8000))
+    store.write([a_job(1)])
+    drain(store.write_ahead(an_end(1, _LARGE)))
+    store.write([an_end(1, _LARGE)])
+    drain(store.tidy())
+    assert parts_in(path) == 0
+    store.close()
+
+
+def test_a_copy_and_a_recovered_file_have_large_bodies_and_no_loose_parts(path: Path) -> None:
+    store = SqliteStore(path, tuning=Tuning(part=8000))
+    store.write([a_job(1, _LARGE)])
+    drain(store.write_ahead(a_job(2, _LARGE)))
+    copy = path.with_name("copy.db")
+    backup(path, copy)
+    store.close()
+    recover(path)
+    for file in (path, copy):
+        store = SqliteStore(file)
+        assert jobs_of(store.load()) == [a_job(1, len(_LARGE))]
+        drain(store.tidy())
+        assert with_workload(store, a_job(1)) == a_job(1, _LARGE)
+        store.close()
+    with closing(sqlite3.connect(copy)) as connection:
+        assert connection.execute("SELECT count(*) FROM parts").fetchone() == (25,)
 
 
 def test_a_call_removes_results_up_to_some_bytes(path: Path) -> None:

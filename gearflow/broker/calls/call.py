@@ -6,6 +6,7 @@ A call **yields** what it waits for, and is resumed when that has happened:
   that.
 * ``Keep(changes)``: the changes are kept, or not. The value is a list with the reason for each that is not
   kept, and None for the others.
+* ``Kept(number)``: a job, or its end, is kept, or could not be. Others may not wait as long.
 * ``EndOf(job, timeout)``: the job has ended, and that is kept. The value is a ``JobEnd``.
 
 It **returns** the answer: a message, or a ``JobEnd`` to end exactly as a job ended, or None if it has no end
@@ -61,6 +62,12 @@ class Keep(NamedTuple):
     changes: Sequence[Change]
 
 
+class Kept(NamedTuple):
+    """A job that is on its way to the store, or whose end is."""
+
+    number: int
+
+
 class EndOf(NamedTuple):
     """A job, and for how many seconds to wait for its end; None: without limit."""
 
@@ -75,7 +82,7 @@ class JobEnd(NamedTuple):
     body: Body
 
 
-Wait: TypeAlias = _Known | Keep | EndOf
+Wait: TypeAlias = _Known | Keep | Kept | EndOf
 Steps: TypeAlias = Generator[Wait, Any, Message | JobEnd | None]
 
 
@@ -131,6 +138,13 @@ class BrokerParts:
             return None if job is None or job.cancelled else job
         function = self.core.functions.by_name.get((name.function or "").encode())
         return function.uniques.get((name.unique or "").encode()) if function is not None else None
+
+    def known(self, handle: str | None, function: str | None, unique: str | None) -> Wait:
+        """Until the store knows what has happened so far to the job of that handle or unique."""
+        number = self.number(handle) if handle is not None else None
+        key = (function or "").encode(), (unique or "").encode()
+        ahead = self.core.journal.end_ahead(number, *key)
+        return KNOWN if ahead is None else Kept(ahead)
 
     def record(self, name: JobName | ResultRequest) -> JobRecord | None:
         """How the named job ended; None while its end is on its way to the store. Raises CallFailed."""

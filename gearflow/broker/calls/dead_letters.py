@@ -100,7 +100,7 @@ class DeadLetterCalls:
         """How to act on a letter; None: not at all."""
         if request.action == "purge":
             return _Action(letter.number, Forgotten(letter.number))
-        stored = self._parts.kept.job(letter.number)
+        stored = self._parts.kept.head(letter.number)
         if stored is None:
             return None
         unique = stored.function, self._parts.lifecycle.unique_key(stored)

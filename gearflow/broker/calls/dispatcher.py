@@ -14,6 +14,7 @@ from gearflow.broker.calls.call import (
     EndOf,
     JobEnd,
     Keep,
+    Kept,
     ServerCall,
     Steps,
     read,
@@ -160,6 +161,9 @@ class ServerCalls:
     def _wait_for_store(self, call: ServerCall | None, steps: Steps, wait: object) -> None:
         if wait is KNOWN:
             self._journal.keep(None, lambda _error: self._resume(call, steps, None))
+            return
+        if isinstance(wait, Kept):
+            self._journal.keep_after(wait.number, lambda _error: self._resume(call, steps, None))
             return
         assert isinstance(wait, Keep)
         reasons: list[str | None] = []

@@ -38,7 +38,7 @@ class ResultCalls:
         """Wait for the end of a job, and end as the job ended."""
         request = call.read(api.ResultRequest)
         while True:
-            yield KNOWN
+            yield self._parts.known(request.handle, request.function, request.unique)
             job = self._parts.live_job(request)
             if job is not None and request.timeout == 0:
                 handle = self._parts.core.handles.handle(job.number).decode()
@@ -56,9 +56,10 @@ class ResultCalls:
         request = call.read(api.InfoRequest)
         name = request.job()
         while True:
-            yield KNOWN
             if name is None:
+                yield KNOWN
                 return self._server_info()
+            yield self._parts.known(name.handle, name.function, name.unique)
             job = self._parts.live_job(name)
             if job is not None:
                 return self._job_info(job)
@@ -129,7 +130,7 @@ class ResultCalls:
 
     def is_dead(self, record: JobRecord) -> bool:
         """Whether the job is a dead letter, which can be replayed."""
-        return record.outcome >= JobOutcome.FAILED and self._parts.kept.job(record.number) is not None
+        return record.outcome >= JobOutcome.FAILED and self._parts.kept.head(record.number) is not None
 
 
 def _text(name: bytes) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Generator
 
-from gearflow.broker.calls.call import KNOWN, LANES, BrokerParts, CallFailed, Steps, Wait
+from gearflow.broker.calls.call import LANES, BrokerParts, CallFailed, Kept, Steps, Wait
 from gearflow.broker.job import JobDetails, QueuedJob
 from gearflow.broker.limits import Rejected
 from gearflow.broker.parser import Body
@@ -34,7 +34,7 @@ class SubmitCalls:
             return api.Submitted(handle=handles.handle(record.number).decode())
         job = self._place(request, payload, None)
         if self._parts.submissions.is_storing(job, True):
-            yield KNOWN
+            yield Kept(job.number)
         if job.unstored:
             fault = self._parts.core.journal.fault
             raise CallFailed("gearflow:store", f"the job could not be stored: {fault}")
@@ -44,14 +44,13 @@ class SubmitCalls:
         """The kept success that answers a submission, if no live job of its unique does."""
         parts = self._parts
         name, unique = request.function.encode(), request.unique.encode()
-        yield KNOWN
         while True:
+            yield parts.known(None, request.function, request.unique)
             function = parts.core.functions.by_name.get(name)
             if parts.core.store is None or (function is not None and unique in function.uniques):
                 return None
             if not parts.core.journal.has_end(None, name, unique):
                 break
-            yield KNOWN
         try:
             record = parts.core.store.latest(name, unique)
         except StoreError:

@@ -8,7 +8,8 @@ then vanish and nobody reads them. So each start checks that
 * all rows of all tables are there. Their number and the kept bytes are compared with the metadata, the
   numbers must be in order, and each row must be found by its number (SQLite then uses the keys between pages,
   which it does not when it reads rows in order);
-* each index has the entries of the rows, compared by sums.
+* each index has the entries of the rows, compared by sums;
+* the parts of each body are together as long as its row says.
 
 In a long file this does not see damage to the list of free pages, or to long bodies until they are read.
 """
@@ -76,6 +77,7 @@ def check_records(path: Path, connection: sqlite3.Connection, metadata: Metadata
         )
         if by_rows != by_index:
             raise damaged(path, f"the index {index} does not fit its table")
+    _check_parts(path, connection)
 
 
 def checked_jobs(path: Path, connection: sqlite3.Connection, metadata: Metadata) -> Iterator[StoredJob]:
@@ -119,3 +121,15 @@ def _check_found(path: Path, connection: sqlite3.Connection, table: str, key: st
     ).fetchone()
     if rows != found:
         raise damaged(path, f"only {found} of {rows} rows of {table} are found by their numbers")
+
+
+def _check_parts(path: Path, connection: sqlite3.Connection) -> None:
+    """Check that no part of a body is missing. Parts that belong to no row are no damage."""
+    for of_result, (table, column) in enumerate((("jobs", "workload"), ("records", "body"))):
+        row = connection.execute(
+            "SELECT number FROM (SELECT id >> 9 AS number, sum(length(bytes)) AS size FROM parts "
+            f"WHERE id >> 8 & 1 = {of_result} GROUP BY 1) JOIN {table} USING (number) "
+            f"WHERE typeof({column}) = 'integer' AND {column} != size LIMIT 1"
+        ).fetchone()
+        if row is not None:
+            raise damaged(path, f"a part of the body of job {row[0]} is missing")

@@ -7,7 +7,7 @@ them, and Python's sqlite3 binds ``bytes`` four times more slowly than ``str``, 
 adapter each time. For the same reason bodies are bound as ``bytearray``.
 
 A body longer than ``Tuning.part`` is not in its row. The row has its length, an INTEGER, and the table
-``parts`` has the body.
+``parts`` has the body. A *body key* names it: the job's number, and whether it is the workload or the result.
 
 **Uniques.** The file has a hash of function and unique beside each result. ``Uniques`` is built from it at
 the start and takes eight bytes of memory for each result. An index in the file would cost more than the
@@ -123,12 +123,11 @@ class DamagedRow(Exception):
     """A row does not hold what was written into it."""
 
 
-def job_row(job: StoredJob, part: int, dead: int = 0, known_crc: int = 0) -> Row:
+def job_row(job: StoredJob, dead: int = 0, known_crc: int = 0) -> Row:
     """The columns of ``JOB_HEAD``, and the workload.
 
     Args:
         job: The job.
-        part: A longer workload lies in parts.
         dead: Whether the job is a dead letter.
         known_crc: The checksum of a workload that is in the file already. The job has only its length.
     """
@@ -140,7 +139,7 @@ def job_row(job: StoredJob, part: int, dead: int = 0, known_crc: int = 0) -> Row
     elif (size := len(workload)) <= INLINE:
         body_crc, short, kept = 0, workload, bytearray(workload)
     else:
-        body_crc, short, kept = crc32(workload), b"", size if size > part else workload
+        body_crc, short, kept = crc32(workload), b"", workload
     head = _JOB(number, priority, submitted, due, attempt, deaths, dead, size, body_crc)
     crc = crc32(
         b"\0".join((head, function, unique, options, _NO_REDUCER if reducer is None else reducer, short))
@@ -203,16 +202,19 @@ def kept_by(record: JobRecord) -> int:
     return len(record.body) + len(record.notes) + letter_bytes + OVERHEAD
 
 
-def record_row(record: JobRecord, place: int, part: int) -> Row:
-    """The columns of ``RECORD_COLUMNS``. A body longer than ``part`` lies in parts."""
+def record_row(record: JobRecord, place: int, parts_crc: int | None = None) -> Row:
+    """The columns of ``RECORD_COLUMNS``. The body lies in parts if they have a checksum."""
     (number, function, unique, outcome, body, submitted, started, ended) = record[:8]
     (attempt, deaths, worker, notes, expires, letter) = record[8:]
     kept: bytearray | Body | int
+    short: Body
     size = len(body)
-    if size <= INLINE:
+    if parts_crc is not None:
+        body_crc, short, kept = parts_crc, b"", size
+    elif size <= INLINE:
         body_crc, short, kept = 0, body, bytearray(body)
     else:
-        body_crc, short, kept = crc32(body), b"", size if size > part else body
+        body_crc, short, kept = crc32(body), b"", body
     head = _RECORD(number, outcome, submitted, started, ended, attempt, deaths, expires, size, body_crc)
     return (
         place,
@@ -302,14 +304,18 @@ def dead_letter_token(function: bytes) -> int:
     return crc32(function) or 1
 
 
-def part_id(number: int, place: int, *, of_result: bool) -> int:
-    """The key of a part. A body of 4 GiB has 256 parts of 16 MiB."""
-    return number << 9 | of_result << 8 | place
+def body_key(number: int, *, of_result: bool) -> int:
+    """The key of a body in parts."""
+    return number << 1 | of_result
 
 
-def part_ids(number: int, *, of_result: bool) -> tuple[int, int]:
-    """The first and the last key that a body's parts may have."""
-    return part_id(number, 0, of_result=of_result), part_id(number, 255, of_result=of_result)
+MOST_PARTS: Final = 256
+"""Parts of a body."""
+
+
+def part_ids(key: int) -> tuple[int, int]:
+    """The first and the last id that a body's parts may have."""
+    return key << 8, key << 8 | MOST_PARTS - 1
 
 
 def _check(found: int, expected: int) -> None:

@@ -24,6 +24,10 @@ still end.
 synced is before the cut. If something else cut it, the lock file knows of more groups than are there, and the
 store is not opened. After an orderly end there is no log.
 
+**Large bodies.** A body longer than ``Tuning.part`` can be written ahead, each part in a transaction of its
+own. The row that makes it visible comes last. Parts without a row, for the row could not be written, was
+removed, or the process died, are *loose*. ``tidy`` removes them one by one.
+
 **Failed sync.** Every later sync fails, too. Writes then survive the end of the process, as with
 ``sync="off"``, and the server must not promise more. The log stays as it is, also when the store is closed.
 The next server that opens the file checks whether all of it is there.
@@ -33,10 +37,12 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
+from zlib import crc32
 
 from gearflow.broker.storage import Change, Contents, JobRecord, StoredJob
 from gearflow.errors import StoreError
@@ -45,10 +51,12 @@ from gearflow.stores.sqlite.files import FileLock, lock_database
 from gearflow.stores.sqlite.integrity import check_file, check_records, checked_jobs
 from gearflow.stores.sqlite.opening import check_head, connect, make_ready, read_metadata
 from gearflow.stores.sqlite.recovery import check_not_planned
-from gearflow.stores.sqlite.rows import DamagedRow
+from gearflow.stores.sqlite.rows import DamagedRow, body_key
 from gearflow.stores.sqlite.tables import Tables
 from gearflow.stores.sqlite.tuning import Tuning
 from gearflow.stores.sqlite.wal import Sync, WriteAheadLog
+
+T = TypeVar("T")
 
 
 class SqliteStore:
@@ -77,6 +85,7 @@ class SqliteStore:
             StoreError: The file is in use, damaged, not a store, of a later version, or cannot be opened.
         """
         self._tuning = tuning or Tuning()
+        self.large = self._tuning.part + 1
         self.path: Final = Path(path).resolve()
         self._keep_bytes = keep_bytes
         self._sync: Sync = sync
@@ -138,6 +147,47 @@ class SqliteStore:
             self._apply(lambda tables: tables.apply(changes))
         except _AlreadyThere:
             self._apply(lambda tables: tables.apply_in_place_of_others(changes))
+        if self._tables.ahead:
+            for change in changes:
+                if isinstance(change, (StoredJob, JobRecord)):
+                    self.drop_ahead(change)  # its parts are not loose if the change took them
+
+    def write_ahead(self, change: StoredJob | JobRecord) -> Generator[None, None, None]:
+        body = change.workload if isinstance(change, StoredJob) else change.body
+        assert not isinstance(body, int)
+        key = _key_of(change)
+        tables = self._tables
+        yield from self._remove_loose(key)
+        if key in tables.ahead or tables.is_taken(key) or tables.is_too_large(change):
+            return  # it was written before, will be in place of another, or will not be
+        crc = 0
+        try:
+            for part, piece in tables.parts(key, body):
+                self._apply(partial(Tables.insert_part, part=part, piece=piece))
+                crc = crc32(piece, crc)
+                yield
+        except BaseException:
+            tables.loose.add(key)
+            raise
+        tables.ahead[key] = crc
+
+    @property
+    def untidy(self) -> bool:
+        return bool(self._tables.loose)
+
+    def tidy(self) -> Iterator[None]:
+        while self._tables.loose:
+            yield from self._remove_loose(next(iter(self._tables.loose)))
+
+    def drop_ahead(self, change: StoredJob | JobRecord) -> None:
+        if self._tables.ahead.pop(key := _key_of(change), None) is not None:
+            self._tables.loose.add(key)
+
+    def _remove_loose(self, key: int) -> Iterator[None]:
+        while key in self._tables.loose:
+            if not self._apply(partial(Tables.delete_loose_part, key=key)):
+                self._tables.loose.discard(key)
+            yield
 
     def sync(self) -> None:
         self._check_open()
@@ -152,6 +202,15 @@ class SqliteStore:
     def job(self, number: int) -> StoredJob | None:
         with self._reading(f"job {number}") as tables:
             return tables.job(number)
+
+    def head(self, number: int) -> StoredJob | None:
+        with self._reading(f"job {number}") as tables:
+            held = tables.held(number)
+            return held[0] if held is not None else None
+
+    def fetch(self, number: int) -> Generator[None, None, StoredJob | None]:
+        with self._reading(f"job {number}") as tables:
+            return (yield from tables.fetch(number))
 
     def ended(self, number: int) -> JobRecord | None:
         with self._reading(f"the result of job {number}") as tables:
@@ -198,14 +257,14 @@ class SqliteStore:
             yield self._tables
         except DamagedRow:
             raise damaged(self.path, f"{what} is not what was written") from None
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise failed(self.path, error) from error
 
-    def _apply(self, change: Callable[[Tables], None]) -> None:
+    def _apply(self, change: Callable[[Tables], T]) -> T:
         """Make a change in a transaction. On a full disk, try again if the log can restart in its space."""
         try:
             with self._transaction() as tables:
-                change(tables)
+                return change(tables)
         except DiskFull:
             if self.log.broken is not None or time.monotonic() < self._no_retry_until:
                 raise
@@ -215,8 +274,9 @@ class SqliteStore:
                 self._tables.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
                 self.log.space.reserve_again()
             with self._transaction() as tables:
-                change(tables)
+                changed = change(tables)
             self._no_retry_until = 0.0
+            return changed
 
     @contextmanager
     def _transaction(self) -> Generator[Tables]:
@@ -275,6 +335,10 @@ class SqliteStore:
             self._connection = None
         self.log.close()
         self._lock.release(orderly=orderly)
+
+
+def _key_of(change: StoredJob | JobRecord) -> int:
+    return body_key(change.number, of_result=isinstance(change, JobRecord))
 
 
 class _AlreadyThere(StoreError):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from typing import Any, Final, NamedTuple, TypeVar, cast
 from zlib import crc32
 
-from gearflow.broker.parser import Body
+from gearflow.broker.parser import Body, mapped
 from gearflow.broker.storage import (
     Change,
     Forgotten,
@@ -25,6 +25,7 @@ from gearflow.stores.sqlite.rows import (
     JOB_DEAD,
     JOB_HEAD,
     KEPT,
+    MOST_PARTS,
     RECORD_BODY_CRC,
     RECORD_COLUMNS,
     SHORT_WORKLOAD,
@@ -32,10 +33,10 @@ from gearflow.stores.sqlite.rows import (
     DamagedRow,
     Row,
     Uniques,
+    body_key,
     dead_letter_token,
     job_row,
     kept_by,
-    part_id,
     part_ids,
     paused_row,
     record_row,
@@ -68,30 +69,40 @@ class Reader:
         self.connection = connection
 
     def job(self, number: int) -> StoredJob | None:
+        return _at_once(self.fetch(number))
+
+    def fetch(self, number: int) -> Generator[None, None, StoredJob | None]:
+        """Read a job in steps. None if it is gone."""
         row = self.connection.execute(
             f"SELECT {JOB_HEAD}, workload FROM jobs WHERE number = ?", (number,)
         ).fetchone()
         if row is None:
             return None
-        return self.whole_job(row)
+        try:
+            return (yield from self._whole_job(row))
+        except DamagedRow:
+            if self.held(number) is None:  # removed meanwhile
+                return None
+            raise
 
     def whole_job(self, row: Row) -> StoredJob:
         """The job in a row of ``JOB_HEAD`` and workload, with its whole workload."""
+        return _at_once(self._whole_job(row))
+
+    def _whole_job(self, row: Row) -> Generator[None, None, StoredJob]:
         job = row_job(row)
         if not isinstance(job.workload, int):
             return job
-        return job._replace(
-            workload=self._joined(job.number, job.workload, row[JOB_BODY_CRC], of_result=False)
-        )
+        key = body_key(job.number, of_result=False)
+        return job._replace(workload=(yield from self._joined(key, job.workload, row[JOB_BODY_CRC])))
 
     def whole_record(self, row: Row) -> JobRecord:
         """The record in a row of ``RECORD_COLUMNS``, with its whole body."""
         record = row_record(row)
         if not isinstance(row[BODY], int):
             return record
-        return record._replace(
-            body=self._joined(record.number, row[BODY], row[RECORD_BODY_CRC], of_result=True)
-        )
+        key = body_key(record.number, of_result=True)
+        return record._replace(body=_at_once(self._joined(key, row[BODY], row[RECORD_BODY_CRC])))
 
     def ended(self, number: int) -> JobRecord | None:
         return next(self.records("WHERE number = ?", number), None)
@@ -138,20 +149,37 @@ class Reader:
         for row in self.connection.execute(f"SELECT {RECORD_COLUMNS} FROM records {query}", values):
             yield self.whole_record(row)
 
-    def _joined(self, number: int, size: int, crc: int, *, of_result: bool) -> memoryview:
-        whole = bytearray(size)
-        end = 0
-        for (piece,) in self.connection.execute(
-            "SELECT bytes FROM parts WHERE id BETWEEN ? AND ? ORDER BY id",
-            part_ids(number, of_result=of_result),
-        ):
+    def _joined(self, key: int, size: int, crc: int) -> Generator[None, None, memoryview]:
+        """The body of a key, whose parts are read one by one."""
+        whole = mapped(size)
+        first, last = part_ids(key)
+        end = found = 0
+        while rows := self.connection.execute(
+            "SELECT id, bytes FROM parts WHERE id BETWEEN ? AND ? ORDER BY id LIMIT 1", (first, last)
+        ).fetchall():
+            ((first, piece),) = rows
+            first += 1
             start, end = end, end + len(piece)
             if end > size:
                 raise DamagedRow
             whole[start:end] = piece
-        if end != size or crc32(whole) != crc:
+            found = crc32(piece, found)
+            yield
+        if end != size or found != crc:
             raise DamagedRow
-        return memoryview(whole).toreadonly()
+        return whole.toreadonly()
+
+
+T = TypeVar("T")
+
+
+def _at_once(steps: Generator[None, None, T]) -> T:
+    """Do all steps."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return cast(T, end.value)
 
 
 _INSERT_JOB: Final = f"INSERT INTO jobs ({JOB_HEAD}, workload) VALUES ({', '.join('?' * 14)})"
@@ -175,10 +203,13 @@ class Tables(Reader):
         self.metadata = metadata
         self._keep_bytes = keep_bytes
         self._part = part
-        self._in_parts = {
-            key >> 1 for (key,) in connection.execute("SELECT DISTINCT id >> 8 FROM parts") if not key & 1
-        }
+        keys = [key for (key,) in connection.execute("SELECT DISTINCT id >> 8 FROM parts")]
+        self._in_parts = {key >> 1 for key in keys if not key & 1}
         """Numbers of jobs whose workloads lie in parts. Some of them are gone."""
+        self.loose = {key for key in keys if self._size_of(key) is None}
+        """Keys of bodies in parts whose jobs or results may be gone. A rollback can bring them back."""
+        self.ahead: dict[int, int] = {}
+        """Checksums of the bodies that are written ahead of their jobs or results, by key."""
         self._uniques = Uniques()
 
     def read_uniques(self) -> None:
@@ -251,7 +282,7 @@ class Tables(Reader):
             if place.dead:
                 self._delete_jobs([place.number])
             if place.kept > self._part:
-                self._delete_parts(place.number, of_result=True)
+                self.loose.add(body_key(place.number, of_result=True))
         if (first := self.connection.execute("SELECT min(place) FROM records").fetchone()[0]) is not None:
             self._uniques.forget_before(first)
 
@@ -275,27 +306,36 @@ class Tables(Reader):
 
     def insert_jobs(self, jobs: Sequence[StoredJob], dead: int = 0) -> None:
         """Insert jobs with their workloads."""
-        self.connection.executemany(_INSERT_JOB, [job_row(job, self._part, dead) for job in jobs])
+        self.connection.executemany(_INSERT_JOB, [self._job_row(job, dead) for job in jobs])
         self.metadata.jobs += len(jobs)
-        for job in jobs:
-            if not isinstance(job.workload, int) and len(job.workload) > self._part:
-                self._in_parts.add(job.number)
-                self._insert_parts(job.number, job.workload, of_result=False)
+
+    def _job_row(self, job: StoredJob, dead: int) -> Row:
+        workload = job.workload
+        if isinstance(workload, int) or len(workload) <= self._part:
+            return job_row(job, dead)
+        self._in_parts.add(job.number)
+        crc = self._insert_parts(body_key(job.number, of_result=False), workload)
+        return job_row(job._replace(workload=len(workload)), dead, crc)
 
     def insert_records(self, records: Sequence[JobRecord]) -> None:
         """Insert results, after their dead letters."""
         place = self._next_place
-        new = [record_row(record, place + more, self._part) for more, record in enumerate(records)]
+        new = [self._record_row(record, place + more) for more, record in enumerate(records)]
         self._next_place += len(new)
         self.connection.executemany(_INSERT_RECORD, new)
         self.metadata.records += len(new)
-        for row, record in zip(new, records, strict=True):
+        for row in new:
             self.metadata.kept += row[KEPT]
             if token := row[TOKEN]:
                 self.metadata.tokens += token
                 self._uniques.add(token, row[0])
-            if row[KEPT] > self._part and len(record.body) > self._part:
-                self._insert_parts(record.number, record.body, of_result=True)
+
+    def _record_row(self, record: JobRecord, place: int) -> Row:
+        if len(record.body) <= self._part:
+            return record_row(record, place)
+        return record_row(
+            record, place, self._insert_parts(body_key(record.number, of_result=True), record.body)
+        )
 
     def write_paused(self, functions: Sequence[bytes]) -> None:
         """Replace the list of paused functions."""
@@ -327,6 +367,11 @@ class Tables(Reader):
         self._delete_jobs([record.number for record in records if kept_by(record) > most])
         return [record for record in records if kept_by(record) <= most]
 
+    def is_too_large(self, change: StoredJob | JobRecord) -> bool:
+        """Whether the change is a result that may not be kept."""
+        most = self._keep_bytes
+        return isinstance(change, JobRecord) and most is not None and kept_by(change) > most
+
     def _forget(self, changes: Sequence[Forgotten]) -> None:
         numbers = [change.number for change in changes]
         if self._delete_jobs(numbers, and_not_dead="AND dead = 0") < len(numbers):
@@ -354,7 +399,7 @@ class Tables(Reader):
         self._update(job._replace(workload=held[0].workload), dead, held[2])
 
     def _update(self, job: StoredJob, dead: int, body_crc: int) -> None:
-        self.connection.execute(_UPDATE_JOB, (*job_row(job, self._part, dead, body_crc)[:-1], job.number))
+        self.connection.execute(_UPDATE_JOB, (*job_row(job, dead, body_crc)[:-1], job.number))
 
     def _delete_jobs(self, numbers: Sequence[int], and_not_dead: str = "") -> int:
         """Delete jobs. Returns how many were there."""
@@ -364,23 +409,51 @@ class Tables(Reader):
         self.metadata.jobs -= gone
         if self._in_parts:
             for number in self._in_parts.intersection(numbers):
-                self._delete_parts(number, of_result=False)
+                self.loose.add(body_key(number, of_result=False))
         return gone
 
-    def _insert_parts(self, number: int, body: Body, *, of_result: bool) -> None:
-        view = memoryview(body)
-        self.connection.executemany(
-            "INSERT INTO parts (id, bytes) VALUES (?, ?)",
-            (
-                (part_id(number, place, of_result=of_result), view[start : start + self._part])
-                for place, start in enumerate(range(0, len(view), self._part))
-            ),
-        )
+    # ------------------------------------------------------------------------------------------- parts
 
-    def _delete_parts(self, number: int, *, of_result: bool) -> None:
-        self.connection.execute(
-            "DELETE FROM parts WHERE id BETWEEN ? AND ?", part_ids(number, of_result=of_result)
-        )
+    def parts(self, key: int, body: Body) -> Iterator[tuple[int, memoryview]]:
+        """The parts of a body, with their ids."""
+        view = memoryview(body)
+        size = max(self._part // 4, -(-len(view) // MOST_PARTS))
+        for place, start in enumerate(range(0, len(view), size)):
+            yield key << 8 | place, view[start : start + size]
+
+    def insert_part(self, part: int, piece: memoryview) -> None:
+        self.connection.execute("INSERT INTO parts (id, bytes) VALUES (?, ?)", (part, piece))
+
+    def _insert_parts(self, key: int, body: Body) -> int:
+        """Insert a body, unless it was written ahead. Returns its checksum."""
+        if key in self.ahead:
+            return self.ahead[key]
+        if key in self.loose:
+            self.connection.execute("DELETE FROM parts WHERE id BETWEEN ? AND ?", part_ids(key))
+        for part, piece in self.parts(key, body):
+            self.insert_part(part, piece)
+        return crc32(body)
+
+    def delete_loose_part(self, key: int) -> bool:
+        """Delete a part of a body if its job or result is gone. False if there is nothing to delete."""
+        if key in self.ahead or self.is_taken(key):
+            return False
+        if not key & 1:
+            self._in_parts.discard(key >> 1)
+        query = "DELETE FROM parts WHERE id = (SELECT min(id) FROM parts WHERE id BETWEEN ? AND ?)"
+        return self.connection.execute(query, part_ids(key)).rowcount > 0
+
+    def is_taken(self, key: int) -> bool:
+        """Whether a job or result has that body in parts."""
+        return self._size_of(key) is not None
+
+    def _size_of(self, key: int) -> int | None:
+        """The length of a body in parts, as its job or result has it. None if there is none."""
+        table, column = ("records", "body") if key & 1 else ("jobs", "workload")
+        row = self.connection.execute(
+            f"SELECT {column} FROM {table} WHERE number = ? AND typeof({column}) = 'integer'", (key >> 1,)
+        ).fetchone()
+        return None if row is None else int(row[0])
 
 
 def _spans(numbers: Iterable[int]) -> list[list[int]]:

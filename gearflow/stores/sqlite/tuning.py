@@ -27,9 +27,9 @@ class Tuning:
     """A file of up to this size is checked as a whole when it is opened: at about 1 GB/s if it is in memory,
     else as fast as the disk. A million jobs of 10 KiB would take 10 s."""
 
-    part: int = 16 << 20
-    """A longer body is divided into parts of this size. SQLite holds at most a billion bytes in one value,
-    and binding a value copies it."""
+    part: int = 4 << 20
+    """A longer body is divided into parts of a quarter of this size, or into 256 longer ones. The server
+    writes, reads and removes one part at a time. A MiB takes some milliseconds."""
 
     expire: int = 32 << 20
     """One call of ``expire`` removes about this many bytes of bodies at most."""
