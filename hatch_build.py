@@ -23,7 +23,17 @@ if sys.version_info < (3, 11):  # noqa: UP036
 
 CORE = (
     *("broker", "core", "dispatch", "endings", "functions", "handles", "job", "journal"),
-    *("lifecycle", "limits", "outgoing", "parser", "serialization", "session", "submission", "timers"),
+    *(
+        "lifecycle",
+        "limits",
+        "outgoing",
+        "parser",
+        "serialization",
+        "session",
+        "submission",
+        "timers",
+        "turns",
+    ),
 )
 
 SETUP = """

@@ -20,7 +20,7 @@ Source: gearman-protocol, sections 3 to 9.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from gearflow.broker.auth import Authenticator
@@ -34,8 +34,9 @@ from gearflow.broker.limits import Rejected, SizeLimits
 from gearflow.broker.parser import Body, Handler, PacketParser, handle_of, integer, name_in, split
 from gearflow.broker.session import Session
 from gearflow.broker.status import StatusHandlers
-from gearflow.broker.storage import Contents, JobOutcome, Store
+from gearflow.broker.storage import Contents, JobOutcome, Paused, Store
 from gearflow.broker.submission import Submissions
+from gearflow.broker.turns import LONG, MANY, Steps
 from gearflow.protocol.constants import AUTH, MAX_ARGUMENT, RESERVED_PREFIX, PacketType
 
 WARNINGS: Final = 100
@@ -76,7 +77,8 @@ _BACKGROUND: Final = frozenset(
 
 _RESULTS: Final = frozenset({PacketType.WORK_COMPLETE, PacketType.WORK_EXCEPTION, PacketType.WORK_DATA})
 
-AnswerText = Callable[[bytes], bytes]
+AnswerText = Callable[[bytes], bytes | Iterator[bytes]]
+"""Answers a line of text: at once, or a long answer piece by piece."""
 
 
 class Broker:
@@ -99,6 +101,7 @@ class Broker:
     ) -> None:
         core = self.core = Core(handle_prefix, limits, store, version)
         self.clock = core.clock
+        self.turns = core.turns
         self.sessions = core.sessions
         self.jobs = core.jobs
         self.functions = core.functions
@@ -109,7 +112,13 @@ class Broker:
         self.dispatcher = Dispatcher(core, self.endings)
         self.lifecycle = Lifecycle(core, self.endings, self.dispatcher)
         self.parser = PacketParser(
-            self._handlers(), _BACKGROUND, self._text, core.outgoing.error, self._oversized, limits
+            self._handlers(),
+            _BACKGROUND,
+            self._text,
+            core.outgoing.error,
+            self._oversized,
+            limits,
+            core.turns,
         )
         self.submissions = Submissions(
             core, self.endings, self.dispatcher, self.lifecycle, self.parser.stalled
@@ -153,9 +162,14 @@ class Broker:
         self.parser.receive_large(session, count)
 
     def resume(self, session: Session, now: float) -> None:
-        """Handle what the session sent while it had submissions at the store. Raises as ``receive``."""
+        """Handle what the session sent while it had to wait. Raises as ``receive``."""
         self.clock.now = now
         self.parser.resume(session, now)
+
+    def proceed(self, now: float) -> Session | None:
+        """Continue with work that waits (``turns``). A session in the result is to be resumed."""
+        self.clock.now = now
+        return self.turns.next_session()
 
     def disconnected(self, session: Session, now: float) -> None:
         """The connection is closed: its jobs are queued again, and jobs that only it wanted end."""
@@ -163,28 +177,32 @@ class Broker:
         session.is_open = False
         del self.sessions[session]
         self.dispatcher.forget(session)
-        for job in reversed(session.running.values()):
-            self.lifecycle.worker_died(job, session)
-        session.running.clear()
-        for job in session.attached:
-            job.clients = tuple(client for client in job.clients if client is not session)
-            self.endings.end_if_unwanted(job)
-        session.attached.clear()
-        for waiter in list(session.waits.values()):
-            waiter.stop()
         session.outbox.clear()
         self.parser.forget(session)
         self.auth.forget(session)
+        self.turns.run(self._leave(session))
+
+    def _leave(self, session: Session) -> Steps:
+        while session.running:
+            _, job = session.running.popitem()
+            self.lifecycle.worker_died(job, session)
+            yield
+        yield from self.endings.leave(session)
 
     def tick(self, now: float) -> None:
         """Time has passed: queue jobs that are due, take jobs from workers, wake others, answer held
         GRABs."""
         self.clock.now = now
+        is_late = self.turns.is_late
         for action in self.core.timers.due(self.clock.unix()):
             action()
+            if is_late():
+                break
         for job, worker in self.core.timeouts.expired(now):
             del worker.running[self.core.handles.handle(job.number)]
             self.lifecycle.requeue(job)
+            if is_late():
+                break
         self.dispatcher.tick()
 
     def next_due(self) -> float | None:
@@ -229,7 +247,7 @@ class Broker:
         if not self.functions.drop(name):
             return False
         if paused and self.journal.exists:
-            self.journal.add(self.functions.paused())
+            self.journal.add(Paused(name, False))
         return True
 
     # ---------------------------------------------------------------------------------------- handlers
@@ -263,12 +281,12 @@ class Broker:
             PacketType.SET_CLIENT_ID: status.set_client_id,
         }
 
-    def _submit(self, session: Session, kind: int, body: Body) -> bool:
+    def _submit(self, session: Session, kind: int, body: Body) -> int:
         (name, unique), workload = split(body, 2, kind)
         priority, background = _SUBMISSIONS[kind]
         return self._accept(session, name, unique, workload, priority, background, None)
 
-    def _submit_reduce(self, session: Session, kind: int, body: Body) -> bool:
+    def _submit_reduce(self, session: Session, kind: int, body: Body) -> int:
         (name, unique, reducer, _), workload = split(body, 4, kind)
         background = kind == PacketType.SUBMIT_REDUCE_JOB_BACKGROUND
         if len(reducer) > self._limits.unique:
@@ -278,7 +296,7 @@ class Broker:
         details.reducer = reducer
         return self._accept(session, name, unique, workload, NORMAL, background, details)
 
-    def _submit_epoch(self, session: Session, kind: int, body: Body) -> bool:
+    def _submit_epoch(self, session: Session, kind: int, body: Body) -> int:
         (name, unique, epoch), workload = split(body, 3, kind)
         details = JobDetails()
         details.due = float(integer(epoch))
@@ -293,8 +311,8 @@ class Broker:
         priority: int,
         background: bool,
         details: JobDetails | None,
-    ) -> bool:
-        """A submission, whatever its packet; whether its answer has to wait for the store."""
+    ) -> int:
+        """A submission, whatever its packet; whether its answer has to wait for the store, or ``LONG``."""
         job: QueuedJob | None = None
         refused: Rejected | None = None
         submissions = self.submissions
@@ -302,7 +320,7 @@ class Broker:
             function = self.functions.by_name.get(name)
             if function is None:
                 if name.startswith(RESERVED_PREFIX) and not background:
-                    return self._calls.start(session, name, workload)
+                    return self._calls.start(session, name, workload) or LONG
                 function = self.functions.ensure(name)
             client = None if background else session
             job = submissions.place(function, unique, workload, priority, background, details, client)
@@ -315,56 +333,65 @@ class Broker:
             return False
         return submissions.answer(session, job, background, refused)
 
-    def _work_data(self, session: Session, kind: int, body: Body) -> None:
+    def _work_data(self, session: Session, kind: int, body: Body) -> int | None:
         handle, body = handle_of(body)
         job = session.running.get(handle)
         if job is None:
             self.outgoing.error(session, b"JOB_NOT_FOUND", _NOT_FOUND[kind])
-            return
+            return None
         if kind == _WORK_WARNING and job.background and self.journal.exists:
             warnings = job.ensure_details().warnings
             warnings.append(bytes(body[len(handle) + 1 : len(handle) + 1 + MAX_ARGUMENT]))
             del warnings[:-WARNINGS]
         self.outgoing.relay(job.clients, kind, body)
+        return LONG if len(job.clients) > MANY else None
 
-    def _work_status(self, session: Session, kind: int, body: Body) -> None:
+    def _work_status(self, session: Session, kind: int, body: Body) -> int | None:
         handle, body = handle_of(body)
         job = session.running.get(handle)
         if job is None:
             self.outgoing.error(session, b"JOB_NOT_FOUND", _NOT_FOUND[kind])
-            return
+            return None
         fields = bytes(body).split(b"\0", 2)
         if len(fields) == 2:  # Perl's send_work_status leaves the denominator out
             fields.append(b"")
             body = bytes(body) + b"\0"
         job.ensure_details().progress = fields[1], fields[2]
         self.outgoing.relay(job.clients, kind, body)
+        return LONG if len(job.clients) > MANY else None
 
-    def _work_complete(self, session: Session, kind: int, body: Body) -> None:
+    def _work_complete(self, session: Session, kind: int, body: Body) -> int | None:
         handle, body = handle_of(body)
         job = session.running.pop(handle, None)
         if job is None:
             self.outgoing.error(session, b"JOB_NOT_FOUND", _NOT_FOUND[kind])
         elif job.background or job.details is not None:
+            is_long = len(job.clients) > MANY
             self.endings.end(job, JobOutcome.COMPLETED, session, kind, handle, body)
+            return LONG if is_long else None
         else:
             self.outgoing.relay(job.clients, kind, body)
             self.endings.release(job)
+        return None
 
-    def _work_fail(self, session: Session, kind: int, body: Body) -> None:
+    def _work_fail(self, session: Session, kind: int, body: Body) -> int | None:
         handle = name_in(body)
-        self._work_end(session, JobOutcome.FAILED, kind, handle, handle)
+        return self._work_end(session, JobOutcome.FAILED, kind, handle, handle)
 
-    def _work_exception(self, session: Session, kind: int, body: Body) -> None:
+    def _work_exception(self, session: Session, kind: int, body: Body) -> int | None:
         handle, body = handle_of(body)
-        self._work_end(session, JobOutcome.RAISED, kind, handle, body)
+        return self._work_end(session, JobOutcome.RAISED, kind, handle, body)
 
-    def _work_end(self, session: Session, outcome: JobOutcome, kind: int, handle: bytes, body: Body) -> None:
+    def _work_end(
+        self, session: Session, outcome: JobOutcome, kind: int, handle: bytes, body: Body
+    ) -> int | None:
         job = session.running.pop(handle, None)
         if job is None:
             self.outgoing.error(session, b"JOB_NOT_FOUND", _NOT_FOUND[kind])
-        else:
-            self.endings.end(job, outcome, session, kind, handle, body)
+            return None
+        is_long = len(job.clients) > MANY
+        self.endings.end(job, outcome, session, kind, handle, body)
+        return LONG if is_long else None
 
     def _oversized(self, session: Session, kind: int, first: bytes, size: int) -> None:
         """A body over the limit is being thrown away: its sender gets ERROR, and the job it is about
@@ -379,4 +406,21 @@ class Broker:
         self.outgoing.error(session, b"ARGUMENT_TOO_LARGE", text)
 
     def _text(self, session: Session, line: bytes) -> None:
-        self.outgoing.send(session, self._answer_text(line))
+        answer = self._answer_text(line)
+        if isinstance(answer, bytes):
+            self.outgoing.send(session, answer)
+        else:  # a long one: nothing else that the session asks may be answered before it
+            session.pending_writes += 1
+            session.blocks_pipeline = True
+            self.turns.run(self._answer_in_steps(session, answer))
+
+    def _answer_in_steps(self, session: Session, answer: Iterator[bytes]) -> Steps:
+        pieces: list[bytes] = []
+        for piece in answer:
+            if not session.is_open:
+                return
+            pieces.append(piece)
+            yield
+        self.outgoing.send(session, b"".join(pieces))
+        session.blocks_pipeline = False
+        self.submissions.resume(session)

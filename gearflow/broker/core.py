@@ -11,6 +11,7 @@ from gearflow.broker.outgoing import Outgoing
 from gearflow.broker.session import Session
 from gearflow.broker.storage import Store
 from gearflow.broker.timers import Clock, JobTimeouts, TimerQueue
+from gearflow.broker.turns import Turns
 
 
 class Core:
@@ -22,6 +23,7 @@ class Core:
         self.store = store
         self.version = version
         self.clock = Clock()
+        self.turns = Turns()
         self.sessions: dict[Session, None] = {}
         self.jobs = JobTable()
         self.functions = Functions(limits)

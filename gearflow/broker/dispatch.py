@@ -16,8 +16,9 @@ other, is not delayed at one that has nothing for it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from typing import Final
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import Final, TypeAlias
 
 from gearflow.broker import serialization
 from gearflow.broker.core import Core
@@ -28,12 +29,16 @@ from gearflow.broker.outgoing import LINGER
 from gearflow.broker.parser import Body, integer, name_in, split
 from gearflow.broker.session import LARGE, WHOLE, Session
 from gearflow.broker.storage import JobOutcome, StoredJob
+from gearflow.broker.turns import LONG, MANY, Steps
 from gearflow.errors import StoreError
 from gearflow.protocol import envelope
 from gearflow.protocol.constants import HEADER, MAX_BODY, RES, RESERVED_PREFIX, PacketType
 
 WAKE_TIMEOUT: Final = 0.02
 """Seconds that a woken worker has to grab: more than a round trip, and too short for a person to notice."""
+
+Wake: TypeAlias = tuple[Session, float, FunctionQueue, int]
+"""A worker that was woken, by when it is to react, for which function, and how many are woken after it."""
 
 _ALL: Final = sys.maxsize
 _NEXT_MORE: Final = {1: 2, 2: _ALL, _ALL: _ALL}
@@ -68,10 +73,11 @@ class Dispatcher:
         self._endings = endings
         self._store = core.store
         self._journal = core.journal
-        self._turns = 0
-        # By session: the deadline, the function it was woken for, and how many are woken after it. All wakes
-        # have the same time limit, so the order of waking is the order of the deadlines.
-        self._pending: dict[Session, tuple[float, FunctionQueue, int]] = {}
+        self._turns = core.turns
+        self._served = 0
+        # All wakes have the same time limit, so the order of waking is the order of the deadlines. A wake is
+        # over when it is not its session's ``woken`` any more. None that is over is first.
+        self._pending: deque[Wake] = deque()
 
     # ------------------------------------------------------------------------------------ abilities
 
@@ -92,12 +98,13 @@ class Dispatcher:
             self._outgoing.error(session, b"INVALID_FUNCTION_NAME", text)
             return
         function = self._functions.ensure(name)
-        if function not in session.abilities:
-            function.workers += 1
-            if session.asleep:
-                function.sleepers[session] = None
+        is_new = function not in session.abilities
         session.abilities[function] = timeout
-        if session.asleep and function.waiting > function.wakes:
+        if is_new:
+            function.workers += 1
+            if session.sleep is not None:
+                function.add_sleeper(session.sleep)
+        if session.sleep is not None and function.waiting > function.wakes:
             self._wake(function, 1)
 
     def cant_do(self, session: Session, kind: int, body: Body) -> None:
@@ -107,7 +114,7 @@ class Dispatcher:
         if function is not None and function in session.abilities:
             del session.abilities[function]
             function.workers -= 1
-            function.sleepers.pop(session, None)
+            self._functions.rest(function)
             self._reacted(session)
 
     def reset_abilities(self, session: Session, kind: int, body: Body) -> None:
@@ -119,42 +126,51 @@ class Dispatcher:
         """The connection is closed."""
         if session in self._held_by_session:
             self._held.pop(session)
+        session.sleep = None
         self._withdraw_all(session)
 
     def _withdraw_all(self, session: Session) -> None:
-        for function in session.abilities:
+        abilities, session.abilities = session.abilities, {}
+        for function in abilities:
             function.workers -= 1
-            function.sleepers.pop(session, None)
-        session.abilities.clear()
         self._reacted(session)
+        self._turns.run(self._rest(abilities))
+
+    def _rest(self, functions: Iterable[FunctionQueue]) -> Steps:
+        for function in functions:
+            self._functions.rest(function)
+            yield
 
     # --------------------------------------------------------------------------------- asking for jobs
 
-    def pre_sleep(self, session: Session, kind: int, body: Body) -> None:
+    def pre_sleep(self, session: Session, kind: int, body: Body) -> int | None:
         """PRE_SLEEP: the worker sleeps until a NOOP, unless there is a job."""
         self._outgoing.release_grab(session)
         for function in session.abilities:
             if function.waiting:
                 self._send_noop(session)
-                return
-        session.asleep = True
-        for function in session.abilities:
-            function.sleepers[session] = None
-        self._reacted(session)
+                return LONG
+        if session.sleep is None:
+            session.sleep = sleep = (session,)
+            for function in session.abilities:
+                function.add_sleeper(sleep)
+        if session.woken is not None:
+            self._reacted(session)
+        return LONG if len(session.abilities) > MANY else None
 
-    def grab(self, session: Session, kind: int, body: Body) -> None:
+    def grab(self, session: Session, kind: int, body: Body) -> int | None:
         """GRAB_JOB and its relatives: answered with a job, with NO_JOB, or held."""
-        if session.asleep:
-            self._rise(session)
+        session.sleep = None
         if session in self._held_by_session:
             self._outgoing.release_grab(session)
         if not self._give(session, kind):
-            if session.expects_job:
+            if session.expects_job and len(session.abilities) <= MANY:
                 self._held.hold(session, kind, self._clock.now)
             else:
                 self._outgoing.send_no_job(session)
-        if session in self._pending:
+        if session.woken is not None:
             self._reacted(session)
+        return LONG if len(session.abilities) > MANY else None
 
     def _give(self, session: Session, kind: int) -> bool:
         """Answer a GRAB with a job, if there is one."""
@@ -176,8 +192,8 @@ class Dispatcher:
         if not able:
             return None
         chosen = min(able, key=FunctionQueue.turn)
-        self._turns += 1
-        chosen.served = self._turns
+        self._served += 1
+        chosen.served = self._served
         return chosen.pop()
 
     def _assign(self, session: Session, job: QueuedJob, kind: int) -> bool:
@@ -277,7 +293,7 @@ class Dispatcher:
     def queue(self, job: QueuedJob) -> None:
         """Put a WAITING job in its lane, and get a worker for it."""
         function = job.function
-        function.lanes[job.priority].append(job)
+        function.add(job)
         if function.paused:
             function.parked += 1
             return
@@ -290,15 +306,19 @@ class Dispatcher:
     def pause(self, function: FunctionQueue, paused: bool) -> int:
         """Give out no job of a function, or give out jobs again; the number of jobs that wait."""
         if paused:
-            if not function.paused:
-                function.pause()
+            self._functions.pause(function)
         elif function.paused:
-            function.resume()
-            while function.waiting and function.waiting_grabs:
-                self._answer_waiting_grab(function)
-            for _ in range(min(function.waiting - function.wakes, len(function.sleepers))):
-                self._wake(function, 1)
+            self._functions.resume(function)
+            self._turns.run(self._give_out(function))
         return function.waiting + function.parked
+
+    def _give_out(self, function: FunctionQueue) -> Steps:
+        """The jobs of a function may be given out again."""
+        while function.waiting and function.waiting_grabs:
+            self._answer_waiting_grab(function)
+            yield
+        while function.waiting > function.wakes and self._wake(function, 1):
+            yield
 
     def _answer_waiting_grab(self, function: FunctionQueue) -> None:
         session = next(iter(function.waiting_grabs))
@@ -307,19 +327,17 @@ class Dispatcher:
 
     # ------------------------------------------------------------------------------------------ waking
 
-    def _wake(self, function: FunctionQueue, more: int) -> None:
-        """Wake the longest sleeper, and ``more`` others if it does not grab in time. There must be one."""
-        session = next(iter(function.sleepers))
-        self._rise(session)
+    def _wake(self, function: FunctionQueue, more: int) -> bool:
+        """Wake the longest sleeper, and ``more`` others if it does not grab in time. False if none sleeps."""
+        session = function.next_sleeper()
+        if session is None:
+            return False
+        session.sleep = None
         function.wakes += 1
-        self._pending[session] = (self._clock.now + WAKE_TIMEOUT, function, more)
+        session.woken = wake = (session, self._clock.now + WAKE_TIMEOUT, function, more)
+        self._pending.append(wake)
         self._send_noop(session)
-
-    def _rise(self, session: Session) -> None:
-        """A worker does not sleep any more."""
-        session.asleep = False
-        for function in session.abilities:
-            del function.sleepers[session]
+        return True
 
     def _send_noop(self, session: Session) -> None:
         """Call a worker because there is a job."""
@@ -329,11 +347,12 @@ class Dispatcher:
 
     def _reacted(self, session: Session) -> None:
         """A worker that may have been woken has done something. If its job still waits, wake another."""
-        if session not in self._pending:
+        if session.woken is None:
             return
-        _, function, _ = self._pending.pop(session)
+        function = session.woken[2]
+        session.woken = None
         function.wakes -= 1
-        if function.waiting > function.wakes and function.sleepers:
+        if function.waiting > function.wakes:
             self._wake(function, 1)
 
     # -------------------------------------------------------------------------------------------- time
@@ -341,24 +360,37 @@ class Dispatcher:
     def tick(self) -> None:
         """Wake others where woken workers did not grab in time, and answer GRABs that were held too long."""
         now = self._clock.now
-        while self._pending:
-            session, (deadline, function, more) = next(iter(self._pending.items()))
-            if deadline > now:
-                break
-            del self._pending[session]
+        while (wake := self._first_pending()) is not None and wake[1] <= now and not self._turns.is_late():
+            session, _, function, more = self._pending.popleft()
+            session.woken = None
             function.wakes -= 1
             if function.waiting:
-                for _ in range(min(more, len(function.sleepers))):
-                    self._wake(function, _NEXT_MORE[more])
+                self._turns.run(self._wake_more(function, more))
         for session in self._held.expired(now):
             self._outgoing.release_grab(session)
+
+    def _wake_more(self, function: FunctionQueue, more: int) -> Steps:
+        """A worker that was woken did not react in time."""
+        for _ in range(more):
+            if not function.waiting or not self._wake(function, _NEXT_MORE[more]):
+                return
+            yield
+
+    def _first_pending(self) -> Wake | None:
+        """The pending wake whose time is over first."""
+        pending = self._pending
+        while pending:
+            if pending[0][0].woken is pending[0]:
+                return pending[0]
+            pending.popleft()
+        return None
 
     def next_due(self) -> float | None:
         """When ``tick`` has something to do."""
         due = self._held.next_due()
-        if self._pending:
-            wake = next(iter(self._pending.values()))[0]
-            due = wake if due is None or wake < due else due
+        wake = self._first_pending() if self._pending else None
+        if wake is not None and (due is None or wake[1] < due):
+            due = wake[1]
         return due
 
 

@@ -17,6 +17,7 @@ from gearflow.broker.job import JobState, QueuedJob
 from gearflow.broker.parser import Body, compact
 from gearflow.broker.session import LARGE, ResultWaiter, Session
 from gearflow.broker.storage import Forgotten, JobOutcome, JobRecord
+from gearflow.broker.turns import Steps
 from gearflow.protocol.constants import PacketType
 from gearflow.protocol.server_events import cancel_event
 
@@ -68,6 +69,8 @@ class Endings:
         self._journal = core.journal
         self._outgoing = core.outgoing
         self._timeouts = core.timeouts
+        self._functions = core.functions
+        self._turns = core.turns
 
     # ------------------------------------------------------------------------------- the ways to end
 
@@ -98,13 +101,23 @@ class Endings:
         job = self._core.find(handle)
         if job is None or session not in job.clients:
             return False
-        clients = list(job.clients)
-        clients.remove(session)
-        job.clients = tuple(clients)
-        if session not in clients:
+        job.detach(session, times=1)
+        if session not in job.clients:
             del session.attached[job]
         self.end_if_unwanted(job)
         return True
+
+    def leave(self, session: Session) -> Steps:
+        """The connection is closed: it waits for no job any more."""
+        for job in list(session.attached):
+            if job in session.attached:  # else it has ended meanwhile
+                del session.attached[job]
+                job.detach(session)
+                self.end_if_unwanted(job)
+                yield
+        for waiter in list(session.waits.values()):
+            waiter.stop()
+            yield
 
     def end_if_unwanted(self, job: QueuedJob) -> None:
         """Cancel a job that has no client and no background, unless it runs on a worker without events.
@@ -127,6 +140,7 @@ class Endings:
         job.function.storing -= 1
         self._detach_all(job)
         self._jobs.remove(job)
+        self._functions.rest(job.function)
 
     # -------------------------------------------------------------------------------------- the steps
 
@@ -157,20 +171,24 @@ class Endings:
         else:
             self._detach_all(job)
             if job.state is _DELAYED:
-                job.function.delayed -= 1
+                del job.function.delayed[job]
                 job.state = _OVER
             else:
                 job.state = _OVER
                 job.function.forget(job)
             self._jobs.remove(job)
+            self._functions.rest(job.function)
 
     def release(self, job: QueuedJob) -> None:
         """A running job has ended, and its clients have been sent its end: its slot is free."""
         if job.details is not None:
             self._timeouts.disarm(job)
-        job.function.running -= 1
+        function = job.function
+        function.running -= 1
         self._detach_all(job)
         self._jobs.remove(job)
+        if not function.workers:
+            self._functions.rest(function)
 
     def _leave_to_worker(self, job: QueuedJob, handle: bytes) -> None:
         """A running job was cancelled: it is over for all but its worker."""
@@ -180,8 +198,7 @@ class Endings:
         job.kept = job.background = False
         self._detach_all(job)
         if job.unique_key:  # free for a new job at once
-            del job.function.uniques[job.unique_key]
-            job.unique_key = b""
+            self._jobs.free_unique(job)
         worker = job.worker
         if worker is not None and worker.events:
             self._outgoing.respond(worker, PacketType.WORK_DATA, worker.events, cancel_event(handle))
@@ -257,7 +274,14 @@ class Endings:
                 text = "cannot record that jobs have ended (%s); they may run again after a restart"
                 self._outgoing.notify(text, None, self._handles.handle(change.number), error)
             self._journal.add_failed(change, partial(self._recorded, change, None, (), outcome, b""))
-        for waiter in waiters:
-            waiter.resume(outcome, body)
+        if waiters:
+            self._turns.run(_resume(waiters, outcome, body))
         if send is not None:
             send()
+
+
+def _resume(waiters: tuple[ResultWaiter, ...], outcome: JobOutcome, body: Body) -> Steps:
+    """The end of a job is kept: continue the calls that wait for it."""
+    for waiter in waiters:
+        waiter.resume(outcome, body)
+        yield

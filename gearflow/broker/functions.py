@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from gearflow.broker.job import HIGH, LOW, NORMAL, JobState, QueuedJob
 from gearflow.broker.limits import Rejected, SizeLimits
-from gearflow.broker.storage import Paused
 from gearflow.errors import RemoteProtocolError
 from gearflow.protocol.constants import RESERVED_PREFIX
 
@@ -15,13 +14,19 @@ if TYPE_CHECKING:
     from gearflow.broker.session import Session
 
 IDLE: Final = 10_000
-"""Names of functions that are remembered although nobody uses them. Beyond that they are dropped."""
+"""Names of functions that are remembered although nobody uses them: those that were used last."""
 
 _FEW: Final = 32
 """Shells of ended jobs that a function may hold before a sweep."""
 
 
 Lane: TypeAlias = deque[QueuedJob]
+
+_NO_LANE: Final[Lane] = deque()
+"""In place of a lane that has had no job: most functions use one priority, and a name should cost little."""
+
+Sleep: TypeAlias = "tuple[Session]"
+"""One PRE_SLEEP of a worker. It is over when the session's ``sleep`` is another one, or none."""
 
 
 class FunctionQueue:
@@ -30,6 +35,8 @@ class FunctionQueue:
     A lane gives out its jobs first in, first out. A job that ends while it waits is not searched for: it
     stays in its lane as an empty shell. No shell is ever first in a lane, so a lane that is not empty has a
     job, and a sweep keeps the shells fewer than the jobs.
+
+    In the same way a worker that wakes is not searched for among the sleepers.
     """
 
     __slots__ = (
@@ -42,9 +49,9 @@ class FunctionQueue:
         "running",
         "served",
         "shells",
+        "shells_of",
         "sleepers",
         "storing",
-        "uniques",
         "waiting",
         "waiting_grabs",
         "wakes",
@@ -53,26 +60,26 @@ class FunctionQueue:
 
     def __init__(self, name: bytes) -> None:
         self.name = name
-        self.lanes: tuple[Lane, Lane, Lane] = (deque(), deque(), deque())  # by priority: high, normal, low
+        self.lanes: list[Lane] = [_NO_LANE, _NO_LANE, _NO_LANE]  # by priority: high, normal, low
         self.shells = 0  # in all lanes
+        self.shells_of = [0, 0, 0]  # in each lane
         self.waiting = 0  # jobs in the lanes that may be given out
         self.paused = False  # no job is given out
         self.parked = 0  # jobs in the lanes of a paused function
         self.running = 0
-        self.delayed = 0
+        self.delayed: dict[QueuedJob, None] = {}
         self.storing = 0  # on their way to the store
         self.limits: tuple[int | None, int | None, int | None] | None = None  # of ``total``, by priority
         self.served = 0  # when a worker of several functions last took a job from here
         self.workers = 0  # connections that can do it
-        self.uniques: dict[bytes, QueuedJob] = {}  # delayed, waiting or running jobs by unique key
         self.waiting_grabs: dict[Session, None] = {}  # whose GRABs are held, in the order they came
-        self.sleepers: dict[Session, None] = {}  # in the order of their PRE_SLEEP: the first is woken first
+        self.sleepers: deque[Sleep] | None = None  # in their order: the first is woken first; some are over
         self.wakes = 0  # sleepers that were sent NOOP for this function, and have not reacted yet
 
     @property
     def total(self) -> int:
         """Jobs delayed, waiting and running, and those on their way to the store."""
-        return self.waiting + self.parked + self.running + self.delayed + self.storing
+        return self.waiting + self.parked + self.running + len(self.delayed) + self.storing
 
     @property
     def in_use(self) -> bool:
@@ -86,8 +93,15 @@ class FunctionQueue:
         lane = high or normal or low
         job = lane.popleft()
         if self.shells:
-            self._strip(lane)
+            self._strip(job.priority)
         return job
+
+    def add(self, job: QueuedJob) -> None:
+        """A job has come into its lane."""
+        lane = self.lanes[job.priority]
+        if lane is _NO_LANE:
+            lane = self.lanes[job.priority] = deque()
+        lane.append(job)
 
     def forget(self, job: QueuedJob) -> None:
         """A waiting job, already marked OVER, leaves its lane."""
@@ -96,13 +110,20 @@ class FunctionQueue:
         else:
             self.waiting -= 1
         self.shells += 1
-        self._strip(self.lanes[job.priority])
+        self.shells_of[job.priority] += 1
+        self._strip(job.priority)
         if self.shells > self.waiting + self.parked + _FEW:
             for lane in self.lanes:
                 jobs = [job for job in lane if job.state is JobState.WAITING]
                 lane.clear()
                 lane.extend(jobs)
             self.shells = 0
+            self.shells_of = [0, 0, 0]
+
+    def tidy(self) -> None:
+        """Nobody uses it: keep as little memory as possible."""
+        self.lanes = [_NO_LANE, _NO_LANE, _NO_LANE]
+        self.sleepers = None
 
     def pause(self) -> None:
         """Give out no more jobs."""
@@ -116,11 +137,45 @@ class FunctionQueue:
         self.waiting = self.parked
         self.parked = 0
 
-    def _strip(self, lane: Lane) -> None:
+    def _strip(self, priority: int) -> None:
         """Remove the shells from the head of a lane."""
+        lane = self.lanes[priority]
         while lane and lane[0].state is not JobState.WAITING:
             lane.popleft()
             self.shells -= 1
+            self.shells_of[priority] -= 1
+
+    def waiting_of(self, priority: int) -> int:
+        """Jobs that wait in the lane of a priority, whether or not they may be given out."""
+        return len(self.lanes[priority]) - self.shells_of[priority]
+
+    def waiting_jobs(self) -> list[QueuedJob]:
+        """The jobs that wait, and those that are delayed."""
+        waiting = [job for lane in self.lanes for job in lane if job.state is JobState.WAITING]
+        return [*waiting, *self.delayed]
+
+    # ------------------------------------------------------------------------------------ sleepers
+
+    def add_sleeper(self, sleep: Sleep) -> None:
+        """A worker that can do it sleeps."""
+        if self.sleepers is None:
+            self.sleepers = deque()
+        self.sleepers.append(sleep)
+        if len(self.sleepers) > 2 * self.workers + _FEW:
+            self.sleepers = deque(sleep for sleep in dict.fromkeys(self.sleepers) if self._sleeps(sleep))
+
+    def next_sleeper(self) -> Session | None:
+        """The worker that has slept longest, if one sleeps."""
+        sleepers = self.sleepers
+        while sleepers:
+            if self._sleeps(sleepers[0]):
+                return sleepers[0][0]
+            sleepers.popleft()
+        return None
+
+    def _sleeps(self, sleep: Sleep) -> bool:
+        (session,) = sleep
+        return session.sleep is sleep and self in session.abilities
 
     def turn(self) -> tuple[int, int]:
         """The order of functions that have jobs: the best priority first, then the longest unserved."""
@@ -138,8 +193,9 @@ class Functions:
 
     def __init__(self, limits: SizeLimits) -> None:
         self.by_name: dict[bytes, FunctionQueue] = {}
+        self.paused: dict[bytes, FunctionQueue] = {}
         self._limits = limits
-        self._sweep_at = IDLE
+        self._idle: OrderedDict[FunctionQueue, None] = OrderedDict()  # the last used last; some are in use
 
     def ensure(self, name: bytes) -> FunctionQueue:
         """The function of that name, made known if it is not.
@@ -156,12 +212,21 @@ class Functions:
         if len(name) > self._limits.function:
             limit = self._limits.function
             raise RemoteProtocolError(f"a function name of {len(name)} bytes is over the limit of {limit}")
-        if len(self.by_name) >= self._sweep_at:
-            for idle in [idle for idle, function in self.by_name.items() if not function.in_use]:
-                del self.by_name[idle]
-            self._sweep_at = max(IDLE, 2 * len(self.by_name))
         function = self.by_name[name] = FunctionQueue(name)
+        self.rest(function)
         return function
+
+    def rest(self, function: FunctionQueue) -> None:
+        """A function may be in use no more. Beyond ``IDLE`` of them, the one used longest ago is dropped."""
+        if function.in_use:
+            return
+        function.tidy()
+        self._idle[function] = None
+        self._idle.move_to_end(function)
+        if len(self._idle) > IDLE:
+            oldest, _ = self._idle.popitem(last=False)
+            if not oldest.in_use and self.by_name.get(oldest.name) is oldest:
+                del self.by_name[oldest.name]
 
     def limit(self, name: bytes, high: int | None, normal: int | None, low: int | None) -> None:
         """Cap a function's jobs, by the priority of a submission; an unknown function is ignored.
@@ -172,6 +237,7 @@ class Functions:
         if function is not None:
             limits = (high, normal, low)
             function.limits = None if limits == (None, None, None) else limits
+            self.rest(function)
 
     def drop(self, name: bytes) -> bool:
         """Forget a function. False if it has workers or jobs. Raises KeyError if it is not known."""
@@ -179,13 +245,19 @@ class Functions:
         if function.workers or function.total:
             return False
         del self.by_name[name]
+        self.paused.pop(name, None)
+        self._idle.pop(function, None)
         return True
 
-    def paused(self) -> Paused:
-        """The functions that are paused, for the store."""
-        return Paused(tuple(function.name for function in self.by_name.values() if function.paused))
+    def pause(self, function: FunctionQueue) -> None:
+        """Give out no more jobs of a function."""
+        if not function.paused:
+            function.pause()
+            self.paused[function.name] = function
 
-    def find_unique(self, unique: bytes) -> QueuedJob | None:
-        """The newest live job of a unique in any function, as in gearmand."""
-        found = [f.uniques[unique] for f in self.by_name.values() if unique in f.uniques]
-        return max(found, key=lambda job: job.number, default=None)
+    def resume(self, function: FunctionQueue) -> None:
+        """Give out jobs of a function again."""
+        if function.paused:
+            function.resume()
+            del self.paused[function.name]
+            self.rest(function)

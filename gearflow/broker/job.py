@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Iterator
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
@@ -76,6 +78,45 @@ class JobDetails:
         self.waiters: dict[ResultWaiter, None] = {}  # calls of gearflow:result that wait for its end
 
 
+class Clients:
+    """The clients of a job that has had several. A connection that joined twice counts twice."""
+
+    __slots__ = ("_count", "_counts")
+
+    def __init__(self, clients: tuple[Session, ...]) -> None:
+        self._counts: dict[Session, int] = {}
+        self._count = 0
+        for client in clients:
+            self.add(client)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __contains__(self, client: object) -> bool:
+        return client in self._counts
+
+    def __iter__(self) -> Iterator[Session]:
+        for client, count in self._counts.items():
+            for _ in range(count):
+                yield client
+
+    def add(self, client: Session) -> None:
+        """A connection joins."""
+        self._counts[client] = self._counts.get(client, 0) + 1
+        self._count += 1
+
+    def remove(self, client: Session, times: int) -> None:
+        """A connection leaves, as often as that."""
+        self._count -= times
+        self._counts[client] -= times
+        if not self._counts[client]:
+            del self._counts[client]
+
+    def count(self, client: Session) -> int:
+        """How often a connection has joined."""
+        return self._counts.get(client, 0)
+
+
 class QueuedJob:
     """Owns the state of one job."""
 
@@ -121,12 +162,31 @@ class QueuedJob:
         self.started = 0.0  # when its last run began; 0: no run has begun
         self.worker: Session | None = None  # that of its last run
         self.kept = False  # the store has it
-        self.clients: tuple[Session, ...] = ()  # attached; a connection that joined twice is here twice
+        self.clients: tuple[Session, ...] | Clients = ()  # attached
 
     @property
     def wanted(self) -> bool:
         """Whether the job has a client, or runs in the background."""
         return self.background or bool(self.clients)
+
+    def attach(self, client: Session) -> None:
+        """Another client waits for the job, or the same once more."""
+        clients = self.clients
+        if not isinstance(clients, tuple):
+            clients.add(client)
+        elif clients:
+            self.clients = Clients((*clients, client))
+            self.ensure_details()  # so that its end is no simple one
+        else:
+            self.clients = (client,)
+
+    def detach(self, client: Session, times: int | None = None) -> None:
+        """An attached client does not wait any more: it leaves as often as that, or for good."""
+        clients = self.clients
+        if isinstance(clients, tuple):
+            self.clients = ()
+        else:
+            clients.remove(client, times or clients.count(client))
 
     @property
     def unstored(self) -> bool:
@@ -157,20 +217,38 @@ class QueuedJob:
 
 
 class JobTable:
-    """The jobs that are not over, by number. Owns the count of their workloads' bytes."""
+    """The jobs that are not over, by number. Owns the count of their workloads' bytes.
 
-    __slots__ = ("by_number", "queued_bytes")
+    ``by_unique`` has the job of a unique key, or its jobs by function where several functions have one.
+    """
+
+    __slots__ = ("by_number", "by_unique", "queued_bytes")
 
     def __init__(self) -> None:
         self.by_number: dict[int, QueuedJob] = {}
+        self.by_unique: dict[bytes, QueuedJob | OrderedDict[FunctionQueue, QueuedJob]] = {}
         self.queued_bytes = 0
+
+    def find(self, function: FunctionQueue | None, key: bytes) -> QueuedJob | None:
+        """The job of a function under a unique key."""
+        found = self.by_unique.get(key)
+        if isinstance(found, OrderedDict):
+            return found.get(function) if function is not None else None
+        return found if found is not None and found.function is function else None
+
+    def newest(self, key: bytes) -> QueuedJob | None:
+        """The job that came last under a unique key, whatever its function, as in gearmand."""
+        found = self.by_unique.get(key)
+        return next(reversed(found.values())) if isinstance(found, OrderedDict) else found
 
     def add(self, job: QueuedJob) -> None:
         """A job has come: its number and its unique key lead to it from now on."""
         self.by_number[job.number] = job
         self.queued_bytes += job.size
         if job.unique_key:
-            job.function.uniques[job.unique_key] = job
+            other = self.by_unique.setdefault(job.unique_key, job)
+            if other is not job:
+                self._share(other, job)
 
     def remove(self, job: QueuedJob) -> None:
         """A job is over: its number, its unique key and its memory are free."""
@@ -179,5 +257,27 @@ class JobTable:
         self.queued_bytes -= workload if isinstance(workload, int) else len(workload)
         job.workload = b""
         del self.by_number[job.number]
-        if job.unique_key:
-            del job.function.uniques[job.unique_key]
+        key = job.unique_key
+        if key:
+            if self.by_unique[key] is job:
+                del self.by_unique[key]
+            else:
+                self.free_unique(job)
+
+    def free_unique(self, job: QueuedJob) -> None:
+        """From now on the job's unique key does not lead to it."""
+        key = job.unique_key
+        job.unique_key = b""
+        jobs = self.by_unique[key]
+        if jobs is job:
+            del self.by_unique[key]
+        elif isinstance(jobs, OrderedDict):
+            del jobs[job.function]
+            if len(jobs) == 1:
+                (self.by_unique[key],) = jobs.values()
+
+    def _share(self, other: QueuedJob | OrderedDict[FunctionQueue, QueuedJob], job: QueuedJob) -> None:
+        """Another function has a job under the same unique key."""
+        if not isinstance(other, OrderedDict):
+            other = self.by_unique[job.unique_key] = OrderedDict({other.function: other})
+        other[job.function] = job

@@ -29,6 +29,28 @@ Entry: TypeAlias = tuple[Change | None, Done | None]
 """A plain tuple, since there is one for the end of each background job."""
 
 
+class _Ends:
+    """The ends of jobs among entries, which may grow. They are indexed only when somebody asks for one."""
+
+    def __init__(self, entries: Sequence[Entry]) -> None:
+        self.entries = entries
+        self._indexed = 0
+        self._by_number: dict[int, JobRecord | Forgotten] = {}
+        self._by_unique: dict[tuple[bytes, bytes], JobRecord | Forgotten] = {}
+
+    def find(self, number: int | None, function: bytes, unique: bytes) -> JobRecord | Forgotten | None:
+        """The last end of the job of that number, or without a number of a job of that unique."""
+        for place in range(self._indexed, len(self.entries)):
+            change = self.entries[place][0]
+            if isinstance(change, (JobRecord, Forgotten)):
+                self._by_number[change.number] = change
+                self._by_unique[change.function, change.unique] = change
+        self._indexed = len(self.entries)
+        if number is not None:
+            return self._by_number.get(number)
+        return self._by_unique.get((function, unique))
+
+
 class Journal:
     """Owns everything that is pending at the store.
 
@@ -52,6 +74,7 @@ class Journal:
         self.failed_group: Sequence[Entry] = ()  # a group that was not kept, until all its entries are done
         self.fault = ""  # why the last job could not be kept
         self._failed: list[Entry] = []  # entries that must be written, and could not be yet
+        self._ends = [_Ends(()), _Ends(()), _Ends(())]  # of entries, of the failed group, of the failed
 
     def add(self, change: Change | None, done: Done | None = None) -> None:
         """Have a change kept for which nobody waits."""
@@ -125,7 +148,7 @@ class Journal:
 
     def put_back(self, entries: Sequence[Entry]) -> None:
         """These failed again."""
-        self._failed[:0] = entries
+        self._failed = [*entries, *self._failed]
 
     # ------------------------------------------------------------------------- ends that are pending
 
@@ -134,26 +157,41 @@ class Journal:
 
         The job is the one of that number, or without a number the last one of that unique.
         """
-        groups = (self.entries, self.failed_group, *self._ahead.values())
-        return any(_find_end(entries, number, function, unique) for entries in groups)
+        if self.end_ahead(number, function, unique) is not None:
+            return True
+        groups = (self.entries, self.failed_group)
+        return any(
+            self._ends_of(place, entries).find(number, function, unique) is not None
+            for place, entries in enumerate(groups)
+        )
 
     def end_ahead(self, number: int | None, function: bytes, unique: bytes) -> int | None:
         """The number of a job, as in ``has_end``, if the large body of its end is being written."""
-        ends = (_find_end(entries, number, function, unique) for entries in self._ahead.values())
-        return next((end.number for end in ends if end is not None), None)
+        if number is not None:
+            return (
+                number if number in self._ahead and isinstance(self._ahead[number][0][0], JobRecord) else None
+            )
+        for entries in self._ahead.values():
+            end = entries[0][0]
+            if isinstance(end, JobRecord) and (end.function, end.unique) == (function, unique):
+                return end.number
+        return None
 
     def failed_end(self, number: int | None, function: bytes, unique: bytes) -> JobRecord | None:
         """The end of a job if the store could not take it yet."""
-        end = _find_end(self._failed, number, function, unique)
+        end = self._ends_of(2, self._failed).find(number, function, unique)
         return end if isinstance(end, JobRecord) else None
 
     def has_failed_end(self, numbers: Collection[int]) -> bool:
         """Whether the end of one of these jobs could not be written yet."""
-        return any(
-            change.number in numbers
-            for change, _ in self._failed
-            if isinstance(change, (JobRecord, Forgotten))
-        )
+        ends = self._ends_of(2, self._failed)
+        return any(ends.find(number, b"", b"") is not None for number in numbers)
+
+    def _ends_of(self, place: int, entries: Sequence[Entry]) -> _Ends:
+        """The index of these entries, a new one if they are others than before."""
+        if self._ends[place].entries is not entries:
+            self._ends[place] = _Ends(entries)
+        return self._ends[place]
 
 
 def _nothing(_: str | None) -> None:
@@ -166,16 +204,3 @@ def _failed(done: Done | None, fault: str) -> Done:
             done(fault)
 
     return report
-
-
-def _find_end(
-    entries: Sequence[Entry], number: int | None, function: bytes, unique: bytes
-) -> JobRecord | Forgotten | None:
-    for change, _ in reversed(entries):
-        if isinstance(change, (JobRecord, Forgotten)) and (
-            change.number == number
-            if number is not None
-            else (change.function, change.unique) == (function, unique)
-        ):
-            return change
-    return None

@@ -47,14 +47,14 @@ class Lifecycle:
         if due > self._clock.unix():
             job.ensure_details().due = due
             job.state = _DELAYED
-            job.function.delayed += 1
+            job.function.delayed[job] = None
             self._core.timers.add(due, partial(self._become_due, job), partial(_is_delayed, job, due))
         else:
             job.state = _WAITING
             self._dispatcher.queue(job)
 
     def _become_due(self, job: QueuedJob) -> None:
-        job.function.delayed -= 1
+        del job.function.delayed[job]
         job.state = _WAITING
         self._dispatcher.queue(job)
 
@@ -97,7 +97,7 @@ class Lifecycle:
         """A job that the store has waits again."""
         function = self._core.functions.ensure(stored.function)
         key = self.unique_key(stored)
-        if key in function.uniques:
+        if self._core.jobs.find(function, key) is not None:
             key = b""
         details = serialization.details_of(stored)
         if details is not None and (details.attempt or details.deaths):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from gearflow.broker.parser import Body
@@ -114,7 +114,7 @@ class Outgoing:
         session.outbox.append(body)
         session.has_large = session.has_large or len(body) >= WHOLE
 
-    def relay(self, clients: Sequence[Session], kind: int, body: Body) -> None:
+    def relay(self, clients: Iterable[Session], kind: int, body: Body) -> None:
         """Send a packet about a job to each client that is attached to it."""
         size = len(body)
         head = HEADER.pack(RES, kind, size)
@@ -129,7 +129,7 @@ class Outgoing:
             for client in clients:
                 self.send_in_two(client, head, body)
 
-    def relay_end(self, clients: Sequence[Session], kind: int, handle: bytes, body: Body) -> None:
+    def relay_end(self, clients: Iterable[Session], kind: int, handle: bytes, body: Body) -> None:
         """Send clients how their job ended: an exception only to those that asked for exceptions."""
         if kind != _WORK_EXCEPTION:
             self.relay(clients, kind, body)

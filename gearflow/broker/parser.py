@@ -32,6 +32,7 @@ from typing import Final, NoReturn, TypeAlias, cast
 
 from gearflow.broker.limits import SizeLimits
 from gearflow.broker.session import LARGE, Session
+from gearflow.broker.turns import LONG, Turns
 from gearflow.errors import RemoteProtocolError
 from gearflow.protocol.codec import LAYOUTS
 from gearflow.protocol.constants import HEADER, HEADER_SIZE, MAX_ARGUMENT, MAX_TYPE, REQ, RES, PacketType
@@ -162,8 +163,12 @@ def mapped(size: int) -> memoryview:
     return memoryview(pages)
 
 
-Handler = Callable[[Session, int, Body], "bool | None"]
-"""What is called with a packet's session, type and body; true: the answer waits for the store."""
+Handler = Callable[[Session, int, Body], "int | None"]
+"""What is called with a packet's session, type and body. True: the answer waits for the store. ``LONG``: it
+may have taken long."""
+
+_SHARE: Final = 24_576
+"""Bytes of small packets that are handled before a look at the time: they take a few milliseconds."""
 
 _HEAD: Final = struct.Struct(">QI")  # magic and packet type as one number; length of the body
 
@@ -210,7 +215,7 @@ class PacketParser:
 
     While answers of a session wait for the store, only packets of the types in ``patient`` are handled, and
     none where the session has ``blocks_pipeline`` set; any other, or one that is no good, is kept in
-    ``stalled`` until ``resume``, with what comes behind it.
+    ``stalled`` until ``resume``, with what comes behind it. So is what a session sent when its turn is late.
     """
 
     def __init__(
@@ -221,6 +226,7 @@ class PacketParser:
         refuse: Callable[[Session, bytes, bytes], None],
         oversized: Callable[[Session, int, bytes, int], None],
         limits: SizeLimits,
+        turns: Turns,
     ) -> None:
         self.partials: dict[Session, Partial] = {}
         self.stalled: dict[Session, tuple[list[bytes], int]] = {}  # pieces; where in the first to go on
@@ -230,6 +236,7 @@ class PacketParser:
         self._refuse = refuse
         self._oversized = oversized
         self._limits = limits
+        self._turns = turns
         self._buffers = Buffers()
 
     def receive(self, session: Session, data: bytes, now: float, position: int = 0) -> None:
@@ -243,18 +250,18 @@ class PacketParser:
             self.stalled[session][0].append(data)
             return
         if session in self.partials:
-            partial = self.partials[session]
-            data = self._continue(partial, data)
-            if not data and (partial.missing or partial.skip):
-                return
-            began = partial.began
-            del self.partials[session]
+            began, data = self._continue(session, data)
         unpack = _HEAD.unpack_from
         table = self._while_storing(session) if session.pending_writes else self._table
         max_body = self._limits.body
         end = len(data)
+        share = position + _SHARE  # the position at which to look at the time
         try:
             while position < end:
+                if position >= share:
+                    if self._must_wait(session, data, position):
+                        return
+                    share = position + _SHARE
                 start = position + HEADER_SIZE
                 if start <= end:
                     head, size = unpack(data, position)
@@ -262,23 +269,28 @@ class PacketParser:
                     if stop <= end and size <= max_body and head in table:
                         handler, kind = table[head]
                         body = data[start:stop] if size < LARGE else memoryview(data)[start:stop]
-                        if handler(session, kind, body):
+                        after = handler(session, kind, body)
+                        if after:
+                            share = stop if after == LONG else share
                             table = self._while_storing(session)
                         position = stop
                         continue
                 position = self._receive_other(session, data, position, now if position else began)
                 if position < 0:
                     return
+                share = position
+                table = self._while_storing(session)
         except RemoteProtocolError:
             if not session.pending_writes:
                 raise
             self.stalled[session] = [data], position  # it is handled after the answers
 
     def resume(self, session: Session, now: float) -> None:
-        """No answer of the session waits any more: handle what it sent meanwhile. Raises as ``receive``."""
-        pieces, position = self.stalled.pop(session)
-        data = b"".join(pieces) if len(pieces) > 1 else pieces[0]
-        self.receive(session, data, now, position)
+        """Handle what the session sent meanwhile, if that was not done. Raises as ``receive``."""
+        if session in self.stalled:
+            pieces, position = self.stalled.pop(session)
+            data = b"".join(pieces) if len(pieces) > 1 else pieces[0]
+            self.receive(session, data, now, position)
 
     def forget(self, session: Session) -> None:
         """The session is gone."""
@@ -308,18 +320,30 @@ class PacketParser:
             if now - partial.began > self._limits.packet_time + partial.size / _MIB
         ]
 
-    def _continue(self, partial: Partial, data: bytes) -> bytes:
-        """The bytes to look at now that these have come; none while something is missing."""
+    def _must_wait(self, session: Session, data: bytes, position: int) -> bool:
+        """Whether the turn is late. Then the rest of what came is handled in a later turn."""
+        if not self._turns.is_late():
+            return False
+        self.stalled[session] = [data], position
+        self._turns.resume_later(session)
+        return True
+
+    def _continue(self, session: Session, data: bytes) -> tuple[float, bytes]:
+        """The bytes to look at now that these have come, none while something is missing; and since when."""
+        partial = self.partials[session]
         if partial.skip:
             skipped = min(partial.skip, len(data))
             partial.skip -= skipped
-            return data[skipped:]
-        partial.pieces.append(data)
-        if len(data) < partial.missing:
-            partial.missing -= len(data)
-            return b""
-        partial.missing = 0
-        return b"".join(partial.pieces)
+            data = data[skipped:]
+        else:
+            partial.pieces.append(data)
+            if len(data) < partial.missing:
+                partial.missing -= len(data)
+                return partial.began, b""
+            data = b"".join(partial.pieces)
+        if not partial.skip:
+            del self.partials[session]
+        return partial.began, data
 
     def _receive_other(self, session: Session, data: bytes, position: int, began: float) -> int:
         """Handle what is not a whole packet that has a handler; where to go on, or -1 for: wait."""
@@ -354,6 +378,8 @@ class PacketParser:
 
     def _while_storing(self, session: Session) -> Mapping[int, tuple[Handler, int]]:
         """What may be handled while answers wait for the store: nothing behind one that has no place yet."""
+        if not session.pending_writes:
+            return self._table
         return _NOTHING if session.blocks_pipeline else self._patient
 
     def _is_patient(self, session: Session, data: bytes, position: int) -> bool:

@@ -7,7 +7,8 @@ from math import inf
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from gearflow.broker.functions import FunctionQueue
+    from gearflow.broker.dispatch import Wake
+    from gearflow.broker.functions import FunctionQueue, Sleep
     from gearflow.broker.job import QueuedJob
     from gearflow.broker.parser import Body
     from gearflow.broker.storage import JobOutcome
@@ -32,10 +33,10 @@ class Session:
     __slots__ = (
         "abilities",
         "address",
-        "asleep",
         "attached",
         "blocks_pipeline",
         "client_id",
+        "continues",
         "events",
         "exceptions",
         "expects_job",
@@ -48,8 +49,10 @@ class Session:
         "overdue",
         "pending_writes",
         "running",
+        "sleep",
         "texts",
         "waits",
+        "woken",
     )
 
     def __init__(self, fd: int, address: str) -> None:
@@ -61,9 +64,11 @@ class Session:
         self.gearflow = False  # whether it knows gearflow's extensions
         self.outbox: list[Body] = []
         self.has_large = False
+        self.continues = False  # what it has sent is handled further in a later turn
         # As a worker.
         self.abilities: dict[FunctionQueue, float] = {}  # with time limits (0: none), as registered
-        self.asleep = False
+        self.sleep: Sleep | None = None  # since its last PRE_SLEEP, if it sleeps
+        self.woken: Wake | None = None  # by which it was woken, until it reacts
         self.no_job_at = -inf  # when it was last sent NO_JOB
         self.expects_job = False  # its GRABs may be held for a moment: see ``dispatch``
         self.events = b""  # the handle of its call of ``gearflow:events``, if it made one
@@ -75,6 +80,11 @@ class Session:
         self.pending_writes = 0  # submissions at the store: only background submissions may follow
         self.blocks_pipeline = False  # the last of these may not be overtaken by anything
         self.waits: dict[bytes, ResultWaiter] = {}  # its calls of ``gearflow:result``, by their handles
+
+    @property
+    def asleep(self) -> bool:
+        """Whether it sleeps until it is woken."""
+        return self.sleep is not None
 
 
 class ResultWaiter:

@@ -8,7 +8,7 @@ from typing import Final
 from gearflow.broker.core import Core
 from gearflow.broker.functions import Functions
 from gearflow.broker.handles import Handles
-from gearflow.broker.job import NO_PROGRESS, JobState, JobTable, QueuedJob
+from gearflow.broker.job import HIGH, LOW, NO_PROGRESS, NORMAL, JobState, JobTable, QueuedJob
 from gearflow.broker.outgoing import Outgoing
 from gearflow.broker.parser import Body, integer, name_in
 from gearflow.broker.session import Session
@@ -34,7 +34,7 @@ class StatusHandlers:
     def get_status_unique(self, session: Session, kind: int, body: Body) -> None:
         """GET_STATUS_UNIQUE. If several functions have the unique, the newest job counts, as in gearmand."""
         unique = name_in(body)
-        job = self._core.functions.find_unique(unique)
+        job = self._core.jobs.newest(unique)
         clients = b"%d" % (len(job.clients) if job else 0)
         self._outgoing.respond(session, PacketType.STATUS_RES_UNIQUE, unique, *_status(job), clients)
 
@@ -74,36 +74,40 @@ def _status(job: QueuedJob | None) -> tuple[bytes, bytes, bytes, bytes]:
 
 
 # ------------------------------------------------------------------------------- rows for the text protocol
+#
+# A table may take several turns. It has what there was when it was asked for, as it is when its row is made.
 
 
 def functions(known: Functions) -> Iterator[FunctionStatus]:
     """Each function, with its jobs and workers."""
-    for function in known.by_name.values():
+    for function in list(known.by_name.values()):
         yield FunctionStatus(function.name, function.total, function.running, function.workers)
 
 
 def priorities(known: Functions) -> Iterator[FunctionPriorities]:
     """Each function, with its waiting jobs by priority; delayed jobs count as normal ones."""
-    for function in known.by_name.values():
-        high, normal, low = (sum(job.state is JobState.WAITING for job in lane) for lane in function.lanes)
-        yield FunctionPriorities(function.name, high, normal + function.delayed, low, function.workers)
+    for function in list(known.by_name.values()):
+        high, normal, low = map(function.waiting_of, (HIGH, NORMAL, LOW))
+        yield FunctionPriorities(function.name, high, normal + len(function.delayed), low, function.workers)
 
 
 def connections(sessions: Iterable[Session]) -> Iterator[WorkerRow]:
     """Each connection, with the functions that it offers."""
-    for session in sessions:
+    for session in list(sessions):
         names = tuple(function.name for function in reversed(session.abilities))  # newest first, as gearmand
         yield WorkerRow(session.fd, session.address, session.client_id, names)
 
 
 def jobs(table: JobTable, handles: Handles) -> Iterator[JobRow]:
     """Each job that is not over. A job that nobody wants is ignored: it ends with its run."""
-    for job in table.by_number.values():
-        handle = handles.handle(job.number)
-        yield JobRow(handle, retries=0, ignored=not job.wanted, background=job.background)
+    for job in list(table.by_number.values()):
+        if job.state is not JobState.OVER:
+            handle = handles.handle(job.number)
+            yield JobRow(handle, retries=0, ignored=not job.wanted, background=job.background)
 
 
 def uniques(table: JobTable) -> Iterator[bytes]:
     """The unique of each job that is not over; b"" for those without."""
-    for job in table.by_number.values():
-        yield job.unique
+    for job in list(table.by_number.values()):
+        if job.state is not JobState.OVER:
+            yield job.unique

@@ -104,9 +104,10 @@ class Reserved(NamedTuple):
 
 
 class Paused(NamedTuple):
-    """No jobs are to be given out of these functions, and of no others."""
+    """No jobs of a function are to be given out, or they are again."""
 
-    functions: tuple[bytes, ...]
+    function: bytes
+    paused: bool
 
 
 Change: TypeAlias = StoredJob | Rescheduled | JobRecord | Forgotten | Revived | Reserved | Paused

@@ -87,7 +87,7 @@ class Submissions:
             if len(unique) > limits.unique:
                 raise Rejected(b"ARGUMENT_TOO_LARGE", b"Unique value too large")
             key = unique if unique != b"-" else payload_key(workload)
-            job = function.uniques.get(key)
+            job = self._jobs.find(function, key) if key in self._jobs.by_unique else None
             if job is not None:
                 self._join(job, background, details, client)
                 return job
@@ -127,7 +127,7 @@ class Submissions:
     ) -> None:
         """A submission coalesces with a live job; from now on this client is attached too."""
         if client is not None:
-            job.clients += (client,)
+            job.attach(client)
             client.attached[job] = None
         if background and not job.background:
             job.background = True

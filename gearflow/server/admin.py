@@ -2,9 +2,11 @@
 
 import logging
 import os
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from importlib.metadata import version
-from typing import TypeAlias
+from itertools import islice
+from typing import Final, TypeAlias, TypeVar
 
 from gearflow.broker import Broker, status
 from gearflow.protocol import admin
@@ -30,14 +32,20 @@ Query: TypeAlias = (
 )
 
 
+Row = TypeVar("Row")
+
+_ROWS: Final = 100
+"""Rows of a table that are rendered at a time, which takes a fraction of a millisecond."""
+
+
 @cache
 def server_version() -> str:
     """Return the version as the text protocol sends it. Its first word identifies gearflow's server."""
     return f"gearflow-{version('gearflow')}"
 
 
-def answer(broker: Broker, line: bytes) -> bytes:
-    """Answer one line of the text protocol.
+def answer(broker: Broker, line: bytes) -> bytes | Iterator[bytes]:
+    """Answer one line of the text protocol. A table comes in pieces.
 
     Raises:
         RemoteProtocolError: The line breaks the protocol. Close the connection.
@@ -68,19 +76,19 @@ def _change(broker: Broker, command: Command) -> bytes:
             return admin.OK if broker.drop(function) else admin.FUNCTION_IN_USE
 
 
-def _report(broker: Broker, query: Query) -> bytes:
+def _report(broker: Broker, query: Query) -> bytes | Iterator[bytes]:
     """Answer a command that only reads."""
     match query:
         case admin.Status():
-            return admin.render_status(status.functions(broker.functions))
+            return _in_pieces(admin.render_status, status.functions(broker.functions))
         case admin.PriorityStatus():
-            return admin.render_priority_status(status.priorities(broker.functions))
+            return _in_pieces(admin.render_priority_status, status.priorities(broker.functions))
         case admin.ShowWorkers():
-            return admin.render_workers(status.connections(broker.sessions))
+            return _in_pieces(admin.render_workers, status.connections(broker.sessions), rows_a_piece=1)
         case admin.ShowJobs():
-            return admin.render_jobs(status.jobs(broker.jobs, broker.core.handles))
+            return _in_pieces(admin.render_jobs, status.jobs(broker.jobs, broker.core.handles))
         case admin.ShowUniqueJobs():
-            return admin.render_uniques(status.uniques(broker.jobs))
+            return _in_pieces(admin.render_uniques, status.uniques(broker.jobs))
         case admin.Version():
             return admin.render_version(server_version())
         case admin.GetPid():
@@ -88,3 +96,13 @@ def _report(broker: Broker, query: Query) -> bytes:
         case admin.Verbose():
             level = logging.getLogger("gearflow.server").getEffectiveLevel()
             return admin.render_log_level(_LEVELS.get(level, "INFO"))
+
+
+def _in_pieces(
+    render: Callable[[Iterable[Row]], bytes], rows: Iterator[Row], rows_a_piece: int = _ROWS
+) -> Iterator[bytes]:
+    """A table, so many rows at a time, and its end."""
+    end = render(())
+    while some := list(islice(rows, rows_a_piece)):
+        yield render(some).removesuffix(end)
+    yield end

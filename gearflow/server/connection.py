@@ -189,6 +189,8 @@ class ServerConnection(asyncio.Protocol):
         if self._waits_for_store:
             self._waits_for_store = False
             self._resume_reading()
+        if self._pauses:  # peers that it feeds do not read
+            return
         try:
             self._engine.broker.resume(self._session, self._engine.time())
         except RemoteProtocolError as error:
@@ -302,6 +304,9 @@ class ServerConnection(asyncio.Protocol):
             self._stall_timer = None
         for feeder in self._paused_feeders:
             feeder._resume_reading()
+            if not feeder._pauses and feeder._session in self._stalled:
+                self._engine.broker.turns.resume_later(feeder._session)
+                self._engine.schedule_flush()
         self._paused_feeders.clear()
 
     def _on_stall(self) -> None:

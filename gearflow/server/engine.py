@@ -15,11 +15,13 @@ import ssl
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
 from gearflow.broker import Broker, Session
 from gearflow.broker.storage import Store
+from gearflow.errors import RemoteProtocolError
 from gearflow.runtime.log_bursts import BurstLog
 from gearflow.security.tls import BadCertificate, server_context
 from gearflow.server import admin, tls
@@ -29,6 +31,12 @@ from gearflow.server.settings import ServerSettings
 from gearflow.server.tls import TlsTransport
 
 logger = logging.getLogger(__name__)
+
+_TURN: Final = 0.005
+"""Seconds after which a turn of the broker is late: work that takes longer goes on in a later turn."""
+
+_WRITES: Final = 500
+"""Connections that are written to before others get their turn, which takes a few milliseconds."""
 
 _SPARE_FILES: Final = 64
 """Open files that the process keeps for its own use: the log, the event loop, and the embedding program."""
@@ -105,6 +113,7 @@ class Engine:
         self._listener: asyncio.Server | None = None
         self._leaving: set[ServerConnection] = set()  # not in ``peers`` any more, and not closed yet
         self._stopping = False
+        self._lost: set[Session] = set()  # closed connections, of which not all input is handled
         self._all_closed = asyncio.Event()  # set when the last connection closes
         self._packet_timer: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -122,6 +131,8 @@ class Engine:
             token.get_secret_value().encode() if token is not None else None,
             admin.server_version(),
         )
+        self.broker.turns.is_late = lambda: self.time() - self.broker.clock.now > _TURN
+        self._turns = self.broker.turns.waiting
         self._held_grabs = self.broker.outgoing.held_grabs.by_session
         self._partials = self.broker.parser.partials
         self._update_clock()
@@ -156,6 +167,8 @@ class Engine:
         assert self._listener is not None
         self._listener.close()
         self.flush()
+        while self.broker.outgoing.dirty:
+            self._write()
         self._stopping = True
         for timer in (self._timer, self._packet_timer):
             if timer is not None:
@@ -237,7 +250,10 @@ class Engine:
         """Notify the broker that a connection is over."""
         del self.peers[session]
         if not self._stopping:  # else its jobs stay with it, and the next start restores them
-            self.broker.disconnected(session, self.time())
+            if session.continues:
+                self._lost.add(session)
+            else:
+                self.broker.disconnected(session, self.time())
             self.schedule_flush()
 
     # -------------------------------------------------------------------------- calls on the event loop
@@ -254,7 +270,9 @@ class Engine:
         """Flush once for everything that this turn of the event loop brings."""
         broker = self.broker
         outgoing = broker.outgoing
-        if (outgoing.dirty or broker.journal.entries or self._held_grabs) and not self.flushing:
+        if (
+            outgoing.dirty or broker.journal.entries or self._held_grabs or self._turns
+        ) and not self.flushing:
             self._schedule()
         if self._partials or outgoing.notices:
             self._handle_rare()
@@ -265,24 +283,50 @@ class Engine:
             self._loop.call_soon(self.flush)
 
     def flush(self) -> None:
-        """Commit the journal, then write all outboxes."""
+        """Proceed with long work, commit the journal, then write all outboxes."""
         self.flushing = False
         broker = self.broker
+        if self._turns:
+            self._proceed()
         if broker.journal.entries:
             self._committer.commit()
         if broker.submissions.ready_to_resume:
             self._resume()
         self._write()
+        if self._turns or broker.outgoing.dirty:
+            self._schedule()
         if self._partials or broker.outgoing.notices:
             self._handle_rare()
         due = self.broker.next_due()
         if due is not None and (self._timer is None or due < self._timer_due):
             self._set_timer(due)
 
+    def _proceed(self) -> None:
+        """Do the next share of the work that waits for its turn."""
+        session = self.broker.proceed(self.time())
+        if session is None:
+            return
+        if session in self.peers:
+            if self.congested:
+                self._write()  # so that only this peer makes sessions dirty from here on
+            self.peers[session].resume()
+        elif session in self._lost:
+            self._finish(session)
+
+    def _finish(self, session: Session) -> None:
+        """Handle what a closed connection had sent, and then its end."""
+        with suppress(RemoteProtocolError):
+            self.broker.resume(session, self.time())
+        if not session.continues:
+            self._lost.discard(session)
+            self.broker.disconnected(session, self.time())
+
     def _write(self) -> None:
-        """Write the outboxes that are not empty."""
+        """Write the outboxes that are not empty, as many as one turn has time for."""
         outgoing = self.broker.outgoing
         dirty, outgoing.dirty = outgoing.dirty, []
+        if len(dirty) > _WRITES and not self.congested:
+            dirty, outgoing.dirty = dirty[:_WRITES], dirty[_WRITES:]
         for session in dirty:
             peer = self.peers.get(session)
             if peer is not None:

@@ -24,6 +24,7 @@ from gearflow.broker.storage import (
     Contents,
     Forgotten,
     JobRecord,
+    Paused,
     Rescheduled,
     Reserved,
     Revived,
@@ -54,9 +55,11 @@ class MemoryStore:
         self._next_seconds: list[int] = []  # a heap of these seconds, and of some whose sets are gone
         self._kept = 0  # bytes
         self._reserved = 1
+        self._paused: dict[bytes, None] = {}
 
     def load(self) -> Contents:
-        return Contents(os.urandom(4).hex().encode(), self._reserved, iter(list(self._jobs.values())))
+        jobs = iter(list(self._jobs.values()))
+        return Contents(os.urandom(4).hex().encode(), self._reserved, jobs, tuple(self._paused))
 
     def write(self, changes: Sequence[Change]) -> None:
         """See ``Store``. A dead letter without a workload raises StoreError half-way, which is a bug."""
@@ -174,6 +177,10 @@ class MemoryStore:
                 self._jobs[change.number] = letter._replace(due=0.0, options=options, attempt=0, deaths=0)
         elif isinstance(change, Reserved):
             self._reserved = max(self._reserved, change.below)
+        elif isinstance(change, Paused) and change.paused:
+            self._paused[change.function] = None
+        elif isinstance(change, Paused):
+            self._paused.pop(change.function, None)
 
     def _with_workload(self, job: StoredJob, held: StoredJob | None = None) -> StoredJob:
         """The job with its workload, if the change has only its length."""

@@ -3,6 +3,8 @@
 The fourth, on the persistent queue, waits for one; so does half of the seventh, for TLS.
 """
 
+import tracemalloc
+
 import pytest
 
 from gearflow.broker import Broker, SizeLimits
@@ -265,18 +267,67 @@ def test_an_abandoned_job_does_not_fill_the_queue_for_others(world: World, clien
     assert client.submit()
 
 
-def test_names_that_nobody_uses_are_forgotten_when_there_are_many(world: World, client: Peer) -> None:
+def test_of_the_names_that_nobody_uses_those_used_last_are_kept(world: World, client: Peer) -> None:
     waiting = client.submit_background(b"waiting")
     worker = world.worker(b"offered")
     world.broker.create(b"limited")
     world.broker.functions.limit(b"limited", 5, 5, 5)
-    for number in range(IDLE):
+    world.broker.dispatcher.pause(world.broker.functions.ensure(b"paused"), True)
+    for number in range(IDLE + 500):
         world.broker.create(b"%d" % number)
-    assert len(world.broker.functions.by_name) < IDLE
-    assert {b"waiting", b"offered", b"limited"} <= world.broker.functions.by_name.keys()
+    names = world.broker.functions.by_name.keys()
+    assert len(names) <= IDLE + 4
+    assert {b"waiting", b"offered", b"limited", b"paused", b"%d" % (IDLE + 499)} <= names
+    assert b"0" not in names
     assert world.worker(b"waiting").grab() == waiting
     offered = client.submit_background(b"offered")
     assert worker.grab() == offered
+
+
+@pytest.mark.parametrize("last_use", ["cancelled", "completed", "withdrawn", "unlimited", "resumed", "left"])
+def test_a_name_is_dropped_once_it_is_used_no_more(world: World, client: Peer, last_use: str) -> None:
+    functions = world.broker.functions
+    for number in range(2 * IDLE):
+        name = b"%d" % number
+        match last_use:
+            case "cancelled":
+                world.broker.cancel(client.submit_background(name))
+            case "completed":
+                handle = client.submit_background(name)
+                worker = world.worker(name)
+                assert worker.grab() == handle
+                worker.leave()
+                assert world.worker(name)(p.GrabJob(), p.WorkComplete(handle, b""), p.ResetAbilities())
+            case "withdrawn":
+                world.worker(name)(p.CantDo(name))
+            case "unlimited":
+                functions.ensure(name)
+                functions.limit(name, 1, 1, 1)
+                functions.limit(name, None, None, None)
+            case "resumed":
+                world.broker.dispatcher.pause(functions.ensure(name), True)
+                world.broker.dispatcher.pause(functions.ensure(name), False)
+            case _:
+                leaving = world.peer()
+                leaving.submit(name)
+                leaving.leave()
+    assert len(functions.by_name) <= IDLE
+    assert b"%d" % (2 * IDLE - 1) in functions.by_name
+
+
+def test_a_name_that_nobody_uses_costs_little_memory() -> None:
+    world = World()
+    tracemalloc.start()
+    try:
+        for number in range(1000):
+            leaving = world.peer()
+            leaving.submit(b"%d" % number)
+            leaving.leave()
+            world.broker.outgoing.dirty.clear()  # as the shell does
+        assert len(world.broker.functions.by_name) == 1000
+        assert tracemalloc.get_traced_memory()[0] < 1000 * 1000
+    finally:
+        tracemalloc.stop()
 
 
 # --------------------------------------------------------------------------------- 11: bursts of connections

@@ -47,7 +47,7 @@ def test_a_live_store_is_copied_as_it_is(tmp_path: Path) -> None:
 def test_a_store_that_nobody_has_is_copied(tmp_path: Path) -> None:
     path = tmp_path / "jobs.db"
     store = SqliteStore(path)
-    store.write([a_job(1), Paused((b"resize",))])
+    store.write([a_job(1), Paused(b"resize", True)])
     store.close()
     backup(path, tmp_path / "copy.db")
     for file in (path, tmp_path / "copy.db"):

@@ -10,7 +10,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Final
@@ -23,6 +23,7 @@ from gearflow.errors import StoreError
 from gearflow.stores import SqliteStore, Sync, backup, recover
 from gearflow.stores.sqlite import schema
 from gearflow.stores.sqlite import wal as log_module
+from gearflow.stores.sqlite.rows import paused_row
 from gearflow.stores.sqlite.tuning import Tuning
 from tests.conftest import ROOT
 from tests.stores.scenario import lives, numbers_in, snapshot
@@ -279,7 +280,7 @@ def test_a_later_version_is_refused_with_both_versions(path: Path) -> None:
     later.execute("PRAGMA user_version = 99")
     later.close()
     with pytest.raises(
-        StoreError, match=r"jobs\.db has version 99, .* up to 2; use the gearflow that wrote it"
+        StoreError, match=r"jobs\.db has version 99, .* up to 3; use the gearflow that wrote it"
     ):
         SqliteStore(path)
 
@@ -295,9 +296,9 @@ def test_an_earlier_version_is_brought_forward(path: Path, monkeypatch: pytest.M
     assert jobs_of(store.load()) == [a_job(1)]
     assert store.ended(2) == an_end(2)
     store.close()
-    assert schema_of(path) == (3, True)
+    assert schema_of(path) == (4, True)
     monkeypatch.undo()
-    with pytest.raises(StoreError, match="has version 3, and this gearflow knows versions up to 2"):
+    with pytest.raises(StoreError, match="has version 4, and this gearflow knows versions up to 3"):
         SqliteStore(path)
 
 
@@ -314,7 +315,7 @@ def test_a_migration_that_fails_leaves_the_file_as_it_was(
     with pytest.raises(StoreError, match="already exists"):
         SqliteStore(path)
     monkeypatch.undo()
-    assert schema_of(path) == (2, False)
+    assert schema_of(path) == (3, False)
     write_once(path)
 
 
@@ -327,7 +328,7 @@ def test_the_first_version_knew_of_no_paused_functions(path: Path, first_version
     contents = store.load()
     assert (jobs_of(contents), contents.paused) == ([a_job(1)], ())
     assert store.ended(2) == an_end(2)
-    store.write([Paused((b"resize",))])
+    store.write([Paused(b"resize", True)])
     store.close()
     store = SqliteStore(path)
     assert store.load().paused == (b"resize",)
@@ -360,17 +361,79 @@ def first_version(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_paused_functions_come_back_as_they_were_given(path: Path, functions: tuple[bytes, ...]) -> None:
-    write_once(path, [Paused((b"before",)), a_job(1), Paused(functions)])
+    before = [Paused(b"before", True), a_job(1), Paused(b"before", False)]
+    write_once(path, [*before, *(Paused(function, True) for function in functions)])
     store = SqliteStore(path)
     contents = store.load()
-    assert contents.paused == functions
+    assert sorted(contents.paused) == sorted(functions)
     assert jobs_of(contents) == [a_job(1)]
     store.close()
 
 
-@pytest.mark.parametrize("damage", ["UPDATE paused SET functions = '[]'", "DELETE FROM paused"])
+def test_a_pause_holds_until_the_function_goes_on_however_often_each_is_written(path: Path) -> None:
+    write_once(path, [Paused(b"resize", True), Paused(b"resize", True)])
+    write_once(path, [Paused(b"thumb", True), Paused(b"never", False)])
+    store = SqliteStore(path)
+    assert sorted(store.load().paused) == [b"resize", b"thumb"]
+    store.write([Paused(b"resize", False)] * 2)
+    assert store.load().paused == (b"thumb",)
+    store.close()
+
+
+@pytest.mark.parametrize("functions", [(), (b"resize",), ("größe".encode(), b"\x80\xff", b"\0")])
+def test_functions_that_the_second_version_paused_stay_paused(
+    path: Path, second_version: Callable[[tuple[bytes, ...]], None], functions: tuple[bytes, ...]
+) -> None:
+    second_version(functions)
+    store = SqliteStore(path)
+    contents = store.load()
+    assert (jobs_of(contents), sorted(contents.paused)) == ([a_job(1)], sorted(functions))
+    store.write([Paused(b"thumb", True), *(Paused(function, False) for function in functions)])
+    store.close()
+    store = SqliteStore(path)
+    assert store.load().paused == (b"thumb",)
+    store.close()
+
+
+def test_a_damaged_file_of_the_second_version_keeps_what_was_paused(
+    path: Path, second_version: Callable[[tuple[bytes, ...]], None]
+) -> None:
+    second_version((b"resize", b"thumb"))
+    with path.open("r+b") as file:
+        file.write(bytes(16))
+    recovered = recover(path)
+    assert (recovered.kept_jobs, recovered.same_paused) == (1, True)
+    store = SqliteStore(path)
+    assert sorted(store.load().paused) == [b"resize", b"thumb"]
+    store.close()
+
+
+@pytest.fixture
+def second_version(path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[tuple[bytes, ...]], None]:
+    """Makes a file of the second version of the schema, which had all paused functions in one row."""
+
+    def make(functions: tuple[bytes, ...]) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:2])
+            write_once(path, [a_job(1)])
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute("UPDATE paused SET functions = ?, crc = ?", paused_row(functions))
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE paused SET functions = '[]'",
+        "DELETE FROM paused",
+        "DELETE FROM paused WHERE id > 1",
+        "DELETE FROM paused WHERE id = 1",
+        "UPDATE paused SET functions = '[\"thumb\"]' WHERE id > 1",
+    ],
+)
 def test_a_pause_is_not_lost_in_silence(path: Path, damage: str) -> None:
-    write_once(path, [Paused((b"resize",)), a_job(1)])
+    write_once(path, [Paused(b"resize", True), a_job(1)])
     tamper(path, damage)
     store = SqliteStore(path)
     with pytest.raises(StoreError, match="is damaged: which functions are paused is not what was written"):

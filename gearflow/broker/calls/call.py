@@ -8,10 +8,11 @@ A call **yields** what it waits for, and is resumed when that has happened:
   kept, and None for the others.
 * ``Kept(number)``: a job, or its end, is kept, or could not be. Others may not wait as long.
 * ``EndOf(job, timeout)``: the job has ended, and that is kept. The value is a ``JobEnd``.
+* ``TURN``: others had their turn, if this one is late. An answer about many things needs that.
 
-It **returns** the answer: a message, or a ``JobEnd`` to end exactly as a job ended, or None if it has no end
-of its own. It **raises** ``CallFailed``; a ``StoreError`` counts as one. A store that answers later needs no
-change here.
+It **returns** the answer: a message or its JSON, or a ``JobEnd`` to end exactly as a job ended, or None if it
+has no end of its own. It **raises** ``CallFailed``; a ``StoreError`` counts as one. A store that answers
+later needs no change here.
 """
 
 from __future__ import annotations
@@ -56,6 +57,13 @@ class _Known(Enum):
 KNOWN: Final = _Known.KNOWN
 
 
+class _Turn(Enum):
+    TURN = "turn"
+
+
+TURN: Final = _Turn.TURN
+
+
 class Keep(NamedTuple):
     """Changes to be kept, at least one."""
 
@@ -82,8 +90,8 @@ class JobEnd(NamedTuple):
     body: Body
 
 
-Wait: TypeAlias = _Known | Keep | Kept | EndOf
-Steps: TypeAlias = Generator[Wait, Any, Message | JobEnd | None]
+Wait: TypeAlias = _Known | _Turn | Keep | Kept | EndOf
+Steps: TypeAlias = Generator[Wait, Any, Message | bytes | JobEnd | None]
 
 
 class CallFailed(Exception):
@@ -137,7 +145,7 @@ class BrokerParts:
             job = self.core.find(name.handle.encode())
             return None if job is None or job.cancelled else job
         function = self.core.functions.by_name.get((name.function or "").encode())
-        return function.uniques.get((name.unique or "").encode()) if function is not None else None
+        return self.core.jobs.find(function, (name.unique or "").encode())
 
     def known(self, handle: str | None, function: str | None, unique: str | None) -> Wait:
         """Until the store knows what has happened so far to the job of that handle or unique."""

@@ -7,12 +7,12 @@ from contextlib import suppress
 from typing import Final, NamedTuple
 
 from gearflow.broker import serialization
-from gearflow.broker.calls.call import KNOWN, BrokerParts, CallFailed, Keep, ServerCall, Steps
+from gearflow.broker.calls.call import KNOWN, TURN, BrokerParts, CallFailed, Keep, ServerCall, Steps
 from gearflow.broker.calls.results import ResultCalls
 from gearflow.broker.storage import Change, Forgotten, JobRecord, Revived, StoredJob
 from gearflow.protocol import server_calls as api
 
-_SLICE: Final = 1000
+_SLICE: Final = 200
 """Dead letters that are dealt with before others get their turn."""
 
 
@@ -41,8 +41,11 @@ class DeadLetterCalls:
         match request.action:
             case "list":
                 after = self._parts.number(request.after) if request.after else 0
-                letters = self._letters(request, after, request.limit)
-                return api.Letters(letters=tuple(map(self._results.ended_info, letters)))
+                letters: list[api.JobInfo] = []
+                for record in self._letters(request, after, request.limit):
+                    letters.append(self._results.ended_info(record, dead=True))
+                    yield TURN
+                return api.Letters(letters=tuple(letters))
             case "show":
                 return self._show(request)
             case "replay" | "purge":
@@ -57,7 +60,7 @@ class DeadLetterCalls:
         text: str | None = None
         with suppress(UnicodeDecodeError):
             text = payload.decode()
-        job = self._results.ended_info(record)
+        job = self._results.ended_info(record, dead=True)
         return api.Letter(job=job, payload=base64.b64encode(payload).decode(), text=text)
 
     def _act(self, request: api.DeadRequest) -> Steps:
@@ -105,7 +108,7 @@ class DeadLetterCalls:
             return None
         unique = stored.function, self._parts.lifecycle.unique_key(stored)
         function = self._parts.core.functions.by_name.get(stored.function)
-        is_live = function is not None and unique[1] in function.uniques
+        is_live = self._parts.core.jobs.find(function, unique[1]) is not None
         if unique[1] and (is_live or unique in self._reviving):
             return None  # else two jobs of one unique would be live
         self._reviving.add(unique)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from typing import Any, Final
 
 from gearflow.broker.calls.call import (
     KNOWN,
     STATES,
+    TURN,
     BrokerParts,
     CallFailed,
     EndOf,
@@ -41,6 +42,7 @@ class ServerCalls:
     def __init__(self, parts: BrokerParts) -> None:
         self._parts = parts
         self._journal = parts.core.journal
+        self._turns = parts.core.turns
         self._submit = SubmitCalls(parts)
         results, operations = ResultCalls(parts), OperationCalls(parts)
         self._functions: dict[bytes, Callable[[ServerCall], Steps | api.Message | None]] = {
@@ -146,7 +148,11 @@ class ServerCalls:
                     assert call is not None
                     self._wait_for_end(call, steps, wait)
                     return
-                if self._journal.exists:
+                if wait is TURN:
+                    if self._turns.is_late():
+                        self._turns.waiting.append(self._proceed(call, steps))
+                        return
+                elif self._journal.exists:
                     break
                 value = [None] * len(wait.changes) if isinstance(wait, Keep) else None
         except StopIteration as done:
@@ -157,6 +163,10 @@ class ServerCalls:
             self._fail(call, CallFailed("gearflow:store", str(error)))
         else:
             self._wait_for_store(call, steps, wait)
+
+    def _proceed(self, call: ServerCall | None, steps: Steps) -> Iterator[None]:
+        self._resume(call, steps, None)
+        yield from ()
 
     def _wait_for_store(self, call: ServerCall | None, steps: Steps, wait: object) -> None:
         if wait is KNOWN:
@@ -191,14 +201,14 @@ class ServerCalls:
 
     # -------------------------------------------------------------------------------------- the ends
 
-    def _answer(self, call: ServerCall | None, answer: api.Message | JobEnd | None) -> None:
+    def _answer(self, call: ServerCall | None, answer: api.Message | bytes | JobEnd | None) -> None:
         if call is None or answer is None or not call.session.is_open:
             return
         if isinstance(answer, JobEnd):
             self._end(call.session, call.handle, answer)
         else:
-            packet = PacketType.WORK_COMPLETE
-            self._parts.core.outgoing.respond(call.session, packet, call.handle, answer.to_wire())
+            text = answer if isinstance(answer, bytes) else answer.to_wire()
+            self._parts.core.outgoing.respond(call.session, PacketType.WORK_COMPLETE, call.handle, text)
 
     def _fail(self, call: ServerCall | None, failed: CallFailed) -> None:
         if call is None or not call.session.is_open:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from itertools import islice
+from collections.abc import Collection, Sequence
 from typing import Final
 
-from gearflow.broker.calls.call import KNOWN, BrokerParts, CallFailed, Keep, ServerCall, Steps
+from gearflow.broker.calls.call import KNOWN, TURN, BrokerParts, CallFailed, Keep, ServerCall, Steps
 from gearflow.broker.job import JobState, QueuedJob
 from gearflow.broker.session import Session
-from gearflow.broker.storage import Rescheduled
+from gearflow.broker.storage import Paused, Rescheduled
 from gearflow.protocol import server_calls as api
 from gearflow.protocol.constants import RESERVED_PREFIX, PacketType
 
-_SLICE: Final = 1000
+_SLICE: Final = 200
 """Jobs that are purged before others get their turn."""
 
 _PURGED: Final = (JobState.WAITING, JobState.DELAYED)
@@ -40,11 +39,16 @@ class OperationCalls:
             waiter.stop()
         return api.Done(jobs=int(detached or waiter is not None))
 
-    def events(self, call: ServerCall) -> None:
+    def events(self, call: ServerCall) -> Steps:
         """Notify this worker of cancelled jobs from now on. The call never ends."""
-        call.session.events = call.handle
-        for job in call.session.running.values():  # it may have got them before this call
-            self._parts.endings.end_if_unwanted(job)
+        session = call.session
+        before, session.events = session.events, call.handle
+        if not before:
+            for handle, job in list(session.running.items()):  # it may have got them before this call
+                if session.running.get(handle) is job:
+                    self._parts.endings.end_if_unwanted(job)
+                yield TURN
+        return None
 
     def report(self, call: ServerCall) -> api.Message:
         """A worker reports its overdue runs."""
@@ -53,11 +57,22 @@ class OperationCalls:
         call.session.texts = report.texts
         return api.Done(jobs=sum(report.overdue.values()))
 
-    def workers(self, call: ServerCall) -> api.Message:
+    def workers(self, call: ServerCall) -> Steps:
         """List the workers."""
         call.read(api.WorkersRequest)
-        workers = (_worker_info(session) for session in self._parts.core.sessions if session.abilities)
-        return api.Workers(workers=tuple(workers))
+        workers: list[bytes] = []
+        for session in list(self._parts.core.sessions):
+            functions: list[str] = []
+            for function in list(session.abilities):
+                functions.append(function.name.decode(errors="replace"))
+                if not len(functions) % _SLICE:
+                    yield TURN
+            if functions and session.is_open:
+                workers.append(_worker_info(session, functions).to_wire())
+            yield TURN
+            if not call.session.is_open:
+                return None
+        return b'{"workers":[%b]}' % b",".join(workers)
 
     # ---------------------------------------------------------------------- jobs that a worker holds
 
@@ -119,11 +134,11 @@ class OperationCalls:
         request = call.read(api.PurgeRequest)
         core = self._parts.core
         function = core.functions.by_name.get(request.function.encode())
-        jobs = iter([job for job in core.jobs.by_number.values() if job.function is function])
+        jobs = function.waiting_jobs() if function is not None else []
         purged = 0
         failed: CallFailed | None = None
-        while some := list(islice(jobs, _SLICE)):
-            numbers = {job.number for job in some if job.state in _PURGED}
+        for start in range(0, len(jobs), _SLICE):
+            numbers = {job.number for job in jobs[start : start + _SLICE] if job.state in _PURGED}
             for number in numbers:
                 self._parts.endings.cancel(core.handles.handle(number))
             purged += len(numbers)
@@ -150,7 +165,7 @@ class OperationCalls:
         if name.startswith(RESERVED_PREFIX) or len(name) > parts.core.limits.function:
             raise CallFailed("gearflow:invalid", "there can be no jobs of a function with that name")
         jobs = parts.dispatcher.pause(parts.core.functions.ensure(name), request.paused)
-        (error,) = yield Keep([parts.core.functions.paused()])
+        (error,) = yield Keep([Paused(name, request.paused)])
         if error is not None:
             now, then = ("paused", "go on") if request.paused else ("resumed", "be paused")
             text = f"{now}, but that could not be written: after a restart it would {then}; {error}"
@@ -158,11 +173,11 @@ class OperationCalls:
         return api.Done(jobs=jobs)
 
 
-def _worker_info(session: Session) -> api.WorkerInfo:
+def _worker_info(session: Session, functions: Sequence[str]) -> api.WorkerInfo:
     return api.WorkerInfo(
         client_id=session.client_id.decode(errors="replace"),
         address=session.address,
-        functions=tuple(function.name.decode(errors="replace") for function in session.abilities),
+        functions=tuple(functions),
         running=len(session.running),
         overdue=dict(session.overdue),
         texts=dict(session.texts),

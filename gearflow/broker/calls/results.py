@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from heapq import merge
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -12,6 +13,7 @@ from gearflow.broker.calls.call import (
     KNOWN,
     LANES,
     STATES,
+    TURN,
     BrokerParts,
     CallFailed,
     EndOf,
@@ -23,6 +25,9 @@ from gearflow.broker.job import NO_PROGRESS, JobDetails, JobState, QueuedJob
 from gearflow.broker.parser import integer
 from gearflow.broker.storage import JobOutcome, JobRecord
 from gearflow.protocol import server_calls as api
+
+_SLICE: Final = 1000
+"""Names that are sorted before others get their turn."""
 
 _PRIORITIES: Final = {lane: priority for priority, lane in LANES.items()}
 
@@ -58,7 +63,7 @@ class ResultCalls:
         while True:
             if name is None:
                 yield KNOWN
-                return self._server_info()
+                return (yield from self._server_info())
             yield self._parts.known(name.handle, name.function, name.unique)
             job = self._parts.live_job(name)
             if job is not None:
@@ -67,8 +72,18 @@ class ResultCalls:
             if record is not None:
                 return self.ended_info(record)
 
-    def _server_info(self) -> api.ServerInfo:
+    def _server_info(self) -> Steps:
         parts = self._parts
+        names = list(parts.core.functions.paused)
+        runs: list[list[str]] = []
+        for start in range(0, len(names), _SLICE):
+            runs.append(sorted(map(_text, names[start : start + _SLICE])))
+            yield TURN
+        paused: list[str] = []
+        for name in merge(*runs):
+            paused.append(name)
+            if not len(paused) % _SLICE:
+                yield TURN
         return api.ServerInfo(
             version=parts.core.version,
             durable=parts.core.journal.durable,
@@ -77,7 +92,7 @@ class ResultCalls:
             keep=parts.core.limits.keep,
             max_deaths=parts.core.limits.deaths,
             jobs=len(parts.core.jobs.by_number),
-            paused=tuple(sorted(_text(name) for name in parts.core.functions.paused().functions)),
+            paused=tuple(paused),
         )
 
     def _job_info(self, job: QueuedJob) -> api.JobInfo:
@@ -104,8 +119,8 @@ class ResultCalls:
             paused=job.function.paused and not running,
         )
 
-    def ended_info(self, record: JobRecord) -> api.JobInfo:
-        """Describe a job that has ended."""
+    def ended_info(self, record: JobRecord, *, dead: bool | None = None) -> api.JobInfo:
+        """Describe a job that has ended. ``dead``: whether it is a dead letter, if that is known."""
         notes: dict[str, Any] = json.loads(record.notes) if record.notes else {}
         progress = notes.get("progress")
         state: Any = record.outcome.name.lower()
@@ -114,7 +129,7 @@ class ResultCalls:
             function=_text(record.function),
             unique=_text(record.unique),
             state=state,
-            dead=self.is_dead(record),
+            dead=self.is_dead(record) if dead is None else dead,
             submitted=record.submitted,
             started=record.started or None,
             ended=record.ended,

@@ -47,7 +47,7 @@ class SubmitCalls:
         while True:
             yield parts.known(None, request.function, request.unique)
             function = parts.core.functions.by_name.get(name)
-            if parts.core.store is None or (function is not None and unique in function.uniques):
+            if parts.core.store is None or parts.core.jobs.find(function, unique) is not None:
                 return None
             if not parts.core.journal.has_end(None, name, unique):
                 break

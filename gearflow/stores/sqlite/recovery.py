@@ -25,7 +25,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from gearflow.broker.storage import JobOutcome, JobRecord, StoredJob
+from gearflow.broker.storage import JobOutcome, JobRecord, Paused, StoredJob
 from gearflow.errors import StoreError
 from gearflow.stores.sqlite import schema
 from gearflow.stores.sqlite.errors import DiskFull, failed, hint
@@ -333,7 +333,8 @@ def _salvage(
             saved.record(record, is_letter)
         saved.end_of_records(time.time())
         paused = damaged.readable_paused()
-        tables.write_paused(paused or ())
+        for function in paused or ():
+            tables.pause(Paused(function, True))
     new = tables.metadata
     recovered = Recovered(
         kept_jobs=new.jobs,

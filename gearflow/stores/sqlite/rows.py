@@ -25,6 +25,7 @@ import json
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
+from hashlib import blake2b
 from struct import Struct
 from struct import error as struct_error
 from typing import Any, Final, TypeAlias
@@ -279,14 +280,14 @@ def row_record(row: Row) -> JobRecord:
     )
 
 
-def paused_row(functions: Sequence[bytes]) -> Row:
-    """The row of the table ``paused``: the names of functions, and a checksum."""
-    text = json.dumps([name.decode("latin-1") for name in functions])
+def paused_row(content: Sequence[bytes | int]) -> Row:
+    """A row of the table ``paused``: a list of names, or of numbers, and a checksum."""
+    text = json.dumps([each if isinstance(each, int) else each.decode("latin-1") for each in content])
     return text, crc32(text.encode())
 
 
-def row_paused(row: Row) -> tuple[bytes, ...]:
-    """The names of functions in a row of ``paused_row``.
+def row_paused(row: Row) -> list[bytes | int]:
+    """The list in a row of ``paused_row``.
 
     Raises:
         DamagedRow: The row is not what was written.
@@ -294,9 +295,32 @@ def row_paused(row: Row) -> tuple[bytes, ...]:
     text, crc = row
     try:
         _check(crc32(text.encode()), crc)
-        return tuple(name.encode("latin-1") for name in json.loads(text))
+        return [each if isinstance(each, int) else each.encode("latin-1") for each in json.loads(text)]
     except _WRONG_TYPES as error:
         raise DamagedRow from error
+
+
+def paused_id(function: bytes) -> int:
+    """The key of a paused function's row: a hash that no two functions have but by a chance of 2 to -62."""
+    return 2 + int.from_bytes(blake2b(function, digest_size=8).digest(), "big") // 4
+
+
+def paused_functions(rows: Sequence[Row]) -> tuple[bytes, ...]:
+    """The paused functions, from the rows of the table in the order of their keys.
+
+    The first row has the number of the others and the sum of their checksums. In version 2 it was the only
+    row, and had the names.
+
+    Raises:
+        DamagedRow: A row is missing or is not what was written.
+    """
+    if not rows or rows[0][0] != 1:
+        raise DamagedRow
+    first, *others = (row_paused(row[1:]) for row in rows)
+    names = [name for row in (first, *others) for name in row if isinstance(name, bytes)]
+    if names != first and first != [len(others), sum(row[2] for row in rows[1:])]:
+        raise DamagedRow
+    return tuple(names)
 
 
 def dead_letter_token(function: bytes) -> int:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Final
 from zlib import crc32
 
-from gearflow.stores.sqlite.rows import paused_row
+from gearflow.stores.sqlite.rows import DamagedRow, paused_functions, paused_id, paused_row
 
 APPLICATION_ID: Final = 0x47524657  # "GRFW"
 
@@ -82,6 +82,7 @@ _TABLES: Final = (
     "CREATE INDEX records_letter ON records (number) WHERE dead > 0",
 )
 
+# Since version 3 there is a row for each function, with its name alone. Row 1 has their total.
 _PAUSED: Final = """CREATE TABLE paused (
     id INTEGER PRIMARY KEY,  -- 1: there is one row
     functions TEXT,          -- their names, JSON
@@ -102,7 +103,22 @@ def _add_paused(connection: sqlite3.Connection) -> None:
     connection.execute("INSERT INTO paused (id, functions, crc) VALUES (1, ?, ?)", paused_row(()))
 
 
-MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [_create, _add_paused]
+def _add_row_for_each_paused(connection: sqlite3.Connection) -> None:
+    """Give each paused function a row of its own. The first row has their total.
+
+    If the row is damaged it stays as it is, and loading the store says so.
+    """
+    try:
+        names = paused_functions(connection.execute("SELECT id, functions, crc FROM paused").fetchall())
+    except DamagedRow:
+        return
+    rows = [(paused_id(name), *paused_row((name,))) for name in names]
+    connection.executemany("INSERT INTO paused (id, functions, crc) VALUES (?, ?, ?)", rows)
+    total = paused_row((len(rows), sum(crc for _, _, crc in rows)))
+    connection.execute("UPDATE paused SET functions = ?, crc = ? WHERE id = 1", total)
+
+
+MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [_create, _add_paused, _add_row_for_each_paused]
 """The n-th migrates a file of version n to version n + 1. A new file has version 0."""
 
 

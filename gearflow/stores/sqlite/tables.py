@@ -38,6 +38,8 @@ from gearflow.stores.sqlite.rows import (
     job_row,
     kept_by,
     part_ids,
+    paused_functions,
+    paused_id,
     paused_row,
     record_row,
     row_job,
@@ -129,10 +131,8 @@ class Reader:
 
     def paused(self) -> tuple[bytes, ...]:
         """The functions that are paused."""
-        row = self.connection.execute("SELECT functions, crc FROM paused WHERE id = 1").fetchone()
-        if row is None:
-            raise DamagedRow
-        return row_paused(row)
+        rows = self.connection.execute("SELECT id, functions, crc FROM paused ORDER BY id").fetchall()
+        return paused_functions(rows)
 
     def held(self, number: int) -> tuple[StoredJob, int, int] | None:
         """A job without its long workload, whether it is dead, and the workload's checksum."""
@@ -229,7 +229,7 @@ class Tables(Reader):
     def apply(self, changes: Sequence[Change]) -> None:
         """Apply changes in order. Raises sqlite3.IntegrityError if a number is there already."""
         kinds: dict[type[Change], list[Any]] = {}
-        numbers: set[int | tuple[bytes, ...]] = set()  # of jobs; others name what they change as well
+        numbers: set[int | bytes] = set()  # of jobs; others name what they change as well
         for change in changes:
             if change[0] in numbers:
                 self._apply_kinds(kinds)
@@ -302,7 +302,8 @@ class Tables(Reader):
             elif kind is Reserved:
                 self.metadata.reserved = max(self.metadata.reserved, *(change.below for change in changes))
             elif kind is Paused:
-                self.write_paused(changes[-1].functions)
+                for change in changes:
+                    self.pause(change)
 
     def insert_jobs(self, jobs: Sequence[StoredJob], dead: int = 0) -> None:
         """Insert jobs with their workloads."""
@@ -337,9 +338,22 @@ class Tables(Reader):
             record, place, self._insert_parts(body_key(record.number, of_result=True), record.body)
         )
 
-    def write_paused(self, functions: Sequence[bytes]) -> None:
-        """Replace the list of paused functions."""
-        self.connection.execute("UPDATE paused SET functions = ?, crc = ?", paused_row(functions))
+    def pause(self, change: Paused) -> None:
+        """Have a function paused, or not."""
+        key, row = paused_id(change.function), paused_row((change.function,))
+        if change.paused:
+            query = "INSERT OR IGNORE INTO paused (id, functions, crc) VALUES (?, ?, ?)"
+            changed = self.connection.execute(query, (key, *row)).rowcount
+        else:
+            query = "DELETE FROM paused WHERE id = ? AND functions = ? AND crc = ?"
+            changed = -self.connection.execute(query, (key, *row)).rowcount
+        if changed:
+            first = self.connection.execute("SELECT functions, crc FROM paused WHERE id = 1").fetchone()
+            if first is None:
+                raise DamagedRow
+            count, crcs = map(int, row_paused(first))
+            total = paused_row((count + changed, crcs + changed * row[1]))
+            self.connection.execute("UPDATE paused SET functions = ?, crc = ? WHERE id = 1", total)
 
     def _store(self, jobs: Sequence[StoredJob], dead: int = 0) -> None:
         self.insert_jobs([job for job in jobs if not isinstance(job.workload, int)], dead)
