@@ -134,6 +134,11 @@ class Store(Protocol):
         ...
 
     @property
+    def behind(self) -> bool:
+        """Whether long work should wait until the disk has what was written. ``sync`` gets it there."""
+        ...
+
+    @property
     def untidy(self) -> bool:
         """Whether ``tidy`` has something to do."""
         ...

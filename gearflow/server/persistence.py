@@ -75,6 +75,9 @@ class CommitTimings:
     """A fault is over after a write if nothing was refused for this time. On a nearly full disk, large jobs
     are refused while small ones fit."""
 
+    behind: float = 0.01
+    """Between two looks whether the disk has caught up with large bodies."""
+
     linger: float = 0.01
     """For how long ends of jobs gather. A server that is killed meanwhile runs these jobs again."""
 
@@ -183,7 +186,7 @@ class GroupCommitter:
         journal = self._journal
         if journal.work and self._work_handle is None:
             self._work_handle = self._loop.call_soon(self._work)
-        if not journal.entries or self._group or self._may_linger():
+        if not journal.entries or self._group or self._is_syncing() or self._may_linger():
             return
         entries = journal.drain()
         if self._sync_fault is not None:
@@ -213,6 +216,10 @@ class GroupCommitter:
                 seconds = self._timings.batch if self._sync == "batch" else self._timings.idle
                 self._sync_timer = self._loop.call_later(seconds, self._sync_later)
         self._notify(entries)
+
+    def _is_syncing(self) -> bool:
+        """Whether a sync is in progress that another one has to wait for before its group is kept."""
+        return self._sync == "always" and self._syncing is not None
 
     async def settle(self) -> None:
         """Wait for a sync that is in progress."""
@@ -273,6 +280,11 @@ class GroupCommitter:
 
     def _work(self) -> None:
         """Do a step of long work, and the next one in another turn."""
+        if self._store.behind and self._sync_fault is None:
+            if self._syncing is None:
+                self._start_sync()
+            self._work_handle = self._loop.call_later(self._timings.behind, self._work)
+            return
         self._step()
         self._work_handle = self._loop.call_soon(self._work) if self._journal.work else None
         self._wake()

@@ -42,6 +42,7 @@ class MemoryStore:
     durable = False
     large = sys.maxsize
     untidy = False
+    behind = False
 
     def __init__(self, *, keep_bytes: int | None = 64 << 20) -> None:
         """``keep_bytes``: bytes of all kept results together. None means they are kept until they expire."""

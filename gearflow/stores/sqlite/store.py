@@ -28,6 +28,9 @@ store is not opened. After an orderly end there is no log.
 own. The row that makes it visible comes last. Parts without a row, for the row could not be written, was
 removed, or the process died, are *loose*. ``tidy`` removes them one by one.
 
+A log of the length of a large body would be cut to its usual length on the event loop's thread, which takes a
+while. So the caller of ``write_ahead`` waits while the store is ``behind``.
+
 **Failed sync.** Every later sync fails, too. Writes then survive the end of the process, as with
 ``sync="off"``, and the server must not promise more. The log stays as it is, also when the store is closed.
 The next server that opens the file checks whether all of it is there.
@@ -174,6 +177,10 @@ class SqliteStore:
     @property
     def untidy(self) -> bool:
         return bool(self._tables.loose)
+
+    @property
+    def behind(self) -> bool:
+        return self.log.is_behind()
 
     def tidy(self) -> Iterator[None]:
         while self._tables.loose:

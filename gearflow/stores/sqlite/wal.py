@@ -136,6 +136,7 @@ class WriteAheadLog:
         self._stopped = False
         self._checkpointer: threading.Thread | None = None
         self._length_copied = 0  # bytes of log at the last checkpoint
+        self._length_tried = 0  # the same, also of a checkpoint that failed
 
     def opened(self) -> None:
         """Open the log, which exists once SQLite has opened the file, and make its name durable.
@@ -167,6 +168,12 @@ class WriteAheadLog:
             ):
                 self._checkpointer = threading.Thread(target=self.copy, name="gearflow-checkpoint")
                 self._checkpointer.start()
+
+    def is_behind(self) -> bool:
+        """Whether a checkpoint should end before the log grows more. It does not wait for a reader."""
+        length = self.length()
+        most = self._tuning.checkpoint
+        return self.broken is None and length > 2 * most and length - self._length_tried > most / 2
 
     def length(self) -> int:
         """Bytes of the log's file. The log itself may be shorter."""
@@ -201,6 +208,7 @@ class WriteAheadLog:
                 self._copy_by(connection)
             finally:
                 connection.close()
+        self._length_tried = self.length()
 
     def _copy_by(self, connection: sqlite3.Connection) -> None:
         before = copied = 0
