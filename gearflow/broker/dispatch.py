@@ -72,6 +72,7 @@ class Dispatcher:
         self._timeouts = core.timeouts
         self._endings = endings
         self._store = core.store
+        self._shortest_run = core.limits.shortest_run
         self._journal = core.journal
         self._turns = core.turns
         self._served = 0
@@ -88,7 +89,8 @@ class Dispatcher:
     def can_do_timeout(self, session: Session, kind: int, body: Body) -> None:
         """CAN_DO_TIMEOUT: the same, with a time limit for each run."""
         (name,), milliseconds = split(body, 1, kind)
-        self._offer(session, name, max(integer(bytes(milliseconds)), 0) / 1000)
+        limit = integer(bytes(milliseconds)) / 1000
+        self._offer(session, name, max(limit, self._shortest_run) if limit > 0 else 0.0)
 
     def _offer(self, session: Session, name: bytes, timeout: float) -> None:
         """A worker offers a function; the last time limit it gives counts (seconds, 0: none)."""

@@ -36,6 +36,10 @@ class SizeLimits:
     deaths: int | None = 3
     """Workers that may go away in the middle of a job; then it is a dead letter. None: any number."""
 
+    shortest_run: float = 1.0
+    """The shortest time limit of a run that a worker can set (CAN_DO_TIMEOUT). A shorter one is raised to it,
+    as in gearmand. Many workers send seconds where the protocol has milliseconds."""
+
 
 class Rejected(Exception):
     """A submission is refused: the code and the text of the ERROR."""

@@ -16,10 +16,10 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
-from gearflow.broker import Broker, Session
+from gearflow.broker import Broker, Session, SizeLimits
 from gearflow.broker.storage import Store
 from gearflow.errors import RemoteProtocolError
 from gearflow.runtime.log_bursts import BurstLog
@@ -66,6 +66,9 @@ class Timings:
 
     last_write: float = 1.0
     """Time for peers to read what was already written to them when the server stops."""
+
+    shortest_run: float = SizeLimits().shortest_run
+    """The shortest time limit of a run that a worker can set (CAN_DO_TIMEOUT)."""
 
     commit: CommitTimings = field(default_factory=CommitTimings)
 
@@ -126,7 +129,7 @@ class Engine:
         self.broker = Broker(
             b"H:%b-%b:" % (socket.gethostname()[:32].encode(), contents.name),
             lambda line: admin.answer(self.broker, line),
-            self.settings.limits,
+            replace(self.settings.limits, shortest_run=self.timings.shortest_run),
             store,
             token.get_secret_value().encode() if token is not None else None,
             admin.server_version(),

@@ -193,10 +193,10 @@ def test_an_absurd_time_is_answered_all_the_same(client: Peer) -> None:
 def test_a_job_over_its_workers_own_limit_goes_to_another(world: World, client: Peer) -> None:
     handle = client.submit()
     slow = world.peer()
-    slow(p.CanDoTimeout(b"work", b"50"))
+    slow(p.CanDoTimeout(b"work", b"1050"))
     assert slow.grab() == handle
     other = world.worker().sleep()
-    world.pass_time(0.04)
+    world.pass_time(1.04)
     assert other.read() == []
     assert world.broker.next_due() == pytest.approx(world.now + 0.01)
     world.pass_time(0.02)
@@ -205,6 +205,16 @@ def test_a_job_over_its_workers_own_limit_goes_to_another(world: World, client: 
     assert late == [p.Error(b"JOB_NOT_FOUND", b"Job given in work result not found")]
     other(p.WorkComplete(handle, b"r"))
     assert client.read() == [p.WorkComplete(handle, b"r")]
+
+
+@pytest.mark.parametrize("limit", [b"1", b"5", b"999", b"1000"])
+def test_a_limit_below_a_second_is_a_second(world: World, client: Peer, limit: bytes) -> None:
+    """Many workers send seconds. In milliseconds these would take every job from them."""
+    worker = world.peer()
+    worker(p.CanDoTimeout(b"work", limit))
+    client.submit()
+    worker.grab()
+    assert world.broker.next_due() == world.now + 1.0
 
 
 @pytest.mark.parametrize("limit", [b"0", b"-1", b"soon", b"", b"\x00\x00\x03\xe8"])

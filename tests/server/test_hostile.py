@@ -389,7 +389,7 @@ def test_a_body_over_the_limit_in_a_packet_of_no_type_is_refused_and_its_sender_
 def test_jobs_are_taken_back_however_short_the_time_of_their_worker(tmp_path: Path, work: bytes) -> None:
     """Some of them are overdue again before the server has dealt with the others."""
     with (
-        server_process(tmp_path / "log") as server,
+        server_process(tmp_path / "log", timings={"shortest_run": 0.0}) as server,
         Wire(server.port) as client,
         Wire(server.port) as hasty,
     ):

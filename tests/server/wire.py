@@ -8,7 +8,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Self
@@ -27,15 +27,18 @@ TIMEOUT: Final = 20.0
 
 _SERVER: Final = """\
 import json, logging, resource, sys
-from gearflow.server import JobServer, tune_garbage_collection
-settings, files = json.loads(sys.argv[1])
+from gearflow.server import ServerSettings, tune_garbage_collection
+from gearflow.server.engine import Timings
+from gearflow.server.server import engine_thread
+settings, timings, files = json.loads(sys.argv[1])
 if files:
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
 logging.basicConfig(level="INFO", format="%(levelname)s %(message)s")
 tune_garbage_collection()
-with JobServer(port=0, **{"max_deaths": None, **settings}) as server:
-    print(server.port, flush=True)
-    sys.stdin.read()
+thread = engine_thread(ServerSettings(port=0, **{"max_deaths": None, **settings}), Timings(**timings))
+print(thread.start().port, flush=True)
+sys.stdin.read()
+thread.stop()
 """
 
 
@@ -189,13 +192,17 @@ class ServerProcess:
 
 
 @contextmanager
-def server_process(log: Path, *, files: int | None = None, **settings: Any) -> Generator[ServerProcess]:
+def server_process(
+    log: Path, *, files: int | None = None, timings: Mapping[str, float] | None = None, **settings: Any
+) -> Generator[ServerProcess]:
     """A server for the time of the block; ``files`` is its limit of descriptors, ``log`` a file it writes to.
+
+    ``timings`` are fields of ``Timings``.
 
     Raises:
         AssertionError: It did not live until the end, or wrote of an exception.
     """
-    command = [sys.executable, "-c", _SERVER, json.dumps([settings, files])]
+    command = [sys.executable, "-c", _SERVER, json.dumps([settings, timings or {}, files])]
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=output, env={**os.environ}

@@ -1,0 +1,56 @@
+"""Workers of PHP and Perl that set a time limit (CAN_DO_TIMEOUT) on the bundled server."""
+
+from collections.abc import Generator
+
+import anyio
+import pytest
+
+from gearflow.client import Client
+from gearflow.server import ServerSettings
+from gearflow.server.engine import Timings
+from tests.interop.conftest import Start
+from tests.server.wire import running
+
+PHP = """
+[, $host, $port, $function, $limit] = $argv;
+$worker = new GearmanWorker();
+$worker->addServer($host, (int) $port);
+$worker->addFunction($function, function (GearmanJob $job) {
+    usleep((int) $job->workload());
+    return 'done';
+}, null, (int) $limit);
+while (true) { @$worker->work(); }
+"""
+
+PERL = """
+use strict; use Gearman::Worker; use Time::HiRes;
+my ($host, $port, $function, $limit) = @ARGV;
+my $worker = Gearman::Worker->new(job_servers => ["$host:$port"]);
+$worker->register_function($function, $limit, sub { Time::HiRes::usleep($_[0]->arg); 'done' });
+$worker->work while 1;
+"""
+
+
+@pytest.fixture(params=["php", "perl"])
+def command(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    """Starts a worker that sleeps for as many microseconds as the workload says."""
+    program: str = request.getfixturevalue(request.param)
+    return (program, "-r", PHP) if request.param == "php" else (program, "-e", PERL)
+
+
+@pytest.fixture
+def shortest_run(request: pytest.FixtureRequest) -> Generator[str]:
+    """The address of a server that raises limits to so many seconds."""
+    with running(ServerSettings(port=0), Timings(shortest_run=request.param)) as engine:
+        yield f"127.0.0.1:{engine.port}"
+
+
+@pytest.mark.parametrize("shortest_run", [60.0], indirect=True)
+async def test_a_limit_that_is_meant_in_seconds_takes_no_job_away(
+    start: Start, command: tuple[str, ...], shortest_run: str, function: str
+) -> None:
+    start(*command, *shortest_run.split(":"), function, "5")
+    async with Client([shortest_run]) as client:
+        with anyio.fail_after(20):
+            jobs = [await client.submit(function, b"20000") for _ in range(2)]
+            assert [await job.result() for job in jobs] == [b"done", b"done"]
