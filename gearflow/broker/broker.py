@@ -200,7 +200,7 @@ class Broker:
                 break
         for job, worker in self.core.timeouts.expired(now):
             del worker.running[self.core.handles.handle(job.number)]
-            self.lifecycle.requeue(job)
+            self.lifecycle.timed_out(job, worker)
             if is_late():
                 break
         self.dispatcher.tick()

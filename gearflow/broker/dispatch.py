@@ -259,11 +259,11 @@ class Dispatcher:
         function = job.function
         now = self._clock.now
         handle = b"%b%d" % (self._handle_prefix, job.number)
-        session.running[handle] = job
-        job.worker = session
         timeout = session.abilities[function]
         if timeout:
-            self._timeouts.arm(job, session, now + timeout)
+            self._timeouts.arm(job, session, self._begin(session, now) + timeout)
+        session.running[handle] = job
+        job.worker = session
         details = job.details
         if kind == _GRAB_JOB:
             head, number = b"%b\0%b\0" % (handle, function.name), _JOB_ASSIGN
@@ -289,6 +289,17 @@ class Dispatcher:
             outbox.append(head)
             outbox.append(workload)
             session.has_large = session.has_large or size >= WHOLE
+
+    @staticmethod
+    def _begin(session: Session, now: float) -> float:
+        """When the time of a job begins that the worker is given.
+
+        A worker that overran a limit may have taken the ERROR for its late result as the answer to a GRAB_JOB
+        (libgearman). It then holds the next job before it has ended the one that it runs.
+        """
+        if session.overran and session.running:
+            return max(now, next(reversed(session.running.values())).deadline)
+        return now
 
     # ----------------------------------------------------------------------------------- jobs that come
 

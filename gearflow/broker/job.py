@@ -71,7 +71,7 @@ class JobDetails:
         self.deadline = 0.0  # while it runs: when the server takes it from its worker; 0: never
         self.progress: tuple[bytes, bytes] = NO_PROGRESS
         self.attempt = 0  # failed runs that count
-        self.deaths = 0  # workers that disconnected while they ran it
+        self.deaths = 0  # runs cut off: the worker disconnected, or overran its time limit
         self.unstored = False  # the store did not accept it
         self.cancelled = False  # it is over for all but the worker that still runs it
         self.warnings: list[bytes] = []

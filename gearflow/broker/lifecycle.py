@@ -76,16 +76,33 @@ class Lifecycle:
         self._queue_when_due(job, due)
 
     def worker_died(self, job: QueuedJob, worker: Session) -> None:
-        """The worker disconnected while it ran the job. The job is queued again until ``limits.deaths``."""
+        """The worker disconnected while it ran the job.
+
+        If the worker overran a time limit before, this is no death. It got an ERROR for its late result, and
+        libgearman and Perl take that for the answer to their next GRAB_JOB. Many workers then end, and hold a
+        job that they have not begun.
+        """
+        if worker.overran:
+            self.requeue(job)
+            return
+        self._cut_off(job, worker, JobOutcome.WORKERS_DIED, "WorkersDied", "went away")
+
+    def timed_out(self, job: QueuedJob, worker: Session) -> None:
+        """The worker ran the job for longer than its time limit (CAN_DO_TIMEOUT)."""
+        worker.overran = True
+        how = "overran its time limit (CAN_DO_TIMEOUT)"
+        self._cut_off(job, worker, JobOutcome.RAISED, "gearflow.errors.TaskTimeout", how)
+
+    def _cut_off(self, job: QueuedJob, worker: Session, outcome: JobOutcome, kind: str, how: str) -> None:
+        """A run was cut off. The job is queued again until ``limits.deaths``."""
         details = job.ensure_details()
         details.deaths += 1
         most = self._core.limits.deaths
         if most is not None and details.deaths >= most and job.wanted:
             name = serialization.name_of(worker).decode(errors="replace")
-            text = f"{details.deaths} workers went away in the middle of it; the last was {name}"
-            self._endings.fail(
-                job, JobOutcome.WORKERS_DIED, serialization.failure("WorkersDied", text), worker
-            )
+            times = "once" if details.deaths == 1 else f"{details.deaths} times"
+            text = f"it was cut off {times}; the last time, the worker {name} {how}"
+            self._endings.fail(job, outcome, serialization.failure(kind, text), worker)
             return
         if job.kept:
             self._core.journal.add(Rescheduled(job.number, details.due, details.attempt, details.deaths))

@@ -34,7 +34,8 @@ class SizeLimits:
     """Dead letters are kept so long."""
 
     deaths: int | None = 3
-    """Workers that may go away in the middle of a job; then it is a dead letter. None: any number."""
+    """Runs of a job that may be cut off: its worker goes away, or overruns its time limit. Then it is a dead
+    letter. None: any number."""
 
     shortest_run: float = 1.0
     """The shortest time limit of a run that a worker can set (CAN_DO_TIMEOUT). A shorter one is raised to it,

@@ -47,6 +47,7 @@ class Session:
         "no_job_at",
         "outbox",
         "overdue",
+        "overran",
         "pending_writes",
         "running",
         "sleep",
@@ -72,6 +73,7 @@ class Session:
         self.no_job_at = -inf  # when it was last sent NO_JOB
         self.expects_job = False  # its GRABs may be held for a moment: see ``dispatch``
         self.events = b""  # the handle of its call of ``gearflow:events``, if it made one
+        self.overran = False  # the server took a job from it because of a time limit that it set
         self.overdue: Mapping[str, int] = {}  # by function: runs that go on after the end of their job
         self.texts: Mapping[str, str] = {}  # by function: its only parameter, which is the whole payload
         self.running: dict[bytes, QueuedJob] = {}  # by handle, in the order they were assigned

@@ -23,8 +23,8 @@ class JobOutcome(IntEnum):
     COMPLETED = 0  # WORK_COMPLETE; the body is the result
     CANCELLED = 1  # by somebody who may
     FAILED = 2  # WORK_FAIL: its worker did not say why
-    RAISED = 3  # WORK_EXCEPTION; the body is what the worker said
-    WORKERS_DIED = 4  # too many workers went away in the middle of it
+    RAISED = 3  # WORK_EXCEPTION; the body is what the worker said, or the server of a time limit
+    WORKERS_DIED = 4  # too many runs were cut off, the last because its worker went away
     EXPIRED = 5  # it had not started when its time was over
 
 
@@ -43,7 +43,7 @@ class StoredJob(NamedTuple):
     reducer: bytes | None
     options: bytes  # JSON: what the submission asked for beyond the protocol; empty for nothing
     attempt: int  # runs that have begun and count
-    deaths: int  # workers that went away in the middle of it
+    deaths: int  # runs that were cut off
     workload: Body | int
 
 

@@ -357,7 +357,7 @@ class JobInfo(Answer):
     """The number of its current or last run, from 1."""
 
     deaths: int = 0
-    """Workers that went away in the middle of the job."""
+    """Runs that were cut off, because the worker went away or overran its time limit (CAN_DO_TIMEOUT)."""
 
     worker: str = ""
     """The name of the worker that has the job, or had it last."""

@@ -110,8 +110,8 @@ class ServerSettings(BaseModel):
     much as there is room."""
 
     max_deaths: Annotated[int, Field(ge=1)] | None = _DEFAULTS.deaths
-    """Workers that may go away in the middle of a job before it becomes a dead letter. None means any
-    number."""
+    """Runs of a job that may be cut off before it becomes a dead letter. A run is cut off if its worker goes
+    away, or overruns a time limit that it set (CAN_DO_TIMEOUT). None means any number."""
 
     @model_validator(mode="after")
     def _has_certificate(self) -> Self:

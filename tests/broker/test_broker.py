@@ -1,5 +1,8 @@
+import json
+
 import pytest
 
+from gearflow.broker import SizeLimits
 from gearflow.broker.dispatch import WAKE_TIMEOUT
 from gearflow.errors import RemoteProtocolError
 from gearflow.protocol import packets as p
@@ -215,6 +218,81 @@ def test_a_limit_below_a_second_is_a_second(world: World, client: Peer, limit: b
     client.submit()
     worker.grab()
     assert world.broker.next_due() == world.now + 1.0
+
+
+def test_a_job_that_is_cut_off_again_and_again_ends_and_its_callers_hear_why() -> None:
+    world = World(SizeLimits(deaths=3))
+    caller, plain = world.peer(), world.peer()
+    caller(p.OptionReq(b"exceptions"))
+    handle = caller.submit(unique=b"u")
+    assert plain.submit(unique=b"u") == handle
+    dying = world.worker()
+    assert dying.grab() == handle
+    dying.leave()
+    slow = world.peer()
+    slow(p.SetClientId(b"tortoise"), p.CanDoTimeout(b"work", b"2000"))
+    for _ in range(2):
+        assert slow.grab() == handle
+        world.pass_time(2)
+    (ended,) = caller.read()
+    assert isinstance(ended, p.WorkException)
+    assert json.loads(ended.data) == {
+        "type": "gearflow.errors.TaskTimeout",
+        "message": "it was cut off 3 times; the last time, the worker tortoise overran its time limit "
+        "(CAN_DO_TIMEOUT)",
+    }
+    assert plain.read() == [p.WorkFail(handle)]
+    assert slow.grab() is None
+    assert not world.broker.jobs.by_number
+    assert world.broker.next_due() is None
+
+
+def test_a_worker_that_sleeps_while_it_runs_a_job_keeps_its_limit(world: World, client: Peer) -> None:
+    """gearmand ends the limit. But a worker that runs several jobs at once sleeps while they run."""
+    handle = client.submit()
+    worker = world.peer()
+    worker(p.CanDoTimeout(b"work", b"1000"))
+    assert worker.grab() == handle
+    worker.sleep()
+    world.pass_time(1)
+    assert worker.read() == [NOOP]
+    assert world.worker().grab() == handle
+
+
+def test_a_worker_that_ends_over_a_late_result_costs_the_job_that_it_has_not_begun_no_death() -> None:
+    """libgearman and Perl take the ERROR as the answer to GRAB_JOB, and end while they hold the next job."""
+    world = World(SizeLimits(deaths=1))
+    client = world.peer()
+    first = client.submit_background()
+    slow = world.peer()
+    slow(p.CanDoTimeout(b"work", b"1000"))
+    assert slow.grab() == first
+    second = client.submit_background()
+    world.pass_time(1)
+    error, assigned = slow(p.WorkComplete(first, b"late"), p.GrabJob())
+    assert isinstance(error, p.Error)
+    assert assigned == p.JobAssign(second, b"work", b"x")
+    slow.leave()
+    assert world.worker().grab() == second
+
+
+def test_a_worker_that_is_out_of_step_after_a_late_result_has_the_whole_limit_for_each_job(
+    world: World, client: Peer
+) -> None:
+    """It holds the next job before it has ended one. The time of that job must not have begun."""
+    first = client.submit()
+    worker = world.peer()
+    worker(p.CanDoTimeout(b"work", b"1000"))
+    assert worker.grab() == first
+    world.pass_time(1)
+    second = client.submit()
+    worker(p.WorkComplete(first, b"late"))
+    assert worker.grab() == first
+    assert worker.grab() == second
+    world.pass_time(0.9)
+    assert worker(p.WorkComplete(first, b"")) == []
+    world.pass_time(0.9)
+    assert worker(p.WorkComplete(second, b"")) == []
 
 
 @pytest.mark.parametrize("limit", [b"0", b"-1", b"soon", b"", b"\x00\x00\x03\xe8"])

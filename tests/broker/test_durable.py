@@ -259,6 +259,24 @@ def test_deaths_are_counted_over_restarts_and_the_last_makes_a_dead_letter(
     assert world.worker().grab() is None
 
 
+def test_a_run_over_its_time_limit_counts_like_a_death_also_over_a_restart(
+    client: Peer, world: Durable
+) -> None:
+    client(p.SubmitJobBg(b"work", b"", b"x"))
+    world.commit()
+    for _ in range(3):
+        world = world.restarted()
+        worker = world.peer()
+        worker(p.SetClientId(b"tortoise"), p.CanDoTimeout(b"work", b"2000"))
+        assert worker.grab() == _handle(1)
+        world.pass_time(2)
+        world.commit()
+    (letter,) = world.disk.dead(None, 0, 10)
+    assert (letter.outcome, letter.deaths, letter.worker) == (JobOutcome.RAISED, 3, b"tortoise")
+    assert json.loads(bytes(letter.body))["type"] == "gearflow.errors.TaskTimeout"
+    assert world.worker().grab() is None
+
+
 def test_a_restart_is_no_death(world: Durable, client: Peer) -> None:
     client(p.SubmitJobBg(b"work", b"", b"x"))
     world.commit()

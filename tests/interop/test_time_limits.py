@@ -5,7 +5,7 @@ from collections.abc import Generator
 import anyio
 import pytest
 
-from gearflow.client import Client
+from gearflow.client import Client, JobFailed
 from gearflow.server import ServerSettings
 from gearflow.server.engine import Timings
 from tests.interop.conftest import Start
@@ -54,3 +54,18 @@ async def test_a_limit_that_is_meant_in_seconds_takes_no_job_away(
         with anyio.fail_after(20):
             jobs = [await client.submit(function, b"20000") for _ in range(2)]
             assert [await job.result() for job in jobs] == [b"done", b"done"]
+
+
+@pytest.mark.parametrize("shortest_run", [0.5], indirect=True)
+async def test_a_job_that_always_overruns_ends_and_the_others_are_done(
+    start: Start, php: str, shortest_run: str, function: str
+) -> None:
+    start(php, "-r", PHP, *shortest_run.split(":"), function, "1")
+    async with Client([shortest_run]) as client:
+        with anyio.fail_after(30):
+            slow = await client.submit(function, b"700000")
+            with pytest.raises(JobFailed) as failure:
+                await slow.result()
+            assert b"TaskTimeout" in (failure.value.exception or b"")
+            quick = [await client.submit(function, b"0") for _ in range(5)]
+            assert [await job.result() for job in quick] == [b"done"] * 5
