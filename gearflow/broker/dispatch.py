@@ -259,7 +259,7 @@ class Dispatcher:
         function = job.function
         now = self._clock.now
         handle = b"%b%d" % (self._handle_prefix, job.number)
-        timeout = session.abilities[function]
+        timeout = session.abilities.get(function)  # withdrawn, if a large body was read meanwhile
         if timeout:
             self._timeouts.arm(job, session, self._begin(session, now) + timeout)
         session.running[handle] = job

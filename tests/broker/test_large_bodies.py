@@ -231,6 +231,16 @@ def test_a_worker_that_leaves_before_its_large_job_was_sent_is_no_death(world: D
     assert worker.read() == [p.JobAssign(handle, b"work", LARGE)]
 
 
+def test_a_worker_that_withdraws_the_function_while_its_large_job_is_read_is_sent_the_job(
+    world: Durable, client: Peer
+) -> None:
+    handle = submit_large(world, client)
+    worker = world.worker()
+    assert worker(p.GrabJob(), p.CantDo(b"work")) == []
+    world.work()
+    assert worker.read() == [p.JobAssign(handle, b"work", LARGE)]
+
+
 def test_a_large_job_that_is_cancelled_while_it_is_read_is_not_sent(world: Durable, client: Peer) -> None:
     handle = submit_large(world, client)
     client(p.SubmitJobBg(b"work", b"", b"small"))
