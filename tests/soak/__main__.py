@@ -1,9 +1,10 @@
 """Run a soak by hand, and print its report.
 
-    python -m tests.soak [--minutes 5] [--jobs 20000] [--pause 3] [--seed 1] [--keep DIR]
+    python -m tests.soak [--minutes 5] [--jobs 20000] [--pause 3] [--seed 1] [--hostile] [--keep DIR]
 
 ``--jobs`` is the number of background jobs, and that of attached ones; they are spread over the minutes.
-``--pause`` is the average number of seconds from one kill to the next. ``--keep`` names an empty folder for
+``--pause`` is the average number of seconds from one kill to the next. ``--hostile`` lets hostile peers at
+the servers. ``--keep`` names an empty folder for
 the servers' files and the logs, which are thrown away otherwise.
 """
 
@@ -23,9 +24,10 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=20_000)
     parser.add_argument("--pause", type=float, default=3)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--hostile", action="store_true")
     parser.add_argument("--keep", type=Path)
     options = parser.parse_args()
-    plan = Plan(options.jobs, options.minutes * 60, options.pause, options.seed)
+    plan = Plan(options.jobs, options.minutes * 60, options.pause, options.seed, options.hostile)
     with tempfile.TemporaryDirectory() as directory:
         if options.keep is not None:
             options.keep.mkdir(parents=True, exist_ok=True)

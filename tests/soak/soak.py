@@ -8,12 +8,17 @@ errors. What must hold:
 * every job that was acknowledged runs to its end, and every call has its own result;
 * a job runs twice only for a reason: a kill, or a caller that could not know;
 * what is left standing holds no more files, threads, tasks and memory than before.
+
+Hostile peers may be at the servers all the while, with a client that measures how long it waits beside them.
 """
 
 import os
+import subprocess
+import sys
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -23,10 +28,13 @@ import anyio
 
 from gearflow import ConnectionLost, NoServer, SubmitUnknown, connect
 from gearflow.client import Client
+from tests.conftest import ROOT
 from tests.soak import tasks
 from tests.soak.audit import Account, Mark, store_of
 from tests.soak.census import Census, census
 from tests.soak.fleet import Fleet
+from tests.soak.hostile import Hostilities
+from tests.soak.probe import Waits
 
 CALLERS: Final = 40
 """Calls at a time, of each kind."""
@@ -56,6 +64,8 @@ class Plan:
     pause: float
     """Seconds from one kill to the next, on average."""
     seed: int
+    hostile: bool = False
+    """Whether hostile peers come, too."""
 
 
 @dataclass
@@ -72,17 +82,37 @@ class Report:
     """Seconds in which no call ended."""
     repeated: Counter[str]
     """Further runs, by their reason."""
+    censuses: dict[str, tuple[Census, Census]]
+    """What is left standing held before and after."""
+    logs: dict[str, int]
+    """Bytes that each process has logged."""
+    hostilities: Hostilities
+    waits: Waits | None
+    """How long the server that nothing kills made a client wait."""
     faults: list[str] = field(default_factory=list[str])
 
     def __str__(self) -> str:
-        lines = [
-            f"{self.promised:,} jobs in {self.seconds:.0f} s; no end of a call for {self.longest_gap:.2f} s",
-            f"ended: {_listed(self.ended)}",
-            f"errors that callers saw: {_listed(self.errors)}",
-            f"runs that were not the first: {_listed(self.repeated)}",
-            *(f"FAULT: {fault}" for fault in self.faults),
+        """A table in Markdown, and the faults."""
+        rows = [
+            ("jobs acknowledged, all of which ran", f"{self.promised:,} in {self.seconds / 60:.0f} minutes"),
+            ("processes ended", _listed(self.ended)),
+            ("hostile acts", _listed(self.hostilities.acts)),
+            ("errors that callers saw", _listed(self.errors)),
+            ("runs that were not the first", _listed(self.repeated)),
+            ("longest time in which no call ended", f"{self.longest_gap:.2f} s"),
         ]
-        return "\n".join(lines)
+        if (waits := self.waits) is not None:
+            answers = (
+                f"median {waits.median:.2f} ms, p99.9 {waits.p999:.0f} ms, longest {waits.longest:.0f} ms"
+            )
+            rows.append((f"{waits.count:,} answers of the spared server", answers))
+            rows.append(("its longest turn, in CPU time", f"{waits.longest_turn:.0f} ms"))
+        for name, (before, after) in self.censuses.items():
+            memory = f"{before.memory >> 20} and {after.memory >> 20} MiB"
+            rows.append((f"{name}, before and after", f"{memory}, {before.files} and {after.files} files"))
+        rows.append(("bytes of log", ", ".join(f"{size:,} {name}" for name, size in self.logs.items())))
+        lines = ["| measured | figure |", "|---|---|", *(f"| {name} | {figure} |" for name, figure in rows)]
+        return "\n".join([*lines, *(f"FAULT: {fault}" for fault in self.faults)])
 
 
 def soak(plan: Plan, directory: Path) -> Report:
@@ -97,6 +127,7 @@ def soak(plan: Plan, directory: Path) -> Report:
         *(f"{key} was promised, and did not run" for key in sorted(load.account.missing(marks))[:10]),
         *(reason for reason in repeated if reason.startswith("no reason")),
         *load.faults,
+        *load.hostilities.faults,
         *_growth(before, after, plan),
         *fleet.complaints(),
     ]
@@ -107,6 +138,10 @@ def soak(plan: Plan, directory: Path) -> Report:
         load.errors,
         load.longest_gap,
         repeated,
+        {name: (census, after[name]) for name, census in before.items()},
+        {process.name: len(process.log) for process in (*fleet.servers, *fleet.workers)},
+        load.hostilities,
+        load.waits,
         faults,
     )
 
@@ -120,6 +155,8 @@ class Load:
         self.faults: list[str] = []
         self.seconds = 0.0
         self.longest_gap = 0.0
+        self.hostilities = Hostilities()
+        self.waits: Waits | None = None
         self._plan = plan
         self._fleet = fleet
         self._runs = runs
@@ -134,7 +171,7 @@ class Load:
             before = await self._census()
             self.longest_gap = 0.0
             begin = self._last_end = time.monotonic()
-            with self._fleet.in_danger(self._chance, self._plan.pause):
+            with self._fleet.in_danger(self._chance, self._plan.pause), self._beside_hostile_peers():
                 await self._calls("job", self._plan.jobs, self._plan.seconds)
             self.seconds = time.monotonic() - begin
             with anyio.move_on_after(PATIENCE):
@@ -142,6 +179,19 @@ class Load:
                     await anyio.sleep(0.1)
             await self._reach_all(client)
             return before, await self._census()
+
+    @contextmanager
+    def _beside_hostile_peers(self) -> Generator[None]:
+        """Hostile peers and a probe, for the time of the block."""
+        if not self._plan.hostile:
+            yield
+            return
+        spared = self._fleet.addresses[-1], str(self._fleet.servers[-1].pid)
+        with _program("hostile", str(self._plan.seed), *self._fleet.addresses) as hostile:
+            with _program("probe", *spared) as probe:
+                yield
+                self.waits = Waits.model_validate_json(probe.communicate()[0])
+            self.hostilities = Hostilities.model_validate_json(hostile.communicate()[0])
 
     def marks(self) -> list[Mark]:
         """What the workers have written."""
@@ -231,6 +281,11 @@ class Load:
     def _pause(self) -> float:
         """Seconds that a job takes: most take none, some long enough to be met by a kill."""
         return self._chance.choice((0, 0, 0, 0.02, 0.1))
+
+
+def _program(name: str, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", f"tests.soak.{name}", *arguments]
+    return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def _growth(before: dict[str, Census], after: dict[str, Census], plan: Plan) -> list[str]:
