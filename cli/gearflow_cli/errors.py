@@ -17,6 +17,7 @@ from typing import Final, TextIO
 import typer
 
 from gearflow_cli import logs
+from gearflow_cli.text import printable, printable_lines
 from gearflow_cli.tracebacks import own_lines
 
 
@@ -89,12 +90,12 @@ def _in_words(error: OSError) -> str:
 
 
 def tell(message: str, level: int = logging.INFO) -> None:
-    """Print a message on stderr, if it is still open."""
+    """Print a message on stderr, if it is still open. Its lines are escaped."""
     if logs.is_json():
         logs.write(message, level)
     else:
         with suppress(OSError):
-            print(f"gearflow: {message}", file=sys.stderr, flush=True)  # noqa: T201  (this is its purpose)
+            print(f"gearflow: {printable_lines(message)}", file=sys.stderr, flush=True)  # noqa: T201  (this is its purpose)
 
 
 def forget_unread_stderr() -> None:
@@ -114,6 +115,7 @@ def explain(error: Exception) -> CliError:
     """Return the failure for an error, with a traceback if it is a bug in gearflow."""
     from gearflow import errors
 
+    text = str(error)
     match error:
         case CliError():
             return error
@@ -122,13 +124,13 @@ def explain(error: Exception) -> CliError:
         case errors.TaskFailed():
             code = ExitCode.TASK_FAILED
         case errors.UnknownJob():
-            code = ExitCode.NO_SUCH_JOB
+            code, text = ExitCode.NO_SUCH_JOB, printable(text)
         case errors.UnknownTask():
             code = ExitCode.USAGE
         case errors.SubmitUnknown() | errors.ConnectionLost():
-            code = ExitCode.OUTCOME_UNKNOWN
+            code, text = ExitCode.OUTCOME_UNKNOWN, printable(text)
         case errors.NoServer() | errors.ServerError() | errors.RemoteProtocolError():
-            code = ExitCode.NO_SERVER
+            code, text = ExitCode.NO_SERVER, printable(text)
         case errors.TaskDefinitionError() | errors.UnsupportedByServer() | errors.StoreError():
             code = ExitCode.MISCONFIGURED
         case errors.StartupFailed(__cause__=BaseException() as cause):
@@ -144,4 +146,4 @@ def explain(error: Exception) -> CliError:
             return CliError(
                 ExitCode.BUG, f"this is a bug in gearflow; please report it with what follows\n{trace}"
             )
-    return CliError(code, str(error))
+    return CliError(code, text)

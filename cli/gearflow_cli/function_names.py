@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 from gearflow_cli.commands.status import Function, functions_of
 from gearflow_cli.errors import CliError, ExitCode, tell
 from gearflow_cli.server_queries import TIMEOUT
+from gearflow_cli.text import printable
 
 _SHOWN: Final = 5  # names in a message
 
@@ -36,7 +37,7 @@ def resolve(name: str, addresses: Sequence[str], timeout: float = TIMEOUT) -> st
         others = [other for other in functions.values() if other.name != found]
         near = _did_you_mean(name, others) if others or not function else ""
         tell(
-            f"warning: no worker offers {found} now, so the job waits for one{near}",
+            f"warning: no worker offers {printable(found)} now, so the job waits for one{near}",
             logging.WARNING,
         )
     return found
@@ -47,7 +48,7 @@ def _known_soon(name: str, addresses: Sequence[str], timeout: float) -> dict[str
     functions = _known(addresses, timeout)
     if "." in name or _is_known(name, functions) or _near(name, _served(functions.values())):
         return functions
-    tell(f"warning: no worker offers {name} yet; waiting {_WAIT:g} s for one", logging.WARNING)
+    tell(f"warning: no worker offers {printable(name)} yet; waiting {_WAIT:g} s for one", logging.WARNING)
     deadline = time.monotonic() + _WAIT
     while not _is_known(name, functions) and time.monotonic() < deadline:
         time.sleep(_LOOK_EVERY)
@@ -64,7 +65,8 @@ def known(name: str, addresses: Sequence[str]) -> str:
     functions = _known(addresses)
     found = _full(name, functions)
     if found not in functions:
-        tell(f"warning: no server knows {found}{_did_you_mean(name, functions.values())}", logging.WARNING)
+        hint = _did_you_mean(name, functions.values())
+        tell(f"warning: no server knows {printable(found)}{hint}", logging.WARNING)
     return found
 
 
@@ -143,9 +145,9 @@ def _by_bare_name(name: str, functions: Iterable[Function]) -> str:
     if len(names) == 1:
         return names[0]
     if names:
-        raise CliError(ExitCode.USAGE, f"{name} may be {_either(names)}; give the full name")
-    hint = _did_you_mean(name, functions)
-    raise CliError(ExitCode.USAGE, f"no function is named {name}, or ends in .{name}{hint}")
+        raise CliError(ExitCode.USAGE, f"{printable(name)} may be {_either(names)}; give the full name")
+    shown, hint = printable(name), _did_you_mean(name, functions)
+    raise CliError(ExitCode.USAGE, f"no function is named {shown}, or ends in .{shown}{hint}")
 
 
 def _did_you_mean(name: str, functions: Iterable[Function]) -> str:
@@ -158,7 +160,7 @@ def _did_you_mean(name: str, functions: Iterable[Function]) -> str:
         return f"; did you mean {_either(near)}?"
     names = sorted(function.name for function in served or functions)
     more = ", ..." if len(names) > _SHOWN else ""
-    return f"; there are {', '.join(names[:_SHOWN])}{more}"
+    return f"; there are {', '.join(map(printable, names[:_SHOWN]))}{more}"
 
 
 def _near(name: str, functions: Iterable[Function]) -> list[str]:
@@ -177,4 +179,4 @@ def _served(functions: Iterable[Function]) -> list[Function]:
 
 
 def _either(names: Sequence[str]) -> str:
-    return " or ".join(names[:_SHOWN])
+    return " or ".join(map(printable, names[:_SHOWN]))

@@ -7,13 +7,10 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from gearflow_cli.text import printable_lines
 from gearflow_cli.tracebacks import is_own, own_lines
 
 _OF_EVERY_RECORD: Final = vars(logging.makeLogRecord({})).keys() | {"message", "asctime", "taskName"}
-
-
-_CONTROLS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
-"""Characters that control a terminal, or end a line."""
 
 
 class _Formatter(logging.Formatter):
@@ -33,8 +30,7 @@ class _Lines(_Formatter):
         super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
 
     def format(self, record: logging.LogRecord) -> str:
-        text = _CONTROLS.sub(lambda found: repr(found[0])[1:-1], super().format(record))
-        return text.replace("\n", "\n  ")
+        return printable_lines(super().format(record)).replace("\n", "\n  ")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  (logging's name)
         line = super().formatMessage(record)

@@ -1,4 +1,7 @@
-"""Output: results on stdout, everything else on stderr. Colours and bars appear only on a terminal."""
+"""Output: results on stdout, everything else on stderr. Colours and bars appear only on a terminal.
+
+Nothing that comes from elsewhere can steer the terminal. See ``text``.
+"""
 
 import inspect
 import json
@@ -8,6 +11,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from gearflow_cli.errors import CliError, ExitCode
+from gearflow_cli.text import as_json, as_line, indented, printable, printable_lines
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -31,9 +35,24 @@ def show(renderable: "RenderableType") -> None:
 
 
 def write(text: str) -> None:
-    """Print a text and a line break."""
+    """Print lines of text and a line break."""
     _require_stdout()
-    sys.stdout.write(f"{text}\n")
+    sys.stdout.write(f"{printable_lines(text)}\n")
+
+
+def write_sentence(text: str) -> None:
+    """Print a text that may contain names from elsewhere, as one line."""
+    write(printable(text))
+
+
+def write_json(value: Any) -> None:
+    """Print indented JSON."""
+    write_bytes(f"{as_json(value)}\n".encode())
+
+
+def write_json_line(value: Any) -> None:
+    """Print JSON on one line."""
+    write_bytes(f"{as_line(value)}\n".encode())
 
 
 def write_bytes(data: bytes) -> None:
@@ -56,7 +75,7 @@ def confirm(question: str) -> None:
         raise CliError(
             ExitCode.USAGE, f"{question} Nobody can answer, as standard input is no terminal: add --yes"
         )
-    sys.stderr.write(f"{question} [y/N] ")
+    sys.stderr.write(f"{printable(question)} [y/N] ")
     sys.stderr.flush()
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise CliError(ExitCode.INTERRUPTED, "nothing was done")
@@ -84,16 +103,6 @@ def output_console() -> "Console":
 Cell: TypeAlias = str | int
 Row: TypeAlias = tuple[str, str]
 """A name and its text."""
-
-
-def as_json(value: Any) -> str:
-    """Indented JSON."""
-    return json.dumps(value, indent=2, ensure_ascii=False)
-
-
-def as_line(value: Any) -> str:
-    """JSON on one line, for output with one value per line."""
-    return json.dumps(value, ensure_ascii=False)
 
 
 _STATES: Final = {
@@ -152,7 +161,7 @@ def show_table(
     from rich.text import Text
 
     console = output_console()
-    cells = [[printable(str(cell)) for cell in row] for row in rows]
+    cells = [list(map(printable, row)) for row in rows]
     widths = {
         title: max(map(cell_len, column))
         for title, column in zip(header, zip(header, *cells, strict=True), strict=True)
@@ -204,7 +213,7 @@ def _shortened(text: str, width: int) -> str:
 
 def columns(header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
     """Rows for a pipe: aligned columns below a header, and nothing is cut."""
-    cells = [list(header), *([printable(str(cell)) for cell in row] for row in rows)]
+    cells = [list(header), *(list(map(printable, row)) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in cells)
     return "\n".join(lines)
@@ -221,27 +230,15 @@ def labelled(rows: Sequence[Row]) -> str:
 
 def result(data: bytes) -> "RenderableType | None":
     """A result for a terminal, as JSON with indentation and colours. None if it is not JSON."""
-    from rich.json import JSON
+    from rich.highlighter import JSONHighlighter
+    from rich.text import Text
 
     try:
-        return JSON(data.decode(), ensure_ascii=False)
+        shown = Text(as_json(json.loads(data.decode())), no_wrap=True)
     except (ValueError, RecursionError):
         return None
-
-
-def printable(text: str) -> str:
-    """Escape what could control the terminal in a text from the network."""
-    if text.isprintable():
-        return text
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape", "surrogatepass").decode()
-        for letter in text
-    )
-
-
-def printable_lines(text: str) -> str:
-    """Escape a text, but keep its line breaks."""
-    return "\n".join(printable(line.replace("\t", "    ")) for line in text.splitlines())
+    JSONHighlighter().highlight(shown)
+    return shown
 
 
 def signature(task: "AnyTask") -> str:
@@ -260,7 +257,8 @@ def payload_faults(errors: Sequence[dict[str, Any]], known: Sequence[str] = ()) 
 
 
 def _fault(error: dict[str, Any], known: Sequence[str]) -> str:
-    where = ".".join(str(part) for part in error.get("loc", ()))
+    place = error.get("loc", ())
+    where = ".".join(map(str, place)) if isinstance(place, list | tuple) else str(place)
     what = str(error.get("msg", "invalid"))
     given = error.get("input")
     match error.get("type"):
@@ -290,7 +288,7 @@ def write_job(job: "JobInfo") -> None:
     else:
         write(text)
     if job.failure is not None and job.failure.traceback:
-        write(f"\n{printable_lines(job.failure.traceback.rstrip())}")
+        write(f"\n{job.failure.traceback.rstrip()}")
 
 
 def job_rows(job: "JobInfo") -> list[Row]:
@@ -352,17 +350,22 @@ def when(time: float | None) -> str:
 
 
 def write_result(data: bytes, kind: Any = None) -> None:
-    """Print a result. JSON is indented on a terminal, text gets a line break, other bytes stay as they are.
+    """Print a result. On a terminal JSON is indented, and what could steer the terminal is escaped.
 
-    ``kind`` is its type, if that is known.
+    Elsewhere the bytes stay as they are, and a text gets a line break.
+
+    Args:
+        data: The result.
+        kind: Its type, if that is known.
     """
-    shown = result(data) if is_terminal() and kind not in (str, bytes) else None
-    if shown is not None:
+    if not is_terminal():
+        write_bytes(data)
+        if data and not data.endswith(b"\n") and kind is not bytes and _is_text(data):
+            write_bytes(b"\n")
+    elif kind not in (str, bytes) and (shown := result(data)) is not None:
         show(shown)
-        return
-    write_bytes(data)
-    if data and not data.endswith(b"\n") and (is_terminal() or (kind is not bytes and _is_text(data))):
-        write_bytes(b"\n")
+    elif data:
+        write(data.decode("utf-8", "backslashreplace").removesuffix("\n"))
 
 
 def write_failure(error: "TaskFailed", subject: str, *, verbose: bool) -> CliError:
@@ -370,14 +373,14 @@ def write_failure(error: "TaskFailed", subject: str, *, verbose: bool) -> CliErr
     from gearflow.errors import PayloadInvalid
 
     code = ExitCode.PAYLOAD_INVALID if isinstance(error, PayloadInvalid) else ExitCode.TASK_FAILED
-    reason = f"{error.type}: {error.message}" if error.type else error.message
+    reason = indented(f"{error.type}: {error.message}" if error.type else error.message)
     if error.errors:
         head, fits, _ = error.message.removeprefix(f"task {subject!r}: ").partition(" fit its types: ")
-        reason = f"{head}{fits.rstrip()}\n{payload_faults(error.errors)}" if fits else error.message
-    lines = [f"{subject} failed: {reason}"]
+        reason = f"{printable(head)}{fits.rstrip()}\n{payload_faults(error.errors)}" if fits else reason
+    lines = [f"{printable(subject)} failed: {reason}"]
     if verbose and error.traceback:
         lines.append(f"\non the worker:\n\n{error.traceback.rstrip()}")
-    return CliError(code, printable_lines("\n".join(lines)))
+    return CliError(code, "\n".join(lines))
 
 
 def _is_text(data: bytes) -> bool:

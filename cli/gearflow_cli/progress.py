@@ -3,13 +3,16 @@
 Partial output goes to stdout, warnings to stderr, and progress to a bar on stderr if that is a terminal.
 """
 
+import math
 import sys
+from codecs import getincrementaldecoder
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from gearflow_cli import output
 from gearflow_cli.errors import tell
+from gearflow_cli.text import indented, printable, printable_lines
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -22,6 +25,7 @@ class ProgressView:
 
     def __init__(self, function: str) -> None:
         self._function = function
+        self._decoder = getincrementaldecoder("utf-8")("backslashreplace")
         self._bar: tuple[Progress, TaskID] | None = None
 
     def __enter__(self) -> Self:
@@ -39,20 +43,27 @@ class ProgressView:
 
         match event:
             case WorkData(data=data):
-                self._around_the_bar(lambda: output.write_bytes(data))
+                self._around_the_bar(lambda: self._write(data))
             case WorkWarning(data=data):
-                text = output.printable_lines(data.decode("utf-8", "backslashreplace"))
+                text = indented(data.decode("utf-8", "backslashreplace").rstrip())
                 self._around_the_bar(lambda: tell(f"warning: {text}"))
             case WorkStatus(numerator=numerator, denominator=denominator):
                 if sys.stderr.isatty():
                     self._progress(_number(numerator), _number(denominator))
 
+    def _write(self, data: bytes) -> None:
+        """Write a part of the output, which may end within a character."""
+        if output.is_terminal():
+            data = printable_lines(self._decoder.decode(data)).encode()
+        output.write_bytes(data)
+
     def _progress(self, done: float, total: float) -> None:
         if self._bar is None:
+            from rich.markup import escape
             from rich.progress import Progress
 
             bar = Progress(console=output.error_console(), transient=True)
-            self._bar = bar, bar.add_task(output.printable(self._function))
+            self._bar = bar, bar.add_task(escape(printable(self._function)))
             bar.start()
         bar, row = self._bar
         bar.update(row, completed=done, total=total or None)
@@ -69,6 +80,7 @@ class ProgressView:
 def _number(text: bytes) -> float:
     """Read a number of a progress report. Other clients may send any bytes."""
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
         return 0.0
+    return number if math.isfinite(number) else 0.0

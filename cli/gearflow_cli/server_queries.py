@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Generic, TypeAlias, TypeVar
 
 from gearflow_cli.errors import tell
+from gearflow_cli.text import printable
 
 if TYPE_CHECKING:
     from gearflow.client import Client
@@ -47,7 +48,7 @@ class Answers(Generic[T]):
 
     def _tell(self, addresses: Sequence[str] | dict[str, "GearflowError"]) -> None:
         for address in addresses:
-            tell(f"{address}: {self.errors[address]}")
+            tell(printable(f"{address}: {self.errors[address]}"))
 
 
 def each(addresses: Sequence[str], ask: "Ask[T]") -> Answers[T]:

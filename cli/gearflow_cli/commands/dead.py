@@ -69,7 +69,7 @@ def show(handle: options.Handle, servers: options.Servers = None, as_json: optio
     """
     letter = _ask_about(handle, servers, _letter)
     if as_json:
-        output.write(output.as_json(letter.model_dump(mode="json")))
+        output.write_json(letter.model_dump(mode="json"))
         return
     output.write_job(letter.job)
     output.write(f"\npayload:\n\n{_payload(letter)}")
@@ -94,7 +94,7 @@ def replay(
     _check(handle, function, everything)
     if handle is not None:
         _ask_about(handle, servers, lambda client, name, server: replay_on(client, name, server=server))
-        output.write(f"replayed {handle}")
+        output.write_sentence(f"replayed {handle}")
         return
     addresses = server_queries.addresses_of(servers)
     name = function and function_names.remembered(function, addresses)
@@ -132,7 +132,7 @@ def purge(
             _ask_about(handle, servers, _letter)
             output.confirm(f"Forget the dead letter {handle}?")
         _ask_about(handle, servers, lambda client, name, server: purge_dead(client, name, server=server))
-        output.write(f"purged {handle}")
+        output.write_sentence(f"purged {handle}")
         return
     addresses = server_queries.addresses_of(servers)
     name = function and function_names.remembered(function, addresses)
@@ -199,7 +199,7 @@ class _Listing:
         """Print the letters of one answer."""
         if self._as_json:
             for letter in letters:
-                output.write(output.as_line({"server": server} | letter.model_dump(mode="json")))
+                output.write_json_line({"server": server} | letter.model_dump(mode="json"))
         elif letters:
             rows = [_row(letter, brief=self._is_brief) for letter in letters]
             self._show([[server, *row] for row in rows] if self._with_server else rows)
@@ -262,5 +262,8 @@ def _row(letter: "JobInfo", *, brief: bool) -> list[output.Cell]:
 def _payload(letter: "Letter") -> str:
     """A payload as text, or as a bytes literal if it is not text."""
     if letter.text is not None:
-        return output.printable_lines(letter.text)
-    return str(base64.b64decode(letter.payload))
+        return letter.text.removesuffix("\n")
+    try:
+        return str(base64.b64decode(letter.payload))
+    except ValueError:
+        raise CliError(ExitCode.NO_SERVER, "the server sent a payload that is not base64") from None

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from gearflow_cli import function_names, options, output, server_queries
 from gearflow_cli.errors import CliError, ExitCode
+from gearflow_cli.text import printable
 
 if TYPE_CHECKING:
     from gearflow.client import JobName
@@ -28,7 +29,7 @@ def job(
     servers = servers or []
     known: JobInfo = anyio.run(_info, job_name(name, unique, servers), servers)
     if as_json:
-        output.write(output.as_json(known.model_dump(mode="json")))
+        output.write_json(known.model_dump(mode="json"))
     else:
         output.write_job(known)
 
@@ -45,8 +46,8 @@ def cancel(name: options.JobName, unique: options.JobUnique = None, servers: opt
     servers = servers or []
     job = job_name(name, unique, servers)
     if not anyio.run(_cancel, job, servers):
-        raise CliError(ExitCode.NO_SUCH_JOB, f"there is no job {job} that waits or runs")
-    output.write(f"cancelled job {job}")
+        raise CliError(ExitCode.NO_SUCH_JOB, printable(f"there is no job {job} that waits or runs"))
+    output.write_sentence(f"cancelled job {job}")
 
 
 def job_name(name: str, unique: str | None, servers: Sequence[str]) -> "JobName":

@@ -46,7 +46,7 @@ def purge(function: options.Function, servers: options.Servers = None, yes: opti
         output.confirm(f"Cancel the waiting jobs of {name}, {waiting} now, on {', '.join(addresses)}?")
     answers = server_queries.each(addresses, lambda client, server: purge_on(client, name, server=server))
     for address, jobs in answers.given.items():
-        output.write(f"{address}: cancelled {counted(jobs, 'job')} of {name}")
+        output.write_sentence(f"{address}: cancelled {counted(jobs, 'job')} of {name}")
     answers.require_all()
 
 
@@ -60,7 +60,7 @@ def _pause(function: str, servers: list[str] | None, *, paused: bool) -> None:
     )
     for address, jobs in answers.given.items():
         verb = "paused" if paused else "resumed"
-        output.write(f"{address}: {verb} {name}; {counted(jobs, 'job')} waiting")
+        output.write_sentence(f"{address}: {verb} {name}; {counted(jobs, 'job')} waiting")
     answers.require_all()
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from gearflow_cli import options, output
 from gearflow_cli.commands.job import job_name
 from gearflow_cli.errors import CliError, ExitCode, tell
+from gearflow_cli.text import printable
 
 if TYPE_CHECKING:
     from gearflow.client import JobName
@@ -53,5 +54,5 @@ async def _result(job: "JobName", servers: Sequence[str], timeout: float | None)
         try:
             return await Ref(job, "", bytes).aresult(timeout)
         except anyio.get_cancelled_exc_class():
-            tell(f"stopped waiting for job {job}; it goes on")
+            tell(printable(f"stopped waiting for job {job}; it goes on"))
             raise

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from gearflow_cli import options, output, server_queries
 from gearflow_cli.errors import tell
 from gearflow_cli.server_queries import TIMEOUT
+from gearflow_cli.text import printable
 
 if TYPE_CHECKING:
     from gearflow.client import Client
@@ -63,11 +64,11 @@ def status(
     more = _more_of(list(found))
     if as_json:
         shown = [_as_json(address, answer, more.get(address)) for address, answer in answers.items()]
-        output.write(output.as_json(shown))
+        output.write_json(shown)
     else:
         _show(found, more, several=len(addresses) > 1, wide=wide)
     for address, reason in silent.items():
-        tell(f"{address} does not answer: {reason}")
+        tell(printable(f"{address} does not answer: {reason}"))
 
 
 def functions_of(addresses: Sequence[str], timeout: float = TIMEOUT) -> dict[str, list[Function] | str]:

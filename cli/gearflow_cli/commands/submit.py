@@ -15,6 +15,7 @@ from gearflow_cli.help import Panel
 from gearflow_cli.options import argument, how, what, where
 from gearflow_cli.progress import ProgressView
 from gearflow_cli.submit_options import SubmitChoices
+from gearflow_cli.text import printable
 
 if TYPE_CHECKING:
     from gearflow.client import Client, ClientJob, JobRequest
@@ -205,8 +206,9 @@ def _read(
         workload = arguments.untyped(given, takes.text)
         if not takes.is_known and arguments.may_be_one_text(given):
             tell(
-                f"warning: sending {workload.decode()}: no worker says whether {function} takes an object or "
-                "a text; if it takes a text, name its module with -m, or send the text alone with --raw",
+                f"warning: sending {workload.decode()}: no worker says whether {printable(function)} takes "
+                "an object or a text; if it takes a text, name its module with -m, or send the text alone "
+                "with --raw",
                 logging.WARNING,
             )
     return _Untyped(function, workload)
@@ -228,7 +230,7 @@ async def _submit(
 
     async with connect(*servers, spread=spread, connect_timeout=wishes.patience) as client:
         if wishes.background:
-            output.write(await _hand_over(job, client, wishes))
+            output.write_sentence(await _hand_over(job, client, wishes))
         else:
             await _wait(await _acknowledged(job, client, wishes), client, job, wishes)
 
@@ -271,7 +273,8 @@ async def _acknowledged(job: _Typed | _Untyped, client: "Client", wishes: Submit
     except TimeoutError:
         raise CliError(
             ExitCode.OUTCOME_UNKNOWN,
-            f"{job.function}: no server has acknowledged it within {limit:g} s; the job may exist or not",
+            f"{printable(job.function)}: no server has acknowledged it within {limit:g} s; "
+            "the job may exist or not",
         ) from None
 
 
@@ -295,14 +298,14 @@ async def _wait(
         failure = decode_failure(error.exception, client_job.handle)
         raise output.write_failure(failure, job.function, verbose=wishes.verbose) from None
     except anyio.get_cancelled_exc_class():
-        tell(f"stopped waiting for {client_job.handle}: {await _fate(client_job, client)}")
+        tell(printable(f"stopped waiting for {client_job.handle}: {await _fate(client_job, client)}"))
         raise
     output.write_result(data, job.task.payload.signature.result if isinstance(job, _Typed) else None)
 
 
 async def _timed_out(client_job: "ClientJob", client: "Client", wishes: SubmitChoices) -> CliError:
     fate = await _fate(client_job, client)
-    message = f"{client_job.handle} has not ended within {wishes.timeout:g} s: {fate}"
+    message = f"{printable(client_job.handle)} has not ended within {wishes.timeout:g} s: {fate}"
     return CliError(ExitCode.TIMED_OUT, message)
 
 

@@ -37,7 +37,7 @@ def tasks(
             f"{', '.join(modules)}: no tasks; put @task (from gearflow import task) above functions",
         )
     if as_json:
-        output.write(output.as_json([_as_json(task) for task in found]))
+        output.write_json([_as_json(task) for task in found])
         return
     if explain:
         output.write("\n\n".join(map(_explained, found)))

@@ -35,7 +35,7 @@ def check(addresses: Sequence[str], timeout: float) -> None:
 
     answers = anyio.run(_ask_all, addresses, timeout)
     for address in addresses:
-        output.write(f"{address}  {answers[address] or 'answers'}")
+        output.write_sentence(f"{address}  {answers[address] or 'answers'}")
     if all(answers.values()):
         raise typer.Exit(ExitCode.NO_SERVER)
 

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from gearflow_cli.text import printable
+
 if TYPE_CHECKING:
     from gearflow.worker import Worker
 
@@ -23,7 +25,7 @@ def on_signal(worker: "Worker") -> None:
     def received(_number: int, frame: FrameType | None) -> None:
         if os.getpid() != process:  # a forked child of a task has no runs, only threads
             return
-        text = "\n".join(_lines(worker, loop, frame))
+        text = "\n".join(map(printable, _lines(worker, loop, frame)))
         os.write(sys.stderr.fileno(), f"{text}\n".encode("utf-8", "backslashreplace"))  # print may be running
         loop.call_soon_threadsafe(worker.show_processes)  # not here: locks may be held
 
