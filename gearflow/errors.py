@@ -65,7 +65,10 @@ class LocalProtocolError(ProtocolError):
 
 
 class RemoteProtocolError(ProtocolError):
-    """The peer sent something that is not legal on the wire. The connection cannot be used any more."""
+    """The peer sent something that is not legal on the wire. The connection cannot be used any more.
+
+    The error also appears if an answer of gearflow's server cannot be read. The message names the server.
+    """
 
 
 class ServerError(GearflowError):
@@ -117,6 +120,9 @@ class ConnectionLost(GearflowError):
     """The connection closed while you waited for an attached job.
 
     The server had accepted the job. It may have run, may still run, or was dropped with the connection.
+
+    The error also appears if a server accepts a call such as ``info`` or ``cancel``, and does not end it in
+    time.
     """
 
 

@@ -1,5 +1,6 @@
 """Ask one server about itself, by the text protocol, on a connection of its own for each question."""
 
+import re
 import ssl
 from collections.abc import Callable
 from typing import Final, TypeVar
@@ -28,6 +29,9 @@ from gearflow.security.tls import TLS, Security
 T = TypeVar("T")
 
 _RECEIVE_SIZE: Final = 65536
+
+_MAX_TABLE: Final = 256 << 20
+"""Bytes in the answer to a command. A table of a million functions has 30 MiB."""
 
 _UNWANTED: Final = {b"ERR %b " % TLS_REQUIRED: NO_TLS, b"ERR %b " % UNAUTHORIZED: NO_TOKEN}
 """Prefix of the error that a server sends to an unauthenticated connection, and its meaning."""
@@ -89,8 +93,8 @@ class Admin:
     async def pid(self) -> int:
         """Return the server's process id."""
         answer = await self._line(b"getpid")
-        if not answer.isdigit():
-            raise RemoteProtocolError(f"{answer[:80]!r} is no process id")
+        if not re.fullmatch("[0-9]{1,20}", answer):
+            raise RemoteProtocolError(f"{self.server}: {answer[:80]!r} is no process id")
         return int(answer)
 
     async def cancel_job(self, handle: str) -> None:
@@ -112,7 +116,9 @@ class Admin:
         await self._line(b" ".join(words if limit is None else [*words, b"%d" % limit]))
 
     async def _line(self, command: bytes) -> str:
-        (line,) = await self._exchange(command, lambda answer: answer.endswith(b"\n"))
+        line, *more = await self._exchange(command, lambda answer: answer.endswith(b"\n"))
+        if more:
+            raise RemoteProtocolError(f"{self.server} answered {command.decode()!r} with several lines")
         return parse_ok(line)
 
     async def _table(self, command: bytes) -> list[bytes]:
@@ -134,6 +140,10 @@ class Admin:
                     await stream.send(command + b"\r\n")
                     while not is_whole(answer):
                         answer += await stream.receive(_RECEIVE_SIZE)
+                        if len(answer) > _MAX_TABLE:
+                            raise RemoteProtocolError(
+                                f"{self.server} answered {command.decode()!r} with over {_MAX_TABLE} bytes"
+                            )
         except TimeoutError:
             raise TimeoutError(
                 f"{self.server} did not answer {command.decode()!r} within {self.timeout:g} s"
@@ -153,7 +163,7 @@ class Admin:
 def _is_whole_table(answer: bytearray) -> bool:
     if answer.startswith(b"ERR ") and b"\t" not in answer:  # a row of a function of that name has tabs
         return answer.endswith(b"\n")
-    return answer.endswith(b"\n.\n") or bytes(answer) == b".\n"
+    return answer.endswith(b"\n.\n") or answer == b".\n"
 
 
 def _word(name: bytes) -> bytes:

@@ -28,7 +28,7 @@ from gearflow.client.requests import NotSent, unknown
 from gearflow.client.transport import tune
 from gearflow.errors import RemoteProtocolError
 from gearflow.protocol.codec import encode
-from gearflow.protocol.constants import HEADER_SIZE, RES, PacketType
+from gearflow.protocol.constants import HEADER_SIZE, MAX_ANSWER, RES, PacketType
 from gearflow.protocol.framing import Frame, FrameBuffer
 from gearflow.protocol.heartbeat import Timeouts
 from gearflow.protocol.packets import EchoReq, EchoRes
@@ -73,7 +73,7 @@ class BlockingSubmitter:
         self._left = Event()  # it was given back after it was to be closed
         self._process = 0  # whose connection it is; 0: it is closed
         self._socket: socket.socket | None = None
-        self._frames = FrameBuffer(RES, text=False)
+        self._frames = _frames()
         self._queue = CallQueue()
         self._is_clean = False  # whether all that was asked on it is answered, and nothing else was said
         self._failures = 0  # to connect, in a row
@@ -183,7 +183,7 @@ class BlockingSubmitter:
         until = time.perf_counter() + self._connect_timeout
         connection = self._socket = socket.create_connection(where, self._connect_timeout)
         tune(connection)
-        self._frames, self._queue = FrameBuffer(RES, text=False), CallQueue()
+        self._frames, self._queue = _frames(), CallQueue()
         # A server that refuses this connection answers with an error, or closes it.
         greeting = Request(PacketType.ECHO_RES, "a greeting", Ignored())
         self._exchange(connection, greeting, encode(EchoReq(_GREETING)), until)
@@ -217,6 +217,10 @@ class BlockingSubmitter:
         connection, self._socket = self._socket, None
         if connection is not None:
             connection.close()
+
+
+def _frames() -> FrameBuffer:
+    return FrameBuffer(RES, max_body=MAX_ANSWER, text=False)
 
 
 def _next_piece(connection: socket.socket, until: float) -> bytes:

@@ -8,7 +8,7 @@ entered in.
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from gearflow.backoff import Backoff
 from gearflow.client import server_calls, submitter
@@ -25,7 +25,7 @@ from gearflow.client.submission import (
 from gearflow.client.submitter import Sending
 from gearflow.errors import NoServer
 from gearflow.protocol.codec import encode
-from gearflow.protocol.constants import Priority
+from gearflow.protocol.constants import MAX_PAYLOAD, Priority
 from gearflow.protocol.heartbeat import Timeouts
 from gearflow.protocol.packets import (
     EchoReq,
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from gearflow.protocol.server_calls import JobInfo, Message  # it imports pydantic
 
 P = TypeVar("P", bound=Packet)
+
+_MAX_DIGITS: Final = 20  # in the numbers of a status
 
 
 class Client:
@@ -62,13 +64,16 @@ class Client:
             in the file named by GEARFLOW_TOKEN_FILE, else none.
         connect_timeout: Seconds to connect to a server and learn its features.
         answer_timeout: Seconds after which a server that does not answer a request counts as lost. A
-            submission is then ``SubmitUnknown``. (The result of a job is not such an answer, and takes its
-            time.)
+            submission is then ``SubmitUnknown``. The same holds for the calls of gearflow's own server, such
+            as ``info`` and ``cancel``, which end in ``ConnectionLost``. (The result of a job is not such an
+            answer, and takes its time.)
         heartbeat: Seconds of silence after which a server that has an attached job is asked whether it is
             there. After as much silence again it counts as lost.
         timeouts: All time limits as one value, in place of these three.
         backoff: How long a server that could not be reached is left alone.
         resubmit: How a submission whose server was lost is sent again.
+        max_result: Bytes in the largest result that the client takes. A larger one ends its connection, and
+            the job is lost (``ConnectionLost``).
 
     Raises:
         ValueError: An entry is not an address, a limit or the token is not valid, or a TLS file cannot be
@@ -88,6 +93,7 @@ class Client:
         timeouts: Timeouts | None = None,
         backoff: Backoff = Backoff(),  # noqa: B008  (frozen)
         resubmit: ResubmitPolicy = ResubmitPolicy(),  # noqa: B008  (frozen)
+        max_result: int = MAX_PAYLOAD,
     ) -> None:
         addresses = default_servers() if servers is None else parse_servers(servers)
         self._pool = Pool(
@@ -97,6 +103,7 @@ class Client:
             backoff=backoff,
             resubmit=resubmit,
             security=Security.of(tls, token),
+            max_result=max_result,
         )
 
     async def __aenter__(self) -> Self:
@@ -236,7 +243,7 @@ class Client:
             QueueFull, ServerError: The server refuses. ``code`` is the type of the fault.
             JobFailed: The request is for a job's result, and the job failed.
             NoServer: The server cannot be reached.
-            ConnectionLost: The connection closed before the answer.
+            ConnectionLost: The connection closed before the answer, or there was none in ``answer_timeout``.
         """
         return await server_calls.call(self._pool, function, request, server)
 
@@ -266,6 +273,7 @@ class Client:
         Raises:
             UnknownJob: The server does not know the job, or no longer knows it.
             UnsupportedByServer, NoServer, ConnectionLost: As for ``call_reserved``.
+            RemoteProtocolError: The answer cannot be read.
         """
         return await server_calls.info(self._pool, job)
 
@@ -406,4 +414,4 @@ def _job_status(answer: StatusRes | StatusResUnique) -> JobStatus:
 
 def _number(text: bytes) -> int:
     """Progress as a number; Perl's server sends nothing where others send 0."""
-    return int(text) if text.isdigit() else 0
+    return int(text) if text.isdigit() and len(text) <= _MAX_DIGITS else 0

@@ -30,6 +30,7 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Final
 
 import anyio
@@ -49,9 +50,9 @@ from gearflow.client.transport import (
     open_stream,
     until_silent,
 )
-from gearflow.errors import ConnectionLost
+from gearflow.errors import ConnectionLost, RemoteProtocolError
 from gearflow.protocol.codec import decode, encode, marked_failure
-from gearflow.protocol.constants import RES, TLS_REQUIRED, PacketType
+from gearflow.protocol.constants import MAX_ANSWER, MAX_PAYLOAD, RES, TLS_REQUIRED, PacketType
 from gearflow.protocol.framing import Frame, FrameBuffer
 from gearflow.protocol.heartbeat import CHECKS, Timeouts
 from gearflow.protocol.packets import (
@@ -170,7 +171,9 @@ class _Withdrawal:
 class Connection:
     """A connection for its whole life; ``run`` is that life, in a task of the client's task group."""
 
-    def __init__(self, server: ServerAddress, security: Security = PLAIN) -> None:
+    def __init__(
+        self, server: ServerAddress, security: Security = PLAIN, max_result: int = MAX_PAYLOAD
+    ) -> None:
         self.server = server
         self._security = security
         self.features = ServerFeatures(gearflow=False, exceptions=False)
@@ -185,6 +188,9 @@ class Connection:
         """Why it is not open (any more), once ``opened`` is set."""
         self.fell_silent = False
         """Whether it was given up because the server said nothing any more."""
+        self._fault: RemoteProtocolError | None = None  # that ended it
+        self._max_result = max_result
+        self._frames = FrameBuffer(RES, max_body=MAX_ANSWER, setting="max_result", text=False)
         self._outbox: dict[Request, bytes] = {}
         self._sent = RequestQueue[Request]()
         self._attached: dict[bytes, _Attached] = {}
@@ -224,9 +230,19 @@ class Connection:
         if self._closed:
             raise NotSent(self.reason)
         self._outbox[request] = packet
+        if self._frames.max_body < self._max_result:
+            self._expect(request, packet)
         if self._wake is not None:
             self._wake.set()
             self._wake = None
+
+    def _expect(self, request: Request, packet: bytes) -> None:
+        """Let in an answer as large as this request may bring one."""
+        frames = self._frames
+        if isinstance(request, Submission) and request.attached:
+            frames.max_body = self._max_result + MAX_ANSWER
+        elif request.expected is PacketType.ECHO_RES:
+            frames.max_body = max(frames.max_body, len(packet))
 
     def abandon(self, request: Request) -> None:
         """Nobody waits for the answer any more: do not send the request, or drop what it brings."""
@@ -323,14 +339,19 @@ class Connection:
             del batch, data  # which may be large, and the next one a long time off
 
     async def _watch(self, timeout: float) -> None:
-        """Return when the server has left a request without an answer for too long."""
+        """Return when the server has left a request without an answer for too long.
+
+        A heartbeat has a limit of its own, which does not hold once no job is attached. So it hides no
+        request behind it.
+        """
         oldest: Request | None = None
         looks = 0
         while True:
             await anyio.sleep(timeout / CHECKS)
             looks += 1
-            first = self._sent.first
-            if first is None or first is not oldest or isinstance(first, Heartbeat):
+            unanswered = chain(self._sent, self._outbox)
+            first = next((request for request in unanswered if not isinstance(request, Heartbeat)), None)
+            if first is None or first is not oldest:
                 oldest, looks = first, 0
             elif (looks - CHECKS) * timeout / CHECKS >= self._batch_size / _MIB:
                 self.reason = f"it gave no answer for {looks * timeout / CHECKS:g} s"
@@ -356,15 +377,17 @@ class Connection:
 
     async def _read(self, stream: Stream, life: anyio.CancelScope) -> None:
         """Take in what the server says until it stops or talks nonsense; this ends the connection."""
-        frames = FrameBuffer(RES, text=False)
+        feed = self._frames.feed
         try:
             while True:
                 data = await stream.receive(RECEIVE_SIZE)
                 self._heard = True
-                self._handle_all(frames.feed(data))
+                self._handle_all(feed(data))
                 del data  # as in _handle_all
         except BROKEN as error:
             self.reason = describe(error)
+            if isinstance(error, RemoteProtocolError):
+                self._fault = error
         life.cancel()
 
     def _on_connection_lost(self) -> None:
@@ -380,7 +403,7 @@ class Connection:
         for attached in lost.values():
             attached.notify_held_back()
             for job in attached.jobs:
-                job.lose(partial(ConnectionLost, self._lost_message(job)))
+                job.lose(partial(_lost, self._lost_message(job), self._fault))
         self.opened.set()
         logger.debug("connection closed", extra={"server": str(self.server), "reason": self.reason})
 
@@ -476,3 +499,10 @@ class Connection:
         if attached.held_back is not None:
             attached.notify_held_back()
         return attached.jobs
+
+
+def _lost(message: str, cause: RemoteProtocolError | None) -> ConnectionLost:
+    """The error of a job whose connection closed."""
+    error = ConnectionLost(message)
+    error.__cause__ = cause
+    return error

@@ -33,6 +33,7 @@ from gearflow.client.client import Client
 from gearflow.client.config import ServerAddress, default_servers, parse_servers
 from gearflow.client.pool import default_spread
 from gearflow.client.sync_client import SyncClient
+from gearflow.protocol.constants import MAX_PAYLOAD
 from gearflow.runtime.fork import call_in_children
 from gearflow.security.tls import TLS, check_tls
 
@@ -40,11 +41,12 @@ Servers: TypeAlias = tuple[ServerAddress, ...]
 
 
 class Limits(TypedDict, total=False):
-    """What a client waits for, in seconds; see ``Client``."""
+    """How long a client waits, in seconds, and for how much, in bytes. See ``Client``."""
 
     connect_timeout: float
     answer_timeout: float
     heartbeat: float
+    max_result: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +142,7 @@ def connect(
     connect_timeout: float = 5.0,
     answer_timeout: float = 25.0,
     heartbeat: float = 10.0,
+    max_result: int = MAX_PAYLOAD,
 ) -> "Connect":
     """Return a client for a block of code. All calls in the block use it.
 
@@ -161,6 +164,7 @@ def connect(
         answer_timeout: Seconds after which a server that does not answer a request counts as lost. See
             ``Client``.
         heartbeat: Seconds of silence after which a server is asked whether it is there. See ``Client``.
+        max_result: Bytes in the largest result that the client takes. See ``Client``.
 
     Raises:
         ValueError: An entry is not an address.
@@ -168,7 +172,12 @@ def connect(
     """
     addresses = parse_servers(servers) if servers else None
     target = _default().but(servers=addresses, spread=spread, tls=tls, token=token)
-    limits = Limits(connect_timeout=connect_timeout, answer_timeout=answer_timeout, heartbeat=heartbeat)
+    limits = Limits(
+        connect_timeout=connect_timeout,
+        answer_timeout=answer_timeout,
+        heartbeat=heartbeat,
+        max_result=max_result,
+    )
     return Connect(target, limits)
 
 

@@ -7,13 +7,15 @@ All of them raise:
     UnsupportedByServer: The server is not gearflow's own. Nothing was sent.
     ServerError: The server refuses.
     NoServer: The server cannot be reached.
-    ConnectionLost: The connection closed before the answer.
+    ConnectionLost: The connection closed before the answer, or there was none in time.
+    RemoteProtocolError: The answer cannot be read.
 """
 
 from typing import TypeVar
 
 from gearflow.client.client import Client
 from gearflow.client.config import ServerAddress
+from gearflow.client.requests import read_answer
 from gearflow.protocol.server_calls import (
     DEAD,
     INFO,
@@ -167,4 +169,5 @@ async def purge_dead(
 async def _ask(
     client: Client, function: bytes, request: Message, answer: type[M], server: ServerAddress | str | None
 ) -> M:
-    return answer.model_validate_json(await client.call_reserved(function, request, server=server))
+    data = await client.call_reserved(function, request, server=server)
+    return read_answer(answer, data, function.decode(), server or " or ".join(map(str, client.servers)))

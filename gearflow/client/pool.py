@@ -29,6 +29,7 @@ from gearflow.backoff import Backoff
 from gearflow.client.config import ServerAddress
 from gearflow.client.connection import Connection
 from gearflow.errors import ConnectionLost, NoServer
+from gearflow.protocol.constants import MAX_BODY, MAX_PAYLOAD
 from gearflow.protocol.heartbeat import Timeouts
 from gearflow.runtime.environment import flag
 from gearflow.runtime.eventloop import Post, poster
@@ -98,7 +99,10 @@ class Pool:
         backoff: Backoff,
         resubmit: ResubmitPolicy,
         security: Security = PLAIN,
+        max_result: int = MAX_PAYLOAD,
     ) -> None:
+        if not 0 < max_result <= MAX_BODY:
+            raise ValueError(f"max_result={max_result}: it is a number of bytes, up to 4 GiB")
         self._servers = {address: _Server(address) for address in servers}
         self._preferred = tuple(self._servers.values())
         self._turn = random.randrange(len(self._preferred))  # many short-lived clients share the load, too
@@ -107,6 +111,7 @@ class Pool:
         self.backoff: Final = backoff
         self.resubmit: Final = resubmit
         self.security: Final = security
+        self._max_result = max_result
         self.remedy: Callable[[], str] = str
         """What to do when no server can be reached; empty: what ``NoServer`` says itself."""
         self._tasks: TaskGroup | None = None
@@ -227,7 +232,7 @@ class Pool:
         """The server's connection if it is open or about to be, else a new one, shared by all who want it."""
         connection = server.connection
         if connection is None or (connection.opened.is_set() and not connection.is_open):
-            connection = server.connection = Connection(server.address, self.security)
+            connection = server.connection = Connection(server.address, self.security, self._max_result)
             self._require_open().start_soon(self._live, server, connection)
         return connection
 

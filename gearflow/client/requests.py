@@ -7,16 +7,30 @@ says.
 """
 
 from functools import partial
-from typing import ClassVar
+from math import inf
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import anyio
 
 from gearflow.client.config import ServerAddress
 from gearflow.client.job import ClientJob, JobFailed, JobHandle, JobOwner
 from gearflow.client.names import to_text
-from gearflow.errors import ConnectionLost, GearflowError, QueueFull, ServerError, SubmitUnknown, UnknownJob
+from gearflow.errors import (
+    ConnectionLost,
+    GearflowError,
+    QueueFull,
+    RemoteProtocolError,
+    ServerError,
+    SubmitUnknown,
+    UnknownJob,
+)
 from gearflow.protocol.constants import PacketType
 from gearflow.protocol.request_queue import Ignored, Request, Signal, server_fault
+
+if TYPE_CHECKING:
+    from gearflow.protocol.server_calls import Message  # it imports pydantic
+
+M = TypeVar("M", bound="Message")
 
 
 class NotSent(Exception):
@@ -101,26 +115,32 @@ class ReservedSubmission(Submission):
         if isinstance(self.job, ReservedJob) and self.job.is_refused:
             await self.job.result()
 
-    async def submitted(self) -> JobHandle:
+    async def submitted(self, limit: float = inf) -> JobHandle:
         """The job that the server has, for a detached one; waits for the end of the call.
 
+        Args:
+            limit: Seconds to wait.
+
         Raises:
-            SubmitUnknown: The connection closed before.
+            SubmitUnknown: The connection closed before, or there was no answer in time.
             QueueFull, ServerError: The server refused it.
+            RemoteProtocolError: The answer cannot be read. The job may exist.
         """
         from gearflow.protocol.server_calls import Submitted
 
         assert self.job is not None  # the call was accepted
+        server = self.job.server
         try:
-            answer = await self.job.result()
+            with anyio.move_on_after(limit) as wait:
+                answer = await self.job.result()
         except ConnectionLost as error:
-            raise self.lost(self.job.server, "the connection closed") from error
+            raise self.lost(server, "the connection closed") from error
         except JobFailed as error:
-            said = (
-                "it gave no reason" if error.exception is None else error.exception.decode(errors="replace")
-            )
-            raise ServerError("WORK_FAIL", f"a submission with options was refused: {said}") from error
-        return JobHandle(Submitted.model_validate_json(answer).handle, self.job.server)
+            raise refused("a submission with options", error) from error
+        if wait.cancelled_caught:
+            self.job.cancel()
+            raise self.lost(server, f"it gave no answer for {limit:g} s")
+        return JobHandle(read_answer(Submitted, answer, "gearflow:submit", server).handle, server)
 
 
 class ReservedCall(Submission):
@@ -155,6 +175,27 @@ class Tally:
     async def wait(self) -> None:
         """Return when all of them are."""
         await self._all.wait()
+
+
+def refused(what: str, failure: JobFailed) -> ServerError:
+    """The error of a call that ended as a failed job, which gearflow's own server does not do."""
+    data = failure.exception
+    said = "it gave no reason" if data is None else data[:2000].decode(errors="replace")
+    return ServerError("WORK_FAIL", f"{what} was refused: {said}")
+
+
+def read_answer(kind: type[M], data: bytes, function: str, server: object) -> M:
+    """The answer of a reserved function.
+
+    Raises:
+        RemoteProtocolError: The function does not answer this.
+    """
+    try:
+        return kind.model_validate_json(data)
+    except ValueError as error:
+        raise RemoteProtocolError(
+            f"{server} answered {function} with {data[:80]!r}, which is no {kind.__name__}"
+        ) from error
 
 
 def _error(kind: str, message: str) -> Exception:

@@ -2,17 +2,24 @@
 
 import random
 from collections.abc import Awaitable, Callable
+from math import inf
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import anyio
 
 from gearflow.client.config import ServerAddress
 from gearflow.client.connection import Connection
-from gearflow.client.job import JobKey, JobName
+from gearflow.client.job import JobFailed, JobKey, JobName
 from gearflow.client.pool import Pool
-from gearflow.client.requests import NotSent, ReservedCall
+from gearflow.client.requests import NotSent, ReservedCall, read_answer, refused
 from gearflow.client.submission import encode_submission
-from gearflow.errors import ConnectionLost, NoServer, UnknownJob, UnsupportedByServer
+from gearflow.errors import (
+    ConnectionLost,
+    NoServer,
+    RemoteProtocolError,
+    UnknownJob,
+    UnsupportedByServer,
+)
 from gearflow.protocol.constants import PacketType
 
 if TYPE_CHECKING:
@@ -30,6 +37,7 @@ async def call(
     address = ServerAddress.parse(server) if isinstance(server, str) else server
     name = function if isinstance(function, bytes) else function.encode()
     packet = encode_submission(PacketType.SUBMIT_JOB, name, b"", request.to_wire())
+    limit = _limit(pool, request)
     while True:
         connection = await (pool.connection() if address is None else pool.connection_to(address))
         _require_gearflow(connection, name.decode())
@@ -40,9 +48,27 @@ async def call(
             continue
         assert asked.job is not None  # it was accepted
         try:
-            return await asked.job.result()
+            with anyio.move_on_after(limit):
+                return await asked.job.result()
+        except JobFailed as error:
+            if function in ("gearflow:result", b"gearflow:result"):
+                raise
+            raise refused(f"{name.decode()} on {connection.server}", error) from error
         finally:
             asked.job.cancel()  # of nobody's interest any more; does nothing when it has ended
+        raise ConnectionLost(
+            f"{connection.server} accepted {name.decode()} and gave no answer for {limit:g} s; "
+            "what it has done is not known"
+        )
+
+
+def _limit(pool: Pool, request: "Message") -> float:
+    """Seconds in which a call has to end. The wait for a job's end has the time that the request gives it."""
+    from gearflow.protocol.server_calls import ResultRequest
+
+    if not isinstance(request, ResultRequest):
+        return pool.timeouts.answer
+    return inf if request.timeout is None else request.timeout + pool.timeouts.answer
 
 
 async def result(pool: Pool, job: JobName, timeout: float | None) -> bytes:
@@ -62,7 +88,7 @@ async def result(pool: Pool, job: JobName, timeout: float | None) -> bytes:
                 raise
             raise TimeoutError(f"job {job} has not ended within {timeout:g} s; it runs on") from error
         except ConnectionLost as error:
-            if pool.is_closed:
+            if pool.is_closed or isinstance(error.__cause__, RemoteProtocolError):
                 raise
             lost, failures = NoServer({str(server): str(error)}), 0
         except NoServer as error:
@@ -100,7 +126,8 @@ async def _wait(pool: Pool, job: JobName, server: ServerAddress, left: float | N
 async def _info(pool: Pool, job: JobName, server: ServerAddress) -> "JobInfo":
     from gearflow.protocol.server_calls import INFO, InfoRequest, JobInfo
 
-    return JobInfo.model_validate_json(await call(pool, INFO, InfoRequest(**_named(job)), server))
+    answer = await call(pool, INFO, InfoRequest(**_named(job)), server)
+    return read_answer(JobInfo, answer, INFO.decode(), server)
 
 
 async def _cancel(pool: Pool, job: JobName, server: ServerAddress) -> bool:
@@ -108,7 +135,7 @@ async def _cancel(pool: Pool, job: JobName, server: ServerAddress) -> bool:
 
     handle = (await _info(pool, job, server)).handle if isinstance(job, JobKey) else str(job)
     answer = await call(pool, CANCEL, CancelRequest(handle=handle), server)
-    return Done.model_validate_json(answer).jobs > 0
+    return read_answer(Done, answer, CANCEL.decode(), server).jobs > 0
 
 
 async def _first_that_knows(

@@ -66,7 +66,7 @@ class Sending:
 
     async def submit_background(self) -> JobHandle:
         """Submit it for nobody to wait for. Raises as ``attach``."""
-        return await self._send(_handle_of)
+        return await self._send(partial(_handle_of, limit=self.pool.timeouts.answer))
 
     async def attach_again(self, job: ClientJob, failure: Exception) -> None:
         """Submit it again for a job whose server was lost. Raises as ``attach``, and the failure."""
@@ -194,9 +194,9 @@ async def _job_of(submission: Submission) -> ClientJob:
     return submission.job
 
 
-async def _handle_of(submission: Submission) -> JobHandle:
+async def _handle_of(submission: Submission, limit: float) -> JobHandle:
     if isinstance(submission, ReservedSubmission):
-        return await submission.submitted()
+        return await submission.submitted(limit)
     assert submission.handle is not None  # it was accepted
     return submission.handle
 
@@ -251,11 +251,7 @@ async def _submit_all(
                 submission.failure = error
                 tally.set()
         await tally.wait()
-        outcomes = {
-            place: await _outcome(submission)
-            for place, (submission, _) in put.items()
-            if not isinstance(submission.failure, NotSent)
-        }
+        outcomes = await _outcomes({place: submission for place, (submission, _) in put.items()}, pool)
     except BaseException:
         for place, (submission, _) in put.items():
             connections[place].abandon(submission)
@@ -288,13 +284,25 @@ async def _submit_again(
     return made
 
 
-async def _outcome(submission: Submission) -> JobHandle | Exception:
+async def _outcomes(submissions: Mapping[int, Submission], pool: Pool) -> dict[int, JobHandle | Exception]:
+    """What became of each that left."""
+    outcomes: dict[int, JobHandle | Exception] = {}
+    limit = pool.timeouts.answer
+    for place, submission in submissions.items():
+        if not isinstance(submission.failure, NotSent):
+            outcomes[place] = outcome = await _outcome(submission, limit)
+            if isinstance(outcome, SubmitUnknown):
+                limit = 0.0  # the others have waited as long
+    return outcomes
+
+
+async def _outcome(submission: Submission, limit: float) -> JobHandle | Exception:
     if submission.failure is not None:
         return submission.failure
     if submission.handle is not None:
         return submission.handle
     assert isinstance(submission, ReservedSubmission)
     try:
-        return await submission.submitted()
+        return await submission.submitted(limit)
     except GearflowError as error:
         return error

@@ -20,7 +20,7 @@ from gearflow.client.names import unique_to_text
 from gearflow.client.pool import ResubmitPolicy
 from gearflow.client.requests import NotSent
 from gearflow.client.submission import JobRequest, SubmitOptions
-from gearflow.protocol.constants import Priority
+from gearflow.protocol.constants import MAX_PAYLOAD, Priority
 from gearflow.protocol.heartbeat import Timeouts
 from gearflow.runtime.fork import forget_in_children
 from gearflow.runtime.loop_thread import LoopThread
@@ -56,6 +56,7 @@ class SyncClient:
         timeouts: Timeouts | None = None,
         backoff: Backoff = Backoff(),  # noqa: B008  (frozen)
         resubmit: ResubmitPolicy = ResubmitPolicy(),  # noqa: B008  (frozen)
+        max_result: int = MAX_PAYLOAD,
     ) -> None:
         limits = timeouts or Timeouts(connect_timeout, answer_timeout, heartbeat)
         self._client = Client(
@@ -66,6 +67,7 @@ class SyncClient:
             timeouts=limits,
             backoff=backoff,
             resubmit=resubmit,
+            max_result=max_result,
         )
         self._loop = LoopThread(lambda: self._client, "client", "SyncClient", grace=limits.close)
         self._direct = BlockingSubmitter(

@@ -21,7 +21,7 @@ from anyio.streams.tls import TLSStream
 from gearflow.client.config import ServerAddress
 from gearflow.errors import RemoteProtocolError, ServerError
 from gearflow.protocol.codec import encode
-from gearflow.protocol.constants import AUTH, RES, TLS_REQUIRED
+from gearflow.protocol.constants import AUTH, MAX_ANSWER, RES, TLS_REQUIRED
 from gearflow.protocol.framing import Frame, FrameBuffer
 from gearflow.protocol.heartbeat import CHECKS, HeartbeatMonitor, PeerState
 from gearflow.protocol.packets import EchoReq, SubmitJob
@@ -234,7 +234,8 @@ async def _secure(stream: Stream, tls: TLS, host: str) -> Stream:
 
 async def _authenticate(stream: Stream, token: str) -> None:
     """Send the token, if the server is gearflow's own and requires one."""
-    buffer, frames, queue = FrameBuffer(RES, text=False), deque[Frame](), CallQueue()
+    buffer = FrameBuffer(RES, max_body=MAX_ANSWER, text=False)
+    frames, queue = deque[Frame](), CallQueue()
 
     async def ask(request: Request, packet: bytes) -> None:
         queue.sent([request])

@@ -15,6 +15,13 @@ DEFAULT_PORT: Final = 4730  # IANA
 MAX_BODY: Final = 0xFFFF_FFFF
 """Bytes in a body: the header's length field is 32 bits wide."""
 
+MAX_ANSWER: Final = 65_536
+"""Bytes in the body of an answer that brings no payload, such as JOB_CREATED or STATUS_RES: several times
+what any server sends."""
+
+MAX_PAYLOAD: Final = 1 << 30
+"""Bytes in a workload or a result that a client or a worker takes by default, as a server does."""
+
 MAX_ARGUMENT: Final = 8192
 """Bytes in an argument that is not opaque data: gearmand parses them in a receive buffer of this size."""
 

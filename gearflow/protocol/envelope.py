@@ -13,6 +13,7 @@ precedence.
 
 import json
 import struct
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 MAGIC: Final = b"\0gf1"
 MAX_LEVELS: Final = 2
 """Nested envelopes: the server's around the producer's."""
+
+MAX_ATTEMPT: Final = 1_000_000_000
 
 _START: Final = struct.Struct(">4sI")  # the magic, the length of the header
 
@@ -136,19 +139,22 @@ def _open(workload: bytes) -> tuple[dict[str, Any], bytes]:
 
 def _envelope(options: dict[str, Any]) -> Envelope:
     attempt = options.get("attempt", 1)
-    if isinstance(attempt, bool) or not isinstance(attempt, int) or attempt < 1:
-        raise PayloadInvalid(f"the envelope's attempt is {attempt!r}, not a number from 1")
+    if isinstance(attempt, bool) or not isinstance(attempt, int) or not 1 <= attempt <= MAX_ATTEMPT:
+        raise PayloadInvalid(f"the envelope's attempt is {_shown(attempt)}, not a number from 1")
     timeout = options.get("timeout")
-    # 0 < also refuses NaN, which Python's JSON reader knows, and bool is an int
+    # 0 < also refuses NaN, which Python's JSON reader knows as it knows infinity, and bool is an int
     if timeout is not None and (
-        isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0
+        isinstance(timeout, bool)
+        or not isinstance(timeout, int | float)
+        or not 0 < timeout <= sys.float_info.max
     ):
-        raise PayloadInvalid(f"the envelope's timeout is {timeout!r}, not a positive number of seconds")
+        raise PayloadInvalid(f"the envelope's timeout is {_shown(timeout)}, not a positive number of seconds")
     detached = options.get("detached", False)
     if not isinstance(detached, bool):
-        raise PayloadInvalid(f"the envelope's detached is {detached!r}, not true or false")
+        raise PayloadInvalid(f"the envelope's detached is {_shown(detached)}, not true or false")
     retries = options.get("retries")
-    return Envelope(attempt, timeout, None if retries is None else _retries(retries), detached)
+    limit = None if timeout is None else float(timeout)
+    return Envelope(attempt, limit, None if retries is None else _retries(retries), detached)
 
 
 def _retries(value: Any) -> "RetryPlan":
@@ -157,6 +163,15 @@ def _retries(value: Any) -> "RetryPlan":
     try:
         known = {key: item for key, item in value.items() if key in RetryPlan.model_fields}
         return RetryPlan.model_validate_json(json.dumps(known))
-    except (ValueError, AttributeError) as error:
-        shown = f"{value!r:.200}"
-        raise PayloadInvalid(f"the envelope's retries are {shown}, which is no plan of retries") from error
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise PayloadInvalid(
+            f"the envelope's retries are {_shown(value)}, which is no plan of retries"
+        ) from error
+
+
+def _shown(value: object) -> str:
+    """The start of a value from the network."""
+    try:
+        return f"{value!r:.200}"
+    except RecursionError:  # lists in lists
+        return f"a deep {type(value).__name__}"

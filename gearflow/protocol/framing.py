@@ -9,7 +9,30 @@ from collections.abc import Iterable, Iterator
 from typing import Final, TypeAlias
 
 from gearflow.errors import RemoteProtocolError
-from gearflow.protocol.constants import HEADER, HEADER_SIZE, MAX_BODY, MAX_TEXT_LINE, MAX_TYPE
+from gearflow.protocol.constants import (
+    HEADER,
+    HEADER_SIZE,
+    MAX_ANSWER,
+    MAX_BODY,
+    MAX_TEXT_LINE,
+    MAX_TYPE,
+    PacketType,
+)
+
+_SHORT: Final = frozenset(
+    {
+        PacketType.NOOP,
+        PacketType.NO_JOB,
+        PacketType.JOB_CREATED,
+        PacketType.WORK_STATUS,
+        PacketType.WORK_FAIL,
+        PacketType.ERROR,
+        PacketType.OPTION_RES,
+        PacketType.STATUS_RES,
+        PacketType.STATUS_RES_UNIQUE,
+    }
+)
+"""Packets of a server that bring no payload. They have at most ``MAX_ANSWER`` bytes."""
 
 TEXT: Final = 0  # not a packet number
 
@@ -24,15 +47,22 @@ class FrameBuffer:
     Args:
         magic: The magic of the packets to read.
         max_body: The longest body in bytes.
+        setting: The setting that allows longer ones, for the error.
         text: Whether lines of text may come.
+
+    Attributes:
+        max_body: As the argument. It may grow between two calls of ``feed``.
     """
 
-    __slots__ = ("_broken", "_magic", "_max_body", "_missing", "_pieces", "_text")
+    __slots__ = ("_broken", "_magic", "_missing", "_pieces", "_setting", "_text", "max_body")
 
-    def __init__(self, magic: bytes, *, max_body: int = MAX_BODY, text: bool = True) -> None:
+    def __init__(
+        self, magic: bytes, *, max_body: int = MAX_BODY, setting: str = "", text: bool = True
+    ) -> None:
         self._magic = magic
         self._text = text
-        self._max_body = max_body
+        self._setting = setting
+        self.max_body = max_body
         self._pieces: list[bytes] = []  # of an incomplete frame
         self._missing = 0  # bytes that must arrive before another look helps
         self._broken: str | None = None
@@ -83,13 +113,22 @@ class FrameBuffer:
             raise RemoteProtocolError(f"{magic!r} is not the magic {self._magic!r}")
         if not 0 < kind <= MAX_TYPE:
             raise RemoteProtocolError(f"packet type {kind} does not exist")
-        if size > self._max_body:
-            raise RemoteProtocolError(f"a body of {size} bytes is over the limit of {self._max_body}")
+        if size > MAX_ANSWER or size > self.max_body:
+            self._check_size(kind, size)
         end = start + HEADER_SIZE + size
         if end > len(data):
             return start, end - len(data)
         frames.append((kind, data[start + HEADER_SIZE : end]))
         return end, 0
+
+    def _check_size(self, kind: int, size: int) -> None:
+        if kind in _SHORT and size > MAX_ANSWER:
+            raise RemoteProtocolError(
+                f"a body of {size} bytes is over the limit of {MAX_ANSWER} of {PacketType(kind).name}"
+            )
+        if size > self.max_body:
+            remedy = f" ({self._setting} sets it)" if self._setting else ""
+            raise RemoteProtocolError(f"a body of {size} bytes is over the limit of {self.max_body}{remedy}")
 
     def _take_line(self, data: bytes, start: int, frames: list[Frame]) -> tuple[int, int]:
         end = data.find(b"\n", start, start + MAX_TEXT_LINE + 1)

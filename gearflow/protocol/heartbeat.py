@@ -15,7 +15,8 @@ class Timeouts:
 
     Attributes:
         connect: For connecting and for the handshake.
-        answer: For the answer to a request, plus one second for each MiB sent before it.
+        answer: For the answer to a request, plus one second for each MiB sent before it. Also for the end of
+            a call of a function that the server answers itself. The end of a job has no limit.
         heartbeat: Silence after which the server is pinged. After as much silence again it counts as lost.
         answer_grace: Added to the timeout of a wait that the server itself ends, so that its answer arrives.
         close: For calls that are under way when a blocking client is closed.

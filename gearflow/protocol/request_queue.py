@@ -9,7 +9,7 @@ client does that itself, because several of its jobs may share a handle.
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final, Generic, Protocol, TypeVar
 
 from gearflow.errors import ConnectionLost, GearflowError, QueueFull, RemoteProtocolError, ServerError
@@ -158,6 +158,9 @@ class RequestQueue(Generic[R]):
     def first(self) -> R | None:
         """The request that the next answer belongs to."""
         return self._sent[0] if self._sent else None
+
+    def __iter__(self) -> Iterator[R]:
+        return iter(self._sent)
 
     def sent(self, requests: Iterable[R]) -> None:
         """These were sent after all others."""

@@ -18,7 +18,7 @@ def cancelled_handle(event: bytes) -> bytes | None:
     """The job that an event says nobody wants any more; None for other events, which may come in time."""
     try:
         fields: Any = json.loads(event)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     match fields:
         case {"event": "cancel", "handle": str(handle)}:

@@ -1,9 +1,10 @@
 """One connection to a server, while it lasts.
 
-Three loops serve it: one reads, one writes whatever has come together since it last wrote (so the results
+Four loops serve it: one reads, one writes whatever has come together since it last wrote (so the results
 of a turn of the event loop and the GRABs for the slots they free leave in one write), and one looks for a
 heartbeat, since the protocol has none: a server that is frozen or cut off would keep its GRABs unanswered,
-and their slots from the other servers.
+and their slots from the other servers. The fourth one closes the connection to a server that is there, and
+leaves a GRAB or a call of this worker without an answer.
 
 A connection that is closed on purpose (its loops are cancelled) says so to gearflow's own server, which
 else would take the worker for dead: it releases each job that runs, and waits a moment for the answers.
@@ -18,6 +19,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,11 +30,11 @@ from anyio.streams.tls import TLSStream
 from gearflow.client.transport import BROKEN, PING, Stream, describe, until_silent
 from gearflow.errors import ConnectionLost
 from gearflow.protocol.codec import encode
-from gearflow.protocol.constants import RES
+from gearflow.protocol.constants import MAX_ANSWER, RES
 from gearflow.protocol.framing import FrameBuffer
-from gearflow.protocol.heartbeat import Timeouts
+from gearflow.protocol.heartbeat import CHECKS, Timeouts
 from gearflow.protocol.packets import EchoReq, Packet, SubmitJob
-from gearflow.protocol.request_queue import Call
+from gearflow.protocol.request_queue import Call, Request
 from gearflow.worker.session import (
     Assignment,
     Cancelled,
@@ -105,7 +107,8 @@ class WorkerConnection:
         self._is_woken = False
         self._is_registered = False
         self._tasks = anyio.create_task_group()
-        self._frames = FrameBuffer(RES, text=False)
+        limit = owner.max_workload + MAX_ANSWER
+        self._frames = FrameBuffer(RES, max_body=limit, setting="max_workload", text=False)
         self._heard = True  # something, since the heartbeat last looked
         self._flushed = anyio.Event()
         self._is_sending = False
@@ -114,6 +117,7 @@ class WorkerConnection:
         in_trio = anyio.get_cancelled_exc_class() is not asyncio.CancelledError
         self._sends_in_parts = in_trio or isinstance(stream, TLSStream)
         self._is_leaving = False
+        self._is_given_up = False  # the server is there, and does not answer
         self._is_closed = False
 
     @property
@@ -130,12 +134,19 @@ class WorkerConnection:
         """Talk until the connection ends; ``reason`` then says why."""
         try:
             async with self._tasks as tasks:
-                for loop in (self._read, self._write, lambda: self._watch_heartbeat(timeouts.heartbeat)):
+                watches = (
+                    partial(self._watch_heartbeat, timeouts.heartbeat),
+                    partial(self._watch_answers, timeouts.answer),
+                )
+                for loop in (self._read, self._write, *watches):
                     tasks.start_soon(self._until_broken, loop)
         except anyio.get_cancelled_exc_class():
             with anyio.move_on_after(timeouts.release, shield=True):
                 await self._leave()
             raise
+        if self._is_given_up:
+            with anyio.move_on_after(timeouts.release):
+                await self._leave()
 
     def close(self) -> None:
         """Nothing more comes or goes: GRABs and submissions will not be answered."""
@@ -306,6 +317,19 @@ class WorkerConnection:
     async def _watch_heartbeat(self, heartbeat: float) -> None:
         """Return when the server has been silent for too long."""
         self.reason = await until_silent(heartbeat, self._take_heard, self._ping)
+
+    async def _watch_answers(self, limit: float) -> None:
+        """Return when the server has left a call or all GRABs without an answer for too long."""
+        calls: dict[Request, int] = {}  # and at how many checks each had no answer
+        grabs = 0
+        while True:
+            await anyio.sleep(limit / CHECKS)
+            calls = {call: calls.get(call, 0) + 1 for call in self._session.calls}
+            grabs = grabs + 1 if self._session.owes_grab() else 0
+            if max(grabs, *calls.values(), 0) > CHECKS:
+                self.reason = f"it left a request without an answer for {limit:g} s"
+                self._is_given_up = True
+                return
 
     def _take_heard(self) -> bool:
         heard, self._heard = self._heard, False

@@ -36,8 +36,10 @@ class ServerLink:
         functions: Sequence[bytes],
         slots: SlotAllocator,
         runner: "Runner",
+        answer: float,
     ) -> None:
         self.address = address
+        self.max_workload = settings.max_workload
         self.connection: WorkerConnection | None = None  # while there is one
         self.is_registered = False  # the server knows the functions
         self.outage: str | None = None  # why the server cannot be reached, as logged
@@ -48,6 +50,7 @@ class ServerLink:
         self._runner = runner
         self._timeouts = Timeouts(
             connect=settings.connect_timeout,
+            answer=answer,
             heartbeat=settings.heartbeat,
             release=settings.release_timeout,
         )

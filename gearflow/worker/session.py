@@ -97,6 +97,7 @@ class WorkerSession:
         "_option",
         "_poll",
         "_requests",
+        "has_answered_grab",
         "is_gearflow",
         "registered",
     )
@@ -114,6 +115,7 @@ class WorkerSession:
         self._events = Call(Ignored())
         self._requests = CallQueue()
         self.is_gearflow = False
+        self.has_answered_grab = False  # since ``owes_grab`` last looked
         self.registered = False  # the server has answered a GRAB, so it knows our functions
 
     @property
@@ -125,6 +127,11 @@ class WorkerSession:
     def calls(self) -> list[Request]:
         """The calls of this worker that have no answer."""
         return [each for each in self._requests.pending if each not in (self._option, self._events)]
+
+    def owes_grab(self) -> bool:
+        """Whether GRABs are in flight, and none was answered since the last call of this."""
+        answered, self.has_answered_grab = self.has_answered_grab, False
+        return bool(self._lane.unanswered) and not answered
 
     def sent(self, call: Call) -> None:
         """A call is written after all others."""
@@ -227,6 +234,7 @@ class WorkerSession:
     def _grab_answered(self) -> None:
         if not self._lane.unanswered:
             raise RemoteProtocolError("an answer to a GRAB came, but none was in flight")
+        self.has_answered_grab = True
         if not self.registered:
             self.registered = True
             if self._requests.first is self._option:

@@ -8,7 +8,7 @@ from typing import Annotated, Self, TypedDict
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from gearflow.client import TLS
-from gearflow.protocol.constants import MAX_CLIENT_ID
+from gearflow.protocol.constants import MAX_BODY, MAX_CLIENT_ID, MAX_PAYLOAD
 
 
 def default_client_id() -> str:
@@ -74,6 +74,10 @@ class WorkerSettings(BaseModel):
     tool ``gearman`` hangs then, and Perl's client dies. By default the worker sends WORK_WARNING and
     WORK_FAIL, which all clients understand. Other servers get the same either way."""
 
+    max_workload: Annotated[int, Field(ge=1, le=MAX_BODY)] = MAX_PAYLOAD
+    """Bytes in the largest workload that the worker takes. If a server sends a larger one, the worker closes
+    the connection. The default is that of the server's ``max_body``, so set both if you raise one."""
+
     drain: Annotated[float, Field(ge=0)] | None = None
     """Longest wait of a warm stop for the running jobs, in seconds. After it the worker stops cold. None
     means as long as it takes."""
@@ -126,6 +130,7 @@ class WorkerOptions(TypedDict, total=False):
     release_timeout: float
     poll: float | None
     gearmand_exceptions: bool
+    max_workload: int
     drain: float | None
     burst: bool
     max_tasks: int | None
@@ -141,6 +146,9 @@ class TimeLimits:
 
     flush: float = 5.0
     """For the servers to confirm the last results, at a warm stop."""
+
+    answer: float = 25.0
+    """For a server to answer a call or a GRAB. After it the worker gives its jobs back and connects again."""
 
     cancel_grace: float = 1.0
     """From ``Context.cancelled`` to the kill of the process that runs the task."""

@@ -148,7 +148,7 @@ class Worker:
         security = Security.of(self._target.tls, self._target.token)
         functions = tuple(by_function)
         self._links += (
-            ServerLink(server, security, settings, functions, self._slots, self._runner)
+            ServerLink(server, security, settings, functions, self._slots, self._runner, limits.answer)
             for server in self._target.servers
         )
         self.ready: anyio.Event = self._runner.ready

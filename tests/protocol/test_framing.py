@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 
 from gearflow.errors import RemoteProtocolError
 from gearflow.protocol.codec import decode, encode
-from gearflow.protocol.constants import HEADER, MAX_TEXT_LINE, MAX_TYPE, REQ, RES, UNUSED_TYPE, PacketType
+from gearflow.protocol.constants import (
+    HEADER,
+    MAX_ANSWER,
+    MAX_TEXT_LINE,
+    MAX_TYPE,
+    REQ,
+    RES,
+    UNUSED_TYPE,
+    PacketType,
+)
 from gearflow.protocol.framing import TEXT, Frame, FrameBuffer
 from gearflow.protocol.packets import EchoReq
 from tests import strategies
@@ -105,6 +114,14 @@ def test_a_body_over_the_limit_is_refused_before_it_comes() -> None:
     ]
     with pytest.raises(RemoteProtocolError, match="11 bytes is over the limit of 10"):
         list(buffer.feed(HEADER.pack(REQ, PacketType.ECHO_REQ, 11)))
+
+
+@pytest.mark.parametrize(
+    "kind", [PacketType.JOB_CREATED, PacketType.ERROR, PacketType.STATUS_RES, PacketType.WORK_STATUS]
+)
+def test_an_answer_that_brings_no_payload_is_short(kind: PacketType) -> None:
+    assert read(RES, [HEADER.pack(RES, kind, MAX_ANSWER) + bytes(MAX_ANSWER)])[1] is False
+    assert read(RES, [HEADER.pack(RES, kind, MAX_ANSWER + 1)]) == ([], True)
 
 
 def test_the_longest_line_passes_and_one_byte_more_does_not() -> None:

@@ -133,6 +133,16 @@ def worker(
         int | None,
         how("--process-max-rss", "The same for these processes, after a run.", "SIZE", parser=options.memory),
     ] = None,
+    max_workload: Annotated[
+        int | None,
+        how(
+            "--max-workload",
+            "Largest payload of a job, below 4G.",
+            "SIZE",
+            parser=options.memory,
+            default="1G",
+        ),
+    ] = None,
     gearmand_exceptions: Annotated[
         bool, how("--gearmand-exceptions", "On C gearmand, send WORK_EXCEPTION alone, for PHP clients.")
     ] = False,
@@ -187,6 +197,10 @@ def worker(
         "gearmand_exceptions": gearmand_exceptions,
         "burst": burst,
     }
+    if max_workload is not None:
+        if max_workload >= 1 << 32:
+            raise CliError(ExitCode.USAGE, "--max-workload: no payload has 4G or more. Give less")
+        settings["max_workload"] = max_workload
     with supervise.reporting(line):
         with ending_at_once():
             tasks = imports.load_served(modules, functions or ())
