@@ -198,6 +198,7 @@ class Connection:
         self._batch_size = 0  # bytes of what was sent last, or is being sent
         self._heard = True  # something, since the heartbeat last looked
         self._closed = False
+        self._has_complained = False  # about an error that answers nothing, once
 
     # ------------------------------------------------------------------------------------ for callers
 
@@ -486,7 +487,10 @@ class Connection:
         if code == TLS_REQUIRED:
             raise Unreachable(NO_TLS)
         if self._sent.refuse(code, text) is None:
-            logger.warning(
+            level = logging.DEBUG if self._has_complained else logging.WARNING
+            self._has_complained = True
+            logger.log(
+                level,
                 "the server sent an error that answers nothing",
                 extra={"code": to_text(code), "text": to_text(text)},
             )

@@ -1,7 +1,7 @@
 """A logger for events that others cause, and that may come in any number.
 
 The first ``FEW`` records of a cause within a second are logged as they are. If more come, that is a burst:
-its records are counted, and a record with the count follows after a second, then after longer and longer
+its records are counted. The last one with the count follows after a second, then after longer and longer
 periods up to ``LONGEST``, until a period passes without one.
 """
 
@@ -33,7 +33,7 @@ class _Burst:
         self.period = _SECOND
         self.logged = 0
         self.left_out = 0
-        self.last: tuple[int, str, tuple[object, ...]] = (0, "", ())  # level, message and arguments
+        self.last: tuple[int, str, tuple[object, ...], Mapping[str, object]] = (0, "", (), {})
 
 
 class BurstLog:
@@ -65,20 +65,21 @@ class BurstLog:
         cause: Hashable = None,
         extra: Mapping[str, object] | None = None,
         exc_info: BaseException | None = None,
-    ) -> None:
-        """Log a record as ``Logger.log`` does, unless it belongs to a burst.
+    ) -> bool:
+        """Log a record as ``Logger.log`` does, unless it belongs to a burst. Returns whether it does not.
 
         Records with the same ``cause`` belong together. By default that is the message without its arguments.
         """
         if not self._logger.isEnabledFor(level):
-            return
+            return True
         burst = self._burst(message if cause is None else cause)
         if burst.logged < FEW:
             burst.logged += 1
             self._logger.log(level, message, *args, extra=extra, exc_info=exc_info)
-        else:
-            burst.left_out += 1
-            burst.last = level, message, args
+            return True
+        burst.left_out += 1
+        burst.last = level, message, args, extra or {}
+        return False
 
     def warning(self, message: str, *args: object, **fields: object) -> None:
         """Log a warning with these fields."""
@@ -123,7 +124,7 @@ class BurstLog:
     def _log_count(self, burst: _Burst, now: float) -> None:
         if not burst.left_out:
             return
-        level, message, args = burst.last
-        fields = {"count": burst.left_out, "seconds": round(now - burst.begun, 1)}
+        level, message, args, extra = burst.last
+        fields = {**extra, "count": burst.left_out, "seconds": round(now - burst.begun, 1)}
         self._logger.log(level, "repeated: " + message, *args, extra=fields)
         burst.left_out = 0

@@ -40,6 +40,7 @@ from gearflow.protocol.packets import (
     WorkFail,
     WorkWarning,
 )
+from gearflow.runtime.log_bursts import BurstLog
 from gearflow.tasks import Retry
 from gearflow.tasks.control_flow import Fail
 from gearflow.tasks.remote_errors import encode_failure
@@ -98,11 +99,14 @@ class Holding:
         self._begin(job)
 
 
-logger = logging.getLogger("gearflow.worker")
-
-
 async def handle_failure(
-    run: Run, workload: bytes, error: BaseException, holding: Holding, *, gearmand_exceptions: bool
+    run: Run,
+    workload: bytes,
+    error: BaseException,
+    holding: Holding,
+    log: BurstLog,
+    *,
+    gearmand_exceptions: bool,
 ) -> BaseException:
     """Have the job of a run that raised something run again, or fail. Returns the error that counts.
 
@@ -112,7 +116,7 @@ async def handle_failure(
     if run.is_for_nobody:
         run.end(_failure(run, error, gearmand_exceptions))
         return error
-    decision = _decide(run, error)
+    decision = _decide(run, error, log)
     if isinstance(decision, GiveUp):
         run.end(_failure(run, decision.error, gearmand_exceptions))
         return decision.error
@@ -125,24 +129,23 @@ async def handle_failure(
         raise
     except (ServerError, LocalProtocolError) as refusal:
         if not run.cancelled:  # else there is nothing to run again
-            logger.warning(
-                "the server refuses another run of a job, which fails: %s", refusal, extra=run.log_fields()
-            )
+            sentence = "the server refuses another run of a job, which fails: %s"
+            log.log(logging.WARNING, sentence, refusal, extra=run.log_fields())
         run.end(_failure(run, error, gearmand_exceptions))
     else:
         run.retry = decision
     return error
 
 
-def _decide(run: Run, error: BaseException) -> RetryDecision:
+def _decide(run: Run, error: BaseException, log: BurstLog) -> RetryDecision:
     plan = run.envelope.retries
     retries = run.task.retries if plan is None else Retry.from_plan(plan)
     try:
         return decide(error, retries, run.envelope.attempt)
-    except Exception:  # a user's backoff may raise anything
-        logger.exception(
-            "the schedule of a task's retries cannot be followed; its job fails", extra=run.log_fields()
-        )
+    except Exception as fault:
+        sentence = "the schedule of a task's retries cannot be followed; its job fails"
+        cause = (sentence, run.task.name)
+        log.log(logging.ERROR, sentence, cause=cause, extra=run.log_fields(), exc_info=fault)
         return GiveUp(error)
 
 

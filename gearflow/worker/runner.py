@@ -37,9 +37,7 @@ from gearflow.worker.run import Run, run_within
 from gearflow.worker.server_link import ServerLink
 from gearflow.worker.session import Assignment
 from gearflow.worker.slots import SlotAllocator
-from gearflow.worker.stats import RunStats, log_handed_on
-
-logger = logging.getLogger("gearflow.worker")
+from gearflow.worker.stats import RunStats
 
 
 class Runner:
@@ -71,6 +69,7 @@ class Runner:
         cancel_grace: float,
     ) -> None:
         self.ready = anyio.Event()
+        self.log = stats.log
         self._tasks = tasks
         self._middleware = middleware
         self._slots = slots
@@ -137,7 +136,8 @@ class Runner:
             connection.outbox.add(job.handle, encode(WorkFail(job.handle)))
             connection.wake()
             self._slots.finished()
-            logger.error("%s sent a job of a function that this worker does not offer", connection.server)
+            sentence = "%s sent a job of a function that this worker does not offer"
+            self.log.log(logging.ERROR, sentence, connection.server)
             return
         self._begin(task, job.handle, connection, job.workload)
 
@@ -166,7 +166,7 @@ class Runner:
         for run in self._runs_of(connection):
             run.hand_on()
         for job in self._holding.drop(connection):
-            log_handed_on(job.run)
+            self._stats.log_handed_on(job.run)
         if self._burst is not None:
             self._burst.run_ended()  # if it had jobs that were held
             self._burst.changed()
@@ -216,7 +216,7 @@ class Runner:
                 raise
             failure = error
             failure = await handle_failure(
-                run, workload, error, self._holding, gearmand_exceptions=self._gearmand_exceptions
+                run, workload, error, self._holding, self.log, gearmand_exceptions=self._gearmand_exceptions
             )
         finally:
             try:

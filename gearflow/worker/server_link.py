@@ -22,8 +22,6 @@ from gearflow.worker.slots import ServerSlots, SlotAllocator
 if TYPE_CHECKING:
     from gearflow.worker.runner import Runner
 
-logger = logging.getLogger("gearflow.worker")
-
 
 class ServerLink:
     """Keeps one server connected. Owns its connection and its lane."""
@@ -112,7 +110,7 @@ class ServerLink:
         self._failures = 0
         self.outage = None
         self.is_registered = True
-        logger.info("registered with a server", extra={"server": str(self.address)})
+        self._log(logging.INFO, "registered with a server")
         self._runner.registered()
 
     def declined(self) -> None:
@@ -121,21 +119,27 @@ class ServerLink:
 
     def refused(self, refusal: Refusal) -> None:
         """The server refused something."""
-        logger.info(
+        self._log(
+            logging.INFO,
             "the server refused %s (%s: %s)",
             refusal.what,
             refusal.code.decode("utf-8", "replace"),
             refusal.text.decode("utf-8", "replace"),
-            extra={"server": str(self.address)},
         )
 
     def _warn_of_outage(self, reason: str) -> None:
         if self.outage is not None:
             return
         self.outage = reason
-        logger.warning(
+        self._log(
+            logging.WARNING,
             "no connection to %s (%s); trying again until there is one",
             self.address,
             reason,
-            extra={"server": str(self.address), "reason": reason},
+            reason=reason,
         )
+
+    def _log(self, level: int, message: str, *args: object, **fields: object) -> None:
+        """Log a record about the server. A server that comes and goes all the time is a burst."""
+        extra = {"server": str(self.address), **fields}
+        self._runner.log.log(level, message, *args, cause=(message, self.address), extra=extra)

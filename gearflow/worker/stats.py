@@ -1,17 +1,21 @@
 """How runs end: an outcome for each of them, counters, and the lines of the log.
 
 The log never has a payload, so it has no traceback of a run whose payload is invalid.
+
+Each run has one line. If many runs fail of one cause, only the first lines of a second are warnings with the
+exception. The others are information, like that of a run that is done, and a warning has their count.
 """
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from enum import StrEnum
 from typing import Final
 
 import anyio
 
 from gearflow.errors import PayloadInvalid, TaskTimeout
+from gearflow.runtime.log_bursts import BurstLog
 from gearflow.tasks.control_flow import Control, Discard, Snooze
 from gearflow.worker.retry_policy import one_line
 from gearflow.worker.run import Run
@@ -49,6 +53,9 @@ class RunStats:
         self.done = 0
         self.failed = 0  # for good: runs that are retried, snoozed, cancelled or handed on are not
         self.last_end = time.perf_counter()  # of a run; before the first one, of the worker's making
+        self.log = BurstLog(logger, time.monotonic, self._call_later)
+        self._counts: tuple[float, Callable[[], None]] | None = None  # the log counts then
+        self._counts_wanted = anyio.Event()
 
     @property
     def is_at_rest(self) -> bool:
@@ -73,7 +80,21 @@ class RunStats:
             self.failed += 1
         level = logging.INFO if outcome in _EXPECTED else logging.WARNING
         if logger.isEnabledFor(level):
-            _log_run_ended(level, run, outcome, failure, now - run.began)
+            self._log_run_ended(level, run, outcome, failure, now - run.began)
+
+    async def count_bursts(self) -> None:
+        """Log the counts of the log's bursts, until this is cancelled."""
+        while True:
+            await self._counts_wanted.wait()
+            self._counts_wanted = anyio.Event()
+            while self._counts is not None:
+                (seconds, count), self._counts = self._counts, None
+                await anyio.sleep(seconds)
+                count()
+
+    def _call_later(self, seconds: float, function: Callable[[], None]) -> None:
+        self._counts = seconds, function
+        self._counts_wanted.set()
 
     async def log_idle(self, interval: float, links: Sequence[ServerLink]) -> None:
         """Log a line whenever no job has run for so many seconds, unless none is to be taken."""
@@ -94,10 +115,45 @@ class RunStats:
                 )
             await anyio.sleep(interval)
 
+    def log_handed_on(self, run: Run) -> None:
+        """Log that a job which waited here for its next run after this one is another worker's now."""
+        fields = {**run.log_fields(), "outcome": str(RunOutcome.HANDED_ON)}
+        self._log_unexpected("job handed on", fields, (RunOutcome.HANDED_ON, run.task.name), None)
 
-def log_handed_on(run: Run) -> None:
-    """Log that a job which waited here for its next run after this one is another worker's now."""
-    logger.warning("job handed on", extra={**run.log_fields(), "outcome": str(RunOutcome.HANDED_ON)})
+    def _log_run_ended(
+        self, level: int, run: Run, outcome: RunOutcome, failure: BaseException | None, seconds: float
+    ) -> None:
+        fields = {**run.log_fields(), "duration": seconds, "outcome": str(outcome)}
+        if run.retry is not None:
+            fields |= {"delay": run.retry.delay, "reason": run.retry.reason}
+        elif outcome is RunOutcome.DISCARDED and isinstance(failure, Discard):
+            fields["reason"] = one_line(failure)
+        elif outcome is RunOutcome.INVALID:
+            fields["reason"] = str(failure).removeprefix(f"task {run.task.name!r}: ")
+        shown = failure if outcome is RunOutcome.FAILED or outcome is RunOutcome.RETRIED else None
+        if isinstance(shown, Control):
+            shown = shown.__cause__
+        if level == logging.INFO:
+            logger.info(f"job {outcome}", extra=fields, exc_info=shown)
+        else:
+            cause = (outcome, run.task.name, type(failure), _place_of(failure))
+            self._log_unexpected(f"job {outcome}", fields, cause, shown)
+
+    def _log_unexpected(
+        self, message: str, fields: dict[str, object], cause: Hashable, shown: BaseException | None
+    ) -> None:
+        if not self.log.log(logging.WARNING, message, cause=cause, extra=fields, exc_info=shown):
+            logger.info(message, extra=fields)
+
+
+def _place_of(error: BaseException | None) -> tuple[str, int] | None:
+    """Where an exception was raised: the file and the line."""
+    trace = None if error is None else error.__traceback__
+    if trace is None:
+        return None
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace.tb_frame.f_code.co_filename, trace.tb_lineno
 
 
 def _outcome_of(run: Run, failure: BaseException | None) -> RunOutcome:
@@ -118,19 +174,3 @@ def _outcome_of(run: Run, failure: BaseException | None) -> RunOutcome:
             return RunOutcome.DISCARDED
         case _:
             return RunOutcome.FAILED
-
-
-def _log_run_ended(
-    level: int, run: Run, outcome: RunOutcome, failure: BaseException | None, seconds: float
-) -> None:
-    fields = {**run.log_fields(), "duration": seconds, "outcome": str(outcome)}
-    if run.retry is not None:
-        fields |= {"delay": run.retry.delay, "reason": run.retry.reason}
-    elif outcome is RunOutcome.DISCARDED and isinstance(failure, Discard):
-        fields["reason"] = one_line(failure)
-    elif outcome is RunOutcome.INVALID:
-        fields["reason"] = str(failure).removeprefix(f"task {run.task.name!r}: ")
-    shown = failure if outcome is RunOutcome.FAILED or outcome is RunOutcome.RETRIED else None
-    if isinstance(shown, Control):
-        shown = shown.__cause__
-    logger.log(level, f"job {outcome}", extra=fields, exc_info=shown)

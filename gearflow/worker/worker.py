@@ -347,6 +347,7 @@ class Worker:
                         links.cancel_scope.cancel()
             finally:
                 await self._runner.abandon_all()
+                self._stats.log.flush()
                 if self._processes is None:
                     await self._runner.close(cold=self._left or not self.stopping)
 
@@ -358,6 +359,7 @@ class Worker:
 
     def _watches(self) -> Iterator[Callable[[], Coroutine[Any, Any, None]]]:
         """What goes on beside the links until the worker stops."""
+        yield self._stats.count_bursts
         if self._burst is not None:
             yield partial(self._end_when_done, self._burst)
         if self._recycler is not None:
