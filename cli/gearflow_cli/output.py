@@ -106,7 +106,7 @@ Row: TypeAlias = tuple[str, str]
 
 
 _STATES: Final = {
-    **dict.fromkeys(("raised", "failed", "workers_died", "expired"), "red"),
+    **dict.fromkeys(("raised", "failed", "workers_died", "expired", "damaged"), "red"),
     **dict.fromkeys(("cancelled", "delayed"), "yellow"),
     **dict.fromkeys(("running", "completed"), "green"),
 }
@@ -316,6 +316,8 @@ def job_rows(job: "JobInfo") -> list[Row]:
     shown.extend(("warning", warning) for warning in job.warnings)
     if job.failure is not None:
         shown.append(("failure", failure_text(job)))
+    if job.damage:
+        shown.append(("damage", job.damage))
     return shown
 
 

@@ -72,6 +72,7 @@ class Dispatcher:
         self._timeouts = core.timeouts
         self._endings = endings
         self._store = core.store
+        self._damaged = core.damaged
         self._shortest_run = core.limits.shortest_run
         self._journal = core.journal
         self._turns = core.turns
@@ -251,6 +252,11 @@ class Dispatcher:
             self._outgoing.send_no_job(session)
 
     def _fail_unreadable(self, job: QueuedJob, error: StoreError) -> None:
+        self._damaged[job.number] = str(error)
+        handle = b"%b%d" % (self._handle_prefix, job.number)
+        of = job.function.name.decode(errors="replace")
+        text = f"job {handle.decode()} of {of} cannot be given to a worker and is a dead letter now: {error}"
+        self._outgoing.notify(text, None, handle)
         failure = serialization.failure("StoreError", str(error))
         self._endings.fail(job, JobOutcome.RAISED, failure, None)
 

@@ -14,7 +14,7 @@ from gearflow.broker.endings import Endings
 from gearflow.broker.job import NO_PROGRESS, JobState, QueuedJob
 from gearflow.broker.parser import Body
 from gearflow.broker.session import Session
-from gearflow.broker.storage import JobOutcome, Rescheduled, StoredJob
+from gearflow.broker.storage import DamagedEntry, JobOutcome, Rescheduled, StoredJob
 
 _DELAYED: Final = JobState.DELAYED
 _WAITING: Final = JobState.WAITING
@@ -141,7 +141,11 @@ class Lifecycle:
             return stored.unique
         workload = stored.workload
         if isinstance(workload, int) and self._core.store is not None:
-            whole = self._core.store.job(stored.number)
+            try:
+                whole = self._core.store.job(stored.number)
+            except DamagedEntry as error:
+                self._core.report(error)
+                return b""
             workload = whole.workload if whole is not None else workload
         return payload_key(workload) if not isinstance(workload, int) else b""
 

@@ -15,6 +15,7 @@ from enum import IntEnum
 from typing import NamedTuple, Protocol, TypeAlias
 
 from gearflow.broker.parser import Body
+from gearflow.errors import StoreError
 
 
 class JobOutcome(IntEnum):
@@ -122,6 +123,20 @@ class Contents(NamedTuple):
     paused: tuple[bytes, ...] = ()  # functions of which no jobs are to be given out
 
 
+class DamagedEntry(StoreError):
+    """One job or one result is not what was written. Everything else can be read.
+
+    (Not public, because clients treat it like every refusal.)
+    """
+
+    def __init__(self, text: str, number: int, function: bytes = b"", unique: bytes = b"") -> None:
+        """``text`` has the fault and the remedy. The names are those in the entry, and may be wrong."""
+        super().__init__(text)
+        self.number = number
+        self.function = function
+        self.unique = unique
+
+
 class Store(Protocol):
     """Where jobs and results live. One server at a time owns it."""
 
@@ -184,7 +199,8 @@ class Store(Protocol):
         ...
 
     def job(self, number: int) -> StoredJob | None:
-        """A kept job or dead letter, with its whole workload. Raises StoreError."""
+        """A kept job or dead letter, with its whole workload. Raises StoreError, as ``DamagedEntry`` if it is
+        damaged."""
         ...
 
     def head(self, number: int) -> StoredJob | None:
@@ -196,15 +212,17 @@ class Store(Protocol):
         ...
 
     def ended(self, number: int) -> JobRecord | None:
-        """What became of a job, without ``letter``. Raises StoreError."""
+        """What became of a job, without ``letter``. Raises as ``job``."""
         ...
 
     def latest(self, function: bytes, unique: bytes) -> JobRecord | None:
-        """What became of the last job of that unique that ended. Raises StoreError."""
+        """What became of the last job of that unique that ended. Raises as ``job``."""
         ...
 
-    def dead(self, function: bytes | None, after: int, limit: int) -> list[JobRecord]:
+    def dead(self, function: bytes | None, after: int, limit: int) -> Sequence[JobRecord | DamagedEntry]:
         """Dead letters of a function, or of all, with a number above ``after``: the first so many.
+
+        One whose record is damaged is there as its error.
 
         Raises:
             StoreError: They cannot be read.

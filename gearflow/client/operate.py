@@ -129,7 +129,7 @@ async def replay(
     many stayed.
 
     If another job with the same unique waits or runs, the dead letter stays, because otherwise there would be
-    two such jobs.
+    two such jobs. A dead letter that is found damaged also stays.
 
     Args:
         client: The client that makes the call.

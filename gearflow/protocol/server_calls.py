@@ -293,9 +293,21 @@ class Done(Answer):
     left: int = 0
     """For ``replay``, the number of dead letters that stay because another job has their unique."""
 
+    damaged: int = 0
+    """For ``replay``, the number of dead letters that stay because they were found damaged."""
+
 
 State = Literal[
-    "delayed", "waiting", "running", "completed", "cancelled", "failed", "raised", "workers_died", "expired"
+    "delayed",
+    "waiting",
+    "running",
+    "completed",
+    "cancelled",
+    "failed",
+    "raised",
+    "workers_died",
+    "expired",
+    "damaged",
 ]
 
 
@@ -377,6 +389,9 @@ class JobInfo(Answer):
     paused: bool = False
     """Whether it has not started because its function is paused."""
 
+    damage: str | None = None
+    """The damage to the job in the server's file, if the server has noticed any, with the remedy."""
+
 
 class Letters(Answer):
     """The answer to ``list``."""
@@ -391,7 +406,7 @@ class Letter(Answer):
     """The job."""
 
     payload: str
-    """The payload in base64."""
+    """The payload in base64. Empty if it is damaged, see ``damage`` of the job."""
 
     text: str | None = None
     """The payload as text, if it is UTF-8."""

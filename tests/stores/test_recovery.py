@@ -15,7 +15,7 @@ from typing import Final, Literal
 
 import pytest
 
-from gearflow.broker.storage import JobOutcome, Paused
+from gearflow.broker.storage import JobOutcome, JobRecord, Paused
 from gearflow.errors import StoreError
 from gearflow.stores import SqliteStore, backup, recover
 from gearflow.stores.sqlite.files import FileLock
@@ -180,7 +180,7 @@ def test_a_dead_letter_without_its_end_can_still_be_found(tmp_path: Path) -> Non
     assert recovered[:4] == (2, 0, 1, 1)
     store = SqliteStore(path)
     assert jobs_of(store.load()) == []
-    assert [(end.number, end.outcome) for end in store.dead(None, 0, 10)] == [
+    assert [(end.number, end.outcome) for end in store.dead(None, 0, 10) if isinstance(end, JobRecord)] == [
         (1, JobOutcome.FAILED),
         (2, JobOutcome.RAISED),
     ]

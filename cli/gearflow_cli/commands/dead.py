@@ -101,11 +101,13 @@ def replay(
     answers = server_queries.each(
         addresses, lambda client, server: replay_on(client, function=name, server=server)
     )
-    _check_name(name, addresses, sum(done.jobs + done.left for done in answers.given.values()))
+    _check_name(name, addresses, sum(done.jobs + done.left + done.damaged for done in answers.given.values()))
     for address, done in answers.given.items():
         output.write(f"{address}: replayed {counted(done.jobs, 'dead letter')}")
         if done.left:
             tell(f"{address}: left {done.left}: other jobs of the same unique wait or run", logging.WARNING)
+        if done.damaged:
+            tell(f"{address}: left {done.damaged}: they are damaged; see gearflow dead list", logging.WARNING)
     answers.require_all()
 
 
@@ -244,14 +246,14 @@ async def _letter(client: "Client", handle: str, server: str) -> "Letter":
 
 
 def _row(letter: "JobInfo", *, brief: bool) -> list[output.Cell]:
-    error = output.failure_text(letter).partition("\n")[0]
+    error = (letter.damage or output.failure_text(letter)).partition("\n")[0]
     if brief and letter.failure is not None:
         module = (letter.failure.type or "").rpartition(".")[0]
         error = error.removeprefix(f"{module}.")
     return [
         letter.handle,
         letter.function,
-        letter.state,
+        "damaged" if letter.damage else letter.state,
         letter.attempt,
         letter.deaths,
         output.briefly(letter.ended) if brief else output.when(letter.ended)[: len("2030-12-24 18:00:00")],

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple
 
 from gearflow.broker import serialization
 from gearflow.broker.calls.call import KNOWN, TURN, BrokerParts, CallFailed, Keep, ServerCall, Steps
 from gearflow.broker.calls.results import ResultCalls
-from gearflow.broker.storage import Change, Forgotten, JobRecord, Revived, StoredJob
+from gearflow.broker.storage import Change, DamagedEntry, Forgotten, JobRecord, Revived, StoredJob
 from gearflow.protocol import server_calls as api
 
 _SLICE: Final = 200
@@ -53,7 +54,11 @@ class DeadLetterCalls:
 
     def _show(self, request: api.DeadRequest) -> api.Letter:
         (record,) = self._letters(request, 0, 1)
-        stored = self._parts.kept.job(record.number)
+        stored: StoredJob | None = None
+        try:
+            stored = self._parts.kept.job(record.number)
+        except DamagedEntry as error:  # the description of the job contains it
+            self._parts.core.report(error)
         payload = (
             bytes(stored.workload) if stored is not None and not isinstance(stored.workload, int) else b""
         )
@@ -67,18 +72,13 @@ class DeadLetterCalls:
         """Replay or purge each letter that is meant, a slice at a time; the answer counts them."""
         after = done = left = 0
         fault: str | None = None
+        damaged: list[DamagedEntry] = []
         while True:
             letters = self._letters(request, after, _SLICE)
-            actions: list[_Action] = []
-            for letter in letters:
-                if letter.number in self._acted_on:
-                    continue  # another call is acting on it
-                action = self._plan(request, letter)
-                if action is None:
-                    left += 1
-                else:
-                    self._acted_on.add(letter.number)
-                    actions.append(action)
+            plans = self._plans(request, letters)
+            actions = [plan for plan in plans if isinstance(plan, _Action)]
+            damaged += [plan for plan in plans if isinstance(plan, DamagedEntry)]
+            left += plans.count(None)
             if actions:
                 errors: list[str | None] = yield Keep([action.change for action in actions])
                 for action, error in zip(actions, errors, strict=True):
@@ -92,15 +92,36 @@ class DeadLetterCalls:
             after = letters[-1].number
         if fault is not None:
             raise CallFailed("gearflow:store", f"the store cannot be written: {fault} ({done} were done)")
+        if damaged and request.handle is not None:
+            raise damaged[0]
         if left and request.handle is not None:
             text = (
                 f"another job of the unique of {request.handle} waits or runs: replay it when that has ended"
             )
             raise CallFailed("gearflow:refused", text)
-        return api.Done(jobs=done, left=left)
+        return api.Done(jobs=done, left=left, damaged=len(damaged))
 
-    def _plan(self, request: api.DeadRequest, letter: JobRecord) -> _Action | None:
-        """How to act on a letter; None: not at all."""
+    def _plans(
+        self, request: api.DeadRequest, letters: Sequence[JobRecord | DamagedEntry]
+    ) -> list[_Action | DamagedEntry | None]:
+        """How to act on letters, except on those that another call is acting on."""
+        plans: list[_Action | DamagedEntry | None] = []
+        for letter in letters:
+            if letter.number in self._acted_on:
+                continue
+            try:
+                plan = self._plan(request, letter)
+            except DamagedEntry as error:
+                self._parts.core.report(error)
+                plans.append(error)
+                continue
+            if plan is not None:
+                self._acted_on.add(plan.number)
+            plans.append(plan)
+        return plans
+
+    def _plan(self, request: api.DeadRequest, letter: JobRecord | DamagedEntry) -> _Action | None:
+        """How to act on a letter; None: not at all. Raises DamagedEntry if its payload cannot be read."""
         if request.action == "purge":
             return _Action(letter.number, Forgotten(letter.number))
         stored = self._parts.kept.head(letter.number)
@@ -123,12 +144,18 @@ class DeadLetterCalls:
             if error is None:
                 self._parts.lifecycle.revive(action.job)
 
-    def _letters(self, request: api.DeadRequest, after: int, limit: int) -> list[JobRecord]:
+    def _letters(
+        self, request: api.DeadRequest, after: int, limit: int
+    ) -> Sequence[JobRecord | DamagedEntry]:
         """The dead letters that a request is about."""
         if request.handle is None:
             function = request.function.encode() if request.function is not None else None
             return self._parts.kept.dead(function, after, limit)
-        record = self._parts.kept.ended(self._parts.number(request.handle))
+        record: JobRecord | DamagedEntry | None
+        try:
+            record = self._parts.kept.ended(self._parts.number(request.handle))
+        except DamagedEntry as error:
+            record = error
         if record is None or not self._results.is_dead(record):
             raise CallFailed("gearflow:unknown", f"there is no dead letter {request.handle}")
         return [record]

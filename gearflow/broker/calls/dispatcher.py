@@ -160,6 +160,7 @@ class ServerCalls:
         except CallFailed as failed:
             self._fail(call, failed)
         except StoreError as error:
+            self._parts.core.report(error)
             self._fail(call, CallFailed("gearflow:store", str(error)))
         else:
             self._wait_for_store(call, steps, wait)

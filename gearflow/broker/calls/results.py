@@ -23,7 +23,7 @@ from gearflow.broker.calls.call import (
 )
 from gearflow.broker.job import NO_PROGRESS, JobDetails, JobState, QueuedJob
 from gearflow.broker.parser import integer
-from gearflow.broker.storage import JobOutcome, JobRecord
+from gearflow.broker.storage import DamagedEntry, JobOutcome, JobRecord
 from gearflow.protocol import server_calls as api
 
 _SLICE: Final = 1000
@@ -68,9 +68,12 @@ class ResultCalls:
             job = self._parts.live_job(name)
             if job is not None:
                 return self._job_info(job)
-            record = self._parts.record(name)
+            try:
+                record = self._parts.record(name)
+            except DamagedEntry as error:
+                return self.ended_info(error, dead=self.is_dead(error))
             if record is not None:
-                return self.ended_info(record)
+                return self.ended_info(record, dead=self.is_dead(record))
 
     def _server_info(self) -> Steps:
         parts = self._parts
@@ -119,17 +122,28 @@ class ResultCalls:
             paused=job.function.paused and not running,
         )
 
-    def ended_info(self, record: JobRecord, *, dead: bool | None = None) -> api.JobInfo:
-        """Describe a job that has ended. ``dead``: whether it is a dead letter, if that is known."""
+    def ended_info(self, record: JobRecord | DamagedEntry, *, dead: bool) -> api.JobInfo:
+        """Describe a job that has ended."""
+        core = self._parts.core
+        if isinstance(record, DamagedEntry):
+            core.report(record)
+            return api.JobInfo(
+                handle=core.handles.handle(record.number).decode(),
+                function=_text(record.function),
+                unique=_text(record.unique),
+                state="damaged",
+                dead=dead,
+                damage=core.damaged[record.number],
+            )
         notes: dict[str, Any] = json.loads(record.notes) if record.notes else {}
         progress = notes.get("progress")
         state: Any = record.outcome.name.lower()
         return api.JobInfo(
-            handle=self._parts.core.handles.handle(record.number).decode(),
+            handle=core.handles.handle(record.number).decode(),
             function=_text(record.function),
             unique=_text(record.unique),
             state=state,
-            dead=self.is_dead(record) if dead is None else dead,
+            dead=dead,
             submitted=record.submitted,
             started=record.started or None,
             ended=record.ended,
@@ -141,11 +155,22 @@ class ResultCalls:
             warnings=tuple(notes.get("warnings", ())),
             failure=_failure(record),
             size=len(record.body),
+            damage=core.damaged.get(record.number),
         )
 
-    def is_dead(self, record: JobRecord) -> bool:
-        """Whether the job is a dead letter, which can be replayed."""
-        return record.outcome >= JobOutcome.FAILED and self._parts.kept.head(record.number) is not None
+    def is_dead(self, record: JobRecord | DamagedEntry) -> bool:
+        """Whether the job is a dead letter. Reports a payload that is damaged, if it is not large."""
+        if isinstance(record, JobRecord) and record.outcome < JobOutcome.FAILED:
+            return False
+        kept, core = self._parts.kept, self._parts.core
+        try:
+            head = kept.head(record.number)
+            if head is not None and isinstance(head.workload, int) and head.workload < core.journal.large:
+                kept.job(record.number)
+        except DamagedEntry as error:
+            core.report(error)
+            return True
+        return head is not None
 
 
 def _text(name: bytes) -> str:

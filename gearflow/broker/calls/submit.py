@@ -53,7 +53,8 @@ class SubmitCalls:
                 break
         try:
             record = parts.core.store.latest(name, unique)
-        except StoreError:
+        except StoreError as error:
+            parts.core.report(error)
             return None  # then it runs again
         now = parts.core.clock.unix()
         good = record is not None and record.outcome is JobOutcome.COMPLETED and record.expires > now

@@ -17,6 +17,10 @@ class DiskFull(StoreError):
     """The disk is full. (Not public, because callers treat it like every refusal.)"""
 
 
+class DamagedFile(StoreError):
+    """The file does not hold what was written. (Not public, for the same reason.)"""
+
+
 def hint(path: Path) -> str:
     """The remedy for a file that cannot be read as a whole."""
     folder = shlex.quote(str(path.parent))
@@ -25,9 +29,9 @@ def hint(path: Path) -> str:
     )
 
 
-def damaged(path: Path, what: str) -> StoreError:
+def damaged(path: Path, what: str) -> DamagedFile:
     """The error for a file that does not hold what was written to it."""
-    return StoreError(f"{path} is damaged: {what}; {hint(path)}")
+    return DamagedFile(f"{path} is damaged: {what}; {hint(path)}")
 
 
 def failed(path: Path, error: sqlite3.Error | OSError) -> StoreError:

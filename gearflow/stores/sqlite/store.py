@@ -47,9 +47,9 @@ from pathlib import Path
 from typing import Final, TypeVar
 from zlib import crc32
 
-from gearflow.broker.storage import Change, Contents, JobRecord, StoredJob
+from gearflow.broker.storage import Change, Contents, DamagedEntry, JobRecord, StoredJob
 from gearflow.errors import StoreError
-from gearflow.stores.sqlite.errors import DiskFull, damaged, failed, not_synced
+from gearflow.stores.sqlite.errors import DamagedFile, DiskFull, damaged, failed, not_synced
 from gearflow.stores.sqlite.files import FileLock, lock_database
 from gearflow.stores.sqlite.integrity import check_file, check_records, checked_jobs
 from gearflow.stores.sqlite.opening import check_head, connect, make_ready, read_metadata
@@ -207,29 +207,47 @@ class SqliteStore:
             self._lock.synced(groups)
 
     def job(self, number: int) -> StoredJob | None:
-        with self._reading(f"job {number}") as tables:
+        with self._reading_one("jobs", "number", number, number) as tables:
             return tables.job(number)
 
     def head(self, number: int) -> StoredJob | None:
-        with self._reading(f"job {number}") as tables:
+        with self._reading_one("jobs", "number", number, number) as tables:
             held = tables.held(number)
             return held[0] if held is not None else None
 
     def fetch(self, number: int) -> Generator[None, None, StoredJob | None]:
-        with self._reading(f"job {number}") as tables:
+        with self._reading_one("jobs", "number", number, number) as tables:
             return (yield from tables.fetch(number))
 
     def ended(self, number: int) -> JobRecord | None:
-        with self._reading(f"the result of job {number}") as tables:
-            return tables.ended(number)
+        return self._record("number", number, number)
 
     def latest(self, function: bytes, unique: bytes) -> JobRecord | None:
-        with self._reading(f"a result of {function!r}") as tables:
-            return tables.latest(function, unique)
+        self._check_open()
+        for place in self._tables.find(function, unique):
+            record = self._record("place", place)
+            if record is not None and (record.function, record.unique) == (function, unique):
+                return record
+        return None
 
-    def dead(self, function: bytes | None, after: int, limit: int) -> list[JobRecord]:
-        with self._reading(f"a dead letter with a number above {after}") as tables:
-            return tables.dead(function, after, limit)
+    def dead(self, function: bytes | None, after: int, limit: int) -> list[JobRecord | DamagedEntry]:
+        letters: list[JobRecord | DamagedEntry] = []
+        with self._reading() as tables:
+            for number, place in tables.dead(function, after):
+                try:
+                    record = self._record("place", place, number)
+                except DamagedEntry as error:
+                    letters.append(error)
+                else:
+                    if record is not None and function in (None, record.function):
+                        letters.append(record)
+                if len(letters) == limit:
+                    break
+        return letters
+
+    def _record(self, key: str, value: int, number: int = 0) -> JobRecord | None:
+        with self._reading_one("records", key, value, number) as tables:
+            return tables.record(key, value)
 
     def expire(self, now: float, limit: int) -> bool:
         with self._reading() as tables:
@@ -266,6 +284,42 @@ class SqliteStore:
             raise damaged(self.path, f"{what} is not what was written") from None
         except (sqlite3.Error, OSError) as error:
             raise failed(self.path, error) from error
+
+    @contextmanager
+    def _reading_one(self, table: str, key: str, value: int, number: int) -> Generator[Tables]:
+        """Read one row. If that row is damaged, raise DamagedEntry.
+
+        Args:
+            table: The table.
+            key: The column that finds the row.
+            value: Its value.
+            number: The number of the job. 0: the row has it.
+        """
+        self._check_open()
+        try:
+            yield self._tables
+        except (DamagedRow, sqlite3.Error, OSError) as error:
+            function = unique = b""
+            with suppress(sqlite3.Error):
+                if (names := self._tables.names(table, key, value)) is not None:
+                    found, function, unique = names
+                    number = number or found
+            fault = self._fault_of(
+                error, f"job {number}" if table == "jobs" else f"the result of job {number}"
+            )
+            if not number or not isinstance(fault, DamagedFile):
+                raise fault from error
+            raise DamagedEntry(str(fault), number, function, unique) from None
+
+    def _fault_of(self, error: DamagedRow | sqlite3.Error | OSError, what: str) -> StoreError:
+        """The error for a row that could not be read."""
+        if isinstance(error, DamagedRow):
+            return damaged(self.path, f"{what} is not what was written")
+        fault = failed(self.path, error)
+        is_unreadable = getattr(error, "sqlite_errorname", "") == "SQLITE_IOERR_READ"
+        if isinstance(fault, DamagedFile) or is_unreadable:
+            return damaged(self.path, f"{what} cannot be read ({error})")
+        return fault
 
     def _apply(self, change: Callable[[Tables], T]) -> T:
         """Make a change in a transaction. On a full disk, try again if the log can restart in its space."""

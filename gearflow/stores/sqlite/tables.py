@@ -106,27 +106,31 @@ class Reader:
         key = body_key(record.number, of_result=True)
         return record._replace(body=_at_once(self._joined(key, row[BODY], row[RECORD_BODY_CRC])))
 
-    def ended(self, number: int) -> JobRecord | None:
-        return next(self.records("WHERE number = ?", number), None)
+    def record(self, key: str, value: int) -> JobRecord | None:
+        """The result with this ``number``, or at this ``place``."""
+        return next(self.records(f"WHERE {key} = ?", value), None)
 
-    def dead(self, function: bytes | None, after: int, limit: int) -> list[JobRecord]:
-        if function is None:
-            return list(
-                self.records(
-                    "INDEXED BY records_letter WHERE dead > 0 AND number > ? ORDER BY number LIMIT ?",
-                    after,
-                    limit,
-                )
-            )
-        return list(
-            self.records(
-                "INDEXED BY records_dead WHERE dead = ? AND dead > 0 AND number > ? AND function = ? "
-                "ORDER BY number LIMIT ?",
-                dead_letter_token(function),
-                after,
-                function.decode("latin-1"),
-                limit,
-            )
+    def names(self, table: str, key: str, value: int) -> tuple[int, bytes, bytes] | None:
+        """The number, function and unique in a damaged row, as far as they can be read."""
+        row = self.connection.execute(
+            f'SELECT number, CAST(function AS BLOB), CAST("unique" AS BLOB) FROM {table} WHERE {key} = ?',
+            (value,),
+        ).fetchone()
+        if row is None or not isinstance(row[0], int):
+            return None
+        function, unique = (
+            bytes(name or b"").decode(errors="replace").encode("latin-1", "replace") for name in row[1:]
+        )
+        return row[0], function, unique
+
+    def dead(self, function: bytes | None, after: int) -> Iterator[tuple[int, int]]:
+        """The numbers and places of dead letters, from the index alone. A few may be of other functions."""
+        which, values = "records_letter WHERE", [after]
+        if function is not None:
+            which, values = "records_dead WHERE dead = ? AND", [dead_letter_token(function), after]
+        return self.connection.execute(
+            f"SELECT number, place FROM records INDEXED BY {which} dead > 0 AND number > ? ORDER BY number",
+            values,
         )
 
     def paused(self) -> tuple[bytes, ...]:
@@ -154,11 +158,8 @@ class Reader:
         whole = mapped(size)
         first, last = part_ids(key)
         end = found = 0
-        while rows := self.connection.execute(
-            "SELECT id, bytes FROM parts WHERE id BETWEEN ? AND ? ORDER BY id LIMIT 1", (first, last)
-        ).fetchall():
-            ((first, piece),) = rows
-            first += 1
+        while (part := self._next_part(first, last)) is not None:
+            first, piece = part[0] + 1, part[1]
             start, end = end, end + len(piece)
             if end > size:
                 raise DamagedRow
@@ -168,6 +169,11 @@ class Reader:
         if end != size or found != crc:
             raise DamagedRow
         return whole.toreadonly()
+
+    def _next_part(self, first: int, last: int) -> tuple[int, bytes] | None:
+        """The first part with a key in this range, and its key."""
+        query = "SELECT id, bytes FROM parts WHERE id BETWEEN ? AND ? ORDER BY id LIMIT 1"
+        return next(iter(self.connection.execute(query, (first, last)).fetchall()), None)
 
 
 T = TypeVar("T")
@@ -219,12 +225,9 @@ class Tables(Reader):
             if token:
                 self._uniques.add(token, place)
 
-    def latest(self, function: bytes, unique: bytes) -> JobRecord | None:
-        for place in self._uniques.find(token_of(function, unique)):
-            record = next(self.records("WHERE place = ?", place), None)
-            if record is not None and (record.function, record.unique) == (function, unique):
-                return record
-        return None
+    def find(self, function: bytes, unique: bytes) -> Iterator[int]:
+        """The places where the latest result of a unique may be, the youngest first."""
+        return self._uniques.find(token_of(function, unique))
 
     def apply(self, changes: Sequence[Change]) -> None:
         """Apply changes in order. Raises sqlite3.IntegrityError if a number is there already."""
@@ -408,7 +411,12 @@ class Tables(Reader):
 
     def _rewrite(self, job: StoredJob, dead: int) -> None:
         """Update everything of a job but its workload, which is in the file."""
-        if (held := self.held(job.number)) is None:
+        try:
+            held = self.held(job.number)
+        except (DamagedRow, sqlite3.OperationalError):  # the latter if a text is no UTF-8 any more
+            self.connection.execute("UPDATE jobs SET dead = ? WHERE number = ?", (dead, job.number))
+            return
+        if held is None:
             raise StoreError(f"the workload of job {job.number} is not in this store")
         self._update(job._replace(workload=held[0].workload), dead, held[2])
 
