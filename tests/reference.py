@@ -140,7 +140,7 @@ SECTIONS: Final = (
         "gearflow.client.operate",
         "They need gearflow's own server. Without an event loop, call them through `SyncClient.run`.",
         (
-            *("server_info", "workers", "pause", "purge"),
+            *("server_info", "workers", "pause", "purge", "reopen"),
             *("dead_letters", "dead_letter", "replay", "purge_dead"),
         ),
     ),
@@ -148,7 +148,7 @@ SECTIONS: Final = (
         "Answers of gearflow's server",
         "gearflow.protocol.server_calls",
         "`Ref.info()`, `Client.info()` and the operations return these. Times are Unix time.",
-        ("JobInfo", "Failure", "ServerInfo", "WorkerInfo", "Letter", "Done"),
+        ("JobInfo", "Failure", "ServerInfo", "Closed", "WorkerInfo", "Letter", "Done"),
     ),
     Section(
         "Events of a job",

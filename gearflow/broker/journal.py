@@ -17,7 +17,7 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from gearflow.broker.storage import Change, Forgotten, JobRecord, Store, StoredJob
 from gearflow.errors import StoreError
@@ -51,6 +51,13 @@ class _Ends:
         return self._by_unique.get((function, unique))
 
 
+class SyncFault(NamedTuple):
+    """Why no job is kept any more."""
+
+    since: float  # Unix time
+    reason: str
+
+
 class Journal:
     """Owns everything that is pending at the store.
 
@@ -68,6 +75,8 @@ class Journal:
         """Long work at the store. The shell does one step a turn."""
         self.ahead_faults: list[tuple[Change, str]] = []
         """Changes whose large bodies could not be written, and why, for the shell's log."""
+        self.closed: SyncFault | None = None
+        """Whether a sync has failed, after which no job is kept until the store has been opened again."""
         self._ahead: dict[int, list[Entry]] = {}  # by number: a change with a large body, and what follows
         self.entries: list[Entry] = []
         self.flush_now = False  # somebody waits for an entry

@@ -198,6 +198,14 @@ class Store(Protocol):
         """
         ...
 
+    def reopen(self) -> None:
+        """After a failed sync, make sure that everything written is there and survives a loss of power.
+
+        Raises:
+            StoreError: It does not, so ``sync`` goes on failing.
+        """
+        ...
+
     def job(self, number: int) -> StoredJob | None:
         """A kept job or dead letter, with its whole workload. Raises StoreError, as ``DamagedEntry`` if it is
         damaged."""

@@ -21,6 +21,7 @@ from gearflow.protocol.server_calls import (
     INFO,
     PAUSE,
     PURGE,
+    REOPEN,
     WORKERS,
     DeadRequest,
     Done,
@@ -31,6 +32,8 @@ from gearflow.protocol.server_calls import (
     Message,
     PauseRequest,
     PurgeRequest,
+    Reopened,
+    ReopenRequest,
     ServerInfo,
     WorkerInfo,
     Workers,
@@ -48,6 +51,19 @@ async def server_info(client: Client, *, server: ServerAddress | str | None = No
         server: The server to ask. By default the one that a submission would go to.
     """
     return await _ask(client, INFO, InfoRequest(), ServerInfo, server)
+
+
+async def reopen(client: Client, *, server: ServerAddress | str | None = None) -> bool:
+    """Have the server accept background jobs again after its disk failed. Returns whether it refused them.
+
+    Args:
+        client: The client that makes the call.
+        server: The server to ask. By default the one that a submission would go to.
+
+    Raises:
+        ServerError: The disk still fails, or something is missing in the file.
+    """
+    return (await _ask(client, REOPEN, ReopenRequest(), Reopened, server)).was_closed
 
 
 async def workers(client: Client, *, server: ServerAddress | str | None = None) -> tuple[WorkerInfo, ...]:

@@ -46,6 +46,7 @@ DEAD: Final = b"gearflow:dead"
 PAUSE: Final = b"gearflow:pause"
 PURGE: Final = b"gearflow:purge"
 REPORT: Final = b"gearflow:report"
+REOPEN: Final = b"gearflow:reopen"
 WORKERS: Final = b"gearflow:workers"
 
 Seconds = Annotated[float, Field(ge=0, le=1e10, allow_inf_nan=False)]
@@ -247,6 +248,13 @@ class PurgeRequest(Message):
     function: Annotated[str, Field(min_length=1)]
 
 
+class ReopenRequest(Message):
+    """``gearflow:reopen``: accept background jobs again after a failed sync. Answered with ``Reopened``.
+
+    It has no keys. The server first makes sure that its file has everything, and that the disk has the file.
+    """
+
+
 class ReportRequest(Message):
     """``gearflow:report``: the state of a worker that the server cannot see.
 
@@ -412,6 +420,23 @@ class Letter(Answer):
     """The payload as text, if it is UTF-8."""
 
 
+class Reopened(Answer):
+    """The answer to ``gearflow:reopen``. From now on the server accepts background jobs."""
+
+    was_closed: bool
+    """Whether it refused them before."""
+
+
+class Closed(Answer):
+    """A server that refuses background jobs, because its disk could not be synced."""
+
+    since: float
+    """Since when."""
+
+    reason: str
+    """The error of the disk, with the file."""
+
+
 class ServerInfo(Answer):
     """The state of the server."""
 
@@ -438,6 +463,9 @@ class ServerInfo(Answer):
 
     paused: tuple[str, ...] = ()
     """The paused functions, whose jobs are not given out."""
+
+    closed: Closed | None = None
+    """Why the server refuses background jobs, if it does."""
 
 
 class WorkerInfo(Answer):

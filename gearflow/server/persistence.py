@@ -18,8 +18,9 @@ If a group cannot be written, its entries are written one by one, so that only t
 refused. The log has one line when a fault begins and one when it is over.
 
 A failed sync is not repeated. The kernel may have dropped the data and would then report success. From then
-on no job is kept, and so none is acknowledged. Ends of jobs are still written, as with ``off``. The next
-server that opens the file checks what it holds.
+on no job is kept, and so none is acknowledged (``Journal.closed``). Ends of jobs are still written, as with
+``off``. The next server that opens the file checks what it holds. So does this one if it is asked to reopen
+it.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Final
 
-from gearflow.broker.journal import Entry, Journal
+from gearflow.broker.journal import Entry, Journal, SyncFault
 from gearflow.broker.storage import Forgotten, JobRecord, Store, StoredJob
 from gearflow.errors import StoreError
 from gearflow.server.settings import FILE_NAME, MEMORY_KEEP_BYTES, ServerSettings
@@ -173,7 +174,6 @@ class GroupCommitter:
         self._linger_timer: asyncio.TimerHandle | None = None
         self._expire_timer = self._loop.call_later(self._timings.idle, self._expire)
         self._written = 0  # changes since the last removal of expired results
-        self._sync_fault: str | None = None  # why the last sync failed
         self._fault: str | None = None  # why a change could not be written, as logged
         self._fault_seen = 0.0  # when that happened last, on the loop's clock
         self._refused = 0  # jobs that the fault refused
@@ -189,8 +189,8 @@ class GroupCommitter:
         if not journal.entries or self._group or self._is_syncing() or self._may_linger():
             return
         entries = journal.drain()
-        if self._sync_fault is not None:
-            entries = self._without_jobs(entries, self._sync_fault)
+        if journal.closed is not None:
+            entries = self._without_jobs(entries, journal.closed.reason)
         changes = [change for change, _ in entries if change is not None]
         if not changes:
             self._notify(entries)
@@ -201,13 +201,13 @@ class GroupCommitter:
             journal.failed_group = entries
             entries = self._write_singly(entries, error)
         else:
-            if self._fault is not None and self._sync_fault is None:
+            if self._fault is not None and journal.closed is None:
                 self._check_fault_over(self._fault)
         self._written += len(changes)
         if self._written >= _EXPIRE:
             self._expire_after(0)
         self._start_tidying()
-        if self._store.durable and self._sync_fault is None:
+        if self._store.durable and journal.closed is None:
             if self._sync == "always":
                 self._group = entries
                 self._start_sync()
@@ -280,7 +280,7 @@ class GroupCommitter:
 
     def _work(self) -> None:
         """Do a step of long work, and the next one in another turn."""
-        if self._store.behind and self._sync_fault is None:
+        if self._store.behind and self._journal.closed is None:
             if self._syncing is None:
                 self._start_sync()
             self._work_handle = self._loop.call_later(self._timings.behind, self._work)
@@ -427,7 +427,7 @@ class GroupCommitter:
 
     def _sync_later(self) -> None:
         self._sync_timer = None
-        if self._sync_fault is not None:
+        if self._journal.closed is not None:
             return
         if self._syncing is None:
             self._start_sync()
@@ -438,13 +438,14 @@ class GroupCommitter:
         self._syncing = None
         entries, self._group = self._group, []
         if (error := done.exception()) is not None:
-            self._sync_fault = str(error)
+            reason = str(error)
+            self._journal.closed = SyncFault(time.time(), reason)
             logger.error(
                 "the disk could not be synced; background jobs are refused from now on",
-                extra={"reason": self._sync_fault},
+                extra={"reason": reason},
             )
             self._undo_jobs(entries)
-            entries = self._without_jobs(entries, self._sync_fault)
+            entries = self._without_jobs(entries, reason)
         self._notify(entries)
         self._wake()
 

@@ -85,6 +85,9 @@ class MemoryStore:
     def sync(self) -> None:
         """Do nothing, because nothing would survive a loss of power."""
 
+    def reopen(self) -> None:
+        """Do nothing, because no sync fails."""
+
     def job(self, number: int) -> StoredJob | None:
         return self._jobs.get(number) or self._letters.get(number)
 

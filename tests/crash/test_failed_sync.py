@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +17,7 @@ import pytest
 from gearflow.protocol import packets as p
 from gearflow.protocol import server_calls
 from gearflow.server.settings import FILE_NAME
-from tests.cli.shell import Running, Shell
+from tests.cli.shell import Running, Shell, outcome
 from tests.crash.caller import Caller
 from tests.crash.ledger import Ledger
 from tests.crash.test_full_disk import answer
@@ -55,6 +57,10 @@ class Machine:
             found = re.search(r"listens on \S+:(\d+);", server.until("listens on"))
             assert found is not None
             yield server, int(found[1])
+
+    def run(self, *arguments: str) -> tuple[int, str, str]:
+        """Run another command: the exit code, and what it said on stdout and on stderr."""
+        return outcome(self._shell.run(*arguments))
 
     def break_disk(self) -> None:
         self._broken.touch()
@@ -134,3 +140,70 @@ def test_nothing_is_promised_that_the_disk_does_not_have(
             assert answer(worker, p.GrabJob()) == p.JobAssign(handle, b"work", b"%d" % number)
         assert answer(worker, p.GrabJob()) == p.NoJob()  # neither what was refused nor what had ended
         assert isinstance(submit(client, b"all is well"), p.JobCreated)
+
+
+@pytest.mark.parametrize("sync", ["always", "batch"])
+def test_an_operator_who_repaired_the_disk_has_the_server_go_on(machine: Machine, sync: str) -> None:
+    with machine.serve(sync) as (server, port), Wire(port) as client:
+        at = f"127.0.0.1:{port}"
+        assert machine.run("server", "reopen", "-s", at) == (
+            0,
+            f"{at}: accepts background jobs already\n",
+            "",
+        )
+        client.send(p.SubmitJobBg(b"work", b"", b"0"))
+        handles = [client.handle()]
+        machine.break_disk()
+        accepted, _ = until_refused(client, sync)
+        handles += accepted
+
+        reason = r"refuses background jobs since \S+ \S+: \S+ could not be synced \(Input/output error\)"
+        for command in (["status"], ["worker", "--check"]):
+            code, out, err = machine.run(*command, "-s", at)
+            assert code == 0
+            assert re.search(rf"{at}  ?(answers, but )?{reason}", out + err)
+        (row,) = json.loads(machine.run("status", "-s", at, "--json")[1])
+        assert row["closed"]["since"] <= time.time()
+        assert "could not be synced" in row["closed"]["reason"]
+
+        code, _, err = machine.run("server", "reopen", "-s", at)
+        assert code != 0
+        assert "could not be synced (Input/output error)" in err
+        assert isinstance(submit(client, b"still refused"), p.Error)
+
+        machine.mend_disk()
+        assert machine.run("server", "reopen", "-s", at)[1] == f"{at}: accepts background jobs again\n"
+        client.send(p.SubmitJobBg(b"work", b"", b"%d" % len(handles)))
+        handles.append(client.handle())
+        (row,) = json.loads(machine.run("status", "-s", at, "--json")[1])
+        assert row["closed"] is None
+        server.signal(signal.SIGKILL)
+        _, logged = server.end()
+    assert [line.split()[1] for line in logged.splitlines()] == ["ERROR", "WARNING", "WARNING"], logged
+    assert "background jobs are accepted again" in logged.splitlines()[-1]
+    with machine.serve(sync) as (_, port), Wire(port) as worker:
+        worker.send(p.CanDo(b"work"))
+        for number, handle in enumerate(handles):
+            assert answer(worker, p.GrabJob()) == p.JobAssign(handle, b"work", b"%d" % number)
+        assert answer(worker, p.GrabJob()) == p.NoJob()
+
+
+def test_a_file_that_lost_changes_keeps_the_server_closed(machine: Machine) -> None:
+    with machine.serve("batch") as (server, port), Wire(port) as client, Wire(port) as worker:
+        worker.send(p.CanDo(b"attached"))
+        machine.break_disk()
+        until_refused(client, "batch")
+        machine.mend_disk()
+        with (machine.data / f"{FILE_NAME}-wal").open("r+b") as log:
+            log.seek(1000)
+            log.write(b"\xff" * 1000)
+        code, _, err = machine.run("server", "reopen", "-s", f"127.0.0.1:{port}")
+        assert code != 0
+        assert "is damaged: the last changes are not in it" in err
+        assert "gearflow server --recover" in err
+        assert isinstance(submit(client, b"refused"), p.Error)
+        created = answer(client, p.SubmitJob(b"attached", b"", b"now"))
+        assert isinstance(created, p.JobCreated)
+        assert answer(worker, p.GrabJob()) == p.JobAssign(created.handle, b"attached", b"now")
+        server.signal(signal.SIGTERM)
+        server.end()

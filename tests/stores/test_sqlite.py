@@ -509,6 +509,104 @@ def test_after_a_failed_sync_no_other_succeeds_until_the_file_is_opened_again(
     store.close()
 
 
+@pytest.fixture
+def disk_that_fails(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """A disk that takes no sync until the patch is undone."""
+
+    def fail(_: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fdatasync", fail)
+        yield patched
+
+
+def test_after_a_failed_sync_the_file_can_be_opened_again_in_place(
+    path: Path, disk_that_fails: pytest.MonkeyPatch
+) -> None:
+    store = SqliteStore(path, tuning=Tuning(part=8000))
+    steps = store.write_ahead(a_job(3, _LARGE))
+    next(steps)
+    store.write([a_job(1), a_job(2), an_end(2)])
+    for attempt in (store.sync, store.reopen, store.sync):
+        with pytest.raises(StoreError, match="could not be synced"):
+            attempt()
+    store.write([a_job(4)])  # as before
+    disk_that_fails.undo()
+    with pytest.raises(StoreError, match="could not be synced"):
+        store.sync()
+    store.reopen()
+    assert Path(f"{path}-wal").stat().st_size < 50_000  # it is all in the main file
+    store.sync()
+    drain(steps)
+    store.write([a_job(3, _LARGE)])
+    store.write([an_end(4, unique=b"key-2")])
+    latest = store.latest(b"resize", b"key-2")
+    assert latest is not None
+    assert latest.number == 4
+    assert with_workload(store, a_job(3)) == a_job(3, _LARGE)
+    store.close()
+    store = SqliteStore(path)
+    assert jobs_of(store.load()) == [a_job(1), a_job(3, len(_LARGE))]
+    store.close()
+
+
+def test_a_file_that_lost_changes_is_not_opened_again(
+    path: Path, disk_that_fails: pytest.MonkeyPatch
+) -> None:
+    store = SqliteStore(path)
+    store.write([a_job(1)])
+    with pytest.raises(StoreError, match="could not be synced"):
+        store.sync()
+    store.write([a_job(2)])
+    disk_that_fails.undo()
+    with Path(f"{path}-wal").open("r+b") as log:  # what the disk did not take
+        log.seek(1000)
+        log.write(b"\xff" * 1000)
+    before = Path(f"{path}-wal").read_bytes()
+    for _ in range(2):
+        with pytest.raises(StoreError, match="is damaged: the last changes are not in it"):
+            store.reopen()
+        with pytest.raises(StoreError, match="could not be opened again"):
+            store.write([a_job(3)])
+        with pytest.raises(StoreError, match="could not be opened again"):
+            store.job(1)
+    assert Path(f"{path}-wal").read_bytes() == before
+    store.close()
+    with pytest.raises(StoreError, match="groups of changes are not there"):
+        SqliteStore(path)
+
+
+def test_a_file_that_is_read_by_another_is_not_opened_again(
+    path: Path, disk_that_fails: pytest.MonkeyPatch
+) -> None:
+    store = SqliteStore(path)
+    store.write([a_job(1)])
+    with pytest.raises(StoreError, match="could not be synced"):
+        store.sync()
+    disk_that_fails.undo()
+    with closing(sqlite3.connect(path, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM meta").fetchone()
+        store.write([a_job(2)])
+        with pytest.raises(StoreError, match="another program reads it"):
+            store.reopen()
+        assert store.job(1) == a_job(1)
+    store.reopen()
+    store.sync()
+    store.close()
+
+
+def test_a_file_whose_syncs_are_good_stays_open(path: Path) -> None:
+    store = SqliteStore(path)
+    store.write([a_job(1)])
+    store.reopen()
+    assert store.job(1) == a_job(1)
+    store.close()
+    with pytest.raises(StoreError, match="has been closed"):
+        store.reopen()
+
+
 def test_a_log_that_is_always_written_to_restarts(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tuning = Tuning(checkpoint=1 << 20, blocking_checkpoint=2 << 20, log_file=100_000)
     copy = log_module.checkpoint

@@ -1,4 +1,4 @@
-"""``gearflow server`` runs the job server, and ``gearflow server backup`` copies its file.
+"""``gearflow server`` runs the job server. ``backup`` copies its file, and ``reopen`` is for a failed disk.
 
 By default each port has its own folder below the user's data directory, so that two servers do not use the
 same file.
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 
 import typer
 
-from gearflow_cli import logs, options, output
+from gearflow_cli import logs, options, output, server_queries
 from gearflow_cli.commands.pause import counted
 from gearflow_cli.errors import CliError, ExitCode, tell
 from gearflow_cli.help import HelpCommand, HelpGroup, Panel, variable
@@ -91,6 +91,26 @@ def backup(
     output.write(f"copied to {file}: {counted(size, 'byte')}")
 
 
+def reopen(servers: options.Servers = None) -> None:
+    """Have a running server accept background jobs again after its disk failed.
+
+    Repair the disk first. The server reads its file as it does at a start, and serves nobody meanwhile. It
+    writes again what the disk may have lost. If something is missing, it goes on refusing background jobs.
+
+    Examples:
+      gearflow server reopen
+      gearflow server reopen -s jobs.example.com
+    """
+    from gearflow.client.operate import reopen as reopen_on
+
+    addresses = server_queries.addresses_of(servers)
+    answers = server_queries.each(addresses, lambda client, server: reopen_on(client, server=server))
+    for address, was_closed in answers.given.items():
+        again = "again" if was_closed else "already"
+        output.write(f"{address}: accepts background jobs {again}")
+    answers.require_all()
+
+
 def _kept(kept: int, lost: int | None, what: str) -> str:
     if lost is None:
         return f"{counted(kept, what)} (how many are lost cannot be known)"
@@ -115,8 +135,9 @@ def _data_home() -> Path:
         ) from None
 
 
-app = typer.Typer(cls=HelpGroup, subcommand_metavar="[backup FILE]")
+app = typer.Typer(cls=HelpGroup, subcommand_metavar="[backup FILE | reopen]")
 app.command("backup", cls=HelpCommand)(backup)
+app.command("reopen", cls=HelpCommand)(options.secured(reopen))
 
 _REMEDIES: Final = {
     errno.EADDRINUSE: "it is taken, perhaps by another job server; stop that one, or choose a port with -p",

@@ -12,6 +12,7 @@ from gearflow_cli.text import printable
 
 if TYPE_CHECKING:
     from gearflow.client import Client
+    from gearflow.protocol.server_calls import Closed
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,9 @@ class More:
 
     overdue: Mapping[str, int]
     """The number of runs that go on after the end of their job, by function."""
+
+    closed: "Closed | None"
+    """Why it refuses background jobs, if it does."""
 
     def of(self, function: str) -> tuple[bool, int]:
         """Whether a function is paused, and its overdue runs."""
@@ -47,6 +51,7 @@ def status(
 
     The servers give no jobs of a paused function to workers. Overdue runs have exceeded their timeout in a
     thread, which cannot be stopped, and each occupies a slot of a worker. Only gearflow's servers know both.
+    They also tell if they refuse background jobs because their disk failed.
 
     Examples:
       gearflow status
@@ -67,8 +72,16 @@ def status(
         output.write_json(shown)
     else:
         _show(found, more, several=len(addresses) > 1, wide=wide)
+    for address, known in more.items():
+        if known.closed is not None:
+            tell(f"{address} {refusal(known.closed)}")
     for address, reason in silent.items():
         tell(printable(f"{address} does not answer: {reason}"))
+
+
+def refusal(closed: "Closed") -> str:
+    """Since when a server refuses background jobs, and why."""
+    return f"refuses background jobs since {output.when(closed.since)}: {closed.reason}"
 
 
 def functions_of(addresses: Sequence[str], timeout: float = TIMEOUT) -> dict[str, list[Function] | str]:
@@ -120,7 +133,8 @@ async def _ask_more(client: "Client", address: str) -> More:
     overdue: Counter[str] = Counter()
     for worker in await workers(client, server=address):
         overdue.update(worker.overdue)
-    return More((await server_info(client, server=address)).paused, overdue)
+    info = await server_info(client, server=address)
+    return More(info.paused, overdue, info.closed)
 
 
 def _show(found: dict[str, list[Function]], more: Mapping[str, More], *, several: bool, wide: bool) -> None:
@@ -151,9 +165,10 @@ def _show(found: dict[str, list[Function]], more: Mapping[str, More], *, several
 
 def _as_json(address: str, answer: list[Function] | str, more: More | None) -> dict[str, object]:
     if isinstance(answer, str):
-        return {"server": address, "error": answer, "functions": []}
+        return {"server": address, "error": answer, "closed": None, "functions": []}
     functions: list[dict[str, object]] = []
     for function in answer:
         paused, overdue = (None, None) if more is None else more.of(function.name)
         functions.append({**asdict(function), "paused": paused, "overdue": overdue})
-    return {"server": address, "error": None, "functions": functions}
+    closed = more.closed.model_dump() if more is not None and more.closed is not None else None
+    return {"server": address, "error": None, "closed": closed, "functions": functions}

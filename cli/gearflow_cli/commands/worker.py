@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 import typer
 
 from gearflow_cli import imports, logs, options, output
+from gearflow_cli.commands.status import refusal
 from gearflow_cli.errors import CliError, ExitCode, tell
 from gearflow_cli.options import LogLevel, how, where
 from gearflow_cli.process import supervise
@@ -35,16 +36,16 @@ def check(addresses: Sequence[str], timeout: float) -> None:
 
     answers = anyio.run(_ask_all, addresses, timeout)
     for address in addresses:
-        output.write_sentence(f"{address}  {answers[address] or 'answers'}")
-    if all(answers.values()):
+        output.write_sentence(f"{address}  {answers[address][1]}")
+    if not any(has_answered for has_answered, _ in answers.values()):
         raise typer.Exit(ExitCode.NO_SERVER)
 
 
-async def _ask_all(addresses: Sequence[str], timeout: float) -> dict[str, str]:
-    """The error of each server. Empty if it answers."""
+async def _ask_all(addresses: Sequence[str], timeout: float) -> dict[str, tuple[bool, str]]:
+    """Whether each server answers, and what to say about it."""
     import anyio
 
-    answers = dict.fromkeys(addresses, "")
+    answers: dict[str, tuple[bool, str]] = {}
 
     async def ask(address: str) -> None:
         answers[address] = await _ask(address, timeout)
@@ -55,23 +56,27 @@ async def _ask_all(addresses: Sequence[str], timeout: float) -> dict[str, str]:
     return answers
 
 
-async def _ask(address: str, timeout: float) -> str:
+async def _ask(address: str, timeout: float) -> tuple[bool, str]:
     import anyio
 
     from gearflow.client import Client
+    from gearflow.client.operate import server_info
     from gearflow.errors import GearflowError, NoServer
 
+    has_answered = False
     try:
         with anyio.fail_after(timeout):
             async with Client([address], connect_timeout=timeout) as client:
                 await client.echo(b"gearflow")
+                has_answered = True
+                closed = (await server_info(client, server=address)).closed
     except NoServer as error:
-        return next(iter(error.reasons.values()))
-    except TimeoutError:
-        return f"no answer within {timeout:g} s"
-    except GearflowError as error:
-        return str(error)
-    return ""
+        return False, next(iter(error.reasons.values()))
+    except (TimeoutError, GearflowError) as error:
+        if has_answered:  # it is no gearflow server, or a busy one
+            return True, "answers"
+        return False, f"no answer within {timeout:g} s" if isinstance(error, TimeoutError) else str(error)
+    return True, "answers" if closed is None else f"answers, but {refusal(closed)}"
 
 
 Body: TypeAlias = Callable[[], Coroutine[Any, Any, None]]

@@ -57,6 +57,7 @@ class ServerCalls:
             api.PAUSE: operations.pause,
             api.PURGE: operations.purge,
             api.REPORT: operations.report,
+            api.REOPEN: operations.reopen,
             api.WORKERS: operations.workers,
             api.EVENTS: operations.events,
         }

@@ -9,6 +9,7 @@ from gearflow.broker.calls.call import KNOWN, TURN, BrokerParts, CallFailed, Kee
 from gearflow.broker.job import JobState, QueuedJob
 from gearflow.broker.session import Session
 from gearflow.broker.storage import Paused, Rescheduled
+from gearflow.errors import StoreError
 from gearflow.protocol import server_calls as api
 from gearflow.protocol.constants import RESERVED_PREFIX, PacketType
 
@@ -171,6 +172,22 @@ class OperationCalls:
             text = f"{now}, but that could not be written: after a restart it would {then}; {error}"
             raise CallFailed("gearflow:store", text)
         return api.Done(jobs=jobs)
+
+    def reopen(self, call: ServerCall) -> api.Message:
+        """Accept background jobs again after a failed sync, if everything written is there."""
+        call.read(api.ReopenRequest)
+        core = self._parts.core
+        closed = core.journal.closed
+        if closed is not None:
+            try:
+                self._parts.kept.reopen()
+            except StoreError as error:
+                core.outgoing.notify("could not reopen the store", call.session, str(error).encode())
+                raise CallFailed("gearflow:store", str(error)) from None
+            core.journal.closed = None
+            text = "reopened the store; background jobs are accepted again"
+            core.outgoing.notify(text, call.session, closed.reason.encode())
+        return api.Reopened(was_closed=closed is not None)
 
 
 def _worker_info(session: Session, functions: Sequence[str]) -> api.WorkerInfo:

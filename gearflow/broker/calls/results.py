@@ -87,6 +87,7 @@ class ResultCalls:
             paused.append(name)
             if not len(paused) % _SLICE:
                 yield TURN
+        closed = parts.core.journal.closed
         return api.ServerInfo(
             version=parts.core.version,
             durable=parts.core.journal.durable,
@@ -96,6 +97,7 @@ class ResultCalls:
             max_deaths=parts.core.limits.deaths,
             jobs=len(parts.core.jobs.by_number),
             paused=tuple(paused),
+            closed=api.Closed(since=closed.since, reason=closed.reason) if closed is not None else None,
         )
 
     def _job_info(self, job: QueuedJob) -> api.JobInfo:

@@ -61,7 +61,7 @@ def not_synced(path: Path, error: OSError) -> StoreError:
     """The error for a failed sync."""
     return StoreError(
         f"{path} could not be synced ({error.strerror or error}): a loss of power now may take what was "
-        "written before; repair the disk, then restart the server"
+        "written before; repair the disk, then run 'gearflow server reopen' or restart the server"
     )
 
 

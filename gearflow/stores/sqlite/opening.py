@@ -21,12 +21,12 @@ JUMP: Final = 1 << 32
 """Numbers that are skipped if it is unknown how many have been given to jobs."""
 
 _MAGIC: Final = b"SQLite format 3\0"
-_BUSY: Final = 5.0  # seconds to wait for a lock, which only a backup takes
+BUSY: Final = 5.0  # seconds to wait for a lock, which only a backup takes
 
 
 def connect(path: Path, sync: Sync, tuning: Tuning | None = None) -> sqlite3.Connection:
     """Connect to a store's file. Use the connection in one thread at a time."""
-    connection = sqlite3.connect(path, timeout=_BUSY, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(path, timeout=BUSY, isolation_level=None, check_same_thread=False)
     try:
         connection.execute("PRAGMA wal_autocheckpoint = 0")
         connection.execute(f"PRAGMA journal_size_limit = {(tuning or Tuning()).log_file}")

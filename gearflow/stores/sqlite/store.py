@@ -33,7 +33,10 @@ while. So the caller of ``write_ahead`` waits while the store is ``behind``.
 
 **Failed sync.** Every later sync fails, too. Writes then survive the end of the process, as with
 ``sync="off"``, and the server must not promise more. The log stays as it is, also when the store is closed.
-The next server that opens the file checks whether all of it is there.
+The next server that opens the file checks whether all of it is there. ``reopen`` does the same at once.
+SQLite verifies the log's checksums only when it opens the file, so the connection is closed. Then the whole
+log is written into the main file and synced. What the failed sync may have lost is in the log, because a
+log restarts only once a sync of the main file has succeeded.
 """
 
 from __future__ import annotations
@@ -49,12 +52,13 @@ from zlib import crc32
 
 from gearflow.broker.storage import Change, Contents, DamagedEntry, JobRecord, StoredJob
 from gearflow.errors import StoreError
-from gearflow.stores.sqlite.errors import DamagedFile, DiskFull, damaged, failed, not_synced
+from gearflow.stores.sqlite.errors import DamagedFile, DiskFull, damaged, failed, hint, not_synced
 from gearflow.stores.sqlite.files import FileLock, lock_database
 from gearflow.stores.sqlite.integrity import check_file, check_records, checked_jobs
-from gearflow.stores.sqlite.opening import check_head, connect, make_ready, read_metadata
+from gearflow.stores.sqlite.opening import BUSY, check_head, connect, make_ready, read_metadata
 from gearflow.stores.sqlite.recovery import check_not_planned
 from gearflow.stores.sqlite.rows import DamagedRow, body_key
+from gearflow.stores.sqlite.schema import DamagedMetadata, Metadata
 from gearflow.stores.sqlite.tables import Tables
 from gearflow.stores.sqlite.tuning import Tuning
 from gearflow.stores.sqlite.wal import Sync, WriteAheadLog
@@ -102,6 +106,7 @@ class SqliteStore:
                 raise failed(self.path, error) from error
             raise
         self._connection: sqlite3.Connection | None = None
+        self._closed = False
         self._no_retry_until = 0.0  # monotonic; the disk is full
         try:
             self._open()
@@ -206,6 +211,51 @@ class SqliteStore:
         with suppress(OSError):
             self._lock.synced(groups)
 
+    def reopen(self) -> None:
+        """See ``Store``. If the log cannot be read as it was written, nothing can be read or written."""
+        if self._closed:
+            self._check_open()
+        if self.log.broken is None:
+            return
+        self.log.join()
+        try:
+            connection = self._open_again()
+            connection.execute("PRAGMA busy_timeout = 0")  # it has a new log, or none, at once
+            is_read, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            connection.execute(f"PRAGMA busy_timeout = {BUSY * 1000:.0f}")
+            if is_read:
+                text = "another program reads it, such as a backup; reopen it when that has ended"
+                raise StoreError(f"{self.path} cannot be synced: {text}")
+            self.log.space.reserve_again()
+            check_file(self.path, connection, self.log.main_fd, self._tuning)
+            check_records(self.path, connection, self._tables.metadata)
+            for _ in checked_jobs(self.path, connection, self._tables.metadata):
+                pass
+        except (sqlite3.Error, OSError) as error:
+            raise failed(self.path, error) from error
+        with self._transaction():
+            pass
+        self.log.broken = None
+        self.sync()
+
+    def _open_again(self) -> sqlite3.Connection:
+        """Open the file again, and check that the log has all groups of changes."""
+        if self._connection is not None:
+            self._close_beside_log(self._connection)
+            self._connection = None
+        connection = self._connect()
+        try:
+            found = Metadata.read(connection)
+            if found != self._committed:
+                raise DamagedMetadata
+        except (DamagedMetadata, sqlite3.Error) as error:
+            self._close_beside_log(connection)
+            if isinstance(error, sqlite3.Error):
+                raise
+            raise damaged(self.path, "the last changes are not in it, or not as they were written") from None
+        self._connection = self._tables.connection = connection
+        return connection
+
     def job(self, number: int) -> StoredJob | None:
         with self._reading_one("jobs", "number", number, number) as tables:
             return tables.job(number)
@@ -261,11 +311,15 @@ class SqliteStore:
         return len(over) > count
 
     def close(self) -> None:
-        if self._connection is None:
+        if self._closed:
             return
+        self._closed = True
         self.log.stop()
-        if self.log.broken is not None:
-            self._leave_log()
+        if self._connection is None or self.log.broken is not None:
+            if self._connection is not None:
+                self._close_beside_log(self._connection)
+                self._connection = None
+            self._release(orderly=False)
             return
         orderly = False
         with suppress(sqlite3.Error):  # the log has everything then
@@ -377,18 +431,20 @@ class SqliteStore:
                 self._connection = tables.connection = self._connect()
 
     def _check_open(self) -> None:
-        if self._connection is None:
+        if self._closed:
             raise StoreError(f"{self.path} has been closed")
+        if self._connection is None:
+            raise StoreError(f"{self.path} could not be opened again; {hint(self.path)}")
 
-    def _leave_log(self) -> None:
-        """Release the file, and leave the log as it is.
+    def _close_beside_log(self, connection: sqlite3.Connection) -> None:
+        """Close a connection, and leave the log as it is.
 
         SQLite copies the log when the last connection closes, unless that connection only reads.
         """
         with closing(sqlite3.connect(f"{self.path.as_uri()}?mode=ro", uri=True)) as last:
             with suppress(sqlite3.Error):
                 last.execute("SELECT name FROM meta").fetchone()  # SQLite opens the file only now
-            self._release(orderly=False)
+            connection.close()
 
     def _release(self, *, orderly: bool) -> None:
         if self._connection is not None:
