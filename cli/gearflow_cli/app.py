@@ -6,7 +6,7 @@ from collections import UserDict
 from importlib import import_module
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, cast
 
 import typer
 
@@ -116,8 +116,8 @@ def main() -> None:
     for stream in ("stdout", "stderr"):
         if getattr(sys, stream) is None:  # the shell closed it: >&-
             setattr(sys, stream, Path(os.devnull).open("w"))  # noqa: SIM115  (for the life of the process)
-    if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a name may have letters that the locale has not
+    if isinstance(output := cast(object, sys.stdout), TextIOWrapper):
+        output.reconfigure(errors="backslashreplace")  # a name may have letters that the locale has not
     try:
         app(prog_name="gearflow")
     finally:

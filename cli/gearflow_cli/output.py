@@ -257,8 +257,8 @@ def payload_faults(errors: Sequence[dict[str, Any]], known: Sequence[str] = ()) 
 
 
 def _fault(error: dict[str, Any], known: Sequence[str]) -> str:
-    place = error.get("loc", ())
-    where = ".".join(map(str, place)) if isinstance(place, list | tuple) else str(place)
+    place: Any = error.get("loc", ())
+    where = ".".join(str(part) for part in (place if isinstance(place, list | tuple) else [place]))
     what = str(error.get("msg", "invalid"))
     given = error.get("input")
     match error.get("type"):

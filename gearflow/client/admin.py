@@ -163,7 +163,7 @@ class Admin:
 def _is_whole_table(answer: bytearray) -> bool:
     if answer.startswith(b"ERR ") and b"\t" not in answer:  # a row of a function of that name has tabs
         return answer.endswith(b"\n")
-    return answer.endswith(b"\n.\n") or answer == b".\n"
+    return answer.endswith(b"\n.\n") or (len(answer) == 2 and answer.startswith(b".\n"))
 
 
 def _word(name: bytes) -> bytes:

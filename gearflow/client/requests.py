@@ -131,16 +131,15 @@ class ReservedSubmission(Submission):
         assert self.job is not None  # the call was accepted
         server = self.job.server
         try:
-            with anyio.move_on_after(limit) as wait:
+            with anyio.move_on_after(limit):
                 answer = await self.job.result()
+                return JobHandle(read_answer(Submitted, answer, "gearflow:submit", server).handle, server)
         except ConnectionLost as error:
             raise self.lost(server, "the connection closed") from error
         except JobFailed as error:
             raise refused("a submission with options", error) from error
-        if wait.cancelled_caught:
-            self.job.cancel()
-            raise self.lost(server, f"it gave no answer for {limit:g} s")
-        return JobHandle(read_answer(Submitted, answer, "gearflow:submit", server).handle, server)
+        self.job.cancel()
+        raise self.lost(server, f"it gave no answer for {limit:g} s")
 
 
 class ReservedCall(Submission):

@@ -127,7 +127,8 @@ class FrameBuffer:
                 f"a body of {size} bytes is over the limit of {MAX_ANSWER} of {PacketType(kind).name}"
             )
         if size > self.max_body:
-            remedy = f" ({self._setting} sets it)" if self._setting else ""
+            is_set = self._setting and self.max_body > MAX_ANSWER  # below, nothing large was asked for
+            remedy = f" ({self._setting} sets it)" if is_set else ""
             raise RemoteProtocolError(f"a body of {size} bytes is over the limit of {self.max_body}{remedy}")
 
     def _take_line(self, data: bytes, start: int, frames: list[Frame]) -> tuple[int, int]:

@@ -8,7 +8,7 @@ exception. The others are information, like that of a run that is done, and a wa
 
 import logging
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from enum import StrEnum
 from typing import Final
 
@@ -140,7 +140,7 @@ class RunStats:
             self._log_unexpected(f"job {outcome}", fields, cause, shown)
 
     def _log_unexpected(
-        self, message: str, fields: dict[str, object], cause: Hashable, shown: BaseException | None
+        self, message: str, fields: Mapping[str, object], cause: Hashable, shown: BaseException | None
     ) -> None:
         if not self.log.log(logging.WARNING, message, cause=cause, extra=fields, exc_info=shown):
             logger.info(message, extra=fields)

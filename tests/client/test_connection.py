@@ -231,6 +231,16 @@ async def test_an_answer_to_another_question_ends_the_connection(scripted: Scrip
             await call.outcome()
 
 
+async def test_errors_that_answer_nothing_are_told_once(
+    scripted: Scripted, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with scripted() as (client, peer):
+        await peer.send(*[Error(b"ODD", b"what?")] * 1000)
+        job = await answered(client, peer)
+        assert await job.result(5) == b"r"
+    assert caplog.messages.count("the server sent an error that answers nothing") == 1
+
+
 async def test_packets_for_unknown_handles_are_ignored(scripted: Scripted) -> None:
     async with scripted() as (client, peer):
         job = await submitted(client, peer)

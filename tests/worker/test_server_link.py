@@ -427,6 +427,32 @@ async def test_an_outage_is_logged_once(function: str, caplog: pytest.LogCapture
     assert said.count("registered with a server") == 1
 
 
+async def test_a_server_that_comes_and_goes_is_logged_a_few_times_a_second(
+    function: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "gearflow.worker")
+    times = 40
+    with anyio.fail_after(10):
+        async with (
+            scripted_server() as server,
+            Worker(
+                [echo_task(function)], servers=[server.address], first_retry=0.0001, longest_retry=0.0001
+            ) as worker,
+        ):
+            for _ in range(times):
+                peer = await server.accept()
+                await peer.sleeping()
+                await peer.close()
+            worker.leave()
+    for message in ("no connection to", "registered with a server"):
+        said = [record for record in caplog.records if record.getMessage().startswith(message)]
+        assert len(said) < times / 2
+        counts = [
+            record for record in caplog.records if record.getMessage().startswith(f"repeated: {message}")
+        ]
+        assert len(said) + sum(vars(record)["count"] for record in counts) >= times - 1
+
+
 async def test_a_peer_that_is_no_gearman_server_is_left_alone_for_a_while(
     function: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -79,6 +79,43 @@ async def test_what_runs_now_is_told(any_server: str, fresh: Fresh) -> None:
     assert worker.runs() == []
 
 
+async def test_failures_of_one_cause_are_a_few_warnings_and_a_count(
+    bundled: str, fresh: Fresh, caplog: pytest.LogCaptureFixture
+) -> None:
+    @task(name=fresh("fails"))
+    async def fails(number: int) -> None:
+        raise ValueError(number)
+
+    @task(name=fresh("other"))
+    async def other() -> None:
+        raise KeyError("other")
+
+    async def fail(number: int) -> None:
+        with pytest.raises(TaskFailed):
+            await fails.acall(number)
+
+    number = 300
+    caplog.set_level(logging.INFO, "gearflow.worker")
+    with anyio.fail_after(30):
+        async with connect(bundled), Worker([fails, other], servers=[bundled], concurrency=20):
+            async with anyio.create_task_group() as calls:
+                for each in range(number):
+                    calls.start_soon(fail, each)
+            with pytest.raises(KeyError):
+                await other.acall()
+    runs = [record for record in caplog.records if record.getMessage() == "job failed"]
+    warnings = [record for record in runs if record.levelno == logging.WARNING]
+    information = [record for record in runs if record.levelno == logging.INFO]
+    assert len(runs) == number + 1  # each has its line
+    assert len(warnings) <= number / 2
+    assert all(record.exc_info for record in warnings)
+    assert not any(record.exc_info for record in information)
+    assert vars(warnings[-1])["task"] == other.name  # another cause is not hidden
+    counts = [record for record in caplog.records if record.getMessage() == "repeated: job failed"]
+    assert {vars(record)["task"] for record in counts} == {fails.name}
+    assert sum(vars(record)["count"] for record in counts) == len(information)
+
+
 class Said(logging.Handler):
     """Waits for lines of the log that say a certain thing."""
 
