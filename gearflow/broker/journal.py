@@ -17,7 +17,7 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from gearflow.broker.storage import Change, Forgotten, JobRecord, Store, StoredJob
 from gearflow.errors import StoreError
@@ -49,6 +49,9 @@ class _Ends:
         if number is not None:
             return self._by_number.get(number)
         return self._by_unique.get((function, unique))
+
+
+_NO_ENDS: Final = _Ends(())
 
 
 class SyncFault(NamedTuple):
@@ -83,7 +86,7 @@ class Journal:
         self.failed_group: Sequence[Entry] = ()  # a group that was not kept, until all its entries are done
         self.fault = ""  # why the last job could not be kept
         self._failed: list[Entry] = []  # entries that must be written, and could not be yet
-        self._ends = [_Ends(()), _Ends(()), _Ends(())]  # of entries, of the failed group, of the failed
+        self._ends = [_NO_ENDS] * 3  # of the entries, of the failed group, of the failed
 
     def add(self, change: Change | None, done: Done | None = None) -> None:
         """Have a change kept for which nobody waits."""
@@ -137,6 +140,7 @@ class Journal:
         """All entries; the journal is empty afterwards."""
         self.flush_now = False
         entries, self.entries = self.entries, []
+        self._ends[0] = self._ends[1] = _NO_ENDS
         return entries
 
     # -------------------------------------------------------------------- what could not be written
@@ -153,6 +157,7 @@ class Journal:
     def drain_failed(self) -> list[Entry]:
         """The failed entries, to write them again."""
         failed, self._failed = self._failed, []
+        self._ends[2] = _NO_ENDS
         return failed
 
     def put_back(self, entries: Sequence[Entry]) -> None:

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import os
 import sys
+from bisect import bisect_left, bisect_right, insort
 from collections import OrderedDict
 from collections.abc import Generator, Iterator, Sequence
-from heapq import heapify, heappop, heappush, nsmallest
+from heapq import heapify, heappop, heappush
 from itertools import islice
 from typing import Final
 
@@ -35,6 +36,9 @@ from gearflow.stores.sqlite.rows import OVERHEAD
 
 FOREVER: Final = 1 << 60  # seconds; stands for an expiry of ``inf``
 
+_LONGEST: Final = 2000
+"""Numbers in a list of ``SortedNumbers``."""
+
 
 class MemoryStore:
     """A ``Store`` that ends with its process. It has a new name at each start."""
@@ -49,9 +53,10 @@ class MemoryStore:
         self._keep_bytes = keep_bytes
         self._jobs: dict[int, StoredJob] = {}  # that are to run
         self._letters: dict[int, StoredJob] = {}  # that ended and can be replayed
+        self._dead: dict[bytes | None, SortedNumbers] = {None: SortedNumbers()}  # by function, and of all
         self._records: OrderedDict[int, JobRecord] = OrderedDict()  # in the order of their ends
         # By function and unique: one, or several in the order of their ends.
-        self._uniques: dict[bytes, dict[bytes, JobRecord | list[JobRecord]]] = {}
+        self._uniques: dict[bytes, dict[bytes, JobRecord | OrderedDict[int, JobRecord]]] = {}
         self._seconds: dict[int, set[int]] = {}  # numbers, by the second in which they expire
         self._next_seconds: list[int] = []  # a heap of these seconds, and of some whose sets are gone
         self._kept = 0  # bytes
@@ -103,15 +108,11 @@ class MemoryStore:
 
     def latest(self, function: bytes, unique: bytes) -> JobRecord | None:
         records = self._uniques.get(function, {}).get(unique)
-        return records[-1] if isinstance(records, list) else records
+        return next(reversed(records.values())) if isinstance(records, OrderedDict) else records
 
     def dead(self, function: bytes | None, after: int, limit: int) -> list[JobRecord]:
-        numbers = (
-            number
-            for number, letter in self._letters.items()
-            if number > after and function in (None, letter.function)
-        )
-        return [self._records[number] for number in nsmallest(limit, numbers)]
+        numbers = self._dead.get(function)
+        return [self._records[number] for number in islice(numbers.after(after), limit)] if numbers else []
 
     def expire(self, now: float, limit: int) -> bool:
         records, seconds = self._records, self._next_seconds
@@ -145,6 +146,8 @@ class MemoryStore:
             return  # all others would have to go
         if letter is not None:
             self._letters[number] = letter
+            self._dead[None].add(number)
+            self._dead.setdefault(function, SortedNumbers()).add(number)
         self._records[number] = record
         self._kept += size
         second = int(expires) if expires < FOREVER else FOREVER
@@ -215,6 +218,10 @@ class MemoryStore:
         self._kept -= len(record.body) + len(record.notes) + OVERHEAD
         if (letter := self._letters.pop(number, None)) is not None:
             self._kept -= _length(letter)
+            self._dead[None].remove(number)
+            self._dead[letter.function].remove(number)
+            if not self._dead[letter.function]:
+                del self._dead[letter.function]
         second = int(record.expires) if record.expires < FOREVER else FOREVER
         numbers = self._seconds[second]
         numbers.remove(number)
@@ -223,22 +230,65 @@ class MemoryStore:
         if record.unique:
             uniques = self._uniques[record.function]
             records = uniques[record.unique]
-            if isinstance(records, list):
-                records.remove(record)
+            if isinstance(records, OrderedDict):
+                del records[number]
                 if len(records) == 1:
-                    uniques[record.unique] = records[0]
+                    (uniques[record.unique],) = records.values()
                 return
             del uniques[record.unique]
             if not uniques:
                 del self._uniques[record.function]
 
 
-def _add_another(uniques: dict[bytes, JobRecord | list[JobRecord]], record: JobRecord) -> None:
-    before = uniques[record.unique]
-    if isinstance(before, list):
-        before.append(record)
-    else:
-        uniques[record.unique] = [before, record]
+class SortedNumbers:
+    """Numbers in their order, in lists that are short enough to be changed in the middle."""
+
+    def __init__(self) -> None:
+        self._lists: list[list[int]] = []
+        self._last: list[int] = []  # of each list
+
+    def __bool__(self) -> bool:
+        return bool(self._lists)
+
+    def add(self, number: int) -> None:
+        """Add a number that is not there."""
+        place = min(bisect_left(self._last, number), len(self._last) - 1)
+        if place < 0:
+            self._lists.append([number])
+            self._last.append(number)
+            return
+        numbers = self._lists[place]
+        insort(numbers, number)
+        if len(numbers) > _LONGEST:
+            half = len(numbers) // 2
+            self._lists[place : place + 1] = numbers[:half], numbers[half:]
+            self._last[place : place + 1] = numbers[half - 1], numbers[-1]
+        else:
+            self._last[place] = numbers[-1]
+
+    def remove(self, number: int) -> None:
+        """Remove a number that is there."""
+        place = bisect_left(self._last, number)
+        numbers = self._lists[place]
+        del numbers[bisect_left(numbers, number)]
+        if numbers:
+            self._last[place] = numbers[-1]
+        else:
+            del self._lists[place], self._last[place]
+
+    def after(self, number: int) -> Iterator[int]:
+        """The numbers that are larger."""
+        place = bisect_right(self._last, number)
+        for index in range(place, len(self._lists)):
+            numbers = self._lists[index]
+            yield from islice(numbers, bisect_right(numbers, number), None)
+
+
+def _add_another(uniques: dict[bytes, JobRecord | OrderedDict[int, JobRecord]], record: JobRecord) -> None:
+    records = uniques[record.unique]
+    if not isinstance(records, OrderedDict):
+        records = uniques[record.unique] = OrderedDict({records.number: records})
+    records[record.number] = record
 
 
 def _length(job: StoredJob) -> int:
