@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from gearflow_cli.errors import CliError, ExitCode
 from gearflow_cli.text import as_json, as_line, indented, printable, printable_lines
@@ -257,8 +257,9 @@ def payload_faults(errors: Sequence[dict[str, Any]], known: Sequence[str] = ()) 
 
 
 def _fault(error: dict[str, Any], known: Sequence[str]) -> str:
-    place: Any = error.get("loc", ())
-    where = ".".join(str(part) for part in (place if isinstance(place, list | tuple) else [place]))
+    place = error.get("loc", ())
+    parts = cast("Sequence[object]", place) if isinstance(place, list | tuple) else [place]
+    where = ".".join(map(str, parts))
     what = str(error.get("msg", "invalid"))
     given = error.get("input")
     match error.get("type"):

@@ -8,7 +8,7 @@ from gearflow_cli.errors import tell
 from gearflow_cli.text import printable
 
 if TYPE_CHECKING:
-    from gearflow.client import Client
+    from gearflow.client import Client, Timeouts
     from gearflow.errors import GearflowError
 
 T = TypeVar("T")
@@ -51,11 +51,20 @@ class Answers(Generic[T]):
             tell(printable(f"{address}: {self.errors[address]}"))
 
 
-def each(addresses: Sequence[str], ask: "Ask[T]") -> Answers[T]:
-    """Query every server, one after another."""
+def each(addresses: Sequence[str], ask: "Ask[T]", patience: float | None = None) -> Answers[T]:
+    """Query every server, one after another.
+
+    Args:
+        addresses: The servers.
+        ask: Queries one of them.
+        patience: Seconds for which a server may be silent. By default as a client has it.
+    """
     import anyio
 
-    return anyio.run(_each, addresses, ask)
+    from gearflow.client import Timeouts
+
+    limits = Timeouts() if patience is None else Timeouts(answer=patience, heartbeat=patience)
+    return anyio.run(_each, addresses, ask, limits)
 
 
 def first(addresses: Sequence[str], ask: "Ask[T]") -> T:
@@ -70,12 +79,12 @@ def first(addresses: Sequence[str], ask: "Ask[T]") -> T:
     return anyio.run(_first, addresses, ask)
 
 
-async def _each(addresses: Sequence[str], ask: "Ask[T]") -> Answers[T]:
+async def _each(addresses: Sequence[str], ask: "Ask[T]", limits: "Timeouts") -> Answers[T]:
     from gearflow.client import Client
     from gearflow.errors import GearflowError
 
     answers: Answers[T] = Answers({}, {})
-    async with Client(addresses) as client:
+    async with Client(addresses, timeouts=limits) as client:
         for address in addresses:
             try:
                 answers.given[address] = await ask(client, address)

@@ -126,6 +126,7 @@ class EvilServer(socketserver.ThreadingTCPServer):
                     max_deaths=1,
                     jobs=1,
                     paused=EVIL,
+                    closed=calls.Closed(since=1e300, reason=ALL),
                 ).to_wire()
             case calls.WORKERS:
                 names = tuple(name.decode(errors="replace") for name in NAMES)
@@ -137,6 +138,8 @@ class EvilServer(socketserver.ThreadingTCPServer):
                 return calls.Letters(letters=(evil_job(), evil_job(ALL))).to_wire()
             case calls.DEAD if asked["action"] == "show":
                 return calls.Letter(job=evil_job(), payload="", text=ALL).to_wire()
+            case calls.REOPEN:
+                return calls.Reopened(was_closed=True).to_wire()
             case calls.RESULT:
                 return ALL.encode()
             case calls.SUBMIT:
@@ -216,6 +219,7 @@ COMMANDS: Final = [
     ["dead", "purge", "--yes", "--all"],
     ["dead", "purge", "--function", "x.nothing"],
     ["worker", "--check"],
+    ["server", "reopen"],
 ]
 
 

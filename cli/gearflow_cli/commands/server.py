@@ -91,6 +91,10 @@ def backup(
     output.write(f"copied to {file}: {counted(size, 'byte')}")
 
 
+_REOPENING: Final = 3600.0
+"""Seconds in which a server reads its file. It answers nobody meanwhile."""
+
+
 def reopen(servers: options.Servers = None) -> None:
     """Have a running server accept background jobs again after its disk failed.
 
@@ -104,7 +108,9 @@ def reopen(servers: options.Servers = None) -> None:
     from gearflow.client.operate import reopen as reopen_on
 
     addresses = server_queries.addresses_of(servers)
-    answers = server_queries.each(addresses, lambda client, server: reopen_on(client, server=server))
+    answers = server_queries.each(
+        addresses, lambda client, server: reopen_on(client, server=server), patience=_REOPENING
+    )
     for address, was_closed in answers.given.items():
         again = "again" if was_closed else "already"
         output.write(f"{address}: accepts background jobs {again}")

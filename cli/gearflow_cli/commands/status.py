@@ -81,7 +81,7 @@ def status(
 
 def refusal(closed: "Closed") -> str:
     """Since when a server refuses background jobs, and why."""
-    return f"refuses background jobs since {output.when(closed.since)}: {closed.reason}"
+    return f"refuses background jobs since {output.when(closed.since)}: {printable(closed.reason)}"
 
 
 def functions_of(addresses: Sequence[str], timeout: float = TIMEOUT) -> dict[str, list[Function] | str]:
