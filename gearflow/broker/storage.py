@@ -149,6 +149,11 @@ class Store(Protocol):
         ...
 
     @property
+    def busy(self) -> bool:
+        """Whether ``write`` would wait for the disk now."""
+        ...
+
+    @property
     def behind(self) -> bool:
         """Whether long work should wait until the disk has what was written. ``sync`` gets it there."""
         ...

@@ -76,6 +76,9 @@ class CommitTimings:
     """A fault is over after a write if nothing was refused for this time. On a nearly full disk, large jobs
     are refused while small ones fit."""
 
+    busy: float = 0.002
+    """Between two looks whether the store can be written without a wait for the disk."""
+
     behind: float = 0.01
     """Between two looks whether the disk has caught up with large bodies."""
 
@@ -172,6 +175,7 @@ class GroupCommitter:
         self._sync_timer: asyncio.TimerHandle | None = None
         self._retry_timer: asyncio.TimerHandle | None = None
         self._linger_timer: asyncio.TimerHandle | None = None
+        self._busy_timer: asyncio.TimerHandle | None = None
         self._expire_timer = self._loop.call_later(self._timings.idle, self._expire)
         self._written = 0  # changes since the last removal of expired results
         self._fault: str | None = None  # why a change could not be written, as logged
@@ -186,7 +190,7 @@ class GroupCommitter:
         journal = self._journal
         if journal.work and self._work_handle is None:
             self._work_handle = self._loop.call_soon(self._work)
-        if not journal.entries or self._group or self._is_syncing() or self._may_linger():
+        if not journal.entries or self._group or self._must_wait():
             return
         entries = journal.drain()
         if journal.closed is not None:
@@ -217,9 +221,19 @@ class GroupCommitter:
                 self._sync_timer = self._loop.call_later(seconds, self._sync_later)
         self._notify(entries)
 
-    def _is_syncing(self) -> bool:
-        """Whether a sync is in progress that another one has to wait for before its group is kept."""
-        return self._sync == "always" and self._syncing is not None
+    def _must_wait(self) -> bool:
+        """Whether the next group must not be written yet. The end of a sync, or a timer, ends that."""
+        if (self._sync == "always" and self._syncing is not None) or self._may_linger():
+            return True
+        if self._store.busy:
+            if self._busy_timer is None:
+                self._busy_timer = self._loop.call_later(self._timings.busy, self._end_busy)
+            return True
+        return False
+
+    def _end_busy(self) -> None:
+        self._busy_timer = None
+        self._wake()
 
     async def settle(self) -> None:
         """Wait for a sync that is in progress."""
@@ -228,7 +242,8 @@ class GroupCommitter:
 
     async def close(self) -> None:
         """Write the rest of the journal, and close the store."""
-        for timer in (self._expire_timer, self._sync_timer, self._retry_timer, self._linger_timer):
+        timers = self._expire_timer, self._sync_timer, self._retry_timer, self._linger_timer, self._busy_timer
+        for timer in timers:
             if timer is not None:
                 timer.cancel()
         await self.settle()
@@ -280,6 +295,9 @@ class GroupCommitter:
 
     def _work(self) -> None:
         """Do a step of long work, and the next one in another turn."""
+        if self._store.busy:
+            self._work_handle = self._loop.call_later(self._timings.busy, self._work)
+            return
         if self._store.behind and self._journal.closed is None:
             if self._syncing is None:
                 self._start_sync()
@@ -460,6 +478,9 @@ class GroupCommitter:
     # ------------------------------------------------------------------------------------------ expiry
 
     def _expire(self) -> None:
+        if self._store.busy:
+            self._expire_after(self._timings.expire_more)
+            return
         more = False
         try:
             more = self._store.expire(time.time(), _EXPIRE)

@@ -46,6 +46,7 @@ class MemoryStore:
     durable = False
     large = sys.maxsize
     untidy = False
+    busy = False
     behind = False
 
     def __init__(self, *, keep_bytes: int | None = 64 << 20) -> None:

@@ -184,6 +184,10 @@ class SqliteStore:
         return bool(self._tables.loose)
 
     @property
+    def busy(self) -> bool:
+        return self.log.gate.locked()
+
+    @property
     def behind(self) -> bool:
         return self.log.is_behind()
 

@@ -15,8 +15,9 @@ both:
   one commit. If writers are faster than the disk, the rest never becomes small. From ``stalling_checkpoint``
   on they wait until everything is copied.
 
-SQLite makes one sync of its own on the loop's thread, for the header of a log that restarts. Without it, old
-and new frames could look like one log after a loss of power.
+A log restarts with the next transaction after all of it was copied. SQLite then cuts the file, and syncs the
+new header. Without that sync, old and new frames could look like one log after a loss of power. The thread
+makes this transaction while it holds the gate, so that the event loop does neither.
 
 A reader in another process (a backup) keeps the log from restarting until the reader is done.
 
@@ -216,10 +217,20 @@ class WriteAheadLog:
             before, copied = copied, checkpoint(connection)
             self.space.reserve_again()
             length = self._length_copied = self.length()
-            if length < self._tuning.checkpoint or length - copied < _PAGE:
-                return  # it has restarted, or will with the next transaction
+            if length < self._tuning.checkpoint:
+                return  # it has restarted
+            if length - copied < _PAGE:
+                self._restart(connection)
+                return
         if self._must_block_writers(self.length(), copied, has_progress=copied > before):
             self._copy_with_gate(connection)
+
+    def _restart(self, connection: sqlite3.Connection) -> None:
+        """Restart the log by a transaction that changes nothing."""
+        with self.gate:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("UPDATE meta SET crc = crc")
+            connection.execute("COMMIT")
 
     def _must_block_writers(self, length: int, copied: int, *, has_progress: bool) -> bool:
         """Whether the log is so long that the rest must be copied while writers wait."""
@@ -235,6 +246,7 @@ class WriteAheadLog:
             self._sync_file(self.main_fd)
         with self.gate:
             checkpoint(connection)
+        self._restart(connection)
         self.space.reserve_again()
 
     def _sync_file(self, fd: int) -> None:
