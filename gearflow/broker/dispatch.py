@@ -147,12 +147,17 @@ class Dispatcher:
     # --------------------------------------------------------------------------------- asking for jobs
 
     def pre_sleep(self, session: Session, kind: int, body: Body) -> int | None:
-        """PRE_SLEEP: the worker sleeps until a NOOP, unless there is a job."""
+        """PRE_SLEEP: the worker sleeps until a NOOP, unless there is a job.
+
+        Its time limits end, as in gearmand. A worker of libgearman that has taken an ERROR for the answer to
+        its GRAB_JOB sleeps while the next job is on its way, and would lose each job again.
+        """
         self._outgoing.release_grab(session)
         for function in session.abilities:
             if function.waiting:
                 self._send_noop(session)
                 return LONG
+        self._timeouts.disarm_all(session)
         if session.sleep is None:
             session.sleep = sleep = (session,)
             for function in session.abilities:

@@ -82,12 +82,14 @@ class JobTimeouts:
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, QueuedJob, Session]] = []
         self._armed = 0  # jobs that have a deadline
+        self._by_worker: dict[Session, dict[QueuedJob, None]] = {}  # those jobs
         self._count = 0
 
     def arm(self, job: QueuedJob, worker: Session, deadline: float) -> None:
         """The job was just assigned to the worker, and has until then."""
         job.ensure_details().deadline = deadline
         self._armed += 1
+        self._by_worker.setdefault(worker, {})[job] = None
         self._count += 1
         heappush(self._heap, (deadline, self._count, job, worker))
 
@@ -96,8 +98,8 @@ class JobTimeouts:
         details = job.details
         if details is None or not details.deadline:
             return
-        details.deadline = 0.0
-        self._armed -= 1
+        assert job.worker is not None
+        self._disarmed(job, job.worker)
         if len(self._heap) > 2 * self._armed + _FEW_TIMEOUTS:
             self._heap = [entry for entry in self._heap if entry[2].deadline == entry[0]]
             heapify(self._heap)
@@ -106,9 +108,21 @@ class JobTimeouts:
         """The jobs whose time is over, disarmed, with their workers."""
         while (due := self.next_due()) is not None and due <= now:
             _, _, job, worker = heappop(self._heap)
-            job.ensure_details().deadline = 0.0
-            self._armed -= 1
+            self._disarmed(job, worker)
             yield job, worker
+
+    def disarm_all(self, worker: Session) -> None:
+        """The worker keeps its jobs for as long as it likes."""
+        for job in list(self._by_worker.get(worker, ())):
+            self.disarm(job)
+
+    def _disarmed(self, job: QueuedJob, worker: Session) -> None:
+        job.ensure_details().deadline = 0.0
+        self._armed -= 1
+        jobs = self._by_worker[worker]
+        del jobs[job]
+        if not jobs:
+            del self._by_worker[worker]
 
     def next_due(self) -> float | None:
         """The earliest deadline."""
