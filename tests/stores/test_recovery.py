@@ -8,21 +8,24 @@ import os
 import random
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Final, Literal
 
 import pytest
 
-from gearflow.broker.storage import JobOutcome, JobRecord, Paused
+from gearflow.broker.storage import Forgotten, JobOutcome, JobRecord, Paused, Rescheduled
 from gearflow.errors import StoreError
 from gearflow.stores import SqliteStore, backup, recover
 from gearflow.stores.sqlite.files import FileLock
+from gearflow.stores.sqlite.tuning import Tuning
 from tests.conftest import ROOT
 from tests.stores.faulty import faulty_disk
 from tests.stores.scenario import lives, numbers_in, snapshot
-from tests.stores.values import a_dead_letter, a_job, an_end, jobs_of, tamper
+from tests.stores.values import a_dead_letter, a_job, an_end, jobs_of, tamper, with_workload
 
 PAGE = 4096
 
@@ -56,7 +59,8 @@ def written(path: Path, jobs: int = 2000) -> bytes:
     name = store.load().name
     for start in range(0, jobs, 100):
         store.write([a_job(number, b"%d" % number * 20) for number in range(start + 1, start + 101)])
-        store.write([an_end(number + 10_000) for number in range(start + 1, start + 101)])
+        ends = range(start + 1 + max(jobs, 10_000), start + 101 + max(jobs, 10_000))
+        store.write([an_end(number, b"%d" % number * 20) for number in ends])
     store.close()
     return name
 
@@ -101,6 +105,123 @@ def test_no_row_of_a_readable_page_is_lost_beside_a_missing_one(tmp_path: Path) 
     rows = sum(int.from_bytes(page[3:5], "big") for page in pages if page[0] == 0x0D)  # leaves of tables
     recovered = recover(path)
     assert recovered.kept_jobs + recovered.kept_records == rows - 2  # one row of meta, one of paused
+
+
+def inner_pages(path: Path, table: str) -> list[int]:
+    """The pages between the root and the leaves of a table, after its root."""
+    with closing(sqlite3.connect(path)) as connection:
+        (root,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)).fetchone()
+    content = path.read_bytes()
+    found = [root]
+    for page in found:
+        start = (page - 1) * PAGE
+        count = int.from_bytes(content[start + 3 : start + 5], "big")
+        cells = [start + 12 + 2 * cell for cell in range(count)]
+        pointers = [start + int.from_bytes(content[at : at + 2], "big") for at in cells]
+        children = [int.from_bytes(content[at : at + 4], "big") for at in (*pointers, start + 8)]
+        found += [child for child in children if content[(child - 1) * PAGE] == 5]
+    return found
+
+
+@pytest.fixture(scope="module")
+def folder_of_20_000(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("large")
+    written(folder / "jobs.db", 20_000)
+    return folder
+
+
+@pytest.fixture
+def with_20_000(folder_of_20_000: Path, tmp_path: Path) -> Path:
+    """A file with so many jobs, and as many results, whose tables have inner pages below their roots."""
+    return shutil.copytree(folder_of_20_000, tmp_path / "copy") / "jobs.db"
+
+
+@pytest.mark.parametrize(("table", "number"), [("jobs", 0), ("records", 1)])
+def test_no_row_below_a_damaged_inner_page_is_lost(with_20_000: Path, table: str, number: int) -> None:
+    path = with_20_000
+    pages = inner_pages(path, table)
+    assert len(pages) > 2
+    overwrite(path, range(pages[number], pages[number] + 1))
+    assert recover(path)[:4] == (20_000, 0, 20_000, 0)
+    store = SqliteStore(path)
+    assert {job.number for job in jobs_of(store.load())} == set(range(1, 20_001))
+    assert store.job(12_345) == a_job(12_345, b"%d" % 12_345 * 20)
+    assert store.ended(32_345) == an_end(32_345, b"32345" * 20)
+    store.close()
+
+
+def test_no_long_body_below_damaged_inner_pages_is_lost(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    jobs = [a_job(number, b"%06d" % number * (number % 2000)) for number in range(1, 2001)]
+    ends = [an_end(number + 10_000, b"%06d" % number * (number % 1500)) for number in range(1, 2001)]
+    store = SqliteStore(path, tuning=Tuning(part=5000))
+    store.write([*jobs, *ends])
+    store.close()
+    for table in ("jobs", "records", "parts"):
+        overwrite(path, range((root := inner_pages(path, table)[0]), root + 1))
+    assert recover(path)[:4] == (2000, 0, 2000, 0)
+    store = SqliteStore(path)
+    jobs_of(store.load())
+    assert [with_workload(store, job) for job in jobs] == jobs
+    assert [store.ended(end.number) for end in ends] == ends
+    store.close()
+
+
+def test_rows_below_a_damaged_inner_page_are_saved_as_the_log_has_them(
+    with_20_000: Path, tmp_path: Path
+) -> None:
+    page = inner_pages(with_20_000, "jobs")[1]
+    store = SqliteStore(with_20_000)
+    store.write([Forgotten(number) for number in range(101, 201)])
+    store.write([Rescheduled(number, 7.5, 2, 1) for number in range(201, 301)])
+    shutil.copytree(with_20_000.parent, tmp_path / "left")  # as if it had been killed now
+    store.close()
+    path = tmp_path / "left" / "jobs.db"
+    overwrite(path, range(page, page + 1))
+    assert recover(path)[:4] == (19_900, 0, 20_000, 0)
+    store = SqliteStore(path)
+    jobs = {job.number: job for job in jobs_of(store.load())}
+    assert not jobs.keys() & set(range(101, 201))
+    assert {jobs[number].due for number in range(201, 301)} == {7.5}
+    store.close()
+
+
+def forget_most(path: Path) -> None:
+    """Forget jobs, so that their pages are free."""
+    store = SqliteStore(path)
+    jobs_of(store.load())
+    store.write([Forgotten(number) for number in range(1, 15_001)])
+    store.close()
+
+
+def test_jobs_that_ended_do_not_come_back_from_free_pages(with_20_000: Path) -> None:
+    path = with_20_000
+    forget_most(path)
+    overwrite(path, range((root := inner_pages(path, "jobs")[0]), root + 1))
+    assert recover(path)[:4] == (5000, 0, 20_000, 0)
+    store = SqliteStore(path)
+    assert {job.number for job in jobs_of(store.load())} == set(range(15_001, 20_001))
+    assert store.dead(None, 0, 10) == []
+    store.close()
+
+
+def test_jobs_that_may_have_ended_become_dead_letters(with_20_000: Path) -> None:
+    path = with_20_000
+    forget_most(path)
+    trunk = int.from_bytes(path.read_bytes()[32:36], "big")
+    for page in (trunk, inner_pages(path, "jobs")[0]):
+        overwrite(path, range(page, page + 1))
+    recovered = recover(path)
+    assert recovered.doubtful_jobs > 5000
+    assert recovered[:4] == (0, 5000, 20_000, 0)
+    store = SqliteStore(path)
+    assert jobs_of(store.load()) == []
+    letters = store.dead(b"resize", 0, 30_000)
+    assert {letter.number for letter in letters} >= set(range(15_001, 20_001))
+    assert {letter.notes for letter in letters if isinstance(letter, JobRecord)} == {
+        b'{"warnings": ["the file was damaged, and this job may have ended before"]}'
+    }
+    store.close()
 
 
 def test_all_is_saved_where_only_the_first_page_is_damaged(tmp_path: Path) -> None:
@@ -317,7 +438,7 @@ def look_at_the_end(path: Path, before: dict[str, bytes]) -> None:
         look_at_the_rescue(path)
         return
     recovered = recover(path)
-    assert recovered._replace(moved_to=path) == (300, 0, 200, 0, 0, True, path, True)
+    assert recovered._replace(moved_to=path) == (300, 0, 200, 0, 0, True, path, True, 0)
     name = recovered.moved_to.name
     after = contents(path)
     assert after.keys() == {"jobs.db", name, f"{name}-wal"}

@@ -51,6 +51,11 @@ def recover_folder(folder: Path) -> None:
     jobs = _kept(saved.kept_jobs, saved.lost_jobs, "job")
     results = _kept(saved.kept_records, saved.lost_records, "result")
     tell(f"recovered {jobs} and {results}; the damaged file is {saved.moved_to} now")
+    if saved.doubtful_jobs:
+        tell(
+            f"found {counted(saved.doubtful_jobs, 'more job')} that may have ended before, as the list of "
+            "free pages is damaged too; they are dead letters now, see gearflow dead list"
+        )
     if saved.lost_groups:
         tell(f"the last {counted(saved.lost_groups, 'group')} of changes are lost as well: the log was cut")
     if not saved.same_name:

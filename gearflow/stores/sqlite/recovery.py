@@ -7,6 +7,11 @@ empty). Every row has a checksum, so whatever is kept is what was written. If th
 SQLite opens nothing. The file is then read from a copy with the first page of an empty file, because the
 tables of jobs and results begin on the same pages in all files (see ``schema``).
 
+**Lost trees.** If rows are missing then, all pages of the file are searched for them (see ``leaves``). A job
+that is found this way is not taken if its result is there. If the list of free pages is damaged as well, a
+job may be one that ended long ago. It must neither be lost nor run again, so it becomes a dead letter, and an
+operator decides. A result that is found then is not taken.
+
 **Replacing.** The new file is complete before anything happens to the damaged one. Then a plan is written
 beside the file, with ``-swap`` at the end of its name. Until it is there, nothing has changed. From then on
 no server opens the file until the plan has been carried out, which can be repeated after a crash.
@@ -21,7 +26,8 @@ import sqlite3
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -30,8 +36,18 @@ from gearflow.errors import StoreError
 from gearflow.stores.sqlite import schema
 from gearflow.stores.sqlite.errors import DiskFull, failed, hint
 from gearflow.stores.sqlite.files import FileLock, lock_database, sync_names
+from gearflow.stores.sqlite.leaves import Leaves
 from gearflow.stores.sqlite.opening import connect, make_ready
-from gearflow.stores.sqlite.rows import JOB_DEAD, JOB_HEAD, RECORD_COLUMNS, RECORD_DEAD, DamagedRow, Row
+from gearflow.stores.sqlite.rows import (
+    JOB_DEAD,
+    JOB_HEAD,
+    RECORD_COLUMNS,
+    RECORD_DEAD,
+    SHORT_RECORD,
+    DamagedRow,
+    Row,
+    row_record,
+)
 from gearflow.stores.sqlite.schema import DamagedMetadata, Metadata
 from gearflow.stores.sqlite.tables import Reader, Tables
 
@@ -48,9 +64,7 @@ def open_damaged(path: Path, work: Path) -> sqlite3.Connection:
         StoreError: Nothing can be read.
         OSError: The copy does not fit on the disk.
     """
-    log = path.with_name(path.name + "-wal")
-    has_log = log.exists() and log.stat().st_size > 0
-    connection = _connection(path, "mode=ro" if has_log else "mode=ro&immutable=1")
+    connection = _connection(path, "mode=ro" if _has_log(path) else "mode=ro&immutable=1")
     if _is_readable(connection):
         return connection
     connection.close()
@@ -67,6 +81,11 @@ def open_damaged(path: Path, work: Path) -> sqlite3.Connection:
         f"nothing in {path} can be read, or it is no store's file; put a copy of it back, "
         f"or move it and {path.name}-lock away to start empty"
     )
+
+
+def _has_log(path: Path) -> bool:
+    log = path.with_name(f"{path.name}-wal")
+    return log.exists() and log.stat().st_size > 0
 
 
 def _connection(path: Path, how: str) -> sqlite3.Connection:
@@ -93,7 +112,7 @@ def _replace_first_page(work: Path, version: int) -> None:
     page[18:20] = b"\2\2"  # the file has a write-ahead log
     pages = max(1, work.stat().st_size // len(page))
     page[28:32] = pages.to_bytes(4, "big")
-    page[32:40] = bytes(8)  # an empty list of free pages
+    page[32:40] = bytes(7) + b"\1"  # no list of free pages, although there is one
     with work.open("r+b") as file:
         file.write(page)
 
@@ -101,23 +120,30 @@ def _replace_first_page(work: Path, version: int) -> None:
 class DamagedTables(Reader):
     """Reads the rows of a damaged file that can be read."""
 
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        super().__init__(connection)
+        self.failed = False
+        """Whether a part of a table could not be read."""
+
     def readable_jobs(self) -> Iterator[tuple[StoredJob, bool]]:
         """Each job with its workload, and whether it is a dead letter."""
-        query = (
-            f"SELECT {JOB_HEAD}, workload FROM jobs NOT INDEXED WHERE number BETWEEN ? AND ? ORDER BY number "
-        )
-        for row in self._rows(query):
+        for row in self._rows("jobs", "number", f"{JOB_HEAD}, workload"):
             with suppress(sqlite3.Error, DamagedRow):
                 yield self.whole_job(row), row[JOB_DEAD] != 0
 
     def readable_records(self) -> Iterator[tuple[JobRecord, bool]]:
         """Each result, and whether it is the result of a dead letter."""
-        query = (
-            f"SELECT {RECORD_COLUMNS} FROM records NOT INDEXED WHERE place BETWEEN ? AND ? ORDER BY place "
-        )
-        for row in self._rows(query):
+        for row in self._rows("records", "place", RECORD_COLUMNS):
             with suppress(sqlite3.Error, DamagedRow):
                 yield self.whole_record(row), row[RECORD_DEAD] != 0
+
+    def ended(self) -> dict[int, bool]:
+        """The numbers of the readable results, and whether they are of dead letters."""
+        found: dict[int, bool] = {}
+        for row in self._rows("records", "place", SHORT_RECORD):
+            with suppress(DamagedRow):
+                found[row_record(row).number] = row[RECORD_DEAD] != 0
+        return found
 
     def readable_paused(self) -> tuple[bytes, ...] | None:
         """The paused functions, or None if they cannot be read."""
@@ -125,8 +151,9 @@ class DamagedTables(Reader):
             return self.paused() if schema.version_of(self.connection) > 1 else ()
         return None
 
-    def _rows(self, query: str) -> Iterator[Row]:
+    def _rows(self, table: str, key: str, columns: str) -> Iterator[Row]:
         """The readable rows, by ranges of their keys, which are their first columns. Some come twice."""
+        query = f"SELECT {columns} FROM {table} NOT INDEXED WHERE {key} BETWEEN ? AND ? ORDER BY {key} "
         ranges = deque([(0, _HIGHEST)])
         fruitless = 0
         while ranges and fruitless < _FRUITLESS:
@@ -143,9 +170,40 @@ class DamagedTables(Reader):
                             last = min(last, row[0] - 1)
                     if "LIMIT" not in order:
                         break
+                self.failed = True
             else:
                 if first < last:
                     ranges += _divided(first, last)
+
+
+class LostRows(DamagedTables):
+    """Reads the rows of a damaged file on all pages, also those that the tables do not lead to."""
+
+    def __init__(self, connection: sqlite3.Connection, leaves: Leaves) -> None:
+        super().__init__(connection)
+        self._leaves = leaves
+        self._parts = {cell.key: cell for cell in leaves.cells(columns=2)}
+
+    def _rows(self, table: str, key: str, columns: str) -> Iterator[Row]:
+        for cell in self._leaves.cells(columns.count(",") + 1):
+            if (row := self._leaves.row(cell)) is not None:
+                yield row
+
+    def _next_part(self, first: int, last: int) -> Row | None:
+        cell = next((self._parts[key] for key in range(first, last + 1) if key in self._parts), None)
+        return self._leaves.row(cell) if cell is not None else None
+
+
+def _pages(source: sqlite3.Connection, path: Path, work: Path) -> Path:
+    """A file with all pages of an open damaged file, also those in its log."""
+    if work.exists():
+        source.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        return work
+    if not _has_log(path):
+        return path
+    with closing(sqlite3.connect(work)) as copy:
+        source.backup(copy)
+    return work
 
 
 def _divided(first: int, last: int) -> Iterator[tuple[int, int]]:
@@ -172,6 +230,7 @@ class Recovered(NamedTuple):
     same_name: bool  # handles that were given before are still good
     moved_to: Path  # where the damaged file is now
     same_paused: bool  # the functions that were paused still are
+    doubtful_jobs: int = 0  # not among the kept: they may have ended before, and are dead letters now
 
 
 def rescue_of(path: Path) -> Path:
@@ -269,6 +328,9 @@ def _sync_names_beside(path: Path) -> None:
 
 _GROUP: Final = 1000  # rows in a transaction
 _KEEP: Final = 7 * 86400.0  # seconds to keep a dead letter whose result is lost
+_DOUBT: Final = json.dumps(
+    {"warnings": ["the file was damaged, and this job may have ended before"]}
+).encode()
 
 
 def recover(path: str | Path) -> Recovered:
@@ -320,7 +382,8 @@ def _save(path: Path, owner: FileLock) -> None:
 def _salvage(
     path: Path, owner: FileLock, work: Path, target: sqlite3.Connection
 ) -> tuple[Recovered, Metadata]:
-    with closing(open_damaged(path, work)) as source:
+    with ExitStack() as stack:
+        source = stack.enter_context(closing(open_damaged(path, work)))
         metadata = _metadata_of(source)
         known = metadata or Metadata(owner.name or os.urandom(4).hex().encode())
         tables = Tables(target, Metadata(known.name, known.reserved, copied=1))
@@ -328,8 +391,25 @@ def _salvage(
         damaged = DamagedTables(source)
         for job, dead in damaged.readable_jobs():
             saved.job(job, dead)
+        ended = damaged.ended()
+        if metadata is None:
+            is_missing = damaged.failed
+        else:
+            is_missing = saved.found_jobs < metadata.jobs or len(ended) < metadata.records
+        records = damaged.readable_records()
+        if is_missing:
+            leaves = stack.enter_context(Leaves(_pages(source, path, work)))
+            lost = LostRows(source, leaves)
+            if leaves.are_current:
+                records = chain(records, lost.readable_records())
+            all_ended = lost.ended() | ended
+            for job, dead in lost.readable_jobs():
+                if all_ended.get(job.number) is False or ended.get(job.number, dead) != dead:
+                    continue  # it has ended, or was another row when it became a dead letter
+                is_sure = leaves.are_current or job.number in ended
+                saved.job(job, dead, is_doubtful=not is_sure)
         saved.end_of_jobs()
-        for record, is_letter in damaged.readable_records():
+        for record, is_letter in records:
             saved.record(record, is_letter)
         saved.end_of_records(time.time())
         paused = damaged.readable_paused()
@@ -337,14 +417,15 @@ def _salvage(
             tables.pause(Paused(function, True))
     new = tables.metadata
     recovered = Recovered(
-        kept_jobs=new.jobs,
-        lost_jobs=None if metadata is None else max(0, metadata.jobs - new.jobs),
+        kept_jobs=(kept := new.jobs - len(saved.doubtful)),
+        lost_jobs=None if metadata is None else max(0, metadata.jobs - kept),
         kept_records=saved.found_records,
         lost_records=None if metadata is None else max(0, metadata.records - saved.found_records),
         lost_groups=0 if metadata is None else max(0, owner.expected - metadata.groups),
         same_name=metadata is not None or owner.name is not None,
         moved_to=_free_name(path),
         same_paused=paused is not None,
+        doubtful_jobs=len(saved.doubtful),
     )
     return recovered, new
 
@@ -361,11 +442,21 @@ class _Saved:
         self._records: list[JobRecord] = []  # to be written
         self._bytes = 0  # of what is to be written
         self.found_records = 0
+        self.doubtful: set[int] = set()  # numbers of jobs that may have ended
 
-    def job(self, job: StoredJob, dead: bool) -> None:
+    @property
+    def found_jobs(self) -> int:
+        """The number of jobs so far, with dead letters."""
+        return len(self._numbers) + len(self._letters)
+
+    def job(self, job: StoredJob, dead: bool, *, is_doubtful: bool = False) -> None:
+        """Save a job. A doubtful one becomes a dead letter."""
         if job.number in self._numbers or job.number in self._letters:
             return
         size = job.workload if isinstance(job.workload, int) else len(job.workload)
+        if is_doubtful:
+            self.doubtful.add(job.number)
+            dead = True
         if dead:
             self._letters[job.number] = job._replace(workload=size)
         else:
@@ -403,7 +494,7 @@ class _Saved:
                         attempt=letter.attempt,
                         deaths=letter.deaths,
                         worker=b"",
-                        notes=b"",
+                        notes=_DOUBT if number in self.doubtful else b"",
                         expires=now + _KEEP,
                         letter=letter,
                     )

@@ -109,6 +109,10 @@ RECORD_COLUMNS: Final = (
     'place, number, function, "unique", outcome, submitted, started, ended, attempt, deaths, worker, notes, '
     "expires, body_crc, crc, dead, token, kept, body"
 )
+SHORT_RECORD: Final = (
+    f"{RECORD_COLUMNS.removesuffix('body')} CASE WHEN length(body) > {INLINE} THEN length(body) ELSE body END"
+)
+"""The same with the body as ``SHORT_WORKLOAD`` has the workload."""
 
 JOB_DEAD, JOB_BODY_CRC = 10, 11  # among the columns of JOB_HEAD
 RECORD_BODY_CRC, RECORD_DEAD, TOKEN, KEPT, BODY = 13, 15, 16, 17, 18  # among RECORD_COLUMNS

@@ -170,8 +170,8 @@ class Reader:
             raise DamagedRow
         return whole.toreadonly()
 
-    def _next_part(self, first: int, last: int) -> tuple[int, bytes] | None:
-        """The first part with a key in this range, and its key."""
+    def _next_part(self, first: int, last: int) -> Row | None:
+        """The first part with a key in this range, after its key."""
         query = "SELECT id, bytes FROM parts WHERE id BETWEEN ? AND ? ORDER BY id LIMIT 1"
         return next(iter(self.connection.execute(query, (first, last)).fetchall()), None)
 
