@@ -11,11 +11,11 @@ import pytest
 
 from gearflow.broker.storage import Paused, Reserved
 from gearflow.errors import StoreError
-from gearflow.stores import SqliteStore, backup
+from gearflow.stores import SqliteStore, backup, recover
 from tests.conftest import ROOT
 from tests.stores.faulty import faulty_disk
 from tests.stores.scenario import lives, numbers_in, snapshot
-from tests.stores.values import a_job, jobs_of
+from tests.stores.values import a_job, jobs_of, tamper
 
 _COPY: Final = "import sys; from gearflow.stores import backup; print(backup(sys.argv[1], sys.argv[2]))"
 
@@ -55,6 +55,32 @@ def test_a_store_that_nobody_has_is_copied(tmp_path: Path) -> None:
         contents = store.load()
         assert (jobs_of(contents), contents.paused) == ([a_job(1)], (b"resize",))
         store.close()
+
+
+def test_the_copy_of_a_damaged_store_is_kept_and_reported(tmp_path: Path) -> None:
+    path, target = tmp_path / "jobs.db", tmp_path / "copy.db"
+    store = SqliteStore(path)
+    store.write([a_job(number, b"%d" % number * 20) for number in range(1, 2001)])
+    store.close()
+    content = bytearray(path.read_bytes())
+    content[40 * 4096 : 41 * 4096] = bytes(4096)
+    path.write_bytes(content)
+    with pytest.raises(StoreError, match=r"jobs\.db is damaged: .* --recover .*copy\.db has the same damage"):
+        backup(path, target)
+    assert {entry.name for entry in tmp_path.iterdir() if entry.name.startswith("copy")} == {"copy.db"}
+    recovered = recover(target)
+    assert recovered.lost_jobs
+    assert recovered.kept_jobs + recovered.lost_jobs == 2000
+
+
+def test_a_damaged_job_in_a_copy_is_reported(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    store = SqliteStore(path)
+    store.write([a_job(1), a_job(2)])
+    store.close()
+    tamper(path, "UPDATE jobs SET priority = 2 WHERE number = 2")
+    with pytest.raises(StoreError, match=r"jobs\.db is damaged: job 2 is not what was written"):
+        backup(path, tmp_path / "copy.db")
 
 
 def test_what_a_killed_server_left_is_copied(tmp_path: Path) -> None:

@@ -142,6 +142,8 @@ def test_no_row_below_a_damaged_inner_page_is_lost(with_20_000: Path, table: str
     pages = inner_pages(path, table)
     assert len(pages) > 2
     overwrite(path, range(pages[number], pages[number] + 1))
+    with pytest.raises(StoreError, match=r"jobs\.db is damaged: .+; stop the server and run"):  # on one line
+        SqliteStore(path)
     assert recover(path)[:4] == (20_000, 0, 20_000, 0)
     store = SqliteStore(path)
     assert {job.number for job in jobs_of(store.load())} == set(range(1, 20_001))

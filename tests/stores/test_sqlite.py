@@ -23,6 +23,7 @@ from gearflow.errors import StoreError
 from gearflow.stores import SqliteStore, Sync, backup, recover
 from gearflow.stores.sqlite import schema
 from gearflow.stores.sqlite import wal as log_module
+from gearflow.stores.sqlite.errors import failed
 from gearflow.stores.sqlite.rows import paused_row
 from gearflow.stores.sqlite.tuning import Tuning
 from tests.conftest import ROOT
@@ -260,6 +261,12 @@ def test_a_file_that_may_not_be_written_is_refused(path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", script, str(path)], cwd=ROOT, capture_output=True, text=True)
     path.parent.chmod(0o700)
     assert f"{path} cannot be opened for writing (Permission denied); may this user write" in done.stdout
+
+
+def test_a_disk_without_room_for_shared_memory_is_called_full(path: Path) -> None:
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorname = "SQLITE_IOERR_SHMSIZE"
+    assert "the disk or the quota is full; make room" in str(failed(path, error))
 
 
 def test_a_file_of_another_application_is_refused(path: Path) -> None:

@@ -13,8 +13,10 @@ from gearflow.errors import StoreError
 from gearflow.stores.sqlite import schema
 from gearflow.stores.sqlite.errors import damaged, failed
 from gearflow.stores.sqlite.files import sync_names
+from gearflow.stores.sqlite.integrity import check_file, check_records, checked_jobs
 from gearflow.stores.sqlite.recovery import check_not_planned
 from gearflow.stores.sqlite.schema import DamagedMetadata, Metadata
+from gearflow.stores.sqlite.tuning import Tuning
 
 _PAGES: Final = 16384  # that are copied at a time: 64 MiB
 
@@ -23,14 +25,15 @@ def backup(path: str | Path, target: str | Path) -> int:
     """Copy a store as it is now. A server can continue to use it meanwhile.
 
     The copy is one file and complete once it has its name. It is marked as a copy, so that a server that
-    starts with it gives other numbers to new jobs than the original does.
+    starts with it gives other numbers to new jobs than the original does. It is checked as when a server
+    starts, so that nobody relies on the copy of a damaged file. Such a copy is kept, for it may be the last.
 
     Returns:
         The bytes of the copy.
 
     Raises:
         StoreError: There is no store, its recovery is not finished, the target exists, or the copy failed
-            and was removed.
+            and was removed. Or the store is damaged, and so is the copy.
     """
     path, target = Path(path).resolve(), Path(target).absolute()
     if not path.is_file():
@@ -46,8 +49,10 @@ def backup(path: str | Path, target: str | Path) -> int:
     except OSError as error:
         raise failed(target, error) from error
     try:
-        _copy(path, partial)
+        fault = _copy(path, partial)
         _publish(partial, target)
+        if fault is not None:
+            raise StoreError(f"{fault}. The copy {target} has the same damage")
         return target.stat().st_size
     except OSError as error:
         raise failed(target, error) from error
@@ -56,13 +61,14 @@ def backup(path: str | Path, target: str | Path) -> int:
             partial.with_name(partial.name + suffix).unlink(missing_ok=True)
 
 
-def _copy(path: Path, partial: Path) -> None:
+def _copy(path: Path, partial: Path) -> StoreError | None:
+    """Copy the file. Returns its damage."""
     at = path  # the file that an error is about
     try:
         source = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, isolation_level=None)
         try:
             if source.execute("PRAGMA application_id").fetchone()[0] != schema.APPLICATION_ID:
-                raise StoreError(f"{path} is not a store's file")
+                raise StoreError(f"{path} is not a store's file; name the folder of a server with --data")
             source.execute("BEGIN")
             source.execute("SELECT count(*) FROM meta").fetchone()  # starts the snapshot
             at = partial
@@ -70,6 +76,7 @@ def _copy(path: Path, partial: Path) -> None:
             try:
                 source.backup(copy, pages=_PAGES)
                 _mark(path, copy)
+                return _damage(path, partial, copy)
             finally:
                 copy.close()
         finally:
@@ -89,6 +96,22 @@ def _mark(path: Path, copy: sqlite3.Connection) -> None:
         raise damaged(path, "the table meta is not what was written") from None
     metadata.copied = 1
     metadata.update(copy)
+
+
+def _damage(path: Path, partial: Path, copy: sqlite3.Connection) -> StoreError | None:
+    """Check the copy. Returns the damage that it has from its original."""
+    try:
+        metadata = Metadata.read(copy)
+        with partial.open("rb") as file:
+            check_file(path, copy, file.fileno(), Tuning())
+        check_records(path, copy, metadata)
+        for _ in checked_jobs(path, copy, metadata):
+            pass
+    except sqlite3.Error as error:
+        return failed(path, error)
+    except StoreError as error:
+        return error
+    return None
 
 
 def _publish(partial: Path, target: Path) -> None:

@@ -39,7 +39,7 @@ def failed(path: Path, error: sqlite3.Error | OSError) -> StoreError:
     if isinstance(error, OSError):
         return _failed_in_the_kernel(path, error)
     name = getattr(error, "sqlite_errorname", "")  # missing in errors of the module itself
-    if name == "SQLITE_FULL":
+    if name in ("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE"):  # the latter at the start, beside the file
         return _full(path)
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or "decode to UTF-8" in str(error):
         return damaged(path, str(error))

@@ -51,7 +51,7 @@ def check_file(path: Path, connection: sqlite3.Connection, fd: int, tuning: Tuni
     if length <= tuning.full_check:
         result = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
         if result != "ok":
-            raise damaged(path, result)
+            raise damaged(path, result.splitlines()[-1])  # below the name of the database
 
 
 def check_records(path: Path, connection: sqlite3.Connection, metadata: Metadata) -> None:
