@@ -177,6 +177,8 @@ class Engine:
             if timer is not None:
                 timer.cancel()
         await self._close_connections()
+        for pending in (self.peers, self._lost, self._turns):  # nothing more reaches the store
+            pending.clear()
         await self._committer.close()
         self.log.flush()
         logger.info("stopped", extra={"host": self.settings.host, "port": self.port})

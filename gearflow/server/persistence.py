@@ -242,14 +242,9 @@ class GroupCommitter:
 
     async def close(self) -> None:
         """Write the rest of the journal, and close the store."""
-        timers = self._expire_timer, self._sync_timer, self._retry_timer, self._linger_timer, self._busy_timer
-        for timer in timers:
-            if timer is not None:
-                timer.cancel()
+        self._cancel_calls()
         await self.settle()
         self._retry()
-        if self._work_handle is not None:
-            self._work_handle.cancel()
         while self._journal.work:
             self._step()
         self._group = []
@@ -257,10 +252,22 @@ class GroupCommitter:
         while self._journal.entries:
             self._journal.flush_now = True
             self.commit()
-        if self._sync_timer is not None:
-            self._sync_timer.cancel()
+        self._cancel_calls()
         self._thread.close()
         self._store.close()
+
+    def _cancel_calls(self) -> None:
+        """Cancel what the event loop is to call later."""
+        for handle in (
+            self._expire_timer,
+            self._sync_timer,
+            self._retry_timer,
+            self._linger_timer,
+            self._busy_timer,
+            self._work_handle,
+        ):
+            if handle is not None:
+                handle.cancel()
 
     # ------------------------------------------------------------------------------------------- groups
 
