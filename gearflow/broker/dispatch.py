@@ -44,6 +44,9 @@ _ALL: Final = sys.maxsize
 _NEXT_MORE: Final = {1: 2, 2: _ALL, _ALL: _ALL}
 """How many sleepers are woken after those that did not grab."""
 
+_MUCH: Final = 4096
+"""Bytes of a workload from which on a GRAB counts as long."""
+
 _NOOP: Final = HEADER.pack(RES, PacketType.NOOP, 0)
 
 _JOB_ASSIGN: Final = int(PacketType.JOB_ASSIGN)
@@ -171,21 +174,25 @@ class Dispatcher:
         session.sleep = None
         if session in self._held_by_session:
             self._outgoing.release_grab(session)
-        if not self._give(session, kind):
+        given = self._give(session, kind)
+        if not given:
             if session.expects_job and len(session.abilities) <= MANY:
                 self._held.hold(session, kind, self._clock.now)
             else:
                 self._outgoing.send_no_job(session)
         if session.woken is not None:
             self._reacted(session)
-        return LONG if len(session.abilities) > MANY else None
+        return LONG if given == LONG or len(session.abilities) > MANY else None
 
-    def _give(self, session: Session, kind: int) -> bool:
-        """Answer a GRAB with a job, if there is one."""
+    def _give(self, session: Session, kind: int) -> int:
+        """Answer a GRAB with a job, if there is one; as ``_assign``."""
         job = self._next_job(session)
-        while job is not None and not self._assign(session, job, kind):
+        while job is not None:
+            given = self._assign(session, job, kind)
+            if given:
+                return given
             job = self._next_job(session)
-        return job is not None
+        return False
 
     def _next_job(self, session: Session) -> QueuedJob | None:
         """The job of the highest priority over all functions of the worker.
@@ -204,10 +211,11 @@ class Dispatcher:
         chosen.served = self._served
         return chosen.pop()
 
-    def _assign(self, session: Session, job: QueuedJob, kind: int) -> bool:
+    def _assign(self, session: Session, job: QueuedJob, kind: int) -> int:
         """Send a job to a worker. False if its workload cannot be read: then the job has ended.
 
-        A large workload is read in steps first.
+        A large workload is read in steps first. Until then the worker's next requests wait, so that no more
+        is read for it than it has room for. ``LONG`` if there was much to send.
         """
         function = job.function
         job.state = _RUNNING
@@ -218,16 +226,17 @@ class Dispatcher:
         if isinstance(workload, int):
             if workload >= self._journal.large:
                 job.worker = session
+                session.pending_writes += 1
+                session.blocks_pipeline = True
                 self._journal.begin(self._assign_later(session, job, kind))
-                return True
+                return LONG
             try:
                 assert self._store is not None
                 workload = _workload(job, self._store.job(job.number))
             except StoreError as error:
                 self._fail_unreadable(job, error)
                 return False
-        self._send(session, job, kind, workload)
-        return True
+        return LONG if self._send(session, job, kind, workload) > _MUCH else True
 
     def _assign_later(self, session: Session, job: QueuedJob, kind: int) -> Iterator[None]:
         """Read a large workload, then send the job, or another if that job is over or cannot be read.
@@ -241,6 +250,9 @@ class Dispatcher:
             workload = _workload(job, (yield from self._store.fetch(job.number)))
         except StoreError as error:
             fault = error
+        session.pending_writes -= 1
+        session.blocks_pipeline = False
+        self._turns.resume_later(session)
         if session.is_open and fault is None and not job.cancelled:
             job.started = self._clock.now
             self._send(session, job, kind, workload)
@@ -265,8 +277,8 @@ class Dispatcher:
         failure = serialization.failure("StoreError", str(error))
         self._endings.fail(job, JobOutcome.RAISED, failure, None)
 
-    def _send(self, session: Session, job: QueuedJob, kind: int, workload: Body) -> None:
-        """Send a running job to its worker."""
+    def _send(self, session: Session, job: QueuedJob, kind: int, workload: Body) -> int:
+        """Send a running job to its worker. Returns the size of the workload."""
         function = job.function
         now = self._clock.now
         handle = b"%b%d" % (self._handle_prefix, job.number)
@@ -300,6 +312,7 @@ class Dispatcher:
             outbox.append(head)
             outbox.append(workload)
             session.has_large = session.has_large or size >= WHOLE
+        return size
 
     @staticmethod
     def _begin(session: Session, now: float) -> float:

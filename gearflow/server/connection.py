@@ -189,6 +189,8 @@ class ServerConnection(asyncio.Protocol):
         if self._waits_for_store:
             self._waits_for_store = False
             self._resume_reading()
+        if self._congested:
+            self._pause_feeder(self)  # what it asks next would be more to read
         if self._pauses:  # peers that it feeds do not read
             return
         try:
@@ -233,7 +235,7 @@ class ServerConnection(asyncio.Protocol):
         self.flush()
         self.resume_writing()
         self._has_left = True
-        self._engine.on_leaving(self, self._session)
+        self._engine.on_leaving(self, self._session, is_refused=is_refused)
         self._transport.close()
         if self._timer is not None:
             self._timer.cancel()

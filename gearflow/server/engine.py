@@ -238,10 +238,10 @@ class Engine:
         """The number of connections that are open, also those that only have to be written to."""
         return len(self.peers) + len(self._leaving)
 
-    def on_leaving(self, peer: ServerConnection, session: Session) -> None:
+    def on_leaving(self, peer: ServerConnection, session: Session, *, is_refused: bool) -> None:
         """A connection ends when its peer has read what was written to it. The broker does not wait."""
         self._leaving.add(peer)
-        self._disconnect(session)
+        self._disconnect(session, is_refused=is_refused)
 
     def on_connection_lost(self, peer: ServerConnection, session: Session) -> None:
         """Remove the peer of a closed connection."""
@@ -251,11 +251,11 @@ class Engine:
         if not self.connections:
             self._all_closed.set()
 
-    def _disconnect(self, session: Session) -> None:
-        """Notify the broker that a connection is over."""
+    def _disconnect(self, session: Session, *, is_refused: bool = False) -> None:
+        """Notify the broker that a connection is over. What it had sent is handled, unless it is refused."""
         del self.peers[session]
         if not self._stopping:  # else its jobs stay with it, and the next start restores them
-            if session.continues:
+            if session.continues and not is_refused:
                 self._lost.add(session)
             else:
                 self.broker.disconnected(session, self.time())

@@ -194,3 +194,64 @@ def test_many_packets_that_are_late_at_once_are_all_refused(caplog: pytest.LogCa
         while server.connections:
             assert time.monotonic() < deadline
     assert all(record.levelno == logging.WARNING for record in caplog.records)
+
+
+def test_what_a_refused_peer_sent_before_is_not_handled_later(caplog: pytest.LogCaptureFixture) -> None:
+    """It sends more than is handled in a turn, and is refused for what it does not read meanwhile."""
+    settings = ServerSettings(port=0, max_pending_bytes=1, max_stall=0.1)
+    count = 200_000
+    sent = encode(p.EchoReq(bytes(4000))) * 10_000 + encode(p.SubmitJobBg(b"work", b"", b"")) * count
+    with running(settings, Timings(last_read=0.1)) as server, Wire(server.port) as other:
+        with Wire(server.port) as deaf, suppress(ConnectionError):
+            deaf.send(sent)
+            pytest.fail("it may send everything")
+        other.sync()
+        assert other.counts(b"work") == (0, 0, 0)
+    assert "stalls others because it does not read" in caplog.text
+
+
+@pytest.mark.parametrize(("size", "count"), [(MIB // 2, 240), (8 * MIB, 15)], ids=["512 KiB", "8 MiB"])
+def test_a_worker_is_sent_no_more_jobs_than_it_reads(tmp_path: Path, size: int, count: int) -> None:
+    with (
+        server_process(
+            tmp_path / "log", data=str(tmp_path), max_pending_bytes=8 * MIB, max_stall=1.0
+        ) as server,
+        ExitStack() as stack,
+    ):
+        client, deaf, worker = (stack.enter_context(Wire(server.port)) for _ in range(3))
+        for _ in range(count):
+            client.send(p.SubmitJobBg(b"work", b"", bytes(size)))
+            client.handle()
+        server.forget_peak()
+        before = server.memory()
+        deaf.send(p.CanDo(b"work"), *[p.GrabJob()] * count)
+        wait_until_dropped(deaf)
+        assert server.peak_memory() - before < 64 * MIB
+        assert "stalls others because it does not read" in server.log
+        worker.send(p.CanDo(b"work"))
+        for _ in range(3):
+            worker.send(p.GrabJob())
+            job = worker.receive()
+            assert isinstance(job, p.JobAssign)
+            worker.send(p.WorkComplete(job.handle, b""))
+        client.wait_for_counts(b"work", count - 3, 0, 1)
+
+
+def test_a_worker_that_reads_slowly_gets_every_large_job_it_asked_for(tmp_path: Path) -> None:
+    size, count = 2 * MIB, 20
+    with (
+        server_process(tmp_path / "log", data=str(tmp_path), max_pending_bytes=MIB) as server,
+        Wire(server.port) as client,
+        Wire(server.port) as worker,
+    ):
+        for number in range(count):
+            client.send(p.SubmitJobBg(b"work", b"", bytes([number]) * size))
+            client.handle()
+        worker.send(p.CanDo(b"work"), *[p.GrabJob()] * (count + 1), p.EchoReq(b"last"))
+        for number in range(count):
+            client.sync()
+            job = worker.receive()
+            assert isinstance(job, p.JobAssign)
+            assert job.workload == bytes([number]) * size
+        assert worker.receive() == p.NoJob()
+        assert worker.receive() == p.EchoRes(b"last")
