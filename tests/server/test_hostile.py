@@ -4,6 +4,7 @@ import errno
 import selectors
 import socket
 import struct
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -270,6 +271,29 @@ def test_a_client_that_leaves_with_many_jobs_leaves_nothing(tmp_path: Path, work
             assert operator.table(b"show unique jobs") == []
             peaks.append(server.peak_memory())
         assert peaks[-1] - peaks[0] < 4 * MIB, "what one client left was there when the next came"
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the memory of a process is read there")
+def test_the_memory_of_a_client_that_left_goes_back_to_the_system(tmp_path: Path, work: bytes) -> None:
+    count = 20_000
+    with server_process(tmp_path / "log") as server, Wire(server.port) as stays, Wire(server.port) as leaves:
+        before = server.memory()
+        for number in range(0, count, 100):
+            names = [b"%b%d" % (work, number + more) for more in range(100)]
+            leaves.send(*(p.SubmitJob(name, b"", bytes(4000)) for name in names))
+            for _ in names:
+                leaves.handle()
+        stays.send(*[p.SubmitJob(work, b"", bytes(4000))] * 10)  # what comes last holds the heap's end
+        for _ in range(10):
+            stays.handle()
+        grown = server.memory() - before
+        assert grown > count * 4000
+        leaves.leave()
+        deadline = time.monotonic() + 60
+        while server.memory() > before + grown // 2:
+            assert time.monotonic() < deadline
+            stays.send(p.EchoReq(b"x"))
+            stays.receive()
 
 
 @endings
