@@ -397,12 +397,14 @@ class Dispatcher:
     def tick(self) -> None:
         """Wake others where woken workers did not grab in time, and answer GRABs that were held too long."""
         now = self._clock.now
-        while (wake := self._first_pending()) is not None and wake[1] <= now and not self._turns.is_late():
+        while (wake := self._first_pending()) is not None and wake[1] <= now:
             session, _, function, more = self._pending.popleft()
             session.woken = None
             function.wakes -= 1
             if function.waiting:
                 self._turns.run(self._wake_more(function, more))
+            if self._turns.is_late():
+                break
         for session in self._held.expired(now):
             self._outgoing.release_grab(session)
 

@@ -35,6 +35,7 @@ class Shell:
         self.store = MemoryStore()
         self.broker = Broker(PREFIX, lambda line: admin.answer(self.broker, line), SizeLimits(), self.store)
         self.broker.turns.is_late = lambda: time.thread_time() - self._began > late_after
+        self.sent: list[bytes] | None = None  # all packets, if they are wanted
         self.longest = 0.0
         self.handled = 0.0
         self._began = 0.0
@@ -52,6 +53,8 @@ class Shell:
             if broker.turns.waiting:
                 self._time(self._proceed)
         for session in broker.outgoing.dirty:
+            if self.sent is not None:
+                self.sent += map(bytes, session.outbox)
             session.outbox.clear()
         broker.outgoing.dirty.clear()
 
@@ -296,7 +299,8 @@ def _handed_back(shell: Shell, n: int) -> Iterator[None]:
     worker = shell.running(n)
     yield
     retries = (api.RetryRequest(handle=handle.decode()) for handle in handles(n))
-    shell.send(worker, *(call(api.RETRY, request) for request in retries), *[p.GrabJob()] * n)
+    shell.send(worker, *(call(api.RETRY, request) for request in retries))
+    shell.send(worker, *[p.GrabJob()] * n)
     releases = (api.ReleaseRequest(handle=handle.decode()) for handle in handles(n))
     shell.send(worker, *(call(api.RELEASE, request) for request in releases))
 

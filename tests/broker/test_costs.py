@@ -1,6 +1,7 @@
-"""n requests cost n times one, with n jobs, functions or connections around them."""
+"""n requests cost n times one, with n jobs, functions or connections around them, in turns of any length."""
 
 import sys
+from math import inf
 from types import FrameType
 from typing import Any
 
@@ -36,3 +37,20 @@ def steps_of(name: str, count: int) -> int:
 @pytest.mark.parametrize("name", KINDS)
 def test_twice_as_many_requests_take_twice_as_many_steps(name: str) -> None:
     assert steps_of(name, 2 * FEW) < 2.5 * steps_of(name, FEW)
+
+
+def outcome(name: str, late_after: float) -> tuple[list[bytes], int, int, list[bytes]]:
+    """What is sent, and what is left, when each turn is late after so many seconds."""
+    shell = Shell(late_after)
+    work = KINDS[name].prepare(shell, FEW)
+    next(work)
+    shell.sent = []
+    next(work, None)
+    core = shell.broker.core
+    left = sorted(core.functions.by_name)
+    return sorted(shell.sent), len(core.jobs.by_number), len(core.timers), left
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_in_however_many_turns_work_is_done_the_outcome_is_the_same(name: str) -> None:
+    assert outcome(name, late_after=-1) == outcome(name, late_after=inf)
