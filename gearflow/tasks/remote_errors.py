@@ -73,6 +73,12 @@ MAX_TRACEBACK: Final = 65536
 MAX_MESSAGE: Final = 65536
 """Characters of a message that travel."""
 
+_MAX_FRAMES: Final = 1000
+"""Frames of each exception in a traceback. They are the last ones."""
+
+_MAX_CAUSES: Final = 100
+"""Exceptions in a traceback that led to one another. They are the last ones."""
+
 _MAX_NAME: Final = 512  # characters in a class name that is looked up
 
 _HEAP_TYPE: Final = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made by a class statement
@@ -90,7 +96,7 @@ def encode_failure(exc: BaseException) -> bytes:
     return json.dumps(
         {
             "type": _type_name(exc),
-            "message": _message(exc)[:MAX_MESSAGE],
+            "message": _message(exc),
             "traceback": _traceback(exc),
             "errors": _errors(exc),
         }
@@ -106,7 +112,8 @@ def _type_name(exc: BaseException) -> str:
 
 def _message(exc: BaseException) -> str:
     try:
-        return _clean(exc.message if type(exc) is TaskFailed else str(exc))
+        message = exc.message if type(exc) is TaskFailed else str(exc)
+        return _clean(message[:MAX_MESSAGE])[:MAX_MESSAGE]
     except BaseException:  # noqa: BLE001  (a user's __str__ may raise anything; the failure must still travel)
         return f"<{type(exc).__qualname__} whose str() fails>"
 
@@ -115,10 +122,40 @@ def _traceback(exc: BaseException) -> str:
     if isinstance(exc, GearflowError) and exc.__traceback__ is not None and not _has_users_frames(exc):
         return ""  # the message says it all
     try:
-        text = _clean("".join(traceback.format_exception(type(exc), exc, _users_frames(exc.__traceback__))))
+        whole = "".join(summary_of(exc, _users_frames(exc.__traceback__)).format())
+        text = _clean(whole[-MAX_TRACEBACK - 1 :])
     except BaseException:  # noqa: BLE001  (formatting calls the user's code as well)
         return ""
     return text if len(text) <= MAX_TRACEBACK else f"...{text[-MAX_TRACEBACK:]}"
+
+
+def summary_of(exc: BaseException, frames: TracebackType | None) -> traceback.TracebackException:
+    """Return what Python prints of an exception, so that printing it takes little time.
+
+    The worker's event loop waits for it. It has the last frames and the last causes, and reads lines of code
+    only when it is printed. Python itself prints only the first members and levels of a group.
+    """
+    summary = traceback.TracebackException(
+        type(exc), exc, _last_of(frames), limit=-_MAX_FRAMES, lookup_lines=False, compact=True
+    )
+    last: traceback.TracebackException | None = summary
+    for _ in range(_MAX_CAUSES - 1):
+        last = (last.__cause__ or last.__context__) if last is not None else None
+    if last is not None:
+        last.__cause__ = last.__context__ = None
+    return summary
+
+
+def _last_of(frames: TracebackType | None) -> TracebackType | None:
+    """Return the last frames of a traceback. An exception that is raised again and again has ever more."""
+    ahead = frames
+    for _ in range(_MAX_FRAMES):
+        if ahead is None:
+            return frames
+        ahead = ahead.tb_next
+    while ahead is not None and frames is not None:
+        ahead, frames = ahead.tb_next, frames.tb_next
+    return frames
 
 
 def _users_frames(frames: TracebackType | None) -> TracebackType | None:

@@ -10,6 +10,7 @@ import pytest
 
 from gearflow.worker.processes.errors import pack, unpack
 from gearflow_cli import logs
+from gearflow_cli.tracebacks import own_lines
 
 logger = logging.getLogger("gearflow.worker")
 
@@ -57,6 +58,36 @@ def test_a_message_can_neither_look_like_a_record_nor_rule_a_terminal(
     assert exception == ["  ValueError: no", escaped]
     assert second[9:] == "WARNING no"
     assert rest == escaped
+
+
+def test_groups_in_groups_are_formatted_once_and_cut_as_by_python() -> None:
+    asked: list[str] = []
+
+    class Counting(Exception):
+        def __str__(self) -> str:
+            asked.append("str")
+            return "the innermost"
+
+    error: Exception = Counting()
+    for level in range(100):
+        error = ExceptionGroup[Exception](f"level {level}", [error])
+    shown = own_lines(error)
+    assert "level 99" in shown
+    assert "level 89" in shown
+    assert "level 88" not in shown
+    assert shown.endswith("... and 1 more")
+    assert len(asked) <= 1
+    wide = own_lines(ExceptionGroup("many", [ValueError(f"member {number}") for number in range(100)]))
+    assert wide.count("ValueError: member") == 15
+    assert wide.endswith("... and 85 more")
+
+
+def test_a_huge_message_of_an_exception_is_cut_in_the_log(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.to_stderr("info")
+    logger.warning("job failed", exc_info=ValueError("x" * 5_000_000))
+    line = capsys.readouterr().err
+    assert len(line) < 20_000
+    assert line.endswith("x... (5,000,012 characters)\n")
 
 
 def test_what_failed_in_a_process_is_shown_as_in_a_thread(capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,13 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from gearflow.errors import NoServer, PayloadInvalid, TaskFailed, TaskTimeout
-from gearflow.tasks.remote_errors import MAX_MESSAGE, MAX_TRACEBACK, decode_failure, encode_failure
+from gearflow.tasks.remote_errors import (
+    MAX_MESSAGE,
+    MAX_TRACEBACK,
+    decode_failure,
+    encode_failure,
+    summary_of,
+)
 from gearflow.worker import Worker
 
 SEEN: list[str] = []
@@ -439,3 +445,25 @@ async def test_an_exception_of_the_program_that_runs_is_the_same_on_the_worker(
             ended = await anyio.run_process(command, stderr=None)
     assert ended.stdout == b"caught pear\n"
     assert caplog.messages.count("job retried") == 2
+
+
+# ------------------------------------------------------------------------------------- what costs too much
+
+
+def test_an_exception_that_is_raised_again_and_again_shows_its_last_frames() -> None:
+    error = ValueError("the same")
+    for _ in range(2500):
+        raised(error)
+    summary = summary_of(error, error.__traceback__)
+    assert len(summary.stack) == 1000
+    assert all(frame.name == "raised" for frame in summary.stack)
+
+
+def test_a_long_chain_of_causes_shows_the_last_ones() -> None:
+    error = ValueError("number 0")
+    for number in range(1, 2500):
+        following = ValueError(f"number {number}")
+        following.__cause__, error = error, following
+    shown = json.loads(encode_failure(error))["traceback"]
+    assert shown.count("ValueError: number") == 100
+    assert shown.rstrip().endswith("ValueError: number 2499")
