@@ -153,8 +153,7 @@ def _envelope(options: dict[str, Any]) -> Envelope:
     if not isinstance(detached, bool):
         raise PayloadInvalid(f"the envelope's detached is {_shown(detached)}, not true or false")
     retries = options.get("retries")
-    limit = None if timeout is None else float(timeout)
-    return Envelope(attempt, limit, None if retries is None else _retries(retries), detached)
+    return Envelope(attempt, timeout, None if retries is None else _retries(retries), detached)
 
 
 def _retries(value: Any) -> "RetryPlan":
