@@ -6,7 +6,7 @@ import threading
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -98,7 +98,7 @@ class Field:
 
 
 @contextmanager
-def field(log: Path, **settings: int) -> Generator[Field]:
+def field(log: Path, **settings: Any) -> Generator[Field]:
     with ExitStack() as stack:
         server = stack.enter_context(server_process(log, **settings))
         yield Field(server, stack.enter_context(Wire(server.port)), stack.enter_context(Wire(server.port)))
