@@ -590,6 +590,12 @@ def test_check_fails_if_no_server_answers(own: Shell) -> None:
     assert ended.stdout.decode().startswith(f"{address}  no ")
 
 
+def test_check_refuses_a_timeout_of_zero(own: Shell) -> None:
+    ended = own.run("worker", "--check", "--check-timeout", "0")
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(b"gearflow: --check-timeout 0 leaves no time for an answer")
+
+
 def test_a_worker_without_a_module_is_told_what_to_name(own: Shell) -> None:
     ended = own.run("worker")
     assert ended.returncode == 2

@@ -173,6 +173,10 @@ def worker(
       gearflow worker myapp.tasks --processes auto -c 4 -s jobs.example.com
     """
     if check_only:
+        if check_timeout == 0:
+            raise CliError(
+                ExitCode.USAGE, "--check-timeout 0 leaves no time for an answer; write 5s, or more"
+            )
         check(addresses_of(servers), 5.0 if check_timeout is None else check_timeout)
         return
     if not modules:
