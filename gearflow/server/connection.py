@@ -95,7 +95,7 @@ class ServerConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         engine = self._engine
         if engine.congested:
-            engine.flush()  # so that only this peer makes sessions dirty from here on
+            engine.commit_and_write()  # so that only this peer makes sessions dirty from here on
         try:
             engine.broker.receive(self._session, data, engine.time())
         except RemoteProtocolError as error:
@@ -105,7 +105,7 @@ class ServerConnection(asyncio.Protocol):
     def eof_received(self) -> None:
         # A half-closed connection is closed, as in gearmand. Answers so far are still written.
         if not self._has_left:
-            self._engine.flush()
+            self._engine.commit_and_write()
             self._leave(is_refused=False)
 
     def pause_writing(self) -> None:
@@ -149,7 +149,7 @@ class ServerConnection(asyncio.Protocol):
         """Handle ``count`` bytes that were received into ``body_buffer``."""
         engine = self._engine
         if engine.congested:
-            engine.flush()  # as in data_received
+            engine.commit_and_write()  # as in data_received
         try:
             engine.broker.receive_large(self._session, count, engine.time())
         except RemoteProtocolError as error:

@@ -293,11 +293,15 @@ class Engine:
             self._loop.call_soon(self.flush)
 
     def flush(self) -> None:
-        """Proceed with long work, commit the journal, then write all outboxes."""
+        """Proceed with long work, then commit and write. Called once a turn of the event loop."""
         self.flushing = False
-        broker = self.broker
         if self._turns:
             self._proceed()
+        self.commit_and_write()
+
+    def commit_and_write(self) -> None:
+        """Commit the journal, then write all outboxes."""
+        broker = self.broker
         if broker.journal.entries:
             self._committer.commit()
         if broker.submissions.ready_to_resume:
