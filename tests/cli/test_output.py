@@ -35,6 +35,7 @@ def test_status_counts_what_waits(own: Shell) -> None:
     assert server == {
         "server": own.environment["GEARMAN_SERVERS"],
         "error": None,
+        "closed": None,
         "functions": [{"name": "img.resize", **counts}],
     }
 
