@@ -75,6 +75,7 @@ def _copy(path: Path, partial: Path) -> StoreError | None:
             copy = sqlite3.connect(partial, isolation_level=None)
             try:
                 source.backup(copy, pages=_PAGES)
+                source.execute("ROLLBACK")  # a reader keeps the server's log from restarting
                 _mark(path, copy)
                 return _damage(path, partial, copy)
             finally:
