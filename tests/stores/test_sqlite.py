@@ -208,6 +208,40 @@ def test_a_process_that_was_killed_leaves_the_database_free(path: Path) -> None:
     SqliteStore(path).close()
 
 
+def test_a_file_that_was_removed_is_noticed_and_stays_readable(path: Path) -> None:
+    store = SqliteStore(path)
+    store.write([a_job(1)])
+    store.sync()
+    path.unlink()
+    for step in (store.sync, store.reopen, store.sync):
+        with pytest.raises(
+            StoreError, match=r"jobs\.db was moved, removed or replaced .*let the workers finish"
+        ):
+            step()
+        assert store.job(1) == a_job(1)
+    assert not path.exists()
+    store.write([an_end(1)])
+    store.close()
+
+
+def test_a_file_that_was_moved_can_be_moved_back(path: Path) -> None:
+    store = SqliteStore(path)
+    store.write([a_job(1)])
+    path.rename(path.with_name("elsewhere.db"))
+    path.touch()
+    with pytest.raises(
+        StoreError, match=r"jobs\.db was moved, removed or replaced .*run 'gearflow server reopen'"
+    ):
+        store.sync()
+    path.with_name("elsewhere.db").rename(path)
+    store.reopen()
+    store.sync()
+    store.close()
+    store = SqliteStore(path)
+    assert jobs_of(store.load()) == [a_job(1)]
+    store.close()
+
+
 def test_a_store_that_could_not_be_opened_leaves_the_file_free(path: Path) -> None:
     path.write_bytes(b"not a database, but long enough to be taken for one" * 100)
     for _ in range(2):

@@ -59,6 +59,12 @@ def failed(path: Path, error: sqlite3.Error | OSError) -> StoreError:
 
 def not_synced(path: Path, error: OSError) -> StoreError:
     """The error for a failed sync."""
+    if isinstance(error, FileNotFoundError):
+        return StoreError(
+            f"{error.filename} was moved, removed or replaced while the server uses it, so its jobs may be "
+            "lost when the server ends; move it back and run 'gearflow server reopen', or let the workers "
+            "finish the jobs and restart the server"
+        )
     return StoreError(
         f"{path} could not be synced ({error.strerror or error}): a loss of power now may take what was "
         "written before; repair the disk, then run 'gearflow server reopen' or restart the server"

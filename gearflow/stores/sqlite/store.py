@@ -223,6 +223,10 @@ class SqliteStore:
             return
         self.log.join()
         try:
+            self.log.check_names()
+        except OSError as error:
+            raise not_synced(self.path, error) from error
+        try:
             connection = self._open_again()
             connection.execute("PRAGMA busy_timeout = 0")  # it has a new log, or none, at once
             is_read, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
@@ -319,7 +323,8 @@ class SqliteStore:
             return
         self._closed = True
         self.log.stop()
-        if self._connection is None or self.log.broken is not None:
+        is_moved = isinstance(self.log.broken, FileNotFoundError)  # then the disk is sound
+        if self._connection is None or (self.log.broken is not None and not is_moved):
             if self._connection is not None:
                 self._close_beside_log(self._connection)
                 self._connection = None

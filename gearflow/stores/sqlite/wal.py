@@ -46,7 +46,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
@@ -158,6 +158,7 @@ class WriteAheadLog:
         with self._syncing:
             if self._log_fd is None or self._stopped:
                 return
+            self._check_unbroken(self.check_names)
             if self._sync != "off":
                 self._sync_file(self._log_fd)
             length = self.length()
@@ -169,6 +170,21 @@ class WriteAheadLog:
             ):
                 self._checkpointer = threading.Thread(target=self.copy, name="gearflow-checkpoint")
                 self._checkpointer.start()
+
+    def check_names(self) -> None:
+        """Check that both files still have their names. If not, they may end with their last descriptors.
+
+        Raises:
+            FileNotFoundError: One has not.
+        """
+        for name, fd in ((self._path.name, self.main_fd), (f"{self._path.name}-wal", self._log_fd)):
+            path = self._path.with_name(name)
+            try:
+                is_there = fd is None or os.path.samestat(path.stat(), os.fstat(fd))
+            except OSError as error:
+                is_there = not isinstance(error, FileNotFoundError)  # else it cannot be known
+            if not is_there:
+                raise FileNotFoundError(errno.ENOENT, "the file has lost its name", str(path))
 
     def is_behind(self) -> bool:
         """Whether a checkpoint should end before the log grows more. It does not wait for a reader."""
@@ -250,10 +266,14 @@ class WriteAheadLog:
         self.space.reserve_again()
 
     def _sync_file(self, fd: int) -> None:
+        self._check_unbroken(partial(_fdatasync, fd))
+
+    def _check_unbroken(self, step: Callable[[], None]) -> None:
+        """Do a step after which written data survives, unless one has failed before."""
         if self.broken is not None:
             raise self.broken
         try:
-            _fdatasync(fd)
+            step()
         except OSError as error:
             self.broken = error
             raise
