@@ -5,8 +5,8 @@ calls ``done`` of each entry in order. An entry without a change only waits for 
 that speaks of the store is given when the store knows everything that has happened.
 
 **Large bodies.** A change with a large body would delay all others. So the body is written first, in steps.
-The shell does one step a turn (``work``). The entry follows when all are done. What has to wait for the
-entry is added with ``keep_after``. Other entries pass meanwhile.
+The shell does one step a turn (``work``). The entry follows when all are done. Later changes of the same job
+come after it, and what has to wait for the entry is added with ``keep_after``. Other entries pass meanwhile.
 
 A change that cannot be written although it must be (the end of a job) goes to the failed entries, which the
 shell tries again.
@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
-from gearflow.broker.storage import Change, Forgotten, JobRecord, Store, StoredJob
+from gearflow.broker.storage import Change, Forgotten, JobRecord, Paused, Reserved, Store, StoredJob
 from gearflow.errors import StoreError
 
 Done: TypeAlias = Callable[[str | None], None]
@@ -90,6 +90,8 @@ class Journal:
 
     def add(self, change: Change | None, done: Done | None = None) -> None:
         """Have a change kept for which nobody waits."""
+        if self._ahead and self._follow(change, done):
+            return
         self.entries.append((change, done))
 
     def keep(self, change: Change | None, done: Done) -> None:
@@ -97,14 +99,23 @@ class Journal:
         if not self.exists:
             done(None)
             return
+        if self._ahead and self._follow(change, done):
+            return
         self.entries.append((change, done))
         self.flush_now = True
 
+    def _follow(self, change: Change | None, done: Done | None) -> bool:
+        """Whether the body of an earlier change of the job is being written. Then this one follows it."""
+        if change is None or isinstance(change, (Reserved, Paused)) or change.number not in self._ahead:
+            return False
+        self._ahead[change.number].append((change, done))
+        return True
+
     def keep_ahead(self, change: StoredJob | JobRecord, done: Done) -> None:
         """Have a change with a large body kept, while others pass."""
-        assert self._store is not None
-        self._ahead[change.number] = [(change, done)]
-        self.begin(self._write_ahead(change.number, self._store.write_ahead(change)))
+        if not self._follow(change, done):
+            self._ahead[change.number] = [(change, done)]
+            self.begin(self._write_ahead(change.number))
 
     def keep_after(self, number: int, done: Done) -> None:
         """Have ``done`` called after what was added before, and after the change of that job."""
@@ -122,17 +133,20 @@ class Journal:
         self.work.append(steps)
         self.keep(None, _nothing)
 
-    def _write_ahead(self, number: int, steps: Iterator[None]) -> Iterator[None]:
-        try:
-            yield from steps
-        except StoreError as error:
-            entries = self._ahead.pop(number)
-            change, done = entries[0]
-            assert change is not None
-            self.ahead_faults.append((change, str(error)))
-            entries[0] = None, _failed(done, str(error))
-        else:
-            entries = self._ahead.pop(number)
+    def _write_ahead(self, number: int) -> Iterator[None]:
+        assert self._store is not None
+        entries = self._ahead[number]
+        place = 0
+        while place < len(entries):  # which may grow with each step
+            change, done = entries[place]
+            if isinstance(change, (StoredJob, JobRecord)) and _size(change) >= self.large:
+                try:
+                    yield from self._store.write_ahead(change)
+                except StoreError as error:
+                    self.ahead_faults.append((change, str(error)))
+                    entries[place] = None, _failed(done, str(error))
+            place += 1
+        del self._ahead[number]
         self.entries += entries
         self.flush_now = True
 
@@ -180,16 +194,15 @@ class Journal:
         )
 
     def end_ahead(self, number: int | None, function: bytes, unique: bytes) -> int | None:
-        """The number of a job, as in ``has_end``, if the large body of its end is being written."""
-        if number is not None:
-            return (
-                number if number in self._ahead and isinstance(self._ahead[number][0][0], JobRecord) else None
-            )
-        for entries in self._ahead.values():
-            end = entries[0][0]
-            if isinstance(end, JobRecord) and (end.function, end.unique) == (function, unique):
-                return end.number
-        return None
+        """The number of a job, as in ``has_end``, if its end waits for a large body that is being written."""
+        found = None
+        for entries in self._ahead.values() if number is None else (self._ahead.get(number, ()),):
+            for change, _ in entries:
+                if isinstance(change, (JobRecord, Forgotten)) and (
+                    number is not None or (change.function, change.unique) == (function, unique)
+                ):
+                    found = change.number
+        return found
 
     def failed_end(self, number: int | None, function: bytes, unique: bytes) -> JobRecord | None:
         """The end of a job if the store could not take it yet."""
@@ -206,6 +219,12 @@ class Journal:
         if self._ends[place].entries is not entries:
             self._ends[place] = _Ends(entries)
         return self._ends[place]
+
+
+def _size(change: StoredJob | JobRecord) -> int:
+    """Bytes of the body of a change that the store does not have yet."""
+    body = change.workload if isinstance(change, StoredJob) else change.body
+    return len(body) if not isinstance(body, int) else 0
 
 
 def _nothing(_: str | None) -> None:

@@ -104,7 +104,7 @@ class Lifecycle:
             text = f"it was cut off {times}; the last time, the worker {name} {how}"
             self._endings.fail(job, outcome, serialization.failure(kind, text), worker)
             return
-        if job.kept:
+        if job.kept or self._core.journal.is_ahead(job.number):
             self._core.journal.add(Rescheduled(job.number, details.due, details.attempt, details.deaths))
         self.requeue(job)
 

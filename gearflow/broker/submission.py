@@ -132,13 +132,13 @@ class Submissions:
         if background and not job.background:
             job.background = True
             if self._durable and not job.kept:
-                self._store(job)
+                self._store(job, job.size)
         if details is not None and details.keep is not None:
             own = job.ensure_details()
             own.keep = max(details.keep, own.keep or 0.0)
 
-    def _store(self, job: QueuedJob, size: int = 0) -> None:
-        """Have a job kept. One with a size cannot end before that, so it may take a while."""
+    def _store(self, job: QueuedJob, size: int) -> None:
+        """Have a job kept."""
         change = serialization.stored_job(job, self._clock.offset)
         if size < self._journal.large:
             self._journal.keep(change, partial(self._stored, job))

@@ -265,3 +265,103 @@ def test_a_large_job_that_cannot_be_read_makes_a_dead_letter_and_the_worker_is_a
     (letter,) = disk.dead(None, 0, 10)
     assert letter.outcome is JobOutcome.RAISED
     assert b"the disk cannot be read" in bytes(letter.body)
+
+
+def join_large(world: Durable, client: Peer, joiner: Peer) -> bytes:
+    """A large attached job that a background submission has joined, so that it is being written."""
+    (created,) = client(p.SubmitJob(b"work", b"u", LARGE))
+    assert isinstance(created, p.JobCreated)
+    assert joiner(p.SubmitJobBg(b"work", b"u", b"")) == []
+    world.commit()
+    return created.handle
+
+
+def test_others_pass_a_large_attached_job_that_becomes_a_background_job(
+    world: Durable, client: Peer, disk: SlowDisk
+) -> None:
+    joiner, other = world.peer("joiner"), world.peer("other")
+    handle = join_large(world, client, joiner)
+    other(p.SubmitJobBg(b"work", b"", b"small"))
+    world.step()
+    assert [type(answer) for answer in other.read()] == [p.JobCreated]
+    assert joiner.read() == []
+    assert disk.job(1) is None
+    world.work()
+    assert joiner.read() == [p.JobCreated(handle)]
+    assert disk.job(1) is not None
+
+
+@pytest.mark.parametrize("result", [b"small", LARGE])
+def test_such_a_job_may_complete_while_it_is_written(
+    world: Durable, client: Peer, disk: SlowDisk, result: bytes
+) -> None:
+    joiner, worker, asker = world.peer("joiner"), world.worker(), world.peer("asker")
+    handle = join_large(world, client, joiner)
+    assert worker.grab() == handle
+    worker(p.WorkComplete(handle, result))
+    world.step()
+    assert client.read() == [p.WorkComplete(handle, result)]
+    request = server_calls.ResultRequest(handle=handle.decode(), timeout=0).to_wire()
+    asker(p.SubmitJob(server_calls.RESULT, b"", request))
+    world.work()
+    assert joiner.read() == [p.JobCreated(handle)]
+    answer = asker.read()[-1]
+    assert isinstance(answer, p.WorkComplete)
+    assert answer.result == result
+    assert disk.job(1) is None
+    assert not world.restarted().broker.jobs.by_number
+
+
+def test_such_a_job_may_be_cancelled_while_it_is_written(
+    world: Durable, client: Peer, disk: SlowDisk
+) -> None:
+    joiner = world.peer("joiner")
+    handle = join_large(world, client, joiner)
+    assert world.broker.cancel(handle)
+    world.work()
+    assert client.read() == [p.WorkFail(handle)]
+    assert joiner.read() == [p.JobCreated(handle)]
+    assert disk.job(1) is None
+    assert not world.restarted().broker.jobs.by_number
+
+
+def test_a_death_while_such_a_job_is_written_counts_after_a_restart(
+    world: Durable, client: Peer, disk: SlowDisk
+) -> None:
+    handle = join_large(world, client, world.peer("joiner"))
+    worker = world.worker()
+    assert worker.grab() == handle
+    worker.leave()
+    world.work()
+    stored = disk.job(1)
+    assert stored is not None
+    assert stored.deaths == 1
+
+
+def test_a_retry_while_such_a_job_is_written_is_kept(world: Durable, client: Peer, disk: SlowDisk) -> None:
+    handle = join_large(world, client, world.peer("joiner"))
+    worker = world.worker()
+    assert worker.grab() == handle
+    request = server_calls.RetryRequest(handle=handle.decode()).to_wire()
+    worker(p.SubmitJob(server_calls.RETRY, b"", request))
+    world.work()
+    assert isinstance(worker.read()[-1], p.WorkComplete)
+    stored = disk.job(1)
+    assert stored is not None
+    assert stored.attempt == 1
+
+
+def test_such_a_job_goes_on_for_its_client_if_it_does_not_fit(
+    world: Durable, client: Peer, disk: SlowDisk
+) -> None:
+    joiner, worker = world.peer("joiner"), world.worker()
+    handle = join_large(world, client, joiner)
+    disk.broken = True
+    world.work()
+    (error,) = joiner.read()
+    assert isinstance(error, p.Error)
+    assert error.text == b"the job could not be stored: the disk is full"
+    assert worker.grab() == handle
+    worker(p.WorkComplete(handle, b"done"))
+    world.work()
+    assert client.read() == [p.WorkComplete(handle, b"done")]

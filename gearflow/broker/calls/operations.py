@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Final
 
-from gearflow.broker.calls.call import KNOWN, TURN, BrokerParts, CallFailed, Keep, ServerCall, Steps
+from gearflow.broker.calls.call import (
+    KNOWN,
+    TURN,
+    BrokerParts,
+    CallFailed,
+    Keep,
+    Kept,
+    ServerCall,
+    Steps,
+)
 from gearflow.broker.job import JobState, QueuedJob
 from gearflow.broker.session import Session
 from gearflow.broker.storage import Paused, Rescheduled
@@ -83,6 +92,8 @@ class OperationCalls:
         session, handle = call.session, request.handle.encode()
         job = self._held(call, request.handle)
         due = self._parts.core.clock.unix() + request.delay if request.delay else 0.0
+        if self._parts.core.journal.is_ahead(job.number):
+            yield Kept(job.number)
         if job.kept:
             details = job.ensure_details()
             attempt = details.attempt + request.counted
