@@ -292,6 +292,31 @@ def test_the_first_signal_ends_a_start_that_hangs(
     assert "Traceback" not in stderr
 
 
+@pytest.mark.parametrize(
+    "number", [signal.SIGUSR2, signal.SIGTSTP, signal.SIGHUP], ids=lambda number: number.name
+)
+def test_a_signal_at_the_very_end_does_not_change_how_a_worker_ends(
+    own: Shell, tmp_path: Path, number: signal.Signals
+) -> None:
+    source = f"""
+import os
+import threading
+from gearflow.tasks import task
+
+@task
+def f() -> None: ...
+
+class Last:
+    def __del__(self, kill=os.kill, process=os.getpid()):
+        kill(process, {int(number)})
+
+threading.last = Last()  # Python takes its own modules apart last
+"""
+    name = write(tmp_path, f"last_{number.name.lower()}", source)
+    ended = Shell(tmp_path, own.environment).run("worker", name, "--burst")
+    assert ended.returncode == 0
+
+
 def test_the_first_signal_ends_a_start_that_blocks_the_loop(own: Shell, tmp_path: Path) -> None:
     module = write(tmp_path, "starts_blocked", STARTS.format("time.sleep(3600)"))
     with Shell(tmp_path, own.environment).start("worker", module) as worker:

@@ -162,7 +162,12 @@ class Signals:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        # The handlers stay. The process ends soon, and a signal for its worker must not kill it.
+        # The process ends soon. Python restores the default effects of signals before it is gone, and some of
+        # these would kill or stop the process. Only a further SIGTERM or SIGINT still has an effect.
+        if not self.again:
+            faulthandler.unregister(signal.SIGUSR2)
+            for number in (*_FOR_LATER, signal.SIGUSR2):
+                signal.signal(number, signal.SIG_IGN)
         if self._asked is not None and self._worker.left and not self.forced:  # it took too long
             self.forced = 128 + self._asked
 
@@ -207,7 +212,7 @@ class Signals:
             self._stop(signal.SIGTERM)
             while self._watchdog is not None:
                 runs = threading.Event()
-                self._post(runs.set)
+                self._loop.call_soon_threadsafe(runs.set)
                 if not runs.wait(self._watchdog):
                     tell("the event loop is blocked, and the supervisor is gone: leaving", logging.ERROR)
                     os._exit(128 + signal.SIGTERM)
@@ -235,7 +240,8 @@ class Signals:
             self._worker.stop()
 
     def _post(self, callback: Callable[[], object]) -> None:
-        self._loop.call_soon_threadsafe(callback)
+        with suppress(RuntimeError):  # the event loop is closed, and the process ends
+            self._loop.call_soon_threadsafe(callback)
 
 
 def _exit_after(seconds: float, code: int) -> None:
