@@ -18,12 +18,12 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import Final, TypeAlias
+from typing import Final
 
 from gearflow.broker import serialization
 from gearflow.broker.core import Core
 from gearflow.broker.endings import Endings
-from gearflow.broker.functions import FunctionQueue
+from gearflow.broker.functions import FunctionQueue, Sleep
 from gearflow.broker.job import JobState, QueuedJob
 from gearflow.broker.outgoing import LINGER
 from gearflow.broker.parser import Body, integer, name_in, split
@@ -37,8 +37,18 @@ from gearflow.protocol.constants import HEADER, MAX_BODY, RES, RESERVED_PREFIX, 
 WAKE_TIMEOUT: Final = 0.02
 """Seconds that a woken worker has to grab: more than a round trip, and too short for a person to notice."""
 
-Wake: TypeAlias = tuple[Session, float, FunctionQueue, int]
-"""A worker that was woken, by when it is to react, for which function, and how many are woken after it."""
+
+class Wake:
+    """A worker that was woken. Two wakes of one worker are not equal."""
+
+    __slots__ = ("due", "function", "more", "session")
+
+    def __init__(self, session: Session, due: float, function: FunctionQueue, more: int) -> None:
+        self.session = session
+        self.due = due  # by when it is to react
+        self.function = function  # for which it was woken
+        self.more = more  # how many are woken after it
+
 
 _ALL: Final = sys.maxsize
 _NEXT_MORE: Final = {1: 2, 2: _ALL, _ALL: _ALL}
@@ -162,7 +172,7 @@ class Dispatcher:
                 return LONG
         self._timeouts.disarm_all(session)
         if session.sleep is None:
-            session.sleep = sleep = (session,)
+            session.sleep = sleep = Sleep(session)
             for function in session.abilities:
                 function.add_sleeper(sleep)
         if session.woken is not None:
@@ -371,7 +381,7 @@ class Dispatcher:
             return False
         session.sleep = None
         function.wakes += 1
-        session.woken = wake = (session, self._clock.now + WAKE_TIMEOUT, function, more)
+        session.woken = wake = Wake(session, self._clock.now + WAKE_TIMEOUT, function, more)
         self._pending.append(wake)
         self._send_noop(session)
         return True
@@ -386,7 +396,7 @@ class Dispatcher:
         """A worker that may have been woken has done something. If its job still waits, wake another."""
         if session.woken is None:
             return
-        function = session.woken[2]
+        function = session.woken.function
         session.woken = None
         function.wakes -= 1
         if function.waiting > function.wakes:
@@ -397,12 +407,12 @@ class Dispatcher:
     def tick(self) -> None:
         """Wake others where woken workers did not grab in time, and answer GRABs that were held too long."""
         now = self._clock.now
-        while (wake := self._first_pending()) is not None and wake[1] <= now:
-            session, _, function, more = self._pending.popleft()
-            session.woken = None
-            function.wakes -= 1
-            if function.waiting:
-                self._turns.run(self._wake_more(function, more))
+        while (wake := self._first_pending()) is not None and wake.due <= now:
+            self._pending.popleft()
+            wake.session.woken = None
+            wake.function.wakes -= 1
+            if wake.function.waiting:
+                self._turns.run(self._wake_more(wake.function, wake.more))
             if self._turns.is_late():
                 break
         for session in self._held.expired(now):
@@ -419,7 +429,7 @@ class Dispatcher:
         """The pending wake whose time is over first."""
         pending = self._pending
         while pending:
-            if pending[0][0].woken is pending[0]:
+            if pending[0].session.woken is pending[0]:
                 return pending[0]
             pending.popleft()
         return None
@@ -428,8 +438,8 @@ class Dispatcher:
         """When ``tick`` has something to do."""
         due = self._held.next_due()
         wake = self._first_pending() if self._pending else None
-        if wake is not None and (due is None or wake[1] < due):
-            due = wake[1]
+        if wake is not None and (due is None or wake.due < due):
+            due = wake.due
         return due
 
 

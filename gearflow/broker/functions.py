@@ -25,8 +25,17 @@ Lane: TypeAlias = deque[QueuedJob]
 _NO_LANE: Final[Lane] = deque()
 """In place of a lane that has had no job: most functions use one priority, and a name should cost little."""
 
-Sleep: TypeAlias = "tuple[Session]"
-"""One PRE_SLEEP of a worker. It is over when the session's ``sleep`` is another one, or none."""
+
+class Sleep:
+    """One PRE_SLEEP of a worker. It is over when the session's ``sleep`` is another one, or none.
+
+    Two sleeps of one worker are not equal. (No tuple: they would be, and mypyc gives a tuple no identity.)
+    """
+
+    __slots__ = ("session",)
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
 
 
 class FunctionQueue:
@@ -169,13 +178,12 @@ class FunctionQueue:
         sleepers = self.sleepers
         while sleepers:
             if self._sleeps(sleepers[0]):
-                return sleepers[0][0]
+                return sleepers[0].session
             sleepers.popleft()
         return None
 
     def _sleeps(self, sleep: Sleep) -> bool:
-        (session,) = sleep
-        return session.sleep is sleep and self in session.abilities
+        return sleep.session.sleep is sleep and self in sleep.session.abilities
 
     def turn(self) -> tuple[int, int]:
         """The order of functions that have jobs: the best priority first, then the longest unserved."""

@@ -170,6 +170,22 @@ def test_a_job_of_a_worker_that_went_away_goes_to_one_that_waits() -> None:
     assert assigned(waiting) == handle
 
 
+@pytest.mark.parametrize("others", [0, 1])
+def test_a_worker_is_woken_however_often_it_has_slept(others: int) -> None:
+    for times in range(80):
+        world = World()
+        worker = world.worker()
+        for _ in range(others):
+            world.worker().sleep()
+        for _ in range(times):
+            worker.sleep()
+            assert worker.grab() is None
+        worker.sleep()
+        for _ in range(others + 1):
+            world.peer().submit()
+        assert worker.read() == [p.Noop()], times
+
+
 def test_a_worker_that_waits_and_goes_away_is_given_nothing() -> None:
     world = World()
     expecting(world).leave()
