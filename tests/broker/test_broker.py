@@ -485,3 +485,24 @@ def test_a_large_workload_keeps_little_in_memory_beside_itself(others: int) -> N
     (assigned,) = world.worker()(p.GrabJob())
     assert isinstance(assigned, p.JobAssign)
     assert assigned.workload == workload
+
+
+@pytest.mark.parametrize(
+    ("request_of_many", "message"),
+    [
+        (b'{"unknown": "%b"}' % (b"x" * (1 << 20)), "the request has 1048591 bytes, more than 1048576"),
+        (
+            b"{%b}" % b",".join(b'"unknown%d": 1' % n for n in range(101)),
+            "the request cannot be read: it has 101 faults",
+        ),
+    ],
+    ids=["long", "many faults"],
+)
+def test_a_request_that_would_take_long_to_refuse_is_refused_briefly(
+    client: Peer, request_of_many: bytes, message: str
+) -> None:
+    client(p.OptionReq(b"exceptions"))
+    _, exception = client(p.SubmitJob(server_calls.INFO, b"", request_of_many))
+    assert isinstance(exception, p.WorkException)
+    fault = server_calls.Fault.model_validate_json(exception.data)
+    assert (fault.type, fault.message) == ("gearflow:invalid", message)

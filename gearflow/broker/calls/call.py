@@ -38,6 +38,9 @@ from gearflow.protocol.server_calls import Fault, JobName, Message, ResultReques
 
 M = TypeVar("M", bound=Message)
 
+_MANY_FAULTS: Final = 100
+"""Faults of a request from which on they are only counted. It takes 5 us to list one."""
+
 LANES: Final = {Priority.HIGH: HIGH, Priority.NORMAL: NORMAL, Priority.LOW: LOW}
 """The lane of a function by priority."""
 
@@ -180,8 +183,14 @@ def read(kind: type[M], text: bytes) -> M:
     try:
         return kind.model_validate_json(text.removesuffix(b"\0") or b"{}")
     except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" if fault["loc"] else fault["msg"]
-            for fault in error.errors(include_url=False, include_input=False)[:5]
-        )
-        raise CallFailed("gearflow:invalid", f"the request cannot be read: {faults}") from None
+        raise CallFailed("gearflow:invalid", f"the request cannot be read: {_faults(error)}") from None
+
+
+def _faults(error: ValidationError) -> str:
+    """The first faults of a request, or only their number if it takes long to list them."""
+    if error.error_count() > _MANY_FAULTS:
+        return f"it has {error.error_count()} faults"
+    return "; ".join(
+        f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" if fault["loc"] else fault["msg"]
+        for fault in error.errors(include_url=False, include_input=False)[:5]
+    )

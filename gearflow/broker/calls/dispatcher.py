@@ -35,6 +35,9 @@ from gearflow.protocol.constants import HEADER, RES, PacketType
 _MAX_OPTIONS: Final = 65_536
 """Bytes within which the first line of a ``gearflow:submit`` must end."""
 
+_MAX_REQUEST: Final = 1 << 20
+"""Bytes of any other request. It is read and checked in one go, so a longer one would delay others."""
+
 
 class ServerCalls:
     """Answers calls of reserved functions. Owns nothing: a call that waits is held by what it waits for."""
@@ -67,6 +70,10 @@ class ServerCalls:
         """Answer a foreground submission; whether its JOB_CREATED has to wait for the store."""
         if name == api.SUBMIT:
             return self._start_submit(session, workload)
+        if len(workload) > _MAX_REQUEST:
+            text = f"the request has {len(workload)} bytes, more than {_MAX_REQUEST}"
+            self._fail(self._open(session, b""), CallFailed("gearflow:invalid", text))
+            return False
         call = self._open(session, workload)
         function = self._functions.get(name)
         if function is not None:
