@@ -4,6 +4,7 @@ They are registered when their module is imported, as tasks are. A worker uses t
 the order in which they were defined. It enters lifespan hooks in order, and leaves them in reverse.
 """
 
+import asyncio
 import inspect
 import logging
 import threading
@@ -334,7 +335,14 @@ class _Entered:
 
 def _is_for_others(error: BaseException) -> bool:
     """It was raised into a hook, rather than by it."""
+    if isinstance(error, asyncio.CancelledError) and (task := _current_task()) is not None:
+        return task.cancelling() > 0  # or the hook awaited a task of its own that it had cancelled
     return isinstance(error, (KeyboardInterrupt, GeneratorExit, anyio.get_cancelled_exc_class()))
+
+
+def _current_task() -> "asyncio.Task[Any] | None":
+    in_asyncio = anyio.get_cancelled_exc_class() is asyncio.CancelledError
+    return asyncio.current_task() if in_asyncio else None
 
 
 def _text_of(error: BaseException) -> str:

@@ -1,5 +1,6 @@
 """Lifespan hooks and middleware: how they are defined, and how hooks are entered and left."""
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -197,6 +198,44 @@ async def test_a_function_that_gives_no_context_manager_is_named() -> None:
     with pytest.raises(StartupFailed, match=r"dict failed: .*'dict' object"):
         async with lifetime([dict]):  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
             pass
+
+
+async def awaits_a_task_that_it_cancels() -> None:
+    background = asyncio.create_task(asyncio.sleep(3600))
+    await asyncio.sleep(0)
+    background.cancel()
+    await background
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_hook_that_cancels_itself_is_named_and_those_before_it_are_left() -> None:
+    steps: Steps = []
+
+    async def fails() -> AsyncIterator[None]:
+        await awaits_a_task_that_it_cancels()
+        yield
+
+    with pytest.raises(StartupFailed, match=r"fails failed: CancelledError"):
+        async with lifetime([hook(steps, "a"), as_lifespan(fails)]):
+            steps.append("work")
+    assert steps == ["enter a", "leave a"]
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_hook_that_cancels_itself_as_it_is_left_is_logged_and_the_others_are_left(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    steps: Steps = []
+
+    async def fails() -> AsyncIterator[None]:
+        yield
+        await awaits_a_task_that_it_cancels()
+
+    async with lifetime([hook(steps, "a"), as_lifespan(fails), hook(steps, "b")]):
+        steps.append("work")
+    assert steps == ["enter a", "enter b", "work", "leave b", "leave a"]
+    [record] = caplog.records
+    assert record.getMessage().endswith("fails failed as it was left")
 
 
 async def test_a_hook_that_fails_as_it_is_left_is_logged_and_the_others_are_left(
