@@ -23,7 +23,7 @@ from typing import Final
 from gearflow.broker import serialization
 from gearflow.broker.core import Core
 from gearflow.broker.endings import Endings
-from gearflow.broker.functions import FunctionQueue, Sleep
+from gearflow.broker.functions import NO_LANE, FunctionQueue, Sleep
 from gearflow.broker.job import JobState, QueuedJob
 from gearflow.broker.outgoing import LINGER
 from gearflow.broker.parser import Body, integer, name_in, split
@@ -118,6 +118,8 @@ class Dispatcher:
         session.abilities[function] = timeout
         if is_new:
             function.workers += 1
+            if len(session.abilities) > MANY:
+                session.cost = LONG
             if session.sleep is not None:
                 function.add_sleeper(session.sleep)
         if session.sleep is not None and function.waiting > function.wakes:
@@ -177,7 +179,7 @@ class Dispatcher:
                 function.add_sleeper(sleep)
         if session.woken is not None:
             self._reacted(session)
-        return LONG if len(session.abilities) > MANY else None
+        return session.cost
 
     def grab(self, session: Session, kind: int, body: Body) -> int | None:
         """GRAB_JOB and its relatives: answered with a job, with NO_JOB, or held."""
@@ -186,13 +188,13 @@ class Dispatcher:
             self._outgoing.release_grab(session)
         given = self._give(session, kind)
         if not given:
-            if session.expects_job and len(session.abilities) <= MANY:
+            if session.expects_job and session.cost is None:
                 self._held.hold(session, kind, self._clock.now)
             else:
                 self._outgoing.send_no_job(session)
         if session.woken is not None:
             self._reacted(session)
-        return LONG if given == LONG or len(session.abilities) > MANY else None
+        return LONG if given == LONG else session.cost
 
     def _give(self, session: Session, kind: int) -> int:
         """Answer a GRAB with a job, if there is one; as ``_assign``."""
@@ -340,7 +342,10 @@ class Dispatcher:
     def queue(self, job: QueuedJob) -> None:
         """Put a WAITING job in its lane, and get a worker for it."""
         function = job.function
-        function.add(job)
+        lane = function.lanes[job.priority]
+        if lane is NO_LANE:
+            lane = function.open_lane(job.priority)
+        lane.append(job)
         if function.paused:
             function.parked += 1
             return
@@ -376,7 +381,7 @@ class Dispatcher:
 
     def _wake(self, function: FunctionQueue, more: int) -> bool:
         """Wake the longest sleeper, and ``more`` others if it does not grab in time. False if none sleeps."""
-        session = function.next_sleeper()
+        session = function.take_sleeper()
         if session is None:
             return False
         session.sleep = None

@@ -22,7 +22,7 @@ _FEW: Final = 32
 
 Lane: TypeAlias = deque[QueuedJob]
 
-_NO_LANE: Final[Lane] = deque()
+NO_LANE: Final[Lane] = deque()
 """In place of a lane that has had no job: most functions use one priority, and a name should cost little."""
 
 
@@ -69,7 +69,7 @@ class FunctionQueue:
 
     def __init__(self, name: bytes) -> None:
         self.name = name
-        self.lanes: list[Lane] = [_NO_LANE, _NO_LANE, _NO_LANE]  # by priority: high, normal, low
+        self.lanes: list[Lane] = [NO_LANE, NO_LANE, NO_LANE]  # by priority: high, normal, low
         self.shells = 0  # in all lanes
         self.shells_of = [0, 0, 0]  # in each lane
         self.waiting = 0  # jobs in the lanes that may be given out
@@ -105,12 +105,12 @@ class FunctionQueue:
             self._strip(job.priority)
         return job
 
-    def add(self, job: QueuedJob) -> None:
-        """A job has come into its lane."""
-        lane = self.lanes[job.priority]
-        if lane is _NO_LANE:
-            lane = self.lanes[job.priority] = deque()
-        lane.append(job)
+    def open_lane(self, priority: int) -> Lane:
+        """The lane of a priority, which may have had no job yet."""
+        lane = self.lanes[priority]
+        if lane is NO_LANE:
+            lane = self.lanes[priority] = deque()
+        return lane
 
     def forget(self, job: QueuedJob) -> None:
         """A waiting job, already marked OVER, leaves its lane."""
@@ -131,7 +131,7 @@ class FunctionQueue:
 
     def tidy(self) -> None:
         """Nobody uses it: keep as little memory as possible."""
-        self.lanes = [_NO_LANE, _NO_LANE, _NO_LANE]
+        self.lanes = [NO_LANE, NO_LANE, NO_LANE]
         self.sleepers = None
 
     def pause(self) -> None:
@@ -167,19 +167,21 @@ class FunctionQueue:
 
     def add_sleeper(self, sleep: Sleep) -> None:
         """A worker that can do it sleeps."""
-        if self.sleepers is None:
-            self.sleepers = deque()
-        self.sleepers.append(sleep)
-        if len(self.sleepers) > 2 * self.workers + _FEW:
-            self.sleepers = deque(sleep for sleep in dict.fromkeys(self.sleepers) if self._sleeps(sleep))
+        sleepers = self.sleepers
+        if sleepers is None:
+            sleepers = self.sleepers = deque()
+        sleepers.append(sleep)
+        if len(sleepers) > _FEW and len(sleepers) > 2 * self.workers + _FEW:
+            self.sleepers = deque(sleep for sleep in dict.fromkeys(sleepers) if self._sleeps(sleep))
 
-    def next_sleeper(self) -> Session | None:
-        """The worker that has slept longest, if one sleeps."""
+    def take_sleeper(self) -> Session | None:
+        """The worker that has slept longest, if one sleeps. It is to be woken."""
         sleepers = self.sleepers
         while sleepers:
-            if self._sleeps(sleepers[0]):
-                return sleepers[0].session
-            sleepers.popleft()
+            sleep = sleepers.popleft()
+            session = sleep.session
+            if session.sleep is sleep and self in session.abilities:
+                return session
         return None
 
     def _sleeps(self, sleep: Sleep) -> bool:

@@ -255,31 +255,30 @@ class PacketParser:
         table = self._while_storing(session) if session.pending_writes else self._table
         max_body = self._limits.body
         end = len(data)
-        share = position + _SHARE  # the position at which to look at the time
         try:
-            while position < end:
-                if position >= share:
-                    if self._must_wait(session, data, position):
+            while True:
+                share = end if end - position < _SHARE else position + _SHARE
+                while position < share:
+                    start = position + HEADER_SIZE
+                    if start <= end:
+                        head, size = unpack(data, position)
+                        stop = start + size
+                        if stop <= end and size <= max_body and head in table:
+                            handler, kind = table[head]
+                            body = data[start:stop] if size < LARGE else memoryview(data)[start:stop]
+                            after = handler(session, kind, body)
+                            if after:
+                                share = stop if after == LONG else share
+                                table = self._while_storing(session)
+                            position = stop
+                            continue
+                    position = self._receive_other(session, data, position, now if position else began)
+                    if position < 0:
                         return
-                    share = position + _SHARE
-                start = position + HEADER_SIZE
-                if start <= end:
-                    head, size = unpack(data, position)
-                    stop = start + size
-                    if stop <= end and size <= max_body and head in table:
-                        handler, kind = table[head]
-                        body = data[start:stop] if size < LARGE else memoryview(data)[start:stop]
-                        after = handler(session, kind, body)
-                        if after:
-                            share = stop if after == LONG else share
-                            table = self._while_storing(session)
-                        position = stop
-                        continue
-                position = self._receive_other(session, data, position, now if position else began)
-                if position < 0:
+                    share = position
+                    table = self._while_storing(session)
+                if position >= end or self._must_wait(session, data, position):
                     return
-                share = position
-                table = self._while_storing(session)
         except RemoteProtocolError:
             if not session.pending_writes:
                 raise

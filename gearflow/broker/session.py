@@ -37,6 +37,7 @@ class Session:
         "blocks_pipeline",
         "client_id",
         "continues",
+        "cost",
         "events",
         "exceptions",
         "expects_job",
@@ -68,6 +69,7 @@ class Session:
         self.continues = False  # what it has sent is handled further in a later turn
         # As a worker.
         self.abilities: dict[FunctionQueue, float] = {}  # with time limits (0: none), as registered
+        self.cost: int | None = None  # of a GRAB: ``LONG`` if it has offered many functions
         self.sleep: Sleep | None = None  # since its last PRE_SLEEP, if it sleeps
         self.woken: Wake | None = None  # by which it was woken, until it reacts
         self.no_job_at = -inf  # when it was last sent NO_JOB
