@@ -222,8 +222,7 @@ class Endings:
         waiters: tuple[ResultWaiter, ...] = ()
         if job.details is not None and job.details.waiters:
             waiters = tuple(job.details.waiters)
-            for waiter in waiters:
-                waiter.stop()
+            job.details.waiters = {}
         if change is None and not waiters:
             if send is not None:
                 send()
@@ -283,5 +282,6 @@ class Endings:
 def _resume(waiters: tuple[ResultWaiter, ...], outcome: JobOutcome, body: Body) -> Steps:
     """The end of a job is kept: continue the calls that wait for it."""
     for waiter in waiters:
-        waiter.resume(outcome, body)
+        if waiter.session.waits.pop(waiter.call, None) is waiter:  # else the caller has left
+            waiter.resume(outcome, body)
         yield

@@ -107,8 +107,8 @@ class ResultWaiter:
         session.waits[call] = self
 
     def is_waiting(self) -> bool:
-        """Whether it still waits."""
-        return self.session.waits.get(self.call) is self
+        """Whether it still waits for the job's end."""
+        return self in self.job.ensure_details().waiters
 
     def stop(self) -> None:
         """Wait no longer."""
