@@ -310,6 +310,8 @@ class PacketParser:
                 if not session.pending_writes:
                     raise
                 self.stalled[session] = [HEADER.pack(REQ, kind, partial.size), bytes(partial.body)], 0
+            else:  # the event loop may have read more, and would hand it over in the same turn
+                self._must_wait(session, b"", 0)
 
     def overdue(self, now: float) -> list[Session]:
         """The sessions in the middle of a packet that takes too long to come."""

@@ -449,9 +449,8 @@ def test_bytes_that_are_not_gearmans_are_refused_after_what_came_before_them(
     assert client.read() == [p.EchoRes(b"before")]
 
 
-def test_a_large_body_is_received_in_place_and_handed_on_as_it_is(world: World, client: Peer) -> None:
-    workload = bytes(range(256)) * 1024
-    packet = encode(p.SubmitJob(b"work", b"u", workload))
+def receive_in_place(world: World, client: Peer, packet: bytes) -> None:
+    """Send a large packet as the event loop receives it: into the buffer of its body."""
     position = 10_000
     world.broker.receive(client.session, packet[:position], world.now)
     while position < len(packet):
@@ -462,12 +461,29 @@ def test_a_large_body_is_received_in_place_and_handed_on_as_it_is(world: World, 
         room[:count] = packet[position : position + count]
         position += count
         world.broker.receive_large(client.session, count, world.now)
+
+
+def test_a_large_body_is_received_in_place_and_handed_on_as_it_is(world: World, client: Peer) -> None:
+    workload = bytes(range(256)) * 1024
+    receive_in_place(world, client, encode(p.SubmitJob(b"work", b"u", workload)))
     (created,) = client.read()
     assert isinstance(created, p.JobCreated)
     worker = world.worker()
     world.broker.receive(worker.session, encode(p.GrabJobUniq()), world.now)
     assert isinstance(worker.session.outbox[-1], memoryview)
     assert worker.read() == [p.JobAssignUniq(created.handle, b"work", b"u", workload)]
+
+
+def test_what_follows_a_large_packet_that_took_long_is_handled_in_a_later_turn(
+    world: World, client: Peer
+) -> None:
+    world.broker.turns.is_late = lambda: True
+    receive_in_place(world, client, encode(p.SubmitJob(server_calls.INFO, b"", b" " * 200_000 + b"{}")))
+    assert [type(answer) for answer in client.read()] == [p.JobCreated, p.WorkComplete]
+    assert client(p.EchoReq(b"behind")) == []
+    assert world.broker.proceed(world.now) is client.session
+    world.broker.resume(client.session, world.now)
+    assert client.read() == [p.EchoRes(b"behind")]
 
 
 @pytest.mark.parametrize("others", [0, 3000], ids=["alone", "with others"])
