@@ -78,7 +78,8 @@ async def result(pool: Pool, job: JobName, timeout: float | None) -> bytes:
     lost: NoServer | None = None
     failures = 0
     while True:
-        left = None if deadline is None else max(0.0, deadline - anyio.current_time())
+        began = anyio.current_time()
+        left = None if deadline is None else max(0.0, deadline - began)
         try:
             with anyio.move_on_after(None if left is None else left + pool.timeouts.answer_grace):
                 return await _wait(pool, job, server, left)
@@ -90,7 +91,9 @@ async def result(pool: Pool, job: JobName, timeout: float | None) -> bytes:
         except ConnectionLost as error:
             if pool.is_closed or isinstance(error.__cause__, RemoteProtocolError):
                 raise
-            lost, failures = NoServer({str(server): str(error)}), 0
+            lost = NoServer({str(server): str(error)})
+            if anyio.current_time() - began > pool.backoff.longest(failures + 1):
+                failures = 0  # it did not hang up at once
         except NoServer as error:
             if deadline is None and lost is None:
                 raise

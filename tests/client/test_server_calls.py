@@ -1,6 +1,7 @@
 """Questions about jobs to gearflow's own server: waits that outlive it, errors that say what they are."""
 
 import gc
+from math import inf
 
 import anyio
 import pytest
@@ -333,6 +334,41 @@ async def test_a_server_that_cannot_be_asked_may_have_the_job(bundled: str) -> N
             await client.info("H:nowhere:1")
         with pytest.raises(NoServer):
             await client.cancel("H:nowhere:1")
+
+
+class Noted(Backoff):
+    """Notes after how many failures in a row somebody waits."""
+
+    def longest(self, failures: int) -> float:
+        return inf
+
+    def delay(self, failures: int, jitter: float) -> float:
+        failures_seen.append(failures)
+        return 0.0
+
+
+failures_seen: list[int] = []
+
+
+async def test_a_server_that_hangs_up_at_once_is_asked_after_growing_pauses() -> None:
+    failures_seen.clear()
+
+    async def hang_up(server: ScriptedServer) -> None:
+        for _ in range(4):
+            peer = await server.accept()
+            await peer.shake_hands(gearflow=True)
+            await asked(peer, RESULT)
+            await peer.close()
+        peer = await server.accept()
+        await peer.shake_hands(gearflow=True)
+        await asked(peer, RESULT)
+        await peer.send(JobCreated(b"H:call:1"), WorkComplete(b"H:call:1", b"at last"))
+
+    async with ScriptedServer() as server, anyio.create_task_group() as tasks:
+        tasks.start_soon(hang_up, server)
+        async with Client([server.address], backoff=Noted()) as client:
+            assert await client.result("H:x:1") == b"at last"
+    assert failures_seen == [1, 2, 3, 4]
 
 
 # ------------------------------------------------------------------------------------------- sync
