@@ -33,7 +33,7 @@ class Shell:
     def __init__(self, late_after: float = inf) -> None:
         self.now = 1000.0
         self.store = MemoryStore()
-        self.broker = Broker(PREFIX, lambda line: admin.answer(self.broker, line), SizeLimits(), self.store)
+        self.broker = Broker(PREFIX, self._answer, SizeLimits(), self.store)
         self.broker.turns.is_late = lambda: time.thread_time() - self._began > late_after
         self.sent: list[bytes] | None = None  # all packets, if they are wanted
         self.longest = 0.0
@@ -96,6 +96,9 @@ class Shell:
         self.jobs(count, client=client)
         self.send(worker, *[p.GrabJob()] * count)
         return worker
+
+    def _answer(self, line: bytes) -> bytes | Iterator[bytes]:
+        return admin.answer(self.broker, line)
 
     def _commit(self) -> None:
         entries = self.broker.journal.drain()
