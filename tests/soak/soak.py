@@ -51,6 +51,9 @@ PATIENCE: Final = 120.0
 MEMORY: Final = 24 << 20
 """Bytes by which the memory of what is left standing may grow; the client may take more for its account."""
 
+FUZZ: Final = 2 << 20
+"""Bytes of delayed jobs that an act of fuzzing peers may leave behind, for they were legal."""
+
 _KEY: Final = 600
 """Bytes that the client's account may take for a key."""
 
@@ -128,7 +131,7 @@ def soak(plan: Plan, directory: Path) -> Report:
         *(reason for reason in repeated if reason.startswith("no reason")),
         *load.faults,
         *load.hostilities.faults,
-        *_growth(before, after, plan),
+        *_growth(before, after, plan, load.hostilities),
         *fleet.complaints(),
     ]
     return Report(
@@ -288,12 +291,16 @@ def _program(name: str, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
-def _growth(before: dict[str, Census], after: dict[str, Census], plan: Plan) -> list[str]:
-    accounts = {"the client": 2 * plan.jobs * _KEY}
+def _growth(
+    before: dict[str, Census], after: dict[str, Census], plan: Plan, hostilities: Hostilities
+) -> list[str]:
+    further = {"the client": 2 * plan.jobs * _KEY, "the spared server": hostilities.acts["fuzz"] * FUZZ}
+    if plan.hostile:  # it remembers 10,000 names, among other things
+        further["the spared server"] += MEMORY
     return [
         f"{name}: {more}"
         for name, census in before.items()
-        for more in census.growth(after[name], MEMORY + accounts.get(name, 0))
+        for more in census.growth(after[name], MEMORY + further.get(name, 0))
     ]
 
 
