@@ -439,8 +439,11 @@ def end_by(number):
     child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(3600,))
     child.start()
     try:
-        os.kill(child.pid, number)
-        child.join(10)
+        for _ in range(10 if number == signal.SIGINT else 1):  # Python may lose one at the fork
+            os.kill(child.pid, number)
+            child.join(10 if number == signal.SIGTERM else 1)
+            if child.exitcode is not None:
+                break
         return child.exitcode
     finally:
         child.kill()

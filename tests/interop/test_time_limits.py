@@ -69,14 +69,3 @@ async def test_a_job_that_overruns_ends_and_the_others_are_done(
             assert b"TaskTimeout" in (failure.value.exception or b"")
             quick = [await client.submit(function, b"0") for _ in range(5)]
             assert [await job.result() for job in quick] == [b"done"] * 5
-
-
-async def test_a_worker_that_is_out_of_step_after_a_late_result_keeps_its_next_job(
-    start: Start, php: str, function: str
-) -> None:
-    """libgearman sleeps before it has read the answer to its GRAB_JOB. gearmand ends the limit then, too."""
-    with serving(shortest_run=0.5, max_deaths=100) as server, anyio.fail_after(30):
-        start(php, "-r", PHP, *server.split(":"), function, "1")
-        async with Client([server]) as client:
-            slow = await client.submit(function, b"700000")
-            assert await slow.result() == b"done"

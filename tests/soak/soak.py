@@ -295,8 +295,8 @@ def _growth(
     before: dict[str, Census], after: dict[str, Census], plan: Plan, hostilities: Hostilities
 ) -> list[str]:
     further = {"the client": 2 * plan.jobs * _KEY, "the spared server": hostilities.acts["fuzz"] * FUZZ}
-    if plan.hostile:  # it remembers 10,000 names, among other things
-        further["the spared server"] += MEMORY
+    if plan.hostile:  # it remembers 10,000 names, and its heap has held tens of thousands of requests
+        further["the spared server"] += 2 * MEMORY
     return [
         f"{name}: {more}"
         for name, census in before.items()
