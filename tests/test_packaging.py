@@ -18,7 +18,6 @@ from tests.conftest import ROOT
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 README = (ROOT / "README.md").read_text()
 CI = (ROOT / ".ci" / "run").read_text()
-WHEEL = f"gearflow-{PROJECT['version']}-py3-none-any.whl"
 
 
 def build(kind: str, source: Path, target: Path) -> Path:

@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple, TypeAlias
 
 from gearflow.client.transport import NO_TLS, NO_TOKEN, Unreachable
-from gearflow.errors import LocalProtocolError, RemoteProtocolError
+from gearflow.errors import RemoteProtocolError
 from gearflow.protocol import packets
 from gearflow.protocol.codec import LAYOUTS, encode, split
-from gearflow.protocol.constants import HEADER, MAX_BODY, REQ, TLS_REQUIRED, PacketType
+from gearflow.protocol.constants import TLS_REQUIRED, PacketType
 from gearflow.protocol.request_queue import IDENTIFY, Call, CallQueue, Identification, Ignored, Request
 from gearflow.protocol.server_events import EVENTS, cancelled_handle
 from gearflow.worker.slots import ServerSlots
@@ -38,7 +38,6 @@ _NOOP: Final = int(PacketType.NOOP)
 _NO_JOB: Final = int(PacketType.NO_JOB)
 _JOB_ASSIGN: Final = int(PacketType.JOB_ASSIGN)
 _JOB_ASSIGN_UNIQ: Final = int(PacketType.JOB_ASSIGN_UNIQ)
-_WORK_COMPLETE: Final = int(PacketType.WORK_COMPLETE)
 
 
 class Assignment(NamedTuple):
@@ -244,18 +243,6 @@ class WorkerSession:
         self._requests.match(PacketType.OPTION_RES)
         if self._poll is not None:
             self._lane.poll_every(self._poll)
-
-
-def work_complete(handle: bytes, result: bytes) -> bytes:
-    """WORK_COMPLETE as bytes; one is written for each job, so it does without the codec's packets.
-
-    Raises:
-        LocalProtocolError: The result is over the wire's limit.
-    """
-    size = len(handle) + 1 + len(result)
-    if size > MAX_BODY:
-        raise LocalProtocolError(f"a result of {len(result)} bytes is over the wire's limit of 4 GiB")
-    return b"%b%b\0%b" % (HEADER.pack(REQ, _WORK_COMPLETE, size), handle, result)
 
 
 def _fields(kind: int, body: bytes, count: int) -> list[bytes]:

@@ -28,7 +28,6 @@ from gearflow.stores.sqlite.rows import JOB_HEAD, SHORT_WORKLOAD, DamagedRow, ro
 from gearflow.stores.sqlite.schema import Metadata
 from gearflow.stores.sqlite.tuning import Tuning
 
-_LETTERS: Final = "count(*), total(number & 0xffffffff)"
 _INDEXES: Final = {
     "records_number": ("1", "count(*), total(number & 0xffffffff), total(place)"),
     "records_expires": ("1", "count(*), total(CAST(expires AS INTEGER)), total(place)"),
