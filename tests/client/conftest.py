@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 import anyio
 import pytest
+from anyio.abc import SocketAttribute, SocketStream
 
 from gearflow.client import Client, Timeouts
 from gearflow.protocol.packets import CanDo, GrabJob, JobAssign, NoJob, Noop, Packet, PreSleep
@@ -41,6 +42,16 @@ class Call:
         if self.error is not None:
             raise self.error
         return self.value
+
+
+@asynccontextmanager
+async def listening(talk: Callable[[SocketStream], Awaitable[None]]) -> AsyncGenerator[str]:
+    """The address of a server that talks so with each client."""
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    async with listener, anyio.create_task_group() as tasks:
+        tasks.start_soon(listener.serve, talk)
+        yield f"127.0.0.1:{listener.extra(SocketAttribute.local_port)}"
+        tasks.cancel_scope.cancel()
 
 
 @pytest.fixture

@@ -1,13 +1,12 @@
 """Answers that no server should give: a client ends its calls with one of gearflow's own errors."""
 
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from typing import Final
 
 import anyio
 import anyio.to_thread
 import pytest
-from anyio.abc import SocketAttribute, SocketStream
+from anyio.abc import SocketStream
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -28,7 +27,7 @@ from gearflow.protocol.packets import (
 )
 from gearflow.tasks import Ref
 from tests import strategies
-from tests.client.conftest import Call, Scripted
+from tests.client.conftest import Call, Scripted, listening
 from tests.client.test_silent_server import ACTS
 
 TIMEOUTS: Final = Timeouts(connect=2.0, answer=0.5, heartbeat=10.0)
@@ -77,14 +76,9 @@ class HostileServer:
                 return
 
 
-@asynccontextmanager
-async def server_that_says(said: bytes) -> AsyncGenerator[str]:
+def server_that_says(said: bytes) -> AbstractAsyncContextManager[str]:
     """The address of such a server."""
-    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
-    async with listener, anyio.create_task_group() as tasks:
-        tasks.start_soon(listener.serve, HostileServer(said).talk)
-        yield f"127.0.0.1:{listener.extra(SocketAttribute.local_port)}"
-        tasks.cancel_scope.cancel()
+    return listening(HostileServer(said).talk)
 
 
 def answer(body: bytes) -> bytes:

@@ -1,14 +1,14 @@
 """A server that stops answering: every call ends in time, at whatever point the answers stop."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from math import inf
 from typing import Any, Final
 
 import anyio
 import anyio.to_thread
 import pytest
-from anyio.abc import SocketAttribute, SocketStream
+from anyio.abc import SocketStream
 
 from gearflow.client import Client, JobRequest, SubmitOptions, SyncClient, Timeouts, connect, operate
 from gearflow.errors import ConnectionLost, GearflowError, SubmitUnknown
@@ -26,6 +26,7 @@ from gearflow.protocol.packets import (
     WorkComplete,
 )
 from gearflow.tasks import Ref
+from tests.client.conftest import listening
 
 TIMEOUTS: Final = Timeouts(connect=0.2, answer=0.2, heartbeat=0.1)
 KEEP: Final = SubmitOptions(keep=60)
@@ -89,14 +90,9 @@ def _answer(packet: Packet) -> Packet:
             return JobCreated(b"C:1")
 
 
-@asynccontextmanager
-async def silent_after(answers: float) -> AsyncGenerator[str]:
+def silent_after(answers: float) -> AbstractAsyncContextManager[str]:
     """The address of such a server."""
-    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
-    async with listener, anyio.create_task_group() as tasks:
-        tasks.start_soon(listener.serve, SilentServer(answers).talk)
-        yield f"127.0.0.1:{listener.extra(SocketAttribute.local_port)}"
-        tasks.cancel_scope.cancel()
+    return listening(SilentServer(answers).talk)
 
 
 OPTIONS: Final = 2  # requests of the handshake

@@ -161,7 +161,7 @@ def answer(client: Wire, function: bytes, request: server_calls.Message) -> dict
 def check_all(server: Server, left: Left, damaged: bytes) -> None:
     """Everything but one job is as it was left. The answers about that one and the log report the damage."""
     with Wire(server.port) as client, Wire(server.port) as worker:
-        given = given_out(worker)
+        given = worker.grab_all(b"app.waits")
         for name, handle in left.handles.items():
             info = answer(client, server_calls.INFO, InfoRequest(handle=handle))
             result = ask(client, server_calls.RESULT, ResultRequest(handle=handle, timeout=0))
@@ -196,20 +196,6 @@ def check_all(server: Server, left: Left, damaged: bytes) -> None:
 def info_dead(name: bytes, damaged: bytes) -> bool:
     """Whether a job that waited is a dead letter, because it could not be given out."""
     return name == damaged and name.startswith(b"waits")
-
-
-def given_out(worker: Wire) -> dict[bytes, bytes]:
-    """All jobs that wait, with their payloads."""
-    worker.send(p.CanDo(b"app.waits"))
-    given: dict[bytes, bytes] = {}
-    while True:
-        worker.send(p.GrabJob())
-        match worker.receive():
-            case p.JobAssign(handle, _, payload):
-                given[handle] = bytes(payload)
-            case other:
-                assert other == p.NoJob()
-                return given
 
 
 # ------------------------------------------------------------------------------------------------- the tests

@@ -155,7 +155,7 @@ def look_at_all(server: Server, left: Left) -> bool:
     """All that was left is there, or said to be damaged when it is asked for; whether all is there."""
     whole = True
     with Wire(server.port) as worker, Wire(server.port) as client:
-        got = all_jobs(worker)
+        got = worker.grab_all(b"later")
         for handle, payload in left.waiting.items():
             if handle in got:
                 assert got[handle] == payload, f"job {handle!r} is not what was submitted"
@@ -172,20 +172,6 @@ def look_at_all(server: Server, left: Left) -> bool:
                 assert json.loads(answered[1])["type"] == "gearflow:store", (handle, answered)
                 whole = False
     return whole
-
-
-def all_jobs(worker: Wire) -> dict[bytes, bytes]:
-    """All jobs that wait, with their payloads."""
-    worker.send(p.CanDo(b"later"))
-    got: dict[bytes, bytes] = {}
-    while True:
-        worker.send(p.GrabJob())
-        match worker.receive():
-            case p.JobAssign(handle, _, payload):
-                got[handle] = payload
-            case answer:
-                assert answer == p.NoJob()
-                return got
 
 
 def rescue(nest: Nest, left: Left, data: Path) -> None:
@@ -208,7 +194,7 @@ def look_at_the_rest(nest: Nest, left: Left, data: Path, saved: Recovered) -> No
         assert saved.kept_records + saved.lost_records == len(left.results)
     server = nest.start(data)
     with Wire(server.port) as worker, Wire(server.port) as client:
-        got = all_jobs(worker)
+        got = worker.grab_all(b"later")
         if not saved.same_name:
             assert set(got.values()) <= set(left.waiting.values())
         elif not saved.lost_groups:
@@ -284,7 +270,7 @@ def test_the_command_recovers_what_is_readable_says_how_much_and_serves_it(
         found = re.search(r"listens on \S+:(\d+);.* (\d+) jobs? waited", said)
         assert found is not None, said
         with Wire(int(found[1])) as worker:
-            got = all_jobs(worker)
+            got = worker.grab_all(b"later")
         assert got.items() < stopped.waiting.items()
         assert len(got) == int(found[2])
         server.signal(signal.SIGTERM)

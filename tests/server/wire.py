@@ -143,6 +143,19 @@ class Wire:
         while (counts := self.counts(function)) != (total, running, workers):
             assert time.monotonic() < deadline, f"{function!r} has {counts}"
 
+    def grab_all(self, function: bytes) -> dict[bytes, bytes]:
+        """Take all jobs that wait, as a worker. By handle, with their workloads."""
+        self.send(p.CanDo(function))
+        jobs: dict[bytes, bytes] = {}
+        while True:
+            self.send(p.GrabJob())
+            match self.receive():
+                case p.JobAssign(handle, _, workload):
+                    jobs[handle] = workload
+                case answer:
+                    assert answer == p.NoJob()
+                    return jobs
+
     def leave(self) -> None:
         """Hang up and wait until the server has noticed."""
         self.socket.shutdown(socket.SHUT_WR)

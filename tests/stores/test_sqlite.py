@@ -10,8 +10,8 @@ import sqlite3
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
 from zlib import crc32
@@ -142,7 +142,9 @@ def test_a_second_owner_is_refused_with_the_name_of_the_first(path: Path) -> Non
     store.close()
 
 
-def test_another_process_is_refused_until_the_first_has_been_killed(path: Path) -> None:
+@contextmanager
+def owner_process(path: Path) -> Generator[subprocess.Popen[bytes]]:
+    """A process that has the file open."""
     script = "import sys; from gearflow.stores import SqliteStore; s = SqliteStore(sys.argv[1]); "
     script += "print('ready', flush=True); sys.stdin.read()"
     with subprocess.Popen(
@@ -150,6 +152,11 @@ def test_another_process_is_refused_until_the_first_has_been_killed(path: Path) 
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
+        yield process
+
+
+def test_another_process_is_refused_until_the_first_has_been_killed(path: Path) -> None:
+    with owner_process(path) as process:
         with pytest.raises(StoreError, match=f"in use by process {process.pid} "):
             SqliteStore(path)
         process.kill()
@@ -194,13 +201,7 @@ def test_a_second_owner_is_refused_under_another_name_of_the_file(path: Path, tm
 
 @linux_only
 def test_a_process_that_was_killed_leaves_the_database_free(path: Path) -> None:
-    script = "import sys; from gearflow.stores import SqliteStore; s = SqliteStore(sys.argv[1]); "
-    script += "print('ready', flush=True); sys.stdin.read()"
-    with subprocess.Popen(
-        [sys.executable, "-c", script, str(path)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"ready\n"
+    with owner_process(path) as process:
         path.with_name("jobs.db-lock").unlink()
         with pytest.raises(StoreError, match=f"in use by process {process.pid}, "):
             SqliteStore(path)

@@ -30,10 +30,17 @@ from gearflow.worker.session import WorkerSession
 from gearflow.worker.settings import TimeLimits
 from gearflow.worker.slots import ServerSlots, SlotAllocator
 from tests import strategies
-from tests.worker.scripted import scripted_server
+from tests.worker.scripted import WorkerServer, scripted_server
 from tests.worker.test_server_link import echo_task
 
 DEEP = b"[" * 100_000
+
+
+async def until_back(server: WorkerServer) -> None:
+    """The worker has given its connection up, and serves on a new one."""
+    again = await server.accept()
+    await again.register()
+    await again.send(NoJob())
 
 
 @pytest.mark.parametrize(
@@ -158,9 +165,7 @@ async def test_a_body_over_the_limit_ends_the_connection_at_its_header(
             peer = await server.accept()
             await peer.register()
             await peer.send(HEADER.pack(RES, kind, size))
-            again = await server.accept()
-            await again.register()
-            await again.send(NoJob())
+            await until_back(server)
     assert f"a body of {size} bytes is over the limit" in caplog.text
 
 
@@ -177,9 +182,7 @@ async def test_the_largest_workload_is_a_setting(function: str) -> None:
                 pass
             assert len(heard.result) == 1 << 20
             await peer.assign(function.encode(), bytes(1 << 21))
-            again = await server.accept()
-            await again.register()
-            await again.send(NoJob())
+            await until_back(server)
 
 
 async def test_a_server_that_leaves_a_grab_without_an_answer_is_given_up(function: str) -> None:
@@ -192,9 +195,7 @@ async def test_a_server_that_leaves_a_grab_without_an_answer_is_given_up(functio
         ):
             peer = await server.accept()
             await peer.register()
-            again = await server.accept()
-            await again.register()
-            await again.send(NoJob())
+            await until_back(server)
 
 
 async def test_a_server_that_leaves_a_retry_without_an_answer_is_given_up_and_gets_its_jobs_back(

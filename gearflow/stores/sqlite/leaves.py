@@ -18,7 +18,6 @@ from contextlib import suppress
 from pathlib import Path
 from struct import Struct
 from struct import error as struct_error
-from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
 from gearflow.stores.sqlite.rows import Row
@@ -61,12 +60,7 @@ class Leaves:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         os.close(self._fd)
 
     def cells(self, columns: int) -> Iterator[Cell]:
