@@ -58,7 +58,7 @@ def memory(text: str) -> int:
     """Read a size that can be a limit."""
     found = size(text)
     if not found:
-        raise typer.BadParameter("a limit of 0 bytes is too low. Leave the option out for no limit")
+        raise typer.BadParameter("a limit of 0 bytes is too low. Leave the option out for its default")
     return found
 
 

@@ -82,7 +82,7 @@ async def block_for_ever() -> None:
 
 SLOW_IMPORT = """
 sys.stderr.write("importing\\n")
-time.sleep(4)
+time.sleep(4)  # longer than the watchdog of the test, which must not act: there is no event to wait for
 """
 
 BLOCKED_START = """
