@@ -25,6 +25,9 @@ from tests.broker.costs import KINDS, Shell, call, names
 
 _ECHO: Final = encode(p.EchoReq(b"ping"))
 
+_BETWEEN: Final = 0.001
+"""Seconds between two questions of the client that waits."""
+
 _FLOOD: Final = 40_000
 """Requests of a flood."""
 
@@ -74,14 +77,13 @@ def longest_wait(port: int, flood: bytes) -> float:
     with socket.create_connection(("127.0.0.1", port)) as client:
         for thread in threads:
             thread.start()
-        while not done.is_set():
+        while not done.wait(_BETWEEN):
             began = time.perf_counter()
             client.sendall(_ECHO)
             missing = len(_ECHO)
             while missing:
                 missing -= len(client.recv(missing))
             longest = max(longest, time.perf_counter() - began)
-            time.sleep(0.001)
     sender.close()
     return longest * 1e3
 

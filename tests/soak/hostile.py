@@ -10,7 +10,6 @@ own, so they do not touch the jobs of the soak.
 import json
 import sys
 import threading
-import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -95,15 +94,15 @@ def die_with_jobs(port: int, chance: Random) -> None:
 
 
 def time_out(port: int, chance: Random) -> None:
-    """A worker that does not answer within its own limit."""
+    """A worker that does not answer within its own limit, beside one that is woken for the job."""
     function = _function(chance)
-    with Wire(port) as client, Wire(port) as worker:
+    with Wire(port) as client, Wire(port) as worker, Wire(port) as other:
         client.send(p.SubmitJob(function, b"", b"x"))
         client.handle()
         worker.send(p.CanDoTimeout(function, b"1000"), p.GrabJob())
-        worker.receive()
-        time.sleep(1.2)
-        worker.sync()
+        assert isinstance(worker.receive(), p.JobAssign)
+        other.send(p.CanDo(function), p.PreSleep())
+        assert other.receive() == p.Noop()
 
 
 def join_one_unique(port: int, chance: Random) -> None:
