@@ -1,4 +1,4 @@
-"""The optional build: ``GEARFLOW_COMPILE=1 pip install .`` compiles the server's core with mypyc.
+"""The optional build: ``GEARFLOW_COMPILE=1 pip install .`` compiles the hot, pure parts with mypyc.
 
 The same source, up to 1.9 times as fast where packets come in batches; docs/explanation/performance.md has
 the figures. It needs a C compiler. Without the variable, the wheel is pure Python.
@@ -21,32 +21,26 @@ if sys.version_info < (3, 11):  # noqa: UP036
         "and write its name in place of python3 where you make the virtual environment: python3.11 -m venv"
     )
 
-CORE = (
-    *("broker", "core", "dispatch", "endings", "functions", "handles", "job", "journal"),
-    *(
-        "lifecycle",
-        "limits",
-        "outgoing",
-        "parser",
-        "serialization",
-        "session",
-        "submission",
-        "timers",
-        "turns",
-    ),
-)
+COMPILED = {
+    "protocol": "codec envelope framing",
+    "broker": """
+        broker core dispatch endings functions handles job journal lifecycle limits outgoing parser
+        serialization session submission timers turns
+    """,
+}
+"""By package: the modules that are compiled."""
 
 SETUP = """
 from mypyc.build import mypycify
 from setuptools import setup
 
 options = ["--config-file=", "--follow-imports=silent"]
-modules = mypycify([*options, *{paths}], opt_level="3", debug_level="0", group_name="gearflow.broker.core")
-setup(name="core", packages=[], ext_modules=modules, script_args=["build_ext", "--inplace", "--quiet"])
+modules = mypycify([*options, *{paths}], opt_level="3", debug_level="0", group_name="gearflow.compiled")
+setup(name="compiled", packages=[], ext_modules=modules, script_args=["build_ext", "--inplace", "--quiet"])
 """
 
 
-class CompiledCore(BuildHookInterface[Any]):
+class CompiledModules(BuildHookInterface[Any]):
     """Compiles in a copy of the sources, and puts the extension modules into the wheel."""
 
     def _wanted(self) -> bool:
@@ -60,12 +54,16 @@ class CompiledCore(BuildHookInterface[Any]):
             return
         self._copy = Path(mkdtemp())
         shutil.copytree(Path(self.root) / "gearflow", self._copy / "gearflow")
-        paths = [f"gearflow/broker/{module}.py" for module in CORE]
+        paths = [
+            f"gearflow/{package}/{module}.py"
+            for package, modules in COMPILED.items()
+            for module in modules.split()
+        ]
         subprocess.run([sys.executable, "-c", SETUP.format(paths=paths)], cwd=self._copy, check=True)
         build_data["pure_python"] = False
         build_data["infer_tag"] = True
-        for built in (self._copy / "gearflow" / "broker").glob("*.so"):
-            build_data["force_include"][str(built)] = f"gearflow/broker/{built.name}"
+        for built in (self._copy / "gearflow").rglob("*.so"):
+            build_data["force_include"][str(built)] = str(built.relative_to(self._copy))
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
         if hasattr(self, "_copy"):

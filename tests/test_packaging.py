@@ -1,5 +1,6 @@
 """What is built is what users are to get, and what README tells them to type is there to be typed."""
 
+import ast
 import importlib
 import re
 import subprocess
@@ -13,6 +14,7 @@ from zipfile import ZipFile
 import pytest
 
 import gearflow
+from gearflow.protocol import framing
 from tests.conftest import ROOT
 
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -52,6 +54,26 @@ def test_the_wheel_has_every_module_and_both_markers_of_types(wheel: Path) -> No
     found = {name for name in ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert found == expected
     assert {"gearflow/py.typed", "gearflow_cli/py.typed"} <= found
+
+
+def test_a_wheel_is_pure_unless_asked(wheel: Path) -> None:
+    assert wheel.name.endswith("-py3-none-any.whl")
+
+
+def test_the_modules_that_may_be_compiled_exist() -> None:
+    (listed,) = re.findall(
+        r"^COMPILED = ({.*?^})", (ROOT / "hatch_build.py").read_text(), re.MULTILINE | re.DOTALL
+    )
+    for package, modules in ast.literal_eval(listed).items():
+        for module in modules.split():
+            assert (ROOT / "gearflow" / package / f"{module}.py").is_file(), f"{package}/{module}"
+
+
+def test_the_version_says_whether_the_hot_modules_are_compiled() -> None:
+    command = [sys.executable, "-m", "gearflow_cli", "--version"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    kind = "pure Python" if (framing.__file__ or "").endswith(".py") else "compiled"
+    assert shown == f"gearflow {PROJECT['version']} ({kind})\n"
 
 
 def test_the_wheel_says_how_it_may_be_used(wheel: Path) -> None:

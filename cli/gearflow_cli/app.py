@@ -94,8 +94,17 @@ def _show_version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
 
-        typer.echo(f"gearflow {version('gearflow')}")
+        typer.echo(f"gearflow {version('gearflow')} ({'compiled' if _is_compiled() else 'pure Python'})")
         raise typer.Exit
+
+
+def _is_compiled() -> bool:
+    """Whether the hot modules are compiled, as in the wheels for common machines."""
+    from importlib.machinery import EXTENSION_SUFFIXES
+    from importlib.util import find_spec
+
+    spec = find_spec("gearflow.protocol.framing")
+    return spec is not None and (spec.origin or "").endswith(tuple(EXTENSION_SUFFIXES))
 
 
 @app.callback()
@@ -103,7 +112,12 @@ def _options(
     _version: Annotated[
         bool,
         option(
-            Panel.OTHER, "--version", "Show the version.", env=None, callback=_show_version, is_eager=True
+            Panel.OTHER,
+            "--version",
+            "Show the version, and whether the hot modules are compiled.",
+            env=None,
+            callback=_show_version,
+            is_eager=True,
         ),
     ] = False,
 ) -> None:
