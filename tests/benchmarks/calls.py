@@ -15,7 +15,6 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
-from pathlib import Path
 from statistics import median
 from typing import Final
 
@@ -24,19 +23,12 @@ import anyio
 import gearflow
 from gearflow.runtime.eventloop import new_event_loop
 from tests.benchmarks import servers, tasks
-
-TICKS: Final = os.sysconf("SC_CLK_TCK")
+from tests.benchmarks.report import Table, busy, conditions, shown, spread
 
 CALLS: Final[dict[str, Callable[[int], Awaitable[object]]]] = {
     "echo(bytes)": lambda number: tasks.echo.acall(b"%016d" % number),
     "add(int, int)": lambda number: tasks.add.acall(number, 1),
 }
-
-
-def cpu(pid: int) -> float:
-    """Seconds of CPU time that a process has used."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
 
 
 @contextmanager
@@ -66,22 +58,42 @@ async def run(call: Callable[[int], Awaitable[object]], calls: int, concurrency:
     return time.perf_counter() - begin
 
 
-async def measure(server: servers.Server, options: argparse.Namespace) -> dict[str, list[float]]:
+async def measure(server: servers.Server, calls: int, concurrency: int) -> dict[str, list[float]]:
     """For each kind of call: calls a second, and microseconds of CPU in client, worker and server."""
     address = f"127.0.0.1:{server.port}"
     results: dict[str, list[float]] = {}
-    with worker(address, options.concurrency) as worker_pid:
+    with worker(address, concurrency) as worker_pid:
         async with gearflow.connect(address):
             for name, call in CALLS.items():
                 await call(0)  # the worker is there
                 pids = (os.getpid(), worker_pid, server.pid)
-                before = [cpu(pid) for pid in pids]
-                seconds = await run(call, options.calls, options.concurrency)
+                before = [servers.cpu(pid) for pid in pids]
+                seconds = await run(call, calls, concurrency)
                 used = [
-                    (cpu(pid) - start) / options.calls * 1e6 for pid, start in zip(pids, before, strict=True)
+                    (servers.cpu(pid) - start) / calls * 1e6 for pid, start in zip(pids, before, strict=True)
                 ]
-                results[name] = [options.calls / seconds, *used]
+                results[name] = [calls / seconds, *used]
     return results
+
+
+def table(calls: int, concurrency: int, runs: int) -> Table:
+    """Both servers in turns."""
+    columns = ("call", "through gearflow", "through gearmand", "CPU of client, worker, server")
+    figures: dict[str, dict[str, list[list[float]]]] = {name: {} for name in CALLS}
+    loop = {"loop_factory": new_event_loop}
+    with servers.gearflow() as bundled, servers.gearmand() as gearmand:
+        for _ in range(runs):
+            for each in (bundled, gearmand):
+                measured = anyio.run(measure, each, calls, concurrency, backend_options=loop)
+                for name, run_figures in measured.items():
+                    figures[name].setdefault(each.name, []).append(run_figures)
+    result = Table("Calls through `@task`", columns)
+    for name, by_server in figures.items():
+        rates = [[rate for rate, *_ in each] for each in by_server.values()]
+        used = list(zip(*by_server["gearflow"], strict=True))[1:]
+        cpus = ", ".join(shown(median(column)) for column in used)
+        result.add(f"`{name}`", spread(rates[0], " calls/s"), spread(rates[1]), f"{cpus} us")
+    return result
 
 
 def main() -> None:
@@ -92,21 +104,9 @@ def main() -> None:
     parser.add_argument("--concurrency", type=int, default=100)
     parser.add_argument("--runs", type=int, default=5)
     options = parser.parse_args()
-
-    runs: dict[tuple[str, str], list[list[float]]] = {}
-    loop = {"loop_factory": new_event_loop}
-    with servers.gearflow() as bundled, servers.gearmand() as gearmand:
-        for _ in range(options.runs):
-            for each in (bundled, gearmand):
-                for name, figures in anyio.run(measure, each, options, backend_options=loop).items():
-                    runs.setdefault((name, each.name), []).append(figures)
-    print(f"{'call':15} {'server':10} {'calls/s':>8} {'(range)':>20}    us/call: client  worker  server")
-    for (name, server_name), results in runs.items():
-        rate, client, work, serve = (median(column) for column in zip(*results, strict=True))
-        rates = [figures[0] for figures in results]
-        spread = f"({min(rates):,.0f} .. {max(rates):,.0f})"
-        print(f"{name:15} {server_name:10} {rate:8,.0f} {spread:>20} {client:18.1f} {work:7.1f} {serve:7.1f}")
-    print(f"{servers.machine()}, {options.concurrency} calls at a time")
+    print(table(options.calls, options.concurrency, options.runs))
+    print(conditions())
+    print(f"{options.concurrency} calls at a time, {options.runs} runs each, {busy()} at the end")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """gearflow's server with a million jobs waiting: is it as fast as an empty one, and does it ever pause?
 
-    python -m tests.benchmarks.full_queue [--queued 1000000] [--runs 5]
+    python -m tests.benchmarks.full_queue [--queued 1000000] [--runs 3]
 
 Foreground calls of one function are timed while another function's queue is empty, and again when it is
 full. Then, with the full queue and a background stream as load, ECHO_REQ round trips are timed one after
@@ -8,85 +8,69 @@ another on a connection of their own: a pause of the server's, as by garbage col
 """
 
 import argparse
-import json
 import socket
-import subprocess
 import time
-from collections.abc import Sequence
-from pathlib import Path
-from statistics import median
+from dataclasses import replace
+from itertools import pairwise
 from typing import Final
 
-from tests.benchmarks.servers import Server, gearflow, gearload, machine
+from tests.benchmarks.load import Generator, Load, Running, gearload_option, generator, run
+from tests.benchmarks.report import Table, busy, conditions, shown, spread
+from tests.benchmarks.servers import Server, gearflow
 
-CALLS: Final = ("--mode", "fg", "--clients", "32", "--workers", "8", "--jobs", "50000")
-STREAM: Final = (
-    "--mode",
-    "bg-stream",
-    "--clients",
-    "8",
-    "--depth",
-    "64",
-    "--workers",
-    "8",
-    "--jobs",
-    "300000",
-)
+CALLS: Final = Load("calls", 50_000, clients=32, workers=8, function="calls")
+QUEUED: Final = 1_000_000
 ECHO: Final = b"\0REQ\0\0\0\x10\0\0\0\x04ping"
-BOUNDS: Final = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)  # of the histogram, in ms
+BOUNDS: Final = (0, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)  # of the histogram, in ms
 
 
-def load(program: Path, server: Server, options: Sequence[str], function: str) -> subprocess.Popen[str]:
-    """Start a load."""
-    where = ("--server", f"127.0.0.1:{server.port}", "--pid", str(server.pid), "--function", function)
-    return subprocess.Popen([str(program), *where, *options], stdout=subprocess.PIPE, text=True)
-
-
-def rate(program: Path, server: Server) -> float:
-    """Foreground calls a second."""
-    output, _ = load(program, server, CALLS, "calls").communicate()
-    return float(json.loads(output)["run"]["jobs_per_s"])
-
-
-def echoes(server: Server, other: subprocess.Popen[str]) -> list[float]:
-    """Round trips in milliseconds, one after another, for as long as the load runs."""
+def echoes(server: Server, load: Running) -> list[float]:
+    """Round trips in milliseconds, one after another, for as long as a load runs. Sorted."""
     times: list[float] = []
     with socket.create_connection(("127.0.0.1", server.port)) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        while other.poll() is None:
+        while not load.is_over():
             begin = time.perf_counter()
             connection.sendall(ECHO)
             missing = len(ECHO)
             while missing:
                 missing -= len(connection.recv(missing))
             times.append((time.perf_counter() - begin) * 1000)
+    load.end()
     return sorted(times)
+
+
+def table(made: Generator, queued: int = QUEUED, runs: int = 3) -> Table:
+    """Calls beside an empty queue and beside a full one, and how long other connections wait."""
+    result = Table("A million jobs waiting", ("figure", "median (range)"))
+    calls = replace(CALLS, jobs=min(CALLS.jobs, queued))
+    stream = Load("stream", 6 * calls.jobs, 8, 64, 8, function="stream")
+    with gearflow() as server:
+        empty = [run(made, server, calls).rate for _ in range(runs)]
+        run(made, server, Load("enqueue", queued, 8, 256, function="full"))
+        full = [run(made, server, calls).rate for _ in range(runs)]
+        times = echoes(server, Running(made, server, stream))
+    result.add("calls a second, queue empty", spread(empty))
+    result.add(f"calls a second, {queued:,} jobs waiting", spread(full))
+    for share in (0.5, 0.99, 0.999):
+        result.add(f"echo under load, p{share * 100:g}", f"{shown(times[int(len(times) * share)])} ms")
+    result.add(f"echo under load, longest of {len(times):,}", f"{shown(times[-1])} ms")
+    for low, high in pairwise(BOUNDS):
+        if count := sum(low < value <= high for value in times):
+            result.add(f"echoes of {low:g} to {high:g} ms", f"{count:,}")
+    return result
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--queued", type=int, default=1_000_000)
-    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--queued", type=int, default=QUEUED)
+    parser.add_argument("--runs", type=int, default=3)
+    gearload_option(parser)
     options = parser.parse_args()
-    enqueue = ("--mode", "bg-enqueue", "--clients", "8", "--depth", "256", "--jobs", str(options.queued))
-    with gearload() as program, gearflow() as server:
-        empty = [rate(program, server) for _ in range(options.runs)]
-        load(program, server, enqueue, "full").communicate()
-        full = [rate(program, server) for _ in range(options.runs)]
-        times = echoes(server, load(program, server, STREAM, "stream"))
-    print(f"calls/s, empty queue:        {median(empty):,.0f}  ({min(empty):,.0f} .. {max(empty):,.0f})")
-    print(f"calls/s, {options.queued:,} waiting: {median(full):,.0f}  ({min(full):,.0f} .. {max(full):,.0f})")
-    quantiles = {f"p{share * 100:g}": times[int(len(times) * share)] for share in (0.5, 0.99, 0.999)}
-    shown = ", ".join(f"{name} {value:.2f}" for name, value in quantiles.items())
-    print(f"echo round trips under load, ms: {shown}, max {times[-1]:.2f}, {len(times):,} of them")
-    begin = 0
-    for bound in BOUNDS:
-        end = sum(value <= bound for value in times)
-        print(f"  up to {bound:5g} ms {end - begin:8,}")
-        begin = end
-    print(f"{machine()}, {options.runs} runs each")
+    print(table(generator(options.gearload), options.queued, options.runs))
+    print(f"{conditions()}\n{options.runs} runs each, {busy()} at the end")
 
 
 if __name__ == "__main__":

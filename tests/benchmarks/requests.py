@@ -20,7 +20,8 @@ from typing import Final
 from gearflow.protocol import packets as p
 from gearflow.protocol import server_calls as api
 from gearflow.protocol.codec import encode
-from tests.benchmarks.servers import gearflow, machine
+from tests.benchmarks.report import machine
+from tests.benchmarks.servers import gearflow
 from tests.broker.costs import KINDS, Shell, call, names
 
 _ECHO: Final = encode(p.EchoReq(b"ping"))

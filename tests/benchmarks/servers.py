@@ -1,7 +1,6 @@
 """Job servers for the benchmarks: gearflow's own and C gearmand, each a process of its own."""
 
 import os
-import platform
 import resource
 import shutil
 import socket
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).parent.parent.parent
+GEARMAND: Final = shutil.which("gearmand", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 GEARMAND_AT_ITS_BEST: Final = ("-t", "0", "-b", "4096", "-w", "1", "--hashtable-buckets", "1000003")
 
 
@@ -28,50 +28,65 @@ class Server:
     pid: int
 
 
-def machine() -> str:
-    """What the figures depend on: an interpreter as distributions build it is a fifth faster than others."""
-    return f"{os.cpu_count()} cores, Python {platform.python_version()} ({Path(sys.executable).resolve()})"
-
-
 def shared() -> Path:
-    """Where gearload is: GEARFLOW_SHARED, or ``shared`` beside the checkout."""
-    path = Path(os.environ.get("GEARFLOW_SHARED") or ROOT.parent / "shared")
-    if not path.is_dir():
-        sys.exit(f"{path} is not there; set GEARFLOW_SHARED to where bench/gearload.c is")
+    """Where a second load generator may be: GEARFLOW_SHARED, or ``shared`` beside the checkout."""
+    return Path(os.environ.get("GEARFLOW_SHARED") or ROOT.parent / "shared")
+
+
+def cache() -> Path:
+    """Where programs and environments are kept for the next time, outside of the checkout."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    path = Path(home) / "gearflow-benchmarks"
+    path.mkdir(parents=True, exist_ok=True)
     return path
 
 
-@contextmanager
-def gearload() -> Generator[Path]:
-    """The load generator, compiled for the time of the block."""
-    with tempfile.TemporaryDirectory() as directory:
-        program = Path(directory) / "gearload"
-        subprocess.run(["cc", "-O2", "-o", program, shared() / "bench" / "gearload.c"], check=True)
-        yield program
+def cpu(pid: int) -> float:
+    """Seconds of CPU time that a process has used, with all its threads."""
+    return time.clock_gettime((~pid << 3) | 2)  # as clock_getcpuclockid(3) makes it, which Python lacks
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory that a process has."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 @contextmanager
 def gearmand(
     name: str = "gearmand", options: Sequence[str] = (), prefix: Sequence[str] = ()
 ) -> Generator[Server]:
-    """C gearmand with these options; ``prefix`` goes before its command."""
-    program = shutil.which("gearmand", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-    if program is None:
+    """C gearmand with these options; ``prefix`` goes before its command. SQLite's queue gets a new file."""
+    if GEARMAND is None:
         sys.exit("gearmand is not installed (Debian: gearman-job-server)")
     port = free_port()
-    with tempfile.NamedTemporaryFile() as log:
-        command = [*prefix, program, "-p", str(port), "-L", "127.0.0.1", "-l", log.name, *options]
+    with tempfile.TemporaryDirectory() as folder:
+        file = [f"--libsqlite3-db={folder}/queue.db"] if "libsqlite3" in options else []
+        where = ("-p", str(port), "-L", "127.0.0.1", "-l", f"{folder}/log")
+        command = [*prefix, GEARMAND, *where, *options, *file]
         with running(name, command, port) as server:
             yield server
 
 
 @contextmanager
-def gearflow() -> Generator[Server]:
-    """gearflow's server, as ``gearflow server`` starts it."""
+def gearflow(python: Path = Path(sys.executable), *, isolated: bool = False) -> Generator[Server]:
+    """gearflow's server in memory. If ``isolated``, it is the one that this interpreter has installed."""
     port = free_port()
-    command = [sys.executable, "-m", "gearflow_cli", "server", "--memory", "-p", str(port)]
+    interpreter = [str(python), *["-I"] * isolated]
+    command = [*interpreter, "-m", "gearflow_cli", "server", "--memory", "-p", str(port)]
     with running("gearflow", command, port) as server:
         yield server
+
+
+@contextmanager
+def durable(data: Path | None = None, sync: str = "batch", prefix: Sequence[str] = ()) -> Generator[Server]:
+    """gearflow's server with its jobs in a file: a new one, or that of a folder."""
+    port = free_port()
+    with tempfile.TemporaryDirectory() as new:
+        options = ("--data", str(data or new), "--sync", sync, "-p", str(port))
+        command = [*prefix, sys.executable, "-m", "gearflow_cli", "server", *options]
+        with running(f"gearflow, {sync}", command, port) as server:
+            yield server
 
 
 def free_port() -> int:
