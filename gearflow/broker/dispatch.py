@@ -17,16 +17,16 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Final
 
 from gearflow.broker import serialization
 from gearflow.broker.core import Core
 from gearflow.broker.endings import Endings
-from gearflow.broker.functions import NO_LANE, FunctionQueue, Sleep
+from gearflow.broker.functions import NO_LANE, FunctionQueue, ReadyFunctions, Sleep
 from gearflow.broker.job import JobState, QueuedJob
 from gearflow.broker.outgoing import LINGER
-from gearflow.broker.parser import Body, integer, name_in, split
+from gearflow.broker.parser import Body, Handler, integer, name_in, split
 from gearflow.broker.session import LARGE, WHOLE, Session
 from gearflow.broker.storage import JobOutcome, StoredJob
 from gearflow.broker.turns import LONG, MANY, Steps
@@ -118,8 +118,10 @@ class Dispatcher:
         session.abilities[function] = timeout
         if is_new:
             function.workers += 1
-            if len(session.abilities) > MANY:
-                session.cost = LONG
+            if session.ready is not None:
+                function.add_listener(session.ready)
+            elif len(session.abilities) > MANY:
+                session.ready = ReadyFunctions(session)
             if session.sleep is not None:
                 function.add_sleeper(session.sleep)
         if session.sleep is not None and function.waiting > function.wakes:
@@ -132,30 +134,35 @@ class Dispatcher:
         if function is not None and function in session.abilities:
             del session.abilities[function]
             function.workers -= 1
+            if session.ready is not None:
+                function.remove_listener(session.ready)
             self._functions.rest(function)
             self._reacted(session)
 
-    def reset_abilities(self, session: Session, kind: int, body: Body) -> None:
+    def reset_abilities(self, session: Session, kind: int, body: Body) -> int | None:
         """RESET_ABILITIES: the worker withdraws all functions."""
         self._outgoing.release_grab(session)
-        self._withdraw_all(session)
+        is_long = session.ready is not None
+        self._turns.run_before_input(session, self._withdraw_all(session))
+        return LONG if is_long else None
 
     def forget(self, session: Session) -> None:
         """The connection is closed."""
         if session in self._held_by_session:
             self._held.pop(session)
         session.sleep = None
-        self._withdraw_all(session)
+        self._turns.run(self._withdraw_all(session))
 
-    def _withdraw_all(self, session: Session) -> None:
-        abilities, session.abilities = session.abilities, {}
-        for function in abilities:
-            function.workers -= 1
+    def _withdraw_all(self, session: Session) -> Steps:
+        functions = deque(session.abilities)  # each is freed with its step
+        session.abilities = {}
+        ready, session.ready = session.ready, None
         self._reacted(session)
-        self._turns.run(self._rest(abilities))
-
-    def _rest(self, functions: Iterable[FunctionQueue]) -> Steps:
-        for function in functions:
+        while functions:
+            function = functions.popleft()
+            function.workers -= 1
+            if ready is not None:
+                function.remove_listener(ready)
             self._functions.rest(function)
             yield
 
@@ -168,33 +175,56 @@ class Dispatcher:
         its GRAB_JOB sleeps while the next job is on its way, and would lose each job again.
         """
         self._outgoing.release_grab(session)
-        for function in session.abilities:
-            if function.waiting:
+        ready = session.ready
+        if ready is not None:
+            if not ready.settle(MANY):
+                return self._settle(session, ready, self.pre_sleep, kind)
+            if ready.has_jobs():
                 self._send_noop(session)
                 return LONG
+        else:
+            for function in session.abilities:
+                if function.waiting:
+                    self._send_noop(session)
+                    return LONG
         self._timeouts.disarm_all(session)
         if session.sleep is None:
             session.sleep = sleep = Sleep(session)
-            for function in session.abilities:
-                function.add_sleeper(sleep)
+            if ready is None:  # else it becomes a sleeper of a function that reports a job
+                for function in session.abilities:
+                    function.add_sleeper(sleep)
         if session.woken is not None:
             self._reacted(session)
-        return session.cost
+        return None
 
     def grab(self, session: Session, kind: int, body: Body) -> int | None:
         """GRAB_JOB and its relatives: answered with a job, with NO_JOB, or held."""
         session.sleep = None
         if session in self._held_by_session:
             self._outgoing.release_grab(session)
+        ready = session.ready
+        if ready is not None and not ready.settle(MANY):
+            return self._settle(session, ready, self.grab, kind)
         given = self._give(session, kind)
         if not given:
-            if session.expects_job and session.cost is None:
+            if session.expects_job and ready is None:
                 self._held.hold(session, kind, self._clock.now)
             else:
                 self._outgoing.send_no_job(session)
         if session.woken is not None:
             self._reacted(session)
-        return LONG if given == LONG else session.cost
+        return LONG if given == LONG else None
+
+    def _settle(self, session: Session, ready: ReadyFunctions, handler: Handler, kind: int) -> int:
+        """Handle a packet once the functions that have no jobs any more are forgotten."""
+        self._turns.run_before_input(session, self._handle_settled(session, ready, handler, kind))
+        return LONG
+
+    def _handle_settled(self, session: Session, ready: ReadyFunctions, handler: Handler, kind: int) -> Steps:
+        while session.is_open and not ready.settle(MANY):
+            yield
+        if session.is_open:
+            handler(session, kind, b"")
 
     def _give(self, session: Session, kind: int) -> int:
         """Answer a GRAB with a job, if there is one; as ``_assign``."""
@@ -215,10 +245,15 @@ class Dispatcher:
         if len(abilities) == 1:
             (function,) = abilities
             return function.pop() if function.waiting else None
-        able = [function for function in abilities if function.waiting]
-        if not able:
-            return None
-        chosen = min(able, key=FunctionQueue.turn)
+        if session.ready is not None:
+            chosen = session.ready.take()
+            if chosen is None:
+                return None
+        else:
+            able = [function for function in abilities if function.waiting]
+            if not able:
+                return None
+            chosen = min(able, key=FunctionQueue.turn)
         self._served += 1
         chosen.served = self._served
         return chosen.pop()
@@ -350,6 +385,8 @@ class Dispatcher:
             function.parked += 1
             return
         function.waiting += 1
+        if function.listeners is not None and len(lane) == 1:
+            function.report(job.priority)
         if function.waiting_grabs:
             self._answer_waiting_grab(function)
         elif function.sleepers:

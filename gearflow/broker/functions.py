@@ -52,6 +52,7 @@ class FunctionQueue:
         "delayed",
         "lanes",
         "limits",
+        "listeners",
         "name",
         "parked",
         "paused",
@@ -81,6 +82,7 @@ class FunctionQueue:
         self.limits: tuple[int | None, int | None, int | None] | None = None  # of ``total``, by priority
         self.served = 0  # when a worker of several functions last took a job from here
         self.workers = 0  # connections that can do it
+        self.listeners: dict[ReadyFunctions, None] | None = None  # of workers that offer many functions
         self.waiting_grabs: dict[Session, None] = {}  # whose GRABs are held, in the order they came
         self.sleepers: deque[Sleep] | None = None  # in their order: the first is woken first; some are over
         self.wakes = 0  # sleepers that were sent NOOP for this function, and have not reacted yet
@@ -145,6 +147,9 @@ class FunctionQueue:
         self.paused = False
         self.waiting = self.parked
         self.parked = 0
+        if self.listeners is not None:
+            for ready in self.listeners:
+                ready.add_all(self)
 
     def _strip(self, priority: int) -> None:
         """Remove the shells from the head of a lane."""
@@ -187,6 +192,28 @@ class FunctionQueue:
     def _sleeps(self, sleep: Sleep) -> bool:
         return sleep.session.sleep is sleep and self in sleep.session.abilities
 
+    # ---------------------------------------------------------------- workers that offer many functions
+
+    def add_listener(self, ready: ReadyFunctions) -> None:
+        """A worker that offers many functions offers this one too."""
+        if self.listeners is None:
+            self.listeners = {}
+        self.listeners[ready] = None
+        ready.add_all(self)
+
+    def remove_listener(self, ready: ReadyFunctions) -> None:
+        """The worker does not offer it any more."""
+        ready.remove(self)
+        if self.listeners is not None:
+            self.listeners.pop(ready, None)
+            if not self.listeners:
+                self.listeners = None
+
+    def report(self, priority: int) -> None:
+        """The first job of that priority has come."""
+        for ready in self.listeners or ():
+            ready.add(self, priority)
+
     def turn(self) -> tuple[int, int]:
         """The order of functions that have jobs: the best priority first, then the longest unserved."""
         high, normal, _ = self.lanes
@@ -196,6 +223,74 @@ class FunctionQueue:
         """Whether the function's limit admits no other job of that priority."""
         limit = self.limits[priority] if self.limits else None
         return limit is not None and self.total >= limit
+
+
+class ReadyFunctions:
+    """Of a worker that offers many functions, those that may have jobs, in the order of their turns.
+
+    It would take long to look at all functions for each GRAB. So a function reports when the first job of a
+    priority comes. Nobody reports that the last one is gone: that is seen when the function has its turn.
+    """
+
+    __slots__ = ("_by_priority", "_session")
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._by_priority: list[OrderedDict[FunctionQueue, None]] = [OrderedDict() for _ in range(3)]
+        for function in session.abilities:
+            function.add_listener(self)
+
+    def add(self, function: FunctionQueue, priority: int) -> None:
+        """A function has jobs of a priority. If it was served before all others, it comes first."""
+        ready = self._by_priority[priority]
+        if function in ready:
+            return
+        is_first = bool(ready) and function.served < next(iter(ready)).served
+        ready[function] = None
+        if is_first:
+            ready.move_to_end(function, last=False)
+        sleep = self._session.sleep
+        if sleep is not None:
+            function.add_sleeper(sleep)
+
+    def add_all(self, function: FunctionQueue) -> None:
+        """A function may have jobs of any priority."""
+        if function.waiting:
+            for priority, lane in enumerate(function.lanes):
+                if lane:
+                    self.add(function, priority)
+
+    def remove(self, function: FunctionQueue) -> None:
+        """The worker does not offer a function any more."""
+        for ready in self._by_priority:
+            ready.pop(function, None)
+
+    def settle(self, most: int) -> bool:
+        """Forget functions that have no jobs any more. False if there may be more than so many of them."""
+        for priority, ready in enumerate(self._by_priority):
+            while ready:
+                function = next(iter(ready))
+                if function.waiting and function.lanes[priority]:
+                    return True
+                if not most:
+                    return False
+                most -= 1
+                del ready[function]
+        return True
+
+    def take(self) -> FunctionQueue | None:
+        """The function whose turn it is, if one has jobs. It comes last from now on."""
+        self.settle(-1)
+        for ready in self._by_priority:
+            if ready:
+                function = next(iter(ready))
+                ready.move_to_end(function)
+                return function
+        return None
+
+    def has_jobs(self) -> bool:
+        """Whether a function has jobs, once everything is settled."""
+        return any(self._by_priority)
 
 
 class Functions:

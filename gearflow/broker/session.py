@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from gearflow.broker.dispatch import Wake
-    from gearflow.broker.functions import FunctionQueue, Sleep
+    from gearflow.broker.functions import FunctionQueue, ReadyFunctions, Sleep
     from gearflow.broker.job import QueuedJob
     from gearflow.broker.parser import Body
     from gearflow.broker.storage import JobOutcome
@@ -37,7 +37,6 @@ class Session:
         "blocks_pipeline",
         "client_id",
         "continues",
-        "cost",
         "events",
         "exceptions",
         "expects_job",
@@ -50,6 +49,7 @@ class Session:
         "overdue",
         "overran",
         "pending_writes",
+        "ready",
         "running",
         "sleep",
         "texts",
@@ -69,7 +69,7 @@ class Session:
         self.continues = False  # what it has sent is handled further in a later turn
         # As a worker.
         self.abilities: dict[FunctionQueue, float] = {}  # with time limits (0: none), as registered
-        self.cost: int | None = None  # of a GRAB: ``LONG`` if it has offered many functions
+        self.ready: ReadyFunctions | None = None  # if it has offered many functions
         self.sleep: Sleep | None = None  # since its last PRE_SLEEP, if it sleeps
         self.woken: Wake | None = None  # by which it was woken, until it reacts
         self.no_job_at = -inf  # when it was last sent NO_JOB

@@ -49,6 +49,22 @@ class Turns:
                 self.waiting.append(steps)
                 return
 
+    def run_before_input(self, session: Session, steps: Steps) -> None:
+        """As ``run``. If work remains, a session's further input waits until it is done."""
+        for _ in steps:
+            if self.is_late():
+                session.pending_writes += 1
+                session.blocks_pipeline = True
+                session.continues = True
+                self.waiting.append(self._then_resume(session, steps))
+                return
+
+    def _then_resume(self, session: Session, steps: Steps) -> Steps:
+        yield from steps
+        session.pending_writes -= 1
+        session.blocks_pipeline = False
+        self.waiting.append(session)
+
     def resume_later(self, session: Session) -> None:
         """Have a session's input continue in a later turn."""
         if not session.continues:

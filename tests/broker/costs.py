@@ -43,15 +43,15 @@ class Shell:
 
     def turn(self, call: Turn) -> None:
         """One turn of the event loop, and those that it leaves to be done."""
-        self._time(call)
+        self.time(call)
         broker = self.broker
         while broker.turns.waiting or broker.journal.entries or broker.submissions.ready_to_resume:
-            self._time(self._commit)
+            self.time(self._commit)
             ready, broker.submissions.ready_to_resume = broker.submissions.ready_to_resume, {}
             for session in ready:
-                self._time(partial(broker.resume, session, self.now))
+                self.time(partial(broker.resume, session, self.now))
             if broker.turns.waiting:
-                self._time(self._proceed)
+                self.time(self._proceed)
         for session in broker.outgoing.dirty:
             if self.sent is not None:
                 self.sent += map(bytes, session.outbox)
@@ -112,7 +112,8 @@ class Shell:
         if session is not None:
             self.broker.resume(session, self.now)
 
-    def _time(self, call: Turn) -> None:
+    def time(self, call: Turn) -> None:
+        """Do one turn of the event loop."""
         self._began = time.thread_time()
         call()
         seconds = time.thread_time() - self._began
@@ -244,6 +245,25 @@ def _reset_of_abilities(shell: Shell, n: int) -> Iterator[None]:
     worker = shell.worker(*names(n))
     yield
     shell.send(worker, p.PreSleep(), p.GrabJob(), p.ResetAbilities())
+
+
+def _grabs_of_many(shell: Shell, n: int) -> Iterator[None]:
+    worker, other = shell.worker(*names(n)), shell.worker(*names(n))
+    yield
+    shell.send(other, p.PreSleep())
+    for name in names(n):
+        shell.jobs(1, [name])
+        shell.send(worker, p.PreSleep(), p.GrabJob())
+
+
+def _grabs_after_others(shell: Shell, n: int) -> Iterator[None]:
+    workers = [shell.worker(*names(n)) for _ in range(3)]
+    for _ in range(2):
+        shell.jobs(n, names(n))
+    shell.send(workers[0], *[p.GrabJob()] * n * 2)
+    yield
+    shell.send(workers[1], p.PreSleep())
+    shell.send(workers[2], p.GrabJob())
 
 
 def _paused(shell: Shell, n: int) -> Iterator[None]:
@@ -417,6 +437,13 @@ def _end_for_many(shell: Shell, n: int) -> Iterator[None]:
     shell.send(worker, p.WorkComplete(handles(1)[0], b"r"))
 
 
+def _cancel_for_many(shell: Shell, n: int) -> Iterator[None]:
+    for _ in range(n):
+        shell.send(shell.connect(), p.SubmitJob(b"work", b"one", b"x"))
+    yield
+    shell.send(shell.connect(), call(api.CANCEL, api.CancelRequest(handle=handles(1)[0].decode())))
+
+
 def _client_leaves(shell: Shell, n: int) -> Iterator[None]:
     client = shell.connect()
     shell.jobs(n, client=client)
@@ -501,8 +528,11 @@ KINDS: dict[str, Kind] = {
     "wake workers that do not react": Kind(_wakes_without_reaction),
     "CAN_DO, CANT_DO": Kind(_abilities),
     "PRE_SLEEP, GRAB_JOB, RESET_ABILITIES": Kind(_reset_of_abilities, few=1),
+    "PRE_SLEEP, GRAB_JOB of many functions": Kind(_grabs_of_many),
+    "PRE_SLEEP, GRAB_JOB after others": Kind(_grabs_after_others, few=1),
     "SET_CLIENT_ID, OPTION, ECHO, WORK_FAIL": Kind(_small),
     "end of a job with many clients": Kind(_end_for_many, few=1),
+    "cancel of a job with many clients": Kind(_cancel_for_many, few=1),
     "client with many jobs leaves": Kind(_client_leaves, few=1),
     "client with many functions leaves": Kind(_client_of_functions_leaves, few=1),
     "worker with many jobs leaves": Kind(_worker_leaves, few=1),

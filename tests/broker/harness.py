@@ -94,6 +94,21 @@ class World:
         self.now += seconds
         self.broker.tick(self.now)
 
+    def be_late(self) -> None:
+        """Every turn is late from now on."""
+        self.broker.turns.is_late = lambda: True
+
+    def proceed(self) -> None:
+        """A later turn: work that waits goes on."""
+        session = self.broker.proceed(self.now)
+        if session is not None:
+            self.broker.resume(session, self.now)
+
+    def finish(self) -> None:
+        """Do all work that waits for later turns."""
+        while self.broker.turns.waiting:
+            self.proceed()
+
 
 class Disk(MemoryStore):
     """A store that survives its server, and may be full."""

@@ -7,36 +7,54 @@ from typing import Any
 
 import pytest
 
-from tests.broker.costs import KINDS, Shell
+from tests.broker.costs import KINDS, Shell, Turn
 
 FEW = 150
 
 
-def steps_of(name: str, count: int) -> int:
-    """The bytecodes that the requests of a kind take."""
-    steps = 0
+class CountingShell(Shell):
+    """Counts bytecodes: all of them, and those of the longest turn."""
 
-    def trace(frame: FrameType, event: str, argument: Any) -> Any:
-        nonlocal steps
+    def __init__(self, late_after: float = inf) -> None:
+        super().__init__(late_after)
+        self.steps = self.most = 0
+
+    def time(self, call: Turn) -> None:
+        before = self.steps
+        super().time(call)
+        self.most = max(self.most, self.steps - before)
+
+    def trace(self, frame: FrameType, event: str, argument: Any) -> Any:
         frame.f_trace_opcodes = True
         frame.f_trace_lines = False
-        steps += event == "opcode"
-        return trace
+        self.steps += event == "opcode"
+        return self.trace
 
-    work = KINDS[name].prepare(Shell(), count)
+
+def counted(name: str, count: int, late_after: float = inf) -> CountingShell:
+    """A shell that has counted what the requests of a kind take."""
+    shell = CountingShell(late_after)
+    work = KINDS[name].prepare(shell, count)
     next(work)
+    shell.most = 0
     before = sys.gettrace()
-    sys.settrace(trace)
+    sys.settrace(shell.trace)
     try:
         next(work, None)
     finally:
         sys.settrace(before)
-    return steps
+    return shell
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_twice_as_many_requests_take_twice_as_many_steps(name: str) -> None:
-    assert steps_of(name, 2 * FEW) < 2.5 * steps_of(name, FEW)
+    assert counted(name, 2 * FEW).steps < 2.5 * counted(name, FEW).steps
+
+
+@pytest.mark.parametrize("name", [name for name, kind in KINDS.items() if kind.few])
+def test_a_request_about_twice_as_many_things_takes_no_longer_turns(name: str) -> None:
+    turns = [counted(name, count, late_after=-1).most for count in (2 * FEW, 4 * FEW)]
+    assert turns[1] < 1.2 * turns[0]
 
 
 def outcome(name: str, late_after: float) -> tuple[list[bytes], int, int, list[bytes]]:

@@ -1,10 +1,11 @@
 """The broker against the specification, with its clock in the hands of the machine."""
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, rule
 
-from gearflow.broker import JobState
+from gearflow.broker import JobState, dispatch, endings, outgoing
 from gearflow.broker.dispatch import WAKE_TIMEOUT
 from gearflow.broker.job import TRANSITIONS
 from gearflow.broker.outgoing import LINGER
@@ -37,8 +38,8 @@ class InProcess:
 class BrokerMachine(GearflowMachine):
     """What only the broker lets itself be told and asked: the time, and its innermost state."""
 
-    def __init__(self) -> None:
-        system = InProcess()
+    def __init__(self, system: InProcess | None = None) -> None:
+        system = system or InProcess()
         self.world = system.world
         self.states: dict[bytes, JobState] = {}
         super().__init__(system)
@@ -99,5 +100,49 @@ class BrokerMachine(GearflowMachine):
         self.states = now
 
 
-BrokerMachine.TestCase.settings = settings(max_examples=300, stateful_step_count=50, deadline=None)
+class InTurns(InProcess):
+    """A broker for which two of anything are many, and whose turns are all late."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world.be_late()
+
+    def connect(self) -> Peer:
+        return PeerInTurns(self.world, "peer")
+
+    def cancel(self, handle: bytes) -> bool:
+        found = super().cancel(handle)
+        self.world.finish()
+        return found
+
+
+class PeerInTurns(Peer):
+    """Looks, and goes on, when all work is done that it has caused."""
+
+    def read(self) -> list[Packet | bytes]:
+        self._world.finish()
+        return super().read()
+
+    def leave(self) -> None:
+        super().leave()
+        self._world.finish()
+
+
+class LateBrokerMachine(BrokerMachine):
+    """The same of a broker that does as much as possible in steps."""
+
+    def __init__(self) -> None:
+        self._patch = pytest.MonkeyPatch()
+        for module in (dispatch, endings, outgoing):
+            self._patch.setattr(module, "MANY", 1)
+        super().__init__(InTurns())
+
+    def teardown(self) -> None:
+        super().teardown()
+        self._patch.undo()
+
+
+SETTINGS = settings(max_examples=300, stateful_step_count=50, deadline=None)
+BrokerMachine.TestCase.settings = LateBrokerMachine.TestCase.settings = SETTINGS
 TestBroker = BrokerMachine.TestCase
+TestLateBroker = LateBrokerMachine.TestCase
