@@ -7,17 +7,18 @@ nothing is kept (``release``).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Final, NamedTuple
 
 from gearflow.broker import serialization
 from gearflow.broker.core import Core
-from gearflow.broker.job import JobState, QueuedJob
+from gearflow.broker.job import Clients, JobState, QueuedJob
 from gearflow.broker.parser import Body, compact
 from gearflow.broker.session import LARGE, ResultWaiter, Session
 from gearflow.broker.storage import Forgotten, JobOutcome, JobRecord
-from gearflow.broker.turns import Steps
+from gearflow.broker.turns import MANY, Steps
 from gearflow.protocol.constants import PacketType
 from gearflow.protocol.server_events import cancel_event
 
@@ -87,7 +88,7 @@ class Endings:
         job = self._core.find(handle)
         if job is None or job.state is _STORING or job.cancelled:
             return False
-        self._outgoing.relay(job.clients, _WORK_FAIL, handle)
+        self._relay_end(job.clients, _WORK_FAIL, handle, handle)
         self._cancel(job)
         return True
 
@@ -109,9 +110,11 @@ class Endings:
 
     def leave(self, session: Session) -> Steps:
         """The connection is closed: it waits for no job any more."""
-        for job in list(session.attached):
-            if job in session.attached:  # else it has ended meanwhile
-                del session.attached[job]
+        jobs = deque(session.attached)  # each is freed with its step
+        session.attached = {}
+        while jobs:
+            job = jobs.popleft()
+            if session in job.clients:  # else it has ended meanwhile
                 job.detach(session)
                 self.end_if_unwanted(job)
                 yield
@@ -159,9 +162,9 @@ class Endings:
         send: Callable[[], None] | None = None
         if end.sends and clients:
             if details is not None and details.keep and self._journal.exists:
-                send = partial(self._outgoing.relay_end, clients, kind, handle, body)
+                send = partial(self._relay_end, clients, kind, handle, body)
             else:
-                self._outgoing.relay_end(clients, kind, handle, body)
+                self._relay_end(clients, kind, handle, body)
         if end.records:
             self._record(job, outcome, body[len(handle) + 1 :], worker, send)
         if not end.releases:
@@ -204,9 +207,21 @@ class Endings:
             self._outgoing.respond(worker, PacketType.WORK_DATA, worker.events, cancel_event(handle))
 
     def _detach_all(self, job: QueuedJob) -> None:
-        for client in job.clients:
-            client.attached.pop(job, None)
-        job.clients = ()
+        clients, job.clients = job.clients, ()
+        if len(clients) > MANY:
+            self._turns.run(_detach(clients, job))
+        else:
+            for client in clients:
+                client.attached.pop(job, None)
+
+    def _relay_end(
+        self, clients: tuple[Session, ...] | Clients, kind: int, handle: bytes, body: Body
+    ) -> None:
+        """Send clients how their job ended. Nothing else is sent them about it afterwards."""
+        if len(clients) > MANY:
+            self._turns.run(self._outgoing.relay_end_in_steps(clients, kind, handle, body))
+        else:
+            self._outgoing.relay_end(clients, kind, handle, body)
 
     def _record(
         self,
@@ -277,6 +292,13 @@ class Endings:
             self._turns.run(_resume(waiters, outcome, body))
         if send is not None:
             send()
+
+
+def _detach(clients: Iterable[Session], job: QueuedJob) -> Steps:
+    """A job with many clients has ended."""
+    for client in clients:
+        client.attached.pop(job, None)
+        yield
 
 
 def _resume(waiters: tuple[ResultWaiter, ...], outcome: JobOutcome, body: Body) -> Steps:

@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 from gearflow.broker.parser import Body
 from gearflow.broker.session import LARGE, WHOLE, Session
 from gearflow.broker.timers import Clock
+from gearflow.broker.turns import MANY, Steps
 from gearflow.protocol.constants import HEADER, RES, PacketType
 
 LINGER: Final = 0.002
@@ -136,6 +137,18 @@ class Outgoing:
             return
         self.relay([client for client in clients if client.exceptions], kind, body)
         self.relay([client for client in clients if not client.exceptions], _WORK_FAIL, handle)
+
+    def relay_end_in_steps(self, clients: Iterable[Session], kind: int, handle: bytes, body: Body) -> Steps:
+        """Send many clients how their job ended."""
+        some: list[Session] = []
+        for client in clients:
+            if client.is_open:
+                some.append(client)
+            if len(some) == MANY:
+                self.relay_end(some, kind, handle, body)
+                some.clear()
+                yield
+        self.relay_end(some, kind, handle, body)
 
     def notify(self, text: str, session: Session | None, subject: bytes, *arguments: object) -> None:
         """Have something logged. Notices of the same text have the same cause, whatever its arguments."""
