@@ -299,6 +299,7 @@ class Functions:
     def __init__(self, limits: SizeLimits) -> None:
         self.by_name: dict[bytes, FunctionQueue] = {}
         self.paused: dict[bytes, FunctionQueue] = {}
+        self.pauses = 0  # changes of ``paused``
         self._limits = limits
         self._idle: OrderedDict[FunctionQueue, None] = OrderedDict()  # the last used last; some are in use
 
@@ -350,7 +351,9 @@ class Functions:
         if function.workers or function.total:
             return False
         del self.by_name[name]
-        self.paused.pop(name, None)
+        if function.paused:
+            del self.paused[name]
+            self.pauses += 1
         self._idle.pop(function, None)
         return True
 
@@ -359,10 +362,12 @@ class Functions:
         if not function.paused:
             function.pause()
             self.paused[function.name] = function
+            self.pauses += 1
 
     def resume(self, function: FunctionQueue) -> None:
         """Give out jobs of a function again."""
         if function.paused:
             function.resume()
             del self.paused[function.name]
+            self.pauses += 1
             self.rest(function)

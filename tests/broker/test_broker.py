@@ -478,7 +478,8 @@ def test_what_follows_a_large_packet_that_took_long_is_handled_in_a_later_turn(
     world: World, client: Peer
 ) -> None:
     world.broker.turns.is_late = lambda: True
-    receive_in_place(world, client, encode(p.SubmitJob(server_calls.INFO, b"", b" " * 200_000 + b"{}")))
+    request = b" " * 200_000 + server_calls.DetachRequest(handle="H:test:1").to_wire()
+    receive_in_place(world, client, encode(p.SubmitJob(server_calls.DETACH, b"", request)))
     assert [type(answer) for answer in client.read()] == [p.JobCreated, p.WorkComplete]
     assert client(p.EchoReq(b"behind")) == []
     assert world.broker.proceed(world.now) is client.session

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from heapq import merge
+from itertools import islice
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -26,8 +28,8 @@ from gearflow.broker.parser import integer
 from gearflow.broker.storage import DamagedEntry, JobOutcome, JobRecord
 from gearflow.protocol import server_calls as api
 
-_SLICE: Final = 1000
-"""Names that are sorted before others get their turn."""
+_SLICE: Final = 200
+"""Names that are sorted, or written, before others get their turn."""
 
 _PRIORITIES: Final = {lane: priority for priority, lane in LANES.items()}
 
@@ -38,6 +40,9 @@ class ResultCalls:
     def __init__(self, parts: BrokerParts) -> None:
         self._parts = parts
         self.functions: tuple[bytes, ...] = ()  # the reserved functions that the server has
+        self._paused = b""  # the names of the paused functions in JSON
+        self._paused_after = 0  # after so many changes
+        self._listing: Iterator[None] | None = None  # the steps to the next list, for all calls
 
     def result(self, call: ServerCall) -> Steps:
         """Wait for the end of a job, and end as the job ended."""
@@ -77,18 +82,15 @@ class ResultCalls:
 
     def _server_info(self) -> Steps:
         parts = self._parts
-        names = list(parts.core.functions.paused)
-        runs: list[list[str]] = []
-        for start in range(0, len(names), _SLICE):
-            runs.append(sorted(map(_text, names[start : start + _SLICE])))
+        pauses = parts.core.functions.pauses
+        yield TURN
+        while self._paused_after < pauses:
+            if self._listing is None:
+                self._listing = self._list_paused()
+            next(self._listing)
             yield TURN
-        paused: list[str] = []
-        for name in merge(*runs):
-            paused.append(name)
-            if not len(paused) % _SLICE:
-                yield TURN
         closed = parts.core.journal.closed
-        return api.ServerInfo(
+        info = api.ServerInfo(
             version=parts.core.version,
             durable=parts.core.journal.durable,
             store="file" if parts.core.journal.durable else "memory",
@@ -96,9 +98,26 @@ class ResultCalls:
             keep=parts.core.limits.keep,
             max_deaths=parts.core.limits.deaths,
             jobs=len(parts.core.jobs.by_number),
-            paused=tuple(paused),
             closed=api.Closed(since=closed.since, reason=closed.reason) if closed is not None else None,
-        )
+        ).to_wire()
+        return b'%b,"paused":[%b]}' % (info[:-1], self._paused) if self._paused else info
+
+    def _list_paused(self) -> Iterator[None]:
+        """List the names of the paused functions in order."""
+        functions = self._parts.core.functions
+        pauses, names = functions.pauses, list(functions.paused)
+        runs: list[list[str]] = []
+        for start in range(0, len(names), _SLICE):
+            runs.append(sorted(map(_text, names[start : start + _SLICE])))
+            yield
+        merged = merge(*runs)
+        pieces: list[str] = []
+        while some := list(islice(merged, _SLICE)):
+            pieces.append(json.dumps(some, ensure_ascii=False)[1:-1])
+            yield
+        self._paused, self._paused_after = ",".join(pieces).encode(), pauses
+        self._listing = None
+        yield
 
     def _job_info(self, job: QueuedJob) -> api.JobInfo:
         offset = self._parts.core.clock.offset
