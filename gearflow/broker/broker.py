@@ -21,6 +21,7 @@ Source: gearman-protocol, sections 3 to 9.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Final
 
 from gearflow.broker.auth import Authenticator
@@ -29,7 +30,7 @@ from gearflow.broker.core import Core
 from gearflow.broker.dispatch import Dispatcher
 from gearflow.broker.endings import Endings
 from gearflow.broker.job import HIGH, LOW, NORMAL, JobDetails, JobState, QueuedJob
-from gearflow.broker.lifecycle import Lifecycle
+from gearflow.broker.lifecycle import LONG_HASH, Lifecycle
 from gearflow.broker.limits import Rejected, SizeLimits
 from gearflow.broker.parser import Body, Handler, PacketParser, handle_of, integer, name_in, split
 from gearflow.broker.session import Session
@@ -227,7 +228,7 @@ class Broker:
         for name in contents.paused:
             self.dispatcher.pause(self.functions.ensure(name), True)
         for stored in contents.jobs:
-            self.lifecycle.revive(stored)
+            self.lifecycle.revive(stored, self.lifecycle.unique_key(stored))
         return len(self.jobs.by_number)
 
     # --------------------------------------------------------------- what operators ask by text commands
@@ -311,8 +312,12 @@ class Broker:
         priority: int,
         background: bool,
         details: JobDetails | None,
+        key: bytes = b"",
     ) -> int:
-        """A submission, whatever its packet; whether its answer has to wait for the store, or ``LONG``."""
+        """A submission, whatever its packet; whether its answer has to wait for the store, or ``LONG``.
+
+        The ``key`` is the hash of the workload, if the unique is ``-`` and it is known already.
+        """
         job: QueuedJob | None = None
         refused: Rejected | None = None
         submissions = self.submissions
@@ -322,8 +327,12 @@ class Broker:
                 if name.startswith(RESERVED_PREFIX) and not background:
                     return self._calls.start(session, name, workload) or LONG
                 function = self.functions.ensure(name)
+            if unique and unique == b"-" and not key and len(workload) > LONG_HASH:
+                again = partial(self._accept, session, name, unique, workload, priority, background, details)
+                submissions.hash_first(session, workload, again, may_be_gone=background)
+                return LONG
             client = None if background else session
-            job = submissions.place(function, unique, workload, priority, background, details, client)
+            job = submissions.place(function, unique, workload, priority, background, details, client, key)
         except Rejected as error:
             refused = error
         # Most submissions do not wait for the store.
@@ -411,7 +420,7 @@ class Broker:
             self.outgoing.send(session, answer)
         else:  # a long one: nothing else that the session asks may be answered before it
             session.pending_writes += 1
-            session.blocks_pipeline = True
+            session.blocks_pipeline += 1
             self.turns.run(self._answer_in_steps(session, answer))
 
     def _answer_in_steps(self, session: Session, answer: Iterator[bytes]) -> Steps:
@@ -422,5 +431,5 @@ class Broker:
             pieces.append(piece)
             yield
         self.outgoing.send(session, b"".join(pieces))
-        session.blocks_pipeline = False
+        session.blocks_pipeline -= 1
         self.submissions.resume(session)

@@ -274,7 +274,7 @@ class Dispatcher:
             if workload >= self._journal.large:
                 job.worker = session
                 session.pending_writes += 1
-                session.blocks_pipeline = True
+                session.blocks_pipeline += 1
                 self._journal.begin(self._assign_later(session, job, kind))
                 return LONG
             try:
@@ -298,7 +298,7 @@ class Dispatcher:
         except StoreError as error:
             fault = error
         session.pending_writes -= 1
-        session.blocks_pipeline = False
+        session.blocks_pipeline -= 1
         self._turns.resume_later(session)
         if session.is_open and fault is None and not job.cancelled:
             job.started = self._clock.now

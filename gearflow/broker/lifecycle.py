@@ -3,6 +3,7 @@ revived."""
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from functools import partial
 from hashlib import blake2b
 from typing import Final
@@ -15,6 +16,12 @@ from gearflow.broker.job import NO_PROGRESS, JobState, QueuedJob
 from gearflow.broker.parser import Body
 from gearflow.broker.session import Session
 from gearflow.broker.storage import DamagedEntry, JobOutcome, Rescheduled, StoredJob
+
+LONG_HASH: Final = 4 << 20
+"""Bytes of a workload from which on it is hashed in steps. One MiB takes about a millisecond."""
+
+_STEP: Final = 1 << 20
+"""Bytes that are hashed before others get their turn."""
 
 _DELAYED: Final = JobState.DELAYED
 _WAITING: Final = JobState.WAITING
@@ -110,10 +117,9 @@ class Lifecycle:
 
     # -------------------------------------------------------------------- jobs that the store has
 
-    def revive(self, stored: StoredJob) -> None:
-        """A job that the store has waits again."""
+    def revive(self, stored: StoredJob, key: bytes) -> None:
+        """A job that the store has waits again, under its unique key."""
         function = self._core.functions.ensure(stored.function)
-        key = self.unique_key(stored)
         if self._core.jobs.find(function, key) is not None:
             key = b""
         details = serialization.details_of(stored)
@@ -149,10 +155,32 @@ class Lifecycle:
             workload = whole.workload if whole is not None else workload
         return payload_key(workload) if not isinstance(workload, int) else b""
 
+    def fetch_unique_key(self, number: int) -> Generator[None, None, bytes]:
+        """The unique key of a job at the store whose unique is ``-``, in steps."""
+        assert self._core.store is not None
+        try:
+            whole = yield from self._core.store.fetch(number)
+        except DamagedEntry as error:
+            self._core.report(error)
+            return b""
+        if whole is None or isinstance(whole.workload, int):
+            return b""
+        return (yield from hash_payload(whole.workload))
+
 
 def payload_key(workload: Body) -> bytes:
     """The unique key of a workload that coalesces with its equals. No other unique contains a NUL."""
     return b"-\0" + blake2b(workload, digest_size=32).digest() if len(workload) else b""
+
+
+def hash_payload(workload: Body) -> Generator[None, None, bytes]:
+    """As ``payload_key``, in steps."""
+    view = memoryview(workload)
+    digest = blake2b(digest_size=32)
+    for start in range(0, len(view), _STEP):
+        digest.update(view[start : start + _STEP])
+        yield
+    return b"-\0" + digest.digest() if len(view) else b""
 
 
 def _may_expire(job: QueuedJob) -> bool:

@@ -109,11 +109,11 @@ class Outgoing:
         """Send ERROR."""
         self.respond(session, PacketType.ERROR, code, text)
 
-    def send_in_two(self, session: Session, head: bytes, body: Body) -> None:
-        """Send a packet without copying its body."""
+    def send_in_pieces(self, session: Session, head: bytes, *pieces: Body) -> None:
+        """Send a packet without copying the pieces of its body."""
         self.send(session, head)
-        session.outbox.append(body)
-        session.has_large = session.has_large or len(body) >= WHOLE
+        session.outbox += pieces
+        session.has_large = session.has_large or max(map(len, pieces)) >= WHOLE
 
     def relay(self, clients: Iterable[Session], kind: int, body: Body) -> None:
         """Send a packet about a job to each client that is attached to it."""
@@ -128,7 +128,7 @@ class Outgoing:
                 outbox.append(packet)
         else:
             for client in clients:
-                self.send_in_two(client, head, body)
+                self.send_in_pieces(client, head, body)
 
     def relay_end(self, clients: Iterable[Session], kind: int, handle: bytes, body: Body) -> None:
         """Send clients how their job ended: an exception only to those that asked for exceptions."""

@@ -82,7 +82,7 @@ class Session:
         # As a client.
         self.attached: dict[QueuedJob, None] = {}
         self.pending_writes = 0  # submissions at the store: only background submissions may follow
-        self.blocks_pipeline = False  # the last of these may not be overtaken by anything
+        self.blocks_pipeline = 0  # so many of these may not be overtaken by anything
         self.waits: dict[bytes, ResultWaiter] = {}  # its calls of ``gearflow:result``, by their handles
 
     @property

@@ -40,7 +40,7 @@ class StatusHandlers:
 
     def echo(self, session: Session, kind: int, body: Body) -> None:
         """ECHO_REQ."""
-        self._outgoing.send_in_two(session, HEADER.pack(RES, PacketType.ECHO_RES, len(body)), body)
+        self._outgoing.send_in_pieces(session, HEADER.pack(RES, PacketType.ECHO_RES, len(body)), body)
 
     def option(self, session: Session, kind: int, body: Body) -> None:
         """OPTION_REQ."""

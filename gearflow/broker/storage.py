@@ -61,14 +61,15 @@ class JobRecord(NamedTuple):
     """What became of a job. As a change: the job is not to run any more, and this is to be kept.
 
     ``letter`` is there for a dead letter: the job as it can be replayed (its workload a number where the
-    store has it already). The ``notes`` are JSON: what else the worker said on the way.
+    store has it already). The ``notes`` are JSON: what else the worker said on the way. A body that is a
+    number stays at the store: so many bytes are there. Only the store makes such records.
     """
 
     number: int
     function: bytes
     unique: bytes
     outcome: JobOutcome
-    body: Body
+    body: Body | int
     submitted: float
     started: float  # the last run; 0: none
     ended: float
@@ -78,6 +79,11 @@ class JobRecord(NamedTuple):
     notes: bytes
     expires: float  # not kept any longer than that
     letter: StoredJob | None = None
+
+
+def size_of(body: Body | int) -> int:
+    """Bytes of a body, which may be at the store."""
+    return body if isinstance(body, int) else len(body)
 
 
 class Forgotten(NamedTuple):
@@ -225,17 +231,21 @@ class Store(Protocol):
         ...
 
     def ended(self, number: int) -> JobRecord | None:
-        """What became of a job, without ``letter``. Raises as ``job``."""
+        """What became of a job, without ``letter``. A large body is its length. Raises as ``job``."""
+        ...
+
+    def fetch_result(self, number: int) -> Generator[None, None, JobRecord | None]:
+        """As ``ended``, with the whole body, in steps, after which the record is returned."""
         ...
 
     def latest(self, function: bytes, unique: bytes) -> JobRecord | None:
-        """What became of the last job of that unique that ended. Raises as ``job``."""
+        """What became of the last job of that unique that ended, as ``ended``."""
         ...
 
     def dead(self, function: bytes | None, after: int, limit: int) -> Sequence[JobRecord | DamagedEntry]:
         """Dead letters of a function, or of all, with a number above ``after``: the first so many.
 
-        One whose record is damaged is there as its error.
+        A large body is its length. One whose record is damaged is there as its error.
 
         Raises:
             StoreError: They cannot be read.

@@ -8,7 +8,7 @@ packets wait (``ready_to_resume`` has the sessions that may continue). Other ses
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Final
 
@@ -19,10 +19,11 @@ from gearflow.broker.endings import Endings
 from gearflow.broker.functions import FunctionQueue
 from gearflow.broker.job import JobDetails, JobState, QueuedJob
 from gearflow.broker.journal import Done
-from gearflow.broker.lifecycle import Lifecycle, payload_key
+from gearflow.broker.lifecycle import Lifecycle, hash_payload, payload_key
 from gearflow.broker.limits import Rejected
 from gearflow.broker.parser import Body
 from gearflow.broker.session import Session
+from gearflow.broker.turns import Steps
 from gearflow.protocol.constants import HEADER, MAX_ARGUMENT, MAX_BODY, RES, PacketType
 
 INLINE: Final = 1024
@@ -59,6 +60,7 @@ class Submissions:
         self._durable = core.journal.durable
         self._outgoing = core.outgoing
         self._limits = core.limits
+        self._turns = core.turns
         self._endings = endings
         self._dispatcher = dispatcher
         self._lifecycle = lifecycle
@@ -75,8 +77,11 @@ class Submissions:
         background: bool,
         details: JobDetails | None,
         client: Session | None,
+        known_key: bytes = b"",
     ) -> QueuedJob:
         """Join the live job of the unique, or make a new job; the caller answers.
+
+        A large workload whose unique is ``-`` is to be hashed before (``hash_first``).
 
         Raises:
             Rejected: The job is over a limit.
@@ -86,7 +91,7 @@ class Submissions:
         if unique:
             if len(unique) > limits.unique:
                 raise Rejected(b"ARGUMENT_TOO_LARGE", b"Unique value too large")
-            key = unique if unique != b"-" else payload_key(workload)
+            key = unique if unique != b"-" else known_key or payload_key(workload)
             job = self._jobs.find(function, key) if key in self._jobs.by_unique else None
             if job is not None:
                 self._join(job, background, details, client)
@@ -121,6 +126,25 @@ class Submissions:
         else:
             self._lifecycle.begin(job)
         return job
+
+    def hash_first(
+        self, session: Session, workload: Body, place: Callable[[bytes], object], *, may_be_gone: bool
+    ) -> None:
+        """Make the unique key of a large workload in steps, then have the submission placed under it.
+
+        Until then the session's next requests wait. If it is gone by then, only a submission that needs no
+        client is placed.
+        """
+        self.block(session)
+        self._turns.run(self._hash_first(session, workload, place, may_be_gone))
+
+    def _hash_first(
+        self, session: Session, workload: Body, place: Callable[[bytes], object], may_be_gone: bool
+    ) -> Steps:
+        key = yield from hash_payload(workload)
+        self.unblock(session)
+        if session.is_open or may_be_gone:
+            place(key)
 
     def _join(
         self, job: QueuedJob, background: bool, details: JobDetails | None, client: Session | None
@@ -181,7 +205,7 @@ class Submissions:
             durably = background or (job is not None and job.state is _STORING)
             done = partial(self._answer_later, session, job, durably, refused)
             if job is not None and self._journal.is_ahead(job.number):
-                session.blocks_pipeline = True  # else later answers would come before this one
+                session.blocks_pipeline += 1  # else later answers would come before this one
                 self._journal.keep_after(job.number, partial(_unblock, session, done))
             else:
                 self._journal.keep(None, done)
@@ -219,6 +243,16 @@ class Submissions:
             fault = (error or self._journal.fault).encode(errors="replace")
             self._outgoing.error(session, b"QUEUE_ERROR", b"the job could not be stored: " + fault)
 
+    def block(self, session: Session) -> None:
+        """Nothing else that the session sends is handled until ``unblock``."""
+        session.pending_writes += 1
+        session.blocks_pipeline += 1
+
+    def unblock(self, session: Session) -> None:
+        """The end of ``block``."""
+        session.blocks_pipeline -= 1
+        self.resume(session)
+
     def resume(self, session: Session) -> None:
         """One answer of the session waits no longer."""
         session.pending_writes -= 1
@@ -227,5 +261,5 @@ class Submissions:
 
 
 def _unblock(session: Session, done: Done, error: str | None) -> None:
-    session.blocks_pipeline = False
+    session.blocks_pipeline -= 1
     done(error)

@@ -37,7 +37,7 @@ from queue import SimpleQueue
 from typing import Final
 
 from gearflow.broker.journal import Entry, Journal, SyncFault
-from gearflow.broker.storage import Forgotten, JobRecord, Store, StoredJob
+from gearflow.broker.storage import Forgotten, JobRecord, Store, StoredJob, size_of
 from gearflow.errors import StoreError
 from gearflow.server.settings import FILE_NAME, MEMORY_KEEP_BYTES, ServerSettings
 from gearflow.stores import MemoryStore, SqliteStore, Sync
@@ -426,7 +426,7 @@ class GroupCommitter:
         """The entries, without those whose large bodies are now written ahead of them."""
         small: list[Entry] = []
         for change, done in entries:
-            if isinstance(change, JobRecord) and done and len(change.body) >= self._store.large:
+            if isinstance(change, JobRecord) and done and size_of(change.body) >= self._store.large:
                 self._journal.keep_ahead(change, done)
             else:
                 small.append((change, done))

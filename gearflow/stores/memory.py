@@ -30,6 +30,7 @@ from gearflow.broker.storage import (
     Reserved,
     Revived,
     StoredJob,
+    size_of,
 )
 from gearflow.errors import StoreError
 from gearflow.stores.sqlite.rows import OVERHEAD
@@ -107,6 +108,10 @@ class MemoryStore:
     def ended(self, number: int) -> JobRecord | None:
         return self._records.get(number)
 
+    def fetch_result(self, number: int) -> Generator[None, None, JobRecord | None]:
+        yield
+        return self.ended(number)
+
     def latest(self, function: bytes, unique: bytes) -> JobRecord | None:
         records = self._uniques.get(function, {}).get(unique)
         return next(reversed(records.values())) if isinstance(records, OrderedDict) else records
@@ -138,10 +143,10 @@ class MemoryStore:
         job = self._jobs.pop(number, None)
         if number in self._records:
             self._remove(self._records[number])
-        size = len(body) + len(notes) + OVERHEAD
+        size = size_of(body) + len(notes) + OVERHEAD
         if letter is not None:
             letter = self._with_workload(letter, job)
-            size += _length(letter)
+            size += size_of(letter.workload)
             record = record._replace(letter=None)
         if self._keep_bytes is not None and size > self._keep_bytes:
             return  # all others would have to go
@@ -216,9 +221,9 @@ class MemoryStore:
     def _remove(self, record: JobRecord) -> None:
         number = record.number
         del self._records[number]
-        self._kept -= len(record.body) + len(record.notes) + OVERHEAD
+        self._kept -= size_of(record.body) + len(record.notes) + OVERHEAD
         if (letter := self._letters.pop(number, None)) is not None:
-            self._kept -= _length(letter)
+            self._kept -= size_of(letter.workload)
             self._dead[None].remove(number)
             self._dead[letter.function].remove(number)
             if not self._dead[letter.function]:
@@ -290,7 +295,3 @@ def _add_another(uniques: dict[bytes, JobRecord | OrderedDict[int, JobRecord]], 
     if not isinstance(records, OrderedDict):
         records = uniques[record.unique] = OrderedDict({records.number: records})
     records[record.number] = record
-
-
-def _length(job: StoredJob) -> int:
-    return job.workload if isinstance(job.workload, int) else len(job.workload)

@@ -157,11 +157,21 @@ class Durable(World):
             work.append(steps)
         self.commit()
 
-    def work(self) -> None:
-        """Do all long work at the store."""
+    def turn(self) -> None:
+        """Do a turn's share of other long work, and what follows from it."""
+        session = self.broker.proceed(self.now)
+        if session is not None:
+            self.broker.resume(session, self.now)
         self.commit()
-        while self.broker.journal.work:
-            self.step()
+
+    def work(self) -> None:
+        """Do all long work."""
+        self.commit()
+        while self.broker.journal.work or self.broker.turns.waiting:
+            if self.broker.journal.work:
+                self.step()
+            if self.broker.turns.waiting:
+                self.turn()
 
     def catch_up(self) -> None:
         """Write what could not be written before."""

@@ -1,11 +1,13 @@
 """A large body is written and read in steps: what passes it, and what waits for it."""
 
+import base64
 import json
 from collections.abc import Generator, Iterator
 
 import pytest
 
-from gearflow.broker.storage import JobOutcome, JobRecord, StoredJob
+from gearflow.broker.lifecycle import LONG_HASH
+from gearflow.broker.storage import DamagedEntry, JobOutcome, JobRecord, StoredJob
 from gearflow.errors import StoreError
 from gearflow.protocol import packets as p
 from gearflow.protocol import server_calls
@@ -19,6 +21,8 @@ class SlowDisk(Disk):
 
     large = 5000
     broken = False
+    steps = 0
+    """Of large results that were read."""
 
     def write_ahead(self, change: StoredJob | JobRecord) -> Iterator[None]:
         for _ in range(3):
@@ -32,6 +36,29 @@ class SlowDisk(Disk):
             if self.broken:
                 raise StoreError("the disk cannot be read")
         return self.job(number)
+
+    def ended(self, number: int) -> JobRecord | None:
+        return _without_body(super().ended(number))
+
+    def latest(self, function: bytes, unique: bytes) -> JobRecord | None:
+        return _without_body(super().latest(function, unique))
+
+    def dead(self, function: bytes | None, after: int, limit: int) -> list[JobRecord]:
+        return [record for each in super().dead(function, after, limit) if (record := _without_body(each))]
+
+    def fetch_result(self, number: int) -> Generator[None, None, JobRecord | None]:
+        for _ in range(3):
+            self.steps += 1
+            yield
+            if self.broken:
+                raise DamagedEntry("a part is not what was written", number, b"work", b"u")
+        return super().ended(number)
+
+
+def _without_body(record: JobRecord | None) -> JobRecord | None:
+    if record is None or isinstance(record.body, int) or len(record.body) < SlowDisk.large:
+        return record
+    return record._replace(body=len(record.body))
 
 
 @pytest.fixture
@@ -365,3 +392,290 @@ def test_such_a_job_goes_on_for_its_client_if_it_does_not_fit(
     worker(p.WorkComplete(handle, b"done"))
     world.work()
     assert client.read() == [p.WorkComplete(handle, b"done")]
+
+
+# ------------------------------------------------------------------- answers about what has ended
+
+
+def end_large(world: Durable, client: Peer, unique: bytes = b"u") -> bytes:
+    """A background job with a large result that is kept."""
+    worker = world.worker()
+    client(p.SubmitJobBg(b"work", unique, b"x"))
+    world.commit()
+    (created,) = client.read()
+    assert isinstance(created, p.JobCreated)
+    assert worker.grab() == created.handle
+    worker(p.WorkComplete(created.handle, LARGE))
+    world.work()
+    worker.leave()
+    return created.handle
+
+
+def ask(function: bytes, request: server_calls.Message, payload: bytes = b"") -> p.SubmitJob:
+    return p.SubmitJob(function, b"", request.to_wire() + payload)
+
+
+def late(world: Durable) -> None:
+    """Each turn is late after one step."""
+    world.broker.turns.is_late = lambda: True
+
+
+def ask_for_large(world: Durable, asker: Peer, handle: bytes) -> None:
+    """Ask for a large result, of which one step is read."""
+    late(world)
+    request = server_calls.ResultRequest(handle=handle.decode())
+    assert [type(answer) for answer in asker(ask(server_calls.RESULT, request))] == [p.JobCreated]
+    world.commit()
+
+
+def failure_of(answer: object) -> str:
+    """The text of a failed call."""
+    assert isinstance(answer, p.WorkWarning)
+    return answer.data.decode()
+
+
+def test_a_large_result_is_read_in_turns_with_the_requests_of_others_between(
+    world: Durable, client: Peer, disk: SlowDisk
+) -> None:
+    handle = end_large(world, client)
+    asker, other = world.peer("asker"), world.peer("other")
+    ask_for_large(world, asker, handle)
+    asker(p.EchoReq(b"behind"))
+    for steps in range(1, 4):
+        assert disk.steps == steps
+        assert other(p.EchoReq(b"between")) == [p.EchoRes(b"between")]
+        assert asker.read() == []
+        world.turn()
+    answer, behind = asker.read()
+    assert isinstance(answer, p.WorkComplete)
+    assert answer.result == LARGE
+    assert behind == p.EchoRes(b"behind")
+
+
+def test_a_large_result_that_goes_while_it_is_read_is_unknown(
+    world: Durable, client: Peer, disk: SlowDisk
+) -> None:
+    handle = end_large(world, client)
+    asker = world.peer("asker")
+    ask_for_large(world, asker, handle)
+    while disk.expire(2e9, 100):
+        pass
+    world.work()
+    warning, failed = asker.read()
+    assert "is not kept any more" in failure_of(warning)
+    assert isinstance(failed, p.WorkFail)
+    assert asker(p.EchoReq(b"next")) == [p.EchoRes(b"next")]
+
+
+def test_damage_in_a_later_part_of_a_result_is_the_answer_and_is_logged(
+    world: Durable, client: Peer, disk: SlowDisk
+) -> None:
+    handle = end_large(world, client)
+    asker = world.peer("asker")
+    ask_for_large(world, asker, handle)
+    disk.broken = True
+    world.work()
+    warning, failed = asker.read()
+    assert failure_of(warning) == "a part is not what was written"
+    assert isinstance(failed, p.WorkFail)
+    assert [notice.text for notice in world.broker.outgoing.notices] == [
+        f"job {handle.decode()} of work: a part is not what was written"
+    ]
+    assert asker(p.EchoReq(b"next")) == [p.EchoRes(b"next")]
+
+
+def test_a_large_result_is_read_no_further_for_a_client_that_leaves(
+    world: Durable, client: Peer, disk: SlowDisk
+) -> None:
+    handle = end_large(world, client)
+    asker = world.peer("asker")
+    ask_for_large(world, asker, handle)
+    asker.leave()
+    world.work()
+    assert disk.steps == 1
+    assert not world.broker.turns.waiting
+
+
+def test_a_large_result_answers_a_submission_with_reuse(world: Durable, client: Peer, disk: SlowDisk) -> None:
+    handle = end_large(world, client)
+    late(world)
+    request = server_calls.SubmitRequest(function="work", unique="u", reuse=True)
+    client(ask(server_calls.SUBMIT, request, b"\nx"), p.EchoReq(b"behind"))
+    world.work()
+    assert disk.steps == 3
+    assert client.read() == [
+        p.JobCreated(handle),
+        p.WorkComplete(handle, LARGE),
+        p.EchoRes(b"behind"),
+    ]
+
+
+@pytest.mark.parametrize("happens", ["it is damaged", "it goes"])
+def test_a_submission_with_reuse_runs_if_its_large_result_cannot_be_had(
+    world: Durable, client: Peer, disk: SlowDisk, happens: str
+) -> None:
+    end_large(world, client)
+    late(world)
+    request = server_calls.SubmitRequest(function="work", unique="u", reuse=True)
+    client(ask(server_calls.SUBMIT, request, b"\nx"))
+    world.commit()
+    if happens == "it is damaged":
+        disk.broken = True
+    else:
+        disk.expire(2e9, 100)
+    world.work()
+    (created,) = client.read()
+    assert isinstance(created, p.JobCreated)
+    assert world.broker.core.find(created.handle) is not None
+
+
+def fail_large(world: Durable, client: Peer, payload: bytes, unique: bytes = b"") -> bytes:
+    """A dead letter with a large payload."""
+    client(p.SubmitJobBg(b"work", unique, payload))
+    world.work()
+    (created,) = client.read()
+    assert isinstance(created, p.JobCreated)
+    worker = world.worker()
+    worker(p.GrabJob())
+    world.work()
+    worker(p.WorkFail(created.handle))
+    world.work()
+    worker.leave()
+    return created.handle
+
+
+SHOWN: list[bytes] = [
+    b"",
+    LARGE,
+    b"short",
+    b"x" + "\u00e9\u20ac\U0001f600".encode() * 300_000,
+    b'"\\\x00\x1f\x7f\n' * 300_000,
+    b"x" * 2_000_000 + b"\xff",
+    b"x" * 2_000_000 + b"\xc3",
+]
+
+
+@pytest.mark.parametrize("payload", SHOWN, ids=range(len(SHOWN)))
+def test_a_large_dead_letter_is_shown_whole(world: Durable, client: Peer, payload: bytes) -> None:
+    handle = fail_large(world, client, payload)
+    late(world)
+    request = server_calls.DeadRequest(action="show", handle=handle.decode())
+    client(ask(server_calls.DEAD, request), p.EchoReq(b"behind"))
+    world.work()
+    answer, behind = client.read()
+    assert isinstance(answer, p.WorkComplete)
+    assert behind == p.EchoRes(b"behind")
+    letter = server_calls.Letter.model_validate_json(answer.result)
+    try:
+        text: str | None = payload.decode()
+    except UnicodeDecodeError:
+        text = None
+    assert base64.b64decode(letter.payload) == payload
+    assert letter.text == text
+    assert letter.job.handle == handle.decode()
+    assert letter.job.size == 0
+
+
+def test_a_dead_letter_that_goes_while_it_is_shown_is_unknown(
+    world: Durable, client: Peer, disk: SlowDisk
+) -> None:
+    handle = fail_large(world, client, LARGE)
+    late(world)
+    request = server_calls.DeadRequest(action="show", handle=handle.decode())
+    client(ask(server_calls.DEAD, request))
+    world.commit()
+    disk.expire(1e10, 100)
+    world.work()
+    warning, failed = client.read()
+    assert failure_of(warning) == f"there is no dead letter {handle.decode()} any more"
+    assert isinstance(failed, p.WorkFail)
+    assert client(p.EchoReq(b"next")) == [p.EchoRes(b"next")]
+
+
+# ------------------------------------------------------------------------ payloads that are uniques
+
+HASHED = bytes(LONG_HASH + 1)
+
+
+def test_a_large_payload_is_hashed_in_turns_with_the_requests_of_others_between(
+    world: Durable, client: Peer
+) -> None:
+    other = world.peer("other")
+    late(world)
+    client(p.SubmitJob(b"work", b"-", HASHED))
+    assert client(p.EchoReq(b"behind")) == []
+    turns = 0
+    while world.broker.turns.waiting:
+        assert other(p.EchoReq(b"between")) == [p.EchoRes(b"between")]
+        world.turn()
+        turns += 1
+    assert turns > 3
+    created, behind = client.read()
+    assert isinstance(created, p.JobCreated)
+    assert behind == p.EchoRes(b"behind")
+    world.broker.turns.is_late = lambda: False
+    assert other.submit(b"work", b"-", HASHED) == created.handle
+    assert other.submit(b"work", b"-", HASHED + b"other") != created.handle
+
+
+@pytest.mark.parametrize("detached", [False, True])
+def test_so_is_that_of_a_submission_with_options(world: Durable, client: Peer, detached: bool) -> None:
+    first = world.peer("first").submit(b"work", b"-", HASHED)
+    late(world)
+    request = server_calls.SubmitRequest(function="work", unique="-", detached=detached)
+    assert client(ask(server_calls.SUBMIT, request, b"\n" + HASHED), p.EchoReq(b"behind")) == []
+    world.work()
+    created, *answers = client.read()
+    assert isinstance(created, p.JobCreated)
+    assert p.EchoRes(b"behind") in answers
+    (job,) = world.broker.jobs.by_number.values()
+    assert world.broker.core.handles.handle(job.number) == first
+    assert job.background is detached
+    if detached:
+        (answer,) = (answer for answer in answers if isinstance(answer, p.WorkComplete))
+        assert json.loads(answer.result)["handle"] == first.decode()
+    else:
+        assert created.handle == first
+
+
+def test_answers_keep_their_order_around_a_payload_that_is_hashed(world: Durable, client: Peer) -> None:
+    late(world)
+    small = p.SubmitJobBg(b"work", b"", b"small")
+    client(small, p.SubmitJobBg(b"work", b"-", HASHED), small, p.EchoReq(b"last"))
+    world.work()
+    *created, last = client.read()
+    assert created == [p.JobCreated(_handle(number)) for number in (1, 2, 3)]
+    assert last == p.EchoRes(b"last")
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_a_client_may_leave_while_its_payload_is_hashed(
+    world: Durable, client: Peer, background: bool
+) -> None:
+    late(world)
+    client((p.SubmitJobBg if background else p.SubmitJob)(b"work", b"-", HASHED))
+    client.leave()
+    world.work()
+    assert len(world.broker.jobs.by_number) == background
+
+
+def test_a_dead_letter_whose_large_payload_is_its_unique_is_replayed_in_turns(
+    world: Durable, client: Peer
+) -> None:
+    handle = fail_large(world, client, HASHED, b"-")
+    other = world.peer("other")
+    late(world)
+    request = server_calls.DeadRequest(action="replay", handle=handle.decode())
+    client(ask(server_calls.DEAD, request))
+    world.commit()
+    turns = 0
+    while world.broker.turns.waiting:
+        assert other(p.EchoReq(b"between")) == [p.EchoRes(b"between")]
+        world.turn()
+        turns += 1
+    assert turns > 3
+    (answer,) = client.read()
+    assert isinstance(answer, p.WorkComplete)
+    assert json.loads(answer.result) == {"jobs": 1}
+    world.broker.turns.is_late = lambda: False
+    assert other.submit(b"work", b"-", HASHED) == handle

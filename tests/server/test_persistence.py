@@ -7,7 +7,7 @@ import anyio.lowlevel
 import pytest
 
 from gearflow.broker import Broker, SizeLimits
-from gearflow.broker.storage import Change, JobRecord
+from gearflow.broker.storage import Change, JobRecord, size_of
 from gearflow.errors import StoreError
 from gearflow.protocol import packets as p
 from gearflow.protocol.codec import encode
@@ -24,7 +24,7 @@ class Narrow(MemoryStore):
     room = 1000
 
     def write(self, changes: Sequence[Change]) -> None:
-        if any(len(change.body) >= self.room for change in changes if isinstance(change, JobRecord)):
+        if any(size_of(change.body) >= self.room for change in changes if isinstance(change, JobRecord)):
             raise StoreError("there is no room")
         super().write(changes)
 

@@ -17,7 +17,7 @@ from gearflow.broker.storage import (
     StoredJob,
 )
 from gearflow.stores import MemoryStore
-from tests.stores.values import a_dead_letter, a_job, an_end
+from tests.stores.values import a_dead_letter, a_job, an_end, whole_result
 
 LONGEST = 9_000  # bytes of a body: three pages
 
@@ -79,7 +79,7 @@ def _body(chance: random.Random, number: int) -> bytes:
 def snapshot(store: Store, numbers: int) -> Snapshot:
     """What it answers, for jobs up to a number."""
     jobs = {number: job for number in range(numbers) if (job := store.job(number)) is not None}
-    ends = {number: end for number in range(numbers) if (end := store.ended(number)) is not None}
+    ends = {number: end for number in range(numbers) if (end := whole_result(store, number)) is not None}
     uniques = (b"key-%d" % key for key in range(7))
     latest = {key: end.number for key in uniques if (end := store.latest(b"resize", key)) is not None}
     dead = [end.number for end in store.dead(None, 0, numbers)]

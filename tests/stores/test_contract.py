@@ -22,7 +22,7 @@ from gearflow.broker.storage import (
 from gearflow.errors import StoreError
 from gearflow.stores import OVERHEAD, MemoryStore, SqliteStore
 from gearflow.stores.sqlite.tuning import Tuning
-from tests.stores.values import a_dead_letter, a_job, an_end, jobs_of
+from tests.stores.values import a_dead_letter, a_job, an_end, jobs_of, whole_result
 
 Make: TypeAlias = Callable[[Path, int | None], Store]
 
@@ -64,11 +64,6 @@ def held(store: Store, number: int) -> StoredJob | None:
         return None
     assert not isinstance(job.workload, int)
     return job._replace(workload=bytes(job.workload))
-
-
-def ended(store: Store, number: int) -> JobRecord | None:
-    record = store.ended(number)
-    return None if record is None else record._replace(body=bytes(record.body))
 
 
 def expire_all(store: Store, now: float) -> None:
@@ -125,7 +120,7 @@ def test_a_body_of_many_parts_comes_back_whole(store: Store) -> None:
     store.write([an_end(2, memoryview(LONG)), a_dead_letter(3, len(LONG))])
     assert held(store, 1) == a_job(1, LONG)
     assert held(store, 3) == a_dead_letter(3, LONG).letter
-    assert ended(store, 2) == an_end(2, LONG)
+    assert whole_result(store, 2) == an_end(2, LONG)
     store.write([Forgotten(1), Forgotten(2), Revived(3)])
     assert held(store, 3) == a_job(3, LONG)
     store.write([an_end(3, b"")])
@@ -141,12 +136,12 @@ def test_a_body_that_is_written_ahead_comes_back_whole(store: Store) -> None:
     store.write([a_job(1, memoryview(LONG)), an_end(2, LONG)])
     assert not store.untidy or list(store.tidy())
     assert held(store, 1) == a_job(1, LONG)
-    assert ended(store, 2) == an_end(2, LONG)
+    assert whole_result(store, 2) == an_end(2, LONG)
     store.write([Forgotten(1), Forgotten(2)])
     for _ in store.tidy():
         pass
     assert not store.untidy
-    assert [held(store, 1), ended(store, 2)] == [None, None]
+    assert [held(store, 1), whole_result(store, 2)] == [None, None]
 
 
 def test_a_body_that_is_written_ahead_and_not_needed_is_removed(store: Store) -> None:
@@ -169,7 +164,7 @@ def test_the_next_large_result_under_a_number_replaces_the_first(store: Store) -
     store.write([an_end(1, LONG[1:])])
     for _ in store.tidy():
         pass
-    assert ended(store, 1) == an_end(1, LONG[1:])
+    assert whole_result(store, 1) == an_end(1, LONG[1:])
 
 
 def test_a_job_is_fetched_in_steps(store: Store) -> None:
@@ -223,7 +218,7 @@ def test_changes_of_unknown_jobs_are_no_error(store: Store) -> None:
     store.write([Rescheduled(1, 5.0, 1, 0), Forgotten(2), Revived(3)])
     store.write([an_end(4)])
     assert store.job(1) is None
-    assert ended(store, 4) == an_end(4)
+    assert whole_result(store, 4) == an_end(4)
 
 
 def test_an_empty_group_is_no_error(store: Store) -> None:
@@ -234,11 +229,11 @@ def test_changes_of_one_job_hold_in_their_order(store: Store) -> None:
     store.write([a_job(1), Rescheduled(1, 9.0, 1, 0), a_job(2), an_end(2), a_job(3), Forgotten(3)])
     assert held(store, 1) == a_job(1, due=9.0, attempt=1)
     assert store.job(2) is None
-    assert ended(store, 2) == an_end(2)
+    assert whole_result(store, 2) == an_end(2)
     assert store.job(3) is None
     store.write([a_dead_letter(1, 7), Revived(1), an_end(1), Forgotten(2), a_job(2)])
     assert store.dead(None, 0, 10) == []
-    assert ended(store, 1) == an_end(1)
+    assert whole_result(store, 1) == an_end(1)
     assert held(store, 2) == a_job(2)
     assert store.ended(2) is None
 
@@ -260,7 +255,7 @@ def test_a_large_group_of_all_kinds_is_kept(store: Store) -> None:
     kept = [number for number in range(1, 1001) if store.job(number) is not None]
     assert kept == [number for number in range(1, 1001) if number % 4 in (3, 0)]
     assert len(store.dead(None, 0, 1000)) == 250
-    assert ended(store, 997) == an_end(997)
+    assert whole_result(store, 997) == an_end(997)
 
 
 # ---------------------------------------------------------------------------------------- what became of it
@@ -284,7 +279,7 @@ def test_an_end_comes_back_as_it_was_given(store: Store, outcome: JobOutcome) ->
         expires=inf,
     )
     store.write([end])
-    found = ended(store, 3)
+    found = whole_result(store, 3)
     assert found == end
     assert found is not None
     assert isinstance(found.outcome, JobOutcome)
@@ -294,8 +289,8 @@ def test_an_end_comes_back_as_it_was_given(store: Store, outcome: JobOutcome) ->
 def test_a_result_comes_back_whole(store: Store, length: int) -> None:
     body = (LONG * 7)[:length]
     store.write([an_end(1, body), an_end(2, memoryview(body))])
-    assert ended(store, 1) == an_end(1, body)
-    assert ended(store, 2) == an_end(2, body)
+    assert whole_result(store, 1) == an_end(1, body)
+    assert whole_result(store, 2) == an_end(2, body)
 
 
 def test_a_job_that_ended_is_no_job_any_more(store: Store) -> None:
@@ -318,7 +313,7 @@ def test_no_other_job_goes_with_those_that_ended(store: Store, gone: tuple[int, 
 def test_the_last_end_under_a_number_counts(store: Store) -> None:
     store.write([an_end(1, b"first")])
     store.write([an_end(1, b"second")])
-    assert ended(store, 1) == an_end(1, b"second")
+    assert whole_result(store, 1) == an_end(1, b"second")
     expire_all(store, inf)
     assert store.ended(1) is None
 
@@ -367,7 +362,7 @@ def test_a_dead_letter_is_there_twice(store: Store) -> None:
     store.write([a_job(1, b"payload")])
     store.write([dead])
     assert held(store, 1) == dead.letter
-    assert ended(store, 1) == dead._replace(letter=None)
+    assert whole_result(store, 1) == dead._replace(letter=None)
     assert store.dead(None, 0, 10) == [dead._replace(letter=None)]
 
 
@@ -420,7 +415,7 @@ def test_only_dead_letters_are_revived(store: Store) -> None:
     store.write([Revived(1), Revived(2)])
     assert held(store, 1) == job
     assert store.job(2) is None
-    assert ended(store, 2) == an_end(2)
+    assert whole_result(store, 2) == an_end(2)
 
 
 def test_a_dead_letter_is_not_rescheduled(store: Store) -> None:
@@ -436,7 +431,7 @@ def test_what_expires_is_removed_and_nothing_else(store: Store) -> None:
     store.write([a_job(1), an_end(2, expires=10.5), an_end(3, expires=10.75), a_dead_letter(4, expires=9.0)])
     store.write([an_end(5, expires=inf)])
     assert store.expire(8.9, 100) is False
-    assert ended(store, 4) is not None
+    assert whole_result(store, 4) is not None
     assert store.expire(10.5, 100) is False
     assert [store.ended(number) is None for number in (2, 3, 4, 5)] == [True, False, True, False]
     assert store.job(4) is None
@@ -468,14 +463,14 @@ def test_notes_and_letters_count_as_kept(make: Callable[..., Store]) -> None:
     store.write([an_end(1, b"", notes=b"x" * 2000)])
     store.write([a_job(2, b"x" * 2000)])
     expire_all(store, 0.0)
-    assert ended(store, 1) is not None
+    assert whole_result(store, 1) is not None
     store.write([a_dead_letter(2, 2000)])
     expire_all(store, 0.0)
     assert store.ended(1) is None
     assert held(store, 2) is not None
     store.write([Revived(2), an_end(3, b"x" * 2900), a_job(4, b"x" * 9000)])
     expire_all(store, 0.0)
-    assert ended(store, 3) is not None
+    assert whole_result(store, 3) is not None
     assert held(store, 2) is not None
 
 
@@ -487,14 +482,14 @@ def test_what_is_more_than_may_be_kept_by_itself_takes_no_place_from_others(
     store.write([an_end(2, b"x" * 1001), a_dead_letter(3, 600)._replace(body=b"x" * 401)])
     store.write([a_dead_letter(4, b"x" * 1001)])
     expire_all(store, 0.0)
-    assert ended(store, 1) == an_end(1, b"")
+    assert whole_result(store, 1) == an_end(1, b"")
     for number in (2, 3, 4):
         assert store.ended(number) is None
         assert store.job(number) is None
     assert store.dead(None, 0, 10) == []
     store.write([an_end(5, b"x" * 1000)])
     expire_all(store, 0.0)
-    assert ended(store, 5) == an_end(5, b"x" * 1000)
+    assert whole_result(store, 5) == an_end(5, b"x" * 1000)
 
 
 def test_nothing_is_kept_where_nothing_may_be(make: Callable[..., Store]) -> None:

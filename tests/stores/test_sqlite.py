@@ -28,7 +28,16 @@ from gearflow.stores.sqlite.rows import paused_row
 from gearflow.stores.sqlite.tuning import Tuning
 from tests.conftest import ROOT
 from tests.stores.scenario import lives, numbers_in, snapshot
-from tests.stores.values import a_dead_letter, a_job, an_end, jobs_of, tamper, with_workload
+from tests.stores.values import (
+    a_dead_letter,
+    a_job,
+    an_end,
+    jobs_of,
+    read,
+    tamper,
+    whole_result,
+    with_workload,
+)
 
 _TIMEOUT: Final = 60.0  # seconds
 
@@ -756,6 +765,34 @@ def test_a_large_body_is_written_read_and_removed_in_small_transactions(path: Pa
     assert parts_in(path) == 25
     assert drain(store.tidy()) >= 25
     assert parts_in(path) == 0
+    store.close()
+
+
+def test_a_large_result_is_its_length_until_it_is_read_in_steps(path: Path) -> None:
+    store = SqliteStore(path, tuning=Tuning(part=8000))
+    store.write([an_end(1, _LARGE)])
+    for record in store.ended(1), store.latest(b"resize", b"key-1"):
+        assert record == an_end(1)._replace(body=len(_LARGE))
+    assert drain(store.fetch_result(1)) == 25
+    assert whole_result(store, 1) == an_end(1, _LARGE)
+    store.close()
+
+
+@pytest.mark.parametrize("steps", [0, 1, 24])
+def test_a_large_result_may_go_or_be_replaced_while_it_is_read(path: Path, steps: int) -> None:
+    store = SqliteStore(path, tuning=Tuning(part=8000))
+    for next_result in None, _LARGE[::-1], b"short":
+        store.write([an_end(1, _LARGE)])
+        reading = store.fetch_result(1)
+        for _ in range(steps):
+            next(reading)
+        store.write([Forgotten(1)])
+        drain(store.tidy())
+        if next_result is not None:
+            store.write([an_end(1, next_result)])
+        assert read(reading) == (None if next_result is None else an_end(1, next_result))
+        store.write([Forgotten(1)])
+        drain(store.tidy())
     store.close()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,25 @@ def a_dead_letter(number: int, workload: bytes | memoryview | int = b"payload", 
     function = fields.get("function", b"resize")
     letter = a_job(number, workload, function=function, attempt=3, deaths=1)
     return an_end(number, b"what went wrong", outcome=JobOutcome.RAISED, letter=letter, **fields)
+
+
+def whole_result(store: Store, number: int) -> JobRecord | None:
+    """What became of a job, with its whole body."""
+    return read(store.fetch_result(number))
+
+
+def read(steps: Generator[None, None, JobRecord | None]) -> JobRecord | None:
+    """Take all steps. The result has its whole body."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            found: JobRecord | None = end.value
+            break
+    if found is None:
+        return None
+    assert not isinstance(found.body, int)
+    return found._replace(body=bytes(found.body))
 
 
 def tamper(path: Path, statement: str) -> None:

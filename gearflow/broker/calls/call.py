@@ -8,11 +8,12 @@ A call **yields** what it waits for, and is resumed when that has happened:
   kept, and None for the others.
 * ``Kept(number)``: a job, or its end, is kept, or could not be. Others may not wait as long.
 * ``EndOf(job, timeout)``: the job has ended, and that is kept. The value is a ``JobEnd``.
-* ``TURN``: others had their turn, if this one is late. An answer about many things needs that.
+* ``TURN``: others had their turn, if this one is late. An answer about many things needs that, or about a
+  large body.
 
-It **returns** the answer: a message or its JSON, or a ``JobEnd`` to end exactly as a job ended, or None if it
-has no end of its own. It **raises** ``CallFailed``; a ``StoreError`` counts as one. A store that answers
-later needs no change here.
+It **returns** the answer: a message or its JSON in pieces, or a ``JobEnd`` to end exactly as a job ended, or
+None if it has no end of its own. It **raises** ``CallFailed``; a ``StoreError`` counts as one. A store that
+answers later needs no change here.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar, cast
 
 from pydantic import ValidationError
 
@@ -37,6 +38,7 @@ from gearflow.protocol.constants import Priority
 from gearflow.protocol.server_calls import Fault, JobName, Message, ResultRequest
 
 M = TypeVar("M", bound=Message)
+T = TypeVar("T")
 
 _MANY_FAULTS: Final = 100
 """Faults of a request from which on they are only counted. It takes 5 us to list one."""
@@ -94,7 +96,7 @@ class JobEnd(NamedTuple):
 
 
 Wait: TypeAlias = _Known | _Turn | Keep | Kept | EndOf
-Steps: TypeAlias = Generator[Wait, Any, Message | bytes | JobEnd | None]
+Steps: TypeAlias = Generator[Wait, Any, Message | list[bytes] | JobEnd | None]
 
 
 class CallFailed(Exception):
@@ -158,7 +160,8 @@ class BrokerParts:
         return KNOWN if ahead is None else Kept(ahead)
 
     def record(self, name: JobName | ResultRequest) -> JobRecord | None:
-        """How the named job ended; None while its end is on its way to the store. Raises CallFailed."""
+        """How the named job ended; None while its end is on its way to the store. A large body may be its
+        length. Raises CallFailed."""
         number = self.number(name.handle) if name.handle is not None else None
         key = (name.function or "").encode(), (name.unique or "").encode()
         if self.core.journal.has_end(number, *key):
@@ -175,6 +178,36 @@ class BrokerParts:
             text = f"there is no {shown}: it never was, or what became of it is not kept any more"
             raise CallFailed("gearflow:unknown", text)
         return record
+
+    def end_of(self, session: Session, record: JobRecord) -> Generator[Wait, None, JobEnd | None]:
+        """The end of a job for a client, with its whole body. None if it or the client is gone meanwhile.
+
+        A large body is read in steps. Until then the client's next requests wait, so that no more is read
+        for it than it has room for. Raises StoreError.
+        """
+        if not isinstance(record.body, int):
+            return JobEnd(record.outcome, record.body)
+        self.submissions.block(session)
+        try:
+            whole = yield from in_turns(self.kept.fetch_result(record.number), session)
+        finally:
+            self.submissions.unblock(session)
+        if whole is None or isinstance(whole.body, int):
+            return None
+        return JobEnd(whole.outcome, whole.body)
+
+
+def in_turns(
+    steps: Generator[None, None, T], client: Session | None = None
+) -> Generator[Wait, None, T | None]:
+    """Take steps in as many turns as they need. Returns what they return, or None if the client has left."""
+    while client is None or client.is_open:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return cast(T, end.value)
+        yield TURN
+    return None
 
 
 def read(kind: type[M], text: bytes) -> M:

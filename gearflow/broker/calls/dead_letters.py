@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+import codecs
+import json
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple
 
 from gearflow.broker import serialization
-from gearflow.broker.calls.call import KNOWN, TURN, BrokerParts, CallFailed, Keep, ServerCall, Steps
+from gearflow.broker.calls.call import (
+    KNOWN,
+    TURN,
+    BrokerParts,
+    CallFailed,
+    Keep,
+    ServerCall,
+    Steps,
+    Wait,
+    in_turns,
+)
 from gearflow.broker.calls.results import ResultCalls
+from gearflow.broker.parser import Body
 from gearflow.broker.storage import Change, DamagedEntry, Forgotten, JobRecord, Revived, StoredJob
 from gearflow.protocol import server_calls as api
+from gearflow.protocol.constants import MAX_ARGUMENT, MAX_BODY
 
 _SLICE: Final = 200
 """Dead letters that are dealt with before others get their turn."""
+
+_STEP: Final = 3 << 18
+"""Bytes of a payload that are shown before others get their turn. Base64 makes four bytes of three."""
 
 
 class _Action(NamedTuple):
@@ -48,25 +65,44 @@ class DeadLetterCalls:
                     yield TURN
                 return api.Letters(letters=tuple(letters))
             case "show":
-                return self._show(request)
+                return (yield from self._show(call, request))
             case "replay" | "purge":
                 return (yield from self._act(request))
 
-    def _show(self, request: api.DeadRequest) -> api.Letter:
+    def _show(self, call: ServerCall, request: api.DeadRequest) -> Steps:
+        """A ``Letter``, as JSON in pieces."""
         (record,) = self._letters(request, 0, 1)
+        submissions = self._parts.submissions
+        submissions.block(call.session)  # so that no more is read for it than it has room for
+        try:
+            return (yield from in_turns(self._letter(record), call.session))
+        finally:
+            submissions.unblock(call.session)
+
+    def _letter(self, record: JobRecord | DamagedEntry) -> Generator[None, None, list[bytes]]:
         stored: StoredJob | None = None
         try:
-            stored = self._parts.kept.job(record.number)
+            stored = yield from self._parts.kept.fetch(record.number)
         except DamagedEntry as error:  # the description of the job contains it
             self._parts.core.report(error)
-        payload = (
-            bytes(stored.workload) if stored is not None and not isinstance(stored.workload, int) else b""
-        )
-        text: str | None = None
-        with suppress(UnicodeDecodeError):
-            text = payload.decode()
+        else:
+            if stored is None:
+                handle = self._parts.core.handles.handle(record.number).decode()
+                raise CallFailed("gearflow:unknown", f"there is no dead letter {handle} any more")
+        payload = stored.workload if stored is not None and not isinstance(stored.workload, int) else b""
         job = self._results.ended_info(record, dead=True)
-        return api.Letter(job=job, payload=base64.b64encode(payload).decode(), text=text)
+        pieces = [b'{"job":%b,"payload":"' % job.to_wire()]
+        for piece in _pieces_of(payload):
+            pieces.append(base64.b64encode(piece))
+            yield
+        pieces.append(b'"')
+        with suppress(UnicodeDecodeError):
+            pieces += yield from _text_of(payload)
+        pieces.append(b"}")
+        if sum(map(len, pieces)) > MAX_BODY - MAX_ARGUMENT:
+            text = f"the answer would not fit into a packet: its payload has {len(payload)} bytes"
+            raise CallFailed("gearflow:refused", text)
+        return pieces
 
     def _act(self, request: api.DeadRequest) -> Steps:
         """Replay or purge each letter that is meant, a slice at a time; the answer counts them."""
@@ -75,7 +111,8 @@ class DeadLetterCalls:
         damaged: list[DamagedEntry] = []
         while True:
             letters = self._letters(request, after, _SLICE)
-            plans = self._plans(request, letters)
+            keys = yield from self._hashed_keys(request, letters)
+            plans = self._plans(request, letters, keys)
             actions = [plan for plan in plans if isinstance(plan, _Action)]
             damaged += [plan for plan in plans if isinstance(plan, DamagedEntry)]
             left += plans.count(None)
@@ -101,8 +138,22 @@ class DeadLetterCalls:
             raise CallFailed("gearflow:refused", text)
         return api.Done(jobs=done, left=left, damaged=len(damaged))
 
-    def _plans(
+    def _hashed_keys(
         self, request: api.DeadRequest, letters: Sequence[JobRecord | DamagedEntry]
+    ) -> Generator[Wait, None, dict[int, bytes | None]]:
+        """The unique keys, by number, of the letters to be replayed whose unique is ``-``."""
+        keys: dict[int, bytes | None] = {}
+        for letter in letters if request.action == "replay" else ():
+            if letter.unique == b"-":
+                hashing = self._parts.lifecycle.fetch_unique_key(letter.number)
+                keys[letter.number] = yield from in_turns(hashing)
+        return keys
+
+    def _plans(
+        self,
+        request: api.DeadRequest,
+        letters: Sequence[JobRecord | DamagedEntry],
+        keys: Mapping[int, bytes | None],
     ) -> list[_Action | DamagedEntry | None]:
         """How to act on letters, except on those that another call is acting on."""
         plans: list[_Action | DamagedEntry | None] = []
@@ -110,7 +161,7 @@ class DeadLetterCalls:
             if letter.number in self._acted_on:
                 continue
             try:
-                plan = self._plan(request, letter)
+                plan = self._plan(request, letter, keys.get(letter.number))
             except DamagedEntry as error:
                 self._parts.core.report(error)
                 plans.append(error)
@@ -120,14 +171,16 @@ class DeadLetterCalls:
             plans.append(plan)
         return plans
 
-    def _plan(self, request: api.DeadRequest, letter: JobRecord | DamagedEntry) -> _Action | None:
+    def _plan(
+        self, request: api.DeadRequest, letter: JobRecord | DamagedEntry, key: bytes | None
+    ) -> _Action | None:
         """How to act on a letter; None: not at all. Raises DamagedEntry if its payload cannot be read."""
         if request.action == "purge":
             return _Action(letter.number, Forgotten(letter.number))
         stored = self._parts.kept.head(letter.number)
         if stored is None:
             return None
-        unique = stored.function, self._parts.lifecycle.unique_key(stored)
+        unique = stored.function, self._parts.lifecycle.unique_key(stored) if key is None else key
         function = self._parts.core.functions.by_name.get(stored.function)
         is_live = self._parts.core.jobs.find(function, unique[1]) is not None
         if unique[1] and (is_live or unique in self._reviving):
@@ -142,7 +195,7 @@ class DeadLetterCalls:
         if action.job is not None:
             self._reviving.discard(action.unique)
             if error is None:
-                self._parts.lifecycle.revive(action.job)
+                self._parts.lifecycle.revive(action.job, action.unique[1])
 
     def _letters(
         self, request: api.DeadRequest, after: int, limit: int
@@ -159,3 +212,19 @@ class DeadLetterCalls:
         if record is None or not self._results.is_dead(record):
             raise CallFailed("gearflow:unknown", f"there is no dead letter {request.handle}")
         return [record]
+
+
+def _pieces_of(payload: Body) -> Iterator[memoryview]:
+    view = memoryview(payload)
+    return (view[start : start + _STEP] for start in range(0, len(view), _STEP))
+
+
+def _text_of(payload: Body) -> Generator[None, None, list[bytes]]:
+    """The field ``text`` of a letter. Raises UnicodeDecodeError if the payload is no text."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    pieces = [b',"text":"']
+    for piece in _pieces_of(payload):
+        pieces.append(json.dumps(decoder.decode(piece), ensure_ascii=False)[1:-1].encode())
+        yield
+    decoder.decode(b"", final=True)
+    return [*pieces, b'"']

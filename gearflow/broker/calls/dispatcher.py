@@ -24,6 +24,7 @@ from gearflow.broker.calls.dead_letters import DeadLetterCalls
 from gearflow.broker.calls.operations import OperationCalls
 from gearflow.broker.calls.results import ResultCalls
 from gearflow.broker.calls.submit import SubmitCalls
+from gearflow.broker.lifecycle import LONG_HASH
 from gearflow.broker.limits import Rejected
 from gearflow.broker.parser import Body
 from gearflow.broker.session import ResultWaiter, Session
@@ -104,39 +105,54 @@ class ServerCalls:
                 raise CallFailed("gearflow:invalid", f"the options do not end within {_MAX_OPTIONS} bytes")
             request = read(api.SubmitRequest, head[:end] if end >= 0 else head)
             payload = workload[end + 1 :] if end >= 0 else b""
-            if request.detached:
-                call = self._open(session, b"")
-                self._resume(call, self._submit.detached(request, payload), None)
-                return False
-            if not request.reuse:
-                return self._submit.attached(session, request, payload)
+            if request.unique == "-" and len(payload) > LONG_HASH:
+                place = partial(self._place_later, session, request, payload)
+                self._parts.submissions.hash_first(session, payload, place, may_be_gone=request.detached)
+                return True
+            if not request.reuse or request.detached:
+                return self._place(session, request, payload, b"")
         except CallFailed as failed:
             self._fail(self._open(session, b""), failed)
             return False
-        session.pending_writes += 1
-        session.blocks_pipeline = True
+        self._parts.submissions.block(session)
         self._resume(None, self._attached_with_reuse(session, request, payload), None)
         return True
+
+    def _place(self, session: Session, request: api.SubmitRequest, payload: Body, key: bytes) -> bool:
+        """Place a submission; whether its JOB_CREATED has to wait for the store. Raises CallFailed."""
+        if not request.detached:
+            return self._submit.attached(session, request, payload, key)
+        self._resume(self._open(session, b""), self._submit.detached(request, payload, key), None)
+        return False
+
+    def _place_later(self, session: Session, request: api.SubmitRequest, payload: Body, key: bytes) -> None:
+        """Place a submission in a later turn than that of its packet."""
+        try:
+            try:
+                self._place(session, request, payload, key)
+            except CallFailed as failed:
+                self._fail(self._open(session, b""), failed)
+        except Rejected as refused:
+            self._parts.submissions.answer(session, None, False, refused)
 
     def _attached_with_reuse(self, session: Session, request: api.SubmitRequest, payload: Body) -> Steps:
         """An attached submission that a kept success may answer. Nothing may be answered before it."""
         record = yield from self._submit.kept_success(request)
-        session.blocks_pipeline = False
-        self._parts.submissions.resume(session)
+        end: JobEnd | None = None
+        if record is not None:
+            try:
+                end = yield from self._parts.end_of(session, record)
+            except StoreError as error:
+                self._parts.core.report(error)  # then it runs again
+        self._parts.submissions.unblock(session)
         if not session.is_open:
             return None
-        if record is not None:
-            handle = self._parts.core.handles.handle(record.number)
-            self._parts.core.outgoing.respond(session, PacketType.JOB_CREATED, handle)
-            self._end(session, handle, JobEnd(record.outcome, record.body))
+        if record is None or end is None:
+            self._place_later(session, request, payload, b"")
             return None
-        try:
-            self._submit.attached(session, request, payload)
-        except CallFailed as failed:
-            try:
-                self._fail(self._open(session, b""), failed)
-            except Rejected as refused:
-                self._parts.submissions.answer(session, None, False, refused)
+        handle = self._parts.core.handles.handle(record.number)
+        self._parts.core.outgoing.respond(session, PacketType.JOB_CREATED, handle)
+        self._end(session, handle, end)
         return None
 
     def _open(self, session: Session, workload: Body) -> ServerCall:
@@ -210,14 +226,14 @@ class ServerCalls:
 
     # -------------------------------------------------------------------------------------- the ends
 
-    def _answer(self, call: ServerCall | None, answer: api.Message | bytes | JobEnd | None) -> None:
+    def _answer(self, call: ServerCall | None, answer: api.Message | list[bytes] | JobEnd | None) -> None:
         if call is None or answer is None or not call.session.is_open:
             return
         if isinstance(answer, JobEnd):
             self._end(call.session, call.handle, answer)
         else:
-            text = answer if isinstance(answer, bytes) else answer.to_wire()
-            self._parts.core.outgoing.respond(call.session, PacketType.WORK_COMPLETE, call.handle, text)
+            pieces = answer if isinstance(answer, list) else [answer.to_wire()]
+            self._send(call.session, PacketType.WORK_COMPLETE, call.handle, *pieces)
 
     def _fail(self, call: ServerCall | None, failed: CallFailed) -> None:
         if call is None or not call.session.is_open:
@@ -238,5 +254,9 @@ class ServerCalls:
             self._parts.core.outgoing.respond(session, PacketType.WORK_FAIL, handle)
             return
         kind = PacketType.WORK_COMPLETE if outcome is JobOutcome.COMPLETED else PacketType.WORK_EXCEPTION
-        head = HEADER.pack(RES, kind, len(handle) + 1 + len(body)) + handle + b"\0"
-        self._parts.core.outgoing.send_in_two(session, head, body)
+        self._send(session, kind, handle, body)
+
+    def _send(self, session: Session, kind: PacketType, handle: bytes, *pieces: Body) -> None:
+        """Send a packet about a call without copying the pieces of its body."""
+        head = HEADER.pack(RES, kind, len(handle) + 1 + sum(map(len, pieces))) + handle + b"\0"
+        self._parts.core.outgoing.send_in_pieces(session, head, *pieces)

@@ -82,7 +82,7 @@ class OperationCalls:
             yield TURN
             if not call.session.is_open:
                 return None
-        return b'{"workers":[%b]}' % b",".join(workers)
+        return [b'{"workers":[%b]}' % b",".join(workers)]
 
     # ---------------------------------------------------------------------- jobs that a worker holds
 

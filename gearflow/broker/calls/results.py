@@ -25,7 +25,7 @@ from gearflow.broker.calls.call import (
 )
 from gearflow.broker.job import NO_PROGRESS, JobDetails, JobState, QueuedJob
 from gearflow.broker.parser import integer
-from gearflow.broker.storage import DamagedEntry, JobOutcome, JobRecord
+from gearflow.broker.storage import DamagedEntry, JobOutcome, JobRecord, size_of
 from gearflow.protocol import server_calls as api
 
 _SLICE: Final = 200
@@ -58,8 +58,11 @@ class ResultCalls:
                 end: JobEnd = yield EndOf(job, request.timeout)
                 return end
             record = self._parts.record(request)
-            if record is not None:
-                return JobEnd(record.outcome, record.body)
+            if record is None:
+                continue
+            end_there = yield from self._parts.end_of(call.session, record)
+            if end_there is not None or not call.session.is_open:
+                return end_there
 
     def info(self, call: ServerCall) -> Steps:
         """Describe a job, or the server where no job is named."""
@@ -175,7 +178,7 @@ class ResultCalls:
             progress=_progress(progress[0].encode(), progress[1].encode()) if progress else None,
             warnings=tuple(notes.get("warnings", ())),
             failure=_failure(record),
-            size=len(record.body),
+            size=size_of(record.body),
             damage=core.damaged.get(record.number),
         )
 
@@ -205,6 +208,8 @@ def _progress(numerator: bytes, denominator: bytes) -> tuple[int, int]:
 def _failure(record: JobRecord) -> api.Failure | None:
     if record.outcome < JobOutcome.RAISED:
         return None
+    if isinstance(record.body, int):
+        return api.Failure(message=f"{record.body} bytes, which gearflow:result returns")
     text = _text(bytes(record.body))
     try:
         return api.Failure.model_validate_json(text)

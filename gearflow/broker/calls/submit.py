@@ -21,18 +21,18 @@ class SubmitCalls:
     def __init__(self, parts: BrokerParts) -> None:
         self._parts = parts
 
-    def attached(self, session: Session, request: api.SubmitRequest, payload: Body) -> bool:
+    def attached(self, session: Session, request: api.SubmitRequest, payload: Body, key: bytes) -> bool:
         """Place an attached job and answer it; whether that has to wait for the store. Raises CallFailed."""
-        job = self._place(request, payload, session)
+        job = self._place(request, payload, key, session)
         return self._parts.submissions.answer(session, job)
 
-    def detached(self, request: api.SubmitRequest, payload: Body) -> Steps:
+    def detached(self, request: api.SubmitRequest, payload: Body, key: bytes) -> Steps:
         """Place a detached job; answered once it is kept."""
         handles = self._parts.core.handles
         record = (yield from self.kept_success(request)) if request.reuse else None
         if record is not None:
             return api.Submitted(handle=handles.handle(record.number).decode())
-        job = self._place(request, payload, None)
+        job = self._place(request, payload, key, None)
         if self._parts.submissions.is_storing(job, True):
             yield Kept(job.number)
         if job.unstored:
@@ -60,7 +60,9 @@ class SubmitCalls:
         good = record is not None and record.outcome is JobOutcome.COMPLETED and record.expires > now
         return record if good else None
 
-    def _place(self, request: api.SubmitRequest, payload: Body, client: Session | None) -> QueuedJob:
+    def _place(
+        self, request: api.SubmitRequest, payload: Body, key: bytes, client: Session | None
+    ) -> QueuedJob:
         try:
             return self._parts.submissions.place(
                 self._parts.core.functions.ensure(request.function.encode()),
@@ -70,6 +72,7 @@ class SubmitCalls:
                 request.detached,
                 self._details(request),
                 client,
+                key,
             )
         except Rejected as refused:
             kind = "gearflow:full" if refused.code == b"QUEUE_ERROR" else "gearflow:invalid"

@@ -31,7 +31,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from gearflow.broker.storage import JobOutcome, JobRecord, Paused, StoredJob
+from gearflow.broker.storage import JobOutcome, JobRecord, Paused, StoredJob, size_of
 from gearflow.errors import StoreError
 from gearflow.stores.sqlite import schema
 from gearflow.stores.sqlite.errors import DiskFull, failed, hint
@@ -453,7 +453,7 @@ class _Saved:
         """Save a job. A doubtful one becomes a dead letter."""
         if job.number in self._numbers or job.number in self._letters:
             return
-        size = job.workload if isinstance(job.workload, int) else len(job.workload)
+        size = size_of(job.workload)
         if is_doubtful:
             self.doubtful.add(job.number)
             dead = True
@@ -475,7 +475,7 @@ class _Saved:
         self._recorded.add(record.number)
         self.found_records += 1
         self._records.append(record._replace(letter=self._letters.get(record.number) if is_letter else None))
-        self._written(len(record.body))
+        self._written(size_of(record.body))
 
     def end_of_records(self, now: float) -> None:
         """Give each dead letter whose result is lost an empty one, so that it can be found."""

@@ -32,7 +32,7 @@ from typing import Any, Final, TypeAlias
 from zlib import crc32
 
 from gearflow.broker.parser import Body
-from gearflow.broker.storage import JobOutcome, JobRecord, StoredJob
+from gearflow.broker.storage import JobOutcome, JobRecord, StoredJob, size_of
 
 GENERATION: Final = 1 << 13
 """Different hashes in an array. Sorting them takes two milliseconds."""
@@ -200,23 +200,19 @@ def row_job(row: Row) -> StoredJob:
 
 def kept_by(record: JobRecord) -> int:
     """The bytes of a result that count toward ``keep_bytes``."""
-    letter_bytes = 0
-    if record.letter is not None:
-        workload = record.letter.workload
-        letter_bytes = workload if isinstance(workload, int) else len(workload)
-    return len(record.body) + len(record.notes) + letter_bytes + OVERHEAD
+    letter_bytes = size_of(record.letter.workload) if record.letter is not None else 0
+    return size_of(record.body) + len(record.notes) + letter_bytes + OVERHEAD
 
 
-def record_row(record: JobRecord, place: int, parts_crc: int | None = None) -> Row:
-    """The columns of ``RECORD_COLUMNS``. The body lies in parts if they have a checksum."""
+def record_row(record: JobRecord, place: int, parts_crc: int = 0) -> Row:
+    """The columns of ``RECORD_COLUMNS``. The checksum is that of a body that lies in parts."""
     (number, function, unique, outcome, body, submitted, started, ended) = record[:8]
     (attempt, deaths, worker, notes, expires, letter) = record[8:]
     kept: bytearray | Body | int
     short: Body
-    size = len(body)
-    if parts_crc is not None:
-        body_crc, short, kept = parts_crc, b"", size
-    elif size <= INLINE:
+    if isinstance(body, int):
+        size, body_crc, short, kept = body, parts_crc, b"", body
+    elif (size := len(body)) <= INLINE:
         body_crc, short, kept = 0, body, bytearray(body)
     else:
         body_crc, short, kept = crc32(body), b"", body

@@ -280,6 +280,10 @@ class SqliteStore:
     def ended(self, number: int) -> JobRecord | None:
         return self._record("number", number, number)
 
+    def fetch_result(self, number: int) -> Generator[None, None, JobRecord | None]:
+        with self._reading_one("records", "number", number, number) as tables:
+            return (yield from tables.fetch_record(number))
+
     def latest(self, function: bytes, unique: bytes) -> JobRecord | None:
         self._check_open()
         for place in self._tables.find(function, unique):

@@ -20,7 +20,6 @@ from gearflow.broker.storage import (
 )
 from gearflow.errors import StoreError
 from gearflow.stores.sqlite.rows import (
-    BODY,
     JOB_BODY_CRC,
     JOB_DEAD,
     JOB_HEAD,
@@ -100,15 +99,34 @@ class Reader:
 
     def whole_record(self, row: Row) -> JobRecord:
         """The record in a row of ``RECORD_COLUMNS``, with its whole body."""
+        return _at_once(self._whole_record(row))
+
+    def _whole_record(self, row: Row) -> Generator[None, None, JobRecord]:
         record = row_record(row)
-        if not isinstance(row[BODY], int):
+        if not isinstance(record.body, int):
             return record
         key = body_key(record.number, of_result=True)
-        return record._replace(body=_at_once(self._joined(key, row[BODY], row[RECORD_BODY_CRC])))
+        return record._replace(body=(yield from self._joined(key, record.body, row[RECORD_BODY_CRC])))
 
     def record(self, key: str, value: int) -> JobRecord | None:
-        """The result with this ``number``, or at this ``place``."""
-        return next(self.records(f"WHERE {key} = ?", value), None)
+        """The result with this ``number``, or at this ``place``. A body in parts is its length."""
+        row = self._record_row_at(key, value)
+        return None if row is None else row_record(row)
+
+    def fetch_record(self, number: int) -> Generator[None, None, JobRecord | None]:
+        """Read a result in steps. None if it is gone. If another has taken its number, that one is read."""
+        while (row := self._record_row_at("number", number)) is not None:
+            try:
+                return (yield from self._whole_record(row))
+            except DamagedRow:
+                now = self._record_row_at("number", number)
+                if now is not None and now[0] == row[0]:  # at the same place
+                    raise
+        return None
+
+    def _record_row_at(self, key: str, value: int) -> Row | None:
+        found = self.connection.execute(f"SELECT {RECORD_COLUMNS} FROM records WHERE {key} = ?", (value,))
+        return next(iter(found.fetchall()), None)
 
     def names(self, table: str, key: str, value: int) -> tuple[int, bytes, bytes] | None:
         """The number, function and unique in a damaged row, as far as they can be read."""
@@ -148,10 +166,6 @@ class Reader:
     def places(self, number: int) -> list[Place]:
         found = self.connection.execute(f"SELECT {PLACE} FROM records WHERE number = ?", (number,))
         return [Place(*row) for row in found]
-
-    def records(self, query: str, *values: Any) -> Iterator[JobRecord]:
-        for row in self.connection.execute(f"SELECT {RECORD_COLUMNS} FROM records {query}", values):
-            yield self.whole_record(row)
 
     def _joined(self, key: int, size: int, crc: int) -> Generator[None, None, memoryview]:
         """The body of a key, whose parts are read one by one."""
@@ -335,11 +349,11 @@ class Tables(Reader):
                 self._uniques.add(token, row[0])
 
     def _record_row(self, record: JobRecord, place: int) -> Row:
-        if len(record.body) <= self._part:
+        body = record.body
+        if isinstance(body, int) or len(body) <= self._part:
             return record_row(record, place)
-        return record_row(
-            record, place, self._insert_parts(body_key(record.number, of_result=True), record.body)
-        )
+        crc = self._insert_parts(body_key(record.number, of_result=True), body)
+        return record_row(record._replace(body=len(body)), place, crc)
 
     def pause(self, change: Paused) -> None:
         """Have a function paused, or not."""
