@@ -34,7 +34,6 @@ settings.register_profile("gearflow", deadline=None)
 settings.load_profile("gearflow")
 
 ROOT: Final = Path(__file__).parent.parent
-SHARED: Final = Path(os.environ.get("GEARFLOW_SHARED") or ROOT.parent / "shared")
 START_TIMEOUT: Final = 10.0  # seconds; gearmand takes some ten milliseconds
 
 
@@ -70,14 +69,6 @@ def program() -> Callable[[str], str]:
         return path or missing(f"{name} is not installed")
 
     return find
-
-
-@pytest.fixture(scope="session")
-def shared() -> Path:
-    """The directory with the conformance suite: GEARFLOW_SHARED, or ``shared`` beside the checkout."""
-    if not SHARED.is_dir():
-        pytest.skip(f"{SHARED} is not there; set GEARFLOW_SHARED to where the conformance suite is")
-    return SHARED
 
 
 @pytest.fixture(scope="session")
