@@ -28,7 +28,6 @@ from gearflow.security.tls import TLS, Security
 
 T = TypeVar("T")
 
-_RECEIVE_SIZE: Final = 65536
 
 _MAX_TABLE: Final = 256 << 20
 """Bytes in the answer to a command. A table of a million functions has 30 MiB."""
@@ -139,7 +138,7 @@ class Admin:
                 with anyio.fail_after(self.timeout):
                     await stream.send(command + b"\r\n")
                     while not is_whole(answer):
-                        answer += await stream.receive(_RECEIVE_SIZE)
+                        answer += await stream.receive()
                         if len(answer) > _MAX_TABLE:
                             raise RemoteProtocolError(
                                 f"{self.server} answered {command.decode()!r} with over {_MAX_TABLE} bytes"

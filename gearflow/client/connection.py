@@ -1,11 +1,11 @@
-"""One connection to one server: a reader, a writer, and what waits for answers.
+"""One connection to one server: what is to be sent, and what waits for answers.
 
 The protocol has no request numbers. A server answers the requests of a connection in the order it got
 them, and what workers say of jobs comes in between, named by handle alone. So:
 
-* a request goes into the *outbox*, from which the writer takes all there is and sends it at once; from
+* a request goes into the *outbox*, from which the stream takes all there is and sends it at once; from
   then on it stands in the queue of those *sent*, whose first one the next answer belongs to;
-* JOB_CREATED makes the reader register the job there and then, because its end may be in the same bytes;
+* JOB_CREATED registers the job there and then, because its end may be in the same bytes;
 * a caller that gives up leaves its request in the queue, marked, so that its answer is still taken.
 
 A request in the outbox is certainly not known to the server; one that was handed to the socket may be.
@@ -27,7 +27,7 @@ A caller that no longer wants a job is forgotten here at once. The client notifi
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -39,12 +39,12 @@ from gearflow.client.config import ServerAddress
 from gearflow.client.job import ClientJob, JobEvent, JobHandle
 from gearflow.client.names import to_text
 from gearflow.client.requests import Heartbeat, NotSent, Submission
+from gearflow.client.stream import Stream
 from gearflow.client.transport import (
     BROKEN,
     NO_TLS,
     NO_TOKEN,
     PING,
-    Stream,
     Unreachable,
     describe,
     open_stream,
@@ -53,7 +53,7 @@ from gearflow.client.transport import (
 from gearflow.errors import ConnectionLost, RemoteProtocolError
 from gearflow.protocol.codec import decode, encode, marked_failure
 from gearflow.protocol.constants import MAX_ANSWER, MAX_PAYLOAD, RES, TLS_REQUIRED, PacketType
-from gearflow.protocol.framing import Frame, FrameBuffer
+from gearflow.protocol.framing import FrameBuffer
 from gearflow.protocol.heartbeat import CHECKS, Timeouts
 from gearflow.protocol.packets import (
     Error,
@@ -69,9 +69,6 @@ from gearflow.protocol.request_queue import IDENTIFY, Identification, Request, R
 from gearflow.security.tls import PLAIN, Security
 
 logger = logging.getLogger(__name__)
-
-RECEIVE_SIZE: Final = 262_144
-"""Bytes: what asyncio's transports read at most in one go."""
 
 _EXCEPTIONS: Final = encode(OptionReq(b"exceptions"))
 _MIB: Final = 1 << 20
@@ -194,7 +191,7 @@ class Connection:
         self._outbox: dict[Request, bytes] = {}
         self._sent = RequestQueue[Request]()
         self._attached: dict[bytes, _Attached] = {}
-        self._wake: anyio.Event | None = None  # the writer sleeps on it
+        self._stream: Stream  # once it is connected
         self._batch_size = 0  # bytes of what was sent last, or is being sent
         self._heard = True  # something, since the heartbeat last looked
         self._closed = False
@@ -230,12 +227,11 @@ class Connection:
         """
         if self._closed:
             raise NotSent(self.reason)
+        if not self._outbox:
+            self._stream.wake()
         self._outbox[request] = packet
         if self._frames.max_body < self._max_result:
             self._expect(request, packet)
-        if self._wake is not None:
-            self._wake.set()
-            self._wake = None
 
     def _expect(self, request: Request, packet: bytes) -> None:
         """Let in an answer as large as this request may bring one."""
@@ -293,8 +289,8 @@ class Connection:
             self.reason = str(error)
             return
         async with stream, anyio.create_task_group() as tasks:
-            tasks.start_soon(self._write, stream)
-            tasks.start_soon(self._read, stream, tasks.cancel_scope)
+            self._stream = stream
+            tasks.start_soon(self._serve, tasks.cancel_scope)
             with anyio.CancelScope(deadline=deadline) as limit:
                 await self._shake_hands()
             if limit.cancelled_caught:
@@ -323,21 +319,16 @@ class Connection:
         self.opened.set()
         logger.debug("connected", extra={"server": str(self.server), "gearflow": gearflow})
 
-    async def _write(self, stream: Stream) -> None:
-        """Send what is in the outbox, all at once, whenever there is something."""
-        while True:
-            if not self._outbox:
-                self._wake = self.new_event()
-                await self._wake.wait()
-            batch, self._outbox = self._outbox, {}
-            self._sent.sent(batch)
-            data = b"".join(batch.values())
-            self._batch_size = len(data)
-            try:
-                await stream.send(data)
-            except (OSError, anyio.BrokenResourceError):
-                return  # the reader takes what the server still said, and then finds the end
-            del batch, data  # which may be large, and the next one a long time off
+    def take(self) -> bytes:
+        """All that is in the outbox, which counts as sent now."""
+        batch = self._outbox
+        if not batch:
+            return b""
+        self._outbox = {}
+        self._sent.sent(batch)
+        data = b"".join(batch.values())
+        self._batch_size = len(data)
+        return data
 
     async def _watch(self, timeout: float) -> None:
         """Return when the server has left a request without an answer for too long.
@@ -376,15 +367,10 @@ class Connection:
         """Whether the next answer is not that to a ping. ``_watch`` has a limit for it."""
         return not isinstance(self._sent.first, Heartbeat)
 
-    async def _read(self, stream: Stream, life: anyio.CancelScope) -> None:
-        """Take in what the server says until it stops or talks nonsense; this ends the connection."""
-        feed = self._frames.feed
+    async def _serve(self, life: anyio.CancelScope) -> None:
+        """Send what is in the outbox and take in what the server says, until it stops or talks nonsense."""
         try:
-            while True:
-                data = await stream.receive(RECEIVE_SIZE)
-                self._heard = True
-                self._handle_all(feed(data))
-                del data  # as in _handle_all
+            await self._stream.serve(self)
         except BROKEN as error:
             self.reason = describe(error)
             if isinstance(error, RemoteProtocolError):
@@ -416,8 +402,10 @@ class Connection:
 
     # ---------------------------------------------------------------------------- what the server says
 
-    def _handle_all(self, frames: Iterable[Frame]) -> None:
-        for kind, body in frames:  # here, so that the last body is not kept while the next one is waited for
+    def received(self, data: bytes) -> None:
+        """Handle what the server says."""
+        self._heard = True
+        for kind, body in self._frames.feed(data):
             self._handle_received(kind, body)
 
     def _handle_received(self, kind: int, body: bytes) -> None:

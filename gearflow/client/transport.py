@@ -12,13 +12,13 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import Callable
-from typing import Final, TypeAlias, cast
+from typing import Final, cast
 
 import anyio
-from anyio.abc import ByteStream, SocketAttribute, SocketStream
 from anyio.streams.tls import TLSStream
 
 from gearflow.client.config import ServerAddress
+from gearflow.client.stream import AnyioStream, Stream, connect
 from gearflow.errors import RemoteProtocolError, ServerError
 from gearflow.protocol.codec import encode
 from gearflow.protocol.constants import AUTH, MAX_ANSWER, RES, TLS_REQUIRED
@@ -26,6 +26,7 @@ from gearflow.protocol.framing import Frame, FrameBuffer
 from gearflow.protocol.heartbeat import CHECKS, HeartbeatMonitor, PeerState
 from gearflow.protocol.packets import EchoReq, SubmitJob
 from gearflow.protocol.request_queue import IDENTIFY, Call, CallQueue, Identification, Ignored, Request
+from gearflow.runtime.eventloop import runs_on_asyncio
 from gearflow.runtime.fork import forget_in_children, release_descriptor
 from gearflow.security.tls import TLS, Security
 
@@ -116,9 +117,6 @@ def _about_tls(error: ssl.SSLError) -> str:
     return f"TLS failed: {reason.replace('_', ' ').lower() or error}"
 
 
-Stream: TypeAlias = ByteStream
-"""A connection, with or without TLS. All that it raises is OSError, EndOfStream or BrokenResourceError."""
-
 PING: Final = encode(EchoReq(b"heartbeat"))
 
 _KEEPALIVE: Final = (
@@ -128,8 +126,6 @@ _KEEPALIVE: Final = (
     ("TCP_USER_TIMEOUT", 30_000),
 )
 """A host that vanished without a word is noticed after half a minute, also while it is sent something."""
-
-_RECEIVE_SIZE: Final = 4096
 
 
 class Unreachable(Exception):
@@ -151,11 +147,11 @@ async def open_stream(server: ServerAddress, security: Security, timeout: float)
     """
     step = "no connection"
     with anyio.move_on_after(timeout):
-        stream: Stream = await _connect(server)
+        stream = await _connect(server, is_plain=security.tls is None)
         try:
-            if security.tls is not None:
+            if isinstance(stream, AnyioStream) and security.tls is not None:
                 step = "no TLS (does it speak it?)"
-                stream = await _secure(stream, security.tls, server.host)
+                await _secure(stream, security.tls, server.host)
             if security.token:
                 step = "no answer to OPTION_REQ (is it a Gearman server?)"
                 await _authenticate(stream, security.token)
@@ -201,25 +197,29 @@ def tune(raw: socket.socket) -> None:
             raw.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
-async def _connect(server: ServerAddress) -> SocketStream:
+async def _connect(server: ServerAddress, *, is_plain: bool) -> Stream:
+    stream: Stream
     try:
-        stream = await anyio.connect_tcp(server.host, server.port)
+        if is_plain and runs_on_asyncio():
+            stream = await connect(server)
+        else:
+            stream = AnyioStream(await anyio.connect_tcp(server.host, server.port))
     except (OSError, UnicodeError) as error:  # a host's name may be none that can be looked up
         raise Unreachable(describe(error)) from error
-    tune(stream.extra(SocketAttribute.raw_socket))
+    tune(stream.raw_socket)
     forget_in_children(stream, _release)
     return stream
 
 
-def _release(stream: SocketStream) -> None:
-    release_descriptor(stream.extra(SocketAttribute.raw_socket).fileno())
+def _release(stream: Stream) -> None:
+    release_descriptor(stream.raw_socket.fileno())
 
 
-async def _secure(stream: Stream, tls: TLS, host: str) -> Stream:
-    """The same with TLS, once the server's certificate is found to be good."""
+async def _secure(stream: AnyioStream, tls: TLS, host: str) -> None:
+    """Put TLS around it, once the server's certificate is found to be good."""
     try:
-        return await TLSStream.wrap(
-            stream,
+        stream.raw = await TLSStream.wrap(
+            stream.raw,
             hostname=tls.server_name or host,
             ssl_context=tls.context(),
             standard_compatible=False,  # packets tell their length: no end goes unnoticed
@@ -243,7 +243,7 @@ async def _authenticate(stream: Stream, token: str) -> None:
             await stream.send(packet)
             while not request.is_answered:
                 while not frames:
-                    frames.extend(buffer.feed(await stream.receive(_RECEIVE_SIZE)))
+                    frames.extend(buffer.feed(await stream.receive()))
                 try:
                     queue.receive(*frames.popleft())
                 except RemoteProtocolError as error:  # another answer

@@ -11,6 +11,7 @@ from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
+import anyio
 import anyio.lowlevel
 
 if TYPE_CHECKING:
@@ -43,6 +44,11 @@ def _is_open(descriptor: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def runs_on_asyncio() -> bool:
+    """Whether the event loop that runs here is asyncio's, or one in its place such as uvloop's."""
+    return anyio.get_cancelled_exc_class() is asyncio.CancelledError
 
 
 Post: TypeAlias = Callable[[Callable[[], object]], None]

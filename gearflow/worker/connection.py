@@ -15,7 +15,6 @@ Progress that is newer than what the connection has taken replaces it: a task ma
 while the server takes ten, and nobody wants the others. It never moves past another packet of its job.
 """
 
-import asyncio
 import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping
@@ -25,9 +24,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 import anyio.lowlevel
-from anyio.streams.tls import TLSStream
 
-from gearflow.client.transport import BROKEN, PING, Stream, describe, until_silent
+from gearflow.client.stream import Stream
+from gearflow.client.transport import BROKEN, PING, describe, until_silent
 from gearflow.errors import ConnectionLost
 from gearflow.protocol.codec import encode
 from gearflow.protocol.constants import MAX_ANSWER, RES
@@ -86,9 +85,6 @@ class Outbox:
         return packets
 
 
-RECEIVE_SIZE: Final = 262_144
-"""Bytes: what asyncio's transports read at most in one go."""
-
 _FLUSH: Final = b"flush"
 
 
@@ -111,11 +107,6 @@ class WorkerConnection:
         self._frames = FrameBuffer(RES, max_body=limit, setting="max_workload", text=False)
         self._heard = True  # something, since the heartbeat last looked
         self._flushed = anyio.Event()
-        self._is_sending = False
-        # When a send is cancelled, asyncio has taken all of it or nothing; trio may have sent a part, and TLS
-        # may have lost it, so that nothing can be said any more.
-        in_trio = anyio.get_cancelled_exc_class() is not asyncio.CancelledError
-        self._sends_in_parts = in_trio or isinstance(stream, TLSStream)
         self._is_leaving = False
         self._is_given_up = False  # the server is there, and does not answer
         self._is_closed = False
@@ -223,7 +214,7 @@ class WorkerConnection:
 
     async def _leave(self) -> None:
         """Give back what runs here, if the server knows how to take it. To be called after the loops."""
-        if not self.is_gearflow or (self._is_sending and self._sends_in_parts):
+        if not self.is_gearflow or self._stream.is_cut:
             return  # what follows could be taken for the rest of a packet
         self._is_leaving = True
         for handle in self._runner.abandon(self):
@@ -231,7 +222,7 @@ class WorkerConnection:
         try:
             await self._send(self.outbox.drain())
             while self._lane.unanswered or self._session.calls:  # a GRAB may still bring a job
-                self._handle_received(await self._stream.receive(RECEIVE_SIZE))
+                self._handle_received(await self._stream.receive())
                 await self._send(self.outbox.drain())
         except BROKEN:
             pass  # it is gone before it took them all
@@ -246,7 +237,7 @@ class WorkerConnection:
     async def _read(self) -> None:
         receive, handle_received = self._stream.receive, self._handle_received
         while True:
-            handle_received(await receive(RECEIVE_SIZE))
+            handle_received(await receive())
 
     def _handle_received(self, data: bytes) -> None:
         received = self._session.received
@@ -288,10 +279,8 @@ class WorkerConnection:
         await self._send([hello, requests or PING])
         while True:
             await self._until_woken()
-            if (
-                self._sends_in_parts
-            ):  # if it is cancelled already, send would not tell that it has sent nothing
-                await anyio.lowlevel.checkpoint_if_cancelled()
+            # A send that is cancelled before it begins would not tell that it has sent nothing.
+            await anyio.lowlevel.checkpoint_if_cancelled()
             self._woken = anyio.Event()
             self._is_woken = False
             packets = self.outbox.drain()
@@ -301,9 +290,7 @@ class WorkerConnection:
 
     async def _send(self, packets: list[bytes]) -> None:
         if packets:
-            self._is_sending = True
             await self._stream.send(b"".join(packets))
-            self._is_sending = False
 
     async def _until_woken(self) -> None:
         """Wait until there may be something to write, or the lane is due."""
