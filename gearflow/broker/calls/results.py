@@ -103,7 +103,7 @@ class ResultCalls:
             jobs=len(parts.core.jobs.by_number),
             closed=api.Closed(since=closed.since, reason=closed.reason) if closed is not None else None,
         ).to_wire()
-        return b'%b,"paused":[%b]}' % (info[:-1], self._paused) if self._paused else info
+        return [info[:-1], b',"paused":[', self._paused, b"]}"] if self._paused else [info]
 
     def _list_paused(self) -> Iterator[None]:
         """List the names of the paused functions in order."""
