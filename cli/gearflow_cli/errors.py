@@ -94,6 +94,7 @@ def tell(message: str, level: int = logging.INFO) -> None:
     if logs.is_json():
         logs.write(message, level)
     else:
+        logs.flush()  # the lines that came before
         with suppress(OSError):
             print(f"gearflow: {printable_lines(message)}", file=sys.stderr, flush=True)  # noqa: T201  (this is its purpose)
 

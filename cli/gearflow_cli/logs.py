@@ -3,17 +3,24 @@
 import json
 import logging
 import re
+import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from math import floor
 from typing import Any, Final
 
+from gearflow.runtime.log_batches import BatchFormatter, BatchHandler
 from gearflow_cli.text import printable_lines
 from gearflow_cli.tracebacks import is_own, own_lines
 
 _OF_EVERY_RECORD: Final = vars(logging.makeLogRecord({})).keys() | {"message", "asctime", "taskName"}
 
 
-class _Formatter(logging.Formatter):
+_AT_EXIT: Final = 1.0
+"""Seconds for the last lines, if the process ends at once."""
+
+
+class _Formatter(BatchFormatter):
     """Shows the user's own lines of a traceback."""
 
     def formatException(self, ei: Any) -> str:  # noqa: N802  (logging's name)
@@ -26,8 +33,15 @@ class _Lines(_Formatter):
     Further lines of a record are indented, so that no message can look like another record.
     """
 
+    time_place = slice(0, len("00:00:00"))
+    number_format = "%.3g"
+
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
+
+    def time_text(self, created: float) -> tuple[str, float, float]:
+        second = floor(created)
+        return time.strftime("%H:%M:%S", time.localtime(second)), second, second + 1
 
     def format(self, record: logging.LogRecord) -> str:
         return printable_lines(super().format(record)).replace("\n", "\n  ")
@@ -45,10 +59,16 @@ class _Lines(_Formatter):
 class _Json(_Formatter):
     """Formats a record as one JSON object on one line, with the fields of ``extra``."""
 
+    time_place = slice(len('{"time": "'), len('{"time": "2026-03-01T12:00:00.250Z'))
+
+    def time_text(self, created: float) -> tuple[str, float, float]:
+        millisecond = floor(created * 1000) / 1000
+        text = datetime.fromtimestamp(created, UTC).isoformat(timespec="milliseconds")
+        return text.replace("+00:00", "Z"), millisecond, millisecond + 0.001
+
     def format(self, record: logging.LogRecord) -> str:
-        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         line: dict[str, object] = {
-            "time": time.replace("+00:00", "Z"),
+            "time": self.time_text(record.created)[0],
             "level": record.levelname.lower(),
             "process": record.process,
             "logger": record.name,
@@ -63,6 +83,13 @@ class _Json(_Formatter):
         return json.dumps(line | _fields(record) | line, default=str)
 
 
+class _WithoutDetails(BatchHandler):
+    """Writes records, but leaves out the details of libraries."""
+
+    def filter(self, record: logging.LogRecord) -> Any:  # which differs from one Python to another
+        return _is_wanted(record) and super().filter(record)
+
+
 def to_stderr(level: str, *, json: bool = False, modules: Iterable[str] = ()) -> None:
     """Write log records from ``level`` on to stderr, except for loggers that have a level of their own.
 
@@ -71,14 +98,21 @@ def to_stderr(level: str, *, json: bool = False, modules: Iterable[str] = ()) ->
     Args:
         modules: The user's own modules, which are no libraries wherever they are installed.
     """
-    handler = logging.StreamHandler()
+    has_details = logging.getLevelName(level.upper()) < logging.INFO
+    handler = _WithoutDetails() if has_details else BatchHandler()
     handler.setFormatter(_Json() if json else _Lines())
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
     logging.getLogger("gearflow").setLevel(level.upper())
-    if logging.root.level < logging.INFO:
-        handler.addFilter(_is_wanted)
+    if has_details:
         for module in modules:
             logging.getLogger(module.partition(".")[0]).setLevel(level.upper())
+
+
+def flush() -> None:
+    """Write the lines that still wait, before the process ends at once or stderr is used otherwise."""
+    for handler in logging.root.handlers:
+        if isinstance(handler, BatchHandler):
+            handler.flush_within(_AT_EXIT)
 
 
 def is_json() -> bool:

@@ -94,6 +94,7 @@ class WorkerConnection:
     def __init__(self, stream: Stream, owner: "ServerLink", runner: "Runner") -> None:
         self.reason = "it was closed"
         self.server = owner.address
+        self.server_name = str(owner.address)
         self.outbox = Outbox()
         self._stream = stream
         self._owner = owner

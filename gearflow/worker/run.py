@@ -58,7 +58,7 @@ class Run:
         return {
             "task": self.task.name,
             "handle": self.handle_text,
-            "server": str(self.connection.server),
+            "server": self.connection.server_name,
             "attempt": self.envelope.attempt,
         }
 

@@ -15,6 +15,7 @@ from typing import Final
 import anyio
 
 from gearflow.errors import PayloadInvalid, TaskTimeout
+from gearflow.runtime.log_batches import RecordKind
 from gearflow.runtime.log_bursts import BurstLog
 from gearflow.tasks.control_flow import Control, Discard, Snooze
 from gearflow.worker.retry_policy import one_line
@@ -40,6 +41,9 @@ class RunOutcome(StrEnum):
 
 
 _EXPECTED: Final = (RunOutcome.DONE, RunOutcome.SNOOZED, RunOutcome.CANCELLED)
+_MOST_KINDS: Final = 1000
+"""Kinds of lines that are kept."""
+
 _FAILURES: Final = (RunOutcome.FAILED, RunOutcome.TIMED_OUT, RunOutcome.INVALID, RunOutcome.DISCARDED)
 
 
@@ -54,6 +58,7 @@ class RunStats:
         self.failed = 0  # for good: runs that are retried, snoozed, cancelled or handed on are not
         self.last_end = time.perf_counter()  # of a run; before the first one, of the worker's making
         self.log = BurstLog(logger, time.monotonic, self._call_later)
+        self._kinds: dict[tuple[str, str, int], RecordKind] = {}  # of lines
         self._counts: tuple[float, Callable[[], None]] | None = None  # the log counts then
         self._counts_wanted = anyio.Event()
 
@@ -80,7 +85,10 @@ class RunStats:
             self.failed += 1
         level = logging.INFO if outcome in _EXPECTED else logging.WARNING
         if logger.isEnabledFor(level):
-            self._log_run_ended(level, run, outcome, failure, now - run.began)
+            if outcome is RunOutcome.DONE:
+                self._kind_of(run).log(run.handle, now - run.began)
+            else:
+                self._log_run_ended(level, run, outcome, failure, now - run.began)
 
     async def count_bursts(self) -> None:
         """Log the counts of the log's bursts, until this is cancelled."""
@@ -119,6 +127,18 @@ class RunStats:
         """Log that a job which waited here for its next run after this one is another worker's now."""
         fields = {**run.log_fields(), "outcome": str(RunOutcome.HANDED_ON)}
         self._log_unexpected("job handed on", fields, (RunOutcome.HANDED_ON, run.task.name), None)
+
+    def _kind_of(self, run: Run) -> RecordKind:
+        """The kind of the lines about runs that are done as this one is."""
+        key = run.task.name, run.connection.server_name, run.envelope.attempt
+        kind = self._kinds.get(key)
+        if kind is None:
+            if len(self._kinds) >= _MOST_KINDS:
+                self._kinds.clear()
+            fields = {**run.log_fields(), "duration": 0.0, "outcome": str(RunOutcome.DONE)}
+            kind = RecordKind(logger, logging.INFO, "job done", fields, handle="handle", number="duration")
+            self._kinds[key] = kind
+        return kind
 
     def _log_run_ended(
         self, level: int, run: Run, outcome: RunOutcome, failure: BaseException | None, seconds: float

@@ -5,7 +5,7 @@
 ``acall`` of two async tasks, ``--concurrency`` calls at a time, through gearflow's server and C gearmand
 in turns. Printed are medians of calls a second, and the CPU time for each call in the three processes,
 which tells what bounds the rate: a process that is busy all the time, or both cores. The worker logs
-warnings only; its usual line for each job costs it about as much as running an empty task.
+warnings only.
 """
 
 import argparse

@@ -5,6 +5,7 @@ import os
 import socket
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -177,6 +178,9 @@ def loggers_as_before() -> Iterator[None]:
     handlers, level, our_level = list(root.handlers), root.level, ours.level
     root.handlers.clear()  # else they would be closed
     yield
+    for handler in root.handlers:
+        with suppress(ValueError):  # pytest has closed its stream
+            handler.close()
     root.handlers[:] = handlers
     root.setLevel(level)
     ours.setLevel(our_level)

@@ -14,7 +14,7 @@ from gearflow_cli.errors import CliError, ExitCode, tell
 from gearflow_cli.options import LogLevel, how, where
 from gearflow_cli.process import supervise
 from gearflow_cli.process.restart import restart
-from gearflow_cli.process.signals import Signals, ending_at_once
+from gearflow_cli.process.signals import Signals, ending_at_once, exit_at_once
 from gearflow_cli.server_queries import addresses_of
 from gearflow_cli.tracebacks import own_lines
 
@@ -273,7 +273,7 @@ def _run(
             restart(quiet=signals.is_quiet)
         if signals.forced:
             sys.stdout.flush()
-            os._exit(signals.forced)
+            exit_at_once(signals.forced)
     if settings.get("burst") and failed:
         raise typer.Exit(ExitCode.TASK_FAILED)
 

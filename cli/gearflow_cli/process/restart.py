@@ -6,6 +6,8 @@ import sys
 from contextlib import suppress
 from typing import Final, NoReturn
 
+from gearflow_cli import logs
+
 HELD_BACK: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """Signals that stay blocked during a restart, until the new process handles them."""
 
@@ -29,6 +31,7 @@ def restart(*, quiet: bool = False) -> NoReturn:
     from gearflow.supervisor import HELD_BACK as OF_A_MEMBER
 
     sys.stdout.flush()
+    logs.flush()
     with suppress(OSError):  # it was removed
         os.chdir(_HOME)
     signal.pthread_sigmask(signal.SIG_BLOCK, {*OF_A_MEMBER, *HELD_BACK})  # until the new process handles them

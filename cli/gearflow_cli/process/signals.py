@@ -24,6 +24,7 @@ from functools import partial
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Final, NoReturn, Self
 
+from gearflow_cli import logs
 from gearflow_cli.errors import ExitCode, tell
 
 if TYPE_CHECKING:
@@ -36,6 +37,12 @@ _FOR_LATER: Final = (signal.SIGHUP, signal.SIGTSTP, signal.SIGCONT)
 
 _noted: Final[list[int]] = []
 """Signals that have arrived before the worker started."""
+
+
+def exit_at_once(code: int) -> NoReturn:
+    """End the process, without the interpreter's exit, which would wait for the threads of tasks."""
+    logs.flush()
+    os._exit(code)
 
 
 def end_at_once() -> None:
@@ -191,7 +198,7 @@ class Signals:
 
     def _stop(self, number: int) -> None:
         if self.forced:
-            os._exit(self.forced)
+            exit_at_once(self.forced)
         elif self._asked is None:
             self._asked = number
             self.again = False
@@ -215,7 +222,7 @@ class Signals:
                 self._loop.call_soon_threadsafe(runs.set)
                 if not runs.wait(self._watchdog):
                     tell("the event loop is blocked, and the supervisor is gone: leaving", logging.ERROR)
-                    os._exit(128 + signal.SIGTERM)
+                    exit_at_once(128 + signal.SIGTERM)
                 time.sleep(_LOOK_EVERY)
 
     def _leave(self, number: int) -> None:
@@ -245,7 +252,7 @@ class Signals:
 
 
 def _exit_after(seconds: float, code: int) -> None:
-    _call_after(seconds, partial(os._exit, code))
+    _call_after(seconds, partial(exit_at_once, code))
 
 
 def _call_after(seconds: float, function: Callable[[], object]) -> None:

@@ -1,0 +1,317 @@
+"""A log handler that writes records which are many and alike in batches, and without an object for each.
+
+A worker logs a line for each run, and a record of ``logging`` costs more than a short run. If the handler of
+the program is the only one that would get the record, and nothing of ``logging`` is replaced, then a few
+values go to that handler instead. It writes them within 100 ms, before any other record, as the lines that
+the records would be. Otherwise ``logging`` gets a record as always.
+"""
+
+from __future__ import annotations
+
+import logging
+import select
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from math import inf
+from types import FunctionType
+from typing import Final, TextIO, TypeAlias
+
+from gearflow.runtime.fork import forget_in_children
+
+PERIOD: Final = 0.08
+"""Seconds after which a batch is written."""
+
+MOST: Final = 256
+"""Rows after which a batch is written at once."""
+
+_ATOMIC: Final[int] = getattr(select, "PIPE_BUF", 4096)
+"""Bytes that a pipe takes in one piece, so that the lines of several processes do not mix."""
+
+_SAMPLE: Final = "H:gearflow-sample:1"
+_SAMPLE_NUMBER: Final = 1.23e-300
+
+_REPLACED: Final = ("info", "log", "_log", "makeRecord", "handle", "callHandlers")
+"""Methods of loggers that tools for errors and traces replace."""
+
+
+class RecordKind:
+    """Records of one logger that differ in their time and in two fields only: a handle and a number.
+
+    Args:
+        fields: The fields of ``extra`` in their order.
+        handle, number: The names of the two among them.
+    """
+
+    __slots__ = (
+        "_fields",
+        "_handle",
+        "_handler",
+        "_number",
+        "form",
+        "formatter",
+        "level",
+        "logger",
+        "message",
+    )
+
+    def __init__(
+        self,
+        logger: logging.Logger,
+        level: int,
+        message: str,
+        fields: dict[str, object],
+        *,
+        handle: str,
+        number: str,
+    ) -> None:
+        self.logger = logger
+        self.level = level
+        self.message = message
+        self.formatter: BatchFormatter | None = None  # that has made the form
+        self.form: tuple[str, str] | None = None
+        self._fields = fields
+        self._handle = handle
+        self._number = number
+        self._handler: BatchHandler | None = None  # the last one that was alone
+
+    def log(self, handle: bytes, number: float) -> None:
+        """Log a record. The caller has seen that its level is enabled."""
+        handler = self._handler
+        if handler is None or not handler.rows or not self._is_alone(handler):
+            handler = self._handler = self._find()
+            if handler is None:
+                self.logger.log(self.level, self.message, extra=self._extra(handle, number))
+                return
+        rows = handler.rows
+        rows.append((time.time(), self, handle, number))
+        count = len(rows)
+        if count == 1 or count >= MOST:
+            handler.has_rows(count)
+
+    def record(self, created: float, handle: bytes, number: float) -> logging.LogRecord:
+        """The record for a row."""
+        logger = self.logger
+        record = logger.makeRecord(logger.name, self.level, __file__, 0, self.message, (), None)
+        record.created = created
+        vars(record).update(self._extra(handle, number))
+        return record
+
+    def _extra(self, handle: bytes, number: float) -> dict[str, object]:
+        text = handle.decode("utf-8", "surrogateescape")
+        return {**self._fields, self._handle: text, self._number: number}
+
+    def _find(self) -> BatchHandler | None:
+        """The handler that alone gets these records, if nothing would look at them on their way."""
+        handler = next(iter(logging.root.handlers), None)
+        if isinstance(handler, BatchHandler) and self._is_alone(handler) and _is_as_it_was(self.logger):
+            return handler
+        return None
+
+    def _is_alone(self, handler: BatchHandler) -> bool:
+        """Whether a record passes nothing else on its way to the handler. This is called for each row."""
+        logger = self.logger
+        above = logger.parent
+        root = logging.root
+        handlers = root.handlers
+        return (
+            len(handlers) == 1
+            and handlers[0] is handler
+            and handler.level <= self.level
+            and above is not None
+            and above.parent is root
+            and logger.propagate
+            and above.propagate
+            and not (logger.handlers or above.handlers or logger.filters or handler.filters)
+            and isinstance(handler.formatter, BatchFormatter)
+        )
+
+
+Row: TypeAlias = tuple[float, RecordKind, bytes, float]
+"""A record: its time, its kind, and the two fields."""
+
+
+def _is_as_it_was(logger: logging.Logger) -> bool:
+    """Whether a logger does what the module ``logging`` of Python says."""
+    return (
+        type(logger) is logging.Logger
+        and logging.getLogRecordFactory() is logging.LogRecord
+        and all(
+            isinstance(method, FunctionType) and method.__globals__ is vars(logging)
+            for method in map(vars(logging.Logger).get, _REPLACED)
+        )
+    )
+
+
+class BatchFormatter(logging.Formatter):
+    """Formats a row as it formats the record.
+
+    The time has a fixed place in each line, ``time_place``. ``number_format`` is the form of the number.
+    """
+
+    time_place = slice(0, 0)
+    number_format = "%r"
+
+    def time_text(self, created: float) -> tuple[str, float, float]:
+        """The text of a time, and the times from which and until which it is the same."""
+        raise NotImplementedError
+
+    def lines(self, rows: Sequence[Row]) -> list[str]:
+        """A line for each row, with its end."""
+        handles = _plain([row[2] for row in rows])
+        if handles is None:
+            return [self._line(row) for row in rows]
+        lines: list[str] = []
+        forms: dict[RecordKind, str | None] = {}
+        clock, begin, end = "", inf, -inf
+        for row, handle in zip(rows, handles, strict=True):
+            created, kind, _, number = row
+            if not begin <= created < end:
+                clock, begin, end = self.time_text(created)
+                forms.clear()
+            try:
+                form = forms[kind]
+            except KeyError:
+                form = forms[kind] = self._form(kind, clock)
+            lines.append(self._line(row) if form is None else form % (handle, number))
+        return lines
+
+    def _form(self, kind: RecordKind, clock: str) -> str | None:
+        """The line of this kind at this time, as a form for ``%``. None if it cannot have one."""
+        if kind.formatter is not self:
+            kind.formatter = self
+            kind.form = self._around_time(kind)
+        return None if kind.form is None else clock.join(kind.form)
+
+    def _around_time(self, kind: RecordKind) -> tuple[str, str] | None:
+        """The form before and behind the time, as a sample has it."""
+        line = self.format(kind.record(0.0, _SAMPLE.encode(), _SAMPLE_NUMBER)) + "\n"
+        number = self.number_format % _SAMPLE_NUMBER
+        if line.count(_SAMPLE) != 1 or line.count(number) != 1 or line.find(number) < line.find(_SAMPLE):
+            return None
+        form = line.replace("%", "%%").replace(_SAMPLE, "%s").replace(number, self.number_format)
+        return form[: self.time_place.start], form[self.time_place.stop :]
+
+    def _line(self, row: Row) -> str:
+        created, kind, handle, number = row
+        return f"{self.format(kind.record(created, handle, number))}\n"
+
+
+def _plain(handles: Sequence[bytes]) -> list[str] | None:
+    """Handles as texts, if every format shows them as they are. Looks at all of them at once."""
+    joined = b" ".join(handles)
+    if not joined.isascii() or b'"' in joined or b"\\" in joined:
+        return None
+    text = joined.decode()
+    blanks = len(handles) - 1
+    if text.isprintable() and text.startswith("H:") and text.count(" ") == blanks == text.count(" H:"):
+        return text.split(" ")
+    return None
+
+
+class BatchHandler(logging.StreamHandler[TextIO]):
+    """Writes records at once, and rows in batches. Owns the rows, and the thread that writes them.
+
+    A record is written after the rows that came before it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[Row] = []
+        self._is_writing = False
+        self._written = -inf  # when the last batch was
+        self._wake = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._is_closed = False
+        forget_in_children(self, BatchHandler._forget)
+
+    def has_rows(self, count: int) -> None:
+        """A row was added, so there are so many. They are written soon, or at once if that was not lately."""
+        if count >= MOST or time.monotonic() >= self._written + PERIOD:
+            self.flush()
+            return
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._serve, name="gearflow-log", daemon=True)
+            self._thread.start()
+        self._wake.set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record."""
+        self._write_rows()
+        super().emit(record)
+
+    def flush(self) -> None:
+        """Write the rows now."""
+        self.acquire()
+        try:
+            self._write_rows()
+            super().flush()
+        finally:
+            self.release()
+
+    def flush_within(self, seconds: float) -> None:
+        """The same before the process ends, unless another write lasts longer. Also in a signal handler."""
+        lock = self.lock
+        if lock is not None and not self._is_writing and lock.acquire(timeout=seconds):
+            with suppress(Exception):  # the signal may have come in the middle of a write
+                self._write_rows()
+            lock.release()
+
+    def close(self) -> None:
+        """Write the rows, and end the thread."""
+        self.flush()
+        self._is_closed = True
+        self._wake.set()
+        super().close()
+
+    def _write_rows(self) -> None:
+        """Write all rows. The caller has the lock."""
+        count = len(self.rows)
+        if not count or self._is_writing:
+            return
+        self._is_writing = True
+        rows = self.rows[:count]
+        del self.rows[:count]  # others may have been added
+        try:
+            assert isinstance(self.formatter, BatchFormatter)
+            for piece in _pieces(self.formatter.lines(rows)):
+                self.stream.write(piece)
+            self.stream.flush()
+        except RecursionError:
+            raise
+        except Exception:  # noqa: BLE001  (as all handlers do)
+            created, kind, handle, number = rows[-1]
+            self.handleError(kind.record(created, handle, number))
+        finally:
+            self._is_writing = False
+            self._written = time.monotonic()
+
+    def _serve(self) -> None:
+        while not self._is_closed:
+            self._wake.wait()
+            self._wake.clear()
+            while self.rows:
+                time.sleep(PERIOD)
+                self.flush()
+
+    def _forget(self) -> None:
+        """We are in a forked child. The rows are the parent's."""
+        self.rows.clear()
+        self._is_writing = False
+        self._thread = None
+        self._wake = threading.Event()
+
+
+def _pieces(lines: Sequence[str]) -> Iterator[str]:
+    """The lines, joined as far as a pipe takes them in one piece."""
+    piece: list[str] = []
+    size = 0
+    for line in lines:
+        length = len(line) if line.isascii() else 4 * len(line)
+        if size + length > _ATOMIC and piece:
+            yield "".join(piece)
+            piece, size = [], 0
+        piece.append(line)
+        size += length
+    yield "".join(piece)
