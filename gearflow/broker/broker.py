@@ -38,7 +38,7 @@ from gearflow.broker.status import StatusHandlers
 from gearflow.broker.storage import Contents, JobOutcome, Paused, Store
 from gearflow.broker.submission import Submissions
 from gearflow.broker.turns import LONG, MANY, Steps
-from gearflow.protocol.constants import AUTH, MAX_ARGUMENT, RESERVED_PREFIX, PacketType
+from gearflow.protocol.constants import AUTH, MAX_ARGUMENT, RESERVED_PREFIX, SUBMIT, PacketType
 
 WARNINGS: Final = 100
 """Warnings of a job that are kept: the last ones."""
@@ -326,7 +326,11 @@ class Broker:
             if function is None:
                 if name.startswith(RESERVED_PREFIX) and not background:
                     return self._calls.start(session, name, workload) or LONG
-                function = self.functions.ensure(name)
+                if name == SUBMIT and details is None:
+                    function, workload, details = self._calls.background(workload)
+                    name = function.name
+                else:
+                    function = self.functions.ensure(name)
             if unique and unique == b"-" and not key and len(workload) > LONG_HASH:
                 again = partial(self._accept, session, name, unique, workload, priority, background, details)
                 submissions.hash_first(session, workload, again, may_be_gone=background)

@@ -5,9 +5,9 @@ background job. Of such a job nothing comes back but its acknowledgement, so a b
 writes the packet and reads the answer in the caller's own thread.
 
 This is a shortcut to the first of the client's servers, and nothing more. Whatever it is not made for (the
-server is out of reach, or wants TLS or a token, another thread is at it, a packet is large) is ``NotSent``,
-and goes the usual way, which knows all servers. Where the server could not be reached, the usual way has to
-reach it first: nobody is to wait for it here again.
+server is out of reach, or wants TLS or a token, another thread is at it, a packet is large, options are for
+another server than gearflow's) is ``NotSent``, and goes the usual way, which knows all servers. Where the
+server could not be reached, the usual way has to reach it first: nobody is to wait for it here again.
 """
 
 import os
@@ -24,7 +24,7 @@ from gearflow.backoff import Backoff
 from gearflow.client.config import ServerAddress
 from gearflow.client.job import JobHandle
 from gearflow.client.names import to_text
-from gearflow.client.requests import NotSent, unknown
+from gearflow.client.requests import NotSent, is_unsupported, unknown
 from gearflow.client.transport import tune
 from gearflow.errors import RemoteProtocolError
 from gearflow.protocol.codec import encode
@@ -32,7 +32,7 @@ from gearflow.protocol.constants import HEADER_SIZE, MAX_ANSWER, RES, PacketType
 from gearflow.protocol.framing import Frame, FrameBuffer
 from gearflow.protocol.heartbeat import Timeouts
 from gearflow.protocol.packets import EchoReq, EchoRes
-from gearflow.protocol.request_queue import Call, CallQueue, Ignored, Request
+from gearflow.protocol.request_queue import IDENTIFY, Call, CallQueue, Identification, Ignored, Request
 
 LARGE: Final = 65_536
 """Bytes of a packet from which on it goes the usual way."""
@@ -76,6 +76,7 @@ class BlockingSubmitter:
         self._frames = _frames()
         self._queue = CallQueue()
         self._is_clean = False  # whether all that was asked on it is answered, and nothing else was said
+        self._takes_options: bool | None = None  # None: it was not asked yet
         self._failures = 0  # to connect, in a row
         self._rests_until = 0.0
 
@@ -99,8 +100,13 @@ class BlockingSubmitter:
         self._process = 0
         self._drop()
 
-    def submit(self, function: str, unique: bytes, packet: bytes) -> JobHandle:
+    def submit(self, function: str, unique: bytes, packet: bytes, *, has_options: bool = False) -> JobHandle:
         """Send a background submission, and wait for its acknowledgement.
+
+        Args:
+            function, unique: They name it in errors.
+            packet: The packet.
+            has_options: Whether the packet is for gearflow's server only.
 
         Raises:
             NotSent: It has to go another way.
@@ -116,7 +122,7 @@ class BlockingSubmitter:
             self._calls.append(call)
             if self._calls[0] is not call or self._process != os.getpid():
                 raise NotSent("it is not for this connection")
-            answered = self._ask(function, unique, packet)
+            answered = self._ask(function, unique, packet, has_options)
         finally:
             if call in self._calls:
                 self._calls.remove(call)
@@ -124,11 +130,16 @@ class BlockingSubmitter:
                 self._drop()
                 self._left.set()
         if answered.failure is not None:
+            if has_options and is_unsupported(answered.failure):
+                self._takes_options = False
+                raise NotSent("the server is an older one")
             raise answered.failure
         return JobHandle(to_text(answered.handle), self._server)
 
-    def _ask(self, function: str, unique: bytes, packet: bytes) -> Call:
+    def _ask(self, function: str, unique: bytes, packet: bytes, has_options: bool) -> Call:
         connection = self._connection()
+        if has_options:
+            self._require_gearflow(connection)
         call = Call(Ignored(), attached=False)
         try:
             self._exchange(connection, call, packet, time.perf_counter() + self._answer_timeout)
@@ -139,6 +150,21 @@ class BlockingSubmitter:
             self._drop()
             raise
         return call
+
+    def _require_gearflow(self, connection: socket.socket) -> None:
+        """Find out whether the server is gearflow's own, once for a connection. Raises NotSent if it is
+        not."""
+        if self._takes_options is None:
+            identification = Identification(Ignored())
+            try:
+                self._exchange(
+                    connection, identification, IDENTIFY, time.perf_counter() + self._answer_timeout
+                )
+            except (OSError, EOFError, RemoteProtocolError) as error:
+                raise NotSent(self._reason(error)) from error
+            self._takes_options = identification.is_gearflow
+        if not self._takes_options:
+            raise NotSent("it has options, which only gearflow's own server takes")
 
     def _exchange(self, connection: socket.socket, request: Request, packet: bytes, until: float) -> None:
         """Send a request and receive its answer, in any number of pieces, before ``time.perf_counter`` is
@@ -183,7 +209,7 @@ class BlockingSubmitter:
         until = time.perf_counter() + self._connect_timeout
         connection = self._socket = socket.create_connection(where, self._connect_timeout)
         tune(connection)
-        self._frames, self._queue = _frames(), CallQueue()
+        self._frames, self._queue, self._takes_options = _frames(), CallQueue(), None
         # A server that refuses this connection answers with an error, or closes it.
         greeting = Request(PacketType.ECHO_RES, "a greeting", Ignored())
         self._exchange(connection, greeting, encode(EchoReq(_GREETING)), until)

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from gearflow.backoff import Backoff
-from gearflow.client import server_calls, submitter
+from gearflow.client import server_calls
 from gearflow.client.config import ServerAddress, default_servers, parse_servers
 from gearflow.client.connection import ServerFeatures
 from gearflow.client.job import ClientJob, JobHandle, JobName, JobStatus
@@ -22,7 +22,7 @@ from gearflow.client.submission import (
     JobRequest,
     SubmitOptions,
 )
-from gearflow.client.submitter import Sending
+from gearflow.client.submitter import Batch, Sending
 from gearflow.errors import NoServer
 from gearflow.protocol.codec import encode
 from gearflow.protocol.constants import MAX_PAYLOAD, Priority
@@ -224,7 +224,17 @@ class Client:
         Raises:
             NoServer, UnsupportedByServer, LocalProtocolError: Nothing was sent.
         """
-        return await submitter.submit_many(self._pool, orders)
+        return await (await self.send_many(orders)).outcomes()
+
+    async def send_many(self, orders: Sequence[JobRequest]) -> Batch:
+        """Send many background jobs at once, as ``submit_many``, without waiting for the answers.
+
+        ``await batch.outcomes()`` returns what ``submit_many`` returns. Raises as ``submit_many``.
+        """
+        batch = Batch(self._pool, orders)
+        if orders:
+            await batch.send()
+        return batch
 
     async def call_reserved(
         self, function: str | bytes, request: "Message", *, server: ServerAddress | str | None = None

@@ -178,6 +178,8 @@ class Connection:
         """Set when the handshake is over, in whatever way; see ``is_open``."""
         self.new_event: Final[Callable[[], anyio.Event]] = type(self.opened)
         """An event for a caller; anyio.Event() looks up the event loop each time, at thrice the cost."""
+        self.takes_options = True
+        """Whether gearflow's server takes options in a background submission; until it refuses one."""
         self.is_open = False
         self.served = False
         """Whether it was ever open."""

@@ -46,6 +46,12 @@ def unknown(function: str, unique: bytes, server: object, reason: str) -> Submit
     )
 
 
+def is_unsupported(failure: Exception | None) -> bool:
+    """Whether the failure of a ``BackgroundSubmission`` says that the server is an older one. It has no
+    job."""
+    return isinstance(failure, ServerError) and failure.code == "INVALID_FUNCTION_NAME"
+
+
 class Heartbeat(Request):
     """A ping. Nobody waits for the answer."""
 
@@ -76,6 +82,18 @@ class Submission(Request):
 
     def lost(self, server: object, reason: str) -> GearflowError:
         return unknown(self.function, self.unique, server, reason)
+
+
+class BackgroundSubmission(Submission):
+    """A background submission with options, in the form that is answered as one without.
+
+    A server that does not know the form refuses it. See ``is_unsupported``.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, function: str, unique: bytes, answered: Signal) -> None:
+        Submission.__init__(self, function, unique, answered, attached=False)
 
 
 class ReservedJob(ClientJob):

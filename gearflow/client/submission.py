@@ -9,14 +9,15 @@ in an envelope, and what the server would have to do is refused.
 import math
 import time
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from gearflow.client.config import ServerAddress
 from gearflow.client.names import function_to_wire, unique_to_wire
-from gearflow.client.requests import ReservedSubmission, Submission
+from gearflow.client.requests import BackgroundSubmission, ReservedSubmission, Submission
 from gearflow.errors import LocalProtocolError, UnsupportedByServer
 from gearflow.protocol.codec import encode
-from gearflow.protocol.constants import HEADER, MAX_BODY, REQ, PacketType, Priority
+from gearflow.protocol.constants import HEADER, MAX_BODY, REQ, SUBMIT, PacketType, Priority
 from gearflow.protocol.packets import SubmitJobEpoch
 from gearflow.protocol.request_queue import Signal
 
@@ -74,7 +75,7 @@ class SubmitOptions:
     @property
     def is_plain(self) -> bool:
         """Whether gearflow's server needs no more than the protocol's own packets."""
-        return not self.for_server()
+        return _is_plain(self)
 
     def for_server(self) -> dict[str, Any]:
         """The options that gearflow's server takes beside a job, by name, without those that are not set."""
@@ -158,8 +159,29 @@ class JobRequest:
         kind = (BACKGROUND if self.detached else FOREGROUND)[self.priority]
         return unique, encode_submission(kind, function_to_wire(self.function), unique, self.workload)
 
-    def put(self, server: ServerAddress, answered: Signal, *, gearflow: bool) -> tuple[Submission, bytes]:
+    def encode_for_gearflow(self) -> tuple[bytes, bytes]:
+        """As ``encode``, for a background job with options other than ``reuse``, and gearflow's server.
+
+        Raises:
+            ValueError: The options make no sense together.
+        """
+        if self.options is None or self.options.is_plain:
+            return self.encode()
+        unique = unique_to_wire(self.unique)
+        workload = _line(self.options, self.function) + self.workload
+        return unique, encode_submission(BACKGROUND[self.priority], SUBMIT, unique, workload)
+
+    def put(
+        self, server: ServerAddress, answered: Signal, *, gearflow: bool, in_background: bool = False
+    ) -> tuple[Submission, bytes]:
         """The request for a server, and its packet.
+
+        Args:
+            server: The server.
+            answered: Set when it is answered.
+            gearflow: Whether the server is gearflow's own.
+            in_background: Whether it may be one that takes options in a background submission, which costs
+                half.
 
         Raises:
             UnsupportedByServer: It cannot honour an option.
@@ -167,29 +189,21 @@ class JobRequest:
             ValueError: The options make no sense together.
         """
         key = unique_to_wire(self.unique)
-        if self.options is not None and gearflow and not self.options.is_plain:
-            return ReservedSubmission(self.function, key, answered), self._for_gearflow(self.options)
+        options = self.options
+        if options is not None and gearflow and not options.is_plain:
+            if in_background and self.detached and not options.reuse:
+                return BackgroundSubmission(self.function, key, answered), self.encode_for_gearflow()[1]
+            line = _line if not self.unique else _line.__wrapped__  # what is sent once need not be kept
+            workload = line(options, self.function, self.unique, self.priority, self.detached) + self.workload
+            submission = ReservedSubmission(self.function, key, answered)
+            return submission, encode_submission(PacketType.SUBMIT_JOB, SUBMIT, b"", workload)
         request = Submission(self.function, key, answered, attached=not self.detached)
         workload, at = self.workload, None
-        if self.options is not None and not gearflow:
-            self._require_no_server(self.options, server)
-            workload, at = self.options.envelope + workload, self.options.start()
+        if options is not None and not gearflow:
+            self._require_no_server(options, server)
+            workload, at = options.envelope + workload, options.start()
         return request, packet(
             function_to_wire(self.function), key, workload, self.priority, at, detached=self.detached
-        )
-
-    def _for_gearflow(self, options: SubmitOptions) -> bytes:
-        from gearflow.protocol import server_calls
-
-        request = server_calls.SubmitRequest(
-            function=self.function,
-            unique=self.unique,
-            priority=self.priority,
-            detached=self.detached,
-            **options.for_server(),
-        )
-        return encode_submission(
-            PacketType.SUBMIT_JOB, server_calls.SUBMIT, b"", request.to_wire() + b"\n" + self.workload
         )
 
     def _require_no_server(self, options: SubmitOptions, server: ServerAddress) -> None:
@@ -214,6 +228,32 @@ class JobRequest:
                 f"function {self.function!r}: {server} keeps no retries and no timeout for a worker; "
                 "put them into an envelope, as tasks do: in the shell name the task's module with -m"
             )
+
+
+@lru_cache  # the same for each call of a task
+def _is_plain(options: SubmitOptions) -> bool:
+    return not options.for_server()
+
+
+@lru_cache
+def _line(
+    options: SubmitOptions,
+    function: str,
+    unique: str = "",
+    priority: Priority = Priority.NORMAL,
+    detached: bool = True,
+) -> bytes:
+    """The request of a submission to gearflow's own server, which begins the workload.
+
+    Raises:
+        ValueError: The options make no sense together.
+    """
+    from gearflow.protocol.server_calls import SubmitRequest
+
+    request = SubmitRequest(
+        function=function, unique=unique, priority=priority, detached=detached, **options.for_server()
+    )
+    return request.to_wire() + b"\n"
 
 
 def packet(

@@ -30,9 +30,18 @@ from gearflow.client.config import ServerAddress
 from gearflow.client.connection import Connection
 from gearflow.client.job import ClientJob, JobHandle
 from gearflow.client.pool import Pool
-from gearflow.client.requests import NotSent, ReservedJob, ReservedSubmission, Submission, Tally
+from gearflow.client.requests import (
+    BackgroundSubmission,
+    NotSent,
+    ReservedJob,
+    ReservedSubmission,
+    Submission,
+    Tally,
+    is_unsupported,
+)
 from gearflow.client.submission import JobRequest
-from gearflow.errors import ConnectionLost, GearflowError, NoServer, SubmitUnknown
+from gearflow.errors import ConnectionLost, GearflowError, NoServer, ServerError, SubmitUnknown
+from gearflow.protocol.request_queue import Signal
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +103,10 @@ class Sending:
                 continue
             except SubmitUnknown as failure:
                 self.lose(connection.server, failure)
+            except ServerError:
+                if not _is_unsupported(submission):
+                    raise
+                connection.takes_options = False
 
     async def _put(self) -> tuple[Connection, Submission, bytes]:
         """Where it goes now, in the form that it has there."""
@@ -103,8 +116,7 @@ class Sending:
             else:
                 connection = await self._return()
                 order = self._order.aged(anyio.current_time() - self._began)
-            gearflow = connection.features.gearflow
-            return connection, *order.put(connection.server, connection.new_event(), gearflow=gearflow)
+            return connection, *_put(order, connection, connection.new_event())
         except GearflowError as error:
             if self._only is not None and self._failure is not None:
                 raise self._failure from error
@@ -187,6 +199,17 @@ class ResubmittedJob(ReservedJob):
             raise
 
 
+def _put(order: JobRequest, connection: Connection, answered: Signal) -> tuple[Submission, bytes]:
+    """An order in the form that it has on a connection. Raises as ``JobRequest.put``."""
+    gearflow = connection.features.gearflow
+    return order.put(connection.server, answered, gearflow=gearflow, in_background=connection.takes_options)
+
+
+def _is_unsupported(submission: Submission) -> bool:
+    """Whether it has to be sent again in the form for an older server."""
+    return isinstance(submission, BackgroundSubmission) and is_unsupported(submission.failure)
+
+
 async def _job_of(submission: Submission) -> ClientJob:
     if isinstance(submission, ReservedSubmission):
         await submission.check()
@@ -208,55 +231,82 @@ def _anew(error: Exception) -> Exception:
     return made
 
 
-async def submit_many(pool: Pool, orders: Sequence[JobRequest]) -> list[JobHandle | Exception]:
-    """As ``Client.submit_many``."""
-    for order in orders:
-        order.check()
-    began = anyio.current_time()
-    outcomes: dict[int, JobHandle | Exception] = {}
-    left = dict(enumerate(orders))
-    while left:
-        try:
-            connections = await _connections(pool, left)
-            outcomes |= await _submit_all(pool, left, connections, began)
-        except GearflowError as error:
-            if not outcomes:
-                raise
-            outcomes |= dict.fromkeys(left, error)
-        left = {place: order for place, order in left.items() if place not in outcomes}
-    return [outcomes[place] for place in range(len(orders))]
+class Batch:
+    """Many background submissions that are sent together, on one connection to each server. Owns state.
 
+    ``send`` comes first. Then ``outcomes`` waits for the answers, or ``abandon`` gives up.
+    """
 
-async def _connections(pool: Pool, orders: Mapping[int, JobRequest]) -> dict[int, Connection]:
-    """Where each of them goes."""
-    if not pool.spreads:
-        return dict.fromkeys(orders, await pool.connection())
-    return {place: await pool.connection_for(order.key) for place, order in orders.items()}
+    def __init__(self, pool: Pool, orders: Sequence[JobRequest]) -> None:
+        """Raises as ``JobRequest.check``."""
+        for order in orders:
+            order.check()
+        self._pool = pool
+        self._began = anyio.current_time()
+        self._count = len(orders)
+        self._left = dict(enumerate(orders))  # by place: those without an outcome
+        self._outcomes: dict[int, JobHandle | Exception] = {}
+        self._connections: Mapping[int, Connection] = {}
+        self._sent: dict[int, Submission] = {}
+        self._answered: Signal = anyio.Event()  # all that was sent
 
+    async def send(self) -> None:
+        """Send what has no outcome, without waiting for the answers.
 
-async def _submit_all(
-    pool: Pool, orders: Mapping[int, JobRequest], connections: Mapping[int, Connection], began: float
-) -> dict[int, JobHandle | Exception]:
-    """What became of each that left; the others may be sent elsewhere."""
-    tally = Tally(len(orders), anyio.Event())
-    put = {
-        place: order.put(connections[place].server, tally, gearflow=connections[place].features.gearflow)
-        for place, order in orders.items()
-    }
-    try:
+        Raises:
+            NoServer, UnsupportedByServer, LocalProtocolError: Nothing was sent.
+        """
+        self._sent = {}
+        connections = self._connections = await self._choose()
+        tally = self._answered = Tally(len(self._left), anyio.Event())
+        put = {place: _put(order, connections[place], tally) for place, order in self._left.items()}
         for place, (submission, packet) in put.items():
+            self._sent[place] = submission
             try:
                 connections[place].post(submission, packet)
             except NotSent as error:
                 submission.failure = error
                 tally.set()
-        await tally.wait()
-        outcomes = await _outcomes({place: submission for place, (submission, _) in put.items()}, pool)
-    except BaseException:
-        for place, (submission, _) in put.items():
-            connections[place].abandon(submission)
-        raise
-    return outcomes | await _submit_again(pool, orders, connections, outcomes, began)
+
+    async def outcomes(self) -> list[JobHandle | Exception]:
+        """Wait for the answers, in the order of the submissions. Raises as ``send``."""
+        while self._left:
+            try:
+                await self._answered.wait()
+                outcomes = await _outcomes(self._sent, self._connections, self._pool)
+                outcomes |= await _submit_again(
+                    self._pool, self._left, self._connections, outcomes, self._began
+                )
+            except BaseException:
+                self.abandon()
+                raise
+            self._outcomes |= outcomes
+            self._left = {place: order for place, order in self._left.items() if place not in outcomes}
+            if self._left:
+                await self._send_again()
+        return [self._outcomes[place] for place in range(self._count)]
+
+    def abandon(self) -> None:
+        """Nobody waits for the answers any more. What has not left is not sent."""
+        for place, submission in self._sent.items():
+            self._connections[place].abandon(submission)
+
+    async def _send_again(self) -> None:
+        """Send what is left elsewhere, or in another form. If that fails, the error is its outcome."""
+        try:
+            await self.send()
+        except GearflowError as error:
+            if not self._outcomes:
+                raise
+            self._outcomes |= dict.fromkeys(self._left, error)
+            self._left = {}
+
+    async def _choose(self) -> dict[int, Connection]:
+        """The connection of each."""
+        pool = self._pool
+        if not pool.spreads:
+            return dict.fromkeys(self._left, await pool.connection())
+        return {place: await pool.connection_for(order.key) for place, order in self._left.items()}
 
 
 async def _submit_again(
@@ -284,12 +334,16 @@ async def _submit_again(
     return made
 
 
-async def _outcomes(submissions: Mapping[int, Submission], pool: Pool) -> dict[int, JobHandle | Exception]:
-    """What became of each that left."""
+async def _outcomes(
+    submissions: Mapping[int, Submission], connections: Mapping[int, Connection], pool: Pool
+) -> dict[int, JobHandle | Exception]:
+    """What became of each that left, and that its server takes in this form."""
     outcomes: dict[int, JobHandle | Exception] = {}
     limit = pool.timeouts.answer
     for place, submission in submissions.items():
-        if not isinstance(submission.failure, NotSent):
+        if _is_unsupported(submission):
+            connections[place].takes_options = False
+        elif not isinstance(submission.failure, NotSent):
             outcomes[place] = outcome = await _outcome(submission, limit)
             if isinstance(outcome, SubmitUnknown):
                 limit = 0.0  # the others have waited as long

@@ -39,7 +39,7 @@ class SyncClient:
     Arguments and methods are those of ``Client``. Any number of threads may use it at once.
 
     It costs a thread, and 50 to 100 microseconds for each call, in which two threads take turns. (Background
-    jobs without options avoid that.) You cannot use it in a child process that was forked while it was open.
+    jobs avoid that.) You cannot use it in a child process that was forked while it was open.
     Ctrl-C ends a waiting call.
     """
 
@@ -138,10 +138,13 @@ class SyncClient:
 
     def enqueue(self, request: JobRequest) -> JobHandle:
         """Submit a detached job. See ``Client.enqueue``."""
-        if request.options is None:
-            unique, packet = request.encode()
+        if not (request.resubmits or request.reuses):
+            has_options = request.options is not None
+            if has_options:
+                request.check()
+            unique, packet = request.encode_for_gearflow()
             with suppress(NotSent):
-                return self._direct.submit(request.function, unique, packet)
+                return self._direct.submit(request.function, unique, packet, has_options=has_options)
         return self._loop.call(partial(self._client.enqueue, request))
 
     def submit_many(self, orders: Sequence[JobRequest]) -> list[JobHandle | Exception]:

@@ -50,6 +50,9 @@ AUTH: Final = b"gearflow:auth"
 """The reserved function that is called with the token. As the answer to OPTION_REQ ``gearflow`` it says that
 the server wants it first."""
 
+SUBMIT: Final = b"gearflow:submit"
+"""The reserved function that submits a job with options."""
+
 UNAUTHORIZED: Final = b"UNAUTHORIZED"
 """The code of the ERROR for a connection that sent no token, or a wrong one."""
 

@@ -3,7 +3,7 @@
 They stay inside the protocol, so every Gearman library can use them. A call is a foreground submission of a
 function whose name begins with ``gearflow:``, with a JSON object as its workload. The server does not list
 these functions, no worker can offer them, and the server refuses a background submission of one, because its
-answer would reach nobody.
+answer would reach nobody. The exception is ``gearflow:submit``.
 
 The answer is a JSON object in WORK_COMPLETE. An error is a ``Fault``. If the caller has set the option
 ``exceptions``, the server sends it as JSON in WORK_EXCEPTION. If not, it sends the message in WORK_WARNING,
@@ -11,7 +11,10 @@ and then WORK_FAIL. Two functions answer in another way:
 
 * ``gearflow:submit`` takes the options as the first line of the workload. The payload follows the newline. An
   attached submission *is* the job. JOB_CREATED has the job's own handle, and the job's packets follow. A
-  detached one is answered with ``Submitted`` once the job is stored.
+  detached one is answered with ``Submitted`` once the job is stored. It may also be a background submission
+  of ``gearflow:submit``, which is answered as all of these are: with JOB_CREATED, which has the job's own
+  handle, or with ERROR. Then the packet has the unique and the priority, so requests for the same options are
+  equal. The server reads equal requests once.
 * ``gearflow:result`` ends exactly as the job ended, with the worker's own bytes.
 
 ``gearflow:auth`` takes a token as its workload. A server that requires a token answers nothing else before
@@ -30,12 +33,12 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from gearflow.protocol.constants import AUTH as AUTH
+from gearflow.protocol.constants import SUBMIT as SUBMIT
 from gearflow.protocol.constants import Priority
 from gearflow.protocol.server_events import EVENTS as EVENTS
 from gearflow.protocol.server_events import cancel_event as cancel_event
 from gearflow.protocol.server_events import cancelled_handle as cancelled_handle
 
-SUBMIT: Final = b"gearflow:submit"
 RESULT: Final = b"gearflow:result"
 INFO: Final = b"gearflow:info"
 RETRY: Final = b"gearflow:retry"

@@ -6,6 +6,7 @@ servers support is checked when it is known which server gets the call (``gearfl
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Final, Protocol, cast
 
@@ -49,7 +50,8 @@ def attached(task: Submittable, args: tuple[Any, ...], kwargs: Mapping[str, Any]
                 f"{name}= is for background jobs, because nobody waits for a job that has not started. "
                 "Use background() or abackground()"
             )
-        asked = _asked(task, asked, needs_envelope=False, detached=False)
+        keyed = options.unique is not False
+        asked = _asked(asked, None, task.foreign, keyed, needs_envelope=False, detached=False)
     workload = task.payload.encode(args, kwargs)
     if workload.startswith(MAGIC) and not task.foreign:
         workload = wrap(workload)
@@ -63,12 +65,10 @@ def detached(task: Submittable, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     asked = None
     retried = task.retries is not None
     if retried or task.keep is not None or not options.is_plain:
-        asked = options.asked
-        if asked.keep is None:
-            asked = replace(asked, keep=task.keep)
         # The worker knows the task's own retries. It must also know that nobody waits for the result,
         # because only then it may submit the job again.
-        asked = _asked(task, asked, needs_envelope=retried, detached=True)
+        keyed = options.unique is not False
+        asked = _asked(options.asked, task.keep, task.foreign, keyed, needs_envelope=retried, detached=True)
     workload = task.payload.encode(args, kwargs)
     if workload.startswith(MAGIC) and not task.foreign:
         workload = wrap(workload)
@@ -78,20 +78,37 @@ def detached(task: Submittable, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     return JobRequest(task.name, workload, unique, options.priority, asked)
 
 
-def _asked(task: Submittable, asked: SubmitOptions, *, needs_envelope: bool, detached: bool) -> SubmitOptions:
-    """The options, with an envelope that brings the worker's part to it on servers of other kinds."""
-    if task.foreign and asked.timeout is not None:
+@lru_cache  # the same for each call of a task, and calls with the same options are sent alike
+def _asked(
+    asked: SubmitOptions,
+    keep: float | None,
+    foreign: bool,
+    keyed: bool,
+    *,
+    needs_envelope: bool,
+    detached: bool,
+) -> SubmitOptions:
+    """The options, with an envelope that brings the worker's part to it on servers of other kinds.
+
+    Args:
+        keep: The task's own.
+        foreign: Whether another program runs the task.
+        keyed: Whether the call has a unique.
+    """
+    if foreign and asked.timeout is not None:
         raise ValueError(
             "another program runs a foreign function, and only gearflow's workers apply timeout=, so limit "
             "the wait instead, with result(timeout=...)"
         )
-    if task.foreign and asked.retries is not None:
+    if foreign and asked.retries is not None:
         raise ValueError(
             "another program runs a foreign function, and only gearflow's workers apply retries=, so call it "
             "again instead"
         )
-    if asked.reuse and task.call_options.unique is False:
+    if asked.reuse and not keyed:
         raise ValueError("reuse=True asks for a kept result of the same unique, so give unique= as well")
+    if asked.keep is None and keep is not None:
+        asked = replace(asked, keep=keep)
     if not (needs_envelope or asked.retries is not None or asked.timeout is not None):
         return asked
     return replace(asked, envelope=header(timeout=asked.timeout, retries=asked.retries, detached=detached))

@@ -480,6 +480,13 @@ def _expiry(shell: Shell, n: int) -> Iterator[None]:
     shell.pass_time(4)
 
 
+def _background_options(shell: Shell, n: int) -> Iterator[None]:
+    client = shell.connect()
+    request = api.SubmitRequest(function="work", keep=0, detached=True).to_wire() + b"\nx"
+    yield
+    shell.send(client, *[p.SubmitJobBg(api.SUBMIT, b"", request)] * n)
+
+
 def _time_limits(shell: Shell, n: int) -> Iterator[None]:
     worker = shell.connect()
     shell.send(worker, p.CanDoTimeout(b"work", b"1000"))
@@ -540,6 +547,7 @@ KINDS: dict[str, Kind] = {
     "jobs become due and expire": Kind(_expiry),
     "runs are over their time": Kind(_time_limits),
     "results of one unique, and their expiry": Kind(_kept_of_one_unique),
+    "gearflow:submit in the background": Kind(_background_options),
     "gearflow:submit reuse": Kind(_reuses),
     "gearflow:result": Kind(_results),
     "gearflow:result, timed out": Kind(_results_that_time_out),

@@ -1,9 +1,11 @@
 import json
+from typing import Any
 
 import pytest
 
 from gearflow.broker import SizeLimits
 from gearflow.broker.dispatch import WAKE_TIMEOUT
+from gearflow.broker.job import JobState
 from gearflow.errors import RemoteProtocolError
 from gearflow.protocol import packets as p
 from gearflow.protocol import server_calls
@@ -385,6 +387,64 @@ def test_reserved_functions_are_the_servers_own(world: World, client: Peer) -> N
     assert not world.broker.functions.by_name
 
 
+def _options(**changes: Any) -> bytes:
+    return json.dumps({"function": "work", "detached": True, **changes}).encode()
+
+
+@pytest.mark.parametrize("end", [b"", b"\n", b"\nx\n\0y"])
+def test_a_background_submission_with_options_is_answered_as_any(
+    world: World, client: Peer, end: bytes
+) -> None:
+    for _ in range(2):  # the request is read once
+        (created,) = client(p.SubmitJobBg(server_calls.SUBMIT, b"u", _options(delay=5, keep=0) + end))
+        assert created == p.JobCreated(b"H:test:1")
+    job = world.broker.core.find(b"H:test:1")
+    assert job is not None
+    assert job.details is not None
+    assert (job.workload, job.details.keep, job.state) == (end[1:], 0.0, JobState.DELAYED)
+    assert not job.clients
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [
+        (_options(unique="u"), b"a background submission"),
+        (_options(priority="high"), b"a background submission"),
+        (_options(unique="u", reuse=True), b"a background submission"),
+        (_options(detached=False), b"a background submission"),
+        (_options(function="gearflow:info"), b"a reserved function"),
+        (_options(function="f" * 10_000), b"a function name of 10000 bytes"),
+        (_options(keep=-1), b"the request cannot be read: keep"),
+        (b"{" + b" " * 70_000, b"the options do not end"),
+        (b"", b"the request cannot be read: function"),
+    ],
+)
+def test_a_background_submission_with_options_that_cannot_be_is_refused(
+    client: Peer, asked: bytes, reason: bytes
+) -> None:
+    for _ in range(2):
+        (refused, created) = client(
+            p.SubmitJobBg(server_calls.SUBMIT, b"", asked), p.SubmitJobBg(b"work", b"u", b"")
+        )
+        assert isinstance(refused, p.Error)
+        assert refused.code == b"gearflow:invalid"
+        assert refused.text.startswith(reason)
+        assert created == p.JobCreated(b"H:test:1")
+
+
+def test_a_full_queue_refuses_a_background_submission_with_options(world: World, client: Peer) -> None:
+    client.submit_background()
+    world.broker.functions.limit(b"work", 1, 1, 1)
+    (refused,) = client(p.SubmitJobBg(server_calls.SUBMIT, b"", _options(keep=0)))
+    assert refused == p.Error(b"QUEUE_ERROR", b"Job queue is full")
+
+
+def test_only_a_plain_background_submission_brings_options(client: Peer) -> None:
+    (refused,) = client(p.SubmitJobEpoch(server_calls.SUBMIT, b"", b"1", _options()))
+    assert isinstance(refused, p.Error)
+    assert refused.code == b"INVALID_FUNCTION_NAME"
+
+
 def test_a_reserved_function_that_is_none_fails_with_a_reason(world: World, client: Peer) -> None:
     reason = b"there is no reserved function gearflow:nonsense; there are gearflow:auth, "
     created, warning, failed = client(p.SubmitJob(b"gearflow:nonsense", b"", b""))
@@ -505,7 +565,7 @@ def test_a_large_workload_keeps_little_in_memory_beside_itself(others: int) -> N
 
 
 @pytest.mark.parametrize(
-    ("request_of_many", "message"),
+    ("askedof_many", "message"),
     [
         (b'{"unknown": "%b"}' % (b"x" * (1 << 20)), "the request has 1048591 bytes, more than 1048576"),
         (
@@ -515,11 +575,11 @@ def test_a_large_workload_keeps_little_in_memory_beside_itself(others: int) -> N
     ],
     ids=["long", "many faults"],
 )
-def test_a_request_that_would_take_long_to_refuse_is_refused_briefly(
-    client: Peer, request_of_many: bytes, message: str
+def test_a_askedthat_would_take_long_to_refuse_is_refused_briefly(
+    client: Peer, askedof_many: bytes, message: str
 ) -> None:
     client(p.OptionReq(b"exceptions"))
-    _, exception = client(p.SubmitJob(server_calls.INFO, b"", request_of_many))
+    _, exception = client(p.SubmitJob(server_calls.INFO, b"", askedof_many))
     assert isinstance(exception, p.WorkException)
     fault = server_calls.Fault.model_validate_json(exception.data)
     assert (fault.type, fault.message) == ("gearflow:invalid", message)

@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 
 from gearflow.broker import Broker
+from gearflow.broker.job import HIGH
 from gearflow.broker.storage import Change, Forgotten, JobOutcome, JobRecord, Rescheduled, Revived, StoredJob
 from gearflow.protocol import packets as p
 from gearflow.protocol import server_calls
@@ -210,6 +212,41 @@ def test_an_attached_result_is_kept_before_it_is_told_if_it_is_to_be_kept(
     world.commit()
     assert client.read() == [p.WorkComplete(_handle(1), b"r")]
     assert world.disk.ended(1) is not None
+
+
+def _in_background(**options: Any) -> bytes:
+    return server_calls.SubmitRequest(function="work", detached=True, **options).to_wire() + b"\nx"
+
+
+def test_a_background_submission_with_options_is_kept_then_acknowledged_as_its_job(
+    world: Durable, client: Peer
+) -> None:
+    request = _in_background(keep=0, timeout=3)
+    assert (
+        client(p.SubmitJobHighBg(server_calls.SUBMIT, b"u", request), p.SubmitJobBg(b"work", b"", b"y")) == []
+    )
+    submitted = [change for change, _ in world.broker.journal.entries if change is not None]
+    assert [type(change) for change in submitted] == [StoredJob, StoredJob]
+    world.commit()
+    assert client.read() == [p.JobCreated(_handle(1)), p.JobCreated(_handle(2))]
+    world = world.restarted()
+    job = world.broker.core.find(_handle(1))
+    assert job is not None
+    assert job.details is not None
+    assert (job.function.name, job.unique, job.priority, job.workload) == (b"work", b"u", HIGH, b"x")
+    assert (job.details.keep, job.details.timeout) == (0.0, 3.0)
+
+
+def test_a_background_submission_with_options_is_refused_when_the_store_takes_no_more(
+    world: Durable, client: Peer
+) -> None:
+    world.disk.full = True
+    assert client(p.SubmitJobBg(server_calls.SUBMIT, b"", _in_background(keep=0))) == []
+    world.commit()
+    (error,) = client.read()
+    assert isinstance(error, p.Error)
+    assert error.text.startswith(b"the job could not be stored")
+    assert not world.broker.jobs.by_number
 
 
 def test_a_large_workload_stays_at_the_store_while_it_waits(world: Durable, client: Peer) -> None:

@@ -638,6 +638,17 @@ def test_so_is_that_of_a_submission_with_options(world: Durable, client: Peer, d
         assert created.handle == first
 
 
+def test_so_is_that_of_a_background_submission_with_options(world: Durable, client: Peer) -> None:
+    first = world.peer("first").submit(b"work", b"-", HASHED)
+    late(world)
+    request = server_calls.SubmitRequest(function="work", detached=True, keep=0)
+    client(p.SubmitJobBg(server_calls.SUBMIT, b"-", request.to_wire() + b"\n" + HASHED), p.EchoReq(b"behind"))
+    world.work()
+    assert client.read() == [p.JobCreated(first), p.EchoRes(b"behind")]
+    (job,) = world.broker.jobs.by_number.values()
+    assert job.background
+
+
 def test_answers_keep_their_order_around_a_payload_that_is_hashed(world: Durable, client: Peer) -> None:
     late(world)
     small = p.SubmitJobBg(b"work", b"", b"small")

@@ -15,14 +15,25 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from gearflow.client import Backoff, ServerAddress, SyncClient, Timeouts
+from gearflow.client import Backoff, ServerAddress, SubmitOptions, SyncClient, Timeouts
 from gearflow.client import blocking_submit as direct_module
 from gearflow.client.blocking_submit import LARGE, BlockingSubmitter
 from gearflow.client.requests import NotSent
 from gearflow.errors import NoServer, QueueFull, ServerError, SubmitUnknown
 from gearflow.protocol.codec import encode
 from gearflow.protocol.constants import TLS_REQUIRED
-from gearflow.protocol.packets import EchoReq, EchoRes, Error, JobCreated, SubmitJobBg, WorkFail
+from gearflow.protocol.packets import (
+    EchoReq,
+    EchoRes,
+    Error,
+    JobCreated,
+    OptionReq,
+    OptionRes,
+    SubmitJob,
+    SubmitJobBg,
+    WorkComplete,
+    WorkFail,
+)
 from gearflow.server import JobServer
 from gearflow.testing.peer import ScriptedPeer, ScriptedServer
 from tests.client.conftest import Call
@@ -33,7 +44,7 @@ PACKET = encode(SubmitJobBg(b"f", b"u", b"1"))
 
 @asynccontextmanager
 async def submitting(
-    server: ScriptedServer, *, answer_timeout: float = 30.0
+    server: ScriptedServer, *, answer_timeout: float = 30.0, options: SubmitOptions | None = None
 ) -> AsyncGenerator[Callable[[bytes], Call]]:
     """``submit(workload)`` begins a submission in a thread, all by one client."""
     with SyncClient([server.address], answer_timeout=answer_timeout) as client:
@@ -42,7 +53,7 @@ async def submitting(
             def submit(workload: bytes) -> Call:
                 call = Call(
                     anyio.to_thread.run_sync,
-                    partial(client.submit_background, "f", workload, unique="u"),
+                    partial(client.submit_background, "f", workload, unique="u", options=options),
                     abandon_on_cancel=True,
                 )
                 tasks.start_soon(call.run)
@@ -91,6 +102,74 @@ async def test_a_refusal_is_raised_and_the_connection_goes_on(refusal: Error, ki
         await peer.expect(SubmitJobBg(b"f", b"u", b"2"))
         await peer.send(JobCreated(b"H:1"))
         await accepted.outcome()
+
+
+OPTIONS = SubmitOptions(keep=0)
+REQUEST = b'{"function":"f","detached":true,"keep":0.0}\n'
+
+
+async def test_options_go_to_gearflows_server_in_the_same_way() -> None:
+    async with ScriptedServer() as server, submitting(server, options=OPTIONS) as submit:
+        first = submit(b"1")
+        peer = await greet(server)
+        await peer.expect(OptionReq(b"gearflow"))
+        await peer.send(OptionRes(b"gearflow"))
+        await peer.expect(SubmitJobBg(b"gearflow:submit", b"u", REQUEST + b"1"))
+        await peer.send(JobCreated(b"H:1"))
+        assert str(await first.outcome()) == "H:1"
+        second = submit(b"2")
+        await peer.expect(SubmitJobBg(b"gearflow:submit", b"u", REQUEST + b"2"))
+        await peer.send(Error(b"QUEUE_ERROR", b"Job queue is full"))
+        with pytest.raises(QueueFull):
+            await second.outcome()
+
+
+async def test_options_for_another_server_go_the_usual_way() -> None:
+    async with ScriptedServer() as server, submitting(server, options=OPTIONS) as submit:
+        call = submit(b"1")
+        direct = await greet(server)
+        await direct.expect(OptionReq(b"gearflow"))
+        await direct.send(Error(b"UNKNOWN_OPTION", b"no"))
+        peer = await server.accept()
+        await peer.shake_hands()
+        await peer.expect(SubmitJobBg(b"f", b"u", b"1"))
+        await peer.send(JobCreated(b"H:1"))
+        assert str(await call.outcome()) == "H:1"
+        again = submit(b"2")  # the other connection is not asked again
+        await peer.expect(SubmitJobBg(b"f", b"u", b"2"))
+        await peer.send(JobCreated(b"H:2"))
+        assert str(await again.outcome()) == "H:2"
+
+
+async def test_options_for_an_older_server_go_the_usual_way() -> None:
+    async with ScriptedServer() as server, submitting(server, options=OPTIONS) as submit:
+        call = submit(b"1")
+        direct = await greet(server)
+        await direct.expect(OptionReq(b"gearflow"))
+        await direct.send(OptionRes(b"gearflow"))
+        await direct.expect(SubmitJobBg(b"gearflow:submit", b"u", REQUEST + b"1"))
+        await direct.send(Error(b"INVALID_FUNCTION_NAME", b"no"))
+        peer = await server.accept()
+        await peer.shake_hands(gearflow=True)
+        await peer.expect(SubmitJobBg(b"gearflow:submit", b"u", REQUEST + b"1"))
+        await peer.send(Error(b"INVALID_FUNCTION_NAME", b"no"))
+        heard = await peer.receive()
+        assert isinstance(heard, SubmitJob)
+        await peer.send(JobCreated(b"C:1"), WorkComplete(b"C:1", b'{"handle": "H:1"}'))
+        assert str(await call.outcome()) == "H:1"
+
+
+async def test_a_server_that_goes_before_it_said_what_it_is_got_nothing() -> None:
+    async with ScriptedServer() as server, submitting(server, options=OPTIONS) as submit:
+        call = submit(b"1")
+        direct = await greet(server)
+        await direct.expect(OptionReq(b"gearflow"))
+        await direct.close()
+        peer = await server.accept()
+        await peer.shake_hands()
+        await peer.expect(SubmitJobBg(b"f", b"u", b"1"))
+        await peer.send(JobCreated(b"H:1"))
+        assert str(await call.outcome()) == "H:1"
 
 
 @pytest.mark.parametrize("fault", ["closed", "reset", "nonsense", "another packet"])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from gearflow.client import Admin, Client, JobRequest, SubmitOptions, SyncClient, Timeouts, connect
 from gearflow.errors import ConnectionLost, GearflowError, RemoteProtocolError
 from gearflow.protocol.codec import decode, encode_response
-from gearflow.protocol.constants import HEADER, MAX_PAYLOAD, REQ, RES, PacketType
+from gearflow.protocol.constants import HEADER, MAX_PAYLOAD, REQ, RES, SUBMIT, PacketType
 from gearflow.protocol.framing import TEXT, FrameBuffer
 from gearflow.protocol.packets import (
     EchoReq,
@@ -23,12 +23,13 @@ from gearflow.protocol.packets import (
     OptionRes,
     StatusRes,
     SubmitJob,
+    SubmitJobBg,
     WorkComplete,
 )
 from gearflow.tasks import Ref
 from tests import strategies
 from tests.client.conftest import Call, Scripted, listening
-from tests.client.test_silent_server import ACTS
+from tests.client.test_silent_server import ACTS, OLDER
 
 TIMEOUTS: Final = Timeouts(connect=2.0, answer=0.5, heartbeat=10.0)
 CALLS: Final = sorted(
@@ -54,7 +55,11 @@ BODIES: Final = {
 
 
 class HostileServer:
-    """Shakes hands, and then answers everything with these bytes. Commands as well."""
+    """Shakes hands, and then answers everything with these bytes. Commands as well.
+
+    Background jobs with options are calls to it, as to an older server, because only calls have answers with
+    a content.
+    """
 
     def __init__(self, said: bytes) -> None:
         self._said = said
@@ -70,6 +75,8 @@ class HostileServer:
                             await stream.send(encode_response(OptionRes(packet.option)))
                         elif packet == EchoReq(b"gearflow"):  # the greeting of a blocking connection
                             await stream.send(encode_response(EchoRes(b"gearflow")))
+                        elif isinstance(packet, SubmitJobBg) and packet.function == SUBMIT:
+                            await stream.send(encode_response(OLDER))
                         else:
                             await stream.send(self._said)
             except (anyio.EndOfStream, anyio.BrokenResourceError, GearflowError):
@@ -124,6 +131,9 @@ async def test_one_unreadable_answer_among_many_submissions_is_that_ones_error(s
     async with scripted(gearflow=True) as (client, peer), anyio.create_task_group() as tasks:
         call = Call(client.submit_many, orders)
         tasks.start_soon(call.run)
+        for _ in orders:
+            await peer.expect_a(SubmitJobBg)
+            await peer.send(OLDER)
         for handle, result in ((b"C:1", b'{"handle": "H:7"}'), (b"C:2", b"{}")):
             await peer.expect_a(SubmitJob)
             await peer.send(JobCreated(handle), WorkComplete(handle, result))

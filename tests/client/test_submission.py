@@ -24,12 +24,12 @@ SERVER = ServerAddress("example.org")
 PLAN = RetryPlan(delays=(1, 2))
 
 
-def put(order: JobRequest, *, gearflow: bool) -> Packet:
+def put(order: JobRequest, *, gearflow: bool, in_background: bool = False) -> Packet:
     class Never:
         def set(self) -> None: ...
         async def wait(self) -> None: ...
 
-    request, packet = order.put(SERVER, Never(), gearflow=gearflow)
+    request, packet = order.put(SERVER, Never(), gearflow=gearflow, in_background=in_background)
     assert request.function == order.function
     _, kind, size = HEADER.unpack_from(packet)
     assert HEADER.size + size == len(packet)
@@ -85,6 +85,22 @@ def test_gearflows_server_gets_the_options_beside_the_payload() -> None:
     assert requested(order(at=1e9 + 0.5)).at == 1e9 + 0.5
     attached = requested(order(keep=3, detached=False))
     assert (attached.detached, attached.keep) == (False, 3)
+
+
+def test_in_the_background_unique_and_priority_are_the_packets_so_that_requests_are_equal() -> None:
+    asked = order(priority=Priority.HIGH, keep=0, retries=PLAN, envelope=b"e")
+    heard = put(asked, gearflow=True, in_background=True)
+    assert isinstance(heard, SubmitJobHighBg)
+    assert (heard.function, heard.unique) == (b"gearflow:submit", b"k")
+    line, _, payload = heard.workload.partition(b"\n")
+    assert payload == b"x\n\0y"
+    expected = SubmitRequest(function="f", detached=True, keep=0, retries=PLAN)
+    assert SubmitRequest.model_validate_json(line) == expected
+
+
+@pytest.mark.parametrize("asked", [order(reuse=True), order(keep=3, detached=False)])
+def test_what_needs_more_than_one_answer_is_a_call(asked: JobRequest) -> None:
+    assert isinstance(put(asked, gearflow=True, in_background=True), SubmitJob)
 
 
 def test_an_envelope_alone_is_nothing_that_gearflows_server_needs() -> None:

@@ -16,7 +16,7 @@ from gearflow.protocol.packets import (
     WorkException,
     WorkFail,
 )
-from gearflow.testing.peer import ScriptedServer
+from gearflow.testing.peer import ScriptedPeer, ScriptedServer
 from tests.client.conftest import Call, Scripted
 
 KEPT = SubmitOptions(keep=60)
@@ -39,10 +39,34 @@ async def test_answers_are_in_the_order_of_the_submissions(
         assert await client.submit_many([]) == []
 
 
-async def test_with_options_they_are_sent_at_once_too(scripted: Scripted) -> None:
+async def test_with_options_each_is_one_packet_with_one_answer_too(scripted: Scripted) -> None:
     async with scripted(gearflow=True) as (client, peer), anyio.create_task_group() as tasks:
         call = Call(client.submit_many, orders(3, KEPT))
         tasks.start_soon(call.run)
+        for n in range(3):
+            heard = await peer.receive()
+            assert isinstance(heard, SubmitJobBg)
+            assert heard.function == b"gearflow:submit"
+            assert heard.workload == b'{"function":"f","detached":true,"keep":60.0}\n%d' % n
+        await peer.send(JobCreated(b"H:0"), Error(b"QUEUE_ERROR", b"Job queue is full"), JobCreated(b"H:2"))
+        first, second, third = await call.outcome()
+        assert (str(first), type(second), str(third)) == ("H:0", QueueFull, "H:2")
+
+
+async def refuse_in_background(peer: ScriptedPeer, count: int) -> None:
+    """An older server knows ``gearflow:submit`` only as a foreground submission."""
+    for _ in range(count):
+        heard = await peer.receive()
+        assert isinstance(heard, SubmitJobBg)
+        assert heard.function == b"gearflow:submit"
+        await peer.send(Error(b"INVALID_FUNCTION_NAME", b"a reserved function is for foreground submissions"))
+
+
+async def test_an_older_server_gets_options_in_calls(scripted: Scripted) -> None:
+    async with scripted(gearflow=True) as (client, peer), anyio.create_task_group() as tasks:
+        call = Call(client.submit_many, orders(3, KEPT))
+        tasks.start_soon(call.run)
+        await refuse_in_background(peer, 3)
         for n in range(3):
             heard = await peer.receive()
             assert isinstance(heard, SubmitJob)
@@ -58,6 +82,11 @@ async def test_with_options_they_are_sent_at_once_too(scripted: Scripted) -> Non
         assert [first, second] == [JobHandle("H:0", server), JobHandle("H:1", server)]
         assert isinstance(third, QueueFull)
         assert third.text == "no room"
+        single = Call(client.submit_background, "f", b"x", options=KEPT)  # now it is known
+        tasks.start_soon(single.run)
+        assert isinstance(await peer.receive(), SubmitJob)
+        await peer.send(JobCreated(b"C:3"), WorkComplete(b"C:3", b'{"handle": "H:3"}'))
+        assert str(await single.outcome()) == "H:3"
 
 
 async def test_a_refusal_stands_in_the_place_of_its_job(scripted: Scripted) -> None:
@@ -82,9 +111,22 @@ async def test_what_was_sent_is_in_doubt_when_the_connection_goes(
         await peer.send(JobCreated(b"H:0"))
         await peer.close()
         first, second = await call.outcome()
+        assert isinstance(first, JobHandle)
         assert isinstance(second, SubmitUnknown)
-        # With options only the call was accepted: the job would have been the answer to it.
-        assert isinstance(first, SubmitUnknown if options else JobHandle)
+
+
+async def test_of_a_call_with_options_only_the_end_says_that_there_is_a_job(scripted: Scripted) -> None:
+    async with scripted(gearflow=True) as (client, peer), anyio.create_task_group() as tasks:
+        call = Call(client.submit_many, orders(2, KEPT))
+        tasks.start_soon(call.run)
+        await refuse_in_background(peer, 2)
+        await peer.receive()
+        await peer.receive()
+        await peer.send(JobCreated(b"C:0"))
+        await peer.close()
+        first, second = await call.outcome()
+        assert isinstance(first, SubmitUnknown)
+        assert isinstance(second, SubmitUnknown)
 
 
 async def test_what_was_not_sent_goes_to_the_next_server_in_its_form() -> None:
@@ -153,6 +195,7 @@ async def test_a_call_that_fails_without_a_word_is_a_refusal(scripted: Scripted)
     async with scripted(gearflow=True) as (client, peer), anyio.create_task_group() as tasks:
         call = Call(client.submit_background, "f", b"x", options=KEPT)
         tasks.start_soon(call.run)
+        await refuse_in_background(peer, 1)
         await peer.receive()
         await peer.send(JobCreated(b"C:0"), WorkFail(b"C:0"))
         with pytest.raises(ServerError, match="gave no reason"):

@@ -18,7 +18,7 @@ from gearflow.protocol import server_calls
 from gearflow.protocol.packets import WorkData
 
 FOR_THE_CONNECTION = {"add_event", "complete", "fail", "fail_remotely", "lose", "move"}
-ONLY_ASYNC = {"start_soon"}  # runs in the client's own tasks
+ONLY_ASYNC = {"start_soon", "send_many"}  # what they start lives in the client's own event loop
 ONLY_BLOCKING = {"run"}  # the way from one face to the other
 
 

@@ -18,12 +18,11 @@ from gearflow.broker.calls.call import (
     Kept,
     ServerCall,
     Steps,
-    read,
 )
 from gearflow.broker.calls.dead_letters import DeadLetterCalls
 from gearflow.broker.calls.operations import OperationCalls
 from gearflow.broker.calls.results import ResultCalls
-from gearflow.broker.calls.submit import SubmitCalls
+from gearflow.broker.calls.submit import Asked, SubmitCalls, split
 from gearflow.broker.lifecycle import LONG_HASH
 from gearflow.broker.limits import Rejected
 from gearflow.broker.parser import Body
@@ -32,9 +31,6 @@ from gearflow.broker.storage import JobOutcome
 from gearflow.errors import StoreError
 from gearflow.protocol import server_calls as api
 from gearflow.protocol.constants import HEADER, RES, PacketType
-
-_MAX_OPTIONS: Final = 65_536
-"""Bytes within which the first line of a ``gearflow:submit`` must end."""
 
 _MAX_REQUEST: Final = 1 << 20
 """Bytes of any other request. It is read and checked in one go, so a longer one would delay others."""
@@ -48,6 +44,7 @@ class ServerCalls:
         self._journal = parts.core.journal
         self._turns = parts.core.turns
         self._submit = SubmitCalls(parts)
+        self.background = self._submit.background
         results, operations = ResultCalls(parts), OperationCalls(parts)
         self._functions: dict[bytes, Callable[[ServerCall], Steps | api.Message | None]] = {
             api.AUTH: operations.auth,
@@ -98,46 +95,42 @@ class ServerCalls:
 
     def _start_submit(self, session: Session, workload: Body) -> bool:
         """``gearflow:submit``: an attached submission *is* its job, and has no call of its own."""
-        head = bytes(workload[:_MAX_OPTIONS])
-        end = head.find(b"\n")
         try:
-            if end < 0 and len(workload) > _MAX_OPTIONS:
-                raise CallFailed("gearflow:invalid", f"the options do not end within {_MAX_OPTIONS} bytes")
-            request = read(api.SubmitRequest, head[:end] if end >= 0 else head)
-            payload = workload[end + 1 :] if end >= 0 else b""
+            asked, payload = split(workload)
+            request = asked.request
             if request.unique == "-" and len(payload) > LONG_HASH:
-                place = partial(self._place_later, session, request, payload)
+                place = partial(self._place_later, session, asked, payload)
                 self._parts.submissions.hash_first(session, payload, place, may_be_gone=request.detached)
                 return True
             if not request.reuse or request.detached:
-                return self._place(session, request, payload, b"")
+                return self._place(session, asked, payload, b"")
         except CallFailed as failed:
             self._fail(self._open(session, b""), failed)
             return False
         self._parts.submissions.block(session)
-        self._resume(None, self._attached_with_reuse(session, request, payload), None)
+        self._resume(None, self._attached_with_reuse(session, asked, payload), None)
         return True
 
-    def _place(self, session: Session, request: api.SubmitRequest, payload: Body, key: bytes) -> bool:
+    def _place(self, session: Session, asked: Asked, payload: Body, key: bytes) -> bool:
         """Place a submission; whether its JOB_CREATED has to wait for the store. Raises CallFailed."""
-        if not request.detached:
-            return self._submit.attached(session, request, payload, key)
-        self._resume(self._open(session, b""), self._submit.detached(request, payload, key), None)
+        if not asked.request.detached:
+            return self._submit.attached(session, asked, payload, key)
+        self._resume(self._open(session, b""), self._submit.detached(asked, payload, key), None)
         return False
 
-    def _place_later(self, session: Session, request: api.SubmitRequest, payload: Body, key: bytes) -> None:
+    def _place_later(self, session: Session, asked: Asked, payload: Body, key: bytes) -> None:
         """Place a submission in a later turn than that of its packet."""
         try:
             try:
-                self._place(session, request, payload, key)
+                self._place(session, asked, payload, key)
             except CallFailed as failed:
                 self._fail(self._open(session, b""), failed)
         except Rejected as refused:
             self._parts.submissions.answer(session, None, False, refused)
 
-    def _attached_with_reuse(self, session: Session, request: api.SubmitRequest, payload: Body) -> Steps:
+    def _attached_with_reuse(self, session: Session, asked: Asked, payload: Body) -> Steps:
         """An attached submission that a kept success may answer. Nothing may be answered before it."""
-        record = yield from self._submit.kept_success(request)
+        record = yield from self._submit.kept_success(asked)
         end: JobEnd | None = None
         if record is not None:
             try:
@@ -148,7 +141,7 @@ class ServerCalls:
         if not session.is_open:
             return None
         if record is None or end is None:
-            self._place_later(session, request, payload, b"")
+            self._place_later(session, asked, payload, b"")
             return None
         handle = self._parts.core.handles.handle(record.number)
         self._parts.core.outgoing.respond(session, PacketType.JOB_CREATED, handle)

@@ -1,18 +1,74 @@
-"""``gearflow:submit``: a submission with options that the protocol's packets have no place for."""
+"""``gearflow:submit``: a submission with options that the protocol's packets have no place for.
+
+Most clients send the same options again and again. So a request is read once, and known by its bytes.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Generator
+from functools import lru_cache
+from typing import Final
 
-from gearflow.broker.calls.call import LANES, BrokerParts, CallFailed, Kept, Steps, Wait
-from gearflow.broker.job import JobDetails, QueuedJob
+from gearflow.broker.calls.call import LANES, BrokerParts, CallFailed, Kept, Steps, Wait, read
+from gearflow.broker.functions import FunctionQueue
+from gearflow.broker.job import NORMAL, JobDetails, QueuedJob
 from gearflow.broker.limits import Rejected
 from gearflow.broker.parser import Body
 from gearflow.broker.session import Session
 from gearflow.broker.storage import JobOutcome, JobRecord
 from gearflow.errors import RemoteProtocolError, StoreError
 from gearflow.protocol import server_calls as api
+
+_MAX_OPTIONS: Final = 65_536
+"""Bytes within which the first line of a ``gearflow:submit`` must end."""
+
+_KNOWN: Final = 256
+"""Requests that are known by their bytes."""
+
+_KNOWN_SIZE: Final = 1024
+"""Bytes of the longest of these."""
+
+
+class Asked:
+    """A request, as its job needs it. Several submissions may share it."""
+
+    __slots__ = ("function", "lane", "request", "retries", "unique")
+
+    def __init__(self, line: bytes) -> None:
+        """Raises CallFailed."""
+        self.request = request = read(api.SubmitRequest, line)
+        self.function = request.function.encode()
+        self.unique = request.unique.encode()
+        self.lane = LANES[request.priority]
+        self.retries = json.loads(request.retries.to_wire()) if request.retries is not None else None
+
+    def details(self, now: float) -> JobDetails:
+        """The options of a job that is submitted now, in Unix time."""
+        request = self.request
+        details = JobDetails()
+        details.due = now + request.delay if request.delay else request.at or 0.0
+        if request.expires is not None:
+            details.expires = now + request.expires
+        details.keep = request.keep
+        details.timeout = request.timeout
+        details.retries = self.retries
+        return details
+
+
+_known = lru_cache(_KNOWN)(Asked)
+
+
+def split(workload: Body) -> tuple[Asked, Body]:
+    """The request and the payload. Raises CallFailed."""
+    head = workload if isinstance(workload, bytes) else bytes(workload[:_MAX_OPTIONS])
+    end = head.find(b"\n", 0, _MAX_OPTIONS)
+    if end < 0:
+        if len(workload) > _MAX_OPTIONS:
+            raise CallFailed("gearflow:invalid", f"the options do not end within {_MAX_OPTIONS} bytes")
+        return Asked(head), b""
+    line = head[:end]
+    return _known(line) if end <= _KNOWN_SIZE else Asked(line), workload[end + 1 :]
 
 
 class SubmitCalls:
@@ -21,18 +77,41 @@ class SubmitCalls:
     def __init__(self, parts: BrokerParts) -> None:
         self._parts = parts
 
-    def attached(self, session: Session, request: api.SubmitRequest, payload: Body, key: bytes) -> bool:
+    def background(self, workload: Body) -> tuple[FunctionQueue, Body, JobDetails]:
+        """The function, the payload and the options of a background submission, which is placed as all are.
+
+        Raises:
+            Rejected: The request is not valid, or not for a background submission.
+        """
+        try:
+            asked, payload = split(workload)
+            request = asked.request
+            if request.unique or request.reuse or asked.lane != NORMAL or not request.detached:
+                text = (
+                    "a background submission is detached, has unique and priority in its packet, and no reuse"
+                )
+                raise CallFailed("gearflow:invalid", text)
+            function = self._parts.core.functions.ensure(asked.function)
+        except CallFailed as failed:
+            raise Rejected(failed.fault.type.encode(), failed.fault.message.encode()) from None
+        except Rejected as refused:
+            raise Rejected(b"gearflow:invalid", refused.text) from None
+        except RemoteProtocolError as error:
+            raise Rejected(b"gearflow:invalid", str(error).encode()) from None
+        return function, payload, asked.details(self._parts.core.clock.unix())
+
+    def attached(self, session: Session, asked: Asked, payload: Body, key: bytes) -> bool:
         """Place an attached job and answer it; whether that has to wait for the store. Raises CallFailed."""
-        job = self._place(request, payload, key, session)
+        job = self._place(asked, payload, key, session)
         return self._parts.submissions.answer(session, job)
 
-    def detached(self, request: api.SubmitRequest, payload: Body, key: bytes) -> Steps:
+    def detached(self, asked: Asked, payload: Body, key: bytes) -> Steps:
         """Place a detached job; answered once it is kept."""
         handles = self._parts.core.handles
-        record = (yield from self.kept_success(request)) if request.reuse else None
+        record = (yield from self.kept_success(asked)) if asked.request.reuse else None
         if record is not None:
             return api.Submitted(handle=handles.handle(record.number).decode())
-        job = self._place(request, payload, key, None)
+        job = self._place(asked, payload, key, None)
         if self._parts.submissions.is_storing(job, True):
             yield Kept(job.number)
         if job.unstored:
@@ -40,12 +119,12 @@ class SubmitCalls:
             raise CallFailed("gearflow:store", f"the job could not be stored: {fault}")
         return api.Submitted(handle=handles.handle(job.number).decode())
 
-    def kept_success(self, request: api.SubmitRequest) -> Generator[Wait, None, JobRecord | None]:
+    def kept_success(self, asked: Asked) -> Generator[Wait, None, JobRecord | None]:
         """The kept success that answers a submission, if no live job of its unique does."""
         parts = self._parts
-        name, unique = request.function.encode(), request.unique.encode()
+        name, unique = asked.function, asked.unique
         while True:
-            yield parts.known(None, request.function, request.unique)
+            yield parts.known(None, asked.request.function, asked.request.unique)
             function = parts.core.functions.by_name.get(name)
             if parts.core.store is None or parts.core.jobs.find(function, unique) is not None:
                 return None
@@ -60,17 +139,16 @@ class SubmitCalls:
         good = record is not None and record.outcome is JobOutcome.COMPLETED and record.expires > now
         return record if good else None
 
-    def _place(
-        self, request: api.SubmitRequest, payload: Body, key: bytes, client: Session | None
-    ) -> QueuedJob:
+    def _place(self, asked: Asked, payload: Body, key: bytes, client: Session | None) -> QueuedJob:
+        core = self._parts.core
         try:
             return self._parts.submissions.place(
-                self._parts.core.functions.ensure(request.function.encode()),
-                request.unique.encode(),
+                core.functions.ensure(asked.function),
+                asked.unique,
                 payload,
-                LANES[request.priority],
-                request.detached,
-                self._details(request),
+                asked.lane,
+                asked.request.detached,
+                asked.details(core.clock.unix()),
                 client,
                 key,
             )
@@ -79,15 +157,3 @@ class SubmitCalls:
             raise CallFailed(kind, refused.text.decode(errors="replace")) from None
         except RemoteProtocolError as error:
             raise CallFailed("gearflow:invalid", str(error)) from None
-
-    def _details(self, request: api.SubmitRequest) -> JobDetails:
-        details = JobDetails()
-        now = self._parts.core.clock.unix()
-        details.due = now + request.delay if request.delay else request.at or 0.0
-        if request.expires is not None:
-            details.expires = now + request.expires
-        details.keep = request.keep
-        details.timeout = request.timeout
-        if request.retries is not None:
-            details.retries = json.loads(request.retries.to_wire())
-        return details
