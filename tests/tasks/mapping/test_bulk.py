@@ -111,6 +111,38 @@ async def test_what_comes_one_by_one_is_taken_as_it_is_sent(any_server: str, fre
         assert account.untried == GROUP
 
 
+async def test_the_next_group_is_encoded_while_the_server_has_one(fresh: Fresh) -> None:
+    double = make(fresh())
+    taken: list[int] = []
+
+    def items() -> Iterator[int]:
+        for n in range(4 * GROUP):
+            taken.append(n)
+            yield n
+
+    async with ScriptedServer() as server, connect(server.address), anyio.create_task_group() as tasks:
+        tasks.start_soon(double.abackground_many, items())
+        peer = await server.accept()
+        await peer.shake_hands()
+        for answered in range(1, 4):
+            await hear(peer, double, GROUP)
+            await anyio.wait_all_tasks_blocked()
+            assert len(taken) == (answered + 1) * GROUP  # and no more
+            await peer.send(*(JobCreated(b"H:%d" % n) for n in range(GROUP)))
+        tasks.cancel_scope.cancel()
+
+
+async def test_what_cannot_be_encoded_hides_no_refusal_of_what_was_sent(fresh: Fresh) -> None:
+    double = make(fresh())
+    async with JobServer(port=0) as server, connect(server.address):
+        await double.abackground(0)
+        await Admin(server.address).max_queue(double.name, GROUP)
+        with pytest.raises(PartlySubmitted) as caught:
+            await double.abackground_many(broken())
+        assert len(caught.value.accepted) == GROUP - 1
+        assert [type(failure) for failure in caught.value.failures.values()] == [QueueFull]
+
+
 async def test_without_a_server_nothing_is_accounted_for(fresh: Fresh) -> None:
     async with connect(NOWHERE):
         with pytest.raises(NoServer):
