@@ -1,14 +1,16 @@
 """A virtual environment for each peer, kept outside of the checkout for the next time."""
 
-import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Final
 
-SIDES: Final = Path(__file__).parent / "sides"
+from tests.benchmarks.servers import cache
 
+SIDES: Final = Path(__file__).parent / "sides"
+PLACE: Final = cache() / "peers"
+"""Where environments and programs are kept."""
 
 _VERSIONS: Final = """\
 import sys
@@ -22,12 +24,6 @@ class Missing(Exception):
     """A peer cannot take part; the text says why."""
 
 
-def cache() -> Path:
-    """Where environments and programs are kept."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "gearflow-peers"
-
-
 def python(name: str, packages: tuple[str, ...]) -> Path:
     """The interpreter of a peer's environment, which is made if need be.
 
@@ -36,7 +32,7 @@ def python(name: str, packages: tuple[str, ...]) -> Path:
     """
     if not packages:
         return Path(sys.executable)
-    place = cache() / name
+    place = PLACE / name
     interpreter = place / "bin" / "python"
     made = place / "made-for"
     wanted = f"{sys.version} {packages}"
@@ -62,8 +58,8 @@ def compiled(source: str, *libraries: str) -> Path:
     compiler = shutil.which("cc")
     if compiler is None:
         raise Missing("there is no C compiler")
-    cache().mkdir(parents=True, exist_ok=True)
-    program = cache() / source.removesuffix(".c")
+    PLACE.mkdir(exist_ok=True)
+    program = PLACE / source.removesuffix(".c")
     _run([compiler, "-O2", "-o", str(program), str(SIDES / source), *(f"-l:{name}" for name in libraries)])
     return program
 

@@ -1,7 +1,6 @@
 """Who takes part: each peer with its broker, and what its side can be run with."""
 
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
@@ -10,7 +9,7 @@ from typing import Final, TypeAlias
 
 from tests.benchmarks.peers import environments
 from tests.benchmarks.peers.environments import Missing
-from tests.benchmarks.servers import Server, free_port, gearmand, running
+from tests.benchmarks.servers import Server, durable, free_port, gearflow, gearmand, running
 
 Broker: TypeAlias = Callable[[], AbstractContextManager[Server]]
 
@@ -25,6 +24,13 @@ class Peer:
     packages: tuple[str, ...] = ()
     variant: str = ""
     rows: str = ""
+
+    @property
+    def title(self) -> str:
+        """As the docs have it."""
+        name, _, variant = self.name.partition(" ")
+        titles = {"celery": "Celery", "dramatiq": "Dramatiq", "rq": "RQ", "huey": "Huey"}
+        return f"{titles.get(name, name)}, {variant}" if variant else titles.get(name, name)
 
     def command(self) -> list[str]:
         """The program of its side.
@@ -70,37 +76,18 @@ def redis() -> Generator[Server]:
             yield server
 
 
-@contextmanager
-def bundled() -> Generator[Server]:
-    """gearflow's server, in memory."""
-    port = free_port()
-    command = [sys.executable, "-m", "gearflow_cli", "server", "--memory", "-p", str(port)]
-    with running("gearflow, memory", command, port) as server:
-        yield server
-
-
-@contextmanager
-def durable() -> Generator[Server]:
-    """gearflow's server with a file, as it is by default."""
-    port = free_port()
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "gearflow_cli", "server", "--data", folder, "-p", str(port)]
-        with running("gearflow, durable", command, port) as server:
-            yield server
-
-
 FIELD: Final = (
-    Peer("gearflow", bundled, "with_gearflow"),
+    Peer("gearflow", gearflow, "with_gearflow"),
     Peer("gearflow durable", durable, "with_gearflow"),
-    Peer("gearflow gearmand", gearmand, "with_gearflow"),
-    Peer("celery threads", redis, "with_celery", ("celery[redis]",), "threads"),
-    Peer("celery prefork", redis, "with_celery", ("celery[redis]",), "prefork"),
-    Peer("dramatiq", redis, "with_dramatiq", ("dramatiq[redis]",)),
-    Peer("taskiq", redis, "with_taskiq", ("taskiq", "taskiq-redis")),
-    Peer("rq", redis, "with_rq", ("rq",)),
-    Peer("huey", redis, "with_huey", ("huey", "redis")),
-    Peer("arq", redis, "with_arq", ("arq",)),
-    Peer("aiogear", gearmand, "with_aiogear", ("aiogear",)),
+    Peer("gearflow on gearmand", gearmand, "with_gearflow"),
+    Peer("celery threads", redis, "with_celery", ("celery[redis]", "hiredis"), "threads"),
+    Peer("celery prefork", redis, "with_celery", ("celery[redis]", "hiredis"), "prefork"),
+    Peer("dramatiq", redis, "with_dramatiq", ("dramatiq[redis]", "hiredis")),
+    Peer("taskiq", redis, "with_taskiq", ("taskiq", "taskiq-redis", "uvloop", "hiredis")),
+    Peer("rq", redis, "with_rq", ("rq", "hiredis")),
+    Peer("huey", redis, "with_huey", ("huey", "redis", "hiredis")),
+    Peer("arq", redis, "with_arq", ("arq", "uvloop", "hiredis")),
+    Peer("aiogear", gearmand, "with_aiogear", ("aiogear", "uvloop")),
     Peer("pygearman", gearmand, "with_pygearman", ("pygearman",)),
     Peer("libgearman", gearmand, "with_libgearman.c", rows="e"),
 )

@@ -43,9 +43,9 @@ class Sizes:
 
 
 def drain(trial: Trial, sizes: Sizes) -> Figures:
-    """Jobs without work: handed over while no worker is there, then run by ten slots."""
+    """Jobs without work: handed over while no worker is there, then run by up to ten slots."""
     _, enqueueing = trial.client("enqueue", "noop", sizes.drain)
-    with trial.worker() as worker:
+    with trial.worker("noop") as worker:
         begin = trial.marked(1)
         before = trial.there()
         used = worker.cpu()
@@ -53,46 +53,46 @@ def drain(trial: Trial, sizes: Sizes) -> Figures:
         drained = sizes.drain + WARMING - before
         used = worker.cpu() - used
     return {
-        "a  enqueue, jobs/s": sizes.drain / sum(enqueueing),
-        "a  drain with 10 slots, jobs/s": drained / seconds,
-        "d  worker CPU, us/job": used / drained * 1e6,
+        f"(a) {sizes.drain:,} jobs: enqueue and drain, s": sum(enqueueing) + seconds,
+        "(a) of these, to enqueue them": sum(enqueueing),
+        "(d) worker's CPU for a job, us": used / drained * 1e6,
     }
 
 
 def round_trip(trial: Trial, sizes: Sizes) -> Figures:
     """One call at a time, each with its result."""
-    with trial.worker():
+    with trial.worker("noop"):
         _warm(trial)
         seconds = trial.results("call", sizes.calls)
-    return {"b  round trip, us p50": median(seconds) * 1e6}
+    return {"(b) round trip, us": median(seconds) * 1e6}
 
 
 def gather(trial: Trial, sizes: Sizes) -> Figures:
     """Many at once, with all their results."""
-    with trial.worker():
+    with trial.worker("noop"):
         _warm(trial)
         seconds = trial.results("gather", sizes.gather)
-    return {f"c  submit {sizes.gather:,} and gather, ms": sum(seconds) * 1e3}
+    return {f"(c) {sizes.gather:,} calls and results, ms": sum(seconds) * 1e3}
 
 
 def submit(trial: Trial, sizes: Sizes) -> Figures:
     """Background jobs, one at a time, each acknowledged."""
     _, seconds = trial.client("submit", sizes.submit)
-    return {"e  submit one in background, us p50": median(seconds) * 1e6}
+    return {"(e) background, one at a time, us": median(seconds) * 1e6}
 
 
 def cpu(trial: Trial, sizes: Sizes) -> Figures:
     """Tasks that compute, in two processes: as a multiple of what two bare ones take, right after."""
     with trial.worker("cpu", 2) as worker:
         seconds = _through(trial, worker, "spin", sizes.cpu)
-    return {f"f  {sizes.cpu} x 20 ms of CPU on 2 processes, of bare": seconds / trial.bare(sizes.cpu)}
+    return {"(f) CPU work, of bare processes": seconds / trial.bare(sizes.cpu)}
 
 
 def naps(trial: Trial, sizes: Sizes) -> Figures:
     """Tasks that wait, a hundred at a time."""
     with trial.worker("light", 100) as worker:
         seconds = _through(trial, worker, "nap", sizes.naps)
-    return {f"g  {sizes.naps:,} x 10 ms of sleep, 100 at once, s": seconds}
+    return {f"(g) {sizes.naps:,} naps of 10 ms, 100 at once, s": seconds}
 
 
 def kill(trial: Trial, sizes: Sizes) -> Figures:
@@ -110,7 +110,7 @@ def kill(trial: Trial, sizes: Sizes) -> Figures:
             seconds = inf
             with suppress(TooLong):
                 seconds = trial.marked(2, ".hang", sizes.patience) - begin
-            return {f"h  job of a killed worker runs again within {sizes.patience:.0f} s, ms": seconds * 1e3}
+            return {"(h) a killed worker's job runs again, ms": seconds * 1e3}
 
 
 def idle(trial: Trial, sizes: Sizes) -> Figures:
@@ -121,14 +121,14 @@ def idle(trial: Trial, sizes: Sizes) -> Figures:
         used = worker.cpu()
         time.sleep(IDLE)
         used = worker.cpu() - used
-        return {"i  idle worker, MiB": worker.memory(), "i  idle worker, ms CPU/s": used / IDLE * 1e3}
+        return {"(i) idle worker, MiB": worker.memory(), "(i) idle worker, CPU ms each s": used / IDLE * 1e3}
 
 
 def start(trial: Trial, sizes: Sizes) -> Figures:
     """From the start of a worker to the end of its first job, which waits for it."""
     trial.client("enqueue", "noop", 1)
     with trial.worker() as worker:
-        return {"j  worker start to first task, ms": (trial.marked(1) - worker.began) * 1e3}
+        return {"(j) worker start to first task, ms": (trial.marked(1) - worker.began) * 1e3}
 
 
 ROWS: Final[dict[str, Callable[[Trial, Sizes], Figures]]] = {

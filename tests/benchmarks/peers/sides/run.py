@@ -1,6 +1,7 @@
 """Be the worker or the client of a side: ``python run.py with_X COMMAND ...``.
 
-    work KIND SLOTS        be a worker until killed; KIND is "light" or "cpu" (then each slot is a process)
+    work KIND SLOTS        be a worker until killed; KIND is "light", "cpu" (then each slot is a
+                           process), or "noop" (as many slots as suit such tasks, at most SLOTS)
     enqueue TASK COUNT     hand over so many background jobs, in the best way there is for many
     submit COUNT           the same, one at a time, each acknowledged before the next
     call COUNT             one after the other, each with its result
@@ -37,7 +38,8 @@ def main() -> None:
     else:
         steps, warm, call = int(arguments[0]), method, method
     if inspect.iscoroutinefunction(method):
-        began, taken = asyncio.run(_timed_async(side, warm, call, steps))
+        with asyncio.Runner(loop_factory=getattr(side, "loop_factory", None)) as runner:
+            began, taken = runner.run(_timed_async(side, warm, call, steps))
     else:
         began, taken = _timed(warm, call, steps)
     print(json.dumps({"began": began, "seconds": taken}))

@@ -1,10 +1,14 @@
-"""arq: coroutines in one process; two processes for CPU work. It polls its queue; the pause is set low."""
+"""arq on uvloop: coroutines in one process; two for CPU work and for tasks that do nothing.
+
+It polls its queue; the pause is set low.
+"""
 
 import asyncio
 from contextlib import asynccontextmanager
 from functools import partial
 
 import harness
+import uvloop
 from arq import create_pool, run_worker
 from arq.connections import RedisSettings
 
@@ -37,6 +41,8 @@ class Settings:
 
 
 class Arq:
+    loop_factory = staticmethod(uvloop.new_event_loop)
+
     @asynccontextmanager
     async def connected(self):
         self.pool = await create_pool(REDIS)
@@ -44,7 +50,8 @@ class Arq:
         await self.pool.aclose()
 
     def work(self, kind: str, slots: int) -> None:
-        processes = slots if kind == "cpu" else 1
+        processes = 2 if kind in ("cpu", "noop") else 1
+        asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
         harness.in_processes(processes, partial(run_worker, Settings, max_jobs=slots // processes))
 
     async def enqueue(self, name: str, count: int) -> None:

@@ -56,6 +56,8 @@ class CelerySide:
         pool = "prefork" if kind == "cpu" else harness.VARIANT
         if pool == "prefork" and slots > 10:
             harness.not_offered(f"{slots} slots are as many processes")
+        if pool == "prefork" and kind == "noop":
+            slots = 2
         options = ("-P", pool, "-c", slots, "--loglevel", "ERROR")
         quiet = ("--without-gossip", "--without-mingle", "--without-heartbeat")
         harness.become("celery", "-A", "with_celery", "worker", *options, *quiet)

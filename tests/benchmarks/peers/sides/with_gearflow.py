@@ -1,6 +1,7 @@
 """gearflow: coroutines; CPU work in two worker processes. ``submit`` is its blocking client's."""
 
 import harness
+import uvloop
 
 from gearflow import configure, connect, task
 
@@ -33,6 +34,7 @@ TASKS = {"noop": noop, "spin": spin, "nap": nap, "hang": hang}
 
 class Gearflow:
     connected = staticmethod(connect)
+    loop_factory = staticmethod(uvloop.new_event_loop)
 
     def work(self, kind: str, slots: int) -> None:
         shape = ("--processes", slots, "-c", 1) if kind == "cpu" else ("-c", slots)

@@ -1,10 +1,13 @@
-"""Huey on Redis: threads; processes for CPU work."""
+"""Huey on Redis: threads; processes for CPU work and for tasks that do nothing.
+
+Results come with a notification, so nothing is polled.
+"""
 
 import harness
 from huey import RedisHuey
 
 host, _, port = harness.BROKER.rpartition(":")
-huey = RedisHuey("peers", host=host or "127.0.0.1", port=int(port or 6379))
+huey = RedisHuey("peers", host=host or "127.0.0.1", port=int(port or 6379), notify_result=True)
 
 
 @huey.task()
@@ -34,12 +37,13 @@ def background(number: int) -> None:
 
 
 TASKS = {"noop": background, "spin": spin, "nap": nap, "hang": hang}
-POLL = {"backoff": 1.0, "max_delay": 0.001}  # seconds; by default from 0.1, growing
 
 
 class Huey:
     def work(self, kind: str, slots: int) -> None:
-        options = ("-w", slots, "-k", "process" if kind == "cpu" else "thread", "-n", "-q")
+        processes = 2 if kind in ("cpu", "noop") else 0
+        shape = ("-k", "process", "-w", processes) if processes else ("-k", "thread", "-w", slots)
+        options = (*shape, "-n", "-q")
         harness.become("huey_consumer", "with_huey.huey", *options)
 
     def enqueue(self, name: str, count: int) -> None:
@@ -50,11 +54,11 @@ class Huey:
         background(1)
 
     def call(self) -> None:
-        noop(1).get(blocking=True, **POLL)
+        noop(1).get(blocking=True)
 
     def gather(self, count: int) -> None:
         for result in [noop(number) for number in range(count)]:
-            result.get(blocking=True, **POLL)
+            result.get(blocking=True)
 
 
 SIDE = Huey()

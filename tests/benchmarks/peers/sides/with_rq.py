@@ -32,8 +32,9 @@ class RQ:
     def work(self, kind: str, slots: int) -> None:
         if slots > 10:
             harness.not_offered(f"{slots} slots are as many processes")
+        processes = 2 if kind == "noop" else slots
         options = ("-w", "rq.worker.SimpleWorker", "-q", "-u", f"redis://{harness.BROKER}")
-        harness.become("rq", "worker-pool", "-n", slots, *options, "default")
+        harness.become("rq", "worker-pool", "-n", processes, *options, "default")
 
     def enqueue(self, name: str, count: int) -> None:
         for start in range(0, count, GROUP):

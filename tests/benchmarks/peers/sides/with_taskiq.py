@@ -1,8 +1,12 @@
-"""taskiq on Redis streams (which acknowledge), results in Redis. Coroutines; two processes for CPU work."""
+"""taskiq on Redis streams (which acknowledge), results in Redis.
+
+Coroutines, on uvloop; two processes for CPU work and for tasks that do nothing.
+"""
 
 import asyncio
 
 import harness
+import uvloop
 from taskiq_redis import RedisAsyncResultBackend, RedisStreamBroker
 
 broker = RedisStreamBroker(f"redis://{harness.BROKER}/0", consumer_id="0").with_result_backend(
@@ -45,9 +49,10 @@ class Connected:
 
 class Taskiq:
     connected = Connected
+    loop_factory = staticmethod(uvloop.new_event_loop)
 
     def work(self, kind: str, slots: int) -> None:
-        processes = slots if kind == "cpu" else 1
+        processes = 2 if kind in ("cpu", "noop") else 1
         options = ("--workers", processes, "--max-async-tasks", slots // processes, "--log-level", "ERROR")
         harness.become("taskiq", "worker", "with_taskiq:broker", *options)
 
