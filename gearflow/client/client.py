@@ -131,7 +131,7 @@ class Client:
     @property
     def is_connected(self) -> bool:
         """Whether there is a connection to the first of the servers now."""
-        return self._pool.has_first
+        return self._pool.first is not None
 
     @property
     def security(self) -> Security:
@@ -180,6 +180,24 @@ class Client:
         accepted = await self._submit(request)
         assert accepted.job is not None  # it was accepted, and we were not cancelled
         return accepted.job
+
+    async def submit_and_wait(self, request: JobRequest) -> ClientJob:
+        """Submit a job that is not detached, and return it when it has ended. Raises as ``submit``.
+
+        If the caller is cancelled, it detaches from the job. The event loop's turn that most callers would
+        take between the two steps of ``attach`` and ``ClientJob.result`` is saved.
+        """
+        if request.options is None and not self._pool.spreads:
+            submitted = await self._submit(request, to_the_end=True)
+            assert submitted.job is not None  # it was accepted, and we were not cancelled
+            return submitted.job
+        job = await self.attach(request)
+        try:
+            await job.wait()
+        except BaseException:
+            job.cancel()
+            raise
+        return job
 
     async def submit_background(
         self,
@@ -358,13 +376,17 @@ class Client:
         """
         self._pool.post(function)
 
-    async def _submit(self, request: JobRequest) -> Submission:
+    async def _submit(self, request: JobRequest, *, to_the_end: bool = False) -> Submission:
         """Submit a request without options, to one server after another until it is sent once."""
         unique, packet = request.encode()
         while True:
-            connection = await self._pool.connection()
+            connection = self._pool.first or await self._pool.connection()
             submission = Submission(
-                request.function, unique, connection.new_event(), attached=not request.detached
+                request.function,
+                unique,
+                connection.new_signal(),
+                attached=not request.detached,
+                to_the_end=to_the_end,
             )
             try:
                 await connection.ask(submission, packet)
@@ -377,7 +399,7 @@ class Client:
         while True:
             pool = self._pool
             connection = await (pool.connection() if server is None else pool.connection_to(server))
-            request = Request(answer.type, what, connection.new_event())
+            request = Request(answer.type, what, connection.new_signal())
             try:
                 await connection.ask(request, data)
             except NotSent:

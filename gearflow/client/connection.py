@@ -27,7 +27,6 @@ A caller that no longer wants a job is forgotten here at once. The client notifi
 """
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -66,12 +65,15 @@ from gearflow.protocol.packets import (
     WorkWarning,
 )
 from gearflow.protocol.request_queue import IDENTIFY, Identification, Request, RequestQueue
+from gearflow.runtime.eventloop import signals
 from gearflow.security.tls import PLAIN, Security
 
 logger = logging.getLogger(__name__)
 
 _EXCEPTIONS: Final = encode(OptionReq(b"exceptions"))
 _MIB: Final = 1 << 20
+_CREATED: Final = int(PacketType.JOB_CREATED)  # an enum's member takes twice as long to look up
+_COMPLETE: Final = int(PacketType.WORK_COMPLETE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,13 +151,13 @@ class _Withdrawal:
 
     __slots__ = ("_attached", "_handle")
 
-    def __init__(self, attached: dict[bytes, _Attached], handle: bytes) -> None:
+    def __init__(self, attached: dict[bytes, ClientJob | _Attached], handle: bytes) -> None:
         self._attached = attached
         self._handle = handle
 
     def set(self) -> None:
         attached = self._attached.get(self._handle)
-        if attached is None:  # the job has ended meanwhile
+        if not isinstance(attached, _Attached):  # the job has ended meanwhile
             return
         attached.withdraw()
         if attached.is_over:
@@ -176,8 +178,8 @@ class Connection:
         self.features = ServerFeatures(gearflow=False, exceptions=False)
         self.opened = anyio.Event()
         """Set when the handshake is over, in whatever way; see ``is_open``."""
-        self.new_event: Final[Callable[[], anyio.Event]] = type(self.opened)
-        """An event for a caller; anyio.Event() looks up the event loop each time, at thrice the cost."""
+        self.new_signal: Final = signals()
+        """A signal for a caller."""
         self.takes_options = True
         """Whether gearflow's server takes options in a background submission; until it refuses one."""
         self.is_open = False
@@ -192,7 +194,7 @@ class Connection:
         self._frames = FrameBuffer(RES, max_body=MAX_ANSWER, setting="max_result", text=False)
         self._outbox: dict[Request, bytes] = {}
         self._sent = RequestQueue[Request]()
-        self._attached: dict[bytes, _Attached] = {}
+        self._attached: dict[bytes, ClientJob | _Attached] = {}  # by handle; most have a single job
         self._stream: Stream  # once it is connected
         self._batch_size = 0  # bytes of what was sent last, or is being sent
         self._heard = True  # something, since the heartbeat last looked
@@ -229,11 +231,13 @@ class Connection:
         """
         if self._closed:
             raise NotSent(self.reason)
-        if not self._outbox:
-            self._stream.wake()
+        is_first = not self._outbox
         self._outbox[request] = packet
         if self._frames.max_body < self._max_result:
             self._expect(request, packet)
+        if is_first:
+            # Where nothing is under way, most likely nothing else is to be sent in this turn.
+            self._stream.wake(now=not self._attached and self._sent.first is None)
 
     def _expect(self, request: Request, packet: bytes) -> None:
         """Let in an answer as large as this request may bring one."""
@@ -255,7 +259,7 @@ class Connection:
 
         Its handle stays until the server has taken that in, or ends the job: what comes is known to be ours.
         """
-        attached = self._attached.get(job.raw_handle)
+        attached = self._group(job.raw_handle)
         if attached is None or job not in attached.jobs:
             return False
         attached.jobs.remove(job)
@@ -306,8 +310,8 @@ class Connection:
 
     async def _shake_hands(self) -> None:
         """Set the options, and learn from the answers what the server is."""
-        exceptions = Request(PacketType.OPTION_RES, "OPTION_REQ exceptions", self.new_event())
-        identification = Identification(self.new_event())
+        exceptions = Request(PacketType.OPTION_RES, "OPTION_REQ exceptions", self.new_signal())
+        identification = Identification(self.new_signal())
         self.post(exceptions, _EXCEPTIONS)
         self.post(identification, IDENTIFY)
         await exceptions.answered.wait()
@@ -390,8 +394,7 @@ class Connection:
         self._outbox.clear()
         lost, self._attached = self._attached, {}
         for attached in lost.values():
-            attached.notify_held_back()
-            for job in attached.jobs:
+            for job in _jobs_of(attached):
                 job.lose(partial(_lost, self._lost_message(job), self._fault))
         self.opened.set()
         logger.debug("connection closed", extra={"server": str(self.server), "reason": self.reason})
@@ -407,19 +410,20 @@ class Connection:
     def received(self, data: bytes) -> None:
         """Handle what the server says."""
         self._heard = True
-        for kind, body in self._frames.feed(data):
-            self._handle_received(kind, body)
-
-    def _handle_received(self, kind: int, body: bytes) -> None:
         # The two packets of every job are taken apart here, all others by the codec.
-        if kind == PacketType.JOB_CREATED:
-            self._handle_created(body)
-        elif kind == PacketType.WORK_COMPLETE:
-            handle, _, result = body.partition(b"\0")
-            for job in self._ended(handle):
-                job.complete(result)
-        else:
-            self._handle_packet(kind, body)
+        for kind, body in self._frames.feed(data):
+            if kind == _CREATED:
+                self._handle_created(body)
+            elif kind == _COMPLETE:
+                handle, _, result = body.partition(b"\0")
+                attached = self._attached.pop(handle, None)
+                if isinstance(attached, ClientJob):
+                    attached.complete(result)
+                elif attached is not None:
+                    for job in _jobs_of(attached):
+                        job.complete(result)
+            else:
+                self._handle_packet(kind, body)
 
     def _handle_packet(self, kind: int, body: bytes) -> None:
         packet = decode(kind, body)
@@ -428,7 +432,7 @@ class Connection:
                 self._handle_event(packet, kind, body)
             case WorkFail(handle):
                 attached = self._attached.get(handle)
-                failure = None if attached is None else attached.failure()
+                failure = attached.failure() if isinstance(attached, _Attached) else None
                 for job in self._ended(handle):
                     job.fail_remotely(failure)
             case WorkException(handle, exception):
@@ -442,25 +446,44 @@ class Connection:
     def _handle_created(self, handle: bytes) -> None:
         request = self._sent.match(PacketType.JOB_CREATED)
         assert isinstance(request, Submission)  # nothing else expects this packet
-        if request.attached:
-            attached = self._attached.get(handle)
-            if attached is None:
-                attached = self._attached[handle] = _Attached()
-            if request.abandoned:
-                attached.attach(None)
-                self._withdraw(handle)
-            else:
-                joins = request.joins
-                request.job = joins or request.job_type(handle, self.server, request.function, self)
-                attached.attach(request.job)
-                if joins is not None:
-                    joins.move(handle, self.server, self)
-        else:
+        if not request.attached:
             request.handle = JobHandle(to_text(handle), self.server)
+        elif request.abandoned:
+            self._attach(handle, None)
+            self._withdraw(handle)
+        else:
+            job = request.joins
+            if job is None:
+                job = request.job_type(handle, self.server, request.function, self)
+            request.job = job
+            if handle in self._attached:
+                self._attach(handle, job)
+            else:
+                self._attached[handle] = job
+            if request.joins is not None:
+                job.move(handle, self.server, self)
+            if request.to_the_end and not job.done:
+                job.wake_at_end(request.answered)
+                return
         request.answered.set()
 
+    def _attach(self, handle: bytes, job: ClientJob | None) -> None:
+        group = self._group(handle)
+        if group is None:
+            group = self._attached[handle] = _Attached()
+        group.attach(job)
+
+    def _group(self, handle: bytes) -> _Attached | None:
+        """The jobs on a handle, with what is known about them; None for one that is not ours."""
+        attached = self._attached.get(handle)
+        if isinstance(attached, ClientJob):
+            job, attached = attached, _Attached()
+            attached.attach(job)
+            self._attached[handle] = attached
+        return attached
+
     def _handle_event(self, event: JobEvent, kind: int, body: bytes) -> None:
-        attached = self._attached.get(event.handle)
+        attached = self._group(event.handle)
         if attached is None or attached.is_copy(kind, body):
             return
         if (
@@ -488,11 +511,15 @@ class Connection:
     def _ended(self, handle: bytes) -> list[ClientJob]:
         """The jobs on a handle that the server will not name again; none for one that is not ours."""
         attached = self._attached.pop(handle, None)
-        if attached is None:
-            return []
-        if attached.held_back is not None:
-            attached.notify_held_back()
-        return attached.jobs
+        return [] if attached is None else _jobs_of(attached)
+
+
+def _jobs_of(attached: ClientJob | _Attached) -> list[ClientJob]:
+    """The jobs on a handle that is over."""
+    if isinstance(attached, ClientJob):
+        return [attached]
+    attached.notify_held_back()
+    return attached.jobs
 
 
 def _lost(message: str, cause: RemoteProtocolError | None) -> ConnectionLost:

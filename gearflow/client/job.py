@@ -19,6 +19,7 @@ from gearflow.client.config import ServerAddress
 from gearflow.client.names import to_text
 from gearflow.errors import GearflowError
 from gearflow.protocol.packets import WorkData, WorkStatus, WorkWarning
+from gearflow.protocol.request_queue import Signal
 
 logger = logging.getLogger(__name__)
 
@@ -103,8 +104,8 @@ class JobOwner(Protocol):
     """What a job needs of the connection it came by."""
 
     @property
-    def new_event(self) -> Callable[[], anyio.Event]:
-        """Makes an event of the running event loop's own class."""
+    def new_signal(self) -> Callable[[], Signal]:
+        """Makes a signal that one task may wait for."""
         ...
 
     def detach(self, job: "ClientJob") -> bool:
@@ -153,8 +154,8 @@ class ClientJob:
         self._owner = owner
         self._result = b""
         self._failure: Callable[[], Exception] | None = None  # makes a new one for each raise
-        self._ended: anyio.Event | None = None
-        self._news: anyio.Event | None = None
+        self._ended: list[Signal] | None = None  # of those that wait for the end
+        self._news: list[Signal] | None = None  # of those that wait for an event
         self._events: deque[JobEvent] | None = None
         self._callbacks: list[Callable[[ClientJob], object]] | None = None
 
@@ -182,17 +183,13 @@ class ClientJob:
             concurrent.futures.CancelledError: ``cancel()`` was called.
         """
         if not self.done:
-            if self._ended is None:
-                self._ended = self._owner.new_event()
             if timeout is None:
-                await self._ended.wait()
+                await self.wait()
             else:
                 with anyio.move_on_after(timeout):
-                    await self._ended.wait()
+                    await self.wait()
                 self._require_end(timeout)
-        if self._failure is not None:
-            raise self._failure()
-        return self._result
+        return self.outcome()
 
     def events(self) -> AsyncIterator[JobEvent]:
         """Yield what the worker sends before the end, from the first event on. Ends when the job ends.
@@ -233,12 +230,41 @@ class ClientJob:
         while not self._events:
             if self.done:
                 return None
-            if self._news is None:
-                self._news = self._owner.new_event()
-            await self._news.wait()
+            news = self._owner.new_signal()
+            self._news = [*(self._news or ()), news]
+            try:
+                await news.wait()
+            finally:
+                if self._news is not None:
+                    self._news = [other for other in self._news if other is not news]
         return self._events.popleft()
 
-    # ------------------------------------------------------------------ for the connection that owns it
+    # --------------------------------------------- for the client, and for the connection that owns it
+
+    async def wait(self) -> None:
+        """Wait for the end."""
+        if self.done:
+            return
+        ended = self._owner.new_signal()
+        self.wake_at_end(ended)
+        try:
+            await ended.wait()
+        finally:
+            if self._ended is not None:
+                self._ended.remove(ended)
+
+    def outcome(self) -> bytes:
+        """Return the result of a job that has ended. Raises as ``result``."""
+        if self._failure is not None:
+            raise self._failure()
+        return self._result
+
+    def wake_at_end(self, signal: Signal) -> None:
+        """Set a signal when the job has ended. It has not yet."""
+        if self._ended is None:
+            self._ended = [signal]
+        else:
+            self._ended.append(signal)
 
     def add_event(self, event: JobEvent) -> None:
         """The worker said something; nothing is heard of a job that has ended."""
@@ -252,8 +278,7 @@ class ClientJob:
         else:
             events.append(event)
         if self._news is not None:
-            self._news.set()
-            self._news = None
+            self._notify()
 
     def complete(self, result: bytes) -> None:
         """The worker completed it; the first end counts."""
@@ -288,14 +313,21 @@ class ClientJob:
     def _end(self) -> None:
         self.done = True
         if self._ended is not None:
-            self._ended.set()
+            ended, self._ended = self._ended, None
+            for signal in ended:
+                signal.set()
         if self._news is not None:
-            self._news.set()
-            self._news = None
+            self._notify()
         if self._callbacks is not None:
             callbacks, self._callbacks = self._callbacks, None
             for callback in callbacks:
                 self._call(callback)
+
+    def _notify(self) -> None:
+        """Wake those that wait for an event."""
+        news, self._news = self._news or (), None
+        for signal in news:
+            signal.set()
 
     def _call(self, callback: "Callable[[ClientJob], object]") -> None:
         try:

@@ -147,10 +147,10 @@ class Pool:
         return tuple(server.address for server in self._preferred)
 
     @property
-    def has_first(self) -> bool:
-        """Whether there is an open connection to the first server."""
+    def first(self) -> Connection | None:
+        """The connection to the first server, if it is open."""
         first = self._preferred[0].connection
-        return first is not None and first.is_open
+        return first if first is not None and first.is_open else None
 
     async def connection_for(self, key: bytes | None) -> Connection:
         """An open connection for a submission with that key, or without one. Raises as ``connection``."""
@@ -168,8 +168,7 @@ class Pool:
             NoServer: None can.
             ConnectionLost: The client is closed.
         """
-        first = self._preferred[0].connection
-        return first if first is not None and first.is_open else await self._choose(self._preferred)
+        return self.first or await self._choose(self._preferred)
 
     async def connection_to(self, address: ServerAddress) -> Connection:
         """An open connection to one server, which need not be one of those submitted to. Raises as above."""

@@ -64,18 +64,22 @@ class Heartbeat(Request):
 class Submission(Request):
     """A submission, attached (foreground) or not; ``job`` or ``handle`` is its answer.
 
-    ``joins`` is a job that goes on as the one that is submitted; ``None`` for a new one.
+    ``joins`` is a job that goes on as the one that is submitted; ``None`` for a new one. With ``to_the_end``
+    the caller is woken only when the job has ended.
     """
 
-    __slots__ = ("attached", "function", "handle", "job", "joins", "unique")
+    __slots__ = ("attached", "function", "handle", "job", "joins", "to_the_end", "unique")
 
     job_type: ClassVar[type[ClientJob]] = ClientJob
 
-    def __init__(self, function: str, unique: bytes, answered: Signal, *, attached: bool) -> None:
+    def __init__(
+        self, function: str, unique: bytes, answered: Signal, *, attached: bool, to_the_end: bool = False
+    ) -> None:
         Request.__init__(self, PacketType.JOB_CREATED, "a submission", answered)
         self.function = function
         self.unique = unique
         self.attached = attached
+        self.to_the_end = to_the_end
         self.job: ClientJob | None = None
         self.joins: ClientJob | None = None
         self.handle: JobHandle | None = None
@@ -179,9 +183,9 @@ class Tally:
 
     __slots__ = ("_all", "_missing")
 
-    def __init__(self, count: int, event: anyio.Event) -> None:
+    def __init__(self, count: int, signal: Signal) -> None:
         self._missing = count
-        self._all = event
+        self._all = signal
 
     def set(self) -> None:
         """One of them is answered."""

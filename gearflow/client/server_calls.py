@@ -41,7 +41,7 @@ async def call(
     while True:
         connection = await (pool.connection() if address is None else pool.connection_to(address))
         _require_gearflow(connection, name.decode())
-        asked = ReservedCall(name.decode(), connection.new_event())
+        asked = ReservedCall(name.decode(), connection.new_signal())
         try:
             await connection.ask(asked, packet)
         except NotSent:

@@ -74,8 +74,11 @@ class Stream(AsyncResource):
         raise NotImplementedError
 
     @abstractmethod
-    def wake(self) -> None:
-        """The owner has something to write. It is asked for it soon, once for many calls of this."""
+    def wake(self, *, now: bool = False) -> None:
+        """The owner has something to write. It is asked for it soon, once for many calls of this.
+
+        With ``now`` it may be asked at once, which saves a turn of the event loop.
+        """
 
 
 class AsyncioStream(Stream, asyncio.Protocol):
@@ -88,7 +91,7 @@ class AsyncioStream(Stream, asyncio.Protocol):
         self._unread = deque[bytes]()  # that came while there was no owner
         self._end: Exception | None = None
         self._is_full = False  # the operating system has not taken yet what was written
-        self._is_woken = False  # ``_flush`` is to be called
+        self._is_woken = False  # ``_flush_soon`` is to be called
         self._readable: asyncio.Future[None] | None = None  # somebody waits for bytes, or for the end
         self._writable: asyncio.Future[None] | None = None
 
@@ -120,10 +123,12 @@ class AsyncioStream(Stream, asyncio.Protocol):
         finally:
             self._owner = None
 
-    def wake(self) -> None:
-        if not self._is_woken:
+    def wake(self, *, now: bool = False) -> None:
+        if now:
+            self._flush()
+        elif not self._is_woken:
             self._is_woken = True
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self._flush_soon)
 
     async def aclose(self) -> None:
         self.abort()
@@ -179,7 +184,6 @@ class AsyncioStream(Stream, asyncio.Protocol):
 
     def _flush(self) -> None:
         """Write what the owner has, unless there is no room. In that case ``resume_writing`` is next."""
-        self._is_woken = False
         if self._owner is None or self._is_full or self._transport.is_closing():
             return
         try:
@@ -188,6 +192,10 @@ class AsyncioStream(Stream, asyncio.Protocol):
                 self._transport.write(data)
         except Exception as error:  # noqa: BLE001  (as above)
             self._ended(error)
+
+    def _flush_soon(self) -> None:
+        self._is_woken = False
+        self._flush()
 
     async def _wait_readable(self) -> None:
         """Return when something has changed. Raises the end of the connection."""
@@ -240,7 +248,7 @@ class AnyioStream(Stream):
         assert end is not None
         raise end
 
-    def wake(self) -> None:
+    def wake(self, *, now: bool = False) -> None:
         self._woken.set()
 
     async def aclose(self) -> None:

@@ -116,7 +116,7 @@ class Sending:
             else:
                 connection = await self._return()
                 order = self._order.aged(anyio.current_time() - self._began)
-            return connection, *_put(order, connection, connection.new_event())
+            return connection, *_put(order, connection, connection.new_signal())
         except GearflowError as error:
             if self._only is not None and self._failure is not None:
                 raise self._failure from error

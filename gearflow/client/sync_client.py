@@ -121,6 +121,11 @@ class SyncClient:
         """Submit a job that is not detached, and stay attached to it. See ``Client.attach``."""
         return SyncJob(self._loop.call(partial(self._client.attach, request)), self._loop)
 
+    def submit_and_wait(self, request: JobRequest) -> "SyncJob":
+        """Submit a job that is not detached, and return it when it has ended. See
+        ``Client.submit_and_wait``."""
+        return SyncJob(self._loop.call(partial(self._client.submit_and_wait, request)), self._loop)
+
     def submit_background(
         self,
         function: str,

@@ -19,6 +19,8 @@ from gearflow.protocol.constants import (
     PacketType,
 )
 
+_unpack_header: Final = HEADER.unpack_from
+
 _SHORT: Final = frozenset(
     {
         PacketType.NOOP,
@@ -85,9 +87,19 @@ class FrameBuffer:
             data = b"".join(self._pieces)
             self._pieces.clear()
         frames: list[Frame] = []
-        position = 0
+        position, total = 0, len(data)
+        limit = min(self.max_body, MAX_ANSWER)
         try:
-            while position < len(data):
+            while position < total:
+                # Nearly all frames are small and whole. All others are for ``_take``.
+                begin = position + HEADER_SIZE
+                if begin <= total:
+                    magic, kind, size = _unpack_header(data, position)
+                    end = begin + size
+                    if magic == self._magic and 0 < kind <= MAX_TYPE and size <= limit and end <= total:
+                        frames.append((kind, data[begin:end]))
+                        position = end
+                        continue
                 position, missing = self._take(data, position, frames)
                 if missing:
                     self._pieces.append(data[position:])

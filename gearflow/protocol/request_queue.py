@@ -9,7 +9,7 @@ client does that itself, because several of its jobs may share a handle.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Iterable, Iterator
 from typing import Final, Generic, Protocol, TypeVar
 
 from gearflow.errors import ConnectionLost, GearflowError, QueueFull, RemoteProtocolError, ServerError
@@ -52,8 +52,8 @@ class Signal(Protocol):
         """The request is answered."""
         ...
 
-    async def wait(self) -> object:
-        """Return when it is."""
+    def wait(self) -> Awaitable[object]:
+        """To be awaited until it is."""
         ...
 
 

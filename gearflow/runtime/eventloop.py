@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Final, TypeAlias, cast
 import anyio
 import anyio.lowlevel
 
+from gearflow.protocol.request_queue import Signal
+
 if TYPE_CHECKING:
     import trio  # an extra of the user's
 
@@ -49,6 +51,26 @@ def _is_open(descriptor: int) -> bool:
 def runs_on_asyncio() -> bool:
     """Whether the event loop that runs here is asyncio's, or one in its place such as uvloop's."""
     return anyio.get_cancelled_exc_class() is asyncio.CancelledError
+
+
+class _Once(asyncio.Future[None]):
+    """A signal on asyncio. An event makes such a future for each wait, and costs three times as much."""
+
+    __slots__ = ()
+
+    def set(self) -> None:
+        if not self.done():  # or its waiter was cancelled
+            self.set_result(None)
+
+    def wait(self) -> "_Once":
+        return self
+
+
+def signals() -> Callable[[], Signal]:
+    """What makes signals for the event loop that runs here. One task may wait for each, once."""
+    if runs_on_asyncio():
+        return partial(_Once, loop=asyncio.get_running_loop())
+    return anyio.Event
 
 
 Post: TypeAlias = Callable[[Callable[[], object]], None]

@@ -5,10 +5,9 @@ await. They are two classes so that a forgotten ``await`` is a type error.
 """
 
 from collections.abc import Callable, Generator
-from contextlib import nullcontext
 from datetime import timedelta
 from functools import partial
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from gearflow.client import (
     Client,
@@ -27,9 +26,6 @@ from gearflow.tasks.remote_errors import decode_failure
 from gearflow.tasks.wait_tracking import Waiting, caller
 
 R_co = TypeVar("R_co", covariant=True)
-
-_NO_CALLER: Final = nullcontext()  # the call is not made by a task, so its wait is of no interest
-
 
 J = TypeVar("J", bound=ClientJob | SyncJob)
 
@@ -131,15 +127,15 @@ async def outcome(call: JobRequest, client: Client) -> bytes:
 
     Raises as ``AsyncJob.result``, and as ``Client.submit``.
     """
-    with Waiting(call.function) if caller.get() is not None else _NO_CALLER:
-        job = await client.attach(call)
-        try:
-            return await job.result()
-        except JobFailed as error:
-            raise decode_failure(error.exception, job.handle) from None
-        except BaseException:
-            job.cancel()  # does nothing if it has ended
-            raise
+    if caller.get() is None:  # the call is not made by a task, so its wait is of no interest
+        job = await client.submit_and_wait(call)
+    else:
+        with Waiting(call.function):
+            job = await client.submit_and_wait(call)
+    try:
+        return job.outcome()
+    except JobFailed as error:
+        raise decode_failure(error.exception, job.handle) from None
 
 
 async def _result(timeout: float | timedelta | None, job: ClientJob) -> bytes:

@@ -142,6 +142,8 @@ class TaskSignature:
             TypeError: They do not fit the parameters. The message is that of the plain call.
         """
         # ten times as fast as inspect.Signature.bind, which only explains faults here
+        if not kwargs and len(args) == len(self._positional) == len(self.parameters):
+            return dict(zip(self._positional, args, strict=True))
         values = dict(zip(self._positional, args, strict=False))
         if kwargs:
             if not (kwargs.keys() <= self._by_keyword and values.keys().isdisjoint(kwargs)):

@@ -163,7 +163,7 @@ class _Nothing:
 
 class _Owner:
     @property
-    def new_event(self) -> Any:
+    def new_signal(self) -> Any:
         raise NotImplementedError
 
     def detach(self, job: object) -> bool:

@@ -17,7 +17,8 @@ from gearflow.errors import ConnectionLost, NoServer
 from gearflow.protocol import server_calls
 from gearflow.protocol.packets import WorkData
 
-FOR_THE_CONNECTION = {"add_event", "complete", "fail", "fail_remotely", "lose", "move"}
+FOR_THE_CONNECTION = {"add_event", "complete", "fail", "fail_remotely", "lose", "move", "wake_at_end"}
+FOR_THE_CLIENT = {"outcome", "wait"}
 ONLY_ASYNC = {"start_soon", "send_many"}  # what they start lives in the client's own event loop
 ONLY_BLOCKING = {"run"}  # the way from one face to the other
 
@@ -39,7 +40,7 @@ def test_both_faces_take_the_same_parameters(face: type[Any], twin: type[Any]) -
     ours, theirs = methods(face), methods(twin)
     if face is ClientJob:
         del ours["__init__"], theirs["__init__"]
-    assert theirs.keys() - ONLY_BLOCKING == ours.keys() - ONLY_ASYNC - FOR_THE_CONNECTION
+    assert theirs.keys() - ONLY_BLOCKING == ours.keys() - ONLY_ASYNC - FOR_THE_CONNECTION - FOR_THE_CLIENT
     for name in theirs.keys() & ours.keys():
         assert theirs[name].parameters == ours[name].parameters, name
 
