@@ -31,6 +31,9 @@ CALLS: Final[dict[str, Callable[[int], Awaitable[object]]]] = {
 }
 
 
+LOOP: Final = {"loop_factory": new_event_loop}
+
+
 @contextmanager
 def worker(address: str, concurrency: int) -> Generator[int]:
     """A worker process; yields its pid."""
@@ -76,15 +79,20 @@ async def measure(server: servers.Server, calls: int, concurrency: int) -> dict[
     return results
 
 
+def once(calls: int, concurrency: int) -> dict[str, list[float]]:
+    """What ``measure`` finds with gearflow's server."""
+    with servers.gearflow() as server:
+        return anyio.run(measure, server, calls, concurrency, backend_options=LOOP)
+
+
 def table(calls: int, concurrency: int, runs: int) -> Table:
     """Both servers in turns."""
     columns = ("call", "through gearflow", "through gearmand", "CPU of client, worker, server")
     figures: dict[str, dict[str, list[list[float]]]] = {name: {} for name in CALLS}
-    loop = {"loop_factory": new_event_loop}
     with servers.gearflow() as bundled, servers.gearmand() as gearmand:
         for _ in range(runs):
             for each in (bundled, gearmand):
-                measured = anyio.run(measure, each, calls, concurrency, backend_options=loop)
+                measured = anyio.run(measure, each, calls, concurrency, backend_options=LOOP)
                 for name, run_figures in measured.items():
                     figures[name].setdefault(each.name, []).append(run_figures)
     result = Table("Calls through `@task`", columns)
