@@ -22,7 +22,7 @@ from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from contextvars import Context, ContextVar
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from types import TracebackType
 from typing import Final, TypeAlias, TypedDict, Unpack
 from weakref import WeakKeyDictionary
@@ -238,6 +238,17 @@ class Connect:
         _open.discard(self)
 
 
+def at_hand() -> Client | None:
+    """The client that ``current`` returns, if it does not have to be started first."""
+    scope = _scope.get()
+    if scope is not None and scope.client is not None and scope.loop is _running_loop():
+        return scope.client
+    last = _last  # one look: other threads have event loops of their own
+    if last is None or last.loop is not _running_loop():
+        return None
+    return last.client if last.target is (_default() if scope is None else scope.target) else None
+
+
 async def current() -> Client:
     """The client that async code uses: that of the innermost ``async with connect()``, else the loop's."""
     scope = _scope.get()
@@ -310,7 +321,12 @@ def _default() -> Target:
 
 
 def _of_environment() -> Target:
-    return Target(default_servers(), default_spread())  # a client looks for TLS and the token itself
+    return _target(default_servers(), default_spread())  # a client looks for TLS and the token itself
+
+
+@lru_cache(maxsize=8)
+def _target(servers: Servers, spread: bool) -> Target:
+    return Target(servers, spread)
 
 
 def _running_loop() -> object | None:
@@ -339,7 +355,9 @@ def _in_trio() -> bool:
 class _Held:
     """A client that a task of its own holds open."""
 
-    def __init__(self, target: Target, forget: Callable[[], object]) -> None:
+    def __init__(self, loop: object, target: Target, forget: Callable[[], object]) -> None:
+        self.loop = loop
+        self.target = target
         self.client = target.client()
         self.client.advise(partial(_remedy, target))
         self.is_open = anyio.Event()
@@ -347,11 +365,15 @@ class _Held:
         self._task: asyncio.Task[None] | None = None  # asyncio itself keeps no task alive
 
     async def hold(self) -> None:
+        global _last
         try:
             async with self.client:
                 self.is_open.set()
+                _last = self
                 await anyio.sleep_forever()
         finally:
+            if _last is self:
+                _last = None
             self._forget()
             self.is_open.set()  # using the client now says that it is closed
 
@@ -365,6 +387,9 @@ class _Held:
             self._task = asyncio.get_running_loop().create_task(self.hold(), context=Context())
 
 
+_last: _Held | None = None
+"""The client that was started last, which most programs use alone."""
+
 _held: Final[WeakKeyDictionary[object, dict[Target, _Held]]] = WeakKeyDictionary()
 
 
@@ -373,7 +398,7 @@ async def _client_of_this_loop(target: Target) -> Client:
     held = _held.setdefault(loop, {})
     mine = held.get(target)
     if mine is None:
-        mine = held[target] = _Held(target, forget=lambda: held.pop(target, None))
+        mine = held[target] = _Held(loop, target, forget=lambda: held.pop(target, None))
         mine.start()
     if not mine.is_open.is_set():
         await mine.is_open.wait()

@@ -146,7 +146,7 @@ class Task(Generic[P, R]):
         A cancelled caller cancels the job, as by ``AsyncJob.cancel``.
         """
         call = submission.attached(self, args, kwargs)
-        data = await outcome(call, await current.current())
+        data = await outcome(call, current.at_hand() or await current.current())
         return cast(R, self.payload.decode_result(data))
 
     def submit(self, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
@@ -159,7 +159,7 @@ class Task(Generic[P, R]):
     async def asubmit(self, *args: P.args, **kwargs: P.kwargs) -> AsyncJob[R]:
         """Submit a job, and return it once a server has accepted it. Raises as ``call``."""
         call = submission.attached(self, args, kwargs)
-        client = await current.current()
+        client = current.at_hand() or await current.current()
         job = await client.attach(call)
         return AsyncJob(job, self.payload.decode_result)
 
@@ -174,7 +174,7 @@ class Task(Generic[P, R]):
         """Submit a background job, and return a reference once the server has it. Raises as
         ``background``."""
         call = submission.detached(self, args, kwargs)
-        client = await current.current()
+        client = current.at_hand() or await current.current()
         handle = await client.enqueue(call)
         return self._ref(handle)
 
