@@ -98,7 +98,7 @@ def to_stderr(level: str, *, json: bool = False, modules: Iterable[str] = ()) ->
     Args:
         modules: The user's own modules, which are no libraries wherever they are installed.
     """
-    has_details = logging.getLevelName(level.upper()) < logging.INFO
+    has_details = logging.getLevelNamesMapping()[level.upper()] < logging.INFO
     handler = _WithoutDetails() if has_details else BatchHandler()
     handler.setFormatter(_Json() if json else _Lines())
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)

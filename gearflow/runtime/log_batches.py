@@ -12,11 +12,11 @@ import logging
 import select
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from math import inf
 from types import FunctionType
-from typing import Final, TextIO, TypeAlias
+from typing import Final, TextIO, TypeAlias, cast
 
 from gearflow.runtime.fork import forget_in_children
 
@@ -61,7 +61,7 @@ class RecordKind:
         logger: logging.Logger,
         level: int,
         message: str,
-        fields: dict[str, object],
+        fields: Mapping[str, object],
         *,
         handle: str,
         number: str,
@@ -134,13 +134,12 @@ Row: TypeAlias = tuple[float, RecordKind, bytes, float]
 
 def _is_as_it_was(logger: logging.Logger) -> bool:
     """Whether a logger does what the module ``logging`` of Python says."""
+    own = vars(logging)
+    methods = map(vars(logging.Logger).get, _REPLACED)
     return (
         type(logger) is logging.Logger
         and logging.getLogRecordFactory() is logging.LogRecord
-        and all(
-            isinstance(method, FunctionType) and method.__globals__ is vars(logging)
-            for method in map(vars(logging.Logger).get, _REPLACED)
-        )
+        and all(isinstance(method, FunctionType) and cast(object, method.__globals__) is own for method in methods)
     )
 
 
