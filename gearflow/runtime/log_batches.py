@@ -139,7 +139,9 @@ def _is_as_it_was(logger: logging.Logger) -> bool:
     return (
         type(logger) is logging.Logger
         and logging.getLogRecordFactory() is logging.LogRecord
-        and all(isinstance(method, FunctionType) and cast(object, method.__globals__) is own for method in methods)
+        and all(
+            isinstance(method, FunctionType) and cast(object, method.__globals__) is own for method in methods
+        )
     )
 
 

@@ -1,10 +1,10 @@
 """One connection to a server, while it lasts.
 
-Four loops serve it: one reads, one writes whatever has come together since it last wrote (so the results
-of a turn of the event loop and the GRABs for the slots they free leave in one write), and one looks for a
-heartbeat, since the protocol has none: a server that is frozen or cut off would keep its GRABs unanswered,
-and their slots from the other servers. The fourth one closes the connection to a server that is there, and
-leaves a GRAB or a call of this worker without an answer.
+Its stream hands over what comes, and asks once in a turn of the event loop for what is to be written. So the
+results of a turn and the GRABs for the slots that they free leave in one write. Beside it one loop looks for
+a heartbeat, since the protocol has none: a server that is frozen or cut off would keep its GRABs unanswered,
+and their slots from the other servers. Another one closes the connection to a server that is there, and
+leaves a GRAB or a call of this worker without an answer. A third one waits for the time of the next request.
 
 A connection that is closed on purpose (its loops are cancelled) says so to gearflow's own server, which
 else would take the worker for dead: it releases each job that runs, and waits a moment for the answers.
@@ -23,7 +23,6 @@ from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
-import anyio.lowlevel
 
 from gearflow.client.stream import Stream
 from gearflow.client.transport import BROKEN, PING, describe, until_silent
@@ -100,8 +99,10 @@ class WorkerConnection:
         self._owner = owner
         self._runner = runner
         self._lane, self._session = owner.session(self.wake)
-        self._woken = anyio.Event()
         self._is_woken = False
+        self._has_begun = False
+        self._due = inf  # of the lane, as ``_watch_due`` knows it
+        self._due_changed = anyio.Event()
         self._is_registered = False
         self._tasks = anyio.create_task_group()
         limit = owner.max_workload + MAX_ANSWER
@@ -126,11 +127,13 @@ class WorkerConnection:
         """Talk until the connection ends; ``reason`` then says why."""
         try:
             async with self._tasks as tasks:
-                watches = (
+                loops = (
+                    partial(self._stream.serve, self),
                     partial(self._watch_heartbeat, timeouts.heartbeat),
                     partial(self._watch_answers, timeouts.answer),
+                    self._watch_due,
                 )
-                for loop in (self._read, self._write, *watches):
+                for loop in loops:
                     tasks.start_soon(self._until_broken, loop)
         except anyio.get_cancelled_exc_class():
             with anyio.move_on_after(timeouts.release, shield=True):
@@ -179,14 +182,14 @@ class WorkerConnection:
         self._notify(REPORT, b"", ReportRequest(overdue=dict(overdue), texts=dict(texts)))
 
     def wake(self) -> None:
-        """Have the writer look for something to write. To be called on the loop."""
+        """Have the stream ask for what is to be written. To be called on the loop."""
         if not self._is_woken:
             self._is_woken = True
-            self._woken.set()
+            self._stream.wake()
 
     def wake_from_anywhere(self) -> None:
         """As ``wake``, from any thread."""
-        # The writer clears the flag before it empties the outbox. A caller that sees it set after it
+        # The flag is cleared before the outbox is emptied. A caller that sees it set after it
         # put something in knows that it will be sent.
         if not self._is_woken:
             self._runner.post(self.wake)
@@ -223,7 +226,7 @@ class WorkerConnection:
         try:
             await self._send(self.outbox.drain())
             while self._lane.unanswered or self._session.calls:  # a GRAB may still bring a job
-                self._handle_received(await self._stream.receive())
+                self.received(await self._stream.receive())
                 await self._send(self.outbox.drain())
         except BROKEN:
             pass  # it is gone before it took them all
@@ -235,12 +238,10 @@ class WorkerConnection:
             self.reason = describe(error)
         self._tasks.cancel_scope.cancel()
 
-    async def _read(self) -> None:
-        receive, handle_received = self._stream.receive, self._handle_received
-        while True:
-            handle_received(await receive())
+    # -------------------------------------------------------------------------- called by the stream
 
-    def _handle_received(self, data: bytes) -> None:
+    def received(self, data: bytes) -> None:
+        """Handle bytes that came."""
         received = self._session.received
         self._heard = True
         now = time.monotonic()
@@ -250,6 +251,23 @@ class WorkerConnection:
                 self._handle(event)
         if self._session.registered and not self._is_registered:
             self._registered()
+
+    def take(self) -> bytes:
+        """What is to be written now."""
+        self._is_woken = False
+        now = time.monotonic()
+        if self._has_begun:
+            packets = self.outbox.drain()
+            packets.append(self._session.requests(now))
+        else:
+            self._has_begun = True
+            hello = self._session.hello()
+            # A quiet or busy worker asks for no job, but must still know that the server is there.
+            packets = [hello, self._session.requests(now) or PING]
+        if self._lane.due != self._due:
+            self._due = self._lane.due
+            self._due_changed.set()
+        return b"".join(packets)
 
     def _registered(self) -> None:
         if not self._is_registered:
@@ -274,33 +292,19 @@ class WorkerConnection:
                 if data == _FLUSH:
                     self._flushed.set()
 
-    async def _write(self) -> None:
-        hello, requests = self._session.hello(), self._session.requests(time.monotonic())
-        # A quiet or busy worker asks for no job, but must still know that the server is there.
-        await self._send([hello, requests or PING])
-        while True:
-            await self._until_woken()
-            # A send that is cancelled before it begins would not tell that it has sent nothing.
-            await anyio.lowlevel.checkpoint_if_cancelled()
-            self._woken = anyio.Event()
-            self._is_woken = False
-            packets = self.outbox.drain()
-            if requests := self._session.requests(time.monotonic()):
-                packets.append(requests)
-            await self._send(packets)
-
     async def _send(self, packets: list[bytes]) -> None:
         if packets:
             await self._stream.send(b"".join(packets))
 
-    async def _until_woken(self) -> None:
-        """Wait until there may be something to write, or the lane is due."""
-        due = self._lane.due
-        if due == inf:
-            await self._woken.wait()
-        else:  # asleep, or pausing: this is not the busy path, which must do without a timer
-            with anyio.move_on_after(due - time.monotonic()):
-                await self._woken.wait()
+    async def _watch_due(self) -> None:
+        """Have the lane looked at when it is due: it is asleep, or pausing."""
+        while True:
+            self._due_changed = anyio.Event()
+            seconds = self._due - time.monotonic()
+            if seconds <= 0:
+                self.wake()
+            with anyio.move_on_after(seconds if seconds > 0 else inf):
+                await self._due_changed.wait()
 
     async def _watch_heartbeat(self, heartbeat: float) -> None:
         """Return when the server has been silent for too long."""
