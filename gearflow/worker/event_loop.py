@@ -8,6 +8,7 @@ the worker is anyio's.
 import asyncio
 import contextvars
 import os
+import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager, suppress
 from math import inf
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from gearflow.worker.run import Run
 
-Body: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
+Body: TypeAlias = Coroutine[Any, Any, None]
 
 
 class LoopStarted(Protocol):
@@ -64,10 +65,11 @@ class Loop(Protocol):
         """
         ...
 
-    def start(self, body: Body) -> LoopStarted:
+    def start(self, body: Body, *, now: bool = False) -> LoopStarted:
         """Run a body, which must not raise, as a task of its own. The caller holds what this returns.
 
-        It always sees the context variables that were set where the loop was opened.
+        It always sees the context variables that were set where the loop was opened. ``now`` makes its first
+        step before this returns, where the loop can do that.
         """
         ...
 
@@ -121,6 +123,8 @@ class _Asyncio:
         self._process = os.getpid()
         forget_in_children(self, _Asyncio._forget)
         self._variables = contextvars.copy_context()
+        # A task that ends with its first step then costs the loop nothing else.
+        self._can_start_now = sys.version_info >= (3, 12) and self._loop.get_task_factory() is None
 
     def _forget(self) -> None:
         """We are in a forked child: it ends if it comes back to the loop, which is the worker's."""
@@ -130,9 +134,14 @@ class _Asyncio:
     def is_cancelled(self) -> bool:
         return self._opener.cancelling() > self._cancelled_before
 
-    def start(self, body: Body) -> LoopStarted:
+    def start(self, body: Body, *, now: bool = False) -> LoopStarted:
         # Not kept in a set here: its done callback would cost as much as the task itself.
-        return self._loop.create_task(body(), context=self._variables.copy())
+        if now and self._can_start_now:
+            started: LoopStarted = _Task(
+                body, loop=self._loop, context=self._variables.copy(), eager_start=True
+            )
+            return started
+        return self._loop.create_task(body, context=self._variables.copy())
 
     async def join(self, started: Iterable[LoopStarted]) -> None:
         tasks = cast("set[asyncio.Task[None]]", set(started))
@@ -149,6 +158,9 @@ class _Asyncio:
     def call_later(self, seconds: float, callback: Callable[[], object]) -> asyncio.TimerHandle:
         """Call something on the loop after that time."""
         return self._loop.call_later(seconds, callback)
+
+
+_Task: Final[Any] = asyncio.Task  # whose arguments depend on Python's version
 
 
 class _EdgeLimit:
@@ -193,7 +205,7 @@ class _Trio:
 
         return trio.current_effective_deadline() == -inf
 
-    def start(self, body: Body) -> LoopStarted:
+    def start(self, body: Body, *, now: bool = False) -> LoopStarted:
         import trio
 
         scope = trio.CancelScope()
@@ -208,7 +220,7 @@ class _Trio:
 
     async def _within(self, scope: "trio.CancelScope", body: Body) -> None:
         with scope:
-            await body()
+            await body
 
     def now(self) -> float:
         import trio

@@ -23,7 +23,7 @@ import os
 import sys
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextvars import Context as ContextVars
 from functools import partial
 from queue import SimpleQueue
@@ -147,26 +147,29 @@ class Executor:
         self._processes = processes
         self._cancel_grace = cancel_grace
 
-    async def execute(self, run: "Run", payload: bytes) -> bytes:
-        """The encoded result of a call.
+    def start(self, run: "Run", payload: bytes) -> Awaitable[Any]:
+        """Begin a call. Await what this returns for its result, encoded unless the task is ``async``.
 
         Cancelling it cancels an ``async`` task, kills a process, and leaves a thread alone.
 
-        Raises:
+        Raises (also what it returns):
             PayloadInvalid: The payload does not fit the task's parameters, or its result the return type.
             TaskTimeout: The call overran its limit.
             TaskCrashed: The task ended its process.
             BaseException: What the task raised.
         """
         task = run.task
-        if not task.is_async:
-            in_place = self._in_process if task.executor == "process" else self._in_thread
-            return await in_place(run, payload)
-        limit = run.limit
-        codec = task.payload
-        coroutine = codec.signature.apply(codec.decode(payload), context=run.context)
-        result = await (coroutine if limit is None else self._limited(run, coroutine, limit))
-        return codec.encode_result(result)
+        if task.is_async:
+            codec = task.payload
+            coroutine = codec.signature.apply(codec.decode(payload), context=run.context)
+            limit = run.limit
+            return cast(Awaitable[Any], coroutine if limit is None else self._limited(run, coroutine, limit))
+        return self._in_process(run, payload) if task.executor == "process" else self._in_thread(run, payload)
+
+    async def execute(self, run: "Run", payload: bytes) -> bytes:
+        """The encoded result of a call, as ``start`` begins it."""
+        result = await self.start(run, payload)
+        return run.task.payload.encode_result(result) if run.task.is_async else cast(bytes, result)
 
     def show_processes(self) -> None:
         """Have the processes write the stacks of their threads to stderr."""

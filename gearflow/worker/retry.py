@@ -78,7 +78,7 @@ class Holding:
         job.begin = partial(self._resume, job)
         self._held.add(job)
         self._slots.hold()
-        job.wait = self._loop.start(partial(self._wait, job, seconds))
+        job.wait = self._loop.start(self._wait(job, seconds))
 
     def drop(self, connection: WorkerConnection | None = None) -> list[Held]:
         """Hold those of a connection, or all, no longer; returns them."""

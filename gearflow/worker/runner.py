@@ -1,9 +1,9 @@
 """Runs jobs: from their assignment by a server to their end.
 
-The path of a job is as plain as can be: one task of the event loop, an integer of free slots, an entry in
-the outbox of its connection. Every job ends once: with WORK_COMPLETE, or with a failure in the form
-that its server needs (``retry`` has the forms). A call of ``gearflow:retry`` takes the place of the end
-where the job is to run again on gearflow's own server.
+The path of a job is as plain as can be: one task of the event loop, which makes its first step as the job
+comes, an integer of free slots, an entry in the outbox of its connection. Every job ends once: with
+WORK_COMPLETE, or with a failure in the form that its server needs (``retry`` has the forms). A call of
+``gearflow:retry`` takes the place of the end where the job is to run again on gearflow's own server.
 
 A connection that drops takes its jobs with it: the server hands them on, so what runs here is for nobody.
 Coroutines are cancelled, threads see ``Context.cancelled``, results are dropped. Slots are held until the
@@ -22,7 +22,7 @@ import anyio
 
 from gearflow.protocol.codec import encode
 from gearflow.protocol.packets import WorkFail
-from gearflow.runtime.fork import end_stray
+from gearflow.runtime.fork import end_stray, forget_in_children
 from gearflow.tasks import RunInfo
 from gearflow.tasks.hooks import Middleware
 from gearflow.tasks.wait_tracking import caller
@@ -86,14 +86,19 @@ class Runner:
         self._executor: Executor
         self._holding: Holding
         self._process = self._thread = 0  # the loop's
+        self._is_in_child = False  # a task has forked this process, and comes back from its call
 
     def open(self, loop: Loop, processes: ProcessPool) -> None:
         """Jobs can be run from now on, on this loop, whose thread calls."""
         self._process = os.getpid()
+        forget_in_children(self, Runner._forget)
         self._thread = threading.get_ident()
         self._loop = loop
         self._executor = Executor(loop, self._threads, processes, self._cancel_grace)
         self._holding = Holding(self._slots, loop, self._resume)
+
+    def _forget(self) -> None:
+        self._is_in_child = True
 
     async def abandon_all(self) -> None:
         """Stop what runs, or is held, and wait for its end, threads aside."""
@@ -114,8 +119,8 @@ class Runner:
         self._executor.show_processes()
 
     def runs(self) -> list[RunInfo]:
-        """What runs now."""
-        return [run.info() for run in self._stats.running]
+        """What runs now, without calls that are over and whose job is on its way to its end or its next run."""
+        return [run.info() for run in self._stats.running if not run.is_settled]
 
     # ------------------------------------------------------------------------------ called by the links
 
@@ -139,7 +144,7 @@ class Runner:
             sentence = "%s sent a job of a function that this worker does not offer"
             self.log.log(logging.ERROR, sentence, connection.server)
             return
-        self._begin(task, job.handle, connection, job.workload)
+        self._begin(task, job.handle, connection, job.workload, now=True)
 
     def post(self, callback: Callable[[], object]) -> None:
         """Call something on the loop: at once, if this is its thread."""
@@ -176,13 +181,21 @@ class Runner:
 
     # -------------------------------------------------------------------------------------- one job
 
-    def _begin(self, task: AnyTask, handle: bytes, connection: WorkerConnection, workload: bytes) -> None:
+    def _begin(
+        self,
+        task: AnyTask,
+        handle: bytes,
+        connection: WorkerConnection,
+        workload: bytes,
+        *,
+        now: bool = False,
+    ) -> None:
         run = Run(task, handle, connection, self._overdue)
         self._stats.running.add(run)
-        run.started = self._loop.start(partial(self._perform, run, workload))
+        run.started = self._loop.start(self._perform(run, workload), now=now)
 
     def _resume(self, job: Held) -> None:
-        """A job that was held has a slot for its next run."""
+        """A job that was held has a slot for its next run. The end of another may have given it."""
         self._begin(job.run.task, job.run.handle, job.run.connection, job.workload)
 
     async def _perform(self, run: Run, workload: bytes) -> None:
@@ -196,28 +209,20 @@ class Runner:
                 payload = run.open(workload)
                 try:
                     if not self._middleware:
-                        result = await self._executor.execute(run, payload)
+                        result = await self._executor.start(run, payload)
+                        if run.task.is_async:
+                            result = run.task.payload.encode_result(result)
                     else:
                         call = partial(self._executor.execute, run, payload)
                         result = await run_within(self._middleware, run.info(), call)
                 finally:
-                    if os.getpid() != self._process:
+                    if self._is_in_child:
                         end_stray(self._process)
                 run.complete(result)
             elif run.cancelled:
                 run.fail()
-        except BaseException as error:  # nothing that a task raises may end the worker
-            if not run.is_for_nobody and self._loop.is_cancelled():
-                run.handed_on = True
-                run.connection.release(run.handle)
-            if run.is_for_nobody and isinstance(error, anyio.get_cancelled_exc_class()):
-                if run.cancelled:
-                    run.fail()
-                raise
-            failure = error
-            failure = await handle_failure(
-                run, workload, error, self._holding, self.log, gearmand_exceptions=self._gearmand_exceptions
-            )
+        except BaseException as error:  # noqa: BLE001  (nothing that a task raises may end the worker)
+            failure = await self._failed(run, workload, error)
         finally:
             try:
                 self._stats.run_ended(run, failure)
@@ -228,3 +233,20 @@ class Runner:
                     self._recycler.check()
                 if self._burst is not None:
                     self._burst.run_ended()
+
+    async def _failed(self, run: Run, workload: bytes, error: BaseException) -> BaseException:
+        """Have the job of a run that raised something end. Returns the error that counts.
+
+        Raises:
+            BaseException: The error, if it is the cancellation of a run for nobody.
+        """
+        if not run.is_for_nobody and self._loop.is_cancelled():
+            run.handed_on = True
+            run.connection.release(run.handle)
+        if run.is_for_nobody and isinstance(error, anyio.get_cancelled_exc_class()):
+            if run.cancelled:
+                run.fail()
+            raise error
+        return await handle_failure(
+            run, workload, error, self._holding, self.log, gearmand_exceptions=self._gearmand_exceptions
+        )

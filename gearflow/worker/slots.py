@@ -228,7 +228,11 @@ class ServerSlots:
         """JOB_ASSIGN: the slot of the GRAB now is that of a run."""
         self.in_flight -= 1
         self._empty_rounds = 0
-        self._want(self.wanted + 2)
+        if self.queued and not self._allocator.free:  # as under load: there is nothing to grant
+            self.due = inf
+            self.wanted = min(self.wanted + 2, self._allocator.slots)
+        else:
+            self._want(self.wanted + 2)
 
     def no_job(self) -> None:
         """NO_JOB: the slot is free, and there is no use in asking more."""

@@ -169,7 +169,7 @@ async def test_what_a_thread_has_started_sees_the_variables_as_well() -> None:
     started: list[object] = []
     with anyio.fail_after(10):
         async with open_loop() as loop:
-            threading.Thread(target=lambda: loop.post(lambda: started.append(loop.start(look)))).start()
+            threading.Thread(target=lambda: loop.post(lambda: started.append(loop.start(look())))).start()
             await done.wait()
     assert seen == ["the worker's"]
 
