@@ -27,28 +27,26 @@ _WORK_COMPLETE: Final = int(PacketType.WORK_COMPLETE)
 class Run:
     """State of one run. The runner makes it when the job gets a slot, and forgets it when it has ended."""
 
-    # Few runs change these, so they are the class's until then.
-    envelope: Envelope = _NO_ENVELOPE
-    limit: float | None = None  # seconds it may take
-    context: Context | None = None  # if the task takes one
-    interrupt: Callable[[], None] | None = None  # ends what a process does of it
-    started: LoopStarted | None = None  # holds the loop's task, which the loop itself does not
-    is_under_way = False  # its first step was made, and it may be cancelled
-    is_settled = False  # the call is over: only the end of the job is still sent
-    cancelled = False  # at the server: nobody waits for it
-    handed_on = False  # the server gives the job to another worker
-    is_overdue = False  # its thread runs on after the end of the job
-    retry: RetryAfter | None = None  # when the job runs again
-
     def __init__(
         self, task: AnyTask, handle: bytes, connection: WorkerConnection, overdue: OverdueRuns
     ) -> None:
         self.task = task
         self.handle = handle
         self.connection = connection
+        self.envelope = _NO_ENVELOPE
+        self.limit: float | None = None  # seconds it may take
+        self.context: Context | None = None  # if the task takes one
         self.began = time.perf_counter()  # or, from its first step on, when it took that
+        self.interrupt: Callable[[], None] | None = None  # ends what a process does of it
+        self.started: LoopStarted | None = None  # holds the loop's task, which the loop itself does not
+        self.is_under_way = False  # its first step was made, and it may be cancelled
+        self.is_settled = False  # the call is over: only the end of the job is still sent
+        self.cancelled = False  # at the server: nobody waits for it
+        self.handed_on = False  # the server gives the job to another worker
+        self.is_overdue = False  # its thread runs on after the end of the job
+        self.retry: RetryAfter | None = None  # when the job runs again
         self._overdue = overdue
-        self._waits = set[Waiting]()  # of its threads, for other tasks
+        self._waits: set[Waiting] = set()  # of its threads, for other tasks
 
     @property
     def handle_text(self) -> str:

@@ -119,7 +119,7 @@ class Runner:
         self._executor.show_processes()
 
     def runs(self) -> list[RunInfo]:
-        """What runs now, without calls that are over and whose job is on its way to its end or its next run."""
+        """What runs now. A call that is over, and whose job is to run again, is not part of it."""
         return [run.info() for run in self._stats.running if not run.is_settled]
 
     # ------------------------------------------------------------------------------ called by the links
