@@ -242,12 +242,14 @@ class WorkerConnection:
 
     def received(self, data: bytes) -> None:
         """Handle bytes that came."""
-        received = self._session.received
+        received, assigned = self._session.received, self._runner.assigned
         self._heard = True
         now = time.monotonic()
         for kind, body in self._frames.feed(data):
             event = received(kind, body, now)
-            if event is not None:
+            if type(event) is Assignment and not self._is_leaving:
+                assigned(self, event)
+            elif event is not None:
                 self._handle(event)
         if self._session.registered and not self._is_registered:
             self._registered()
@@ -276,11 +278,9 @@ class WorkerConnection:
 
     def _handle(self, event: Event) -> None:
         match event:
-            case Assignment(handle) if self._is_leaving:
+            case Assignment(handle):  # which comes while this leaves
                 self.release(handle)
                 self._owner.declined()
-            case Assignment():
-                self._runner.assigned(self, event)
             case Recognized():
                 self._runner.recognized(self)
             case Cancelled(handle):

@@ -65,12 +65,15 @@ class Loop(Protocol):
         """
         ...
 
-    def start(self, body: Body, *, now: bool = False) -> LoopStarted:
+    def start(self, body: Body) -> LoopStarted:
         """Run a body, which must not raise, as a task of its own. The caller holds what this returns.
 
-        It always sees the context variables that were set where the loop was opened. ``now`` makes its first
-        step before this returns, where the loop can do that.
+        It always sees the context variables that were set where the loop was opened.
         """
+        ...
+
+    def start_now(self, body: Body) -> LoopStarted:
+        """The same, and where the loop can do that the body has made its first step when this returns."""
         ...
 
     async def join(self, started: Iterable[LoopStarted]) -> None:
@@ -123,8 +126,7 @@ class _Asyncio:
         self._process = os.getpid()
         forget_in_children(self, _Asyncio._forget)
         self._variables = contextvars.copy_context()
-        # A task that ends with its first step then costs the loop nothing else.
-        self._can_start_now = sys.version_info >= (3, 12) and self._loop.get_task_factory() is None
+        self._starts_now = sys.version_info >= (3, 12) and loop.get_task_factory() is None
 
     def _forget(self) -> None:
         """We are in a forked child: it ends if it comes back to the loop, which is the worker's."""
@@ -134,14 +136,15 @@ class _Asyncio:
     def is_cancelled(self) -> bool:
         return self._opener.cancelling() > self._cancelled_before
 
-    def start(self, body: Body, *, now: bool = False) -> LoopStarted:
+    def start(self, body: Body) -> LoopStarted:
         # Not kept in a set here: its done callback would cost as much as the task itself.
-        if now and self._can_start_now:
-            started: LoopStarted = _Task(
-                body, loop=self._loop, context=self._variables.copy(), eager_start=True
-            )
-            return started
         return self._loop.create_task(body, context=self._variables.copy())
+
+    def start_now(self, body: Body) -> LoopStarted:
+        if not self._starts_now:
+            return self.start(body)
+        # A task that ends with its first step costs the loop nothing else.
+        return _Task(body, loop=self._loop, context=self._variables.copy(), eager_start=True)
 
     async def join(self, started: Iterable[LoopStarted]) -> None:
         tasks = cast("set[asyncio.Task[None]]", set(started))
@@ -160,7 +163,7 @@ class _Asyncio:
         return self._loop.call_later(seconds, callback)
 
 
-_Task: Final[Any] = asyncio.Task  # whose arguments depend on Python's version
+_Task: Final[Callable[..., LoopStarted]] = asyncio.Task  # its arguments depend on Python's version
 
 
 class _EdgeLimit:
@@ -205,12 +208,14 @@ class _Trio:
 
         return trio.current_effective_deadline() == -inf
 
-    def start(self, body: Body, *, now: bool = False) -> LoopStarted:
+    def start(self, body: Body) -> LoopStarted:
         import trio
 
         scope = trio.CancelScope()
         self._variables.copy().run(self._nursery.start_soon, self._within, scope, body)
         return scope
+
+    start_now = start
 
     async def join(self, started: Iterable[LoopStarted]) -> None:
         """Nothing: the nursery waits for all of them."""

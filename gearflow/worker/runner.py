@@ -144,7 +144,9 @@ class Runner:
             sentence = "%s sent a job of a function that this worker does not offer"
             self.log.log(logging.ERROR, sentence, connection.server)
             return
-        self._begin(task, job.handle, connection, job.workload, now=True)
+        run = Run(task, job.handle, connection, self._overdue)
+        self._stats.running.add(run)
+        run.started = self._loop.start_now(self._perform(run, job.workload))
 
     def post(self, callback: Callable[[], object]) -> None:
         """Call something on the loop: at once, if this is its thread."""
@@ -181,22 +183,13 @@ class Runner:
 
     # -------------------------------------------------------------------------------------- one job
 
-    def _begin(
-        self,
-        task: AnyTask,
-        handle: bytes,
-        connection: WorkerConnection,
-        workload: bytes,
-        *,
-        now: bool = False,
-    ) -> None:
-        run = Run(task, handle, connection, self._overdue)
-        self._stats.running.add(run)
-        run.started = self._loop.start(self._perform(run, workload), now=now)
-
     def _resume(self, job: Held) -> None:
-        """A job that was held has a slot for its next run. The end of another may have given it."""
-        self._begin(job.run.task, job.run.handle, job.run.connection, job.workload)
+        """A job that was held has a slot for its next run."""
+        last = job.run
+        run = Run(last.task, last.handle, last.connection, self._overdue)
+        self._stats.running.add(run)
+        # Not now: the end of another run may have brought this, and so on.
+        run.started = self._loop.start(self._perform(run, job.workload))
 
     async def _perform(self, run: Run, workload: bytes) -> None:
         """The life of one run. Raises nothing but its cancellation."""

@@ -48,6 +48,9 @@ class Assignment(NamedTuple):
     workload: bytes
 
 
+_assignment: Final = tuple.__new__  # without the function that a NamedTuple's class calls
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """The server refused something; the session goes on without it."""
@@ -167,10 +170,13 @@ class WorkerSession:
             Unreachable: The server does not want this worker as it is.
         """
         if kind == _JOB_ASSIGN_UNIQ:
-            handle, function, _, workload = _fields(kind, body, 4)
+            try:
+                handle, function, _, workload = body.split(b"\0", 3)
+            except ValueError:
+                raise _incomplete(kind, body, 4) from None
             self._grab_answered()
             self._lane.assigned()
-            return Assignment(handle, function, workload)
+            return _assignment(Assignment, (handle, function, workload))
         if kind == _NO_JOB:
             self._grab_answered()
             self._lane.no_job()
@@ -179,10 +185,13 @@ class WorkerSession:
             self._lane.noop(now)
             return None
         if kind == _JOB_ASSIGN:
-            handle, function, workload = _fields(kind, body, 3)
+            try:
+                handle, function, workload = body.split(b"\0", 2)
+            except ValueError:
+                raise _incomplete(kind, body, 3) from None
             self._grab_answered()
             self._lane.assigned()
-            return Assignment(handle, function, workload)
+            return _assignment(Assignment, (handle, function, workload))
         return self._rare(kind, body)
 
     def _rare(self, kind: int, body: bytes) -> Event | None:
@@ -231,7 +240,8 @@ class WorkerSession:
         return Refusal("a request of this worker, probably one of its functions", code, text)
 
     def _grab_answered(self) -> None:
-        if not self._lane.unanswered:
+        lane = self._lane
+        if lane.in_flight <= lane.granted:
             raise RemoteProtocolError("an answer to a GRAB came, but none was in flight")
         self.has_answered_grab = True
         if not self.registered:
@@ -245,8 +255,6 @@ class WorkerSession:
             self._lane.poll_every(self._poll)
 
 
-def _fields(kind: int, body: bytes, count: int) -> list[bytes]:
-    fields = body.split(b"\0", count - 1)
-    if len(fields) != count:
-        raise RemoteProtocolError(f"packet {kind} has {len(fields)} of its {count} arguments")
-    return fields
+def _incomplete(kind: int, body: bytes, count: int) -> RemoteProtocolError:
+    found = body.count(b"\0") + 1
+    return RemoteProtocolError(f"packet {kind} has {found} of its {count} arguments")

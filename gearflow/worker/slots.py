@@ -79,7 +79,10 @@ class SlotAllocator:
 
     def finished(self) -> None:
         """A run has ended; its slot goes to the connection whose turn it is."""
-        self.release(1)
+        self.free += 1
+        self.grant()
+        if self.stopped:
+            self._check_idle()
 
     def overran(self) -> None:
         """A run lasts beyond its time. It keeps its slot, but nobody waits for it any more."""
@@ -176,7 +179,7 @@ class ServerSlots:
         self.wake = wake
         self._poll: float | None = None
         self.in_flight = 0  # GRABs that hold a slot: written and unanswered, or granted
-        self._granted = 0  # those among them that are not written yet
+        self.granted = 0  # those among them that are not written yet
         self.wanted = 0  # GRABs it would like to be granted
         self.queued = False
         self._started = False
@@ -190,7 +193,7 @@ class ServerSlots:
     @property
     def unanswered(self) -> int:
         """GRABs that were written and not answered."""
-        return self.in_flight - self._granted
+        return self.in_flight - self.granted
 
     @property
     def is_empty(self) -> bool:
@@ -267,7 +270,7 @@ class ServerSlots:
         self._asleep = False
         self.wanted = 0
         self.due = inf
-        self._granted = 0
+        self.granted = 0
         slots, self.in_flight = self.in_flight, 0
         self._allocator.release(slots)
 
@@ -277,9 +280,9 @@ class ServerSlots:
         """How many GRABs to write now, and whether to write PRE_SLEEP."""
         if now >= self.due:
             self._want(max(self.wanted, 1))
-        grabs = self._granted
+        grabs = self.granted
         if grabs:
-            self._granted = 0
+            self.granted = 0
             if self._allocator.stopped or self._allocator.is_quiet:
                 self.in_flight -= grabs
                 self._want(self.wanted + grabs)
@@ -306,7 +309,7 @@ class ServerSlots:
             return False
         self.wanted -= 1
         self.in_flight += 1
-        self._granted += 1
+        self.granted += 1
         self.wake()
         return True
 
