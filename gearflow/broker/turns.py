@@ -54,7 +54,7 @@ class Turns:
         for _ in steps:
             if self.is_late():
                 session.pending_writes += 1
-                session.blocks_pipeline = True
+                session.blocks_pipeline += 1
                 session.continues = True
                 self.waiting.append(self._then_resume(session, steps))
                 return
@@ -62,7 +62,7 @@ class Turns:
     def _then_resume(self, session: Session, steps: Steps) -> Steps:
         yield from steps
         session.pending_writes -= 1
-        session.blocks_pipeline = False
+        session.blocks_pipeline -= 1
         self.waiting.append(session)
 
     def resume_later(self, session: Session) -> None:
