@@ -126,6 +126,8 @@ class Broker:
         )
         parts = BrokerParts(core, self.endings, self.dispatcher, self.lifecycle, self.submissions)
         self._calls = ServerCalls(parts)
+        self._timers = core.timers.heap
+        self._timeouts = core.timeouts.heap
         self._limits = limits
         self._answer_text = answer_text
 
@@ -209,12 +211,12 @@ class Broker:
     def next_due(self) -> float | None:
         """When ``tick`` is to be called next, if nothing else happens."""
         due = self.dispatcher.next_due()
-        timeout = self.core.timeouts.next_due()
-        if timeout is not None and (due is None or timeout < due):
-            due = timeout
-        timer = self.core.timers.next_due()
-        if timer is not None:
-            timer -= self.clock.offset
+        if self._timeouts:
+            timeout = self.core.timeouts.next_due()
+            if timeout is not None and (due is None or timeout < due):
+                due = timeout
+        if self._timers:
+            timer = self._timers[0][0] - self.clock.offset
             due = timer if due is None or timer < due else due
         return due
 
@@ -283,8 +285,10 @@ class Broker:
         }
 
     def _submit(self, session: Session, kind: int, body: Body) -> int:
-        (name, unique), workload = split(body, 2, kind)
         priority, background = _SUBMISSIONS[kind]
+        if isinstance(body, bytes) and len(fields := body.split(b"\0", 2)) == 3:  # as ``split`` does it
+            return self._accept(session, fields[0], fields[1], fields[2], priority, background, None)
+        (name, unique), workload = split(body, 2, kind)
         return self._accept(session, name, unique, workload, priority, background, None)
 
     def _submit_reduce(self, session: Session, kind: int, body: Body) -> int:
@@ -374,7 +378,10 @@ class Broker:
         return LONG if len(job.clients) > MANY else None
 
     def _work_complete(self, session: Session, kind: int, body: Body) -> int | None:
-        handle, body = handle_of(body)
+        if isinstance(body, bytes) and (end := body.find(b"\0")) >= 0:  # as ``handle_of`` does it
+            handle = body[:end]
+        else:
+            handle, body = handle_of(body)
         job = session.running.pop(handle, None)
         if job is None:
             self.outgoing.error(session, b"JOB_NOT_FOUND", _NOT_FOUND[kind])

@@ -227,65 +227,69 @@ class Dispatcher:
             handler(session, kind, b"")
 
     def _give(self, session: Session, kind: int) -> int:
-        """Answer a GRAB with a job, if there is one; as ``_assign``."""
-        job = self._next_job(session)
-        while job is not None:
-            given = self._assign(session, job, kind)
-            if given:
-                return given
-            job = self._next_job(session)
-        return False
+        """Answer a GRAB with a job, if there is one. ``LONG`` if there was much to send."""
+        abilities = session.abilities
+        while True:
+            if len(abilities) == 1:
+                (function,) = abilities
+                if not function.waiting:
+                    return False
+                job = function.pop()
+            else:
+                chosen = self._choose(session)
+                if chosen is None:
+                    return False
+                function = chosen
+                job = function.pop()
+            job.state = _RUNNING
+            job.started = self._clock.now
+            function.running += 1
+            workload = job.workload
+            if not isinstance(workload, int):
+                return LONG if self._send(session, job, kind, workload) > _MUCH else True
+            if self._send_stored(session, job, kind, workload):
+                return LONG
 
-    def _next_job(self, session: Session) -> QueuedJob | None:
-        """The job of the highest priority over all functions of the worker.
+    def _choose(self, session: Session) -> FunctionQueue | None:
+        """The function that has the job of the highest priority for a worker of several functions.
 
         Functions of one priority take turns: the one served longest ago comes first.
         """
-        abilities = session.abilities
-        if len(abilities) == 1:
-            (function,) = abilities
-            return function.pop() if function.waiting else None
         if session.ready is not None:
             chosen = session.ready.take()
             if chosen is None:
                 return None
         else:
-            able = [function for function in abilities if function.waiting]
+            able = [function for function in session.abilities if function.waiting]
             if not able:
                 return None
             chosen = min(able, key=FunctionQueue.turn)
         self._served += 1
         chosen.served = self._served
-        return chosen.pop()
+        return chosen
 
-    def _assign(self, session: Session, job: QueuedJob, kind: int) -> int:
-        """Send a job to a worker. False if its workload cannot be read: then the job has ended.
+    def _send_stored(self, session: Session, job: QueuedJob, kind: int, size: int) -> bool:
+        """Send a running job of so many bytes, which the store has. False if it cannot be read, and so ends.
 
         A large workload is read in steps first. Until then the worker's next requests wait, so that no more
-        is read for it than it has room for. ``LONG`` if there was much to send.
+        is read for it than it has room for.
         """
-        function = job.function
-        job.state = _RUNNING
-        now = self._clock.now
-        job.started = now
-        function.running += 1
-        workload = job.workload
-        if isinstance(workload, int):
-            if workload >= self._journal.large:
-                job.worker = session
-                session.pending_writes += 1
-                session.blocks_pipeline += 1
-                self._journal.begin(self._assign_later(session, job, kind))
-                return LONG
-            try:
-                assert self._store is not None
-                workload = _workload(job, self._store.job(job.number))
-            except StoreError as error:
-                self._fail_unreadable(job, error)
-                return False
-        return LONG if self._send(session, job, kind, workload) > _MUCH else True
+        if size >= self._journal.large:
+            job.worker = session
+            session.pending_writes += 1
+            session.blocks_pipeline += 1
+            self._journal.begin(self._send_later(session, job, kind))
+            return True
+        try:
+            assert self._store is not None
+            workload = _workload(job, self._store.job(job.number))
+        except StoreError as error:
+            self._fail_unreadable(job, error)
+            return False
+        self._send(session, job, kind, workload)
+        return True
 
-    def _assign_later(self, session: Session, job: QueuedJob, kind: int) -> Iterator[None]:
+    def _send_later(self, session: Session, job: QueuedJob, kind: int) -> Iterator[None]:
         """Read a large workload, then send the job, or another if that job is over or cannot be read.
 
         The worker holds the job only when it is sent. If the worker goes away before, that is no death.
@@ -342,7 +346,7 @@ class Dispatcher:
             head, number = b"%b\0%b\0%b\0%b\0" % fields, _JOB_ASSIGN_ALL
         else:
             head, number = b"%b\0%b\0%b\0" % (handle, function.name, job.unique), _JOB_ASSIGN_UNIQ
-        if session.gearflow and details is not None:
+        if details is not None and session.gearflow:
             head += envelope.header(
                 attempt=details.attempt + 1, timeout=details.timeout, retries=details.retries
             )
@@ -478,7 +482,7 @@ class Dispatcher:
 
     def next_due(self) -> float | None:
         """When ``tick`` has something to do."""
-        due = self._held.next_due()
+        due = self._held.next_due() if self._held_by_session else None
         wake = self._first_pending() if self._pending else None
         if wake is not None and (due is None or wake.due < due):
             due = wake.due

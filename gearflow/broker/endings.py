@@ -188,7 +188,13 @@ class Endings:
             self._timeouts.disarm(job)
         function = job.function
         function.running -= 1
-        self._detach_all(job)
+        clients = job.clients
+        if len(clients) == 1:
+            (client,) = clients
+            job.clients = ()
+            del client.attached[job]
+        elif clients:
+            self._detach_all(job)
         self._jobs.remove(job)
         if not function.workers:
             self._functions.rest(function)
@@ -207,7 +213,8 @@ class Endings:
             self._outgoing.respond(worker, PacketType.WORK_DATA, worker.events, cancel_event(handle))
 
     def _detach_all(self, job: QueuedJob) -> None:
-        clients, job.clients = job.clients, ()
+        clients = job.clients
+        job.clients = ()
         if len(clients) > MANY:
             self._turns.run(_detach(clients, job))
         else:

@@ -244,7 +244,8 @@ class JobTable:
     def add(self, job: QueuedJob) -> None:
         """A job has come: its number and its unique key lead to it from now on."""
         self.by_number[job.number] = job
-        self.queued_bytes += job.size
+        workload = job.workload
+        self.queued_bytes += workload if isinstance(workload, int) else len(workload)
         if job.unique_key:
             other = self.by_unique.setdefault(job.unique_key, job)
             if other is not job:

@@ -167,7 +167,7 @@ Handler = Callable[[Session, int, Body], "int | None"]
 """What is called with a packet's session, type and body. True: the answer waits for the store. ``LONG``: it
 may have taken long."""
 
-_SHARE: Final = 24_576
+_SHARE: Final = 8192
 """Bytes of small packets that are handled before a look at the time: they take a few milliseconds."""
 
 _HEAD: Final = struct.Struct(">QI")  # magic and packet type as one number; length of the body
@@ -249,7 +249,7 @@ class PacketParser:
         if self.stalled and session in self.stalled:
             self.stalled[session][0].append(data)
             return
-        if session in self.partials:
+        if self.partials and session in self.partials:
             began, data = self._continue(session, data)
         unpack = _HEAD.unpack_from
         table = self._while_storing(session) if session.pending_writes else self._table
@@ -263,8 +263,9 @@ class PacketParser:
                     if start <= end:
                         head, size = unpack(data, position)
                         stop = start + size
-                        if stop <= end and size <= max_body and head in table:
-                            handler, kind = table[head]
+                        found = table.get(head)
+                        if found is not None and stop <= end and size <= max_body:
+                            handler, kind = found
                             body = data[start:stop] if size < LARGE else memoryview(data)[start:stop]
                             after = handler(session, kind, body)
                             if after:

@@ -42,34 +42,33 @@ class TimerQueue:
     """
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Action, IsValid]] = []
+        self.heap: list[tuple[float, int, Action, IsValid]] = []  # always this list
         self._count = 0
         self._sweep_at = _FEW_TIMERS
 
     def __len__(self) -> int:
-        return len(self._heap)
+        return len(self.heap)
 
     def add(self, time: float, action: Action, is_valid: IsValid) -> None:
         """Have an action carried out at a Unix time if it is valid then."""
-        if len(self._heap) >= self._sweep_at:
-            self._heap = [entry for entry in self._heap if entry[3]()]
-            heapify(self._heap)
-            self._sweep_at = max(_FEW_TIMERS, 2 * len(self._heap))
+        if len(self.heap) >= self._sweep_at:
+            self.heap[:] = [entry for entry in self.heap if entry[3]()]
+            heapify(self.heap)
+            self._sweep_at = max(_FEW_TIMERS, 2 * len(self.heap))
         self._count += 1
-        heappush(self._heap, (time, self._count, action, is_valid))
+        heappush(self.heap, (time, self._count, action, is_valid))
 
     def due(self, now: float) -> Iterator[Action]:
         """The actions that are due; each is tested after those before it were carried out."""
-        heap = self._heap
+        heap = self.heap
         while heap and heap[0][0] <= now:
             _, _, action, is_valid = heappop(heap)
             if is_valid():
                 yield action
-            heap = self._heap
 
     def next_due(self) -> float | None:
         """The Unix time of the next entry."""
-        return self._heap[0][0] if self._heap else None
+        return self.heap[0][0] if self.heap else None
 
 
 class JobTimeouts:
@@ -80,7 +79,7 @@ class JobTimeouts:
     """
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, QueuedJob, Session]] = []
+        self.heap: list[tuple[float, int, QueuedJob, Session]] = []  # always this list
         self._armed = 0  # jobs that have a deadline
         self._by_worker: dict[Session, dict[QueuedJob, None]] = {}  # those jobs
         self._count = 0
@@ -91,7 +90,7 @@ class JobTimeouts:
         self._armed += 1
         self._by_worker.setdefault(worker, {})[job] = None
         self._count += 1
-        heappush(self._heap, (deadline, self._count, job, worker))
+        heappush(self.heap, (deadline, self._count, job, worker))
 
     def disarm(self, job: QueuedJob) -> None:
         """The job has left its worker. It need not have a deadline."""
@@ -100,14 +99,14 @@ class JobTimeouts:
             return
         assert job.worker is not None
         self._disarmed(job, job.worker)
-        if len(self._heap) > 2 * self._armed + _FEW_TIMEOUTS:
-            self._heap = [entry for entry in self._heap if entry[2].deadline == entry[0]]
-            heapify(self._heap)
+        if len(self.heap) > 2 * self._armed + _FEW_TIMEOUTS:
+            self.heap[:] = [entry for entry in self.heap if entry[2].deadline == entry[0]]
+            heapify(self.heap)
 
     def expired(self, now: float) -> Iterator[tuple[QueuedJob, Session]]:
         """The jobs whose time is over, disarmed, with their workers."""
         while (due := self.next_due()) is not None and due <= now:
-            _, _, job, worker = heappop(self._heap)
+            _, _, job, worker = heappop(self.heap)
             self._disarmed(job, worker)
             yield job, worker
 
@@ -126,7 +125,7 @@ class JobTimeouts:
 
     def next_due(self) -> float | None:
         """The earliest deadline."""
-        heap = self._heap
+        heap = self.heap
         while heap and heap[0][2].deadline != heap[0][0]:
             heappop(heap)
         return heap[0][0] if heap else None

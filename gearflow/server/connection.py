@@ -80,6 +80,7 @@ class ServerConnection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         self._session = self._engine.accept(self, transport)
         self._outbox = self._session.outbox
+        self._receive = self._engine.broker.receive
         self._partials = self._engine.broker.parser.partials
         self._stalled = self._engine.broker.parser.stalled
         most = self._engine.settings.max_pending_bytes
@@ -97,7 +98,7 @@ class ServerConnection(asyncio.Protocol):
         if engine.congested:
             engine.commit_and_write()  # so that only this peer makes sessions dirty from here on
         try:
-            engine.broker.receive(self._session, data, engine.time())
+            self._receive(self._session, data, engine.time())
         except RemoteProtocolError as error:
             self._refuse_error(error)
         self._after_receive()

@@ -102,6 +102,7 @@ class Engine:
         self.port = 0
         self.congested = 0  # connections whose pending bytes are at the limit
         self.flushing = False  # a flush is scheduled
+        self._flush = self.flush  # made once
         self.tls_buffer = memoryview(bytearray(tls.SIZE if settings.tls_cert else 0))  # shared by all
         self._loop = asyncio.get_running_loop()
         self.time: Callable[[], float] = self._loop.time
@@ -280,17 +281,18 @@ class Engine:
         """Flush once for everything that this turn of the event loop brings."""
         broker = self.broker
         outgoing = broker.outgoing
-        if (
-            outgoing.dirty or broker.journal.entries or self._held_grabs or self._turns
-        ) and not self.flushing:
-            self._schedule()
+        if not self.flushing and (
+            outgoing.dirty or self._held_grabs or broker.journal.entries or self._turns
+        ):
+            self.flushing = True
+            self._loop.call_soon(self._flush)
         if self._partials or outgoing.notices:
             self._handle_rare()
 
     def _schedule(self) -> None:
         if not self.flushing:
             self.flushing = True
-            self._loop.call_soon(self.flush)
+            self._loop.call_soon(self._flush)
 
     def flush(self) -> None:
         """Proceed with long work, then commit and write. Called once a turn of the event loop."""

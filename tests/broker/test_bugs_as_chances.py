@@ -110,7 +110,7 @@ def test_limits_of_jobs_that_ended_do_not_pile_up(world: World, client: Peer) ->
         handle = client.submit_background()
         worker.grab()
         worker(p.WorkComplete(handle, b""))
-    assert len(world.broker.core.timeouts._heap) < 100  # pyright: ignore[reportPrivateUsage]  (no public face)
+    assert len(world.broker.core.timeouts.heap) < 100
 
 
 def test_a_function_is_dropped_only_without_workers_and_jobs(world: World, client: Peer) -> None:
