@@ -9,7 +9,7 @@ import asyncio
 import contextvars
 import os
 import sys
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager, suppress
 from math import inf
 from types import TracebackType
@@ -54,6 +54,18 @@ class Limit(Protocol):
     ) -> bool | None: ...
 
 
+class Waiter(Protocol):
+    """What one body waits for, once. Belongs to the loop."""
+
+    def set(self) -> None:
+        """End the wait, or the one that is to come."""
+        ...
+
+    def wait(self) -> Awaitable[object]:
+        """Await what this returns."""
+        ...
+
+
 class Loop(Protocol):
     """Where runs run."""
 
@@ -78,6 +90,10 @@ class Loop(Protocol):
 
     async def join(self, started: Iterable[LoopStarted]) -> None:
         """Wait until these have ended, however often this is cancelled meanwhile."""
+        ...
+
+    def waiter(self) -> Waiter:
+        """Something to wait for."""
         ...
 
     def limit(self, seconds: float, run: "Run") -> Limit:
@@ -152,6 +168,9 @@ class _Asyncio:
             if tasks:
                 await asyncio.wait(tasks)
 
+    def waiter(self) -> Waiter:
+        return _Future(self._loop.create_future())
+
     def limit(self, seconds: float, run: "Run") -> Limit:
         return _EdgeLimit(self, seconds, run)
 
@@ -164,6 +183,22 @@ class _Asyncio:
 
 
 _Task: Final[Callable[..., LoopStarted]] = asyncio.Task  # its arguments depend on Python's version
+
+
+class _Future:
+    """As an event of anyio's, which costs several times as much."""
+
+    __slots__ = ("_future",)
+
+    def __init__(self, future: "asyncio.Future[None]") -> None:
+        self._future = future
+
+    def set(self) -> None:
+        if not self._future.done():
+            self._future.set_result(None)
+
+    def wait(self) -> "asyncio.Future[None]":
+        return self._future
 
 
 class _EdgeLimit:
@@ -219,6 +254,11 @@ class _Trio:
 
     async def join(self, started: Iterable[LoopStarted]) -> None:
         """Nothing: the nursery waits for all of them."""
+
+    def waiter(self) -> Waiter:
+        import trio
+
+        return trio.Event()
 
     def limit(self, seconds: float, run: "Run") -> Limit:
         return anyio.move_on_after(seconds)

@@ -24,9 +24,9 @@ import sys
 import threading
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 from contextvars import Context as ContextVars
 from functools import partial
-from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 import anyio
@@ -45,50 +45,102 @@ if TYPE_CHECKING:
     from gearflow.worker.run import Run
 
 Work: TypeAlias = Callable[[], object]
-Mailbox: TypeAlias = "SimpleQueue[Work | None]"
 
 
 class Threads:
-    """A growing set of daemon threads. ``start`` and ``close`` belong to one thread, the event loop's."""
+    """A growing set of daemon threads, which take calls from one queue.
+
+    A call never waits for the end of another one. A thread that takes a call while others wait first wakes
+    the next thread, unless one is on its way already. So calls that block all run at once, and of many short
+    ones a thread makes one after the other, without a change of threads for each.
+
+    ``start`` and ``close`` belong to one thread, the event loop's.
+    """
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._started = 0
-        self._idle: deque[Mailbox] = deque()  # the mailboxes of threads that wait
-        self._closed = False
         self._process = os.getpid()
+        self._lock = threading.Lock()  # of all that follows
+        self._started = 0
+        self._calls = deque[Work]()
+        self._idle: list[threading.Lock] = []  # that threads wait for
+        self._is_waking = False  # a thread is on its way to the calls
+        self._closed = False
 
     def start(self, call: Work) -> None:
-        """Run a call, which must not raise, in a thread of its own."""
+        """Run a call, which must not raise, in a thread.
+
+        Raises:
+            RuntimeError: The system has no thread left.
+        """
+        with self._lock:
+            self._calls.append(call)
+            if self._is_waking:
+                return
+            idle = self._next()
         try:
-            mailbox = self._idle.pop()  # the one that waits shortest: its stack is still in the cache
-        except IndexError:
-            mailbox = self._start_thread()
-        mailbox.put(call)
+            self._wake(idle)
+        except RuntimeError:
+            with suppress(ValueError):  # a thread has taken it meanwhile
+                self._calls.remove(call)
+                raise
 
     def close(self) -> None:
         """Let threads end as soon as they have nothing to do. Waits for none."""
-        self._closed = True
-        while self._idle:
-            self._idle.pop().put(None)
+        with self._lock:
+            self._closed = True
+            idle = self._idle
+            self._idle = []
+        for lock in idle:
+            lock.release()
 
-    def _start_thread(self) -> Mailbox:
-        mailbox: Mailbox = SimpleQueue()
+    def _next(self) -> "threading.Lock | None":
+        """A thread is to be woken, or started if this returns None. The caller has the lock."""
+        self._is_waking = True
+        return self._idle.pop() if self._idle else None  # the one that waits shortest is still in the cache
+
+    def _wake(self, idle: "threading.Lock | None") -> None:
+        if idle is not None:
+            idle.release()
+            return
         self._started += 1
         name = f"{self._name}-{self._started}"
-        threading.Thread(target=self._serve, args=(mailbox,), name=name, daemon=True).start()
-        return mailbox
+        try:
+            threading.Thread(target=self._serve, name=name, daemon=True).start()
+        except RuntimeError:
+            self._is_waking = False
+            raise
 
-    def _serve(self, mailbox: Mailbox) -> None:
-        while (call := mailbox.get()) is not None:
-            call()
-            if os.getpid() != self._process:
-                end_stray(self._process)
-            del call  # what it holds must not live until the next one comes
-            # First wait, then check: whichever of the two sides comes second sees the other.
-            self._idle.append(mailbox)
-            if self._closed:
+    def _serve(self) -> None:
+        own = threading.Lock()
+        own.acquire()
+        while True:
+            with self._lock:
+                self._is_waking = False
+            while self._calls:
+                self._take_one()
+                if os.getpid() != self._process:
+                    end_stray(self._process)
+            with self._lock:
+                if self._calls:
+                    continue
+                if self._closed:
+                    return
+                self._idle.append(own)
+            own.acquire()
+
+    def _take_one(self) -> None:
+        """Make a call. What it holds must not live until the next one comes."""
+        with self._lock:
+            if not self._calls:
                 return
+            call = self._calls.popleft()
+            is_last = not self._calls or self._is_waking
+            idle = None if is_last else self._next()
+        if not is_last:
+            with suppress(RuntimeError):  # no thread is left: this one makes the calls that wait
+                self._wake(idle)
+        call()
 
 
 class OverdueRuns:
@@ -146,6 +198,7 @@ class Executor:
         self._threads = threads
         self._processes = processes
         self._cancel_grace = cancel_grace
+        self._ended = _Ended(loop)
 
     def start(self, run: "Run", payload: bytes) -> Awaitable[Any]:
         """Begin a call. Await what this returns for its result, encoded unless the task is ``async``.
@@ -193,7 +246,7 @@ class Executor:
         raise _overrun(run, "it was cancelled")
 
     async def _in_thread(self, run: "Run", payload: bytes) -> bytes:
-        call = _InThread(_thread_call(run, payload), self._loop)
+        call = _InThread(_thread_call(run, payload), self._loop, self._ended)
         self._threads.start(call)
         if run.limit is None:
             await call.ended.wait()
@@ -209,7 +262,7 @@ class Executor:
     async def _in_process(self, run: "Run", payload: bytes) -> bytes:
         time = _ProcessTime(run.limit, self._loop, self._cancel_grace)
         process_call = ProcessCall(self._processes, run, payload, time.is_loading)
-        call = _InThread(process_call.perform, self._loop)
+        call = _InThread(process_call.perform, self._loop, self._ended)
         self._threads.start(call)
         run.interrupt = partial(time.cancel, process_call)
         with time.scope:
@@ -257,13 +310,37 @@ class _ProcessTime:
             self.scope.deadline = self._loop.now() + self._limit
 
 
+class _Ended:
+    """Calls that have ended in threads, on their way to the loop. Many that end together wake it once."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._calls = deque[tuple[_InThread, object]]()
+        self._is_posted = False
+
+    def add(self, call: "_InThread", outcome: object) -> None:
+        """A call has ended so. Called in its thread."""
+        self._calls.append((call, outcome))
+        # First note it, then check: whichever of the two threads comes second sees the other.
+        if not self._is_posted:
+            self._is_posted = True
+            self._loop.post(self._deliver)
+
+    def _deliver(self) -> None:
+        self._is_posted = False
+        while self._calls:
+            call, outcome = self._calls.popleft()
+            call.outcome = outcome
+            call.when_ended()
+
+
 class _InThread:
     """A call in a thread, and its outcome. Called in the thread; all else belongs to the loop."""
 
-    def __init__(self, call: Callable[[], bytes], loop: Loop) -> None:
+    def __init__(self, call: Callable[[], bytes], loop: Loop, ended: _Ended) -> None:
         self._call = call
-        self._loop = loop
-        self.ended = anyio.Event()
+        self._all_ended = ended
+        self.ended = loop.waiter()
         self.when_ended: Callable[[], None] = self.ended.set
         self.outcome: object = _NOT_YET  # the result's bytes, or the exception
 
@@ -272,7 +349,7 @@ class _InThread:
             outcome: object = self._call()
         except BaseException as error:  # noqa: BLE001  (SystemExit too is this call's own affair)
             outcome = error
-        self._loop.post(lambda: self._end(outcome))
+        self._all_ended.add(self, outcome)
 
     def result(self) -> bytes:
         """What it returned, if it has ended. Raises what it raised."""
@@ -281,10 +358,6 @@ class _InThread:
         if isinstance(self.outcome, BaseException):
             raise self.outcome
         return cast(bytes, self.outcome)
-
-    def _end(self, outcome: object) -> None:
-        self.outcome = outcome
-        self.when_ended()
 
 
 def _thread_call(run: "Run", payload: bytes) -> Callable[[], bytes]:
