@@ -39,7 +39,7 @@ struct result { char handle[64]; int length; char number[NUMBER]; };
 
 struct peer {
     int fd;
-    bool works, waits_to_write;
+    bool works, waits_to_write, has_answer;
     long submissions;                 /* due: jobs of a client */
     long grabs;                       /* due */
     bool can_do, sleep, echo;         /* due */
@@ -59,6 +59,7 @@ static clockid_t server_clock;
 static pid_t server;
 static int poller;
 static bool background;               /* clients wait for JOB_CREATED only */
+static bool only_sleeps;              /* workers never grab */
 static long submitted, created, completed, finished, asleep, echoed; /* finished: as workers see it */
 static double *began, *took;          /* by number: seconds */
 static long times;
@@ -160,6 +161,28 @@ static void watch(struct peer *peer, bool writable, int operation) {
     if (epoll_ctl(poller, operation, peer->fd, &event)) fail("epoll_ctl", strerror(errno));
 }
 
+/* Connect, and say who it is. */
+static void reach(struct peer *peer) {
+    int on = 1;
+    peer->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    if (peer->fd < 0) fail("socket", strerror(errno));
+    setsockopt(peer->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    if (connect(peer->fd, (struct sockaddr *)&address, sizeof address) && errno != EINPROGRESS)
+        fail("connect", strerror(errno));
+    peer->written = peer->made = 0;
+    peer->can_do = peer->works;
+    peer->sleep = peer->works && only_sleeps;
+    peer->echo = true;
+    watch(peer, true, EPOLL_CTL_ADD);
+}
+
+/* A server with a short queue of new connections resets some that wait for a minute: then they try again. */
+static void closed(struct peer *peer, int error) {
+    if (error != ECONNRESET || peer->has_answer) fail("the server closed a connection", strerror(error));
+    close(peer->fd);
+    reach(peer);
+}
+
 static void flush(struct peer *peer) {
     for (;;) {
         if (!peer->filler) {
@@ -170,7 +193,10 @@ static void flush(struct peer *peer) {
         struct iovec parts[2] = {
             {peer->output + peer->written, peer->made - peer->written}, {filler, peer->filler}};
         ssize_t sent = writev(peer->fd, parts, 2);
-        if (sent < 0 && errno != EAGAIN) fail("the server closed a connection", strerror(errno));
+        if (sent < 0 && errno != EAGAIN) {
+            closed(peer, errno);
+            return;
+        }
         if (sent < 0) break;
         size_t of_output = (size_t)sent < parts[0].iov_len ? (size_t)sent : parts[0].iov_len;
         peer->written += of_output;
@@ -275,7 +301,7 @@ static void receive(struct peer *peer) {
     if (peer->dropping) {
         ssize_t dropped = recv(peer->fd, NULL, peer->dropping, MSG_TRUNC);
         if (dropped < 0 && errno == EAGAIN) return;
-        if (dropped <= 0) fail("the server closed a connection", "");
+        if (dropped <= 0) fail("the server closed a connection", dropped ? strerror(errno) : "");
         if ((peer->dropping -= dropped)) return;
         uint32_t type;
         memcpy(&type, peer->partial + 4, sizeof type);
@@ -286,7 +312,11 @@ static void receive(struct peer *peer) {
     if (peer->kept) memcpy(input, peer->partial, peer->kept);
     ssize_t got = recv(peer->fd, input + peer->kept, INPUT - peer->kept, 0);
     if (got < 0 && errno == EAGAIN) return;
-    if (got <= 0) fail("the server closed a connection", got ? strerror(errno) : "");
+    if (got <= 0) {
+        closed(peer, got ? errno : 0);
+        return;
+    }
+    peer->has_answer = true;
     parse(peer, input, peer->kept + got);
 }
 
@@ -312,18 +342,10 @@ static struct peer *connected(long count, bool works) {
     struct result *results = works ? calloc(count * load.grabs, sizeof *results) : NULL;
     if (!peers || !outputs || (works && !results)) fail("no memory", "");
     for (long i = 0; i < count; i++) {
-        struct peer *peer = &peers[i];
-        int on = 1;
-        peer->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
-        if (peer->fd < 0) fail("socket", strerror(errno));
-        setsockopt(peer->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-        if (connect(peer->fd, (struct sockaddr *)&address, sizeof address) && errno != EINPROGRESS)
-            fail("connect", strerror(errno));
-        peer->works = peer->can_do = works;
-        peer->echo = true;
-        peer->output = outputs + i * room;
-        peer->results = works ? results + i * load.grabs : NULL;
-        watch(peer, true, EPOLL_CTL_ADD);
+        peers[i].works = works;
+        peers[i].output = outputs + i * room;
+        peers[i].results = works ? results + i * load.grabs : NULL;
+        reach(&peers[i]);
     }
     return peers;
 }
@@ -453,8 +475,8 @@ static void wake(void) {
 
 static void idle(void) {
     begin();
-    struct peer *workers = connected(load.workers, true);
-    for (long i = 0; i < load.workers; i++) workers[i].sleep = true;
+    only_sleeps = true;
+    connected(load.workers, true);
     settle(load.workers);
     end("idle");
 }

@@ -14,6 +14,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, Protocol, TypeAlias
@@ -167,9 +168,10 @@ def compiled(source: Path) -> Path:
     digest = hashlib.sha256(source.read_bytes()).hexdigest()[:16]
     program = cache() / f"{source.stem}-{digest}"
     if not program.exists():
-        new = program.with_suffix(".new")
-        subprocess.run([compiler, "-O2", "-o", new, source], check=True)
-        new.rename(program)
+        with tempfile.TemporaryDirectory(dir=program.parent) as folder:  # others may do the same now
+            new = Path(folder, "program")
+            subprocess.run([compiler, "-O2", "-o", new, source], check=True)
+            new.rename(program)
     return program
 
 

@@ -98,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", default="", help="names of peers (or the first word), letters of rows")
     parser.add_argument("--small", action="store_true", help="tiny numbers: only to see that all of it runs")
     options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGTERM, stop)
     chosen = [word.strip() for word in options.only.split(",") if word.strip()]
     rows = [letter for letter in ROWS if letter in chosen] or list(ROWS)
     words = [word for word in chosen if word not in ROWS]
@@ -108,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"{conditions()}\n{versions(peers)}\n{options.rounds} rounds in turns, {busy()} at the end")
 
 
-def _stop(number: int, frame: FrameType | None) -> NoReturn:
+def stop(number: int, frame: FrameType | None) -> NoReturn:
     """End in good order, so that no worker is left behind."""
     raise KeyboardInterrupt
 

@@ -1,0 +1,118 @@
+"""All tables of docs/explanation/performance.md, with the machine and the interpreter.
+
+    python -m tests.benchmarks [--only server,peers] [--small] [--rounds 3]
+
+It takes some 20 minutes on two cores that have nothing else to do, and prints Markdown. ``--only`` chooses
+tables, ``--small`` takes tiny numbers, and only shows that everything runs. Each table has a command of its
+own with more options: see the modules here.
+
+    server       the server beside gearmand
+    compiled     the server with its core compiled (needs a C compiler)
+    durable      the cost of durability
+    full-queue   a million jobs waiting
+    calls        calls through @task
+    memory       the memory of a worker
+    peers        other task queues, on the same tasks (needs redis-server, and installs the queues with pip)
+"""
+
+import argparse
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Final, TypeAlias
+
+from tests.benchmarks import calls, durable, full_queue, memory, server
+from tests.benchmarks.load import generator
+from tests.benchmarks.peers import __main__ as peers
+from tests.benchmarks.peers.field import FIELD
+from tests.benchmarks.peers.rows import ROWS
+from tests.benchmarks.report import Table, busy, conditions
+
+Tables: TypeAlias = Iterator[Table | str]
+
+SMALL: Final = 0.01
+"""Of the usual number of jobs."""
+
+QUICK_ROWS: Final = ("b", "c", "e")
+"""Rows of the peers that take little time, so that they have several rounds."""
+
+LEFT_OUT: Final = {"celery prefork", "rq", "arq"}
+"""Peers that take so long that the docs have no column for them."""
+
+
+def server_tables(rounds: int, small: bool) -> Tables:
+    scale = server.SCALE * (SMALL if small else 1)
+    yield server.table(generator(), server.ROWS, rounds, scale)
+
+
+def compiled_tables(rounds: int, small: bool) -> Tables:
+    yield server.compiled_table(generator(), rounds, server.SCALE * (SMALL if small else 1))
+
+
+def durable_tables(rounds: int, small: bool) -> Tables:
+    yield from durable.tables(generator(), durable.ROWS, rounds, 600 if small else 60_000)
+
+
+def full_queue_tables(rounds: int, small: bool) -> Tables:
+    yield full_queue.table(generator(), 10_000 if small else full_queue.QUEUED, rounds)
+
+
+def calls_tables(rounds: int, small: bool) -> Tables:
+    yield calls.table(200 if small else 20_000, 100, rounds)
+
+
+def memory_tables(rounds: int, small: bool) -> Tables:
+    yield memory.table(rounds)
+
+
+def peers_tables(rounds: int, small: bool) -> Tables:
+    chosen = peers.available([peer for peer in FIELD if peer.name not in LEFT_OUT], say)
+    results = peers.measured(chosen, [*ROWS], 1, small=small, say=say)
+    for name, by_peer in peers.measured(chosen, QUICK_ROWS, rounds - 1, small=small, say=say).items():
+        for peer, figures in by_peer.items():
+            results.setdefault(name, {}).setdefault(peer, []).extend(figures)
+    yield peers.table(results, chosen)
+    yield peers.versions(chosen)
+
+
+SECTIONS: Final[dict[str, Callable[[int, bool], Tables]]] = {
+    "server": server_tables,
+    "compiled": compiled_tables,
+    "durable": durable_tables,
+    "full-queue": full_queue_tables,
+    "calls": calls_tables,
+    "memory": memory_tables,
+    "peers": peers_tables,
+}
+
+
+def say(text: str) -> None:
+    """Tell how far it is, apart from the tables."""
+    print(text, file=sys.stderr)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", default="", metavar="TABLES", help=", ".join(SECTIONS))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--small", action="store_true", help="tiny numbers: only to see that all of it runs")
+    options = parser.parse_args()
+    names = options.only.split(",") if options.only else [*SECTIONS]
+    if unknown := {*names} - {*SECTIONS}:
+        parser.error(f"no such table: {', '.join(sorted(unknown))} (there are {', '.join(SECTIONS)})")
+    signal.signal(signal.SIGTERM, peers.stop)
+    print(f"{conditions()}\n{options.rounds} rounds in turns, {busy()} at the beginning", flush=True)
+    for name in names:
+        began = time.monotonic()
+        say(f"{name} ...")
+        for each in SECTIONS[name](options.rounds, options.small):
+            print(each, flush=True)
+        say(f"{name}: {time.monotonic() - began:.0f} s")
+    print(f"{busy()} at the end")
+
+
+if __name__ == "__main__":
+    main()
