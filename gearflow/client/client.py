@@ -22,7 +22,7 @@ from gearflow.client.submission import (
     JobRequest,
     SubmitOptions,
 )
-from gearflow.client.submitter import Batch, Sending
+from gearflow.client.submitter import Batch, Sending, attached, background
 from gearflow.errors import NoServer
 from gearflow.protocol.codec import encode
 from gearflow.protocol.constants import MAX_PAYLOAD, Priority
@@ -199,6 +199,16 @@ class Client:
             raise
         return job
 
+    async def attach_many(self, orders: Sequence[JobRequest]) -> list[ClientJob | Exception]:
+        """Submit many jobs at once that are not detached, and stay attached to them. See ``submit_many``.
+
+        If the caller is cancelled, it detaches from all of them.
+        """
+        batch = attached(self._pool, orders)
+        if orders:
+            await batch.send()
+        return await batch.outcomes()
+
     async def submit_background(
         self,
         function: str,
@@ -244,12 +254,12 @@ class Client:
         """
         return await (await self.send_many(orders)).outcomes()
 
-    async def send_many(self, orders: Sequence[JobRequest]) -> Batch:
+    async def send_many(self, orders: Sequence[JobRequest]) -> Batch[JobHandle]:
         """Send many background jobs at once, as ``submit_many``, without waiting for the answers.
 
         ``await batch.outcomes()`` returns what ``submit_many`` returns. Raises as ``submit_many``.
         """
-        batch = Batch(self._pool, orders)
+        batch = background(self._pool, orders)
         if orders:
             await batch.send()
         return batch

@@ -22,7 +22,8 @@ import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from copy import copy
 from functools import partial
-from typing import Final, TypeVar
+from math import inf
+from typing import Final, Generic, TypeVar
 
 import anyio
 
@@ -210,7 +211,7 @@ def _is_unsupported(submission: Submission) -> bool:
     return isinstance(submission, BackgroundSubmission) and is_unsupported(submission.failure)
 
 
-async def _job_of(submission: Submission) -> ClientJob:
+async def _job_of(submission: Submission, _limit: float = inf) -> ClientJob:
     if isinstance(submission, ReservedSubmission):
         await submission.check()
     assert submission.job is not None  # it was accepted, and we were not cancelled
@@ -231,21 +232,35 @@ def _anew(error: Exception) -> Exception:
     return made
 
 
-class Batch:
-    """Many background submissions that are sent together, on one connection to each server. Owns state.
+class Batch(Generic[T]):
+    """Many submissions that are sent together, on one connection to each server. Owns state.
 
     ``send`` comes first. Then ``outcomes`` waits for the answers, or ``abandon`` gives up.
+
+    Args:
+        pool: The servers.
+        orders: What is submitted. Either all of it is detached, or nothing.
+        outcome: Makes the outcome of a submission that was accepted. The number limits its wait in seconds.
+        submit: Sends one of them again.
     """
 
-    def __init__(self, pool: Pool, orders: Sequence[JobRequest]) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        orders: Sequence[JobRequest],
+        outcome: Callable[[Submission, float], Awaitable[T]],
+        submit: Callable[[Sending], Awaitable[T]],
+    ) -> None:
         """Raises as ``JobRequest.check``."""
         for order in orders:
             order.check()
         self._pool = pool
+        self._outcome = outcome
+        self._submit = submit
         self._began = anyio.current_time()
         self._count = len(orders)
         self._left = dict(enumerate(orders))  # by place: those without an outcome
-        self._outcomes: dict[int, JobHandle | Exception] = {}
+        self._outcomes: dict[int, T | Exception] = {}
         self._connections: Mapping[int, Connection] = {}
         self._sent: dict[int, Submission] = {}
         self._answered: Signal = anyio.Event()  # all that was sent
@@ -262,21 +277,23 @@ class Batch:
         put = {place: _put(order, connections[place], tally) for place, order in self._left.items()}
         for place, (submission, packet) in put.items():
             self._sent[place] = submission
+            order = self._left[place]
+            if order.resubmits and not order.detached:
+                sending = Sending(self._pool, order, self._began)
+                submission.joins = ResubmittedJob(order.function, connections[place], sending)
             try:
                 connections[place].post(submission, packet)
             except NotSent as error:
                 submission.failure = error
                 tally.set()
 
-    async def outcomes(self) -> list[JobHandle | Exception]:
+    async def outcomes(self) -> list[T | Exception]:
         """Wait for the answers, in the order of the submissions. Raises as ``send``."""
         while self._left:
             try:
                 await self._answered.wait()
-                outcomes = await _outcomes(self._sent, self._connections, self._pool)
-                outcomes |= await _submit_again(
-                    self._pool, self._left, self._connections, outcomes, self._began
-                )
+                outcomes = await self._collect()
+                outcomes |= await self._submit_again(outcomes)
             except BaseException:
                 self.abandon()
                 raise
@@ -308,55 +325,51 @@ class Batch:
             return dict.fromkeys(self._left, await pool.connection())
         return {place: await pool.connection_for(order.key) for place, order in self._left.items()}
 
+    async def _collect(self) -> dict[int, T | Exception]:
+        """What became of each that left, and that its server takes in this form."""
+        outcomes: dict[int, T | Exception] = {}
+        limit = self._pool.timeouts.answer
+        for place, submission in self._sent.items():
+            failure = submission.failure
+            if failure is not None:
+                if _is_unsupported(submission):
+                    self._connections[place].takes_options = False
+                elif not isinstance(failure, NotSent):
+                    outcomes[place] = failure
+                continue
+            try:
+                outcomes[place] = await self._outcome(submission, limit)
+            except GearflowError as error:
+                outcomes[place] = error
+                if isinstance(error, SubmitUnknown):
+                    limit = 0.0  # the others have waited as long
+        return outcomes
 
-async def _submit_again(
-    pool: Pool,
-    orders: Mapping[int, JobRequest],
-    connections: Mapping[int, Connection],
-    outcomes: Mapping[int, JobHandle | Exception],
-    began: float,
-) -> dict[int, JobHandle | Exception]:
-    """What became of those that were sent again, because nobody knows what had become of them."""
-    made: dict[int, JobHandle | Exception] = {}
+    async def _submit_again(self, outcomes: Mapping[int, T | Exception]) -> dict[int, T | Exception]:
+        """What became of those that were sent again, because nobody knows what had become of them."""
+        lost = {place: error for place, error in outcomes.items() if isinstance(error, SubmitUnknown)}
+        made: dict[int, T | Exception] = {}
 
-    async def submit(place: int, failure: SubmitUnknown) -> None:
-        sending = Sending(pool, orders[place], began)
-        try:
-            sending.lose(connections[place].server, failure)
-            made[place] = await sending.submit_background()
-        except GearflowError as error:
-            made[place] = error
+        async def submit(place: int, failure: SubmitUnknown) -> None:
+            sending = Sending(self._pool, self._left[place], self._began)
+            try:
+                sending.lose(self._connections[place].server, failure)
+                made[place] = await self._submit(sending)
+            except GearflowError as error:
+                made[place] = error
 
-    async with anyio.create_task_group() as submissions:
-        for place, outcome in outcomes.items():
-            if isinstance(outcome, SubmitUnknown):
-                submissions.start_soon(submit, place, outcome)
-    return made
-
-
-async def _outcomes(
-    submissions: Mapping[int, Submission], connections: Mapping[int, Connection], pool: Pool
-) -> dict[int, JobHandle | Exception]:
-    """What became of each that left, and that its server takes in this form."""
-    outcomes: dict[int, JobHandle | Exception] = {}
-    limit = pool.timeouts.answer
-    for place, submission in submissions.items():
-        if _is_unsupported(submission):
-            connections[place].takes_options = False
-        elif not isinstance(submission.failure, NotSent):
-            outcomes[place] = outcome = await _outcome(submission, limit)
-            if isinstance(outcome, SubmitUnknown):
-                limit = 0.0  # the others have waited as long
-    return outcomes
+        if lost:
+            async with anyio.create_task_group() as submissions:
+                for place, failure in lost.items():
+                    submissions.start_soon(submit, place, failure)
+        return made
 
 
-async def _outcome(submission: Submission, limit: float) -> JobHandle | Exception:
-    if submission.failure is not None:
-        return submission.failure
-    if submission.handle is not None:
-        return submission.handle
-    assert isinstance(submission, ReservedSubmission)
-    try:
-        return await submission.submitted(limit)
-    except GearflowError as error:
-        return error
+def background(pool: Pool, orders: Sequence[JobRequest]) -> Batch[JobHandle]:
+    """A batch of background jobs. Raises as ``JobRequest.check``."""
+    return Batch(pool, orders, _handle_of, Sending.submit_background)
+
+
+def attached(pool: Pool, orders: Sequence[JobRequest]) -> Batch[ClientJob]:
+    """A batch of jobs that are attached. Raises as ``JobRequest.check``."""
+    return Batch(pool, orders, _job_of, Sending.attach)

@@ -27,7 +27,7 @@ from gearflow.tasks.context import Context
 from gearflow.tasks.job import AsyncJob, Job, outcome
 from gearflow.tasks.mapping import bulk
 from gearflow.tasks.mapping.inflight import Callee
-from gearflow.tasks.mapping.results import WINDOW, AsyncResults, Mappable, Plan, Progress, Results
+from gearflow.tasks.mapping.results import AsyncResults, Mappable, Plan, Progress, Results
 from gearflow.tasks.options import CallOptions, Options, Place
 from gearflow.tasks.payload import PayloadCodec
 from gearflow.tasks.ref import Ref, parse
@@ -239,7 +239,7 @@ class Task(Generic[P, R]):
         items: Iterable[A],
         /,
         *,
-        window: int = WINDOW,
+        window: int | None = None,
         errors: Literal["raise"] = "raise",
         ordered: bool = True,
         progress: Progress | None = None,
@@ -250,7 +250,7 @@ class Task(Generic[P, R]):
         items: Iterable[A],
         /,
         *,
-        window: int = WINDOW,
+        window: int | None = None,
         errors: Literal["collect"],
         ordered: bool = True,
         progress: Progress | None = None,
@@ -260,7 +260,7 @@ class Task(Generic[P, R]):
         items: Iterable[A],
         /,
         *,
-        window: int = WINDOW,
+        window: int | None = None,
         errors: Literal["raise", "collect"] = "raise",
         ordered: bool = True,
         progress: Progress | None = None,
@@ -275,7 +275,7 @@ class Task(Generic[P, R]):
         items: Iterable[A] | AsyncIterable[A],
         /,
         *,
-        window: int = WINDOW,
+        window: int | None = None,
         errors: Literal["raise"] = "raise",
         ordered: bool = True,
         progress: Progress | None = None,
@@ -286,7 +286,7 @@ class Task(Generic[P, R]):
         items: Iterable[A] | AsyncIterable[A],
         /,
         *,
-        window: int = WINDOW,
+        window: int | None = None,
         errors: Literal["collect"],
         ordered: bool = True,
         progress: Progress | None = None,
@@ -296,7 +296,7 @@ class Task(Generic[P, R]):
         items: Iterable[A] | AsyncIterable[A],
         /,
         *,
-        window: int = WINDOW,
+        window: int | None = None,
         errors: Literal["raise", "collect"] = "raise",
         ordered: bool = True,
         progress: Progress | None = None,
@@ -309,7 +309,8 @@ class Task(Generic[P, R]):
         Args:
             items: The sole argument of each call.
             window: The largest number of jobs in flight. With ``ordered``, results that wait for an earlier
-                one count.
+                one count. By default 32, and up to 1,000 while jobs are short, or while more of them run at
+                once. Larger payloads and results than 16 KiB lower that.
             errors: ``"raise"`` raises the first failure and cancels the rest. ``"collect"`` puts each failure
                 in the place of its result, as a ``TaskFailed``.
             ordered: Whether results come in the order of the items, or as jobs end.

@@ -356,3 +356,26 @@ async def test_many_are_sent_again_one_by_one_by_what_each_allows() -> None:
         assert isinstance(second, SubmitUnknown)
         assert isinstance(third, JobHandle)
         assert (third.handle, str(third.server)) == ("H:2", stage.second.address)
+
+
+async def test_many_attached_jobs_go_on_by_what_each_allows() -> None:
+    async with staged() as stage:
+        orders = [
+            JobRequest("f", b"x", "k", options=AGAIN, detached=False),
+            JobRequest("f", b"1", detached=False),
+            JobRequest("f", b"2", options=AGAIN, detached=False),
+        ]
+        submitting = stage.call(stage.client.attach_many, orders)
+        peer = await stage.accept(stage.first)
+        await peer.expect(SubmitJob(b"f", b"k", b"x"), SubmitJob(b"f", b"", b"1"), SubmitJob(b"f", b"", b"2"))
+        await peer.send(JobCreated(b"H:first"))
+        await stage.lose_first(peer)
+        peer = await stage.accept(stage.second)
+        again = [await peer.expect_a(SubmitJob), await peer.expect_a(SubmitJob)]
+        assert sorted(packet.workload for packet in again) == [b"2", b"x"]
+        await peer.send(*(JobCreated(b"H:" + packet.workload) for packet in again))
+        await peer.send(*(WorkComplete(b"H:" + packet.workload, packet.workload) for packet in again))
+        first, second, third = await submitting.outcome()
+        assert isinstance(second, SubmitUnknown)
+        with anyio.fail_after(5):
+            assert [await first.result(), await third.result()] == [b"x", b"2"]

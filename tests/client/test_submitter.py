@@ -5,7 +5,7 @@ from collections.abc import Callable
 import anyio
 import pytest
 
-from gearflow.client import Client, JobHandle, JobRequest, ServerAddress, SubmitOptions
+from gearflow.client import Admin, Client, ClientJob, JobHandle, JobRequest, ServerAddress, SubmitOptions
 from gearflow.errors import LocalProtocolError, NoServer, QueueFull, ServerError, SubmitUnknown
 from gearflow.protocol.packets import (
     Error,
@@ -200,3 +200,54 @@ async def test_a_call_that_fails_without_a_word_is_a_refusal(scripted: Scripted)
         await peer.send(JobCreated(b"C:0"), WorkFail(b"C:0"))
         with pytest.raises(ServerError, match="gave no reason"):
             await call.outcome()
+
+
+# ------------------------------------------------------------------------------------------- attached
+
+
+def attached(count: int) -> list[JobRequest]:
+    return [JobRequest("f", b"%d" % n, detached=False) for n in range(count)]
+
+
+async def test_many_attached_jobs_are_sent_at_once_and_each_has_its_own_end(scripted: Scripted) -> None:
+    async with scripted() as (client, peer), anyio.create_task_group() as tasks:
+        call = Call(client.attach_many, attached(3))
+        tasks.start_soon(call.run)
+        await peer.expect(*(SubmitJob(b"f", b"", b"%d" % n) for n in range(3)))
+        await peer.send(JobCreated(b"H:0"), Error(b"QUEUE_ERROR", b"Job queue is full"), JobCreated(b"H:2"))
+        first, second, third = await call.outcome()
+        assert isinstance(second, QueueFull)
+        await peer.send(WorkComplete(b"H:2", b"two"), WorkComplete(b"H:0", b"zero"))
+        with anyio.fail_after(5):
+            assert (await first.result(), await third.result()) == (b"zero", b"two")
+        assert await client.attach_many([]) == []
+
+
+async def test_who_gives_up_many_attached_jobs_detaches_from_all(scripted: Scripted) -> None:
+    async with scripted(gearflow=True) as (client, peer), anyio.create_task_group() as tasks:
+        call = Call(client.attach_many, attached(2))
+        tasks.start_soon(call.run)
+        await peer.expect(SubmitJob(b"f", b"", b"0"), SubmitJob(b"f", b"", b"1"))
+        await peer.send(JobCreated(b"H:0"))
+        await anyio.wait_all_tasks_blocked()
+        call.scope.cancel()
+        await peer.expect_a(SubmitJob)  # a call of gearflow:detach
+        await peer.send(JobCreated(b"H:1"))
+        await peer.expect_a(SubmitJob)
+        tasks.cancel_scope.cancel()
+
+
+async def test_of_attached_jobs_with_options_a_refusal_is_the_outcome(
+    bundled: str, fresh: Callable[..., str]
+) -> None:
+    name = fresh()
+    async with Client([bundled]) as client:
+        await client.submit_background(name, b"")
+        await Admin(bundled).max_queue(name, 1)
+        orders = [JobRequest(name, b"", options=KEPT, detached=False)] * 2
+        for outcome in await client.attach_many(orders):
+            if isinstance(outcome, ClientJob):  # the refusal was on its way
+                with pytest.raises(QueueFull):
+                    await outcome.result()
+            else:
+                assert isinstance(outcome, QueueFull)

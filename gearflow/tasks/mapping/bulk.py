@@ -44,7 +44,7 @@ def submit_all(tracker: "SubmissionTracker", client: SyncClient) -> list[Ref[Any
     return tracker.refs
 
 
-async def _outcomes(batch: Batch, _: Client) -> list[JobHandle | Exception]:
+async def _outcomes(batch: Batch[JobHandle], _: Client) -> list[JobHandle | Exception]:
     return await batch.outcomes()
 
 

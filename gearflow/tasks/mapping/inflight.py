@@ -1,4 +1,5 @@
-"""The items of a batch and its jobs in flight. Both live in the event loop of the client.
+"""The items of a batch, how many of them may be called at a time, and the jobs in flight. Items and jobs live
+in the event loop of the client.
 
 An async iterable may take its time for an item, and may want to see results before it has the next one, as
 a crawler's does. So it runs beside the batch, in a task of the client's, a bounded number of items ahead.
@@ -7,10 +8,10 @@ Nothing of the batch runs while nobody waits for it. Jobs that finish meanwhile 
 """
 
 from collections import deque
-from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterable, Collection, Iterable, Mapping, Sequence
 from itertools import islice
-from typing import Any, Generic, Protocol, TypeVar
+from math import inf
+from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
 import anyio
 
@@ -43,6 +44,79 @@ class AutoResetEvent:
             await self._waiter.wait()
             self._waiter = None
         self._is_set = False
+
+
+LEAST: Final = 32
+"""The window of a batch at first, and for long jobs. It hides the round trips of a few workers."""
+
+MOST: Final = 1000
+"""The largest window. A larger one saves nothing."""
+
+AHEAD: Final = 0.05
+"""Seconds of work in flight beside what runs. The share of a batch stays small, and so does what is
+cancelled."""
+
+SPARE: Final = 1.5
+"""Jobs in flight for each slot of the workers, so that more slots are found."""
+
+BYTES: Final = 16 << 20
+"""Bytes of payloads and results in a window above the least, if they are all as large as the last ones."""
+
+
+class Window:
+    """How many jobs of a batch are in flight. Without a size of its own it follows the speed of the jobs.
+
+    Little's law says how many slots serve the batch: the jobs that end in a second, times the seconds of one
+    that need not wait. The window has a bit more, and what ends within ``AHEAD``. So many short jobs share a
+    round trip, few long ones wait, and slots that were not used before are found.
+    """
+
+    def __init__(self, size: int | None = None) -> None:
+        self.size = LEAST if size is None else size
+        self._is_fixed = size is not None
+        self._wide = LEAST  # as the speed has it
+        self._fastest = inf  # seconds from the submission to the end of a job
+        self._timed: tuple[int, float] | None = None  # a job in flight, and when it was submitted
+        self._began = 0.0  # a round, in which as many jobs end as the window had
+        self._ended = 0  # in this round
+        self._payload = 0.0  # bytes of one, of late
+        self._result = 0.0
+
+    def submitted(self, first: int, sizes: Sequence[int], now: float) -> None:
+        """Jobs are about to be submitted, from that place on, with payloads of these sizes."""
+        if self._is_fixed:
+            return
+        if self._timed is None:
+            self._timed = first, now
+        self._began = self._began or now
+        self._payload = _weight(self._payload, sizes)
+        self._fit()
+
+    def ended(self, places: Collection[int], sizes: Sequence[int], now: float) -> None:
+        """Jobs have ended, with results of these sizes."""
+        if self._is_fixed or not places:
+            return
+        if self._timed is not None and self._timed[0] in places:
+            self._fastest = min(self._fastest, now - self._timed[1])
+            self._timed = None
+        self._result = _weight(self._result, sizes)
+        self._ended += len(places)
+        if self._ended >= self._wide:
+            rate = self._ended / max(now - self._began, 1e-6)
+            wanted = int(rate * (SPARE * min(self._fastest, 1e6) + AHEAD))
+            self._wide = max(LEAST, min(wanted, 2 * self._wide, MOST), self._wide // 2)
+            self._ended, self._began = 0, now
+        self._fit()
+
+    def _fit(self) -> None:
+        weight = self._payload + self._result
+        self.size = self._wide if self._wide * weight <= BYTES else max(LEAST, int(BYTES / weight))
+
+
+def _weight(before: float, sizes: Sequence[int]) -> float:
+    """The bytes of one of these: it rises at once, and falls slowly."""
+    mean = sum(sizes) / len(sizes)
+    return max(mean, (before + mean) / 2)
 
 
 class Callee(Protocol):
@@ -148,12 +222,12 @@ class AsyncItems:
 K = TypeVar("K")
 
 
-@dataclass(frozen=True, slots=True)
-class Finished(Generic[K]):
-    """A job that has ended: its key, and its result or its failure."""
+class Finished(NamedTuple, Generic[K]):
+    """A job that has ended: its key, and its result, which had so many bytes, or its failure."""
 
     key: K
     result: Any
+    size: int = 0
     failure: TaskFailed | None = None
 
 
@@ -173,35 +247,33 @@ class InFlightJobs(Generic[K]):
         """Jobs that were submitted and not taken yet."""
         return len(self._running) + len(self._ended)
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether there are jobs to take."""
+        return bool(self._ended)
+
     async def submit(self, calls: Sequence[tuple[K, JobRequest]]) -> None:
         """Submit all at once. Returns when the server has accepted them.
 
         Raises:
             NoServer, SubmitUnknown, QueueFull, ServerError: The first failure. Other calls may be accepted.
         """
+        outcomes: Sequence[ClientJob | Exception]
         if len(calls) == 1:
-            await self._submit(*calls[0])
-            return
-        failures: list[Exception] = []
-
-        async def submit_one(key: K, call: JobRequest) -> None:
-            try:
-                await self._submit(key, call)
-            except Exception as error:  # noqa: BLE001  (raised below: a group would hide which it is)
-                failures.append(error)
-
-        async with anyio.create_task_group() as submissions:
-            for key, call in calls:
-                submissions.start_soon(submit_one, key, call)
-        if failures:
-            raise failures[0]
-
-    async def _submit(self, key: K, call: JobRequest) -> None:
-        job = await self._client.attach(call)
-        self._running[job] = key
-        job.add_done_callback(self._on_end)
+            outcomes = [await self._client.attach(calls[0][1])]
+        else:
+            outcomes = await self._client.attach_many([call for _, call in calls])
+        failure: Exception | None = None
+        for (key, _), job in zip(calls, outcomes, strict=True):
+            if isinstance(job, Exception):
+                failure = failure or job
+            else:
+                self._running[job] = key
+                job.add_done_callback(self._on_end)
         if self._closed:
             self.close()
+        if failure is not None:
+            raise failure
 
     def _on_end(self, job: ClientJob) -> None:
         key = self._running.pop(job, None)
@@ -228,9 +300,10 @@ class InFlightJobs(Generic[K]):
         while self._ended:
             key, job = self._ended.popleft()
             try:
-                taken.append(Finished(key, self._callee.payload.decode_result(await job.result())))
+                data = await job.result()
+                taken.append(Finished(key, self._callee.payload.decode_result(data), len(data)))
             except JobFailed as error:
-                taken.append(Finished(key, None, decode_failure(error.exception, job.handle)))
+                taken.append(Finished(key, None, 0, decode_failure(error.exception, job.handle)))
         return taken
 
     def close(self) -> None:

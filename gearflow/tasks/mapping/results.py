@@ -18,6 +18,7 @@ from collections.abc import (
     Generator,
     Iterable,
     Iterator,
+    Sequence,
     Sized,
 )
 from contextlib import closing, contextmanager
@@ -25,7 +26,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from itertools import islice
-from typing import Any, Final, Generic, Literal, Protocol, TypeAlias, TypeVar, cast
+from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar, cast
 
 import anyio
 
@@ -39,6 +40,7 @@ from gearflow.tasks.mapping.inflight import (
     InFlightJobs,
     Items,
     Source,
+    Window,
 )
 from gearflow.tasks.mapping.reduce import FAN_IN, Reducing
 from gearflow.tasks.wait_tracking import Waiting
@@ -48,9 +50,6 @@ R_co = TypeVar("R_co", covariant=True)
 B = TypeVar("B")
 C = TypeVar("C")
 S = TypeVar("S")
-
-WINDOW: Final = 32
-"""Jobs in flight by default. They are enough to hide the round trips of a few workers."""
 
 Progress: TypeAlias = Callable[[int, int | None], object]
 """Called with (jobs ended, items in all or None)."""
@@ -69,13 +68,13 @@ class Plan:
     """What a batch calls, and how; the fields are the arguments of ``amap``."""
 
     callee: Callee
-    window: int
+    window: int | None
     errors: Literal["raise", "collect"]
     ordered: bool
     progress: Progress | None
 
     def __post_init__(self) -> None:
-        if self.window < 1:
+        if self.window is not None and self.window < 1:
             raise ValueError(f"window={self.window}: without a job in flight nothing is ever done")
         if self.errors not in ("raise", "collect"):
             raise ValueError(f"errors={self.errors!r}: it is 'raise' or 'collect'")
@@ -87,6 +86,7 @@ class _Run:
 
     def __init__(self, plan: Plan, total: int | None) -> None:
         self._plan = plan
+        self._window = Window(plan.window)
         self._total = total
         self._due: dict[int, Any] = {}  # ended, not delivered
         self._ended = 0
@@ -96,21 +96,26 @@ class _Run:
 
     def room(self, in_flight: int) -> int:
         """How many items may be called now."""
-        return 0 if self.exhausted else max(0, self._plan.window - in_flight - len(self._due))
+        return 0 if self.exhausted else max(0, self._window.size - in_flight - len(self._due))
 
     def should_submit(self, room: int) -> bool:
         """Whether to submit before the next delivery. Several calls at a time share a round trip."""
-        return room * 4 >= self._plan.window or (room > 0 and not self.has_due)
+        return room * 4 >= self._window.size or (room > 0 and not self.has_due)
 
-    def call(self, item: Any) -> tuple[int, JobRequest]:
-        """The call for the next item, and its place."""
-        place = self.submitted
-        call = self._plan.callee.prepare((item,), {})
-        self.submitted += 1
-        return place, call
+    def calls(self, items: Iterable[Any]) -> list[tuple[int, JobRequest]]:
+        """The calls for the next items, with their places."""
+        prepare = self._plan.callee.prepare
+        first = self.submitted
+        calls = [(place, prepare((item,), {})) for place, item in enumerate(items, first)]
+        if calls:
+            self.submitted += len(calls)
+            self._window.submitted(first, [len(call.workload) for _, call in calls], time.monotonic())
+        return calls
 
-    def handle_finished(self, jobs: Iterable[Finished[int]]) -> None:
+    def handle_finished(self, jobs: Sequence[Finished[int]]) -> None:
         """Note jobs that have ended. Raises the failure of one, unless failures are collected."""
+        if jobs:
+            self._window.ended({job.key for job in jobs}, [job.size for job in jobs], time.monotonic())
         for job in jobs:
             self._ended += 1
             if job.failure is not None and self._plan.errors == "raise":
@@ -253,9 +258,10 @@ class _AsyncRun(AsyncIterator[Any]):
         while True:
             if run.should_submit(room := run.room(jobs.size)):
                 if items := source.take(room):
-                    await jobs.submit([run.call(item) for item in items])
+                    await jobs.submit(run.calls(items))
                 run.exhausted = source.ended
-            run.handle_finished(await jobs.take())
+            if jobs.has_ended:
+                run.handle_finished(await jobs.take())
             if run.has_due:
                 return run.deliver()
             if run.exhausted and not jobs.size:
@@ -360,7 +366,7 @@ def _sync_run(
         while True:
             calls: list[tuple[int, JobRequest]] = []
             if run.should_submit(room := run.room(jobs.size)):
-                calls = [run.call(item) for item in islice(source, room)]
+                calls = run.calls(islice(source, room))
                 run.exhausted = len(calls) < room
             if calls or not run.has_due:
                 exchange = partial(_exchange, jobs, calls, wait=not run.has_due)

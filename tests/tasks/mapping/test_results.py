@@ -161,6 +161,23 @@ async def test_items_without_end_are_taken_as_there_is_room(serve: Serve) -> Non
             assert items.taken <= n + 1 + 5
 
 
+async def test_without_a_window_short_jobs_are_more_at_a_time_and_no_more_than_a_thousand(
+    serve: Serve, fresh: Fresh
+) -> None:
+    @task(name=fresh())
+    async def short(n: int) -> int:
+        return n
+
+    ahead = 0
+    items = Counted()
+    async with serve(short, concurrency=100):
+        results = aiter(short.amap(items))
+        for n in range(10_000):
+            assert await anext(results) == n
+            ahead = max(ahead, items.taken - n)
+    assert 32 < ahead <= 1001
+
+
 async def test_never_more_jobs_than_the_window_are_in_flight(serve: Serve, fresh: Fresh) -> None:
     running = most = 0
 
