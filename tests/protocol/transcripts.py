@@ -8,7 +8,7 @@ A step is the name of a connection and what it does:
     client SUBMIT_JOB f u payload    a packet and its arguments. Two in one write are joined by `` & ``
     admin text status                a line of text, ended by LF unless it ends in ``\\r\\n`` or so
     client raw \\0REQ                 bytes as they are
-    client part \\0REQ                the same, but the server waits for more: nothing is asked until ``raw``
+    client part \\0REQ                the same, but the server waits for more, so it is not asked yet
     worker waits                     until something comes
     client closes                    it leaves. ``resets`` is ruder, ``shuts`` shuts the sending side down
 
@@ -129,6 +129,7 @@ class Player:
             except OSError:
                 return [f"{name} < (closed)"]
         answers: dict[str, list[str]] = {name: []}
+        connection.is_partial = action.startswith("part ")
         if action in ("closes", "resets", "shuts"):
             del self._connections[name]
             connection.leave(action)
@@ -138,7 +139,6 @@ class Player:
         elif action == "waits":
             answers[name] = self._shown(connection.some())
         else:
-            connection.is_partial = action.startswith("part ")
             connection.send(self._bytes(action))
         for other in dict.fromkeys([name, *self._connections]):
             if other in self._connections and not self._connections[other].is_partial:
