@@ -8,7 +8,15 @@ from typing import Final
 import anyio
 import pytest
 
-from gearflow.client import Client, ClientJob, JobFailed, JobStatus, Priority, ServerFeatures
+from gearflow.client import (
+    Client,
+    ClientJob,
+    JobFailed,
+    JobRequest,
+    JobStatus,
+    Priority,
+    ServerFeatures,
+)
 from gearflow.errors import ConnectionLost, NoServer, QueueFull, ServerError, SubmitUnknown
 from gearflow.protocol.codec import mark_failure
 from gearflow.protocol.constants import HEADER, RES, PacketType
@@ -175,6 +183,93 @@ async def test_where_the_bytes_are_cut_does_not_matter(scripted: Scripted, piece
         job = await call.outcome()
         assert [event async for event in job.events()] == list(said[1:3])
         assert await job.result() == b"r" * 300
+
+
+CALL: Final = JobRequest("f", b"x", detached=False)
+
+
+async def test_a_caller_that_waits_for_the_end_is_woken_by_it(scripted: Scripted) -> None:
+    async with scripted() as (client, peer), anyio.create_task_group() as tasks:
+        call = Call(client.submit_and_wait, CALL)
+        tasks.start_soon(call.run)
+        await peer.expect(SubmitJob(b"f", b"", b"x"))
+        await peer.send(JobCreated(b"H:1"))
+        await (await answered(client, peer)).result(5)
+        assert call.value is None
+        await peer.send(WorkComplete(b"H:1", b"r"))
+        assert (await call.outcome()).outcome() == b"r"
+
+
+async def test_an_end_in_the_same_bytes_as_the_acknowledgement_wakes_it_too(scripted: Scripted) -> None:
+    async with scripted() as (client, peer), anyio.create_task_group() as tasks:
+        call = Call(client.submit_and_wait, CALL)
+        tasks.start_soon(call.run)
+        await peer.expect(SubmitJob(b"f", b"", b"x"))
+        await peer.send(JobCreated(b"H:1"), WorkException(b"H:1", b"no"))
+        with pytest.raises(JobFailed, match="no"):
+            (await call.outcome()).outcome()
+
+
+@pytest.mark.parametrize("is_created", [False, True])
+async def test_a_cancelled_caller_that_waits_for_the_end_detaches(
+    scripted: Scripted, is_created: bool
+) -> None:
+    async with scripted(gearflow=True) as (client, peer), anyio.create_task_group() as tasks:
+        call = Call(client.submit_and_wait, CALL)
+        tasks.start_soon(call.run)
+        await peer.expect(SubmitJob(b"f", b"", b"x"))
+        if is_created:
+            await peer.send(JobCreated(b"H:1"))
+            await (await answered(client, peer)).result(5)
+        call.scope.cancel()
+        assert await call.outcome() is None
+        if not is_created:
+            await peer.send(JobCreated(b"H:1"))
+        detach = await peer.expect_a(SubmitJob)
+        assert (detach.function, b"H:1" in detach.workload) == (b"gearflow:detach", True)
+
+
+@pytest.mark.parametrize(("is_created", "kind"), [(False, SubmitUnknown), (True, ConnectionLost)])
+async def test_a_lost_connection_wakes_a_caller_that_waits_for_the_end(
+    scripted: Scripted, is_created: bool, kind: type[Exception]
+) -> None:
+    async with scripted() as (client, peer), anyio.create_task_group() as tasks:
+        call = Call(client.submit_and_wait, CALL)
+        tasks.start_soon(call.run)
+        await peer.expect(SubmitJob(b"f", b"", b"x"))
+        if is_created:
+            await peer.send(JobCreated(b"H:1"))
+            await (await answered(client, peer)).result(5)
+        await peer.close()
+        with pytest.raises(kind):
+            (await call.outcome()).outcome()
+
+
+async def test_callers_whose_jobs_are_one_are_all_woken_by_its_end(scripted: Scripted) -> None:
+    async with scripted() as (client, peer), anyio.create_task_group() as tasks:
+        calls = [Call(client.submit_and_wait, CALL._replace(unique="u")) for _ in range(3)]
+        for call in calls:
+            tasks.start_soon(call.run)
+        await peer.expect(*[SubmitJob(b"f", b"u", b"x")] * 3)
+        await peer.send(*[JobCreated(b"H:1")] * 3, *[WorkComplete(b"H:1", b"r")] * 3)
+        assert [(await call.outcome()).outcome() for call in calls] == [b"r"] * 3
+
+
+async def test_many_waits_for_one_job_end_together_and_those_that_timed_out_are_gone(
+    scripted: Scripted,
+) -> None:
+    async with scripted() as (client, peer), anyio.create_task_group() as tasks:
+        job = await submitted(client, peer)
+        with pytest.raises(TimeoutError):
+            await job.result(0.001)
+        waits = [Call(job.result) for _ in range(3)] + [Call(job.next_event) for _ in range(2)]
+        for wait in waits:
+            tasks.start_soon(wait.run)
+        await (await answered(client, peer)).result(5)
+        waits[0].scope.cancel()
+        waits[3].scope.cancel()
+        await peer.send(WorkComplete(b"H:1", b"r"))
+        assert [await wait.outcome() for wait in waits] == [None, b"r", b"r", None, None]
 
 
 async def test_priorities_and_start_times_choose_the_packet(scripted: Scripted) -> None:
