@@ -235,8 +235,7 @@ class ClientJob:
             try:
                 await news.wait()
             finally:
-                if self._news is not None:
-                    self._news = [other for other in self._news if other is not news]
+                self._forget(news)
         return self._events.popleft()
 
     # --------------------------------------------- for the client, and for the connection that owns it
@@ -328,6 +327,11 @@ class ClientJob:
         news, self._news = self._news or (), None
         for signal in news:
             signal.set()
+
+    def _forget(self, news: Signal) -> None:
+        """One less waits for an event."""
+        if self._news is not None and news in self._news:
+            self._news.remove(news)
 
     def _call(self, callback: "Callable[[ClientJob], object]") -> None:
         try:
