@@ -288,7 +288,7 @@ class InFlightJobs(Generic[K]):
                 while self._running and not self._ended:
                     await self._ready.wait()
 
-    async def take(self) -> list[Finished[K]]:
+    def take(self) -> list[Finished[K]]:
         """Take all that have ended, without waiting.
 
         Raises:
@@ -300,7 +300,7 @@ class InFlightJobs(Generic[K]):
         while self._ended:
             key, job = self._ended.popleft()
             try:
-                data = await job.result()
+                data = job.outcome()
                 taken.append(Finished(key, self._callee.payload.decode_result(data), len(data)))
             except JobFailed as error:
                 taken.append(Finished(key, None, 0, decode_failure(error.exception, job.handle)))

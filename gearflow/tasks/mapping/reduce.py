@@ -93,14 +93,14 @@ class Reducing:
             await self._jobs.submit(
                 [((r.level, r.place), self._reducer.prepare((r.values,), {})) for r in reductions]
             )
-            reductions = [more for job in await self._jobs.take() for more in self._handle_finished(job)]
+            reductions = [more for job in self._jobs.take() for more in self._handle_finished(job)]
 
     async def finish(self, size: int) -> Any:
         """Wait for the last value, after the tree has got ``size`` values."""
         await self.submit(self.tree.close(size))
         while not self.tree.root:
             await self._jobs.wait()
-            for job in await self._jobs.take():
+            for job in self._jobs.take():
                 await self.submit(self._handle_finished(job))
         return self.tree.root[0]
 

@@ -91,6 +91,7 @@ class _Run:
         self._due: dict[int, Any] = {}  # ended, not delivered
         self._ended = 0
         self._next = 0  # place of the next result, if they are ordered
+        self._deliveries = 0  # that come before there is room for a further submission
         self.submitted = 0
         self.exhausted = False
 
@@ -100,7 +101,13 @@ class _Run:
 
     def should_submit(self, room: int) -> bool:
         """Whether to submit before the next delivery. Several calls at a time share a round trip."""
-        return room * 4 >= self._window.size or (room > 0 and not self.has_due)
+        self._deliveries = -(-self._window.size // 4) - room
+        return self._deliveries <= 0 or (room > 0 and not self.has_due)
+
+    def should_deliver(self) -> bool:
+        """Whether to deliver the next result without a look at the jobs."""
+        self._deliveries -= 1
+        return self._deliveries > 0 and self.has_due
 
     def calls(self, items: Iterable[Any]) -> list[tuple[int, JobRequest]]:
         """The calls for the next items, with their places."""
@@ -230,6 +237,8 @@ class _AsyncRun(AsyncIterator[Any]):
         return self._run.submitted
 
     async def __anext__(self) -> Any:
+        if self._run.should_deliver():
+            return self._run.deliver()[1]
         if (result := await self.next()) is None:
             raise StopAsyncIteration
         return result[1]
@@ -261,7 +270,7 @@ class _AsyncRun(AsyncIterator[Any]):
                     await jobs.submit(run.calls(items))
                 run.exhausted = source.ended
             if jobs.has_ended:
-                run.handle_finished(await jobs.take())
+                run.handle_finished(jobs.take())
             if run.has_due:
                 return run.deliver()
             if run.exhausted and not jobs.size:
@@ -399,7 +408,7 @@ async def _exchange(
         await jobs.submit(calls)
     if wait:
         await jobs.wait()
-    return await jobs.take()
+    return jobs.take()
 
 
 class Outcome(Generic[R_co]):
