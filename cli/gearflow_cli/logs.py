@@ -39,9 +39,9 @@ class _Lines(_Formatter):
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
 
-    def time_text(self, created: float) -> tuple[str, float, float]:
+    def time_text(self, created: float) -> tuple[str, float]:
         second = floor(created)
-        return time.strftime("%H:%M:%S", time.localtime(second)), second, second + 1
+        return time.strftime("%H:%M:%S", time.localtime(second)), second + 1
 
     def format(self, record: logging.LogRecord) -> str:
         return printable_lines(super().format(record)).replace("\n", "\n  ")
@@ -61,10 +61,9 @@ class _Json(_Formatter):
 
     time_place = slice(len('{"time": "'), len('{"time": "2026-03-01T12:00:00.250Z'))
 
-    def time_text(self, created: float) -> tuple[str, float, float]:
-        millisecond = floor(created * 1000) / 1000
+    def time_text(self, created: float) -> tuple[str, float]:
         text = datetime.fromtimestamp(created, UTC).isoformat(timespec="milliseconds")
-        return text.replace("+00:00", "Z"), millisecond, millisecond + 0.001
+        return text.replace("+00:00", "Z"), (floor(created * 1000) + 1) / 1000
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {

@@ -12,7 +12,8 @@ import logging
 import select
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from math import inf
 from types import FunctionType
@@ -32,6 +33,11 @@ _ATOMIC: Final[int] = getattr(select, "PIPE_BUF", 4096)
 _SAMPLE: Final = "H:gearflow-sample:1"
 _SAMPLE_NUMBER: Final = 1.23e-300
 
+_LONGEST_NUMBER: Final = 24
+"""Characters of a number that was formatted by ``%r``."""
+
+_ROOT: Final = logging.root
+
 _REPLACED: Final = ("info", "log", "_log", "makeRecord", "handle", "callHandlers")
 """Methods of loggers that tools for errors and traces replace."""
 
@@ -40,11 +46,13 @@ class RecordKind:
     """Records of one logger that differ in their time and in two fields only: a handle and a number.
 
     Args:
+        logger: A logger right below one that is right below the root.
         fields: The fields of ``extra`` in their order.
         handle, number: The names of the two among them.
     """
 
     __slots__ = (
+        "_above",
         "_fields",
         "_handle",
         "_handler",
@@ -75,14 +83,26 @@ class RecordKind:
         self._handle = handle
         self._number = number
         self._handler: BatchHandler | None = None  # the last one that was alone
+        self._above = logging.getLogger(logger.name.rpartition(".")[0])
 
     def log(self, handle: bytes, number: float) -> None:
         """Log a record. The caller has seen that its level is enabled."""
-        handler = self._handler
-        if handler is None or not handler.rows or not self._is_alone(handler):
+        handler, logger, above, handlers = self._handler, self.logger, self._above, _ROOT.handlers
+        if (  # for each row, since a task may add a handler or a filter
+            handler is None
+            or not handler.rows
+            or len(handlers) != 1
+            or handlers[0] is not handler
+            or logger.handlers
+            or above.handlers
+            or logger.filters
+            or handler.filters
+            or not logger.propagate
+            or not above.propagate
+        ):
             handler = self._handler = self._find()
             if handler is None:
-                self.logger.log(self.level, self.message, extra=self._extra(handle, number))
+                logger.log(self.level, self.message, extra=self._extra(handle, number))
                 return
         rows = handler.rows
         rows.append((time.time(), self, handle, number))
@@ -104,28 +124,25 @@ class RecordKind:
 
     def _find(self) -> BatchHandler | None:
         """The handler that alone gets these records, if nothing would look at them on their way."""
-        handler = next(iter(logging.root.handlers), None)
-        if isinstance(handler, BatchHandler) and self._is_alone(handler) and _is_as_it_was(self.logger):
-            return handler
-        return None
-
-    def _is_alone(self, handler: BatchHandler) -> bool:
-        """Whether a record passes nothing else on its way to the handler. This is called for each row."""
-        logger = self.logger
-        above = logger.parent
-        root = logging.root
-        handlers = root.handlers
-        return (
-            len(handlers) == 1
-            and handlers[0] is handler
-            and handler.level <= self.level
-            and above is not None
-            and above.parent is root
+        logger, above = self.logger, self._above
+        handler = _ROOT.handlers[0] if len(_ROOT.handlers) == 1 else None
+        is_alone = (
+            logger.parent is above
+            and above.parent is _ROOT
             and logger.propagate
             and above.propagate
-            and not (logger.handlers or above.handlers or logger.filters or handler.filters)
-            and isinstance(handler.formatter, BatchFormatter)
+            and not (logger.handlers or above.handlers or logger.filters)
         )
+        if (
+            is_alone
+            and isinstance(handler, BatchHandler)
+            and handler.level <= self.level
+            and not handler.filters
+            and isinstance(handler.formatter, BatchFormatter)
+            and _is_as_it_was(logger)
+        ):
+            return handler
+        return None
 
 
 Row: TypeAlias = tuple[float, RecordKind, bytes, float]
@@ -154,29 +171,36 @@ class BatchFormatter(logging.Formatter):
     time_place = slice(0, 0)
     number_format = "%r"
 
-    def time_text(self, created: float) -> tuple[str, float, float]:
-        """The text of a time, and the times from which and until which it is the same."""
+    def time_text(self, created: float) -> tuple[str, float]:
+        """The text of a time, and the time until which it stays the same."""
         raise NotImplementedError
 
-    def lines(self, rows: Sequence[Row]) -> list[str]:
-        """A line for each row, with its end."""
+    def blocks(self, rows: Sequence[Row]) -> Iterator[str]:
+        """Lines for the rows, in blocks that a pipe takes in one piece."""
         handles = _plain([row[2] for row in rows])
-        if handles is None:
-            return [self._line(row) for row in rows]
-        lines: list[str] = []
-        forms: dict[RecordKind, str | None] = {}
-        clock, begin, end = "", inf, -inf
-        for row, handle in zip(rows, handles, strict=True):
-            created, kind, _, number = row
-            if not begin <= created < end:
-                clock, begin, end = self.time_text(created)
-                forms.clear()
-            try:
-                form = forms[kind]
-            except KeyError:
-                form = forms[kind] = self._form(kind, clock)
-            lines.append(self._line(row) if form is None else form % (handle, number))
-        return lines
+        return _joined(map(self._line, rows) if handles is None else self._blocks(rows, handles))
+
+    def _blocks(self, rows: Sequence[Row], handles: Sequence[str]) -> Iterator[str]:
+        created, kinds, _, numbers = zip(*rows, strict=True)
+        values: list[object] = [None] * (2 * len(rows))
+        values[::2], values[1::2] = handles, numbers
+        longest_values = max(map(len, handles)) + _LONGEST_NUMBER
+        end = 0
+        while end < len(rows):  # as long as the text of the time is the same
+            begin = end
+            clock, until = self.time_text(created[begin])
+            end = max(bisect_left(created, until, begin), begin + 1)
+            found = {kind: self._form(kind, clock) for kind in set(kinds[begin:end])}
+            forms = {kind: form for kind, form in found.items() if form is not None}
+            if len(forms) < len(found):
+                yield from map(self._line, rows[begin:end])
+                continue
+            longest = max(len(form.encode()) for form in forms.values()) + longest_values
+            step = max(_ATOMIC // longest, 1)
+            for first in range(begin, end, step):
+                last = min(first + step, end)
+                form = "".join([forms[kind] for kind in kinds[first:last]])
+                yield form % tuple(values[2 * first : 2 * last])
 
     def _form(self, kind: RecordKind, clock: str) -> str | None:
         """The line of this kind at this time, as a form for ``%``. None if it cannot have one."""
@@ -276,8 +300,8 @@ class BatchHandler(logging.StreamHandler[TextIO]):
         del self.rows[:count]  # others may have been added
         try:
             assert isinstance(self.formatter, BatchFormatter)
-            for piece in _pieces(self.formatter.lines(rows)):
-                self.stream.write(piece)
+            for block in self.formatter.blocks(rows):
+                self.stream.write(block)
             self.stream.flush()
         except RecursionError:
             raise
@@ -304,15 +328,15 @@ class BatchHandler(logging.StreamHandler[TextIO]):
         self._wake = threading.Event()
 
 
-def _pieces(lines: Sequence[str]) -> Iterator[str]:
-    """The lines, joined as far as a pipe takes them in one piece."""
+def _joined(blocks: Iterable[str]) -> Iterator[str]:
+    """Blocks of lines, joined as far as a pipe takes them in one piece."""
     piece: list[str] = []
     size = 0
-    for line in lines:
-        length = len(line) if line.isascii() else 4 * len(line)
+    for block in blocks:
+        length = len(block) if block.isascii() else len(block.encode("utf-8", "surrogateescape"))
         if size + length > _ATOMIC and piece:
             yield "".join(piece)
             piece, size = [], 0
-        piece.append(line)
+        piece.append(block)
         size += length
     yield "".join(piece)

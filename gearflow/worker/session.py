@@ -15,9 +15,9 @@ ERROR carries no hint of what it answers, but a server answers in order:
   has no answer (which no job of ours makes before it has come).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias, cast
 
 from gearflow.client.transport import NO_TLS, NO_TOKEN, Unreachable
 from gearflow.errors import RemoteProtocolError
@@ -48,7 +48,9 @@ class Assignment(NamedTuple):
     workload: bytes
 
 
-_assignment: Final = tuple.__new__  # without the function that a NamedTuple's class calls
+_assignment: Final[Callable[..., Assignment]] = cast(
+    Any, tuple
+).__new__  # without the function that a NamedTuple's class calls
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,7 +66,8 @@ def test_a_row_becomes_the_line_that_the_record_would_be(is_json: bool, task: st
     ]
     for batch in (rows, [row for row in rows if row[2] == handle]):
         records = [each.record(created, text, seconds) for created, each, text, seconds in batch]
-        assert formatter().lines(batch) == [f"{formatter().format(record)}\n" for record in records]
+        lines = [f"{formatter().format(record)}\n" for record in records]
+        assert "".join(formatter().blocks(batch)) == "".join(lines)
 
 
 @pytest.mark.usefixtures("no_thread")
