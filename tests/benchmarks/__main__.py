@@ -68,10 +68,9 @@ def memory_tables(rounds: int, small: bool) -> Tables:
 
 def peers_tables(rounds: int, small: bool) -> Tables:
     chosen = peers.available([peer for peer in FIELD if peer.name not in LEFT_OUT], say)
-    results = peers.measured(chosen, [*ROWS], 1, small=small, say=say)
-    for name, by_peer in peers.measured(chosen, QUICK_ROWS, rounds - 1, small=small, say=say).items():
-        for peer, figures in by_peer.items():
-            results.setdefault(name, {}).setdefault(peer, []).extend(figures)
+    results: peers.Results = {}
+    peers.measure(results, chosen, [*ROWS], 1, small=small, say=say)
+    peers.measure(results, chosen, QUICK_ROWS, rounds - 1, small=small, say=say)
     yield peers.table(results, chosen)
     yield peers.versions(chosen)
 

@@ -16,6 +16,7 @@ the settings. All run on the same cores: broker, worker and client share them.
 
 import argparse
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -41,27 +42,23 @@ SMALL_LIMIT: Final = 20.0
 Results = dict[str, dict[str, list[float]]]
 
 
-def measured(
+def measure(
+    results: Results,
     peers: Sequence[Peer],
     rows: Sequence[str],
     rounds: int,
     *,
     small: bool,
     say: Callable[[str], None] = print,
-) -> Results:
-    """The figures by row and peer. What goes wrong is reported, and left out."""
+) -> None:
+    """Add the figures by row and peer. What goes wrong is reported, and left out."""
     turns = _turns()
-    results: Results = {}
-    try:
-        for number in range(rounds):
-            for letter in rows:
-                for peer in peers:
-                    if not peer.rows or letter in peer.rows:
-                        say(f"round {number + 1}, row {letter}: {peer.name}")
-                        _run(peer, letter, turns, results, say, small=small)
-    except KeyboardInterrupt:
-        say("stopped")
-    return results
+    for number in range(rounds):
+        for letter in rows:
+            for peer in peers:
+                if not peer.rows or letter in peer.rows:
+                    say(f"round {number + 1}, row {letter}: {peer.name}")
+                    _run(peer, letter, turns, results, say, small=small)
 
 
 def table(results: Results, peers: Sequence[Peer]) -> Table:
@@ -104,13 +101,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = [word for word in chosen if word not in ROWS]
     wanted = [peer for peer in FIELD if not words or {peer.name, peer.name.partition(" ")[0]} & {*words}]
     peers = available(wanted)
-    print(table(measured(peers, rows, options.rounds, small=options.small), peers))
-    print(f"{conditions()}\n{versions(peers)}\n{options.rounds} rounds in turns, {busy()} at the end")
+    results: Results = {}
+    try:
+        measure(results, peers, rows, options.rounds, small=options.small)
+    finally:  # what there is, also if it is stopped
+        print(table(results, peers))
+        print(f"{conditions()}\n{versions(peers)}\n{options.rounds} rounds in turns, {busy()} at the end")
 
 
 def stop(number: int, frame: FrameType | None) -> NoReturn:
     """End in good order, so that no worker is left behind."""
-    raise KeyboardInterrupt
+    sys.exit(128 + number)
 
 
 def _run(

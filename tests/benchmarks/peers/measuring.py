@@ -13,13 +13,12 @@ from typing import Final
 
 from tests.benchmarks.peers.environments import SIDES, Missing
 from tests.benchmarks.peers.field import Peer
-from tests.benchmarks.servers import Server
+from tests.benchmarks.servers import Server, cpu
 
 _LOOK: Final = 0.001
 """Seconds between two looks at a file, or a process."""
 
 _NOT_OFFERED: Final = 3
-_TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 
 class TooLong(Exception):
@@ -182,10 +181,9 @@ def _kill(pid: int) -> None:
 
 def _cpu(pid: int) -> float:
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
+        return cpu(pid)
+    except OSError:  # it has ended
         return 0.0
-    return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
 def _memory(pid: int) -> int:
