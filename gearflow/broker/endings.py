@@ -241,19 +241,19 @@ class Endings:
         """Have the store know how a job ended, as far as that is kept; then ``send``, and resume the
         waiters."""
         change = self._change(job, outcome, body, worker)
-        waiters: tuple[ResultWaiter, ...] = ()
+        waiters: deque[ResultWaiter] | None = None
         if job.details is not None and job.details.waiters:
-            waiters = tuple(job.details.waiters)
+            waiters = deque(job.details.waiters)
             job.details.waiters = {}
-        if change is None and not waiters:
+        if change is None and waiters is None:
             if send is not None:
                 send()
         elif len(body) >= self._journal.large and isinstance(change, JobRecord):
             self._journal.keep_ahead(change, partial(self._recorded, change, send, waiters, outcome, body))
-        elif send is not None or waiters:
+        elif send is not None or waiters is not None:
             self._journal.keep(change, partial(self._recorded, change, send, waiters, outcome, body))
         elif self._journal.durable:
-            self._journal.add(change, partial(self._recorded, change, None, (), outcome, b""))
+            self._journal.add(change, partial(self._recorded, change, None, None, outcome, b""))
         else:
             self._journal.add(change)
 
@@ -284,7 +284,7 @@ class Endings:
         self,
         change: JobRecord | Forgotten | None,
         send: Callable[[], None] | None,
-        waiters: tuple[ResultWaiter, ...],
+        waiters: deque[ResultWaiter] | None,
         outcome: JobOutcome,
         body: Body,
         error: str | None,
@@ -294,7 +294,7 @@ class Endings:
             if not self._journal.has_failed:
                 text = "cannot record that jobs have ended (%s); they may run again after a restart"
                 self._outgoing.notify(text, None, self._handles.handle(change.number), error)
-            self._journal.add_failed(change, partial(self._recorded, change, None, (), outcome, b""))
+            self._journal.add_failed(change, partial(self._recorded, change, None, None, outcome, b""))
         if waiters:
             self._turns.run(_resume(waiters, outcome, body))
         if send is not None:
@@ -308,9 +308,10 @@ def _detach(clients: Iterable[Session], job: QueuedJob) -> Steps:
         yield
 
 
-def _resume(waiters: tuple[ResultWaiter, ...], outcome: JobOutcome, body: Body) -> Steps:
+def _resume(waiters: deque[ResultWaiter], outcome: JobOutcome, body: Body) -> Steps:
     """The end of a job is kept: continue the calls that wait for it."""
-    for waiter in waiters:
+    while waiters:
+        waiter = waiters.popleft()  # each is freed with its step
         if waiter.session.waits.pop(waiter.call, None) is waiter:  # else the caller has left
             waiter.resume(outcome, body)
         yield

@@ -71,6 +71,7 @@ class OperationCalls:
         """List the workers."""
         call.read(api.WorkersRequest)
         workers: list[bytes] = []
+        pieces: list[bytes] = []
         for session in list(self._parts.core.sessions):
             functions: list[str] = []
             for function in list(session.abilities):
@@ -79,10 +80,13 @@ class OperationCalls:
                     yield TURN
             if functions and session.is_open:
                 workers.append(_worker_info(session, functions).to_wire())
+            if len(workers) == _SLICE:
+                pieces.append(b",".join(workers))
+                workers.clear()
             yield TURN
             if not call.session.is_open:
                 return None
-        return [b'{"workers":[%b]}' % b",".join(workers)]
+        return [b'{"workers":[', b",".join([*pieces, *workers]), b"]}"]
 
     # ---------------------------------------------------------------------- jobs that a worker holds
 
