@@ -75,7 +75,13 @@ class Submission(Request):
     def __init__(
         self, function: str, unique: bytes, answered: Signal, *, attached: bool, to_the_end: bool = False
     ) -> None:
-        Request.__init__(self, PacketType.JOB_CREATED, "a submission", answered)
+        # Without Request.__init__, because there is one for each call.
+        self.expected = PacketType.JOB_CREATED
+        self.what = "a submission"
+        self.answered = answered
+        self.answer = None
+        self.failure = None
+        self.abandoned = False
         self.function = function
         self.unique = unique
         self.attached = attached
