@@ -255,6 +255,8 @@ class Store(Protocol):
     def expire(self, now: float, limit: int) -> bool:
         """Remove up to ``limit`` records whose time is over, or that are too many: of these the oldest.
 
+        A few more may go where they lie together.
+
         Returns:
             Whether there are more to remove.
         """

@@ -31,6 +31,7 @@ from tests.stores.values import a_job, jobs_of
 _TRIES: Final = 20  # of something that fails once
 _TIMEOUT: Final = 60.0  # seconds
 _COPIES_EACH_SYNC: Final = Tuning(checkpoint=1)
+_PACKS: Final = Tuning(checkpoint=1, pack=1)
 _IN_PARTS: Final = Tuning(checkpoint=1, part=6000)
 """The longest bodies of a story are written ahead of their groups, in parts."""
 
@@ -172,9 +173,10 @@ def check_each(
     assert refused > (40 if is_tried_again else total / 5)
 
 
+@pytest.mark.parametrize("tuning", [_COPIES_EACH_SYNC, _PACKS], ids=["rows", "packs"])
 @pytest.mark.parametrize("fault", ["full", "broken", "killed"])
-def test_the_nth_change_on_the_disk_fails(disk: Disk, tmp_path: Path, fault: Fault) -> None:
-    check_each(disk, tmp_path, fault, lives(seed=1, groups=5), times=1)
+def test_the_nth_change_on_the_disk_fails(disk: Disk, tmp_path: Path, fault: Fault, tuning: Tuning) -> None:
+    check_each(disk, tmp_path, fault, lives(seed=1, groups=5), times=1, tuning=tuning)
 
 
 @pytest.mark.parametrize("fault", ["full", "broken", "killed"])
@@ -204,7 +206,8 @@ def parts_of(store: SqliteStore, story: list[list[Change]], tuning: Tuning) -> i
 def test_the_nth_change_on_the_disk_fails_in_long_stories(
     disk: Disk, tmp_path: Path, fault: Fault, seed: int
 ) -> None:
-    check_each(disk, tmp_path, fault, lives(seed, groups=20), times=1 + seed)
+    tuning = _PACKS if seed % 2 else _COPIES_EACH_SYNC
+    check_each(disk, tmp_path, fault, lives(seed, groups=20), times=1 + seed, tuning=tuning)
 
 
 def test_a_full_disk_refuses_until_there_is_room(disk: Disk, tmp_path: Path) -> None:
@@ -284,8 +287,8 @@ from gearflow.stores.sqlite.tuning import Tuning
 from tests.stores.scenario import lives
 from tests.stores.test_crash import drain, write_with_large_bodies
 
-path, (seed, groups, start, part) = sys.argv[1], map(int, sys.argv[2:])
-tuning = Tuning(checkpoint=200_000, blocking_checkpoint=400_000, log_file=100_000, part=part)
+path, (seed, groups, start, part, pack) = sys.argv[1], map(int, sys.argv[2:])
+tuning = Tuning(checkpoint=200_000, blocking_checkpoint=400_000, log_file=100_000, part=part, pack=pack)
 store = SqliteStore(path, tuning=tuning)
 for job in store.load().jobs:
     pass
@@ -301,9 +304,12 @@ sys.stdin.read()
 """
 
 
-def until_killed(path: Path, seed: int, groups: int, start: int, part: int, chance: random.Random) -> int:
+def until_killed(
+    path: Path, seed: int, groups: int, start: int, tuning: Tuning, chance: random.Random
+) -> int:
     """Has a process write groups from ``start`` on, and kills it somewhere; how many are acknowledged."""
-    command = [sys.executable, "-c", _WRITER, str(path), str(seed), str(groups), str(start), str(part)]
+    numbers = seed, groups, start, tuning.part, tuning.pack
+    command = [sys.executable, "-c", _WRITER, str(path), *map(str, numbers)]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
@@ -314,13 +320,13 @@ def until_killed(path: Path, seed: int, groups: int, start: int, part: int, chan
     return start + sum(line[:1].isdigit() and line.endswith(b"\n") for line in lines)
 
 
-def kill_often(path: Path, seed: int, rounds: int, part: int = Tuning().part) -> None:
+def kill_often(path: Path, seed: int, rounds: int, tuning: Tuning) -> None:
     story = lives(seed, 400)
     numbers = numbers_in(story)
     chance = random.Random(seed)
     written = 0
     for _ in range(rounds):
-        acknowledged = until_killed(path, seed, len(story), written, part, chance)
+        acknowledged = until_killed(path, seed, len(story), written, tuning, chance)
         store = SqliteStore(path)
         try:
             jobs_of(store.load())
@@ -333,19 +339,19 @@ def kill_often(path: Path, seed: int, rounds: int, part: int = Tuning().part) ->
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_killed_process_has_kept_what_it_acknowledged(tmp_path: Path, seed: int) -> None:
-    kill_often(tmp_path / "jobs.db", seed, rounds=4)
+    kill_often(tmp_path / "jobs.db", seed, rounds=4, tuning=Tuning(pack=1) if seed else Tuning())
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_killed_process_leaves_no_half_body(tmp_path: Path, seed: int) -> None:
-    kill_often(tmp_path / "jobs.db", seed, rounds=4, part=2500)
+    kill_often(tmp_path / "jobs.db", seed, rounds=4, tuning=Tuning(part=2500))
 
 
 @pytest.mark.nightly
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("seed", range(100, 130))
 def test_a_killed_process_has_kept_what_it_acknowledged_many_times(tmp_path: Path, seed: int) -> None:
-    kill_often(tmp_path / "jobs.db", seed, rounds=12)
+    kill_often(tmp_path / "jobs.db", seed, rounds=12, tuning=Tuning(pack=1) if seed % 2 else Tuning())
 
 
 _LIMITED: Final = """

@@ -44,17 +44,24 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
 
 
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """The same with its results in packs."""
+    path = tmp_path_factory.mktemp("packed") / "jobs.db"
+    return Whole(path, *_written(path, Tuning(pack=1)), Tuning(full_check=0, pack=1))
+
+
+@pytest.fixture(scope="module", params=[Tuning(), Tuning(pack=1)], ids=["rows", "packs"])
+def killed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Whole:
     """As a process that was killed left it: much is only in the log."""
     path = tmp_path_factory.mktemp("killed") / "jobs.db"
     copy = tmp_path_factory.mktemp("copy")
-    content = _written(path, copy_to=copy)
+    content = _written(path, request.param, copy_to=copy)
     return Whole(copy / "jobs.db", *content)
 
 
-def _written(path: Path, copy_to: Path | None = None) -> tuple[int, Snapshot]:
+def _written(path: Path, tuning: Tuning | None = None, copy_to: Path | None = None) -> tuple[int, Snapshot]:
     story = lives(seed=5, groups=150)
-    store = SqliteStore(path)
+    store = SqliteStore(path, tuning=tuning)
     for group in story:
         store.write(group)
     content = snapshot(store, numbers_in(story))
@@ -64,9 +71,11 @@ def _written(path: Path, copy_to: Path | None = None) -> tuple[int, Snapshot]:
     return numbers_in(story), content
 
 
-@pytest.fixture(params=["small", "large"])
-def sized(request: pytest.FixtureRequest, whole: Whole) -> Whole:
-    """``whole``, as a small or a large file to the store."""
+@pytest.fixture(params=["small", "large", "packed"])
+def sized(request: pytest.FixtureRequest, whole: Whole, packed: Whole) -> Whole:
+    """``whole``, as a small or a large file to the store, or the same with packs."""
+    if request.param == "packed":
+        return packed
     return whole._replace(tuning=Tuning(full_check=0)) if request.param == "large" else whole
 
 
@@ -184,7 +193,7 @@ def test_what_is_whole_is_loaded(whole: Whole, killed: Whole, tmp_path: Path) ->
 
 def test_a_flipped_byte_is_noticed_or_does_no_harm(sized: Whole, tmp_path: Path) -> None:
     assert check_many(sized, tmp_path, range(25), flip) > 10
-    assert check_many(sized, tmp_path, range(25), flip_in_structure) > 10
+    assert check_many(sized, tmp_path, range(40), flip_in_structure) > 10
 
 
 def test_a_cut_file_is_noticed(whole: Whole, tmp_path: Path) -> None:

@@ -53,9 +53,9 @@ sys.exit(3 if number > 0 else 0)
 NOT_REACHED: Final = 3
 
 
-def written(path: Path, jobs: int = 2000) -> bytes:
-    """A file with so many jobs and as many results; its name."""
-    store = SqliteStore(path)
+def written(path: Path, jobs: int = 2000, pack: int = 1000) -> bytes:
+    """A file with so many jobs and as many results, which are in packs if there may be; its name."""
+    store = SqliteStore(path, tuning=Tuning(pack=pack))
     name = store.load().name
     for start in range(0, jobs, 100):
         store.write([a_job(number, b"%d" % number * 20) for number in range(start + 1, start + 101)])
@@ -128,6 +128,14 @@ def folder_of_20_000(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("large")
     written(folder / "jobs.db", 20_000)
     return folder
+
+
+def test_no_pack_below_a_damaged_page_is_lost(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    written(path, pack=1)
+    (root,) = inner_pages(path, "records")
+    overwrite(path, range(root, root + 1))
+    assert recover(path)[:4] == (2000, 0, 2000, 0)
 
 
 @pytest.fixture
@@ -242,9 +250,10 @@ def test_all_is_saved_where_only_the_first_page_is_damaged(tmp_path: Path) -> No
     store.close()
 
 
-def test_the_first_page_can_be_replaced_after_a_vacuum(tmp_path: Path) -> None:
+@pytest.mark.parametrize("pack", [1, 1000])
+def test_the_first_page_can_be_replaced_after_a_vacuum(tmp_path: Path, pack: int) -> None:
     path = tmp_path / "jobs.db"
-    written(path)
+    written(path, pack=pack)
     tamper(path, "VACUUM")
     overwrite(path, range(1, 2))
     assert recover(path)[:4] == (2000, 0, 2000, 0)

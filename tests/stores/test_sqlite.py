@@ -331,7 +331,7 @@ def test_a_later_version_is_refused_with_both_versions(path: Path) -> None:
     later.execute("PRAGMA user_version = 99")
     later.close()
     with pytest.raises(
-        StoreError, match=r"jobs\.db has version 99, .* up to 3; use the gearflow that wrote it"
+        StoreError, match=r"jobs\.db has version 99, .* up to 4; use the gearflow that wrote it"
     ):
         SqliteStore(path)
 
@@ -347,9 +347,9 @@ def test_an_earlier_version_is_brought_forward(path: Path, monkeypatch: pytest.M
     assert jobs_of(store.load()) == [a_job(1)]
     assert store.ended(2) == an_end(2)
     store.close()
-    assert schema_of(path) == (4, True)
+    assert schema_of(path) == (5, True)
     monkeypatch.undo()
-    with pytest.raises(StoreError, match="has version 4, and this gearflow knows versions up to 3"):
+    with pytest.raises(StoreError, match="has version 5, and this gearflow knows versions up to 4"):
         SqliteStore(path)
 
 
@@ -366,7 +366,7 @@ def test_a_migration_that_fails_leaves_the_file_as_it_was(
     with pytest.raises(StoreError, match="already exists"):
         SqliteStore(path)
     monkeypatch.undo()
-    assert schema_of(path) == (3, False)
+    assert schema_of(path) == (4, False)
     write_once(path)
 
 
@@ -394,12 +394,59 @@ def test_a_damaged_file_of_the_first_version_is_recovered(path: Path, first_vers
     write_once(path)
 
 
+def make_old(path: Path, version: int) -> None:
+    """Make a file one of an earlier version, which has nothing of a later one."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        if version == 1:
+            connection.execute("DROP TABLE paused")
+        connection.execute(f"PRAGMA user_version = {version}")
+        assert schema.tables_of(connection) == schema.expected_tables(version)
+
+
 @pytest.fixture
-def first_version(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At ``path`` is a file that the first version of the schema made."""
-    with monkeypatch.context() as patched:
-        patched.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:1])
-        write_once(path, [a_job(1), an_end(2)])
+def first_version(path: Path) -> None:
+    """At ``path`` is a file of the first version of the schema."""
+    write_once(path, [a_job(1), an_end(2)])
+    make_old(path, 1)
+
+
+def test_the_third_version_knew_of_no_packs(path: Path) -> None:
+    ends = [an_end(number) for number in range(1, 40)]
+    write_once(path, [a_job(100), a_dead_letter(200)])
+    store = SqliteStore(path, tuning=Tuning(pack=1000))
+    store.load()
+    store.write(ends)
+    store.close()
+    make_old(path, 3)
+    for number in range(300, 302):  # the first of the next server, and one that finds packs
+        store = SqliteStore(path)
+        assert jobs_of(store.load()) == [a_job(100)]
+        assert [whole_result(store, end.number) for end in ends] == ends
+        assert store.latest(b"resize", b"key-7") == an_end(7)
+        store.write([an_end(number * 100 + more) for more in range(30)])
+        assert store.ended(number * 100 + 29) == an_end(number * 100 + 29)
+        store.close()
+
+
+def test_a_damaged_file_of_the_third_version_is_recovered(path: Path) -> None:
+    write_once(path, [a_job(1), an_end(2)])
+    make_old(path, 3)
+    with path.open("r+b") as file:
+        file.write(bytes(16))
+    recovered = recover(path)
+    assert (recovered.kept_jobs, recovered.kept_records) == (1, 1)
+    write_once(path)
+
+
+def test_a_copy_of_a_file_of_the_third_version_is_whole(path: Path) -> None:
+    write_once(path, [a_job(1), an_end(2)])
+    make_old(path, 3)
+    copy = path.with_name("copy.db")
+    backup(path, copy)
+    store = SqliteStore(copy)
+    assert jobs_of(store.load()) == [a_job(1)]
+    assert store.ended(2) == an_end(2)
+    store.close()
 
 
 @pytest.mark.parametrize(
@@ -460,13 +507,12 @@ def test_a_damaged_file_of_the_second_version_keeps_what_was_paused(
 
 
 @pytest.fixture
-def second_version(path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[tuple[bytes, ...]], None]:
+def second_version(path: Path) -> Callable[[tuple[bytes, ...]], None]:
     """Makes a file of the second version of the schema, which had all paused functions in one row."""
 
     def make(functions: tuple[bytes, ...]) -> None:
-        with monkeypatch.context() as patched:
-            patched.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:2])
-            write_once(path, [a_job(1)])
+        write_once(path, [a_job(1)])
+        make_old(path, 2)
         with closing(sqlite3.connect(path, isolation_level=None)) as connection:
             connection.execute("UPDATE paused SET functions = ?, crc = ?", paused_row(functions))
 

@@ -24,6 +24,7 @@ from typing import Final
 
 from gearflow.broker.storage import StoredJob
 from gearflow.stores.sqlite.errors import damaged
+from gearflow.stores.sqlite.packs import RESULTS
 from gearflow.stores.sqlite.rows import JOB_HEAD, SHORT_WORKLOAD, DamagedRow, row_job
 from gearflow.stores.sqlite.schema import Metadata
 from gearflow.stores.sqlite.tuning import Tuning
@@ -60,9 +61,9 @@ def check_records(path: Path, connection: sqlite3.Connection, metadata: Metadata
         StoreError: Some are missing or cannot be found.
         sqlite3.Error: The file cannot be read.
     """
-    query = "SELECT count(*), sum(kept), sum(token) FROM records NOT INDEXED"
+    query = f"SELECT sum({RESULTS}), sum(kept), sum(token) FROM records NOT INDEXED"
     rows, kept, tokens = connection.execute(query).fetchone()
-    if (rows, kept or 0) != (metadata.records, metadata.kept):
+    if (rows or 0, kept or 0) != (metadata.records, metadata.kept):
         raise damaged(
             path, f"it has {rows} results with {kept} bytes, not {metadata.records} with {metadata.kept}"
         )

@@ -38,6 +38,8 @@ from gearflow.stores.sqlite.errors import DiskFull, failed, hint
 from gearflow.stores.sqlite.files import FileLock, lock_database, sync_names
 from gearflow.stores.sqlite.leaves import Leaves
 from gearflow.stores.sqlite.opening import connect, make_ready
+from gearflow.stores.sqlite.packs import Pack, is_pack, numbers_in
+from gearflow.stores.sqlite.reader import Reader
 from gearflow.stores.sqlite.rows import (
     JOB_DEAD,
     JOB_HEAD,
@@ -49,7 +51,7 @@ from gearflow.stores.sqlite.rows import (
     row_record,
 )
 from gearflow.stores.sqlite.schema import DamagedMetadata, Metadata
-from gearflow.stores.sqlite.tables import Reader, Tables
+from gearflow.stores.sqlite.tables import Tables
 
 _FRUITLESS: Final = 2000
 _HIGHEST: Final = 1 << 62  # key
@@ -135,14 +137,20 @@ class DamagedTables(Reader):
         """Each result, and whether it is the result of a dead letter."""
         for row in self._rows("records", "place", RECORD_COLUMNS):
             with suppress(sqlite3.Error, DamagedRow):
-                yield self.whole_record(row), row[RECORD_DEAD] != 0
+                if is_pack(row):
+                    yield from ((record, False) for record in Pack(row))
+                else:
+                    yield self.whole_record(row), row[RECORD_DEAD] != 0
 
     def ended(self) -> dict[int, bool]:
         """The numbers of the readable results, and whether they are of dead letters."""
         found: dict[int, bool] = {}
         for row in self._rows("records", "place", SHORT_RECORD):
             with suppress(DamagedRow):
-                found[row_record(row).number] = row[RECORD_DEAD] != 0
+                if is_pack(row):
+                    found.update(dict.fromkeys(numbers_in(row)[0], False))
+                else:
+                    found[row_record(row).number] = row[RECORD_DEAD] != 0
         return found
 
     def readable_paused(self) -> tuple[bytes, ...] | None:

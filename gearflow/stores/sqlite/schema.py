@@ -6,7 +6,8 @@ pages stay the same, which ``recovery`` relies on. Tables of later versions may 
 A job costs as few writes as possible: ``jobs`` has no index but its key, the number. Results are kept in the
 order in which jobs ended (``place``), and the first ones go first when there are too many. Indexes find them
 by number and by expiry. For uniques see ``rows``. A dead letter is a row in both tables, with ``dead`` set in
-each. Its workload stays where it is.
+each. Its workload stays where it is. A row of ``records`` without a number has several results: see
+``packs``.
 """
 
 from __future__ import annotations
@@ -118,7 +119,16 @@ def _add_row_for_each_paused(connection: sqlite3.Connection) -> None:
     connection.execute("UPDATE paused SET functions = ?, crc = ? WHERE id = 1", total)
 
 
-MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [_create, _add_paused, _add_row_for_each_paused]
+def _allow_packs(connection: sqlite3.Connection) -> None:
+    """Since version 4 a row of ``records`` may be a pack. Only the number of the version changes."""
+
+
+MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [
+    _create,
+    _add_paused,
+    _add_row_for_each_paused,
+    _allow_packs,
+]
 """The n-th migrates a file of version n to version n + 1. A new file has version 0."""
 
 
@@ -182,7 +192,7 @@ class Metadata:
     copied: int = 0  # 1: this is a copy. The original may have given more numbers
     groups: int = 0  # of changes, so far
     jobs: int = 0  # rows
-    records: int = 0  # rows
+    records: int = 0  # results
     kept: int = 0  # bytes of results
     tokens: int = 0  # the sum of those of the results
 

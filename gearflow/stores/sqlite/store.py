@@ -10,7 +10,8 @@ a number comes a second time, the changes gathered so far are applied first.
 
 **Metadata.** The file itself holds the number of rows and of kept bytes, written with each group. Missing
 rows are noticed by it, which checksums cannot do. ``integrity`` says what is checked when, and ``rows`` has
-the checksums. Memory holds only the metadata, the hashes of uniques, and which jobs lie in parts.
+the checksums. Memory holds only the metadata, the hashes of uniques, the numbers of packed results, and which
+jobs lie in parts.
 
 **File size.** Free pages are used again but not returned to the file system. That would cost a second write
 for each page (auto_vacuum) or block the server (VACUUM). A file that is mostly empty when it is opened is
@@ -128,7 +129,7 @@ class SqliteStore:
         metadata = read_metadata(self.path, connection, self._lock, self._tuning)
         check_file(self.path, connection, self.log.main_fd, self._tuning)
         self._committed = metadata.copy()
-        self._tables = Tables(connection, metadata, self._keep_bytes, self._tuning.part)
+        self._tables = Tables(connection, metadata, self._keep_bytes, self._tuning)
         self._lock.begin(metadata.name, metadata.groups)
         with self._transaction():
             pass  # write the metadata
@@ -139,7 +140,7 @@ class SqliteStore:
         """See ``Store``. A damaged job raises when the iteration reaches it, a missing one after the last."""
         with self._reading() as tables:
             check_records(self.path, tables.connection, tables.metadata)
-            tables.read_uniques()
+            tables.read_indexes()
         with self._reading("which functions are paused") as tables:
             paused = tables.paused()
         return Contents(tables.metadata.name, tables.metadata.reserved, self._jobs(), paused)
@@ -278,7 +279,8 @@ class SqliteStore:
             return (yield from tables.fetch(number))
 
     def ended(self, number: int) -> JobRecord | None:
-        return self._record("number", number, number)
+        with self._reading_one("records", "number", number, number) as tables:
+            return tables.record_of(number)
 
     def fetch_result(self, number: int) -> Generator[None, None, JobRecord | None]:
         with self._reading_one("records", "number", number, number) as tables:
@@ -287,7 +289,7 @@ class SqliteStore:
     def latest(self, function: bytes, unique: bytes) -> JobRecord | None:
         self._check_open()
         for place in self._tables.find(function, unique):
-            record = self._record("place", place)
+            record = self._record_at(place)
             if record is not None and (record.function, record.unique) == (function, unique):
                 return record
         return None
@@ -297,7 +299,7 @@ class SqliteStore:
         with self._reading() as tables:
             for number, place in tables.dead(function, after):
                 try:
-                    record = self._record("place", place, number)
+                    record = self._record_at(place, number)
                 except DamagedEntry as error:
                     letters.append(error)
                 else:
@@ -307,20 +309,25 @@ class SqliteStore:
                     break
         return letters
 
-    def _record(self, key: str, value: int, number: int = 0) -> JobRecord | None:
-        with self._reading_one("records", key, value, number) as tables:
-            return tables.record(key, value)
+    def _record_at(self, place: int, number: int = 0) -> JobRecord | None:
+        with self._reading_one("records", "place", place, number) as tables:
+            return tables.record_at(place)
 
     def expire(self, now: float, limit: int) -> bool:
         with self._reading() as tables:
-            over = tables.over(now, self._keep_bytes, limit + 1)
-        count, size = 0, 0
-        while count < min(limit, len(over)) and size < self._tuning.expire:
+            over, partly = tables.over(now, self._keep_bytes, limit + 1)
+        if partly:
+            self._apply(lambda tables: tables.dissolve(partly, now))
+            with self._reading() as tables:
+                over, partly = tables.over(now, self._keep_bytes, limit + 1)
+        count, results, size = 0, 0, 0
+        while count < len(over) and results < limit and size < self._tuning.expire:
             size += over[count].kept
+            results += over[count].results
             count += 1
         if count:
             self._apply(lambda tables: tables.remove(over[:count]))
-        return len(over) > count
+        return len(over) > count or len(partly) > 0
 
     def close(self) -> None:
         if self._closed:

@@ -1,13 +1,15 @@
-"""Reads and changes the tables. The caller begins and ends the transaction."""
+"""Changes the tables. The caller begins and ends the transaction."""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from typing import Any, Final, NamedTuple, TypeVar, cast
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from heapq import merge
+from itertools import groupby, starmap
+from typing import Any, Final
 from zlib import crc32
 
-from gearflow.broker.parser import Body, mapped
+from gearflow.broker.parser import Body
 from gearflow.broker.storage import (
     Change,
     Forgotten,
@@ -19,29 +21,34 @@ from gearflow.broker.storage import (
     StoredJob,
 )
 from gearflow.errors import StoreError
+from gearflow.stores.sqlite.packs import (
+    PACK_HEAD,
+    PACKED,
+    RESULTS,
+    Pack,
+    PackedNumbers,
+    is_pack,
+    is_packable,
+    numbers_in,
+    pack_row,
+)
+from gearflow.stores.sqlite.reader import PLACE, Place, Reader
 from gearflow.stores.sqlite.rows import (
-    JOB_BODY_CRC,
-    JOB_DEAD,
     JOB_HEAD,
     KEPT,
     MOST_PARTS,
-    RECORD_BODY_CRC,
     RECORD_COLUMNS,
-    SHORT_WORKLOAD,
     TOKEN,
     DamagedRow,
     Row,
     Uniques,
     body_key,
-    dead_letter_token,
     job_row,
     kept_by,
     part_ids,
-    paused_functions,
     paused_id,
     paused_row,
     record_row,
-    row_job,
     row_paused,
     row_record,
     token_of,
@@ -49,158 +56,8 @@ from gearflow.stores.sqlite.rows import (
 from gearflow.stores.sqlite.schema import Metadata
 from gearflow.stores.sqlite.tuning import Tuning
 
-
-class Place(NamedTuple):
-    """Where a result is kept, and what belongs to it."""
-
-    place: int
-    number: int
-    dead: int  # not 0: there is a letter, too
-    token: int
-    kept: int  # bytes
-
-
-PLACE: Final = "place, number, dead, token, kept"
-
-
-class Reader:
-    """The tables of an open file. Everything may raise sqlite3.Error or DamagedRow."""
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self.connection = connection
-
-    def job(self, number: int) -> StoredJob | None:
-        return _at_once(self.fetch(number))
-
-    def fetch(self, number: int) -> Generator[None, None, StoredJob | None]:
-        """Read a job in steps. None if it is gone."""
-        row = self.connection.execute(
-            f"SELECT {JOB_HEAD}, workload FROM jobs WHERE number = ?", (number,)
-        ).fetchone()
-        if row is None:
-            return None
-        try:
-            return (yield from self._whole_job(row))
-        except DamagedRow:
-            if self.held(number) is None:  # removed meanwhile
-                return None
-            raise
-
-    def whole_job(self, row: Row) -> StoredJob:
-        """The job in a row of ``JOB_HEAD`` and workload, with its whole workload."""
-        return _at_once(self._whole_job(row))
-
-    def _whole_job(self, row: Row) -> Generator[None, None, StoredJob]:
-        job = row_job(row)
-        if not isinstance(job.workload, int):
-            return job
-        key = body_key(job.number, of_result=False)
-        return job._replace(workload=(yield from self._joined(key, job.workload, row[JOB_BODY_CRC])))
-
-    def whole_record(self, row: Row) -> JobRecord:
-        """The record in a row of ``RECORD_COLUMNS``, with its whole body."""
-        return _at_once(self._whole_record(row))
-
-    def _whole_record(self, row: Row) -> Generator[None, None, JobRecord]:
-        record = row_record(row)
-        if not isinstance(record.body, int):
-            return record
-        key = body_key(record.number, of_result=True)
-        return record._replace(body=(yield from self._joined(key, record.body, row[RECORD_BODY_CRC])))
-
-    def record(self, key: str, value: int) -> JobRecord | None:
-        """The result with this ``number``, or at this ``place``. A body in parts is its length."""
-        row = self._record_row_at(key, value)
-        return None if row is None else row_record(row)
-
-    def fetch_record(self, number: int) -> Generator[None, None, JobRecord | None]:
-        """Read a result in steps. None if it is gone. If another has taken its number, that one is read."""
-        while (row := self._record_row_at("number", number)) is not None:
-            try:
-                return (yield from self._whole_record(row))
-            except DamagedRow:
-                now = self._record_row_at("number", number)
-                if now is not None and now[0] == row[0]:  # at the same place
-                    raise
-        return None
-
-    def _record_row_at(self, key: str, value: int) -> Row | None:
-        found = self.connection.execute(f"SELECT {RECORD_COLUMNS} FROM records WHERE {key} = ?", (value,))
-        return next(iter(found.fetchall()), None)
-
-    def names(self, table: str, key: str, value: int) -> tuple[int, bytes, bytes] | None:
-        """The number, function and unique in a damaged row, as far as they can be read."""
-        row = self.connection.execute(
-            f'SELECT number, CAST(function AS BLOB), CAST("unique" AS BLOB) FROM {table} WHERE {key} = ?',
-            (value,),
-        ).fetchone()
-        if row is None or not isinstance(row[0], int):
-            return None
-        function, unique = (
-            bytes(name or b"").decode(errors="replace").encode("latin-1", "replace") for name in row[1:]
-        )
-        return row[0], function, unique
-
-    def dead(self, function: bytes | None, after: int) -> Iterator[tuple[int, int]]:
-        """The numbers and places of dead letters, from the index alone. A few may be of other functions."""
-        which, values = "records_letter WHERE", [after]
-        if function is not None:
-            which, values = "records_dead WHERE dead = ? AND", [dead_letter_token(function), after]
-        return self.connection.execute(
-            f"SELECT number, place FROM records INDEXED BY {which} dead > 0 AND number > ? ORDER BY number",
-            values,
-        )
-
-    def paused(self) -> tuple[bytes, ...]:
-        """The functions that are paused."""
-        rows = self.connection.execute("SELECT id, functions, crc FROM paused ORDER BY id").fetchall()
-        return paused_functions(rows)
-
-    def held(self, number: int) -> tuple[StoredJob, int, int] | None:
-        """A job without its long workload, whether it is dead, and the workload's checksum."""
-        row = self.connection.execute(
-            f"SELECT {JOB_HEAD}, {SHORT_WORKLOAD} FROM jobs WHERE number = ?", (number,)
-        ).fetchone()
-        return None if row is None else (row_job(row), row[JOB_DEAD], row[JOB_BODY_CRC])
-
-    def places(self, number: int) -> list[Place]:
-        found = self.connection.execute(f"SELECT {PLACE} FROM records WHERE number = ?", (number,))
-        return [Place(*row) for row in found]
-
-    def _joined(self, key: int, size: int, crc: int) -> Generator[None, None, memoryview]:
-        """The body of a key, whose parts are read one by one."""
-        whole = mapped(size)
-        first, last = part_ids(key)
-        end = found = 0
-        while (part := self._next_part(first, last)) is not None:
-            first, piece = part[0] + 1, part[1]
-            start, end = end, end + len(piece)
-            if end > size:
-                raise DamagedRow
-            whole[start:end] = piece
-            found = crc32(piece, found)
-            yield
-        if end != size or found != crc:
-            raise DamagedRow
-        return whole.toreadonly()
-
-    def _next_part(self, first: int, last: int) -> Row | None:
-        """The first part with a key in this range, after its key."""
-        query = "SELECT id, bytes FROM parts WHERE id BETWEEN ? AND ? ORDER BY id LIMIT 1"
-        return next(iter(self.connection.execute(query, (first, last)).fetchall()), None)
-
-
-T = TypeVar("T")
-
-
-def _at_once(steps: Generator[None, None, T]) -> T:
-    """Do all steps."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return cast(T, end.value)
-
+_DISSOLVED: Final = 8
+"""Packs that are dissolved at a time. Each takes some tenths of a millisecond."""
 
 _INSERT_JOB: Final = f"INSERT INTO jobs ({JOB_HEAD}, workload) VALUES ({', '.join('?' * 14)})"
 _UPDATE_JOB: Final = f"UPDATE jobs SET ({JOB_HEAD}) = ({', '.join('?' * 13)}) WHERE number = ?"
@@ -215,14 +72,16 @@ class Tables(Reader):
         connection: sqlite3.Connection,
         metadata: Metadata,
         keep_bytes: int | None = None,
-        part: int = Tuning().part,
+        tuning: Tuning = Tuning(),  # noqa: B008  (frozen)
     ) -> None:
         """A result that is larger than ``keep_bytes`` is not kept, because all others would have to go."""
         super().__init__(connection)
-        self._next_place = 1 + (connection.execute("SELECT max(place) FROM records").fetchone()[0] or 0)
+        last = connection.execute(f"SELECT place + {RESULTS} FROM records ORDER BY place DESC LIMIT 1")
+        self._next_place = int((last.fetchone() or (1,))[0] or 1)
         self.metadata = metadata
         self._keep_bytes = keep_bytes
-        self._part = part
+        self._part = tuning.part
+        self._pack = tuning.pack
         keys = [key for (key,) in connection.execute("SELECT DISTINCT id >> 8 FROM parts")]
         self._in_parts = {key >> 1 for key in keys if not key & 1}
         """Numbers of jobs whose workloads lie in parts. Some of them are gone."""
@@ -230,14 +89,27 @@ class Tables(Reader):
         """Keys of bodies in parts whose jobs or results may be gone. A rollback can bring them back."""
         self.ahead: dict[int, int] = {}
         """Checksums of the bodies that are written ahead of their jobs or results, by key."""
+        self._unreadable: set[int] = set()  # places of damaged packs
         self._uniques = Uniques()
+        self._numbers = PackedNumbers()
 
-    def read_uniques(self) -> None:
-        """Build the index for ``latest``."""
-        self._uniques = Uniques()
-        for place, token in self.connection.execute("SELECT place, token FROM records ORDER BY place"):
-            if token:
-                self._uniques.add(token, place)
+    def read_indexes(self) -> None:
+        """Build the indexes of uniques and of packed numbers."""
+        self._uniques, self._numbers = Uniques(), PackedNumbers()
+        rows = self.connection.execute(
+            "SELECT place, token FROM records WHERE number IS NOT NULL AND token != 0 ORDER BY place"
+        )
+        for place, token in merge(rows, self._packed_tokens()):
+            self._uniques.add(token, place)
+
+    def _packed_tokens(self) -> Iterator[tuple[int, int]]:
+        """The places and tokens of packed results. Adds their numbers to the index."""
+        query = f"SELECT {PACK_HEAD} FROM records WHERE number IS NULL ORDER BY place"
+        for row in self.connection.execute(query):
+            numbers, tokens = numbers_in(row)
+            self._numbers.add(numbers, row[0])
+            if row[TOKEN]:
+                yield from ((place, token) for place, token in enumerate(tokens, row[0]) if token)
 
     def find(self, function: bytes, unique: bytes) -> Iterator[int]:
         """The places where the latest result of a unique may be, the youngest first."""
@@ -264,44 +136,116 @@ class Tables(Reader):
         for change in changes:
             if isinstance(change, (StoredJob, JobRecord)):
                 self.remove(place._replace(dead=0) for place in self.places(change.number))
+                self._remove_packed(change.number)
             if isinstance(change, StoredJob) and not isinstance(change.workload, int):
                 self._delete_jobs([change.number])
             self._apply_kinds({type(change): [change]})
 
-    def over(self, now: float, keep_bytes: int | None, limit: int) -> list[Place]:
-        """The first expired results, then the oldest results beyond ``keep_bytes``."""
-        query = f"SELECT {PLACE} FROM records"
-        found = [
-            Place(*row)
-            for row in self.connection.execute(
-                f"{query} WHERE expires <= ? ORDER BY expires LIMIT ?", (now, limit)
-            )
-        ]
-        kept = self.metadata.kept - sum(place.kept for place in found)
-        if keep_bytes is not None and kept > keep_bytes and len(found) < limit:
-            expired = set(found)
-            for row in self.connection.execute(f"{query} ORDER BY place LIMIT ?", (limit,)):
-                if kept <= keep_bytes or len(found) == limit:
+    def record_at(self, place: int) -> JobRecord | None:
+        """The result at this place. A body in parts is its length."""
+        row = self._row_covering(place)
+        if row is None:
+            return None
+        return Pack(row)[place - row[0]] if is_pack(row) else row_record(row)
+
+    def _row_covering(self, place: int) -> Row | None:
+        query = f"SELECT {RECORD_COLUMNS} FROM records WHERE place <= ? ORDER BY place DESC LIMIT 1"
+        row: Row | None = next(iter(self.connection.execute(query, (place,)).fetchall()), None)
+        if row is None or (
+            row[0] != place and not (is_pack(row) and place < row[0] + len(numbers_in(row)[0]))
+        ):
+            return None
+        return row
+
+    def record_of(self, number: int) -> JobRecord | None:
+        """The last result of a job. A body in parts is its length."""
+        row = self.record_row_at("number", number)
+        packed = self._packed(number)
+        if packed is not None and (row is None or row[0] < packed[1]):
+            pack, place = packed
+            return pack[place - pack.place]
+        return None if row is None else row_record(row)
+
+    def fetch_record(self, number: int) -> Generator[None, None, JobRecord | None]:
+        """Read a result in steps. None if it is gone. If another has taken its number, that one is read."""
+        while (record := self.record_of(number)) is not None and isinstance(record.body, int):
+            row = self.record_row_at("number", number)
+            assert row is not None
+            try:
+                return (yield from self.whole_record_in_steps(row))
+            except DamagedRow:
+                now = self.record_row_at("number", number)
+                if now is not None and now[0] == row[0]:  # at the same place
+                    raise
+        return record
+
+    def _packed(self, number: int) -> tuple[Pack, int] | None:
+        """The pack with the last packed result of a job, and the result's place."""
+        for place in self._numbers.find(number):
+            row = self._row_covering(place)
+            if row is not None and is_pack(row) and numbers_in(row)[0][place - row[0]] == number:
+                return Pack(row), place
+        return None
+
+    def over(self, now: float, keep_bytes: int | None, limit: int) -> tuple[list[Place], list[Place]]:
+        """The first expired results, then the oldest results beyond ``keep_bytes``. And the packs of which
+        only some results are over."""
+        query, more = f"SELECT {PLACE} FROM records", limit + len(self._unreadable)
+        expired = self.connection.execute(f"{query} WHERE expires <= ? ORDER BY expires LIMIT ?", (now, more))
+        found: list[Place] = []
+        partly: list[Place] = []
+        for place in starmap(Place, expired):
+            if place.last_expires is None or place.last_expires <= now:
+                found.append(place)
+            elif place.place not in self._unreadable and len(partly) < _DISSOLVED:
+                partly.append(place)
+        excess = 0 if keep_bytes is None else self.metadata.kept - keep_bytes
+        excess -= sum(place.kept for place in found)
+        if excess > 0 and len(found) < limit:
+            known = set(found)
+            for place in starmap(Place, self.connection.execute(f"{query} ORDER BY place LIMIT ?", (limit,))):
+                if excess <= 0 or len(found) >= limit:
                     break
-                if (place := Place(*row)) not in expired:
-                    found.append(place)
-                    kept -= place.kept
-        return found
+                if place in known:
+                    continue
+                if place.results > 1 and place.kept > excess and place.place not in self._unreadable:
+                    partly.append(place)
+                    break
+                found.append(place)
+                excess -= place.kept
+        return found, partly
+
+    def dissolve(self, places: Iterable[Place], now: float) -> None:
+        """Give the results in packs rows, except those that are expired. A damaged pack stays: it goes as a
+        whole, when all of it is over."""
+        for place in set(places):
+            try:
+                row = self._row_covering(place.place)
+                pack = Pack(row) if row is not None else None
+            except (DamagedRow, sqlite3.OperationalError):  # the latter if a blob is no blob any more
+                self._unreadable.add(place.place)
+            else:
+                if pack is not None:
+                    self._dissolve(pack, lambda record: record.expires <= now)
 
     def remove(self, places: Iterable[Place]) -> None:
         """Remove results, with their dead letters."""
-        places = list(places)
+        self._remove(list(places))
+        if (first := self.connection.execute("SELECT min(place) FROM records").fetchone()[0]) is not None:
+            self._uniques.forget_before(first)
+            self._numbers.forget_before(first)
+
+    def _remove(self, places: Sequence[Place]) -> None:
+        """Remove results from the tables. Their places are still in the indexes."""
         self.connection.executemany("DELETE FROM records WHERE place = ?", [place[:1] for place in places])
-        self.metadata.records -= len(places)
         for place in places:
+            self.metadata.records -= place.results
             self.metadata.kept -= place.kept
             self.metadata.tokens -= place.token
             if place.dead:
                 self._delete_jobs([place.number])
-            if place.kept > self._part:
+            if place.kept > self._part and place.number:
                 self.loose.add(body_key(place.number, of_result=True))
-        if (first := self.connection.execute("SELECT min(place) FROM records").fetchone()[0]) is not None:
-            self._uniques.forget_before(first)
 
     def _apply_kinds(self, kinds: dict[type[Change], list[Any]]) -> None:
         """Apply changes by kind. No two are of the same job."""
@@ -337,18 +281,60 @@ class Tables(Reader):
 
     def insert_records(self, records: Sequence[JobRecord]) -> None:
         """Insert results, after their dead letters."""
-        place = self._next_place
-        new = [self._record_row(record, place + more) for more, record in enumerate(records)]
-        self._next_place += len(new)
-        self.connection.executemany(_INSERT_RECORD, new)
-        self.metadata.records += len(new)
-        for row in new:
-            self.metadata.kept += row[KEPT]
-            if token := row[TOKEN]:
-                self.metadata.tokens += token
-                self._uniques.add(token, row[0])
+        for packable, group in groupby(records, is_packable):
+            run = list(group)
+            if packable and len(run) >= self._pack:
+                for start in range(0, len(run), PACKED):
+                    self._insert_pack(run[start : start + PACKED])
+            else:
+                for row in self._insert_rows(enumerate(run, self._next_place)):
+                    if row[TOKEN]:
+                        self._uniques.add(row[TOKEN], row[0])
+                self._next_place += len(run)
 
-    def _record_row(self, record: JobRecord, place: int) -> Row:
+    def _insert_rows(self, records: Iterable[tuple[int, JobRecord]]) -> list[Row]:
+        """Insert results at places."""
+        rows = [self._new_row(record, place) for place, record in records]
+        self.connection.executemany(_INSERT_RECORD, rows)
+        self.metadata.records += len(rows)
+        for row in rows:
+            self.metadata.kept += row[KEPT]
+            self.metadata.tokens += row[TOKEN]
+        return rows
+
+    def _insert_pack(self, records: Sequence[JobRecord]) -> None:
+        """Insert results as a pack."""
+        place = self._next_place
+        row = pack_row(records, place)
+        self.connection.execute(_INSERT_RECORD, row)
+        self._next_place += len(records)
+        self.metadata.records += len(records)
+        self.metadata.kept += row[KEPT]
+        self.metadata.tokens += row[TOKEN]
+        self._numbers.add([record.number for record in records], place)
+        if row[TOKEN]:
+            for each, token in enumerate(numbers_in(row)[1], place):
+                if token:
+                    self._uniques.add(token, each)
+
+    def _dissolve(self, pack: Pack, is_gone: Callable[[JobRecord], bool]) -> None:
+        """Remove a pack. The results in it that are not gone get rows."""
+        left = [(pack.place + index, record) for index, record in enumerate(pack) if not is_gone(record)]
+        self._remove([Place(pack.place, 0, 0, pack.row[TOKEN], pack.row[KEPT], len(pack), None)])
+        for place, record in left:
+            others = self.places(record.number)
+            if all(other.place < place for other in others):
+                self._remove(others)
+                self._insert_rows([(place, record)])
+
+    def _remove_packed(self, number: int) -> bool:
+        """Remove the packed result of a job. False if there is none."""
+        found = self._packed(number)
+        if found is not None:
+            self._dissolve(found[0], lambda record: record.number == number)
+        return found is not None
+
+    def _new_row(self, record: JobRecord, place: int) -> Row:
         body = record.body
         if isinstance(body, int) or len(body) <= self._part:
             return record_row(record, place)
@@ -408,6 +394,7 @@ class Tables(Reader):
         if self._delete_jobs(numbers, and_not_dead="AND dead = 0") < len(numbers):
             for number in numbers:
                 self.remove(self.places(number))
+                self._remove_packed(number)
 
     def _reschedule(self, changes: Sequence[Rescheduled]) -> None:
         for number, due, attempt, deaths in changes:

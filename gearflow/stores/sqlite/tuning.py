@@ -31,6 +31,9 @@ class Tuning:
     """A longer body is divided into parts of a quarter of this size, or into 256 longer ones. The server
     writes, reads and removes one part at a time. A MiB takes some milliseconds."""
 
+    pack: int = 16
+    """So many short results that end in one group, one after the other, are written as packs."""
+
     expire: int = 32 << 20
     """One call of ``expire`` removes about this many bytes of bodies at most."""
 
