@@ -13,10 +13,21 @@ Action = Callable[[], None]
 IsValid = Callable[[], bool]
 
 _FEW_TIMERS: Final = 1024
-"""The queue is not swept for invalid entries while it has fewer entries than this."""
+"""The queue is not searched for invalid entries while it has fewer entries than this."""
+
+_TESTS: Final = 3
+"""Entries that are tested for each new one. So invalid ones go faster than new ones come."""
 
 _FEW_TIMEOUTS: Final = 64
 """Entries of ended jobs that may stay in the heap before a sweep."""
+
+
+def _nothing() -> None:
+    """The action of an empty entry."""
+
+
+def _never() -> bool:
+    return False
 
 
 class Clock:
@@ -37,33 +48,50 @@ class TimerQueue:
     """A heap of actions at Unix times. Each entry has a test that says whether it is still valid.
 
     Most jobs start long before they would expire, and nothing removes their entries then. But an entry keeps
-    everything that it refers to in memory. So the queue drops its invalid entries whenever it has twice as
-    many entries as were valid at the last sweep.
+    everything that it refers to in memory. So with each new entry a few others are tested, in turn. One that
+    is invalid is emptied in its place. The empty ones are removed when they are half of all.
     """
 
     def __init__(self) -> None:
         self.heap: list[tuple[float, int, Action, IsValid]] = []  # always this list
         self._count = 0
-        self._sweep_at = _FEW_TIMERS
+        self._tested = 0  # the entries before this place
+        self._empty = 0
 
     def __len__(self) -> int:
         return len(self.heap)
 
     def add(self, time: float, action: Action, is_valid: IsValid) -> None:
         """Have an action carried out at a Unix time if it is valid then."""
-        if len(self.heap) >= self._sweep_at:
-            self.heap[:] = [entry for entry in self.heap if entry[3]()]
-            heapify(self.heap)
-            self._sweep_at = max(_FEW_TIMERS, 2 * len(self.heap))
+        heap = self.heap
+        if len(heap) >= _FEW_TIMERS:
+            for _ in range(_TESTS):
+                self._test_next()
+            if 2 * self._empty > len(heap):
+                heap[:] = [entry for entry in heap if entry[2] is not _nothing]
+                heapify(heap)
+                self._empty = 0
         self._count += 1
-        heappush(self.heap, (time, self._count, action, is_valid))
+        heappush(heap, (time, self._count, action, is_valid))
+
+    def _test_next(self) -> None:
+        """Empty the entry whose turn it is if it is invalid."""
+        heap = self.heap
+        place = self._tested if self._tested < len(heap) else 0
+        self._tested = place + 1
+        time, count, action, is_valid = heap[place]
+        if action is not _nothing and not is_valid():
+            heap[place] = time, count, _nothing, _never  # in the same order
+            self._empty += 1
 
     def due(self, now: float) -> Iterator[Action]:
         """The actions that are due; each is tested after those before it were carried out."""
         heap = self.heap
         while heap and heap[0][0] <= now:
             _, _, action, is_valid = heappop(heap)
-            if is_valid():
+            if action is _nothing:
+                self._empty -= 1
+            elif is_valid():
                 yield action
 
     def next_due(self) -> float | None:
