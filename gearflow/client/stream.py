@@ -9,10 +9,13 @@ so there the same costs several times as much.
 
 import asyncio
 import socket
+import sys
 from abc import abstractmethod
 from collections import deque
 from contextlib import suppress
+from fcntl import ioctl
 from ipaddress import ip_address
+from termios import TIOCOUTQ
 from typing import Final, NoReturn, Protocol, cast
 
 import anyio
@@ -23,6 +26,9 @@ from gearflow.client.config import ServerAddress
 
 RECEIVE_SIZE: Final = 262_144
 """Bytes: what asyncio's transports read at most in one go."""
+
+_PIECE: Final = 1 << 20
+"""Bytes that are given to an anyio stream at once, which does not tell how much of them it has sent."""
 
 _NEXT_ADDRESS: Final = 0.25
 """Seconds after which the next address of a name is tried as well, as RFC 8305 recommends."""
@@ -51,6 +57,11 @@ class Stream(AsyncResource):
 
     is_cut = False
     """Whether a cancelled ``send`` or ``serve`` may have sent a part of what it had."""
+
+    @property
+    @abstractmethod
+    def unsent(self) -> int:
+        """Bytes that were to be written and that have not arrived yet, as far as the system tells that."""
 
     @property
     @abstractmethod
@@ -94,6 +105,10 @@ class AsyncioStream(Stream, asyncio.Protocol):
         self._is_woken = False  # ``_flush_soon`` is to be called
         self._readable: asyncio.Future[None] | None = None  # somebody waits for bytes, or for the end
         self._writable: asyncio.Future[None] | None = None
+
+    @property
+    def unsent(self) -> int:
+        return self._transport.get_write_buffer_size() + _unacknowledged(self.raw_socket)
 
     @property
     def raw_socket(self) -> socket.socket:
@@ -221,6 +236,11 @@ class AnyioStream(Stream):
     def __init__(self, stream: ByteStream) -> None:
         self.raw = stream
         self._woken = anyio.Event()
+        self._unsent = 0
+
+    @property
+    def unsent(self) -> int:
+        return self._unsent + _unacknowledged(self.raw_socket)
 
     @property
     def raw_socket(self) -> socket.socket:
@@ -229,7 +249,10 @@ class AnyioStream(Stream):
 
     async def send(self, data: bytes) -> None:
         self.is_cut = True
-        await self.raw.send(data)
+        for start in range(0, len(data), _PIECE):
+            self._unsent = len(data) - start
+            await self.raw.send(data[start : start + _PIECE])
+        self._unsent = 0
         self.is_cut = False
 
     async def receive(self) -> bytes:
@@ -320,6 +343,13 @@ async def _addresses(server: ServerAddress) -> list[str]:
     for family, _, _, _, (address, *_) in found:
         (v6 if family == socket.AF_INET6 else others).append(str(address))
     return [*v6[:1], *others[:1], *v6[1:], *others[1:]]
+
+
+def _unacknowledged(raw: socket.socket) -> int:
+    """Bytes that the peer's system has not acknowledged. 0 where that cannot be asked."""
+    with suppress(OSError):
+        return int.from_bytes(ioctl(raw.fileno(), TIOCOUTQ, bytes(4)), sys.byteorder)
+    return 0
 
 
 def _wake(waiter: "asyncio.Future[None] | None") -> None:

@@ -108,6 +108,7 @@ class WorkerConnection:
         limit = owner.max_workload + MAX_ANSWER
         self._frames = FrameBuffer(RES, max_body=limit, setting="max_workload", text=False)
         self._heard = True  # something, since the heartbeat last looked
+        self._unsent = 0  # bytes, when the heartbeat last looked
         self._flushed = anyio.Event()
         self._is_leaving = False
         self._is_given_up = False  # the server is there, and does not answer
@@ -316,6 +317,9 @@ class WorkerConnection:
         grabs = 0
         while True:
             await anyio.sleep(limit / CHECKS)
+            if self._stream.unsent:  # a long result is before them; the heartbeat sees whether it goes on
+                calls, grabs = {}, 0
+                continue
             calls = {call: calls.get(call, 0) + 1 for call in self._session.calls}
             grabs = grabs + 1 if self._session.owes_grab() else 0
             if max(grabs, *calls.values(), 0) > CHECKS:
@@ -324,7 +328,10 @@ class WorkerConnection:
                 return
 
     def _take_heard(self) -> bool:
-        heard, self._heard = self._heard, False
+        """Whether the server has said something, or taken a part of what is sent, since the last look."""
+        unsent = self._stream.unsent
+        heard = self._heard or unsent < self._unsent
+        self._heard, self._unsent = False, unsent
         return heard
 
     def _ping(self) -> None:

@@ -1,13 +1,14 @@
 """A Gearman server that does what a test says, packet by packet, over a real socket."""
 
 import json
+import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from math import inf
 from typing import Any
 
 import anyio
-from anyio.abc import SocketStream, TaskGroup
+from anyio.abc import SocketAttribute, SocketStream, TaskGroup
 
 from gearflow.protocol.codec import decode
 from gearflow.protocol.constants import REQ
@@ -43,6 +44,7 @@ class Peer(ScriptedPeer):
         super().__init__(stream, hears=REQ, timeout=inf)  # the tests have limits of their own
         self.writes: list[bytes] = []  # as they came in
         self.frozen = False
+        self.pause = 0.0  # seconds after each read, as over a slow line
         self._arrived, self._packets = anyio.create_memory_object_stream[Packet](inf)
 
     async def serve(self) -> None:
@@ -53,6 +55,7 @@ class Peer(ScriptedPeer):
                 while True:
                     data = await self._stream.receive()
                     self.writes.append(data)
+                    await anyio.sleep(self.pause)
                     for packet in (decode(*frame) for frame in frames.feed(data)):
                         if isinstance(packet, EchoReq) and not self.frozen:
                             await self.send(EchoRes(packet.data))
@@ -61,6 +64,12 @@ class Peer(ScriptedPeer):
             except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
                 self._arrived.close()
             await anyio.sleep_forever()
+
+    def slow_down(self, pause: float) -> None:
+        """Read little at a time from now on."""
+        self.pause = pause
+        raw = self._stream.extra(SocketAttribute.raw_socket)
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 19)
 
     async def receive(self) -> Spoken:
         """The next packet, of those that came meanwhile."""

@@ -273,6 +273,28 @@ async def test_a_frozen_server_is_given_up_and_its_slot_serves_the_others(functi
             assert EchoReq(b"heartbeat") in await silent.rest()
 
 
+async def test_a_result_that_takes_long_to_send_does_not_end_the_connection(function: str) -> None:
+    result = b"x" * (16 << 20)
+
+    @task(name=function)
+    async def large() -> bytes:
+        return result
+
+    with anyio.fail_after(30):
+        async with (
+            scripted_server() as server,
+            Worker([large], servers=[server.address], concurrency=1, heartbeat=0.3),
+        ):
+            peer = await server.accept()
+            await peer.register()
+            peer.slow_down(0.01)
+            await peer.assign(function.encode(), b"{}")
+            assert (await peer.expect_a(WorkComplete)).result == result
+            await peer.expect_a(GrabJobUniq)
+            await peer.send(NoJob())
+            await peer.expect_a(PreSleep)
+
+
 async def test_results_of_a_lost_connection_are_dropped_and_the_worker_registers_anew(
     function: str, caplog: pytest.LogCaptureFixture
 ) -> None:
