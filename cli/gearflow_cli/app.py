@@ -103,8 +103,13 @@ def _is_compiled() -> bool:
     from importlib.machinery import EXTENSION_SUFFIXES
     from importlib.util import find_spec
 
-    spec = find_spec("gearflow.protocol.framing")
-    return spec is not None and (spec.origin or "").endswith(tuple(EXTENSION_SUFFIXES))
+    spec = find_spec("gearflow")  # the search for one of its modules would import it
+    places = spec.submodule_search_locations if spec is not None else None
+    return any(
+        Path(place, "protocol", f"framing{suffix}").exists()
+        for place in places or ()
+        for suffix in EXTENSION_SUFFIXES
+    )
 
 
 @app.callback()

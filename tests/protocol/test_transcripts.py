@@ -31,7 +31,11 @@ def test_gearmand_still_answers_as_it_is_recorded(conversation: Conversation) ->
         missing("gearmand is not installed")
     if version(program) not in FILE.read_text():
         pytest.skip(f"{version(program)} is not the version that was recorded")
-    assert gearmand_says(program, conversation) == [step.answers for step in conversation.steps]
+    recorded = [step.answers for step in conversation.steps]
+    said = gearmand_says(program, conversation)
+    if said != recorded:  # for a moment it lists a connection that has closed, such as that of its start
+        said = gearmand_says(program, conversation)
+    assert said == recorded
 
 
 def test_each_difference_is_a_row_of_the_docs() -> None:

@@ -74,7 +74,7 @@ async def test_a_result_is_waited_for(serve: ServeBundled, bundled: str) -> None
     async with connect(bundled):
         ref = await double.abackground(21)
     results: list[int] = []
-    async with anyio.create_task_group() as tasks, serve(double):
+    async with serve(double), anyio.create_task_group() as tasks:
 
         async def wait() -> None:
             results.append(await ref.aresult(timeout=20))
