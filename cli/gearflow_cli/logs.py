@@ -1,92 +1,17 @@
-"""The log on stderr: lines for people, or JSON for programs."""
+"""The log on stderr."""
 
-import json
 import logging
-import re
-import time
 from collections.abc import Iterable
-from datetime import UTC, datetime
-from math import floor
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
-from gearflow.runtime.log_batches import BatchFormatter, BatchHandler
-from gearflow_cli.text import printable_lines
-from gearflow_cli.tracebacks import is_own, own_lines
-
-_OF_EVERY_RECORD: Final = vars(logging.makeLogRecord({})).keys() | {"message", "asctime", "taskName"}
-
+if TYPE_CHECKING:
+    from gearflow.runtime.log_batches import BatchHandler
 
 _AT_EXIT: Final = 1.0
 """Seconds for the last lines, if the process ends at once."""
 
-
-class _Formatter(BatchFormatter):
-    """Shows the user's own lines of a traceback."""
-
-    def formatException(self, ei: Any) -> str:  # noqa: N802  (logging's name)
-        return own_lines(ei[1], ei[2]) if ei[1] is not None else ""
-
-
-class _Lines(_Formatter):
-    """Formats a record as one line. The fields of ``extra`` follow the message, unless it contains them.
-
-    Further lines of a record are indented, so that no message can look like another record.
-    """
-
-    time_place = slice(0, len("00:00:00"))
-    number_format = "%.3g"
-
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
-
-    def time_text(self, created: float) -> tuple[str, float]:
-        second = floor(created)
-        return time.strftime("%H:%M:%S", time.localtime(second)), second + 1
-
-    def format(self, record: logging.LogRecord) -> str:
-        return printable_lines(super().format(record)).replace("\n", "\n  ")
-
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  (logging's name)
-        line = super().formatMessage(record)
-        fields = [
-            f"{name}={_text(value)}"
-            for name, value in _fields(record).items()
-            if not _is_in(value, record.message)
-        ]
-        return "  ".join([line, *([" ".join(fields)] if fields else [])])
-
-
-class _Json(_Formatter):
-    """Formats a record as one JSON object on one line, with the fields of ``extra``."""
-
-    time_place = slice(len('{"time": "'), len('{"time": "2026-03-01T12:00:00.250Z'))
-
-    def time_text(self, created: float) -> tuple[str, float]:
-        text = datetime.fromtimestamp(created, UTC).isoformat(timespec="milliseconds")
-        return text.replace("+00:00", "Z"), (floor(created * 1000) + 1) / 1000
-
-    def format(self, record: logging.LogRecord) -> str:
-        line: dict[str, object] = {
-            "time": self.time_text(record.created)[0],
-            "level": record.levelname.lower(),
-            "process": record.process,
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        elif record.exc_text:  # from the process of a task, which sends it as text
-            line["exception"] = record.exc_text
-        if record.stack_info:
-            line["stack"] = record.stack_info
-        return json.dumps(line | _fields(record) | line, default=str)
-
-
-class _WithoutDetails(BatchHandler):
-    """Writes records, but leaves out the details of libraries."""
-
-    def filter(self, record: logging.LogRecord) -> Any:  # which differs from one Python to another
-        return _is_wanted(record) and super().filter(record)
+_handler: "BatchHandler | None" = None
+_is_json = False
 
 
 def to_stderr(level: str, *, json: bool = False, modules: Iterable[str] = ()) -> None:
@@ -97,9 +22,15 @@ def to_stderr(level: str, *, json: bool = False, modules: Iterable[str] = ()) ->
     Args:
         modules: The user's own modules, which are no libraries wherever they are installed.
     """
+    # Most commands import the library later, or never.
+    from gearflow.runtime.log_batches import BatchHandler
+    from gearflow_cli import log_lines
+
+    global _handler, _is_json
     has_details = logging.getLevelNamesMapping()[level.upper()] < logging.INFO
-    handler = _WithoutDetails() if has_details else BatchHandler()
-    handler.setFormatter(_Json() if json else _Lines())
+    handler = log_lines.HandlerWithoutDetails() if has_details else BatchHandler()
+    handler.setFormatter(log_lines.JsonFormatter() if json else log_lines.TextFormatter())
+    _handler, _is_json = handler, json
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
     logging.getLogger("gearflow").setLevel(level.upper())
     if has_details:
@@ -109,14 +40,13 @@ def to_stderr(level: str, *, json: bool = False, modules: Iterable[str] = ()) ->
 
 def flush() -> None:
     """Write the lines that still wait, before the process ends at once or stderr is used otherwise."""
-    for handler in logging.root.handlers:
-        if isinstance(handler, BatchHandler):
-            handler.flush_within(_AT_EXIT)
+    if _handler is not None and _handler in logging.root.handlers:
+        _handler.flush_within(_AT_EXIT)
 
 
 def is_json() -> bool:
     """Whether the log is JSON. Then everything else on stderr must be JSON too."""
-    return any(isinstance(handler.formatter, _Json) for handler in logging.root.handlers)
+    return _is_json and _handler in logging.root.handlers
 
 
 def write(message: str, level: int) -> None:
@@ -124,37 +54,3 @@ def write(message: str, level: int) -> None:
     name = logging.getLevelName(level)
     fields = {"name": "gearflow", "levelno": level, "levelname": name, "msg": message}
     logging.root.handle(logging.makeLogRecord(fields))
-
-
-def _is_wanted(record: logging.LogRecord) -> bool:
-    """Whether a record is important, or the user's own, or its logger has a level."""
-    return record.levelno >= logging.INFO or is_own(record.pathname) or _has_level(record.name)
-
-
-def _has_level(name: str) -> bool:
-    """Whether this logger has a level, or one above it except the root."""
-    logger = logging.getLogger(name)
-    while logger.parent is not None:
-        if logger.level:
-            return True
-        logger = logger.parent
-    return False
-
-
-def _fields(record: logging.LogRecord) -> dict[str, object]:
-    """The fields that ``extra`` has added to a record."""
-    return {name: value for name, value in vars(record).items() if name not in _OF_EVERY_RECORD}
-
-
-def _is_in(value: object, sentence: str) -> bool:
-    """Whether the sentence contains a text. A number alone would not show its meaning."""
-    return (
-        isinstance(value, str)
-        and value in sentence
-        and re.search(rf"(?<!\w){re.escape(value)}(?!\w)", sentence) is not None
-    )
-
-
-def _text(value: object) -> str:
-    text = f"{value:.3g}" if isinstance(value, float) else str(value)
-    return text if text.isprintable() and " " not in text else repr(text)
