@@ -347,7 +347,7 @@ async def _addresses(server: ServerAddress) -> list[str]:
 
 def _unacknowledged(raw: socket.socket) -> int:
     """Bytes that the peer's system has not acknowledged. 0 where that cannot be asked."""
-    with suppress(OSError):
+    with suppress(OSError, ValueError):  # a closed socket has no number
         return int.from_bytes(ioctl(raw.fileno(), TIOCOUTQ, bytes(4)), sys.byteorder)
     return 0
 

@@ -54,7 +54,7 @@ def test_twice_as_many_requests_take_twice_as_many_steps(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name, kind in KINDS.items() if kind.few])
 def test_a_request_about_twice_as_many_things_takes_no_longer_turns(name: str) -> None:
     turns = [counted(name, count, late_after=-1).most for count in (4 * FEW, 8 * FEW)]
-    assert turns[1] < 1.2 * turns[0]
+    assert turns[1] < 1.2 * turns[0] + 2 * FEW  # a step for each would be twice as many more at least
 
 
 def outcome(name: str, late_after: float) -> tuple[list[bytes], int, int, list[bytes]]:
