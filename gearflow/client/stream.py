@@ -82,7 +82,7 @@ class Stream(AsyncResource):
 
         What the owner raises it raises, too. If it is cancelled, the connection stays open.
         """
-        raise NotImplementedError
+        raise NotImplementedError  # what never returns must have a body that does not
 
     @abstractmethod
     def wake(self, *, now: bool = False) -> None:

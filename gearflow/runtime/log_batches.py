@@ -173,7 +173,7 @@ class BatchFormatter(logging.Formatter):
 
     def time_text(self, created: float) -> tuple[str, float]:
         """The text of a time, and the time until which it stays the same."""
-        raise NotImplementedError
+        raise NotImplementedError  # there is no form of a time for all formatters
 
     def blocks(self, rows: Sequence[Row]) -> Iterator[str]:
         """Lines for the rows, in blocks that a pipe takes in one piece."""

@@ -428,6 +428,14 @@ def ask_for_large(world: Durable, asker: Peer, handle: bytes) -> None:
     world.commit()
 
 
+def asker_of_large(world: Durable, client: Peer) -> tuple[Peer, bytes]:
+    """A client that has asked for a large result, of which one step is read. And the job's handle."""
+    handle = end_large(world, client)
+    asker = world.peer("asker")
+    ask_for_large(world, asker, handle)
+    return asker, handle
+
+
 def failure_of(answer: object) -> str:
     """The text of a failed call."""
     assert isinstance(answer, p.WorkWarning)
@@ -455,9 +463,7 @@ def test_a_large_result_is_read_in_turns_with_the_requests_of_others_between(
 def test_a_large_result_that_goes_while_it_is_read_is_unknown(
     world: Durable, client: Peer, disk: SlowDisk
 ) -> None:
-    handle = end_large(world, client)
-    asker = world.peer("asker")
-    ask_for_large(world, asker, handle)
+    asker, _ = asker_of_large(world, client)
     while disk.expire(2e9, 100):
         pass
     world.work()
@@ -470,9 +476,7 @@ def test_a_large_result_that_goes_while_it_is_read_is_unknown(
 def test_damage_in_a_later_part_of_a_result_is_the_answer_and_is_logged(
     world: Durable, client: Peer, disk: SlowDisk
 ) -> None:
-    handle = end_large(world, client)
-    asker = world.peer("asker")
-    ask_for_large(world, asker, handle)
+    asker, handle = asker_of_large(world, client)
     disk.broken = True
     world.work()
     warning, failed = asker.read()
@@ -487,9 +491,7 @@ def test_damage_in_a_later_part_of_a_result_is_the_answer_and_is_logged(
 def test_a_large_result_is_read_no_further_for_a_client_that_leaves(
     world: Durable, client: Peer, disk: SlowDisk
 ) -> None:
-    handle = end_large(world, client)
-    asker = world.peer("asker")
-    ask_for_large(world, asker, handle)
+    asker, _ = asker_of_large(world, client)
     asker.leave()
     world.work()
     assert disk.steps == 1

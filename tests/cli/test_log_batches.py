@@ -86,7 +86,7 @@ def test_rows_are_written_before_the_records_that_follow(capsys: pytest.CaptureF
 
 def test_rows_are_written_soon_though_the_event_loop_is_blocked() -> None:
     reader, writer = os.pipe()
-    with open(writer, "w") as stream, open(reader, "rb", 0) as lines:  # noqa: PTH123
+    with open(writer, "w") as stream, open(reader, "rb", 0) as lines:  # noqa: PTH123  (a Path has no descriptor)
         logs.to_stderr("info")
         handler = logging.root.handlers[0]
         assert isinstance(handler, BatchHandler)

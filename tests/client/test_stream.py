@@ -63,7 +63,14 @@ class Owner:
                 await self._news.wait()
         assert self.heard == expected
 
-    async def serve(self, stream: Stream) -> None:
+    @asynccontextmanager
+    async def serving(self, stream: Stream) -> AsyncGenerator[anyio.CancelScope]:
+        """Serve beside the block, until the scope is cancelled or the connection ends."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._serve, stream)
+            yield tasks.cancel_scope
+
+    async def _serve(self, stream: Stream) -> None:
         try:
             await stream.serve(self)
         except BROKEN as error:
@@ -136,8 +143,7 @@ async def test_an_exchange_by_hand(pair: Pair) -> None:
 async def test_what_is_to_be_written_in_a_turn_leaves_in_one_write(pair: Pair) -> None:
     stream, peer = pair
     owner = Owner()
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(owner.serve, stream)
+    async with owner.serving(stream) as scope:
         await peer.send(b"ready")
         await owner.hears(b"ready")
         for number in range(10):
@@ -145,7 +151,7 @@ async def test_what_is_to_be_written_in_a_turn_leaves_in_one_write(pair: Pair) -
             stream.wake()
         assert await read(peer, 10) == b"0123456789"
         assert owner.takes == [b"0123456789"]
-        tasks.cancel_scope.cancel()
+        scope.cancel()
 
 
 async def test_what_was_there_before_is_written_and_heard(pair: Pair) -> None:
@@ -154,19 +160,17 @@ async def test_what_was_there_before_is_written_and_heard(pair: Pair) -> None:
     owner = Owner()
     owner.outbox.append(b"hello")
     stream.wake()
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(owner.serve, stream)
+    async with owner.serving(stream) as scope:
         assert await read(peer, 5) == b"hello"
         await owner.hears(b"early")
-        tasks.cancel_scope.cancel()
+        scope.cancel()
 
 
 async def test_nothing_is_taken_while_the_peer_does_not_read(pair: Pair) -> None:
     stream, peer = pair
     owner = Owner()
     owner.outbox.append(bytes(MORE_THAN_FITS))
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(owner.serve, stream)
+    async with owner.serving(stream) as scope:
         await peer.send(b"ready")
         await owner.hears(b"ready")
         owner.outbox.append(b"end")
@@ -175,7 +179,7 @@ async def test_nothing_is_taken_while_the_peer_does_not_read(pair: Pair) -> None
         await owner.hears(b"ready!")
         assert owner.outbox == [b"end"]
         assert (await read(peer, MORE_THAN_FITS + 3))[-3:] == b"end"
-        tasks.cancel_scope.cancel()
+        scope.cancel()
 
 
 async def test_a_send_waits_for_a_peer_that_does_not_read(pair: Pair) -> None:
@@ -199,18 +203,16 @@ async def test_large_data_arrive_whole(pair: Pair) -> None:
     stream, peer = pair
     owner = Owner()
     data = bytes(range(256)) * 20_000
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(owner.serve, stream)
+    async with owner.serving(stream) as scope:
         await peer.send(data)
         await owner.hears(data)
-        tasks.cancel_scope.cancel()
+        scope.cancel()
 
 
 async def test_an_error_of_the_owner_ends_it(pair: Pair) -> None:
     stream, peer = pair
     owner = Owner(fails_at=b"nonsense")
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(owner.serve, stream)
+    async with owner.serving(stream):
         await peer.send(b"nonsense")
     assert owner.end is not None
     assert describe(owner.end) == "it broke the protocol: I do not like it"
@@ -219,8 +221,7 @@ async def test_an_error_of_the_owner_ends_it(pair: Pair) -> None:
 async def test_the_end_comes_after_what_was_said_before(pair: Pair) -> None:
     stream, peer = pair
     owner = Owner()
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(owner.serve, stream)
+    async with owner.serving(stream):
         await peer.send(b"bye")
         await peer.aclose()
     assert owner.heard == b"bye"
@@ -230,9 +231,8 @@ async def test_the_end_comes_after_what_was_said_before(pair: Pair) -> None:
 
 async def test_a_peer_that_closes_one_direction_only_ends_it() -> None:
     owner = Owner()
-    async with connected(None, PLAIN) as (stream, peer), anyio.create_task_group() as tasks:
+    async with connected(None, PLAIN) as (stream, peer), owner.serving(stream):
         assert isinstance(peer, SocketStream)
-        tasks.start_soon(owner.serve, stream)
         await peer.send_eof()
     assert isinstance(owner.end, anyio.EndOfStream)
 
@@ -240,8 +240,7 @@ async def test_a_peer_that_closes_one_direction_only_ends_it() -> None:
 async def test_a_connection_that_breaks_says_how(pair: Pair) -> None:
     stream, peer = pair
     owner = Owner()
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(owner.serve, stream)
+    async with owner.serving(stream):
         await peer.send(b"ready")
         await owner.hears(b"ready")
         raw = peer.extra(SocketAttribute.raw_socket)
@@ -254,11 +253,10 @@ async def test_a_connection_that_breaks_says_how(pair: Pair) -> None:
 async def test_it_goes_on_after_a_serve_that_was_cancelled(pair: Pair) -> None:
     stream, peer = pair
     owner = Owner()
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(owner.serve, stream)
+    async with owner.serving(stream) as scope:
         await peer.send(b"ready")
         await owner.hears(b"ready")
-        tasks.cancel_scope.cancel()
+        scope.cancel()
     assert not stream.is_cut
     await stream.send(b"last")
     assert await read(peer, 4) == b"last"
