@@ -30,7 +30,8 @@ COMPILED = {
     """,
 }
 """By package: the modules that are compiled. None of them has a coroutine, because one of mypyc's cannot be
-cancelled without a warning, and none has a class from which a module outside derives one."""
+cancelled without a warning. None has a class from which a module outside derives one, and none compares
+tuples with ``is``, because a tuple has no identity there."""
 
 SETUP = """
 from mypyc.build import mypycify

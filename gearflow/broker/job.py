@@ -16,9 +16,6 @@ HIGH: Final = 0
 NORMAL: Final = 1
 LOW: Final = 2
 
-NO_PROGRESS: Final[tuple[bytes, bytes]] = (b"0", b"0")
-"""Numerator and denominator as a worker sends them; they are read as numbers only when somebody asks."""
-
 
 class JobState(IntEnum):
     """Where a job is in its life; ``TRANSITIONS`` says where it may go from there."""
@@ -69,7 +66,7 @@ class JobDetails:
         self.retries: dict[str, object] | None = None  # a RetryPlan as JSON objects; for the worker
         # History.
         self.deadline = 0.0  # while it runs: when the server takes it from its worker; 0: never
-        self.progress: tuple[bytes, bytes] = NO_PROGRESS
+        self.progress: tuple[bytes, bytes] | None = None  # as sent: numbers only if somebody asks
         self.attempt = 0  # failed runs that count
         self.deaths = 0  # runs cut off: the worker disconnected, or overran its time limit
         self.unstored = False  # the store did not accept it

@@ -12,7 +12,7 @@ from gearflow.broker import serialization
 from gearflow.broker.core import Core
 from gearflow.broker.dispatch import Dispatcher
 from gearflow.broker.endings import Endings
-from gearflow.broker.job import NO_PROGRESS, JobState, QueuedJob
+from gearflow.broker.job import JobState, QueuedJob
 from gearflow.broker.parser import Body
 from gearflow.broker.session import Session
 from gearflow.broker.storage import DamagedEntry, JobOutcome, Rescheduled, StoredJob
@@ -75,7 +75,7 @@ class Lifecycle:
         """A worker gives a job back. Its progress is void."""
         self._core.timeouts.disarm(job)
         if job.details is not None:
-            job.details.progress = NO_PROGRESS
+            job.details.progress = None
         if not job.wanted:
             self._endings.abandon(job)
             return

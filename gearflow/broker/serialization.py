@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from gearflow.broker.job import NO_PROGRESS, JobDetails, QueuedJob
+from gearflow.broker.job import JobDetails, QueuedJob
 from gearflow.broker.parser import Body
 from gearflow.broker.session import NEVER_NAMED, Session
 from gearflow.broker.storage import JobOutcome, JobRecord, StoredJob
@@ -117,6 +117,6 @@ def _notes(details: JobDetails) -> bytes:
     notes: dict[str, object] = {}
     if details.warnings:
         notes["warnings"] = [warning.decode(errors="replace") for warning in details.warnings]
-    if details.progress is not NO_PROGRESS:
+    if details.progress is not None:
         notes["progress"] = [number.decode(errors="replace") for number in details.progress]
     return json.dumps(notes).encode() if notes else b""

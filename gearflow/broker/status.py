@@ -8,12 +8,14 @@ from typing import Final
 from gearflow.broker.core import Core
 from gearflow.broker.functions import Functions
 from gearflow.broker.handles import Handles
-from gearflow.broker.job import HIGH, LOW, NO_PROGRESS, NORMAL, JobState, JobTable, QueuedJob
+from gearflow.broker.job import HIGH, LOW, NORMAL, JobState, JobTable, QueuedJob
 from gearflow.broker.outgoing import Outgoing
 from gearflow.broker.parser import Body, integer, name_in
 from gearflow.broker.session import Session
 from gearflow.protocol.admin import FunctionPriorities, FunctionStatus, JobRow, WorkerRow
 from gearflow.protocol.constants import HEADER, MAX_CLIENT_ID, RES, PacketType
+
+_NO_PROGRESS: Final = (b"0", b"0")
 
 _OPTIONS: Final = frozenset({b"exceptions", b"gearflow"})
 
@@ -68,7 +70,7 @@ def _status(job: QueuedJob | None) -> tuple[bytes, bytes, bytes, bytes]:
     if job is None:
         return b"0", b"0", b"0", b"0"
     running = b"1" if job.state is JobState.RUNNING else b"0"
-    progress = job.details.progress if job.details is not None else NO_PROGRESS
+    progress = (job.details.progress if job.details is not None else None) or _NO_PROGRESS
     numerator, denominator = (b"%d" % (integer(number) & 0xFFFF_FFFF) for number in progress)
     return b"1", running, numerator, denominator
 

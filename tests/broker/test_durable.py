@@ -760,6 +760,29 @@ def _told(client: Peer, world: Durable, function: bytes, request: bytes) -> list
     return [answer for answer in answers + client.read() if not isinstance(answer, p.JobCreated)]
 
 
+@pytest.mark.parametrize("reported", [None, (0, 0), (1, 2)])
+def test_progress_is_what_the_worker_has_reported_and_else_none(
+    world: Durable, client: Peer, reported: tuple[int, int] | None
+) -> None:
+    """Of a job with options, too: the compiled core once had 0 of 0 for it."""
+    request = server_calls.SubmitRequest(function="work", detached=True, timeout=60).to_wire()
+    client(p.SubmitJobBg(server_calls.SUBMIT, b"u", request + b"\nx"))
+    world.commit()
+    worker = world.worker()
+    handle = worker.grab()
+    assert handle is not None
+    if reported is not None:
+        worker(p.WorkStatus(handle, *(b"%d" % number for number in reported)))
+    named = b'{"handle":"%b"}' % handle
+    for end in (None, p.WorkFail(handle)):
+        if end is not None:
+            worker(end)
+            world.commit()
+        (told,) = _told(client, world, server_calls.INFO, named)
+        assert isinstance(told, p.WorkComplete)
+        assert server_calls.JobInfo.model_validate_json(told.result).progress == reported
+
+
 def test_a_job_that_is_cancelled_while_it_runs_is_over_for_all_but_its_worker(
     world: Durable, client: Peer
 ) -> None:

@@ -23,7 +23,7 @@ from gearflow.broker.calls.call import (
     ServerCall,
     Steps,
 )
-from gearflow.broker.job import NO_PROGRESS, JobDetails, JobState, QueuedJob
+from gearflow.broker.job import JobDetails, JobState, QueuedJob
 from gearflow.broker.parser import integer
 from gearflow.broker.storage import DamagedEntry, JobOutcome, JobRecord, size_of
 from gearflow.protocol import server_calls as api
@@ -140,7 +140,7 @@ class ResultCalls:
             attempt=details.attempt + running,
             deaths=details.deaths,
             worker=_text(serialization.name_of(worker)) if worker is not None else "",
-            progress=_progress(*details.progress) if details.progress is not NO_PROGRESS else None,
+            progress=_progress(*details.progress) if details.progress is not None else None,
             warnings=tuple(map(_text, details.warnings)),
             size=job.size,
             paused=job.function.paused and not running,
