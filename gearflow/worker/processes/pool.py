@@ -113,6 +113,7 @@ class Process:
                     case "log":
                         child_output.handle_received(answer.fields["record"])
                     case _:
+                        self._output.pass_on_available()  # a run's output comes before its result
                         return answer
         return self._ending()
 
@@ -190,16 +191,16 @@ class _Output:
 
     def clear(self) -> None:
         """Keep nothing of what was written before: a run begins."""
-        self._read_available()
+        self.pass_on_available()
         self._lines.clear()
 
     def last_lines(self) -> tuple[str, ...]:
         """The last lines of the present run. The process has ended."""
-        self._read_available()
+        self.pass_on_available()
         return tuple(self._lines.copy())
 
-    def _read_available(self) -> None:
-        """Read what was written until now, without the thread that reads, which may be late."""
+    def pass_on_available(self) -> None:
+        """Pass on what was written until now, without the thread that reads, which may be late."""
         if self._lock.acquire(timeout=_STUCK):
             try:
                 if not self._pipe.closed:
