@@ -11,6 +11,8 @@
     ├── SubmitUnknown            sent but not acknowledged, so the job may or may not exist
     ├── PartlySubmitted          the server accepted only some of many submissions
     ├── UnknownJob               the server does not know the job, or no longer knows it (also a LookupError)
+    ├── StreamGap                parts of a stream are gone, and the iteration goes on with the next one
+    ├── StreamRestarted          a stream begins again, and the iteration goes on with its first part
     ├── UnsupportedByServer      the server cannot honour an option of this call, and nothing was sent
     ├── StartupFailed            the worker took no job, because a hook raised or a limit is too low
     ├── StoreError               the server cannot use its job file, and the message names the remedy
@@ -41,6 +43,8 @@ __all__ = [
     "ServerError",
     "StartupFailed",
     "StoreError",
+    "StreamGap",
+    "StreamRestarted",
     "SubmitUnknown",
     "TaskCrashed",
     "TaskDefinitionError",
@@ -162,6 +166,47 @@ class PartlySubmitted(GearflowError):
 
 class UnknownJob(GearflowError, LookupError):
     """The server does not know the job. It never had it, or it no longer keeps the outcome."""
+
+
+class StreamGap(GearflowError):
+    """Parts of a stream are gone. You can go on with the iteration, which returns the part ``first`` next.
+
+    The server dropped them before this reader asked for them, or the reader was too slow and has
+    ``lag="skip"``.
+
+    Attributes:
+        first: The position of the next part. Positions count from 1.
+        last: The position of the last part before the gap.
+    """
+
+    def __init__(self, first: int, last: int) -> None:
+        missing = f"part {last + 1} is" if first == last + 2 else f"parts {last + 1} to {first - 1} are"
+        super().__init__(f"{missing} gone; the next part of the stream is {first}")
+        self.first = first
+        self.last = last
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.first, self.last)
+
+
+class StreamRestarted(GearflowError):
+    """A job began again after parts of its earlier run were delivered, so the earlier parts may not hold.
+
+    The worker died or the run failed, and the task is not ``resumable``. You can go on with the iteration,
+    which returns the first part of the new run next.
+
+    Attributes:
+        run: The number of the new run, from 1, as far as the server counts them.
+        reason: Why the job began again.
+    """
+
+    def __init__(self, run: int, reason: str) -> None:
+        super().__init__(f"the stream begins again from its first part: {reason}")
+        self.run = run
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.run, self.reason)
 
 
 class UnsupportedByServer(GearflowError):

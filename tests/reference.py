@@ -51,6 +51,18 @@ SECTIONS: Final = (
         ("Job", "AsyncJob", "Ref", "Results", "AsyncResults"),
     ),
     Section(
+        "Streams",
+        "gearflow",
+        "The calls of a task that yields return these.",
+        ("Stream", "AsyncStream", "StreamJob", "AsyncStreamJob", "StreamRef"),
+    ),
+    Section(
+        "Events of a job",
+        "gearflow",
+        "The events of a job or a reference are these.",
+        ("Event", "Started", "Progress", "Part", "Warned", "Retrying", "Ended"),
+    ),
+    Section(
         "Inside a task",
         "gearflow",
         "A task takes a `Context` as its first parameter, and raises the others.",
@@ -82,6 +94,8 @@ SECTIONS: Final = (
             "SubmitUnknown",
             "PartlySubmitted",
             "UnknownJob",
+            "StreamGap",
+            "StreamRestarted",
             "UnsupportedByServer",
             "StartupFailed",
             "StoreError",
@@ -186,7 +200,7 @@ ELSEWHERE: Final = {
 
 GIVEN: Final = {
     *("Task", "AsyncTask", "Job", "AsyncJob", "Ref", "Results", "AsyncResults", "Outcome", "AsyncOutcome"),
-    *("Context", "ClientJob", "SyncJob"),
+    *("Stream", "AsyncStream", "StreamJob", "AsyncStreamJob", "StreamRef", "Context", "ClientJob", "SyncJob"),
 }
 """gearflow makes their instances, so their arguments are not public."""
 
@@ -194,6 +208,7 @@ UNNAMED: Final = ("Any", "Connect", "M", "None")
 """Types of results that the text of a function describes better."""
 
 ALIASES: Final = {
+    "Event": "Any event of a job. `T` is the type of the values of a stream.",
     "JobEvent": "An event that a worker sends before the end of a job.",
     "JobName": "How you name a job. A bare str is a handle that names no server.",
     "Proceed": "The rest of a run. It raises what the task raises.",
@@ -203,6 +218,7 @@ INTERNAL: Final = {
     "Task.prepare",
     *("Client.advise", "Client.post", "Client.start_soon", "SyncClient.advise", "SyncClient.post"),
     *("Client.attach", "Client.enqueue", "SyncClient.attach", "SyncClient.enqueue", "JobRequest.encode"),
+    "JobRequest.streamed",
     "SubmitOptions.for_server",
     *("ClientJob.add_event", "ClientJob.complete", "ClientJob.fail", "ClientJob.fail_remotely"),
     *("ClientJob.lose", "ClientJob.move", "Message.to_wire", "JobRequest.put"),

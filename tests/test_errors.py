@@ -9,6 +9,8 @@ from gearflow.errors import (
     PayloadInvalid,
     QueueFull,
     ServerError,
+    StreamGap,
+    StreamRestarted,
     SubmitUnknown,
     TaskTimeout,
 )
@@ -24,6 +26,8 @@ from gearflow.errors import (
         PayloadInvalid("it does not fit", [{"loc": ("a",), "msg": "missing", "type": "missing"}]),
         TaskTimeout("late", handle="H:1"),
         SubmitUnknown("sent to a:1"),
+        StreamGap(9, 4),
+        StreamRestarted(2, "its worker died"),
     ],
 )
 def test_an_error_survives_a_pool_of_processes(error: GearflowError) -> None:

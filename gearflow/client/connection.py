@@ -38,7 +38,7 @@ from gearflow.client.config import ServerAddress
 from gearflow.client.job import ClientJob, JobEvent, JobHandle
 from gearflow.client.names import to_text
 from gearflow.client.requests import Heartbeat, NotSent, Submission
-from gearflow.client.stream import Stream
+from gearflow.client.stream import ServerStream
 from gearflow.client.transport import (
     BROKEN,
     NO_TLS,
@@ -195,7 +195,7 @@ class Connection:
         self._outbox: dict[Request, bytes] = {}
         self._sent = RequestQueue[Request]()
         self._attached: dict[bytes, ClientJob | _Attached] = {}  # by handle; most have a single job
-        self._stream: Stream  # once it is connected
+        self._stream: ServerStream  # once it is connected
         self._batch_size = 0  # bytes of what was sent last, or is being sent
         self._heard = True  # something, since the heartbeat last looked
         self._closed = False

@@ -46,7 +46,7 @@ class StreamOwner(Protocol):
         ...
 
 
-class Stream(AsyncResource):
+class ServerStream(AsyncResource):
     """A connection, with or without TLS. Use it in ``async with``, which closes it at the end, and
     drops what is not written yet.
 
@@ -92,7 +92,7 @@ class Stream(AsyncResource):
         """
 
 
-class AsyncioStream(Stream, asyncio.Protocol):
+class AsyncioStream(ServerStream, asyncio.Protocol):
     """A connection without TLS on asyncio or uvloop."""
 
     def __init__(self) -> None:
@@ -230,7 +230,7 @@ class AsyncioStream(Stream, asyncio.Protocol):
             raise self._end or anyio.BrokenResourceError
 
 
-class AnyioStream(Stream):
+class AnyioStream(ServerStream):
     """A connection that is one of anyio's byte streams: on trio, and everywhere with TLS."""
 
     def __init__(self, stream: ByteStream) -> None:

@@ -10,7 +10,7 @@ import math
 import time
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
 from gearflow.client.config import ServerAddress
 from gearflow.client.names import function_to_wire, unique_to_wire
@@ -37,7 +37,10 @@ BACKGROUND: Final = {
 }
 
 
-_FOR_CLIENT: Final = {"resubmit", "envelope"}
+Lag: TypeAlias = Literal["wait", "skip"]
+"""Whether a stream waits for a slow reader, or the reader skips parts."""
+
+_FOR_CLIENT: Final = {"resubmit", "envelope", "lag"}
 """Options that the client applies itself."""
 
 
@@ -60,6 +63,10 @@ class SubmitOptions:
         timeout: How long a run may take on the worker.
         envelope: Bytes before the workload on servers that are not gearflow's. There they carry ``retries``
             and ``timeout`` to the worker.
+        parts: ``keep`` means that the parts of the job are read as a stream, and ``wait`` that the job also
+            waits for this reader. None means that they come as events of the job.
+        stream_keep: Bytes of parts that the server keeps of a background job. gearflow's server only.
+        lag: Whether the stream waits when its reader is slow, or the reader skips parts.
     """
 
     delay: float | None = None
@@ -71,6 +78,9 @@ class SubmitOptions:
     retries: "RetryPlan | None" = None
     timeout: float | None = None
     envelope: bytes = b""
+    parts: Literal["keep", "wait"] | None = None
+    stream_keep: int | None = None
+    lag: Lag = "wait"
 
     @property
     def is_plain(self) -> bool:
@@ -115,6 +125,10 @@ class JobRequest(NamedTuple):  # a frozen dataclass takes five times as long to 
     def reuses(self) -> bool:
         """Whether a server that keeps results would answer it twice and run it once."""
         return self.options is not None and self.options.reuse
+
+    def streamed(self, parts: Literal["keep", "wait"]) -> "JobRequest":
+        """Return the same submission with its parts read as a stream. See ``SubmitOptions``."""
+        return self._replace(options=replace(self.options or SubmitOptions(), parts=parts))
 
     def aged(self, seconds: float) -> "JobRequest":
         """Return the same submission this many seconds later, with the rest of its durations."""
@@ -211,6 +225,7 @@ class JobRequest(NamedTuple):  # a frozen dataclass takes five times as long to 
             "keep=": bool(options.keep),  # to keep nothing is what they all do
             "reuse=": options.reuse,
             "expires=": options.expires is not None,
+            "stream_keep=": bool(options.stream_keep),
         }
         if names := [name for name, is_wanted in wanted.items() if is_wanted]:
             raise UnsupportedByServer(

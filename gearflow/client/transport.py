@@ -18,7 +18,7 @@ import anyio
 from anyio.streams.tls import TLSStream
 
 from gearflow.client.config import ServerAddress
-from gearflow.client.stream import AnyioStream, Stream, connect
+from gearflow.client.stream import AnyioStream, ServerStream, connect
 from gearflow.errors import RemoteProtocolError, ServerError
 from gearflow.protocol.codec import encode
 from gearflow.protocol.constants import AUTH, MAX_ANSWER, RES, TLS_REQUIRED
@@ -136,7 +136,7 @@ BROKEN: Final = (anyio.EndOfStream, OSError, anyio.BrokenResourceError, RemotePr
 """The errors that end a connection. ``describe`` has the reason."""
 
 
-async def open_stream(server: ServerAddress, security: Security, timeout: float) -> Stream:
+async def open_stream(server: ServerAddress, security: Security, timeout: float) -> ServerStream:
     """A connection to a server, on which anything can be asked.
 
     Args:
@@ -197,8 +197,8 @@ def tune(raw: socket.socket) -> None:
             raw.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
-async def _connect(server: ServerAddress, *, is_plain: bool) -> Stream:
-    stream: Stream
+async def _connect(server: ServerAddress, *, is_plain: bool) -> ServerStream:
+    stream: ServerStream
     try:
         if is_plain and runs_on_asyncio():
             stream = await connect(server)
@@ -211,7 +211,7 @@ async def _connect(server: ServerAddress, *, is_plain: bool) -> Stream:
     return stream
 
 
-def _release(stream: Stream) -> None:
+def _release(stream: ServerStream) -> None:
     release_descriptor(stream.raw_socket.fileno())
 
 
@@ -232,7 +232,7 @@ async def _secure(stream: AnyioStream, tls: TLS, host: str) -> None:
         raise Unreachable("it closed the connection instead of speaking TLS; does it speak it?") from error
 
 
-async def _authenticate(stream: Stream, token: str) -> None:
+async def _authenticate(stream: ServerStream, token: str) -> None:
     """Send the token, if the server is gearflow's own and requires one."""
     buffer = FrameBuffer(RES, max_body=MAX_ANSWER, text=False)
     frames, queue = deque[Frame](), CallQueue()

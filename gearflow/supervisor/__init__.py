@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from gearflow.supervisor.ipc import Counts, Failed, IpcChannel, Leave, Ping, Pong, Ready, Retiring, Started
+from gearflow.supervisor.ipc import Counts, Failed, IpcChannel, Launched, Leave, Ping, Pong, Ready, Retiring
 from gearflow.supervisor.signals import Echoes, Terminal
 from gearflow.supervisor.systemd import Notifier
 from gearflow.supervisor.worker_process import HELD_BACK
@@ -16,13 +16,13 @@ __all__ = [
     "Echoes",
     "Failed",
     "IpcChannel",
+    "Launched",
     "Leave",
     "Notifier",
     "Ping",
     "Pong",
     "Ready",
     "Retiring",
-    "Started",
     "Supervisor",
     "Terminal",
 ]

@@ -26,7 +26,7 @@ _LONGEST: Final = 16384
 
 
 @dataclass(frozen=True, slots=True)
-class Started:
+class Launched:
     """The modules are imported and the lifespan hooks are entered. From now on the event loop answers."""
 
 
@@ -79,10 +79,10 @@ class Pong:
     """It runs."""
 
 
-Message: TypeAlias = Started | Ready | Retiring | Failed | Counts | Leave | Ping | Pong
+Message: TypeAlias = Launched | Ready | Retiring | Failed | Counts | Leave | Ping | Pong
 
 _KINDS: Final[dict[str, type[Message]]] = {
-    kind.__name__.lower(): kind for kind in (Started, Ready, Retiring, Failed, Counts, Leave, Ping, Pong)
+    kind.__name__.lower(): kind for kind in (Launched, Ready, Retiring, Failed, Counts, Leave, Ping, Pong)
 }
 
 

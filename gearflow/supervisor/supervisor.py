@@ -180,7 +180,7 @@ class Supervisor:
     async def _listen(self, number: int, process: "_Process", child: WorkerProcess) -> None:
         async for message in child.channel.messages():
             match message:
-                case ipc.Started():
+                case ipc.Launched():
                     self._manager.started(number, anyio.current_time())
                 case ipc.Ready(notice):
                     self._notice(notice)

@@ -3,6 +3,7 @@
 from gearflow.tasks.context import Context
 from gearflow.tasks.control_flow import Discard, Fail, Snooze, TryAgain
 from gearflow.tasks.decorator import TaskDecorator, task
+from gearflow.tasks.events import Ended, EndState, Event, Part, Progress, Retrying, Started, Warned
 from gearflow.tasks.hooks import Proceed, RunInfo, lifespan, middleware
 from gearflow.tasks.job import AsyncJob, Job
 from gearflow.tasks.mapping.results import AsyncOutcome, AsyncResults, Outcome, Results
@@ -10,29 +11,43 @@ from gearflow.tasks.options import CallOptions
 from gearflow.tasks.ref import Ref
 from gearflow.tasks.registry import Registry
 from gearflow.tasks.retry import Retry
+from gearflow.tasks.streams import AsyncStream, AsyncStreamJob, Stream, StreamJob, StreamRef
 from gearflow.tasks.task import AsyncTask, Task
 
 __all__ = [
     "AsyncJob",
     "AsyncOutcome",
     "AsyncResults",
+    "AsyncStream",
+    "AsyncStreamJob",
     "AsyncTask",
     "CallOptions",
     "Context",
     "Discard",
+    "EndState",
+    "Ended",
+    "Event",
     "Fail",
     "Job",
     "Outcome",
+    "Part",
     "Proceed",
+    "Progress",
     "Ref",
     "Registry",
     "Results",
     "Retry",
+    "Retrying",
     "RunInfo",
     "Snooze",
+    "Started",
+    "Stream",
+    "StreamJob",
+    "StreamRef",
     "Task",
     "TaskDecorator",
     "TryAgain",
+    "Warned",
     "lifespan",
     "middleware",
     "task",

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 
-from gearflow.client.stream import Stream
+from gearflow.client.stream import ServerStream
 from gearflow.client.transport import BROKEN, PING, describe, until_silent
 from gearflow.errors import ConnectionLost
 from gearflow.protocol.codec import encode
@@ -90,7 +90,7 @@ _FLUSH: Final = b"flush"
 class WorkerConnection:
     """One connection while it lasts. Owns its outbox, not the runs of the jobs that came through it."""
 
-    def __init__(self, stream: Stream, owner: "ServerLink", runner: "Runner") -> None:
+    def __init__(self, stream: ServerStream, owner: "ServerLink", runner: "Runner") -> None:
         self.reason = "it was closed"
         self.server = owner.address
         self.server_name = str(owner.address)

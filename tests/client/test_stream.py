@@ -11,7 +11,7 @@ from anyio.abc import SocketAttribute, SocketStream
 from anyio.streams.tls import TLSStream
 
 from gearflow.client import TLS, ServerAddress
-from gearflow.client.stream import Stream
+from gearflow.client.stream import ServerStream
 from gearflow.client.transport import BROKEN, Unreachable, describe, open_stream
 from gearflow.errors import RemoteProtocolError
 from gearflow.security.tls import PLAIN, Security, server_context
@@ -64,20 +64,20 @@ class Owner:
         assert self.heard == expected
 
     @asynccontextmanager
-    async def serving(self, stream: Stream) -> AsyncGenerator[anyio.CancelScope]:
+    async def serving(self, stream: ServerStream) -> AsyncGenerator[anyio.CancelScope]:
         """Serve beside the block, until the scope is cancelled or the connection ends."""
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._serve, stream)
             yield tasks.cancel_scope
 
-    async def _serve(self, stream: Stream) -> None:
+    async def _serve(self, stream: ServerStream) -> None:
         try:
             await stream.serve(self)
         except BROKEN as error:
             self.end = error
 
 
-Pair = tuple[Stream, SocketStream | TLSStream]
+Pair = tuple[ServerStream, SocketStream | TLSStream]
 
 
 @asynccontextmanager

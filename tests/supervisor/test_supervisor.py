@@ -132,7 +132,7 @@ async def test_changes_are_taken_up_one_place_after_the_other(tmp_path: Path) ->
             tasks.cancel_scope.cancel()
 
 
-@pytest.mark.parametrize("state", ['say={"is": "started"}', "ready"])
+@pytest.mark.parametrize("state", ['say={"is": "launched"}', "ready"])
 async def test_a_process_that_does_not_answer_is_killed_and_replaced(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, state: str
 ) -> None:

@@ -299,7 +299,7 @@ async def _supervised(
     notice: str,
 ) -> tuple[Signals, int]:
     """Run a worker that has a supervisor."""
-    from gearflow.supervisor import Leave, Ping, Pong, Ready, Retiring, Started
+    from gearflow.supervisor import Launched, Leave, Ping, Pong, Ready, Retiring
     from gearflow.worker import Worker
 
     worker = Worker(tasks, None, on_retire=lambda reason: line.send(Retiring(reason)), **settings)
@@ -313,7 +313,7 @@ async def _supervised(
                     line.send(Pong())
 
         inform = partial(_inform, worker, partial(line.send, Ready(notice)), line.send)
-        live = partial(_live, worker, _WhenStarted(partial(line.send, Started())))
+        live = partial(_live, worker, _WhenStarted(partial(line.send, Launched())))
         await _beside(live, inform, listen)
     return signals, worker.failed
 
