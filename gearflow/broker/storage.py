@@ -10,7 +10,7 @@ Times are Unix time. A job's number is the last part of its handle.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from enum import IntEnum
 from typing import NamedTuple, Protocol, TypeAlias
 
@@ -55,6 +55,29 @@ class Rescheduled(NamedTuple):
     due: float
     attempt: int
     deaths: int
+
+
+class JobPart(NamedTuple):
+    """A part of a background job, to be kept beside it and beside what becomes of it.
+
+    The store may have the job, or not: one in memory has none that is live. A part of position 0 is empty. It
+    says that this run has begun, and ``parts`` never returns it.
+    """
+
+    number: int
+    position: int  # from 1, ascending
+    body: Body
+    run: int = 1
+
+
+class PartsDropped(NamedTuple):
+    """The parts of a job before a position are not needed any more. Without a position none is.
+
+    The same holds for all parts of a job that is ``Forgotten`` or ``Revived``, and when its record expires.
+    """
+
+    number: int
+    below: int | None = None
 
 
 class JobRecord(NamedTuple):
@@ -117,7 +140,18 @@ class Paused(NamedTuple):
     paused: bool
 
 
-Change: TypeAlias = StoredJob | Rescheduled | JobRecord | Forgotten | Revived | Reserved | Paused
+Change: TypeAlias = (
+    StoredJob | Rescheduled | JobPart | PartsDropped | JobRecord | Forgotten | Revived | Reserved | Paused
+)
+
+
+class StoredParts(NamedTuple):
+    """What a store has of the parts of a job. All but ``run`` are 0 if only the begin of a run is there."""
+
+    first: int  # the position of the first part
+    last: int
+    size: int  # bytes of all
+    run: int  # of the last part
 
 
 class Contents(NamedTuple):
@@ -127,6 +161,7 @@ class Contents(NamedTuple):
     reserved: int  # numbers below this one may have been given to jobs
     jobs: Iterator[StoredJob]  # in the order of their numbers; to be iterated to the end, once
     paused: tuple[bytes, ...] = ()  # functions of which no jobs are to be given out
+    parts: Mapping[int, StoredParts] = {}  # by number, of the jobs that have any
 
 
 class DamagedEntry(StoreError):
@@ -246,6 +281,20 @@ class Store(Protocol):
         """Dead letters of a function, or of all, with a number above ``after``: the first so many.
 
         A large body is its length. One whose record is damaged is there as its error.
+
+        Raises:
+            StoreError: They cannot be read.
+        """
+        ...
+
+    def parts(self, number: int, after: int, limit_bytes: int, limit: int = 64) -> Sequence[tuple[int, Body]]:
+        """The positions and bodies of kept parts above a position, in order: the first so many.
+
+        Args:
+            number: The number of the job, which may have ended.
+            after: The position.
+            limit_bytes: Bytes of all of them. The first one is there even if it is larger.
+            limit: The number of them.
 
         Raises:
             StoreError: They cannot be read.

@@ -53,6 +53,15 @@ the server wants it first."""
 SUBMIT: Final = b"gearflow:submit"
 """The reserved function that submits a job with options."""
 
+WINDOW_PARTS: Final = 64
+"""Parts of a job that may be sent and not taken, by a worker to the server or by the server to a reader."""
+
+WINDOW_BYTES: Final = 1 << 20
+"""Bytes of these parts. A single part may be larger. It is sent when nothing else is outstanding."""
+
+STREAM_KEEP: Final = 1 << 20
+"""Bytes of the parts of a background job that the server keeps by default."""
+
 UNAUTHORIZED: Final = b"UNAUTHORIZED"
 """The code of the ERROR for a connection that sent no token, or a wrong one."""
 

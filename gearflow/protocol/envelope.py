@@ -42,12 +42,16 @@ class Envelope:
         retries: Retry plan of this call. None means the task's own.
         detached: Nobody waits for the result. If the server cannot keep the job for another run, the worker
             may submit it again.
+        parts: The number of parts that came in earlier runs. This run goes on after them.
+        previous: The last progress of an earlier run: done, total and the message, if there was any.
     """
 
     attempt: int = 1
     timeout: float | None = None
     retries: "RetryPlan | None" = None
     detached: bool = False
+    parts: int = 0
+    previous: tuple[int, int, str | None] | None = None
 
 
 _EMPTY: Final = Envelope()
@@ -60,6 +64,8 @@ def header(
     retries: "RetryPlan | Mapping[str, object] | None" = None,
     detached: bool = False,
     raw: bool = False,
+    parts: int = 0,
+    previous: tuple[int, int, str | None] | None = None,
 ) -> bytes:
     """The bytes to put before a workload, empty if there is no option. See ``Envelope``.
 
@@ -82,6 +88,10 @@ def header(
         options["detached"] = True
     if raw:
         options["raw"] = True
+    if parts:
+        options["parts"] = parts
+    if previous is not None:
+        options["previous"] = previous
     if not options:
         return b""
     head = json.dumps(options).encode()
@@ -152,8 +162,26 @@ def _envelope(options: dict[str, Any]) -> Envelope:
     detached = options.get("detached", False)
     if not isinstance(detached, bool):
         raise PayloadInvalid(f"the envelope's detached is {_shown(detached)}, not true or false")
-    retries = options.get("retries")
-    return Envelope(attempt, timeout, None if retries is None else _retries(retries), detached)
+    parts = options.get("parts", 0)
+    if isinstance(parts, bool) or not isinstance(parts, int) or parts < 0:
+        raise PayloadInvalid(f"the envelope's parts are {_shown(parts)}, not a number from 0")
+    retries, previous = options.get("retries"), options.get("previous")
+    return Envelope(
+        attempt,
+        timeout,
+        None if retries is None else _retries(retries),
+        detached,
+        parts,
+        None if previous is None else _previous(previous),
+    )
+
+
+def _previous(value: Any) -> tuple[int, int, str | None]:
+    if isinstance(value, list) and len(value) == 3:
+        done, total, message = value
+        if type(done) is int and type(total) is int and isinstance(message, str | None):
+            return done, total, message
+    raise PayloadInvalid(f"the envelope's previous is {_shown(value)}, not two numbers and a text")
 
 
 def _retries(value: Any) -> "RetryPlan":

@@ -16,14 +16,18 @@ and then WORK_FAIL. Two functions answer in another way:
   handle, or with ERROR. Then the packet has the unique and the priority, so requests for the same options are
   equal. The server reads equal requests once.
 * ``gearflow:result`` ends exactly as the job ended, with the worker's own bytes.
+* ``gearflow:stream`` brings the parts of a job, each in WORK_DATA, and then ends as ``gearflow:result`` does.
+  Before a part whose number is not the next one, WORK_STATUS brings the position (the number of parts before
+  it) and the run. The caller sends WORK_STATUS with the position up to which it has taken the parts.
+* ``gearflow:watch`` brings what happens to a job, each event in WORK_DATA, and then ends in the same way.
 
 ``gearflow:auth`` takes a token as its workload. A server that requires a token answers nothing else before
 it. It answers a wrong token with ERROR and closes the connection.
 
 ``gearflow:events`` takes an empty workload and never ends. While the connection lasts, WORK_DATA brings one
-JSON object for each event that concerns it. There is one event so far. ``{"event": "cancel", "handle": ...}``
-tells a worker that a job it runs was cancelled, or that the last client that wanted it has gone. Nobody
-receives the result.
+JSON object for each event that concerns it. ``{"event": "cancel", "handle": ...}`` tells a worker that a job
+it runs was cancelled, or that the last client that wanted it has gone. Nobody receives the result.
+``{"event": "credit", "handle": ..., "parts": ...}`` says up to which position the parts of a job are taken.
 
 Durations are seconds, times are Unix time.
 """
@@ -33,9 +37,11 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from gearflow.protocol.constants import AUTH as AUTH
+from gearflow.protocol.constants import STREAM_KEEP, Priority
 from gearflow.protocol.constants import SUBMIT as SUBMIT
-from gearflow.protocol.constants import Priority
 from gearflow.protocol.server_events import EVENTS as EVENTS
+from gearflow.protocol.server_events import STREAM as STREAM
+from gearflow.protocol.server_events import WATCH as WATCH
 from gearflow.protocol.server_events import cancel_event as cancel_event
 from gearflow.protocol.server_events import cancelled_handle as cancelled_handle
 
@@ -115,8 +121,18 @@ class SubmitRequest(Message):
     timeout: Annotated[float, Field(gt=0, le=1e10)] | None = None
     """How long a run may take. For the worker."""
 
+    parts: Literal["relay", "keep", "wait"] = "relay"
+    """How the caller gets the job's parts. ``relay`` sends WORK_DATA on the job's own handle. With ``keep``
+    it calls ``gearflow:stream`` for them. With ``wait`` it does too, and the worker waits until it has."""
+
+    stream_keep: Annotated[int, Field(ge=0)] = STREAM_KEEP
+    """Bytes of the parts of a background job that are kept. The oldest are dropped. A part counts as at least
+    16 bytes."""
+
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.detached and self.parts != "relay":
+            raise ValueError("parts is for attached jobs")
         if self.reuse and not self.unique:
             raise ValueError("reuse asks for a kept result of the same unique, and there is no unique")
         if self.reuse and self.unique == "-":
@@ -148,6 +164,24 @@ class ResultRequest(JobName):
 
     timeout: Seconds | None = None
     """How long to wait. After it the fault is ``timeout``."""
+
+
+class StreamRequest(JobName):
+    """``gearflow:stream``: read the parts of a job, then end as it ended."""
+
+    after: Annotated[int, Field(ge=0)] | Literal["latest"] = 0
+    """The position to start after, which is the number of parts that are skipped. ``latest`` skips all that
+    have come."""
+
+    lag: Literal["wait", "skip"] = "wait"
+    """Whether the worker waits for this reader, or the reader misses parts if it is too slow."""
+
+
+class WatchRequest(JobName):
+    """``gearflow:watch``: see what happens to a job, until it ends."""
+
+    parts: bool = False
+    """Whether the parts of the job are events, too."""
 
 
 class InfoRequest(Message):
@@ -199,14 +233,15 @@ class CancelRequest(Message):
 
 
 class DetachRequest(Message):
-    """``gearflow:detach``: detach the connection from a job that it submitted, or from a result it waits for.
+    """``gearflow:detach``: detach the connection from a job that it submitted, or end a call that it made.
 
     If the connection submitted the job several times, this takes back one of them. The server sends nothing
     more about it, and a job that nobody else wants ends. Answered with ``Done``.
     """
 
     handle: str
-    """The handle of the job, or of a call of ``gearflow:result``."""
+    """The handle of the job, or that of a call of ``gearflow:result``, ``gearflow:stream`` or
+    ``gearflow:watch``."""
 
 
 class DeadRequest(Message):
@@ -270,6 +305,9 @@ class ReportRequest(Message):
 
     texts: dict[str, str] = {}
     """Functions whose payload is a text, with the name of their only parameter."""
+
+    resumable: list[str] = []
+    """Functions that go on after the parts of an earlier run. All others start again."""
 
 
 class WorkersRequest(Message):
@@ -387,6 +425,12 @@ class JobInfo(Answer):
 
     progress: tuple[int, int] | None = None
     """The last reported progress, as numerator and denominator."""
+
+    message: str = ""
+    """The message of the last progress, if it had one."""
+
+    parts: int = 0
+    """The number of parts that have come, in the current or last run and those that it continued."""
 
     warnings: tuple[str, ...] = ()
     """The last warnings of the worker."""

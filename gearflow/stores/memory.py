@@ -20,6 +20,7 @@ from heapq import heapify, heappop, heappush
 from itertools import islice
 from typing import Final
 
+from gearflow.broker.parser import Body
 from gearflow.broker.storage import (
     Change,
     Contents,
@@ -119,6 +120,9 @@ class MemoryStore:
     def dead(self, function: bytes | None, after: int, limit: int) -> list[JobRecord]:
         numbers = self._dead.get(function)
         return [self._records[number] for number in islice(numbers.after(after), limit)] if numbers else []
+
+    def parts(self, number: int, after: int, limit_bytes: int, limit: int = 64) -> list[tuple[int, Body]]:
+        return []  # none are kept yet
 
     def expire(self, now: float, limit: int) -> bool:
         records, seconds = self._records, self._next_seconds

@@ -113,3 +113,28 @@ def test_a_corrupt_envelope_says_what_is_wrong(workload: bytes, fault: str) -> N
 def test_garbage_behind_the_magic_is_nothing_worse(data: bytes) -> None:
     with contextlib.suppress(PayloadInvalid):
         unwrap(MAGIC + data)
+
+
+def test_a_server_says_where_a_run_goes_on_and_how_far_the_last_one_was() -> None:
+    said = header(parts=3, previous=(1, 20, "half")) + b"x"
+    assert unwrap(said) == (Envelope(parts=3, previous=(1, 20, "half")), b"x")
+    assert unwrap(header(previous=(1, 2, None)))[0].previous == (1, 2, None)
+    assert header(parts=0) == b""
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b'{"parts": -1}',
+        b'{"parts": true}',
+        b'{"parts": 1.5}',
+        b'{"previous": [1, 2]}',
+        b'{"previous": [1, "2", null]}',
+        b'{"previous": [true, 2, null]}',
+        b'{"previous": {"done": 1}}',
+        b'{"previous": [1, 2, 3]}',
+    ],
+)
+def test_parts_and_progress_that_make_no_sense_are_refused(head: bytes) -> None:
+    with pytest.raises(PayloadInvalid):
+        unwrap(enveloped(head))

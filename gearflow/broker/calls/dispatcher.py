@@ -22,6 +22,7 @@ from gearflow.broker.calls.call import (
 from gearflow.broker.calls.dead_letters import DeadLetterCalls
 from gearflow.broker.calls.operations import OperationCalls
 from gearflow.broker.calls.results import ResultCalls
+from gearflow.broker.calls.streams import StreamCalls
 from gearflow.broker.calls.submit import Asked, SubmitCalls, split
 from gearflow.broker.lifecycle import LONG_HASH
 from gearflow.broker.limits import Rejected
@@ -45,10 +46,12 @@ class ServerCalls:
         self._turns = parts.core.turns
         self._submit = SubmitCalls(parts)
         self.background = self._submit.background
-        results, operations = ResultCalls(parts), OperationCalls(parts)
+        results, operations, streams = ResultCalls(parts), OperationCalls(parts), StreamCalls(parts)
         self._functions: dict[bytes, Callable[[ServerCall], Steps | api.Message | None]] = {
             api.AUTH: operations.auth,
             api.RESULT: results.result,
+            api.STREAM: streams.stream,
+            api.WATCH: streams.watch,
             api.INFO: results.info,
             api.RETRY: operations.retry,
             api.RELEASE: operations.release,

@@ -51,6 +51,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 from zlib import crc32
 
+from gearflow.broker.parser import Body
 from gearflow.broker.storage import Change, Contents, DamagedEntry, JobRecord, StoredJob
 from gearflow.errors import StoreError
 from gearflow.stores.sqlite.errors import DamagedFile, DiskFull, damaged, failed, hint, not_synced
@@ -312,6 +313,9 @@ class SqliteStore:
     def _record_at(self, place: int, number: int = 0) -> JobRecord | None:
         with self._reading_one("records", "place", place, number) as tables:
             return tables.record_at(place)
+
+    def parts(self, number: int, after: int, limit_bytes: int, limit: int = 64) -> list[tuple[int, Body]]:
+        return []  # none are kept yet
 
     def expire(self, now: float, limit: int) -> bool:
         with self._reading() as tables:
