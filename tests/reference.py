@@ -48,7 +48,7 @@ SECTIONS: Final = (
         "Jobs and results",
         "gearflow",
         "The calls of a task return these.",
-        ("Job", "AsyncJob", "Ref", "Results", "AsyncResults"),
+        ("Job", "AsyncJob", "Ref", "Results", "AsyncResults", "FailedItem", "map_reduce", "amap_reduce"),
     ),
     Section(
         "Streams",
@@ -322,8 +322,9 @@ def _members(cls: type) -> Iterator[tuple[str, str, str, str]]:
     """Name, text, type and meaning of all fields, properties and methods, also those of bases in gearflow."""
     seen = set[str]()
     meanings = _listed(_docstring(cls), "Attributes")
+    listed = {base for public in cls.__mro__[1:] if public in _public() for base in public.__mro__}
     for base in cls.__mro__:
-        if base.__module__.startswith("gearflow") and (base is cls or base not in _public()):
+        if base.__module__.startswith("gearflow") and base not in listed:
             for name, text, kind, meaning in _own_members(base):
                 hidden = name.startswith("_") or f"{base.__name__}.{name}" in INTERNAL
                 if name not in seen and not hidden and not kind.startswith("ClassVar"):

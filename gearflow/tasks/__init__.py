@@ -7,6 +7,8 @@ from gearflow.tasks.events import Ended, EndState, Event, Part, Progress, Retryi
 from gearflow.tasks.hooks import Proceed, RunInfo, lifespan, middleware
 from gearflow.tasks.job import AsyncJob, Job
 from gearflow.tasks.mapping.results import AsyncOutcome, AsyncResults, Outcome, Results
+from gearflow.tasks.mapping.run import FailedItem
+from gearflow.tasks.mapping.verbs import amap_reduce, map_reduce
 from gearflow.tasks.options import CallOptions
 from gearflow.tasks.ref import Ref
 from gearflow.tasks.registry import Registry
@@ -28,6 +30,7 @@ __all__ = [
     "Ended",
     "Event",
     "Fail",
+    "FailedItem",
     "Job",
     "Outcome",
     "Part",
@@ -48,7 +51,9 @@ __all__ = [
     "TaskDecorator",
     "TryAgain",
     "Warned",
+    "amap_reduce",
     "lifespan",
+    "map_reduce",
     "middleware",
     "task",
 ]

@@ -18,8 +18,7 @@ VERBS: Final = _table("""
     delay send kiq enqueue defer: put it on the queue with .background(...), or await .abackground(...)
     apply_async send_with_options kicker: write .options(delay=..., priority=...).background(...)
     s si signature subtask message __or__: call one task after the other, or write .map(items).then(task)
-    chunks: write .map(items), whose window=... bounds the jobs in flight
-    starmap: write .map(tuples), of a task whose only parameter is a tuple, 'def f(p: tuple[int, int])'
+    chunks: write .map(items, chunk=100) for small items, which then share jobs
     apply: a plain call runs it here
     retry: write 'raise TryAgain(after=30)' (from gearflow import TryAgain), or @task(retries=...)
     request: add a first parameter 'ctx: Context' (from gearflow import Context), which has it

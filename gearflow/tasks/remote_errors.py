@@ -212,6 +212,11 @@ def decode_failure(data: bytes | None, handle: str) -> TaskFailed:
     return failure
 
 
+def as_failed(error: PayloadInvalid) -> TaskFailed:
+    """The failure of a call whose value does not fit, as if the worker had found that, and not the caller."""
+    return _rebuild(_type_name(error), str(error), errors=error.errors)
+
+
 def _fields(data: bytes | None) -> dict[str, Any]:
     if data is None:
         return {"kind": None, "message": "the worker ended the job as failed, and gave no reason"}

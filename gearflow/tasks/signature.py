@@ -162,7 +162,8 @@ class TaskSignature:
             wanted = ", ".join(map(repr, required)) or "nothing"
             raise TypeError(
                 f"{self._task}() wants {wanted}, and map() and background_many() give each call one item; "
-                "take one tuple or model as the only parameter, 'def f(p: tuple[int, int])'"
+                "write starmap() if each item is a tuple of all arguments, or take one tuple or model as the "
+                "only parameter, 'def f(p: tuple[int, int])'"
             )
 
     def _misused(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> NoReturn:

@@ -6,7 +6,7 @@
 ``submit``, ``asubmit``  on a worker: returns a job to wait for
 ``background``, ...      on a worker, later: returns a reference, and nothing waits
 ``background_many``      many of them at once
-``map``, ``amap``        many calls, a bounded number of them at a time
+``map``, ``starmap``     many calls, a bounded number of them at a time
 =======================  =========================================================================
 
 The verbs with an ``a`` are for code in an event loop, the others for code without one. ``options()`` returns
@@ -16,18 +16,15 @@ the same task with other options for the calls made through it. A verb uses the 
 
 import copy
 import inspect
-from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial, update_wrapper
-from typing import Any, Generic, Literal, ParamSpec, Self, TypeVar, Unpack, cast, overload
+from typing import Any, Generic, ParamSpec, Self, TypeVar, Unpack, cast, overload
 
 from gearflow.client import JobHandle, JobKey, JobRequest, ServerAddress, current
-from gearflow.errors import TaskFailed
 from gearflow.tasks import migration_hints, submission
 from gearflow.tasks.context import Context
 from gearflow.tasks.job import AsyncJob, Job, outcome
-from gearflow.tasks.mapping import bulk
-from gearflow.tasks.mapping.inflight import Callee
-from gearflow.tasks.mapping.results import AsyncResults, Mappable, Plan, Progress, Results
+from gearflow.tasks.mapping.verbs import ManyCalls
 from gearflow.tasks.options import CallOptions, Options, Place
 from gearflow.tasks.payload import PayloadCodec
 from gearflow.tasks.ref import Ref, parse
@@ -36,11 +33,9 @@ from gearflow.tasks.signature import TaskSignature
 
 P = ParamSpec("P")
 R = TypeVar("R")
-A = TypeVar("A")
-B = TypeVar("B")
 
 
-class Task(Generic[P, R]):
+class Task(ManyCalls, Generic[P, R]):
     """A function with its name on servers and its options. It is a frozen value that ``@task`` makes.
 
     Attributes:
@@ -207,118 +202,6 @@ class Task(Generic[P, R]):
         where = ServerAddress.parse(server) if isinstance(server, str) else server
         name = JobKey(self.name, submission.on_the_wire(unique or ""), where)
         return Ref(name, self.name, self.payload.decode_result)
-
-    # ---------------------------------------------------------------------------------------- many calls
-
-    def background_many(self: Mappable[A, B], items: Iterable[A], /) -> list[Ref[B]]:
-        """Submit a background job for each item. See ``abackground_many``."""
-        task = cast("Task[Any, Any]", self)
-        current.forbid_running_loop(f"{task._shown}.abackground_many")
-        return bulk.submit_all(task._tracker(items), current.current_sync())
-
-    async def abackground_many(self: Mappable[A, B], items: Iterable[A], /) -> list[Ref[B]]:
-        """Submit a background job for each item, many at once. Returns when the server has all of them.
-
-        Items are taken as they can be sent, so there may be more than fit into memory. If they are a
-        collection, all of them are validated before any is sent.
-
-        Raises:
-            PartlySubmitted: The server did not accept all. It has the references of those it accepted.
-            PayloadInvalid, NoServer, UnsupportedByServer: Nothing was sent.
-        """
-        task = cast("Task[Any, Any]", self)
-        return await bulk.asubmit_all(task._tracker(items), await current.current())
-
-    def _tracker(self, items: Iterable[Any]) -> bulk.SubmissionTracker:
-        self.payload.signature.check_takes_one()
-        return bulk.SubmissionTracker(items, lambda item: submission.detached(self, (item,), {}), self._ref)
-
-    @overload
-    def map(
-        self: Mappable[A, B],
-        items: Iterable[A],
-        /,
-        *,
-        window: int | None = None,
-        errors: Literal["raise"] = "raise",
-        ordered: bool = True,
-        progress: Progress | None = None,
-    ) -> Results[B]: ...
-    @overload
-    def map(
-        self: Mappable[A, B],
-        items: Iterable[A],
-        /,
-        *,
-        window: int | None = None,
-        errors: Literal["collect"],
-        ordered: bool = True,
-        progress: Progress | None = None,
-    ) -> Results[B | TaskFailed]: ...
-    def map(
-        self: Mappable[A, B],
-        items: Iterable[A],
-        /,
-        *,
-        window: int | None = None,
-        errors: Literal["raise", "collect"] = "raise",
-        ordered: bool = True,
-        progress: Progress | None = None,
-    ) -> Results[Any]:
-        """Call the task for each item, as you iterate over the result. See ``amap``."""
-        plan = Plan(cast(Callee, self), window, errors, ordered, progress)
-        return Results(plan, items)
-
-    @overload
-    def amap(
-        self: Mappable[A, B],
-        items: Iterable[A] | AsyncIterable[A],
-        /,
-        *,
-        window: int | None = None,
-        errors: Literal["raise"] = "raise",
-        ordered: bool = True,
-        progress: Progress | None = None,
-    ) -> AsyncResults[B]: ...
-    @overload
-    def amap(
-        self: Mappable[A, B],
-        items: Iterable[A] | AsyncIterable[A],
-        /,
-        *,
-        window: int | None = None,
-        errors: Literal["collect"],
-        ordered: bool = True,
-        progress: Progress | None = None,
-    ) -> AsyncResults[B | TaskFailed]: ...
-    def amap(
-        self: Mappable[A, B],
-        items: Iterable[A] | AsyncIterable[A],
-        /,
-        *,
-        window: int | None = None,
-        errors: Literal["raise", "collect"] = "raise",
-        ordered: bool = True,
-        progress: Progress | None = None,
-    ) -> AsyncResults[Any]:
-        """Call the task for each item. Nothing happens before you await, iterate over or reduce the result.
-
-        Items are taken one by one as there is room, so the iterable may be endless. If you leave the
-        iteration early, the jobs in flight are cancelled.
-
-        Args:
-            items: The sole argument of each call.
-            window: The largest number of jobs in flight. With ``ordered``, results that wait for an earlier
-                one count. By default 32, and up to 1,000 while jobs are short, or while more of them run at
-                once. Larger payloads and results than 16 KiB lower that.
-            errors: ``"raise"`` raises the first failure and cancels the rest. ``"collect"`` puts each failure
-                in the place of its result, as a ``TaskFailed``.
-            ordered: Whether results come in the order of the items, or as jobs end.
-            progress: Called after each job with the number of ended jobs and the number of all items, or
-                None.
-        """
-        plan = Plan(cast(Callee, self), window, errors, ordered, progress)
-        return AsyncResults(plan, items)
 
     # ------------------------------------------------------------------------------------- for the verbs
 

@@ -37,7 +37,7 @@ def add(fresh: Fresh) -> Any:
         ("s", r"\.map\(items\)\.then\(task\)"),
         ("__or__", r"call one task after the other"),
         ("retry", r"raise TryAgain\(after=30\)"),
-        ("starmap", r"\.map\(tuples\), .*'def f\(p: tuple\[int, int\]\)'"),
+        ("chunks", r"\.map\(items, chunk=100\)"),
     ],
 )
 def test_a_verb_of_another_queue_is_answered_with_ours(add: Any, name: str, remedy: str) -> None:

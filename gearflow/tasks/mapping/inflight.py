@@ -11,12 +11,13 @@ from collections import deque
 from collections.abc import AsyncIterable, Collection, Iterable, Mapping, Sequence
 from itertools import islice
 from math import inf
-from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar, Unpack
 
 import anyio
 
 from gearflow.client import Client, ClientJob, JobFailed, JobRequest
 from gearflow.errors import ConnectionLost, TaskFailed
+from gearflow.tasks.options import CallOptions
 from gearflow.tasks.payload import PayloadCodec
 from gearflow.tasks.remote_errors import decode_failure
 from gearflow.tasks.wait_tracking import Waiting
@@ -129,6 +130,10 @@ class Callee(Protocol):
         """A call ready to be sent."""
         ...
 
+    def options(self, **opts: Unpack[CallOptions]) -> "Callee":
+        """The same task with other options for its calls."""
+        ...
+
 
 class Source(Protocol):
     """The items of a batch, as there is room for them."""
@@ -223,11 +228,10 @@ K = TypeVar("K")
 
 
 class Finished(NamedTuple, Generic[K]):
-    """A job that has ended: its key, and its result, which had so many bytes, or its failure."""
+    """A job that has ended: its key, and its encoded result or its failure."""
 
     key: K
-    result: Any
-    size: int = 0
+    data: bytes
     failure: TaskFailed | None = None
 
 
@@ -293,17 +297,15 @@ class InFlightJobs(Generic[K]):
 
         Raises:
             ConnectionLost: The connection closed before a job ended.
-            PayloadInvalid: A result does not fit the task's type.
             QueueFull, ServerError: The server refused a call with options.
         """
         taken: list[Finished[K]] = []
         while self._ended:
             key, job = self._ended.popleft()
             try:
-                data = job.outcome()
-                taken.append(Finished(key, self._callee.payload.decode_result(data), len(data)))
+                taken.append(Finished(key, job.outcome()))
             except JobFailed as error:
-                taken.append(Finished(key, None, 0, decode_failure(error.exception, job.handle)))
+                taken.append(Finished(key, b"", decode_failure(error.exception, job.handle)))
         return taken
 
     def close(self) -> None:

@@ -107,7 +107,7 @@ class Reducing:
     def _handle_finished(self, job: Finished[tuple[int, int]]) -> list[Reduction]:
         if job.failure is not None:
             raise job.failure
-        return self.tree.add(*job.key, job.result)
+        return self.tree.add(*job.key, self._reducer.payload.decode_result(job.data))
 
     def close(self) -> None:
         """Cancel the jobs in flight."""

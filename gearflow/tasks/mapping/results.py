@@ -18,17 +18,17 @@ from collections.abc import (
     Generator,
     Iterable,
     Iterator,
-    Sequence,
     Sized,
 )
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from itertools import islice
-from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar, cast
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 import anyio
+from anyio.lowlevel import checkpoint
 
 from gearflow.client import Client, JobRequest, SyncClient, current
 from gearflow.tasks.durations import wait_limit
@@ -40,9 +40,9 @@ from gearflow.tasks.mapping.inflight import (
     InFlightJobs,
     Items,
     Source,
-    Window,
 )
 from gearflow.tasks.mapping.reduce import FAN_IN, Reducing
+from gearflow.tasks.mapping.run import BatchRun, FailedItem, ItemCall, Plan, Report
 from gearflow.tasks.wait_tracking import Waiting
 
 A_contra = TypeVar("A_contra", contravariant=True)
@@ -51,96 +51,13 @@ B = TypeVar("B")
 C = TypeVar("C")
 S = TypeVar("S")
 
-Progress: TypeAlias = Callable[[int, int | None], object]
-"""Called with (jobs ended, items in all or None)."""
-
 
 class Mappable(Protocol[A_contra, R_co]):
     """A task of one argument, as type checkers see it: mypy keeps the types through ``call`` alone."""
 
     def call(self, a: A_contra, /) -> R_co:
-        """Call it with that argument."""
+        """ItemCall it with that argument."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a batch calls, and how; the fields are the arguments of ``amap``."""
-
-    callee: Callee
-    window: int | None
-    errors: Literal["raise", "collect"]
-    ordered: bool
-    progress: Progress | None
-
-    def __post_init__(self) -> None:
-        if self.window is not None and self.window < 1:
-            raise ValueError(f"window={self.window}: without a job in flight nothing is ever done")
-        if self.errors not in ("raise", "collect"):
-            raise ValueError(f"errors={self.errors!r}: it is 'raise' or 'collect'")
-        self.callee.payload.signature.check_takes_one()
-
-
-class _Run:
-    """One run of a batch, without the waiting: the calls that were made, and the results to deliver."""
-
-    def __init__(self, plan: Plan, total: int | None) -> None:
-        self._plan = plan
-        self._window = Window(plan.window)
-        self._total = total
-        self._due: dict[int, Any] = {}  # ended, not delivered
-        self._ended = 0
-        self._next = 0  # place of the next result, if they are ordered
-        self._deliveries = 0  # that come before there is room for a further submission
-        self.submitted = 0
-        self.exhausted = False
-
-    def room(self, in_flight: int) -> int:
-        """How many items may be called now."""
-        return 0 if self.exhausted else max(0, self._window.size - in_flight - len(self._due))
-
-    def should_submit(self, room: int) -> bool:
-        """Whether to submit before the next delivery. Several calls at a time share a round trip."""
-        self._deliveries = -(-self._window.size // 4) - room
-        return self._deliveries <= 0 or (room > 0 and not self.has_due)
-
-    def should_deliver(self) -> bool:
-        """Whether to deliver the next result without a look at the jobs."""
-        self._deliveries -= 1
-        return self._deliveries > 0 and self.has_due
-
-    def calls(self, items: Iterable[Any]) -> list[tuple[int, JobRequest]]:
-        """The calls for the next items, with their places."""
-        prepare = self._plan.callee.prepare
-        first = self.submitted
-        calls = [(place, prepare((item,), {})) for place, item in enumerate(items, first)]
-        if calls:
-            self.submitted += len(calls)
-            self._window.submitted(first, [len(call.workload) for _, call in calls], time.monotonic())
-        return calls
-
-    def handle_finished(self, jobs: Sequence[Finished[int]]) -> None:
-        """Note jobs that have ended. Raises the failure of one, unless failures are collected."""
-        if jobs:
-            self._window.ended({job.key for job in jobs}, [job.size for job in jobs], time.monotonic())
-        for job in jobs:
-            self._ended += 1
-            if job.failure is not None and self._plan.errors == "raise":
-                raise job.failure
-            self._due[job.key] = job.result if job.failure is None else job.failure
-            if self._plan.progress is not None:
-                self._plan.progress(self._ended, self._total)
-
-    @property
-    def has_due(self) -> bool:
-        """Whether there is a result to deliver."""
-        return self._next in self._due if self._plan.ordered else bool(self._due)
-
-    def deliver(self) -> tuple[int, Any]:
-        """The next result, with its place."""
-        place = self._next if self._plan.ordered else next(iter(self._due))
-        self._next += 1
-        return place, self._due.pop(place)
 
 
 class _Batch(Generic[S]):
@@ -149,6 +66,17 @@ class _Batch(Generic[S]):
     def __init__(self, plan: Plan, items: S) -> None:
         self._plan = plan
         self._untaken = [items]  # empty when they are taken, so that they are not kept
+        self._report = Report()
+
+    @property
+    def errors(self) -> tuple[FailedItem, ...]:
+        """The first 1,000 items that failed so far, each with its index and its error."""
+        return tuple(self._report.errors)
+
+    @property
+    def failed(self) -> int:
+        """How many items failed so far."""
+        return self._report.failed
 
     def _take_items(self) -> S:
         if not self._untaken:
@@ -169,8 +97,8 @@ class AsyncResults(_Batch[Iterable[Any] | AsyncIterable[Any]], Generic[R_co]):
     def __aiter__(self) -> AsyncIterator[R_co]:
         return self._run()
 
-    def _run(self) -> "_AsyncRun":
-        return _AsyncRun(self._plan, self._take_items())
+    def _run(self, plan: Plan | None = None) -> "_AsyncRun":
+        return _AsyncRun(plan or self._plan, self._take_items(), self._report)
 
     def __await__(self) -> Generator[Any, None, list[R_co]]:
         return self.results().__await__()
@@ -198,11 +126,11 @@ class AsyncResults(_Batch[Iterable[Any] | AsyncIterable[Any]], Generic[R_co]):
         The order is kept, and only results that wait for their neighbours are held. Without items, the result
         is that of ``reducer([])``.
         """
-        callee = _callee(reducer)
+        callee = callee_of(reducer)
 
         async def reduce() -> B:
             client = await current.current()
-            run, reducing = self._run(), Reducing(client, callee, fan_in)
+            run, reducing = self._run(_for_reduction(self._plan)), Reducing(client, callee, fan_in)
             with closing(run), closing(reducing):
                 while (result := await run.next()) is not None:
                     await reducing.submit(reducing.tree.add(0, *result))
@@ -211,8 +139,8 @@ class AsyncResults(_Batch[Iterable[Any] | AsyncIterable[Any]], Generic[R_co]):
         return AsyncOutcome(reduce)
 
     def then(self: "AsyncResults[B]", task: Mappable[list[B], C], /) -> "AsyncOutcome[C]":
-        """Call ``task`` once with the list of all results."""
-        _callee(task)
+        """ItemCall ``task`` once with the list of all results."""
+        callee_of(task)
 
         async def then() -> C:
             return cast(C, await cast(Any, task).acall(await self.results()))
@@ -223,22 +151,22 @@ class AsyncResults(_Batch[Iterable[Any] | AsyncIterable[Any]], Generic[R_co]):
 class _AsyncRun(AsyncIterator[Any]):
     """A run of an ``AsyncResults``. It owns its jobs, and cancels them when it is dropped."""
 
-    def __init__(self, plan: Plan, items: Iterable[Any] | AsyncIterable[Any]) -> None:
+    def __init__(self, plan: Plan, items: Iterable[Any] | AsyncIterable[Any], report: Report) -> None:
         self._plan = plan
         self._items = items
-        self._run = _Run(plan, len(items) if isinstance(items, Sized) else None)
+        self._report = report
         self._ready = AutoResetEvent()
-        self._parts: tuple[InFlightJobs[int], Source] | None = None  # made when it begins
+        self._parts: tuple[BatchRun, InFlightJobs[ItemCall], Source] | None = None  # made when it begins
         self._post: Callable[[Callable[[], object]], None]  # to their event loop
 
     @property
     def size(self) -> int:
-        """The number of items so far."""
-        return self._run.submitted
+        """The number of results so far."""
+        return 0 if self._parts is None else self._parts[0].size
 
     async def __anext__(self) -> Any:
-        if self._run.should_deliver():
-            return self._run.deliver()[1]
+        if self._parts is not None and self._parts[0].should_deliver():
+            return self._parts[0].deliver()[1]
         if (result := await self.next()) is None:
             raise StopAsyncIteration
         return result[1]
@@ -246,12 +174,15 @@ class _AsyncRun(AsyncIterator[Any]):
     async def next(self) -> tuple[int, Any] | None:
         """The next result with its place, or None after the last."""
         try:
-            return await self._next(*(self._parts or await self._begin()))
+            result = await self._next(*(self._parts or await self._begin()))
         except BaseException:
             self.close()
             raise
+        if result is None:
+            self.close()
+        return result
 
-    async def _begin(self) -> "tuple[InFlightJobs[int], Source]":
+    async def _begin(self) -> "tuple[BatchRun, InFlightJobs[ItemCall], Source]":
         client = await current.current()
         self._post = client.post
         source: Source
@@ -259,34 +190,41 @@ class _AsyncRun(AsyncIterator[Any]):
             source = AsyncItems(self._items, self._ready, client)
         else:
             source = Items(self._items)
-        self._parts = InFlightJobs[int](client, self._plan.callee, self._ready), source
+        total = len(self._items) if isinstance(self._items, Sized) else None
+        jobs = InFlightJobs[ItemCall](client, self._plan.callee, self._ready)
+        self._parts = BatchRun(self._plan, total, self._report), jobs, source
         return self._parts
 
-    async def _next(self, jobs: InFlightJobs[int], source: Source) -> tuple[int, Any] | None:
-        run = self._run
+    async def _next(
+        self, run: BatchRun, jobs: InFlightJobs[ItemCall], source: Source
+    ) -> tuple[int, Any] | None:
         while True:
-            if run.should_submit(room := run.room(jobs.size)):
-                if items := source.take(room):
-                    await jobs.submit(run.calls(items))
+            items: list[Any] = []
+            if wanted := run.wanted(jobs.size):
+                items = source.take(wanted)
                 run.exhausted = source.ended
+            if calls := run.calls(items):
+                await jobs.submit(calls)
             if jobs.has_ended:
                 run.handle_finished(jobs.take())
             if run.has_due:
                 return run.deliver()
-            if run.exhausted and not jobs.size:
+            if jobs.size or not (items or run.exhausted):
+                with Waiting(self._plan.callee.name):
+                    await self._ready.wait()
+            elif run.exhausted:
                 return None
-            with Waiting(self._plan.callee.name):
-                await self._ready.wait()
+            else:
+                await checkpoint()  # all of these items failed before they were sent
 
     def close(self) -> None:
         """Cancel the jobs in flight, and take no more items."""
-        self._run.exhausted = True
         _close(self._parts or ())
 
     def __del__(self) -> None:
         # 'break' has left the iteration. An async generator could not clean up without its event loop. The
         # garbage collector may also call this in any thread, in the middle of anything.
-        if self._parts is not None and not (self._run.exhausted and not self._parts[0].size):
+        if self._parts is not None and not (self._parts[0].exhausted and not self._parts[1].size):
             self._post(partial(_close, self._parts))
 
 
@@ -327,14 +265,15 @@ class Results(_Batch[Iterable[Any]], Generic[R_co]):
 
     def reduce(self: "Results[B]", reducer: Mappable[list[B], B], /, *, fan_in: int = FAN_IN) -> "Outcome[B]":
         """Reduce the results to one value with jobs of ``reducer``. See ``AsyncResults.reduce``."""
-        callee = _callee(reducer)
+        callee = callee_of(reducer)
 
         def reduce(deadline: _Deadline) -> B:
             client = _sync_client(self._plan)
+            results = self._run(deadline, _for_reduction(self._plan))
             reducing = client.run(_in_loop(lambda client: Reducing(client, callee, fan_in)))
             size = 0
             try:
-                for place, value in self._run(deadline):
+                for place, value in results:
                     size += 1
                     if reductions := reducing.tree.add(0, place, value):
                         deadline.call(client, lambda: reducing.submit(reductions))
@@ -345,8 +284,8 @@ class Results(_Batch[Iterable[Any]], Generic[R_co]):
         return Outcome(reduce)
 
     def then(self: "Results[B]", task: Mappable[list[B], C], /) -> "Outcome[C]":
-        """Call ``task`` once with the list of all results."""
-        _callee(task)
+        """ItemCall ``task`` once with the list of all results."""
+        callee_of(task)
 
         def then(deadline: _Deadline) -> C:
             results = [result for _, result in self._run(deadline)]
@@ -354,9 +293,9 @@ class Results(_Batch[Iterable[Any]], Generic[R_co]):
 
         return Outcome(then)
 
-    def _run(self, deadline: "_Deadline") -> Iterator[tuple[int, Any]]:
+    def _run(self, deadline: "_Deadline", plan: Plan | None = None) -> Iterator[tuple[int, Any]]:
         client = _sync_client(self._plan)
-        return _sync_run(self._plan, self._take_items(), client, deadline)
+        return _sync_run(plan or self._plan, self._take_items(), client, deadline, self._report)
 
 
 def _sync_client(plan: Plan) -> SyncClient:
@@ -365,26 +304,27 @@ def _sync_client(plan: Plan) -> SyncClient:
 
 
 def _sync_run(
-    plan: Plan, items: Iterable[Any], client: SyncClient, deadline: "_Deadline"
+    plan: Plan, items: Iterable[Any], client: SyncClient, deadline: "_Deadline", report: Report
 ) -> Iterator[tuple[int, Any]]:
     """The results of a batch with their places."""
-    run = _Run(plan, len(items) if isinstance(items, Sized) else None)
     source = iter(items)
-    jobs = client.run(_in_loop(lambda client: InFlightJobs[int](client, plan.callee)))
+    run = BatchRun(plan, len(items) if isinstance(items, Sized) else None, report)
+    jobs = client.run(_in_loop(lambda client: InFlightJobs[ItemCall](client, plan.callee)))
     try:
         while True:
-            calls: list[tuple[int, JobRequest]] = []
-            if run.should_submit(room := run.room(jobs.size)):
-                calls = run.calls(islice(source, room))
-                run.exhausted = len(calls) < room
-            if calls or not run.has_due:
+            wanted = run.wanted(jobs.size)
+            taken = list(islice(source, wanted))
+            run.exhausted = run.exhausted or len(taken) < wanted
+            calls = run.calls(taken)
+            if calls or (jobs.size and not run.has_due):
                 exchange = partial(_exchange, jobs, calls, wait=not run.has_due)
                 run.handle_finished(deadline.call(client, exchange))
             if run.has_due:
                 yield run.deliver()
-            elif not jobs.size:
+            elif run.exhausted and not jobs.size:
                 return
     finally:
+        run.close()
         if jobs.size:
             client.post(
                 jobs.close
@@ -401,8 +341,8 @@ def _in_loop(function: Callable[[Client], C]) -> Callable[[Client], Coroutine[An
 
 
 async def _exchange(
-    jobs: InFlightJobs[int], calls: list[tuple[int, JobRequest]], *, wait: bool
-) -> list[Finished[int]]:
+    jobs: InFlightJobs[ItemCall], calls: list[tuple[ItemCall, JobRequest]], *, wait: bool
+) -> list[Finished[ItemCall]]:
     """Submit calls and take the jobs that have ended, with one switch of threads."""
     if calls:
         await jobs.submit(calls)
@@ -437,7 +377,7 @@ class _Deadline:
         return None if self._end is None else max(0.0, self._end - time.monotonic())
 
     def call(self, client: SyncClient, function: Callable[[], Coroutine[Any, Any, C]]) -> C:
-        """Call ``function`` in the client's event loop. Raises TimeoutError when the time is up."""
+        """ItemCall ``function`` in the client's event loop. Raises TimeoutError when the time is up."""
 
         async def limited(_: Client) -> C:
             with _limit(self.remaining, self._timeout):
@@ -454,7 +394,12 @@ def _close(parts: Iterable["_Closable"]) -> None:
         part.close()
 
 
-def _callee(task: object) -> Callee:
+def _for_reduction(plan: Plan) -> Plan:
+    """The plan of results that are reduced. Their places have no gaps."""
+    return replace(plan, ordered=True) if plan.errors == "skip" else plan
+
+
+def callee_of(task: object) -> Callee:
     """The task, as a batch needs it. Raises TypeError for anything else."""
     if not hasattr(task, "prepare"):
         raise TypeError(f"{task!r} is no task; put @task (from gearflow import task) above it")

@@ -1,0 +1,223 @@
+"""A batch of calls without the waiting: what is called, what has ended, and what is delivered next.
+
+``Plan`` has the arguments of ``map``. ``BatchRun`` takes items, makes calls of them, takes the outcomes, and
+returns results in their order. It is the same for the async and the blocking form.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
+
+from gearflow.client import JobRequest
+from gearflow.errors import PayloadInvalid, TaskFailed
+from gearflow.tasks.mapping.inflight import Callee, Finished, Window
+from gearflow.tasks.mapping.progress_bar import ProgressBar
+from gearflow.tasks.options import CallOptions
+from gearflow.tasks.remote_errors import as_failed
+
+OnProgress: TypeAlias = Callable[[int, int | None], object]
+"""Called with (items done, items in all or None)."""
+
+Errors: TypeAlias = Literal["raise", "collect", "skip"]
+
+MOST_REPORTED: Final = 1000
+"""Failures that ``errors`` lists, so that a batch without end needs no memory without end."""
+
+
+@dataclass(frozen=True, slots=True)
+class FailedItem:
+    """An item of a batch whose call failed.
+
+    Attributes:
+        index: The place of the item, from 0.
+        item: The item itself.
+        error: Why its call failed.
+    """
+
+    index: int
+    item: Any
+    error: TaskFailed
+
+
+class Report:
+    """The failures of a batch. Owns state."""
+
+    def __init__(self) -> None:
+        self.failed = 0
+        self.errors: list[FailedItem] = []
+
+    def add(self, failed: FailedItem) -> None:
+        """One more item has failed."""
+        self.failed += 1
+        if len(self.errors) < MOST_REPORTED:
+            self.errors.append(failed)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a batch calls, and how. The fields are the arguments of ``amap``."""
+
+    callee: Callee
+    window: int | None = None
+    errors: Errors = "raise"
+    ordered: bool = True
+    progress: OnProgress | bool | None = None
+    options: Callable[[Any], CallOptions] | None = None
+    is_star: bool = False
+    """Whether an item has all arguments of its call, and not only the first."""
+
+    def __post_init__(self) -> None:
+        if self.window is not None and self.window < 1:
+            raise ValueError(f"window={self.window}: without a job in flight nothing is ever done")
+        if self.errors not in ("raise", "collect", "skip"):
+            raise ValueError(f"errors={self.errors!r}: it is 'raise', 'collect' or 'skip'")
+        if not (self.progress is None or isinstance(self.progress, bool) or callable(self.progress)):
+            raise ValueError(f"progress={self.progress!r}: it is True, or a function of two numbers")
+        if not self.is_star:
+            self.callee.payload.signature.check_takes_one()
+
+    def arguments(self, item: Any) -> tuple[Any, ...]:
+        """The arguments of the call for an item."""
+        return tuple(item) if self.is_star else (item,)
+
+    def prepare(self, item: Any) -> JobRequest:
+        """The call for an item. Raises as ``Callee.prepare``."""
+        callee = self.callee if self.options is None else self.callee.options(**self.options(item))
+        return callee.prepare(self.arguments(item), {})
+
+
+class ItemCall(NamedTuple):
+    """A call in flight: the place of its item, and the item."""
+
+    place: int
+    item: Any
+
+
+_LEFT_OUT: Final = object()  # an item that failed, and whose place nothing takes
+
+
+class BatchRun:
+    """One run of a batch. Owns state."""
+
+    def __init__(self, plan: Plan, total: int | None, report: Report) -> None:
+        self._plan = plan
+        self._window = Window(plan.window)
+        self._total = total
+        self._report = report
+        self._bar = ProgressBar.on_terminal(plan.callee.name, total) if plan.progress is True else None
+        self._progress = self._bar or (plan.progress if callable(plan.progress) else None)
+        self._due: dict[int, Any] = {}  # ended, not delivered
+        self._ended = 0
+        self._next = 0  # place of the next result, if they are ordered
+        self._left_out = 0  # places before it that have no result
+        self._deliveries = 0  # that come before there is room for a further submission
+        self._taken = 0
+        self.exhausted = False
+
+    @property
+    def size(self) -> int:
+        """The number of items so far that have a result, or will have one if they do not fail."""
+        return self._taken - self._left_out
+
+    def close(self) -> None:
+        """Nothing more is taken or delivered."""
+        self.exhausted = True
+        if self._bar is not None:
+            self._bar.close()
+
+    # ------------------------------------------------------------------------------------------ calls
+
+    def wanted(self, in_flight: int) -> int:
+        """The number of items to take before the next delivery.
+
+        It is 0 until several can be called at a time, because they share a round trip.
+        """
+        room = 0 if self.exhausted else max(0, self._window.size - in_flight - len(self._due))
+        self._deliveries = -(-self._window.size // 4) - room
+        return room if self._deliveries <= 0 or not self.has_due else 0
+
+    def should_deliver(self) -> bool:
+        """Whether to deliver the next result without a look at the jobs."""
+        self._deliveries -= 1
+        return self._deliveries > 0 and self.has_due
+
+    def calls(self, items: Sequence[Any]) -> list[tuple[ItemCall, JobRequest]]:
+        """The calls for the next items.
+
+        Raises:
+            PayloadInvalid: An item does not fit, and items that fail are not skipped.
+        """
+        first = self._taken
+        self._taken += len(items)
+        calls = list(self._prepared(map(ItemCall, range(first, self._taken), items)))
+        if calls:
+            sizes = [len(request.workload) for _, request in calls]
+            self._window.submitted(calls[0][0].place, sizes, time.monotonic())
+        return calls
+
+    def _prepared(self, calls: Iterable[ItemCall]) -> Iterator[tuple[ItemCall, JobRequest]]:
+        prepare = self._plan.prepare
+        for call in calls:
+            try:
+                yield call, prepare(call.item)
+            except PayloadInvalid as error:
+                if self._plan.errors != "skip":
+                    self._report.add(FailedItem(call.place, call.item, as_failed(error)))
+                    raise
+                self._settle(call, failure=as_failed(error))
+
+    # --------------------------------------------------------------------------------------- outcomes
+
+    def handle_finished(self, jobs: Sequence[Finished[ItemCall]]) -> None:
+        """Note jobs that have ended. Raises the failure of one, unless failures are collected or skipped."""
+        if jobs:
+            places = {job.key.place for job in jobs}
+            self._window.ended(places, [len(job.data) for job in jobs], time.monotonic())
+        decode = self._plan.callee.payload.decode_result
+        for job in jobs:
+            if job.failure is not None:
+                self._settle(job.key, failure=job.failure)
+                continue
+            try:
+                result = decode(job.data)
+            except PayloadInvalid as error:
+                if self._plan.errors != "skip":
+                    raise
+                self._settle(job.key, failure=as_failed(error))
+            else:
+                self._settle(job.key, result)
+
+    def _settle(self, call: ItemCall, result: Any = None, failure: TaskFailed | None = None) -> None:
+        """Note the outcome of an item."""
+        errors = self._plan.errors
+        self._ended += 1
+        if failure is not None:
+            self._report.add(FailedItem(call.place, call.item, failure))
+            if errors == "raise":
+                raise failure
+            result = failure if errors == "collect" else _LEFT_OUT
+        if result is not _LEFT_OUT or self._plan.ordered:
+            self._due[call.place] = result
+        else:
+            self._left_out += 1
+        if self._progress is not None:
+            self._progress(self._ended, self._total)
+
+    @property
+    def has_due(self) -> bool:
+        """Whether there is a result to deliver."""
+        if not self._plan.ordered:
+            return bool(self._due)
+        due = self._due
+        while due.get(self._next) is _LEFT_OUT:
+            del due[self._next]
+            self._next += 1
+            self._left_out += 1
+        return self._next in due
+
+    def deliver(self) -> tuple[int, Any]:
+        """The next result, with its place among those that are delivered."""
+        place = self._next if self._plan.ordered else next(iter(self._due))
+        self._next += 1
+        return place - self._left_out, self._due.pop(place)
