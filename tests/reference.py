@@ -218,7 +218,7 @@ INTERNAL: Final = {
     "Task.prepare",
     *("Client.advise", "Client.post", "Client.start_soon", "SyncClient.advise", "SyncClient.post"),
     *("Client.attach", "Client.enqueue", "SyncClient.attach", "SyncClient.enqueue", "JobRequest.encode"),
-    "JobRequest.streamed",
+    *("JobRequest.streamed", "Client.pool", "ClientJob.owner", "SyncJob.attached", "ClientJob.wait_for_news"),
     "SubmitOptions.for_server",
     *("ClientJob.add_event", "ClientJob.complete", "ClientJob.fail", "ClientJob.fail_remotely"),
     *("ClientJob.lose", "ClientJob.move", "Message.to_wire", "JobRequest.put"),

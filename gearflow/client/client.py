@@ -138,6 +138,11 @@ class Client:
         """The TLS settings and the token of its connections."""
         return self._pool.security
 
+    @property
+    def pool(self) -> Pool:
+        """The servers with their connections, for what reads or watches jobs."""
+        return self._pool
+
     async def submit(
         self,
         function: str,

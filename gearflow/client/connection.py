@@ -200,6 +200,8 @@ class Connection:
         self._heard = True  # something, since the heartbeat last looked
         self._closed = False
         self._has_complained = False  # about an error that answers nothing, once
+        self._notices: dict[bytes, bytes] = {}  # packets that have no answer, by handle
+        self._holders: set[object] = set()  # as long as there is one, nothing is read
 
     # ------------------------------------------------------------------------------------ for callers
 
@@ -265,6 +267,25 @@ class Connection:
         attached.jobs.remove(job)
         return self._withdraw(job.raw_handle)
 
+    def tell(self, handle: bytes, packet: bytes) -> None:
+        """Send a packet that has no answer. A later one with the same handle may replace it."""
+        if not self._closed:
+            self._notices[handle] = packet
+            self._stream.wake()
+
+    def hold(self, holder: object) -> None:
+        """Read no more from the server until all that hold the connection have released it."""
+        if not self._closed:
+            self._holders.add(holder)
+            self._stream.pause()
+
+    def release(self, holder: object) -> None:
+        """Read on, unless others hold the connection."""
+        if holder in self._holders:
+            self._holders.discard(holder)
+            if not self._holders:
+                self._stream.resume()
+
     def _withdraw(self, handle: bytes) -> bool:
         """Tell gearflow's server that a submission wants its job no more."""
         if not self.features.gearflow:
@@ -329,12 +350,18 @@ class Connection:
         """All that is in the outbox, which counts as sent now."""
         batch = self._outbox
         if not batch:
-            return b""
+            return self._take_notices() if self._notices else b""
         self._outbox = {}
         self._sent.sent(batch)
         data = b"".join(batch.values())
+        if self._notices:
+            data += self._take_notices()
         self._batch_size = len(data)
         return data
+
+    def _take_notices(self) -> bytes:
+        notices, self._notices = self._notices, {}
+        return b"".join(notices.values())
 
     async def _watch(self, timeout: float) -> None:
         """Return when the server has left a request without an answer for too long.
@@ -349,7 +376,7 @@ class Connection:
             looks += 1
             unanswered = chain(self._sent, self._outbox)
             first = next((request for request in unanswered if not isinstance(request, Heartbeat)), None)
-            if first is None or first is not oldest:
+            if first is None or first is not oldest or self._holders:
                 oldest, looks = first, 0
             elif (looks - CHECKS) * timeout / CHECKS >= self._batch_size / _MIB:
                 self.reason = f"it gave no answer for {looks * timeout / CHECKS:g} s"
@@ -364,7 +391,7 @@ class Connection:
 
     def _take_heard(self) -> bool:
         heard, self._heard = self._heard, False
-        return heard or not self._attached
+        return heard or not self._attached or bool(self._holders)
 
     def _ping(self) -> None:
         self.post(Heartbeat(), PING)

@@ -230,15 +230,24 @@ class ClientJob:
         while not self._events:
             if self.done:
                 return None
-            news = self._owner.new_signal()
-            self._news = [*(self._news or ()), news]
-            try:
-                await news.wait()
-            finally:
-                self._forget(news)
+            await self.wait_for_news()
         return self._events.popleft()
 
     # --------------------------------------------- for the client, and for the connection that owns it
+
+    @property
+    def owner(self) -> JobOwner:
+        """The connection by which it came."""
+        return self._owner
+
+    async def wait_for_news(self) -> None:
+        """Wait for an event, or for the end."""
+        news = self._owner.new_signal()
+        self._news = [*(self._news or ()), news]
+        try:
+            await news.wait()
+        finally:
+            self._forget(news)
 
     async def wait(self) -> None:
         """Wait for the end."""

@@ -8,12 +8,12 @@ says.
 
 from functools import partial
 from math import inf
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar
 
 import anyio
 
 from gearflow.client.config import ServerAddress
-from gearflow.client.job import ClientJob, JobFailed, JobHandle, JobOwner
+from gearflow.client.job import ClientJob, JobEvent, JobFailed, JobHandle, JobOwner
 from gearflow.client.names import to_text
 from gearflow.errors import (
     ConnectionLost,
@@ -106,14 +106,30 @@ class BackgroundSubmission(Submission):
         Submission.__init__(self, function, unique, answered, attached=False)
 
 
+class Feed(Protocol):
+    """Collects what comes about a job."""
+
+    def add(self, event: JobEvent, /) -> bool:
+        """Something came. Returns whether it belongs here."""
+        ...
+
+
 class ReservedJob(ClientJob):
     """A job that may also be ended by the server, which then says why in its own words."""
 
-    __slots__ = ("is_refused",)
+    __slots__ = ("feed", "is_refused")
 
     def __init__(self, raw_handle: bytes, server: ServerAddress, function: str, owner: JobOwner) -> None:
         ClientJob.__init__(self, raw_handle, server, function, owner)
         self.is_refused = False
+        self.feed: Feed | None = None
+        """Takes the events of a job that is read as a stream or watched, in place of the job."""
+
+    def add_event(self, event: JobEvent) -> None:
+        if self.feed is None or not self.feed.add(event):
+            super().add_event(event)
+        elif self._news is not None:
+            self._notify()
 
     def fail_remotely(self, exception: bytes | None) -> None:
         fault = None if exception is None else server_fault(exception)

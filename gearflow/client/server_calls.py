@@ -9,7 +9,7 @@ import anyio
 
 from gearflow.client.config import ServerAddress
 from gearflow.client.connection import Connection
-from gearflow.client.job import JobFailed, JobKey, JobName
+from gearflow.client.job import JobFailed, JobHandle, JobKey, JobName
 from gearflow.client.pool import Pool
 from gearflow.client.requests import NotSent, ReservedCall, read_answer, refused
 from gearflow.client.submission import encode_submission
@@ -40,7 +40,7 @@ async def call(
     limit = _limit(pool, request)
     while True:
         connection = await (pool.connection() if address is None else pool.connection_to(address))
-        _require_gearflow(connection, name.decode())
+        require_gearflow(connection, name.decode())
         asked = ReservedCall(name.decode(), connection.new_signal())
         try:
             await connection.ask(asked, packet)
@@ -75,11 +75,9 @@ async def result(pool: Pool, job: JobName, timeout: float | None) -> bytes:
     """As ``Client.result``."""
     deadline = None if timeout is None else anyio.current_time() + timeout
     server = await _whereabouts(pool, job)
-    lost: NoServer | None = None
-    failures = 0
+    losses = Losses(pool, deadline)
     while True:
-        began = anyio.current_time()
-        left = None if deadline is None else max(0.0, deadline - began)
+        left = None if deadline is None else max(0.0, deadline - anyio.current_time())
         try:
             with anyio.move_on_after(None if left is None else left + pool.timeouts.answer_grace):
                 return await _wait(pool, job, server, left)
@@ -88,22 +86,50 @@ async def result(pool: Pool, job: JobName, timeout: float | None) -> bytes:
             if timeout is None:
                 raise
             raise TimeoutError(f"job {job} has not ended within {timeout:g} s; it runs on") from error
-        except ConnectionLost as error:
+        except (ConnectionLost, NoServer) as error:
+            await losses.endure(server, error)
+    raise losses.last or _no_answer(server, job, timeout)
+
+
+class Losses:
+    """How often a wait has lost its server, which it asks again. Owns state.
+
+    Args:
+        pool: The servers.
+        deadline: When the wait is over, by anyio's clock.
+    """
+
+    def __init__(self, pool: Pool, deadline: float | None = None) -> None:
+        self._pool = pool
+        self._deadline = deadline
+        self._failures = 0
+        self._began = anyio.current_time()  # the attempt
+        self.last: NoServer | None = None
+        """Why the server could not be asked the last time."""
+
+    async def endure(self, server: ServerAddress, error: ConnectionLost | NoServer) -> None:
+        """Return when the server may be asked again. Raises the error if it may not.
+
+        A server that cannot be reached at first is waited for only if there is a deadline.
+        """
+        pool = self._pool
+        now = anyio.current_time()
+        if isinstance(error, ConnectionLost):
             if pool.is_closed or isinstance(error.__cause__, RemoteProtocolError):
-                raise
-            lost = NoServer({str(server): str(error)})
-            if anyio.current_time() - began > pool.backoff.longest(failures + 1):
-                failures = 0  # it did not hang up at once
-        except NoServer as error:
-            if deadline is None and lost is None:
-                raise
-            lost = error
-        failures += 1
-        pause = pool.backoff.delay(failures, random.random())
-        if deadline is not None and anyio.current_time() + pause > deadline:
-            raise lost
+                raise error
+            if now - self._began > pool.backoff.longest(self._failures + 1):
+                self._failures = 0  # it did not hang up at once
+            self.last = NoServer({str(server): str(error)})
+        else:
+            if self._deadline is None and self.last is None:
+                raise error
+            self.last = error
+        self._failures += 1
+        pause = pool.backoff.delay(self._failures, random.random())
+        if self._deadline is not None and now + pause > self._deadline:
+            raise self.last
         await anyio.sleep(pause)
-    raise lost or _no_answer(server, job, timeout)
+        self._began = anyio.current_time()
 
 
 async def info(pool: Pool, job: JobName) -> "JobInfo":
@@ -164,6 +190,15 @@ async def _first_that_knows(
     raise min(failures.values(), key=lambda failure: not isinstance(failure, UnknownJob))
 
 
+async def locate(pool: Pool, job: JobName) -> JobHandle:
+    """The handle of a job, with the server that has it. Raises as ``Client.info``."""
+    servers = _servers(pool, job)
+    if len(servers) == 1 and not isinstance(job, JobKey):
+        return JobHandle(str(job), servers[0])
+    server, known = await _first_that_knows(pool, job, lambda server: _info(pool, job, server))
+    return JobHandle(known.handle, server)
+
+
 async def _whereabouts(pool: Pool, job: JobName) -> ServerAddress:
     """The server that has a job."""
     first, *others = _servers(pool, job)
@@ -183,7 +218,8 @@ def _named(job: JobName) -> dict[str, Any]:
     return {"handle": str(job)}
 
 
-def _require_gearflow(connection: Connection, function: str) -> None:
+def require_gearflow(connection: Connection, function: str) -> None:
+    """Raise UnsupportedByServer if a reserved function cannot be called there."""
     if not connection.features.gearflow:
         raise UnsupportedByServer(
             f"{connection.server} does not know {function}, as only gearflow's own server does; "

@@ -91,6 +91,14 @@ class ServerStream(AsyncResource):
         With ``now`` it may be asked at once, which saves a turn of the event loop.
         """
 
+    @abstractmethod
+    def pause(self) -> None:
+        """Hand over nothing more to the owner, apart from what was read already."""
+
+    @abstractmethod
+    def resume(self) -> None:
+        """Hand over again what comes."""
+
 
 class AsyncioStream(ServerStream, asyncio.Protocol):
     """A connection without TLS on asyncio or uvloop."""
@@ -144,6 +152,14 @@ class AsyncioStream(ServerStream, asyncio.Protocol):
         elif not self._is_woken:
             self._is_woken = True
             self._loop.call_soon(self._flush_soon)
+
+    def pause(self) -> None:
+        if not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
 
     async def aclose(self) -> None:
         self.abort()
@@ -236,6 +252,7 @@ class AnyioStream(ServerStream):
     def __init__(self, stream: ByteStream) -> None:
         self.raw = stream
         self._woken = anyio.Event()
+        self._resumed: anyio.Event | None = None  # to be waited for before anything is read
         self._unsent = 0
 
     @property
@@ -264,6 +281,8 @@ class AnyioStream(ServerStream):
             await tasks.start(self._write, owner)
             try:
                 while True:
+                    if self._resumed is not None:
+                        await self._resumed.wait()
                     owner.received(await self.raw.receive(RECEIVE_SIZE))
             except Exception as error:  # noqa: BLE001  (raised below: the group would put it into another)
                 end = error
@@ -273,6 +292,15 @@ class AnyioStream(ServerStream):
 
     def wake(self, *, now: bool = False) -> None:
         self._woken.set()
+
+    def pause(self) -> None:
+        if self._resumed is None:
+            self._resumed = anyio.Event()
+
+    def resume(self) -> None:
+        if self._resumed is not None:
+            self._resumed.set()
+            self._resumed = None
 
     async def aclose(self) -> None:
         await self.raw.aclose()

@@ -23,13 +23,14 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from copy import copy
 from functools import partial
 from math import inf
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, TypeVar, cast
 
 import anyio
 
 from gearflow.client.config import ServerAddress
 from gearflow.client.connection import Connection
-from gearflow.client.job import ClientJob, JobHandle
+from gearflow.client.job import ClientJob, JobHandle, JobOwner
+from gearflow.client.part_feed import OwnFeed
 from gearflow.client.pool import Pool
 from gearflow.client.requests import (
     BackgroundSubmission,
@@ -78,7 +79,7 @@ class Sending:
         """Submit it for nobody to wait for. Raises as ``attach``."""
         return await self._send(partial(_handle_of, limit=self.pool.timeouts.answer))
 
-    async def attach_again(self, job: ClientJob, failure: Exception) -> None:
+    async def attach_again(self, job: "ResubmittedJob", failure: Exception) -> None:
         """Submit it again for a job whose server was lost. Raises as ``attach``, and the failure."""
         self._count(failure)
         await self._send(_job_of, job)
@@ -91,12 +92,16 @@ class Sending:
             self._only = server  # gearflow's own, as all that take such orders
         self._count(failure)
 
-    async def _send(self, outcome: Callable[[Submission], Awaitable[T]], job: ClientJob | None = None) -> T:
+    async def _send(
+        self, outcome: Callable[[Submission], Awaitable[T]], job: "ResubmittedJob | None" = None
+    ) -> T:
         order = self._order
         while True:
             connection, submission, packet = await self._put()
             if order.resubmits and not order.detached:
-                job = submission.joins = job or ResubmittedJob(order.function, connection, self)
+                job = job or ResubmittedJob(order.function, connection, self)
+                job.read_on(order, connection)
+                submission.joins = job
             try:
                 await connection.ask(submission, packet)
                 return await outcome(submission)
@@ -160,19 +165,37 @@ class Sending:
 class ResubmittedJob(ReservedJob):
     """An attached job that is submitted again when its server is lost."""
 
-    __slots__ = ("_scope", "_sending")
+    __slots__ = ("_scope", "_sending", "_settled")
 
     def __init__(self, function: str, connection: Connection, sending: Sending) -> None:
         ReservedJob.__init__(self, b"", connection.server, function, connection)
         self._sending = sending
         self._scope = anyio.CancelScope()  # of the submission under way
+        self._settled: anyio.Event | None = None  # while there is one
+
+    async def settled(self) -> None:
+        """Wait until no submission is under way: the job has a connection, or it has ended."""
+        if self._settled is not None:
+            await self._settled.wait()
+
+    def read_on(self, order: JobRequest, connection: Connection) -> None:
+        """It is about to be submitted there. Its parts are those of another run."""
+        last = self.feed
+        self.feed = _feed(order, connection, 1 if last is None else cast(OwnFeed, last).run + 1)
+
+    def move(self, raw_handle: bytes, server: ServerAddress, owner: JobOwner) -> None:
+        super().move(raw_handle, server, owner)
+        if self._news is not None:
+            self._notify()  # its reader has to ask elsewhere
 
     def lose(self, failure: Callable[[], Exception]) -> None:
         """Its connection is gone: it goes on by another one, if the client is not being closed."""
+        self._settled = anyio.Event()
         try:
             self._sending.pool.start_soon(partial(self._go_on, failure))
         except ConnectionLost:
             self.fail(failure)
+            self._settled.set()
 
     def cancel(self) -> bool:
         """As for other jobs. A resubmission in progress is cancelled, too."""
@@ -182,7 +205,10 @@ class ResubmittedJob(ReservedJob):
 
     async def _go_on(self, failure: Callable[[], Exception]) -> None:
         """Submit the job again. If that fails, the job ends with the error."""
+        settled = self._settled  # of this loss, as there may be another one soon
+        assert settled is not None
         if self.done:
+            settled.set()
             return
         lost = self.handle, str(self.server)
         self._scope = anyio.CancelScope()
@@ -198,12 +224,28 @@ class ResubmittedJob(ReservedJob):
         except BaseException:  # the client is being closed
             self.fail(failure)
             raise
+        finally:
+            settled.set()
 
 
 def _put(order: JobRequest, connection: Connection, answered: Signal) -> tuple[Submission, bytes]:
     """An order in the form that it has on a connection. Raises as ``JobRequest.put``."""
     gearflow = connection.features.gearflow
-    return order.put(connection.server, answered, gearflow=gearflow, in_background=connection.takes_options)
+    submission, packet = order.put(
+        connection.server, answered, gearflow=gearflow, in_background=connection.takes_options
+    )
+    if (feed := _feed(order, connection)) is not None:
+        submission.joins = job = ReservedJob(b"", connection.server, order.function, connection)
+        job.feed = feed
+    return submission, packet
+
+
+def _feed(order: JobRequest, connection: Connection, run: int = 1) -> OwnFeed | None:
+    """What collects the parts of a job that is read as a stream, if they come on its own handle."""
+    options = order.options
+    if options is None or options.parts is None or connection.features.gearflow:
+        return None
+    return OwnFeed(connection, waits=options.parts == "wait", run=run)
 
 
 def _is_unsupported(submission: Submission) -> bool:

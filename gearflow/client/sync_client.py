@@ -220,6 +220,11 @@ class SyncJob:
         return repr(self._job).replace("ClientJob", "SyncJob", 1)
 
     @property
+    def attached(self) -> ClientJob:
+        """The job itself, for the event loop of its client."""
+        return self._job
+
+    @property
     def handle(self) -> str:
         """The server's name for the job."""
         return self._job.handle

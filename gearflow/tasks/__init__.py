@@ -3,7 +3,7 @@
 from gearflow.tasks.context import Context
 from gearflow.tasks.control_flow import Discard, Fail, Snooze, TryAgain
 from gearflow.tasks.decorator import TaskDecorator, task
-from gearflow.tasks.events import Ended, EndState, Event, Part, Progress, Retrying, Started, Warned
+from gearflow.tasks.events import Ended, Event, Part, Progress, Retrying, Started, Warned
 from gearflow.tasks.hooks import Proceed, RunInfo, lifespan, middleware
 from gearflow.tasks.job import AsyncJob, Job
 from gearflow.tasks.mapping.results import AsyncOutcome, AsyncResults, Outcome, Results
@@ -26,7 +26,6 @@ __all__ = [
     "CallOptions",
     "Context",
     "Discard",
-    "EndState",
     "Ended",
     "Event",
     "Fail",

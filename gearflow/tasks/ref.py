@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from gearflow.client import Client, JobFailed, JobHandle, JobKey, JobName, JobStatus, ServerAddress, current
 from gearflow.errors import GearflowError, UnknownJob, UnsupportedByServer
@@ -37,7 +37,7 @@ class Ref(Generic[R_co]):
     def __init__(self, job: JobName, task: str, decode: Callable[[bytes], R_co] | None = None) -> None:
         self._job = job
         self._task = task
-        self._decode = decode
+        self._decode: Callable[[bytes], Any] | None = decode
 
     @property
     def handle(self) -> str:
@@ -118,12 +118,12 @@ class Ref(Generic[R_co]):
         return await (await current.current()).cancel(self._job)
 
     async def _result(self, timeout: float | None, client: Client) -> R_co:
-        decode = self._decoder()  # if that fails, it fails before the wait
+        decode = self._result_decoder()  # if that fails, it fails before the wait
         try:
             with Waiting(self._task):
                 data = await client.result(self._job, timeout)
         except JobFailed as error:
-            if error.exception is None and await self._is_cancelled(client):
+            if error.exception is None and await is_cancelled(client, self._job):
                 raise CancelledError(f"job {self._job} was cancelled") from None
             raise decode_failure(error.exception, self.handle or str(self._job)) from None
         except UnsupportedByServer as error:
@@ -131,13 +131,6 @@ class Ref(Generic[R_co]):
                 f"{error} to keep results of background jobs; elsewhere submit() and asubmit() give a result"
             ) from None
         return decode(data)
-
-    async def _is_cancelled(self, client: Client) -> bool:
-        """Whether it was cancelled, which its result does not show."""
-        try:
-            return (await client.info(self._job)).state == "cancelled"
-        except GearflowError:
-            return False
 
     async def _status(self, client: Client) -> JobStatus:
         try:
@@ -151,12 +144,15 @@ class Ref(Generic[R_co]):
         done, total = info.progress or (0, 0)
         return JobStatus(info.state in _ALIVE, info.state == "running", done, total, info.state)
 
-    def _decoder(self) -> Callable[[bytes], R_co]:
+    def _result_decoder(self) -> Callable[[bytes], R_co]:
+        return self._decoder()
+
+    def _decoder(self) -> Callable[[bytes], Any]:
         if self._decode is not None:
             return self._decode
         from gearflow.tasks.registry import registry  # which knows of tasks, and those of this
 
-        return cast("Callable[[bytes], R_co]", registry.find(self._task).payload.decode_result)
+        return registry.find(self._task).payload.decode_result
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self._job, self._task)  # the task is found by its name
@@ -177,6 +173,14 @@ class Ref(Generic[R_co]):
 
 
 migration_hints.teach(Ref, migration_hints.RESULTS)
+
+
+async def is_cancelled(client: Client, job: JobName) -> bool:
+    """Whether a job that has failed was cancelled, which its result does not show."""
+    try:
+        return (await client.info(job)).state == "cancelled"
+    except GearflowError:
+        return False
 
 
 def parse(text: str, server: ServerAddress | str | None) -> JobName:

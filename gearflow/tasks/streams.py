@@ -3,87 +3,328 @@
 ``Stream`` and ``AsyncStream`` are iterators. Those that ``task.stream()`` and ``task.astream()`` return own
 their job, and cancel it when they are left before its end. Those that a job or a reference returns only
 read, and leaving them changes nothing for the job.
+
+The values of a stream come in batches. Only between two batches the async form waits, and the blocking form
+goes to the thread of its client.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import CancelledError
+from contextlib import suppress
+from functools import partial
 from types import TracebackType
-from typing import Generic, Literal, Self, TypeAlias, TypeVar
+from typing import Any, Final, Generic, Literal, Self, TypeAlias, TypeVar
 
-from gearflow.client import ClientJob, JobRequest, SyncJob
+from gearflow.client import Client, ClientJob, JobFailed, JobName, JobRequest, SyncClient, SyncJob, current
+from gearflow.client.reading import Arrivals, PartReader
+from gearflow.client.submission import Lag
+from gearflow.errors import StreamGap, StreamRestarted, UnsupportedByServer
+from gearflow.runtime.eventloop import Post, poster
 from gearflow.tasks.job import AsyncJob, Job
-from gearflow.tasks.ref import Ref
+from gearflow.tasks.ref import Ref, is_cancelled
+from gearflow.tasks.remote_errors import decode_failure
+from gearflow.tasks.wait_tracking import Waiting
 
 Y_co = TypeVar("Y_co", covariant=True)
 Y = TypeVar("Y")
 
-Lag: TypeAlias = Literal["wait", "skip"]
 After: TypeAlias = int | Literal["latest"]
 
+_TOLD_PARTS: Final = 16
+"""Values after which the server learns that they are taken."""
 
-class AsyncStream(AsyncIterator[Y_co], Generic[Y_co]):
+_TOLD_BYTES: Final = 1 << 18
+"""The same in bytes."""
+
+
+class _Source:
+    """Where the values come from, in the event loop of the client. Owns state.
+
+    Args:
+        what: A call, which is submitted when the reading begins, or a job.
+        after, lag: As for ``StreamRef.astream``. Without ``lag``, that of the call.
+    """
+
+    def __init__(self, what: JobRequest | ClientJob | JobName, after: After, lag: Lag | None) -> None:
+        _check(after, lag)
+        asked = what.options.lag if isinstance(what, JobRequest) and what.options is not None else "wait"
+        self._what = what
+        self._after: After = after
+        self._lag: Lag = lag or asked
+        self._reader: PartReader | None = None
+        self._job = what if isinstance(what, ClientJob) else None
+        self._is_closed = False
+        self.owns = isinstance(what, JobRequest)
+        self.post: Post | None = None
+
+    @property
+    def handle(self) -> str:
+        """The server's name for the job, if it is known."""
+        if self._job is not None:
+            return self._job.handle
+        return "" if isinstance(self._what, JobRequest) else getattr(self._what, "handle", str(self._what))
+
+    async def begin(self, client: Client | None) -> PartReader:
+        """Submit the call. Without a client, the job is attached."""
+        if self._reader is None:
+            if self._is_closed:
+                raise RuntimeError("the stream is closed; make another one")
+            self.post = poster()
+            what = self._what
+            if isinstance(what, JobRequest):
+                assert client is not None
+                what = self._job = await client.attach(what.streamed("wait"))
+            self._reader = PartReader(None if client is None else client.pool, what, self._after, self._lag)
+        return self._reader
+
+    async def take(self, client: Client | None) -> Arrivals:
+        """The next values. Raises as the iteration, and ``StopAsyncIteration`` never."""
+        if self._is_closed:
+            return Arrivals(0, ())
+        reader = await self.begin(client)
+        try:
+            with Waiting(self._function):
+                return await reader.take()
+        except JobFailed as error:
+            if client is not None and self._job is None and await self._is_cancelled(client, error):
+                raise CancelledError(f"job {self.handle} was cancelled") from None
+            raise decode_failure(error.exception, self.handle) from None
+        except UnsupportedByServer as error:
+            raise UnsupportedByServer(
+                f"{error} to keep the values of background jobs; elsewhere stream() and astream() give them"
+            ) from None
+
+    def acknowledge(self, position: int) -> None:
+        """The caller has the values up to that position."""
+        if self._reader is not None:
+            self._reader.acknowledge(position)
+
+    def close(self) -> None:
+        """Read no more. A job that was submitted for this stream is cancelled."""
+        self._is_closed = True
+        if self._reader is not None:
+            self._reader.close()
+        if self.owns and self._job is not None:
+            self._job.cancel()
+
+    async def _is_cancelled(self, client: Client, error: JobFailed) -> bool:
+        assert not isinstance(self._what, JobRequest | ClientJob)  # a job by its name
+        return error.exception is None and await is_cancelled(client, self._what)
+
+    @property
+    def _function(self) -> str:
+        """The function of the job, as far as it is known."""
+        return getattr(self._what, "function", "")
+
+
+class _Values(Generic[Y_co]):
+    """The members that both kinds of streams have."""
+
+    def __init__(self, source: _Source, decode: Callable[[bytes], Y_co], after: After) -> None:
+        self.position: int = 0 if after == "latest" else after
+        self._source = source
+        self._decode = decode
+        self._parts: deque[bytes] = deque()  # that have come
+        self._untold = 0  # values of which the server does not know that they are taken
+        self._untold_bytes = 0
+        self._is_over = False
+
+    @property
+    def handle(self) -> str:
+        """The server's name for the job. Empty if it is not known yet."""
+        return self._source.handle
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self.handle or 'a call'} at {self.position}>"
+
+    def __del__(self) -> None:
+        # 'break' has left the iteration, and the garbage collector may call this in any thread.
+        with suppress(AttributeError):  # of an object whose __init__ raised
+            if not self._is_over:
+                self._leave()
+
+    def _leave(self) -> None:
+        """End the iteration, from any thread."""
+        self._is_over = True
+        self._parts.clear()
+        if self._source.post is not None:
+            self._source.post(self._source.close)
+
+    def _arrive(self, batch: Arrivals) -> bool:
+        """Values have come. Returns whether there are any: at the end there are none."""
+        if not batch.parts:
+            self._is_over = True
+            return False
+        self.position = batch.start
+        self._parts.extend(batch.parts)
+        return True
+
+    def _fail(self, error: BaseException) -> None:
+        """There are no values now."""
+        match error:
+            case StreamGap(first=first):
+                self.position = first - 1
+            case StreamRestarted():
+                self.position = 0
+            case _ if self._source.owns or isinstance(error, Exception):
+                self._leave()
+            case _:
+                pass  # a wait that was cancelled or interrupted can be repeated
+
+    def _next(self) -> Y_co:
+        part = self._parts.popleft()
+        self.position += 1
+        self._untold += 1
+        self._untold_bytes += len(part)
+        if self._untold >= _TOLD_PARTS or self._untold_bytes >= _TOLD_BYTES:
+            self._untold = self._untold_bytes = 0
+            self._acknowledge()
+        return self._decode(part)
+
+    def _acknowledge(self) -> None:
+        raise NotImplementedError
+
+
+class AsyncStream(_Values[Y_co], AsyncIterator[Y_co], Generic[Y_co]):
     """The values of a stream, for code in an event loop. Use it with ``async for``.
+
+    With ``async with`` the stream ends with the block. If you leave the iteration of ``task.astream()`` in
+    another way, it ends when the garbage collector finds it, which CPython does at once.
 
     Attributes:
         position: The position of the last value that was returned. 0 before the first.
     """
 
-    def __init__(self, call: JobRequest, decode: Callable[[bytes], Y_co]) -> None:
-        """The values of a call, which is submitted at the first value, or by ``async with``."""
-        self.position = 0
-        raise NotImplementedError
-
-    @property
-    def handle(self) -> str:
-        """The server's name for the job. Empty if it is not submitted yet."""
-        raise NotImplementedError
+    def __init__(
+        self,
+        call: JobRequest | ClientJob | JobName,
+        decode: Callable[[bytes], Y_co],
+        after: After = 0,
+        lag: Lag | None = None,
+    ) -> None:
+        """The values of a call, which is submitted at the first value, or by ``async with``. Or of a job."""
+        super().__init__(_Source(call, after, lag), decode, after)
+        self._is_attached = isinstance(call, ClientJob)
+        self._client: Client | None = None
 
     async def __anext__(self) -> Y_co:
-        raise NotImplementedError
+        if not self._parts:
+            if self._is_over:
+                raise StopAsyncIteration
+            try:
+                batch = await self._source.take(await self._current())
+            except BaseException as error:
+                self._fail(error)
+                raise
+            if not self._arrive(batch):
+                raise StopAsyncIteration
+        return self._next()
 
     async def aclose(self) -> None:
         """End the iteration. A job that this stream has submitted is cancelled if it has not ended."""
-        raise NotImplementedError
+        self._is_over = True
+        self._parts.clear()
+        self._source.close()
 
     async def __aenter__(self) -> Self:
-        raise NotImplementedError
+        try:
+            await self._source.begin(await self._current())
+        except BaseException as error:
+            self._fail(error)
+            raise
+        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.aclose()
 
+    async def _current(self) -> Client | None:
+        if self._client is None and not self._is_attached:
+            self._client = current.at_hand() or await current.current()
+        return self._client
 
-class Stream(Iterator[Y_co], Generic[Y_co]):
+    def _acknowledge(self) -> None:
+        self._source.acknowledge(self.position)
+
+
+class Stream(_Values[Y_co], Iterator[Y_co], Generic[Y_co]):
     """The values of a stream, for code without an event loop. Use it with ``for``.
+
+    With ``with`` the stream ends with the block. If you leave the iteration of ``task.stream()`` in another
+    way, it ends when the garbage collector finds it, which CPython does at once.
 
     Attributes:
         position: The position of the last value that was returned. 0 before the first.
     """
 
-    def __init__(self, call: JobRequest, decode: Callable[[bytes], Y_co]) -> None:
-        """The values of a call, which is submitted at the first value, or by ``with``."""
-        self.position = 0
-        raise NotImplementedError
-
-    @property
-    def handle(self) -> str:
-        """The server's name for the job. Empty if it is not submitted yet."""
-        raise NotImplementedError
+    def __init__(
+        self,
+        call: JobRequest | SyncJob | JobName,
+        decode: Callable[[bytes], Y_co],
+        after: After = 0,
+        lag: Lag | None = None,
+    ) -> None:
+        """The values of a call, which is submitted at the first value, or by ``with``. Or of a job."""
+        what = call.attached if isinstance(call, SyncJob) else call
+        super().__init__(_Source(what, after, lag), decode, after)
+        self._owner: SyncClient | SyncJob | None = call if isinstance(call, SyncJob) else None
+        self._arrived: Arrivals | None = None  # in the other thread, and not yet in this one
 
     def __next__(self) -> Y_co:
-        raise NotImplementedError
+        if not self._parts:
+            if self._is_over:
+                raise StopIteration
+            try:
+                self._run(self._fetch)
+            except BaseException as error:
+                self._fail(error)
+                raise
+            batch, self._arrived = self._arrived, None
+            assert batch is not None  # by ``_fetch``
+            if not self._arrive(batch):
+                raise StopIteration
+        return self._next()
 
     def close(self) -> None:
         """End the iteration. A job that this stream has submitted is cancelled if it has not ended."""
-        raise NotImplementedError
+        self._leave()
 
     def __enter__(self) -> Self:
-        raise NotImplementedError
+        try:
+            self._run(self._begin)
+        except BaseException as error:
+            self._fail(error)
+            raise
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    def _run(self, function: Callable[[Client | None], Awaitable[None]]) -> None:
+        """Await a function in the event loop of the client."""
+        current.forbid_running_loop("astream")
+        if isinstance(self._owner, SyncJob):
+            self._owner.run(lambda _: function(None))
+            return
+        if self._owner is None:
+            self._owner = current.current_sync()
+        self._owner.run(function)
+
+    async def _begin(self, client: Client | None) -> None:
+        await self._source.begin(client)
+
+    async def _fetch(self, client: Client | None) -> None:
+        # An interrupt may come before the other thread sees what has arrived.
+        if self._arrived is None:
+            self._arrived = await self._source.take(client)
+
+    def _acknowledge(self) -> None:
+        assert self._source.post is not None  # it has begun
+        self._source.post(partial(self._source.acknowledge, self.position))
 
 
 class AsyncStreamJob(AsyncJob[None], Generic[Y_co]):
@@ -96,8 +337,8 @@ class AsyncStreamJob(AsyncJob[None], Generic[Y_co]):
         self._decode_part = decode
 
     def astream(self, after: After = 0, lag: Lag = "wait") -> AsyncStream[Y_co]:
-        """Read the values. See ``StreamRef.astream``."""
-        raise NotImplementedError
+        """Read the values. See ``StreamRef.astream``. If the connection closes, it raises ConnectionLost."""
+        return AsyncStream(self._job, self._decode_part, after, lag)
 
 
 class StreamJob(Job[None], Generic[Y_co]):
@@ -110,8 +351,8 @@ class StreamJob(Job[None], Generic[Y_co]):
         self._decode_part = decode
 
     def stream(self, after: After = 0, lag: Lag = "wait") -> Stream[Y_co]:
-        """Read the values. See ``StreamRef.astream``."""
-        raise NotImplementedError
+        """Read the values. See ``AsyncStreamJob.astream``."""
+        return Stream(self._job, self._decode_part, after, lag)
 
 
 class StreamRef(Ref[None], Generic[Y_co]):
@@ -119,9 +360,17 @@ class StreamRef(Ref[None], Generic[Y_co]):
 
     __slots__ = ()
 
+    def __init__(self, job: JobName, task: str, decode: Callable[[bytes], Y_co] | None = None) -> None:
+        self._job = job
+        self._task = task
+        self._decode = decode
+
+    def _result_decoder(self) -> Callable[[bytes], None]:
+        return _no_result
+
     def stream(self, after: After = 0, lag: Lag = "wait") -> Stream[Y_co]:
         """Read the values. See ``astream``."""
-        raise NotImplementedError
+        return Stream(self._job, self._decoder(), after, lag)
 
     def astream(self, after: After = 0, lag: Lag = "wait") -> AsyncStream[Y_co]:
         """Read the values, also of a job that has ended, and then those to come.
@@ -137,17 +386,26 @@ class StreamRef(Ref[None], Generic[Y_co]):
             StreamRestarted: The job began again, and so does the stream.
             TaskFailed: The task raised after its last value. Also all other errors of ``result``.
         """
-        raise NotImplementedError
+        return AsyncStream(self._job, self._decoder(), after, lag)
+
+
+def _check(after: Any, lag: Any) -> None:
+    """Raise ValueError for arguments that are not valid."""
+    if after != "latest" and (isinstance(after, bool) or not isinstance(after, int) or after < 0):
+        raise ValueError(f"after={after!r}: it is the position of a value, or 'latest'")
+    if lag not in (None, "wait", "skip"):
+        raise ValueError(f"lag={lag!r}: it is 'wait' or 'skip'")
 
 
 def submit(call: JobRequest, decode: Callable[[bytes], Y]) -> StreamJob[Y]:
     """Submit a call of a task that yields. ``decode`` is for its parts."""
-    raise NotImplementedError
+    return StreamJob(current.current_sync().attach(call.streamed("keep")), decode)
 
 
 async def asubmit(call: JobRequest, decode: Callable[[bytes], Y]) -> AsyncStreamJob[Y]:
     """Submit a call of a task that yields. ``decode`` is for its parts."""
-    raise NotImplementedError
+    client = current.at_hand() or await current.current()
+    return AsyncStreamJob(await client.attach(call.streamed("keep")), decode)
 
 
 def _no_result(_data: bytes) -> None:
