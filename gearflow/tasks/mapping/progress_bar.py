@@ -6,10 +6,7 @@ anything. So it is drawn again when a job ends, and not more often than is worth
 
 import sys
 import time
-from typing import TYPE_CHECKING, Final, Self
-
-if TYPE_CHECKING:
-    pass
+from typing import Final, Self
 
 REDRAW_INTERVAL: Final = 0.1
 """Seconds between two drawings."""

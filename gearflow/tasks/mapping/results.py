@@ -56,7 +56,7 @@ class Mappable(Protocol[A_contra, R_co]):
     """A task of one argument, as type checkers see it: mypy keeps the types through ``call`` alone."""
 
     def call(self, a: A_contra, /) -> R_co:
-        """ItemCall it with that argument."""
+        """Call it with that argument."""
         ...
 
 
@@ -139,7 +139,7 @@ class AsyncResults(_Batch[Iterable[Any] | AsyncIterable[Any]], Generic[R_co]):
         return AsyncOutcome(reduce)
 
     def then(self: "AsyncResults[B]", task: Mappable[list[B], C], /) -> "AsyncOutcome[C]":
-        """ItemCall ``task`` once with the list of all results."""
+        """Call ``task`` once with the list of all results."""
         callee_of(task)
 
         async def then() -> C:
@@ -284,7 +284,7 @@ class Results(_Batch[Iterable[Any]], Generic[R_co]):
         return Outcome(reduce)
 
     def then(self: "Results[B]", task: Mappable[list[B], C], /) -> "Outcome[C]":
-        """ItemCall ``task`` once with the list of all results."""
+        """Call ``task`` once with the list of all results."""
         callee_of(task)
 
         def then(deadline: _Deadline) -> C:
@@ -377,7 +377,7 @@ class _Deadline:
         return None if self._end is None else max(0.0, self._end - time.monotonic())
 
     def call(self, client: SyncClient, function: Callable[[], Coroutine[Any, Any, C]]) -> C:
-        """ItemCall ``function`` in the client's event loop. Raises TimeoutError when the time is up."""
+        """Call ``function`` in the client's event loop. Raises TimeoutError when the time is up."""
 
         async def limited(_: Client) -> C:
             with _limit(self.remaining, self._timeout):
