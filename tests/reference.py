@@ -53,8 +53,11 @@ SECTIONS: Final = (
     Section(
         "Streams",
         "gearflow",
-        "The calls of a task that yields return these.",
-        ("Stream", "AsyncStream", "StreamJob", "AsyncStreamJob", "StreamRef"),
+        "`@task` makes a `StreamTask` of a function that yields, and its calls return the others.",
+        (
+            *("StreamTask", "AsyncStreamTask", "StreamOptions"),
+            *("Stream", "AsyncStream", "StreamJob", "AsyncStreamJob", "StreamRef"),
+        ),
     ),
     Section(
         "Events of a job",
@@ -192,6 +195,7 @@ SECTIONS: Final = (
 
 ELSEWHERE: Final = {
     "CallOptions": "tasks.md#options",
+    "StreamOptions": "tasks.md#options",
     "ServerSettings": "server.md#settings",
     "WorkerSettings": "worker.md#settings",
     "WorkerOptions": "worker.md#settings",
@@ -199,6 +203,7 @@ ELSEWHERE: Final = {
 """Where the fields of a class are listed, if not here."""
 
 GIVEN: Final = {
+    *("StreamTask", "AsyncStreamTask"),
     *("Task", "AsyncTask", "Job", "AsyncJob", "Ref", "Results", "AsyncResults", "Outcome", "AsyncOutcome"),
     *("Stream", "AsyncStream", "StreamJob", "AsyncStreamJob", "StreamRef", "Context", "ClientJob", "SyncJob"),
 }
@@ -215,7 +220,7 @@ ALIASES: Final = {
 }
 
 INTERNAL: Final = {
-    "Task.prepare",
+    *("TaskDefinition.prepare", "TaskDefinition.prepare_background", "Context.flush"),
     *("Client.advise", "Client.post", "Client.start_soon", "SyncClient.advise", "SyncClient.post"),
     *("Client.attach", "Client.enqueue", "SyncClient.attach", "SyncClient.enqueue", "JobRequest.encode"),
     *("JobRequest.streamed", "Client.pool", "ClientJob.owner", "SyncJob.attached", "ClientJob.wait_for_news"),

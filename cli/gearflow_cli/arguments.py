@@ -31,9 +31,9 @@ from gearflow_cli.errors import CliError, ExitCode
 from gearflow_cli.options import is_utf8
 
 if TYPE_CHECKING:
-    from gearflow.tasks import Task
+    from gearflow.tasks.definition import TaskDefinition
 
-    AnyTask: TypeAlias = Task[..., Any]
+    AnyTask: TypeAlias = TaskDefinition
 
 _ABSENT: Final = object()
 

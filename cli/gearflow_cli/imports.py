@@ -11,15 +11,15 @@ from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from gearflow_cli.errors import CliError, ExitCode
 from gearflow_cli.tracebacks import own_lines
 
 if TYPE_CHECKING:
-    from gearflow.tasks import Task
+    from gearflow.tasks.definition import TaskDefinition
 
-    AnyTask: TypeAlias = Task[..., Any]
+    AnyTask: TypeAlias = TaskDefinition
 
 
 def load(modules: Sequence[str]) -> "dict[str, AnyTask]":

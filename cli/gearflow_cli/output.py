@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     from gearflow.errors import TaskFailed
     from gearflow.protocol.server_calls import JobInfo
-    from gearflow.tasks import Task
+    from gearflow.tasks.definition import TaskDefinition
 
-    AnyTask: TypeAlias = Task[..., Any]
+    AnyTask: TypeAlias = TaskDefinition
 
 
 def is_terminal() -> bool:
@@ -247,7 +247,7 @@ def signature(task: "AnyTask") -> str:
     parameters = [
         parameter.replace(annotation=taken.annotations[name]) for name, parameter in taken.parameters.items()
     ]
-    returned = None if taken.result is type(None) else taken.result
+    returned = None if taken.returns is type(None) else taken.returns
     return str(inspect.Signature(parameters, return_annotation=returned))
 
 

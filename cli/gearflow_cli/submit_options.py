@@ -8,9 +8,9 @@ from gearflow_cli.server_queries import TIMEOUT
 
 if TYPE_CHECKING:
     from gearflow.client import Priority, SubmitOptions
-    from gearflow.tasks import Task
+    from gearflow.tasks.definition import TaskDefinition
 
-    AnyTask: TypeAlias = Task[..., Any]
+    AnyTask: TypeAlias = TaskDefinition
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,11 @@ from gearflow.tasks.job import AsyncJob, Job
 from gearflow.tasks.mapping.results import AsyncOutcome, AsyncResults, Outcome, Results
 from gearflow.tasks.mapping.run import FailedItem
 from gearflow.tasks.mapping.verbs import amap_reduce, map_reduce
-from gearflow.tasks.options import CallOptions
+from gearflow.tasks.options import CallOptions, StreamOptions
 from gearflow.tasks.ref import Ref
 from gearflow.tasks.registry import Registry
 from gearflow.tasks.retry import Retry
+from gearflow.tasks.stream_task import AsyncStreamTask, StreamTask
 from gearflow.tasks.streams import AsyncStream, AsyncStreamJob, Stream, StreamJob, StreamRef
 from gearflow.tasks.task import AsyncTask, Task
 
@@ -22,6 +23,7 @@ __all__ = [
     "AsyncResults",
     "AsyncStream",
     "AsyncStreamJob",
+    "AsyncStreamTask",
     "AsyncTask",
     "CallOptions",
     "Context",
@@ -45,7 +47,9 @@ __all__ = [
     "Started",
     "Stream",
     "StreamJob",
+    "StreamOptions",
     "StreamRef",
+    "StreamTask",
     "Task",
     "TaskDecorator",
     "TryAgain",

@@ -3,17 +3,26 @@
 A task asks for it with its first parameter: ``def resize(ctx: Context, url: str) -> int``.
 """
 
+import threading
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sized
-from typing import Any, Final, TypeVar, overload
+from contextlib import suppress
+from math import inf
+from typing import Any, Final, TypeAlias, TypeVar, overload
 
 from gearflow.protocol.packets import Packet, WorkStatus, WorkWarning
 from gearflow.tasks import migration_hints
+from gearflow.tasks.events import Progress
 
 T = TypeVar("T")
 
-TRACK_INTERVAL: Final = 0.1
-"""Seconds between two reports of ``track``: as often as a bar on a terminal is worth redrawing."""
+PROGRESS_INTERVAL: Final = 0.1
+"""Seconds between two reports of a job's progress: as often as a bar on a terminal is worth redrawing."""
+
+_Progress: TypeAlias = tuple[int, int, str | None]
+
+Later: TypeAlias = Callable[[float, Callable[[], object]], object]
+"""Has something called after so many seconds. To be called in any thread."""
 
 
 class Context:
@@ -27,11 +36,30 @@ class Context:
         function: The name under which the job was submitted.
         attempt: The number of this run, from 1.
         deadline: When the run must have ended, as Unix time. None means that there is no limit.
+        parts: The number of values that were taken from earlier runs of a ``resumable`` task that yields.
+            This run goes on behind them.
+        previous: The last progress of the run before. None if there was no run or no progress.
         cancelled: Becomes true when nobody waits for the result any more, or the worker has lost the job. A
             task in a thread cannot be stopped from outside, so it can check this and return.
     """
 
-    __slots__ = ("_send", "_wire_handle", "attempt", "cancelled", "deadline", "function", "handle")
+    __slots__ = (
+        "_is_late",
+        "_later",
+        "_lock",
+        "_newest",
+        "_send",
+        "_sent",
+        "_sent_at",
+        "_wire_handle",
+        "attempt",
+        "cancelled",
+        "deadline",
+        "function",
+        "handle",
+        "parts",
+        "previous",
+    )
 
     def __init__(
         self,
@@ -41,18 +69,75 @@ class Context:
         send: Callable[[Packet], Any],
         attempt: int = 1,
         deadline: float | None = None,
+        parts: int = 0,
+        previous: Progress | None = None,
+        later: Later | None = None,
     ) -> None:
         self.handle = handle
         self.function = function
         self.attempt = attempt
         self.deadline = deadline
+        self.parts = parts
+        self.previous = previous
         self.cancelled = False
         self._send = send
+        self._later = later
+        self._newest: _Progress | None = None
+        self._sent: _Progress | None = None
+        self._sent_at = -inf
+        self._is_late = False  # the newest progress is sent a little later
+        self._lock = threading.Lock()  # of these
         self._wire_handle = handle.encode("utf-8", "surrogateescape")
 
-    def progress(self, done: int, total: int) -> None:
-        """Report that ``done`` of ``total`` is done. A ``total`` of 0 means that it is not known."""
-        self._send(WorkStatus(self._wire_handle, b"%d" % done, b"%d" % total))
+    def progress(self, done: int, total: int, message: str | None = None) -> None:
+        """Report that ``done`` of ``total`` is done. A ``total`` of 0 means that it is not known.
+
+        You may call it as often as you like. The first report and the last one are always sent, and others at
+        most every 0.1 seconds. gearflow's server also takes a ``message``, such as the name of a step.
+        """
+        self._newest = done, total, message
+        if not self._is_late:
+            self._report()
+
+    def flush(self) -> None:
+        """Send progress that waits for its time. The worker calls it at the end of the run."""
+        if self._newest is not self._sent:
+            # What cannot be sent was an error where it was reported first, and is none of the caller's here.
+            with self._lock, suppress(TypeError, ValueError):
+                self._send_newest(time.monotonic())
+
+    def _report(self) -> None:
+        """Send the newest progress now, or have it sent when it is time."""
+        with self._lock:
+            now = time.monotonic()
+            seconds = self._sent_at + PROGRESS_INTERVAL - now
+            if seconds <= 0:
+                self._send_newest(now)
+                return
+            if self._is_late:
+                return
+            if self._later is None:
+                if self._newest is not None and self._newest[0] == self._newest[1]:
+                    self._send_newest(now)
+                return
+            self._is_late = True
+        self._later(seconds, self._report_late)
+
+    def _report_late(self) -> None:
+        # First the flag, then the newest: a report that comes meanwhile is seen here, or it sees the flag.
+        self._is_late = False
+        self.flush()
+
+    def _send_newest(self, now: float) -> None:
+        newest = self._newest
+        if newest is None or newest == self._sent:
+            return
+        self._sent, self._sent_at = newest, now
+        done, total, message = newest
+        state = b"%d" % total
+        if message is not None:
+            state += b"\0" + message.encode("utf-8", "backslashreplace")
+        self._send(WorkStatus(self._wire_handle, b"%d" % done, state))
 
     def warn(self, text: str) -> None:
         """Send a warning to the callers that wait. The job goes on."""
@@ -65,7 +150,7 @@ class Context:
     def track(
         self, items: Iterable[T] | AsyncIterable[T], /, total: int | None = None
     ) -> Iterator[T] | AsyncIterator[T]:
-        """Yield ``items``, and report progress at most every 0.1 seconds and at the end.
+        """Yield ``items``, and report how many are done, as ``progress`` does.
 
         By default ``total`` is ``len(items)``, if there is one.
         """
@@ -76,41 +161,22 @@ class Context:
         return self._track(items, total)
 
     def _track(self, items: Iterable[T], total: int) -> Iterator[T]:
-        report = _Throttled(self.progress, total)
+        self.progress(0, total)
+        done = 0
         for item in items:
             yield item
-            report.one_more()
-        report.finish()
+            done += 1
+            self.progress(done, total)
+        self.progress(done, total or done)
 
     async def _track_async(self, items: AsyncIterable[T], total: int) -> AsyncIterator[T]:
-        report = _Throttled(self.progress, total)
+        self.progress(0, total)
+        done = 0
         async for item in items:
             yield item
-            report.one_more()
-        report.finish()
+            done += 1
+            self.progress(done, total)
+        self.progress(done, total or done)
 
 
 migration_hints.teach(Context, migration_hints.RUNS)
-
-
-class _Throttled:
-    """Counts, and reports not more often than is worth it."""
-
-    __slots__ = ("_done", "_progress", "_reported_at", "_total")
-
-    def __init__(self, progress: Callable[[int, int], None], total: int) -> None:
-        self._progress = progress
-        self._total = total
-        self._done = 0
-        self._reported_at = time.monotonic()
-        progress(0, total)
-
-    def one_more(self) -> None:
-        self._done += 1
-        now = time.monotonic()
-        if now - self._reported_at >= TRACK_INTERVAL:
-            self._reported_at = now
-            self._progress(self._done, self._total)
-
-    def finish(self) -> None:
-        self._progress(self._done, self._total or self._done)

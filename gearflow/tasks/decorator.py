@@ -1,19 +1,23 @@
 """``@task``: makes a task of a function and registers it."""
 
 import inspect
-from collections.abc import Callable, Coroutine
-from typing import Any, Concatenate, Final, NoReturn, ParamSpec, Protocol, TypeVar, Unpack, cast, overload
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from typing import Any, Concatenate, Final, NoReturn, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from gearflow.errors import TaskDefinitionError
 from gearflow.runtime.modules import importable_name
 from gearflow.tasks.context import Context
+from gearflow.tasks.definition import TaskDefinition
 from gearflow.tasks.durations import bounded
-from gearflow.tasks.options import Options, TaskOptions, no_option, retry, run_limit
+from gearflow.tasks.options import FOR_STREAMS, Options, TaskOptions, no_option, retry, run_limit, size
 from gearflow.tasks.registry import registry
+from gearflow.tasks.signature import ASYNC_STREAMS, SYNC_STREAMS, stream_class
+from gearflow.tasks.stream_task import AsyncStreamTask, StreamTask
 from gearflow.tasks.task import AsyncTask, Task
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Y = TypeVar("Y")
 
 RESERVED: Final = "gearflow:"
 """How the names of functions begin that the server itself answers."""
@@ -25,6 +29,7 @@ _READERS: Final[dict[str, Callable[[str, Any], Any]]] = {
     "timeout": run_limit,
     "retries": retry,
     "keep": bounded,
+    "stream_keep": size,
 }
 """The options that the task itself has. The others are those of its calls."""
 
@@ -32,14 +37,26 @@ _NOT_FOREIGN: Final = {
     "timeout": "only gearflow's workers apply it, so limit the wait instead, with result(timeout=...)",
     "retries": "only gearflow's workers apply them, so call it again instead",
     "executor": "it says how gearflow's workers run a task, so leave it out",
+    "resumable": "only gearflow's workers know how many values were taken, so leave it out",
 }
 
 
 class TaskDecorator(Protocol):
     """The type of ``task(name=...)``, which you apply to a function."""
 
-    # The first form that fits wins: a function with a Context also fits the ones without, a coroutine
-    # function also fits the plain one, with a coroutine for its result.
+    # The first form that fits wins: a function with a Context also fits the ones without. A function that
+    # yields, and a coroutine function, also fit the plain one, with an iterator or a coroutine as the result,
+    # which mypy reports as an overlap.
+    @overload
+    def __call__(  # type: ignore[overload-overlap]  # pyright: ignore[reportOverlappingOverload]
+        self, fn: Callable[Concatenate[Context, P], AsyncIterator[Y]], /
+    ) -> AsyncStreamTask[P, Y]: ...
+    @overload
+    def __call__(self, fn: Callable[P, AsyncIterator[Y]], /) -> AsyncStreamTask[P, Y]: ...  # type: ignore[overload-overlap]
+    @overload
+    def __call__(self, fn: Callable[Concatenate[Context, P], Iterator[Y]], /) -> StreamTask[P, Y]: ...  # type: ignore[overload-overlap]
+    @overload
+    def __call__(self, fn: Callable[P, Iterator[Y]], /) -> StreamTask[P, Y]: ...  # type: ignore[overload-overlap]
     @overload
     def __call__(
         self, fn: Callable[Concatenate[Context, P], Coroutine[Any, Any, R]], /
@@ -52,6 +69,16 @@ class TaskDecorator(Protocol):
     def __call__(self, fn: Callable[P, R], /) -> Task[P, R]: ...
 
 
+@overload
+def task(  # type: ignore[overload-overlap]  # pyright: ignore[reportOverlappingOverload]
+    fn: Callable[Concatenate[Context, P], AsyncIterator[Y]], /
+) -> AsyncStreamTask[P, Y]: ...
+@overload
+def task(fn: Callable[P, AsyncIterator[Y]], /) -> AsyncStreamTask[P, Y]: ...  # type: ignore[overload-overlap]
+@overload
+def task(fn: Callable[Concatenate[Context, P], Iterator[Y]], /) -> StreamTask[P, Y]: ...  # type: ignore[overload-overlap]
+@overload
+def task(fn: Callable[P, Iterator[Y]], /) -> StreamTask[P, Y]: ...  # type: ignore[overload-overlap]
 @overload
 def task(fn: Callable[Concatenate[Context, P], Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
 @overload
@@ -66,7 +93,9 @@ def task(fn: Callable[..., Any] | None = None, /, **options: Unpack[TaskOptions]
     """Make a function a task, for workers and callers. Write ``@task``, or ``@task(name=..., timeout=...)``.
 
     Parameters and result need annotations, because their types decide what travels. The worker passes a first
-    parameter that is annotated ``Context``.
+    parameter that is annotated ``Context``. A function whose result is annotated ``Iterator[T]``,
+    ``Generator[T, ...]``, ``AsyncIterator[T]`` or ``AsyncGenerator[T, ...]`` becomes a ``StreamTask``, which
+    sends each value as it is yielded.
 
     Args:
         fn: The function.
@@ -81,6 +110,10 @@ def task(fn: Callable[..., Any] | None = None, /, **options: Unpack[TaskOptions]
             never runs.
         executor: Where a worker runs a ``def`` function. ``"thread"`` is the default. ``"process"`` is for
             CPU-bound work, which then does not delay others and can be stopped.
+        stream_keep: Bytes of the values of a background call that gearflow's server keeps, such as
+            ``"16MiB"``. The default is 1 MiB. A call may override it.
+        resumable: A further run of a task that yields goes on behind the values that were taken from the
+            run before. ``Context.parts`` says how many they are.
 
     Raises:
         TaskDefinitionError: The function cannot be a task as it is written. The message names the remedy.
@@ -92,6 +125,7 @@ def task(fn: Callable[..., Any] | None = None, /, **options: Unpack[TaskOptions]
             raise TypeError(f"@task: {no_option(option, _OPTIONS)}")
     given = {option: value for option, value in options.items() if value is not None}
     name, foreign, executor = options.get("name"), options.get("foreign", False), options.get("executor")
+    resumable = options.get("resumable", False)
     if foreign:
         for option in given.keys() & _NOT_FOREIGN.keys():
             raise TaskDefinitionError(
@@ -100,33 +134,55 @@ def task(fn: Callable[..., Any] | None = None, /, **options: Unpack[TaskOptions]
     if executor not in (None, "thread", "process"):
         raise ValueError(f"executor={executor!r}: it is 'thread' or 'process'")
     own = {option: read(option, given[option]) for option, read in _READERS.items() if option in given}
-    of_calls = given.keys() - own.keys() - {"name", "foreign", "executor"}
+    of_calls = given.keys() - own.keys() - {"name", "foreign", "executor", "resumable"}
     call_options = Options().updated({option: given[option] for option in of_calls})
 
-    def decorate(function: Callable[..., Any]) -> Task[..., Any]:
+    def decorate(function: Callable[..., Any]) -> TaskDefinition:
         if not inspect.isroutine(function):
             _refuse(function, "it is not a function; write 'def', and put @task above it")
-        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-            _refuse(function, "a task cannot yield yet; return a list, or report progress with a Context")
-        is_async = inspect.iscoroutinefunction(function)
-        if is_async and executor is not None:
+        is_coroutine = inspect.iscoroutinefunction(function)
+        stream = _stream_class(function, is_coroutine=is_coroutine)
+        if executor is not None and (is_coroutine or stream in ASYNC_STREAMS):
             _refuse(
                 function,
                 f"a coroutine runs on the event loop; write 'def', or leave executor={executor!r} out",
             )
-        kind = cast("type[Task[..., Any]]", AsyncTask if is_async else Task)
-        made = kind(
-            function,
-            name=_default_name(function) if name is None else _valid_name(name),
-            foreign=foreign,
-            executor=executor or "thread",
-            options=call_options,
+        arguments: dict[str, Any] = {
+            "name": _default_name(function) if name is None else _valid_name(name),
+            "foreign": foreign,
+            "executor": executor or "thread",
+            "options": call_options,
             **own,
-        )
+        }
+        kind: Any
+        if stream is not None:
+            kind = AsyncStreamTask if stream in ASYNC_STREAMS else StreamTask
+            arguments["resumable"] = resumable
+        else:
+            kind = AsyncTask if is_coroutine else Task
+            for option in ("stream_keep", "resumable"):
+                if given.get(option, False) is not False:
+                    _refuse(function, f"{option}= {FOR_STREAMS}")
+        made: TaskDefinition = kind(function, **arguments)
         registry.add(made)
         return made
 
     return decorate if fn is None else decorate(fn)
+
+
+def _stream_class(function: Callable[..., Any], *, is_coroutine: bool) -> Any:
+    """The kind of iterator that a function returns; None if it returns no iterator."""
+    found = stream_class(function)
+    if inspect.isasyncgenfunction(function) and found not in ASYNC_STREAMS:
+        _refuse(function, "it yields; annotate its result as '-> AsyncIterator[TYPE]'")
+    if inspect.isgeneratorfunction(function) and found not in SYNC_STREAMS:
+        _refuse(function, "it yields; annotate its result as '-> Iterator[TYPE]'")
+    if is_coroutine and found is not None:
+        _refuse(
+            function,
+            f"'async def' without 'yield' returns a coroutine, and no {found.__name__}; write 'def'",
+        )
+    return found
 
 
 def _refuse(function: Any, fault: str) -> NoReturn:

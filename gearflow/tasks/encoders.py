@@ -55,9 +55,9 @@ def encoder_of_arguments(signature: TaskSignature, task: str) -> Encoder:
             return _object(annotations, signature.defaults, task)
 
 
-def encoder_of_result(kind: Any, task: str) -> Encoder:
-    """The encoder of a task's result. Raises as ``encoder_of_arguments``."""
-    return _Raw(kind) if kind is str or kind is bytes else _build(kind, "the result", task)
+def encoder_of_result(kind: Any, what: str, task: str) -> Encoder:
+    """The encoder of a task's result, or of each of its values. Raises as ``encoder_of_arguments``."""
+    return _Raw(kind) if kind is str or kind is bytes else _build(kind, what, task)
 
 
 def _object(annotations: Mapping[str, Any], defaults: Mapping[str, Any], task: str) -> Encoder:

@@ -4,6 +4,7 @@
 Each option is declared once here, as the user writes it. ``SubmitOptions`` has them as the client sends them.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
@@ -23,6 +24,7 @@ from typing import (
 )
 
 from gearflow.client import Priority, SubmitOptions
+from gearflow.client.submission import Lag
 from gearflow.tasks import migration_hints
 from gearflow.tasks.durations import bounded
 from gearflow.tasks.retry import MOST_ATTEMPTS, Retry
@@ -72,6 +74,8 @@ class TaskOptions(TaskDefaults[None], total=False):
     name: str | None
     foreign: bool
     executor: Place | None
+    stream_keep: int | str | None
+    resumable: bool
 
 
 class CallOptions(TaskDefaults[Never], total=False):
@@ -84,6 +88,17 @@ class CallOptions(TaskDefaults[Never], total=False):
     """The time before which the task does not run, with a time zone. Otherwise like ``delay``."""
     reuse: bool
     """Answers with a kept success of the same unique, on gearflow's server. The task does not run again."""
+
+
+class StreamOptions(CallOptions, total=False):
+    """The keyword arguments of ``options()`` of a task that yields."""
+
+    lag: Lag
+    """For a reader that is slower than the task. ``"wait"`` makes the task wait, which is the default.
+    ``"skip"`` skips values, and the reader gets a StreamGap."""
+    stream_keep: int | str
+    """Bytes of its values that gearflow's server keeps of a background job, such as ``"16MiB"``. 1 MiB is the
+    default. The oldest values are dropped, and 0 keeps none."""
 
 
 _NOTHING_ASKED: Final = SubmitOptions()
@@ -104,15 +119,16 @@ class Options:
     def __post_init__(self) -> None:
         object.__setattr__(self, "is_plain", self.asked == _NOTHING_ASKED)
 
-    def updated(self, given: Mapping[str, Any]) -> Self:
-        """These options with others in their place.
+    def updated(self, given: Mapping[str, Any], *, streams: bool = False) -> Self:
+        """These options with others in their place. ``streams`` says that they are for a task that yields.
 
         Raises:
             TypeError: There is no such option. The message offers the nearest one.
             ValueError: A value is not valid.
         """
-        for name in given.keys() - _READERS.keys():
-            raise TypeError(no_option(name, _READERS))
+        known = [name for name in _READERS if streams or name in CallOptions.__annotations__]
+        for name in given.keys() - set(known):
+            raise TypeError(f"{name}= {FOR_STREAMS}" if name in _READERS else no_option(name, known))
         read = {name: _READERS[name](name, value) for name, value in given.items()}
         own = {name: read.pop(name) for name in ("priority", "unique") if name in read}
         asked = replace(self.asked, **read) if read else self.asked
@@ -195,6 +211,27 @@ def _plan(name: str, value: Any) -> "RetryPlan":
     return retry(name, value).to_plan()
 
 
+def _lag(name: str, value: Any) -> Lag:
+    if value != "wait" and value != "skip":
+        raise ValueError(f"{name}={value!r}: it is 'wait' or 'skip'")
+    return value
+
+
+def size(name: str, value: Any) -> int:
+    """Bytes as a number, or as a text such as ``"16MiB"``. Raises ValueError for anything else."""
+    found = _SIZE.fullmatch(str(value)) if isinstance(value, int | str) else None
+    if found is None or isinstance(value, bool):
+        raise ValueError(f"{name}={value!r}: it is a number of bytes, or a text such as '512KiB' or '16MiB'")
+    number = int(found[1]) << _UNITS[found[2].upper()]
+    if number > _LARGEST:
+        raise ValueError(f"{name}={value!r}: '1024GiB' is the most")
+    return number
+
+
+_SIZE: Final = re.compile(r"(\d{1,13}) ?([kKMG]?)(?:iB)?")
+_UNITS: Final = {"": 0, "K": 10, "M": 20, "G": 30}
+_LARGEST: Final = 1 << 40
+
 _READERS: Final[dict[str, Callable[[str, Any], Any]]] = {
     "priority": _priority,
     "unique": _unique,
@@ -206,7 +243,11 @@ _READERS: Final[dict[str, Callable[[str, Any], Any]]] = {
     "resubmit": _flag,
     "retries": _plan,
     "expires": bounded,
+    "lag": _lag,
+    "stream_keep": size,
 }
 """How the value of each option is checked, and turned into what is sent."""
 
-assert _READERS.keys() == CallOptions.__annotations__.keys()
+FOR_STREAMS: Final = "is for tasks that yield, whose result is annotated as 'Iterator[TYPE]'"
+
+assert _READERS.keys() == CallOptions.__annotations__.keys() | StreamOptions.__annotations__.keys()

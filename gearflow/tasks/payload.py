@@ -7,9 +7,10 @@ Payloads are plain, so workers and clients in any language can take part:
 * *none*: no parameters: ``{}``, and an empty workload is accepted;
 * everything else: a JSON object by parameter name, with defaults filled in.
 
-A result is raw if it is exactly ``str`` or ``bytes``, else JSON (``None`` is ``null``). Unknown keys are
-refused. The injected ``Context`` is not a parameter here. The producer validates a payload, and the worker
-validates it again, because its callers may be programs that do not know the types.
+A result is raw if it is exactly ``str`` or ``bytes``, else JSON (``None`` is ``null``). The same holds for
+each value of a task that yields. Unknown keys are refused. The injected ``Context`` is not a parameter here.
+The producer validates a payload, and the worker validates it again, because its callers may be programs that
+do not know the types.
 """
 
 from collections.abc import Mapping
@@ -91,18 +92,24 @@ class PayloadCodec:
             raise self._invalid("the payload does", error) from error
 
     def encode_result(self, value: Any) -> bytes:
-        """The bytes of a result. Raises PayloadInvalid if it does not fit the task's return type."""
+        """The bytes of a result, or of a value that is yielded.
+
+        Raises:
+            PayloadInvalid: It does not fit the task's type.
+        """
         try:
             return self._result.dump(value)
         except ValueError as error:
-            raise self._invalid("what it returned does", error) from error
+            verb = "yielded" if self.signature.is_stream else "returned"
+            raise self._invalid(f"what it {verb} does", error) from error
 
     def decode_result(self, data: bytes) -> Any:
-        """The result in bytes. Raises PayloadInvalid if they do not fit the task's return type."""
+        """The result, or the value of a part, in bytes. Raises PayloadInvalid if they do not fit its type."""
         try:
             return self._result.load(data)
         except ValueError as error:
-            raise self._invalid("the result does", error) from error
+            what = "a value" if self.signature.is_stream else "the result"
+            raise self._invalid(f"{what} does", error) from error
 
     def json_schema(self) -> dict[str, Any]:
         """``{"payload": ..., "result": ...}`` with the JSON Schemas of payload and result."""
@@ -121,7 +128,8 @@ class PayloadCodec:
     def _result(self) -> Encoder:
         from gearflow.tasks.encoders import encoder_of_result
 
-        return encoder_of_result(self.signature.result, self._task)
+        what = "a value" if self.signature.is_stream else "the result"
+        return encoder_of_result(self.signature.result, what, self._task)
 
     def _invalid(self, what: str, error: ValueError) -> PayloadInvalid:
         from gearflow.tasks.encoders import faults_of

@@ -9,9 +9,9 @@ from types import CodeType
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from gearflow.errors import TaskDefinitionError, UnknownTask
-from gearflow.tasks.task import Task
+from gearflow.tasks.definition import TaskDefinition
 
-AnyTask: TypeAlias = Task[..., Any]
+AnyTask: TypeAlias = TaskDefinition
 
 _SHOWN: Final = 5  # names in an error
 

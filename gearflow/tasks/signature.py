@@ -6,19 +6,46 @@ annotations are resolved at the first use, so a model may be defined below the t
 
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Mapping
 from functools import cached_property
 from inspect import Parameter
-from typing import Any, NoReturn, get_args, get_type_hints
+from typing import Any, Final, NoReturn, get_args, get_origin, get_type_hints
 
 from gearflow.errors import TaskDefinitionError
 from gearflow.tasks.context import Context
 
 _POSITIONAL = frozenset({Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD})
 
+SYNC_STREAMS: Final = (Iterator, Generator)
+ASYNC_STREAMS: Final = (AsyncIterator, AsyncGenerator)
+"""The annotations of functions whose values are a stream."""
+
+
+def stream_class(function: Callable[..., Any]) -> Any:
+    """Which of them a function has as the annotation of its result; None if it has another one.
+
+    It need not be resolved for that: ``"Iterator[Model]"`` may name a model that is defined below.
+    """
+    annotation = inspect.signature(function).return_annotation
+    if isinstance(annotation, str):
+        head = annotation.partition("[")[0].strip()
+        names = getattr(inspect.unwrap(function), "__globals__", {})
+        try:
+            annotation = eval(head, names)  # as typing.get_type_hints does with all of it
+        except Exception:  # noqa: BLE001  (it is defined later, or where its function is)
+            annotation = _BY_NAME.get(head.rpartition(".")[2])
+    origin = get_origin(annotation) or annotation
+    return origin if origin in _BY_NAME.values() else None
+
+
+_BY_NAME: Final = {kind.__name__: kind for kind in (*SYNC_STREAMS, *ASYNC_STREAMS)}
+
 
 class TaskSignature:
     """The parameters of a function, without the injected ``Context``, and its result. A frozen value.
+
+    Attributes:
+        is_stream: The function returns an iterator, whose values are sent one by one.
 
     Raises (on creation):
         TaskDefinitionError: A parameter or the result has no annotation, or there is ``*args`` or
@@ -33,6 +60,9 @@ class TaskSignature:
             self._check(parameter)
         if self._all.return_annotation is Parameter.empty:
             self._refuse("the result has no annotation: add '-> TYPE', '-> None' if there is no result")
+        self.is_stream = stream_class(function) is not None
+        if self.is_stream and not isinstance(self._all.return_annotation, str):
+            self._value_of(self._all.return_annotation)
 
     def _check(self, parameter: Parameter) -> None:
         if parameter.kind is Parameter.VAR_POSITIONAL:
@@ -103,10 +133,22 @@ class TaskSignature:
             case _:
                 return None
 
+    @property
+    def returns(self) -> Any:
+        """The annotation of what the function returns, resolved. ``None`` is ``NoneType``."""
+        return self._hints["return"]
+
     @cached_property
     def result(self) -> Any:
-        """The type of the result, resolved. ``None`` is ``NoneType``."""
-        return self._hints["return"]
+        """The type of the result, or of each value of a stream."""
+        return self._value_of(self.returns) if self.is_stream else self.returns
+
+    def _value_of(self, iterator: Any) -> Any:
+        arguments = get_args(iterator)
+        if not arguments:
+            name = getattr(get_origin(iterator) or iterator, "__name__", "Iterator")
+            self._refuse(f"it does not say what it yields: write '-> {name}[TYPE]'")
+        return arguments[0]
 
     @cached_property
     def defaults(self) -> dict[str, Any]:

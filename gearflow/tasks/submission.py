@@ -28,6 +28,7 @@ class Submittable(Protocol):
     payload: PayloadCodec
     retries: Retry | None
     keep: float | None
+    stream_keep: int | None
     foreign: bool
     call_options: Options
 
@@ -50,8 +51,13 @@ def attached(task: Submittable, args: tuple[Any, ...], kwargs: Mapping[str, Any]
                 f"{name}= is for background jobs, because nobody waits for a job that has not started. "
                 "Use background() or abackground()"
             )
+        if asked.stream_keep is not None:
+            raise ValueError(
+                "stream_keep= is for background jobs, because callers that wait read the values at once. "
+                "Use background() or abackground()"
+            )
         keyed = options.unique is not False
-        asked = _asked(asked, None, task.foreign, keyed, needs_envelope=False, detached=False)
+        asked = _asked(asked, None, None, task.foreign, keyed, needs_envelope=False, detached=False)
     workload = task.payload.encode(args, kwargs)
     if workload.startswith(MAGIC) and not task.foreign:
         workload = wrap(workload)
@@ -63,12 +69,14 @@ def detached(task: Submittable, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     """A call that nobody waits for. Raises as ``attached``."""
     options = task.call_options
     asked = None
-    retried = task.retries is not None
-    if retried or task.keep is not None or not options.is_plain:
+    retried, keep, stream_keep = task.retries is not None, task.keep, task.stream_keep
+    if retried or keep is not None or stream_keep is not None or not options.is_plain:
         # The worker knows the task's own retries. It must also know that nobody waits for the result,
         # because only then it may submit the job again.
         keyed = options.unique is not False
-        asked = _asked(options.asked, task.keep, task.foreign, keyed, needs_envelope=retried, detached=True)
+        asked = _asked(
+            options.asked, keep, stream_keep, task.foreign, keyed, needs_envelope=retried, detached=True
+        )
     workload = task.payload.encode(args, kwargs)
     if workload.startswith(MAGIC) and not task.foreign:
         workload = wrap(workload)
@@ -82,6 +90,7 @@ def detached(task: Submittable, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 def _asked(
     asked: SubmitOptions,
     keep: float | None,
+    stream_keep: int | None,
     foreign: bool,
     keyed: bool,
     *,
@@ -91,7 +100,7 @@ def _asked(
     """The options, with an envelope that brings the worker's part to it on servers of other kinds.
 
     Args:
-        keep: The task's own.
+        keep, stream_keep: The task's own.
         foreign: Whether another program runs the task.
         keyed: Whether the call has a unique.
     """
@@ -109,6 +118,8 @@ def _asked(
         raise ValueError("reuse=True asks for a kept result of the same unique, so give unique= as well")
     if asked.keep is None and keep is not None:
         asked = replace(asked, keep=keep)
+    if asked.stream_keep is None and stream_keep is not None:
+        asked = replace(asked, stream_keep=stream_keep)
     if not (needs_envelope or asked.retries is not None or asked.timeout is not None):
         return asked
     return replace(asked, envelope=header(timeout=asked.timeout, retries=asked.retries, detached=detached))

@@ -14,28 +14,22 @@ the same task with other options for the calls made through it. A verb uses the 
 ``gearflow.connect()``, else that of the loop or the process (``gearflow.client.current``).
 """
 
-import copy
-import inspect
-from collections.abc import Callable, Coroutine, Mapping
-from functools import partial, update_wrapper
-from typing import Any, Generic, ParamSpec, Self, TypeVar, Unpack, cast, overload
+from collections.abc import Coroutine
+from functools import partial
+from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 
-from gearflow.client import JobHandle, JobKey, JobRequest, ServerAddress, current
+from gearflow.client import JobHandle, ServerAddress, current
 from gearflow.tasks import migration_hints, submission
-from gearflow.tasks.context import Context
+from gearflow.tasks.definition import TaskDefinition
 from gearflow.tasks.job import AsyncJob, Job, outcome
 from gearflow.tasks.mapping.verbs import ManyCalls
-from gearflow.tasks.options import CallOptions, Options, Place
-from gearflow.tasks.payload import PayloadCodec
-from gearflow.tasks.ref import Ref, parse
-from gearflow.tasks.retry import Retry
-from gearflow.tasks.signature import TaskSignature
+from gearflow.tasks.ref import Ref
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class Task(ManyCalls, Generic[P, R]):
+class Task(TaskDefinition, ManyCalls, Generic[P, R]):
     """A function with its name on servers and its options. It is a frozen value that ``@task`` makes.
 
     Attributes:
@@ -51,69 +45,9 @@ class Task(ManyCalls, Generic[P, R]):
         call_options: The options of its calls, which ``options()`` changes.
     """
 
-    __name__: str
-    __qualname__: str
-    __wrapped__: Callable[..., Any]
-
-    def __init__(
-        self,
-        function: Callable[..., Any],
-        *,
-        name: str,
-        timeout: float | None = None,
-        retries: Retry | None = None,
-        keep: float | None = None,
-        foreign: bool = False,
-        executor: Place = "thread",
-        options: Options = Options(),  # noqa: B008  (frozen)
-    ) -> None:
-        update_wrapper(self, function)
-        self.name = name
-        self.function = function
-        self.payload = PayloadCodec(TaskSignature(function, name), name)
-        self.is_async: bool = inspect.iscoroutinefunction(function)
-        self.timeout = timeout
-        self.retries = retries
-        self.keep = keep
-        self.foreign = foreign
-        self.executor = executor
-        self.call_options = options
-
-    @property
-    def takes_context(self) -> bool:
-        """Whether the worker passes a ``Context`` to the function."""
-        return self.payload.signature.takes_context
-
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the function here. The reports of a ``Context`` go nowhere."""
-        context = (Context(handle="", function=self.name, send=_to_nobody),) if self.takes_context else ()
-        return cast(R, self.function(*context, *args, **kwargs))
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.name!r}>"
-
-    def options(self, **opts: Unpack[CallOptions]) -> Self:
-        """Return the same task with these options for the calls that you make through it.
-
-        Raises:
-            TypeError: There is no such option.
-            ValueError: A value is not valid.
-        """
-        changed = copy.copy(self)
-        changed.call_options = self.call_options.updated(opts)
-        return changed
-
-    def check(self) -> None:
-        """Check the types of parameters and result now, not at the first use.
-
-        Raises:
-            TaskDefinitionError: A type cannot travel, or a default does not fit its type.
-        """
-        self.payload.check()
-
-    def json_schema(self) -> dict[str, Any]:
-        """Return ``{"payload": ..., "result": ...}`` with the JSON Schemas of payload and result."""
-        return self.payload.json_schema()
+        return cast(R, self._run_here(args, kwargs))
 
     # ------------------------------------------------------------------------------------------ one call
 
@@ -195,26 +129,10 @@ class Task(ManyCalls, Generic[P, R]):
         Raises:
             ValueError: The handle or the server's address is not valid.
         """
-        if (handle is None) == (unique is None):
-            raise ValueError("ref() takes a handle or a unique")
-        if handle is not None:
-            return Ref(parse(handle, server), self.name, self.payload.decode_result)
-        where = ServerAddress.parse(server) if isinstance(server, str) else server
-        name = JobKey(self.name, submission.on_the_wire(unique or ""), where)
-        return Ref(name, self.name, self.payload.decode_result)
-
-    # ------------------------------------------------------------------------------------- for the verbs
-
-    def prepare(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> JobRequest:
-        """A call whose caller waits, ready to be sent. Raises as ``gearflow.tasks.submission.attached``."""
-        return submission.attached(self, args, kwargs)
+        return Ref(self._job(handle, unique, server), self.name, self.payload.decode_result)
 
     def _ref(self, handle: JobHandle) -> Ref[R]:
         return Ref(handle, self.name, self.payload.decode_result)
-
-    @property
-    def _shown(self) -> str:
-        return self.name.rpartition(".")[2]
 
 
 class AsyncTask(Task[P, R]):
@@ -228,7 +146,3 @@ class AsyncTask(Task[P, R]):
 
 
 migration_hints.teach(Task, migration_hints.VERBS)
-
-
-def _to_nobody(_packet: object) -> None:
-    """Drop the reports of a local run."""

@@ -2,16 +2,27 @@
 
 import functools
 import importlib
+import inspect
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+import typing
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+)
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from pydantic import BaseModel
 
-from gearflow.errors import TaskDefinitionError, UnknownTask
-from gearflow.tasks import AsyncTask, Context, Registry, Retry, Task, task
+from gearflow.errors import PayloadInvalid, TaskDefinitionError, UnknownTask
+from gearflow.tasks import AsyncStreamTask, AsyncTask, Context, Registry, Retry, StreamTask, Task, task
 from gearflow.tasks.registry import registry
 
 
@@ -102,16 +113,164 @@ def test_a_foreign_task_takes_no_timeout() -> None:
     assert reverse.name == "reverse"
 
 
-def test_what_yields_is_refused_for_now() -> None:
-    def plain() -> Iterator[int]:
-        yield 1
+# --------------------------------------------------------------------------------------- tasks that yield
 
-    async def asynchronous() -> AsyncIterator[int]:
-        yield 1
 
-    for function in (plain, asynchronous):
-        with pytest.raises(TaskDefinitionError, match="cannot yield yet"):
-            task(function)
+@task
+def words(text: str) -> Iterator[str]:
+    yield from text.split()
+
+
+@task(stream_keep="16MiB", resumable=True)
+async def numbers(ctx: Context, count: int) -> AsyncIterator[int]:
+    for number in range(ctx.parts, count):
+        yield number
+
+
+async def test_a_plain_call_of_what_yields_gives_the_functions_own_iterator() -> None:
+    made = words("a b")
+    assert inspect.isgenerator(made)
+    assert list(made) == ["a", "b"]
+    assert [number async for number in numbers(2)] == [0, 1]
+
+
+def test_what_yields_is_a_task_of_its_own_kind() -> None:
+    assert isinstance(words, StreamTask)
+    assert (words.is_stream, words.is_async, words.resumable, words.stream_keep) == (True, False, False, None)
+    assert isinstance(numbers, AsyncStreamTask)
+    assert (numbers.is_async, numbers.resumable, numbers.stream_keep) == (True, True, 16 << 20)
+    assert registry.get(words.name) is words
+    assert not hasattr(words, "call")
+
+
+def test_the_values_of_a_stream_have_the_type_that_it_yields() -> None:
+    assert words.payload.signature.result is str
+    assert words.payload.encode_result("Zoë") == "Zoë".encode()
+    assert numbers.payload.encode_result(3) == b"3"
+    with pytest.raises(PayloadInvalid, match="what it yielded does not fit its types"):
+        numbers.payload.encode_result("x")
+    assert words.json_schema()["result"]["type"] == "string"
+
+
+def generator(count: int) -> Generator[int, None, str]:
+    yield count
+    return "done"
+
+
+async def async_generator(count: int) -> AsyncGenerator[int, None]:
+    yield count
+
+
+def returned(count: int) -> typing.Iterator[int]:
+    return iter(range(count))
+
+
+def through_a_generator(count: int) -> AsyncIterator[int]:
+    return async_generator(count)
+
+
+def quoted(count: int) -> "Iterator[Later]":
+    yield Later(number=count)
+
+
+def aliased(count: int) -> "typing.AsyncIterator[int]":
+    return async_generator(count)
+
+
+class Later(BaseModel):
+    number: int
+
+
+@pytest.mark.parametrize(
+    ("function", "is_async", "value"),
+    [
+        (generator, False, int),
+        (async_generator, True, int),
+        (returned, False, int),
+        (through_a_generator, True, int),
+        (quoted, False, Later),
+        (aliased, True, int),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_the_annotation_decides_whether_it_is_a_stream(
+    function: Callable[..., Any], is_async: bool, value: type
+) -> None:
+    made: Any = task(function)
+    assert isinstance(made, StreamTask)
+    assert made.is_async is is_async
+    made.check()
+    assert made.payload.signature.result is value
+
+
+def test_a_foreign_stream_is_a_signature_without_a_body() -> None:
+    @task(name="tail", foreign=True)
+    def tail(path: str) -> Iterator[bytes]: ...  # type: ignore[empty-body]
+
+    assert isinstance(tail, StreamTask)
+    assert tail.foreign
+
+
+def unnamed() -> Iterable[int]:
+    yield 1
+
+
+async def unnamed_async() -> AsyncIterable[int]:
+    yield 1
+
+
+def untyped():  # type: ignore[no-untyped-def]
+    yield 1
+
+
+def wrong_kind() -> list[int]:  # type: ignore[misc]  # pyright: ignore[reportInvalidTypeForm]
+    yield 1  # pyright: ignore[reportReturnType]
+
+
+def bare() -> Iterator:  # type: ignore[type-arg]  # pyright: ignore[reportMissingTypeArgument, reportUnknownParameterType]
+    yield 1
+
+
+NOT_NAMED: list[tuple[Callable[..., Any], str]] = [
+    (unnamed, r"annotate its result as '-> Iterator\[TYPE\]'"),
+    (untyped, r"annotate its result as '-> Iterator\[TYPE\]'"),
+    (wrong_kind, r"annotate its result as '-> Iterator\[TYPE\]'"),
+    (bare, r"write '-> Iterator\[TYPE\]'"),
+    (unnamed_async, r"annotate its result as '-> AsyncIterator\[TYPE\]'"),
+]
+
+
+async def coroutine() -> AsyncIterator[int]: ...  # type: ignore[empty-body]
+
+
+@pytest.mark.parametrize(
+    ("function", "remedy"),
+    [*NOT_NAMED, (coroutine, "returns a coroutine, and no AsyncIterator; write 'def'")],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_stream_with_another_annotation_is_refused_with_the_remedy(
+    function: Callable[..., Any], remedy: str
+) -> None:
+    with pytest.raises(TaskDefinitionError, match=remedy):
+        task(function)
+
+
+def test_the_options_of_streams_are_refused_for_other_tasks() -> None:
+    def plain() -> None: ...
+
+    with pytest.raises(TaskDefinitionError, match="resumable= is for tasks that yield"):
+        task(resumable=True)(plain)
+    with pytest.raises(TaskDefinitionError, match="stream_keep= is for tasks that yield"):
+        task(stream_keep=0)(plain)
+    with pytest.raises(TypeError, match="lag= is for tasks that yield"):
+        add.options(lag="skip")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    with pytest.raises(TaskDefinitionError, match="only gearflow's workers know"):
+        task(resumable=True, foreign=True)
+
+
+def test_an_async_stream_runs_on_the_event_loop_alone() -> None:
+    with pytest.raises(TaskDefinitionError, match="leave executor='process' out"):
+        task(executor="process")(async_generator)
 
 
 def test_what_is_no_function_is_refused() -> None:
@@ -191,7 +350,7 @@ def registry_of(*names: str) -> Registry:
 def test_two_functions_cannot_have_one_name() -> None:
     made = registry_of("app.add")
     with pytest.raises(TaskDefinitionError, match=r"two functions.*@task\(name=\.\.\.\)"):
-        made.add(Task(add.function, name="app.add"))
+        made.add(cast("Task[..., Any]", Task(add.function, name="app.add")))
 
 
 def test_the_same_function_defined_again_takes_its_place() -> None:

@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -17,6 +18,7 @@ from gearflow.protocol.envelope import Envelope, unwrap
 from gearflow.tasks.durations import LONGEST
 from gearflow.tasks.options import Options
 from gearflow.tasks.retry import MOST_ATTEMPTS, Retry
+from gearflow.tasks.stream_task import StreamTask
 from gearflow.tasks.submission import attached, detached
 from gearflow.tasks.task import Task
 
@@ -96,11 +98,36 @@ def test_retries_are_further_runs_or_a_retry() -> None:
         {"retries": -1},
         {"retries": True},
         {"delay": 1, "at": datetime.now(UTC)},
+        {"lag": "drop"},
+        {"stream_keep": -1},
+        {"stream_keep": "a lot"},
+        {"stream_keep": 1.5},
+        {"stream_keep": True},
+        {"stream_keep": "1025GiB"},
     ],
 )
 def test_a_value_that_makes_no_sense_is_refused_by_name(option: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(option))):
-        Options().updated(option)
+        Options().updated(option, streams=True)
+
+
+def test_sizes_are_bytes_or_a_text_with_a_unit() -> None:
+    texts: list[Any] = [512, "512", "64KiB", "16 MiB", "1G", 0]
+    read = [Options().updated({"stream_keep": text}, streams=True).asked.stream_keep for text in texts]
+    assert read == [512, 512, 64 << 10, 16 << 20, 1 << 30, 0]
+
+
+def tokens(text: str) -> Iterator[str]:
+    yield text
+
+
+def test_what_is_kept_of_a_stream_is_an_option_of_background_jobs() -> None:
+    stream: StreamTask[[str], str] = StreamTask(tokens, name="app.tokens", stream_keep=512)
+    assert attached(stream, ("x",), {}).options is None
+    assert detached(stream, ("x",), {}).options == SubmitOptions(stream_keep=512)
+    assert detached(stream.options(stream_keep="1KiB"), ("x",), {}).options == SubmitOptions(stream_keep=1024)
+    with pytest.raises(ValueError, match="stream_keep= is for background jobs"):
+        attached(stream.options(stream_keep=1), ("x",), {})
 
 
 @pytest.mark.parametrize("option", ["delay", "expires", "keep", "timeout"])

@@ -11,7 +11,7 @@ import logging
 import os
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 
 from gearflow_cli import imports, logs, options
 from gearflow_cli.commands import server as server_command
@@ -24,9 +24,9 @@ from gearflow_cli.process.signals import ending_at_once
 
 if TYPE_CHECKING:
     from gearflow.supervisor import IpcChannel
-    from gearflow.tasks import Task
+    from gearflow.tasks.definition import TaskDefinition
 
-    AnyTask: TypeAlias = Task[..., Any]
+    AnyTask: TypeAlias = TaskDefinition
 
 _HOST: Final = "127.0.0.1"
 

@@ -19,9 +19,9 @@ from gearflow_cli.text import printable
 
 if TYPE_CHECKING:
     from gearflow.client import Client, ClientJob, JobRequest
-    from gearflow.tasks import Task
+    from gearflow.tasks.definition import TaskDefinition
 
-    AnyTask: TypeAlias = Task[..., Any]
+    AnyTask: TypeAlias = TaskDefinition
 
 
 _PATIENCE: Final = 1.0
@@ -239,9 +239,10 @@ async def _hand_over(job: _Typed | _Untyped, client: "Client", wishes: SubmitCho
     """Submit a job in the background. Returns its handle."""
     if isinstance(job, _Typed):
         with imports.user_code(job.task):
-            ref = await job.task.options(**wishes.options).abackground(*job.args, **job.kwargs)
-        return ref.handle
-    return (await client.enqueue(_request(job, wishes))).handle
+            request = job.task.options(**wishes.options).prepare_background(job.args, job.kwargs)
+    else:
+        request = _request(job, wishes)
+    return (await client.enqueue(request)).handle
 
 
 def _request(job: _Typed | _Untyped, wishes: SubmitChoices) -> "JobRequest":

@@ -8,9 +8,10 @@ from gearflow_cli.errors import CliError, ExitCode
 from gearflow_cli.options import out
 
 if TYPE_CHECKING:
-    from gearflow.tasks import Retry, Task
+    from gearflow.tasks import Retry
+    from gearflow.tasks.definition import TaskDefinition
 
-    AnyTask: TypeAlias = Task[..., Any]
+    AnyTask: TypeAlias = TaskDefinition
 
 
 _SECONDS: Final = ("timeout", "keep", "expires")

@@ -20,10 +20,10 @@ from gearflow_cli.tracebacks import own_lines
 
 if TYPE_CHECKING:
     from gearflow.supervisor import Counts, IpcChannel
-    from gearflow.tasks import Task
+    from gearflow.tasks.definition import TaskDefinition
     from gearflow.worker import Worker, WorkerOptions
 
-    AnyTask: TypeAlias = Task[..., Any]
+    AnyTask: TypeAlias = TaskDefinition
 
 
 def check(addresses: Sequence[str], timeout: float) -> None:
