@@ -141,6 +141,7 @@ class Context:
 
     def warn(self, text: str) -> None:
         """Send a warning to the callers that wait. The job goes on."""
+        self.flush()  # progress that was reported before comes before
         self._send(WorkWarning(self._wire_handle, text.encode("utf-8", "backslashreplace")))
 
     @overload

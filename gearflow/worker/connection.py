@@ -17,7 +17,7 @@ while the server takes ten, and nobody wants the others. It never moves past ano
 
 import threading
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any, Final
@@ -33,6 +33,8 @@ from gearflow.protocol.framing import FrameBuffer
 from gearflow.protocol.heartbeat import CHECKS, Timeouts
 from gearflow.protocol.packets import EchoReq, Packet, SubmitJob
 from gearflow.protocol.request_queue import Call, Request
+from gearflow.protocol.server_events import Credit
+from gearflow.worker.parts import PartWindow
 from gearflow.worker.session import (
     Assignment,
     Cancelled,
@@ -95,6 +97,8 @@ class WorkerConnection:
         self.server = owner.address
         self.server_name = str(owner.address)
         self.outbox = Outbox()
+        self.streams: dict[bytes, PartWindow] = {}
+        """The windows of runs whose task yields, by the handles of their jobs."""
         self._stream = stream
         self._owner = owner
         self._runner = runner
@@ -176,11 +180,14 @@ class WorkerConnection:
 
         self._notify(RELEASE, handle, ReleaseRequest(handle=handle.decode(errors="replace")))
 
-    def report(self, overdue: Mapping[str, int], texts: Mapping[str, str]) -> None:
-        """Report overdue runs and the tasks that take a text, if the server is gearflow's own."""
+    def report(
+        self, overdue: Mapping[str, int], texts: Mapping[str, str], resumable: Sequence[str] = ()
+    ) -> None:
+        """Report overdue runs, the tasks that take a text, and those that go on, to gearflow's own server."""
         from gearflow.protocol.server_calls import REPORT, ReportRequest  # as above
 
-        self._notify(REPORT, b"", ReportRequest(overdue=dict(overdue), texts=dict(texts)))
+        report = ReportRequest(overdue=dict(overdue), texts=dict(texts), resumable=list(resumable))
+        self._notify(REPORT, b"", report)
 
     def wake(self) -> None:
         """Have the stream ask for what is to be written. To be called on the loop."""
@@ -194,6 +201,10 @@ class WorkerConnection:
         # put something in knows that it will be sent.
         if not self._is_woken:
             self._runner.post(self.wake)
+
+    def call_later(self, seconds: float, callback: Callable[[], object]) -> None:
+        """Call something on the loop after that time. From any thread."""
+        self._runner.call_later(seconds, callback)
 
     async def flush(self) -> None:
         """Return when the server has handled all that was sent before, or the connection is gone.
@@ -262,6 +273,9 @@ class WorkerConnection:
         if self._has_begun:
             packets = self.outbox.drain()
             packets.append(self._session.requests(now))
+            if self.streams and not self.is_gearflow:
+                for window in self.streams.values():
+                    window.taken(window.position)
         else:
             self._has_begun = True
             hello = self._session.hello()
@@ -286,6 +300,9 @@ class WorkerConnection:
                 self._runner.recognized(self)
             case Cancelled(handle):
                 self._runner.cancelled(self, handle)
+            case Credit(handle, parts):
+                if (window := self.streams.get(handle)) is not None:  # the run may have ended here
+                    window.taken(parts)
             case Refusal():
                 self._owner.refused(event)
             case Echo(data):

@@ -107,6 +107,10 @@ class Loop(Protocol):
         """Call something on the loop, from any thread, in order. Does nothing if the loop is gone."""
         ...
 
+    def call_later(self, seconds: float, callback: Callable[[], object], /) -> object:
+        """Call something after that time, if the loop still runs then. To be called on the loop."""
+        ...
+
     def now(self) -> float:
         """``anyio.current_time()``, also in what was posted, where anyio does not know the loop."""
         ...
@@ -178,7 +182,6 @@ class _Asyncio:
         return self._loop.time()
 
     def call_later(self, seconds: float, callback: Callable[[], object]) -> asyncio.TimerHandle:
-        """Call something on the loop after that time."""
         return self._loop.call_later(seconds, callback)
 
 
@@ -262,6 +265,13 @@ class _Trio:
 
     def limit(self, seconds: float, run: "Run") -> Limit:
         return anyio.move_on_after(seconds)
+
+    def call_later(self, seconds: float, callback: Callable[[], object]) -> None:
+        self._nursery.start_soon(self._call_later, seconds, callback)
+
+    async def _call_later(self, seconds: float, callback: Callable[[], object]) -> None:
+        await anyio.sleep(seconds)
+        callback()
 
     async def _within(self, scope: "trio.CancelScope", body: Body) -> None:
         with scope:

@@ -23,7 +23,7 @@ import os
 import sys
 import threading
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from contextvars import Context as ContextVars
 from functools import partial
@@ -34,9 +34,10 @@ import anyio.to_thread
 
 from gearflow.errors import TaskFailed, TaskTimeout
 from gearflow.runtime.fork import end_stray
-from gearflow.tasks import Task
+from gearflow.tasks.registry import AnyTask as AnyTask
 from gearflow.worker.connection import WorkerConnection
-from gearflow.worker.event_loop import Loop
+from gearflow.worker.event_loop import Limit, Loop
+from gearflow.worker.parts import RunOver, send_values
 from gearflow.worker.processes import EXIT_TIME, ProcessCall, ProcessPool
 from gearflow.worker.server_link import ServerLink
 from gearflow.worker.slots import SlotAllocator
@@ -147,16 +148,23 @@ class OverdueRuns:
     """Runs whose job has ended, and whose thread runs on: counted by function. Owns state.
 
     Each keeps its slot until its thread ends. Servers cannot see that, so gearflow's own get a report: it
-    shows an operator why a worker takes no jobs. ``texts`` is part of each report: the names of the sole
-    parameters of functions that take a text.
+    shows an operator why a worker takes no jobs. Part of each report are ``texts``, the names of the sole
+    parameters of functions that take a text, and ``resumable``, the functions that go on after a run.
     """
 
-    __slots__ = ("_counts", "_links", "_slots", "_texts")
+    __slots__ = ("_counts", "_links", "_resumable", "_slots", "_texts")
 
-    def __init__(self, slots: SlotAllocator, links: Iterable[ServerLink], texts: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        slots: SlotAllocator,
+        links: Iterable[ServerLink],
+        texts: Mapping[str, str],
+        resumable: Sequence[str],
+    ) -> None:
         self._slots = slots
         self._links = links
         self._texts = texts
+        self._resumable = resumable
         self._counts: Counter[str] = Counter()
 
     def began(self, function: str) -> None:
@@ -173,16 +181,14 @@ class OverdueRuns:
 
     def report_to(self, connection: WorkerConnection) -> None:
         """Report to a server that has no report yet, if there is something to report."""
-        if +self._counts or self._texts:
-            connection.report(+self._counts, self._texts)
+        if +self._counts or self._texts or self._resumable:
+            connection.report(+self._counts, self._texts, self._resumable)
 
     def _report(self) -> None:
         for link in self._links:
             if link.connection is not None:
-                link.connection.report(+self._counts, self._texts)
+                link.connection.report(+self._counts, self._texts, self._resumable)
 
-
-AnyTask: TypeAlias = Task[..., Any]
 
 _NOT_YET: Final = object()
 
@@ -205,6 +211,8 @@ class Executor:
 
         Cancelling it cancels an ``async`` task, kills a process, and leaves a thread alone.
 
+        A task that yields has sent its values by then, and its result is empty.
+
         Raises (also what it returns):
             PayloadInvalid: The payload does not fit the task's parameters, or its result the return type.
             TaskTimeout: The call overran its limit.
@@ -214,15 +222,17 @@ class Executor:
         task = run.task
         if task.is_async:
             codec = task.payload
-            coroutine = codec.signature.apply(codec.decode(payload), context=run.context)
-            limit = run.limit
-            return cast(Awaitable[Any], coroutine if limit is None else self._limited(run, coroutine, limit))
+            made = codec.signature.apply(codec.decode(payload), context=run.context)
+            limit = None if run.limit is None else self._loop.limit(run.limit, run)
+            if task.is_stream:
+                made = self._send_values(run, made, limit)
+            return cast(Awaitable[Any], made if limit is None else self._limited(run, made, limit))
         return self._in_process(run, payload) if task.executor == "process" else self._in_thread(run, payload)
 
     async def execute(self, run: "Run", payload: bytes) -> bytes:
         """The encoded result of a call, as ``start`` begins it."""
         result = await self.start(run, payload)
-        return run.task.payload.encode_result(result) if run.task.is_async else cast(bytes, result)
+        return encoded(run.task, result)
 
     def show_processes(self) -> None:
         """Have the processes write the stacks of their threads to stderr."""
@@ -234,8 +244,7 @@ class Executor:
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(self._processes.close, 0.0 if cold else EXIT_TIME)
 
-    async def _limited(self, run: "Run", coroutine: Any, seconds: float) -> Any:
-        limit = self._loop.limit(seconds, run)
+    async def _limited(self, run: "Run", coroutine: Any, limit: Limit) -> Any:
         with limit:
             try:
                 return await coroutine
@@ -244,6 +253,27 @@ class Executor:
                     raise _overrun(run, "it was cancelled") from error
                 raise
         raise _overrun(run, "it was cancelled")
+
+    async def _send_values(self, run: "Run", values: Any, limit: Limit | None) -> None:
+        """Send the values of an async iterator, which is closed at the end."""
+        parts, encode = run.parts, run.task.payload.encode_result
+        assert parts is not None
+        try:
+            async for value in values:
+                part = encode(value)
+                if limit is not None and limit.cancel_called:
+                    raise RunOver  # it has ignored its cancellation
+                while not parts.send(part):
+                    room = self._loop.waiter()
+                    parts.when_room(room.set)
+                    await room.wait()
+        except RunOver:
+            if limit is not None and limit.cancel_called:
+                raise
+        finally:
+            close = getattr(values, "aclose", None)  # as async generators have it
+            if close is not None:
+                await close()
 
     async def _in_thread(self, run: "Run", payload: bytes) -> bytes:
         call = _InThread(_thread_call(run, payload), self._loop, self._ended)
@@ -277,6 +307,13 @@ class Executor:
         if time.is_cancelled:
             raise TaskFailed(f"task {run.task.name!r} was cancelled; its process was killed")
         raise _overrun(run, "its process was killed")
+
+
+def encoded(task: AnyTask, result: Any) -> bytes:
+    """The bytes of what ``Executor.start`` gave."""
+    if task.is_stream:
+        return b""
+    return task.payload.encode_result(result) if task.is_async else cast(bytes, result)
 
 
 class _ProcessTime:
@@ -362,10 +399,14 @@ class _InThread:
 
 def _thread_call(run: "Run", payload: bytes) -> Callable[[], bytes]:
     """A call of the task, to be made in a thread, with the context variables of here."""
-    codec, context = run.task.payload, run.context
+    codec, context, parts = run.task.payload, run.context, run.parts
 
     def call() -> bytes:
-        return codec.encode_result(codec.signature.apply(codec.decode(payload), context=context))
+        returned = codec.signature.apply(codec.decode(payload), context=context)
+        if parts is None:
+            return codec.encode_result(returned)
+        send_values(returned, codec.encode_result, parts)
+        return b""
 
     return partial(_thread_variables().run, call)
 

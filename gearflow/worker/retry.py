@@ -30,7 +30,7 @@ import anyio
 from gearflow.client.names import fresh_unique
 from gearflow.errors import ConnectionLost, LocalProtocolError, ServerError
 from gearflow.protocol.codec import encode, mark_failure
-from gearflow.protocol.envelope import unwrap, wrap
+from gearflow.protocol.envelope import MAGIC, header, unwrap
 from gearflow.protocol.packets import (
     Packet,
     SubmitJob,
@@ -198,13 +198,16 @@ def _following(run: Run, workload: bytes, retry: RetryAfter) -> bytes:
     """The workload of the next run."""
     _, payload = unwrap(workload)
     envelope = run.envelope
-    return wrap(
-        payload,
+    head = header(
         attempt=envelope.attempt + retry.counted,
         timeout=envelope.timeout,
         retries=envelope.retries,
         detached=envelope.detached,
+        raw=payload.startswith(MAGIC),
+        parts=run.parts.position if run.parts is not None and run.task.resumable else 0,
+        previous=run.last_progress,
     )
+    return head + payload
 
 
 def _resubmission(run: Run, workload: bytes, delay: float) -> Packet:

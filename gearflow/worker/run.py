@@ -5,23 +5,26 @@ Middleware is called around it: the first is the outermost, the task is inside t
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from gearflow.errors import LocalProtocolError
 from gearflow.protocol.codec import encode
-from gearflow.protocol.constants import HEADER, MAX_BODY, REQ, PacketType
+from gearflow.protocol.constants import HEADER, MAX_BODY, REQ, WINDOW_BYTES, WINDOW_PARTS, PacketType
 from gearflow.protocol.envelope import MAGIC, Envelope, unwrap
 from gearflow.protocol.packets import Packet, WorkFail, WorkStatus
-from gearflow.tasks import Context, RunInfo
+from gearflow.tasks import Context, Progress, RunInfo
 from gearflow.tasks.hooks import Middleware, Proceed, name_of
 from gearflow.tasks.wait_tracking import Waiting
 from gearflow.worker.connection import WorkerConnection
 from gearflow.worker.event_loop import LoopStarted
 from gearflow.worker.executor import AnyTask, OverdueRuns
+from gearflow.worker.parts import PROCESS_BYTES, PROCESS_PARTS, PartWindow
 from gearflow.worker.retry_policy import RetryAfter
 
 _NO_ENVELOPE: Final = Envelope()
 _WORK_COMPLETE: Final = int(PacketType.WORK_COMPLETE)
+_WORK_DATA: Final = int(PacketType.WORK_DATA)
 
 
 class Run:
@@ -36,6 +39,8 @@ class Run:
         self.envelope = _NO_ENVELOPE
         self.limit: float | None = None  # seconds it may take
         self.context: Context | None = None  # if the task takes one
+        self.parts: PartWindow | None = None  # if the task yields
+        self.last_status: WorkStatus | None = None  # that was reported
         self.began = time.perf_counter()  # or, from its first step on, when it took that
         self.interrupt: Callable[[], None] | None = None  # ends what a process does of it
         self.started: LoopStarted | None = None  # holds the loop's task, which the loop itself does not
@@ -52,6 +57,22 @@ class Run:
     def handle_text(self) -> str:
         """The handle, for contexts and the log."""
         return self.handle.decode("utf-8", "surrogateescape")
+
+    @property
+    def last_progress(self) -> tuple[int, int, str | None] | None:
+        """The progress for the envelope of the next run: the last of this run, or of the one before."""
+        if self.last_status is None:
+            return self.envelope.previous
+        total, _, message = self.last_status.denominator.partition(b"\0")
+        return int(self.last_status.numerator), int(total), message.decode() or None
+
+    @property
+    def previous(self) -> Progress | None:
+        """The last progress of the run before."""
+        if self.envelope.previous is None:
+            return None
+        done, total, message = self.envelope.previous
+        return Progress(done, total, message or "")
 
     def log_fields(self) -> dict[str, Any]:
         """The fields of a log record about it."""
@@ -82,8 +103,34 @@ class Run:
                 send=self.send,
                 attempt=self.envelope.attempt,
                 deadline=None if limit is None else time.time() + limit,
+                parts=self.envelope.parts,
+                previous=self.previous,
+                later=self.connection.call_later,
             )
+        if self.task.is_stream:
+            self._open_parts()
         return workload
+
+    def _open_parts(self) -> None:
+        in_process = self.task.executor == "process"  # it has a part of the window itself
+        self.parts = PartWindow(
+            self._send_part,
+            position=self.envelope.parts,
+            parts=WINDOW_PARTS - (PROCESS_PARTS if in_process else 0),
+            size=WINDOW_BYTES - (PROCESS_BYTES if in_process else 0),
+        )
+        self.connection.streams[self.handle] = self.parts
+
+    def _send_part(self, part: bytes) -> None:
+        self.connection.outbox.add(self.handle, self._packet(_WORK_DATA, part))
+        self.connection.wake_from_anywhere()
+
+    def _close_parts(self) -> None:
+        if self.parts is not None:
+            self.parts.close()
+            streams = self.connection.streams
+            if streams.get(self.handle) is self.parts:  # else the job runs here again
+                del streams[self.handle]
 
     def send(self, packet: Packet) -> None:
         """Report something before the end; from any thread. What comes after the end is dropped."""
@@ -91,6 +138,9 @@ class Run:
             return
         outbox = self.connection.outbox
         if isinstance(packet, WorkStatus):
+            self.last_status = packet
+            if not self.connection.is_gearflow:  # which alone takes a message
+                packet = replace(packet, denominator=packet.denominator.partition(b"\0")[0])
             outbox.add_progress(self.handle, encode(packet))
         else:
             outbox.add(self.handle, encode(packet))
@@ -102,21 +152,32 @@ class Run:
         Raises:
             LocalProtocolError: The result is over the wire's limit.
         """
+        self.end(self._packet(_WORK_COMPLETE, result))
+
+    def _packet(self, kind: int, data: bytes) -> bytes:
+        """WORK_COMPLETE or WORK_DATA. There are so many that they do without the codec's packets."""
         handle = self.handle
-        size = len(handle) + 1 + len(result)
+        size = len(handle) + 1 + len(data)
         if size > MAX_BODY:
-            raise LocalProtocolError(f"a result of {len(result)} bytes is over the wire's limit of 4 GiB")
-        # One is written for each job, so it does without the codec's packets.
-        self.end(b"%b%b\0%b" % (HEADER.pack(REQ, _WORK_COMPLETE, size), handle, result))
+            raise LocalProtocolError(f"a result of {len(data)} bytes is over the wire's limit of 4 GiB")
+        return b"%b%b\0%b" % (HEADER.pack(REQ, kind, size), handle, data)
 
     def end(self, packet: bytes) -> None:
         """Write the one packet that ends the job: WORK_FAIL, whatever came of it, if it was cancelled."""
-        self.is_settled = True
+        self._stop_reports()
         if not self.handed_on:
             if self.cancelled:
                 packet = encode(WorkFail(self.handle))
             self.connection.outbox.add(self.handle, packet)
             self.connection.wake()
+
+    def _stop_reports(self) -> None:
+        """Send the last progress, and then nothing but the end of the job."""
+        if self.context is not None:
+            self.context.flush()
+        self.is_settled = True
+        if self.parts is not None:
+            self._close_parts()
 
     def fail(self) -> None:
         """End the job with WORK_FAIL."""
@@ -124,7 +185,7 @@ class Run:
 
     def settle(self) -> None:
         """The call is over, though what becomes of the job is not decided: it is not stopped any more."""
-        self.is_settled = True
+        self._stop_reports()
         self.is_under_way = False
 
     @property
@@ -183,9 +244,10 @@ class Run:
         return self.task.is_async or self.task.executor == "process"
 
     def _notify_threads(self) -> None:
-        """Set ``Context.cancelled``, and end the waits of its threads for other tasks."""
+        """Set ``Context.cancelled``, and end the waits of its threads for other tasks and for readers."""
         if self.context is not None:
             self.context.cancelled = True
+        self._close_parts()
         for wait in list(self._waits):
             wait.end()
 

@@ -29,7 +29,7 @@ from gearflow.tasks.wait_tracking import caller
 from gearflow.worker.burst import Burst
 from gearflow.worker.connection import WorkerConnection
 from gearflow.worker.event_loop import Loop
-from gearflow.worker.executor import AnyTask, Executor, OverdueRuns, Threads
+from gearflow.worker.executor import AnyTask, Executor, OverdueRuns, Threads, encoded
 from gearflow.worker.processes import ProcessPool
 from gearflow.worker.recycling import Recycler
 from gearflow.worker.retry import Held, Holding, handle_failure
@@ -80,7 +80,9 @@ class Runner:
         self._cancel_grace = cancel_grace
         signatures = {task.name: task.payload.signature for task in tasks.values()}
         texts = {name: text for name, each in signatures.items() if (text := each.sole_text) is not None}
-        self._overdue = OverdueRuns(slots, links, texts)
+        self.resumable = [task.name for task in tasks.values() if task.resumable]
+        """Functions that go on after a run. Servers are to know them before the first job."""
+        self._overdue = OverdueRuns(slots, links, texts, self.resumable)
         self._threads = Threads("gearflow-worker")
         self._loop: Loop
         self._executor: Executor
@@ -155,6 +157,10 @@ class Runner:
         else:
             self._loop.post(callback)
 
+    def call_later(self, seconds: float, callback: Callable[[], object]) -> None:
+        """Call something on the loop after that time. From any thread."""
+        self.post(partial(self._loop.call_later, seconds, callback))
+
     def cancelled(self, connection: WorkerConnection, handle: bytes) -> None:
         """Nobody wants a job any more; it may have ended here meanwhile."""
         for run in self._runs_of(connection):
@@ -204,7 +210,7 @@ class Runner:
                     if not self._middleware:
                         result = await self._executor.start(run, payload)
                         if run.task.is_async:
-                            result = run.task.payload.encode_result(result)
+                            result = encoded(run.task, result)
                     else:
                         call = partial(self._executor.execute, run, payload)
                         result = await run_within(self._middleware, run.info(), call)

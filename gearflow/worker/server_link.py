@@ -102,8 +102,9 @@ class ServerLink:
     def session(self, wake: Callable[[], None]) -> tuple[ServerSlots, WorkerSession]:
         """The state of a new connection."""
         lane = self._lane = ServerSlots(self._slots, wake)
-        settings = self._settings
-        return lane, WorkerSession(lane, self._functions, settings.client_id.encode(), settings.poll)
+        client_id, poll = self._settings.client_id.encode(), self._settings.poll
+        reports = bool(self._runner.resumable)
+        return lane, WorkerSession(lane, self._functions, client_id, poll, reports=reports)
 
     def registered(self) -> None:
         """The server has taken the registration: it is back, if it was away."""

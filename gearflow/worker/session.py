@@ -1,9 +1,11 @@
 """What is said on one connection between a worker and a server. Pure: frames in, bytes and events out.
 
 A session opens with, in one write: OPTION_REQ ``gearflow`` (only gearflow's own server knows it),
-SET_CLIENT_ID, a CAN_DO for each function, and the first GRAB. From then on its ``ServerSlots`` says when to
+SET_CLIENT_ID, a CAN_DO for each function, and the first GRAB. A worker with something to report before its
+first job waits for the answer to OPTION_REQ with that GRAB. From then on its ``ServerSlots`` says when to
 GRAB and when to PRE_SLEEP, and the runs say WORK_*. It may also submit: on gearflow's own server it calls
-``gearflow:events``, which tells when a job that runs here is cancelled there, and the runs call others.
+``gearflow:events``, which tells when a job that runs here is cancelled there, and how far its parts were
+taken. The runs call others.
 
 ERROR carries no hint of what it answers, but a server answers in order:
 
@@ -25,7 +27,7 @@ from gearflow.protocol import packets
 from gearflow.protocol.codec import LAYOUTS, encode, split
 from gearflow.protocol.constants import TLS_REQUIRED, PacketType
 from gearflow.protocol.request_queue import IDENTIFY, Call, CallQueue, Identification, Ignored, Request
-from gearflow.protocol.server_events import EVENTS, cancelled_handle
+from gearflow.protocol.server_events import EVENTS, Credit, cancelled_handle, credit_of
 from gearflow.worker.slots import ServerSlots
 
 GRAB_JOB: Final = encode(packets.GrabJob())
@@ -81,14 +83,15 @@ class Cancelled:
     handle: bytes
 
 
-Event: TypeAlias = Assignment | Refusal | Echo | Recognized | Cancelled
+Event: TypeAlias = Assignment | Refusal | Echo | Recognized | Cancelled | Credit
 
 
 class WorkerSession:
     """One connection's conversation, from ``hello`` on. Owns state.
 
     ``poll`` is the interval in seconds at which a server that is not gearflow's own is asked for jobs
-    although it has not called, ``None`` for never.
+    although it has not called, ``None`` for never. With ``reports`` no GRAB is written before it is known
+    whether the server takes reports.
     """
 
     __slots__ = (
@@ -100,6 +103,7 @@ class WorkerSession:
         "_lane",
         "_option",
         "_poll",
+        "_reports",
         "_requests",
         "has_answered_grab",
         "is_gearflow",
@@ -107,12 +111,19 @@ class WorkerSession:
     )
 
     def __init__(
-        self, lane: ServerSlots, functions: Sequence[bytes], client_id: bytes, poll: float | None
+        self,
+        lane: ServerSlots,
+        functions: Sequence[bytes],
+        client_id: bytes,
+        poll: float | None,
+        *,
+        reports: bool = False,
     ) -> None:
         self._lane = lane
         self._functions = functions
         self._client_id = client_id
         self._poll = poll
+        self._reports = reports
         self._grab = GRAB_JOB_UNIQ
         self._option = Identification(Ignored())
         self._call_events = False  # it is time to
@@ -147,8 +158,9 @@ class WorkerSession:
             request.refuse(request.lost(server, reason))
 
     def hello(self) -> bytes:
-        """The registration. The first GRAB follows with the next ``requests``."""
-        self._lane.start()
+        """The registration. The first GRAB follows with the next ``requests``, or after a report."""
+        if not self._reports:
+            self._lane.start()
         self._requests.sent([self._option])
         names = [packets.SetClientId(self._client_id), *map(packets.CanDo, self._functions)]
         return IDENTIFY + b"".join(map(encode, names))
@@ -198,13 +210,19 @@ class WorkerSession:
 
     def _rare(self, kind: int, body: bytes) -> Event | None:
         if kind == PacketType.ECHO_RES:
+            if self._reports and self._requests.first is self._option:
+                self._not_gearflow()  # the server gave no answer to the option
             return Echo(body)
         if kind == PacketType.ERROR:
             return self._error(*split(LAYOUTS[PacketType.ERROR], kind, body))
         if kind == PacketType.JOB_CREATED and self._requests.first is None:
             return None  # its answer was taken for that of another request
         if kind == PacketType.WORK_DATA and self._requests.call(body) is self._events:
-            cancelled = cancelled_handle(split(LAYOUTS[PacketType.WORK_DATA], kind, body)[1])
+            event = split(LAYOUTS[PacketType.WORK_DATA], kind, body)[1]
+            credit = credit_of(event)
+            if credit is not None:
+                return credit
+            cancelled = cancelled_handle(event)
             return Cancelled(cancelled) if cancelled is not None else None
         return self._answered(self._requests.receive(kind, body))
 
@@ -214,6 +232,8 @@ class WorkerSession:
                 raise Unreachable(NO_TOKEN)
             self.is_gearflow = True
             self._call_events = True
+            if self._reports:
+                self._lane.start()
             self._lane.wake()
             return Recognized()
         if request is self._events:  # the server sends no events, or no longer
@@ -253,6 +273,8 @@ class WorkerSession:
 
     def _not_gearflow(self) -> None:
         self._requests.match(PacketType.OPTION_RES)
+        if self._reports:
+            self._lane.start()
         if self._poll is not None:
             self._lane.poll_every(self._poll)
 

@@ -28,7 +28,8 @@ from gearflow.client import Security, current, parse_servers
 from gearflow.errors import NoServer
 from gearflow.protocol.codec import encode
 from gearflow.protocol.packets import CanDo
-from gearflow.tasks import RunInfo, Task, migration_hints
+from gearflow.tasks import RunInfo, migration_hints
+from gearflow.tasks.definition import TaskDefinition
 from gearflow.tasks.hooks import (
     LifespanFunction,
     Middleware,
@@ -397,7 +398,7 @@ migration_hints.teach(Worker, migration_hints.WORKERS)
 def _by_function(tasks: Iterable[AnyTask]) -> dict[bytes, AnyTask]:
     found: dict[bytes, AnyTask] = {}
     for task in tasks:
-        if not isinstance(task, Task):  # pyright: ignore[reportUnnecessaryIsInstance]  (not all callers are checked)
+        if not isinstance(task, TaskDefinition):  # pyright: ignore[reportUnnecessaryIsInstance]  (not all callers are checked)
             raise TypeError(f"{task!r} is no task; put @task (from gearflow import task) above it")
         if task.foreign:
             continue

@@ -2,10 +2,12 @@
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from gearflow.protocol.codec import decode
 from gearflow.protocol.constants import PacketType
+from gearflow.worker.parts import PROCESS_BYTES, PROCESS_PARTS, RunOver
 from gearflow.worker.processes.errors import Ending, unpack
 from gearflow.worker.processes.messages import Frame, RunRequest, encode
 from gearflow.worker.processes.pool import Process, ProcessPool
@@ -35,6 +37,8 @@ class ProcessCall:
         self._lock = threading.Lock()
         self._process: Process | None = None  # while a kill of this run has to kill it
         self._is_killed = False
+        self._sent = 0  # parts
+        self._sent_bytes = 0  # since the process was notified
 
     def perform(self) -> bytes:
         """The encoded result.
@@ -68,10 +72,12 @@ class ProcessCall:
         return answer.body
 
     def cancel(self) -> bool:
-        """Set ``Context.cancelled``; whether the task takes a ``Context``, and could be reached."""
+        """Set ``Context.cancelled`` and stop at the next ``yield``; whether the task has one of these, and
+        could be reached.
+        """
         with self._lock:
             return (
-                self._run.context is not None
+                (self._run.context is not None or self._run.parts is not None)
                 and self._process is not None
                 and self._process.notify(encode("cancel"))
             )
@@ -86,8 +92,15 @@ class ProcessCall:
     def _run_in(self, process: Process) -> Frame | Ending:
         run = self._run
         name = run.task.name
+        previous = run.previous
         request = RunRequest(
-            name, origin_of(run.task), run.handle_text, run.envelope.attempt, run.limit
+            name,
+            origin_of(run.task),
+            run.handle_text,
+            run.envelope.attempt,
+            run.limit,
+            run.envelope.parts,
+            None if previous is None else (previous.done, previous.total, previous.message),
         ).fields()
         if name not in process.tasks:
             self._is_loading(True)
@@ -100,4 +113,20 @@ class ProcessCall:
         return process.request(encode("run", self._payload, **request), self._report)
 
     def _report(self, frame: Frame) -> None:
-        self._run.send(decode(PacketType(frame.fields["type"]), frame.body))
+        if frame.kind == "part":
+            self._send_on(frame.body)
+        else:
+            self._run.send(decode(PacketType(frame.fields["type"]), frame.body))
+
+    def _send_on(self, part: bytes) -> None:
+        """Send a part when there is room, and from time to time let the process know how many were sent."""
+        parts, process = self._run.parts, self._process
+        if parts is None or process is None:
+            return
+        with suppress(RunOver):  # nobody wants it, and the process ends soon
+            parts.put(part)
+        self._sent += 1
+        self._sent_bytes += len(part)
+        if self._sent % (PROCESS_PARTS // 2) == 0 or self._sent_bytes >= PROCESS_BYTES // 2:
+            self._sent_bytes = 0
+            process.send(encode("taken", position=self._sent))

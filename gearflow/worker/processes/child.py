@@ -23,14 +23,16 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from queue import SimpleQueue
-from typing import Any, cast
+from typing import cast
 
 from gearflow.client import configure
 from gearflow.protocol.packets import Packet
 from gearflow.runtime.fork import end_stray, forget_in_children, handle
 from gearflow.runtime.process import resident
-from gearflow.tasks import Context, Task
+from gearflow.tasks import Context, Progress
+from gearflow.tasks.definition import TaskDefinition
 from gearflow.tasks.hooks import Lifespan, hooks, lifetime, name_of
+from gearflow.worker.parts import PROCESS_BYTES, PROCESS_PARTS, PartWindow, send_values
 from gearflow.worker.processes import child_output
 from gearflow.worker.processes.child_output import Reports
 from gearflow.worker.processes.errors import pack
@@ -205,17 +207,21 @@ class _TaskServer:
                 answer = self._answer(request)
                 end_stray(self._pid)
                 _flush()
+                request.context.flush()
                 self._request = None
                 self._reports.flush()
                 self._channel.send(answer)
 
     def _listen(self) -> None:
         while (frame := self._channel.receive()) is not None:
-            if frame.kind != "cancel":
-                self._request = _Request(frame, self._report)
+            request = self._request
+            if frame.kind not in ("cancel", "taken"):
+                self._request = _Request(frame, self._report, self._reports.send_part)
                 self._requests.put(self._request)
-            elif self._request is not None:
-                self._request.context.cancelled = True
+            elif request is not None and frame.kind == "taken":
+                request.parts.taken(frame.fields["position"])
+            elif request is not None:
+                request.cancel()
         if self._request is not None:  # the worker is gone, where the lifeline does not show it
             os._exit(1)
         self._requests.put(None)
@@ -242,7 +248,9 @@ class _TaskServer:
 class _Request:
     """A request of the worker: load a task, or run it."""
 
-    def __init__(self, frame: Frame, send: Callable[[Packet], None]) -> None:
+    def __init__(
+        self, frame: Frame, send: Callable[[Packet], None], send_part: Callable[[bytes], None]
+    ) -> None:
         self.kind = frame.kind
         self.call = call = RunRequest.of(frame.fields)
         self._payload = frame.body
@@ -252,11 +260,32 @@ class _Request:
             send=send,
             attempt=call.attempt,
             deadline=None if call.limit is None else time.time() + call.limit,
+            parts=call.parts,
+            previous=None if call.previous is None else Progress(*call.previous),
+            later=_later,
         )
         """The task's, if it takes one."""
+        self.parts = PartWindow(send_part, parts=PROCESS_PARTS, size=PROCESS_BYTES)
+        """Those of this run, if the task yields. The worker has the rest of the window."""
 
-    def run(self, task: Task[..., Any]) -> bytes:
-        """The encoded result. Raises what the task raises, and PayloadInvalid."""
+    def cancel(self) -> None:
+        """Nobody wants the run any more."""
+        self.context.cancelled = True
+        self.parts.close()
+
+    def run(self, task: TaskDefinition) -> bytes:
+        """The encoded result, empty if the task yields. Raises what the task raises, and PayloadInvalid."""
         codec = task.payload
         arguments = codec.decode(self._payload)
-        return codec.encode_result(codec.signature.apply(arguments, context=self.context))
+        returned = codec.signature.apply(arguments, context=self.context)
+        if not task.is_stream:
+            return codec.encode_result(returned)
+        send_values(returned, codec.encode_result, self.parts)
+        return b""
+
+
+def _later(seconds: float, callback: Callable[[], object]) -> None:
+    """Call something after that time. The task's thread may hold the GIL longer."""
+    timer = threading.Timer(seconds, callback)
+    timer.daemon = True
+    timer.start()

@@ -56,6 +56,11 @@ class Reports:
             self._thread.start()
         self._added.set()
 
+    def send_part(self, part: bytes) -> None:
+        """Send a part now, behind all reports. Raises OSError if the worker is gone."""
+        self._outbox.add(_ANY, messages.encode("part", part))
+        self.flush()
+
     def flush(self) -> None:
         """Send what is there. Raises OSError if the worker is gone."""
         with self._sending:  # so that two threads keep the order

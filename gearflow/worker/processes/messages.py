@@ -10,8 +10,10 @@ the worker     ``hello``   the first: how the process is set up
 the worker     ``load``    import the task of the next run
 the worker     ``run``     a run; the body is the payload
 the worker     ``cancel``  nobody wants the run any more; the process is killed soon
+the worker     ``taken``   so many parts of the run are sent on, and there is room for more
 the process    ``loaded``  the task is there
 the process    ``report``  the task reports something; the body is that of the packet
+the process    ``part``    the task yields a value; the body is the part
 the process    ``log``     a log record
 the process    ``result``  the run is done; the body is the result
 the process    ``raised``  the run is over, with the error that it raised; also instead of ``loaded``
@@ -84,6 +86,12 @@ class RunRequest:
     limit: float | None
     """Seconds that it may take."""
 
+    parts: int = 0
+    """The number of parts that were taken from earlier runs."""
+
+    previous: tuple[int, int, str] | None = None
+    """The last progress of the run before."""
+
     def fields(self) -> dict[str, Any]:
         """The head of its frame."""
         return {
@@ -92,13 +100,23 @@ class RunRequest:
             "handle": self.handle,
             "attempt": self.attempt,
             "limit": self.limit,
+            "parts": self.parts,
+            "previous": self.previous,
         }
 
     @classmethod
     def of(cls, fields: dict[str, Any]) -> Self:
         """From the head of a frame."""
-        origin = Origin(*fields["origin"])
-        return cls(fields["task"], origin, fields["handle"], fields["attempt"], fields["limit"])
+        previous = fields["previous"]
+        return cls(
+            fields["task"],
+            Origin(*fields["origin"]),
+            fields["handle"],
+            fields["attempt"],
+            fields["limit"],
+            fields["parts"],
+            None if previous is None else (previous[0], previous[1], previous[2]),
+        )
 
 
 def _text(tls: TLS) -> dict[str, Any]:

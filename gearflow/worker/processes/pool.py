@@ -108,7 +108,7 @@ class Process:
             self._channel.send(frame)
             while (answer := self._channel.receive()) is not None:
                 match answer.kind:
-                    case "report":
+                    case "report" | "part":
                         report(answer)
                     case "log":
                         child_output.handle_received(answer.fields["record"])
@@ -116,6 +116,11 @@ class Process:
                         self._output.pass_on_available()  # a run's output comes before its result
                         return answer
         return self._ending()
+
+    def send(self, frame: bytes) -> None:
+        """Send a frame meanwhile. Blocks while the process reads nothing. The next answer shows its end."""
+        with suppress(OSError):
+            self._channel.send(frame)
 
     def notify(self, frame: bytes) -> bool:
         """Send a frame meanwhile, if that needs no waiting; whether it was sent."""

@@ -10,11 +10,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from gearflow.errors import UnknownTask
 from gearflow.runtime.modules import importable_name
-from gearflow.tasks import Task
+from gearflow.tasks.definition import TaskDefinition
 from gearflow.tasks.registry import registry
 
 _loading: list[str] = []
@@ -32,7 +31,7 @@ class Origin:
     """Of a program that was started by its path, which may be where no import finds it."""
 
 
-def origin_of(task: Task[..., Any]) -> Origin:
+def origin_of(task: TaskDefinition) -> Origin:
     """Where a task is defined.
 
     Raises:
@@ -52,7 +51,7 @@ def origin_of(task: Task[..., Any]) -> Origin:
     return Origin(name, str(Path(file).resolve()))
 
 
-def find(name: str, origin: Origin) -> Task[..., Any]:
+def find(name: str, origin: Origin) -> TaskDefinition:
     """The task of that name, as this process has it once its module is imported.
 
     Raises:
