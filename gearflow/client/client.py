@@ -8,14 +8,14 @@ entered in.
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from gearflow.backoff import Backoff
 from gearflow.client import server_calls
 from gearflow.client.config import ServerAddress, default_servers, parse_servers
 from gearflow.client.connection import ServerFeatures
 from gearflow.client.job import ClientJob, JobHandle, JobName, JobStatus
-from gearflow.client.names import handle_to_wire, unique_to_text, unique_to_wire
+from gearflow.client.names import handle_to_wire, to_number, unique_to_text, unique_to_wire
 from gearflow.client.pool import Pool, ResubmitPolicy, default_spread
 from gearflow.client.requests import NotSent, Submission
 from gearflow.client.submission import (
@@ -43,8 +43,6 @@ if TYPE_CHECKING:
     from gearflow.protocol.server_calls import JobInfo, Message  # it imports pydantic
 
 P = TypeVar("P", bound=Packet)
-
-_MAX_DIGITS: Final = 20  # in the numbers of a status
 
 
 class Client:
@@ -454,11 +452,6 @@ def _job_status(answer: StatusRes | StatusResUnique) -> JobStatus:
     return JobStatus(
         known=answer.known == b"1",
         running=answer.running == b"1",
-        numerator=_number(answer.numerator),
-        denominator=_number(answer.denominator),
+        numerator=to_number(answer.numerator),
+        denominator=to_number(answer.denominator),
     )
-
-
-def _number(text: bytes) -> int:
-    """Progress as a number; Perl's server sends nothing where others send 0."""
-    return int(text) if text.isdigit() and len(text) <= _MAX_DIGITS else 0

@@ -235,6 +235,12 @@ class ClientJob:
 
     # --------------------------------------------- for the client, and for the connection that owns it
 
+    def take_events(self) -> list[JobEvent]:
+        """Take the events that are there."""
+        events = list(self._events or ())
+        self._events = None
+        return events
+
     @property
     def owner(self) -> JobOwner:
         """The connection by which it came."""

@@ -12,6 +12,7 @@ from gearflow.errors import LocalProtocolError
 from gearflow.protocol.constants import MAX_HANDLE, MAX_UNIQUE
 
 _SURROGATES: Final = "surrogateescape"
+_MAX_DIGITS: Final = 20  # in a number of a job
 
 
 def to_text(name: bytes) -> str:
@@ -22,6 +23,11 @@ def to_text(name: bytes) -> str:
 def to_wire(name: str) -> bytes:
     """The bytes of a name."""
     return name.encode("utf-8", _SURROGATES)
+
+
+def to_number(text: bytes) -> int:
+    """Progress as a number. Perl's server sends nothing where others send 0."""
+    return int(text) if text.isdigit() and len(text) <= _MAX_DIGITS else 0
 
 
 @lru_cache  # every call needs it, and programs have few functions

@@ -15,6 +15,7 @@ from gearflow.client.requests import NotSent, ReservedCall, read_answer, refused
 from gearflow.client.submission import encode_submission
 from gearflow.errors import (
     ConnectionLost,
+    GearflowError,
     NoServer,
     RemoteProtocolError,
     UnknownJob,
@@ -142,6 +143,14 @@ async def cancel(pool: Pool, job: JobName) -> bool:
     try:
         return (await _first_that_knows(pool, job, lambda server: _cancel(pool, job, server)))[1]
     except UnknownJob:
+        return False
+
+
+async def was_cancelled(pool: Pool, job: JobName) -> bool:
+    """Whether a job that has failed was cancelled, which its result does not show."""
+    try:
+        return (await info(pool, job)).state == "cancelled"
+    except GearflowError:
         return False
 
 

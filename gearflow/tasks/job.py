@@ -4,7 +4,7 @@
 await. They are two classes so that a forgotten ``await`` is a type error.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from datetime import timedelta
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -22,8 +22,10 @@ from gearflow.client import (
 )
 from gearflow.tasks import migration_hints
 from gearflow.tasks.durations import wait_limit
+from gearflow.tasks.events import Event
 from gearflow.tasks.remote_errors import decode_failure
 from gearflow.tasks.wait_tracking import Waiting, caller
+from gearflow.tasks.watching import AsyncEvents, Events
 
 R_co = TypeVar("R_co", covariant=True)
 
@@ -92,6 +94,17 @@ class AsyncJob(_AttachedJob[ClientJob, R_co], Generic[R_co]):
     def __await__(self) -> Generator[Any, None, R_co]:
         return self.result().__await__()
 
+    def aevents(self) -> AsyncIterator[Event[object]]:
+        """Yield what happens to the job, and at the end how it ended.
+
+        On gearflow's server the newest state comes first, and any number of watchers may follow a job. On
+        other servers the watchers of a job share its events, from the first one on. A watcher that is too
+        slow gets only the newest progress.
+
+        The iteration raises ConnectionLost if the connection closes first, unless the call has ``resubmit``.
+        """
+        return AsyncEvents[object](self._job)
+
     async def status(self) -> JobStatus:
         """Return what the server knows about the job."""
         client = await current.current()
@@ -107,6 +120,10 @@ class Job(_AttachedJob[SyncJob, R_co], Generic[R_co]):
         """Wait for the result, for at most ``timeout`` seconds. Raises as ``AsyncJob.result``."""
         current.forbid_running_loop(f"{self._task}.asubmit")
         return self._decode(self._job.run(partial(_result, timeout)))
+
+    def events(self) -> Iterator[Event[object]]:
+        """Yield what happens to the job, and at the end how it ended. See ``AsyncJob.aevents``."""
+        return Events[object](self._job)
 
     def status(self) -> JobStatus:
         """Return what the server knows about the job."""

@@ -4,18 +4,21 @@
 beyond a job's status needs gearflow's own server, which keeps the outcomes of jobs.
 """
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import CancelledError
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from gearflow.client import Client, JobFailed, JobHandle, JobKey, JobName, JobStatus, ServerAddress, current
-from gearflow.errors import GearflowError, UnknownJob, UnsupportedByServer
+from gearflow.client.server_calls import was_cancelled
+from gearflow.errors import UnknownJob, UnsupportedByServer
 from gearflow.tasks import migration_hints
 from gearflow.tasks.durations import wait_limit
+from gearflow.tasks.events import Event
 from gearflow.tasks.remote_errors import decode_failure
 from gearflow.tasks.wait_tracking import Waiting
+from gearflow.tasks.watching import AsyncEvents, Events
 
 if TYPE_CHECKING:
     from gearflow.protocol.server_calls import JobInfo  # it imports pydantic
@@ -117,13 +120,30 @@ class Ref(Generic[R_co]):
         """Cancel the job, whether it waits or runs. Same as ``cancel``."""
         return await (await current.current()).cancel(self._job)
 
+    def events(self) -> Iterator[Event[object]]:
+        """Yield what happens to the job, and at the end how it ended. See ``aevents``."""
+        return Events[object](self._job)
+
+    def aevents(self) -> AsyncIterator[Event[object]]:
+        """Yield what happens to the job, and at the end how it ended.
+
+        The newest state comes first. Any number of watchers may follow a job, and they never slow it down.
+        The iteration goes on if the connection is lost or the server restarts. A run that ended by that is
+        one event, ``Retrying``. A watcher that is too slow gets only the newest progress.
+
+        The iteration raises:
+            UnknownJob: The server does not know the job, or no longer keeps its outcome.
+            NoServer, UnsupportedByServer: See ``gearflow.errors``.
+        """
+        return AsyncEvents[object](self._job)
+
     async def _result(self, timeout: float | None, client: Client) -> R_co:
         decode = self._result_decoder()  # if that fails, it fails before the wait
         try:
             with Waiting(self._task):
                 data = await client.result(self._job, timeout)
         except JobFailed as error:
-            if error.exception is None and await is_cancelled(client, self._job):
+            if error.exception is None and await was_cancelled(client.pool, self._job):
                 raise CancelledError(f"job {self._job} was cancelled") from None
             raise decode_failure(error.exception, self.handle or str(self._job)) from None
         except UnsupportedByServer as error:
@@ -173,14 +193,6 @@ class Ref(Generic[R_co]):
 
 
 migration_hints.teach(Ref, migration_hints.RESULTS)
-
-
-async def is_cancelled(client: Client, job: JobName) -> bool:
-    """Whether a job that has failed was cancelled, which its result does not show."""
-    try:
-        return (await client.info(job)).state == "cancelled"
-    except GearflowError:
-        return False
 
 
 def parse(text: str, server: ServerAddress | str | None) -> JobName:

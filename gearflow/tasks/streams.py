@@ -18,13 +18,16 @@ from typing import Any, Final, Generic, Literal, Self, TypeAlias, TypeVar
 
 from gearflow.client import Client, ClientJob, JobFailed, JobName, JobRequest, SyncClient, SyncJob, current
 from gearflow.client.reading import Arrivals, PartReader
+from gearflow.client.server_calls import was_cancelled
 from gearflow.client.submission import Lag
 from gearflow.errors import StreamGap, StreamRestarted, UnsupportedByServer
 from gearflow.runtime.eventloop import Post, poster
+from gearflow.tasks.events import Event
 from gearflow.tasks.job import AsyncJob, Job
-from gearflow.tasks.ref import Ref, is_cancelled
+from gearflow.tasks.ref import Ref
 from gearflow.tasks.remote_errors import decode_failure
 from gearflow.tasks.wait_tracking import Waiting
+from gearflow.tasks.watching import AsyncEvents, Events
 
 Y_co = TypeVar("Y_co", covariant=True)
 Y = TypeVar("Y")
@@ -110,7 +113,7 @@ class _Source:
 
     async def _is_cancelled(self, client: Client, error: JobFailed) -> bool:
         assert not isinstance(self._what, JobRequest | ClientJob)  # a job by its name
-        return error.exception is None and await is_cancelled(client, self._what)
+        return error.exception is None and await was_cancelled(client.pool, self._what)
 
     @property
     def _function(self) -> str:
@@ -340,6 +343,13 @@ class AsyncStreamJob(AsyncJob[None], Generic[Y_co]):
         """Read the values. See ``StreamRef.astream``. If the connection closes, it raises ConnectionLost."""
         return AsyncStream(self._job, self._decode_part, after, lag)
 
+    def aevents(self) -> AsyncIterator[Event[Y_co]]:
+        """Yield what happens to the job, and at the end how it ended. See ``AsyncJob.aevents``.
+
+        The values are events, too, but only on gearflow's server. A slow watcher misses some.
+        """
+        return AsyncEvents(self._job, self._decode_part)
+
 
 class StreamJob(Job[None], Generic[Y_co]):
     """An attached job of a task that yields. ``job.result()`` waits for its end."""
@@ -353,6 +363,10 @@ class StreamJob(Job[None], Generic[Y_co]):
     def stream(self, after: After = 0, lag: Lag = "wait") -> Stream[Y_co]:
         """Read the values. See ``AsyncStreamJob.astream``."""
         return Stream(self._job, self._decode_part, after, lag)
+
+    def events(self) -> Iterator[Event[Y_co]]:
+        """Yield what happens to the job, and at the end how it ended. See ``AsyncStreamJob.aevents``."""
+        return Events(self._job, self._decode_part)
 
 
 class StreamRef(Ref[None], Generic[Y_co]):
@@ -387,6 +401,17 @@ class StreamRef(Ref[None], Generic[Y_co]):
             TaskFailed: The task raised after its last value. Also all other errors of ``result``.
         """
         return AsyncStream(self._job, self._decoder(), after, lag)
+
+    def events(self) -> Iterator[Event[Y_co]]:
+        """Yield what happens to the job, and at the end how it ended. See ``aevents``."""
+        return Events(self._job, self._decoder())
+
+    def aevents(self) -> AsyncIterator[Event[Y_co]]:
+        """Yield what happens to the job, and at the end how it ended. See ``Ref.aevents``.
+
+        The values are events, too, of which a slow watcher misses some.
+        """
+        return AsyncEvents(self._job, self._decoder())
 
 
 def _check(after: Any, lag: Any) -> None:

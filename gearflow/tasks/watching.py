@@ -1,0 +1,233 @@
+"""The events of a job as values: an iterator for code in an event loop, and one for code without.
+
+``Watched`` makes typed events of what the server sends. It knows the state that it has shown last, so after a
+lost connection it shows only what is new, and says so if a run has ended meanwhile.
+"""
+
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from concurrent.futures import CancelledError
+from contextlib import suppress
+from typing import Any, Final, Generic, TypeVar
+
+from gearflow.client import Client, ClientJob, JobFailed, JobName, SyncClient, SyncJob, current
+from gearflow.client.server_calls import was_cancelled
+from gearflow.client.watching import Watcher, WatchEvent
+from gearflow.errors import GearflowError
+from gearflow.runtime.eventloop import Post, poster
+from gearflow.tasks.events import Ended, EndState, Event, Part, Progress, Retrying, Started, Warned
+from gearflow.tasks.remote_errors import decode_failure
+
+T = TypeVar("T")
+
+RESTARTED: Final = "the server restarted"
+"""The reason of a run that ended while the server or its connection was away."""
+
+_SUBMITTED_AGAIN: Final = "its server was lost, and the job was submitted again"
+
+_END_STATES: Final[dict[str | None, EndState]] = {"Expired": "expired", "WorkersDied": "workers_died"}
+"""By the type of the failure, where it is not the task's own."""
+
+
+class Watched(Generic[T]):
+    """The events of one job, in the event loop of the client. Owns state.
+
+    Args:
+        what: The job.
+        decode: Decodes its parts. None means that they are not wanted.
+    """
+
+    def __init__(self, what: ClientJob | JobName, decode: Callable[[bytes], T] | None) -> None:
+        self._what = what
+        self._decode = decode
+        self._watcher: Watcher | None = None
+        self._run: Started | None = None  # that is under way, as it was shown
+        self._progress: Progress | None = None  # that was shown
+        self._is_known = False  # a state has come
+        self._is_over = False
+        self.post: Post | None = None
+
+    async def take(self, client: Client | None) -> list[Event[T]]:
+        """Wait for events. There are none after the last. Without a client, the job is attached."""
+        events: list[Event[T]] = []
+        if self._watcher is None:
+            self.post = poster()
+            pool = None if client is None else client.pool
+            self._watcher = Watcher(pool, self._what, parts=self._decode is not None)
+        while not events and not self._is_over:
+            try:
+                arrived = await self._watcher.take()
+            except GearflowError:
+                self._is_over = True
+                raise
+            for event in arrived:
+                events.extend(self._typed(event))
+            if not arrived:
+                self._is_over = True
+                events.append(await self._end(client, self._watcher.failure))
+        return events
+
+    def close(self) -> None:
+        """Watch no more."""
+        self._is_over = True
+        if self._watcher is not None:
+            self._watcher.close()
+
+    def _typed(self, event: WatchEvent) -> Iterator[Event[T]]:
+        fields, part = event
+        match fields:
+            case {"event": "state"}:
+                yield from self._state(fields)
+            case {"event": "again"}:
+                yield self._ended(Retrying(self._attempt, 0.0, _SUBMITTED_AGAIN))
+            case {"event": "started", "attempt": int(attempt)}:
+                yield from self._started(attempt, fields)
+            case {"event": "progress", "done": int(done), "total": int(total)}:
+                self._progress = Progress(done, total, _text(fields, "message"))
+                yield self._progress
+            case {"event": "warned", "text": str(text)}:
+                yield Warned(text)
+            case {"event": "retrying", "attempt": int(attempt), "delay": int() | float() as delay}:
+                yield self._ended(Retrying(attempt, float(delay), _text(fields, "reason")))
+            case {"event": "part", "position": int(position)} if self._decode is not None:
+                yield Part(self._decode(part), position)
+            case _:
+                pass  # a gap, which the positions show, or an event of a later server
+
+    def _state(self, fields: Mapping[str, Any]) -> Iterator[Event[T]]:
+        """The state at the beginning, or after a lost connection."""
+        attempt = fields.get("attempt", 1)
+        run = Started(attempt, _text(fields, "worker")) if fields.get("state") == "running" else None
+        if self._run is not None and run != self._run:
+            yield self._ended(Retrying(self._attempt, 0.0, RESTARTED))
+        if run is not None and run != self._run:
+            self._run = run
+            yield run
+        match fields.get("progress"):
+            case [int(done), int(total)]:
+                progress = Progress(done, total, _text(fields, "message"))
+                if progress != self._progress:
+                    self._progress = progress
+                    yield progress
+            case _:
+                pass
+
+    def _started(self, attempt: int, fields: Mapping[str, Any]) -> Iterator[Event[T]]:
+        run = Started(attempt, _text(fields, "worker"))
+        self._run = run
+        self._progress = None
+        yield run
+
+    def _ended(self, event: Retrying) -> Retrying:
+        """A run has ended."""
+        self._run = self._progress = None
+        return event
+
+    @property
+    def _attempt(self) -> int:
+        return 1 if self._run is None else self._run.attempt
+
+    async def _end(self, client: Client | None, failure: JobFailed | CancelledError | None) -> Ended:
+        match failure:
+            case None:
+                return Ended("completed")
+            case CancelledError():
+                return Ended("cancelled")
+            case JobFailed(exception=None) if await self._was_cancelled(client):
+                return Ended("cancelled")
+            case JobFailed(exception=exception):
+                reason = decode_failure(exception, getattr(self._what, "handle", str(self._what)))
+                state: EndState = "failed" if exception is None else _END_STATES.get(reason.type, "raised")
+                return Ended(state, reason)
+
+    async def _was_cancelled(self, client: Client | None) -> bool:
+        job = self._what
+        return client is not None and not isinstance(job, ClientJob) and await was_cancelled(client.pool, job)
+
+
+class _Watching(Generic[T]):
+    """The members that both kinds of iterators have."""
+
+    def __init__(self, what: ClientJob | JobName, decode: Callable[[bytes], T] | None) -> None:
+        self._watched = Watched(what, decode)
+        self._events: deque[Event[T]] = deque()
+        self._is_over = False
+
+    def __del__(self) -> None:
+        # The garbage collector may call this in any thread.
+        with suppress(AttributeError):  # of an object whose __init__ raised
+            if not self._is_over:
+                self._leave()
+
+    def _leave(self) -> None:
+        self._is_over = True
+        if self._watched.post is not None:
+            self._watched.post(self._watched.close)
+
+    def _next(self) -> Event[T] | None:
+        """The next event that is there. None after the last."""
+        if not self._events:
+            self._is_over = True
+            return None
+        event = self._events.popleft()
+        if isinstance(event, Ended):
+            self._is_over = True
+        return event
+
+
+class AsyncEvents(_Watching[T], AsyncIterator[Event[T]], Generic[T]):
+    """The events of a job, for code in an event loop."""
+
+    def __init__(self, what: ClientJob | JobName, decode: Callable[[bytes], T] | None = None) -> None:
+        super().__init__(what, decode)
+        self._is_attached = isinstance(what, ClientJob)
+
+    async def __anext__(self) -> Event[T]:
+        if not self._events:
+            if self._is_over:
+                raise StopAsyncIteration
+            client = None if self._is_attached else current.at_hand() or await current.current()
+            self._events.extend(await self._watched.take(client))
+        if (event := self._next()) is None:
+            raise StopAsyncIteration
+        return event
+
+    async def aclose(self) -> None:
+        """End the iteration. The job goes on."""
+        self._leave()
+        self._events.clear()
+
+
+class Events(_Watching[T], Iterator[Event[T]], Generic[T]):
+    """The events of a job, for code without an event loop."""
+
+    def __init__(self, what: SyncJob | JobName, decode: Callable[[bytes], T] | None = None) -> None:
+        super().__init__(what.attached if isinstance(what, SyncJob) else what, decode)
+        self._owner: SyncJob | SyncClient | None = what if isinstance(what, SyncJob) else None
+
+    def __next__(self) -> Event[T]:
+        if not self._events:
+            if self._is_over:
+                raise StopIteration
+            current.forbid_running_loop("aevents")
+            if isinstance(self._owner, SyncJob):
+                self._owner.run(lambda _: self._fetch(None))
+            else:
+                self._owner = self._owner or current.current_sync()
+                self._owner.run(self._fetch)
+        if (event := self._next()) is None:
+            raise StopIteration
+        return event
+
+    def close(self) -> None:
+        """End the iteration. The job goes on."""
+        self._leave()
+        self._events.clear()
+
+    async def _fetch(self, client: Client | None) -> None:
+        if not self._events:  # an interrupt may have left them here
+            self._events.extend(await self._watched.take(client))
+
+
+def _text(fields: Mapping[str, Any], name: str) -> str:
+    return str(fields.get(name) or "")
