@@ -6,11 +6,11 @@ changes its state and appends encoded packets to the outboxes of sessions. The s
 it: the sessions in ``outgoing.dirty``, the changes in ``journal``, and the notices for the log. Nothing else
 leaves the broker.
 
-The parts are built on one another, and each knows only those before it: the journal and outgoing packets, how
-jobs end (``endings``), which worker gets which job (``dispatch``), how jobs wait and come back
-(``lifecycle``), how submissions become jobs (``submission``), and the calls of reserved functions
-(``calls``). The only callables that they store are the continuations of what waits for the store, for a time,
-or for the end of a job.
+The parts are built on one another, and each knows only those before it: the journal and outgoing packets, the
+parts of jobs (``parts``), how jobs end (``endings``), which worker gets which job (``dispatch``), how jobs
+wait and come back (``lifecycle``), how submissions become jobs (``submission``), and the calls of reserved
+functions (``calls``). The only callables that they store are the continuations of what waits for the store,
+for a time, or for the end of a job.
 
 This is the hot path of the server. So packets are not built as objects: ``parser`` scans the bytes in place,
 a body is split once, and a packet that is relayed is relayed as it came.
@@ -36,6 +36,7 @@ from gearflow.broker.parser import Body, Handler, PacketParser, handle_of, integ
 from gearflow.broker.session import Session
 from gearflow.broker.status import StatusHandlers
 from gearflow.broker.storage import Contents, JobOutcome, Paused, Store
+from gearflow.broker.streams import Streams
 from gearflow.broker.submission import Submissions
 from gearflow.broker.turns import LONG, MANY, Steps
 from gearflow.protocol.constants import AUTH, MAX_ARGUMENT, RESERVED_PREFIX, SUBMIT, PacketType
@@ -109,9 +110,10 @@ class Broker:
         self.outgoing = core.outgoing
         self.journal = core.journal
         self.auth = Authenticator(token, core.outgoing)
-        self.endings = Endings(core)
-        self.dispatcher = Dispatcher(core, self.endings)
-        self.lifecycle = Lifecycle(core, self.endings, self.dispatcher)
+        streams = self.streams = Streams(core)
+        self.endings = Endings(core, streams)
+        self.dispatcher = Dispatcher(core, streams, self.endings)
+        self.lifecycle = Lifecycle(core, streams, self.endings, self.dispatcher)
         self.parser = PacketParser(
             self._handlers(),
             _BACKGROUND,
@@ -124,7 +126,7 @@ class Broker:
         self.submissions = Submissions(
             core, self.endings, self.dispatcher, self.lifecycle, self.parser.stalled
         )
-        parts = BrokerParts(core, self.endings, self.dispatcher, self.lifecycle, self.submissions)
+        parts = BrokerParts(core, streams, self.endings, self.dispatcher, self.lifecycle, self.submissions)
         self._calls = ServerCalls(parts)
         self._timers = core.timers.heap
         self._timeouts = core.timeouts.heap
@@ -272,7 +274,7 @@ class Broker:
             PacketType.SUBMIT_REDUCE_JOB: self._submit_reduce,
             PacketType.SUBMIT_REDUCE_JOB_BACKGROUND: self._submit_reduce,
             PacketType.WORK_DATA: self._work_data,
-            PacketType.WORK_WARNING: self._work_data,
+            PacketType.WORK_WARNING: self._work_warning,
             PacketType.WORK_STATUS: self._work_status,
             PacketType.WORK_COMPLETE: self._work_complete,
             PacketType.WORK_FAIL: self._work_fail,
@@ -356,7 +358,15 @@ class Broker:
         if job is None:
             self.outgoing.error(session, b"JOB_NOT_FOUND", _NOT_FOUND[kind])
             return None
-        if kind == _WORK_WARNING and job.background and self.journal.exists:
+        return self.streams.received(job, handle, body)
+
+    def _work_warning(self, session: Session, kind: int, body: Body) -> int | None:
+        handle, body = handle_of(body)
+        job = session.running.get(handle)
+        if job is None:
+            self.outgoing.error(session, b"JOB_NOT_FOUND", _NOT_FOUND[kind])
+            return None
+        if job.background and self.journal.exists:
             warnings = job.ensure_details().warnings
             warnings.append(bytes(body[len(handle) + 1 : len(handle) + 1 + MAX_ARGUMENT]))
             del warnings[:-WARNINGS]
@@ -365,16 +375,21 @@ class Broker:
 
     def _work_status(self, session: Session, kind: int, body: Body) -> int | None:
         handle, body = handle_of(body)
+        fields = bytes(body).split(b"\0", 3)
         job = session.running.get(handle)
         if job is None:
+            reader = session.readers.get(handle)
+            if reader is not None:
+                self.streams.take(reader, integer(fields[1]))
+                return LONG
             self.outgoing.error(session, b"JOB_NOT_FOUND", _NOT_FOUND[kind])
             return None
-        fields = bytes(body).split(b"\0", 2)
         if len(fields) == 2:  # Perl's send_work_status leaves the denominator out
             fields.append(b"")
-            body = bytes(body) + b"\0"
-        job.ensure_details().progress = fields[1], fields[2]
-        self.outgoing.relay(job.clients, kind, body)
+        details = job.ensure_details()
+        details.progress = fields[1], fields[2]
+        details.message = fields[3][:MAX_ARGUMENT] if len(fields) == 4 else b""
+        self.outgoing.relay(job.clients, kind, b"\0".join(fields[:3]))
         return LONG if len(job.clients) > MANY else None
 
     def _work_complete(self, session: Session, kind: int, body: Body) -> int | None:

@@ -29,6 +29,7 @@ from gearflow.broker.outgoing import LINGER
 from gearflow.broker.parser import Body, Handler, integer, name_in, split
 from gearflow.broker.session import LARGE, WHOLE, Session
 from gearflow.broker.storage import JobOutcome, StoredJob
+from gearflow.broker.streams import Streams
 from gearflow.broker.turns import LONG, MANY, Steps
 from gearflow.errors import StoreError
 from gearflow.protocol import envelope
@@ -75,7 +76,7 @@ class Dispatcher:
     Its handlers take the packets by which workers offer functions, sleep and ask for jobs.
     """
 
-    def __init__(self, core: Core, endings: Endings) -> None:
+    def __init__(self, core: Core, streams: Streams, endings: Endings) -> None:
         self._clock = core.clock
         self._functions = core.functions
         self._handle_prefix = core.handles.prefix
@@ -83,6 +84,7 @@ class Dispatcher:
         self._held = core.outgoing.held_grabs
         self._held_by_session = self._held.by_session
         self._timeouts = core.timeouts
+        self._streams = streams
         self._endings = endings
         self._store = core.store
         self._damaged = core.damaged
@@ -346,10 +348,16 @@ class Dispatcher:
             head, number = b"%b\0%b\0%b\0%b\0" % fields, _JOB_ASSIGN_ALL
         else:
             head, number = b"%b\0%b\0%b\0" % (handle, function.name, job.unique), _JOB_ASSIGN_UNIQ
-        if details is not None and session.gearflow:
-            head += envelope.header(
-                attempt=details.attempt + 1, timeout=details.timeout, retries=details.retries
-            )
+        if details is not None:
+            parts = self._streams.assigned(details.log, job, session) if details.log is not None else 0
+            if session.gearflow:
+                head += envelope.header(
+                    attempt=details.attempt + 1,
+                    timeout=details.timeout,
+                    retries=details.retries,
+                    parts=parts,
+                    previous=details.previous,
+                )
         size = len(workload)
         if len(head) + size > MAX_BODY:  # then without its unique: the handle and the function fit
             head, number = b"%b\0%b\0" % (handle, function.name), _JOB_ASSIGN

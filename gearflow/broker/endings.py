@@ -16,8 +16,10 @@ from gearflow.broker import serialization
 from gearflow.broker.core import Core
 from gearflow.broker.job import Clients, JobState, QueuedJob
 from gearflow.broker.parser import Body, compact
+from gearflow.broker.parts import PartLog
 from gearflow.broker.session import LARGE, ResultWaiter, Session
 from gearflow.broker.storage import Forgotten, JobOutcome, JobRecord
+from gearflow.broker.streams import Streams
 from gearflow.broker.turns import MANY, Steps
 from gearflow.protocol.constants import PacketType
 from gearflow.protocol.server_events import cancel_event
@@ -62,8 +64,9 @@ ENDS: Final[dict[JobState, dict[JobOutcome, JobEnding]]] = {
 class Endings:
     """Ends jobs. Owns no state of its own: it changes the job, its function, its sessions and the journal."""
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, streams: Streams) -> None:
         self._core = core
+        self.streams = streams
         self._clock = core.clock
         self._jobs = core.jobs
         self._handles = core.handles
@@ -102,11 +105,16 @@ class Endings:
         job = self._core.find(handle)
         if job is None or session not in job.clients:
             return False
-        job.detach(session, times=1)
+        self._detach(job, session, 1)
         if session not in job.clients:
             del session.attached[job]
         self.end_if_unwanted(job)
         return True
+
+    def _detach(self, job: QueuedJob, client: Session, times: int | None) -> None:
+        job.detach(client, times)
+        if job.details is not None and job.details.log is not None:
+            self.streams.detach(job.details.log, client, times)
 
     def leave(self, session: Session) -> Steps:
         """The connection is closed: it waits for no job any more."""
@@ -115,12 +123,13 @@ class Endings:
         while jobs:
             job = jobs.popleft()
             if session in job.clients:  # else it has ended meanwhile
-                job.detach(session)
+                self._detach(job, session, None)
                 self.end_if_unwanted(job)
                 yield
         for waiter in list(session.waits.values()):
             waiter.stop()
             yield
+        yield from self.streams.leave(session)
 
     def end_if_unwanted(self, job: QueuedJob) -> None:
         """Cancel a job that has no client and no background, unless it runs on a worker without events.
@@ -239,21 +248,29 @@ class Endings:
         send: Callable[[], None] | None,
     ) -> None:
         """Have the store know how a job ended, as far as that is kept; then ``send``, and resume the
-        waiters."""
+        waiters and the readers."""
         change = self._change(job, outcome, body, worker)
         waiters: deque[ResultWaiter] | None = None
-        if job.details is not None and job.details.waiters:
-            waiters = deque(job.details.waiters)
-            job.details.waiters = {}
-        if change is None and waiters is None:
+        log: PartLog | None = None
+        details = job.details
+        if details is not None:
+            if details.waiters:
+                waiters = deque(details.waiters)
+                details.waiters = {}
+            if details.log is not None:
+                log = details.log if self.streams.detached(details.log) else None
+                details.log = None
+        if change is None and waiters is None and log is None:
             if send is not None:
                 send()
-        elif len(body) >= self._journal.large and isinstance(change, JobRecord):
-            self._journal.keep_ahead(change, partial(self._recorded, change, send, waiters, outcome, body))
-        elif send is not None or waiters is not None:
-            self._journal.keep(change, partial(self._recorded, change, send, waiters, outcome, body))
+            return
+        done = partial(self._recorded, change, send, waiters, log, outcome, body)
+        if len(body) >= self._journal.large and isinstance(change, JobRecord):
+            self._journal.keep_ahead(change, done)
+        elif send is not None or waiters is not None or log is not None:
+            self._journal.keep(change, done)
         elif self._journal.durable:
-            self._journal.add(change, partial(self._recorded, change, None, None, outcome, b""))
+            self._journal.add(change, partial(self._recorded, change, None, None, None, outcome, b""))
         else:
             self._journal.add(change)
 
@@ -285,6 +302,7 @@ class Endings:
         change: JobRecord | Forgotten | None,
         send: Callable[[], None] | None,
         waiters: deque[ResultWaiter] | None,
+        log: PartLog | None,
         outcome: JobOutcome,
         body: Body,
         error: str | None,
@@ -294,9 +312,12 @@ class Endings:
             if not self._journal.has_failed:
                 text = "cannot record that jobs have ended (%s); they may run again after a restart"
                 self._outgoing.notify(text, None, self._handles.handle(change.number), error)
-            self._journal.add_failed(change, partial(self._recorded, change, None, None, outcome, b""))
+            again = partial(self._recorded, change, None, None, None, outcome, b"")
+            self._journal.add_failed(change, again)
         if waiters:
             self._turns.run(_resume(waiters, outcome, body))
+        if log is not None:
+            self.streams.ended(log, outcome, body)
         if send is not None:
             send()
 

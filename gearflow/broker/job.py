@@ -7,9 +7,12 @@ from collections.abc import Iterator
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
+from gearflow.protocol.constants import STREAM_KEEP
+
 if TYPE_CHECKING:
     from gearflow.broker.functions import FunctionQueue
     from gearflow.broker.parser import Body
+    from gearflow.broker.parts import PartLog
     from gearflow.broker.session import ResultWaiter, Session
 
 HIGH: Final = 0
@@ -47,9 +50,13 @@ class JobDetails:
         "due",
         "expires",
         "keep",
+        "log",
+        "message",
+        "previous",
         "progress",
         "reducer",
         "retries",
+        "stream_keep",
         "timeout",
         "unstored",
         "waiters",
@@ -62,17 +69,21 @@ class JobDetails:
         self.due = 0.0  # Unix time before which the job must not run
         self.expires = 0.0  # Unix time by which the job must have started; 0: never
         self.keep: float | None = None  # seconds; None: the server's default
+        self.stream_keep = STREAM_KEEP  # bytes of its parts at the store
         self.timeout: float | None = None  # seconds; for the worker
         self.retries: dict[str, object] | None = None  # a RetryPlan as JSON objects; for the worker
         # History.
         self.deadline = 0.0  # while it runs: when the server takes it from its worker; 0: never
         self.progress: tuple[bytes, bytes] | None = None  # as sent: numbers only if somebody asks
+        self.message = b""  # of the last progress
+        self.previous: tuple[int, int, str | None] | None = None  # the last progress of an earlier run
         self.attempt = 0  # failed runs that count
         self.deaths = 0  # runs cut off: the worker disconnected, or overran its time limit
         self.unstored = False  # the store did not accept it
         self.cancelled = False  # it is over for all but the worker that still runs it
         self.warnings: list[bytes] = []
         self.waiters: dict[ResultWaiter, None] = {}  # calls of gearflow:result that wait for its end
+        self.log: PartLog | None = None  # once parts have come, or somebody is to read them
 
 
 class Clients:

@@ -16,6 +16,7 @@ from gearflow.broker.job import JobState, QueuedJob
 from gearflow.broker.parser import Body
 from gearflow.broker.session import Session
 from gearflow.broker.storage import DamagedEntry, JobOutcome, Rescheduled, StoredJob
+from gearflow.broker.streams import Streams
 
 LONG_HASH: Final = 4 << 20
 """Bytes of a workload from which on it is hashed in steps. One MiB takes about a millisecond."""
@@ -31,8 +32,9 @@ class Lifecycle:
     """Moves jobs between the states of ``TRANSITIONS``, except to RUNNING and OVER. Owns the timers of
     jobs."""
 
-    def __init__(self, core: Core, endings: Endings, dispatcher: Dispatcher) -> None:
+    def __init__(self, core: Core, streams: Streams, endings: Endings, dispatcher: Dispatcher) -> None:
         self._core = core
+        self._streams = streams
         self._clock = core.clock
         self._endings = endings
         self._dispatcher = dispatcher
@@ -72,10 +74,13 @@ class Lifecycle:
     # ------------------------------------------------------------------------ jobs that come back
 
     def requeue(self, job: QueuedJob, due: float = 0.0) -> None:
-        """A worker gives a job back. Its progress is void."""
+        """A worker gives a job back. Its progress is that of an earlier run."""
         self._core.timeouts.disarm(job)
-        if job.details is not None:
-            job.details.progress = None
+        details = job.details
+        if details is not None:
+            serialization.end_run(details)
+            if details.log is not None:
+                self._streams.unblock(details.log)
         if not job.wanted:
             self._endings.abandon(job)
             return

@@ -6,9 +6,10 @@ import json
 from typing import Any
 
 from gearflow.broker.job import JobDetails, QueuedJob
-from gearflow.broker.parser import Body
+from gearflow.broker.parser import Body, integer
 from gearflow.broker.session import NEVER_NAMED, Session
 from gearflow.broker.storage import JobOutcome, JobRecord, StoredJob
+from gearflow.protocol.constants import STREAM_KEEP
 
 
 def stored_job(job: QueuedJob, clock_offset: float) -> StoredJob:
@@ -46,6 +47,7 @@ def details_of(stored: StoredJob) -> JobDetails | None:
         options: dict[str, Any] = json.loads(stored.options)
         details.expires = options.get("expires", 0.0)
         details.keep = options.get("keep")
+        details.stream_keep = options.get("stream_keep", STREAM_KEEP)
         details.timeout = options.get("timeout")
         details.retries = options.get("retries")
     return details
@@ -90,6 +92,16 @@ def ended(
     )
 
 
+def end_run(details: JobDetails) -> None:
+    """A run has ended, and the job is to run again. Its progress is the previous one from now on."""
+    if details.progress is not None:
+        done, total = map(integer, details.progress)
+        message = details.message.decode(errors="replace") if details.message else None
+        details.previous = done, total, message
+        details.progress = None
+        details.message = b""
+
+
 def name_of(session: Session) -> bytes:
     """What a worker calls itself, or where it is."""
     return session.client_id if session.client_id is not NEVER_NAMED else session.address.encode()
@@ -106,6 +118,8 @@ def _options(details: JobDetails) -> bytes:
         options["expires"] = details.expires
     if details.keep is not None:
         options["keep"] = details.keep
+    if details.stream_keep != STREAM_KEEP:
+        options["stream_keep"] = details.stream_keep
     if details.timeout is not None:
         options["timeout"] = details.timeout
     if details.retries is not None:
@@ -119,4 +133,8 @@ def _notes(details: JobDetails) -> bytes:
         notes["warnings"] = [warning.decode(errors="replace") for warning in details.warnings]
     if details.progress is not None:
         notes["progress"] = [number.decode(errors="replace") for number in details.progress]
+    if details.message:
+        notes["message"] = details.message.decode(errors="replace")
+    if details.log is not None and details.log.position:
+        notes["parts"], notes["run"] = details.log.position, details.log.run
     return json.dumps(notes).encode() if notes else b""

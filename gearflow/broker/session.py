@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from gearflow.broker.functions import FunctionQueue, ReadyFunctions, Sleep
     from gearflow.broker.job import QueuedJob
     from gearflow.broker.parser import Body
+    from gearflow.broker.parts import PartLog, PartReader
     from gearflow.broker.storage import JobOutcome
 
 LARGE: Final = 65536
@@ -49,7 +50,10 @@ class Session:
         "overdue",
         "overran",
         "pending_writes",
+        "places",
+        "readers",
         "ready",
+        "resumable",
         "running",
         "sleep",
         "texts",
@@ -78,12 +82,15 @@ class Session:
         self.overran = False  # the server took a job from it because of a time limit that it set
         self.overdue: Mapping[str, int] = {}  # by function: runs that go on after the end of their job
         self.texts: Mapping[str, str] = {}  # by function: its only parameter, which is the whole payload
+        self.resumable: frozenset[bytes] = frozenset()  # functions that go on after the parts of a run
         self.running: dict[bytes, QueuedJob] = {}  # by handle, in the order they were assigned
         # As a client.
         self.attached: dict[QueuedJob, None] = {}
         self.pending_writes = 0  # submissions at the store: only background submissions may follow
         self.blocks_pipeline = 0  # so many of these may not be overtaken by anything
         self.waits: dict[bytes, ResultWaiter] = {}  # its calls of ``gearflow:result``, by their handles
+        self.readers: dict[bytes, PartReader] = {}  # its calls of ``gearflow:stream``, by their handles
+        self.places: dict[PartLog, None] = {}  # logs in which it is to become a reader
 
     @property
     def asleep(self) -> bool:

@@ -160,6 +160,9 @@ class Submissions:
         if details is not None and details.keep is not None:
             own = job.ensure_details()
             own.keep = max(details.keep, own.keep or 0.0)
+        if details is not None and background:
+            own = job.ensure_details()
+            own.stream_keep = max(details.stream_keep, own.stream_keep)
 
     def _store(self, job: QueuedJob, size: int) -> None:
         """Have a job kept."""
@@ -185,6 +188,7 @@ class Submissions:
         self._journal.fault = error
         job.ensure_details().unstored = True
         job.background = False
+        self._endings.streams.not_kept(job)
         if job.state is _STORING:
             self._endings.discard(job)
         elif job.state is not _OVER:

@@ -8,6 +8,7 @@ A call **yields** what it waits for, and is resumed when that has happened:
   kept, and None for the others.
 * ``Kept(number)``: a job, or its end, is kept, or could not be. Others may not wait as long.
 * ``EndOf(job, timeout)``: the job has ended, and that is kept. The value is a ``JobEnd``.
+* ``AllParts(log, after, waits)``: the caller was sent all parts of a job. It has ended, as for ``EndOf``.
 * ``TURN``: others had their turn, if this one is late. An answer about many things needs that, or about a
   large body.
 
@@ -31,8 +32,10 @@ from gearflow.broker.endings import Endings
 from gearflow.broker.job import HIGH, LOW, NORMAL, JobState, QueuedJob
 from gearflow.broker.lifecycle import Lifecycle
 from gearflow.broker.parser import Body
+from gearflow.broker.parts import PartLog
 from gearflow.broker.session import Session
 from gearflow.broker.storage import Change, JobOutcome, JobRecord, Store
+from gearflow.broker.streams import Streams
 from gearflow.broker.submission import Submissions
 from gearflow.protocol.constants import Priority
 from gearflow.protocol.server_calls import Fault, JobName, Message, ResultRequest
@@ -88,6 +91,14 @@ class EndOf(NamedTuple):
     timeout: float | None
 
 
+class AllParts(NamedTuple):
+    """The parts of a job after a position, or from now on (None). The worker may wait for this reader."""
+
+    log: PartLog
+    after: int | None
+    waits: bool
+
+
 class JobEnd(NamedTuple):
     """How a job ended."""
 
@@ -95,7 +106,7 @@ class JobEnd(NamedTuple):
     body: Body
 
 
-Wait: TypeAlias = _Known | _Turn | Keep | Kept | EndOf
+Wait: TypeAlias = _Known | _Turn | Keep | Kept | EndOf | AllParts
 Steps: TypeAlias = Generator[Wait, Any, Message | list[bytes] | JobEnd | None]
 
 
@@ -125,6 +136,7 @@ class BrokerParts:
     """The parts of a broker that calls read and change."""
 
     core: Core
+    streams: Streams
     endings: Endings
     dispatcher: Dispatcher
     lifecycle: Lifecycle

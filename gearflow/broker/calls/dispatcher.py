@@ -10,6 +10,7 @@ from gearflow.broker.calls.call import (
     KNOWN,
     STATES,
     TURN,
+    AllParts,
     BrokerParts,
     CallFailed,
     EndOf,
@@ -168,6 +169,10 @@ class ServerCalls:
                     assert call is not None
                     self._wait_for_end(call, steps, wait)
                     return
+                if isinstance(wait, AllParts):
+                    assert call is not None
+                    self._send_parts(call, steps, wait)
+                    return
                 if wait is TURN:
                     if self._turns.is_late():
                         self._turns.waiting.append(self._proceed(call, steps))
@@ -210,6 +215,11 @@ class ServerCalls:
             core = self._parts.core
             give_up = partial(self._give_up, call, waiter)
             core.timers.add(core.clock.unix() + wait.timeout, give_up, waiter.is_waiting)
+
+    def _send_parts(self, call: ServerCall, steps: Steps, wait: AllParts) -> None:
+        if call.session.is_open:
+            ended = partial(self._ended, call, steps)
+            self._parts.streams.read(wait.log, call.session, call.handle, wait.after, wait.waits, ended)
 
     def _ended(self, call: ServerCall, steps: Steps, outcome: JobOutcome, body: Body) -> None:
         self._resume(call, steps, JobEnd(outcome, body))

@@ -41,13 +41,20 @@ class OperationCalls:
         return api.Admitted()
 
     def detach(self, call: ServerCall) -> api.Message:
-        """Detach this connection from a job, or end a call of ``gearflow:result`` of this connection."""
+        """Detach this connection from a job, or end a call of this connection that waits for one."""
         handle = call.read(api.DetachRequest).handle.encode()
-        waiter = call.session.waits.get(handle)
-        detached = self._parts.endings.detach(call.session, handle)
-        if not detached and waiter is not None:
+        parts, session = self._parts, call.session
+        waiter, reader = session.waits.get(handle), session.readers.get(handle)
+        detached = parts.endings.detach(session, handle)
+        if detached:
+            pass
+        elif waiter is not None:
             waiter.stop()
-        return api.Done(jobs=int(detached or waiter is not None))
+        elif reader is not None:
+            parts.streams.close(reader)
+        else:
+            detached = parts.streams.leave_ended(session, parts.core.handles.number(handle))
+        return api.Done(jobs=int(detached or waiter is not None or reader is not None))
 
     def events(self, call: ServerCall) -> Steps:
         """Notify this worker of cancelled jobs from now on. The call never ends."""
@@ -61,10 +68,11 @@ class OperationCalls:
         return None
 
     def report(self, call: ServerCall) -> api.Message:
-        """A worker reports its overdue runs."""
+        """A worker reports its overdue runs, and more about its functions."""
         report = call.read(api.ReportRequest)
         call.session.overdue = {name: count for name, count in report.overdue.items() if count}
         call.session.texts = report.texts
+        call.session.resumable = frozenset(name.encode() for name in report.resumable)
         return api.Done(jobs=sum(report.overdue.values()))
 
     def workers(self, call: ServerCall) -> Steps:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from gearflow.broker.calls.call import BrokerParts, CallFailed, ServerCall, Steps
+import json
+from typing import Any
+
+from gearflow.broker.calls.call import AllParts, BrokerParts, CallFailed, JobEnd, ServerCall, Steps
+from gearflow.broker.parts import PartLog
+from gearflow.broker.storage import JobRecord
 from gearflow.protocol import server_calls as api
 
 
@@ -14,12 +19,40 @@ class StreamCalls:
 
     def stream(self, call: ServerCall) -> Steps:
         """Send the parts of a job, and end as the job ended."""
-        call.read(api.StreamRequest)
-        raise CallFailed("gearflow:refused", "there are no streams yet")
-        yield
+        request = call.read(api.StreamRequest)
+        after = None if request.after == "latest" else request.after
+        waits = request.lag == "wait"
+        streams = self._parts.streams
+        while True:
+            yield self._parts.known(request.handle, request.function, request.unique)
+            log = self._log(request)
+            if log is not None:
+                end: JobEnd = yield AllParts(log, after, waits)
+                return end
+            record = self._parts.record(request)
+            if record is None:
+                continue
+            yield AllParts(streams.of_record(record.number, *_parts_of(record)), after, waits)
+            end_there = yield from self._parts.end_of(call.session, record)
+            if end_there is not None or not call.session.is_open:
+                return end_there
+
+    def _log(self, request: api.StreamRequest) -> PartLog | None:
+        """The log of a job that has not ended, or that has not been read to its end."""
+        streams = self._parts.streams
+        job = self._parts.live_job(request)
+        if job is not None:
+            return streams.of(job)
+        return streams.of_ended(self._parts.number(request.handle)) if request.handle is not None else None
 
     def watch(self, call: ServerCall) -> Steps:
         """Send what happens to a job, and end as the job ended."""
         call.read(api.WatchRequest)
         raise CallFailed("gearflow:refused", "nothing can be watched yet")
         yield
+
+
+def _parts_of(record: JobRecord) -> tuple[int, int]:
+    """How many parts of a job that has ended came in its last run, and the number of that."""
+    notes: dict[str, Any] = json.loads(record.notes) if record.notes else {}
+    return notes.get("parts", 0), notes.get("run", 1)

@@ -51,6 +51,7 @@ class Asked:
         if request.expires is not None:
             details.expires = now + request.expires
         details.keep = request.keep
+        details.stream_keep = request.stream_keep
         details.timeout = request.timeout
         details.retries = self.retries
         return details
@@ -103,6 +104,8 @@ class SubmitCalls:
     def attached(self, session: Session, asked: Asked, payload: Body, key: bytes) -> bool:
         """Place an attached job and answer it; whether that has to wait for the store. Raises CallFailed."""
         job = self._place(asked, payload, key, session)
+        if asked.request.parts != "relay":
+            self._parts.streams.attach(job, session, waits=asked.request.parts == "wait")
         return self._parts.submissions.answer(session, job)
 
     def detached(self, asked: Asked, payload: Body, key: bytes) -> Steps:
