@@ -73,6 +73,7 @@ class JobPart(NamedTuple):
 class PartsDropped(NamedTuple):
     """The parts of a job before a position are not needed any more. Without a position none is.
 
+    A few more may stay where they lie together. The position of the last part is known, also if it is gone.
     The same holds for all parts of a job that is ``Forgotten`` or ``Revived``, and when its record expires.
     """
 
@@ -148,7 +149,7 @@ Change: TypeAlias = (
 class StoredParts(NamedTuple):
     """What a store has of the parts of a job. All but ``run`` are 0 if only the begin of a run is there."""
 
-    first: int  # the position of the first part
+    first: int  # the position of the first part; after ``last`` if none is there
     last: int
     size: int  # bytes of all
     run: int  # of the last part
@@ -176,6 +177,7 @@ class DamagedEntry(StoreError):
         self.number = number
         self.function = function
         self.unique = unique
+        self.position = 0  # of the last part that is damaged, if it is parts
 
 
 class Store(Protocol):
@@ -297,7 +299,8 @@ class Store(Protocol):
             limit: The number of them.
 
         Raises:
-            StoreError: They cannot be read.
+            StoreError: They cannot be read, as ``DamagedEntry`` if the next ones are damaged. Those after its
+                ``position`` may be sound.
         """
         ...
 

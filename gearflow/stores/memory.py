@@ -7,6 +7,9 @@ Results that expire in the same second are in one set, so nothing is sorted and 
 If there are more than ``keep_bytes`` of them, ``write`` removes those that ended first. A single result that
 is larger is not kept. Bodies, notes and the workloads of dead letters count, and ``OVERHEAD`` for each
 result, or a million empty results would be free.
+
+Parts of streams count as well, also those of jobs that run. They go with the result of their job. If there
+are only jobs that run, the one that has had no new part for the longest time loses its oldest parts.
 """
 
 from __future__ import annotations
@@ -17,7 +20,8 @@ from bisect import bisect_left, bisect_right, insort
 from collections import OrderedDict
 from collections.abc import Generator, Iterator, Sequence
 from heapq import heapify, heappop, heappush
-from itertools import islice
+from itertools import accumulate, islice
+from operator import attrgetter
 from typing import Final
 
 from gearflow.broker.parser import Body
@@ -25,21 +29,26 @@ from gearflow.broker.storage import (
     Change,
     Contents,
     Forgotten,
+    JobPart,
     JobRecord,
+    PartsDropped,
     Paused,
     Rescheduled,
     Reserved,
     Revived,
     StoredJob,
+    StoredParts,
     size_of,
 )
 from gearflow.errors import StoreError
-from gearflow.stores.sqlite.rows import OVERHEAD
+from gearflow.stores.sqlite.rows import OVERHEAD, PART_OVERHEAD
 
 FOREVER: Final = 1 << 60  # seconds; stands for an expiry of ``inf``
 
 _LONGEST: Final = 2000
 """Numbers in a list of ``SortedNumbers``."""
+
+_position: Final = attrgetter("position")
 
 
 class MemoryStore:
@@ -62,20 +71,27 @@ class MemoryStore:
         self._uniques: dict[bytes, dict[bytes, JobRecord | OrderedDict[int, JobRecord]]] = {}
         self._seconds: dict[int, set[int]] = {}  # numbers, by the second in which they expire
         self._next_seconds: list[int] = []  # a heap of these seconds, and of some whose sets are gone
+        self._streams: OrderedDict[int, _Stream] = OrderedDict()  # of jobs that run, by their last parts
+        self._ended_streams: dict[int, _Stream] = {}  # of results
         self._kept = 0  # bytes
         self._reserved = 1
         self._paused: dict[bytes, None] = {}
 
     def load(self) -> Contents:
         jobs = iter(list(self._jobs.values()))
-        return Contents(os.urandom(4).hex().encode(), self._reserved, jobs, tuple(self._paused))
+        parts = {number: stream.stored for number, stream in self._streams.items() if stream.run}
+        return Contents(os.urandom(4).hex().encode(), self._reserved, jobs, tuple(self._paused), parts)
 
     def write(self, changes: Sequence[Change]) -> None:
         """See ``Store``. A dead letter without a workload raises StoreError half-way, which is a bug."""
         for change in changes:
-            if isinstance(change, JobRecord):
+            if isinstance(change, JobPart):
+                self._add_part(change)
+            elif isinstance(change, JobRecord):
                 self._end(change)
             elif isinstance(change, StoredJob):
+                if not isinstance(change.workload, int):
+                    self._drop_stream(self._streams.pop(change.number, None))
                 self._jobs[change.number] = self._with_workload(change)
             else:
                 self._apply(change)
@@ -122,7 +138,16 @@ class MemoryStore:
         return [self._records[number] for number in islice(numbers.after(after), limit)] if numbers else []
 
     def parts(self, number: int, after: int, limit_bytes: int, limit: int = 64) -> list[tuple[int, Body]]:
-        return []  # none are kept yet
+        found: list[tuple[int, Body]] = []
+        stream = self._streams.get(number) or self._ended_streams.get(number)
+        if stream is not None:
+            start = stream.place_of(after + 1)
+            for _, position, body, _ in stream.parts[start : start + limit]:
+                limit_bytes -= len(body)
+                if found and limit_bytes < 0:
+                    break
+                found.append((position, body))
+        return found
 
     def expire(self, now: float, limit: int) -> bool:
         records, seconds = self._records, self._next_seconds
@@ -145,6 +170,7 @@ class MemoryStore:
     def _end(self, record: JobRecord) -> None:
         number, function, unique, _, body, _, _, _, _, _, _, notes, expires, letter = record
         job = self._jobs.pop(number, None)
+        stream = self._streams.pop(number, None) or self._ended_streams.pop(number, None)
         if number in self._records:
             self._remove(self._records[number])
         size = size_of(body) + len(notes) + OVERHEAD
@@ -152,8 +178,12 @@ class MemoryStore:
             letter = self._with_workload(letter, job)
             size += size_of(letter.workload)
             record = record._replace(letter=None)
-        if self._keep_bytes is not None and size > self._keep_bytes:
-            return  # all others would have to go
+        if self._keep_bytes is not None and size + (stream.kept if stream else 0) > self._keep_bytes:
+            self._drop_stream(stream)
+            if size > self._keep_bytes:
+                return  # all others would have to go
+        elif stream is not None:
+            self._ended_streams[number] = stream
         if letter is not None:
             self._letters[number] = letter
             self._dead[None].add(number)
@@ -185,6 +215,7 @@ class MemoryStore:
                 )
         elif isinstance(change, Forgotten):
             self._jobs.pop(change.number, None)
+            self._drop_stream(self._streams.pop(change.number, None))
             if (record := self._records.get(change.number)) is not None:
                 self._remove(record)
         elif isinstance(change, Revived):
@@ -192,12 +223,45 @@ class MemoryStore:
                 self._remove(self._records[change.number])
                 options = letter.options if change.options is None else change.options
                 self._jobs[change.number] = letter._replace(due=0.0, options=options, attempt=0, deaths=0)
+        elif isinstance(change, PartsDropped):
+            if (stream := self._streams.get(change.number)) is not None:
+                self._kept -= stream.drop_below(change.below)
         elif isinstance(change, Reserved):
             self._reserved = max(self._reserved, change.below)
         elif isinstance(change, Paused) and change.paused:
             self._paused[change.function] = None
         elif isinstance(change, Paused):
             self._paused.pop(change.function, None)
+
+    def _add_part(self, part: JobPart) -> None:
+        """Keep a part of a job that runs. One that is there already is left out."""
+        number, position, body, run = part
+        try:
+            stream = self._streams[number]
+        except KeyError:
+            if number in self._records:
+                return
+            stream = self._streams[number] = _Stream()
+        if run != stream.run:
+            self._kept -= stream.drop_below(None)
+            stream.run = run
+        if position <= stream.last:
+            return
+        stream.last = position
+        size = len(body) + PART_OVERHEAD
+        if self._keep_bytes is not None and size > self._keep_bytes:
+            return
+        stream.parts.append(part)
+        stream.kept += size
+        self._kept += size
+        self._streams.move_to_end(number)
+        if self._keep_bytes is not None and self._kept > self._keep_bytes:
+            self._make_room(self._keep_bytes)
+
+    def _drop_stream(self, stream: _Stream | None) -> None:
+        """The parts of a stream that was taken out are gone."""
+        if stream is not None:
+            self._kept -= stream.kept
 
     def _with_workload(self, job: StoredJob, held: StoredJob | None = None) -> StoredJob:
         """The job with its workload, if the change has only its length."""
@@ -219,13 +283,21 @@ class MemoryStore:
             heapify(self._next_seconds)
 
     def _make_room(self, keep: int) -> None:
-        while self._kept > keep:
+        while self._kept > keep and self._records:
             self._remove(next(iter(self._records.values())))
+        if self._kept > keep:
+            keep -= keep // 16  # because many streams may have to be asked
+            for stream in self._streams.values():
+                if self._kept <= keep:
+                    break
+                self._kept -= stream.drop_bytes(self._kept - keep)
 
     def _remove(self, record: JobRecord) -> None:
         number = record.number
         del self._records[number]
         self._kept -= size_of(record.body) + len(record.notes) + OVERHEAD
+        if self._ended_streams:
+            self._drop_stream(self._ended_streams.pop(number, None))
         if (letter := self._letters.pop(number, None)) is not None:
             self._kept -= size_of(letter.workload)
             self._dead[None].remove(number)
@@ -248,6 +320,47 @@ class MemoryStore:
             del uniques[record.unique]
             if not uniques:
                 del self._uniques[record.function]
+
+
+class _Stream:
+    """The parts of one job."""
+
+    __slots__ = "kept", "last", "parts", "run"
+
+    def __init__(self) -> None:
+        self.parts: list[JobPart] = []
+        self.last = 0  # the position of the last part
+        self.run = 0
+        self.kept = 0  # bytes
+
+    @property
+    def stored(self) -> StoredParts:
+        first = self.parts[0].position if self.parts else self.last and self.last + 1
+        return StoredParts(first, self.last, self.kept - PART_OVERHEAD * len(self.parts), self.run)
+
+    def place_of(self, position: int) -> int:
+        """The place of the first part from this position on."""
+        return bisect_left(self.parts, position, key=_position)
+
+    def drop_below(self, position: int | None) -> int:
+        """Drop the parts before a position, or begin again. Returns their bytes."""
+        if position is None:
+            self.last = self.run = 0
+            return self._drop(len(self.parts))
+        return self._drop(self.place_of(position))
+
+    def drop_bytes(self, size: int) -> int:
+        """Drop the first parts, so many bytes of them at least. Returns how many these were."""
+        sizes = accumulate(len(part.body) + PART_OVERHEAD for part in self.parts)
+        return self._drop(
+            next((count for count, sum_ in enumerate(sizes, 1) if sum_ >= size), len(self.parts))
+        )
+
+    def _drop(self, count: int) -> int:
+        size = sum(len(part.body) + PART_OVERHEAD for part in islice(self.parts, count))
+        del self.parts[:count]
+        self.kept -= size
+        return size
 
 
 class SortedNumbers:

@@ -6,10 +6,13 @@ import random
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from gearflow.broker.parser import Body
 from gearflow.broker.storage import (
     Change,
     Forgotten,
+    JobPart,
     JobRecord,
+    PartsDropped,
     Rescheduled,
     Reserved,
     Revived,
@@ -20,6 +23,8 @@ from gearflow.stores import MemoryStore
 from tests.stores.values import a_dead_letter, a_job, an_end, whole_result
 
 LONGEST = 9_000  # bytes of a body: three pages
+LAST = 3
+"""Parts of a stream that are never dropped alone. A store may have more than that."""
 
 
 class Snapshot(NamedTuple):
@@ -29,6 +34,7 @@ class Snapshot(NamedTuple):
     ends: dict[int, JobRecord]
     dead: list[int]
     latest: dict[bytes, int]
+    parts: dict[int, list[tuple[int, Body]]]
 
 
 def lives(seed: int, groups: int) -> list[list[Change]]:
@@ -36,6 +42,7 @@ def lives(seed: int, groups: int) -> list[list[Change]]:
     chance = random.Random(seed)
     alive: list[StoredJob] = []
     letters: list[int] = []
+    streams = Streams(seed)
     number = 0
     story: list[list[Change]] = []
     for _ in range(groups):
@@ -45,6 +52,7 @@ def lives(seed: int, groups: int) -> list[list[Change]]:
             job = a_job(number, _body(chance, number), unique=b"key-%d" % (number % 7))
             group.append(job)
             alive.append(job)
+        group += streams.changes([job.number for job in alive])
         for _ in range(chance.randrange(6)):
             if not alive:
                 break
@@ -76,6 +84,41 @@ def _body(chance: random.Random, number: int) -> bytes:
     return (b"%d," % number * (length // 2 + 1))[:length]
 
 
+class Streams:
+    """The parts of jobs."""
+
+    def __init__(self, seed: int) -> None:
+        self._chance = random.Random(f"streams {seed}")  # so that jobs are what they are without parts
+        self._ends: dict[int, tuple[int, int]] = {}  # by number: the last position, and the run
+
+    def changes(self, alive: list[int]) -> list[Change]:
+        """The next parts of some jobs, and what becomes of earlier ones."""
+        chance, changes = self._chance, list[Change]()
+        numbers = sorted(set(chance.choices(alive, k=chance.randrange(3)))) if alive else []
+        for number in numbers:
+            last, run = self._ends.get(number, (0, 1))
+            kind = chance.randrange(10)
+            if kind == 0:
+                changes.append(PartsDropped(number, max(0, last + 1 - LAST)))
+            elif kind == 1:
+                changes.append(PartsDropped(number, last + 1))
+            elif kind < 4 and last:
+                last, run = 0, run + 1
+                changes += [PartsDropped(number)] if kind == 2 else []
+                changes.append(JobPart(number, 0, b"", run))
+            for _ in range(chance.randrange(1, 6)):
+                last += 1
+                body = longest_part(number, last)[: chance.choice((0, 10, 300, 2000))]
+                changes.append(JobPart(number, last, body, run))
+            self._ends[number] = last, run
+        return changes
+
+
+def longest_part(number: int, position: int) -> bytes:
+    """A part of a job. Others are the beginning of it."""
+    return b"%d of %d, " % (position, number) * 200
+
+
 def snapshot(store: Store, numbers: int) -> Snapshot:
     """What it answers, for jobs up to a number."""
     jobs = {number: job for number in range(numbers) if (job := store.job(number)) is not None}
@@ -83,7 +126,25 @@ def snapshot(store: Store, numbers: int) -> Snapshot:
     uniques = (b"key-%d" % key for key in range(7))
     latest = {key: end.number for key in uniques if (end := store.latest(b"resize", key)) is not None}
     dead = [end.number for end in store.dead(None, 0, numbers)]
-    return Snapshot(jobs, ends, dead, latest)
+    parts = {
+        number: [part for part in found if part[0] > found[-1][0] - LAST]
+        for number in range(numbers)
+        if (found := all_parts(store, number))
+    }
+    return Snapshot(jobs, ends, dead, latest, parts)
+
+
+def all_parts(store: Store, number: int) -> list[tuple[int, Body]]:
+    """The kept parts of a job."""
+    found: list[tuple[int, Body]] = []
+    while some := store.parts(number, found[-1][0] if found else 0, 1 << 30, 1 << 30):
+        found += some
+    return found
+
+
+def positions(store: Store) -> dict[int, tuple[int, int]]:
+    """The position and the run of each job with parts that is to run."""
+    return {number: (parts.last, parts.run) for number, parts in store.load().parts.items()}
 
 
 def numbers_in(story: Sequence[Sequence[Change]]) -> int:
@@ -91,9 +152,14 @@ def numbers_in(story: Sequence[Sequence[Change]]) -> int:
     return 1 + max(change.number for group in story for change in group if isinstance(change, StoredJob))
 
 
-def expected(story: Sequence[Sequence[Change]], numbers: int) -> Snapshot:
-    """What must be there after these groups."""
+def after(story: Sequence[Sequence[Change]]) -> MemoryStore:
+    """A store with these groups."""
     model = MemoryStore(keep_bytes=None)
     for group in story:
         model.write(group)
-    return snapshot(model, numbers)
+    return model
+
+
+def expected(story: Sequence[Sequence[Change]], numbers: int) -> Snapshot:
+    """What must be there after these groups."""
+    return snapshot(after(story), numbers)

@@ -33,7 +33,7 @@ STORES: Final[dict[str, Make]] = {
         directory / "jobs.db", keep_bytes=keep_bytes, tuning=Tuning(part=4096)
     ),
     "sqlite with packs": lambda directory, keep_bytes: SqliteStore(
-        directory / "jobs.db", keep_bytes=keep_bytes, tuning=Tuning(pack=1)
+        directory / "jobs.db", keep_bytes=keep_bytes, tuning=Tuning(pack=1, loose=0)
     ),
 }
 

@@ -25,13 +25,13 @@ from gearflow.stores import SqliteStore
 from gearflow.stores.sqlite.tuning import Tuning
 from tests.conftest import ROOT
 from tests.stores.faulty import Disk, Fault, faulty_disk
-from tests.stores.scenario import expected, lives, numbers_in, snapshot
+from tests.stores.scenario import Snapshot, after, expected, lives, numbers_in, positions, snapshot
 from tests.stores.values import a_job, jobs_of
 
 _TRIES: Final = 20  # of something that fails once
 _TIMEOUT: Final = 60.0  # seconds
 _COPIES_EACH_SYNC: Final = Tuning(checkpoint=1)
-_PACKS: Final = Tuning(checkpoint=1, pack=1)
+_PACKS: Final = Tuning(checkpoint=1, pack=1, loose=0)
 _IN_PARTS: Final = Tuning(checkpoint=1, part=6000)
 """The longest bodies of a story are written ahead of their groups, in parts."""
 
@@ -162,6 +162,9 @@ def check_each(
             assert parts_in(path) == parts_of(store, story, tuning), number
             whole = life.is_as_expected(store)
             assert whole or (fault == "killed" and life.is_as_expected(store, more=1)), number
+            done = life.written if life.is_as_expected(store) else life.written + 1
+            assert positions(store) == positions(after(story[:done])), number
+            assert lost_streams_in(path) == 0
             assert alive == set(snapshot(store, numbers_in(story)).jobs) - {
                 end.number for end in store.dead(None, 0, 1000)
             }
@@ -189,6 +192,14 @@ def test_the_nth_change_on_the_disk_fails_where_bodies_are_in_parts(
 def parts_in(path: Path) -> int:
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
         return int(connection.execute("SELECT count(*) FROM parts").fetchone()[0])
+
+
+def lost_streams_in(path: Path) -> int:
+    """Rows with parts of streams whose jobs are gone."""
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+        query = "SELECT count(*) FROM streams WHERE number NOT IN (SELECT number FROM jobs)"
+        more = " AND number NOT IN (SELECT number FROM records WHERE number IS NOT NULL)"
+        return int(connection.execute(query + more).fetchone()[0])
 
 
 def parts_of(store: SqliteStore, story: list[list[Change]], tuning: Tuning) -> int:
@@ -330,11 +341,15 @@ def kill_often(path: Path, seed: int, rounds: int, tuning: Tuning) -> None:
         store = SqliteStore(path)
         try:
             jobs_of(store.load())
-            found = snapshot(store, numbers)
+            found = snapshot(store, numbers), positions(store)
         finally:
             store.close()
         possible = range(acknowledged, min(acknowledged + 1, len(story)) + 1)
-        written = next(groups for groups in possible if found == expected(story[:groups], numbers))
+        written = next(groups for groups in possible if found == all_after(story[:groups], numbers))
+
+
+def all_after(story: list[list[Change]], numbers: int) -> tuple[Snapshot, dict[int, tuple[int, int]]]:
+    return expected(story, numbers), positions(after(story))
 
 
 @pytest.mark.parametrize("seed", range(3))

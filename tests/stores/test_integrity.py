@@ -21,7 +21,7 @@ from gearflow.broker.storage import JobOutcome
 from gearflow.errors import StoreError
 from gearflow.stores import SqliteStore, recover
 from gearflow.stores.sqlite.tuning import Tuning
-from tests.stores.scenario import Snapshot, lives, numbers_in, snapshot
+from tests.stores.scenario import Snapshot, lives, longest_part, numbers_in, snapshot
 from tests.stores.values import a_job, an_end, jobs_of, tamper, with_workload
 
 PAGE: Final = 4096
@@ -90,6 +90,8 @@ def loaded(path: Path, whole: Whole) -> Snapshot:
     store = SqliteStore(path, tuning=whole.tuning)
     try:
         jobs_of(store.load())
+        for _ in store.tidy():
+            pass
         return snapshot(store, whole.numbers)
     finally:
         store.close()
@@ -126,8 +128,20 @@ def check_damaged(whole: Whole, path: Path) -> bool:
         known = {number: end for number, end in rest.ends.items() if end.outcome is not JobOutcome.FAILED}
         assert known.items() <= whole.content.ends.items()
         assert len(known) == recovered.kept_records
+        check_parts(whole.content, rest, all_there=recovered.same_parts)
     assert recovered.moved_to.exists()
     return True
+
+
+def check_parts(whole: Snapshot, rest: Snapshot, *, all_there: bool) -> None:
+    """The parts of streams that were saved are right."""
+    for number, parts in rest.parts.items():
+        assert number in rest.jobs or number in rest.ends
+        for position, body in parts:
+            assert longest_part(number, position).startswith(body)
+    if all_there:
+        kept = rest.jobs.keys() | rest.ends.keys()
+        assert rest.parts == {number: parts for number, parts in whole.parts.items() if number in kept}
 
 
 def flip(path: Path, chance: random.Random, at: range | None = None) -> str:
@@ -242,7 +256,7 @@ def test_a_file_that_is_empty_or_gone_is_not_replaced_by_a_new_one(
     with pytest.raises(StoreError, match=r"is empty, but it was not: .* remove jobs\.db-lock"):
         SqliteStore(path)
     path.with_name(path.name + "-lock").unlink()
-    assert loaded(path, whole) == Snapshot({}, {}, [], {})
+    assert loaded(path, whole) == Snapshot({}, {}, [], {}, {})
 
 
 def test_a_job_that_is_not_what_was_written_is_named(tmp_path: Path) -> None:

@@ -62,6 +62,8 @@ def recover_folder(folder: Path) -> None:
         tell("handles that were given before mean nothing any more: the store's name could not be read")
     if not saved.same_paused:
         tell("which functions were paused could not be read: none of them is any more")
+    if not saved.same_parts:
+        tell("some parts of streams could not be read: their readers get a gap")
 
 
 def backup(

@@ -9,7 +9,8 @@ then vanish and nobody reads them. So each start checks that
   numbers must be in order, and each row must be found by its number (SQLite then uses the keys between pages,
   which it does not when it reads rows in order);
 * each index has the entries of the rows, compared by sums;
-* the parts of each body are together as long as its row says.
+* the parts of each body are together as long as its row says;
+* all rows of streams are there, by their number and bytes.
 
 In a long file this does not see damage to the list of free pages, or to long bodies until they are read.
 """
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Final
 
 from gearflow.broker.storage import StoredJob
+from gearflow.stores.sqlite import schema
 from gearflow.stores.sqlite.errors import damaged
 from gearflow.stores.sqlite.packs import RESULTS
 from gearflow.stores.sqlite.rows import JOB_HEAD, SHORT_WORKLOAD, DamagedRow, row_job
@@ -35,6 +37,10 @@ _INDEXES: Final = {
     "records_dead": ("dead > 0", "count(*), total(dead), total(number & 0xffffffff), total(place)"),
     "records_letter": ("dead > 0", "count(*), total(number & 0xffffffff), total(place)"),
 }
+
+_STREAM_SUMS: Final = "count(*), " + ", ".join(
+    f"total({column})" for column in ("number & 0xffffffff", "life", "last", "count", "size", "id")
+)
 
 
 def check_file(path: Path, connection: sqlite3.Connection, fd: int, tuning: Tuning) -> None:
@@ -71,13 +77,10 @@ def check_records(path: Path, connection: sqlite3.Connection, metadata: Metadata
         raise damaged(path, "the hashes of its uniques are not what was written")
     _check_found(path, connection, "records", "place")
     for index, (which, sums) in _INDEXES.items():
-        by_rows, by_index = (
-            connection.execute(f"SELECT {sums} FROM records {how} WHERE {which}").fetchone()
-            for how in ("NOT INDEXED", f"INDEXED BY {index}")
-        )
-        if by_rows != by_index:
-            raise damaged(path, f"the index {index} does not fit its table")
+        _check_index(path, connection, "records", index, which, sums)
     _check_parts(path, connection)
+    if schema.version_of(connection) >= schema.WITH_STREAMS:  # this may be a copy of an earlier one
+        _check_streams(path, connection, metadata)
 
 
 def checked_jobs(path: Path, connection: sqlite3.Connection, metadata: Metadata) -> Iterator[StoredJob]:
@@ -109,6 +112,29 @@ def checked_jobs(path: Path, connection: sqlite3.Connection, metadata: Metadata)
         raise damaged(
             path, f"{count} jobs, {dead} of them dead, are there, and not {metadata.jobs} and {letters[0]}"
         )
+
+
+def _check_index(
+    path: Path, connection: sqlite3.Connection, table: str, index: str, which: str, sums: str
+) -> None:
+    """Check that an index has the entries of its table."""
+    by_rows, by_index = (
+        connection.execute(f"SELECT {sums} FROM {table} {how} WHERE {which}").fetchone()
+        for how in ("NOT INDEXED", f"INDEXED BY {index}")
+    )
+    if by_rows != by_index:
+        raise damaged(path, f"the index {index} does not fit its table")
+
+
+def _check_streams(path: Path, connection: sqlite3.Connection, metadata: Metadata) -> None:
+    """Check that all parts of streams are there."""
+    query = "SELECT count(*), ifnull(sum(size), 0) FROM streams NOT INDEXED"
+    rows, size = connection.execute(query).fetchone()
+    if (rows, size) != (metadata.streams, metadata.streamed):
+        expected = f"{metadata.streams} with {metadata.streamed}"
+        raise damaged(path, f"it has {rows} rows of streams with {size} bytes, not {expected}")
+    _check_found(path, connection, "streams", "id")
+    _check_index(path, connection, "streams", "streams_number", "1", _STREAM_SUMS)
 
 
 def _check_found(path: Path, connection: sqlite3.Connection, table: str, key: str) -> None:

@@ -96,6 +96,8 @@ class Reader:
 
     def names(self, table: str, key: str, value: int) -> tuple[int, bytes, bytes] | None:
         """The number, function and unique in a damaged row, as far as they can be read."""
+        if table == "streams":  # which has only the number
+            return self.names("jobs", key, value) or self.names("records", key, value)
         row = self.connection.execute(
             f'SELECT number, CAST(function AS BLOB), CAST("unique" AS BLOB) FROM {table} WHERE {key} = ?',
             (value,),

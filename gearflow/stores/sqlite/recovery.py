@@ -10,7 +10,8 @@ tables of jobs and results begin on the same pages in all files (see ``schema``)
 **Lost trees.** If rows are missing then, all pages of the file are searched for them (see ``leaves``). A job
 that is found this way is not taken if its result is there. If the list of free pages is damaged as well, a
 job may be one that ended long ago. It must neither be lost nor run again, so it becomes a dead letter, and an
-operator decides. A result that is found then is not taken.
+operator decides. A result or a part of a stream that is found then is not taken. Parts whose job is lost are
+loose in the new file.
 
 **Replacing.** The new file is complete before anything happens to the damaged one. Then a plan is written
 beside the file, with ``-swap`` at the end of its name. Until it is there, nothing has changed. From then on
@@ -51,6 +52,7 @@ from gearflow.stores.sqlite.rows import (
     row_record,
 )
 from gearflow.stores.sqlite.schema import DamagedMetadata, Metadata
+from gearflow.stores.sqlite.streams import STREAM_COLUMNS, row_parts
 from gearflow.stores.sqlite.tables import Tables
 
 _FRUITLESS: Final = 2000
@@ -153,6 +155,14 @@ class DamagedTables(Reader):
                     found[row_record(row).number] = row[RECORD_DEAD] != 0
         return found
 
+    def readable_streams(self) -> Iterator[Row]:
+        """The rows with parts of streams."""
+        if schema.version_of(self.connection) >= schema.WITH_STREAMS:
+            for row in self._rows("streams", "id", STREAM_COLUMNS):
+                with suppress(DamagedRow):
+                    row_parts(row)
+                    yield row
+
     def readable_paused(self) -> tuple[bytes, ...] | None:
         """The paused functions, or None if they cannot be read."""
         with suppress(sqlite3.Error, DamagedRow):
@@ -189,17 +199,17 @@ class LostRows(DamagedTables):
 
     def __init__(self, connection: sqlite3.Connection, leaves: Leaves) -> None:
         super().__init__(connection)
-        self._leaves = leaves
+        self.leaves = leaves
         self._parts = {cell.key: cell for cell in leaves.cells(columns=2)}
 
     def _rows(self, table: str, key: str, columns: str) -> Iterator[Row]:
-        for cell in self._leaves.cells(columns.count(",") + 1):
-            if (row := self._leaves.row(cell)) is not None:
+        for cell in self.leaves.cells(columns.count(",") + 1):
+            if (row := self.leaves.row(cell)) is not None:
                 yield row
 
     def _next_part(self, first: int, last: int) -> Row | None:
         cell = next((self._parts[key] for key in range(first, last + 1) if key in self._parts), None)
-        return self._leaves.row(cell) if cell is not None else None
+        return self.leaves.row(cell) if cell is not None else None
 
 
 def _pages(source: sqlite3.Connection, path: Path, work: Path) -> Path:
@@ -239,6 +249,7 @@ class Recovered(NamedTuple):
     moved_to: Path  # where the damaged file is now
     same_paused: bool  # the functions that were paused still are
     doubtful_jobs: int = 0  # not among the kept: they may have ended before, and are dead letters now
+    same_parts: bool = True  # no part of a stream is lost
 
 
 def rescue_of(path: Path) -> Path:
@@ -405,16 +416,23 @@ def _salvage(
         else:
             is_missing = saved.found_jobs < metadata.jobs or len(ended) < metadata.records
         records = damaged.readable_records()
-        if is_missing:
+        for row in damaged.readable_streams():
+            saved.stream_row(row)
+        parts_are_missing = damaged.failed if metadata is None else saved.found_stream_rows < metadata.streams
+        lost: LostRows | None = None
+        if is_missing or parts_are_missing:
             leaves = stack.enter_context(Leaves(_pages(source, path, work)))
             lost = LostRows(source, leaves)
-            if leaves.are_current:
+            for row in lost.readable_streams() if leaves.are_current else ():
+                saved.stream_row(row)
+        if is_missing and lost is not None:
+            if lost.leaves.are_current:
                 records = chain(records, lost.readable_records())
             all_ended = lost.ended() | ended
             for job, dead in lost.readable_jobs():
                 if all_ended.get(job.number) is False or ended.get(job.number, dead) != dead:
                     continue  # it has ended, or was another row when it became a dead letter
-                is_sure = leaves.are_current or job.number in ended
+                is_sure = lost.leaves.are_current or job.number in ended
                 saved.job(job, dead, is_doubtful=not is_sure)
         saved.end_of_jobs()
         for record, is_letter in records:
@@ -434,6 +452,7 @@ def _salvage(
         moved_to=_free_name(path),
         same_paused=paused is not None,
         doubtful_jobs=len(saved.doubtful),
+        same_parts=not damaged.failed if metadata is None else saved.found_stream_rows >= metadata.streams,
     )
     return recovered, new
 
@@ -448,6 +467,8 @@ class _Saved:
         self._recorded: set[int] = set()  # numbers of results
         self._jobs: tuple[list[StoredJob], list[StoredJob]] = [], []  # to be written: alive, dead
         self._records: list[JobRecord] = []  # to be written
+        self._stream_rows: list[Row] = []  # to be written
+        self._stream_ids: set[int] = set()
         self._bytes = 0  # of what is to be written
         self.found_records = 0
         self.doubtful: set[int] = set()  # numbers of jobs that may have ended
@@ -456,6 +477,18 @@ class _Saved:
     def found_jobs(self) -> int:
         """The number of jobs so far, with dead letters."""
         return len(self._numbers) + len(self._letters)
+
+    @property
+    def found_stream_rows(self) -> int:
+        """The number of rows with parts of streams so far."""
+        return len(self._stream_ids)
+
+    def stream_row(self, row: Row) -> None:
+        """Save a row with parts of a stream, before the results."""
+        if row[0] not in self._stream_ids:
+            self._stream_ids.add(row[0])
+            self._stream_rows.append(row[1:])
+            self._written(len(row[-1]))
 
     def job(self, job: StoredJob, dead: bool, *, is_doubtful: bool = False) -> None:
         """Save a job. A doubtful one becomes a dead letter."""
@@ -512,7 +545,8 @@ class _Saved:
 
     def _written(self, size: int) -> None:
         self._bytes += size
-        if self._bytes > 64 << 20 or len(self._jobs[0]) + len(self._jobs[1]) + len(self._records) >= _GROUP:
+        rows = len(self._jobs[0]) + len(self._jobs[1]) + len(self._stream_rows) + len(self._records)
+        if self._bytes > 64 << 20 or rows >= _GROUP:
             self._flush()
 
     def _flush(self) -> None:
@@ -521,6 +555,8 @@ class _Saved:
         for dead, jobs in enumerate(self._jobs):
             tables.insert_jobs(jobs, dead)
             jobs.clear()
+        tables.save_stream_rows(self._stream_rows)
+        self._stream_rows.clear()
         tables.insert_records(self._records)
         self._records.clear()
         self._bytes = 0

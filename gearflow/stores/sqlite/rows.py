@@ -96,6 +96,9 @@ OVERHEAD: Final = 640
 """Bytes that a kept result counts beside its body, as measured in memory. It is half as much in the file.
 Without it a million empty results would be free."""
 
+PART_OVERHEAD: Final = 128
+"""Bytes that a kept part counts beside its body, for the same reason."""
+
 Row: TypeAlias = tuple[Any, ...]
 
 JOB_HEAD: Final = (
@@ -204,8 +207,15 @@ def kept_by(record: JobRecord) -> int:
     return size_of(record.body) + len(record.notes) + letter_bytes + OVERHEAD
 
 
-def record_row(record: JobRecord, place: int, parts_crc: int = 0) -> Row:
-    """The columns of ``RECORD_COLUMNS``. The checksum is that of a body that lies in parts."""
+def record_row(record: JobRecord, place: int, parts_crc: int = 0, streamed: int = 0) -> Row:
+    """The columns of ``RECORD_COLUMNS``.
+
+    Args:
+        record: The result.
+        place: Its place.
+        parts_crc: The checksum of a body that lies in parts.
+        streamed: The bytes of the parts of its stream.
+    """
     (number, function, unique, outcome, body, submitted, started, ended) = record[:8]
     (attempt, deaths, worker, notes, expires, letter) = record[8:]
     kept: bytearray | Body | int
@@ -235,7 +245,7 @@ def record_row(record: JobRecord, place: int, parts_crc: int = 0) -> Row:
         crc32(b"\0".join((head, function, unique, worker, notes, short))),
         0 if letter is None else dead_letter_token(function),
         token_of(function, unique),
-        kept_by(record),
+        kept_by(record) + streamed,
         kept,
     )
 

@@ -7,7 +7,10 @@ A job costs as few writes as possible: ``jobs`` has no index but its key, the nu
 order in which jobs ended (``place``), and the first ones go first when there are too many. Indexes find them
 by number and by expiry. For uniques see ``rows``. A dead letter is a row in both tables, with ``dead`` set in
 each. Its workload stays where it is. A row of ``records`` without a number has several results: see
-``packs``.
+``packs``. For the table ``streams`` see ``streams``.
+
+Since version 5 there is a second row of ``meta``, which has the number of rows in ``streams`` in the column
+``records``, and the bytes of their parts in ``kept``.
 """
 
 from __future__ import annotations
@@ -91,6 +94,22 @@ _PAUSED: Final = """CREATE TABLE paused (
 )"""
 
 
+_STREAMS: Final = (
+    """CREATE TABLE streams (
+    id INTEGER PRIMARY KEY,
+    number INTEGER,          -- of the job
+    life INTEGER,            -- grows when the parts begin again
+    last INTEGER,            -- the position of the last part
+    count INTEGER,           -- of parts; 0: a mark
+    size INTEGER,            -- bytes of the parts
+    run INTEGER,             -- of the job
+    crc INTEGER,
+    parts BLOB
+)""",
+    "CREATE INDEX streams_number ON streams (number, life, last, count, size)",
+)
+
+
 def _create(connection: sqlite3.Connection) -> None:
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     for statement in _TABLES:
@@ -123,13 +142,23 @@ def _allow_packs(connection: sqlite3.Connection) -> None:
     """Since version 4 a row of ``records`` may be a pack. Only the number of the version changes."""
 
 
+def _add_streams(connection: sqlite3.Connection) -> None:
+    for statement in _STREAMS:
+        connection.execute(statement)
+    connection.execute(_UPDATE_STREAMS, _streams_row(0, 0))
+
+
 MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [
     _create,
     _add_paused,
     _add_row_for_each_paused,
     _allow_packs,
+    _add_streams,
 ]
 """The n-th migrates a file of version n to version n + 1. A new file has version 0."""
+
+WITH_STREAMS: Final = 5
+"""The first version with the table ``streams``."""
 
 
 def version() -> int:
@@ -179,8 +208,9 @@ class DamagedMetadata(Exception):
 
 _UPDATE: Final = (
     "UPDATE meta SET name = ?, reserved = ?, copied = ?, groups = ?, jobs = ?, records = ?, kept = ?, "
-    "tokens = ?, crc = ?"
+    "tokens = ?, crc = ? WHERE id = 1"
 )
+_UPDATE_STREAMS: Final = "INSERT OR REPLACE INTO meta (id, records, kept, crc) VALUES (2, ?, ?, ?)"
 
 
 @dataclass(slots=True)
@@ -195,6 +225,9 @@ class Metadata:
     records: int = 0  # results
     kept: int = 0  # bytes of results
     tokens: int = 0  # the sum of those of the results
+    streams: int = 0  # rows
+    streamed: int = 0  # bytes of the parts in them
+    _noted: tuple[int, int] = 0, 0  # what the file has of these two
 
     @classmethod
     def read(cls, connection: sqlite3.Connection) -> Metadata:
@@ -211,13 +244,19 @@ class Metadata:
             metadata = cls(row[0].encode("ascii"), *row[1:-1])
             if metadata._row() != row:
                 raise DamagedMetadata
+            second = connection.execute("SELECT records, kept, crc FROM meta WHERE id = 2").fetchone()
+            if second is not None:  # it is missing before version 5
+                metadata.streams, metadata.streamed = metadata._noted = second[:2]
+                if _streams_row(*second[:2]) != second:
+                    raise DamagedMetadata
         except (AttributeError, TypeError, ValueError) as error:
             raise DamagedMetadata from error
         return metadata
 
     def copy(self) -> Metadata:
         fields = self.reserved, self.copied, self.groups, self.jobs, self.records, self.kept, self.tokens
-        return Metadata(self.name, *fields)  # seven times faster than dataclasses.replace
+        # seven times faster than dataclasses.replace
+        return Metadata(self.name, *fields, self.streams, self.streamed, self._noted)
 
     def insert(self, connection: sqlite3.Connection) -> None:
         connection.execute(
@@ -226,7 +265,14 @@ class Metadata:
 
     def update(self, connection: sqlite3.Connection) -> None:
         connection.execute(_UPDATE, self._row())
+        if (now := (self.streams, self.streamed)) != self._noted:
+            connection.execute(_UPDATE_STREAMS, _streams_row(*now))
+            self._noted = now
 
     def _row(self) -> tuple[str, int, int, int, int, int, int, int, int]:
         fields = self.reserved, self.copied, self.groups, self.jobs, self.records, self.kept, self.tokens
         return (self.name.decode(), *fields, crc32(b"%b %d %d %d %d %d %d %d" % (self.name, *fields)))
+
+
+def _streams_row(streams: int, streamed: int) -> tuple[int, int, int]:
+    return streams, streamed, crc32(b"%d %d" % (streams, streamed))

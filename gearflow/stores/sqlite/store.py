@@ -144,7 +144,8 @@ class SqliteStore:
             tables.read_indexes()
         with self._reading("which functions are paused") as tables:
             paused = tables.paused()
-        return Contents(tables.metadata.name, tables.metadata.reserved, self._jobs(), paused)
+            parts = tables.stored_parts()
+        return Contents(tables.metadata.name, tables.metadata.reserved, self._jobs(), paused, parts)
 
     def _jobs(self) -> Generator[StoredJob]:
         with self._reading() as tables:
@@ -183,7 +184,7 @@ class SqliteStore:
 
     @property
     def untidy(self) -> bool:
-        return bool(self._tables.loose)
+        return bool(self._tables.loose or self._tables.loose_streams)
 
     @property
     def busy(self) -> bool:
@@ -196,6 +197,11 @@ class SqliteStore:
     def tidy(self) -> Iterator[None]:
         while self._tables.loose:
             yield from self._remove_loose(next(iter(self._tables.loose)))
+        while self._tables.loose_streams:
+            number = next(iter(self._tables.loose_streams))
+            if not self._apply(partial(Tables.delete_loose_rows, number=number)):
+                self._tables.loose_streams.discard(number)
+            yield
 
     def drop_ahead(self, change: StoredJob | JobRecord) -> None:
         if self._tables.ahead.pop(key := _key_of(change), None) is not None:
@@ -315,7 +321,25 @@ class SqliteStore:
             return tables.record_at(place)
 
     def parts(self, number: int, after: int, limit_bytes: int, limit: int = 64) -> list[tuple[int, Body]]:
-        return []  # none are kept yet
+        found: list[tuple[int, Body]] = []
+        with self._reading() as tables:
+            rows = tables.stream_rows(number, after, limit)
+        for key, last in rows:
+            try:
+                with self._reading_one("streams", "number", number, number) as tables:
+                    parts = tables.stream_row(key)
+            except DamagedEntry as error:
+                if found:
+                    break  # the next call raises
+                error.position = last
+                raise
+            for position, body in parts:
+                if position > after:
+                    limit_bytes -= len(body)
+                    if found and (limit_bytes < 0 or len(found) == limit):
+                        return found
+                    found.append((position, body))
+        return found
 
     def expire(self, now: float, limit: int) -> bool:
         with self._reading() as tables:
@@ -382,9 +406,7 @@ class SqliteStore:
                 if (names := self._tables.names(table, key, value)) is not None:
                     found, function, unique = names
                     number = number or found
-            fault = self._fault_of(
-                error, f"job {number}" if table == "jobs" else f"the result of job {number}"
-            )
+            fault = self._fault_of(error, f"{_ENTRIES[table]} {number}")
             if not number or not isinstance(fault, DamagedFile):
                 raise fault from error
             raise DamagedEntry(str(fault), number, function, unique) from None
@@ -440,12 +462,14 @@ class SqliteStore:
                     raise damaged(self.path, "a job that was to be changed is not what was written") from None
                 raise
         self._committed = tables.metadata.copy()
+        tables.committed()
         with suppress(OSError):
             self._lock.written(tables.metadata.groups)
 
     def _roll_back(self) -> None:
         tables = self._tables
         tables.metadata = self._committed.copy()
+        tables.rolled_back()
         try:
             if tables.connection.in_transaction:  # SQLite may have done it already
                 tables.connection.execute("ROLLBACK")
@@ -476,6 +500,9 @@ class SqliteStore:
             self._connection = None
         self.log.close()
         self._lock.release(orderly=orderly)
+
+
+_ENTRIES: Final = {"jobs": "job", "records": "the result of job", "streams": "the stream of job"}
 
 
 def _key_of(change: StoredJob | JobRecord) -> int:

@@ -13,7 +13,9 @@ from gearflow.broker.parser import Body
 from gearflow.broker.storage import (
     Change,
     Forgotten,
+    JobPart,
     JobRecord,
+    PartsDropped,
     Paused,
     Rescheduled,
     Reserved,
@@ -32,7 +34,7 @@ from gearflow.stores.sqlite.packs import (
     numbers_in,
     pack_row,
 )
-from gearflow.stores.sqlite.reader import PLACE, Place, Reader
+from gearflow.stores.sqlite.reader import PLACE, Place
 from gearflow.stores.sqlite.rows import (
     JOB_HEAD,
     KEPT,
@@ -54,6 +56,7 @@ from gearflow.stores.sqlite.rows import (
     token_of,
 )
 from gearflow.stores.sqlite.schema import Metadata
+from gearflow.stores.sqlite.streams import StreamTables
 from gearflow.stores.sqlite.tuning import Tuning
 
 _DISSOLVED: Final = 8
@@ -64,7 +67,7 @@ _UPDATE_JOB: Final = f"UPDATE jobs SET ({JOB_HEAD}) = ({', '.join('?' * 13)}) WH
 _INSERT_RECORD: Final = f"INSERT INTO records ({RECORD_COLUMNS}) VALUES ({', '.join('?' * 19)})"
 
 
-class Tables(Reader):
+class Tables(StreamTables):
     """The tables of an open file, and their metadata. All methods may raise sqlite3.Error or DamagedRow."""
 
     def __init__(
@@ -75,12 +78,10 @@ class Tables(Reader):
         tuning: Tuning = Tuning(),  # noqa: B008  (frozen)
     ) -> None:
         """A result that is larger than ``keep_bytes`` is not kept, because all others would have to go."""
-        super().__init__(connection)
+        super().__init__(connection, metadata, tuning)
         last = connection.execute(f"SELECT place + {RESULTS} FROM records ORDER BY place DESC LIMIT 1")
         self._next_place = int((last.fetchone() or (1,))[0] or 1)
-        self.metadata = metadata
         self._keep_bytes = keep_bytes
-        self._part = tuning.part
         self._pack = tuning.pack
         keys = [key for (key,) in connection.execute("SELECT DISTINCT id >> 8 FROM parts")]
         self._in_parts = {key >> 1 for key in keys if not key & 1}
@@ -124,8 +125,9 @@ class Tables(Reader):
                 self._apply_kinds(kinds)
                 kinds.clear()
                 numbers.clear()
-            numbers.add(change[0])
-            if (kind := change.__class__) in kinds:
+            if (kind := change.__class__) is not JobPart:  # parts are applied before all others
+                numbers.add(change[0])
+            if kind in kinds:
                 kinds[kind].append(change)
             else:
                 kinds[kind] = [change]
@@ -135,9 +137,13 @@ class Tables(Reader):
         """Apply changes one by one. Whatever the file has under the number of a job or result is removed."""
         for change in changes:
             if isinstance(change, (StoredJob, JobRecord)):
-                self.remove(place._replace(dead=0) for place in self.places(change.number))
+                places = [place._replace(dead=0) for place in self.places(change.number)]
+                if isinstance(change, JobRecord) and places and self.metadata.streams:
+                    self._streamed.add(change.number)  # its parts are those of the new result
+                self.remove(places, with_streams=isinstance(change, StoredJob))
                 self._remove_packed(change.number)
             if isinstance(change, StoredJob) and not isinstance(change.workload, int):
+                self._restart_stream(change.number)
                 self._delete_jobs([change.number])
             self._apply_kinds({type(change): [change]})
 
@@ -228,9 +234,12 @@ class Tables(Reader):
                 if pack is not None:
                     self._dissolve(pack, lambda record: record.expires <= now)
 
-    def remove(self, places: Iterable[Place]) -> None:
-        """Remove results, with their dead letters."""
-        self._remove(list(places))
+    def remove(self, places: Iterable[Place], *, with_streams: bool = True) -> None:
+        """Remove results, with their dead letters and parts."""
+        places = list(places)
+        self._remove(places)
+        if with_streams and self.metadata.streams:
+            self._drop_streams([place.number for place in places])
         if (first := self.connection.execute("SELECT min(place) FROM records").fetchone()[0]) is not None:
             self._uniques.forget_before(first)
             self._numbers.forget_before(first)
@@ -248,7 +257,9 @@ class Tables(Reader):
                 self.loose.add(body_key(place.number, of_result=True))
 
     def _apply_kinds(self, kinds: dict[type[Change], list[Any]]) -> None:
-        """Apply changes by kind. No two are of the same job."""
+        """Apply changes by kind. No two are of the same job, but parts, which come before others."""
+        if (parts := kinds.pop(JobPart, None)) is not None:
+            self._add_parts(parts)
         for kind, changes in kinds.items():
             if kind is StoredJob:
                 self._store(changes)
@@ -260,6 +271,8 @@ class Tables(Reader):
                 self._reschedule(changes)
             elif kind is Revived:
                 self._revive(changes)
+            elif kind is PartsDropped:
+                self._drop_parts(changes)
             elif kind is Reserved:
                 self.metadata.reserved = max(self.metadata.reserved, *(change.below for change in changes))
             elif kind is Paused:
@@ -281,7 +294,8 @@ class Tables(Reader):
 
     def insert_records(self, records: Sequence[JobRecord]) -> None:
         """Insert results, after their dead letters."""
-        for packable, group in groupby(records, is_packable):
+        is_short = self._is_packable if self._streamed else is_packable
+        for packable, group in groupby(records, is_short):
             run = list(group)
             if packable and len(run) >= self._pack:
                 for start in range(0, len(run), PACKED):
@@ -291,6 +305,9 @@ class Tables(Reader):
                     if row[TOKEN]:
                         self._uniques.add(row[TOKEN], row[0])
                 self._next_place += len(run)
+
+    def _is_packable(self, record: JobRecord) -> bool:
+        return record.number not in self._streamed and is_packable(record)
 
     def _insert_rows(self, records: Iterable[tuple[int, JobRecord]]) -> list[Row]:
         """Insert results at places."""
@@ -335,11 +352,21 @@ class Tables(Reader):
         return found is not None
 
     def _new_row(self, record: JobRecord, place: int) -> Row:
-        body = record.body
-        if isinstance(body, int) or len(body) <= self._part:
-            return record_row(record, place)
-        crc = self._insert_parts(body_key(record.number, of_result=True), body)
-        return record_row(record._replace(body=len(body)), place, crc)
+        body, crc = record.body, 0
+        if not isinstance(body, int) and len(body) > self._part:
+            crc = self._insert_parts(body_key(record.number, of_result=True), body)
+            record = record._replace(body=len(body))
+        streamed = self._end_stream(record) if record.number in self._streamed else 0
+        return record_row(record, place, crc, streamed)
+
+    def _end_stream(self, record: JobRecord) -> int:
+        """A job with parts has ended. Returns their bytes. If they are too many to be kept, they go."""
+        streamed = self._bytes_of_stream(record.number)
+        if self._keep_bytes is not None and kept_by(record) + streamed > self._keep_bytes:
+            self._restart_stream(record.number)
+            streamed = 0
+        self._ended_streams.add(record.number)
+        return streamed
 
     def pause(self, change: Paused) -> None:
         """Have a function paused, or not."""
@@ -381,7 +408,9 @@ class Tables(Reader):
 
     def _without_too_large(self, records: Sequence[JobRecord], most: int) -> list[JobRecord]:
         """The records that may be kept. The jobs of the others are removed."""
-        self._delete_jobs([record.number for record in records if kept_by(record) > most])
+        numbers = [record.number for record in records if kept_by(record) > most]
+        self._drop_streams(numbers)
+        self._delete_jobs(numbers)
         return [record for record in records if kept_by(record) <= most]
 
     def is_too_large(self, change: StoredJob | JobRecord) -> bool:
@@ -391,6 +420,7 @@ class Tables(Reader):
 
     def _forget(self, changes: Sequence[Forgotten]) -> None:
         numbers = [change.number for change in changes]
+        self._drop_streams(numbers)
         if self._delete_jobs(numbers, and_not_dead="AND dead = 0") < len(numbers):
             for number in numbers:
                 self.remove(self.places(number))
@@ -408,7 +438,8 @@ class Tables(Reader):
                 job, _, body_crc = held
                 options = job.options if options is None else options
                 self._update(job._replace(due=0.0, options=options, attempt=0, deaths=0), 0, body_crc)
-                self.remove(place._replace(dead=0) for place in self.places(number))
+                self._restart_stream(number)
+                self.remove((place._replace(dead=0) for place in self.places(number)), with_streams=False)
 
     def _rewrite(self, job: StoredJob, dead: int) -> None:
         """Update everything of a job but its workload, which is in the file."""

@@ -34,6 +34,9 @@ class Tuning:
     pack: int = 16
     """So many short results that end in one group, one after the other, are written as packs."""
 
+    loose: int = 256 << 10
+    """Parts of a stream of up to this size, with a page for each row, are removed at once. More in steps."""
+
     expire: int = 32 << 20
     """One call of ``expire`` removes about this many bytes of bodies at most."""
 
