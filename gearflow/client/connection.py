@@ -37,7 +37,7 @@ import anyio
 from gearflow.client.config import ServerAddress
 from gearflow.client.job import ClientJob, JobEvent, JobHandle
 from gearflow.client.names import to_text
-from gearflow.client.requests import Heartbeat, NotSent, Submission
+from gearflow.client.requests import Heartbeat, NotSent, ReservedJob, Submission
 from gearflow.client.stream import ServerStream
 from gearflow.client.transport import (
     BROKEN,
@@ -74,6 +74,7 @@ _EXCEPTIONS: Final = encode(OptionReq(b"exceptions"))
 _MIB: Final = 1 << 20
 _CREATED: Final = int(PacketType.JOB_CREATED)  # an enum's member takes twice as long to look up
 _COMPLETE: Final = int(PacketType.WORK_COMPLETE)
+_DATA: Final = int(PacketType.WORK_DATA)
 
 
 @dataclass(frozen=True, slots=True)
@@ -437,7 +438,7 @@ class Connection:
     def received(self, data: bytes) -> None:
         """Handle what the server says."""
         self._heard = True
-        # The two packets of every job are taken apart here, all others by the codec.
+        # The two packets of every job, and parts, are taken apart here, all others by the codec.
         for kind, body in self._frames.feed(data):
             if kind == _CREATED:
                 self._handle_created(body)
@@ -449,6 +450,13 @@ class Connection:
                 elif attached is not None:
                     for job in _jobs_of(attached):
                         job.complete(result)
+            elif kind == _DATA:
+                handle, _, part = body.partition(b"\0")
+                fed = self._attached.get(handle)
+                if isinstance(fed, ReservedJob) and (feed := fed.feed) is not None:
+                    fed.add_data(feed, part)
+                else:
+                    self._handle_packet(kind, body)
             else:
                 self._handle_packet(kind, body)
 
@@ -510,6 +518,10 @@ class Connection:
         return attached
 
     def _handle_event(self, event: JobEvent, kind: int, body: bytes) -> None:
+        job = self._attached.get(event.handle)
+        if isinstance(job, ReservedJob) and job.feed is not None and type(event) is WorkStatus:
+            job.add_event(event)  # by itself, so that its parts are passed on without a group
+            return
         attached = self._group(event.handle)
         if attached is None or attached.is_copy(kind, body):
             return

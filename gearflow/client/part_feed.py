@@ -11,10 +11,9 @@ so TCP stops the server. Without a reader it drops the oldest parts, because oth
 from collections import deque
 from typing import Final, NamedTuple, Protocol
 
-from gearflow.client.job import JobEvent
 from gearflow.errors import RemoteProtocolError
 from gearflow.protocol.codec import encode
-from gearflow.protocol.packets import WorkData, WorkStatus
+from gearflow.protocol.packets import WorkStatus
 
 MOST_PARTS: Final = 1024
 """Unread parts of a job on another server from which on its connection is not read, or parts are dropped."""
@@ -56,15 +55,13 @@ class PartFeed:
     def __init__(self) -> None:
         self._items: deque[bytes | Mark] = deque()
 
-    def add(self, event: JobEvent) -> bool:
-        """Something came. Returns whether it belongs here."""
-        match event:
-            case WorkData(data=data):
-                self._items.append(data)
-            case WorkStatus(numerator=position, denominator=run):
-                self._items.append(Mark(_number(position), _number(run)))
-            case _:
-                return False
+    def add_data(self, data: bytes) -> None:
+        """A part came."""
+        self._items.append(data)
+
+    def add_status(self, status: WorkStatus) -> bool:
+        """A mark came. Returns whether it belongs here."""
+        self._items.append(Mark(_number(status.numerator), _number(status.denominator)))
         return True
 
     def take(self) -> list[bytes]:
@@ -119,19 +116,19 @@ class OwnFeed(PartFeed):
         self._waits = False
         self._connection.release(self)
 
-    def add(self, event: JobEvent) -> bool:
-        """A part came. Other events are not for this."""
-        if type(event) is not WorkData:
-            return False
-        self._items.append(event.data)
+    def add_data(self, data: bytes) -> None:
+        self._items.append(data)
         self._count += 1
-        self._size += len(event.data)
+        self._size += len(data)
         if self._is_full:
             if self._waits:
                 self._connection.hold(self)
             else:
                 self._drop()
-        return True
+
+    def add_status(self, status: WorkStatus) -> bool:
+        """Progress came, which is not for this."""
+        return False
 
     def take(self) -> list[bytes]:
         parts = super().take()

@@ -25,6 +25,7 @@ from gearflow.errors import (
     UnknownJob,
 )
 from gearflow.protocol.constants import PacketType
+from gearflow.protocol.packets import WorkData, WorkStatus
 from gearflow.protocol.request_queue import Ignored, Request, Signal, server_fault
 
 if TYPE_CHECKING:
@@ -109,8 +110,12 @@ class BackgroundSubmission(Submission):
 class Feed(Protocol):
     """Collects what comes about a job."""
 
-    def add(self, event: JobEvent, /) -> bool:
-        """Something came. Returns whether it belongs here."""
+    def add_data(self, data: bytes, /) -> None:
+        """WORK_DATA came."""
+        ...
+
+    def add_status(self, status: WorkStatus, /) -> bool:
+        """WORK_STATUS came. Returns whether it belongs here, and not to the job."""
         ...
 
 
@@ -126,9 +131,19 @@ class ReservedJob(ClientJob):
         """Takes the events of a job that is read as a stream or watched, in place of the job."""
 
     def add_event(self, event: JobEvent) -> None:
-        if self.feed is None or not self.feed.add(event):
+        feed = self.feed
+        if feed is not None and type(event) is WorkData:
+            self.add_data(feed, event.data)
+        elif feed is not None and type(event) is WorkStatus and feed.add_status(event):
+            if self._news is not None:
+                self._notify()
+        else:
             super().add_event(event)
-        elif self._news is not None:
+
+    def add_data(self, feed: Feed, data: bytes) -> None:
+        """WORK_DATA came, for its feed."""
+        feed.add_data(data)
+        if self._news is not None:
             self._notify()
 
     def fail_remotely(self, exception: bytes | None) -> None:

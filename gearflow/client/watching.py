@@ -42,15 +42,16 @@ class WatchFeed:
         self._events: deque[WatchEvent] = deque()
         self._size = 0
 
-    def add(self, event: JobEvent) -> bool:
-        """An event came. Returns whether it belongs here."""
-        if type(event) is not WorkData:
-            return False
-        self._events.append(read_watch_event(event.data))
-        self._size += len(event.data)
+    def add_data(self, data: bytes) -> None:
+        """An event came."""
+        self._events.append(read_watch_event(data))
+        self._size += len(data)
         if len(self._events) > MOST_EVENTS or self._size > MOST_BYTES:
             self._shorten()
-        return True
+
+    def add_status(self, status: WorkStatus) -> bool:
+        """This does not come to a watcher."""
+        return False
 
     def take(self) -> list[WatchEvent]:
         """Take all events."""
@@ -178,7 +179,7 @@ class Watcher:
 
         feed = WatchFeed()
         if job is not None and self._place not in ("", handle):
-            feed.add(WorkData(b"", watch_event("again")))
+            feed.add_data(watch_event("again"))
         self._place = handle
         request = WatchRequest(handle=handle, parts=self._parts)
         self._source = await self._following.ask(connection, request, feed)

@@ -1,0 +1,327 @@
+"""Reading streams from real workers, through both servers, on both event loops, and without one."""
+
+import gc
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
+from typing import Any, cast
+
+import anyio
+import pytest
+from anyio.lowlevel import checkpoint
+
+from gearflow import Context, TaskFailed, connect, task
+from gearflow.client import SyncClient
+from gearflow.errors import PayloadInvalid, UnsupportedByServer
+from gearflow.tasks.streams import AsyncStream, Stream
+from tests.tasks.conftest import Serve, ServeSync
+
+
+class OutOfInk(Exception):
+    pass
+
+
+class Signal:
+    """Set by a run, also of another thread."""
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+
+    async def wait(self) -> None:
+        with anyio.fail_after(20):
+            await anyio.to_thread.run_sync(self.event.wait, abandon_on_cancel=True)
+
+
+left = Signal()
+running = Signal()
+
+
+@task
+async def count(to: int) -> AsyncIterator[int]:
+    for number in range(1, to + 1):
+        yield number
+
+
+@task
+def words(text: str) -> Iterator[str]:
+    yield from text.split()
+
+
+@task
+def blobs(sizes: list[int]) -> Iterator[bytes]:
+    for size in sizes:
+        yield bytes(size)
+
+
+@task
+def nothing() -> Iterator[int]:
+    yield from ()
+
+
+@task
+def fail(after: int) -> Iterator[int]:
+    yield from range(1, after + 1)
+    raise OutOfInk("blue")
+
+
+@task
+async def endless(ctx: Context) -> AsyncIterator[int]:
+    number = 0
+    try:
+        while True:
+            number += 1
+            yield number
+            await checkpoint()
+    finally:
+        left.event.set()
+
+
+@pytest.fixture(autouse=True)
+def fresh_event() -> None:
+    left.event.clear()
+    running.event.clear()
+
+
+# ---------------------------------------------------------------------------------------------- reading
+
+
+async def test_the_values_come_in_order_with_their_types(serve: Serve) -> None:
+    async with serve(count, words):
+        assert [number async for number in count.astream(1000)] == list(range(1, 1001))
+        assert [word async for word in words.astream("pear plum")] == ["pear", "plum"]
+
+
+async def test_the_position_counts_the_values(serve: Serve) -> None:
+    async with serve(count), count.astream(100) as stream:
+        assert (stream.position, bool(stream.handle)) == (0, True)
+        async for number in stream:
+            assert stream.position == number
+        assert stream.position == 100
+
+
+async def test_a_stream_may_have_no_values(serve: Serve) -> None:
+    async with serve(nothing):
+        assert [number async for number in nothing.astream()] == []
+
+
+@pytest.mark.parametrize("after", [0, 1, 200])
+async def test_the_values_come_before_the_error(serve: Serve, after: int) -> None:
+    async with serve(fail):
+        stream = fail.astream(after)
+        for number in range(1, after + 1):
+            assert await anext(stream) == number
+        with pytest.raises(OutOfInk, match="blue") as caught:
+            await anext(stream)
+        assert isinstance(caught.value, TaskFailed)
+        assert caught.value.handle == stream.handle
+        with pytest.raises(StopAsyncIteration):
+            await anext(stream)
+
+
+async def test_large_values_arrive(serve: Serve) -> None:
+    sizes = [0, 3 << 20, 1, 5 << 20, 100]
+    async with serve(blobs):
+        assert [len(blob) async for blob in blobs.astream(sizes)] == sizes
+
+
+async def test_many_streams_share_a_connection(serve: Serve) -> None:
+    async with serve(count), anyio.create_task_group() as tasks:
+
+        async def read() -> None:
+            assert [number async for number in count.astream(500)] == list(range(1, 501))
+
+        for _ in range(5):
+            tasks.start_soon(read)
+
+
+async def test_arguments_that_do_not_fit_are_refused_at_once() -> None:
+    with pytest.raises(PayloadInvalid):
+        count.astream(cast(Any, "many"))
+
+
+@pytest.mark.parametrize("after", [-1, True, "newest", 1.5])
+def test_a_position_is_a_number(after: Any) -> None:
+    with pytest.raises(ValueError, match="after="):
+        count.ref("H:1").astream(after)
+
+
+# ---------------------------------------------------------------------------------------- leaving early
+
+
+async def leave_by_break(stream: AsyncStream[int]) -> None:
+    async for number in stream:
+        if number == 3:
+            break
+
+
+async def leave_by_exception(stream: AsyncStream[int]) -> None:
+    with suppress(OutOfInk):
+        async for _ in stream:
+            raise OutOfInk
+
+
+async def leave_by_closing(stream: AsyncStream[int]) -> None:
+    assert await anext(stream) == 1
+    await stream.aclose()
+    with pytest.raises(StopAsyncIteration):
+        await anext(stream)
+
+
+async def leave_by_block(stream: AsyncStream[int]) -> None:
+    async with stream:
+        assert await anext(stream) == 1
+
+
+async def leave_by_cancellation(stream: AsyncStream[int]) -> None:
+    async with anyio.create_task_group() as tasks:
+        async for _ in stream:
+            tasks.cancel_scope.cancel()
+            await anyio.sleep_forever()
+
+
+@pytest.mark.parametrize(
+    "leave",
+    [leave_by_break, leave_by_exception, leave_by_closing, leave_by_block, leave_by_cancellation],
+)
+async def test_leaving_early_cancels_the_job(bundled_serve: Serve, leave: Callable[..., Any]) -> None:
+    async with bundled_serve(endless):
+        await leave(endless.astream())
+        gc.collect()
+        await left.wait()
+
+
+async def test_a_wait_that_is_cancelled_cancels_the_job(bundled_serve: Serve) -> None:
+    async with bundled_serve(silent):
+        stream = silent.astream()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(anext, stream)
+            await running.wait()
+            tasks.cancel_scope.cancel()
+        await left.wait()
+        with pytest.raises(StopAsyncIteration):
+            await anext(stream)
+
+
+@task
+async def silent() -> AsyncIterator[int]:
+    running.event.set()
+    try:
+        await anyio.sleep_forever()
+        yield 1
+    finally:
+        left.event.set()
+
+
+# ------------------------------------------------------------------------------------- without a loop
+
+
+def test_the_blocking_form_is_the_same(serve_sync: ServeSync) -> None:
+    with serve_sync(count, words, fail, nothing):
+        assert list(count.stream(1000)) == list(range(1, 1001))
+        assert list(words.stream("pear plum")) == ["pear", "plum"]
+        assert list(nothing.stream()) == []
+        with count.stream(100) as stream:
+            assert (stream.position, bool(stream.handle)) == (0, True)
+            for number in stream:
+                assert stream.position == number
+        failing = fail.stream(5)
+        with pytest.raises(OutOfInk):
+            for _ in failing:
+                pass
+        assert failing.position == 5
+        assert list(failing) == []
+
+
+def leave_blocking_by_break(stream: Stream[int]) -> None:
+    for number in stream:
+        if number == 3:
+            break
+
+
+def leave_blocking_by_closing(stream: Stream[int]) -> None:
+    assert next(stream) == 1
+    stream.close()
+    assert list(stream) == []
+
+
+def leave_blocking_by_block(stream: Stream[int]) -> None:
+    with stream:
+        assert next(stream) == 1
+
+
+@pytest.mark.parametrize(
+    "leave", [leave_blocking_by_break, leave_blocking_by_closing, leave_blocking_by_block]
+)
+def test_leaving_a_blocking_stream_early_cancels_the_job(
+    bundled_serve_sync: ServeSync, leave: Callable[..., Any]
+) -> None:
+    with bundled_serve_sync(endless):
+        leave(endless.stream())
+        gc.collect()
+        assert left.event.wait(20)
+
+
+def test_a_blocking_stream_refuses_a_thread_with_an_event_loop(serve_sync: ServeSync) -> None:
+    stream = Stream("H:1", bytes)
+
+    async def read() -> None:
+        with pytest.raises(RuntimeError, match="astream"):
+            next(stream)
+
+    anyio.run(read)
+
+
+def test_few_turns_of_the_threads_bring_many_values(
+    serve_sync: ServeSync, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = 0
+    run = SyncClient.run
+
+    def counted(self: SyncClient, function: Callable[..., Any]) -> Any:
+        nonlocal turns
+        turns += 1
+        return run(self, function)
+
+    monkeypatch.setattr(SyncClient, "run", counted)
+    with serve_sync(count):
+        assert len(list(count.stream(5000))) == 5000
+    assert turns < 2500
+
+
+# ------------------------------------------------------------------------------------------------- jobs
+
+
+async def test_a_submitted_job_is_read_and_waited_for(serve: Serve) -> None:
+    async with serve(count):
+        job = await count.asubmit(50)
+        assert [number async for number in job.astream()] == list(range(1, 51))
+        await job
+
+
+def test_a_submitted_job_is_read_without_a_loop(serve_sync: ServeSync) -> None:
+    with serve_sync(count):
+        job = count.submit(50)
+        assert list(job.stream()) == list(range(1, 51))
+        job.result(20)
+
+
+async def test_a_job_that_nobody_reads_ends(serve: Serve) -> None:
+    async with serve(count):
+        job = await count.asubmit(5000)
+        await job.result(20)
+
+
+async def test_leaving_the_values_of_a_job_leaves_the_job(serve: Serve) -> None:
+    async with serve(count):
+        job = await count.asubmit(2000)
+        async for number in job.astream():
+            if number == 3:
+                break
+        await job.result(20)
+
+
+async def test_on_gearmand_background_streams_cannot_be_read(gearmand: str) -> None:
+    async with connect(gearmand):
+        ref = await count.abackground(3)
+        with pytest.raises(UnsupportedByServer, match="stream\\(\\) and astream\\(\\) give them"):
+            await anext(ref.astream())
