@@ -58,6 +58,7 @@ class _Source:
         self._reader: PartReader | None = None
         self._job = what if isinstance(what, ClientJob) else None
         self._is_closed = False
+        self._told = 0 if after == "latest" else after  # the position that was acknowledged
         self.owns = isinstance(what, JobRequest)
         self.post: Post | None = None
 
@@ -81,14 +82,19 @@ class _Source:
             self._reader = PartReader(None if client is None else client.pool, what, self._after, self._lag)
         return self._reader
 
-    async def take(self, client: Client | None) -> Arrivals:
-        """The next values. Raises as the iteration, and ``StopAsyncIteration`` never."""
+    async def take(self, client: Client | None, position: int) -> Arrivals:
+        """The next values. The caller has all up to a position. Raises as the iteration."""
         if self._is_closed:
             return Arrivals(0, ())
         reader = await self.begin(client)
+        if position > self._told:  # a server whose next value is large waits for that
+            self.acknowledge(position)
         try:
             with Waiting(self._function):
                 return await reader.take()
+        except (StreamGap, StreamRestarted):
+            self._told = 0
+            raise
         except JobFailed as error:
             if client is not None and self._job is None and await self._is_cancelled(client, error):
                 raise CancelledError(f"job {self.handle} was cancelled") from None
@@ -100,6 +106,7 @@ class _Source:
 
     def acknowledge(self, position: int) -> None:
         """The caller has the values up to that position."""
+        self._told = position
         if self._reader is not None:
             self._reader.acknowledge(position)
 
@@ -216,7 +223,7 @@ class AsyncStream(_Values[Y_co], AsyncIterator[Y_co], Generic[Y_co]):
             if self._is_over:
                 raise StopAsyncIteration
             try:
-                batch = await self._source.take(await self._current())
+                batch = await self._source.take(await self._current(), self.position)
             except BaseException as error:
                 self._fail(error)
                 raise
@@ -323,7 +330,7 @@ class Stream(_Values[Y_co], Iterator[Y_co], Generic[Y_co]):
     async def _fetch(self, client: Client | None) -> None:
         # An interrupt may come before the other thread sees what has arrived.
         if self._arrived is None:
-            self._arrived = await self._source.take(client)
+            self._arrived = await self._source.take(client, self.position)
 
     def _acknowledge(self) -> None:
         assert self._source.post is not None  # it has begun
