@@ -203,10 +203,9 @@ class PartLog:
         self.kept_sizes.clear()
         self.unstored.clear()
         for reader in self.readers:
-            if reader.cursor:
-                reader.status_due = True
-                reader.cursor = reader.outstanding = 0
-                reader.sent.clear()
+            reader.status_due = True
+            reader.cursor = reader.outstanding = 0
+            reader.sent.clear()
         for place in self.places.values():
             place.cursor = 0
         self._sweep()

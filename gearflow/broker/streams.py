@@ -139,7 +139,7 @@ class Streams:
         return 0
 
     def _announce(self, log: PartLog) -> Steps:
-        """A run begins again. Tell the readers to which parts were sent."""
+        """Send all readers what there is for them, be it that another run begins, or the end."""
         readers = deque(log.readers)
         while readers:
             reader = readers.popleft()

@@ -9,7 +9,8 @@ import pytest
 from gearflow.broker import streams
 from gearflow.protocol import packets as p
 from gearflow.protocol import server_calls as api
-from gearflow.protocol.constants import WINDOW_BYTES
+from gearflow.protocol.constants import HEADER, WINDOW_BYTES, PacketType
+from gearflow.protocol.envelope import Envelope, unwrap
 from gearflow.protocol.packets import Packet
 from gearflow.protocol.server_events import credit_of
 from tests.broker.harness import Durable, Peer, World
@@ -446,6 +447,219 @@ def test_many_readers_come_and_go_and_the_slowest_counts(world: World, client: P
     assert credit(worker) == []
     slow.take(32)
     assert credit(worker) == [32]
+
+
+# ------------------------------------------------------------------------------------- further runs
+
+
+def resuming(world: World) -> Peer:
+    """A worker whose function goes on after the parts of an earlier run."""
+    worker = listening(world)
+    report = api.ReportRequest(resumable=["work"]).to_wire()
+    worker(p.SubmitJob(api.REPORT, b"", report))
+    return worker
+
+
+def assigned(worker: Peer) -> Envelope:
+    """The envelope of the job that the worker gets."""
+    (packet,) = worker(p.GrabJobUniq())
+    assert isinstance(packet, p.JobAssignUniq)
+    return unwrap(packet.workload)[0]
+
+
+def test_a_job_whose_worker_died_starts_again_and_its_readers_see_that(
+    world: World, client: Peer, worker: Peer
+) -> None:
+    handle = running(client, worker)
+    stream, late = Stream(client, handle), Stream(world.peer(), handle, after="latest")
+    yields(worker, handle, [b"1", b"2"])
+    assert stream.read() == [(0, 1), b"1", b"2"]
+    worker.leave()
+    assert stream.read() == []
+    other = listening(world)
+    assert assigned(other).parts == 0
+    assert stream.read() == [(0, 2)]
+    yields(other, handle, [b"1"])
+    assert stream.read() == [b"1"]
+    assert late.read() == [(0, 1), b"1", b"2", (0, 2), b"1"]
+    assert Stream(world.peer(), handle, after=5).read() == [(1, 2)]
+
+
+def test_a_run_without_parts_is_followed_by_one_of_the_same_number(
+    world: World, client: Peer, worker: Peer
+) -> None:
+    handle = running(client, worker)
+    stream = Stream(client, handle)
+    worker.leave()
+    other = listening(world)
+    assert other.grab() == handle
+    yields(other, handle, [b"1"])
+    assert stream.read() == [(0, 1), b"1"]
+
+
+def test_a_job_that_can_go_on_does_and_its_readers_notice_nothing(
+    world: World, client: Peer, worker: Peer
+) -> None:
+    handle = running(client, worker)
+    stream, slow = Stream(client, handle), Stream(world.peer(), handle)
+    yields(worker, handle, numbered(1, 70))
+    stream.take(64)
+    worker.leave()
+    other = resuming(world)
+    assert assigned(other).parts == 70
+    yields(other, handle, numbered(71, 72))
+    other(p.WorkComplete(handle, b""))
+    assert stream.read() == [b"71", b"72", p.WorkComplete(stream.call, b"")]
+    assert slow.read() == [(0, 1), *numbered(1, 64)]
+    assert slow.take(64) == [*numbered(65, 72), p.WorkComplete(slow.call, b"")]
+
+
+def test_only_a_worker_that_knows_envelopes_can_go_on(world: World, client: Peer, worker: Peer) -> None:
+    handle = running(client, worker)
+    stream = Stream(client, handle)
+    yields(worker, handle, [b"1"])
+    worker.leave()
+    other = world.worker()
+    other(p.SubmitJob(api.REPORT, b"", api.ReportRequest(resumable=["work"]).to_wire()))
+    assert other.grab() == handle
+    assert stream.read() == [(0, 1), b"1", (0, 2)]
+
+
+def test_a_retry_starts_again_or_goes_on_as_its_function_can(world: World) -> None:
+    for worker, parts in ((listening(world), 0), (resuming(world), 3)):
+        client = world.peer()
+        handle = running(client, worker)
+        stream = Stream(client, handle)
+        yields(worker, handle, [b"1", b"2", b"3"])
+        worker(p.SubmitJob(api.RETRY, b"", api.RetryRequest(handle=handle.decode()).to_wire()))
+        envelope = assigned(worker)
+        assert (envelope.attempt, envelope.parts) == (2, parts)
+        assert stream.read() == [(0, 1), b"1", b"2", b"3", *([] if parts else [(0, 2)])]
+        worker(p.WorkFail(handle))
+        worker.leave()
+
+
+def test_credit_of_a_run_that_goes_on_counts_from_the_same_start(
+    world: World, client: Peer, worker: Peer
+) -> None:
+    handle = running(client, worker)
+    stream = Stream(client, handle)
+    yields(worker, handle, numbered(1, 40))
+    stream.take(10)
+    worker.leave()
+    other = resuming(world)
+    assert assigned(other).parts == 40
+    yields(other, handle, numbered(41, 90))
+    stream.take(64)
+    assert credit(other) == []
+    stream.take(72)
+    assert credit(other) == [72]
+
+
+def test_what_a_reader_has_taken_of_an_earlier_run_does_not_count(
+    world: World, client: Peer, worker: Peer
+) -> None:
+    handle = running(client, worker)
+    stream = Stream(client, handle)
+    yields(worker, handle, numbered(1, 60))
+    worker.leave()
+    other = listening(world)
+    assert other.grab() == handle
+    yields(other, handle, numbered(1, 70))
+    stream.read()
+    assert stream.take(65) == []
+    assert credit(other) == []
+    assert stream.take(10) == numbered(65, 70)
+
+
+def test_the_place_of_a_client_is_there_in_each_run(world: World, client: Peer, worker: Peer) -> None:
+    handle = running(client, worker)
+    yields(worker, handle, numbered(1, 60))
+    worker.leave()
+    other = listening(world)
+    assert other.grab() == handle
+    yields(other, handle, numbered(1, 300))
+    assert credit(other) == []
+    assert Stream(client, handle).read() == [(0, 2), *numbered(1, 64)]
+
+
+def test_a_worker_that_is_not_read_from_may_lose_its_job(
+    world: World, client: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "FAR_AHEAD", 1 << 20)
+    worker = world.peer()
+    worker(p.CanDoTimeout(b"work", b"1000"))
+    handle = submit(client)
+    assert worker.grab() == handle
+    Stream(client, handle)
+    yields(worker, handle, [bytes(100 * KIB)] * 20)
+    assert worker.session.pending_writes
+    world.pass_time(2)
+    world.finish()
+    assert not worker.session.pending_writes
+    answers = worker(p.GrabJob())  # after the errors for parts of a job that it has not any more
+    assert answers[-1] == p.JobAssign(handle, b"work", b"x")
+
+
+# ------------------------------------------------------------------------------------------ progress
+
+
+def info(peer: Peer, handle: bytes) -> api.JobInfo:
+    answer = peer(p.SubmitJob(api.INFO, b"", api.InfoRequest(handle=handle.decode()).to_wire()))[-1]
+    assert isinstance(answer, p.WorkComplete)
+    return api.JobInfo.model_validate_json(answer.result)
+
+
+def test_progress_may_have_a_message_which_clients_are_not_sent(client: Peer, worker: Peer) -> None:
+    handle = client.submit()
+    worker.grab()
+    worker(b"\0REQ" + p_status(handle, b"812", b"1000", "h\u00e4lf".encode()))
+    assert client.read() == [p.WorkStatus(handle, b"812", b"1000")]
+    known = info(worker, handle)
+    assert (known.progress, known.message, known.parts) == ((812, 1000), "h\u00e4lf", 0)
+    worker(p.WorkStatus(handle, b"813", b"1000"), p.WorkData(handle, b"a"))
+    known = info(worker, handle)
+    assert (known.progress, known.message, known.parts) == ((813, 1000), "", 1)
+
+
+def p_status(*fields: bytes) -> bytes:
+    """WORK_STATUS without its magic."""
+    body = b"\0".join(fields)
+    return HEADER.pack(b"", PacketType.WORK_STATUS, len(body))[4:] + body
+
+
+def test_a_run_gets_the_last_progress_of_an_earlier_one(world: World, client: Peer, worker: Peer) -> None:
+    handle = client.submit()
+    assert assigned(worker).previous is None
+    worker(b"\0REQ" + p_status(handle, b"8", b"10", b"far"))
+    worker.leave()
+    other = listening(world)
+    assert assigned(other).previous == (8, 10, "far")
+    assert info(other, handle).progress is None
+    other.leave()
+    last = listening(world)
+    assert assigned(last).previous == (8, 10, "far")  # a run without progress
+    last(p.WorkStatus(handle, b"9", b"10"))
+    last.leave()
+    assert assigned(listening(world)).previous == (9, 10, None)
+
+
+def test_the_last_progress_stays_with_a_job_that_failed() -> None:
+    world = Durable()
+    worker, client = listening(world), world.peer()
+    client(p.SubmitJobBg(b"work", b"", b"x"))
+    world.commit()
+    (created,) = client.read()
+    assert isinstance(created, p.JobCreated)
+    assert worker.grab() == created.handle
+    worker(b"\0REQ" + p_status(created.handle, b"8", b"10", b"far"), p.WorkFail(created.handle))
+    world.commit()
+    client(p.SubmitJob(api.INFO, b"", api.InfoRequest(handle=created.handle.decode()).to_wire()))
+    world.commit()
+    answer = client.read()[-1]
+    assert isinstance(answer, p.WorkComplete)
+    known = api.JobInfo.model_validate_json(answer.result)
+    assert (known.state, known.progress, known.message) == ("failed", (8, 10), "far")
 
 
 # ------------------------------------------------------------------------------------------ memory
