@@ -16,7 +16,13 @@ from gearflow_cli.options import option, secured
 
 _COMMANDS: Final = {
     "Run": {"dev": "dev.dev", "server": "server.app", "worker": "worker.worker"},
-    "Jobs": {"submit": "submit.submit", "result": "result.result", "job": "job.job", "cancel": "job.cancel"},
+    "Jobs": {
+        "submit": "submit.submit",
+        "map": "map.map",
+        "result": "result.result",
+        "job": "job.job",
+        "cancel": "job.cancel",
+    },
     "Operate": {
         "status": "status.status",
         "dead": "dead.app",

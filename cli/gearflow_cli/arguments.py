@@ -223,7 +223,7 @@ def _no_constant(name: str) -> NoReturn:
 
 def _values(arguments: Sequence[str], task: "AnyTask") -> dict[str, Any]:
     """The arguments by name. Raises PayloadInvalid."""
-    sole = _sole_text(task)
+    sole = sole_text(task)
     if sole is not None:
         return task.payload.decode(_text(arguments, sole, task))
     if len(arguments) == 1 and "=" not in arguments[0] and _content_or_json(arguments[0]) is False:
@@ -242,7 +242,7 @@ def _content_or_json(argument: str) -> bool:
     return argument == "-" or argument.startswith("@") or argument.lstrip()[:1] in tuple('{["')
 
 
-def _sole_text(task: "AnyTask") -> str | None:
+def sole_text(task: "AnyTask") -> str | None:
     """The name of a task's only parameter, if its value is the whole payload."""
     match list(task.payload.signature.annotations.items()):
         case [(name, kind)] if kind is str or kind is bytes:

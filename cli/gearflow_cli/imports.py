@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from gearflow_cli.errors import CliError, ExitCode
+from gearflow_cli.errors import CliError, ExitCode, tell
 from gearflow_cli.tracebacks import own_lines
 
 if TYPE_CHECKING:
@@ -34,6 +34,34 @@ def load(modules: Sequence[str]) -> "dict[str, AnyTask]":
     for module in modules:
         _import(module)
     return registry.tasks()
+
+
+def find_task(name: str, modules: Sequence[str], *, certain: bool) -> "AnyTask | None":
+    """The task of that name in the modules, if they have it.
+
+    Modules of the environment need not be importable everywhere. Without them, the servers know the name.
+    """
+    if not modules:
+        return None
+    from gearflow.errors import UnknownTask
+    from gearflow.tasks.registry import registry
+
+    try:
+        tasks = load(modules)
+    except CliError as failure:
+        if certain:
+            raise
+        fault = failure.message.partition("\n")[0]
+        tell(f"warning: GEARFLOW_TASKS: {fault}; going on without its types")
+        return None
+    try:
+        return registry.find(name)
+    except UnknownTask as error:
+        if any(full.endswith(f".{name}") for full in tasks):
+            raise  # several tasks have the name
+        if certain and "." not in name:  # most likely misspelt
+            tell(f"warning: {error}; asking the servers")
+        return None
 
 
 def load_served(modules: Sequence[str], patterns: Sequence[str] = ()) -> "list[AnyTask]":

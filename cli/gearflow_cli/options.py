@@ -153,6 +153,12 @@ _PARSERS: Final[dict[str, Callable[[str], Any]]] = {
 }
 
 
+def is_given_here(context: typer.Context, parameter: str) -> bool:
+    """Whether an option is on the command line, and not only in the environment."""
+    source = context.get_parameter_source(parameter)
+    return source is not None and source.name == "COMMANDLINE"
+
+
 def option(
     panel: Panel,
     names: str,
@@ -264,6 +270,42 @@ LogJson: TypeAlias = Annotated[bool, out("--log-json", "Log JSON, one object a l
 
 Timeout: TypeAlias = Annotated[
     float | None, how("--timeout", "The longest wait for the result, such as 30s.", "DURATION")
+]
+
+Raw: TypeAlias = Annotated[bool, what("--raw", "Send the payload as it is, without a check.")]
+
+Background: TypeAlias = Annotated[bool, how("--bg -b", "Do not wait for the result. Print the handle alone.")]
+
+Delay: TypeAlias = Annotated[
+    float | None,
+    how("--delay", "Do not start before this time has passed. With --bg.", "DURATION", env=None),
+]
+
+Expires: TypeAlias = Annotated[
+    float | None, how("--expires", "Give the job up if it has not started after this time.", "DURATION")
+]
+
+Priorities: TypeAlias = Annotated[
+    Any,  # a Priority, whose module is imported only when it is needed
+    how("--priority", "Among the waiting jobs of the function.", PRIORITIES),
+]
+
+Keep: TypeAlias = Annotated[
+    float | None,
+    how("--keep", "How long the server keeps the result, such as 7d. 0: not at all.", "DURATION"),
+]
+
+Retries: TypeAlias = Annotated[
+    int | None, how("--retries", "How many more runs may follow if the task fails.", "N", min=0, max=1000)
+]
+
+RunLimit: TypeAlias = Annotated[
+    float | None, how("--run-limit", "How long a run may take on the worker, such as 30s.", "DURATION")
+]
+
+Spread: TypeAlias = Annotated[
+    bool | None,
+    where("--spread", "Share the load between all servers, by key or in turn, and not only use the first."),
 ]
 
 Verbose: TypeAlias = Annotated[bool, out("--verbose -v", "Show the worker's traceback if the task fails.")]

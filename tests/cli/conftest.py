@@ -37,6 +37,11 @@ def add(a: int, b: int = 2) -> int:
 
 
 @task
+def sum_up(numbers: list[int]) -> int:
+    return sum(numbers)
+
+
+@task
 async def double(a: int) -> int:
     return await add.acall(a, a)
 

@@ -29,7 +29,8 @@ def imported_in_a_thread(number: int) -> list[str]:
 """
 
 OF_OTHER_COMMANDS = {
-    f"gearflow_cli.commands.{name}" for name in ("dead", "dev", "job", "pause", "server", "submit", "tasks")
+    f"gearflow_cli.commands.{name}"
+    for name in ("dead", "dev", "job", "map", "pause", "server", "submit", "tasks")
 }
 NEEDLESS = OF_OTHER_COMMANDS | {
     "concurrent.futures.process",

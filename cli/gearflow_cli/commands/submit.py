@@ -12,7 +12,7 @@ import typer
 from gearflow_cli import arguments, function_names, imports, options, output, server_queries
 from gearflow_cli.errors import CliError, ExitCode, tell
 from gearflow_cli.help import Panel
-from gearflow_cli.options import argument, how, what, where
+from gearflow_cli.options import argument, how
 from gearflow_cli.progress import ProgressView
 from gearflow_cli.submit_options import SubmitChoices
 from gearflow_cli.text import printable
@@ -61,26 +61,16 @@ def submit(
         ),
     ] = None,
     modules: options.TaskModules = None,
-    raw: Annotated[bool, what("--raw", "Send the one argument as it is, without a check.")] = False,
-    background: Annotated[
-        bool, how("--bg -b", "Do not wait for the result. Print the handle alone.")
-    ] = False,
+    raw: options.Raw = False,
+    background: options.Background = False,
     timeout: options.Timeout = None,
-    delay: Annotated[
-        float | None,
-        how("--delay", "Do not start before this time has passed. With --bg.", "DURATION", env=None),
-    ] = None,
+    delay: options.Delay = None,
     at: Annotated[
         datetime | None,
         how("--at", "Do not start before this time, such as 2030-12-24T18:00. With --bg.", "TIME", env=None),
     ] = None,
-    expires: Annotated[
-        float | None, how("--expires", "Give the job up if it has not started after this time.", "DURATION")
-    ] = None,
-    priority: Annotated[
-        Any,  # a Priority, whose module is imported only when it is needed
-        how("--priority", "Among the waiting jobs of the function.", options.PRIORITIES),
-    ] = None,
+    expires: options.Expires = None,
+    priority: options.Priorities = None,
     unique: Annotated[
         str | None, how("--unique", "Join the waiting or running job with the same key.", "KEY", env=None)
     ] = None,
@@ -91,23 +81,11 @@ def submit(
         bool | None,
         how("--resubmit", "Submit the job again if its server is lost. It may then run more than once."),
     ] = None,
-    keep: Annotated[
-        float | None,
-        how("--keep", "How long the server keeps the result, such as 7d. 0: not at all.", "DURATION"),
-    ] = None,
-    retries: Annotated[
-        int | None, how("--retries", "How many more runs may follow if the task fails.", "N", min=0, max=1000)
-    ] = None,
-    run_limit: Annotated[
-        float | None, how("--run-limit", "How long a run may take on the worker, such as 30s.", "DURATION")
-    ] = None,
+    keep: options.Keep = None,
+    retries: options.Retries = None,
+    run_limit: options.RunLimit = None,
     servers: options.Servers = None,
-    spread: Annotated[
-        bool | None,
-        where(
-            "--spread", "Share the load between all servers, by key or in turn, and not only use the first."
-        ),
-    ] = None,
+    spread: options.Spread = None,
     verbose: options.Verbose = False,
 ) -> None:
     """Run a task on a worker and print its result.
@@ -134,7 +112,7 @@ def submit(
     wishes.check()
     if not options.is_utf8(name) and wishes.for_function()[1] is not None:  # the options are sent in JSON
         raise CliError(ExitCode.USAGE, f"{name!r} is not UTF-8: it can be submitted without options only")
-    task = _find_task(name, modules or [], certain=_is_given_here(context, "modules"))
+    task = imports.find_task(name, modules or [], certain=options.is_given_here(context, "modules"))
     wishes.check_with(task, raw=raw)
     job = _read(name, task, given or [], servers or [], wishes, raw=raw)
     _run(job, servers or [], wishes, spread)
@@ -143,45 +121,11 @@ def submit(
 # ------------------------------------------------------------------------------------------ what to run
 
 
-def _is_given_here(context: typer.Context, parameter: str) -> bool:
-    """Whether an option is on the command line, and not only in the environment."""
-    source = context.get_parameter_source(parameter)
-    return source is not None and source.name == "COMMANDLINE"
-
-
 def _waits_or_not(context: typer.Context, timeout: float) -> tuple[bool, float | None]:
     """Choose between ``--bg`` and ``--timeout``, which exclude each other. The command line decides."""
-    if not _is_given_here(context, "timeout"):
+    if not options.is_given_here(context, "timeout"):
         return True, None
-    return _is_given_here(context, "background"), timeout
-
-
-def _find_task(name: str, modules: Sequence[str], *, certain: bool) -> "AnyTask | None":
-    """The task of that name in the modules, if they have it.
-
-    Modules of the environment need not be importable everywhere. Without them, the servers know the name.
-    """
-    if not modules:
-        return None
-    from gearflow.errors import UnknownTask
-    from gearflow.tasks.registry import registry
-
-    try:
-        tasks = imports.load(modules)
-    except CliError as failure:
-        if certain:
-            raise
-        fault = failure.message.partition("\n")[0]
-        tell(f"warning: GEARFLOW_TASKS: {fault}; going on without its types")
-        return None
-    try:
-        return registry.find(name)
-    except UnknownTask as error:
-        if any(full.endswith(f".{name}") for full in tasks):
-            raise  # several tasks have the name
-        if certain and "." not in name:  # most likely misspelt
-            tell(f"warning: {error}; asking the servers")
-        return None
+    return options.is_given_here(context, "background"), timeout
 
 
 def _read(

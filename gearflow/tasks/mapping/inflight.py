@@ -11,14 +11,12 @@ from collections import deque
 from collections.abc import AsyncIterable, Collection, Iterable, Mapping, Sequence
 from itertools import islice
 from math import inf
-from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar, Unpack
+from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
 import anyio
 
 from gearflow.client import Client, ClientJob, JobFailed, JobRequest
 from gearflow.errors import ConnectionLost, TaskFailed
-from gearflow.tasks.options import CallOptions
-from gearflow.tasks.payload import PayloadCodec
 from gearflow.tasks.remote_errors import decode_failure
 from gearflow.tasks.wait_tracking import Waiting
 
@@ -120,18 +118,29 @@ def _weight(before: float, sizes: Sequence[int]) -> float:
     return max(mean, (before + mean) / 2)
 
 
+class Codec(Protocol):
+    """Converts arguments and results to bytes and back, as ``PayloadCodec`` does."""
+
+    def decode_result(self, data: bytes) -> Any:
+        """The result in bytes. Raises PayloadInvalid if it does not fit."""
+        ...
+
+
 class Callee(Protocol):
     """The parts of a task that a batch needs."""
 
-    name: str
-    payload: PayloadCodec
+    @property
+    def name(self) -> str:
+        """The function's name on servers."""
+        ...
+
+    @property
+    def payload(self) -> Codec:
+        """Converts its arguments and results."""
+        ...
 
     def prepare(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> JobRequest:
         """A call ready to be sent."""
-        ...
-
-    def options(self, **opts: Unpack[CallOptions]) -> "Callee":
-        """The same task with other options for its calls."""
         ...
 
 

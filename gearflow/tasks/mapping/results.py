@@ -63,10 +63,10 @@ class Mappable(Protocol[A_contra, R_co]):
 class _Batch(Generic[S]):
     """A plan with its items, which can be taken once."""
 
-    def __init__(self, plan: Plan, items: S) -> None:
+    def __init__(self, plan: Plan, items: S, report: Report | None = None) -> None:
         self._plan = plan
         self._untaken = [items]  # empty when they are taken, so that they are not kept
-        self._report = Report()
+        self._report = report or Report()
 
     @property
     def errors(self) -> tuple[FailedItem, ...]:
@@ -97,8 +97,8 @@ class AsyncResults(_Batch[Iterable[Any] | AsyncIterable[Any]], Generic[R_co]):
     def __aiter__(self) -> AsyncIterator[R_co]:
         return self._run()
 
-    def _run(self, plan: Plan | None = None) -> "_AsyncRun":
-        return _AsyncRun(plan or self._plan, self._take_items(), self._report)
+    def _run(self, plan: Plan | None = None) -> "AsyncRun":
+        return AsyncRun(plan or self._plan, self._take_items(), self._report)
 
     def __await__(self) -> Generator[Any, None, list[R_co]]:
         return self.results().__await__()
@@ -148,7 +148,7 @@ class AsyncResults(_Batch[Iterable[Any] | AsyncIterable[Any]], Generic[R_co]):
         return AsyncOutcome(then)
 
 
-class _AsyncRun(AsyncIterator[Any]):
+class AsyncRun(AsyncIterator[Any]):
     """A run of an ``AsyncResults``. It owns its jobs, and cancels them when it is dropped."""
 
     def __init__(self, plan: Plan, items: Iterable[Any] | AsyncIterable[Any], report: Report) -> None:
@@ -163,6 +163,11 @@ class _AsyncRun(AsyncIterator[Any]):
     def size(self) -> int:
         """The number of results so far."""
         return 0 if self._parts is None else self._parts[0].size
+
+    @property
+    def has_due(self) -> bool:
+        """Whether the next result is there."""
+        return self._parts is not None and self._parts[0].has_due
 
     async def __anext__(self) -> Any:
         if self._parts is not None and self._parts[0].should_deliver():

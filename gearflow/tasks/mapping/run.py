@@ -13,7 +13,6 @@ from gearflow.client import JobRequest
 from gearflow.errors import PayloadInvalid, TaskFailed
 from gearflow.tasks.mapping.inflight import Callee, Finished, Window
 from gearflow.tasks.mapping.progress_bar import ProgressBar
-from gearflow.tasks.options import CallOptions
 from gearflow.tasks.remote_errors import as_failed
 
 OnProgress: TypeAlias = Callable[[int, int | None], object]
@@ -41,41 +40,44 @@ class FailedItem:
 
 
 class Report:
-    """The failures of a batch. Owns state."""
+    """The failures of a batch. Owns state. ``on_failure`` is called with each of them, as it comes."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_failure: Callable[[FailedItem], object] | None = None) -> None:
         self.failed = 0
         self.errors: list[FailedItem] = []
+        self._on_failure = on_failure
 
     def add(self, failed: FailedItem) -> None:
         """One more item has failed."""
         self.failed += 1
         if len(self.errors) < MOST_REPORTED:
             self.errors.append(failed)
+        if self._on_failure is not None:
+            self._on_failure(failed)
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a batch calls, and how. The fields are the arguments of ``amap``."""
+    """What a batch calls, and how. Fields without a text are arguments of ``amap``."""
 
     callee: Callee
     window: int | None = None
-    errors: Errors = "raise"
+    errors: Errors | Literal["report"] = "raise"
+    """``"report"`` puts the ``FailedItem`` in the place of its result."""
     ordered: bool = True
     progress: OnProgress | bool | None = None
-    options: Callable[[Any], CallOptions] | None = None
+    callee_of: Callable[[Any], Callee] | None = None
+    """The task with the options of an item, if items have their own."""
     is_star: bool = False
     """Whether an item has all arguments of its call, and not only the first."""
 
     def __post_init__(self) -> None:
         if self.window is not None and self.window < 1:
             raise ValueError(f"window={self.window}: without a job in flight nothing is ever done")
-        if self.errors not in ("raise", "collect", "skip"):
+        if self.errors not in ("raise", "collect", "skip", "report"):
             raise ValueError(f"errors={self.errors!r}: it is 'raise', 'collect' or 'skip'")
         if not (self.progress is None or isinstance(self.progress, bool) or callable(self.progress)):
             raise ValueError(f"progress={self.progress!r}: it is True, or a function of two numbers")
-        if not self.is_star:
-            self.callee.payload.signature.check_takes_one()
 
     def arguments(self, item: Any) -> tuple[Any, ...]:
         """The arguments of the call for an item."""
@@ -83,7 +85,7 @@ class Plan:
 
     def prepare(self, item: Any) -> JobRequest:
         """The call for an item. Raises as ``Callee.prepare``."""
-        callee = self.callee if self.options is None else self.callee.options(**self.options(item))
+        callee = self.callee if self.callee_of is None else self.callee_of(item)
         return callee.prepare(self.arguments(item), {})
 
 
@@ -162,7 +164,7 @@ class BatchRun:
             try:
                 yield call, prepare(call.item)
             except PayloadInvalid as error:
-                if self._plan.errors != "skip":
+                if self._plan.errors in ("raise", "collect"):
                     self._report.add(FailedItem(call.place, call.item, as_failed(error)))
                     raise
                 self._settle(call, failure=as_failed(error))
@@ -182,7 +184,7 @@ class BatchRun:
             try:
                 result = decode(job.data)
             except PayloadInvalid as error:
-                if self._plan.errors != "skip":
+                if self._plan.errors in ("raise", "collect"):
                     raise
                 self._settle(job.key, failure=as_failed(error))
             else:
@@ -193,10 +195,17 @@ class BatchRun:
         errors = self._plan.errors
         self._ended += 1
         if failure is not None:
-            self._report.add(FailedItem(call.place, call.item, failure))
-            if errors == "raise":
-                raise failure
-            result = failure if errors == "collect" else _LEFT_OUT
+            failed = FailedItem(call.place, call.item, failure)
+            self._report.add(failed)
+            match errors:
+                case "raise":
+                    raise failure
+                case "collect":
+                    result = failure
+                case "report":
+                    result = failed
+                case "skip":
+                    result = _LEFT_OUT
         if result is not _LEFT_OUT or self._plan.ordered:
             self._due[call.place] = result
         else:

@@ -14,6 +14,7 @@ from gearflow.client import current
 from gearflow.errors import TaskFailed
 from gearflow.tasks import submission
 from gearflow.tasks.mapping import bulk
+from gearflow.tasks.mapping.inflight import Callee
 from gearflow.tasks.mapping.reduce import FAN_IN
 from gearflow.tasks.mapping.results import AsyncResults, Mappable, Results, callee_of
 from gearflow.tasks.mapping.run import Errors, OnProgress, Plan
@@ -131,7 +132,7 @@ class ManyCalls:
         options: Callable[[A], CallOptions] | None = None,
     ) -> Results[Any]:
         """Call the task for each item, as you iterate over the result. See ``amap``."""
-        return Results(Plan(callee_of(self), window, errors, ordered, progress, options), items)
+        return Results(_plan(_takes_one(self), window, errors, ordered, progress, options), items)
 
     @overload
     def amap(
@@ -182,7 +183,7 @@ class ManyCalls:
                 each item with the number of items done and the number of all items, or None.
             options: Returns the options of the call for an item, as a dict for ``Task.options``.
         """
-        return AsyncResults(Plan(callee_of(self), window, errors, ordered, progress, options), items)
+        return AsyncResults(_plan(_takes_one(self), window, errors, ordered, progress, options), items)
 
     @overload
     def starmap(
@@ -276,7 +277,7 @@ class ManyCalls:
         options: Callable[[Any], CallOptions] | None = None,
     ) -> Results[Any]:
         """Call the task for each item, which is a tuple of its arguments. Otherwise as ``map``."""
-        plan = Plan(callee_of(self), window, errors, ordered, progress, options, is_star=True)
+        plan = _plan(callee_of(self), window, errors, ordered, progress, options, is_star=True)
         return Results(plan, items)
 
     @overload
@@ -371,7 +372,7 @@ class ManyCalls:
         options: Callable[[Any], CallOptions] | None = None,
     ) -> AsyncResults[Any]:
         """Call the task for each item, which is a tuple of its arguments. Otherwise as ``amap``."""
-        plan = Plan(callee_of(self), window, errors, ordered, progress, options, is_star=True)
+        plan = _plan(callee_of(self), window, errors, ordered, progress, options, is_star=True)
         return AsyncResults(plan, items)
 
 
@@ -441,8 +442,32 @@ def _task(task: object) -> "Task[[Any], Any]":
     return cast("Task[[Any], Any]", task)
 
 
+def _plan(
+    task: Any,
+    window: int | None,
+    errors: Errors,
+    ordered: bool,
+    progress: OnProgress | bool | None,
+    options: Callable[[Any], CallOptions] | None,
+    *,
+    is_star: bool = False,
+) -> Plan:
+    def with_options(item: Any) -> Callee:
+        return cast(Callee, task.options(**cast("Callable[[Any], CallOptions]", options)(item)))
+
+    callee_of = None if options is None else with_options
+    return Plan(cast(Callee, task), window, errors, ordered, progress, callee_of, is_star)
+
+
+def _takes_one(task: object) -> "Task[Any, Any]":
+    """The task. Raises TypeError if it cannot be called with one item alone."""
+    taken = cast("Task[Any, Any]", task)
+    taken.payload.signature.check_takes_one()
+    return taken
+
+
 def _tracker(task: "Task[Any, Any]", items: Iterable[Any]) -> bulk.SubmissionTracker:
-    task.payload.signature.check_takes_one()
+    _takes_one(task)
     return bulk.SubmissionTracker(
         items,
         lambda item: submission.detached(task, (item,), {}),
