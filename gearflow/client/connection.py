@@ -64,7 +64,7 @@ from gearflow.protocol.packets import (
     WorkStatus,
     WorkWarning,
 )
-from gearflow.protocol.request_queue import IDENTIFY, Identification, Request, RequestQueue
+from gearflow.protocol.request_queue import IDENTIFY, Identification, Ignored, Request, RequestQueue
 from gearflow.runtime.eventloop import signals
 from gearflow.security.tls import PLAIN, Security
 
@@ -267,6 +267,20 @@ class Connection:
             return False
         attached.jobs.remove(job)
         return self._withdraw(job.raw_handle)
+
+    def leave_parts(self, handle: bytes) -> None:
+        """Notify gearflow's server that a job need not wait for a reader of its parts.
+
+        A reader comes, at the end, and leaves at once.
+        """
+        if self._closed or not self.features.gearflow:
+            return
+        from gearflow.protocol.server_calls import STREAM, StreamRequest
+
+        request = StreamRequest(handle=handle.decode(errors="replace"), after="latest", lag="skip")
+        call = Submission(to_text(STREAM), b"", Ignored(), attached=True)
+        self.post(call, encode(SubmitJob(STREAM, b"", request.to_wire())))
+        call.abandoned = True  # it is sent, and the connection detaches from it when it has a handle
 
     def tell(self, handle: bytes, packet: bytes) -> None:
         """Send a packet that has no answer. A later one with the same handle may replace it."""

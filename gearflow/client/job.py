@@ -112,6 +112,10 @@ class JobOwner(Protocol):
         """Forget the job. True if its server is notified that the job is no longer needed."""
         ...
 
+    def leave_parts(self, handle: bytes) -> None:
+        """Notify the server that a job need not wait for a reader of its parts."""
+        ...
+
 
 class ClientJob:
     """An attached job. The server pushes its result and events to the client.

@@ -122,13 +122,20 @@ class Feed(Protocol):
 class ReservedJob(ClientJob):
     """A job that may also be ended by the server, which then says why in its own words."""
 
-    __slots__ = ("feed", "is_refused")
+    __slots__ = ("feed", "has_left_parts", "is_refused")
 
     def __init__(self, raw_handle: bytes, server: ServerAddress, function: str, owner: JobOwner) -> None:
         ClientJob.__init__(self, raw_handle, server, function, owner)
         self.is_refused = False
         self.feed: Feed | None = None
         """Takes the events of a job that is read as a stream or watched, in place of the job."""
+        self.has_left_parts = False
+        """Whether nobody is going to read the parts for which the job waits."""
+
+    def leave_parts(self) -> None:
+        """Nobody is going to read the parts. gearflow's server has the job wait for a reader until then."""
+        self.has_left_parts = True
+        self._owner.leave_parts(self.raw_handle)
 
     def add_event(self, event: JobEvent) -> None:
         feed = self.feed

@@ -40,7 +40,7 @@ BACKGROUND: Final = {
 Lag: TypeAlias = Literal["wait", "skip"]
 """Whether a stream waits for a slow reader, or the reader skips parts."""
 
-_FOR_CLIENT: Final = {"resubmit", "envelope", "lag"}
+_FOR_CLIENT: Final = {"resubmit", "envelope", "lag", "unread"}
 """Options that the client applies itself."""
 
 
@@ -65,6 +65,8 @@ class SubmitOptions:
             and ``timeout`` to the worker.
         parts: ``keep`` means that the parts of the job are read as a stream, and ``wait`` that the job also
             waits for this reader. None means that they come as events of the job.
+        unread: Whether the reading begins later, if at all. On servers that are not gearflow's only the last
+            parts are kept until then.
         stream_keep: Bytes of parts that the server keeps of a background job. gearflow's server only.
         lag: Whether the stream waits when its reader is slow, or the reader skips parts.
     """
@@ -79,6 +81,7 @@ class SubmitOptions:
     timeout: float | None = None
     envelope: bytes = b""
     parts: Literal["keep", "wait"] | None = None
+    unread: bool = False
     stream_keep: int | None = None
     lag: Lag = "wait"
 
@@ -126,9 +129,10 @@ class JobRequest(NamedTuple):  # a frozen dataclass takes five times as long to 
         """Whether a server that keeps results would answer it twice and run it once."""
         return self.options is not None and self.options.reuse
 
-    def streamed(self, parts: Literal["keep", "wait"]) -> "JobRequest":
+    def streamed(self, *, unread: bool = False) -> "JobRequest":
         """Return the same submission with its parts read as a stream. See ``SubmitOptions``."""
-        return self._replace(options=replace(self.options or SubmitOptions(), parts=parts))
+        options = self.options or SubmitOptions()
+        return self._replace(options=replace(options, parts="wait", unread=unread))
 
     def aged(self, seconds: float) -> "JobRequest":
         """Return the same submission this many seconds later, with the rest of its durations."""

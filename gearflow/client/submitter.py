@@ -185,6 +185,8 @@ class ResubmittedJob(ReservedJob):
 
     def move(self, raw_handle: bytes, server: ServerAddress, owner: JobOwner) -> None:
         super().move(raw_handle, server, owner)
+        if self.has_left_parts:
+            self.leave_parts()
         if self._news is not None:
             self._notify()  # its reader has to ask elsewhere
 
@@ -245,7 +247,7 @@ def _feed(order: JobRequest, connection: Connection, run: int = 1) -> OwnFeed | 
     options = order.options
     if options is None or options.parts is None or connection.features.gearflow:
         return None
-    return OwnFeed(connection, waits=options.parts == "wait", run=run)
+    return OwnFeed(connection, waits=options.parts == "wait" and not options.unread, run=run)
 
 
 def _is_unsupported(submission: Submission) -> bool:

@@ -12,12 +12,14 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import suppress
+from datetime import timedelta
 from functools import partial
 from types import TracebackType
 from typing import Any, Final, Generic, Literal, Self, TypeAlias, TypeVar
 
 from gearflow.client import Client, ClientJob, JobFailed, JobName, JobRequest, SyncClient, SyncJob, current
 from gearflow.client.reading import Arrivals, PartReader
+from gearflow.client.requests import ReservedJob
 from gearflow.client.server_calls import was_cancelled
 from gearflow.client.submission import Lag
 from gearflow.errors import StreamGap, StreamRestarted, UnsupportedByServer
@@ -47,9 +49,16 @@ class _Source:
     Args:
         what: A call, which is submitted when the reading begins, or a job.
         after, lag: As for ``StreamRef.astream``. Without ``lag``, that of the call.
+        post: Has something called in that event loop, if that is known before the reading begins.
     """
 
-    def __init__(self, what: JobRequest | ClientJob | JobName, after: After, lag: Lag | None) -> None:
+    def __init__(
+        self,
+        what: JobRequest | ClientJob | JobName,
+        after: After,
+        lag: Lag | None,
+        post: Post | None,
+    ) -> None:
         _check(after, lag)
         asked = what.options.lag if isinstance(what, JobRequest) and what.options is not None else "wait"
         self._what = what
@@ -60,7 +69,7 @@ class _Source:
         self._is_closed = False
         self._told = 0 if after == "latest" else after  # the position that was acknowledged
         self.owns = isinstance(what, JobRequest)
-        self.post: Post | None = None
+        self.post = post
 
     @property
     def handle(self) -> str:
@@ -78,7 +87,7 @@ class _Source:
             what = self._what
             if isinstance(what, JobRequest):
                 assert client is not None
-                what = self._job = await client.attach(what.streamed("wait"))
+                what = self._job = await client.attach(what.streamed())
             self._reader = PartReader(None if client is None else client.pool, what, self._after, self._lag)
         return self._reader
 
@@ -115,6 +124,8 @@ class _Source:
         self._is_closed = True
         if self._reader is not None:
             self._reader.close()
+        elif not self.owns and isinstance(self._job, ReservedJob):
+            self._job.leave_parts()  # for which it has waited
         if self.owns and self._job is not None:
             self._job.cancel()
 
@@ -212,9 +223,10 @@ class AsyncStream(_Values[Y_co], AsyncIterator[Y_co], Generic[Y_co]):
         decode: Callable[[bytes], Y_co],
         after: After = 0,
         lag: Lag | None = None,
+        post: Post | None = None,
     ) -> None:
         """The values of a call, which is submitted at the first value, or by ``async with``. Or of a job."""
-        super().__init__(_Source(call, after, lag), decode, after)
+        super().__init__(_Source(call, after, lag, post), decode, after)
         self._is_attached = isinstance(call, ClientJob)
         self._client: Client | None = None
 
@@ -275,10 +287,11 @@ class Stream(_Values[Y_co], Iterator[Y_co], Generic[Y_co]):
         decode: Callable[[bytes], Y_co],
         after: After = 0,
         lag: Lag | None = None,
+        post: Post | None = None,
     ) -> None:
         """The values of a call, which is submitted at the first value, or by ``with``. Or of a job."""
         what = call.attached if isinstance(call, SyncJob) else call
-        super().__init__(_Source(what, after, lag), decode, after)
+        super().__init__(_Source(what, after, lag, post), decode, after)
         self._owner: SyncClient | SyncJob | None = call if isinstance(call, SyncJob) else None
         self._arrived: Arrivals | None = None  # in the other thread, and not yet in this one
 
@@ -337,42 +350,90 @@ class Stream(_Values[Y_co], Iterator[Y_co], Generic[Y_co]):
         self._source.post(partial(self._source.acknowledge, self.position))
 
 
+class _Unread:
+    """Whether an attached job still waits for somebody to read its values. Owns state.
+
+    The job waits when 64 values are not read. When its caller only waits for its end, or watches it, or drops
+    it, the server learns that nobody is going to read.
+    """
+
+    __slots__ = ("_job", "_post")
+
+    def __init__(self, job: ClientJob, post: Post) -> None:
+        self._job: ClientJob | None = job
+        self._post = post
+
+    def read(self) -> Post:
+        """Somebody reads the values. Returns how that is done in the event loop of the job."""
+        self._job = None
+        return self._post
+
+    def leave(self) -> None:
+        """Nobody is going to read them. From any thread."""
+        job, self._job = self._job, None
+        if isinstance(job, ReservedJob):
+            self._post(job.leave_parts)
+
+    def __del__(self) -> None:
+        self.leave()
+
+
 class AsyncStreamJob(AsyncJob[None], Generic[Y_co]):
-    """An attached job of a task that yields. ``await job`` waits for its end."""
+    """An attached job of a task that yields. ``await job`` waits for its end.
 
-    __slots__ = ("_decode_part",)
+    The job waits for you when 64 values are not read. If you only wait for its end or watch it, it does not.
+    """
 
-    def __init__(self, job: ClientJob, decode: Callable[[bytes], Y_co]) -> None:
+    __slots__ = ("_decode_part", "_unread")
+
+    def __init__(self, job: ClientJob, decode: Callable[[bytes], Y_co], post: Post) -> None:
         super().__init__(job, _no_result)
         self._decode_part = decode
+        self._unread = _Unread(job, post)
 
     def astream(self, after: After = 0, lag: Lag = "wait") -> AsyncStream[Y_co]:
         """Read the values. See ``StreamRef.astream``. If the connection closes, it raises ConnectionLost."""
-        return AsyncStream(self._job, self._decode_part, after, lag)
+        return AsyncStream(self._job, self._decode_part, after, lag, self._unread.read())
+
+    async def result(self, timeout: float | timedelta | None = None) -> None:
+        """Wait for the end. Raises as ``AsyncJob.result``."""
+        self._unread.leave()
+        await super().result(timeout)
 
     def aevents(self) -> AsyncIterator[Event[Y_co]]:
         """Yield what happens to the job, and at the end how it ended. See ``AsyncJob.aevents``.
 
         The values are events, too, but only on gearflow's server. A slow watcher misses some.
         """
+        self._unread.leave()
         return AsyncEvents(self._job, self._decode_part)
 
 
 class StreamJob(Job[None], Generic[Y_co]):
-    """An attached job of a task that yields. ``job.result()`` waits for its end."""
+    """An attached job of a task that yields. ``job.result()`` waits for its end.
 
-    __slots__ = ("_decode_part",)
+    The job waits for you when 64 values are not read. If you only wait for its end or watch it, it does not.
+    """
 
-    def __init__(self, job: SyncJob, decode: Callable[[bytes], Y_co]) -> None:
+    __slots__ = ("_decode_part", "_unread")
+
+    def __init__(self, job: SyncJob, decode: Callable[[bytes], Y_co], post: Post) -> None:
         super().__init__(job, _no_result)
         self._decode_part = decode
+        self._unread = _Unread(job.attached, post)
 
     def stream(self, after: After = 0, lag: Lag = "wait") -> Stream[Y_co]:
         """Read the values. See ``AsyncStreamJob.astream``."""
-        return Stream(self._job, self._decode_part, after, lag)
+        return Stream(self._job, self._decode_part, after, lag, self._unread.read())
+
+    def result(self, timeout: float | timedelta | None = None) -> None:
+        """Wait for the end. Raises as ``AsyncJob.result``."""
+        self._unread.leave()
+        super().result(timeout)
 
     def events(self) -> Iterator[Event[Y_co]]:
         """Yield what happens to the job, and at the end how it ended. See ``AsyncStreamJob.aevents``."""
+        self._unread.leave()
         return Events(self._job, self._decode_part)
 
 
@@ -431,13 +492,14 @@ def _check(after: Any, lag: Any) -> None:
 
 def submit(call: JobRequest, decode: Callable[[bytes], Y]) -> StreamJob[Y]:
     """Submit a call of a task that yields. ``decode`` is for its parts."""
-    return StreamJob(current.current_sync().attach(call.streamed("keep")), decode)
+    client = current.current_sync()
+    return StreamJob(client.attach(call.streamed(unread=True)), decode, client.post)
 
 
 async def asubmit(call: JobRequest, decode: Callable[[bytes], Y]) -> AsyncStreamJob[Y]:
     """Submit a call of a task that yields. ``decode`` is for its parts."""
     client = current.at_hand() or await current.current()
-    return AsyncStreamJob(await client.attach(call.streamed("keep")), decode)
+    return AsyncStreamJob(await client.attach(call.streamed(unread=True)), decode, client.post)
 
 
 def _no_result(_data: bytes) -> None:

@@ -405,7 +405,7 @@ async def test_parts_that_a_server_did_not_keep_and_that_come_again_are_skipped(
 
 def streamed(*, resubmit: bool = False) -> JobRequest:
     order = JobRequest("f", b"x", options=SubmitOptions(resubmit=resubmit), detached=False)
-    return order.streamed("wait")
+    return order.streamed()
 
 
 async def test_an_attached_job_is_read_on_its_own_connection(scripted: Scripted) -> None:
@@ -556,7 +556,7 @@ async def test_on_another_server_unread_parts_stop_the_connection(scripted: Scri
 
 async def test_on_another_server_a_job_that_is_not_read_keeps_its_last_parts(scripted: Scripted) -> None:
     async with scripted() as (client, peer):
-        job = await attach(client, peer, JobRequest("f", b"x", detached=False).streamed("keep"))
+        job = await attach(client, peer, JobRequest("f", b"x", detached=False).streamed(unread=True))
         await peer.send(*parts(b"H:1", *range(1, MOST_PARTS + 11)), WorkComplete(b"H:1", b""))
         await job.result()
         reading = Reading(PartReader(None, job))

@@ -13,7 +13,7 @@ from anyio.lowlevel import checkpoint
 from gearflow import Context, TaskFailed, connect, task
 from gearflow.client import SyncClient
 from gearflow.errors import PayloadInvalid, UnsupportedByServer
-from gearflow.tasks.streams import AsyncStream, Stream
+from gearflow.tasks.streams import AsyncStream, AsyncStreamJob, Stream
 from tests.tasks.conftest import Serve, ServeSync
 
 
@@ -309,6 +309,55 @@ async def test_a_job_that_nobody_reads_ends(serve: Serve) -> None:
     async with serve(count):
         job = await count.asubmit(5000)
         await job.result(20)
+
+
+@pytest.mark.parametrize("times", range(3))
+async def test_a_job_that_has_ended_is_read(serve: Serve, times: int) -> None:
+    async with serve(count):
+        job = await count.asubmit(times)
+        with anyio.fail_after(20):
+            while not job.done:
+                await checkpoint()
+        assert [number async for number in job.astream()] == list(range(1, times + 1))
+
+
+async def drop(job: AsyncStreamJob[int]) -> None:
+    """The caller of this has no reference to it either."""
+
+
+async def only_wait(job: AsyncStreamJob[int]) -> None:
+    await job
+
+
+async def only_watch(job: AsyncStreamJob[int]) -> None:
+    job.aevents()
+
+
+async def open_a_stream_and_leave_it(job: AsyncStreamJob[int]) -> None:
+    job.astream()
+
+
+@pytest.mark.parametrize("use", [drop, only_wait, only_watch, open_a_stream_and_leave_it])
+async def test_a_job_does_not_wait_for_nobody(bundled_serve: Serve, use: Callable[..., Any]) -> None:
+    async with bundled_serve(marking):
+        await use(await marking.asubmit(1000))
+        gc.collect()
+        await running.wait()
+
+
+@task
+async def marking(to: int) -> AsyncIterator[int]:
+    for number in range(1, to + 1):
+        yield number
+    running.event.set()
+
+
+async def test_a_job_waits_for_its_reader(bundled_serve: Serve) -> None:
+    async with bundled_serve(marking):
+        job = await marking.asubmit(1000)
+        await anyio.wait_all_tasks_blocked()
+        assert not running.event.is_set()
+        assert [number async for number in job.astream()] == list(range(1, 1001))
 
 
 async def test_leaving_the_values_of_a_job_leaves_the_job(serve: Serve) -> None:
