@@ -42,7 +42,7 @@ class Arrivals(NamedTuple):
     parts: Sequence[bytes]
 
 
-class PartReader:
+class StreamReader:
     """Reads the parts of one job. Owns state, and a call on the job's server. One task at a time uses it.
 
     Args:

@@ -214,7 +214,7 @@ def _plan(name: str, value: Any) -> "RetryPlan":
 def _lag(name: str, value: Any) -> Lag:
     if value != "wait" and value != "skip":
         raise ValueError(f"{name}={value!r}: it is 'wait' or 'skip'")
-    return value
+    return cast(Lag, value)
 
 
 def size(name: str, value: Any) -> int:

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, Final, Generic, Literal, Self, TypeAlias, TypeVar
 
 from gearflow.client import Client, ClientJob, JobFailed, JobName, JobRequest, SyncClient, SyncJob, current
-from gearflow.client.reading import Arrivals, PartReader
+from gearflow.client.reading import Arrivals, StreamReader
 from gearflow.client.requests import ReservedJob
 from gearflow.client.server_calls import was_cancelled
 from gearflow.client.submission import Lag
@@ -64,7 +64,7 @@ class _Source:
         self._what = what
         self._after: After = after
         self._lag: Lag = lag or asked
-        self._reader: PartReader | None = None
+        self._reader: StreamReader | None = None
         self._job = what if isinstance(what, ClientJob) else None
         self._is_closed = False
         self._told = 0 if after == "latest" else after  # the position that was acknowledged
@@ -78,7 +78,7 @@ class _Source:
             return self._job.handle
         return "" if isinstance(self._what, JobRequest) else getattr(self._what, "handle", str(self._what))
 
-    async def begin(self, client: Client | None) -> PartReader:
+    async def begin(self, client: Client | None) -> StreamReader:
         """Submit the call. Without a client, the job is attached."""
         if self._reader is None:
             if self._is_closed:
@@ -88,7 +88,7 @@ class _Source:
             if isinstance(what, JobRequest):
                 assert client is not None
                 what = self._job = await client.attach(what.streamed())
-            self._reader = PartReader(None if client is None else client.pool, what, self._after, self._lag)
+            self._reader = StreamReader(None if client is None else client.pool, what, self._after, self._lag)
         return self._reader
 
     async def take(self, client: Client | None, position: int) -> Arrivals:

@@ -20,7 +20,7 @@ from gearflow.client import (
     SubmitOptions,
 )
 from gearflow.client.part_feed import MOST_PARTS
-from gearflow.client.reading import PartReader
+from gearflow.client.reading import StreamReader
 from gearflow.errors import (
     ConnectionLost,
     NoServer,
@@ -85,7 +85,7 @@ def named(*numbers: int) -> list[bytes]:
 class Reading:
     """Takes parts one by one, beside the script."""
 
-    def __init__(self, reader: PartReader) -> None:
+    def __init__(self, reader: StreamReader) -> None:
         self.reader = reader
         self.position = 0
         self._parts: list[bytes] = []
@@ -111,7 +111,7 @@ class Reading:
 
 async def test_parts_come_in_order_and_then_the_end() -> None:
     async with serving() as (client, server), anyio.create_task_group() as tasks:
-        reading = Reading(PartReader(client.pool, "H:1"))
+        reading = Reading(StreamReader(client.pool, "H:1"))
         call = Call(reading.next_few, 3)
         tasks.start_soon(call.run)
         peer, fields = await asked(server, b"C:1")
@@ -124,7 +124,7 @@ async def test_parts_come_in_order_and_then_the_end() -> None:
 
 async def test_a_result_that_is_not_empty_is_one_more_part() -> None:
     async with serving() as (client, server), anyio.create_task_group() as tasks:
-        reading = Reading(PartReader(client.pool, "H:1"))
+        reading = Reading(StreamReader(client.pool, "H:1"))
         call = Call(reading.next_few, 3)
         tasks.start_soon(call.run)
         peer, _ = await asked(server, b"C:1")
@@ -135,7 +135,7 @@ async def test_a_result_that_is_not_empty_is_one_more_part() -> None:
 
 async def test_the_values_come_before_the_error() -> None:
     async with serving() as (client, server), anyio.create_task_group() as tasks:
-        reading = Reading(PartReader(client.pool, "H:1"))
+        reading = Reading(StreamReader(client.pool, "H:1"))
         call = Call(reading.next_few, 2)
         tasks.start_soon(call.run)
         peer, _ = await asked(server, b"C:1")
@@ -149,7 +149,7 @@ async def test_the_values_come_before_the_error() -> None:
 
 async def test_a_reader_may_begin_at_the_newest_part() -> None:
     async with serving() as (client, server), anyio.create_task_group() as tasks:
-        reading = Reading(PartReader(client.pool, "H:1", after="latest", lag="skip"))
+        reading = Reading(StreamReader(client.pool, "H:1", after="latest", lag="skip"))
         call = Call(reading.next)
         tasks.start_soon(call.run)
         peer, fields = await asked(server, b"C:1")
@@ -161,7 +161,7 @@ async def test_a_reader_may_begin_at_the_newest_part() -> None:
 
 async def test_a_gap_is_raised_where_it_is_and_the_reading_goes_on() -> None:
     async with serving() as (client, server), anyio.create_task_group() as tasks:
-        reading = Reading(PartReader(client.pool, "H:1", after=3))
+        reading = Reading(StreamReader(client.pool, "H:1", after=3))
         call = Call(reading.next)
         tasks.start_soon(call.run)
         peer, fields = await asked(server, b"C:1")
@@ -180,7 +180,7 @@ async def test_a_gap_is_raised_where_it_is_and_the_reading_goes_on() -> None:
 
 async def test_a_restart_is_raised_where_it_is_and_the_reading_goes_on() -> None:
     async with serving() as (client, server), anyio.create_task_group() as tasks:
-        reading = Reading(PartReader(client.pool, "H:1"))
+        reading = Reading(StreamReader(client.pool, "H:1"))
         call = Call(reading.next_few, 2)
         tasks.start_soon(call.run)
         peer, _ = await asked(server, b"C:1")
@@ -197,7 +197,7 @@ async def test_a_restart_is_raised_where_it_is_and_the_reading_goes_on() -> None
 
 async def test_a_restart_whose_first_parts_are_gone_is_both() -> None:
     async with serving() as (client, server), anyio.create_task_group() as tasks:
-        reading = Reading(PartReader(client.pool, "H:1"))
+        reading = Reading(StreamReader(client.pool, "H:1"))
         call = Call(reading.next)
         tasks.start_soon(call.run)
         peer, _ = await asked(server, b"C:1")
@@ -213,7 +213,7 @@ async def test_a_restart_whose_first_parts_are_gone_is_both() -> None:
 
 async def test_a_run_that_had_delivered_nothing_restarts_unnoticed() -> None:
     async with serving() as (client, server), anyio.create_task_group() as tasks:
-        reading = Reading(PartReader(client.pool, "H:1"))
+        reading = Reading(StreamReader(client.pool, "H:1"))
         call = Call(reading.next)
         tasks.start_soon(call.run)
         peer, _ = await asked(server, b"C:1")
@@ -224,7 +224,7 @@ async def test_a_run_that_had_delivered_nothing_restarts_unnoticed() -> None:
 async def test_a_position_from_before_the_last_restart_is_a_restart() -> None:
     """The job has fewer parts than the reader had when it left."""
     async with serving() as (client, server), anyio.create_task_group() as tasks:
-        reading = Reading(PartReader(client.pool, "H:1", after=100))
+        reading = Reading(StreamReader(client.pool, "H:1", after=100))
         call = Call(reading.next)
         tasks.start_soon(call.run)
         peer, fields = await asked(server, b"C:1")
@@ -243,7 +243,7 @@ async def test_a_position_from_before_the_last_restart_is_a_restart() -> None:
 
 async def test_parts_are_acknowledged() -> None:
     async with serving() as (client, server), anyio.create_task_group() as tasks:
-        reader = PartReader(client.pool, "H:1")
+        reader = StreamReader(client.pool, "H:1")
         call = Call(reader.take)
         tasks.start_soon(call.run)
         peer, _ = await asked(server, b"C:1")
@@ -257,7 +257,7 @@ async def test_parts_are_acknowledged() -> None:
 
 async def test_a_reader_that_leaves_says_so_and_the_job_stays() -> None:
     async with serving() as (client, server), anyio.create_task_group() as tasks:
-        reader = PartReader(client.pool, "H:1")
+        reader = StreamReader(client.pool, "H:1")
         call = Call(reader.take)
         tasks.start_soon(call.run)
         peer, _ = await asked(server, b"C:1")
@@ -270,7 +270,7 @@ async def test_a_reader_that_leaves_says_so_and_the_job_stays() -> None:
 
 async def test_a_wait_that_is_cancelled_loses_no_part() -> None:
     async with serving() as (client, server), anyio.create_task_group() as tasks:
-        reading = Reading(PartReader(client.pool, "H:1"))
+        reading = Reading(StreamReader(client.pool, "H:1"))
         call = Call(reading.next)
         tasks.start_soon(call.run)
         peer, _ = await asked(server, b"C:1")
@@ -286,7 +286,7 @@ async def test_a_wait_that_is_cancelled_loses_no_part() -> None:
 
 async def test_an_unknown_job_is_an_error() -> None:
     async with serving() as (client, server), anyio.create_task_group() as tasks:
-        call = Call(PartReader(client.pool, "H:1").take)
+        call = Call(StreamReader(client.pool, "H:1").take)
         tasks.start_soon(call.run)
         peer, _ = await asked(server, b"C:1")
         await peer.send(WorkException(b"C:1", b'{"type":"gearflow:unknown","message":"no such job"}'))
@@ -297,7 +297,7 @@ async def test_an_unknown_job_is_an_error() -> None:
 async def test_other_servers_keep_no_parts(scripted: Scripted) -> None:
     async with scripted() as (client, _):
         with pytest.raises(UnsupportedByServer, match="gearflow:stream"):
-            await PartReader(client.pool, "H:1").take()
+            await StreamReader(client.pool, "H:1").take()
 
 
 async def test_a_server_that_was_never_reached_is_no_server() -> None:
@@ -305,7 +305,7 @@ async def test_a_server_that_was_never_reached_is_no_server() -> None:
         await server.stop_listening()
         async with Client([server.address], backoff=SOON) as client:
             with pytest.raises(NoServer):
-                await PartReader(client.pool, "H:1").take()
+                await StreamReader(client.pool, "H:1").take()
 
 
 # -------------------------------------------------------------------------------------------- reconnects
@@ -314,7 +314,7 @@ async def test_a_server_that_was_never_reached_is_no_server() -> None:
 @pytest.mark.parametrize("position", range(6))
 async def test_a_lost_connection_at_any_position_loses_and_repeats_nothing(position: int) -> None:
     async with serving() as (client, server), anyio.create_task_group() as tasks:
-        reading = Reading(PartReader(client.pool, "H:1"))
+        reading = Reading(StreamReader(client.pool, "H:1"))
         call = Call(reading.next_few, 6)
         tasks.start_soon(call.run)
         peer, _ = await asked(server, b"C:1")
@@ -329,7 +329,7 @@ async def test_a_lost_connection_at_any_position_loses_and_repeats_nothing(posit
 
 async def test_a_connection_that_is_lost_before_the_first_mark_is_asked_for_the_newest_again() -> None:
     async with serving() as (client, server), anyio.create_task_group() as tasks:
-        reading = Reading(PartReader(client.pool, "H:1", after="latest"))
+        reading = Reading(StreamReader(client.pool, "H:1", after="latest"))
         call = Call(reading.next)
         tasks.start_soon(call.run)
         peer, _ = await asked(server, b"C:1")
@@ -342,7 +342,7 @@ async def test_a_connection_that_is_lost_before_the_first_mark_is_asked_for_the_
 
 async def test_a_server_that_stops_is_waited_for() -> None:
     async with serving() as (client, server), anyio.create_task_group() as tasks:
-        reading = Reading(PartReader(client.pool, "H:1"))
+        reading = Reading(StreamReader(client.pool, "H:1"))
         call = Call(reading.next_few, 2)
         tasks.start_soon(call.run)
         peer, _ = await asked(server, b"C:1")
@@ -360,7 +360,7 @@ async def test_a_server_that_stops_is_waited_for() -> None:
 async def test_a_restart_during_a_lost_connection_is_noticed(position: int) -> None:
     """Also if the new run has as many parts as the old one, or more."""
     async with serving() as (client, server), anyio.create_task_group() as tasks:
-        reading = Reading(PartReader(client.pool, "H:1"))
+        reading = Reading(StreamReader(client.pool, "H:1"))
         call = Call(reading.next_few, 3)
         tasks.start_soon(call.run)
         peer, _ = await asked(server, b"C:1")
@@ -386,7 +386,7 @@ async def test_a_restart_during_a_lost_connection_is_noticed(position: int) -> N
 async def test_parts_that_a_server_did_not_keep_and_that_come_again_are_skipped() -> None:
     """A server that was killed may have sent parts that its file does not have."""
     async with serving() as (client, server), anyio.create_task_group() as tasks:
-        reading = Reading(PartReader(client.pool, "H:1"))
+        reading = Reading(StreamReader(client.pool, "H:1"))
         call = Call(reading.next_few, 7)
         tasks.start_soon(call.run)
         peer, _ = await asked(server, b"C:1")
@@ -414,7 +414,7 @@ async def test_an_attached_job_is_read_on_its_own_connection(scripted: Scripted)
         tasks.start_soon(submission.run)
         assert await request(peer, b"gearflow:submit") == {"function": "f", "parts": "wait"}
         await peer.send(JobCreated(b"H:1"))
-        reading = Reading(PartReader(None, await submission.outcome()))
+        reading = Reading(StreamReader(None, await submission.outcome()))
         call = Call(reading.next_few, 2)
         tasks.start_soon(call.run)
         assert await request(peer) == {"handle": "H:1"}
@@ -429,7 +429,7 @@ async def test_the_lost_connection_of_an_attached_job_is_an_error_after_the_part
         tasks.start_soon(submission.run)
         await request(peer, b"gearflow:submit")
         await peer.send(JobCreated(b"H:1"))
-        reading = Reading(PartReader(None, await submission.outcome()))
+        reading = Reading(StreamReader(None, await submission.outcome()))
         call = Call(reading.next)
         tasks.start_soon(call.run)
         await request(peer)
@@ -447,7 +447,7 @@ async def test_a_job_that_was_refused_says_why(scripted: Scripted) -> None:
         await request(peer, b"gearflow:submit")
         await peer.send(JobCreated(b"H:1"))
         job = await submission.outcome()
-        call = Call(PartReader(None, job).take)
+        call = Call(StreamReader(None, job).take)
         tasks.start_soon(call.run)
         await request(peer)
         await peer.send(WorkFail(b"H:1"), JobCreated(b"C:1"))
@@ -464,7 +464,7 @@ async def test_a_job_that_is_submitted_again_is_a_restart_once_parts_were_taken(
         await peer.shake_hands(gearflow=True)
         await request(peer, b"gearflow:submit")
         await peer.send(JobCreated(b"H:1"))
-        reading = Reading(PartReader(None, await submission.outcome()))
+        reading = Reading(StreamReader(None, await submission.outcome()))
         call = Call(reading.next_few, 2)
         tasks.start_soon(call.run)
         await request(peer)
@@ -489,7 +489,7 @@ async def test_a_job_that_is_joined_again_goes_on() -> None:
         await peer.shake_hands(gearflow=True)
         await request(peer, b"gearflow:submit")
         await peer.send(JobCreated(b"H:1"))
-        reading = Reading(PartReader(None, await submission.outcome()))
+        reading = Reading(StreamReader(None, await submission.outcome()))
         call = Call(reading.next_few, 2)
         tasks.start_soon(call.run)
         await request(peer)
@@ -519,7 +519,7 @@ async def attach(client: Client, peer: ScriptedPeer, order: JobRequest) -> Any:
 async def test_on_another_server_the_parts_are_those_of_the_job(scripted: Scripted) -> None:
     async with scripted() as (client, peer):
         job = await attach(client, peer, streamed())
-        reading = Reading(PartReader(None, job))
+        reading = Reading(StreamReader(None, job))
         status = WorkStatus(b"H:1", b"1", b"2")
         await peer.send(*parts(b"H:1", 1), status, *parts(b"H:1", 2), WorkComplete(b"H:1", b"the rest"))
         assert await reading.next_few(4) == [*named(1, 2), b"the rest", None]
@@ -530,7 +530,7 @@ async def test_on_another_server_the_parts_are_those_of_the_job(scripted: Script
 async def test_on_another_server_unread_parts_stop_the_connection(scripted: Scripted) -> None:
     async with scripted() as (client, peer), anyio.create_task_group() as tasks:
         job = await attach(client, peer, streamed())
-        reading = Reading(PartReader(None, job))
+        reading = Reading(StreamReader(None, job))
         total = 4 * MOST_PARTS
         big = 1 << 14  # so that the buffers of the system do not hold many
         sent = 0
@@ -559,7 +559,7 @@ async def test_on_another_server_a_job_that_is_not_read_keeps_its_last_parts(scr
         job = await attach(client, peer, JobRequest("f", b"x", detached=False).streamed(unread=True))
         await peer.send(*parts(b"H:1", *range(1, MOST_PARTS + 11)), WorkComplete(b"H:1", b""))
         await job.result()
-        reading = Reading(PartReader(None, job))
+        reading = Reading(StreamReader(None, job))
         with pytest.raises(StreamGap) as caught:
             await reading.next()
         assert (caught.value.first, caught.value.last) == (11, 0)
@@ -574,7 +574,7 @@ async def test_on_another_server_a_job_that_is_submitted_again_is_a_restart() ->
         await peer.shake_hands()
         await peer.expect(SubmitJob(b"f", b"", b"x"))
         await peer.send(JobCreated(b"H:1"), *parts(b"H:1", 1))
-        reading = Reading(PartReader(None, await submission.outcome()))
+        reading = Reading(StreamReader(None, await submission.outcome()))
         call = Call(reading.next_few, 2)
         tasks.start_soon(call.run)
         await anyio.wait_all_tasks_blocked()
@@ -596,7 +596,7 @@ async def test_a_job_may_be_submitted_again_to_a_server_of_another_kind() -> Non
         await peer.shake_hands()
         await peer.expect(SubmitJob(b"f", b"", b"x"))
         await peer.send(JobCreated(b"H:1"), *parts(b"H:1", 1))
-        reading = Reading(PartReader(None, await submission.outcome()))
+        reading = Reading(StreamReader(None, await submission.outcome()))
         call = Call(reading.next_few, 2)
         tasks.start_soon(call.run)
         await anyio.wait_all_tasks_blocked()
@@ -614,7 +614,7 @@ async def test_a_job_may_be_submitted_again_to_a_server_of_another_kind() -> Non
 
 async def test_the_job_of_a_unique_is_found_first() -> None:
     async with serving() as (client, server), anyio.create_task_group() as tasks:
-        call = Call(PartReader(client.pool, JobKey("f", "u")).take)
+        call = Call(StreamReader(client.pool, JobKey("f", "u")).take)
         tasks.start_soon(call.run)
         peer = await server.accept()
         await peer.shake_hands(gearflow=True)
@@ -628,7 +628,7 @@ async def test_the_job_of_a_unique_is_found_first() -> None:
 
 async def test_the_server_in_the_name_of_a_job_is_asked() -> None:
     async with serving() as (client, _), ScriptedServer() as other, anyio.create_task_group() as tasks:
-        call = Call(PartReader(client.pool, JobHandle("H:1", ServerAddress.parse(other.address))).take)
+        call = Call(StreamReader(client.pool, JobHandle("H:1", ServerAddress.parse(other.address))).take)
         tasks.start_soon(call.run)
         peer, _ = await asked(other, b"C:1")
         await peer.send(mark(b"C:1", 0), *parts(b"C:1", 1))
