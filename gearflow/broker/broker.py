@@ -39,6 +39,7 @@ from gearflow.broker.storage import Contents, JobOutcome, Paused, Store
 from gearflow.broker.streams import Streams
 from gearflow.broker.submission import Submissions
 from gearflow.broker.turns import LONG, MANY, Steps
+from gearflow.broker.watching import Watching
 from gearflow.protocol.constants import AUTH, MAX_ARGUMENT, RESERVED_PREFIX, SUBMIT, PacketType
 
 WARNINGS: Final = 100
@@ -110,10 +111,11 @@ class Broker:
         self.outgoing = core.outgoing
         self.journal = core.journal
         self.auth = Authenticator(token, core.outgoing)
-        streams = self.streams = Streams(core)
+        watching = self.watching = Watching(core)
+        streams = self.streams = Streams(core, watching)
         self.endings = Endings(core, streams)
-        self.dispatcher = Dispatcher(core, streams, self.endings)
-        self.lifecycle = Lifecycle(core, streams, self.endings, self.dispatcher)
+        self.dispatcher = Dispatcher(core, streams, watching, self.endings)
+        self.lifecycle = Lifecycle(core, streams, watching, self.endings, self.dispatcher)
         self.parser = PacketParser(
             self._handlers(),
             _BACKGROUND,
@@ -126,7 +128,9 @@ class Broker:
         self.submissions = Submissions(
             core, self.endings, self.dispatcher, self.lifecycle, self.parser.stalled
         )
-        parts = BrokerParts(core, streams, self.endings, self.dispatcher, self.lifecycle, self.submissions)
+        parts = BrokerParts(
+            core, streams, watching, self.endings, self.dispatcher, self.lifecycle, self.submissions
+        )
         self._calls = ServerCalls(parts)
         self._timers = core.timers.heap
         self._timeouts = core.timeouts.heap
@@ -370,6 +374,8 @@ class Broker:
             warnings = job.ensure_details().warnings
             warnings.append(bytes(body[len(handle) + 1 : len(handle) + 1 + MAX_ARGUMENT]))
             del warnings[:-WARNINGS]
+        if job.details is not None and job.details.watchers:
+            self.watching.warned(job, bytes(body[len(handle) + 1 :]))
         self.outgoing.relay(job.clients, kind, body)
         return LONG if len(job.clients) > MANY else None
 
@@ -389,6 +395,8 @@ class Broker:
         details = job.ensure_details()
         details.progress = fields[1], fields[2]
         details.message = fields[3][:MAX_ARGUMENT] if len(fields) == 4 else b""
+        if details.watchers:
+            self.watching.progressed(job)
         self.outgoing.relay(job.clients, kind, b"\0".join(fields[:3]))
         return LONG if len(job.clients) > MANY else None
 

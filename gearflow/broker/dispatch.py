@@ -31,6 +31,7 @@ from gearflow.broker.session import LARGE, WHOLE, Session
 from gearflow.broker.storage import JobOutcome, StoredJob
 from gearflow.broker.streams import Streams
 from gearflow.broker.turns import LONG, MANY, Steps
+from gearflow.broker.watching import Watching
 from gearflow.errors import StoreError
 from gearflow.protocol import envelope
 from gearflow.protocol.constants import HEADER, MAX_BODY, RES, RESERVED_PREFIX, PacketType
@@ -76,7 +77,7 @@ class Dispatcher:
     Its handlers take the packets by which workers offer functions, sleep and ask for jobs.
     """
 
-    def __init__(self, core: Core, streams: Streams, endings: Endings) -> None:
+    def __init__(self, core: Core, streams: Streams, watching: Watching, endings: Endings) -> None:
         self._clock = core.clock
         self._functions = core.functions
         self._handle_prefix = core.handles.prefix
@@ -85,6 +86,7 @@ class Dispatcher:
         self._held_by_session = self._held.by_session
         self._timeouts = core.timeouts
         self._streams = streams
+        self._watching = watching
         self._endings = endings
         self._store = core.store
         self._damaged = core.damaged
@@ -350,6 +352,8 @@ class Dispatcher:
             head, number = b"%b\0%b\0%b\0" % (handle, function.name, job.unique), _JOB_ASSIGN_UNIQ
         if details is not None:
             parts = self._streams.assigned(details.log, job, session) if details.log is not None else 0
+            if details.watchers:
+                self._watching.started(job, session)
             if session.gearflow:
                 head += envelope.header(
                     attempt=details.attempt + 1,

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from gearflow.broker.parser import Body
     from gearflow.broker.parts import PartLog
     from gearflow.broker.session import ResultWaiter, Session
+    from gearflow.broker.watching import JobWatcher
 
 HIGH: Final = 0
 NORMAL: Final = 1
@@ -61,6 +62,7 @@ class JobDetails:
         "unstored",
         "waiters",
         "warnings",
+        "watchers",
     )
 
     def __init__(self) -> None:
@@ -82,7 +84,8 @@ class JobDetails:
         self.unstored = False  # the store did not accept it
         self.cancelled = False  # it is over for all but the worker that still runs it
         self.warnings: list[bytes] = []
-        self.waiters: dict[ResultWaiter, None] = {}  # calls of gearflow:result that wait for its end
+        self.waiters: dict[ResultWaiter, None] = {}  # calls that wait for its end
+        self.watchers: dict[JobWatcher, None] = {}  # calls of gearflow:watch
         self.log: PartLog | None = None  # once parts have come, or somebody is to read them
 
 

@@ -17,6 +17,7 @@ from gearflow.broker.parser import Body
 from gearflow.broker.session import Session
 from gearflow.broker.storage import DamagedEntry, JobOutcome, Rescheduled, StoredJob
 from gearflow.broker.streams import Streams
+from gearflow.broker.watching import Watching
 
 LONG_HASH: Final = 4 << 20
 """Bytes of a workload from which on it is hashed in steps. One MiB takes about a millisecond."""
@@ -32,9 +33,12 @@ class Lifecycle:
     """Moves jobs between the states of ``TRANSITIONS``, except to RUNNING and OVER. Owns the timers of
     jobs."""
 
-    def __init__(self, core: Core, streams: Streams, endings: Endings, dispatcher: Dispatcher) -> None:
+    def __init__(
+        self, core: Core, streams: Streams, watching: Watching, endings: Endings, dispatcher: Dispatcher
+    ) -> None:
         self._core = core
         self._streams = streams
+        self._watching = watching
         self._clock = core.clock
         self._endings = endings
         self._dispatcher = dispatcher
@@ -73,11 +77,14 @@ class Lifecycle:
 
     # ------------------------------------------------------------------------ jobs that come back
 
-    def requeue(self, job: QueuedJob, due: float = 0.0) -> None:
-        """A worker gives a job back. Its progress is that of an earlier run."""
+    def requeue(self, job: QueuedJob, reason: str, due: float = 0.0, *, counts: bool = False) -> None:
+        """A worker gives a job back. Its progress is that of an earlier run. The run may count as failed."""
         self._core.timeouts.disarm(job)
-        details = job.details
+        details = job.ensure_details() if counts else job.details
         if details is not None:
+            if details.watchers:
+                self._watching.retrying(job, max(due - self._clock.unix(), 0.0) if due else 0.0, reason)
+            details.attempt += counts
             serialization.end_run(details)
             if details.log is not None:
                 self._streams.unblock(details.log)
@@ -95,7 +102,7 @@ class Lifecycle:
         job that they have not begun.
         """
         if worker.overran:
-            self.requeue(job)
+            self.requeue(job, _of(worker, "went away"))
             return
         self._cut_off(job, worker, JobOutcome.WORKERS_DIED, "WorkersDied", "went away")
 
@@ -111,14 +118,13 @@ class Lifecycle:
         details.deaths += 1
         most = self._core.limits.deaths
         if most is not None and details.deaths >= most and job.wanted:
-            name = serialization.name_of(worker).decode(errors="replace")
             times = "once" if details.deaths == 1 else f"{details.deaths} times"
-            text = f"it was cut off {times}; the last time, the worker {name} {how}"
+            text = f"it was cut off {times}; the last time, {_of(worker, how)}"
             self._endings.fail(job, outcome, serialization.failure(kind, text), worker)
             return
         if job.kept or self._core.journal.is_ahead(job.number):
             self._core.journal.add(Rescheduled(job.number, details.due, details.attempt, details.deaths))
-        self.requeue(job)
+        self.requeue(job, _of(worker, how))
 
     # -------------------------------------------------------------------- jobs that the store has
 
@@ -171,6 +177,11 @@ class Lifecycle:
         if whole is None or isinstance(whole.workload, int):
             return b""
         return (yield from hash_payload(whole.workload))
+
+
+def _of(worker: Session, how: str) -> str:
+    """A sentence about a worker."""
+    return f"the worker {serialization.name_of(worker).decode(errors='replace')} {how}"
 
 
 def payload_key(workload: Body) -> bytes:

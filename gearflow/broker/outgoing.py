@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
 from gearflow.broker.parser import Body
@@ -70,12 +70,20 @@ class HeldGrabs:
         return next(iter(self.by_session.values()))[0] if self.by_session else None
 
 
+def _none(_: Session) -> int:
+    return 0
+
+
 class Outgoing:
-    """Sends packets. Owns the list of sessions whose outboxes are not empty, and the notices."""
+    """Sends packets. Owns the list of sessions whose outboxes are not empty, and the notices.
+
+    The shell says how many bytes are ``unsent`` that it took from the outbox of a session.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self.dirty: list[Session] = []
         self.notices: list[Notice] = []
+        self.unsent: Callable[[Session], int] = _none
         self.held_grabs = HeldGrabs()
         self._held = self.held_grabs.by_session
         self._clock = clock

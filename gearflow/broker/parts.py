@@ -32,7 +32,7 @@ _FEW: Final = 32
 Resume = Callable[[JobOutcome, Body], None]
 
 
-class PartReader:
+class LogReader:
     """One reader of a log, or a place in it. Two readers differ by identity alone."""
 
     __slots__ = (
@@ -134,9 +134,9 @@ class PartLog:
         self.kept_size = 0
         self.unstored: set[int] = set()  # parts that the store does not have, as far as they are in memory
         # Its readers.
-        self.readers: dict[PartReader, None] = {}
-        self.places: dict[Session, PartReader] = {}
-        self.waiting: list[tuple[int, int, PartReader]] = []  # a heap: taken, as it was; readers that wait
+        self.readers: dict[LogReader, None] = {}
+        self.places: dict[Session, LogReader] = {}
+        self.waiting: list[tuple[int, int, LogReader]] = []  # a heap: taken, as it was; readers that wait
         self.waits = 0  # readers that wait
         self.order = 0  # of the last one
         self.quiet: dict[Session, int] = {}  # how often a client is attached that is sent no parts
@@ -212,7 +212,7 @@ class PartLog:
 
     # -------------------------------------------------------------------------------------- readers
 
-    def add_waiting(self, reader: PartReader) -> None:
+    def add_waiting(self, reader: LogReader) -> None:
         """The worker waits for a reader."""
         self.waits += 1
         self.order += 1

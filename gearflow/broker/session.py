@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from gearflow.broker.functions import FunctionQueue, ReadyFunctions, Sleep
     from gearflow.broker.job import QueuedJob
     from gearflow.broker.parser import Body
-    from gearflow.broker.parts import PartLog, PartReader
+    from gearflow.broker.parts import LogReader, PartLog
     from gearflow.broker.storage import JobOutcome
+    from gearflow.broker.watching import JobWatcher
 
 LARGE: Final = 65536
 """Bytes from which a body is received into a buffer of its own, if it does not come at once."""
@@ -58,6 +59,7 @@ class Session:
         "sleep",
         "texts",
         "waits",
+        "watched",
         "woken",
     )
 
@@ -88,8 +90,9 @@ class Session:
         self.attached: dict[QueuedJob, None] = {}
         self.pending_writes = 0  # submissions at the store: only background submissions may follow
         self.blocks_pipeline = 0  # so many of these may not be overtaken by anything
-        self.waits: dict[bytes, ResultWaiter] = {}  # its calls of ``gearflow:result``, by their handles
-        self.readers: dict[bytes, PartReader] = {}  # its calls of ``gearflow:stream``, by their handles
+        self.waits: dict[bytes, ResultWaiter] = {}  # its calls that wait for an end, by their handles
+        self.readers: dict[bytes, LogReader] = {}  # its calls of ``gearflow:stream``, by their handles
+        self.watched = 0  # bytes of events for its calls of ``gearflow:watch`` in its outbox, or more
         self.places: dict[PartLog, None] = {}  # logs in which it is to become a reader
 
     @property
@@ -99,17 +102,23 @@ class Session:
 
 
 class ResultWaiter:
-    """A call of ``gearflow:result`` that waits for the end of a job."""
+    """A call of ``gearflow:result`` or ``gearflow:watch`` that waits for the end of a job."""
 
-    __slots__ = ("call", "job", "resume", "session")
+    __slots__ = ("call", "job", "resume", "session", "watcher")
 
     def __init__(
-        self, session: Session, call: bytes, job: QueuedJob, resume: Callable[[JobOutcome, Body], None]
+        self,
+        session: Session,
+        call: bytes,
+        job: QueuedJob,
+        resume: Callable[[JobOutcome, Body], None],
+        watcher: JobWatcher | None = None,
     ) -> None:
         self.session = session
         self.call = call  # its handle
         self.job = job
         self.resume = resume  # called when the job has ended, and that is kept
+        self.watcher = watcher
         job.ensure_details().waiters[self] = None
         session.waits[call] = self
 
@@ -119,5 +128,8 @@ class ResultWaiter:
 
     def stop(self) -> None:
         """Wait no longer."""
-        self.job.ensure_details().waiters.pop(self, None)
+        details = self.job.ensure_details()
+        details.waiters.pop(self, None)
+        if self.watcher is not None:
+            details.watchers.pop(self.watcher, None)
         self.session.waits.pop(self.call, None)

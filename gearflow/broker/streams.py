@@ -27,10 +27,11 @@ from typing import Final
 from gearflow.broker.core import Core
 from gearflow.broker.job import JobState, QueuedJob
 from gearflow.broker.parser import Body, compact
-from gearflow.broker.parts import PartLog, PartReader, Resume
+from gearflow.broker.parts import LogReader, PartLog, Resume
 from gearflow.broker.session import LARGE, Session
 from gearflow.broker.storage import JobOutcome, JobPart, PartsDropped, StoredParts
 from gearflow.broker.turns import LONG, MANY, Steps
+from gearflow.broker.watching import Watching
 from gearflow.errors import StoreError
 from gearflow.protocol.constants import HEADER, RES, WINDOW_BYTES, WINDOW_PARTS, PacketType
 from gearflow.protocol.server_events import credit_event
@@ -59,8 +60,9 @@ _RUNNING: Final = JobState.RUNNING
 class Streams:
     """Sends parts to readers, and credit to workers. Owns what the logs without readers have in memory."""
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, watching: Watching) -> None:
         self._core = core
+        self._watching = watching
         self._outgoing = core.outgoing
         self._journal = core.journal
         self._turns = core.turns
@@ -118,6 +120,8 @@ class Streams:
             for reader in log.readers:
                 if reader.cursor == position - 1:
                     self._send(reader, position, part)
+            if details is not None and details.watchers:
+                self._watching.came(job, position, part)
         self._settle(log)
         if log.blocked is not None or len(clients) + len(log.readers) > MANY:
             return LONG
@@ -208,11 +212,15 @@ class Streams:
             log.unstored.add(position)
         log.available = position
         log.stored_bytes += size
-        if log.readers:
+        job = log.job
+        is_watched = job is not None and job.details is not None and bool(job.details.watchers)
+        if log.readers or is_watched:
             part = log.part(position)
             for reader in log.readers:
                 if reader.cursor == position - 1:
                     self._send(reader, position, part)
+            if job is not None and is_watched:
+                self._watching.came(job, position, part)
         self._settle(log)
 
     def restored(self, job: QueuedJob, stored: StoredParts) -> None:
@@ -248,7 +256,7 @@ class Streams:
         if waits:
             place = log.places.get(client)
             if place is None:
-                place = log.places[client] = PartReader(log, client, b"", log.first - 1, True, None)
+                place = log.places[client] = LogReader(log, client, b"", log.first - 1, True, None)
                 client.places[log] = None
                 log.add_waiting(place)
                 self._count(log)
@@ -287,7 +295,7 @@ class Streams:
             self.close(reader)
             yield
 
-    def _leave_place(self, place: PartReader, count: int) -> None:
+    def _leave_place(self, place: LogReader, count: int) -> None:
         place.count = count
         if not count:
             log = place.log
@@ -302,7 +310,7 @@ class Streams:
     ) -> None:
         """A call begins to read, after a position or at the end. ``resume`` is called when it is through."""
         cursor = log.available if after is None else min(after, log.available)
-        reader = session.readers[call] = PartReader(log, session, call, cursor, waits, resume)
+        reader = session.readers[call] = LogReader(log, session, call, cursor, waits, resume)
         log.readers[reader] = None
         if waits:
             log.add_waiting(reader)
@@ -312,7 +320,7 @@ class Streams:
         self._count(log)
         self._pump(reader)
 
-    def take(self, reader: PartReader, position: int) -> None:
+    def take(self, reader: LogReader, position: int) -> None:
         """The caller has taken the parts up to a position. One that it was not sent is of an earlier run."""
         if position > reader.cursor:
             return
@@ -322,13 +330,13 @@ class Streams:
         self._pump(reader)
         self._settle(reader.log)
 
-    def close(self, reader: PartReader) -> None:
+    def close(self, reader: LogReader) -> None:
         """The caller does not read any more."""
         del reader.session.readers[reader.call]
         del reader.log.readers[reader]
         self._closed(reader)
 
-    def _closed(self, reader: PartReader) -> None:
+    def _closed(self, reader: LogReader) -> None:
         log = reader.log
         reader.is_open = False
         if reader.waits:
@@ -337,7 +345,7 @@ class Streams:
             self._ended.pop(log.number, None)
         self._settle(log)
 
-    def _pump(self, reader: PartReader) -> None:
+    def _pump(self, reader: LogReader) -> None:
         """Send a reader what there is for it, as far as its window has room."""
         log = reader.log
         while reader.cursor < log.available and reader.is_open:
@@ -357,7 +365,7 @@ class Streams:
             if reader.resume is not None:
                 reader.resume(outcome, body)
 
-    def _send_stored(self, reader: PartReader, log: PartLog) -> bool:
+    def _send_stored(self, reader: LogReader, log: PartLog) -> bool:
         """Send a reader parts that are not in memory. False if its window has no room."""
         after = reader.cursor
         rows: Iterable[tuple[int, Body]] = ()
@@ -384,12 +392,12 @@ class Streams:
             self._skip(reader, log.first - 1)
         return True
 
-    def _skip(self, reader: PartReader, position: int) -> None:
+    def _skip(self, reader: LogReader, position: int) -> None:
         """A reader misses the parts up to a position."""
         reader.cursor = position
         reader.status_due = True
 
-    def _send(self, reader: PartReader, position: int, part: Body) -> bool:
+    def _send(self, reader: LogReader, position: int, part: Body) -> bool:
         """Send a reader its next part. False if its window has no room."""
         size = len(part)
         if not reader.has_room(size) or not reader.session.is_open:
@@ -407,7 +415,7 @@ class Streams:
         reader.outstanding += size
         return True
 
-    def _send_status(self, reader: PartReader) -> None:
+    def _send_status(self, reader: LogReader) -> None:
         reader.status_due = False
         position, run = b"%d" % reader.cursor, b"%d" % reader.log.run
         self._outgoing.respond(reader.session, PacketType.WORK_STATUS, reader.call, position, run)

@@ -185,6 +185,11 @@ class ServerConnection(asyncio.Protocol):
         if small:
             self._transport.write(b"".join(small))
 
+    @property
+    def unsent(self) -> int:
+        """Bytes that were written, and that the peer has not read."""
+        return self._transport.get_write_buffer_size()
+
     def resume(self) -> None:
         """Parse what this peer sent while its submissions were being committed."""
         if self._waits_for_store:
@@ -241,7 +246,7 @@ class ServerConnection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._transport.get_write_buffer_size():  # the system takes what it can within this turn
+        if self.unsent:  # the system takes what it can within this turn
             most = _LAST if is_refused else inf
             self._timer = self._engine.call_later(0, partial(self._check_unread, most, is_refused))
 
@@ -250,7 +255,7 @@ class ServerConnection(asyncio.Protocol):
 
         A peer that is refused has one time limit. Any other only has to go on reading.
         """
-        unread = self._transport.get_write_buffer_size()
+        unread = self.unsent
         if unread > most:  # RST, so that the system drops what it has for the peer too
             system: socket.socket = self._transport.get_extra_info("socket")
             system.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
@@ -314,5 +319,5 @@ class ServerConnection(asyncio.Protocol):
 
     def _on_stall(self) -> None:
         self._stall_timer = None
-        pending = self._transport.get_write_buffer_size()
-        self.refuse("closed a connection that stalls others because it does not read", pending_bytes=pending)
+        text = "closed a connection that stalls others because it does not read"
+        self.refuse(text, pending_bytes=self.unsent)

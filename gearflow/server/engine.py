@@ -140,6 +140,7 @@ class Engine:
             token.get_secret_value().encode() if token is not None else None,
             admin.server_version(),
         )
+        self.broker.outgoing.unsent = self._unsent
         self.broker.turns.is_late = lambda: self.time() - self.broker.clock.now > _TURN
         self._turns = self.broker.turns.waiting
         self._held_grabs = self.broker.outgoing.held_grabs.by_session
@@ -243,6 +244,11 @@ class Engine:
     def connections(self) -> int:
         """The number of connections that are open, also those that only have to be written to."""
         return len(self.peers) + len(self._leaving)
+
+    def _unsent(self, session: Session) -> int:
+        """Bytes that wait until the peer of a session reads."""
+        peer = self.peers.get(session)
+        return peer.unsent if peer is not None else 0
 
     def on_leaving(self, peer: ServerConnection, session: Session, *, is_refused: bool) -> None:
         """A connection ends when its peer has read what was written to it. The broker does not wait."""

@@ -29,7 +29,7 @@ from pydantic import ValidationError
 from gearflow.broker.core import Core
 from gearflow.broker.dispatch import Dispatcher
 from gearflow.broker.endings import Endings
-from gearflow.broker.job import HIGH, LOW, NORMAL, JobState, QueuedJob
+from gearflow.broker.job import HIGH, LOW, NORMAL, QueuedJob
 from gearflow.broker.lifecycle import Lifecycle
 from gearflow.broker.parser import Body
 from gearflow.broker.parts import PartLog
@@ -37,6 +37,7 @@ from gearflow.broker.session import Session
 from gearflow.broker.storage import Change, JobOutcome, JobRecord, Store
 from gearflow.broker.streams import Streams
 from gearflow.broker.submission import Submissions
+from gearflow.broker.watching import JobWatcher, Watching
 from gearflow.protocol.constants import Priority
 from gearflow.protocol.server_calls import Fault, JobName, Message, ResultRequest
 
@@ -48,14 +49,6 @@ _MANY_FAULTS: Final = 100
 
 LANES: Final = {Priority.HIGH: HIGH, Priority.NORMAL: NORMAL, Priority.LOW: LOW}
 """The lane of a function by priority."""
-
-STATES: Final[dict[JobState, Any]] = {
-    JobState.STORING: "waiting",
-    JobState.DELAYED: "delayed",
-    JobState.WAITING: "waiting",
-    JobState.RUNNING: "running",
-}
-"""The names of the states in answers."""
 
 
 class _Known(Enum):
@@ -85,10 +78,11 @@ class Kept(NamedTuple):
 
 
 class EndOf(NamedTuple):
-    """A job, and for how many seconds to wait for its end; None: without limit."""
+    """A job, and for how many seconds to wait for its end (None: without limit). The call may watch it."""
 
     job: QueuedJob
     timeout: float | None
+    watcher: JobWatcher | None = None
 
 
 class AllParts(NamedTuple):
@@ -137,6 +131,7 @@ class BrokerParts:
 
     core: Core
     streams: Streams
+    watching: Watching
     endings: Endings
     dispatcher: Dispatcher
     lifecycle: Lifecycle

@@ -8,7 +8,6 @@ from typing import Any, Final
 
 from gearflow.broker.calls.call import (
     KNOWN,
-    STATES,
     TURN,
     AllParts,
     BrokerParts,
@@ -25,11 +24,13 @@ from gearflow.broker.calls.operations import OperationCalls
 from gearflow.broker.calls.results import ResultCalls
 from gearflow.broker.calls.streams import StreamCalls
 from gearflow.broker.calls.submit import Asked, SubmitCalls, split
+from gearflow.broker.calls.watch import WatchCalls
 from gearflow.broker.lifecycle import LONG_HASH
 from gearflow.broker.limits import Rejected
 from gearflow.broker.parser import Body
 from gearflow.broker.session import ResultWaiter, Session
 from gearflow.broker.storage import JobOutcome
+from gearflow.broker.watching import STATES
 from gearflow.errors import StoreError
 from gearflow.protocol import server_calls as api
 from gearflow.protocol.constants import HEADER, RES, PacketType
@@ -52,7 +53,7 @@ class ServerCalls:
             api.AUTH: operations.auth,
             api.RESULT: results.result,
             api.STREAM: streams.stream,
-            api.WATCH: streams.watch,
+            api.WATCH: WatchCalls(parts).watch,
             api.INFO: results.info,
             api.RETRY: operations.retry,
             api.RELEASE: operations.release,
@@ -210,7 +211,8 @@ class ServerCalls:
     def _wait_for_end(self, call: ServerCall, steps: Steps, wait: EndOf) -> None:
         if not call.session.is_open:
             return
-        waiter = ResultWaiter(call.session, call.handle, wait.job, partial(self._ended, call, steps))
+        ended = partial(self._ended, call, steps)
+        waiter = ResultWaiter(call.session, call.handle, wait.job, ended, wait.watcher)
         if wait.timeout is not None:
             core = self._parts.core
             give_up = partial(self._give_up, call, waiter)

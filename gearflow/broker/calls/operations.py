@@ -119,11 +119,10 @@ class OperationCalls:
         if error is not None:
             raise CallFailed("gearflow:store", f"the store cannot be written: {error}")
         del session.running[handle]
-        job.ensure_details().attempt += request.counted
         if request.reason:
             warning = b"%b\0%b" % (handle, request.reason.encode())
             self._parts.core.outgoing.relay(job.clients, PacketType.WORK_WARNING, warning)
-        self._parts.lifecycle.requeue(job, due)
+        self._parts.lifecycle.requeue(job, request.reason, due, counts=request.counted)
         return api.Done(jobs=1)
 
     def release(self, call: ServerCall) -> api.Message:
@@ -131,7 +130,7 @@ class OperationCalls:
         request = call.read(api.ReleaseRequest)
         job = self._held(call, request.handle)
         del call.session.running[request.handle.encode()]
-        self._parts.lifecycle.requeue(job)
+        self._parts.lifecycle.requeue(job, "its worker gave it back")
         return api.Done(jobs=1)
 
     def _held(self, call: ServerCall, handle: str) -> QueuedJob:

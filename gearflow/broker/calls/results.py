@@ -14,7 +14,6 @@ from gearflow.broker import serialization
 from gearflow.broker.calls.call import (
     KNOWN,
     LANES,
-    STATES,
     TURN,
     BrokerParts,
     CallFailed,
@@ -26,6 +25,7 @@ from gearflow.broker.calls.call import (
 from gearflow.broker.job import JobDetails, JobState, QueuedJob
 from gearflow.broker.parser import integer
 from gearflow.broker.storage import DamagedEntry, JobOutcome, JobRecord, size_of
+from gearflow.broker.watching import STATES
 from gearflow.protocol import server_calls as api
 
 _SLICE: Final = 200

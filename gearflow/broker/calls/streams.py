@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from gearflow.broker.calls.call import AllParts, BrokerParts, CallFailed, JobEnd, ServerCall, Steps
+from gearflow.broker.calls.call import AllParts, BrokerParts, JobEnd, ServerCall, Steps
 from gearflow.broker.parts import PartLog
 from gearflow.broker.storage import JobRecord
 from gearflow.protocol import server_calls as api
@@ -44,12 +44,6 @@ class StreamCalls:
         if job is not None:
             return streams.of(job)
         return streams.of_ended(self._parts.number(request.handle)) if request.handle is not None else None
-
-    def watch(self, call: ServerCall) -> Steps:
-        """Send what happens to a job, and end as the job ended."""
-        call.read(api.WatchRequest)
-        raise CallFailed("gearflow:refused", "nothing can be watched yet")
-        yield
 
 
 def _parts_of(record: JobRecord) -> tuple[int, int]:
