@@ -212,9 +212,11 @@ def _plan(name: str, value: Any) -> "RetryPlan":
 
 
 def _lag(name: str, value: Any) -> Lag:
-    if value != "wait" and value != "skip":
-        raise ValueError(f"{name}={value!r}: it is 'wait' or 'skip'")
-    return cast(Lag, value)
+    lags: tuple[Lag, ...] = ("wait", "skip")
+    for lag in lags:
+        if value == lag:
+            return lag
+    raise ValueError(f"{name}={value!r}: it is 'wait' or 'skip'")
 
 
 def size(name: str, value: Any) -> int:

@@ -12,11 +12,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any
 
+import anyio
 from pydantic import AfterValidator, BaseModel
 
 from gearflow import Context, Discard, Fail, Retry, Snooze, TryAgain, lifespan, task
@@ -90,6 +91,47 @@ def reports(ctx: Context) -> list[Any]:
 def hasty(ctx: Context) -> None:
     for step in range(10_000):
         ctx.progress(step + 1, 10_000)
+
+
+# -------------------------------------------------------------------------------------------- streams
+# The same in a process, in a thread and on the event loop. The diary is a file that says how it ended.
+
+
+def counts(ctx: Context, diary: str, count: int, size: int = 0, fault: str = "") -> Iterator[str]:
+    """Numbers as texts, from where the run before stopped; longer ones if there is a size."""
+    try:
+        for number in range(ctx.parts, count):
+            yield f"{number}{'.' * size}"
+        if fault == "raise":
+            raise OutOfInk("at the end")
+        if fault == "invalid":
+            yield 7  # type: ignore[misc]  # pyright: ignore[reportReturnType]  # which is tested
+    except GeneratorExit:
+        Path(diary).write_text(f"closed, {ctx.cancelled}")
+        raise
+
+
+async def acounts(ctx: Context, diary: str, count: int, size: int = 0, fault: str = "") -> AsyncIterator[str]:
+    try:
+        for value in counts(ctx, diary, count, size, fault):
+            yield value
+    except (GeneratorExit, anyio.get_cancelled_exc_class()):
+        Path(diary).write_text(f"closed, {ctx.cancelled}")  # noqa: ASYNC240  (it is short)
+        raise
+
+
+counts_in_process = task(name="heavy.counts.process", executor="process", resumable=True)(counts)
+counts_in_thread = task(name="heavy.counts.thread", resumable=True)(counts)
+counts_on_loop = task(name="heavy.counts.loop", resumable=True)(acounts)
+
+
+@task(executor="process", retries=2)
+def steps(ctx: Context) -> Iterator[str]:
+    previous = ctx.previous
+    yield f"{ctx.attempt} {ctx.parts} {previous and (previous.done, previous.total, previous.message)}"
+    ctx.progress(ctx.attempt, 3, f"attempt {ctx.attempt}")
+    if ctx.attempt < 3:
+        raise OutOfInk("no red")
 
 
 # ------------------------------------------------------------------------------------------- failures
