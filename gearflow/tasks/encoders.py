@@ -10,7 +10,7 @@ from typing import Any, Final, TypeAlias, cast
 
 from pydantic import BaseModel, RootModel
 from pydantic.errors import PydanticUserError
-from pydantic_core import SchemaError, ValidationError
+from pydantic_core import SchemaError, ValidationError, from_json
 from typing_extensions import TypedDict
 
 from gearflow.errors import TaskDefinitionError
@@ -70,9 +70,12 @@ def _object(annotations: Mapping[str, Any], defaults: Mapping[str, Any], task: s
                 field.pop(key, None)
 
     create = cast(Any, TypedDict)  # its names are not known to a type checker
-    codec = JsonCodec if annotations else _NoArguments
+    codec = {0: _NoArguments, 1: _OneArgument}.get(len(annotations), JsonCodec)
     try:
-        return _build(create(task, dict(annotations)), "a parameter", task, by_parameter_name, codec)
+        made = _build(create(task, dict(annotations)), "a parameter", task, by_parameter_name, codec)
+        if isinstance(made, _OneArgument):
+            (made.name,) = annotations
+        return made
     except TaskDefinitionError:
         for name, annotation in annotations.items():
             _build(annotation, f"the parameter {name!r}", task)  # raises for the one at fault
@@ -165,6 +168,25 @@ class _NoArguments(JsonCodec):
 
     def load(self, data: bytes) -> Any:
         return {} if data in (b"", b"\0") else JsonCodec.load(self, data)
+
+
+class _OneArgument(JsonCodec):
+    """A bare value that is no object means the only argument: ``3`` the same as ``{"a": 3}``."""
+
+    __slots__ = ("name",)
+    name: str
+
+    def load(self, data: bytes) -> Any:
+        if data[:1] != b"{":  # as gearflow's callers begin it
+            data = self._by_name(data)
+        return JsonCodec.load(self, data)
+
+    def _by_name(self, data: bytes) -> bytes:
+        bare = data.removesuffix(b"\0").strip(b" \t\r\n")
+        if not bare or bare.startswith(b"{"):
+            return data
+        from_json(bare)  # it is one value, so it cannot bring other keys along
+        return b"{%b:%b}" % (json.dumps(self.name).encode(), bare)
 
 
 def _is_model(kind: Any) -> bool:

@@ -214,6 +214,53 @@ def test_an_alias_on_a_parameter_does_not_change_its_name_on_the_wire() -> None:
     assert codec.decode(b'{"a":3}') == {"a": 3}
 
 
+@pytest.mark.parametrize(
+    ("kind", "bare", "value"),
+    [
+        (int, b"3", 3),
+        (int, b" 3\n", 3),
+        (int, b"3\0", 3),
+        (int | None, b"null", None),
+        (list[int], b"[1, 2]", [1, 2]),
+        (str | None, b'"x"', "x"),
+        (float, b"1e3", 1000.0),
+        (bool, b"true", True),
+        (bytes | None, b'"eA=="', b"x"),
+        (Numbers, b"[1]", Numbers([1])),
+        (Any, b'"{}"', "{}"),
+    ],
+)
+def test_a_bare_value_that_is_no_object_is_the_only_argument(kind: Any, bare: bytes, value: Any) -> None:
+    def do(a: Any) -> None: ...
+
+    do.__annotations__["a"] = kind
+    assert codec_of(do).decode(bare) == {"a": value}
+
+
+def test_an_object_is_always_by_parameter_name() -> None:
+    def do(a: dict[str, int]) -> None: ...
+
+    assert codec_of(do).decode(b' {"a": {"a": 1}}') == {"a": {"a": 1}}
+    with pytest.raises(PayloadInvalid):
+        codec_of(do).decode(b'{"a": 1}')
+
+
+def test_a_bare_value_is_one_value_and_is_for_one_parameter() -> None:
+    def one(ctx: Context, a: int = 2) -> None: ...
+
+    def two(a: int, b: int = 2) -> None: ...
+
+    assert codec_of(one).decode(b"3") == {"a": 3}
+    assert codec_of(one).decode(b"{}") == {}
+    for several in (b'1, "a": 2', b'1}{"a": 2', b"1 2"):
+        with pytest.raises(PayloadInvalid):
+            codec_of(one).decode(several)
+    with pytest.raises(PayloadInvalid, match="a: Input should be a valid integer"):
+        codec_of(one).decode(b'"x"')
+    with pytest.raises(PayloadInvalid):
+        codec_of(two).decode(b"3")
+
+
 def test_one_trailing_nul_is_dropped_before_json_and_never_from_raw() -> None:
     def by_name(a: int) -> int:
         raise NotImplementedError
@@ -312,7 +359,7 @@ def test_a_faulty_input_that_is_long_or_no_json_is_left_out(value: object) -> No
     assert len(str(caught.value.errors)) < 2000
 
 
-@pytest.mark.parametrize("payload", [b"", b"{", b"[]", b"1", b"\xff", b'{"a":"x"}', b'{"a":null}', b"{}"])
+@pytest.mark.parametrize("payload", [b"", b"{", b"[]", b'"x"', b"\xff", b'{"a":"x"}', b'{"a":null}', b"{}"])
 def test_garbage_at_the_worker_is_a_payload_that_does_not_fit(payload: bytes) -> None:
     def do(a: int) -> None: ...
 
