@@ -13,9 +13,9 @@ from gearflow_cli.lines import Line
 
 if TYPE_CHECKING:
     from gearflow.client import JobRequest
-    from gearflow.tasks import Task
+    from gearflow.tasks.definition import TaskDefinition
 
-    AnyTask: TypeAlias = Task[..., Any]
+    AnyTask: TypeAlias = TaskDefinition
 
 
 class Bytes:
