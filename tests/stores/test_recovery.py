@@ -234,6 +234,36 @@ def test_jobs_that_may_have_ended_become_dead_letters(with_20_000: Path) -> None
     store.close()
 
 
+@pytest.mark.parametrize("byte", [3, 4])  # of the number of rows on a page
+@pytest.mark.parametrize("forgotten", [range(8, 11), range(1, 4), range(4, 6), range(1)])
+def test_jobs_that_ended_do_not_come_back_from_the_gaps_of_a_page(
+    tmp_path: Path, forgotten: range, byte: int
+) -> None:
+    path = tmp_path / "jobs.db"
+    store = SqliteStore(path)
+    store.write([a_job(number, b"%d" % number * 20) for number in range(1, 11)])
+    store.write([Forgotten(number) for number in forgotten])
+    store.close()
+    with closing(sqlite3.connect(path)) as connection:
+        (root,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'jobs'").fetchone()
+    alive = set(range(1, 11)) - set(forgotten)
+    before = path.read_bytes()
+    for bit in (0, 1, 3, 7):
+        content = bytearray(before)
+        content[(root - 1) * PAGE + byte] ^= 1 << bit
+        path.write_bytes(content)
+        recovered = recover(path)
+        store = SqliteStore(path)
+        jobs = {job.number for job in jobs_of(store.load())}
+        letters = {letter.number for letter in store.dead(None, 0, 100)}
+        store.close()
+        assert jobs <= alive
+        assert jobs | letters >= alive
+        assert len(letters) == recovered.doubtful_jobs
+        if byte == 3 or not forgotten:
+            assert (jobs, letters) == (alive, set()), bit
+
+
 def test_all_is_saved_where_only_the_first_page_is_damaged(tmp_path: Path) -> None:
     path = tmp_path / "jobs.db"
     name = written(path)

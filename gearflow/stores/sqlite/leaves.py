@@ -7,13 +7,17 @@ whether it is as it was written, so the number of its columns is enough to tell 
 Deleted rows are also still there, on pages that the file lists as free. Those pages are left out. If the list
 itself cannot be read, ``are_current`` is False: a row may then be one that was deleted.
 
+The same holds within a page. If the number of its rows is damaged, one that was deleted may seem to be there.
+The rows and the gaps between them must fill the page, so the right number can be found. If the two numbers
+differ, the rows between them are *doubtful*.
+
 Source: https://www.sqlite.org/fileformat2.html, sections 1.5, 1.6 and 2.1.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from struct import Struct
@@ -29,7 +33,9 @@ _INLINE: Final = PAGE - 35  # bytes of a row that are on its leaf if no more are
 _LEAST: Final = (PAGE - 12) * 32 // 255 - 23  # bytes of a longer row that are on its leaf
 _NEXT: Final = 4  # bytes at the beginning of a page that name the next one
 _NUMBER: Final = Struct(">I")
+_HEADER: Final = Struct(">HHH")  # from the second byte: the first gap, the rows, where they begin
 _SHORT: Final = Struct(">H")
+_TWO_SHORT: Final = Struct(">HH")
 _REAL: Final = Struct(">d")
 _SIZES: Final = (0, 1, 2, 3, 4, 6, 8, 8, 0, 0, 0, 0)  # bytes by serial type: NULL, integers, real, 0, 1
 _UNREADABLE: Final = (LookupError, ValueError, struct_error)
@@ -56,6 +62,10 @@ class Leaves:
         free = self._free_pages()
         self.are_current = free is not None
         self._free = free or frozenset[int]()
+        self._unsure: dict[int, tuple[int, int]] = {}  # by page: the rows at least, and at most
+        for number, page in self._leaves(range(2, self._pages + 1)):
+            if (rows := _rows_on(page)) is not None:
+                self._unsure[number] = rows
 
     def __enter__(self) -> Self:
         return self
@@ -63,18 +73,27 @@ class Leaves:
     def __exit__(self, *_: object) -> None:
         os.close(self._fd)
 
-    def cells(self, columns: int) -> Iterator[Cell]:
-        """The rows with so many columns on all pages that are not free."""
-        for number in range(2, self._pages + 1):
-            if number in self._free:
-                continue
-            page = self._page(number)
-            if page[0] == _LEAF:
-                for place in range(min(_SHORT.unpack_from(page, 3)[0], PAGE // 2)):
-                    with suppress(*_UNREADABLE):
-                        cell = _cell(page, number, _SHORT.unpack_from(page, 8 + 2 * place)[0])
-                        if len(cell.types) == columns:
-                            yield cell
+    def cells(self, columns: int, *, doubtful: bool = False) -> Iterator[Cell]:
+        """The rows with so many columns on all pages that are not free. Or the doubtful ones of these."""
+        for number, page in self._leaves(self._unsure if doubtful else range(2, self._pages + 1)):
+            count = min(_HEADER.unpack_from(page, 1)[1], PAGE // 2)
+            least, most = self._unsure.get(number, (count, count))
+            for place in range(least, most) if doubtful else range(least):
+                with suppress(*_UNREADABLE):
+                    cell = _cell(page, number, _SHORT.unpack_from(page, 8 + 2 * place)[0])
+                    if len(cell.types) == columns:
+                        yield cell
+
+    def doubtful_keys(self, columns: int) -> set[int]:
+        """The keys of the doubtful rows with so many columns, unless there is another row of that key."""
+        keys = {cell.key for cell in self.cells(columns, doubtful=True)}
+        return keys - {cell.key for cell in self.cells(columns)} if keys else keys
+
+    def _leaves(self, numbers: Iterable[int]) -> Iterator[tuple[int, bytes]]:
+        """Those of these pages that are leaves and not free."""
+        for number in numbers:
+            if number not in self._free and (page := self._page(number))[0] == _LEAF:
+                yield number, page
 
     def row(self, cell: Cell) -> Row | None:
         """The columns of a row, the first of which is its key. None if they cannot be read."""
@@ -88,11 +107,8 @@ class Leaves:
     def _bytes(self, cell: Cell) -> bytearray:
         """The whole row, which may continue on other pages."""
         page, size = self._page(cell.page), cell.size
-        if size <= _INLINE:
+        if (here := _on_leaf(size)) == size:
             return bytearray(page[cell.at : cell.at + size])
-        here = _LEAST + (size - _LEAST) % (PAGE - _NEXT)
-        if here > _INLINE:
-            here = _LEAST
         whole = bytearray(page[cell.at : cell.at + here])
         (follows,) = _NUMBER.unpack_from(page, cell.at + here)
         while len(whole) < size:
@@ -120,6 +136,39 @@ class Leaves:
         if not 0 < number <= self._pages:
             raise IndexError(number)
         return os.pread(self._fd, PAGE, (number - 1) * PAGE)
+
+
+def _rows_on(page: bytes) -> tuple[int, int] | None:
+    """How many rows a leaf has, at least and at most. None if the number in its header is right, as far as
+    one can see."""
+    gap, count, start = _HEADER.unpack_from(page, 1)
+    to_fill = PAGE - start - page[7]  # which are bytes in gaps too small to be in the list
+    with suppress(*_UNREADABLE):
+        while gap:
+            last = gap
+            gap, size = _TWO_SHORT.unpack_from(page, gap)
+            to_fill -= size
+            if 0 < gap <= last:
+                return None
+        most = (start - 8) // 2
+        for place in range(most + 1):
+            if to_fill <= 0:
+                if to_fill < 0 or place == count:
+                    return None
+                return (place, place) if count > most else (min(place, count), max(place, count))
+            at = _SHORT.unpack_from(page, 8 + 2 * place)[0]
+            cell = _cell(page, 0, at)
+            here = _on_leaf(cell.size)
+            to_fill -= max(4, cell.at - at + here + (_NEXT if here < cell.size else 0))
+    return None
+
+
+def _on_leaf(size: int) -> int:
+    """The bytes of a row of this size that are on its leaf."""
+    if size <= _INLINE:
+        return size
+    here = _LEAST + (size - _LEAST) % (PAGE - _NEXT)
+    return _LEAST if here > _INLINE else here
 
 
 def _cell(page: bytes, number: int, at: int) -> Cell:
