@@ -235,8 +235,9 @@ class Broker:
         self.core.handles.restore(contents.reserved)
         for name in contents.paused:
             self.dispatcher.pause(self.functions.ensure(name), True)
+        parts = contents.parts
         for stored in contents.jobs:
-            self.lifecycle.revive(stored, self.lifecycle.unique_key(stored))
+            self.lifecycle.revive(stored, self.lifecycle.unique_key(stored), parts.get(stored.number))
         return len(self.jobs.by_number)
 
     # --------------------------------------------------------------- what operators ask by text commands

@@ -15,7 +15,7 @@ from gearflow.broker.endings import Endings
 from gearflow.broker.job import JobState, QueuedJob
 from gearflow.broker.parser import Body
 from gearflow.broker.session import Session
-from gearflow.broker.storage import DamagedEntry, JobOutcome, Rescheduled, StoredJob
+from gearflow.broker.storage import DamagedEntry, JobOutcome, Rescheduled, StoredJob, StoredParts
 from gearflow.broker.streams import Streams
 from gearflow.broker.watching import Watching
 
@@ -128,8 +128,8 @@ class Lifecycle:
 
     # -------------------------------------------------------------------- jobs that the store has
 
-    def revive(self, stored: StoredJob, key: bytes) -> None:
-        """A job that the store has waits again, under its unique key."""
+    def revive(self, stored: StoredJob, key: bytes, parts: StoredParts | None = None) -> None:
+        """A job that the store has waits again, under its unique key. The store may have parts of it."""
         function = self._core.functions.ensure(stored.function)
         if self._core.jobs.find(function, key) is not None:
             key = b""
@@ -149,6 +149,8 @@ class Lifecycle:
             details,
         )
         job.kept = True
+        if parts is not None:
+            self._streams.restored(job, parts)
         self._core.jobs.add(job)
         self.begin(job)
 

@@ -29,7 +29,7 @@ from gearflow.broker.job import JobState, QueuedJob
 from gearflow.broker.parser import Body, compact
 from gearflow.broker.parts import LogReader, PartLog, Resume
 from gearflow.broker.session import LARGE, Session
-from gearflow.broker.storage import JobOutcome, JobPart, PartsDropped, StoredParts
+from gearflow.broker.storage import DamagedEntry, JobOutcome, JobPart, PartsDropped, StoredParts
 from gearflow.broker.turns import LONG, MANY, Steps
 from gearflow.broker.watching import Watching
 from gearflow.errors import StoreError
@@ -192,17 +192,12 @@ class Streams:
         log.kept_sizes.append(max(size, _LEAST))
         log.kept_size += max(size, _LEAST)
         done = partial(self._kept, log, log.run, position, size)
-        if size > log.keep or size >= self._journal.large:
+        if size >= self._journal.large:  # the store has only its position
             log.unstored.add(position)
-            self._journal.keep_after(log.number, done)
-        elif (
-            log.readers
-            or position - log.taken >= _TELL_PARTS
-            or log.came_bytes - log.taken_bytes >= _TELL_BYTES
-        ):
-            self._journal.keep(JobPart(log.number, position, part, log.run), done)
-        else:
-            self._journal.add(JobPart(log.number, position, part, log.run), done)
+        self._journal.add(JobPart(log.number, position, part, log.run), done)
+        ahead = log.came_bytes - log.taken_bytes
+        if log.readers or position - log.taken >= _TELL_PARTS or ahead >= _TELL_BYTES:
+            self._journal.flush_now = True
 
     def _kept(self, log: PartLog, run: int, position: int, size: int, error: str | None) -> None:
         """A part is kept, or could not be. Readers get it either way."""
@@ -378,6 +373,9 @@ class Streams:
                 rows = self._core.store.parts(log.number, after, room, WINDOW_PARTS - len(reader.sent))
             except StoreError as error:
                 self._core.report(error)
+                if isinstance(error, DamagedEntry) and after < error.position < log.first:
+                    self._skip(reader, error.position)
+                    return True
         elif log.keep and log.first_kept < log.first:
             self._skip(reader, log.first_kept - 1)
             return True
