@@ -389,6 +389,8 @@ class Broker:
             if reader is not None:
                 self.streams.take(reader, integer(fields[1]))
                 return LONG
+            if session.has_read and fields[2:] == [b"0"]:  # of a reader that has just ended
+                return None
             self.outgoing.error(session, b"JOB_NOT_FOUND", _NOT_FOUND[kind])
             return None
         if len(fields) == 2:  # Perl's send_work_status leaves the denominator out

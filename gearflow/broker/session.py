@@ -45,6 +45,7 @@ class Session:
         "fd",
         "gearflow",
         "has_large",
+        "has_read",
         "is_open",
         "no_job_at",
         "outbox",
@@ -93,6 +94,7 @@ class Session:
         self.waits: dict[bytes, ResultWaiter] = {}  # its calls that wait for an end, by their handles
         self.readers: dict[bytes, LogReader] = {}  # its calls of ``gearflow:stream``, by their handles
         self.watched = 0  # bytes of events for its calls of ``gearflow:watch`` in its outbox, or more
+        self.has_read = False  # it has made such a call
         self.places: dict[PartLog, None] = {}  # logs in which it is to become a reader
 
     @property

@@ -306,6 +306,7 @@ class Streams:
         """A call begins to read, after a position or at the end. ``resume`` is called when it is through."""
         cursor = log.available if after is None else min(after, log.available)
         reader = session.readers[call] = LogReader(log, session, call, cursor, waits, resume)
+        session.has_read = True
         log.readers[reader] = None
         if waits:
             log.add_waiting(reader)

@@ -253,6 +253,21 @@ def test_a_job_that_is_not_there_has_no_stream(request_: dict[str, object], faul
     assert api.Fault.model_validate_json(end.data).type == fault
 
 
+def test_what_is_taken_after_the_end_has_no_answer(client: Peer, worker: Peer) -> None:
+    """The end may cross it, and the client would take an error for the answer to something else."""
+    handle = running(client, worker)
+    stream, left = Stream(client, handle), Stream(client, handle)
+    yields(worker, handle, numbered(1, 20))
+    left.read()
+    left.leave()
+    assert left.take(16) == []
+    worker(p.WorkComplete(handle, b""))
+    assert stream.read()[-1] == p.WorkComplete(stream.call, b"")
+    client.read()
+    assert client(p.WorkStatus(stream.call, b"16", b"0")) == []
+    assert client(p.WorkStatus(handle, b"1", b"2")) != []  # a worker's
+
+
 # ----------------------------------------------------------------------------------- credit and its readers
 
 
