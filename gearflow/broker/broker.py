@@ -393,14 +393,18 @@ class Broker:
                 return None
             self.outgoing.error(session, b"JOB_NOT_FOUND", _NOT_FOUND[kind])
             return None
-        if len(fields) == 2:  # Perl's send_work_status leaves the denominator out
-            fields.append(b"")
+        message = b""
+        if len(fields) != 3:
+            if len(fields) == 2:  # Perl's send_work_status leaves the denominator out
+                fields.append(b"")
+            else:
+                message = fields.pop()[:MAX_ARGUMENT]
+            body = b"\0".join(fields)
         details = job.ensure_details()
-        details.progress = fields[1], fields[2]
-        details.message = fields[3][:MAX_ARGUMENT] if len(fields) == 4 else b""
+        details.progress, details.message = (fields[1], fields[2]), message
         if details.watchers:
             self.watching.progressed(job)
-        self.outgoing.relay(job.clients, kind, b"\0".join(fields[:3]))
+        self.outgoing.relay(job.clients, kind, body)
         return LONG if len(job.clients) > MANY else None
 
     def _work_complete(self, session: Session, kind: int, body: Body) -> int | None:

@@ -79,7 +79,6 @@ class PartLog:
 
     __slots__ = (
         "_parts",
-        "_start",
         "available",
         "began",
         "blocked",
@@ -123,8 +122,7 @@ class PartLog:
         self.available = 0  # the position up to which they may be sent: those that are kept, or all
         # In memory.
         self.first = 1  # the position of the first part
-        self._parts: list[Body] = []
-        self._start = 0  # where the first one is
+        self._parts: deque[Body] = deque()
         self.size = 0  # bytes
         self.counted = 0  # bytes that count as idle
         # At the store.
@@ -163,33 +161,37 @@ class PartLog:
         self.size += size
         self._parts.append(part)
 
+    def add_taken(self, part: Body) -> None:
+        """A part has come for which nobody waits. As ``add``, for the plain clients of other libraries."""
+        size = len(part)
+        self.position = self.available = self.taken = position = self.position + 1
+        self.came_bytes = self.stored_bytes = self.taken_bytes = self.came_bytes + size
+        self.size += size
+        self._parts.append(part)
+        if self.size > RECENT_BYTES or position - self.first >= RECENT_PARTS:
+            self.trim(position)
+
     def part(self, position: int) -> Body:
         """A part that is in memory."""
-        return self._parts[self._start + position - self.first]
+        return self._parts[position - self.first]
 
     def trim(self, below: int) -> None:
         """Forget parts up to a position, except the most recent ones."""
         while self.first <= below and (
-            self.size > RECENT_BYTES or len(self._parts) - self._start > RECENT_PARTS
+            self.size > RECENT_BYTES or self.position - self.first >= RECENT_PARTS
         ):
             self._forget_first()
 
     def clear(self, below: int) -> None:
         """Forget parts up to a position."""
-        while self.first <= below and self._start < len(self._parts):
+        while self.first <= below and self._parts:
             self._forget_first()
 
     def _forget_first(self) -> None:
-        start = self._start
-        self.size -= len(self._parts[start])
-        self._parts[start] = b""
+        self.size -= len(self._parts.popleft())
         if self.unstored:
             self.unstored.discard(self.first)
         self.first += 1
-        self._start = start = start + 1
-        if start > _FEW and 2 * start > len(self._parts):
-            del self._parts[:start]
-            self._start = 0
 
     def restart(self) -> None:
         """A run begins that does not continue the one before."""
@@ -197,8 +199,8 @@ class PartLog:
         self.began = False
         self.position = self.available = self.taken = self.told = 0
         self.came_bytes = self.stored_bytes = self.taken_bytes = self.told_bytes = 0
-        self._parts = []
-        self._start = self.size = self.kept_size = 0
+        self._parts.clear()
+        self.size = self.kept_size = 0
         self.first = self.first_kept = 1
         self.kept_sizes.clear()
         self.unstored.clear()

@@ -111,21 +111,37 @@ class Streams:
         part = body[len(handle) + 1 :]
         if isinstance(part, memoryview):
             part = compact(part) if len(part) >= LARGE else bytes(part)
+        if log.readers or log.waiting or job.background or (details is not None and details.watchers):
+            self._add(log, job, part)
+        else:
+            log.add_taken(part)
+            if log.taken - log.told >= _TELL_PARTS or log.taken_bytes - log.told_bytes >= _TELL_BYTES:
+                self._give_credit(log)
+            if log.size != log.counted:
+                self._count(log)
+        if log.blocked is not None or len(clients) + len(log.readers) > MANY:
+            return LONG
+        return None
+
+    def _add(self, log: PartLog, job: QueuedJob, part: Body) -> None:
+        """A part has come for which somebody waits, or the store."""
         log.add(part)
         if job.background and self._is_kept(job, log):
             self._keep(log, part)
         else:
-            log.available = position = log.position
+            log.available = log.position
             log.stored_bytes = log.came_bytes
-            for reader in log.readers:
-                if reader.cursor == position - 1:
-                    self._send(reader, position, part)
-            if details is not None and details.watchers:
-                self._watching.came(job, position, part)
+            self._spread(log, job, part)
         self._settle(log)
-        if log.blocked is not None or len(clients) + len(log.readers) > MANY:
-            return LONG
-        return None
+
+    def _spread(self, log: PartLog, job: QueuedJob | None, part: Body) -> None:
+        """The next part is available."""
+        before = log.available - 1
+        for reader in log.readers:
+            if reader.cursor == before:
+                self._send(reader, log.available, part)
+        if job is not None and job.details is not None and job.details.watchers:
+            self._watching.came(job, log.available, part)
 
     def assigned(self, log: PartLog, job: QueuedJob, worker: Session) -> int:
         """A worker gets the job. How many parts have come, after which it is to go on."""
@@ -207,15 +223,8 @@ class Streams:
             log.unstored.add(position)
         log.available = position
         log.stored_bytes += size
-        job = log.job
-        is_watched = job is not None and job.details is not None and bool(job.details.watchers)
-        if log.readers or is_watched:
-            part = log.part(position)
-            for reader in log.readers:
-                if reader.cursor == position - 1:
-                    self._send(reader, position, part)
-            if job is not None and is_watched:
-                self._watching.came(job, position, part)
+        if log.readers or log.job is not None:
+            self._spread(log, log.job, log.part(position))
         self._settle(log)
 
     def restored(self, job: QueuedJob, stored: StoredParts) -> None:
