@@ -435,6 +435,8 @@ class Streams:
         log.is_over = True
         self.unblock(log)
         if log.is_read:
+            if log.places:  # a call that is on its way may come before ``ended``
+                self._ended[log.number] = log
             return True
         log.clear(log.available)
         self._count(log)
@@ -444,8 +446,6 @@ class Streams:
         """The end of a job is kept. Its readers get that when they were sent all parts."""
         log.job = None
         log.end = outcome, body
-        if log.places:
-            self._ended[log.number] = log
         self._turns.run(self._announce(log))
 
     # ------------------------------------------------------------------------------------------- credit

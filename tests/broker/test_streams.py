@@ -363,6 +363,18 @@ def test_a_job_that_ended_before_its_client_came_is_read_in_whole(
     assert not world.broker.streams._ended
 
 
+def test_a_call_that_comes_as_the_job_ends_reads_it_in_whole() -> None:
+    world = Durable()
+    client, worker = world.peer(), world.worker()
+    handle = running(client, worker)
+    yields(worker, handle, [b"1"])
+    stream = Stream(client, handle)  # it waits until the store has what was written before
+    worker(p.WorkComplete(handle, b""))
+    world.commit()
+    assert stream.read() == [(0, 1), b"1", p.WorkComplete(stream.call, b"")]
+    assert not world.broker.streams._ended
+
+
 def test_a_reader_whose_job_is_cancelled_gets_what_there_was_and_the_end(
     world: World, client: Peer, worker: Peer
 ) -> None:
