@@ -520,6 +520,164 @@ def _small(shell: Shell, n: int) -> Iterator[None]:
     shell.send(client, *each * n)
 
 
+def _read(handle: bytes) -> Packet:
+    return call(api.STREAM, api.StreamRequest(handle=handle.decode()))
+
+
+def _one_read_job(shell: Shell, readers: int) -> tuple[Session, list[Session], list[bytes]]:
+    """A worker with one attached job, connections that read it, and the handles of their calls."""
+    worker = shell.running(1, client=shell.connect())
+    sessions = [shell.connect() for _ in range(readers)]
+    for session in sessions:
+        shell.send(session, _read(handles(1)[0]))
+    return worker, sessions, [reader for session in sessions for reader in session.readers]
+
+
+def _parts_of_plain_jobs(shell: Shell, n: int) -> Iterator[None]:
+    worker = shell.running(n, client=shell.connect())
+    yield
+    for handle in handles(n):
+        shell.send(worker, p.WorkData(handle, b"x"), p.WorkComplete(handle, b""))
+
+
+def _parts_for_a_reader(shell: Shell, n: int) -> Iterator[None]:
+    worker, (client,), (reader,) = _one_read_job(shell, 1)
+    yield
+    for position in range(1, n + 1):
+        shell.send(worker, p.WorkData(handles(1)[0], b"x"))
+        shell.send(client, p.WorkStatus(reader, b"%d" % position, b"0"))
+
+
+def _parts_far_ahead(shell: Shell, n: int) -> Iterator[None]:
+    worker, (client,), (reader,) = _one_read_job(shell, 1)
+    yield
+    shell.send(worker, *[p.WorkData(handles(1)[0], b"x")] * n)
+    for position in range(1, n + 1):
+        shell.send(client, p.WorkStatus(reader, b"%d" % position, b"0"))
+
+
+def _part_for_many_readers(shell: Shell, n: int) -> Iterator[None]:
+    worker, clients, readers = _one_read_job(shell, n)
+    yield
+    shell.send(worker, *[p.WorkData(handles(1)[0], b"x")] * 3)
+    for client, reader in zip(clients, readers, strict=True):
+        for position in (b"1", b"2", b"3"):
+            shell.send(client, p.WorkStatus(reader, position, b"0"))
+
+
+def _slowest_of_many_readers(shell: Shell, n: int) -> Iterator[None]:
+    worker, clients, readers = _one_read_job(shell, n)
+    shell.send(worker, *[p.WorkData(handles(1)[0], b"x")] * 64)
+    for client, reader in zip(clients[1:], readers[1:], strict=True):
+        shell.send(client, p.WorkStatus(reader, b"64", b"0"))
+    yield
+    for number in range(n):
+        shell.send(clients[0], p.WorkStatus(readers[0], b"%d" % (number % 64), b"0"))
+
+
+def _readers_come_and_go(shell: Shell, n: int) -> Iterator[None]:
+    worker, _, _ = _one_read_job(shell, 0)
+    shell.send(worker, p.WorkData(handles(1)[0], b"x"))
+    yield
+    for _ in range(n):
+        client = shell.connect()
+        shell.send(client, _read(handles(1)[0]))
+        (reader,) = client.readers
+        shell.send(client, call(api.DETACH, api.DetachRequest(handle=reader.decode())))
+
+
+def _end_for_many_readers(shell: Shell, n: int) -> Iterator[None]:
+    worker, _, _ = _one_read_job(shell, n)
+    shell.send(worker, p.WorkData(handles(1)[0], b"x"))
+    yield
+    shell.send(worker, p.WorkComplete(handles(1)[0], b"r"))
+
+
+def _run_for_many_readers(shell: Shell, n: int) -> Iterator[None]:
+    worker, _, _ = _one_read_job(shell, n)
+    shell.send(worker, p.WorkData(handles(1)[0], b"x"))
+    yield
+    shell.leave(worker)
+    shell.send(shell.worker(b"work"), p.GrabJob())
+
+
+def _client_with_readers_leaves(shell: Shell, n: int) -> Iterator[None]:
+    worker = shell.running(1, client=shell.connect())
+    client = shell.connect()
+    shell.send(client, *[_read(handles(1)[0])] * n)
+    shell.send(worker, p.WorkData(handles(1)[0], b"x"))
+    yield
+    shell.leave(client)
+
+
+def _client_with_places_leaves(shell: Shell, n: int) -> Iterator[None]:
+    client = shell.connect()
+    request = api.SubmitRequest(function="work", parts="wait").to_wire() + b"\nx"
+    shell.send(client, *[p.SubmitJob(api.SUBMIT, b"", request)] * n)
+    worker = shell.worker(b"work")
+    shell.send(worker, *[p.GrabJob()] * n)
+    for handle in handles(n):
+        shell.send(worker, p.WorkData(handle, b"x"), p.WorkComplete(handle, b""))
+    yield
+    shell.leave(client)
+
+
+def _kept_parts(shell: Shell, n: int) -> Iterator[None]:
+    request = api.SubmitRequest(function="work", detached=True, stream_keep=800).to_wire() + b"\nx"
+    shell.send(shell.connect(), p.SubmitJobBg(api.SUBMIT, b"", request))
+    worker, client = shell.worker(b"work"), shell.connect()
+    shell.send(worker, p.GrabJob())
+    yield
+    shell.send(worker, *[p.WorkData(handles(1)[0], b"x")] * n, p.WorkComplete(handles(1)[0], b""))
+    shell.send(client, *[_read(handles(1)[0])] * n)
+
+
+def _replay(shell: Shell, n: int) -> Iterator[None]:
+    worker, client = shell.running(1), shell.connect()
+    for _ in range(n):
+        shell.send(worker, p.WorkData(handles(1)[0], b"x"))
+    shell.send(worker, p.WorkComplete(handles(1)[0], b""))
+    yield
+    shell.send(client, _read(handles(1)[0]))
+    for position in range(16, n, 16):
+        for reader in list(client.readers):
+            shell.send(client, p.WorkStatus(reader, b"%d" % position, b"0"))
+
+
+def _watched(shell: Shell, n: int) -> tuple[Session, list[Session]]:
+    worker = shell.running(1, client=shell.connect())
+    watchers = [shell.connect() for _ in range(n)]
+    for watcher in watchers:
+        shell.send(watcher, call(api.WATCH, api.WatchRequest(handle=handles(1)[0].decode(), parts=True)))
+    return worker, watchers
+
+
+def _watchers(shell: Shell, n: int) -> Iterator[None]:
+    worker, watchers = _watched(shell, n)
+    handle = handles(1)[0]
+    yield
+    shell.send(worker, p.WorkData(handle, b"x"), p.WorkStatus(handle, b"1", b"2"))
+    for watcher in watchers:
+        shell.leave(watcher)
+
+
+def _slow_watchers(shell: Shell, n: int) -> Iterator[None]:
+    shell.broker.outgoing.unsent = lambda _: 1 << 30
+    worker, _ = _watched(shell, n)
+    handle = handles(1)[0]
+    yield
+    shell.send(worker, p.WorkData(handle, b"x"), p.WorkStatus(handle, b"1", b"2"))
+    shell.pass_time(0.15)
+    shell.broker.outgoing.unsent = lambda _: 0
+    shell.pass_time(0.15)
+
+
+def _end_for_many_watchers(shell: Shell, n: int) -> Iterator[None]:
+    worker, _ = _watched(shell, n)
+    yield
+    shell.send(worker, p.WorkComplete(handles(1)[0], b"r"))
+
+
 KINDS: dict[str, Kind] = {
     "submit": Kind(_submissions),
     "submit, each a unique of its own": Kind(_own_uniques),
@@ -566,6 +724,21 @@ KINDS: dict[str, Kind] = {
     "gearflow:events": Kind(_events),
     "gearflow:workers": Kind(_workers, few=10),
     "gearflow:workers, one with many functions": Kind(_worker_of_many, few=10),
+    "WORK_DATA of plain jobs": Kind(_parts_of_plain_jobs),
+    "gearflow:stream, one reader": Kind(_parts_for_a_reader),
+    "gearflow:stream, a worker far ahead": Kind(_parts_far_ahead),
+    "gearflow:stream, many readers": Kind(_part_for_many_readers),
+    "gearflow:stream, the slowest of many readers": Kind(_slowest_of_many_readers),
+    "gearflow:stream, readers come and go": Kind(_readers_come_and_go),
+    "gearflow:stream, end of a job with many readers": Kind(_end_for_many_readers, few=1),
+    "gearflow:stream, another run of a job with many readers": Kind(_run_for_many_readers),
+    "gearflow:stream, client with many readers leaves": Kind(_client_with_readers_leaves, few=1),
+    "gearflow:stream, client with many places leaves": Kind(_client_with_places_leaves, few=1),
+    "gearflow:stream, kept parts": Kind(_kept_parts),
+    "gearflow:stream, replay": Kind(_replay),
+    "gearflow:watch": Kind(_watchers),
+    "gearflow:watch, slow ones": Kind(_slow_watchers),
+    "gearflow:watch, end of a job with many": Kind(_end_for_many_watchers, few=1),
     "create, maxqueue, drop, cancel": Kind(_commands),
     "status": Kind(_report_of(b"status\n"), few=10),
     "prioritystatus": Kind(_report_of(b"prioritystatus\n"), few=10),
