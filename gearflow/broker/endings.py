@@ -149,6 +149,9 @@ class Endings:
 
     def discard(self, job: QueuedJob) -> None:
         """Drop a job that the store did not accept. Its submitters get ERROR elsewhere."""
+        waiters, log = self._listeners(job)
+        if waiters is not None or log is not None:
+            self._recorded(None, None, waiters, log, JobOutcome.CANCELLED, b"", None)
         job.function.storing -= 1
         self._detach_all(job)
         self._jobs.remove(job)
@@ -250,16 +253,7 @@ class Endings:
         """Have the store know how a job ended, as far as that is kept; then ``send``, and resume the
         waiters and the readers."""
         change = self._change(job, outcome, body, worker)
-        waiters: deque[ResultWaiter] | None = None
-        log: PartLog | None = None
-        details = job.details
-        if details is not None:
-            if details.waiters:
-                waiters = deque(details.waiters)
-                details.waiters = {}
-            if details.log is not None:
-                log = details.log if self.streams.detached(details.log) else None
-                details.log = None
+        waiters, log = self._listeners(job)
         if change is None and waiters is None and log is None:
             if send is not None:
                 send()
@@ -273,6 +267,17 @@ class Endings:
             self._journal.add(change, partial(self._recorded, change, None, None, None, outcome, b""))
         else:
             self._journal.add(change)
+
+    def _listeners(self, job: QueuedJob) -> tuple[deque[ResultWaiter] | None, PartLog | None]:
+        """The calls that are to hear of the end of a job, and its log, if it has readers."""
+        details = job.details
+        if details is None:
+            return None, None
+        waiters = deque(details.waiters) if details.waiters else None
+        log = details.log if details.log is not None and self.streams.detached(details.log) else None
+        details.waiters = {}
+        details.log = None
+        return waiters, log
 
     def _change(
         self, job: QueuedJob, outcome: JobOutcome, body: Body, worker: Session | None

@@ -447,6 +447,19 @@ def test_one_that_cannot_become_a_background_job_leaves_nothing_at_the_store(
     assert not world.disk._streams
 
 
+@pytest.mark.parametrize("function", [api.STREAM, api.RESULT, api.WATCH])
+def test_a_call_about_a_job_that_cannot_be_kept_ends(world: Durable, function: bytes) -> None:
+    world.disk.full = True
+    client, other = world.peer(), world.peer()
+    client(p.SubmitJobBg(b"work", b"u", b"x"))
+    created, *rest = other(p.SubmitJob(function, b"", b'{"function": "work", "unique": "u"}'))
+    world.commit()
+    world.commit()
+    assert isinstance(created, p.JobCreated)
+    assert [*rest, *other.read()][-1] == p.WorkFail(created.handle)
+    assert nothing_is_left(world)
+
+
 # ------------------------------------------------------------------------------------------ the costs
 
 

@@ -24,8 +24,10 @@ class StreamCalls:
         waits = request.lag == "wait"
         streams = self._parts.streams
         while True:
-            yield self._parts.known(request.handle, request.function, request.unique)
             log = self._log(request)
+            if log is None:
+                yield self._parts.known(request.handle, request.function, request.unique)
+                log = self._log(request)
             if log is not None:
                 end: JobEnd = yield AllParts(log, after, waits)
                 return end

@@ -17,10 +17,12 @@ class WatchCalls:
         request = call.read(api.WatchRequest)
         watching = self._parts.watching
         while True:
-            yield self._parts.known(request.handle, request.function, request.unique)
+            job = self._parts.live_job(request)
+            if job is None:
+                yield self._parts.known(request.handle, request.function, request.unique)
+                job = self._parts.live_job(request)
             if not call.session.is_open:
                 return None
-            job = self._parts.live_job(request)
             if job is not None:
                 watcher = watching.watch(job, call.session, call.handle, request.parts)
                 end: JobEnd = yield EndOf(job, None, watcher)
