@@ -21,7 +21,6 @@ from collections import OrderedDict
 from collections.abc import Generator, Iterator, Sequence
 from heapq import heapify, heappop, heappush
 from itertools import accumulate, islice
-from operator import attrgetter
 from typing import Final
 
 from gearflow.broker.parser import Body
@@ -47,8 +46,6 @@ FOREVER: Final = 1 << 60  # seconds; stands for an expiry of ``inf``
 
 _LONGEST: Final = 2000
 """Numbers in a list of ``SortedNumbers``."""
-
-_position: Final = attrgetter("position")
 
 
 class MemoryStore:
@@ -142,7 +139,7 @@ class MemoryStore:
         stream = self._streams.get(number) or self._ended_streams.get(number)
         if stream is not None:
             start = stream.place_of(after + 1)
-            for _, position, body, _ in stream.parts[start : start + limit]:
+            for position, body in stream.parts[start : start + limit]:
                 limit_bytes -= len(body)
                 if found and limit_bytes < 0:
                     break
@@ -224,8 +221,7 @@ class MemoryStore:
                 options = letter.options if change.options is None else change.options
                 self._jobs[change.number] = letter._replace(due=0.0, options=options, attempt=0, deaths=0)
         elif isinstance(change, PartsDropped):
-            if (stream := self._streams.get(change.number)) is not None:
-                self._kept -= stream.drop_below(change.below)
+            self._drop_parts(change)
         elif isinstance(change, Reserved):
             self._reserved = max(self._reserved, change.below)
         elif isinstance(change, Paused) and change.paused:
@@ -251,12 +247,18 @@ class MemoryStore:
         size = len(body) + PART_OVERHEAD
         if self._keep_bytes is not None and size > self._keep_bytes:
             return
-        stream.parts.append(part)
+        stream.parts.append((position, body))
         stream.kept += size
         self._kept += size
         self._streams.move_to_end(number)
         if self._keep_bytes is not None and self._kept > self._keep_bytes:
             self._make_room(self._keep_bytes)
+
+    def _drop_parts(self, change: PartsDropped) -> None:
+        if (stream := self._streams.get(change.number)) is not None:
+            self._kept -= stream.drop_below(change.below)
+            if change.below is None:
+                del self._streams[change.number]
 
     def _drop_stream(self, stream: _Stream | None) -> None:
         """The parts of a stream that was taken out are gone."""
@@ -328,19 +330,19 @@ class _Stream:
     __slots__ = "kept", "last", "parts", "run"
 
     def __init__(self) -> None:
-        self.parts: list[JobPart] = []
+        self.parts: list[tuple[int, Body]] = []
         self.last = 0  # the position of the last part
         self.run = 0
         self.kept = 0  # bytes
 
     @property
     def stored(self) -> StoredParts:
-        first = self.parts[0].position if self.parts else self.last and self.last + 1
+        first = self.parts[0][0] if self.parts else self.last and self.last + 1
         return StoredParts(first, self.last, self.kept - PART_OVERHEAD * len(self.parts), self.run)
 
     def place_of(self, position: int) -> int:
         """The place of the first part from this position on."""
-        return bisect_left(self.parts, position, key=_position)
+        return bisect_left(self.parts, (position,))
 
     def drop_below(self, position: int | None) -> int:
         """Drop the parts before a position, or begin again. Returns their bytes."""
@@ -351,13 +353,13 @@ class _Stream:
 
     def drop_bytes(self, size: int) -> int:
         """Drop the first parts, so many bytes of them at least. Returns how many these were."""
-        sizes = accumulate(len(part.body) + PART_OVERHEAD for part in self.parts)
+        sizes = accumulate(len(body) + PART_OVERHEAD for _, body in self.parts)
         return self._drop(
             next((count for count, sum_ in enumerate(sizes, 1) if sum_ >= size), len(self.parts))
         )
 
     def _drop(self, count: int) -> int:
-        size = sum(len(part.body) + PART_OVERHEAD for part in islice(self.parts, count))
+        size = sum(len(body) + PART_OVERHEAD for _, body in islice(self.parts, count))
         del self.parts[:count]
         self.kept -= size
         return size

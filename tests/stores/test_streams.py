@@ -304,7 +304,8 @@ def rows_in(path: Path) -> int:
 def test_parts_of_one_group_share_rows(path: Path) -> None:
     store = opened(path)
     store.write([a_job(1), a_job(2)])
-    store.write([part for each in range(1, 101) for number in (1, 2) for part in parts(number, [each])])
+    positions = range(1, ROW_PARTS + 1)
+    store.write([part for each in positions for number in (1, 2) for part in parts(number, [each])])
     assert rows_in(path) == 2
     store.write([*parts(1, range(101, 103), b"x" * (ROW_BYTES // 2)), JobPart(1, 103, b"y")])
     assert rows_in(path) == 4

@@ -39,7 +39,7 @@ from gearflow.stores.sqlite.rows import INLINE, PART_OVERHEAD, DamagedRow, Row
 from gearflow.stores.sqlite.schema import PAGE, Metadata
 from gearflow.stores.sqlite.tuning import Tuning
 
-ROW_PARTS: Final = 256
+ROW_PARTS: Final = 64
 ROW_BYTES: Final = 1 << 16
 
 STREAM_COLUMNS: Final = "id, number, life, last, count, size, run, crc, parts"
@@ -87,15 +87,15 @@ def _rows(life: int, last: int, parts: Sequence[JobPart], longest: int) -> Itera
     taken: list[Body] = []
     size, marked = 0, -1
     for _, position, body, _ in parts:
+        if not position or len(body) > longest:
+            marked = position
+            continue
         if taken and (position != last + 1 or size + len(body) > ROW_BYTES or len(taken) == ROW_PARTS):
             yield _row(number, life, last, run, taken)
             taken, size = [], 0
-        if not position or len(body) > longest:
-            marked = position
-        else:
-            taken.append(body)
-            size += len(body)
-            last = position
+        taken.append(body)
+        size += len(body)
+        last = position
     if taken:
         yield _row(number, life, last, run, taken)
     if marked >= last:
