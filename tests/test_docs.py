@@ -326,7 +326,7 @@ def _values(model: type[BaseModel], field: str) -> list[str]:
 def test_the_reference_has_every_key_of_an_envelope() -> None:
     (block,) = (block for block in BLOCKS if block.info == "json envelope")
     shown = set(json.loads(block.text)["properties"])
-    assert shown == {field.name for field in fields(Envelope)} | {"raw"}
+    assert shown == {field.name for field in fields(Envelope)} | {"raw", "earlier"}
 
 
 # ------------------------------------------------------------------------------------- links and tables

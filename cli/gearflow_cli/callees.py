@@ -18,18 +18,8 @@ if TYPE_CHECKING:
     AnyTask: TypeAlias = TaskDefinition
 
 
-class Bytes:
-    """The codec of results that stay as they are."""
-
-    def decode_result(self, data: bytes) -> bytes:
-        """The bytes themselves."""
-        return data
-
-
 class LineTask:
     """A task, or a function of which only the name is known, that takes a line."""
-
-    payload = Bytes()
 
     def __init__(
         self,
@@ -42,6 +32,7 @@ class LineTask:
         from gearflow.tasks.options import Options
 
         self.name = name
+        self.payload = self
         self._task = task if task is None else task.options(**options)
         self._options = Options().updated(options)
         self._takes_text = takes_text
@@ -55,22 +46,40 @@ class LineTask:
         """Whether a line is between values, and no value itself."""
         return not self._takes_text and not line.data.strip()
 
-    def prepare(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> "JobRequest":
-        """A call whose caller waits. Raises PayloadInvalid if the line does not fit."""
-        return self.request(args[0], detached=False)
+    def decode_result(self, data: bytes) -> bytes:
+        """The bytes themselves."""
+        return data
 
-    def request(self, line: Line, *, detached: bool) -> "JobRequest":
+    def encode(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
+        """The payload for a line. Raises PayloadInvalid if the line does not fit."""
+        line: Line = args[0]
+        task = self._task
+        if task is None:
+            return line.data
+        with imports.user_code(task):
+            return task.payload.encode((), task.payload.decode(line.data))
+
+    def prepare(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, earlier: int = 0) -> "JobRequest":
+        """A call whose caller waits. Raises PayloadInvalid if the line does not fit."""
+        return self.request(args[0], earlier=earlier)
+
+    def prepare_chunk(self, payloads: Sequence[bytes]) -> "JobRequest":
+        """Several such calls that share a job."""
+        assert self._task is not None  # as --chunk requires
+        return self._task.prepare_chunk(payloads)
+
+    def request(self, line: Line, *, detached: bool = False, earlier: int = 0) -> "JobRequest":
         """The call for a line. Raises PayloadInvalid if it does not fit."""
         from gearflow.client import JobRequest
         from gearflow.client.names import fresh_unique
-        from gearflow.tasks import submission
 
         task = self._task
         if task is not None:
             with imports.user_code(task):
                 arguments = task.payload.decode(line.data)
-                prepare = submission.detached if detached else submission.attached
-                return prepare(task, (), arguments)
+                if detached:
+                    return task.prepare_background((), arguments)
+                return task.prepare((), arguments, earlier=earlier)
         if not self._takes_text:
             _check_json(line)
         options = self._options
@@ -83,11 +92,14 @@ class LineTask:
 class Reducer:
     """A task that makes one value of several. The values are JSON."""
 
-    payload = Bytes()
-
     def __init__(self, name: str, task: "AnyTask | None") -> None:
         self.name = name
+        self.payload = self
         self._task = task
+
+    def decode_result(self, data: bytes) -> bytes:
+        """The bytes themselves."""
+        return data
 
     def prepare(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> "JobRequest":
         """A call for several values, whose caller waits. Raises PayloadInvalid if they do not fit."""

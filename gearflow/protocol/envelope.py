@@ -44,6 +44,8 @@ class Envelope:
             may submit it again.
         parts: The number of parts that came in earlier runs. This run goes on after them.
         previous: The last progress of an earlier run: done, total and the message, if there was any.
+        chunk: The number of calls that share the job, as ``gearflow.protocol.chunk`` has them. 0 means that
+            the payload is that of one call.
     """
 
     attempt: int = 1
@@ -52,6 +54,7 @@ class Envelope:
     detached: bool = False
     parts: int = 0
     previous: tuple[int, int, str | None] | None = None
+    chunk: int = 0
 
 
 _EMPTY: Final = Envelope()
@@ -66,11 +69,14 @@ def header(
     raw: bool = False,
     parts: int = 0,
     previous: tuple[int, int, str | None] | None = None,
+    chunk: int = 0,
+    earlier: int = 0,
 ) -> bytes:
     """The bytes to put before a workload, empty if there is no option. See ``Envelope``.
 
     Args:
         retries: A plan, or its JSON object.
+        earlier: Runs of the call in other jobs. They are added to the attempt.
         raw: The workload is a payload that starts like an envelope.
     """
     options: dict[str, object] = {}
@@ -92,6 +98,10 @@ def header(
         options["parts"] = parts
     if previous is not None:
         options["previous"] = previous
+    if chunk:
+        options["chunk"] = chunk
+    if earlier:
+        options["earlier"] = earlier
     if not options:
         return b""
     head = json.dumps(options).encode()
@@ -105,10 +115,20 @@ def wrap(
     timeout: float | None = None,
     retries: "RetryPlan | None" = None,
     detached: bool = False,
+    chunk: int = 0,
+    earlier: int = 0,
 ) -> bytes:
     """The workload of a payload, which is the payload itself if there is no option. See ``header``."""
-    raw = payload.startswith(MAGIC)
-    return header(attempt=attempt, timeout=timeout, retries=retries, detached=detached, raw=raw) + payload
+    head = header(
+        attempt=attempt,
+        timeout=timeout,
+        retries=retries,
+        detached=detached,
+        raw=payload.startswith(MAGIC),
+        chunk=chunk,
+        earlier=earlier,
+    )
+    return head + payload
 
 
 def unwrap(workload: bytes) -> tuple[Envelope, bytes]:
@@ -123,7 +143,7 @@ def unwrap(workload: bytes) -> tuple[Envelope, bytes]:
     for _ in range(MAX_LEVELS):
         outer, workload = _open(workload)
         options = {**outer, **options}
-        if outer.get("raw") or not workload.startswith(MAGIC):
+        if outer.get("raw") or "chunk" in outer or not workload.startswith(MAGIC):
             break
     return _envelope(options), workload
 
@@ -148,9 +168,7 @@ def _open(workload: bytes) -> tuple[dict[str, Any], bytes]:
 
 
 def _envelope(options: dict[str, Any]) -> Envelope:
-    attempt = options.get("attempt", 1)
-    if isinstance(attempt, bool) or not isinstance(attempt, int) or not 1 <= attempt <= MAX_ATTEMPT:
-        raise PayloadInvalid(f"the envelope's attempt is {_shown(attempt)}, not a number from 1")
+    attempt = _number(options, "attempt", 1, MAX_ATTEMPT) + _number(options, "earlier")
     timeout = options.get("timeout")
     # 0 < also refuses NaN, which Python's JSON reader knows as it knows infinity, and bool is an int
     if timeout is not None and (
@@ -162,18 +180,24 @@ def _envelope(options: dict[str, Any]) -> Envelope:
     detached = options.get("detached", False)
     if not isinstance(detached, bool):
         raise PayloadInvalid(f"the envelope's detached is {_shown(detached)}, not true or false")
-    parts = options.get("parts", 0)
-    if isinstance(parts, bool) or not isinstance(parts, int) or parts < 0:
-        raise PayloadInvalid(f"the envelope's parts are {_shown(parts)}, not a number from 0")
     retries, previous = options.get("retries"), options.get("previous")
     return Envelope(
         attempt,
         timeout,
         None if retries is None else _retries(retries),
         detached,
-        parts,
+        _number(options, "parts"),
         None if previous is None else _previous(previous),
+        _number(options, "chunk"),
     )
+
+
+def _number(options: dict[str, Any], name: str, least: int = 0, most: int = sys.maxsize) -> int:
+    """A number within bounds, and by default the least."""
+    value = options.get(name, least)
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise PayloadInvalid(f"the envelope's {name} is {_shown(value)}, not a number from {least}")
+    return value
 
 
 def _previous(value: Any) -> tuple[int, int, str | None]:

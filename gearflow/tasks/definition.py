@@ -5,7 +5,7 @@
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import update_wrapper
 from typing import Any, Self, Unpack, cast
 
@@ -102,9 +102,13 @@ class TaskDefinition:
         """
         return self.payload.json_schema()
 
-    def prepare(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> JobRequest:
+    def prepare(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, earlier: int = 0) -> JobRequest:
         """A call whose caller waits, ready to be sent. Raises as ``gearflow.tasks.submission.attached``."""
-        return submission.attached(self, args, kwargs)
+        return submission.attached(self, args, kwargs, earlier=earlier)
+
+    def prepare_chunk(self, payloads: Sequence[bytes]) -> JobRequest:
+        """Several such calls that share a job. Raises as ``prepare``."""
+        return submission.attached_chunk(self, payloads)
 
     def prepare_background(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> JobRequest:
         """A background call, ready to be sent. Raises as ``prepare``."""

@@ -4,7 +4,7 @@ Everything that can be checked without a server is checked here, before anything
 servers support is checked when it is known which server gets the call (``gearflow.client.submission``).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from hashlib import blake2b
@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol, cast
 
 from gearflow.client import JobRequest, SubmitOptions
 from gearflow.client.names import fresh_unique
+from gearflow.protocol.chunk import pack_payloads
 from gearflow.protocol.constants import MAX_UNIQUE
 from gearflow.protocol.envelope import MAGIC, header, wrap
 from gearflow.tasks.options import Options, Unique
@@ -33,8 +34,10 @@ class Submittable(Protocol):
     call_options: Options
 
 
-def attached(task: Submittable, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> JobRequest:
-    """A call whose caller waits for the result.
+def attached(
+    task: Submittable, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, earlier: int = 0
+) -> JobRequest:
+    """A call whose caller waits for the result. ``earlier`` runs of it were in other jobs.
 
     Raises:
         TypeError: The arguments do not fit the function's parameters.
@@ -42,27 +45,39 @@ def attached(task: Submittable, args: tuple[Any, ...], kwargs: Mapping[str, Any]
         ValueError: An option is not for such a call.
     """
     options = task.call_options
-    asked = None
-    if not options.is_plain:
-        asked = options.asked
-        if asked.delay is not None or asked.at is not None:
-            name = "delay" if asked.at is None else "at"
-            raise ValueError(
-                f"{name}= is for background jobs, because nobody waits for a job that has not started. "
-                "Use background() or abackground()"
-            )
-        if asked.stream_keep is not None:
-            raise ValueError(
-                "stream_keep= is for background jobs, because callers that wait read the values at once. "
-                "Use background() or abackground()"
-            )
-        keyed = options.unique is not False
-        asked = _asked(asked, None, None, task.foreign, keyed, needs_envelope=False, detached=False)
+    asked = None if options.is_plain else _asked_attached(task)
     workload = task.payload.encode(args, kwargs)
-    if workload.startswith(MAGIC) and not task.foreign:
-        workload = wrap(workload)
+    if earlier or (workload.startswith(MAGIC) and not task.foreign):
+        workload = wrap(workload, earlier=earlier)
     unique = "" if options.unique is False else _key(task, options.unique, args, kwargs)
     return JobRequest(task.name, workload, unique, options.priority, asked, detached=False)
+
+
+def attached_chunk(task: Submittable, payloads: Sequence[bytes]) -> JobRequest:
+    """Several calls that share a job, whose caller waits for the results. Raises as ``attached``."""
+    options = task.call_options
+    asked = None if options.is_plain else _asked_attached(task)
+    workload = wrap(pack_payloads(payloads), chunk=len(payloads))
+    return JobRequest(task.name, workload, "", options.priority, asked, detached=False)
+
+
+def _asked_attached(task: Submittable) -> SubmitOptions:
+    """The options of a call whose caller waits."""
+    options = task.call_options
+    asked = options.asked
+    if asked.delay is not None or asked.at is not None:
+        name = "delay" if asked.at is None else "at"
+        raise ValueError(
+            f"{name}= is for background jobs, because nobody waits for a job that has not started. "
+            "Use background() or abackground()"
+        )
+    if asked.stream_keep is not None:
+        raise ValueError(
+            "stream_keep= is for background jobs, because callers that wait read the values at once. "
+            "Use background() or abackground()"
+        )
+    keyed = options.unique is not False
+    return _asked(asked, None, None, task.foreign, keyed, needs_envelope=False, detached=False)
 
 
 def detached(task: Submittable, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> JobRequest:

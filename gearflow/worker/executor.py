@@ -227,7 +227,11 @@ class Executor:
             if task.is_stream:
                 made = self._send_values(run, made, limit)
             return cast(Awaitable[Any], made if limit is None else self._limited(run, made, limit))
-        return self._in_process(run, payload) if task.executor == "process" else self._in_thread(run, payload)
+        return (
+            self._in_process(run, payload)
+            if task.executor == "process"
+            else self.in_thread(run, _thread_call(run, payload))
+        )
 
     async def execute(self, run: "Run", payload: bytes) -> bytes:
         """The encoded result of a call, as ``start`` begins it."""
@@ -275,8 +279,9 @@ class Executor:
             if close is not None:
                 await close()
 
-    async def _in_thread(self, run: "Run", payload: bytes) -> bytes:
-        call = _InThread(_thread_call(run, payload), self._loop, self._ended)
+    async def in_thread(self, run: "Run", function: Callable[[], bytes]) -> bytes:
+        """Call a function of a run in a thread. Raises as ``start``."""
+        call = _InThread(partial(_thread_variables().run, function), self._loop, self._ended)
         self._threads.start(call)
         if run.limit is None:
             await call.ended.wait()
@@ -398,7 +403,7 @@ class _InThread:
 
 
 def _thread_call(run: "Run", payload: bytes) -> Callable[[], bytes]:
-    """A call of the task, to be made in a thread, with the context variables of here."""
+    """A call of the task, to be made in a thread."""
     codec, context, parts = run.task.payload, run.context, run.parts
 
     def call() -> bytes:
@@ -408,7 +413,7 @@ def _thread_call(run: "Run", payload: bytes) -> Callable[[], bytes]:
         send_values(returned, codec.encode_result, parts)
         return b""
 
-    return partial(_thread_variables().run, call)
+    return call
 
 
 def _overrun(run: "Run", consequence: str) -> TaskTimeout:

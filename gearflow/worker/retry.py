@@ -116,7 +116,7 @@ async def handle_failure(
     if run.is_for_nobody:
         run.end(_failure(run, error, gearmand_exceptions))
         return error
-    decision = _decide(run, error, log)
+    decision = decide_for(run, error, log)
     if isinstance(decision, GiveUp):
         run.end(_failure(run, decision.error, gearmand_exceptions))
         return decision.error
@@ -137,7 +137,8 @@ async def handle_failure(
     return error
 
 
-def _decide(run: Run, error: BaseException, log: BurstLog) -> RetryDecision:
+def decide_for(run: Run, error: BaseException, log: BurstLog) -> RetryDecision:
+    """What becomes of a run that raised this."""
     plan = run.envelope.retries
     retries = run.task.retries if plan is None else Retry.from_plan(plan)
     try:
@@ -206,6 +207,7 @@ def _following(run: Run, workload: bytes, retry: RetryAfter) -> bytes:
         raw=payload.startswith(MAGIC),
         parts=run.parts.position if run.parts is not None and run.task.resumable else 0,
         previous=run.last_progress,
+        chunk=envelope.chunk,
     )
     return head + payload
 

@@ -95,21 +95,25 @@ class Run:
         """
         if workload.startswith(MAGIC):
             self.envelope, workload = unwrap(workload)
-        limit = self.limit = self.task.timeout if self.envelope.timeout is None else self.envelope.timeout
+        self.limit = self.task.timeout if self.envelope.timeout is None else self.envelope.timeout
+        self.renew_context()
+        if self.task.is_stream:
+            self._open_parts()
+        return workload
+
+    def renew_context(self) -> None:
+        """Make the context of a call that begins now, if the task takes one."""
         if self.task.payload.signature.takes_context:
             self.context = Context(
                 handle=self.handle_text,
                 function=self.task.name,
                 send=self.send,
                 attempt=self.envelope.attempt,
-                deadline=None if limit is None else time.time() + limit,
+                deadline=None if self.limit is None else time.time() + self.limit,
                 parts=self.envelope.parts,
                 previous=self.previous,
                 later=self.connection.call_later,
             )
-        if self.task.is_stream:
-            self._open_parts()
-        return workload
 
     def _open_parts(self) -> None:
         in_process = self.task.executor == "process"  # it has a part of the window itself

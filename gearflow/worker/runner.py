@@ -27,6 +27,7 @@ from gearflow.tasks import RunInfo
 from gearflow.tasks.hooks import Middleware
 from gearflow.tasks.wait_tracking import caller
 from gearflow.worker.burst import Burst
+from gearflow.worker.chunk import ChunkRunner
 from gearflow.worker.connection import WorkerConnection
 from gearflow.worker.event_loop import Loop
 from gearflow.worker.executor import AnyTask, Executor, OverdueRuns, Threads, encoded
@@ -86,6 +87,7 @@ class Runner:
         self._threads = Threads("gearflow-worker")
         self._loop: Loop
         self._executor: Executor
+        self._chunks: ChunkRunner
         self._holding: Holding
         self._process = self._thread = 0  # the loop's
         self._is_in_child = False  # a task has forked this process, and comes back from its call
@@ -97,6 +99,9 @@ class Runner:
         self._thread = threading.get_ident()
         self._loop = loop
         self._executor = Executor(loop, self._threads, processes, self._cancel_grace)
+        self._chunks = ChunkRunner(
+            loop, self._executor, self._middleware, self.log, self._stats.log_item_failed
+        )
         self._holding = Holding(self._slots, loop, self._resume)
 
     def _forget(self) -> None:
@@ -207,7 +212,9 @@ class Runner:
             if not run.is_for_nobody:
                 payload = run.open(workload)
                 try:
-                    if not self._middleware:
+                    if run.envelope.chunk:
+                        result = await self._chunks.run(run, payload)
+                    elif not self._middleware:
                         result = await self._executor.start(run, payload)
                         if run.task.is_async:
                             result = encoded(run.task, result)

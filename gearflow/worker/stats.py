@@ -128,6 +128,13 @@ class RunStats:
         fields = {**run.log_fields(), "outcome": str(RunOutcome.HANDED_ON)}
         self._log_unexpected("job handed on", fields, (RunOutcome.HANDED_ON, run.task.name), None)
 
+    def log_item_failed(self, run: Run, failure: BaseException) -> None:
+        """Log the failure of one of several calls that share a run."""
+        level = logging.INFO if isinstance(failure, Snooze) else logging.WARNING
+        if logger.isEnabledFor(level):
+            seconds = time.perf_counter() - run.began
+            self._log_run_ended(level, run, _outcome_of(run, failure), failure, seconds)
+
     def _kind_of(self, run: Run) -> RecordKind:
         """The kind of the lines about runs that are done as this one is."""
         key = run.task.name, run.connection.server_name, run.envelope.attempt

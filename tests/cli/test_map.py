@@ -91,9 +91,15 @@ def test_a_line_without_a_module_has_to_be_json(served: Shell) -> None:
     assert "--raw" in stderr
 
 
+def test_lines_may_share_jobs(served: Shell, module: str) -> None:
+    ended = served.run("map", "-m", module, "--chunk", "7", "--ordered", "add", stdin=sums(*range(30)))
+    assert outcome(ended) == (0, "".join(f"{n + 2}\n" for n in range(30)), "")
+
+
 def test_results_are_joined_by_a_reducer(served: Shell, module: str) -> None:
-    ended = served.run("map", "-m", module, "--reduce", "sum_up", "add", stdin=sums(*range(100)))
-    assert outcome(ended) == (0, f"{sum(range(2, 102))}\n", "")
+    for types in ([], ["-m", module]):
+        ended = served.run("map", *types, "--reduce", "sum_up", "add", stdin=sums(*range(100)))
+        assert outcome(ended) == (0, f"{sum(range(2, 102))}\n", "")
 
 
 def test_a_reducer_that_fails_is_named(served: Shell, module: str) -> None:
@@ -268,6 +274,7 @@ def test_workers_of_other_kinds_are_mapped_over(
     [
         (("--bg", "--ordered", "add"), "--ordered is about results"),
         (("--bg", "--reduce", "sum_up", "add"), "--reduce is about results"),
+        (("--chunk", "3", "add"), "--chunk needs the task's module"),
         (("--delay", "3s", "add"), "--delay is for jobs that nobody waits for"),
         (("--errors", "collect", "--reduce", "sum_up", "add"), "take skip"),
         (("--errors", "ignore", "add"), "'ignore' is not one of"),

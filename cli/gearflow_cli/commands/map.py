@@ -45,6 +45,7 @@ class _Choices:
     servers: Sequence[str]
     spread: bool | None
     window: int | None
+    chunk: int
     errors: OnError
     ordered: bool
     raw: bool
@@ -64,6 +65,7 @@ def map(  # noqa: A001  (the command's name)
         what("--reduce", "Join all results to one with this task, which takes a list.", "NAME", env=None),
     ] = None,
     background: options.Background = False,
+    chunk: Annotated[int, how("--chunk", "How many lines share a job. Needs the module.", "N", min=1)] = 1,
     window: Annotated[
         int | None,
         how(
@@ -119,6 +121,11 @@ def map(  # noqa: A001  (the command's name)
     addresses = server_queries.addresses_of(servers)
     found, task = _find(name, modules or [], addresses, certain=certain, raw=raw)
     takes_text = raw or callees.takes_text(found, task, addresses)
+    if chunk > 1 and task is None:
+        raise CliError(
+            ExitCode.USAGE,
+            "--chunk needs the task's module with -m, which shows that the worker is gearflow's own",
+        )
     joined = None if reducer is None else Reducer(*_find(reducer, modules or [], addresses, certain=certain))
     choices = _Choices(
         LineTask(found, None if raw else task, given, takes_text=takes_text),
@@ -126,6 +133,7 @@ def map(  # noqa: A001  (the command's name)
         servers or [],
         spread,
         window,
+        chunk,
         errors,
         ordered,
         raw,
@@ -162,6 +170,8 @@ def _find(
     if not name or not options.is_utf8(name):
         raise CliError(ExitCode.USAGE, f"{name!r} is no name of a task; give one such as myapp.tasks.add")
     task = imports.find_task(name, modules, certain=certain)
+    if task is not None and task.is_stream:
+        raise CliError(ExitCode.USAGE, f"{task.name} yields values; gearflow submit runs it")
     return (function_names.resolve(name, addresses), None) if task is None else (task.name, task)
 
 
@@ -195,7 +205,9 @@ class _Run:
         self._choices = choices
         self._failures = Report(on_failure=self._on_failure)
         errors: Any = "report" if choices.errors is OnError.COLLECT else choices.errors.value
-        self._plan = Plan(choices.task, choices.window, errors, choices.ordered, choices.progress)
+        self._plan = Plan(
+            choices.task, choices.window, errors, choices.ordered, choices.progress, chunk=choices.chunk
+        )
 
     async def perform(self) -> None:
         """Print all results.

@@ -70,8 +70,9 @@ class Window:
     round trip, few long ones wait, and slots that were not used before are found.
     """
 
-    def __init__(self, size: int | None = None) -> None:
+    def __init__(self, size: int | None = None, most: int = MOST) -> None:
         self.size = LEAST if size is None else size
+        self._most = most
         self._is_fixed = size is not None
         self._wide = LEAST  # as the speed has it
         self._fastest = inf  # seconds from the submission to the end of a job
@@ -103,7 +104,7 @@ class Window:
         if self._ended >= self._wide:
             rate = self._ended / max(now - self._began, 1e-6)
             wanted = int(rate * (SPARE * min(self._fastest, 1e6) + AHEAD))
-            self._wide = max(LEAST, min(wanted, 2 * self._wide, MOST), self._wide // 2)
+            self._wide = max(LEAST, min(wanted, 2 * self._wide, self._most), self._wide // 2)
             self._ended, self._began = 0, now
         self._fit()
 
@@ -118,16 +119,24 @@ def _weight(before: float, sizes: Sequence[int]) -> float:
     return max(mean, (before + mean) / 2)
 
 
-class Codec(Protocol):
-    """Converts arguments and results to bytes and back, as ``PayloadCodec`` does."""
+class ResultCodec(Protocol):
+    """Converts the bytes of results, as ``PayloadCodec`` does."""
 
     def decode_result(self, data: bytes) -> Any:
         """The result in bytes. Raises PayloadInvalid if it does not fit."""
         ...
 
 
+class ArgumentCodec(ResultCodec, Protocol):
+    """Converts arguments, too."""
+
+    def encode(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
+        """The arguments as bytes. Raises PayloadInvalid if they do not fit."""
+        ...
+
+
 class Callee(Protocol):
-    """The parts of a task that a batch needs."""
+    """The parts of a task that jobs of it need."""
 
     @property
     def name(self) -> str:
@@ -135,12 +144,29 @@ class Callee(Protocol):
         ...
 
     @property
-    def payload(self) -> Codec:
-        """Converts its arguments and results."""
+    def payload(self) -> ResultCodec:
+        """Converts its results."""
         ...
 
     def prepare(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> JobRequest:
         """A call ready to be sent."""
+        ...
+
+
+class ItemCallee(Callee, Protocol):
+    """The parts of a task that a batch needs."""
+
+    @property
+    def payload(self) -> ArgumentCodec:
+        """Converts its arguments and results."""
+        ...
+
+    def prepare(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, earlier: int = 0) -> JobRequest:
+        """A call ready to be sent, of which so many runs were in other jobs."""
+        ...
+
+    def prepare_chunk(self, payloads: Sequence[bytes]) -> JobRequest:
+        """Several calls that share a job."""
         ...
 
 
@@ -241,7 +267,8 @@ class Finished(NamedTuple, Generic[K]):
 
     key: K
     data: bytes
-    failure: TaskFailed | None = None
+    failure: TaskFailed | None
+    job: ClientJob
 
 
 class InFlightJobs(Generic[K]):
@@ -312,9 +339,10 @@ class InFlightJobs(Generic[K]):
         while self._ended:
             key, job = self._ended.popleft()
             try:
-                taken.append(Finished(key, job.outcome()))
+                taken.append(Finished(key, job.outcome(), None, job))
             except JobFailed as error:
-                taken.append(Finished(key, b"", decode_failure(error.exception, job.handle)))
+                failure = decode_failure(error.exception, job.handle)
+                taken.append(Finished(key, b"", failure, job))
         return taken
 
     def close(self) -> None:

@@ -42,7 +42,7 @@ from gearflow.tasks.mapping.inflight import (
     Source,
 )
 from gearflow.tasks.mapping.reduce import FAN_IN, Reducing
-from gearflow.tasks.mapping.run import BatchRun, FailedItem, ItemCall, Plan, Report
+from gearflow.tasks.mapping.run import BatchRun, Calls, FailedItem, Plan, Report
 from gearflow.tasks.wait_tracking import Waiting
 
 A_contra = TypeVar("A_contra", contravariant=True)
@@ -156,7 +156,7 @@ class AsyncRun(AsyncIterator[Any]):
         self._items = items
         self._report = report
         self._ready = AutoResetEvent()
-        self._parts: tuple[BatchRun, InFlightJobs[ItemCall], Source] | None = None  # made when it begins
+        self._parts: tuple[BatchRun, InFlightJobs[Calls], Source] | None = None  # made when it begins
         self._post: Callable[[Callable[[], object]], None]  # to their event loop
 
     @property
@@ -187,7 +187,7 @@ class AsyncRun(AsyncIterator[Any]):
             self.close()
         return result
 
-    async def _begin(self) -> "tuple[BatchRun, InFlightJobs[ItemCall], Source]":
+    async def _begin(self) -> "tuple[BatchRun, InFlightJobs[Calls], Source]":
         client = await current.current()
         self._post = client.post
         source: Source
@@ -196,13 +196,11 @@ class AsyncRun(AsyncIterator[Any]):
         else:
             source = Items(self._items)
         total = len(self._items) if isinstance(self._items, Sized) else None
-        jobs = InFlightJobs[ItemCall](client, self._plan.callee, self._ready)
+        jobs = InFlightJobs[Calls](client, self._plan.callee, self._ready)
         self._parts = BatchRun(self._plan, total, self._report), jobs, source
         return self._parts
 
-    async def _next(
-        self, run: BatchRun, jobs: InFlightJobs[ItemCall], source: Source
-    ) -> tuple[int, Any] | None:
+    async def _next(self, run: BatchRun, jobs: InFlightJobs[Calls], source: Source) -> tuple[int, Any] | None:
         while True:
             items: list[Any] = []
             if wanted := run.wanted(jobs.size):
@@ -214,6 +212,8 @@ class AsyncRun(AsyncIterator[Any]):
                 run.handle_finished(jobs.take())
             if run.has_due:
                 return run.deliver()
+            if run.has_again:
+                continue
             if jobs.size or not (items or run.exhausted):
                 with Waiting(self._plan.callee.name):
                     await self._ready.wait()
@@ -314,7 +314,7 @@ def _sync_run(
     """The results of a batch with their places."""
     source = iter(items)
     run = BatchRun(plan, len(items) if isinstance(items, Sized) else None, report)
-    jobs = client.run(_in_loop(lambda client: InFlightJobs[ItemCall](client, plan.callee)))
+    jobs = client.run(_in_loop(lambda client: InFlightJobs[Calls](client, plan.callee)))
     try:
         while True:
             wanted = run.wanted(jobs.size)
@@ -326,7 +326,7 @@ def _sync_run(
                 run.handle_finished(deadline.call(client, exchange))
             if run.has_due:
                 yield run.deliver()
-            elif run.exhausted and not jobs.size:
+            elif run.exhausted and not (jobs.size or run.has_again):
                 return
     finally:
         run.close()
@@ -346,8 +346,8 @@ def _in_loop(function: Callable[[Client], C]) -> Callable[[Client], Coroutine[An
 
 
 async def _exchange(
-    jobs: InFlightJobs[ItemCall], calls: list[tuple[ItemCall, JobRequest]], *, wait: bool
-) -> list[Finished[ItemCall]]:
+    jobs: InFlightJobs[Calls], calls: list[tuple[Calls, JobRequest]], *, wait: bool
+) -> list[Finished[Calls]]:
     """Submit calls and take the jobs that have ended, with one switch of threads."""
     if calls:
         await jobs.submit(calls)

@@ -2,6 +2,10 @@
 
 ``Plan`` has the arguments of ``map``. ``BatchRun`` takes items, makes calls of them, takes the outcomes, and
 returns results in their order. It is the same for the async and the blocking form.
+
+With ``chunk`` a job has several items, and its result an outcome for each (``gearflow.protocol.chunk``). What
+the worker has not run is called again, and so is an item that is to run again, as a job of its own. If the
+workers of a chunk died, each of its items is called alone, because one of them may be the cause.
 """
 
 import time
@@ -11,9 +15,10 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from gearflow.client import JobRequest
 from gearflow.errors import PayloadInvalid, TaskFailed
-from gearflow.tasks.mapping.inflight import Callee, Finished, Window
+from gearflow.protocol.chunk import OutcomeKind, unpack_outcomes
+from gearflow.tasks.mapping.inflight import MOST, Finished, ItemCallee, Window
 from gearflow.tasks.mapping.progress_bar import ProgressBar
-from gearflow.tasks.remote_errors import as_failed
+from gearflow.tasks.remote_errors import as_failed, decode_failure
 
 OnProgress: TypeAlias = Callable[[int, int | None], object]
 """Called with (items done, items in all or None)."""
@@ -60,22 +65,27 @@ class Report:
 class Plan:
     """What a batch calls, and how. Fields without a text are arguments of ``amap``."""
 
-    callee: Callee
+    callee: ItemCallee
     window: int | None = None
     errors: Errors | Literal["report"] = "raise"
     """``"report"`` puts the ``FailedItem`` in the place of its result."""
     ordered: bool = True
     progress: OnProgress | bool | None = None
-    callee_of: Callable[[Any], Callee] | None = None
+    callee_of: Callable[[Any], ItemCallee] | None = None
     """The task with the options of an item, if items have their own."""
     is_star: bool = False
     """Whether an item has all arguments of its call, and not only the first."""
+    chunk: int = 1
 
     def __post_init__(self) -> None:
         if self.window is not None and self.window < 1:
             raise ValueError(f"window={self.window}: without a job in flight nothing is ever done")
         if self.errors not in ("raise", "collect", "skip", "report"):
             raise ValueError(f"errors={self.errors!r}: it is 'raise', 'collect' or 'skip'")
+        if self.chunk < 1:
+            raise ValueError(f"chunk={self.chunk}: a job has at least one item")
+        if self.chunk > 1 and self.callee_of is not None:
+            raise ValueError("chunk= and options=: the items of a chunk share a job; leave out one of them")
         if not (self.progress is None or isinstance(self.progress, bool) or callable(self.progress)):
             raise ValueError(f"progress={self.progress!r}: it is True, or a function of two numbers")
 
@@ -83,17 +93,37 @@ class Plan:
         """The arguments of the call for an item."""
         return tuple(item) if self.is_star else (item,)
 
-    def prepare(self, item: Any) -> JobRequest:
+    def prepare(self, item: Any, earlier: int = 0) -> JobRequest:
         """The call for an item. Raises as ``Callee.prepare``."""
         callee = self.callee if self.callee_of is None else self.callee_of(item)
-        return callee.prepare(self.arguments(item), {})
+        return callee.prepare(self.arguments(item), {}, earlier=earlier)
 
 
 class ItemCall(NamedTuple):
-    """A call in flight: the place of its item, and the item."""
+    """The call for an item: its place, and the item."""
 
     place: int
     item: Any
+
+
+class ChunkCall(NamedTuple):
+    """Calls that share a job, and the place of the first one."""
+
+    place: int
+    calls: list[ItemCall]
+
+
+Calls: TypeAlias = ItemCall | ChunkCall
+"""A job in flight."""
+
+CHUNK_BYTES: Final = 1 << 20
+"""Bytes of payloads with which a chunk is full, however few they are."""
+
+IN_CHUNKS: Final = 32_000
+"""Items in flight at most, if they share jobs and the window has no size of its own, because each needs
+memory at the client."""
+
+_WORKERS_DIED: Final = "WorkersDied"  # as gearflow's server has it
 
 
 _LEFT_OUT: Final = object()  # an item that failed, and whose place nothing takes
@@ -104,7 +134,7 @@ class BatchRun:
 
     def __init__(self, plan: Plan, total: int | None, report: Report) -> None:
         self._plan = plan
-        self._window = Window(plan.window)
+        self._window = Window(plan.window, min(MOST, IN_CHUNKS // plan.chunk) if plan.chunk > 1 else MOST)
         self._total = total
         self._report = report
         self._bar = ProgressBar.on_terminal(plan.callee.name, total) if plan.progress is True else None
@@ -115,7 +145,13 @@ class BatchRun:
         self._left_out = 0  # places before it that have no result
         self._deliveries = 0  # that come before there is room for a further submission
         self._taken = 0
+        self._again: list[tuple[Calls, int]] = []  # to be called again, and the runs that count
         self.exhausted = False
+
+    @property
+    def has_again(self) -> bool:
+        """Whether there is something to call again."""
+        return bool(self._again)
 
     @property
     def size(self) -> int:
@@ -125,6 +161,7 @@ class BatchRun:
     def close(self) -> None:
         """Nothing more is taken or delivered."""
         self.exhausted = True
+        self._again = []
         if self._bar is not None:
             self._bar.close()
 
@@ -135,24 +172,29 @@ class BatchRun:
 
         It is 0 until several can be called at a time, because they share a round trip.
         """
-        room = 0 if self.exhausted else max(0, self._window.size - in_flight - len(self._due))
-        self._deliveries = -(-self._window.size // 4) - room
-        return room if self._deliveries <= 0 or not self.has_due else 0
+        window, chunk = self._window.size, self._plan.chunk
+        room = 0 if self.exhausted else max(0, window - in_flight - -(-len(self._due) // chunk))
+        self._deliveries = (-(-window // 4) - room) * chunk
+        return room * chunk if self._deliveries <= 0 or not self.has_due else 0
 
     def should_deliver(self) -> bool:
         """Whether to deliver the next result without a look at the jobs."""
         self._deliveries -= 1
         return self._deliveries > 0 and self.has_due
 
-    def calls(self, items: Sequence[Any]) -> list[tuple[ItemCall, JobRequest]]:
-        """The calls for the next items.
+    def calls(self, items: Sequence[Any]) -> list[tuple[Calls, JobRequest]]:
+        """The calls for the next items, and what is to be called again.
 
         Raises:
             PayloadInvalid: An item does not fit, and items that fail are not skipped.
         """
         first = self._taken
         self._taken += len(items)
-        calls = list(self._prepared(map(ItemCall, range(first, self._taken), items)))
+        new = map(ItemCall, range(first, self._taken), items)
+        calls: list[tuple[Calls, JobRequest]] = []
+        if self._again:
+            calls.extend(self._prepared_again())
+        calls.extend(self._prepared(new) if self._plan.chunk == 1 else self._prepared_chunks(new))
         if calls:
             sizes = [len(request.workload) for _, request in calls]
             self._window.submitted(calls[0][0].place, sizes, time.monotonic())
@@ -164,31 +206,94 @@ class BatchRun:
             try:
                 yield call, prepare(call.item)
             except PayloadInvalid as error:
-                if self._plan.errors in ("raise", "collect"):
-                    self._report.add(FailedItem(call.place, call.item, as_failed(error)))
-                    raise
-                self._settle(call, failure=as_failed(error))
+                self._refuse(call, error)
+
+    def _prepared_chunks(self, calls: Iterable[ItemCall]) -> Iterator[tuple[Calls, JobRequest]]:
+        callee, is_star = self._plan.callee, self._plan.is_star
+        encode = callee.payload.encode
+        group: list[ItemCall] = []
+        payloads: list[bytes] = []
+        size = 0
+        for call in calls:
+            try:
+                payload = encode(tuple(call.item) if is_star else (call.item,), {})
+            except PayloadInvalid as error:
+                self._refuse(call, error)
+                continue
+            group.append(call)
+            payloads.append(payload)
+            size += len(payload)
+            if len(group) == self._plan.chunk or size >= CHUNK_BYTES:
+                yield ChunkCall(group[0].place, group), callee.prepare_chunk(payloads)
+                group, payloads, size = [], [], 0
+        if group:
+            yield ChunkCall(group[0].place, group), callee.prepare_chunk(payloads)
+
+    def _prepared_again(self) -> Iterator[tuple[Calls, JobRequest]]:
+        again, self._again = self._again, []
+        for call, earlier in again:
+            if isinstance(call, ChunkCall):
+                yield from self._prepared_chunks(call.calls)
+            else:
+                yield call, self._plan.prepare(call.item, earlier)
+
+    def _refuse(self, call: ItemCall, error: PayloadInvalid) -> None:
+        """An item does not fit. Raises the error, if items that fail are not skipped."""
+        failure = as_failed(error)
+        if self._plan.errors in ("raise", "collect"):
+            self._report.add(FailedItem(call.place, call.item, failure))
+            raise error
+        self._settle(call, failure=failure)
 
     # --------------------------------------------------------------------------------------- outcomes
 
-    def handle_finished(self, jobs: Sequence[Finished[ItemCall]]) -> None:
+    def handle_finished(self, jobs: Sequence[Finished[Calls]]) -> None:
         """Note jobs that have ended. Raises the failure of one, unless failures are collected or skipped."""
         if jobs:
             places = {job.key.place for job in jobs}
             self._window.ended(places, [len(job.data) for job in jobs], time.monotonic())
-        decode = self._plan.callee.payload.decode_result
         for job in jobs:
-            if job.failure is not None:
+            if isinstance(job.key, ChunkCall):
+                self._handle_chunk(job.key, job)
+            elif job.failure is not None:
                 self._settle(job.key, failure=job.failure)
-                continue
-            try:
-                result = decode(job.data)
-            except PayloadInvalid as error:
-                if self._plan.errors in ("raise", "collect"):
-                    raise
-                self._settle(job.key, failure=as_failed(error))
             else:
-                self._settle(job.key, result)
+                self._handle_result(job.key, job.data)
+
+    def _handle_chunk(self, chunk: ChunkCall, job: Finished[Calls]) -> None:
+        """Note a chunk that has ended. Raises RemoteProtocolError if its worker does not know chunks."""
+        if job.failure is not None:
+            if job.failure.type == _WORKERS_DIED:
+                self._again.extend((call, 0) for call in chunk.calls)
+                return
+            for call in chunk.calls:
+                self._settle(call, failure=job.failure)
+            return
+        outcomes = unpack_outcomes(job.data)
+        for call, (kind, data) in zip(chunk.calls, outcomes, strict=False):
+            match kind:
+                case OutcomeKind.RESULT:
+                    self._handle_result(call, data)
+                case OutcomeKind.EXCEPTION:
+                    self._settle(call, failure=decode_failure(data, job.job.handle))
+                case OutcomeKind.FAILURE:
+                    self._settle(call, failure=decode_failure(None, job.job.handle))
+                case OutcomeKind.AGAIN:
+                    self._again.append((call, 1))
+                case OutcomeKind.NOT_YET:
+                    self._again.append((call, 0))
+        if not outcomes:  # a second one would not get further
+            self._again.extend((call, 0) for call in chunk.calls)
+        elif left := chunk.calls[len(outcomes) :]:
+            self._again.append((ChunkCall(left[0].place, left), 0))
+
+    def _handle_result(self, call: ItemCall, data: bytes) -> None:
+        try:
+            result = self._plan.callee.payload.decode_result(data)
+        except PayloadInvalid as error:
+            self._refuse(call, error)
+        else:
+            self._settle(call, result)
 
     def _settle(self, call: ItemCall, result: Any = None, failure: TaskFailed | None = None) -> None:
         """Note the outcome of an item."""

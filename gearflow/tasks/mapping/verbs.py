@@ -14,7 +14,7 @@ from gearflow.client import current
 from gearflow.errors import TaskFailed
 from gearflow.tasks import submission
 from gearflow.tasks.mapping import bulk
-from gearflow.tasks.mapping.inflight import Callee
+from gearflow.tasks.mapping.inflight import ItemCallee
 from gearflow.tasks.mapping.reduce import FAN_IN
 from gearflow.tasks.mapping.results import AsyncResults, Mappable, Results, callee_of
 from gearflow.tasks.mapping.run import Errors, OnProgress, Plan
@@ -76,6 +76,7 @@ class MapOptions(TypedDict, total=False):
     window: int | None
     ordered: bool
     progress: OnProgress | bool | None
+    chunk: int
 
 
 class ManyCalls:
@@ -129,10 +130,11 @@ class ManyCalls:
         errors: Errors = "raise",
         ordered: bool = True,
         progress: OnProgress | bool | None = None,
+        chunk: int = 1,
         options: Callable[[A], CallOptions] | None = None,
     ) -> Results[Any]:
         """Call the task for each item, as you iterate over the result. See ``amap``."""
-        return Results(_plan(_takes_one(self), window, errors, ordered, progress, options), items)
+        return Results(_plan(_takes_one(self), window, errors, ordered, progress, chunk, options), items)
 
     @overload
     def amap(
@@ -163,6 +165,7 @@ class ManyCalls:
         errors: Errors = "raise",
         ordered: bool = True,
         progress: OnProgress | bool | None = None,
+        chunk: int = 1,
         options: Callable[[A], CallOptions] | None = None,
     ) -> AsyncResults[Any]:
         """Call the task for each item. Nothing happens before you await, iterate over or reduce the result.
@@ -181,9 +184,12 @@ class ManyCalls:
             ordered: Whether results come in the order of the items, or as jobs end.
             progress: True shows a bar on stderr, if that is a terminal. Or a function, which is called after
                 each item with the number of items done and the number of all items, or None.
+            chunk: How many items share a job. Small items then cost a fraction. Results and errors are those
+                of the items still, and a ``timeout`` is that of an item. The items of a job run one after the
+                other. Only for tasks that gearflow's workers run, without ``unique``.
             options: Returns the options of the call for an item, as a dict for ``Task.options``.
         """
-        return AsyncResults(_plan(_takes_one(self), window, errors, ordered, progress, options), items)
+        return AsyncResults(_plan(_takes_one(self), window, errors, ordered, progress, chunk, options), items)
 
     @overload
     def starmap(
@@ -274,10 +280,11 @@ class ManyCalls:
         errors: Errors = "raise",
         ordered: bool = True,
         progress: OnProgress | bool | None = None,
+        chunk: int = 1,
         options: Callable[[Any], CallOptions] | None = None,
     ) -> Results[Any]:
         """Call the task for each item, which is a tuple of its arguments. Otherwise as ``map``."""
-        plan = _plan(callee_of(self), window, errors, ordered, progress, options, is_star=True)
+        plan = _plan(callee_of(self), window, errors, ordered, progress, chunk, options, is_star=True)
         return Results(plan, items)
 
     @overload
@@ -369,10 +376,11 @@ class ManyCalls:
         errors: Errors = "raise",
         ordered: bool = True,
         progress: OnProgress | bool | None = None,
+        chunk: int = 1,
         options: Callable[[Any], CallOptions] | None = None,
     ) -> AsyncResults[Any]:
         """Call the task for each item, which is a tuple of its arguments. Otherwise as ``amap``."""
-        plan = _plan(callee_of(self), window, errors, ordered, progress, options, is_star=True)
+        plan = _plan(callee_of(self), window, errors, ordered, progress, chunk, options, is_star=True)
         return AsyncResults(plan, items)
 
 
@@ -399,7 +407,7 @@ def map_reduce(
         errors: ``"skip"`` leaves items out that fail. ``"raise"`` raises the first failure.
         fan_in: The largest number of values in one call of ``reduce``.
         timeout: The limit of the whole in seconds.
-        window, ordered, progress: As for ``Task.amap``.
+        window, ordered, progress, chunk: As for ``Task.amap``.
 
     Raises:
         TaskFailed: A task raised.
@@ -431,7 +439,7 @@ async def amap_reduce(
         errors: ``"skip"`` leaves items out that fail. ``"raise"`` raises the first failure.
         fan_in: The largest number of values in one call of ``reduce``.
         timeout: The limit of the whole in seconds.
-        window, ordered, progress: As for ``Task.amap``.
+        window, ordered, progress, chunk: As for ``Task.amap``.
     """
     results = _task(map).amap(items, errors=errors, **how)
     return cast(B, await results.reduce(reduce, fan_in=fan_in).result(timeout))
@@ -448,15 +456,32 @@ def _plan(
     errors: Errors,
     ordered: bool,
     progress: OnProgress | bool | None,
+    chunk: int,
     options: Callable[[Any], CallOptions] | None,
     *,
     is_star: bool = False,
 ) -> Plan:
-    def with_options(item: Any) -> Callee:
-        return cast(Callee, task.options(**cast("Callable[[Any], CallOptions]", options)(item)))
+    def with_options(item: Any) -> ItemCallee:
+        return cast(ItemCallee, task.options(**cast("Callable[[Any], CallOptions]", options)(item)))
 
+    if chunk > 1:
+        _check_chunks(task)
     callee_of = None if options is None else with_options
-    return Plan(cast(Callee, task), window, errors, ordered, progress, callee_of, is_star)
+    return Plan(cast(ItemCallee, task), window, errors, ordered, progress, callee_of, is_star, chunk)
+
+
+def _check_chunks(task: "Task[Any, Any]") -> None:
+    """Raise TypeError or ValueError if the calls of a task cannot share jobs."""
+    if task.foreign:
+        raise TypeError(
+            f"chunk=: another program runs {task.name}, and only gearflow's workers know how several calls "
+            "share a job; leave it out"
+        )
+    if task.call_options.unique is not False:
+        raise ValueError(
+            "chunk= and unique=: a key is that of one call, and the items of a chunk share a job; leave out "
+            "chunk=, or write .options(unique=False).map(...)"
+        )
 
 
 def _takes_one(task: object) -> "Task[Any, Any]":
