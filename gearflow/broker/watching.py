@@ -70,6 +70,7 @@ class Watching:
             message=_text(details.message),
             parts=details.log.position if details.log is not None else 0,
             worker=_name(job.worker) if is_running else "",
+            since=self._since(job) if is_running else None,
         )
         self._send(watcher, event)
         return watcher
@@ -78,8 +79,9 @@ class Watching:
 
     def started(self, job: QueuedJob, worker: Session) -> None:
         """A run has begun."""
-        details = job.ensure_details()
-        self._send_all(job, watch_event("started", attempt=details.attempt + 1, worker=_name(worker)))
+        attempt = job.ensure_details().attempt + 1
+        event = watch_event("started", attempt=attempt, worker=_name(worker), since=self._since(job))
+        self._send_all(job, event)
 
     def retrying(self, job: QueuedJob, delay: float, reason: str) -> None:
         """A run has ended, and the job is to run again."""
@@ -116,6 +118,10 @@ class Watching:
             self.catch_up(watcher)
             event = event or part_event(position, part)
             self._send(watcher, event)
+
+    def _since(self, job: QueuedJob) -> float:
+        """When the run began, in Unix time. It tells two runs apart for a watcher that was away."""
+        return job.started + self._core.clock.offset
 
     # ------------------------------------------------------------------------------------- slow watchers
 

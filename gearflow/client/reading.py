@@ -197,6 +197,7 @@ class StreamReader:
             return parts
         known = min(self._repeated, len(parts))
         self._repeated -= known
+        self.acknowledge(self._position - self._repeated)
         return parts[known:]
 
     def _handle_mark(self, mark: Mark) -> None:

@@ -25,6 +25,9 @@ RESTARTED: Final = "the server restarted"
 
 _SUBMITTED_AGAIN: Final = "its server was lost, and the job was submitted again"
 
+_CLOCK_ERROR: Final = 0.02
+"""Seconds by which a server may tell the same time twice. No server restarts as fast."""
+
 _END_STATES: Final[dict[str | None, EndState]] = {"Expired": "expired", "WorkersDied": "workers_died"}
 """By the type of the failure, where it is not the task's own."""
 
@@ -42,6 +45,7 @@ class Watched(Generic[T]):
         self._decode = decode
         self._watcher: Watcher | None = None
         self._run: Started | None = None  # that is under way, as it was shown
+        self._since = 0.0  # when it began, in the server's time
         self._progress: Progress | None = None  # that was shown
         self._is_known = False  # a state has come
         self._is_over = False
@@ -80,8 +84,8 @@ class Watched(Generic[T]):
                 yield from self._state(fields)
             case {"event": "again"}:
                 yield self._ended(Retrying(self._attempt, 0.0, _SUBMITTED_AGAIN))
-            case {"event": "started", "attempt": int(attempt)}:
-                yield from self._started(attempt, fields)
+            case {"event": "started"}:
+                yield from self._started(fields)
             case {"event": "progress", "done": int(done), "total": int(total)}:
                 self._progress = Progress(done, total, _text(fields, "message"))
                 yield self._progress
@@ -96,13 +100,11 @@ class Watched(Generic[T]):
 
     def _state(self, fields: Mapping[str, Any]) -> Iterator[Event[T]]:
         """The state at the beginning, or after a lost connection."""
-        attempt = fields.get("attempt", 1)
-        run = Started(attempt, _text(fields, "worker")) if fields.get("state") == "running" else None
-        if self._run is not None and run != self._run:
+        is_running = fields.get("state") == "running"
+        if self._run is not None and not (is_running and self._is_same(fields)):
             yield self._ended(Retrying(self._attempt, 0.0, RESTARTED))
-        if run is not None and run != self._run:
-            self._run = run
-            yield run
+        if is_running and self._run is None:
+            yield from self._started(fields)
         match fields.get("progress"):
             case [int(done), int(total)]:
                 progress = Progress(done, total, _text(fields, "message"))
@@ -112,11 +114,16 @@ class Watched(Generic[T]):
             case _:
                 pass
 
-    def _started(self, attempt: int, fields: Mapping[str, Any]) -> Iterator[Event[T]]:
-        run = Started(attempt, _text(fields, "worker"))
-        self._run = run
+    def _started(self, fields: Mapping[str, Any]) -> Iterator[Event[T]]:
+        self._run = _run_of(fields)
+        self._since = fields.get("since") or 0.0
         self._progress = None
-        yield run
+        yield self._run
+
+    def _is_same(self, fields: Mapping[str, Any]) -> bool:
+        """Whether the run in a state is the one that was shown."""
+        since = fields.get("since") or 0.0
+        return _run_of(fields) == self._run and abs(since - self._since) < _CLOCK_ERROR
 
     def _ended(self, event: Retrying) -> Retrying:
         """A run has ended."""
@@ -227,6 +234,10 @@ class Events(_Watching[T], Iterator[Event[T]], Generic[T]):
     async def _fetch(self, client: Client | None) -> None:
         if not self._events:  # an interrupt may have left them here
             self._events.extend(await self._watched.take(client))
+
+
+def _run_of(fields: Mapping[str, Any]) -> Started:
+    return Started(fields.get("attempt") or 1, _text(fields, "worker"))
 
 
 def _text(fields: Mapping[str, Any], name: str) -> str:

@@ -22,6 +22,8 @@ class Watch:
         created, *self.first = self.peer(p.SubmitJob(api.WATCH, b"", request))
         assert isinstance(created, p.JobCreated)
         self.call = created.handle
+        self.since: list[float | None] = []
+        """When the runs of its events began, each time one says so."""
 
     def read(self) -> list[Any]:
         """The events that have come, parts with their bytes, and the end as its packet."""
@@ -33,6 +35,8 @@ class Watch:
             return packet
         assert packet.handle == self.call
         fields, part = read_watch_event(packet.data)
+        if "since" in fields:
+            self.since.append(fields.pop("since"))
         return (fields, part) if fields["event"] == "part" else fields
 
 
@@ -107,6 +111,22 @@ def test_a_run_that_fails_and_is_repeated_is_shown(world: World, client: Peer, w
         {"event": "retrying", "attempt": 1, "delay": 5.0, "reason": "no luck"},
         {"event": "started", "attempt": 2, "worker": "w1"},
     ]
+
+
+def test_the_time_of_its_begin_tells_a_run_from_the_next(world: World, client: Peer, worker: Peer) -> None:
+    handle = client.submit()
+    watch = Watch(world, handle)
+    worker.grab()
+    late = Watch(world, handle)
+    world.pass_time(5)
+    worker.leave()
+    world.worker().grab()
+    watch.read()
+    late.read()
+    waiting, began, again = watch.since
+    assert waiting is None
+    assert late.since == [began, again]
+    assert again == (began or 0) + 5
 
 
 def test_the_death_of_a_worker_is_shown(world: World, client: Peer, worker: Peer) -> None:

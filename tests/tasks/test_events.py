@@ -217,6 +217,20 @@ async def test_a_run_that_began_during_a_lost_connection_is_seen() -> None:
         assert await call.outcome() == [Retrying(1, 0.0, RESTARTED), Started(2, "w")]
 
 
+async def test_a_run_that_is_like_the_last_one_but_began_later_is_seen() -> None:
+    async with serving() as (_, server), anyio.create_task_group() as tasks:
+        watching, call, peer = await started(server, tasks, 1)
+        await peer.send(running(b"C:1", since=1000.25))
+        await call.outcome()
+        call = Call(watching.next_few, 2)
+        tasks.start_soon(call.run)
+        await anyio.wait_all_tasks_blocked()
+        await peer.close()
+        peer, _ = await asked(server, b"C:1")
+        await peer.send(running(b"C:1", since=1001.5))
+        assert await call.outcome() == [Retrying(1, 0.0, RESTARTED), Started(1, "w")]
+
+
 async def test_an_unknown_job_is_an_error_and_then_the_end() -> None:
     async with serving() as (_, server), anyio.create_task_group() as tasks:
         watching, call, peer = await started(server, tasks, 1)
