@@ -207,7 +207,7 @@ class StreamReader:
         if self._asked == "latest" and is_first:
             self._is_latest = False
             self._position = mark.position
-        elif known != mark.run and (known is not None or mark.position < self._position):
+        elif known != mark.run and (known is not None or (mark.run > 1 and mark.position < self._position)):
             self._restart(mark, known, is_first=is_first)
         elif mark.position > self._position:
             last, self._position = self._position, mark.position

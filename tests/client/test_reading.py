@@ -241,6 +241,17 @@ async def test_a_position_from_before_the_last_restart_is_a_restart() -> None:
         assert await call.outcome() == b"part 1"
 
 
+async def test_a_position_that_a_first_run_has_not_reached_is_waited_for() -> None:
+    """Nothing has begun again, so this is no restart."""
+    async with serving() as (client, server), anyio.create_task_group() as tasks:
+        reading = Reading(StreamReader(client.pool, "H:1", after=9))
+        call = Call(reading.next)
+        tasks.start_soon(call.run)
+        peer, _ = await asked(server, b"C:1")
+        await peer.send(mark(b"C:1", 7), *parts(b"C:1", 8, 9, 10))
+        assert await call.outcome() == b"part 10"
+
+
 async def test_parts_are_acknowledged() -> None:
     async with serving() as (client, server), anyio.create_task_group() as tasks:
         reader = StreamReader(client.pool, "H:1")
