@@ -1,8 +1,10 @@
 """Results in packs: each is found, and goes, as if it had a row of its own."""
 
+import os
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
+from itertools import count
 from math import inf
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from gearflow.stores.sqlite.packs import PACKED, Pack, PackedNumbers, pack_row
 from gearflow.stores.sqlite.recovery import recover
 from gearflow.stores.sqlite.rows import GENERATION, OVERHEAD, DamagedRow
 from gearflow.stores.sqlite.tuning import Tuning
+from tests.stores.faulty import Fault, faulty_disk
 from tests.stores.values import a_dead_letter, an_end, jobs_of, tamper
 
 MANY = range(1, 3 * PACKED)
@@ -116,6 +119,72 @@ def test_one_result_can_be_forgotten_or_written_again(path: Path) -> None:
         store = opened(path)
     store.write([Forgotten(70)])
     assert store.ended(70) is None
+    store.close()
+
+
+def step(store: SqliteStore, number: int) -> None:
+    """One of four steps that dissolve packs."""
+    if number == 0:
+        store.write([Forgotten(5)])
+    elif number == 2:
+        store.write([an_end(7, b"again", expires=6000.0), an_end(100)])
+    else:
+        store.expire(5000.0, 1000)
+    store.sync()
+    store.log.join()
+
+
+@pytest.mark.parametrize("fault", ["full", "broken", "killed"])
+def test_the_nth_change_on_the_disk_fails_while_packs_are_dissolved(
+    path: Path, monkeypatch: pytest.MonkeyPatch, fault: Fault
+) -> None:
+    def no_power_is_lost(_: int) -> None: ...
+
+    for name in ("fsync", "fdatasync"):
+        monkeypatch.setattr(os, name, no_power_is_lost)
+    store = opened(path)
+    store.write([an_end(number, expires=5000.0 + number % 2) for number in MANY])
+    store.close()
+    number = refused = 0
+    for number in count(1):
+        copy = path.with_name(f"{number}.db")
+        copy.write_bytes(path.read_bytes())
+        with faulty_disk() as disk:
+            store = SqliteStore(copy, tuning=Tuning(checkpoint=1, pack=1))
+            jobs_of(store.load())
+            disk.fail_at, disk.fault = disk.count + number, fault
+            for each in range(4):
+                try:
+                    step(store, each)
+                except StoreError:
+                    refused += 1
+                    if fault == "killed":
+                        break
+                    step(store, each)
+            store.close()
+            disk.heal()
+        check_dissolved(copy, all_done=fault != "killed" or not disk.failed)
+        if not disk.failed:
+            break
+    assert number > 15
+    assert refused
+
+
+def check_dissolved(path: Path, *, all_done: bool) -> None:
+    """Nothing has gone that may not, and the rest goes."""
+    store = opened(path)
+    odd = {number: an_end(number, expires=5001.0) for number in MANY if number % 2}
+    changed = {5: odd.pop(5), 7: odd.pop(7)}
+    for number, before in changed.items():
+        assert store.ended(number) in (before, None, an_end(number, b"again", expires=6000.0))
+    assert {number: store.ended(number) for number in odd} == odd
+    while store.expire(5000.0, 1000):
+        pass
+    left = {number for number in MANY if store.ended(number) is not None}
+    assert odd.keys() <= left <= odd.keys() | changed.keys()
+    if all_done:
+        assert (store.ended(5), store.ended(7)) == (None, an_end(7, b"again", expires=6000.0))
+        assert store.latest(b"resize", b"key-7") == an_end(7, b"again", expires=6000.0)
     store.close()
 
 
