@@ -1,6 +1,9 @@
 """Reading streams from real workers, through both servers, on both event loops, and without one."""
 
 import gc
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
@@ -9,6 +12,7 @@ from typing import Any, cast
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
+from anyio.streams.text import TextReceiveStream
 
 from gearflow import Context, TaskFailed, connect, task
 from gearflow.client import SyncClient
@@ -259,6 +263,62 @@ def test_leaving_a_blocking_stream_early_cancels_the_job(
         leave(endless.stream())
         gc.collect()
         assert left.event.wait(20)
+
+
+INTERRUPTED = """
+import sys
+from collections.abc import Iterator
+from gearflow import task
+
+@task(name=sys.argv[1], foreign=True)
+def numbers() -> Iterator[int]: ...
+
+try:
+    for number in numbers.stream():
+        print(number, flush=True)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("after", [0, 3])
+async def test_ctrl_c_ends_a_blocking_stream_and_cancels_its_job(
+    bundled_serve: Serve, bundled: str, after: int
+) -> None:
+    command = [sys.executable, "-c", INTERRUPTED, stalling.name]
+    async with bundled_serve(stalling):
+        stalls_after.append(after)
+        async with await anyio.open_process(
+            command, env={"GEARMAN_SERVERS": bundled}, stdin=subprocess.PIPE, stderr=None
+        ) as caller:
+            assert caller.stdout is not None
+            lines = TextReceiveStream(caller.stdout)
+            await running.wait()
+            seen = ""
+            while seen.count("\n") < after:
+                seen += await lines.receive()
+            caller.send_signal(signal.SIGINT)
+            await left.wait()  # while the caller still lives, and has its connection
+            assert "interrupted" in seen + await lines.receive()
+            assert caller.stdin is not None
+            await caller.stdin.aclose()
+            assert await caller.wait() == 0
+
+
+stalls_after: list[int] = []
+
+
+@task
+async def stalling() -> AsyncIterator[int]:
+    for number in range(stalls_after.pop()):
+        yield number
+    running.event.set()
+    try:
+        await anyio.sleep_forever()
+    finally:
+        left.event.set()
 
 
 def test_a_blocking_stream_refuses_a_thread_with_an_event_loop(serve_sync: ServeSync) -> None:
