@@ -20,6 +20,7 @@ _COMMANDS: Final = {
         "submit": "submit.submit",
         "map": "map.map",
         "result": "result.result",
+        "watch": "watch.watch",
         "job": "job.job",
         "cancel": "job.cancel",
     },
