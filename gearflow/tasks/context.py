@@ -132,12 +132,13 @@ class Context:
         newest = self._newest
         if newest is None or newest == self._sent:
             return
-        self._sent, self._sent_at = newest, now
         done, total, message = newest
         state = b"%d" % total
         if message is not None:
             state += b"\0" + message.encode("utf-8", "backslashreplace")
-        self._send(WorkStatus(self._wire_handle, b"%d" % done, state))
+        status = WorkStatus(self._wire_handle, b"%d" % done, state)
+        self._sent, self._sent_at = newest, now
+        self._send(status)
 
     def warn(self, text: str) -> None:
         """Send a warning to the callers that wait. The job goes on."""

@@ -236,7 +236,9 @@ class Executor:
     async def execute(self, run: "Run", payload: bytes) -> bytes:
         """The encoded result of a call, as ``start`` begins it."""
         result = await self.start(run, payload)
-        return encoded(run.task, result)
+        if run.parts is not None:
+            return b""
+        return run.task.payload.encode_result(result) if run.task.is_async else cast(bytes, result)
 
     def show_processes(self) -> None:
         """Have the processes write the stacks of their threads to stderr."""
@@ -312,13 +314,6 @@ class Executor:
         if time.is_cancelled:
             raise TaskFailed(f"task {run.task.name!r} was cancelled; its process was killed")
         raise _overrun(run, "its process was killed")
-
-
-def encoded(task: AnyTask, result: Any) -> bytes:
-    """The bytes of what ``Executor.start`` gave."""
-    if task.is_stream:
-        return b""
-    return task.payload.encode_result(result) if task.is_async else cast(bytes, result)
 
 
 class _ProcessTime:

@@ -30,6 +30,9 @@ _WORK_DATA: Final = int(PacketType.WORK_DATA)
 class Run:
     """State of one run. The runner makes it when the job gets a slot, and forgets it when it has ended."""
 
+    parts: PartWindow | None = None  # if the task yields
+    last_status: WorkStatus | None = None  # that was reported
+
     def __init__(
         self, task: AnyTask, handle: bytes, connection: WorkerConnection, overdue: OverdueRuns
     ) -> None:
@@ -39,8 +42,6 @@ class Run:
         self.envelope = _NO_ENVELOPE
         self.limit: float | None = None  # seconds it may take
         self.context: Context | None = None  # if the task takes one
-        self.parts: PartWindow | None = None  # if the task yields
-        self.last_status: WorkStatus | None = None  # that was reported
         self.began = time.perf_counter()  # or, from its first step on, when it took that
         self.interrupt: Callable[[], None] | None = None  # ends what a process does of it
         self.started: LoopStarted | None = None  # holds the loop's task, which the loop itself does not
@@ -126,7 +127,12 @@ class Run:
         self.connection.streams[self.handle] = self.parts
 
     def _send_part(self, part: bytes) -> None:
-        self.connection.outbox.add(self.handle, self._packet(_WORK_DATA, part))
+        handle = self.handle
+        size = len(handle) + 1 + len(part)
+        if size > MAX_BODY:
+            raise _too_large(part)
+        packet = b"%b%b\0%b" % (HEADER.pack(REQ, _WORK_DATA, size), handle, part)  # as in ``complete``
+        self.connection.outbox.add(handle, packet)
         self.connection.wake_from_anywhere()
 
     def _close_parts(self) -> None:
@@ -156,19 +162,19 @@ class Run:
         Raises:
             LocalProtocolError: The result is over the wire's limit.
         """
-        self.end(self._packet(_WORK_COMPLETE, result))
-
-    def _packet(self, kind: int, data: bytes) -> bytes:
-        """WORK_COMPLETE or WORK_DATA. There are so many that they do without the codec's packets."""
         handle = self.handle
-        size = len(handle) + 1 + len(data)
+        size = len(handle) + 1 + len(result)
         if size > MAX_BODY:
-            raise LocalProtocolError(f"a result of {len(data)} bytes is over the wire's limit of 4 GiB")
-        return b"%b%b\0%b" % (HEADER.pack(REQ, kind, size), handle, data)
+            raise _too_large(result)
+        # One is written for each job, so it does without the codec's packets.
+        self.end(b"%b%b\0%b" % (HEADER.pack(REQ, _WORK_COMPLETE, size), handle, result))
 
     def end(self, packet: bytes) -> None:
         """Write the one packet that ends the job: WORK_FAIL, whatever came of it, if it was cancelled."""
-        self._stop_reports()
+        if self.context is None and self.parts is None:
+            self.is_settled = True
+        else:
+            self._stop_reports()
         if not self.handed_on:
             if self.cancelled:
                 packet = encode(WorkFail(self.handle))
@@ -262,6 +268,10 @@ class Run:
         if self.started is not None and self.is_under_way:
             self.is_under_way = False
             self.started.cancel()
+
+
+def _too_large(result: bytes) -> LocalProtocolError:
+    return LocalProtocolError(f"a result of {len(result)} bytes is over the wire's limit of 4 GiB")
 
 
 async def run_within(

@@ -30,7 +30,7 @@ from gearflow.worker.burst import Burst
 from gearflow.worker.chunk import ChunkRunner
 from gearflow.worker.connection import WorkerConnection
 from gearflow.worker.event_loop import Loop
-from gearflow.worker.executor import AnyTask, Executor, OverdueRuns, Threads, encoded
+from gearflow.worker.executor import AnyTask, Executor, OverdueRuns, Threads
 from gearflow.worker.processes import ProcessPool
 from gearflow.worker.recycling import Recycler
 from gearflow.worker.retry import Held, Holding, handle_failure
@@ -217,7 +217,7 @@ class Runner:
                     elif not self._middleware:
                         result = await self._executor.start(run, payload)
                         if run.task.is_async:
-                            result = encoded(run.task, result)
+                            result = b"" if run.parts is not None else run.task.payload.encode_result(result)
                     else:
                         call = partial(self._executor.execute, run, payload)
                         result = await run_within(self._middleware, run.info(), call)

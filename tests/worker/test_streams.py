@@ -214,8 +214,8 @@ def wrap_with(payload: bytes, **options: Any) -> bytes:
     return b"\0gf1" + len(head).to_bytes(4, "big") + head + payload
 
 
-async def test_the_next_attempt_sees_the_last_progress_and_other_servers_no_message(gearmand: str) -> None:
-    async with at_work(gearmand, heavy.steps.options()) as client:
+async def test_the_next_attempt_sees_the_last_progress_with_its_message(any_server: str) -> None:
+    async with at_work(any_server, heavy.steps) as client:
         job = await client.submit(heavy.steps.name, b"{}")
         packets = [packet for packet in await packets_of(job) if not isinstance(packet, WorkWarning)]
     handle = job.handle.encode()
@@ -227,8 +227,8 @@ async def test_the_next_attempt_sees_the_last_progress_and_other_servers_no_mess
     assert WorkStatus(handle, b"3", b"3") in packets
 
 
-async def test_a_resumable_stream_goes_on_after_its_parts_where_the_worker_holds_the_job(
-    gearmand: str, fresh: Fresh
+async def test_a_resumable_stream_goes_on_after_its_parts_when_it_is_retried(
+    any_server: str, fresh: Fresh
 ) -> None:
     @task(name=fresh(), retries=3, resumable=True)
     def resumes(ctx: Context) -> Iterator[int]:
@@ -237,7 +237,7 @@ async def test_a_resumable_stream_goes_on_after_its_parts_where_the_worker_holds
             if number % 2:
                 raise ValueError(number)
 
-    async with at_work(gearmand, resumes) as client:
+    async with at_work(any_server, resumes) as client:
         job = await client.submit(resumes.name, b"{}")
         assert parts(await packets_of(job)) == [b"0", b"1", b"2", b"3", b"4", b"5"]
 
