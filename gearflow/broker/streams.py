@@ -115,8 +115,7 @@ class Streams:
             self._add(log, job, part)
         else:
             log.add_taken(part)
-            if log.taken - log.told >= _TELL_PARTS or log.taken_bytes - log.told_bytes >= _TELL_BYTES:
-                self._give_credit(log)
+            self._tell_worker(log)
             if log.size != log.counted:
                 self._count(log)
         if log.blocked is not None or len(clients) + len(log.readers) > MANY:
@@ -245,10 +244,15 @@ class Streams:
     def not_kept(self, job: QueuedJob) -> None:
         """The store could not take a job that was to become a background job."""
         log = job.details.log if job.details is not None else None
-        if log is not None and log.keep:
+        if log is None:
+            return
+        if log.keep:
             self._journal.add(PartsDropped(log.number))
             log.keep = log.kept_size = 0
             log.kept_sizes.clear()
+        if job.state is JobState.STORING:  # nobody knows its handle
+            for place in list(log.places.values()):
+                self._leave_place(place, 0)
 
     # ----------------------------------------------------------------------------------------- clients
 
@@ -470,8 +474,7 @@ class Streams:
         self._count(log)
         if log.is_over:
             return
-        if log.taken - log.told >= _TELL_PARTS or log.taken_bytes - log.told_bytes >= _TELL_BYTES:
-            self._give_credit(log)
+        self._tell_worker(log)
         ahead = log.came_bytes - log.taken_bytes
         if log.blocked is not None:
             if 2 * ahead <= FAR_AHEAD and 2 * (log.position - log.taken) <= _FAR_AHEAD_PARTS:
@@ -492,14 +495,21 @@ class Streams:
         if log.first_kept > before and not log.is_over:
             self._journal.add(PartsDropped(log.number, log.first_kept))
 
-    def _give_credit(self, log: PartLog) -> None:
-        """Notify the worker how many parts are taken, if it listens."""
+    def _tell_worker(self, log: PartLog) -> None:
+        """Notify the worker how many parts are taken, if these are enough, and if it listens."""
+        if log.taken - log.told < _TELL_PARTS and log.taken_bytes - log.told_bytes < _TELL_BYTES:
+            return
         job = log.job
         worker = job.worker if job is not None and job.state is _RUNNING else None
         if worker is not None and worker.events:
             log.told, log.told_bytes = log.taken, log.taken_bytes
             event = credit_event(self._handles.handle(log.number), log.taken)
             self._outgoing.respond(worker, PacketType.WORK_DATA, worker.events, event)
+
+    def listens(self, job: QueuedJob) -> None:
+        """The worker of a job listens from now on."""
+        if job.details is not None and job.details.log is not None:
+            self._tell_worker(job.details.log)
 
     def _count(self, log: PartLog) -> None:
         """What a log has in memory counts while it has no reader. If that is too much, the oldest goes."""

@@ -460,6 +460,17 @@ def test_a_call_about_a_job_that_cannot_be_kept_ends(world: Durable, function: b
     assert nothing_is_left(world)
 
 
+def test_a_client_that_waits_for_a_job_that_cannot_be_kept_leaves_nothing(world: Durable) -> None:
+    world.disk.full = True
+    client, other = world.peer(), world.peer()
+    client(p.SubmitJobBg(b"work", b"u", b"x"))
+    request = {"function": "work", "parts": "wait", "unique": "u"}
+    other(p.SubmitJob(api.SUBMIT, b"", json.dumps(request).encode() + b"\nx"))
+    world.commit()
+    assert isinstance(other.read()[-1], p.Error)
+    assert nothing_is_left(world)
+
+
 # ------------------------------------------------------------------------------------------ the costs
 
 

@@ -296,6 +296,18 @@ def test_credit_is_given_for_bytes_too(client: Peer, worker: Peer) -> None:
     assert credit(worker) == [2]
 
 
+def test_a_worker_that_begins_to_listen_gets_its_credit(world: World, client: Peer) -> None:
+    worker = world.worker()
+    handle = submit(client)
+    worker.grab()
+    stream = Stream(client, handle)
+    yields(worker, handle, numbered(1, 64))
+    stream.take(50)
+    _, event = worker(p.SubmitJob(api.EVENTS, b"", b""))
+    assert isinstance(event, p.WorkData)
+    assert credit_of(event.data) == (handle, 50)
+
+
 def test_a_reader_that_skips_holds_nothing_and_is_shown_the_gap(
     world: World, client: Peer, worker: Peer
 ) -> None:

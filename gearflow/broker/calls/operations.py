@@ -64,6 +64,7 @@ class OperationCalls:
             for handle, job in list(session.running.items()):  # it may have got them before this call
                 if session.running.get(handle) is job:
                     self._parts.endings.end_if_unwanted(job)
+                    self._parts.streams.listens(job)
                 yield TURN
         return None
 
