@@ -17,7 +17,17 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Final, Generic, Literal, Self, TypeAlias, TypeVar
 
-from gearflow.client import Client, ClientJob, JobFailed, JobName, JobRequest, SyncClient, SyncJob, current
+from gearflow.client import (
+    Client,
+    ClientJob,
+    JobFailed,
+    JobKey,
+    JobName,
+    JobRequest,
+    SyncClient,
+    SyncJob,
+    current,
+)
 from gearflow.client.reading import Arrivals, StreamReader
 from gearflow.client.requests import ReservedJob
 from gearflow.client.server_calls import was_cancelled
@@ -76,7 +86,7 @@ class _Source:
         """The server's name for the job, if it is known."""
         if self._job is not None:
             return self._job.handle
-        return "" if isinstance(self._what, JobRequest) else getattr(self._what, "handle", str(self._what))
+        return "" if isinstance(self._what, JobRequest | JobKey) else str(self._what)
 
     async def begin(self, client: Client | None) -> StreamReader:
         """Submit the call. Without a client, the job is attached."""
