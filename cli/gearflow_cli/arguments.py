@@ -226,11 +226,8 @@ def _values(arguments: Sequence[str], task: "AnyTask") -> dict[str, Any]:
     sole = sole_text(task)
     if sole is not None:
         return task.payload.decode(_text(arguments, sole, task))
-    if len(arguments) == 1 and "=" not in arguments[0] and _content_or_json(arguments[0]) is False:
-        _refuse(
-            f"{arguments[0]!r} is neither key=value nor a JSON object; "
-            f"{task.name} takes {output.signature(task)}"
-        )
+    if len(arguments) == 1 and "=" not in arguments[0] and not _is_payload(arguments[0], task):
+        _refuse(f"{arguments[0]!r} is neither key=value nor JSON; {task.name} takes {output.signature(task)}")
     match _read(arguments):
         case Whole(data):
             return task.payload.decode(data)
@@ -238,8 +235,11 @@ def _values(arguments: Sequence[str], task: "AnyTask") -> dict[str, Any]:
             return _Reading(task, texts).values()
 
 
-def _content_or_json(argument: str) -> bool:
-    return argument == "-" or argument.startswith("@") or argument.lstrip()[:1] in tuple('{["')
+def _is_payload(argument: str, task: "AnyTask") -> bool:
+    """Whether an argument is the whole payload, or looks as if it were to be."""
+    if argument == "-" or argument.startswith("@") or argument.lstrip()[:1] in tuple('{["'):
+        return True
+    return len(task.payload.signature.parameters) == 1 and _json(argument) is not _ABSENT
 
 
 def sole_text(task: "AnyTask") -> str | None:

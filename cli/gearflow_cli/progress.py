@@ -7,6 +7,8 @@ import math
 import sys
 from codecs import getincrementaldecoder
 from collections.abc import Callable
+from io import FileIO
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -21,10 +23,20 @@ if TYPE_CHECKING:
 
 
 class ProgressView:
-    """Shows the events of one job. The end of the block removes the progress bar."""
+    """Shows the events of one job. The end of the block removes the progress bar.
 
-    def __init__(self, function: str) -> None:
+    Args:
+        function: The function of the job.
+        write: Takes partial output in place of stdout.
+        lines: Partial output consists of values, and each gets a line of its own.
+    """
+
+    def __init__(
+        self, function: str, write: Callable[[bytes], object] | None = None, *, lines: bool = False
+    ) -> None:
         self._function = function
+        self._write_elsewhere = write
+        self._end = b"\n" if lines else b""
         self._decoder = getincrementaldecoder("utf-8")("backslashreplace")
         self._bar: tuple[Progress, TaskID] | None = None
 
@@ -43,7 +55,10 @@ class ProgressView:
 
         match event:
             case WorkData(data=data):
-                self._around_the_bar(lambda: self._write(data))
+                if self._write_elsewhere is not None:
+                    self._write_elsewhere(data)
+                else:
+                    self._around_the_bar(lambda: self._write(data + self._end))
             case WorkWarning(data=data):
                 text = indented(data.decode("utf-8", "backslashreplace").rstrip())
                 self._around_the_bar(lambda: tell(f"warning: {text}"))
@@ -75,6 +90,35 @@ class ProgressView:
         self._bar[0].stop()
         write()
         self._bar[0].start()
+
+
+class ResultFile:
+    """A file for a result, in place of stdout. It is made when the first bytes come.
+
+    ``write`` is None if there is no file.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._file: FileIO | None = None
+        self.write: Callable[[bytes], object] | None = None if path is None else self._write
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def _write(self, data: bytes) -> None:
+        if self._file is None:
+            assert self._path is not None  # else there is no ``write``
+            self._file = self._path.open("wb", buffering=0)
+        rest = memoryview(data)
+        while rest:
+            rest = rest[self._file.write(rest) :]
 
 
 def _number(text: bytes) -> float:

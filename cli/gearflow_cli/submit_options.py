@@ -1,6 +1,7 @@
 """The options of ``gearflow submit``, and which of them clash."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 from gearflow_cli.errors import CliError, ExitCode
@@ -22,6 +23,8 @@ class SubmitChoices:
     """Those of the call, as ``CallOptions`` has them. An option that is not given is left to the task."""
     timeout: float | None
     verbose: bool
+    output: Path | None = None
+    """The file for the result."""
 
     @property
     def patience(self) -> float:
@@ -47,6 +50,8 @@ class SubmitChoices:
                 "--timeout limits the wait for the result, and --bg does not wait: leave out one of them "
                 "(--run-limit limits the run)"
             )
+        if self.output is not None and self.background:
+            _refuse("--output is for the result, and --bg does not wait: leave out one of them")
         if self.options.get("unique") == "":
             _refuse("--unique needs a key; leave it out to join nothing")
         if self.options.get("timeout") == 0:

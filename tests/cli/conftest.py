@@ -16,6 +16,7 @@ from tests.cli.shell import Shell
 TASKS = '''
 import asyncio
 import sys
+from collections.abc import AsyncIterator, Iterator
 import time
 from decimal import Decimal
 from pathlib import Path
@@ -34,6 +35,30 @@ class Item(BaseModel):
 def add(a: int, b: int = 2) -> int:
     """Add two numbers."""
     return a + b
+
+
+@task
+async def count_up(ctx: Context, to: int) -> AsyncIterator[int]:
+    for n in range(to):
+        yield n
+    if to == 3:
+        raise LookupError("no more")
+
+
+@task
+def letters(text: str) -> Iterator[str]:
+    yield from text
+
+
+@task
+def blobs(number: int) -> Iterator[bytes]:
+    for _ in range(number):
+        yield b"\\0" * 1_000_000
+
+
+@task
+def odd(a: int) -> bool:
+    return a % 2 == 1
 
 
 @task

@@ -212,7 +212,7 @@ def test_broken_json_is_told_as_such() -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (["3"], "takes (numbers: list[int])"),
+        (["three"], "takes (numbers: list[int])"),
         (["a=1", "2"], "'2' is not key=value"),
         (["=1", "a=1"], "'=1' is not key=value"),
         (["a=1", "a=2"], "'a' is given twice"),
@@ -224,6 +224,14 @@ def test_what_is_no_argument_is_refused_as_usage(given: list[str], said: str) ->
         arguments.typed(given, numbers)
     assert caught.value.code is ExitCode.USAGE
     assert said in caught.value.message
+
+
+def test_a_bare_value_is_the_only_parameter() -> None:
+    assert arguments.typed(["[3]"], numbers) == ((), {"numbers": [3]})
+    with pytest.raises(CliError) as caught:
+        arguments.typed(["3"], numbers)
+    assert caught.value.code is ExitCode.PAYLOAD_INVALID
+    assert "numbers: Input should be a valid array, not 3" in caught.value.message
 
 
 def test_without_types_values_are_json_if_they_can_be() -> None:

@@ -104,6 +104,45 @@ def test_a_result_of_none_is_null(served: Shell) -> None:
     assert outcome(served.run("submit", "nothing")) == (0, "null\n", "")
 
 
+def test_values_of_a_task_that_yields_are_lines(served: Shell, module: str) -> None:
+    ended = served.run("submit", "-m", module, "count_up", "to=5")
+    assert outcome(ended) == (0, "0\n1\n2\n3\n4\n", "")
+    assert outcome(served.run("submit", "-m", module, "letters", "abc")) == (0, "a\nb\nc\n", "")
+    assert outcome(served.run("submit", "-m", module, "count_up", "to=0")) == (0, "", "")
+
+
+def test_without_the_module_values_come_as_they_are(served: Shell) -> None:
+    assert outcome(served.run("submit", "letters", "abc")) == (0, "abc", "")
+
+
+def test_the_values_before_a_failure_are_written(served: Shell, module: str) -> None:
+    code, stdout, stderr = outcome(served.run("submit", "-m", module, "count_up", "to=3"))
+    assert (code, stdout) == (1, "0\n1\n2\n")
+    assert "LookupError: no more" in stderr
+
+
+def test_a_file_gets_the_result_as_it_is(served: Shell, module: str, tmp_path: Path) -> None:
+    file = tmp_path / "result"
+    assert outcome(served.run("submit", "-o", str(file), "add", "a=1")) == (0, "", "")
+    assert file.read_bytes() == b"3"
+    served.run("submit", "-m", module, "--output", str(file), "letters", "abc")
+    assert file.read_bytes() == b"abc"
+    served.run("submit", "--output", str(file), "blobs", "number=30")
+    assert file.stat().st_size == 30_000_000
+    code, _, stderr = outcome(served.run("submit", "-o", str(tmp_path), "add", "a=1"))
+    assert code == 74
+    assert "Is a directory" in stderr
+
+
+def test_a_bare_value_is_the_only_parameter(served: Shell, module: str) -> None:
+    assert outcome(served.run("submit", "odd", "3")) == (0, "true\n", "")
+    assert outcome(served.run("submit", "-m", module, "odd", "4")) == (0, "false\n", "")
+    assert outcome(served.run("submit", "-m", module, "sum_up", "[1, 2]")) == (0, "3\n", "")
+    assert outcome(served.run("submit", "sum_up", "-", stdin=b"[1, 2]")) == (0, "3\n", "")
+    assert outcome(served.run("submit", "-m", module, "odd", '"x"'))[0] == 65
+    assert outcome(served.run("submit", "-m", module, "divide", "3"))[0] == 2
+
+
 def test_a_task_that_fails_tells_why_and_its_traceback_if_asked(served: Shell) -> None:
     code, stdout, stderr = outcome(served.run("submit", "divide", "a=1", "b=0"))
     assert (code, stdout) == (1, "")

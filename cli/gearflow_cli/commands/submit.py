@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 import typer
@@ -12,8 +13,8 @@ import typer
 from gearflow_cli import arguments, function_names, imports, options, output, server_queries
 from gearflow_cli.errors import CliError, ExitCode, tell
 from gearflow_cli.help import Panel
-from gearflow_cli.options import argument, how
-from gearflow_cli.progress import ProgressView
+from gearflow_cli.options import argument, how, out
+from gearflow_cli.progress import ProgressView, ResultFile
 from gearflow_cli.submit_options import SubmitChoices
 from gearflow_cli.text import printable
 
@@ -86,6 +87,9 @@ def submit(
     run_limit: options.RunLimit = None,
     servers: options.Servers = None,
     spread: options.Spread = None,
+    output_file: Annotated[
+        Path | None, out("--output -o", "Write the result, or all values, to this file as they are.", "FILE")
+    ] = None,
     verbose: options.Verbose = False,
 ) -> None:
     """Run a task on a worker and print its result.
@@ -108,7 +112,7 @@ def submit(
     }
     chosen |= {"reuse": reuse, "resubmit": resubmit, "retries": retries, "timeout": run_limit}
     given_options = {name: value for name, value in chosen.items() if value is not None}
-    wishes = SubmitChoices(background, given_options, timeout, verbose)
+    wishes = SubmitChoices(background, given_options, timeout, verbose, output_file)
     wishes.check()
     if not options.is_utf8(name) and wishes.for_function()[1] is not None:  # the options are sent in JSON
         raise CliError(ExitCode.USAGE, f"{name!r} is not UTF-8: it can be submitted without options only")
@@ -232,11 +236,18 @@ async def _wait(
     from gearflow.client import JobFailed
     from gearflow.tasks.remote_errors import decode_failure
 
+    is_stream = isinstance(job, _Typed) and job.task.is_stream
     try:
-        with anyio.fail_after(wishes.timeout), ProgressView(job.function) as watch:
+        with (
+            ResultFile(wishes.output) as file,
+            anyio.fail_after(wishes.timeout),
+            ProgressView(job.function, file.write, lines=is_stream) as watch,
+        ):
             async for event in client_job.events():
                 watch.show(event)
             data = await client_job.result()
+            if file.write is not None:
+                file.write(data)
     except TimeoutError:
         raise await _timed_out(client_job, client, wishes) from None
     except JobFailed as error:
@@ -245,7 +256,8 @@ async def _wait(
     except anyio.get_cancelled_exc_class():
         tell(printable(f"stopped waiting for {client_job.handle}: {await _fate(client_job, client)}"))
         raise
-    output.write_result(data, job.task.payload.signature.result if isinstance(job, _Typed) else None)
+    if wishes.output is None and not (is_stream and not data):
+        output.write_result(data, job.task.payload.signature.result if isinstance(job, _Typed) else None)
 
 
 async def _timed_out(client_job: "ClientJob", client: "Client", wishes: SubmitChoices) -> CliError:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def watch(
     names: Annotated[
         list[str],
-        argument(Panel.JOBS, "HANDLE", "The jobs' handles. With --unique, the function's name."),
+        argument(Panel.JOBS, "HANDLE...", "The jobs' handles. With --unique, the function's name."),
     ],
     unique: options.JobUnique = None,
     servers: options.Servers = None,
