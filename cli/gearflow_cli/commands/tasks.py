@@ -102,6 +102,7 @@ def _set_options(task: "AnyTask") -> dict[str, Any]:
     shown: dict[str, Any] = {"timeout": task.timeout, "keep": task.keep, "foreign": task.foreign or None}
     if task.executor != "thread":
         shown["executor"] = task.executor
+    shown |= {"stream_keep": task.stream_keep, "resumable": task.resumable or None}
     shown |= {name: _named(value) for name, value in task.call_options.changed().items()}
     if task.retries is not None:
         shown["retries"] = {
