@@ -75,7 +75,14 @@ class Following:
         packet = encode_submission(PacketType.SUBMIT_JOB, self._function, b"", request.to_wire())
         await connection.ask(call, packet)
         assert isinstance(call.job, ReservedJob)  # it was accepted
+        if self.attached is not None:
+            self.attached.add_done_callback(call.job.wake)  # it may have been cancelled
         return call.job
+
+    def check(self) -> None:
+        """Raise CancelledError if the attached job was cancelled here."""
+        if self.attached is not None and self.attached.is_cancelled:
+            self.attached.outcome()
 
     async def lost(self, error: Exception) -> None:
         """Return when the call may be made again. Raises the error if it may not.

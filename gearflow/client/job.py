@@ -239,6 +239,16 @@ class ClientJob:
 
     # --------------------------------------------- for the client, and for the connection that owns it
 
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether ``cancel()`` ended it."""
+        return isinstance(self._failure, partial) and self._failure.func is CancelledError
+
+    def wake(self, _job: "ClientJob | None" = None) -> None:
+        """Have those that wait for news look again."""
+        if self._news is not None:
+            self._notify()
+
     def take_events(self) -> list[JobEvent]:
         """Take the events that are there."""
         events = list(self._events or ())

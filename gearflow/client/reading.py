@@ -11,6 +11,7 @@ skipped.
 """
 
 from collections.abc import Sequence
+from concurrent.futures import CancelledError
 from typing import Final, Literal, NamedTuple
 
 from gearflow.client.connection import Connection
@@ -97,7 +98,7 @@ class StreamReader:
                 parts = await self._take()
             except (StreamGap, StreamRestarted):
                 raise
-            except GearflowError:
+            except (GearflowError, CancelledError):
                 self.close()
                 raise
             self._last = Arrivals(self._position, parts)
@@ -122,6 +123,7 @@ class StreamReader:
             if self._gap is not None:
                 gap, self._gap = self._gap, None
                 raise gap
+            self._following.check()
             source = self._source or await self._ask()
             feed = source.feed
             if not isinstance(feed, PartFeed):  # the job was submitted again, to a server of another kind

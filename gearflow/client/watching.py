@@ -118,6 +118,7 @@ class Watcher:
         """
         try:
             while not self._is_over:
+                self._following.check()
                 attached = self._following.attached
                 if self._source is None and attached is not None and attached.done:
                     self._source = attached
@@ -128,6 +129,9 @@ class Watcher:
                     await source.wait_for_news()
                 else:
                     await self._finish(source)
+        except CancelledError as failure:
+            self.failure = failure
+            self.close()
         except GearflowError:
             self.close()
             raise

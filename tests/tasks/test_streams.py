@@ -6,7 +6,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import suppress
+from concurrent.futures import CancelledError
+from contextlib import AsyncExitStack, suppress
 from typing import Any, cast
 
 import anyio
@@ -14,7 +15,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 from anyio.streams.text import TextReceiveStream
 
-from gearflow import Context, TaskFailed, connect, task
+from gearflow import Context, Ended, Started, TaskFailed, connect, task
 from gearflow.client import SyncClient
 from gearflow.errors import PayloadInvalid, UnsupportedByServer
 from gearflow.tasks.streams import AsyncStream, AsyncStreamJob, Stream
@@ -418,6 +419,34 @@ async def test_a_job_waits_for_its_reader(bundled_serve: Serve) -> None:
         await anyio.wait_all_tasks_blocked()
         assert not running.event.is_set()
         assert [number async for number in job.astream()] == list(range(1, 1001))
+
+
+@pytest.mark.parametrize("is_joined", [False, True])
+async def test_the_values_of_a_job_that_is_cancelled_here_end(
+    bundled_serve: Serve, bundled: str, function: str, is_joined: bool
+) -> None:
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(bundled_serve(silent))
+        job = await silent.options(unique=function).asubmit()
+        if is_joined:
+            await stack.enter_async_context(connect(bundled))
+            await stack.enter_async_context(silent.options(unique=function).astream())
+        stream, events = job.astream(), job.aevents()
+        await running.wait()
+        assert isinstance(await anext(events), Started)
+        async with anyio.create_task_group() as tasks:
+
+            async def read() -> None:
+                with pytest.raises(CancelledError):
+                    await anext(stream)
+
+            async def watch() -> None:
+                assert [event async for event in events] == [Ended("cancelled")]
+
+            tasks.start_soon(read)
+            tasks.start_soon(watch)
+            await anyio.wait_all_tasks_blocked()
+            assert job.cancel()
 
 
 async def test_leaving_the_values_of_a_job_leaves_the_job(serve: Serve) -> None:
