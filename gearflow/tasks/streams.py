@@ -77,6 +77,7 @@ class _Source:
         self._reader: StreamReader | None = None
         self._job = what if isinstance(what, ClientJob) else None
         self._is_closed = False
+        self._is_taking = False
         self._told = 0 if after == "latest" else after  # the position that was acknowledged
         self.owns = isinstance(what, JobRequest)
         self.post = post
@@ -105,6 +106,22 @@ class _Source:
         """The next values. The caller has all up to a position. Raises as the iteration."""
         if self._is_closed:
             return Arrivals(0, ())
+        if self._is_taking:
+            raise RuntimeError(
+                "another task or thread waits for the next value; make a stream for each reader"
+            )
+        self._is_taking = True
+        try:
+            return await self._take(client, position)
+        finally:
+            self._is_taking = False
+
+    def require_idle(self) -> None:
+        """Refuse a second wait at the same time, for which there is no order of values."""
+        if self._is_taking:
+            raise RuntimeError("another task or thread waits for the next value; give each its own stream")
+
+    async def _take(self, client: Client | None, position: int) -> Arrivals:
         reader = await self.begin(client)
         if position > self._told:  # a server whose next value is large waits for that
             self.acknowledge(position)
@@ -244,6 +261,7 @@ class AsyncStream(_Values[Y_co], AsyncIterator[Y_co], Generic[Y_co]):
         if not self._parts:
             if self._is_over:
                 raise StopAsyncIteration
+            self._source.require_idle()
             try:
                 batch = await self._source.take(await self._current(), self.position)
             except BaseException as error:
@@ -309,6 +327,7 @@ class Stream(_Values[Y_co], Iterator[Y_co], Generic[Y_co]):
         if not self._parts:
             if self._is_over:
                 raise StopIteration
+            self._source.require_idle()
             try:
                 self._run(self._fetch)
             except BaseException as error:

@@ -14,7 +14,7 @@ import pytest
 from anyio.from_thread import BlockingPortal
 
 import gearflow
-from gearflow import Ended, Part, Retrying, Started, StreamRestarted, connect
+from gearflow import ConnectionLost, Ended, Part, Retrying, Started, StreamRestarted, connect
 from gearflow.client import Backoff, Client, JobName
 from gearflow.client.reading import StreamReader
 from gearflow.tasks.stream_task import StreamTask
@@ -187,6 +187,27 @@ async def test_a_resumable_stream_goes_on_when_its_worker_is_killed(
                 stack.enter_context(worker(server))
                 first.signal(signal.SIGKILL)
                 assert [number async for number in stream] == list(range(6, 101))
+    server.stop()
+
+
+@pytest.mark.parametrize("resubmit", [True, False])
+async def test_an_attached_stream_survives_its_server_only_if_it_may_be_submitted_again(
+    nest: Nest, tmp_path: Path, resubmit: bool
+) -> None:
+    server = nest.start(tmp_path / "data")
+    address = f"127.0.0.1:{server.port}"
+    async with Worker([tasks.count], servers=[address], drain=0), connect(address):
+        stream = tasks.count.options(resubmit=resubmit).astream(1000)
+        with anyio.fail_after(PATIENCE):
+            assert [await anext(stream) for _ in range(10)] == list(range(1, 11))
+            await anyio.to_thread.run_sync(server.kill)
+            server = nest.start(tmp_path / "data", port=server.port)
+            expected = 11
+            with pytest.raises(StreamRestarted if resubmit else ConnectionLost):  # noqa: PT012  (as above)
+                while await anext(stream) == expected:
+                    expected += 1
+            rest = [number async for number in stream]
+            assert rest == (list(range(1, 1001)) if resubmit else [])
     server.stop()
 
 

@@ -413,6 +413,17 @@ async def marking(to: int) -> AsyncIterator[int]:
     running.event.set()
 
 
+async def test_two_tasks_cannot_share_a_stream(bundled_serve: Serve) -> None:
+    async with bundled_serve(silent), anyio.create_task_group() as tasks:
+        stream = silent.astream()
+        tasks.start_soon(anext, stream)
+        await running.wait()
+        with pytest.raises(RuntimeError, match="another task"):
+            await anext(stream)
+        assert not left.event.is_set()
+        tasks.cancel_scope.cancel()
+
+
 async def test_a_job_waits_for_its_reader(bundled_serve: Serve) -> None:
     async with bundled_serve(marking):
         job = await marking.asubmit(1000)
