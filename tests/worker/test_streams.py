@@ -370,6 +370,25 @@ async def test_a_run_that_goes_on_counts_from_its_position(counts: Counts, diary
     assert sent == [b"%d" % (1000 + number) for number in range(len(sent))]
 
 
+async def test_on_other_servers_a_stream_is_not_far_ahead_of_what_is_written(fresh: Fresh) -> None:
+    yielded = 0
+
+    @task(name=fresh(), resumable=True)
+    def large() -> Iterator[bytes]:
+        nonlocal yielded
+        for _ in range(200):
+            yielded += 1
+            yield bytes(256 << 10)
+
+    async with scripted(large, gearflow=False, concurrency=1) as (peer, _):
+        peer.slow_down(0.001)
+        await peer.assign(large.name.encode(), b"{}")
+        for received in range(1, 201):
+            await taken_in(peer, 1)
+            assert yielded - received < 80  # 20 MiB, with the buffers of two sockets
+        assert await end_of(peer) == WorkComplete(HANDLE, b"")
+
+
 # ---------------------------------------------------------------------------- runs that end while they wait
 
 
