@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, missing
 
 PATIENCE = 60.0  # seconds
 
@@ -122,7 +122,61 @@ def test_foreign_functions_are_called_and_call(program: Callable[[str], str]) ->
     assert run("examples/foreign.py") == "IS ANYBODY THERE?\n3\n"
 
 
+def test_thumbnails_are_made_in_processes_and_what_is_no_image_is_left_out() -> None:
+    *thumbnails, report, digest = run("examples/thumbnails.py").splitlines()
+    assert thumbnails == [f"image{number:02}.thumb.png: 60 x 40" for number in range(12)]
+    assert report == "left out: notes.png: notes.png is no PNG file"
+    assert digest == "all pixels: 714286ab479715c5"
+
+
+def test_two_crawlers_see_every_page_and_the_site_sees_each_of_them_once() -> None:
+    assert run("examples/crawler.py").splitlines() == [
+        "a crawler has seen 40 of 40 pages",
+        "a crawler has seen 40 of 40 pages",
+        "the site was asked for 40 pages, at most 1 time each",
+    ]
+
+
+def test_a_story_is_the_same_for_each_of_its_readers() -> None:
+    assert run("examples/storyteller.py").splitlines() == [
+        "words: 300 and 300",
+        "the same story: True",
+        "as it would be told here: True",
+        "every step is one that the model has seen: True",
+    ]
+
+
+def test_three_languages_share_one_pipeline(program: Callable[[str], str]) -> None:
+    for name, check in (("php", ["-r", "new GearmanClient;"]), ("perl", ["-MGearman::Worker", "-e1"])):
+        if subprocess.run([program(name), *check], capture_output=True, check=False).returncode:
+            missing(f"{name} has no gearman")
+    assert run("examples/pipeline.py").splitlines() == [
+        "php: 3 of 3 lines",
+        "php: three two one (13)",
+        "php: five four (9)",
+        "php: six (3)",
+    ]
+
+
 # -------------------------------------------------------------------------------------------- wordcount
+
+
+def test_wordcount_in_a_pipe_equals_a_plain_count() -> None:
+    first, *_, totals, verdict = run("examples/shell_wordcount.py").splitlines()
+    assert first.endswith("  self")
+    assert " distinct" in totals
+    assert verdict == "a plain count gives the same: True"
+
+
+def test_wordcount_in_a_pipe_counts_the_files_of_any_directory(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("gear gear box")
+    (tmp_path / "b.py").write_text("box gear")
+    assert run("examples/shell_wordcount.py", str(tmp_path)).splitlines() == [
+        "      3  gear",
+        "      2  box",
+        "5 words, 2 of them distinct",
+        "a plain count gives the same: True",
+    ]
 
 
 def test_wordcount_of_the_standard_library_equals_a_plain_count() -> None:
