@@ -41,6 +41,12 @@ class SizeLimits:
     """The shortest time limit of a run that a worker can set (CAN_DO_TIMEOUT). A shorter one is raised to it,
     as in gearmand. Many workers send seconds where the protocol has milliseconds."""
 
+    idle_parts: int = 256 << 20
+    """In memory, of the parts of all jobs that have no reader."""
+
+    parts_ahead: int = 16 << 20
+    """Of the parts of a job that are not taken, from which on the server stops reading from its worker."""
+
 
 class Rejected(Exception):
     """A submission is refused: the code and the text of the ERROR."""

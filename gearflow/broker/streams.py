@@ -36,14 +36,8 @@ from gearflow.errors import StoreError
 from gearflow.protocol.constants import HEADER, RES, WINDOW_BYTES, WINDOW_PARTS, PacketType
 from gearflow.protocol.server_events import credit_event
 
-IDLE_BYTES: Final = 256 << 20
-"""Bytes in memory of the parts of all jobs that have no reader."""
-
-FAR_AHEAD: Final = 16 << 20
-"""Bytes of a job that are not taken from which on the server stops reading from its worker."""
-
-_FAR_AHEAD_PARTS: Final = 65_536
-"""Parts of a job from which on it does so, too."""
+_PARTS_AHEAD: Final = 65_536
+"""Parts of a job that are not taken, from which on the server stops reading from its worker."""
 
 _LEAST: Final = 16
 """Bytes that a kept part counts as, if it has fewer."""
@@ -67,6 +61,7 @@ class Streams:
         self._journal = core.journal
         self._turns = core.turns
         self._handles = core.handles
+        self._limits = core.limits
         self._idle: dict[PartLog, None] = {}  # logs without readers that have parts in memory
         self._idle_bytes = 0
         self._ended: dict[int, PartLog] = {}  # by number: logs of jobs that have ended, with places
@@ -477,9 +472,9 @@ class Streams:
         self._tell_worker(log)
         ahead = log.came_bytes - log.taken_bytes
         if log.blocked is not None:
-            if 2 * ahead <= FAR_AHEAD and 2 * (log.position - log.taken) <= _FAR_AHEAD_PARTS:
+            if 2 * ahead <= self._limits.parts_ahead and 2 * (log.position - log.taken) <= _PARTS_AHEAD:
                 self.unblock(log)
-        elif ahead > FAR_AHEAD or log.position - log.taken > _FAR_AHEAD_PARTS:
+        elif ahead > self._limits.parts_ahead or log.position - log.taken > _PARTS_AHEAD:
             job = log.job
             if job is not None and job.state is _RUNNING and job.worker is not None:
                 self._block(log, job.worker)
@@ -522,7 +517,7 @@ class Streams:
         elif not size:
             del self._idle[log]
         log.counted = size
-        while self._idle_bytes > IDLE_BYTES:
+        while self._idle_bytes > self._limits.idle_parts:
             oldest = next(iter(self._idle))
             before = oldest.counted
             oldest.clear(oldest.available)

@@ -6,12 +6,11 @@ the reader has, or after the position that the server has just announced.
 
 from dataclasses import dataclass, field
 
-import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from gearflow.broker import SizeLimits, streams
+from gearflow.broker import SizeLimits
 from gearflow.broker.parts import PartLog
 from gearflow.protocol import packets as p
 from gearflow.protocol.constants import WINDOW_BYTES, WINDOW_PARTS
@@ -20,6 +19,7 @@ from tests.broker.test_kept_parts import background
 from tests.broker.test_streams import Stream, credit, listening, nothing_is_left, resuming, submit, yields
 
 COUNTS = st.sampled_from([1, 2, 20, 64, 100, 300])
+AHEAD = 5 << 20  # bytes of parts that are not taken, from which on the worker is not read
 SIZES = st.sampled_from([0, 0, 0, 1000, 300_000, 3 << 20])
 
 
@@ -44,9 +44,7 @@ class Readers(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.patch = pytest.MonkeyPatch()
-        self.patch.setattr(streams, "FAR_AHEAD", 5 << 20)
-        self.world = Durable(limits=SizeLimits(deaths=None))
+        self.world = Durable(limits=SizeLimits(deaths=None, parts_ahead=AHEAD))
         self.client = self.world.peer()
         self.readers: list[Seen] = []
         self.run, self.position = 1, 0
@@ -66,7 +64,6 @@ class Readers(RuleBasedStateMachine):
             assert (seen.run, seen.position) == (self.run, self.position)
         self.client.leave()
         assert nothing_is_left(self.world)
-        self.patch.undo()
 
     @initialize(waits=st.booleans(), stream_keep=st.sampled_from([0, 2000, 1 << 20, 16 << 20]))
     def begin(self, waits: bool, stream_keep: int) -> None:
@@ -219,7 +216,7 @@ class Readers(RuleBasedStateMachine):
     def memory_is_bounded(self) -> None:
         for job in self.world.broker.jobs.by_number.values():
             log = self.world.broker.streams.of(job)
-            most = max(streams.FAR_AHEAD, 1 << 20) + (3 << 20) + 1000
+            most = AHEAD + (3 << 20) + 1000
             assert log.size <= most
             assert log.size == sum(len(log.part(n)) for n in range(log.first, log.position + 1))
 

@@ -6,7 +6,7 @@ from weakref import WeakKeyDictionary
 
 import pytest
 
-from gearflow.broker import streams
+from gearflow.broker import SizeLimits
 from gearflow.protocol import packets as p
 from gearflow.protocol import server_calls as api
 from gearflow.protocol.constants import HEADER, WINDOW_BYTES, PacketType
@@ -96,6 +96,12 @@ def listening(world: World, *functions: bytes) -> Peer:
 @pytest.fixture
 def worker(world: World) -> Peer:
     return listening(world)
+
+
+@pytest.fixture
+def tight() -> World:
+    """A broker that has little memory for parts."""
+    return World(SizeLimits(deaths=None, idle_parts=1500 * KIB, parts_ahead=1 << 20))
 
 
 def running(client: Peer, worker: Peer, parts: str = "wait") -> bytes:
@@ -622,19 +628,17 @@ def test_the_place_of_a_client_is_there_in_each_run(world: World, client: Peer, 
     assert Stream(client, handle).read() == [(0, 2), *numbered(1, 64)]
 
 
-def test_a_worker_that_is_not_read_from_may_lose_its_job(
-    world: World, client: Peer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(streams, "FAR_AHEAD", 1 << 20)
-    worker = world.peer()
+def test_a_worker_that_is_not_read_from_may_lose_its_job(tight: World) -> None:
+    client = tight.peer()
+    worker = tight.peer()
     worker(p.CanDoTimeout(b"work", b"1000"))
     handle = submit(client)
     assert worker.grab() == handle
     Stream(client, handle)
     yields(worker, handle, [bytes(100 * KIB)] * 20)
     assert worker.session.pending_writes
-    world.pass_time(2)
-    world.finish()
+    tight.pass_time(2)
+    tight.finish()
     assert not worker.session.pending_writes
     answers = worker(p.GrabJob())  # after the errors for parts of a job that it has not any more
     assert answers[-1] == p.JobAssign(handle, b"work", b"x")
@@ -716,63 +720,55 @@ def test_only_the_last_parts_stay_in_memory(world: World, client: Peer, worker: 
     assert (log.size, log.first) == (0, 1008)
 
 
-def test_the_parts_of_all_jobs_without_readers_have_a_limit(
-    world: World, worker: Peer, client: Peer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(streams, "IDLE_BYTES", 1500 * KIB)
+def test_the_parts_of_all_jobs_without_readers_have_a_limit(tight: World) -> None:
+    client = tight.peer()
+    worker = listening(tight)
     first, second = running(client, worker, "keep"), running(client, worker, "keep")
     yields(worker, first, [bytes(500 * KIB)] * 2)
     yields(worker, second, [bytes(400 * KIB)] * 2)
-    assert world.broker.streams._idle_bytes == 800 * KIB
+    assert tight.broker.streams._idle_bytes == 800 * KIB
     assert Stream(client, first).read() == [(2, 1)]
     assert len(Stream(client, second).read()) == 3
-    assert world.broker.streams._idle_bytes == 0  # they have readers
+    assert tight.broker.streams._idle_bytes == 0  # they have readers
     worker(p.WorkComplete(first, b""), p.WorkComplete(second, b""))
 
 
-def test_a_worker_far_ahead_of_its_readers_is_not_read_from(
-    world: World, client: Peer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(streams, "FAR_AHEAD", 1 << 20)
-    worker = world.worker()
+def test_a_worker_far_ahead_of_its_readers_is_not_read_from(tight: World) -> None:
+    client = tight.peer()
+    worker = tight.worker()
     handle = submit(client)
     worker.grab()
     stream = Stream(client, handle)
     yields(worker, handle, [bytes(100 * KIB)] * 20)
-    log = world.broker.streams.of(world.broker.jobs.by_number[int(handle.split(b":")[-1])])
+    log = tight.broker.streams.of(tight.broker.jobs.by_number[int(handle.split(b":")[-1])])
     assert log.position == 11
     worker(p.WorkComplete(handle, b"r"))  # that comes after them
     come: list[object] = []
     for position in range(1, 21):
         come += stream.take(position)
-        world.finish()
+        tight.finish()
         assert log.came_bytes - log.taken_bytes <= (1 << 20) + 100 * KIB
     assert log.position == 20
     assert [*come, *stream.read()][-1] == p.WorkComplete(stream.call, b"r")
     assert not worker.session.pending_writes
 
 
-def test_a_worker_that_was_not_read_from_goes_on_when_the_reader_leaves(
-    world: World, client: Peer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(streams, "FAR_AHEAD", 1 << 20)
-    worker, peer = world.worker(), world.peer()
+def test_a_worker_that_was_not_read_from_goes_on_when_the_reader_leaves(tight: World) -> None:
+    client = tight.peer()
+    worker, peer = tight.worker(), tight.peer()
     handle = submit(client, "keep")
     worker.grab()
     Stream(peer, handle)
     yields(worker, handle, [bytes(100 * KIB)] * 20)
     peer.leave()
-    world.finish()
+    tight.finish()
     worker(p.WorkComplete(handle, b"r"))
     assert client.read() == [p.WorkComplete(handle, b"r")]
-    assert nothing_is_left(world)
+    assert nothing_is_left(tight)
 
 
-def test_a_worker_that_reads_its_own_job_is_always_read_from(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(streams, "FAR_AHEAD", 1 << 20)
-    worker = world.worker()
+def test_a_worker_that_reads_its_own_job_is_always_read_from(tight: World) -> None:
+    worker = tight.worker()
     handle = submit(worker)
     worker.grab()
     stream = Stream(worker, handle)
