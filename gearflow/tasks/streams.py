@@ -106,10 +106,6 @@ class _Source:
         """The next values. The caller has all up to a position. Raises as the iteration."""
         if self._is_closed:
             return Arrivals(0, ())
-        if self._is_taking:
-            raise RuntimeError(
-                "another task or thread waits for the next value; make a stream for each reader"
-            )
         self._is_taking = True
         try:
             return await self._take(client, position)
@@ -119,7 +115,7 @@ class _Source:
     def require_idle(self) -> None:
         """Refuse a second wait at the same time, for which there is no order of values."""
         if self._is_taking:
-            raise RuntimeError("another task or thread waits for the next value; give each its own stream")
+            raise RuntimeError("another task waits for the next value; give each task its own stream")
 
     async def _take(self, client: Client | None, position: int) -> Arrivals:
         reader = await self.begin(client)
@@ -327,7 +323,6 @@ class Stream(_Values[Y_co], Iterator[Y_co], Generic[Y_co]):
         if not self._parts:
             if self._is_over:
                 raise StopIteration
-            self._source.require_idle()
             try:
                 self._run(self._fetch)
             except BaseException as error:
