@@ -16,7 +16,7 @@ import typer
 
 from gearflow.client import JobFailed, SyncClient, SyncJob
 from gearflow.server import JobServer
-from gearflow.supervisor import Ping, Pong, Ready, Started
+from gearflow.supervisor import Launched, Ping, Pong, Ready
 from gearflow.supervisor.worker_process import WorkerProcess
 from gearflow_cli.options import memory
 from gearflow_cli.process.supervise import processes
@@ -239,7 +239,7 @@ async def test_a_process_answers_its_supervisor_quiet_or_not(
     process = WorkerProcess([*COMMAND, "worker", project.module, "-s", project.address])
     with anyio.fail_after(PATIENCE):
         heard = process.channel.messages()
-        assert isinstance(await anext(heard), Started)
+        assert isinstance(await anext(heard), Launched)
         assert isinstance(await anext(heard), Ready)
         for number in (signal.SIGTSTP, signal.SIGCONT):
             process.signal(number)

@@ -169,6 +169,8 @@ class _Owner:
     def detach(self, job: object) -> bool:
         return False
 
+    def leave_parts(self, handle: bytes) -> None: ...
+
 
 def test_a_tally_is_set_when_all_of_it_is() -> None:
     class Event:
