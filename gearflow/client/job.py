@@ -242,7 +242,7 @@ class ClientJob:
     @property
     def is_cancelled(self) -> bool:
         """Whether ``cancel()`` ended it."""
-        return isinstance(self._failure, partial) and self._failure.func is CancelledError
+        return getattr(self._failure, "func", None) is CancelledError
 
     def wake(self, _job: "ClientJob | None" = None) -> None:
         """Have those that wait for news look again."""
