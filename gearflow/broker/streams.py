@@ -62,9 +62,9 @@ class Streams:
         self._turns = core.turns
         self._handles = core.handles
         self._limits = core.limits
-        self._idle: dict[PartLog, None] = {}  # logs without readers that have parts in memory
-        self._idle_bytes = 0
-        self._ended: dict[int, PartLog] = {}  # by number: logs of jobs that have ended, with places
+        self.idle: dict[PartLog, None] = {}  # logs without readers that have parts in memory
+        self.idle_bytes = 0
+        self.ended_logs: dict[int, PartLog] = {}  # by number: logs of jobs that have ended, with places
 
     def of(self, job: QueuedJob) -> PartLog:
         """The log of a job that has not ended."""
@@ -76,7 +76,7 @@ class Streams:
 
     def of_ended(self, number: int | None) -> PartLog | None:
         """The log of a job that has ended, while a client has a place in it."""
-        return self._ended.get(number) if number is not None else None
+        return self.ended_logs.get(number) if number is not None else None
 
     def of_record(self, number: int, position: int, run: int) -> PartLog:
         """A log of a job that has ended, of which the store may have the parts."""
@@ -346,7 +346,7 @@ class Streams:
         if reader.waits:
             log.remove_waiting()
         if log.is_over and not log.is_read:
-            self._ended.pop(log.number, None)
+            self.ended_logs.pop(log.number, None)
         self._settle(log)
 
     def _pump(self, reader: LogReader) -> None:
@@ -435,7 +435,7 @@ class Streams:
         self.unblock(log)
         if log.is_read:
             if log.places:  # a call that is on its way may come before ``ended``
-                self._ended[log.number] = log
+                self.ended_logs[log.number] = log
             return True
         log.clear(log.available)
         self._count(log)
@@ -511,20 +511,20 @@ class Streams:
         size = log.size if not log.readers and not log.places and not log.is_over else 0
         if size == log.counted:
             return
-        self._idle_bytes += size - log.counted
+        self.idle_bytes += size - log.counted
         if size and not log.counted:
-            self._idle[log] = None
+            self.idle[log] = None
         elif not size:
-            del self._idle[log]
+            del self.idle[log]
         log.counted = size
-        while self._idle_bytes > self._limits.idle_parts:
-            oldest = next(iter(self._idle))
+        while self.idle_bytes > self._limits.idle_parts:
+            oldest = next(iter(self.idle))
             before = oldest.counted
             oldest.clear(oldest.available)
-            self._idle_bytes -= before - oldest.size
+            self.idle_bytes -= before - oldest.size
             oldest.counted = oldest.size
-            del self._idle[oldest]
+            del self.idle[oldest]
             if oldest.size:  # parts that are on their way to the store
-                self._idle[oldest] = None
+                self.idle[oldest] = None
             if oldest.size == before:
                 break

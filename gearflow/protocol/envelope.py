@@ -201,7 +201,8 @@ def _number(options: dict[str, Any], name: str, least: int = 0, most: int = sys.
 
 
 def _previous(value: Any) -> tuple[int, int, str | None]:
-    if isinstance(value, list) and len(value) == 3:
+    is_list: bool = isinstance(value, list)
+    if is_list and len(value) == 3:
         done, total, message = value
         if type(done) is int and type(total) is int and isinstance(message, str | None):
             return done, total, message

@@ -210,7 +210,7 @@ def test_parts_of_a_job_whose_outcome_is_not_kept_are_not_either(durable: bool) 
         come += stream.take(position)
     assert come == [(0, 1), *numbered(1, 300), p.WorkComplete(stream.call, b"")]
     assert kept(world, handle) == []
-    assert not disk._streams
+    assert not disk.load().parts
 
 
 def test_a_server_in_memory_keeps_them_too() -> None:
@@ -444,7 +444,7 @@ def test_one_that_cannot_become_a_background_job_leaves_nothing_at_the_store(
     worker(p.WorkComplete(handle, b"r"))
     world.commit()
     assert stream.read() == [p.WorkComplete(stream.call, b"r")]
-    assert not world.disk._streams
+    assert not world.disk.load().parts
 
 
 @pytest.mark.parametrize("function", [api.STREAM, api.RESULT, api.WATCH])

@@ -378,7 +378,7 @@ def test_a_job_that_ended_before_its_client_came_is_read_in_whole(
     stream = Stream(client, handle)
     assert stream.read() == [(0, 1), b"1", b"2", p.WorkFail(stream.call)]
     assert isinstance(Stream(client, handle).read()[-1], p.WorkFail)  # it is known no more
-    assert not world.broker.streams._ended
+    assert not world.broker.streams.ended_logs
 
 
 def test_a_call_that_comes_as_the_job_ends_reads_it_in_whole() -> None:
@@ -390,7 +390,7 @@ def test_a_call_that_comes_as_the_job_ends_reads_it_in_whole() -> None:
     worker(p.WorkComplete(handle, b""))
     world.commit()
     assert stream.read() == [(0, 1), b"1", p.WorkComplete(stream.call, b"")]
-    assert not world.broker.streams._ended
+    assert not world.broker.streams.ended_logs
 
 
 def test_a_reader_whose_job_is_cancelled_gets_what_there_was_and_the_end(
@@ -420,7 +420,7 @@ def nothing_is_left(world: World) -> bool:
     state = world.broker.streams
     sessions = world.broker.sessions
     readers = any(session.readers or session.places or session.waits for session in sessions)
-    return not readers and not state._idle and not state._idle_bytes and not state._ended
+    return not readers and not state.idle and not state.idle_bytes and not state.ended_logs
 
 
 def test_a_reader_that_detaches_is_sent_nothing_more(world: World, client: Peer, worker: Peer) -> None:
@@ -726,10 +726,10 @@ def test_the_parts_of_all_jobs_without_readers_have_a_limit(tight: World) -> Non
     first, second = running(client, worker, "keep"), running(client, worker, "keep")
     yields(worker, first, [bytes(500 * KIB)] * 2)
     yields(worker, second, [bytes(400 * KIB)] * 2)
-    assert tight.broker.streams._idle_bytes == 800 * KIB
+    assert tight.broker.streams.idle_bytes == 800 * KIB
     assert Stream(client, first).read() == [(2, 1)]
     assert len(Stream(client, second).read()) == 3
-    assert tight.broker.streams._idle_bytes == 0  # they have readers
+    assert tight.broker.streams.idle_bytes == 0  # they have readers
     worker(p.WorkComplete(first, b""), p.WorkComplete(second, b""))
 
 
