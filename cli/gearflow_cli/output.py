@@ -310,7 +310,8 @@ def job_rows(job: "JobInfo") -> list[Row]:
         "attempt": job.attempt or None,
         "deaths": job.deaths or None,
         "worker": job.worker,
-        "progress": f"{done} of {total}" if job.progress else None,
+        "progress": f"{done} of {total}" + (job.message and f": {job.message}") if job.progress else None,
+        "parts": job.parts or None,
         "size": f"{job.size} bytes",
     }
     shown = [(name, str(value)) for name, value in known.items() if value not in (None, "")]

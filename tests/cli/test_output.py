@@ -13,10 +13,17 @@ import typer
 from typer.testing import CliRunner
 
 from gearflow.client import SyncAdmin, SyncClient
-from gearflow_cli import options
+from gearflow.protocol.server_calls import JobInfo
+from gearflow_cli import options, output
 from gearflow_cli.app import app
 from tests.cli.shell import COMMAND, Shell, outcome
 from tests.conftest import run_gearmand
+
+
+def test_a_job_that_failed_shows_how_far_it_came() -> None:
+    job = JobInfo(handle="H:1", function="f", state="raised", progress=(812, 1000), message="page 9", parts=3)
+    rows = dict(output.job_rows(job))
+    assert (rows["progress"], rows["parts"]) == ("812 of 1000: page 9", "3")
 
 
 def test_status_in_a_pipe_is_plain_columns(own: Shell) -> None:
