@@ -201,11 +201,12 @@ def _number(options: dict[str, Any], name: str, least: int = 0, most: int = sys.
 
 
 def _previous(value: Any) -> tuple[int, int, str | None]:
-    is_list: bool = isinstance(value, list)
-    if is_list and len(value) == 3:
+    try:
         done, total, message = value
-        if type(done) is int and type(total) is int and isinstance(message, str | None):
-            return done, total, message
+    except (TypeError, ValueError):
+        done = total = message = None
+    if type(done) is int and type(total) is int and isinstance(message, str | None):
+        return done, total, message
     raise PayloadInvalid(f"the envelope's previous is {_shown(value)}, not two numbers and a text")
 
 
