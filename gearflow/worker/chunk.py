@@ -65,7 +65,7 @@ class ChunkRunner:
         if in_thread and run.limit is None and not self._middleware:
             return await self._all_in_one_thread(run, payloads)
         outcomes: list[ItemOutcome] = []
-        is_plain = run.task.is_async and not self._middleware
+        is_plain = run.task.is_async and run.limit is None and not self._middleware
         turn = perf_counter()
         for each in payloads:
             outcomes.append(await self._one(run, each, is_plain))
@@ -79,9 +79,11 @@ class ChunkRunner:
     async def _one(self, run: Run, payload: bytes, is_plain: bool) -> ItemOutcome:
         if run.context is not None:
             run.renew_context()
+        codec = run.task.payload
         try:
             if is_plain:
-                result = run.task.payload.encode_result(await self._executor.start(run, payload))
+                arguments = codec.decode(payload)
+                result = codec.encode_result(await codec.signature.apply(arguments, context=run.context))
             elif self._middleware:
                 call = partial(self._executor.execute, run, payload)
                 result = await run_within(self._middleware, run.info(), call)

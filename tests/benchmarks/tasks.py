@@ -13,3 +13,8 @@ async def echo(data: bytes) -> bytes:
 async def add(a: int, b: int) -> int:
     """A JSON object there, a number back, validated on both ends."""
     return a + b
+
+
+@task
+async def nothing(number: int) -> None:
+    """As little as a task can do."""

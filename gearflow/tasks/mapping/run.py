@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
-from gearflow.client import JobRequest
+from gearflow.client import ClientJob, JobRequest
 from gearflow.errors import PayloadInvalid, TaskFailed
 from gearflow.protocol.chunk import OutcomeKind, unpack_outcomes
 from gearflow.tasks.mapping.inflight import MOST, Finished, ItemCallee, Window
@@ -270,22 +270,33 @@ class BatchRun:
                 self._settle(call, failure=job.failure)
             return
         outcomes = unpack_outcomes(job.data)
+        decode, due = self._plan.callee.payload.decode_result, self._due
         for call, (kind, data) in zip(chunk.calls, outcomes, strict=False):
-            match kind:
-                case OutcomeKind.RESULT:
-                    self._handle_result(call, data)
-                case OutcomeKind.EXCEPTION:
-                    self._settle(call, failure=decode_failure(data, job.job.handle))
-                case OutcomeKind.FAILURE:
-                    self._settle(call, failure=decode_failure(None, job.job.handle))
-                case OutcomeKind.AGAIN:
-                    self._again.append((call, 1))
-                case OutcomeKind.NOT_YET:
-                    self._again.append((call, 0))
+            if kind is not OutcomeKind.RESULT:
+                self._handle_no_result(call, kind, data, job.job)
+            elif self._progress is None:  # the usual case, without further calls
+                try:
+                    due[call.place] = decode(data)
+                except PayloadInvalid as error:
+                    self._refuse(call, error)
+                else:
+                    self._ended += 1
+            else:
+                self._handle_result(call, data)
         if not outcomes:  # a second one would not get further
             self._again.extend((call, 0) for call in chunk.calls)
         elif left := chunk.calls[len(outcomes) :]:
             self._again.append((ChunkCall(left[0].place, left), 0))
+
+    def _handle_no_result(self, call: ItemCall, kind: OutcomeKind, data: bytes, job: ClientJob) -> None:
+        match kind:
+            case OutcomeKind.AGAIN:
+                self._again.append((call, 1))
+            case OutcomeKind.NOT_YET:
+                self._again.append((call, 0))
+            case _:
+                reason = data if kind is OutcomeKind.EXCEPTION else None
+                self._settle(call, failure=decode_failure(reason, job.handle))
 
     def _handle_result(self, call: ItemCall, data: bytes) -> None:
         try:
