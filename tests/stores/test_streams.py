@@ -383,6 +383,32 @@ def test_many_parts_are_removed_in_steps(path: Path) -> None:
     store.close()
 
 
+def test_many_parts_are_dropped_in_steps(path: Path) -> None:
+    store = opened(path)
+    store.write([a_job(1)])
+    for position in range(1, 101):
+        store.write([JobPart(1, position, b"x" * 60_000)])
+    store.write([PartsDropped(1, 91)])
+    assert 50 < rows_in(path) < 100
+    assert drain(store.tidy()) > 3
+    assert [position for position, _ in store.parts(1, 0, _ALL)] == list(range(91, 101))
+    assert not store.untidy
+    store.close()
+
+
+def test_dropped_positions_are_not_those_of_the_next_run(path: Path) -> None:
+    store = opened(path)
+    store.write([a_job(1)])
+    for position in range(1, 21):
+        store.write([JobPart(1, position, b"x" * 60_000)])
+    store.write([PartsDropped(1, 20)])
+    assert store.untidy
+    store.write([PartsDropped(1), *parts(1, range(1, 10), run=2)])
+    drain(store.tidy())
+    assert kept(store, 1) == list(range(1, 10))
+    store.close()
+
+
 def test_a_refused_group_changes_no_parts(path: Path) -> None:
     store = opened(path, Tuning(loose=0))
     store.write([a_job(1), *parts(1, [1, 2])])

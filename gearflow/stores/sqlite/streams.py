@@ -15,9 +15,9 @@ its parts may go.
 The index has all that is asked often. Memory has only the numbers of the jobs that are to run and have parts.
 When such a job ends, the bytes of its parts are added to ``kept`` of its result, and both go together.
 
-**Loose rows.** Rows whose job is gone, or of an earlier life, are loose if there are many. ``tidy`` removes
-them in steps. After a restart they are found again: by their life, or because there is neither a job nor a
-result of that number.
+**Loose rows.** Rows whose job is gone, of an earlier life, or dropped are loose if there are many. ``tidy``
+removes them in steps. After a restart they are found again: by their life, or because there is neither a job
+nor a result of that number. Only what was dropped is not, and goes with what is dropped next.
 """
 
 from __future__ import annotations
@@ -135,6 +135,8 @@ class StreamTables(Reader):
         """Numbers of all jobs that are to run and have parts. Some of the jobs are gone."""
         self.loose_streams: set[int] = set()
         """Numbers of jobs with rows that may be loose. A rollback can bring the jobs back."""
+        self._dropped: dict[int, tuple[int, int]] = {}
+        """By number: the life and the position below which parts are dropped. A restart forgets it."""
         self._ended_streams: set[int] = set()  # not in ``_streamed`` any more once this is committed
         if metadata.streams:
             numbers = "SELECT DISTINCT number FROM streams"
@@ -148,6 +150,8 @@ class StreamTables(Reader):
         """What was changed is there."""
         if self._ended_streams:
             self._streamed -= self._ended_streams
+            for number in self._ended_streams:
+                self._dropped.pop(number, None)
             self._ended_streams.clear()
 
     def rolled_back(self) -> None:
@@ -258,7 +262,9 @@ class StreamTables(Reader):
                     continue
                 life, last, run = self._end_of_stream(number)
                 if below <= last:
-                    self._delete_rows("number = ? AND life = ? AND last < ?", (number, life, below))
+                    self._dropped[number] = life, below
+                    if self.delete_loose_rows(number):
+                        self.loose_streams.add(number)
                 elif run:
                     life = self._restart_stream(number)
                     self.insert_stream_rows([_row(number, life, last, run, ())])
@@ -273,6 +279,7 @@ class StreamTables(Reader):
     def _restart_stream(self, number: int) -> int:
         """The rows of a job do not count any more. Returns the next life."""
         self._ended_streams.discard(number)
+        self._dropped.pop(number, None)
         if not self.metadata.streams:
             return 1
         life, _, run = self._end_of_stream(number)
@@ -308,17 +315,20 @@ class StreamTables(Reader):
         return bool(found.fetchone()[0])
 
     def delete_loose_rows(self, number: int) -> bool:
-        """Delete some of the loose rows of a job. False if there is nothing to delete."""
+        """Delete some of the loose rows of a job, and of those that are dropped. False if that was all."""
         which = ""
         if self._is_needed(number):
-            which = "AND life < (SELECT max(life) FROM streams WHERE number = ?1)"
+            which = (
+                "AND (life < (SELECT max(life) FROM streams WHERE number = ?1) OR life = ?2 AND last < ?3)"
+            )
+        life, below = self._dropped.get(number, (0, 0))
         rows = self.connection.execute(
-            f"SELECT id, size FROM streams WHERE number = ?1 {which} ORDER BY life, last LIMIT ?2",
-            (number, _STEP_ROWS),
+            f"SELECT id, size FROM streams WHERE number = ?1 {which} ORDER BY life, last LIMIT ?4",
+            (number, life, below, _STEP_ROWS + 1),
         ).fetchall()
         ids: list[tuple[int]] = []
         total = 0
-        for key, size in rows:
+        for key, size in rows[:_STEP_ROWS]:
             if ids and total + size > _STEP_BYTES:
                 break
             ids.append((key,))
@@ -326,4 +336,4 @@ class StreamTables(Reader):
         self.connection.executemany("DELETE FROM streams WHERE id = ?", ids)
         self.metadata.streams -= len(ids)
         self.metadata.streamed -= total
-        return bool(ids)
+        return len(ids) < len(rows)
