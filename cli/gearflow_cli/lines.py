@@ -10,8 +10,6 @@ import sys
 from collections.abc import AsyncGenerator
 from typing import Final, NamedTuple
 
-import anyio
-
 from gearflow_cli.errors import CliError, ExitCode, tell
 
 _READ: Final = 65536
@@ -106,6 +104,8 @@ class LineWriter:
 
 
 async def _until_readable(descriptor: int) -> None:
+    import anyio
+
     try:
         await anyio.wait_readable(descriptor)
     except PermissionError:  # a file, which is always ready
@@ -113,6 +113,8 @@ async def _until_readable(descriptor: int) -> None:
 
 
 async def _until_writable(descriptor: int) -> None:
+    import anyio
+
     try:
         await anyio.wait_writable(descriptor)
     except PermissionError:
