@@ -222,6 +222,18 @@ def test_a_stop_from_the_keyboard_cancels_what_is_in_flight(served: Shell) -> No
         _wait_for_runs(admin, 0)
 
 
+def test_jobs_of_a_map_end_with_a_caller_that_is_killed(served: Shell) -> None:
+    admin = SyncAdmin(served.environment["GEARMAN_SERVERS"])
+    with piped(served, "until") as process:
+        assert process.stdin is not None
+        process.stdin.write(lines(*({"path": f"/no/such/file{n}"} for n in range(3))))
+        process.stdin.flush()
+        _wait_for_runs(admin, 3)
+        process.kill()
+        process.wait(30)
+        _wait_for_runs(admin, 0)
+
+
 def _wait_for_runs(client: SyncAdmin, number: int) -> None:
     """Wait until so many jobs of the task run."""
     deadline = time.monotonic() + 30
