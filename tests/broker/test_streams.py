@@ -9,7 +9,7 @@ import pytest
 from gearflow.broker import SizeLimits
 from gearflow.protocol import packets as p
 from gearflow.protocol import server_calls as api
-from gearflow.protocol.constants import HEADER, WINDOW_BYTES, PacketType
+from gearflow.protocol.constants import HEADER, REQ, WINDOW_BYTES, PacketType
 from gearflow.protocol.envelope import Envelope, unwrap
 from gearflow.protocol.packets import Packet
 from gearflow.protocol.server_events import credit_of
@@ -228,6 +228,40 @@ def test_what_was_not_sent_cannot_be_taken(client: Peer, worker: Peer) -> None:
     assert stream.take(65) == []
     assert stream.take(0) == []
     assert stream.peer(p.WorkStatus(stream.call, b"x", b"0")) == []
+    assert stream.take(6) == numbered(65, 70)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        (),
+        (b"",),
+        (b"-1", b"0"),
+        (b" ", b"0"),
+        (b"9" * 5000, b"0"),
+        (b"\xff", b"\xff", b"0", b"1"),
+    ],
+    ids=["none", "empty", "negative", "blank", "huge", "many"],
+)
+def test_what_is_no_position_takes_nothing(client: Peer, worker: Peer, fields: tuple[bytes, ...]) -> None:
+    handle = running(client, worker)
+    stream = Stream(client, handle)
+    yields(worker, handle, numbered(1, 70))
+    stream.read()
+    body = b"\0".join((stream.call, *fields))
+    assert stream.peer(HEADER.pack(REQ, PacketType.WORK_STATUS, len(body)) + body) == []
+    assert stream.read() == []
+    assert stream.take(6) == numbered(65, 70)
+
+
+def test_a_reader_of_another_connection_takes_nothing(world: World, client: Peer, worker: Peer) -> None:
+    handle = running(client, worker)
+    stream = Stream(client, handle)
+    yields(worker, handle, numbered(1, 70))
+    stream.read()
+    (error,) = world.peer()(p.WorkStatus(stream.call, b"64", b"0"))
+    assert isinstance(error, p.Error)
+    assert stream.read() == []
     assert stream.take(6) == numbered(65, 70)
 
 

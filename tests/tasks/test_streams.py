@@ -16,7 +16,7 @@ from anyio.lowlevel import checkpoint
 from anyio.streams.text import TextReceiveStream
 
 from gearflow import Context, Ended, Started, TaskFailed, connect, task
-from gearflow.client import SyncClient
+from gearflow.client import Admin, SyncClient
 from gearflow.errors import PayloadInvalid, UnsupportedByServer
 from gearflow.tasks.streams import AsyncStream, AsyncStreamJob, Stream
 from tests.tasks.conftest import Serve, ServeSync
@@ -193,6 +193,22 @@ async def test_leaving_early_cancels_the_job(bundled_serve: Serve, leave: Callab
         await leave(endless.astream())
         gc.collect()
         await left.wait()
+
+
+async def test_streams_that_are_left_at_any_moment_leave_no_job(bundled_serve: Serve, bundled: str) -> None:
+    async with bundled_serve(endless):
+        for moment in range(40):
+            stream = endless.astream()
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(anext, stream, 0)
+                for _ in range(moment // 2):  # before, while and after it is submitted
+                    await checkpoint()
+                tasks.cancel_scope.cancel()
+            del stream
+            gc.collect()
+        admin = Admin(bundled)
+        while any(function.total for function in await admin.status()):  # noqa: ASYNC110  (nothing says it)
+            await anyio.sleep(0.01)
 
 
 async def test_a_wait_that_is_cancelled_cancels_the_job(bundled_serve: Serve) -> None:
