@@ -82,6 +82,8 @@ def unpack_outcomes(result: bytes) -> list[ItemOutcome]:
             "the worker does not know chunks, so it is not gearflow's own; leave out chunk="
         )
     outcomes: list[ItemOutcome] = []
+    kind: int
+    length: int
     position, end, unpack, size = len(MAGIC), len(result), _HEAD.unpack_from, _HEAD.size
     while position < end:
         begin = position + size

@@ -11,6 +11,8 @@ own with more options: see the modules here.
     durable      the cost of durability
     full-queue   a million jobs waiting
     calls        calls through @task
+    streams      values that tasks yield
+    maps         map, alone and in chunks
     memory       the memory of a worker
     peers        other task queues, on the same tasks (needs redis-server, and installs the queues with pip)
 """
@@ -22,7 +24,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Final, TypeAlias
 
-from tests.benchmarks import calls, durable, full_queue, memory, server
+from tests.benchmarks import calls, durable, full_queue, maps, memory, server, streams
 from tests.benchmarks.load import generator
 from tests.benchmarks.peers import __main__ as peers
 from tests.benchmarks.peers.field import FIELD
@@ -62,6 +64,14 @@ def calls_tables(rounds: int, small: bool) -> Tables:
     yield calls.table(200 if small else 20_000, 100, rounds)
 
 
+def streams_tables(rounds: int, small: bool) -> Tables:
+    yield streams.streams_table(500 if small else 50_000, rounds)
+
+
+def maps_tables(rounds: int, small: bool) -> Tables:
+    yield maps.table(500 if small else 50_000, rounds)
+
+
 def memory_tables(rounds: int, small: bool) -> Tables:
     yield memory.table(rounds)
 
@@ -81,6 +91,8 @@ SECTIONS: Final[dict[str, Callable[[int, bool], Tables]]] = {
     "durable": durable_tables,
     "full-queue": full_queue_tables,
     "calls": calls_tables,
+    "streams": streams_tables,
+    "maps": maps_tables,
     "memory": memory_tables,
     "peers": peers_tables,
 }

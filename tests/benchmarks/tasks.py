@@ -1,5 +1,7 @@
 """What the benchmark's worker runs."""
 
+from collections.abc import AsyncIterator
+
 from gearflow import task
 
 
@@ -18,3 +20,18 @@ async def add(a: int, b: int) -> int:
 @task
 async def nothing(number: int) -> None:
     """As little as a task can do."""
+
+
+@task
+async def count(to: int) -> AsyncIterator[int]:
+    """Small values."""
+    for number in range(to):
+        yield number
+
+
+@task
+async def blocks(many: int, size: int) -> AsyncIterator[bytes]:
+    """Large values, as they are."""
+    block = bytes(size)
+    for _ in range(many):
+        yield block
