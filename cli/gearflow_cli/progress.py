@@ -28,15 +28,16 @@ class ProgressView:
     Args:
         function: The function of the job.
         write: Takes partial output in place of stdout.
-        lines: Partial output consists of values, and each gets a line of its own.
+        values: Partial output consists of values, and each gets a line of its own. Else each piece gets one
+            that does not end a line itself.
     """
 
     def __init__(
-        self, function: str, write: Callable[[bytes], object] | None = None, *, lines: bool = False
+        self, function: str, write: Callable[[bytes], object] | None = None, *, values: bool = False
     ) -> None:
         self._function = function
         self._write_elsewhere = write
-        self._end = b"\n" if lines else b""
+        self._values = values
         self._decoder = getincrementaldecoder("utf-8")("backslashreplace")
         self._bar: tuple[Progress, TaskID] | None = None
 
@@ -58,7 +59,8 @@ class ProgressView:
                 if self._write_elsewhere is not None:
                     self._write_elsewhere(data)
                 else:
-                    self._around_the_bar(lambda: self._write(data + self._end))
+                    line = data if data.endswith(b"\n") and not self._values else data + b"\n"
+                    self._around_the_bar(lambda: self._write(line))
             case WorkWarning(data=data):
                 text = indented(data.decode("utf-8", "backslashreplace").rstrip())
                 self._around_the_bar(lambda: tell(f"warning: {text}"))

@@ -111,8 +111,15 @@ def test_values_of_a_task_that_yields_are_lines(served: Shell, module: str) -> N
     assert outcome(served.run("submit", "-m", module, "count_up", "to=0")) == (0, "", "")
 
 
-def test_without_the_module_values_come_as_they_are(served: Shell) -> None:
-    assert outcome(served.run("submit", "letters", "abc")) == (0, "abc", "")
+def test_without_the_module_values_are_lines_too(served: Shell) -> None:
+    assert outcome(served.run("submit", "letters", "abc")) == (0, "a\nb\nc\n", "")
+
+
+def test_the_result_of_a_background_job_that_yields_is_its_values(served: Shell) -> None:
+    for count, code in (("5", 0), ("3", 1)):
+        handle = outcome(served.run("submit", "--bg", "count_up", f"to={count}"))[1].strip()
+        ended, values, _ = outcome(served.run("result", handle))
+        assert (ended, values.splitlines()) == (code, [str(number) for number in range(int(count))])
 
 
 def test_the_values_before_a_failure_are_written(served: Shell, module: str) -> None:

@@ -22,7 +22,8 @@ def result(
 ) -> None:
     """Wait for the end of a background job and print its result.
 
-    You can repeat it as long as the server keeps the result.
+    Of a task that yields, it prints the values that the server keeps, each on a line. You can repeat it as
+    long as the server keeps the result.
 
     Examples:
       gearflow result H:jobs:17 --timeout 30s
@@ -35,7 +36,9 @@ def result(
     servers = servers or []
     job = job_name(name, unique, servers)
     try:
-        output.write_result(anyio.run(_result, job, servers, timeout))
+        data, has_values = anyio.run(_result, job, servers, timeout)
+        if data or not has_values:
+            output.write_result(data)
     except TimeoutError as error:  # which is an OSError
         raise CliError(ExitCode.TIMED_OUT, str(error)) from None
     except CancelledError as error:
@@ -44,15 +47,40 @@ def result(
         raise output.write_failure(error, f"job {job}", verbose=verbose) from None
 
 
-async def _result(job: "JobName", servers: Sequence[str], timeout: float | None) -> bytes:
+async def _result(job: "JobName", servers: Sequence[str], timeout: float | None) -> tuple[bytes, bool]:
+    """The result, after the values of a task that yields were written. Whether there were any."""
     import anyio
 
     from gearflow.client import connect
+    from gearflow.errors import TaskFailed
     from gearflow.tasks.ref import Ref
 
     async with connect(*servers):
         try:
-            return await Ref(job, "", bytes).aresult(timeout)
+            data = await Ref(job, "", bytes).aresult(timeout)
+            return data, not data and await _write_values(job)
+        except TaskFailed:
+            await _write_values(job)
+            raise
         except anyio.get_cancelled_exc_class():
             tell(printable(f"stopped waiting for job {job}; it goes on"))
             raise
+
+
+async def _write_values(job: "JobName") -> bool:
+    """Write the values of a job that has ended, as far as they are kept. Whether there are any."""
+    from gearflow.errors import GearflowError, StreamGap, UnknownJob
+    from gearflow.tasks.streams import StreamRef
+
+    stream = StreamRef[bytes](job, "", bytes).astream(lag="skip")
+    while True:
+        try:
+            async for value in stream:
+                output.write_bytes(value + b"\n")
+            return stream.position > 0
+        except StreamGap as gap:
+            tell(printable(f"warning: {gap}"))
+        except UnknownJob:  # none are kept
+            return False
+        except GearflowError:  # how it ended, which the result says
+            return stream.position > 0

@@ -241,7 +241,7 @@ async def _wait(
         with (
             ResultFile(wishes.output) as file,
             anyio.fail_after(wishes.timeout),
-            ProgressView(job.function, file.write, lines=is_stream) as watch,
+            ProgressView(job.function, file.write, values=is_stream) as watch,
         ):
             async for event in client_job.events():
                 watch.show(event)
