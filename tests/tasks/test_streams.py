@@ -208,7 +208,7 @@ async def test_streams_that_are_left_at_any_moment_leave_no_job(bundled_serve: S
             gc.collect()
         admin = Admin(bundled)
         # Other tests have left jobs on this server. Nothing says that these have ended.
-        while any(each.total for each in await admin.status() if each.name == endless.name):  # noqa: ASYNC110
+        while any(each.total for each in await admin.status() if each.name == endless.name.encode()):  # noqa: ASYNC110
             await anyio.sleep(0.01)
 
 
