@@ -148,10 +148,10 @@ class Run:
             return
         outbox = self.connection.outbox
         if isinstance(packet, WorkStatus):
-            self.last_status = packet
+            is_first, self.last_status = self.last_status is None, packet
             if not self.connection.is_gearflow:  # which alone takes a message
                 packet = replace(packet, denominator=packet.denominator.partition(b"\0")[0])
-            outbox.add_progress(self.handle, encode(packet))
+            (outbox.add if is_first else outbox.add_progress)(self.handle, encode(packet))
         else:
             outbox.add(self.handle, encode(packet))
         self.connection.wake_from_anywhere()

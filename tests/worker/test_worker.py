@@ -110,7 +110,7 @@ async def test_a_plain_task_reports_in_order_before_its_result(any_server: str, 
             assert await job.result() == b'"%b"' % handle or await job.result() == handle
 
 
-async def test_progress_faster_than_the_connection_takes_it_is_thinned(
+async def test_of_progress_that_nothing_could_be_sent_between_the_first_and_the_last_are_sent(
     any_server: str, function: str
 ) -> None:
     @task(name=function)
@@ -122,7 +122,8 @@ async def test_progress_faster_than_the_connection_takes_it_is_thinned(
         async with Client([any_server]) as client, Worker([hasty], servers=[any_server]):
             job = await client.submit(function, b"{}")
             events = [event async for event in job.events()]
-            assert events == [WorkStatus(job.handle.encode(), b"10000", b"10000")]
+            handle = job.handle.encode()
+            assert events == [WorkStatus(handle, b"1", b"10000"), WorkStatus(handle, b"10000", b"10000")]
 
 
 async def test_a_thread_sees_the_context_variables_of_the_worker(any_server: str, function: str) -> None:
