@@ -7,6 +7,7 @@ import logging
 import os
 import select
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -30,7 +31,7 @@ from gearflow.protocol.envelope import wrap
 from gearflow.protocol.packets import Packet, WorkStatus, WorkWarning
 from gearflow.worker import Worker
 from gearflow.worker.processes import ProcessPool
-from gearflow.worker.processes.messages import Hello
+from gearflow.worker.processes.messages import Channel, Hello, encode
 from gearflow.worker.settings import TimeLimits
 from tests.conftest import ROOT
 from tests.worker import heavy
@@ -142,6 +143,23 @@ async def test_a_large_payload_goes_there_and_back(bundled: str) -> None:
     payload = os.urandom(1 << 20) * 8
     async with at_work(bundled, heavy.long):
         assert await heavy.long.acall(payload) == payload[::-1]
+
+
+def test_a_frame_that_must_not_wait_goes_behind_the_one_that_is_being_sent() -> None:
+    ours, theirs = map(Channel, socket.socketpair())
+    payload = bytes(8 << 20)
+    sender = threading.Thread(target=ours.send, args=(encode("run", payload),))
+    sender.start()
+    while not ours._sending.locked() and sender.is_alive():
+        pass  # until it sends what the socket has no room for
+    assert ours.send_at_once(encode("cancel"))
+    run, cancel = theirs.receive(), theirs.receive()
+    sender.join(PATIENCE)
+    assert run is not None
+    assert cancel is not None
+    assert (run.kind, run.body, cancel.kind) == ("run", payload, "cancel")
+    for channel in (ours, theirs):
+        channel.close()
 
 
 @pytest.mark.usefixtures("shared")

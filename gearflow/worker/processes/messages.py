@@ -25,6 +25,7 @@ import os
 import socket
 import struct
 import threading
+from collections import deque
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Self, cast
@@ -148,6 +149,7 @@ class Channel:
         self._socket = connection
         self._incoming = connection.makefile("rb")
         self._sending = threading.Lock()
+        self._urgent = deque[bytes]()  # frames that go behind the one that is being sent
 
     def forget(self) -> None:
         """Close our copy of the socket, in a forked child, without ending the connection."""
@@ -159,17 +161,29 @@ class Channel:
         """Send encoded frames. Raises OSError if the other side is gone."""
         with self._sending:
             self._socket.sendall(frames)
+        self._send_urgent()
 
     def send_at_once(self, frame: bytes) -> bool:
-        """Send an encoded frame if that needs no waiting; whether it was sent."""
-        if not self._sending.acquire(blocking=False):
-            return False
-        try:
-            return self._socket.send(frame, socket.MSG_DONTWAIT) == len(frame)
-        except OSError:
-            return False
-        finally:
-            self._sending.release()
+        """Send an encoded frame without waiting, if need be behind one that another thread is sending.
+
+        False if the other side is gone, or does not read.
+        """
+        self._urgent.append(frame)
+        return self._send_urgent()
+
+    def _send_urgent(self) -> bool:
+        # A thread that finds the lock taken leaves its frame to the holder, who looks after the release.
+        while self._urgent and self._sending.acquire(blocking=False):
+            try:
+                while self._urgent:
+                    frame = self._urgent.popleft()
+                    if self._socket.send(frame, socket.MSG_DONTWAIT) != len(frame):
+                        return False
+            except OSError:
+                return False
+            finally:
+                self._sending.release()
+        return True
 
     def receive(self) -> Frame | None:
         """The next frame; None if the other side is gone."""
