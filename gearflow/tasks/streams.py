@@ -320,6 +320,15 @@ class Stream(_Values[Y_co], Iterator[Y_co], Generic[Y_co]):
         self._arrived: Arrivals | None = None  # in the other thread, and not yet in this one
 
     def __next__(self) -> Y_co:
+        try:
+            return self._wait_for_next()
+        except Exception:
+            raise
+        except BaseException as error:  # an interrupt, at any step; its traceback keeps the stream
+            self._fail(error)
+            raise
+
+    def _wait_for_next(self) -> Y_co:
         if not self._parts:
             if self._is_over:
                 raise StopIteration

@@ -325,6 +325,20 @@ async def test_ctrl_c_ends_a_blocking_stream_and_cancels_its_job(
             assert await caller.wait() == 0
 
 
+def test_an_interrupt_between_two_values_cancels_the_job(bundled_serve_sync: ServeSync) -> None:
+    def interrupt(part: bytes) -> bytes:
+        if part == b"2":
+            raise KeyboardInterrupt
+        return part
+
+    with bundled_serve_sync(endless):
+        with pytest.raises(KeyboardInterrupt) as caught:
+            for _ in Stream(endless.prepare((), {}), interrupt):
+                pass
+        assert left.event.wait(20)
+        assert caught.traceback  # in which the stream is still to be found
+
+
 stalls_after: list[int] = []
 
 
