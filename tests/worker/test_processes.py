@@ -146,12 +146,12 @@ async def test_a_large_payload_goes_there_and_back(bundled: str) -> None:
 
 
 def test_a_frame_that_must_not_wait_goes_behind_the_one_that_is_being_sent() -> None:
-    ours, theirs = map(Channel, socket.socketpair())
-    payload = bytes(8 << 20)
+    left, right = socket.socketpair()
+    ours, theirs = Channel(left), Channel(right)
+    payload = bytes(8 << 20)  # more than the socket has room for
     sender = threading.Thread(target=ours.send, args=(encode("run", payload),))
     sender.start()
-    while not ours._sending.locked() and sender.is_alive():
-        pass  # until it sends what the socket has no room for
+    assert select.select([right], [], [], PATIENCE)[0]  # its first bytes are there
     assert ours.send_at_once(encode("cancel"))
     run, cancel = theirs.receive(), theirs.receive()
     sender.join(PATIENCE)
