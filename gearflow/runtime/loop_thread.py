@@ -13,7 +13,7 @@ from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
 from importlib import import_module
 from threading import Lock, RLock, Thread, current_thread
-from typing import Generic, NoReturn, TypeVar
+from typing import Final, Generic, NoReturn, TypeVar
 
 from gearflow.errors import ConnectionLost
 from gearflow.runtime.eventloop import new_event_loop
@@ -21,6 +21,9 @@ from gearflow.runtime.fork import forget_in_children
 
 T = TypeVar("T")
 V = TypeVar("V")
+
+_SIGNALS: Final = 1.0
+"""Seconds after which a waiting thread looks for signals."""
 
 import_module("concurrent.futures.thread")  # uvloop imports it: too late, once the main thread has ended
 
@@ -151,7 +154,9 @@ class _Call(Generic[T]):
 
     def wait(self) -> None:
         """Wait for the end, in whatever thread."""
-        self._ended.acquire()
+        # A signal that comes in the moment before a thread waits for a lock does not wake it.
+        while not self._ended.acquire(timeout=_SIGNALS):
+            pass
 
     def abandon(self) -> None:
         """Nobody waits for it any more, if it has begun."""

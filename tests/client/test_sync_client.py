@@ -181,7 +181,11 @@ def where_the_main_thread_is():
 async def interrupt_the_wait():
     while (names := where_the_main_thread_is())[0] != "_Call.wait" or "SyncJob.result" not in names:
         await anyio.sleep(0)
-    os.kill(os.getpid(), signal.SIGINT)
+    match sys.argv[3]:
+        case "waiting":
+            os.kill(os.getpid(), signal.SIGINT)
+        case "not yet waiting":  # the same as if it does not wake the main thread
+            signal.pthread_kill(threading.get_ident(), signal.SIGINT)
 
 async def tasks(client):
     await anyio.wait_all_tasks_blocked()  # those that have had their say are gone then
@@ -201,9 +205,10 @@ with SyncClient([sys.argv[1]]) as client:
 """
 
 
-def test_ctrl_c_ends_a_waiting_call_on_both_sides(any_server: str, function: str) -> None:
+@pytest.mark.parametrize("thread_is", ["waiting", "not yet waiting"])
+def test_ctrl_c_ends_a_waiting_call_on_both_sides(any_server: str, function: str, thread_is: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", INTERRUPTED, any_server, function],
+        [sys.executable, "-W", "error", "-c", INTERRUPTED, any_server, function, thread_is],
         capture_output=True,
         text=True,
         timeout=20,
