@@ -69,7 +69,7 @@ class ChunkRunner:
         turn = perf_counter()
         for each in payloads:
             outcomes.append(await self._one(run, each, is_plain))
-            if run.is_overdue:
+            if run.is_overdue or run.is_for_nobody:
                 break
             if perf_counter() - turn > TURN:
                 await checkpoint()
@@ -113,7 +113,7 @@ class ChunkRunner:
                 try:
                     arguments = codec.decode(each)
                     result = codec.encode_result(codec.signature.apply(arguments, context=run.context))
-                except BaseException as error:  # noqa: BLE001  (as above)
+                except BaseException as error:  # noqa: BLE001  (it never ends the other calls)
                     self._end_stray()
                     failures.append(error)
                     outcomes.append(self._outcome(run, error))

@@ -115,6 +115,9 @@ class Run:
                 previous=self.previous,
                 later=self.connection.call_later,
             )
+            # First set it, then check, as in ``waits``.
+            if self.is_for_nobody:
+                self.context.cancelled = True
 
     def _open_parts(self) -> None:
         in_process = self.task.executor == "process"  # it has a part of the window itself

@@ -384,13 +384,14 @@ async def test_leaving_a_batch_stops_its_chunks(bundled: str, fresh: Fresh) -> N
         assert not scope.cancelled_caught
 
 
+@pytest.mark.parametrize("timeout", [None, 60.0])
 async def test_a_thread_makes_no_further_calls_of_a_chunk_that_nobody_wants(
-    bundled: str, fresh: Fresh
+    bundled: str, fresh: Fresh, timeout: float | None
 ) -> None:
     begun = anyio.Event()
     calls: list[int] = []
 
-    @task(name=fresh())
+    @task(name=fresh(), timeout=timeout)
     def noted(ctx: Context, n: int) -> int:
         calls.append(n)
         client.post(begun.set)
