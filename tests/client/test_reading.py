@@ -8,6 +8,7 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
+from anyio.abc import TaskGroup
 
 from gearflow.client import (
     Backoff,
@@ -419,6 +420,48 @@ def streamed(*, resubmit: bool = False) -> JobRequest:
     return order.streamed()
 
 
+async def submitted(server: ScriptedServer, handle: bytes = b"H:1", *, gearflow: bool = True) -> ScriptedPeer:
+    """A connection on which a job was submitted."""
+    peer = await server.accept()
+    await peer.shake_hands(gearflow=gearflow)
+    if gearflow:
+        await request(peer, b"gearflow:submit")
+    else:
+        await peer.expect(SubmitJob(b"f", b"", b"x"))
+    await peer.send(JobCreated(handle))
+    return peer
+
+
+async def read_two(client: Client, server: ScriptedServer, tasks: TaskGroup) -> tuple[Reading, Call]:
+    """Read two parts of a job that is submitted again. gearflow's server brings the first, and is lost."""
+    submission = Call(client.attach, streamed(resubmit=True))
+    tasks.start_soon(submission.run)
+    peer = await submitted(server)
+    reading = Reading(StreamReader(None, await submission.outcome()))
+    call = Call(reading.next_few, 2)
+    tasks.start_soon(call.run)
+    await request(peer)
+    await peer.send(JobCreated(b"C:1"), mark(b"C:1", 0), *parts(b"C:1", 1))
+    await peer.close()
+    return reading, call
+
+
+async def read_two_elsewhere(
+    client: Client, server: ScriptedServer, tasks: TaskGroup
+) -> tuple[Reading, Call]:
+    """The same, and the first server is of another kind."""
+    submission = Call(client.attach, streamed(resubmit=True))
+    tasks.start_soon(submission.run)
+    peer = await submitted(server, gearflow=False)
+    await peer.send(*parts(b"H:1", 1))
+    reading = Reading(StreamReader(None, await submission.outcome()))
+    call = Call(reading.next_few, 2)
+    tasks.start_soon(call.run)
+    await anyio.wait_all_tasks_blocked()
+    await peer.close()
+    return reading, call
+
+
 async def test_an_attached_job_is_read_on_its_own_connection(scripted: Scripted) -> None:
     async with scripted(gearflow=True) as (client, peer), anyio.create_task_group() as tasks:
         submission = Call(client.attach, streamed())
@@ -469,22 +512,8 @@ async def test_a_job_that_was_refused_says_why(scripted: Scripted) -> None:
 
 async def test_a_job_that_is_submitted_again_is_a_restart_once_parts_were_taken() -> None:
     async with serving() as (client, server), anyio.create_task_group() as tasks:
-        submission = Call(client.attach, streamed(resubmit=True))
-        tasks.start_soon(submission.run)
-        peer = await server.accept()
-        await peer.shake_hands(gearflow=True)
-        await request(peer, b"gearflow:submit")
-        await peer.send(JobCreated(b"H:1"))
-        reading = Reading(StreamReader(None, await submission.outcome()))
-        call = Call(reading.next_few, 2)
-        tasks.start_soon(call.run)
-        await request(peer)
-        await peer.send(JobCreated(b"C:1"), mark(b"C:1", 0), *parts(b"C:1", 1))
-        await peer.close()
-        peer = await server.accept()
-        await peer.shake_hands(gearflow=True)
-        await request(peer, b"gearflow:submit")
-        await peer.send(JobCreated(b"H:2"))
+        reading, call = await read_two(client, server, tasks)
+        peer = await submitted(server, b"H:2")
         assert await request(peer) == {"handle": "H:2"}
         await peer.send(JobCreated(b"C:1"), mark(b"C:1", 0), *parts(b"C:1", 1, 2))
         with pytest.raises(StreamRestarted, match="submitted again"):
@@ -494,22 +523,8 @@ async def test_a_job_that_is_submitted_again_is_a_restart_once_parts_were_taken(
 
 async def test_a_job_that_is_joined_again_goes_on() -> None:
     async with serving() as (client, server), anyio.create_task_group() as tasks:
-        submission = Call(client.attach, streamed(resubmit=True))
-        tasks.start_soon(submission.run)
-        peer = await server.accept()
-        await peer.shake_hands(gearflow=True)
-        await request(peer, b"gearflow:submit")
-        await peer.send(JobCreated(b"H:1"))
-        reading = Reading(StreamReader(None, await submission.outcome()))
-        call = Call(reading.next_few, 2)
-        tasks.start_soon(call.run)
-        await request(peer)
-        await peer.send(JobCreated(b"C:1"), mark(b"C:1", 0), *parts(b"C:1", 1))
-        await peer.close()
-        peer = await server.accept()
-        await peer.shake_hands(gearflow=True)
-        await request(peer, b"gearflow:submit")
-        await peer.send(JobCreated(b"H:1"))
+        _, call = await read_two(client, server, tasks)
+        peer = await submitted(server)
         assert await request(peer) == {"handle": "H:1", "after": 1}
         await peer.send(JobCreated(b"C:1"), mark(b"C:1", 1), *parts(b"C:1", 2))
         assert await call.outcome() == named(1, 2)
@@ -579,21 +594,9 @@ async def test_on_another_server_a_job_that_is_not_read_keeps_its_last_parts(scr
 
 async def test_on_another_server_a_job_that_is_submitted_again_is_a_restart() -> None:
     async with serving() as (client, server), anyio.create_task_group() as tasks:
-        submission = Call(client.attach, streamed(resubmit=True))
-        tasks.start_soon(submission.run)
-        peer = await server.accept()
-        await peer.shake_hands()
-        await peer.expect(SubmitJob(b"f", b"", b"x"))
-        await peer.send(JobCreated(b"H:1"), *parts(b"H:1", 1))
-        reading = Reading(StreamReader(None, await submission.outcome()))
-        call = Call(reading.next_few, 2)
-        tasks.start_soon(call.run)
-        await anyio.wait_all_tasks_blocked()
-        await peer.close()
-        peer = await server.accept()
-        await peer.shake_hands()
-        await peer.expect(SubmitJob(b"f", b"", b"x"))
-        await peer.send(JobCreated(b"H:1"), *parts(b"H:1", 1, 2), WorkComplete(b"H:1", b""))
+        reading, call = await read_two_elsewhere(client, server, tasks)
+        peer = await submitted(server, gearflow=False)
+        await peer.send(*parts(b"H:1", 1, 2), WorkComplete(b"H:1", b""))
         with pytest.raises(StreamRestarted, match="submitted again"):
             await call.outcome()
         assert await reading.next_few(3) == [*named(1, 2), None]
@@ -601,21 +604,8 @@ async def test_on_another_server_a_job_that_is_submitted_again_is_a_restart() ->
 
 async def test_a_job_may_be_submitted_again_to_a_server_of_another_kind() -> None:
     async with serving() as (client, server), anyio.create_task_group() as tasks:
-        submission = Call(client.attach, streamed(resubmit=True))
-        tasks.start_soon(submission.run)
-        peer = await server.accept()
-        await peer.shake_hands()
-        await peer.expect(SubmitJob(b"f", b"", b"x"))
-        await peer.send(JobCreated(b"H:1"), *parts(b"H:1", 1))
-        reading = Reading(StreamReader(None, await submission.outcome()))
-        call = Call(reading.next_few, 2)
-        tasks.start_soon(call.run)
-        await anyio.wait_all_tasks_blocked()
-        await peer.close()
-        peer = await server.accept()
-        await peer.shake_hands(gearflow=True)
-        await request(peer, b"gearflow:submit")
-        await peer.send(JobCreated(b"H:gearflow:1"))
+        reading, call = await read_two_elsewhere(client, server, tasks)
+        peer = await submitted(server, b"H:gearflow:1")
         assert await request(peer) == {"handle": "H:gearflow:1"}
         await peer.send(JobCreated(b"C:1"), mark(b"C:1", 0), *parts(b"C:1", 1, 2), WorkComplete(b"C:1", b""))
         with pytest.raises(StreamRestarted):
