@@ -8,10 +8,9 @@ The values of a stream come in batches. Only between two batches the async form 
 goes to the thread of its client.
 """
 
-from collections import deque
+from abc import abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import CancelledError
-from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from types import TracebackType
@@ -39,7 +38,7 @@ from gearflow.tasks.job import AsyncJob, Job
 from gearflow.tasks.ref import Ref
 from gearflow.tasks.remote_errors import decode_failure
 from gearflow.tasks.wait_tracking import Waiting
-from gearflow.tasks.watching import AsyncEvents, Events
+from gearflow.tasks.watching import Arriving, AsyncEvents, Events
 
 Y_co = TypeVar("Y_co", covariant=True)
 Y = TypeVar("Y")
@@ -77,7 +76,6 @@ class _Source:
         self._reader: StreamReader | None = None
         self._job = what if isinstance(what, ClientJob) else None
         self._is_closed = False
-        self._is_taking = False
         self._told = 0 if after == "latest" else after  # the position that was acknowledged
         self.owns = isinstance(what, JobRequest)
         self.post = post
@@ -106,18 +104,6 @@ class _Source:
         """The next values. The caller has all up to a position. Raises as the iteration."""
         if self._is_closed:
             return Arrivals(0, ())
-        self._is_taking = True
-        try:
-            return await self._take(client, position)
-        finally:
-            self._is_taking = False
-
-    def require_idle(self) -> None:
-        """Refuse a second wait at the same time, for which there is no order of values."""
-        if self._is_taking:
-            raise RuntimeError("another task waits for the next value; give each task its own stream")
-
-    async def _take(self, client: Client | None, position: int) -> Arrivals:
         reader = await self.begin(client)
         if position > self._told:  # a server whose next value is large waits for that
             self.acknowledge(position)
@@ -162,17 +148,15 @@ class _Source:
         return getattr(self._what, "function", "")
 
 
-class _Values(Generic[Y_co]):
+class _Values(Arriving[_Source, bytes], Generic[Y_co]):
     """The members that both kinds of streams have."""
 
     def __init__(self, source: _Source, decode: Callable[[bytes], Y_co], after: After) -> None:
+        super().__init__(source)
         self.position: int = 0 if after == "latest" else after
-        self._source = source
         self._decode = decode
-        self._parts: deque[bytes] = deque()  # that have come
         self._untold = 0  # values of which the server does not know that they are taken
         self._untold_bytes = 0
-        self._is_over = False
 
     @property
     def handle(self) -> str:
@@ -182,26 +166,13 @@ class _Values(Generic[Y_co]):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {self.handle or 'a call'} at {self.position}>"
 
-    def __del__(self) -> None:
-        # 'break' has left the iteration, and the garbage collector may call this in any thread.
-        with suppress(AttributeError):  # of an object whose __init__ raised
-            if not self._is_over:
-                self._leave()
-
-    def _leave(self) -> None:
-        """End the iteration, from any thread."""
-        self._is_over = True
-        self._parts.clear()
-        if self._source.post is not None:
-            self._source.post(self._source.close)
-
     def _arrive(self, batch: Arrivals) -> bool:
         """Values have come. Returns whether there are any: at the end there are none."""
         if not batch.parts:
             self._is_over = True
             return False
         self.position = batch.start
-        self._parts.extend(batch.parts)
+        self._ready.extend(batch.parts)
         return True
 
     def _fail(self, error: BaseException) -> None:
@@ -217,7 +188,7 @@ class _Values(Generic[Y_co]):
                 pass  # a wait that was cancelled or interrupted can be repeated
 
     def _next(self) -> Y_co:
-        part = self._parts.popleft()
+        part = self._ready.popleft()
         self.position += 1
         self._untold += 1
         self._untold_bytes += len(part)
@@ -226,8 +197,9 @@ class _Values(Generic[Y_co]):
             self._acknowledge()
         return self._decode(part)
 
+    @abstractmethod
     def _acknowledge(self) -> None:
-        raise NotImplementedError
+        """The caller has the values up to the position."""
 
 
 class AsyncStream(_Values[Y_co], AsyncIterator[Y_co], Generic[Y_co]):
@@ -254,15 +226,15 @@ class AsyncStream(_Values[Y_co], AsyncIterator[Y_co], Generic[Y_co]):
         self._client: Client | None = None
 
     async def __anext__(self) -> Y_co:
-        if not self._parts:
+        if not self._ready:
             if self._is_over:
                 raise StopAsyncIteration
-            self._source.require_idle()
-            try:
-                batch = await self._source.take(await self._current(), self.position)
-            except BaseException as error:
-                self._fail(error)
-                raise
+            with self._alone():
+                try:
+                    batch = await self._source.take(await self._current(), self.position)
+                except BaseException as error:
+                    self._fail(error)
+                    raise
             if not self._arrive(batch):
                 raise StopAsyncIteration
         return self._next()
@@ -270,7 +242,7 @@ class AsyncStream(_Values[Y_co], AsyncIterator[Y_co], Generic[Y_co]):
     async def aclose(self) -> None:
         """End the iteration. A job that this stream has submitted is cancelled if it has not ended."""
         self._is_over = True
-        self._parts.clear()
+        self._ready.clear()
         self._source.close()
 
     async def __aenter__(self) -> Self:
@@ -329,7 +301,7 @@ class Stream(_Values[Y_co], Iterator[Y_co], Generic[Y_co]):
             raise
 
     def _wait_for_next(self) -> Y_co:
-        if not self._parts:
+        if not self._ready:
             if self._is_over:
                 raise StopIteration
             try:

@@ -1,14 +1,15 @@
 """The events of a job as values: an iterator for code in an event loop, and one for code without.
 
 ``Watched`` makes typed events of what the server sends. It knows the state that it has shown last, so after a
-lost connection it shows only what is new, and says so if a run has ended meanwhile.
+lost connection it shows only what is new, and says so if a run has ended meanwhile. ``Arriving`` has what the
+iterators have in common, also with those of streams.
 """
 
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
 from concurrent.futures import CancelledError
-from contextlib import suppress
-from typing import Any, Final, Generic, TypeVar
+from contextlib import contextmanager, suppress
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from gearflow.client import Client, ClientJob, JobFailed, JobName, SyncClient, SyncJob, current
 from gearflow.client.server_calls import was_cancelled
@@ -30,6 +31,56 @@ _CLOCK_ERROR: Final = 0.02
 
 _END_STATES: Final[dict[str | None, EndState]] = {"Expired": "expired", "WorkersDied": "workers_died"}
 """By the type of the failure, where it is not the task's own."""
+
+
+class Source(Protocol):
+    """It brings what an iterator returns, in the event loop of the client."""
+
+    @property
+    def post(self) -> Post | None:
+        """Has something called in that event loop. None before the reading begins."""
+        ...
+
+    def close(self) -> None:
+        """Bring no more."""
+        ...
+
+
+S = TypeVar("S", bound=Source)
+
+
+class Arriving(Generic[S, T]):
+    """An iterator over what arrives in the event loop of the client. If you drop it, its source is closed."""
+
+    def __init__(self, source: S) -> None:
+        self._source = source
+        self._ready: deque[T] = deque()  # that have come
+        self._is_over = False
+        self._is_waiting = False
+
+    def __del__(self) -> None:
+        # 'break' has left the iteration, and the garbage collector may call this in any thread.
+        with suppress(AttributeError):  # of an object whose __init__ raised
+            if not self._is_over:
+                self._leave()
+
+    def _leave(self) -> None:
+        """End the iteration, from any thread."""
+        self._is_over = True
+        self._ready.clear()
+        if self._source.post is not None:
+            self._source.post(self._source.close)
+
+    @contextmanager
+    def _alone(self) -> Generator[None]:
+        """Refuse a second wait at the same time, for which there is no order of what arrives."""
+        if self._is_waiting:
+            raise RuntimeError("another task waits for the next value; give each task its own iterator")
+        self._is_waiting = True
+        try:
+            yield
+        finally:
+            self._is_waiting = False
 
 
 class Watched(Generic[T]):
@@ -152,31 +203,18 @@ class Watched(Generic[T]):
         return client is not None and not isinstance(job, ClientJob) and await was_cancelled(client.pool, job)
 
 
-class _Watching(Generic[T]):
+class _Watching(Arriving[Watched[T], Event[T]]):
     """The members that both kinds of iterators have."""
 
     def __init__(self, what: ClientJob | JobName, decode: Callable[[bytes], T] | None) -> None:
-        self._watched = Watched(what, decode)
-        self._events: deque[Event[T]] = deque()
-        self._is_over = False
-
-    def __del__(self) -> None:
-        # The garbage collector may call this in any thread.
-        with suppress(AttributeError):  # of an object whose __init__ raised
-            if not self._is_over:
-                self._leave()
-
-    def _leave(self) -> None:
-        self._is_over = True
-        if self._watched.post is not None:
-            self._watched.post(self._watched.close)
+        super().__init__(Watched(what, decode))
 
     def _next(self) -> Event[T] | None:
         """The next event that is there. None after the last."""
-        if not self._events:
+        if not self._ready:
             self._is_over = True
             return None
-        event = self._events.popleft()
+        event = self._ready.popleft()
         if isinstance(event, Ended):
             self._is_over = True
         return event
@@ -190,11 +228,12 @@ class AsyncEvents(_Watching[T], AsyncIterator[Event[T]], Generic[T]):
         self._is_attached = isinstance(what, ClientJob)
 
     async def __anext__(self) -> Event[T]:
-        if not self._events:
+        if not self._ready:
             if self._is_over:
                 raise StopAsyncIteration
-            client = None if self._is_attached else current.at_hand() or await current.current()
-            self._events.extend(await self._watched.take(client))
+            with self._alone():
+                client = None if self._is_attached else current.at_hand() or await current.current()
+                self._ready.extend(await self._source.take(client))
         if (event := self._next()) is None:
             raise StopAsyncIteration
         return event
@@ -202,7 +241,6 @@ class AsyncEvents(_Watching[T], AsyncIterator[Event[T]], Generic[T]):
     async def aclose(self) -> None:
         """End the iteration. The job goes on."""
         self._leave()
-        self._events.clear()
 
 
 class Events(_Watching[T], Iterator[Event[T]], Generic[T]):
@@ -213,7 +251,7 @@ class Events(_Watching[T], Iterator[Event[T]], Generic[T]):
         self._owner: SyncJob | SyncClient | None = what if isinstance(what, SyncJob) else None
 
     def __next__(self) -> Event[T]:
-        if not self._events:
+        if not self._ready:
             if self._is_over:
                 raise StopIteration
             current.forbid_running_loop("aevents")
@@ -229,11 +267,10 @@ class Events(_Watching[T], Iterator[Event[T]], Generic[T]):
     def close(self) -> None:
         """End the iteration. The job goes on."""
         self._leave()
-        self._events.clear()
 
     async def _fetch(self, client: Client | None) -> None:
-        if not self._events:  # an interrupt may have left them here
-            self._events.extend(await self._watched.take(client))
+        if not self._ready:  # an interrupt may have left them here
+            self._ready.extend(await self._source.take(client))
 
 
 def _run_of(fields: Mapping[str, Any]) -> Started:

@@ -203,32 +203,28 @@ async def test_a_restart_of_the_server_is_one_event(state: str) -> None:
             assert await call.outcome() == [Retrying(1, 0.0, RESTARTED), Started(1, "w"), Progress(1, 3)]
 
 
-async def test_a_run_that_began_during_a_lost_connection_is_seen() -> None:
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        pytest.param({"attempt": 1}, {"attempt": 2}, id="another attempt"),
+        pytest.param({"since": 1000.25}, {"since": 1001.5}, id="like the last one, but later"),
+    ],
+)
+async def test_a_run_that_began_during_a_lost_connection_is_seen(
+    before: dict[str, Any], after: dict[str, Any]
+) -> None:
     async with serving() as (_, server), anyio.create_task_group() as tasks:
         watching, call, peer = await started(server, tasks, 1)
-        await peer.send(running(b"C:1"))
+        await peer.send(running(b"C:1", **before))
         await call.outcome()
         call = Call(watching.next_few, 2)
         tasks.start_soon(call.run)
         await anyio.wait_all_tasks_blocked()
         await peer.close()
         peer, _ = await asked(server, b"C:1")
-        await peer.send(running(b"C:1", attempt=2))
-        assert await call.outcome() == [Retrying(1, 0.0, RESTARTED), Started(2, "w")]
-
-
-async def test_a_run_that_is_like_the_last_one_but_began_later_is_seen() -> None:
-    async with serving() as (_, server), anyio.create_task_group() as tasks:
-        watching, call, peer = await started(server, tasks, 1)
-        await peer.send(running(b"C:1", since=1000.25))
-        await call.outcome()
-        call = Call(watching.next_few, 2)
-        tasks.start_soon(call.run)
-        await anyio.wait_all_tasks_blocked()
-        await peer.close()
-        peer, _ = await asked(server, b"C:1")
-        await peer.send(running(b"C:1", since=1001.5))
-        assert await call.outcome() == [Retrying(1, 0.0, RESTARTED), Started(1, "w")]
+        await peer.send(running(b"C:1", **after))
+        attempt = after.get("attempt", 1)
+        assert await call.outcome() == [Retrying(1, 0.0, RESTARTED), Started(attempt, "w")]
 
 
 async def test_an_unknown_job_is_an_error_and_then_the_end() -> None:
@@ -250,6 +246,18 @@ async def test_a_watcher_that_leaves_says_so() -> None:
         await call.outcome()
         del events, call
         assert await request(peer, b"gearflow:detach") == {"handle": "C:1"}
+
+
+async def test_two_tasks_cannot_share_an_iterator() -> None:
+    async with serving() as (_, server), anyio.create_task_group() as tasks:
+        watching = Watching(Ref[Any]("H:1", "f").aevents())
+        call = Call(watching.next)
+        tasks.start_soon(call.run)
+        peer, _ = await asked(server, b"C:1")
+        with pytest.raises(RuntimeError, match="another task"):
+            await watching.next()
+        await peer.send(running(b"C:1"))
+        assert await call.outcome() == Started(1, "w")
 
 
 # ------------------------------------------------------------------------------------------ attached jobs
