@@ -84,7 +84,9 @@ def poster() -> Post:
     loop = anyio.lowlevel.current_token().native_token
     if isinstance(loop, asyncio.AbstractEventLoop):
         return partial(_post_to_asyncio, loop)
-    return partial(_post_to_trio, cast("trio.lowlevel.TrioToken", loop))
+    import trio  # now, because the interpreter may be exiting when something is posted
+
+    return partial(_post_to_trio, cast(trio.lowlevel.TrioToken, loop), trio.RunFinishedError)
 
 
 def _post_to_asyncio(loop: asyncio.AbstractEventLoop, callback: Callable[[], object]) -> None:
@@ -92,8 +94,8 @@ def _post_to_asyncio(loop: asyncio.AbstractEventLoop, callback: Callable[[], obj
         loop.call_soon_threadsafe(callback)
 
 
-def _post_to_trio(token: "trio.lowlevel.TrioToken", callback: Callable[[], object]) -> None:
-    import trio
-
-    with contextlib.suppress(trio.RunFinishedError):
+def _post_to_trio(
+    token: "trio.lowlevel.TrioToken", finished: type[Exception], callback: Callable[[], object]
+) -> None:
+    with contextlib.suppress(finished):
         token.run_sync_soon(callback)
