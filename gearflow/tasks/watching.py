@@ -33,7 +33,7 @@ _END_STATES: Final[dict[str | None, EndState]] = {"Expired": "expired", "Workers
 """By the type of the failure, where it is not the task's own."""
 
 
-class Source(Protocol):
+class ArrivalSource(Protocol):
     """It brings what an iterator returns, in the event loop of the client."""
 
     @property
@@ -46,7 +46,7 @@ class Source(Protocol):
         ...
 
 
-S = TypeVar("S", bound=Source)
+S = TypeVar("S", bound=ArrivalSource)
 
 
 class Arriving(Generic[S, T]):
