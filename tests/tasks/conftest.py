@@ -38,7 +38,7 @@ def _serving(server: str) -> Serve:
     @asynccontextmanager
     async def serving(*tasks: Task[..., Any], concurrency: int = 10) -> AsyncGenerator[Client]:
         worker = Worker(tasks, servers=[server], concurrency=concurrency, drain=0)
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             async with worker, connect(server) as client:
                 await worker.ready.wait()
                 yield client
