@@ -75,8 +75,9 @@ class Following:
         packet = encode_submission(PacketType.SUBMIT_JOB, self._function, b"", request.to_wire())
         await connection.ask(call, packet)
         assert isinstance(call.job, ReservedJob)  # it was accepted
-        if self.attached is not None:
-            self.attached.add_done_callback(call.job.wake)  # it may have been cancelled
+        if (attached := self.attached) is not None:
+            attached.add_done_callback(call.job.wake)  # it may be cancelled
+            call.job.add_done_callback(lambda ended: attached.forget_callback(ended.wake))
         return call.job
 
     def check(self) -> None:

@@ -249,6 +249,11 @@ class ClientJob:
         if self._news is not None:
             self._notify()
 
+    def forget_callback(self, callback: "Callable[[ClientJob], object]") -> None:
+        """Forget a callback that was not called yet, if it is there."""
+        if self._callbacks is not None and callback in self._callbacks:
+            self._callbacks.remove(callback)
+
     def take_events(self) -> list[JobEvent]:
         """Take the events that are there."""
         events = list(self._events or ())

@@ -116,6 +116,10 @@ class OwnFeed(PartFeed):
         self._waits = False
         self._connection.release(self)
 
+    def let_go(self, _job: object) -> None:
+        """The job has ended. No more parts come that could be held back."""
+        self._connection.release(self)
+
     def add_data(self, data: bytes) -> None:
         self._items.append(data)
         self._count += 1

@@ -181,7 +181,9 @@ class ResubmittedJob(ReservedJob):
     def read_on(self, order: JobRequest, connection: Connection) -> None:
         """It is about to be submitted there. Its parts are those of another run."""
         last = self.feed
-        self.feed = _feed(order, connection, 1 if last is None else cast(OwnFeed, last).run + 1)
+        self.feed = feed = _feed(order, connection, 1 if last is None else cast(OwnFeed, last).run + 1)
+        if feed is not None:
+            self.add_done_callback(feed.let_go)
 
     def move(self, raw_handle: bytes, server: ServerAddress, owner: JobOwner) -> None:
         super().move(raw_handle, server, owner)
@@ -239,6 +241,7 @@ def _put(order: JobRequest, connection: Connection, answered: Signal) -> tuple[S
     if (feed := _feed(order, connection)) is not None:
         submission.joins = job = ReservedJob(b"", connection.server, order.function, connection)
         job.feed = feed
+        job.add_done_callback(feed.let_go)
     return submission, packet
 
 

@@ -1,5 +1,6 @@
 """Readers of streams against a scripted server: positions, gaps, restarts, acknowledgements, reconnects."""
 
+import gc
 import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -20,7 +21,7 @@ from gearflow.client import (
     ServerAddress,
     SubmitOptions,
 )
-from gearflow.client.part_feed import MOST_PARTS
+from gearflow.client.part_feed import MOST_PARTS, PartFeed
 from gearflow.client.reading import StreamReader
 from gearflow.errors import (
     ConnectionLost,
@@ -31,6 +32,8 @@ from gearflow.errors import (
     UnsupportedByServer,
 )
 from gearflow.protocol.packets import (
+    EchoReq,
+    EchoRes,
     JobCreated,
     SubmitJob,
     WorkComplete,
@@ -477,6 +480,34 @@ async def test_an_attached_job_is_read_on_its_own_connection(scripted: Scripted)
         assert await call.outcome() == [b"part 1", None]
 
 
+def feeds() -> set[int]:
+    """The feeds that are in memory."""
+    gc.collect()
+    return {id(known) for known in gc.get_objects() if isinstance(known, PartFeed)}
+
+
+async def test_a_job_does_not_remember_the_readers_that_have_left(scripted: Scripted) -> None:
+    async with scripted(gearflow=True) as (client, peer), anyio.create_task_group() as tasks:
+        submission = Call(client.attach, streamed())
+        tasks.start_soon(submission.run)
+        await request(peer, b"gearflow:submit")
+        await peer.send(JobCreated(b"H:1"))
+        job = await submission.outcome()
+        before = feeds()
+        reader = StreamReader(None, job)
+        call = Call(reader.take)
+        tasks.start_soon(call.run)
+        await request(peer)
+        await peer.send(JobCreated(b"C:1"), mark(b"C:1", 0), *parts(b"C:1", 1))
+        await call.outcome()
+        reader.close()
+        assert await request(peer, b"gearflow:detach") == {"handle": "C:1"}
+        await peer.send(JobCreated(b"C:2"), WorkComplete(b"C:2", b"{}"))
+        del reader, call
+        assert feeds() <= before
+        assert not job.done
+
+
 async def test_the_lost_connection_of_an_attached_job_is_an_error_after_the_parts(scripted: Scripted) -> None:
     async with scripted(gearflow=True) as (client, peer), anyio.create_task_group() as tasks:
         submission = Call(client.attach, streamed())
@@ -581,6 +612,26 @@ async def test_on_another_server_unread_parts_stop_the_connection(scripted: Scri
             assert part is not None
             assert int(part[:8]) == number
         assert await reading.next() is None
+
+
+@pytest.mark.parametrize("is_cancelled", [False, True])
+async def test_on_another_server_a_job_that_has_ended_does_not_stop_the_connection(
+    scripted: Scripted, is_cancelled: bool
+) -> None:
+    async with scripted() as (client, peer), anyio.create_task_group() as tasks:
+        job = await attach(client, peer, streamed())
+        last = WorkStatus(b"H:1", b"1", b"1") if is_cancelled else WorkComplete(b"H:1", b"")
+        await peer.send(*parts(b"H:1", *range(1, MOST_PARTS + 2)), last)
+        if is_cancelled:
+            assert await job.next_event() == last  # so all parts have come
+            job.cancel()
+        else:
+            await job.result()
+        call = Call(client.echo, b"hello")
+        tasks.start_soon(call.run)
+        await peer.expect(EchoReq(b"hello"))
+        await peer.send(EchoRes(b"hello"))
+        assert await call.outcome() == b"hello"
 
 
 async def test_on_another_server_a_job_that_is_not_read_keeps_its_last_parts(scripted: Scripted) -> None:

@@ -18,7 +18,7 @@ from gearflow.protocol import server_calls
 from gearflow.protocol.packets import WorkData
 
 FOR_THE_CONNECTION = {"add_event", "complete", "fail", "fail_remotely", "lose", "move", "wake_at_end"}
-FOR_THE_CLIENT = {"outcome", "take_events", "wait", "wait_for_news", "wake"}
+FOR_THE_CLIENT = {"forget_callback", "outcome", "take_events", "wait", "wait_for_news", "wake"}
 ONLY_ASYNC = {"start_soon", "attach_many", "send_many"}  # what they start lives in the client's loop
 ONLY_BLOCKING = {"run"}  # the way from one face to the other
 
