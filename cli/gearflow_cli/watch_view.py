@@ -114,11 +114,8 @@ def _duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-class Lines:
-    """A line on stdout for each change of the state, for each warning, and every ten seconds."""
-
-    def __init__(self) -> None:
-        self._jobs: dict[str, _Job] = {}
+class _Printed:
+    """A view without a state of the terminal."""
 
     def __enter__(self) -> Self:
         return self
@@ -126,7 +123,18 @@ class Lines:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        pass
+        """There is nothing to give back."""
+
+    def say(self, text: str) -> None:
+        """Print a message on stderr."""
+        tell(text)
+
+
+class Lines(_Printed):
+    """A line on stdout for each change of the state, for each warning, and every ten seconds."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[str, _Job] = {}
 
     def show(self, name: str, event: "Event[Any]") -> None:
         """Print a line, unless the event is only progress."""
@@ -138,10 +146,6 @@ class Lines:
             output.write_sentence(f"{name}: warning: {event.text.rstrip()}")
         elif not isinstance(event, Progress | Part):
             self._write(name, job)
-
-    def say(self, text: str) -> None:
-        """Print a message on stderr."""
-        tell(text)
 
     def tick(self) -> None:
         """Print the jobs that have had no line for a while."""
@@ -156,24 +160,12 @@ class Lines:
         output.write_bytes(b"")  # flushed
 
 
-class JsonLines:
+class JsonLines(_Printed):
     """One JSON object a line for each event."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        pass
 
     def show(self, name: str, event: "Event[Any]") -> None:
         """Print the event."""
         output.write_json_line({"handle": name, **_fields(event)})
-
-    def say(self, text: str) -> None:
-        """Print a message on stderr."""
-        tell(text)
 
     def tick(self) -> None:
         """Nothing, because only events are printed."""

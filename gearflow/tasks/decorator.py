@@ -45,8 +45,8 @@ class TaskDecorator(Protocol):
     """The type of ``task(name=...)``, which you apply to a function."""
 
     # The first form that fits wins: a function with a Context also fits the ones without. A function that
-    # yields, and a coroutine function, also fit the plain one, with an iterator or a coroutine as the result,
-    # which mypy reports as an overlap.
+    # yields, and a coroutine function, also fit the plain one, with an iterator or a coroutine as the result.
+    # Each ignore is for that: mypy and pyright report forms whose results differ and that overlap.
     @overload
     def __call__(  # type: ignore[overload-overlap]  # pyright: ignore[reportOverlappingOverload]
         self, fn: Callable[Concatenate[Context, P], AsyncIterator[Y]], /
@@ -69,6 +69,7 @@ class TaskDecorator(Protocol):
     def __call__(self, fn: Callable[P, R], /) -> Task[P, R]: ...
 
 
+# The same forms, with the same ignores for the same reason, and one more with options.
 @overload
 def task(  # type: ignore[overload-overlap]  # pyright: ignore[reportOverlappingOverload]
     fn: Callable[Concatenate[Context, P], AsyncIterator[Y]], /

@@ -114,7 +114,7 @@ async def until(ctx: Context, path: Path) -> str:
     ctx.warn("it runs")
     print("a job runs", file=sys.stderr, flush=True)
     while not path.exists():
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)  # the test is in another process, and a file wakes nobody
     return "finished"
 
 
@@ -122,7 +122,7 @@ async def until(ctx: Context, path: Path) -> str:
 def watch_for(path: Path) -> None:
     """The same in a thread, which cannot be stopped."""
     while not path.exists():
-        time.sleep(0.01)
+        time.sleep(0.01)  # as above
 
 
 @task

@@ -235,7 +235,7 @@ def test_jobs_of_a_map_end_with_a_caller_that_is_killed(served: Shell) -> None:
 
 
 def _wait_for_runs(client: SyncAdmin, number: int) -> None:
-    """Wait until so many jobs of the task run."""
+    """Ask until so many jobs of the task run: nothing of the killed caller is left that could say it."""
     deadline = time.monotonic() + 30
     while sum(row.running for row in client.status() if row.name.endswith(b".until")) != number:
         assert time.monotonic() < deadline

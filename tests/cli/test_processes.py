@@ -52,7 +52,7 @@ async def until(path: Path) -> int:
     """Ends when there is a file of that name."""
     sys.stderr.write("a job runs\\n")  # in one piece, beside other processes
     while not path.exists():
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)  # the test is in another process, and a file wakes nobody
     return os.getpid()
 
 

@@ -107,7 +107,7 @@ def test_a_foreign_task_takes_no_timeout() -> None:
         task(foreign=True, timeout=3)
 
     @task(name="reverse", foreign=True)
-    def reverse(text: str) -> str: ...  # type: ignore[empty-body]
+    def reverse(text: str) -> str: ...  # type: ignore[empty-body]  # never runs
 
     assert reverse.foreign
     assert reverse.name == "reverse"
@@ -205,7 +205,7 @@ def test_the_annotation_decides_whether_it_is_a_stream(
 
 def test_a_foreign_stream_is_a_signature_without_a_body() -> None:
     @task(name="tail", foreign=True)
-    def tail(path: str) -> Iterator[bytes]: ...  # type: ignore[empty-body]
+    def tail(path: str) -> Iterator[bytes]: ...  # type: ignore[empty-body]  # never runs
 
     assert isinstance(tail, StreamTask)
     assert tail.foreign
@@ -231,6 +231,7 @@ def bare() -> Iterator:  # type: ignore[type-arg]  # pyright: ignore[reportMissi
     yield 1
 
 
+# The ignores above and below are for what the tests are about: definitions that are refused.
 NOT_NAMED: list[tuple[Callable[..., Any], str]] = [
     (unnamed, r"annotate its result as '-> Iterator\[TYPE\]'"),
     (untyped, r"annotate its result as '-> Iterator\[TYPE\]'"),
@@ -240,7 +241,7 @@ NOT_NAMED: list[tuple[Callable[..., Any], str]] = [
 ]
 
 
-async def coroutine() -> AsyncIterator[int]: ...  # type: ignore[empty-body]
+async def coroutine() -> AsyncIterator[int]: ...  # type: ignore[empty-body]  # never runs
 
 
 @pytest.mark.parametrize(

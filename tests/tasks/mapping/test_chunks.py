@@ -344,7 +344,7 @@ anyio.run(main)
 
 def test_an_item_that_kills_its_workers_fails_alone(fresh: Fresh) -> None:
     @task(name=fresh())
-    def deadly(n: int) -> int: ...  # type: ignore[empty-body]
+    def deadly(n: int) -> int: ...  # type: ignore[empty-body]  # never runs
 
     with JobServer(port=0, max_deaths=1) as server, ExitStack() as stack, connect(server.address):
         for _ in range(3):  # two of them die
@@ -415,10 +415,10 @@ async def test_a_thread_makes_no_further_calls_of_a_chunk_that_nobody_wants(
 
 def test_what_cannot_share_jobs_is_refused() -> None:
     @task(name="elsewhere", foreign=True)
-    def elsewhere(n: int) -> int: ...  # type: ignore[empty-body]
+    def elsewhere(n: int) -> int: ...  # type: ignore[empty-body]  # never runs
 
     @task(name="keyed", unique=True)
-    def keyed(n: int) -> int: ...  # type: ignore[empty-body]
+    def keyed(n: int) -> int: ...  # type: ignore[empty-body]  # never runs
 
     with pytest.raises(TypeError, match="another program runs elsewhere"):
         elsewhere.map([1], chunk=2)
@@ -435,7 +435,7 @@ async def test_a_worker_of_another_kind_is_told_apart(
     bundled: str, fresh: Fresh, program: Callable[[str], str]
 ) -> None:
     @task(name=fresh())
-    async def ours(n: int) -> int: ...  # type: ignore[empty-body]
+    async def ours(n: int) -> int: ...  # type: ignore[empty-body]  # never runs
 
     host, _, port = bundled.partition(":")
     command = [program("gearman"), "-h", host, "-p", port, "-w", "-f", ours.name, "cat"]
