@@ -162,6 +162,61 @@ def test_a_frame_that_must_not_wait_goes_behind_the_one_that_is_being_sent() -> 
         channel.close()
 
 
+class FullSocket(socket.socket):
+    """A socket that takes nothing at once, or so many bytes, and all else when it is opened."""
+
+    def __init__(self, takes: int | None = None) -> None:
+        super().__init__()
+        self.is_used, self.is_open = threading.Event(), threading.Event()
+        self.sent: list[bytes] = []
+        self.is_ended = False
+        self._takes = takes
+
+    def send(self, data: Any, flags: int = 0, /) -> int:
+        if self._takes is None:
+            raise BlockingIOError
+        return self._takes
+
+    def sendall(self, data: Any, flags: int = 0, /) -> None:
+        self.is_used.set()
+        assert self.is_open.wait(PATIENCE)
+        self.sent.append(data)
+
+    def shutdown(self, how: int, /) -> None:
+        self.is_ended = True
+
+
+def test_a_frame_that_is_left_to_a_sender_is_sent_also_if_the_other_side_reads_late() -> None:
+    full = FullSocket()
+    channel = Channel(full)
+    sender = threading.Thread(target=channel.send, args=(b"run",))
+    sender.start()
+    assert full.is_used.wait(PATIENCE)
+    assert channel.send_at_once(b"cancel")
+    full.is_open.set()
+    sender.join(PATIENCE)
+    assert full.sent == [b"run", b"cancel"]
+    channel.close()
+
+
+def test_a_frame_that_is_not_taken_at_once_is_not_sent_later() -> None:
+    full = FullSocket()
+    channel = Channel(full)
+    assert not channel.send_at_once(b"cancel")
+    full.is_open.set()
+    channel.send(b"run")
+    assert full.sent == [b"run"]
+    channel.close()
+
+
+def test_nothing_is_sent_behind_a_part_of_a_frame() -> None:
+    full = FullSocket(takes=2)
+    channel = Channel(full)
+    assert not channel.send_at_once(b"cancel")
+    assert full.is_ended
+    channel.close()
+
+
 @pytest.mark.usefixtures("shared")
 async def test_a_task_there_calls_others_at_the_servers_of_its_worker(bundled: str) -> None:
     async with at_work(bundled, heavy.calls, heavy.pid):
@@ -523,6 +578,41 @@ async def test_a_task_with_a_context_is_told_of_its_cancel_before_it_is_killed(
         await Admin(bundled).cancel_job(job.handle)
         assert await heavy.pid.acall() == process  # it has ended by itself, and is of use
     assert diary.read_text() == "told"
+
+
+async def test_a_task_whose_job_is_cancelled_while_it_is_loaded_is_told_of_it(
+    bundled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh: Fresh
+) -> None:
+    name, diary = fresh("module").replace(".", "_"), tmp_path / "diary"
+    began, gate = tmp_path / "began", tmp_path / "gate"
+    pipes: list[int] = []
+    for fifo in (began, gate):
+        os.mkfifo(fifo)
+        pipes.append(os.open(fifo, os.O_RDWR))
+    (tmp_path / f"{name}.py").write_text(
+        "import os\nfrom pathlib import Path\nfrom gearflow import Context, task\n"
+        f"if os.getpid() != {os.getpid()}:\n"
+        f" Path({str(began)!r}).write_text('!')\n"
+        f" open({str(gate)!r}).readline()\n"
+        "@task(executor='process')\n"
+        f"def late(ctx: Context) -> None: Path({str(diary)!r}).write_text(str(ctx.cancelled))\n"
+    )
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    late = importlib.import_module(name).late
+
+    @task(name=fresh())
+    async def ping() -> None: ...
+
+    limits = TimeLimits(cancel_grace=PATIENCE)
+    async with at_work(bundled, late, ping, concurrency=2, time_limits=limits), Client([bundled]) as client:
+        job = await client.submit(late.name, b"{}")
+        await anyio.wait_readable(pipes[0])
+        await Admin(bundled).cancel_job(job.handle)
+        await ping.acall()  # so that the worker has got the cancel, which came before
+        os.write(pipes[1], b"\n")
+    for pipe in pipes:
+        os.close(pipe)
+    assert diary.read_text() == "True"
 
 
 async def test_a_process_whose_connection_is_lost_is_killed(own_gearmand: Gearmand) -> None:

@@ -3,7 +3,8 @@
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from itertools import count
+from typing import TYPE_CHECKING, Final
 
 from gearflow.protocol.codec import decode
 from gearflow.protocol.constants import PacketType
@@ -15,6 +16,8 @@ from gearflow.worker.processes.task_import import origin_of
 
 if TYPE_CHECKING:
     from gearflow.worker.run import Run
+
+_numbers: Final = count(1)
 
 
 class ProcessCall:
@@ -34,6 +37,7 @@ class ProcessCall:
         self._run = run
         self._payload = payload
         self._is_loading = is_loading
+        self._number = next(_numbers)
         self._lock = threading.Lock()
         self._process: Process | None = None  # while a kill of this run has to kill it
         self._is_killed = False
@@ -79,7 +83,7 @@ class ProcessCall:
             return (
                 (self._run.context is not None or self._run.parts is not None)
                 and self._process is not None
-                and self._process.notify(encode("cancel"))
+                and self._process.notify(encode("cancel", number=self._number))
             )
 
     def kill(self) -> None:
@@ -94,6 +98,7 @@ class ProcessCall:
         name = run.task.name
         previous = run.previous
         request = RunRequest(
+            self._number,
             name,
             origin_of(run.task),
             run.handle_text,

@@ -213,14 +213,19 @@ class _TaskServer:
                 self._channel.send(answer)
 
     def _listen(self) -> None:
+        cancelled = 0  # the number of a run, which may not have been requested yet
         while (frame := self._channel.receive()) is not None:
             request = self._request
-            if frame.kind not in ("cancel", "taken"):
-                self._request = _Request(frame, self._report, self._reports.send_part)
-                self._requests.put(self._request)
-            elif request is not None and frame.kind == "taken":
-                request.parts.taken(frame.fields["position"])
-            elif request is not None:
+            if frame.kind == "taken":
+                if request is not None:
+                    request.parts.taken(frame.fields["position"])
+                continue
+            if frame.kind == "cancel":
+                cancelled = frame.fields["number"]
+            else:
+                request = self._request = _Request(frame, self._report, self._reports.send_part)
+                self._requests.put(request)
+            if request is not None and request.call.number == cancelled:
                 request.cancel()
         if self._request is not None:  # the worker is gone, where the lifeline does not show it
             os._exit(1)

@@ -9,7 +9,7 @@ from           ``is``
 the worker     ``hello``   the first: how the process is set up
 the worker     ``load``    import the task of the next run
 the worker     ``run``     a run; the body is the payload
-the worker     ``cancel``  nobody wants the run any more; the process is killed soon
+the worker     ``cancel``  nobody wants that run any more; the process is killed soon
 the worker     ``taken``   so many parts of the run are sent on, and there is room for more
 the process    ``loaded``  the task is there
 the process    ``report``  the task reports something; the body is that of the packet
@@ -80,6 +80,9 @@ class Hello:
 class RunRequest:
     """A run, or the task to load for it; the payload is the body of the frame."""
 
+    number: int
+    """Of the run, in this worker."""
+
     task: str
     origin: Origin
     handle: str
@@ -96,6 +99,7 @@ class RunRequest:
     def fields(self) -> dict[str, Any]:
         """The head of its frame."""
         return {
+            "number": self.number,
             "task": self.task,
             "origin": [self.origin.module, self.origin.file],
             "handle": self.handle,
@@ -110,6 +114,7 @@ class RunRequest:
         """From the head of a frame."""
         previous = fields["previous"]
         return cls(
+            fields["number"],
             fields["task"],
             Origin(*fields["origin"]),
             fields["handle"],
@@ -149,7 +154,7 @@ class Channel:
         self._socket = connection
         self._incoming = connection.makefile("rb")
         self._sending = threading.Lock()
-        self._urgent = deque[bytes]()  # frames that go behind the one that is being sent
+        self._left = deque[bytes]()  # frames for the thread that is sending
 
     def forget(self) -> None:
         """Close our copy of the socket, in a forked child, without ending the connection."""
@@ -161,28 +166,33 @@ class Channel:
         """Send encoded frames. Raises OSError if the other side is gone."""
         with self._sending:
             self._socket.sendall(frames)
-        self._send_urgent()
+        # A frame that was left to this thread is here by now, as it found the lock taken.
+        while self._left:
+            with self._sending, suppress(IndexError):  # another thread was first
+                self._socket.sendall(self._left.popleft())
 
     def send_at_once(self, frame: bytes) -> bool:
         """Send an encoded frame without waiting, if need be behind one that another thread is sending.
 
-        False if the other side is gone, or does not read.
-        """
-        self._urgent.append(frame)
-        return self._send_urgent()
+        That thread may wait, so it sends the frame for us. At most one thread may call this at a time.
 
-    def _send_urgent(self) -> bool:
-        # A thread that finds the lock taken leaves its frame to the holder, who looks after the release.
-        while self._urgent and self._sending.acquire(blocking=False):
-            try:
-                while self._urgent:
-                    frame = self._urgent.popleft()
-                    if self._socket.send(frame, socket.MSG_DONTWAIT) != len(frame):
-                        return False
-            except OSError:
+        Returns:
+            False if the other side is gone, or does not read.
+        """
+        self._left.append(frame)
+        if not self._sending.acquire(blocking=False):
+            return True
+        try:
+            if not self._left:  # the other thread was first
+                return True
+            frame = self._left.popleft()
+            if self._socket.send(frame, socket.MSG_DONTWAIT) != len(frame):
+                self.end()  # the other side has a part of it, and would take the next frame for the rest
                 return False
-            finally:
-                self._sending.release()
+        except OSError:
+            return False
+        finally:
+            self._sending.release()
         return True
 
     def receive(self) -> Frame | None:
