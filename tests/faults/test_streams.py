@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import AsyncIterator, Generator
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Generator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pytest
 from anyio.from_thread import BlockingPortal
 
 import gearflow
-from gearflow import ConnectionLost, Ended, Part, Retrying, Started, StreamRestarted, connect
+from gearflow import AsyncStream, ConnectionLost, Ended, Part, Retrying, Started, StreamRestarted, connect
 from gearflow.client import Backoff, Client, JobName
 from gearflow.client.reading import StreamReader
 from gearflow.tasks.stream_task import StreamTask
@@ -146,48 +146,45 @@ async def test_a_stream_that_has_ended_is_replayed_after_a_restart(nest: Nest, t
     server.stop()
 
 
-@pytest.mark.parametrize("attached", [True, False], ids=["attached", "background"])
-async def test_a_worker_that_is_killed_between_two_parts_begins_the_stream_again(
-    nest: Nest, tmp_path: Path, attached: bool
-) -> None:
+@asynccontextmanager
+async def killed_after_five(
+    nest: Nest, tmp_path: Path, task: StreamTask[[str, int, int], int], attached: bool
+) -> AsyncGenerator[AsyncStream[int]]:
+    """A stream of 1 to 100 whose worker was killed after 5, while another worker is there."""
     server = nest.start(tmp_path / "data")
-    flag = str(tmp_path / "flag")
     with ExitStack() as stack:
         first = stack.enter_context(worker(server))
         async with connect(f"127.0.0.1:{server.port}"):
-            call = (flag, 5, 100)
-            stream = (
-                tasks.halt.astream(*call) if attached else (await tasks.halt.abackground(*call)).astream()
-            )
-            with anyio.fail_after(PATIENCE):
-                assert [await anext(stream) for _ in range(5)] == [1, 2, 3, 4, 5]
-                stack.enter_context(worker(server))
-                first.signal(signal.SIGKILL)
-                with pytest.raises(StreamRestarted):
-                    await anext(stream)
-                assert stream.position == 0
-                assert [number async for number in stream] == list(range(1, 101))
-    server.stop()
-
-
-@pytest.mark.parametrize("attached", [True, False], ids=["attached", "background"])
-async def test_a_resumable_stream_goes_on_when_its_worker_is_killed(
-    nest: Nest, tmp_path: Path, attached: bool
-) -> None:
-    server = nest.start(tmp_path / "data")
-    flag = str(tmp_path / "flag")
-    with ExitStack() as stack:
-        first = stack.enter_context(worker(server))
-        async with connect(f"127.0.0.1:{server.port}"):
-            call = (flag, 5, 100)
-            task = tasks.halt_and_resume
+            call = (str(tmp_path / "flag"), 5, 100)
             stream = task.astream(*call) if attached else (await task.abackground(*call)).astream()
             with anyio.fail_after(PATIENCE):
                 assert [await anext(stream) for _ in range(5)] == [1, 2, 3, 4, 5]
                 stack.enter_context(worker(server))
                 first.signal(signal.SIGKILL)
-                assert [number async for number in stream] == list(range(6, 101))
+                yield stream
     server.stop()
+
+
+either_way = pytest.mark.parametrize("attached", [True, False], ids=["attached", "background"])
+
+
+@either_way
+async def test_a_worker_that_is_killed_between_two_parts_begins_the_stream_again(
+    nest: Nest, tmp_path: Path, attached: bool
+) -> None:
+    async with killed_after_five(nest, tmp_path, tasks.halt, attached) as stream:
+        with pytest.raises(StreamRestarted):
+            await anext(stream)
+        assert stream.position == 0
+        assert [number async for number in stream] == list(range(1, 101))
+
+
+@either_way
+async def test_a_resumable_stream_goes_on_when_its_worker_is_killed(
+    nest: Nest, tmp_path: Path, attached: bool
+) -> None:
+    async with killed_after_five(nest, tmp_path, tasks.halt_and_resume, attached) as stream:
+        assert [number async for number in stream] == list(range(6, 101))
 
 
 @pytest.mark.parametrize("resubmit", [True, False])
@@ -203,7 +200,7 @@ async def test_an_attached_stream_survives_its_server_only_if_it_may_be_submitte
             await anyio.to_thread.run_sync(server.kill)
             server = nest.start(tmp_path / "data", port=server.port)
             expected = 11
-            with pytest.raises(StreamRestarted if resubmit else ConnectionLost):  # noqa: PT012  (as above)
+            with pytest.raises(StreamRestarted if resubmit else ConnectionLost):  # noqa: PT012  (values may come before it)
                 while await anext(stream) == expected:
                     expected += 1
             rest = [number async for number in stream]

@@ -40,7 +40,7 @@ async def painted() -> AsyncIterator[None]:
     colour.set("blue")
     yield
     if diary := os.environ.get("HEAVY_DIARY"):
-        with open(diary, "a") as file:  # noqa: ASYNC230, PTH123
+        with open(diary, "a") as file:  # noqa: ASYNC230, PTH123  (it is short)
             file.write(f"left {os.getpid()}\n")
 
 
@@ -271,7 +271,7 @@ def crashes_once(ctx: Context) -> int:
 @task(executor="process")
 def watchful(ctx: Context, diary: str) -> None:
     ctx.warn(str(os.getpid()))
-    while not ctx.cancelled:
+    while not ctx.cancelled:  # a task has nothing to wait for but this flag
         time.sleep(0.001)
     Path(diary).write_text("told")
 

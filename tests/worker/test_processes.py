@@ -12,8 +12,8 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -718,7 +718,8 @@ async def test_nothing_is_left_behind(bundled: str) -> None:
         await anyio.to_thread.run_sync(thread.join, PATIENCE)
         assert not thread.is_alive()
     assert pipes_and_pairs() <= descriptors
-    assert [process for process in os.listdir("/proc") if process in map(str, pids)] == []  # noqa: PTH208
+    processes = os.listdir("/proc")  # noqa: PTH208  (their names are all it takes)
+    assert not set(processes) & set(map(str, pids))
 
 
 # ------------------------------------------------------------------------------- programs, and their ends
@@ -791,39 +792,42 @@ def test_tasks_that_were_typed_in_are_refused(bundled: str) -> None:
     assert "put it into a module" in done.stderr.splitlines()[-1]
 
 
-async def test_processes_end_with_their_worker_even_if_that_is_killed(bundled: str) -> None:
-    command = [sys.executable, "-m", "gearflow_cli", "worker", "tests.worker.heavy", "-s", bundled]
-    with anyio.fail_after(PATIENCE), subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as worker:  # noqa: ASYNC220
+@contextmanager
+def started(server: str) -> Generator[subprocess.Popen[bytes]]:
+    """A worker in a process of its own, which is killed in the end."""
+    command = [sys.executable, "-m", "gearflow_cli", "worker", "tests.worker.heavy", "-s", server]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
         try:
-            async with connect(bundled), Client([bundled]) as client:
-                idle = await heavy.pid.acall()
-                job = await client.submit(heavy.stubborn.name, b"{}")
-                busy = int(await first_warning(job))
-                another = await heavy.pid.acall()
-                worker.kill()
-                for process in {idle, busy, another}:
-                    await end_of(process)
-                await Admin(bundled).cancel_job(job.handle)
+            yield process
         finally:
+            process.kill()
+
+
+async def test_processes_end_with_their_worker_even_if_that_is_killed(bundled: str) -> None:
+    with anyio.fail_after(PATIENCE), started(bundled) as worker:
+        async with connect(bundled), Client([bundled]) as client:
+            idle = await heavy.pid.acall()
+            job = await client.submit(heavy.stubborn.name, b"{}")
+            busy = int(await first_warning(job))
+            another = await heavy.pid.acall()
             worker.kill()
+            for process in {idle, busy, another}:
+                await end_of(process)
+            await Admin(bundled).cancel_job(job.handle)
 
 
 async def test_a_child_that_a_task_has_forked_keeps_nothing_of_a_worker_alive(bundled: str) -> None:
-    command = [sys.executable, "-m", "gearflow_cli", "worker", "tests.worker.heavy", "-s", bundled]
-    with anyio.fail_after(PATIENCE), subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as worker:  # noqa: ASYNC220
-        try:
-            async with Client([bundled]) as client:
-                stubborn = await client.submit(heavy.stubborn.name, b"{}")
-                process = int(await first_warning(stubborn))
-                leaves = await client.submit(heavy.leaves_a_child.name, b"{}")
-                child = int(await first_warning(leaves))
-                worker.kill()
-                await end_of(process)
-                while any([(await client.status(job.handle)).running for job in (stubborn, leaves)]):
-                    pass
-                os.kill(child, signal.SIGKILL)  # until now it was there
-        finally:
+    with anyio.fail_after(PATIENCE), started(bundled) as worker:
+        async with Client([bundled]) as client:
+            stubborn = await client.submit(heavy.stubborn.name, b"{}")
+            process = int(await first_warning(stubborn))
+            leaves = await client.submit(heavy.leaves_a_child.name, b"{}")
+            child = int(await first_warning(leaves))
             worker.kill()
+            await end_of(process)
+            while any([(await client.status(job.handle)).running for job in (stubborn, leaves)]):
+                pass
+            os.kill(child, signal.SIGKILL)  # until now it was there
 
 
 # --------------------------------------------------------------------------------------- what is refused

@@ -429,7 +429,7 @@ async def test_a_stream_whose_connection_is_lost_is_closed_where_it_waits(
             await waiting(peer, counts, diary)
             await peer.close()
             await registered(await server.accept())
-            while worker.running:
+            while worker.running:  # nothing says when a run has ended whose job is elsewhere
                 await anyio.lowlevel.checkpoint()
             worker.leave()
     if counts is not heavy.counts_in_process:  # which is killed

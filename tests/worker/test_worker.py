@@ -779,7 +779,7 @@ def test_what_is_no_task_is_refused_with_the_remedy() -> None:
     def plain() -> None: ...
 
     with pytest.raises(TypeError, match="put @task"):
-        Worker([plain])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+        Worker([plain])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]  # which is tested
 
 
 async def test_a_plain_task_may_raise_stop_iteration(any_server: str, fresh: Fresh) -> None:
