@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,31 @@ def test_a_reader_that_has_enough_ends_it(served: Shell, tmp_path: Path) -> None
         watch.process.stdout.close()
         (tmp_path / "go").touch()
         assert watch.process.wait(30) == 141
+
+
+IMPATIENT = """
+from gearflow_cli import app, watch_view
+watch_view.INTERVAL = 0
+app.main()
+"""
+
+
+def test_a_reader_that_has_enough_ends_it_also_between_two_events(served: Shell, tmp_path: Path) -> None:
+    handle = submitted(served, "until", f"path={tmp_path / 'go'}")
+    with subprocess.Popen(
+        [sys.executable, "-c", IMPATIENT, "watch", handle],
+        cwd=served.directory,
+        env=os.environ | served.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as watch:
+        assert watch.stdout is not None
+        assert watch.stderr is not None
+        assert watch.stdout.readline()
+        watch.stdout.close()
+        assert watch.wait(30) == 141  # at the next line about the progress
+        assert watch.stderr.read() == b""
+    (tmp_path / "go").touch()
 
 
 def test_a_terminal_has_bars(served: Shell, terminal: tuple[int, int]) -> None:

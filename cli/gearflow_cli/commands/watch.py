@@ -1,6 +1,7 @@
 """``gearflow watch`` shows what happens to jobs, until they have ended."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -58,24 +59,25 @@ async def _watch_all(
 
     codes: dict[str, ExitCode] = {}
     view: View = JsonLines() if json else Bars(jobs) if output.is_terminal() else Lines()
-
     broken: list[OSError] = []
 
-    async def one(name: str, watchers: anyio.abc.TaskGroup) -> None:
+    async def watch_one(name: str) -> None:
+        codes[name] = await _watch(name, jobs[name], view, verbose=verbose)
+
+    async def run(show: Callable[[], Awaitable[None]], tasks: anyio.abc.TaskGroup) -> None:
         try:
-            codes[name] = await _watch(name, jobs[name], view, verbose=verbose)
+            await show()
         except OSError as error:  # nobody reads, or the disk is full
             broken.append(error)
         if broken or len(codes) == len(jobs):
-            watchers.cancel_scope.cancel()  # the clock, and the other watchers
+            tasks.cancel_scope.cancel()
 
     async with connect(*servers):
         try:
             with anyio.fail_after(timeout), view:
-                async with anyio.create_task_group() as watchers:
-                    watchers.start_soon(_run_clock, view)
-                    for name in jobs:
-                        watchers.start_soon(one, name, watchers)
+                async with anyio.create_task_group() as tasks:
+                    for show in (partial(_run_clock, view), *(partial(watch_one, name) for name in jobs)):
+                        tasks.start_soon(run, show, tasks)
         except TimeoutError:
             left = ", ".join(printable(name) for name in jobs if name not in codes)
             raise CliError(
