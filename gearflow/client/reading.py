@@ -119,7 +119,7 @@ class StreamReader:
         self._leave()
 
     async def _take(self) -> Sequence[bytes]:
-        while True:
+        while not self._is_over:  # ``close`` also ends a wait
             if self._gap is not None:
                 gap, self._gap = self._gap, None
                 raise gap
@@ -139,6 +139,7 @@ class StreamReader:
                 await source.wait_for_news()
             elif (rest := await self._end(source)) is not None:
                 return rest
+        return ()
 
     async def _end(self, source: ReservedJob) -> Sequence[bytes] | None:
         """The last parts after the end of the source. None if it is only that of a connection."""

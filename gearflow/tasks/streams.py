@@ -97,6 +97,8 @@ class _Source:
             if isinstance(what, JobRequest):
                 assert client is not None
                 what = self._job = await client.attach(what.streamed())
+                if self._is_closed:  # meanwhile
+                    self._job.cancel()
             self._reader = StreamReader(None if client is None else client.pool, what, self._after, self._lag)
         return self._reader
 
@@ -117,6 +119,10 @@ class _Source:
             if client is not None and self._job is None and await self._is_cancelled(client, error):
                 raise CancelledError(f"job {self.handle} was cancelled") from None
             raise decode_failure(error.exception, self.handle) from None
+        except CancelledError:
+            if self._is_closed:  # by ``close``, which ends a wait
+                return Arrivals(0, ())
+            raise
         except UnsupportedByServer as error:
             raise UnsupportedByServer(
                 f"{error} to keep the values of background jobs; elsewhere stream() and astream() give them"
@@ -168,7 +174,7 @@ class _Values(Arriving[_Source, bytes], Generic[Y_co]):
 
     def _arrive(self, batch: Arrivals) -> bool:
         """Values have come. Returns whether there are any: at the end there are none."""
-        if not batch.parts:
+        if self._is_over or not batch.parts:
             self._is_over = True
             return False
         self.position = batch.start

@@ -117,7 +117,7 @@ class Watched(Generic[T]):
                 raise
             for event in arrived:
                 events.extend(self._typed(event))
-            if not arrived:
+            if not arrived and not self._is_over:  # ``close`` also ends a wait
                 self._is_over = True
                 events.append(await self._end(client, self._watcher.failure))
         return events
@@ -211,7 +211,7 @@ class _Watching(Arriving[Watched[T], Event[T]]):
 
     def _next(self) -> Event[T] | None:
         """The next event that is there. None after the last."""
-        if not self._ready:
+        if self._is_over or not self._ready:
             self._is_over = True
             return None
         event = self._ready.popleft()

@@ -283,6 +283,18 @@ async def test_a_reader_that_leaves_says_so_and_the_job_stays() -> None:
         assert (await reader.take()).parts == ()
 
 
+async def test_a_reader_that_is_closed_while_it_waits_ends() -> None:
+    async with serving() as (client, server), anyio.create_task_group() as tasks:
+        reader = StreamReader(client.pool, "H:1")
+        call = Call(reader.take)
+        tasks.start_soon(call.run)
+        peer, _ = await asked(server, b"C:1")
+        await anyio.wait_all_tasks_blocked()
+        reader.close()
+        assert (await call.outcome()).parts == ()
+        assert await request(peer, b"gearflow:detach") == {"handle": "C:1"}
+
+
 async def test_a_wait_that_is_cancelled_loses_no_part() -> None:
     async with serving() as (client, server), anyio.create_task_group() as tasks:
         reading = Reading(StreamReader(client.pool, "H:1"))

@@ -248,6 +248,19 @@ async def test_a_watcher_that_leaves_says_so() -> None:
         assert await request(peer, b"gearflow:detach") == {"handle": "C:1"}
 
 
+async def test_a_watcher_that_is_closed_while_it_waits_ends() -> None:
+    async with serving() as (_, server), anyio.create_task_group() as tasks:
+        events = AsyncEvents[Any]("H:1")
+        call = Call(Watching(events).next_few, 2)
+        tasks.start_soon(call.run)
+        peer, _ = await asked(server, b"C:1")
+        await peer.send(running(b"C:1"))
+        await anyio.wait_all_tasks_blocked()
+        await events.aclose()
+        assert await call.outcome() == [Started(1, "w"), None]
+        assert await request(peer, b"gearflow:detach") == {"handle": "C:1"}
+
+
 async def test_two_tasks_cannot_share_an_iterator() -> None:
     async with serving() as (_, server), anyio.create_task_group() as tasks:
         watching = Watching(Ref[Any]("H:1", "f").aevents())

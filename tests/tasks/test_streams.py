@@ -6,8 +6,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
+from contextvars import copy_context
 from typing import Any, cast
 
 import anyio
@@ -18,7 +19,9 @@ from anyio.streams.text import TextReceiveStream
 from gearflow import Context, Ended, Started, TaskFailed, connect, task
 from gearflow.client import Admin, SyncClient
 from gearflow.errors import PayloadInvalid, UnsupportedByServer
+from gearflow.protocol.packets import JobCreated, SubmitJob
 from gearflow.tasks.streams import AsyncStream, AsyncStreamJob, Stream
+from gearflow.testing.peer import ScriptedServer
 from tests.tasks.conftest import Serve, ServeSync
 
 
@@ -230,6 +233,35 @@ async def test_a_wait_that_is_cancelled_cancels_the_job(bundled_serve: Serve) ->
             await anext(stream)
 
 
+async def test_a_stream_that_is_closed_while_a_task_waits_ends(bundled_serve: Serve) -> None:
+    async with bundled_serve(silent), anyio.create_task_group() as tasks:
+        stream = silent.astream()
+
+        async def read() -> None:
+            assert [number async for number in stream] == []
+
+        tasks.start_soon(read)
+        await running.wait()
+        await stream.aclose()
+        await left.wait()
+
+
+async def test_a_stream_that_is_closed_while_it_is_submitted_leaves_no_job() -> None:
+    async with ScriptedServer() as server, connect(server.address), anyio.create_task_group() as tasks:
+        stream = count.astream(3)
+
+        async def read() -> None:
+            assert [number async for number in stream] == []
+
+        tasks.start_soon(read)
+        peer = await server.accept()
+        await peer.shake_hands(gearflow=True)
+        await peer.expect_a(SubmitJob)
+        await stream.aclose()
+        await peer.send(JobCreated(b"H:1"))
+        assert (await peer.expect_a(SubmitJob)).function == b"gearflow:detach"
+
+
 @task
 async def silent() -> AsyncIterator[int]:
     running.event.set()
@@ -286,6 +318,24 @@ def test_leaving_a_blocking_stream_early_cancels_the_job(
     with bundled_serve_sync(endless):
         leave(endless.stream())
         gc.collect()
+        assert left.event.wait(20)
+
+
+@pytest.mark.parametrize("owns", [True, False])
+def test_a_blocking_stream_that_is_closed_while_a_thread_waits_ends(
+    bundled_serve_sync: ServeSync, owns: bool
+) -> None:
+    with bundled_serve_sync(silent), ThreadPoolExecutor() as threads:
+        job = None if owns else silent.submit()
+        stream = silent.stream() if job is None else job.stream()
+        context = copy_context()  # with the client of ``connect``
+        values = threads.submit(lambda: context.run(lambda: list(stream)))
+        assert running.event.wait(20)
+        stream.close()
+        assert values.result(20) == []
+        if job is not None:
+            assert not job.done
+            job.cancel()
         assert left.event.wait(20)
 
 
