@@ -15,7 +15,7 @@ from gearflow.broker.endings import Endings
 from gearflow.broker.job import JobState, QueuedJob
 from gearflow.broker.parser import Body
 from gearflow.broker.session import Session
-from gearflow.broker.storage import DamagedEntry, JobOutcome, Rescheduled, StoredJob, StoredParts
+from gearflow.broker.storage import DamagedEntry, JobOutcome, StoredJob, StoredParts
 from gearflow.broker.streams import Streams
 from gearflow.broker.watching import Watching
 
@@ -123,7 +123,8 @@ class Lifecycle:
             self._endings.fail(job, outcome, serialization.failure(kind, text), worker)
             return
         if job.kept or self._core.journal.is_ahead(job.number):
-            self._core.journal.add(Rescheduled(job.number, details.due, details.attempt, details.deaths))
+            change = serialization.rescheduled(job, details, details.due, details.attempt)
+            self._core.journal.add(change)
         self.requeue(job, _of(worker, how))
 
     # -------------------------------------------------------------------- jobs that the store has

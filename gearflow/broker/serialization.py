@@ -8,7 +8,7 @@ from typing import Any
 from gearflow.broker.job import JobDetails, QueuedJob
 from gearflow.broker.parser import Body, integer
 from gearflow.broker.session import NEVER_NAMED, Session
-from gearflow.broker.storage import JobOutcome, JobRecord, StoredJob
+from gearflow.broker.storage import JobOutcome, JobRecord, Rescheduled, StoredJob
 from gearflow.protocol.constants import STREAM_KEEP
 
 
@@ -18,7 +18,7 @@ def stored_job(job: QueuedJob, clock_offset: float) -> StoredJob:
     due, reducer, options, attempt, deaths = 0.0, None, b"", 0, 0
     if details is not None:
         due, reducer, attempt, deaths = details.due, details.reducer, details.attempt, details.deaths
-        options = _options(details)
+        options = _options(details, details.previous)
     return StoredJob(
         job.number,
         job.function.name,
@@ -32,6 +32,13 @@ def stored_job(job: QueuedJob, clock_offset: float) -> StoredJob:
         deaths,
         job.workload,
     )
+
+
+def rescheduled(job: QueuedJob, details: JobDetails, due: float, attempt: int) -> Rescheduled:
+    """The job is to run again, and the next run is to know the last progress."""
+    previous = _last_progress(details)
+    options = None if previous is None else _options(details, previous)
+    return Rescheduled(job.number, due, attempt, details.deaths, options)
 
 
 def details_of(stored: StoredJob) -> JobDetails | None:
@@ -50,15 +57,20 @@ def details_of(stored: StoredJob) -> JobDetails | None:
         details.stream_keep = options.get("stream_keep", STREAM_KEEP)
         details.timeout = options.get("timeout")
         details.retries = options.get("retries")
+        if "previous" in options:
+            done, total, message = options["previous"]
+            details.previous = done, total, message
     return details
 
 
-def without_expiry(stored: StoredJob) -> StoredJob:
-    """The job, which may now start whenever it is."""
-    if b'"expires"' not in stored.options:
+def afresh(stored: StoredJob) -> StoredJob:
+    """The job as if it had just been submitted, but that it may start whenever it is."""
+    stored = stored._replace(attempt=0, deaths=0, due=0.0)
+    if b'"expires"' not in stored.options and b'"previous"' not in stored.options:
         return stored
     options: dict[str, Any] = json.loads(stored.options)
     options.pop("expires", None)
+    options.pop("previous", None)
     return stored._replace(options=json.dumps(options).encode() if options else b"")
 
 
@@ -94,12 +106,17 @@ def ended(
 
 def end_run(details: JobDetails) -> None:
     """A run has ended, and the job is to run again. Its progress is the previous one from now on."""
-    if details.progress is not None:
-        done, total = map(integer, details.progress)
-        message = details.message.decode(errors="replace") if details.message else None
-        details.previous = done, total, message
-        details.progress = None
-        details.message = b""
+    details.previous = _last_progress(details)
+    details.progress = None
+    details.message = b""
+
+
+def _last_progress(details: JobDetails) -> tuple[int, int, str | None] | None:
+    """The progress of this run, else that of an earlier one."""
+    if details.progress is None:
+        return details.previous
+    done, total = map(integer, details.progress)
+    return done, total, details.message.decode(errors="replace") if details.message else None
 
 
 def name_of(session: Session) -> bytes:
@@ -112,7 +129,7 @@ def failure(kind: str, message: str) -> bytes:
     return json.dumps({"type": kind, "message": message}).encode()
 
 
-def _options(details: JobDetails) -> bytes:
+def _options(details: JobDetails, previous: tuple[int, int, str | None] | None) -> bytes:
     options: dict[str, object] = {}
     if details.expires:
         options["expires"] = details.expires
@@ -124,6 +141,8 @@ def _options(details: JobDetails) -> bytes:
         options["timeout"] = details.timeout
     if details.retries is not None:
         options["retries"] = details.retries
+    if previous is not None:
+        options["previous"] = previous
     return json.dumps(options).encode() if options else b""
 
 

@@ -42,7 +42,7 @@ class StoredJob(NamedTuple):
     submitted: float
     due: float  # not to run before; 0: at once
     reducer: bytes | None
-    options: bytes  # JSON: what the submission asked for beyond the protocol; empty for nothing
+    options: bytes  # JSON: what the submission asked for, and the progress of an earlier run; or empty
     attempt: int  # runs that have begun and count
     deaths: int  # runs that were cut off
     workload: Body | int
@@ -55,6 +55,7 @@ class Rescheduled(NamedTuple):
     due: float
     attempt: int
     deaths: int
+    options: bytes | None = None  # as those of StoredJob; None: as they were
 
 
 class JobPart(NamedTuple):

@@ -207,8 +207,9 @@ class MemoryStore:
         """Apply a change that is not frequent."""
         if isinstance(change, Rescheduled):
             if (job := self._jobs.get(change.number)) is not None:
+                options = job.options if change.options is None else change.options
                 self._jobs[change.number] = job._replace(
-                    due=change.due, attempt=change.attempt, deaths=change.deaths
+                    due=change.due, options=options, attempt=change.attempt, deaths=change.deaths
                 )
         elif isinstance(change, Forgotten):
             self._jobs.pop(change.number, None)

@@ -721,6 +721,57 @@ def test_a_run_gets_the_last_progress_of_an_earlier_one(world: World, client: Pe
     assert assigned(listening(world)).previous == (9, 10, None)
 
 
+@pytest.mark.parametrize("delay", [0, 5])
+def test_the_next_server_gives_a_run_the_progress_of_the_one_before_its_retry(delay: int) -> None:
+    world = Durable()
+    worker, client = listening(world), world.peer()
+    client(p.SubmitJobBg(b"gearflow:submit", b"", b'{"function":"work","detached":true,"timeout":7}\nx'))
+    world.commit()
+    handle = worker.grab()
+    assert handle is not None
+    worker(b"\0REQ" + p_status(handle, b"8", b"10", "h\u00e4lf".encode()))
+    again = api.RetryRequest(handle=handle.decode(), delay=delay, reason="it was busy")
+    worker(p.SubmitJob(api.RETRY, b"", again.to_wire()))
+    world.commit()
+    after = world.restarted()
+    after.pass_time(delay)
+    worker = listening(after)
+    run = assigned(worker)
+    assert (run.previous, run.timeout, run.attempt) == ((8, 10, "h\u00e4lf"), 7, 2)
+    worker.leave()  # without progress of its own
+    after.commit()
+    last = after.restarted()
+    last.pass_time(delay)
+    worker = listening(last)
+    assert assigned(worker).previous == (8, 10, "h\u00e4lf")
+    worker(p.WorkStatus(handle, b"9", b"10"))
+    worker.leave()
+    last.commit()
+    end = last.restarted()
+    end.pass_time(delay)
+    assert assigned(listening(end)).previous == (9, 10, None)
+
+
+def test_a_dead_letter_that_is_replayed_has_no_progress_of_an_earlier_run() -> None:
+    world = Durable()
+    worker, client = listening(world), world.peer()
+    client(p.SubmitJobBg(b"work", b"", b"x"))
+    world.commit()
+    handle = worker.grab()
+    assert handle is not None
+    worker(p.WorkStatus(handle, b"8", b"10"))
+    worker.leave()
+    world.commit()
+    after = world.restarted()
+    worker, client = listening(after), after.peer()
+    assert assigned(worker).previous == (8, 10, None)
+    worker(p.WorkFail(handle))
+    client(p.SubmitJob(api.DEAD, b"", b'{"action":"replay"}'))
+    after.commit()
+    assert assigned(worker).previous is None
+    assert assigned(listening(after.restarted())).previous is None
+
+
 def test_the_last_progress_stays_with_a_job_that_failed() -> None:
     world = Durable()
     worker, client = listening(world), world.peer()

@@ -202,6 +202,13 @@ def test_a_rescheduled_job_keeps_all_else(store: Store) -> None:
     assert held(store, 3) == a_job(3)
 
 
+def test_a_rescheduled_job_may_get_other_options(store: Store) -> None:
+    store.write([a_job(1, LONG, options=b'{"keep": 9}'), a_job(2, options=b'{"keep": 9}')])
+    store.write([Rescheduled(1, 5.0, 1, 0, b"{}"), Rescheduled(2, 5.0, 1, 0)])
+    assert held(store, 1) == a_job(1, LONG, due=5.0, attempt=1, options=b"{}")
+    assert held(store, 2) == a_job(2, due=5.0, attempt=1, options=b'{"keep": 9}')
+
+
 def test_a_job_that_is_stored_again_replaces_the_first(store: Store) -> None:
     store.write([a_job(1, b"first"), a_job(2)])
     store.write([a_job(3), a_job(1, b"second", priority=0)])

@@ -186,7 +186,7 @@ class DeadLetterCalls:
         if unique[1] and (is_live or unique in self._reviving):
             return None  # else two jobs of one unique would be live
         self._reviving.add(unique)
-        fresh = serialization.without_expiry(stored)._replace(attempt=0, deaths=0, due=0.0)
+        fresh = serialization.afresh(stored)
         return _Action(letter.number, Revived(letter.number, fresh.options), fresh, unique)
 
     def _finish(self, action: _Action, error: str | None) -> None:

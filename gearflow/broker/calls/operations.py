@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Final
 
+from gearflow.broker import serialization
 from gearflow.broker.calls.call import (
     KNOWN,
     TURN,
@@ -17,7 +18,7 @@ from gearflow.broker.calls.call import (
 )
 from gearflow.broker.job import JobState, QueuedJob
 from gearflow.broker.session import Session
-from gearflow.broker.storage import Paused, Rescheduled
+from gearflow.broker.storage import Paused
 from gearflow.errors import StoreError
 from gearflow.protocol import server_calls as api
 from gearflow.protocol.constants import RESERVED_PREFIX, PacketType
@@ -110,7 +111,7 @@ class OperationCalls:
         if job.kept:
             details = job.ensure_details()
             attempt = details.attempt + request.counted
-            (error,) = yield Keep([Rescheduled(job.number, due, attempt, details.deaths)])
+            (error,) = yield Keep([serialization.rescheduled(job, details, due, attempt)])
         else:
             error = None
             yield KNOWN

@@ -427,10 +427,12 @@ class Tables(StreamTables):
                 self._remove_packed(number)
 
     def _reschedule(self, changes: Sequence[Rescheduled]) -> None:
-        for number, due, attempt, deaths in changes:
+        for number, due, attempt, deaths, options in changes:
             if (held := self.held(number)) is not None and not held[1]:
                 job, _, body_crc = held
-                self._update(job._replace(due=due, attempt=attempt, deaths=deaths), 0, body_crc)
+                options = job.options if options is None else options
+                job = job._replace(due=due, options=options, attempt=attempt, deaths=deaths)
+                self._update(job, 0, body_crc)
 
     def _revive(self, changes: Sequence[Revived]) -> None:
         for number, options in changes:
