@@ -203,6 +203,11 @@ class Store(Protocol):
         ...
 
     @property
+    def full(self) -> bool:
+        """Whether all writes should wait until the disk has what was written. Only if it is ``behind``."""
+        ...
+
+    @property
     def untidy(self) -> bool:
         """Whether ``tidy`` has something to do."""
         ...

@@ -9,6 +9,9 @@ so it waits for the disk in a thread. ``sync`` decides when a group counts as ke
   sync follows ``CommitTimings.batch`` seconds later.
 * ``off``: when it is written. The system decides when the disk has it.
 
+If much is written, the sync comes earlier, and if the disk is far behind, the next group waits for it. So the
+log of the store does not grow without a limit.
+
 Changes that nobody waits for, such as most ends of jobs, gather for a moment before they are written.
 
 A large body is written and read in steps, one in each turn of the event loop, so that others do not wait for
@@ -182,6 +185,8 @@ class GroupCommitter:
         self._fault_seen = 0.0  # when that happened last, on the loop's clock
         self._refused = 0  # jobs that the fault refused
         self._work_handle: asyncio.Handle | None = None  # the next step of long work
+        self._behind = False  # the disk was, after the last group
+        self._closing = False
         self._tidying = False
         self._start_tidying()
 
@@ -211,25 +216,26 @@ class GroupCommitter:
         if self._written >= _EXPIRE:
             self._expire_after(0)
         self._start_tidying()
-        if self._store.durable and journal.closed is None:
-            if self._sync == "always":
-                self._group = entries
-                self._start_sync()
-                return
-            if self._sync_timer is None:
-                seconds = self._timings.batch if self._sync == "batch" else self._timings.idle
-                self._sync_timer = self._loop.call_later(seconds, self._sync_later)
-        self._notify(entries)
+        if not (self._store.durable and journal.closed is None and self._must_sync(entries)):
+            self._notify(entries)
 
     def _must_wait(self) -> bool:
         """Whether the next group must not be written yet. The end of a sync, or a timer, ends that."""
         if (self._sync == "always" and self._syncing is not None) or self._may_linger():
             return True
-        if self._store.busy:
+        if self._store.busy or self._is_full():
             if self._busy_timer is None:
                 self._busy_timer = self._loop.call_later(self._timings.busy, self._end_busy)
             return True
         return False
+
+    def _is_full(self) -> bool:
+        """Whether the disk is so far behind that nothing more may be written until it has caught up."""
+        if not self._behind or self._closing or self._journal.closed is not None or not self._store.full:
+            return False
+        if self._syncing is None:
+            self._start_sync()
+        return True
 
     def _end_busy(self) -> None:
         self._busy_timer = None
@@ -242,6 +248,7 @@ class GroupCommitter:
 
     async def close(self) -> None:
         """Write the rest of the journal, and close the store."""
+        self._closing = True
         self._cancel_calls()
         await self.settle()
         self._retry()
@@ -445,6 +452,20 @@ class GroupCommitter:
         return entries, []
 
     # ---------------------------------------------------------------------------------------- the sync
+
+    def _must_sync(self, entries: list[Entry]) -> bool:
+        """Have what was written synced in time. Whether these entries wait for that."""
+        self._behind = self._store.behind
+        if self._sync == "always":
+            self._group = entries
+            self._start_sync()
+            return True
+        if self._behind and self._syncing is None:
+            self._start_sync()
+        if self._sync_timer is None:
+            seconds = self._timings.batch if self._sync == "batch" else self._timings.idle
+            self._sync_timer = self._loop.call_later(seconds, self._sync_later)
+        return False
 
     def _start_sync(self) -> None:
         self._syncing = self._thread.request()

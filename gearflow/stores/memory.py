@@ -56,6 +56,7 @@ class MemoryStore:
     untidy = False
     busy = False
     behind = False
+    full = False
 
     def __init__(self, *, keep_bytes: int | None = 64 << 20) -> None:
         """``keep_bytes``: bytes of all kept results together. None means they are kept until they expire."""

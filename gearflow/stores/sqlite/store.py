@@ -194,6 +194,10 @@ class SqliteStore:
     def behind(self) -> bool:
         return self.log.is_behind()
 
+    @property
+    def full(self) -> bool:
+        return self.log.is_full()
+
     def tidy(self) -> Iterator[None]:
         while self._tables.loose:
             yield from self._remove_loose(next(iter(self._tables.loose)))

@@ -13,7 +13,8 @@ both:
   repeats the checkpoint with the few new pages. If the log still grows beyond ``blocking_checkpoint``, the
   thread syncs both files and copies the last pages while it holds the ``gate``. Writers then wait for about
   one commit. If writers are faster than the disk, the rest never becomes small. From ``stalling_checkpoint``
-  on they wait until everything is copied.
+  on they wait until everything is copied. Those of the server then wait from the beginning of the copy, so
+  that the log is never much longer.
 
 A log restarts with the next transaction after all of it was copied. SQLite then cuts the file, and syncs the
 new header. Without that sync, old and new frames could look like one log after a loss of power. The thread
@@ -187,10 +188,20 @@ class WriteAheadLog:
                 raise FileNotFoundError(errno.ENOENT, "the file has lost its name", str(path))
 
     def is_behind(self) -> bool:
-        """Whether a checkpoint should end before the log grows more. It does not wait for a reader."""
+        """Whether a checkpoint should end before the log grows much more. It does not wait for a reader."""
+        return self._is_longer_than(2 * self._tuning.checkpoint)
+
+    def is_full(self) -> bool:
+        """As ``is_behind``: whether one must end before the log grows at all."""
+        return self._is_longer_than(self._tuning.stalling_checkpoint)
+
+    def _is_longer_than(self, most: int) -> bool:
         length = self.length()
-        most = self._tuning.checkpoint
-        return self.broken is None and length > 2 * most and length - self._length_tried > most / 2
+        return (
+            self.broken is None
+            and length > most
+            and length - self._length_tried > self._tuning.checkpoint / 2
+        )
 
     def length(self) -> int:
         """Bytes of the log's file. The log itself may be shorter."""
@@ -219,13 +230,15 @@ class WriteAheadLog:
 
     def copy(self) -> None:
         """Copy the log into the main file. Does nothing if that fails."""
-        with suppress(sqlite3.Error, OSError):  # the log still has everything
-            connection = self._connect()
-            try:
-                self._copy_by(connection)
-            finally:
-                connection.close()
-        self._length_tried = self.length()
+        try:
+            with suppress(sqlite3.Error, OSError):  # the log still has everything
+                connection = self._connect()
+                try:
+                    self._copy_by(connection)
+                finally:
+                    connection.close()
+        finally:
+            self._length_tried = self.length()
 
     def _copy_by(self, connection: sqlite3.Connection) -> None:
         before = copied = 0
