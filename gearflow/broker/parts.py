@@ -130,7 +130,7 @@ class PartLog:
         self.first_kept = 1
         self.kept_sizes: deque[int] = deque()
         self.kept_size = 0
-        self.unstored: set[int] = set()  # parts that the store does not have, as far as they are in memory
+        self.unstored: list[int] = []  # a heap: parts in memory that the store does not have
         # Its readers.
         self.readers: dict[LogReader, None] = {}
         self.places: dict[Session, LogReader] = {}
@@ -189,8 +189,8 @@ class PartLog:
 
     def _forget_first(self) -> None:
         self.size -= len(self._parts.popleft())
-        if self.unstored:
-            self.unstored.discard(self.first)
+        while self.unstored and self.unstored[0] <= self.first:
+            heappop(self.unstored)
         self.first += 1
 
     def restart(self) -> None:

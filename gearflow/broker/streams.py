@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from functools import partial
+from heapq import heappush
 from typing import Final
 
 from gearflow.broker.core import Core
@@ -193,7 +194,7 @@ class Streams:
             return False
         log.keep = details.stream_keep
         log.first_kept = log.position
-        log.unstored.update(range(log.first, log.position))
+        log.unstored = list(range(log.first, log.position))
         return True
 
     def _keep(self, log: PartLog, part: Body) -> None:
@@ -203,7 +204,7 @@ class Streams:
         log.kept_size += max(size, _LEAST)
         done = partial(self._kept, log, log.run, position, size)
         if size >= self._journal.large:  # the store has only its position
-            log.unstored.add(position)
+            heappush(log.unstored, position)
         self._journal.add(JobPart(log.number, position, part, log.run), done)
         ahead = log.came_bytes - log.taken_bytes
         if log.readers or position - log.taken >= _TELL_PARTS or ahead >= _TELL_BYTES:
@@ -214,7 +215,7 @@ class Streams:
         if log.run != run or position <= log.available:
             return
         if error is not None:
-            log.unstored.add(position)
+            heappush(log.unstored, position)
         log.available = position
         log.stored_bytes += size
         if log.readers or log.job is not None:
@@ -457,7 +458,7 @@ class Streams:
             if log.kept_size <= log.keep:
                 log.taken, log.taken_bytes = log.available, log.stored_bytes
             if log.unstored:
-                log.trim(min(log.available, max(slowest, min(log.unstored) - 1)))
+                log.trim(min(log.available, max(slowest, log.unstored[0] - 1)))
             else:
                 log.trim(log.available)
         else:

@@ -556,6 +556,21 @@ def _parts_far_ahead(shell: Shell, n: int) -> Iterator[None]:
         shell.send(client, p.WorkStatus(reader, b"%d" % position, b"0"))
 
 
+def _parts_that_are_kept_late(shell: Shell, n: int) -> Iterator[None]:
+    client, worker, reader = shell.connect(), shell.worker(b"work"), shell.connect()
+    shell.send(client, p.SubmitJob(b"work", b"one", b"x"))
+    shell.send(worker, p.GrabJob())
+    shell.send(reader, _read(handles(1)[0]))
+    shell.send(worker, *[p.WorkData(handles(1)[0], b"x")] * n)
+    request = api.SubmitRequest(function="work", unique="one", detached=True, keep=60).to_wire() + b"\nx"
+    shell.send(client, p.SubmitJobBg(api.SUBMIT, b"", request))
+    shell.send(worker, p.WorkData(handles(1)[0], b"x"))
+    (reading,) = reader.readers
+    yield
+    for position in range(1, n + 1):
+        shell.send(reader, p.WorkStatus(reading, b"%d" % position, b"0"))
+
+
 def _part_for_many_readers(shell: Shell, n: int) -> Iterator[None]:
     worker, clients, readers = _one_read_job(shell, n)
     yield
@@ -727,6 +742,7 @@ KINDS: dict[str, Kind] = {
     "WORK_DATA of plain jobs": Kind(_parts_of_plain_jobs),
     "gearflow:stream, one reader": Kind(_parts_for_a_reader),
     "gearflow:stream, a worker far ahead": Kind(_parts_far_ahead),
+    "gearflow:stream, parts of a job that is kept late": Kind(_parts_that_are_kept_late),
     "gearflow:stream, many readers": Kind(_part_for_many_readers),
     "gearflow:stream, the slowest of many readers": Kind(_slowest_of_many_readers),
     "gearflow:stream, readers come and go": Kind(_readers_come_and_go),
