@@ -1,6 +1,7 @@
 """``gearflow submit`` over the bundled server and a real worker process."""
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -120,6 +121,25 @@ def test_the_result_of_a_background_job_that_yields_is_its_values(served: Shell)
         handle = outcome(served.run("submit", "--bg", "count_up", f"to={count}"))[1].strip()
         ended, values, _ = outcome(served.run("result", handle))
         assert (ended, values.splitlines()) == (code, [str(number) for number in range(int(count))])
+
+
+def test_values_that_are_kept_cannot_steer_the_terminal(served: Shell, terminal: tuple[int, int]) -> None:
+    ours, theirs = terminal
+    handle = outcome(served.run("submit", "--bg", "letters", "a\x1bb"))[1].strip()
+    served.run("result", handle)
+    ended = subprocess.run(
+        [*COMMAND, "result", handle],
+        cwd=served.directory,
+        env=os.environ | served.environment,
+        stdout=theirs,
+        timeout=60,
+        check=False,
+    )
+    os.close(theirs)
+    shown = os.read(ours, 65536).decode()
+    os.close(ours)
+    assert ended.returncode == 0
+    assert shown.splitlines() == ["a", "\\x1b", "b"]
 
 
 def test_the_values_before_a_failure_are_written(served: Shell, module: str) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from gearflow_cli import options, output
 from gearflow_cli.commands.job import job_name
 from gearflow_cli.errors import CliError, ExitCode, tell
+from gearflow_cli.progress import ProgressView
 from gearflow_cli.text import printable
 
 if TYPE_CHECKING:
@@ -69,18 +70,20 @@ async def _result(job: "JobName", servers: Sequence[str], timeout: float | None)
 
 async def _write_values(job: "JobName") -> bool:
     """Write the values of a job that has ended, as far as they are kept. Whether there are any."""
-    from gearflow.errors import GearflowError, StreamGap, UnknownJob
+    from gearflow.errors import StreamGap, TaskFailed, UnknownJob
+    from gearflow.protocol.packets import WorkData
     from gearflow.tasks.streams import StreamRef
 
     stream = StreamRef[bytes](job, "", bytes).astream(lag="skip")
+    view = ProgressView(str(job), values=True)
     while True:
         try:
             async for value in stream:
-                output.write_bytes(value + b"\n")
+                view.show(WorkData(b"", value))
             return stream.position > 0
         except StreamGap as gap:
             tell(printable(f"warning: {gap}"))
         except UnknownJob:  # none are kept
             return False
-        except GearflowError:  # how it ended, which the result says
+        except TaskFailed:  # which the result says
             return stream.position > 0
