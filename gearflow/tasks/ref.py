@@ -188,8 +188,8 @@ class Ref(Generic[R_co]):
 
     def __repr__(self) -> str:
         if isinstance(self._job, JobHandle):
-            return f"<Ref {self.handle} on {self.server}>"
-        return f"<Ref {self._job}>"
+            return f"<{type(self).__name__} {self.handle} on {self.server}>"
+        return f"<{type(self).__name__} {self._job}>"
 
 
 migration_hints.teach(Ref, migration_hints.RESULTS)

@@ -273,3 +273,8 @@ def test_events_come_without_a_loop(bundled_serve_sync: ServeSync) -> None:
         *_, ended = fail.submit(1).events()
         assert isinstance(ended, Ended)
         assert ended.state == "raised"
+
+
+def test_a_reference_says_of_what_kind_it_is() -> None:
+    assert repr(tail.ref("H:1@jobs:4730")) == "<StreamRef H:1 on jobs:4730>"
+    assert repr(tail.ref("H:1")) == "<StreamRef H:1>"
