@@ -49,7 +49,6 @@ class Readers(RuleBasedStateMachine):
         self.readers: list[Seen] = []
         self.run, self.position = 1, 0
         self.told = 0
-        self.resumed_at = 0
         self.dropped = False  # parts may be gone that a late reader wants
         self.over = False
 

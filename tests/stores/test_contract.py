@@ -1,11 +1,11 @@
-"""What holds for every store. A new one joins by one line in ``STORES``."""
+"""What holds for every store. A new one joins by one line in ``values.STORES``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from math import inf
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final
 
 import pytest
 
@@ -20,45 +20,10 @@ from gearflow.broker.storage import (
     StoredJob,
 )
 from gearflow.errors import StoreError
-from gearflow.stores import OVERHEAD, MemoryStore, SqliteStore
-from gearflow.stores.sqlite.tuning import Tuning
-from tests.stores.values import a_dead_letter, a_job, an_end, jobs_of, whole_result
-
-Make: TypeAlias = Callable[[Path, int | None], Store]
-
-STORES: Final[dict[str, Make]] = {
-    "memory": lambda _, keep_bytes: MemoryStore(keep_bytes=keep_bytes),
-    "sqlite": lambda directory, keep_bytes: SqliteStore(directory / "jobs.db", keep_bytes=keep_bytes),
-    "sqlite in small parts": lambda directory, keep_bytes: SqliteStore(
-        directory / "jobs.db", keep_bytes=keep_bytes, tuning=Tuning(part=4096)
-    ),
-    "sqlite with packs": lambda directory, keep_bytes: SqliteStore(
-        directory / "jobs.db", keep_bytes=keep_bytes, tuning=Tuning(pack=1, loose=0)
-    ),
-}
+from gearflow.stores import OVERHEAD
+from tests.stores.values import STORES, a_dead_letter, a_job, an_end, whole_result
 
 LONG: Final = b"0123456789abcdef" * 1000
-
-
-@pytest.fixture(params=STORES)
-def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., Store]]:
-    """``make()`` or ``make(keep_bytes=1000)``: a store, loaded, with nothing in it; closed after the test."""
-    opened: list[Store] = []
-
-    def make_one(keep_bytes: int | None = None) -> Store:
-        store = STORES[request.param](tmp_path, keep_bytes)
-        opened.append(store)
-        assert jobs_of(store.load()) == []
-        return store
-
-    yield make_one
-    for store in opened:
-        store.close()
-
-
-@pytest.fixture
-def store(make: Callable[..., Store]) -> Store:
-    return make()
 
 
 def held(store: Store, number: int) -> StoredJob | None:

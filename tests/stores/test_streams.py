@@ -31,32 +31,11 @@ from gearflow.stores.sqlite.rows import PART_OVERHEAD
 from gearflow.stores.sqlite.streams import ROW_BYTES, ROW_PARTS
 from gearflow.stores.sqlite.tuning import Tuning
 from tests.conftest import ROOT
-from tests.stores.test_contract import STORES, expire_all
-from tests.stores.values import a_dead_letter, a_job, an_end, jobs_of, tamper
+from tests.stores.test_contract import expire_all
+from tests.stores.values import STORES, a_dead_letter, a_job, an_end, jobs_of, tamper
 
 _ALL: Final = 1 << 30
 _MANY: Final = 3 * ROW_PARTS
-
-
-@pytest.fixture(params=STORES)
-def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., Store]]:
-    """As that of the contract of all stores."""
-    opened: list[Store] = []
-
-    def make_one(keep_bytes: int | None = None) -> Store:
-        store = STORES[request.param](tmp_path, keep_bytes)
-        opened.append(store)
-        assert jobs_of(store.load()) == []
-        return store
-
-    yield make_one
-    for store in opened:
-        store.close()
-
-
-@pytest.fixture
-def store(make: Callable[..., Store]) -> Store:
-    return make()
 
 
 @pytest.fixture

@@ -1,13 +1,31 @@
-"""Jobs and ends of jobs with everything filled in, so that a test says only what matters to it."""
+"""All stores, and jobs and ends of jobs with everything filled in.
+
+So a test says only what matters to it.
+"""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, TypeAlias
 
 from gearflow.broker.storage import Contents, JobOutcome, JobRecord, Store, StoredJob
+from gearflow.stores import MemoryStore, SqliteStore
+from gearflow.stores.sqlite.tuning import Tuning
+
+Make: TypeAlias = Callable[[Path, int | None], Store]
+
+STORES: Final[dict[str, Make]] = {
+    "memory": lambda _, keep_bytes: MemoryStore(keep_bytes=keep_bytes),
+    "sqlite": lambda directory, keep_bytes: SqliteStore(directory / "jobs.db", keep_bytes=keep_bytes),
+    "sqlite in small parts": lambda directory, keep_bytes: SqliteStore(
+        directory / "jobs.db", keep_bytes=keep_bytes, tuning=Tuning(part=4096)
+    ),
+    "sqlite with packs": lambda directory, keep_bytes: SqliteStore(
+        directory / "jobs.db", keep_bytes=keep_bytes, tuning=Tuning(pack=1, loose=0)
+    ),
+}
 
 
 def a_job(number: int, workload: bytes | memoryview | int = b"payload", **fields: Any) -> StoredJob:
