@@ -180,9 +180,7 @@ class WorkerConnection:
 
         self._notify(RELEASE, handle, ReleaseRequest(handle=handle.decode(errors="replace")))
 
-    def report(
-        self, overdue: Mapping[str, int], texts: Mapping[str, str], resumable: Sequence[str] = ()
-    ) -> None:
+    def report(self, overdue: Mapping[str, int], texts: Mapping[str, str], resumable: Sequence[str]) -> None:
         """Report overdue runs, the tasks that take a text, and those that go on, to gearflow's own server."""
         from gearflow.protocol.server_calls import REPORT, ReportRequest  # as above
 

@@ -47,14 +47,13 @@ class OperationCalls:
         parts, session = self._parts, call.session
         waiter, reader = session.waits.get(handle), session.readers.get(handle)
         detached = parts.endings.detach(session, handle)
-        if detached:
-            pass
-        elif waiter is not None:
-            waiter.stop()
-        elif reader is not None:
-            parts.streams.close(reader)
-        else:
-            detached = parts.streams.leave_ended(session, parts.core.handles.number(handle))
+        if not detached:
+            if waiter is not None:
+                waiter.stop()
+            elif reader is not None:
+                parts.streams.close(reader)
+            else:
+                detached = parts.streams.leave_ended(session, parts.core.handles.number(handle))
         return api.Done(jobs=int(detached or waiter is not None or reader is not None))
 
     def events(self, call: ServerCall) -> Steps:
