@@ -47,6 +47,7 @@ class Session:
         "has_large",
         "has_read",
         "is_open",
+        "last_event",
         "no_job_at",
         "outbox",
         "overdue",
@@ -93,7 +94,8 @@ class Session:
         self.blocks_pipeline = 0  # so many of these may not be overtaken by anything
         self.waits: dict[bytes, ResultWaiter] = {}  # its calls that wait for an end, by their handles
         self.readers: dict[bytes, LogReader] = {}  # its calls of ``gearflow:stream``, by their handles
-        self.watched = 0  # bytes of events for its calls of ``gearflow:watch`` in its outbox, or more
+        self.watched = 0  # bytes of events for its calls of ``gearflow:watch`` in its outbox
+        self.last_event: tuple[int, int] = (0, 0)  # the place of the last one there, and its identity
         self.has_read = False  # it has made such a call
         self.places: dict[PartLog, None] = {}  # logs in which it is to become a reader
 

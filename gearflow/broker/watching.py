@@ -128,7 +128,8 @@ class Watching:
     def _is_slow(self, watcher: JobWatcher) -> bool:
         """Whether a watcher has to miss something. Then it is looked at again soon."""
         session = watcher.session
-        if not session.outbox:
+        outbox, (place, packet) = session.outbox, session.last_event
+        if len(outbox) <= place or id(outbox[place]) != packet:  # it has been taken, with all before it
             session.watched = 0
         if session.watched + self._outgoing.unsent(session) <= SLOW:
             return False
@@ -168,6 +169,7 @@ class Watching:
         if session.is_open:
             session.watched += len(event)
             self._outgoing.respond(session, PacketType.WORK_DATA, watcher.call, event)
+            session.last_event = len(session.outbox) - 1, id(session.outbox[-1])
 
 
 def _progress(job: QueuedJob) -> bytes:

@@ -259,6 +259,22 @@ def test_what_waits_in_the_outbox_counts_too(world: World, client: Peer, worker:
     assert watch.read() == [{"event": "gap", "position": 20}]
 
 
+def test_a_watcher_whose_connection_always_has_something_else_first_is_not_slow(
+    world: World, client: Peer, worker: Peer
+) -> None:
+    handle = client.submit()
+    worker.grab()
+    request = api.WatchRequest(handle=handle.decode(), parts=True).to_wire()
+    created, _ = client(p.SubmitJob(api.WATCH, b"", request))
+    assert isinstance(created, p.JobCreated)
+    for position in range(1, 31):
+        worker(p.WorkData(handle, bytes(100_000)))
+        own, event = client.read()  # it is a client of the job as well
+        assert own == p.WorkData(handle, bytes(100_000))
+        assert isinstance(event, p.WorkData)
+        assert read_watch_event(event.data) == ({"event": "part", "position": position}, bytes(100_000))
+
+
 def test_a_slow_watcher_that_leaves_is_not_looked_at_again(world: World, client: Peer, worker: Peer) -> None:
     unread = Unread(world)
     handle = client.submit()
