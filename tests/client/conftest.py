@@ -1,5 +1,6 @@
 """What the client's tests share: a client with a scripted server at its other end, calls beside, workers."""
 
+import json
 import subprocess
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -10,7 +11,17 @@ import pytest
 from anyio.abc import SocketAttribute, SocketStream
 
 from gearflow.client import Client, Timeouts
-from gearflow.protocol.packets import CanDo, GrabJob, JobAssign, NoJob, Noop, Packet, PreSleep
+from gearflow.protocol.packets import (
+    CanDo,
+    GrabJob,
+    JobAssign,
+    JobCreated,
+    NoJob,
+    Noop,
+    Packet,
+    PreSleep,
+    SubmitJob,
+)
 from gearflow.testing.peer import ScriptedPeer, ScriptedServer
 
 Answer: TypeAlias = Callable[[JobAssign], list[Packet]]
@@ -42,6 +53,25 @@ class Call:
         if self.error is not None:
             raise self.error
         return self.value
+
+
+async def request(peer: ScriptedPeer, function: bytes = b"gearflow:stream") -> dict[str, Any]:
+    """The next request to the server, which is a call of that function."""
+    packet = await peer.expect_a(SubmitJob)
+    assert packet.function == function
+    fields: dict[str, Any] = json.loads(packet.workload.partition(b"\n")[0])
+    return fields
+
+
+async def asked(
+    server: ScriptedServer, call: bytes, function: bytes = b"gearflow:stream"
+) -> tuple[ScriptedPeer, dict[str, Any]]:
+    """A connection on which a job was asked for, by a call of that handle, and what for."""
+    peer = await server.accept()
+    await peer.shake_hands(gearflow=True)
+    fields = await request(peer, function)
+    await peer.send(JobCreated(call))
+    return peer, fields
 
 
 @asynccontextmanager

@@ -1,7 +1,6 @@
 """Readers of streams against a scripted server: positions, gaps, restarts, acknowledgements, reconnects."""
 
 import gc
-import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -43,7 +42,7 @@ from gearflow.protocol.packets import (
     WorkStatus,
 )
 from gearflow.testing.peer import ScriptedPeer, ScriptedServer
-from tests.client.conftest import Call, Scripted
+from tests.client.conftest import Call, Scripted, asked, request
 
 SOON = Backoff(first=0.001, most=0.001)
 
@@ -55,23 +54,6 @@ async def serving() -> AsyncGenerator[Script]:
     """A client, and the server that it will ask."""
     async with ScriptedServer() as server, Client([server.address], backoff=SOON) as client:
         yield client, server
-
-
-async def request(peer: ScriptedPeer, function: bytes = b"gearflow:stream") -> dict[str, Any]:
-    """The next request to the server, which is a call of that function."""
-    packet = await peer.expect_a(SubmitJob)
-    assert packet.function == function
-    fields: dict[str, Any] = json.loads(packet.workload.partition(b"\n")[0])
-    return fields
-
-
-async def asked(server: ScriptedServer, call: bytes) -> tuple[ScriptedPeer, dict[str, Any]]:
-    """A connection on which a reader has asked for the parts of a job, by a call of that handle."""
-    peer = await server.accept()
-    await peer.shake_hands(gearflow=True)
-    fields = await request(peer)
-    await peer.send(JobCreated(call))
-    return peer, fields
 
 
 def mark(call: bytes, position: int, run: int = 1) -> WorkStatus:
@@ -110,15 +92,23 @@ class Reading:
         return [await self.next() for _ in range(count)]
 
 
+async def begun(
+    client: Client, server: ScriptedServer, tasks: TaskGroup, count: int | None = None, **how: Any
+) -> tuple[Reading, Call, ScriptedPeer, dict[str, Any]]:
+    """Begin to read a job, one part or so many. Also returns the peer that was asked, and for what."""
+    reading = Reading(StreamReader(client.pool, "H:1", **how))
+    call = Call(reading.next) if count is None else Call(reading.next_few, count)
+    tasks.start_soon(call.run)
+    peer, fields = await asked(server, b"C:1")
+    return reading, call, peer, fields
+
+
 # ------------------------------------------------------------------------------------------- one server
 
 
 async def test_parts_come_in_order_and_then_the_end() -> None:
     async with serving() as (client, server), anyio.create_task_group() as tasks:
-        reading = Reading(StreamReader(client.pool, "H:1"))
-        call = Call(reading.next_few, 3)
-        tasks.start_soon(call.run)
-        peer, fields = await asked(server, b"C:1")
+        reading, call, peer, fields = await begun(client, server, tasks, 3)
         assert fields == {"handle": "H:1"}
         await peer.send(mark(b"C:1", 0), *parts(b"C:1", 1, 2), WorkComplete(b"C:1", b""))
         assert await call.outcome() == [*named(1, 2), None]
@@ -128,10 +118,7 @@ async def test_parts_come_in_order_and_then_the_end() -> None:
 
 async def test_a_result_that_is_not_empty_is_one_more_part() -> None:
     async with serving() as (client, server), anyio.create_task_group() as tasks:
-        reading = Reading(StreamReader(client.pool, "H:1"))
-        call = Call(reading.next_few, 3)
-        tasks.start_soon(call.run)
-        peer, _ = await asked(server, b"C:1")
+        reading, call, peer, _ = await begun(client, server, tasks, 3)
         await peer.send(mark(b"C:1", 0), *parts(b"C:1", 1), WorkComplete(b"C:1", b"the rest"))
         assert await call.outcome() == [b"part 1", b"the rest", None]
         assert reading.position == 2
@@ -139,10 +126,7 @@ async def test_a_result_that_is_not_empty_is_one_more_part() -> None:
 
 async def test_the_values_come_before_the_error() -> None:
     async with serving() as (client, server), anyio.create_task_group() as tasks:
-        reading = Reading(StreamReader(client.pool, "H:1"))
-        call = Call(reading.next_few, 2)
-        tasks.start_soon(call.run)
-        peer, _ = await asked(server, b"C:1")
+        reading, call, peer, _ = await begun(client, server, tasks, 2)
         await peer.send(mark(b"C:1", 0), *parts(b"C:1", 1, 2), WorkException(b"C:1", b"out of ink"))
         assert await call.outcome() == named(1, 2)
         with pytest.raises(JobFailed) as caught:
@@ -153,10 +137,7 @@ async def test_the_values_come_before_the_error() -> None:
 
 async def test_a_reader_may_begin_at_the_newest_part() -> None:
     async with serving() as (client, server), anyio.create_task_group() as tasks:
-        reading = Reading(StreamReader(client.pool, "H:1", after="latest", lag="skip"))
-        call = Call(reading.next)
-        tasks.start_soon(call.run)
-        peer, fields = await asked(server, b"C:1")
+        reading, call, peer, fields = await begun(client, server, tasks, after="latest", lag="skip")
         assert fields == {"handle": "H:1", "after": "latest", "lag": "skip"}
         await peer.send(mark(b"C:1", 40), *parts(b"C:1", 41))
         assert await call.outcome() == b"part 41"
@@ -165,10 +146,7 @@ async def test_a_reader_may_begin_at_the_newest_part() -> None:
 
 async def test_a_gap_is_raised_where_it_is_and_the_reading_goes_on() -> None:
     async with serving() as (client, server), anyio.create_task_group() as tasks:
-        reading = Reading(StreamReader(client.pool, "H:1", after=3))
-        call = Call(reading.next)
-        tasks.start_soon(call.run)
-        peer, fields = await asked(server, b"C:1")
+        reading, call, peer, fields = await begun(client, server, tasks, after=3)
         assert fields == {"handle": "H:1", "after": 3}
         await peer.send(mark(b"C:1", 10), *parts(b"C:1", 11, 12), mark(b"C:1", 20), *parts(b"C:1", 21))
         with pytest.raises(StreamGap, match="parts 4 to 10 are gone") as caught:
@@ -184,10 +162,7 @@ async def test_a_gap_is_raised_where_it_is_and_the_reading_goes_on() -> None:
 
 async def test_a_restart_is_raised_where_it_is_and_the_reading_goes_on() -> None:
     async with serving() as (client, server), anyio.create_task_group() as tasks:
-        reading = Reading(StreamReader(client.pool, "H:1"))
-        call = Call(reading.next_few, 2)
-        tasks.start_soon(call.run)
-        peer, _ = await asked(server, b"C:1")
+        reading, call, peer, _ = await begun(client, server, tasks, 2)
         await peer.send(
             mark(b"C:1", 0), *parts(b"C:1", 1, 2), mark(b"C:1", 0, run=2), *parts(b"C:1", 1, 2, 3)
         )
@@ -201,10 +176,7 @@ async def test_a_restart_is_raised_where_it_is_and_the_reading_goes_on() -> None
 
 async def test_a_restart_whose_first_parts_are_gone_is_both() -> None:
     async with serving() as (client, server), anyio.create_task_group() as tasks:
-        reading = Reading(StreamReader(client.pool, "H:1"))
-        call = Call(reading.next)
-        tasks.start_soon(call.run)
-        peer, _ = await asked(server, b"C:1")
+        reading, call, peer, _ = await begun(client, server, tasks)
         await peer.send(mark(b"C:1", 0), *parts(b"C:1", 1), mark(b"C:1", 5, run=2), *parts(b"C:1", 6))
         assert await call.outcome() == b"part 1"
         with pytest.raises(StreamRestarted):
@@ -217,10 +189,7 @@ async def test_a_restart_whose_first_parts_are_gone_is_both() -> None:
 
 async def test_a_run_that_had_delivered_nothing_restarts_unnoticed() -> None:
     async with serving() as (client, server), anyio.create_task_group() as tasks:
-        reading = Reading(StreamReader(client.pool, "H:1"))
-        call = Call(reading.next)
-        tasks.start_soon(call.run)
-        peer, _ = await asked(server, b"C:1")
+        _, call, peer, _ = await begun(client, server, tasks)
         await peer.send(mark(b"C:1", 0), mark(b"C:1", 0, run=2), *parts(b"C:1", 1))
         assert await call.outcome() == b"part 1"
 
@@ -228,10 +197,7 @@ async def test_a_run_that_had_delivered_nothing_restarts_unnoticed() -> None:
 async def test_a_position_from_before_the_last_restart_is_a_restart() -> None:
     """The job has fewer parts than the reader had when it left."""
     async with serving() as (client, server), anyio.create_task_group() as tasks:
-        reading = Reading(StreamReader(client.pool, "H:1", after=100))
-        call = Call(reading.next)
-        tasks.start_soon(call.run)
-        peer, fields = await asked(server, b"C:1")
+        reading, call, peer, fields = await begun(client, server, tasks, after=100)
         assert fields["after"] == 100
         await peer.send(mark(b"C:1", 7, run=2))
         with pytest.raises(StreamRestarted) as caught:
@@ -248,10 +214,7 @@ async def test_a_position_from_before_the_last_restart_is_a_restart() -> None:
 async def test_a_position_that_a_first_run_has_not_reached_is_waited_for() -> None:
     """Nothing has begun again, so this is no restart."""
     async with serving() as (client, server), anyio.create_task_group() as tasks:
-        reading = Reading(StreamReader(client.pool, "H:1", after=9))
-        call = Call(reading.next)
-        tasks.start_soon(call.run)
-        peer, _ = await asked(server, b"C:1")
+        _, call, peer, _ = await begun(client, server, tasks, after=9)
         await peer.send(mark(b"C:1", 7), *parts(b"C:1", 8, 9, 10))
         assert await call.outcome() == b"part 10"
 
@@ -297,10 +260,7 @@ async def test_a_reader_that_is_closed_while_it_waits_ends() -> None:
 
 async def test_a_wait_that_is_cancelled_loses_no_part() -> None:
     async with serving() as (client, server), anyio.create_task_group() as tasks:
-        reading = Reading(StreamReader(client.pool, "H:1"))
-        call = Call(reading.next)
-        tasks.start_soon(call.run)
-        peer, _ = await asked(server, b"C:1")
+        reading, call, peer, _ = await begun(client, server, tasks)
         await peer.send(mark(b"C:1", 0), *parts(b"C:1", 1))
         assert await call.outcome() == b"part 1"
         call = Call(reading.next)
@@ -341,10 +301,7 @@ async def test_a_server_that_was_never_reached_is_no_server() -> None:
 @pytest.mark.parametrize("position", range(6))
 async def test_a_lost_connection_at_any_position_loses_and_repeats_nothing(position: int) -> None:
     async with serving() as (client, server), anyio.create_task_group() as tasks:
-        reading = Reading(StreamReader(client.pool, "H:1"))
-        call = Call(reading.next_few, 6)
-        tasks.start_soon(call.run)
-        peer, _ = await asked(server, b"C:1")
+        _, call, peer, _ = await begun(client, server, tasks, 6)
         await peer.send(mark(b"C:1", 0), *parts(b"C:1", *range(1, position + 1)))
         await peer.close()
         peer, fields = await asked(server, b"C:1")
@@ -356,10 +313,7 @@ async def test_a_lost_connection_at_any_position_loses_and_repeats_nothing(posit
 
 async def test_a_connection_that_is_lost_before_the_first_mark_is_asked_for_the_newest_again() -> None:
     async with serving() as (client, server), anyio.create_task_group() as tasks:
-        reading = Reading(StreamReader(client.pool, "H:1", after="latest"))
-        call = Call(reading.next)
-        tasks.start_soon(call.run)
-        peer, _ = await asked(server, b"C:1")
+        _, call, peer, _ = await begun(client, server, tasks, after="latest")
         await peer.close()
         peer, fields = await asked(server, b"C:1")
         assert fields["after"] == "latest"
@@ -369,10 +323,7 @@ async def test_a_connection_that_is_lost_before_the_first_mark_is_asked_for_the_
 
 async def test_a_server_that_stops_is_waited_for() -> None:
     async with serving() as (client, server), anyio.create_task_group() as tasks:
-        reading = Reading(StreamReader(client.pool, "H:1"))
-        call = Call(reading.next_few, 2)
-        tasks.start_soon(call.run)
-        peer, _ = await asked(server, b"C:1")
+        _, call, peer, _ = await begun(client, server, tasks, 2)
         await peer.send(mark(b"C:1", 0), *parts(b"C:1", 1))
         await server.stop_listening()
         await peer.close()
@@ -387,10 +338,7 @@ async def test_a_server_that_stops_is_waited_for() -> None:
 async def test_a_restart_during_a_lost_connection_is_noticed(position: int) -> None:
     """Also if the new run has as many parts as the old one, or more."""
     async with serving() as (client, server), anyio.create_task_group() as tasks:
-        reading = Reading(StreamReader(client.pool, "H:1"))
-        call = Call(reading.next_few, 3)
-        tasks.start_soon(call.run)
-        peer, _ = await asked(server, b"C:1")
+        reading, call, peer, _ = await begun(client, server, tasks, 3)
         await peer.send(mark(b"C:1", 0), *parts(b"C:1", 1, 2))
         await peer.close()
         peer, fields = await asked(server, b"C:1")
@@ -413,10 +361,7 @@ async def test_a_restart_during_a_lost_connection_is_noticed(position: int) -> N
 async def test_parts_that_a_server_did_not_keep_and_that_come_again_are_skipped() -> None:
     """A server that was killed may have sent parts that its file does not have."""
     async with serving() as (client, server), anyio.create_task_group() as tasks:
-        reading = Reading(StreamReader(client.pool, "H:1"))
-        call = Call(reading.next_few, 7)
-        tasks.start_soon(call.run)
-        peer, _ = await asked(server, b"C:1")
+        reading, call, peer, _ = await begun(client, server, tasks, 7)
         await peer.send(mark(b"C:1", 0), *parts(b"C:1", 1, 2, 3, 4, 5))
         await peer.close()
         peer, fields = await asked(server, b"C:1")

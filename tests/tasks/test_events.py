@@ -3,6 +3,7 @@
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import anyio
@@ -27,7 +28,8 @@ from gearflow.protocol.server_events import part_event, read_watch_event, watch_
 from gearflow.tasks import AsyncJob
 from gearflow.tasks.watching import RESTARTED, AsyncEvents
 from gearflow.testing.peer import ScriptedPeer, ScriptedServer
-from tests.client.conftest import Call
+from tests.client import conftest
+from tests.client.conftest import Call, request
 
 
 @asynccontextmanager
@@ -55,20 +57,7 @@ def decoded(data: bytes) -> str:
     return data.decode()
 
 
-async def request(peer: ScriptedPeer, function: bytes) -> dict[str, Any]:
-    packet = await peer.expect_a(SubmitJob)
-    assert packet.function == function
-    fields: dict[str, Any] = json.loads(packet.workload.partition(b"\n")[0])
-    return fields
-
-
-async def asked(server: ScriptedServer, call: bytes) -> tuple[ScriptedPeer, dict[str, Any]]:
-    """A connection on which a watcher has asked."""
-    peer = await server.accept()
-    await peer.shake_hands(gearflow=True)
-    fields = await request(peer, b"gearflow:watch")
-    await peer.send(JobCreated(call))
-    return peer, fields
+asked = partial(conftest.asked, function=b"gearflow:watch")
 
 
 def event(call: bytes, kind: str, **fields: object) -> WorkData:

@@ -82,6 +82,9 @@ class MapOptions(TypedDict, total=False):
 class ManyCalls:
     """The part of ``Task`` that is about many calls."""
 
+    # Each verb has a form for failures among the results and one without, and ``starmap`` has both for each
+    # number of arguments. The types of Python have no shorter way to say that.
+
     def background_many(self: Mappable[A, R], items: Iterable[A], /) -> list[Ref[R]]:
         """Submit a background job for each item. See ``abackground_many``."""
         task = cast("Task[Any, Any]", self)
