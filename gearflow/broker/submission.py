@@ -163,6 +163,8 @@ class Submissions:
         if details is not None and background:
             own = job.ensure_details()
             own.stream_keep = max(details.stream_keep, own.stream_keep)
+            if own.log is not None and own.log.keep:
+                own.log.keep = own.stream_keep
 
     def _store(self, job: QueuedJob, size: int) -> None:
         """Have a job kept."""

@@ -36,11 +36,11 @@ def worker(world: Durable) -> Peer:
     return listening(world)
 
 
-def background(world: Durable, **options: object) -> bytes:
+def background(world: Durable, unique: bytes = b"", **options: object) -> bytes:
     """A background job. Its handle."""
     request = {"function": "work", "detached": True, **options}
     client = world.peer()
-    answers = client(p.SubmitJobBg(api.SUBMIT, b"", json.dumps(request).encode() + b"\nx"))
+    answers = client(p.SubmitJobBg(api.SUBMIT, unique, json.dumps(request).encode() + b"\nx"))
     world.commit()
     (created,) = answers + client.read()
     assert isinstance(created, p.JobCreated)
@@ -48,7 +48,7 @@ def background(world: Durable, **options: object) -> bytes:
 
 
 def started(world: Durable, worker: Peer, **options: object) -> bytes:
-    handle = background(world, **options)
+    handle = background(world, b"", **options)
     assert worker.grab() == handle
     return handle
 
@@ -132,6 +132,18 @@ def test_the_oldest_parts_are_dropped_and_a_late_reader_sees_that(world: Durable
     first = kept(world, handle)[0]
     assert read(world, handle).read()[:2] == [(first - 1, 1), bytes(KIB)]
     assert read(world, handle, after=39).read()[:2] == [(39, 1), bytes(KIB)]
+
+
+def test_of_two_submissions_of_a_unique_the_larger_size_counts(world: Durable, worker: Peer) -> None:
+    handle = background(world, b"u", stream_keep=10 * KIB)
+    assert worker.grab() == handle
+    yields(worker, handle, [bytes(KIB)])
+    world.commit()
+    assert background(world, b"u", stream_keep=100 * KIB) == handle
+    for _ in range(40):
+        yields(worker, handle, [bytes(KIB)])
+        world.commit()
+    assert len(kept(world, handle)) == 41
 
 
 def test_small_parts_count_as_more_than_they_are(world: Durable, worker: Peer) -> None:
