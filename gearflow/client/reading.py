@@ -71,15 +71,10 @@ class StreamReader:
         self._is_first = True  # no mark has come from this source
         self._repeated = 0  # parts that come again
         self._gap: StreamGap | None = None  # to be raised next
-        self._last = Arrivals(self._position, ())
         self._is_over = False
 
-    async def take(self, position: int | None = None) -> Arrivals:
+    async def take(self) -> Arrivals:
         """Wait for parts, and return all that are there.
-
-        Args:
-            position: The position of the last part that the caller has. If it is in the last batch, which an
-                interrupt may have kept from the caller, that is returned again.
 
         Raises:
             StreamGap, StreamRestarted: See above.
@@ -89,21 +84,16 @@ class StreamReader:
             NoServer: The server cannot be reached for the first time.
             UnsupportedByServer: The server keeps no parts of background jobs.
         """
-        last = self._last
-        if position is not None and last.start <= position < last.start + len(last.parts):
-            return last
-        self._last = Arrivals(self._position, ())
-        if not self._is_over:
-            try:
-                parts = await self._take()
-            except (StreamGap, StreamRestarted):
-                raise
-            except (GearflowError, CancelledError):
-                self.close()
-                raise
-            self._last = Arrivals(self._position, parts)
-            self._position += len(parts)
-        return self._last
+        try:
+            parts = await self._take()
+        except (StreamGap, StreamRestarted):
+            raise
+        except (GearflowError, CancelledError):
+            self.close()
+            raise
+        start = self._position
+        self._position += len(parts)
+        return Arrivals(start, parts)
 
     def acknowledge(self, position: int) -> None:
         """The caller has all parts up to that position, so the server may send more."""
