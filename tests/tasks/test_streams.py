@@ -216,9 +216,9 @@ async def test_streams_that_are_left_at_any_moment_leave_no_job(
                 tasks.cancel_scope.cancel()
             del stream
         gc.collect()
-        for _ in range(3):  # round trips: a job that was accepted late is left after that, on this connection
+        # A job that is left at this moment ends soon. One that nobody has left would be there for ever.
+        while any(row.total for row in await Admin(bundled).status() if row.name == function.encode()):
             await client.echo(b"")
-        assert [row.total for row in await Admin(bundled).status() if row.name == function.encode()] == [0]
 
 
 async def test_a_wait_that_is_cancelled_cancels_the_job(bundled_serve: Serve) -> None:
