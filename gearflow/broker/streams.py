@@ -47,6 +47,9 @@ _TELL_PARTS: Final = WINDOW_PARTS // 2
 _TELL_BYTES: Final = WINDOW_BYTES // 2
 """What more must be taken before the worker gets credit for it."""
 
+_AGAIN: Final = b"the job runs again, and its output begins again"
+"""A warning for clients that are sent parts on the handle of the job, and cannot see that a run begins."""
+
 _WORK_DATA: Final = int(PacketType.WORK_DATA)
 
 _RUNNING: Final = JobState.RUNNING
@@ -148,6 +151,10 @@ class Streams:
         if log.keep:
             self._journal.add(PartsDropped(log.number))
             self._journal.add(JobPart(log.number, 0, b"", log.run + 1))
+        clients = list(log.loud(job.clients))
+        if clients:
+            warning = b"%b\0%b" % (self._handles.handle(log.number), _AGAIN)
+            self._outgoing.relay(clients, PacketType.WORK_WARNING, warning)
         log.restart()
         self._turns.run(self._announce(log))
         self._count(log)

@@ -564,6 +564,33 @@ def test_a_job_whose_worker_died_starts_again_and_its_readers_see_that(
     assert Stream(world.peer(), handle, after=5).read() == [(1, 2)]
 
 
+def test_a_plain_client_is_warned_when_its_parts_begin_again(
+    world: World, client: Peer, worker: Peer
+) -> None:
+    handle = client.submit()
+    assert worker.grab() == handle
+    yields(worker, handle, [b"1"])
+    worker.leave()
+    assert client.read() == [p.WorkData(handle, b"1")]
+    other = listening(world)
+    assert other.grab() == handle
+    assert client.read() == [p.WorkWarning(handle, b"the job runs again, and its output begins again")]
+    other.leave()  # before anything has come again
+    assert resuming(world).grab() == handle
+    assert client.read() == []
+
+
+def test_a_plain_client_is_not_warned_when_its_parts_go_on(world: World, client: Peer, worker: Peer) -> None:
+    handle = client.submit()
+    assert worker.grab() == handle
+    yields(worker, handle, [b"1"])
+    worker.leave()
+    other = resuming(world)
+    assert assigned(other).parts == 1
+    yields(other, handle, [b"2"])
+    assert client.read() == [p.WorkData(handle, b"1"), p.WorkData(handle, b"2")]
+
+
 def test_a_run_without_parts_is_followed_by_one_of_the_same_number(
     world: World, client: Peer, worker: Peer
 ) -> None:

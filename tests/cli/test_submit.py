@@ -148,6 +148,13 @@ def test_the_values_before_a_failure_are_written(served: Shell, module: str) -> 
     assert "LookupError: no more" in stderr
 
 
+def test_values_that_begin_again_are_told(served: Shell, module: str) -> None:
+    ended = served.run("submit", "-m", module, "--retries", "1", "count_up", "to=3")
+    code, stdout, stderr = outcome(ended)
+    assert (code, stdout) == (1, "0\n1\n2\n" * 2)
+    assert "warning: the job runs again, and its output begins again" in stderr
+
+
 def test_a_file_gets_the_result_as_it_is(served: Shell, module: str, tmp_path: Path) -> None:
     file = tmp_path / "result"
     assert outcome(served.run("submit", "-o", str(file), "add", "a=1")) == (0, "", "")
