@@ -39,6 +39,9 @@ class HelpCommand(TyperCommand):
         ctx.meta[_LONG] = _LONG in args
         return super().parse_args(ctx, args)
 
+    def get_usage(self, ctx: Any) -> str:  # without the braces of a newer typer, also in its errors
+        return super().get_usage(ctx).replace("{", "").replace("}", "")
+
     def format_help(self, ctx: Any, formatter: object) -> None:
         _show(self, ctx)
 
@@ -49,6 +52,9 @@ class HelpGroup(TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         ctx.meta[_LONG] = _LONG in args
         return super().parse_args(ctx, args)
+
+    def get_usage(self, ctx: Any) -> str:  # without the braces of a newer typer, also in its errors
+        return super().get_usage(ctx).replace("{", "").replace("}", "")
 
     def format_help(self, ctx: Any, formatter: object) -> None:
         _show(self, ctx)
@@ -63,7 +69,7 @@ def _show(command: TyperCommand | TyperGroup, ctx: Any) -> None:
 
     is_long = bool(ctx.meta.get(_LONG))
     console = Console(highlight=False)
-    usage = Text(command.get_usage(ctx).replace("{", "").replace("}", ""))
+    usage = Text(command.get_usage(ctx))
     usage.stylize("bold", 0, len("Usage:"))
     console.print(Padding(Text("\n\n").join([usage, *_paragraphs(command.help or "")]), 1))
     parameters = [each for each in command.params if isinstance(each, TyperArgument | TyperOption)]

@@ -91,6 +91,12 @@ def test_the_values_of_options_have_names_that_are_words(command: str) -> None:
     assert not re.search(r"<\w+>|<int|list\[|_None_| None\b", "\n".join(shown(command, "--help-all")))
 
 
+def test_a_usage_names_arguments_as_the_help_does() -> None:
+    assert " Usage: gearflow watch [OPTIONS] HANDLE..." in shown("watch")
+    wrong = CliRunner().invoke(app, ["watch"])
+    assert (wrong.exit_code, wrong.stderr.splitlines()[0]) == (2, "Usage: gearflow watch [OPTIONS] HANDLE...")
+
+
 def test_every_option_has_a_group_and_a_sentence() -> None:
     for parameter in PARAMETERS:
         assert parameter.rich_help_panel in set(Panel), parameter.opts
@@ -101,7 +107,8 @@ def test_a_value_name_means_one_thing() -> None:
     readers: dict[str, set[str]] = {}
     for parameter in PARAMETERS:
         kind: Any = getattr(parameter, "type_descriptor", None) or parameter.type
-        readers.setdefault(str(parameter.metavar), set()).add(str(getattr(kind, "annotation", kind)))
+        name = f"{parameter.metavar}{'' if parameter.nargs == 1 else '...'}"
+        readers.setdefault(name, set()).add(str(getattr(kind, "annotation", kind)))
     assert len(readers["DURATION"]) == len(readers["TIME"]) == len(readers["HANDLE"]) == 1
     assert readers["DURATION"] != readers["TIME"]
 

@@ -130,6 +130,7 @@ def test_lines_that_cannot_be_submitted_are_reported(own: Shell, module: str) ->
     )
     assert (code, stdout.count("H:")) == (1, 2)
     assert "line 2: " in stderr
+    assert "1 line was not submitted" in stderr
 
 
 # ------------------------------------------------------------------------------------------ lines that fail

@@ -59,12 +59,16 @@ def map(  # noqa: A001  (the command's name)
     context: typer.Context,
     name: Annotated[str, argument(Panel.WHAT, "NAME", "The task's full name, or its end after a dot.")],
     modules: options.TaskModules = None,
-    raw: options.Raw = False,
+    raw: Annotated[
+        bool, what("--raw", "Send each line as it is, without a check, and write each result as it is.")
+    ] = False,
     reducer: Annotated[
         str | None,
         what("--reduce", "Join all results to one with this task, which takes a list.", "NAME", env=None),
     ] = None,
-    background: options.Background = False,
+    background: Annotated[
+        bool, how("--bg -b", "Do not wait for the results. Print the handles alone.")
+    ] = False,
     chunk: Annotated[int, how("--chunk", "How many lines share a job. Needs the module.", "N", min=1)] = 1,
     window: Annotated[
         int | None,
@@ -87,7 +91,9 @@ def map(  # noqa: A001  (the command's name)
         ),
     ] = OnError.RAISE,
     fan_in: Annotated[int, how("--fan-in", "How many values one job of --reduce joins.", "N", min=2)] = 16,
-    timeout: options.Timeout = None,
+    timeout: Annotated[
+        float | None, how("--timeout", "The longest wait for all results, such as 30s.", "DURATION")
+    ] = None,
     delay: options.Delay = None,
     expires: options.Expires = None,
     priority: options.Priorities = None,
@@ -309,7 +315,8 @@ async def _submit_all(choices: _Choices) -> None:
                     failed += 1
                     tell(failure.message)
     if failed:
-        raise CliError(ExitCode.TASK_FAILED, f"{failed:,} lines were not submitted")
+        some = "1 line was" if failed == 1 else f"{failed:,} lines were"
+        raise CliError(ExitCode.TASK_FAILED, f"{some} not submitted")
 
 
 async def _submit(
