@@ -1,4 +1,5 @@
-"""Hints for users of Celery, Dramatiq, taskiq and RQ: what their words are called here.
+"""Hints for users of Celery, Dramatiq, taskiq and RQ: what their words are called here. Also for those who
+take a task that yields for one that returns.
 
 A hint shows only where a name is missing anyway. Type checkers do not see the hints and report such names.
 The page ``docs/how-to/coming-from-celery.md`` explains the words.
@@ -26,6 +27,17 @@ VERBS: Final = _table("""
     AsyncResult: write .ref(handle)
 """)
 """Of tasks."""
+
+RETURNING: Final = _table("""
+    stream astream: it returns one result, with .call(...); yield values, and annotate them as Iterator[TYPE]
+""")
+"""Of tasks that do not yield."""
+
+YIELDING: Final = _table("""
+    call acall: it yields values; iterate over .stream(...), or .astream(...) in an event loop
+    map amap starmap astarmap: it yields values; call .stream(...) for each item, or .background_many(items)
+""")
+"""Of tasks that yield."""
 
 RESULTS: Final = _table("""
     get wait wait_result: write .result(timeout=...), await an async job, or write .aresult(...) of a Ref

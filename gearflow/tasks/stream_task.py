@@ -185,4 +185,4 @@ class AsyncStreamTask(StreamTask[P, Y]):
         return cast("AsyncIterator[Y]", self._run_here(args, kwargs))
 
 
-migration_hints.teach(StreamTask, migration_hints.VERBS)
+migration_hints.teach(StreamTask, migration_hints.VERBS | migration_hints.YIELDING)

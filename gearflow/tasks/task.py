@@ -145,4 +145,4 @@ class AsyncTask(Task[P, R]):
         return cast("Coroutine[Any, Any, R]", super().__call__(*args, **kwargs))
 
 
-migration_hints.teach(Task, migration_hints.VERBS)
+migration_hints.teach(Task, migration_hints.VERBS | migration_hints.RETURNING)

@@ -2,14 +2,14 @@
 
 import copy
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from gearflow.client import ServerAddress
 from gearflow.client.job import JobHandle
-from gearflow.tasks import AsyncJob, Context, Job, Ref, Task, migration_hints, task
+from gearflow.tasks import AsyncJob, Context, Job, Ref, StreamTask, Task, migration_hints, task
 from gearflow.tasks.decorator import _OPTIONS  # pyright: ignore[reportPrivateUsage]
 from gearflow.tasks.options import TaskOptions
 from gearflow.worker import Worker
@@ -46,6 +46,20 @@ def test_a_verb_of_another_queue_is_answered_with_ours(add: Any, name: str, reme
     assert not hasattr(add, name)
 
 
+def test_a_task_that_yields_and_one_that_returns_name_the_verb_of_the_other(add: Any, fresh: Fresh) -> None:
+    @task(name=fresh("count"))
+    def count(to: int) -> Iterator[int]:
+        yield from range(to)
+
+    for kind, name, remedy in (
+        (count, "call", r"iterate over \.stream\("),
+        (count, "amap", r"call \.stream\(\.\.\.\) for each item"),
+        (add, "stream", r"with \.call\("),
+    ):
+        with pytest.raises(AttributeError, match=rf"has no '{name}': .*{remedy}"):
+            getattr(kind, name)
+
+
 def test_tasks_that_are_piped_say_what_to_write_instead(add: Any) -> None:
     with pytest.raises(AttributeError, match=r"or write \.map\(items\)\.then\(task\)"):
         _ = add | add
@@ -66,7 +80,8 @@ def test_other_names_are_answered_as_ever(add: Any) -> None:
 
 def test_what_a_task_has_is_not_hidden() -> None:
     taught = (
-        (Task, migration_hints.VERBS),
+        (Task, migration_hints.VERBS | migration_hints.RETURNING),
+        (StreamTask, migration_hints.VERBS | migration_hints.YIELDING),
         (Job, migration_hints.RESULTS),
         (Ref, migration_hints.RESULTS),
         (Context, migration_hints.RUNS),

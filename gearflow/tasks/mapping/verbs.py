@@ -467,6 +467,10 @@ def _plan(
     def with_options(item: Any) -> ItemCallee:
         return cast(ItemCallee, task.options(**cast("Callable[[Any], CallOptions]", options)(item)))
 
+    if not (options is None or callable(options)):
+        raise ValueError(
+            f"options={options!r}: it is a function of an item; for all items, write .options(...).map(...)"
+        )
     if chunk > 1:
         _check_chunks(task)
     callee_of = None if options is None else with_options

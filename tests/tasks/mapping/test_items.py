@@ -219,6 +219,9 @@ async def test_options_that_an_item_cannot_have_are_refused(serve: Serve) -> Non
             await odd.amap([1], options=unknown)
         with pytest.raises(ValueError, match="delay= is for background jobs"):
             await odd.amap([1], options=lambda _: {"delay": 3})
+        same: Any = {"priority": "high"}
+        with pytest.raises(ValueError, match=r"it is a function of an item; for all items, write \.options"):
+            odd.amap([1], options=same)
 
 
 # -------------------------------------------------------------------------------------------- map_reduce
