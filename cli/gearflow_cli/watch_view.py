@@ -38,6 +38,10 @@ class View(Protocol):
         """Print a message on stderr."""
         ...
 
+    def drop(self, name: str) -> None:
+        """A job cannot be watched any more."""
+        ...
+
     def tick(self) -> None:
         """A second has passed."""
         ...
@@ -147,6 +151,10 @@ class Lines(_Printed):
         elif not isinstance(event, Progress | Part):
             self._write(name, job)
 
+    def drop(self, name: str) -> None:
+        """Print no further line about a job."""
+        self._jobs.pop(name, None)
+
     def tick(self) -> None:
         """Print the jobs that have had no line for a while."""
         now = time.monotonic()
@@ -166,6 +174,9 @@ class JsonLines(_Printed):
     def show(self, name: str, event: "Event[Any]") -> None:
         """Print the event."""
         output.write_json_line({"handle": name, **_fields(event)})
+
+    def drop(self, name: str) -> None:
+        """Nothing, because no more events come."""
 
     def tick(self) -> None:
         """Nothing, because only events are printed."""
@@ -241,6 +252,10 @@ class Bars:
         self._bars.stop()
         tell(text)
         self._bars.start()
+
+    def drop(self, name: str) -> None:
+        """Remove the bar of a job."""
+        self._bars.update(self._rows[name], visible=False)
 
     def tick(self) -> None:
         """Show how fast the jobs are now."""

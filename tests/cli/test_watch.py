@@ -1,5 +1,6 @@
 """``gearflow watch`` over the bundled server and a real worker process."""
 
+import io
 import json
 import os
 import signal
@@ -8,7 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from gearflow import Started
+from gearflow_cli import output, watch_view
 from tests.cli.shell import COMMAND, Shell, outcome
 
 
@@ -152,6 +156,27 @@ def test_a_terminal_has_bars(served: Shell, terminal: tuple[int, int]) -> None:
     assert (ended.returncode, ended.stderr) == (0, b"")
     assert "completed" in shown
     assert shown.count("\x1b[?25h") == 1  # the cursor is shown again
+
+
+def test_there_is_no_bar_for_a_job_that_was_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = io.StringIO()
+    monkeypatch.setattr(output, "output_console", lambda: Console(file=file, width=100))
+    with watch_view.Bars(["H:here:1", "H:lost:1"]) as bars:
+        bars.drop("H:lost:1")
+        bars.tick()
+    assert ("H:here:1" in file.getvalue(), "H:lost:1" in file.getvalue()) == (True, False)
+
+
+def test_there_are_no_lines_for_a_job_that_was_lost(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(watch_view, "INTERVAL", 0.0)
+    lines = watch_view.Lines()
+    lines.show("H:lost:1", Started(1, "worker"))
+    lines.tick()
+    lines.drop("H:lost:1")
+    lines.tick()
+    assert capsys.readouterr().out == "H:lost:1: running on worker\n" * 2
 
 
 @pytest.mark.parametrize("arguments", [("--unique", "k", "add", "sub"), ("",), ()])

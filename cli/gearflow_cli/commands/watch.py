@@ -115,6 +115,7 @@ async def _watch(name: str, job: "JobName", view: View, *, verbose: bool) -> Exi
             view.show(name, event)
     except GearflowError as error:
         failure = explain(error)
+        view.drop(name)
         view.say(failure.message)
         return failure.code
     if ended is None or ended.state == "completed":
