@@ -49,9 +49,13 @@ class JobWatcher:
 
 
 class Watching:
-    """Sends events to watchers. Owns nothing: a job has its watchers."""
+    """Sends events to watchers. Owns nothing: a job has its watchers.
+
+    The shell lowers ``slow`` if it stops reading from those that feed a connection before.
+    """
 
     def __init__(self, core: Core) -> None:
+        self.slow = SLOW
         self._core = core
         self._outgoing = core.outgoing
 
@@ -131,7 +135,7 @@ class Watching:
         outbox, (place, packet) = session.outbox, session.last_event
         if len(outbox) <= place or id(outbox[place]) != packet:  # it has been taken, with all before it
             session.watched = 0
-        if session.watched + self._outgoing.unsent(session) <= SLOW:
+        if session.watched + self._outgoing.unsent(session) <= self.slow:
             return False
         if not watcher.looks:
             watcher.looks = True

@@ -22,6 +22,7 @@ from typing import Final
 
 from gearflow.broker import Broker, Session, SizeLimits
 from gearflow.broker.storage import Store
+from gearflow.broker.watching import SLOW
 from gearflow.errors import RemoteProtocolError
 from gearflow.runtime.log_bursts import BurstLog
 from gearflow.security.tls import BadCertificate, server_context
@@ -141,6 +142,7 @@ class Engine:
             admin.server_version(),
         )
         self.broker.outgoing.unsent = self._unsent
+        self.broker.watching.slow = min(SLOW, self.settings.max_pending_bytes // 2)
         self.broker.turns.is_late = lambda: self.time() - self.broker.clock.now > _TURN
         self._turns = self.broker.turns.waiting
         self._held_grabs = self.broker.outgoing.held_grabs.by_session

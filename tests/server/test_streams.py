@@ -127,6 +127,22 @@ def test_a_watcher_that_does_not_read_misses_parts_and_the_job_goes_on(engine: E
         assert last == 60
 
 
+def test_a_watcher_that_does_not_read_holds_nothing_however_little_may_wait_for_it() -> None:
+    with (
+        running(ServerSettings(port=0, max_pending_bytes=65_536), Timings()) as engine,
+        Wire(engine.port) as client,
+        Wire(engine.port) as watcher,
+        Wire(engine.port) as worker,
+    ):
+        handle = job(client, worker, parts="keep")
+        call(watcher, api.WATCH, handle=handle.decode(), parts=True)
+        for _ in range(2000):
+            worker.send(p.WorkData(handle, bytes(10_000)))
+        worker.send(p.WorkComplete(handle, b"r"))
+        assert client.receive() == p.WorkComplete(handle, b"r")
+        assert watcher.receive() is not None  # it is not disconnected for holding others up
+
+
 def test_a_slow_stream_does_not_hold_another_job_of_the_same_connections(engine: Engine) -> None:
     with Wire(engine.port) as client, Wire(engine.port) as worker:
         handle = job(client, worker, parts="wait")
