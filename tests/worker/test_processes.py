@@ -249,8 +249,9 @@ async def test_the_time_of_importing_a_task_does_not_count(
 ) -> None:
     name = fresh("module").replace(".", "_")
     (tmp_path / f"{name}.py").write_text(
-        "import time\nfrom gearflow import task\ntime.sleep(1.1)\n"
-        "@task(executor='process', timeout=1)\ndef quick() -> str: return 'in time'\n"
+        "import os, time\nfrom gearflow import task\n"
+        f"if os.getpid() != {os.getpid()}: time.sleep(3.1)\n"
+        "@task(executor='process', timeout=3)\ndef quick() -> str: return 'in time'\n"
     )
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     quick = importlib.import_module(name).quick
