@@ -123,7 +123,7 @@ class Process:
             self._channel.send(frame)
 
     def notify(self, frame: bytes) -> bool:
-        """Send a frame meanwhile, if that needs no waiting; whether it was sent."""
+        """Send a frame meanwhile, without waiting. False if the process is gone, or does not read."""
         return self._channel.send_at_once(frame)
 
     def kill(self) -> None:
