@@ -16,7 +16,7 @@ from anyio.lowlevel import checkpoint
 
 from gearflow.errors import PayloadInvalid
 from gearflow.protocol.chunk import ItemOutcome, OutcomeKind, pack_outcomes, unpack_payloads
-from gearflow.runtime.fork import end_stray
+from gearflow.runtime.fork import end_stray, forget_in_children
 from gearflow.runtime.log_bursts import BurstLog
 from gearflow.tasks.control_flow import Fail
 from gearflow.tasks.hooks import Middleware
@@ -50,6 +50,11 @@ class ChunkRunner:
         self._log = log
         self._on_failure = on_failure
         self._process = os.getpid()
+        self._is_in_child = False  # a task has forked this process, and comes back from its call
+        forget_in_children(self, ChunkRunner._forget)
+
+    def _forget(self) -> None:
+        self._is_in_child = True
 
     async def run(self, run: Run, payload: bytes) -> bytes:
         """The outcomes of all calls, encoded.
@@ -64,39 +69,37 @@ class ChunkRunner:
         in_thread = not (run.task.is_async or run.task.executor == "process")
         if in_thread and run.limit is None and not self._middleware:
             return await self._all_in_one_thread(run, payloads)
-        outcomes: list[ItemOutcome] = []
         is_plain = run.task.is_async and run.limit is None and not self._middleware
+        codec = run.task.payload
+        apply = codec.signature.apply
+        outcomes: list[ItemOutcome] = []
         turn = perf_counter()
         for each in payloads:
-            outcomes.append(await self._one(run, each, is_plain))
+            if run.context is not None:
+                run.renew_context()
+            try:
+                if is_plain:
+                    result = codec.encode_result(await apply(codec.decode(each), context=run.context))
+                elif self._middleware:
+                    call = partial(self._executor.execute, run, each)
+                    result = await run_within(self._middleware, run.info(), call)
+                else:
+                    result = await self._executor.execute(run, each)
+            except BaseException as error:
+                self._end_stray()
+                if run.is_for_nobody or self._loop.is_cancelled():
+                    raise
+                self._on_failure(run, error)
+                outcomes.append(self._outcome(run, error))
+            else:
+                self._end_stray()
+                outcomes.append((OutcomeKind.RESULT, result))
             if run.is_overdue or run.is_for_nobody:
                 break
             if perf_counter() - turn > TURN:
                 await checkpoint()
                 turn = perf_counter()
         return pack_outcomes(outcomes)
-
-    async def _one(self, run: Run, payload: bytes, is_plain: bool) -> ItemOutcome:
-        if run.context is not None:
-            run.renew_context()
-        codec = run.task.payload
-        try:
-            if is_plain:
-                arguments = codec.decode(payload)
-                result = codec.encode_result(await codec.signature.apply(arguments, context=run.context))
-            elif self._middleware:
-                call = partial(self._executor.execute, run, payload)
-                result = await run_within(self._middleware, run.info(), call)
-            else:
-                result = await self._executor.execute(run, payload)
-        except BaseException as error:
-            self._end_stray()
-            if run.is_for_nobody or self._loop.is_cancelled():
-                raise
-            self._on_failure(run, error)
-            return self._outcome(run, error)
-        self._end_stray()
-        return OutcomeKind.RESULT, result
 
     async def _all_in_one_thread(self, run: Run, payloads: Sequence[bytes]) -> bytes:
         """The same for calls without a limit in a thread, without a change of threads for each."""
@@ -137,5 +140,5 @@ class ChunkRunner:
 
     def _end_stray(self) -> None:
         """End here if the task has forked this process, and comes back from its call in the child."""
-        if os.getpid() != self._process:
+        if self._is_in_child:
             end_stray(self._process)

@@ -347,6 +347,15 @@ async def forks_on_the_loop(goes_on: bool) -> str:
     return "the child returns"
 
 
+@task
+def forks_at_first(folder: str) -> None:
+    """The first of its calls forks. Each call leaves a file with the number of its process."""
+    is_first = not any(Path(folder).iterdir())
+    (Path(folder) / str(os.getpid())).touch()
+    if is_first and (child := os.fork()):
+        os.waitpid(child, 0)
+
+
 @task(executor="process")
 def calls() -> int:
     return pid.call()

@@ -339,6 +339,15 @@ async def test_a_process_that_a_task_has_forked_on_the_loop_ends_when_it_comes_b
     assert "came back from the task" in capfd.readouterr().err
 
 
+@pytest.mark.usefixtures("shared")
+async def test_a_process_that_a_call_has_forked_makes_no_further_calls_of_its_chunk(
+    bundled: str, tmp_path: Path
+) -> None:
+    async with at_work(bundled, heavy.forks_at_first):
+        assert await heavy.forks_at_first.amap([str(tmp_path)] * 2, chunk=2) == [None, None]
+    assert os.listdir(tmp_path) == [str(os.getpid())]  # noqa: PTH208  (paths would block)
+
+
 def pipes() -> set[int]:
     """Descriptors of this process that are pipes."""
     found: set[int] = set()
