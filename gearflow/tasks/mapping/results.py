@@ -326,6 +326,8 @@ def _sync_run(
                 run.handle_finished(deadline.call(client, exchange))
             if run.has_due:
                 yield run.deliver()
+                while run.should_deliver():
+                    yield run.deliver()
             elif run.exhausted and not (jobs.size or run.has_again):
                 return
     finally:
