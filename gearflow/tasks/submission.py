@@ -57,8 +57,13 @@ def attached_chunk(task: Submittable, payloads: Sequence[bytes]) -> JobRequest:
     """Several calls that share a job, whose caller waits for the results. Raises as ``attached``."""
     options = task.call_options
     asked = None if options.is_plain else _asked_attached(task)
-    workload = wrap(pack_payloads(payloads), chunk=len(payloads))
+    workload = _chunk_header(len(payloads)) + pack_payloads(payloads)
     return JobRequest(task.name, workload, "", options.priority, asked, detached=False)
+
+
+@lru_cache  # most chunks of a batch are alike
+def _chunk_header(number: int) -> bytes:
+    return header(chunk=number)
 
 
 def _asked_attached(task: Submittable) -> SubmitOptions:
