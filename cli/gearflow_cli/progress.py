@@ -40,6 +40,7 @@ class ProgressView:
         self._values = values
         self._decoder = getincrementaldecoder("utf-8")("backslashreplace")
         self._bar: tuple[Progress, TaskID] | None = None
+        self._source: bytes | None = None  # the handle of the last partial output
 
     def __enter__(self) -> Self:
         return self
@@ -55,7 +56,12 @@ class ProgressView:
         from gearflow.protocol.packets import WorkData, WorkStatus, WorkWarning
 
         match event:
-            case WorkData(data=data):
+            case WorkData(handle=handle, data=data):
+                if self._source not in (None, handle):  # submitted again, to another server or a new one
+                    self._around_the_bar(
+                        lambda: tell("warning: the job runs again, and its output begins again")
+                    )
+                self._source = handle
                 if self._write_elsewhere is not None:
                     self._write_elsewhere(data)
                 else:

@@ -22,6 +22,7 @@ from gearflow.server import JobServer
 from gearflow.testing.peer import ScriptedServer
 from gearflow_cli.app import app
 from gearflow_cli.function_names import resolve
+from gearflow_cli.progress import ProgressView
 from tests.cli.shell import COMMAND, Shell, outcome
 
 
@@ -153,6 +154,14 @@ def test_values_that_begin_again_are_told(served: Shell, module: str) -> None:
     code, stdout, stderr = outcome(ended)
     assert (code, stdout) == (1, "0\n1\n2\n" * 2)
     assert "warning: the job runs again, and its output begins again" in stderr
+
+
+def test_values_that_begin_again_at_another_server_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with ProgressView("count_up", values=True) as view:
+        for handle in (b"H:one:1", b"H:one:1", b"H:two:1", b"H:two:1"):
+            view.show(p.WorkData(handle, b"0"))
+    stdout, stderr = capsys.readouterr()
+    assert (stdout, stderr.count("the job runs again, and its output begins again")) == ("0\n" * 4, 1)
 
 
 def test_a_file_gets_the_result_as_it_is(served: Shell, module: str, tmp_path: Path) -> None:
