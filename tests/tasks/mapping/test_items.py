@@ -145,7 +145,7 @@ async def test_an_item_that_fails_and_then_succeeds_has_a_result(serve: Serve, f
 
 
 async def test_an_item_that_times_out_is_a_failure_of_that_item(serve: Serve, fresh: Fresh) -> None:
-    @task(name=fresh(), timeout=0.05)
+    @task(name=fresh(), timeout=0.5)
     async def sleepy(n: int) -> int:
         if n == 1:
             await anyio.sleep_forever()
