@@ -2,6 +2,7 @@
 
 import gc
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -273,5 +274,6 @@ def run_script(script: str, *options: str) -> str:
         timeout=30,
         check=False,
     )
-    assert (done.stderr, done.returncode) == ("", 0)
+    said = re.sub(r"^Executing <.* took .* seconds\n", "", done.stderr, flags=re.MULTILINE)  # a busy machine
+    assert (said, done.returncode) == ("", 0)
     return done.stdout

@@ -53,7 +53,7 @@ class Owner:
     def received(self, data: bytes) -> None:
         self.heard += data
         self._news.set()
-        if self._fails_at in self.heard:
+        if self._fails_at in data:
             raise RemoteProtocolError("I do not like it")
 
     async def hears(self, expected: bytes) -> None:
