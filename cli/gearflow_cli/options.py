@@ -268,13 +268,13 @@ Level: TypeAlias = Annotated[
 
 LogJson: TypeAlias = Annotated[bool, out("--log-json", "Log JSON, one object a line.")]
 
-Timeout: TypeAlias = Annotated[
-    float | None, how("--timeout", "The longest wait for the result, such as 30s.", "DURATION")
+Timeout: TypeAlias = Annotated[float | None, how("--timeout", "The longest wait, such as 30s.", "DURATION")]
+
+Raw: TypeAlias = Annotated[bool, what("--raw", "Send payloads as they are, without a check.")]
+
+Background: TypeAlias = Annotated[
+    bool, how("--bg -b", "Do not wait for results. Print the handle of each job.")
 ]
-
-Raw: TypeAlias = Annotated[bool, what("--raw", "Send the payload as it is, without a check.")]
-
-Background: TypeAlias = Annotated[bool, how("--bg -b", "Do not wait for the result. Print the handle alone.")]
 
 Delay: TypeAlias = Annotated[
     float | None,

@@ -59,16 +59,12 @@ def map(  # noqa: A001  (the command's name)
     context: typer.Context,
     name: Annotated[str, argument(Panel.WHAT, "NAME", "The task's full name, or its end after a dot.")],
     modules: options.TaskModules = None,
-    raw: Annotated[
-        bool, what("--raw", "Send each line as it is, without a check, and write each result as it is.")
-    ] = False,
+    raw: options.Raw = False,
     reducer: Annotated[
         str | None,
         what("--reduce", "Join all results to one with this task, which takes a list.", "NAME", env=None),
     ] = None,
-    background: Annotated[
-        bool, how("--bg -b", "Do not wait for the results. Print the handles alone.")
-    ] = False,
+    background: options.Background = False,
     chunk: Annotated[int, how("--chunk", "How many lines share a job. Needs the module.", "N", min=1)] = 1,
     window: Annotated[
         int | None,
@@ -91,9 +87,7 @@ def map(  # noqa: A001  (the command's name)
         ),
     ] = OnError.RAISE,
     fan_in: Annotated[int, how("--fan-in", "How many values one job of --reduce joins.", "N", min=2)] = 16,
-    timeout: Annotated[
-        float | None, how("--timeout", "The longest wait for all results, such as 30s.", "DURATION")
-    ] = None,
+    timeout: options.Timeout = None,
     delay: options.Delay = None,
     expires: options.Expires = None,
     priority: options.Priorities = None,

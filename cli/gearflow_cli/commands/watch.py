@@ -10,7 +10,7 @@ from gearflow_cli import options, output
 from gearflow_cli.commands.job import job_name
 from gearflow_cli.errors import CliError, ExitCode, explain, tell
 from gearflow_cli.help import Panel
-from gearflow_cli.options import argument, how, out
+from gearflow_cli.options import argument
 from gearflow_cli.text import printable
 from gearflow_cli.watch_view import Bars, JsonLines, Lines, View
 
@@ -25,10 +25,8 @@ def watch(
     ],
     unique: options.JobUnique = None,
     servers: options.Servers = None,
-    timeout: Annotated[
-        float | None, how("--timeout", "The longest wait for the end of all jobs, such as 30s.", "DURATION")
-    ] = None,
-    json: Annotated[bool, out("--json", "Print JSON, one object a line for each event.")] = False,
+    timeout: options.Timeout = None,
+    json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> None:
     """Show the progress, the warnings and the end of jobs, until all have ended.
