@@ -76,7 +76,8 @@ def _next_of(chance: random.Random, job: StoredJob, letters: list[int]) -> Chang
         return a_dead_letter(job.number, size, unique=job.unique)
     if kind == 2:
         return Forgotten(job.number)
-    return Rescheduled(job.number, float(job.number), 1, 1)
+    options = b'{"previous": [%d, 9, null]}' % job.number if job.number % 2 else None
+    return Rescheduled(job.number, float(job.number), 1, 1, options)
 
 
 def _body(chance: random.Random, number: int) -> bytes:
