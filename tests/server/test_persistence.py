@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import anyio
@@ -141,4 +142,5 @@ async def test_a_log_has_a_limit_while_the_disk_is_too_slow(
         disk.set()
     await until(lambda: written.kept == written.number)
     await written.committer.close()
-    assert [job.number for job in SqliteStore(tmp_path / "jobs.db").load().jobs] == [*range(1, 101)]
+    with closing(SqliteStore(tmp_path / "jobs.db")) as again:
+        assert [job.number for job in again.load().jobs] == [*range(1, 101)]
