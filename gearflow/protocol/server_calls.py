@@ -494,7 +494,7 @@ class ServerInfo(Answer):
     """Whether jobs survive a restart of the server."""
 
     store: str
-    """The name of the store, which is part of each handle."""
+    """Where jobs and results are kept: ``file`` or ``memory``."""
 
     functions: tuple[str, ...]
     """The names of the reserved functions, which begin with ``gearflow:``."""
