@@ -300,10 +300,9 @@ class Stream(_Values[Y_co], Iterator[Y_co], Generic[Y_co]):
     def __next__(self) -> Y_co:
         try:
             return self._wait_for_next()
-        except Exception:
-            raise
-        except BaseException as error:  # an interrupt, at any step; its traceback keeps the stream
-            self._fail(error)
+        except BaseException as error:
+            if not isinstance(error, Exception):  # an interrupt, at any step; its traceback keeps the stream
+                self._fail(error)
             raise
 
     def _wait_for_next(self) -> Y_co:
