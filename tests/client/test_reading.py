@@ -392,6 +392,19 @@ async def submitted(server: ScriptedServer, handle: bytes = b"H:1", *, gearflow:
     return peer
 
 
+async def attach(client: Client, peer: ScriptedPeer, order: JobRequest, *, gearflow: bool = False) -> Any:
+    """An attached job that a server has accepted."""
+    async with anyio.create_task_group() as tasks:
+        submission = Call(client.attach, order)
+        tasks.start_soon(submission.run)
+        if gearflow:
+            await request(peer, b"gearflow:submit")
+        else:
+            await peer.expect(SubmitJob(b"f", b"", b"x"))
+        await peer.send(JobCreated(b"H:1"))
+        return await submission.outcome()
+
+
 async def read_two(client: Client, server: ScriptedServer, tasks: TaskGroup) -> tuple[Reading, Call]:
     """Read two parts of a job that is submitted again. gearflow's server brings the first, and is lost."""
     submission = Call(client.attach, streamed(resubmit=True))
@@ -445,11 +458,7 @@ def feeds() -> set[int]:
 
 async def test_a_job_does_not_remember_the_readers_that_have_left(scripted: Scripted) -> None:
     async with scripted(gearflow=True) as (client, peer), anyio.create_task_group() as tasks:
-        submission = Call(client.attach, streamed())
-        tasks.start_soon(submission.run)
-        await request(peer, b"gearflow:submit")
-        await peer.send(JobCreated(b"H:1"))
-        job = await submission.outcome()
+        job = await attach(client, peer, streamed(), gearflow=True)
         before = feeds()
         reader = StreamReader(None, job)
         call = Call(reader.take)
@@ -472,11 +481,8 @@ async def test_a_job_does_not_remember_the_readers_that_have_left(scripted: Scri
 
 async def test_the_lost_connection_of_an_attached_job_is_an_error_after_the_parts(scripted: Scripted) -> None:
     async with scripted(gearflow=True) as (client, peer), anyio.create_task_group() as tasks:
-        submission = Call(client.attach, streamed())
-        tasks.start_soon(submission.run)
-        await request(peer, b"gearflow:submit")
-        await peer.send(JobCreated(b"H:1"))
-        reading = Reading(StreamReader(None, await submission.outcome()))
+        job = await attach(client, peer, streamed(), gearflow=True)
+        reading = Reading(StreamReader(None, job))
         call = Call(reading.next)
         tasks.start_soon(call.run)
         await request(peer)
@@ -489,11 +495,7 @@ async def test_the_lost_connection_of_an_attached_job_is_an_error_after_the_part
 
 async def test_a_job_that_was_refused_says_why(scripted: Scripted) -> None:
     async with scripted(gearflow=True) as (client, peer), anyio.create_task_group() as tasks:
-        submission = Call(client.attach, streamed())
-        tasks.start_soon(submission.run)
-        await request(peer, b"gearflow:submit")
-        await peer.send(JobCreated(b"H:1"))
-        job = await submission.outcome()
+        job = await attach(client, peer, streamed(), gearflow=True)
         call = Call(StreamReader(None, job).take)
         tasks.start_soon(call.run)
         await request(peer)
@@ -524,15 +526,6 @@ async def test_a_job_that_is_joined_again_goes_on() -> None:
 
 
 # ----------------------------------------------------------------------------------- servers of other kinds
-
-
-async def attach(client: Client, peer: ScriptedPeer, order: JobRequest) -> Any:
-    async with anyio.create_task_group() as tasks:
-        submission = Call(client.attach, order)
-        tasks.start_soon(submission.run)
-        await peer.expect(SubmitJob(b"f", b"", b"x"))
-        await peer.send(JobCreated(b"H:1"))
-        return await submission.outcome()
 
 
 async def test_on_another_server_the_parts_are_those_of_the_job(scripted: Scripted) -> None:
