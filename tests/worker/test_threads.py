@@ -17,6 +17,8 @@ def threads() -> Iterator[Threads]:
     threads = Threads("test-threads")
     yield threads
     threads.close()
+    for thread in serving():
+        thread.join(10)
 
 
 def serving() -> list[threading.Thread]:
