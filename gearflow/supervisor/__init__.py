@@ -2,16 +2,28 @@
 
 from typing import TYPE_CHECKING
 
-from gearflow.supervisor.ipc import Counts, Failed, IpcChannel, Launched, Leave, Ping, Pong, Ready, Retiring
+from gearflow.supervisor.ipc import (
+    Counts,
+    Failed,
+    IpcChannel,
+    Launched,
+    Leave,
+    Ping,
+    Pong,
+    Ready,
+    Retiring,
+    Shown,
+)
 from gearflow.supervisor.signals import Echoes, Terminal
 from gearflow.supervisor.systemd import Notifier
-from gearflow.supervisor.worker_process import HELD_BACK
+from gearflow.supervisor.worker_process import HELD_BACK, SHOW_WITHOUT_LOCK
 
 if TYPE_CHECKING:
     from gearflow.supervisor.supervisor import Supervisor
 
 __all__ = [
     "HELD_BACK",
+    "SHOW_WITHOUT_LOCK",
     "Counts",
     "Echoes",
     "Failed",
@@ -23,6 +35,7 @@ __all__ = [
     "Pong",
     "Ready",
     "Retiring",
+    "Shown",
     "Supervisor",
     "Terminal",
 ]

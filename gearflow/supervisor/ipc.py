@@ -11,7 +11,7 @@ import socket
 from collections.abc import AsyncIterator, MutableMapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import Any, Final, Self, TypeAlias
+from typing import Any, Final, Self, TypeAlias, get_args
 
 import anyio
 
@@ -79,11 +79,14 @@ class Pong:
     """It runs."""
 
 
-Message: TypeAlias = Launched | Ready | Retiring | Failed | Counts | Leave | Ping | Pong
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """The worker process is writing its stacks, as SIGUSR2 asked."""
 
-_KINDS: Final[dict[str, type[Message]]] = {
-    kind.__name__.lower(): kind for kind in (Launched, Ready, Retiring, Failed, Counts, Leave, Ping, Pong)
-}
+
+Message: TypeAlias = Launched | Ready | Retiring | Failed | Counts | Leave | Ping | Pong | Shown
+
+_KINDS: Final[dict[str, type[Message]]] = {kind.__name__.lower(): kind for kind in get_args(Message)}
 
 
 def encode(message: Message) -> bytes:

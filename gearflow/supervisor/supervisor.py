@@ -11,7 +11,7 @@ every process write its stacks. Signals are handled by the event loop, on which 
 import logging
 import signal
 from collections.abc import AsyncIterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, assert_never
 
 import anyio
@@ -23,7 +23,7 @@ from gearflow.supervisor import ipc, process_manager
 from gearflow.supervisor.process_manager import PINGS, ProcessManager, Restart
 from gearflow.supervisor.signals import Echoes, Terminal
 from gearflow.supervisor.systemd import Notifier
-from gearflow.supervisor.worker_process import WorkerProcess
+from gearflow.supervisor.worker_process import SHOW_WITHOUT_LOCK, WorkerProcess
 
 logger = logging.getLogger("gearflow.supervisor")
 
@@ -37,6 +37,9 @@ _UNKNOWN: Final = 1
 """The exit code of a process whose end nobody has seen."""
 
 _NOTHING: Final = ipc.Counts(0, 0, 0)
+
+_SHOW_TIME: Final = 1.0
+"""Seconds in which a process begins to write its stacks, unless a task holds its interpreter lock."""
 
 _HUNG: Final = (
     "the event loop of a worker process has been blocked for %g s; killing it, so its jobs are handed on. "
@@ -135,7 +138,7 @@ class Supervisor:
                 self._carry_out(self._manager.resume())
             case signal.SIGUSR2:
                 for process in self._processes:
-                    self._signal(process, number)
+                    self._show(process)
             case _ if not self._echoes.has(number):
                 logger.info("stopping the worker processes", extra={"signal": number.name})
                 self._notifier.stopping()
@@ -181,6 +184,7 @@ class Supervisor:
         async for message in child.channel.messages():
             match message:
                 case ipc.Launched():
+                    process.is_launched = True
                     self._manager.started(number, anyio.current_time())
                 case ipc.Ready(notice):
                     self._notice(notice)
@@ -195,6 +199,8 @@ class Supervisor:
                     self._notify_status()
                 case ipc.Pong():
                     self._manager.answered(number)
+                case ipc.Shown():
+                    process.shown.set()
                 case ipc.Leave() | ipc.Ping():  # which only a supervisor sends
                     pass
                 case _:
@@ -257,6 +263,21 @@ class Supervisor:
         if process is not None and process.child is not None:
             process.child.signal(what)
 
+    def _show(self, number: int) -> None:
+        """Have a process write its stacks, also if a task holds its interpreter lock."""
+        process = self._processes[number]
+        if process.shown.is_set():
+            process.shown = anyio.Event()
+        self._signal(number, signal.SIGUSR2)
+        if process.is_launched:
+            self._tasks.start_soon(self._insist, process)
+
+    async def _insist(self, process: "_Process") -> None:
+        with anyio.move_on_after(_SHOW_TIME):
+            await process.shown.wait()
+            return
+        self._signal(process.number, SHOW_WITHOUT_LOCK)
+
     # --------------------------------------------------------------------------------------- the log
 
     def _notice(self, notice: str) -> None:
@@ -297,7 +318,7 @@ class Supervisor:
             "a worker process does not answer; its event loop is blocked, as its stacks show",
             extra=self._processes[number].named,
         )
-        self._signal(number, signal.SIGUSR2)
+        self._show(number)
 
     def _log_loss(self, number: int, restart: Restart | None) -> None:
         if restart is None:
@@ -339,6 +360,10 @@ class _Process:
     reason: str = ""
     """Why it ends, in its own words."""
     counts: ipc.Counts = _NOTHING
+    is_launched: bool = False
+    """Whether it handles all signals."""
+    shown: anyio.Event = field(default_factory=anyio.Event)
+    """Set when it writes its stacks."""
 
     @property
     def named(self) -> dict[str, object]:

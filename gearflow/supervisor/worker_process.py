@@ -20,6 +20,9 @@ from gearflow.supervisor.ipc import VARIABLE, IpcChannel
 HELD_BACK: Final = (signal.SIGUSR2, signal.SIGTSTP)
 """Signals that a worker process has to unblock once it handles them."""
 
+SHOW_WITHOUT_LOCK: Final = signal.SIGQUIT
+"""Has a worker process write the stacks of all threads, although a thread holds the interpreter lock."""
+
 _OF_THE_SERVICE: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 """Variables of systemd for the supervisor alone."""
 

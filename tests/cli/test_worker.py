@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -482,12 +483,72 @@ def test_usr2_shows_what_runs_and_where(own: Shell, module: str, tmp_path: Path)
         job = client.submit(f"{module}.until", f'{{"path": "{tmp_path / "end"}"}}'.encode())
         worker.until("a job runs")
         worker.signal(signal.SIGUSR2)
-        worker.until("Current thread")
+        worker.until("Stack (most recent call first)")
         worker.until("1 running, 0 held, 0 overdue")
         assert f"handle={job.handle}" in worker.until(f"{module}.until for ")
         worker.until(f'{module}.py", line')  # where its coroutine is
         (tmp_path / "end").touch()
         assert job.result(timeout=10) == b"finished"
+
+
+BUSY = """
+import sys
+import time
+from pathlib import Path
+
+from gearflow import task
+
+
+def recurse(depth: int) -> int:
+    names = {}
+    exec("def call(recurse, depth): return recurse(depth - 1)", names)  # a new code object each time
+    return names["call"](recurse, depth) if depth else 0
+
+
+@task
+def spin(path: Path, number: int) -> None:
+    while not path.exists():
+        for depth in range(20):
+            recurse(depth)
+
+
+@task
+def hold() -> int:
+    sys.stderr.write("a job runs\\n")
+    return sum(range(10**15))
+"""
+
+
+def test_usr2_harms_no_thread_that_runs(own: Shell, tmp_path: Path) -> None:
+    module = write(tmp_path, f"{tmp_path.name}_spin".replace("-", "_"), BUSY)
+    with (
+        Shell(tmp_path, own.environment).start("worker", module, "-c", "4") as worker,
+        client_of(own) as client,
+    ):
+        worker.until("registered")
+        end = tmp_path / "end"
+        jobs = [
+            client.submit(f"{module}.spin", f'{{"path": "{end}", "number": {n}}}'.encode()) for n in range(4)
+        ]
+        for _ in range(100):
+            worker.signal(signal.SIGUSR2)
+            worker.until(" running, 0 held, 0 overdue")
+        worker.until("in spin")  # the stack of a thread
+        end.touch()
+        for job in jobs:
+            job.result(timeout=20)
+
+
+def test_quit_shows_a_task_that_holds_the_interpreter_lock(own: Shell, tmp_path: Path) -> None:
+    module = write(tmp_path, f"{tmp_path.name}_hold".replace("-", "_"), BUSY)
+    with Shell(tmp_path, own.environment).start("worker", module) as worker, client_of(own) as client:
+        resource.prlimit(worker.process.pid, resource.RLIMIT_CORE, (0, 0))  # it leaves no core file
+        worker.until("registered")
+        client.submit(f"{module}.hold", b"{}")
+        worker.until("a job runs")
+        worker.signal(signal.SIGQUIT)
+        worker.until("in hold")
+        assert worker.end()[0] == -signal.SIGQUIT
 
 
 def test_hup_finishes_what_runs_and_begins_anew_with_new_code(own: Shell, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from gearflow.supervisor.ipc import (
     Pong,
     Ready,
     Retiring,
+    Shown,
     decode,
     encode,
 )
@@ -27,7 +28,7 @@ messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(Retiring, st.text()),
     st.builds(Failed, st.text()),
     st.builds(Counts, st.integers(0), st.integers(0), st.integers(0)),
-    st.sampled_from([Leave(), Ping(), Pong()]),
+    st.sampled_from([Leave(), Ping(), Pong(), Shown()]),
 )
 
 

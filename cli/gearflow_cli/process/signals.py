@@ -65,7 +65,7 @@ def ending_at_once() -> Generator[None]:
     end_at_once()
     for number in _FOR_LATER:
         handle(number, _note)
-    faulthandler.register(signal.SIGUSR2)
+    faulthandler.register(signal.SIGUSR2, all_threads=False)  # threads that run could crash it
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (*_FOR_LATER, signal.SIGUSR2))
     reader, writer = socket.socketpair()
     writer.setblocking(False)
@@ -94,6 +94,9 @@ def _end(_number: int, _frame: FrameType | None) -> NoReturn:
 
 
 def _end_on_signal(reader: socket.socket) -> None:
+    signal.pthread_sigmask(
+        signal.SIG_BLOCK, (*_STOPS, *_FOR_LATER, signal.SIGUSR2)
+    )  # the main thread gets them
     with reader:
         while number := reader.recv(1):
             if number[0] in _STOPS:
@@ -155,7 +158,7 @@ class Signals:
         from gearflow.supervisor import HELD_BACK
         from gearflow_cli.process import restart, stack_dump
 
-        stack_dump.on_signal(self._worker)
+        stack_dump.on_signal(self._worker, self._line)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGTSTP, signal.SIGCONT):
             handle(number, self._received)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {*HELD_BACK, *restart.HELD_BACK})
@@ -172,8 +175,11 @@ class Signals:
         # The process ends soon. Python restores the default effects of signals before it is gone, and some of
         # these would kill or stop the process. Only a further SIGTERM or SIGINT still has an effect.
         if not self.again:
-            faulthandler.unregister(signal.SIGUSR2)
-            for number in (*_FOR_LATER, signal.SIGUSR2):
+            from gearflow.supervisor import SHOW_WITHOUT_LOCK
+
+            ignored = (*_FOR_LATER, signal.SIGUSR2, *([] if self._line is None else [SHOW_WITHOUT_LOCK]))
+            for number in ignored:
+                faulthandler.unregister(number)
                 signal.signal(number, signal.SIG_IGN)
         if self._asked is not None and self._worker.left and not self.forced:  # it took too long
             self.forced = 128 + self._asked

@@ -4,34 +4,41 @@ import asyncio
 import faulthandler
 import os
 import signal
-import sys
 import time
 import traceback
 from collections.abc import Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from gearflow.runtime import stacks
+from gearflow.supervisor import SHOW_WITHOUT_LOCK, Shown
 from gearflow_cli.text import printable
 
 if TYPE_CHECKING:
+    from gearflow.supervisor import IpcChannel
     from gearflow.worker import Worker
 
 
-def on_signal(worker: "Worker") -> None:
-    """Show them at SIGUSR2. Call it in the main thread, on the worker's event loop."""
+def on_signal(worker: "Worker", line: "IpcChannel | None") -> None:
+    """Show them at SIGUSR2. Call it in the main thread, on the worker's event loop.
+
+    If a task holds the interpreter lock in C code, only the main thread's stack appears. SIGQUIT shows all
+    stacks without the lock. It ends a worker that has no supervisor, as it does by default. A supervisor
+    sends it if the process does not answer.
+    """
     loop = asyncio.get_running_loop()
     process = os.getpid()
 
-    def received(_number: int, frame: FrameType | None) -> None:
+    def show(frame: FrameType | None) -> None:
         if os.getpid() != process:  # a forked child of a task has no runs, only threads
             return
-        text = "\n".join(map(printable, _lines(worker, loop, frame)))
-        os.write(sys.stderr.fileno(), f"{text}\n".encode("utf-8", "backslashreplace"))  # print may be running
+        if line is not None:
+            line.send(Shown())
+        stacks.write("\n".join(map(printable, _lines(worker, loop, frame))))
         loop.call_soon_threadsafe(worker.show_processes)  # not here: locks may be held
 
-    signal.signal(signal.SIGUSR2, received)
-    # faulthandler shows the threads without the interpreter lock, which a task may hold.
-    faulthandler.register(signal.SIGUSR2, all_threads=True, chain=True)
+    stacks.show_at(signal.SIGUSR2, show)
+    faulthandler.register(SHOW_WITHOUT_LOCK, all_threads=True, chain=line is None)
 
 
 def _lines(worker: "Worker", loop: asyncio.AbstractEventLoop, frame: FrameType | None) -> Iterator[str]:
@@ -46,6 +53,7 @@ def _lines(worker: "Worker", loop: asyncio.AbstractEventLoop, frame: FrameType |
         is_current = task is asyncio.current_task(loop)
         stack = traceback.extract_stack(frame) if is_current else _stack(task.get_coro())
         yield from "".join(traceback.format_list(stack)).splitlines()
+    yield from stacks.other_threads()
 
 
 def _stack(awaited: Any) -> traceback.StackSummary:

@@ -27,6 +27,7 @@ from typing import cast
 
 from gearflow.client import configure
 from gearflow.protocol.packets import Packet
+from gearflow.runtime import stacks
 from gearflow.runtime.fork import end_stray, forget_in_children, handle
 from gearflow.runtime.process import resident
 from gearflow.tasks import Context, Progress
@@ -161,7 +162,7 @@ def _ignore_signals_for_the_worker() -> None:
         if number != signal.SIGUSR2:
             handle(number, _survive)  # SIG_IGN would be inherited by the programs that tasks start
     faulthandler.enable(all_threads=False)  # the last lines of a crash are few
-    faulthandler.register(signal.SIGUSR2)
+    stacks.show_at(signal.SIGUSR2, lambda _frame: stacks.write("\n".join(stacks.other_threads())))
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
