@@ -81,7 +81,7 @@ class Pong:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """The worker process is writing its stacks, as SIGUSR2 asked."""
+    """The worker process has written its stacks, as SIGUSR2 asked."""
 
 
 Message: TypeAlias = Launched | Ready | Retiring | Failed | Counts | Leave | Ping | Pong | Shown

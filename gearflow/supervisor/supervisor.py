@@ -38,8 +38,8 @@ _UNKNOWN: Final = 1
 
 _NOTHING: Final = ipc.Counts(0, 0, 0)
 
-_SHOW_TIME: Final = 1.0
-"""Seconds in which a process begins to write its stacks, unless a task holds its interpreter lock."""
+_SHOW_TIME: Final = 2.0
+"""Seconds in which a process writes its stacks, unless a task holds its interpreter lock."""
 
 _HUNG: Final = (
     "the event loop of a worker process has been blocked for %g s; killing it, so its jobs are handed on. "
@@ -363,7 +363,7 @@ class _Process:
     is_launched: bool = False
     """Whether it handles all signals."""
     shown: anyio.Event = field(default_factory=anyio.Event)
-    """Set when it writes its stacks."""
+    """Set when it has written its stacks."""
 
     @property
     def named(self) -> dict[str, object]:

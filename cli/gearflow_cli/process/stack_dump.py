@@ -32,9 +32,9 @@ def on_signal(worker: "Worker", line: "IpcChannel | None") -> None:
     def show(frame: FrameType | None) -> None:
         if os.getpid() != process:  # a forked child of a task has no runs, only threads
             return
+        stacks.write("\n".join(map(printable, _lines(worker, loop, frame))))
         if line is not None:
             line.send(Shown())
-        stacks.write("\n".join(map(printable, _lines(worker, loop, frame))))
         loop.call_soon_threadsafe(worker.show_processes)  # not here: locks may be held
 
     stacks.show_at(signal.SIGUSR2, show)
