@@ -25,7 +25,7 @@ from gearflow.client.config import ServerAddress
 from gearflow.client.job import JobHandle
 from gearflow.client.names import to_text
 from gearflow.client.requests import NotSent, is_unsupported, unknown
-from gearflow.client.transport import tune
+from gearflow.client.stream import tune
 from gearflow.errors import RemoteProtocolError
 from gearflow.protocol.codec import encode
 from gearflow.protocol.constants import HEADER_SIZE, MAX_ANSWER, RES, PacketType

@@ -33,6 +33,14 @@ _PIECE: Final = 1 << 20
 _NEXT_ADDRESS: Final = 0.25
 """Seconds after which the next address of a name is tried as well, as RFC 8305 recommends."""
 
+_KEEPALIVE: Final = (
+    ("TCP_KEEPIDLE", 15),
+    ("TCP_KEEPINTVL", 5),
+    ("TCP_KEEPCNT", 3),
+    ("TCP_USER_TIMEOUT", 30_000),
+)
+"""A host that vanished without a word is noticed after half a minute, also while it is sent something."""
+
 
 class StreamOwner(Protocol):
     """It has what is to be written, and gets what comes. Both methods run in the event loop."""
@@ -65,8 +73,8 @@ class ServerStream(AsyncResource):
 
     @property
     @abstractmethod
-    def raw_socket(self) -> socket.socket:
-        """The socket, for its options and its number."""
+    def descriptor(self) -> int:
+        """The socket's number, -1 once it is closed."""
 
     @abstractmethod
     async def send(self, data: bytes) -> None:
@@ -116,11 +124,11 @@ class AsyncioStream(ServerStream, asyncio.Protocol):
 
     @property
     def unsent(self) -> int:
-        return self._transport.get_write_buffer_size() + _unacknowledged(self.raw_socket)
+        return self._transport.get_write_buffer_size() + _unacknowledged(self.descriptor)
 
     @property
-    def raw_socket(self) -> socket.socket:
-        return cast(socket.socket, self._transport.get_extra_info("socket"))
+    def descriptor(self) -> int:
+        return _descriptor(self._transport.get_extra_info("socket"))
 
     async def send(self, data: bytes) -> None:
         self._require_open()
@@ -174,6 +182,7 @@ class AsyncioStream(ServerStream, asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        tune(transport.get_extra_info("socket"))
         # What the operating system has not taken is still with the owner, as far as possible.
         self._transport.set_write_buffer_limits(0)
 
@@ -257,12 +266,11 @@ class AnyioStream(ServerStream):
 
     @property
     def unsent(self) -> int:
-        return self._unsent + _unacknowledged(self.raw_socket)
+        return self._unsent + _unacknowledged(self.descriptor)
 
     @property
-    def raw_socket(self) -> socket.socket:
-        raw: socket.socket = self.raw.extra(SocketAttribute.raw_socket)
-        return raw
+    def descriptor(self) -> int:
+        return _descriptor(raw_socket(self.raw))
 
     async def send(self, data: bytes) -> None:
         self.is_cut = True
@@ -321,6 +329,26 @@ class AnyioStream(ServerStream):
                     await self._woken.wait()
 
 
+def raw_socket(stream: ByteStream) -> socket.socket | None:
+    """The socket under one of anyio's streams. None if it is closed, where uvloop has it no more."""
+    try:
+        return stream.extra(SocketAttribute.raw_socket)
+    except AttributeError:  # anyio asks the missing socket for its peer
+        return None
+
+
+def tune(raw: socket.socket | None) -> None:
+    """Send small packets at once, and notice a host that is gone."""
+    if raw is None:
+        return
+    with suppress(OSError):  # it is closed already, or the peer is gone, which its first user will notice
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in _KEEPALIVE:
+            if (option := getattr(socket, name, None)) is not None:  # not every platform has each
+                raw.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
 async def connect(server: ServerAddress) -> AsyncioStream:
     """A connection on asyncio, to the first address of the server that takes one.
 
@@ -373,10 +401,14 @@ async def _addresses(server: ServerAddress) -> list[str]:
     return [*v6[:1], *others[:1], *v6[1:], *others[1:]]
 
 
-def _unacknowledged(raw: socket.socket) -> int:
+def _descriptor(raw: socket.socket | None) -> int:
+    return -1 if raw is None else raw.fileno()
+
+
+def _unacknowledged(descriptor: int) -> int:
     """Bytes that the peer's system has not acknowledged. 0 where that cannot be asked."""
-    with suppress(OSError, ValueError):  # a closed socket has no number
-        return int.from_bytes(ioctl(raw.fileno(), TIOCOUTQ, bytes(4)), sys.byteorder)
+    with suppress(OSError, ValueError):  # it is closed
+        return int.from_bytes(ioctl(descriptor, TIOCOUTQ, bytes(4)), sys.byteorder)
     return 0
 
 

@@ -18,7 +18,7 @@ import anyio
 from anyio.streams.tls import TLSStream
 
 from gearflow.client.config import ServerAddress
-from gearflow.client.stream import AnyioStream, ServerStream, connect
+from gearflow.client.stream import AnyioStream, ServerStream, connect, raw_socket, tune
 from gearflow.errors import RemoteProtocolError, ServerError
 from gearflow.protocol.codec import encode
 from gearflow.protocol.constants import AUTH, MAX_ANSWER, RES, TLS_REQUIRED
@@ -119,14 +119,6 @@ def _about_tls(error: ssl.SSLError) -> str:
 
 PING: Final = encode(EchoReq(b"heartbeat"))
 
-_KEEPALIVE: Final = (
-    ("TCP_KEEPIDLE", 15),
-    ("TCP_KEEPINTVL", 5),
-    ("TCP_KEEPCNT", 3),
-    ("TCP_USER_TIMEOUT", 30_000),
-)
-"""A host that vanished without a word is noticed after half a minute, also while it is sent something."""
-
 
 class Unreachable(Exception):
     """A server cannot be used; the text says why."""
@@ -188,31 +180,23 @@ async def until_silent(
                 pass
 
 
-def tune(raw: socket.socket) -> None:
-    """Send small packets at once, and notice a host that is gone."""
-    raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in _KEEPALIVE:
-        if (option := getattr(socket, name, None)) is not None:  # not every platform has each
-            raw.setsockopt(socket.IPPROTO_TCP, option, value)
-
-
 async def _connect(server: ServerAddress, *, is_plain: bool) -> ServerStream:
     stream: ServerStream
     try:
         if is_plain and runs_on_asyncio():
             stream = await connect(server)
         else:
-            stream = AnyioStream(await anyio.connect_tcp(server.host, server.port))
+            raw = await anyio.connect_tcp(server.host, server.port)
+            tune(raw_socket(raw))
+            stream = AnyioStream(raw)
     except (OSError, UnicodeError) as error:  # a host's name may be none that can be looked up
         raise Unreachable(describe(error)) from error
-    tune(stream.raw_socket)
     forget_in_children(stream, _release)
     return stream
 
 
 def _release(stream: ServerStream) -> None:
-    release_descriptor(stream.raw_socket.fileno())
+    release_descriptor(stream.descriptor)
 
 
 async def _secure(stream: AnyioStream, tls: TLS, host: str) -> None:

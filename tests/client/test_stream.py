@@ -1,8 +1,10 @@
 """Streams of all kinds behave alike: those of asyncio and uvloop, that of trio, and those with TLS."""
 
 import socket
+import struct
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from threading import Thread
 from typing import Any, Final
 
 import anyio
@@ -305,3 +307,32 @@ async def test_the_reason_is_told_where_there_is_no_connection(host: str, reason
         bound.bind(("127.0.0.1", 0))
         with pytest.raises(Unreachable, match=reason):
             await open_stream(ServerAddress(host, bound.getsockname()[1]), PLAIN, DEADLINE)
+
+
+@pytest.mark.parametrize(
+    ("host", "security"),
+    [("127.0.0.1", PLAIN), ("localhost", PLAIN), ("127.0.0.1", Security(tls=TLS()))],
+    ids=["address", "name", "tls"],
+)
+async def test_a_server_that_resets_each_connection_at_once_is_unreachable(
+    host: str, security: Security
+) -> None:
+    def reset_each(listener: socket.socket) -> None:
+        with suppress(OSError):  # the end of the test
+            while True:
+                peer, _ = listener.accept()
+                peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                peer.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = ServerAddress(host, listener.getsockname()[1])
+        thread = Thread(target=reset_each, args=(listener,))
+        thread.start()
+        try:
+            for _ in range(100):
+                with suppress(Unreachable):  # or only its first user notices
+                    async with await open_stream(server, security, DEADLINE):
+                        pass
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
