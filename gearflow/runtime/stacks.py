@@ -7,22 +7,40 @@ which may be in C code. The stacks of the other threads follow as soon as the ma
 
 import faulthandler
 import os
+import signal
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from types import FrameType
+from typing import Final
 
-from gearflow.runtime.fork import handle
+from gearflow.runtime.fork import call_in_children
+
+_STDERR: Final = 2
+"""Not ``sys.stderr``, which users' code may have replaced by something without a descriptor."""
 
 
-def show_at(number: int, show: Callable[[FrameType | None], object]) -> None:
-    """Write the stack of the thread that gets a signal, and call ``show`` with its frame for the rest.
+def show_at(number: int, show: Callable[[FrameType | None], object] | None = None) -> None:
+    """Write the stack of the thread that gets a signal. After that, ``show`` may write the rest.
 
-    ``show`` is called in the main thread when that has the interpreter lock. Call this in the main thread.
+    ``show`` is called with the main thread's frame, in that thread, when it has the interpreter lock. The
+    signal does not end processes that tasks fork. To be called in the main thread.
     """
-    handle(number, lambda _number, frame: show(frame))
-    faulthandler.register(number, all_threads=False, chain=True)
+    if show is not None:
+        signal.signal(number, lambda _number, frame: show(frame))
+    faulthandler.register(number, _STDERR, all_threads=False, chain=show is not None)
+
+
+def show_without_lock_at(number: int, *, ends: bool) -> None:
+    """Write the stacks of all threads at a signal, although one of them may hold the interpreter lock.
+
+    That can crash the process if they run. ``ends``: the signal has its usual effect then. In processes that
+    a task forks it has only that.
+    """
+    faulthandler.register(number, _STDERR, all_threads=True, chain=ends)
+    call_in_children(lambda: faulthandler.unregister(number))
 
 
 def other_threads() -> Iterator[str]:
@@ -37,5 +55,6 @@ def other_threads() -> Iterator[str]:
 def write(text: str) -> None:
     """Write a text to stderr, also if the signal came in the middle of a ``print``."""
     rest = f"{text}\n".encode("utf-8", "backslashreplace")
-    while rest:  # another signal may cut a write short
-        rest = rest[os.write(sys.stderr.fileno(), rest) :]
+    with suppress(OSError):  # nobody reads it: whatever the signal has interrupted must go on
+        while rest:  # another signal may cut a write short
+            rest = rest[os.write(_STDERR, rest) :]

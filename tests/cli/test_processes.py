@@ -29,6 +29,7 @@ OLD_TAKES_NOTHING: Final = "stopping; finishing what runs"
 
 TASKS = '''
 import asyncio
+import ctypes
 import os
 import sys
 import time
@@ -71,6 +72,14 @@ def hold() -> int:
     """Computes in C, and never lets go of the interpreter lock."""
     sys.stderr.write("a job runs\\n")  # in one piece, beside other processes
     return sum(range(10**15))
+
+
+@task
+def hold_a_while() -> int:
+    """Holds the interpreter lock for some seconds."""
+    sys.stderr.write("a job runs\\n")
+    ctypes.PyDLL(None).sleep(5)
+    return os.getpid()
 '''
 
 
@@ -191,6 +200,18 @@ def test_a_task_that_holds_the_interpreter_lock_cannot_stop_the_stop(project: Pr
             fleet.signal(number)
             fleet.until("stopping the worker processes")
         assert fleet.end()[0] == 128 + signal.SIGINT
+
+
+def test_a_process_that_cannot_answer_is_shown_and_goes_on(project: Project) -> None:
+    with project.start("--max-tasks", "1000") as fleet:
+        fleet.until("all worker processes are ready")
+        pid = project.call("pid")
+        job = project.submit("hold_a_while")
+        fleet.until("a job runs")
+        fleet.signal(signal.SIGUSR2)
+        fleet.until("in hold_a_while")
+        assert int(job.result(PATIENCE)) == pid
+        assert project.call("pid") == pid
 
 
 def test_a_process_whose_event_loop_is_blocked_is_replaced_and_its_job_done(

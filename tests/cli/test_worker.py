@@ -6,6 +6,7 @@ import resource
 import signal
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -427,6 +428,28 @@ from gearflow import task
 
 
 @task(executor="{}")
+def shown() -> int:
+    # The exit code of a forked child that gets SIGUSR2.
+    context = multiprocessing.get_context("fork")
+    began, end = context.Event(), context.Event()
+
+    def wait():
+        began.set()
+        end.wait(20)
+
+    child = context.Process(target=wait)
+    child.start()
+    try:
+        began.wait(20)
+        os.kill(child.pid, signal.SIGUSR2)
+        end.set()
+        child.join(20)
+        return child.exitcode
+    finally:
+        child.kill()
+
+
+@task(executor="{}")
 def terminated() -> int | None:
     return end_by(signal.SIGTERM)
 
@@ -453,7 +476,7 @@ def end_by(number):
 
 @pytest.mark.parametrize("executor", ["thread", "process"])
 def test_a_signal_ends_a_process_that_a_task_has_forked(own: Shell, tmp_path: Path, executor: str) -> None:
-    module = write(tmp_path, f"forks_{executor}", FORKS.format(executor, executor))
+    module = write(tmp_path, f"forks_{executor}", FORKS.format(executor, executor, executor))
     with Shell(tmp_path, own.environment).start("worker", module) as worker, client_of(own) as client:
         worker.until("registered")
         for _ in range(3):  # it may come before the process has begun, or later
@@ -461,6 +484,15 @@ def test_a_signal_ends_a_process_that_a_task_has_forked(own: Shell, tmp_path: Pa
             assert result == str(-signal.SIGTERM).encode()
             result = client.submit(f"{module}.interrupted", b"{}").result(timeout=20)
             assert result in (b"1", str(-signal.SIGINT).encode())
+
+
+@pytest.mark.parametrize("executor", ["thread", "process"])
+def test_usr2_ends_no_process_that_a_task_has_forked(own: Shell, tmp_path: Path, executor: str) -> None:
+    module = write(tmp_path, f"shows_{executor}", FORKS.format(executor, executor, executor))
+    with Shell(tmp_path, own.environment).start("worker", module) as worker, client_of(own) as client:
+        worker.until("registered")
+        for _ in range(3):
+            assert client.submit(f"{module}.shown", b"{}").result(timeout=20) == b"0"
 
 
 # --------------------------------------------------------------------------------------------- other signals
@@ -489,6 +521,51 @@ def test_usr2_shows_what_runs_and_where(own: Shell, module: str, tmp_path: Path)
         worker.until(f'{module}.py", line')  # where its coroutine is
         (tmp_path / "end").touch()
         assert job.result(timeout=10) == b"finished"
+
+
+REPLACED = """
+import io
+import sys
+
+from gearflow import task
+
+sys.stderr = io.StringIO()
+
+
+@task
+async def wait(path: str) -> None:
+    open(path).close()
+"""
+
+
+def test_usr2_shows_also_a_worker_whose_module_has_replaced_stderr(own: Shell, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    module = write(tmp_path, "replaces", REPLACED)
+    with Shell(tmp_path, own.environment).start("worker", module) as worker, client_of(own) as client:
+        job = client.submit("replaces.wait", str(gate).encode())
+        with gate.open("w"):  # when it is opened at the other end, too
+            pass
+        job.result(timeout=20)
+        worker.signal(signal.SIGUSR2)
+        worker.until("0 running, 0 held, 0 overdue")
+
+
+IMPORTED = """
+import os
+import signal
+from gearflow_cli.process.signals import ending_at_once
+
+with ending_at_once():
+    pass
+os.kill(os.getpid(), signal.SIGUSR2)
+print("goes on")
+"""
+
+
+def test_usr2_waits_between_the_import_and_the_start() -> None:
+    done = subprocess.run([sys.executable, "-c", IMPORTED], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "goes on\n")
 
 
 BUSY = """

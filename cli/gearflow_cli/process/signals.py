@@ -24,6 +24,7 @@ from functools import partial
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Final, NoReturn, Self
 
+from gearflow.runtime import stacks
 from gearflow_cli import logs
 from gearflow_cli.errors import ExitCode, tell
 
@@ -63,9 +64,9 @@ def ending_at_once() -> Generator[None]:
     from gearflow.runtime.fork import handle
 
     end_at_once()
-    for number in _FOR_LATER:
+    for number in (*_FOR_LATER, signal.SIGUSR2):
         handle(number, _note)
-    faulthandler.register(signal.SIGUSR2, all_threads=False)  # threads that run could crash it
+    stacks.show_at(signal.SIGUSR2)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (*_FOR_LATER, signal.SIGUSR2))
     reader, writer = socket.socketpair()
     writer.setblocking(False)
@@ -76,7 +77,7 @@ def ending_at_once() -> Generator[None]:
             yield
         finally:
             signal.set_wakeup_fd(-1)
-            faulthandler.unregister(signal.SIGUSR2)
+            faulthandler.unregister(signal.SIGUSR2)  # from now on it waits, too
 
 
 def repeat() -> None:
@@ -94,9 +95,8 @@ def _end(_number: int, _frame: FrameType | None) -> NoReturn:
 
 
 def _end_on_signal(reader: socket.socket) -> None:
-    signal.pthread_sigmask(
-        signal.SIG_BLOCK, (*_STOPS, *_FOR_LATER, signal.SIGUSR2)
-    )  # the main thread gets them
+    # The main thread gets them. Its stack is wanted, and not this one.
+    signal.pthread_sigmask(signal.SIG_BLOCK, (*_STOPS, *_FOR_LATER, signal.SIGUSR2))
     with reader:
         while number := reader.recv(1):
             if number[0] in _STOPS:
@@ -177,7 +177,9 @@ class Signals:
         if not self.again:
             from gearflow.supervisor import SHOW_WITHOUT_LOCK
 
-            ignored = (*_FOR_LATER, signal.SIGUSR2, *([] if self._line is None else [SHOW_WITHOUT_LOCK]))
+            ignored = [*_FOR_LATER, signal.SIGUSR2]
+            if self._line is not None:  # the supervisor may still send it
+                ignored.append(SHOW_WITHOUT_LOCK)
             for number in ignored:
                 faulthandler.unregister(number)
                 signal.signal(number, signal.SIG_IGN)

@@ -1,7 +1,6 @@
 """The runs and the stacks of a worker's process, on stderr at SIGUSR2."""
 
 import asyncio
-import faulthandler
 import os
 import signal
 import time
@@ -38,7 +37,7 @@ def on_signal(worker: "Worker", line: "IpcChannel | None") -> None:
         loop.call_soon_threadsafe(worker.show_processes)  # not here: locks may be held
 
     stacks.show_at(signal.SIGUSR2, show)
-    faulthandler.register(SHOW_WITHOUT_LOCK, all_threads=True, chain=line is None)
+    stacks.show_without_lock_at(SHOW_WITHOUT_LOCK, ends=line is None)
 
 
 def _lines(worker: "Worker", loop: asyncio.AbstractEventLoop, frame: FrameType | None) -> Iterator[str]:
