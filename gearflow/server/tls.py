@@ -217,6 +217,8 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
         except ssl.SSLError as error:
             if not isinstance(error, ssl.SSLZeroReturnError):
                 self._to_peer.warn("TLS failed", reason=_reason(error))
+                self._flush()  # the alert
+                self._is_open = False  # it would raise at the next write
             return filled, True
         return filled, False
 

@@ -230,6 +230,20 @@ def test_nonsense_behind_a_handshake_ends_that_connection_alone(
         assert good.receive() == p.EchoRes(b"y")
 
 
+def test_nonsense_behind_a_packet_keeps_nothing_from_others(server: JobServer, authority: Authority) -> None:
+    with Wire(server.port, authority.context()) as worker, Wire(server.port, authority.context()) as bad:
+        worker.send(p.CanDo(b"work"), p.PreSleep())
+        worker.sync()
+        bad.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)  # all of it is to arrive at once
+        bad.send(p.SubmitJobBg(b"work", b"", b""))
+        raw = socket.socket(fileno=bad.socket.fileno())
+        raw.sendall(b"this is no record of TLS")
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
+        raw.detach()
+        assert worker.receive() == p.Noop()
+        assert ending(bad)
+
+
 # ---------------------------------------------------------------------------- certificates of clients
 
 
