@@ -317,7 +317,7 @@ class AnyioStream(ServerStream):
         data = owner.take()  # before anything is read
         task_status.started()
         # After an error the reader takes what the server still said, and then finds the end.
-        with suppress(OSError, anyio.BrokenResourceError):
+        with suppress(OSError, anyio.BrokenResourceError, anyio.EndOfStream):  # the last once TLS has failed
             while True:
                 if data:
                     await self.send(data)

@@ -277,6 +277,19 @@ async def test_an_end_is_found_again(pair: Pair) -> None:
             await stream.receive()
 
 
+async def test_tls_that_has_failed_is_an_end_for_the_writer_too(authority: Authority) -> None:
+    security = Security(tls=TLS(ca=authority.ca))
+    async with connected(server_context(authority.server, None, None), security) as (stream, peer):
+        assert isinstance(peer, TLSStream)
+        await peer.transport_stream.send(b"this is no record of TLS")
+        with pytest.raises(BROKEN):
+            await stream.receive()
+        owner = Owner()
+        owner.outbox.append(b"late")
+        with pytest.raises(BROKEN):
+            await stream.serve(owner)
+
+
 async def test_a_closed_stream_is_the_end_for_its_peer(pair: Pair) -> None:
     stream, peer = pair
     await stream.aclose()
