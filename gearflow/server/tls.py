@@ -108,6 +108,8 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
         if self._is_closing or not self._is_open:
             return
         for start in range(0, len(view), SIZE):
+            if self._transport.is_closing():  # it broke at the piece before
+                return
             self._tls.write(view[start : start + SIZE])
             self._flush()
 

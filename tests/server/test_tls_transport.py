@@ -10,7 +10,7 @@ import pytest
 from gearflow.security.tls import server_context
 from gearflow.server.connection import BodyReceiver
 from gearflow.server.engine import Timings
-from gearflow.server.tls import TlsTransport
+from gearflow.server.tls import SIZE, TlsTransport
 from tests.authority import Authority
 
 
@@ -41,9 +41,11 @@ class Socket(asyncio.Transport):
         self.sent = bytearray()
         self.is_read = True
         self.is_closed = False
+        self.is_broken = False
 
     def write(self, data: Any) -> None:
         self.sent += data
+        self.is_closed |= self.is_broken
 
     def pause_reading(self) -> None:
         self.is_read = False
@@ -195,3 +197,9 @@ def test_what_is_said_after_the_end_goes_nowhere(conversation: Conversation) -> 
     assert not conversation.socket.sent
     conversation.server.connection_lost(None)
     assert conversation.peer.events == ["lost"]
+
+
+def test_a_socket_that_breaks_is_written_to_no_more(conversation: Conversation) -> None:
+    conversation.socket.is_broken = True
+    conversation.peer.transport.write(b"x" * 4 * SIZE)
+    assert SIZE < len(conversation.socket.sent) < 2 * SIZE
