@@ -4,6 +4,8 @@ import re
 import resource
 import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -93,6 +95,31 @@ def test_hup_does_not_end_a_server_without_tls(tmp_path: Path) -> None:
         assert SyncAdmin(address).pid() == server.process.pid
         server.signal(signal.SIGTERM)
         assert server.end() == (0, "")
+
+
+_HANGS_UP = """
+import os, signal, sys
+from gearflow_cli.app import main
+from gearflow_cli.commands import server
+
+server.recover_folder = lambda folder: os.kill(os.getpid(), signal.SIGHUP)
+sys.argv = ["gearflow", "server", "-p", "0", "--data", "jobs", "--recover"]
+main()
+"""
+"""A server that gets HUP while it recovers its file."""
+
+
+def test_hup_does_not_end_a_server_that_recovers_its_file(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", _HANGS_UP], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        try:
+            server = Running(process)
+            address_of(server)
+            server.signal(signal.SIGTERM)
+            assert server.end() == (0, "")
+        finally:
+            process.kill()
 
 
 def test_bytes_that_are_not_gearman_are_logged_in_a_line(tmp_path: Path) -> None:

@@ -304,6 +304,7 @@ def server(
         what = fault["msg"].removeprefix("Value error, ")
         raise CliError(ExitCode.USAGE, f"{where}{what}".replace("_", "-")) from None
     logs.to_stderr(log_level.value, json=log_json)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the event loop has it; --recover may take minutes
     if recover and folder is not None:
         recover_folder(folder)
     _raise_filelimit()
