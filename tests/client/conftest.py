@@ -48,7 +48,7 @@ class Call:
         self._over.set()
 
     async def outcome(self) -> Any:
-        with anyio.fail_after(5):
+        with anyio.fail_after(20):
             await self._over.wait()
         if self.error is not None:
             raise self.error

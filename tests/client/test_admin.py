@@ -26,7 +26,7 @@ async def test_functions_and_workers_are_listed(any_server: str, function: str, 
         (priorities,) = [row for row in await admin.priority_status() if row.name == function.encode()]
         assert (priorities.high, priorities.normal, priorities.low) == (0, 1, 0)
     async with working(any_server, function, lambda _: []):
-        with anyio.fail_after(5):
+        with anyio.fail_after(20):
             while not any(function.encode() in row.functions for row in await admin.workers()):
                 pass
 

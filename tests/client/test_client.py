@@ -103,7 +103,7 @@ async def test_of_200_callers_100_give_up_and_the_others_get_their_results(
 async def test_events_come_in_order_before_the_end(any_server: str, function: str, working: Working) -> None:
     async with working(any_server, function, in_parts), Client([any_server]) as client:
         job = await client.submit(function, b"")
-        with anyio.fail_after(5):
+        with anyio.fail_after(20):
             events = [event async for event in job.events()]
         *expected, _ = in_parts(JobAssign(job.handle.encode(), b"", b""))
         assert events == expected

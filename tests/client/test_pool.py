@@ -108,7 +108,7 @@ async def test_a_preferred_server_that_came_back_is_preferred_again() -> None:
                     await answer_echoes_of(peer)
 
                 tasks.start_soon(be_back)
-                with anyio.fail_after(5):
+                with anyio.fail_after(20):
                     while not (await client.features()).gearflow:
                         await client.echo(b"the second one serves on meanwhile")
                 assert accepted.is_set()
@@ -137,7 +137,7 @@ async def test_a_lost_connection_is_made_anew_by_the_next_call() -> None:
         await peer.close()
         await lost.wait()
         tasks.start_soon(answer_echoes, server)
-        with anyio.fail_after(5):
+        with anyio.fail_after(20):
             assert await client.echo(b"again") == b"again"
         tasks.cancel_scope.cancel()
 
@@ -153,7 +153,7 @@ async def test_a_preferred_server_that_hangs_costs_the_callers_nothing() -> None
             await client.echo(b"x")
             async with ScriptedServer(port=port) as silent:
                 for _ in range(3):
-                    with anyio.fail_after(5):
+                    with anyio.fail_after(20):
                         assert await client.echo(b"y") == b"y"
                 await silent.accept()
         tasks.cancel_scope.cancel()

@@ -79,7 +79,7 @@ class Reading:
     async def next(self) -> bytes | None:
         """The next part; None at the end."""
         if not self._parts:
-            with anyio.fail_after(5):
+            with anyio.fail_after(20):
                 batch = await self.reader.take()
             if not batch.parts:
                 return None

@@ -65,7 +65,7 @@ class Stage:
         peer = await self.accept(self.second)
         await peer.expect(SubmitJob(b"f", b"k", b"x"))
         await peer.send(JobCreated(b"H:last"), WorkComplete(b"H:last", b"done"))
-        with anyio.fail_after(5):
+        with anyio.fail_after(20):
             assert await job.result() == b"done"
 
     async def attached(self, options: SubmitOptions | None = AGAIN) -> tuple[ClientJob, ScriptedPeer]:
@@ -182,7 +182,7 @@ async def test_it_waits_a_while_for_the_only_server_to_come_back() -> None:
             peer = await stage.accept(after)
             await peer.expect(SubmitJob(b"f", b"k", b"x"))
             await peer.send(JobCreated(b"H:again"), WorkComplete(b"H:again", b"done"))
-            with anyio.fail_after(5):
+            with anyio.fail_after(20):
                 assert await job.result() == b"done"
 
 
@@ -377,5 +377,5 @@ async def test_many_attached_jobs_go_on_by_what_each_allows() -> None:
         await peer.send(*(WorkComplete(b"H:" + packet.workload, packet.workload) for packet in again))
         first, second, third = await submitting.outcome()
         assert isinstance(second, SubmitUnknown)
-        with anyio.fail_after(5):
+        with anyio.fail_after(20):
             assert [await first.result(), await third.result()] == [b"x", b"2"]

@@ -152,7 +152,7 @@ async def test_a_client_without_tls_is_told_so(strict: str, token: str) -> None:
 
 
 async def test_a_server_without_tls_is_told(any_server: str) -> None:
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         told = await reason(any_server, tls=True, connect_timeout=0.5)
     assert "does it speak it?" in told or told == "it does not speak TLS"
 

@@ -132,7 +132,7 @@ async def test_a_server_that_is_away_is_replaced_by_the_next_of_the_key_and_used
     async with Client(addresses, spread=True, backoff=Backoff(first=0.001, most=0.001)) as client:
         reached = [next(server for server in order if server != away) for order in wanted]
         assert await placed(client, uniques) == reached
-        with JobServer(port=port), anyio.fail_after(5):
+        with JobServer(port=port), anyio.fail_after(20):
             while await placed(client, uniques) != [order[0] for order in wanted]:
                 pass
 

@@ -19,7 +19,7 @@ from gearflow.errors import RemoteProtocolError
 from gearflow.security.tls import PLAIN, Security, server_context
 from tests.authority import Authority
 
-DEADLINE: Final = 5.0
+DEADLINE: Final = 20.0
 MORE_THAN_FITS: Final = 16 * 1024 * 1024
 
 

@@ -46,7 +46,7 @@ class Watching:
         self._events = events
 
     async def next(self) -> Any:
-        with anyio.fail_after(5):
+        with anyio.fail_after(20):
             return await anext(self._events, None)
 
     async def next_few(self, count: int) -> list[Any]:

@@ -280,7 +280,7 @@ async def test_a_task_of_a_hook_that_fails_ends_the_block() -> None:
             tasks.start_soon(crash)
             yield
 
-    with anyio.fail_after(5), pytest.raises(ExceptionGroup) as caught:
+    with anyio.fail_after(20), pytest.raises(ExceptionGroup) as caught:
         async with lifetime([hook(steps, "a"), as_lifespan(in_background)]):
             await anyio.sleep_forever()
     assert str(caught.value.exceptions[0]) == "the connection broke"

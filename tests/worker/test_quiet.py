@@ -18,7 +18,7 @@ async def test_a_quiet_worker_finishes_what_runs_and_asks_for_nothing_until_it_r
         running.set()
         await release.wait()
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         async with (
             scripted_server() as server,
             Worker([waits], servers=[server.address], concurrency=1) as worker,
@@ -42,7 +42,7 @@ async def test_a_quiet_worker_that_is_called_answers_when_it_resumes(function: s
     @task(name=function)
     async def nothing() -> None: ...
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         async with (
             scripted_server() as server,
             Worker([nothing], servers=[server.address]) as worker,
@@ -61,7 +61,7 @@ async def test_a_worker_that_begins_quiet_is_ready_and_asks_for_nothing(function
     @task(name=function)
     async def nothing() -> None: ...
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         async with scripted_server() as server:
             worker = Worker([nothing], servers=[server.address])
             worker.quiet()

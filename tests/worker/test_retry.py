@@ -74,7 +74,7 @@ async def test_a_retry_is_asked_for_in_place_of_the_end_packet(
 ) -> None:
     failing = failing_task(function, LATER, ValueError("no good"))
     caplog.set_level(logging.INFO, "gearflow.worker")
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         async with (
             scripted_server() as server,
             Worker([failing], servers=[server.address], concurrency=1) as worker,
@@ -115,7 +115,7 @@ async def test_a_retry_that_is_refused_ends_the_job_with_its_failure(
     function: str, refusal: list[Packet], caplog: pytest.LogCaptureFixture
 ) -> None:
     failing = failing_task(function, LATER, ValueError("no good"))
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         async with scripted_server() as server, Worker([failing], servers=[server.address], concurrency=1):
             peer = await server.accept()
             await peer.register()
@@ -135,7 +135,7 @@ async def test_a_retry_that_is_refused_ends_the_job_with_its_failure(
 async def test_answers_find_their_jobs_in_whatever_order_they_come(fresh: Fresh) -> None:
     first = failing_task(fresh(), LATER, ValueError("first"))
     second = failing_task(fresh(), LATER, ValueError("second"))
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         async with (
             scripted_server() as server,
             Worker([first, second], servers=[server.address], concurrency=2) as worker,
@@ -167,7 +167,7 @@ async def test_a_connection_that_is_lost_before_the_answer_hands_the_job_on(
     function: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     failing = failing_task(function, LATER, ValueError("no good"))
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         async with (
             scripted_server() as server,
             Worker([failing], servers=[server.address], concurrency=1, first_retry=0.001) as worker,
@@ -188,7 +188,7 @@ async def test_a_job_that_is_cancelled_while_it_asks_for_a_retry_ends_as_cancell
 ) -> None:
     caplog.set_level(logging.INFO, "gearflow.worker")
     failing = failing_task(function, LATER, ValueError("no good"))
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         async with scripted_server() as server, Worker([failing], servers=[server.address], concurrency=1):
             peer = await server.accept()
             await peer.register()
@@ -218,7 +218,7 @@ async def test_a_task_may_ask_for_another_run_without_having_retries(
 ) -> None:
     asking = failing_task(function, None, error, runs=9)
     caplog.set_level(logging.INFO, "gearflow.worker")
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         async with scripted_server() as server, Worker([asking], servers=[server.address], concurrency=1):
             peer = await server.accept()
             await peer.register()
@@ -237,7 +237,7 @@ async def test_what_is_discarded_or_does_not_validate_is_not_run_again(
 ) -> None:
     discarded = failing_task(fresh(), LATER, Discard("the account is closed"))
     invalid = failing_task(fresh(), LATER, ValueError("never run"))
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         async with (
             scripted_server() as server,
             Worker([discarded, invalid], servers=[server.address], concurrency=1),
@@ -260,7 +260,7 @@ async def test_what_is_discarded_or_does_not_validate_is_not_run_again(
 async def test_the_retries_of_a_call_count_and_not_those_of_its_task(function: str) -> None:
     failing = failing_task(function, LATER, ValueError("no good"), runs=9)
     plan = RetryPlan(delays=(7.0,), jitter=False, on=("builtins.ValueError",))
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         async with scripted_server() as server, Worker([failing], servers=[server.address], concurrency=1):
             peer = await server.accept()
             await peer.register()
@@ -279,7 +279,7 @@ async def test_a_schedule_that_fails_itself_fails_the_job_and_not_the_worker(
         raise RuntimeError("no schedule today")
 
     failing = failing_task(function, Retry(3, backoff=backoff), ValueError("no good"))
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         async with scripted_server() as server, Worker([failing], servers=[server.address], concurrency=1):
             peer = await server.accept()
             await peer.register()
@@ -291,7 +291,7 @@ async def test_a_schedule_that_fails_itself_fails_the_job_and_not_the_worker(
 
 async def test_a_server_that_does_not_tell_of_events_serves_all_the_same(function: str) -> None:
     failing = failing_task(function, LATER, ValueError("no good"))
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         async with scripted_server() as server, Worker([failing], servers=[server.address], concurrency=1):
             peer = await server.accept()
             await peer.register()
@@ -312,7 +312,7 @@ async def test_a_context_tells_the_attempt_and_the_deadline(function: str) -> No
     def free(ctx: Context) -> None:
         seen.append((ctx.attempt, ctx.handle, ctx.deadline))
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         async with (
             scripted_server() as server,
             Worker([look, free], servers=[server.address], concurrency=1),
@@ -347,7 +347,7 @@ async def test_a_detached_job_is_submitted_anew_and_ends_only_when_the_server_ha
 ) -> None:
     failing = failing_task(function, LATER, ValueError("no good"))
     plan = RetryPlan(delays=(0.5, 1.0), jitter=False)
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         async with scripted_server() as server, Worker([failing], servers=[server.address], concurrency=1):
             peer = await server.accept()
             await peer.register(gearflow=False)
@@ -372,7 +372,7 @@ async def test_a_detached_job_is_submitted_anew_and_ends_only_when_the_server_ha
 
 async def test_a_detached_job_that_need_not_wait_is_not_delayed(function: str) -> None:
     snoozing = failing_task(function, None, Snooze(0))
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         async with scripted_server() as server, Worker([snoozing], servers=[server.address], concurrency=1):
             peer = await server.accept()
             await peer.register(gearflow=False)
@@ -388,7 +388,7 @@ async def test_a_new_submission_that_is_refused_ends_the_old_job_with_its_failur
     function: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     failing = failing_task(function, AT_ONCE, ValueError("no good"))
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         async with scripted_server() as server, Worker([failing], servers=[server.address], concurrency=1):
             peer = await server.accept()
             await peer.register(gearflow=False)
@@ -438,7 +438,7 @@ async def test_an_attached_job_is_run_again_by_the_worker_that_holds_it(
 ) -> None:
     failing = failing_task(function, AT_ONCE, ValueError("no good"), runs=2)
     caplog.set_level(logging.INFO, "gearflow.worker")
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         async with (
             scripted_server() as server,
             Worker([failing], servers=[server.address], concurrency=1) as worker,
@@ -468,7 +468,7 @@ async def test_a_held_job_has_no_slot_while_it_waits(fresh: Fresh) -> None:
     async def other() -> int:
         return 9
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         async with scripted_server() as server:
             worker = Worker([failing, other], servers=[server.address], concurrency=1)
             async with worker:
@@ -490,7 +490,7 @@ async def test_a_held_job_has_no_slot_while_it_waits(fresh: Fresh) -> None:
 
 async def test_a_warm_stop_waits_for_jobs_that_are_held(function: str) -> None:
     failing = failing_task(function, Retry(3, backoff=0.01), ValueError("no good"))
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         async with scripted_server() as server, anyio.create_task_group() as tasks:
             worker = Worker([failing], servers=[server.address], concurrency=1)
             tasks.start_soon(worker.run)
@@ -507,7 +507,7 @@ async def test_a_held_job_that_is_not_due_within_the_drain_limit_is_handed_on(
     function: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     failing = failing_task(function, LATER, ValueError("no good"))
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         async with scripted_server() as server, anyio.create_task_group() as tasks:
             worker = Worker([failing], servers=[server.address], concurrency=1, drain=0.01)
             tasks.start_soon(worker.run)
@@ -526,7 +526,7 @@ async def test_a_lost_connection_takes_its_held_jobs_with_it(
     function: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     failing = failing_task(function, LATER, ValueError("no good"))
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         async with (
             scripted_server() as server,
             Worker([failing], servers=[server.address], concurrency=1, first_retry=0.001) as worker,
@@ -546,7 +546,7 @@ async def test_a_server_of_the_old_core_is_asked_neither_for_delays_nor_to_pass_
     function: str,
 ) -> None:
     failing = failing_task(function, Retry(3, backoff=0.01), ValueError("no good"), runs=1)
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         async with scripted_server() as server, Worker([failing], servers=[server.address], concurrency=1):
             peer = await server.accept()
             await peer.register(gearflow=False)
@@ -569,7 +569,7 @@ async def test_a_server_of_the_old_core_is_asked_neither_for_delays_nor_to_pass_
 
 async def test_c_gearmand_gets_a_failure_as_a_marked_warning_and_the_end_in_one_write(function: str) -> None:
     failing = failing_task(function, None, ValueError("no good"))
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         async with scripted_server() as server, Worker([failing], servers=[server.address], concurrency=1):
             peer = await server.accept()
             await peer.register(gearflow=False)
@@ -588,7 +588,7 @@ async def test_c_gearmand_gets_a_failure_as_a_marked_warning_and_the_end_in_one_
 
 async def test_the_setting_has_c_gearmand_get_an_exception_alone(function: str) -> None:
     failing = failing_task(function, None, ValueError("no good"))
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         async with (
             scripted_server() as server,
             Worker([failing], servers=[server.address], concurrency=1, gearmand_exceptions=True),
@@ -605,7 +605,7 @@ async def test_a_task_ends_its_job_with_a_plain_fail_on_every_server(
     function: str, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     failing = failing_task(function, LATER, Fail("no such order"))
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         async with scripted_server() as server, Worker([failing], servers=[server.address], concurrency=1):
             peer = await server.accept()
             await peer.register(gearflow=kind == "gearflow")
@@ -623,7 +623,7 @@ async def test_a_task_ends_its_job_with_a_plain_fail_on_every_server(
 
 async def test_a_server_of_the_old_core_is_told_a_failure_twice(function: str) -> None:
     failing = failing_task(function, None, ValueError("no good"))
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         async with scripted_server() as server, Worker([failing], servers=[server.address], concurrency=1):
             peer = await server.accept()
             await peer.register(gearflow=False)
@@ -644,7 +644,7 @@ async def test_a_stop_waits_for_the_answer_to_a_retry(function: str) -> None:
     def overruns() -> None:
         release.wait(10)
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         async with scripted_server() as server, anyio.create_task_group() as tasks:
             worker = Worker([overruns], servers=[server.address], concurrency=1)
             tasks.start_soon(worker.run)
@@ -665,7 +665,7 @@ async def test_a_stop_waits_for_the_answer_to_a_retry(function: str) -> None:
 
 async def test_an_answer_to_no_submission_is_ignored(function: str) -> None:
     failing = failing_task(function, AT_ONCE, ValueError("no good"), runs=0)
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         async with scripted_server() as server, Worker([failing], servers=[server.address], concurrency=1):
             peer = await server.accept()
             await peer.register()
@@ -677,7 +677,7 @@ async def test_an_answer_to_no_submission_is_ignored(function: str) -> None:
 
 async def test_an_error_before_the_registration_is_through_refuses_no_submission(function: str) -> None:
     failing = failing_task(function, LATER, ValueError("no good"))
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         async with scripted_server() as server, Worker([failing], servers=[server.address], concurrency=1):
             peer = await server.accept()
             first = await peer.registering()

@@ -130,7 +130,7 @@ async def test_why_a_server_is_not_reached_is_logged(
     listener = Listener(logging.WARNING)
     logging.getLogger("gearflow.worker").addHandler(listener)
     try:
-        with anyio.fail_after(5):
+        with anyio.fail_after(20):
             async with Worker([reversing(function)], servers=[strict], **given):
                 await logged.wait()
     finally:

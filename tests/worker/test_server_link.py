@@ -66,7 +66,7 @@ class Gate:
 
 
 async def test_a_worker_says_who_it_is_and_what_it_can_do_and_grabs_in_one_write(function: str) -> None:
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         async with (
             scripted_server() as server,
             Worker([echo_task(function)], servers=[server.address], client_id="me"),
@@ -87,14 +87,14 @@ async def test_foreign_tasks_are_not_offered(fresh: Fresh) -> None:
     def foreign(data: bytes) -> None: ...
 
     ours = echo_task(fresh())
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         async with scripted_server() as server, Worker([foreign, ours], servers=[server.address]):
             peer = await server.accept()
             assert await peer.sleeping() == [ours.name.encode()]
 
 
 async def test_a_worker_is_ready_when_the_server_knows_its_functions(function: str) -> None:
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         async with (
             scripted_server() as server,
             Worker([echo_task(function)], servers=[server.address]) as worker,
@@ -108,7 +108,7 @@ async def test_a_worker_is_ready_when_the_server_knows_its_functions(function: s
 
 
 async def test_a_result_and_the_next_grab_go_out_in_one_write(function: str) -> None:
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         async with (
             scripted_server() as server,
             Worker([echo_task(function)], servers=[server.address], concurrency=1),
@@ -125,7 +125,7 @@ async def test_a_result_and_the_next_grab_go_out_in_one_write(function: str) -> 
 
 
 async def test_a_server_without_grab_job_uniq_is_asked_with_grab_job(function: str) -> None:
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         async with (
             scripted_server() as server,
             Worker([echo_task(function)], servers=[server.address], concurrency=1) as worker,
@@ -146,7 +146,7 @@ async def test_a_result_that_the_server_does_not_want_is_logged_and_harmless(
     function: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "gearflow.worker")
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         async with (
             scripted_server() as server,
             Worker([echo_task(function)], servers=[server.address], concurrency=1),
@@ -164,7 +164,7 @@ async def test_a_result_that_the_server_does_not_want_is_logged_and_harmless(
 
 
 async def test_a_function_that_the_server_refuses_does_not_change_how_it_is_asked(function: str) -> None:
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         async with (
             scripted_server() as server,
             Worker([echo_task(function)], servers=[server.address], concurrency=1),
@@ -184,7 +184,7 @@ async def test_a_failure_is_one_exception_packet_and_nothing_after_it(function: 
     async def fails() -> None:
         raise KeyError("k")
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         async with scripted_server() as server, Worker([fails], servers=[server.address], concurrency=1):
             peer = await server.accept()
             await peer.register()
@@ -196,7 +196,7 @@ async def test_a_failure_is_one_exception_packet_and_nothing_after_it(function: 
 
 
 async def test_a_job_of_an_unknown_function_fails_and_the_worker_goes_on(function: str) -> None:
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         async with (
             scripted_server() as server,
             Worker([echo_task(function)], servers=[server.address], concurrency=1),
@@ -234,7 +234,7 @@ async def test_a_server_that_wakes_without_a_job_does_not_make_the_worker_spin(f
 
 
 async def test_a_sleeping_worker_asks_gearmand_now_and_then(function: str) -> None:
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         async with (
             scripted_server() as server,
             Worker([echo_task(function)], servers=[server.address], poll=0.01),
@@ -300,7 +300,7 @@ async def test_results_of_a_lost_connection_are_dropped_and_the_worker_registers
 ) -> None:
     caplog.set_level(logging.INFO, "gearflow.worker")
     gate = Gate(function)
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         async with (
             scripted_server() as server,
             Worker([gate.task], servers=[server.address], concurrency=1, first_retry=0.01),
@@ -320,7 +320,7 @@ async def test_results_of_a_lost_connection_are_dropped_and_the_worker_registers
 
 async def test_a_warm_stop_finishes_what_runs_and_says_nothing_that_would_requeue_it(function: str) -> None:
     gate = Gate(function)
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         async with scripted_server() as server, anyio.create_task_group() as tasks:
             worker = Worker([gate.task], servers=[server.address], concurrency=2)
             tasks.start_soon(worker.run)
@@ -338,7 +338,7 @@ async def test_a_warm_stop_finishes_what_runs_and_says_nothing_that_would_requeu
 
 async def test_leaving_cold_closes_the_connection_without_ending_the_job(function: str) -> None:
     gate = Gate(function)
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         async with scripted_server() as server, anyio.create_task_group() as tasks:
             worker = Worker([gate.task], servers=[server.address], concurrency=1)
             tasks.start_soon(worker.run)
@@ -355,7 +355,7 @@ async def test_leaving_cold_releases_the_jobs_on_gearflows_own_server_and_waits_
     function: str,
 ) -> None:
     gate = Gate(function)
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         async with scripted_server() as server, anyio.create_task_group() as tasks:
             worker = Worker([gate.task], servers=[server.address], concurrency=2)
             tasks.start_soon(worker.run)
@@ -378,7 +378,7 @@ async def test_leaving_cold_waits_for_a_server_that_does_not_answer_no_longer_th
     function: str,
 ) -> None:
     gate = Gate(function)
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         async with scripted_server() as server, anyio.create_task_group() as tasks:
             worker = Worker([gate.task], servers=[server.address], concurrency=1, release_timeout=0.01)
             tasks.start_soon(worker.run)
@@ -392,7 +392,7 @@ async def test_leaving_cold_waits_for_a_server_that_does_not_answer_no_longer_th
 
 
 async def test_leaving_cold_says_nothing_if_nothing_runs(function: str) -> None:
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         async with scripted_server() as server, anyio.create_task_group() as tasks:
             worker = Worker([echo_task(function)], servers=[server.address])
             tasks.start_soon(worker.run)
@@ -404,7 +404,7 @@ async def test_leaving_cold_says_nothing_if_nothing_runs(function: str) -> None:
 
 async def test_a_warm_stop_that_takes_longer_than_allowed_becomes_a_cold_one(function: str) -> None:
     gate = Gate(function)
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         async with scripted_server() as server, anyio.create_task_group() as tasks:
             worker = Worker([gate.task], servers=[server.address], concurrency=1, drain=0.01)
             tasks.start_soon(worker.run)
@@ -419,7 +419,7 @@ async def test_a_warm_stop_that_takes_longer_than_allowed_becomes_a_cold_one(fun
 
 
 async def test_a_stop_that_is_given_no_time_is_warm_where_none_is_needed(function: str) -> None:
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         async with (
             scripted_server() as server,
             Worker([Gate(function).task], servers=[server.address], drain=0) as worker,
@@ -436,7 +436,7 @@ def test_a_worker_tries_a_lost_server_at_least_once_a_second(function: str) -> N
 
 async def test_an_outage_is_logged_once(function: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "gearflow.worker")
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         async with (
             scripted_server() as server,
             Worker([echo_task(function)], servers=[server.address], first_retry=0.001, longest_retry=0.001),
@@ -478,7 +478,7 @@ async def test_a_server_that_comes_and_goes_is_logged_a_few_times_a_second(
 async def test_a_peer_that_is_no_gearman_server_is_left_alone_for_a_while(
     function: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         async with (
             scripted_server() as server,
             Worker([echo_task(function)], servers=[server.address], first_retry=0.001),

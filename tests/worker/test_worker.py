@@ -359,7 +359,7 @@ async def test_a_stop_does_not_wait_for_a_thread_that_overran(any_server: str, f
     def stuck() -> None:
         release.wait(10)
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         async with connect(any_server), Worker([stuck], servers=[any_server]):
             with pytest.raises(TaskTimeout):
                 await stuck.acall()
@@ -580,7 +580,7 @@ async def test_leaving_cold_does_not_wait_for_threads(any_server: str, function:
         began.set()
         release.wait(10)
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         async with connect(any_server), Worker([blocks], servers=[any_server]) as worker:
             await blocks.asubmit()
             await anyio.to_thread.run_sync(began.wait)
@@ -598,7 +598,7 @@ async def test_an_error_in_the_block_is_raised_as_it_is_and_waits_for_no_job(
         began.set()
         await anyio.sleep_forever()
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         async with connect(any_server):
             with pytest.raises(LookupError, match="mine"):  # noqa: PT012  (the block is what is tested)
                 async with Worker([hangs], servers=[any_server]):
@@ -618,7 +618,7 @@ async def test_cancelling_the_block_leaves_cold(any_server: str, function: str) 
         finally:
             stopped.set()
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         async with connect(any_server):
             with anyio.CancelScope() as scope:
                 async with Worker([hangs], servers=[any_server]):
@@ -686,7 +686,7 @@ async def test_a_worker_that_was_stopped_before_it_ran_ends_at_once(function: st
 
     worker = Worker([ping], servers=["127.0.0.1:1"])
     worker.stop()
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         await worker.run()
     with pytest.raises(RuntimeError, match="only once"):
         await worker.run()
