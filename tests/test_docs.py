@@ -163,7 +163,11 @@ def test_a_session_prints_what_it_shows(block: Block, at_work: str, program: Cal
     commands, expected = _session(block.text)
     if any("gearman -" in command for command in commands):
         program("gearman")  # else this is skipped
-    script = "\n".join(f"_code=$?; echo '{_BETWEEN}'; (exit $_code); {command}" for command in commands)
+    host, port = at_work.split(":")  # without these, gearman asks the default port as well
+    gearman = f'gearman() {{ command gearman -h {host} -p {port} "$@"; }}'
+    script = gearman + "".join(
+        f"\n_code=$?; echo '{_BETWEEN}'; (exit $_code); {command}" for command in commands
+    )
     done = subprocess.run(
         ["bash", "-c", script],
         cwd=EXAMPLES,
