@@ -24,7 +24,6 @@ from functools import partial
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Final, NoReturn, Self
 
-from gearflow.runtime import stacks
 from gearflow_cli import logs
 from gearflow_cli.errors import ExitCode, tell
 
@@ -61,6 +60,7 @@ def ending_at_once() -> Generator[None]:
 
     Python handles no signals while an import is in C code, so a thread does it. SIGUSR2 shows the stack.
     """
+    from gearflow.runtime import stacks
     from gearflow.runtime.fork import handle
 
     end_at_once()
