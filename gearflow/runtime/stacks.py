@@ -37,8 +37,10 @@ def show_without_lock_at(number: int, *, ends: bool) -> None:
     """Write the stacks of all threads at a signal, although one of them may hold the interpreter lock.
 
     That can crash the process if they run. ``ends``: the signal has its usual effect then. In processes that
-    a task forks it has only that.
+    a task forks it has only that. To be called in the main thread.
     """
+    if ends:
+        signal.signal(number, signal.SIG_DFL)  # a script that starts a worker with & has it ignored
     faulthandler.register(number, _STDERR, all_threads=True, chain=ends)
     call_in_children(lambda: faulthandler.unregister(number))
 

@@ -628,6 +628,21 @@ def test_quit_shows_a_task_that_holds_the_interpreter_lock(own: Shell, tmp_path:
         assert worker.end()[0] == -signal.SIGQUIT
 
 
+def test_quit_ends_a_worker_that_a_script_has_started_with_an_ampersand(own: Shell, tmp_path: Path) -> None:
+    module = write(tmp_path, f"{tmp_path.name}_quit".replace("-", "_"), BUSY)
+    before = signal.signal(
+        signal.SIGQUIT, signal.SIG_IGN
+    )  # as a shell without job control does for its children
+    try:
+        with Shell(tmp_path, own.environment).start("worker", module) as worker:
+            resource.prlimit(worker.process.pid, resource.RLIMIT_CORE, (0, 0))  # it leaves no core file
+            worker.until("registered")
+            worker.signal(signal.SIGQUIT)
+            assert worker.end()[0] == -signal.SIGQUIT
+    finally:
+        signal.signal(signal.SIGQUIT, before)
+
+
 def test_hup_finishes_what_runs_and_begins_anew_with_new_code(own: Shell, tmp_path: Path) -> None:
     shell = Shell(tmp_path, own.environment)
     module = write(tmp_path, f"{tmp_path.name}_hup".replace("-", "_"), VERSION.format(1))
