@@ -177,7 +177,7 @@ class Engine:
     async def stop(self) -> None:
         """Stop listening, close all connections, and close the store. Kept jobs stay in the store."""
         assert self._listener is not None
-        self._listener.close()
+        await self._stop_listening(self._listener)
         self.flush()
         while self.broker.outgoing.dirty:
             self._write()
@@ -191,6 +191,17 @@ class Engine:
         await self._committer.close()
         self.log.flush()
         logger.info("stopped", extra={"host": self.settings.host, "port": self.port})
+
+    async def _stop_listening(self, listener: asyncio.Server) -> None:
+        """Stop listening. What is accepted is a connection then, which is closed like the others.
+
+        asyncio needs two turns to make it, and loses it if the listener closes before the first one.
+        """
+        for accepting in listener.sockets:
+            self._loop.remove_reader(accepting.fileno())  # does nothing on uvloop, which needs one turn
+        await asyncio.sleep(0)
+        listener.close()
+        await asyncio.sleep(0)
 
     async def _close_connections(self) -> None:
         """Close all connections, and abort those that do not read what was written to them."""

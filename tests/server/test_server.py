@@ -1,9 +1,10 @@
+import asyncio
 import logging
 import socket
 import threading
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 
 import anyio
 import pytest
@@ -13,6 +14,7 @@ from gearflow.broker.dispatch import WAKE_TIMEOUT
 from gearflow.protocol import packets as p
 from gearflow.protocol.codec import encode
 from gearflow.protocol.constants import HEADER, REQ, PacketType
+from gearflow.runtime.eventloop import new_event_loop
 from gearflow.server import JobServer, ServerSettings
 from gearflow.server.engine import Timings
 from tests.server.wire import TIMEOUT, Wire, running
@@ -62,6 +64,23 @@ def test_leaving_the_block_closes_the_connections() -> None:
         assert wire.receive() == p.EchoRes(b"x")
     assert wire.receive() is None
     wire.socket.close()
+
+
+@pytest.mark.parametrize("make_loop", [asyncio.new_event_loop, new_event_loop])
+@pytest.mark.parametrize("turns", range(6))
+def test_a_connection_that_comes_as_the_server_stops_is_closed(
+    make_loop: Callable[[], asyncio.AbstractEventLoop], turns: int
+) -> None:
+    async def main() -> None:
+        async with JobServer(port=0) as server:
+            wire = Wire(server.port)
+            for _ in range(turns):  # of the event loop, which goes on after the block
+                await asyncio.sleep(0)
+        with wire, suppress(ConnectionError):  # it was not accepted any more
+            assert await asyncio.to_thread(wire.receive) is None
+
+    with asyncio.Runner(loop_factory=make_loop) as runner:
+        runner.run(main())
 
 
 def test_garbage_closes_its_connection_logs_a_line_and_disturbs_nobody(
