@@ -1,17 +1,21 @@
 """Calls through ``@task``: one client process, one worker process, validation included.
 
-    python -m tests.benchmarks.calls [--calls 20000] [--concurrency 100] [--runs 5]
+    python -m tests.benchmarks.calls [--calls 20000] [--concurrency 100] [--runs 5] [--log-lines]
 
 ``acall`` of two async tasks, ``--concurrency`` calls at a time, through gearflow's server and C gearmand
 in turns. Printed are medians of calls a second, and the CPU time for each call in the three processes,
 which tells what bounds the rate: a process that is busy all the time, or both cores. The worker logs
 warnings only.
+
+With ``--log-lines`` it prints what the worker's line for each job costs: a worker runs all jobs that wait
+and ends, with the lines and without them in turns.
 """
 
 import argparse
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
@@ -104,6 +108,40 @@ def table(calls: int, concurrency: int, runs: int) -> Table:
     return result
 
 
+def drain(address: str, jobs: int, concurrency: int, level: str) -> tuple[float, float]:
+    """Seconds, and seconds of CPU, of a worker that runs so many jobs that do nothing."""
+    with gearflow.connect(address):
+        tasks.nothing.options(keep=0).background_many(range(jobs))
+    options = ["-s", address, "-c", str(concurrency), "--burst", "--log-level", level]
+    command = [sys.executable, "-m", "gearflow_cli", "worker", "tests.benchmarks.tasks", *options]
+    with tempfile.TemporaryFile() as log:
+        begin = time.perf_counter()
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+        _, _, used = os.wait4(process.pid, 0)
+        process.returncode = 0  # it has been waited for
+        return time.perf_counter() - begin, used.ru_utime + used.ru_stime
+
+
+def log_lines_table(jobs: int, concurrency: int, runs: int) -> Table:
+    """With and without the lines, in turns. The start of a worker is left out."""
+    result = Table("The worker's log line for each job", ("a drain", "time a job", "the worker's CPU a job"))
+    figures: dict[str, list[tuple[float, float]]] = {"info": [], "warning": []}
+    with servers.gearflow() as server:
+        address = f"127.0.0.1:{server.port}"
+        starts = [drain(address, 0, concurrency, "warning") for _ in range(runs)]
+        start = [median(column) for column in zip(*starts, strict=True)]
+        for _ in range(runs):
+            for level, of_level in figures.items():
+                of_level.append(drain(address, jobs, concurrency, level))
+    for level, of_level in figures.items():
+        times, cpus = (
+            [(seconds - base) / jobs * 1e6 for seconds in column]
+            for column, base in zip(zip(*of_level, strict=True), start, strict=True)
+        )
+        result.add(f"`--log-level {level}`", spread(times, " us"), spread(cpus, " us"))
+    return result
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -111,7 +149,12 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=20_000)
     parser.add_argument("--concurrency", type=int, default=100)
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--log-lines", action="store_true")
     options = parser.parse_args()
+    if options.log_lines:
+        print(log_lines_table(options.calls, options.concurrency, options.runs))
+        print(conditions())
+        return
     print(table(options.calls, options.concurrency, options.runs))
     print(conditions())
     print(f"{options.concurrency} calls at a time, {options.runs} runs each, {busy()} at the end")
