@@ -282,6 +282,13 @@ def test_workers_of_other_kinds_are_mapped_over(
 # ----------------------------------------------------------------------------------------------- misuse
 
 
+def test_a_task_that_yields_is_refused_before_its_values_would_get_lost(served: Shell, module: str) -> None:
+    said = "gearflow: {} yields values; gearflow submit runs it\n"
+    name = f"{module}.count_up"
+    for arguments in (("count_up",), ("--raw", "count_up"), ("-m", module, "count_up")):
+        assert outcome(served.run("map", *arguments, stdin=b'{"to": 2}\n')) == (2, "", said.format(name))
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -17,7 +17,7 @@ from gearflow_cli.options import argument, how, out, what
 from gearflow_cli.text import as_line, printable
 
 if TYPE_CHECKING:
-    from gearflow.client import Client, JobRequest
+    from gearflow.client import Client, ClientJob, JobRequest
     from gearflow.tasks import FailedItem
 
 _SHOWN: Final = 10
@@ -171,8 +171,12 @@ def _find(
         raise CliError(ExitCode.USAGE, f"{name!r} is no name of a task; give one such as myapp.tasks.add")
     task = imports.find_task(name, modules, certain=certain)
     if task is not None and task.is_stream:
-        raise CliError(ExitCode.USAGE, f"{task.name} yields values; gearflow submit runs it")
+        raise _yields(task.name)
     return (function_names.resolve(name, addresses), None) if task is None else (task.name, task)
+
+
+def _yields(name: str) -> CliError:
+    return CliError(ExitCode.USAGE, f"{name} yields values; gearflow submit runs it")
 
 
 # ------------------------------------------------------------------------------------------ for results
@@ -203,7 +207,7 @@ class _Run:
         from gearflow.tasks.mapping.run import Plan, Report
 
         self._choices = choices
-        self._failures = Report(on_failure=self._on_failure)
+        self._failures = Report(self._on_failure, self._require_no_values)
         errors: Any = "report" if choices.errors is OnError.COLLECT else choices.errors.value
         self._plan = Plan(
             choices.task, choices.window, errors, choices.ordered, choices.progress, chunk=choices.chunk
@@ -271,6 +275,13 @@ class _Run:
                 tell(self._in_words(failed).message)
             if self._failures.failed == _SHOWN:
                 tell("more lines that fail are only counted")
+
+    def _require_no_values(self, job: "ClientJob") -> None:
+        """Raise CliError if the worker has sent values before the result, which a line has no place for."""
+        from gearflow.protocol.packets import WorkData
+
+        if any(isinstance(event, WorkData) for event in job.take_events()):
+            raise _yields(self._choices.task.name)
 
     def _in_words(self, failed: "FailedItem") -> CliError:
         from gearflow.errors import PayloadInvalid

@@ -47,9 +47,15 @@ class FailedItem:
 class Report:
     """The failures of a batch. Owns state. ``on_failure`` is called with each of them, as it comes."""
 
-    def __init__(self, on_failure: Callable[[FailedItem], object] | None = None) -> None:
+    def __init__(
+        self,
+        on_failure: Callable[[FailedItem], object] | None = None,
+        on_result: Callable[[ClientJob], object] | None = None,
+    ) -> None:
         self.failed = 0
         self.errors: list[FailedItem] = []
+        self.on_result = on_result
+        """Called with the job of each item that has a result, except in chunks."""
         self._on_failure = on_failure
 
     def add(self, failed: FailedItem) -> None:
@@ -255,6 +261,8 @@ class BatchRun:
             elif job.failure is not None:
                 self._settle(job.key, failure=job.failure)
             else:
+                if self._report.on_result is not None:
+                    self._report.on_result(job.job)
                 self._handle_result(job.key, job.data)
 
     def _handle_chunk(self, chunk: ChunkCall, job: Finished[Calls]) -> None:
