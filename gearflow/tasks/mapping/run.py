@@ -5,10 +5,12 @@ returns results in their order. It is the same for the async and the blocking fo
 
 With ``chunk`` a job has several items, and its result an outcome for each (``gearflow.protocol.chunk``). What
 the worker has not run is called again, and so is an item that is to run again, as a job of its own. If the
-workers of a chunk died, each of its items is called alone, because one of them may be the cause.
+workers of a chunk died, any of its items may be the cause. So each is called in a job of its own, one after
+the other: they must not die with each other again.
 """
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
@@ -149,12 +151,14 @@ class BatchRun:
         self._deliveries = 0  # that come before there is room for a further submission
         self._taken = 0
         self._again: list[tuple[Calls, int]] = []  # to be called again, and the runs that count
+        self._suspects = deque[ItemCall]()  # their workers died; to be called again one at a time
+        self._suspect: ItemCall | None = None  # the one that is in flight
         self.exhausted = False
 
     @property
     def has_again(self) -> bool:
-        """Whether there is something to call again."""
-        return bool(self._again)
+        """Whether there is something to call again now."""
+        return bool(self._again or (self._suspects and self._suspect is None))
 
     @property
     def size(self) -> int:
@@ -165,6 +169,7 @@ class BatchRun:
         """Nothing more is taken or delivered."""
         self.exhausted = True
         self._again = []
+        self._suspects.clear()
         if self._bar is not None:
             self._bar.close()
 
@@ -195,7 +200,7 @@ class BatchRun:
         self._taken += len(items)
         new = enumerate(items, first)
         calls: list[tuple[Calls, JobRequest]] = []
-        if self._again:
+        if self.has_again:
             calls.extend(self._prepared_again())
         calls.extend(self._prepared(new) if self._plan.chunk == 1 else self._prepared_chunks(new))
         if calls:
@@ -239,6 +244,9 @@ class BatchRun:
                 yield from self._prepared_chunks(call.calls)
             else:
                 yield call, self._plan.prepare(call[1], earlier)
+        if self._suspects and self._suspect is None:
+            self._suspect = self._suspects.popleft()
+            yield self._suspect, self._plan.prepare(self._suspect[1])
 
     def _refuse(self, call: ItemCall, error: PayloadInvalid) -> None:
         """An item does not fit. Raises the error, if items that fail are not skipped."""
@@ -256,6 +264,8 @@ class BatchRun:
             places = {job.key[0] for job in jobs}
             self._window.ended(places, [len(job.data) for job in jobs], time.monotonic())
         for job in jobs:
+            if job.key is self._suspect:
+                self._suspect = None
             if isinstance(job.key, ChunkCall):
                 self._handle_chunk(job.key, job)
             elif job.failure is not None:
@@ -269,7 +279,7 @@ class BatchRun:
         """Note a chunk that has ended. Raises RemoteProtocolError if its worker does not know chunks."""
         if job.failure is not None:
             if job.failure.type == _WORKERS_DIED:
-                self._again.extend((call, 0) for call in chunk.calls)
+                self._suspects.extend(chunk.calls)
                 return
             for call in chunk.calls:
                 self._settle(call, failure=job.failure)

@@ -335,20 +335,21 @@ def deadly(n: int) -> int:
     return n
 
 async def main():
-    async with Worker([deadly], servers=[sys.argv[1]], concurrency=1) as worker:
+    async with Worker([deadly], servers=[sys.argv[1]], concurrency=int(sys.argv[3])) as worker:
         await anyio.sleep_forever()
 
 anyio.run(main)
 """
 
 
-def test_an_item_that_kills_its_workers_fails_alone(fresh: Fresh) -> None:
+@pytest.mark.parametrize("slots", [1, 10])
+def test_an_item_that_kills_its_workers_fails_alone(fresh: Fresh, slots: int) -> None:
     @task(name=fresh())
     def deadly(n: int) -> int: ...  # type: ignore[empty-body]  # never runs
 
     with JobServer(port=0, max_deaths=1) as server, ExitStack() as stack, connect(server.address):
         for _ in range(3):  # two of them die
-            command = [sys.executable, "-c", KILLER, server.address, deadly.name]
+            command = [sys.executable, "-c", KILLER, server.address, deadly.name, str(slots)]
             worker = stack.enter_context(subprocess.Popen(command))
             stack.callback(worker.kill)
         results = deadly.map(range(5), chunk=5, errors="skip")
