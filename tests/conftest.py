@@ -37,6 +37,13 @@ ROOT: Final = Path(__file__).parent.parent
 START_TIMEOUT: Final = 10.0  # seconds; gearmand takes some ten milliseconds
 
 
+@pytest.hookimpl(wrapper=True, optionalhook=True)
+def pytest_xdist_auto_num_workers() -> Generator[None, int, int]:
+    """What ``-n auto`` means. Tests wait for other processes a third of their time."""
+    processors = yield
+    return processors * 3 // 2
+
+
 @pytest.fixture(scope="module", params=["asyncio", "trio"])
 def anyio_backend(request: pytest.FixtureRequest) -> str:
     """The event loop that ``async def`` tests run on: each runs on both."""
