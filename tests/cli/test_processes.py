@@ -29,7 +29,8 @@ OLD_TAKES_NOTHING: Final = "stopping; finishing what runs"
 
 TASKS = '''
 import asyncio
-import ctypes
+import itertools
+import mmap
 import os
 import sys
 import time
@@ -75,10 +76,11 @@ def hold() -> int:
 
 
 @task
-def hold_a_while() -> int:
-    """Holds the interpreter lock for some seconds."""
-    sys.stderr.write("a job runs\\n")
-    ctypes.PyDLL(None).sleep(5)
+def hold_until_told(path: Path) -> int:
+    """Computes in C, and lets go of the interpreter lock once the byte in the file is not 0."""
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 1) as told:
+        sys.stderr.write("a job runs\\n")
+        next(filter(None, map(told.__getitem__, itertools.repeat(0))))
     return os.getpid()
 '''
 
@@ -202,14 +204,18 @@ def test_a_task_that_holds_the_interpreter_lock_cannot_stop_the_stop(project: Pr
         assert fleet.end()[0] == 128 + signal.SIGINT
 
 
-def test_a_process_that_cannot_answer_is_shown_and_goes_on(project: Project) -> None:
+def test_a_process_that_cannot_answer_is_shown_and_goes_on(project: Project, tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    told.write_bytes(b"\0")
     with project.start("--max-tasks", "1000") as fleet:
         fleet.until("all worker processes are ready")
         pid = project.call("pid")
-        job = project.submit("hold_a_while")
+        job = project.submit("hold_until_told", f'{{"path": "{told}"}}')
         fleet.until("a job runs")
         fleet.signal(signal.SIGUSR2)
-        fleet.until("in hold_a_while")
+        fleet.until("in hold_until_told")
+        with told.open("r+b") as file:  # written anew, it would be empty for a moment
+            file.write(b"\1")
         assert int(job.result(PATIENCE)) == pid
         assert project.call("pid") == pid
 
