@@ -10,9 +10,9 @@ Times are Unix time. A job's number is the last part of its handle.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from enum import IntEnum
-from typing import NamedTuple, Protocol, TypeAlias
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from enum import Enum, IntEnum
+from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from gearflow.broker.parser import Body
 from gearflow.errors import StoreError
@@ -142,9 +142,42 @@ class Paused(NamedTuple):
     paused: bool
 
 
+class Ordered(NamedTuple):
+    """The owner of a job is to do something about it. Only a store of several servers has this change."""
+
+    number: int
+    verb: str  # "cancel" or "replay"
+
+
 Change: TypeAlias = (
-    StoredJob | Rescheduled | JobPart | PartsDropped | JobRecord | Forgotten | Revived | Reserved | Paused
+    StoredJob
+    | Rescheduled
+    | JobPart
+    | PartsDropped
+    | JobRecord
+    | Forgotten
+    | Revived
+    | Reserved
+    | Paused
+    | Ordered
 )
+
+
+class Joined(NamedTuple):
+    """A job was not kept, because another server has the live job of its unique. Its number is this one."""
+
+    number: int
+
+
+class Uncertain(str):
+    """Why a change may or may not have been kept: its outcome is not known."""
+
+    __slots__ = ()
+
+
+Done: TypeAlias = Callable[[str | Joined | None], None]
+"""Called with None once a change is kept, else with the reason why it is not. A ``StoredJob`` may also be
+``Joined``."""
 
 
 class StoredParts(NamedTuple):
@@ -179,6 +212,106 @@ class DamagedEntry(StoreError):
         self.function = function
         self.unique = unique
         self.position = 0  # of the last part that is damaged, if it is parts
+
+
+class JobOf(NamedTuple):
+    """A kept job or dead letter, with its whole workload. The answer is a ``StoredJob`` or None."""
+
+    number: int
+
+
+class HeadOf(NamedTuple):
+    """As ``JobOf``. A long workload may be its length."""
+
+    number: int
+
+
+class RecordOf(NamedTuple):
+    """What became of a job, without ``letter``: a ``JobRecord`` or None. A large body is its length."""
+
+    number: int
+
+
+class WholeRecordOf(NamedTuple):
+    """As ``RecordOf``, with the whole body."""
+
+    number: int
+
+
+class LatestOf(NamedTuple):
+    """What became of the last job of that unique that ended, as ``RecordOf``."""
+
+    function: bytes
+    unique: bytes
+
+
+class DeadOf(NamedTuple):
+    """Dead letters of a function, or of all, with a number above ``after``: the first so many.
+
+    The answer is a sequence of ``JobRecord`` and ``DamagedEntry``. A large body is its length.
+    """
+
+    function: bytes | None
+    after: int
+    limit: int
+
+
+class PartsOf(NamedTuple):
+    """The positions and bodies of kept parts above a position, in order, as ``Store.parts``."""
+
+    number: int
+    after: int
+    limit_bytes: int
+    limit: int = 64
+
+
+Question: TypeAlias = JobOf | HeadOf | RecordOf | WholeRecordOf | LatestOf | DeadOf | PartsOf
+
+Answer: TypeAlias = (
+    StoredJob
+    | JobRecord
+    | Sequence[JobRecord | DamagedEntry]
+    | Sequence[tuple[int, Body]]
+    | StoreError
+    | None
+)
+"""The answer to a question. A fault is an answer too."""
+
+
+class _Pending(Enum):
+    PENDING = "pending"
+
+
+PENDING: Final = _Pending.PENDING
+"""The answer comes later."""
+
+
+class StorePort(Protocol):
+    """What the journal needs of a store, whichever it is."""
+
+    @property
+    def durable(self) -> bool:
+        """Whether the store survives a restart. Then a background job is acknowledged only once kept."""
+        ...
+
+    @property
+    def large(self) -> int:
+        """Bytes from which a body is written ahead of its change."""
+        ...
+
+    def ask(self, question: Question, done: Callable[[Answer], None]) -> Answer | _Pending:
+        """Answer a question at once, or return ``PENDING`` and call ``done`` with the answer later."""
+        ...
+
+    def write_ahead(self, change: StoredJob | JobRecord, done: Callable[[str | None], None]) -> None:
+        """Write the large body of a change, then call ``done``, with the reason if it could not be written.
+        Until the change is written, nobody sees the body."""
+        ...
+
+    def reopen(self) -> None:
+        """After a failed sync, make sure that everything written survives a loss of power. Raises
+        StoreError."""
+        ...
 
 
 class Store(Protocol):
