@@ -1,0 +1,180 @@
+"""The port to a store that several servers share.
+
+**Ownership.** A server owns *lots*, which are ranges of job numbers. Each lot has an epoch, which grows with
+each change of its owner. Every group of changes names the lots that it is about, with their epochs. The store
+refuses a group of a server that has lost one of them (``Fenced``). A server shows with each *beat* that it is
+alive. Others adopt its lots when they have not seen a beat for the time of a lease.
+
+All methods are coroutines on one event loop. Times are Unix time of the store's clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
+from typing import Final, NamedTuple, Protocol
+
+from gearflow.broker.storage import Answer, Change, JobRecord, Joined, Question, StoredJob, StoredParts
+from gearflow.errors import StoreError
+
+LOT_BITS: Final = 40
+"""A job's number is ``lot << LOT_BITS | n``."""
+
+
+class Away(StoreError):
+    """The store cannot be reached, or did not answer in time.
+
+    (Not public, because the server treats it itself.)
+    """
+
+    def __init__(self, text: str, *, sent: bool) -> None:
+        """``sent`` says that the changes may be kept. Else they are not."""
+        super().__init__(text)
+        self.sent = sent
+
+
+class Fenced(StoreError):
+    """Nothing of a group is kept, because this server does not own one of its lots any more."""
+
+
+class Lot(NamedTuple):
+    """A lot of this server's."""
+
+    number: int
+    epoch: int
+
+
+class OtherLot(NamedTuple):
+    """A lot of another server's, or of nobody's (owner None)."""
+
+    number: int
+    owner: str | None
+    epoch: int
+    beat: int
+
+
+class ServerRow(NamedTuple):
+    """A server that has started and not stopped. It may be dead."""
+
+    server: str  # a UUID, new with each start
+    address: str  # as clients reach it
+    version: str
+    beat: int
+
+
+class Order(NamedTuple):
+    """Another server wants something done about a job of this server's, as ``Ordered``."""
+
+    id: int
+    number: int
+    verb: str
+
+
+class Beat(NamedTuple):
+    """The answer to a sign of life."""
+
+    lots: Sequence[Lot]  # all that this server owns
+    others: Sequence[OtherLot]
+    servers: Sequence[ServerRow]
+    changed: int  # grows when a function is paused or resumed
+    clock: float
+    orders: Sequence[Order]  # also those given before, until ``done`` names them
+
+
+class SharedContents(NamedTuple):
+    """What a server has to know when it starts."""
+
+    name: bytes  # part of every handle, the same at all servers
+    paused: frozenset[bytes]
+    changed: int  # as in ``Beat``
+    clock: float
+
+
+class Slice(NamedTuple):
+    """Some of the jobs of a lot, in the order of their numbers. A long workload is its length."""
+
+    jobs: Sequence[StoredJob]
+    parts: Mapping[int, StoredParts]  # by number, of the jobs that have any
+
+
+class SharedStore(Protocol):
+    """Where the jobs and results of several servers live."""
+
+    server: str
+    """The UUID of this server, new with each start."""
+
+    on_notify: Callable[[], None] | None
+    """Called when another server says that a beat is worth while. Nothing depends on it."""
+
+    @property
+    def large(self) -> int:
+        """Bytes from which a body is written ahead of its change."""
+        ...
+
+    async def open(self) -> SharedContents:
+        """Connect, make or check the schema, and register this server. Raises StoreError."""
+        ...
+
+    async def ready(self) -> Hashable:
+        """Connect, if need be. The result changes when commits that were confirmed may be missing. Raises
+        Away and StoreError."""
+        ...
+
+    async def take_lots(self, count: int) -> Sequence[Lot]:
+        """Own so many new lots. Raises Away."""
+        ...
+
+    async def commit(
+        self, lots: Mapping[int, int], changes: Sequence[Change]
+    ) -> Sequence[str | Joined | None]:
+        """Keep all changes, or none; they hold in the order given. The same group may be committed again.
+
+        Args:
+            lots: The epochs by lot of the lots that the changes are about.
+            changes: Changes of jobs of these lots. Of other jobs only ``Ordered``, and ``Forgotten`` of dead
+                letters.
+
+        Returns:
+            For each change how it went, as ``Done`` takes it.
+
+        Raises:
+            Away: What has become of it is not known, unless it was not ``sent``.
+            Fenced: A lot is lost.
+            StoreError: Nothing is kept. Single changes may fit.
+        """
+        ...
+
+    async def write_ahead(self, change: StoredJob | JobRecord) -> None:
+        """Write the large body of a change. It may be written again. Raises Away and StoreError."""
+        ...
+
+    async def answer(self, questions: Sequence[Question]) -> Sequence[Answer]:
+        """Answer questions. Raises Away."""
+        ...
+
+    async def beat(self, done: Sequence[int]) -> Beat:
+        """Show that this server is alive. ``done`` are the orders that it has carried out. Raises Away."""
+        ...
+
+    async def paused(self) -> frozenset[bytes]:
+        """The paused functions. Raises Away."""
+        ...
+
+    async def adopt(self, lot: OtherLot) -> int | None:
+        """Own a lot that has had no beat since. The new epoch, or None if it had. Raises Away."""
+        ...
+
+    def jobs_of(self, lot: int, after: int) -> AsyncIterator[Slice]:
+        """The jobs of a lot that are to run, with a number above ``after``. Raises Away."""
+        ...
+
+    async def expire(self, limit: int) -> bool:
+        """Remove up to so many results whose time is over. Whether there are more. Raises Away."""
+        ...
+
+    async def release(self) -> None:
+        """Give all lots back, and tell the others. Raises Away."""
+        ...
+
+    async def close(self) -> None:
+        """Close all connections."""
+        ...
