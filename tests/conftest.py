@@ -24,6 +24,7 @@ from hypothesis import settings
 from gearflow.client import TLS
 from gearflow.server import JobServer
 from tests.authority import TOKEN, Authority
+from tests.postgres.cluster import Cluster, Database, NoPostgres, folder
 
 # Programs under test run as a user's shell starts them. These variables would hide faults of theirs.
 for _variable in ("PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"):
@@ -113,6 +114,20 @@ def known(authority: Authority) -> dict[str, Any]:
     return {"tls": TLS(ca=authority.ca, cert=authority.client), "token": TOKEN}
 
 
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Cluster]:
+    """A PostgreSQL cluster. A test that ends it starts it again. One that changes settings has its own."""
+    with own_postgres() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def database(postgres: Cluster) -> Iterator[Database]:
+    """A new, empty PostgreSQL database."""
+    with postgres.database() as database:
+        yield database
+
+
 @pytest.fixture(params=["gearmand", "bundled"])
 def any_server(request: pytest.FixtureRequest) -> str:
     """The address of each server in turn: what holds for a client or worker must hold on both."""
@@ -125,6 +140,16 @@ def missing(what: str) -> NoReturn:
     if os.environ.get("CI"):
         pytest.fail(f"{what}, and CI must not go without it")
     pytest.skip(what)
+
+
+@contextmanager
+def own_postgres() -> Generator[Cluster]:
+    """A PostgreSQL cluster for the time of the block; the test is skipped if there are no binaries."""
+    try:
+        with folder() as directory, Cluster(directory).running() as cluster:
+            yield cluster
+    except NoPostgres as reason:
+        missing(str(reason))
 
 
 @contextmanager
