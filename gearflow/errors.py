@@ -133,6 +133,9 @@ class ConnectionLost(GearflowError):
 class SubmitUnknown(GearflowError):
     """A submission was sent, but the connection closed before the server acknowledged it.
 
+    The error also appears if a server that shares a database with others cannot find out in time whether the
+    database has the job.
+
     The job may or may not exist, so gearflow does not send it again by itself. Submit it again only if
     running it twice does no harm (``resubmit=True`` does so), or with a ``unique`` that the second submission
     joins.

@@ -71,7 +71,7 @@ class LineTask:
     def request(self, line: Line, *, detached: bool = False, earlier: int = 0) -> "JobRequest":
         """The call for a line. Raises PayloadInvalid if it does not fit."""
         from gearflow.client import JobRequest
-        from gearflow.client.names import fresh_unique
+        from gearflow.protocol.uniques import fresh_unique
 
         task = self._task
         if task is not None:

@@ -40,6 +40,8 @@ class SubmitChoices:
 
     def check(self) -> None:
         """Raises CliError if options make no sense together."""
+        from gearflow.protocol.uniques import is_fresh
+
         starts = [f"--{name}" for name in ("delay", "at") if name in self.options]
         if len(starts) > 1:
             _refuse("--delay and --at both say when the job may start: leave out one of them")
@@ -54,6 +56,8 @@ class SubmitChoices:
             _refuse("--output is for the result, and --bg does not wait: leave out one of them")
         if self.options.get("unique") == "":
             _refuse("--unique needs a key; leave it out to join nothing")
+        if is_fresh(self.options.get("unique", "")):
+            _refuse("--unique: '~' and 32 hexadecimal digits are for gearflow's own keys; give another key")
         if self.options.get("timeout") == 0:
             _refuse("--run-limit 0: a task cannot run in no time; leave it out for no limit")
 

@@ -4,12 +4,12 @@ Text is UTF-8; bytes that are not (another program's handle or function) become 
 out as they came in.
 """
 
-import os
 from functools import lru_cache
 from typing import Final
 
 from gearflow.errors import LocalProtocolError
 from gearflow.protocol.constants import MAX_HANDLE, MAX_UNIQUE
+from gearflow.protocol.uniques import check_chosen
 
 _SURROGATES: Final = "surrogateescape"
 _MAX_DIGITS: Final = 20  # in a number of a job
@@ -45,11 +45,6 @@ def function_to_wire(function: str) -> bytes:
     return name
 
 
-def fresh_unique() -> str:
-    """A unique that nobody had before: 32 ASCII characters."""
-    return os.urandom(16).hex()
-
-
 def unique_to_wire(unique: str | bytes) -> bytes:
     """The bytes of a unique; empty for no coalescing.
 
@@ -70,7 +65,12 @@ def unique_to_wire(unique: str | bytes) -> bytes:
 
 
 def unique_to_text(unique: str | bytes) -> str:
-    """A unique as text, however the caller gives it."""
+    """A unique that a caller chose as text, however it gives it.
+
+    Raises:
+        ValueError: It has the form of those that gearflow makes.
+    """
+    check_chosen(unique)
     return unique if isinstance(unique, str) else to_text(unique)
 
 

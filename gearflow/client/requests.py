@@ -26,7 +26,7 @@ from gearflow.errors import (
 )
 from gearflow.protocol.constants import PacketType
 from gearflow.protocol.packets import WorkData, WorkStatus
-from gearflow.protocol.request_queue import Ignored, Request, Signal, server_fault
+from gearflow.protocol.request_queue import Ignored, Request, Signal, server_fault, uncertain
 
 if TYPE_CHECKING:
     from gearflow.protocol.server_calls import Message  # it imports pydantic
@@ -271,5 +271,7 @@ def _error(kind: str, message: str) -> Exception:
             return TimeoutError(message)
         case "gearflow:unknown":
             return UnknownJob(message)
+        case "gearflow:uncertain":
+            return uncertain(message)
         case _:
             return ServerError(kind, message)

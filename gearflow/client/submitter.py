@@ -384,11 +384,12 @@ class Batch(Generic[T]):
                 elif not isinstance(failure, NotSent):
                     outcomes[place] = failure
                 continue
+            began = anyio.current_time()
             try:
                 outcomes[place] = await self._outcome(submission, limit)
             except GearflowError as error:
                 outcomes[place] = error
-                if isinstance(error, SubmitUnknown):
+                if isinstance(error, SubmitUnknown) and anyio.current_time() - began >= limit:
                     limit = 0.0  # the others have waited as long
         return outcomes
 

@@ -12,7 +12,14 @@ from collections import deque
 from collections.abc import Awaitable, Iterable, Iterator
 from typing import Final, Generic, Protocol, TypeVar
 
-from gearflow.errors import ConnectionLost, GearflowError, QueueFull, RemoteProtocolError, ServerError
+from gearflow.errors import (
+    ConnectionLost,
+    GearflowError,
+    QueueFull,
+    RemoteProtocolError,
+    ServerError,
+    SubmitUnknown,
+)
 from gearflow.protocol.codec import decode, encode
 from gearflow.protocol.constants import AUTH, GEARFLOW, PacketType
 from gearflow.protocol.packets import (
@@ -32,6 +39,9 @@ IDENTIFY: Final = encode(OptionReq(GEARFLOW))
 
 REFUSED: Final = "gearflow:refused"
 """The code of a refusal that came without one."""
+
+UNCERTAIN: Final = "gearflow:uncertain"
+"""The code of a submission of which the server does not know whether the job is stored."""
 
 _ABOUT_JOBS: Final = frozenset(
     {
@@ -260,10 +270,20 @@ class CallQueue(RequestQueue[Request]):
         return call
 
 
-def refusal(code: str, text: str) -> ServerError:
+def refusal(code: str, text: str) -> GearflowError:
     """The error of a request that the server answered with ERROR."""
+    if code == UNCERTAIN:
+        return uncertain(text)
     full = code.upper() == "QUEUE_ERROR" and "full" in text.lower()
     return (QueueFull if full else ServerError)(code, text)
+
+
+def uncertain(text: str) -> SubmitUnknown:
+    """The error of a submission of which the server does not know whether the job is stored."""
+    return SubmitUnknown(
+        f"the server does not know whether it has stored the job ({text}); the job may exist or not. Submit "
+        "it again only if running it twice does no harm"
+    )
 
 
 def server_fault(exception: bytes) -> tuple[str, str] | None:

@@ -556,5 +556,6 @@ class Fault(Message):
         "gearflow:full",  # the limit of jobs or bytes is reached
         "gearflow:refused",  # not now, or not from this connection
         "gearflow:store",  # it could not be kept
+        "gearflow:uncertain",  # nobody knows whether it is kept
     ]
     message: str

@@ -25,6 +25,7 @@ from typing import (
 
 from gearflow.client import Priority, SubmitOptions
 from gearflow.client.submission import Lag
+from gearflow.protocol.uniques import check_chosen
 from gearflow.tasks import migration_hints
 from gearflow.tasks.durations import bounded
 from gearflow.tasks.retry import MOST_ATTEMPTS, Retry
@@ -169,6 +170,8 @@ def _unique(_name: str, value: Any) -> Unique:
         )
     if value == "":
         raise ValueError("unique='' asks for no coalescing: leave it out, or give a key")
+    if isinstance(value, str):
+        check_chosen(value)
     return cast(Unique, value)
 
 

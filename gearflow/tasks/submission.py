@@ -11,10 +11,10 @@ from hashlib import blake2b
 from typing import Any, Final, Protocol, cast
 
 from gearflow.client import JobRequest, SubmitOptions
-from gearflow.client.names import fresh_unique
 from gearflow.protocol.chunk import pack_payloads
 from gearflow.protocol.constants import MAX_UNIQUE
 from gearflow.protocol.envelope import MAGIC, header, wrap
+from gearflow.protocol.uniques import check_chosen, fresh_unique
 from gearflow.tasks.options import Options, Unique
 from gearflow.tasks.payload import PayloadCodec
 from gearflow.tasks.retry import Retry
@@ -153,6 +153,7 @@ def _key(task: Submittable, unique: Unique, args: tuple[Any, ...], kwargs: Mappi
         made = cast(object, unique(*args, **kwargs))  # a user's function
         if not isinstance(made, str) or not made:
             raise ValueError(f"the function given as unique= returned {made!r}, not a key")
+        check_chosen(made)
         unique = made
     return on_the_wire(cast(str, unique))
 

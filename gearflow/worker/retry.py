@@ -27,7 +27,6 @@ from functools import partial
 
 import anyio
 
-from gearflow.client.names import fresh_unique
 from gearflow.errors import ConnectionLost, LocalProtocolError, ServerError
 from gearflow.protocol.codec import encode, mark_failure
 from gearflow.protocol.envelope import MAGIC, header, unwrap
@@ -40,6 +39,7 @@ from gearflow.protocol.packets import (
     WorkFail,
     WorkWarning,
 )
+from gearflow.protocol.uniques import fresh_unique
 from gearflow.runtime.log_bursts import BurstLog
 from gearflow.tasks import Retry
 from gearflow.tasks.control_flow import Fail

@@ -275,6 +275,7 @@ def test_interrupting_the_wait_cancels_the_job(own: Shell, module: str, tmp_path
         (["--bg", "--delay", "5m", "--at", "2030-01-01"], "leave out one of them"),
         (["--bg", "--timeout", "5s"], "--bg does not wait"),
         (["--unique", ""], "--unique needs a key"),
+        (["--unique", "~" + "0" * 32], "for gearflow's own keys"),
         (["--reuse"], "add --unique"),
         (["--run-limit", "0"], "a task cannot run in no time"),
         (["--keep", "1e11"], "'1e11' is no"),

@@ -196,6 +196,16 @@ async def test_a_connection_lost_before_the_answer_leaves_it_unknown(fault: str)
         assert str(await again.outcome()) == "H:2"
 
 
+async def test_a_server_that_does_not_know_of_the_job_leaves_it_unknown() -> None:
+    async with ScriptedServer() as server, submitting(server) as submit:
+        call = submit(b"1")
+        peer = await greet(server)
+        await peer.expect(SubmitJobBg(b"f", b"u", b"1"))
+        await peer.send(Error(b"gearflow:uncertain", b"the database gives no answer"))
+        with pytest.raises(SubmitUnknown, match="the database gives no answer"):
+            await call.outcome()
+
+
 async def test_an_answer_in_pieces_has_to_be_whole_in_time() -> None:
     async with ScriptedServer() as server, submitting(server, answer_timeout=1) as submit:
         call = submit(b"1")

@@ -202,6 +202,57 @@ async def test_a_call_that_fails_without_a_word_is_a_refusal(scripted: Scripted)
             await call.outcome()
 
 
+UNCERTAIN = "gearflow:uncertain"
+FAULT = b'{"type": "gearflow:uncertain", "message": "the database gives no answer"}'
+
+
+async def test_a_server_that_does_not_know_of_a_job_leaves_it_unknown(scripted: Scripted) -> None:
+    async with scripted(gearflow=True) as (client, peer), anyio.create_task_group() as tasks:
+        call = Call(client.submit_background, "f", b"x")
+        tasks.start_soon(call.run)
+        await peer.expect(SubmitJobBg(b"f", b"", b"x"))
+        await peer.send(Error(UNCERTAIN.encode(), b"the database gives no answer"))
+        with pytest.raises(SubmitUnknown, match=r"the database gives no answer.* may exist or not"):
+            await call.outcome()
+
+
+async def test_what_a_server_does_not_know_of_is_sent_again_with_its_key_if_that_is_allowed(
+    scripted: Scripted,
+) -> None:
+    async with scripted(gearflow=True) as (client, peer), anyio.create_task_group() as tasks:
+        call = Call(client.submit_background, "f", b"x", unique="k", options=SubmitOptions(resubmit=True))
+        tasks.start_soon(call.run)
+        await peer.expect(SubmitJobBg(b"f", b"k", b"x"))
+        await peer.send(Error(UNCERTAIN.encode(), b"the database gives no answer"))
+        await peer.expect(SubmitJobBg(b"f", b"k", b"x"))
+        await peer.send(JobCreated(b"H:1"))
+        assert str(await call.outcome()) == "H:1"
+
+
+async def test_a_call_of_which_a_server_does_not_know_says_nothing_of_the_others(scripted: Scripted) -> None:
+    kept = SubmitOptions(keep=1)
+    async with scripted(gearflow=True) as (client, peer), anyio.create_task_group() as tasks:
+        call = Call(client.submit_many, orders(2, kept))
+        tasks.start_soon(call.run)
+        await refuse_in_background(peer, 2)
+        for number in (0, 1):
+            await peer.receive()
+            await peer.send(JobCreated(b"C:%d" % number))
+        await peer.send(WorkException(b"C:0", FAULT))
+        await anyio.wait_all_tasks_blocked()
+        await peer.send(WorkComplete(b"C:1", b'{"handle": "H:1"}'))
+        first, second = await call.outcome()
+        assert isinstance(first, SubmitUnknown)
+        assert str(second) == "H:1"
+
+
+@pytest.mark.parametrize("method", ["submit", "submit_background"])
+async def test_no_caller_takes_a_key_of_those_that_no_other_job_has(method: str) -> None:
+    async with Client(["127.0.0.1:1"]) as client:
+        with pytest.raises(ValueError, match="give another key"):
+            await getattr(client, method)("f", b"", unique="~" + "0" * 32)
+
+
 # ------------------------------------------------------------------------------------------- attached
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gearflow.errors import QueueFull, RemoteProtocolError, ServerError
+from gearflow.errors import QueueFull, RemoteProtocolError, ServerError, SubmitUnknown
 from gearflow.protocol.codec import encode_response
 from gearflow.protocol.constants import AUTH, HEADER_SIZE, PacketType
 from gearflow.protocol.packets import (
@@ -77,6 +77,14 @@ def test_an_error_refuses_the_oldest_request_whatever_it_is() -> None:
     assert receive(queue, Error(b"OTHER", b"no")) is None
     assert isinstance(full.failure, QueueFull)
     assert type(other.failure) is ServerError
+
+
+def test_an_error_that_says_that_nobody_knows_of_the_job_is_no_refusal() -> None:
+    queue, call = CallQueue(), Call(Ignored(), attached=False)
+    queue.sent([call])
+    assert receive(queue, Error(b"gearflow:uncertain", b"the database gives no answer")) is call
+    assert isinstance(call.failure, SubmitUnknown)
+    assert "the database gives no answer" in str(call.failure)
 
 
 def test_an_attached_call_is_answered_by_its_end_and_others_may_be_answered_before() -> None:

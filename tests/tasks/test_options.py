@@ -15,6 +15,7 @@ from gearflow.client import JobRequest, Priority, SubmitOptions
 from gearflow.errors import PayloadInvalid
 from gearflow.protocol.constants import MAX_UNIQUE
 from gearflow.protocol.envelope import Envelope, unwrap
+from gearflow.protocol.uniques import is_fresh
 from gearflow.tasks.durations import LONGEST
 from gearflow.tasks.options import Options
 from gearflow.tasks.retry import MOST_ATTEMPTS, Retry
@@ -313,3 +314,24 @@ def test_keys_that_are_alike_in_their_first_bytes_stay_different() -> None:
     assert call(unique="ü" * 32).unique != call(unique="ü" * 33).unique
     assert call(unique="a\0b").unique != call(unique="a\0c").unique
     assert call(unique="-").unique not in ("-", "")
+
+
+def test_a_background_call_without_a_key_has_one_that_no_other_job_has() -> None:
+    first, second = background().unique, background().unique
+    assert first != second
+    assert is_fresh(first)
+    assert is_fresh(second)
+    assert background(unique="k").unique == "k"
+    assert call().unique == ""
+
+
+def test_no_key_has_the_form_of_those_that_no_other_job_has() -> None:
+    key = "~" + "0" * 32
+    with pytest.raises(ValueError, match="the form of the uniques that gearflow makes"):
+        call(unique=key)
+
+    def chosen(a: int, b: int = 2) -> str:
+        return key
+
+    with pytest.raises(ValueError, match="the form of the uniques that gearflow makes"):
+        background(unique=chosen)

@@ -199,7 +199,7 @@ def _request(job: _Typed | _Untyped, wishes: SubmitChoices) -> "JobRequest":
         with imports.user_code(job.task):
             return job.task.options(**wishes.options).prepare(job.args, job.kwargs)
     from gearflow.client import JobRequest
-    from gearflow.client.names import fresh_unique
+    from gearflow.protocol.uniques import fresh_unique
 
     priority, options = wishes.for_function()
     # gearmand's queue plugins overwrite the rows of background jobs without a unique

@@ -1,0 +1,38 @@
+"""Uniques that no two jobs share, recognised by their form: ``~`` and 32 hexadecimal digits.
+
+gearflow's clients give one to each background job for which the caller has no unique, because the queue
+plugins of gearmand overwrite the rows of background jobs without. A server that sees the form need not look
+for another job with the same unique. So no caller may choose a unique of this form.
+"""
+
+import os
+import re
+from typing import Final
+
+_FRESH: Final = re.compile(r"~[0-9a-f]{32}")
+
+
+def fresh_unique() -> str:
+    """A unique that no job had before: 33 ASCII characters."""
+    return "~" + os.urandom(16).hex()
+
+
+def is_fresh(unique: str | bytes) -> bool:
+    """Whether a unique has the form of those that no two jobs share."""
+    if isinstance(unique, bytes):
+        return unique.startswith(b"~") and _FRESH.fullmatch(unique.decode("latin-1")) is not None
+    return unique.startswith("~") and _FRESH.fullmatch(unique) is not None
+
+
+def check_chosen(unique: str | bytes) -> None:
+    """Check a unique that a caller chose.
+
+    Raises:
+        ValueError: It has the form of those that gearflow makes.
+    """
+    if is_fresh(unique):
+        raise ValueError(
+            f"unique={unique!r}: '~' and 32 hexadecimal digits are the form of the uniques that gearflow "
+            "makes for jobs without one, and servers do not look for another job with such a unique; "
+            "give another key, for example without the '~'"
+        )
