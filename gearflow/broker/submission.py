@@ -83,17 +83,24 @@ class Submissions:
 
         A large workload whose unique is ``-`` is to be hashed before (``hash_first``).
 
+        An attached job whose lot this server does not own cannot become a background job, because it cannot
+        be kept under its number. So it goes on by itself, and a background submission makes a new job, which
+        has the unique from now on. Equal attached jobs of two servers also run at the same time.
+
         Raises:
             Rejected: The job is over a limit.
         """
         key = b""
         limits = self._limits
+        handles = self._handles
         if unique:
             if len(unique) > limits.unique:
                 raise Rejected(b"ARGUMENT_TOO_LARGE", b"Unique value too large")
             key = unique if unique != b"-" else known_key or payload_key(workload)
             job = self._jobs.find(function, key) if key in self._jobs.by_unique else None
-            if job is not None:
+            if job is not None and background and not (job.background or handles.owns(job.number)):
+                self._jobs.free_unique(job)
+            elif job is not None:
                 self._join(job, background, details, client)
                 return job
         if function.limits is not None and function.full(priority):
@@ -103,12 +110,11 @@ class Submissions:
             text = "refused a job: as many bytes are queued as may be"
             self._outgoing.notify(text, client, function.name)
             raise Rejected(b"QUEUE_ERROR", b"Job queue is full: the server holds all the bytes it may")
-        handles = self._handles
         if size >= _NEARLY_TOO_LARGE and size + len(handles.prefix) + len(function.name) + 24 > MAX_BODY:
             raise Rejected(b"ARGUMENT_TOO_LARGE", b"with its handle the job would not fit into a packet")
         number = handles.last + 1
         if number >= handles.reserve_at:
-            handles.reserve(number)
+            number = handles.reserve(number, background)
         handles.last = number
         job = QueuedJob(
             number, function, unique, key, workload, priority, background, self._clock.now, details

@@ -155,7 +155,7 @@ class ServerCalls:
 
     def _open(self, session: Session, workload: Body) -> ServerCall:
         """Accept a call."""
-        handle = self._parts.core.handles.handle(self._parts.core.handles.next())
+        handle = self._parts.core.handles.handle(self._parts.core.handles.next(kept=False))
         self._parts.core.outgoing.respond(session, PacketType.JOB_CREATED, handle)
         return ServerCall(session, handle, bytes(workload))
 
