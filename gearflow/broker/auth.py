@@ -12,7 +12,7 @@ import hmac
 from hashlib import sha256
 from typing import Final, NoReturn
 
-from gearflow.broker.outgoing import Outgoing
+from gearflow.broker.core import Core
 from gearflow.broker.parser import forbid_tls
 from gearflow.broker.session import Session
 from gearflow.broker.status import set_option
@@ -46,12 +46,13 @@ class Authenticator:
     Without a token every connection is let in at once.
     """
 
-    def __init__(self, token: bytes | None, outgoing: Outgoing) -> None:
+    def __init__(self, token: bytes | None, core: Core) -> None:
         # By session: how many options it has asked for, and what it has sent of a packet.
         self.unauthenticated: dict[Session, tuple[int, bytes]] = {}
         self._requires_token = token is not None
         self._digest = sha256(token or b"").digest()
-        self._outgoing = outgoing
+        self._core = core
+        self._outgoing = core.outgoing
 
     def connected(self, session: Session) -> None:
         """A connection was made."""
@@ -94,7 +95,7 @@ class Authenticator:
             if body.lower() == b"gearflow":
                 self._outgoing.respond(session, PacketType.OPTION_RES, AUTH)
             else:
-                set_option(self._outgoing, session, body)
+                set_option(self._core, session, body)
             position = end
         if len(data) - position < HEADER_SIZE and REQ.startswith(data[position : position + 4]):
             self.unauthenticated[session] = options, data[position:]

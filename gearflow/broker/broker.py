@@ -29,6 +29,7 @@ from gearflow.broker.calls import BrokerParts, ServerCalls
 from gearflow.broker.core import Core
 from gearflow.broker.dispatch import Dispatcher
 from gearflow.broker.endings import Endings
+from gearflow.broker.group import ServerGroup
 from gearflow.broker.job import HIGH, LOW, NORMAL, JobDetails, JobState, QueuedJob
 from gearflow.broker.lifecycle import LONG_HASH, Lifecycle
 from gearflow.broker.limits import Rejected, SizeLimits
@@ -110,7 +111,7 @@ class Broker:
         self.functions = core.functions
         self.outgoing = core.outgoing
         self.journal = core.journal
-        self.auth = Authenticator(token, core.outgoing)
+        self.auth = Authenticator(token, core)
         watching = self.watching = Watching(core)
         streams = self.streams = Streams(core, watching)
         self.endings = Endings(core, streams)
@@ -138,6 +139,15 @@ class Broker:
         self._answer_text = answer_text
 
     # ------------------------------------------------------------------------ what the shell calls
+
+    @property
+    def group(self) -> ServerGroup | None:
+        """The servers that share a database with this one. The shell sets it. None for a server alone."""
+        return self.core.group
+
+    @group.setter
+    def group(self, group: ServerGroup | None) -> None:
+        self.core.group = group
 
     def connected(self, fd: int, address: str) -> Session:
         """A connection was accepted. ``fd`` and ``address`` are for the listing ``workers``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gearflow.broker.functions import Functions
+from gearflow.broker.group import ServerGroup
 from gearflow.broker.handles import Handles
 from gearflow.broker.job import JobTable, QueuedJob
 from gearflow.broker.journal import Journal
@@ -23,6 +24,7 @@ class Core:
         self.limits = limits
         self.store = store
         self.version = version
+        self.group: ServerGroup | None = None
         self.clock = Clock()
         self.turns = Turns()
         self.sessions: dict[Session, None] = {}

@@ -9,7 +9,6 @@ from gearflow.broker.core import Core
 from gearflow.broker.functions import Functions
 from gearflow.broker.handles import Handles
 from gearflow.broker.job import HIGH, LOW, NORMAL, JobState, JobTable, QueuedJob
-from gearflow.broker.outgoing import Outgoing
 from gearflow.broker.parser import Body, integer, name_in
 from gearflow.broker.session import Session
 from gearflow.protocol.admin import FunctionPriorities, FunctionStatus, JobRow, WorkerRow
@@ -46,24 +45,28 @@ class StatusHandlers:
 
     def option(self, session: Session, kind: int, body: Body) -> None:
         """OPTION_REQ."""
-        set_option(self._outgoing, session, bytes(body))
+        set_option(self._core, session, bytes(body))
 
     def set_client_id(self, session: Session, kind: int, body: Body) -> None:
         """SET_CLIENT_ID."""
         session.client_id = name_in(body)[:MAX_CLIENT_ID]
 
 
-def set_option(outgoing: Outgoing, session: Session, option: bytes) -> None:
+def set_option(core: Core, session: Session, option: bytes) -> None:
     """Set an option of a connection, and answer."""
     name = option.lower()
     if name not in _OPTIONS:
-        outgoing.error(session, b"UNKNOWN_OPTION", b"Server does not recognize given option")
+        core.outgoing.error(session, b"UNKNOWN_OPTION", b"Server does not recognize given option")
         return
     if name == b"exceptions":
         session.exceptions = True
     else:
         session.gearflow = True
-    outgoing.respond(session, PacketType.OPTION_RES, option)
+        if core.group is not None:
+            group, server = core.group.name.encode(), core.group.server.encode()
+            core.outgoing.respond(session, PacketType.OPTION_RES, option, group, server)
+            return
+    core.outgoing.respond(session, PacketType.OPTION_RES, option)
 
 
 def _status(job: QueuedJob | None) -> tuple[bytes, bytes, bytes, bytes]:

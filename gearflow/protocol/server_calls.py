@@ -447,6 +447,9 @@ class JobInfo(Answer):
     damage: str | None = None
     """The damage to the job in the server's file, if the server has noticed any, with the remedy."""
 
+    owner: str = ""
+    """The address of the server that has the job, if the answer is from another one of its group."""
+
 
 class Letters(Answer):
     """The answer to ``list``."""
@@ -513,6 +516,18 @@ class ServerInfo(Answer):
 
     closed: Closed | None = None
     """Why the server refuses background jobs, if it does."""
+
+    group: str = ""
+    """The name of the group, if the server shares a database with others."""
+
+    server: str = ""
+    """The name of this run of the server, if it is in a group."""
+
+    address: str = ""
+    """The address of the server among those of its group."""
+
+    servers: tuple[str, ...] = ()
+    """The addresses of the live servers of the group, this one among them."""
 
 
 class WorkerInfo(Answer):

@@ -92,7 +92,7 @@ class ResultCalls:
                 self._listing = self._list_paused()
             next(self._listing)
             yield TURN
-        closed = parts.core.journal.closed
+        closed, group = parts.core.journal.closed, parts.core.group
         info = api.ServerInfo(
             version=parts.core.version,
             durable=parts.core.journal.durable,
@@ -102,6 +102,10 @@ class ResultCalls:
             max_deaths=parts.core.limits.deaths,
             jobs=len(parts.core.jobs.by_number),
             closed=api.Closed(since=closed.since, reason=closed.reason) if closed is not None else None,
+            group=group.name if group is not None else "",
+            server=group.server if group is not None else "",
+            address=group.address if group is not None else "",
+            servers=group.servers if group is not None else (),
         ).to_wire()
         return [info[:-1], b',"paused":[', self._paused, b"]}"] if self._paused else [info]
 

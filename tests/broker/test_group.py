@@ -1,0 +1,56 @@
+"""What a server of a group says of it, and that a server alone says nothing more than before."""
+
+import json
+
+from gearflow.broker.group import ServerGroup
+from gearflow.protocol import packets as p
+from gearflow.protocol.codec import encode
+from gearflow.protocol.server_calls import INFO
+from tests.broker.harness import Peer, World
+
+GROUP = ServerGroup("jobs 0123456789abcdef", "5f3a", ("10.0.0.7:4730", "10.0.0.8:4730"), "10.0.0.8:4730")
+
+
+def server_info(client: Peer) -> dict[str, object]:
+    created, answer = client(p.SubmitJob(INFO, b"", b""))
+    assert isinstance(created, p.JobCreated)
+    assert isinstance(answer, p.WorkComplete)
+    told: dict[str, object] = json.loads(answer.result)
+    return told
+
+
+def test_a_server_alone_answers_the_option_with_its_name(client: Peer) -> None:
+    assert client(p.OptionReq(b"gearflow")) == [p.OptionRes(b"gearflow")]
+
+
+def test_a_server_of_a_group_answers_the_option_with_the_group_and_itself(world: World, client: Peer) -> None:
+    world.broker.group = GROUP
+    assert client(p.OptionReq(b"gearflow")) == [p.OptionRes(b"gearflow\0jobs 0123456789abcdef\x005f3a")]
+    assert client(p.OptionReq(b"exceptions")) == [p.OptionRes(b"exceptions")]
+
+
+def test_a_server_of_a_group_says_it_only_to_those_that_have_sent_the_token() -> None:
+    world = World(token=b"secret")
+    world.broker.group = GROUP
+    client = world.peer()
+    assert client(p.OptionReq(b"gearflow")) == [p.OptionRes(b"gearflow:auth")]
+    heard = client(encode(p.SubmitJob(b"gearflow:auth", b"", b"secret")) + encode(p.OptionReq(b"gearflow")))
+    assert heard[-1] == p.OptionRes(b"gearflow\0jobs 0123456789abcdef\x005f3a")
+
+
+def test_the_servers_of_a_group_are_those_of_now(world: World, client: Peer) -> None:
+    alone = server_info(client)
+    assert not alone.keys() & {"group", "server", "address", "servers"}
+    world.broker.group = GROUP
+    told = server_info(client)
+    assert told == {
+        **alone,
+        "group": "jobs 0123456789abcdef",
+        "server": "5f3a",
+        "address": "10.0.0.8:4730",
+        "servers": ["10.0.0.7:4730", "10.0.0.8:4730"],
+    }
+    world.broker.group = GROUP._replace(servers=("10.0.0.8:4730",))
+    assert server_info(client)["servers"] == ["10.0.0.8:4730"]
+    world.broker.group = None
+    assert server_info(client) == alone
