@@ -7,12 +7,15 @@ import subprocess
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from math import inf
 from pathlib import Path
 from random import Random
 from typing import Final
+
+import anyio
+import anyio.to_thread
 
 from tests.cli.shell import COMMAND
 from tests.conftest import ROOT
@@ -42,6 +45,11 @@ class Process:
     def pid(self) -> int:
         assert self._process is not None
         return self._process.pid
+
+    @property
+    def runs(self) -> bool:
+        """Whether it was started, and has not ended."""
+        return self._process is not None and self._process.poll() is None
 
     @property
     def log(self) -> str:
@@ -146,19 +154,23 @@ class Fleet:
             for process in everyone:
                 process.clear()
 
-    @contextmanager
-    def in_danger(self, chance: Random, pause: float) -> Generator[None]:
+    @asynccontextmanager
+    async def in_danger(self, chance: Random, pause: float) -> AsyncGenerator[None]:
         """In the block processes are ended at random, ``pause`` seconds apart on average, and started again.
 
-        The last server and the first worker are spared: they are to show what they hold after all that.
+        The first two are a server and a worker that are killed. The last server and the first worker are
+        spared: they are to show what they hold after all that. The event loop goes on until the last one is
+        back, so that the client knows which connections it has lost.
         """
         over = threading.Event()
         faults: list[BaseException] = []
 
         def endanger() -> None:
+            first = [self._kill_server, self._kill_worker]
             try:
                 while not over.wait(chance.expovariate(1 / pause)):
-                    self._strike(chance)
+                    strike = first.pop(0) if first else self._strike
+                    strike(chance)
             except BaseException as error:  # noqa: BLE001  (the test's thread is to see it)
                 faults.append(error)
 
@@ -168,16 +180,21 @@ class Fleet:
             yield
         finally:
             over.set()
-            thread.join()
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(thread.join)
         if faults:
             raise faults[0]
+
+    def _kill_server(self, chance: Random) -> None:
+        self._end_server(signal.SIGKILL, chance)
+
+    def _kill_worker(self, chance: Random) -> None:
+        self._end_worker(chance.choice(self.workers[1:]), signal.SIGKILL, chance)
 
     def _strike(self, chance: Random) -> None:
         number = chance.choice((signal.SIGKILL, signal.SIGTERM))
         if chance.random() < 0.4:
-            place = chance.randrange(len(self.servers) - 1)
-            outage = self._replace(self.servers[place], number, chance)
-            self.outages[self.addresses[place]].append(outage)
+            self._end_server(number, chance)
             return
         worker = chance.choice(self.workers[1:])
         children = worker.children()
@@ -188,10 +205,18 @@ class Fleet:
                 worker.signal(signal.SIGHUP)
                 self.ended.append("SIGHUP supervisor")
             case _:
-                pid = worker.pid
-                outage = self._replace(worker, number, chance)
-                if number is signal.SIGKILL:
-                    self.killed[pid] = outage
+                self._end_worker(worker, number, chance)
+
+    def _end_server(self, number: signal.Signals, chance: Random) -> None:
+        place = chance.randrange(len(self.servers) - 1)
+        outage = self._replace(self.servers[place], number, chance)
+        self.outages[self.addresses[place]].append(outage)
+
+    def _end_worker(self, worker: Process, number: signal.Signals, chance: Random) -> None:
+        pid = worker.pid
+        outage = self._replace(worker, number, chance)
+        if number is signal.SIGKILL:
+            self.killed[pid] = outage
 
     def _replace(self, victim: Process, number: signal.Signals, chance: Random) -> Outage:
         """End a process, and start it again a little later."""

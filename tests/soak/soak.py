@@ -174,8 +174,9 @@ class Load:
             before = await self._census()
             self.longest_gap = 0.0
             begin = self._last_end = time.monotonic()
-            with self._fleet.in_danger(self._chance, self._plan.pause), self._beside_hostile_peers():
-                await self._calls("job", self._plan.jobs, self._plan.seconds)
+            async with self._fleet.in_danger(self._chance, self._plan.pause):
+                with self._beside_hostile_peers():
+                    await self._calls("job", self._plan.jobs, self._plan.seconds)
             self.seconds = time.monotonic() - begin
             with anyio.move_on_after(PATIENCE):
                 while self.account.missing(self.marks()):  # noqa: ASYNC110  (other processes tell, in a file)
