@@ -36,7 +36,7 @@ from gearflow.broker.limits import Rejected, SizeLimits
 from gearflow.broker.parser import Body, Handler, PacketParser, handle_of, integer, name_in, split
 from gearflow.broker.session import Session
 from gearflow.broker.status import StatusHandlers
-from gearflow.broker.storage import Contents, JobOutcome, Paused, Store
+from gearflow.broker.storage import Contents, JobOutcome, Paused, StorePort
 from gearflow.broker.streams import Streams
 from gearflow.broker.submission import Submissions
 from gearflow.broker.turns import LONG, MANY, Steps
@@ -99,7 +99,7 @@ class Broker:
         handle_prefix: bytes,
         answer_text: AnswerText,
         limits: SizeLimits = SizeLimits(),  # noqa: B008  (frozen)
-        store: Store | None = None,
+        store: StorePort | None = None,
         token: bytes | None = None,
         version: str = "",
     ) -> None:
@@ -247,7 +247,7 @@ class Broker:
             self.dispatcher.pause(self.functions.ensure(name), True)
         parts = contents.parts
         for stored in contents.jobs:
-            self.lifecycle.revive(stored, self.lifecycle.unique_key(stored), parts.get(stored.number))
+            self.lifecycle.restore(stored, parts.get(stored.number))
         return len(self.jobs.by_number)
 
     # --------------------------------------------------------------- what operators ask by text commands

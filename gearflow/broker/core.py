@@ -10,7 +10,7 @@ from gearflow.broker.journal import Journal
 from gearflow.broker.limits import SizeLimits
 from gearflow.broker.outgoing import Outgoing
 from gearflow.broker.session import Session
-from gearflow.broker.storage import DamagedEntry, Store
+from gearflow.broker.storage import DamagedEntry, StorePort
 from gearflow.broker.timers import Clock, JobTimeouts, TimerQueue
 from gearflow.broker.turns import Turns
 from gearflow.errors import StoreError
@@ -20,9 +20,10 @@ class Core:
     """Jobs, functions and sessions, what is pending, and what is on its way out. Plain state without
     decisions."""
 
-    def __init__(self, handle_prefix: bytes, limits: SizeLimits, store: Store | None, version: str) -> None:
+    def __init__(
+        self, handle_prefix: bytes, limits: SizeLimits, store: StorePort | None, version: str
+    ) -> None:
         self.limits = limits
-        self.store = store
         self.version = version
         self.group: ServerGroup | None = None
         self.clock = Clock()

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Iterator
+from functools import partial
 from typing import Final
 
 from gearflow.broker import serialization
@@ -28,7 +28,7 @@ from gearflow.broker.job import JobState, QueuedJob
 from gearflow.broker.outgoing import LINGER
 from gearflow.broker.parser import Body, Handler, integer, name_in, split
 from gearflow.broker.session import LARGE, WHOLE, Session
-from gearflow.broker.storage import JobOutcome, StoredJob
+from gearflow.broker.storage import PENDING, Answer, JobOf, JobOutcome, Pending, StoredJob
 from gearflow.broker.streams import Streams
 from gearflow.broker.turns import LONG, MANY, Steps
 from gearflow.broker.watching import Watching
@@ -88,7 +88,6 @@ class Dispatcher:
         self._streams = streams
         self._watching = watching
         self._endings = endings
-        self._store = core.store
         self._damaged = core.damaged
         self._shortest_run = core.limits.shortest_run
         self._journal = core.journal
@@ -275,34 +274,36 @@ class Dispatcher:
     def _send_stored(self, session: Session, job: QueuedJob, kind: int, size: int) -> bool:
         """Send a running job of so many bytes, which the store has. False if it cannot be read, and so ends.
 
-        A large workload is read in steps first. Until then the worker's next requests wait, so that no more
-        is read for it than it has room for.
+        A large workload is read in steps first, and some stores answer later. Until then the worker's next
+        requests wait, so that no more is read for it than it has room for.
         """
+        question, done = JobOf(job.number), partial(self._send_later, session, job, kind)
         if size >= self._journal.large:
+            answer = self._journal.ask_in_steps(question, done)
+        else:
+            answer = self._journal.ask(question, done)
+        if answer is PENDING:
             job.worker = session
             session.pending_writes += 1
             session.blocks_pipeline += 1
-            self._journal.begin(self._send_later(session, job, kind))
             return True
         try:
-            assert self._store is not None
-            workload = _workload(job, self._store.job(job.number))
+            workload = _workload(job, answer)
         except StoreError as error:
             self._fail_unreadable(job, error)
             return False
         self._send(session, job, kind, workload)
         return True
 
-    def _send_later(self, session: Session, job: QueuedJob, kind: int) -> Iterator[None]:
-        """Read a large workload, then send the job, or another if that job is over or cannot be read.
+    def _send_later(self, session: Session, job: QueuedJob, kind: int, answer: Answer) -> None:
+        """The store has answered. Send the job, or another if that job is over or cannot be read.
 
         The worker holds the job only when it is sent. If the worker goes away before, that is no death.
         """
         fault: StoreError | None = None
         workload: Body = b""
         try:
-            assert self._store is not None
-            workload = _workload(job, (yield from self._store.fetch(job.number)))
+            workload = _workload(job, answer)
         except StoreError as error:
             fault = error
         session.pending_writes -= 1
@@ -501,8 +502,10 @@ class Dispatcher:
         return due
 
 
-def _workload(job: QueuedJob, stored: StoredJob | None) -> Body:
-    """The workload of a job that the store has. Raises StoreError."""
-    if stored is None or isinstance(stored.workload, int):
+def _workload(job: QueuedJob, answer: Answer | Pending) -> Body:
+    """The workload of a job that the store has, by its answer. Raises StoreError."""
+    if isinstance(answer, StoreError):
+        raise answer
+    if not isinstance(answer, StoredJob) or isinstance(answer.workload, int):
         raise StoreError(f"the workload of job {job.number} is gone from the store")
-    return stored.workload
+    return answer.workload

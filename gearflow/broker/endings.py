@@ -18,7 +18,7 @@ from gearflow.broker.job import Clients, JobState, QueuedJob
 from gearflow.broker.parser import Body, compact
 from gearflow.broker.parts import PartLog
 from gearflow.broker.session import LARGE, ResultWaiter, Session
-from gearflow.broker.storage import Forgotten, JobOutcome, JobRecord
+from gearflow.broker.storage import Forgotten, JobOutcome, JobRecord, Joined
 from gearflow.broker.streams import Streams
 from gearflow.broker.turns import MANY, Steps
 from gearflow.protocol.constants import PacketType
@@ -310,7 +310,7 @@ class Endings:
         log: PartLog | None,
         outcome: JobOutcome,
         body: Body,
-        error: str | None,
+        error: str | Joined | None,
     ) -> None:
         """The end is kept, or could not be; the clients hear of it either way."""
         if error is not None and change is not None:

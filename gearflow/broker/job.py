@@ -262,6 +262,13 @@ class JobTable:
             if other is not job:
                 self._share(other, job)
 
+    def name(self, job: QueuedJob, key: bytes) -> None:
+        """A unique key leads to a job from now on. Its function has no other under that key."""
+        job.unique_key = key
+        other = self.by_unique.setdefault(key, job)
+        if other is not job:
+            self._share(other, job)
+
     def remove(self, job: QueuedJob) -> None:
         """A job is over: its number, its unique key and its memory are free."""
         job.state = JobState.OVER

@@ -8,6 +8,9 @@ that speaks of the store is given when the store knows everything that has happe
 The shell does one step a turn (``work``). The entry follows when all are done. Later changes of the same job
 come after it, and what has to wait for the entry is added with ``keep_after``. Other entries pass meanwhile.
 
+**Questions.** What the broker has to know of the store, it asks the journal. A local store answers in the
+same call, and a large body comes in steps, if that is asked for. Another store answers later.
+
 A change that cannot be written although it must be (the end of a job) goes to the failed entries, which the
 shell tries again.
 """
@@ -16,14 +19,28 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from functools import partial
 from typing import Final, NamedTuple, TypeAlias
 
-from gearflow.broker.storage import Change, Forgotten, JobRecord, Paused, Reserved, Store, StoredJob
-from gearflow.errors import StoreError
-
-Done: TypeAlias = Callable[[str | None], None]
-"""Called with None once the change is kept, else with the reason why it is not."""
+from gearflow.broker.local_port import LocalPort
+from gearflow.broker.storage import (
+    PENDING,
+    Answer,
+    Change,
+    Done,
+    Forgotten,
+    JobOf,
+    JobRecord,
+    Joined,
+    Paused,
+    Pending,
+    Question,
+    Reserved,
+    StoredJob,
+    StorePort,
+    WholeRecordOf,
+)
 
 Entry: TypeAlias = tuple[Change | None, Done | None]
 """A plain tuple, since there is one for the end of each background job."""
@@ -67,12 +84,15 @@ class Journal:
     Without a store nothing is written, and entries are done at once.
     """
 
-    def __init__(self, store: Store | None) -> None:
-        self._store = store
-        self.exists = store is not None
-        self.durable = store is not None and store.durable
+    def __init__(self, port: StorePort | None) -> None:
+        self._port = port
+        self._local = port if isinstance(port, LocalPort) else None
+        if self._local is not None:
+            self._local.attach(self.begin)
+        self.exists = port is not None
+        self.durable = port is not None and port.durable
         """Whether the store survives a restart. Then a background job is acknowledged only once kept."""
-        self.large = store.large if store is not None else sys.maxsize
+        self.large = port.large if port is not None else sys.maxsize
         """Bytes from which a body is written ahead of its change."""
         self.work: deque[Iterator[None]] = deque()
         """Long work at the store. The shell does one step a turn."""
@@ -115,7 +135,7 @@ class Journal:
         """Have a change with a large body kept, while others pass."""
         if not self._follow(change, done):
             self._ahead[change.number] = [(change, done)]
-            self.begin(self._write_ahead(change.number))
+            self._write_ahead(change.number, 0)
 
     def keep_after(self, number: int, done: Done) -> None:
         """Have ``done`` called after what was added before, and after the change of that job."""
@@ -133,22 +153,26 @@ class Journal:
         self.work.append(steps)
         self.keep(None, _nothing)
 
-    def _write_ahead(self, number: int) -> Iterator[None]:
-        assert self._store is not None
+    def _write_ahead(self, number: int, place: int) -> None:
+        """Write the large bodies of the changes from this place on, of which more may come meanwhile."""
         entries = self._ahead[number]
-        place = 0
-        while place < len(entries):  # which may grow with each step
-            change, done = entries[place]
+        while place < len(entries):
+            change, _ = entries[place]
             if isinstance(change, (StoredJob, JobRecord)) and _size(change) >= self.large:
-                try:
-                    yield from self._store.write_ahead(change)
-                except StoreError as error:
-                    self.ahead_faults.append((change, str(error)))
-                    entries[place] = None, _failed(done, str(error))
+                assert self._port is not None
+                self._port.write_ahead(change, partial(self._written_ahead, number, place))
+                return
             place += 1
         del self._ahead[number]
         self.entries += entries
         self.flush_now = True
+
+    def _written_ahead(self, number: int, place: int, fault: str | None) -> None:
+        change, done = self._ahead[number][place]
+        if fault is not None and change is not None:
+            self.ahead_faults.append((change, fault))
+            self._ahead[number][place] = None, _failed(done, fault)
+        self._write_ahead(number, place + 1)
 
     def drain(self) -> list[Entry]:
         """All entries; the journal is empty afterwards."""
@@ -156,6 +180,32 @@ class Journal:
         entries, self.entries = self.entries, []
         self._ends[0] = self._ends[1] = _NO_ENDS
         return entries
+
+    # ------------------------------------------------------------------------------------- questions
+
+    def ask(self, question: Question, done: Callable[[Answer], None]) -> Answer | Pending:
+        """Answer a question at once, or return ``PENDING`` and call ``done`` with the answer later. A fault
+        is an answer too."""
+        assert self._port is not None
+        return self._port.ask(question, done)
+
+    def ask_in_steps(
+        self, question: JobOf | WholeRecordOf, done: Callable[[Answer], None]
+    ) -> Answer | Pending:
+        """As ``ask``, for an answer that may have a large body: that takes a step a turn."""
+        if self._local is None:
+            return self.ask(question, done)
+        self._local.ask_in_steps(question, done)
+        return PENDING
+
+    def read(self, question: JobOf | WholeRecordOf) -> Generator[None, None, Answer] | None:
+        """The answer in steps that the caller takes, or None if the store has to be asked instead."""
+        return self._local.read(question) if self._local is not None else None
+
+    def reopen(self) -> None:
+        """See ``StorePort``. Raises StoreError."""
+        assert self._port is not None
+        self._port.reopen()
 
     # -------------------------------------------------------------------- what could not be written
 
@@ -227,12 +277,12 @@ def _size(change: StoredJob | JobRecord) -> int:
     return len(body) if not isinstance(body, int) else 0
 
 
-def _nothing(_: str | None) -> None:
+def _nothing(_: str | Joined | None) -> None:
     pass
 
 
 def _failed(done: Done | None, fault: str) -> Done:
-    def report(_: str | None) -> None:
+    def report(_: str | Joined | None) -> None:
         if done is not None:
             done(fault)
 

@@ -15,9 +15,10 @@ from gearflow.broker.endings import Endings
 from gearflow.broker.job import JobState, QueuedJob
 from gearflow.broker.parser import Body
 from gearflow.broker.session import Session
-from gearflow.broker.storage import DamagedEntry, JobOutcome, StoredJob, StoredParts
+from gearflow.broker.storage import PENDING, Answer, DamagedEntry, JobOf, JobOutcome, StoredJob, StoredParts
 from gearflow.broker.streams import Streams
 from gearflow.broker.watching import Watching
+from gearflow.errors import StoreError
 
 LONG_HASH: Final = 4 << 20
 """Bytes of a workload from which on it is hashed in steps. One MiB takes about a millisecond."""
@@ -155,31 +156,48 @@ class Lifecycle:
         self._core.jobs.add(job)
         self.begin(job)
 
-    def unique_key(self, stored: StoredJob) -> bytes:
-        """The key under which others join the job while it is live; empty if none do."""
-        if stored.unique != b"-":
-            return stored.unique
+    def restore(self, stored: StoredJob, parts: StoredParts | None = None) -> None:
+        """Revive a job of an earlier server. If its payload is its unique key, others may be able to join it
+        only once the store has answered. Raises StoreError.
+        """
         workload = stored.workload
-        if isinstance(workload, int) and self._core.store is not None:
-            try:
-                whole = self._core.store.job(stored.number)
-            except DamagedEntry as error:
-                self._core.report(error)
-                return b""
-            workload = whole.workload if whole is not None else workload
-        return payload_key(workload) if not isinstance(workload, int) else b""
+        if stored.unique != b"-":
+            self.revive(stored, stored.unique, parts)
+        elif not isinstance(workload, int):
+            self.revive(stored, payload_key(workload), parts)
+        else:
+            answer = self._core.journal.ask(JobOf(stored.number), partial(self._name_later, stored.number))
+            self.revive(stored, b"" if answer is PENDING else self.key_in(answer), parts)
 
-    def fetch_unique_key(self, number: int) -> Generator[None, None, bytes]:
-        """The unique key of a job at the store whose unique is ``-``, in steps."""
-        assert self._core.store is not None
+    def key_in(self, answer: Answer) -> bytes:
+        """The unique key of a job whose unique is ``-``, by the store's answer; empty if it has none.
+
+        Raises:
+            StoreError: The store cannot be read. Damage is only reported.
+        """
+        whole = self.payload_in(answer)
+        return payload_key(whole) if whole is not None else b""
+
+    def payload_in(self, answer: Answer) -> Body | None:
+        """The payload in the answer to ``JobOf``. Raises as ``key_in``."""
+        if isinstance(answer, DamagedEntry):
+            self._core.report(answer)
+        elif isinstance(answer, StoreError):
+            raise answer
+        elif isinstance(answer, StoredJob) and not isinstance(answer.workload, int):
+            return answer.workload
+        return None
+
+    def _name_later(self, number: int, answer: Answer) -> None:
+        """Others join a job that was restored from now on, unless it is over, or another has its key."""
         try:
-            whole = yield from self._core.store.fetch(number)
-        except DamagedEntry as error:
+            key = self.key_in(answer)
+        except StoreError as error:
             self._core.report(error)
-            return b""
-        if whole is None or isinstance(whole.workload, int):
-            return b""
-        return (yield from hash_payload(whole.workload))
+            return
+        job = self._core.jobs.by_number.get(number)
+        if key and job is not None and not job.cancelled and self._core.jobs.find(job.function, key) is None:
+            self._core.jobs.name(job, key)
 
 
 def _of(worker: Session, how: str) -> str:

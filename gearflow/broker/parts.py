@@ -36,6 +36,7 @@ class LogReader:
     """One reader of a log, or a place in it. Two readers differ by identity alone."""
 
     __slots__ = (
+        "asked",
         "call",
         "count",
         "cursor",
@@ -59,6 +60,7 @@ class LogReader:
         self.waits = waits  # the worker waits for it
         self.resume = resume  # called when it was sent all parts, and the job has ended
         self.is_open = True
+        self.asked: tuple[int, int] | None = None  # the run, and the position after which the store is asked
         self.status_due = True  # it is to be sent the position before the next part
         self.sent: deque[tuple[int, int]] = deque()  # positions and sizes of parts that it has not taken
         self.outstanding = 0  # bytes of them

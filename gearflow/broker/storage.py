@@ -278,16 +278,23 @@ Answer: TypeAlias = (
 """The answer to a question. A fault is an answer too."""
 
 
-class _Pending(Enum):
+class Pending(Enum):
+    """The type of ``PENDING``."""
+
     PENDING = "pending"
 
 
-PENDING: Final = _Pending.PENDING
+PENDING: Final = Pending.PENDING
 """The answer comes later."""
 
 
 class StorePort(Protocol):
     """What the journal needs of a store, whichever it is."""
+
+    @property
+    def shared(self) -> bool:
+        """Whether other servers have jobs at the store too."""
+        ...
 
     @property
     def durable(self) -> bool:
@@ -299,7 +306,7 @@ class StorePort(Protocol):
         """Bytes from which a body is written ahead of its change."""
         ...
 
-    def ask(self, question: Question, done: Callable[[Answer], None]) -> Answer | _Pending:
+    def ask(self, question: Question, done: Callable[[Answer], None]) -> Answer | Pending:
         """Answer a question at once, or return ``PENDING`` and call ``done`` with the answer later."""
         ...
 

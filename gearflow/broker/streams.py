@@ -20,17 +20,28 @@ log starts again with the next run.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Sequence
 from functools import partial
 from heapq import heappush
-from typing import Final
+from typing import Final, cast
 
 from gearflow.broker.core import Core
 from gearflow.broker.job import JobState, QueuedJob
 from gearflow.broker.parser import Body, compact
 from gearflow.broker.parts import LogReader, PartLog, Resume
 from gearflow.broker.session import LARGE, Session
-from gearflow.broker.storage import DamagedEntry, JobOutcome, JobPart, PartsDropped, StoredParts
+from gearflow.broker.storage import (
+    PENDING,
+    Answer,
+    DamagedEntry,
+    JobOutcome,
+    JobPart,
+    Joined,
+    PartsDropped,
+    PartsOf,
+    Pending,
+    StoredParts,
+)
 from gearflow.broker.turns import LONG, MANY, Steps
 from gearflow.broker.watching import Watching
 from gearflow.errors import StoreError
@@ -217,7 +228,7 @@ class Streams:
         if log.readers or position - log.taken >= _TELL_PARTS or ahead >= _TELL_BYTES:
             self._journal.flush_now = True
 
-    def _kept(self, log: PartLog, run: int, position: int, size: int, error: str | None) -> None:
+    def _kept(self, log: PartLog, run: int, position: int, size: int, error: str | Joined | None) -> None:
         """A part is kept, or could not be. Readers get it either way."""
         if log.run != run or position <= log.available:
             return
@@ -378,24 +389,49 @@ class Streams:
                 reader.resume(outcome, body)
 
     def _send_stored(self, reader: LogReader, log: PartLog) -> bool:
-        """Send a reader parts that are not in memory. False if its window has no room."""
+        """Send a reader parts that are not in memory. False if its window has no room, or if they come
+        later."""
         after = reader.cursor
-        rows: Iterable[tuple[int, Body]] = ()
         if log.keep and log.first_kept <= after + 1:
             room = WINDOW_BYTES - reader.outstanding
-            if len(reader.sent) >= WINDOW_PARTS or room <= 0:
+            asked = log.run, after
+            if len(reader.sent) >= WINDOW_PARTS or room <= 0 or reader.asked == asked:
                 return False
-            try:
-                assert self._core.store is not None
-                rows = self._core.store.parts(log.number, after, room, WINDOW_PARTS - len(reader.sent))
-            except StoreError as error:
-                self._core.report(error)
-                if isinstance(error, DamagedEntry) and after < error.position < log.first:
-                    self._skip(reader, error.position)
-                    return True
-        elif log.keep and log.first_kept < log.first:
+            question = PartsOf(log.number, after, room, WINDOW_PARTS - len(reader.sent))
+            answer = self._journal.ask(question, partial(self._parts_came, reader, asked, log.first))
+            if answer is PENDING:
+                reader.asked = asked
+                return False
+            return self._send_rows(reader, log, after, log.first, answer)
+        if log.keep and log.first_kept < log.first:
             self._skip(reader, log.first_kept - 1)
-            return True
+        else:
+            self._skip(reader, log.first - 1)
+        return True
+
+    def _parts_came(self, reader: LogReader, asked: tuple[int, int], first: int, answer: Answer) -> None:
+        """The store has answered which parts it has, before those that were in memory then."""
+        if reader.asked != asked or not reader.is_open:
+            return  # another run has begun
+        reader.asked = None
+        log, (run, after) = reader.log, asked
+        is_current = run == log.run and after == reader.cursor
+        if not is_current or self._send_rows(reader, log, after, first, answer):
+            self._pump(reader)
+        self._settle(log)
+
+    def _send_rows(
+        self, reader: LogReader, log: PartLog, after: int, first: int, answer: Answer | Pending
+    ) -> bool:
+        """Send a reader what the store has of the parts after a position and before the first in memory."""
+        rows: Sequence[tuple[int, Body]] = ()
+        if isinstance(answer, StoreError):
+            self._core.report(answer)
+            if isinstance(answer, DamagedEntry) and after < answer.position < first:
+                self._skip(reader, answer.position)
+                return True
+        else:
+            rows = cast("Sequence[tuple[int, Body]]", answer)  # as it was asked
         for position, part in rows:
             if position >= log.first:
                 break
@@ -404,7 +440,7 @@ class Streams:
             if not self._send(reader, position, part):
                 return False
         if reader.cursor == after:  # the store has nothing more
-            self._skip(reader, log.first - 1)
+            self._skip(reader, first - 1)
         return True
 
     def _skip(self, reader: LogReader, position: int) -> None:

@@ -18,11 +18,11 @@ from gearflow.broker.dispatch import Dispatcher
 from gearflow.broker.endings import Endings
 from gearflow.broker.functions import FunctionQueue
 from gearflow.broker.job import JobDetails, JobState, QueuedJob
-from gearflow.broker.journal import Done
 from gearflow.broker.lifecycle import Lifecycle, hash_payload, payload_key
 from gearflow.broker.limits import Rejected
 from gearflow.broker.parser import Body
 from gearflow.broker.session import Session
+from gearflow.broker.storage import Done, Joined
 from gearflow.broker.turns import Steps
 from gearflow.protocol.constants import HEADER, MAX_ARGUMENT, MAX_BODY, RES, PacketType
 
@@ -180,7 +180,7 @@ class Submissions:
         else:
             self._journal.keep_ahead(change, partial(self._stored, job))
 
-    def _stored(self, job: QueuedJob, error: str | None) -> None:
+    def _stored(self, job: QueuedJob, error: str | Joined | None) -> None:
         """The second step: the job is kept, so it counts from now on; or it could not be kept."""
         function = job.function
         if error is None:
@@ -193,7 +193,7 @@ class Submissions:
                     job.workload = job.size
                 self._lifecycle.begin(job)
             return
-        self._journal.fault = error
+        self._journal.fault = str(error)
         job.ensure_details().unstored = True
         job.background = False
         self._endings.streams.not_kept(job)
@@ -243,7 +243,7 @@ class Submissions:
         job: QueuedJob | None,
         durably: bool,
         refused: Rejected | None,
-        error: str | None,
+        error: str | Joined | None,
     ) -> None:
         """Answer a submission that waited for the store (``durably``), or only for answers before it."""
         self.resume(session)
@@ -252,7 +252,7 @@ class Submissions:
         elif job is not None and error is None and not (durably and job.unstored):
             self.created(session, job)
         else:
-            fault = (error or self._journal.fault).encode(errors="replace")
+            fault = str(error or self._journal.fault).encode(errors="replace")
             self._outgoing.error(session, b"QUEUE_ERROR", b"the job could not be stored: " + fault)
 
     def block(self, session: Session) -> None:
@@ -272,6 +272,6 @@ class Submissions:
             self.ready_to_resume[session] = None
 
 
-def _unblock(session: Session, done: Done, error: str | None) -> None:
+def _unblock(session: Session, done: Done, error: str | Joined | None) -> None:
     session.blocks_pipeline -= 1
     done(error)

@@ -21,6 +21,7 @@ from functools import cache
 from typing import Final
 
 from gearflow.broker import Broker, Session, SizeLimits
+from gearflow.broker.local_port import LocalPort
 from gearflow.broker.storage import Store
 from gearflow.broker.watching import SLOW
 from gearflow.errors import RemoteProtocolError
@@ -137,7 +138,7 @@ class Engine:
             b"H:%b-%b:" % (socket.gethostname()[:32].encode(), contents.name),
             lambda line: admin.answer(self.broker, line),
             replace(self.settings.limits, shortest_run=self.timings.shortest_run),
-            store,
+            LocalPort(store),
             token.get_secret_value().encode() if token is not None else None,
             admin.server_version(),
         )

@@ -40,7 +40,7 @@ from queue import SimpleQueue
 from typing import Final
 
 from gearflow.broker.journal import Entry, Journal, SyncFault
-from gearflow.broker.storage import Forgotten, JobRecord, Store, StoredJob, size_of
+from gearflow.broker.storage import Done, Forgotten, JobRecord, Joined, Store, StoredJob, size_of
 from gearflow.errors import StoreError
 from gearflow.server.settings import FILE_NAME, MEMORY_KEEP_BYTES, ServerSettings
 from gearflow.stores import MemoryStore, SqliteStore, Sync
@@ -522,5 +522,5 @@ class GroupCommitter:
         self._expire_timer = self._loop.call_later(seconds, self._expire)
 
 
-def _report_fault(done: Callable[[str | None], None], fault: str, _: str | None) -> None:
+def _report_fault(done: Done, fault: str, _: str | Joined | None) -> None:
     done(fault)

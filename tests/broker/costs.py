@@ -11,6 +11,7 @@ from functools import partial
 from math import inf
 
 from gearflow.broker import Broker, Session, SizeLimits
+from gearflow.broker.local_port import LocalPort
 from gearflow.protocol import packets as p
 from gearflow.protocol import server_calls as api
 from gearflow.protocol.codec import encode
@@ -33,7 +34,7 @@ class Shell:
     def __init__(self, late_after: float = inf) -> None:
         self.now = 1000.0
         self.store = MemoryStore()
-        self.broker = Broker(PREFIX, self._answer, SizeLimits(), self.store)
+        self.broker = Broker(PREFIX, self._answer, SizeLimits(), LocalPort(self.store))
         self.broker.turns.is_late = lambda: time.thread_time() - self._began > late_after
         self.sent: list[bytes] | None = None  # all packets, if they are wanted
         self.longest = 0.0

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from gearflow.broker import Broker, Session, SizeLimits
 from gearflow.broker.journal import Entry
+from gearflow.broker.local_port import LocalPort
 from gearflow.broker.storage import Change, Store
 from gearflow.errors import StoreError
 from gearflow.protocol import packets as p
@@ -82,7 +83,8 @@ class World:
         token: bytes | None = None,
     ) -> None:
         self.now = 1000.0
-        self.broker = Broker(PREFIX, lambda line: b"you said " + line + b"\n", limits, store, token)
+        port = LocalPort(store) if store is not None else None
+        self.broker = Broker(PREFIX, lambda line: b"you said " + line + b"\n", limits, port, token)
 
     def peer(self, name: str = "peer") -> Peer:
         return Peer(self, name)

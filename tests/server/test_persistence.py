@@ -12,7 +12,8 @@ import pytest
 
 from gearflow.broker import Broker, SizeLimits
 from gearflow.broker.journal import Journal
-from gearflow.broker.storage import Change, JobRecord, StoredJob, size_of
+from gearflow.broker.local_port import LocalPort
+from gearflow.broker.storage import Change, JobRecord, Joined, StoredJob, size_of
 from gearflow.errors import StoreError
 from gearflow.protocol import packets as p
 from gearflow.protocol.codec import encode
@@ -45,7 +46,7 @@ async def until(holds: Callable[[], bool]) -> None:
 
 async def test_an_end_that_does_not_fit_keeps_no_other_from_being_written() -> None:
     store = Narrow()
-    broker = Broker(b"H:test:", lambda line: line, SizeLimits(), store, None)
+    broker = Broker(b"H:test:", lambda line: line, SizeLimits(), LocalPort(store), None)
     broker.restore(store.load())
     committer = GroupCommitter(broker.journal, store, "off", lambda: None, CommitTimings(retry=0.01))
 
@@ -88,7 +89,7 @@ class Written:
 
     def __init__(self, store: SqliteStore, sync: Sync) -> None:
         self.kept = self.number = 0
-        self._journal = Journal(store)
+        self._journal = Journal(LocalPort(store))
         self._loop = asyncio.get_running_loop()
         self.committer = GroupCommitter(self._journal, store, sync, self._wake, NEVER)
 
@@ -101,7 +102,7 @@ class Written:
         self._journal.keep(job, self._done)
         self.committer.commit()
 
-    def _done(self, error: str | None) -> None:
+    def _done(self, error: str | Joined | None) -> None:
         assert error is None
         self.kept += 1
 

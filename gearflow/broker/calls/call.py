@@ -9,12 +9,14 @@ A call **yields** what it waits for, and is resumed when that has happened:
 * ``Kept(number)``: a job, or its end, is kept, or could not be. Others may not wait as long.
 * ``EndOf(job, timeout)``: the job has ended, and that is kept. The value is a ``JobEnd``.
 * ``AllParts(log, after, waits)``: the caller was sent all parts of a job. It has ended, as for ``EndOf``.
+* ``Ask(question)``: the store has answered. The value is the answer; a fault is raised.
 * ``TURN``: others had their turn, if this one is late. An answer about many things needs that, or about a
   large body.
 
 It **returns** the answer: a message or its JSON in pieces, or a ``JobEnd`` to end exactly as a job ended, or
-None if it has no end of its own. It **raises** ``CallFailed``; a ``StoreError`` counts as one. A store that
-answers later needs no change here.
+None if it has no end of its own. It **raises** ``CallFailed``; a ``StoreError`` counts as one.
+
+A local store answers in the same turn. Another store answers later, and much may have happened meanwhile.
 """
 
 from __future__ import annotations
@@ -34,10 +36,21 @@ from gearflow.broker.lifecycle import Lifecycle
 from gearflow.broker.parser import Body
 from gearflow.broker.parts import PartLog
 from gearflow.broker.session import Session
-from gearflow.broker.storage import Change, JobOutcome, JobRecord, Store
+from gearflow.broker.storage import (
+    Change,
+    JobOf,
+    JobOutcome,
+    JobRecord,
+    LatestOf,
+    Question,
+    RecordOf,
+    StoredJob,
+    WholeRecordOf,
+)
 from gearflow.broker.streams import Streams
 from gearflow.broker.submission import Submissions
 from gearflow.broker.watching import JobWatcher, Watching
+from gearflow.errors import StoreError
 from gearflow.protocol.constants import Priority
 from gearflow.protocol.server_calls import Fault, JobName, Message, ResultRequest
 
@@ -77,6 +90,12 @@ class Kept(NamedTuple):
     number: int
 
 
+class Ask(NamedTuple):
+    """A question to the store."""
+
+    question: Question
+
+
 class EndOf(NamedTuple):
     """A job, and for how many seconds to wait for its end (None: without limit). The call may watch it."""
 
@@ -100,7 +119,7 @@ class JobEnd(NamedTuple):
     body: Body
 
 
-Wait: TypeAlias = _Known | _Turn | Keep | Kept | EndOf | AllParts
+Wait: TypeAlias = _Known | _Turn | Keep | Kept | Ask | EndOf | AllParts
 Steps: TypeAlias = Generator[Wait, Any, Message | list[bytes] | JobEnd | None]
 
 
@@ -137,12 +156,15 @@ class BrokerParts:
     lifecycle: Lifecycle
     submissions: Submissions
 
-    @property
-    def kept(self) -> Store:
-        """The store. Raises CallFailed if there is none."""
-        if self.core.store is None:
+    def ask(self, question: Question) -> Generator[Wait, Any, Any]:
+        """Ask the store. Raises StoreError, and CallFailed if there is no store."""
+        self.check_kept()
+        return (yield Ask(question))
+
+    def check_kept(self) -> None:
+        """Raise CallFailed if there is no store."""
+        if not self.core.journal.exists:
             raise CallFailed("gearflow:refused", "this server keeps nothing of jobs that have ended")
-        return self.core.store
 
     def number(self, handle: str) -> int:
         """The number in a handle. Raises CallFailed."""
@@ -166,17 +188,20 @@ class BrokerParts:
         ahead = self.core.journal.end_ahead(number, *key)
         return KNOWN if ahead is None else Kept(ahead)
 
-    def record(self, name: JobName | ResultRequest) -> JobRecord | None:
-        """How the named job ended; None while its end is on its way to the store. A large body may be its
-        length. Raises CallFailed."""
+    def record(self, name: JobName | ResultRequest) -> Generator[Wait, Any, JobRecord | None]:
+        """How the named job ended; None if it has not, or while its end is on its way to the store. A large
+        body may be its length. Raises CallFailed and StoreError."""
         number = self.number(name.handle) if name.handle is not None else None
         key = (name.function or "").encode(), (name.unique or "").encode()
         if self.core.journal.has_end(number, *key):
             return None
         record = self.core.journal.failed_end(number, *key)
         if record is None:
-            record = self.kept.ended(number) if number is not None else self.kept.latest(*key)
+            question = RecordOf(number) if number is not None else LatestOf(*key)
+            record = yield from self.ask(question)
         if record is None or record.expires <= self.core.clock.unix():
+            if self.live_job(name) is not None or self.core.journal.has_end(number, *key):
+                return None  # it has come while the store was asked
             shown = (
                 f"job {name.handle}"
                 if number is not None
@@ -196,12 +221,26 @@ class BrokerParts:
             return JobEnd(record.outcome, record.body)
         self.submissions.block(session)
         try:
-            whole = yield from in_turns(self.kept.fetch_result(record.number), session)
+            whole = yield from self.whole(WholeRecordOf(record.number), session)
         finally:
             self.submissions.unblock(session)
-        if whole is None or isinstance(whole.body, int):
+        if not isinstance(whole, JobRecord) or isinstance(whole.body, int):
             return None
         return JobEnd(whole.outcome, whole.body)
+
+    def whole(
+        self, question: JobOf | WholeRecordOf, client: Session | None = None
+    ) -> Generator[Wait, Any, StoredJob | JobRecord | None]:
+        """The answer with its whole body, which a local store reads in turns. None if it or the client is
+        gone. Raises StoreError."""
+        self.check_kept()
+        steps = self.core.journal.read(question)
+        if steps is None:
+            return (yield from self.ask(question)) if client is None or client.is_open else None
+        answer = yield from in_turns(steps, client)
+        if isinstance(answer, StoreError):
+            raise answer
+        return cast("StoredJob | JobRecord | None", answer)  # as it was asked
 
 
 def in_turns(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import base64
 import codecs
 import json
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from gearflow.broker import serialization
 from gearflow.broker.calls.call import (
@@ -22,8 +22,21 @@ from gearflow.broker.calls.call import (
     in_turns,
 )
 from gearflow.broker.calls.results import ResultCalls
+from gearflow.broker.lifecycle import hash_payload
 from gearflow.broker.parser import Body
-from gearflow.broker.storage import Change, DamagedEntry, Forgotten, JobRecord, Revived, StoredJob
+from gearflow.broker.storage import (
+    Change,
+    DamagedEntry,
+    DeadOf,
+    Forgotten,
+    HeadOf,
+    JobOf,
+    JobRecord,
+    Joined,
+    RecordOf,
+    Revived,
+    StoredJob,
+)
 from gearflow.protocol import server_calls as api
 from gearflow.protocol.constants import MAX_ARGUMENT, MAX_BODY
 
@@ -60,7 +73,7 @@ class DeadLetterCalls:
             case "list":
                 after = self._parts.number(request.after) if request.after else 0
                 letters: list[api.JobInfo] = []
-                for record in self._letters(request, after, request.limit):
+                for record in (yield from self._letters(request, after, request.limit)):
                     letters.append(self._results.ended_info(record, dead=True))
                     yield TURN
                 return api.Letters(letters=tuple(letters))
@@ -71,25 +84,31 @@ class DeadLetterCalls:
 
     def _show(self, call: ServerCall, request: api.DeadRequest) -> Steps:
         """A ``Letter``, as JSON in pieces."""
-        (record,) = self._letters(request, 0, 1)
+        (record,) = yield from self._letters(request, 0, 1)
         submissions = self._parts.submissions
         submissions.block(call.session)  # so that no more is read for it than it has room for
         try:
-            return (yield from in_turns(self._letter(record), call.session))
+            payload = yield from self._payload(call, record.number)
+            return (yield from in_turns(self._letter(record, payload), call.session))
         finally:
             submissions.unblock(call.session)
 
-    def _letter(self, record: JobRecord | DamagedEntry) -> Generator[None, None, list[bytes]]:
-        stored: StoredJob | None = None
+    def _payload(self, call: ServerCall, number: int) -> Generator[Wait, Any, Body]:
+        """The payload of a letter, or nothing if it is damaged."""
+        parts = self._parts
         try:
-            stored = yield from self._parts.kept.fetch(record.number)
+            stored = yield from parts.whole(JobOf(number), call.session)
         except DamagedEntry as error:  # the description of the job contains it
-            self._parts.core.report(error)
-        else:
-            if stored is None:
-                handle = self._parts.core.handles.handle(record.number).decode()
-                raise CallFailed("gearflow:unknown", f"there is no dead letter {handle} any more")
-        payload = stored.workload if stored is not None and not isinstance(stored.workload, int) else b""
+            parts.core.report(error)
+            return b""
+        if stored is None and call.session.is_open:
+            handle = parts.core.handles.handle(number).decode()
+            raise CallFailed("gearflow:unknown", f"there is no dead letter {handle} any more")
+        if isinstance(stored, StoredJob) and not isinstance(stored.workload, int):
+            return stored.workload
+        return b""
+
+    def _letter(self, record: JobRecord | DamagedEntry, payload: Body) -> Generator[None, None, list[bytes]]:
         job = self._results.ended_info(record, dead=True)
         pieces = [b'{"job":%b,"payload":"' % job.to_wire()]
         for piece in _pieces_of(payload):
@@ -107,17 +126,16 @@ class DeadLetterCalls:
     def _act(self, request: api.DeadRequest) -> Steps:
         """Replay or purge each letter that is meant, a slice at a time; the answer counts them."""
         after = done = left = 0
-        fault: str | None = None
+        fault: str | Joined | None = None
         damaged: list[DamagedEntry] = []
         while True:
-            letters = self._letters(request, after, _SLICE)
-            keys = yield from self._hashed_keys(request, letters)
-            plans = self._plans(request, letters, keys)
+            letters = yield from self._letters(request, after, _SLICE)
+            plans = yield from self._plans(request, letters)
             actions = [plan for plan in plans if isinstance(plan, _Action)]
             damaged += [plan for plan in plans if isinstance(plan, DamagedEntry)]
             left += plans.count(None)
             if actions:
-                errors: list[str | None] = yield Keep([action.change for action in actions])
+                errors: list[str | Joined | None] = yield Keep([action.change for action in actions])
                 for action, error in zip(actions, errors, strict=True):
                     self._finish(action, error)
                     done += error is None
@@ -138,58 +156,71 @@ class DeadLetterCalls:
             raise CallFailed("gearflow:refused", text)
         return api.Done(jobs=done, left=left, damaged=len(damaged))
 
-    def _hashed_keys(
-        self, request: api.DeadRequest, letters: Sequence[JobRecord | DamagedEntry]
-    ) -> Generator[Wait, None, dict[int, bytes | None]]:
-        """The unique keys, by number, of the letters to be replayed whose unique is ``-``."""
-        keys: dict[int, bytes | None] = {}
-        for letter in letters if request.action == "replay" else ():
-            if letter.unique == b"-":
-                hashing = self._parts.lifecycle.fetch_unique_key(letter.number)
-                keys[letter.number] = yield from in_turns(hashing)
-        return keys
-
     def _plans(
-        self,
-        request: api.DeadRequest,
-        letters: Sequence[JobRecord | DamagedEntry],
-        keys: Mapping[int, bytes | None],
-    ) -> list[_Action | DamagedEntry | None]:
+        self, request: api.DeadRequest, letters: Sequence[JobRecord | DamagedEntry]
+    ) -> Generator[Wait, Any, list[_Action | DamagedEntry | None]]:
         """How to act on letters, except on those that another call is acting on."""
         plans: list[_Action | DamagedEntry | None] = []
         for letter in letters:
-            if letter.number in self._acted_on:
+            if self._is_taken(letter.number):
                 continue
             try:
-                plan = self._plan(request, letter, keys.get(letter.number))
+                plan = yield from self._plan(request, letter)
             except DamagedEntry as error:
                 self._parts.core.report(error)
                 plans.append(error)
                 continue
-            if plan is not None:
-                self._acted_on.add(plan.number)
+            if self._is_taken(letter.number):  # since the store was asked
+                continue
+            if plan is not None and not self._begin(plan):
+                plan = None
             plans.append(plan)
         return plans
 
+    def _is_taken(self, number: int) -> bool:
+        """Whether another call is acting on a letter, or has revived it."""
+        return number in self._acted_on or number in self._parts.core.jobs.by_number
+
     def _plan(
-        self, request: api.DeadRequest, letter: JobRecord | DamagedEntry, key: bytes | None
-    ) -> _Action | None:
+        self, request: api.DeadRequest, letter: JobRecord | DamagedEntry
+    ) -> Generator[Wait, Any, _Action | None]:
         """How to act on a letter; None: not at all. Raises DamagedEntry if its payload cannot be read."""
+        number = letter.number
         if request.action == "purge":
-            return _Action(letter.number, Forgotten(letter.number))
-        stored = self._parts.kept.head(letter.number)
+            return _Action(number, Forgotten(number))
+        key = (yield from self._hashed_key(number)) if letter.unique == b"-" else None
+        stored: StoredJob | None = yield from self._parts.ask(HeadOf(number))
         if stored is None:
             return None
-        unique = stored.function, self._parts.lifecycle.unique_key(stored) if key is None else key
-        function = self._parts.core.functions.by_name.get(stored.function)
-        is_live = self._parts.core.jobs.find(function, unique[1]) is not None
-        if unique[1] and (is_live or unique in self._reviving):
-            return None  # else two jobs of one unique would be live
-        self._reviving.add(unique)
+        if stored.unique != b"-":
+            key = stored.unique
+        elif key is None:
+            key = yield from self._hashed_key(number)
         fresh = serialization.afresh(stored)
-        return _Action(letter.number, Revived(letter.number, fresh.options), fresh, unique)
+        return _Action(number, Revived(number, fresh.options), fresh, (stored.function, key))
 
-    def _finish(self, action: _Action, error: str | None) -> None:
+    def _hashed_key(self, number: int) -> Generator[Wait, Any, bytes]:
+        """The unique key of a letter whose unique is ``-``."""
+        payload: Body | None = None
+        try:
+            payload = self._parts.lifecycle.payload_in((yield from self._parts.whole(JobOf(number))))
+        except DamagedEntry as error:
+            self._parts.core.report(error)
+        return (yield from in_turns(hash_payload(payload))) or b"" if payload is not None else b""
+
+    def _begin(self, action: _Action) -> bool:
+        """Begin to act on a letter. False if another job of its unique is live, or will be."""
+        if action.job is not None:
+            name, key = action.unique
+            function = self._parts.core.functions.by_name.get(name)
+            is_live = self._parts.core.jobs.find(function, key) is not None
+            if key and (is_live or action.unique in self._reviving):
+                return False
+            self._reviving.add(action.unique)
+        self._acted_on.add(action.number)
+        return True
+
+    def _finish(self, action: _Action, error: str | Joined | None) -> None:
         """The change is kept, or could not be."""
         self._acted_on.discard(action.number)
         if action.job is not None:
@@ -199,17 +230,19 @@ class DeadLetterCalls:
 
     def _letters(
         self, request: api.DeadRequest, after: int, limit: int
-    ) -> Sequence[JobRecord | DamagedEntry]:
+    ) -> Generator[Wait, Any, Sequence[JobRecord | DamagedEntry]]:
         """The dead letters that a request is about."""
         if request.handle is None:
             function = request.function.encode() if request.function is not None else None
-            return self._parts.kept.dead(function, after, limit)
+            letters: Sequence[JobRecord | DamagedEntry]
+            letters = yield from self._parts.ask(DeadOf(function, after, limit))
+            return letters
         record: JobRecord | DamagedEntry | None
         try:
-            record = self._parts.kept.ended(self._parts.number(request.handle))
+            record = yield from self._parts.ask(RecordOf(self._parts.number(request.handle)))
         except DamagedEntry as error:
             record = error
-        if record is None or not self._results.is_dead(record):
+        if record is None or not (yield from self._results.is_dead(record)):
             raise CallFailed("gearflow:unknown", f"there is no dead letter {request.handle}")
         return [record]
 

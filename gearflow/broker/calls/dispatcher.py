@@ -10,6 +10,7 @@ from gearflow.broker.calls.call import (
     KNOWN,
     TURN,
     AllParts,
+    Ask,
     BrokerParts,
     CallFailed,
     EndOf,
@@ -29,7 +30,7 @@ from gearflow.broker.lifecycle import LONG_HASH
 from gearflow.broker.limits import Rejected
 from gearflow.broker.parser import Body
 from gearflow.broker.session import ResultWaiter, Session
-from gearflow.broker.storage import JobOutcome
+from gearflow.broker.storage import PENDING, JobOutcome, Joined
 from gearflow.broker.watching import STATES
 from gearflow.errors import StoreError
 from gearflow.protocol import server_calls as api
@@ -165,14 +166,14 @@ class ServerCalls:
         """Run a call until it waits or ends. ``value`` is what it waited for."""
         try:
             while True:
-                wait = steps.send(value)
-                if isinstance(wait, EndOf):
-                    assert call is not None
-                    self._wait_for_end(call, steps, wait)
-                    return
-                if isinstance(wait, AllParts):
-                    assert call is not None
-                    self._send_parts(call, steps, wait)
+                wait = steps.throw(value) if isinstance(value, StoreError) else steps.send(value)
+                if isinstance(wait, Ask):
+                    value = self._journal.ask(wait.question, partial(self._resume, call, steps))
+                    if value is PENDING:
+                        return
+                    continue
+                if isinstance(wait, (EndOf, AllParts)):
+                    self._wait_for_job(call, steps, wait)
                     return
                 if wait is TURN:
                     if self._turns.is_late():
@@ -203,10 +204,17 @@ class ServerCalls:
             self._journal.keep_after(wait.number, lambda _error: self._resume(call, steps, None))
             return
         assert isinstance(wait, Keep)
-        reasons: list[str | None] = []
+        reasons: list[str | Joined | None] = []
         for change in wait.changes:
             self._journal.keep(change, reasons.append)
         self._journal.keep(None, lambda _error: self._resume(call, steps, reasons))
+
+    def _wait_for_job(self, call: ServerCall | None, steps: Steps, wait: EndOf | AllParts) -> None:
+        assert call is not None
+        if isinstance(wait, EndOf):
+            self._wait_for_end(call, steps, wait)
+        else:
+            self._send_parts(call, steps, wait)
 
     def _wait_for_end(self, call: ServerCall, steps: Steps, wait: EndOf) -> None:
         if not call.session.is_open:

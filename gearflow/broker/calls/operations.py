@@ -203,7 +203,7 @@ class OperationCalls:
         closed = core.journal.closed
         if closed is not None:
             try:
-                self._parts.kept.reopen()
+                core.journal.reopen()
             except StoreError as error:
                 core.outgoing.notify("could not reopen the store", call.session, str(error).encode())
                 raise CallFailed("gearflow:store", str(error)) from None

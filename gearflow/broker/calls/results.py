@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from heapq import merge
 from itertools import islice
 from typing import Any, Final
@@ -21,10 +21,11 @@ from gearflow.broker.calls.call import (
     JobEnd,
     ServerCall,
     Steps,
+    Wait,
 )
 from gearflow.broker.job import JobDetails, JobState, QueuedJob
 from gearflow.broker.parser import integer
-from gearflow.broker.storage import DamagedEntry, JobOutcome, JobRecord, size_of
+from gearflow.broker.storage import DamagedEntry, HeadOf, JobOf, JobOutcome, JobRecord, StoredJob, size_of
 from gearflow.broker.watching import STATES
 from gearflow.protocol import server_calls as api
 
@@ -57,7 +58,7 @@ class ResultCalls:
             if job is not None:
                 end: JobEnd = yield EndOf(job, request.timeout)
                 return end
-            record = self._parts.record(request)
+            record = yield from self._parts.record(request)
             if record is None:
                 continue
             end_there = yield from self._parts.end_of(call.session, record)
@@ -77,11 +78,11 @@ class ResultCalls:
             if job is not None:
                 return self._job_info(job)
             try:
-                record = self._parts.record(name)
+                record = yield from self._parts.record(name)
             except DamagedEntry as error:
-                return self.ended_info(error, dead=self.is_dead(error))
+                return self.ended_info(error, dead=(yield from self.is_dead(error)))
             if record is not None:
-                return self.ended_info(record, dead=self.is_dead(record))
+                return self.ended_info(record, dead=(yield from self.is_dead(record)))
 
     def _server_info(self) -> Steps:
         parts = self._parts
@@ -190,17 +191,18 @@ class ResultCalls:
             damage=core.damaged.get(record.number),
         )
 
-    def is_dead(self, record: JobRecord | DamagedEntry) -> bool:
+    def is_dead(self, record: JobRecord | DamagedEntry) -> Generator[Wait, Any, bool]:
         """Whether the job is a dead letter. Reports a payload that is damaged, if it is not large."""
         if isinstance(record, JobRecord) and record.outcome < JobOutcome.FAILED:
             return False
-        kept, core = self._parts.kept, self._parts.core
+        parts, number = self._parts, record.number
         try:
-            head = kept.head(record.number)
-            if head is not None and isinstance(head.workload, int) and head.workload < core.journal.large:
-                kept.job(record.number)
+            head: StoredJob | None = yield from parts.ask(HeadOf(number))
+            size = head.workload if head is not None and isinstance(head.workload, int) else None
+            if size is not None and size < parts.core.journal.large:
+                yield from parts.ask(JobOf(number))
         except DamagedEntry as error:
-            core.report(error)
+            parts.core.report(error)
             return True
         return head is not None
 

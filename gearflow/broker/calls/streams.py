@@ -31,7 +31,7 @@ class StreamCalls:
             if log is not None:
                 end: JobEnd = yield AllParts(log, after, waits)
                 return end
-            record = self._parts.record(request)
+            record = yield from self._parts.record(request)
             if record is None:
                 continue
             yield AllParts(streams.of_record(record.number, *_parts_of(record)), after, waits)

@@ -8,15 +8,15 @@ from __future__ import annotations
 import json
 from collections.abc import Generator
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
-from gearflow.broker.calls.call import LANES, BrokerParts, CallFailed, Kept, Steps, Wait, read
+from gearflow.broker.calls.call import LANES, Ask, BrokerParts, CallFailed, Kept, Steps, Wait, read
 from gearflow.broker.functions import FunctionQueue
 from gearflow.broker.job import NORMAL, JobDetails, QueuedJob
 from gearflow.broker.limits import Rejected
 from gearflow.broker.parser import Body
 from gearflow.broker.session import Session
-from gearflow.broker.storage import JobOutcome, JobRecord
+from gearflow.broker.storage import JobOutcome, JobRecord, LatestOf
 from gearflow.errors import RemoteProtocolError, StoreError
 from gearflow.protocol import server_calls as api
 
@@ -122,19 +122,19 @@ class SubmitCalls:
             raise CallFailed("gearflow:store", f"the job could not be stored: {fault}")
         return api.Submitted(handle=handles.handle(job.number).decode())
 
-    def kept_success(self, asked: Asked) -> Generator[Wait, None, JobRecord | None]:
+    def kept_success(self, asked: Asked) -> Generator[Wait, Any, JobRecord | None]:
         """The kept success that answers a submission, if no live job of its unique does."""
         parts = self._parts
         name, unique = asked.function, asked.unique
         while True:
             yield parts.known(None, asked.request.function, asked.request.unique)
             function = parts.core.functions.by_name.get(name)
-            if parts.core.store is None or parts.core.jobs.find(function, unique) is not None:
+            if not parts.core.journal.exists or parts.core.jobs.find(function, unique) is not None:
                 return None
             if not parts.core.journal.has_end(None, name, unique):
                 break
         try:
-            record = parts.core.store.latest(name, unique)
+            record: JobRecord | None = yield Ask(LatestOf(name, unique))
         except StoreError as error:
             parts.core.report(error)
             return None  # then it runs again

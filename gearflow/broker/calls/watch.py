@@ -28,7 +28,7 @@ class WatchCalls:
                 end: JobEnd = yield EndOf(job, None, watcher)
                 watching.catch_up(watcher)
                 return end
-            record = self._parts.record(request)
+            record = yield from self._parts.record(request)
             if record is None:
                 continue
             end_there = yield from self._parts.end_of(call.session, record)
