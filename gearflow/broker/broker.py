@@ -33,6 +33,7 @@ from gearflow.broker.group import ServerGroup
 from gearflow.broker.job import HIGH, LOW, NORMAL, JobDetails, JobState, QueuedJob
 from gearflow.broker.lifecycle import LONG_HASH, Lifecycle
 from gearflow.broker.limits import Rejected, SizeLimits
+from gearflow.broker.ownership import Ownership
 from gearflow.broker.parser import Body, Handler, PacketParser, handle_of, integer, name_in, split
 from gearflow.broker.session import Session
 from gearflow.broker.status import StatusHandlers
@@ -117,6 +118,7 @@ class Broker:
         self.endings = Endings(core, streams)
         self.dispatcher = Dispatcher(core, streams, watching, self.endings)
         self.lifecycle = Lifecycle(core, streams, watching, self.endings, self.dispatcher)
+        self.ownership = Ownership(core, self.endings, self.dispatcher, self.lifecycle)
         self.parser = PacketParser(
             self._handlers(),
             _BACKGROUND,

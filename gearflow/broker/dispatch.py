@@ -69,6 +69,7 @@ _GRAB_JOB_ALL: Final = int(PacketType.GRAB_JOB_ALL)
 
 _RUNNING: Final = JobState.RUNNING
 _WAITING: Final = JobState.WAITING
+_OVER: Final = JobState.OVER
 
 
 class Dispatcher:
@@ -309,12 +310,15 @@ class Dispatcher:
         session.pending_writes -= 1
         session.blocks_pipeline -= 1
         self._turns.resume_later(session)
-        if session.is_open and fault is None and not job.cancelled:
+        is_held = job.kept and job.function.holds
+        is_over = job.cancelled or job.state is _OVER  # or another server has it
+        if session.is_open and fault is None and not (is_held or is_over):
             job.started = self._clock.now
             self._send(session, job, kind, workload)
             return
-        if job.cancelled:
-            self._endings.release(job)
+        if is_over:
+            if job.cancelled:
+                self._endings.release(job)
         elif fault is not None:
             self._fail_unreadable(job, fault)
         else:
@@ -394,13 +398,12 @@ class Dispatcher:
     def queue(self, job: QueuedJob) -> None:
         """Put a WAITING job in its lane, and get a worker for it."""
         function = job.function
+        if function.stopped and not function.admit(job):
+            return
         lane = function.lanes[job.priority]
         if lane is NO_LANE:
             lane = function.open_lane(job.priority)
         lane.append(job)
-        if function.paused:
-            function.parked += 1
-            return
         function.waiting += 1
         if function.listeners is not None and len(lane) == 1:
             function.report(job.priority)
@@ -415,10 +418,10 @@ class Dispatcher:
             self._functions.pause(function)
         elif function.paused:
             self._functions.resume(function)
-            self._turns.run(self._give_out(function))
-        return function.waiting + function.parked
+            self._turns.run(self.give_out(function))
+        return function.all_waiting
 
-    def _give_out(self, function: FunctionQueue) -> Steps:
+    def give_out(self, function: FunctionQueue) -> Steps:
         """The jobs of a function may be given out again."""
         while function.waiting and function.waiting_grabs:
             self._answer_waiting_grab(function)

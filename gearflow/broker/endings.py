@@ -25,7 +25,11 @@ from gearflow.protocol.constants import PacketType
 from gearflow.protocol.server_events import cancel_event
 
 _WORK_FAIL: Final = int(PacketType.WORK_FAIL)
+_WORK_WARNING: Final = int(PacketType.WORK_WARNING)
 _WORK_EXCEPTION: Final = int(PacketType.WORK_EXCEPTION)
+
+_LOST: Final = b"another server has this job now; its result is there"
+"""A warning for clients that are attached to a job that goes."""
 
 _STORING: Final = JobState.STORING
 _DELAYED: Final = JobState.DELAYED
@@ -156,6 +160,45 @@ class Endings:
         self._detach_all(job)
         self._jobs.remove(job)
         self._functions.rest(job.function)
+
+    def lose(self, job: QueuedJob) -> None:
+        """Another server has a kept job now. Nothing of it stays here, and the store has what it has.
+
+        Calls that wait for its end look for it again. Its attached clients cannot do that. They are sent an
+        end, as those of a server that is gone.
+        """
+        handle = self._handles.handle(job.number)
+        if job.clients:
+            self._outgoing.relay(job.clients, _WORK_WARNING, b"%b\0%b" % (handle, _LOST))
+            self._relay_end(job.clients, _WORK_FAIL, handle, handle)
+        if job.state is _RUNNING:
+            self._take_from_worker(job, handle)
+        elif job.state is _DELAYED:
+            del job.function.delayed[job]
+        else:
+            job.state = _OVER
+            job.function.forget(job)
+        self._detach_all(job)
+        self._jobs.remove(job)
+        self._functions.rest(job.function)
+        details = job.details
+        if details is None:
+            return
+        waiters, details.waiters, details.watchers = details.waiters, {}, {}
+        if waiters:
+            self._turns.run(_resume(deque(waiters), None, b""))
+        if details.log is not None:
+            self.streams.lose(details.log)
+
+    def _take_from_worker(self, job: QueuedJob, handle: bytes) -> None:
+        """A running job is another server's. What its worker sends of it is about no job of this server."""
+        self._timeouts.disarm(job)
+        job.function.running -= 1
+        worker = job.worker
+        if worker is not None and worker.running.pop(handle, None) is not None:
+            worker.overran = True
+            if worker.events:
+                self._outgoing.respond(worker, PacketType.WORK_DATA, worker.events, cancel_event(handle))
 
     # -------------------------------------------------------------------------------------- the steps
 
@@ -313,7 +356,10 @@ class Endings:
         error: str | Joined | None,
     ) -> None:
         """The end is kept, or could not be; the clients hear of it either way."""
-        if error is not None and change is not None:
+        if error is not None and change is not None and not self._handles.owns(change.number):
+            text = "another server has a job that ended here, so its end is not recorded, and it runs again"
+            self._outgoing.notify(text, None, self._handles.handle(change.number))
+        elif error is not None and change is not None:
             if not self._journal.has_failed:
                 text = "cannot record that jobs have ended (%s); they may run again after a restart"
                 self._outgoing.notify(text, None, self._handles.handle(change.number), error)
@@ -334,8 +380,8 @@ def _detach(clients: Iterable[Session], job: QueuedJob) -> Steps:
         yield
 
 
-def _resume(waiters: deque[ResultWaiter], outcome: JobOutcome, body: Body) -> Steps:
-    """The end of a job is kept: continue the calls that wait for it."""
+def _resume(waiters: deque[ResultWaiter], outcome: JobOutcome | None, body: Body) -> Steps:
+    """The end of a job is kept, or the job is another server's now: continue the calls that wait for it."""
     while waiters:
         waiter = waiters.popleft()  # each is freed with its step
         if waiter.session.waits.pop(waiter.call, None) is waiter:  # else the caller has left

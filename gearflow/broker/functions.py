@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from typing import TYPE_CHECKING, Final, TypeAlias
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
 
+from gearflow.broker.held import HeldJobs, Lane
 from gearflow.broker.job import HIGH, LOW, NORMAL, JobState, QueuedJob
 from gearflow.broker.limits import Rejected, SizeLimits
 from gearflow.errors import RemoteProtocolError
@@ -19,8 +21,6 @@ IDLE: Final = 10_000
 _FEW: Final = 32
 """Shells of ended jobs that a function may hold before a sweep."""
 
-
-Lane: TypeAlias = deque[QueuedJob]
 
 NO_LANE: Final[Lane] = deque()
 """In place of a lane that has had no job: most functions use one priority, and a name should cost little."""
@@ -46,10 +46,14 @@ class FunctionQueue:
     job, and a sweep keeps the shells fewer than the jobs.
 
     In the same way a worker that wakes is not searched for among the sleepers.
+
+    While it ``holds``, its kept jobs are not in the lanes but in ``held``.
     """
 
     __slots__ = (
         "delayed",
+        "held",
+        "holds",
         "lanes",
         "limits",
         "listeners",
@@ -61,6 +65,7 @@ class FunctionQueue:
         "shells",
         "shells_of",
         "sleepers",
+        "stopped",
         "storing",
         "waiting",
         "waiting_grabs",
@@ -76,6 +81,9 @@ class FunctionQueue:
         self.waiting = 0  # jobs in the lanes that may be given out
         self.paused = False  # no job is given out
         self.parked = 0  # jobs in the lanes of a paused function
+        self.holds = False  # no kept job is given out
+        self.held: HeldJobs | None = None  # if it has set jobs aside for that
+        self.stopped = False  # it is paused, or it holds
         self.running = 0
         self.delayed: dict[QueuedJob, None] = {}
         self.storing = 0  # on their way to the store
@@ -90,7 +98,12 @@ class FunctionQueue:
     @property
     def total(self) -> int:
         """Jobs delayed, waiting and running, and those on their way to the store."""
-        return self.waiting + self.parked + self.running + len(self.delayed) + self.storing
+        return self.all_waiting + self.running + len(self.delayed) + self.storing
+
+    @property
+    def all_waiting(self) -> int:
+        """Jobs that wait, whether or not they may be given out."""
+        return self.waiting + self.parked + (self.held.waiting if self.held is not None else 0)
 
     @property
     def in_use(self) -> bool:
@@ -114,15 +127,37 @@ class FunctionQueue:
             lane = self.lanes[priority] = deque()
         return lane
 
+    def admit(self, job: QueuedJob) -> bool:
+        """A job is queued while the function is stopped. If it may not be given out, it waits here."""
+        if self.holds:
+            if self.held is None and job.kept:
+                self.held = HeldJobs()
+            if self.held is not None and self.held.takes(job):
+                return False
+        if self.paused:
+            self.open_lane(job.priority).append(job)
+            self.parked += 1
+        return not self.paused
+
     def forget(self, job: QueuedJob) -> None:
         """A waiting job, already marked OVER, leaves its lane."""
-        if self.paused:
-            self.parked -= 1
-        else:
-            self.waiting -= 1
+        if self.held is not None and self.held.forgets(job):
+            return
+        self._add_to_lanes(-1)
         self.shells += 1
         self.shells_of[job.priority] += 1
         self._strip(job.priority)
+        self._sweep()
+
+    def _add_to_lanes(self, count: int) -> None:
+        """So many more jobs are in the lanes."""
+        if self.paused:
+            self.parked += count
+        else:
+            self.waiting += count
+
+    def _sweep(self) -> None:
+        """Remove all shells if there are more of them than jobs."""
         if self.shells > self.waiting + self.parked + _FEW:
             for lane in self.lanes:
                 jobs = [job for job in lane if job.state is JobState.WAITING]
@@ -134,22 +169,90 @@ class FunctionQueue:
     def tidy(self) -> None:
         """Nobody uses it: keep as little memory as possible."""
         self.lanes = [NO_LANE, NO_LANE, NO_LANE]
+        self.held = None
         self.sleepers = None
 
     def pause(self) -> None:
         """Give out no more jobs."""
-        self.paused = True
+        self.paused = self.stopped = True
         self.parked += self.waiting
         self.waiting = 0
 
     def resume(self) -> None:
         """Give out jobs again."""
         self.paused = False
+        self.stopped = self.holds
         self.waiting = self.parked
         self.parked = 0
-        if self.listeners is not None:
+        self._report_all()
+
+    def _report_all(self) -> None:
+        """Jobs of any priority may have come."""
+        if self.listeners is not None and self.waiting:
             for ready in self.listeners:
                 ready.add_all(self)
+
+    # ------------------------------------------------------- while another server may have the kept jobs
+
+    def hold(self) -> None:
+        """Give out no more kept jobs. The attached ones can be given out once all jobs are sorted."""
+        if self.holds:
+            return
+        self.holds = self.stopped = True
+        if self.waiting or self.parked:
+            self.held = HeldJobs()
+            self.held.add_lanes(self.lanes, self.shells_of)
+            self.lanes = [NO_LANE, NO_LANE, NO_LANE]
+            self.shells_of = [0, 0, 0]
+            self.waiting = self.parked = self.shells = 0
+
+    def sort(self) -> Iterator[None]:
+        """Put the attached jobs back into the lanes, in steps."""
+        held = self.held
+        while held is not None and held is self.held and not held.is_sorted:
+            for _ in held.sort():
+                yield
+                if held is not self.held:  # nobody uses the function any more
+                    return
+            lanes = held.take_attached()
+            if lanes is not None:
+                for priority, lane in enumerate(lanes):
+                    if lane:
+                        self.lanes[priority] = lane
+                        self._add_to_lanes(len(lane))
+                self._report_all()
+
+    def hold_back(self, job: QueuedJob) -> None:
+        """A job that waits has become a kept job. If there are jobs to sort, it is found there."""
+        if not self.holds or (self.held is not None and not self.held.is_sorted):
+            return
+        self.lanes[job.priority].remove(job)
+        self._add_to_lanes(-1)
+        self._strip(job.priority)
+        if self.held is None:
+            self.held = HeldJobs()
+        self.held.kept[job.priority].append(job)
+
+    def release(self) -> None:
+        """Give out kept jobs again. Those that were held, and are sorted, come before the others."""
+        self.holds = False
+        self.stopped = self.paused
+        held, self.held = self.held, None
+        if held is None:
+            return
+        waiting = held.waiting
+        if not waiting:
+            return
+        self._add_to_lanes(waiting)
+        for priority, kept in enumerate(held.kept):
+            if held.waiting_of(priority):
+                kept.extend(self.lanes[priority])
+                self.lanes[priority] = kept
+                self.shells += held.ended[priority]
+                self.shells_of[priority] += held.ended[priority]
+                self._strip(priority)
+        self._sweep()
+        self._report_all()
 
     def _strip(self, priority: int) -> None:
         """Remove the shells from the head of a lane."""
@@ -161,12 +264,14 @@ class FunctionQueue:
 
     def waiting_of(self, priority: int) -> int:
         """Jobs that wait in the lane of a priority, whether or not they may be given out."""
-        return len(self.lanes[priority]) - self.shells_of[priority]
+        held = self.held.waiting_of(priority) if self.held is not None else 0
+        return len(self.lanes[priority]) - self.shells_of[priority] + held
 
     def waiting_jobs(self) -> list[QueuedJob]:
         """The jobs that wait, and those that are delayed."""
         waiting = [job for lane in self.lanes for job in lane if job.state is JobState.WAITING]
-        return [*waiting, *self.delayed]
+        held = self.held.jobs() if self.held is not None else ()
+        return [*held, *waiting, *self.delayed]
 
     # ------------------------------------------------------------------------------------ sleepers
 
@@ -300,6 +405,7 @@ class Functions:
         self.by_name: dict[bytes, FunctionQueue] = {}
         self.paused: dict[bytes, FunctionQueue] = {}
         self.pauses = 0  # changes of ``paused``
+        self.holding = False  # functions that become known hold their kept jobs
         self._limits = limits
         self._idle: OrderedDict[FunctionQueue, None] = OrderedDict()  # the last used last; some are in use
 
@@ -319,6 +425,8 @@ class Functions:
             limit = self._limits.function
             raise RemoteProtocolError(f"a function name of {len(name)} bytes is over the limit of {limit}")
         function = self.by_name[name] = FunctionQueue(name)
+        if self.holding:
+            function.hold()
         self.rest(function)
         return function
 

@@ -29,7 +29,7 @@ RECENT_BYTES: Final = 1 << 20
 _FEW: Final = 32
 """Entries of readers that have left which may stay in the heap before a sweep."""
 
-Resume = Callable[[JobOutcome, Body], None]
+Resume = Callable[[JobOutcome | None, Body, int], None]
 
 
 class LogReader:

@@ -115,13 +115,13 @@ class ResultWaiter:
         session: Session,
         call: bytes,
         job: QueuedJob,
-        resume: Callable[[JobOutcome, Body], None],
+        resume: Callable[[JobOutcome | None, Body], None],
         watcher: JobWatcher | None = None,
     ) -> None:
         self.session = session
         self.call = call  # its handle
         self.job = job
-        self.resume = resume  # called when the job has ended, and that is kept
+        self.resume = resume  # called when its end is kept, or with None when another server has the job
         self.watcher = watcher
         job.ensure_details().waiters[self] = None
         session.waits[call] = self

@@ -386,7 +386,7 @@ class Streams:
             outcome, body = log.end
             self.close(reader)
             if reader.resume is not None:
-                reader.resume(outcome, body)
+                reader.resume(outcome, body, reader.cursor)
 
     def _send_stored(self, reader: LogReader, log: PartLog) -> bool:
         """Send a reader parts that are not in memory. False if its window has no room, or if they come
@@ -490,6 +490,27 @@ class Streams:
         log.job = None
         log.end = outcome, body
         self._turns.run(self._announce(log))
+
+    def lose(self, log: PartLog) -> None:
+        """Another server has the job. Its readers look for it again, after what they were sent."""
+        log.is_over = True
+        log.job = None
+        self.unblock(log)
+        for place in list(log.places.values()):
+            self._leave_place(place, 0)
+        self._turns.run(self._send_away(log))
+
+    def _send_away(self, log: PartLog) -> Steps:
+        readers = deque(log.readers)
+        while readers:
+            reader = readers.popleft()
+            if reader.is_open:
+                self.close(reader)
+                if reader.resume is not None:
+                    reader.resume(None, b"", reader.cursor)
+                yield
+        log.clear(log.available)
+        self._count(log)
 
     # ------------------------------------------------------------------------------------------- credit
 

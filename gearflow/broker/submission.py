@@ -35,6 +35,7 @@ _CREATED: Final = [HEADER.pack(RES, PacketType.JOB_CREATED, size) for size in ra
 _NEARLY_TOO_LARGE: Final = MAX_BODY - 2 * MAX_ARGUMENT
 
 _STORING: Final = JobState.STORING
+_WAITING: Final = JobState.WAITING
 _OVER: Final = JobState.OVER
 
 
@@ -192,6 +193,8 @@ class Submissions:
                 if job.size > INLINE and not (function.sleepers or function.waiting_grabs):
                     job.workload = job.size
                 self._lifecycle.begin(job)
+            elif job.state is _WAITING and function.holds:
+                function.hold_back(job)
             return
         self._journal.fault = str(error)
         job.ensure_details().unstored = True

@@ -7,7 +7,7 @@ A call **yields** what it waits for, and is resumed when that has happened:
 * ``Keep(changes)``: the changes are kept, or not. The value is a list with the reason for each that is not
   kept, and None for the others.
 * ``Kept(number)``: a job, or its end, is kept, or could not be. Others may not wait as long.
-* ``EndOf(job, timeout)``: the job has ended, and that is kept. The value is a ``JobEnd``.
+* ``EndOf(job, timeout)``: the job has ended, and that is kept. The value is a ``JobEnd``, or ``LookAgain``.
 * ``AllParts(log, after, waits)``: the caller was sent all parts of a job. It has ended, as for ``EndOf``.
 * ``Ask(question)``: the store has answered. The value is the answer; a fault is raised.
 * ``TURN``: others had their turn, if this one is late. An answer about many things needs that, or about a
@@ -117,6 +117,12 @@ class JobEnd(NamedTuple):
 
     outcome: JobOutcome
     body: Body
+
+
+class LookAgain(NamedTuple):
+    """Another server has the job now. The caller was sent its parts up to a position."""
+
+    after: int
 
 
 Wait: TypeAlias = _Known | _Turn | Keep | Kept | Ask | EndOf | AllParts

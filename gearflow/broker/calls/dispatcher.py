@@ -17,6 +17,7 @@ from gearflow.broker.calls.call import (
     JobEnd,
     Keep,
     Kept,
+    LookAgain,
     ServerCall,
     Steps,
 )
@@ -231,8 +232,10 @@ class ServerCalls:
             ended = partial(self._ended, call, steps)
             self._parts.streams.read(wait.log, call.session, call.handle, wait.after, wait.waits, ended)
 
-    def _ended(self, call: ServerCall, steps: Steps, outcome: JobOutcome, body: Body) -> None:
-        self._resume(call, steps, JobEnd(outcome, body))
+    def _ended(
+        self, call: ServerCall, steps: Steps, outcome: JobOutcome | None, body: Body, after: int = 0
+    ) -> None:
+        self._resume(call, steps, LookAgain(after) if outcome is None else JobEnd(outcome, body))
 
     def _give_up(self, call: ServerCall, waiter: ResultWaiter) -> None:
         waiter.stop()

@@ -19,6 +19,7 @@ from gearflow.broker.calls.call import (
     CallFailed,
     EndOf,
     JobEnd,
+    LookAgain,
     ServerCall,
     Steps,
     Wait,
@@ -56,8 +57,10 @@ class ResultCalls:
                 text = f"job {handle} has not ended in time; it is {STATES[job.state]}"
                 raise CallFailed("gearflow:timeout", text)
             if job is not None:
-                end: JobEnd = yield EndOf(job, request.timeout)
-                return end
+                end: JobEnd | LookAgain = yield EndOf(job, request.timeout)
+                if isinstance(end, JobEnd):
+                    return end
+                continue
             record = yield from self._parts.record(request)
             if record is None:
                 continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from gearflow.broker.calls.call import AllParts, BrokerParts, JobEnd, ServerCall, Steps
+from gearflow.broker.calls.call import AllParts, BrokerParts, JobEnd, LookAgain, ServerCall, Steps
 from gearflow.broker.parts import PartLog
 from gearflow.broker.storage import JobRecord
 from gearflow.protocol import server_calls as api
@@ -29,8 +29,11 @@ class StreamCalls:
                 yield self._parts.known(request.handle, request.function, request.unique)
                 log = self._log(request)
             if log is not None:
-                end: JobEnd = yield AllParts(log, after, waits)
-                return end
+                end: JobEnd | LookAgain = yield AllParts(log, after, waits)
+                if isinstance(end, JobEnd):
+                    return end
+                after = end.after
+                continue
             record = yield from self._parts.record(request)
             if record is None:
                 continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gearflow.broker.calls.call import BrokerParts, EndOf, JobEnd, ServerCall, Steps
+from gearflow.broker.calls.call import BrokerParts, EndOf, JobEnd, LookAgain, ServerCall, Steps
 from gearflow.protocol import server_calls as api
 
 
@@ -25,9 +25,11 @@ class WatchCalls:
                 return None
             if job is not None:
                 watcher = watching.watch(job, call.session, call.handle, request.parts)
-                end: JobEnd = yield EndOf(job, None, watcher)
+                end: JobEnd | LookAgain = yield EndOf(job, None, watcher)
                 watching.catch_up(watcher)
-                return end
+                if isinstance(end, JobEnd):
+                    return end
+                continue
             record = yield from self._parts.record(request)
             if record is None:
                 continue
