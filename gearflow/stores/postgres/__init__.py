@@ -1,0 +1,1 @@
+"""The store of several servers: jobs and results in a PostgreSQL database."""

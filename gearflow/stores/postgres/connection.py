@@ -1,0 +1,367 @@
+"""One connection to PostgreSQL on an asyncio loop, by libpq's own functions.
+
+There is no cursor, no task and no cancellation on the way: a statement is sent, and a callback of the loop
+reads its result. Statements are prepared once on each connection. Several in one call share a transaction.
+
+**Deadlines.** A statement without an answer in time closes the socket. Cancelling it would need the server
+that does not answer. uvloop does not report the end of a connection while something is written to it, and a
+lost network is not reported at all, so every statement has a deadline.
+
+**Connecting.** libpq resolves names and waits for them with the interpreter lock held. So names are resolved
+by the loop, and each address is tried by itself, without waiting.
+
+psycopg is imported with this module only, because it is an extra of the installation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from gearflow.errors import StoreError
+from gearflow.stores.postgres.errors import READ_ONLY, failed, refused
+from gearflow.stores.postgres.query import Query, Rows
+from gearflow.stores.shared import Away
+
+try:
+    from psycopg import OperationalError, ProgrammingError, pq
+    from psycopg.conninfo import conninfo_to_dict, make_conninfo
+except ImportError as _error:
+    raise StoreError(
+        f"a store in PostgreSQL needs psycopg ({_error}); pip install 'gearflow[postgres]'"
+    ) from _error
+
+if TYPE_CHECKING:
+    from psycopg.pq.abc import PGconn, PGresult
+
+_BINARY: Final = 1
+_PREPARED: Final = 200  # statements on one connection; there are not that many
+
+_FINAL: Final = (
+    "password authentication failed",
+    "no password supplied",
+    "authentication failed for user",
+    "no pg_hba.conf entry",
+    "does not exist",
+    "is not permitted to log in",
+    "permission denied for database",
+    "unsupported startup parameter",
+    "does not support SSL",
+    "certificate verify failed",
+)
+"""In errors of a connection that another attempt would not help. libpq does not tell their codes."""
+
+
+class Connection:
+    """An open connection. It runs one call at a time, and is of no use after an ``Away``."""
+
+    def __init__(self, raw: PGconn, schema: str) -> None:
+        """``raw`` is connected."""
+        raw.nonblocking = 1
+        self._raw = raw
+        self._schema = schema
+        self._loop = asyncio.get_running_loop()
+        self._fd = raw.socket
+        self._waiter: asyncio.Future[None] | None = None
+        self._results: list[PGresult] = []
+        self._pipelined = False
+        self._prepared: dict[str, bytes] = {}
+        self.closed = False
+        self.on_notify: Callable[[], None] | None = None
+        """Called when a NOTIFY has come."""
+        self._loop.add_reader(self._fd, self._read)
+
+    @property
+    def pid(self) -> int:
+        """Of the server process, as the peer says."""
+        return self._raw.backend_pid
+
+    async def run(self, queries: Sequence[Query], timeout: float) -> list[Rows]:
+        """Run statements in one transaction, and return their rows in binary format.
+
+        Raises:
+            Away: The connection is closed. The transaction may have been committed, if it was ``sent``.
+            StoreError: Nothing of it is kept.
+        """
+        for query in queries:
+            if query.sql not in self._prepared:
+                await self._prepare(query, timeout)
+        if len(queries) == 1:
+            (query,) = queries
+            send = partial(
+                self._raw.send_query_prepared,
+                self._prepared[query.sql],
+                query.params,
+                [_BINARY] * len(query.params),
+                _BINARY,
+            )
+            results = await self._exchange(send, timeout)
+        else:
+            results = await self._exchange(partial(self._send_all, queries), timeout, pipelined=True)
+        return [_rows(result) for result in results]
+
+    async def simple(self, sql: str, timeout: float = 30.0) -> list[Rows]:
+        """Run statements without parameters, in one transaction. The results are text."""
+        send = partial(self._raw.send_query, sql.encode())
+        return [_rows(result) for result in await self._exchange(send, timeout)]
+
+    def close(self) -> None:
+        """Close it. A call that waits for an answer gets ``Away``."""
+        self._lose("the connection is closed")
+
+    async def _prepare(self, query: Query, timeout: float) -> None:
+        if len(self._prepared) >= _PREPARED:
+            self._prepared.clear()
+            await self.simple("DEALLOCATE ALL", timeout)
+        name = b"s%d" % len(self._prepared)
+        send = partial(self._raw.send_prepare, name, query.sql.encode(), query.types)
+        try:
+            await self._exchange(send, timeout)
+        except Away as error:
+            raise Away(str(error), sent=False) from None
+        self._prepared[query.sql] = name
+
+    def _send_all(self, queries: Sequence[Query]) -> None:
+        raw = self._raw
+        raw.enter_pipeline_mode()
+        for sql, _, params in queries:
+            raw.send_query_prepared(self._prepared[sql], params, [_BINARY] * len(params), _BINARY)
+        raw.pipeline_sync()
+
+    async def _exchange(
+        self, send: Callable[[], None], timeout: float, *, pipelined: bool = False
+    ) -> list[PGresult]:
+        assert self._waiter is None, "a connection runs one call at a time"
+        if self.closed:
+            raise Away("PostgreSQL: the connection is closed", sent=False)
+        self._results = []
+        self._pipelined = pipelined
+        waiter = self._waiter = self._loop.create_future()
+        deadline = self._loop.call_later(timeout, self._expire, timeout)
+        try:
+            try:
+                send()
+                self._write()
+            except OperationalError as error:
+                self._lose(str(error))
+            await waiter
+        except asyncio.CancelledError:
+            self.close()  # its answer would be taken for that of the next statement
+            raise
+        finally:
+            deadline.cancel()
+            self._waiter = None
+        if pipelined:
+            self._raw.exit_pipeline_mode()
+        results, self._results = self._results, []
+        for result in results:
+            if result.status == pq.ExecStatus.FATAL_ERROR:
+                raise self._failure(result)
+        return results
+
+    def _failure(self, result: PGresult) -> StoreError:
+        code = str(result.error_field(pq.DiagnosticField.SQLSTATE) or b"", "ascii")
+        message = str(result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or b"", "utf-8", "replace")
+        detail = str(result.error_field(pq.DiagnosticField.MESSAGE_DETAIL) or b"", "utf-8", "replace")
+        error = failed(code, f"{message} ({detail})" if detail else message, self._schema)
+        if isinstance(error, Away):
+            self.close()
+            if code == READ_ONLY:
+                return Away(f"{error}; it is a standby, or has just become one", sent=False)
+        return error
+
+    # -------------------------------------------------------------------------------- on the loop
+
+    def _write(self) -> None:
+        """Give the kernel what it takes. Waits for the rest."""
+        if self.closed:
+            return
+        try:
+            if self._raw.flush():
+                self._loop.add_writer(self._fd, self._write)
+            else:
+                self._loop.remove_writer(self._fd)
+        except OperationalError as error:
+            self._lose(str(error))
+
+    def _read(self) -> None:
+        raw = self._raw
+        try:
+            raw.consume_input()
+            if self._waiter is not None and not self._waiter.done():
+                self._collect(self._waiter)
+            notified = False
+            while raw.notifies() is not None:
+                notified = True
+        except OperationalError as error:
+            self._lose(str(error))
+            return
+        if notified and self.on_notify is not None:
+            self.on_notify()
+
+    def _collect(self, waiter: asyncio.Future[None]) -> None:
+        raw = self._raw
+        while not raw.is_busy():
+            result = raw.get_result()
+            if result is None:
+                if not self._pipelined:
+                    waiter.set_result(None)
+                    return
+            elif result.status == pq.ExecStatus.PIPELINE_SYNC:
+                waiter.set_result(None)
+                return
+            else:
+                self._results.append(result)
+
+    def _expire(self, timeout: float) -> None:
+        self._lose(f"no answer within {timeout:g} s{self._waiting_hint()}")
+
+    def _waiting_hint(self) -> str:
+        return (
+            "; if commits wait for a standby that is gone (wait_event SyncRep in pg_stat_activity), start it "
+            "or take it out of synchronous_standby_names"
+        )
+
+    def _lose(self, reason: str) -> None:
+        """Close the socket. A call that waits for an answer gets ``Away``."""
+        if not self.closed:
+            self.closed = True
+            self._loop.remove_reader(self._fd)
+            self._loop.remove_writer(self._fd)
+            self._raw.finish()
+        if self._waiter is not None and not self._waiter.done():
+            for result in self._results:  # what the server said before it closed the connection
+                if message := result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY):
+                    reason = str(message, "utf-8", "replace")
+            self._waiter.set_exception(Away(f"PostgreSQL: {reason.strip()}", sent=True))
+
+
+def _rows(result: PGresult) -> Rows:
+    columns = range(result.nfields)
+    return [tuple([result.get_value(row, column) for column in columns]) for row in range(result.ntuples)]
+
+
+# ------------------------------------------------------------------------------------------- connecting
+
+
+async def connect(
+    conninfo: str, name: str, schema: str, timeout: float, *, keepalive: float = 5.0
+) -> Connection:
+    """Connect to the first address that takes writes.
+
+    Args:
+        conninfo: As libpq reads it.
+        name: The application's name, by which others find the session.
+        schema: For errors.
+        timeout: Seconds for each address.
+        keepalive: Seconds after which an idle connection is probed.
+
+    Raises:
+        Away: No server can be reached. Another attempt may succeed.
+        StoreError: Another attempt would fail in the same way.
+    """
+    try:
+        params = {key: str(value) for key, value in conninfo_to_dict(conninfo).items() if value is not None}
+    except ProgrammingError as error:
+        raise StoreError(f"--postgres is not a connection string of libpq: {str(error).strip()}") from None
+    if params.get("target_session_attrs") not in ("read-write", "primary"):
+        params["target_session_attrs"] = "read-write"
+    params |= {"application_name": name, "client_encoding": "UTF8"}
+    params.setdefault("tcp_user_timeout", "5000")
+    params.setdefault("keepalives_idle", f"{keepalive:.0f}")
+    params.setdefault("keepalives_interval", "2")
+    params.setdefault("keepalives_count", "3")
+    params.pop("connect_timeout", None)  # libpq applies it only where it waits itself
+    failures: list[str] = []
+    refusals = 0
+    for attempt in await _attempts(params, timeout, failures):
+        try:
+            async with asyncio.timeout(timeout):
+                return Connection(await _connect_one(attempt), schema)
+        except TimeoutError:
+            failures.append(f"{_place(attempt)}: no answer within {timeout:g} s")
+        except OperationalError as error:
+            message = str(error).strip()
+            refusals += any(text in message for text in _FINAL)
+            failures.append(message)
+    if refusals == len(failures):
+        raise refused("; ".join(failures))
+    raise Away(f"PostgreSQL cannot be reached ({'; '.join(failures)})", sent=False)
+
+
+async def _connect_one(params: dict[str, str]) -> PGconn:
+    raw = pq.PGconn.connect_start(make_conninfo("", **params).encode())
+    try:
+        while True:
+            if raw.status == pq.ConnStatus.BAD:
+                raise OperationalError(raw.get_error_message())
+            status = raw.connect_poll()
+            if status == pq.PollingStatus.OK:
+                return raw
+            if status == pq.PollingStatus.FAILED:
+                raise OperationalError(raw.get_error_message())
+            await _ready(raw.socket, to_write=status == pq.PollingStatus.WRITING)
+    except BaseException:
+        raw.finish()
+        raise
+
+
+async def _ready(fd: int, *, to_write: bool) -> None:
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[None] = loop.create_future()
+
+    def done() -> None:
+        if not future.done():
+            future.set_result(None)
+
+    (loop.add_writer if to_write else loop.add_reader)(fd, done)
+    try:
+        await future
+    finally:
+        (loop.remove_writer if to_write else loop.remove_reader)(fd)
+
+
+async def _attempts(params: dict[str, str], timeout: float, failures: list[str]) -> list[dict[str, str]]:
+    """The parameters for each address of each host."""
+    hosts = _listed(params, "host", "PGHOST")
+    addresses = _listed(params, "hostaddr", "PGHOSTADDR")
+    ports = _listed(params, "port", "PGPORT")
+    count = max(len(hosts), len(addresses), 1)
+    attempts: list[dict[str, str]] = []
+    for index in range(count):
+        given = {
+            "host": hosts[index] if index < len(hosts) else "",
+            "hostaddr": addresses[index] if index < len(addresses) else "",
+            "port": ports[index if len(ports) > 1 else 0] if index < len(ports) or len(ports) == 1 else "",
+        }
+        one = {key: value for key, value in params.items() if key not in given}
+        one |= {key: value for key, value in given.items() if value}
+        host = one.get("host", "")
+        if not host or host.startswith(("/", "@")) or "hostaddr" in one:
+            attempts.append(one)
+            continue
+        try:
+            async with asyncio.timeout(timeout):
+                found = await asyncio.get_running_loop().getaddrinfo(
+                    host, None, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP
+                )
+        except (OSError, TimeoutError) as error:
+            failures.append(f"{host}: {str(error) or 'its address was not found in time'}")
+            continue
+        attempts += [one | {"hostaddr": str(entry[4][0])} for entry in found]
+    return attempts
+
+
+def _listed(params: dict[str, str], key: str, variable: str) -> list[str]:
+    text = params.get(key) or os.environ.get(variable, "")
+    return text.split(",") if text else []
+
+
+def _place(params: dict[str, str]) -> str:
+    return (
+        f"{params.get('hostaddr') or params.get('host') or 'the local socket'}:{params.get('port', '5432')}"
+    )

@@ -1,0 +1,229 @@
+"""A group of changes as statements.
+
+Changes of one number hold in their order, and the parts of a statement have none. So a number that occurs
+twice begins another statement. All statements of a group share one transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from gearflow.broker.parser import Body
+from gearflow.broker.storage import (
+    Change,
+    Forgotten,
+    JobPart,
+    JobRecord,
+    Ordered,
+    PartsDropped,
+    Paused,
+    Rescheduled,
+    Reserved,
+    Revived,
+    StoredJob,
+)
+from gearflow.stores.postgres import kinds
+from gearflow.stores.postgres.kinds import Kind
+from gearflow.stores.postgres.rows import key_of, token_of
+from gearflow.stores.shared import LOT_BITS
+
+
+class Ahead(NamedTuple):
+    """A body that was written ahead of its change, in pieces."""
+
+    body: Body
+    pieces: bytes  # a UUID
+    size: int
+
+
+class Part:
+    """The changes of one statement."""
+
+    __slots__ = "fenced", "numbers", "rows", "runs", "watched"
+
+    def __init__(self) -> None:
+        self.rows: dict[Kind, list[tuple[Any, ...]]] = {}
+        self.numbers: set[int | bytes] = set()  # and the functions that are paused or resumed
+        self.runs: dict[int, int] = {}  # of the parts of streams
+        self.fenced = False
+        self.watched: dict[Kind, list[int]] = {}  # places in the group of those whose outcome is counted
+
+    def add(self, kind: Kind, *row: Any) -> None:
+        try:
+            self.rows[kind].append(row)
+        except KeyError:
+            self.rows[kind] = [row]
+
+    def watch(self, kind: Kind, place: int) -> None:
+        self.watched.setdefault(kind, []).append(place)
+
+
+class Splitter:
+    """Divides groups into statements. Knows the bodies that were written ahead."""
+
+    def __init__(self) -> None:
+        self._ahead: dict[tuple[int, bool], Ahead] = {}  # by number, and whether it is of a result
+
+    def add_ahead(self, change: StoredJob | JobRecord, ahead: Ahead) -> None:
+        """The body of this change is there in pieces."""
+        self._ahead[change.number, isinstance(change, JobRecord)] = ahead
+
+    def forget_ahead(self, changes: Sequence[Change]) -> None:
+        """These changes are kept, or they will not come."""
+        if self._ahead:
+            for change in changes:
+                if isinstance(change, StoredJob | JobRecord):
+                    self._ahead.pop((change.number, isinstance(change, JobRecord)), None)
+
+    def _find_ahead(self, change: StoredJob | JobRecord, body: Body | int) -> Ahead | None:
+        if not self._ahead:
+            return None
+        ahead = self._ahead.get((change.number, isinstance(change, JobRecord)))
+        return ahead if ahead is not None and ahead.body is body else None
+
+    def split(self, lots: Mapping[int, int], changes: Sequence[Change]) -> list[Part]:
+        """The statements of a group."""
+        parts = [Part()]
+        for place, change in enumerate(changes):
+            if isinstance(change, Reserved):  # lots need none
+                continue
+            part = parts[-1]
+            name = change.function if isinstance(change, Paused) else change.number
+            if name in part.numbers and not _goes_on(part, change):
+                part = Part()
+                parts.append(part)
+            if not isinstance(change, Ordered):
+                part.numbers.add(name)
+            if isinstance(name, int) and name >> LOT_BITS in lots:
+                part.fenced = True
+                self._add(part, place, change)
+            else:
+                _add_other(part, change)
+        return [part for part in parts if part.rows]
+
+    def _add(self, part: Part, place: int, change: Change) -> None:
+        if isinstance(change, StoredJob):
+            self._add_job(part, place, change)
+        elif isinstance(change, JobRecord):
+            self._add_record(part, place, change)
+        elif isinstance(change, JobPart):
+            if part.runs.setdefault(change.number, change.run) == change.run:
+                part.add(kinds.PART, change.number, change.run, change.position, change.body)
+        else:
+            _add_rare(part, change)
+
+    def _add_job(self, part: Part, place: int, job: StoredJob) -> None:
+        number, function, unique, priority, submitted, due, reducer, options, attempt, deaths, workload = job
+        if isinstance(workload, int):
+            kind = kinds.RESTORE
+            part.add(kind, number, submitted, due, attempt, deaths, priority, reducer, options)
+        else:
+            key = key_of(function, unique, workload)
+            row = (number, key, submitted, due, attempt, deaths, priority, function, unique, reducer, options)
+            ahead = self._find_ahead(job, workload)
+            if ahead is None:
+                kind = kinds.INSERT
+                part.add(kind, *row, workload)
+            else:
+                kind = kinds.INSERT_LARGE
+                part.add(kind, *row, None, ahead.pieces, ahead.size)
+        part.watch(kind, place)
+
+    def _add_record(self, part: Part, place: int, record: JobRecord) -> None:
+        ahead = self._find_ahead(record, record.body)
+        row = _record_row(record)
+        letter = record.letter
+        if letter is None:
+            part.add(kinds.END, record.number)
+            if ahead is None:
+                part.add(kinds.RECORD, *row)
+            else:
+                part.add(kinds.RECORD_LARGE, *row[:-1], None, ahead.pieces, ahead.size)
+        elif isinstance(letter.workload, int):
+            part.add(kinds.LETTER, *row, letter.due, letter.attempt, letter.deaths, letter.options)
+            part.watch(kinds.LETTER, place)
+        else:
+            part.add(
+                kinds.WHOLE_LETTER,
+                letter.number,
+                None,
+                letter.submitted,
+                letter.due,
+                letter.attempt,
+                letter.deaths,
+                letter.priority,
+                letter.function,
+                letter.unique,
+                letter.reducer,
+                letter.options,
+                letter.workload,
+            )
+            part.add(kinds.RECORD_OF_LETTER, *row)
+
+
+def finish(part: Part) -> None:
+    """Add what depends on all changes of a statement."""
+    for number, run in part.runs.items():
+        part.add(kinds.RUN, number, run)
+
+
+def _goes_on(part: Part, change: Change) -> bool:
+    """Whether a change of a number that has been there may be in the same statement."""
+    if isinstance(change, JobPart):
+        return part.runs.get(change.number) == change.run
+    return isinstance(change, Ordered)
+
+
+def _record_row(record: JobRecord) -> tuple[Any, ...]:
+    number, function, unique, outcome, body, submitted, started, ended, attempt, deaths, worker, notes = (
+        record[:12]
+    )
+    token = token_of(function, unique) if unique else 0
+    return (
+        number,
+        record.expires,
+        token,
+        submitted,
+        started,
+        ended,
+        attempt,
+        deaths,
+        outcome,
+        function,
+        unique,
+        worker,
+        notes,
+        body,
+    )
+
+
+def _add_rare(part: Part, change: Change) -> None:
+    if isinstance(change, Rescheduled):
+        part.add(kinds.RESCHEDULE, *change)
+    elif isinstance(change, Forgotten):
+        part.add(kinds.FORGET, change.number)
+    elif isinstance(change, Revived):
+        part.add(kinds.REVIVE, *change)
+    elif isinstance(change, PartsDropped) and change.below is None:
+        part.add(kinds.DROP_ALL, change.number)
+    elif isinstance(change, PartsDropped):
+        part.add(kinds.DROP, *change)
+    else:
+        _add_other(part, change)
+
+
+def _add_other(part: Part, change: Change) -> None:
+    """Add a change that is not about a job of this server's."""
+    if isinstance(change, Ordered):
+        part.add(kinds.ORDER, *change)
+    elif isinstance(change, Paused):
+        part.add(kinds.PAUSE if change.paused else kinds.RESUME, change.function)
+    elif isinstance(change, Forgotten):
+        part.add(kinds.FORGET_OTHER, change.number)
+    else:
+        raise AssertionError(f"{type(change).__name__} of a job of a lot that is not this server's")
+
+
+WRITES_NOTICES: Final = (kinds.PAUSE, kinds.RESUME, kinds.ORDER)
+"""After these the other servers are notified."""

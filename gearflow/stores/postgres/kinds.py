@@ -1,0 +1,248 @@
+"""What each kind of change does in SQL, and the statement of a group that has some of these kinds.
+
+A group is one statement: the fence, then one part for each kind that occurs. So it is one round trip, and its
+locks are taken when all of it has arrived. All parts see the tables as they were before, so no number may
+occur twice in a statement.
+
+In the SQL of a kind ``{s}`` is the schema, each ``?`` a parameter, and ``{f}`` the fence in a FROM. Rows are
+sorted by key, so that two servers with the same keys do not wait for each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+from gearflow.stores.postgres import arrays
+from gearflow.stores.postgres.arrays import bigints, byteas, floats, ints, smallints, texts, uuids
+
+_TYPES: Final[dict[Callable[[Any], bytes], int]] = {
+    bigints: arrays.BIGINTS,
+    ints: arrays.INTS,
+    smallints: arrays.SMALLINTS,
+    floats: arrays.FLOATS,
+    byteas: arrays.BYTEAS,
+    uuids: arrays.UUIDS,
+    texts: arrays.TEXTS,
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Kind:
+    """A kind of change."""
+
+    place: int  # in the statement
+    sql: str  # CTEs
+    encoders: tuple[Callable[[Any], bytes], ...]  # of the columns
+    counted: str = ""  # the CTE with a row for each change that found what it needs
+
+    def params(self, rows: Sequence[tuple[Any, ...]]) -> list[bytes]:
+        """The columns of some changes."""
+        return [encode(column) for encode, column in zip(self.encoders, zip(*rows, strict=True), strict=True)]
+
+
+class Statement(NamedTuple):
+    """What does all kinds of a group."""
+
+    sql: str
+    types: tuple[int, ...]
+    counted: tuple[Kind, ...]  # the columns of the result: how many changes of these were done
+
+
+_JOB: Final = (
+    "number, key, submitted, due, attempt, deaths, priority, function, uniq, reducer, options, workload"
+)
+_JOB_ENCODERS: Final = (
+    bigints, uuids, floats, floats, ints, ints, smallints, byteas, byteas, byteas, byteas, byteas,
+)  # fmt: skip
+_RECORD: Final = (
+    "number, expires, token, submitted, started, ended, attempt, deaths, outcome, function, uniq, worker, "
+    "notes, body"
+)
+_RECORD_ENCODERS: Final = (
+    bigints, floats, bigints, floats, floats, floats, ints, ints, smallints, byteas, byteas, byteas, byteas,
+    byteas,
+)  # fmt: skip
+_VALUES: Final = ", ".join("u." + name for name in _RECORD.split(", ")).replace(
+    "u.token", "nullif(u.token, 0)"  # an array of numbers has no NULL
+)  # fmt: skip
+
+
+def _unnest(columns: str) -> str:
+    """Rows from parameters."""
+    return f"{{f}}unnest({', '.join('?' * len(columns.split(', ')))}) AS u ({columns})"
+
+
+def _without_pieces(cte: str) -> str:
+    """Bodies go with the rows that a CTE has removed."""
+    return (
+        f"{cte}b AS (DELETE FROM {{s}}.bodies AS b USING {cte} AS o "
+        "WHERE o.pieces IS NOT NULL AND b.pieces = o.pieces), "
+        f"{cte}p AS (DELETE FROM {{s}}.pieces AS p USING {cte} AS o "
+        "WHERE o.pieces IS NOT NULL AND p.pieces = o.pieces)"
+    )
+
+
+INSERT: Final = Kind(
+    0,
+    f"new AS (INSERT INTO {{s}}.jobs ({_JOB}) SELECT u.* FROM {_unnest(_JOB)} ORDER BY u.key "
+    "ON CONFLICT DO NOTHING RETURNING number)",
+    _JOB_ENCODERS,
+    "new",
+)
+INSERT_LARGE: Final = Kind(
+    1,
+    f"big AS (INSERT INTO {{s}}.jobs ({_JOB}, pieces, size) SELECT u.* "
+    f"FROM {_unnest(_JOB + ', pieces, size')} ORDER BY u.key ON CONFLICT DO NOTHING RETURNING number)",
+    (*_JOB_ENCODERS, uuids, bigints),
+    "big",
+)
+RESTORE: Final = Kind(
+    2,
+    "res AS (UPDATE {s}.jobs AS j SET submitted = u.submitted, due = u.due, attempt = u.attempt, "
+    "deaths = u.deaths, priority = u.priority, reducer = u.reducer, options = u.options FROM "
+    + _unnest("number, submitted, due, attempt, deaths, priority, reducer, options")
+    + " WHERE j.number = u.number RETURNING j.number)",
+    (bigints, floats, floats, ints, ints, smallints, byteas, byteas),
+    "res",
+)
+RESCHEDULE: Final = Kind(
+    3,
+    "upd AS (UPDATE {s}.jobs AS j SET due = u.due, attempt = u.attempt, deaths = u.deaths, "
+    f"options = coalesce(u.options, j.options) FROM {_unnest('number, due, attempt, deaths, options')} "
+    "WHERE j.number = u.number AND NOT j.dead)",
+    (bigints, floats, ints, ints, byteas),
+)
+END: Final = Kind(
+    4,
+    f"old AS (DELETE FROM {{s}}.jobs AS j USING {_unnest('number')} WHERE j.number = u.number "
+    f"RETURNING j.pieces), {_without_pieces('old')}",
+    (bigints,),
+)
+RECORD: Final = Kind(
+    5,
+    f"rec AS (INSERT INTO {{s}}.records ({_RECORD}) SELECT {_VALUES} FROM {_unnest(_RECORD)} "
+    "ON CONFLICT (number) DO NOTHING)",
+    _RECORD_ENCODERS,
+)
+RECORD_LARGE: Final = Kind(
+    6,
+    f"recl AS (INSERT INTO {{s}}.records ({_RECORD}, pieces, size) SELECT {_VALUES}, u.pieces, u.size "
+    f"FROM {_unnest(_RECORD + ', pieces, size')} ON CONFLICT (number) DO NOTHING)",
+    (*_RECORD_ENCODERS, uuids, bigints),
+)
+LETTER: Final = Kind(  # a dead letter whose job is there
+    7,
+    f"let AS MATERIALIZED (SELECT u.* FROM {_unnest(_RECORD + ', due, attempts, death, options')}), "
+    "dead AS (UPDATE {s}.jobs AS j SET dead = true, key = NULL, due = u.due, attempt = u.attempts, "
+    "deaths = u.death, options = u.options FROM let AS u WHERE j.number = u.number RETURNING j.number), "
+    f"recd AS (INSERT INTO {{s}}.records ({_RECORD}, dead) SELECT {_VALUES}, true "
+    "FROM dead JOIN let AS u USING (number) ON CONFLICT (number) DO NOTHING)",
+    (*_RECORD_ENCODERS, floats, ints, ints, byteas),
+    "dead",
+)
+WHOLE_LETTER: Final = Kind(  # with its workload; beside it is its ``RECORD_OF_LETTER``
+    8,
+    f"lets AS (INSERT INTO {{s}}.jobs AS j ({_JOB}, dead) SELECT u.*, true FROM {_unnest(_JOB)} "
+    "ON CONFLICT (number) DO UPDATE SET dead = true, key = NULL, due = excluded.due, "
+    "attempt = excluded.attempt, deaths = excluded.deaths, options = excluded.options)",
+    _JOB_ENCODERS,
+)
+RECORD_OF_LETTER: Final = Kind(
+    9,
+    f"recw AS (INSERT INTO {{s}}.records ({_RECORD}, dead) SELECT {_VALUES}, true FROM {_unnest(_RECORD)} "
+    "ON CONFLICT (number) DO NOTHING)",
+    _RECORD_ENCODERS,
+)
+FORGET: Final = Kind(
+    10,
+    "fu AS MATERIALIZED (SELECT u.number FROM " + _unnest("number") + "), "
+    "fj AS (DELETE FROM {s}.jobs AS j USING fu AS u WHERE j.number = u.number RETURNING j.pieces), "
+    "fr AS (DELETE FROM {s}.records AS r USING fu AS u WHERE r.number = u.number RETURNING r.pieces), "
+    "fs AS (DELETE FROM {s}.stream_parts AS s USING fu AS u WHERE s.number = u.number), "
+    f"{_without_pieces('fj')}, {_without_pieces('fr')}",
+    (bigints,),
+)
+FORGET_OTHER: Final = Kind(  # of another server's: only a dead letter, which no server has in memory
+    11,
+    "go AS (DELETE FROM {s}.records AS r USING unnest(?) AS u (number) WHERE r.number = u.number AND r.dead "
+    "RETURNING r.number, r.pieces), "
+    "gj AS (DELETE FROM {s}.jobs AS j USING go WHERE j.number = go.number AND j.dead RETURNING j.pieces), "
+    "gs AS (DELETE FROM {s}.stream_parts AS s USING go WHERE s.number = go.number), "
+    f"{_without_pieces('go')}, {_without_pieces('gj')}",
+    (bigints,),
+)
+REVIVE: Final = Kind(
+    12,
+    "rev AS (UPDATE {s}.jobs AS j SET dead = false, due = 0, attempt = 0, deaths = 0, "
+    f"options = coalesce(u.options, j.options) FROM {_unnest('number, options')} "
+    "WHERE j.number = u.number AND j.dead RETURNING j.number), "
+    "revr AS (DELETE FROM {s}.records AS r USING rev WHERE r.number = rev.number RETURNING r.pieces), "
+    "revs AS (DELETE FROM {s}.stream_parts AS s USING rev WHERE s.number = rev.number), "
+    f"{_without_pieces('revr')}",
+    (bigints, byteas),
+)
+RUN: Final = Kind(  # parts of other runs are not wanted any more
+    13,
+    f"run AS (DELETE FROM {{s}}.stream_parts AS s USING {_unnest('number, run')} "
+    "WHERE s.number = u.number AND s.run <> u.run)",
+    (bigints, ints),
+)
+PART: Final = Kind(
+    14,
+    "part AS (INSERT INTO {s}.stream_parts (number, run, position, body) SELECT u.* FROM "
+    f"{_unnest('number, run, position, body')} ON CONFLICT DO NOTHING)",
+    (bigints, ints, bigints, byteas),
+)
+DROP: Final = Kind(  # the last part stays: its position is that of the stream
+    15,
+    f"drp AS (DELETE FROM {{s}}.stream_parts AS s USING {_unnest('number, below')} "
+    "WHERE s.number = u.number AND s.position > 0 AND s.position < u.below AND s.position < "
+    "(SELECT max(m.position) FROM {s}.stream_parts AS m WHERE m.number = u.number))",
+    (bigints, bigints),
+)
+DROP_ALL: Final = Kind(
+    16,
+    f"drpa AS (DELETE FROM {{s}}.stream_parts AS s USING {_unnest('number')} WHERE s.number = u.number)",
+    (bigints,),
+)
+PAUSE: Final = Kind(
+    17,
+    "pau AS (INSERT INTO {s}.paused (function) SELECT u.function FROM unnest(?) AS u (function) "
+    "ON CONFLICT DO NOTHING RETURNING 1), "
+    "pauc AS (UPDATE {s}.meta SET changed = changed + 1 WHERE EXISTS (SELECT 1 FROM pau))",
+    (byteas,),
+)
+RESUME: Final = Kind(
+    18,
+    "rsm AS (DELETE FROM {s}.paused AS p USING unnest(?) AS u (function) WHERE p.function = u.function "
+    "RETURNING 1), "
+    "rsmc AS (UPDATE {s}.meta SET changed = changed + 1 WHERE EXISTS (SELECT 1 FROM rsm))",
+    (byteas,),
+)
+ORDER: Final = Kind(
+    19,
+    "ord AS (INSERT INTO {s}.orders (number, verb) SELECT u.* FROM unnest(?, ?) AS u (number, verb))",
+    (bigints, texts),
+)
+
+
+def statement(kinds: Sequence[Kind], schema: str, *, fenced: bool) -> Statement:
+    """The statement for a group of these kinds, in the order of their places.
+
+    Its first three parameters are those of the fence, if it has one.
+    """
+    parts = [kind.sql for kind in kinds]
+    types: list[int] = []
+    if fenced:
+        parts.insert(0, "f AS MATERIALIZED (SELECT {s}.fence(?, ?, ?))")
+        types += [arrays.INTS, arrays.BIGINTS, arrays.UUID]
+    types += [_TYPES[encode] for kind in kinds for encode in kind.encoders]
+    counted = tuple(kind for kind in kinds if kind.counted)
+    counts = ", ".join(f"(SELECT count(*) FROM {kind.counted})" for kind in counted) or "1"
+    sql = f"WITH {', '.join(parts)} SELECT {counts}" + (" FROM f" if fenced else "")
+    sql = sql.replace("{s}", schema).replace("{f}", "f, " if fenced else "")
+    pieces = sql.split("?")
+    numbered = "".join(f"{piece}${place}" for place, piece in enumerate(pieces[:-1], 1)) + pieces[-1]
+    return Statement(numbered, tuple(types), counted)

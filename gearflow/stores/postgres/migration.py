@@ -1,0 +1,128 @@
+"""Makes the tables, or checks that those that are there fit this code.
+
+The lock is held until the transaction ends, so two servers that start do not both migrate. Nothing of a step
+that fails stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+from gearflow.errors import StoreError
+from gearflow.stores.postgres.errors import MissingRights, MissingTable, grants
+from gearflow.stores.postgres.query import Rows
+from gearflow.stores.postgres.schema import LOCK, STEPS, Step, literal, quoted
+
+_LIVE_LEASES: Final = 3
+"""A server without a beat for so many of its leases is not alive."""
+
+
+_PATIENCE: Final = 60.0
+"""Seconds for a statement of a step."""
+
+
+class TextSession(Protocol):
+    """A connection on which a transaction can be begun."""
+
+    async def simple(self, sql: str, timeout: float | None = None) -> list[Rows]:
+        """Run statements without parameters. The results are text."""
+        ...
+
+
+async def prepare(session: TextSession, schema: str, steps: Sequence[Step] = STEPS) -> None:
+    """Make the tables, or bring them to the version of this code.
+
+    Raises:
+        StoreError: This code cannot use them, or a server that is alive could not any more. Or a right is
+            missing, and the error has the statements that give it.
+    """
+    try:
+        version, oldest = await _version(session, schema)
+        if version == len(steps):
+            await _check_rights(session, schema)
+            return
+        if version < len(steps):
+            await _migrate(session, schema, steps)
+        elif oldest > len(steps):
+            raise StoreError(
+                f"the schema {schema} is of version {version}, which this gearflow does not know; install "
+                "the later gearflow that has made it"
+            )
+        await _check_rights(session, schema)
+    except MissingRights as error:
+        rows = (await session.simple("SELECT quote_ident(current_user), quote_ident(current_database())"))[0]
+        role, database = (str(value or b"", "utf-8") for value in rows[0])
+        raise grants(error, quoted(schema), role, database) from None
+
+
+async def _version(session: TextSession, schema: str) -> tuple[int, int]:
+    """Of the tables that are there, and the oldest that may use them. 0 if there are none."""
+    name = literal(f"{quoted(schema)}.meta")
+    has_schema = f"SELECT 1 FROM pg_namespace WHERE nspname = {literal(schema)}"
+    if not (await session.simple(has_schema))[0]:
+        return 0, 0
+    if (await session.simple(f"SELECT to_regclass({name})"))[0][0][0] is None:
+        return 0, 0
+    rows = (await session.simple(f"SELECT version, oldest FROM {quoted(schema)}.meta"))[0]
+    if not rows:
+        raise MissingTable(f"the table {schema}.meta is empty; put its row back, or use another --schema")
+    return int(rows[0][0] or 0), int(rows[0][1] or 0)
+
+
+async def _migrate(session: TextSession, schema: str, steps: Sequence[Step]) -> None:
+    await session.simple("BEGIN; SET LOCAL lock_timeout = '10s'; SET LOCAL statement_timeout = 0")
+    try:
+        await session.simple(f"SELECT pg_advisory_xact_lock({LOCK})", _PATIENCE)
+        version, _ = await _version(session, schema)
+        if version < len(steps):
+            await _apply(session, schema, steps, version)
+    except BaseException:
+        await session.simple("ROLLBACK")
+        raise
+    await session.simple("COMMIT")
+
+
+async def _apply(session: TextSession, schema: str, steps: Sequence[Step], version: int) -> None:
+    oldest = max(step.oldest for step in steps[version:])
+    name = quoted(schema)
+    if version:
+        await _check_servers(session, name, oldest, len(steps))
+    elif not (await session.simple(f"SELECT 1 FROM pg_namespace WHERE nspname = {literal(schema)}"))[0]:
+        await session.simple(f"CREATE SCHEMA {name}")
+    for step in steps[version:]:
+        await session.simple(step.statements.replace("{s}", name), _PATIENCE)
+    await session.simple(f"UPDATE {name}.meta SET version = {len(steps)}, oldest = {oldest}")
+
+
+async def _check_servers(session: TextSession, name: str, oldest: int, version: int) -> None:
+    """No server that is alive is older than the steps allow."""
+    (rows,) = await session.simple(
+        f"SELECT address, version FROM {name}.servers WHERE code < {oldest} "
+        f"AND seen > clock_timestamp() - lease * {_LIVE_LEASES} * interval '1 s' ORDER BY address"
+    )
+    if rows:
+        servers = ", ".join(f"{_text(address)} (gearflow {_text(code)})" for address, code in rows)
+        raise StoreError(
+            f"the tables cannot be brought to version {version} while older servers use them: {servers}; "
+            "stop these first"
+        )
+
+
+async def _check_rights(session: TextSession, schema: str) -> None:
+    """This role may read and write all tables."""
+    name = quoted(schema)
+    (rows,) = await session.simple(
+        "SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+        f"WHERE n.nspname = {literal(schema)} AND (c.relkind IN ('r', 'p') AND NOT ("
+        "has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT') AND "
+        "has_table_privilege(c.oid, 'UPDATE') AND has_table_privilege(c.oid, 'DELETE')) "
+        "OR c.relkind = 'S' AND NOT has_sequence_privilege(c.oid, 'USAGE')) ORDER BY 1"
+    )
+    if rows:
+        tables = ", ".join(_text(row[0]) for row in rows)
+        raise MissingRights(f"this role may not read and write these tables of {name}: {tables}")
+
+
+def _text(value: bytes | None) -> str:
+    return str(value or b"", "utf-8", "replace")

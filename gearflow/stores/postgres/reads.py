@@ -1,0 +1,150 @@
+"""Answers questions: all that were asked together in one transaction, so in one round trip."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from gearflow.broker.storage import (
+    Answer,
+    DeadOf,
+    HeadOf,
+    JobOf,
+    JobRecord,
+    LatestOf,
+    PartsOf,
+    Question,
+    RecordOf,
+    StoredJob,
+    WholeRecordOf,
+)
+from gearflow.errors import StoreError
+from gearflow.stores.postgres import arrays
+from gearflow.stores.postgres.arrays import bigint, integer, read_int
+from gearflow.stores.postgres.query import Query, Row, Rows
+from gearflow.stores.postgres.rows import JOB, RECORD, SHORT, SIZE, job_of, record_of, token_of
+from gearflow.stores.postgres.session import DatabaseSession
+from gearflow.stores.shared import Away
+
+_PIECES: Final = 4  # of a body that are read at a time
+
+
+class Answers:
+    """Answers questions on a session of its own."""
+
+    def __init__(self, session: DatabaseSession, schema: str, large: int) -> None:
+        """``schema`` is quoted. A result of ``large`` bytes or more is its length unless all is asked."""
+        self._session = session
+        size, of_record = SIZE.format("workload"), SIZE.format("body")
+        jobs, records = f"FROM {schema}.jobs", f"FROM {schema}.records"
+        short = f"CASE WHEN octet_length(workload) <= {SHORT} THEN workload END"
+        body = f"CASE WHEN octet_length(body) < {large} THEN body END"
+        record = f"SELECT {RECORD}, {of_record}, pieces, {body} {records}"
+        self._job = f"SELECT {JOB}, {size}, pieces, workload {jobs} WHERE number = $1"
+        self._head = f"SELECT {JOB}, {size}, pieces, {short} {jobs} WHERE number = $1"
+        self._record = f"{record} WHERE number = $1"
+        self._whole = f"SELECT {RECORD}, {of_record}, pieces, body {records} WHERE number = $1"
+        self._latest = (
+            f"{record} WHERE token = $1 AND function = $2 AND uniq = $3 ORDER BY ended DESC LIMIT 1"
+        )
+        self._all_dead = f"{record} WHERE dead AND number > $1 ORDER BY number LIMIT $2"
+        self._dead = f"{record} WHERE dead AND number > $1 AND function = $3 ORDER BY number LIMIT $2"
+        self._pieces = (
+            f"SELECT place, bytes FROM {schema}.pieces WHERE pieces = $1 AND place > $2 "
+            f"ORDER BY place LIMIT {_PIECES}"
+        )
+        parts = f"{schema}.stream_parts"
+        self._parts = (
+            "SELECT position, body FROM (SELECT position, body, row_number() OVER w AS place, "
+            "sum(octet_length(body)) OVER w AS total FROM (SELECT position, body "
+            f"FROM {parts} WHERE number = $1 AND position > $2 AND run = (SELECT max(run) FROM {parts} "
+            "WHERE number = $1) ORDER BY position LIMIT $4) AS some WINDOW w AS (ORDER BY position)) "
+            "AS counted WHERE place = 1 OR total <= $3 ORDER BY position"
+        )
+
+    async def answer(self, questions: Sequence[Question]) -> list[Answer]:
+        """The answers, as ``SharedStore.answer``."""
+        if not questions:
+            return []
+        asked = [self._ask(question) for question in questions]
+        try:
+            found = await self._session.run(*(query for query, _ in asked))
+        except Away:
+            raise
+        except StoreError as error:
+            return [error] * len(questions)
+        return [
+            await self._complete(question, read(rows), rows)
+            for question, (_, read), rows in zip(questions, asked, found, strict=True)
+        ]
+
+    def _ask(self, question: Question) -> tuple[Query, Callable[[Rows], Answer]]:
+        if isinstance(question, JobOf | HeadOf):
+            sql = self._job if isinstance(question, JobOf) else self._head
+            return Query(sql, (arrays.BIGINT,), (bigint(question.number),)), _job
+        if isinstance(question, RecordOf | WholeRecordOf):
+            sql = self._record if isinstance(question, RecordOf) else self._whole
+            return Query(sql, (arrays.BIGINT,), (bigint(question.number),)), _record
+        if isinstance(question, LatestOf):
+            token = bigint(token_of(*question)) if question.unique else None
+            types = (arrays.BIGINT, arrays.BYTEA, arrays.BYTEA)
+            return Query(self._latest, types, (token, *question)), _record
+        if isinstance(question, DeadOf):
+            kinds = (arrays.BIGINT, arrays.INT)
+            params = (bigint(question.after), integer(question.limit))
+            if question.function is None:
+                return Query(self._all_dead, kinds, params), _records
+            return Query(self._dead, (*kinds, arrays.BYTEA), (*params, question.function)), _records
+        return self._ask_parts(question)
+
+    def _ask_parts(self, question: PartsOf) -> tuple[Query, Callable[[Rows], Answer]]:
+        number, after, limit_bytes, limit = question
+        params = (bigint(number), bigint(after), bigint(limit_bytes), integer(limit))
+        types = (arrays.BIGINT, arrays.BIGINT, arrays.BIGINT, arrays.INT)
+        return Query(self._parts, types, params), _parts
+
+    async def _complete(self, question: Question, answer: Answer, rows: Rows) -> Answer:
+        """With the body, if all of it was asked and it is in pieces."""
+        if isinstance(question, JobOf) and isinstance(answer, StoredJob) and rows[0][-2]:
+            body = await self._body(rows[0][-2])
+            if len(body) != answer.workload:
+                return StoreError(f"the workload of job {answer.number} is not whole; its pieces are lost")
+            return answer._replace(workload=body)
+        if isinstance(question, WholeRecordOf) and isinstance(answer, JobRecord) and rows[0][-2]:
+            body = await self._body(rows[0][-2])
+            if len(body) != answer.body:
+                return StoreError(f"the result of job {answer.number} is not whole; its pieces are lost")
+            return answer._replace(body=body)
+        return answer
+
+    async def _body(self, pieces: bytes) -> bytes:
+        found: list[bytes] = []
+        place = -1
+        while True:
+            query = Query(self._pieces, (arrays.UUID, arrays.INT), (pieces, integer(place)))
+            (rows,) = await self._session.run(query)
+            found += [piece or b"" for _, piece in rows]
+            if len(rows) < _PIECES:
+                return b"".join(found)
+            place = read_int(rows[-1][0])
+
+
+def _body_of(row: Row) -> bytes | int:
+    """The last columns are its size, its pieces, and the body itself or NULL."""
+    return row[-1] if row[-1] is not None else read_int(row[-3])
+
+
+def _job(rows: Rows) -> Answer:
+    return job_of(rows[0], _body_of(rows[0])) if rows else None
+
+
+def _record(rows: Rows) -> Answer:
+    return record_of(rows[0], _body_of(rows[0])) if rows else None
+
+
+def _records(rows: Rows) -> Answer:
+    return [record_of(row, _body_of(row)) for row in rows]
+
+
+def _parts(rows: Rows) -> Answer:
+    return [(read_int(position), body or b"") for position, body in rows]

@@ -1,0 +1,155 @@
+"""The tables, and the steps from each version of them to the next.
+
+A step only adds. So servers of the version before may go on while some are replaced by later ones. ``oldest``
+of a version is the oldest code that can use its tables. A step waits, with an error, until no server of older
+code is alive. An advisory lock lets one server at a time look and migrate.
+
+``number = lot << 40 | n``, so that a lot is a range of the primary key. ``key`` is the hash of the function
+and the unique, and there is no other live job with it. The function ``fence`` locks the lots of a group: an
+adopter waits for the end of the group, and a group that comes after the adopter is refused. The lock is KEY
+SHARE, so beats, which change the same row, do not wait for groups.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+LOCK: Final = 0x6765617266  # of all servers that look at the version
+
+
+class Step(NamedTuple):
+    """What makes a version from the one before."""
+
+    oldest: int  # the oldest version whose code can use the tables after this step
+    statements: str  # {s} is the schema, as an identifier
+
+
+_TABLES: Final = """
+CREATE TABLE {s}.meta (
+    one boolean PRIMARY KEY DEFAULT true CHECK (one),
+    version int NOT NULL,
+    oldest int NOT NULL,
+    name text NOT NULL,
+    changed bigint NOT NULL DEFAULT 0
+);
+CREATE SEQUENCE {s}.lot_numbers AS int MINVALUE 1 MAXVALUE 8388607;
+CREATE TABLE {s}.servers (
+    server uuid PRIMARY KEY,
+    address text NOT NULL,
+    version text NOT NULL,
+    code int NOT NULL,
+    lease float8 NOT NULL,
+    started timestamptz NOT NULL DEFAULT clock_timestamp(),
+    seen timestamptz NOT NULL DEFAULT clock_timestamp(),
+    beat bigint NOT NULL DEFAULT 0
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
+CREATE TABLE {s}.lots (
+    lot int PRIMARY KEY,
+    owner uuid,
+    epoch bigint NOT NULL DEFAULT 1,
+    beat bigint NOT NULL DEFAULT 0
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
+CREATE TABLE {s}.jobs (
+    number bigint PRIMARY KEY,
+    key uuid,
+    submitted float8 NOT NULL,
+    due float8 NOT NULL,
+    attempt int NOT NULL,
+    deaths int NOT NULL,
+    priority smallint NOT NULL,
+    dead boolean NOT NULL DEFAULT false,
+    function bytea NOT NULL,
+    uniq bytea NOT NULL,
+    reducer bytea,
+    options bytea NOT NULL,
+    workload bytea,
+    pieces uuid,
+    size bigint
+) WITH (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 5000,
+    autovacuum_vacuum_insert_scale_factor = 0.2, autovacuum_vacuum_cost_delay = 0);
+ALTER TABLE {s}.jobs ALTER COLUMN workload SET STORAGE EXTERNAL;
+CREATE UNIQUE INDEX jobs_key ON {s}.jobs (key) WHERE key IS NOT NULL;
+CREATE TABLE {s}.records (
+    number bigint PRIMARY KEY,
+    expires float8 NOT NULL,
+    token bigint,
+    submitted float8 NOT NULL,
+    started float8 NOT NULL,
+    ended float8 NOT NULL,
+    attempt int NOT NULL,
+    deaths int NOT NULL,
+    outcome smallint NOT NULL,
+    dead boolean NOT NULL DEFAULT false,
+    function bytea NOT NULL,
+    uniq bytea NOT NULL,
+    worker bytea NOT NULL,
+    notes bytea NOT NULL,
+    body bytea,
+    pieces uuid,
+    size bigint
+) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000,
+    autovacuum_vacuum_cost_delay = 0);
+ALTER TABLE {s}.records ALTER COLUMN body SET STORAGE EXTERNAL;
+CREATE INDEX records_expires ON {s}.records (expires);
+CREATE INDEX records_token ON {s}.records (token, ended DESC) WHERE token IS NOT NULL;
+CREATE INDEX records_dead ON {s}.records (number) WHERE dead;
+CREATE TABLE {s}.stream_parts (
+    number bigint,
+    run int,
+    position bigint,
+    body bytea NOT NULL,
+    PRIMARY KEY (number, run, position)
+) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000,
+    autovacuum_vacuum_cost_delay = 0);
+ALTER TABLE {s}.stream_parts ALTER COLUMN body SET STORAGE EXTERNAL;
+CREATE TABLE {s}.bodies (
+    pieces uuid PRIMARY KEY,
+    number bigint NOT NULL,
+    made timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+CREATE TABLE {s}.pieces (
+    pieces uuid,
+    place int,
+    bytes bytea NOT NULL,
+    PRIMARY KEY (pieces, place)
+);
+ALTER TABLE {s}.pieces ALTER COLUMN bytes SET STORAGE EXTERNAL;
+CREATE TABLE {s}.paused (
+    function bytea PRIMARY KEY,
+    since timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+CREATE TABLE {s}.orders (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    number bigint NOT NULL,
+    verb text NOT NULL,
+    made timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+CREATE INDEX orders_number ON {s}.orders (number);
+CREATE FUNCTION {s}.fence(_lots int[], _epochs bigint[], _owner uuid) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    held int;
+BEGIN
+    PERFORM 1 FROM {s}.lots AS l JOIN unnest(_lots, _epochs) AS m (lot, epoch) USING (lot, epoch)
+        WHERE l.owner = _owner ORDER BY l.lot FOR KEY SHARE OF l;
+    GET DIAGNOSTICS held = ROW_COUNT;
+    IF held <> cardinality(_lots) THEN
+        RAISE EXCEPTION 'fenced' USING ERRCODE = 'GF001';
+    END IF;
+END $$;
+INSERT INTO {s}.meta (version, oldest, name)
+    VALUES (0, 0, substr(md5(random()::text || clock_timestamp()::text), 1, 8));
+"""
+
+STEPS: Final = (Step(1, _TABLES),)
+"""The first one makes version 1."""
+
+
+def quoted(name: str) -> str:
+    """An identifier in SQL."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """A string in SQL."""
+    quote = "'"
+    return f"{quote}{text.replace(quote, quote * 2)}{quote}"

@@ -1,0 +1,149 @@
+"""A session that a server keeps: its connection is made when it is needed, and made again when it was lost.
+
+The settings of a session are set by a statement and not at the start, because PgBouncer refuses them there.
+Then the session is asked for what tells one history of the database from another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final
+
+from gearflow.stores.postgres.errors import pooled
+from gearflow.stores.postgres.query import Query, Rows
+from gearflow.stores.postgres.schema import literal
+from gearflow.stores.postgres.settings import PostgresSettings
+
+if TYPE_CHECKING:
+    from gearflow.stores.postgres.connection import Connection
+
+_FIRST_PAUSE: Final = 0.05
+_LONGEST_PAUSE: Final = 1.0
+"""Seconds between two attempts to connect."""
+
+_PINNED: Final = {
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "jit": "off",
+}
+"""Statistics of a table that is empty now and has a million rows a minute later are never right."""
+
+_HISTORY: Final = (
+    "(SELECT system_identifier FROM pg_control_system()), left(pg_walfile_name(pg_current_wal_lsn()), 8)"
+)
+
+
+class DatabaseSession:
+    """One of the sessions of a server. Its calls wait for each other."""
+
+    def __init__(
+        self,
+        settings: PostgresSettings,
+        server: str,
+        *,
+        options: dict[str, str] | None = None,
+        on_open: Callable[[Connection], Sequence[str]] | None = None,
+    ) -> None:
+        """``options`` are settings of PostgreSQL. ``on_open`` may return statements for each connection."""
+        self._settings = settings
+        self._name = f"gearflow {server}"
+        self._options = options or {}
+        self._on_open = on_open
+        self._lock = asyncio.Lock()
+        self._connection: Connection | None = None
+        self._pause = 0.0
+        self.pid = 0
+        """The process at the server that answered on the connection first."""
+        self.history: tuple[str, str] = ("", "")
+        """Of the database at the last connection. A standby that was promoted has another one."""
+
+    async def run(self, *queries: Query, timeout: float | None = None) -> list[Rows]:
+        """As ``Connection.run``, on a connection that is made if need be."""
+        async with self._lock:
+            connection = await self._connected()
+            return await connection.run(queries, timeout or self._settings.timeout)
+
+    async def simple(self, sql: str, timeout: float | None = None) -> list[Rows]:
+        """As ``Connection.simple``."""
+        async with self._lock:
+            connection = await self._connected()
+            return await connection.simple(sql, timeout or self._settings.timeout)
+
+    async def ready(self) -> tuple[str, str]:
+        """Connect if need be. The result is ``history``."""
+        async with self._lock:
+            await self._connected()
+            return self.history
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    async def _connected(self) -> Connection:
+        if self._connection is not None and not self._connection.closed:
+            return self._connection
+        from gearflow.stores.postgres.connection import connect  # psycopg is an extra
+
+        self._connection = None
+        if self._pause:
+            await asyncio.sleep(self._pause * random.uniform(0.5, 1.0))
+        self._pause = min(max(2 * self._pause, _FIRST_PAUSE), _LONGEST_PAUSE)
+        settings = self._settings
+        connection = await connect(settings.conninfo, self._name, settings.schema, settings.connect_timeout)
+        try:
+            await self._set_up(connection)
+        except BaseException:
+            connection.close()
+            raise
+        self._connection = connection
+        self._pause = 0.0
+        return connection
+
+    async def _set_up(self, connection: Connection) -> None:
+        statements = self._on_open(connection) if self._on_open is not None else ()
+        timeout = self._settings.timeout
+        options = {
+            "statement_timeout": f"{2 * timeout * 1000:.0f}",
+            "idle_in_transaction_session_timeout": "2000",
+            "tcp_keepalives_idle": "5",
+            "tcp_keepalives_interval": "2",
+            "tcp_keepalives_count": "3",
+            "tcp_user_timeout": "5000",
+            **_PINNED,
+            **self._options,
+        }
+        commit = (
+            "CASE WHEN current_setting('synchronous_commit') IN ('off', 'local') THEN 'on' "
+            "ELSE current_setting('synchronous_commit') END"
+            if self._settings.sync == "always"
+            else "'off'"
+        )
+        wanted = [f"set_config({literal(name)}, {literal(value)}, false)" for name, value in options.items()]
+        wanted.append(f"set_config('synchronous_commit', {commit}, false)")
+        sql = f"SELECT {_HISTORY}, pg_backend_pid(), {', '.join(wanted)}"
+        rows = await connection.simple("; ".join((sql, *statements)), timeout)
+        identifier, timeline, pid = rows[0][0][:3]
+        self.pid = int(pid or 0)
+        self.history = str(identifier or b"", "ascii"), str(timeline or b"", "ascii")
+
+
+async def check_not_pooled(first: DatabaseSession, second: DatabaseSession) -> None:
+    """Check that each session has a process of its own at the server.
+
+    A pooler that shares them has the first free process answer each statement. So two open connections may be
+    answered by one, and one connection by two.
+
+    Raises:
+        StoreError: Sessions are shared.
+    """
+    pids: list[int] = []
+    for session in (first, second, first):
+        ((row,),) = await session.simple("SELECT pg_backend_pid()")
+        pids.append(int(row[0] or 0))
+    if pids[0] == pids[1] or pids[0] != pids[2] or first.pid != pids[0] or second.pid != pids[1]:
+        raise pooled()

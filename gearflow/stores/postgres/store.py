@@ -1,0 +1,155 @@
+"""A ``SharedStore`` in PostgreSQL.
+
+A server has five sessions: one writes groups, one carries beats and notices, one answers questions, one
+adopts, and one does what nobody waits for. So none of them waits for the work of another. The last two are
+opened when they are needed.
+
+psycopg is imported when a session is opened.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+from uuid import uuid4
+
+from gearflow.broker.storage import Answer, Change, JobRecord, Joined, Question, StoredJob
+from gearflow.errors import StoreError
+from gearflow.stores.postgres.lots import Lots
+from gearflow.stores.postgres.migration import prepare
+from gearflow.stores.postgres.reads import Answers
+from gearflow.stores.postgres.schema import literal, quoted
+from gearflow.stores.postgres.session import DatabaseSession, check_not_pooled
+from gearflow.stores.postgres.settings import PostgresSettings
+from gearflow.stores.postgres.upkeep import Upkeep
+from gearflow.stores.postgres.writer import Writer
+from gearflow.stores.shared import Beat, Lot, OtherLot, SharedContents, Slice
+
+if TYPE_CHECKING:
+    from gearflow.stores.postgres.connection import Connection
+
+_LOCK_TIMEOUT: Final = {"lock_timeout": "500"}  # ms
+_CHANNEL_BYTES: Final = 63
+
+
+class PostgresStore:
+    """One server's part of the database. Use it on one asyncio loop."""
+
+    def __init__(self, settings: PostgresSettings) -> None:
+        """Does not connect."""
+        self.server = str(uuid := uuid4())
+        self.on_notify: Callable[[], None] | None = None
+        self._settings = settings
+        self._schema = schema = quoted(settings.schema)
+        channel = f"gearflow {settings.schema}".encode()[:_CHANNEL_BYTES].decode(errors="ignore")
+        self._channel = channel
+        self._writes = DatabaseSession(settings, self.server)
+        self._beats = DatabaseSession(settings, self.server, on_open=self._listen)
+        self._reads = DatabaseSession(settings, self.server)
+        self._adopts = DatabaseSession(settings, self.server, options=_LOCK_TIMEOUT)
+        self._rest = DatabaseSession(settings, self.server, options=_LOCK_TIMEOUT)
+        self._writer = Writer(self._writes, self._rest, schema, uuid, settings.piece)
+        self._reader = Answers(self._reads, schema, settings.large)
+        self._lots = Lots(self._beats, self._adopts, settings, schema, self.server, channel)
+        self._upkeep = Upkeep(self._rest, schema)
+        self._notices: set[asyncio.Task[None]] = set()
+
+    @property
+    def large(self) -> int:
+        return self._settings.large
+
+    async def open(self) -> SharedContents:
+        """Connect, make or check the schema, and register this server.
+
+        Raises:
+            StoreError: The database cannot be used. The message has the remedy.
+        """
+        try:
+            await self._beats.ready()
+            await self._writes.ready()
+            await check_not_pooled(self._beats, self._writes)
+            await prepare(self._beats, self._settings.schema)
+            await self._lots.register()
+            (rows,) = await self._beats.simple(
+                f"SELECT name, changed, extract(epoch FROM clock_timestamp()) FROM {self._schema}.meta"
+            )
+            paused = await self.paused()
+        except BaseException:
+            await self.close()
+            raise
+        name, changed, clock = rows[0]
+        return SharedContents(name or b"", paused, int(changed or 0), float(clock or 0))
+
+    async def ready(self) -> tuple[str, str]:
+        """Connect, if need be. The result is the database system and its timeline."""
+        return await self._writes.ready()
+
+    async def take_lots(self, count: int) -> Sequence[Lot]:
+        return await self._lots.take(count)
+
+    async def commit(
+        self, lots: Mapping[int, int], changes: Sequence[Change]
+    ) -> Sequence[str | Joined | None]:
+        outcomes, is_news = await self._writer.commit(lots, changes)
+        if is_news:
+            self._notify()
+        return outcomes
+
+    async def write_ahead(self, change: StoredJob | JobRecord) -> None:
+        await self._writer.write_ahead(change)
+
+    def drop_ahead(self, change: StoredJob | JobRecord) -> None:
+        """The change whose body was written ahead will not come."""
+        self._writer.drop_ahead(change)
+
+    async def answer(self, questions: Sequence[Question]) -> Sequence[Answer]:
+        return await self._reader.answer(questions)
+
+    async def beat(self, done: Sequence[int]) -> Beat:
+        return await self._lots.beat(done)
+
+    async def paused(self) -> frozenset[bytes]:
+        (rows,) = await self._reads.simple(f"SELECT encode(function, 'hex') FROM {self._schema}.paused")
+        return frozenset(bytes.fromhex(str(row[0] or b"", "ascii")) for row in rows)
+
+    async def adopt(self, lot: OtherLot) -> int | None:
+        return await self._lots.adopt(lot)
+
+    def jobs_of(self, lot: int, after: int) -> AsyncIterator[Slice]:
+        return self._lots.jobs_of(lot, after)
+
+    async def expire(self, limit: int, now: float | None = None) -> bool:
+        """As ``SharedStore.expire``. ``now`` is the database's clock unless it is given."""
+        return await self._upkeep.expire(limit, now)
+
+    async def release(self) -> None:
+        await self._lots.release()
+
+    async def close(self) -> None:
+        notices = list(self._notices)
+        for task in notices:
+            task.cancel()
+        await asyncio.gather(*notices, return_exceptions=True)
+        for session in (self._writes, self._beats, self._reads, self._adopts, self._rest):
+            session.close()
+
+    def _listen(self, connection: Connection) -> Sequence[str]:
+        connection.on_notify = self._noticed
+        return (f"LISTEN {quoted(self._channel)}",)
+
+    def _noticed(self) -> None:
+        if self.on_notify is not None:
+            self.on_notify()
+
+    def _notify(self) -> None:
+        """Tell the other servers. It is no matter if they do not hear it, for they see it in their beats."""
+
+        async def notify() -> None:
+            with suppress(StoreError):
+                await self._reads.simple(f"SELECT pg_notify({literal(self._channel)}, 'news')")
+
+        task = asyncio.get_running_loop().create_task(notify())
+        self._notices.add(task)
+        task.add_done_callback(self._notices.discard)

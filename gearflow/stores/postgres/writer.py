@@ -1,0 +1,189 @@
+"""Writes groups of changes, and finds out how each change went.
+
+An insert that did nothing has met a row: of its own number, if an earlier attempt was kept, or of its key, if
+another server has the live job of its unique. If neither is there any more, the other job has just ended, and
+the job is inserted again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import Final
+from uuid import UUID, uuid4
+
+from gearflow.broker.storage import Change, JobRecord, Joined, StoredJob
+from gearflow.stores.postgres import arrays, kinds
+from gearflow.stores.postgres.arrays import bigint, bigints, integer, ints, read_int, uuids
+from gearflow.stores.postgres.errors import Collided
+from gearflow.stores.postgres.groups import WRITES_NOTICES, Ahead, Part, Splitter, finish
+from gearflow.stores.postgres.kinds import Kind, Statement
+from gearflow.stores.postgres.query import Query
+from gearflow.stores.postgres.rows import key_of
+from gearflow.stores.postgres.session import DatabaseSession
+
+_ATTEMPTS: Final = 4  # after collisions with other transactions
+_INSERTS: Final = 8  # of a job whose unique ends elsewhere again and again
+
+Outcome = str | Joined | None
+
+
+class Writer:
+    """Writes groups on a session of its own, and large bodies on another."""
+
+    def __init__(
+        self, session: DatabaseSession, bodies: DatabaseSession, schema: str, server: UUID, piece: int
+    ) -> None:
+        """``schema`` is quoted. ``piece`` is the size of the pieces of large bodies."""
+        self._session = session
+        self._bodies = bodies
+        self._schema = schema
+        self._server = server.bytes
+        self._piece = piece
+        self._splitter = Splitter()
+        self._statements: dict[tuple[bool, tuple[int, ...]], Statement] = {}
+        self._find = (
+            f"SELECT u.number, j.number, k.number FROM unnest($1, $2) AS u (number, key) "
+            f"LEFT JOIN {schema}.jobs AS j ON j.number = u.number "
+            f"LEFT JOIN {schema}.jobs AS k ON k.key = u.key"
+        )
+        self._kept = (
+            f"SELECT u.number, j.number, r.number FROM unnest($1) AS u (number) "
+            f"LEFT JOIN {schema}.jobs AS j ON j.number = u.number "
+            f"LEFT JOIN {schema}.records AS r ON r.number = u.number"
+        )
+
+    async def commit(self, lots: Mapping[int, int], changes: Sequence[Change]) -> tuple[list[Outcome], bool]:
+        """Commit a group, as ``SharedStore.commit``. Also whether other servers should look at it."""
+        outcomes: list[Outcome] = [None] * len(changes)
+        parts = self._splitter.split(lots, changes)
+        if parts:
+            for part, counts in zip(parts, await self._write(lots, parts), strict=True):
+                for kind, count in counts.items():
+                    places = part.watched[kind]
+                    if count < len(places):
+                        await self._explain(lots, changes, kind, places, outcomes)
+        self._splitter.forget_ahead(changes)
+        return outcomes, any(kind in part.rows for part in parts for kind in WRITES_NOTICES)
+
+    async def write_ahead(self, change: StoredJob | JobRecord) -> None:
+        """Write a large body in pieces, as ``SharedStore.write_ahead``."""
+        body = change.body if isinstance(change, JobRecord) else change.workload
+        assert not isinstance(body, int)
+        view = memoryview(body).cast("B")
+        name = uuid4().bytes
+        await self._bodies.run(
+            Query(
+                f"INSERT INTO {self._schema}.bodies (pieces, number) VALUES ($1, $2)",
+                (arrays.UUID, arrays.BIGINT),
+                (name, bigint(change.number)),
+            )
+        )
+        for place, start in enumerate(range(0, len(view), self._piece)):
+            await self._bodies.run(
+                Query(
+                    f"INSERT INTO {self._schema}.pieces (pieces, place, bytes) VALUES ($1, $2, $3)",
+                    (arrays.UUID, arrays.INT, arrays.BYTEA),
+                    (name, integer(place), bytes(view[start : start + self._piece])),
+                )
+            )
+        self._splitter.add_ahead(change, Ahead(body, name, len(view)))
+
+    def drop_ahead(self, change: StoredJob | JobRecord) -> None:
+        """The change will not come. Its pieces are removed some time."""
+        self._splitter.forget_ahead([change])
+
+    # ------------------------------------------------------------------------------------- its steps
+
+    async def _write(self, lots: Mapping[int, int], parts: Sequence[Part]) -> list[dict[Kind, int]]:
+        """Write the statements, and return how many changes of each counted kind were done."""
+        built = [self._query(lots, part) for part in parts]
+        for attempt in range(_ATTEMPTS):
+            try:
+                results = await self._session.run(*(query for query, _ in built))
+                break
+            except Collided:
+                if attempt == _ATTEMPTS - 1:
+                    raise
+        else:
+            raise AssertionError
+        return [
+            dict(zip(counted, map(read_int, rows[0]), strict=False))
+            for (_, counted), rows in zip(built, results, strict=True)
+        ]
+
+    def _query(self, lots: Mapping[int, int], part: Part) -> tuple[Query, tuple[Kind, ...]]:
+        finish(part)
+        occurring = sorted(part.rows, key=lambda kind: kind.place)
+        name = (part.fenced, tuple(kind.place for kind in occurring))
+        statement = self._statements.get(name)
+        if statement is None:
+            statement = kinds.statement(occurring, self._schema, fenced=part.fenced)
+            self._statements[name] = statement
+        params: list[bytes] = []
+        if part.fenced:
+            params += [ints(list(lots)), bigints(list(lots.values())), self._server]
+        params += chain.from_iterable(kind.params(part.rows[kind]) for kind in occurring)
+        return Query(statement.sql, statement.types, params), statement.counted
+
+    async def _explain(
+        self,
+        lots: Mapping[int, int],
+        changes: Sequence[Change],
+        kind: Kind,
+        places: Sequence[int],
+        outcomes: list[Outcome],
+    ) -> None:
+        """Not all of these changes found what they need."""
+        if kind not in (kinds.INSERT, kinds.INSERT_LARGE):
+            await self._explain_missing(changes, places, outcomes)
+            return
+        for _ in range(_INSERTS):
+            again = await self._joined(changes, places, outcomes)
+            if not again:
+                return
+            group = [changes[place] for place in again]
+            await self._write(lots, self._splitter.split(lots, group))
+            places = again
+        for place in await self._joined(changes, places, outcomes):
+            outcomes[place] = "other jobs with the same unique begin and end all the time; submit it again"
+
+    async def _joined(
+        self, changes: Sequence[Change], places: Sequence[int], outcomes: list[Outcome]
+    ) -> list[int]:
+        """Find the rows that inserts have met. Returns those that have met none."""
+        by_number: dict[int, int] = {}
+        keys: list[bytes | None] = []
+        for place in places:
+            job = changes[place]
+            assert isinstance(job, StoredJob)
+            by_number[job.number] = place
+            keys.append(key_of(job.function, job.unique, job.workload))
+        types = (arrays.BIGINTS, arrays.UUIDS)
+        (rows,) = await self._session.run(Query(self._find, types, (bigints(list(by_number)), uuids(keys))))
+        again: list[int] = []
+        for number, own, other in rows:
+            place = by_number[read_int(number)]
+            if own is not None:
+                outcomes[place] = None
+            elif other is not None:
+                outcomes[place] = Joined(read_int(other))
+            else:
+                again.append(place)
+        return again
+
+    async def _explain_missing(
+        self, changes: Sequence[Change], places: Sequence[int], outcomes: list[Outcome]
+    ) -> None:
+        """Some of these jobs were not there. If one has a result, an earlier attempt was kept."""
+        by_number: dict[int, int] = {}
+        for place in places:
+            change = changes[place]
+            assert isinstance(change, StoredJob | JobRecord)
+            by_number[change.number] = place
+        query = Query(self._kept, (arrays.BIGINTS,), (bigints(list(by_number)),))
+        (rows,) = await self._session.run(query)
+        for number, job, record in rows:
+            if job is None and record is None:
+                name = read_int(number)
+                outcomes[by_number[name]] = f"the workload of job {name} is not in this store"

@@ -1,0 +1,159 @@
+"""A ``PostgresStore`` as a ``Store``, so that what is tested of every store is tested of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Generator, Iterator, Mapping, Sequence
+from typing import Any, Final, TypeVar
+
+from gearflow.broker.parser import Body
+from gearflow.broker.storage import (
+    Answer,
+    Change,
+    Contents,
+    DamagedEntry,
+    DeadOf,
+    HeadOf,
+    JobOf,
+    JobRecord,
+    LatestOf,
+    PartsOf,
+    Question,
+    RecordOf,
+    StoredJob,
+    StoredParts,
+    WholeRecordOf,
+)
+from gearflow.errors import StoreError
+from gearflow.stores.postgres.settings import PostgresSettings
+from gearflow.stores.postgres.store import PostgresStore
+from gearflow.stores.shared import OtherLot
+from tests.postgres.cluster import Database
+
+T = TypeVar("T")
+
+LOT: Final = 0
+"""Of the small numbers that the tests of every store use."""
+
+
+def settings_for(database: Database, **fields: Any) -> PostgresSettings:
+    given: dict[str, Any] = {"conninfo": database.conninfo, "address": "localhost:4730", "version": "1.0"}
+    return PostgresSettings(**(given | fields))
+
+
+class SyncStore:
+    """Runs the store on a loop of its own, one call at a time. It owns lot 0 and no other."""
+
+    durable = True
+    busy = False
+    behind = False
+    full = False
+    untidy = False
+
+    def __init__(self, database: Database, **fields: Any) -> None:
+        self._database = database
+        self._loop = asyncio.new_event_loop()
+        self.store = PostgresStore(settings_for(database, **fields))
+        self._lots: dict[int, int] = {}
+
+    def run(self, call: Coroutine[Any, Any, T]) -> T:
+        return self._loop.run_until_complete(call)
+
+    @property
+    def large(self) -> int:
+        return self.store.large
+
+    def load(self) -> Contents:
+        contents = self.run(self.store.open())
+        schema = "gearflow"
+        self._database.psql(f"INSERT INTO {schema}.lots (lot) VALUES ({LOT}) ON CONFLICT DO NOTHING")
+        row = self._database.psql(f"SELECT owner, epoch, beat FROM {schema}.lots WHERE lot = {LOT}")
+        owner, epoch, beat = row.split("\t")
+        adopted = self.run(self.store.adopt(OtherLot(LOT, owner or None, int(epoch), int(beat))))
+        assert adopted is not None
+        self._lots = {LOT: adopted}
+        jobs, parts = self.run(self._slices())
+        return Contents(contents.name, 1, iter(jobs), tuple(contents.paused), parts)
+
+    async def _slices(self) -> tuple[list[StoredJob], Mapping[int, StoredParts]]:
+        jobs: list[StoredJob] = []
+        parts: dict[int, StoredParts] = {}
+        async for part in self.store.jobs_of(LOT, 0):
+            jobs += part.jobs
+            parts |= part.parts
+        return jobs, parts
+
+    def write(self, changes: Sequence[Change]) -> None:
+        for outcome in self.run(self.store.commit(self._lots, changes)):
+            if outcome is not None:
+                raise StoreError(str(outcome))
+
+    def write_ahead(self, change: StoredJob | JobRecord) -> Iterator[None]:
+        self.run(self.store.write_ahead(change))
+        yield
+
+    def drop_ahead(self, change: StoredJob | JobRecord) -> None:
+        self.store.drop_ahead(change)
+
+    def tidy(self) -> Iterator[None]:
+        return iter(())
+
+    def sync(self) -> None:
+        """Nothing is to be done."""
+
+    def reopen(self) -> None:
+        """Nothing is to be done."""
+
+    def ask(self, question: Question) -> Answer:
+        (answer,) = self.run(self.store.answer([question]))
+        if isinstance(answer, StoreError):
+            raise answer
+        return answer
+
+    def job(self, number: int) -> StoredJob | None:
+        return _job(self.ask(JobOf(number)))
+
+    def head(self, number: int) -> StoredJob | None:
+        return _job(self.ask(HeadOf(number)))
+
+    def fetch(self, number: int) -> Generator[None, None, StoredJob | None]:
+        yield
+        return self.job(number)
+
+    def ended(self, number: int) -> JobRecord | None:
+        return _record(self.ask(RecordOf(number)))
+
+    def fetch_result(self, number: int) -> Generator[None, None, JobRecord | None]:
+        yield
+        return _record(self.ask(WholeRecordOf(number)))
+
+    def latest(self, function: bytes, unique: bytes) -> JobRecord | None:
+        return _record(self.ask(LatestOf(function, unique)))
+
+    def dead(self, function: bytes | None, after: int, limit: int) -> Sequence[JobRecord | DamagedEntry]:
+        answer: Any = self.ask(DeadOf(function, after, limit))
+        found: list[JobRecord | DamagedEntry] = answer
+        return found
+
+    def parts(self, number: int, after: int, limit_bytes: int, limit: int = 64) -> Sequence[tuple[int, Body]]:
+        answer: Any = self.ask(PartsOf(number, after, limit_bytes, limit))
+        found: list[tuple[int, Body]] = answer
+        return found
+
+    def expire(self, now: float, limit: int) -> bool:
+        return self.run(self.store.expire(limit, now))
+
+    def close(self) -> None:
+        if not self._loop.is_closed():
+            self.run(self.store.close())
+            self._loop.close()
+
+
+def _job(answer: Answer) -> StoredJob | None:
+    assert answer is None or isinstance(answer, StoredJob)
+    return answer
+
+
+def _record(answer: Answer) -> JobRecord | None:
+    assert answer is None or isinstance(answer, JobRecord)
+    return answer

@@ -1,0 +1,49 @@
+"""PostgreSQL does what every store does. ``_OTHERWISE`` has the exceptions, with their reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import pytest
+
+from tests.postgres.adapter import SyncStore
+from tests.postgres.cluster import Cluster
+from tests.stores import test_contract as every_store
+
+_OTHERWISE: Final = {
+    "test_the_name_is_eight_hexadecimal_digits": "it makes its own stores",
+    "test_what_is_more_than_may_be_kept_goes_oldest_first": "there is no keep_bytes",
+    "test_notes_and_letters_count_as_kept": "there is no keep_bytes",
+    "test_what_is_more_than_may_be_kept_by_itself_takes_no_place_from_others": "there is no keep_bytes",
+    "test_nothing_is_kept_where_nothing_may_be": "there is no keep_bytes",
+    "test_a_job_that_is_stored_again_replaces_the_first": "the first counts, as a group may come twice",
+    "test_the_last_end_under_a_number_counts": "the first counts, as a group may come twice",
+    "test_the_latest_of_a_unique_is_the_one_that_ended_last": "of equal times any one is the last",
+    "test_a_dead_letter_of_an_unknown_job_without_its_workload_is_refused": "only that change is refused",
+    "test_the_latest_is_found_among_many": "of equal times any one is the last",
+}
+
+
+@pytest.fixture(params=[{}, {"large": 4096, "piece": 1000}], ids=["", "in small pieces"])
+def store(postgres: Cluster, request: pytest.FixtureRequest) -> Iterator[SyncStore]:
+    with postgres.database() as database:
+        store = SyncStore(database, **request.param)
+        try:
+            store.load()
+            yield store
+        finally:
+            store.close()
+
+
+globals().update(
+    {
+        name: test
+        for name, test in vars(every_store).items()
+        if name.startswith("test_") and name not in _OTHERWISE
+    }
+)
+
+
+def test_every_exception_is_one() -> None:
+    assert set(_OTHERWISE) <= set(vars(every_store))
