@@ -37,7 +37,7 @@ class Ahead(NamedTuple):
     size: int
 
 
-class Part:
+class StatementRows:
     """The changes of one statement."""
 
     __slots__ = "fenced", "numbers", "rows", "runs", "watched"
@@ -82,16 +82,16 @@ class Splitter:
         ahead = self._ahead.get((change.number, isinstance(change, JobRecord)))
         return ahead if ahead is not None and ahead.body is body else None
 
-    def split(self, lots: Mapping[int, int], changes: Sequence[Change]) -> list[Part]:
+    def split(self, lots: Mapping[int, int], changes: Sequence[Change]) -> list[StatementRows]:
         """The statements of a group."""
-        parts = [Part()]
+        parts = [StatementRows()]
         for place, change in enumerate(changes):
             if isinstance(change, Reserved):  # lots need none
                 continue
             part = parts[-1]
             name = change.function if isinstance(change, Paused) else change.number
             if name in part.numbers and not _goes_on(part, change):
-                part = Part()
+                part = StatementRows()
                 parts.append(part)
             if not isinstance(change, Ordered):
                 part.numbers.add(name)
@@ -102,7 +102,7 @@ class Splitter:
                 _add_other(part, change)
         return [part for part in parts if part.rows]
 
-    def _add(self, part: Part, place: int, change: Change) -> None:
+    def _add(self, part: StatementRows, place: int, change: Change) -> None:
         if isinstance(change, StoredJob):
             self._add_job(part, place, change)
         elif isinstance(change, JobRecord):
@@ -113,7 +113,7 @@ class Splitter:
         else:
             _add_rare(part, change)
 
-    def _add_job(self, part: Part, place: int, job: StoredJob) -> None:
+    def _add_job(self, part: StatementRows, place: int, job: StoredJob) -> None:
         number, function, unique, priority, submitted, due, reducer, options, attempt, deaths, workload = job
         if isinstance(workload, int):
             kind = kinds.RESTORE
@@ -130,7 +130,7 @@ class Splitter:
                 part.add(kind, *row, None, ahead.pieces, ahead.size)
         part.watch(kind, place)
 
-    def _add_record(self, part: Part, place: int, record: JobRecord) -> None:
+    def _add_record(self, part: StatementRows, place: int, record: JobRecord) -> None:
         ahead = self._find_ahead(record, record.body)
         row = _record_row(record)
         letter = record.letter
@@ -162,13 +162,13 @@ class Splitter:
             part.add(kinds.RECORD_OF_LETTER, *row)
 
 
-def finish(part: Part) -> None:
+def finish(part: StatementRows) -> None:
     """Add what depends on all changes of a statement."""
     for number, run in part.runs.items():
         part.add(kinds.RUN, number, run)
 
 
-def _goes_on(part: Part, change: Change) -> bool:
+def _goes_on(part: StatementRows, change: Change) -> bool:
     """Whether a change of a number that has been there may be in the same statement."""
     if isinstance(change, JobPart):
         return part.runs.get(change.number) == change.run
@@ -198,7 +198,7 @@ def _record_row(record: JobRecord) -> tuple[Any, ...]:
     )
 
 
-def _add_rare(part: Part, change: Change) -> None:
+def _add_rare(part: StatementRows, change: Change) -> None:
     if isinstance(change, Rescheduled):
         part.add(kinds.RESCHEDULE, *change)
     elif isinstance(change, Forgotten):
@@ -213,7 +213,7 @@ def _add_rare(part: Part, change: Change) -> None:
         _add_other(part, change)
 
 
-def _add_other(part: Part, change: Change) -> None:
+def _add_other(part: StatementRows, change: Change) -> None:
     """Add a change that is not about a job of this server's."""
     if isinstance(change, Ordered):
         part.add(kinds.ORDER, *change)

@@ -16,7 +16,7 @@ from gearflow.broker.storage import Change, JobRecord, Joined, StoredJob
 from gearflow.stores.postgres import arrays, kinds
 from gearflow.stores.postgres.arrays import bigint, bigints, integer, ints, read_int, uuids
 from gearflow.stores.postgres.errors import Collided
-from gearflow.stores.postgres.groups import WRITES_NOTICES, Ahead, Part, Splitter, finish
+from gearflow.stores.postgres.groups import WRITES_NOTICES, Ahead, Splitter, StatementRows, finish
 from gearflow.stores.postgres.kinds import Kind, Statement
 from gearflow.stores.postgres.query import Query
 from gearflow.stores.postgres.rows import key_of
@@ -95,7 +95,7 @@ class Writer:
 
     # ------------------------------------------------------------------------------------- its steps
 
-    async def _write(self, lots: Mapping[int, int], parts: Sequence[Part]) -> list[dict[Kind, int]]:
+    async def _write(self, lots: Mapping[int, int], parts: Sequence[StatementRows]) -> list[dict[Kind, int]]:
         """Write the statements, and return how many changes of each counted kind were done."""
         built = [self._query(lots, part) for part in parts]
         for attempt in range(_ATTEMPTS):
@@ -112,7 +112,7 @@ class Writer:
             for (_, counted), rows in zip(built, results, strict=True)
         ]
 
-    def _query(self, lots: Mapping[int, int], part: Part) -> tuple[Query, tuple[Kind, ...]]:
+    def _query(self, lots: Mapping[int, int], part: StatementRows) -> tuple[Query, tuple[Kind, ...]]:
         finish(part)
         occurring = sorted(part.rows, key=lambda kind: kind.place)
         name = (part.fenced, tuple(kind.place for kind in occurring))
