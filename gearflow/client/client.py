@@ -14,6 +14,7 @@ from gearflow.backoff import Backoff
 from gearflow.client import server_calls
 from gearflow.client.config import ServerAddress, default_servers, parse_servers
 from gearflow.client.connection import ServerFeatures
+from gearflow.client.discovery import default_discover
 from gearflow.client.job import ClientJob, JobHandle, JobName, JobStatus
 from gearflow.client.names import handle_to_wire, to_number, unique_to_text, unique_to_wire
 from gearflow.client.pool import Pool, ResubmitPolicy, default_spread
@@ -56,6 +57,10 @@ class Client:
         spread: Whether the servers share the submissions. Submissions with equal function and unique then go
             to one server, and those without a unique take turns. If not, the first server that can be reached
             gets all. None means the environment variable GEARFLOW_SPREAD (1 or 0), else not.
+        discover: Whether the client also uses the other servers of a group, which share a database. It asks
+            one of them every 10 s which there are. Those in ``servers`` are always used, and servers that are
+            in no group are not asked. None means the environment variable GEARFLOW_DISCOVER (1 or 0), else
+            yes.
         tls: How to use TLS. True trusts the authorities that the system trusts. False turns TLS off. None
             means as the environment variables GEARFLOW_TLS and GEARFLOW_TLS_* say, else off.
         token: The token for servers that require one. Empty means none. None means that in GEARFLOW_TOKEN, or
@@ -83,6 +88,7 @@ class Client:
         servers: Iterable[str | ServerAddress] | None = None,
         *,
         spread: bool | None = None,
+        discover: bool | None = None,
         tls: TLS | bool | None = None,
         token: str | None = None,
         connect_timeout: float = 5.0,
@@ -102,6 +108,7 @@ class Client:
             resubmit=resubmit,
             security=Security.of(tls, token),
             max_result=max_result,
+            discover=default_discover() if discover is None else discover,
         )
 
     async def __aenter__(self) -> Self:
@@ -118,7 +125,7 @@ class Client:
 
     @property
     def servers(self) -> tuple[ServerAddress, ...]:
-        """The servers for submissions, in the order of preference."""
+        """The servers for submissions, in the order of preference. Those that were found come last."""
         return self._pool.addresses
 
     @property

@@ -15,9 +15,6 @@ as good as gone, and the connection is closed: a stopped process keeps its conne
 the end of a job there is no such limit; where nothing is heard while one is attached, the server is asked
 for an echo.
 
-Several submissions of one connection may coalesce on one job. gearmand, the Perl server and gearflow's
-own then send everything once for each of them; ``_Attached`` passes one copy to each.
-
 On C gearmand a gearflow worker tells how a job fails by a marked WORK_WARNING, and ends it by WORK_FAIL
 (``gearflow.protocol.codec`` says why). Such a warning is held back until the next packet of its job. Before
 WORK_FAIL it is the exception; before any other packet it is a warning.
@@ -27,6 +24,7 @@ A caller that no longer wants a job is forgotten here at once. The client notifi
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -34,6 +32,7 @@ from typing import Final
 
 import anyio
 
+from gearflow.client.attached_jobs import AttachedJobs, jobs_of
 from gearflow.client.config import ServerAddress
 from gearflow.client.job import ClientJob, JobEvent, JobHandle
 from gearflow.client.names import to_text
@@ -85,66 +84,11 @@ class ServerFeatures:
     """Whether it is gearflow's own server, with its reserved functions."""
     exceptions: bool
     """Whether it passes on why jobs failed (WORK_EXCEPTION)."""
-
-
-class _Attached:
-    """The jobs of this connection on one handle, and how often the server sends each packet for them."""
-
-    __slots__ = ("_copies", "_seen", "_theirs", "held_back", "jobs")
-
-    def __init__(self) -> None:
-        self.jobs: list[ClientJob] = []
-        self.held_back: WorkWarning | None = None  # tells how the job fails, if WORK_FAIL comes next
-        self._theirs = 0  # submissions attached in the server's eyes: also those detached here
-        self._copies: tuple[int, bytes] | None = None
-        self._seen = 0
-
-    @property
-    def is_over(self) -> bool:
-        """Whether the server sends nothing any more."""
-        return not self._theirs
-
-    def attach(self, job: ClientJob | None) -> None:
-        self._theirs += 1
-        self._copies = None
-        if job is not None:
-            self.jobs.append(job)
-
-    def withdraw(self) -> None:
-        """One submission is not attached any more, in the server's eyes either."""
-        self._theirs -= 1
-        self._copies = None
-
-    def notify(self, event: JobEvent) -> None:
-        """Pass an event on, after the warning that was held back before it."""
-        self.notify_held_back()
-        for job in self.jobs:
-            job.add_event(event)
-
-    def notify_held_back(self) -> None:
-        """Pass the warning on that was held back, if there is one: it was only a warning."""
-        if self.held_back is not None:
-            event, self.held_back = self.held_back, None
-            self.notify(event)
-
-    def failure(self) -> bytes | None:
-        """Take the failure out of the warning that was held back; ``None`` if there is none."""
-        event, self.held_back = self.held_back, None
-        return None if event is None else marked_failure(event.data)
-
-    def is_copy(self, kind: int, body: bytes) -> bool:
-        """Whether this packet only repeats the one before for another of our submissions.
-
-        The copies of a packet come in a row. A server that sends a single one is understood too, except
-        when it sends two equal packets in a row.
-        """
-        if self._theirs == 1:
-            return False
-        if self._seen < self._theirs and self._copies == (kind, body):
-            self._seen += 1
-            return True
-        self._copies, self._seen = (kind, body), 1
-        return False
+    group: str = ""
+    """The name of its group, if it shares a database with others."""
+    server: str = ""
+    """The name of this run of the server, if it is in a group. It is the same by whatever address it is
+    reached."""
 
 
 class _Withdrawal:
@@ -152,13 +96,13 @@ class _Withdrawal:
 
     __slots__ = ("_attached", "_handle")
 
-    def __init__(self, attached: dict[bytes, ClientJob | _Attached], handle: bytes) -> None:
+    def __init__(self, attached: dict[bytes, ClientJob | AttachedJobs], handle: bytes) -> None:
         self._attached = attached
         self._handle = handle
 
     def set(self) -> None:
         attached = self._attached.get(self._handle)
-        if not isinstance(attached, _Attached):  # the job has ended meanwhile
+        if not isinstance(attached, AttachedJobs):  # the job has ended meanwhile
             return
         attached.withdraw()
         if attached.is_over:
@@ -172,9 +116,14 @@ class Connection:
     """A connection for its whole life; ``run`` is that life, in a task of the client's task group."""
 
     def __init__(
-        self, server: ServerAddress, security: Security = PLAIN, max_result: int = MAX_PAYLOAD
+        self,
+        server: ServerAddress,
+        security: Security = PLAIN,
+        max_result: int = MAX_PAYLOAD,
+        on_open: "Callable[[Connection], object]" = lambda _: None,
     ) -> None:
         self.server = server
+        self._on_open = on_open
         self._security = security
         self.features = ServerFeatures(gearflow=False, exceptions=False)
         self.opened = anyio.Event()
@@ -191,11 +140,12 @@ class Connection:
         self.fell_silent = False
         """Whether it was given up because the server said nothing any more."""
         self._fault: RemoteProtocolError | None = None  # that ended it
+        self._life: anyio.CancelScope | None = None  # while it is connected
         self._max_result = max_result
         self._frames = FrameBuffer(RES, max_body=MAX_ANSWER, setting="max_result", text=False)
         self._outbox: dict[Request, bytes] = {}
         self._sent = RequestQueue[Request]()
-        self._attached: dict[bytes, ClientJob | _Attached] = {}  # by handle; most have a single job
+        self._attached: dict[bytes, ClientJob | AttachedJobs] = {}  # by handle; most have a single job
         self._stream: ServerStream  # once it is connected
         self._batch_size = 0  # bytes of what was sent last, or is being sent
         self._heard = True  # something, since the heartbeat last looked
@@ -288,6 +238,18 @@ class Connection:
             self._notices[handle] = packet
             self._stream.wake()
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is under way: no request, and no job."""
+        return not (self._outbox or self._attached or self._notices) and self._sent.first is None
+
+    def leave(self, reason: str) -> None:
+        """Close it, if nothing is under way. What comes later is not sent."""
+        if self.is_open and self.is_idle and self._life is not None:
+            self.reason = reason
+            self._closed, self.is_open = True, False
+            self._life.cancel()
+
     def hold(self, holder: object) -> None:
         """Read no more from the server until all that hold the connection have released it."""
         if not self._closed:
@@ -340,6 +302,7 @@ class Connection:
                     f"it did not answer OPTION_REQ within {timeouts.connect:g} s; is it a Gearman server?"
                 )
             elif self.is_open:
+                self._life = tasks.cancel_scope
                 tasks.start_soon(self._watch_heartbeat, timeouts.heartbeat, tasks.cancel_scope)
                 await self._watch(timeouts.answer)
             tasks.cancel_scope.cancel()
@@ -356,8 +319,10 @@ class Connection:
             self.reason = NO_TOKEN
             return
         gearflow = identification.is_gearflow
-        self.features = ServerFeatures(gearflow=gearflow, exceptions=exceptions.answer is not None)
+        group, server = identification.group
+        self.features = ServerFeatures(gearflow, exceptions.answer is not None, group, server)
         self.is_open = self.served = True
+        self._on_open(self)
         self.opened.set()
         logger.debug("connected", extra={"server": str(self.server), "gearflow": gearflow})
 
@@ -436,7 +401,7 @@ class Connection:
         self._outbox.clear()
         lost, self._attached = self._attached, {}
         for attached in lost.values():
-            for job in _jobs_of(attached):
+            for job in jobs_of(attached):
                 job.lose(partial(_lost, self._lost_message(job), self._fault))
         self.opened.set()
         logger.debug("connection closed", extra={"server": str(self.server), "reason": self.reason})
@@ -462,7 +427,7 @@ class Connection:
                 if isinstance(attached, ClientJob):
                     attached.complete(result)
                 elif attached is not None:
-                    for job in _jobs_of(attached):
+                    for job in jobs_of(attached):
                         job.complete(result)
             elif kind == _DATA:
                 handle, _, part = body.partition(b"\0")
@@ -481,7 +446,7 @@ class Connection:
                 self._handle_event(packet, kind, body)
             case WorkFail(handle):
                 attached = self._attached.get(handle)
-                failure = attached.failure() if isinstance(attached, _Attached) else None
+                failure = attached.failure() if isinstance(attached, AttachedJobs) else None
                 for job in self._ended(handle):
                     job.fail_remotely(failure)
             case WorkException(handle, exception):
@@ -519,14 +484,14 @@ class Connection:
     def _attach(self, handle: bytes, job: ClientJob | None) -> None:
         group = self._group(handle)
         if group is None:
-            group = self._attached[handle] = _Attached()
+            group = self._attached[handle] = AttachedJobs()
         group.attach(job)
 
-    def _group(self, handle: bytes) -> _Attached | None:
+    def _group(self, handle: bytes) -> AttachedJobs | None:
         """The jobs on a handle, with what is known about them; None for one that is not ours."""
         attached = self._attached.get(handle)
         if isinstance(attached, ClientJob):
-            job, attached = attached, _Attached()
+            job, attached = attached, AttachedJobs()
             attached.attach(job)
             self._attached[handle] = attached
         return attached
@@ -564,15 +529,7 @@ class Connection:
     def _ended(self, handle: bytes) -> list[ClientJob]:
         """The jobs on a handle that the server will not name again; none for one that is not ours."""
         attached = self._attached.pop(handle, None)
-        return [] if attached is None else _jobs_of(attached)
-
-
-def _jobs_of(attached: ClientJob | _Attached) -> list[ClientJob]:
-    """The jobs on a handle that is over."""
-    if isinstance(attached, ClientJob):
-        return [attached]
-    attached.notify_held_back()
-    return attached.jobs
+        return [] if attached is None else jobs_of(attached)
 
 
 def _lost(message: str, cause: RemoteProtocolError | None) -> ConnectionLost:

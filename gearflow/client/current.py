@@ -55,22 +55,28 @@ class Target:
 
     servers: Servers
     spread: bool = False
+    discover: bool | None = None
     tls: TLS | bool | None = None
     token: str | None = field(default=None, repr=False)
 
     def client(self, **limits: Unpack[Limits]) -> Client:
         """A client of these servers."""
-        return Client(self.servers, spread=self.spread, tls=self.tls, token=self.token, **limits)
+        return Client(
+            self.servers, spread=self.spread, discover=self.discover, tls=self.tls, token=self.token, **limits
+        )
 
     def sync_client(self, **limits: Unpack[Limits]) -> SyncClient:
         """A blocking client of these servers."""
-        return SyncClient(self.servers, spread=self.spread, tls=self.tls, token=self.token, **limits)
+        return SyncClient(
+            self.servers, spread=self.spread, discover=self.discover, tls=self.tls, token=self.token, **limits
+        )
 
     def but(
         self,
         *,
         servers: Servers | None = None,
         spread: bool | None = None,
+        discover: bool | None = None,
         tls: TLS | bool | None = None,
         token: str | None = None,
     ) -> "Target":
@@ -83,6 +89,7 @@ class Target:
         return Target(
             self.servers if servers is None else servers,
             self.spread if spread is None else spread,
+            self.discover if discover is None else discover,
             self.tls if tls is None else tls,
             self.token if token is None else token,
         )
@@ -109,6 +116,7 @@ def configure(
     servers: str | Iterable[str | ServerAddress] | None = None,
     *,
     spread: bool | None = None,
+    discover: bool | None = None,
     tls: TLS | bool | None = None,
     token: str | None = None,
 ) -> None:
@@ -119,6 +127,8 @@ def configure(
     Args:
         servers: The servers as ``host:port``, in the order of preference. None means GEARMAN_SERVERS again.
         spread: Whether the servers share the submissions. See ``Client``. None means GEARFLOW_SPREAD.
+        discover: Whether the other servers of a group are used, too. See ``Client``. None means
+            GEARFLOW_DISCOVER.
         tls: How to use TLS. See ``Client``. None means as the environment says.
         token: The token for servers that require one. See ``Client``. None means as the environment says.
 
@@ -127,16 +137,19 @@ def configure(
         TypeError: An argument has another type.
     """
     global _configured
-    if (servers, spread, tls, token) == (None, None, None, None):
+    if (servers, spread, discover, tls, token) == (None,) * 5:
         _configured = None
     else:
         addresses = None if servers is None else parse_servers(servers)
-        _configured = _of_environment().but(servers=addresses, spread=spread, tls=tls, token=token)
+        _configured = _of_environment().but(
+            servers=addresses, spread=spread, discover=discover, tls=tls, token=token
+        )
 
 
 def connect(
     *servers: str | ServerAddress,
     spread: bool | None = None,
+    discover: bool | None = None,
     tls: TLS | bool | None = None,
     token: str | None = None,
     connect_timeout: float = 5.0,
@@ -157,6 +170,8 @@ def connect(
             the environment says.
         spread: Whether the servers share the submissions. See ``Client``. None means as ``configure()`` or
             the environment says.
+        discover: Whether the other servers of a group are used, too. See ``Client``. None means as
+            ``configure()`` or the environment says.
         tls: How to use TLS. See ``Client``. None means as ``configure()`` or the environment says.
         token: The token for servers that require one. See ``Client``. None means as ``configure()`` or the
             environment says.
@@ -171,7 +186,7 @@ def connect(
         TypeError: An argument has another type.
     """
     addresses = parse_servers(servers) if servers else None
-    target = _default().but(servers=addresses, spread=spread, tls=tls, token=token)
+    target = _default().but(servers=addresses, spread=spread, discover=discover, tls=tls, token=token)
     limits = Limits(
         connect_timeout=connect_timeout,
         answer_timeout=answer_timeout,

@@ -12,7 +12,7 @@ from gearflow.client.connection import Connection
 from gearflow.client.job import ClientJob, JobFailed, JobHandle, JobKey, JobName
 from gearflow.client.pool import Pool
 from gearflow.client.requests import Feed, NotSent, ReservedCall, ReservedJob
-from gearflow.client.server_calls import Losses, locate, require_gearflow
+from gearflow.client.server_calls import Losses, locate, reach, require_gearflow
 from gearflow.client.submission import encode_submission
 from gearflow.client.submitter import ResubmittedJob
 from gearflow.errors import ConnectionLost, NoServer, UnknownJob
@@ -54,7 +54,8 @@ class Following:
             assert self._pool is not None  # for a job by name
             if self._place is None:
                 self._place = await locate(self._pool, job)
-            return await self._pool.connection_to(self._place.server), self._place.handle
+            reached, _ = await reach(self._pool, self._place.server)
+            return reached, self._place.handle
         if isinstance(job, ResubmittedJob):
             await job.settled()
         if job.done:

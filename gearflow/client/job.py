@@ -32,7 +32,8 @@ state, and a job that nobody watches may report millions of steps."""
 
 @dataclass(frozen=True, slots=True)
 class JobHandle:
-    """A server's name for a job, together with that server. It means nothing to other servers.
+    """A server's name for a job, together with that server. It means nothing to other servers, unless they
+    share a database with it.
 
     Attributes:
         handle: The name.

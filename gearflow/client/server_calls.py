@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -35,12 +36,30 @@ async def call(
     pool: Pool, function: str | bytes, request: "Message", server: ServerAddress | str | None
 ) -> bytes:
     """As ``Client.call_reserved``."""
+    return await _call(pool, function, request, server)
+
+
+async def _call(
+    pool: Pool,
+    function: str | bytes,
+    request: "Message",
+    server: ServerAddress | str | None,
+    *,
+    is_about_job: bool = False,
+) -> bytes:
+    """As ``call``. What is about a job may be asked of another server that shares its database."""
     address = ServerAddress.parse(server) if isinstance(server, str) else server
     name = function if isinstance(function, bytes) else function.encode()
     packet = encode_submission(PacketType.SUBMIT_JOB, name, b"", request.to_wire())
     limit = _limit(pool, request)
     while True:
-        connection = await (pool.connection() if address is None else pool.connection_to(address))
+        absent: NoServer | None = None
+        if address is None:
+            connection = await pool.connection()
+        elif is_about_job:
+            connection, absent = await reach(pool, address)
+        else:
+            connection = await pool.connection_to(address)
         require_gearflow(connection, name.decode())
         asked = ReservedCall(name.decode(), connection.new_signal())
         try:
@@ -55,12 +74,41 @@ async def call(
             if function in ("gearflow:result", b"gearflow:result"):
                 raise
             raise refused(f"{name.decode()} on {connection.server}", error) from error
+        except UnknownJob:
+            if absent is not None:
+                raise absent from None
+            raise
         finally:
             asked.job.cancel()  # of nobody's interest any more; does nothing when it has ended
         raise ConnectionLost(
             f"{connection.server} accepted {name.decode()} and gave no answer for {limit:g} s; "
             "what it has done is not known"
         )
+
+
+async def reach(pool: Pool, server: ServerAddress) -> tuple[Connection, NoServer | None]:
+    """A connection to ask about the jobs of a server: to it, or to one that shares its database with it.
+
+    Nobody may know whether another one does, if the server cannot be reached. If it then knows no such job,
+    the error says nothing, and that in the result is to be raised.
+
+    Raises:
+        NoServer: None of them can be reached.
+    """
+    try:
+        return await pool.connection_near(server), None
+    except NoServer as absent:
+        members = [] if pool.group_of(server) else pool.group_members()
+        for other in members:
+            with suppress(NoServer):
+                return await pool.connection_to(other), absent
+        if members or pool.is_connected or pool.addresses == (server,):
+            raise
+        with suppress(NoServer):  # this client has not talked to any server yet
+            connection = await pool.connection()
+            if connection.features.group:
+                return connection, absent
+        raise
 
 
 def _limit(pool: Pool, request: "Message") -> float:
@@ -158,13 +206,13 @@ async def _wait(pool: Pool, job: JobName, server: ServerAddress, left: float | N
     from gearflow.protocol.server_calls import RESULT, ResultRequest
 
     request = ResultRequest(**_named(job), timeout=None if left is None else min(left, _LONGEST))
-    return await call(pool, RESULT, request, server)
+    return await _call(pool, RESULT, request, server, is_about_job=True)
 
 
 async def _info(pool: Pool, job: JobName, server: ServerAddress) -> "JobInfo":
     from gearflow.protocol.server_calls import INFO, InfoRequest, JobInfo
 
-    answer = await call(pool, INFO, InfoRequest(**_named(job)), server)
+    answer = await _call(pool, INFO, InfoRequest(**_named(job)), server, is_about_job=True)
     return read_answer(JobInfo, answer, INFO.decode(), server)
 
 
@@ -172,7 +220,7 @@ async def _cancel(pool: Pool, job: JobName, server: ServerAddress) -> bool:
     from gearflow.protocol.server_calls import CANCEL, CancelRequest, Done
 
     handle = (await _info(pool, job, server)).handle if isinstance(job, JobKey) else str(job)
-    answer = await call(pool, CANCEL, CancelRequest(handle=handle), server)
+    answer = await _call(pool, CANCEL, CancelRequest(handle=handle), server, is_about_job=True)
     return read_answer(Done, answer, CANCEL.decode(), server).jobs > 0
 
 
@@ -182,13 +230,18 @@ async def _first_that_knows(
     """The job's server, or the first that does not say that it knows no such job, and its answer."""
     servers = _servers(pool, job)
     failures: dict[str, Exception] = {}
+    answered: set[str] = set()  # groups, for all their servers
     for server in servers:
+        if pool.group_of(server) in answered:
+            continue
         try:
             return server, await ask(server)
         except (UnknownJob, UnsupportedByServer, NoServer) as error:
             if len(servers) == 1:
                 raise
             failures[str(server)] = error
+            if not isinstance(error, NoServer) and (group := pool.group_of(server)):
+                answered.add(group)
     if any(isinstance(failure, NoServer) for failure in failures.values()):
         raise NoServer(
             {
@@ -218,7 +271,7 @@ async def _whereabouts(pool: Pool, job: JobName) -> ServerAddress:
 
 def _servers(pool: Pool, job: JobName) -> tuple[ServerAddress, ...]:
     server = None if isinstance(job, str) else job.server
-    return pool.addresses if server is None else (server,)
+    return pool.one_of_each if server is None else (server,)
 
 
 def _named(job: JobName) -> dict[str, Any]:

@@ -7,7 +7,8 @@ acknowledged before the connection closed, may have made a job or not, so its ca
 * where the caller says that a second run does no harm (``resubmit``), to any server. An attached job is
   then also submitted again when its server is lost before its end, and its caller waits on;
 * where it asks for the kept result of its unique (``reuse``), to the same server, if that is gearflow's own:
-  there it joins the job that it may have made, or is answered with its result.
+  there it joins the job that it may have made, or is answered with its result. For a background job any
+  server of a group is the same.
 
 After a loss, servers that cannot be reached are asked again for as long as connecting may take: one that
 died is often about to be started again. A submission that loses its server again and again, each time soon,
@@ -131,6 +132,8 @@ class Sending:
     async def _connection(self) -> Connection:
         if self._only is None:
             return await self.pool.connection_for(self._order.key)
+        if self._order.detached:  # and stored, with its unique, for all servers of a group
+            return await self.pool.connection_near(self._only)
         return await self.pool.connection_to(self._only)
 
     async def _return(self) -> Connection:

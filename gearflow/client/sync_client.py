@@ -48,6 +48,7 @@ class SyncClient:
         servers: Iterable[str | ServerAddress] | None = None,
         *,
         spread: bool | None = None,
+        discover: bool | None = None,
         tls: TLS | bool | None = None,
         token: str | None = None,
         connect_timeout: float = 5.0,
@@ -62,6 +63,7 @@ class SyncClient:
         self._client = Client(
             servers,
             spread=spread,
+            discover=discover,
             tls=tls,
             token=token,
             timeouts=limits,
@@ -95,7 +97,7 @@ class SyncClient:
 
     @property
     def servers(self) -> tuple[ServerAddress, ...]:
-        """The servers for submissions, in the order of preference."""
+        """The servers for submissions, in the order of preference. Those that were found come last."""
         return self._client.servers
 
     @property

@@ -21,6 +21,7 @@ class Timeouts:
         answer_grace: Added to the timeout of a wait that the server itself ends, so that its answer arrives.
         close: For calls that are under way when a blocking client is closed.
         release: For the server to take jobs back when a worker stops cold.
+        discovery: Between two questions to a server that shares a database with others, which those are.
     """
 
     connect: float = 5.0
@@ -29,6 +30,7 @@ class Timeouts:
     answer_grace: float = 1.0
     close: float = 1.0
     release: float = 1.0
+    discovery: float = 10.0
 
     def __post_init__(self) -> None:
         limits = {
@@ -38,6 +40,7 @@ class Timeouts:
             "answer_grace": self.answer_grace,
             "close": self.close,
             "release": self.release,
+            "discovery": self.discovery,
         }
         for option, seconds in limits.items():
             if not seconds > 0:

@@ -135,6 +135,14 @@ class Identification(Request):
         """It requires a token before anything else."""
         return self.answer == OptionRes(AUTH)
 
+    @property
+    def group(self) -> tuple[str, str]:
+        """The names of its group and of this run of it, if it shares a database with others. Else empty."""
+        if not isinstance(self.answer, OptionRes):
+            return "", ""
+        _, *names = self.answer.option.decode(errors="replace").split("\0")
+        return (names[0], names[1]) if len(names) == 2 else ("", "")
+
 
 class Call(Request):
     """A submission. If it is ``attached``, the end of the job is its answer, otherwise JOB_CREATED is.

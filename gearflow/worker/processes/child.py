@@ -189,7 +189,9 @@ class _TaskServer:
 
     def __init__(self, channel: Channel, hello: Hello) -> None:
         target = hello.target
-        configure(target.servers, spread=target.spread, tls=target.tls, token=target.token)
+        configure(
+            target.servers, spread=target.spread, discover=target.discover, tls=target.tls, token=target.token
+        )
         child_output.send_logs(channel, hello.level)
         self.lifespans = Lifespans(hello.lifespans)
         self._channel = channel

@@ -57,6 +57,7 @@ class Hello:
         return {
             "servers": list(map(str, self.target.servers)),
             "spread": self.target.spread,
+            "discover": self.target.discover,
             "tls": _text(tls) if isinstance(tls, TLS) else tls,
             "token": self.target.token,
             "lifespans": self.lifespans,
@@ -70,7 +71,7 @@ class Hello:
         servers, tls = parse_servers(fields["servers"]), fields["tls"]
         if isinstance(tls, dict):
             tls = TLS(**cast("dict[str, str | None]", tls))
-        target = Target(servers, fields["spread"], tls, fields["token"])
+        target = Target(servers, fields["spread"], fields["discover"], tls, fields["token"])
         lifespans = fields["lifespans"]
         names = None if lifespans is None else tuple(lifespans)
         return cls(target, names, fields["measures"], fields["level"])
