@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, Final, TypeVar
+
+import psycopg
 
 from gearflow.broker.parser import Body
 from gearflow.broker.storage import (
@@ -16,6 +19,7 @@ from gearflow.broker.storage import (
     HeadOf,
     JobOf,
     JobRecord,
+    Joined,
     LatestOf,
     PartsOf,
     Question,
@@ -25,9 +29,10 @@ from gearflow.broker.storage import (
     WholeRecordOf,
 )
 from gearflow.errors import StoreError
+from gearflow.stores.postgres.schema import quoted
 from gearflow.stores.postgres.settings import PostgresSettings
 from gearflow.stores.postgres.store import PostgresStore
-from gearflow.stores.shared import OtherLot
+from gearflow.stores.shared import LOT_BITS, OtherLot, SharedContents
 from tests.postgres.cluster import Database
 
 T = TypeVar("T")
@@ -42,7 +47,10 @@ def settings_for(database: Database, **fields: Any) -> PostgresSettings:
 
 
 class SyncStore:
-    """Runs the store on a loop of its own, one call at a time. It owns lot 0 and no other."""
+    """Runs the store on a loop of its own, one call at a time.
+
+    Once it is loaded it owns lot 0 and no other. Opened as a server does it, it owns a new lot.
+    """
 
     durable = True
     busy = False
@@ -52,9 +60,11 @@ class SyncStore:
 
     def __init__(self, database: Database, **fields: Any) -> None:
         self._database = database
+        self._schema: str = fields.get("schema", "gearflow")
         self._loop = asyncio.new_event_loop()
         self.store = PostgresStore(settings_for(database, **fields))
-        self._lots: dict[int, int] = {}
+        self.lots: dict[int, int] = {}
+        self.contents: SharedContents
 
     def run(self, call: Coroutine[Any, Any, T]) -> T:
         return self._loop.run_until_complete(call)
@@ -63,15 +73,40 @@ class SyncStore:
     def large(self) -> int:
         return self.store.large
 
+    def psql(self, sql: str) -> str:
+        """What statements print. ``{s}`` is the schema."""
+        return self._database.psql(sql.replace("{s}", quoted(self._schema)))
+
+    @contextmanager
+    def hold(self, sql: str, application: str = "test") -> Generator[Callable[[], None]]:
+        """A transaction that has run these statements, until the block ends or it is told to commit."""
+        conninfo = f"{self._database.conninfo} application_name='{application}'"
+        with psycopg.connect(conninfo) as connection:
+            connection.execute(sql.replace("{s}", quoted(self._schema)).encode())
+            yield connection.commit
+            with suppress(psycopg.OperationalError):  # somebody has ended it
+                connection.rollback()
+
+    def open(self) -> None:
+        self.contents = self.run(self.store.open())
+        self.lots = dict(self.run(self.store.take_lots(1)))
+
+    def number(self, n: int) -> int:
+        """A number in its lot."""
+        (lot,) = self.lots
+        return lot << LOT_BITS | n
+
+    def commit(self, *changes: Change) -> list[str | Joined | None]:
+        return list(self.run(self.store.commit(self.lots, changes)))
+
     def load(self) -> Contents:
         contents = self.run(self.store.open())
-        schema = "gearflow"
-        self._database.psql(f"INSERT INTO {schema}.lots (lot) VALUES ({LOT}) ON CONFLICT DO NOTHING")
-        row = self._database.psql(f"SELECT owner, epoch, beat FROM {schema}.lots WHERE lot = {LOT}")
+        self.psql(f"INSERT INTO {{s}}.lots (lot) VALUES ({LOT}) ON CONFLICT DO NOTHING")
+        row = self.psql(f"SELECT owner, epoch, beat FROM {{s}}.lots WHERE lot = {LOT}")
         owner, epoch, beat = row.split("\t")
         adopted = self.run(self.store.adopt(OtherLot(LOT, owner or None, int(epoch), int(beat))))
         assert adopted is not None
-        self._lots = {LOT: adopted}
+        self.lots = {LOT: adopted}
         jobs, parts = self.run(self._slices())
         return Contents(contents.name, 1, iter(jobs), tuple(contents.paused), parts)
 
@@ -84,7 +119,7 @@ class SyncStore:
         return jobs, parts
 
     def write(self, changes: Sequence[Change]) -> None:
-        for outcome in self.run(self.store.commit(self._lots, changes)):
+        for outcome in self.commit(*changes):
             if outcome is not None:
                 raise StoreError(str(outcome))
 

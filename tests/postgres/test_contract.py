@@ -8,7 +8,7 @@ from typing import Final
 import pytest
 
 from tests.postgres.adapter import SyncStore
-from tests.postgres.cluster import Cluster
+from tests.postgres.cluster import Database
 from tests.stores import test_contract as every_store
 
 _OTHERWISE: Final = {
@@ -26,14 +26,13 @@ _OTHERWISE: Final = {
 
 
 @pytest.fixture(params=[{}, {"large": 4096, "piece": 1000}], ids=["", "in small pieces"])
-def store(postgres: Cluster, request: pytest.FixtureRequest) -> Iterator[SyncStore]:
-    with postgres.database() as database:
-        store = SyncStore(database, **request.param)
-        try:
-            store.load()
-            yield store
-        finally:
-            store.close()
+def store(one_database: Database, schema: str, request: pytest.FixtureRequest) -> Iterator[SyncStore]:
+    store = SyncStore(one_database, schema=schema, **request.param)
+    try:
+        store.load()
+        yield store
+    finally:
+        store.close()
 
 
 globals().update(

@@ -56,7 +56,7 @@ _FINAL: Final = (
 """In errors of a connection that another attempt would not help. libpq does not tell their codes."""
 
 
-class Connection:
+class DatabaseConnection:
     """An open connection. It runs one call at a time, and is of no use after an ``Away``."""
 
     def __init__(self, raw: PGconn, schema: str) -> None:
@@ -250,7 +250,7 @@ def _rows(result: PGresult) -> Rows:
 
 async def connect(
     conninfo: str, name: str, schema: str, timeout: float, *, keepalive: float = 5.0
-) -> Connection:
+) -> DatabaseConnection:
     """Connect to the first address that takes writes.
 
     Args:
@@ -281,7 +281,7 @@ async def connect(
     for attempt in await _attempts(params, timeout, failures):
         try:
             async with asyncio.timeout(timeout):
-                return Connection(await _connect_one(attempt), schema)
+                return DatabaseConnection(await _connect_one(attempt), schema)
         except TimeoutError:
             failures.append(f"{_place(attempt)}: no answer within {timeout:g} s")
         except OperationalError as error:

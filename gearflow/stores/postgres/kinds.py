@@ -189,10 +189,11 @@ RUN: Final = Kind(  # parts of other runs are not wanted any more
     "WHERE s.number = u.number AND s.run <> u.run)",
     (bigints, ints),
 )
-PART: Final = Kind(
+PART: Final = Kind(  # what comes again after the end of its job is too late
     14,
     "part AS (INSERT INTO {s}.stream_parts (number, run, position, body) SELECT u.* FROM "
-    f"{_unnest('number, run, position, body')} ON CONFLICT DO NOTHING)",
+    f"{_unnest('number, run, position, body')} "
+    "WHERE NOT EXISTS (SELECT 1 FROM {s}.records AS r WHERE r.number = u.number) ON CONFLICT DO NOTHING)",
     (bigints, ints, bigints, byteas),
 )
 DROP: Final = Kind(  # the last part stays: its position is that of the stream

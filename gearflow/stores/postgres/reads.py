@@ -1,4 +1,4 @@
-"""Answers questions: all that were asked together in one transaction, so in one round trip."""
+"""QuestionReader questions: all that were asked together in one transaction, so in one round trip."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from gearflow.stores.shared import Away
 _PIECES: Final = 4  # of a body that are read at a time
 
 
-class Answers:
-    """Answers questions on a session of its own."""
+class QuestionReader:
+    """QuestionReader questions on a session of its own."""
 
     def __init__(self, session: DatabaseSession, schema: str, large: int) -> None:
         """``schema`` is quoted. A result of ``large`` bytes or more is its length unless all is asked."""
@@ -58,7 +58,7 @@ class Answers:
             "SELECT position, body FROM (SELECT position, body, row_number() OVER w AS place, "
             "sum(octet_length(body)) OVER w AS total FROM (SELECT position, body "
             f"FROM {parts} WHERE number = $1 AND position > $2 AND run = (SELECT max(run) FROM {parts} "
-            "WHERE number = $1) ORDER BY position LIMIT $4) AS some WINDOW w AS (ORDER BY position)) "
+            "WHERE number = $1) ORDER BY position LIMIT $4) AS first WINDOW w AS (ORDER BY position)) "
             "AS counted WHERE place = 1 OR total <= $3 ORDER BY position"
         )
 

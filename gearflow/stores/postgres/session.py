@@ -17,7 +17,7 @@ from gearflow.stores.postgres.schema import literal
 from gearflow.stores.postgres.settings import PostgresSettings
 
 if TYPE_CHECKING:
-    from gearflow.stores.postgres.connection import Connection
+    from gearflow.stores.postgres.connection import DatabaseConnection
 
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 1.0
@@ -46,7 +46,7 @@ class DatabaseSession:
         server: str,
         *,
         options: dict[str, str] | None = None,
-        on_open: Callable[[Connection], Sequence[str]] | None = None,
+        on_open: Callable[[DatabaseConnection], Sequence[str]] | None = None,
     ) -> None:
         """``options`` are settings of PostgreSQL. ``on_open`` may return statements for each connection."""
         self._settings = settings
@@ -54,7 +54,7 @@ class DatabaseSession:
         self._options = options or {}
         self._on_open = on_open
         self._lock = asyncio.Lock()
-        self._connection: Connection | None = None
+        self._connection: DatabaseConnection | None = None
         self._pause = 0.0
         self.pid = 0
         """The process at the server that answered on the connection first."""
@@ -62,13 +62,13 @@ class DatabaseSession:
         """Of the database at the last connection. A standby that was promoted has another one."""
 
     async def run(self, *queries: Query, timeout: float | None = None) -> list[Rows]:
-        """As ``Connection.run``, on a connection that is made if need be."""
+        """As ``DatabaseConnection.run``, on a connection that is made if need be."""
         async with self._lock:
             connection = await self._connected()
             return await connection.run(queries, timeout or self._settings.timeout)
 
     async def simple(self, sql: str, timeout: float | None = None) -> list[Rows]:
-        """As ``Connection.simple``."""
+        """As ``DatabaseConnection.simple``."""
         async with self._lock:
             connection = await self._connected()
             return await connection.simple(sql, timeout or self._settings.timeout)
@@ -84,7 +84,7 @@ class DatabaseSession:
             self._connection.close()
             self._connection = None
 
-    async def _connected(self) -> Connection:
+    async def _connected(self) -> DatabaseConnection:
         if self._connection is not None and not self._connection.closed:
             return self._connection
         from gearflow.stores.postgres.connection import connect  # psycopg is an extra
@@ -104,7 +104,7 @@ class DatabaseSession:
         self._pause = 0.0
         return connection
 
-    async def _set_up(self, connection: Connection) -> None:
+    async def _set_up(self, connection: DatabaseConnection) -> None:
         statements = self._on_open(connection) if self._on_open is not None else ()
         timeout = self._settings.timeout
         options = {

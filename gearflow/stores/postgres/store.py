@@ -19,7 +19,7 @@ from gearflow.broker.storage import Answer, Change, JobRecord, Joined, Question,
 from gearflow.errors import StoreError
 from gearflow.stores.postgres.lots import Lots
 from gearflow.stores.postgres.migration import prepare
-from gearflow.stores.postgres.reads import Answers
+from gearflow.stores.postgres.reads import QuestionReader
 from gearflow.stores.postgres.schema import literal, quoted
 from gearflow.stores.postgres.session import DatabaseSession, check_not_pooled
 from gearflow.stores.postgres.settings import PostgresSettings
@@ -28,7 +28,7 @@ from gearflow.stores.postgres.writer import Writer
 from gearflow.stores.shared import Beat, Lot, OtherLot, SharedContents, Slice
 
 if TYPE_CHECKING:
-    from gearflow.stores.postgres.connection import Connection
+    from gearflow.stores.postgres.connection import DatabaseConnection
 
 _LOCK_TIMEOUT: Final = {"lock_timeout": "500"}  # ms
 _CHANNEL_BYTES: Final = 63
@@ -51,7 +51,7 @@ class PostgresStore:
         self._adopts = DatabaseSession(settings, self.server, options=_LOCK_TIMEOUT)
         self._rest = DatabaseSession(settings, self.server, options=_LOCK_TIMEOUT)
         self._writer = Writer(self._writes, self._rest, schema, uuid, settings.piece)
-        self._reader = Answers(self._reads, schema, settings.large)
+        self._reader = QuestionReader(self._reads, schema, settings.large)
         self._lots = Lots(self._beats, self._adopts, settings, schema, self.server, channel)
         self._upkeep = Upkeep(self._rest, schema)
         self._notices: set[asyncio.Task[None]] = set()
@@ -128,14 +128,12 @@ class PostgresStore:
         await self._lots.release()
 
     async def close(self) -> None:
-        notices = list(self._notices)
-        for task in notices:
-            task.cancel()
-        await asyncio.gather(*notices, return_exceptions=True)
+        if self._notices:
+            await asyncio.wait(self._notices, timeout=self._settings.timeout)
         for session in (self._writes, self._beats, self._reads, self._adopts, self._rest):
             session.close()
 
-    def _listen(self, connection: Connection) -> Sequence[str]:
+    def _listen(self, connection: DatabaseConnection) -> Sequence[str]:
         connection.on_notify = self._noticed
         return (f"LISTEN {quoted(self._channel)}",)
 
