@@ -89,14 +89,16 @@ def find_bindir() -> Path:
     raise NoPostgres("PostgreSQL's server (Debian's package postgresql) is not installed")
 
 
-class _Owner(TypedDict, total=False):
+class Owner(TypedDict, total=False):
+    """Options of a subprocess that say as whom it runs."""
+
     user: int
     group: int
     extra_groups: tuple[int, ...]
 
 
 @cache
-def _owner() -> _Owner:
+def as_owner() -> Owner:
     """Options of a subprocess that make it run as the clusters' owner."""
     if os.geteuid() != 0:
         return {}
@@ -112,7 +114,7 @@ def folder() -> Generator[Path]:
     """A folder that the clusters' owner can write to, with a short name: sockets are in it."""
     path = Path(tempfile.mkdtemp(prefix="gearflow-pg-"))
     try:
-        owner = _owner()
+        owner = as_owner()
         if "user" in owner and "group" in owner:
             os.chown(path, owner["user"], owner["group"])
         yield path
@@ -169,7 +171,7 @@ class Cluster:
         """
         assert self._process is None, "it runs already"
         for _ in range(10):
-            self.port = self.port or _free_port()
+            self.port = self.port or free_port()
             if self._begin(settings):
                 return
             self.port = 0  # somebody was faster
@@ -182,7 +184,7 @@ class Cluster:
             command += ["-c", f"{name}={value}"]
         with (self.directory / "log").open("ab") as log:
             process = subprocess.Popen(
-                command, cwd=self.directory, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **_owner()
+                command, cwd=self.directory, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **as_owner()
             )
         self._process = process
         deadline = time.monotonic() + TIMEOUT
@@ -354,7 +356,7 @@ class Cluster:
     def _run(self, program: str, *arguments: str | Path) -> None:
         command = [str(self.bindir / program), *map(str, arguments)]
         done = subprocess.run(
-            command, cwd=self.directory, capture_output=True, text=True, timeout=3 * TIMEOUT, **_owner()
+            command, cwd=self.directory, capture_output=True, text=True, timeout=3 * TIMEOUT, **as_owner()
         )
         assert done.returncode == 0, f"{program}: {done.stdout}{done.stderr}"
 
@@ -367,12 +369,19 @@ def eventually(is_so: Callable[[], bool], what: str, patience: float = TIMEOUT) 
         time.sleep(0.02)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """One of ``_PORTS`` on which nobody listens."""
     while True:
         port = random.choice(_PORTS)
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
+
+
+def listens(port: int) -> bool:
+    """Whether somebody listens there, on this host."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _is_alive(pid: int) -> bool:

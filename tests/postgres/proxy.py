@@ -84,8 +84,10 @@ class Proxy:
         thread.start()
         try:
             self._call(self._open())
-            yield self
-            self._call(self._close())
+            try:
+                yield self
+            finally:
+                self._call(self._close())
         finally:
             self._loop.call_soon_threadsafe(self._loop.stop)
             thread.join(TIMEOUT)
