@@ -146,7 +146,7 @@ def missing(what: str) -> NoReturn:
 def own_postgres() -> Generator[Cluster]:
     """A PostgreSQL cluster for the time of the block; the test is skipped if there are no binaries."""
     try:
-        with folder() as directory, Cluster(directory).running() as cluster:
+        with folder(in_memory=True) as directory, Cluster(directory).running() as cluster:
             yield cluster
     except NoPostgres as reason:
         missing(str(reason))

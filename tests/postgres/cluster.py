@@ -66,6 +66,10 @@ _PORTS: Final = range(18_000, 32_000)
 """Below those that Linux gives to outgoing connections: nobody else takes one while its cluster is down."""
 
 
+_MEMORY: Final = Path("/dev/shm")
+_ROOM: Final = 4 << 30
+
+
 class NoPostgres(Exception):
     """There are no binaries, or no user to run them. The text says why."""
 
@@ -110,9 +114,13 @@ def as_owner() -> Owner:
 
 
 @contextmanager
-def folder() -> Generator[Path]:
-    """A folder that the clusters' owner can write to, with a short name: sockets are in it."""
-    path = Path(tempfile.mkdtemp(prefix="gearflow-pg-"))
+def folder(*, in_memory: bool = False) -> Generator[Path]:
+    """A folder that the clusters' owner can write to, with a short name: sockets are in it.
+
+    One in memory is on a file system of memory if there is one with room. Tests end processes, and not the
+    machine, so all that PostgreSQL has written is there. Its syncs then cost nothing.
+    """
+    path = Path(tempfile.mkdtemp(prefix="gearflow-pg-", dir=_MEMORY if in_memory and _has_room() else None))
     try:
         owner = as_owner()
         if "user" in owner and "group" in owner:
@@ -120,6 +128,10 @@ def folder() -> Generator[Path]:
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
+
+
+def _has_room() -> bool:
+    return _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > _ROOM
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ def primary() -> Iterator[Cluster]:
 
 @contextmanager
 def following(primary: Cluster, *, synchronous: bool = False) -> Generator[Cluster]:
-    with folder() as directory:
+    with folder(in_memory=True) as directory:
         standby = primary.standby(directory, synchronous=synchronous)
         try:
             yield standby

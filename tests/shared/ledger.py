@@ -4,6 +4,7 @@ What workers did stands in a file that they append to themselves: it shows which
 that keep no result.
 """
 
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -65,13 +66,21 @@ class Ledger:
     """Keys of jobs that may have been stored or not."""
     errors: Counter[str] = field(default_factory=Counter[str])
     faults: list[str] = field(default_factory=list[str])
+    longest_gap: float = 0.0
+    """Seconds in which no job was acknowledged."""
     _changed: Condition = field(default_factory=Condition)
+    _last: float = 0.0  # when one was acknowledged
+    _marks: list[Mark] = field(default_factory=list[Mark])
+    _read: int = 0  # bytes of the file
 
     # ------------------------------------------------------------------------------------ what callers say
 
     def promised(self, promise: Promise) -> None:
         """A job was acknowledged."""
+        now = time.monotonic()
         with self._changed:
+            self.longest_gap = max(self.longest_gap, now - (self._last or now))
+            self._last = now
             self.promises.append(promise)
             self._changed.notify_all()
 
@@ -97,9 +106,12 @@ class Ledger:
 
     def marks(self) -> list[Mark]:
         """What the workers have written."""
-        if not self.runs.exists():
-            return []
-        return [Mark.from_line(line) for line in self.runs.read_text().splitlines()]
+        if self.runs.exists():
+            with self.runs.open() as file:
+                file.seek(self._read)
+                self._marks += map(Mark.from_line, file)
+                self._read = file.tell()
+        return self._marks
 
     def settle(self, database: Database, patience: float = 2 * TIMEOUT) -> Standing:
         """Wait until nothing is left to run, then check that all that was acknowledged has ended.
