@@ -129,7 +129,7 @@ class Broker:
             core.turns,
         )
         self.submissions = Submissions(
-            core, self.endings, self.dispatcher, self.lifecycle, self.parser.stalled
+            core, self.endings, self.dispatcher, self.lifecycle, self.ownership, self.parser.stalled
         )
         parts = BrokerParts(
             core, streams, watching, self.endings, self.dispatcher, self.lifecycle, self.submissions

@@ -50,6 +50,7 @@ class JobDetails:
         "deaths",
         "due",
         "expires",
+        "joined",
         "keep",
         "log",
         "message",
@@ -81,7 +82,8 @@ class JobDetails:
         self.previous: tuple[int, int, str | None] | None = None  # the last progress of an earlier run
         self.attempt = 0  # failed runs that count
         self.deaths = 0  # runs cut off: the worker disconnected, or overran its time limit
-        self.unstored = False  # the store did not accept it
+        self.unstored: str | None = None  # why the store did not accept it
+        self.joined = 0  # the number of the job of its unique that another server has
         self.cancelled = False  # it is over for all but the worker that still runs it
         self.warnings: list[bytes] = []
         self.waiters: dict[ResultWaiter, None] = {}  # calls that wait for its end
@@ -202,7 +204,12 @@ class QueuedJob:
     @property
     def unstored(self) -> bool:
         """Whether the store did not accept the job."""
-        return self.details is not None and self.details.unstored
+        return self.details is not None and self.details.unstored is not None
+
+    @property
+    def joined(self) -> int:
+        """The number of the job that a background submission of its unique joined at another server, or 0."""
+        return self.details.joined if self.details is not None else 0
 
     @property
     def cancelled(self) -> bool:

@@ -11,20 +11,31 @@ All of that is long work, which is done in turns. But what must not happen ends 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 
 from gearflow.broker.core import Core
 from gearflow.broker.dispatch import Dispatcher
 from gearflow.broker.endings import Endings
 from gearflow.broker.functions import FunctionQueue
 from gearflow.broker.handles import lot_of
-from gearflow.broker.job import JobState
+from gearflow.broker.job import JobState, QueuedJob
 from gearflow.broker.lifecycle import Lifecycle
-from gearflow.broker.storage import Forgotten, StoredJob, StoredParts
+from gearflow.broker.storage import (
+    PENDING,
+    Answer,
+    Forgotten,
+    HeadOf,
+    Pending,
+    StoredJob,
+    StoredParts,
+)
 from gearflow.broker.turns import MANY, Steps
+from gearflow.errors import StoreError
+from gearflow.protocol.uniques import is_fresh
 
 
 class Ownership:
-    """Has kept jobs come and go. Owns which lots are on their way out."""
+    """Has kept jobs come and go. Owns which lots are on their way out, and which jobs the store may have."""
 
     def __init__(self, core: Core, endings: Endings, dispatcher: Dispatcher, lifecycle: Lifecycle) -> None:
         self._jobs = core.jobs
@@ -37,6 +48,7 @@ class Ownership:
         self._lifecycle = lifecycle
         self._is_in_doubt = False
         self._leaving: dict[int, Steps] = {}  # lots that were lost: the steps until their jobs are gone
+        self._doubts: dict[int, None] = {}  # jobs of this server that the store may have
         self._changes = 0  # of whether kept jobs are held
 
     def hold(self, on: bool) -> None:
@@ -65,12 +77,63 @@ class Ownership:
                 if live.state is JobState.WAITING:
                     live.function.hold_back(live)
 
+    # ------------------------------------------------------------------- jobs that the store may have
+
+    def doubt(self, job: QueuedJob) -> None:
+        """The store may have kept a job, or not. It is a job of this server in the first case.
+
+        With a unique of its own, nobody else has been sent its handle, so it is forgotten. Else others may
+        have joined it.
+        """
+        if not self._handles.owns(job.number):
+            return
+        if job.unique and not is_fresh(job.unique):
+            self._doubts[job.number] = None
+        else:
+            self._journal.add(Forgotten(job.number, job.function.name, job.unique))
+
+    def resolve(self) -> None:
+        """The store answers again, and has all that it was sent before: look for the jobs in doubt."""
+        for number in list(self._doubts):
+            self._look_for(number)
+
+    def find(self, number: int) -> None:
+        """The store has a live job of that number. If it is this server's, it waits here from now on."""
+        if self._handles.owns(number) and number not in self._jobs.by_number:
+            self._doubts[number] = None
+            self._look_for(number)
+
+    def has_ended_here(self, number: int, other: QueuedJob) -> bool:
+        """Whether a job has ended here, and the store does not have that yet. The other has its unique."""
+        journal = self._journal
+        names = other.function.name, other.unique
+        return (
+            self._handles.owns(number)
+            and number not in self._jobs.by_number
+            and (journal.has_end(number, *names) or journal.failed_end(number, *names) is not None)
+        )
+
+    def _look_for(self, number: int) -> None:
+        answer = self._journal.ask(HeadOf(number), partial(self._found, number))
+        if answer is not PENDING:
+            self._found(number, answer)
+
+    def _found(self, number: int, answer: Answer | Pending) -> None:
+        if number not in self._doubts or isinstance(answer, StoreError):
+            return
+        del self._doubts[number]
+        if isinstance(answer, StoredJob):
+            self.adopt((answer,), {})
+
+    # --------------------------------------------------------------------------------- lots that are lost
+
     def disown(self, lot: int) -> None:
         """Another server owns a lot now, so its kept jobs go. Their runs and their clients hear of that.
 
         A job that is on its way to the store stays until the journal says that it is not kept.
         """
         self._handles.disown(lot)
+        self._doubts = {number: None for number in self._doubts if lot_of(number) != lot}
         failed = self._journal.drain_failed()
         self._journal.put_back([entry for entry in failed if not _is_of(entry[0], lot)])
         if lot not in self._leaving:
@@ -81,7 +144,10 @@ class Ownership:
     def _disown(self, lot: int) -> Steps:
         for place, job in enumerate(list(self._jobs.by_number.values())):
             if job.kept and lot_of(job.number) == lot and job.state is not JobState.OVER:
-                self._endings.lose(job)
+                if job.state is JobState.STORING:
+                    job.kept = False
+                else:
+                    self._endings.lose(job)
                 yield
             elif not place % MANY:
                 yield

@@ -20,9 +20,10 @@ from gearflow.broker.functions import FunctionQueue
 from gearflow.broker.job import JobDetails, JobState, QueuedJob
 from gearflow.broker.lifecycle import Lifecycle, hash_payload, payload_key
 from gearflow.broker.limits import Rejected
+from gearflow.broker.ownership import Ownership
 from gearflow.broker.parser import Body
 from gearflow.broker.session import Session
-from gearflow.broker.storage import Done, Joined
+from gearflow.broker.storage import Done, Joined, Uncertain
 from gearflow.broker.turns import Steps
 from gearflow.protocol.constants import HEADER, MAX_ARGUMENT, MAX_BODY, RES, PacketType
 
@@ -31,6 +32,8 @@ INLINE: Final = 1024
 
 _CREATED: Final = [HEADER.pack(RES, PacketType.JOB_CREATED, size) for size in range(256)]
 """The header of JOB_CREATED by the length of the handle."""
+
+_NOT_ENDED: Final = "the end of another job of its unique is not written yet; submit it again"
 
 _NEARLY_TOO_LARGE: Final = MAX_BODY - 2 * MAX_ARGUMENT
 
@@ -51,6 +54,7 @@ class Submissions:
         endings: Endings,
         dispatcher: Dispatcher,
         lifecycle: Lifecycle,
+        ownership: Ownership,
         stalled: Mapping[Session, object],
     ) -> None:
         self.ready_to_resume: dict[Session, None] = {}
@@ -65,6 +69,7 @@ class Submissions:
         self._endings = endings
         self._dispatcher = dispatcher
         self._lifecycle = lifecycle
+        self._ownership = ownership
         self._stalled = stalled
 
     # ------------------------------------------------------------------------------------- placing
@@ -181,29 +186,48 @@ class Submissions:
         else:
             self._journal.keep_ahead(change, partial(self._stored, job))
 
-    def _stored(self, job: QueuedJob, error: str | Joined | None) -> None:
+    def _stored(self, job: QueuedJob, outcome: str | Joined | None) -> None:
         """The second step: the job is kept, so it counts from now on; or it could not be kept."""
-        function = job.function
-        if error is None:
-            job.kept = job.state is not _OVER and not job.cancelled  # else it has ended since
-            if job.unstored:
-                job.ensure_details().unstored = False
-            if job.state is _STORING:
-                function.storing -= 1
-                if job.size > INLINE and not (function.sleepers or function.waiting_grabs):
-                    job.workload = job.size
-                self._lifecycle.begin(job)
-            elif job.state is _WAITING and function.holds:
-                function.hold_back(job)
+        function, details = job.function, job.details
+        if outcome is not None and not (job.kept and job.state is not _OVER):
+            self._not_stored(job, outcome)
             return
-        self._journal.fault = str(error)
-        job.ensure_details().unstored = True
+        job.kept = job.state is not _OVER and not job.cancelled  # else it has ended since
+        if details is not None:
+            details.unstored, details.joined = None, 0
+        if job.state is _STORING:
+            function.storing -= 1
+            if job.size > INLINE and not (function.sleepers or function.waiting_grabs):
+                job.workload = job.size
+            self._lifecycle.begin(job)
+        elif job.state is _WAITING and function.holds:
+            function.hold_back(job)
+
+    def _not_stored(self, job: QueuedJob, outcome: str | Joined) -> None:
+        """The store did not keep a job, because it cannot, or because another server has one of its unique.
+
+        In the second case clients may be attached, which had joined the job before. It goes on as an attached
+        job of theirs, as it would have done without the background submission.
+        """
+        details = job.ensure_details()
+        details.unstored, details.joined = None, 0
+        if isinstance(outcome, Joined) and not self._ownership.has_ended_here(outcome.number, job):
+            details.joined = outcome.number
+            self._ownership.find(outcome.number)
+        else:
+            fault = _NOT_ENDED if isinstance(outcome, Joined) else outcome
+            self._journal.fault = details.unstored = fault
         job.background = False
+        if job.state is _STORING and details.joined and job.clients:
+            job.function.storing -= 1
+            self._lifecycle.begin(job)
         self._endings.streams.not_kept(job)
         if job.state is _STORING:
             self._endings.discard(job)
         elif job.state is not _OVER:
             self._endings.end_if_unwanted(job)
+        if isinstance(outcome, Uncertain):
+            self._ownership.doubt(job)
 
     # ----------------------------------------------------------------------------------- answering
 
@@ -218,7 +242,7 @@ class Submissions:
         if session.pending_writes or (job is not None and self.is_storing(job, background)):
             session.pending_writes += 1
             durably = background or (job is not None and job.state is _STORING)
-            done = partial(self._answer_later, session, job, durably, refused)
+            done = partial(self._answer_later, session, job, background, durably, refused)
             if job is not None and self._journal.is_ahead(job.number):
                 session.blocks_pipeline += 1  # else later answers would come before this one
                 self._journal.keep_after(job.number, partial(_unblock, session, done))
@@ -244,6 +268,7 @@ class Submissions:
         self,
         session: Session,
         job: QueuedJob | None,
+        background: bool,
         durably: bool,
         refused: Rejected | None,
         error: str | Joined | None,
@@ -252,11 +277,17 @@ class Submissions:
         self.resume(session)
         if refused is not None:
             self._outgoing.error(session, refused.code, refused.text)
+        elif job is not None and error is None and background and job.joined:
+            self._outgoing.respond(session, PacketType.JOB_CREATED, self._handles.handle(job.joined))
         elif job is not None and error is None and not (durably and job.unstored):
             self.created(session, job)
         else:
-            fault = str(error or self._journal.fault).encode(errors="replace")
-            self._outgoing.error(session, b"QUEUE_ERROR", b"the job could not be stored: " + fault)
+            reason = job.details.unstored if job is not None and job.details is not None else None
+            fault = reason or self._journal.fault if error is None else error
+            is_uncertain = isinstance(fault, Uncertain)
+            text = f"the job {'may have been' if is_uncertain else 'could not be'} stored: {fault}"
+            code = b"gearflow:uncertain" if is_uncertain and session.gearflow else b"QUEUE_ERROR"
+            self._outgoing.error(session, code, text.encode(errors="replace"))
 
     def block(self, session: Session) -> None:
         """Nothing else that the session sends is handled until ``unblock``."""

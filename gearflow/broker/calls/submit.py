@@ -16,7 +16,7 @@ from gearflow.broker.job import NORMAL, JobDetails, QueuedJob
 from gearflow.broker.limits import Rejected
 from gearflow.broker.parser import Body
 from gearflow.broker.session import Session
-from gearflow.broker.storage import JobOutcome, JobRecord, LatestOf
+from gearflow.broker.storage import JobOutcome, JobRecord, LatestOf, Uncertain
 from gearflow.errors import RemoteProtocolError, StoreError
 from gearflow.protocol import server_calls as api
 
@@ -117,8 +117,12 @@ class SubmitCalls:
         job = self._place(asked, payload, key, None)
         if self._parts.submissions.is_storing(job, True):
             yield Kept(job.number)
-        if job.unstored:
-            fault = self._parts.core.journal.fault
+        if job.joined:
+            return api.Submitted(handle=handles.handle(job.joined).decode())
+        fault = job.details.unstored if job.details is not None else None
+        if isinstance(fault, Uncertain):
+            raise CallFailed("gearflow:uncertain", f"the job may have been stored: {fault}")
+        if fault is not None:
             raise CallFailed("gearflow:store", f"the job could not be stored: {fault}")
         return api.Submitted(handle=handles.handle(job.number).decode())
 
