@@ -380,7 +380,7 @@ class Streams:
                 break
         if not reader.is_open:
             return
-        if reader.status_due:
+        if reader.status_due and reader.asked is None:
             self._send_status(reader)
         if log.end is not None and reader.cursor >= log.position:
             outcome, body = log.end

@@ -6,7 +6,7 @@ import pytest
 
 from gearflow.broker import JobState, QueuedJob
 from gearflow.broker.job import TRANSITIONS
-from tests.broker.harness import Peer, World
+from tests.broker.harness import Durable, Peer, World
 
 
 @pytest.fixture(autouse=True)
@@ -38,3 +38,9 @@ def world() -> World:
 @pytest.fixture
 def client(world: World) -> Peer:
     return world.peer("client")
+
+
+@pytest.fixture(params=["local", "delayed"])
+def ports(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once with a store that answers at once, and once with one that answers later."""
+    monkeypatch.setattr(Durable, "delayed", request.param == "delayed")

@@ -1,11 +1,25 @@
 """A broker with peers that speak packets: bytes in, what each peer was sent out, as values."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 
 from gearflow.broker import Broker, Session, SizeLimits
 from gearflow.broker.journal import Entry
 from gearflow.broker.local_port import LocalPort
-from gearflow.broker.storage import Change, Store
+from gearflow.broker.storage import (
+    PENDING,
+    Answer,
+    Change,
+    Contents,
+    JobOf,
+    JobRecord,
+    Pending,
+    Question,
+    Store,
+    StoredJob,
+    StorePort,
+    WholeRecordOf,
+    size_of,
+)
 from gearflow.errors import StoreError
 from gearflow.protocol import packets as p
 from gearflow.protocol.codec import decode, encode
@@ -34,6 +48,7 @@ class Peer:
 
     def read(self) -> list[Packet | bytes]:
         """What it has been sent since it last looked: packets, and lines of text."""
+        self._world.answer()
         data = b"".join(self.session.outbox)
         self.session.outbox.clear()
         return [body if kind == TEXT else decode(kind, body) for kind, body in self._frames.feed(data)]
@@ -79,11 +94,10 @@ class World:
     def __init__(
         self,
         limits: SizeLimits = SizeLimits(deaths=None),  # noqa: B008  (frozen)
-        store: Store | None = None,
+        port: StorePort | None = None,
         token: bytes | None = None,
     ) -> None:
         self.now = 1000.0
-        port = LocalPort(store) if store is not None else None
         self.broker = Broker(PREFIX, lambda line: b"you said " + line + b"\n", limits, port, token)
 
     def peer(self, name: str = "peer") -> Peer:
@@ -108,6 +122,9 @@ class World:
         if session is not None:
             self.broker.resume(session, self.now)
 
+    def answer(self) -> None:
+        """The store answers what it was asked."""
+
     def finish(self) -> None:
         """Do all work that waits for later turns."""
         while self.broker.turns.waiting:
@@ -119,6 +136,14 @@ class Disk(MemoryStore):
 
     durable = True
     full = False
+    heads_only = False
+    """Whether a server that starts gets the lengths of workloads only."""
+
+    def load(self) -> Contents:
+        contents = super().load()
+        if not self.heads_only:
+            return contents
+        return contents._replace(jobs=(job._replace(workload=size_of(job.workload)) for job in contents.jobs))
 
     def write(self, changes: Sequence[Change]) -> None:
         if self.full:
@@ -126,17 +151,114 @@ class Disk(MemoryStore):
         super().write(changes)
 
 
+class DelayedPort:
+    """A port to a store that answers later: what was asked last is answered first, or what a test says.
+
+    ``early``: the store has looked when it was asked, and much may have happened until the answer arrives.
+    """
+
+    shared = False
+
+    def __init__(self, store: Store) -> None:
+        self.early = False
+        self.durable = store.durable
+        self.large = store.large
+        self.asked: list[tuple[Question, Callable[[Answer], None]]] = []
+        self.ahead: list[tuple[StoredJob | JobRecord, Callable[[str | None], None]]] = []
+        self._store = store
+        self._local = LocalPort(store)
+
+    def ask(self, question: Question, done: Callable[[Answer], None]) -> Answer | Pending:
+        if self.early:
+            answer = self.look_up(question)
+            self.asked.append((question, lambda _: done(answer)))
+        else:
+            self.asked.append((question, done))
+        return PENDING
+
+    def write_ahead(self, change: StoredJob | JobRecord, done: Callable[[str | None], None]) -> None:
+        self.ahead.append((change, done))
+
+    def reopen(self) -> None:
+        self._store.reopen()
+
+    @property
+    def is_asked(self) -> bool:
+        return bool(self.asked or self.ahead)
+
+    def answer(self, place: int = -1) -> None:
+        """Answer one question."""
+        question, done = self.asked.pop(place)
+        done(self.look_up(question))
+
+    def look_up(self, question: Question) -> Answer:
+        """The answer as it is now."""
+        if isinstance(question, (JobOf, WholeRecordOf)):
+            return _last(self._local.read(question))
+        return self._local.ask(question, _unexpected)
+
+    def answer_all(self) -> None:
+        """Answer all questions, also those that the answers lead to."""
+        while self.is_asked:
+            if self.asked:
+                self.answer()
+            else:
+                self._write_ahead(*self.ahead.pop())
+
+    def _write_ahead(self, change: StoredJob | JobRecord, done: Callable[[str | None], None]) -> None:
+        try:
+            for _ in self._store.write_ahead(change):
+                pass
+        except StoreError as error:
+            done(str(error))
+        else:
+            done(None)
+
+
+def _last(steps: Generator[None, None, Answer]) -> Answer:
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            answer: Answer = end.value
+            return answer
+
+
+def _unexpected(answer: Answer) -> None:
+    raise AssertionError(answer)
+
+
 class Durable(World):
-    """A broker with a store, and what the shell does between them."""
+    """A broker with a store, and what the shell does between them.
+
+    If it is ``delayed``, the store answers later: when a peer looks what it was sent, if the store is
+    ``prompt``, else when the test says so.
+    """
+
+    delayed = False
+    prompt = True
 
     def __init__(self, disk: Disk | None = None, limits: SizeLimits = SizeLimits()) -> None:  # noqa: B008  (frozen)
         self.disk = disk or Disk()
-        super().__init__(limits, self.disk)
+        self.port = DelayedPort(self.disk)
+        super().__init__(limits, self.port if self.delayed else LocalPort(self.disk))
         self.broker.restore(self.disk.load())
         self.commit()
 
     def commit(self) -> None:
         """Write what has gathered, and go on with who waited for it."""
+        self.write()
+        while self.port.is_asked and self.prompt:
+            self.port.answer_all()
+            self.write()
+
+    def answer(self) -> None:
+        while self.port.asked and self.prompt:
+            self.port.answer()
+            self.finish()
+
+    def write(self) -> None:
+        """As ``commit``, but no question is answered."""
         journal, submissions = self.broker.journal, self.broker.submissions
         while journal.entries or submissions.ready_to_resume:
             entries = journal.drain()
@@ -190,4 +312,4 @@ class Durable(World):
 
     def restarted(self) -> "Durable":
         """The next server with the same disk: nothing of this one is left but what it wrote."""
-        return Durable(self.disk)
+        return type(self)(self.disk)

@@ -13,6 +13,9 @@ from tests.broker.harness import Durable, Peer, World
 Leaving = Callable[[Peer, bytes], None]
 
 
+pytestmark = pytest.mark.usefixtures("ports")
+
+
 def detach(client: Peer, handle: bytes) -> int:
     """Say that the job is wanted no more; of how many that was true."""
     created, *others, answer = client(

@@ -14,6 +14,8 @@ from gearflow.protocol import server_calls
 from gearflow.protocol.packets import Packet
 from tests.broker.harness import PREFIX, Disk, Durable, Peer
 
+pytestmark = pytest.mark.usefixtures("ports")
+
 
 @pytest.fixture
 def world() -> Durable:
@@ -496,10 +498,9 @@ def test_a_dead_letter_is_replayed_once_however_often_that_is_asked_for(world: D
     replay = p.SubmitJob(server_calls.DEAD, b"", b'{"action":"replay"}')
     first, second = (packet for packet in client(replay, replay) if isinstance(packet, p.JobCreated))
     world.commit()
-    assert client.read() == [
-        p.WorkComplete(first.handle, b'{"jobs":1}'),
-        p.WorkComplete(second.handle, b'{"jobs":0}'),
-    ]
+    answers = [answer for answer in client.read() if isinstance(answer, p.WorkComplete)]
+    assert {answer.handle for answer in answers} == {first.handle, second.handle}
+    assert {answer.result for answer in answers} == {b'{"jobs":1}', b'{"jobs":0}'}
     worker = world.worker()
     assert worker.grab() == handle
     assert worker(p.WorkComplete(handle, b"r"), p.GrabJob()) == [p.NoJob()]

@@ -23,6 +23,8 @@ from tests.broker.test_streams import (
     yields,
 )
 
+pytestmark = pytest.mark.usefixtures("ports")
+
 KIB = 1024
 
 

@@ -14,13 +14,23 @@ from gearflow.broker import SizeLimits
 from gearflow.broker.parts import PartLog
 from gearflow.protocol import packets as p
 from gearflow.protocol.constants import WINDOW_BYTES, WINDOW_PARTS
-from tests.broker.harness import Durable
+from tests.broker.harness import Disk, Durable
 from tests.broker.test_kept_parts import background
 from tests.broker.test_streams import Stream, credit, listening, nothing_is_left, resuming, submit, yields
 
 COUNTS = st.sampled_from([1, 2, 20, 64, 100, 300])
 AHEAD = 5 << 20  # bytes of parts that are not taken, from which on the worker is not read
 SIZES = st.sampled_from([0, 0, 0, 1000, 300_000, 3 << 20])
+
+
+class LateStore(Durable):
+    """The store answers when the test says so."""
+
+    delayed = True
+
+    def __init__(self, disk: Disk | None = None, limits: SizeLimits = SizeLimits()) -> None:  # noqa: B008  (frozen)
+        super().__init__(disk, limits)
+        self.prompt = False
 
 
 @dataclass(eq=False)
@@ -42,9 +52,9 @@ class Readers(RuleBasedStateMachine):
 
     kept = False
 
-    def __init__(self) -> None:
+    def __init__(self, world: type[Durable] = Durable) -> None:
         super().__init__()
-        self.world = Durable(limits=SizeLimits(deaths=None, parts_ahead=AHEAD))
+        self.world = world(limits=SizeLimits(deaths=None, parts_ahead=AHEAD))
         self.client = self.world.peer()
         self.readers: list[Seen] = []
         self.run, self.position = 1, 0
@@ -228,7 +238,27 @@ class KeptReaders(Readers):
     kept = True
 
 
+class DelayedReaders(KeptReaders):
+    """The same at a store that answers when it likes, in any order."""
+
+    def __init__(self) -> None:
+        super().__init__(LateStore)
+        self.world.port.early = True
+
+    def teardown(self) -> None:
+        self.world.prompt = True
+        super().teardown()
+
+    @precondition(lambda self: self.world.port.asked)
+    @rule(data=st.data())
+    def answer(self, data: st.DataObject) -> None:
+        self.world.port.answer(data.draw(st.integers(0, len(self.world.port.asked) - 1)))
+        self.settle()
+
+
 SETTINGS = settings(max_examples=60, stateful_step_count=40, deadline=None)
-Readers.TestCase.settings = KeptReaders.TestCase.settings = SETTINGS
+for machine in (Readers, KeptReaders, DelayedReaders):
+    machine.TestCase.settings = SETTINGS
 TestReaders = Readers.TestCase
 TestKeptReaders = KeptReaders.TestCase
+TestDelayedReaders = DelayedReaders.TestCase
