@@ -521,7 +521,9 @@ class Streams:
             self._drop_oldest(log, slowest)
             if log.kept_size <= log.keep:
                 log.taken, log.taken_bytes = log.available, log.stored_bytes
-            if log.unstored:
+            if slowest < log.first_kept - 1:  # a reader waits for parts that the store has dropped
+                log.trim(slowest)
+            elif log.unstored:
                 log.trim(min(log.available, max(slowest, log.unstored[0] - 1)))
             else:
                 log.trim(log.available)
