@@ -4,6 +4,7 @@ from itertools import count
 
 from gearflow.broker import SizeLimits
 from gearflow.broker.handles import lot_of
+from gearflow.broker.local_port import LocalPort
 from gearflow.broker.storage import Change, Joined, StoredJob, Uncertain
 from gearflow.protocol import packets as p
 from tests.broker.harness import Disk, Peer, World
@@ -47,7 +48,7 @@ class Server(World):
     """One of the servers, and what its shell does."""
 
     def __init__(self, truth: Truth, lots: int = 1, limits: SizeLimits = SizeLimits()) -> None:  # noqa: B008  (frozen)
-        super().__init__(limits, truth)
+        super().__init__(limits, LocalPort(truth))
         self.truth = truth
         self.is_away = False
         self.broker.core.handles.share()

@@ -43,7 +43,8 @@ class Seen:
     position: int = -1  # before the first status
     run: int = 0
     joined_at: tuple[int, int] = (0, 0)  # the run, and what was taken of it when it came
-    outstanding: list[int] = field(default_factory=list[int])  # sizes of parts that were not taken
+    outstanding: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
+    """Positions and sizes of parts that were not taken."""
     end: object = None
 
 
@@ -158,9 +159,10 @@ class Readers(RuleBasedStateMachine):
     def take(self, seen: Seen, count: int) -> bool:
         """It takes so many parts. Whether it got anything."""
         before = seen.run, seen.position, seen.end
+        taken = seen.outstanding[:count]
         del seen.outstanding[:count]
-        if seen.end is None and count:
-            for item in seen.stream.take(seen.position - len(seen.outstanding)):
+        if seen.end is None and taken:
+            for item in seen.stream.take(taken[-1][0]):
                 self.see(seen, item)
         self.settle()
         return (seen.run, seen.position, seen.end) != before
@@ -197,9 +199,9 @@ class Readers(RuleBasedStateMachine):
             case bytes(part):
                 seen.position += 1
                 assert part.rstrip(b"\0") == b"%d.%d." % (seen.run, seen.position)
-                seen.outstanding.append(len(part))
+                seen.outstanding.append((seen.position, len(part)))
                 assert len(seen.outstanding) <= WINDOW_PARTS
-                assert sum(seen.outstanding) <= WINDOW_BYTES or len(seen.outstanding) == 1
+                assert sum(size for _, size in seen.outstanding) <= WINDOW_BYTES or len(seen.outstanding) == 1
             case end:
                 seen.end = end
 
