@@ -8,7 +8,11 @@ from pydantic import BaseModel, SecretStr
 from gearflow.server.settings import ServerOptions, ServerSettings
 from gearflow.worker.settings import WorkerOptions, WorkerSettings
 
-WIDER = {"token": SecretStr | str | None, "servers": tuple[str, ...] | list[str] | None}
+WIDER = {
+    "token": SecretStr | str | None,
+    "postgres": SecretStr | str | None,
+    "servers": tuple[str, ...] | list[str] | None,
+}
 """Keywords that also take a type that is converted."""
 
 

@@ -1,7 +1,7 @@
 """Help texts: the purpose, two examples, then the options in groups.
 
 The docstring of a command is its help. It starts with the purpose and ends with ``Examples:``. A long help
-(``--help-all``) also has the options for TLS and the token.
+(``--help-all``) also has the options for TLS and the token, and those for a group of servers.
 """
 
 from collections.abc import Iterable
@@ -26,10 +26,15 @@ class Panel(StrEnum):
     JOBS = "Which jobs"
     HOW = "How"
     WHERE = "Where"
+    GROUP = "Servers that share a database"  # only in the long help
     LIMITS = "Limits"
     OUTPUT = "Output"
     TLS = "TLS and token"  # only in the long help
     OTHER = "Options"
+
+
+_LONG_PANELS: Final = (None, Panel.TLS, Panel.GROUP)
+"""Panels that only the long help shows."""
 
 
 class HelpCommand(TyperCommand):
@@ -73,7 +78,7 @@ def _show(command: TyperCommand | TyperGroup, ctx: Any) -> None:
     usage.stylize("bold", 0, len("Usage:"))
     console.print(Padding(Text("\n\n").join([usage, *_paragraphs(command.help or "")]), 1))
     parameters = [each for each in command.params if isinstance(each, TyperArgument | TyperOption)]
-    shown = [each for each in parameters if is_long or each.rich_help_panel not in (None, Panel.TLS)]
+    shown = [each for each in parameters if is_long or each.rich_help_panel not in _LONG_PANELS]
     parts = [_options(shown)]
     if isinstance(command, TyperGroup):
         parts.insert(0 if command.no_args_is_help else 1, _commands(command, ctx))
@@ -87,8 +92,10 @@ def _show(command: TyperCommand | TyperGroup, ctx: Any) -> None:
                 grid.add_row(*row)
             console.print(Box(grid, title=title, title_align="left", border_style="dim"))
     footer = [command.epilog or ""]
-    if not is_long and any(each.rich_help_panel == Panel.TLS for each in parameters):
-        footer.append(f"{_LONG} also shows the options for TLS and the token.")
+    panels = {each.rich_help_panel for each in parameters}
+    if not is_long and Panel.TLS in panels:
+        more = ", and for servers that share a database" if Panel.GROUP in panels else ""
+        footer.append(f"{_LONG} also shows the options for TLS and the token{more}.")
     footer.extend(_about_variables(shown))
     if any(footer):
         console.print(Padding(Text("\n".join(filter(None, footer))), (0, 1)))

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from math import inf
 from typing import Final
 
 from gearflow.broker.auth import Authenticator
@@ -119,6 +120,7 @@ class Broker:
         self.dispatcher = Dispatcher(core, streams, watching, self.endings)
         self.lifecycle = Lifecycle(core, streams, watching, self.endings, self.dispatcher)
         self.ownership = Ownership(core, self.endings, self.dispatcher, self.lifecycle)
+        self._hold_after = inf
         self.parser = PacketParser(
             self._handlers(),
             _BACKGROUND,
@@ -167,6 +169,8 @@ class Broker:
             Unauthorized: The connection must send the token first. The server also closes it.
         """
         self.clock.now = now
+        if now >= self._hold_after:
+            self.ownership.hold(True)
         if self.auth.unauthenticated and session in self.auth.unauthenticated:
             rest = self.auth.receive(session, data)
             if rest is None:
@@ -179,22 +183,22 @@ class Broker:
 
     def receive_large(self, session: Session, count: int, now: float) -> None:
         """Another ``count`` bytes have come into the partial packet's ``room()``. Raises as ``receive``."""
-        self.clock.now = now
+        self._set_now(now)
         self.parser.receive_large(session, count)
 
     def resume(self, session: Session, now: float) -> None:
         """Handle what the session sent while it had to wait. Raises as ``receive``."""
-        self.clock.now = now
+        self._set_now(now)
         self.parser.resume(session, now)
 
     def proceed(self, now: float) -> Session | None:
         """Continue with work that waits (``turns``). A session in the result is to be resumed."""
-        self.clock.now = now
+        self._set_now(now)
         return self.turns.next_session()
 
     def disconnected(self, session: Session, now: float) -> None:
         """The connection is closed: its jobs are queued again, and jobs that only it wanted end."""
-        self.clock.now = now
+        self._set_now(now)
         session.is_open = False
         del self.sessions[session]
         self.dispatcher.forget(session)
@@ -213,7 +217,7 @@ class Broker:
     def tick(self, now: float) -> None:
         """Time has passed: queue jobs that are due, take jobs from workers, wake others, answer held
         GRABs."""
-        self.clock.now = now
+        self._set_now(now)
         is_late = self.turns.is_late
         for action in self.core.timers.due(self.clock.unix()):
             action()
@@ -225,6 +229,20 @@ class Broker:
             if is_late():
                 break
         self.dispatcher.tick()
+
+    def hold_after(self, time: float, now: float) -> None:
+        """From that time on no kept job is given out, until a later time is set. ``inf`` means never.
+
+        The shell need not call anything then. So it holds also after the process was stopped for a while.
+        """
+        self._hold_after = time
+        self._set_now(now)
+        self.ownership.hold(now >= time)
+
+    def _set_now(self, now: float) -> None:
+        self.clock.now = now
+        if now >= self._hold_after:
+            self.ownership.hold(True)
 
     def next_due(self) -> float | None:
         """When ``tick`` is to be called next, if nothing else happens."""
@@ -257,6 +275,12 @@ class Broker:
     def cancel(self, handle: bytes) -> bool:
         """Cancel a job. False if there is no such job."""
         return self.endings.cancel(handle)
+
+    def carry_out(self, number: int, verb: str) -> None:
+        """Another server has ordered something about a kept job of this one. Doing it twice changes
+        nothing."""
+        if verb == "cancel":
+            self.endings.cancel(self.core.handles.handle(number))
 
     def create(self, name: bytes) -> None:
         """Make a function known."""

@@ -207,6 +207,12 @@ class Journal:
         assert self._port is not None
         self._port.reopen()
 
+    def pending(self) -> Iterator[Change | None]:
+        """All changes that are not at the store yet."""
+        for entries in (self.entries, self._failed, *self._ahead.values()):
+            for change, _ in entries:
+                yield change
+
     # -------------------------------------------------------------------- what could not be written
 
     @property

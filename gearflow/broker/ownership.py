@@ -10,7 +10,7 @@ All of that is long work, which is done in turns. But what must not happen ends 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 from gearflow.broker.core import Core
@@ -127,21 +127,22 @@ class Ownership:
 
     # --------------------------------------------------------------------------------- lots that are lost
 
-    def disown(self, lot: int) -> None:
+    def disown(self, lot: int, done: Callable[[], None] | None = None) -> None:
         """Another server owns a lot now, so its kept jobs go. Their runs and their clients hear of that.
 
-        A job that is on its way to the store stays until the journal says that it is not kept.
+        A job that is on its way to the store stays until the journal says that it is not kept. ``done`` is
+        called when the others are gone.
         """
         self._handles.disown(lot)
         self._doubts = {number: None for number in self._doubts if lot_of(number) != lot}
         failed = self._journal.drain_failed()
         self._journal.put_back([entry for entry in failed if not _is_of(entry[0], lot)])
         if lot not in self._leaving:
-            steps = self._leaving[lot] = self._disown(lot)
+            steps = self._leaving[lot] = self._disown(lot, done)
             self._hold_or_release()
             self._turns.run(steps)
 
-    def _disown(self, lot: int) -> Steps:
+    def _disown(self, lot: int, done: Callable[[], None] | None) -> Steps:
         for place, job in enumerate(list(self._jobs.by_number.values())):
             if job.kept and lot_of(job.number) == lot and job.state is not JobState.OVER:
                 if job.state is JobState.STORING:
@@ -153,6 +154,8 @@ class Ownership:
                 yield
         del self._leaving[lot]
         self._hold_or_release()
+        if done is not None:
+            done()
 
     # ------------------------------------------------------------------------------------------ holding
 

@@ -22,7 +22,7 @@ from typing import Final
 
 from gearflow.broker import Broker, Session, SizeLimits
 from gearflow.broker.local_port import LocalPort
-from gearflow.broker.storage import Store
+from gearflow.broker.storage import Store, StorePort
 from gearflow.broker.watching import SLOW
 from gearflow.errors import RemoteProtocolError
 from gearflow.runtime.log_bursts import BurstLog
@@ -31,7 +31,10 @@ from gearflow.server import admin, tls
 from gearflow.server.connection import NOT_GEARMAN, ServerConnection
 from gearflow.server.persistence import CommitTimings, GroupCommitter, open_store
 from gearflow.server.settings import ServerSettings
+from gearflow.server.shared.committer import SharedTimings
+from gearflow.server.shared.persistence import SharedPersistence, lease_time, open_shared_store
 from gearflow.server.tls import TlsTransport
+from gearflow.stores.shared import SharedStore
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +81,8 @@ class Timings:
 
     commit: CommitTimings = field(default_factory=CommitTimings)
 
+    shared: SharedTimings = field(default_factory=SharedTimings)
+
 
 class Engine:
     """A running server on the current event loop. Owns the broker, the connections and the timers.
@@ -86,6 +91,7 @@ class Engine:
         settings: The server's settings.
         timings: Its time limits.
         open_store: Opens the store.
+        open_shared: Makes the store that several servers share, which is not connected yet.
 
     Raises:
         StoreError: The store cannot be used.
@@ -97,6 +103,7 @@ class Engine:
         settings: ServerSettings,
         timings: Timings | None = None,
         open_store: Callable[[ServerSettings], Store] = open_store,
+        open_shared: Callable[[ServerSettings, int], SharedStore] = open_shared_store,
     ) -> None:
         self.settings = settings
         self.timings = timings or Timings()
@@ -110,15 +117,21 @@ class Engine:
         self.time: Callable[[], float] = self._loop.time
         self.log = BurstLog(logger, self.time, self.call_later)  # of what peers cause
         self._tls = self._read_tls()
-        store = open_store(settings)
-        try:
-            self._load(store)
-        except BaseException:
-            store.close()
-            raise
-        self._committer = GroupCommitter(
-            self.broker.journal, store, settings.sync, self._schedule, self.timings.commit
-        )
+        self.restored = 0
+        self._committer: GroupCommitter | SharedPersistence
+        if settings.postgres is None:
+            store = open_store(settings)
+            try:
+                self._load(store)
+            except BaseException:
+                store.close()
+                raise
+            self._committer = GroupCommitter(
+                self.broker.journal, store, settings.sync, self._schedule, self.timings.commit
+            )
+        else:
+            self.time = lease_time
+            self._open_shared = open_shared  # ``start`` does it
         self.most_connections = min(settings.max_connections or sys.maxsize, _most_connections())
         self._listener: asyncio.Server | None = None
         self._leaving: set[ServerConnection] = set()  # not in ``peers`` any more, and not closed yet
@@ -133,21 +146,7 @@ class Engine:
     def _load(self, store: Store) -> None:
         """Make the broker and restore what the store has. Raises StoreError."""
         contents = store.load()
-        token = self.settings.token
-        self.broker = Broker(
-            b"H:%b-%b:" % (socket.gethostname()[:32].encode(), contents.name),
-            lambda line: admin.answer(self.broker, line),
-            replace(self.settings.limits, shortest_run=self.timings.shortest_run),
-            LocalPort(store),
-            token.get_secret_value().encode() if token is not None else None,
-            admin.server_version(),
-        )
-        self.broker.outgoing.unsent = self._unsent
-        self.broker.watching.slow = min(SLOW, self.settings.max_pending_bytes // 2)
-        self.broker.turns.is_late = lambda: self.time() - self.broker.clock.now > _TURN
-        self._turns = self.broker.turns.waiting
-        self._held_grabs = self.broker.outgoing.held_grabs.by_session
-        self._partials = self.broker.parser.partials
+        self._use(self._make_broker(contents.name, LocalPort(store)))
         self._update_clock()
         collecting = gc.isenabled()
         gc.disable()  # none of the restored jobs is garbage
@@ -157,23 +156,70 @@ class Engine:
             if collecting:
                 gc.enable()
 
+    def _make_broker(self, store_name: bytes, port: StorePort) -> Broker:
+        token = self.settings.token
+        return Broker(
+            b"H:%b-%b:" % (socket.gethostname()[:32].encode(), store_name),
+            lambda line: admin.answer(self.broker, line),
+            replace(self.settings.limits, shortest_run=self.timings.shortest_run),
+            port,
+            token.get_secret_value().encode() if token is not None else None,
+            admin.server_version(),
+        )
+
+    def _use(self, broker: Broker) -> None:
+        """Serve with this broker."""
+        self.broker = broker
+        self.broker.outgoing.unsent = self._unsent
+        self.broker.watching.slow = min(SLOW, self.settings.max_pending_bytes // 2)
+        self.broker.turns.is_late = lambda: self.time() - self.broker.clock.now > _TURN
+        self._turns = self.broker.turns.waiting
+        self._held_grabs = self.broker.outgoing.held_grabs.by_session
+        self._partials = self.broker.parser.partials
+
     # ------------------------------------------------------------------------------------ start and stop
 
     async def start(self) -> None:
-        """Listen. Raises OSError if the port is taken or the address is not this machine's."""
+        """Listen.
+
+        Raises:
+            OSError: The port is taken, or the address is not this machine's.
+            StoreError: The database cannot be used.
+        """
         settings = self.settings
-        self._committer.commit()
-        await self._committer.settle()
+        if settings.postgres is None:
+            self._committer.commit()
+            await self._committer.settle()
         try:
             self._listener = await self._loop.create_server(
-                self._new_protocol, settings.host, settings.port, backlog=settings.backlog
+                self._new_protocol,
+                settings.host,
+                settings.port,
+                backlog=settings.backlog,
+                start_serving=False,
             )
         except OSError:
-            await self._committer.close()
+            if settings.postgres is None:
+                await self._committer.close()
             raise
         self.port = self._listener.sockets[0].getsockname()[1]
+        if settings.postgres is not None:
+            try:
+                await self._join_group()
+            except BaseException:
+                self._listener.close()
+                raise
+        await self._listener.start_serving()
         self._tick()
         logger.info("listening", extra={"host": settings.host, "port": self.port})
+
+    async def _join_group(self) -> None:
+        """Open the database that several servers share. Raises StoreError."""
+        store = self._open_shared(self.settings, self.port)
+        self._committer = persistence = SharedPersistence(
+            store, self.settings, self._make_broker, self._wake, self.timings.shared
+        )
+        self._use(await persistence.start())
 
     async def stop(self) -> None:
         """Stop listening, close all connections, and close the store. Kept jobs stay in the store."""
@@ -309,6 +355,11 @@ class Engine:
         if self._partials or outgoing.notices:
             self._handle_rare()
 
+    def _wake(self) -> None:
+        """Have everything sent, and the timers looked at, after something else than input."""
+        if hasattr(self, "broker"):
+            self._schedule()
+
     def _schedule(self) -> None:
         if not self.flushing:
             self.flushing = True
@@ -423,7 +474,7 @@ class Engine:
             self._timer.cancel()
         check = self.time() + self.timings.clock_check
         self._timer_due = min(due, check) if due is not None else check
-        self._timer = self._loop.call_at(self._timer_due, self._tick)
+        self._timer = self._loop.call_later(self._timer_due - self.time(), self._tick)
 
     def _tick(self) -> None:
         self._timer = None
@@ -433,7 +484,8 @@ class Engine:
         self._set_timer(self.broker.next_due())
 
     def _update_clock(self) -> None:
-        self.broker.clock.offset = time.time() - self.time()
+        if self.settings.postgres is None:  # else the clock of the database counts
+            self.broker.clock.offset = time.time() - self.time()
 
 
 @cache

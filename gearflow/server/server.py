@@ -51,7 +51,7 @@ class JobServer:
     """
 
     def __init__(self, settings: ServerSettings | None = None, /, **overrides: Unpack[ServerOptions]) -> None:
-        base = settings.model_dump() if settings else {}
+        base = settings.model_dump(exclude_unset=True) if settings else {}
         self.settings: ServerSettings = ServerSettings.model_validate({**base, **overrides})
         self._engine: Engine | None = None
         self._thread: LoopThread[Engine] | None = None

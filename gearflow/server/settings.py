@@ -97,7 +97,8 @@ class ServerSettings(BaseModel):
     sync: Sync = "batch"
     """How safe an acknowledged background job is. In every mode it survives the death of the server. With
     ``always`` it also survives the death of the machine. ``batch`` is the same, except that about the last
-    second may be lost. With ``off`` the death of the machine may damage the file."""
+    second may be lost. With ``off`` the death of the machine may damage the file. With ``postgres``, the
+    default is ``always``, and the other two do not wait for the database's disk."""
 
     keep: Annotated[float, Field(ge=0)] = _DEFAULTS.keep
     """Seconds for which the outcome of a background job is kept, if the submission does not say."""
@@ -113,11 +114,44 @@ class ServerSettings(BaseModel):
     """Runs of a job that may be cut off before it becomes a dead letter. A run is cut off if its worker goes
     away, or overruns a time limit that it set (CAN_DO_TIMEOUT). None means any number."""
 
+    postgres: SecretStr | None = None
+    """A PostgreSQL database that keeps jobs and results, as a libpq connection string or URI. Several servers
+    can share it. It needs the extra ``postgres``. None means a file, or memory."""
+
+    postgres_schema: Annotated[str, Field(min_length=1, max_length=63)] = "gearflow"
+    """The schema in that database. The server makes its tables if they are missing. Servers with the same
+    database and schema are a group."""
+
+    lease: Annotated[float, Field(ge=1.0, le=3600.0)] = 10.0
+    """Seconds after which other servers of the group take over the jobs of a server that shows no sign of
+    life. All servers of a group should have the same."""
+
+    advertise: str | None = None
+    """The address, ``host:port``, at which clients and the other servers of the group reach this server. None
+    means ``host`` and ``port``, or the name of the machine if ``host`` is a wildcard."""
+
+    store_timeout: Annotated[float, Field(gt=0, le=3600.0)] = 5.0
+    """Seconds for which submitters wait for a database that cannot be reached. After that they get an
+    error."""
+
+    @model_validator(mode="after")
+    def _has_one_store(self) -> Self:
+        if self.postgres is not None and self.data is not None:
+            raise ValueError("data is for a file and postgres for a database: give one of them")
+        if self.postgres is not None and self.keep_bytes is not None:
+            raise ValueError("keep_bytes is for a file or memory; a database keeps what keep says")
+        return self
+
     @model_validator(mode="after")
     def _has_certificate(self) -> Self:
         if self.tls_cert is None and (self.tls_key or self.tls_ca):
             raise ValueError("tls_key and tls_ca are for a certificate, and there is none: give tls_cert")
         return self
+
+    @property
+    def effective_sync(self) -> Sync:
+        """The value of ``sync`` that applies. Its default depends on the store."""
+        return "always" if self.postgres is not None and "sync" not in self.model_fields_set else self.sync
 
     @property
     def limits(self) -> SizeLimits:
@@ -160,3 +194,8 @@ class ServerOptions(TypedDict, total=False):
     keep_dead: float
     keep_bytes: int | None
     max_deaths: int | None
+    postgres: SecretStr | str | None
+    postgres_schema: str
+    lease: float
+    advertise: str | None
+    store_timeout: float

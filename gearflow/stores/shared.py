@@ -11,13 +11,10 @@ All methods are coroutines on one event loop. Times are Unix time of the store's
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
-from typing import Final, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from gearflow.broker.storage import Answer, Change, JobRecord, Joined, Question, StoredJob, StoredParts
 from gearflow.errors import StoreError
-
-LOT_BITS: Final = 40
-"""A job's number is ``lot << LOT_BITS | n``."""
 
 
 class Away(StoreError):
@@ -114,6 +111,11 @@ class SharedStore(Protocol):
         """Connect, make or check the schema, and register this server. Raises StoreError."""
         ...
 
+    async def migrate(self) -> str:
+        """Make or update the schema, without a start of this server. What was done, in words. Raises
+        StoreError."""
+        ...
+
     async def ready(self) -> Hashable:
         """Connect, if need be. The result changes when commits that were confirmed may be missing. Raises
         Away and StoreError."""
@@ -169,6 +171,10 @@ class SharedStore(Protocol):
 
     async def expire(self, limit: int) -> bool:
         """Remove up to so many results whose time is over. Whether there are more. Raises Away."""
+        ...
+
+    async def forget(self, servers: Sequence[str]) -> None:
+        """Forget servers that are dead and own no lots. Raises Away."""
         ...
 
     async def release(self) -> None:

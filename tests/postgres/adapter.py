@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar
 
 import psycopg
 
+from gearflow.broker.handles import LOT_BITS
 from gearflow.broker.parser import Body
 from gearflow.broker.storage import (
     Answer,
@@ -32,7 +33,7 @@ from gearflow.errors import StoreError
 from gearflow.stores.postgres.schema import quoted
 from gearflow.stores.postgres.settings import PostgresSettings
 from gearflow.stores.postgres.store import PostgresStore
-from gearflow.stores.shared import LOT_BITS, OtherLot, SharedContents
+from gearflow.stores.shared import OtherLot, SharedContents
 from tests.postgres.cluster import Database
 
 T = TypeVar("T")

@@ -19,7 +19,7 @@ from gearflow_cli import logs, options, output, server_queries
 from gearflow_cli.commands.pause import counted
 from gearflow_cli.errors import CliError, ExitCode, tell
 from gearflow_cli.help import HelpCommand, HelpGroup, Panel, variable
-from gearflow_cli.options import LogLevel, argument, how, limit, tls, where
+from gearflow_cli.options import LogLevel, argument, group, how, limit, tls, where
 
 if TYPE_CHECKING:
     from gearflow.server import ServerSettings
@@ -184,15 +184,48 @@ def server(
     recover: Annotated[
         bool, where("--recover", "First save what is readable of a damaged file into a new one.", env=None)
     ] = False,
+    postgres: Annotated[
+        str | None,
+        where("--postgres", "Or a database for them, which several servers can share.", "CONNINFO"),
+    ] = None,
+    schema: Annotated[
+        str, group("--schema", "The schema in it. Its servers are a group.", "NAME")
+    ] = "gearflow",
+    lease: Annotated[
+        float | None,
+        group(
+            "--lease",
+            "Others take over the jobs of a dead server after this.",
+            "DURATION",
+            default="10s",
+        ),
+    ] = None,
+    advertise: Annotated[
+        str | None,
+        group("--advertise", "The address by which others reach this server.", "HOST:PORT"),
+    ] = None,
+    store_timeout: Annotated[
+        float | None,
+        group(
+            "--store-timeout",
+            "The wait for a database that is away.",
+            "DURATION",
+            default="5s",
+        ),
+    ] = None,
+    migrate_only: Annotated[
+        bool, group("--migrate-only", "Bring the schema up to date, and do not serve.", env=None)
+    ] = False,
     sync: Annotated[
-        SyncMode,
+        SyncMode | None,
         how(
             "--sync",
             "If the machine fails, always loses no acknowledged background job, batch those of the last "
             "second, and off perhaps the file.",
             "MODE",
+            default="batch, with --postgres always",
         ),
-    ] = SyncMode.BATCH,
+    ] = None,
     keep: Annotated[
         float | None,
         how(
@@ -260,8 +293,8 @@ def server(
     """Run a job server until TERM or INT. The next one runs the background jobs that are left.
 
     Examples:
-      gearflow server
       gearflow server -L 0.0.0.0 --data /var/lib/gearflow --token-file token
+      gearflow server --postgres "host=pg1,pg2 dbname=gearflow"
     """
     if context.invoked_subcommand is not None:
         return
@@ -272,7 +305,11 @@ def server(
     from gearflow.runtime.eventloop import new_event_loop
     from gearflow.server import ServerSettings
 
-    folder = _folder(context, data, port, memory=memory)
+    folder = None if postgres is not None else _folder(context, data, port, memory=memory)
+    if postgres is not None:
+        _check_postgres(context)
+    elif migrate_only:
+        raise CliError(ExitCode.USAGE, "--migrate-only is for --postgres, and it is missing")
     chosen: dict[str, float | str | Path | None] = {
         "keep": keep,
         "keep_dead": keep_dead,
@@ -290,14 +327,18 @@ def server(
         "tls_key": tls_key,
         "tls_ca": tls_ca,
         "token": _token(token_file),
+        "postgres": postgres,
+        "postgres_schema": schema,
+        "lease": lease,
+        "advertise": advertise,
+        "store_timeout": store_timeout,
+        "sync": sync.value if sync is not None else None,
     }
     given: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
     if max_deaths is not None:
         given["max_deaths"] = max_deaths or None
     try:
-        settings = ServerSettings.model_validate(
-            {"host": listen, "port": port, "data": folder, "sync": sync.value, **given}
-        )
+        settings = ServerSettings.model_validate({"host": listen, "port": port, "data": folder, **given})
     except ValidationError as error:
         fault = error.errors()[0]
         where = f"--{fault['loc'][0]}: " if fault["loc"] else ""
@@ -309,7 +350,7 @@ def server(
         recover_folder(folder)
     _raise_filelimit()
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        runner.run(_serve(settings))
+        runner.run(_migrate(settings) if migrate_only else _serve(settings))
 
 
 def _folder(context: typer.Context, data: Path | None, port: int, *, memory: bool) -> Path | None:
@@ -331,6 +372,30 @@ def _folder(context: typer.Context, data: Path | None, port: int, *, memory: boo
         if source is not None and source.name == "COMMANDLINE":
             return folder(data, port)
     return None
+
+
+def _check_postgres(context: typer.Context) -> None:
+    """Refuse options about a file or memory. Raises CliError."""
+    for name in ("data", "memory", "recover", "keep_bytes"):
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            option = name.replace("_", "-")
+            raise CliError(
+                ExitCode.USAGE,
+                f"--{option} is for a file or memory, and --postgres keeps jobs in a database: "
+                "leave out one of them",
+            )
+
+
+async def _migrate(settings: "ServerSettings") -> None:
+    """Bring the schema of the database up to date. Raises StoreError."""
+    from gearflow.server.shared.persistence import open_shared_store
+
+    store = open_shared_store(settings, settings.port)
+    try:
+        tell(await store.migrate())
+    finally:
+        await store.close()
 
 
 def _token(file: Path | None) -> str | None:
@@ -432,6 +497,8 @@ def _life(settings: "ServerSettings", restored: int) -> str:
     """Where the jobs are, and how many the server has found."""
     from gearflow.server.settings import FILE_NAME
 
+    if settings.postgres is not None:
+        return f"jobs live in PostgreSQL, schema {settings.postgres_schema}; sync: {settings.effective_sync}"
     if settings.data is None:
         return "jobs live in memory only and are lost when it ends"
     found = counted(restored, "job")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from gearflow.broker.handles import LOT_BITS
 from gearflow.broker.parser import Body
 from gearflow.broker.storage import (
     Change,
@@ -26,7 +27,6 @@ from gearflow.broker.storage import (
 from gearflow.stores.postgres import kinds
 from gearflow.stores.postgres.kinds import Kind
 from gearflow.stores.postgres.rows import key_of, token_of
-from gearflow.stores.shared import LOT_BITS
 
 
 class Ahead(NamedTuple):

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Final
 from uuid import UUID
 
+from gearflow.broker.handles import LOT_BITS
 from gearflow.broker.storage import StoredParts
 from gearflow.stores.postgres import arrays
 from gearflow.stores.postgres.arrays import bigint, integer, read_int
@@ -20,7 +21,7 @@ from gearflow.stores.postgres.rows import JOB, SHORT, SIZE, job_of
 from gearflow.stores.postgres.schema import STEPS, literal
 from gearflow.stores.postgres.session import DatabaseSession
 from gearflow.stores.postgres.settings import PostgresSettings
-from gearflow.stores.shared import LOT_BITS, Beat, Lot, Order, OtherLot, ServerRow, Slice
+from gearflow.stores.shared import Beat, Lot, Order, OtherLot, ServerRow, Slice
 
 _SLICE: Final = 1000  # jobs
 _ATTEMPTS: Final = 3  # at the lock of a lot

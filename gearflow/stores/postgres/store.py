@@ -82,6 +82,12 @@ class PostgresStore:
         name, changed, clock = rows[0]
         return SharedContents(name or b"", paused, int(changed or 0), float(clock or 0))
 
+    async def migrate(self) -> str:
+        """Make or update the tables, without a start of this server. Raises StoreError."""
+        await self._beats.ready()
+        await prepare(self._beats, self._settings.schema)
+        return f"the schema {self._settings.schema} is up to date"
+
     async def ready(self) -> tuple[str, str]:
         """Connect, if need be. The result is the database system and its timeline."""
         return await self._writes.ready()
@@ -123,6 +129,14 @@ class PostgresStore:
     async def expire(self, limit: int, now: float | None = None) -> bool:
         """As ``SharedStore.expire``. ``now`` is the database's clock unless it is given."""
         return await self._upkeep.expire(limit, now)
+
+    async def forget(self, servers: Sequence[str]) -> None:
+        names = ", ".join(map(literal, servers))
+        await self._rest.ready()
+        await self._rest.simple(
+            f"DELETE FROM {self._schema}.servers AS s WHERE s.server IN ({names}) "
+            f"AND NOT EXISTS (SELECT 1 FROM {self._schema}.lots WHERE owner = s.server)"
+        )
 
     async def release(self) -> None:
         await self._lots.release()

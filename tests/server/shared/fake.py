@@ -1,0 +1,254 @@
+"""A store that several servers share, in memory. It can be slow, unreachable, or lose its answers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Mapping, Sequence
+from uuid import uuid4
+
+from gearflow.broker.handles import lot_of
+from gearflow.broker.lifecycle import payload_key
+from gearflow.broker.storage import (
+    Answer,
+    Change,
+    DeadOf,
+    Forgotten,
+    HeadOf,
+    JobOf,
+    JobRecord,
+    Joined,
+    LatestOf,
+    Ordered,
+    PartsOf,
+    Paused,
+    Question,
+    RecordOf,
+    Reserved,
+    StoredJob,
+    WholeRecordOf,
+)
+from gearflow.protocol.uniques import is_fresh
+from gearflow.stores import MemoryStore
+from gearflow.stores.shared import (
+    Away,
+    Beat,
+    Fenced,
+    Lot,
+    Order,
+    OtherLot,
+    ServerRow,
+    SharedContents,
+    Slice,
+)
+
+
+class Truth:
+    """The database."""
+
+    def __init__(self) -> None:
+        self.memory = MemoryStore(keep_bytes=None)
+        self.live: dict[int, StoredJob] = {}
+        self.lots: dict[int, tuple[str | None, int, int]] = {}  # owner, epoch, beat
+        self.servers: dict[str, tuple[str, int]] = {}  # address, beat
+        self.orders: list[Order] = []
+        self.paused: set[bytes] = set()
+        self.changed = 0
+        self.last_lot = 0
+        self.last_order = 0
+        self.stores: list[FakeStore] = []
+
+    def notify(self) -> None:
+        """Tell all servers that something has happened."""
+        for store in self.stores:
+            if store.on_notify is not None:
+                store.on_notify()
+
+    def holder(self, job: StoredJob) -> int | None:
+        """The live job that has the unique of this one."""
+        key = _key(job)
+        if key is None:
+            return None
+        return next((other.number for other in self.live.values() if _key(other) == key), None)
+
+    def keep(self, lots: Mapping[int, int], change: Change) -> Joined | None:
+        """Make one change."""
+        if isinstance(change, StoredJob):
+            holder = self.holder(change)
+            if holder is not None and holder != change.number:
+                return Joined(holder)
+            self.live[change.number] = change
+        elif isinstance(change, Paused):
+            (self.paused.add if change.paused else self.paused.discard)(change.function)
+            self.changed += 1
+            self.notify()
+        elif isinstance(change, Ordered):
+            self.last_order += 1
+            self.orders.append(Order(self.last_order, change.number, change.verb))
+            self.notify()
+        elif isinstance(change, Reserved):
+            pass
+        else:
+            if lot_of(change.number) not in lots and isinstance(change, Forgotten):
+                if change.number in self.live:
+                    return None
+            elif isinstance(change, (JobRecord, Forgotten)):
+                self.live.pop(change.number, None)
+        if not isinstance(change, (Ordered, Paused, Reserved)):
+            self.memory.write([change])
+            job = self.memory.job(change.number)
+            if job is not None and self.memory.ended(change.number) is None:
+                self.live[change.number] = job
+        return None
+
+
+class FakeStore:
+    """One server's connection to the truth."""
+
+    large = 1 << 20
+
+    def __init__(self, truth: Truth, address: str = "127.0.0.1:0") -> None:
+        self.truth = truth
+        self.address = address
+        self.server = str(uuid4())
+        self.on_notify: Callable[[], None] | None = None
+        self.is_away = False
+        self.loses_answers = False
+        self.era: Hashable = 1
+        truth.stores.append(self)
+
+    async def _reach(self) -> None:
+        await asyncio.sleep(0)
+        if self.is_away:
+            raise Away("no route to host", sent=False)
+
+    async def _answered(self) -> None:
+        await asyncio.sleep(0)
+        if self.loses_answers:
+            raise Away("the connection was reset", sent=True)
+
+    async def open(self) -> SharedContents:
+        await self._reach()
+        self.truth.servers[self.server] = self.address, 0
+        self.truth.notify()
+        return SharedContents(b"00c0ffee", frozenset(self.truth.paused), self.truth.changed, time.time())
+
+    async def migrate(self) -> str:
+        return "nothing to do"
+
+    async def ready(self) -> Hashable:
+        await self._reach()
+        return self.era
+
+    async def take_lots(self, count: int) -> Sequence[Lot]:
+        await self._reach()
+        truth = self.truth
+        taken = range(truth.last_lot + 1, truth.last_lot + 1 + count)
+        truth.last_lot += count
+        truth.lots.update(dict.fromkeys(taken, (self.server, 1, 0)))
+        await self._answered()
+        return [Lot(lot, 1) for lot in taken]
+
+    async def commit(
+        self, lots: Mapping[int, int], changes: Sequence[Change]
+    ) -> Sequence[str | Joined | None]:
+        await self._reach()
+        for lot, epoch in lots.items():
+            if self.truth.lots.get(lot, (None, 0, 0))[:2] != (self.server, epoch):
+                raise Fenced(f"lot {lot} is lost")
+        outcomes = [self.truth.keep(lots, change) for change in changes]
+        await self._answered()
+        return outcomes
+
+    async def write_ahead(self, change: StoredJob | JobRecord) -> None:
+        await self._reach()
+
+    async def answer(self, questions: Sequence[Question]) -> Sequence[Answer]:
+        await self._reach()
+        return [self._answer(question) for question in questions]
+
+    def _answer(self, question: Question) -> Answer:
+        memory = self.truth.memory
+        match question:
+            case JobOf() | HeadOf():
+                return memory.job(question.number)
+            case RecordOf() | WholeRecordOf():
+                return memory.ended(question.number)
+            case LatestOf():
+                return memory.latest(question.function, question.unique)
+            case DeadOf():
+                return memory.dead(question.function, question.after, question.limit)
+            case PartsOf():
+                return memory.parts(question.number, question.after, question.limit_bytes, question.limit)
+
+    async def beat(self, done: Sequence[int]) -> Beat:
+        await self._reach()
+        truth = self.truth
+        for lot, (owner, epoch, beat) in truth.lots.items():
+            if owner == self.server:
+                truth.lots[lot] = owner, epoch, beat + 1
+        address, beats = truth.servers[self.server]
+        truth.servers[self.server] = address, beats + 1
+        truth.orders = [order for order in truth.orders if order.id not in done]
+        mine = {lot for lot, (owner, _, _) in truth.lots.items() if owner == self.server}
+        answer = Beat(
+            [Lot(lot, truth.lots[lot][1]) for lot in sorted(mine)],
+            [OtherLot(lot, *row) for lot, row in truth.lots.items() if lot not in mine],
+            [ServerRow(server, address, "1", beat) for server, (address, beat) in truth.servers.items()],
+            truth.changed,
+            time.time(),
+            [order for order in truth.orders if lot_of(order.number) in mine],
+        )
+        await self._answered()
+        return answer
+
+    async def paused(self) -> frozenset[bytes]:
+        await self._reach()
+        return frozenset(self.truth.paused)
+
+    async def adopt(self, lot: OtherLot) -> int | None:
+        await self._reach()
+        if self.truth.lots.get(lot.number) != (lot.owner, lot.epoch, lot.beat):
+            return None
+        self.truth.lots[lot.number] = self.server, lot.epoch + 1, lot.beat + 1
+        await self._answered()
+        return lot.epoch + 1
+
+    async def jobs_of(self, lot: int, after: int) -> AsyncIterator[Slice]:
+        await self._reach()
+        numbers = sorted(number for number in self.truth.live if lot_of(number) == lot and number > after)
+        for some in _pieces(numbers, 100):
+            await self._reach()
+            parts = self.truth.memory.load().parts
+            yield Slice([self.truth.live[number] for number in some if number in self.truth.live], parts)
+
+    async def expire(self, limit: int) -> bool:
+        await self._reach()
+        return self.truth.memory.expire(time.time(), limit)
+
+    async def forget(self, servers: Sequence[str]) -> None:
+        for server in servers:
+            self.truth.servers.pop(server, None)
+
+    async def release(self) -> None:
+        await self._reach()
+        for lot, (owner, epoch, beat) in self.truth.lots.items():
+            if owner == self.server:
+                self.truth.lots[lot] = None, epoch + 1, beat
+        self.truth.servers.pop(self.server, None)
+        self.truth.notify()
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+def _key(job: StoredJob) -> tuple[bytes, bytes] | None:
+    if not job.unique or is_fresh(job.unique):
+        return None
+    if job.unique == b"-":
+        return None if isinstance(job.workload, int) else (job.function, payload_key(job.workload))
+    return job.function, job.unique
+
+
+def _pieces(numbers: Sequence[int], size: int) -> Iterable[Sequence[int]]:
+    return (numbers[start : start + size] for start in range(0, len(numbers), size))
