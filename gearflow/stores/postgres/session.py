@@ -15,6 +15,7 @@ from gearflow.stores.postgres.errors import pooled
 from gearflow.stores.postgres.query import Query, Rows
 from gearflow.stores.postgres.schema import literal
 from gearflow.stores.postgres.settings import PostgresSettings
+from gearflow.stores.shared import Away
 
 if TYPE_CHECKING:
     from gearflow.stores.postgres.connection import DatabaseConnection
@@ -127,9 +128,22 @@ class DatabaseSession:
         wanted.append(f"set_config('synchronous_commit', {commit}, false)")
         sql = f"SELECT {_HISTORY}, pg_backend_pid(), {', '.join(wanted)}"
         rows = await connection.simple("; ".join((sql, *statements)), timeout)
+        if self.pid:
+            await self._end_former(connection)
         identifier, timeline, pid = rows[0][0][:3]
         self.pid = int(pid or 0)
         self.history = str(identifier or b"", "ascii"), str(timeline or b"", "ascii")
+
+    async def _end_former(self, connection: DatabaseConnection) -> None:
+        """End the process of the former connection, which may still be at work. Then the outcome of what it
+        did is settled, and what it has kept can be seen. Raises Away."""
+        wait = int(self._settings.timeout * 500)
+        (rows,) = await connection.simple(
+            f"SELECT pg_terminate_backend(pid, {wait}) FROM pg_stat_activity "
+            f"WHERE pid = {self.pid} AND pid <> pg_backend_pid() AND application_name = {literal(self._name)}"
+        )
+        if rows and rows[0][0] != b"t":
+            raise Away("the former session is still at work", sent=False)
 
 
 async def check_not_pooled(first: DatabaseSession, second: DatabaseSession) -> None:
