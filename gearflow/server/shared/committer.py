@@ -66,6 +66,9 @@ _RING: Final = 64 << 20
 _OVERHEAD: Final = 500
 """Bytes that a change counts beside its body."""
 
+_UNREACHABLE: Final = "the database cannot be reached"
+_MAYBE: Final = "the database cannot be reached; it may have been stored"
+
 _Outcome: TypeAlias = str | Joined | None
 
 
@@ -336,7 +339,7 @@ class SharedCommitter:
             extra={"reason": reason},
         )
         self.is_away = True
-        left = self._give_up(entries, reason, was_sent=was_sent)
+        left = self._give_up(entries, was_sent=was_sent)
         waiting, self._waiting = self._waiting, deque()
         self._refuse([*waiting, *self._journal.drain()])
         return left
@@ -355,19 +358,18 @@ class SharedCommitter:
             if change is None:
                 self._notify([(done, None)])
             elif isinstance(change, StoredJob):
-                self._notify([(done, "the database cannot be reached")])
+                self._notify([(done, _UNREACHABLE)])
             else:
                 self._waiting.append((change, done))
 
-    def _give_up(self, entries: Sequence[Entry], reason: str, *, was_sent: bool) -> list[Entry]:
+    def _give_up(self, entries: Sequence[Entry], *, was_sent: bool) -> list[Entry]:
         """The submitters in a group get an error. The rest of the group waits for the store."""
         left: list[Entry] = []
-        text = f"the database cannot be reached: {reason}"
         for change, done in entries:
             if change is None:
                 self._notify([(done, None)])
             elif isinstance(change, StoredJob):
-                self._notify([(done, Uncertain(f"{text}; it may have been stored") if was_sent else text)])
+                self._notify([(done, Uncertain(_MAYBE) if was_sent else _UNREACHABLE)])
             else:
                 left.append((change, done))
         return left

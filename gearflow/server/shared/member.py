@@ -80,6 +80,7 @@ class Member:
         self._holding = False
         self._loading: dict[int, asyncio.Task[None]] = {}  # by lot
         self._adopting: asyncio.Task[None] | None = None
+        self._loaded = 0  # jobs that were adopted
         self._tasks: set[asyncio.Task[None]] = set()
         committer.on_certain = broker.ownership.resolve
         committer.before_notify = self.check
@@ -169,6 +170,8 @@ class Member:
         broker.clock.now = now
         self._set_clock(beat.clock - (now - sent) / 2)
         news = self._lease.confirm(sent, now, beat)
+        if news.lost:
+            logger.warning("other servers have adopted jobs of this one", extra={"lots": len(news.lost)})
         for lot in news.lost:
             self._lose(lot)
         broker.hold_after(self._lease.deadline, now)
@@ -180,8 +183,9 @@ class Member:
         addresses = tuple(sorted({row.address for row in servers}))
         broker.group = ServerGroup(self._name, me, addresses, address)
         for order in beat.orders:
-            self._carried.add(order.id)
-            if lot_of(order.number) in self._lease.lots:
+            lot = lot_of(order.number)
+            if order.id not in self._carried and lot in self._lease.lots and lot not in self._loading:
+                self._carried.add(order.id)
                 broker.carry_out(order.number, order.verb)
         if news.adoptable and (self._adopting is None or self._adopting.done()):
             self._adopting = self._spawn(self._adopt(news.adoptable))
@@ -208,7 +212,6 @@ class Member:
         self._broker.core.handles.own(numbers)
 
     def _lose(self, lot: int) -> None:
-        logger.warning("another server has adopted a lot of this one", extra={"lot": lot})
         self._fresh.discard(lot)
         loading = self._loading.pop(lot, None)
         if loading is not None:
@@ -237,6 +240,7 @@ class Member:
 
     async def _adopt(self, lots: Sequence[OtherLot]) -> None:
         """Adopt lots, one after the other, so that several servers share those of a dead one."""
+        adopted, before = 0, self._loaded
         for lot in random.sample(lots, len(lots)):
             try:
                 epoch = await self._store.adopt(lot)
@@ -245,9 +249,12 @@ class Member:
                 return
             if epoch is None or lot.number in self._lease.lots:
                 continue
-            logger.warning("adopted a lot", extra={"lot": lot.number, "of": lot.owner or "nobody"})
             self._own(Lot(lot.number, epoch))
+            adopted += 1
             await asyncio.wait([self._loading[lot.number]])
+        if adopted:
+            jobs = self._loaded - before
+            logger.warning("adopted jobs of other servers", extra={"lots": adopted, "jobs": jobs})
 
     async def _load(self, lot: int) -> None:
         """Queue the jobs of a lot in slices, between which others are served."""
@@ -260,6 +267,7 @@ class Member:
                         self.check()
                         self._broker.ownership.adopt(jobs, some.parts)
                         after = jobs[-1].number
+                        self._loaded += len(jobs)
                         self._wake()
                         await asyncio.sleep(0)
             except Away:

@@ -285,7 +285,7 @@ async def connect(
         except TimeoutError:
             failures.append(f"{_place(attempt)}: no answer within {timeout:g} s")
         except OperationalError as error:
-            message = str(error).strip()
+            message = " ".join(str(error).split())
             refusals += any(text in message for text in _FINAL)
             failures.append(message)
     if refusals == len(failures):
