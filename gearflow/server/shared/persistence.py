@@ -21,7 +21,7 @@ from gearflow.server.shared.committer import SharedCommitter, SharedTimings
 from gearflow.server.shared.lease import Lease
 from gearflow.server.shared.member import Member
 from gearflow.server.shared.port import SharedPort
-from gearflow.stores.shared import SharedStore
+from gearflow.stores.shared import Away, SharedContents, SharedStore
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ class SharedPersistence:
         """Open the store, and join the group. The broker that is to serve. Raises StoreError."""
         settings, store = self._settings, self._store
         try:
-            contents = await store.open()
+            contents = await self._open()
             self._port = SharedPort(store, settings.store_timeout, self._wake)
             broker = self._make_broker(contents.name, self._port)
             broker.core.handles.share(secrets.randbits(LOT_BITS - 1))
@@ -126,6 +126,18 @@ class SharedPersistence:
             await store.close()
             raise
         return broker
+
+    async def _open(self) -> SharedContents:
+        """Open the store, for which the server waits as submitters do."""
+        until = lease_time() + self._settings.store_timeout
+        while True:
+            try:
+                return await self._store.open()
+            except Away as error:
+                if lease_time() >= until:
+                    raise
+                logger.warning("waiting for the store", extra={"reason": str(error)})
+            await asyncio.sleep(_RETRY)
 
     async def _look(self) -> None:
         await self.member.look()
