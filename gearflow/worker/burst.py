@@ -6,7 +6,7 @@ cannot be reached counts for some time only, from the start, or from when it was
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import anyio
 
@@ -30,6 +30,8 @@ class Burst:
         self._stats = stats
         self._away: dict[ServerLink, float] = {}  # those that cannot be reached, and until when they count
         self._changed = anyio.Event()
+        self.is_settled: Callable[[], bool] = lambda: True
+        """Whether all links are known."""
 
     async def watch(self) -> None:
         """Return when there is nothing more to do.
@@ -41,9 +43,9 @@ class Burst:
             self._changed = anyio.Event()
             limit = self._time_left()
             if limit is None:
-                if len(self._away) == len(self._links):
+                if self._away and all(link in self._away for link in self._links if link.counts):
                     raise NoServer({str(link.address): self._reason(link) for link in self._links})
-                if self._stats.is_at_rest and self._are_out_of_jobs():
+                if self.is_settled() and self._stats.is_at_rest and self._are_out_of_jobs():
                     return
             with anyio.move_on_after(limit):
                 await self._changed.wait()
@@ -61,13 +63,13 @@ class Burst:
     def _time_left(self) -> float | None:
         """Seconds until the servers that are away count no more; ``None`` if none counts."""
         now = time.monotonic()
-        away = [link for link in self._links if not link.is_registered]
+        away = [link for link in self._links if link.counts and not link.is_registered]
         self._away = {link: self._away.get(link, now + self._timeout) for link in away}
         latest = max(self._away.values(), default=now)
         return latest - now if latest > now else None
 
     def _are_out_of_jobs(self) -> bool:
-        return all(link.is_out_of_jobs for link in self._links if link not in self._away)
+        return all(link.is_out_of_jobs for link in self._links if link.counts and link not in self._away)
 
     def _reason(self, link: ServerLink) -> str:
         return link.outage or f"no answer within {self._timeout:g} s"

@@ -31,7 +31,7 @@ from gearflow.protocol.codec import encode
 from gearflow.protocol.constants import MAX_ANSWER, RES
 from gearflow.protocol.framing import FrameBuffer
 from gearflow.protocol.heartbeat import CHECKS, Timeouts
-from gearflow.protocol.packets import EchoReq, Packet, SubmitJob
+from gearflow.protocol.packets import EchoReq, Packet, SubmitJob, WorkComplete
 from gearflow.protocol.request_queue import Call, Request
 from gearflow.protocol.server_events import Credit
 from gearflow.worker.parts import PartWindow
@@ -115,6 +115,8 @@ class WorkerConnection:
         self._unsent = 0  # bytes, when the heartbeat last looked
         self._flushed = anyio.Event()
         self._is_leaving = False
+        self._is_over = False  # no loop runs any more
+        self._drained: anyio.Event | None = None  # once it is to take no more jobs
         self._is_given_up = False  # the server is there, and does not answer
         self._is_closed = False
 
@@ -127,6 +129,11 @@ class WorkerConnection:
     def is_basic(self) -> bool:
         """The server knows the oldest packets only: no WORK_WARNING, no delayed jobs."""
         return self._session.is_basic
+
+    @property
+    def is_retired(self) -> bool:
+        """Whether it takes no more jobs, and is closed when the last one has ended."""
+        return self._drained is not None
 
     async def serve(self, timeouts: Timeouts) -> None:
         """Talk until the connection ends; ``reason`` then says why."""
@@ -144,6 +151,8 @@ class WorkerConnection:
             with anyio.move_on_after(timeouts.release, shield=True):
                 await self._leave()
             raise
+        finally:
+            self._is_over = True
         if self._is_given_up:
             with anyio.move_on_after(timeouts.release):
                 await self._leave()
@@ -173,6 +182,33 @@ class WorkerConnection:
         if call.failure is not None:
             raise call.failure
         return call.handle
+
+    async def ask(self, packet: bytes) -> bytes:
+        """Make a call of a reserved function, and return its answer. Raises as ``submit``."""
+        if self._is_closed:
+            raise ConnectionLost(f"the connection to {self.server} is closed")
+        call = Call(anyio.Event())
+        self._send_call(call, b"", packet)
+        await call.answered.wait()
+        if call.failure is not None:
+            raise call.failure
+        assert isinstance(call.answer, WorkComplete)
+        return call.answer.result
+
+    def retire(self, reason: str) -> None:
+        """Take no more jobs, and close the connection once those that came from here have ended."""
+        if self._drained is None and not self._is_over:
+            self._drained = anyio.Event()
+            self._lane.retire()
+            self._tasks.start_soon(
+                self._until_broken, partial(self._close_when_drained, self._drained, reason)
+            )
+            self.check_drained()
+
+    def check_drained(self) -> None:
+        """A run may have been the last one."""
+        if self._drained is not None and not self._lane.in_flight and not self._runner.has_runs_of(self):
+            self._drained.set()
 
     def release(self, handle: bytes) -> None:
         """Give a job back that is not run to its end here, if the server knows how to take it."""
@@ -241,6 +277,11 @@ class WorkerConnection:
         except BROKEN:
             pass  # it is gone before it took them all
 
+    async def _close_when_drained(self, drained: anyio.Event, reason: str) -> None:
+        await drained.wait()
+        await self.flush()
+        self.reason = reason
+
     async def _until_broken(self, loop: Callable[[], Coroutine[Any, Any, None]]) -> None:
         try:
             await loop()
@@ -263,6 +304,8 @@ class WorkerConnection:
                 self._handle(event)
         if self._session.registered and not self._is_registered:
             self._registered()
+        if self._drained is not None:
+            self.check_drained()
 
     def take(self) -> bytes:
         """What is to be written now."""
@@ -296,6 +339,7 @@ class WorkerConnection:
                 self._owner.declined()
             case Recognized():
                 self._runner.recognized(self)
+                self._owner.recognized(self._session.group, self._session.server)
             case Cancelled(handle):
                 self._runner.cancelled(self, handle)
             case Credit(handle, parts):

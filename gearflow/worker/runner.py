@@ -189,6 +189,10 @@ class Runner:
             self._burst.run_ended()  # if it had jobs that were held
             self._burst.changed()
 
+    def has_runs_of(self, connection: WorkerConnection) -> bool:
+        """Whether a job that came by this connection runs, or its thread does."""
+        return any(run.connection is connection for run in self._stats.running)
+
     def _runs_of(self, connection: WorkerConnection) -> list[Run]:
         return [run for run in self._stats.running if run.connection is connection]
 
@@ -235,6 +239,8 @@ class Runner:
             finally:  # whatever a filter of the log raises
                 if not run.is_overdue:
                     self._slots.finished()
+                if run.connection.is_retired:
+                    run.connection.check_drained()
                 if self._recycler is not None:
                     self._recycler.check()
                 if self._burst is not None:

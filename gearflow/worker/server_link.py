@@ -20,6 +20,7 @@ from gearflow.worker.settings import WorkerSettings
 from gearflow.worker.slots import ServerSlots, SlotAllocator
 
 if TYPE_CHECKING:
+    from gearflow.worker.discovery import Discovery
     from gearflow.worker.runner import Runner
 
 
@@ -35,12 +36,20 @@ class ServerLink:
         slots: SlotAllocator,
         runner: "Runner",
         answer: float,
+        discovery: "Discovery",
     ) -> None:
         self.address = address
         self.max_workload = settings.max_workload
         self.connection: WorkerConnection | None = None  # while there is one
         self.is_registered = False  # the server knows the functions
         self.outage: str | None = None  # why the server cannot be reached, as logged
+        self.is_found = False  # a group has named the address
+        self.is_leaving = False  # the group names it no more
+        self.group = self.server = ""  # where the connection leads to, if that is a server of a group
+        self._discovery = discovery
+        self._twin: ServerLink | None = None  # leads to the same server, and takes the jobs
+        self._go_on = anyio.Event()  # when it does no longer
+        self._scope: anyio.CancelScope | None = None  # while it is kept
         self._security = security
         self._settings = settings
         self._functions = functions
@@ -58,13 +67,60 @@ class ServerLink:
 
     async def keep(self) -> None:
         """Connect, serve, and start again when that ends, until nothing new is to be taken."""
-        while not self._slots.stopped:
-            reason = await self._serve_once()
-            if self._slots.stopped:
-                return
-            self._failures += 1
-            self._warn_of_outage(reason)
-            await anyio.sleep(self._backoff.delay(self._failures, random.random()))
+        with anyio.CancelScope() as self._scope:
+            while not self._has_ended:
+                reason = await self._serve_once()
+                if self._has_ended:
+                    return
+                if self._twin is not None:
+                    await self._go_on.wait()
+                    continue
+                self._failures += 1
+                self._warn_of_outage(reason)
+                await anyio.sleep(self._backoff.delay(self._failures, random.random()))
+
+    @property
+    def _has_ended(self) -> bool:
+        """Whether nothing new is to be taken from here."""
+        return self._slots.stopped or self.is_leaving
+
+    @property
+    def takes_jobs(self) -> bool:
+        """Whether it is connected, and takes jobs, or will when it is registered."""
+        return self.connection is not None and not self.connection.is_retired
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is one of the servers that the worker wants jobs from."""
+        return self._twin is None and not self.is_leaving
+
+    def recognized(self, group: str, server: str) -> None:
+        """The server is gearflow's own, and perhaps one of a group."""
+        self.group, self.server = group, server
+        if group:
+            self._discovery.recognized(self)
+
+    def stand_by(self, twin: "ServerLink") -> None:
+        """Another link leads to the same server: take no jobs as long as it does."""
+        self._twin = twin
+        self._go_on = anyio.Event()
+        if self.connection is not None:
+            self._log(logging.DEBUG, "another address leads to the same server", other=str(twin.address))
+            self.connection.retire(f"{twin.address} leads to the same server")
+
+    def step_in(self, lost: "ServerLink") -> None:
+        """Another link has lost its connection. Connect again if this one stands by for it."""
+        if self._twin is lost:
+            self._twin = None
+            self._go_on.set()
+
+    def leave(self) -> None:
+        """Take no more jobs, and end when those that came from here have ended."""
+        self.is_leaving = True
+        if self.connection is not None:
+            self.connection.retire("its group does not name it any more")
+        elif self._scope is not None:
+            self._scope.cancel()
 
     async def flush(self) -> None:
         """Return when the server has handled all that was sent to it, or is gone."""
@@ -97,13 +153,15 @@ class ServerLink:
                 self.is_registered = False
                 connection.close()
                 self._runner.lost(connection)
+                self._discovery.lost(self)
+                self.group = self.server = ""
             return connection.reason
 
     def session(self, wake: Callable[[], None]) -> tuple[ServerSlots, WorkerSession]:
         """The state of a new connection."""
         lane = self._lane = ServerSlots(self._slots, wake)
         client_id, poll = self._settings.client_id.encode(), self._settings.poll
-        reports = bool(self._runner.resumable)
+        reports = bool(self._runner.resumable) or self.is_found  # it may be a server that is known
         return lane, WorkerSession(lane, self._functions, client_id, poll, reports=reports)
 
     def registered(self) -> None:

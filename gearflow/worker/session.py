@@ -91,7 +91,7 @@ class WorkerSession:
 
     ``poll`` is the interval in seconds at which a server that is not gearflow's own is asked for jobs
     although it has not called, ``None`` for never. With ``reports`` no GRAB is written before it is known
-    whether the server takes reports.
+    which server it is, and whether it takes reports.
     """
 
     __slots__ = (
@@ -105,9 +105,11 @@ class WorkerSession:
         "_poll",
         "_reports",
         "_requests",
+        "group",
         "has_answered_grab",
         "is_gearflow",
         "registered",
+        "server",
     )
 
     def __init__(
@@ -130,6 +132,7 @@ class WorkerSession:
         self._events = Call(Ignored())
         self._requests = CallQueue()
         self.is_gearflow = False
+        self.group = self.server = ""  # the names of its group, and of this run of it, if it is in one
         self.has_answered_grab = False  # since ``owes_grab`` last looked
         self.registered = False  # the server has answered a GRAB, so it knows our functions
 
@@ -231,6 +234,7 @@ class WorkerSession:
             if self._option.wants_token:
                 raise Unreachable(NO_TOKEN)
             self.is_gearflow = True
+            self.group, self.server = self._option.group
             self._call_events = True
             if self._reports:
                 self._lane.start()

@@ -26,6 +26,12 @@ class WorkerSettings(BaseModel):
     """``host:port`` of all servers to take jobs from. None means the servers that calls go to where you
     create the worker, by ``connect()``, ``configure()`` or GEARMAN_SERVERS, else 127.0.0.1:4730."""
 
+    discover: bool | None = None
+    """Whether the worker also takes jobs from the other servers of a group, which share a database. It asks
+    one of them every 5 s which there are, and leaves those that are gone. Those in ``servers`` are always
+    kept. None means as ``connect()``, ``configure()`` or GEARFLOW_DISCOVER (1 or 0) says where you create the
+    worker, else yes."""
+
     tls: TLS | bool | None = None
     """How to use TLS. True trusts the authorities that the system trusts, and false turns TLS off. None means
     as ``connect()``, ``configure()`` or the environment says where you create the worker."""
@@ -119,6 +125,7 @@ class WorkerOptions(TypedDict, total=False):
     """The fields of ``WorkerSettings`` as keywords of ``Worker``."""
 
     servers: tuple[str, ...] | list[str] | None
+    discover: bool | None
     tls: TLS | bool | None
     token: SecretStr | str | None
     concurrency: int
@@ -155,6 +162,9 @@ class TimeLimits:
 
     memory_interval: float = 2.0
     """Between two checks of ``max_rss``."""
+
+    discovery: float = 5.0
+    """Between two questions to a server that shares a database with others, which those are."""
 
     noop_reply: float = 0.01
     """A NOOP that comes sooner after PRE_SLEEP answers it. A later one reports a new job."""

@@ -125,6 +125,12 @@ class SlotAllocator:
         self.is_quiet = False
         self.grant()
 
+    def withdraw(self, server: "ServerSlots") -> None:
+        """A connection wants no more."""
+        if server.queued:
+            self._queue.remove(server)
+            server.queued = False
+
     def enqueue(self, server: "ServerSlots", *, first: bool) -> None:
         """Put a connection into the queue: at its end, or before all others."""
         if server.queued and first:
@@ -183,6 +189,7 @@ class ServerSlots:
         self.wanted = 0  # GRABs it would like to be granted
         self.queued = False
         self._started = False
+        self._retired = False
         self._asleep = False
         self._slept_at = -inf
         self._empty_rounds = 0
@@ -264,6 +271,17 @@ class ServerSlots:
         else:
             self._want(max(self.wanted, 1), first=True)
 
+    def retire(self) -> None:
+        """Want nothing more. GRABs that were written are still answered, perhaps with a job."""
+        self._retired = True
+        self._started = False
+        self.wanted = 0
+        self.due = inf
+        self._allocator.withdraw(self)
+        slots, self.granted = self.granted, 0
+        self.in_flight -= slots
+        self._allocator.release(slots)
+
     def lost(self) -> None:
         """The connection is gone: its GRABs will not be answered. Runs keep their slots."""
         self._started = False
@@ -325,7 +343,7 @@ class ServerSlots:
 
     def _want(self, grabs: int, *, first: bool = False) -> None:
         self.due = inf
-        if self._allocator.stopped:
+        if self._allocator.stopped or self._retired:
             return
         self.wanted = min(grabs, self._allocator.slots)
         self._allocator.enqueue(self, first=first)

@@ -112,11 +112,12 @@ class RunStats:
                 await anyio.sleep(interval - idle)
                 continue
             if self.is_at_rest and not (self._slots.is_quiet or self._slots.stopped):
-                connected = sum(link.is_registered for link in links)
+                wanted = [link for link in links if link.counts]
+                connected = sum(link.is_registered for link in wanted)
                 logger.info(
                     "waiting for jobs",
                     extra={
-                        "servers": f"{connected}/{len(links)}",
+                        "servers": f"{connected}/{len(wanted)}",
                         "done": self.done,
                         "failed": self.failed,
                     },

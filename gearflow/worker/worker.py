@@ -24,7 +24,8 @@ from typing import Any, Self, Unpack
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
-from gearflow.client import Security, current, parse_servers
+from gearflow.client import Security, ServerAddress, current, parse_servers
+from gearflow.client.discovery import default_discover
 from gearflow.errors import NoServer
 from gearflow.protocol.codec import encode
 from gearflow.protocol.packets import CanDo
@@ -43,6 +44,7 @@ from gearflow.tasks.hooks import (
 from gearflow.tasks.wait_tracking import heard_by
 from gearflow.worker.burst import Burst
 from gearflow.worker.deadlock_warning import DeadlockWarning
+from gearflow.worker.discovery import Discovery
 from gearflow.worker.event_loop import open_loop
 from gearflow.worker.executor import AnyTask
 from gearflow.worker.processes import ProcessPool, origin_of
@@ -107,6 +109,7 @@ class Worker:
         servers, token = settings.servers, settings.token
         self._target = current.target().but(
             servers=None if servers is None else parse_servers(servers),
+            discover=settings.discover,
             tls=settings.tls,
             token=None if token is None else token.get_secret_value(),
         )
@@ -118,14 +121,25 @@ class Worker:
             check_middleware(each)
         self._processes = processes
         self._idle = anyio.Event()
-        self._links: list[ServerLink] = []
         self._slots = SlotAllocator(settings.concurrency, self._idle.set, noop_reply=limits.noop_reply)
         self._stats = RunStats(self._slots)
         self._deadlocks = DeadlockWarning(settings.concurrency, map(bytes.decode, by_function))
+        security = Security.of(self._target.tls, self._target.token)
+        functions = tuple(by_function)
+        looks = default_discover() if self._target.discover is None else self._target.discover
+
+        def link(server: ServerAddress, discovery: Discovery) -> ServerLink:
+            return ServerLink(
+                server, security, settings, functions, self._slots, self._runner, limits.answer, discovery
+            )
+
+        self._discovery = Discovery(self._target.servers, link, limits.discovery if looks else None)
+        self._links = self._discovery.links
         self._burst: Burst | None = None
         if settings.burst:
             self._burst = Burst(self._links, settings.connect_timeout, self._stats)
-            self._slots.when_empty = self._burst.changed
+            self._burst.is_settled = lambda: self._discovery.is_settled
+            self._slots.when_empty = self._discovery.changed = self._burst.changed
         self._recycler: Recycler | None = None
         if settings.max_tasks is not None or settings.max_rss is not None:
             self._recycler = Recycler(
@@ -146,12 +160,7 @@ class Worker:
             gearmand_exceptions=settings.gearmand_exceptions,
             cancel_grace=limits.cancel_grace,
         )
-        security = Security.of(self._target.tls, self._target.token)
-        functions = tuple(by_function)
-        self._links += (
-            ServerLink(server, security, settings, functions, self._slots, self._runner, limits.answer)
-            for server in self._target.servers
-        )
+        self._discovery.make_links()
         self.ready: anyio.Event = self._runner.ready
         """Set once a server knows what this worker can do."""
         self._failure: NoServer | None = None  # which ``run`` is to raise
@@ -340,8 +349,7 @@ class Worker:
                     if self._left:
                         return
                     async with anyio.create_task_group() as links:
-                        for link in self._links:
-                            links.start_soon(link.keep)
+                        links.start_soon(self._discovery.keep_links)
                         for watch in self._watches():
                             links.start_soon(watch)
                         await self._drain()
