@@ -298,13 +298,18 @@ class Cluster:
     @contextmanager
     def database(self) -> Generator[Database]:
         """A new, empty database for the time of the block, owned by ``ROLE``."""
-        name = f"t{uuid.uuid4().hex[:12]}"
-        self.psql(f"CREATE DATABASE {name} OWNER {ROLE}")
+        database = self.new_database()
         try:
-            yield Database(self, name)
+            yield database
         finally:
             if self.runs:
-                self.psql(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+                self.psql(f"DROP DATABASE IF EXISTS {database.name} WITH (FORCE)")
+
+    def new_database(self) -> Database:
+        """The same, until the cluster is gone."""
+        name = f"t{uuid.uuid4().hex[:12]}"
+        self.psql(f"CREATE DATABASE {name} OWNER {ROLE}")
+        return Database(self, name)
 
     def terminate(self, application: str = "gearflow %", database: str = "%") -> int:
         """``pg_terminate_backend`` for all sessions with such a name. The number of them."""

@@ -211,10 +211,11 @@ class Proxy:
             ended = True
         if self._is_cut(link, way):
             await self._healed.wait()
-        if ended and not link.swallowed:
-            writer.write_eof()
-        else:
+        if not ended or link.swallowed:
             link.reset()
+            return
+        with suppress(OSError):  # the other end is gone, too
+            writer.write_eof()
 
     def _good(self, link: _Link, way: Way, data: bytes) -> int | None:
         """How many of these bytes are to arrive before a fault; None: none is met."""

@@ -72,9 +72,9 @@ class Group:
             for process in everyone:
                 process.wait_until_ready()
             yield self
-            self.recover()
             for process in reversed(everyone):
-                process.end(signal.SIGTERM)
+                if process.runs:
+                    process.end(signal.SIGTERM)
         assert not self.complaints(), "\n".join(self.complaints())
 
     def _server(self, number: int) -> Process:

@@ -19,7 +19,8 @@ pytestmark = pytest.mark.usefixtures("is_there")
 @contextmanager
 def pair(directory: Path, *, synchronous: bool) -> Generator[tuple[Group, Cluster, Database]]:
     """Two servers that know both, the standby, and the database there."""
-    with own_postgres() as primary, folder(in_memory=True) as other, primary.database() as database:
+    with own_postgres() as primary, folder(in_memory=True) as other:
+        database = primary.new_database()
         standby = primary.standby(other, synchronous=synchronous)
         try:
             ports = f"{primary.port},{standby.port}"
