@@ -1,6 +1,7 @@
 """Each example runs as its user would run it, ends by itself, and prints what it says it does."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT, missing
+from tests.postgres.cluster import NoPostgres, find_bindir
 
 PATIENCE = 60.0  # seconds
 
@@ -239,3 +241,36 @@ def test_wordcount_ends_its_workers_when_it_is_interrupted(number: signal.Signal
             raise
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)  # nobody is left in its process group
+
+
+# ------------------------------------------------------------------------------------------------ fleet
+
+
+def test_a_fleet_loses_a_server_and_the_primary_and_no_job() -> None:
+    try:
+        programs = find_bindir()
+    except NoPostgres as reason:
+        missing(str(reason))
+    lines = run("-m", "examples.fleet", "--jobs", "600", "--programs", str(programs)).splitlines()
+    assert [re.sub(r"^ *[\d.]+ s  ", "", line) for line in lines[:4]] == [
+        "a primary, a standby, three servers and two worker processes are there",
+        "200 jobs are acknowledged: a server is killed",
+        "400 jobs are acknowledged: the primary crashes, the standby is promoted",
+        "600 jobs are acknowledged: their results are fetched",
+    ]
+    ledger = {name: int(number) for number, name in (line.split(maxsplit=1) for line in lines[4:])}
+    assert ledger["acknowledged"] == ledger["delivered"] == 600
+    assert ledger["lost"] == 0
+    assert ledger["runs"] >= 600
+
+
+def test_a_fleet_without_postgres_says_what_to_do(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "examples.fleet", "--programs", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert done.returncode == 1
+    assert f"PostgreSQL's server was not found in {tmp_path}: install it (Debian: apt install" in done.stderr
