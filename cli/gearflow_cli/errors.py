@@ -132,13 +132,15 @@ def explain(error: Exception) -> CliError:
             code, text = ExitCode.OUTCOME_UNKNOWN, printable(text)
         case errors.NoServer() | errors.ServerError() | errors.RemoteProtocolError():
             code, text = ExitCode.NO_SERVER, printable(text)
-        case errors.TaskDefinitionError() | errors.UnsupportedByServer() | errors.StoreError():
-            code = ExitCode.MISCONFIGURED
+        case errors.StoreError():
+            from gearflow.stores.shared import Away  # loads the broker, as whatever raised the error did
+
+            code = ExitCode.NO_SERVER if isinstance(error, Away) else ExitCode.MISCONFIGURED
         case errors.StartupFailed(__cause__=BaseException() as cause):
             said = "".join(traceback.format_exception_only(cause)).rstrip()
             where = own_lines(cause).removesuffix(said).rstrip()  # the first line has that already
             return CliError(ExitCode.MISCONFIGURED, f"{error}\n{where}".rstrip())
-        case errors.StartupFailed():
+        case errors.StartupFailed() | errors.TaskDefinitionError() | errors.UnsupportedByServer():
             code = ExitCode.MISCONFIGURED
         case errors.LocalProtocolError():
             code = ExitCode.USAGE

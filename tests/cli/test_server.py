@@ -206,3 +206,13 @@ def test_dev_does_not_mistake_another_program_for_a_server(shell: Shell, module:
         ended = shell.run("dev", module, "-p", str(port))
     assert ended.returncode == 78
     assert f"port {port} of 127.0.0.1: it is taken" in ended.stderr.decode()
+
+
+def test_a_server_waits_for_its_database_and_ends_so_that_it_is_started_again(tmp_path: Path) -> None:
+    there = f"host={tmp_path} dbname=gearflow"  # no socket is there
+    command = ("server", "-p", "0", "--postgres", there, "--store-timeout", "1s")
+    with Shell(tmp_path).start(*command) as server:
+        code, said = server.end()
+    assert code == 69
+    assert said.count("waiting for the database") == 1
+    assert "gearflow: PostgreSQL cannot be reached" in said

@@ -130,13 +130,16 @@ class SharedPersistence:
     async def _open(self) -> SharedContents:
         """Open the store, for which the server waits as submitters do."""
         until = lease_time() + self._settings.store_timeout
+        fault = None
         while True:
             try:
                 return await self._store.open()
             except Away as error:
                 if lease_time() >= until:
                     raise
-                logger.warning("waiting for the store", extra={"reason": str(error)})
+                if fault != str(error):
+                    fault = str(error)
+                    logger.warning("waiting for the database", extra={"reason": fault})
             await asyncio.sleep(_RETRY)
 
     async def _look(self) -> None:
