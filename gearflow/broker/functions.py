@@ -210,10 +210,7 @@ class FunctionQueue:
         """Put the attached jobs back into the lanes, in steps."""
         held = self.held
         while held is not None and held is self.held and not held.is_sorted:
-            for _ in held.sort():
-                yield
-                if held is not self.held:  # nobody uses the function any more
-                    return
+            yield from held.sort()
             lanes = held.take_attached()
             if lanes is not None:
                 for priority, lane in enumerate(lanes):

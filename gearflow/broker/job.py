@@ -260,7 +260,8 @@ class JobTable:
         return next(reversed(found.values())) if isinstance(found, OrderedDict) else found
 
     def add(self, job: QueuedJob) -> None:
-        """A job has come: its number and its unique key lead to it from now on."""
+        """A job has come: its number and its unique key lead to it from now on. Another job of its function
+        has the key no longer."""
         self.by_number[job.number] = job
         workload = job.workload
         self.queued_bytes += workload if isinstance(workload, int) else len(workload)
@@ -303,7 +304,13 @@ class JobTable:
                 (self.by_unique[key],) = jobs.values()
 
     def _share(self, other: QueuedJob | OrderedDict[FunctionQueue, QueuedJob], job: QueuedJob) -> None:
-        """Another function has a job under the same unique key."""
+        """Another job has the same unique key. It keeps it if it is one of another function."""
+        former = other.get(job.function) if isinstance(other, OrderedDict) else other
+        if former is not None and former.function is job.function:
+            self.free_unique(former)
+            other = self.by_unique.setdefault(job.unique_key, job)
+        if other is job:
+            return
         if not isinstance(other, OrderedDict):
             other = self.by_unique[job.unique_key] = OrderedDict({other.function: other})
         other[job.function] = job

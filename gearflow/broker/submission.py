@@ -104,9 +104,7 @@ class Submissions:
                 raise Rejected(b"ARGUMENT_TOO_LARGE", b"Unique value too large")
             key = unique if unique != b"-" else known_key or payload_key(workload)
             job = self._jobs.find(function, key) if key in self._jobs.by_unique else None
-            if job is not None and background and not (job.background or handles.owns(job.number)):
-                self._jobs.free_unique(job)
-            elif job is not None:
+            if job is not None and (not background or job.background or handles.owns(job.number)):
                 self._join(job, background, details, client)
                 return job
         if function.limits is not None and function.full(priority):

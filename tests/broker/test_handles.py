@@ -133,6 +133,30 @@ def test_a_background_submission_does_not_join_a_job_that_cannot_be_kept() -> No
     assert not world.broker.jobs.by_unique
 
 
+def test_a_background_submission_that_is_refused_leaves_the_unique_to_the_attached_job() -> None:
+    world = shared(7)
+    client = world.peer()
+    attached = client.submit(unique=b"u")
+    world.broker.core.handles.disown(7)
+    (error,) = client(p.SubmitJobBg(b"work", b"u", b"x"))
+    assert isinstance(error, p.Error)
+    assert world.peer().submit(unique=b"u") == attached
+
+
+def test_a_unique_of_several_functions_goes_over_to_the_new_job_of_one() -> None:
+    world = shared(7)
+    client = world.peer()
+    attached = [client.submit(name, unique=b"u") for name in (b"work", b"a", b"b")]
+    world.broker.core.handles.disown(7)
+    world.broker.core.handles.own([8])
+    kept = submit_background(world, client, b"u")
+    assert [client.submit(name, unique=b"u") for name in (b"work", b"a", b"b")] == [kept, *attached[1:]]
+    worker = world.worker(b"work", b"a", b"b")
+    while (handle := worker.grab()) is not None:
+        worker(p.WorkComplete(handle, b"r"))
+    assert not world.broker.jobs.by_unique
+
+
 def test_a_foreground_submission_joins_a_job_that_cannot_be_kept() -> None:
     world = shared(7)
     attached = world.peer().submit(unique=b"u")
