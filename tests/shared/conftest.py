@@ -1,6 +1,5 @@
 """A group of three servers on one PostgreSQL. Tests kill, stop and cut them off in turn."""
 
-import os
 from collections.abc import Iterator
 
 import pytest
@@ -10,13 +9,7 @@ from tests.shared.group import Group
 
 
 @pytest.fixture(scope="session")
-def is_there() -> None:
-    if not os.environ.get("GEARFLOW_TRY_SHARED"):
-        pytest.skip("the server does not take --postgres yet (GEARFLOW_TRY_SHARED tries it)")
-
-
-@pytest.fixture(scope="session")
-def _one_group(is_there: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Group]:
+def _one_group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Group]:
     with own_postgres() as cluster, cluster.database() as database:
         directory = tmp_path_factory.mktemp("group")
         with Group(directory, database, servers=3, workers=2).running() as group:

@@ -4,16 +4,12 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
 from tests.conftest import own_postgres
 from tests.postgres.cluster import ROLE, Cluster, Database, eventually, folder
 from tests.shared.callers import Habits, callers
 from tests.shared.group import Group
 
 LOADED = 40
-
-pytestmark = pytest.mark.usefixtures("is_there")
 
 
 @contextmanager

@@ -58,7 +58,6 @@ def test_one_server_that_starts_after_all_were_killed_runs_the_jobs_of_all(group
     ledger.settle(group.database)
 
 
-@pytest.mark.usefixtures("is_there")
 def test_jobs_of_a_stopped_server_wait_for_no_lease(tmp_path: Path) -> None:
     with own_postgres() as cluster, cluster.database() as database:
         group = Group(tmp_path, database, servers=2, workers=1, options=["--lease", "300s"])

@@ -16,8 +16,6 @@ from tests.shared.group import Group
 
 LOADED = 40
 
-pytestmark = pytest.mark.usefixtures("is_there")
-
 
 @contextmanager
 def pgbouncer(program: str, cluster: Cluster, mode: str) -> Generator[int]:

@@ -8,8 +8,6 @@ import pytest
 from tests.conftest import own_postgres
 from tests.shared.soak import Plan, soak
 
-pytestmark = pytest.mark.usefixtures("is_there")
-
 
 def test_half_a_minute_of_all_faults_loses_nothing(tmp_path: Path) -> None:
     with own_postgres() as cluster, cluster.database() as database:

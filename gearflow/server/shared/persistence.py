@@ -25,6 +25,10 @@ from gearflow.stores.shared import Away, SharedContents, SharedStore
 
 logger = logging.getLogger(__name__)
 
+_TRIES: Final = 2
+"""Statements that may get no answer, one after the other, before submitters get an error. A network may lose
+one without a sign."""
+
 _RETRY: Final = 0.5
 """Seconds between two attempts to open the store at the start of a server."""
 
@@ -48,7 +52,7 @@ def open_shared_store(settings: ServerSettings, port: int) -> SharedStore:
             conninfo=settings.postgres.get_secret_value(),
             schema=settings.postgres_schema,
             lease=settings.lease,
-            timeout=settings.store_timeout,
+            timeout=settings.store_timeout / _TRIES,
             address=advertised(settings, port),
             version=server_version(),
             sync=settings.effective_sync,
