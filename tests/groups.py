@@ -13,7 +13,7 @@ from uuid import uuid4
 import anyio
 from anyio.abc import ByteReceiveStream, ByteSendStream, SocketAttribute, SocketStream
 
-from gearflow.broker.group import ServerGroup
+from gearflow.broker.core import ServerGroup
 from gearflow.runtime.loop_thread import LoopThread
 from gearflow.server.engine import Engine
 from gearflow.server.server import engine_thread

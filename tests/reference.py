@@ -60,6 +60,12 @@ SECTIONS: Final = (
         ),
     ),
     Section(
+        "Answer about a group",
+        "gearflow.protocol.group_info",
+        "`group_info` returns this.",
+        ("GroupInfo", "GroupServer", "Standby"),
+    ),
+    Section(
         "Events of a job",
         "gearflow",
         "The events of a job or a reference are these.",
@@ -157,7 +163,7 @@ SECTIONS: Final = (
         "gearflow.client.operate",
         "They need gearflow's own server. Without an event loop, call them through `SyncClient.run`.",
         (
-            *("server_info", "workers", "pause", "purge", "reopen"),
+            *("server_info", "group_info", "workers", "pause", "purge", "reopen"),
             *("dead_letters", "dead_letter", "replay", "purge_dead"),
         ),
     ),

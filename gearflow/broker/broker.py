@@ -27,10 +27,9 @@ from typing import Final
 
 from gearflow.broker.auth import Authenticator
 from gearflow.broker.calls import BrokerParts, ServerCalls
-from gearflow.broker.core import Core
+from gearflow.broker.core import Core, GroupFacts, ServerGroup
 from gearflow.broker.dispatch import Dispatcher
 from gearflow.broker.endings import Endings
-from gearflow.broker.group import ServerGroup
 from gearflow.broker.job import HIGH, LOW, NORMAL, JobDetails, JobState, QueuedJob
 from gearflow.broker.lifecycle import LONG_HASH, Lifecycle
 from gearflow.broker.limits import Rejected, SizeLimits
@@ -152,6 +151,15 @@ class Broker:
     @group.setter
     def group(self, group: ServerGroup | None) -> None:
         self.core.group = group
+
+    @property
+    def group_facts(self) -> GroupFacts | None:
+        """Answers ``gearflow:group``. The shell sets it."""
+        return self.core.group_facts
+
+    @group_facts.setter
+    def group_facts(self, group_facts: GroupFacts | None) -> None:
+        self.core.group_facts = group_facts
 
     def connected(self, fd: int, address: str) -> Session:
         """A connection was accepted. ``fd`` and ``address`` are for the listing ``workers``."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
+
 from gearflow.broker.functions import Functions
-from gearflow.broker.group import ServerGroup
 from gearflow.broker.handles import Handles
 from gearflow.broker.job import JobTable, QueuedJob
 from gearflow.broker.journal import Journal
@@ -14,6 +16,26 @@ from gearflow.broker.storage import DamagedEntry, StorePort
 from gearflow.broker.timers import Clock, JobTimeouts, TimerQueue
 from gearflow.broker.turns import Turns
 from gearflow.errors import StoreError
+from gearflow.protocol.group_info import GroupInfo
+
+GroupFacts: TypeAlias = Callable[[Callable[[GroupInfo | StoreError], None]], None]
+"""Finds out about the group, and passes that on, or why it cannot. The shell provides it."""
+
+
+class ServerGroup(NamedTuple):
+    """The group of a server. The shell replaces it when it changes.
+
+    Attributes:
+        name: The same at all servers of the group, and at no other.
+        server: Distinguishes this server from all others. It is a new one at each start.
+        servers: The addresses of all live servers, as clients and workers reach them.
+        address: That of this server among them.
+    """
+
+    name: str
+    server: str
+    servers: tuple[str, ...]
+    address: str = ""
 
 
 class Core:
@@ -26,6 +48,7 @@ class Core:
         self.limits = limits
         self.version = version
         self.group: ServerGroup | None = None
+        self.group_facts: GroupFacts | None = None
         self.clock = Clock()
         self.turns = Turns()
         self.sessions: dict[Session, None] = {}

@@ -16,6 +16,7 @@ from typing import TypeVar
 from gearflow.client.client import Client
 from gearflow.client.config import ServerAddress
 from gearflow.client.requests import read_answer
+from gearflow.protocol.group_info import GROUP, GroupInfo, GroupRequest
 from gearflow.protocol.server_calls import (
     DEAD,
     INFO,
@@ -51,6 +52,19 @@ async def server_info(client: Client, *, server: ServerAddress | str | None = No
         server: The server to ask. By default the one that a submission would go to.
     """
     return await _ask(client, INFO, InfoRequest(), ServerInfo, server)
+
+
+async def group_info(client: Client, *, server: ServerAddress | str | None = None) -> GroupInfo:
+    """Return the servers that share the server's database, and the state of the database.
+
+    Args:
+        client: The client that makes the call.
+        server: The server to ask. By default the one that a submission would go to.
+
+    Raises:
+        ServerError: The server is in no group, or its database cannot be reached.
+    """
+    return await _ask(client, GROUP, GroupRequest(), GroupInfo, server)
 
 
 async def reopen(client: Client, *, server: ServerAddress | str | None = None) -> bool:

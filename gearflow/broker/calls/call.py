@@ -10,6 +10,7 @@ A call **yields** what it waits for, and is resumed when that has happened:
 * ``EndOf(job, timeout)``: the job has ended, and that is kept. The value is a ``JobEnd``, or ``LookAgain``.
 * ``AllParts(log, after, waits)``: the caller was sent all parts of a job. It has ended, as for ``EndOf``.
 * ``Ask(question)``: the store has answered. The value is the answer; a fault is raised.
+* ``FromShell(find_out)``: the shell has found something out. The value is that; a fault is raised.
 * ``TURN``: others had their turn, if this one is late. An answer about many things needs that, or about a
   large body.
 
@@ -21,7 +22,7 @@ A local store answers in the same turn. Another store answers later, and much ma
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar, cast
@@ -96,6 +97,12 @@ class Ask(NamedTuple):
     question: Question
 
 
+class FromShell(NamedTuple):
+    """Facts that the shell finds out, and passes on. It is called with what to pass them to, once."""
+
+    find_out: Callable[[Callable[[Any], None]], None]
+
+
 class EndOf(NamedTuple):
     """A job, and for how many seconds to wait for its end (None: without limit). The call may watch it."""
 
@@ -125,7 +132,7 @@ class LookAgain(NamedTuple):
     after: int
 
 
-Wait: TypeAlias = _Known | _Turn | Keep | Kept | Ask | EndOf | AllParts
+Wait: TypeAlias = _Known | _Turn | Keep | Kept | Ask | FromShell | EndOf | AllParts
 Steps: TypeAlias = Generator[Wait, Any, Message | list[bytes] | JobEnd | None]
 
 

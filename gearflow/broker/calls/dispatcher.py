@@ -14,6 +14,7 @@ from gearflow.broker.calls.call import (
     BrokerParts,
     CallFailed,
     EndOf,
+    FromShell,
     JobEnd,
     Keep,
     Kept,
@@ -36,6 +37,7 @@ from gearflow.broker.watching import STATES
 from gearflow.errors import StoreError
 from gearflow.protocol import server_calls as api
 from gearflow.protocol.constants import HEADER, RES, PacketType
+from gearflow.protocol.group_info import GROUP
 
 _MAX_REQUEST: Final = 1 << 20
 """Bytes of any other request. It is read and checked in one go, so a longer one would delay others."""
@@ -68,6 +70,7 @@ class ServerCalls:
             api.REOPEN: operations.reopen,
             api.WORKERS: operations.workers,
             api.EVENTS: operations.events,
+            GROUP: operations.group,
         }
         results.functions = (*self._functions, api.SUBMIT)
 
@@ -173,8 +176,8 @@ class ServerCalls:
                     if value is PENDING:
                         return
                     continue
-                if isinstance(wait, (EndOf, AllParts)):
-                    self._wait_for_job(call, steps, wait)
+                if isinstance(wait, (EndOf, AllParts, FromShell)):
+                    self._wait_for_others(call, steps, wait)
                     return
                 if wait is TURN:
                     if self._turns.is_late():
@@ -210,9 +213,13 @@ class ServerCalls:
             self._journal.keep(change, reasons.append)
         self._journal.keep(None, lambda _error: self._resume(call, steps, reasons))
 
-    def _wait_for_job(self, call: ServerCall | None, steps: Steps, wait: EndOf | AllParts) -> None:
+    def _wait_for_others(
+        self, call: ServerCall | None, steps: Steps, wait: EndOf | AllParts | FromShell
+    ) -> None:
         assert call is not None
-        if isinstance(wait, EndOf):
+        if isinstance(wait, FromShell):
+            wait.find_out(partial(self._resume, call, steps))
+        elif isinstance(wait, EndOf):
             self._wait_for_end(call, steps, wait)
         else:
             self._send_parts(call, steps, wait)

@@ -11,6 +11,7 @@ from gearflow.broker.calls.call import (
     TURN,
     BrokerParts,
     CallFailed,
+    FromShell,
     Keep,
     Kept,
     ServerCall,
@@ -22,6 +23,7 @@ from gearflow.broker.storage import Paused
 from gearflow.errors import StoreError
 from gearflow.protocol import server_calls as api
 from gearflow.protocol.constants import RESERVED_PREFIX, PacketType
+from gearflow.protocol.group_info import GroupInfo, GroupRequest
 
 _SLICE: Final = 200
 """Jobs that are purged before others get their turn."""
@@ -75,6 +77,16 @@ class OperationCalls:
         call.session.texts = report.texts
         call.session.resumable = frozenset(name.encode() for name in report.resumable)
         return api.Done(jobs=sum(report.overdue.values()))
+
+    def group(self, call: ServerCall) -> Steps:
+        """Show the group of the server. The shell finds it out."""
+        call.read(GroupRequest)
+        core = self._parts.core
+        if core.group is None or core.group_facts is None:
+            text = "this server is in no group, as it shares its jobs with no other server"
+            raise CallFailed("gearflow:refused", text)
+        info: GroupInfo = yield FromShell(core.group_facts)
+        return info
 
     def workers(self, call: ServerCall) -> Steps:
         """List the workers."""

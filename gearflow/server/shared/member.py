@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Final
 
 from gearflow.broker import Broker
-from gearflow.broker.group import ServerGroup
+from gearflow.broker.core import ServerGroup
 from gearflow.broker.handles import lot_of
 from gearflow.errors import StoreError
 from gearflow.server.shared.committer import SharedCommitter, SharedTimings
