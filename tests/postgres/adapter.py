@@ -59,11 +59,18 @@ class SyncStore:
     full = False
     untidy = False
 
-    def __init__(self, database: Database, **fields: Any) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop,
+        **fields: Any,
+    ) -> None:
         self._database = database
         self._schema: str = fields.get("schema", "gearflow")
-        self._loop = asyncio.new_event_loop()
+        self._loop = new_loop()
         self.store = PostgresStore(settings_for(database, **fields))
+        self._timeout = self.store.sessions[0].timeout
         self.lots: dict[int, int] = {}
         self.contents: SharedContents
 
@@ -87,6 +94,16 @@ class SyncStore:
             yield connection.commit
             with suppress(psycopg.OperationalError):  # somebody has ended it
                 connection.rollback()
+
+    def shorten(self, timeout: float | None) -> None:
+        """Wait for an answer only so long from now on, or as long as before."""
+        for session in self.store.sessions:
+            session.timeout = timeout or self._timeout
+
+    async def set_read_only(self) -> None:
+        """As its sessions find the server after it was demoted."""
+        for session in self.store.sessions[:3]:
+            await session.simple("SET default_transaction_read_only = on")
 
     def open(self) -> None:
         self.contents = self.run(self.store.open())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -31,7 +32,7 @@ def make(one_database: Database, schema: str) -> Iterator[Callable[..., SyncStor
     """``make(timeout=1.0)``: a server's store, open, with a lot of its own; closed after the test."""
     opened: list[SyncStore] = []
 
-    def make_one(**fields: object) -> SyncStore:
+    def make_one(**fields: Any) -> SyncStore:
         store = SyncStore(one_database, **({"schema": schema} | fields))
         opened.append(store)
         store.open()

@@ -21,8 +21,10 @@ from gearflow.broker.storage import (
 )
 from gearflow.errors import StoreError
 from gearflow.protocol.uniques import fresh_unique
+from gearflow.stores.postgres.rows import key_of
 from gearflow.stores.shared import Away, Fenced, OtherLot
 from tests.postgres.adapter import SyncStore
+from tests.postgres.cluster import Database, eventually
 from tests.stores.values import a_dead_letter, a_job, an_end
 
 UNKNOWN = 999
@@ -261,33 +263,36 @@ def test_orders_reach_the_owner_until_it_has_done_them(one: SyncStore, other: Sy
 
 
 def test_two_servers_with_the_same_uniques_do_not_wait_for_each_other(
-    one: SyncStore, other: SyncStore
+    one: SyncStore, other: SyncStore, one_database: Database
 ) -> None:
-    """Without the order by key, each of two transactions soon waits for a row of the other."""
-    before = one.psql("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
-    failures: list[BaseException] = []
-    start = threading.Barrier(2)
+    """Both wait while a third transaction has one of the keys. If each has another then, neither goes on."""
+    by_key = {key_of(b"resize", unique, b"") or b"": unique for unique in (b"1", b"2", b"3", b"4", b"5")}
+    keys = sorted(by_key)
+    uniques = [by_key[key] for key in keys]
+    outcomes: dict[SyncStore, list[str | Joined | None]] = {}
 
-    def submit(store: SyncStore, step: int) -> None:
-        try:
-            start.wait(20)
-            for turn in range(30):
-                uniques = [b"%d" % (turn * 40 + n) for n in range(40)][::step]
-                numbers = range(turn * 40, turn * 40 + 40)
-                group = [a_job(store.number(n), unique=u) for n, u in zip(numbers, uniques, strict=True)]
-                outcomes = store.commit(*group)
-                assert all(outcome is None or isinstance(outcome, Joined) for outcome in outcomes)
-        except BaseException as error:  # noqa: BLE001  # raised below, in the test's thread
-            failures.append(error)
+    def submit(store: SyncStore, uniques: list[bytes]) -> None:
+        outcomes[store] = store.commit(*(a_job(store.number(n), unique=u) for n, u in enumerate(uniques, 1)))
 
-    threads = [threading.Thread(target=submit, args=given) for given in ((one, 1), (other, -1))]
+    held = (
+        "INSERT INTO {s}.jobs (number, key, submitted, due, attempt, deaths, priority, function, uniq, "
+        f"options) VALUES (1, '{keys[2].hex()}', 0, 0, 0, 0, 0, '', '', '')"
+    )
+    threads = [
+        threading.Thread(target=submit, args=given) for given in ((one, uniques), (other, uniques[::-1]))
+    ]
+    with one.hold(held):
+        for thread in threads:
+            thread.start()
+        waits = (
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' "
+            "AND datname = current_database() AND query LIKE '%INSERT%'"
+        )
+        eventually(lambda: one.psql(waits) == "2", "both wait")
     for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert failures == []
-    assert one.psql("SELECT count(*), count(DISTINCT uniq) FROM {s}.jobs") == "1200\t1200"
-    assert one.psql("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()") == before
+        thread.join(20)
+    assert sorted(outcome is None for outcome in outcomes[one] + outcomes[other]) == [False] * 5 + [True] * 5
+    assert "deadlock detected" not in one_database.cluster.log
 
 
 def test_a_group_of_a_table_that_is_gone_is_refused_and_one_after_it_is_not(one: SyncStore) -> None:

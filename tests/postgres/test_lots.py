@@ -95,9 +95,8 @@ def test_lots_that_are_given_back_are_nobodys_and_empty_ones_are_gone(
 
 def test_a_beat_does_not_wait_for_a_group_that_hangs(one: SyncStore) -> None:
     """Both are about the same row."""
-    (lot,) = one.lots
-    holder = one.hold(f"SELECT 1 FROM {{s}}.lots WHERE lot = {lot} FOR KEY SHARE")
-    with holder:
+    ((lot, epoch),) = one.lots.items()
+    with one.hold(f"SELECT {{s}}.fence('{{{lot}}}', '{{{epoch}}}', '{one.store.server}')"):
         assert one.run(one.store.beat([])).lots != []
         assert one.commit(a_job(one.number(1))) == [None]
 

@@ -4,8 +4,7 @@ There is no cursor, no task and no cancellation on the way: a statement is sent,
 reads its result. Statements are prepared once on each connection. Several in one call share a transaction.
 
 **Deadlines.** A statement without an answer in time closes the socket. Cancelling it would need the server
-that does not answer. uvloop does not report the end of a connection while something is written to it, and a
-lost network is not reported at all, so every statement has a deadline.
+that does not answer, and a lost network is not reported.
 
 **Connecting.** libpq resolves names and waits for them with the interpreter lock held. So names are resolved
 by the loop, and each address is tried by itself, without waiting.
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING, Final
 from gearflow.errors import StoreError
 from gearflow.stores.postgres.errors import READ_ONLY, failed, refused
 from gearflow.stores.postgres.query import Query, Rows
+from gearflow.stores.postgres.watch import Watch
 from gearflow.stores.shared import Away
 
 try:
@@ -65,7 +65,6 @@ class DatabaseConnection:
         self._raw = raw
         self._schema = schema
         self._loop = asyncio.get_running_loop()
-        self._fd = raw.socket
         self._waiter: asyncio.Future[None] | None = None
         self._results: list[PGresult] = []
         self._pipelined = False
@@ -73,7 +72,10 @@ class DatabaseConnection:
         self.closed = False
         self.on_notify: Callable[[], None] | None = None
         """Called when a NOTIFY has come."""
-        self._loop.add_reader(self._fd, self._read)
+        # uvloop reports a reset once, and the first read may return the bytes that came before it.
+        self._reads = 2 if type(self._loop).__module__.startswith("uvloop") else 1
+        self._watch = Watch(raw.socket)
+        self._watch.on_read(self._read)
 
     @property
     def pid(self) -> int:
@@ -181,17 +183,15 @@ class DatabaseConnection:
         if self.closed:
             return
         try:
-            if self._raw.flush():
-                self._loop.add_writer(self._fd, self._write)
-            else:
-                self._loop.remove_writer(self._fd)
+            self._watch.on_write(self._write if self._raw.flush() else None)
         except OperationalError as error:
             self._lose(str(error))
 
     def _read(self) -> None:
         raw = self._raw
         try:
-            raw.consume_input()
+            for _ in range(self._reads):
+                raw.consume_input()
             if self._waiter is not None and not self._waiter.done():
                 self._collect(self._waiter)
             notified = False
@@ -230,14 +230,13 @@ class DatabaseConnection:
         """Close the socket. A call that waits for an answer gets ``Away``."""
         if not self.closed:
             self.closed = True
-            self._loop.remove_reader(self._fd)
-            self._loop.remove_writer(self._fd)
+            self._watch.close()
             self._raw.finish()
         if self._waiter is not None and not self._waiter.done():
             for result in self._results:  # what the server said before it closed the connection
                 if message := result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY):
                     reason = str(message, "utf-8", "replace")
-            self._waiter.set_exception(Away(f"PostgreSQL: {reason.strip()}", sent=True))
+            self._waiter.set_exception(Away(f"PostgreSQL: {reason.strip().splitlines()[0]}", sent=True))
 
 
 def _rows(result: PGresult) -> Rows:
@@ -311,18 +310,18 @@ async def _connect_one(params: dict[str, str]) -> PGconn:
 
 
 async def _ready(fd: int, *, to_write: bool) -> None:
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[None] = loop.create_future()
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def done() -> None:
         if not future.done():
             future.set_result(None)
 
-    (loop.add_writer if to_write else loop.add_reader)(fd, done)
+    watch = Watch(fd)
+    (watch.on_write if to_write else watch.on_read)(done)
     try:
         await future
     finally:
-        (loop.remove_writer if to_write else loop.remove_reader)(fd)
+        watch.close()
 
 
 async def _attempts(params: dict[str, str], timeout: float, failures: list[str]) -> list[dict[str, str]]:

@@ -51,6 +51,8 @@ class DatabaseSession:
     ) -> None:
         """``options`` are settings of PostgreSQL. ``on_open`` may return statements for each connection."""
         self._settings = settings
+        self.timeout = settings.timeout
+        """Seconds for one statement."""
         self._name = f"gearflow {server}"
         self._options = options or {}
         self._on_open = on_open
@@ -66,13 +68,13 @@ class DatabaseSession:
         """As ``DatabaseConnection.run``, on a connection that is made if need be."""
         async with self._lock:
             connection = await self._connected()
-            return await connection.run(queries, timeout or self._settings.timeout)
+            return await connection.run(queries, timeout or self.timeout)
 
     async def simple(self, sql: str, timeout: float | None = None) -> list[Rows]:
         """As ``DatabaseConnection.simple``."""
         async with self._lock:
             connection = await self._connected()
-            return await connection.simple(sql, timeout or self._settings.timeout)
+            return await connection.simple(sql, timeout or self.timeout)
 
     async def ready(self) -> tuple[str, str]:
         """Connect if need be. The result is ``history``."""

@@ -50,6 +50,7 @@ class PostgresStore:
         self._reads = DatabaseSession(settings, self.server)
         self._adopts = DatabaseSession(settings, self.server, options=_LOCK_TIMEOUT)
         self._rest = DatabaseSession(settings, self.server, options=_LOCK_TIMEOUT)
+        self.sessions = (self._writes, self._beats, self._reads, self._adopts, self._rest)
         self._writer = Writer(self._writes, self._rest, schema, uuid, settings.piece)
         self._reader = QuestionReader(self._reads, schema, settings.large)
         self._lots = Lots(self._beats, self._adopts, settings, schema, self.server, channel)
@@ -144,7 +145,7 @@ class PostgresStore:
     async def close(self) -> None:
         if self._notices:
             await asyncio.wait(self._notices, timeout=self._settings.timeout)
-        for session in (self._writes, self._beats, self._reads, self._adopts, self._rest):
+        for session in self.sessions:
             session.close()
 
     def _listen(self, connection: DatabaseConnection) -> Sequence[str]:
