@@ -33,7 +33,8 @@ def make(one_database: Database, schema: str) -> Iterator[Callable[..., SyncStor
     opened: list[SyncStore] = []
 
     def make_one(**fields: Any) -> SyncStore:
-        store = SyncStore(one_database, **({"schema": schema} | fields))
+        fields.setdefault("schema", schema)
+        store = SyncStore(one_database, **fields)
         opened.append(store)
         store.open()
         return store
