@@ -50,7 +50,7 @@ class Group:
         self.workers = [
             Process(
                 f"worker-{number}",
-                ("worker", "tests.soak.tasks", *everywhere),
+                ("worker", "tests.soak.tasks", "tests.shared.tasks", "--drain", "10s", *everywhere),
                 "registered with a server",
                 directory,
             )

@@ -13,7 +13,7 @@ from threading import Condition
 from typing import NamedTuple
 
 from tests.postgres.cluster import TIMEOUT, Database, eventually
-from tests.soak.audit import Mark
+from tests.soak.audit import Mark, Outage
 
 
 class Promise(NamedTuple):
@@ -66,8 +66,8 @@ class Ledger:
     """Keys of jobs that may have been stored or not."""
     errors: Counter[str] = field(default_factory=Counter[str])
     faults: list[str] = field(default_factory=list[str])
-    longest_gap: float = 0.0
-    """Seconds in which no job was acknowledged."""
+    gaps: list[Outage] = field(default_factory=list[Outage])
+    """Times of over a second in which no job was acknowledged."""
     _changed: Condition = field(default_factory=Condition)
     _last: float = 0.0  # when one was acknowledged
     _marks: list[Mark] = field(default_factory=list[Mark])
@@ -79,7 +79,8 @@ class Ledger:
         """A job was acknowledged."""
         now = time.monotonic()
         with self._changed:
-            self.longest_gap = max(self.longest_gap, now - (self._last or now))
+            if self._last and now - self._last > 1:
+                self.gaps.append(Outage(self._last, now))
             self._last = now
             self.promises.append(promise)
             self._changed.notify_all()

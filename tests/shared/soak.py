@@ -26,6 +26,7 @@ from tests.postgres.proxy import BOTH, Fault, Way, What
 from tests.shared.callers import Habits, callers
 from tests.shared.group import LEASE, Group
 from tests.shared.ledger import Ledger, Standing
+from tests.soak.audit import Outage
 
 PATIENCE: Final = 120.0
 """Seconds after the last fault in which everything must have ended."""
@@ -53,7 +54,8 @@ class Report:
     seconds: float
     settled: float
     """Seconds until nothing was left to run."""
-    faults: Counter[str]
+    times: list[tuple[str, Outage]]
+    """What was done, and when."""
     ledger: Ledger
     standing: Standing
     sizes: dict[str, str]
@@ -75,13 +77,21 @@ class Report:
             ("refused", f"{len(ledger.refused):,}"),
             ("not known by their callers", f"{len(ledger.unknown):,}"),
             ("errors that callers saw", _listed(ledger.errors)),
-            ("faults", _listed(self.faults)),
-            ("longest time in which nothing was acknowledged", f"{ledger.longest_gap:.1f} s"),
+            ("faults", _listed(Counter(name for name, _ in self.times))),
+            ("longest times in which nothing was acknowledged", self._gaps()),
             ("all had run, after the last fault", f"{self.settled:.1f} s"),
             *((f"table {name}", size) for name, size in self.sizes.items()),
         ]
         lines = ["| measured | figure |", "|---|---|", *(f"| {name} | {figure} |" for name, figure in rows)]
         return "\n".join([*lines, *(f"FAULT: {fault}" for fault in self.wrong)])
+
+    def _gaps(self) -> str:
+        """The longest three, each with the faults that there were."""
+        longest = sorted(self.ledger.gaps, key=lambda gap: gap.begin - gap.end)[:3]
+        return "; ".join(
+            f"{gap.end - gap.begin:.1f} s ({', '.join(name for name, at in self.times if at.meets(*gap))})"
+            for gap in longest
+        )
 
 
 def soak(plan: Plan, directory: Path, database: Database) -> Report:
@@ -109,14 +119,15 @@ def soak(plan: Plan, directory: Path, database: Database) -> Report:
         settled = time.monotonic() - begin
         sizes = _sizes(database)
         wrong += group.complaints()
-    return Report(seconds, settled, trouble.faults, ledger, standing, sizes, wrong)
+    return Report(seconds, settled, trouble.times, ledger, standing, sizes, wrong)
 
 
 class Trouble:
-    """Faults at random, each of which is over when its method returns. Owns the count of them."""
+    """Faults at random, each of which is over when its method returns. Owns the account of them."""
 
     def __init__(self, group: Group, chance: Random) -> None:
-        self.faults = Counter[str]()
+        self.times: list[tuple[str, Outage]] = []
+        """What was done, and when."""
         self.chance = chance
         self._group = group
         self._count = 0
@@ -137,7 +148,9 @@ class Trouble:
         kinds = self._kinds
         kind = kinds[self._count] if self._count < len(kinds) else self.chance.choice(kinds)
         self._count += 1
-        self.faults[kind()] += 1
+        begin = time.monotonic()
+        name = kind()
+        self.times.append((name, Outage(begin, time.monotonic())))
 
     def _kill(self) -> str:
         count = self.chance.randrange(1, max(2, len(self._group.servers)))
