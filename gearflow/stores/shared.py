@@ -15,6 +15,7 @@ from typing import NamedTuple, Protocol
 
 from gearflow.broker.storage import Answer, Change, JobRecord, Joined, Question, StoredJob, StoredParts
 from gearflow.errors import StoreError
+from gearflow.protocol.group_info import GroupInfo
 
 
 class Away(StoreError):
@@ -171,6 +172,10 @@ class SharedStore(Protocol):
 
     async def expire(self, limit: int) -> bool:
         """Remove up to so many results whose time is over. Whether there are more. Raises Away."""
+        ...
+
+    async def group(self) -> GroupInfo:
+        """What people want to know about the servers and the store. Raises Away and StoreError."""
         ...
 
     async def forget(self, servers: Sequence[str]) -> None:

@@ -17,6 +17,7 @@ from gearflow.broker import Broker
 from gearflow.broker.core import ServerGroup
 from gearflow.broker.handles import lot_of
 from gearflow.errors import StoreError
+from gearflow.protocol.group_info import GroupInfo
 from gearflow.server.shared.committer import SharedCommitter, SharedTimings
 from gearflow.server.shared.lease import BEATS, Lease
 from gearflow.server.shared.roster import Roster
@@ -85,6 +86,8 @@ class Member:
         committer.on_certain = broker.ownership.resolve
         committer.before_notify = self.check
         store.on_notify = self._early.set
+        self._curious: list[Callable[[GroupInfo | StoreError], None]] = []  # who asks for the group
+        broker.group_facts = self._show_group
         self._set_clock(contents.clock)
         self._pause(contents.paused)
 
@@ -118,6 +121,23 @@ class Member:
     async def look(self) -> None:
         """Beat now, to know which lots are still this server's. Raises Away."""
         await self._beat_once()
+
+    def _show_group(self, answer: Callable[[GroupInfo | StoreError], None]) -> None:
+        """Answer a question about the group. Those that come meanwhile get the same answer."""
+        self._curious.append(answer)
+        if len(self._curious) == 1:
+            self._spawn(self._find_out())
+
+    async def _find_out(self) -> None:
+        found: GroupInfo | StoreError
+        try:
+            found = await self._store.group()
+        except StoreError as error:
+            found = error
+        curious, self._curious = self._curious, []
+        for answer in curious:
+            answer(found)
+        self._wake()
 
     # -------------------------------------------------------------------------------------------- beats
 

@@ -17,6 +17,8 @@ from uuid import uuid4
 
 from gearflow.broker.storage import Answer, Change, JobRecord, Joined, Question, StoredJob
 from gearflow.errors import StoreError
+from gearflow.protocol.group_info import GroupInfo
+from gearflow.stores.postgres.facts import DatabaseFacts
 from gearflow.stores.postgres.lots import Lots
 from gearflow.stores.postgres.migration import prepare
 from gearflow.stores.postgres.reads import QuestionReader
@@ -55,6 +57,7 @@ class PostgresStore:
         self._reader = QuestionReader(self._reads, schema, settings.large)
         self._lots = Lots(self._beats, self._adopts, settings, schema, self.server, channel)
         self._upkeep = Upkeep(self._rest, schema)
+        self._facts = DatabaseFacts(self._rest, settings.schema, schema)
         self._notices: set[asyncio.Task[None]] = set()
 
     @property
@@ -130,6 +133,10 @@ class PostgresStore:
     async def expire(self, limit: int, now: float | None = None) -> bool:
         """As ``SharedStore.expire``. ``now`` is the database's clock unless it is given."""
         return await self._upkeep.expire(limit, now)
+
+    async def group(self) -> GroupInfo:
+        await self._rest.ready()
+        return await self._facts.find()
 
     async def forget(self, servers: Sequence[str]) -> None:
         names = ", ".join(map(literal, servers))

@@ -28,6 +28,7 @@ from gearflow.broker.storage import (
     StoredJob,
     WholeRecordOf,
 )
+from gearflow.protocol.group_info import GroupInfo, GroupServer
 from gearflow.protocol.uniques import is_fresh
 from gearflow.stores import MemoryStore
 from gearflow.stores.shared import (
@@ -139,6 +140,16 @@ class FakeStore:
     async def ready(self) -> Hashable:
         await self._reach()
         return self.era
+
+    async def group(self) -> GroupInfo:
+        await self._reach()
+        truth = self.truth
+        owners = [owner for owner, _, _ in truth.lots.values()]
+        servers = (
+            GroupServer(address=address, server=server, lots=owners.count(server))
+            for server, (address, _) in truth.servers.items()
+        )
+        return GroupInfo(group="00c0ffee", servers=tuple(servers), jobs=len(truth.live))
 
     async def take_lots(self, count: int) -> Sequence[Lot]:
         await self._reach()
