@@ -15,6 +15,7 @@ own with more options: see the modules here.
     maps         map, alone and in chunks
     memory       the memory of a worker
     peers        other task queues, on the same tasks (needs redis-server, and installs the queues with pip)
+    group        several servers on one PostgreSQL (needs PostgreSQL and psycopg, and takes half an hour more)
 """
 
 import argparse
@@ -24,12 +25,13 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Final, TypeAlias
 
-from tests.benchmarks import calls, durable, full_queue, maps, memory, server, streams
+from tests.benchmarks import calls, durable, full_queue, group, maps, memory, server, streams
 from tests.benchmarks.load import generator
 from tests.benchmarks.peers import __main__ as peers
 from tests.benchmarks.peers.field import FIELD
 from tests.benchmarks.peers.rows import ROWS
 from tests.benchmarks.report import Table, busy, conditions
+from tests.postgres.cluster import NoPostgres
 
 Tables: TypeAlias = Iterator[Table | str]
 
@@ -85,6 +87,14 @@ def peers_tables(rounds: int, small: bool) -> Tables:
     yield peers.versions(chosen)
 
 
+def group_tables(rounds: int, small: bool) -> Tables:
+    sizes = group.SMALL if small else group.SIZES
+    try:
+        yield from group.measured_tables(group.ROWS, {**sizes, "rounds": rounds}, say)
+    except NoPostgres as error:
+        say(f"group is left out: {error}")
+
+
 SECTIONS: Final[dict[str, Callable[[int, bool], Tables]]] = {
     "server": server_tables,
     "compiled": compiled_tables,
@@ -95,6 +105,7 @@ SECTIONS: Final[dict[str, Callable[[int, bool], Tables]]] = {
     "maps": maps_tables,
     "memory": memory_tables,
     "peers": peers_tables,
+    "group": group_tables,
 }
 
 

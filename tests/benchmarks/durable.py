@@ -110,11 +110,11 @@ def _submit(pairs: int, jobs: int, prefix: Prefix) -> dict[str, list[float]]:
             figures.setdefault(name, []).append(figure)
         for sync in SYNCS:
             with durable(None, sync, prefix) as server:
-                figures.setdefault(f"a submission, `--sync {sync}`", []).append(_asked(server, times))
+                figures.setdefault(f"a submission, `--sync {sync}`", []).append(acknowledged(server, times))
     return figures
 
 
-def _asked(server: Server, times: int) -> float:
+def acknowledged(server: Server, times: int) -> float:
     """The median of a submission's microseconds, one after the other."""
     with socket.create_connection(("127.0.0.1", server.port)) as client:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

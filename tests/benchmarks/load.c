@@ -108,7 +108,8 @@ static void workload(struct peer *peer, const char *number) {
 static void submission(struct peer *peer) {
     char number[NUMBER + 1], unique[64] = "";
     snprintf(number, sizeof number, "%0*ld", NUMBER, submitted);
-    if (load.unique) snprintf(unique, sizeof unique, "%08lx-10ad-4000-8000-%012lx", submitted, submitted);
+    if (load.unique == 1) snprintf(unique, sizeof unique, "%08lx-10ad-4000-8000-%012lx", submitted, submitted);
+    if (load.unique == 2) snprintf(unique, sizeof unique, "~%032lx", submitted); /* one that means nothing */
     size_t name = strlen(load.function) + 1, key = strlen(unique) + 1;
     header(peer, background ? SUBMIT_JOB_BG : SUBMIT_JOB, name + key + load.payload);
     put(peer, load.function, name);

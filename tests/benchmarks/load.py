@@ -49,6 +49,11 @@ class Load:
     """Bytes of a workload, and of its result."""
 
     unique: bool = True
+    """Whether each job has a unique that others may join. Without it a job has none."""
+
+    fresh: bool = False
+    """Whether the uniques are those that gearflow's client makes, which mean nothing."""
+
     function: str = "load"
 
 
@@ -111,8 +116,9 @@ class Own:
     program: Path
 
     def command(self, server: Server, load: Load) -> list[str]:
-        numbers = ("jobs", "clients", "depth", "workers", "grabs", "payload", "unique")
-        options = [f"{name}={int(getattr(load, name))}" for name in numbers]
+        numbers = ("jobs", "clients", "depth", "workers", "grabs", "payload")
+        options = [f"{name}={getattr(load, name)}" for name in numbers]
+        options.append(f"unique={2 if load.fresh else int(load.unique)}")
         where = [str(server.port), str(server.pid)]
         return [str(self.program), *where, load.kind, *options, f"function={load.function}"]
 

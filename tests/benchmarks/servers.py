@@ -79,11 +79,13 @@ def gearflow(python: Path = Path(sys.executable), *, isolated: bool = False) -> 
 
 
 @contextmanager
-def durable(data: Path | None = None, sync: str = "batch", prefix: Sequence[str] = ()) -> Generator[Server]:
+def durable(
+    data: Path | None = None, sync: str = "batch", prefix: Sequence[str] = (), further: Sequence[str] = ()
+) -> Generator[Server]:
     """gearflow's server with its jobs in a file: a new one, or that of a folder."""
     port = free_port()
     with tempfile.TemporaryDirectory() as new:
-        options = ("--data", str(data or new), "--sync", sync, "-p", str(port))
+        options = ("--data", str(data or new), "--sync", sync, "-p", str(port), *further)
         command = [*prefix, sys.executable, "-m", "gearflow_cli", "server", *options]
         with running(f"gearflow, {sync}", command, port) as server:
             yield server
