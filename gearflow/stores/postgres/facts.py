@@ -36,7 +36,8 @@ FROM pg_stat_user_tables WHERE schemaname = {name}
 
 _SNAPSHOT: Final = """
 SELECT extract(epoch FROM max(clock_timestamp() - xact_start)) FROM pg_stat_activity
-WHERE datname = current_database() AND backend_xmin IS NOT NULL AND pid <> pg_backend_pid()
+WHERE datname = current_database() AND (backend_xmin IS NOT NULL OR backend_xid IS NOT NULL)
+    AND pid <> pg_backend_pid()
 """
 
 _STANDBYS: Final = """
