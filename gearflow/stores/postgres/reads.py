@@ -66,7 +66,7 @@ class QuestionReader:
         """The answers, as ``SharedStore.answer``."""
         if not questions:
             return []
-        asked = [self._ask(question) for question in questions]
+        asked = [self.query_of(question) for question in questions]
         try:
             found = await self._session.run(*(query for query, _ in asked))
         except Away:
@@ -78,7 +78,8 @@ class QuestionReader:
             for question, (_, read), rows in zip(questions, asked, found, strict=True)
         ]
 
-    def _ask(self, question: Question) -> tuple[Query, Callable[[Rows], Answer]]:
+    def query_of(self, question: Question) -> tuple[Query, Callable[[Rows], Answer]]:
+        """The statement that answers a question, and how to read the rows."""
         if isinstance(question, JobOf | HeadOf):
             sql = self._job if isinstance(question, JobOf) else self._head
             return Query(sql, (arrays.BIGINT,), (bigint(question.number),)), _job

@@ -13,6 +13,7 @@ from typing import Final
 from uuid import UUID, uuid4
 
 from gearflow.broker.storage import Change, JobRecord, Joined, StoredJob
+from gearflow.errors import StoreError
 from gearflow.stores.postgres import arrays, kinds
 from gearflow.stores.postgres.arrays import bigint, bigints, integer, ints, read_int, uuids
 from gearflow.stores.postgres.errors import Collided
@@ -24,6 +25,13 @@ from gearflow.stores.postgres.session import DatabaseSession
 
 _ATTEMPTS: Final = 4  # after collisions with other transactions
 _INSERTS: Final = 8  # of a job whose unique ends elsewhere again and again
+
+FIND: Final = (
+    "SELECT u.number, j.number, k.number FROM unnest($1, $2) AS u (number, key) "
+    "LEFT JOIN {0}.jobs AS j ON j.number = u.number LEFT JOIN {0}.jobs AS k ON k.key = u.key"
+)
+"""Which of these jobs are there, and which have their keys. ``{0}`` is the schema."""
+FIND_TYPES: Final = (arrays.BIGINTS, arrays.UUIDS)
 
 Outcome = str | Joined | None
 
@@ -42,11 +50,7 @@ class Writer:
         self._piece = piece
         self._splitter = Splitter()
         self._statements: dict[tuple[bool, tuple[int, ...]], Statement] = {}
-        self._find = (
-            f"SELECT u.number, j.number, k.number FROM unnest($1, $2) AS u (number, key) "
-            f"LEFT JOIN {schema}.jobs AS j ON j.number = u.number "
-            f"LEFT JOIN {schema}.jobs AS k ON k.key = u.key"
-        )
+        self._find = FIND.format(schema)
         self._kept = (
             f"SELECT u.number, j.number, r.number FROM unnest($1) AS u (number) "
             f"LEFT JOIN {schema}.jobs AS j ON j.number = u.number "
@@ -123,7 +127,10 @@ class Writer:
         params: list[bytes] = []
         if part.fenced:
             params += [ints(list(lots)), bigints(list(lots.values())), self._server]
-        params += chain.from_iterable(kind.params(part.rows[kind]) for kind in occurring)
+        try:
+            params += chain.from_iterable(kind.params(part.rows[kind]) for kind in occurring)
+        except OverflowError as error:
+            raise StoreError(f"a number does not fit into its column: {error}") from error
         return Query(statement.sql, statement.types, params), statement.counted
 
     async def _explain(
@@ -159,8 +166,8 @@ class Writer:
             assert isinstance(job, StoredJob)
             by_number[job.number] = place
             keys.append(key_of(job.function, job.unique, job.workload))
-        types = (arrays.BIGINTS, arrays.UUIDS)
-        (rows,) = await self._session.run(Query(self._find, types, (bigints(list(by_number)), uuids(keys))))
+        params = (bigints(list(by_number)), uuids(keys))
+        (rows,) = await self._session.run(Query(self._find, FIND_TYPES, params))
         again: list[int] = []
         for number, own, other in rows:
             place = by_number[read_int(number)]
