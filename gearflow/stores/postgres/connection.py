@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 
 from gearflow.errors import StoreError
 from gearflow.stores.postgres.errors import READ_ONLY, failed, refused
-from gearflow.stores.postgres.query import Query, Rows
+from gearflow.stores.postgres.session import Query, Rows
 from gearflow.stores.postgres.watch import Watch
 from gearflow.stores.shared import Away
 

@@ -11,9 +11,8 @@ from typing import Final
 
 from gearflow.broker.handles import LOT_BITS
 from gearflow.protocol.group_info import GroupInfo, GroupServer, Standby
-from gearflow.stores.postgres.query import Row
 from gearflow.stores.postgres.schema import literal
-from gearflow.stores.postgres.session import DatabaseSession
+from gearflow.stores.postgres.session import DatabaseSession, Row
 
 MOST_COUNTED: Final = 10_000
 """Jobs of one lot that are counted. More are estimated for all lots together."""

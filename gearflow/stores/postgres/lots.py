@@ -16,10 +16,9 @@ from gearflow.broker.storage import StoredParts
 from gearflow.stores.postgres import arrays
 from gearflow.stores.postgres.arrays import bigint, integer, read_int
 from gearflow.stores.postgres.errors import Locked, pooled
-from gearflow.stores.postgres.query import Query, Row
 from gearflow.stores.postgres.rows import JOB, SHORT, SIZE, job_of
 from gearflow.stores.postgres.schema import STEPS, literal
-from gearflow.stores.postgres.session import DatabaseSession
+from gearflow.stores.postgres.session import DatabaseSession, Query, Row
 from gearflow.stores.postgres.settings import PostgresSettings
 from gearflow.stores.shared import Beat, Lot, Order, OtherLot, ServerRow, Slice
 

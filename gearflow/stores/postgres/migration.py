@@ -11,8 +11,8 @@ from typing import Final, Protocol
 
 from gearflow.errors import StoreError
 from gearflow.stores.postgres.errors import MissingRights, MissingTable, grants
-from gearflow.stores.postgres.query import Rows
 from gearflow.stores.postgres.schema import LOCK, STEPS, Step, literal, quoted
+from gearflow.stores.postgres.session import Rows
 
 _LIVE_LEASES: Final = 3
 """A server without a beat for so many of its leases is not alive."""

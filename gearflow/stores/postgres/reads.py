@@ -21,9 +21,8 @@ from gearflow.broker.storage import (
 from gearflow.errors import StoreError
 from gearflow.stores.postgres import arrays
 from gearflow.stores.postgres.arrays import bigint, integer, read_int
-from gearflow.stores.postgres.query import Query, Row, Rows
 from gearflow.stores.postgres.rows import JOB, RECORD, SHORT, SIZE, job_of, record_of, token_of
-from gearflow.stores.postgres.session import DatabaseSession
+from gearflow.stores.postgres.session import DatabaseSession, Query, Row, Rows
 from gearflow.stores.shared import Away
 
 _PIECES: Final = 4  # of a body that are read at a time

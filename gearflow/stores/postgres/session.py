@@ -9,10 +9,9 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from gearflow.stores.postgres.errors import pooled
-from gearflow.stores.postgres.query import Query, Rows
 from gearflow.stores.postgres.schema import literal
 from gearflow.stores.postgres.settings import PostgresSettings
 from gearflow.stores.shared import Away
@@ -36,6 +35,18 @@ _PINNED: Final = {
 _HISTORY: Final = (
     "(SELECT system_identifier FROM pg_control_system()), left(pg_walfile_name(pg_current_wal_lsn()), 8)"
 )
+
+
+Row: TypeAlias = tuple[bytes | None, ...]
+Rows: TypeAlias = list[Row]
+
+
+class Query(NamedTuple):
+    """A statement with its parameters in binary format."""
+
+    sql: str
+    types: tuple[int, ...] = ()  # OIDs of the parameters
+    params: Sequence[bytes | None] = ()
 
 
 class DatabaseSession:

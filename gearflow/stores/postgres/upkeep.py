@@ -6,8 +6,7 @@ from typing import Final
 
 from gearflow.stores.postgres import arrays
 from gearflow.stores.postgres.arrays import integer, read_int, real
-from gearflow.stores.postgres.query import Query
-from gearflow.stores.postgres.session import DatabaseSession
+from gearflow.stores.postgres.session import DatabaseSession, Query
 
 _RARE: Final = 100
 """After so many calls that removed all there was, what is left over is looked for."""

@@ -19,9 +19,8 @@ from gearflow.stores.postgres.arrays import bigint, bigints, integer, ints, read
 from gearflow.stores.postgres.errors import Collided
 from gearflow.stores.postgres.groups import WRITES_NOTICES, Ahead, Splitter, StatementRows, finish
 from gearflow.stores.postgres.kinds import Kind, Statement
-from gearflow.stores.postgres.query import Query
 from gearflow.stores.postgres.rows import key_of
-from gearflow.stores.postgres.session import DatabaseSession
+from gearflow.stores.postgres.session import DatabaseSession, Query
 
 _ATTEMPTS: Final = 4  # after collisions with other transactions
 _INSERTS: Final = 8  # of a job whose unique ends elsewhere again and again
