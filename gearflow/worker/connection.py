@@ -116,7 +116,9 @@ class WorkerConnection:
         self._flushed = anyio.Event()
         self._is_leaving = False
         self._is_over = False  # no loop runs any more
-        self._drained: anyio.Event | None = None  # once it is to take no more jobs
+        self._is_retired = False
+        self._retired_for = ""  # the reason
+        self._drained = anyio.Event()  # it is retired, and its last job has ended
         self._is_given_up = False  # the server is there, and does not answer
         self._is_closed = False
 
@@ -133,7 +135,7 @@ class WorkerConnection:
     @property
     def is_retired(self) -> bool:
         """Whether it takes no more jobs, and is closed when the last one has ended."""
-        return self._drained is not None
+        return self._is_retired
 
     async def serve(self, timeouts: Timeouts) -> None:
         """Talk until the connection ends; ``reason`` then says why."""
@@ -144,6 +146,7 @@ class WorkerConnection:
                     partial(self._watch_heartbeat, timeouts.heartbeat),
                     partial(self._watch_answers, timeouts.answer),
                     self._watch_due,
+                    self._close_when_drained,
                 )
                 for loop in loops:
                     tasks.start_soon(self._until_broken, loop)
@@ -196,18 +199,18 @@ class WorkerConnection:
         return call.answer.result
 
     def retire(self, reason: str) -> None:
-        """Take no more jobs, and close the connection once those that came from here have ended."""
-        if self._drained is None and not self._is_over:
-            self._drained = anyio.Event()
+        """Take no more jobs, and close the connection once those that came from here have ended.
+
+        The stream may call this, so it starts no task.
+        """
+        if not self._is_retired and not self._is_over:
+            self._is_retired, self._retired_for = True, reason
             self._lane.retire()
-            self._tasks.start_soon(
-                self._until_broken, partial(self._close_when_drained, self._drained, reason)
-            )
             self.check_drained()
 
     def check_drained(self) -> None:
         """A run may have been the last one."""
-        if self._drained is not None and not self._lane.in_flight and not self._runner.has_runs_of(self):
+        if self._is_retired and not self._lane.in_flight and not self._runner.has_runs_of(self):
             self._drained.set()
 
     def release(self, handle: bytes) -> None:
@@ -277,10 +280,10 @@ class WorkerConnection:
         except BROKEN:
             pass  # it is gone before it took them all
 
-    async def _close_when_drained(self, drained: anyio.Event, reason: str) -> None:
-        await drained.wait()
+    async def _close_when_drained(self) -> None:
+        await self._drained.wait()
         await self.flush()
-        self.reason = reason
+        self.reason = self._retired_for
 
     async def _until_broken(self, loop: Callable[[], Coroutine[Any, Any, None]]) -> None:
         try:
@@ -304,7 +307,7 @@ class WorkerConnection:
                 self._handle(event)
         if self._session.registered and not self._is_registered:
             self._registered()
-        if self._drained is not None:
+        if self._is_retired:
             self.check_drained()
 
     def take(self) -> bytes:

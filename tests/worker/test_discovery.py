@@ -1,5 +1,6 @@
 """Workers that find the servers of a group, and leave those that are gone."""
 
+import asyncio
 from collections.abc import Iterator
 from typing import Any
 
@@ -161,6 +162,19 @@ async def test_a_balancer_is_no_server_more(fleet: Fleet) -> None:
         for member in members[1:]:
             await runs_at(member)
         await until(lambda: has_worker(*members[1:]))
+
+
+def test_a_balancer_is_no_server_more_on_a_loop_that_anyio_did_not_start(fleet: Fleet) -> None:
+    """As the command line has it. There a callback of the loop cannot start a task of anyio's."""
+    members = fleet.grow(2)
+
+    async def body() -> None:
+        async with balancer(members) as address, worker_of(address):
+            await until(lambda: has_worker(*members))
+            for member in members:
+                await runs_at(member)
+
+    asyncio.run(body())
 
 
 async def test_a_server_by_another_name_is_used_again_when_the_first_one_leads_nowhere(fleet: Fleet) -> None:
