@@ -11,12 +11,14 @@ from gearflow.broker.storage import (
     Change,
     Forgotten,
     JobPart,
+    JobRecord,
     Joined,
     Ordered,
     PartsDropped,
     Paused,
     Rescheduled,
     Revived,
+    StoredJob,
     StoredParts,
 )
 from gearflow.errors import StoreError
@@ -207,6 +209,28 @@ def test_dead_letters_of_other_lots_can_be_forgotten_and_live_jobs_not(
     assert [one.ended(one.number(n)) is None for n in (1, 2)] == [True, False]
 
 
+def test_a_dead_letter_that_is_gone_is_not_revived(one: SyncStore, other: SyncStore) -> None:
+    letters = [one.number(n) for n in (1, 2)]
+    one.commit(*(a_dead_letter(number, b"x") for number in letters))
+    forgets = "; ".join(
+        f"DELETE FROM {{s}}.{table} WHERE number = {letters[0]}" for table in ("records", "jobs")
+    )
+    outcomes: list[str | Joined | None] = []
+    revive = threading.Thread(target=lambda: outcomes.extend(one.commit(*map(Revived, letters))))
+    with one.hold(forgets) as commit:
+        revive.start()
+        waits = (
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%rev AS%'"
+        )
+        eventually(lambda: one.psql(waits) == "1", "it waits for the end of the other transaction")
+        commit()
+        revive.join(20)
+    gone, revived = outcomes
+    assert f"job {letters[0]} is not in the store any more" in str(gone)
+    assert revived is None
+    assert one.commit(Revived(letters[1])) == [None]
+
+
 def test_other_changes_of_other_lots_are_a_bug(one: SyncStore, other: SyncStore) -> None:
     with pytest.raises(AssertionError):
         other.commit(Rescheduled(one.number(1), 0.0, 1, 0))
@@ -303,3 +327,36 @@ def test_a_group_of_a_table_that_is_gone_is_refused_and_one_after_it_is_not(one:
     assert one.commit(a_job(one.number(1))) == [None]
     one.psql("ALTER TABLE {s}.gone RENAME TO records")
     assert one.commit(an_end(one.number(1))) == [None]
+
+
+def test_pieces_go_with_what_they_are_of(make: Callable[..., SyncStore]) -> None:
+    store = make(large=1000, piece=400)
+    number, body = store.number, b"0123456789" * 150
+
+    def count() -> str:
+        return store.psql("SELECT (SELECT count(*) FROM {s}.bodies), (SELECT count(*) FROM {s}.pieces)")
+
+    def write(*changes: StoredJob | JobRecord) -> None:
+        for change in changes:
+            store.run(store.store.write_ahead(change))
+        assert store.commit(*changes) == [None] * len(changes)
+
+    write(*(a_job(number(n), body) for n in range(1, 6)))
+    assert count() == "5\t20"
+    write(an_end(number(1), body), an_end(number(2), body))
+    assert count() == "5\t20"
+    store.commit(Forgotten(number(3)), a_dead_letter(number(4), len(body)))
+    assert count() == "4\t16"
+    assert store.job(number(4)) == a_dead_letter(number(4), body).letter
+    store.commit(Revived(number(4)))
+    assert store.job(number(4)) == a_job(number(4), body)
+    store.commit(Forgotten(number(1)), a_dead_letter(number(5), len(body)))
+    assert count() == "3\t12"
+    assert store.expire(1e9, 100) is False
+    assert count() == "1\t4"
+    store.run(store.store.write_ahead(a_job(number(6), body)))
+    store.psql("UPDATE {s}.bodies SET made = made - interval '1 day'")
+    for _ in range(100):
+        store.expire(0.0, 100)
+    assert count() == "1\t4"
+    assert store.job(number(4)) == a_job(number(4), body)

@@ -21,6 +21,8 @@ _OTHERWISE: Final = {
     "test_the_last_end_under_a_number_counts": "the first counts, as a group may come twice",
     "test_the_latest_of_a_unique_is_the_one_that_ended_last": "of equal times any one is the last",
     "test_a_dead_letter_of_an_unknown_job_without_its_workload_is_refused": "only that change is refused",
+    "test_changes_of_unknown_jobs_are_no_error": "one that is revived may have expired, and says so",
+    "test_only_dead_letters_are_revived": "the same",
     "test_the_latest_is_found_among_many": "of equal times any one is the last",
 }
 

@@ -112,6 +112,8 @@ class Splitter:
                 part.add(kinds.PART, change.number, change.run, change.position, change.body)
         else:
             _add_rare(part, change)
+            if isinstance(change, Revived):
+                part.watch(kinds.REVIVE, place)
 
     def _add_job(self, part: StatementRows, place: int, job: StoredJob) -> None:
         number, function, unique, priority, submitted, due, reducer, options, attempt, deaths, workload = job

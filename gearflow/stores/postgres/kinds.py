@@ -173,15 +173,20 @@ FORGET_OTHER: Final = Kind(  # of another server's: only a dead letter, which no
     f"{_without_pieces('go')}, {_without_pieces('gj')}",
     (bigints,),
 )
-REVIVE: Final = Kind(
+REVIVE: Final = Kind(  # a job that lives already stays as it is
     12,
-    "rev AS (UPDATE {s}.jobs AS j SET dead = false, due = 0, attempt = 0, deaths = 0, "
-    f"options = coalesce(u.options, j.options) FROM {_unnest('number, options')} "
-    "WHERE j.number = u.number AND j.dead RETURNING j.number), "
-    "revr AS (DELETE FROM {s}.records AS r USING rev WHERE r.number = rev.number RETURNING r.pieces), "
-    "revs AS (DELETE FROM {s}.stream_parts AS s USING rev WHERE s.number = rev.number), "
+    "rev AS (UPDATE {s}.jobs AS j SET dead = false, due = CASE WHEN j.dead THEN 0 ELSE j.due END, "
+    "attempt = CASE WHEN j.dead THEN 0 ELSE j.attempt END, "
+    "deaths = CASE WHEN j.dead THEN 0 ELSE j.deaths END, "
+    "options = CASE WHEN j.dead THEN coalesce(u.options, j.options) ELSE j.options END FROM "
+    + _unnest("number, options")
+    + " WHERE j.number = u.number RETURNING j.number), "
+    "revr AS (DELETE FROM {s}.records AS r USING rev WHERE r.number = rev.number "
+    "RETURNING r.number, r.pieces), "
+    "revs AS (DELETE FROM {s}.stream_parts AS s USING revr WHERE s.number = revr.number), "
     f"{_without_pieces('revr')}",
     (bigints, byteas),
+    "rev",
 )
 RUN: Final = Kind(  # parts of other runs are not wanted any more
     13,

@@ -6,6 +6,7 @@ from typing import Final
 
 from gearflow.stores.postgres import arrays
 from gearflow.stores.postgres.arrays import integer, read_int, real
+from gearflow.stores.postgres.errors import Collided, Locked
 from gearflow.stores.postgres.session import DatabaseSession, Query
 
 _RARE: Final = 100
@@ -58,7 +59,10 @@ class Upkeep:
         """Remove up to so many results, as ``SharedStore.expire``."""
         param = real(now) if now is not None else None
         types = (arrays.INT, arrays.FLOAT)
-        (rows,) = await self._session.run(Query(self._expire, types, (integer(limit), param)))
+        try:
+            (rows,) = await self._session.run(Query(self._expire, types, (integer(limit), param)))
+        except (Collided, Locked):  # with a server that revives or forgets one of them; the next call does it
+            return False
         if read_int(rows[0][0]) >= limit:
             return True
         self._calls += 1

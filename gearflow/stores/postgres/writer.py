@@ -12,7 +12,7 @@ from itertools import chain
 from typing import Final
 from uuid import UUID, uuid4
 
-from gearflow.broker.storage import Change, JobRecord, Joined, StoredJob
+from gearflow.broker.storage import Change, JobRecord, Joined, Revived, StoredJob
 from gearflow.errors import StoreError
 from gearflow.stores.postgres import arrays, kinds
 from gearflow.stores.postgres.arrays import bigint, bigints, integer, ints, read_int, uuids
@@ -185,11 +185,13 @@ class Writer:
         by_number: dict[int, int] = {}
         for place in places:
             change = changes[place]
-            assert isinstance(change, StoredJob | JobRecord)
+            assert isinstance(change, StoredJob | JobRecord | Revived)
             by_number[change.number] = place
         query = Query(self._kept, (arrays.BIGINTS,), (bigints(list(by_number)),))
         (rows,) = await self._session.run(query)
         for number, job, record in rows:
             if job is None and record is None:
                 name = read_int(number)
-                outcomes[by_number[name]] = f"the workload of job {name} is not in this store"
+                outcomes[by_number[name]] = (
+                    f"job {name} is not in the store any more, or its workload never was"
+                )
