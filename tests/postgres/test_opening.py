@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -119,6 +120,26 @@ def test_the_next_host_is_tried(one_database: Database, schema: str) -> None:
     conninfo = conninfo.replace("port=", "port=1,2,")
     with opened(one_database, conninfo=conninfo, schema=schema) as store:
         assert store.lots
+
+
+@pytest.mark.parametrize("named", ["in the environment", "in the connection string"])
+def test_a_service_is_found_in_its_file(
+    one_database: Database, schema: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    lines = one_database.conninfo.replace("host=127.0.0.1", "host=localhost").split()
+    file = tmp_path / "services"
+    file.write_text(
+        "\n".join(["# a comment", "[other]", "host=other", "", "[mine]", *lines, "[third]", "port=1"])
+    )
+    monkeypatch.setenv("PGSERVICEFILE", str(file))
+    conninfo = "service=mine"
+    if named == "in the environment":
+        monkeypatch.setenv("PGSERVICE", "mine")
+        conninfo = ""
+    with opened(one_database, conninfo=conninfo, schema=schema) as store:
+        assert store.lots
+    error = refusal(one_database, conninfo="service=nowhere", schema=schema)
+    assert "nowhere" in str(error)
 
 
 def test_missing_rights_are_named_with_the_statements_that_give_them(

@@ -6,8 +6,8 @@ reads its result. Statements are prepared once on each connection. Several in on
 **Deadlines.** A statement without an answer in time closes the socket. Cancelling it would need the server
 that does not answer, and a lost network is not reported.
 
-**Connecting.** libpq resolves names and waits for them with the interpreter lock held. So names are resolved
-by the loop, and each address is tried by itself, without waiting.
+**Connecting.** libpq would resolve names while nothing else runs, as psycopg holds the interpreter lock. So
+the loop resolves them, and each address is tried by itself.
 
 psycopg is imported with this module only, because it is an extra of the installation.
 """
@@ -15,13 +15,12 @@ psycopg is imported with this module only, because it is an extra of the install
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from gearflow.errors import StoreError
+from gearflow.stores.postgres.addresses import find_addresses, place_of, with_service
 from gearflow.stores.postgres.errors import READ_ONLY, failed, refused
 from gearflow.stores.postgres.session import Query, Rows
 from gearflow.stores.postgres.watch import Watch
@@ -267,6 +266,7 @@ async def connect(
         params = {key: str(value) for key, value in conninfo_to_dict(conninfo).items() if value is not None}
     except ProgrammingError as error:
         raise StoreError(f"--postgres is not a connection string of libpq: {str(error).strip()}") from None
+    params = with_service(params)
     if params.get("target_session_attrs") not in ("read-write", "primary"):
         params["target_session_attrs"] = "read-write"
     params |= {"application_name": name, "client_encoding": "UTF8"}
@@ -277,12 +277,12 @@ async def connect(
     params.pop("connect_timeout", None)  # libpq applies it only where it waits itself
     failures: list[str] = []
     refusals = 0
-    for attempt in await _attempts(params, timeout, failures):
+    for attempt in await find_addresses(params, timeout, failures):
         try:
             async with asyncio.timeout(timeout):
                 return DatabaseConnection(await _connect_one(attempt), schema)
         except TimeoutError:
-            failures.append(f"{_place(attempt)}: no answer within {timeout:g} s")
+            failures.append(f"{place_of(attempt)}: no answer within {timeout:g} s")
         except OperationalError as error:
             message = " ".join(str(error).split())
             refusals += any(text in message for text in _FINAL)
@@ -322,45 +322,3 @@ async def _ready(fd: int, *, to_write: bool) -> None:
         await future
     finally:
         watch.close()
-
-
-async def _attempts(params: dict[str, str], timeout: float, failures: list[str]) -> list[dict[str, str]]:
-    """The parameters for each address of each host."""
-    hosts = _listed(params, "host", "PGHOST")
-    addresses = _listed(params, "hostaddr", "PGHOSTADDR")
-    ports = _listed(params, "port", "PGPORT")
-    count = max(len(hosts), len(addresses), 1)
-    attempts: list[dict[str, str]] = []
-    for index in range(count):
-        given = {
-            "host": hosts[index] if index < len(hosts) else "",
-            "hostaddr": addresses[index] if index < len(addresses) else "",
-            "port": ports[index if len(ports) > 1 else 0] if index < len(ports) or len(ports) == 1 else "",
-        }
-        one = {key: value for key, value in params.items() if key not in given}
-        one |= {key: value for key, value in given.items() if value}
-        host = one.get("host", "")
-        if not host or host.startswith(("/", "@")) or "hostaddr" in one:
-            attempts.append(one)
-            continue
-        try:
-            async with asyncio.timeout(timeout):
-                found = await asyncio.get_running_loop().getaddrinfo(
-                    host, None, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP
-                )
-        except (OSError, TimeoutError) as error:
-            failures.append(f"{host}: {str(error) or 'its address was not found in time'}")
-            continue
-        attempts += [one | {"hostaddr": str(entry[4][0])} for entry in found]
-    return attempts
-
-
-def _listed(params: dict[str, str], key: str, variable: str) -> list[str]:
-    text = params.get(key) or os.environ.get(variable, "")
-    return text.split(",") if text else []
-
-
-def _place(params: dict[str, str]) -> str:
-    return (
-        f"{params.get('hostaddr') or params.get('host') or 'the local socket'}:{params.get('port', '5432')}"
-    )
