@@ -10,6 +10,7 @@ import re
 from typing import Final
 
 _FRESH: Final = re.compile(r"~[0-9a-f]{32}")
+_FRESH_BYTES: Final = re.compile(rb"~[0-9a-f]{32}")
 
 
 def fresh_unique() -> str:
@@ -20,7 +21,7 @@ def fresh_unique() -> str:
 def is_fresh(unique: str | bytes) -> bool:
     """Whether a unique has the form of those that no two jobs share."""
     if isinstance(unique, bytes):
-        return unique.startswith(b"~") and _FRESH.fullmatch(unique.decode("latin-1")) is not None
+        return unique[:1] == b"~" and _FRESH_BYTES.fullmatch(unique) is not None
     return unique.startswith("~") and _FRESH.fullmatch(unique) is not None
 
 

@@ -61,6 +61,14 @@ def test_bytes_and_nulls_come_back(values: list[bytes | None]) -> None:
     assert elements(byteas([value and memoryview(value) for value in values]), 17) == values
 
 
+@given(some.none() | some.binary(max_size=5000), some.integers(1, 5))
+def test_a_value_that_is_repeated_comes_back(value: bytes | None, count: int) -> None:
+    assert elements(byteas([value] * count), 17) == [value] * count
+    assert elements(byteas([value, b"another", value]), 17) == [value, b"another", value]
+    view = value and memoryview(value)
+    assert elements(byteas([view] * count), 17) == [value] * count
+
+
 @given(some.lists(some.none() | some.binary(min_size=16, max_size=16)))
 def test_uuids_come_back(values: list[bytes | None]) -> None:
     assert elements(uuids(values), 2950) == values

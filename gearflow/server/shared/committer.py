@@ -133,6 +133,7 @@ class SharedCommitter:
         self._ready = asyncio.Event()
         self._waiting: deque[Entry] = deque()  # taken from the journal
         self._group: list[Entry] = []  # at the store
+        self._group_bytes = 0
         self._is_uncertain = False  # jobs may be kept whose submitters got an error
         self._ring: deque[tuple[float, int, dict[int, int], list[Change]]] = deque()
         self._ring_bytes = 0
@@ -230,13 +231,20 @@ class SharedCommitter:
             entry = self._waiting.popleft()
             entries.append(entry)
             size += _size(entry[0])
+        self._group_bytes = size
         return entries
 
     def _owned(self, entries: Sequence[Entry], lots: dict[int, int]) -> list[Entry]:
-        """The entries that may be committed: none of a lot that is lost. The others get the reason."""
+        """The entries that may be committed: none of a lot that is lost. The others get the reason.
+
+        Afterwards ``lots`` has only those that are still this server's, and that these entries are about.
+        """
+        occurring = {_lot(change) for change, _ in entries if change is not None}
         for lot in list(lots):
-            if self._lease.lots.get(lot) != lots[lot]:
+            if lot not in occurring or self._lease.lots.get(lot) != lots[lot]:
                 del lots[lot]
+        if occurring <= {None, *lots}:
+            return list(entries)
         owned: list[Entry] = []
         dropped = 0
         for change, done in entries:
@@ -262,8 +270,7 @@ class SharedCommitter:
             changes = [change for change, _ in entries if change is not None]
             try:
                 await self._catch_up()
-                used = _used(changes, lots)
-                kept: Sequence[_Outcome] = await self._store.commit(used, changes) if changes else ()
+                kept: Sequence[_Outcome] = await self._store.commit(lots, changes) if changes else ()
             except Fenced:
                 with suppress(Away):
                     await self._look()
@@ -283,8 +290,10 @@ class SharedCommitter:
             else:
                 break
         self._end_away()
+        if kept.count(None) < len(kept):
+            changes = [change for change, how in zip(changes, kept, strict=True) if how is None]
+        self._remember(lots, changes)
         outcomes = iter(kept)
-        self._remember(lots, [change for change, how in zip(changes, kept, strict=True) if how is None])
         return [(done, None if change is None else next(outcomes)) for change, done in entries]
 
     async def _singly(self, changes: Sequence[Change], lots: Mapping[int, int], fault: str) -> list[_Outcome]:
@@ -309,7 +318,8 @@ class SharedCommitter:
     def _notify(self, outcomes: Sequence[tuple[Done | None, _Outcome]]) -> None:
         self.before_notify()
         for done, outcome in outcomes:
-            self._is_uncertain |= isinstance(outcome, Uncertain)
+            if outcome is not None:
+                self._is_uncertain |= isinstance(outcome, Uncertain)
             if done is not None:
                 try:
                     done(outcome)
@@ -393,9 +403,9 @@ class SharedCommitter:
                     await self._store.commit(_used(again, owned), again)
         self._era = era
 
-    def _remember(self, lots: Mapping[int, int], changes: list[Change]) -> None:
-        now, size = self._time(), sum(map(_size, changes))
-        self._ring.append((now, size, dict(lots), changes))
+    def _remember(self, lots: dict[int, int], changes: list[Change]) -> None:
+        now, size = self._time(), self._group_bytes
+        self._ring.append((now, size, lots, changes))
         self._ring_bytes += size
         while self._ring and (self._ring[0][0] < now - self._timings.replay or self._ring_bytes > _RING):
             self._ring_bytes -= self._ring.popleft()[1]
@@ -403,6 +413,8 @@ class SharedCommitter:
 
 def _lot(change: Change) -> int | None:
     """The lot of the job of a change, if only its owner may make it."""
+    if isinstance(change, (StoredJob, JobRecord)):  # nearly all are
+        return lot_of(change.number)
     return None if isinstance(change, (Paused, Reserved, Ordered)) else lot_of(change.number)
 
 

@@ -10,12 +10,13 @@ import sys
 from array import array
 from collections.abc import Sequence
 from struct import Struct
-from typing import Final
+from typing import Final, cast
 
 from gearflow.broker.parser import Body
 
 BIGINT: Final = 20
 INT: Final = 23
+SMALLINT: Final = 21
 FLOAT: Final = 701
 BYTEA: Final = 17
 UUID: Final = 2950
@@ -30,6 +31,11 @@ UUIDS: Final = 2951
 TEXTS: Final = 1009
 
 _HEAD: Final = Struct("!5i").pack
+_ONE: Final = Struct("!6i").pack
+_ONE_BIGINT: Final = _ONE(1, 1, BIGINT, 1, 1, 8)
+_ONE_FLOAT: Final = _ONE(1, 1, FLOAT, 1, 1, 8)
+_ONE_INT: Final = _ONE(1, 1, INT, 1, 1, 4)
+_ONE_SMALLINT: Final = _ONE(1, 1, SMALLINT, 1, 1, 2)
 _LENGTH: Final = Struct("!i").pack
 _FLOAT: Final = Struct("!d")
 _NULL: Final = b"\xff\xff\xff\xff"
@@ -51,14 +57,20 @@ def real(value: float) -> bytes:
 
 
 def bigints(values: Sequence[int]) -> bytes:
+    if len(values) == 1:
+        return _ONE_BIGINT + bigint(values[0])
     return _head(BIGINT, len(values)) + _of_two_words(array("q", values))
 
 
 def floats(values: Sequence[float]) -> bytes:
+    if len(values) == 1:
+        return _ONE_FLOAT + real(values[0])
     return _head(FLOAT, len(values)) + _of_two_words(array("d", values))
 
 
 def ints(values: Sequence[int]) -> bytes:
+    if len(values) == 1:
+        return _ONE_INT + integer(values[0])
     words = array("i", values)
     if _SWAPPED:
         words.byteswap()
@@ -69,12 +81,14 @@ def ints(values: Sequence[int]) -> bytes:
 
 
 def smallints(values: Sequence[int]) -> bytes:
+    if len(values) == 1:
+        return _ONE_SMALLINT + values[0].to_bytes(2, "big", signed=True)
     words = array("h", values)
     if _SWAPPED:
         words.byteswap()
     out = array("h", b"\0\0\0\2\0\0" * len(values))
     out[2::3] = words
-    return _head(21, len(values)) + out.tobytes()
+    return _head(SMALLINT, len(values)) + out.tobytes()
 
 
 def byteas(values: Sequence[Body | None]) -> bytes:
@@ -117,15 +131,24 @@ def _of_two_words(values: array[int] | array[float]) -> bytes:
 
 
 def _of_any_length(kind: int, values: Sequence[Body | None]) -> bytes:
-    pieces: list[Body] = [_NULL] * (2 * len(values) + 1)
-    pieces[0] = _head(kind, len(values))
-    pieces[1::2] = [_length(value) for value in values]
-    pieces[2::2] = [b"" if value is None else value for value in values]
+    count = len(values)
+    head = _head(kind, count)
+    if not count:
+        return head
+    first = values[0]
+    if first is values[-1] and values.count(first) == count:  # such as functions, or NULL
+        return head + (_NULL if first is None else _length(first) + first) * count
+    pieces: list[Body] = [head] * (2 * count + 1)
+    bodies = cast("Sequence[Body]", values)
+    try:
+        pieces[1::2] = [_LENGTHS[len(value)] for value in bodies]
+        pieces[2::2] = bodies
+    except (TypeError, IndexError):  # there is NULL, or a long one
+        pieces[1::2] = [_NULL if value is None else _length(value) for value in values]
+        pieces[2::2] = [b"" if value is None else value for value in values]
     return b"".join(pieces)
 
 
-def _length(value: Body | None) -> bytes:
-    if value is None:
-        return _NULL
+def _length(value: Body) -> bytes:
     length = len(value)
     return _LENGTHS[length] if length < 4096 else _LENGTH(length)

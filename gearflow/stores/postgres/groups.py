@@ -49,14 +49,17 @@ class StatementRows:
         self.fenced = False
         self.watched: dict[Kind, list[int]] = {}  # places in the group of those whose outcome is counted
 
-    def add(self, kind: Kind, *row: Any) -> None:
+    def add(self, kind: Kind, row: tuple[Any, ...]) -> None:
         try:
             self.rows[kind].append(row)
         except KeyError:
             self.rows[kind] = [row]
 
     def watch(self, kind: Kind, place: int) -> None:
-        self.watched.setdefault(kind, []).append(place)
+        try:
+            self.watched[kind].append(place)
+        except KeyError:
+            self.watched[kind] = [place]
 
 
 class Splitter:
@@ -77,18 +80,16 @@ class Splitter:
                     self._ahead.pop((change.number, isinstance(change, JobRecord)), None)
 
     def _find_ahead(self, change: StoredJob | JobRecord, body: Body | int) -> Ahead | None:
-        if not self._ahead:
-            return None
         ahead = self._ahead.get((change.number, isinstance(change, JobRecord)))
         return ahead if ahead is not None and ahead.body is body else None
 
     def split(self, lots: Mapping[int, int], changes: Sequence[Change]) -> list[StatementRows]:
         """The statements of a group."""
-        parts = [StatementRows()]
+        part = StatementRows()
+        parts = [part]
         for place, change in enumerate(changes):
             if isinstance(change, Reserved):  # lots need none
                 continue
-            part = parts[-1]
             name = change.function if isinstance(change, Paused) else change.number
             if name in part.numbers and not _goes_on(part, change):
                 part = StatementRows()
@@ -109,7 +110,7 @@ class Splitter:
             self._add_record(part, place, change)
         elif isinstance(change, JobPart):
             if part.runs.setdefault(change.number, change.run) == change.run:
-                part.add(kinds.PART, change.number, change.run, change.position, change.body)
+                part.add(kinds.PART, (change.number, change.run, change.position, change.body))
         else:
             _add_rare(part, change)
             if isinstance(change, Revived):
@@ -119,55 +120,49 @@ class Splitter:
         number, function, unique, priority, submitted, due, reducer, options, attempt, deaths, workload = job
         if isinstance(workload, int):
             kind = kinds.RESTORE
-            part.add(kind, number, submitted, due, attempt, deaths, priority, reducer, options)
+            part.add(kind, (number, submitted, due, attempt, deaths, priority, reducer, options))
         else:
             key = key_of(function, unique, workload)
-            row = (number, key, submitted, due, attempt, deaths, priority, function, unique, reducer, options)
-            ahead = self._find_ahead(job, workload)
+            columns = (
+                number, key, submitted, due, attempt, deaths, priority, function, unique, reducer, options
+            )  # fmt: skip
+            ahead = self._find_ahead(job, workload) if self._ahead else None
             if ahead is None:
                 kind = kinds.INSERT
-                part.add(kind, *row, workload)
+                part.add(kind, (*columns, workload))
             else:
                 kind = kinds.INSERT_LARGE
-                part.add(kind, *row, None, ahead.pieces, ahead.size)
+                part.add(kind, (*columns, None, ahead.pieces, ahead.size))
         part.watch(kind, place)
 
     def _add_record(self, part: StatementRows, place: int, record: JobRecord) -> None:
-        ahead = self._find_ahead(record, record.body)
+        ahead = self._find_ahead(record, record.body) if self._ahead else None
         row = _record_row(record)
         letter = record.letter
         if letter is None:
-            part.add(kinds.END, record.number)
+            part.add(kinds.END, (record.number,))
             if ahead is None:
-                part.add(kinds.RECORD, *row)
+                part.add(kinds.RECORD, row)
             else:
-                part.add(kinds.RECORD_LARGE, *row[:-1], None, ahead.pieces, ahead.size)
+                part.add(kinds.RECORD_LARGE, (*row[:-1], None, ahead.pieces, ahead.size))
         elif isinstance(letter.workload, int):
-            part.add(kinds.LETTER, *row, letter.due, letter.attempt, letter.deaths, letter.options)
+            further = (letter.due, letter.attempt, letter.deaths, letter.options)
+            part.add(kinds.LETTER, row + further)
             part.watch(kinds.LETTER, place)
         else:
-            part.add(
-                kinds.WHOLE_LETTER,
-                letter.number,
-                None,
-                letter.submitted,
-                letter.due,
-                letter.attempt,
-                letter.deaths,
-                letter.priority,
-                letter.function,
-                letter.unique,
-                letter.reducer,
-                letter.options,
+            whole = (
+                letter.number, None, letter.submitted, letter.due, letter.attempt, letter.deaths,
+                letter.priority, letter.function, letter.unique, letter.reducer, letter.options,
                 letter.workload,
-            )
-            part.add(kinds.RECORD_OF_LETTER, *row)
+            )  # fmt: skip
+            part.add(kinds.WHOLE_LETTER, whole)
+            part.add(kinds.RECORD_OF_LETTER, row)
 
 
 def finish(part: StatementRows) -> None:
     """Add what depends on all changes of a statement."""
     for number, run in part.runs.items():
-        part.add(kinds.RUN, number, run)
+        part.add(kinds.RUN, (number, run))
 
 
 def _goes_on(part: StatementRows, change: Change) -> bool:
@@ -178,39 +173,28 @@ def _goes_on(part: StatementRows, change: Change) -> bool:
 
 
 def _record_row(record: JobRecord) -> tuple[Any, ...]:
-    number, function, unique, outcome, body, submitted, started, ended, attempt, deaths, worker, notes = (
-        record[:12]
-    )
+    (
+        number, function, unique, outcome, body, submitted, started, ended, attempt, deaths, worker, notes,
+        expires, _,
+    ) = record  # fmt: skip
     token = token_of(function, unique) if unique else 0
     return (
-        number,
-        record.expires,
-        token,
-        submitted,
-        started,
-        ended,
-        attempt,
-        deaths,
-        outcome,
-        function,
-        unique,
-        worker,
-        notes,
-        body,
-    )
+        number, expires, token, submitted, started, ended, attempt, deaths, outcome, function, unique, worker,
+        notes, body,
+    )  # fmt: skip
 
 
 def _add_rare(part: StatementRows, change: Change) -> None:
     if isinstance(change, Rescheduled):
-        part.add(kinds.RESCHEDULE, *change)
+        part.add(kinds.RESCHEDULE, change)
     elif isinstance(change, Forgotten):
-        part.add(kinds.FORGET, change.number)
+        part.add(kinds.FORGET, (change.number,))
     elif isinstance(change, Revived):
-        part.add(kinds.REVIVE, *change)
+        part.add(kinds.REVIVE, change)
     elif isinstance(change, PartsDropped) and change.below is None:
-        part.add(kinds.DROP_ALL, change.number)
+        part.add(kinds.DROP_ALL, (change.number,))
     elif isinstance(change, PartsDropped):
-        part.add(kinds.DROP, *change)
+        part.add(kinds.DROP, change)
     else:
         _add_other(part, change)
 
@@ -218,11 +202,11 @@ def _add_rare(part: StatementRows, change: Change) -> None:
 def _add_other(part: StatementRows, change: Change) -> None:
     """Add a change that is not about a job of this server's."""
     if isinstance(change, Ordered):
-        part.add(kinds.ORDER, *change)
+        part.add(kinds.ORDER, change)
     elif isinstance(change, Paused):
-        part.add(kinds.PAUSE if change.paused else kinds.RESUME, change.function)
+        part.add(kinds.PAUSE if change.paused else kinds.RESUME, (change.function,))
     elif isinstance(change, Forgotten):
-        part.add(kinds.FORGET_OTHER, change.number)
+        part.add(kinds.FORGET_OTHER, (change.number,))
     else:
         raise AssertionError(f"{type(change).__name__} of a job of a lot that is not this server's")
 
