@@ -310,6 +310,7 @@ def job_rows(job: "JobInfo") -> list[Row]:
         "attempt": job.attempt or None,
         "deaths": job.deaths or None,
         "worker": job.worker,
+        "owner": job.owner,
         "progress": f"{done} of {total}" + (job.message and f": {job.message}") if job.progress else None,
         "parts": job.parts or None,
         "size": f"{job.size} bytes",

@@ -46,25 +46,32 @@ class Answers(Generic[T]):
             self._tell(others)
             raise self.errors[first]
 
+    def tell_errors(self) -> None:
+        """Report the errors."""
+        self._tell(self.errors)
+
     def _tell(self, addresses: Sequence[str] | dict[str, "GearflowError"]) -> None:
         for address in addresses:
             tell(printable(f"{address}: {self.errors[address]}"))
 
 
-def each(addresses: Sequence[str], ask: "Ask[T]", patience: float | None = None) -> Answers[T]:
+def each(
+    addresses: Sequence[str], ask: "Ask[T]", patience: float | None = None, *, once: bool = False
+) -> Answers[T]:
     """Query every server, one after another.
 
     Args:
         addresses: The servers.
         ask: Queries one of them.
         patience: Seconds for which a server may be silent. By default as a client has it.
+        once: Query one server of those that share a database.
     """
     import anyio
 
     from gearflow.client import Timeouts
 
     limits = Timeouts() if patience is None else Timeouts(answer=patience, heartbeat=patience)
-    return anyio.run(_each, addresses, ask, limits)
+    return anyio.run(_each, addresses, ask, limits, once)
 
 
 def first(addresses: Sequence[str], ask: "Ask[T]") -> T:
@@ -79,15 +86,20 @@ def first(addresses: Sequence[str], ask: "Ask[T]") -> T:
     return anyio.run(_first, addresses, ask)
 
 
-async def _each(addresses: Sequence[str], ask: "Ask[T]", limits: "Timeouts") -> Answers[T]:
+async def _each(addresses: Sequence[str], ask: "Ask[T]", limits: "Timeouts", once: bool) -> Answers[T]:
     from gearflow.client import Client
     from gearflow.errors import GearflowError
 
     answers: Answers[T] = Answers({}, {})
-    async with Client(addresses, timeouts=limits) as client:
+    asked: set[str] = set()  # groups
+    async with Client(addresses, timeouts=limits, discover=False) as client:
         for address in addresses:
             try:
+                group = (await client.features(address)).group if once else ""
+                if group in asked:
+                    continue
                 answers.given[address] = await ask(client, address)
+                asked |= {group} - {""}
             except GearflowError as error:
                 answers.errors[address] = error
     return answers
@@ -95,15 +107,22 @@ async def _each(addresses: Sequence[str], ask: "Ask[T]", limits: "Timeouts") -> 
 
 async def _first(addresses: Sequence[str], ask: "Ask[T]") -> T:
     from gearflow.client import Client
-    from gearflow.errors import GearflowError
+    from gearflow.errors import GearflowError, UnknownJob
 
     errors: list[GearflowError] = []
-    async with Client(addresses) as client:
+    asked: set[str] = set()  # groups, of which each server knows all jobs
+    async with Client(addresses, discover=False) as client:
         for address in addresses:
+            group = ""
             try:
+                group = (await client.features(address)).group
+                if group in asked:
+                    continue
                 return await ask(client, address)
             except GearflowError as error:
                 errors.append(error)
+                if group and isinstance(error, UnknownJob):
+                    asked.add(group)
     raise min(errors, key=_insignificance)
 
 

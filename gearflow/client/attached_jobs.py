@@ -69,6 +69,27 @@ class AttachedJobs:
         return False
 
 
+class Withdrawal:
+    """A call of ``gearflow:detach`` under way; ``set`` when the server has accepted it."""
+
+    __slots__ = ("_attached", "_handle")
+
+    def __init__(self, attached: dict[bytes, ClientJob | AttachedJobs], handle: bytes) -> None:
+        self._attached = attached
+        self._handle = handle
+
+    def set(self) -> None:
+        attached = self._attached.get(self._handle)
+        if not isinstance(attached, AttachedJobs):  # the job has ended meanwhile
+            return
+        attached.withdraw()
+        if attached.is_over:
+            del self._attached[self._handle]
+
+    async def wait(self) -> None:
+        """Return at once: nobody waits for it."""
+
+
 def jobs_of(attached: ClientJob | AttachedJobs) -> list[ClientJob]:
     """The jobs on a handle that is over."""
     if isinstance(attached, ClientJob):

@@ -32,7 +32,7 @@ from typing import Final
 
 import anyio
 
-from gearflow.client.attached_jobs import AttachedJobs, jobs_of
+from gearflow.client.attached_jobs import AttachedJobs, Withdrawal, jobs_of
 from gearflow.client.config import ServerAddress
 from gearflow.client.job import ClientJob, JobEvent, JobHandle
 from gearflow.client.names import to_text
@@ -89,27 +89,6 @@ class ServerFeatures:
     server: str = ""
     """The name of this run of the server, if it is in a group. It is the same by whatever address it is
     reached."""
-
-
-class _Withdrawal:
-    """A call of ``gearflow:detach`` under way; ``set`` when the server has accepted it."""
-
-    __slots__ = ("_attached", "_handle")
-
-    def __init__(self, attached: dict[bytes, ClientJob | AttachedJobs], handle: bytes) -> None:
-        self._attached = attached
-        self._handle = handle
-
-    def set(self) -> None:
-        attached = self._attached.get(self._handle)
-        if not isinstance(attached, AttachedJobs):  # the job has ended meanwhile
-            return
-        attached.withdraw()
-        if attached.is_over:
-            del self._attached[self._handle]
-
-    async def wait(self) -> None:
-        """Return at once: nobody waits for it."""
 
 
 class Connection:
@@ -270,7 +249,7 @@ class Connection:
         from gearflow.protocol.server_calls import DETACH, DetachRequest  # it imports pydantic
 
         request = DetachRequest(handle=handle.decode(errors="replace"))
-        withdrawal = _Withdrawal(self._attached, handle)
+        withdrawal = Withdrawal(self._attached, handle)
         call = Submission(to_text(DETACH), b"", withdrawal, attached=False)
         self.post(call, encode(SubmitJob(DETACH, b"", request.to_wire())))
         return True

@@ -43,6 +43,7 @@ def test_status_counts_what_waits(own: Shell) -> None:
         "server": own.environment["GEARMAN_SERVERS"],
         "error": None,
         "closed": None,
+        "group": None,
         "functions": [{"name": "img.resize", **counts}],
     }
 

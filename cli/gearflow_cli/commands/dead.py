@@ -52,7 +52,7 @@ def list_(
     addresses = server_queries.addresses_of(servers)
     name = function and function_names.remembered(function, addresses)
     listing = _Listing(as_json=as_json, wide=wide, with_server=len(addresses) > 1)
-    answers = server_queries.each(addresses, partial(_each_page, function=name, act=listing.show))
+    answers = server_queries.each(addresses, partial(_each_page, function=name, act=listing.show), once=True)
     answers.require_one()
     _check_name(name, addresses, sum(answers.given.values()))
     listing.end()
@@ -99,7 +99,7 @@ def replay(
     addresses = server_queries.addresses_of(servers)
     name = function and function_names.remembered(function, addresses)
     answers = server_queries.each(
-        addresses, lambda client, server: replay_on(client, function=name, server=server)
+        addresses, lambda client, server: replay_on(client, function=name, server=server), once=True
     )
     _check_name(name, addresses, sum(done.jobs + done.left + done.damaged for done in answers.given.values()))
     for address, done in answers.given.items():
@@ -141,7 +141,7 @@ def purge(
     if not yes:
         output.confirm(_question(name, addresses))
     answers = server_queries.each(
-        addresses, lambda client, server: purge_dead(client, function=name, server=server)
+        addresses, lambda client, server: purge_dead(client, function=name, server=server), once=True
     )
     if yes:
         _check_name(name, addresses, sum(answers.given.values()))
@@ -164,7 +164,7 @@ def _check_name(name: str | None, addresses: Sequence[str], letters: int) -> Non
 
 def _question(name: str | None, addresses: Sequence[str]) -> str:
     answers = server_queries.each(
-        addresses, partial(_each_page, function=name, act=lambda server, letters: None)
+        addresses, partial(_each_page, function=name, act=lambda server, letters: None), once=True
     )
     answers.require_all()
     letters = sum(answers.given.values())

@@ -1,8 +1,9 @@
-"""``gearflow status`` shows the functions of servers."""
+"""``gearflow status`` shows the functions of servers, and the groups of those that share a database."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from gearflow_cli import options, output, server_queries
@@ -12,6 +13,7 @@ from gearflow_cli.text import printable
 
 if TYPE_CHECKING:
     from gearflow.client import Client
+    from gearflow.protocol.group_info import GroupInfo
     from gearflow.protocol.server_calls import Closed
 
 
@@ -27,6 +29,15 @@ class More:
 
     closed: "Closed | None"
     """Why it refuses background jobs, if it does."""
+
+    group: str
+    """The name of its group, or empty."""
+
+    address: str
+    """How the group calls it."""
+
+    members: Collection[str]
+    """The live servers of its group."""
 
     def of(self, function: str) -> tuple[bool, int]:
         """Whether a function is paused, and its overdue runs."""
@@ -53,6 +64,9 @@ def status(
     thread, which cannot be stopped, and each occupies a slot of a worker. Only gearflow's servers know both.
     They also tell if they refuse background jobs because their disk failed.
 
+    Of servers that share a database one is enough. The command shows all servers of the group, and the state
+    of the database.
+
     Examples:
       gearflow status
       gearflow status -s one.example.com -s two.example.com --json
@@ -67,11 +81,20 @@ def status(
     if not found:
         raise NoServer(silent)
     more = _more_of(list(found))
+    if members := _members(more, answers):
+        others = functions_of(members)
+        answers |= others
+        found |= {address: answer for address, answer in others.items() if not isinstance(answer, str)}
+        silent |= {address: answer for address, answer in others.items() if isinstance(answer, str)}
+        more |= _more_of([address for address in others if address in found])
+    groups = _groups_of(more)
     if as_json:
-        shown = [_as_json(address, answer, more.get(address)) for address, answer in answers.items()]
+        shown = [_as_json(address, answer, more.get(address), groups) for address, answer in answers.items()]
         output.write_json(shown)
     else:
-        _show(found, more, several=len(addresses) > 1, wide=wide)
+        _show(found, more, several=len(answers) > 1, wide=wide)
+        for group in groups.values():
+            show_group(group, wide=wide)
     for address, known in more.items():
         if known.closed is not None:
             tell(f"{address} {refusal(known.closed)}")
@@ -134,7 +157,75 @@ async def _ask_more(client: "Client", address: str) -> More:
     for worker in await workers(client, server=address):
         overdue.update(worker.overdue)
     info = await server_info(client, server=address)
-    return More(info.paused, overdue, info.closed)
+    return More(info.paused, overdue, info.closed, info.group, info.address, info.servers)
+
+
+def _members(more: Mapping[str, More], asked: Collection[str]) -> list[str]:
+    """The servers of groups that were not asked, neither by the address of the group nor by another one."""
+    from gearflow.client.discovery import default_discover
+
+    if not default_discover():
+        return []
+    known = {*asked, *(each.address for each in more.values())}
+    return [
+        member
+        for member in dict.fromkeys(chain(*(each.members for each in more.values())))
+        if member not in known
+    ]
+
+
+def _groups_of(more: Mapping[str, More]) -> "dict[str, GroupInfo]":
+    """What the first server that answers says of each group, by its name."""
+    groups: dict[str, GroupInfo] = {}
+    for name in dict.fromkeys(known.group for known in more.values() if known.group):
+        addresses = [address for address, known in more.items() if known.group == name]
+        answers = server_queries.each(addresses, _ask_group, once=True)
+        if answers.given:
+            groups[name] = next(iter(answers.given.values()))
+        else:
+            answers.tell_errors()
+    return groups
+
+
+async def _ask_group(client: "Client", address: str) -> "GroupInfo":
+    from gearflow.client.operate import group_info
+
+    return await group_info(client, server=address)
+
+
+def show_group(group: "GroupInfo", *, wide: bool) -> None:
+    """Print the servers of a group, and the state of their database."""
+    state = [f"about {group.jobs} jobs", f"{group.dead_rows} dead rows"]
+    state.append(f"last vacuum {output.briefly(group.last_vacuum)}" if group.last_vacuum else "no vacuum yet")
+    if group.oldest_snapshot is not None:
+        state.append(f"oldest transaction {_seconds(group.oldest_snapshot)}")
+    output.write(f"\ngroup {printable(group.group)}: {', '.join(state)}")
+    servers: list[list[str | int]] = [
+        [server.address, server.lots, server.jobs, _seconds(server.beat), server.version]
+        for server in group.servers
+    ]
+    output.write_table(
+        ["server", "lots", "jobs", "beat", "version"],
+        servers,
+        cut={"version": 8, "server": 15},
+        optional=("version",),
+        wide=wide,
+        empty="no server",
+    )
+    if group.standbys:
+        output.write("")
+        output.write_table(
+            ["standby", "state", "sync", "lag"],
+            [[each.name, each.state, each.sync, _seconds(each.lag)] for each in group.standbys],
+            cut={"standby": 10},
+            optional=(),
+            wide=wide,
+            empty="",
+        )
+
+
+def _seconds(duration: float | None) -> str:
+    return "-" if duration is None else f"{duration:.1f} s"
 
 
 def _show(found: dict[str, list[Function]], more: Mapping[str, More], *, several: bool, wide: bool) -> None:
@@ -163,12 +254,16 @@ def _show(found: dict[str, list[Function]], more: Mapping[str, More], *, several
     )
 
 
-def _as_json(address: str, answer: list[Function] | str, more: More | None) -> dict[str, object]:
+def _as_json(
+    address: str, answer: list[Function] | str, more: More | None, groups: "Mapping[str, GroupInfo]"
+) -> dict[str, object]:
     if isinstance(answer, str):
-        return {"server": address, "error": answer, "closed": None, "functions": []}
+        return {"server": address, "error": answer, "closed": None, "group": None, "functions": []}
     functions: list[dict[str, object]] = []
     for function in answer:
         paused, overdue = (None, None) if more is None else more.of(function.name)
         functions.append({**asdict(function), "paused": paused, "overdue": overdue})
     closed = more.closed.model_dump() if more is not None and more.closed is not None else None
-    return {"server": address, "error": None, "closed": closed, "functions": functions}
+    info = groups.get(more.group) if more is not None else None
+    group = info.model_dump() if info is not None else None
+    return {"server": address, "error": None, "closed": closed, "group": group, "functions": functions}
