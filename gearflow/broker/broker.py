@@ -30,6 +30,7 @@ from gearflow.broker.calls import BrokerParts, ServerCalls
 from gearflow.broker.core import Core, GroupFacts, ServerGroup
 from gearflow.broker.dispatch import Dispatcher
 from gearflow.broker.endings import Endings
+from gearflow.broker.far_jobs import FarJobs
 from gearflow.broker.job import HIGH, LOW, NORMAL, JobDetails, JobState, QueuedJob
 from gearflow.broker.lifecycle import LONG_HASH, Lifecycle
 from gearflow.broker.limits import Rejected, SizeLimits
@@ -133,7 +134,14 @@ class Broker:
             core, self.endings, self.dispatcher, self.lifecycle, self.ownership, self.parser.stalled
         )
         parts = BrokerParts(
-            core, streams, watching, self.endings, self.dispatcher, self.lifecycle, self.submissions
+            core,
+            streams,
+            watching,
+            self.endings,
+            self.dispatcher,
+            self.lifecycle,
+            self.submissions,
+            FarJobs(core, streams),
         )
         self._calls = ServerCalls(parts)
         self._timers = core.timers.heap
@@ -289,6 +297,8 @@ class Broker:
         nothing."""
         if verb == "cancel":
             self.endings.cancel(self.core.handles.handle(number))
+        elif verb == "replay":
+            self._calls.replay(number)
 
     def create(self, name: bytes) -> None:
         """Make a function known."""

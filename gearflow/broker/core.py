@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeAlias
 
 from gearflow.broker.functions import Functions
-from gearflow.broker.handles import Handles
+from gearflow.broker.handles import Handles, lot_of
 from gearflow.broker.job import JobTable, QueuedJob
 from gearflow.broker.journal import Journal
 from gearflow.broker.limits import SizeLimits
@@ -30,12 +30,18 @@ class ServerGroup(NamedTuple):
         server: Distinguishes this server from all others. It is a new one at each start.
         servers: The addresses of all live servers, as clients and workers reach them.
         address: That of this server among them.
+        owners: The addresses of other live servers by the lots that they own.
     """
 
     name: str
     server: str
     servers: tuple[str, ...]
     address: str = ""
+    owners: Mapping[int, str] = {}
+
+    def owner(self, number: int) -> str:
+        """The address of the other server that has the job of that number; empty if it is not known."""
+        return self.owners.get(lot_of(number), "")
 
 
 class Core:

@@ -90,6 +90,8 @@ class Journal:
         if self._local is not None:
             self._local.attach(self.begin)
         self.exists = port is not None
+        self.shared = port is not None and port.shared
+        """Whether other servers have jobs at the store too."""
         self.durable = port is not None and port.durable
         """Whether the store survives a restart. Then a background job is acknowledged only once kept."""
         self.large = port.large if port is not None else sys.maxsize

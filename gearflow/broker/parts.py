@@ -9,6 +9,7 @@ get, unless the store has it, and the most recent parts.
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from heapq import heapify, heappop, heappush, heapreplace
@@ -89,6 +90,7 @@ class PartLog:
         "end",
         "first",
         "first_kept",
+        "is_far",
         "is_over",
         "job",
         "keep",
@@ -118,6 +120,7 @@ class PartLog:
         self.job = job  # None: it has ended, and the store has its parts
         self.run = 1
         self.began = False  # parts have come that are not counted
+        self.is_far = False  # another server has the job
         self.is_over = False  # no more parts come
         self.end: tuple[JobOutcome, Body] | None = None  # how the job ended, once that is kept
         self.position = 0  # parts that have come, in this run and those it continued
@@ -258,3 +261,21 @@ class PartLog:
                 if times <= self.quiet[client]:
                     continue
             yield client
+
+
+def record_log(number: int, position: int, run: int) -> PartLog:
+    """A log of a job that has ended, of which the store may have the parts."""
+    log = PartLog(number, None)
+    log.is_over = True
+    log.end = JobOutcome.COMPLETED, b""  # the store has the true one
+    log.position = log.available = log.taken = position
+    log.first, log.run, log.keep = position + 1, run, 1
+    return log
+
+
+def far_log(number: int, run: int) -> PartLog:
+    """A log of a job that another server has. All its parts are at the store, and nobody knows how many."""
+    log = PartLog(number, None)
+    log.is_far = log.is_over = True
+    log.first, log.run, log.keep = sys.maxsize, run, 1
+    return log

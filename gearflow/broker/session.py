@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from math import inf
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     from gearflow.broker.dispatch import Wake
@@ -92,7 +92,7 @@ class Session:
         self.attached: dict[QueuedJob, None] = {}
         self.pending_writes = 0  # submissions at the store: only background submissions may follow
         self.blocks_pipeline = 0  # so many of these may not be overtaken by anything
-        self.waits: dict[bytes, ResultWaiter] = {}  # its calls that wait for an end, by their handles
+        self.waits: dict[bytes, CallWaiter] = {}  # its calls that wait for an end, by their handles
         self.readers: dict[bytes, LogReader] = {}  # its calls of ``gearflow:stream``, by their handles
         self.watched = 0  # bytes of events for its calls of ``gearflow:watch`` in its outbox
         self.last_event: tuple[int, int] = (0, 0)  # the place of the last one there, and its identity
@@ -103,6 +103,13 @@ class Session:
     def asleep(self) -> bool:
         """Whether it sleeps until it is woken."""
         return self.sleep is not None
+
+
+class CallWaiter(Protocol):
+    """A call that waits."""
+
+    def stop(self) -> None:
+        """Wait no longer."""
 
 
 class ResultWaiter:

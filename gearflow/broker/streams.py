@@ -93,15 +93,6 @@ class Streams:
         """The log of a job that has ended, while a client has a place in it."""
         return self.ended_logs.get(number) if number is not None else None
 
-    def of_record(self, number: int, position: int, run: int) -> PartLog:
-        """A log of a job that has ended, of which the store may have the parts."""
-        log = PartLog(number, None)
-        log.is_over = True
-        log.end = JobOutcome.COMPLETED, b""  # the store has the true one
-        log.position = log.available = log.taken = position
-        log.first, log.run, log.keep = position + 1, run, 1
-        return log
-
     # ------------------------------------------------------------------------------------ what workers do
 
     def received(self, job: QueuedJob, handle: bytes, body: Body) -> int | None:
@@ -418,6 +409,8 @@ class Streams:
         is_current = run == log.run and after == reader.cursor
         if not is_current or self._send_rows(reader, log, after, first, answer):
             self._pump(reader)
+        elif reader.status_due:
+            self._send_status(reader)
         self._settle(log)
 
     def _send_rows(
@@ -432,6 +425,8 @@ class Streams:
                 return True
         else:
             rows = cast("Sequence[tuple[int, Body]]", answer)  # as it was asked
+        if log.is_far:  # there may be more
+            log.available = max(log.available, rows[-1][0] + 1 if rows else 0)
         for position, part in rows:
             if position >= log.first:
                 break
@@ -440,8 +435,15 @@ class Streams:
             if not self._send(reader, position, part):
                 return False
         if reader.cursor == after:  # the store has nothing more
+            if log.is_far:
+                return False
             self._skip(reader, first - 1)
         return True
+
+    def look_further(self, log: PartLog) -> None:
+        """The store may have more parts of a job that another server has."""
+        log.available = max(log.available, *(reader.cursor + 1 for reader in log.readers))
+        self._turns.run(self._announce(log))
 
     def _skip(self, reader: LogReader, position: int) -> None:
         """A reader misses the parts up to a position."""

@@ -8,13 +8,14 @@ missed parts.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from gearflow.broker import serialization
 from gearflow.broker.core import Core
 from gearflow.broker.job import JobState, QueuedJob
 from gearflow.broker.parser import Body, integer
 from gearflow.broker.session import Session
+from gearflow.broker.storage import StoredJob
 from gearflow.protocol.constants import PacketType
 from gearflow.protocol.server_events import part_event, watch_event
 
@@ -78,6 +79,23 @@ class Watching:
         )
         self._send(watcher, event)
         return watcher
+
+    def show(self, stored: StoredJob, session: Session, call: bytes) -> None:
+        """The state of a job that another server has, as far as it is known here."""
+        details = serialization.details_of(stored)
+        done, total, message = details.previous or (0, 0, None) if details is not None else (0, 0, None)
+        event = watch_event(
+            "state",
+            state=stored_state(stored, self._core.clock.unix()),
+            attempt=stored.attempt,
+            progress=[done, total] if total else None,
+            message=message or "",
+            parts=0,
+            worker="",
+            since=None,
+        )
+        if session.is_open:
+            self._outgoing.respond(session, PacketType.WORK_DATA, call, event)
 
     # ---------------------------------------------------------------- what happens to a job that is watched
 
@@ -194,3 +212,8 @@ def _name(session: Session | None) -> str:
 
 def _text(text: bytes) -> str:
     return text.decode(errors="replace")
+
+
+def stored_state(stored: StoredJob, now: float) -> Literal["delayed", "waiting"]:
+    """The state of a job at the store. It may run: that is not written there."""
+    return "delayed" if stored.due > now else "waiting"

@@ -158,6 +158,7 @@ class DelayedPort:
     """
 
     shared = False
+    """Whether other servers have jobs at the store too."""
 
     def __init__(self, store: Store) -> None:
         self.early = False

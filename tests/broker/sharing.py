@@ -4,10 +4,9 @@ from itertools import count
 
 from gearflow.broker import SizeLimits
 from gearflow.broker.handles import lot_of
-from gearflow.broker.local_port import LocalPort
-from gearflow.broker.storage import Change, Joined, StoredJob, Uncertain
+from gearflow.broker.storage import Change, Forgotten, Joined, Ordered, StoredJob, Uncertain
 from gearflow.protocol import packets as p
-from tests.broker.harness import Disk, Peer, World
+from tests.broker.harness import DelayedPort, Disk, Peer, World
 
 
 def number_of(handle: bytes) -> int:
@@ -20,6 +19,7 @@ class Truth(Disk):
     def __init__(self) -> None:
         super().__init__()
         self.owners: dict[int, Server] = {}
+        self.orders: list[Ordered] = []
         self._lots = count(1)
 
     def new_lots(self, owner: "Server", number: int) -> list[int]:
@@ -33,6 +33,12 @@ class Truth(Disk):
     def commit_one(self, owner: "Server", change: Change) -> str | Joined | None:
         """What comes of a change of this server's."""
         number = getattr(change, "number", None)
+        if isinstance(change, Ordered):
+            self.orders.append(change)
+            return None
+        if isinstance(change, Forgotten) and self.ended(change.number) is not None:
+            self.write([change])
+            return None
         if number is not None and self.owners.get(lot_of(number)) is not owner:
             return "another server has the lot"
         if isinstance(change, StoredJob) and change.unique:
@@ -48,7 +54,10 @@ class Server(World):
     """One of the servers, and what its shell does."""
 
     def __init__(self, truth: Truth, lots: int = 1, limits: SizeLimits = SizeLimits()) -> None:  # noqa: B008  (frozen)
-        super().__init__(limits, LocalPort(truth))
+        self.port = DelayedPort(truth)
+        self.port.shared = True
+        self.prompt = True
+        super().__init__(limits, self.port)
         self.truth = truth
         self.is_away = False
         self.broker.core.handles.share()
@@ -70,6 +79,35 @@ class Server(World):
             ready, submissions.ready_to_resume = submissions.ready_to_resume, {}
             for session in ready:
                 self.broker.resume(session, self.now)
+            self.answer()
+        self.answer()
+
+    def answer(self) -> None:
+        """The store answers what it was asked, unless it is away."""
+        while self.port.asked and self.prompt and not self.is_away:
+            self.port.answer()
+            self.finish()
+
+    def settle(self) -> None:
+        """Do all that can be done now."""
+        while True:
+            self.commit()
+            self.finish()
+            waits = self.broker.journal.entries and not self.is_away
+            if not waits and not self.broker.turns.waiting:
+                return
+
+    def pass_time(self, seconds: float) -> None:
+        super().pass_time(seconds)
+        self.settle()
+
+    def beat(self) -> None:
+        """Carry out what other servers have ordered."""
+        for order in list(self.truth.orders):
+            if self.truth.owners.get(lot_of(order.number)) is self:
+                self.truth.orders.remove(order)
+                self.broker.carry_out(order.number, order.verb)
+        self.settle()
 
     def lose_patience(self, *, stored: bool = False) -> None:
         """The store does not answer for too long. It may have stored what it was sent last."""

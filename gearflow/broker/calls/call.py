@@ -11,6 +11,7 @@ A call **yields** what it waits for, and is resumed when that has happened:
 * ``AllParts(log, after, waits)``: the caller was sent all parts of a job. It has ended, as for ``EndOf``.
 * ``Ask(question)``: the store has answered. The value is the answer; a fault is raised.
 * ``FromShell(find_out)``: the shell has found something out. The value is that; a fault is raised.
+* ``Later(until)``: another server may have done something about its job meanwhile.
 * ``TURN``: others had their turn, if this one is late. An answer about many things needs that, or about a
   large body.
 
@@ -32,6 +33,7 @@ from pydantic import ValidationError
 from gearflow.broker.core import Core
 from gearflow.broker.dispatch import Dispatcher
 from gearflow.broker.endings import Endings
+from gearflow.broker.far_jobs import FarJobs
 from gearflow.broker.job import HIGH, LOW, NORMAL, QueuedJob
 from gearflow.broker.lifecycle import Lifecycle
 from gearflow.broker.parser import Body
@@ -39,6 +41,8 @@ from gearflow.broker.parts import PartLog
 from gearflow.broker.session import Session
 from gearflow.broker.storage import (
     Change,
+    DamagedEntry,
+    HeadOf,
     JobOf,
     JobOutcome,
     JobRecord,
@@ -53,13 +57,16 @@ from gearflow.broker.submission import Submissions
 from gearflow.broker.watching import JobWatcher, Watching
 from gearflow.errors import StoreError
 from gearflow.protocol.constants import Priority
-from gearflow.protocol.server_calls import Fault, JobName, Message, ResultRequest
+from gearflow.protocol.server_calls import Fault, JobName, Message
 
 M = TypeVar("M", bound=Message)
 T = TypeVar("T")
 
 _MANY_FAULTS: Final = 100
 """Faults of a request from which on they are only counted. It takes 5 us to list one."""
+
+ORDERED: Final = 10.0
+"""Seconds that a call waits for what it has ordered from another server."""
 
 LANES: Final = {Priority.HIGH: HIGH, Priority.NORMAL: NORMAL, Priority.LOW: LOW}
 """The lane of a function by priority."""
@@ -126,13 +133,25 @@ class JobEnd(NamedTuple):
     body: Body
 
 
+class Later(NamedTuple):
+    """To be resumed soon, and at a certain Unix time at the latest."""
+
+    until: float | None = None
+
+
+class FarJob(NamedTuple):
+    """A job that has not ended, and that another server has."""
+
+    stored: StoredJob
+
+
 class LookAgain(NamedTuple):
     """Another server has the job now. The caller was sent its parts up to a position."""
 
     after: int
 
 
-Wait: TypeAlias = _Known | _Turn | Keep | Kept | Ask | FromShell | EndOf | AllParts
+Wait: TypeAlias = _Known | _Turn | Keep | Kept | Ask | FromShell | EndOf | AllParts | Later
 Steps: TypeAlias = Generator[Wait, Any, Message | list[bytes] | JobEnd | None]
 
 
@@ -168,6 +187,7 @@ class BrokerParts:
     dispatcher: Dispatcher
     lifecycle: Lifecycle
     submissions: Submissions
+    far: FarJobs
 
     def ask(self, question: Question) -> Generator[Wait, Any, Any]:
         """Ask the store. Raises StoreError, and CallFailed if there is no store."""
@@ -186,7 +206,11 @@ class BrokerParts:
             raise CallFailed("gearflow:unknown", f"{handle} is no handle of this server's")
         return number
 
-    def live_job(self, name: JobName | ResultRequest) -> QueuedJob | None:
+    def name_of(self, number: int) -> JobName:
+        """The name of the job of that number."""
+        return JobName(handle=self.core.handles.handle(number).decode())
+
+    def live_job(self, name: JobName) -> QueuedJob | None:
         """The named job, if it has not ended."""
         if name.handle is not None:
             job = self.core.find(name.handle.encode())
@@ -201,28 +225,65 @@ class BrokerParts:
         ahead = self.core.journal.end_ahead(number, *key)
         return KNOWN if ahead is None else Kept(ahead)
 
-    def record(self, name: JobName | ResultRequest) -> Generator[Wait, Any, JobRecord | None]:
+    def record(
+        self, name: JobName, seen: FarJob | None = None
+    ) -> Generator[Wait, Any, JobRecord | FarJob | None]:
         """How the named job ended; None if it has not, or while its end is on its way to the store. A large
-        body may be its length. Raises CallFailed and StoreError."""
+        body may be its length. If another server has it, that.
+
+        Args:
+            name: The name.
+            seen: The job if another server had it before.
+
+        Raises:
+            CallFailed: There is none.
+            StoreError: The store cannot be read.
+        """
         number = self.number(name.handle) if name.handle is not None else None
         key = (name.function or "").encode(), (name.unique or "").encode()
         if self.core.journal.has_end(number, *key):
             return None
-        record = self.core.journal.failed_end(number, *key)
-        if record is None:
-            question = RecordOf(number) if number is not None else LatestOf(*key)
-            record = yield from self.ask(question)
-        if record is None or record.expires <= self.core.clock.unix():
-            if self.live_job(name) is not None or self.core.journal.has_end(number, *key):
-                return None  # it has come while the store was asked
-            shown = (
-                f"job {name.handle}"
-                if number is not None
-                else f"job of {name.function} with the unique {name.unique!r}"
-            )
-            text = f"there is no {shown}: it never was, or what became of it is not kept any more"
+        record: JobRecord | FarJob | None = self.core.journal.failed_end(number, *key)
+        try:
+            if record is None:
+                question = RecordOf(number) if number is not None else LatestOf(*key)
+                record = yield from self.ask(question)
+            if record is None and number is not None:
+                record = yield from self._far_job(number)
+        except DamagedEntry:
+            raise
+        except StoreError:
+            if seen is None:
+                raise
+            return seen  # the call waits in any case
+        if isinstance(record, JobRecord) and record.expires <= self.core.clock.unix():
+            record = None
+        if not isinstance(record, JobRecord) and (
+            self.live_job(name) is not None or self.core.journal.has_end(number, *key)
+        ):
+            return None  # it has come while the store was asked
+        if record is not None:
+            return record
+        if seen is not None:
+            text = f"job {name.handle} has ended, and what became of it is not kept"
             raise CallFailed("gearflow:unknown", text)
-        return record
+        shown = (
+            f"job {name.handle}"
+            if number is not None
+            else f"job of {name.function} with the unique {name.unique!r}"
+        )
+        text = f"there is no {shown}: it never was, or what became of it is not kept any more"
+        raise CallFailed("gearflow:unknown", text)
+
+    def _far_job(self, number: int) -> Generator[Wait, Any, JobRecord | FarJob | None]:
+        """A job of which the store had no record. If another server has it, that."""
+        if not self.core.journal.shared:
+            return None
+        stored: StoredJob | None = yield from self.ask(HeadOf(number))
+        if stored is not None:
+            return FarJob(stored)
+        record: JobRecord | None = yield from self.ask(RecordOf(number))
+        return record  # if it has ended between the questions
 
     def end_of(self, session: Session, record: JobRecord) -> Generator[Wait, None, JobEnd | None]:
         """The end of a job for a client, with its whole body. None if it or the client is gone meanwhile.

@@ -12,10 +12,12 @@ from typing import Any, Final, NamedTuple
 from gearflow.broker import serialization
 from gearflow.broker.calls.call import (
     KNOWN,
+    ORDERED,
     TURN,
     BrokerParts,
     CallFailed,
     Keep,
+    Later,
     ServerCall,
     Steps,
     Wait,
@@ -33,10 +35,12 @@ from gearflow.broker.storage import (
     JobOf,
     JobRecord,
     Joined,
+    Ordered,
     RecordOf,
     Revived,
     StoredJob,
 )
+from gearflow.errors import StoreError
 from gearflow.protocol import server_calls as api
 from gearflow.protocol.constants import MAX_ARGUMENT, MAX_BODY
 
@@ -54,6 +58,19 @@ class _Action(NamedTuple):
     change: Change
     job: StoredJob | None = None
     unique: tuple[bytes, bytes] = (b"", b"")
+    ended: float = 0.0  # when the job had ended, if another server is to replay it
+
+
+class _Count:
+    """What has become of the letters that a call acts on."""
+
+    def __init__(self) -> None:
+        self.done = 0
+        self.left = 0  # that could not be replayed
+        self.late = 0  # that another server has not replayed yet
+        self.fault: str | Joined | None = None  # of the store
+        self.damaged: list[DamagedEntry] = []
+        self.ordered: dict[int, float] = {}  # by number: when they ended, if another server is to act
 
 
 class DeadLetterCalls:
@@ -123,38 +140,77 @@ class DeadLetterCalls:
             raise CallFailed("gearflow:refused", text)
         return pieces
 
+    def replay(self, number: int) -> Steps:
+        """Replay a letter, because another server was asked to do that."""
+        yield KNOWN
+        handle = self._parts.core.handles.handle(number).decode()
+        request = api.DeadRequest(action="replay", handle=handle)
+        with suppress(CallFailed):
+            letters = yield from self._letters(request, 0, 1)
+            yield from self._act_on(request, letters, _Count())
+        return None
+
     def _act(self, request: api.DeadRequest) -> Steps:
         """Replay or purge each letter that is meant, a slice at a time; the answer counts them."""
-        after = done = left = 0
-        fault: str | Joined | None = None
-        damaged: list[DamagedEntry] = []
+        after, count = 0, _Count()
         while True:
             letters = yield from self._letters(request, after, _SLICE)
-            plans = yield from self._plans(request, letters)
-            actions = [plan for plan in plans if isinstance(plan, _Action)]
-            damaged += [plan for plan in plans if isinstance(plan, DamagedEntry)]
-            left += plans.count(None)
-            if actions:
-                errors: list[str | Joined | None] = yield Keep([action.change for action in actions])
-                for action, error in zip(actions, errors, strict=True):
-                    self._finish(action, error)
-                    done += error is None
-                    fault = error or fault
-            else:
-                yield KNOWN
+            yield from self._act_on(request, letters, count)
+            yield from self._wait_for_others(count)
             if request.handle is not None or len(letters) < _SLICE:
                 break
             after = letters[-1].number
-        if fault is not None:
-            raise CallFailed("gearflow:store", f"the store cannot be written: {fault} ({done} were done)")
-        if damaged and request.handle is not None:
-            raise damaged[0]
-        if left and request.handle is not None:
+        if count.fault is not None:
+            text = f"the store cannot be written: {count.fault} ({count.done} were done)"
+            raise CallFailed("gearflow:store", text)
+        if count.damaged and request.handle is not None:
+            raise count.damaged[0]
+        if count.late and request.handle is not None:
+            text = f"the server that has {request.handle} has not replayed it in time; it may do so yet"
+            raise CallFailed("gearflow:timeout", text)
+        if count.left and request.handle is not None:
             text = (
                 f"another job of the unique of {request.handle} waits or runs: replay it when that has ended"
             )
             raise CallFailed("gearflow:refused", text)
-        return api.Done(jobs=done, left=left, damaged=len(damaged))
+        return api.Done(jobs=count.done, left=count.left + count.late, damaged=len(count.damaged))
+
+    def _act_on(
+        self, request: api.DeadRequest, letters: Sequence[JobRecord | DamagedEntry], count: _Count
+    ) -> Generator[Wait, Any, None]:
+        plans = yield from self._plans(request, letters)
+        actions = [plan for plan in plans if isinstance(plan, _Action)]
+        count.damaged += [plan for plan in plans if isinstance(plan, DamagedEntry)]
+        count.left += plans.count(None)
+        if not actions:
+            yield KNOWN
+            return
+        errors: list[str | Joined | None] = yield Keep([action.change for action in actions])
+        for action, error in zip(actions, errors, strict=True):
+            self._finish(action, error)
+            if error is not None:
+                count.fault = error
+            elif isinstance(action.change, Ordered):
+                count.ordered[action.number] = action.ended
+            else:
+                count.done += 1
+
+    def _wait_for_others(self, count: _Count) -> Generator[Wait, Any, None]:
+        """Other servers have been asked to replay letters. Wait until these are gone."""
+        clock, ordered = self._parts.core.clock, count.ordered
+        until = clock.unix() + ORDERED
+        while ordered and clock.unix() < until:
+            yield Later(until)
+            for number, ended in list(ordered.items()):
+                try:
+                    record: JobRecord | None = yield from self._parts.ask(RecordOf(number))
+                except StoreError:
+                    continue
+                if record is None or record.ended != ended:
+                    del ordered[number]
+                    count.done += 1
+        count.late += len(ordered)
+        ordered.clear()
 
     def _plans(
         self, request: api.DeadRequest, letters: Sequence[JobRecord | DamagedEntry]
@@ -188,6 +244,9 @@ class DeadLetterCalls:
         number = letter.number
         if request.action == "purge":
             return _Action(number, Forgotten(number))
+        if not self._parts.core.handles.owns(number):
+            ended = letter.ended if isinstance(letter, JobRecord) else 0.0
+            return _Action(number, Ordered(number, "replay"), ended=ended)
         key = (yield from self._hashed_key(number)) if letter.unique == b"-" else None
         stored: StoredJob | None = yield from self._parts.ask(HeadOf(number))
         if stored is None:

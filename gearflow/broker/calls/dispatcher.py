@@ -18,6 +18,7 @@ from gearflow.broker.calls.call import (
     JobEnd,
     Keep,
     Kept,
+    Later,
     LookAgain,
     ServerCall,
     Steps,
@@ -53,6 +54,7 @@ class ServerCalls:
         self._submit = SubmitCalls(parts)
         self.background = self._submit.background
         results, operations, streams = ResultCalls(parts), OperationCalls(parts), StreamCalls(parts)
+        letters = self._letters = DeadLetterCalls(parts, results)
         self._functions: dict[bytes, Callable[[ServerCall], Steps | api.Message | None]] = {
             api.AUTH: operations.auth,
             api.RESULT: results.result,
@@ -63,7 +65,7 @@ class ServerCalls:
             api.RELEASE: operations.release,
             api.CANCEL: operations.cancel,
             api.DETACH: operations.detach,
-            api.DEAD: DeadLetterCalls(parts, results).dead,
+            api.DEAD: letters.dead,
             api.PAUSE: operations.pause,
             api.PURGE: operations.purge,
             api.REPORT: operations.report,
@@ -91,6 +93,10 @@ class ServerCalls:
             text = f"there is no reserved function {name[:80].decode(errors='replace')}; there are {known}"
             self._fail(call, CallFailed("gearflow:unknown", text))
         return False
+
+    def replay(self, number: int) -> None:
+        """Replay a dead letter, because another server was asked for that."""
+        self._resume(None, self._letters.replay(number), None)
 
     def _run(self, call: ServerCall, function: Callable[[ServerCall], Steps | api.Message | None]) -> None:
         try:
@@ -176,7 +182,7 @@ class ServerCalls:
                     if value is PENDING:
                         return
                     continue
-                if isinstance(wait, (EndOf, AllParts, FromShell)):
+                if isinstance(wait, (EndOf, AllParts, FromShell, Later)):
                     self._wait_for_others(call, steps, wait)
                     return
                 if wait is TURN:
@@ -214,13 +220,16 @@ class ServerCalls:
         self._journal.keep(None, lambda _error: self._resume(call, steps, reasons))
 
     def _wait_for_others(
-        self, call: ServerCall | None, steps: Steps, wait: EndOf | AllParts | FromShell
+        self, call: ServerCall | None, steps: Steps, wait: EndOf | AllParts | FromShell | Later
     ) -> None:
         assert call is not None
         if isinstance(wait, FromShell):
             wait.find_out(partial(self._resume, call, steps))
         elif isinstance(wait, EndOf):
             self._wait_for_end(call, steps, wait)
+        elif isinstance(wait, Later):
+            again = partial(self._resume, call, steps, None)
+            self._parts.far.wait(call.session, call.handle, again, wait.until)
         else:
             self._send_parts(call, steps, wait)
 

@@ -8,18 +8,21 @@ from typing import Final
 from gearflow.broker import serialization
 from gearflow.broker.calls.call import (
     KNOWN,
+    ORDERED,
     TURN,
     BrokerParts,
     CallFailed,
+    FarJob,
     FromShell,
     Keep,
     Kept,
+    Later,
     ServerCall,
     Steps,
 )
 from gearflow.broker.job import JobState, QueuedJob
 from gearflow.broker.session import Session
-from gearflow.broker.storage import Paused
+from gearflow.broker.storage import Ordered, Paused
 from gearflow.errors import StoreError
 from gearflow.protocol import server_calls as api
 from gearflow.protocol.constants import RESERVED_PREFIX, PacketType
@@ -159,10 +162,39 @@ class OperationCalls:
         request = call.read(api.CancelRequest)
         handle = request.handle.encode()
         job = self._parts.core.find(handle)
+        if job is None and self._parts.core.journal.shared:
+            return (yield from self._cancel_far(request))
         if job is None or not self._parts.endings.cancel(handle):
-            raise CallFailed("gearflow:unknown", f"there is no job {request.handle} that waits or runs")
+            raise _no_job(request)
         yield KNOWN
         self._check_written((job.number,))
+        return api.Done(jobs=1)
+
+    def _cancel_far(self, request: api.CancelRequest) -> Steps:
+        """Have the server that has a job cancel it."""
+        parts, name = self._parts, api.JobName(handle=request.handle)
+        record = yield from parts.record(name)
+        if not isinstance(record, FarJob):
+            raise _no_job(request)
+        number = record.stored.number
+        (error,) = yield Keep([Ordered(number, "cancel")])
+        if error is not None:
+            raise CallFailed("gearflow:store", f"the store cannot be written: {error}")
+        until = parts.core.clock.unix() + ORDERED
+        while isinstance(record, FarJob):
+            if until <= parts.core.clock.unix():
+                text = (
+                    f"the server that has job {request.handle} has not cancelled it in time; it may do so yet"
+                )
+                raise CallFailed("gearflow:timeout", text)
+            yield Later(until)
+            try:
+                record = yield from parts.record(name, record)
+            except CallFailed:
+                break
+        if parts.endings.cancel(request.handle.encode()):  # this server has adopted it
+            yield KNOWN
+            self._check_written((number,))
         return api.Done(jobs=1)
 
     def purge(self, call: ServerCall) -> Steps:
@@ -223,6 +255,10 @@ class OperationCalls:
             text = "reopened the store; background jobs are accepted again"
             core.outgoing.notify(text, call.session, closed.reason.encode())
         return api.Reopened(was_closed=closed is not None)
+
+
+def _no_job(request: api.CancelRequest) -> CallFailed:
+    return CallFailed("gearflow:unknown", f"there is no job {request.handle} that waits or runs")
 
 
 def _worker_info(session: Session, functions: Sequence[str]) -> api.WorkerInfo:

@@ -18,7 +18,9 @@ from gearflow.broker.calls.call import (
     BrokerParts,
     CallFailed,
     EndOf,
+    FarJob,
     JobEnd,
+    Later,
     LookAgain,
     ServerCall,
     Steps,
@@ -27,7 +29,7 @@ from gearflow.broker.calls.call import (
 from gearflow.broker.job import JobDetails, JobState, QueuedJob
 from gearflow.broker.parser import integer
 from gearflow.broker.storage import DamagedEntry, HeadOf, JobOf, JobOutcome, JobRecord, StoredJob, size_of
-from gearflow.broker.watching import STATES
+from gearflow.broker.watching import STATES, stored_state
 from gearflow.protocol import server_calls as api
 
 _SLICE: Final = 200
@@ -49,20 +51,33 @@ class ResultCalls:
     def result(self, call: ServerCall) -> Steps:
         """Wait for the end of a job, and end as the job ended."""
         request = call.read(api.ResultRequest)
+        clock = self._parts.core.clock
+        name: api.JobName = request
+        until: float | None = None  # Unix time, once it waits for another server's job
+        seen: FarJob | None = None
         while True:
-            yield self._parts.known(request.handle, request.function, request.unique)
-            job = self._parts.live_job(request)
-            if job is not None and request.timeout == 0:
-                handle = self._parts.core.handles.handle(job.number).decode()
-                text = f"job {handle} has not ended in time; it is {STATES[job.state]}"
-                raise CallFailed("gearflow:timeout", text)
+            yield self._parts.known(name.handle, name.function, name.unique)
+            job = self._parts.live_job(name)
+            timeout = request.timeout if until is None else max(until - clock.unix(), 0.0)
+            if job is not None and timeout == 0:
+                raise _not_ended(self._parts.core.handles.handle(job.number), f"it is {STATES[job.state]}")
+            if until is None and timeout is not None:
+                until = clock.unix() + timeout
             if job is not None:
-                end: JobEnd | LookAgain = yield EndOf(job, request.timeout)
+                end: JobEnd | LookAgain = yield EndOf(job, timeout)
                 if isinstance(end, JobEnd):
                     return end
+                name = self._parts.name_of(job.number)
                 continue
-            record = yield from self._parts.record(request)
+            record = yield from self._parts.record(name, seen)
             if record is None:
+                continue
+            if isinstance(record, FarJob):
+                seen = record
+                if until is not None and until <= clock.unix():
+                    handle = self._parts.core.handles.handle(record.stored.number)
+                    raise _not_ended(handle, "another server has it")
+                yield Later(until)
                 continue
             end_there = yield from self._parts.end_of(call.session, record)
             if end_there is not None or not call.session.is_open:
@@ -84,6 +99,8 @@ class ResultCalls:
                 record = yield from self._parts.record(name)
             except DamagedEntry as error:
                 return self.ended_info(error, dead=(yield from self.is_dead(error)))
+            if isinstance(record, FarJob):
+                return self._far_info(record.stored)
             if record is not None:
                 return self.ended_info(record, dead=(yield from self.is_dead(record)))
 
@@ -156,6 +173,25 @@ class ResultCalls:
             paused=job.function.paused and not running,
         )
 
+    def _far_info(self, stored: StoredJob) -> api.JobInfo:
+        """Describe a job that another server has, as far as the store knows it."""
+        core = self._parts.core
+        function = core.functions.by_name.get(stored.function)
+        return api.JobInfo(
+            handle=core.handles.handle(stored.number).decode(),
+            function=_text(stored.function),
+            unique=_text(stored.unique),
+            state=stored_state(stored, core.clock.unix()),
+            priority=_PRIORITIES[stored.priority],
+            submitted=stored.submitted,
+            due=stored.due or None,
+            attempt=stored.attempt,
+            deaths=stored.deaths,
+            size=size_of(stored.workload),
+            paused=function is not None and function.paused,
+            owner=self._parts.far.owner(stored.number),
+        )
+
     def ended_info(self, record: JobRecord | DamagedEntry, *, dead: bool) -> api.JobInfo:
         """Describe a job that has ended."""
         core = self._parts.core
@@ -208,6 +244,10 @@ class ResultCalls:
             parts.core.report(error)
             return True
         return head is not None
+
+
+def _not_ended(handle: bytes, state: str) -> CallFailed:
+    return CallFailed("gearflow:timeout", f"job {handle.decode()} has not ended in time; {state}")
 
 
 def _text(name: bytes) -> str:

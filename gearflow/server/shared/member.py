@@ -201,7 +201,9 @@ class Member:
         me = self._store.server
         address = next((row.address for row in servers if row.server == me), "")
         addresses = tuple(sorted({row.address for row in servers}))
-        broker.group = ServerGroup(self._name, me, addresses, address)
+        by_server = {row.server: row.address for row in servers}
+        owners = {lot.number: by_server[lot.owner] for lot in beat.others if lot.owner in by_server}
+        broker.group = ServerGroup(self._name, me, addresses, address, owners)
         for order in beat.orders:
             lot = lot_of(order.number)
             if order.id not in self._carried and lot in self._lease.lots and lot not in self._loading:
