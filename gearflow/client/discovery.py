@@ -30,6 +30,9 @@ ASK: Final = encode(SubmitJob(INFO.encode(), b"", b""))
 MOST_SERVERS: Final = 1000
 """Addresses that are taken from an answer. More are no group, but a fault."""
 
+_DIGITS: Final = 13
+"""Those of 2^40. No server alone gives as many numbers."""
+
 _REMEMBERED: Final = 10_000
 """Addresses that are remembered of groups. All are forgotten if there are more."""
 
@@ -41,6 +44,11 @@ def default_discover() -> bool:
         ValueError: The variable holds something that is neither yes nor no.
     """
     return flag("GEARFLOW_DISCOVER") is not False
+
+
+def is_of_group(handle: str) -> bool:
+    """Whether the handle of a background job is from a server of a group: it has a number from 2^40 on."""
+    return handle[-_DIGITS:].isdigit()
 
 
 class Members(NamedTuple):

@@ -339,6 +339,15 @@ class Pool:
 
     # ----------------------------------------------------------------------------- the servers of groups
 
+    def look(self) -> None:
+        """A server of a group was reached in another way: find out who else is there."""
+        if self._discovers and self._news is None and not self.is_closed:
+            self.start_soon(self._look)
+
+    async def _look(self) -> None:
+        with suppress(NoServer, ConnectionLost):
+            await self.connection()
+
     async def _discover(self) -> None:
         """Ask who is in the groups, now and then, and whenever a server comes or goes."""
         interval = self.timeouts.discovery

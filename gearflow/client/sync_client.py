@@ -15,6 +15,7 @@ from gearflow.client.blocking_submit import BlockingSubmitter
 from gearflow.client.client import Client
 from gearflow.client.config import ServerAddress
 from gearflow.client.connection import ServerFeatures
+from gearflow.client.discovery import is_of_group
 from gearflow.client.job import ClientJob, JobEvent, JobHandle, JobName, JobStatus
 from gearflow.client.names import unique_to_text
 from gearflow.client.pool import ResubmitPolicy
@@ -78,6 +79,7 @@ class SyncClient:
             backoff,
             is_reached=lambda: self._client.is_connected,
         )
+        self._has_looked = False
 
     def __enter__(self) -> Self:
         self._loop.start()
@@ -151,8 +153,17 @@ class SyncClient:
                 request.check()
             unique, packet = request.encode_for_gearflow()
             with suppress(NotSent):
-                return self._direct.submit(request.function, unique, packet, has_options=has_options)
+                handle = self._direct.submit(request.function, unique, packet, has_options=has_options)
+                if not self._has_looked and is_of_group(handle.handle):
+                    self._look()
+                return handle
         return self._loop.call(partial(self._client.enqueue, request))
+
+    def _look(self) -> None:
+        """The server is one of a group: have the loop find out who else is there."""
+        self._has_looked = True
+        with suppress(Exception):  # the job is acknowledged, whatever becomes of this
+            self._loop.call_plain(self._client.pool.look)
 
     def submit_many(self, orders: Sequence[JobRequest]) -> list[JobHandle | Exception]:
         """Submit many background jobs at once. See ``Client.submit_many``."""

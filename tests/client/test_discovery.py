@@ -1,11 +1,12 @@
 """Clients that find the servers of a group, and leave those that are gone."""
 
 import json
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from gearflow.client import (
@@ -17,9 +18,10 @@ from gearflow.client import (
     SubmitOptions,
     SyncClient,
     Timeouts,
+    discovery,
 )
 from gearflow.client.discovery import Members, Membership, default_discover, read_members
-from gearflow.errors import ConnectionLost, NoServer, UnknownJob
+from gearflow.errors import ConnectionLost, NoServer, SubmitUnknown, UnknownJob
 from gearflow.protocol.packets import (
     EchoReq,
     EchoRes,
@@ -426,9 +428,57 @@ def test_a_blocking_client_finds_them_too(fleet: Fleet) -> None:
     first, second = fleet.grow(2)
     with SyncClient([first.address], timeouts=OFTEN, backoff=AT_ONCE) as client:
         assert client.echo(b"x") == b"x"
+        wait_for(lambda: len(client.servers) == 2)
         first.stop()
-        for _ in range(100):
-            if client.submit_background("f", b"").server == ServerAddress.parse(second.address):
-                break
-        else:
-            raise AssertionError("the other server is not used")
+        assert str(submitted(client).server) == second.address
+
+
+def test_a_client_that_only_submits_background_jobs_finds_them_too(fleet: Fleet) -> None:
+    first, second = fleet.grow(2)
+    first.engine.broker.core.handles.last = 7 << 40  # as a server that shares its store has them
+    with SyncClient([first.address], timeouts=OFTEN, backoff=AT_ONCE) as client:
+        client.submit_background("f", b"")
+        wait_for(lambda: len(client.servers) == 2)
+        first.stop()
+        assert str(submitted(client).server) == second.address
+
+
+def test_it_makes_no_connection_more_to_a_server_alone(fleet: Fleet) -> None:
+    (alone,) = fleet.start()
+    with SyncClient([alone.address], timeouts=OFTEN) as client:
+        for _ in range(10):
+            client.submit_background("f", b"")
+        client.run(_nothing)  # what was posted before has been done
+        assert alone.connections == 1
+
+
+async def _nothing(_client: Client) -> None:
+    await anyio.lowlevel.checkpoint()
+
+
+def submitted(client: SyncClient) -> JobHandle:
+    """A job, wherever it can be submitted now."""
+    for _ in range(100):
+        try:
+            return client.submit_background("f", b"")
+        except SubmitUnknown:  # the server went in the middle
+            continue
+    raise AssertionError("no server is used")
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """As ``until``, without an event loop."""
+    anyio.run(until, condition)
+
+
+@pytest.mark.parametrize(
+    ("handle", "is_of_group"),
+    [
+        ("H:host-00c0ffee:3298534883329", True),
+        ("H:host-00c0ffee:12", False),
+        ("H:host:1", False),
+        ("", False),
+    ],
+)
+def test_a_handle_shows_whether_it_is_of_a_group(handle: str, is_of_group: bool) -> None:
+    assert discovery.is_of_group(handle) is is_of_group
