@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from gearflow.errors import StoreError
+from gearflow.stores.postgres import connection
 from gearflow.stores.postgres.migration import prepare
 from gearflow.stores.postgres.schema import STEPS, Step, quoted
 from gearflow.stores.postgres.session import DatabaseSession
@@ -140,6 +141,13 @@ def test_a_service_is_found_in_its_file(
         assert store.lots
     error = refusal(one_database, conninfo="service=nowhere", schema=schema)
     assert "nowhere" in str(error)
+
+
+def test_a_version_of_postgresql_that_is_too_old_is_named(
+    one_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "OLDEST", 99)
+    assert "needs PostgreSQL 99 or later" in str(refusal(one_database))
 
 
 def test_missing_rights_are_named_with_the_statements_that_give_them(

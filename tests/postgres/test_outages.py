@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 import uvloop
 
-from gearflow.broker.storage import Change, Forgotten, JobOf, JobPart, Rescheduled
+from gearflow.broker.storage import Change, Forgotten, JobOf, JobPart, Joined, Rescheduled
 from gearflow.errors import StoreError
 from gearflow.stores.shared import Away
 from tests.conftest import own_postgres
@@ -101,6 +101,22 @@ def test_a_group_whose_connection_ends_at_any_byte_is_kept_once(
     states = state(store, turns)
     assert states == [states[0]] * len(turns)
     assert states[0]
+
+
+def test_a_group_that_was_kept_counts_as_sent_even_if_its_outcome_cannot_be_looked_up(
+    cut_off: SyncStore, make: Callable[..., SyncStore], proxy: Proxy
+) -> None:
+    """A job has met another with its unique, so a second statement asks which."""
+    store, other = cut_off, make()
+    other.commit(a_job(other.number(1), unique=b"k"))
+    store.commit(a_job(store.number(1)), a_job(store.number(2)))
+    group = a_job(store.number(3), unique=b"k"), a_job(store.number(4))
+    fault = Fault(What.RESET, frozenset([Way.UP]), marker=b"LEFT JOIN")
+    with proxy.failing(fault), pytest.raises(Away) as caught:
+        store.commit(*group)
+    assert caught.value.sent
+    assert other.job(store.number(4)) is not None
+    assert store.commit(*group) == [Joined(other.number(1)), None]
 
 
 def test_a_question_gets_its_own_answer_after_an_outage(cut_off: SyncStore, proxy: Proxy) -> None:

@@ -37,6 +37,9 @@ except ImportError as _error:
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn, PGresult
 
+OLDEST: Final = 14
+"""The oldest version of PostgreSQL that has all that is used here."""
+
 _BINARY: Final = 1
 _PREPARED: Final = 200  # statements on one connection; there are not that many
 
@@ -280,13 +283,19 @@ async def connect(
     for attempt in await find_addresses(params, timeout, failures):
         try:
             async with asyncio.timeout(timeout):
-                return DatabaseConnection(await _connect_one(attempt), schema)
+                raw = await _connect_one(attempt)
         except TimeoutError:
             failures.append(f"{place_of(attempt)}: no answer within {timeout:g} s")
         except OperationalError as error:
             message = " ".join(str(error).split())
             refusals += any(text in message for text in _FINAL)
             failures.append(message)
+        else:
+            if raw.server_version < OLDEST * 10_000:
+                version = raw.server_version // 10_000
+                raw.finish()
+                raise StoreError(f"gearflow needs PostgreSQL {OLDEST} or later, and this is {version}")
+            return DatabaseConnection(raw, schema)
     if refusals == len(failures):
         raise refused("; ".join(failures))
     raise Away(f"PostgreSQL cannot be reached ({'; '.join(failures)})", sent=False)

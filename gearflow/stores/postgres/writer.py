@@ -21,6 +21,7 @@ from gearflow.stores.postgres.groups import WRITES_NOTICES, Ahead, Splitter, Sta
 from gearflow.stores.postgres.kinds import Kind, Statement
 from gearflow.stores.postgres.rows import key_of
 from gearflow.stores.postgres.session import DatabaseSession, Query
+from gearflow.stores.shared import Away
 
 _ATTEMPTS: Final = 4  # after collisions with other transactions
 _INSERTS: Final = 8  # of a job whose unique ends elsewhere again and again
@@ -61,11 +62,11 @@ class Writer:
         outcomes: list[Outcome] = [None] * len(changes)
         parts = self._splitter.split(lots, changes)
         if parts:
-            for part, counts in zip(parts, await self._write(lots, parts), strict=True):
-                for kind, count in counts.items():
-                    places = part.watched[kind]
-                    if count < len(places):
-                        await self._explain(lots, changes, kind, places, outcomes)
+            counts = await self._write(lots, parts)
+            try:
+                await self._look_into(lots, changes, parts, counts, outcomes)
+            except Away as error:
+                raise Away(str(error), sent=True) from None  # all else of the group is kept
         self._splitter.forget_ahead(changes)
         return outcomes, any(kind in part.rows for part in parts for kind in WRITES_NOTICES)
 
@@ -131,6 +132,21 @@ class Writer:
         except OverflowError as error:
             raise StoreError(f"a number does not fit into its column: {error}") from error
         return Query(statement.sql, statement.types, params), statement.counted
+
+    async def _look_into(
+        self,
+        lots: Mapping[int, int],
+        changes: Sequence[Change],
+        parts: Sequence[StatementRows],
+        counts: Sequence[Mapping[Kind, int]],
+        outcomes: list[Outcome],
+    ) -> None:
+        """Find out how the changes went that did not find what they need."""
+        for part, found in zip(parts, counts, strict=True):
+            for kind, count in found.items():
+                places = part.watched[kind]
+                if count < len(places):
+                    await self._explain(lots, changes, kind, places, outcomes)
 
     async def _explain(
         self,
