@@ -10,10 +10,10 @@ from typing import Any, Final
 
 import anyio
 
-from gearflow import ConnectionLost, NoServer, ServerError, SubmitUnknown, connect
+from gearflow import ConnectionLost, NoServer, Retry, ServerError, SubmitUnknown, connect
 from tests.postgres.cluster import TIMEOUT
+from tests.shared import tasks
 from tests.shared.ledger import Ledger, Promise
-from tests.soak import tasks
 
 KEEP: Final = 3600.0
 """Seconds for which results are kept."""
@@ -23,6 +23,8 @@ AGAIN: Final = 0.05
 
 ANSWER: Final = 5.0
 """Seconds that a server has to acknowledge a job."""
+
+_RETRY: Final = Retry(100, on=(ConnectionError,), backoff=0.05)
 
 _fresh = iter(range(1_000_000)).__next__
 
@@ -37,6 +39,10 @@ class Habits:
     delays: Sequence[float] = (0, 0, 0, 0.3, 1)
     durations: Sequence[float] = (0, 0, 0, 0.02, 0.1)
     """Seconds that a job takes."""
+    sizes: Sequence[int] = (0, 0, 0, 0, 0, 0, 2_000, 2_000, 100_000)
+    """Characters of payloads and results beside the key."""
+    failing: float = 0.1
+    """The share of jobs whose first run fails, and that are retried."""
     kept: float = 0.8
     """The share of jobs whose result is kept."""
     uniques: Sequence[str] = ()
@@ -98,9 +104,13 @@ class _Crowd:
         options: dict[str, Any] = {"delay": chance.choice(habits.delays), "keep": KEEP if kept else 0}
         if habits.uniques:
             key = options["unique"] = chance.choice(habits.uniques)
-        submit: Callable[..., Any] = tasks.note.options(**options).abackground
+        fails = int(chance.random() < habits.failing)
+        if fails:
+            options["retries"] = _RETRY
+        submit: Callable[..., Any] = tasks.work.options(**options).abackground
+        padding = "." * chance.choice(habits.sizes)
         try:
-            ref = await submit(key, chance.choice(habits.durations))
+            ref = await submit(key, chance.choice(habits.durations), padding, fails)
         except (SubmitUnknown, ConnectionLost) as error:
             self._ledger.failed(key, error, for_certain=False)
         except (ServerError, NoServer) as error:

@@ -1,6 +1,7 @@
 """Servers that share a PostgreSQL, and workers that are connected to all of them: the real commands."""
 
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Generator, Sequence
@@ -17,6 +18,10 @@ LEASE: Final = 2.0
 
 STORE_TIMEOUT: Final = 3.0
 """Seconds."""
+
+
+_EXCEPTION: Final = re.compile(r"  \w+: ")
+"""A line of a server's log that tells of an exception. It has another one before it, which says where."""
 
 
 class Group:
@@ -142,8 +147,15 @@ class Group:
         return frozenset(map(int, rows.splitlines()))
 
     def complaints(self) -> list[str]:
-        """Logs in which a process told of an exception."""
-        return [
+        """What processes told of exceptions. (Workers also log those of tasks, which are meant to fail.)"""
+        told = [
+            f"{server.name}: {lines[number - 1]} {line}"
+            for server in self.servers
+            for lines in [server.log.splitlines()]
+            for number, line in enumerate(lines)
+            if _EXCEPTION.match(line)
+        ]
+        return told + [
             f"{process.name}: {log[log.index('Traceback') :][:3000]}"
             for process in (*self.servers, *self.workers)
             if "Traceback" in (log := process.log)

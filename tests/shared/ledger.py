@@ -6,14 +6,18 @@ that keep no result.
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from threading import Condition
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from tests.postgres.cluster import TIMEOUT, Database, eventually
 from tests.soak.audit import Mark, Outage
+
+CLOCKS_DIFFER: Final = 2.0
+"""Seconds by which the servers' idea of PostgreSQL's clock may be wrong. A slow network makes it so."""
 
 
 class Promise(NamedTuple):
@@ -34,23 +38,24 @@ class Standing(NamedTuple):
 
     waiting: frozenset[int]
     """Numbers of jobs that are to run."""
-    ended: frozenset[int]
-    """Numbers of jobs whose result is kept."""
+    ended: Mapping[int, float]
+    """When jobs ended whose result is kept, by their number, on the clock of the marks."""
     dead: frozenset[int]
 
     @classmethod
     def of(cls, database: Database, schema: str = "gearflow") -> "Standing":
         """As it is now."""
         rows = database.psql(
-            f"SELECT number, CASE WHEN dead THEN 'dead' ELSE 'waiting' END FROM {schema}.jobs"
-            f" UNION ALL SELECT number, 'ended' FROM {schema}.records WHERE NOT dead",
+            f"SELECT number, CASE WHEN dead THEN 'dead' ELSE 'waiting' END, 0 FROM {schema}.jobs"
+            f" UNION ALL SELECT number, 'ended', ended FROM {schema}.records WHERE NOT dead",
             role="postgres",
         )
-        numbers = defaultdict[str, set[int]](set)
+        numbers = defaultdict[str, dict[int, float]](dict)
+        offset = time.time() - time.monotonic()
         for row in rows.splitlines():
-            number, what = row.split("\t")
-            numbers[what].add(int(number))
-        return cls(*(frozenset(numbers[what]) for what in ("waiting", "ended", "dead")))
+            number, what, at = row.split("\t")
+            numbers[what][int(number)] = float(at) - offset
+        return cls(frozenset(numbers["waiting"]), numbers["ended"], frozenset(numbers["dead"]))
 
 
 @dataclass
@@ -140,6 +145,7 @@ class Ledger:
             *(f"{promise} has no record" for promise in self.lost(standing)),
             *(f"{promise} died" for promise in self.promises if promise.number in standing.dead),
             *(f"{promise} never ran" for promise in self._not_run()),
+            *(f"{mark} began after the job had ended" for mark in self.late(standing)),
         ]
         ran = {mark.key for mark in self.marks()}
         faults += [
@@ -149,12 +155,21 @@ class Ledger:
 
     def lost(self, standing: Standing) -> list[Promise]:
         """Jobs of which neither the job nor its result is in PostgreSQL, though the result is kept."""
-        there = standing.ended | standing.waiting | standing.dead
+        there = standing.ended.keys() | standing.waiting | standing.dead
         return [promise for promise in self.promises if promise.kept and promise.number not in there]
 
     def _not_run(self) -> list[Promise]:
         ended = {mark.handle for mark in self.marks() if mark.ended}
         return [promise for promise in self.promises if promise.handle not in ended]
+
+    def late(self, standing: Standing) -> list[Mark]:
+        """Runs that began when the job had long ended, by its record."""
+        ended = {promise.handle: standing.ended.get(promise.number, inf) for promise in self.promises}
+        return [
+            mark
+            for mark in self.marks()
+            if not mark.ended and mark.at > ended.get(mark.handle, inf) + CLOCKS_DIFFER
+        ]
 
     def repeated(self) -> int:
         """How many runs were not the first of their job."""

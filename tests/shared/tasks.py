@@ -1,11 +1,24 @@
 """What the workers of a group run beside the tasks of the soak."""
 
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import anyio
 
 from gearflow import Context, task
+from tests.soak.tasks import write_mark
+
+
+@task
+def work(ctx: Context, key: str, pause: float = 0.0, padding: str = "", fails: int = 0) -> str:
+    """Wait in a thread, and return the padding. So many runs fail first."""
+    write_mark(ctx, key, ended=False)
+    time.sleep(pause)
+    if ctx.attempt <= fails:
+        raise ConnectionError("not yet")
+    write_mark(ctx, key, ended=True)
+    return padding
 
 
 @task

@@ -5,11 +5,14 @@ import signal
 import time
 from collections.abc import Callable
 
+import anyio
 import pytest
 
+from gearflow import connect
 from tests.postgres.cluster import Cluster, eventually
 from tests.shared.callers import Habits, callers
 from tests.shared.group import LEASE, STORE_TIMEOUT, Group
+from tests.soak.tasks import answer
 
 LOADED = 40
 
@@ -62,6 +65,25 @@ def test_submitters_are_refused_while_it_is_away_for_long_and_served_when_it_is_
         ledger.wait_for(LOADED)
     ledger.settle(group.database)
     assert any("the database cannot be reached" in why for why in ledger.refused.values()), ledger.refused
+
+
+def test_attached_calls_go_on_while_it_is_away(group: Group) -> None:
+    async def call(address: str) -> None:
+        async with connect(address, discover=False):
+            for number in range(10):
+                assert await answer.acall(f"attached-{number}") == f"did attached-{number}"
+
+    async def call_all() -> None:
+        async with anyio.create_task_group() as calls:
+            for address in group.addresses:
+                calls.start_soon(call, address)
+
+    cluster = group.database.cluster
+    for leases in (0, 1.2):
+        cluster.stop("immediate")
+        time.sleep(leases * LEASE)  # how long it is away: no wait for anything
+        anyio.run(call_all)
+        cluster.start()
 
 
 def test_a_server_starts_while_the_others_wait_for_postgresql(group: Group) -> None:

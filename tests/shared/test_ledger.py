@@ -9,8 +9,8 @@ from tests.shared.ledger import Ledger, Promise, Standing
 from tests.soak.audit import Mark
 
 PROMISE = Promise("key", "H:host-shared:7", kept=True)
-NOTHING = Standing(frozenset(), frozenset(), frozenset())
-ENDED = NOTHING._replace(ended=frozenset({7}))
+NOTHING = Standing(frozenset(), {}, frozenset())
+ENDED = NOTHING._replace(ended={7: 2.0})
 
 
 def mark(at: float, *, ended: bool, key: str = "key", handle: str = PROMISE.handle) -> Mark:
@@ -72,12 +72,21 @@ def test_a_second_run_is_counted_and_one_beside_the_first_is_told(ledger: Ledger
     assert ledger.overlapping(["key"]) == [(other, beside)]
 
 
+def test_a_run_that_began_long_after_the_end_is_a_fault(ledger: Ledger) -> None:
+    run(ledger, mark(1, ended=False), mark(2, ended=True), mark(3, ended=False))
+    ledger.check(ENDED)
+    run(ledger, mark(6, ended=False))
+    with pytest.raises(AssertionError, match="began after the job had ended"):
+        ledger.check(ENDED)
+
+
 def test_postgresql_is_asked_for_what_waits_what_ended_and_what_is_dead(database: Database) -> None:
     database.psql("""
         CREATE SCHEMA gearflow;
         CREATE TABLE gearflow.jobs (number bigint, dead boolean);
-        CREATE TABLE gearflow.records (number bigint, dead boolean);
+        CREATE TABLE gearflow.records (number bigint, dead boolean, ended float8);
         INSERT INTO gearflow.jobs VALUES (1, false), (2, true);
-        INSERT INTO gearflow.records VALUES (2, true), (3, false);
+        INSERT INTO gearflow.records VALUES (2, true, 7), (3, false, 8.5);
     """)
-    assert Standing.of(database) == (frozenset({1}), frozenset({3}), frozenset({2}))
+    standing = Standing.of(database)
+    assert (standing.waiting, set(standing.ended), standing.dead) == (frozenset({1}), {3}, frozenset({2}))

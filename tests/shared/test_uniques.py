@@ -13,7 +13,9 @@ from tests.soak import tasks
 
 def test_one_job_of_a_unique_lives_at_a_time_in_the_whole_group(group: Group) -> None:
     uniques = [f"shared-{number}" for number in range(8)]
-    habits = Habits(callers=9, pause=0.01, uniques=uniques, delays=(0,), durations=(0, 0.01, 0.05), kept=1)
+    habits = Habits(
+        callers=9, pause=0.01, uniques=uniques, delays=(0,), durations=(0, 0.01, 0.05), kept=1, failing=0
+    )
     with callers(group.addresses, group.runs, habits) as ledger:
         ledger.wait_for(400)
     ledger.settle(group.database)

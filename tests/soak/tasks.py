@@ -16,18 +16,18 @@ LOG = "SOAK_LOG"
 @task
 async def answer(ctx: Context, key: str, pause: float = 0.0) -> str:
     """Wait so many seconds on the event loop."""
-    _write(ctx, key, ended=False)
+    write_mark(ctx, key, ended=False)
     await asyncio.sleep(pause)
-    _write(ctx, key, ended=True)
+    write_mark(ctx, key, ended=True)
     return f"did {key}"
 
 
 @task
 def note(ctx: Context, key: str, pause: float = 0.0) -> str:
     """Wait so many seconds in a thread."""
-    _write(ctx, key, ended=False)
+    write_mark(ctx, key, ended=False)
     time.sleep(pause)
-    _write(ctx, key, ended=True)
+    write_mark(ctx, key, ended=True)
     return f"did {key}"
 
 
@@ -37,7 +37,8 @@ async def count() -> Census:
     return census(os.getpid(), tasks=len(asyncio.all_tasks()))
 
 
-def _write(ctx: Context, key: str, *, ended: bool) -> None:
+def write_mark(ctx: Context, key: str, *, ended: bool) -> None:
+    """Note that a run begins, or has ended."""
     mark = Mark(time.monotonic(), key, ctx.handle, os.getpid(), ended)
     os.write(_log(), mark.to_line())  # in one write: many processes append to the file
 

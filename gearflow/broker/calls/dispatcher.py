@@ -215,9 +215,16 @@ class ServerCalls:
             return
         assert isinstance(wait, Keep)
         reasons: list[str | Joined | None] = []
-        for change in wait.changes:
-            self._journal.keep(change, reasons.append)
-        self._journal.keep(None, lambda _error: self._resume(call, steps, reasons))
+        changes = wait.changes or (None,)
+
+        def kept(reason: str | Joined | None) -> None:
+            reasons.append(reason)
+            # No entry behind the changes tells this: while a shared store is away, such entries pass them.
+            if len(reasons) == len(changes):
+                self._resume(call, steps, reasons[: len(wait.changes)])
+
+        for change in changes:
+            self._journal.keep(change, kept)
 
     def _wait_for_others(
         self, call: ServerCall | None, steps: Steps, wait: EndOf | AllParts | FromShell | Later

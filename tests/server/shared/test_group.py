@@ -12,6 +12,7 @@ from pydantic import SecretStr
 
 from gearflow.protocol.packets import (
     CanDo,
+    Error,
     GrabJob,
     JobAssign,
     JobCreated,
@@ -166,3 +167,17 @@ async def test_a_pause_holds_at_all_servers() -> None:
         request = b'{"function": "f", "paused": true}'
         await client.send(SubmitJob(b"gearflow:pause", b"", request))
         await until(lambda: b"f" in b.broker.functions.paused)
+
+
+async def test_a_call_that_changes_something_is_answered_when_the_store_is_back() -> None:
+    async with group() as servers:
+        a, at_a = await servers.server()
+        client, other = await servers.connect(a), await servers.connect(a)
+        at_a.is_away = True
+        request = b'{"function": "f", "paused": true}'
+        await client.send(SubmitJob(b"gearflow:pause", b"", request))
+        await other.send(SubmitJobBg(b"f", b"", b"1"))
+        assert isinstance(await other.receive(), Error)
+        at_a.is_away = False
+        assert isinstance(await client.receive(), JobCreated)
+        assert isinstance(await client.receive(), WorkComplete)
