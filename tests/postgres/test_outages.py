@@ -215,6 +215,34 @@ def test_a_standby_that_is_promoted_is_found_and_has_another_history() -> None:
             standby.stop("immediate")
 
 
+def test_a_commit_waits_for_its_standby_however_often_it_is_tried() -> None:
+    """The rows are there after the first attempt, so a second one has nothing to write."""
+    with own_postgres() as primary, folder() as directory, primary.database() as database:
+        standby = primary.standby(directory, synchronous=True)
+        store = SyncStore(database)
+        try:
+            store.open()
+            change = a_job(store.number(1))
+            standby.stop("immediate")
+            store.shorten(0.5)
+            with pytest.raises(Away) as caught:
+                store.commit(change)
+            assert caught.value.sent
+            for _ in range(2):
+                with pytest.raises(Away, match="SyncRep") as caught:
+                    store.commit(change)
+                assert caught.value.sent
+            store.shorten(None)
+            standby.start()
+            assert store.commit(change) == [None]
+            assert standby.psql("SELECT count(*) FROM gearflow.jobs", database.name) == "1"
+        finally:
+            store.close()
+            standby.stop("immediate")
+            primary.stop("immediate")  # else its sessions wait for the standby
+            primary.start(synchronous_standby_names="")
+
+
 def test_the_loop_goes_on_while_an_address_does_not_answer(one_database: Database, proxy: Proxy) -> None:
     store = SyncStore(
         one_database,

@@ -220,13 +220,7 @@ class DatabaseConnection:
                 self._results.append(result)
 
     def _expire(self, timeout: float) -> None:
-        self._lose(f"no answer within {timeout:g} s{self._waiting_hint()}")
-
-    def _waiting_hint(self) -> str:
-        return (
-            "; if commits wait for a standby that is gone (wait_event SyncRep in pg_stat_activity), start it "
-            "or take it out of synchronous_standby_names"
-        )
+        self._lose(f"no answer within {timeout:g} s")
 
     def _lose(self, reason: str) -> None:
         """Close the socket. A call that waits for an answer gets ``Away``."""

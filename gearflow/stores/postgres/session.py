@@ -37,6 +37,11 @@ _HISTORY: Final = (
 )
 
 
+_STALLED: Final = (
+    "commits wait for a synchronous standby that is gone (wait_event SyncRep): start it, or take it out of "
+    "synchronous_standby_names"
+)
+
 Row: TypeAlias = tuple[bytes | None, ...]
 Rows: TypeAlias = list[Row]
 
@@ -70,6 +75,7 @@ class DatabaseSession:
         self._lock = asyncio.Lock()
         self._connection: DatabaseConnection | None = None
         self._pause = 0.0
+        self._stalled = False  # whether a commit of the former connection waited for a standby
         self.pid = 0
         """The process at the server that answered on the connection first."""
         self.history: tuple[str, str] = ("", "")
@@ -79,7 +85,14 @@ class DatabaseSession:
         """As ``DatabaseConnection.run``, on a connection that is made if need be."""
         async with self._lock:
             connection = await self._connected()
-            return await connection.run(queries, timeout or self.timeout)
+            try:
+                rows = await connection.run(queries, timeout or self.timeout)
+            except Away as error:
+                if self._stalled:
+                    raise Away(f"{error}; {_STALLED}", sent=error.sent) from None
+                raise
+            self._stalled = False
+            return rows
 
     async def simple(self, sql: str, timeout: float | None = None) -> list[Rows]:
         """As ``DatabaseConnection.simple``."""
@@ -152,9 +165,10 @@ class DatabaseSession:
         did is settled, and what it has kept can be seen. Raises Away."""
         wait = int(self._settings.timeout * 500)
         (rows,) = await connection.simple(
-            f"SELECT pg_terminate_backend(pid, {wait}) FROM pg_stat_activity "
+            f"SELECT pg_terminate_backend(pid, {wait}), wait_event FROM pg_stat_activity "
             f"WHERE pid = {self.pid} AND pid <> pg_backend_pid() AND application_name = {literal(self._name)}"
         )
+        self._stalled = bool(rows) and rows[0][1] == b"SyncRep"
         if rows and rows[0][0] != b"t":
             raise Away("the former session is still at work", sent=False)
 
