@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from examples.fleet.tasks import square
-from gearflow.errors import GearflowError, UnknownJob
+from gearflow.errors import GearflowError
 
 PATIENCE: Final = 60.0  # seconds for the result of a job
 
@@ -48,17 +48,9 @@ class Ledger:
     async def _fetch(self, handle: str) -> None:
         number, result = self.acknowledged[handle], None
         with suppress(GearflowError, TimeoutError):
-            async with asyncio.timeout(PATIENCE):
-                result = await self._result(handle)
+            result = await square.ref(handle).aresult(timeout=PATIENCE)
         if result != number * number:
             self.lost.append(handle)
-
-    async def _result(self, handle: str) -> int:
-        while True:
-            try:
-                return await square.ref(handle).aresult()
-            except UnknownJob:  # the server that had it is gone, and no other one has adopted it yet
-                await asyncio.sleep(0.5)
 
     def lines(self, runs: Path) -> list[str]:
         """The ledger as it is printed. ``runs`` is the file in which the workers noted their runs."""
