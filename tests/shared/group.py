@@ -39,8 +39,11 @@ class Group:
         workers: int,
         conninfo: str = "",
         options: Sequence[str] = (),
+        clocks: Sequence[float] = (),
     ) -> None:
-        """``conninfo``: of all servers, where they are to go past the proxies."""
+        """``conninfo``: of all servers, where they are to go past the proxies. ``clocks``: seconds by which
+        each server's wall clock is wrong.
+        """
         self.directory = directory
         self.database = database
         self.runs = directory / "runs"
@@ -61,6 +64,7 @@ class Group:
             )
             for number in range(workers)
         ]
+        self._clocks = clocks or [0.0] * servers
         self._paused: set[int] = set()
 
     @contextmanager
@@ -87,7 +91,24 @@ class Group:
             self.database.name, port=self.proxies[number].port
         )
         command = ["server", "-p", str(self._ports[number]), "--postgres", conninfo, *self._options]
-        return Process(f"server-{number}", [*command, "--log-level", "info"], "listens on", self.directory)
+        return Process(
+            f"server-{number}",
+            [*command, "--log-level", "info"],
+            "listens on",
+            self.directory,
+            **self._wrong_clock(self._clocks[number]),
+        )
+
+    def _wrong_clock(self, seconds: float) -> dict[str, str]:
+        """The environment of a process whose wall clock is wrong: Python runs such a module at its start."""
+        if not seconds:
+            return {}
+        place = self.directory / f"clock{seconds:+g}"
+        place.mkdir(exist_ok=True)
+        (place / "sitecustomize.py").write_text(
+            f"import time\n\n_time = time.time\ntime.time = lambda: _time() + {seconds!r}\n"
+        )
+        return {"PYTHONPATH": os.pathsep.join([str(place), *filter(None, [os.environ.get("PYTHONPATH")])])}
 
     # ------------------------------------------------------------------------------------ what happens to it
 

@@ -32,13 +32,15 @@ class Process:
     A process is ``ready`` when it has said so: a signal before that would meet it without its handlers.
     """
 
-    def __init__(self, name: str, arguments: Sequence[str], ready: str, directory: Path) -> None:
+    def __init__(
+        self, name: str, arguments: Sequence[str], ready: str, directory: Path, **environment: str
+    ) -> None:
         self.name = name
         self._log = directory / f"{name}.log"
         self._ready = ready
         self._said = 0  # bytes of the log that its predecessors wrote
         self._command = [*COMMAND, *arguments]
-        self._environment = {**os.environ, LOG: str(directory / "runs")}
+        self._environment = {**os.environ, LOG: str(directory / "runs"), **environment}
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
