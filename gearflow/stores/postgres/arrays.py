@@ -52,6 +52,10 @@ def integer(value: int) -> bytes:
     return value.to_bytes(4, "big", signed=True)
 
 
+def smallint(value: int) -> bytes:
+    return value.to_bytes(2, "big", signed=True)
+
+
 def real(value: float) -> bytes:
     return _FLOAT.pack(value)
 
@@ -82,7 +86,7 @@ def ints(values: Sequence[int]) -> bytes:
 
 def smallints(values: Sequence[int]) -> bytes:
     if len(values) == 1:
-        return _ONE_SMALLINT + values[0].to_bytes(2, "big", signed=True)
+        return _ONE_SMALLINT + smallint(values[0])
     words = array("h", values)
     if _SWAPPED:
         words.byteswap()

@@ -8,7 +8,6 @@ the job is inserted again.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import chain
 from typing import Final
 from uuid import UUID, uuid4
 
@@ -119,19 +118,24 @@ class Writer:
     def _query(self, lots: Mapping[int, int], part: StatementRows) -> tuple[Query, tuple[Kind, ...]]:
         finish(part)
         occurring = sorted(part.rows, key=lambda kind: kind.place)
-        name = (part.fenced, tuple(kind.place for kind in occurring))
+        shapes = [
+            kind.alone if kind.alone is not None and len(part.rows[kind]) == 1 else kind for kind in occurring
+        ]
+        name = (part.fenced, tuple(shape.place for shape in shapes))
         statement = self._statements.get(name)
         if statement is None:
-            statement = kinds.statement(occurring, self._schema, fenced=part.fenced)
+            statement = kinds.statement(shapes, self._schema, fenced=part.fenced)
             self._statements[name] = statement
-        params: list[bytes] = []
+        params: list[bytes | None] = []
         if part.fenced:
             params += [ints(list(lots)), bigints(list(lots.values())), self._server]
         try:
-            params += chain.from_iterable(kind.params(part.rows[kind]) for kind in occurring)
+            for kind, shape in zip(occurring, shapes, strict=True):
+                params += shape.params(part.rows[kind])
         except OverflowError as error:
             raise StoreError(f"a number does not fit into its column: {error}") from error
-        return Query(statement.sql, statement.types, params), statement.counted
+        counted = tuple(kind for kind in occurring if kind.counted)
+        return Query(statement.sql, statement.types, params), counted
 
     async def _look_into(
         self,
