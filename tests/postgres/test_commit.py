@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable
 
 import pytest
+import uvloop
 
 from gearflow.broker.storage import (
     Change,
     Forgotten,
+    JobOf,
     JobPart,
     JobRecord,
     Joined,
@@ -327,6 +330,20 @@ def test_a_group_of_a_table_that_is_gone_is_refused_and_one_after_it_is_not(one:
     assert one.commit(a_job(one.number(1))) == [None]
     one.psql("ALTER TABLE {s}.gone RENAME TO records")
     assert one.commit(an_end(one.number(1))) == [None]
+
+
+@pytest.mark.parametrize(
+    "new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"]
+)
+def test_a_group_may_be_larger_than_what_the_kernel_takes_at_once(
+    make: Callable[..., SyncStore], new_loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    store = make(new_loop=new_loop, timeout=30.0)
+    body = bytes(range(256)) * 1000
+    numbers = [store.number(n) for n in range(1, 101)]
+    assert store.commit(*(a_job(number, body) for number in numbers)) == [None] * 100
+    answers = store.run(store.store.answer([JobOf(number) for number in numbers]))
+    assert answers == [a_job(number, body) for number in numbers]
 
 
 def test_pieces_go_with_what_they_are_of(make: Callable[..., SyncStore]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 
 import pytest
 import uvloop
@@ -213,6 +214,31 @@ def test_a_standby_that_is_promoted_is_found_and_has_another_history() -> None:
         finally:
             store.close()
             standby.stop("immediate")
+
+
+@pytest.mark.parametrize(("sync", "is_same"), [("always", True), ("batch", False), ("off", False)])
+def test_a_restart_is_another_history_where_commits_do_not_wait_for_the_disk(
+    database: Database, sync: str, is_same: bool
+) -> None:
+    store = SyncStore(database, sync=sync)
+    try:
+        store.open()
+        history = store.run(store.store.ready())
+        assert store.commit(a_job(store.number(1))) == [None]
+        assert database.cluster.terminate(database=database.name)
+        eventually(lambda: is_kept(store, 2), "it is connected again")
+        assert store.run(store.store.ready()) == history
+        database.cluster.restart("immediate")
+        eventually(lambda: is_kept(store, 3), "it is connected again")
+        assert (store.run(store.store.ready()) == history) is is_same
+    finally:
+        store.close()
+
+
+def is_kept(store: SyncStore, n: int) -> bool:
+    with suppress(Away):
+        return store.commit(a_job(store.number(n))) == [None]
+    return False
 
 
 def test_a_commit_waits_for_its_standby_however_often_it_is_tried() -> None:

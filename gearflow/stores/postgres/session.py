@@ -15,6 +15,7 @@ from gearflow.stores.postgres.errors import pooled
 from gearflow.stores.postgres.schema import literal
 from gearflow.stores.postgres.settings import PostgresSettings
 from gearflow.stores.shared import Away
+from gearflow.stores.sqlite.wal import Sync
 
 if TYPE_CHECKING:
     from gearflow.stores.postgres.connection import DatabaseConnection
@@ -62,11 +63,21 @@ class DatabaseSession:
         settings: PostgresSettings,
         server: str,
         *,
+        sync: Sync = "always",
         options: dict[str, str] | None = None,
         on_open: Callable[[DatabaseConnection], Sequence[str]] | None = None,
     ) -> None:
-        """``options`` are settings of PostgreSQL. ``on_open`` may return statements for each connection."""
+        """Does not connect.
+
+        Args:
+            settings: Of the store.
+            server: The name of this server.
+            sync: Whether commits wait for the disk.
+            options: Settings of PostgreSQL.
+            on_open: Called with each new connection. Returns statements to run on it.
+        """
         self._settings = settings
+        self._sync: Sync = sync
         self.timeout = settings.timeout
         """Seconds for one statement."""
         self._name = f"gearflow {server}"
@@ -78,8 +89,8 @@ class DatabaseSession:
         self._stalled = False  # whether a commit of the former connection waited for a standby
         self.pid = 0
         """The process at the server that answered on the connection first."""
-        self.history: tuple[str, str] = ("", "")
-        """Of the database at the last connection. A standby that was promoted has another one."""
+        self.history: tuple[str, ...] = ()
+        """Of the database at the last connection: another one if confirmed commits may be missing."""
 
     async def run(self, *queries: Query, timeout: float | None = None) -> list[Rows]:
         """As ``DatabaseConnection.run``, on a connection that is made if need be."""
@@ -100,7 +111,7 @@ class DatabaseSession:
             connection = await self._connected()
             return await connection.simple(sql, timeout or self.timeout)
 
-    async def ready(self) -> tuple[str, str]:
+    async def ready(self) -> tuple[str, ...]:
         """Connect if need be. The result is ``history``."""
         async with self._lock:
             await self._connected()
@@ -147,18 +158,20 @@ class DatabaseSession:
         commit = (
             "CASE WHEN current_setting('synchronous_commit') IN ('off', 'local') THEN 'on' "
             "ELSE current_setting('synchronous_commit') END"
-            if self._settings.sync == "always"
+            if self._sync == "always"
             else "'off'"
         )
         wanted = [f"set_config({literal(name)}, {literal(value)}, false)" for name, value in options.items()]
         wanted.append(f"set_config('synchronous_commit', {commit}, false)")
-        sql = f"SELECT {_HISTORY}, pg_backend_pid(), {', '.join(wanted)}"
+        # A crash may lose commits that did not wait for the disk.
+        start = "''" if self._sync == "always" else "pg_postmaster_start_time()"
+        sql = f"SELECT {_HISTORY}, {start}, pg_backend_pid(), {', '.join(wanted)}"
         rows = await connection.simple("; ".join((sql, *statements)), timeout)
         if self.pid:
             await self._end_former(connection)
-        identifier, timeline, pid = rows[0][0][:3]
+        *history, pid = rows[0][0][:4]
         self.pid = int(pid or 0)
-        self.history = str(identifier or b"", "ascii"), str(timeline or b"", "ascii")
+        self.history = tuple(str(value or b"", "ascii") for value in history)
 
     async def _end_former(self, connection: DatabaseConnection) -> None:
         """End the process of the former connection, which may still be at work. Then the outcome of what it

@@ -35,6 +35,7 @@ class PostgresSettings:
     """For one address of a database server."""
 
     sync: Sync = "always"
+    """Whether groups wait for the disk. Tables, lots and their epochs always do."""
 
     large: int = 1 << 20
     """A body of at least this size is written and read in pieces."""

@@ -47,7 +47,7 @@ class PostgresStore:
         self._schema = schema = quoted(settings.schema)
         channel = f"gearflow {settings.schema}".encode()[:_CHANNEL_BYTES].decode(errors="ignore")
         self._channel = channel
-        self._writes = DatabaseSession(settings, self.server)
+        self._writes = DatabaseSession(settings, self.server, sync=settings.sync)
         self._beats = DatabaseSession(settings, self.server, on_open=self._listen)
         self._reads = DatabaseSession(settings, self.server)
         self._adopts = DatabaseSession(settings, self.server, options=_LOCK_TIMEOUT)
@@ -92,7 +92,7 @@ class PostgresStore:
         await prepare(self._beats, self._settings.schema)
         return f"the schema {self._settings.schema} is up to date"
 
-    async def ready(self) -> tuple[str, str]:
+    async def ready(self) -> tuple[str, ...]:
         """Connect, if need be. The result is the database system and its timeline."""
         return await self._writes.ready()
 
