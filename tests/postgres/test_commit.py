@@ -279,6 +279,7 @@ def test_the_last_part_is_known_after_all_were_dropped(one: SyncStore) -> None:
 def test_orders_reach_the_owner_until_it_has_done_them(one: SyncStore, other: SyncStore) -> None:
     one.commit(a_job(one.number(1)))
     other.commit(Ordered(one.number(1), "cancel"), Ordered(one.number(1), "replay"))
+    other.commit(Ordered(one.number(1), "cancel"))  # as after a lost answer
     assert other.run(other.store.beat([])).orders == []
     orders = one.run(one.store.beat([])).orders
     assert [(order.number, order.verb) for order in orders] == [

@@ -273,7 +273,8 @@ RESUME: Final = Kind(
 )
 ORDER: Final = Kind(
     19,
-    "ord AS (INSERT INTO {s}.orders (number, verb) SELECT u.* FROM unnest(?, ?) AS u (number, verb))",
+    "ord AS (INSERT INTO {s}.orders (number, verb) SELECT u.* FROM unnest(?, ?) AS u (number, verb) "
+    "ON CONFLICT DO NOTHING)",
     (bigints, texts),
 )
 

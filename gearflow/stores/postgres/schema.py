@@ -124,7 +124,7 @@ CREATE TABLE {s}.orders (
     verb text NOT NULL,
     made timestamptz NOT NULL DEFAULT clock_timestamp()
 );
-CREATE INDEX orders_number ON {s}.orders (number);
+CREATE UNIQUE INDEX orders_number ON {s}.orders (number, verb);
 CREATE FUNCTION {s}.fence(_lots int[], _epochs bigint[], _owner uuid) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     held int;
