@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 from collections.abc import Generator, Iterator
@@ -19,9 +20,11 @@ from gearflow.stores.postgres.schema import STEPS, Step, quoted
 from gearflow.stores.postgres.session import DatabaseSession
 from gearflow.stores.postgres.store import PostgresStore
 from gearflow.stores.shared import Away
-from tests.conftest import ROOT
+from tests.authority import Authority
+from tests.conftest import ROOT, own_postgres
 from tests.postgres.adapter import SyncStore, settings_for
 from tests.postgres.cluster import GUARDED_ROLE, PASSWORD, Database
+from tests.stores.values import a_job
 
 
 @pytest.fixture
@@ -121,6 +124,28 @@ def test_the_next_host_is_tried(one_database: Database, schema: str) -> None:
     conninfo = conninfo.replace("port=", "port=1,2,")
     with opened(one_database, conninfo=conninfo, schema=schema) as store:
         assert store.lots
+
+
+def test_tls_is_spoken_with_a_server_whose_certificate_is_right(authority: Authority) -> None:
+    with own_postgres() as cluster, cluster.database() as database:
+        cert, key = authority.parts("127.0.0.1")
+        for path, name in ((cert, "server.crt"), (key, "server.key")):
+            target = cluster.data / name
+            target.write_bytes(path.read_bytes())
+            target.chmod(0o600)
+            owner = cluster.data.stat()
+            os.chown(target, owner.st_uid, owner.st_gid)
+        cluster.stop()
+        cluster.start(ssl="on")
+        conninfo = f"{database.conninfo} sslmode=verify-full sslrootcert="
+        with opened(database, conninfo=f"{conninfo}{authority.ca}") as store:
+            body = bytes(range(256)) * 20_000
+            assert store.commit(a_job(store.number(1), body)) == [None]
+            assert store.job(store.number(1)) == a_job(store.number(1), body)
+            assert store.psql("SELECT count(*) FROM pg_stat_ssl WHERE ssl AND pid <> pg_backend_pid()") != "0"
+        error = refusal(database, conninfo=f"{conninfo}{authority.server}")
+        assert not isinstance(error, Away)
+        assert "certificate verify failed" in str(error)
 
 
 @pytest.mark.parametrize("named", ["in the environment", "in the connection string"])

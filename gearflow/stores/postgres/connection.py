@@ -74,8 +74,9 @@ class DatabaseConnection:
         self.closed = False
         self.on_notify: Callable[[], None] | None = None
         """Called when a NOTIFY has come."""
-        # uvloop reports a reset once, and the first read may return the bytes that came before it.
-        self._reads = 2 if type(self._loop).__module__.startswith("uvloop") else 1
+        # uvloop reports a reset once, and the first read may return the bytes that came before it. TLS may
+        # have taken more from the socket than the first read returns.
+        self._reads = 2 if raw.ssl_in_use or type(self._loop).__module__.startswith("uvloop") else 1
         self._watch = Watch(raw.socket)
         self._watch.on_read(self._read)
 
