@@ -62,11 +62,10 @@ class Ownership:
         A job whose number lives here already is not made again. It may be an attached job that could not be
         kept, as far as this server knew.
         """
+        for lot in self._handles.lots & self._leaving.keys():  # that were lost a moment ago
+            for _ in self._leaving[lot]:
+                pass
         for stored in jobs:
-            leaving = self._leaving.get(lot_of(stored.number)) if self._leaving else None
-            if leaving is not None:  # it was lost a moment ago
-                for _ in leaving:
-                    pass
             live = self._jobs.by_number.get(stored.number)
             if live is None:
                 self._lifecycle.restore(stored, parts.get(stored.number))

@@ -273,6 +273,7 @@ class HoldMachine(RuleBasedStateMachine):
         for _ in range(count):
             self.count += 1
             unique = b"%d" % self.count
+            self.client.read()  # the ends of lost jobs
             if kept:
                 handle = self.server.background(self.client, function, unique)
             else:
@@ -292,6 +293,7 @@ class HoldMachine(RuleBasedStateMachine):
         ]
         if able:
             job = data.draw(st.sampled_from(able))
+            self.client.read()
             unique = self.server.broker.jobs.by_number[number_of(job.handle)].unique
             assert self.server.background(self.client, job.function, unique) == job.handle
             job.kept, job.is_first = True, False
