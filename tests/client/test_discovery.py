@@ -9,6 +9,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
+from gearflow.broker.core import ServerGroup
 from gearflow.client import (
     Backoff,
     Client,
@@ -35,7 +36,7 @@ from gearflow.protocol.packets import (
 )
 from gearflow.testing.peer import ScriptedPeer, ScriptedServer
 from tests.client.conftest import Call
-from tests.groups import Fleet, Member, balancer, until
+from tests.groups import GROUP, Fleet, Member, balancer, until
 
 OFTEN = Timeouts(discovery=0.02)
 AT_ONCE = Backoff(first=0.001, most=0.01)
@@ -206,6 +207,20 @@ async def test_an_address_that_leads_nowhere_costs_nobody_anything(fleet: Fleet)
             assert str((await client.submit_background("f", b"", unique=key)).server) == first.address
         fleet.tell(first)
         await until(lambda: texts(client) == [first.address])
+
+
+async def test_nobody_waits_for_a_server_that_was_found_and_hangs(fleet: Fleet) -> None:
+    (first,) = fleet.grow()
+    patient = Timeouts(connect=3600, discovery=0.02)
+    async with ScriptedServer() as silent, Client([first.address], spread=True, timeouts=patient) as client:
+        await client.echo(b"x")
+        named = first.address, silent.address
+        first.engine.broker.group = ServerGroup(GROUP, first.name, named, first.address)
+        await until(lambda: len(client.servers) == 2)
+        for number in range(20):
+            with anyio.fail_after(20):
+                handle = await client.submit_background("f", b"", unique=f"k{number}")
+            assert str(handle.server) == first.address
 
 
 async def test_a_given_address_is_kept_whatever_the_group_says(fleet: Fleet) -> None:
