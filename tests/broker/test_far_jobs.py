@@ -449,6 +449,18 @@ def test_a_letter_of_another_server_is_replayed_there(
     assert server.worker().grab() == handle
 
 
+def test_a_letter_that_is_one_again_at_once_was_replayed(server: Server, other: Server, asker: Peer) -> None:
+    handle = failed(server)
+    assert ask(other, asker, api.DEAD, action="replay", handle=handle.decode()) == []
+    server.beat()
+    server.now += 0.5
+    worker = server.worker()
+    assert worker.grab() == handle
+    ends(server, worker, p.WorkFail(handle))
+    other.pass_time(1)
+    assert done(asker.read()) == {"jobs": 1}
+
+
 def test_all_letters_of_all_servers_are_replayed(server: Server, other: Server, asker: Peer) -> None:
     handles = [failed(server), failed(other), failed(server)]
     assert ask(other, asker, api.DEAD, action="replay") == []
