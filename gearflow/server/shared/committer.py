@@ -226,6 +226,13 @@ class SharedCommitter:
     def _take(self) -> list[Entry]:
         """The entries of the next group."""
         entries: list[Entry] = []
+        if len(self._waiting) <= _MOST:
+            size = sum([_size(change) for change, _ in self._waiting])
+            if size <= _MOST_BYTES:
+                entries += self._waiting
+                self._waiting.clear()
+                self._group_bytes = size
+                return entries
         size = 0
         while self._waiting and len(entries) < _MOST and size < _MOST_BYTES:
             entry = self._waiting.popleft()

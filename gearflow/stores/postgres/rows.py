@@ -6,6 +6,7 @@ The *key* of a job is there if its unique means something: then no other live jo
 
 from __future__ import annotations
 
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Final
 
@@ -34,13 +35,23 @@ def key_of(function: bytes, unique: bytes, workload: Body | int) -> bytes | None
         if isinstance(workload, int) or not len(workload):
             return None
         unique = b"-\0" + blake2b(workload, digest_size=32).digest()  # as the broker does
-    return blake2b(function + b"\0" + unique, digest_size=16).digest()
+    return _digest(function, unique, 16)
 
 
 def token_of(function: bytes, unique: bytes) -> int:
     """The token of a unique."""
-    digest = blake2b(function + b"\0" + unique, digest_size=8).digest()
-    return int.from_bytes(digest, "big", signed=True)
+    return int.from_bytes(_digest(function, unique, 8), "big", signed=True)
+
+
+def _digest(function: bytes, unique: bytes, size: int) -> bytes:
+    digest = _begun(function, size).copy()  # in half the time of a new one
+    digest.update(unique)
+    return digest.digest()
+
+
+@lru_cache(256)
+def _begun(function: bytes, size: int) -> blake2b:
+    return blake2b(function + b"\0", digest_size=size)
 
 
 def job_of(row: tuple[bytes | None, ...], workload: Body | int) -> StoredJob:
