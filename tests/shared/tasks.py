@@ -21,19 +21,6 @@ def work(ctx: Context, key: str, pause: float = 0.0, padding: str = "", fails: i
     return padding
 
 
-@task
-def read(path: Path) -> str:
-    """Fails as long as there is no such file."""
-    return path.read_text()
-
-
-@task
-async def hold(path: Path) -> str:
-    """Runs until there is such a file."""
-    await _until_there_is(path)
-    return await anyio.Path(path).read_text()
-
-
 @task(resumable=True)
 async def numbers(ctx: Context, to: int, path: Path) -> AsyncIterator[int]:
     """Yields numbers, and goes on where the last run was. In the middle it waits for a file."""
