@@ -279,6 +279,7 @@ class Broker:
             StoreError: The store cannot be read.
         """
         self.core.handles.restore(contents.reserved)
+        self.core.handles.renumber(contents.renumbered)
         for name in contents.paused:
             self.dispatcher.pause(self.functions.ensure(name), True)
         parts = contents.parts

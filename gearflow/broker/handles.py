@@ -5,19 +5,23 @@ lot is a range of numbers: ``number = lot << LOT_BITS | n``. So the number in a 
 belongs to. A server gives numbers of lots that are *fresh*: nobody gave numbers of them before. A lot that it
 adopts from another server has jobs, and gives no numbers.
 
+Jobs that were copied from another store keep their handles, which have the name of that store and other
+numbers. ``renumber`` says which.
+
 A server that owns no fresh lot gives numbers of the lot ``PRIVATE``. They name jobs that are not kept, and
 calls. Other servers may give the same ones, so no such job is ever kept.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable
 from functools import partial
 from typing import Final
 
 from gearflow.broker.journal import Journal
 from gearflow.broker.limits import Rejected
-from gearflow.broker.storage import Reserved
+from gearflow.broker.storage import Renumbered, Reserved
 
 NUMBERS: Final = 1_000_000
 """Numbers that are reserved at a time: at most so many handles are skipped at a restart."""
@@ -49,6 +53,7 @@ class Handles:
         self._is_reserving = False
         self._store_name = prefix[prefix.rfind(b"-") + 1 :].removesuffix(b":")
         self._journal = journal
+        self._renumbered: dict[bytes, list[Renumbered]] = {}  # by the name of the other store, in order
         # Of a server that shares its store.
         self.is_shared = False
         self.lots: set[int] = set()  # that this server owns
@@ -109,9 +114,18 @@ class Handles:
     def number(self, handle: bytes) -> int | None:
         """The number in a handle of this store, or None. The host may have had another name."""
         head, _, digits = handle.rpartition(b":")
-        if head.endswith(self._store_name) and digits.isdigit() and len(digits) < 20 and digits[:1] != b"0":
+        if not digits.isdigit() or len(digits) >= 20 or digits[:1] == b"0":
+            return None
+        if head.endswith(self._store_name):
             return int(digits)
-        return None
+        ranges = self._renumbered.get(head[head.rfind(b"-") + 1 :])
+        return None if ranges is None else _number_here(ranges, int(digits))
+
+    def renumber(self, ranges: Iterable[Renumbered]) -> None:
+        """Handles of other stores mean jobs of this one in these ranges, and in no others."""
+        self._renumbered = {}
+        for each in sorted(ranges):
+            self._renumbered.setdefault(each.name, []).append(each)
 
     # ------------------------------------------------------------------------------------------ lots
 
@@ -176,3 +190,15 @@ class Handles:
             raise Rejected(b"QUEUE_ERROR", text)
         self._private += 1
         return self._private
+
+
+def _number_here(ranges: list[Renumbered], number: int) -> int | None:
+    """The number of a job that was copied, or None if it was not."""
+    place = bisect_right(ranges, number, key=_first)
+    if place and number <= ranges[place - 1].last:
+        return number + ranges[place - 1].add
+    return None
+
+
+def _first(each: Renumbered) -> int:
+    return each.first

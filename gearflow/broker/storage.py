@@ -189,6 +189,15 @@ class StoredParts(NamedTuple):
     run: int  # of the last part
 
 
+class Renumbered(NamedTuple):
+    """Jobs that were copied from another store have new numbers. Handles of that store are still good."""
+
+    name: bytes  # of the other store
+    first: int  # number there
+    last: int
+    add: int  # to a number there, to get the number here
+
+
 class Contents(NamedTuple):
     """What a store holds when a server starts."""
 
@@ -197,6 +206,7 @@ class Contents(NamedTuple):
     jobs: Iterator[StoredJob]  # in the order of their numbers; to be iterated to the end, once
     paused: tuple[bytes, ...] = ()  # functions of which no jobs are to be given out
     parts: Mapping[int, StoredParts] = {}  # by number, of the jobs that have any
+    renumbered: Sequence[Renumbered] = ()
 
 
 class DamagedEntry(StoreError):

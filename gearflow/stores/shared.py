@@ -13,7 +13,16 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from gearflow.broker.storage import Answer, Change, JobRecord, Joined, Question, StoredJob, StoredParts
+from gearflow.broker.storage import (
+    Answer,
+    Change,
+    JobRecord,
+    Joined,
+    Question,
+    Renumbered,
+    StoredJob,
+    StoredParts,
+)
 from gearflow.errors import StoreError
 from gearflow.protocol.group_info import GroupInfo
 
@@ -73,7 +82,7 @@ class Beat(NamedTuple):
     lots: Sequence[Lot]  # all that this server owns
     others: Sequence[OtherLot]
     servers: Sequence[ServerRow]
-    changed: int  # grows when a function is paused or resumed
+    changed: int  # grows when a function is paused or resumed, and when jobs were copied from elsewhere
     clock: float
     orders: Sequence[Order]  # also those given before, until ``done`` names them
 
@@ -85,6 +94,7 @@ class SharedContents(NamedTuple):
     paused: frozenset[bytes]
     changed: int  # as in ``Beat``
     clock: float
+    renumbered: Sequence[Renumbered] = ()
 
 
 class Slice(NamedTuple):
@@ -160,6 +170,10 @@ class SharedStore(Protocol):
 
     async def paused(self) -> frozenset[bytes]:
         """The paused functions. Raises Away."""
+        ...
+
+    async def renumbered(self) -> Sequence[Renumbered]:
+        """The stores from which jobs were copied. Raises Away."""
         ...
 
     async def adopt(self, lot: OtherLot) -> int | None:

@@ -8,7 +8,16 @@ import pytest
 
 from gearflow.broker import Broker
 from gearflow.broker.job import HIGH
-from gearflow.broker.storage import Change, Forgotten, JobOutcome, JobRecord, Rescheduled, Revived, StoredJob
+from gearflow.broker.storage import (
+    Change,
+    Forgotten,
+    JobOutcome,
+    JobRecord,
+    Renumbered,
+    Rescheduled,
+    Revived,
+    StoredJob,
+)
 from gearflow.protocol import packets as p
 from gearflow.protocol import server_calls
 from gearflow.protocol.packets import Packet
@@ -656,6 +665,15 @@ def test_a_host_with_a_new_name_knows_its_old_handles(client: Peer, world: Durab
     assert broker.core.handles.number(b"H:new-1a2b:7") == 7
     for stranger in (b"H:old-ffff:7", b"H:old-1a2b:07", b"H:old-1a2b:", b"H:old-1a2b:x", b"7", b""):
         assert broker.core.handles.number(stranger) is None
+
+
+def test_handles_of_jobs_that_were_copied_from_other_stores_are_still_good() -> None:
+    handles = Broker(b"H:new-1a2b:", lambda line: line).core.handles
+    handles.renumber([Renumbered(b"0bad", 1, 9, 1000), Renumbered(b"0bad", 20, 29, 70)])
+    assert [handles.number(b"H:old-0bad:%d" % number) for number in (1, 9, 20, 29)] == [1001, 1009, 90, 99]
+    for stranger in (b"H:old-0bad:10", b"H:old-0bad:30", b"H:old-bad:1", b"0bad:x"):
+        assert handles.number(stranger) is None
+    assert handles.number(b"H:x-1a2b:7") == 7
 
 
 @pytest.mark.parametrize("function", ["gearflow:x", "f" * 9000])

@@ -72,6 +72,7 @@ class SyncStore:
         self.store = PostgresStore(settings_for(database, **fields))
         self._timeout = self.store.sessions[0].timeout
         self.lots: dict[int, int] = {}
+        self.lot = LOT  # that ``load`` adopts
         self.contents: SharedContents
 
     def run(self, call: Coroutine[Any, Any, T]) -> T:
@@ -119,19 +120,19 @@ class SyncStore:
 
     def load(self) -> Contents:
         contents = self.run(self.store.open())
-        self.psql(f"INSERT INTO {{s}}.lots (lot) VALUES ({LOT}) ON CONFLICT DO NOTHING")
-        row = self.psql(f"SELECT owner, epoch, beat FROM {{s}}.lots WHERE lot = {LOT}")
+        self.psql(f"INSERT INTO {{s}}.lots (lot) VALUES ({self.lot}) ON CONFLICT DO NOTHING")
+        row = self.psql(f"SELECT owner, epoch, beat FROM {{s}}.lots WHERE lot = {self.lot}")
         owner, epoch, beat = row.split("\t")
-        adopted = self.run(self.store.adopt(OtherLot(LOT, owner or None, int(epoch), int(beat))))
+        adopted = self.run(self.store.adopt(OtherLot(self.lot, owner or None, int(epoch), int(beat))))
         assert adopted is not None
-        self.lots = {LOT: adopted}
+        self.lots = {self.lot: adopted}
         jobs, parts = self.run(self._slices())
         return Contents(contents.name, 1, iter(jobs), tuple(contents.paused), parts)
 
     async def _slices(self) -> tuple[list[StoredJob], Mapping[int, StoredParts]]:
         jobs: list[StoredJob] = []
         parts: dict[int, StoredParts] = {}
-        async for part in self.store.jobs_of(LOT, 0):
+        async for part in self.store.jobs_of(self.lot, 0):
             jobs += part.jobs
             parts |= part.parts
         return jobs, parts

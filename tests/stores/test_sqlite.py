@@ -18,7 +18,7 @@ from zlib import crc32
 
 import pytest
 
-from gearflow.broker.storage import Forgotten, Paused, Rescheduled, Reserved, Revived
+from gearflow.broker.storage import Forgotten, Paused, Renumbered, Rescheduled, Reserved, Revived
 from gearflow.errors import StoreError
 from gearflow.stores import SqliteStore, Sync, backup, recover
 from gearflow.stores.sqlite import schema
@@ -331,7 +331,7 @@ def test_a_later_version_is_refused_with_both_versions(path: Path) -> None:
     later.execute("PRAGMA user_version = 99")
     later.close()
     with pytest.raises(
-        StoreError, match=r"jobs\.db has version 99, .* up to 5; use the gearflow that wrote it"
+        StoreError, match=r"jobs\.db has version 99, .* up to 6; use the gearflow that wrote it"
     ):
         SqliteStore(path)
 
@@ -347,9 +347,9 @@ def test_an_earlier_version_is_brought_forward(path: Path, monkeypatch: pytest.M
     assert jobs_of(store.load()) == [a_job(1)]
     assert store.ended(2) == an_end(2)
     store.close()
-    assert schema_of(path) == (6, True)
+    assert schema_of(path) == (7, True)
     monkeypatch.undo()
-    with pytest.raises(StoreError, match="has version 6, and this gearflow knows versions up to 5"):
+    with pytest.raises(StoreError, match="has version 7, and this gearflow knows versions up to 6"):
         SqliteStore(path)
 
 
@@ -366,7 +366,7 @@ def test_a_migration_that_fails_leaves_the_file_as_it_was(
     with pytest.raises(StoreError, match="already exists"):
         SqliteStore(path)
     monkeypatch.undo()
-    assert schema_of(path) == (5, False)
+    assert schema_of(path) == (6, False)
     write_once(path)
 
 
@@ -397,6 +397,7 @@ def test_a_damaged_file_of_the_first_version_is_recovered(path: Path, first_vers
 def make_old(path: Path, version: int) -> None:
     """Make a file one of an earlier version, which has nothing of a later one."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("DROP TABLE renumbered")
         connection.execute("DROP TABLE streams")
         connection.execute("DELETE FROM meta WHERE id = 2")
         if version == 1:
@@ -519,6 +520,39 @@ def second_version(path: Path) -> Callable[[tuple[bytes, ...]], None]:
             connection.execute("UPDATE paused SET functions = ?, crc = ?", paused_row(functions))
 
     return make
+
+
+def test_names_of_stores_whose_jobs_were_copied_survive_a_recovery(path: Path) -> None:
+    ranges = Renumbered(b"0badcafe", 1, 9, 100), Renumbered(b"0badcafe", 20, 29, 90)
+    write_once(path, [a_job(1)])
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        schema.write_renumbered(connection, ranges)
+    assert recover(path).same_renumbered
+    store = SqliteStore(path)
+    assert store.load().renumbered == ranges
+    store.close()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "DELETE FROM renumbered",
+        "DELETE FROM renumbered WHERE id = 1",
+        "UPDATE renumbered SET first = 2 WHERE id = 1",
+    ],
+)
+def test_names_of_stores_whose_jobs_were_copied_are_not_lost_without_a_message(
+    path: Path, damage: str
+) -> None:
+    write_once(path, [a_job(1)])
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        schema.write_renumbered(connection, [Renumbered(b"0badcafe", 1, 9, 100)])
+        connection.execute(damage)
+    store = SqliteStore(path)
+    with pytest.raises(StoreError, match="whose jobs were copied is not what was written"):
+        store.load()
+    store.close()
+    assert not recover(path).same_renumbered
 
 
 @pytest.mark.parametrize(

@@ -181,6 +181,7 @@ class Member:
                 await self._store.forget(sorted(gone))
             if beat.changed != self._changed:
                 self._pause(await self._store.paused())
+                self._broker.core.handles.renumber(await self._store.renumbered())
                 self._changed = beat.changed
         self.check()
         self._wake()

@@ -105,6 +105,7 @@ class SharedPersistence:
             self._port = SharedPort(store, settings.store_timeout, self._wake)
             broker = self._make_broker(contents.name, self._port)
             broker.core.handles.share(secrets.randbits(LOT_BITS - 1))
+            broker.core.handles.renumber(contents.renumbered)
             self._committer = SharedCommitter(
                 broker.journal,
                 store,

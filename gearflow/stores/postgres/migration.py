@@ -2,19 +2,22 @@
 
 The lock is held until the transaction ends, so two servers that start do not both migrate. Nothing of a step
 that fails stays.
+
+The table ``meta`` also has a mark if the jobs were copied to a file. No server starts on the tables then.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from gearflow.errors import StoreError
 from gearflow.stores.postgres.errors import MissingRights, MissingTable, grants
 from gearflow.stores.postgres.schema import LOCK, STEPS, Step, literal, quoted
 from gearflow.stores.postgres.session import Rows
 
-_LIVE_LEASES: Final = 3
+LIVE_LEASES: Final = 3
 """A server without a beat for so many of its leases is not alive."""
 
 
@@ -99,7 +102,7 @@ async def _check_servers(session: TextSession, name: str, oldest: int, version: 
     """No server that is alive is older than the steps allow."""
     (rows,) = await session.simple(
         f"SELECT address, version FROM {name}.servers WHERE code < {oldest} "
-        f"AND seen > clock_timestamp() - lease * {_LIVE_LEASES} * interval '1 s' ORDER BY address"
+        f"AND seen > clock_timestamp() - lease * {LIVE_LEASES} * interval '1 s' ORDER BY address"
     )
     if rows:
         servers = ", ".join(f"{_text(address)} (gearflow {_text(code)})" for address, code in rows)
@@ -126,3 +129,35 @@ async def _check_rights(session: TextSession, schema: str) -> None:
 
 def _text(value: bytes | None) -> str:
     return str(value or b"", "utf-8", "replace")
+
+
+class Moved(NamedTuple):
+    """The jobs of a schema are being copied to a file, or have been. No server starts on it then."""
+
+    id: str  # of the copy, a UUID
+    to: str  # the path of the file
+    done: bool
+
+    def text(self) -> str:
+        """As in the column ``moved`` of the table ``meta``."""
+        return json.dumps(self._asdict())
+
+
+def moved_of(text: bytes | None) -> Moved | None:
+    """What ``Moved.text`` made a text of, or None if there is none."""
+    return None if text is None else Moved(**json.loads(text))
+
+
+def check_not_moved(text: bytes | None, schema: str) -> None:
+    """Raises StoreError if the jobs of a schema have been copied to a file, or are being copied."""
+    moved = moved_of(text)
+    if moved is not None:
+        remedy = f"To use the schema still, run: UPDATE {quoted(schema)}.meta SET moved = NULL"
+        if moved.done:
+            raise StoreError(
+                f"the jobs of the schema {schema} were copied to {moved.to}; serve them from there. {remedy}"
+            )
+        raise StoreError(
+            f"a copy of the schema {schema} to {moved.to} did not end; run that gearflow server copy again. "
+            f"{remedy}"
+        )

@@ -15,6 +15,7 @@ from gearflow.broker.storage import (
     PartsOf,
     Question,
     RecordOf,
+    Renumbered,
     StoredJob,
     WholeRecordOf,
 )
@@ -148,3 +149,11 @@ def _records(rows: Rows) -> Answer:
 
 def _parts(rows: Rows) -> Answer:
     return [(read_int(position), body or b"") for position, body in rows]
+
+
+async def read_renumbered(session: DatabaseSession, schema: str) -> tuple[Renumbered, ...]:
+    """The stores from which jobs were copied. ``schema`` is quoted."""
+    (rows,) = await session.run(
+        Query(f"SELECT name, first, last, add FROM {schema}.renumbered ORDER BY 1, 2")
+    )
+    return tuple(Renumbered(name or b"", *map(read_int, numbers)) for name, *numbers in rows)

@@ -30,7 +30,8 @@ CREATE TABLE {s}.meta (
     version int NOT NULL,
     oldest int NOT NULL,
     name text NOT NULL,
-    changed bigint NOT NULL DEFAULT 0
+    changed bigint NOT NULL DEFAULT 0,
+    moved text
 );
 CREATE SEQUENCE {s}.lot_numbers AS int MINVALUE 1 MAXVALUE 8388607;
 CREATE TABLE {s}.servers (
@@ -125,6 +126,21 @@ CREATE TABLE {s}.orders (
     made timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 CREATE UNIQUE INDEX orders_number ON {s}.orders (number, verb);
+CREATE TABLE {s}.renumbered (
+    name bytea,
+    first bigint,
+    last bigint NOT NULL,
+    add bigint NOT NULL,
+    PRIMARY KEY (name, first)
+);
+CREATE TABLE {s}.copies (
+    id uuid PRIMARY KEY,
+    name bytea NOT NULL,
+    lot int NOT NULL,
+    lots int NOT NULL,
+    progress text NOT NULL,
+    done timestamptz
+);
 CREATE FUNCTION {s}.fence(_lots int[], _epochs bigint[], _owner uuid) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     held int;

@@ -15,13 +15,13 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
-from gearflow.broker.storage import Answer, Change, JobRecord, Joined, Question, StoredJob
+from gearflow.broker.storage import Answer, Change, JobRecord, Joined, Question, Renumbered, StoredJob
 from gearflow.errors import StoreError
 from gearflow.protocol.group_info import GroupInfo
 from gearflow.stores.postgres.facts import DatabaseFacts
 from gearflow.stores.postgres.lots import Lots
-from gearflow.stores.postgres.migration import prepare
-from gearflow.stores.postgres.reads import QuestionReader
+from gearflow.stores.postgres.migration import check_not_moved, prepare
+from gearflow.stores.postgres.reads import QuestionReader, read_renumbered
 from gearflow.stores.postgres.schema import literal, quoted
 from gearflow.stores.postgres.session import DatabaseSession, check_not_pooled
 from gearflow.stores.postgres.settings import PostgresSettings
@@ -77,14 +77,20 @@ class PostgresStore:
             await prepare(self._beats, self._settings.schema)
             await self._lots.register()
             (rows,) = await self._beats.simple(
-                f"SELECT name, changed, extract(epoch FROM clock_timestamp()) FROM {self._schema}.meta"
+                f"SELECT name, changed, extract(epoch FROM clock_timestamp()), moved FROM {self._schema}.meta"
             )
+            try:
+                check_not_moved(rows[0][3], self._settings.schema)
+            except StoreError:
+                await self._lots.release()
+                raise
             paused = await self.paused()
+            renumbered = await self.renumbered()
         except BaseException:
             await self.close()
             raise
-        name, changed, clock = rows[0]
-        return SharedContents(name or b"", paused, int(changed or 0), float(clock or 0))
+        name, changed, clock, _ = rows[0]
+        return SharedContents(name or b"", paused, int(changed or 0), float(clock or 0), renumbered)
 
     async def migrate(self) -> str:
         """Make or update the tables, without a start of this server. Raises StoreError."""
@@ -123,6 +129,9 @@ class PostgresStore:
     async def paused(self) -> frozenset[bytes]:
         (rows,) = await self._reads.simple(f"SELECT encode(function, 'hex') FROM {self._schema}.paused")
         return frozenset(bytes.fromhex(str(row[0] or b"", "ascii")) for row in rows)
+
+    async def renumbered(self) -> tuple[Renumbered, ...]:
+        return await read_renumbered(self._reads, self._schema)
 
     async def adopt(self, lot: OtherLot) -> int | None:
         return await self._lots.adopt(lot)

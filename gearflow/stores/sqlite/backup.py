@@ -50,7 +50,7 @@ def backup(path: str | Path, target: str | Path) -> int:
         raise failed(target, error) from error
     try:
         fault = _copy(path, partial)
-        _publish(partial, target)
+        publish(partial, target)
         if fault is not None:
             raise StoreError(f"{fault}. The copy {target} has the same damage")
         return target.stat().st_size
@@ -115,7 +115,7 @@ def _damage(path: Path, partial: Path, copy: sqlite3.Connection) -> StoreError |
     return None
 
 
-def _publish(partial: Path, target: Path) -> None:
+def publish(partial: Path, target: Path) -> None:
     """Give the file its name, unless the name is taken."""
     descriptor = os.open(partial, os.O_RDONLY | os.O_CLOEXEC)
     try:

@@ -27,7 +27,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
 
-from gearflow.broker.storage import JobRecord, StoredJob
+from gearflow.broker.storage import JobRecord, Renumbered, StoredJob
 from gearflow.errors import StoreError
 from gearflow.stores.sqlite import schema
 from gearflow.stores.sqlite.leaves import Leaves
@@ -166,6 +166,12 @@ class DamagedTables(Reader):
         """The paused functions, or None if they cannot be read."""
         with suppress(sqlite3.Error, DamagedRow):
             return self.paused() if schema.version_of(self.connection) > 1 else ()
+        return None
+
+    def readable_renumbered(self) -> tuple[Renumbered, ...] | None:
+        """The stores from which jobs were copied, or None if they cannot be read."""
+        with suppress(sqlite3.Error, DamagedRow):
+            return schema.read_renumbered(self.connection)
         return None
 
     def _rows(self, table: str, key: str, columns: str) -> Iterator[Row]:

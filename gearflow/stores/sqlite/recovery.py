@@ -28,7 +28,7 @@ from gearflow.stores.sqlite.opening import connect, make_ready
 from gearflow.stores.sqlite.rows import (
     Row,
 )
-from gearflow.stores.sqlite.schema import DamagedMetadata, Metadata
+from gearflow.stores.sqlite.schema import DamagedMetadata, Metadata, write_renumbered
 from gearflow.stores.sqlite.tables import Tables
 
 
@@ -45,6 +45,7 @@ class Recovered(NamedTuple):
     same_paused: bool  # the functions that were paused still are
     doubtful_jobs: int = 0  # not among the kept: they may have ended before, and are dead letters now
     same_parts: bool = True  # no part of a stream is lost
+    same_renumbered: bool = True  # handles of stores from which jobs were copied are still good
 
 
 def rescue_of(path: Path) -> Path:
@@ -233,6 +234,8 @@ def _salvage(
         paused = damaged.readable_paused()
         for function in paused or ():
             tables.pause(Paused(function, True))
+        renumbered = damaged.readable_renumbered()
+        write_renumbered(target, renumbered or ())
     new = tables.metadata
     recovered = Recovered(
         kept_jobs=(kept := new.jobs - len(saved.doubtful)),
@@ -244,6 +247,7 @@ def _salvage(
         moved_to=_free_name(path),
         same_paused=paused is not None,
         doubtful_jobs=len(saved.doubtful),
+        same_renumbered=renumbered is not None,
         same_parts=not damaged.failed if metadata is None else saved.found_stream_rows >= metadata.streams,
     )
     return recovered, new

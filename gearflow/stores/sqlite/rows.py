@@ -32,7 +32,7 @@ from typing import Any, Final, TypeAlias
 from zlib import crc32
 
 from gearflow.broker.parser import Body
-from gearflow.broker.storage import JobOutcome, JobRecord, StoredJob, size_of
+from gearflow.broker.storage import JobOutcome, JobRecord, Renumbered, StoredJob, size_of
 
 GENERATION: Final = 1 << 13
 """Different hashes in an array. Sorting them takes two milliseconds."""
@@ -331,6 +331,34 @@ def paused_functions(rows: Sequence[Row]) -> tuple[bytes, ...]:
     if names != first and first != [len(others), sum(row[2] for row in rows[1:])]:
         raise DamagedRow
     return tuple(names)
+
+
+def renumbered_rows(ranges: Sequence[Renumbered]) -> list[Row]:
+    """The rows of the table ``renumbered``."""
+    rows = [(0, "", 0, 0, len(ranges))]
+    rows += [
+        (place, name.decode("latin-1"), first, last, add)
+        for place, (name, first, last, add) in enumerate(ranges, 1)
+    ]
+    return [(*row, _row_crc(row)) for row in rows]
+
+
+def renumbered_ranges(rows: Sequence[Row]) -> tuple[Renumbered, ...]:
+    """What ``renumbered_rows`` has made rows of. Raises DamagedRow."""
+    try:
+        for row in rows:
+            _check(_row_crc(row[:-1]), row[-1])
+        if not rows or rows[0][0] != 0 or rows[0][4] != len(rows) - 1:
+            raise DamagedRow
+        return tuple(
+            Renumbered(name.encode("latin-1"), first, last, add) for _, name, first, last, add, _ in rows[1:]
+        )
+    except _WRONG_TYPES as error:
+        raise DamagedRow from error
+
+
+def _row_crc(row: Row) -> int:
+    return crc32(json.dumps(row).encode())
 
 
 def dead_letter_token(function: bytes) -> int:

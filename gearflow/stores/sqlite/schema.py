@@ -10,19 +10,28 @@ each. Its workload stays where it is. A row of ``records`` without a number has 
 ``packs``. For the table ``streams`` see ``streams``.
 
 Since version 5 there is a second row of ``meta``, which has the number of rows in ``streams`` in the column
-``records``, and the bytes of their parts in ``kept``.
+``records``, and the bytes of their parts in ``kept``. Since version 6 the table ``renumbered`` has the stores
+from which jobs were copied, and there is always its first row.
 """
 
 from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 from zlib import crc32
 
-from gearflow.stores.sqlite.rows import DamagedRow, paused_functions, paused_id, paused_row
+from gearflow.broker.storage import Renumbered
+from gearflow.stores.sqlite.rows import (
+    DamagedRow,
+    paused_functions,
+    paused_id,
+    paused_row,
+    renumbered_ranges,
+    renumbered_rows,
+)
 
 APPLICATION_ID: Final = 0x47524657  # "GRFW"
 
@@ -110,6 +119,16 @@ _STREAMS: Final = (
 )
 
 
+_RENUMBERED: Final = """CREATE TABLE renumbered (
+    id INTEGER PRIMARY KEY,  -- 0: "add" is the number of the other rows
+    name TEXT,               -- of the store from which jobs were copied
+    first INTEGER,           -- their numbers there
+    last INTEGER,
+    "add" INTEGER,           -- to these, to get the numbers here
+    crc INTEGER
+)"""
+
+
 def _create(connection: sqlite3.Connection) -> None:
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     for statement in _TABLES:
@@ -148,17 +167,26 @@ def _add_streams(connection: sqlite3.Connection) -> None:
     connection.execute(_UPDATE_STREAMS, _streams_row(0, 0))
 
 
+def _add_renumbered(connection: sqlite3.Connection) -> None:
+    connection.execute(_RENUMBERED)
+    write_renumbered(connection, ())
+
+
 MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [
     _create,
     _add_paused,
     _add_row_for_each_paused,
     _allow_packs,
     _add_streams,
+    _add_renumbered,
 ]
 """The n-th migrates a file of version n to version n + 1. A new file has version 0."""
 
 WITH_STREAMS: Final = 5
 """The first version with the table ``streams``."""
+
+WITH_RENUMBERED: Final = 6
+"""The first version with the table ``renumbered``."""
 
 
 def version() -> int:
@@ -197,6 +225,19 @@ def expected_tables(of: int | None = None) -> list[tuple[str, str, str]]:
         return tables_of(connection)
     finally:
         connection.close()
+
+
+def write_renumbered(connection: sqlite3.Connection, ranges: Sequence[Renumbered]) -> None:
+    """Replace what the table ``renumbered`` has."""
+    connection.execute("DELETE FROM renumbered")
+    connection.executemany("INSERT INTO renumbered VALUES (?, ?, ?, ?, ?, ?)", renumbered_rows(ranges))
+
+
+def read_renumbered(connection: sqlite3.Connection) -> tuple[Renumbered, ...]:
+    """What the table ``renumbered`` has. Raises DamagedRow."""
+    if version_of(connection) < WITH_RENUMBERED:
+        return ()
+    return renumbered_ranges(connection.execute("SELECT * FROM renumbered ORDER BY id").fetchall())
 
 
 _COLUMNS: Final = "name, reserved, copied, groups, jobs, records, kept, tokens, crc"

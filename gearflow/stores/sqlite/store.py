@@ -57,10 +57,11 @@ from gearflow.errors import StoreError
 from gearflow.stores.sqlite.errors import DamagedFile, DiskFull, damaged, failed, hint, not_synced
 from gearflow.stores.sqlite.files import FileLock, lock_database
 from gearflow.stores.sqlite.integrity import check_file, check_records, checked_jobs
+from gearflow.stores.sqlite.moved import check_not_moved
 from gearflow.stores.sqlite.opening import BUSY, check_head, connect, make_ready, read_metadata
 from gearflow.stores.sqlite.recovery import check_not_planned
 from gearflow.stores.sqlite.rows import DamagedRow, body_key
-from gearflow.stores.sqlite.schema import DamagedMetadata, Metadata
+from gearflow.stores.sqlite.schema import DamagedMetadata, Metadata, read_renumbered
 from gearflow.stores.sqlite.tables import Tables
 from gearflow.stores.sqlite.tuning import Tuning
 from gearflow.stores.sqlite.wal import Sync, WriteAheadLog
@@ -101,6 +102,7 @@ class SqliteStore:
         self._lock = FileLock(self.path)
         try:
             check_not_planned(self.path)
+            check_not_moved(self.path)
             self.log = WriteAheadLog(self.path, sync, self._tuning, self._connect)
         except (OSError, StoreError) as error:
             self._lock.release(orderly=False)
@@ -145,7 +147,10 @@ class SqliteStore:
         with self._reading("which functions are paused") as tables:
             paused = tables.paused()
             parts = tables.stored_parts()
-        return Contents(tables.metadata.name, tables.metadata.reserved, self._jobs(), paused, parts)
+        with self._reading("the names of stores whose jobs were copied") as tables:
+            renumbered = read_renumbered(tables.connection)
+        metadata = tables.metadata
+        return Contents(metadata.name, metadata.reserved, self._jobs(), paused, parts, renumbered)
 
     def _jobs(self) -> Generator[StoredJob]:
         with self._reading() as tables:

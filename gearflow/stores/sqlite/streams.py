@@ -245,6 +245,16 @@ class StreamTables(Reader):
         self._streamed.update(row[0] for row in rows)
         self.insert_stream_rows(rows)
 
+    def save_parts(self, parts: Sequence[JobPart]) -> None:
+        """Insert parts of one job and run, before its result. What is there already is left out."""
+        self._streamed.add(parts[0].number)
+        self.insert_stream_rows(list(self._rows_of(list(parts))))
+
+    def expect_results(self) -> None:
+        """Results of jobs that have parts will be inserted."""
+        numbers = self.connection.execute("SELECT DISTINCT number FROM streams")
+        self._streamed.update(number for (number,) in numbers)
+
     def _is_to_run(self, number: int) -> bool:
         """Whether there is such a job. If so, its stream begins."""
         found = self.connection.execute("SELECT 1 FROM jobs WHERE number = ? AND dead = 0", (number,))

@@ -24,6 +24,7 @@ from gearflow.broker.storage import (
     Paused,
     Question,
     RecordOf,
+    Renumbered,
     Reserved,
     StoredJob,
     WholeRecordOf,
@@ -212,6 +213,9 @@ class FakeStore:
         )
         await self._answered()
         return answer
+
+    async def renumbered(self) -> Sequence[Renumbered]:
+        return ()
 
     async def paused(self) -> frozenset[bytes]:
         await self._reach()
