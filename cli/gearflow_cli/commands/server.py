@@ -1,4 +1,5 @@
-"""``gearflow server`` runs the job server. ``backup`` copies its file, and ``reopen`` is for a failed disk.
+"""``gearflow server`` runs the job server. ``backup`` copies its file, ``copy`` moves its jobs to
+PostgreSQL or back, and ``reopen`` is for a failed disk.
 
 By default each port has its own folder below the user's data directory, so that two servers do not use the
 same file.
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 import typer
 
 from gearflow_cli import logs, options, output, server_queries
+from gearflow_cli.commands.copy import copy
 from gearflow_cli.commands.pause import counted
 from gearflow_cli.errors import CliError, ExitCode, tell
 from gearflow_cli.help import HelpCommand, HelpGroup, Panel, variable
@@ -60,6 +62,8 @@ def recover_folder(folder: Path) -> None:
         tell(f"the last {counted(saved.lost_groups, 'group')} of changes are lost as well: the log was cut")
     if not saved.same_name:
         tell("handles that were given before mean nothing any more: the store's name could not be read")
+    if not saved.same_renumbered:
+        tell("handles of servers from which jobs were copied mean nothing any more: they could not be read")
     if not saved.same_paused:
         tell("which functions were paused could not be read: none of them is any more")
     if not saved.same_parts:
@@ -148,8 +152,9 @@ def _data_home() -> Path:
         ) from None
 
 
-app = typer.Typer(cls=HelpGroup, subcommand_metavar="[backup FILE | reopen]")
+app = typer.Typer(cls=HelpGroup, subcommand_metavar="[backup FILE | copy | reopen]")
 app.command("backup", cls=HelpCommand)(backup)
+app.command("copy", cls=HelpCommand)(copy)
 app.command("reopen", cls=HelpCommand)(options.secured(reopen))
 
 _REMEDIES: Final = {
