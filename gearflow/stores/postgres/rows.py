@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Final
+from struct import Struct
+from typing import Final, cast
 
 from gearflow.broker.parser import Body
 from gearflow.broker.storage import JobOutcome, JobRecord, StoredJob
@@ -24,6 +25,7 @@ RECORD: Final = (
     "number, function, uniq, outcome, submitted, started, ended, attempt, deaths, worker, notes, expires"
 )
 
+_JOB_NUMBERS: Final = Struct("!qhddii").unpack
 _OUTCOMES: Final = {outcome.value: outcome for outcome in JobOutcome}
 
 
@@ -55,19 +57,21 @@ def _begun(function: bytes, size: int) -> blake2b:
 
 
 def job_of(row: tuple[bytes | None, ...], workload: Body | int) -> StoredJob:
-    """The job of a row that begins with ``JOB``."""
+    """The job of a row that begins with ``JOB``. An adopter has millions, so all numbers are read at once."""
     number, function, unique, priority, submitted, due, reducer, options, attempt, deaths = row[:10]
+    numbers = cast("tuple[bytes, ...]", (number, priority, submitted, due, attempt, deaths))  # none is NULL
+    number_, priority_, submitted_, due_, attempt_, deaths_ = _JOB_NUMBERS(b"".join(numbers))
     return StoredJob(
-        read_int(number),
+        number_,
         function or b"",
         unique or b"",
-        read_int(priority),
-        read_real(submitted),
-        read_real(due),
+        priority_,
+        submitted_,
+        due_,
         reducer,
         options or b"",
-        read_int(attempt),
-        read_int(deaths),
+        attempt_,
+        deaths_,
         workload,
     )
 
