@@ -116,6 +116,13 @@ def test_a_group_that_comes_twice_is_kept_once(one: SyncStore) -> None:
     assert everything(one) == after
 
 
+def test_a_job_that_is_forgotten_in_its_group_does_not_come_back_when_the_group_does(one: SyncStore) -> None:
+    group: list[Change] = [a_job(one.number(1)), a_job(one.number(2)), Forgotten(one.number(1))]
+    for _ in range(2):
+        assert one.commit(*group) == [None] * 3
+        assert one.job(one.number(1)) is None
+
+
 def test_a_history_that_is_written_again_ends_in_the_same(one: SyncStore) -> None:
     number = one.number(1)
     groups: list[list[Change]] = [

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 from uuid import UUID, uuid4
 
-from gearflow.broker.storage import Change, JobRecord, Joined, Revived, StoredJob
+from gearflow.broker.storage import Change, Forgotten, JobRecord, Joined, Revived, StoredJob
 from gearflow.errors import StoreError
 from gearflow.stores.postgres import arrays, kinds
 from gearflow.stores.postgres.arrays import bigint, bigints, integer, ints, read_int, uuids
@@ -26,10 +26,11 @@ _ATTEMPTS: Final = 4  # after collisions with other transactions
 _INSERTS: Final = 8  # of a job whose unique ends elsewhere again and again
 
 FIND: Final = (
-    "SELECT u.number, j.number, k.number FROM unnest($1, $2) AS u (number, key) "
-    "LEFT JOIN {0}.jobs AS j ON j.number = u.number LEFT JOIN {0}.jobs AS k ON k.key = u.key"
+    "SELECT u.number, coalesce(j.number, r.number), k.number FROM unnest($1, $2) AS u (number, key) "
+    "LEFT JOIN {0}.jobs AS j ON j.number = u.number LEFT JOIN {0}.records AS r ON r.number = u.number "
+    "LEFT JOIN {0}.jobs AS k ON k.key = u.key"
 )
-"""Which of these jobs are there, and which have their keys. ``{0}`` is the schema."""
+"""Which of these jobs are there, or have ended, and which jobs have their keys. ``{0}`` is the schema."""
 FIND_TYPES: Final = (arrays.BIGINTS, arrays.UUIDS)
 
 Outcome = str | Joined | None
@@ -160,7 +161,16 @@ class Writer:
         places: Sequence[int],
         outcomes: list[Outcome],
     ) -> None:
-        """Not all of these changes found what they need."""
+        """Not all of these changes found what they need.
+
+        A job that ends in this group, or is forgotten, is known to be kept before. It may be gone by now, and
+        must not come back.
+        """
+        ends = Forgotten if kind is kinds.LETTER else JobRecord | Forgotten
+        ended = {change.number for change in changes if isinstance(change, ends)}
+        places = [place for place in places if _number(changes[place]) not in ended]
+        if not places:
+            return
         if kind not in (kinds.INSERT, kinds.INSERT_LARGE):
             await self._explain_missing(changes, places, outcomes)
             return
@@ -204,9 +214,7 @@ class Writer:
         """Some of these jobs were not there. If one has a result, an earlier attempt was kept."""
         by_number: dict[int, int] = {}
         for place in places:
-            change = changes[place]
-            assert isinstance(change, StoredJob | JobRecord | Revived)
-            by_number[change.number] = place
+            by_number[_number(changes[place])] = place
         query = Query(self._kept, (arrays.BIGINTS,), (bigints(list(by_number)),))
         (rows,) = await self._session.run(query)
         for number, job, record in rows:
@@ -215,3 +223,8 @@ class Writer:
                 outcomes[by_number[name]] = (
                     f"job {name} is not in the store any more, or its workload never was"
                 )
+
+
+def _number(change: Change) -> int:
+    assert isinstance(change, StoredJob | JobRecord | Revived)
+    return change.number

@@ -1,0 +1,118 @@
+"""Any history leaves the same in PostgreSQL as in memory, also if each group is written twice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as some
+
+from gearflow.broker.storage import (
+    Change,
+    Forgotten,
+    JobPart,
+    PartsDropped,
+    Rescheduled,
+    Revived,
+    Store,
+    StoredJob,
+)
+from gearflow.stores import MemoryStore
+from tests.postgres.adapter import SyncStore
+from tests.stores.values import a_dead_letter, a_job, an_end
+
+JOBS: Final = 4
+WORKLOAD: Final = b"payload"
+
+Step = tuple[int, int]
+
+
+class History:
+    """Makes changes that a server can make: it stores a job once, and ends only a job that lives."""
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+        self._state: dict[int, str] = {}
+        self._position: dict[int, int] = {}
+        self._run: dict[int, int] = {}
+
+    def change(self, step: Step) -> Change | None:
+        """What a step does, if it can be done."""
+        n, what = step
+        number, state = self.first + n, self._state.get(n, "new")
+        if state == "new":
+            self._state[n] = "live"
+            return a_job(number, WORKLOAD)
+        if what == 0:
+            self._state[n] = "gone"
+            return Forgotten(number)
+        if state == "live":
+            return self._change_of_live(n, number, what)
+        if state == "dead" and what < 4:
+            self._state[n] = "live"
+            return Revived(number, b"{}" if what == 1 else None)
+        return None
+
+    def _change_of_live(self, n: int, number: int, what: int) -> Change:
+        position = self._position.get(n, 0)
+        match what:
+            case 1:
+                self._state[n] = "ended"
+                return an_end(number)
+            case 2:
+                self._state[n] = "dead"
+                return a_dead_letter(number, len(WORKLOAD))
+            case 3:
+                return Rescheduled(number, 7.5, 2, 1, b'{"keep":1}')
+            case 4:
+                return a_job(number, len(WORKLOAD), options=b"{}", due=4.5)
+            case 5:
+                self._run[n] = self._run.get(n, 1) + 1
+                self._position[n] = 0
+                return JobPart(number, 0, b"", self._run[n])
+            case 6:
+                return PartsDropped(number)
+            case _:
+                self._position[n] = position + 1
+                return JobPart(number, position + 1, b"%d" % position, self._run.get(n, 1))
+
+
+def found(store: Store, numbers: Sequence[int]) -> list[object]:
+    """All that there is of some jobs."""
+    return [
+        (_whole(store.job(number)), store.ended(number), store.parts(number, 0, 1 << 20))
+        for number in numbers
+    ]
+
+
+def _whole(job: StoredJob | None) -> StoredJob | None:
+    if job is None or isinstance(job.workload, int):
+        return job
+    return job._replace(workload=bytes(job.workload))
+
+
+bases = iter(range(1000, 1 << 30, 100))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    groups=some.lists(
+        some.lists(some.tuples(some.integers(1, JOBS), some.integers(0, 9)), min_size=1, max_size=12),
+        min_size=1,
+        max_size=5,
+    ),
+    twice=some.booleans(),
+)
+def test_any_history_leaves_the_same_as_in_memory(
+    one: SyncStore, groups: list[list[Step]], twice: bool
+) -> None:
+    history = History(one.number(next(bases)))
+    memory = MemoryStore(keep_bytes=None)
+    numbers = [history.first + n for n in range(1, JOBS + 1)]
+    for steps in groups:
+        changes = [change for change in map(history.change, steps) if change is not None]
+        memory.write(changes)
+        for _ in range(1 + twice):
+            assert one.commit(*changes) == [None] * len(changes)
+        assert found(one, numbers) == found(memory, numbers)
