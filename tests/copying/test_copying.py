@@ -12,20 +12,21 @@ import pytest
 
 from gearflow.broker import Broker
 from gearflow.broker.handles import LOT_BITS
-from gearflow.broker.storage import Renumbered
+from gearflow.broker.storage import Joined, Renumbered
 from gearflow.errors import StoreError
 from gearflow.stores import SqliteStore
 from gearflow.stores.copying.copy import copy, copy_to_file, copy_to_postgres
-from gearflow.stores.copying.entries import CopyGroup, CopyProgress, CopySource, CopyTarget
+from gearflow.stores.copying.entries import CopyGroup, CopyProgress, CopySource, CopyTarget, composed
 from gearflow.stores.copying.file_source import FileSource
 from gearflow.stores.copying.file_target import FileTarget
 from gearflow.stores.copying.postgres_source import PostgresSource
 from gearflow.stores.copying.postgres_target import PostgresTarget
 from gearflow.stores.postgres.settings import PostgresSettings
+from gearflow.stores.sqlite.moved import mark_of, remove_mark
 from tests.copying.contents import Everything, everything, groups
 from tests.postgres.adapter import SyncStore, settings_for
 from tests.postgres.cluster import Database
-from tests.stores.values import a_job
+from tests.stores.values import a_job, an_end
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -192,3 +193,76 @@ async def _cut(source: CopySource, target: CopyTarget, attempt: int) -> CopyProg
         patch.setattr(target, "finish", cut_finish)
         patch.setattr(source, "end", lambda: cut(end()))
         return await copy(source, target, keep=False, report=lambda group, total: None)
+
+
+def test_files_of_several_servers_are_copied_into_one_schema(
+    settings: PostgresSettings, database: Database, tmp_path: Path
+) -> None:
+    names: list[bytes] = []
+    for number in range(2):
+        path = tmp_path / f"{number}.db"
+        with closing(SqliteStore(path)) as file:
+            names.append(file.load().name)
+            file.write([a_job(1, b"of %d" % number, unique=b"order-7"), an_end(2, b"of %d" % number)])
+        into(path, settings)
+    store = SyncStore(database)
+    with closing(store):
+        contents = store.run(store.store.open())
+        handles = Broker(b"H:x-%b:" % contents.name, lambda line: line).core.handles
+        handles.renumber(contents.renumbered)
+        for place, name in enumerate(names):
+            job, ended = (handles.number(b"H:old-%b:%d" % (name, number)) for number in (1, 2))
+            assert job is not None
+            assert ended is not None
+            found, record = store.job(job), store.ended(ended)
+            assert found is not None
+            assert found.workload == b"of %d" % place
+            assert record is not None
+            assert record.body == b"of %d" % place
+        # both were acknowledged, so both run; a new submission joins the first one
+        assert store.psql("SELECT count(*), count(key) FROM {s}.jobs") == "2\t1"
+        (lot,) = store.run(store.store.take_lots(1))
+        store.lots = {lot.number: lot.epoch}
+        first = handles.number(b"H:old-%b:1" % names[0])
+        assert first is not None
+        assert store.commit(a_job(lot.number << LOT_BITS | 1, unique=b"order-7")) == [Joined(first)]
+
+
+def test_a_file_that_was_used_after_a_copy_that_did_not_end_is_copied_from_the_start(
+    path: Path, settings: PostgresSettings, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gearflow.stores.copying.file_source.GROUP", 50)
+    with pytest.raises(Cut):
+        asyncio.run(_cut(FileSource(path), PostgresTarget(settings), 5))
+    remove_mark(path)
+    with closing(SqliteStore(path)) as store:
+        store.load()
+        store.write([an_end(1), a_job(1399)])
+    before, name = expected(path)
+    into(path, settings)
+    assert in_postgres(database, name)[0] == before
+    assert database.psql("SELECT count(*) FROM gearflow.copies") == "1"
+
+
+def test_jobs_are_not_copied_back_beside_themselves(
+    path: Path, settings: PostgresSettings, database: Database, tmp_path: Path
+) -> None:
+    into(path, settings)
+    back = tmp_path / "back.db"
+    out_of(settings, back)
+    with pytest.raises(StoreError, match=r"were copied to .*back\.db; serve them from there"):
+        into(back, settings)
+    database.psql("UPDATE gearflow.meta SET moved = NULL")
+    with pytest.raises(StoreError, match="copy them to another --schema"):
+        into(back, settings)
+    assert not mark_of(back).exists()
+
+
+def test_handles_of_older_stores_go_through_all_copies() -> None:
+    older = [Renumbered(b"a", 1, 100, 1000), Renumbered(b"b", 1, 10, 5000)]
+    newer = [Renumbered(b"c", 1001, 1049, -1000), Renumbered(b"c", 1050, 1200, 7000)]
+    assert set(composed(older, newer)) == {
+        *newer,
+        Renumbered(b"a", 1, 49, 0),
+        Renumbered(b"a", 50, 100, 8000),
+    }
