@@ -7,6 +7,7 @@ dead machine cannot do it.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
 from uuid import UUID
@@ -18,7 +19,7 @@ from gearflow.stores.postgres.arrays import bigint, integer, read_int
 from gearflow.stores.postgres.errors import Locked, pooled
 from gearflow.stores.postgres.rows import JOB, SHORT, SIZE, job_of
 from gearflow.stores.postgres.schema import STEPS, literal
-from gearflow.stores.postgres.session import DatabaseSession, Query, Row
+from gearflow.stores.postgres.session import DatabaseSession, Query, Row, Rows
 from gearflow.stores.postgres.settings import PostgresSettings
 from gearflow.stores.shared import Beat, Lot, Order, OtherLot, ServerRow, Slice
 
@@ -154,24 +155,33 @@ class Lots:
 
     async def jobs_of(self, lot: int, after: int) -> AsyncIterator[Slice]:
         """The jobs of a lot that are to run, as ``SharedStore.jobs_of``."""
-        after = max(after, (lot << LOT_BITS) - 1)
         end = (lot + 1) << LOT_BITS
         types = (arrays.BIGINT, arrays.BIGINT)
-        while True:
-            (rows,) = await self._adopter.run(Query(self._jobs, types, (bigint(after), bigint(end))))
-            if not rows:
-                return
+
+        async def read(sql: str, after: int, last: int) -> Rows:
+            return (await self._adopter.run(Query(sql, types, (bigint(after), bigint(last)))))[0]
+
+        after = max(after, (lot << LOT_BITS) - 1)
+        rows = await read(self._jobs, after, end)
+        while rows:
+            last = read_int(rows[-1][0])
+            parts = await read(self._parts, after, last)
+            following = asyncio.create_task(read(self._jobs, last, end))  # while these are decoded and queued
+            following.add_done_callback(_retrieve)
+            await asyncio.sleep(0)  # it is sent
             jobs = [job_of(row, row[-1] if row[-1] is not None else read_int(row[-2])) for row in rows]
-            last = jobs[-1].number
-            (rows,) = await self._adopter.run(Query(self._parts, types, (bigint(after), bigint(last))))
-            yield Slice(jobs, dict(map(_parts, rows)))
-            if len(jobs) < _SLICE:
-                return
-            after = last
+            yield Slice(jobs, dict(map(_parts, parts)))
+            rows, after = await following, last
 
     async def release(self) -> None:
         """Give all lots back, as ``SharedStore.release``."""
         await self._beats.simple(self._release)
+
+
+def _retrieve(task: asyncio.Task[Rows]) -> None:
+    """A fault of what nobody waits for any more is of no interest."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _number(value: bytes | None) -> int:
