@@ -50,6 +50,23 @@ def test_what_an_asynchronous_standby_lacked_is_written_again_after_its_promotio
         ledger.settle(after)
 
 
+def test_a_server_that_has_just_started_keeps_its_jobs_when_the_standby_lacked_its_lots(
+    tmp_path: Path,
+) -> None:
+    with pair(tmp_path, synchronous=False) as (group, standby, after):
+        standby.catch_up(group.database.cluster)
+        standby.cut()
+        for number in range(2):
+            group.stop(number)
+            group.start(number)
+        with callers(group.addresses, group.runs, Habits(sizes=(0, 500))) as ledger:
+            ledger.wait_for(LOADED)
+            group.database.cluster.kill()
+            standby.promote()
+            ledger.wait_for(LOADED)
+        ledger.settle(after)
+
+
 def test_nobody_writes_to_the_old_primary_that_comes_back_read_only(tmp_path: Path) -> None:
     with pair(tmp_path, synchronous=True) as (group, standby, after):
         old = group.database.cluster

@@ -3,6 +3,9 @@
 A beat changes rows that no group waits for (see ``schema``), so it is answered even if a group is not.
 Adoption waits for the end of a group of the owner. If that does not come, the owner's sessions are ended: a
 dead machine cannot do it.
+
+A standby that is promoted may lack lots that this server has taken shortly before. They are put back with the
+first beat there.
 """
 
 from __future__ import annotations
@@ -45,6 +48,8 @@ class Lots:
         self._adopter = adopter
         self._schema = schema
         self._server = server
+        self._mine: dict[int, int] = {}  # the epochs of this server's lots, as it knows
+        self._history: tuple[str, ...] = ()  # of the database that knew them
         me = literal(server)
         self._register = (
             f"INSERT INTO {schema}.servers (server, address, version, code, lease) VALUES ({me}, "
@@ -104,11 +109,18 @@ class Lots:
     async def take(self, count: int) -> list[Lot]:
         """Own new lots, as ``SharedStore.take_lots``."""
         sequence = f"{self._schema}.lot_numbers"
-        (rows,) = await self._beats.simple(
-            f"INSERT INTO {self._schema}.lots (lot, owner) SELECT nextval({literal(sequence)}), "
-            f"{literal(self._server)}::uuid FROM generate_series(1, {count:d}) RETURNING lot, epoch"
-        )
-        return [_lot(row) for row in rows]
+        lots: list[Lot] = []
+        while (
+            len(lots) < count
+        ):  # there may be lots that were put back, above the last number of the sequence
+            (rows,) = await self._beats.simple(
+                f"INSERT INTO {self._schema}.lots (lot, owner) SELECT nextval({literal(sequence)}), "
+                f"{literal(self._server)}::uuid FROM generate_series(1, {count - len(lots):d}) "
+                "ON CONFLICT (lot) DO NOTHING RETURNING lot, epoch"
+            )
+            lots += [_lot(row) for row in rows]
+        self._mine.update(lots)
+        return lots
 
     async def beat(self, done: Sequence[int]) -> Beat:
         """Show that this server is alive, as ``SharedStore.beat``."""
@@ -116,18 +128,33 @@ class Lots:
         if done:
             ids = ", ".join(map(str, done))
             sql = f"DELETE FROM {self._schema}.orders WHERE id IN ({ids}); {sql}"
-        results = (await self._beats.simple(sql))[-6:]
+        while True:
+            history = await self._beats.ready()
+            results = (await self._beats.simple(self._put_back(history) + sql))[-6:]
+            if self._beats.history == history:  # and not connected to another database in between
+                break
         lots, _, others, servers, ((changed, clock, pid),), orders = results
         if _number(pid) != self._beats.pid:
             raise pooled()
+        mine = [_lot(row) for row in lots]
+        self._mine, self._history = dict(mine), history
         return Beat(
-            [_lot(row) for row in lots],
+            mine,
             [_other(row) for row in others],
             [_server(row) for row in servers],
             _number(changed),
             float(clock or 0),
             [Order(_number(id_), _number(number), _text(verb)) for id_, number, verb in orders],
         )
+
+    def _put_back(self, history: tuple[str, ...]) -> str:
+        """The statement that puts back lots which another history of the database may lack."""
+        if history == self._history or not self._history or not self._mine:
+            return ""
+        owner = f"{literal(self._server)}::uuid"
+        rows = ", ".join(f"({lot}, {owner}, {epoch})" for lot, epoch in self._mine.items())
+        lots = f"{self._schema}.lots (lot, owner, epoch)"
+        return f"INSERT INTO {lots} VALUES {rows} ON CONFLICT (lot) DO NOTHING; "
 
     async def adopt(self, lot: OtherLot) -> int | None:
         """Own a lot that has had no beat since, as ``SharedStore.adopt``."""
