@@ -20,6 +20,12 @@ STORE_TIMEOUT: Final = 3.0
 """Seconds."""
 
 
+_OWNED: Final = (
+    "gearflow.lots JOIN (SELECT DISTINCT ON (address) server, address FROM gearflow.servers"
+    " ORDER BY address, started DESC) AS latest ON server = owner"
+)
+"""Lots of the last server at each address. Those of its dead predecessors may not be adopted yet."""
+
 _EXCEPTION: Final = re.compile(r"  \w+: ")
 """A line of a server's log that tells of an exception. It has another one before it, which says where."""
 
@@ -151,8 +157,8 @@ class Group:
     # ------------------------------------------------------------------------------------ what is seen of it
 
     def owners(self) -> dict[int, tuple[str, int]]:
-        """For each lot: who owns it, and its epoch."""
-        rows = self.database.psql("SELECT lot, owner, epoch FROM gearflow.lots", role="postgres")
+        """For each lot of a server that lives: who owns it, and its epoch."""
+        rows = self.database.psql(f"SELECT lot, owner, epoch FROM {_OWNED}", role="postgres")
         return {
             int(lot): (owner, int(epoch))
             for lot, owner, epoch in (row.split("\t") for row in rows.splitlines())
@@ -161,9 +167,7 @@ class Group:
     def lots_of(self, number: int) -> frozenset[int]:
         """The lots that a server owns, by what PostgreSQL has."""
         rows = self.database.psql(
-            "SELECT lot FROM gearflow.lots JOIN gearflow.servers ON server = owner"
-            f" WHERE address = '{self.addresses[number]}'",
-            role="postgres",
+            f"SELECT lot FROM {_OWNED} WHERE address = '{self.addresses[number]}'", role="postgres"
         )
         return frozenset(map(int, rows.splitlines()))
 
