@@ -93,7 +93,7 @@ class Comparison:
         for side, theirs in self.figures.items():
             if side != OURS and len(theirs) == len(ours):
                 ratio = ratios(ours, theirs, more_is_better=self.more_is_better)
-                target = f"{self.targets[side]:.2g}" if side in self.targets else ""
+                target = f"{self.targets[side]:.3g}" if side in self.targets else ""
                 own = f"{spread(ours)} {self.unit}"
                 table.add(self.title, own, side, spread(theirs), ratio, target)
         for side, spent in self.costs.items():
@@ -310,6 +310,8 @@ def tables(bench: Bench, rows: Sequence[str]) -> Iterator[Table]:
             bench.say(f"{row} ...")
             for each in COMPARED[row](bench):
                 each.show(compared, costs)
+                sides = (f"{side} {spread(values)}" for side, values in each.figures.items())
+                bench.say(f"{each.title}, {each.unit}: {'; '.join(sides)}")
     yield compared
     yield costs
     moved = Table("Jobs that go to another server", ("figure", "median (range)"))
