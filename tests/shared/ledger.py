@@ -177,6 +177,16 @@ class Ledger:
         runs = Counter(mark.handle for mark in self.marks() if not mark.ended and mark.handle in handles)
         return runs.total() - len(runs)
 
+    def given_out_twice(self, after: float) -> list[str]:
+        """Handles of jobs of which two runs began after that time. (No worker died, and no run failed.)"""
+        handles = {promise.handle for promise in self.promises}
+        runs = Counter(
+            mark.handle
+            for mark in self.marks()
+            if not mark.ended and mark.at > after and mark.handle in handles
+        )
+        return [handle for handle, count in runs.items() if count > 1]
+
     def overlapping(self, keys: Iterable[str]) -> list[tuple[Mark, Mark]]:
         """Two runs of one key at the same time: they were two jobs that lived at once, or a job ran twice."""
         runs = {key: list[Mark]() for key in keys}

@@ -9,7 +9,7 @@ import pytest
 from gearflow import connect
 from tests.postgres.cluster import eventually
 from tests.postgres.proxy import Fault, Way, What
-from tests.shared.callers import KEEP, callers
+from tests.shared.callers import KEEP, Habits, callers
 from tests.shared.group import LEASE, Group
 from tests.shared.ledger import Ledger, Promise
 from tests.soak import tasks
@@ -28,14 +28,16 @@ WAYS = {
 def test_a_server_that_is_cut_off_loses_its_lots_and_nothing_else(
     group: Group, what: What, ways: str
 ) -> None:
-    with callers(group.addresses, group.runs) as ledger:
-        ledger.wait_for(LOADED)
+    with callers(group.addresses, group.runs, Habits(delays=(0, 1, 2, 4), failing=0)) as ledger:
+        ledger.wait_for(2 * LOADED)
         mine = group.lots_of(0)
         with group.proxies[0].failing(Fault(what, WAYS[ways])):
             eventually(lambda: not mine & group.lots_of(0), "its lots are adopted", 10 * LEASE)
+            adopted = time.monotonic()
             ledger.wait_for(LOADED)
         ledger.wait_for(LOADED)
     ledger.settle(group.database)
+    assert not ledger.given_out_twice(adopted)
 
 
 @pytest.mark.parametrize("what", [What.HOLD, What.SWALLOW, What.RESET], ids=lambda what: what.name.lower())
