@@ -185,3 +185,19 @@ def test_a_copy_that_is_killed_anywhere_goes_on(shell: Shell, path: Path, databa
     after, _ = in_postgres(database, name)
     assert after == before
     assert f"copied {len(before.jobs)} jobs" in stdout
+
+
+def test_servers_that_run_get_the_jobs_that_are_copied_into_their_schema(
+    shell: Shell, path: Path, database: Database
+) -> None:
+    _, name = expected(path)
+    old = f"H:old-{name.decode()}"
+    with serving(shell, "--postgres", database.conninfo, "--lease", "2s") as (address, _):
+        code, _, stderr = outcome(shell.run("server", "copy", "--from", str(path), "--to", database.conninfo))
+        assert code == 0, stderr
+
+        def is_known() -> bool:
+            return b"waiting" in shell.run("job", f"{old}:5", "-s", address).stdout
+
+        eventually(is_known, "the server knows the old handles, and has adopted the jobs")
+        ask_all(shell, address, old)
