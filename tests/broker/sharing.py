@@ -1,5 +1,6 @@
 """Servers that share a store: brokers in one process, over one memory."""
 
+from collections import Counter
 from itertools import count
 
 from gearflow.broker import SizeLimits
@@ -20,6 +21,7 @@ class Truth(Disk):
         super().__init__()
         self.owners: dict[int, Server] = {}
         self.orders: list[Ordered] = []
+        self.epochs: Counter[int] = Counter()  # of the lots: how often each was adopted
         self._lots = count(1)
 
     def new_lots(self, owner: "Server", number: int) -> list[int]:
@@ -121,6 +123,7 @@ class Server(World):
     def adopt(self, lot: int) -> None:
         """Become the owner of a lot, whatever the one before knows of that."""
         self.truth.owners[lot] = self
+        self.truth.epochs[lot] += 1
         self.broker.core.handles.own([lot], fresh=False)
         contents = self.truth.load()
         jobs = [job for job in contents.jobs if lot_of(job.number) == lot]

@@ -212,6 +212,7 @@ def test_a_job_that_others_may_have_joined_runs(server: Server, other: Server) -
     handle = other.background(other.peer(), unique=b"u")
     assert server.worker().grab() is None
     server.broker.ownership.resolve()
+    server.commit()
     assert server.worker().grab() == handle
 
 
@@ -220,6 +221,7 @@ def test_a_job_in_doubt_that_was_not_stored_is_gone(server: Server) -> None:
     client(p.SubmitJobBg(b"work", b"u", b"x"))
     refused(server, client, stored=False)
     server.broker.ownership.resolve()
+    server.commit()
     assert server.worker().grab() is None
     assert server.background(client, unique=b"u") == server.worker().grab()
 
@@ -242,6 +244,7 @@ def test_a_job_in_doubt_goes_with_its_lot(server: Server, other: Server) -> None
     other.adopt(mine)
     server.disown(mine)
     server.broker.ownership.resolve()
+    server.commit()
     assert server.worker().grab() is None
     assert other.worker().grab() is not None
 

@@ -5,6 +5,7 @@ import pytest
 from gearflow.broker import JobState
 from gearflow.protocol import packets as p
 from gearflow.protocol import server_calls as api
+from tests.broker.harness import Peer
 from tests.broker.sharing import Server, Truth, number_of
 
 
@@ -465,3 +466,97 @@ def test_an_attached_job_that_turns_out_to_be_kept_is_a_kept_job(server: Server)
     assert (job.kept, job.background, job.state) == (True, True, JobState.WAITING)
     worker = server.worker()
     assert [worker.grab(), worker.grab()] == [handle, None]
+
+
+# --------------------------------------------------------------------- workloads that the store has
+
+
+def fetching(server: Server) -> tuple[Peer, bytes]:
+    """A worker that was given a job whose workload is on its way from the store."""
+    client, worker = server.peer(), server.worker()
+    client(p.SubmitJobBg(b"work", b"", b"x" * 5000))
+    server.commit()
+    (created,) = client.read()
+    assert isinstance(created, p.JobCreated)
+    server.prompt = False
+    assert worker(p.GrabJob()) == []
+    return worker, created.handle
+
+
+def answer(server: Server) -> None:
+    server.prompt = True
+    server.commit()
+
+
+def assigned(worker: Peer) -> list[bytes]:
+    return [answer.handle for answer in worker.read() if isinstance(answer, p.JobAssign)]
+
+
+def test_a_job_whose_workload_comes_during_a_hold_is_not_given_out(server: Server) -> None:
+    worker, handle = fetching(server)
+    server.hold()
+    answer(server)
+    assert worker.read() == [p.NoJob()]
+    worker.sleep()
+    server.hold(False)
+    assert worker.read() == [p.Noop()]
+    assert worker.grab() == handle
+
+
+def test_a_job_whose_workload_comes_after_its_lot_was_lost_is_not_given_out(server: Server) -> None:
+    worker, _ = fetching(server)
+    attached = server.peer().submit()
+    server.disown(lot(server))
+    answer(server)
+    assert assigned(worker) == [attached]
+    assert server.broker.functions.by_name[b"work"].running == 1
+    worker(p.WorkComplete(attached, b""))
+    assert not server.broker.jobs.by_number
+
+
+def test_a_job_whose_lot_came_back_before_its_workload_is_given_out_once(server: Server) -> None:
+    worker, handle = fetching(server)
+    mine = lot(server)
+    server.disown(mine)
+    server.adopt(mine)
+    answer(server)
+    assert assigned(worker) == [handle]
+    assert server.worker().grab() is None
+    worker(p.WorkComplete(handle, b"r"))
+    server.commit()
+    assert not server.truth.jobs()
+    assert server.broker.functions.by_name[b"work"].total == 0
+
+
+def test_a_worker_may_leave_while_the_workload_of_a_lost_job_comes(server: Server) -> None:
+    worker, _ = fetching(server)
+    server.disown(lot(server))
+    worker.leave()
+    answer(server)
+    assert server.broker.functions.by_name[b"work"].total == 0
+
+
+def test_the_parts_of_a_lost_job_are_read_from_where_the_reader_was(server: Server) -> None:
+    client, worker = server.peer(), server.worker()
+    handle = server.background(client)
+    worker.grab()
+    client(p.OptionReq(b"exceptions"))
+    request = api.StreamRequest(handle=handle.decode(), after=0).to_wire()
+    client(p.SubmitJob(api.STREAM, b"", request))
+    server.commit()
+    worker(p.WorkData(handle, b"1"), p.WorkData(handle, b"2"))
+    server.commit()
+    assert [answer.data for answer in client.read() if isinstance(answer, p.WorkData)] == [b"1", b"2"]
+    mine = lot(server)
+    server.disown(mine)
+    server.adopt(mine)
+    assert not client.session.readers
+    server.commit()
+    assert len(client.session.readers) == 1
+    second = server.worker()
+    assert second.grab() == handle
+    second(p.WorkData(handle, b"3"), p.WorkComplete(handle, b"r"))
+    server.commit()
+    answers = client.read()
+    assert [answer.data for answer in answers if isinstance(answer, p.WorkData)] == [b"3"]
+    assert [answer.result for answer in answers if isinstance(answer, p.WorkComplete)] == [b"r"]
