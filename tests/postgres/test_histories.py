@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as some
 
 from gearflow.broker.storage import (
@@ -104,6 +104,8 @@ bases = iter(range(1000, 1 << 30, 100))
     ),
     twice=some.booleans(),
 )
+@example(groups=[[(1, 0), (1, 6), (1, 7), (1, 1)]], twice=True)  # parts that end with their job
+@example(groups=[[(1, 0), (2, 0), (1, 0)]], twice=True)  # a job that is forgotten at once
 def test_any_history_leaves_the_same_as_in_memory(
     one: SyncStore, groups: list[list[Step]], twice: bool
 ) -> None:

@@ -232,29 +232,32 @@ REVIVE: Final = Kind(  # a job that lives already stays as it is
     (bigints, byteas),
     "rev",
 )
+_GOES_ON: Final = "NOT EXISTS (SELECT 1 FROM {s}.records AS r WHERE r.number = u.number)"
+"""What comes again after the end of its job is too late: its parts belong to the result now."""
+
 RUN: Final = Kind(  # parts of other runs are not wanted any more
     13,
     f"run AS (DELETE FROM {{s}}.stream_parts AS s USING {_unnest('number, run')} "
-    "WHERE s.number = u.number AND s.run <> u.run)",
+    f"WHERE s.number = u.number AND s.run <> u.run AND {_GOES_ON})",
     (bigints, ints),
 )
-PART: Final = Kind(  # what comes again after the end of its job is too late
+PART: Final = Kind(
     14,
     "part AS (INSERT INTO {s}.stream_parts (number, run, position, body) SELECT u.* FROM "
-    f"{_unnest('number, run, position, body')} "
-    "WHERE NOT EXISTS (SELECT 1 FROM {s}.records AS r WHERE r.number = u.number) ON CONFLICT DO NOTHING)",
+    f"{_unnest('number, run, position, body')} WHERE {_GOES_ON} ON CONFLICT DO NOTHING)",
     (bigints, ints, bigints, byteas),
 )
 DROP: Final = Kind(  # the last part stays: its position is that of the stream
     15,
     f"drp AS (DELETE FROM {{s}}.stream_parts AS s USING {_unnest('number, below')} "
     "WHERE s.number = u.number AND s.position > 0 AND s.position < u.below AND s.position < "
-    "(SELECT max(m.position) FROM {s}.stream_parts AS m WHERE m.number = u.number))",
+    f"(SELECT max(m.position) FROM {{s}}.stream_parts AS m WHERE m.number = u.number) AND {_GOES_ON})",
     (bigints, bigints),
 )
 DROP_ALL: Final = Kind(
     16,
-    f"drpa AS (DELETE FROM {{s}}.stream_parts AS s USING {_unnest('number')} WHERE s.number = u.number)",
+    f"drpa AS (DELETE FROM {{s}}.stream_parts AS s USING {_unnest('number')} "
+    f"WHERE s.number = u.number AND {_GOES_ON})",
     (bigints,),
 )
 PAUSE: Final = Kind(
