@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -266,3 +267,14 @@ def test_handles_of_older_stores_go_through_all_copies() -> None:
         Renumbered(b"a", 1, 49, 0),
         Renumbered(b"a", 50, 100, 8000),
     }
+
+
+def test_an_empty_schema_makes_an_empty_file(settings: PostgresSettings, tmp_path: Path) -> None:
+    target = tmp_path / "gearflow.db"
+    copied = out_of(settings, target, keep=True)
+    assert (copied.jobs, copied.results) == (0, 0)
+    with closing(SqliteStore(target)) as store:
+        assert list(store.load().jobs) == []
+    assert into(target, replace(settings, schema="other")).jobs == 0
+    with pytest.raises(StoreError, match="is there already; name another file"):
+        out_of(settings, target)
