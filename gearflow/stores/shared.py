@@ -132,6 +132,11 @@ class SharedStore(Protocol):
         Away and StoreError."""
         ...
 
+    def caught_up(self, era: Hashable) -> None:
+        """Everything that was confirmed is there again, in the state that ``ready`` has told of. Until then
+        questions are ``Away``: their answers might lack it."""
+        ...
+
     async def take_lots(self, count: int) -> Sequence[Lot]:
         """Own so many new lots. Raises Away."""
         ...

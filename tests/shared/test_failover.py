@@ -59,7 +59,7 @@ def test_a_server_that_has_just_started_keeps_its_jobs_when_the_standby_lacked_i
         for number in range(2):
             group.stop(number)
             group.start(number)
-        with callers(group.addresses, group.runs, Habits(sizes=(0, 500))) as ledger:
+        with callers(group.addresses, group.runs) as ledger:
             ledger.wait_for(LOADED)
             group.database.cluster.kill()
             standby.promote()

@@ -201,6 +201,8 @@ class SharedCommitter:
             self._ready.clear()
             self._waiting.extend(self._journal.drain())
             self._busy = True
+            if not self._waiting:
+                await self._look_for_era()
             while self._waiting:
                 await self._commit_group()
             self._busy = False
@@ -393,6 +395,19 @@ class SharedCommitter:
 
     # ------------------------------------------------------------------------------------------ replay
 
+    def check_era(self) -> None:
+        """Find out soon whether commits may be missing, also if there is nothing to commit."""
+        if not self._busy:
+            self._ready.set()
+
+    async def _look_for_era(self) -> None:
+        try:
+            await self._catch_up()
+        except StoreError:  # the next beat asks for it again
+            pass
+        except Exception:  # a bug: groups must still be committed
+            logger.exception("could not find out whether commits are missing")
+
     async def _catch_up(self) -> None:
         """Connect, and commit again what may be missing since the last time."""
         era = await self._store.ready()
@@ -409,6 +424,7 @@ class SharedCommitter:
                 if again:
                     await self._store.commit(_used(again, owned), again)
         self._era = era
+        self._store.caught_up(era)
 
     def _remember(self, lots: dict[int, int], changes: list[Change]) -> None:
         now, size = self._time(), self._group_bytes

@@ -183,6 +183,7 @@ class Member:
                 self._pause(await self._store.paused())
                 self._broker.core.handles.renumber(await self._store.renumbered())
                 self._changed = beat.changed
+        self._committer.check_era()
         self.check()
         self._wake()
 

@@ -10,7 +10,7 @@ psycopg is imported when a session is opened.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 from uuid import uuid4
@@ -27,7 +27,7 @@ from gearflow.stores.postgres.session import DatabaseSession, check_not_pooled
 from gearflow.stores.postgres.settings import PostgresSettings
 from gearflow.stores.postgres.upkeep import Upkeep
 from gearflow.stores.postgres.writer import Writer
-from gearflow.stores.shared import Beat, Lot, OtherLot, SharedContents, Slice
+from gearflow.stores.shared import Away, Beat, Lot, OtherLot, SharedContents, Slice
 
 if TYPE_CHECKING:
     from gearflow.stores.postgres.connection import DatabaseConnection
@@ -58,6 +58,7 @@ class PostgresStore:
         self._lots = Lots(self._beats, self._adopts, settings, schema, self.server, channel)
         self._upkeep = Upkeep(self._rest, schema)
         self._facts = DatabaseFacts(self._rest, settings.schema, schema)
+        self._era: Hashable = None  # in which everything is there that was confirmed
         self._notices: set[asyncio.Task[None]] = set()
 
     @property
@@ -89,6 +90,7 @@ class PostgresStore:
         except BaseException:
             await self.close()
             raise
+        self._era = self._writes.history
         name, changed, clock, _ = rows[0]
         return SharedContents(name or b"", paused, int(changed or 0), float(clock or 0), renumbered)
 
@@ -100,7 +102,14 @@ class PostgresStore:
 
     async def ready(self) -> tuple[str, ...]:
         """Connect, if need be. The result is the database system and its timeline."""
+        if (
+            self._beats.history != self._writes.history
+        ):  # there was a failover, of which this session is unaware
+            self._writes.close()
         return await self._writes.ready()
+
+    def caught_up(self, era: Hashable) -> None:
+        self._era = era
 
     async def take_lots(self, count: int) -> Sequence[Lot]:
         return await self._lots.take(count)
@@ -121,7 +130,12 @@ class PostgresStore:
         self._writer.drop_ahead(change)
 
     async def answer(self, questions: Sequence[Question]) -> Sequence[Answer]:
-        return await self._reader.answer(questions)
+        answers = await self._reader.answer(questions)
+        if self._reads.history != self._era:
+            self._reads.close()
+            self._noticed()
+            raise Away("after a failover the last commits are being written again", sent=False)
+        return answers
 
     async def beat(self, done: Sequence[int]) -> Beat:
         return await self._lots.beat(done)

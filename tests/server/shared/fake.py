@@ -152,6 +152,9 @@ class FakeStore:
         )
         return GroupInfo(group="00c0ffee", servers=tuple(servers), jobs=len(truth.live))
 
+    def caught_up(self, era: Hashable) -> None:
+        """All of it is there always."""
+
     async def take_lots(self, count: int) -> Sequence[Lot]:
         await self._reach()
         truth = self.truth

@@ -57,9 +57,13 @@ class ScriptedStore:
         self.script: list[Step] = []
         self.era: Hashable = 1
         self.is_away = False
+        self.caught_up_with: Hashable = None
 
     async def ready(self) -> Hashable:
         return self.era
+
+    def caught_up(self, era: Hashable) -> None:
+        self.caught_up_with = era
 
     async def commit(self, lots: Mapping[int, int], changes: Sequence[Change]) -> Outcomes:
         self.tries += 1
@@ -276,6 +280,18 @@ async def test_confirmed_groups_are_committed_again_on_a_standby() -> None:
         r.keep("c", job(1, 3))
         await r.commit()
         assert r.store.kept == [job(1, 1), end(1, 1), job(1, 3)]  # not what had joined another
+
+
+async def test_a_standby_gets_the_confirmed_groups_also_if_nothing_is_committed() -> None:
+    async with rig() as r:
+        r.keep("a", job(1, 1))
+        await r.commit()
+        assert r.store.caught_up_with == 1
+        r.store.groups.clear()
+        r.store.era = 2
+        r.committer.check_era()
+        await r.until(lambda: r.store.caught_up_with == 2)
+        assert r.store.kept == [job(1, 1)]
 
 
 async def test_a_replay_leaves_out_lots_that_are_lost() -> None:
