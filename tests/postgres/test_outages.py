@@ -209,7 +209,11 @@ def test_a_standby_that_is_promoted_is_found_and_has_another_history() -> None:
             eventually(lambda: is_away(store), "it cannot be reached")
             standby.promote()
             assert store.commit(a_job(store.number(2))) == [None]
-            assert store.run(store.store.ready()) != history
+            era = store.run(store.store.ready())
+            assert era != history
+            with pytest.raises(Away):  # its answer might lack what was confirmed
+                store.job(store.number(1))
+            store.store.caught_up(era)
             assert store.job(store.number(1)) is not None
         finally:
             store.close()
@@ -289,5 +293,18 @@ def test_the_loop_goes_on_while_an_address_does_not_answer(one_database: Databas
     try:
         with proxy.failing(What.HOLD):
             assert store.run(opened()) > 5
+    finally:
+        store.close()
+
+
+@pytest.mark.parametrize("sync", ["always", "batch", "off"])
+def test_questions_are_answered_whether_or_not_commits_wait_for_the_disk(
+    database: Database, sync: str
+) -> None:
+    store = SyncStore(database, sync=sync)
+    try:
+        store.open()
+        assert store.commit(a_job(store.number(1))) == [None]
+        assert store.job(store.number(1)) is not None
     finally:
         store.close()

@@ -49,7 +49,9 @@ class PostgresStore:
         self._channel = channel
         self._writes = DatabaseSession(settings, self.server, sync=settings.sync)
         self._beats = DatabaseSession(settings, self.server, on_open=self._listen)
-        self._reads = DatabaseSession(settings, self.server)
+        self._reads = DatabaseSession(
+            settings, self.server, sync=settings.sync
+        )  # its history is the writer's
         self._adopts = DatabaseSession(settings, self.server, options=_LOCK_TIMEOUT)
         self._rest = DatabaseSession(settings, self.server, options=_LOCK_TIMEOUT)
         self.sessions = (self._writes, self._beats, self._reads, self._adopts, self._rest)
@@ -102,9 +104,7 @@ class PostgresStore:
 
     async def ready(self) -> tuple[str, ...]:
         """Connect, if need be. The result is the database system and its timeline."""
-        if (
-            self._beats.history != self._writes.history
-        ):  # there was a failover, of which this session is unaware
+        if self._beats.history[:2] != self._writes.history[:2]:  # this session missed a failover
             self._writes.close()
         return await self._writes.ready()
 
