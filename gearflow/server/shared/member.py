@@ -174,6 +174,7 @@ class Member:
             now = self._time()
             self._carried = self._carried - carried
             self._apply(beat, sent, now)
+            self._wake()
             if len(self._fresh) < LOTS:
                 await self._take_lots()
             gone = self._roster.gone(beat.servers, now) - {lot.owner for lot in beat.others}
@@ -240,13 +241,12 @@ class Member:
         loading = self._loading.pop(lot, None)
         if loading is not None:
             loading.cancel()
-        self._spawn(self._leave(lot))
-
-    async def _leave(self, lot: int) -> None:
-        """Let go of the jobs of a lost lot. It can be adopted again when nothing of it is here."""
         left = asyncio.Event()
-        self._broker.ownership.disown(lot, left.set)
-        self._wake()
+        self._broker.ownership.disown(lot, left.set)  # from here on none of its jobs is given out
+        self._spawn(self._leave(lot, left))
+
+    async def _leave(self, lot: int, left: asyncio.Event) -> None:
+        """A lot can be adopted again when nothing of it is here."""
         await left.wait()
         await self._committer.settle()
         # A large body may be on its way, or the store be away.

@@ -181,3 +181,16 @@ async def test_a_call_that_changes_something_is_answered_when_the_store_is_back(
         at_a.is_away = False
         assert isinstance(await client.receive(), JobCreated)
         assert isinstance(await client.receive(), WorkComplete)
+
+
+async def test_a_server_that_hears_of_a_lost_lot_gives_out_none_of_its_jobs() -> None:
+    async with group() as servers:
+        a, at_a = await servers.server()
+        b, _ = await servers.server()
+        handle = await submit(await servers.connect(a), b"1")
+        at_a.is_away = True
+        mine, other = await servers.worker(a), await servers.worker(b)
+        assert (await grab_soon(other)).handle == handle
+        at_a.is_away = False
+        await until(lambda: not a.broker.jobs.by_number)
+        assert await grab(mine) is None
