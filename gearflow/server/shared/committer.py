@@ -67,7 +67,6 @@ _OVERHEAD: Final = 500
 """Bytes that a change counts beside its body."""
 
 _UNREACHABLE: Final = "the database cannot be reached"
-_MAYBE: Final = "the database cannot be reached; it may have been stored"
 
 _Outcome: TypeAlias = str | Joined | None
 
@@ -388,7 +387,7 @@ class SharedCommitter:
             if change is None:
                 self._notify([(done, None)])
             elif isinstance(change, StoredJob):
-                self._notify([(done, Uncertain(_MAYBE) if was_sent else _UNREACHABLE)])
+                self._notify([(done, Uncertain(_UNREACHABLE) if was_sent else _UNREACHABLE)])
             else:
                 left.append((change, done))
         return left
