@@ -79,8 +79,11 @@ class Account:
         worker = self.workers.get(one.pid)
         if worker is not None and worker.meets(one.at, other.at):
             return "its worker was killed"
-        if any(down.meets(one.at, other.at) for down in self.servers.get(store_of(one.handle), ())):
-            return "its server was down"
+        # Of either run: one that its server had given out before it went may begin after the one that its
+        # caller asked another server for.
+        for store in {store_of(one.handle), store_of(other.handle)}:
+            if any(down.meets(one.at, other.at) for down in self.servers.get(store, ())):
+                return "its server was down"
         if one.key in self.submitted_again:
             return "its caller submitted it again"
         return f"no reason: {one}, and then {other}"

@@ -44,6 +44,12 @@ def test_an_outage_of_the_first_runs_server_is_a_reason_and_one_of_another_serve
     assert reason.startswith("no reason")
 
 
+def test_a_run_that_a_server_gave_out_before_it_went_may_begin_after_its_repetition() -> None:
+    late = Mark(12.0, "key", "H:host-2:7", 200, False)
+    account = Account(servers={"H:host-2": [Outage(9.0, 13.0)]})
+    assert account.repeated([BEGUN, late]) == {"its server was down": 1}
+
+
 def test_a_caller_that_could_not_know_is_a_reason() -> None:
     account = Account(submitted_again={"key"})
     assert account.repeated([BEGUN, AGAIN]) == {"its caller submitted it again": 1}
