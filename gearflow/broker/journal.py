@@ -37,8 +37,10 @@ from gearflow.broker.storage import (
     Pending,
     Question,
     Reserved,
+    Setting,
     StoredJob,
     StorePort,
+    Ticked,
     WholeRecordOf,
 )
 
@@ -128,7 +130,11 @@ class Journal:
 
     def _follow(self, change: Change | None, done: Done | None) -> bool:
         """Whether the body of an earlier change of the job is being written. Then this one follows it."""
-        if change is None or isinstance(change, (Reserved, Paused)) or change.number not in self._ahead:
+        if (
+            change is None
+            or isinstance(change, (Reserved, Paused, Setting, Ticked))
+            or change.number not in self._ahead
+        ):
             return False
         self._ahead[change.number].append((change, done))
         return True

@@ -149,6 +149,37 @@ class Ordered(NamedTuple):
     verb: str  # "cancel" or "replay"
 
 
+class Edited(NamedTuple):
+    """A kept job that does not run has other options, or another workload."""
+
+    number: int
+    priority: int
+    due: float
+    options: bytes  # as those of StoredJob
+    workload: Body | None = None  # None: as it was
+
+
+class Setting(NamedTuple):
+    """What was set under a kind and a name, in place of what was there. Without a value nothing is set."""
+
+    name: bytes
+    kind: str  # "schedule", "limit" or "function"
+    value: bytes  # JSON
+
+
+class Ticked(NamedTuple):
+    """The time of a schedule has come: the setting has a new value, and its job is kept, or neither.
+
+    Without a job the tick is skipped. In a store of several servers it is only kept if the setting still has
+    the value from ``before``, or has this value already. Else it is ``Overtaken``.
+    """
+
+    name: bytes
+    before: bytes
+    value: bytes
+    job: StoredJob | None
+
+
 Change: TypeAlias = (
     StoredJob
     | Rescheduled
@@ -160,6 +191,9 @@ Change: TypeAlias = (
     | Reserved
     | Paused
     | Ordered
+    | Edited
+    | Setting
+    | Ticked
 )
 
 
@@ -171,6 +205,12 @@ class Joined(NamedTuple):
 
 class Uncertain(str):
     """Why a change may or may not have been kept: its outcome is not known."""
+
+    __slots__ = ()
+
+
+class Overtaken(str):
+    """Why a change was not kept: somebody else has changed the same before."""
 
     __slots__ = ()
 
@@ -207,6 +247,7 @@ class Contents(NamedTuple):
     paused: tuple[bytes, ...] = ()  # functions of which no jobs are to be given out
     parts: Mapping[int, StoredParts] = {}  # by number, of the jobs that have any
     renumbered: Sequence[Renumbered] = ()
+    settings: Sequence[Setting] = ()
 
 
 class DamagedEntry(StoreError):

@@ -27,6 +27,7 @@ from gearflow.broker.parser import Body
 from gearflow.broker.storage import (
     Change,
     Contents,
+    Edited,
     Forgotten,
     JobPart,
     JobRecord,
@@ -35,8 +36,10 @@ from gearflow.broker.storage import (
     Rescheduled,
     Reserved,
     Revived,
+    Setting,
     StoredJob,
     StoredParts,
+    Ticked,
     size_of,
 )
 from gearflow.errors import StoreError
@@ -74,11 +77,14 @@ class MemoryStore:
         self._kept = 0  # bytes
         self._reserved = 1
         self._paused: dict[bytes, None] = {}
+        self._settings: dict[tuple[str, bytes], Setting] = {}
 
     def load(self) -> Contents:
         jobs = iter(list(self._jobs.values()))
         parts = {number: stream.stored for number, stream in self._streams.items() if stream.run}
-        return Contents(os.urandom(4).hex().encode(), self._reserved, jobs, tuple(self._paused), parts)
+        name = os.urandom(4).hex().encode()
+        settings = tuple(self._settings.values())
+        return Contents(name, self._reserved, jobs, tuple(self._paused), parts, settings=settings)
 
     def write(self, changes: Sequence[Change]) -> None:
         """See ``Store``. A dead letter without a workload raises StoreError half-way, which is a bug."""
@@ -224,12 +230,37 @@ class MemoryStore:
                 self._jobs[change.number] = letter._replace(due=0.0, options=options, attempt=0, deaths=0)
         elif isinstance(change, PartsDropped):
             self._drop_parts(change)
-        elif isinstance(change, Reserved):
+        elif isinstance(change, Edited):
+            if (job := self._jobs.get(change.number)) is not None:
+                self._jobs[change.number] = job._replace(
+                    priority=change.priority,
+                    due=change.due,
+                    options=change.options,
+                    workload=job.workload if change.workload is None else change.workload,
+                )
+        else:
+            self._apply_to_all(change)
+
+    def _apply_to_all(self, change: Change) -> None:
+        """Apply a change that is not about the jobs that there are."""
+        if isinstance(change, Reserved):
             self._reserved = max(self._reserved, change.below)
         elif isinstance(change, Paused) and change.paused:
             self._paused[change.function] = None
         elif isinstance(change, Paused):
             self._paused.pop(change.function, None)
+        elif isinstance(change, Setting):
+            self._set(change)
+        elif isinstance(change, Ticked):
+            self._set(Setting(change.name, "schedule", change.value))
+            if change.job is not None:
+                self._jobs[change.job.number] = change.job
+
+    def _set(self, setting: Setting) -> None:
+        if setting.value:
+            self._settings[setting.kind, setting.name] = setting
+        else:
+            self._settings.pop((setting.kind, setting.name), None)
 
     def _add_part(self, part: JobPart) -> None:
         """Keep a part of a job that runs. One that is there already is left out."""

@@ -39,7 +39,9 @@ from gearflow.broker.storage import (
     Ordered,
     Paused,
     Reserved,
+    Setting,
     StoredJob,
+    Ticked,
     Uncertain,
 )
 from gearflow.errors import StoreError
@@ -437,7 +439,9 @@ def _lot(change: Change) -> int | None:
     """The lot of the job of a change, if only its owner may make it."""
     if isinstance(change, (StoredJob, JobRecord)):  # nearly all are
         return lot_of(change.number)
-    return None if isinstance(change, (Paused, Reserved, Ordered)) else lot_of(change.number)
+    if isinstance(change, Ticked):
+        return lot_of(change.job.number) if change.job is not None else None
+    return None if isinstance(change, (Paused, Reserved, Ordered, Setting)) else lot_of(change.number)
 
 
 def _may_be_committed(change: Change, lots: Mapping[int, int], lost: Collection[int]) -> bool:

@@ -22,7 +22,9 @@ from gearflow.broker.storage import (
     Rescheduled,
     Reserved,
     Revived,
+    Setting,
     StoredJob,
+    Ticked,
 )
 from gearflow.stores.postgres import kinds
 from gearflow.stores.postgres.kinds import Kind
@@ -90,6 +92,8 @@ class Splitter:
         for place, change in enumerate(changes):
             if isinstance(change, Reserved):  # lots need none
                 continue
+            if isinstance(change, (Setting, Ticked)):
+                raise NotImplementedError(f"{type(change).__name__} cannot be stored yet")
             name = change.function if isinstance(change, Paused) else change.number
             if name in part.numbers and not _goes_on(part, change):
                 part = StatementRows()

@@ -26,7 +26,9 @@ from gearflow.broker.storage import (
     RecordOf,
     Renumbered,
     Reserved,
+    Setting,
     StoredJob,
+    Ticked,
     WholeRecordOf,
 )
 from gearflow.protocol.group_info import GroupInfo, GroupServer
@@ -88,7 +90,7 @@ class Truth:
             self.last_order += 1
             self.orders.append(Order(self.last_order, change.number, change.verb))
             self.notify()
-        elif isinstance(change, Reserved):
+        elif isinstance(change, (Reserved, Setting, Ticked)):
             pass
         else:
             if lot_of(change.number) not in lots and isinstance(change, Forgotten):
@@ -96,7 +98,7 @@ class Truth:
                     return None
             elif isinstance(change, (JobRecord, Forgotten)):
                 self.live.pop(change.number, None)
-        if not isinstance(change, (Ordered, Paused, Reserved)):
+        if not isinstance(change, (Ordered, Paused, Reserved, Setting, Ticked)):
             self.memory.write([change])
             job = self.memory.job(change.number)
             if job is not None and self.memory.ended(change.number) is None:
