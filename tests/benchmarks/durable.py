@@ -33,7 +33,7 @@ from statistics import median
 from typing import Final, TypeAlias
 
 from gearflow.protocol.codec import encode
-from gearflow.protocol.packets import SubmitJobBg
+from gearflow.protocol.packets import EchoReq, SubmitJobBg
 from tests.benchmarks.disk import measured, slower, timed
 from tests.benchmarks.load import Generator, Load, gearload_option, generator, run
 from tests.benchmarks.report import Table, busy, conditions, ratios, shown, spread
@@ -46,6 +46,7 @@ SYNCS: Final = ("batch", "always")
 SQLITE: Final = ("-q", "libsqlite3")
 
 _SUBMISSION: Final = encode(SubmitJobBg(b"work", b"", b"x" * 16))
+_ECHO: Final = encode(EchoReq(b""))
 
 
 def tables(made: Generator, rows: Sequence[str], pairs: int, jobs: int, prefix: Prefix = ()) -> list[Table]:
@@ -121,8 +122,15 @@ def acknowledged(server: Server, times: int) -> float:
         return timed(times, partial(_ask, client))
 
 
-def _ask(client: socket.socket) -> None:
-    client.sendall(_SUBMISSION)
+def echoed(server: Server, times: int) -> float:
+    """The median of the microseconds that a server takes to send back an empty packet."""
+    with socket.create_connection(("127.0.0.1", server.port)) as client:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return timed(times, partial(_ask, client, _ECHO))
+
+
+def _ask(client: socket.socket, packet: bytes = _SUBMISSION) -> None:
+    client.sendall(packet)
     client.recv(4096)
 
 

@@ -37,7 +37,7 @@ from tests.benchmarks import scale
 from tests.benchmarks.database import Cost, Meter, fresh, member, postgres, raw
 from tests.benchmarks.disk import measured as disk_figures
 from tests.benchmarks.disk import timed
-from tests.benchmarks.durable import acknowledged
+from tests.benchmarks.durable import acknowledged, echoed
 from tests.benchmarks.load import Figures, Generator, Load, generator, run
 from tests.benchmarks.peers.environments import Missing
 from tests.benchmarks.peers.field import Peer
@@ -55,6 +55,7 @@ PAYLOAD: Final = 60
 OURS: Final = "gearflow, PostgreSQL"
 SQLITE: Final = "SQLite, `--sync always`"
 RAW: Final = "raw commits, one connection"
+ECHO: Final = "an echo of the server, and that commit"
 BATCH: Final = "procrastinate, `batch_defer` of 1,000"
 DEFER: Final = "procrastinate, `defer`"
 WORKER: Final = "procrastinate's worker"
@@ -240,9 +241,12 @@ class Bench:
         for _ in range(self.rounds):
             with fresh(self.cluster) as database, member(database, lease=self.lease) as server:
                 into.add(OURS, acknowledged(server, self._few()))
+                echo = echoed(server, self._few())
             with durable(None, "always") as server:
                 into.add(SQLITE, acknowledged(server, self._few()))
-            into.add(RAW, self._commit(self._few()))
+            commit = self._commit(self._few())
+            into.add(RAW, commit)
+            into.add(ECHO, echo + commit)
         yield into
 
     def clients(self) -> Iterator[Comparison]:
