@@ -20,7 +20,7 @@ Source: gearman-protocol, sections 3 to 9.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from math import inf
 from typing import Final
@@ -38,7 +38,7 @@ from gearflow.broker.ownership import Ownership
 from gearflow.broker.parser import Body, Handler, PacketParser, handle_of, integer, name_in, split
 from gearflow.broker.session import Session
 from gearflow.broker.status import StatusHandlers
-from gearflow.broker.storage import Contents, JobOutcome, Paused, StorePort
+from gearflow.broker.storage import Contents, JobOutcome, Paused, Setting, StorePort
 from gearflow.broker.streams import Streams
 from gearflow.broker.submission import Submissions
 from gearflow.broker.turns import LONG, MANY, Steps
@@ -282,10 +282,15 @@ class Broker:
         self.core.handles.renumber(contents.renumbered)
         for name in contents.paused:
             self.dispatcher.pause(self.functions.ensure(name), True)
+        self.core.settings.load(contents.settings)
         parts = contents.parts
         for stored in contents.jobs:
             self.lifecycle.restore(stored, parts.get(stored.number))
         return len(self.jobs.by_number)
+
+    def reload_settings(self, settings: Iterable[Setting]) -> None:
+        """The store has these settings and no others, because other servers have changed some."""
+        self.core.settings.replace(settings)
 
     # --------------------------------------------------------------- what operators ask by text commands
 

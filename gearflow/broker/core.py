@@ -12,6 +12,7 @@ from gearflow.broker.journal import Journal
 from gearflow.broker.limits import SizeLimits
 from gearflow.broker.outgoing import Outgoing
 from gearflow.broker.session import Session
+from gearflow.broker.settings import Settings
 from gearflow.broker.storage import DamagedEntry, StorePort
 from gearflow.broker.timers import Clock, JobTimeouts, TimerQueue
 from gearflow.broker.turns import Turns
@@ -65,6 +66,7 @@ class Core:
         self.handles = Handles(handle_prefix, self.journal)
         self.timers = TimerQueue()
         self.timeouts = JobTimeouts()
+        self.settings = Settings()
         self.damaged: dict[int, str] = {}  # by number: the faults of a job or result that were reported
 
     def find(self, handle: bytes) -> QueuedJob | None:
