@@ -28,7 +28,7 @@ class Settings:
         self._callbacks: dict[str, SettingCallback] = {}
 
     def on(self, kind: str, callback: SettingCallback) -> None:
-        """Call this for each setting of a kind that is loaded, changed or removed. A kind has one callback."""
+        """Call this for each setting of a kind that is loaded, changed or removed. A kind has one call."""
         assert kind not in self._callbacks
         self._callbacks[kind] = callback
         self.values.setdefault(kind, {})
