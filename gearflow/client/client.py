@@ -23,7 +23,7 @@ from gearflow.client.submission import (
     JobRequest,
     SubmitOptions,
 )
-from gearflow.client.submitter import Batch, Sending, attached, background
+from gearflow.client.submitter import Sending, SentBatch, attached, background
 from gearflow.errors import NoServer
 from gearflow.protocol.codec import encode
 from gearflow.protocol.constants import MAX_PAYLOAD, Priority
@@ -264,7 +264,7 @@ class Client:
         """
         return await (await self.send_many(orders)).outcomes()
 
-    async def send_many(self, orders: Sequence[JobRequest]) -> Batch[JobHandle]:
+    async def send_many(self, orders: Sequence[JobRequest]) -> SentBatch[JobHandle]:
         """Send many background jobs at once, as ``submit_many``, without waiting for the answers.
 
         ``await batch.outcomes()`` returns what ``submit_many`` returns. Raises as ``submit_many``.

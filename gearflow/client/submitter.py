@@ -282,7 +282,7 @@ def _anew(error: Exception) -> Exception:
     return made
 
 
-class Batch(Generic[T]):
+class SentBatch(Generic[T]):
     """Many submissions that are sent together, on one connection to each server. Owns state.
 
     ``send`` comes first. Then ``outcomes`` waits for the answers, or ``abandon`` gives up.
@@ -416,11 +416,11 @@ class Batch(Generic[T]):
         return made
 
 
-def background(pool: Pool, orders: Sequence[JobRequest]) -> Batch[JobHandle]:
+def background(pool: Pool, orders: Sequence[JobRequest]) -> SentBatch[JobHandle]:
     """A batch of background jobs. Raises as ``JobRequest.check``."""
-    return Batch(pool, orders, _handle_of, Sending.submit_background)
+    return SentBatch(pool, orders, _handle_of, Sending.submit_background)
 
 
-def attached(pool: Pool, orders: Sequence[JobRequest]) -> Batch[ClientJob]:
+def attached(pool: Pool, orders: Sequence[JobRequest]) -> SentBatch[ClientJob]:
     """A batch of jobs that are attached. Raises as ``JobRequest.check``."""
-    return Batch(pool, orders, _job_of, Sending.attach)
+    return SentBatch(pool, orders, _job_of, Sending.attach)

@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 from anyio.lowlevel import checkpoint
 
 from gearflow.client import Client, JobHandle, JobRequest, SyncClient
-from gearflow.client.submitter import Batch
+from gearflow.client.submitter import SentBatch
 from gearflow.errors import PartlySubmitted
 from gearflow.tasks.ref import Ref
 
@@ -44,7 +44,7 @@ def submit_all(tracker: "SubmissionTracker", client: SyncClient) -> list[Ref[Any
     return tracker.refs
 
 
-async def _outcomes(batch: Batch[JobHandle], _: Client) -> list[JobHandle | Exception]:
+async def _outcomes(batch: SentBatch[JobHandle], _: Client) -> list[JobHandle | Exception]:
     return await batch.outcomes()
 
 
