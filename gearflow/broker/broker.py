@@ -32,10 +32,11 @@ from gearflow.broker.dispatch import Dispatcher
 from gearflow.broker.endings import Endings
 from gearflow.broker.far_jobs import FarJobs
 from gearflow.broker.job import HIGH, LOW, NORMAL, JobDetails, JobState, QueuedJob
-from gearflow.broker.lifecycle import LONG_HASH, Lifecycle
+from gearflow.broker.lifecycle import LONG_HASH, WARNINGS, Lifecycle
 from gearflow.broker.limits import Rejected, SizeLimits
 from gearflow.broker.ownership import Ownership
 from gearflow.broker.parser import Body, Handler, PacketParser, handle_of, integer, name_in, split
+from gearflow.broker.rules import Rules
 from gearflow.broker.session import Session
 from gearflow.broker.status import StatusHandlers
 from gearflow.broker.storage import Contents, JobOutcome, Paused, Setting, StorePort
@@ -44,9 +45,6 @@ from gearflow.broker.submission import Submissions
 from gearflow.broker.turns import LONG, MANY, Steps
 from gearflow.broker.watching import Watching
 from gearflow.protocol.constants import AUTH, MAX_ARGUMENT, RESERVED_PREFIX, SUBMIT, PacketType
-
-WARNINGS: Final = 100
-"""Warnings of a job that are kept: the last ones."""
 
 _WORK_FAIL: Final = int(PacketType.WORK_FAIL)
 _WORK_WARNING: Final = int(PacketType.WORK_WARNING)
@@ -119,6 +117,7 @@ class Broker:
         self.endings = Endings(core, streams)
         self.dispatcher = Dispatcher(core, streams, watching, self.endings)
         self.lifecycle = Lifecycle(core, streams, watching, self.endings, self.dispatcher)
+        self.rules = Rules(core)
         self.ownership = Ownership(core, self.endings, self.dispatcher, self.lifecycle)
         self._hold_after = inf
         self.parser = PacketParser(
@@ -500,7 +499,9 @@ class Broker:
             self.outgoing.error(session, b"JOB_NOT_FOUND", _NOT_FOUND[kind])
             return None
         is_long = len(job.clients) > MANY
-        self.endings.end(job, outcome, session, kind, handle, body)
+        policy = job.function.policy
+        if policy is None or not self.lifecycle.run_again(job, session, policy, outcome, handle, body):
+            self.endings.end(job, outcome, session, kind, handle, body)
         return LONG if is_long else None
 
     def _oversized(self, session: Session, kind: int, first: bytes, size: int) -> None:

@@ -343,11 +343,15 @@ class Dispatcher:
         now = self._clock.now
         handle = b"%b%d" % (self._handle_prefix, job.number)
         timeout = session.abilities.get(function)  # withdrawn, if a large body was read meanwhile
+        details, policy = job.details, function.policy
+        if policy is not None:
+            details = job.ensure_details()
+            if not session.gearflow:
+                timeout = policy.limit_run(details, timeout)
         if timeout:
             self._timeouts.arm(job, session, self._begin(session, now) + timeout)
         session.running[handle] = job
         job.worker = session
-        details = job.details
         if kind == _GRAB_JOB:
             head, number = b"%b\0%b\0" % (handle, function.name), _JOB_ASSIGN
         elif kind == _GRAB_JOB_ALL and details is not None and details.reducer is not None:
@@ -362,8 +366,8 @@ class Dispatcher:
             if session.gearflow:
                 head += envelope.header(
                     attempt=details.attempt + 1,
-                    timeout=details.timeout,
-                    retries=details.retries,
+                    timeout=details.timeout if policy is None else policy.timeout_of(details),
+                    retries=details.retries if policy is None else policy.retries_of(job, details),
                     parts=parts,
                     previous=details.previous,
                 )

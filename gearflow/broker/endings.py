@@ -331,6 +331,9 @@ class Endings:
         details = job.details
         dead = job.background and outcome >= JobOutcome.FAILED
         keep = self._core.limits.keep if job.background else 0.0
+        policy = job.function.policy
+        if policy is not None and policy.keep is not None and job.background:
+            keep = policy.keep
         if details is not None and details.keep is not None:
             keep = details.keep
         if dead or keep:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from gearflow.broker.held import HeldJobs, Lane
 from gearflow.broker.job import HIGH, LOW, NORMAL, JobState, QueuedJob
 from gearflow.broker.limits import Rejected, SizeLimits
+from gearflow.broker.policies import JobPolicy
 from gearflow.errors import RemoteProtocolError
 from gearflow.protocol.constants import RESERVED_PREFIX
 
@@ -60,6 +61,7 @@ class FunctionQueue:
         "name",
         "parked",
         "paused",
+        "policy",
         "running",
         "served",
         "shells",
@@ -85,6 +87,7 @@ class FunctionQueue:
         self.held: HeldJobs | None = None  # if it has set jobs aside for that
         self.stopped = False  # it is paused, or it holds
         self.running = 0
+        self.policy: JobPolicy | None = None
         self.delayed: dict[QueuedJob, None] = {}
         self.storing = 0  # on their way to the store
         self.limits: tuple[int | None, int | None, int | None] | None = None  # of ``total``, by priority
@@ -108,7 +111,7 @@ class FunctionQueue:
     @property
     def in_use(self) -> bool:
         """Whether it has jobs, workers, or settings."""
-        return bool(self.workers or self.total or self.limits or self.paused)
+        return bool(self.workers or self.total or self.limits or self.paused or self.policy is not None)
 
     def pop(self) -> QueuedJob:
         """The first job of the highest priority. There must be one (``waiting``)."""
@@ -403,6 +406,7 @@ class Functions:
         self.paused: dict[bytes, FunctionQueue] = {}
         self.pauses = 0  # changes of ``paused``
         self.holding = False  # functions that become known hold their kept jobs
+        self.made: Callable[[FunctionQueue], None] | None = None  # is called for each that becomes known
         self._limits = limits
         self._idle: OrderedDict[FunctionQueue, None] = OrderedDict()  # the last used last; some are in use
 
@@ -424,6 +428,8 @@ class Functions:
         function = self.by_name[name] = FunctionQueue(name)
         if self.holding:
             function.hold()
+        if self.made is not None:
+            self.made(function)
         self.rest(function)
         return function
 

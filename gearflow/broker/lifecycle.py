@@ -14,17 +14,24 @@ from gearflow.broker.dispatch import Dispatcher
 from gearflow.broker.endings import Endings
 from gearflow.broker.job import JobState, QueuedJob
 from gearflow.broker.parser import Body
+from gearflow.broker.policies import FailedRun, JobPolicy
 from gearflow.broker.session import Session
 from gearflow.broker.storage import PENDING, Answer, DamagedEntry, JobOf, JobOutcome, StoredJob, StoredParts
 from gearflow.broker.streams import Streams
 from gearflow.broker.watching import Watching
 from gearflow.errors import StoreError
+from gearflow.protocol.constants import PacketType
 
 LONG_HASH: Final = 4 << 20
 """Bytes of a workload from which on it is hashed in steps. One MiB takes about a millisecond."""
 
 _STEP: Final = 1 << 20
 """Bytes that are hashed before others get their turn."""
+
+WARNINGS: Final = 100
+"""Warnings of a job that are kept: the last ones."""
+
+_WORK_WARNING: Final = int(PacketType.WORK_WARNING)
 
 _DELAYED: Final = JobState.DELAYED
 _WAITING: Final = JobState.WAITING
@@ -95,6 +102,37 @@ class Lifecycle:
         job.function.running -= 1
         self._queue_when_due(job, due)
 
+    def run_again(
+        self,
+        job: QueuedJob,
+        worker: Session,
+        policy: JobPolicy,
+        outcome: JobOutcome,
+        handle: bytes,
+        body: Body,
+    ) -> bool:
+        """Have a job whose run has failed run again if its policy says so. False if the job is to end.
+
+        gearflow's workers apply the policy themselves, because they know the exception.
+        """
+        if worker.gearflow or not job.background:
+            return False
+        details = job.ensure_details()
+        delay = policy.retry(job, details)
+        if delay is None:
+            return False
+        packet = "WORK_FAIL" if outcome is JobOutcome.FAILED else "WORK_EXCEPTION"
+        reason = FailedRun(packet, bytes(body[len(handle) + 1 :])).reason(details.attempt + 1, delay)
+        warning = reason.encode()
+        details.warnings.append(warning)
+        del details.warnings[:-WARNINGS]
+        self._core.outgoing.relay(job.clients, _WORK_WARNING, b"%b\0%b" % (handle, warning))
+        due = self._clock.unix() + delay if delay else 0.0
+        if job.kept or self._core.journal.is_ahead(job.number):
+            self._core.journal.add(serialization.rescheduled(job, details, due, details.attempt + 1))
+        self.requeue(job, reason, due, counts=True)
+        return True
+
     def worker_died(self, job: QueuedJob, worker: Session) -> None:
         """The worker disconnected while it ran the job.
 
@@ -108,9 +146,11 @@ class Lifecycle:
         self._cut_off(job, worker, JobOutcome.WORKERS_DIED, "WorkersDied", "went away")
 
     def timed_out(self, job: QueuedJob, worker: Session) -> None:
-        """The worker ran the job for longer than its time limit (CAN_DO_TIMEOUT)."""
+        """The worker ran the job for longer than its time limit (CAN_DO_TIMEOUT, or that of a policy)."""
         worker.overran = True
-        how = "overran its time limit (CAN_DO_TIMEOUT)"
+        policy = job.function.policy
+        by_policy = policy is not None and policy.timeout is not None
+        how = f"overran its time limit ({'the policy of its function' if by_policy else 'CAN_DO_TIMEOUT'})"
         self._cut_off(job, worker, JobOutcome.RAISED, "gearflow.errors.TaskTimeout", how)
 
     def _cut_off(self, job: QueuedJob, worker: Session, outcome: JobOutcome, kind: str, how: str) -> None:
