@@ -77,6 +77,22 @@ class LimitValue(Message):
         return text if self.over == "wait" else f"{text}, over {self.over}"
 
 
+class LimitOverride(Message):
+    """The value of an operator. What it leaves out stays as it is declared."""
+
+    count: Annotated[int, Field(ge=1, le=MOST)]
+    """The largest number of jobs."""
+
+    per: Annotated[float, Field(gt=0, le=LONGEST)] | None = None
+    """The time in which so many jobs may start. Only a limit that is declared with ``per`` has it."""
+
+    burst: Annotated[int, Field(ge=1, le=MOST)] | None = None
+    """For a rate, the number of jobs that may start at once after a pause."""
+
+    over: Over | None = None
+    """For jobs that run at once, what becomes of a job that comes while the limit is reached."""
+
+
 class LimitUse(Message):
     """A limit that a function uses."""
 
@@ -117,7 +133,7 @@ class LimitRequest(Message):
     name: LimitName | None = None
     """The limit, for all actions but ``apply``."""
 
-    value: LimitValue | None = None
+    value: LimitOverride | None = None
     """For ``set``, the value that replaces the declared one until ``unset``."""
 
     origin: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
@@ -248,11 +264,11 @@ class LimitInfo(Answer):
     name: str
     """The name of the limit."""
 
-    text: str
+    text: str = ""
     """The limit that holds, as text, such as ``100/m, burst 10``."""
 
-    value: LimitValue
-    """The limit that holds."""
+    value: LimitValue | None = None
+    """The limit that holds. None if nothing declares the limit, and only a pause is left."""
 
     declared: LimitValue | None = None
     """What code declares."""
