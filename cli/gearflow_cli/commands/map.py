@@ -204,12 +204,12 @@ class _Run:
     """A map over the lines. Owns its results."""
 
     def __init__(self, choices: _Choices) -> None:
-        from gearflow.tasks.mapping.run import Plan, Report
+        from gearflow.tasks.mapping.run import MapPlan, Report
 
         self._choices = choices
         self._failures = Report(self._on_failure, self._require_no_values)
         errors: Any = "report" if choices.errors is OnError.COLLECT else choices.errors.value
-        self._plan = Plan(
+        self._plan = MapPlan(
             choices.task, choices.window, errors, choices.ordered, choices.progress, chunk=choices.chunk
         )
 

@@ -42,7 +42,7 @@ from gearflow.tasks.mapping.inflight import (
     Source,
 )
 from gearflow.tasks.mapping.reduce import FAN_IN, Reducing
-from gearflow.tasks.mapping.run import BatchRun, Calls, FailedItem, Plan, Report
+from gearflow.tasks.mapping.run import BatchRun, Calls, FailedItem, MapPlan, Report
 from gearflow.tasks.wait_tracking import Waiting
 
 A_contra = TypeVar("A_contra", contravariant=True)
@@ -63,7 +63,7 @@ class Mappable(Protocol[A_contra, R_co]):
 class _Batch(Generic[S]):
     """A plan with its items, which can be taken once."""
 
-    def __init__(self, plan: Plan, items: S, report: Report | None = None) -> None:
+    def __init__(self, plan: MapPlan, items: S, report: Report | None = None) -> None:
         self._plan = plan
         self._untaken = [items]  # empty when they are taken, so that they are not kept
         self._report = report or Report()
@@ -97,7 +97,7 @@ class AsyncResults(_Batch[Iterable[Any] | AsyncIterable[Any]], Generic[R_co]):
     def __aiter__(self) -> AsyncIterator[R_co]:
         return self._run()
 
-    def _run(self, plan: Plan | None = None) -> "AsyncRun":
+    def _run(self, plan: MapPlan | None = None) -> "AsyncRun":
         return AsyncRun(plan or self._plan, self._take_items(), self._report)
 
     def __await__(self) -> Generator[Any, None, list[R_co]]:
@@ -151,7 +151,7 @@ class AsyncResults(_Batch[Iterable[Any] | AsyncIterable[Any]], Generic[R_co]):
 class AsyncRun(AsyncIterator[Any]):
     """A run of an ``AsyncResults``. It owns its jobs, and cancels them when it is dropped."""
 
-    def __init__(self, plan: Plan, items: Iterable[Any] | AsyncIterable[Any], report: Report) -> None:
+    def __init__(self, plan: MapPlan, items: Iterable[Any] | AsyncIterable[Any], report: Report) -> None:
         self._plan = plan
         self._items = items
         self._report = report
@@ -298,18 +298,18 @@ class Results(_Batch[Iterable[Any]], Generic[R_co]):
 
         return Outcome(then)
 
-    def _run(self, deadline: "_Deadline", plan: Plan | None = None) -> Iterator[tuple[int, Any]]:
+    def _run(self, deadline: "_Deadline", plan: MapPlan | None = None) -> Iterator[tuple[int, Any]]:
         client = _sync_client(self._plan)
         return _sync_run(plan or self._plan, self._take_items(), client, deadline, self._report)
 
 
-def _sync_client(plan: Plan) -> SyncClient:
+def _sync_client(plan: MapPlan) -> SyncClient:
     current.forbid_running_loop(f"{plan.callee.name.rpartition('.')[2]}.amap")
     return current.current_sync()
 
 
 def _sync_run(
-    plan: Plan, items: Iterable[Any], client: SyncClient, deadline: "_Deadline", report: Report
+    plan: MapPlan, items: Iterable[Any], client: SyncClient, deadline: "_Deadline", report: Report
 ) -> Iterator[tuple[int, Any]]:
     """The results of a batch with their places."""
     source = iter(items)
@@ -401,7 +401,7 @@ def _close(parts: Iterable["_Closable"]) -> None:
         part.close()
 
 
-def _for_reduction(plan: Plan) -> Plan:
+def _for_reduction(plan: MapPlan) -> MapPlan:
     """The plan of results that are reduced. Their places have no gaps."""
     return replace(plan, ordered=True) if plan.errors == "skip" else plan
 

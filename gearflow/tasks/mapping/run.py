@@ -1,7 +1,7 @@
 """A batch of calls without the waiting: what is called, what has ended, and what is delivered next.
 
-``Plan`` has the arguments of ``map``. ``BatchRun`` takes items, makes calls of them, takes the outcomes, and
-returns results in their order. It is the same for the async and the blocking form.
+``MapPlan`` has the arguments of ``map``. ``BatchRun`` takes items, makes calls of them, takes the outcomes,
+and returns results in their order. It is the same for the async and the blocking form.
 
 With ``chunk`` a job has several items, and its result an outcome for each (``gearflow.protocol.chunk``). What
 the worker has not run is called again, and so is an item that is to run again, as a job of its own. If the
@@ -70,7 +70,7 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class MapPlan:
     """What a batch calls, and how. Fields without a text are arguments of ``amap``."""
 
     callee: ItemCallee
@@ -137,7 +137,7 @@ _LEFT_OUT: Final = object()  # an item that failed, and whose place nothing take
 class BatchRun:
     """One run of a batch. Owns state."""
 
-    def __init__(self, plan: Plan, total: int | None, report: Report) -> None:
+    def __init__(self, plan: MapPlan, total: int | None, report: Report) -> None:
         self._plan = plan
         self._window = Window(plan.window, min(MOST, IN_CHUNKS // plan.chunk) if plan.chunk > 1 else MOST)
         self._total = total

@@ -17,7 +17,7 @@ from gearflow.tasks.mapping import bulk
 from gearflow.tasks.mapping.inflight import ItemCallee
 from gearflow.tasks.mapping.reduce import FAN_IN
 from gearflow.tasks.mapping.results import AsyncResults, Mappable, Results, callee_of
-from gearflow.tasks.mapping.run import Errors, OnProgress, Plan
+from gearflow.tasks.mapping.run import Errors, MapPlan, OnProgress
 from gearflow.tasks.options import CallOptions
 from gearflow.tasks.ref import Ref
 
@@ -463,7 +463,7 @@ def _plan(
     options: Callable[[Any], CallOptions] | None,
     *,
     is_star: bool = False,
-) -> Plan:
+) -> MapPlan:
     def with_options(item: Any) -> ItemCallee:
         return cast(ItemCallee, task.options(**cast("Callable[[Any], CallOptions]", options)(item)))
 
@@ -474,7 +474,7 @@ def _plan(
     if chunk > 1:
         _check_chunks(task)
     callee_of = None if options is None else with_options
-    return Plan(cast(ItemCallee, task), window, errors, ordered, progress, callee_of, is_star, chunk)
+    return MapPlan(cast(ItemCallee, task), window, errors, ordered, progress, callee_of, is_star, chunk)
 
 
 def _check_chunks(task: "Task[Any, Any]") -> None:
