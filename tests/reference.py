@@ -42,7 +42,7 @@ SECTIONS: Final = (
         "Tasks",
         "gearflow",
         "See [tasks and their options](tasks.md) for how these work together.",
-        ("task", "Task", "AsyncTask", "CallOptions", "Retry"),
+        ("task", "Task", "AsyncTask", "CallOptions", "Retry", "Concurrency", "Rate"),
     ),
     Section(
         "Jobs and results",

@@ -40,7 +40,7 @@ BACKGROUND: Final = {
 Lag: TypeAlias = Literal["wait", "skip"]
 """Whether a stream waits for a slow reader, or the reader skips parts."""
 
-_FOR_CLIENT: Final = {"resubmit", "envelope", "lag", "unread"}
+_FOR_CLIENT: Final = {"resubmit", "envelope", "lag", "unread", "limited"}
 """Options that the client applies itself."""
 
 
@@ -69,6 +69,10 @@ class SubmitOptions:
             parts are kept until then.
         stream_keep: Bytes of parts that the server keeps of a background job. gearflow's server only.
         lag: Whether the stream waits when its reader is slow, or the reader skips parts.
+        limited: Whether the function has limits, which only gearflow's server applies.
+        keys: The keys of the job for limits by their names, where the caller says them. gearflow's server
+            only.
+        group: The group in whose turn the job runs, where the caller says it. gearflow's server only.
     """
 
     delay: float | None = None
@@ -84,6 +88,9 @@ class SubmitOptions:
     unread: bool = False
     stream_keep: int | None = None
     lag: Lag = "wait"
+    limited: bool = False
+    keys: tuple[tuple[str, str], ...] = ()
+    group: str | None = None
 
     @property
     def is_plain(self) -> bool:
@@ -93,6 +100,7 @@ class SubmitOptions:
     def for_server(self) -> dict[str, Any]:
         """The options that gearflow's server takes beside a job, by name, without those that are not set."""
         values = {option.name: getattr(self, option.name) for option in fields(self)}
+        values["keys"] = dict(self.keys) or None
         return {
             name: value
             for name, value in values.items()
@@ -230,6 +238,7 @@ class JobRequest(NamedTuple):  # a frozen dataclass takes five times as long to 
             "reuse=": options.reuse,
             "expires=": options.expires is not None,
             "stream_keep=": bool(options.stream_keep),
+            "limits= and fair=": options.limited or bool(options.keys) or options.group is not None,
         }
         if names := [name for name, is_wanted in wanted.items() if is_wanted]:
             raise UnsupportedByServer(

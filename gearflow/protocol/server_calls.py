@@ -129,6 +129,12 @@ class SubmitRequest(Message):
     """Bytes of the parts of a background job that are kept. The oldest are dropped. A part counts as at least
     16 bytes."""
 
+    keys: dict[str, Annotated[str, Field(max_length=255)]] | None = None
+    """The keys of the job for limits by their names, for rules whose key the caller sends."""
+
+    group: Annotated[str, Field(max_length=255)] | None = None
+    """The group of the job among those that take turns, if the caller sends it."""
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.detached and self.parts != "relay":

@@ -6,6 +6,7 @@ from gearflow.tasks.decorator import TaskDecorator, task
 from gearflow.tasks.events import Ended, Event, Part, Progress, Retrying, Started, Warned
 from gearflow.tasks.hooks import Proceed, RunInfo, lifespan, middleware
 from gearflow.tasks.job import AsyncJob, Job
+from gearflow.tasks.limits import Concurrency, Rate
 from gearflow.tasks.mapping.results import AsyncOutcome, AsyncResults, Outcome, Results
 from gearflow.tasks.mapping.run import FailedItem
 from gearflow.tasks.mapping.verbs import amap_reduce, map_reduce
@@ -26,6 +27,7 @@ __all__ = [
     "AsyncStreamTask",
     "AsyncTask",
     "CallOptions",
+    "Concurrency",
     "Context",
     "Discard",
     "Ended",
@@ -37,6 +39,7 @@ __all__ = [
     "Part",
     "Proceed",
     "Progress",
+    "Rate",
     "Ref",
     "Registry",
     "Results",

@@ -9,6 +9,7 @@ from gearflow.runtime.modules import importable_name
 from gearflow.tasks.context import Context
 from gearflow.tasks.definition import TaskDefinition
 from gearflow.tasks.durations import bounded
+from gearflow.tasks.limits import named, task_limits
 from gearflow.tasks.options import FOR_STREAMS, Options, TaskOptions, no_option, retry, run_limit, size
 from gearflow.tasks.registry import registry
 from gearflow.tasks.signature import ASYNC_STREAMS, SYNC_STREAMS, stream_class
@@ -24,6 +25,8 @@ RESERVED: Final = "gearflow:"
 
 
 _OPTIONS: Final = dict.fromkeys(("name", *TaskOptions.__annotations__))
+
+_OF_TASK: Final = {"name", "foreign", "executor", "resumable", "limits", "fair"}
 
 _READERS: Final[dict[str, Callable[[str, Any], Any]]] = {
     "timeout": run_limit,
@@ -115,6 +118,9 @@ def task(fn: Callable[..., Any] | None = None, /, **options: Unpack[TaskOptions]
             ``"16MiB"``. The default is 1 MiB. A call may override it.
         resumable: A further run of a task that yields goes on behind the values that were taken from the
             run before. ``Context.parts`` says how many they are.
+        limits: Each a ``Concurrency`` or a ``Rate``, which gearflow's server applies over all workers.
+        fair: The key of groups of jobs that take turns, such as the tenants: a JSON pointer into the payload,
+            or a function of the arguments, as for the key of a limit.
 
     Raises:
         TaskDefinitionError: The function cannot be a task as it is written. The message names the remedy.
@@ -135,7 +141,8 @@ def task(fn: Callable[..., Any] | None = None, /, **options: Unpack[TaskOptions]
     if executor not in (None, "thread", "process"):
         raise ValueError(f"executor={executor!r}: it is 'thread' or 'process'")
     own = {option: read(option, given[option]) for option, read in _READERS.items() if option in given}
-    of_calls = given.keys() - own.keys() - {"name", "foreign", "executor", "resumable"}
+    declared = task_limits(options.get("limits") or (), options.get("fair"))
+    of_calls = given.keys() - own.keys() - _OF_TASK
     call_options = Options().updated({option: given[option] for option in of_calls})
 
     def decorate(function: Callable[..., Any]) -> TaskDefinition:
@@ -148,11 +155,13 @@ def task(fn: Callable[..., Any] | None = None, /, **options: Unpack[TaskOptions]
                 function,
                 f"a coroutine runs on the event loop; write 'def', or leave executor={executor!r} out",
             )
+        own_name = _default_name(function) if name is None else _valid_name(name)
         arguments: dict[str, Any] = {
-            "name": _default_name(function) if name is None else _valid_name(name),
+            "name": own_name,
             "foreign": foreign,
             "executor": executor or "thread",
             "options": call_options,
+            "limited": named(declared, own_name),
             **own,
         }
         kind: Any
@@ -165,10 +174,22 @@ def task(fn: Callable[..., Any] | None = None, /, **options: Unpack[TaskOptions]
                 if given.get(option, False) is not False:
                     _refuse(function, f"{option}= {FOR_STREAMS}")
         made: TaskDefinition = kind(function, **arguments)
+        _check_keys(made)
         registry.add(made)
         return made
 
     return decorate if fn is None else decorate(fn)
+
+
+def _check_keys(made: TaskDefinition) -> None:
+    """Check the keys of limits if the types of the task are known already. Else ``check`` does it later."""
+    if made.limited is None or not made.limited.points:
+        return
+    try:
+        made.payload.check()
+    except TaskDefinitionError:  # a model may be defined below
+        return
+    made.check()
 
 
 def _stream_class(function: Callable[..., Any], *, is_coroutine: bool) -> Any:

@@ -12,6 +12,7 @@ from typing import Any, Self, Unpack, cast
 from gearflow.client import JobKey, JobName, JobRequest, ServerAddress
 from gearflow.tasks import submission
 from gearflow.tasks.context import Context
+from gearflow.tasks.limits import Key, Limit, TaskLimits, check_pointers
 from gearflow.tasks.options import CallOptions, Options, Place
 from gearflow.tasks.payload import PayloadCodec
 from gearflow.tasks.ref import parse
@@ -36,6 +37,7 @@ class TaskDefinition:
         foreign: Whether another program runs the task. The function is then a signature without a body.
         executor: Where a worker runs the function if it does not run on the event loop.
         call_options: The options of its calls, which ``options()`` changes.
+        limited: The limits that the task declares, with their names. None if there are none.
     """
 
     __name__: str
@@ -57,6 +59,7 @@ class TaskDefinition:
         foreign: bool = False,
         executor: Place = "thread",
         options: Options = Options(),  # noqa: B008  (frozen)
+        limited: TaskLimits | None = None,
     ) -> None:
         update_wrapper(cast(Any, self), function)
         self.name = name
@@ -69,6 +72,17 @@ class TaskDefinition:
         self.foreign = foreign
         self.executor = executor
         self.call_options = options
+        self.limited = limited
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """The limits that the task declares. Each has a name."""
+        return () if self.limited is None else self.limited.limits
+
+    @property
+    def fair(self) -> Key | None:
+        """The key of the groups of jobs that take turns."""
+        return None if self.limited is None else self.limited.fair
 
     @property
     def takes_context(self) -> bool:
@@ -91,9 +105,12 @@ class TaskDefinition:
         """Check the types of parameters and result now, not at the first use.
 
         Raises:
-            TaskDefinitionError: A type cannot travel, or a default does not fit its type.
+            TaskDefinitionError: A type cannot travel, a default does not fit its type, or a key of a limit
+                names a field that is not there.
         """
         self.payload.check()
+        if self.limited is not None:
+            check_pointers(self.limited, self.payload, self.name)
 
     def json_schema(self) -> dict[str, Any]:
         """Return ``{"payload": ..., "result": ...}`` with the JSON Schemas of payload and result.

@@ -1,6 +1,7 @@
 """Durations as users write them -> seconds."""
 
 import math
+import re
 from datetime import timedelta
 from typing import Any, Final, TypeGuard
 
@@ -24,6 +25,19 @@ def bounded(name: str, value: Any) -> float:
             f"{name}={value!r}: {LONGEST:.0f} seconds (300 years) is the most; give less, or leave it out"
         )
     return number
+
+
+_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_PART: Final = re.compile(r"(\d+(?:\.\d+)?)([smhd])", re.ASCII)
+
+
+def from_text(name: str, value: Any) -> float:
+    """The same as ``bounded``, and a text such as ``"30s"`` or ``"1h30m"``."""
+    if not isinstance(value, str):
+        return bounded(name, value)
+    if not re.fullmatch(rf"(?:{_PART.pattern})+", value, re.ASCII):
+        raise ValueError(f"{name}={value!r}: it is a text such as '30s', '1m', '1h30m' or '2d', or seconds")
+    return bounded(name, sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(value)))
 
 
 def wait_limit(name: str, value: Any) -> float | None:

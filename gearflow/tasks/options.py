@@ -5,7 +5,7 @@ Each option is declared once here, as the user writes it. ``SubmitOptions`` has 
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
 from difflib import get_close_matches
@@ -28,6 +28,7 @@ from gearflow.client.submission import Lag
 from gearflow.protocol.uniques import check_chosen
 from gearflow.tasks import migration_hints
 from gearflow.tasks.durations import bounded
+from gearflow.tasks.limits import Concurrency, Key, Rate
 from gearflow.tasks.retry import MOST_ATTEMPTS, Retry
 
 if TYPE_CHECKING:
@@ -77,6 +78,8 @@ class TaskOptions(TaskDefaults[None], total=False):
     executor: Place | None
     stream_keep: int | str | None
     resumable: bool
+    limits: Sequence[Concurrency | Rate] | None
+    fair: Key | None
 
 
 class CallOptions(TaskDefaults[Never], total=False):

@@ -118,6 +118,10 @@ class PayloadCodec:
             "result": self._result.json_schema("serialization"),
         }
 
+    def written_schema(self) -> dict[str, Any]:
+        """The JSON Schema of the payloads that callers send."""
+        return self._arguments.json_schema("serialization")
+
     @cached_property
     def _arguments(self) -> Encoder:
         from gearflow.tasks.encoders import encoder_of_arguments  # only now: it imports pydantic

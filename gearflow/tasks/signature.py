@@ -204,6 +204,11 @@ class TaskSignature:
             self._misused(args, kwargs)
         return values
 
+    def apply_to(self, function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+        """Call another function with the arguments of a call, as the task's own function takes them."""
+        by_name = {name: arguments[name] for name in self.parameters if name not in self._positional}
+        return function(*(arguments[name] for name in self._positional), **by_name)
+
     def check_takes_one(self) -> None:
         """Raise TypeError if the function cannot be called with one item alone, as ``map`` does."""
         required = [name for name in self.parameters if name not in self.defaults]

@@ -55,6 +55,7 @@ class StreamTask(TaskDefinition, Generic[P, Y]):
         foreign: Whether another program runs the task. The function is then a signature without a body.
         executor: Where a worker runs the function if it does not return an async iterator.
         call_options: The options of its calls, which ``options()`` changes.
+        limited: The limits that the task declares, with their names. None if there are none.
     """
 
     is_stream = True

@@ -15,11 +15,15 @@ from gearflow.protocol.chunk import pack_payloads
 from gearflow.protocol.constants import MAX_UNIQUE
 from gearflow.protocol.envelope import MAGIC, header, wrap
 from gearflow.protocol.uniques import check_chosen, fresh_unique
+from gearflow.tasks.limits import TaskLimits
 from gearflow.tasks.options import Options, Unique
 from gearflow.tasks.payload import PayloadCodec
 from gearflow.tasks.retry import Retry
 
 _DIGEST_SIZE: Final = 20  # bytes, twice as many hexadecimal digits: well below MAX_UNIQUE
+
+
+_LIMITED: Final = SubmitOptions(limited=True)
 
 
 class Submittable(Protocol):
@@ -32,6 +36,7 @@ class Submittable(Protocol):
     stream_keep: int | None
     foreign: bool
     call_options: Options
+    limited: TaskLimits | None
 
 
 def attached(
@@ -47,6 +52,8 @@ def attached(
     options = task.call_options
     asked = None if options.is_plain else _asked_attached(task)
     workload = task.payload.encode(args, kwargs)
+    if task.limited is not None:
+        asked = _limited(task, task.limited, asked, args, kwargs)
     if earlier or (workload.startswith(MAGIC) and not task.foreign):
         workload = wrap(workload, earlier=earlier)
     unique = "" if options.unique is False else _key(task, options.unique, args, kwargs)
@@ -57,6 +64,8 @@ def attached_chunk(task: Submittable, payloads: Sequence[bytes]) -> JobRequest:
     """Several calls that share a job, whose caller waits for the results. Raises as ``attached``."""
     options = task.call_options
     asked = None if options.is_plain else _asked_attached(task)
+    if task.limited is not None:
+        asked = replace(asked or SubmitOptions(), limited=True)
     workload = _chunk_header(len(payloads)) + pack_payloads(payloads)
     return JobRequest(task.name, workload, "", options.priority, asked, detached=False)
 
@@ -98,6 +107,8 @@ def detached(task: Submittable, args: tuple[Any, ...], kwargs: Mapping[str, Any]
             options.asked, keep, stream_keep, task.foreign, keyed, needs_envelope=retried, detached=True
         )
     workload = task.payload.encode(args, kwargs)
+    if task.limited is not None:
+        asked = _limited(task, task.limited, asked, args, kwargs)
     if workload.startswith(MAGIC) and not task.foreign:
         workload = wrap(workload)
     # The queue plugins of gearmand overwrite the rows of background jobs without a unique. Which server
@@ -143,6 +154,19 @@ def _asked(
     if not (needs_envelope or asked.retries is not None or asked.timeout is not None):
         return asked
     return replace(asked, envelope=header(timeout=asked.timeout, retries=asked.retries, detached=detached))
+
+
+def _limited(
+    task: Submittable,
+    limits: TaskLimits,
+    asked: SubmitOptions | None,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+) -> SubmitOptions:
+    """The options of a call of a task with limits, with the keys that its caller sends."""
+    asked = asked or _LIMITED
+    arguments = task.payload.signature.bind(args, kwargs) if limits.sends else {}
+    return limits.asked(asked, task.payload, arguments)
 
 
 def _key(task: Submittable, unique: Unique, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:

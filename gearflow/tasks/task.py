@@ -43,6 +43,7 @@ class Task(TaskDefinition, ManyCalls, Generic[P, R]):
         foreign: Whether another program runs the task. The function is then a signature without a body.
         executor: Where a worker runs the function if it is not a coroutine function.
         call_options: The options of its calls, which ``options()`` changes.
+        limited: The limits that the task declares, with their names. None if there are none.
     """
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:

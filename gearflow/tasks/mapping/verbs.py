@@ -489,6 +489,11 @@ def _check_chunks(task: "Task[Any, Any]") -> None:
             "chunk= and unique=: a key is that of one call, and the items of a chunk share a job; leave out "
             "chunk=, or write .options(unique=False).map(...)"
         )
+    if task.limited is not None and task.limited.keys:
+        raise ValueError(
+            f"chunk=: {task.name} has limits with keys, or fair=. A key is that of one call, and the items "
+            "of a chunk share a job; leave out chunk="
+        )
 
 
 def _takes_one(task: object) -> "Task[Any, Any]":
