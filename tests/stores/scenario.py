@@ -9,6 +9,7 @@ from typing import NamedTuple
 from gearflow.broker.parser import Body
 from gearflow.broker.storage import (
     Change,
+    Edited,
     Forgotten,
     JobPart,
     JobRecord,
@@ -16,8 +17,10 @@ from gearflow.broker.storage import (
     Rescheduled,
     Reserved,
     Revived,
+    Setting,
     Store,
     StoredJob,
+    Ticked,
 )
 from gearflow.stores import MemoryStore
 from tests.stores.values import a_dead_letter, a_job, an_end, whole_result
@@ -35,6 +38,7 @@ class Snapshot(NamedTuple):
     dead: list[int]
     latest: dict[bytes, int]
     parts: dict[int, list[tuple[int, Body]]]
+    settings: set[Setting]
 
 
 def lives(seed: int, groups: int) -> list[list[Change]]:
@@ -43,6 +47,7 @@ def lives(seed: int, groups: int) -> list[list[Change]]:
     alive: list[StoredJob] = []
     letters: list[int] = []
     streams = Streams(seed)
+    settings = Settings(seed)
     number = 0
     story: list[list[Change]] = []
     for _ in range(groups):
@@ -62,6 +67,12 @@ def lives(seed: int, groups: int) -> list[list[Change]]:
                 alive.append(job)
         if letters and chance.random() < 0.3:
             group.append(Revived(letters.pop()))
+        group += settings.edits(alive)
+        for change in settings.changes(number + 1):
+            group.append(change)
+            if isinstance(change, Ticked) and change.job is not None:
+                number = change.job.number
+                alive.append(change.job)
         story.append(group)
     return story
 
@@ -115,6 +126,45 @@ class Streams:
         return changes
 
 
+class Settings:
+    """What operators set, and the schedules whose times come."""
+
+    def __init__(self, seed: int) -> None:
+        self._chance = random.Random(f"settings {seed}")
+        self._schedules: dict[bytes, bytes] = {}
+
+    def edits(self, alive: list[StoredJob]) -> list[Change]:
+        """Edit some jobs, the workloads of a few as well."""
+        chance = self._chance
+        edits: list[Change] = []
+        for job in chance.sample(alive, k=min(len(alive), chance.randrange(3))):
+            body = _body(chance, job.number) if chance.random() < 0.5 else None
+            place = alive.index(job)
+            alive[place] = job._replace(workload=job.workload if body is None else body)
+            edits.append(Edited(job.number, 2, 7.5, b'{"edited": %d}' % job.number, body))
+        return edits
+
+    def changes(self, number: int) -> list[Change]:
+        """Set and remove something, and have the times of schedules come. Jobs get numbers from this one."""
+        chance, changes = self._chance, list[Change]()
+        for _ in range(chance.randrange(3)):
+            value = b"" if chance.random() < 0.3 else b'{"count": %d}' % chance.randrange(1000)
+            changes.append(Setting(b"limit-%d" % chance.randrange(4), "limit", value))
+        for _ in range(chance.randrange(4)):
+            name = b"schedule-%d" % chance.randrange(3)
+            before = self._schedules.get(name, b"")
+            if not before or chance.random() < 0.1:
+                after = b'{"next": 0}'
+                changes.append(Setting(name, "schedule", after))
+            else:
+                after = b'{"next": %d}' % number
+                job = a_job(number, _body(chance, number)) if chance.random() < 0.7 else None
+                number += job is not None
+                changes.append(Ticked(name, before, after, job))
+            self._schedules[name] = after
+        return changes
+
+
 def longest_part(number: int, position: int) -> bytes:
     """A part of a job. Others are the beginning of it."""
     return b"%d of %d, " % (position, number) * 200
@@ -132,7 +182,7 @@ def snapshot(store: Store, numbers: int) -> Snapshot:
         for number in range(numbers)
         if (found := all_parts(store, number))
     }
-    return Snapshot(jobs, ends, dead, latest, parts)
+    return Snapshot(jobs, ends, dead, latest, parts, set(store.load().settings))
 
 
 def all_parts(store: Store, number: int) -> list[tuple[int, Body]]:
@@ -150,7 +200,9 @@ def positions(store: Store) -> dict[int, tuple[int, int]]:
 
 def numbers_in(story: Sequence[Sequence[Change]]) -> int:
     """One more than the highest number of a job."""
-    return 1 + max(change.number for group in story for change in group if isinstance(change, StoredJob))
+    changes = [change for group in story for change in group]
+    jobs = [change.job if isinstance(change, Ticked) else change for change in changes]
+    return 1 + max(job.number for job in jobs if isinstance(job, StoredJob))
 
 
 def after(story: Sequence[Sequence[Change]]) -> MemoryStore:

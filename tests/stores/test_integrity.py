@@ -256,7 +256,7 @@ def test_a_file_that_is_empty_or_gone_is_not_replaced_by_a_new_one(
     with pytest.raises(StoreError, match=r"is empty, but it was not: .* remove jobs\.db-lock"):
         SqliteStore(path)
     path.with_name(path.name + "-lock").unlink()
-    assert loaded(path, whole) == Snapshot({}, {}, [], {}, {})
+    assert loaded(path, whole) == Snapshot({}, {}, [], {}, {}, set())
 
 
 def test_a_job_that_is_not_what_was_written_is_named(tmp_path: Path) -> None:

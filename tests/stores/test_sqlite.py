@@ -331,7 +331,7 @@ def test_a_later_version_is_refused_with_both_versions(path: Path) -> None:
     later.execute("PRAGMA user_version = 99")
     later.close()
     with pytest.raises(
-        StoreError, match=r"jobs\.db has version 99, .* up to 6; use the gearflow that wrote it"
+        StoreError, match=r"jobs\.db has version 99, .* up to 7; use the gearflow that wrote it"
     ):
         SqliteStore(path)
 
@@ -347,9 +347,9 @@ def test_an_earlier_version_is_brought_forward(path: Path, monkeypatch: pytest.M
     assert jobs_of(store.load()) == [a_job(1)]
     assert store.ended(2) == an_end(2)
     store.close()
-    assert schema_of(path) == (7, True)
+    assert schema_of(path) == (8, True)
     monkeypatch.undo()
-    with pytest.raises(StoreError, match="has version 7, and this gearflow knows versions up to 6"):
+    with pytest.raises(StoreError, match="has version 8, and this gearflow knows versions up to 7"):
         SqliteStore(path)
 
 
@@ -366,7 +366,7 @@ def test_a_migration_that_fails_leaves_the_file_as_it_was(
     with pytest.raises(StoreError, match="already exists"):
         SqliteStore(path)
     monkeypatch.undo()
-    assert schema_of(path) == (6, False)
+    assert schema_of(path) == (7, False)
     write_once(path)
 
 
@@ -397,9 +397,12 @@ def test_a_damaged_file_of_the_first_version_is_recovered(path: Path, first_vers
 def make_old(path: Path, version: int) -> None:
     """Make a file one of an earlier version, which has nothing of a later one."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        connection.execute("DROP TABLE renumbered")
-        connection.execute("DROP TABLE streams")
-        connection.execute("DELETE FROM meta WHERE id = 2")
+        connection.execute("DROP TABLE settings")
+        connection.execute("DELETE FROM meta WHERE id = 3")
+        if version < 6:
+            connection.execute("DROP TABLE renumbered")
+            connection.execute("DROP TABLE streams")
+            connection.execute("DELETE FROM meta WHERE id = 2")
         if version == 1:
             connection.execute("DROP TABLE paused")
         connection.execute(f"PRAGMA user_version = {version}")

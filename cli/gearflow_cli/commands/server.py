@@ -66,6 +66,16 @@ def recover_folder(folder: Path) -> None:
         tell("handles of servers from which jobs were copied mean nothing any more: they could not be read")
     if not saved.same_paused:
         tell("which functions were paused could not be read: none of them is any more")
+    for setting in saved.damaged_settings:
+        tell(f"the setting {setting} is not what was written, and is lost: set it again")
+    unnamed = None if saved.lost_settings is None else saved.lost_settings - len(saved.damaged_settings)
+    if unnamed is None:
+        tell("it is not known whether schedules, limits or policies are lost: look at them")
+    elif unnamed > 0:
+        tell(
+            f"{counted(unnamed, 'setting')} cannot be found, and are lost: look at schedules, limits and "
+            "policies"
+        )
     if not saved.same_parts:
         tell("some parts of streams could not be read: their readers get a gap")
 

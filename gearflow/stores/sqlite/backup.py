@@ -13,7 +13,7 @@ from gearflow.errors import StoreError
 from gearflow.stores.sqlite import schema
 from gearflow.stores.sqlite.errors import damaged, failed
 from gearflow.stores.sqlite.files import sync_names
-from gearflow.stores.sqlite.integrity import check_file, check_records, checked_jobs
+from gearflow.stores.sqlite.integrity import check_file, check_records, checked_jobs, checked_settings
 from gearflow.stores.sqlite.recovery import check_not_planned
 from gearflow.stores.sqlite.schema import DamagedMetadata, Metadata
 from gearflow.stores.sqlite.tuning import Tuning
@@ -106,6 +106,7 @@ def _damage(path: Path, partial: Path, copy: sqlite3.Connection) -> StoreError |
         with partial.open("rb") as file:
             check_file(path, copy, file.fileno(), Tuning())
         check_records(path, copy, metadata)
+        checked_settings(path, copy, metadata)
         for _ in checked_jobs(path, copy, metadata):
             pass
     except sqlite3.Error as error:

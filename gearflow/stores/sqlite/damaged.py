@@ -27,7 +27,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
 
-from gearflow.broker.storage import JobRecord, Renumbered, StoredJob
+from gearflow.broker.storage import JobRecord, Renumbered, Setting, StoredJob
 from gearflow.errors import StoreError
 from gearflow.stores.sqlite import schema
 from gearflow.stores.sqlite.leaves import Leaves
@@ -43,6 +43,7 @@ from gearflow.stores.sqlite.rows import (
     Row,
     row_record,
 )
+from gearflow.stores.sqlite.settings import SETTING_COLUMNS, named, row_setting
 from gearflow.stores.sqlite.streams import STREAM_COLUMNS, row_parts
 
 _FRUITLESS: Final = 2000
@@ -173,6 +174,15 @@ class DamagedTables(Reader):
         with suppress(sqlite3.Error, DamagedRow):
             return schema.read_renumbered(self.connection)
         return None
+
+    def readable_settings(self) -> Iterator[Setting | str]:
+        """Each setting, or the kind and name of one that is not what was written."""
+        if schema.version_of(self.connection) >= schema.WITH_SETTINGS:
+            for row in self._rows("settings", "id", SETTING_COLUMNS):
+                try:
+                    yield row_setting(row)
+                except DamagedRow:
+                    yield named(row)
 
     def _rows(self, table: str, key: str, columns: str) -> Iterator[Row]:
         """The readable rows, by ranges of their keys, which are their first columns. Some come twice."""

@@ -10,7 +10,8 @@ then vanish and nobody reads them. So each start checks that
   which it does not when it reads rows in order);
 * each index has the entries of the rows, compared by sums;
 * the parts of each body are together as long as its row says;
-* all rows of streams are there, by their number and bytes.
+* all rows of streams are there, by their number and bytes;
+* all settings are there, by their number, and each is what was written.
 
 In a long file this does not see damage to the list of free pages, or to long bodies until they are read.
 """
@@ -23,12 +24,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from gearflow.broker.storage import StoredJob
+from gearflow.broker.storage import Setting, StoredJob
 from gearflow.stores.sqlite import schema
 from gearflow.stores.sqlite.errors import damaged
 from gearflow.stores.sqlite.packs import RESULTS
 from gearflow.stores.sqlite.rows import JOB_HEAD, SHORT_WORKLOAD, DamagedRow, row_job
 from gearflow.stores.sqlite.schema import Metadata
+from gearflow.stores.sqlite.settings import SETTING_COLUMNS, named, row_setting
 from gearflow.stores.sqlite.tuning import Tuning
 
 _INDEXES: Final = {
@@ -112,6 +114,27 @@ def checked_jobs(path: Path, connection: sqlite3.Connection, metadata: Metadata)
         raise damaged(
             path, f"{count} jobs, {dead} of them dead, are there, and not {metadata.jobs} and {letters[0]}"
         )
+
+
+def checked_settings(path: Path, connection: sqlite3.Connection, metadata: Metadata) -> tuple[Setting, ...]:
+    """The settings.
+
+    Raises:
+        StoreError: One is damaged or missing.
+        sqlite3.Error: The file cannot be read.
+    """
+    if schema.version_of(connection) < schema.WITH_SETTINGS:  # this may be a copy of an earlier one
+        return ()
+    settings: list[Setting] = []
+    for row in connection.execute(f"SELECT {SETTING_COLUMNS} FROM settings ORDER BY id"):
+        try:
+            settings.append(row_setting(row))
+        except DamagedRow:
+            raise damaged(path, f"the setting {named(row)} is not what was written") from None
+    if len(settings) != metadata.settings:
+        raise damaged(path, f"{len(settings)} settings are there, and not {metadata.settings}")
+    _check_found(path, connection, "settings", "id")
+    return tuple(settings)
 
 
 def _check_index(

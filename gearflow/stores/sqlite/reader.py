@@ -64,9 +64,12 @@ class Reader:
         try:
             return (yield from self._whole_job(row))
         except DamagedRow:
-            if self.held(number) is None:  # removed meanwhile
-                return None
-            raise
+            now = self.connection.execute(
+                f"SELECT {JOB_HEAD} FROM jobs WHERE number = ?", (number,)
+            ).fetchone()
+            if now == row[:-1]:
+                raise
+            return (yield from self.fetch(number))  # removed or edited meanwhile
 
     def whole_job(self, row: Row) -> StoredJob:
         """The job in a row of ``JOB_HEAD`` and workload, with its whole workload."""

@@ -13,12 +13,13 @@ import json
 import os
 import sqlite3
 import time
+from collections.abc import Iterable
 from contextlib import ExitStack, closing, suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from gearflow.broker.storage import JobOutcome, JobRecord, Paused, StoredJob, size_of
+from gearflow.broker.storage import JobOutcome, JobRecord, Paused, Setting, StoredJob, size_of
 from gearflow.errors import StoreError
 from gearflow.stores.sqlite.damaged import DamagedTables, LostRows, is_sound, open_damaged, pages_of
 from gearflow.stores.sqlite.errors import DiskFull, failed, hint
@@ -29,6 +30,7 @@ from gearflow.stores.sqlite.rows import (
     Row,
 )
 from gearflow.stores.sqlite.schema import DamagedMetadata, Metadata, write_renumbered
+from gearflow.stores.sqlite.settings import write_settings
 from gearflow.stores.sqlite.tables import Tables
 
 
@@ -46,6 +48,8 @@ class Recovered(NamedTuple):
     doubtful_jobs: int = 0  # not among the kept: they may have ended before, and are dead letters now
     same_parts: bool = True  # no part of a stream is lost
     same_renumbered: bool = True  # handles of stores from which jobs were copied are still good
+    damaged_settings: tuple[str, ...] = ()  # their kinds and names: they are lost
+    lost_settings: int | None = 0  # how many, with these
 
 
 def rescue_of(path: Path) -> Path:
@@ -112,6 +116,7 @@ def _read(path: Path) -> tuple[bytes, Recovered]:
     try:
         planned: dict[str, Any] = json.loads(_plan_of(path).read_text(encoding="ascii"))
         store = planned.pop("store").encode()
+        planned["damaged_settings"] = tuple(planned.get("damaged_settings", ()))
         return store, Recovered(moved_to=path.with_name(planned.pop("moved_to")), **planned)
     except (ValueError, TypeError, KeyError, AttributeError):
         raise StoreError(
@@ -236,6 +241,11 @@ def _salvage(
             tables.pause(Paused(function, True))
         renumbered = damaged.readable_renumbered()
         write_renumbered(target, renumbered or ())
+        saved.settings(damaged.readable_settings())
+        if damaged.failed if metadata is None else saved.found_settings < metadata.settings:
+            leaves = leaves or stack.enter_context(Leaves(pages_of(source, path, work)))
+            saved.settings(LostRows(source, leaves).readable_settings() if leaves.are_current else ())
+        saved.end_of_settings()
     new = tables.metadata
     recovered = Recovered(
         kept_jobs=(kept := new.jobs - len(saved.doubtful)),
@@ -248,6 +258,8 @@ def _salvage(
         same_paused=paused is not None,
         doubtful_jobs=len(saved.doubtful),
         same_renumbered=renumbered is not None,
+        damaged_settings=tuple(sorted(saved.damaged_settings)),
+        lost_settings=None if metadata is None else max(0, metadata.settings - saved.found_settings),
         same_parts=not damaged.failed if metadata is None else saved.found_stream_rows >= metadata.streams,
     )
     return recovered, new
@@ -280,6 +292,8 @@ class _Saved:
         self._stream_rows: list[Row] = []  # to be written
         self._stream_ids: set[int] = set()
         self._bytes = 0  # of what is to be written
+        self._settings: dict[tuple[str, bytes], Setting] = {}
+        self.damaged_settings: set[str] = set()
         self.found_records = 0
         self.doubtful: set[int] = set()  # numbers of jobs that may have ended
 
@@ -299,6 +313,29 @@ class _Saved:
             self._stream_ids.add(row[0])
             self._stream_rows.append(row[1:])
             self._written(len(row[-1]))
+
+    @property
+    def found_settings(self) -> int:
+        """The number of settings so far."""
+        return len(self._settings)
+
+    def settings(self, found: Iterable[Setting | str]) -> None:
+        """Save settings. Of those that are damaged there are the names. The first of each name counts."""
+        for setting in found:
+            if isinstance(setting, str):
+                self.damaged_settings.add(setting)
+            else:
+                self._settings.setdefault((setting.kind, setting.name), setting)
+
+    def end_of_settings(self) -> None:
+        """Write the settings. Damage is that of a row of which no whole one was found."""
+        names = {f"{kind} {name.decode(errors='replace')}" for kind, name in self._settings}
+        self.damaged_settings -= names
+        tables = self._tables
+        tables.connection.execute("BEGIN IMMEDIATE")
+        write_settings(tables.connection, tables.metadata, self._settings.values())
+        tables.metadata.update(tables.connection)
+        tables.connection.execute("COMMIT")
 
     def job(self, job: StoredJob, dead: bool, *, is_doubtful: bool = False) -> None:
         """Save a job. A doubtful one becomes a dead letter."""

@@ -11,7 +11,8 @@ each. Its workload stays where it is. A row of ``records`` without a number has 
 
 Since version 5 there is a second row of ``meta``, which has the number of rows in ``streams`` in the column
 ``records``, and the bytes of their parts in ``kept``. Since version 6 the table ``renumbered`` has the stores
-from which jobs were copied, and there is always its first row.
+from which jobs were copied, and there is always its first row. Since version 7 there are a table ``settings``
+and a third row of ``meta``, which has the number of its rows in the column ``records``.
 """
 
 from __future__ import annotations
@@ -128,6 +129,14 @@ _RENUMBERED: Final = """CREATE TABLE renumbered (
     crc INTEGER
 )"""
 
+_SETTINGS: Final = """CREATE TABLE settings (
+    id INTEGER PRIMARY KEY,  -- a hash of the kind and the name
+    kind TEXT,               -- schedule, limit or function
+    name TEXT,
+    value TEXT,              -- JSON
+    crc INTEGER
+)"""
+
 
 def _create(connection: sqlite3.Connection) -> None:
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
@@ -172,6 +181,11 @@ def _add_renumbered(connection: sqlite3.Connection) -> None:
     write_renumbered(connection, ())
 
 
+def _add_settings(connection: sqlite3.Connection) -> None:
+    connection.execute(_SETTINGS)
+    connection.execute(_UPDATE_SETTINGS, _settings_row(0))
+
+
 MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [
     _create,
     _add_paused,
@@ -179,6 +193,7 @@ MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [
     _allow_packs,
     _add_streams,
     _add_renumbered,
+    _add_settings,
 ]
 """The n-th migrates a file of version n to version n + 1. A new file has version 0."""
 
@@ -187,6 +202,9 @@ WITH_STREAMS: Final = 5
 
 WITH_RENUMBERED: Final = 6
 """The first version with the table ``renumbered``."""
+
+WITH_SETTINGS: Final = 7
+"""The first version with the table ``settings``."""
 
 
 def version() -> int:
@@ -252,6 +270,7 @@ _UPDATE: Final = (
     "tokens = ?, crc = ? WHERE id = 1"
 )
 _UPDATE_STREAMS: Final = "INSERT OR REPLACE INTO meta (id, records, kept, crc) VALUES (2, ?, ?, ?)"
+_UPDATE_SETTINGS: Final = "INSERT OR REPLACE INTO meta (id, records, crc) VALUES (3, ?, ?)"
 
 
 @dataclass(slots=True)
@@ -268,7 +287,9 @@ class Metadata:
     tokens: int = 0  # the sum of those of the results
     streams: int = 0  # rows
     streamed: int = 0  # bytes of the parts in them
-    _noted: tuple[int, int] = 0, 0  # what the file has of these two
+    settings: int = 0  # rows
+    _noted: tuple[int, int] = 0, 0  # what the file has of rows and bytes of streams
+    _noted_settings: int = 0  # what the file has of these
 
     @classmethod
     def read(cls, connection: sqlite3.Connection) -> Metadata:
@@ -290,6 +311,11 @@ class Metadata:
                 metadata.streams, metadata.streamed = metadata._noted = second[:2]
                 if _streams_row(*second[:2]) != second:
                     raise DamagedMetadata
+            third = connection.execute("SELECT records, crc FROM meta WHERE id = 3").fetchone()
+            if third is not None:  # it is missing before version 7
+                metadata.settings = metadata._noted_settings = third[0]
+                if _settings_row(third[0]) != third:
+                    raise DamagedMetadata
         except (AttributeError, TypeError, ValueError) as error:
             raise DamagedMetadata from error
         return metadata
@@ -297,7 +323,8 @@ class Metadata:
     def copy(self) -> Metadata:
         fields = self.reserved, self.copied, self.groups, self.jobs, self.records, self.kept, self.tokens
         # seven times faster than dataclasses.replace
-        return Metadata(self.name, *fields, self.streams, self.streamed, self._noted)
+        noted = self._noted, self._noted_settings
+        return Metadata(self.name, *fields, self.streams, self.streamed, self.settings, *noted)
 
     def insert(self, connection: sqlite3.Connection) -> None:
         connection.execute(
@@ -309,6 +336,9 @@ class Metadata:
         if (now := (self.streams, self.streamed)) != self._noted:
             connection.execute(_UPDATE_STREAMS, _streams_row(*now))
             self._noted = now
+        if self.settings != self._noted_settings:
+            connection.execute(_UPDATE_SETTINGS, _settings_row(self.settings))
+            self._noted_settings = self.settings
 
     def _row(self) -> tuple[str, int, int, int, int, int, int, int, int]:
         fields = self.reserved, self.copied, self.groups, self.jobs, self.records, self.kept, self.tokens
@@ -317,3 +347,7 @@ class Metadata:
 
 def _streams_row(streams: int, streamed: int) -> tuple[int, int, int]:
     return streams, streamed, crc32(b"%d %d" % (streams, streamed))
+
+
+def _settings_row(settings: int) -> tuple[int, int]:
+    return settings, crc32(b"settings %d" % settings)

@@ -56,7 +56,7 @@ from gearflow.broker.storage import Change, Contents, DamagedEntry, JobRecord, S
 from gearflow.errors import StoreError
 from gearflow.stores.sqlite.errors import DamagedFile, DiskFull, damaged, failed, hint, not_synced
 from gearflow.stores.sqlite.files import FileLock, lock_database
-from gearflow.stores.sqlite.integrity import check_file, check_records, checked_jobs
+from gearflow.stores.sqlite.integrity import check_file, check_records, checked_jobs, checked_settings
 from gearflow.stores.sqlite.moved import check_not_moved
 from gearflow.stores.sqlite.opening import BUSY, check_head, connect, make_ready, read_metadata
 from gearflow.stores.sqlite.recovery import check_not_planned
@@ -150,7 +150,9 @@ class SqliteStore:
         with self._reading("the names of stores whose jobs were copied") as tables:
             renumbered = read_renumbered(tables.connection)
         metadata = tables.metadata
-        return Contents(metadata.name, metadata.reserved, self._jobs(), paused, parts, renumbered)
+        with self._reading("a setting") as tables:
+            settings = checked_settings(self.path, tables.connection, metadata)
+        return Contents(metadata.name, metadata.reserved, self._jobs(), paused, parts, renumbered, settings)
 
     def _jobs(self) -> Generator[StoredJob]:
         with self._reading() as tables:
@@ -254,6 +256,7 @@ class SqliteStore:
             self.log.space.reserve_again()
             check_file(self.path, connection, self.log.main_fd, self._tuning)
             check_records(self.path, connection, self._tables.metadata)
+            checked_settings(self.path, connection, self._tables.metadata)
             for _ in checked_jobs(self.path, connection, self._tables.metadata):
                 pass
         except (sqlite3.Error, OSError) as error:

@@ -12,6 +12,7 @@ from zlib import crc32
 from gearflow.broker.parser import Body
 from gearflow.broker.storage import (
     Change,
+    Edited,
     Forgotten,
     JobPart,
     JobRecord,
@@ -20,7 +21,9 @@ from gearflow.broker.storage import (
     Rescheduled,
     Reserved,
     Revived,
+    Setting,
     StoredJob,
+    Ticked,
 )
 from gearflow.errors import StoreError
 from gearflow.stores.sqlite.packs import (
@@ -56,6 +59,7 @@ from gearflow.stores.sqlite.rows import (
     token_of,
 )
 from gearflow.stores.sqlite.schema import Metadata
+from gearflow.stores.sqlite.settings import write_settings
 from gearflow.stores.sqlite.streams import StreamTables
 from gearflow.stores.sqlite.tuning import Tuning
 
@@ -64,6 +68,7 @@ _DISSOLVED: Final = 8
 
 _INSERT_JOB: Final = f"INSERT INTO jobs ({JOB_HEAD}, workload) VALUES ({', '.join('?' * 14)})"
 _UPDATE_JOB: Final = f"UPDATE jobs SET ({JOB_HEAD}) = ({', '.join('?' * 13)}) WHERE number = ?"
+_REPLACE_JOB: Final = _INSERT_JOB.replace("INSERT", "REPLACE", 1)
 _INSERT_RECORD: Final = f"INSERT INTO records ({RECORD_COLUMNS}) VALUES ({', '.join('?' * 19)})"
 
 
@@ -120,7 +125,7 @@ class Tables(StreamTables):
         """Apply changes in order. Raises sqlite3.IntegrityError if a number is there already."""
         kinds: dict[type[Change], list[Any]] = {}
         numbers: set[int | bytes] = set()  # of jobs; others name what they change as well
-        for change in changes:
+        for change in without_ticks(changes):
             if change[0] in numbers:
                 self._apply_kinds(kinds)
                 kinds.clear()
@@ -135,7 +140,7 @@ class Tables(StreamTables):
 
     def apply_in_place_of_others(self, changes: Sequence[Change]) -> None:
         """Apply changes one by one. Whatever the file has under the number of a job or result is removed."""
-        for change in changes:
+        for change in without_ticks(changes):
             if isinstance(change, (StoredJob, JobRecord)):
                 places = [place._replace(dead=0) for place in self.places(change.number)]
                 if isinstance(change, JobRecord) and places and self.metadata.streams:
@@ -269,15 +274,24 @@ class Tables(StreamTables):
                 self._forget(changes)
             elif kind is Rescheduled:
                 self._reschedule(changes)
-            elif kind is Revived:
-                self._revive(changes)
-            elif kind is PartsDropped:
-                self._drop_parts(changes)
-            elif kind is Reserved:
-                self.metadata.reserved = max(self.metadata.reserved, *(change.below for change in changes))
-            elif kind is Paused:
-                for change in changes:
-                    self.pause(change)
+            else:
+                self._apply_rare(kind, changes)
+
+    def _apply_rare(self, kind: type[Change], changes: list[Any]) -> None:
+        """Apply changes of a kind that is not frequent."""
+        if kind is Revived:
+            self._revive(changes)
+        elif kind is PartsDropped:
+            self._drop_parts(changes)
+        elif kind is Edited:
+            self._edit(changes)
+        elif kind is Setting:
+            write_settings(self.connection, self.metadata, changes)
+        elif kind is Reserved:
+            self.metadata.reserved = max(self.metadata.reserved, *(change.below for change in changes))
+        elif kind is Paused:
+            for change in changes:
+                self.pause(change)
 
     def insert_jobs(self, jobs: Sequence[StoredJob], dead: int = 0) -> None:
         """Insert jobs with their workloads."""
@@ -443,6 +457,24 @@ class Tables(StreamTables):
                 self._restart_stream(number)
                 self.remove((place._replace(dead=0) for place in self.places(number)), with_streams=False)
 
+    def _edit(self, changes: Sequence[Edited]) -> None:
+        for number, priority, due, options, workload in changes:
+            if (held := self.held(number)) is None or held[1]:
+                continue
+            job, _, body_crc = held
+            job = job._replace(priority=priority, due=due, options=options)
+            if workload is None:
+                self._update(job, 0, body_crc)
+                continue
+            key = body_key(number, of_result=False)
+            if isinstance(job.workload, int):  # it may lie in parts, whose key is that of the new one
+                self.connection.execute("DELETE FROM parts WHERE id BETWEEN ? AND ?", part_ids(key))
+            kept: Body | int = workload
+            if len(workload) > self._part:  # what was written ahead in this group was that of the job
+                self._in_parts.add(number)
+                kept, body_crc = len(workload), self._insert_all_parts(key, workload)
+            self.connection.execute(_REPLACE_JOB, job_row(job._replace(workload=kept), 0, body_crc))
+
     def _rewrite(self, job: StoredJob, dead: int) -> None:
         """Update everything of a job but its workload, which is in the file."""
         try:
@@ -486,6 +518,9 @@ class Tables(StreamTables):
             return self.ahead[key]
         if key in self.loose:
             self.connection.execute("DELETE FROM parts WHERE id BETWEEN ? AND ?", part_ids(key))
+        return self._insert_all_parts(key, body)
+
+    def _insert_all_parts(self, key: int, body: Body) -> int:
         for part, piece in self.parts(key, body):
             self.insert_part(part, piece)
         return crc32(body)
@@ -510,6 +545,21 @@ class Tables(StreamTables):
             f"SELECT {column} FROM {table} WHERE number = ? AND typeof({column}) = 'integer'", (key >> 1,)
         ).fetchone()
         return None if row is None else int(row[0])
+
+
+def without_ticks(changes: Sequence[Change]) -> Sequence[Change]:
+    """The changes with a setting and a job in place of each tick."""
+    if Ticked not in map(type, changes):
+        return changes
+    flat: list[Change] = []
+    for change in changes:
+        if isinstance(change, Ticked):
+            flat.append(Setting(change.name, "schedule", change.value))
+            if change.job is not None:
+                flat.append(change.job)
+        else:
+            flat.append(change)
+    return flat
 
 
 def _spans(numbers: Iterable[int]) -> list[list[int]]:
