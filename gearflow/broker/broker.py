@@ -485,10 +485,15 @@ class Broker:
 
     def _work_fail(self, session: Session, kind: int, body: Body) -> int | None:
         handle = name_in(body)
+        if handle == session.raised and handle not in session.running:
+            session.raised = b""  # Perl's worker sends both, and dies of an ERROR
+            return None
         return self._work_end(session, JobOutcome.FAILED, kind, handle, handle)
 
     def _work_exception(self, session: Session, kind: int, body: Body) -> int | None:
         handle, body = handle_of(body)
+        if handle in session.running:
+            session.raised = handle
         return self._work_end(session, JobOutcome.RAISED, kind, handle, body)
 
     def _work_end(

@@ -54,6 +54,7 @@ class Session:
         "overran",
         "pending_writes",
         "places",
+        "raised",
         "readers",
         "ready",
         "resumable",
@@ -84,6 +85,7 @@ class Session:
         self.expects_job = False  # its GRABs may be held for a moment: see ``dispatch``
         self.events = b""  # the handle of its call of ``gearflow:events``, if it made one
         self.overran = False  # the server took a job from it because of a time limit that it set
+        self.raised = b""  # the handle of the last job that it ended with WORK_EXCEPTION
         self.overdue: Mapping[str, int] = {}  # by function: runs that go on after the end of their job
         self.texts: Mapping[str, str] = {}  # by function: its only parameter, which is the whole payload
         self.resumable: frozenset[bytes] = frozenset()  # functions that go on after the parts of a run
