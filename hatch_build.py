@@ -26,7 +26,7 @@ COMPILED = {
     "worker": "session slots",
     "broker": """
         broker core dispatch endings functions handles job journal lifecycle limits outgoing parser
-        parts policies serialization session streams submission timers turns watching
+        parts policies serialization session streams submission suspect_lanes suspects timers turns watching
     """,
 }
 """By package: the modules that are compiled. None of them has a coroutine, because one of mypyc's cannot be

@@ -42,6 +42,7 @@ from gearflow.broker.status import StatusHandlers
 from gearflow.broker.storage import Contents, JobOutcome, Paused, Setting, StorePort
 from gearflow.broker.streams import Streams
 from gearflow.broker.submission import Submissions
+from gearflow.broker.suspects import Suspects
 from gearflow.broker.turns import LONG, MANY, Steps
 from gearflow.broker.watching import Watching
 from gearflow.protocol.constants import AUTH, MAX_ARGUMENT, RESERVED_PREFIX, SUBMIT, PacketType
@@ -114,9 +115,10 @@ class Broker:
         self.auth = Authenticator(token, core)
         watching = self.watching = Watching(core)
         streams = self.streams = Streams(core, watching)
-        self.endings = Endings(core, streams)
-        self.dispatcher = Dispatcher(core, streams, watching, self.endings)
-        self.lifecycle = Lifecycle(core, streams, watching, self.endings, self.dispatcher)
+        suspects = self.suspects = Suspects(core)
+        self.endings = Endings(core, streams, suspects)
+        self.dispatcher = Dispatcher(core, streams, watching, suspects, self.endings)
+        self.lifecycle = Lifecycle(core, streams, watching, suspects, self.endings, self.dispatcher)
         self.rules = Rules(core)
         self.ownership = Ownership(core, self.endings, self.dispatcher, self.lifecycle)
         self._hold_after = inf

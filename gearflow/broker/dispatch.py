@@ -30,6 +30,7 @@ from gearflow.broker.parser import Body, Handler, integer, name_in, split
 from gearflow.broker.session import LARGE, WHOLE, Session
 from gearflow.broker.storage import PENDING, Answer, JobOf, JobOutcome, Pending, StoredJob
 from gearflow.broker.streams import Streams
+from gearflow.broker.suspects import Suspects
 from gearflow.broker.turns import LONG, MANY, Steps
 from gearflow.broker.watching import Watching
 from gearflow.errors import StoreError
@@ -78,7 +79,9 @@ class Dispatcher:
     Its handlers take the packets by which workers offer functions, sleep and ask for jobs.
     """
 
-    def __init__(self, core: Core, streams: Streams, watching: Watching, endings: Endings) -> None:
+    def __init__(
+        self, core: Core, streams: Streams, watching: Watching, suspects: Suspects, endings: Endings
+    ) -> None:
         self._clock = core.clock
         self._functions = core.functions
         self._handle_prefix = core.handles.prefix
@@ -88,6 +91,7 @@ class Dispatcher:
         self._timeouts = core.timeouts
         self._streams = streams
         self._watching = watching
+        self._suspects = suspects
         self._endings = endings
         self._damaged = core.damaged
         self._shortest_run = core.limits.shortest_run
@@ -130,6 +134,8 @@ class Dispatcher:
                 function.add_sleeper(session.sleep)
         if session.sleep is not None and function.waiting > function.wakes:
             self._wake(function, 1)
+        if function.suspects:
+            self._suspects.offered(session, function)
 
     def cant_do(self, session: Session, kind: int, body: Body) -> None:
         """CANT_DO: the worker withdraws a function."""
@@ -141,6 +147,8 @@ class Dispatcher:
             if session.ready is not None:
                 function.remove_listener(session.ready)
             self._functions.rest(function)
+            if session.alone is not None:
+                self._suspects.withdrew(session)
             self._reacted(session)
 
     def reset_abilities(self, session: Session, kind: int, body: Body) -> int | None:
@@ -155,12 +163,16 @@ class Dispatcher:
         if session in self._held_by_session:
             self._held.pop(session)
         session.sleep = None
+        if session.alone is not None:
+            self._suspects.forget(session)
         self._turns.run(self._withdraw_all(session))
 
     def _withdraw_all(self, session: Session) -> Steps:
         functions = deque(session.abilities)  # each is freed with its step
         session.abilities = {}
         ready, session.ready = session.ready, None
+        if session.alone is not None:
+            self._suspects.withdrew(session)
         self._reacted(session)
         while functions:
             function = functions.popleft()
@@ -180,18 +192,14 @@ class Dispatcher:
         """
         self._outgoing.release_grab(session)
         ready = session.ready
-        if ready is not None:
-            if not ready.settle(MANY):
-                return self._settle(session, ready, self.pre_sleep, kind)
-            if ready.has_jobs():
-                self._send_noop(session)
-                return LONG
-        else:
-            for function in session.abilities:
-                if function.waiting:
-                    self._send_noop(session)
-                    return LONG
+        if ready is not None and not ready.settle(MANY):
+            return self._settle(session, ready, self.pre_sleep, kind)
+        if self._has_job_for(session):
+            self._send_noop(session)
+            return LONG
         self._timeouts.disarm_all(session)
+        if session.alone is not None:
+            session.sleep = Sleep(session)  # which no function has among its sleepers
         if session.sleep is None:
             session.sleep = sleep = Sleep(session)
             if ready is None:  # else it becomes a sleeper of a function that reports a job
@@ -200,6 +208,19 @@ class Dispatcher:
         if session.woken is not None:
             self._reacted(session)
         return None
+
+    def _has_job_for(self, session: Session) -> bool:
+        """Whether a job waits that the session may be given."""
+        if self._suspects.exist and self._suspects.waits_for(session):
+            return True
+        if session.alone is not None:
+            return False
+        if session.ready is not None:
+            return session.ready.has_jobs()
+        for function in session.abilities:  # noqa: SIM110  (a generator costs more)
+            if function.waiting:
+                return True
+        return False
 
     def grab(self, session: Session, kind: int, body: Body) -> int | None:
         """GRAB_JOB and its relatives: answered with a job, with NO_JOB, or held."""
@@ -211,7 +232,7 @@ class Dispatcher:
             return self._settle(session, ready, self.grab, kind)
         given = self._give(session, kind)
         if not given:
-            if session.expects_job and ready is None:
+            if session.expects_job and ready is None and session.alone is None:
                 self._held.hold(session, kind, self._clock.now)
             else:
                 self._outgoing.send_no_job(session)
@@ -234,7 +255,12 @@ class Dispatcher:
         """Answer a GRAB with a job, if there is one. ``LONG`` if there was much to send."""
         abilities = session.abilities
         while True:
-            if len(abilities) == 1:
+            suspect = self._suspects.take(session) if self._suspects.exist else None
+            if suspect is not None:
+                job, function = suspect, suspect.function
+            elif session.alone is not None:
+                return False
+            elif len(abilities) == 1:
                 (function,) = abilities
                 if not function.waiting:
                     return False
@@ -325,6 +351,8 @@ class Dispatcher:
             job.function.running -= 1
             job.state = _WAITING
             self.queue(job)
+        if session.alone is not None:
+            self._suspects.ended(session)
         if session.is_open and not self._give(session, kind):
             self._outgoing.send_no_job(session)
 
@@ -370,6 +398,7 @@ class Dispatcher:
                     retries=details.retries if policy is None else policy.retries_of(job, details),
                     parts=parts,
                     previous=details.previous,
+                    alone=session.alone is not None,
                 )
         size = len(workload)
         if len(head) + size > MAX_BODY:  # then without its unique: the handle and the function fit
@@ -401,6 +430,8 @@ class Dispatcher:
 
     def queue(self, job: QueuedJob) -> None:
         """Put a WAITING job in its lane, and get a worker for it."""
+        if job.details is not None and job.details.deaths and self._suspects.takes(job):
+            return
         function = job.function
         if function.stopped and not function.admit(job):
             return
@@ -420,6 +451,7 @@ class Dispatcher:
         """Give out no job of a function, or give out jobs again; the number of jobs that wait."""
         if paused:
             self._functions.pause(function)
+            self._suspects.arrange(function)
         elif function.paused:
             self._functions.resume(function)
             self._turns.run(self.give_out(function))
@@ -427,6 +459,8 @@ class Dispatcher:
 
     def give_out(self, function: FunctionQueue) -> Steps:
         """The jobs of a function may be given out again."""
+        if function.suspects:
+            self._suspects.arrange(function)
         while function.waiting and function.waiting_grabs:
             self._answer_waiting_grab(function)
             yield
@@ -483,6 +517,8 @@ class Dispatcher:
                 break
         for session in self._held.expired(now):
             self._outgoing.release_grab(session)
+        if self._suspects.exist:
+            self._suspects.tick()
 
     def _wake_more(self, function: FunctionQueue, more: int) -> Steps:
         """A worker that was woken did not react in time."""
@@ -506,6 +542,10 @@ class Dispatcher:
         wake = self._first_pending() if self._pending else None
         if wake is not None and (due is None or wake.due < due):
             due = wake.due
+        if self._suspects.exist:
+            suspect = self._suspects.next_due()
+            if suspect is not None and (due is None or suspect < due):
+                due = suspect
         return due
 
 

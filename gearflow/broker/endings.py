@@ -20,6 +20,7 @@ from gearflow.broker.parts import PartLog
 from gearflow.broker.session import LARGE, ResultWaiter, Session
 from gearflow.broker.storage import Forgotten, JobOutcome, JobRecord, Joined
 from gearflow.broker.streams import Streams
+from gearflow.broker.suspects import Suspects
 from gearflow.broker.turns import MANY, Steps
 from gearflow.protocol.constants import PacketType
 from gearflow.protocol.server_events import cancel_event
@@ -68,9 +69,10 @@ ENDS: Final[dict[JobState, dict[JobOutcome, JobEnding]]] = {
 class Endings:
     """Ends jobs. Owns no state of its own: it changes the job, its function, its sessions and the journal."""
 
-    def __init__(self, core: Core, streams: Streams) -> None:
+    def __init__(self, core: Core, streams: Streams, suspects: Suspects) -> None:
         self._core = core
         self.streams = streams
+        self._suspects = suspects
         self._clock = core.clock
         self._jobs = core.jobs
         self._handles = core.handles
@@ -180,6 +182,9 @@ class Endings:
             job.function.forget(job)
         self._detach_all(job)
         self._jobs.remove(job)
+        if self._suspects.exist:
+            self._suspects.arrange(job.function)
+            self._suspects.ended(job.worker)
         self._functions.rest(job.function)
         details = job.details
         if details is None:
@@ -234,6 +239,8 @@ class Endings:
             else:
                 job.state = _OVER
                 job.function.forget(job)
+                if self._suspects.exist:
+                    self._suspects.arrange(job.function)
             self._jobs.remove(job)
             self._functions.rest(job.function)
 
@@ -251,6 +258,8 @@ class Endings:
         elif clients:
             self._detach_all(job)
         self._jobs.remove(job)
+        if self._suspects.exist:
+            self._suspects.ended(job.worker)
         if not function.workers:
             self._functions.rest(function)
 

@@ -10,6 +10,7 @@ from gearflow.broker.held import HeldJobs, Lane
 from gearflow.broker.job import HIGH, LOW, NORMAL, JobState, QueuedJob
 from gearflow.broker.limits import Rejected, SizeLimits
 from gearflow.broker.policies import JobPolicy
+from gearflow.broker.suspect_lanes import SuspectLanes
 from gearflow.errors import RemoteProtocolError
 from gearflow.protocol.constants import RESERVED_PREFIX
 
@@ -69,6 +70,7 @@ class FunctionQueue:
         "sleepers",
         "stopped",
         "storing",
+        "suspects",
         "waiting",
         "waiting_grabs",
         "wakes",
@@ -86,6 +88,7 @@ class FunctionQueue:
         self.holds = False  # no kept job is given out
         self.held: HeldJobs | None = None  # if it has set jobs aside for that
         self.stopped = False  # it is paused, or it holds
+        self.suspects: SuspectLanes | None = None  # that wait, if there was one: see ``suspects``
         self.running = 0
         self.policy: JobPolicy | None = None
         self.delayed: dict[QueuedJob, None] = {}
@@ -106,7 +109,8 @@ class FunctionQueue:
     @property
     def all_waiting(self) -> int:
         """Jobs that wait, whether or not they may be given out."""
-        return self.waiting + self.parked + (self.held.waiting if self.held is not None else 0)
+        waiting = self.waiting + self.parked + (self.held.waiting if self.held is not None else 0)
+        return waiting if self.suspects is None else waiting + len(self.suspects)
 
     @property
     def in_use(self) -> bool:
@@ -144,6 +148,8 @@ class FunctionQueue:
 
     def forget(self, job: QueuedJob) -> None:
         """A waiting job, already marked OVER, leaves its lane."""
+        if self.suspects is not None and self.suspects.remove(job):
+            return
         if self.held is not None and self.held.forgets(job):
             return
         self._add_to_lanes(-1)
@@ -173,6 +179,7 @@ class FunctionQueue:
         """Nobody uses it: keep as little memory as possible."""
         self.lanes = [NO_LANE, NO_LANE, NO_LANE]
         self.held = None
+        self.suspects = None
         self.sleepers = None
 
     def pause(self) -> None:
@@ -226,6 +233,8 @@ class FunctionQueue:
         """A job that waits has become a kept job. If there are jobs to sort, it is found there."""
         if not self.holds or (self.held is not None and not self.held.is_sorted):
             return
+        if self.suspects is not None and job in self.suspects:
+            return
         self.lanes[job.priority].remove(job)
         self._add_to_lanes(-1)
         self._strip(job.priority)
@@ -265,13 +274,14 @@ class FunctionQueue:
     def waiting_of(self, priority: int) -> int:
         """Jobs that wait in the lane of a priority, whether or not they may be given out."""
         held = self.held.waiting_of(priority) if self.held is not None else 0
-        return len(self.lanes[priority]) - self.shells_of[priority] + held
+        suspects = self.suspects.count(priority) if self.suspects is not None else 0
+        return len(self.lanes[priority]) - self.shells_of[priority] + held + suspects
 
     def waiting_jobs(self) -> list[QueuedJob]:
         """The jobs that wait, and those that are delayed."""
         waiting = [job for lane in self.lanes for job in lane if job.state is JobState.WAITING]
         held = self.held.jobs() if self.held is not None else ()
-        return [*held, *waiting, *self.delayed]
+        return [*held, *waiting, *(self.suspects or ()), *self.delayed]
 
     # ------------------------------------------------------------------------------------ sleepers
 

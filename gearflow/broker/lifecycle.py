@@ -18,6 +18,7 @@ from gearflow.broker.policies import FailedRun, JobPolicy
 from gearflow.broker.session import Session
 from gearflow.broker.storage import PENDING, Answer, DamagedEntry, JobOf, JobOutcome, StoredJob, StoredParts
 from gearflow.broker.streams import Streams
+from gearflow.broker.suspects import Suspects
 from gearflow.broker.watching import Watching
 from gearflow.errors import StoreError
 from gearflow.protocol.constants import PacketType
@@ -42,12 +43,19 @@ class Lifecycle:
     jobs."""
 
     def __init__(
-        self, core: Core, streams: Streams, watching: Watching, endings: Endings, dispatcher: Dispatcher
+        self,
+        core: Core,
+        streams: Streams,
+        watching: Watching,
+        suspects: Suspects,
+        endings: Endings,
+        dispatcher: Dispatcher,
     ) -> None:
         self._core = core
         self._streams = streams
         self._watching = watching
         self._clock = core.clock
+        self._suspects = suspects
         self._endings = endings
         self._dispatcher = dispatcher
 
@@ -100,7 +108,10 @@ class Lifecycle:
             self._endings.abandon(job)
             return
         job.function.running -= 1
+        worker = job.worker
         self._queue_when_due(job, due)
+        if self._suspects.exist:
+            self._suspects.ended(worker)
 
     def run_again(
         self,

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from gearflow.broker.parser import Body
     from gearflow.broker.parts import LogReader, PartLog
     from gearflow.broker.storage import JobOutcome
+    from gearflow.broker.suspects import Alone
     from gearflow.broker.watching import JobWatcher
 
 LARGE: Final = 65536
@@ -35,6 +36,7 @@ class Session:
     __slots__ = (
         "abilities",
         "address",
+        "alone",
         "attached",
         "blocks_pipeline",
         "client_id",
@@ -81,6 +83,7 @@ class Session:
         self.ready: ReadyFunctions | None = None  # if it has offered many functions
         self.sleep: Sleep | None = None  # since its last PRE_SLEEP, if it sleeps
         self.woken: Wake | None = None  # by which it was woken, until it reacts
+        self.alone: Alone | None = None  # why it gets no other job: see ``suspects``
         self.no_job_at = -inf  # when it was last sent NO_JOB
         self.expects_job = False  # its GRABs may be held for a moment: see ``dispatch``
         self.events = b""  # the handle of its call of ``gearflow:events``, if it made one

@@ -46,6 +46,7 @@ class Envelope:
         previous: The last progress of an earlier run: done, total and the message, if there was any.
         chunk: The number of calls that share the job, as ``gearflow.protocol.chunk`` has them. 0 means that
             the payload is that of one call.
+        alone: The worker runs nothing else meanwhile. The job may kill it.
     """
 
     attempt: int = 1
@@ -55,6 +56,7 @@ class Envelope:
     parts: int = 0
     previous: tuple[int, int, str | None] | None = None
     chunk: int = 0
+    alone: bool = False
 
 
 _EMPTY: Final = Envelope()
@@ -71,6 +73,7 @@ def header(
     previous: tuple[int, int, str | None] | None = None,
     chunk: int = 0,
     earlier: int = 0,
+    alone: bool = False,
 ) -> bytes:
     """The bytes to put before a workload, empty if there is no option. See ``Envelope``.
 
@@ -102,6 +105,8 @@ def header(
         options["chunk"] = chunk
     if earlier:
         options["earlier"] = earlier
+    if alone:
+        options["alone"] = True
     if not options:
         return b""
     head = json.dumps(options).encode()
@@ -180,6 +185,9 @@ def _envelope(options: dict[str, Any]) -> Envelope:
     detached = options.get("detached", False)
     if not isinstance(detached, bool):
         raise PayloadInvalid(f"the envelope's detached is {_shown(detached)}, not true or false")
+    alone = options.get("alone", False)
+    if not isinstance(alone, bool):
+        raise PayloadInvalid(f"the envelope's alone is {_shown(alone)}, not true or false")
     retries, previous = options.get("retries"), options.get("previous")
     return Envelope(
         attempt,
@@ -189,6 +197,7 @@ def _envelope(options: dict[str, Any]) -> Envelope:
         _number(options, "parts"),
         None if previous is None else _previous(previous),
         _number(options, "chunk"),
+        alone,
     )
 
 

@@ -51,6 +51,7 @@ class Run:
         self.handed_on = False  # the server gives the job to another worker
         self.is_overdue = False  # its thread runs on after the end of the job
         self.retry: RetryAfter | None = None  # when the job runs again
+        self.alone: Callable[[], object] | None = None  # begins it, if the worker is to run nothing else
         self._overdue = overdue
         self._waits: set[Waiting] = set()  # of its threads, for other tasks
 
@@ -260,6 +261,8 @@ class Run:
         """Set ``Context.cancelled``, and end the waits of its threads for other tasks and for readers."""
         if self.context is not None:
             self.context.cancelled = True
+        if self.alone is not None:  # it may wait for the end of the others
+            self.alone()
         self._close_parts()
         for wait in list(self._waits):
             wait.end()

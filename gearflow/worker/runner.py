@@ -213,8 +213,10 @@ class Runner:
         caller.set(run)
         failure: BaseException | None = None
         try:
+            payload = b"" if run.is_for_nobody else run.open(workload)
+            if run.envelope.alone:
+                await self._until_alone(run)
             if not run.is_for_nobody:
-                payload = run.open(workload)
                 try:
                     if run.envelope.chunk:
                         result = await self._chunks.run(run, payload)
@@ -237,14 +239,31 @@ class Runner:
             try:
                 self._stats.run_ended(run, failure)
             finally:  # whatever a filter of the log raises
-                if not run.is_overdue:
-                    self._slots.finished()
-                if run.connection.is_retired:
-                    run.connection.check_drained()
-                if self._recycler is not None:
-                    self._recycler.check()
-                if self._burst is not None:
-                    self._burst.run_ended()
+                self._free_slot(run)
+
+    def _free_slot(self, run: Run) -> None:
+        if run.alone is not None:
+            self._slots.end_alone(run.alone)
+        if not run.is_overdue:
+            self._slots.finished()
+        if run.connection.is_retired:
+            run.connection.check_drained()
+        if self._recycler is not None:
+            self._recycler.check()
+        if self._burst is not None:
+            self._burst.run_ended()
+
+    async def _until_alone(self, run: Run) -> None:
+        """The job may kill this process: let all other runs end first, and take no job until it ends."""
+        begun = anyio.Event()
+        run.alone = begun.set
+        self._slots.begin_alone(begun.set)
+        if not begun.is_set():
+            extra = {**run.log_fields(), "running": self._slots.slots - self._slots.free - 1}
+            self.log.log(logging.INFO, "a job that may kill this worker waits to run alone", extra=extra)
+            await begun.wait()
+            run.began = perf_counter()
+            run.renew_context()
 
     async def _failed(self, run: Run, workload: bytes, error: BaseException) -> BaseException:
         """Have the job of a run that raised something end. Returns the error that counts.

@@ -20,7 +20,13 @@ still sleeps. Its NOOP then brings it to the front.
 
 A job may be *held*: it waits here between two runs, without a slot. When its time has come it claims one.
 Free slots go to claims first, because a server that has a job may give it to another worker, and a job that
-is held here can run nowhere else. A worker that stops is not idle before it holds none, unless runs that
+is held here can run nowhere else.
+
+A run may be *alone*: the server says that its job may kill the worker. From then on no GRAB is granted to
+any server, and no claim. The run begins when the other runs have ended and the GRABs in flight are answered.
+It has its slot like all others. Several such runs, of several servers, begin one after the other.
+
+A worker that stops is not idle before it holds none, unless runs that
 overran have all the slots, perhaps for ever.
 
 Two kinds of servers need more than that:
@@ -72,6 +78,8 @@ class SlotAllocator:
         self.held = 0  # jobs that wait here for their next run
         self.stopped = False  # nothing new is taken
         self.is_quiet = False  # nor now, but later again
+        self.alone: deque[Begin] = deque()  # the runs that are to be alone; the first one may have begun
+        self._has_begun = False  # it has
         self.when_empty: Callable[[], object] = lambda: None
         self._claims: deque[Begin] = deque()  # of held jobs
         self._queue: deque[ServerSlots] = deque()
@@ -84,9 +92,29 @@ class SlotAllocator:
         if self.stopped:
             self._check_idle()
 
+    def begin_alone(self, begin: Begin) -> None:
+        """A run is to be alone: ``begin`` is called once nothing else runs, perhaps at once."""
+        self.alone.append(begin)
+        self._check_alone()
+
+    def end_alone(self, begin: Begin) -> None:
+        """A run that was to be alone has ended, or does not begin any more. It still has its slot."""
+        if self.alone[0] == begin:
+            self._has_begun = False
+        self.alone.remove(begin)
+        self.grant()
+
+    def _check_alone(self) -> None:
+        """Begin a run that is to be alone, if nothing else runs. Threads that run on are not waited for."""
+        if not self._has_begun and self.free + self.overdue + len(self.alone) == self.slots:
+            self._has_begun = True
+            self.alone[0]()
+
     def overran(self) -> None:
         """A run lasts beyond its time. It keeps its slot, but nobody waits for it any more."""
         self.overdue += 1
+        if self.alone:
+            self._check_alone()
         self._check_idle()
 
     def overdue_finished(self) -> None:
@@ -145,6 +173,9 @@ class SlotAllocator:
 
     def grant(self) -> None:
         """Give free slots to held jobs, then promise them to those who want them, one each in turn."""
+        if self.alone:
+            self._check_alone()
+            return
         queue, claims = self._queue, self._claims
         while claims and self.free:
             self.free -= 1
@@ -301,7 +332,7 @@ class ServerSlots:
         grabs = self.granted
         if grabs:
             self.granted = 0
-            if self._allocator.stopped or self._allocator.is_quiet:
+            if self._allocator.stopped or self._allocator.is_quiet or self._allocator.alone:
                 self.in_flight -= grabs
                 self._want(self.wanted + grabs)
                 self._allocator.release(grabs)

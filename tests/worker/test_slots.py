@@ -447,6 +447,8 @@ class Servers(RuleBasedStateMachine):
         self.running = 0
         self.waiting: list[Callable[[], None]] = []  # held jobs, by what begins their next run
         self.claiming: list[Callable[[], None]] = []
+        self.alone: list[Callable[[], None]] = []  # runs that are to be alone, by what begins them
+        self.begun: list[Callable[[], None]] = []  # those of them that have begun
         self.old = [0] * 3  # GRABs at each server that were written before it was to be asked again
         self.has_said_no = [False] * 3  # to one that was written later
 
@@ -458,7 +460,7 @@ class Servers(RuleBasedStateMachine):
         while self.woken:
             index = self.woken.pop()
             grabs, sleep = self.lanes[index].requests(self.now)
-            assert not (grabs and self.grabbing.is_quiet)
+            assert not (grabs and (self.grabbing.is_quiet or self.alone))
             self.open[index] += grabs
             if grabs:
                 self.asleep[index] = False
@@ -510,14 +512,39 @@ class Servers(RuleBasedStateMachine):
                 self.lanes[index].no_job()
             self.write()
 
-    @precondition(lambda self: self.running)
+    @precondition(lambda self: self.running > len(self.alone))
+    @rule()
+    def be_alone(self) -> None:
+        """A job that has just come is to run alone."""
+
+        def begin() -> None:
+            assert not self.begun
+            self.begun.append(begin)
+
+        self.alone.append(begin)
+        self.grabbing.begin_alone(begin)
+        self.write()
+
+    @precondition(lambda self: self.alone)
+    @rule(first=st.booleans())
+    def end_alone(self, first: bool) -> None:
+        """A run ends that is alone, or was to be."""
+        run = self.alone.pop(0 if first else -1)
+        if run in self.begun:
+            self.begun.remove(run)
+        self.running -= 1
+        self.grabbing.end_alone(run)
+        self.grabbing.finished()
+        self.write()
+
+    @precondition(lambda self: self.running > len(self.alone))
     @rule()
     def finish(self) -> None:
         self.running -= 1
         self.grabbing.finished()
         self.write()
 
-    @precondition(lambda self: self.running)
+    @precondition(lambda self: self.running > len(self.alone))
     @rule()
     def hold(self) -> None:
         def begin() -> None:
@@ -573,12 +600,18 @@ class Servers(RuleBasedStateMachine):
     @invariant()
     def a_held_job_has_no_slot_and_one_that_claims_waits_beside_none(self) -> None:
         assert self.grabbing.held == len(self.waiting) + len(self.claiming)
-        assert not (self.claiming and self.grabbing.free)
+        assert not (self.claiming and self.grabbing.free and not self.alone)
+
+    @invariant()
+    def a_run_that_is_alone_has_begun_once_nothing_else_runs(self) -> None:
+        others = self.running + sum(self.open) - len(self.alone)
+        assert bool(self.begun) == bool(self.alone and not others)
 
     @invariant()
     def a_job_beside_a_free_slot_is_being_asked_for(self) -> None:
         for index in range(3):
-            if self.up[index] and self.jobs[index] and self.grabbing.free and not self.grabbing.is_quiet:
+            withheld = self.grabbing.is_quiet or self.alone
+            if self.up[index] and self.jobs[index] and self.grabbing.free and not withheld:
                 assert self.open[index] or self.lanes[index].due < inf
 
     @invariant()
@@ -601,8 +634,10 @@ class Servers(RuleBasedStateMachine):
                 return
             for index in range(3):
                 self.answer(index)
-            if self.running:
+            if self.running > len(self.alone):
                 self.finish()
+            elif self.alone:
+                self.end_alone(True)
             self.wait(LONGEST_PAUSE)
         raise AssertionError("the worker has stalled")
 

@@ -122,6 +122,8 @@ class OperationCalls:
         due = self._parts.core.clock.unix() + request.delay if request.delay else 0.0
         if self._parts.core.journal.is_ahead(job.number):
             yield Kept(job.number)
+        if session.alone is not None and session.alone.job is job:
+            job.ensure_details().deaths = 0  # the suspect has run alone, and its worker is alive
         if job.kept:
             details = job.ensure_details()
             attempt = details.attempt + request.counted
