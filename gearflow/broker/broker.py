@@ -37,6 +37,7 @@ from gearflow.broker.limits import Rejected, SizeLimits
 from gearflow.broker.ownership import Ownership
 from gearflow.broker.parser import Body, Handler, PacketParser, handle_of, integer, name_in, split
 from gearflow.broker.rules import Rules
+from gearflow.broker.schedules import Scheduler
 from gearflow.broker.session import Session
 from gearflow.broker.status import StatusHandlers
 from gearflow.broker.storage import Contents, JobOutcome, Paused, Setting, StorePort
@@ -134,6 +135,7 @@ class Broker:
         self.submissions = Submissions(
             core, self.endings, self.dispatcher, self.lifecycle, self.ownership, self.parser.stalled
         )
+        self.schedules = Scheduler(core, self.endings, self.submissions)
         parts = BrokerParts(
             core,
             streams,
@@ -143,10 +145,12 @@ class Broker:
             self.lifecycle,
             self.submissions,
             FarJobs(core, streams),
+            self.schedules,
         )
         self._calls = ServerCalls(parts)
         self._timers = core.timers.heap
         self._timeouts = core.timeouts.heap
+        self._later = self.schedules.later
         self._limits = limits
         self._answer_text = answer_text
 
@@ -240,6 +244,7 @@ class Broker:
             action()
             if is_late():
                 break
+        self.schedules.tick(now)
         for job, worker in self.core.timeouts.expired(now):
             del worker.running[self.core.handles.handle(job.number)]
             self.lifecycle.timed_out(job, worker)
@@ -271,6 +276,8 @@ class Broker:
         if self._timers:
             timer = self._timers[0][0] - self.clock.offset
             due = timer if due is None or timer < due else due
+        if self._later and (due is None or self._later[0][0] < due):
+            due = self._later[0][0]
         return due
 
     def restore(self, contents: Contents) -> int:

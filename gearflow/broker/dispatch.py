@@ -399,6 +399,7 @@ class Dispatcher:
                     parts=parts,
                     previous=details.previous,
                     alone=session.alone is not None,
+                    scheduled_at=details.scheduled_at,
                 )
         size = len(workload)
         if len(head) + size > MAX_BODY:  # then without its unique: the handle and the function fit

@@ -58,6 +58,7 @@ class JobDetails:
         "progress",
         "reducer",
         "retries",
+        "scheduled_at",
         "stream_keep",
         "timeout",
         "unstored",
@@ -75,6 +76,9 @@ class JobDetails:
         self.stream_keep = STREAM_KEEP  # bytes of its parts at the store
         self.timeout: float | None = None  # seconds; for the worker
         self.retries: dict[str, object] | None = None  # a RetryPlan as JSON objects; for the worker
+        self.scheduled_at: tuple[float, str] | None = (
+            None  # of the job of a schedule: its Unix time, the zone
+        )
         # History.
         self.deadline = 0.0  # while it runs: when the server takes it from its worker; 0: never
         self.progress: tuple[bytes, bytes] | None = None  # as sent: numbers only if somebody asks

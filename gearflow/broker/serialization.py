@@ -57,6 +57,9 @@ def details_of(stored: StoredJob) -> JobDetails | None:
         details.stream_keep = options.get("stream_keep", STREAM_KEEP)
         details.timeout = options.get("timeout")
         details.retries = options.get("retries")
+        if "scheduled_at" in options:
+            time, zone = options["scheduled_at"]
+            details.scheduled_at = time, zone
         if "previous" in options:
             done, total, message = options["previous"]
             details.previous = done, total, message
@@ -141,6 +144,8 @@ def _options(details: JobDetails, previous: tuple[int, int, str | None] | None) 
         options["timeout"] = details.timeout
     if details.retries is not None:
         options["retries"] = details.retries
+    if details.scheduled_at is not None:
+        options["scheduled_at"] = details.scheduled_at
     if previous is not None:
         options["previous"] = previous
     return json.dumps(options).encode() if options else b""

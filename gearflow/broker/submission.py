@@ -84,10 +84,12 @@ class Submissions:
         details: JobDetails | None,
         client: Session | None,
         known_key: bytes = b"",
+        keep: Callable[[QueuedJob], None] | None = None,
     ) -> QueuedJob:
         """Join the live job of the unique, or make a new job; the caller answers.
 
-        A large workload whose unique is ``-`` is to be hashed before (``hash_first``).
+        A large workload whose unique is ``-`` is to be hashed before (``hash_first``). If there is ``keep``,
+        it has a new background job kept, and then calls ``stored``.
 
         An attached job whose lot this server does not own cannot become a background job, because it cannot
         be kept under its number. So it goes on by itself, and a background submission makes a new job, which
@@ -127,10 +129,13 @@ class Submissions:
         if client is not None:
             job.clients = (client,)
             client.attached[job] = None
-        if background and self._durable:
+        if background and (self._durable or keep is not None):
             job.state = _STORING
             function.storing += 1
-            self._store(job, size)
+            if keep is None:
+                self._store(job, size)
+            else:
+                keep(job)
         elif details is None:
             self._dispatcher.queue(job)
         else:
@@ -180,11 +185,11 @@ class Submissions:
         """Have a job kept."""
         change = serialization.stored_job(job, self._clock.offset)
         if size < self._journal.large:
-            self._journal.keep(change, partial(self._stored, job))
+            self._journal.keep(change, partial(self.stored, job))
         else:
-            self._journal.keep_ahead(change, partial(self._stored, job))
+            self._journal.keep_ahead(change, partial(self.stored, job))
 
-    def _stored(self, job: QueuedJob, outcome: str | Joined | None) -> None:
+    def stored(self, job: QueuedJob, outcome: str | Joined | None) -> None:
         """The second step: the job is kept, so it counts from now on; or it could not be kept."""
         function, details = job.function, job.details
         if outcome is not None and not (job.kept and job.state is not _OVER):

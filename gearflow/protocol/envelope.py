@@ -29,6 +29,9 @@ MAX_LEVELS: Final = 2
 
 MAX_ATTEMPT: Final = 1_000_000_000
 
+_LATEST: Final = 2e11
+"""Unix time before the year 9999, which ends what a ``datetime`` can be."""
+
 _START: Final = struct.Struct(">4sI")  # the magic, the length of the header
 
 
@@ -47,6 +50,7 @@ class Envelope:
         chunk: The number of calls that share the job, as ``gearflow.protocol.chunk`` has them. 0 means that
             the payload is that of one call.
         alone: The worker runs nothing else meanwhile. The job may kill it.
+        scheduled_at: The Unix time of the tick whose job this is, and the time zone of its schedule.
     """
 
     attempt: int = 1
@@ -57,6 +61,7 @@ class Envelope:
     previous: tuple[int, int, str | None] | None = None
     chunk: int = 0
     alone: bool = False
+    scheduled_at: tuple[float, str] | None = None
 
 
 _EMPTY: Final = Envelope()
@@ -74,6 +79,7 @@ def header(
     chunk: int = 0,
     earlier: int = 0,
     alone: bool = False,
+    scheduled_at: tuple[float, str] | None = None,
 ) -> bytes:
     """The bytes to put before a workload, empty if there is no option. See ``Envelope``.
 
@@ -103,10 +109,9 @@ def header(
         options["previous"] = previous
     if chunk:
         options["chunk"] = chunk
-    if earlier:
-        options["earlier"] = earlier
-    if alone:
-        options["alone"] = True
+    if earlier or alone or scheduled_at:
+        rare = {"earlier": earlier, "alone": alone, "scheduled_at": scheduled_at}
+        options.update((name, value) for name, value in rare.items() if value)
     if not options:
         return b""
     head = json.dumps(options).encode()
@@ -188,7 +193,7 @@ def _envelope(options: dict[str, Any]) -> Envelope:
     alone = options.get("alone", False)
     if not isinstance(alone, bool):
         raise PayloadInvalid(f"the envelope's alone is {_shown(alone)}, not true or false")
-    retries, previous = options.get("retries"), options.get("previous")
+    retries, previous, scheduled_at = map(options.get, ("retries", "previous", "scheduled_at"))
     return Envelope(
         attempt,
         timeout,
@@ -198,6 +203,7 @@ def _envelope(options: dict[str, Any]) -> Envelope:
         None if previous is None else _previous(previous),
         _number(options, "chunk"),
         alone,
+        None if scheduled_at is None else _scheduled_at(scheduled_at),
     )
 
 
@@ -217,6 +223,16 @@ def _previous(value: Any) -> tuple[int, int, str | None]:
     if type(done) is int and type(total) is int and isinstance(message, str | None):
         return done, total, message
     raise PayloadInvalid(f"the envelope's previous is {_shown(value)}, not two numbers and a text")
+
+
+def _scheduled_at(value: Any) -> tuple[float, str]:
+    try:
+        unix, zone = value
+        if not isinstance(unix, bool) and 0 <= unix <= _LATEST and isinstance(zone, str):
+            return float(unix), zone
+    except (TypeError, ValueError):
+        pass
+    raise PayloadInvalid(f"the envelope's scheduled_at is {_shown(value)}, not a Unix time and a time zone")
 
 
 def _retries(value: Any) -> "RetryPlan":

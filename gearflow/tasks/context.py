@@ -7,10 +7,12 @@ import threading
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sized
 from contextlib import suppress
+from datetime import UTC, datetime
 from math import inf
 from typing import Any, Final, TypeAlias, TypeVar, overload
 
 from gearflow.protocol.packets import Packet, WorkStatus, WorkWarning
+from gearflow.schedules.zones import zone_of
 from gearflow.tasks import migration_hints
 from gearflow.tasks.events import Progress
 
@@ -23,6 +25,17 @@ _Progress: TypeAlias = tuple[int, int, str | None]
 
 Later: TypeAlias = Callable[[float, Callable[[], object]], object]
 """Has something called after so many seconds. To be called in any thread."""
+
+
+def moment_of(scheduled_at: tuple[float, str] | None) -> datetime | None:
+    """The time in ``scheduled_at`` of an envelope, in UTC if this machine does not know the zone."""
+    if scheduled_at is None:
+        return None
+    unix, name = scheduled_at
+    try:
+        return datetime.fromtimestamp(unix, zone_of(name))
+    except ValueError:
+        return datetime.fromtimestamp(unix, UTC)
 
 
 class Context:
@@ -39,6 +52,8 @@ class Context:
         parts: The number of values that were taken from earlier runs of a ``resumable`` task that yields.
             This run goes on behind them.
         previous: The last progress of the run before. None if there was no run or no progress.
+        scheduled_at: The time of the schedule that made the job, in the zone of the schedule. The job may
+            start later. None if no schedule has made it.
         cancelled: Becomes true when nobody waits for the result any more, or the worker has lost the job. A
             task in a thread cannot be stopped from outside, so it can check this and return.
     """
@@ -59,6 +74,7 @@ class Context:
         "handle",
         "parts",
         "previous",
+        "scheduled_at",
     )
 
     def __init__(
@@ -71,6 +87,7 @@ class Context:
         deadline: float | None = None,
         parts: int = 0,
         previous: Progress | None = None,
+        scheduled_at: datetime | None = None,
         later: Later | None = None,
     ) -> None:
         self.handle = handle
@@ -79,6 +96,7 @@ class Context:
         self.deadline = deadline
         self.parts = parts
         self.previous = previous
+        self.scheduled_at = scheduled_at
         self.cancelled = False
         self._send = send
         self._later = later

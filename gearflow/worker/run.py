@@ -14,6 +14,7 @@ from gearflow.protocol.constants import HEADER, MAX_BODY, REQ, WINDOW_BYTES, WIN
 from gearflow.protocol.envelope import MAGIC, Envelope, unwrap
 from gearflow.protocol.packets import Packet, WorkFail, WorkStatus
 from gearflow.tasks import Context, Progress, RunInfo
+from gearflow.tasks.context import moment_of
 from gearflow.tasks.hooks import Middleware, Proceed, name_of
 from gearflow.tasks.wait_tracking import Waiting
 from gearflow.worker.connection import WorkerConnection
@@ -114,6 +115,7 @@ class Run:
                 deadline=None if self.limit is None else time.time() + self.limit,
                 parts=self.envelope.parts,
                 previous=self.previous,
+                scheduled_at=moment_of(self.envelope.scheduled_at),
                 later=self.connection.call_later,
             )
             # First set it, then check, as in ``waits``.

@@ -38,6 +38,7 @@ from gearflow.broker.job import HIGH, LOW, NORMAL, QueuedJob
 from gearflow.broker.lifecycle import Lifecycle
 from gearflow.broker.parser import Body
 from gearflow.broker.parts import PartLog
+from gearflow.broker.schedules import Scheduler
 from gearflow.broker.session import Session
 from gearflow.broker.storage import (
     Change,
@@ -188,6 +189,7 @@ class BrokerParts:
     lifecycle: Lifecycle
     submissions: Submissions
     far: FarJobs
+    schedules: Scheduler
 
     def ask(self, question: Question) -> Generator[Wait, Any, Any]:
         """Ask the store. Raises StoreError, and CallFailed if there is no store."""

@@ -26,6 +26,7 @@ from gearflow.broker.calls.call import (
 from gearflow.broker.calls.dead_letters import DeadLetterCalls
 from gearflow.broker.calls.operations import OperationCalls
 from gearflow.broker.calls.results import ResultCalls
+from gearflow.broker.calls.schedules import ScheduleCalls
 from gearflow.broker.calls.streams import StreamCalls
 from gearflow.broker.calls.submit import Asked, SubmitCalls, split
 from gearflow.broker.calls.watch import WatchCalls
@@ -39,6 +40,7 @@ from gearflow.errors import StoreError
 from gearflow.protocol import server_calls as api
 from gearflow.protocol.constants import HEADER, RES, PacketType
 from gearflow.protocol.group_info import GROUP
+from gearflow.protocol.schedules import SCHEDULE, SCHEDULES
 
 _MAX_REQUEST: Final = 1 << 20
 """Bytes of any other request. It is read and checked in one go, so a longer one would delay others."""
@@ -49,6 +51,7 @@ class ServerCalls:
 
     def __init__(self, parts: BrokerParts) -> None:
         self._parts = parts
+        schedules = ScheduleCalls(parts)
         self._journal = parts.core.journal
         self._turns = parts.core.turns
         self._submit = SubmitCalls(parts)
@@ -73,6 +76,8 @@ class ServerCalls:
             api.WORKERS: operations.workers,
             api.EVENTS: operations.events,
             GROUP: operations.group,
+            SCHEDULE: schedules.change,
+            SCHEDULES: schedules.show,
         }
         results.functions = (*self._functions, api.SUBMIT)
 

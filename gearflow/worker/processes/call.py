@@ -106,6 +106,7 @@ class ProcessCall:
             run.limit,
             run.envelope.parts,
             None if previous is None else (previous.done, previous.total, previous.message),
+            run.envelope.scheduled_at,
         ).fields()
         if name not in process.tasks:
             self._is_loading(True)

@@ -31,6 +31,7 @@ from gearflow.runtime import stacks
 from gearflow.runtime.fork import end_stray, forget_in_children, handle
 from gearflow.runtime.process import resident
 from gearflow.tasks import Context, Progress
+from gearflow.tasks.context import moment_of
 from gearflow.tasks.definition import TaskDefinition
 from gearflow.tasks.hooks import Lifespan, hooks, lifetime, name_of
 from gearflow.worker.parts import PROCESS_BYTES, PROCESS_PARTS, PartWindow, send_values
@@ -270,6 +271,7 @@ class _Request:
             deadline=None if call.limit is None else time.time() + call.limit,
             parts=call.parts,
             previous=None if call.previous is None else Progress(*call.previous),
+            scheduled_at=moment_of(call.scheduled_at),
             later=_later,
         )
         """The task's, if it takes one."""

@@ -97,6 +97,9 @@ class RunRequest:
     previous: tuple[int, int, str] | None = None
     """The last progress of the run before."""
 
+    scheduled_at: tuple[float, str] | None = None
+    """The time of the schedule that made the job, and its time zone."""
+
     def fields(self) -> dict[str, Any]:
         """The head of its frame."""
         return {
@@ -108,12 +111,13 @@ class RunRequest:
             "limit": self.limit,
             "parts": self.parts,
             "previous": self.previous,
+            "scheduled_at": self.scheduled_at,
         }
 
     @classmethod
     def of(cls, fields: dict[str, Any]) -> Self:
         """From the head of a frame."""
-        previous = fields["previous"]
+        previous, scheduled_at = fields["previous"], fields["scheduled_at"]
         return cls(
             fields["number"],
             fields["task"],
@@ -123,6 +127,7 @@ class RunRequest:
             fields["limit"],
             fields["parts"],
             None if previous is None else (previous[0], previous[1], previous[2]),
+            None if scheduled_at is None else (scheduled_at[0], scheduled_at[1]),
         )
 
 
