@@ -300,6 +300,11 @@ class Broker:
         """The store has these settings and no others, because other servers have changed some."""
         self.core.settings.replace(settings)
 
+    def change_settings(self, settings: Iterable[Setting]) -> None:
+        """The store has these settings now, because other servers have changed them."""
+        for setting in settings:
+            self.core.settings.apply(setting)
+
     # --------------------------------------------------------------- what operators ask by text commands
 
     def cancel(self, handle: bytes) -> bool:

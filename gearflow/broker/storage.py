@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from enum import Enum, IntEnum
-from typing import Final, NamedTuple, Protocol, TypeAlias
+from typing import Final, NamedTuple, Protocol, Self, TypeAlias
 
 from gearflow.broker.parser import Body
 from gearflow.errors import StoreError
@@ -171,7 +171,8 @@ class Ticked(NamedTuple):
     """The time of a schedule has come: the setting has a new value, and its job is kept, or neither.
 
     Without a job the tick is skipped. In a store of several servers it is only kept if the setting still has
-    the value from ``before``, or has this value already. Else it is ``Overtaken``.
+    the value from ``before``, or has this value already. Else it is ``Overtaken``. An empty ``before`` stands
+    for a setting that is not there. Then there is no job.
     """
 
     name: bytes
@@ -212,12 +213,20 @@ class Uncertain(str):
 class Overtaken(str):
     """Why a change was not kept: somebody else has changed the same before."""
 
-    __slots__ = ()
+    __slots__ = ("value",)
+
+    value: bytes
+    """What the setting has now. Empty: it is gone."""
+
+    def __new__(cls, value: bytes) -> Self:
+        self = super().__new__(cls, "another server has changed it before")
+        self.value = value
+        return self
 
 
 Done: TypeAlias = Callable[[str | Joined | None], None]
 """Called with None once a change is kept, else with the reason why it is not. A ``StoredJob`` may also be
-``Joined``."""
+``Joined``. A ``Ticked`` too: then its setting is kept, and the job of its unique is another one."""
 
 
 class StoredParts(NamedTuple):

@@ -20,6 +20,7 @@ from gearflow.broker.storage import (
     Joined,
     Question,
     Renumbered,
+    Setting,
     StoredJob,
     StoredParts,
 )
@@ -85,6 +86,8 @@ class Beat(NamedTuple):
     changed: int  # grows when a function is paused or resumed, and when jobs were copied from elsewhere
     clock: float
     orders: Sequence[Order]  # also those given before, until ``done`` names them
+    settings: Sequence[Setting] = ()  # that have changed since the last beat, and maybe a few more
+    all_settings: bool = False  # these are all
 
 
 class SharedContents(NamedTuple):
@@ -95,6 +98,7 @@ class SharedContents(NamedTuple):
     changed: int  # as in ``Beat``
     clock: float
     renumbered: Sequence[Renumbered] = ()
+    settings: Sequence[Setting] = ()
 
 
 class Slice(NamedTuple):
@@ -149,7 +153,7 @@ class SharedStore(Protocol):
         Args:
             lots: The epochs by lot of the lots that the changes are about.
             changes: Changes of jobs of these lots. Of other jobs only ``Ordered``, and ``Forgotten`` of dead
-                letters.
+                letters. And those that are about no job.
 
         Returns:
             For each change how it went, as ``Done`` takes it.
@@ -175,6 +179,10 @@ class SharedStore(Protocol):
 
     async def paused(self) -> frozenset[bytes]:
         """The paused functions. Raises Away."""
+        ...
+
+    async def settings(self) -> Sequence[Setting]:
+        """All settings. Raises Away."""
         ...
 
     async def renumbered(self) -> Sequence[Renumbered]:

@@ -127,7 +127,9 @@ class SyncStore:
         assert adopted is not None
         self.lots = {self.lot: adopted}
         jobs, parts = self.run(self._slices())
-        return Contents(contents.name, 1, iter(jobs), tuple(contents.paused), parts)
+        return Contents(
+            contents.name, 1, iter(jobs), tuple(contents.paused), parts, settings=contents.settings
+        )
 
     async def _slices(self) -> tuple[list[StoredJob], Mapping[int, StoredParts]]:
         jobs: list[StoredJob] = []

@@ -9,7 +9,7 @@ import pytest
 
 from tests.postgres.adapter import SyncStore
 from tests.postgres.cluster import Database
-from tests.stores import test_contract as every_store
+from tests.stores import test_contract, test_settings
 
 _OTHERWISE: Final = {
     "test_the_name_is_eight_hexadecimal_digits": "it makes its own stores",
@@ -37,14 +37,12 @@ def store(one_database: Database, schema: str, request: pytest.FixtureRequest) -
         store.close()
 
 
+_EVERY_STORE: Final = {**vars(test_contract), **vars(test_settings)}
+
 globals().update(
-    {
-        name: test
-        for name, test in vars(every_store).items()
-        if name.startswith("test_") and name not in _OTHERWISE
-    }
+    {name: test for name, test in _EVERY_STORE.items() if name.startswith("test_") and name not in _OTHERWISE}
 )
 
 
 def test_every_exception_is_one() -> None:
-    assert set(_OTHERWISE) <= set(vars(every_store))
+    assert set(_OTHERWISE) <= set(_EVERY_STORE)

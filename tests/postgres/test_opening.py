@@ -240,7 +240,7 @@ def migrate(one_database: Database, schema: str) -> Steps:
 
 
 ADDS = Step(1, "ALTER TABLE {s}.meta ADD COLUMN added int DEFAULT 7;")
-REPLACES = Step(2, "ALTER TABLE {s}.meta DROP COLUMN changed;")
+REPLACES = Step(len(STEPS) + 1, "ALTER TABLE {s}.meta DROP COLUMN changed;")
 
 
 def version(database: Database, name: str) -> str:
@@ -266,7 +266,7 @@ def test_a_step_that_older_servers_do_not_survive_waits_for_their_end(
     assert version(one_database, name) == f"{len(STEPS)}\t1"
     one.psql("UPDATE {s}.servers SET seen = seen - interval '1 hour'")
     migrate(*STEPS, REPLACES)
-    assert version(one_database, name) == f"{len(STEPS) + 1}\t2"
+    assert version(one_database, name) == f"{len(STEPS) + 1}\t{len(STEPS) + 1}"
     error = refusal(one_database, schema=schema)
     assert "install the later gearflow" in str(error)
 

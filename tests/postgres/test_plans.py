@@ -44,7 +44,7 @@ def plan_of(store: SyncStore, session: DatabaseSession, sql: str, types: Sequenc
 @pytest.fixture(autouse=True)
 def misled(one: SyncStore) -> None:
     """Statistics that say that the tables have no rows."""
-    one.psql("VACUUM ANALYZE {s}.jobs, {s}.records, {s}.stream_parts, {s}.bodies, {s}.pieces")
+    one.psql("VACUUM ANALYZE {s}.jobs, {s}.records, {s}.stream_parts, {s}.bodies, {s}.pieces, {s}.settings")
 
 
 def check(plan: str) -> None:

@@ -160,12 +160,12 @@ def test_an_edited_job_keeps_all_else(store: Store, workload: bytes) -> None:
 @pytest.mark.parametrize("after", [b"", b"other", LONG[1:], LONG * 3])
 def test_an_edited_job_may_get_another_workload(store: Store, before: bytes, after: bytes) -> None:
     store.write([a_job(1, before), a_job(2, LONG)])
-    store.write([Edited(1, 0, 5.0, b"{}", after)])
-    assert held(store, 1) == a_job(1, after, priority=0, due=5.0, options=b"{}")
+    store.write([Edited(1, 1, 5.0, b"{}", after)])
+    assert held(store, 1) == a_job(1, after, due=5.0, options=b"{}")
     assert held(store, 2) == a_job(2, LONG)
     for _ in store.tidy():
         pass
-    assert held(store, 1) == a_job(1, after, priority=0, due=5.0, options=b"{}")
+    assert held(store, 1) == a_job(1, after, due=5.0, options=b"{}")
     store.write([a_dead_letter(1, len(after))])
     assert held(store, 1) == a_dead_letter(1, after).letter
 

@@ -29,9 +29,11 @@ from typing import Final, TypeAlias
 
 from gearflow.broker.handles import lot_of
 from gearflow.broker.journal import Entry, Journal
+from gearflow.broker.parser import Body
 from gearflow.broker.storage import (
     Change,
     Done,
+    Edited,
     Forgotten,
     JobPart,
     JobRecord,
@@ -421,7 +423,8 @@ class SharedCommitter:
             )
             for _, _, lots, changes in list(self._ring):
                 owned = {lot: epoch for lot, epoch in lots.items() if self._lease.lots.get(lot) == epoch}
-                again = [change for change in changes if _may_be_committed(change, owned, lots)]
+                mine = [change for change in changes if _may_be_committed(change, owned, lots)]
+                again = list(map(_again, mine))
                 if again:
                     await self._store.commit(_used(again, owned), again)
         self._era = era
@@ -450,6 +453,13 @@ def _may_be_committed(change: Change, lots: Mapping[int, int], lost: Collection[
     return lot is None or lot in lots or (isinstance(change, Forgotten) and lot not in lost)
 
 
+def _again(change: Change) -> Change:
+    """A change as it is committed again long after. A schedule that is there has gone on meanwhile."""
+    if isinstance(change, Setting) and change.kind == "schedule" and change.value:
+        return Ticked(change.name, b"", change.value, None)
+    return change
+
+
 def _used(changes: Sequence[Change], lots: Mapping[int, int]) -> dict[int, int]:
     """The lots that changes are about, with their epochs."""
     used = {_lot(change) for change in changes}
@@ -457,13 +467,17 @@ def _used(changes: Sequence[Change], lots: Mapping[int, int]) -> dict[int, int]:
 
 
 def _size(change: Change | None) -> int:
-    body = (
-        change.workload
-        if isinstance(change, StoredJob)
-        else change.body
-        if isinstance(change, (JobRecord, JobPart))
-        else 0
-    )
+    if isinstance(change, Ticked):
+        return _OVERHEAD + len(change.value) + _size(change.job)
+    body: Body | int = 0
+    if isinstance(change, StoredJob):
+        body = change.workload
+    elif isinstance(change, (JobRecord, JobPart)):
+        body = change.body
+    elif isinstance(change, Setting):
+        body = change.value
+    elif isinstance(change, Edited) and change.workload is not None:
+        body = change.workload
     return _OVERHEAD + (len(body) if not isinstance(body, int) else 0)
 
 

@@ -90,6 +90,7 @@ class Member:
         broker.group_facts = self._show_group
         self._set_clock(contents.clock)
         self._pause(contents.paused)
+        broker.core.settings.load(contents.settings)
 
     async def start(self) -> None:
         """Own lots, and begin to beat. Raises StoreError."""
@@ -212,6 +213,10 @@ class Member:
             if order.id not in self._carried and lot in self._lease.lots and lot not in self._loading:
                 self._carried.add(order.id)
                 broker.carry_out(order.number, order.verb)
+        if beat.all_settings:
+            broker.reload_settings(beat.settings)
+        else:
+            broker.change_settings(beat.settings)
         if news.adoptable and (self._adopting is None or self._adopting.done()):
             self._adopting = self._spawn(self._adopt(news.adoptable))
         broker.core.handles.turn()

@@ -7,12 +7,13 @@ twice begins another statement. All statements of a group share one transaction.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from gearflow.broker.handles import LOT_BITS
 from gearflow.broker.parser import Body
 from gearflow.broker.storage import (
     Change,
+    Edited,
     Forgotten,
     JobPart,
     JobRecord,
@@ -39,14 +40,18 @@ class Ahead(NamedTuple):
     size: int
 
 
+_Name: TypeAlias = int | bytes | tuple[str, bytes]
+"""What a change is about: the number of a job, a function that is paused, or kind and name of a setting."""
+
+
 class StatementRows:
     """The changes of one statement."""
 
-    __slots__ = "fenced", "numbers", "rows", "runs", "watched"
+    __slots__ = "fenced", "names", "rows", "runs", "watched"
 
     def __init__(self) -> None:
         self.rows: dict[Kind, list[tuple[Any, ...]]] = {}
-        self.numbers: set[int | bytes] = set()  # and the functions that are paused or resumed
+        self.names: set[_Name | None] = set()
         self.runs: dict[int, int] = {}  # of the parts of streams
         self.fenced = False
         self.watched: dict[Kind, list[int]] = {}  # places in the group of those whose outcome is counted
@@ -92,19 +97,31 @@ class Splitter:
         for place, change in enumerate(changes):
             if isinstance(change, Reserved):  # lots need none
                 continue
-            if isinstance(change, (Setting, Ticked)):
-                raise NotImplementedError(f"{type(change).__name__} cannot be stored yet")
-            name = change.function if isinstance(change, Paused) else change.number
-            if name in part.numbers and not _goes_on(part, change):
+            setting: _Name | None = None
+            name: _Name
+            if isinstance(change, (StoredJob, JobRecord)):  # nearly all are
+                name = change.number
+            elif isinstance(change, Paused):
+                name = change.function
+            elif isinstance(change, Setting):
+                name = change.kind, change.name
+            elif isinstance(change, Ticked):
+                setting = "schedule", change.name
+                name = setting if change.job is None else change.job.number
+            else:
+                name = change.number
+            if (name in part.names or setting in part.names) and not _goes_on(part, change):
                 part = StatementRows()
                 parts.append(part)
             if not isinstance(change, Ordered):
-                part.numbers.add(name)
+                part.names.add(name)
+            if setting is not None:
+                part.names.add(setting)
             if isinstance(name, int) and name >> LOT_BITS in lots:
                 part.fenced = True
                 self._add(part, place, change)
             else:
-                _add_other(part, change)
+                _add_other(part, place, change)
         return [part for part in parts if part.rows]
 
     def _add(self, part: StatementRows, place: int, change: Change) -> None:
@@ -116,9 +133,7 @@ class Splitter:
             if part.runs.setdefault(change.number, change.run) == change.run:
                 part.add(kinds.PART, (change.number, change.run, change.position, change.body))
         else:
-            _add_rare(part, change)
-            if isinstance(change, Revived):
-                part.watch(kinds.REVIVE, place)
+            _add_rare(part, place, change)
 
     def _add_job(self, part: StatementRows, place: int, job: StoredJob) -> None:
         number, function, unique, priority, submitted, due, reducer, options, attempt, deaths, workload = job
@@ -167,6 +182,13 @@ def finish(part: StatementRows) -> None:
     """Add what depends on all changes of a statement."""
     for number, run in part.runs.items():
         part.add(kinds.RUN, (number, run))
+    if kinds.TICK in part.rows:  # servers that tick at the same time lock the settings in one order
+        part.rows[kinds.TICK].sort(key=_first)
+
+
+def _first(row: tuple[Any, ...]) -> bytes:
+    name: bytes = row[0]
+    return name
 
 
 def _goes_on(part: StatementRows, change: Change) -> bool:
@@ -188,32 +210,64 @@ def _record_row(record: JobRecord) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-def _add_rare(part: StatementRows, change: Change) -> None:
+def _add_rare(part: StatementRows, place: int, change: Change) -> None:
     if isinstance(change, Rescheduled):
         part.add(kinds.RESCHEDULE, change)
     elif isinstance(change, Forgotten):
         part.add(kinds.FORGET, (change.number,))
     elif isinstance(change, Revived):
         part.add(kinds.REVIVE, change)
+        part.watch(kinds.REVIVE, place)
     elif isinstance(change, PartsDropped) and change.below is None:
         part.add(kinds.DROP_ALL, (change.number,))
     elif isinstance(change, PartsDropped):
         part.add(kinds.DROP, change)
+    elif isinstance(change, Edited) and change.workload is None:
+        part.add(kinds.EDIT, change[:-1])
+    elif isinstance(change, Edited):
+        part.add(kinds.EDIT_WORKLOAD, change)
+    elif isinstance(change, Ticked):
+        _add_tick(part, place, change)
     else:
-        _add_other(part, change)
+        _add_other(part, place, change)
 
 
-def _add_other(part: StatementRows, change: Change) -> None:
+def _add_other(part: StatementRows, place: int, change: Change) -> None:
     """Add a change that is not about a job of this server's."""
     if isinstance(change, Ordered):
         part.add(kinds.ORDER, change)
     elif isinstance(change, Paused):
         part.add(kinds.PAUSE if change.paused else kinds.RESUME, (change.function,))
+    elif isinstance(change, Setting):
+        part.add(kinds.SET, (change.kind, change.name, change.value))
+    elif isinstance(change, Ticked) and change.job is None:
+        _add_tick(part, place, change)
     elif isinstance(change, Forgotten):
         part.add(kinds.FORGET_OTHER, (change.number,))
     else:
         raise AssertionError(f"{type(change).__name__} of a job of a lot that is not this server's")
 
 
-WRITES_NOTICES: Final = (kinds.PAUSE, kinds.RESUME, kinds.ORDER)
+def _add_tick(part: StatementRows, place: int, change: Ticked) -> None:
+    name, before, value, job = change
+    if not before and job is None:
+        kind = kinds.ADD
+        part.add(kind, (name, value))
+    else:
+        kind = kinds.TICK
+        part.add(kind, (name, before, value, *(_NO_JOB if job is None else _job_row(job))))
+    part.watch(kind, place)
+
+
+def _job_row(job: StoredJob) -> tuple[Any, ...]:
+    number, function, unique, priority, submitted, due, reducer, options, attempt, deaths, workload = job
+    key = key_of(function, unique, workload)
+    return (
+        number, key, submitted, due, attempt, deaths, priority, function, unique, reducer, options, workload
+    )  # fmt: skip
+
+
+_NO_JOB: Final = (0, None, 0.0, 0.0, 0, 0, 0, b"", b"", None, b"", b"")
+
+WRITES_NOTICES: Final = (kinds.PAUSE, kinds.RESUME, kinds.ORDER, kinds.SET, kinds.ADD)
 """After these the other servers are notified."""

@@ -280,6 +280,52 @@ ORDER: Final = Kind(
     "ON CONFLICT DO NOTHING)",
     (bigints, texts),
 )
+_REMOVED: Final = "CASE WHEN u.value = '' THEN clock_timestamp() END"
+SET: Final = Kind(  # without a value it is removed
+    21,
+    "stg AS (INSERT INTO {s}.settings AS s (kind, name, value, removed) "
+    f"SELECT u.*, {_REMOVED} FROM unnest(?, ?, ?) AS u (kind, name, value) ORDER BY u.kind, u.name "
+    "ON CONFLICT (kind, name) DO UPDATE SET value = excluded.value, removed = excluded.removed, "
+    "changed = excluded.changed WHERE s.value <> excluded.value)",
+    (texts, byteas, byteas),
+)
+ADD: Final = Kind(  # a schedule that is not there
+    22,
+    "add AS (INSERT INTO {s}.settings AS s (kind, name, value) SELECT 'schedule', u.* "
+    "FROM unnest(?, ?) AS u (name, value) ORDER BY u.name "
+    "ON CONFLICT (kind, name) DO UPDATE SET value = excluded.value, removed = NULL, "
+    "changed = excluded.changed WHERE s.value = '' RETURNING 1)",
+    (byteas, byteas),
+    "add",
+)
+TICK: Final = Kind(  # number 0: no job
+    23,
+    "tkm AS (UPDATE {s}.settings AS s SET value = u.value, changed = pg_current_xact_id(), "
+    f"removed = {_REMOVED} FROM {_unnest('name, before, value, ' + _JOB)} "
+    "WHERE s.kind = 'schedule' AND s.name = u.name AND s.value = u.before RETURNING u.*), "
+    f"tkj AS (INSERT INTO {{s}}.jobs ({_JOB}) SELECT {_JOB} FROM tkm WHERE number <> 0 ORDER BY key "
+    "ON CONFLICT DO NOTHING RETURNING number), "
+    "tk AS (SELECT number FROM tkm WHERE number = 0 UNION ALL SELECT number FROM tkj)",
+    (byteas, byteas, byteas, *_JOB_ENCODERS),
+    "tk",
+)
+_EDITED: Final = "number, priority, due, options"
+EDIT: Final = Kind(
+    24,
+    "edt AS (UPDATE {s}.jobs AS j SET priority = u.priority, due = u.due, options = u.options "
+    f"FROM {_unnest(_EDITED)} WHERE j.number = u.number AND NOT j.dead)",
+    (bigints, smallints, floats, byteas),
+)
+EDIT_WORKLOAD: Final = Kind(
+    25,
+    f"edw AS MATERIALIZED (SELECT u.* FROM {_unnest(_EDITED + ', workload')}), "
+    "edo AS MATERIALIZED (SELECT j.pieces FROM {s}.jobs AS j JOIN edw AS u ON j.number = u.number "
+    "WHERE NOT j.dead), "
+    "edn AS (UPDATE {s}.jobs AS j SET priority = u.priority, due = u.due, options = u.options, "
+    "workload = u.workload, pieces = NULL, size = NULL FROM edw AS u "
+    f"WHERE j.number = u.number AND NOT j.dead), {_without_pieces('edo')}",
+    (bigints, smallints, floats, byteas, byteas),
+)
 
 
 def statement(kinds: Sequence[Kind], schema: str, *, fenced: bool) -> Statement:

@@ -20,6 +20,7 @@ from gearflow.broker.storage import StoredParts
 from gearflow.stores.postgres import arrays
 from gearflow.stores.postgres.arrays import bigint, integer, read_int
 from gearflow.stores.postgres.errors import Locked, pooled
+from gearflow.stores.postgres.reads import SETTINGS, setting_of
 from gearflow.stores.postgres.rows import JOB, SHORT, SIZE, job_of
 from gearflow.stores.postgres.schema import STEPS, literal
 from gearflow.stores.postgres.session import DatabaseSession, Query, Row, Rows
@@ -42,18 +43,22 @@ class Lots:
         schema: str,
         server: str,
         channel: str,
+        code: int = len(STEPS),
     ) -> None:
-        """``schema`` is quoted. ``adopter`` is a session with a limit for locks."""
+        """``schema`` is quoted. ``adopter`` is a session with a limit for locks. ``code`` is the version of
+        the tables that this code makes."""
         self._beats = beats
         self._adopter = adopter
         self._schema = schema
         self._server = server
         self._mine: dict[int, int] = {}  # the epochs of this server's lots, as it knows
         self._history: tuple[str, ...] = ()  # of the database that knew them
+        self._settings_of = 0  # the process at the server that has answered with settings
+        self._settings_since = 0  # transactions before this one had committed by then
         me = literal(server)
         self._register = (
             f"INSERT INTO {schema}.servers (server, address, version, code, lease) VALUES ({me}, "
-            f"{literal(settings.address)}, {literal(settings.version)}, {len(STEPS)}, {settings.lease!r}) "
+            f"{literal(settings.address)}, {literal(settings.version)}, {code}, {settings.lease!r}) "
             "ON CONFLICT (server) DO UPDATE SET beat = servers.beat + 1, seen = clock_timestamp()"
         )
         self._beat = "; ".join(
@@ -62,12 +67,16 @@ class Lots:
                 self._register,
                 f"SELECT lot, owner, epoch, beat FROM {schema}.lots WHERE owner IS DISTINCT FROM {me}",
                 f"SELECT server, address, version, beat FROM {schema}.servers",
-                f"SELECT changed, extract(epoch FROM clock_timestamp()), pg_backend_pid() FROM {schema}.meta",
+                (
+                    "SELECT changed, extract(epoch FROM clock_timestamp()), pg_backend_pid(), "
+                    f"pg_snapshot_xmin(pg_current_snapshot()) FROM {schema}.meta"
+                ),
                 (
                     f"SELECT id, number, verb FROM {schema}.orders AS o WHERE EXISTS (SELECT 1 "
                     f"FROM {schema}.lots AS l WHERE l.owner = {me} AND l.lot = o.number >> {LOT_BITS}) "
                     f"ORDER BY id LIMIT {_ORDERS}"
                 ),
+                SETTINGS.format(schema) + " WHERE changed >= ",
             )
         )
         self._release = "; ".join(
@@ -130,12 +139,16 @@ class Lots:
             sql = f"DELETE FROM {self._schema}.orders WHERE id IN ({ids}); {sql}"
         while True:
             history = await self._beats.ready()
-            results = (await self._beats.simple(self._put_back(history) + sql))[-6:]
+            # A new connection may be to another database, whose transactions have other numbers.
+            is_new = self._settings_of != self._beats.pid
+            since = 0 if is_new else self._settings_since
+            results = (await self._beats.simple(f"{self._put_back(history)}{sql}'{since}'"))[-7:]
             if self._beats.history == history:  # and not connected to another database in between
                 break
-        lots, _, others, servers, ((changed, clock, pid),), orders = results
+        lots, _, others, servers, ((changed, clock, pid, before),), orders, settings = results
         if _number(pid) != self._beats.pid:
             raise pooled()
+        self._settings_of, self._settings_since = _number(pid), _number(before)
         mine = [_lot(row) for row in lots]
         self._mine, self._history = dict(mine), history
         return Beat(
@@ -145,6 +158,8 @@ class Lots:
             _number(changed),
             float(clock or 0),
             [Order(_number(id_), _number(number), _text(verb)) for id_, number, verb in orders],
+            [setting_of(row) for row in settings],
+            all_settings=since == 0,
         )
 
     def _put_back(self, history: tuple[str, ...]) -> str:

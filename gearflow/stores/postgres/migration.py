@@ -47,16 +47,28 @@ async def prepare(session: TextSession, schema: str, steps: Sequence[Step] = STE
             return
         if version < len(steps):
             await _migrate(session, schema, steps)
-        elif oldest > len(steps):
-            raise StoreError(
-                f"the schema {schema} is of version {version}, which this gearflow does not know; install "
-                "the later gearflow that has made it"
-            )
+        check_code(version, oldest, schema, steps)
         await _check_rights(session, schema)
     except MissingRights as error:
         rows = (await session.simple("SELECT quote_ident(current_user), quote_ident(current_database())"))[0]
         role, database = (str(value or b"", "utf-8") for value in rows[0])
         raise grants(error, quoted(schema), role, database) from None
+
+
+def check_code(version: int, oldest: int, schema: str, steps: Sequence[Step] = STEPS) -> None:
+    """Check that this code can use tables of a version.
+
+    A server also does this after it has registered, with the row of ``meta`` locked. Else a step that looked
+    at the registered servers just before would not have seen it.
+
+    Raises:
+        StoreError: It is older than ``oldest``.
+    """
+    if oldest > len(steps):
+        raise StoreError(
+            f"the schema {schema} is of version {version}, which this gearflow does not know; install the "
+            "later gearflow that has made it"
+        )
 
 
 async def _version(session: TextSession, schema: str) -> tuple[int, int]:
@@ -87,9 +99,11 @@ async def _migrate(session: TextSession, schema: str, steps: Sequence[Step]) -> 
 
 
 async def _apply(session: TextSession, schema: str, steps: Sequence[Step], version: int) -> None:
-    oldest = max(step.oldest for step in steps[version:])
+    oldest = max(step.oldest for step in steps)
     name = quoted(schema)
     if version:
+        # A server registers, then it looks at this row again (see ``check_code``).
+        await session.simple(f"SELECT version FROM {name}.meta FOR UPDATE")
         await _check_servers(session, name, oldest, len(steps))
     elif not (await session.simple(f"SELECT 1 FROM pg_namespace WHERE nspname = {literal(schema)}"))[0]:
         await session.simple(f"CREATE SCHEMA {name}")

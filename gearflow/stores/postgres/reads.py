@@ -16,6 +16,7 @@ from gearflow.broker.storage import (
     Question,
     RecordOf,
     Renumbered,
+    Setting,
     StoredJob,
     WholeRecordOf,
 )
@@ -157,3 +158,19 @@ async def read_renumbered(session: DatabaseSession, schema: str) -> tuple[Renumb
         Query(f"SELECT name, first, last, add FROM {schema}.renumbered ORDER BY 1, 2")
     )
     return tuple(Renumbered(name or b"", *map(read_int, numbers)) for name, *numbers in rows)
+
+
+SETTINGS: Final = "SELECT kind, encode(name, 'hex'), encode(value, 'hex') FROM {0}.settings"
+"""Of settings as text. ``{0}`` is the schema."""
+
+
+def setting_of(row: Row) -> Setting:
+    """The setting in a row of ``SETTINGS``."""
+    kind, name, value = (str(column or b"", "utf-8") for column in row)
+    return Setting(bytes.fromhex(name), kind, bytes.fromhex(value))
+
+
+async def read_settings(session: DatabaseSession, schema: str) -> tuple[Setting, ...]:
+    """All settings. ``schema`` is quoted."""
+    (rows,) = await session.simple(f"{SETTINGS.format(schema)} WHERE value <> ''")
+    return tuple(map(setting_of, rows))

@@ -156,7 +156,31 @@ INSERT INTO {s}.meta (version, oldest, name)
     VALUES (0, 0, substr(md5(random()::text || clock_timestamp()::text), 1, 8));
 """
 
-STEPS: Final = (Step(1, _TABLES),)
+# ``changed`` is the transaction that has written a setting. A server reads those that may have committed
+# since its last look (``pg_snapshot_xmin``). So a tick costs neither a row that all groups wait for, nor a
+# look at all settings. A setting that was removed stays for a day, without a value: the others see it go.
+_SETTINGS: Final = """
+CREATE TABLE {s}.settings (
+    kind text,
+    name bytea,
+    value bytea NOT NULL,
+    changed xid8 NOT NULL DEFAULT pg_current_xact_id(),
+    removed timestamptz,
+    PRIMARY KEY (kind, name)
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
+CREATE INDEX settings_changed ON {s}.settings (changed);
+CREATE INDEX settings_removed ON {s}.settings (removed) WHERE removed IS NOT NULL;
+"""
+
+STEPS: Final = (
+    Step(1, _TABLES),
+    # Code 1 reads none of these settings: its servers do not tick, and give out jobs without limits. They may
+    # still go on beside later ones, so that servers can be replaced one by one. Nothing is limited or
+    # scheduled before the first later server, and a tick is one job, whichever servers are alive. Until the
+    # last server of code 1 is gone, a limit holds for the others alone. With an ``oldest`` of 2, all servers
+    # would have to stop for this upgrade.
+    Step(1, _SETTINGS),
+)
 """The first one makes version 1."""
 
 

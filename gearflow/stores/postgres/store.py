@@ -15,14 +15,23 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
-from gearflow.broker.storage import Answer, Change, JobRecord, Joined, Question, Renumbered, StoredJob
+from gearflow.broker.storage import (
+    Answer,
+    Change,
+    JobRecord,
+    Joined,
+    Question,
+    Renumbered,
+    Setting,
+    StoredJob,
+)
 from gearflow.errors import StoreError
 from gearflow.protocol.group_info import GroupInfo
 from gearflow.stores.postgres.facts import DatabaseFacts
 from gearflow.stores.postgres.lots import Lots
-from gearflow.stores.postgres.migration import check_not_moved, prepare
-from gearflow.stores.postgres.reads import QuestionReader, read_renumbered
-from gearflow.stores.postgres.schema import literal, quoted
+from gearflow.stores.postgres.migration import check_code, check_not_moved, prepare
+from gearflow.stores.postgres.reads import QuestionReader, read_renumbered, read_settings
+from gearflow.stores.postgres.schema import STEPS, Step, literal, quoted
 from gearflow.stores.postgres.session import DatabaseSession, check_not_pooled
 from gearflow.stores.postgres.settings import PostgresSettings
 from gearflow.stores.postgres.upkeep import Upkeep
@@ -39,8 +48,9 @@ _CHANNEL_BYTES: Final = 63
 class PostgresStore:
     """One server's part of the database. Use it on one asyncio loop."""
 
-    def __init__(self, settings: PostgresSettings) -> None:
-        """Does not connect."""
+    def __init__(self, settings: PostgresSettings, steps: Sequence[Step] = STEPS) -> None:
+        """Does not connect. ``steps`` make the tables."""
+        self._steps = steps
         self.server = str(uuid := uuid4())
         self.on_notify: Callable[[], None] | None = None
         self._settings = settings
@@ -57,7 +67,7 @@ class PostgresStore:
         self.sessions = (self._writes, self._beats, self._reads, self._adopts, self._rest)
         self._writer = Writer(self._writes, self._rest, schema, uuid, settings.piece)
         self._reader = QuestionReader(self._reads, schema, settings.large)
-        self._lots = Lots(self._beats, self._adopts, settings, schema, self.server, channel)
+        self._lots = Lots(self._beats, self._adopts, settings, schema, self.server, channel, len(steps))
         self._upkeep = Upkeep(self._rest, schema)
         self._facts = DatabaseFacts(self._rest, settings.schema, schema)
         self._era: Hashable = None  # in which everything is there that was confirmed
@@ -77,29 +87,35 @@ class PostgresStore:
             await self._beats.ready()
             await self._writes.ready()
             await check_not_pooled(self._beats, self._writes)
-            await prepare(self._beats, self._settings.schema)
+            await prepare(self._beats, self._settings.schema, self._steps)
             await self._lots.register()
             (rows,) = await self._beats.simple(
-                f"SELECT name, changed, extract(epoch FROM clock_timestamp()), moved FROM {self._schema}.meta"
+                "SELECT name, changed, extract(epoch FROM clock_timestamp()), moved, version, oldest "
+                f"FROM {self._schema}.meta FOR SHARE"
             )
             try:
+                version, oldest = (int(value or 0) for value in rows[0][4:])
+                check_code(version, oldest, self._settings.schema, self._steps)
                 check_not_moved(rows[0][3], self._settings.schema)
             except StoreError:
                 await self._lots.release()
                 raise
             paused = await self.paused()
             renumbered = await self.renumbered()
+            set_before = await self.settings()
         except BaseException:
             await self.close()
             raise
         self._era = self._writes.history
-        name, changed, clock, _ = rows[0]
-        return SharedContents(name or b"", paused, int(changed or 0), float(clock or 0), renumbered)
+        name, changed, clock = rows[0][:3]
+        return SharedContents(
+            name or b"", paused, int(changed or 0), float(clock or 0), renumbered, set_before
+        )
 
     async def migrate(self) -> str:
         """Make or update the tables, without a start of this server. Raises StoreError."""
         await self._beats.ready()
-        await prepare(self._beats, self._settings.schema)
+        await prepare(self._beats, self._settings.schema, self._steps)
         return f"the schema {self._settings.schema} is up to date"
 
     async def ready(self) -> tuple[str, ...]:
@@ -143,6 +159,9 @@ class PostgresStore:
     async def paused(self) -> frozenset[bytes]:
         (rows,) = await self._reads.simple(f"SELECT encode(function, 'hex') FROM {self._schema}.paused")
         return frozenset(bytes.fromhex(str(row[0] or b"", "ascii")) for row in rows)
+
+    async def settings(self) -> tuple[Setting, ...]:
+        return await read_settings(self._reads, self._schema)
 
     async def renumbered(self) -> tuple[Renumbered, ...]:
         return await read_renumbered(self._reads, self._schema)

@@ -51,6 +51,7 @@ class Upkeep:
                     "DELETE FROM {s}.pieces AS p USING lost WHERE p.pieces = lost.pieces"
                 ),
                 "DELETE FROM {s}.orders WHERE made < clock_timestamp() - interval '1 day'",
+                "DELETE FROM {s}.settings WHERE removed < clock_timestamp() - interval '1 day'",
                 "DELETE FROM {s}.servers WHERE seen < clock_timestamp() - interval '1 h'",
             )
         )

@@ -3,6 +3,8 @@
 An insert that did nothing has met a row: of its own number, if an earlier attempt was kept, or of its key, if
 another server has the live job of its unique. If neither is there any more, the other job has just ended, and
 the job is inserted again.
+
+A tick that did nothing has met another value of its setting, or its own from an earlier attempt.
 """
 
 from __future__ import annotations
@@ -11,10 +13,19 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 from uuid import UUID, uuid4
 
-from gearflow.broker.storage import Change, Forgotten, JobRecord, Joined, Revived, StoredJob
+from gearflow.broker.storage import (
+    Change,
+    Forgotten,
+    JobRecord,
+    Joined,
+    Overtaken,
+    Revived,
+    StoredJob,
+    Ticked,
+)
 from gearflow.errors import StoreError
 from gearflow.stores.postgres import arrays, kinds
-from gearflow.stores.postgres.arrays import bigint, bigints, integer, ints, read_int, uuids
+from gearflow.stores.postgres.arrays import bigint, bigints, byteas, integer, ints, read_int, uuids
 from gearflow.stores.postgres.errors import Collided
 from gearflow.stores.postgres.groups import WRITES_NOTICES, Ahead, Splitter, StatementRows, finish
 from gearflow.stores.postgres.kinds import Kind, Statement
@@ -51,6 +62,10 @@ class Writer:
         self._splitter = Splitter()
         self._statements: dict[tuple[bool, tuple[int, ...]], Statement] = {}
         self._find = FIND.format(schema)
+        self._values = (
+            "SELECT u.place, s.value FROM unnest($1, $2) AS u (place, name) "
+            f"LEFT JOIN {schema}.settings AS s ON s.kind = 'schedule' AND s.name = u.name"
+        )
         self._kept = (
             f"SELECT u.number, j.number, r.number FROM unnest($1) AS u (number) "
             f"LEFT JOIN {schema}.jobs AS j ON j.number = u.number "
@@ -166,6 +181,9 @@ class Writer:
         A job that ends in this group, or is forgotten, is known to be kept before. It may be gone by now, and
         must not come back.
         """
+        if kind in (kinds.TICK, kinds.ADD):
+            await self._explain_ticks(lots, changes, places, outcomes)
+            return
         ends = Forgotten if kind is kinds.LETTER else JobRecord | Forgotten
         ended = {change.number for change in changes if isinstance(change, ends)}
         places = [place for place in places if _number(changes[place]) not in ended]
@@ -174,25 +192,26 @@ class Writer:
         if kind not in (kinds.INSERT, kinds.INSERT_LARGE):
             await self._explain_missing(changes, places, outcomes)
             return
+        await self._insert_again(lots, {place: _job_of(changes[place]) for place in places}, outcomes)
+
+    async def _insert_again(
+        self, lots: Mapping[int, int], jobs: Mapping[int, StoredJob], outcomes: list[Outcome]
+    ) -> None:
+        """Find out what jobs have met, by their places, and insert those again that have met nothing."""
         for _ in range(_INSERTS):
-            again = await self._joined(changes, places, outcomes)
+            again = await self._joined(jobs, outcomes)
             if not again:
                 return
-            group = [changes[place] for place in again]
-            await self._write(lots, self._splitter.split(lots, group))
-            places = again
-        for place in await self._joined(changes, places, outcomes):
+            jobs = {place: jobs[place] for place in again}
+            await self._write(lots, self._splitter.split(lots, list(jobs.values())))
+        for place in await self._joined(jobs, outcomes):
             outcomes[place] = "other jobs with the same unique begin and end all the time; submit it again"
 
-    async def _joined(
-        self, changes: Sequence[Change], places: Sequence[int], outcomes: list[Outcome]
-    ) -> list[int]:
+    async def _joined(self, jobs: Mapping[int, StoredJob], outcomes: list[Outcome]) -> list[int]:
         """Find the rows that inserts have met. Returns those that have met none."""
         by_number: dict[int, int] = {}
         keys: list[bytes | None] = []
-        for place in places:
-            job = changes[place]
-            assert isinstance(job, StoredJob)
+        for place, job in jobs.items():
             by_number[job.number] = place
             keys.append(key_of(job.function, job.unique, job.workload))
         params = (bigints(list(by_number)), uuids(keys))
@@ -207,6 +226,43 @@ class Writer:
             else:
                 again.append(place)
         return again
+
+    async def _explain_ticks(
+        self,
+        lots: Mapping[int, int],
+        changes: Sequence[Change],
+        places: Sequence[int],
+        outcomes: list[Outcome],
+    ) -> None:
+        """Some of these ticks did nothing, or not all.
+
+        If the setting has the value of the tick, it is kept, now or by an earlier attempt. Its job is kept
+        too, unless another job had its unique. If the setting has another value, the tick may still have been
+        kept by an earlier attempt, before somebody else changed the setting. Then its job is there.
+        """
+        ended = {change.number for change in changes if isinstance(change, JobRecord | Forgotten)}
+        ticks = {place: tick for place in places if isinstance(tick := changes[place], Ticked)}
+        names = list({tick.name for tick in ticks.values()})
+        params = (bigints(range(len(names))), byteas(names))
+        (rows,) = await self._session.run(Query(self._values, (arrays.BIGINTS, arrays.BYTEAS), params))
+        values = {names[read_int(place)]: value or b"" for place, value in rows}
+        kept = _kept_ticks(changes, values)
+        jobs = {
+            place: tick.job
+            for place, tick in ticks.items()
+            if tick.job is not None and tick.job.number not in ended
+        }
+        found: list[Outcome] = [None] * len(changes)
+        again = await self._joined(jobs, found) if jobs else []
+        for place, tick in ticks.items():
+            if place in kept:
+                outcomes[place] = found[place]
+            elif place not in jobs or place in again or found[place] is not None:
+                outcomes[place] = Overtaken(values[tick.name])
+        left = {place: jobs[place] for place in again if place in kept}
+        if left:
+            await self._write(lots, self._splitter.split(lots, list(left.values())))
+            await self._insert_again(lots, left, outcomes)
 
     async def _explain_missing(
         self, changes: Sequence[Change], places: Sequence[int], outcomes: list[Outcome]
@@ -223,6 +279,23 @@ class Writer:
                 outcomes[by_number[name]] = (
                     f"job {name} is not in the store any more, or its workload never was"
                 )
+
+
+def _kept_ticks(changes: Sequence[Change], values: Mapping[bytes, bytes]) -> set[int]:
+    """The places of the ticks that have led to these values of their settings, the last ones of a group."""
+    kept: set[int] = set()
+    values = dict(values)
+    for place in range(len(changes) - 1, -1, -1):
+        tick = changes[place]
+        if isinstance(tick, Ticked) and values.get(tick.name) == tick.value:
+            kept.add(place)
+            values[tick.name] = tick.before
+    return kept
+
+
+def _job_of(change: Change) -> StoredJob:
+    assert isinstance(change, StoredJob)
+    return change
 
 
 def _number(change: Change) -> int:

@@ -20,6 +20,7 @@ from gearflow.broker.storage import (
     Joined,
     LatestOf,
     Ordered,
+    Overtaken,
     PartsOf,
     Paused,
     Question,
@@ -58,6 +59,8 @@ class Truth:
         self.orders: list[Order] = []
         self.paused: set[bytes] = set()
         self.changed = 0
+        self.settings: dict[tuple[str, bytes], tuple[bytes, int]] = {}  # value, last change
+        self.last_setting = 0
         self.last_lot = 0
         self.last_order = 0
         self.stores: list[FakeStore] = []
@@ -75,35 +78,66 @@ class Truth:
             return None
         return next((other.number for other in self.live.values() if _key(other) == key), None)
 
-    def keep(self, lots: Mapping[int, int], change: Change) -> Joined | None:
+    def keep(self, lots: Mapping[int, int], change: Change) -> str | Joined | None:
         """Make one change."""
         if isinstance(change, StoredJob):
             holder = self.holder(change)
             if holder is not None and holder != change.number:
                 return Joined(holder)
             self.live[change.number] = change
-        elif isinstance(change, Paused):
-            (self.paused.add if change.paused else self.paused.discard)(change.function)
-            self.changed += 1
-            self.notify()
-        elif isinstance(change, Ordered):
-            self.last_order += 1
-            self.orders.append(Order(self.last_order, change.number, change.verb))
-            self.notify()
-        elif isinstance(change, (Reserved, Setting, Ticked)):
-            pass
+        elif isinstance(change, Ticked):
+            return self.tick(lots, change)
+        elif isinstance(change, (Paused, Ordered, Reserved, Setting)):
+            self.note(change)
+            return None
         else:
             if lot_of(change.number) not in lots and isinstance(change, Forgotten):
                 if change.number in self.live:
                     return None
             elif isinstance(change, (JobRecord, Forgotten)):
                 self.live.pop(change.number, None)
-        if not isinstance(change, (Ordered, Paused, Reserved, Setting, Ticked)):
-            self.memory.write([change])
-            job = self.memory.job(change.number)
-            if job is not None and self.memory.ended(change.number) is None:
-                self.live[change.number] = job
+        self.memory.write([change])
+        job = self.memory.job(change.number)
+        if job is not None and self.memory.ended(change.number) is None:
+            self.live[change.number] = job
         return None
+
+    def note(self, change: Paused | Ordered | Reserved | Setting) -> None:
+        """Make a change that is about no job of a server's, and notify the servers."""
+        if isinstance(change, Paused):
+            (self.paused.add if change.paused else self.paused.discard)(change.function)
+            self.changed += 1
+        elif isinstance(change, Ordered):
+            self.last_order += 1
+            self.orders.append(Order(self.last_order, change.number, change.verb))
+        elif isinstance(change, Setting):
+            self.set(change)
+        self.notify()
+
+    def set(self, setting: Setting) -> None:
+        """Set or remove a setting."""
+        name, kind, value = setting
+        if self.settings.get((kind, name), (b"", 0))[0] != value:
+            self.last_setting += 1
+            self.settings[kind, name] = value, self.last_setting
+
+    def tick(self, lots: Mapping[int, int], tick: Ticked) -> str | Joined | None:
+        """Compare and set a schedule, and keep its job."""
+        now, _ = self.settings.get(("schedule", tick.name), (b"", 0))
+        kept = tick.job is not None and self.memory.job(tick.job.number) is not None
+        if now != tick.before:
+            ended = tick.job is not None and self.memory.ended(tick.job.number) is not None
+            return None if now == tick.value or kept or ended else Overtaken(now)
+        self.set(Setting(tick.name, "schedule", tick.value))
+        return None if tick.job is None else self.keep(lots, tick.job)
+
+    def settings_since(self, last: int) -> list[Setting]:
+        """The settings that were changed after a change."""
+        return [
+            Setting(name, kind, value)
+            for (kind, name), (value, changed) in self.settings.items()
+            if changed > last and (value or last)
+        ]
 
 
 class FakeStore:
@@ -119,6 +153,7 @@ class FakeStore:
         self.is_away = False
         self.loses_answers = False
         self.era: Hashable = 1
+        self.seen_settings = 0
         truth.stores.append(self)
 
     async def _reach(self) -> None:
@@ -135,7 +170,13 @@ class FakeStore:
         await self._reach()
         self.truth.servers[self.server] = self.address, 0
         self.truth.notify()
-        return SharedContents(b"00c0ffee", frozenset(self.truth.paused), self.truth.changed, time.time())
+        return SharedContents(
+            b"00c0ffee",
+            frozenset(self.truth.paused),
+            self.truth.changed,
+            time.time(),
+            settings=await self.settings(),
+        )
 
     async def migrate(self) -> str:
         return "nothing to do"
@@ -215,9 +256,16 @@ class FakeStore:
             truth.changed,
             time.time(),
             [order for order in truth.orders if lot_of(order.number) in mine],
+            truth.settings_since(self.seen_settings),
+            all_settings=self.seen_settings == 0,
         )
+        self.seen_settings = truth.last_setting
         await self._answered()
         return answer
+
+    async def settings(self) -> Sequence[Setting]:
+        await self._reach()
+        return self.truth.settings_since(0)
 
     async def renumbered(self) -> Sequence[Renumbered]:
         return ()
