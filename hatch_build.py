@@ -25,8 +25,9 @@ COMPILED = {
     "protocol": "codec envelope framing",
     "worker": "session slots",
     "broker": """
-        broker core dispatch endings functions handles job journal lifecycle limits outgoing parser
-        parts policies serialization session streams submission suspect_lanes suspects timers turns watching
+        broker buckets core dispatch endings functions handles job job_lines journal lifecycle
+        limited_queue limiter limits outgoing parser parts policies serialization session streams
+        submission suspect_lanes suspects timers turns watching
     """,
 }
 """By package: the modules that are compiled. None of them has a coroutine, because one of mypyc's cannot be

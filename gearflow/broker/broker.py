@@ -6,11 +6,11 @@ changes its state and appends encoded packets to the outboxes of sessions. The s
 it: the sessions in ``outgoing.dirty``, the changes in ``journal``, and the notices for the log. Nothing else
 leaves the broker.
 
-The parts are built on one another, and each knows only those before it: the journal and outgoing packets, the
-parts of jobs (``parts``), how jobs end (``endings``), which worker gets which job (``dispatch``), how jobs
-wait and come back (``lifecycle``), how submissions become jobs (``submission``), and the calls of reserved
-functions (``calls``). The only callables that they store are the continuations of what waits for the store,
-for a time, or for the end of a job.
+The parts are built on one another, and each knows only those before it: the journal and outgoing packets,
+which jobs may start (``limiter``), the parts of jobs (``parts``), how jobs end (``endings``), which worker
+gets which job (``dispatch``), how jobs wait and come back (``lifecycle``), how submissions become jobs
+(``submission``), and the calls of reserved functions (``calls``). The only callables that they store are the
+continuations of what waits for the store, for a time, or for the end of a job.
 
 This is the hot path of the server. So packets are not built as objects: ``parser`` scans the bytes in place,
 a body is split once, and a packet that is relayed is relayed as it came.
@@ -149,6 +149,7 @@ class Broker:
         )
         self._calls = ServerCalls(parts)
         self._timers = core.timers.heap
+        self._limiter = core.limiter
         self._timeouts = core.timeouts.heap
         self._later = self.schedules.later
         self._limits = limits
@@ -250,6 +251,7 @@ class Broker:
             self.lifecycle.timed_out(job, worker)
             if is_late():
                 break
+        self._limiter.tick()
         self.dispatcher.tick()
 
     def hold_after(self, time: float, now: float) -> None:
@@ -273,6 +275,9 @@ class Broker:
             timeout = self.core.timeouts.next_due()
             if timeout is not None and (due is None or timeout < due):
                 due = timeout
+        if self._limiter.timers:
+            limit = self._limiter.next_due()
+            due = limit if limit is not None and (due is None or limit < due) else due
         if self._timers:
             timer = self._timers[0][0] - self.clock.offset
             due = timer if due is None or timer < due else due

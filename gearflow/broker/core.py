@@ -9,6 +9,7 @@ from gearflow.broker.functions import Functions
 from gearflow.broker.handles import Handles, lot_of
 from gearflow.broker.job import JobTable, QueuedJob
 from gearflow.broker.journal import Journal
+from gearflow.broker.limiter import Limiter
 from gearflow.broker.limits import SizeLimits
 from gearflow.broker.outgoing import Outgoing
 from gearflow.broker.session import Session
@@ -64,6 +65,7 @@ class Core:
         self.outgoing = Outgoing(self.clock)
         self.journal = Journal(store)
         self.handles = Handles(handle_prefix, self.journal)
+        self.limiter = Limiter(self.clock, self.turns, self.sessions, self.journal, self.outgoing)
         self.timers = TimerQueue()
         self.timeouts = JobTimeouts()
         self.settings = Settings()

@@ -97,6 +97,8 @@ class Dispatcher:
         self._shortest_run = core.limits.shortest_run
         self._journal = core.journal
         self._turns = core.turns
+        self._limiter = core.limiter
+        self._limiter.on_change = self._follow_limits
         self._served = 0
         # All wakes have the same time limit, so the order of waking is the order of the deadlines. A wake is
         # over when it is not its session's ``woken`` any more. None that is over is first.
@@ -132,7 +134,7 @@ class Dispatcher:
                 session.ready = ReadyFunctions(session)
             if session.sleep is not None:
                 function.add_sleeper(session.sleep)
-        if session.sleep is not None and function.waiting > function.wakes:
+        if session.sleep is not None and function.needs_wake():
             self._wake(function, 1)
         if function.suspects:
             self._suspects.offered(session, function)
@@ -218,7 +220,7 @@ class Dispatcher:
         if session.ready is not None:
             return session.ready.has_jobs()
         for function in session.abilities:  # noqa: SIM110  (a generator costs more)
-            if function.waiting:
+            if function.waiting and function.has_job():
                 return True
         return False
 
@@ -255,22 +257,23 @@ class Dispatcher:
         """Answer a GRAB with a job, if there is one. ``LONG`` if there was much to send."""
         abilities = session.abilities
         while True:
-            suspect = self._suspects.take(session) if self._suspects.exist else None
-            if suspect is not None:
-                job, function = suspect, suspect.function
-            elif session.alone is not None:
-                return False
-            elif len(abilities) == 1:
-                (function,) = abilities
-                if not function.waiting:
+            job = self._suspects.take(session) if self._suspects.exist else None
+            if job is None:
+                if session.alone is not None:
                     return False
-                job = function.pop()
-            else:
-                chosen = self._choose(session)
-                if chosen is None:
+                if len(abilities) == 1:
+                    (function,) = abilities
+                    if not function.waiting:
+                        return False
+                else:
+                    chosen = self._choose(session)
+                    if chosen is None:
+                        return False
+                    function = chosen
+                job = function.pop() if function.limited is None else function.limited.pop()
+                if job is None:
                     return False
-                function = chosen
-                job = function.pop()
+            function = job.function
             job.state = _RUNNING
             job.started = self._clock.now
             function.running += 1
@@ -290,7 +293,7 @@ class Dispatcher:
             if chosen is None:
                 return None
         else:
-            able = [function for function in session.abilities if function.waiting]
+            able = [function for function in session.abilities if function.waiting and function.has_job()]
             if not able:
                 return None
             chosen = min(able, key=FunctionQueue.turn)
@@ -310,6 +313,7 @@ class Dispatcher:
         else:
             answer = self._journal.ask(question, done)
         if answer is PENDING:
+            self._limiter.fetching[job] = None
             job.worker = session
             session.pending_writes += 1
             session.blocks_pipeline += 1
@@ -327,6 +331,7 @@ class Dispatcher:
 
         The worker holds the job only when it is sent. If the worker goes away before, that is no death.
         """
+        self._limiter.fetching.pop(job, None)
         fault: StoreError | None = None
         workload: Body = b""
         try:
@@ -348,6 +353,7 @@ class Dispatcher:
         elif fault is not None:
             self._fail_unreadable(job, fault)
         else:
+            self._limiter.release(job)
             job.function.running -= 1
             job.state = _WAITING
             self.queue(job)
@@ -434,8 +440,13 @@ class Dispatcher:
         if job.details is not None and job.details.deaths and self._suspects.takes(job):
             return
         function = job.function
-        if function.stopped and not function.admit(job):
-            return
+        if function.stopped:
+            if function.limited is not None:
+                function.limited.push(job)
+                self._call_worker(function)
+                return
+            if not function.admit(job):
+                return
         lane = function.lanes[job.priority]
         if lane is NO_LANE:
             lane = function.open_lane(job.priority)
@@ -462,11 +473,33 @@ class Dispatcher:
         """The jobs of a function may be given out again."""
         if function.suspects:
             self._suspects.arrange(function)
-        while function.waiting and function.waiting_grabs:
+        while function.has_job() and function.waiting_grabs:
             self._answer_waiting_grab(function)
             yield
-        while function.waiting > function.wakes and self._wake(function, 1):
+        while function.needs_wake() and self._wake(function, 1):
             yield
+
+    # ------------------------------------------------------------------------------ functions with limits
+
+    def _call_worker(self, function: FunctionQueue) -> None:
+        """A job of a function with limits has come: get a worker for it."""
+        if function.waiting_grabs:
+            if function.has_job():
+                self._answer_waiting_grab(function)
+        elif function.sleepers and function.needs_wake():
+            self._wake(function, 1)
+
+    def _follow_limits(self) -> Steps:
+        """Do what follows from the limits: end jobs, and wake workers."""
+        limiter = self._limiter
+        doomed, limiter.doomed = limiter.doomed, []
+        for job, state, why in doomed:
+            if job.state is state and not job.cancelled:
+                self._endings.refuse(job, "Refused", why)
+                yield
+        ready, limiter.ready = limiter.ready, {}
+        for function in ready:
+            yield from self.give_out(function)
 
     def _answer_waiting_grab(self, function: FunctionQueue) -> None:
         session = next(iter(function.waiting_grabs))
@@ -500,7 +533,7 @@ class Dispatcher:
         function = session.woken.function
         session.woken = None
         function.wakes -= 1
-        if function.waiting > function.wakes:
+        if function.needs_wake():
             self._wake(function, 1)
 
     # -------------------------------------------------------------------------------------------- time
@@ -512,7 +545,7 @@ class Dispatcher:
             self._pending.popleft()
             wake.session.woken = None
             wake.function.wakes -= 1
-            if wake.function.waiting:
+            if wake.function.has_job():
                 self._turns.run(self._wake_more(wake.function, wake.more))
             if self._turns.is_late():
                 break
@@ -524,7 +557,7 @@ class Dispatcher:
     def _wake_more(self, function: FunctionQueue, more: int) -> Steps:
         """A worker that was woken did not react in time."""
         for _ in range(more):
-            if not function.waiting or not self._wake(function, _NEXT_MORE[more]):
+            if not function.has_job() or not self._wake(function, _NEXT_MORE[more]):
                 return
             yield
 

@@ -80,6 +80,7 @@ class Endings:
         self._outgoing = core.outgoing
         self._timeouts = core.timeouts
         self._functions = core.functions
+        self._limiter = core.limiter
         self._turns = core.turns
 
     # ------------------------------------------------------------------------------- the ways to end
@@ -105,6 +106,13 @@ class Endings:
         """End a job of which no client is to hear any more."""
         handle = self._handles.handle(job.number)
         self.end(job, JobOutcome.CANCELLED, None, _WORK_FAIL, handle, handle)
+
+    def refuse(self, job: QueuedJob, kind: str, why: str) -> None:
+        """End a job because of a limit. Its clients get WORK_EXCEPTION, and nothing afterwards."""
+        handle = self._handles.handle(job.number)
+        body = b"%b\0%b" % (handle, serialization.failure(kind, why))
+        self._relay_end(job.clients, _WORK_EXCEPTION, handle, body)
+        self.end(job, JobOutcome.CANCELLED, None, _WORK_FAIL, handle, body)
 
     def detach(self, session: Session, handle: bytes) -> bool:
         """Detach a client from a job. False if it is not attached. If it is attached twice, once remains."""
@@ -198,6 +206,7 @@ class Endings:
     def _take_from_worker(self, job: QueuedJob, handle: bytes) -> None:
         """A running job is another server's. What its worker sends of it is about no job of this server."""
         self._timeouts.disarm(job)
+        self._limiter.release(job)
         job.function.running -= 1
         worker = job.worker
         if worker is not None and worker.running.pop(handle, None) is not None:
@@ -248,6 +257,8 @@ class Endings:
         """A running job has ended, and its clients have been sent its end: its slot is free."""
         if job.details is not None:
             self._timeouts.disarm(job)
+            if job.details.slots is not None:
+                self._limiter.release(job)
         function = job.function
         function.running -= 1
         clients = job.clients

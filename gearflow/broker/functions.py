@@ -15,6 +15,7 @@ from gearflow.errors import RemoteProtocolError
 from gearflow.protocol.constants import RESERVED_PREFIX
 
 if TYPE_CHECKING:
+    from gearflow.broker.limited_queue import LimitedQueue
     from gearflow.broker.session import Session
 
 IDLE: Final = 10_000
@@ -54,9 +55,12 @@ class FunctionQueue:
 
     __slots__ = (
         "delayed",
+        "guarded",
+        "has_keys",
         "held",
         "holds",
         "lanes",
+        "limited",
         "limits",
         "listeners",
         "name",
@@ -87,13 +91,16 @@ class FunctionQueue:
         self.parked = 0  # jobs in the lanes of a paused function
         self.holds = False  # no kept job is given out
         self.held: HeldJobs | None = None  # if it has set jobs aside for that
-        self.stopped = False  # it is paused, or it holds
+        self.limited: LimitedQueue | None = None  # if it has limits: in place of the lanes
+        self.stopped = False  # it is paused, or holds, or has limits
         self.suspects: SuspectLanes | None = None  # that wait, if there was one: see ``suspects``
         self.running = 0
         self.policy: JobPolicy | None = None
         self.delayed: dict[QueuedJob, None] = {}
         self.storing = 0  # on their way to the store
         self.limits: tuple[int | None, int | None, int | None] | None = None  # of ``total``, by priority
+        self.has_keys = False  # its limits have to see a job before it is stored
+        self.guarded = False  # it has either of these
         self.served = 0  # when a worker of several functions last took a job from here
         self.workers = 0  # connections that can do it
         self.listeners: dict[ReadyFunctions, None] | None = None  # of workers that offer many functions
@@ -113,9 +120,16 @@ class FunctionQueue:
         return waiting if self.suspects is None else waiting + len(self.suspects)
 
     @property
+    def is_stopped(self) -> bool:
+        """Whether none of its jobs, or none of its kept jobs, is given out."""
+        return self.paused or self.holds
+
+    @property
     def in_use(self) -> bool:
         """Whether it has jobs, workers, or settings."""
-        return bool(self.workers or self.total or self.limits or self.paused or self.policy is not None)
+        if self.limits or self.policy is not None or self.limited is not None:
+            return True
+        return bool(self.workers or self.total or self.paused)
 
     def pop(self) -> QueuedJob:
         """The first job of the highest priority. There must be one (``waiting``)."""
@@ -149,6 +163,9 @@ class FunctionQueue:
     def forget(self, job: QueuedJob) -> None:
         """A waiting job, already marked OVER, leaves its lane."""
         if self.suspects is not None and self.suspects.remove(job):
+            return
+        if self.limited is not None:
+            self.limited.forget(job)
             return
         if self.held is not None and self.held.forgets(job):
             return
@@ -185,12 +202,18 @@ class FunctionQueue:
     def pause(self) -> None:
         """Give out no more jobs."""
         self.paused = self.stopped = True
+        if self.limited is not None:
+            self.limited.publish()
+            return
         self.parked += self.waiting
         self.waiting = 0
 
     def resume(self) -> None:
         """Give out jobs again."""
         self.paused = False
+        if self.limited is not None:
+            self.limited.opened()
+            return
         self.stopped = self.holds
         self.waiting = self.parked
         self.parked = 0
@@ -209,6 +232,9 @@ class FunctionQueue:
         if self.holds:
             return
         self.holds = self.stopped = True
+        if self.limited is not None:
+            self.limited.publish()
+            return
         if self.waiting or self.parked:
             self.held = HeldJobs()
             self.held.add_lanes(self.lanes, self.shells_of)
@@ -231,7 +257,7 @@ class FunctionQueue:
 
     def hold_back(self, job: QueuedJob) -> None:
         """A job that waits has become a kept job. If there are jobs to sort, it is found there."""
-        if not self.holds or (self.held is not None and not self.held.is_sorted):
+        if not self.holds or self.limited is not None or (self.held is not None and not self.held.is_sorted):
             return
         if self.suspects is not None and job in self.suspects:
             return
@@ -245,6 +271,9 @@ class FunctionQueue:
     def release(self) -> None:
         """Give out kept jobs again. Those that were held, and are sorted, come before the others."""
         self.holds = False
+        if self.limited is not None:
+            self.limited.opened()
+            return
         self.stopped = self.paused
         held, self.held = self.held, None
         if held is None:
@@ -273,15 +302,75 @@ class FunctionQueue:
 
     def waiting_of(self, priority: int) -> int:
         """Jobs that wait in the lane of a priority, whether or not they may be given out."""
-        held = self.held.waiting_of(priority) if self.held is not None else 0
         suspects = self.suspects.count(priority) if self.suspects is not None else 0
+        if self.limited is not None:
+            return self.limited.count_of[priority] + suspects
+        held = self.held.waiting_of(priority) if self.held is not None else 0
         return len(self.lanes[priority]) - self.shells_of[priority] + held + suspects
 
     def waiting_jobs(self) -> list[QueuedJob]:
         """The jobs that wait, and those that are delayed."""
+        if self.limited is not None:
+            return [*self.limited.jobs(), *(self.suspects or ()), *self.delayed]
         waiting = [job for lane in self.lanes for job in lane if job.state is JobState.WAITING]
         held = self.held.jobs() if self.held is not None else ()
         return [*held, *waiting, *(self.suspects or ()), *self.delayed]
+
+    # ----------------------------------------------------------------------------------------- limits
+
+    def limit_by(self, queue: LimitedQueue) -> None:
+        """Limits hold from now on. Its jobs wait in their queue."""
+        holds = self.holds
+        if holds:
+            self.release()
+        queue.backlog = [lane if lane is not NO_LANE else deque() for lane in self.lanes]
+        queue.count_of = [len(lane) - self.shells_of[place] for place, lane in enumerate(self.lanes)]
+        queue.count = self.parked = self.waiting + self.parked
+        self.lanes = [NO_LANE, NO_LANE, NO_LANE]
+        self.shells = self.waiting = 0
+        self.shells_of = [0, 0, 0]
+        self.limited = queue
+        self.holds = holds
+        self.stopped = True
+
+    def unlimit(self, jobs: list[Lane], count_of: list[int]) -> None:
+        """No limits hold any more. Its jobs are in its lanes again, of which some have ended."""
+        self.limited = None
+        self.lanes = [lane or NO_LANE for lane in jobs]
+        self.shells_of = [len(lane) - count for lane, count in zip(jobs, count_of, strict=True)]
+        self.shells = sum(self.shells_of)
+        self.waiting = self.parked = 0
+        self._add_to_lanes(sum(count_of))
+        for priority in range(3):
+            self._strip(priority)
+        self._sweep()
+        self.stopped = self.paused
+        if self.holds:
+            self.holds = False
+            self.hold()
+        self._report_all()
+
+    def set_admission(self, has_keys: bool) -> None:
+        """Set whether its limits have to see a job before it is stored."""
+        self.has_keys = has_keys
+        self.guarded = has_keys or self.limits is not None
+
+    def has_job(self) -> bool:
+        """Whether a job may be given out, other than a suspect."""
+        return bool(self.waiting) and (self.limited is None or self.limited.look() is not None)
+
+    def needs_wake(self) -> bool:
+        """Whether it has jobs to give out to more workers than were woken."""
+        if self.waiting <= self.wakes:
+            return False
+        limited = self.limited
+        return limited is None or (limited.look() is not None and limited.room() > self.wakes)
+
+    def has_waiting(self, priority: int) -> bool:
+        """Whether a job of that priority may be given out."""
+        if self.limited is not None:
+            return self.limited.offers(priority)
+        return bool(self.waiting and self.lanes[priority])
 
     # ------------------------------------------------------------------------------------ sleepers
 
@@ -331,6 +420,9 @@ class FunctionQueue:
 
     def turn(self) -> tuple[int, int]:
         """The order of functions that have jobs: the best priority first, then the longest unserved."""
+        if self.limited is not None:
+            line = self.limited.look()
+            return (line.group.priority if line is not None else LOW), self.served
         high, normal, _ = self.lanes
         return (HIGH if high else NORMAL if normal else LOW), self.served
 
@@ -371,8 +463,8 @@ class ReadyFunctions:
     def add_all(self, function: FunctionQueue) -> None:
         """A function may have jobs of any priority."""
         if function.waiting:
-            for priority, lane in enumerate(function.lanes):
-                if lane:
+            for priority in range(3):
+                if function.has_waiting(priority):
                     self.add(function, priority)
 
     def remove(self, function: FunctionQueue) -> None:
@@ -385,7 +477,7 @@ class ReadyFunctions:
         for priority, ready in enumerate(self._by_priority):
             while ready:
                 function = next(iter(ready))
-                if function.waiting and function.lanes[priority]:
+                if function.has_waiting(priority):
                     return True
                 if not most:
                     return False
@@ -464,6 +556,7 @@ class Functions:
         if function is not None:
             limits = (high, normal, low)
             function.limits = None if limits == (None, None, None) else limits
+            function.set_admission(function.has_keys)
             self.rest(function)
 
     def drop(self, name: bytes) -> bool:

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Final
 from gearflow.protocol.constants import STREAM_KEEP
 
 if TYPE_CHECKING:
+    from gearflow.broker.buckets import Bucket
     from gearflow.broker.functions import FunctionQueue
+    from gearflow.broker.job_lines import JobLine
     from gearflow.broker.parser import Body
     from gearflow.broker.parts import PartLog
     from gearflow.broker.session import ResultWaiter, Session
@@ -50,15 +52,22 @@ class JobDetails:
         "deaths",
         "due",
         "expires",
+        "group",
+        "is_new",
         "joined",
         "keep",
+        "keys",
+        "line",
         "log",
         "message",
+        "order",
         "previous",
         "progress",
+        "queued",
         "reducer",
         "retries",
         "scheduled_at",
+        "slots",
         "stream_keep",
         "timeout",
         "unstored",
@@ -79,6 +88,14 @@ class JobDetails:
         self.scheduled_at: tuple[float, str] | None = (
             None  # of the job of a schedule: its Unix time, the zone
         )
+        self.keys: dict[str, str] | None = None  # by limit: which of its buckets count the job; empty: none
+        self.group: str | None = None  # with which it takes turns with others
+        # Its places among jobs with limits.
+        self.is_new = False  # it has not waited yet
+        self.queued = 0.0  # since when it waits
+        self.line: JobLine | None = None  # in which it waits
+        self.order = 0  # among those that wait
+        self.slots: tuple[Bucket, ...] | None = None  # in which it counts while it runs
         # History.
         self.deadline = 0.0  # while it runs: when the server takes it from its worker; 0: never
         self.progress: tuple[bytes, bytes] | None = None  # as sent: numbers only if somebody asks

@@ -107,6 +107,8 @@ class Lifecycle:
         if not job.wanted:
             self._endings.abandon(job)
             return
+        if job.details is not None and job.details.slots is not None:
+            self._core.limiter.release(job)
         job.function.running -= 1
         worker = job.worker
         self._queue_when_due(job, due)

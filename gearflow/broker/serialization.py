@@ -60,6 +60,8 @@ def details_of(stored: StoredJob) -> JobDetails | None:
         if "scheduled_at" in options:
             time, zone = options["scheduled_at"]
             details.scheduled_at = time, zone
+        details.keys = options.get("keys")
+        details.group = options.get("group")
         if "previous" in options:
             done, total, message = options["previous"]
             details.previous = done, total, message
@@ -146,6 +148,10 @@ def _options(details: JobDetails, previous: tuple[int, int, str | None] | None) 
         options["retries"] = details.retries
     if details.scheduled_at is not None:
         options["scheduled_at"] = details.scheduled_at
+    if details.keys:
+        options["keys"] = details.keys
+    if details.group is not None:
+        options["group"] = details.group
     if previous is not None:
         options["previous"] = previous
     return json.dumps(options).encode() if options else b""

@@ -64,6 +64,7 @@ class Submissions:
         self._journal = core.journal
         self._durable = core.journal.durable
         self._outgoing = core.outgoing
+        self._limiter = core.limiter
         self._limits = core.limits
         self._turns = core.turns
         self._endings = endings
@@ -109,8 +110,8 @@ class Submissions:
             if job is not None and (not background or job.background or handles.owns(job.number)):
                 self._join(job, background, details, client)
                 return job
-        if function.limits is not None and function.full(priority):
-            raise Rejected(b"QUEUE_ERROR", b"Job queue is full")
+        if function.guarded:
+            details = self._admit(function, workload, priority, details)
         size = len(workload)
         if limits.queued is not None and self._jobs.queued_bytes + size > limits.queued:
             text = "refused a job: as many bytes are queued as may be"
@@ -141,6 +142,14 @@ class Submissions:
         else:
             self._lifecycle.begin(job)
         return job
+
+    def _admit(
+        self, function: FunctionQueue, workload: Body, priority: int, details: JobDetails | None
+    ) -> JobDetails | None:
+        """The details of a job of a function that has limits, of whatever kind. Raises Rejected."""
+        if function.full(priority):
+            raise Rejected(b"QUEUE_ERROR", b"Job queue is full")
+        return self._limiter.prepare(function, workload, details) if function.has_keys else details
 
     def hash_first(
         self, session: Session, workload: Body, place: Callable[[bytes], object], *, may_be_gone: bool

@@ -93,7 +93,7 @@ class Suspects:
         search = self._searches.get(function)
         if search is None:
             return
-        if not function.suspects or function.stopped:
+        if not function.suspects or function.is_stopped:
             self._let_go(search)
             search.due = inf
             if not function.suspects:
@@ -179,7 +179,7 @@ class Suspects:
         best: FunctionQueue | None = None
         rank = 0
         for function in self._searches:
-            if function.suspects and not function.stopped and function in session.abilities:
+            if function.suspects and not function.is_stopped and function in session.abilities:
                 first = function.suspects.first()
                 if first is not None and (best is None or first.priority < rank):
                     best, rank = function, first.priority
@@ -238,7 +238,7 @@ class Suspects:
         if ready is not None:
             has_jobs = ready.has_jobs()  # if not, a function that reports a job adds it to its sleepers
         else:
-            has_jobs = any(function.waiting for function in session.abilities)
+            has_jobs = any(function.has_job() for function in session.abilities)
         if has_jobs or self._for(session) is not None:
             self._call(session)
         elif ready is None:
