@@ -40,7 +40,18 @@ from queue import SimpleQueue
 from typing import Final
 
 from gearflow.broker.journal import Entry, Journal, SyncFault
-from gearflow.broker.storage import Done, Forgotten, JobRecord, Joined, Store, StoredJob, size_of
+from gearflow.broker.storage import (
+    Change,
+    Done,
+    Forgotten,
+    JobRecord,
+    Joined,
+    Setting,
+    Store,
+    StoredJob,
+    Ticked,
+    size_of,
+)
 from gearflow.errors import StoreError
 from gearflow.server.settings import FILE_NAME, MEMORY_KEEP_BYTES, ServerSettings
 from gearflow.stores import MemoryStore, SqliteStore, Sync
@@ -390,9 +401,7 @@ class GroupCommitter:
 
         Other changes are not refused. A loss of power could only take the ends of jobs, which then run again.
         """
-        return [
-            self._refusal(entry, fault) if isinstance(entry[0], StoredJob) else entry for entry in entries
-        ]
+        return [self._refusal(entry, fault) if _keeps_job(entry[0]) else entry for entry in entries]
 
     def _refusal(self, entry: Entry, fault: str) -> Entry:
         """An entry without a change, which reports the fault when it is done."""
@@ -497,7 +506,12 @@ class GroupCommitter:
 
     def _undo_jobs(self, entries: list[Entry]) -> None:
         """Remove refused jobs from the store, so that they do not run after a restart."""
-        changes = [Forgotten(change.number) for change, _ in entries if isinstance(change, StoredJob)]
+        changes: list[Change] = []
+        for change, _ in entries:
+            if isinstance(change, StoredJob):
+                changes.append(Forgotten(change.number))
+            elif isinstance(change, Ticked) and change.job is not None:  # it is tried again
+                changes += Setting(change.name, "schedule", change.before), Forgotten(change.job.number)
         try:
             self._store.write(changes)
         except StoreError as error:
@@ -520,6 +534,11 @@ class GroupCommitter:
         self._written = 0
         self._expire_timer.cancel()
         self._expire_timer = self._loop.call_later(seconds, self._expire)
+
+
+def _keeps_job(change: Change | None) -> bool:
+    """Whether a change keeps a new job, which may be refused."""
+    return isinstance(change, StoredJob) or (isinstance(change, Ticked) and change.job is not None)
 
 
 def _report_fault(done: Done, fault: str, _: str | Joined | None) -> None:

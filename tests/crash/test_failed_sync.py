@@ -7,8 +7,9 @@ import os
 import re
 import signal
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
@@ -16,12 +17,22 @@ import pytest
 
 from gearflow.protocol import packets as p
 from gearflow.protocol import server_calls
+from gearflow.protocol.schedules import (
+    SCHEDULE,
+    SCHEDULES,
+    ScheduleInfo,
+    ScheduleRequest,
+    Schedules,
+    ScheduleSpec,
+    SchedulesRequest,
+    ScheduleWhen,
+)
 from gearflow.server.settings import FILE_NAME
 from tests.cli.shell import Running, Shell, outcome
 from tests.crash.caller import Caller
 from tests.crash.ledger import Ledger
 from tests.crash.test_full_disk import answer
-from tests.server.wire import Wire
+from tests.server.wire import TIMEOUT, Wire
 
 _BREAKABLE: Final = """\
 import errno, os
@@ -186,6 +197,53 @@ def test_an_operator_who_repaired_the_disk_has_the_server_go_on(machine: Machine
         for number, handle in enumerate(handles):
             assert answer(worker, p.GrabJob()) == p.JobAssign(handle, b"work", b"%d" % number)
         assert answer(worker, p.GrabJob()) == p.NoJob()
+
+
+@pytest.mark.parametrize("sync", ["always", "batch"])
+def test_ticks_that_cannot_be_kept_are_made_up_for_when_the_disk_is_repaired(
+    machine: Machine, sync: str
+) -> None:
+    spec = ScheduleSpec(name="s", function="work", when=ScheduleWhen(every=1, missed="all", overlap="allow"))
+    with machine.serve(sync) as (server, port), Wire(port) as client:
+        at = f"127.0.0.1:{port}"
+        ask(client, SCHEDULE, ScheduleRequest(do="put", schedules=(spec,)))
+        until_shown(client, lambda shown: shown.ticks >= 1)
+        machine.break_disk()
+        broken = until_shown(client, lambda shown: bool(shown.fault))
+        assert "could not be synced" in broken.fault
+        assert broken.next[0] == (broken.last or 0) + 1
+        machine.mend_disk()
+        machine.run("server", "reopen", "-s", at)
+        last = until_shown(client, lambda shown: not shown.fault and shown.ticks >= broken.ticks + 2)
+        server.signal(signal.SIGKILL)
+        server.end()
+    with machine.serve(sync) as (_, port), Wire(port) as worker:
+        worker.send(p.CanDo(b"work"))
+        uniques = []
+        while isinstance(job := answer(worker, p.GrabJobUniq()), p.JobAssignUniq):
+            uniques.append(job.unique)
+    times = [datetime.fromisoformat(unique.decode()[len("cron:s:") :]).timestamp() for unique in uniques]
+    assert times[: last.ticks] == [int(last.first) + 1 + place for place in range(last.ticks)]
+    assert len(times) == len(set(times))
+
+
+def until_shown(client: Wire, is_so: Callable[[ScheduleInfo], bool]) -> ScheduleInfo:
+    """The only schedule, once it is so."""
+    deadline = time.monotonic() + TIMEOUT
+    while True:
+        answered = ask(client, SCHEDULES, SchedulesRequest())
+        (shown,) = Schedules.model_validate_json(answered).schedules
+        if is_so(shown):
+            return shown
+        assert time.monotonic() < deadline, shown
+
+
+def ask(client: Wire, function: bytes, request: server_calls.Message) -> bytes:
+    """The answer of a reserved function."""
+    assert isinstance(answer(client, p.SubmitJob(function, b"", request.to_wire())), p.JobCreated)
+    answered = client.receive()
+    assert isinstance(answered, p.WorkComplete)
+    return answered.result
 
 
 def test_a_file_that_lost_changes_keeps_the_server_closed(machine: Machine) -> None:
