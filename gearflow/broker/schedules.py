@@ -145,38 +145,50 @@ class Scheduler:
         self.table[name] = schedule
         self.arm(schedule)
 
-    def kept(self, schedule: Schedule, progress: ScheduleProgress) -> None:
-        """The store has this progress of a schedule now. Ticks follow from it."""
-        before = schedule.progress
+    def kept(self, schedule: Schedule, progress: ScheduleProgress, before: bytes) -> None:
+        """The store has this progress of a schedule now, in place of the value from before. Ticks follow."""
+        counted = schedule.progress
         schedule.pending = False
         schedule.fault = ""
         schedule.progress = progress
         schedule.value = schedule.value_with(progress)
         self.table[schedule.name] = schedule
-        self._core.settings.apply(Setting(schedule.name, KIND, schedule.value))
         for count, text in _COUNTS.items():
-            more = getattr(progress, count) - getattr(before, count)
+            more = getattr(progress, count) - getattr(counted, count)
             if more > 0:
                 self._log(schedule, text, more)
-        self.arm(schedule)
+        self._store_has(schedule.name, schedule.value, before)
+        if self.table.get(schedule.name) is schedule:
+            self.arm(schedule)
 
     def removed(self, schedule: Schedule) -> None:
         """The store does not have it any more."""
         schedule.pending = False
         if self.table.get(schedule.name) is schedule:
             del self.table[schedule.name]
-        self._core.settings.apply(Setting(schedule.name, KIND, b""))
+        self._store_has(schedule.name, b"", schedule.value)
 
-    def not_kept(self, schedule: Schedule) -> None:
+    def not_kept(self, schedule: Schedule, outcome: str) -> None:
         """A change of it was not kept, so what the store has is what holds."""
         schedule.pending = False
-        value = self._core.settings.get(KIND, schedule.name)
+        settings = self._core.settings
+        if isinstance(outcome, Overtaken):
+            settings.apply(Setting(schedule.name, KIND, outcome.value))
+        value = settings.get(KIND, schedule.name)
         if value != schedule.value:
             self._changed(schedule.name, value)
         elif not value:
-            del self.table[schedule.name]
+            self.table.pop(schedule.name, None)
         else:
             self._again(schedule, RETRY)
+
+    def _store_has(self, name: bytes, value: bytes, before: bytes) -> None:
+        """A change from one value to another is kept. If another value has come meanwhile, it is newer."""
+        newer = self._core.settings.get(KIND, name)
+        if newer in (before, value):
+            self._core.settings.apply(Setting(name, KIND, value))
+        else:
+            self._changed(name, newer)
 
     # -------------------------------------------------------------------------------------- the clock
 
@@ -418,9 +430,9 @@ class Scheduler:
         if isinstance(outcome, str):
             if not isinstance(outcome, Overtaken):
                 self._blocked(schedule, outcome)
-            self.not_kept(schedule)
+            self.not_kept(schedule, outcome)
             return
-        self.kept(schedule, progress)
+        self.kept(schedule, progress, schedule.value)
         if cancels and not self._endings.cancel(cancels.encode()) and self._journal.shared:
             number = self._core.handles.number(cancels.encode())
             if number is not None and not self._core.handles.owns(number):
@@ -453,7 +465,7 @@ class Scheduler:
 
     def _answered(self, schedule: Schedule, then: Callable[[Answer], None], answer: Answer) -> None:
         if isinstance(answer, StoreError):
-            self.not_kept(schedule)
+            self.not_kept(schedule, str(answer))
         else:
             then(answer)
 

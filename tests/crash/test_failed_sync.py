@@ -219,7 +219,7 @@ def test_ticks_that_cannot_be_kept_are_made_up_for_when_the_disk_is_repaired(
         server.end()
     with machine.serve(sync) as (_, port), Wire(port) as worker:
         worker.send(p.CanDo(b"work"))
-        uniques = []
+        uniques: list[bytes] = []
         while isinstance(job := answer(worker, p.GrabJobUniq()), p.JobAssignUniq):
             uniques.append(job.unique)
     times = [datetime.fromisoformat(unique.decode()[len("cron:s:") :]).timestamp() for unique in uniques]

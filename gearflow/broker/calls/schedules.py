@@ -351,9 +351,8 @@ class ScheduleCalls:
         changes: list[Change] = []
         for before, after, progress in edits:
             before.pending = True
-            if after is None or not before.value:
-                value = b"" if after is None else after.value_with(progress)
-                changes.append(Setting(before.name, KIND, value))
+            if after is None:
+                changes.append(Setting(before.name, KIND, b""))
             else:
                 changes.append(Ticked(before.name, before.value, after.value_with(progress), None))
         outcomes: list[str | Joined | None] = yield Keep(changes)
@@ -363,7 +362,7 @@ class ScheduleCalls:
             if not isinstance(outcome, str):
                 self._kept(edit)
                 continue
-            self._schedules.not_kept(edit.before)
+            self._schedules.not_kept(edit.before, outcome)
             if isinstance(outcome, Overtaken):
                 overtaken.append(edit)
             else:
@@ -376,7 +375,7 @@ class ScheduleCalls:
         if edit.after is None:
             self._schedules.removed(edit.before)
         else:
-            self._schedules.kept(edit.after, edit.progress)
+            self._schedules.kept(edit.after, edit.progress, edit.before.value)
 
     # -------------------------------------------------------------------------------- jobs at other times
 
