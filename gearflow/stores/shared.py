@@ -108,6 +108,31 @@ class Slice(NamedTuple):
     parts: Mapping[int, StoredParts]  # by number, of the jobs that have any
 
 
+class SlotWish(NamedTuple):
+    """How many slots of a limit a server wants, and how many it would hold now."""
+
+    limit: bytes
+    key: str  # empty: the limit counts all jobs together
+    slots: int  # that it wants to hold in all
+    most: int  # that it would hold now. Less than ``slots`` if it leaves some to others for a while
+    total: int  # the most that all servers may hold
+
+
+class SlotShare(NamedTuple):
+    """What a server holds of the slots of a limit."""
+
+    held: int
+    is_wanted: bool  # by another server
+
+
+class StartWish(NamedTuple):
+    """How many of the next starts of a rate a server takes."""
+
+    limit: bytes
+    key: str
+    seconds: float  # that these starts take
+
+
 class SharedStore(Protocol):
     """Where the jobs and results of several servers live."""
 
@@ -209,8 +234,31 @@ class SharedStore(Protocol):
         """Forget servers that are dead and own no lots. Raises Away."""
         ...
 
+    async def share(self, wishes: Sequence[SlotWish]) -> Sequence[SlotShare]:
+        """Hold so many slots, or as many as the other servers leave. The same wishes may come again.
+
+        Raises:
+            Away: It may hold them, or not.
+        """
+        ...
+
+    async def contested(self) -> Sequence[tuple[bytes, str]]:
+        """The limits and keys of slots that this server holds, and another one wants. Raises Away."""
+        ...
+
+    async def starts(self, wishes: Sequence[StartWish]) -> Sequence[float]:
+        """Take the next starts of rates.
+
+        Returns:
+            For each wish when its first start may be. No other server has a start in the seconds from there.
+
+        Raises:
+            Away: They may be taken, and are lost then.
+        """
+        ...
+
     async def release(self) -> None:
-        """Give all lots back, and tell the others. Raises Away."""
+        """Give all lots and slots back, and tell the others. Raises Away."""
         ...
 
     async def close(self) -> None:

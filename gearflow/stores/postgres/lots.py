@@ -91,6 +91,7 @@ class Lots:
                     f"FROM {schema}.jobs AS j WHERE j.number >= l.lot::bigint << {LOT_BITS} "
                     f"AND j.number < (l.lot::bigint + 1) << {LOT_BITS})"
                 ),
+                f"DELETE FROM {schema}.slots WHERE server = {me}",
                 f"DELETE FROM {schema}.servers WHERE server = {me}",
                 f"SELECT pg_notify({literal(channel)}, 'lots')",
             )

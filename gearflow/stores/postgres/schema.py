@@ -172,6 +172,54 @@ CREATE INDEX settings_changed ON {s}.settings (changed);
 CREATE INDEX settings_removed ON {s}.settings (removed) WHERE removed IS NOT NULL;
 """
 
+# The slots of a limit that each server holds, and how many more it wants (``shares``). A lock for each limit
+# and key makes the requests of servers wait for each other.
+_SHARES: Final = """
+CREATE TABLE {s}.slots (
+    limit_name bytea,
+    key text,
+    server uuid,
+    held int NOT NULL,
+    wants int NOT NULL,
+    PRIMARY KEY (limit_name, key, server)
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
+CREATE INDEX slots_server ON {s}.slots (server);
+CREATE TABLE {s}.starts (
+    limit_name bytea,
+    key text,
+    next_start float8 NOT NULL,
+    PRIMARY KEY (limit_name, key)
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
+CREATE FUNCTION {s}.share(
+    _server uuid, _limits bytea[], _keys text[], _slots int[], _most int[], _totals int[]
+) RETURNS TABLE (held int, is_wanted boolean) LANGUAGE plpgsql AS $$
+DECLARE
+    seed bigint;
+    taken bigint;
+BEGIN
+    SELECT hashtextextended(m.name, 0) INTO seed FROM {s}.meta AS m;
+    FOR place IN 1 .. cardinality(_limits) LOOP
+        PERFORM pg_advisory_xact_lock(
+            hashtextextended(encode(_limits[place], 'hex') || ' ' || _keys[place], seed));
+        SELECT coalesce(sum(s.held), 0), coalesce(bool_or(s.wants > 0), false) INTO taken, is_wanted
+            FROM {s}.slots AS s
+            WHERE s.limit_name = _limits[place] AND s.key = _keys[place] AND s.server <> _server;
+        held := greatest(least(_slots[place], _most[place], _totals[place] - taken), 0);
+        IF _slots[place] = 0 THEN
+            DELETE FROM {s}.slots AS s
+                WHERE s.limit_name = _limits[place] AND s.key = _keys[place] AND s.server = _server;
+        ELSE
+            INSERT INTO {s}.slots AS s
+                VALUES (_limits[place], _keys[place], _server, held, _slots[place] - held)
+                ON CONFLICT ON CONSTRAINT slots_pkey
+                DO UPDATE SET held = excluded.held, wants = excluded.wants
+                WHERE s.held <> excluded.held OR s.wants <> excluded.wants;
+        END IF;
+        RETURN NEXT;
+    END LOOP;
+END $$;
+"""
+
 STEPS: Final = (
     Step(1, _TABLES),
     # Code 1 reads none of these settings: its servers do not tick, and give out jobs without limits. They may
@@ -179,7 +227,7 @@ STEPS: Final = (
     # scheduled before the first later server, and a tick is one job, whichever servers are alive. Until the
     # last server of code 1 is gone, a limit holds for the others alone. With an ``oldest`` of 2, all servers
     # would have to stop for this upgrade.
-    Step(1, _SETTINGS),
+    Step(1, _SETTINGS + _SHARES),
 )
 """The first one makes version 1."""
 

@@ -1,8 +1,8 @@
 """A ``SharedStore`` in PostgreSQL.
 
-A server has five sessions: one writes groups, one carries beats and notices, one answers questions, one
-adopts, and one does what nobody waits for. So none of them waits for the work of another. The last two are
-opened when they are needed.
+A server has six sessions: one writes groups, one carries beats and notices, one answers questions, one
+adopts, one does what nobody waits for, and one shares limits. So none of them waits for the work of another.
+The last three are opened when they are needed.
 
 psycopg is imported when a session is opened.
 """
@@ -34,9 +34,20 @@ from gearflow.stores.postgres.reads import QuestionReader, read_renumbered, read
 from gearflow.stores.postgres.schema import STEPS, Step, literal, quoted
 from gearflow.stores.postgres.session import DatabaseSession, check_not_pooled
 from gearflow.stores.postgres.settings import PostgresSettings
+from gearflow.stores.postgres.shares import Shares
 from gearflow.stores.postgres.upkeep import Upkeep
 from gearflow.stores.postgres.writer import Writer
-from gearflow.stores.shared import Away, Beat, Lot, OtherLot, SharedContents, Slice
+from gearflow.stores.shared import (
+    Away,
+    Beat,
+    Lot,
+    OtherLot,
+    SharedContents,
+    Slice,
+    SlotShare,
+    SlotWish,
+    StartWish,
+)
 
 if TYPE_CHECKING:
     from gearflow.stores.postgres.connection import DatabaseConnection
@@ -64,10 +75,19 @@ class PostgresStore:
         )  # its history is the writer's
         self._adopts = DatabaseSession(settings, self.server, options=_LOCK_TIMEOUT)
         self._rest = DatabaseSession(settings, self.server, options=_LOCK_TIMEOUT)
-        self.sessions = (self._writes, self._beats, self._reads, self._adopts, self._rest)
+        self._limits = DatabaseSession(settings, self.server)
+        self.sessions = (
+            self._writes,
+            self._beats,
+            self._reads,
+            self._adopts,
+            self._rest,
+            self._limits,
+        )
         self._writer = Writer(self._writes, self._rest, schema, uuid, settings.piece)
         self._reader = QuestionReader(self._reads, schema, settings.large)
         self._lots = Lots(self._beats, self._adopts, settings, schema, self.server, channel, len(steps))
+        self._shares = Shares(self._limits, schema, self.server)
         self._upkeep = Upkeep(self._rest, schema)
         self._facts = DatabaseFacts(self._rest, settings.schema, schema)
         self._era: Hashable = None  # in which everything is there that was confirmed
@@ -184,9 +204,24 @@ class PostgresStore:
         names = ", ".join(map(literal, servers))
         await self._rest.ready()
         await self._rest.simple(
-            f"DELETE FROM {self._schema}.servers AS s WHERE s.server IN ({names}) "
-            f"AND NOT EXISTS (SELECT 1 FROM {self._schema}.lots WHERE owner = s.server)"
+            f"WITH gone AS (DELETE FROM {self._schema}.servers AS s WHERE s.server IN ({names}) "
+            f"AND NOT EXISTS (SELECT 1 FROM {self._schema}.lots WHERE owner = s.server) RETURNING s.server) "
+            f"DELETE FROM {self._schema}.slots AS s USING gone WHERE s.server = gone.server"
         )
+
+    async def share(self, wishes: Sequence[SlotWish]) -> Sequence[SlotShare]:
+        shares = await self._shares.share(wishes)
+        if any(
+            share.is_wanted or share.held < wish.slots for wish, share in zip(wishes, shares, strict=True)
+        ):
+            self._notify()
+        return shares
+
+    async def contested(self) -> Sequence[tuple[bytes, str]]:
+        return await self._shares.contested()
+
+    async def starts(self, wishes: Sequence[StartWish]) -> Sequence[float]:
+        return await self._shares.starts(wishes)
 
     async def release(self) -> None:
         await self._lots.release()

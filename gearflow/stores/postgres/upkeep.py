@@ -52,6 +52,11 @@ class Upkeep:
                 ),
                 "DELETE FROM {s}.orders WHERE made < clock_timestamp() - interval '1 day'",
                 "DELETE FROM {s}.settings WHERE removed < clock_timestamp() - interval '1 day'",
+                (
+                    "DELETE FROM {s}.slots AS s "
+                    "WHERE NOT EXISTS (SELECT 1 FROM {s}.servers AS v WHERE v.server = s.server)"
+                ),
+                "DELETE FROM {s}.starts WHERE next_start < extract(epoch FROM clock_timestamp()) - 60",
                 "DELETE FROM {s}.servers WHERE seen < clock_timestamp() - interval '1 h'",
             )
         )

@@ -45,6 +45,9 @@ from gearflow.stores.shared import (
     ServerRow,
     SharedContents,
     Slice,
+    SlotShare,
+    SlotWish,
+    StartWish,
 )
 
 
@@ -61,6 +64,8 @@ class Truth:
         self.changed = 0
         self.settings: dict[tuple[str, bytes], tuple[bytes, int]] = {}  # value, last change
         self.last_setting = 0
+        self.slots: dict[tuple[bytes, str], dict[str, tuple[int, int]]] = {}  # by server: held, and wanted
+        self.starts: dict[tuple[bytes, str], float] = {}
         self.last_lot = 0
         self.last_order = 0
         self.stores: list[FakeStore] = []
@@ -294,9 +299,44 @@ class FakeStore:
         await self._reach()
         return self.truth.memory.expire(time.time(), limit)
 
+    async def share(self, wishes: Sequence[SlotWish]) -> Sequence[SlotShare]:
+        await self._reach()
+        shares: list[SlotShare] = []
+        for limit, key, slots, most, total in wishes:
+            rows = self.truth.slots.setdefault((limit, key), {})
+            rows.pop(self.server, None)
+            held = max(min(slots, most, total - sum(held for held, _ in rows.values())), 0)
+            shares.append(SlotShare(held, any(wants for _, wants in rows.values())))
+            if slots:
+                rows[self.server] = held, slots - held
+            if shares[-1].is_wanted or held < slots:
+                self.truth.notify()
+        await self._answered()
+        return shares
+
+    async def contested(self) -> Sequence[tuple[bytes, str]]:
+        await self._reach()
+        return [
+            name
+            for name, rows in self.truth.slots.items()
+            if rows.get(self.server, (0, 0))[0]
+            and any(wants for server, (_, wants) in rows.items() if server != self.server)
+        ]
+
+    async def starts(self, wishes: Sequence[StartWish]) -> Sequence[float]:
+        await self._reach()
+        firsts: list[float] = []
+        for limit, key, seconds in wishes:
+            firsts.append(max(self.truth.starts.get((limit, key), 0.0), time.time()))
+            self.truth.starts[limit, key] = firsts[-1] + seconds
+        await self._answered()
+        return firsts
+
     async def forget(self, servers: Sequence[str]) -> None:
         for server in servers:
             self.truth.servers.pop(server, None)
+            for rows in self.truth.slots.values():
+                rows.pop(server, None)
 
     async def release(self) -> None:
         await self._reach()
