@@ -146,6 +146,7 @@ class Broker:
             self.submissions,
             FarJobs(core, streams),
             self.schedules,
+            self.rules,
         )
         self._calls = ServerCalls(parts)
         self._timers = core.timers.heap
@@ -331,9 +332,11 @@ class Broker:
 
     def drop(self, name: bytes) -> bool:
         """Forget a function. False if it has workers or jobs. Raises KeyError if it is not known."""
-        paused = self.functions.by_name[name].paused
+        function = self.functions.by_name[name]
+        paused = function.paused
         if not self.functions.drop(name):
             return False
+        self.rules.dropped(function)
         if paused and self.journal.exists:
             self.journal.add(Paused(name, False))
         return True

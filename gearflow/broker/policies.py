@@ -73,10 +73,11 @@ class FailedRun(NamedTuple):
 
     def reason(self, attempt: int, delay: float) -> str:
         """Why the job runs again, for people."""
-        text = " ".join(self.text[: 4 * _SHOWN].decode(errors="replace").split())
-        said = f": {text[:_SHOWN]}" if text else ""
+        said = self.text[: 4 * _SHOWN].decode(errors="ignore")  # Perl's is no text
+        text = " ".join("".join(letter if letter.isprintable() else " " for letter in said).split())
+        cause = f": {text[:_SHOWN]}" if text else ""
         when = f"in {delay:.3g} s" if delay else "at once"
-        return f"run {attempt} failed ({self.packet}{said}), it runs again {when}"
+        return f"run {attempt} failed ({self.packet}{cause}), it runs again {when}"
 
 
 def read_policy(value: bytes) -> JobPolicy:

@@ -139,10 +139,10 @@ class LimitRequest(Message):
     origin: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
     """For ``apply``, the code that declares what follows, such as ``myapp.tasks``."""
 
-    limits: dict[LimitName, LimitValue] = Field({})
+    limits: dict[LimitName, LimitValue] = Field(default={})
     """For ``apply``, the declared limits."""
 
-    functions: dict[FunctionName, FunctionLimits] = Field({})
+    functions: dict[FunctionName, FunctionLimits] = Field(default={})
     """For ``apply``, the functions that use limits."""
 
     prune: bool = False
@@ -248,7 +248,7 @@ class LimitChange(Answer):
     """What holds from now on, as text."""
 
     note: str = ""
-    """What else you should know, such as that the value of an operator goes on to hold."""
+    """What else there is to know, such as that the value of an operator goes on to hold."""
 
 
 class LimitChanges(Answer):
@@ -289,13 +289,13 @@ class LimitInfo(Answer):
     """The number of running jobs that it counts, over all keys."""
 
     waiting: int = 0
-    """The number of jobs that wait for it first."""
+    """The number of waiting jobs of the functions that use it."""
 
     keys: int = 0
-    """The number of keys that the server counts by at the moment."""
+    """The number of keys by which the server counts now."""
 
     next: float | None = None
-    """Seconds until it lets the next waiting job start, if it is a rate and jobs wait for it."""
+    """Seconds until the next job may start, if it is a rate without a key, and no job may start now."""
 
 
 class LimitedFunction(Answer):

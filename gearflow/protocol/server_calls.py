@@ -450,6 +450,9 @@ class JobInfo(Answer):
     paused: bool = False
     """Whether it has not started because its function is paused."""
 
+    why: str = ""
+    """Why it waits, such as ``shopify: 100/m, next in 3 s``. Empty if it only waits for its turn."""
+
     damage: str | None = None
     """The damage to the job in the server's file, if the server has noticed any, with the remedy."""
 

@@ -274,7 +274,7 @@ def test_a_policy_holds_for_a_function_that_becomes_known_again(world: Durable) 
 def test_a_policy_that_cannot_be_read_is_reported_and_ignored(world: Durable, value: bytes) -> None:
     world.broker.core.settings.apply(Setting(b"work", "policy", value))
     (notice,) = world.broker.outgoing.notices
-    assert "cannot read a setting" in notice.text
-    assert notice.subject == b"the policy of work"
+    assert "cannot use a setting" in notice.text
+    assert notice.subject == b"policy work"
     handle = background(world, world.peer())
     assert world.worker().grab() == handle

@@ -24,6 +24,7 @@ from gearflow.broker.calls.call import (
     Steps,
 )
 from gearflow.broker.calls.dead_letters import DeadLetterCalls
+from gearflow.broker.calls.limits import LimitCalls
 from gearflow.broker.calls.operations import OperationCalls
 from gearflow.broker.calls.results import ResultCalls
 from gearflow.broker.calls.schedules import ScheduleCalls
@@ -40,6 +41,7 @@ from gearflow.errors import StoreError
 from gearflow.protocol import server_calls as api
 from gearflow.protocol.constants import HEADER, RES, PacketType
 from gearflow.protocol.group_info import GROUP
+from gearflow.protocol.limits import LIMIT, LIMITS, POLICY
 from gearflow.protocol.schedules import SCHEDULE, SCHEDULES
 
 _MAX_REQUEST: Final = 1 << 20
@@ -57,6 +59,7 @@ class ServerCalls:
         self._submit = SubmitCalls(parts)
         self.background = self._submit.background
         results, operations, streams = ResultCalls(parts), OperationCalls(parts), StreamCalls(parts)
+        limits = LimitCalls(parts)
         letters = self._letters = DeadLetterCalls(parts, results)
         self._functions: dict[bytes, Callable[[ServerCall], Steps | api.Message | None]] = {
             api.AUTH: operations.auth,
@@ -78,6 +81,9 @@ class ServerCalls:
             GROUP: operations.group,
             SCHEDULE: schedules.change,
             SCHEDULES: schedules.show,
+            LIMIT: limits.limit,
+            LIMITS: limits.limits,
+            POLICY: limits.policy,
         }
         results.functions = (*self._functions, api.SUBMIT)
 

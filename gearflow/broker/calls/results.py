@@ -171,7 +171,21 @@ class ResultCalls:
             warnings=tuple(map(_text, details.warnings)),
             size=job.size,
             paused=job.function.paused and not running,
+            why=self._why(job),
         )
+
+    def _why(self, job: QueuedJob) -> str:
+        """Why a waiting job waits."""
+        function = job.function
+        if job.state is not JobState.WAITING:
+            return ""
+        if function.paused:
+            return "its function is paused"
+        if function.holds and job.kept:
+            return "the server does not reach its database"
+        if not function.workers:
+            return "no worker offers its function"
+        return self._parts.rules.limiter.why(job)
 
     def _far_info(self, stored: StoredJob) -> api.JobInfo:
         """Describe a job that another server has, as far as the store knows it."""
