@@ -52,7 +52,7 @@ _ENDED: Final[dict[JobOutcome, State]] = {
     JobOutcome.EXPIRED: "expired",
 }
 
-_TRIES: Final = 5
+_TRIES: Final = 20
 """Attempts to change a schedule that other servers change at the same time."""
 
 
@@ -267,7 +267,6 @@ class ScheduleCalls:
             left = [edit.after.spec for edit in overtaken if edit.after is not None]
             if not left:
                 return
-            yield Later()
         raise _overtaken(left[0].name)
 
     def _edit(self, spec: api.ScheduleSpec, origin: str) -> _Edit | None:
@@ -314,7 +313,6 @@ class ScheduleCalls:
             progress = progress._replace(paused=paused)
             if not (yield from self._keep([_Edit(schedule, schedule, progress)])):
                 return schedule
-            yield Later()
         raise _overtaken(name)
 
     def _after_pause(
