@@ -27,7 +27,7 @@ COMPILED = {
     "broker": """
         broker buckets core dispatch endings functions handles job job_lines journal lifecycle
         limited_queue limiter limits outgoing parser parts policies serialization session streams
-        submission suspect_lanes suspects timers turns watching
+        submission suspects timers turns watching
     """,
 }
 """By package: the modules that are compiled. None of them has a coroutine, because one of mypyc's cannot be

@@ -23,6 +23,7 @@ _COMMANDS: Final = {
         "watch": "watch.watch",
         "job": "job.job",
         "cancel": "job.cancel",
+        "edit": "job.edit",
     },
     "Operate": {
         "status": "status.status",

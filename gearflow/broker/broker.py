@@ -27,6 +27,7 @@ from typing import Final
 
 from gearflow.broker.auth import Authenticator
 from gearflow.broker.calls import BrokerParts, ServerCalls
+from gearflow.broker.calls.edit import VERB as EDIT_VERB
 from gearflow.broker.core import Core, GroupFacts, ServerGroup
 from gearflow.broker.dispatch import Dispatcher
 from gearflow.broker.endings import Endings
@@ -324,6 +325,8 @@ class Broker:
             self.endings.cancel(self.core.handles.handle(number))
         elif verb == "replay":
             self._calls.replay(number)
+        elif verb.startswith(EDIT_VERB):
+            self._calls.edit(number, verb)
 
     def create(self, name: bytes) -> None:
         """Make a function known."""

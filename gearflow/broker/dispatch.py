@@ -459,6 +459,12 @@ class Dispatcher:
         elif function.sleepers:
             self._wake(function, 1)
 
+    def take_out(self, job: QueuedJob) -> None:
+        """A WAITING job leaves its lane, and is to wait elsewhere."""
+        job.function.take_out(job)
+        if self._suspects.exist:
+            self._suspects.arrange(job.function)
+
     def pause(self, function: FunctionQueue, paused: bool) -> int:
         """Give out no job of a function, or give out jobs again; the number of jobs that wait."""
         if paused:

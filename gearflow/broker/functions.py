@@ -6,11 +6,10 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
-from gearflow.broker.held import HeldJobs, Lane
+from gearflow.broker.held import HeldJobs, Lane, SuspectLanes
 from gearflow.broker.job import HIGH, LOW, NORMAL, JobState, QueuedJob
 from gearflow.broker.limits import Rejected, SizeLimits
 from gearflow.broker.policies import JobPolicy
-from gearflow.broker.suspect_lanes import SuspectLanes
 from gearflow.errors import RemoteProtocolError
 from gearflow.protocol.constants import RESERVED_PREFIX
 
@@ -174,6 +173,14 @@ class FunctionQueue:
         self.shells_of[job.priority] += 1
         self._strip(job.priority)
         self._sweep()
+
+    def take_out(self, job: QueuedJob) -> None:
+        """A WAITING job leaves its lane, and is to wait elsewhere. This looks at all jobs of the lane."""
+        if self.suspects is not None and self.suspects.remove(job):
+            return
+        self.lanes[job.priority].remove(job)
+        self._add_to_lanes(-1)
+        self._strip(job.priority)
 
     def _add_to_lanes(self, count: int) -> None:
         """So many more jobs are in the lanes."""

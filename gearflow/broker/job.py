@@ -36,7 +36,7 @@ class JobState(IntEnum):
 TRANSITIONS: Final[dict[JobState, frozenset[JobState]]] = {
     JobState.STORING: frozenset({JobState.DELAYED, JobState.WAITING, JobState.OVER}),
     JobState.DELAYED: frozenset({JobState.WAITING, JobState.OVER}),
-    JobState.WAITING: frozenset({JobState.RUNNING, JobState.OVER}),
+    JobState.WAITING: frozenset({JobState.DELAYED, JobState.RUNNING, JobState.OVER}),
     JobState.RUNNING: frozenset({JobState.DELAYED, JobState.WAITING, JobState.OVER}),
     JobState.OVER: frozenset(),
 }
@@ -221,6 +221,12 @@ class QueuedJob:
             self.clients = ()
         else:
             clients.remove(client, times or clients.count(client))
+
+    @property
+    def started_before(self) -> bool:
+        """Whether a run of it has begun, also at a server before this one."""
+        details = self.details
+        return bool(self.started) or (details is not None and bool(details.attempt or details.deaths))
 
     @property
     def unstored(self) -> bool:

@@ -69,8 +69,34 @@ class Lifecycle:
             self._dispatcher.queue(job)
             return
         if details.expires:
-            self._core.timers.add(details.expires, partial(self._expire, job), partial(_may_expire, job))
+            self._expire_at(job, details.expires)
         self._queue_when_due(job, details.due)
+
+    def edit(
+        self, job: QueuedJob, priority: int | None, due: float | None = None, expires: float | None = None
+    ) -> None:
+        """Change a job that waits or is delayed. If it has another place in the queue then, it is the last.
+
+        ``due`` and ``expires`` are Unix times, and None leaves each as it is.
+        """
+        details = job.ensure_details()
+        if expires is not None:
+            details.expires = expires
+            self._expire_at(job, expires)
+        if due is None and (priority is None or priority == job.priority):
+            return
+        if job.state is _WAITING:
+            self._dispatcher.take_out(job)
+        else:
+            del job.function.delayed[job]
+        if priority is not None:
+            job.priority = priority
+        if due is not None:
+            details.due = due
+        self._queue_when_due(job, details.due)
+
+    def _expire_at(self, job: QueuedJob, time: float) -> None:
+        self._core.timers.add(time, partial(self._expire, job), partial(_may_expire, job, time))
 
     def _queue_when_due(self, job: QueuedJob, due: float) -> None:
         if due > self._clock.unix():
@@ -273,9 +299,9 @@ def hash_payload(workload: Body) -> Generator[None, None, bytes]:
     return b"-\0" + digest.digest() if len(view) else b""
 
 
-def _may_expire(job: QueuedJob) -> bool:
-    """Whether a job can still expire: it has not started."""
-    return job.state in (_DELAYED, _WAITING) and not job.started
+def _may_expire(job: QueuedJob, time: float) -> bool:
+    """Whether a job can still expire at that time: it has not started."""
+    return job.state in (_DELAYED, _WAITING) and not job.started and job.ensure_details().expires == time
 
 
 def _is_delayed(job: QueuedJob, due: float) -> bool:

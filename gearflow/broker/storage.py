@@ -146,7 +146,7 @@ class Ordered(NamedTuple):
     """The owner of a job is to do something about it. Only a store of several servers has this change."""
 
     number: int
-    verb: str  # "cancel" or "replay"
+    verb: str  # "cancel", "replay", or "edit" with what is to be changed
 
 
 class Edited(NamedTuple):

@@ -21,9 +21,9 @@ from typing import Final
 
 from gearflow.broker.core import Core
 from gearflow.broker.functions import FunctionQueue, Sleep
+from gearflow.broker.held import SuspectLanes
 from gearflow.broker.job import JobState, QueuedJob
 from gearflow.broker.session import Session
-from gearflow.broker.suspect_lanes import SuspectLanes
 from gearflow.protocol.constants import HEADER, RES, PacketType
 
 PATIENCE: Final = 10.0

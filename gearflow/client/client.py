@@ -336,6 +336,32 @@ class Client:
         """
         return await server_calls.cancel(self._pool, job)
 
+    async def edit(
+        self,
+        job: JobName,
+        *,
+        priority: Priority | None = None,
+        delay: float | None = None,
+        at: float | None = None,
+        expires: float | None = None,
+    ) -> None:
+        """Change a job that waits or is delayed, on a gearflow server. Everything else stays as it is.
+
+        Args:
+            job: The job.
+            priority: The priority. The job is then the last one of that priority.
+            delay: Seconds from now before which the job does not run. 0 means at once.
+            at: The same as a Unix time.
+            expires: Seconds from now after which the job does not start.
+
+        Raises:
+            UnknownJob: There is no such job.
+            ServerError: The job runs or has ended, or the change could not be kept.
+            ValueError: There is nothing to change, or both ``delay`` and ``at``.
+            UnsupportedByServer, NoServer, ConnectionLost: As for ``call_reserved``.
+        """
+        await server_calls.edit(self._pool, job, priority=priority, delay=delay, at=at, expires=expires)
+
     async def status(self, handle: JobHandle | str) -> JobStatus:
         """Return what the server that has the job knows about it.
 

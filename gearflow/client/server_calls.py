@@ -22,7 +22,7 @@ from gearflow.errors import (
     UnknownJob,
     UnsupportedByServer,
 )
-from gearflow.protocol.constants import PacketType
+from gearflow.protocol.constants import PacketType, Priority
 
 if TYPE_CHECKING:
     from gearflow.protocol.server_calls import JobInfo, Message  # it imports pydantic
@@ -192,6 +192,26 @@ async def cancel(pool: Pool, job: JobName) -> bool:
         return (await _first_that_knows(pool, job, lambda server: _cancel(pool, job, server)))[1]
     except UnknownJob:
         return False
+
+
+async def edit(
+    pool: Pool,
+    job: JobName,
+    *,
+    priority: Priority | None,
+    delay: float | None,
+    at: float | None,
+    expires: float | None,
+) -> None:
+    """As ``Client.edit``."""
+    from gearflow.protocol.job_edits import EDIT, EditRequest
+
+    async def ask(server: ServerAddress) -> None:
+        handle = (await _info(pool, job, server)).handle if isinstance(job, JobKey) else str(job)
+        request = EditRequest(handle=handle, priority=priority, delay=delay, at=at, expires=expires)
+        await _call(pool, EDIT, request, server, is_about_job=True)
+
+    await _first_that_knows(pool, job, ask)
 
 
 async def was_cancelled(pool: Pool, job: JobName) -> bool:

@@ -187,6 +187,19 @@ class SyncClient:
         """Cancel a job that waits or runs, on a gearflow server. See ``Client.cancel``."""
         return self._loop.call(partial(self._client.cancel, job))
 
+    def edit(
+        self,
+        job: JobName,
+        *,
+        priority: Priority | None = None,
+        delay: float | None = None,
+        at: float | None = None,
+        expires: float | None = None,
+    ) -> None:
+        """Change a job that waits or is delayed, on a gearflow server. See ``Client.edit``."""
+        change = partial(self._client.edit, priority=priority, delay=delay, at=at, expires=expires)
+        return self._loop.call(partial(change, job))
+
     def status(self, handle: JobHandle | str) -> JobStatus:
         """Return what the server that has the job knows about it. See ``Client.status``."""
         return self._loop.call(partial(self._client.status, handle))

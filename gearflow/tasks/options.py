@@ -105,6 +105,22 @@ class StreamOptions(CallOptions, total=False):
     default. The oldest values are dropped, and 0 keeps none."""
 
 
+class JobChanges(TypedDict, total=False):
+    """The keyword arguments of ``ref.edit()``."""
+
+    priority: Priority | PriorityName
+    """Priority among the waiting jobs of the function."""
+
+    delay: float | timedelta
+    """Seconds from now before which the job does not run. 0 means at once."""
+
+    at: datetime
+    """The time before which the job does not run, with a time zone."""
+
+    expires: float | timedelta
+    """Seconds from now after which the job is not worth starting."""
+
+
 _NOTHING_ASKED: Final = SubmitOptions()
 
 
@@ -255,6 +271,23 @@ _READERS: Final[dict[str, Callable[[str, Any], Any]]] = {
     "stream_keep": size,
 }
 """How the value of each option is checked, and turned into what is sent."""
+
+
+def read_changes(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The changes as the client takes them.
+
+    Raises:
+        TypeError: There is no such change.
+        ValueError: A value is not valid, or there is none.
+    """
+    for name in changes.keys() - JobChanges.__annotations__.keys():
+        raise TypeError(no_option(name, JobChanges.__annotations__))
+    if not changes:
+        raise ValueError("there is nothing to change: give priority=, delay=, at= or expires=")
+    if "delay" in changes and "at" in changes:
+        raise ValueError("delay= and at= both say when the job may start: give one of them")
+    return {name: _READERS[name](name, value) for name, value in changes.items()}
+
 
 FOR_STREAMS: Final = "is for tasks that yield, whose result is annotated as 'Iterator[TYPE]'"
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import CancelledError
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack
 
 from gearflow.client import Client, JobFailed, JobHandle, JobKey, JobName, JobStatus, ServerAddress, current
 from gearflow.client.server_calls import was_cancelled
@@ -16,6 +16,7 @@ from gearflow.errors import UnknownJob, UnsupportedByServer
 from gearflow.tasks import migration_hints
 from gearflow.tasks.durations import wait_limit
 from gearflow.tasks.events import Event
+from gearflow.tasks.options import JobChanges, read_changes
 from gearflow.tasks.remote_errors import decode_failure
 from gearflow.tasks.wait_tracking import Waiting
 from gearflow.tasks.watching import AsyncEvents, Events
@@ -119,6 +120,32 @@ class Ref(Generic[R_co]):
     async def acancel(self) -> bool:
         """Cancel the job, whether it waits or runs. Same as ``cancel``."""
         return await (await current.current()).cancel(self._job)
+
+    def edit(self, **changes: Unpack[JobChanges]) -> None:
+        """Change the job while it waits or is delayed. Everything else stays as it is.
+
+        With another priority or start time, the job is the last one among those of its priority.
+
+        Args:
+            priority: ``"high"``, ``"normal"`` or ``"low"``.
+            delay: Seconds from now before which the job does not run. 0 means at once.
+            at: The time before which the job does not run, with a time zone.
+            expires: Seconds from now after which the job is not worth starting.
+
+        Raises:
+            UnknownJob: The server does not know the job.
+            ServerError: The job runs or has ended, so it cannot be changed. Or the change could not be kept.
+            ValueError: There is nothing to change, or a value is not valid.
+            UnsupportedByServer, NoServer, ConnectionLost: See ``gearflow.errors``.
+        """
+        read = read_changes(changes)
+        current.forbid_running_loop("ref.aedit")
+        current.current_sync().edit(self._job, **read)
+
+    async def aedit(self, **changes: Unpack[JobChanges]) -> None:
+        """Change the job while it waits or is delayed. Same as ``edit``."""
+        read = read_changes(changes)
+        await (await current.current()).edit(self._job, **read)
 
     def events(self) -> Iterator[Event[object]]:
         """Yield what happens to the job, and at the end how it ended. See ``aevents``."""

@@ -119,5 +119,5 @@ def test_commands_are_in_panels() -> None:
     panels = re.findall(r"^╭─ (\w+) ─+╮\n((?:│.*│\n)+)", text, re.MULTILINE)
     names = {title: re.findall(r"^│ (\w+)", rows, re.MULTILINE) for title, rows in panels}
     assert names["Run"] == ["dev", "server", "worker"]
-    assert names["Jobs"] == ["submit", "map", "result", "watch", "job", "cancel"]
+    assert names["Jobs"] == ["submit", "map", "result", "watch", "job", "cancel", "edit"]
     assert names["Operate"] == ["status", "dead", "pause", "resume", "purge", "tasks"]

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 from collections.abc import Callable
+from datetime import datetime
 
 import pytest
 from typer.testing import CliRunner
@@ -113,6 +114,37 @@ def test_a_cancelled_job_is_said_to_be_so(own: Shell) -> None:
     assert (code, stdout) == (1, "")
     assert f"job {handle} was cancelled" in stderr
     assert own.run("cancel", handle).returncode == 66  # it is over
+
+
+def test_a_job_that_waits_is_edited(own: Shell) -> None:
+    handle = submit(own, "nobody.runs.this")
+    time = "2030-12-24T18:00+01:00"
+    edited = own.run("edit", handle, "--priority", "high", "--at", time, "--expires", "7d")
+    assert outcome(edited) == (0, f"edited job {handle}\n", "")
+    known = json.loads(own.run("job", handle, "--json").stdout)
+    due = datetime.fromisoformat(time).timestamp()
+    assert (known["state"], known["priority"], known["due"]) == ("delayed", "high", due)
+    assert own.run("edit", handle, "--delay", "0").returncode == 0
+    assert json.loads(own.run("job", handle, "--json").stdout)["state"] == "waiting"
+
+
+@pytest.mark.parametrize(
+    ("options", "fault"),
+    [((), "there is nothing to change"), (("--at", "2030-01-01", "--delay", "1s"), "both say when")],
+)
+def test_an_edit_that_makes_no_sense_is_refused(own: Shell, options: tuple[str, ...], fault: str) -> None:
+    handle = submit(own, "nobody.runs.this")
+    code, _, stderr = outcome(own.run("edit", handle, *options))
+    assert code == 2
+    assert fault in stderr
+
+
+def test_a_job_that_is_over_is_not_edited(own: Shell) -> None:
+    handle = submit(own, "nobody.runs.this")
+    own.run("cancel", handle)
+    code, _, stderr = outcome(own.run("edit", handle, "--priority", "low"))
+    assert code != 0
+    assert "has ended, and only a job that waits can be edited" in stderr
 
 
 def test_interrupting_the_wait_for_a_result_shows_no_traceback(own: Shell) -> None:

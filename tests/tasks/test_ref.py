@@ -5,7 +5,7 @@ import pickle
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import CancelledError
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
@@ -14,7 +14,14 @@ import pytest
 
 from gearflow import JobServer, ServerSettings
 from gearflow.client import JobStatus, ServerAddress, connect
-from gearflow.errors import PayloadInvalid, TaskFailed, UnknownJob, UnknownTask, UnsupportedByServer
+from gearflow.errors import (
+    PayloadInvalid,
+    ServerError,
+    TaskFailed,
+    UnknownJob,
+    UnknownTask,
+    UnsupportedByServer,
+)
 from gearflow.tasks import Context, Ref, Task, task
 from gearflow.tasks.registry import registry
 from gearflow.worker import Worker
@@ -254,6 +261,29 @@ async def test_the_last_job_of_a_unique_is_found(serve: ServeBundled, fresh: Fre
             assert (await ref.ainfo()).handle == last.handle
             assert (await ref.astatus()).state == "completed"
             assert repr(key)[:20] in repr(ref) or len(key) == 100
+
+
+async def test_a_waiting_job_can_be_edited(bundled: str, fresh: Fresh) -> None:
+    @task(name=fresh())
+    async def later() -> None: ...
+
+    async with connect(bundled):
+        ref = await later.options(unique="k").abackground()
+        await ref.aedit(priority="high", delay=timedelta(hours=1), expires=7200)
+        info = await ref.ainfo()
+        assert (info.state, info.priority) == ("delayed", "high")
+        assert info.due is not None
+        await later.ref(unique="k").aedit(at=datetime(2020, 1, 1, tzinfo=UTC))
+        assert (await ref.ainfo()).state == "waiting"
+        with pytest.raises(ValueError, match="nothing to change"):
+            await ref.aedit()
+        with pytest.raises(ValueError, match="give one of them"):
+            await ref.aedit(delay=1, at=datetime.now(UTC))
+        with pytest.raises(TypeError, match="there is no option 'keep'"):
+            await ref.aedit(keep=1)  # type: ignore[call-arg]
+        await ref.acancel()
+        with pytest.raises(ServerError, match="only a job that waits"):
+            await ref.aedit(priority="low")
 
 
 async def test_a_job_named_by_its_unique_can_be_cancelled(bundled: str, fresh: Fresh) -> None:

@@ -1,10 +1,12 @@
-"""``gearflow job`` and ``cancel``, for one job by its handle, or by its function and unique."""
+"""``gearflow job``, ``cancel`` and ``edit``, for one job by its handle, or by its function and unique."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any
 
 from gearflow_cli import function_names, options, output, server_queries
 from gearflow_cli.errors import CliError, ExitCode
+from gearflow_cli.options import how
 from gearflow_cli.text import printable
 
 if TYPE_CHECKING:
@@ -50,6 +52,51 @@ def cancel(name: options.JobName, unique: options.JobUnique = None, servers: opt
     output.write_sentence(f"cancelled job {job}")
 
 
+def edit(
+    name: options.JobName,
+    unique: options.JobUnique = None,
+    priority: Annotated[
+        Any,  # a Priority, whose module is imported only when it is needed
+        how("--priority", "high, normal or low.", options.PRIORITIES, env=None),
+    ] = None,
+    at: Annotated[
+        datetime | None,
+        how("--at", "Do not start before this time, such as 2030-12-24T18:00.", "TIME", env=None),
+    ] = None,
+    delay: Annotated[
+        float | None,
+        how("--delay", "Do not start before this time has passed. 0: at once.", "DURATION", env=None),
+    ] = None,
+    expires: Annotated[
+        float | None,
+        how("--expires", "Give the job up if it has not started after this time.", "DURATION", env=None),
+    ] = None,
+    servers: options.Servers = None,
+) -> None:
+    """Change a job that waits or is delayed.
+
+    Examples:
+      gearflow edit H:jobs:17 --priority high
+      gearflow edit --unique invoice-4711 send_invoice --delay 0
+    """
+    import anyio
+
+    if at is not None and delay is not None:
+        raise CliError(
+            ExitCode.USAGE, "--delay and --at both say when the job may start: leave out one of them"
+        )
+    given = {"priority": priority, "at": at, "delay": delay, "expires": expires}
+    changes = {name: value for name, value in given.items() if value is not None}
+    if not changes:
+        raise CliError(
+            ExitCode.USAGE, "there is nothing to change: give --priority, --at, --delay or --expires"
+        )
+    servers = servers or []
+    job = job_name(name, unique, servers)
+    anyio.run(_edit, job, changes, servers)
+    output.write_sentence(f"edited job {job}")
+
+
 def job_name(name: str, unique: str | None, servers: Sequence[str]) -> "JobName":
     """The job that the arguments select.
 
@@ -81,3 +128,11 @@ async def _cancel(job: "JobName", servers: Sequence[str]) -> bool:
 
     async with connect(*servers) as client:
         return await client.cancel(job)
+
+
+async def _edit(job: "JobName", changes: Mapping[str, Any], servers: Sequence[str]) -> None:
+    from gearflow.client import connect
+    from gearflow.tasks.options import read_changes
+
+    async with connect(*servers) as client:
+        await client.edit(job, **read_changes(changes))

@@ -24,6 +24,7 @@ from gearflow.broker.calls.call import (
     Steps,
 )
 from gearflow.broker.calls.dead_letters import DeadLetterCalls
+from gearflow.broker.calls.edit import EditCalls
 from gearflow.broker.calls.limits import LimitCalls
 from gearflow.broker.calls.operations import OperationCalls
 from gearflow.broker.calls.results import ResultCalls
@@ -41,6 +42,7 @@ from gearflow.errors import StoreError
 from gearflow.protocol import server_calls as api
 from gearflow.protocol.constants import HEADER, RES, PacketType
 from gearflow.protocol.group_info import GROUP
+from gearflow.protocol.job_edits import EDIT
 from gearflow.protocol.limits import LIMIT, LIMITS, POLICY
 from gearflow.protocol.schedules import SCHEDULE, SCHEDULES
 
@@ -61,6 +63,7 @@ class ServerCalls:
         results, operations, streams = ResultCalls(parts), OperationCalls(parts), StreamCalls(parts)
         limits = LimitCalls(parts)
         letters = self._letters = DeadLetterCalls(parts, results)
+        self._edits = EditCalls(parts)
         self._functions: dict[bytes, Callable[[ServerCall], Steps | api.Message | None]] = {
             api.AUTH: operations.auth,
             api.RESULT: results.result,
@@ -70,6 +73,7 @@ class ServerCalls:
             api.RETRY: operations.retry,
             api.RELEASE: operations.release,
             api.CANCEL: operations.cancel,
+            EDIT: self._edits.edit,
             api.DETACH: operations.detach,
             api.DEAD: letters.dead,
             api.PAUSE: operations.pause,
@@ -108,6 +112,10 @@ class ServerCalls:
     def replay(self, number: int) -> None:
         """Replay a dead letter, because another server was asked for that."""
         self._resume(None, self._letters.replay(number), None)
+
+    def edit(self, number: int, verb: str) -> None:
+        """Edit a job, because another server was asked for that."""
+        self._resume(None, self._edits.carry_out(number, verb), None)
 
     def _run(self, call: ServerCall, function: Callable[[ServerCall], Steps | api.Message | None]) -> None:
         try:
