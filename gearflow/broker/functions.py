@@ -178,6 +178,9 @@ class FunctionQueue:
         """A WAITING job leaves its lane, and is to wait elsewhere. This looks at all jobs of the lane."""
         if self.suspects is not None and self.suspects.remove(job):
             return
+        if self.limited is not None:
+            self.limited.take_out(job)
+            return
         self.lanes[job.priority].remove(job)
         self._add_to_lanes(-1)
         self._strip(job.priority)

@@ -68,6 +68,7 @@ class LimitedQueue:
         "rings",
         "rules",
         "shut",
+        "yields",
     )
 
     def __init__(self, limiter: Limiter, function: FunctionQueue) -> None:
@@ -89,6 +90,7 @@ class LimitedQueue:
         self.armed = 0  # jobs of the lines that are not parked
         self.closed_on: Bucket | None = None  # the gate that is full, as far as is known
         self.shut = False  # one of its limits is paused
+        self.yields = False  # a suspect has waited long for a place: see ``suspects``
         self.busy = False  # its jobs are being sorted
         self.backlog: list[deque[QueuedJob]] = [deque(), deque(), deque()]  # jobs without a line
         self.gathered: list[list[tuple[int, QueuedJob]]] = [[], [], []]  # those before them, by their order
@@ -101,7 +103,8 @@ class LimitedQueue:
     def is_open(self) -> bool:
         """Whether it may give out jobs, but for the lines' own buckets."""
         function = self.function
-        return not (self.busy or self.closed_on is not None or function.paused or function.holds or self.shut)
+        closed = self.busy or self.shut or self.yields or self.closed_on is not None
+        return not (closed or function.paused or function.holds)
 
     def publish(self) -> None:
         """Set the counts of the function."""
@@ -332,6 +335,21 @@ class LimitedQueue:
             self._end(line)
         else:
             line.sweep()
+        self.publish()
+
+    def take_out(self, job: QueuedJob) -> None:
+        """A WAITING job is to wait elsewhere. No jobs are being sorted. Looks at all jobs of its line."""
+        line = job.details.line if job.details is not None else None
+        if line is None:
+            assert self.plain is not None
+            line = self.plain[job.priority]
+        line.jobs.remove(job)
+        line.strip()
+        self._leave(line, job)
+        if line.parked_on is None:
+            self.armed -= 1
+        if not line.count:
+            self._end(line)
         self.publish()
 
     def _leave(self, line: JobLine, job: QueuedJob) -> None:

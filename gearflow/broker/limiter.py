@@ -200,6 +200,39 @@ class Limiter:
             elif bucket.is_idle:
                 self.rest(bucket)
 
+    def may_start(self, queue: LimitedQueue, job: QueuedJob) -> bool:
+        """Whether a job that is in no line could start now."""
+        if queue.shut or queue.busy:
+            return False
+        now = self.clock.now
+        buckets = self._buckets(queue, job)
+        may_start = all(bucket.is_free(now) for bucket in buckets)
+        for bucket in buckets:
+            if bucket.is_idle:
+                self.rest(bucket)
+        return may_start
+
+    def start(self, queue: LimitedQueue, job: QueuedJob) -> None:
+        """A job that is in no line starts: it takes its places."""
+        now = self.clock.now
+        slots = self._buckets(queue, job)
+        for bucket in slots:
+            bucket.take(job, now, now)
+            if bucket.limit.is_rate and bucket.is_awaited:
+                self.set_timer(bucket)
+        details = job.ensure_details()
+        details.slots = slots
+        details.is_new = False
+
+    def _buckets(self, queue: LimitedQueue, job: QueuedJob) -> tuple[Bucket, ...]:
+        """The buckets of a job. If its keys are at the store, only those without one."""
+        keys = self.keys_in_memory(queue, job)
+        if keys is None:
+            return queue.gates
+        first = 0 if queue.fair is None else 1
+        keyed = [limit.bucket(keys[first + place]) for place, (limit, _) in enumerate(queue.keyed)]
+        return (*queue.gates, *keyed)
+
     def _free(self, bucket: Bucket) -> None:
         """A bucket is free: a line of each function goes on, and whole queues do."""
         closed, bucket.closed = bucket.closed, None

@@ -12,6 +12,9 @@ too.
 **Patience.** A connection that is set apart may take long to end its jobs, or may not ask at all. After
 ``PATIENCE`` another one is set apart as well, and so on. If that costs slots, half of the connections that
 offer the function may be set apart at first, so that other jobs go on.
+
+**Limits.** A suspect of a function with limits takes its places as all jobs do. Nobody is set apart for one
+that may not start now. After ``PATIENCE`` no other job of its function starts before it.
 """
 
 from __future__ import annotations
@@ -32,6 +35,9 @@ PATIENCE: Final = 10.0
 SOON: Final = 0.02
 """Seconds in which a connection that was called should ask for a job."""
 
+_LOOK: Final = 0.25
+"""Seconds from one look to the next whether the limits of a function let a suspect start."""
+
 _NOOP: Final = HEADER.pack(RES, PacketType.NOOP, 0)
 
 _RUNNING: Final = JobState.RUNNING
@@ -50,12 +56,13 @@ class Alone:
 class _Search:
     """For a function whose suspects wait: the connections that are set apart for them."""
 
-    __slots__ = ("due", "extra", "sessions")
+    __slots__ = ("blocked", "due", "extra", "sessions")
 
     def __init__(self) -> None:
         self.sessions: dict[Session, None] = {}
         self.extra = 0  # how often patience has ended since the last suspect was given out
         self.due = inf  # when it ends
+        self.blocked = 0.0  # since when limits let no suspect start; 0: they let one
 
 
 class Suspects:
@@ -66,6 +73,7 @@ class Suspects:
         """Whether a suspect waits or runs. While this is false, nothing here has to be called."""
         self._most = core.limits.deaths
         self._clock = core.clock
+        self._limiter = core.limiter
         self._outgoing = core.outgoing
         self._sessions = core.sessions
         self._searches: dict[FunctionQueue, _Search] = {}  # all functions whose suspects wait
@@ -96,10 +104,16 @@ class Suspects:
         if not function.suspects or function.is_stopped:
             self._let_go(search)
             search.due = inf
+            search.blocked = 0.0
+            self._yield(function, False)
             if not function.suspects:
                 del self._searches[function]
                 self._update()
             return
+        if self._startable(function) is None:
+            self._wait_for_limits(function, search)
+            return
+        search.blocked = 0.0
         if len(search.sessions) > search.extra:
             return
         best = self._best(function)
@@ -109,6 +123,36 @@ class Suspects:
             search.due = self._clock.now + PATIENCE
         else:
             self._set_apart(function, search, best)
+
+    def _startable(self, function: FunctionQueue) -> QueuedJob | None:
+        """The suspect whose turn it is, of those that may start now."""
+        suspects = function.suspects
+        if not suspects or function.is_stopped:
+            return None
+        queue = function.limited
+        if queue is None:
+            return suspects.first()
+        for job in suspects:
+            if self._limiter.may_start(queue, job):
+                return job
+        return None
+
+    def _wait_for_limits(self, function: FunctionQueue, search: _Search) -> None:
+        """Look again soon. After a while, let no other job of the function start before."""
+        now = self._clock.now
+        self._let_go(search)
+        search.due = now + _LOOK
+        if not search.blocked:
+            search.blocked = now
+        elif now >= search.blocked + PATIENCE:
+            self._yield(function, True)
+
+    @staticmethod
+    def _yield(function: FunctionQueue, yields: bool) -> None:
+        queue = function.limited
+        if queue is not None and queue.yields is not yields:
+            queue.yields = yields
+            queue.opened()
 
     def _best(self, function: FunctionQueue) -> Session | None:
         """The connection with the fewest jobs, and of those one that sleeps."""
@@ -155,12 +199,15 @@ class Suspects:
 
     def take(self, session: Session) -> QueuedJob | None:
         """The suspect for a connection that asks for a job, if there is one. It has no other job then."""
-        function = self._for(session)
-        if function is None or function.suspects is None:
+        job = self._for(session)
+        if job is None:
             return None
-        job = function.suspects.first()
-        assert job is not None
+        function = job.function
+        assert function.suspects is not None
         function.suspects.remove(job)
+        if function.limited is not None:
+            self._limiter.start(function.limited, job)
+            self._yield(function, False)
         before = session.alone
         if before is not None:
             self._searches[before.function].sessions.pop(session, None)
@@ -172,17 +219,16 @@ class Suspects:
             self.arrange(before.function)
         return job
 
-    def _for(self, session: Session) -> FunctionQueue | None:
-        """The function whose suspect a connection may be given."""
+    def _for(self, session: Session) -> QueuedJob | None:
+        """The suspect that a connection may be given."""
         if session.running or (session.alone is not None and session.alone.job is not None):
             return None
-        best: FunctionQueue | None = None
-        rank = 0
+        best: QueuedJob | None = None
         for function in self._searches:
-            if function.suspects and not function.is_stopped and function in session.abilities:
-                first = function.suspects.first()
-                if first is not None and (best is None or first.priority < rank):
-                    best, rank = function, first.priority
+            if function in session.abilities:
+                job = self._startable(function)
+                if job is not None and (best is None or job.priority < best.priority):
+                    best = job
         return best
 
     # ------------------------------------------------------------------- what happens to connections
@@ -256,7 +302,8 @@ class Suspects:
         for function, search in list(self._searches.items()):
             if search.due <= now:
                 search.due = inf
-                search.extra += 1
+                if not search.blocked:
+                    search.extra += 1
                 self.arrange(function)
 
     def next_due(self) -> float | None:

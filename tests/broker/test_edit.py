@@ -5,6 +5,7 @@ import json
 import pytest
 
 from gearflow.broker import SizeLimits
+from gearflow.broker.limiter import FunctionRules, LimitSpec, Rule
 from gearflow.broker.storage import StoredJob
 from gearflow.protocol import packets as p
 from gearflow.protocol import server_calls as api
@@ -233,3 +234,46 @@ def test_a_far_job_that_is_adopted_here_is_edited_here(truth: Truth) -> None:
     other.pass_time(1)
     assert done(asker.read()) == {"jobs": 1}
     assert truth.jobs()[0].priority == 0
+
+
+# --------------------------------------------------------------------------------- functions with limits
+
+
+def limit(world: World, *rules: Rule) -> None:
+    limiter = world.broker.core.limiter
+    limiter.set_limit(b"one", LimitSpec("concurrency", 1))
+    limiter.set_rules(world.broker.functions.ensure(b"work"), FunctionRules(rules))
+    settle(world)
+
+
+@pytest.mark.parametrize("key", [None, "/c"])
+def test_jobs_of_a_function_with_limits_are_edited_too(world: Durable, key: str | None) -> None:
+    limit(world, Rule(b"one", key))
+    client = world.peer()
+    handles: list[bytes] = []
+    for _ in range(5):
+        answers = client(p.SubmitJobBg(b"work", b"", b'{"c": "k"}'))
+        settle(world)
+        (created,) = answers + client.read()
+        assert isinstance(created, p.JobCreated)
+        handles.append(created.handle)
+    worker = world.worker()
+    assert worker.grab() == handles[0]
+    assert edit(world, handles[1], delay=60) == ""
+    assert edit(world, handles[4], priority="high") == ""
+    assert edit(world, handles[2], priority="low") == ""
+    assert worker.grab() is None
+    done: list[bytes] = []
+    running = handles[0]
+    while True:
+        worker(p.WorkComplete(running, b""))
+        settle(world)
+        grabbed = worker.grab()
+        if grabbed is None:
+            break
+        running = grabbed
+        done.append(grabbed)
+    assert done == [handles[4], handles[3], handles[2]]
+    world.pass_time(60)
+    settle(world)
+    assert worker.grab() == handles[1]

@@ -3,6 +3,7 @@
 import pytest
 
 from gearflow.broker import SizeLimits
+from gearflow.broker.limiter import FunctionRules, LimitSpec, Rule
 from gearflow.broker.suspects import PATIENCE, SOON
 from gearflow.protocol import packets as p
 from gearflow.protocol import server_calls as api
@@ -218,6 +219,71 @@ def test_of_several_suspects_the_best_priority_comes_first(world: World, client:
     high = suspect(world, client)
     dies.leave()
     assert [world.worker().grab(), world.worker().grab()] == [high, normal]
+
+
+def limited(world: World, *, per: float = 0.0) -> Peer:
+    """Of the function one job runs at a time, or starts in a time. A worker that runs one."""
+    limiter = world.broker.core.limiter
+    limiter.set_limit(b"one", LimitSpec("rate" if per else "concurrency", 1, per))
+    limiter.set_rules(world.broker.functions.ensure(b"work"), FunctionRules((Rule(b"one"),)))
+    world.finish()
+    return world.worker()
+
+
+def test_a_suspect_takes_its_place_in_the_limits_of_its_function(world: World, client: Peer) -> None:
+    handle = suspect(world, client)
+    worker = limited(world)
+    other = client.submit_background()
+    assert worker.grab() == handle
+    assert world.broker.core.limiter.usage(b"one").running == 1
+    assert world.worker().grab() is None
+    worker(p.WorkComplete(handle, b""))
+    assert worker.grab() == other
+
+
+def test_a_suspect_that_may_not_start_sets_nobody_apart_and_starts_as_soon_as_it_may(
+    world: World, client: Peer
+) -> None:
+    busy = limited(world)
+    other = client.submit_background()
+    assert busy.grab() == other
+    dies = world.worker()
+    world.broker.core.limiter.set_limit(b"one", None)
+    handle = suspect(world, client)
+    world.broker.core.limiter.set_limit(b"one", LimitSpec("concurrency", 1))
+    world.finish()
+    dies.leave()
+    idle = world.worker().sleep()
+    world.pass_time(1)
+    assert idle.read() == []
+    busy(p.WorkComplete(other, b""))
+    world.pass_time(0.25)
+    assert p.Noop() in idle.read() + busy.read()
+    assert idle.grab() == handle
+
+
+def test_a_suspect_is_not_kept_waiting_by_jobs_that_take_each_place(world: World, client: Peer) -> None:
+    busy = limited(world)
+    world.broker.core.limiter.set_limit(b"one", LimitSpec("concurrency", 2))
+    held = [client.submit_background() for _ in range(2)]
+    assert grabs(busy, 2) == held
+    world.broker.core.limiter.set_limit(b"one", None)
+    handle = suspect(world, client)
+    world.broker.core.limiter.set_limit(b"one", LimitSpec("concurrency", 2))
+    world.finish()
+    idle = world.worker().sleep()
+    given = 0
+    while world.broker.core.limiter.usage(b"one").running and given < 100:
+        client.submit_background()
+        busy(p.WorkComplete(held.pop(0), b""))
+        if (job := busy.grab()) is not None:
+            held.append(job)
+            given += 1
+        world.pass_time(1)
+        if p.Noop() in idle.read() and idle.grab() == handle:
+            break
+    assert 0 < given < 20
+    assert world.broker.core.limiter.usage(b"one").running == 1 + len(held)
 
 
 def test_workers_of_ours_know_that_it_runs_alone(world: World, client: Peer) -> None:

@@ -121,6 +121,8 @@ class EditCalls:
             fault = f"job {handle} runs, and only a job that waits can be edited"
         elif job.kept and job.function.holds:
             fault = f"this server does not know now whether it still has job {handle}; try again soon"
+        elif job.function.limited is not None and job.function.limited.busy:
+            fault = f"the limits of the function of job {handle} have just changed; try again soon"
         elif edit.due is not None and not job.background:
             fault = f"a client waits for job {handle}, and only background jobs can start later"
         elif edit.expires is not None and job.started_before:
