@@ -9,9 +9,11 @@ import pytest
 
 from gearflow.client import Admin, Client
 from gearflow.client.current import connect
-from gearflow.errors import TaskFailed
+from gearflow.errors import TaskFailed, TaskTimeout
 from gearflow.protocol.envelope import wrap
+from gearflow.protocol.limits import POLICY, Policy, PolicyRequest
 from gearflow.protocol.packets import WorkWarning
+from gearflow.protocol.server_calls import RetryPlan
 from gearflow.server import JobServer
 from gearflow.tasks import Context, Retry, task
 from gearflow.tasks.control_flow import Discard, Snooze, TryAgain
@@ -259,3 +261,37 @@ async def test_a_cold_stop_of_a_thread_is_no_death(one_death: str, function: str
             async with Worker([first_blocks], servers=[one_death]):
                 assert await job == "done by another"
     release.set()
+
+
+async def test_a_task_without_retries_is_retried_as_the_policy_of_its_function_says(
+    bundled: str, function: str
+) -> None:
+    attempts: list[int] = []
+
+    @task(name=function)
+    async def flaky(ctx: Context, number: int) -> int:
+        attempts.append(ctx.attempt)
+        if ctx.attempt < 3:
+            raise ConnectionError("not yet")
+        return number
+
+    policy = Policy(retries=RetryPlan(delays=(0.01, 0.01)))
+    with anyio.fail_after(20):
+        async with connect(bundled) as client, Worker([flaky], servers=[bundled]):
+            await client.call_reserved(POLICY, PolicyRequest(action="set", function=function, policy=policy))
+            ref = await flaky.abackground(7)
+            assert await ref.aresult() == 7
+    assert attempts == [1, 2, 3]
+
+
+async def test_a_task_has_the_time_that_the_policy_of_its_function_says(bundled: str, function: str) -> None:
+    @task(name=function)
+    async def slow() -> None:
+        await anyio.sleep_forever()
+
+    with anyio.fail_after(20):
+        async with connect(bundled) as client, Worker([slow], servers=[bundled]):
+            policy = PolicyRequest(action="set", function=function, policy=Policy(timeout=0.05))
+            await client.call_reserved(POLICY, policy)
+            with pytest.raises(TaskTimeout):
+                await slow.acall()
