@@ -32,7 +32,7 @@ class ScheduleProgress(NamedTuple):
     first: float
     """When it was put first."""
 
-    next: float | None
+    next: float | None = None
     """The next tick, which may be in the past. None: there is none."""
 
     last: float | None = None

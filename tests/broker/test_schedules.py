@@ -77,6 +77,7 @@ def test_an_interval_counts_from_its_start(world: Clockwork) -> None:
     world.wait(HOUR)
     assert world.after_noon == [1.5, 11.5, 21.5]
     assert "next" not in world.show()
+    assert world.rebooted(HOUR).show()["ticks"] == 3
 
 
 def test_a_tick_waits_for_a_worker_and_the_schedule_says_that_there_is_none(world: Clockwork) -> None:
