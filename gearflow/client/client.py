@@ -41,6 +41,7 @@ from gearflow.protocol.request_queue import Request
 from gearflow.security.tls import TLS, Security
 
 if TYPE_CHECKING:
+    from gearflow.client.limits import ServerLimits
     from gearflow.protocol.server_calls import JobInfo, Message  # it imports pydantic
 
 P = TypeVar("P", bound=Packet)
@@ -147,6 +148,13 @@ class Client:
     def pool(self) -> Pool:
         """The servers with their connections, for what reads or watches jobs."""
         return self._pool
+
+    @property
+    def limits(self) -> "ServerLimits":
+        """The limits of the servers, to be listed and changed."""
+        from gearflow.client.limits import ServerLimits  # only now: it imports pydantic
+
+        return ServerLimits(self)
 
     async def submit(
         self,

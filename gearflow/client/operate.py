@@ -1,4 +1,4 @@
-"""Operations on gearflow's own server, such as dead letters, paused functions and the list of workers.
+"""Operations on gearflow's own server: dead letters, limits, policies, paused functions, the list of workers.
 
 Each function asks the server that a submission would go to, unless you name one. Code without an event loop
 calls them through ``SyncClient.run``, as in ``client.run(lambda client: dead_letters(client))``.
@@ -17,6 +17,19 @@ from gearflow.client.client import Client
 from gearflow.client.config import ServerAddress
 from gearflow.client.requests import read_answer
 from gearflow.protocol.group_info import GROUP, GroupInfo, GroupRequest
+from gearflow.protocol.limits import (
+    LIMIT,
+    LIMITS,
+    POLICY,
+    FunctionPolicy,
+    LimitChange,
+    LimitChanges,
+    LimitList,
+    LimitRequest,
+    LimitsRequest,
+    Policies,
+    PolicyRequest,
+)
 from gearflow.protocol.server_calls import (
     DEAD,
     INFO,
@@ -194,6 +207,59 @@ async def purge_dead(
     """
     request = DeadRequest(action="purge", handle=handle, function=function)
     return (await _ask(client, DEAD, request, Done, server)).jobs
+
+
+async def limits(
+    client: Client,
+    name: str | None = None,
+    *,
+    function: str | None = None,
+    server: ServerAddress | str | None = None,
+) -> LimitList:
+    """Return the limits of the server, and the functions that use them.
+
+    Args:
+        client: The client that makes the call.
+        name: Selects the limit of this name.
+        function: Selects the limits of this function.
+        server: The server to ask. By default the one that a submission would go to.
+
+    Raises:
+        ServerError: There is no limit of that name.
+    """
+    return await _ask(client, LIMITS, LimitsRequest(name=name, function=function), LimitList, server)
+
+
+async def change_limits(
+    client: Client, request: LimitRequest, *, server: ServerAddress | str | None = None
+) -> tuple[LimitChange, ...]:
+    """Set, unset, pause or resume a limit, or apply what code declares. Returns what it changed.
+
+    Args:
+        client: The client that makes the call.
+        request: The change.
+        server: The server to ask. By default the one that a submission would go to.
+
+    Raises:
+        ServerError: There is no limit of that name, or the value does not fit it.
+    """
+    return (await _ask(client, LIMIT, request, LimitChanges, server)).changes
+
+
+async def policies(
+    client: Client, request: PolicyRequest, *, server: ServerAddress | str | None = None
+) -> tuple[FunctionPolicy, ...]:
+    """Set, unset or list policies, the options for all jobs of a function. Returns those that there are.
+
+    Args:
+        client: The client that makes the call.
+        request: The change, or the question.
+        server: The server to ask. By default the one that a submission would go to.
+
+    Raises:
+        ServerError: There is no policy to unset.
+    """
+    return (await _ask(client, POLICY, request, Policies, server)).policies
 
 
 async def _ask(

@@ -28,6 +28,7 @@ from gearflow.runtime.loop_thread import LoopThread
 from gearflow.security.tls import PLAIN, TLS, Security
 
 if TYPE_CHECKING:
+    from gearflow.client.limits import SyncServerLimits
     from gearflow.protocol.server_calls import JobInfo, Message  # it imports pydantic
 
 T = TypeVar("T")
@@ -106,6 +107,13 @@ class SyncClient:
     def security(self) -> Security:
         """The TLS settings and the token of its connections."""
         return self._client.security
+
+    @property
+    def limits(self) -> "SyncServerLimits":
+        """The limits of the servers, to be listed and changed."""
+        from gearflow.client.limits import SyncServerLimits  # only now: it imports pydantic
+
+        return SyncServerLimits(self._client.limits, self._loop.call)
 
     def submit(
         self,

@@ -76,7 +76,8 @@ OPTIONS: Final = _table("""
     ignore_result store_results: write keep=0 for a result that nobody asks for
     result_expires result_ttl: write keep=..., in seconds
     task_id job_id: the server names jobs; unique=... gives a job a key of yours
-    rate_limit max_concurrency concurrency max_instances: a worker with -c 1 runs one job at a time
+    rate_limit: write limits=[Rate(100, per="1m")] (from gearflow import Rate)
+    max_concurrency concurrency max_instances: write limits=[Concurrency(20)], which gearflow has
     acks_late: leave it out; a job is always acknowledged when it has ended
     cron crontab schedule interval: have cron run 'gearflow submit --bg --unique KEY NAME'
 """)

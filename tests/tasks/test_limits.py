@@ -1,18 +1,23 @@
 """Limits of tasks: what may be declared, which keys there are, and what the caller sends."""
 
 import json
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
+import anyio
 import pytest
 from pydantic import BaseModel, Field
 
 from gearflow import Concurrency, Context, Rate, TaskDefinitionError, task
-from gearflow.client import SubmitOptions
+from gearflow.client import Client, SubmitOptions
+from gearflow.client.operate import change_limits
 from gearflow.errors import UnsupportedByServer
 from gearflow.protocol import limits as wire
 from gearflow.protocol.server_calls import SubmitRequest
 from gearflow.tasks import limits as module
+from gearflow.tasks.declared_limits import apply_request
 from tests.tasks.conftest import Serve
 
 
@@ -287,3 +292,90 @@ async def test_only_gearflows_server_takes_a_task_with_limits(
             await square.acall(4)
         with pytest.raises(UnsupportedByServer, match="cannot honour limits= and fair="):
             await square.abackground(4)
+
+
+# ------------------------------------------------------------------------------------------- on a server
+
+
+@dataclass
+class Gate:
+    """Runs wait here until they may end, and their names are known meanwhile."""
+
+    inside: set[str] = field(default_factory=set[str])
+    changed: anyio.Event = field(default_factory=anyio.Event)
+    opened: anyio.Event = field(default_factory=anyio.Event)
+
+    async def through(self, name: str) -> str:
+        self.inside.add(name)
+        self.changed.set()
+        await self.opened.wait()
+        return name
+
+    async def until(self, *names: str) -> None:
+        with anyio.fail_after(20):
+            while self.inside != set(names):
+                await self.changed.wait()
+                self.changed = anyio.Event()
+
+
+gates: dict[str, Gate] = {}
+
+
+def first_letter(name: list[str], gate: str) -> str:
+    return name[0]
+
+
+def apply(client: Client, *tasks: Any) -> Coroutine[Any, Any, object]:
+    return change_limits(client, apply_request(tasks, "tests"))
+
+
+@pytest.mark.parametrize("key", ["/name/0", first_letter], ids=["pointer", "sent"])
+async def test_a_key_has_a_limit_of_its_own(bundled_serve: Serve, fresh: Callable[[], str], key: Any) -> None:
+    gate = fresh()
+
+    @task(name=fresh(), limits=[Concurrency(1, key=key)])
+    async def listed(name: list[str], gate: str) -> str:
+        return await gates[gate].through("".join(name))
+
+    gates[gate] = Gate()
+    async with bundled_serve(listed) as client:
+        await apply(client, listed)
+        refs = [await listed.abackground(list(name), gate) for name in ("a1", "b1", "a2")]
+        await gates[gate].until("a1", "b1")
+        info = await refs[2].ainfo()
+        assert info.state == "waiting"
+        assert "(a): 1 of 1 runs" in info.why
+        gates[gate].opened.set()
+        assert [await ref.aresult(timeout=20) for ref in refs] == ["a1", "b1", "a2"]
+
+
+async def test_a_named_limit_is_shared_and_changed_at_work(
+    bundled_serve: Serve, fresh: Callable[[], str]
+) -> None:
+    gate, name = fresh(), fresh()
+    shared = Concurrency(1, name=name)
+
+    @task(name=fresh(), limits=[shared])
+    async def order(name: str, gate: str) -> str:
+        return await gates[gate].through(name)
+
+    @task(name=fresh(), limits=[shared])
+    async def invoice(name: str, gate: str) -> str:
+        return await gates[gate].through(name)
+
+    gates[gate] = Gate()
+    async with bundled_serve(order, invoice) as client:
+        await apply(client, order, invoice)
+        first = await order.abackground("first", gate)
+        await gates[gate].until("first")
+        second = await invoice.abackground("second", gate)
+        assert (await second.ainfo()).why == f"{name}: 1 of 1 runs"
+        await client.limits.set(name, 2)
+        await gates[gate].until("first", "second")
+        await client.limits.pause(name)
+        gates[gate].opened.set()
+        assert [await first.aresult(timeout=20), await second.aresult(timeout=20)] == ["first", "second"]
+        third = await order.abackground("third", gate)
+        assert "paused" in (await third.ainfo()).why
+        await client.limits.resume(name)
+        assert await third.aresult(timeout=20) == "third"

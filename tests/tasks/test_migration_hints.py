@@ -130,7 +130,7 @@ def test_a_reference_can_be_pickled_as_ever() -> None:
         ("time_limit", r"timeout="),
         ("queue", r"gearflow worker -f"),
         ("cron", r"have cron run 'gearflow submit --bg --unique KEY NAME'"),
-        ("max_concurrency", r"a worker with -c 1 runs one job at a time"),
+        ("max_concurrency", r"write limits=\[Concurrency\(20\)\]"),
         ("tiemout", r"did you mean 'timeout'\?"),
         ("foo", r"there are name, timeout, "),
     ],

@@ -13,6 +13,7 @@ from typing import Any, Final
 from gearflow.broker.calls.call import LANES, Ask, BrokerParts, CallFailed, Kept, Steps, Wait, read
 from gearflow.broker.functions import FunctionQueue
 from gearflow.broker.job import NORMAL, JobDetails, QueuedJob
+from gearflow.broker.limiter import short_key
 from gearflow.broker.limits import Rejected
 from gearflow.broker.parser import Body
 from gearflow.broker.session import Session
@@ -33,7 +34,7 @@ _KNOWN_SIZE: Final = 1024
 class Asked:
     """A request, as its job needs it. Several submissions may share it."""
 
-    __slots__ = ("function", "lane", "request", "retries", "unique")
+    __slots__ = ("function", "group", "keys", "lane", "request", "retries", "unique")
 
     def __init__(self, line: bytes) -> None:
         """Raises CallFailed."""
@@ -41,6 +42,9 @@ class Asked:
         self.function = request.function.encode()
         self.unique = request.unique.encode()
         self.lane = LANES[request.priority]
+        self.group = short_key(request.group) if request.group is not None else None
+        keys = request.keys or {}
+        self.keys = {name: short_key(key) for name, key in keys.items()} or None
         self.retries = json.loads(request.retries.to_wire()) if request.retries is not None else None
 
     def details(self, now: float) -> JobDetails:
@@ -54,6 +58,8 @@ class Asked:
         details.stream_keep = request.stream_keep
         details.timeout = request.timeout
         details.retries = self.retries
+        details.keys = self.keys
+        details.group = self.group
         return details
 
 
