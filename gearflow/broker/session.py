@@ -50,6 +50,7 @@ class Session:
         "has_read",
         "is_open",
         "last_event",
+        "limits",
         "no_job_at",
         "outbox",
         "overdue",
@@ -90,6 +91,7 @@ class Session:
         self.overran = False  # the server took a job from it because of a time limit that it set
         self.raised = b""  # the handle of the last job that it ended with WORK_EXCEPTION
         self.overdue: Mapping[str, int] = {}  # by function: runs that go on after the end of their job
+        self.limits: Mapping[str, str] = {}  # by function: what its code declares, as a text
         self.texts: Mapping[str, str] = {}  # by function: its only parameter, which is the whole payload
         self.resumable: frozenset[bytes] = frozenset()  # functions that go on after the parts of a run
         self.running: dict[bytes, QueuedJob] = {}  # by handle, in the order they were assigned

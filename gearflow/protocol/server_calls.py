@@ -315,6 +315,10 @@ class ReportRequest(Message):
     resumable: list[str] = []
     """Functions that go on after the parts of an earlier run. All others start again."""
 
+    limits: dict[str, str] = {}
+    """The limits that the worker's code declares, as a text for each function. ``gearflow status`` compares
+    them with those of the server."""
+
 
 class WorkersRequest(Message):
     """``gearflow:workers``: list the workers. It has no keys. Answered with ``Workers``."""
@@ -559,6 +563,9 @@ class WorkerInfo(Answer):
 
     texts: dict[str, str] = {}
     """Functions whose payload is a text, with the name of their only parameter, from ``gearflow:report``."""
+
+    limits: dict[str, str] = {}
+    """The limits that the worker's code declares, by function, from ``gearflow:report``."""
 
 
 class Workers(Answer):

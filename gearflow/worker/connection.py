@@ -219,11 +219,19 @@ class WorkerConnection:
 
         self._notify(RELEASE, handle, ReleaseRequest(handle=handle.decode(errors="replace")))
 
-    def report(self, overdue: Mapping[str, int], texts: Mapping[str, str], resumable: Sequence[str]) -> None:
-        """Report overdue runs, the tasks that take a text, and those that go on, to gearflow's own server."""
+    def report(
+        self,
+        overdue: Mapping[str, int],
+        texts: Mapping[str, str],
+        resumable: Sequence[str],
+        limits: Mapping[str, str],
+    ) -> None:
+        """Report overdue runs and what is to be known of the tasks, to gearflow's own server."""
         from gearflow.protocol.server_calls import REPORT, ReportRequest  # as above
 
-        report = ReportRequest(overdue=dict(overdue), texts=dict(texts), resumable=list(resumable))
+        report = ReportRequest(
+            overdue=dict(overdue), texts=dict(texts), resumable=list(resumable), limits=dict(limits)
+        )
         self._notify(REPORT, b"", report)
 
     def wake(self) -> None:

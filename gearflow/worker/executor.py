@@ -149,10 +149,11 @@ class OverdueRuns:
 
     Each keeps its slot until its thread ends. Servers cannot see that, so gearflow's own get a report: it
     shows an operator why a worker takes no jobs. Part of each report are ``texts``, the names of the sole
-    parameters of functions that take a text, and ``resumable``, the functions that go on after a run.
+    parameters of functions that take a text, ``resumable``, the functions that go on after a run, and
+    ``limits``, what the code declares.
     """
 
-    __slots__ = ("_counts", "_links", "_resumable", "_slots", "_texts")
+    __slots__ = ("_counts", "_limits", "_links", "_resumable", "_slots", "_texts")
 
     def __init__(
         self,
@@ -160,8 +161,10 @@ class OverdueRuns:
         links: Iterable[ServerLink],
         texts: Mapping[str, str],
         resumable: Sequence[str],
+        limits: Mapping[str, str],
     ) -> None:
         self._slots = slots
+        self._limits = limits
         self._links = links
         self._texts = texts
         self._resumable = resumable
@@ -181,13 +184,16 @@ class OverdueRuns:
 
     def report_to(self, connection: WorkerConnection) -> None:
         """Report to a server that has no report yet, if there is something to report."""
-        if +self._counts or self._texts or self._resumable:
-            connection.report(+self._counts, self._texts, self._resumable)
+        if +self._counts or self._texts or self._resumable or self._limits:
+            self._report_to(connection)
 
     def _report(self) -> None:
         for link in self._links:
             if link.connection is not None:
-                link.connection.report(+self._counts, self._texts, self._resumable)
+                self._report_to(link.connection)
+
+    def _report_to(self, connection: WorkerConnection) -> None:
+        connection.report(+self._counts, self._texts, self._resumable, self._limits)
 
 
 _NOT_YET: Final = object()

@@ -31,6 +31,7 @@ from gearflow.worker.chunk import ChunkRunner
 from gearflow.worker.connection import WorkerConnection
 from gearflow.worker.event_loop import Loop
 from gearflow.worker.executor import AnyTask, Executor, OverdueRuns, Threads
+from gearflow.worker.limit_check import LimitCheck
 from gearflow.worker.processes import ProcessPool
 from gearflow.worker.recycling import Recycler
 from gearflow.worker.retry import Held, Holding, handle_failure
@@ -83,7 +84,8 @@ class Runner:
         texts = {name: text for name, each in signatures.items() if (text := each.sole_text) is not None}
         self.resumable = [task.name for task in tasks.values() if task.resumable]
         """Functions that go on after a run. Servers are to know them before the first job."""
-        self._overdue = OverdueRuns(slots, links, texts, self.resumable)
+        self._limits = LimitCheck(tasks.values(), stats.log)
+        self._overdue = OverdueRuns(slots, links, texts, self.resumable, self._limits.texts)
         self._threads = Threads("gearflow-worker")
         self._loop: Loop
         self._executor: Executor
@@ -131,15 +133,19 @@ class Runner:
 
     # ------------------------------------------------------------------------------ called by the links
 
-    def registered(self) -> None:
+    def registered(self, connection: WorkerConnection) -> None:
         """A server knows the functions."""
         self.ready.set()
+        if self._limits and not connection.is_gearflow:
+            self._limits.not_applied(connection.server_name)
         if self._burst is not None:
             self._burst.changed()
 
     def recognized(self, connection: WorkerConnection) -> None:
         """A server is gearflow's own, and takes reports."""
         self._overdue.report_to(connection)
+        if self._limits:
+            self._loop.start(self._limits.check(connection))
 
     def assigned(self, connection: WorkerConnection, job: Assignment) -> None:
         """A job came: run it."""

@@ -170,7 +170,8 @@ class ServerLink:
         self.outage = None
         self.is_registered = True
         self._log(logging.INFO, "registered with a server")
-        self._runner.registered()
+        assert self.connection is not None  # it calls this
+        self._runner.registered(self.connection)
 
     def declined(self) -> None:
         """A job came that is not run."""

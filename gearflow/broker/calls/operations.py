@@ -78,6 +78,7 @@ class OperationCalls:
         report = call.read(api.ReportRequest)
         call.session.overdue = {name: count for name, count in report.overdue.items() if count}
         call.session.texts = report.texts
+        call.session.limits = report.limits
         call.session.resumable = frozenset(name.encode() for name in report.resumable)
         return api.Done(jobs=sum(report.overdue.values()))
 
@@ -271,4 +272,5 @@ def _worker_info(session: Session, functions: Sequence[str]) -> api.WorkerInfo:
         running=len(session.running),
         overdue=dict(session.overdue),
         texts=dict(session.texts),
+        limits=dict(session.limits),
     )
