@@ -74,6 +74,22 @@ def test_a_worker_opens_what_its_tasks_share_and_wraps_each_run() -> None:
     ]
 
 
+def test_jobs_run_within_limits_that_an_operator_changes() -> None:
+    function = "limits.sync:concurrency, limits.sync:concurrency:/customer by /customer, shopify"
+    assert run("examples/limits.py").splitlines() == [
+        "  + limit limits.sync:concurrency: 2",
+        "  + limit limits.sync:concurrency:/customer: 1",
+        "  + limit shopify: 6000/m, burst 100",
+        f"  + function limits.sync: {function}, fair by /customer",
+        "30 orders",
+        "at once: 2, of one customer: 1",
+        "30 orders",
+        "at once: 1",
+        "waiting: the limit shopify is paused",
+        "order 0",
+    ]
+
+
 def test_jobs_are_tried_again_put_off_and_given_up() -> None:
     assert run("examples/retries.py").splitlines() == [
         "fetch: 4 attempts, after at most 0.05 s, 0.1 s, 0.2 s",

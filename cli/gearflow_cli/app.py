@@ -31,6 +31,8 @@ _COMMANDS: Final = {
         "pause": "pause.pause",
         "resume": "pause.resume",
         "purge": "pause.purge",
+        "limit": "limit.app",
+        "policy": "policy.app",
         "tasks": "tasks.tasks",
     },
 }

@@ -36,6 +36,11 @@ def load(modules: Sequence[str]) -> "dict[str, AnyTask]":
     return registry.tasks()
 
 
+def origin(modules: Sequence[str]) -> str:
+    """The name for all that these modules declare to a server. Others do not touch it."""
+    return ",".join(sorted(set(modules)))
+
+
 def find_task(name: str, modules: Sequence[str], *, certain: bool) -> "AnyTask | None":
     """The task of that name in the modules, if they have it.
 

@@ -327,7 +327,7 @@ def job_rows(job: "JobInfo") -> list[Row]:
 def _state(job: "JobInfo") -> str:
     if job.dead:
         return f"{job.state}, a dead letter"
-    return f"{job.state}; its function is paused" if job.paused else job.state
+    return f"{job.state}; {job.why}" if job.why else job.state
 
 
 def failure_text(job: "JobInfo") -> str:
@@ -342,6 +342,15 @@ def briefly(time: float | None) -> str:
     """The local time of day of a Unix time, or its date if that is not today."""
     date, _, clock = when(time).partition(" ")
     return clock[: len("18:00:00")] if date == datetime.now().astimezone().date().isoformat() else date
+
+
+def duration(seconds: float) -> str:
+    """A time as an option takes it, such as ``7d`` or ``1h30m``."""
+    parts: list[str] = []
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        number, seconds = divmod(seconds, size)
+        parts += [f"{number:.0f}{unit}"] if number else []
+    return "".join([*parts, *([f"{seconds:g}s"] if seconds or not parts else [])])
 
 
 def when(time: float | None) -> str:

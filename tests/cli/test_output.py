@@ -39,12 +39,13 @@ def test_status_counts_what_waits(own: Shell) -> None:
     own.run("submit", "--bg", "img.resize", "a=1")
     (server,) = json.loads(own.run("status", "--json").stdout)
     counts = {"total": 1, "running": 0, "waiting": 1, "workers": 0, "paused": False, "overdue": 0}
+    more: dict[str, object] = {"limits": [], "waits_for": "no worker"}
     assert server == {
         "server": own.environment["GEARMAN_SERVERS"],
         "error": None,
         "closed": None,
         "group": None,
-        "functions": [{"name": "img.resize", **counts}],
+        "functions": [{"name": "img.resize", **counts, **more}],
     }
 
 

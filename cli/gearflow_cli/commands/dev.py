@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 
 from gearflow_cli import imports, logs, options
+from gearflow_cli.commands import limit, worker
 from gearflow_cli.commands import server as server_command
-from gearflow_cli.commands import worker
 from gearflow_cli.errors import tell
 from gearflow_cli.options import LogLevel, how
 from gearflow_cli.process import reload as watching
@@ -47,7 +47,8 @@ def dev(
 ) -> None:
     """Run a job server and a worker in one terminal, while you develop. Ctrl-C stops both.
 
-    If a job server listens on the port already, the worker works for that server.
+    If a job server listens on the port already, the worker works for that server. The server gets the limits
+    that tasks declare.
 
     Examples:
       gearflow dev myapp.tasks
@@ -82,6 +83,7 @@ def _work(
     line: "IpcChannel | None" = None,
 ) -> None:
     tasks = _load(modules, functions)
+    limit.apply_here(modules, address)
     elsewhere = [] if address == f"{_HOST}:4730" else ["-s", address]
     example = ["gearflow", "submit", *elsewhere, tasks[0].name, *_blanks(tasks[0])]
     hint = f"\ntry in another terminal: {' '.join(example)}"

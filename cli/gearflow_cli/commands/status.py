@@ -4,10 +4,11 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from gearflow_cli import options, output, server_queries
 from gearflow_cli.errors import tell
+from gearflow_cli.limit_view import LimitView, limits_at
 from gearflow_cli.server_queries import TIMEOUT
 from gearflow_cli.text import printable
 
@@ -15,6 +16,12 @@ if TYPE_CHECKING:
     from gearflow.client import Client
     from gearflow.protocol.group_info import GroupInfo
     from gearflow.protocol.server_calls import Closed
+
+
+UNAPPLIED: Final = (
+    "a worker declares limits that the server does not have, or has otherwise; "
+    "run 'gearflow limit apply {module}'"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +46,20 @@ class More:
     members: Collection[str]
     """The live servers of its group."""
 
+    limits: LimitView
+    """The limits of its functions."""
+
     def of(self, function: str) -> tuple[bool, int]:
         """Whether a function is paused, and its overdue runs."""
         return function in self.paused, self.overdue.get(function, 0)
+
+    def waits_for(self, function: "Function") -> str:
+        """Why the next job of a function waits. Empty if it waits for a worker that is busy."""
+        if not function.waiting:
+            return ""
+        if function.name in self.paused:
+            return "paused"
+        return self.limits.waits_for(function.name) or ("" if function.workers else "no worker")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +79,9 @@ def status(
     """Show the functions of job servers with their jobs and workers.
 
     The servers give no jobs of a paused function to workers. Overdue runs have exceeded their timeout in a
-    thread, which cannot be stopped, and each occupies a slot of a worker. Only gearflow's servers know both.
-    They also tell if they refuse background jobs because their disk failed.
+    thread, which cannot be stopped, and each occupies a slot of a worker. The command also shows limits, and
+    why jobs wait. Only gearflow's servers know these. They also tell if they refuse background jobs because
+    their disk failed, and if workers declare limits that they do not have.
 
     Of servers that share a database one is enough. The command shows all servers of the group, and the state
     of the database.
@@ -98,6 +117,8 @@ def status(
     for address, known in more.items():
         if known.closed is not None:
             tell(f"{address} {refusal(known.closed)}")
+        for function in known.limits.differing:
+            tell(printable(f"{address}: {function}: {UNAPPLIED.format(module=function.rpartition('.')[0])}"))
     for address, reason in silent.items():
         tell(printable(f"{address} does not answer: {reason}"))
 
@@ -154,10 +175,12 @@ async def _ask_more(client: "Client", address: str) -> More:
     from gearflow.client.operate import server_info, workers
 
     overdue: Counter[str] = Counter()
-    for worker in await workers(client, server=address):
+    found = await workers(client, server=address)
+    for worker in found:
         overdue.update(worker.overdue)
     info = await server_info(client, server=address)
-    return More(info.paused, overdue, info.closed, info.group, info.address, info.servers)
+    limits = LimitView(await limits_at(client, address), found)
+    return More(info.paused, overdue, info.closed, info.group, info.address, info.servers, limits)
 
 
 def _members(more: Mapping[str, More], asked: Collection[str]) -> list[str]:
@@ -231,24 +254,33 @@ def _seconds(duration: float | None) -> str:
 def _show(found: dict[str, list[Function]], more: Mapping[str, More], *, several: bool, wide: bool) -> None:
     header = ["function", "total", "running", "waiting", "workers"]
     rows: list[list[str | int]] = []
+    limits: list[str] = []
+    waits: list[str] = []
     for address, functions in found.items():
+        known = more.get(address)
         for function in functions:
             row: list[str | int] = list(asdict(function).values())
-            if address in more:
-                paused, overdue = more[address].of(function.name)
+            if known is not None:
+                paused, overdue = known.of(function.name)
                 row += ["yes" if paused else "no", overdue]
             elif more:
                 row += ["-", "-"]
             rows.append([address, *row] if several else row)
+            limits.append(", ".join(known.limits.limits(function.name)) if known is not None else "")
+            waits.append(known.waits_for(function) if known is not None else "")
     if several:
         header.insert(0, "server")
     if more:
         header += ["paused", "overdue"]
+    for title, column in (("limits", limits), ("waits for", waits)):
+        if any(column):
+            header.append(title)
+            rows = [[*row, cell or "-"] for row, cell in zip(rows, column, strict=True)]
     output.write_table(
         header,
         rows,
-        cut={"function": 20, "server": 15},
-        optional=("total", "overdue"),
+        cut={"function": 20, "limits": 10, "server": 15},
+        optional=("total", "overdue", "limits"),
         wide=wide,
         empty="no functions: no worker has connected, and no job was submitted",
     )
@@ -262,7 +294,11 @@ def _as_json(
     functions: list[dict[str, object]] = []
     for function in answer:
         paused, overdue = (None, None) if more is None else more.of(function.name)
-        functions.append({**asdict(function), "paused": paused, "overdue": overdue})
+        limits = None if more is None else more.limits.limits(function.name)
+        waits = None if more is None else more.waits_for(function) or None
+        functions.append(
+            {**asdict(function), "paused": paused, "overdue": overdue, "limits": limits, "waits_for": waits}
+        )
     closed = more.closed.model_dump() if more is not None and more.closed is not None else None
     info = groups.get(more.group) if more is not None else None
     group = info.model_dump() if info is not None else None
