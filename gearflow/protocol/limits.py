@@ -13,7 +13,7 @@ Durations are seconds, times are Unix time.
 import re
 from typing import Annotated, Final, Literal, Self, TypeAlias
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from gearflow.protocol.server_calls import Answer, Message, RetryPlan, Seconds
 
@@ -32,13 +32,25 @@ LONGEST: Final = 31_536_000.0
 
 _UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _LIMIT: Final = re.compile(r"([0-9]{1,12})(?:/([0-9]{1,9}(?:\.[0-9]{1,9})?)?([smhd]))?")
+_BAD_ESCAPE: Final = re.compile(r"~(?![01])")
 
 LimitName = Annotated[str, Field(min_length=1, max_length=9000)]
 """The name of a limit. Functions that use limits of one name share the limit."""
 
 FunctionName = Annotated[str, Field(min_length=1)]
 
-Key = Annotated[str, Field(max_length=1024, pattern=r"^(\*|(/([^/~]|~[01])*)*)$")]
+_KEY: Final = r"^(\*|(/([^/~]|~[01])*)*)$"
+
+
+def _key(key: str) -> str:
+    """A key. Raises ValueError."""
+    if key == SENT or not key or (key.startswith("/") and not _BAD_ESCAPE.search(key)):
+        return key
+    remedy = "write a JSON pointer such as /customer (~0 is ~ and ~1 is /), or * if the caller sends it"
+    raise ValueError(f"{key!r} is no key: {remedy}")
+
+
+Key = Annotated[str, Field(max_length=1024, json_schema_extra={"pattern": _KEY}), AfterValidator(_key)]
 """A JSON pointer into the payload, such as ``/customer``, or ``*`` if the caller sends the key."""
 
 Over: TypeAlias = Literal["wait", "drop", "cancel-running", "keep-newest"]

@@ -149,7 +149,10 @@ def test_a_limit_that_another_origin_declares_is_taken_over_with_a_note(world: D
         ({"functions": {"f" * 9000: {}}}, "there can be no jobs of a function"),
         ({"limits": {"mail:policy": {"count": 1}}}, "only limits of policies have names that end with"),
         ({"limits": {"shopify": {"count": 0}}}, "limits.shopify.count: Input should be greater than"),
-        ({"functions": {"sync": {"fair": "tenant"}}}, "functions.sync.fair: String should match"),
+        (
+            {"functions": {"sync": {"fair": "tenant"}}},
+            "functions.sync.fair: Value error, 'tenant' is no key: write a JSON pointer such as /customer",
+        ),
     ],
 )
 def test_a_declaration_that_makes_no_sense_is_refused_as_a_whole(

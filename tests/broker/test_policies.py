@@ -278,3 +278,47 @@ def test_a_policy_that_cannot_be_read_is_reported_and_ignored(world: Durable, va
     assert notice.subject == b"policy work"
     handle = background(world, world.peer())
     assert world.worker().grab() == handle
+
+
+def test_a_job_that_was_cancelled_does_not_run_again(world: Durable) -> None:
+    set_policy(world, retries=PLAN)
+    client, worker = world.peer("client"), world.worker()
+    handle = background(world, client)
+    assert worker.grab() == handle
+    assert world.broker.cancel(handle)
+    worker(p.WorkFail(handle))
+    world.pass_time(1000)
+    assert worker.grab() is None
+    assert record(world, handle).outcome is JobOutcome.CANCELLED
+
+
+def test_a_job_that_overran_the_time_limit_of_a_policy_says_so(world: Durable) -> None:
+    set_policy(world, timeout=60)
+    worker = world.worker()
+    handle = background(world, world.peer("client"))
+    for _ in range(3):
+        assert worker.grab() == handle
+        world.pass_time(60)
+    letter = record(world, handle)
+    assert letter.outcome is JobOutcome.RAISED
+    assert b"overran its time limit (the policy of its function)" in letter.body
+
+
+def test_a_replayed_dead_letter_has_all_runs_of_the_plan_again(world: Durable) -> None:
+    set_policy(world, retries={"delays": [0], "jitter": False})
+    worker = world.worker()
+    handle = background(world, world.peer("client"))
+    for _ in range(2):
+        assert worker.grab() == handle
+        worker(p.WorkFail(handle))
+        world.commit()
+    assert worker.grab() is None
+    operator = world.peer("operator")
+    request = api.DeadRequest(action="replay", handle=handle.decode())
+    operator(p.SubmitJob(api.DEAD, b"", request.to_wire()))
+    world.commit()
+    for _ in range(2):
+        assert worker.grab() == handle
+        worker(p.WorkFail(handle))
+        world.commit()
+    assert record(world, handle).attempt == 2
