@@ -13,6 +13,7 @@ from gearflow.broker.storage import (
     JobRecord,
     PartsDropped,
     Paused,
+    Setting,
     Store,
     StoredJob,
 )
@@ -51,6 +52,12 @@ def groups(first: int = 1) -> list[list[Change]]:
         [a_job(number, unique=b"" if number % 2 else b"u-%d" % number) for number in many],
         [an_end(number, b"%d" % number, unique=b"", ended=float(number)) for number in many if number % 3],
         [Paused(b"resize", True), Paused(b"\x80", True)],
+        [
+            Setting(b"shopify", "limit", b'{"count": 20}'),
+            Setting(b"\x80\xff", "function", '{"x": "ü"}'.encode()),
+            Setting(b"nightly", "schedule", b'{"state": "' + b"x" * 20_000 + b'"}'),
+            Setting(b"never", "schedule", b"{}"),
+        ],
     ]
 
 
@@ -64,6 +71,7 @@ class Everything(NamedTuple):
     dead: list[int]
     letters: list[StoredJob]
     paused: list[bytes]
+    settings: list[Setting]
     latest: bytes | None
 
 
@@ -89,6 +97,7 @@ def everything(store: Store, numbers: Sequence[int], add: int = 0) -> Everything
         dead=dead,
         letters=[_job(store, number + add, add) for number in dead],
         paused=sorted(contents.paused),
+        settings=sorted(contents.settings),
         latest=bytes(latest.body) if latest is not None and not isinstance(latest.body, int) else None,
     )
 

@@ -111,13 +111,18 @@ def test_a_damaged_entry_is_reported_and_all_others_are_copied(
     before, name = expected(path)
     tamper(path, "UPDATE jobs SET priority = 9 WHERE number = 2")
     tamper(path, "UPDATE records SET outcome = 3 WHERE number = 15")
+    tamper(path, "UPDATE settings SET crc = 1 WHERE name = 'nightly'")
+    tamper(path, "DELETE FROM settings WHERE name = 'never'")
     code, stdout, stderr = outcome(
         shell.run("server", "copy", "--from", str(path), "--to", database.conninfo)
     )
     assert code == 78
     assert "not copied: job 2 is not what was written" in stderr
     assert "not copied: the result of job 15 is not what was written" in stderr
-    assert "could not read 2 entries" in stderr
+    assert "not copied: the schedule nightly is not what was written" in stderr
+    assert "not copied: 1 schedules, limits or policies are missing" in stderr
+    assert "could not read 4 entries" in stderr
+    assert "2 settings" in stdout
     assert stdout.startswith("copied ")
     after, _ = in_postgres(database, name)
     assert after == without(before, job=2, result=15)
@@ -127,6 +132,7 @@ def without(found: Everything, job: int, result: int) -> Everything:
     return found._replace(
         jobs=[each for each in found.jobs if each.number != job],
         results=[each for each in found.results if each.number != result],
+        settings=[each for each in found.settings if each.kind != "schedule"],
     )
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from gearflow.broker import Broker
 from gearflow.broker.handles import LOT_BITS
-from gearflow.broker.storage import Joined, Renumbered
+from gearflow.broker.storage import Joined, Renumbered, Setting
 from gearflow.errors import StoreError
 from gearflow.stores import SqliteStore
 from gearflow.stores.copying.copy import copy, copy_to_file, copy_to_postgres
@@ -86,6 +86,7 @@ def test_a_copied_file_is_in_postgresql_as_it_was(
     assert (copied.jobs, copied.dead, copied.damaged) == (len(before.jobs), len(before.dead), 0)
     assert copied.results == len(before.results)
     assert copied.parts == sum(map(len, before.parts.values()))
+    assert copied.settings == len(before.settings) == 4
     after, _ = in_postgres(database, name)
     assert after == before
 
@@ -106,6 +107,7 @@ def test_a_copied_schema_is_in_a_file_as_it_was(
     target = tmp_path / "back.db"
     copied = out_of(settings, target)
     assert (copied.jobs, copied.results, copied.damaged) == (len(before.jobs) + 1, len(before.results), 0)
+    assert copied.settings == 4
     with closing(SqliteStore(target)) as back:
         loaded = back.load()
         handles = Broker(b"H:x-%b:" % loaded.name, lambda line: line).core.handles
@@ -186,8 +188,10 @@ async def _cut(source: CopySource, target: CopyTarget, attempt: int) -> CopyProg
     def cut_write(group: CopyGroup) -> Coroutine[Any, Any, None]:
         return cut(write(group))
 
-    def cut_finish(paused: Sequence[bytes], progress: CopyProgress) -> Coroutine[Any, Any, None]:
-        return cut(finish(paused, progress))
+    def cut_finish(
+        paused: Sequence[bytes], settings: Sequence[Setting], progress: CopyProgress
+    ) -> Coroutine[Any, Any, None]:
+        return cut(finish(paused, settings, progress))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(target, "write", cut_write)
@@ -227,6 +231,27 @@ def test_files_of_several_servers_are_copied_into_one_schema(
         first = handles.number(b"H:old-%b:1" % names[0])
         assert first is not None
         assert store.commit(a_job(lot.number << LOT_BITS | 1, unique=b"order-7")) == [Joined(first)]
+
+
+def test_a_setting_that_the_target_has_stays_as_it_is_there(
+    path: Path, settings: PostgresSettings, database: Database
+) -> None:
+    store = SyncStore(database)
+    with closing(store):
+        store.open()
+        store.commit(Setting(b"shopify", "limit", b"theirs"), Setting(b"never", "schedule", b"{}"))
+        store.commit(Setting(b"nightly", "schedule", b"1"))
+        store.commit(Setting(b"nightly", "schedule", b""))
+        left: list[str] = []
+        copied = asyncio.run(
+            copy_to_postgres(path, settings, keep=False, report=lambda group, _: left.extend(group.left))
+        )
+        assert left == ["the limit shopify: the target has one of that name"]
+        assert copied.settings == 2
+        found = {setting.name: setting.value for setting in store.run(store.store.settings())}
+    assert found[b"shopify"] == b"theirs"
+    assert set(found) == {b"shopify", b"never", b"nightly", b"\x80\xff"}
+    assert len(found[b"nightly"]) > 20_000
 
 
 def test_a_file_that_was_used_after_a_copy_that_did_not_end_is_copied_from_the_start(

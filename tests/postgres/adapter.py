@@ -30,7 +30,7 @@ from gearflow.broker.storage import (
     WholeRecordOf,
 )
 from gearflow.errors import StoreError
-from gearflow.stores.postgres.schema import quoted
+from gearflow.stores.postgres.schema import STEPS, Step, quoted
 from gearflow.stores.postgres.settings import PostgresSettings
 from gearflow.stores.postgres.store import PostgresStore
 from gearflow.stores.shared import OtherLot, SharedContents
@@ -64,12 +64,13 @@ class SyncStore:
         database: Database,
         *,
         new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop,
+        steps: Sequence[Step] = STEPS,
         **fields: Any,
     ) -> None:
         self._database = database
         self._schema: str = fields.get("schema", "gearflow")
         self._loop = new_loop()
-        self.store = PostgresStore(settings_for(database, **fields))
+        self.store = PostgresStore(settings_for(database, **fields), steps)
         self._timeout = self.store.sessions[0].timeout
         self.lots: dict[int, int] = {}
         self.lot = LOT  # that ``load`` adopts

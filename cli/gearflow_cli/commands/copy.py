@@ -44,6 +44,7 @@ def copy(
 ) -> None:
     """Copy the jobs and results of a stopped server from its file to PostgreSQL, or back.
 
+    Its schedules, limits and policies go with them. Of those that the target has already, the target's stay.
     Old handles stay valid. No server starts with the source afterwards. If the command is cut off, run it
     again, and it goes on.
 
@@ -114,6 +115,8 @@ class CopyView:
         """Show a group that was written."""
         for fault in group.damaged:
             tell(f"warning: not copied: {fault}", logging.WARNING)
+        for reason in group.left:
+            tell(f"not copied: {reason}", logging.WARNING)
         if not sys.stderr.isatty():
             return
         if self._bar is None:
@@ -138,7 +141,8 @@ def _settings(conninfo: str, schema: str) -> "PostgresSettings":
 
 def _summary(copied: "CopyProgress") -> str:
     parts = f", {counted(copied.parts, 'part')} of streams" if copied.parts else ""
+    settings = f", {counted(copied.settings, 'setting')}" if copied.settings else ""
     return (
         f"copied {counted(copied.jobs, 'job')}, {counted(copied.dead, 'dead letter')}, "
-        f"{counted(copied.results, 'result')}{parts}"
+        f"{counted(copied.results, 'result')}{parts}{settings}"
     )

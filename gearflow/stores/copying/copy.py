@@ -71,7 +71,7 @@ async def copy(source: CopySource, target: CopyTarget, *, keep: bool, report: Re
                 await target.write(group)
                 progress = group.progress
                 report(group, total)
-            await target.finish(await source.paused(), progress)
+            progress = await _finish(source, target, progress, report)
         if keep:
             await source.give_up()
         else:
@@ -80,3 +80,21 @@ async def copy(source: CopySource, target: CopyTarget, *, keep: bool, report: Re
     finally:
         await target.close()
         await source.close()
+
+
+async def _finish(
+    source: CopySource, target: CopyTarget, progress: CopyProgress, report: Report
+) -> CopyProgress:
+    """Copy what is no entry, and show all to servers."""
+    found, damaged = await source.settings()
+    there = {(setting.kind, setting.name): setting for setting in await target.settings()}
+    copied = [setting for setting in found if (setting.kind, setting.name) not in there]
+    left = [
+        f"the {setting.kind} {setting.name.decode(errors='replace')}: the target has one of that name"
+        for setting in found
+        if there.get((setting.kind, setting.name), setting) != setting
+    ]
+    progress = progress._replace(settings=len(copied), damaged=progress.damaged + len(damaged))
+    report(CopyGroup(progress, damaged=damaged, left=left), None)
+    await target.finish(await source.paused(), copied, progress)
+    return progress

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from enum import IntEnum
 from typing import Final, NamedTuple, Protocol
 
-from gearflow.broker.storage import JobPart, JobRecord, Renumbered, StoredJob
+from gearflow.broker.storage import JobPart, JobRecord, Renumbered, Setting, StoredJob
 
 GROUP: Final = 500
 """Entries that are written in one transaction at most, but for those that lie together."""
@@ -41,6 +41,8 @@ class CopyProgress(NamedTuple):
     """Of all jobs that have ended, also of dead letters."""
     damaged: int = 0
     """Entries that could not be read."""
+    settings: int = 0
+    """Schedules, limits and policies."""
 
     def text(self) -> str:
         """As the target keeps it."""
@@ -61,6 +63,7 @@ class CopyGroup(NamedTuple):
     parts: Sequence[JobPart] = ()
     results: Sequence[JobRecord] = ()  # with whole bodies. The workload of a letter is its length
     damaged: Sequence[str] = ()  # what is wrong with those that cannot be read
+    left: Sequence[str] = ()  # why others are not copied
 
 
 class CopySource(Protocol):
@@ -103,6 +106,10 @@ class CopySource(Protocol):
         """The functions that are paused."""
         ...
 
+    async def settings(self) -> tuple[Sequence[Setting], Sequence[str]]:
+        """The settings, and what is wrong with those that cannot be read."""
+        ...
+
     async def total(self) -> int | None:
         """Jobs and results, if that is known."""
         ...
@@ -137,7 +144,13 @@ class CopyTarget(Protocol):
         """Write a group and its progress, or nothing. Raises StoreError."""
         ...
 
-    async def finish(self, paused: Sequence[bytes], progress: CopyProgress) -> None:
+    async def settings(self) -> Sequence[Setting]:
+        """Those that are there already. They stay as they are."""
+        ...
+
+    async def finish(
+        self, paused: Sequence[bytes], settings: Sequence[Setting], progress: CopyProgress
+    ) -> None:
         """Everything is there: servers may see it. Raises StoreError."""
         ...
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from gearflow.broker.storage import JobPart, JobRecord, Renumbered, StoredJob, size_of
+from gearflow.broker.storage import JobPart, JobRecord, Renumbered, Setting, StoredJob, size_of
 from gearflow.errors import StoreError
 from gearflow.stores.copying.entries import GROUP, GROUP_BYTES, CopyGroup, CopyPhase, CopyProgress
 from gearflow.stores.sqlite.errors import failed
@@ -22,6 +22,7 @@ from gearflow.stores.sqlite.reader import Reader
 from gearflow.stores.sqlite.recovery import check_not_planned
 from gearflow.stores.sqlite.rows import JOB_DEAD, JOB_HEAD, RECORD_COLUMNS, RECORD_DEAD, DamagedRow
 from gearflow.stores.sqlite.schema import Metadata, read_renumbered
+from gearflow.stores.sqlite.settings import SETTING_COLUMNS, named, row_setting
 from gearflow.stores.sqlite.streams import STREAM_COLUMNS, row_parts
 from gearflow.stores.sqlite.tuning import Tuning
 
@@ -113,6 +114,23 @@ class FileSource:
             return self._reader.paused()
         except _DAMAGE as error:
             raise StoreError(f"{self._path}: which functions are paused cannot be read ({error})") from None
+
+    async def settings(self) -> tuple[Sequence[Setting], Sequence[str]]:
+        settings: list[Setting] = []
+        faults: list[str] = []
+        try:
+            rows = self._connection.execute(f"SELECT {SETTING_COLUMNS} FROM settings ORDER BY id").fetchall()
+        except _DAMAGE as error:
+            raise StoreError(f"{self._path}: the settings cannot be read ({error})") from None
+        for row in rows:
+            try:
+                settings.append(row_setting(row))
+            except DamagedRow as error:
+                faults.append(self._damage(f"the {named(row)}", error))
+        missing = self._metadata.settings - len(rows)
+        if missing > 0:
+            faults.append(f"{missing} schedules, limits or policies are missing in {self._path}")
+        return settings, faults
 
     async def groups(self, progress: CopyProgress) -> AsyncIterator[CopyGroup]:
         if progress.phase == CopyPhase.JOBS:

@@ -11,7 +11,7 @@ from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
 
-from gearflow.broker.storage import Paused, Renumbered, size_of
+from gearflow.broker.storage import Paused, Renumbered, Setting, size_of
 from gearflow.errors import StoreError
 from gearflow.stores.copying.entries import CopyGroup, CopyPhase, CopyProgress, CopySource, composed
 from gearflow.stores.sqlite.backup import publish
@@ -120,11 +120,17 @@ class FileTarget:
             with self._errors():
                 self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
-    async def finish(self, paused: Sequence[bytes], progress: CopyProgress) -> None:
+    async def settings(self) -> Sequence[Setting]:
+        return ()
+
+    async def finish(
+        self, paused: Sequence[bytes], settings: Sequence[Setting], progress: CopyProgress
+    ) -> None:
         with self._errors():
             with self._transaction() as tables:
                 for function in paused:
                     tables.pause(Paused(function, True))
+                tables.apply(settings)
                 self._connection.execute("DROP TABLE copying")
             self._publish()
 

@@ -14,6 +14,7 @@ from gearflow.broker.storage import (
     JobPart,
     JobRecord,
     Renumbered,
+    Setting,
     StoredJob,
     WholeRecordOf,
     size_of,
@@ -23,7 +24,7 @@ from gearflow.stores.copying.entries import GROUP, GROUP_BYTES, CopyGroup, CopyP
 from gearflow.stores.postgres import arrays
 from gearflow.stores.postgres.arrays import bigint, read_int, read_real
 from gearflow.stores.postgres.migration import LIVE_LEASES, Moved, moved_of, prepare
-from gearflow.stores.postgres.reads import QuestionReader, read_renumbered
+from gearflow.stores.postgres.reads import QuestionReader, read_renumbered, read_settings
 from gearflow.stores.postgres.rows import SIZE
 from gearflow.stores.postgres.schema import literal, quoted
 from gearflow.stores.postgres.session import DatabaseSession, Query, Rows
@@ -127,6 +128,9 @@ class PostgresSource:
     async def paused(self) -> Sequence[bytes]:
         rows = await self._run(f"SELECT function FROM {self._schema}.paused ORDER BY 1")
         return [row[0] or b"" for row in rows]
+
+    async def settings(self) -> tuple[Sequence[Setting], Sequence[str]]:
+        return await read_settings(self._session, self._schema), ()
 
     async def groups(self, progress: CopyProgress) -> AsyncIterator[CopyGroup]:
         if progress.phase == CopyPhase.JOBS:

@@ -15,7 +15,7 @@ from uuid import UUID, uuid4
 
 from gearflow.broker.handles import LOT_BITS
 from gearflow.broker.parser import Body
-from gearflow.broker.storage import JobPart, JobRecord, Renumbered, StoredJob, size_of
+from gearflow.broker.storage import JobPart, JobRecord, Renumbered, Setting, StoredJob, size_of
 from gearflow.errors import StoreError
 from gearflow.stores.copying.entries import CopyGroup, CopyPhase, CopyProgress, CopySource, composed
 from gearflow.stores.postgres import arrays
@@ -28,9 +28,11 @@ from gearflow.stores.postgres.arrays import (
     ints,
     read_int,
     smallints,
+    texts,
     uuids,
 )
 from gearflow.stores.postgres.migration import check_not_moved, prepare
+from gearflow.stores.postgres.reads import read_settings
 from gearflow.stores.postgres.rows import key_of, token_of
 from gearflow.stores.postgres.schema import literal, quoted
 from gearflow.stores.postgres.session import DatabaseSession, Query
@@ -220,7 +222,12 @@ class PostgresTarget:
             queries.append(self._insert("records", _RECORDS, records))
         await self._advance(group.progress, queries)
 
-    async def finish(self, paused: Sequence[bytes], progress: CopyProgress) -> None:
+    async def settings(self) -> Sequence[Setting]:
+        return await read_settings(self._session, self._schema)
+
+    async def finish(
+        self, paused: Sequence[bytes], settings: Sequence[Setting], progress: CopyProgress
+    ) -> None:
         s = self._schema
         add = self._lot << LOT_BITS
         newer = [Renumbered(self._name, 1, (self._lots << LOT_BITS) - 1, add)]
@@ -233,6 +240,11 @@ class PostgresTarget:
             )
             for each in composed(self._older, newer)
         ]
+        columns = (
+            texts([setting.kind for setting in settings]),
+            byteas([setting.name for setting in settings]),
+            byteas([setting.value for setting in settings]),
+        )
         await self._advance(
             progress._replace(phase=CopyPhase.END),
             [
@@ -241,6 +253,14 @@ class PostgresTarget:
                     f"INSERT INTO {s}.paused (function) SELECT unnest($1) ON CONFLICT DO NOTHING",
                     (arrays.BYTEAS,),
                     (byteas(paused),),
+                ),
+                Query(
+                    f"INSERT INTO {s}.settings AS s (kind, name, value) "
+                    "SELECT u.* FROM unnest($1, $2, $3) AS u (kind, name, value) ORDER BY u.kind, u.name "
+                    "ON CONFLICT (kind, name) DO UPDATE SET value = excluded.value, removed = NULL, "
+                    "changed = excluded.changed WHERE s.value = ''",
+                    (arrays.TEXTS, arrays.BYTEAS, arrays.BYTEAS),
+                    columns,
                 ),
                 Query(
                     f"INSERT INTO {s}.lots (lot) SELECT l FROM generate_series($1, $2) AS l WHERE EXISTS ("
