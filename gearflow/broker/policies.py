@@ -76,8 +76,8 @@ class FailedRun(NamedTuple):
         said = self.text[: 4 * _SHOWN].decode(errors="ignore")  # Perl's is no text
         text = " ".join("".join(letter if letter.isprintable() else " " for letter in said).split())
         cause = f": {text[:_SHOWN]}" if text else ""
-        when = f"in {delay:.3g} s" if delay else "at once"
-        return f"run {attempt} failed ({self.packet}{cause}), it runs again {when}"
+        when = f"in {delay:.{0 if delay >= 10 else 1}f} s" if delay >= 0.05 else "at once"
+        return f"run {attempt} failed ({self.packet}{cause}). The next run is {when}"
 
 
 def read_policy(value: bytes) -> JobPolicy:

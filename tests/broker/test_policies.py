@@ -69,8 +69,8 @@ def test_a_failed_background_job_of_a_plain_worker_runs_again_as_the_policy_says
     assert shown.attempt == 3
     said = f"{fails}: no luck" if fails == "WORK_EXCEPTION" else fails
     assert shown.warnings == (
-        f"run 1 failed ({said}), it runs again in 10 s",
-        f"run 2 failed ({said}), it runs again in 100 s",
+        f"run 1 failed ({said}). The next run is in 10 s",
+        f"run 2 failed ({said}). The next run is in 100 s",
     )
     worker(end)
     letter = record(world, handle)
@@ -107,7 +107,7 @@ def test_clients_that_are_attached_wait_on_and_watchers_see_the_retry(world: Dur
     assert worker.grab() == handle
     watcher.read()
     worker(p.WorkException(handle, b"Traceback:\n  no luck"))
-    reason = "run 1 failed (WORK_EXCEPTION: Traceback: no luck), it runs again in 10 s"
+    reason = "run 1 failed (WORK_EXCEPTION: Traceback: no luck). The next run is in 10 s"
     assert client.read() == [p.WorkWarning(handle, reason.encode())]
     ((event, _),) = (read_watch_event(sent.data) for sent in watcher.read() if isinstance(sent, p.WorkData))
     assert event == {"event": "retrying", "attempt": 1, "delay": 10.0, "reason": reason}
@@ -322,3 +322,16 @@ def test_a_replayed_dead_letter_has_all_runs_of_the_plan_again(world: Durable) -
         worker(p.WorkFail(handle))
         world.commit()
     assert record(world, handle).attempt == 2
+
+
+@pytest.mark.parametrize(
+    ("delay", "text"), [(0, "at once"), (0.25, "in 0.2 s"), (9.5, "in 9.5 s"), (3600, "in 3600 s")]
+)
+def test_the_reason_of_a_retry_says_when_the_next_run_is(world: Durable, delay: float, text: str) -> None:
+    set_policy(world, retries={"delays": [delay], "jitter": False})
+    worker = world.worker()
+    handle = background(world, world.peer("client"))
+    assert worker.grab() == handle
+    worker(p.WorkException(handle, b"\x05\x0b\x04\x00no\nluck"))
+    (warning,) = info(world, handle).warnings
+    assert warning == f"run 1 failed (WORK_EXCEPTION: no luck). The next run is {text}"
