@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from gearflow.broker.job_lines import JobLine
     from gearflow.broker.limited_queue import LimitedQueue
 
+SENT: Final = "*"
+"""In place of a JSON pointer: the caller sends the key."""
+
 _UNLIMITED: Final = sys.maxsize
 
 _MADE_UP: Final = 1.0
@@ -56,6 +59,11 @@ class FunctionRules(NamedTuple):
     rules: tuple[Rule, ...] = ()
     fair: str | None = None
     """Where the group of a job is, as the key of a rule. The groups take turns inside a priority."""
+
+    def pointers(self) -> list[str]:
+        """The places in the payload that have to be known."""
+        places = [self.fair, *(rule.key for rule in self.rules)]
+        return [place for place in places if place and place != SENT]
 
 
 class Waiters:

@@ -88,8 +88,8 @@ class JobDetails:
         self.scheduled_at: tuple[float, str] | None = (
             None  # of the job of a schedule: its Unix time, the zone
         )
-        self.keys: dict[str, str] | None = None  # by limit: which of its buckets count the job; empty: none
-        self.group: str | None = None  # with which it takes turns with others
+        self.keys: dict[str, str] | None = None  # for limits: those sent by limit, others by JSON pointer
+        self.group: str | None = None  # sent: jobs of different groups take turns
         # Its places among jobs with limits.
         self.is_new = False  # it has not waited yet
         self.queued = 0.0  # since when it waits

@@ -186,7 +186,6 @@ class LimitedQueue:
             ring = self.rings[group.priority]
             ring.rotate(-1)  # the group was first
         self.publish()
-        self.look()  # so that what is full is known to be full
         return job
 
     def _look_at(self, priority: int, now: float) -> JobLine | None:

@@ -19,7 +19,7 @@ from heapq import heappop, heappush
 from math import floor
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
-from gearflow.broker.buckets import Bucket, FunctionRules, LimitSpec, NamedLimit, Rule
+from gearflow.broker.buckets import SENT, Bucket, FunctionRules, LimitSpec, NamedLimit, Rule
 from gearflow.broker.job import JobDetails, JobState, QueuedJob
 from gearflow.broker.limited_queue import LimitedQueue
 from gearflow.broker.parser import Body
@@ -41,9 +41,6 @@ LARGEST: Final = 1 << 20
 
 LONGEST: Final = 128
 """Characters of the longest key. A longer one is cut, and ends with its hash."""
-
-SENT: Final = "*"
-"""In place of a JSON pointer: the caller sends the key."""
 
 _WARNED: Final = 10_000
 """Warnings that are remembered, so that they are not repeated."""
@@ -326,10 +323,12 @@ class Limiter:
             if isinstance(job.workload, int) and job.workload <= LARGEST:
                 return None
             self._read(queue, details, b"" if isinstance(job.workload, int) else job.workload)
-        sent = details.keys or {}
-        keys = [details.group or ""] if queue.fair is not None else []
-        for limit, _ in queue.keyed:
-            key = sent.get(_text(limit.name), "")
+        known = details.keys or {}
+        keys: list[str] = []
+        if queue.fair is not None:
+            keys.append((details.group if queue.fair == SENT else known.get(queue.fair)) or "")
+        for limit, place in queue.keyed:
+            key = known.get(_text(limit.name) if place == SENT else place, "")
             if not key:
                 key = f"\0{job.number}"  # a bucket of its own
                 self._warn(job.function, limit)
@@ -339,20 +338,16 @@ class Limiter:
     @staticmethod
     def _is_unread(queue: LimitedQueue, details: JobDetails) -> bool:
         """Whether the payload has to be read for the keys of a job."""
-        rules = queue.rules
-        if rules is None:
+        if queue.rules is None:
             return False
-        if rules.fair is not None and rules.fair != SENT and details.group is None:
-            return True
         keys = details.keys
-        for rule in rules.rules:
-            if rule.key is not None and rule.key != SENT and (keys is None or _text(rule.limit) not in keys):
-                return True
-        return False
+        return any(keys is None or pointer not in keys for pointer in queue.rules.pointers())
 
-    def _read(self, queue: LimitedQueue, details: JobDetails, workload: Body) -> None:
+    @staticmethod
+    def _read(queue: LimitedQueue, details: JobDetails, workload: Body) -> None:
         """Read the keys of a job from its payload. Those that are not there are empty."""
-        rules = queue.rules or FunctionRules()
+        if queue.rules is None:
+            return
         payload: object = _NOTHING
         if len(workload) <= LARGEST:
             try:
@@ -360,13 +355,10 @@ class Limiter:
             except (ValueError, RecursionError):
                 payload = _NOTHING
         keys = dict(details.keys) if details.keys is not None else {}
-        for rule in rules.rules:
-            name = _text(rule.limit)
-            if rule.key is not None and rule.key != SENT and name not in keys:
-                keys[name] = key_at(payload, rule.key)
+        for pointer in queue.rules.pointers():
+            if pointer not in keys:
+                keys[pointer] = key_at(payload, pointer)
         details.keys = keys
-        if rules.fair is not None and rules.fair != SENT and details.group is None:
-            details.group = key_at(payload, rules.fair)
 
     def ask_for_keys(self, queue: LimitedQueue, job: QueuedJob) -> None:
         """The keys of a job are at the store. Its queue goes on when the store has answered."""
