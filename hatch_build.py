@@ -23,7 +23,7 @@ if sys.version_info < (3, 11):  # noqa: UP036
 
 COMPILED = {
     "protocol": "codec envelope framing",
-    "worker": "session slots",
+    "worker": "batch_slots session slots",
     "broker": """
         broker buckets core dispatch endings functions handles job job_lines journal lifecycle
         limited_queue limiter limits outgoing parser parts policies serialization session streams

@@ -24,12 +24,15 @@ from gearflow.errors import (
     UnsupportedByServer,
 )
 from gearflow.tasks import (
+    AsyncBatchTask,
     AsyncJob,
     AsyncResults,
     AsyncStream,
     AsyncStreamJob,
     AsyncStreamTask,
     AsyncTask,
+    Batch,
+    BatchTask,
     CallOptions,
     Concurrency,
     Context,
@@ -70,12 +73,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "TLS",
+    "AsyncBatchTask",
     "AsyncJob",
     "AsyncResults",
     "AsyncStream",
     "AsyncStreamJob",
     "AsyncStreamTask",
     "AsyncTask",
+    "Batch",
+    "BatchTask",
     "CallOptions",
     "Concurrency",
     "ConnectionLost",

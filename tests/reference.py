@@ -42,7 +42,10 @@ SECTIONS: Final = (
         "Tasks",
         "gearflow",
         "See [tasks and their options](tasks.md) for how these work together.",
-        ("task", "Task", "AsyncTask", "CallOptions", "Retry", "Concurrency", "Rate"),
+        (
+            *("task", "Task", "AsyncTask", "Batch", "BatchTask", "AsyncBatchTask", "CallOptions", "Retry"),
+            *("Concurrency", "Rate"),
+        ),
     ),
     Section(
         "Jobs and results",
@@ -195,7 +198,7 @@ SECTIONS: Final = (
         "More of tasks",
         "gearflow.tasks",
         "You rarely name these.",
-        ("Outcome", "AsyncOutcome", "Registry", "TaskDecorator"),
+        ("Outcome", "AsyncOutcome", "Registry", "TaskDecorator", "BatchDecorator"),
     ),
 )
 

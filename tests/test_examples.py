@@ -29,6 +29,15 @@ def test_hello_gets_its_results_from_the_worker() -> None:
     assert run("examples/hello.py") == "3\n[2, 3, 4]\n"
 
 
+def test_batches_give_each_caller_its_own_result() -> None:
+    assert run("examples/batches.py").splitlines() == [
+        "one: [5.0, 532.0]",
+        "many: 250",
+        "none: there is no text",
+        "called a few times",
+    ]
+
+
 def test_failures_arrive_as_what_they_are() -> None:
     lines = run("examples/failures.py").splitlines()
     assert lines == [

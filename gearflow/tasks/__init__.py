@@ -1,5 +1,6 @@
 """Tasks, which are typed functions that run as jobs."""
 
+from gearflow.tasks.batch import AsyncBatchTask, Batch, BatchDecorator, BatchTask
 from gearflow.tasks.context import Context
 from gearflow.tasks.control_flow import Discard, Fail, Snooze, TryAgain
 from gearflow.tasks.decorator import TaskDecorator, task
@@ -19,6 +20,7 @@ from gearflow.tasks.streams import AsyncStream, AsyncStreamJob, Stream, StreamJo
 from gearflow.tasks.task import AsyncTask, Task
 
 __all__ = [
+    "AsyncBatchTask",
     "AsyncJob",
     "AsyncOutcome",
     "AsyncResults",
@@ -26,6 +28,9 @@ __all__ = [
     "AsyncStreamJob",
     "AsyncStreamTask",
     "AsyncTask",
+    "Batch",
+    "BatchDecorator",
+    "BatchTask",
     "CallOptions",
     "Concurrency",
     "Context",

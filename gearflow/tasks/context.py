@@ -56,6 +56,9 @@ class Context:
             start later. None if no schedule has made it.
         cancelled: Becomes true when nobody waits for the result any more, or the worker has lost the job. A
             task in a thread cannot be stopped from outside, so it can check this and return.
+        items: For a batch task, one ``Context`` for each item of the list, in its order. The ``Context``
+            of the run itself reports for all items. Its handle and attempt are those of the first item, and
+            it is cancelled when all items are. Empty for other tasks.
     """
 
     __slots__ = (
@@ -72,6 +75,7 @@ class Context:
         "deadline",
         "function",
         "handle",
+        "items",
         "parts",
         "previous",
         "scheduled_at",
@@ -89,6 +93,7 @@ class Context:
         previous: Progress | None = None,
         scheduled_at: datetime | None = None,
         later: Later | None = None,
+        items: "tuple[Context, ...]" = (),
     ) -> None:
         self.handle = handle
         self.function = function
@@ -97,6 +102,7 @@ class Context:
         self.parts = parts
         self.previous = previous
         self.scheduled_at = scheduled_at
+        self.items = items
         self.cancelled = False
         self._send = send
         self._later = later

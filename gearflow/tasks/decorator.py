@@ -1,11 +1,12 @@
 """``@task``: makes a task of a function and registers it."""
 
 import inspect
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
 from typing import Any, Concatenate, Final, NoReturn, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from gearflow.errors import TaskDefinitionError
 from gearflow.runtime.modules import importable_name
+from gearflow.tasks.batch import AsyncBatchTask, Batch, BatchDecorator, BatchTask
 from gearflow.tasks.context import Context
 from gearflow.tasks.definition import TaskDefinition
 from gearflow.tasks.durations import bounded
@@ -24,7 +25,7 @@ RESERVED: Final = "gearflow:"
 """How the names of functions begin that the server itself answers."""
 
 
-_OPTIONS: Final = dict.fromkeys(("name", *TaskOptions.__annotations__))
+_OPTIONS: Final = dict.fromkeys(("name", *TaskOptions.__annotations__, "batch"))
 
 _OF_TASK: Final = {"name", "foreign", "executor", "resumable", "limits", "fair"}
 
@@ -41,6 +42,7 @@ _NOT_FOREIGN: Final = {
     "retries": "only gearflow's workers apply them, so call it again instead",
     "executor": "it says how gearflow's workers run a task, so leave it out",
     "resumable": "only gearflow's workers know how many values were taken, so leave it out",
+    "batch": "only gearflow's workers collect jobs, so leave it out, and write the signature of one item",
 }
 
 
@@ -92,8 +94,12 @@ def task(fn: Callable[Concatenate[Context, P], R], /) -> Task[P, R]: ...
 @overload
 def task(fn: Callable[P, R], /) -> Task[P, R]: ...
 @overload
+def task(*, batch: Batch, **options: Unpack[TaskOptions]) -> BatchDecorator: ...
+@overload
 def task(**options: Unpack[TaskOptions]) -> TaskDecorator: ...
-def task(fn: Callable[..., Any] | None = None, /, **options: Unpack[TaskOptions]) -> Any:
+def task(
+    fn: Callable[..., Any] | None = None, /, *, batch: Batch | None = None, **options: Unpack[TaskOptions]
+) -> Any:
     """Make a function a task, for workers and callers. Write ``@task``, or ``@task(name=..., timeout=...)``.
 
     Parameters and result need annotations, because their types decide what travels. The worker passes a first
@@ -114,6 +120,8 @@ def task(fn: Callable[..., Any] | None = None, /, **options: Unpack[TaskOptions]
             never runs.
         executor: Where a worker runs a ``def`` function. ``"thread"`` is the default. ``"process"`` is for
             CPU-bound work, which then does not delay others and can be stopped.
+        batch: Collects jobs: the function takes a list of items and returns a list of results. Callers give
+            one item each. Write ``batch=Batch(100, wait=0.2)``.
         stream_keep: Bytes of the values of a background call that gearflow's server keeps, such as
             ``"16MiB"``. The default is 1 MiB. A call may override it.
         resumable: A further run of a task that yields goes on behind the values that were taken from the
@@ -127,19 +135,10 @@ def task(fn: Callable[..., Any] | None = None, /, **options: Unpack[TaskOptions]
         TypeError: There is no such option.
         ValueError: An option is not valid.
     """
-    for option in options:
-        if option not in _OPTIONS:  # a type checker reports it, too
-            raise TypeError(f"@task: {no_option(option, _OPTIONS)}")
     given = {option: value for option, value in options.items() if value is not None}
+    _check(options, given, batch)
     name, foreign, executor = options.get("name"), options.get("foreign", False), options.get("executor")
     resumable = options.get("resumable", False)
-    if foreign:
-        for option in given.keys() & _NOT_FOREIGN.keys():
-            raise TaskDefinitionError(
-                f"@task(foreign=True, {option}=...): another program runs this task; {_NOT_FOREIGN[option]}"
-            )
-    if executor not in (None, "thread", "process"):
-        raise ValueError(f"executor={executor!r}: it is 'thread' or 'process'")
     own = {option: read(option, given[option]) for option, read in _READERS.items() if option in given}
     declared = task_limits(options.get("limits") or (), options.get("fair"))
     of_calls = given.keys() - own.keys() - _OF_TASK
@@ -164,15 +163,15 @@ def task(fn: Callable[..., Any] | None = None, /, **options: Unpack[TaskOptions]
             "limited": named(declared, own_name),
             **own,
         }
-        kind: Any
         if stream is not None:
-            kind = AsyncStreamTask if stream in ASYNC_STREAMS else StreamTask
             arguments["resumable"] = resumable
         else:
-            kind = AsyncTask if is_coroutine else Task
             for option in ("stream_keep", "resumable"):
                 if given.get(option, False) is not False:
                     _refuse(function, f"{option}= {FOR_STREAMS}")
+        if batch is not None:
+            arguments["batch"] = batch
+        kind = _kind_of(function, stream, batch, is_coroutine=is_coroutine)
         made: TaskDefinition = kind(function, **arguments)
         _check_keys(made)
         registry.add(made)
@@ -190,6 +189,37 @@ def _check_keys(made: TaskDefinition) -> None:
     except TaskDefinitionError:  # a model may be defined below
         return
     made.check()
+
+
+def _kind_of(
+    function: Callable[..., Any], stream: Any, batch: Batch | None, *, is_coroutine: bool
+) -> Callable[..., TaskDefinition]:
+    """The class of the task that a function becomes."""
+    if stream is not None:
+        if batch is not None:
+            _refuse(function, "it yields, and a batch has one list of results; return it, '-> list[TYPE]'")
+        return AsyncStreamTask if stream in ASYNC_STREAMS else StreamTask
+    if batch is not None:
+        return AsyncBatchTask if is_coroutine else BatchTask
+    return AsyncTask if is_coroutine else Task
+
+
+def _check(options: Iterable[str], given: Mapping[str, Any], batch: Batch | None) -> None:
+    """Refuse options that do not exist, or do not fit together. ``given`` are those that are not None."""
+    for option in options:
+        if option not in _OPTIONS:  # a type checker reports it, too
+            raise TypeError(f"@task: {no_option(option, _OPTIONS)}")
+    if batch is not None and not isinstance(batch, Batch):  # pyright: ignore[reportUnnecessaryIsInstance]  (not all callers are checked)
+        raise TypeError(f"batch={batch!r}: write batch=Batch(100, wait=0.2)")
+    if given.get("foreign", False):
+        taken = given.keys() if batch is None else {*given, "batch"}
+        for option in taken & _NOT_FOREIGN.keys():
+            raise TaskDefinitionError(
+                f"@task(foreign=True, {option}=...): another program runs this task; {_NOT_FOREIGN[option]}"
+            )
+    executor = given.get("executor")
+    if executor not in (None, "thread", "process"):
+        raise ValueError(f"executor={executor!r}: it is 'thread' or 'process'")
 
 
 def _stream_class(function: Callable[..., Any], *, is_coroutine: bool) -> Any:

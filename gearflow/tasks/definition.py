@@ -7,7 +7,7 @@ import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import update_wrapper
-from typing import Any, Self, Unpack, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self, Unpack, cast
 
 from gearflow.client import JobKey, JobName, JobRequest, ServerAddress
 from gearflow.tasks import submission
@@ -18,6 +18,9 @@ from gearflow.tasks.payload import PayloadCodec
 from gearflow.tasks.ref import parse
 from gearflow.tasks.retry import Retry
 from gearflow.tasks.signature import TaskSignature
+
+if TYPE_CHECKING:
+    from gearflow.tasks.batch import Batch
 
 
 class TaskDefinition:
@@ -38,6 +41,8 @@ class TaskDefinition:
         executor: Where a worker runs the function if it does not run on the event loop.
         call_options: The options of its calls, which ``options()`` changes.
         limited: The limits that the task declares, with their names. None if there are none.
+        batch: How many jobs a worker collects for one run of the function. None means that each job has a
+            run of its own.
     """
 
     __name__: str
@@ -47,6 +52,8 @@ class TaskDefinition:
     is_stream: bool = False
     stream_keep: int | None = None
     resumable: bool = False
+    batch: "Batch | None" = None
+    signature_type: ClassVar[type[TaskSignature]] = TaskSignature
 
     def __init__(
         self,
@@ -64,7 +71,7 @@ class TaskDefinition:
         update_wrapper(cast(Any, self), function)
         self.name = name
         self.function = function
-        self.payload = PayloadCodec(TaskSignature(function, name), name)
+        self.payload = PayloadCodec(self.signature_type(function, name), name)
         self.is_async: bool = inspect.iscoroutinefunction(function)
         self.timeout = timeout
         self.retries = retries
@@ -133,8 +140,11 @@ class TaskDefinition:
 
     def _run_here(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Call the function here. The reports of a ``Context`` go nowhere."""
-        context = (Context(handle="", function=self.name, send=_to_nobody),) if self.takes_context else ()
+        context = (self._context_here(),) if self.takes_context else ()
         return self.function(*context, *args, **kwargs)
+
+    def _context_here(self, items: tuple[Context, ...] = ()) -> Context:
+        return Context(handle="", function=self.name, send=_to_nobody, items=items)
 
     def _job(self, handle: str | None, unique: str | None, server: ServerAddress | str | None) -> JobName:
         """The job that the arguments of ``ref()`` name."""

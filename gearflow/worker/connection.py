@@ -96,6 +96,7 @@ class WorkerConnection:
         self.reason = "it was closed"
         self.server = owner.address
         self.server_name = str(owner.address)
+        self.batch = owner.batch
         self.outbox = Outbox()
         self.streams: dict[bytes, PartWindow] = {}
         """The windows of runs whose task yields, by the handles of their jobs."""
@@ -126,6 +127,10 @@ class WorkerConnection:
     def is_gearflow(self) -> bool:
         """The server is gearflow's own."""
         return self._session.is_gearflow
+
+    def offers(self, function: str) -> bool:
+        """Whether jobs of a function come by this connection."""
+        return self._owner.offers(function)
 
     @property
     def is_basic(self) -> bool:

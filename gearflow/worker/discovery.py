@@ -10,9 +10,9 @@ takes no more jobs, and is closed. Its link stands by until the other one is los
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import inf
-from typing import Final
+from typing import Final, overload
 
 import anyio
 from anyio.abc import TaskGroup
@@ -26,6 +26,40 @@ logger = logging.getLogger(__name__)
 
 MakeLink = Callable[[ServerAddress, "Discovery"], ServerLink]
 """Makes the link to a server, which reports to this."""
+
+
+class AllLinks(Sequence[ServerLink]):
+    """The links of a worker: to each server one, and one more for each batch task. Owns state.
+
+    Attributes:
+        groups: The links to the servers, for each set of functions.
+    """
+
+    def __init__(self) -> None:
+        self.groups: list[Discovery] = []
+
+    @property
+    def are_ready(self) -> bool:
+        """Whether there is a server that knows each function."""
+        return all(any(link.is_registered for link in group.links) for group in self.groups)
+
+    @property
+    def are_settled(self) -> bool:
+        """Whether all groups of servers were asked who is in them."""
+        return all(group.is_settled for group in self.groups)
+
+    def __len__(self) -> int:
+        return sum(len(group.links) for group in self.groups)
+
+    def __iter__(self) -> Iterator[ServerLink]:
+        return (link for group in self.groups for link in group.links)
+
+    @overload
+    def __getitem__(self, index: int, /) -> ServerLink: ...
+    @overload
+    def __getitem__(self, index: slice, /) -> list[ServerLink]: ...
+    def __getitem__(self, index: int | slice, /) -> ServerLink | list[ServerLink]:
+        return list(self)[index]
 
 
 class Discovery:

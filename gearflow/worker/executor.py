@@ -27,13 +27,15 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from contextvars import Context as ContextVars
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar, cast
 
 import anyio
 import anyio.to_thread
 
 from gearflow.errors import TaskFailed, TaskTimeout
+from gearflow.protocol.chunk import pack_payloads
 from gearflow.runtime.fork import end_stray
+from gearflow.tasks.batch_call import BatchCall, Outcome
 from gearflow.tasks.registry import AnyTask as AnyTask
 from gearflow.worker.connection import WorkerConnection
 from gearflow.worker.event_loop import Limit, Loop
@@ -43,9 +45,12 @@ from gearflow.worker.server_link import ServerLink
 from gearflow.worker.slots import SlotAllocator
 
 if TYPE_CHECKING:
+    from gearflow.worker.batch import CollectedRun
     from gearflow.worker.run import Run
 
 Work: TypeAlias = Callable[[], object]
+
+T = TypeVar("T")
 
 
 class Threads:
@@ -193,7 +198,9 @@ class OverdueRuns:
                 self._report_to(link.connection)
 
     def _report_to(self, connection: WorkerConnection) -> None:
-        connection.report(+self._counts, self._texts, self._resumable, self._limits)
+        counts = +self._counts
+        own = {function: counts[function] for function in counts if connection.offers(function)}
+        connection.report(own, self._texts, self._resumable, self._limits)
 
 
 _NOT_YET: Final = object()
@@ -246,6 +253,21 @@ class Executor:
             return b""
         return run.task.payload.encode_result(result) if run.task.is_async else cast(bytes, result)
 
+    async def call_batch(self, run: "CollectedRun") -> list[Outcome]:
+        """The outcomes of the items of a batch, in one call. Raises as ``start``."""
+        task, payloads = run.task, [item.payload for item in run.items]
+        if task.executor == "process":
+            return await self._await_process(run, ProcessCall.perform_batch, pack_payloads(payloads))
+        if not task.is_async:
+            return await self.in_thread(run, partial(_call_batch, run, payloads))
+        call = BatchCall(task, payloads, run.context)
+        if call.is_empty:
+            return call.outcomes()
+        made = call.apply()
+        if run.limit is not None:
+            made = self._limited(run, made, self._loop.limit(run.limit, run))
+        return call.outcomes(await made)
+
     def show_processes(self) -> None:
         """Have the processes write the stacks of their threads to stderr."""
         self._processes.show()
@@ -287,7 +309,7 @@ class Executor:
             if close is not None:
                 await close()
 
-    async def in_thread(self, run: "Run", function: Callable[[], bytes]) -> bytes:
+    async def in_thread(self, run: "Run", function: Callable[[], T]) -> T:
         """Call a function of a run in a thread. Raises as ``start``."""
         call = _InThread(partial(_thread_variables().run, function), self._loop, self._ended)
         self._threads.start(call)
@@ -303,16 +325,20 @@ class Executor:
         return call.result()
 
     async def _in_process(self, run: "Run", payload: bytes) -> bytes:
+        return await self._await_process(run, ProcessCall.perform, payload)
+
+    async def _await_process(self, run: "Run", perform: Callable[[ProcessCall], T], payload: bytes) -> T:
         time = _ProcessTime(run.limit, self._loop, self._cancel_grace)
         process_call = ProcessCall(self._processes, run, payload, time.is_loading)
-        call = _InThread(process_call.perform, self._loop, self._ended)
+        call = _InThread(partial(perform, process_call), self._loop, self._ended)
         self._threads.start(call)
         run.interrupt = partial(time.cancel, process_call)
+        run.interrupt_item = process_call.cancel_item
         with time.scope:
             try:
                 await call.ended.wait()
             finally:
-                run.interrupt = None
+                run.interrupt = run.interrupt_item = None
                 if call.outcome is _NOT_YET:
                     process_call.kill()
         if call.outcome is not _NOT_YET:
@@ -358,10 +384,10 @@ class _Ended:
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
-        self._calls = deque[tuple[_InThread, object]]()
+        self._calls = deque[tuple[_InThread[Any], object]]()
         self._is_posted = False
 
-    def add(self, call: "_InThread", outcome: object) -> None:
+    def add(self, call: "_InThread[Any]", outcome: object) -> None:
         """A call has ended so. Called in its thread."""
         self._calls.append((call, outcome))
         # First note it, then check: whichever of the two threads comes second sees the other.
@@ -377,15 +403,15 @@ class _Ended:
             call.when_ended()
 
 
-class _InThread:
+class _InThread(Generic[T]):
     """A call in a thread, and its outcome. Called in the thread; all else belongs to the loop."""
 
-    def __init__(self, call: Callable[[], bytes], loop: Loop, ended: _Ended) -> None:
+    def __init__(self, call: Callable[[], T], loop: Loop, ended: _Ended) -> None:
         self._call = call
         self._all_ended = ended
         self.ended = loop.waiter()
         self.when_ended: Callable[[], None] = self.ended.set
-        self.outcome: object = _NOT_YET  # the result's bytes, or the exception
+        self.outcome: object = _NOT_YET  # what it returned, or the exception
 
     def __call__(self) -> None:
         try:
@@ -394,13 +420,13 @@ class _InThread:
             outcome = error
         self._all_ended.add(self, outcome)
 
-    def result(self) -> bytes:
+    def result(self) -> T:
         """What it returned, if it has ended. Raises what it raised."""
         if isinstance(self.outcome, StopIteration):  # which cannot leave a coroutine
             raise TaskFailed(str(self.outcome), type="StopIteration") from self.outcome
         if isinstance(self.outcome, BaseException):
             raise self.outcome
-        return cast(bytes, self.outcome)
+        return cast(T, self.outcome)
 
 
 def _thread_call(run: "Run", payload: bytes) -> Callable[[], bytes]:
@@ -415,6 +441,12 @@ def _thread_call(run: "Run", payload: bytes) -> Callable[[], bytes]:
         return b""
 
     return call
+
+
+def _call_batch(run: "CollectedRun", payloads: Sequence[bytes]) -> list[Outcome]:
+    """A call of a batch task, in a thread."""
+    call = BatchCall(run.task, payloads, run.context)
+    return call.outcomes() if call.is_empty else call.outcomes(call.apply())
 
 
 def _overrun(run: "Run", consequence: str) -> TaskTimeout:

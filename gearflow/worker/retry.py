@@ -77,7 +77,7 @@ class Holding:
         """Keep a job for so long, then run it as soon as a slot is free. Its run still has its slot."""
         job.begin = partial(self._resume, job)
         self._held.add(job)
-        self._slots.hold()
+        self._slots_of(job).hold()
         job.wait = self._loop.start(self._wait(job, seconds))
 
     def drop(self, connection: WorkerConnection | None = None) -> list[Held]:
@@ -86,13 +86,16 @@ class Holding:
         for job in dropped:
             self._held.discard(job)
             job.wait.cancel()
-            self._slots.drop(job.begin)
+            self._slots_of(job).drop(job.begin)
         return dropped
+
+    def _slots_of(self, job: Held) -> SlotAllocator:
+        return job.run.slots or self._slots
 
     async def _wait(self, job: Held, seconds: float) -> None:
         await anyio.sleep(seconds)
         if job in self._held:
-            self._slots.claim(job.begin)
+            self._slots_of(job).claim(job.begin)
 
     def _resume(self, job: Held) -> None:
         self._held.discard(job)

@@ -22,6 +22,7 @@ from gearflow.worker.event_loop import LoopStarted
 from gearflow.worker.executor import AnyTask, OverdueRuns
 from gearflow.worker.parts import PROCESS_BYTES, PROCESS_PARTS, PartWindow
 from gearflow.worker.retry_policy import RetryAfter
+from gearflow.worker.slots import SlotAllocator
 
 _NO_ENVELOPE: Final = Envelope()
 _WORK_COMPLETE: Final = int(PacketType.WORK_COMPLETE)
@@ -33,6 +34,7 @@ class Run:
 
     parts: PartWindow | None = None  # if the task yields
     last_status: WorkStatus | None = None  # that was reported
+    slots: SlotAllocator | None = None  # of its task, if those are not the worker's
 
     def __init__(
         self, task: AnyTask, handle: bytes, connection: WorkerConnection, overdue: OverdueRuns
@@ -45,6 +47,7 @@ class Run:
         self.context: Context | None = None  # if the task takes one
         self.began = time.perf_counter()  # or, from its first step on, when it took that
         self.interrupt: Callable[[], None] | None = None  # ends what a process does of it
+        self.interrupt_item: Callable[[int], None] | None = None  # has it know that an item is cancelled
         self.started: LoopStarted | None = None  # holds the loop's task, which the loop itself does not
         self.is_under_way = False  # its first step was made, and it may be cancelled
         self.is_settled = False  # the call is over: only the end of the job is still sent

@@ -26,9 +26,12 @@ from gearflow.runtime.fork import end_stray, forget_in_children
 from gearflow.tasks import RunInfo
 from gearflow.tasks.hooks import Middleware
 from gearflow.tasks.wait_tracking import caller
+from gearflow.worker.batch import BatchLane, BatchRunner
+from gearflow.worker.batch_slots import BatchSlots
 from gearflow.worker.burst import Burst
 from gearflow.worker.chunk import ChunkRunner
 from gearflow.worker.connection import WorkerConnection
+from gearflow.worker.discovery import AllLinks
 from gearflow.worker.event_loop import Loop
 from gearflow.worker.executor import AnyTask, Executor, OverdueRuns, Threads
 from gearflow.worker.limit_check import LimitCheck
@@ -36,7 +39,6 @@ from gearflow.worker.processes import ProcessPool
 from gearflow.worker.recycling import Recycler
 from gearflow.worker.retry import Held, Holding, handle_failure
 from gearflow.worker.run import Run, run_within
-from gearflow.worker.server_link import ServerLink
 from gearflow.worker.session import Assignment
 from gearflow.worker.slots import SlotAllocator
 from gearflow.worker.stats import RunStats
@@ -63,7 +65,7 @@ class Runner:
         middleware: Sequence[Middleware],
         slots: SlotAllocator,
         stats: RunStats,
-        links: Sequence[ServerLink],
+        links: AllLinks,
         burst: Burst | None,
         recycler: Recycler | None,
         *,
@@ -72,10 +74,11 @@ class Runner:
     ) -> None:
         self.ready = anyio.Event()
         self.log = stats.log
-        self._tasks = tasks
+        self._tasks = {name: task for name, task in tasks.items() if task.batch is None}
         self._middleware = middleware
         self._slots = slots
         self._stats = stats
+        self._links = links
         self._burst = burst
         self._recycler = recycler
         self._gearmand_exceptions = gearmand_exceptions
@@ -86,6 +89,12 @@ class Runner:
         """Functions that go on after a run. Servers are to know them before the first job."""
         self._limits = LimitCheck(tasks.values(), stats.log)
         self._overdue = OverdueRuns(slots, links, texts, self.resumable, self._limits.texts)
+        self.lanes = [
+            BatchLane(task, task.batch, BatchSlots(task.batch.size, slots), self._overdue)
+            for task in tasks.values()
+            if task.batch is not None
+        ]
+        """Where the items of batch tasks are collected. Each has connections of its own."""
         self._threads = Threads("gearflow-worker")
         self._loop: Loop
         self._executor: Executor
@@ -105,6 +114,9 @@ class Runner:
             loop, self._executor, self._middleware, self.log, self._stats.log_item_failed
         )
         self._holding = Holding(self._slots, loop, self._resume)
+        batches = BatchRunner(self, loop, self._executor, self._slots, self._middleware)
+        for lane in self.lanes:
+            lane.open(batches)
 
     def _forget(self) -> None:
         self._is_in_child = True
@@ -134,8 +146,9 @@ class Runner:
     # ------------------------------------------------------------------------------ called by the links
 
     def registered(self, connection: WorkerConnection) -> None:
-        """A server knows the functions."""
-        self.ready.set()
+        """A server knows the functions of a connection."""
+        if self._links.are_ready:
+            self.ready.set()
         if self._limits and not connection.is_gearflow:
             self._limits.not_applied(connection.server_name)
         if self._burst is not None:
@@ -149,11 +162,15 @@ class Runner:
 
     def assigned(self, connection: WorkerConnection, job: Assignment) -> None:
         """A job came: run it."""
+        lane = connection.batch
+        if lane is not None and lane.function == job.function:
+            lane.assigned(connection, job)
+            return
         task = self._tasks.get(job.function)
-        if task is None:  # no server should send this
+        if task is None or lane is not None:  # no server should send this
             connection.outbox.add(job.handle, encode(WorkFail(job.handle)))
             connection.wake()
-            self._slots.finished()
+            (self._slots if lane is None else lane.slots).finished()
             sentence = "%s sent a job of a function that this worker does not offer"
             self.log.log(logging.ERROR, sentence, connection.server)
             return
@@ -207,6 +224,9 @@ class Runner:
     def _resume(self, job: Held) -> None:
         """A job that was held has a slot for its next run."""
         last = job.run
+        if last.connection.batch is not None:
+            last.connection.batch.resume(job)
+            return
         run = Run(last.task, last.handle, last.connection, self._overdue)
         self._stats.running.add(run)
         # Not now: the end of another run may have brought this, and so on.
@@ -221,7 +241,7 @@ class Runner:
         try:
             payload = b"" if run.is_for_nobody else run.open(workload)
             if run.envelope.alone:
-                await self._until_alone(run)
+                await self.until_alone(run)
             if not run.is_for_nobody:
                 try:
                     if run.envelope.chunk:
@@ -240,7 +260,7 @@ class Runner:
             elif run.cancelled:
                 run.fail()
         except BaseException as error:  # noqa: BLE001  (nothing that a task raises may end the worker)
-            failure = await self._failed(run, workload, error)
+            failure = await self.failed(run, workload, error)
         finally:
             try:
                 self._stats.run_ended(run, failure)
@@ -252,14 +272,9 @@ class Runner:
             self._slots.end_alone(run.alone)
         if not run.is_overdue:
             self._slots.finished()
-        if run.connection.is_retired:
-            run.connection.check_drained()
-        if self._recycler is not None:
-            self._recycler.check()
-        if self._burst is not None:
-            self._burst.run_ended()
+        self._after(run)
 
-    async def _until_alone(self, run: Run) -> None:
+    async def until_alone(self, run: Run) -> None:
         """The job may kill this process: let all other runs end first, and take no job until it ends."""
         begun = anyio.Event()
         run.alone = begun.set
@@ -271,7 +286,27 @@ class Runner:
             run.began = perf_counter()
             run.renew_context()
 
-    async def _failed(self, run: Run, workload: bytes, error: BaseException) -> BaseException:
+    def began(self, run: Run) -> None:
+        """A run that is part of a batch."""
+        self._stats.running.add(run)
+
+    def ended(self, run: Run, failure: BaseException | None) -> None:
+        """Such a run has ended its job. ``failure`` is what it raised."""
+        try:
+            self._stats.run_ended(run, failure)
+        finally:
+            self._after(run)
+
+    def _after(self, run: Run) -> None:
+        """What a run that has ended may have been the last of."""
+        if run.connection.is_retired:
+            run.connection.check_drained()
+        if self._recycler is not None:
+            self._recycler.check()
+        if self._burst is not None:
+            self._burst.run_ended()
+
+    async def failed(self, run: Run, workload: bytes, error: BaseException) -> BaseException:
         """Have the job of a run that raised something end. Returns the error that counts.
 
         Raises:

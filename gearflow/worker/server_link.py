@@ -20,6 +20,7 @@ from gearflow.worker.settings import WorkerSettings
 from gearflow.worker.slots import ServerSlots, SlotAllocator
 
 if TYPE_CHECKING:
+    from gearflow.worker.batch import BatchLane
     from gearflow.worker.discovery import Discovery
     from gearflow.worker.runner import Runner
 
@@ -37,8 +38,10 @@ class ServerLink:
         runner: "Runner",
         answer: float,
         discovery: "Discovery",
+        batch: "BatchLane | None" = None,
     ) -> None:
         self.address = address
+        self.batch = batch  # that the jobs from here are for, if the connection is that of a batch task
         self.max_workload = settings.max_workload
         self.connection: WorkerConnection | None = None  # while there is one
         self.is_registered = False  # the server knows the functions
@@ -53,7 +56,7 @@ class ServerLink:
         self._security = security
         self._settings = settings
         self._functions = functions
-        self._slots = slots
+        self._slots = slots if batch is None else batch.slots
         self._runner = runner
         self._timeouts = Timeouts(
             connect=settings.connect_timeout,
@@ -78,6 +81,10 @@ class ServerLink:
                 self._failures += 1
                 self._warn_of_outage(reason)
                 await anyio.sleep(self._backoff.delay(self._failures, random.random()))
+
+    def offers(self, function: str) -> bool:
+        """Whether jobs of a function come by this connection."""
+        return function.encode() in self._functions
 
     @property
     def _has_ended(self) -> bool:

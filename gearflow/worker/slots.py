@@ -38,6 +38,9 @@ Two kinds of servers need more than that:
   interval asks again by itself. It is set for every server that is not gearflow's, so for gearmand 2.0 too.
 
 Times are seconds of any monotonic clock and come in as ``now``.
+
+The jobs of a batch task come by connections of their own, which share the room of one batch and a single slot
+(``gearflow.worker.batch_slots``). They stand in the queue as one.
 """
 
 from collections import deque
@@ -55,6 +58,18 @@ EMPTY_ROUNDS: Final = 4
 
 FIRST_PAUSE: Final = 0.001
 LONGEST_PAUSE: Final = 1.0
+
+
+class Queued:
+    """What stands in the queue for slots. Owns state."""
+
+    def __init__(self) -> None:
+        self.wanted = 0  # GRABs it would like to be granted
+        self.queued = False
+
+    def accept(self) -> bool:
+        """Take a slot for one more GRAB, if it is still wanted."""
+        return False
 
 
 class SlotAllocator:
@@ -81,8 +96,9 @@ class SlotAllocator:
         self.alone: deque[Begin] = deque()  # the runs that are to be alone; the first one may have begun
         self._has_begun = False  # it has
         self.when_empty: Callable[[], object] = lambda: None
+        self.parts: list[SlotAllocator] = []  # those of batch tasks, which stop with this
         self._claims: deque[Begin] = deque()  # of held jobs
-        self._queue: deque[ServerSlots] = deque()
+        self._queue: deque[Queued] = deque()
         self._when_idle = when_idle
 
     def finished(self) -> None:
@@ -102,6 +118,8 @@ class SlotAllocator:
         if self.alone[0] == begin:
             self._has_begun = False
         self.alone.remove(begin)
+        for part in self.parts:
+            part.grant()
         self.grant()
 
     def _check_alone(self) -> None:
@@ -142,24 +160,30 @@ class SlotAllocator:
         """Want nothing more. GRABs that were written are still answered, perhaps with a job."""
         self.stopped = True
         self._queue.clear()
+        for part in self.parts:
+            part.stop()
         self._check_idle()
 
     def quiet(self) -> None:
         """Grant no GRABs until ``resume``; those that were granted and not written are taken back."""
         self.is_quiet = True
+        for part in self.parts:
+            part.quiet()
 
     def resume(self) -> None:
         """Grant GRABs again."""
         self.is_quiet = False
+        for part in self.parts:
+            part.resume()
         self.grant()
 
-    def withdraw(self, server: "ServerSlots") -> None:
+    def withdraw(self, server: Queued) -> None:
         """A connection wants no more."""
         if server.queued:
             self._queue.remove(server)
             server.queued = False
 
-    def enqueue(self, server: "ServerSlots", *, first: bool) -> None:
+    def enqueue(self, server: Queued, *, first: bool) -> None:
         """Put a connection into the queue: at its end, or before all others."""
         if server.queued and first:
             self._queue.remove(server)
@@ -205,20 +229,19 @@ class SlotAllocator:
             self._when_idle()
 
 
-class ServerSlots:
+class ServerSlots(Queued):
     """What one connection asks of its server. Owns state; a new connection begins with ``start``.
 
     ``wake`` is called whenever ``requests`` has something new to write. Calling it too often does no harm.
     """
 
     def __init__(self, allocator: SlotAllocator, wake: Callable[[], None]) -> None:
+        super().__init__()
         self._allocator = allocator
         self.wake = wake
         self._poll: float | None = None
         self.in_flight = 0  # GRABs that hold a slot: written and unanswered, or granted
         self.granted = 0  # those among them that are not written yet
-        self.wanted = 0  # GRABs it would like to be granted
-        self.queued = False
         self._started = False
         self._retired = False
         self._asleep = False

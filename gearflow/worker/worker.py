@@ -42,9 +42,10 @@ from gearflow.tasks.hooks import (
     name_of,
 )
 from gearflow.tasks.wait_tracking import heard_by
+from gearflow.worker.batch import BatchLane
 from gearflow.worker.burst import Burst
 from gearflow.worker.deadlock_warning import DeadlockWarning
-from gearflow.worker.discovery import Discovery
+from gearflow.worker.discovery import AllLinks, Discovery
 from gearflow.worker.event_loop import open_loop
 from gearflow.worker.executor import AnyTask
 from gearflow.worker.processes import ProcessPool, origin_of
@@ -125,21 +126,12 @@ class Worker:
         self._stats = RunStats(self._slots)
         self._deadlocks = DeadlockWarning(settings.concurrency, map(bytes.decode, by_function))
         security = Security.of(self._target.tls, self._target.token)
-        functions = tuple(by_function)
-        looks = default_discover() if self._target.discover is None else self._target.discover
-
-        def link(server: ServerAddress, discovery: Discovery) -> ServerLink:
-            return ServerLink(
-                server, security, settings, functions, self._slots, self._runner, limits.answer, discovery
-            )
-
-        self._discovery = Discovery(self._target.servers, link, limits.discovery if looks else None)
-        self._links = self._discovery.links
+        self._links = AllLinks()
         self._burst: Burst | None = None
         if settings.burst:
             self._burst = Burst(self._links, settings.connect_timeout, self._stats)
-            self._burst.is_settled = lambda: self._discovery.is_settled
-            self._slots.when_empty = self._discovery.changed = self._burst.changed
+            self._burst.is_settled = lambda: self._links.are_settled
+            self._slots.when_empty = self._burst.changed
         self._recycler: Recycler | None = None
         if settings.max_tasks is not None or settings.max_rss is not None:
             self._recycler = Recycler(
@@ -160,7 +152,34 @@ class Worker:
             gearmand_exceptions=settings.gearmand_exceptions,
             cancel_grace=limits.cancel_grace,
         )
-        self._discovery.make_links()
+        looks = default_discover() if self._target.discover is None else self._target.discover
+        alone = {lane.function: lane for lane in self._runner.lanes}
+        together = tuple(function for function in by_function if function not in alone)
+
+        def connect(functions: tuple[bytes, ...], lane: BatchLane | None) -> None:
+            def link(server: ServerAddress, discovery: Discovery) -> ServerLink:
+                return ServerLink(
+                    server,
+                    security,
+                    settings,
+                    functions,
+                    self._slots,
+                    self._runner,
+                    limits.answer,
+                    discovery,
+                    lane,
+                )
+
+            discovery = Discovery(self._target.servers, link, limits.discovery if looks else None)
+            self._links.groups.append(discovery)
+            if self._burst is not None:
+                discovery.changed = self._burst.changed
+            discovery.make_links()
+
+        if together:
+            connect(together, None)
+        for function, lane in alone.items():
+            connect((function,), lane)
         self.ready: anyio.Event = self._runner.ready
         """Set once a server knows what this worker can do."""
         self._failure: NoServer | None = None  # which ``run`` is to raise
@@ -349,7 +368,8 @@ class Worker:
                     if self._left:
                         return
                     async with anyio.create_task_group() as links:
-                        links.start_soon(self._discovery.keep_links)
+                        for group in self._links.groups:
+                            links.start_soon(group.keep_links)
                         for watch in self._watches():
                             links.start_soon(watch)
                         await self._drain()

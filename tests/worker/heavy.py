@@ -22,7 +22,7 @@ from typing import Annotated, Any
 import anyio
 from pydantic import AfterValidator, BaseModel
 
-from gearflow import Context, Discard, Fail, Retry, Snooze, TryAgain, lifespan, task
+from gearflow import Batch, Context, Discard, Fail, Retry, Snooze, TryAgain, lifespan, task
 
 colour: ContextVar[str] = ContextVar("colour", default="none")
 
@@ -93,6 +93,31 @@ def reports(ctx: Context) -> list[Any]:
 def hasty(ctx: Context) -> None:
     for step in range(10_000):
         ctx.progress(step + 1, 10_000)
+
+
+@task(executor="process", batch=Batch(3, wait=3600), retries=2)
+def in_batches(ctx: Context, words: list[str]) -> list[str | Exception]:
+    """Each word says what becomes of it, or of all."""
+    results: list[str | Exception] = []
+    for word, item in zip(words, ctx.items, strict=True):
+        item.progress(len(word), 10)
+        endings: dict[str, Exception] = {
+            "fail": OutOfInk(word),
+            "discard": Discard(word),
+            "again": TryAgain(0),
+        }
+        again = word == "again" and item.attempt > 1
+        results.append(f"{word} {item.attempt} {os.getpid()}" if again else endings.get(word, word))
+    ctx.warn("said to all")
+    if "crash" in words:
+        os._exit(3)
+    if "short" in words:
+        results.pop()
+    if "cancelled" in words:
+        item = ctx.items[words.index("cancelled")]
+        while not item.cancelled:
+            time.sleep(0.001)
+    return results
 
 
 # -------------------------------------------------------------------------------------------- streams

@@ -59,7 +59,7 @@ def worker_of(*servers: str, tasks: Any = (where,), **settings: Any) -> Worker:
 
 
 def links_of(worker: Worker) -> list[ServerLink]:
-    return worker._links  # pyright: ignore[reportPrivateUsage]
+    return list(worker._links)  # pyright: ignore[reportPrivateUsage]
 
 
 def has_worker(*members: Member) -> bool:

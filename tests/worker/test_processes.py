@@ -88,6 +88,13 @@ async def first_warning(job: ClientJob) -> str:
     raise AssertionError("it said nothing")
 
 
+async def until(holds: Callable[[], bool]) -> None:
+    """Return when something holds that has no event."""
+    with anyio.fail_after(PATIENCE):
+        while not holds():  # noqa: ASYNC110  (there is no event for it)
+            await anyio.sleep(0.005)
+
+
 async def end_of(process: int) -> None:
     """Return when a process has ended."""
     with suppress(ProcessLookupError):
@@ -374,6 +381,54 @@ async def test_of_a_process_that_has_ended_a_forked_child_forgets_nothing_that_i
             if not (child := os.fork()):
                 os._exit(not all(stat.S_ISREG(os.fstat(file.fileno()).st_mode) for file in opened))
             assert os.waitpid(child, 0)[1] == 0  # noqa: ASYNC222  (for the moment in which it ends)
+
+
+# ------------------------------------------------------------------------------------------------ batches
+
+
+@on_both_loops
+async def test_each_item_of_a_batch_has_its_own_result_in_a_process_too(bundled: str, shared: None) -> None:
+    async with at_work(bundled, heavy.in_batches, concurrency=1) as worker, Client([bundled]) as client:
+        words = [b"well", b"discard", b"fail"]
+        jobs = [await client.submit(heavy.in_batches.name, word) for word in words]
+        events = [event async for event in jobs[0].events()]
+        assert await jobs[0].result() == b"well"
+        assert [event.numerator for event in events if isinstance(event, WorkStatus)] == [b"4"]
+        assert [event.data for event in events if isinstance(event, WorkWarning)] == [b"said to all"]
+        with pytest.raises(JobFailed):
+            await jobs[1].result()
+        await until(lambda: worker.running == 1)  # "fail" is tried again
+        later = [await client.submit(heavy.in_batches.name, b"again") for _ in range(2)]
+        with pytest.raises(JobFailed):
+            await jobs[2].result()
+        await client.submit(heavy.in_batches.name, b"well")
+        texts = [(await job.result()).decode() for job in later]
+    assert [text.rpartition(" ")[0] for text in texts] == ["again 2", "again 2"]
+    assert len({text.rpartition(" ")[2] for text in texts}) == 1
+
+
+@on_both_loops
+async def test_a_process_that_ends_or_a_list_that_is_short_fails_all_items(
+    bundled: str, shared: None
+) -> None:
+    once = heavy.in_batches.options(retries=0)
+    async with at_work(bundled, heavy.in_batches):
+        errors = await once.amap(["a", "crash", "b"], errors="collect")
+        assert all(isinstance(error, TaskCrashed) for error in errors)
+        errors = await once.amap(["a", "short", "b"], errors="collect")
+        assert all("it returned a list of 2 for a batch of 3 items" in str(error) for error in errors)
+        assert await once.amap(["a", "b", "c"]) == ["a", "b", "c"]
+
+
+@on_both_loops
+async def test_an_item_of_a_batch_in_a_process_is_cancelled_alone(bundled: str, shared: None) -> None:
+    async with at_work(bundled, heavy.in_batches) as worker, Client([bundled]) as client:
+        words = (b"a", b"cancelled", b"b")
+        jobs = [await client.submit(heavy.in_batches.name, word) for word in words]
+        await first_warning(jobs[0])
+        await Admin(bundled).cancel_job(jobs[1].handle)
+        assert [await jobs[0].result(), await jobs[2].result()] == [b"a", b"b"]
+        await until(lambda: not worker.running)
 
 
 # --------------------------------------------------------------------------------------------- lifespans

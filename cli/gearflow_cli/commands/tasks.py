@@ -71,6 +71,8 @@ def _options(task: "AnyTask") -> str:
         set_options = _set_options(task)
     if task.retries is not None:
         set_options["retries"] = task.retries.attempts - 1
+    if task.batch is not None:
+        set_options["batch"] = task.batch.size
     return ", ".join(name if value is True else f"{name}={value}" for name, value in set_options.items())
 
 
@@ -81,8 +83,10 @@ def _explained(task: "AnyTask") -> str:
     rows = [
         (name, "yes" if value is True else f"{value} s" if name in _SECONDS else str(value))
         for name, value in set_options.items()
-        if name != "retries"
+        if name not in ("retries", "batch")
     ]
+    if task.batch is not None:
+        rows.append(("batch", f"up to {task.batch.size} items, within {task.batch.seconds:g} s of the first"))
     rows.append(("retries", "\n".join(schedule)))
     lines = output.labelled(rows).splitlines()
     return "\n".join([f"{task.name}{output.signature(task)}", *(f"  {line}" for line in lines)])
@@ -102,6 +106,8 @@ def _set_options(task: "AnyTask") -> dict[str, Any]:
     shown: dict[str, Any] = {"timeout": task.timeout, "keep": task.keep, "foreign": task.foreign or None}
     if task.executor != "thread":
         shown["executor"] = task.executor
+    if task.batch is not None:
+        shown["batch"] = {"size": task.batch.size, "wait": task.batch.seconds}
     shown |= {"stream_keep": task.stream_keep, "resumable": task.resumable or None}
     shown |= {name: _named(value) for name, value in task.call_options.changed().items()}
     if task.retries is not None:

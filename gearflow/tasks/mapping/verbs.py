@@ -484,6 +484,10 @@ def _check_chunks(task: "Task[Any, Any]") -> None:
             f"chunk=: another program runs {task.name}, and only gearflow's workers know how several calls "
             "share a job; leave it out"
         )
+    if task.batch is not None:
+        raise TypeError(
+            f"chunk=: workers collect the jobs of {task.name} for their runs already (batch=); leave it out"
+        )
     if task.call_options.unique is not False:
         raise ValueError(
             "chunk= and unique=: a key is that of one call, and the items of a chunk share a job; leave out "

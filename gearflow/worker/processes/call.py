@@ -1,16 +1,17 @@
 """One run of a task in a process of the pool."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import count
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from gearflow.protocol.codec import decode
 from gearflow.protocol.constants import PacketType
+from gearflow.tasks.batch_call import Outcome
 from gearflow.worker.parts import PROCESS_BYTES, PROCESS_PARTS, RunOver
 from gearflow.worker.processes.errors import Ending, unpack
-from gearflow.worker.processes.messages import Frame, RunRequest, encode
+from gearflow.worker.processes.messages import Frame, ItemRequest, RunRequest, encode
 from gearflow.worker.processes.pool import Process, ProcessPool
 from gearflow.worker.processes.task_import import origin_of
 
@@ -38,6 +39,7 @@ class ProcessCall:
         self._payload = payload
         self._is_loading = is_loading
         self._number = next(_numbers)
+        self._items = cast("Sequence[Run]", getattr(run, "items", ()))  # of a batch
         self._lock = threading.Lock()
         self._process: Process | None = None  # while a kill of this run has to kill it
         self._is_killed = False
@@ -51,6 +53,22 @@ class ProcessCall:
             TaskCrashed: The process has ended, also if it was killed.
             BaseException: The task raised it, or its process could not start.
         """
+        return self._answer().body
+
+    def perform_batch(self) -> list[Outcome]:
+        """The outcomes of the items of a batch. Raises as ``perform``."""
+        answer = self._answer()
+        outcomes: list[Outcome] = []
+        position = 0
+        for each, item in zip(answer.fields["outcomes"], self._items, strict=True):
+            if isinstance(each, int):
+                outcomes.append(answer.body[position : position + each])
+                position += each
+            else:
+                outcomes.append(unpack(each, item.handle_text))
+        return outcomes
+
+    def _answer(self) -> Frame:
         process = self._pool.acquire()
         with self._lock:
             self._process = process
@@ -73,7 +91,7 @@ class ProcessCall:
             self._pool.release(process, answer.fields["rss"])
         if answer.kind == "raised":
             raise unpack(answer.fields["error"], self._run.handle_text)
-        return answer.body
+        return answer
 
     def cancel(self) -> bool:
         """Set ``Context.cancelled`` and stop at the next ``yield``; whether the task has one of these, and
@@ -85,6 +103,12 @@ class ProcessCall:
                 and self._process is not None
                 and self._process.notify(encode("cancel", number=self._number))
             )
+
+    def cancel_item(self, place: int) -> None:
+        """Set ``Context.cancelled`` of an item of a batch, if the task has one."""
+        with self._lock:
+            if self._run.context is not None and self._process is not None:
+                self._process.notify(encode("cancel", number=self._number, item=place))
 
     def kill(self) -> None:
         """End the run at once, by ending its process."""
@@ -107,6 +131,7 @@ class ProcessCall:
             run.envelope.parts,
             None if previous is None else (previous.done, previous.total, previous.message),
             run.envelope.scheduled_at,
+            tuple(ItemRequest(item.handle_text, item.envelope.attempt, item.limit) for item in self._items),
         ).fields()
         if name not in process.tasks:
             self._is_loading(True)
@@ -122,7 +147,10 @@ class ProcessCall:
         if frame.kind == "part":
             self._send_on(frame.body)
         else:
-            self._run.send(decode(PacketType(frame.fields["type"]), frame.body))
+            item: int | None = frame.fields.get("item")
+            (self._run if item is None else self._items[item]).send(
+                decode(PacketType(frame.fields["type"]), frame.body)
+            )
 
     def _send_on(self, part: bytes) -> None:
         """Send a part when there is room, and from time to time let the process know how many were sent."""

@@ -22,15 +22,18 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from queue import SimpleQueue
-from typing import cast
+from typing import Protocol, cast
 
 from gearflow.client import configure
+from gearflow.protocol.chunk import unpack_payloads
 from gearflow.protocol.packets import Packet
 from gearflow.runtime import stacks
 from gearflow.runtime.fork import end_stray, forget_in_children, handle
 from gearflow.runtime.process import resident
 from gearflow.tasks import Context, Progress
+from gearflow.tasks.batch_call import BatchCall, Outcome
 from gearflow.tasks.context import moment_of
 from gearflow.tasks.definition import TaskDefinition
 from gearflow.tasks.hooks import Lifespan, hooks, lifetime, name_of
@@ -211,7 +214,7 @@ class _TaskServer:
                 answer = self._answer(request)
                 end_stray(self._pid)
                 _flush()
-                request.context.flush()
+                request.flush()
                 self._request = None
                 self._reports.flush()
                 self._channel.send(answer)
@@ -223,6 +226,10 @@ class _TaskServer:
             if frame.kind == "taken":
                 if request is not None:
                     request.parts.taken(frame.fields["position"])
+                continue
+            if frame.kind == "cancel" and "item" in frame.fields:
+                if request is not None and request.call.number == frame.fields["number"]:
+                    request.contexts[frame.fields["item"]].cancelled = True
                 continue
             if frame.kind == "cancel":
                 cancelled = frame.fields["number"]
@@ -242,24 +249,33 @@ class _TaskServer:
             variables = self.lifespans.enter()
             if request.kind == "load":
                 return encode("loaded")
+            if task.batch is not None:
+                outcomes = variables.run(request.run_batch, task)
+                results = b"".join([each for each in outcomes if isinstance(each, bytes)])
+                ends = [len(each) if isinstance(each, bytes) else pack(each) for each in outcomes]
+                return encode("result", results, rss=self._rss(), outcomes=ends)
             return encode("result", variables.run(request.run, task), rss=self._rss())
         except BaseException as error:  # noqa: BLE001  (SystemExit too is this run's own affair)
             return encode("raised", error=pack(error), rss=self._rss())
 
-    def _report(self, packet: Packet) -> None:
+    def _report(self, packet: Packet, item: int | None = None) -> None:
         if self._request is not None:  # else it comes from a thread that the task has left behind
-            self._reports.add(packet)
+            self._reports.add(packet, item)
 
     def _rss(self) -> int:
         return resident() if self._measures else 0
 
 
+class _Send(Protocol):
+    """Sends a report, perhaps about an item of a batch."""
+
+    def __call__(self, packet: Packet, item: int | None = None) -> None: ...
+
+
 class _Request:
     """A request of the worker: load a task, or run it."""
 
-    def __init__(
-        self, frame: Frame, send: Callable[[Packet], None], send_part: Callable[[bytes], None]
-    ) -> None:
+    def __init__(self, frame: Frame, send: _Send, send_part: Callable[[bytes], None]) -> None:
         self.kind = frame.kind
         self.call = call = RunRequest.of(frame.fields)
         self._payload = frame.body
@@ -275,13 +291,31 @@ class _Request:
             later=_later,
         )
         """The task's, if it takes one."""
+        self.contexts = self.context.items = tuple(
+            Context(
+                handle=item.handle,
+                function=call.task,
+                send=partial(send, item=place),
+                attempt=item.attempt,
+                deadline=None if item.limit is None else time.time() + item.limit,
+                later=_later,
+            )
+            for place, item in enumerate(call.items)
+        )
+        """Those of the items of a batch."""
         self.parts = PartWindow(send_part, parts=PROCESS_PARTS, size=PROCESS_BYTES)
         """Those of this run, if the task yields. The worker has the rest of the window."""
 
     def cancel(self) -> None:
         """Nobody wants the run any more."""
-        self.context.cancelled = True
+        for context in (self.context, *self.contexts):
+            context.cancelled = True
         self.parts.close()
+
+    def flush(self) -> None:
+        """Send progress that waits for its time."""
+        for context in (self.context, *self.contexts):
+            context.flush()
 
     def run(self, task: TaskDefinition) -> bytes:
         """The encoded result, empty if the task yields. Raises what the task raises, and PayloadInvalid."""
@@ -292,6 +326,12 @@ class _Request:
             return codec.encode_result(returned)
         send_values(returned, codec.encode_result, self.parts)
         return b""
+
+    def run_batch(self, task: TaskDefinition) -> list[Outcome]:
+        """The outcomes of the items of a batch. Raises what the task raises."""
+        payloads = unpack_payloads(self._payload, len(self.contexts))
+        call = BatchCall(task, payloads, self.context if task.takes_context else None)
+        return call.outcomes() if call.is_empty else call.outcomes(call.apply())
 
 
 def _later(seconds: float, callback: Callable[[], object]) -> None:

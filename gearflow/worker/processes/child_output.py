@@ -26,7 +26,7 @@ from gearflow.worker.processes.messages import Channel
 _INTERVAL: Final = 0.01
 """Seconds between two writes: nobody sees the difference, and the worker reads little."""
 
-_ANY: Final = b""  # a process has one job at a time
+_ANY: Final = b""  # a process has one run at a time
 
 
 class Reports:
@@ -40,13 +40,17 @@ class Reports:
         self._added = threading.Event()
         self._thread: threading.Thread | None = None  # made when it is needed first
 
-    def add(self, packet: Packet) -> None:
-        """Have something sent, soon. Nothing happens if the worker is gone."""
-        frame = messages.encode("report", encode(packet)[HEADER.size :], type=int(packet.type))
+    def add(self, packet: Packet, item: int | None = None) -> None:
+        """Have something sent, soon, perhaps about an item of a batch. Nothing happens if the worker is
+        gone.
+        """
+        place = {} if item is None else {"item": item}
+        job = _ANY if item is None else b"%d" % item
+        frame = messages.encode("report", encode(packet)[HEADER.size :], type=int(packet.type), **place)
         if isinstance(packet, WorkStatus):
-            self._outbox.add_progress(_ANY, frame)
+            self._outbox.add_progress(job, frame)
         else:
-            self._outbox.add(_ANY, frame)
+            self._outbox.add(job, frame)
         if time.monotonic() - self._sent_at >= _INTERVAL:
             with suppress(OSError):
                 self.flush()

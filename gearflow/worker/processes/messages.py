@@ -9,13 +9,16 @@ from           ``is``
 the worker     ``hello``   the first: how the process is set up
 the worker     ``load``    import the task of the next run
 the worker     ``run``     a run; the body is the payload
-the worker     ``cancel``  nobody wants that run any more; the process is killed soon
+the worker     ``cancel``  nobody wants that run any more; the process is killed soon. With an ``item``,
+                           nobody wants that item of a batch
 the worker     ``taken``   so many parts of the run are sent on, and there is room for more
 the process    ``loaded``  the task is there
-the process    ``report``  the task reports something; the body is that of the packet
+the process    ``report``  the task reports something, perhaps about an ``item``; the body is that of the
+                           packet
 the process    ``part``    the task yields a value; the body is the part
 the process    ``log``     a log record
-the process    ``result``  the run is done; the body is the result
+the process    ``result``  the run is done; the body is the result. For a batch, ``outcomes`` has for each
+                           item the length of its result, or its error
 the process    ``raised``  the run is over, with the error that it raised; also instead of ``loaded``
 =============  ==========  =====================================================================
 """
@@ -28,7 +31,7 @@ import threading
 from collections import deque
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import Any, Final, Self, cast
+from typing import Any, Final, NamedTuple, Self, cast
 
 from gearflow.client import TLS, parse_servers
 from gearflow.client.current import Target
@@ -77,6 +80,14 @@ class Hello:
         return cls(target, names, fields["measures"], fields["level"])
 
 
+class ItemRequest(NamedTuple):
+    """An item of a batch."""
+
+    handle: str
+    attempt: int
+    limit: float | None
+
+
 @dataclass(frozen=True, slots=True)
 class RunRequest:
     """A run, or the task to load for it; the payload is the body of the frame."""
@@ -100,6 +111,9 @@ class RunRequest:
     scheduled_at: tuple[float, str] | None = None
     """The time of the schedule that made the job, and its time zone."""
 
+    items: tuple[ItemRequest, ...] = ()
+    """The items of a batch. The body of the frame has their payloads (``gearflow.protocol.chunk``)."""
+
     def fields(self) -> dict[str, Any]:
         """The head of its frame."""
         return {
@@ -112,6 +126,7 @@ class RunRequest:
             "parts": self.parts,
             "previous": self.previous,
             "scheduled_at": self.scheduled_at,
+            "items": [list(item) for item in self.items],
         }
 
     @classmethod
@@ -128,6 +143,7 @@ class RunRequest:
             fields["parts"],
             None if previous is None else (previous[0], previous[1], previous[2]),
             None if scheduled_at is None else (scheduled_at[0], scheduled_at[1]),
+            tuple(ItemRequest(*item) for item in fields["items"]),
         )
 
 
