@@ -1,6 +1,7 @@
 """Batch tasks, whose runs take the items of many jobs: on C gearmand and gearflow's own, on both loops."""
 
 import logging
+import sys
 import threading
 from collections.abc import Callable, Iterator
 
@@ -17,6 +18,7 @@ from gearflow.protocol.packets import WorkStatus, WorkWarning
 from gearflow.server import JobServer
 from gearflow.tasks import Context, Discard, Fail, Proceed, Retry, RunInfo, Snooze, TryAgain, task
 from gearflow.worker import Worker
+from tests.worker.conftest import Gearmand
 
 Fresh = Callable[..., str]
 
@@ -35,6 +37,13 @@ async def until(holds: Callable[[], bool]) -> None:
     with anyio.fail_after(20):
         while not holds():  # noqa: ASYNC110  (there is no event for it)
             await anyio.sleep(0.005)
+
+
+@pytest.fixture
+def two_deaths() -> Iterator[str]:
+    """A server of gearflow's own on which a job is a dead letter when its worker has died twice."""
+    with JobServer(port=0, max_deaths=2) as server:
+        yield f"127.0.0.1:{server.port}"
 
 
 # ----------------------------------------------------------------------------------------- what is a batch
@@ -592,6 +601,86 @@ async def test_a_quiet_worker_takes_no_items(any_server: str, function: str) -> 
             assert not worker.running
             worker.resume()
             assert await job == "b"
+
+
+MORTAL = """
+import os, sys
+import anyio
+from gearflow import Batch, task
+from gearflow.worker import Worker
+
+_, server, function = sys.argv
+
+@task(name=function, batch=Batch(3, wait=60))
+async def embed(texts: list[str]) -> list[str]:
+    if "poison" in texts:
+        os._exit(3)
+    return [f"{text} of {len(texts)}" for text in texts]
+
+anyio.run(Worker([embed], servers=[server], concurrency=2).run)
+"""
+"""A worker that a poisonous item kills."""
+
+
+async def dies(server: str, function: str) -> None:
+    """Run such a worker until it has died."""
+    command = [sys.executable, "-c", MORTAL, server, function]
+    assert (await anyio.run_process(command, check=False)).returncode == 3
+
+
+async def test_the_jobs_of_a_batch_whose_worker_dies_go_to_another(any_server: str, function: str) -> None:
+    @task(name=function, batch=Batch(3, wait=NEVER))
+    async def survives(texts: list[str]) -> list[str]:
+        return [text.upper() for text in texts]
+
+    with anyio.fail_after(40):
+        async with connect(any_server):
+            jobs = [await survives.asubmit(text) for text in ("a", "poison", "b")]
+            await dies(any_server, function)
+            async with Worker([survives], servers=[any_server]):
+                assert [await job for job in jobs] == ["A", "POISON", "B"]
+
+
+async def test_an_item_that_kills_its_worker_runs_alone_before_it_is_given_up(
+    two_deaths: str, function: str
+) -> None:
+    with anyio.fail_after(60):
+        async with Client([two_deaths]) as client:
+            jobs = [await client.submit(function, text) for text in (b"a", b"poison", b"b")]
+            await dies(two_deaths, function)
+            await dies(two_deaths, function)
+            with pytest.raises(JobFailed):
+                await jobs[1].result()
+            process = await anyio.open_process([sys.executable, "-c", MORTAL, two_deaths, function])
+            assert [await jobs[0].result(), await jobs[2].result()] == [b"a of 1", b"b of 1"]
+            process.terminate()
+            await process.aclose()
+
+
+async def test_a_connection_that_is_lost_takes_its_items_along(
+    own_gearmand: Gearmand, bundled: str, function: str
+) -> None:
+    runs: list[list[str]] = []
+
+    @task(name=function, batch=Batch(2, wait=NEVER))
+    async def embed(texts: list[str]) -> list[str]:
+        runs.append(sorted(texts))
+        return texts
+
+    own_gearmand.start()
+    servers = [own_gearmand.address, bundled]
+    with anyio.fail_after(20):
+        async with Worker([embed], servers=servers, first_retry=0.01, longest_retry=0.05) as worker:
+            await until(lambda: all(link.is_registered for link in worker._links))  # pyright: ignore[reportPrivateUsage]
+            async with Client([own_gearmand.address]) as there:
+                await there.submit(function, b"lost")
+                await until(lambda: worker.running == 1)
+                own_gearmand.kill()
+                await until(lambda: not worker.running)
+            async with Client([bundled]) as here:
+                jobs = [await here.submit(function, text) for text in (b"a", b"b")]
+                assert [await job.result() for job in jobs] == [b"a", b"b"]
+    assert runs == [["a", "b"]]
 
 
 async def test_a_chunk_is_refused(bundled: str, function: str) -> None:
