@@ -18,8 +18,11 @@ from gearflow.broker.storage import (
     JobOutcome,
     JobRecord,
     Joined,
+    Overtaken,
     Paused,
+    Setting,
     StoredJob,
+    Ticked,
     Uncertain,
 )
 from gearflow.errors import StoreError
@@ -305,6 +308,47 @@ async def test_a_replay_leaves_out_lots_that_are_lost() -> None:
         r.keep("c", job(1, 2))
         await r.commit()
         assert r.store.kept == [job(1, 1), job(1, 2)]
+
+
+async def test_a_replay_sets_no_schedule_back() -> None:
+    async with rig() as r:
+        limit, removed = Setting(b"shopify", "limit", b"1"), Setting(b"old", "schedule", b"")
+        tick = Ticked(b"nightly", b"1", b"2", job(1, 1))
+        for change in (limit, removed, Setting(b"nightly", "schedule", b"1"), tick):
+            r.keep(change, change)
+        await r.commit()
+        assert r.store.groups[0][0] == {1: 1}
+        r.store.groups.clear()
+        r.store.era = 2
+        r.committer.check_era()
+        await r.until(lambda: r.store.caught_up_with == 2)
+        assert r.store.kept == [limit, removed, Ticked(b"nightly", b"", b"1", None), tick]
+
+
+async def test_a_tick_of_a_lost_lot_is_dropped_and_one_without_a_job_is_not() -> None:
+    async with rig() as r:
+        r.lease.lots.pop(2)
+        skipped = Ticked(b"weekly", b"1", b"2", None)
+        r.keep("tick", Ticked(b"nightly", b"1", b"2", job(2, 1)))
+        r.keep("skipped", skipped)
+        await r.commit()
+        assert r.store.groups == [({}, [skipped])]
+        assert r.told == [("tick", "another server has adopted the job"), ("skipped", None)]
+
+
+async def test_a_tick_that_was_overtaken_is_not_committed_again() -> None:
+    async with rig() as r:
+        r.store.script = [lambda changes: [Overtaken(b"3")]]
+        r.keep("tick", Ticked(b"nightly", b"1", b"2", job(1, 1)))
+        await r.commit()
+        (outcome,) = [outcome for _, outcome in r.told]
+        assert isinstance(outcome, Overtaken)
+        assert outcome.value == b"3"
+        r.store.groups.clear()
+        r.store.era = 2
+        r.keep("other", job(1, 2))
+        await r.commit()
+        assert r.store.kept == [job(1, 2)]
 
 
 async def test_a_change_that_any_server_may_make_needs_no_lot() -> None:

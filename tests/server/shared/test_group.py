@@ -10,6 +10,7 @@ import anyio
 import pytest
 from pydantic import SecretStr
 
+from gearflow.broker.storage import Setting
 from gearflow.protocol.packets import (
     CanDo,
     Error,
@@ -167,6 +168,40 @@ async def test_a_pause_holds_at_all_servers() -> None:
         request = b'{"function": "f", "paused": true}'
         await client.send(SubmitJob(b"gearflow:pause", b"", request))
         await until(lambda: b"f" in b.broker.functions.paused)
+
+
+async def test_settings_are_the_same_at_all_servers() -> None:
+    async with group() as servers:
+        before = Setting(b"before", "test", b"1")
+        servers.truth.set(before)
+        a, at_a = await servers.server()
+        assert a.broker.core.settings.values["test"] == {b"before": b"1"}
+        b, at_b = await servers.server()
+        new = Setting(b"new", "test", b"2")
+        assert await at_a.commit({}, [new]) == [None]
+        await until(lambda: b.broker.core.settings.get("test", b"new") == b"2")
+        await until(lambda: a.broker.core.settings.get("test", b"new") == b"2")
+        at_b.is_away = True
+        servers.truth.set(before._replace(value=b""))
+        servers.truth.set(new._replace(value=b"3"))
+        servers.truth.notify()
+        await until(lambda: a.broker.core.settings.values["test"] == {b"new": b"3"})
+        at_b.is_away = False
+        await until(lambda: b.broker.core.settings.values["test"] == {b"new": b"3"})
+
+
+async def test_a_server_that_has_connected_again_knows_what_was_removed_meanwhile() -> None:
+    async with group() as servers:
+        gone = Setting(b"gone", "test", b"1")
+        servers.truth.set(gone)
+        a, at_a = await servers.server()
+        changed: list[tuple[bytes, bytes]] = []
+        a.broker.core.settings.on("test", lambda name, value: changed.append((name, value)))
+        servers.truth.settings.clear()
+        servers.truth.set(Setting(b"new", "test", b"1"))
+        at_a.seen_settings = 0  # the next beat is one of a new connection
+        servers.truth.notify()
+        await until(lambda: changed == [(b"gone", b""), (b"new", b"1")])
 
 
 async def test_a_call_that_changes_something_is_answered_when_the_store_is_back() -> None:
