@@ -122,6 +122,18 @@ def test_a_server_that_is_not_gearflows_is_78(here: Shell, gearmand: str) -> Non
         assert "as only gearflow's own server does" in stderr
 
 
+def test_tasks_shows_the_limits_that_code_declares(here: Shell) -> None:
+    shown = here.run("tasks", "limited", "--explain").stdout.decode().splitlines()
+    assert "  limits   20, 1 by /customer, shopify 100/m, burst 10" in shown
+    assert "  fair     /tenant" in shown
+    assert "  limits   3" in shown
+    sync, _ = json.loads(here.run("tasks", "limited", "--json").stdout)
+    assert sync["options"] == {
+        "limits": "20, 1 by /customer, shopify 100/m, burst 10",
+        "fair": "/tenant",
+    }
+
+
 # --------------------------------------------------------------------------------- without a deployment
 
 

@@ -109,6 +109,7 @@ def _set_options(task: "AnyTask") -> dict[str, Any]:
     if task.batch is not None:
         shown["batch"] = {"size": task.batch.size, "wait": task.batch.seconds}
     shown |= {"stream_keep": task.stream_keep, "resumable": task.resumable or None}
+    shown |= {"limits": _limits(task), "fair": None if task.fair is None else _named(task.fair)}
     shown |= {name: _named(value) for name, value in task.call_options.changed().items()}
     if task.retries is not None:
         shown["retries"] = {
@@ -116,6 +117,20 @@ def _set_options(task: "AnyTask") -> dict[str, Any]:
             **task.retries.to_plan().model_dump(mode="json"),
         }
     return {name: value for name, value in shown.items() if value is not None}
+
+
+def _limits(task: "AnyTask") -> str | None:
+    """The limits of a task, such as ``20, 1 by /customer, shopify 100/m``."""
+    if not task.limits:
+        return None
+    from gearflow.tasks.declared_limits import limit_value
+
+    texts: list[str] = []
+    for limit in task.limits:
+        own = str(limit.name).startswith(f"{task.name}:")
+        key = "" if limit.key is None else f"by {_named(limit.key)}"
+        texts.append(" ".join(filter(None, ["" if own else str(limit.name), str(limit_value(limit)), key])))
+    return ", ".join(texts)
 
 
 def _named(value: Any) -> Any:
