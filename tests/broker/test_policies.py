@@ -4,7 +4,10 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from gearflow.broker.limits import SizeLimits
 from gearflow.broker.storage import JobOutcome, RecordOf, Setting
 from gearflow.protocol import packets as p
 from gearflow.protocol import server_calls as api
@@ -335,3 +338,40 @@ def test_the_reason_of_a_retry_says_when_the_next_run_is(world: Durable, delay: 
     worker(p.WorkException(handle, b"\x05\x0b\x04\x00no\nluck"))
     (warning,) = info(world, handle).warnings
     assert warning == f"run 1 failed (WORK_EXCEPTION: no luck). The next run is {text}"
+
+
+STEPS = st.lists(st.sampled_from(["fails", "raises", "dies", "server dies", "time"]), max_size=30)
+
+
+@given(STEPS, st.lists(st.sampled_from([0, 5]), max_size=3))
+def test_each_job_has_all_runs_of_its_plan_and_no_more(steps: list[str], delays: list[int]) -> None:
+    """Whatever happens to workers and servers in between."""
+    plan: dict[str, Any] = {"delays": delays, "jitter": False}
+    world = Durable(limits=SizeLimits(deaths=None))
+    set_policy(world, retries=plan)
+    client = world.peer("client")
+    handles = [background(world, client) for _ in range(2)]
+    worker = world.worker()
+    failed = dict.fromkeys(handles, 0)
+    for step in [*steps, *["time", "fails"] * 2 * (len(delays) + 1)]:
+        if step == "server dies":
+            world = world.restarted()
+            set_policy(world, retries=plan)
+            worker = world.worker()
+            continue
+        if step == "time":
+            world.pass_time(5)
+            continue
+        handle = worker.grab()
+        if handle is None:
+            continue
+        if step == "dies":
+            worker.leave()
+            worker = world.worker()
+            continue
+        failed[handle] += 1
+        worker(p.WorkFail(handle) if step == "fails" else p.WorkException(handle, b"no luck"))
+        world.commit()
+    assert failed == dict.fromkeys(handles, len(delays) + 1)
+    assert worker.grab() is None
+    assert [record(world, handle).attempt for handle in handles] == [len(delays) + 1] * 2
