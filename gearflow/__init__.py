@@ -20,9 +20,11 @@ from gearflow.errors import (
     TaskFailed,
     TaskTimeout,
     UnknownJob,
+    UnknownSchedule,
     UnknownTask,
     UnsupportedByServer,
 )
+from gearflow.schedules import Cron, Every
 from gearflow.tasks import (
     AsyncBatchTask,
     AsyncJob,
@@ -86,9 +88,11 @@ __all__ = [
     "Concurrency",
     "ConnectionLost",
     "Context",
+    "Cron",
     "Discard",
     "Ended",
     "Event",
+    "Every",
     "Fail",
     "FailedItem",
     "GearflowError",
@@ -128,6 +132,7 @@ __all__ = [
     "TaskTimeout",
     "TryAgain",
     "UnknownJob",
+    "UnknownSchedule",
     "UnknownTask",
     "UnsupportedByServer",
     "Warned",

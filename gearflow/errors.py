@@ -21,7 +21,8 @@
     │   ├── TaskTimeout              the run exceeded its ``timeout``
     │   └── TaskCrashed              the task ended its process, by a signal, ``os._exit`` or lack of memory
     ├── TaskDefinitionError      a function cannot be a task as it is written (also a TypeError)
-    └── UnknownTask              no registered task has that name (also a LookupError)
+    ├── UnknownTask              no registered task has that name (also a LookupError)
+    └── UnknownSchedule          no schedule has that name, or several have it (also a LookupError)
 
 A class exists only if a caller would act differently on it. If a result does not arrive in time
 (``result(timeout=)``), the error is the builtin ``TimeoutError``, and the job runs on.
@@ -51,6 +52,7 @@ __all__ = [
     "TaskFailed",
     "TaskTimeout",
     "UnknownJob",
+    "UnknownSchedule",
     "UnknownTask",
     "UnsupportedByServer",
 ]
@@ -293,3 +295,7 @@ class TaskDefinitionError(GearflowError, TypeError):
 
 class UnknownTask(GearflowError, LookupError):
     """No registered task has that name. The message suggests the nearest names."""
+
+
+class UnknownSchedule(GearflowError, LookupError):
+    """No schedule has that name, or several have it as the last part. The message suggests names."""

@@ -42,6 +42,7 @@ from gearflow.security.tls import TLS, Security
 
 if TYPE_CHECKING:
     from gearflow.client.limits import ServerLimits
+    from gearflow.client.schedules import ClientSchedules
     from gearflow.protocol.server_calls import JobInfo, Message  # it imports pydantic
 
 P = TypeVar("P", bound=Packet)
@@ -302,6 +303,13 @@ class Client:
             ConnectionLost: The connection closed before the answer, or there was none in ``answer_timeout``.
         """
         return await server_calls.call(self._pool, function, request, server)
+
+    @property
+    def schedules(self) -> "ClientSchedules":
+        """Schedules whose jobs gearflow's own server makes."""
+        from gearflow.client.schedules import ClientSchedules
+
+        return ClientSchedules(self)
 
     async def result(self, job: JobName, timeout: float | None = None) -> bytes:
         """Wait for the result of a background job, which gearflow's server keeps for a while.

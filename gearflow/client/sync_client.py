@@ -29,6 +29,7 @@ from gearflow.security.tls import PLAIN, TLS, Security
 
 if TYPE_CHECKING:
     from gearflow.client.limits import SyncServerLimits
+    from gearflow.client.schedules import SyncSchedules
     from gearflow.protocol.server_calls import JobInfo, Message  # it imports pydantic
 
 T = TypeVar("T")
@@ -182,6 +183,13 @@ class SyncClient:
     ) -> bytes:
         """Call a reserved function of gearflow's own server. See ``Client.call_reserved``."""
         return self._loop.call(partial(self._client.call_reserved, function, request, server=server))
+
+    @property
+    def schedules(self) -> "SyncSchedules":
+        """Schedules whose jobs gearflow's own server makes."""
+        from gearflow.client.schedules import SyncSchedules
+
+        return SyncSchedules(self)
 
     def result(self, job: JobName, timeout: float | None = None) -> bytes:
         """Wait for the result of a background job. See ``Client.result``."""

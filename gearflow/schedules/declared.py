@@ -26,10 +26,10 @@ class Cron:
         expression: The cron expression.
         tz: The time zone of its times, by its IANA name.
         args: The arguments of each run, by name. Others take their defaults.
-        missed: What happens to ticks that were due while no server ran. ``"once"`` runs the newest of them,
+        missed: Ticks that were due while no server ran: ``"once"`` runs the newest of them,
             ``"all"`` each, and ``"skip"`` none.
         grace: A missed tick that is older is dropped. Seconds or a timedelta.
-        overlap: What happens to a tick while the job of the one before it waits or runs. ``"skip"`` drops it,
+        overlap: A tick while the job of the one before it waits or runs: ``"skip"`` drops it,
             ``"queue"`` runs it afterwards, ``"allow"`` runs both, and ``"cancel"`` cancels the old job.
         jitter: A tick comes up to so many seconds late, so that many schedules do not come at once. A tick is
             always late by the same time.
@@ -77,10 +77,10 @@ class Every:
         minutes: Part of the interval.
         seconds: Part of the interval, which is a number of whole seconds.
         args: The arguments of each run, by name. Others take their defaults.
-        missed: What happens to ticks that were due while no server ran. ``"once"`` runs the newest of them,
+        missed: Ticks that were due while no server ran: ``"once"`` runs the newest of them,
             ``"all"`` each, and ``"skip"`` none.
         grace: A missed tick that is older is dropped. Seconds or a timedelta.
-        overlap: What happens to a tick while the job of the one before it waits or runs. ``"skip"`` drops it,
+        overlap: A tick while the job of the one before it waits or runs: ``"skip"`` drops it,
             ``"queue"`` runs it afterwards, ``"allow"`` runs both, and ``"cancel"`` cancels the old job.
         jitter: A tick comes up to so many seconds late, so that many schedules do not come at once. A tick is
             always late by the same time.

@@ -13,6 +13,7 @@ from gearflow.tasks.durations import bounded
 from gearflow.tasks.limits import named, task_limits
 from gearflow.tasks.options import FOR_STREAMS, Options, TaskOptions, no_option, retry, run_limit, size
 from gearflow.tasks.registry import registry
+from gearflow.tasks.schedules import check_schedules, read_schedules
 from gearflow.tasks.signature import ASYNC_STREAMS, SYNC_STREAMS, stream_class
 from gearflow.tasks.stream_task import AsyncStreamTask, StreamTask
 from gearflow.tasks.task import AsyncTask, Task
@@ -34,6 +35,7 @@ _READERS: Final[dict[str, Callable[[str, Any], Any]]] = {
     "retries": retry,
     "keep": bounded,
     "stream_keep": size,
+    "schedule": read_schedules,
 }
 """The options that the task itself has. The others are those of its calls."""
 
@@ -129,6 +131,8 @@ def task(
         limits: Each a ``Concurrency`` or a ``Rate``, which gearflow's server applies over all workers.
         fair: The key of groups of jobs that take turns, such as the tenants: a JSON pointer into the payload,
             or a function of the arguments, as for the key of a limit.
+        schedule: When gearflow's server runs the task by itself, as a ``Cron``, an ``Every`` or a list of
+            them. ``gearflow cron apply`` tells the server.
 
     Raises:
         TaskDefinitionError: The function cannot be a task as it is written. The message names the remedy.
@@ -174,6 +178,7 @@ def task(
         kind = _kind_of(function, stream, batch, is_coroutine=is_coroutine)
         made: TaskDefinition = kind(function, **arguments)
         _check_keys(made)
+        _check_schedules(made)
         registry.add(made)
         return made
 
@@ -220,6 +225,15 @@ def _check(options: Iterable[str], given: Mapping[str, Any], batch: Batch | None
     executor = given.get("executor")
     if executor not in (None, "thread", "process"):
         raise ValueError(f"executor={executor!r}: it is 'thread' or 'process'")
+
+
+def _check_schedules(task: TaskDefinition) -> None:
+    """Check the arguments of its schedules now, unless a type is defined below the task."""
+    try:
+        check_schedules(task)
+    except TaskDefinitionError as error:
+        if not isinstance(error.__context__, NameError):
+            raise
 
 
 def _stream_class(function: Callable[..., Any], *, is_coroutine: bool) -> Any:

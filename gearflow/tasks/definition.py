@@ -10,6 +10,7 @@ from functools import update_wrapper
 from typing import TYPE_CHECKING, Any, ClassVar, Self, Unpack, cast
 
 from gearflow.client import JobKey, JobName, JobRequest, ServerAddress
+from gearflow.schedules import Schedule
 from gearflow.tasks import submission
 from gearflow.tasks.context import Context
 from gearflow.tasks.limits import Key, Limit, TaskLimits, check_pointers
@@ -17,6 +18,7 @@ from gearflow.tasks.options import CallOptions, Options, Place
 from gearflow.tasks.payload import PayloadCodec
 from gearflow.tasks.ref import parse
 from gearflow.tasks.retry import Retry
+from gearflow.tasks.schedules import check_schedules
 from gearflow.tasks.signature import TaskSignature
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ class TaskDefinition:
         resumable: Whether a further run goes on behind the values that were taken.
         foreign: Whether another program runs the task. The function is then a signature without a body.
         executor: Where a worker runs the function if it does not run on the event loop.
+        schedules: When gearflow's server runs the task by itself.
         call_options: The options of its calls, which ``options()`` changes.
         limited: The limits that the task declares, with their names. None if there are none.
         batch: How many jobs a worker collects for one run of the function. None means that each job has a
@@ -67,6 +70,7 @@ class TaskDefinition:
         executor: Place = "thread",
         options: Options = Options(),  # noqa: B008  (frozen)
         limited: TaskLimits | None = None,
+        schedule: tuple[Schedule, ...] = (),
     ) -> None:
         update_wrapper(cast(Any, self), function)
         self.name = name
@@ -80,6 +84,7 @@ class TaskDefinition:
         self.executor = executor
         self.call_options = options
         self.limited = limited
+        self.schedules = schedule
 
     @property
     def limits(self) -> tuple[Limit, ...]:
@@ -112,10 +117,11 @@ class TaskDefinition:
         """Check the types of parameters and result now, not at the first use.
 
         Raises:
-            TaskDefinitionError: A type cannot travel, a default does not fit its type, or a key of a limit
-                names a field that is not there.
+            TaskDefinitionError: A type cannot travel, a default does not fit its type, a key of a limit names
+                a field that is not there, or the arguments of a schedule make no call.
         """
         self.payload.check()
+        check_schedules(self)
         if self.limited is not None:
             check_pointers(self.limited, self.payload, self.name)
 

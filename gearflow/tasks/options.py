@@ -26,6 +26,7 @@ from typing import (
 from gearflow.client import Priority, SubmitOptions
 from gearflow.client.submission import Lag
 from gearflow.protocol.uniques import check_chosen
+from gearflow.schedules import Schedule
 from gearflow.tasks import migration_hints
 from gearflow.tasks.durations import bounded
 from gearflow.tasks.limits import Concurrency, Key, Rate
@@ -80,6 +81,7 @@ class TaskOptions(TaskDefaults[None], total=False):
     resumable: bool
     limits: Sequence[Concurrency | Rate] | None
     fair: Key | None
+    schedule: Schedule | Sequence[Schedule] | None
 
 
 class CallOptions(TaskDefaults[Never], total=False):

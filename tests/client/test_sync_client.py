@@ -13,6 +13,7 @@ import anyio
 import pytest
 
 from gearflow.client import Admin, Client, ClientJob, SyncAdmin, SyncClient, SyncJob
+from gearflow.client.schedules import ClientSchedules, SyncSchedules
 from gearflow.errors import ConnectionLost, NoServer
 from gearflow.protocol import server_calls
 from gearflow.protocol.packets import WorkData
@@ -23,9 +24,13 @@ ONLY_ASYNC = {"start_soon", "attach_many", "send_many"}  # what they start lives
 ONLY_BLOCKING = {"run"}  # the way from one face to the other
 
 
+NAMES = {**vars(server_calls), "Client": Client, "SyncClient": SyncClient}
+"""Of annotations that are not imported where they are."""
+
+
 def methods(face: type[Any]) -> dict[str, inspect.Signature]:
     return {
-        name: inspect.signature(member, eval_str=True, locals=vars(server_calls))
+        name: inspect.signature(member, eval_str=True, locals=NAMES)
         for name, member in vars(face).items()
         if inspect.isfunction(member) and (name == "__init__" or not name.startswith("_"))
     }
@@ -33,12 +38,17 @@ def methods(face: type[Any]) -> dict[str, inspect.Signature]:
 
 @pytest.mark.parametrize(
     ("face", "twin"),
-    [(Client, SyncClient), (Admin, SyncAdmin), (ClientJob, SyncJob)],
+    [
+        (Client, SyncClient),
+        (Admin, SyncAdmin),
+        (ClientJob, SyncJob),
+        (ClientSchedules, SyncSchedules),
+    ],
     ids=lambda face: face.__name__,
 )
 def test_both_faces_take_the_same_parameters(face: type[Any], twin: type[Any]) -> None:
     ours, theirs = methods(face), methods(twin)
-    if face is ClientJob:
+    if face in (ClientJob, ClientSchedules):
         del ours["__init__"], theirs["__init__"]
     assert theirs.keys() - ONLY_BLOCKING == ours.keys() - ONLY_ASYNC - FOR_THE_CONNECTION - FOR_THE_CLIENT
     for name in theirs.keys() & ours.keys():
