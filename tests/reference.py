@@ -81,6 +81,18 @@ SECTIONS: Final = (
         ("Context", "TryAgain", "Snooze", "Discard", "Fail"),
     ),
     Section(
+        "Schedules",
+        "gearflow",
+        "See [run tasks by the clock](../how-to/schedules.md).",
+        ("Cron", "Every"),
+    ),
+    Section(
+        "Schedules of a server",
+        "gearflow.client.schedules",
+        "`Client.schedules` and `SyncClient.schedules` are these.",
+        ("ClientSchedules", "SyncSchedules"),
+    ),
+    Section(
         "Hooks",
         "gearflow",
         "See [lifespan and middleware](../how-to/lifespan-and-middleware.md).",
@@ -117,6 +129,7 @@ SECTIONS: Final = (
             "TaskCrashed",
             "TaskDefinitionError",
             "UnknownTask",
+            "UnknownSchedule",
             "ProtocolError",
             "LocalProtocolError",
             "RemoteProtocolError",
@@ -212,6 +225,7 @@ ELSEWHERE: Final = {
 """Where the fields of a class are listed, if not here."""
 
 GIVEN: Final = {
+    *("ClientSchedules", "SyncSchedules"),
     *("StreamTask", "AsyncStreamTask"),
     *("Task", "AsyncTask", "Job", "AsyncJob", "Ref", "Results", "AsyncResults", "Outcome", "AsyncOutcome"),
     *("Stream", "AsyncStream", "StreamJob", "AsyncStreamJob", "StreamRef", "Context", "ClientJob", "SyncJob"),
@@ -229,6 +243,7 @@ ALIASES: Final = {
 }
 
 INTERNAL: Final = {
+    *("Cron.plan", "Every.plan", "Cron.to_json", "Every.to_json"),
     *("TaskDefinition.prepare", "TaskDefinition.prepare_background", "Context.flush"),
     *("Client.advise", "Client.post", "Client.start_soon", "SyncClient.advise", "SyncClient.post"),
     *("Client.attach", "Client.enqueue", "SyncClient.attach", "SyncClient.enqueue", "JobRequest.encode"),

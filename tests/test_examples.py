@@ -62,6 +62,15 @@ def test_background_jobs_run_by_priority_once_and_when_their_time_has_come() -> 
     ]
 
 
+def test_the_server_makes_jobs_by_the_clock() -> None:
+    assert run("examples/schedules.py").splitlines() == [
+        "Oslo has its report each second",
+        "2 mornings that have passed:",
+        "Paris: the report of 2026-03-28 08:00:00+01:00",
+        "Paris: the report of 2026-03-29 08:00:00+02:00",
+    ]
+
+
 def test_a_job_and_its_result_outlive_their_servers() -> None:
     assert run("examples/durable.py").splitlines() == [
         "the first server has accepted a job",

@@ -28,6 +28,7 @@ _COMMANDS: Final = {
     "Operate": {
         "status": "status.status",
         "dead": "dead.app",
+        "cron": "cron.app",
         "pause": "pause.pause",
         "resume": "pause.resume",
         "purge": "pause.purge",

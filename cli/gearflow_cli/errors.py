@@ -126,8 +126,8 @@ def explain(error: Exception) -> CliError:
             code = ExitCode.TASK_FAILED
         case errors.UnknownJob():
             code, text = ExitCode.NO_SUCH_JOB, printable(text)
-        case errors.UnknownTask():
-            code = ExitCode.USAGE
+        case errors.UnknownTask() | errors.UnknownSchedule():
+            code, text = ExitCode.USAGE, printable(text)
         case errors.SubmitUnknown() | errors.ConnectionLost():
             code, text = ExitCode.OUTCOME_UNKNOWN, printable(text)
         case errors.NoServer() | errors.ServerError() | errors.RemoteProtocolError():

@@ -269,6 +269,16 @@ Level: TypeAlias = Annotated[
 
 LogJson: TypeAlias = Annotated[bool, out("--log-json", "Log JSON, one object a line.")]
 
+ScheduleName: TypeAlias = Annotated[
+    str,
+    argument(
+        Panel.WHAT,
+        "NAME",
+        "A schedule. The last part of its name is enough if no other has it.",
+        callback=_name,
+    ),
+]
+
 Timeout: TypeAlias = Annotated[float | None, how("--timeout", "The longest wait, such as 30s.", "DURATION")]
 
 Raw: TypeAlias = Annotated[bool, what("--raw", "Send payloads as they are, without a check.")]

@@ -120,4 +120,14 @@ def test_commands_are_in_panels() -> None:
     names = {title: re.findall(r"^│ (\w+)", rows, re.MULTILINE) for title, rows in panels}
     assert names["Run"] == ["dev", "server", "worker"]
     assert names["Jobs"] == ["submit", "map", "result", "watch", "job", "cancel", "edit"]
-    assert names["Operate"] == ["status", "dead", "pause", "resume", "purge", "limit", "policy", "tasks"]
+    assert names["Operate"] == [
+        "status",
+        "dead",
+        "cron",
+        "pause",
+        "resume",
+        "purge",
+        "limit",
+        "policy",
+        "tasks",
+    ]

@@ -21,6 +21,7 @@ from gearflow_cli.options import LogLevel, how
 from gearflow_cli.process import reload as watching
 from gearflow_cli.process import supervise
 from gearflow_cli.process.signals import ending_at_once
+from gearflow_cli.text import printable
 
 if TYPE_CHECKING:
     from gearflow.supervisor import IpcChannel
@@ -32,6 +33,9 @@ _HOST: Final = "127.0.0.1"
 
 _SERVER: Final = "GEARFLOW_DEV_SERVER"
 """The environment variable with the server's address, for the worker process."""
+
+_IS_OWN: Final = "GEARFLOW_DEV_SERVER_IS_OWN"
+"""The environment variable that is set if this command runs the server."""
 
 
 def dev(
@@ -84,6 +88,7 @@ def _work(
 ) -> None:
     tasks = _load(modules, functions)
     limit.apply_here(modules, address)
+    _apply_schedules(modules, address)
     elsewhere = [] if address == f"{_HOST}:4730" else ["-s", address]
     example = ["gearflow", "submit", *elsewhere, tasks[0].name, *_blanks(tasks[0])]
     hint = f"\ntry in another terminal: {' '.join(example)}"
@@ -93,6 +98,27 @@ def _work(
 def _load(modules: Sequence[str], functions: Sequence[str] | None) -> "list[AnyTask]":
     with ending_at_once():
         return imports.load_served(modules, functions or ())
+
+
+def _apply_schedules(modules: Sequence[str], address: str) -> None:
+    """Give the server the schedules that the code declares now. A server of its own forgets the others."""
+    from gearflow.errors import GearflowError
+    from gearflow.tasks.registry import registry
+
+    tasks = [task for task in registry.tasks().values() if task.schedules]
+    is_own = _IS_OWN in os.environ
+    if not tasks and not is_own:
+        return
+    from gearflow.tasks.schedules import schedule_specs
+    from gearflow_cli.commands import cron
+
+    try:
+        done = cron.apply_specs([address], schedule_specs(tasks), cron.origin_of(modules), prune=is_own)
+    except GearflowError as error:
+        tell(printable(f"warning: schedules are not applied: {error}"), logging.WARNING)
+        return
+    for line in cron.changed_lines(done):
+        tell(printable(f"schedule {line}"))
 
 
 def _blanks(task: "AnyTask") -> list[str]:
@@ -118,6 +144,7 @@ def _server(port: int) -> Generator[str, None, None]:
         yield address
         return
     os.environ["GEARFLOW_TLS"] = "0"  # the setting is for other servers
+    os.environ[_IS_OWN] = "1"
     try:
         tell(
             f"the job server listens on {server.address}; jobs live in memory only and are lost when it ends"
