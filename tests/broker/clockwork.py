@@ -44,6 +44,9 @@ class Refused(Exception):
 class Clockwork(Durable):
     """A server with schedules. ``unix`` is the time that it sees."""
 
+    now: float
+    unix: float
+
     def __init__(self, disk: TickingDisk | None = None, unix: float = NOON) -> None:
         self.ticking_disk = disk or TickingDisk()
         self.unix = unix

@@ -53,7 +53,7 @@ def times_before(plan: Plan, first: float | None, end: float | None) -> int:
 class Interleavings(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.world = Clockwork()
+        self.world: Clockwork = Clockwork()
         self.ledgers: dict[str, Ledger] = {}
         self.put_times: dict[str, dict[str, Any]] = {}
 
@@ -113,7 +113,7 @@ class Interleavings(RuleBasedStateMachine):
 
     @rule(seconds=durations, away=durations)
     def die_before_a_write(self, seconds: float, away: float) -> None:
-        world = self.world
+        world: Clockwork = self.world
         world.ticking_disk.full = False
         world.now += seconds
         world.unix += seconds

@@ -1,12 +1,15 @@
 """Schedules: each tick makes one job, whatever happens to the server, its store and its clock."""
 
 import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import pytest
 
 from gearflow.protocol import packets as p
 from gearflow.protocol.envelope import unwrap
-from tests.broker.clockwork import DAY, HOUR, MINUTE, NOON, Clockwork, Refused
+from tests.broker.clockwork import DAY, HOUR, MINUTE, NOON, Clockwork, Refused, scheduled_at
 
 
 @pytest.fixture
@@ -120,9 +123,8 @@ def test_a_tick_that_cannot_be_kept_is_tried_until_it_is(world: Clockwork) -> No
 
 
 def test_a_tick_waits_until_its_function_has_a_place(world: Clockwork) -> None:
-    client = world.peer()
-    world.broker.functions.ensure(b"work").limits = (1, 1, 1)
-    client.submit(b"work")
+    world.peer().submit(b"work")
+    world.broker.functions.limit(b"work", 1, 1, 1)
     world.put(missed="skip")
     world.wait(HOUR + MINUTE)
     assert world.times == []
@@ -567,3 +569,55 @@ def test_ten_thousand_schedules_of_a_minute_take_no_long_turn(world: Clockwork) 
         turns += 1
     assert turns >= 400
     assert len(world.times) == 10_000
+
+
+# ------------------------------------------------------------------------------------ changes of clocks
+
+ZONES = (
+    "Europe/Berlin",
+    "America/New_York",
+    "Australia/Lord_Howe",
+    "America/Santiago",
+    "Pacific/Chatham",
+    "Africa/Casablanca",
+)
+
+
+def nights(zone: ZoneInfo) -> Iterator[tuple[datetime, timedelta]]:
+    """When clocks are changed in 2027, and by how much."""
+    hour = datetime(2027, 1, 1, tzinfo=UTC)
+    while hour.year == 2027:
+        following = hour + timedelta(minutes=30)
+        before, after = (each.astimezone(zone).utcoffset() for each in (hour, following))
+        assert before is not None
+        assert after is not None
+        if before != after:
+            yield following, after - before
+        hour = following
+
+
+@pytest.mark.parametrize("name", ZONES)
+def test_both_nights_in_which_clocks_are_changed_have_the_ticks_that_they_should(name: str) -> None:
+    zone = ZoneInfo(name)
+    found = list(nights(zone))
+    assert sorted(change > timedelta() for _, change in found) == [False, True]
+    for change, by in found:
+        evening = change - timedelta(hours=30)
+        first = change.astimezone(zone).replace(tzinfo=None)  # what clocks show afterwards
+        wall = first - by / 2  # which is skipped, or shown twice
+        world = Clockwork(unix=evening.timestamp())
+        world.put("once", cron=f"{wall.minute} {wall.hour} * * *", tz=name, overlap="allow")
+        world.put("often", cron="*/20 * * * *", tz=name, overlap="allow")
+        world.wait(30 * HOUR - 2)
+        world = world.rebooted(3)  # clocks are changed while no server is there
+        world.wait(30 * HOUR)
+        made = {
+            each: [scheduled_at(job) for job in world.ticking_disk.made if job.unique.startswith(each)]
+            for each in (b"cron:once", b"cron:often")
+        }
+        days = [datetime.fromtimestamp(time, zone).date() for time in made[b"cron:once"]]
+        assert len(days) == len(set(days))
+        assert (days[-1] - days[0]).days == len(days) - 1 >= 1
+        minutes = [evening.timestamp() + MINUTE * place for place in range(1, 60 * 60 + 1)]
+        expected = [time for time in minutes if datetime.fromtimestamp(time, zone).minute % 20 == 0]
+        assert made[b"cron:often"] == expected
