@@ -460,10 +460,11 @@ class LimitedQueue:
                 jobs.extend(self.backlog[priority])
                 self.backlog[priority] = jobs
                 continue
-            for group in list(self.groups[priority].values()):
-                for line in list(group.lines.values()):
-                    yield from self._gather(line)
-                yield
+            lines = [line for group in self.groups[priority].values() for line in group.lines.values()]
+            for place, line in enumerate(lines):
+                yield from self._gather(line)
+                if not place % _SLICE:
+                    yield
             yield from self._merge(priority)
 
     def _gather(self, line: JobLine) -> Steps:

@@ -25,6 +25,7 @@ from gearflow.broker.limited_queue import LimitedQueue
 from gearflow.broker.parser import Body
 from gearflow.broker.storage import PENDING, Answer, JobOf, StoredJob
 from gearflow.broker.turns import Steps, Turns
+from gearflow.protocol.envelope import unwrap
 from gearflow.protocol.limits import limit_text
 
 if TYPE_CHECKING:
@@ -351,7 +352,7 @@ class Limiter:
         payload: object = _NOTHING
         if len(workload) <= LARGEST:
             try:
-                payload = json.loads(bytes(workload))
+                payload = json.loads(unwrap(bytes(workload))[1])
             except (ValueError, RecursionError):
                 payload = _NOTHING
         keys = dict(details.keys) if details.keys is not None else {}

@@ -7,7 +7,12 @@ from typing import Any
 
 import pytest
 
-from tests.broker.costs import KINDS, Shell, Turn
+from gearflow.protocol import packets as p
+from tests.broker import costs
+from tests.broker.costs import Shell, Turn
+from tests.broker.limit_costs import LIMIT_KINDS, ONE, grab, keyed, limit, submit, use
+
+KINDS = {**costs.KINDS, **LIMIT_KINDS}
 
 FEW = 150
 
@@ -72,3 +77,26 @@ def outcome(name: str, late_after: float) -> tuple[list[bytes], int, int, list[b
 @pytest.mark.parametrize("name", KINDS)
 def test_in_however_many_turns_work_is_done_the_outcome_is_the_same(name: str) -> None:
     assert outcome(name, late_after=-1) == outcome(name, late_after=inf)
+
+
+def steps_of_starts(keys: int, jobs: int) -> int:
+    """What it takes to start a hundred jobs, beside so many that wait under so many keys."""
+    shell = CountingShell()
+    limit(shell, ONE)
+    use(shell, keyed("/k"))
+    submit(shell, jobs, keys)
+    worker = grab(shell, keys)  # all keys are full
+    running = [*worker.running]
+    before = sys.gettrace()
+    sys.settrace(shell.trace)
+    try:
+        for _ in range(100):
+            shell.send(worker, p.WorkComplete(running.pop(0), b""), p.GrabJob())
+            running.append(next(reversed(worker.running)))
+    finally:
+        sys.settrace(before)
+    return shell.steps
+
+
+def test_to_start_a_job_costs_as_much_among_thousands_of_keys_as_among_ten() -> None:
+    assert steps_of_starts(5000, 20_000) < 1.1 * steps_of_starts(10, 1100)
