@@ -163,7 +163,7 @@ class Setting(NamedTuple):
     """What was set under a kind and a name, in place of what was there. Without a value nothing is set."""
 
     name: bytes
-    kind: str  # "schedule", "limit" or "function"
+    kind: str  # "schedule", or one of those in ``rules``
     value: bytes  # JSON
 
 
