@@ -11,6 +11,7 @@ from math import ceil
 from typing import Any, Final, NamedTuple
 
 from gearflow.broker.job import JobDetails
+from gearflow.broker.limiter import short_key
 from gearflow.protocol.constants import STREAM_KEEP
 from gearflow.protocol.schedules import ScheduleSpec, ScheduleWhen
 from gearflow.schedules import Plan
@@ -111,6 +112,10 @@ class Schedule:
         details.keep = spec.keep
         details.stream_keep = STREAM_KEEP
         details.timeout = spec.timeout
+        if spec.keys:
+            details.keys = {name: short_key(key) for name, key in spec.keys.items()}
+        if spec.group is not None:
+            details.group = short_key(spec.group)
         details.retries = json.loads(spec.retries.to_wire()) if spec.retries is not None else None
         return details
 

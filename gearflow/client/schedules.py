@@ -45,7 +45,18 @@ M = TypeVar("M", bound="ScheduleChanges | ScheduledJobs | ScheduleInfo | Schedul
 _PAGE: Final = 500
 """Schedules in one answer or one request."""
 
-_IGNORED: Final = {"envelope", "resubmit", "retries", "timeout", "keep", "expires", "lag", "limited"}
+_IGNORED: Final = {
+    "envelope",
+    "resubmit",
+    "retries",
+    "timeout",
+    "keep",
+    "expires",
+    "lag",
+    "limited",
+    "keys",
+    "group",
+}
 """Options of a call that a schedule has, or that do not matter to it."""
 
 
@@ -94,6 +105,8 @@ def schedule_of(
         keep=options.keep,
         retries=options.retries,
         timeout=options.timeout,
+        keys=dict(options.keys) or None,
+        group=options.group,
     )
 
 

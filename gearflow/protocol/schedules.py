@@ -105,6 +105,12 @@ class ScheduleSpec(Message):
     timeout: Annotated[float, Field(gt=0, le=1e10)] | None = None
     """How long a run may take. For the worker."""
 
+    keys: dict[str, Annotated[str, Field(max_length=255)]] | None = None
+    """The keys of the jobs for limits by their names, for rules whose key the caller sends."""
+
+    group: Annotated[str, Field(max_length=255)] | None = None
+    """The group of the jobs among those that take turns, if the caller sends it."""
+
 
 class ScheduleRequest(Message):
     """``gearflow:schedule``: change schedules.

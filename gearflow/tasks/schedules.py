@@ -69,11 +69,14 @@ def schedule_specs(tasks: "Iterable[TaskDefinition]") -> "Iterator[ScheduleSpec]
     """The schedules of tasks as a server stores them.
 
     Raises:
-        TaskDefinitionError: The arguments of a schedule do not make a call.
+        TaskDefinitionError: The arguments of a schedule do not make a call, or one that is too large.
     """
     from gearflow.client.schedules import schedule_of
 
     for task in tasks:
         check_schedules(task)
         for name, schedule in named_schedules(task):
-            yield schedule_of(name, task, schedule)
+            try:
+                yield schedule_of(name, task, schedule)
+            except ValueError as error:  # such as a payload that is too large
+                raise TaskDefinitionError(str(error)) from None

@@ -45,6 +45,21 @@ def test_the_worker_sees_the_time_of_the_tick(world: Clockwork) -> None:
     assert payload == b"p"
 
 
+def test_the_job_has_the_keys_and_the_group_of_the_schedule(world: Clockwork) -> None:
+    spec = {
+        "name": "s",
+        "function": "work",
+        "when": {"cron": "0 * * * *"},
+        "keys": {"shop": "a"},
+        "group": "g",
+    }
+    world.call(b"gearflow:schedule", do="put", schedules=[spec])
+    world.wait(HOUR)
+    (job,) = world.ticking_disk.made
+    options = json.loads(job.options)
+    assert (options["keys"], options["group"]) == ({"shop": "a"}, "g")
+
+
 def test_a_worker_that_knows_no_envelopes_gets_the_plain_payload(world: Clockwork) -> None:
     world.put(payload="p")
     worker = world.worker()

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from gearflow import Context, Cron, Every, Retry, TaskDefinitionError, task
+from gearflow import Concurrency, Context, Cron, Every, Retry, TaskDefinitionError, task
 from gearflow.client.schedules import schedule_of
 from gearflow.tasks.schedules import schedule_specs
 
@@ -117,6 +117,26 @@ def test_a_schedule_has_no_start_time_and_no_large_payload() -> None:
         schedule_of("x", large.options(delay=5), Every(minutes=5, args={"text": "a"}))
     with pytest.raises(ValueError, match="65536 is the most"):
         schedule_of("x", large, Every(minutes=5), {"text": "a" * 65_537})
+
+
+def test_the_keys_of_limits_that_a_caller_sends_are_those_of_the_arguments() -> None:
+    @task(
+        schedule=Every(minutes=5, args={"customer": "a"}),
+        limits=[Concurrency(1, key=lambda customer: f"c-{customer}", name="shop")],
+        fair=lambda customer: customer,
+    )
+    def sync(customer: str) -> None: ...
+
+    (spec,) = schedule_specs([sync])
+    assert (spec.keys, spec.group) == ({"shop": "c-a"}, "a")
+
+
+def test_a_payload_that_is_too_large_is_reported_as_the_fault_of_the_task() -> None:
+    @task(schedule=Every(minutes=5, args={"text": "a" * 70_000}))
+    def large(text: str) -> None: ...
+
+    with pytest.raises(TaskDefinitionError, match="65536 is the most"):
+        list(schedule_specs([large]))
 
 
 def test_a_function_of_another_program_gets_json() -> None:
