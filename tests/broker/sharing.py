@@ -5,7 +5,16 @@ from itertools import count
 
 from gearflow.broker import SizeLimits
 from gearflow.broker.handles import lot_of
-from gearflow.broker.storage import Change, Forgotten, Joined, Ordered, StoredJob, Uncertain
+from gearflow.broker.storage import (
+    Change,
+    Forgotten,
+    Joined,
+    Ordered,
+    Overtaken,
+    StoredJob,
+    Ticked,
+    Uncertain,
+)
 from gearflow.protocol import packets as p
 from tests.broker.harness import DelayedPort, Disk, Peer, World
 
@@ -34,6 +43,8 @@ class Truth(Disk):
 
     def commit_one(self, owner: "Server", change: Change) -> str | Joined | None:
         """What comes of a change of this server's."""
+        if isinstance(change, Ticked):
+            return self._tick(owner, change)
         number = getattr(change, "number", None)
         if isinstance(change, Ordered):
             self.orders.append(change)
@@ -50,6 +61,15 @@ class Truth(Disk):
                     return Joined(job.number)
         self.write([change])
         return None
+
+    def _tick(self, owner: "Server", change: Ticked) -> str | Joined | None:
+        now = {setting.name: setting.value for setting in self.load().settings}.get(change.name, b"")
+        if now != change.before:
+            return Overtaken(now)
+        outcome = None if change.job is None else self.commit_one(owner, change.job)
+        if outcome is None or isinstance(outcome, Joined):
+            self.write([change._replace(job=None)])
+        return outcome
 
 
 class Server(World):
@@ -109,6 +129,7 @@ class Server(World):
             if self.truth.owners.get(lot_of(order.number)) is self:
                 self.truth.orders.remove(order)
                 self.broker.carry_out(order.number, order.verb)
+        self.broker.reload_settings(self.truth.load().settings)
         self.settle()
 
     def lose_patience(self, *, stored: bool = False) -> None:
