@@ -1,7 +1,7 @@
 """Limits, and the buckets in which their jobs are counted: one for each key.
 
-A limit of concurrency is exceeded by no more than nothing: a running job is in its buckets until it ends. So
-there is nothing that could be lost or kept too long.
+A limit of concurrency is never exceeded, and never stuck: a running job is in its buckets until it ends. No
+slot can be lost, or kept for too long.
 
 A rate is kept with GCRA, which needs one time for each bucket: when the next job would start if jobs came
 evenly (``next_start``). A job may start ``tolerance`` before it, so a burst is possible after a pause. A job
@@ -14,6 +14,7 @@ from __future__ import annotations
 import sys
 from collections import OrderedDict
 from dataclasses import dataclass
+from math import ceil, inf
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
@@ -114,6 +115,7 @@ class Bucket:
         "more",
         "newest",
         "next_start",
+        "until",
         "uses",
     )
 
@@ -125,11 +127,18 @@ class Bucket:
         self.newest: dict[QueuedJob, None] | None = None  # waiting jobs that a newer one replaces
         self.next_start = 0.0  # of a rate
         self.due = 0.0  # when its timer is due; 0: it has none
-        self.grant = limit.default_grant  # slots that this server has, if it has not all of them
+        # Of a limit that holds for a group, what this server has: slots, and starts before ``until``.
+        self.grant = 0 if limit.is_shared and not self.is_own else None
+        self.until = 0.0 if limit.is_shared and not self.is_own else inf
         self.uses = 0  # lines and queues that refer to it
         self.first: JobLine | None = None  # the only line that waits for it
         self.more: dict[LimitedQueue, Waiters] | None = None  # if several do, all of them
         self.closed: dict[LimitedQueue, None] | None = None  # whole queues that wait for it
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is that of one job, which has no key."""
+        return self.key.startswith("\0")
 
     @property
     def capacity(self) -> int:
@@ -143,16 +152,23 @@ class Bucket:
         """Whether another job may start."""
         limit = self.limit
         if limit.is_rate:
-            return self.next_start - limit.tolerance <= now
+            return self.next_start - limit.tolerance <= now and self.has_starts(now)
         return len(self.jobs) < (limit.count if self.grant is None else min(self.grant, limit.count))
+
+    def has_starts(self, now: float) -> bool:
+        """Whether this server has a start that it has not used. A little late is early enough."""
+        return self.next_start < self.until and now < self.until + self.limit.made_up
 
     def room(self, now: float) -> int:
         """How many jobs may start now."""
         limit = self.limit
         if not limit.is_rate:
             return max(self.capacity - len(self.jobs), 0)
+        if not self.has_starts(now):
+            return 0
         spare = now + limit.tolerance - max(self.next_start, now - limit.made_up)
-        return int(spare / limit.interval) + 1 if spare >= 0 else 0
+        room = int(spare / limit.interval) + 1 if spare >= 0 else 0
+        return room if self.until == inf else min(room, ceil((self.until - self.next_start) / limit.interval))
 
     def due_at(self) -> float:
         """When the next job may start, as far as the rate is concerned."""
@@ -244,9 +260,9 @@ class NamedLimit:
     __slots__ = (
         "buckets",
         "count",
-        "default_grant",
         "interval",
         "is_rate",
+        "is_shared",
         "made_up",
         "name",
         "over",
@@ -257,13 +273,13 @@ class NamedLimit:
         "tolerance",
     )
 
-    def __init__(self, name: bytes) -> None:
+    def __init__(self, name: bytes, is_shared: bool = False) -> None:
         self.name = name
+        self.is_shared = is_shared  # it holds for all servers of a group
         self.spec: LimitSpec | None = None  # None: it limits nothing
         self.buckets: dict[str, Bucket] = {}  # by key
         self.queues: dict[LimitedQueue, None] = {}  # of the functions that use it
         self.running = 0  # jobs
-        self.default_grant: int | None = None
         self.is_rate = False
         self.count = _UNLIMITED
         self.interval = 0.0  # seconds between two starts

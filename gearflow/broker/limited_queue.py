@@ -260,6 +260,8 @@ class LimitedQueue:
         details = job.details
         if details is not None:
             details.queued = self._limiter.clock.now
+        if self._limiter.shares is not None and self.closed_on is not None:
+            self._limiter.shares.note(self.closed_on)
         if self.busy:
             self.backlog[job.priority].append(job)
             self.publish()
@@ -294,6 +296,8 @@ class LimitedQueue:
             else:
                 self._enter(line)
                 self._limiter.report(self)
+        elif line.parked_on is not None and self._limiter.shares is not None:
+            self._limiter.shares.note(line.parked_on)
         if line.parked_on is None:
             self.armed += 1
         self.publish()

@@ -23,6 +23,7 @@ from gearflow.broker.buckets import SENT, Bucket, FunctionRules, LimitSpec, Name
 from gearflow.broker.job import JobDetails, JobState, QueuedJob
 from gearflow.broker.limited_queue import LimitedQueue
 from gearflow.broker.parser import Body
+from gearflow.broker.shares import LimitShares
 from gearflow.broker.storage import PENDING, Answer, JobOf, StoredJob
 from gearflow.broker.turns import Steps, Turns
 from gearflow.protocol.envelope import unwrap
@@ -86,6 +87,7 @@ class Limiter:
         self._journal = journal
         self._outgoing = outgoing
         self._warned: set[tuple[bytes, bytes]] = set()
+        self.shares: LimitShares | None = LimitShares(self) if journal.shared else None
 
     # --------------------------------------------------------------------------- limits and their rules
 
@@ -93,7 +95,7 @@ class Limiter:
         """The limit of a name. If it is not set, it limits nothing."""
         limit = self.limits.get(name)
         if limit is None:
-            limit = self.limits[name] = NamedLimit(name)
+            limit = self.limits[name] = NamedLimit(name, self.shares is not None)
         return limit
 
     def set_limit(self, name: bytes, spec: LimitSpec | None) -> None:
@@ -108,12 +110,13 @@ class Limiter:
         self.turns.run(self._apply(limit, list(limit.buckets.values())))
         self._forget(limit)
 
-    def set_grant(self, name: bytes, key: str, slots: int | None) -> None:
-        """Let only so many jobs of a bucket run here. None: as many as the limit says."""
-        bucket = self.limit(name).bucket(key)
-        bucket.grant = slots
-        if bucket.is_awaited and bucket.is_free(self.clock.now):
-            self._free(bucket)
+    def changed(self, bucket: Bucket) -> None:
+        """A bucket has other slots or starts than before."""
+        if bucket.is_awaited:
+            if bucket.is_free(self.clock.now):
+                self._free(bucket)
+            else:
+                self.set_timer(bucket)
         elif bucket.is_idle:
             self.rest(bucket)
 
@@ -192,6 +195,8 @@ class Limiter:
             del bucket.jobs[job]
             bucket.limit.running -= 1
         for bucket in slots:
+            if self.shares is not None:
+                self.shares.note(bucket)
             if bucket.is_awaited:
                 if bucket.is_free(now):
                     self._free(bucket)
@@ -399,7 +404,7 @@ class Limiter:
             over = bucket.limit.over
             if over == "wait":
                 continue
-            is_over = len(bucket.jobs) + bucket.waiting > bucket.capacity
+            is_over = len(bucket.jobs) + bucket.waiting > bucket.limit.count
             name = _name(bucket)
             if over == "keep-newest":
                 newest = bucket.newest
@@ -457,7 +462,9 @@ class Limiter:
 
     def set_timer(self, bucket: Bucket) -> None:
         """Look at a bucket when its rate lets the next job start."""
-        if bucket.limit.is_rate:
+        if self.shares is not None:
+            self.shares.note(bucket)
+        if bucket.limit.is_rate and bucket.has_starts(self.clock.now):
             due = bucket.due_at()
             if not bucket.due or due < bucket.due:
                 self._set_timer(bucket, due)
@@ -542,6 +549,8 @@ def _why(bucket: Bucket, now: float) -> str:
         text = limit_text(limit.spec.count, limit.spec.per)
         return f"{_name(bucket)}: {text}, next in {_seconds(bucket.due_at() - now)}"
     running = len(bucket.jobs)
+    if limit.is_shared and not bucket.is_own:
+        return f"{_name(bucket)}: {limit.count} at once at all servers, {running} here"
     return f"{_name(bucket)}: {running} of {bucket.capacity} {'runs' if running == 1 else 'run'}"
 
 

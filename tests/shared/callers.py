@@ -15,7 +15,7 @@ from tests.postgres.cluster import TIMEOUT
 from tests.shared import tasks
 from tests.shared.ledger import Ledger, Promise
 
-KEEP: Final = 3600.0
+KEEP: Final = 86_400.0
 """Seconds for which results are kept."""
 
 AGAIN: Final = 0.05

@@ -123,6 +123,7 @@ class SharedCommitter:
     ) -> None:
         self.is_away = False  # for so long that submissions are refused
         self.on_certain: Callable[[], None] = _nothing  # called when the store is back
+        self.on_other_history: Callable[[], None] = _nothing  # called when it may lack what was confirmed
         self.before_notify: Callable[[], None] = _nothing  # called before entries are done
         self._journal = journal
         self._store = store
@@ -416,6 +417,8 @@ class SharedCommitter:
         era = await self._store.ready()
         if era == self._era:
             return
+        if self._era is not None:
+            self.on_other_history()
         if self._era is not None and self._ring:
             logger.warning(
                 "the database may lack the last commits; committing them again",

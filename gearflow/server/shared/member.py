@@ -20,6 +20,7 @@ from gearflow.errors import StoreError
 from gearflow.protocol.group_info import GroupInfo
 from gearflow.server.shared.committer import SharedCommitter, SharedTimings
 from gearflow.server.shared.lease import BEATS, Lease
+from gearflow.server.shared.limits import GroupLimits
 from gearflow.server.shared.roster import Roster
 from gearflow.stores.shared import Away, Beat, Lot, OtherLot, SharedContents, SharedStore
 
@@ -85,7 +86,11 @@ class Member:
         self._tasks: set[asyncio.Task[None]] = set()
         committer.on_certain = broker.ownership.resolve
         committer.before_notify = self.check
-        store.on_notify = self._early.set
+        store.on_notify = self._notified
+        self._limits = GroupLimits(
+            broker, store, wake, time, lambda: len(broker.group.servers) if broker.group is not None else 1
+        )
+        committer.on_other_history = self._limits.reset
         self._curious: list[Callable[[GroupInfo | StoreError], None]] = []  # who asks for the group
         broker.group_facts = self._show_group
         self._set_clock(contents.clock)
@@ -98,6 +103,7 @@ class Member:
         await self._beat()
         self._spawn(self._beat_always())
         self._spawn(self._expire_always())
+        self._spawn(self._limits.run())
 
     async def stop(self) -> None:
         """Beat and adopt no more."""
@@ -107,6 +113,10 @@ class Member:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+
+    def _notified(self) -> None:
+        self._early.set()
+        self._limits.look()
 
     def check(self) -> None:
         """Hold the kept jobs if the lease is in doubt. The log has a line when that begins and ends."""
@@ -196,6 +206,7 @@ class Member:
         news = self._lease.confirm(sent, now, beat)
         if news.lost:
             logger.warning("other servers have adopted jobs of this one", extra={"lots": len(news.lost)})
+            self._limits.reset()
         for lot in news.lost:
             self._lose(lot)
         broker.hold_after(self._lease.deadline, now)

@@ -344,6 +344,8 @@ class FakeStore:
             if owner == self.server:
                 self.truth.lots[lot] = None, epoch + 1, beat
         self.truth.servers.pop(self.server, None)
+        for rows in self.truth.slots.values():
+            rows.pop(self.server, None)
         self.truth.notify()
 
     async def close(self) -> None:
