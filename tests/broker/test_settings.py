@@ -48,9 +48,9 @@ def test_a_broker_has_the_settings_of_its_store_before_its_jobs() -> None:
     broker = Broker(b"H:test:", lambda _: b"")
     calls: list[tuple[bytes, bytes, int]] = []
     broker.core.settings.on(
-        "limit", lambda name, value: calls.append((name, value, len(broker.jobs.by_number)))
+        "colour", lambda name, value: calls.append((name, value, len(broker.jobs.by_number)))
     )
     job = StoredJob(1, b"resize", b"", 1, 0.0, 0.0, None, b"", 0, 0, b"cat")
-    broker.restore(Contents(b"test", 2, iter([job]), settings=[Setting(b"a", "limit", b"1")]))
-    broker.reload_settings([Setting(b"b", "limit", b"2")])
+    broker.restore(Contents(b"test", 2, iter([job]), settings=[Setting(b"a", "colour", b"1")]))
+    broker.reload_settings([Setting(b"b", "colour", b"2")])
     assert calls == [(b"a", b"1", 0), (b"a", b"", 1), (b"b", b"2", 1)]
