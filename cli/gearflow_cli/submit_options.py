@@ -1,5 +1,6 @@
 """The options of ``gearflow submit``, and which of them clash."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
@@ -47,6 +48,7 @@ class SubmitChoices:
             _refuse("--delay and --at both say when the job may start: leave out one of them")
         if starts and not self.background:
             _refuse(f"{starts[0]} is for jobs that nobody waits for: add --bg")
+        self._check_debounce(starts)
         if self.timeout is not None and self.background:
             _refuse(
                 "--timeout limits the wait for the result, and --bg does not wait: leave out one of them "
@@ -61,11 +63,24 @@ class SubmitChoices:
         if self.options.get("timeout") == 0:
             _refuse("--run-limit 0: a task cannot run in no time; leave it out for no limit")
 
+    def _check_debounce(self, starts: Sequence[str]) -> None:
+        if "debounce" not in self.options:
+            if "max_wait" in self.options:
+                _refuse("--max-wait limits the wait of --debounce: add --debounce")
+            return
+        if not self.background:
+            _refuse("--debounce is for jobs that nobody waits for: add --bg")
+        if starts or self.options.get("reuse"):
+            others = [*starts, *(["--reuse"] if self.options.get("reuse") else [])]
+            _refuse(f"{others[0]} and --debounce do not go together: leave out one of them")
+
     def check_with(self, task: "AnyTask | None", *, raw: bool) -> None:
         """Raises CliError if options make no sense for the task. With ``raw``, its own do not apply."""
         has_key = task is not None and not raw and task.call_options.unique is not False
         if self.options.get("reuse") and "unique" not in self.options and not has_key:
             _refuse("--reuse asks for what is kept of a job with the same key: add --unique")
+        if "debounce" in self.options and "unique" not in self.options and not has_key:
+            _refuse("--debounce replaces the job with the same key: add --unique")
         if task is not None and task.foreign and self.options.keys() & {"retries", "timeout"}:
             _refuse(f"--retries and --run-limit are for gearflow's workers, and others run {task.name}")
 

@@ -159,6 +159,12 @@ class Edited(NamedTuple):
     workload: Body | None = None  # None: as it was
 
 
+class Freed(NamedTuple):
+    """The unique of a kept job does not lead to it any more, so that another one can have it."""
+
+    number: int
+
+
 class Setting(NamedTuple):
     """What was set under a kind and a name, in place of what was there. Without a value nothing is set."""
 
@@ -193,6 +199,7 @@ Change: TypeAlias = (
     | Paused
     | Ordered
     | Edited
+    | Freed
     | Setting
     | Ticked
 )

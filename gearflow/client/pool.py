@@ -186,9 +186,12 @@ class Pool:
         """Whether there is a connection to any server now."""
         return any(server.is_open for server in self._servers.values())
 
-    async def connection_for(self, key: bytes | None) -> Connection:
-        """An open connection for a submission with that key, or without one. Raises as ``connection``."""
-        if not self.spreads:
+    async def connection_for(self, key: bytes | None, *, by_key: bool = False) -> Connection:
+        """An open connection for a submission with that key, or without one. Raises as ``connection``.
+
+        With ``by_key`` equal keys meet on one server, also if the servers do not share the load.
+        """
+        if not (self.spreads or by_key):
             return await self.connection()
         sharing = self._sharing
         if key is not None:

@@ -54,6 +54,9 @@ class SubmitOptions:
         at: The same as Unix time.
         expires: Time from now after which the job does not start, and ends as expired. gearflow's server
             only.
+        debounce: Replaces the job of the same unique that has not started, and starts it this time from now.
+            For background jobs. gearflow's server only.
+        max_wait: The longest time from the first of these submissions to the start of the job.
         keep: How long the outcome is kept. 0 means not at all. gearflow's server only.
         reuse: Answers with a kept success of the same function and unique. gearflow's server only.
         resubmit: Submits the job again, perhaps to another server, if the connection is lost before the job
@@ -78,6 +81,8 @@ class SubmitOptions:
     delay: float | None = None
     at: float | None = None
     expires: float | None = None
+    debounce: float | None = None
+    max_wait: float | None = None
     keep: float | None = None
     reuse: bool = False
     resubmit: bool = False
@@ -136,6 +141,11 @@ class JobRequest(NamedTuple):  # a frozen dataclass takes five times as long to 
     def reuses(self) -> bool:
         """Whether a server that keeps results would answer it twice and run it once."""
         return self.options is not None and self.options.reuse
+
+    @property
+    def debounces(self) -> bool:
+        """Whether it replaces the job of its unique. All of these have to meet on one server."""
+        return self.options is not None and self.options.debounce is not None
 
     def streamed(self, *, unread: bool = False) -> "JobRequest":
         """Return the same submission with its parts read as a stream. See ``SubmitOptions``."""
@@ -216,7 +226,7 @@ class JobRequest(NamedTuple):  # a frozen dataclass takes five times as long to 
         key = unique_to_wire(self.unique)
         options = self.options
         if options is not None and gearflow and not options.is_plain:
-            if in_background and self.detached and not options.reuse:
+            if in_background and self.detached and not (options.reuse or self.debounces):
                 return BackgroundSubmission(self.function, key, answered), self.encode_for_gearflow()[1]
             line = _line if not self.unique else _line.__wrapped__  # what is sent once need not be kept
             workload = line(options, self.function, self.unique, self.priority, self.detached) + self.workload
@@ -237,6 +247,7 @@ class JobRequest(NamedTuple):  # a frozen dataclass takes five times as long to 
             "keep=": bool(options.keep),  # to keep nothing is what they all do
             "reuse=": options.reuse,
             "expires=": options.expires is not None,
+            "debounce=": options.debounce is not None,
             "stream_keep=": bool(options.stream_keep),
             "limits= and fair=": options.limited or bool(options.keys) or options.group is not None,
         }

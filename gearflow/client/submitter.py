@@ -131,7 +131,7 @@ class Sending:
 
     async def _connection(self) -> Connection:
         if self._only is None:
-            return await self.pool.connection_for(self._order.key)
+            return await self.pool.connection_for(self._order.key, by_key=self._order.debounces)
         if self._order.detached:  # and stored, with its unique, for all servers of a group
             return await self.pool.connection_near(self._only)
         return await self.pool.connection_to(self._only)
@@ -371,9 +371,12 @@ class SentBatch(Generic[T]):
     async def _choose(self) -> dict[int, Connection]:
         """The connection of each."""
         pool = self._pool
-        if not pool.spreads:
+        if not (pool.spreads or any(order.debounces for order in self._left.values())):
             return dict.fromkeys(self._left, await pool.connection())
-        return {place: await pool.connection_for(order.key) for place, order in self._left.items()}
+        return {
+            place: await pool.connection_for(order.key, by_key=order.debounces)
+            for place, order in self._left.items()
+        }
 
     async def _collect(self) -> dict[int, T | Exception]:
         """What became of each that left, and that its server takes in this form."""

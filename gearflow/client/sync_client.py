@@ -156,7 +156,7 @@ class SyncClient:
 
     def enqueue(self, request: JobRequest) -> JobHandle:
         """Submit a detached job. See ``Client.enqueue``."""
-        if not (request.resubmits or request.reuses):
+        if not (request.resubmits or request.reuses or request.debounces):
             has_options = request.options is not None
             if has_options:
                 request.check()

@@ -44,6 +44,7 @@ from gearflow.protocol.server_events import STREAM as STREAM
 from gearflow.protocol.server_events import WATCH as WATCH
 from gearflow.protocol.server_events import cancel_event as cancel_event
 from gearflow.protocol.server_events import cancelled_handle as cancelled_handle
+from gearflow.protocol.uniques import check_debounced
 
 RESULT: Final = b"gearflow:result"
 INFO: Final = b"gearflow:info"
@@ -105,6 +106,12 @@ class SubmitRequest(Message):
     at: UnixTime | None = None
     """Time before which the job does not run. For detached jobs."""
 
+    debounce: Seconds | None = None
+    """Replaces the detached job of this unique that has not started, and starts it this time from now."""
+
+    max_wait: Seconds | None = None
+    """The longest time from the first of these submissions to the start of the job."""
+
     expires: Seconds | None = None
     """Time from now after which the job does not start. It then ends as a dead letter."""
 
@@ -147,6 +154,7 @@ class SubmitRequest(Message):
             raise ValueError("delay and at both say when the job may start: give one of them")
         if not self.detached and (self.delay is not None or self.at is not None):
             raise ValueError("delay and at are for detached jobs")
+        check_debounced(self)
         return self
 
 

@@ -7,7 +7,10 @@ for another job with the same unique. So no caller may choose a unique of this f
 
 import os
 import re
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from gearflow.protocol.server_calls import SubmitRequest  # it imports pydantic
 
 _FRESH: Final = re.compile(r"~[0-9a-f]{32}")
 _FRESH_BYTES: Final = re.compile(rb"~[0-9a-f]{32}")
@@ -37,3 +40,17 @@ def check_chosen(unique: str | bytes) -> None:
             "makes for jobs without one, and servers do not look for another job with such a unique; "
             "give another key, for example without the '~'"
         )
+
+
+def check_debounced(request: "SubmitRequest") -> None:
+    """Raise ValueError if a submission is to be debounced and cannot be."""
+    if request.debounce is None:
+        if request.max_wait is not None:
+            raise ValueError("max_wait is for a submission with debounce")
+        return
+    if not request.detached:
+        raise ValueError("debounce is for detached jobs")
+    if not request.unique or request.unique == "-":
+        raise ValueError("debounce replaces the job of the same unique, so it needs a unique of its own")
+    if request.reuse or request.delay is not None or request.at is not None:
+        raise ValueError("debounce goes with neither delay, nor at, nor reuse")

@@ -29,6 +29,7 @@ from gearflow.broker.storage import (
     Contents,
     Edited,
     Forgotten,
+    Freed,
     JobPart,
     JobRecord,
     PartsDropped,
@@ -230,6 +231,9 @@ class MemoryStore:
                 self._jobs[change.number] = letter._replace(due=0.0, options=options, attempt=0, deaths=0)
         elif isinstance(change, PartsDropped):
             self._drop_parts(change)
+        elif isinstance(change, Freed):
+            if (job := self._jobs.get(change.number)) is not None:
+                self._jobs[change.number] = job._replace(unique=b"")
         elif isinstance(change, Edited):
             if (job := self._jobs.get(change.number)) is not None:
                 self._jobs[change.number] = job._replace(

@@ -92,6 +92,13 @@ class CallOptions(TaskDefaults[Never], total=False):
     gearflow's wait for whole seconds, and only with normal priority."""
     at: datetime
     """The time before which the task does not run, with a time zone. Otherwise like ``delay``."""
+    debounce: float | timedelta
+    """Seconds of quiet. A background call replaces the job of the same ``unique`` that has not started. The
+    job runs this time after the latest call. On gearflow's server."""
+
+    max_wait: float | timedelta
+    """Seconds from the first of these calls after which the job starts in any case. For ``debounce``."""
+
     reuse: bool
     """Answers with a kept success of the same unique, on gearflow's server. The task does not run again."""
 
@@ -156,6 +163,7 @@ class Options:
         asked = replace(self.asked, **read) if read else self.asked
         if asked.delay is not None and asked.at is not None:
             raise ValueError("delay= and at= both say when the job may start: give one of them")
+        _check_debounce(asked)
         return replace(self, **own, asked=asked)
 
     def changed(self) -> dict[str, Any]:
@@ -165,6 +173,18 @@ class Options:
         defaults = {"priority": Priority.NORMAL, "unique": False}
         defaults |= {option.name: option.default for option in fields(_NOTHING_ASKED)}
         return {name: value for name, value in values.items() if value != defaults[name]}
+
+
+def _check_debounce(asked: SubmitOptions) -> None:
+    """Raise ValueError if an option makes no sense beside ``debounce``, or without it."""
+    if asked.debounce is None:
+        if asked.max_wait is not None:
+            raise ValueError("max_wait= limits the wait of debounce=, so give debounce= as well")
+        return
+    others = {"delay": asked.delay is not None, "at": asked.at is not None, "reuse": asked.reuse}
+    for name, is_given in others.items():
+        if is_given:
+            raise ValueError(f"{name}= and debounce= do not go together: leave out one of them")
 
 
 def no_option(name: str, known: Iterable[str]) -> str:
@@ -264,6 +284,8 @@ _READERS: Final[dict[str, Callable[[str, Any], Any]]] = {
     "timeout": run_limit,
     "delay": bounded,
     "at": _unix_time,
+    "debounce": bounded,
+    "max_wait": bounded,
     "keep": bounded,
     "reuse": _flag,
     "resubmit": _flag,

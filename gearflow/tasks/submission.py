@@ -85,6 +85,11 @@ def _asked_attached(task: Submittable) -> SubmitOptions:
             f"{name}= is for background jobs, because nobody waits for a job that has not started. "
             "Use background() or abackground()"
         )
+    if asked.debounce is not None:
+        raise ValueError(
+            "debounce= is for background jobs, because a later call may replace the payload. "
+            "Use background() or abackground()"
+        )
     if asked.stream_keep is not None:
         raise ValueError(
             "stream_keep= is for background jobs, because callers that wait read the values at once. "
@@ -103,6 +108,11 @@ def detached(task: Submittable, args: tuple[Any, ...], kwargs: Mapping[str, Any]
         # The worker knows the task's own retries. It must also know that nobody waits for the result,
         # because only then it may submit the job again.
         keyed = options.unique is not False
+        if options.asked.debounce is not None and isinstance(options.unique, bool):
+            raise ValueError(
+                "debounce= replaces the job of the same unique, so give unique= a key, or a function of the "
+                "arguments that returns one"
+            )
         asked = _asked(
             options.asked, keep, stream_keep, task.foreign, keyed, needs_envelope=retried, detached=True
         )

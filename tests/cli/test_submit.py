@@ -460,12 +460,36 @@ def test_a_failed_run_is_repeated_as_often_as_asked(served: Shell) -> None:
 
 
 def test_what_c_gearmand_cannot_do_is_78(gearmand: str, shell: Shell, module: str) -> None:
-    for wish in (["--keep", "1h"], ["--expires", "1h"], ["--unique", "k", "--reuse"]):
+    for wish in (
+        ["--keep", "1h"],
+        ["--expires", "1h"],
+        ["--unique", "k", "--reuse"],
+        ["--unique", "k", "--debounce", "1s"],
+    ):
         code, stdout, stderr = outcome(
             shell.run("submit", "-m", module, "--bg", *wish, "add", "a=1", "-s", gearmand)
         )
         assert (code, stdout) == (78, "")
         assert "gearflow server" in stderr
+
+
+@pytest.mark.parametrize("typed", [True, False], ids=["with the module", "without it"])
+def test_the_latest_of_debounced_submissions_is_the_job(own: Shell, module: str, typed: bool) -> None:
+    how = ["-m", module] if typed else []
+    name = "add" if typed else f"{module}.add"
+    wishes = ["--bg", "--unique", "k", "--debounce", "1h", "--max-wait", "2h"]
+    ended = [own.run("submit", *how, *wishes, name, f"a={number}") for number in range(2)]
+    first, second = (each.stdout.decode().strip() for each in ended)
+    assert first == second, ended[0].stderr
+    assert json.loads(own.run("job", first, "--json").stdout)["state"] == "delayed"
+    for wish, fault in (
+        (["--unique", "k", "--debounce", "1s"], "add --bg"),
+        (["--bg", "--debounce", "1s"], "add --unique"),
+        (["--bg", "--max-wait", "1s"], "add --debounce"),
+        (["--bg", "--unique", "k", "--debounce", "1s", "--delay", "1s"], "do not go together"),
+    ):
+        code, _, stderr = outcome(own.run("submit", *how, *wish, name, "a=1"))
+        assert (code, fault in stderr) == (2, True), stderr
 
 
 def test_retries_on_c_gearmand_need_to_know_that_the_worker_is_gearflows(

@@ -10,6 +10,7 @@ import pytest
 from gearflow.broker.storage import (
     Edited,
     Forgotten,
+    Freed,
     JobRecord,
     Rescheduled,
     Setting,
@@ -193,3 +194,19 @@ def test_only_jobs_that_are_to_run_are_edited(store: Store) -> None:
     ended = whole_result(store, 2)
     assert isinstance(ended, JobRecord)
     assert [held(store, 2), held(store, 3)] == [None, None]
+
+
+# ---------------------------------------------------------------------------------- uniques that are freed
+
+
+@pytest.mark.parametrize("workload", [b"short", LONG])
+def test_a_unique_that_is_freed_may_be_that_of_another_job(store: Store, workload: bytes) -> None:
+    job, other = a_job(1, workload, unique=b"key", attempt=1), a_job(2, unique=b"key")
+    store.write([job])
+    store.write([Freed(1), Freed(3)])
+    store.write([other])
+    assert held(store, 1) == job._replace(unique=b"")
+    assert held(store, 2) == other
+    store.write([an_end(1), an_end(2)])
+    store.write([a_job(3, unique=b"key")])
+    assert held(store, 3) is not None

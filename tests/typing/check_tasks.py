@@ -126,6 +126,7 @@ async def results() -> None:
     assert_type(add.options(priority=Priority.LOW, unique="k").background(1), Ref[int])
     assert_type(add.options(delay=timedelta(minutes=1)).options(unique=True).background(1), Ref[int])
     assert_type(add.options(at=datetime.now(UTC), keep=3, reuse=True, expires=3), Task[[int, int], int])  # type: ignore[assert-type]  # pyright: ignore[reportAssertTypeFailure]
+    assert_type(add.options(debounce=5, max_wait=timedelta(minutes=1), unique="k").background(1), Ref[int])
     assert_type(await resize.options(retries=3, timeout=1.5)("x"), bytes)
 
 
@@ -133,6 +134,9 @@ async def references() -> None:
     ref = add.background(1)
     assert_type(ref.result(timeout=3), int)
     assert_type(await ref.aresult(), int)
+    ref.edit(priority="high", delay=3, expires=timedelta(minutes=1))
+    await ref.aedit(at=datetime.now(UTC))
+    ref.edit(keep=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     assert_type(ref.status(), JobStatus)
     assert_type(await ref.astatus(), JobStatus)
     assert_type(ref.info(), JobInfo)

@@ -70,6 +70,19 @@ def submit(
         datetime | None,
         how("--at", "Do not start before this time, such as 2030-12-24T18:00. With --bg.", "TIME", env=None),
     ] = None,
+    debounce: Annotated[
+        float | None,
+        how(
+            "--debounce",
+            "Replace the job with the same key, if it waits, and start it after this time. With --bg.",
+            "DURATION",
+            env=None,
+        ),
+    ] = None,
+    max_wait: Annotated[
+        float | None,
+        how("--max-wait", "Start it this long after the first of them in any case.", "DURATION", env=None),
+    ] = None,
     expires: options.Expires = None,
     priority: options.Priorities = None,
     unique: Annotated[
@@ -108,6 +121,8 @@ def submit(
         "delay": delay,
         "at": at,
         "expires": expires,
+        "debounce": debounce,
+        "max_wait": max_wait,
         "keep": keep,
     }
     chosen |= {"reuse": reuse, "resubmit": resubmit, "retries": retries, "timeout": run_limit}

@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from gearflow.broker.calls.call import LANES, Ask, BrokerParts, CallFailed, Kept, Steps, Wait, read
+from gearflow.broker.calls.debounce import Debounce
 from gearflow.broker.functions import FunctionQueue
 from gearflow.broker.job import NORMAL, JobDetails, QueuedJob
 from gearflow.broker.limiter import short_key
@@ -52,6 +53,8 @@ class Asked:
         request = self.request
         details = JobDetails()
         details.due = now + request.delay if request.delay else request.at or 0.0
+        if request.debounce is not None:
+            details.due = self.due(now, now)
         if request.expires is not None:
             details.expires = now + request.expires
         details.keep = request.keep
@@ -61,6 +64,12 @@ class Asked:
         details.keys = self.keys
         details.group = self.group
         return details
+
+    def due(self, now: float, first: float) -> float:
+        """When a debounced job is to start, by the times of its latest and its first submission."""
+        request = self.request
+        due = now + (request.debounce or 0.0)
+        return due if request.max_wait is None else min(due, first + request.max_wait)
 
 
 _known = lru_cache(_KNOWN)(Asked)
@@ -83,6 +92,7 @@ class SubmitCalls:
 
     def __init__(self, parts: BrokerParts) -> None:
         self._parts = parts
+        self._debounce = Debounce(parts)
 
     def background(self, workload: Body) -> tuple[FunctionQueue, Body, JobDetails]:
         """The function, the payload and the options of a background submission, which is placed as all are.
@@ -120,9 +130,14 @@ class SubmitCalls:
         record = (yield from self.kept_success(asked)) if asked.request.reuse else None
         if record is not None:
             return api.Submitted(handle=handles.handle(record.number).decode())
+        debounced = asked.request.debounce is not None
+        if debounced and (replaced := (yield from self._debounce.replace(asked, payload))) is not None:
+            return replaced
         job = self._place(asked, payload, key, None)
         if self._parts.submissions.is_storing(job, True):
             yield Kept(job.number)
+        if job.joined and debounced:
+            raise self._elsewhere(job.joined)
         if job.joined:
             return api.Submitted(handle=handles.handle(job.joined).decode())
         fault = job.details.unstored if job.details is not None else None
@@ -131,6 +146,14 @@ class SubmitCalls:
         if fault is not None:
             raise CallFailed("gearflow:store", f"the job could not be stored: {fault}")
         return api.Submitted(handle=handles.handle(job.number).decode())
+
+    def _elsewhere(self, number: int) -> CallFailed:
+        """Another server of the group has the job that would be replaced."""
+        parts = self._parts
+        handle = parts.core.handles.handle(number).decode()
+        owner = parts.far.owner(number) or "another server of the group"
+        text = f"{owner} has job {handle} of this unique, so only that server can replace it"
+        return CallFailed("gearflow:refused", text)
 
     def kept_success(self, asked: Asked) -> Generator[Wait, Any, JobRecord | None]:
         """The kept success that answers a submission, if no live job of its unique does."""

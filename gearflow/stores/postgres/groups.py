@@ -15,6 +15,7 @@ from gearflow.broker.storage import (
     Change,
     Edited,
     Forgotten,
+    Freed,
     JobPart,
     JobRecord,
     Ordered,
@@ -226,6 +227,8 @@ def _add_rare(part: StatementRows, place: int, change: Change) -> None:
         part.add(kinds.EDIT, change[:-1])
     elif isinstance(change, Edited):
         part.add(kinds.EDIT_WORKLOAD, change)
+    elif isinstance(change, Freed):
+        part.add(kinds.FREE, change)
     elif isinstance(change, Ticked):
         _add_tick(part, place, change)
     else:

@@ -326,6 +326,12 @@ EDIT_WORKLOAD: Final = Kind(
     f"WHERE j.number = u.number AND NOT j.dead), {_without_pieces('edo')}",
     (bigints, smallints, floats, byteas, byteas),
 )
+FREE: Final = Kind(
+    26,
+    "fre AS (UPDATE {s}.jobs AS j SET key = NULL, uniq = ''::bytea "
+    f"FROM {_unnest('number')} WHERE j.number = u.number AND NOT j.dead)",
+    (bigints,),
+)
 
 
 def statement(kinds: Sequence[Kind], schema: str, *, fenced: bool) -> Statement:

@@ -14,6 +14,7 @@ from gearflow.broker.storage import (
     Change,
     Edited,
     Forgotten,
+    Freed,
     JobPart,
     JobRecord,
     PartsDropped,
@@ -285,6 +286,8 @@ class Tables(StreamTables):
             self._drop_parts(changes)
         elif kind is Edited:
             self._edit(changes)
+        elif kind is Freed:
+            self._free(changes)
         elif kind is Setting:
             write_settings(self.connection, self.metadata, changes)
         elif kind is Reserved:
@@ -474,6 +477,12 @@ class Tables(StreamTables):
                 self._in_parts.add(number)
                 kept, body_crc = len(workload), self._insert_all_parts(key, workload)
             self.connection.execute(_REPLACE_JOB, job_row(job._replace(workload=kept), 0, body_crc))
+
+    def _free(self, changes: Sequence[Freed]) -> None:
+        for change in changes:
+            if (held := self.held(change.number)) is not None and not held[1]:
+                job, _, body_crc = held
+                self._update(job._replace(unique=b""), 0, body_crc)
 
     def _rewrite(self, job: StoredJob, dead: int) -> None:
         """Update everything of a job but its workload, which is in the file."""
