@@ -2,13 +2,18 @@
 
 import re
 import signal
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
 import pytest
 
+from gearflow.broker.storage import Setting
 from gearflow.client import SyncClient
 from gearflow.client.operate import server_info
+from gearflow.stores import SqliteStore
+from gearflow_cli.commands.server import recover_folder
 from tests.cli.shell import Running, Shell, outcome
 from tests.cli.test_jobs import until_connected
 
@@ -175,6 +180,21 @@ def test_a_damaged_file_is_78_until_it_is_recovered(here: Shell, module: str, da
         with here.start("worker", module, "-s", address) as worker:
             worker.until("registered")
             assert outcome(here.run("result", handle, "-s", address)) == (0, "HELLO\n", "")
+
+
+def test_a_recovery_names_the_settings_that_are_lost(data: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    data.mkdir(parents=True, exist_ok=True)
+    store = SqliteStore(data / FILE)
+    store.load()
+    store.write([Setting(name, "limit", b"1") for name in (b"shopify", b"stripe", b"mail")])
+    store.close()
+    with closing(sqlite3.connect(data / FILE, isolation_level=None)) as connection:
+        connection.execute("UPDATE settings SET value = '2' WHERE name = 'shopify'")
+        connection.execute("DELETE FROM settings WHERE name = 'mail'")
+    recover_folder(data)
+    said = capfd.readouterr().err
+    assert "the setting limit shopify is not what was written, and is lost: set it again" in said
+    assert "1 more setting could not be found" in said
 
 
 def test_there_has_to_be_a_file_to_recover(here: Shell, data: Path) -> None:

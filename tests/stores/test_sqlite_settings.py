@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +13,7 @@ from gearflow.broker.storage import Edited, Setting, Ticked
 from gearflow.errors import StoreError
 from gearflow.stores import SqliteStore, backup, recover
 from gearflow.stores.sqlite.tuning import Tuning
+from tests.stores.faulty import faulty_disk
 from tests.stores.values import a_job, jobs_of, tamper
 
 MANY: Final = {
@@ -176,3 +177,49 @@ def test_a_job_that_is_edited_while_it_is_read_is_read_again(tmp_path: Path) -> 
             found = end.value
     assert bytes(found.workload) == b"b" * 30_000
     store.close()
+
+
+# ----------------------------------------------------------------------------------------- kills at a tick
+
+TICKS: Final = 6
+
+
+def ticks_until(path: Path) -> int:
+    """Have a schedule tick until the disk is gone. How many ticks were acknowledged."""
+    done = 0
+    with suppress(StoreError):
+        store = SqliteStore(path, tuning=Tuning(checkpoint=1))
+        try:
+            store.load()
+            store.write([Setting(b"nightly", "schedule", b"0")])
+            for n in range(1, TICKS + 1):
+                job = a_job(n, b"w" * 3000, unique=b"cron:nightly:%d" % n)
+                store.write([Ticked(b"nightly", b"%d" % (n - 1), b"%d" % n, job)])
+                done = n
+                store.sync()
+                store.log.join()  # so that the n-th write is always the same
+        finally:
+            store.close()
+    return done
+
+
+def test_a_kill_at_any_write_around_a_tick_leaves_the_next_time_with_its_job(tmp_path: Path) -> None:
+    with faulty_disk() as disk:
+        assert ticks_until(tmp_path / "sound.db") == TICKS
+        total, seen = disk.count, set[int]()
+        assert total > 50
+        for number in range(1, total + 1):
+            path = tmp_path / f"{number}.db"
+            disk.count, disk.fail_at, disk.fault, disk.times, disk.failed = 0, number, "killed", 1, 0
+            done = ticks_until(path)
+            assert disk.failed > 0
+            disk.heal()
+            store = SqliteStore(path)
+            contents = store.load()
+            jobs = [job.number for job in contents.jobs]
+            store.close()
+            last = int(contents.settings[0].value) if contents.settings else 0
+            assert jobs == list(range(1, last + 1)), number  # one job a tick, and none without its next time
+            assert last in (done, done + 1), number
+            seen.add(last)
+        assert seen >= set(range(TICKS))

@@ -72,10 +72,7 @@ def recover_folder(folder: Path) -> None:
     if unnamed is None:
         tell("it is not known whether schedules, limits or policies are lost: look at them")
     elif unnamed > 0:
-        tell(
-            f"{counted(unnamed, 'setting')} cannot be found, and are lost: look at schedules, limits and "
-            "policies"
-        )
+        tell(f"{counted(unnamed, 'more setting')} could not be found: look at schedules, limits and policies")
     if not saved.same_parts:
         tell("some parts of streams could not be read: their readers get a gap")
 
