@@ -15,6 +15,7 @@ own with more options: see the modules here.
     maps         map, alone and in chunks
     memory       the memory of a worker
     peers        other task queues, on the same tasks (needs redis-server, and installs the queues with pip)
+    limits       what limits cost, how exact rates are, and 1,000 tenants of which one floods
     group        several servers on one PostgreSQL (needs PostgreSQL and psycopg, and takes half an hour more)
 """
 
@@ -25,7 +26,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Final, TypeAlias
 
-from tests.benchmarks import calls, durable, full_queue, group, maps, memory, server, streams
+from tests.benchmarks import calls, durable, full_queue, group, limits, maps, memory, server, streams
 from tests.benchmarks.load import generator
 from tests.benchmarks.peers import __main__ as peers
 from tests.benchmarks.peers.field import FIELD
@@ -87,6 +88,10 @@ def peers_tables(rounds: int, small: bool) -> Tables:
     yield peers.versions(chosen)
 
 
+def limits_tables(rounds: int, small: bool) -> Tables:
+    yield from limits.tables(limits.PARTS, rounds, 1_000 if small else 100_000, 2.0 if small else 60.0)
+
+
 def group_tables(rounds: int, small: bool) -> Tables:
     sizes = group.SMALL if small else group.SIZES
     try:
@@ -105,6 +110,7 @@ SECTIONS: Final[dict[str, Callable[[int, bool], Tables]]] = {
     "maps": maps_tables,
     "memory": memory_tables,
     "peers": peers_tables,
+    "limits": limits_tables,
     "group": group_tables,
 }
 
