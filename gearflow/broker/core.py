@@ -12,6 +12,7 @@ from gearflow.broker.journal import Journal
 from gearflow.broker.limiter import Limiter
 from gearflow.broker.limits import SizeLimits
 from gearflow.broker.outgoing import Outgoing
+from gearflow.broker.recent_ends import RecentEnds
 from gearflow.broker.session import Session
 from gearflow.broker.settings import Settings
 from gearflow.broker.storage import DamagedEntry, StorePort
@@ -66,6 +67,7 @@ class Core:
         self.journal = Journal(store)
         self.handles = Handles(handle_prefix, self.journal)
         self.limiter = Limiter(self.clock, self.turns, self.sessions, self.journal, self.outgoing)
+        self.recent_ends = RecentEnds() if self.journal.shared else None
         self.timers = TimerQueue()
         self.timeouts = JobTimeouts()
         self.settings = Settings()

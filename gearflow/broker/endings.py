@@ -82,6 +82,7 @@ class Endings:
         self._functions = core.functions
         self._limiter = core.limiter
         self._turns = core.turns
+        self._recent_ends = core.recent_ends
 
     # ------------------------------------------------------------------------------- the ways to end
 
@@ -321,6 +322,8 @@ class Endings:
             if send is not None:
                 send()
             return
+        if self._recent_ends is not None and change is not None:
+            self._recent_ends.add(job.number)
         done = partial(self._recorded, change, send, waiters, log, outcome, body)
         if len(body) >= self._journal.large and isinstance(change, JobRecord):
             self._journal.keep_ahead(change, done)
@@ -379,6 +382,11 @@ class Endings:
         error: str | Joined | None,
     ) -> None:
         """The end is kept, or could not be; the clients hear of it either way."""
+        if self._recent_ends is not None and change is not None:
+            if error is None:
+                self._recent_ends.kept(change.number)
+            elif not self._handles.owns(change.number):
+                self._recent_ends.lost(change.number)
         if error is not None and change is not None and not self._handles.owns(change.number):
             text = "another server has a job that ended here, so its end is not recorded, and it runs again"
             self._outgoing.notify(text, None, self._handles.handle(change.number))

@@ -20,6 +20,7 @@ from gearflow.broker.functions import FunctionQueue
 from gearflow.broker.handles import lot_of
 from gearflow.broker.job import JobState, QueuedJob
 from gearflow.broker.lifecycle import Lifecycle
+from gearflow.broker.recent_ends import RecentEnds
 from gearflow.broker.storage import (
     PENDING,
     Answer,
@@ -46,6 +47,7 @@ class Ownership:
         self._endings = endings
         self._dispatcher = dispatcher
         self._lifecycle = lifecycle
+        self._recent_ends = core.recent_ends or RecentEnds()
         self._is_in_doubt = False
         self._leaving: dict[int, Steps] = {}  # lots that were lost: the steps until their jobs are gone
         self._doubts: dict[int, None] = {}  # jobs of this server that the store may have
@@ -60,13 +62,15 @@ class Ownership:
         """The jobs of a lot that this server owns wait here from now on. They may come in several slices.
 
         A job whose number lives here already is not made again. It may be an attached job that could not be
-        kept, as far as this server knew.
+        kept, as far as this server knew. Nor is one that has ended here meanwhile (``begin_read``).
         """
         for lot in self._handles.lots & self._leaving.keys():  # that were lost a moment ago
             for _ in self._leaving[lot]:
                 pass
         for stored in jobs:
             live = self._jobs.by_number.get(stored.number)
+            if live is None and stored.number in self._recent_ends:
+                continue
             if live is None:
                 self._lifecycle.restore(stored, parts.get(stored.number))
             elif live.cancelled:  # but its end was not kept
@@ -75,6 +79,14 @@ class Ownership:
                 live.background = live.kept = True
                 if live.state is JobState.WAITING:
                     live.function.hold_back(live)
+
+    def begin_read(self) -> None:
+        """The store is about to be asked for jobs that are to be adopted. ``end_read`` follows."""
+        self._recent_ends.begin_read()
+
+    def end_read(self) -> None:
+        """They are adopted."""
+        self._recent_ends.end_read()
 
     # ------------------------------------------------------------------- jobs that the store may have
 
@@ -113,16 +125,17 @@ class Ownership:
         )
 
     def _look_for(self, number: int) -> None:
+        self.begin_read()
         answer = self._journal.ask(HeadOf(number), partial(self._found, number))
         if answer is not PENDING:
             self._found(number, answer)
 
     def _found(self, number: int, answer: Answer | Pending) -> None:
-        if number not in self._doubts or isinstance(answer, StoreError):
-            return
-        del self._doubts[number]
-        if isinstance(answer, StoredJob):
-            self.adopt((answer,), {})
+        if number in self._doubts and not isinstance(answer, StoreError):
+            del self._doubts[number]
+            if isinstance(answer, StoredJob):
+                self.adopt((answer,), {})
+        self.end_read()
 
     # --------------------------------------------------------------------------------- lots that are lost
 

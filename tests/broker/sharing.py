@@ -1,6 +1,7 @@
 """Servers that share a store: brokers in one process, over one memory."""
 
 from collections import Counter
+from collections.abc import Callable
 from itertools import count
 
 from gearflow.broker import SizeLimits
@@ -149,6 +150,21 @@ class Server(World):
         contents = self.truth.load()
         jobs = [job for job in contents.jobs if lot_of(job.number) == lot]
         self.broker.ownership.adopt(jobs, contents.parts)
+
+    def read(self, lot: int) -> Callable[[], None]:
+        """Become the owner of a lot, and read its jobs. The result adopts them."""
+        self.truth.owners[lot] = self
+        self.truth.epochs[lot] += 1
+        self.broker.core.handles.own([lot], fresh=False)
+        self.broker.ownership.begin_read()
+        contents = self.truth.load()
+        jobs = [job for job in contents.jobs if lot_of(job.number) == lot]
+
+        def adopt() -> None:
+            self.broker.ownership.adopt(jobs, contents.parts)
+            self.broker.ownership.end_read()
+
+        return adopt
 
     def disown(self, lot: int) -> None:
         self.broker.ownership.disown(lot)

@@ -392,6 +392,39 @@ def test_a_lot_comes_back_to_its_server(server: Server, other: Server) -> None:
     assert not server.truth.jobs()
 
 
+@pytest.mark.parametrize("is_written", [True, False])
+def test_a_job_that_ends_while_its_lot_is_read_does_not_run_again(
+    server: Server, other: Server, is_written: bool
+) -> None:
+    handle = other.background(other.peer(), unique=b"u")
+    adopt = server.read(lot(other))
+    client, worker = server.peer(), server.worker()
+    client(p.SubmitJobBg(b"work", b"u", b"x"))  # it joins that job, which is found by that
+    server.commit()
+    assert worker.grab() == handle
+    worker(p.WorkComplete(handle, b"r"))
+    if is_written:
+        server.commit()
+    adopt()
+    assert worker.grab() is None
+    server.settle()
+    assert worker.grab() is None
+    assert not server.truth.jobs()
+
+
+def test_a_job_runs_again_if_its_lot_was_lost_before_its_end_was_kept(server: Server, other: Server) -> None:
+    handle = server.background(server.peer())
+    worker, mine = server.worker(), lot(server)
+    assert worker.grab() == handle
+    other.adopt(mine)
+    worker(p.WorkComplete(handle, b"r"))
+    server.disown(mine)
+    server.commit()
+    other.disown(mine)
+    server.adopt(mine)
+    assert worker.grab() == handle
+
+
 def test_a_lot_comes_back_while_its_jobs_are_on_their_way_out(server: Server) -> None:
     client, worker = server.peer(), server.worker()
     handles = [server.background(client) for _ in range(5)]

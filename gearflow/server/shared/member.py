@@ -298,6 +298,13 @@ class Member:
 
     async def _load(self, lot: int) -> None:
         """Queue the jobs of a lot in slices, between which others are served."""
+        self._broker.ownership.begin_read()
+        try:
+            await self._load_slices(lot)
+        finally:
+            self._broker.ownership.end_read()
+
+    async def _load_slices(self, lot: int) -> None:
         after = 0
         while lot in self._lease.lots:
             try:
