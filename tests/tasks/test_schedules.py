@@ -120,15 +120,18 @@ def test_a_schedule_has_no_start_time_and_no_large_payload() -> None:
 
 
 def test_the_keys_of_limits_that_a_caller_sends_are_those_of_the_arguments() -> None:
+    def key_of(customer: str) -> str:
+        return f"c-{customer}"
+
     @task(
         schedule=Every(minutes=5, args={"customer": "a"}),
-        limits=[Concurrency(1, key=lambda customer: f"c-{customer}", name="shop")],
-        fair=lambda customer: customer,
+        limits=[Concurrency(1, key=key_of, name="shop")],
+        fair=key_of,
     )
     def sync(customer: str) -> None: ...
 
     (spec,) = schedule_specs([sync])
-    assert (spec.keys, spec.group) == ({"shop": "c-a"}, "a")
+    assert (spec.keys, spec.group) == ({"shop": "c-a"}, "c-a")
 
 
 def test_a_payload_that_is_too_large_is_reported_as_the_fault_of_the_task() -> None:
