@@ -286,6 +286,16 @@ def test_a_suspect_is_not_kept_waiting_by_jobs_that_take_each_place(world: World
     assert world.broker.core.limiter.usage(b"one").running == 1 + len(held)
 
 
+def test_a_suspect_says_why_it_waits(world: World, client: Peer) -> None:
+    busy = world.worker()
+    client.submit_background()
+    grabs(busy, 1)
+    handle = suspect(world, client)
+    answers = client(p.SubmitJob(api.INFO, b"", api.InfoRequest(handle=handle.decode()).to_wire()))
+    (end,) = [answer for answer in answers if isinstance(answer, p.WorkComplete)]
+    assert "a worker that runs nothing else" in api.JobInfo.model_validate_json(end.result).why
+
+
 def test_workers_of_ours_know_that_it_runs_alone(world: World, client: Peer) -> None:
     handle = suspect(world, client)
     worker = world.worker()

@@ -185,7 +185,10 @@ class ResultCalls:
             return "the server does not reach its database"
         if not function.workers:
             return "no worker offers its function"
-        return self._parts.rules.limiter.why(job)
+        why = self._parts.rules.limiter.why(job)
+        if not why and function.suspects is not None and job in function.suspects:
+            return "its next death would be its last, so it needs a worker that runs nothing else"
+        return why
 
     def _far_info(self, stored: StoredJob) -> api.JobInfo:
         """Describe a job that another server has, as far as the store knows it."""
