@@ -133,6 +133,11 @@ class WorkerConnection:
         return self._owner.offers(function)
 
     @property
+    def group(self) -> str:
+        """The name of the server's group, if it is in one."""
+        return self._session.group
+
+    @property
     def is_basic(self) -> bool:
         """The server knows the oldest packets only: no WORK_WARNING, no delayed jobs."""
         return self._session.is_basic

@@ -31,10 +31,10 @@ from gearflow.worker.batch_slots import BatchSlots
 from gearflow.worker.burst import Burst
 from gearflow.worker.chunk import ChunkRunner
 from gearflow.worker.connection import WorkerConnection
+from gearflow.worker.declared_check import DeclaredCheck
 from gearflow.worker.discovery import AllLinks
 from gearflow.worker.event_loop import Loop
 from gearflow.worker.executor import AnyTask, Executor, OverdueRuns, Threads
-from gearflow.worker.limit_check import LimitCheck
 from gearflow.worker.processes import ProcessPool
 from gearflow.worker.recycling import Recycler
 from gearflow.worker.retry import Held, Holding, handle_failure
@@ -87,8 +87,8 @@ class Runner:
         texts = {name: text for name, each in signatures.items() if (text := each.sole_text) is not None}
         self.resumable = [task.name for task in tasks.values() if task.resumable]
         """Functions that go on after a run. Servers are to know them before the first job."""
-        self._limits = LimitCheck(tasks.values(), stats.log)
-        self._overdue = OverdueRuns(slots, links, texts, self.resumable, self._limits.texts)
+        self._declared = DeclaredCheck(tasks.values(), stats.log)
+        self._overdue = OverdueRuns(slots, links, texts, self.resumable, self._declared.texts)
         self.lanes = [
             BatchLane(task, task.batch, BatchSlots(task.batch.size, slots), self._overdue)
             for task in tasks.values()
@@ -149,16 +149,20 @@ class Runner:
         """A server knows the functions of a connection."""
         if self._links.are_ready:
             self.ready.set()
-        if self._limits and not connection.is_gearflow:
-            self._limits.not_applied(connection.server_name)
+        if self._declared and not connection.is_gearflow:
+            self._declared.not_applied(connection.server_name)
         if self._burst is not None:
             self._burst.changed()
 
     def recognized(self, connection: WorkerConnection) -> None:
         """A server is gearflow's own, and takes reports."""
         self._overdue.report_to(connection)
-        if self._limits:
-            self._loop.start(self._limits.check(connection))
+        if self._declared:
+            self._loop.start(self._declared.check(connection, is_only=self._is_only(connection)))
+
+    def _is_only(self, connection: WorkerConnection) -> bool:
+        """Whether there is no other server, apart from those of the same group."""
+        return len({link.address for link in self._links}) == 1 or bool(connection.group)
 
     def assigned(self, connection: WorkerConnection, job: Assignment) -> None:
         """A job came: run it."""

@@ -267,6 +267,20 @@ def test_a_worker_says_nothing_of_limits_that_are_applied(here: Shell) -> None:
     assert DIFFER not in stderr
 
 
+def test_a_worker_warns_of_schedules_that_the_server_does_not_have(here: Shell, tmp_path: Path) -> None:
+    text = "from gearflow import Every, task\n\n\n@task(schedule=Every(minutes=5))\ndef tidy() -> None: ...\n"
+    (tmp_path / "clock.py").write_text(text)
+    with here.start("worker", "clock") as worker:
+        assert "clock.tidy" in worker.until("gearflow cron apply clock")
+    assert here.run("cron", "apply", "clock").returncode == 0
+    with here.start("worker", "clock") as worker:
+        worker.until("registered with a server")
+        assert here.run("submit", "clock.tidy").returncode == 0  # after the answer to what it asked before
+        worker.signal(15)
+        _, stderr = worker.end()
+    assert "cron apply" not in stderr
+
+
 def test_a_worker_warns_of_a_server_that_applies_no_limits(here: Shell, gearmand: str) -> None:
     with here.start("worker", "limited", GEARMAN_SERVERS=gearmand) as worker:
         assert gearmand in worker.until("applies no limits, as only gearflow's own server does")

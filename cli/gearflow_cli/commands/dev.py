@@ -87,7 +87,7 @@ def _work(
     line: "IpcChannel | None" = None,
 ) -> None:
     tasks = _load(modules, functions)
-    limit.apply_here(modules, address)
+    limit.apply_here(modules, address, is_own=_IS_OWN in os.environ)
     _apply_schedules(modules, address)
     elsewhere = [] if address == f"{_HOST}:4730" else ["-s", address]
     example = ["gearflow", "submit", *elsewhere, tasks[0].name, *_blanks(tasks[0])]

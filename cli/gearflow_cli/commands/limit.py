@@ -178,11 +178,16 @@ def resume(name: Name, servers: options.Servers = None) -> None:
     _act(name, servers, _request("resume"))
 
 
-def apply_here(modules: Sequence[str], address: str) -> None:
-    """Apply the limits of modules to one server, and print what changes. Warns if that is not possible."""
+def apply_here(modules: Sequence[str], address: str, *, is_own: bool) -> None:
+    """Apply the limits of modules to one server, and print what changes. Warns if that is not possible.
+
+    A server of one's own forgets what the modules do not declare any more.
+    """
     from gearflow.errors import UnsupportedByServer
 
-    request = declared(list(imports.load(modules).values()), modules, prune=True)
+    request = declared(list(imports.load(modules).values()), modules, prune=is_own)
+    if not (request.functions or is_own):
+        return
     answers = _change([address], lambda _: request)
     for changes in answers.given.values():
         for change in changes:
