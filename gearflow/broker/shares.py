@@ -1,8 +1,8 @@
 """What a server has of limits that hold for all servers of a group.
 
 A bucket of such a limit has no slot, and may start no job, until the shell has got some from the store. The
-shell is told of each bucket that may need others (``note``). It gives them with ``set_slots`` and
-``set_starts``, and may take slots back at any time: the running jobs go on.
+broker notes each bucket that may need others (``note``), and the shell looks at it. It gives them with
+``set_slots`` and ``set_starts``, and may take slots back at any time: the running jobs go on.
 
 Of a rate, this server has the starts from one time to another (``Bucket.until``), and no other server does.
 """

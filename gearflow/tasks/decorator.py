@@ -129,8 +129,8 @@ def task(
         resumable: A further run of a task that yields goes on behind the values that were taken from the
             run before. ``Context.parts`` says how many they are.
         limits: Each a ``Concurrency`` or a ``Rate``, which gearflow's server applies over all workers.
-        fair: The key of groups of jobs that take turns, such as the tenants: a JSON pointer into the payload,
-            or a function of the arguments, as for the key of a limit.
+        fair: The key of groups of jobs that take turns, such as the tenants. It is a JSON pointer into the
+            payload, or a function of the arguments, as for the key of a limit.
         schedule: When gearflow's server runs the task by itself, as a ``Cron``, an ``Every`` or a list of
             them. ``gearflow cron apply`` tells the server.
 

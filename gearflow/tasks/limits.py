@@ -56,7 +56,7 @@ class Concurrency:
 
     Attributes:
         count: The number of jobs.
-        key: Makes a limit of its own for each value: a JSON pointer into the payload, such as
+        key: Makes a limit of its own for each value. It is a JSON pointer into the payload, such as
             ``"/customer"``, or a function of the arguments that returns a text, a number, or None for no key.
         over: The treatment of a job that comes while the limit is reached. ``"wait"`` lets it wait.
             ``"drop"`` cancels it. ``"cancel-running"`` cancels the running jobs for it. ``"keep-newest"``
