@@ -19,6 +19,7 @@ that may not start now. After ``PATIENCE`` no other job of its function starts b
 
 from __future__ import annotations
 
+from itertools import islice
 from math import inf
 from typing import Final
 
@@ -37,6 +38,9 @@ SOON: Final = 0.02
 
 _LOOK: Final = 0.25
 """Seconds from one look to the next whether the limits of a function let a suspect start."""
+
+_FIRST: Final = 32
+"""Suspects of a function with limits that are looked at."""
 
 _NOOP: Final = HEADER.pack(RES, PacketType.NOOP, 0)
 
@@ -132,7 +136,7 @@ class Suspects:
         queue = function.limited
         if queue is None:
             return suspects.first()
-        for job in suspects:
+        for job in islice(suspects, _FIRST):
             if self._limiter.may_start(queue, job):
                 return job
         return None
