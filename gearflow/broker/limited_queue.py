@@ -289,18 +289,21 @@ class LimitedQueue:
         line.count += 1
         for bucket in line.buckets:
             bucket.awaiting += 1
+        is_first = False
         if line.parked_on is None and not line.entry:
             full = _full(line.buckets, self._limiter.clock.now)
             if full is not None:
                 self._park(line, full)
             else:
                 self._enter(line)
-                self._limiter.report(self)
+                is_first = True
         elif line.parked_on is not None and self._limiter.shares is not None:
             self._limiter.shares.note(line.parked_on)
         if line.parked_on is None:
             self.armed += 1
         self.publish()
+        if is_first:
+            self._limiter.report(self)
         if job.details is not None:
             self._limiter.apply_over(self, job, (*self.gates, *line.buckets))
 

@@ -7,8 +7,9 @@ import pytest
 
 from gearflow.broker import SizeLimits
 from gearflow.broker.limiter import FunctionRules, Limiter, LimitSpec, LimitUsage, Rule
+from gearflow.broker.local_port import LocalPort
 from gearflow.protocol import packets as p
-from tests.broker.harness import Durable, Peer, World
+from tests.broker.harness import DelayedPort, Disk, Durable, Peer, World
 
 
 class Limited(World):
@@ -331,3 +332,196 @@ def test_keys_of_kept_jobs_survive_a_restart() -> None:
     world = world.restarted()
     details = [job.details for job in world.broker.jobs.by_number.values()]
     assert [found.keys for found in details if found is not None] == [{"/k": "a", "/g": "b"}] * 2
+
+
+# ------------------------------------------------------------------------- what else happens to jobs
+
+
+class StoredLater(Durable):
+    """A store that answers later, when the test says so."""
+
+    delayed = True
+    prompt = False
+
+    @property
+    def limiter(self) -> Limiter:
+        return self.broker.core.limiter
+
+    def use(self, *rules: Rule, fair: str | None = None) -> None:
+        self.limiter.set_rules(self.broker.functions.ensure(b"work"), FunctionRules(rules, fair))
+
+    def submit(self, *payloads: bytes) -> list[bytes]:
+        client = self.peer()
+        for payload in payloads:
+            client(p.SubmitJobBg(b"work", b"", payload))
+        self.write()
+        return [packet.handle for packet in client.read() if isinstance(packet, p.JobCreated)]
+
+
+def large(**fields: object) -> bytes:
+    """A payload that does not stay in memory."""
+    return of(**fields, text="x" * 5000)
+
+
+def test_keys_that_are_at_the_store_are_read_in_steps_and_nothing_starts_before() -> None:
+    world = StoredLater()
+    world.limiter.set_limit(b"one", concurrency(1))
+    a1, a2, b1 = world.submit(large(k="a"), large(k="a"), large(k="b"))
+    worker = world.worker()
+    assert worker(p.GrabJob()) == []  # its workload is on its way
+    world.port.answer()
+    (answer,) = worker.read()
+    assert isinstance(answer, p.JobAssign)
+    assert answer.handle == a1
+    world.use(Rule(b"one", "/k"))
+    assert worker(p.GrabJob()) == [p.NoJob()]  # it is not known yet which key runs
+    (late,) = world.submit(of(k="b"))
+    world.port.answer_all()
+    assert worker(p.GrabJob()) == []
+    world.port.answer_all()
+    (answer,) = worker.read()
+    assert isinstance(answer, p.JobAssign)
+    assert answer.handle == b1
+    assert worker(p.GrabJob()) == [p.NoJob()]
+    worker(p.WorkComplete(b1, b""))
+    assert worker.grab() == late
+    worker(p.WorkComplete(a1, b""))
+    worker(p.GrabJob())
+    world.port.answer_all()
+    (answer,) = worker.read()
+    assert isinstance(answer, p.JobAssign)
+    assert answer.handle == a2
+
+
+def test_a_job_whose_workload_is_read_holds_its_slot_and_frees_it_if_the_worker_goes() -> None:
+    world = StoredLater()
+    world.limiter.set_limit(b"one", concurrency(1))
+    world.use(Rule(b"one", "/k"))
+    first, second = world.submit(large(k="a"), large(k="a"))
+    worker, other = world.worker(), world.worker()
+    assert worker(p.GrabJob()) == []
+    assert other(p.GrabJob()) == [p.NoJob()]
+    worker.leave()
+    world.port.answer_all()  # the first one comes back behind the second
+    assert other(p.GrabJob()) == []
+    world.port.answer_all()
+    (answer,) = other.read()
+    assert isinstance(answer, p.JobAssign)
+    assert answer.handle == second
+    assert world.limiter.usage(b"one") == LimitUsage(1, 1, 1, None)
+    assert first != second
+
+
+def test_keys_are_read_again_after_a_restart_if_the_rules_are_others() -> None:
+    disk = Disk()
+    disk.heads_only = True
+    world = Durable(disk)
+    client = world.peer()
+    for key in "aab":
+        client(p.SubmitJobBg(b"work", b"", large(k=key)))
+    world.commit()
+    world = Durable.__new__(Durable)
+    world.port = DelayedPort(disk)
+    World.__init__(world, SizeLimits(), LocalPort(disk))
+    limiter = world.broker.core.limiter
+    world.disk = disk
+    limiter.set_limit(b"one", concurrency(1))
+    limiter.set_rules(world.broker.functions.ensure(b"work"), FunctionRules((Rule(b"one", "/k"),)))
+    world.broker.restore(disk.load())
+    world.commit()
+    world.finish()
+    assert len(list(grabs(world.worker()))) == 2
+
+
+def test_a_limited_function_in_doubt_gives_out_nothing() -> None:
+    world = Limited(Rule(b"one", "/k"), one=concurrency(1))
+    (handle,) = submit(world, of(k="a"))
+    world.broker.ownership.hold(True)
+    worker = world.worker()
+    assert worker(p.PreSleep()) == []
+    world.use(Rule(b"one"))
+    world.use(Rule(b"one", "/k"))
+    attached = world.peer().submit(workload=of(k="b"))
+    assert worker(p.PreSleep()) == []
+    world.broker.ownership.hold(False)
+    world.finish()
+    assert worker.read() == [p.Noop()]
+    assert list(grabs(worker)) == [handle, attached]
+
+
+def test_workers_of_many_functions_are_given_jobs_of_limited_ones() -> None:
+    world = Limited(Rule(b"one"), one=concurrency(1))
+    world.use(Rule(b"one", "/k"), function=b"f7")
+    names = [b"f%d" % place for place in range(200)]
+    worker = world.worker(*names, b"work")
+    assert worker(p.PreSleep()) == []
+    first, second = submit(world, b"", b"")
+    (third,) = submit(world, of(k=1), function=b"f7")
+    (fourth,) = submit(world, b"", function=b"f8")
+    assert worker.read() == [p.Noop()]
+    assert sorted(grabs(worker)) == [first, third, fourth]
+    assert worker(p.PreSleep()) == []
+    worker(p.WorkComplete(first, b""))
+    world.finish()
+    assert worker.read() == [p.Noop()]
+    assert worker.grab() == second
+
+
+def test_jobs_that_are_purged_or_expire_leave_their_lines() -> None:
+    world = Limited(Rule(b"one", "/k"), one=concurrency(1))
+    client = world.peer()
+    running, waiting = (client.submit_background(workload=of(k="a")) for _ in range(2))
+    worker = world.worker()
+    assert list(grabs(worker)) == [running]
+    for key in "ab":
+        options = {"function": "work", "expires": 5, "detached": True}
+        client(p.SubmitJob(b"gearflow:submit", b"", of(**options) + b"\n" + of(k=key)))
+    world.pass_time(6)
+    assert [job.state.name for job in world.broker.jobs.by_number.values()] == ["RUNNING", "WAITING"]
+    client(p.SubmitJob(b"gearflow:purge", b"", of(function="work")))
+    assert world.broker.functions.by_name[b"work"].all_waiting == 0
+    assert world.broker.core.find(waiting) is None
+    worker(p.WorkComplete(running, b""))
+    assert not world.limiter.limits[b"one"].buckets
+
+
+def test_a_job_that_is_tried_again_passes_its_limits_again() -> None:
+    world = Limited(Rule(b"rate"), rate=rate(1, 10.0))
+    (first,) = submit(world, b"")
+    worker = world.worker()
+    worker(p.OptionReq(b"gearflow"))
+    assert worker.grab() == first
+    worker(p.SubmitJob(b"gearflow:release", b"", of(handle=first.decode())))
+    assert world.limiter.usage(b"rate").running == 0
+    assert worker.grab() is None
+    world.pass_time(10)
+    assert worker.grab() == first
+
+
+def test_idle_buckets_are_forgotten() -> None:
+    world = Limited(Rule(b"rate", "/k"), Rule(b"one", "/k"), rate=rate(1, 5.0), one=concurrency(1))
+    handles = submit(world, *(of(k=place) for place in range(50)))
+    worker = world.worker()
+    for handle in grabs(worker):
+        worker(p.WorkComplete(handle, b""))
+    assert not world.limiter.limits[b"one"].buckets
+    assert len(world.limiter.limits[b"rate"].buckets) == len(handles)
+    world.pass_time(6)
+    assert not world.limiter.limits[b"rate"].buckets
+    assert world.broker.next_due() is None
+
+
+def test_a_flood_of_one_group_does_not_delay_the_others() -> None:
+    """Beside a group that floods, a job of another waits for one round of the groups that wait."""
+    world = Limited(Rule(b"few"), fair="/tenant", few=concurrency(3))
+    submit(world, *[of(tenant="flood")] * 1000)
+    worker = world.worker()
+    running = list(grabs(worker))
+    others = submit(world, *(of(tenant=f"t{place % 20}") for place in range(40)))
+    started: list[bytes] = []
+    while not set(others) <= set(started):
+        worker(p.WorkComplete(running.pop(0), b""))
+        (handle,) = grabs(worker)
+        running.append(handle)
+        started.append(handle)
+    assert len(started) <= 2 * 21

@@ -7,11 +7,12 @@ its limits has room. No more may start, and a worker that asks gets one if there
 import json
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from gearflow.broker import SizeLimits
+from gearflow.broker import SizeLimits, dispatch, limited_queue
 from gearflow.broker.buckets import Bucket
 from gearflow.broker.dispatch import WAKE_TIMEOUT
 from gearflow.broker.limited_queue import LimitedQueue
@@ -194,7 +195,7 @@ class LimitsMachine(RuleBasedStateMachine):
         worker = self.workers[index]
         able = self.startable(worker.abilities)
         worker.asleep, worker.woken = False, None
-        answers = worker.peer(p.GrabJob())
+        answers = self.ask(worker, p.GrabJob())
         if not answers:
             self.world.pass_time(0.005)
             answers = worker.peer.read()
@@ -217,6 +218,12 @@ class LimitsMachine(RuleBasedStateMachine):
         self.finish()
         return True
 
+    def ask(self, worker: ModelWorker, packet: Packet) -> list[Packet | bytes]:
+        """What a worker is answered when all is done."""
+        answers = worker.peer(packet)
+        self.world.finish()
+        return answers + worker.peer.read()
+
     def same_line(self, one: ModelJob, other: ModelJob) -> bool:
         rules = self.limits_of[one.function]
         return (
@@ -228,7 +235,7 @@ class LimitsMachine(RuleBasedStateMachine):
     @rule(index=WORKERS)
     def sleep(self, index: int) -> None:
         worker = self.workers[index]
-        answers = worker.peer(p.PreSleep())
+        answers = self.ask(worker, p.PreSleep())
         if p.Noop() in answers:  # it is not called by that: it may still sleep
             worker.woken = self.world.now
         else:
@@ -386,9 +393,19 @@ class LimitsMachine(RuleBasedStateMachine):
 
 
 class LateLimitsMachine(LimitsMachine):
-    """The same of a broker that does as much as possible in steps."""
+    """The same of a broker that does as much as possible in steps, and for which two functions are many."""
 
     late = True
+
+    def __init__(self) -> None:
+        self._patch = pytest.MonkeyPatch()
+        self._patch.setattr(dispatch, "MANY", 1)
+        self._patch.setattr(limited_queue, "_SLICE", 1)
+        super().__init__()
+
+    def teardown(self) -> None:
+        super().teardown()
+        self._patch.undo()
 
 
 SETTINGS = settings(max_examples=150, stateful_step_count=50, deadline=None)
