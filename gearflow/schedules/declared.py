@@ -13,7 +13,7 @@ _DAY: Final = timedelta(seconds=GRACE)
 
 @dataclass(frozen=True, slots=True)
 class Cron:
-    """When a task runs by itself: at the times of a cron expression.
+    """Runs a task by itself at the times of a cron expression.
 
     ``Cron("30 3 * * 1-5", tz="Europe/Berlin")`` is half past three on workdays. The fields are minute, hour,
     day of the month, month and day of the week. You can use ranges, lists, steps (``*/5``), the names of
@@ -65,7 +65,7 @@ class Cron:
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Every:
-    """When a task runs by itself: again and again after a time.
+    """Runs a task by itself again and again, always after the same time.
 
     ``Every(minutes=5)`` counts from ``start``. Without it, it counts from the time at which the schedule was
     first applied. Daylight saving time does not matter to it.

@@ -30,7 +30,7 @@ def imported_in_a_thread(number: int) -> list[str]:
 
 OF_OTHER_COMMANDS = {
     f"gearflow_cli.commands.{name}"
-    for name in ("dead", "dev", "job", "map", "pause", "server", "submit", "tasks", "watch")
+    for name in ("cron", "dead", "dev", "job", "map", "pause", "server", "submit", "tasks", "watch")
 }
 NEEDLESS = OF_OTHER_COMMANDS | {
     "concurrent.futures.process",
