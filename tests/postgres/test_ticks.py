@@ -288,6 +288,18 @@ def test_a_server_that_starts_has_all_settings(one: SyncStore, make: Callable[..
     assert set(make().contents.settings) == given
 
 
+def test_settings_that_come_from_a_cluster_with_more_transactions_are_not_read_with_each_beat(
+    one: SyncStore,
+) -> None:
+    one.commit(Setting(b"shopify", "limit", b"1"))
+    one.psql("UPDATE {s}.settings SET changed = '1000000000000'")
+    beat(one)
+    assert changed(one) == {Setting(b"shopify", "limit", b"1")}
+    assert one.run(one.store.expire(10)) is False
+    changed(one)
+    assert changed(one) == set()
+
+
 def test_settings_that_were_removed_a_day_ago_are_forgotten(one: SyncStore) -> None:
     one.commit(Setting(b"a", "limit", b"1"), Setting(b"b", "limit", b"1"), Setting(b"c", "limit", b"1"))
     one.commit(Setting(b"a", "limit", b""), Setting(b"b", "limit", b""))

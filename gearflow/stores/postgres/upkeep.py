@@ -51,6 +51,8 @@ class Upkeep:
                     "DELETE FROM {s}.pieces AS p USING lost WHERE p.pieces = lost.pieces"
                 ),
                 "DELETE FROM {s}.orders WHERE made < clock_timestamp() - interval '1 day'",
+                # A copy by pg_dump may be of a cluster that has had more transactions than this one.
+                "UPDATE {s}.settings SET changed = DEFAULT WHERE changed > pg_current_xact_id()",
                 "DELETE FROM {s}.settings WHERE removed < clock_timestamp() - interval '1 day'",
                 (
                     "DELETE FROM {s}.slots AS s "
