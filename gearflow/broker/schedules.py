@@ -78,9 +78,9 @@ OTHERS: Final = (0.6, 2.0)
 _LANES: Final = {Priority.HIGH: HIGH, Priority.NORMAL: NORMAL, Priority.LOW: LOW}
 
 _COUNTS: Final = {
-    "missed": "the schedule %s has missed %d ticks, which are not made up for",
-    "skipped": "the schedule %s was paused, and %d ticks are skipped",
-    "overlapped": "the schedule %s skips %d ticks, because the job of an earlier one has not ended",
+    "missed": "the schedule %s has missed ticks, which are not made up for: %d",
+    "skipped": "the schedule %s was paused, so ticks are skipped: %d",
+    "overlapped": "the schedule %s skips ticks, because the job of an earlier one has not ended: %d",
 }
 """What is logged when a count of a schedule grows."""
 

@@ -171,7 +171,7 @@ def test_after_a_week_the_last_missed_tick_is_made_up_for(world: Clockwork) -> N
     world = world.rebooted(WEEK + 60)
     assert world.times == [NOON + WEEK]
     assert world.show()["missed"] == 7 * 24 - 1
-    assert world.log() == ["the schedule s has missed 167 ticks, which are not made up for"]
+    assert world.log() == ["the schedule s has missed ticks, which are not made up for: 167"]
     world.wait(HOUR)
     assert world.times == [NOON + WEEK, NOON + WEEK + HOUR]
 
@@ -268,7 +268,7 @@ def test_overlap_skip_counts_and_logs_what_it_skips(world: Clockwork) -> None:
     world.wait(HOUR)
     assert world.after_noon == [60]
     assert world.log() == [
-        "the schedule s skips 1 ticks, because the job of an earlier one has not ended",
+        "the schedule s skips ticks, because the job of an earlier one has not ended: 1",
     ]
     runner.end(first)
     world.wait(HOUR)
@@ -357,7 +357,7 @@ def test_the_ticks_of_a_paused_schedule_are_skipped_and_not_missed(world: Clockw
     assert world.times == []
     shown = world.change("resume")
     assert (shown["skipped"], shown["next"], "paused" in shown) == (4, [NOON + 5 * HOUR], False)
-    assert world.log() == ["the schedule s was paused, and 4 ticks are skipped"]
+    assert world.log() == ["the schedule s was paused, so ticks are skipped: 4"]
     world.wait(HOUR)
     assert world.after_noon == [300]
 
