@@ -168,6 +168,8 @@ class Limiter:
             if limit.is_rate:
                 latest = now + limit.tolerance + limit.interval
                 bucket.next_start = min(bucket.next_start, latest)
+            else:
+                bucket.next_start = 0.0
             bucket.due = 0.0
             if not bucket.is_awaited:
                 if bucket.is_idle:

@@ -284,9 +284,10 @@ class LimitsMachine(RuleBasedStateMachine):
             for bucket, rate in self.rates.items():
                 if bucket[0] == name:
                     rate.starts.clear()
+                    latest = 0.0
                     if spec is not None and spec.kind == "rate":
-                        interval = spec.per / spec.count
-                        rate.next_start = min(rate.next_start, self.world.now + spec.burst * interval)
+                        latest = self.world.now + spec.burst * spec.per / spec.count
+                    rate.next_start = min(rate.next_start, latest)
         self.specs[name] = spec
         self.limiter.set_limit(name, spec)
         self.finish()
