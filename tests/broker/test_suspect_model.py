@@ -2,9 +2,11 @@
 
 from collections.abc import Iterable
 
-from hypothesis.stateful import invariant, rule
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from gearflow.broker import SizeLimits
+from gearflow.broker.limiter import FunctionRules, LimitSpec, Rule
 from gearflow.protocol import packets as p
 from gearflow.protocol.packets import Packet
 from tests.broker.harness import Peer, World
@@ -182,3 +184,81 @@ class SuspectMachine(BrokerMachine):
 
 SuspectMachine.TestCase.settings = SETTINGS
 TestSuspects = SuspectMachine.TestCase
+
+
+class LimitedSuspects(RuleBasedStateMachine):
+    """Suspects of functions with limits: never over a limit, never beside another job, never stuck."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World(SizeLimits(deaths=DEATHS))
+        limiter = self.world.broker.core.limiter
+        limiter.set_limit(b"two", LimitSpec("concurrency", 2))
+        limiter.set_limit(b"one", LimitSpec("concurrency", 1))
+        rules = FunctionRules((Rule(b"two"), Rule(b"one", "/c")))
+        limiter.set_rules(self.world.broker.functions.ensure(b"a"), rules)
+        limiter.set_rules(self.world.broker.functions.ensure(b"b"), FunctionRules((Rule(b"two"),)))
+        self.client = self.world.peer()
+        self.workers = [self.world.worker(b"a", b"b") for _ in range(3)]
+
+    @rule(function=st.sampled_from([b"a", b"b"]), key=st.sampled_from("xy"), high=st.booleans())
+    def submit(self, function: bytes, key: str, high: bool) -> None:
+        kind = p.SubmitJobHighBg if high else p.SubmitJobBg
+        self.client(kind(function, b"", b'{"c": "%b"}' % key.encode()))
+
+    @rule(index=st.integers(0, 2))
+    def grab(self, index: int) -> None:
+        self.workers[index](p.GrabJob())
+
+    @rule(index=st.integers(0, 2))
+    def sleep(self, index: int) -> None:
+        self.workers[index](p.PreSleep())
+
+    @rule(index=st.integers(0, 2))
+    def die(self, index: int) -> None:
+        self.workers[index].leave()
+        self.workers[index] = self.world.worker(b"a", b"b")
+
+    @rule(index=st.integers(0, 2), last=st.booleans())
+    def complete(self, index: int, last: bool) -> None:
+        running = list(self.workers[index].session.running)
+        if running:
+            self.workers[index](p.WorkComplete(running[-1 if last else 0], b""))
+
+    @rule(seconds=st.sampled_from([0.02, 0.25, 1.0, 10.0]))
+    def pass_time(self, seconds: float) -> None:
+        self.world.pass_time(seconds)
+        self.world.finish()
+
+    @invariant()
+    def no_limit_is_exceeded(self) -> None:
+        jobs = [job for worker in self.workers for job in worker.session.running.values()]
+        assert len(jobs) <= 2
+        keys = [bytes(job.workload) for job in jobs if job.function.name == b"a"]
+        assert len(keys) == len(set(keys))
+        assert self.world.broker.core.limiter.usage(b"two").running == len(jobs)
+
+    @invariant()
+    def a_suspect_runs_alone(self) -> None:
+        for worker in self.workers:
+            alone = worker.session.alone
+            if alone is not None and alone.job is not None:
+                assert list(worker.session.running.values()) == [alone.job]
+
+    def teardown(self) -> None:
+        """Workers that do what workers do end all jobs."""
+        self.world.finish()
+        for _ in range(1000):
+            if not self.world.broker.jobs.by_number:
+                break
+            for index in range(3):
+                self.complete(index, False)
+                self.grab(index)
+                self.sleep(index)
+            self.pass_time(0.25)
+        assert not self.world.broker.jobs.by_number
+        assert not self.world.broker.suspects.exist
+
+
+LimitedSuspects.TestCase.settings = SETTINGS
+TestLimitedSuspects = LimitedSuspects.TestCase
