@@ -40,9 +40,10 @@ class WorkerSettings(BaseModel):
     """The token for servers that require one. None means as above."""
 
     concurrency: Annotated[int, Field(ge=1)] = 10
-    """Jobs that run at once, over all servers. Ten threads that wait for files or the network keep a core
-    busy without crowding it. Raise it to hundreds for ``async`` tasks that wait. Set it to the number of
-    cores for tasks whose C code computes without the GIL, and to 1 for tasks that must not overlap."""
+    """Jobs that run at once, over all servers. A batch counts as one. Ten threads that wait for files or the
+    network keep a core busy without crowding it. Raise it to hundreds for ``async`` tasks that wait. Set it
+    to the number of cores for tasks whose C code computes without the GIL, and to 1 for tasks that must not
+    overlap."""
 
     client_id: Annotated[str, Field(min_length=1, max_length=MAX_CLIENT_ID, pattern=r"^[!-~]+$")] = Field(
         default_factory=default_client_id

@@ -7,7 +7,17 @@ from typing import Any, cast
 import pytest
 from pydantic import BaseModel
 
-from gearflow import AsyncBatchTask, Batch, BatchTask, Context, PayloadInvalid, TaskDefinitionError, task
+from gearflow import (
+    AsyncBatchTask,
+    Batch,
+    BatchTask,
+    Concurrency,
+    Context,
+    PayloadInvalid,
+    Rate,
+    TaskDefinitionError,
+    task,
+)
 from gearflow.tasks.batch_call import BatchCall
 
 BATCH = Batch(3, wait=0.2)
@@ -127,6 +137,21 @@ def test_what_is_no_batch_is_refused() -> None:
     with pytest.raises(TypeError, match=r"write batch=Batch\(100, wait=0.2\)"):
         task(batch=3)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
     assert Batch(3, wait=timedelta(seconds=2)).seconds == 2.0
+
+
+def test_the_keys_of_limits_are_those_of_an_item() -> None:
+    def by_parity(numbers: int) -> str:
+        return "even" if numbers % 2 == 0 else "odd"
+
+    limits: list[Concurrency | Rate] = [Concurrency(1, key="/key"), Rate(10)]
+    of_models = task(batch=BATCH, name="batch.limited", limits=limits, fair="/key")(with_context)
+    of_models.check()
+    with pytest.raises(TaskDefinitionError, match="customer"):
+        task(batch=BATCH, name="batch.keyless", limits=[Concurrency(1, key="/customer")])(with_context)
+    computed = task(batch=BATCH, name="batch.computed", limits=[Concurrency(1, key=by_parity)])(awaited)
+    asked = computed.prepare_background((3,), {}).options
+    assert asked is not None
+    assert asked.keys == (("batch.computed:concurrency:*", "odd"),)
 
 
 def test_the_contexts_of_items_stand_beside_those_that_are_valid() -> None:
