@@ -107,8 +107,8 @@ Row: TypeAlias = tuple[str, str]
 
 _STATES: Final = {
     **dict.fromkeys(("raised", "failed", "workers_died", "expired", "damaged"), "red"),
-    **dict.fromkeys(("cancelled", "delayed"), "yellow"),
-    **dict.fromkeys(("running", "completed"), "green"),
+    **dict.fromkeys(("cancelled", "delayed", "paused", "no worker"), "yellow"),
+    **dict.fromkeys(("running", "completed", "active"), "green"),
 }
 """The colours of states on a terminal."""
 

@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from gearflow import Cron
 from gearflow.client import JobFailed, SubmitOptions, SyncClient
 from gearflow.server import JobServer
 from gearflow.tasks.registry import AnyTask, Registry
@@ -80,6 +81,11 @@ def handle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loggers_as_before: N
             for _ in range(3):
                 client.submit_background(images, b"{}")
             assert CliRunner().invoke(app, ["pause", images]).exit_code == 0
+            client.schedules.put(images, images, Cron("30 2 * * *", tz="Europe/Berlin"))
+            client.schedules.put(
+                "month-end", "shop.orders.send_invoice", Cron("0 6 1 * *"), args={"order": 1}
+            )
+            client.schedules.pause("month-end")
             monkeypatch.setattr(output, "is_terminal", lambda: True)
             yield failed.handle
 
@@ -92,6 +98,7 @@ def screen(*arguments: str, columns: int) -> str:
     for pattern, fixed in (
         (r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[+-]\d\d:\d\d", "2030-12-24 18:00:00+01:00"),
         (r"(?<![\d-])\d\d:\d\d:\d\d(?!\+)", "18:00:00"),
+        (r"\d{4}-\d\d-\d\d (?=18:00:00)", "2030-12-24 "),
         (r"H:jobs-[0-9a-f]{8}:", "H:jobs-5f3a91c2:"),
         (re.escape(str(Path.cwd())), "/srv"),
         (r"(?m)^(size +)\d+", r"\g<1>412"),
@@ -109,6 +116,7 @@ def test_the_page_has_the_screens(handle: str) -> None:
         "submit --help",
         "status",
         "dead list",
+        "cron list",
         f"job {handle}",
         "tasks shop.orders",
     ):
