@@ -5,6 +5,7 @@ import json
 import pytest
 
 from gearflow.broker import SizeLimits
+from gearflow.broker.calls import debounce
 from gearflow.broker.limiter import FunctionRules, LimitSpec, Rule
 from gearflow.broker.storage import StoredJob
 from gearflow.protocol import packets as p
@@ -109,6 +110,14 @@ def test_one_that_waits_for_a_worker_waits_for_quiet_again(world: Durable) -> No
     assert grab(worker) is None
     world.pass_time(5)
     assert grab(worker) == (first, b"2")
+
+
+def test_one_behind_many_others_keeps_its_place(world: Durable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(debounce, "FAR", 0)
+    first = submit(world, b"1")
+    world.pass_time(5)
+    assert submit(world, b"2") == first
+    assert grab(world.worker()) == (first, b"2")
 
 
 def test_a_job_that_runs_is_left_alone_and_a_new_one_has_the_unique(world: Durable) -> None:

@@ -11,7 +11,7 @@ and after a restart the unique leads to the new job.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from gearflow.broker import serialization
 from gearflow.broker.calls.call import BrokerParts, CallFailed, Keep, Kept, Steps
@@ -23,6 +23,10 @@ from gearflow.protocol import server_calls as api
 
 if TYPE_CHECKING:
     from gearflow.broker.calls.submit import Asked
+
+
+FAR: Final = 10_000
+"""Jobs that wait, from which on one of them keeps its place when it is replaced. It takes long to find it."""
 
 
 class Debounce:
@@ -62,7 +66,8 @@ class Debounce:
         latest = core.limiter.prepare(job.function, payload, latest) or latest
         due = asked.due(now, job.submitted + core.clock.offset)
         has_place = (latest.keys, latest.group) == (details.keys, details.group)
-        stays = job.state is JobState.WAITING and due <= now and has_place
+        is_far = job.function.waiting_of(job.priority) > FAR
+        stays = job.state is JobState.WAITING and (due <= now or is_far) and has_place
         _take_over(details, latest)
         core.jobs.queued_bytes += len(payload) - job.size
         job.workload = payload
