@@ -9,7 +9,17 @@ import pytest
 
 from gearflow.protocol import packets as p
 from gearflow.protocol.envelope import unwrap
-from tests.broker.clockwork import DAY, HOUR, MINUTE, NOON, Clockwork, Refused, scheduled_at
+from tests.broker.clockwork import (
+    DAY,
+    HOUR,
+    MINUTE,
+    NOON,
+    Clockwork,
+    Refused,
+    TickingDisk,
+    scheduled_at,
+)
+from tests.broker.harness import World
 
 
 @pytest.fixture
@@ -159,6 +169,39 @@ def test_a_restart_goes_on_where_the_last_server_was(world: Clockwork) -> None:
     world = world.rebooted(HOUR + 3)  # a tick that is three seconds late is on time
     assert world.after_noon == [60, 120, 180]
     assert world.show()["ticks"] == 3
+
+
+class ForgetfulDisk(TickingDisk):
+    """A store in memory."""
+
+    durable = False
+
+
+def test_the_schedules_of_a_server_in_memory_live_as_long_as_it_does() -> None:
+    world = Clockwork(ForgetfulDisk())
+    world.put()
+    runner = world.runner()
+    world.wait(HOUR)
+    assert runner.run_all() == 1
+    assert world.show()["state"] == "completed"
+    world.wait(HOUR)
+    assert runner.run_all() == 1
+    assert world.after_noon == [60, 120]
+
+
+def test_a_server_without_any_store_follows_schedules() -> None:
+    world = World()
+    world.broker.clock.offset = NOON - world.now
+    caller, worker = world.peer(), world.worker()
+    spec = {"name": "s", "function": "work", "when": {"cron": "0 * * * *"}}
+    request = json.dumps({"do": "put", "schedules": [spec]}).encode()
+    (_, answer) = caller(p.SubmitJob(b"gearflow:schedule", b"", request))
+    assert isinstance(answer, p.WorkComplete)
+    for _ in range(3):
+        world.pass_time(HOUR)
+        handle = worker.grab()
+        assert handle is not None
+        worker(p.WorkComplete(handle, b""))
 
 
 # ----------------------------------------------------------------------------------------------- missed
