@@ -161,6 +161,15 @@ def steps(ctx: Context) -> Iterator[str]:
         raise OutOfInk("no red")
 
 
+def scheduled(ctx: Context) -> str:
+    """The time of the schedule."""
+    return f"{ctx.scheduled_at} {ctx.scheduled_at and ctx.scheduled_at.tzinfo}"
+
+
+scheduled_in_process = task(name="heavy.scheduled.process", executor="process")(scheduled)
+scheduled_in_thread = task(name="heavy.scheduled.thread")(scheduled)
+
+
 # ------------------------------------------------------------------------------------------- failures
 
 

@@ -14,19 +14,22 @@ import sys
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import pytest
 
-from gearflow import PayloadInvalid, Retry, TaskCrashed, TaskFailed, connect, task
+from gearflow import Cron, PayloadInvalid, Retry, TaskCrashed, TaskFailed, connect, task
 from gearflow.client import TLS, Admin, Client, ClientJob, JobFailed, current, parse_servers
 from gearflow.client.current import Target
 from gearflow.errors import TaskDefinitionError
+from gearflow.protocol import server_calls
 from gearflow.protocol.envelope import wrap
 from gearflow.protocol.packets import Packet, WorkStatus, WorkWarning
 from gearflow.worker import Worker
@@ -104,6 +107,22 @@ async def end_of(process: int) -> None:
 
 
 # ------------------------------------------------------------------------------------------- one process
+
+
+@pytest.mark.parametrize("job", [heavy.scheduled_in_process, heavy.scheduled_in_thread])
+async def test_a_task_sees_the_time_of_its_schedule(bundled: str, shared: None, job: Any) -> None:
+    async with at_work(bundled, job), Client([bundled]) as client:
+        schedules = client.schedules
+        await schedules.put("noon", job, Cron("0 12 * * *", tz="Asia/Kolkata"))
+        noon = datetime(2026, 2, 3, 12, tzinfo=ZoneInfo("Asia/Kolkata"))
+        await schedules.backfill("noon", noon, noon)
+        request = server_calls.ResultRequest(
+            function=job.name, unique="cron:noon:2026-02-03T06:30:00Z", timeout=PATIENCE
+        )
+        seen = await client.call_reserved(server_calls.RESULT, request)
+        assert seen.decode() == "2026-02-03 12:00:00+05:30 Asia/Kolkata"
+        await schedules.delete("noon")
+        assert await job.acall() == "None None"
 
 
 @on_both_loops
