@@ -52,10 +52,10 @@ def test_status_counts_what_waits(own: Shell) -> None:
 def test_what_is_paused_is_shown(own: Shell) -> None:
     handle = own.run("submit", "--bg", "img.resize", "a=1").stdout.decode().strip()
     own.run("pause", "img.resize")
-    assert own.run("status").stdout.decode().split()[-2:] == ["yes", "0"]
+    assert own.run("status").stdout.decode().split()[-3:] == ["yes", "0", "paused"]
     assert b"waiting; its function is paused\n" in own.run("job", handle).stdout
     own.run("resume", "img.resize")
-    assert own.run("status").stdout.decode().split()[-2:] == ["no", "0"]
+    assert own.run("status").stdout.decode().split()[-4:] == ["no", "0", "no", "worker"]
     assert b"paused" not in own.run("job", handle).stdout
 
 
