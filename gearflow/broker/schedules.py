@@ -243,8 +243,11 @@ class Scheduler:
             self._if_ended(schedule, partial(self._queued_after, schedule))
             return
         tick = progress.next
-        if tick is None or tick > self._clock.unix():
-            return  # then the clock was set back
+        if tick is None:
+            return
+        if tick > self._clock.unix():  # the clock was set back
+            self.arm(schedule)
+            return
         if self._core.functions.holding:  # what this server has may be out of date
             self._again(schedule, RETRY)
             return

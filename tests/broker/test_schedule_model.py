@@ -165,7 +165,18 @@ class Interleavings(RuleBasedStateMachine):
             if not waits and progress.next is not None:
                 assert progress.next > world.unix
 
+    @invariant()
+    def a_schedule_that_has_a_next_time_will_be_looked_at(self) -> None:
+        broker = self.world.broker
+        for name in self.ledgers:
+            schedule = self.schedule(name)
+            progress = schedule.progress
+            if progress.next is None or progress.paused or progress.queued is not None:
+                continue
+            timers = [valid() for time, _, _, valid in broker.core.timers.heap if time == progress.next]
+            assert any(timers) or any(each is schedule for _, _, each in broker.schedules.later)
 
-Interleavings.TestCase.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+
+Interleavings.TestCase.settings = settings(max_examples=200, stateful_step_count=30, deadline=None)
 
 TestInterleavings = Interleavings.TestCase

@@ -279,6 +279,17 @@ def test_a_clock_that_is_set_back_doubles_no_tick(world: Clockwork, missed: str)
     assert world.after_noon == [10, 20, 30, 40]
 
 
+def test_a_tick_that_could_not_be_kept_comes_again_after_the_clock_is_set_back(world: Clockwork) -> None:
+    world.put(overlap="allow")
+    world.ticking_disk.full = True
+    world.wait(HOUR + 1)
+    world.set_clock(world.unix - 600)
+    world.wait(10)
+    world.ticking_disk.full = False
+    world.wait(700)
+    assert world.after_noon == [60]
+
+
 @pytest.mark.parametrize(
     ("missed", "after"),
     [("once", [10, 65 // 10 * 10]), ("skip", [10]), ("all", [10, 20, 30, 40, 50, 60, 70])],
