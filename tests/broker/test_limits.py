@@ -8,6 +8,7 @@ import pytest
 from gearflow.broker import SizeLimits
 from gearflow.broker.limiter import FunctionRules, Limiter, LimitSpec, LimitUsage, Rule
 from gearflow.broker.local_port import LocalPort
+from gearflow.broker.storage import JobOutcome
 from gearflow.protocol import packets as p
 from tests.broker.harness import DelayedPort, Disk, Durable, Peer, World
 
@@ -525,3 +526,19 @@ def test_a_flood_of_one_group_does_not_delay_the_others() -> None:
         running.append(handle)
         started.append(handle)
     assert len(started) <= 2 * 21
+
+
+def test_a_background_job_that_is_dropped_leaves_a_record_that_says_why() -> None:
+    world = Durable()
+    limiter = world.broker.core.limiter
+    limiter.set_limit(b"one", concurrency(1, "drop"))
+    limiter.set_rules(world.broker.functions.ensure(b"work"), FunctionRules((Rule(b"one"),)))
+    client = world.peer()
+    client(p.SubmitJobBg(b"work", b"", b""), p.SubmitJobBg(b"work", b"", b""))
+    world.work()
+    first, second = (packet.handle for packet in client.read() if isinstance(packet, p.JobCreated))
+    record = world.disk.ended(world.broker.core.handles.number(second) or 0)
+    assert record is not None
+    assert record.outcome is JobOutcome.CANCELLED
+    assert b"would have to wait for one" in bytes(record.body)
+    assert list(grabs(world.worker())) == [first]
