@@ -340,6 +340,7 @@ def test_the_reason_of_a_retry_says_when_the_next_run_is(world: Durable, delay: 
     assert warning == f"run 1 failed (WORK_EXCEPTION: no luck). The next run is {text}"
 
 
+LIMITS = SizeLimits(deaths=None)
 STEPS = st.lists(st.sampled_from(["fails", "raises", "dies", "server dies", "time"]), max_size=30)
 
 
@@ -347,7 +348,7 @@ STEPS = st.lists(st.sampled_from(["fails", "raises", "dies", "server dies", "tim
 def test_each_job_has_all_runs_of_its_plan_and_no_more(steps: list[str], delays: list[int]) -> None:
     """Whatever happens to workers and servers in between."""
     plan: dict[str, Any] = {"delays": delays, "jitter": False}
-    world = Durable(limits=SizeLimits(deaths=None))
+    world = Durable(limits=LIMITS)
     set_policy(world, retries=plan)
     client = world.peer("client")
     handles = [background(world, client) for _ in range(2)]
@@ -356,7 +357,7 @@ def test_each_job_has_all_runs_of_its_plan_and_no_more(steps: list[str], delays:
     for step in [*steps, *["time", "fails"] * 2 * (len(delays) + 1)]:
         if step == "server dies":
             time = world.now
-            world = world.restarted()
+            world = Durable(world.disk, LIMITS)
             world.pass_time(time - world.now)  # its clock begins again
             set_policy(world, retries=plan)
             worker = world.worker()
