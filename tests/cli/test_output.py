@@ -234,6 +234,28 @@ def test_a_task_that_has_no_retries_is_explained_as_such(tmp_path: Path) -> None
     assert told == "once.slip() -> None\n  retries  none: a run that fails is the last\n"
 
 
+BATCHES = """
+from gearflow import Batch, Context, task
+
+@task(batch=Batch(100, wait=0.2), retries=3)
+def embed(ctx: Context, texts: list[str]) -> list[float | Exception]:
+    return [float(len(text)) for text in texts]
+"""
+
+
+def test_tasks_shows_a_batch_as_its_callers_see_it(tmp_path: Path) -> None:
+    (tmp_path / "batches.py").write_text(BATCHES)
+    shell = Shell(tmp_path)
+    line = shell.run("tasks", "batches").stdout.decode().splitlines()[1]
+    assert line.split(maxsplit=1) == ["batches.embed", "(texts: str) -> float  batch=100, retries=3"]
+    explained = shell.run("tasks", "batches", "--explain").stdout.decode()
+    assert "up to 100 items, within 0.2 s of the first" in explained
+    [described] = json.loads(shell.run("tasks", "batches", "--json").stdout)
+    assert described["signature"] == "(texts: str) -> float"
+    assert described["options"]["batch"] == {"size": 100, "wait": 0.2}
+    assert described["payload"]["contentMediaType"].startswith("text/plain")
+
+
 @pytest.mark.parametrize(
     "command", ["tasks", "tasks --json", "tasks --explain", "worker", "submit -s 127.0.0.1:1 -m odd send a=1"]
 )
