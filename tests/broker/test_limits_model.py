@@ -381,8 +381,8 @@ class LimitsMachine(RuleBasedStateMachine):
         for index in range(len(self.workers)):
             self.leave(index)
         worker = self.workers[1]
-        while (handle := worker.peer.grab()) is not None:
-            worker.peer(p.WorkComplete(handle, b""))
+        while isinstance(answer := self.ask(worker, p.GrabJob())[-1], p.JobAssign):
+            worker.peer(p.WorkComplete(answer.handle, b""))
             self.world.finish()
         assert not self.world.broker.core.jobs.by_number
         for function in FUNCTIONS:
