@@ -292,7 +292,8 @@ class Worker:
             logger.info("stopping; finishing what runs", extra={"running": self.running, "held": self.held})
         self._stopping.set()
         self._start.give_up()
-        self._slots.stop()
+        if not self._left:  # else nothing that waits here is to begin
+            self._slots.stop()
 
     def quiet(self) -> None:
         """Take no new jobs until ``resume``, but stay connected and finish the running jobs."""
