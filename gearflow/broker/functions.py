@@ -575,6 +575,8 @@ class Functions:
         if function.workers or function.total:
             return False
         del self.by_name[name]
+        if function.limited is not None:
+            function.limited.set_rules(None)
         if function.paused:
             del self.paused[name]
             self.pauses += 1

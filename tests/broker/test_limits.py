@@ -542,3 +542,19 @@ def test_a_background_job_that_is_dropped_leaves_a_record_that_says_why() -> Non
     assert record.outcome is JobOutcome.CANCELLED
     assert b"would have to wait for one" in bytes(record.body)
     assert list(grabs(world.worker())) == [first]
+
+
+def test_a_function_that_is_dropped_uses_no_limit_any_more() -> None:
+    world = Limited(Rule(b"one"), one=concurrency(1))
+    (handle,) = submit(world, b"")
+    worker = world.worker()
+    assert worker.grab() == handle
+    assert not world.broker.drop(b"work")
+    worker(p.WorkComplete(handle, b""))
+    worker.leave()
+    assert world.broker.drop(b"work")
+    world.finish()
+    assert not world.limiter.limits[b"one"].queues
+    assert not world.limiter.limits[b"one"].buckets
+    world.limiter.set_limit(b"one", None)
+    assert not world.limiter.limits
