@@ -79,7 +79,8 @@ OPTIONS: Final = _table("""
     rate_limit: write limits=[Rate(100, per="1m")] (from gearflow import Rate)
     max_concurrency concurrency max_instances: write limits=[Concurrency(20)], which gearflow has
     acks_late: leave it out; a job is always acknowledged when it has ended
-    cron crontab schedule interval: have cron run 'gearflow submit --bg --unique KEY NAME'
+    cron crontab: write schedule=Cron("0 3 * * *") (from gearflow import Cron)
+    interval: write schedule=Every(minutes=5) (from gearflow import Every)
 """)
 """Of ``@task`` and of calls."""
 
