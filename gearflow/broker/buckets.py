@@ -14,7 +14,7 @@ from __future__ import annotations
 import sys
 from collections import OrderedDict
 from dataclasses import dataclass
-from math import ceil, inf
+from math import inf
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
@@ -156,8 +156,12 @@ class Bucket:
         return len(self.jobs) < (limit.count if self.grant is None else min(self.grant, limit.count))
 
     def has_starts(self, now: float) -> bool:
-        """Whether this server has a start that it has not used. A little late is early enough."""
-        return self.next_start < self.until and now < self.until + self.limit.made_up
+        """Whether this server has a start that it has not used. A little late is early enough.
+
+        The half of an interval is there because sums of intervals are not exact.
+        """
+        limit = self.limit
+        return self.next_start + limit.interval / 2 < self.until and now < self.until + limit.made_up
 
     def room(self, now: float) -> int:
         """How many jobs may start now."""
@@ -168,7 +172,9 @@ class Bucket:
             return 0
         spare = now + limit.tolerance - max(self.next_start, now - limit.made_up)
         room = int(spare / limit.interval) + 1 if spare >= 0 else 0
-        return room if self.until == inf else min(room, ceil((self.until - self.next_start) / limit.interval))
+        return (
+            room if self.until == inf else min(room, round((self.until - self.next_start) / limit.interval))
+        )
 
     def due_at(self) -> float:
         """When the next job may start, as far as the rate is concerned."""
