@@ -26,7 +26,7 @@ from functools import partial
 from heapq import heappop, heappush
 from math import ceil
 from random import uniform
-from typing import Final, NamedTuple
+from typing import Final
 
 from gearflow.broker.core import Core
 from gearflow.broker.endings import Endings
@@ -83,30 +83,6 @@ _COUNTS: Final = {
     "overlapped": "the schedule %s skips ticks, because the job of an earlier one has not ended: %d",
 }
 """What is logged when a count of a schedule grows."""
-
-
-class ScheduleFacts(NamedTuple):
-    """What a server knows of all its schedules together.
-
-    Attributes:
-        schedules: How many there are.
-        paused: How many of them are paused.
-        faults: The names of those that cannot make their jobs now, and why.
-        ticks: How many jobs they made at their time, or made up for.
-        missed: How many ticks were missed and not made up for.
-        skipped: How many ticks were skipped because a schedule was paused.
-        overlapped: How many ticks were skipped because the job of an earlier one had not ended.
-        next: The next time of any schedule, or None.
-    """
-
-    schedules: int
-    paused: int
-    faults: dict[str, str]
-    ticks: int
-    missed: int
-    skipped: int
-    overlapped: int
-    next: float | None
 
 
 class Scheduler:
@@ -509,22 +485,6 @@ class Scheduler:
         """Whether a worker of this server offers its function."""
         function = self._core.functions.by_name.get(schedule.spec.function.encode())
         return function is not None and function.workers > 0
-
-    def snapshot(self) -> ScheduleFacts:
-        """What is known of all schedules together. It takes about a millisecond for 1,000 of them."""
-        live = [schedule for schedule in self.table.values() if schedule.value]
-        progress = [schedule.progress for schedule in live]
-        times = [each.next for each in progress if each.next is not None and not each.paused]
-        return ScheduleFacts(
-            len(live),
-            sum(each.paused for each in progress),
-            {schedule.spec.name: schedule.fault for schedule in live if schedule.fault},
-            sum(each.ticks for each in progress),
-            sum(each.missed for each in progress),
-            sum(each.skipped for each in progress),
-            sum(each.overlapped for each in progress),
-            min(times, default=None),
-        )
 
 
 def first_from(plan: Plan, time: float) -> float | None:

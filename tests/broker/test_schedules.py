@@ -612,8 +612,6 @@ def test_the_list_is_sorted_and_comes_in_pages(world: Clockwork) -> None:
     assert [each["schedule"]["name"] for each in page["schedules"]] == ["c"]
     page = world.call(b"gearflow:schedules", function="of b")
     assert [each["schedule"]["name"] for each in page["schedules"]] == ["b"]
-    facts = world.broker.schedules.snapshot()
-    assert (facts.schedules, facts.next) == (3, NOON + HOUR)
 
 
 def test_ten_thousand_schedules_of_a_minute_take_no_long_turn(world: Clockwork) -> None:
