@@ -176,6 +176,8 @@ class GroupLimits:
         if bucket is not None and not bucket.limit.is_rate and bucket.limit.spec is not None:
             running, total = len(bucket.jobs), bucket.limit.count
             wanted = running if bucket.limit.paused else min(running + bucket.waiting, total)
+        if self._not_before.get(name, now) < now:
+            self._not_before.pop(name, None)
         most = wanted
         equal_part = total // max(self._servers(), 1)
         if name in self._contested and held > max(running, equal_part):
@@ -202,7 +204,7 @@ class GroupLimits:
 
     async def _share(self, names: list[BucketName], wishes: list[SlotWish]) -> None:
         shares = await self._store.share(wishes)
-        now = self._broker.clock.now = self._time()
+        self._broker.clock.now = self._time()
         for name, wish, share in zip(names, wishes, shares, strict=True):
             del self._pending[name]
             if share.held:
@@ -213,8 +215,6 @@ class GroupLimits:
                 self._contested.add(name)
             else:
                 self._contested.discard(name)
-            if now >= self._not_before.get(name, 0.0):
-                self._not_before.pop(name, None)
             if share.held < wish.slots:
                 self._unmet[name] = None
                 self._look_later(name, self._timings.again)
