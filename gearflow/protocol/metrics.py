@@ -1,0 +1,236 @@
+"""The reserved function ``gearflow:metrics``: what the server has counted since it started, and its last day.
+
+The counts are exact, because the server sees every change of a job. They begin with zero at each start of the
+server. The history outlives the start of a durable server. In a group of servers each counts its own jobs.
+
+Durations are seconds, times are Unix time. See ``gearflow.protocol.server_calls``.
+"""
+
+from typing import Annotated, Final
+
+from pydantic import Field
+
+from gearflow.protocol.server_calls import Answer, Message, UnixTime
+
+METRICS: Final = b"gearflow:metrics"
+
+BUCKETS: Final = 44
+"""Buckets of a histogram. The last one ends after more than a hundred years."""
+
+ALL: Final = ""
+"""In the history, the name of the sum of all functions."""
+
+OTHER: Final = "other"
+"""In the history, the name of the sum of functions that have no line of their own, because there are many."""
+
+
+def bucket_end(index: int) -> float:
+    """The end of a bucket in seconds: a millisecond for the first one, then twice the one before."""
+    return (1 << index) / 1000
+
+
+class MetricsRequest(Message):
+    """``gearflow:metrics``: show the counts of the server. Answered with ``Metrics``."""
+
+    functions: tuple[str, ...] | None = None
+    """Selects functions, also in the history, where an empty name stands for all of them together. None means
+    every function, and in the history the sum of all alone."""
+
+    since: UnixTime | None = None
+    """Includes the minutes of the history that began at this time or later. None means no history."""
+
+
+class Histogram(Answer):
+    """How often something took how long."""
+
+    counts: tuple[int, ...] = ()
+    """By bucket. ``bucket_end`` has their ends. Trailing zeros are left out."""
+
+    sum: float = 0
+    """The sum of all durations."""
+
+
+class FunctionMetrics(Answer):
+    """One function: what happened to its jobs since the start of the server, and how many there are now.
+
+    ``submitted`` equals the sum of all outcomes and of the jobs that are delayed, waiting and running, less
+    the jobs that were there at the start of the server and those that came from other servers (``restored``).
+    """
+
+    function: str
+    """The name of the function."""
+
+    submitted: int = 0
+    """New jobs that were accepted. Dead letters that are replayed and ticks of schedules count, too."""
+
+    joined: int = 0
+    """Submissions that joined a live job with the same unique. They are not in ``submitted``."""
+
+    restored: int = 0
+    """Jobs that the server found in its store when it started, or took over from another server."""
+
+    passed_on: int = 0
+    """Jobs that another server of the group has taken over."""
+
+    started: int = 0
+    """Runs that began."""
+
+    succeeded: int = 0
+    """Jobs that ended with a result."""
+
+    failed: int = 0
+    """Jobs that ended with a failure and left no dead letter."""
+
+    cancelled: int = 0
+    """Jobs that were cancelled, or that nobody wanted any more."""
+
+    expired: int = 0
+    """Jobs that had not started when their time was over."""
+
+    dead: int = 0
+    """Jobs that became dead letters, except those that expired."""
+
+    retried: int = 0
+    """Runs that failed, or were cut off, and after which the job was queued again."""
+
+    waiting: tuple[int, int, int] = (0, 0, 0)
+    """Jobs that wait now, by priority: high, normal, low."""
+
+    delayed: int = 0
+    """Jobs that are not due yet."""
+
+    running: int = 0
+    """Jobs that run now."""
+
+    oldest: float | None = None
+    """For how long the job that has waited longest has been ready to run. None if no job waits."""
+
+    workers: int = 0
+    """Connections that offer the function."""
+
+    slots: int = 0
+    """Jobs that these workers can run at once. Workers share their slots among their functions."""
+
+    free: int = 0
+    """Those of the slots in which nothing runs."""
+
+    paused: bool = False
+    """Whether its jobs are not given out."""
+
+    wait: Histogram = Histogram()
+    """From the time at which a job could run to the begin of the run, for each run that began."""
+
+    run: Histogram = Histogram()
+    """From the begin of a run to the end of its job, for each job that ended while it ran."""
+
+
+class LimitMetrics(Answer):
+    """One limit, over all its keys."""
+
+    name: str
+    """The name of the limit."""
+
+    waiting: int = 0
+    """Jobs that wait because of it, as far as the server has tried to start them."""
+
+    running: int = 0
+    """Jobs that count in it now. Always 0 for a rate."""
+
+
+class ScheduleMetrics(Answer):
+    """One schedule. These counts are kept with the schedule."""
+
+    name: str
+    """The name of the schedule."""
+
+    ticks: int = 0
+    """Ticks that made a job."""
+
+    missed: int = 0
+    """Ticks that made no job, because no server was there."""
+
+    skipped: int = 0
+    """Ticks that made no job, because they were too late or the schedule was paused."""
+
+    overlapped: int = 0
+    """Ticks that made no job, because the job of the tick before had not ended."""
+
+
+class MinuteOf(Answer):
+    """One minute of a function, or of all of them."""
+
+    submitted: int = 0
+    started: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    expired: int = 0
+    dead: int = 0
+    retried: int = 0
+    waiting: int = 0
+    """At the end of the minute."""
+
+    running: int = 0
+    """At the end of the minute."""
+
+    oldest: float | None = None
+    """At the end of the minute."""
+
+    wait: tuple[int, ...] = ()
+    """The counts of a histogram of the runs that began in this minute."""
+
+    run: tuple[int, ...] = ()
+    """The counts of a histogram of the runs that ended in this minute."""
+
+
+class Minute(Answer):
+    """What happened in one minute."""
+
+    at: float
+    """When it began."""
+
+    functions: dict[str, MinuteOf] = Field(default={})
+    """By function. The empty name is the sum of all. Functions in which nothing happened are left out."""
+
+
+class Metrics(Answer):
+    """What a server has counted."""
+
+    time: float
+    """The time of the answer."""
+
+    started: float
+    """When the server started."""
+
+    functions: tuple[FunctionMetrics, ...] = ()
+    """By function, in the order of their names."""
+
+    limits: tuple[LimitMetrics, ...] = ()
+    """By limit, in the order of their names."""
+
+    schedules: tuple[ScheduleMetrics, ...] = ()
+    """By schedule, in the order of their names."""
+
+    connections: int = 0
+    """Open connections."""
+
+    accepted: int = 0
+    """Connections that were accepted."""
+
+    received: int = 0
+    """Bytes that came from connections."""
+
+    sent: int = 0
+    """Bytes that were written to connections."""
+
+    commits: Histogram = Histogram()
+    """Writes of the store, each of which may be for many jobs. Empty without a durable store."""
+
+    kept: int = 0
+    """Changes that these writes have made durable."""
+
+    dead: Annotated[int, Field(ge=0)] = 0
+    """Dead letters in the store, if the server knows their number. In a group, those of all servers."""
+
+    history: tuple[Minute, ...] = ()
+    """The minutes that were asked for, in order. Minutes in which no server ran are missing."""
