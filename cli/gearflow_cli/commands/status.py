@@ -2,26 +2,42 @@
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 from gearflow_cli import options, output, server_queries
 from gearflow_cli.errors import tell
-from gearflow_cli.limit_view import LimitView, limits_at
 from gearflow_cli.server_queries import TIMEOUT
 from gearflow_cli.text import printable
 
 if TYPE_CHECKING:
     from gearflow.client import Client
     from gearflow.protocol.group_info import GroupInfo
-    from gearflow.protocol.server_calls import Closed
+    from gearflow.protocol.limits import LimitList
+    from gearflow.protocol.server_calls import Closed, WorkerInfo
 
 
 UNAPPLIED: Final = (
     "a worker declares limits that the server does not have, or has otherwise; "
     "run 'gearflow limit apply {module}'"
 )
+
+
+class LimitView:
+    """The limits of a server, and what its workers declare."""
+
+    def __init__(self, found: "LimitList", workers: "Sequence[WorkerInfo]") -> None:
+        from gearflow.observe import LimitTexts
+
+        texts = LimitTexts(found)
+        self.limits = texts.limits
+        """The limits of a function, such as ``20`` or ``shopify 100/m by /shop``."""
+        self.waits_for = texts.waits_for
+        """Why the next job of a function waits, as far as its limits without a key say."""
+        self.differing = _differing(found, workers)
+        """Functions whose workers declare other limits than the server has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,8 +195,28 @@ async def _ask_more(client: "Client", address: str) -> More:
     for worker in found:
         overdue.update(worker.overdue)
     info = await server_info(client, server=address)
-    limits = LimitView(await limits_at(client, address), found)
+    limits = LimitView(await _limits_at(client, address), found)
     return More(info.paused, overdue, info.closed, info.group, info.address, info.servers, limits)
+
+
+async def _limits_at(client: "Client", address: str) -> "LimitList":
+    """The limits of a server. An older one has none."""
+    from gearflow.client.operate import limits
+    from gearflow.errors import GearflowError
+    from gearflow.protocol.limits import LimitList
+
+    with suppress(GearflowError):
+        return await limits(client, server=address)
+    return LimitList()
+
+
+def _differing(found: "LimitList", workers: "Sequence[WorkerInfo]") -> list[str]:
+    reported = [limits for worker in workers for limits in worker.limits.items()]
+    if not reported:
+        return []
+    from gearflow.tasks.declared_limits import differing_functions
+
+    return differing_functions(found, reported)
 
 
 def _members(more: Mapping[str, More], asked: Collection[str]) -> list[str]:

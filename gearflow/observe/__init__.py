@@ -1,0 +1,33 @@
+"""The state of job servers for operators: one look at each server, and sums over all of them.
+
+``look`` asks one server, ``look_all`` several at once. Each returns a ``ServerView``, also of a server that
+does not answer, and of C gearmand with what its text protocol tells. ``FleetView`` puts views together, and
+``activity`` finds out from two views what happened between them. Nothing here keeps connections or state. The
+caller owns the client, and decides how often it looks.
+"""
+
+from gearflow.observe.acts import cancel_job, pause_function, purge_function, targets
+from gearflow.observe.figures import Activity, activity, added, between, percentile
+from gearflow.observe.fleet import FleetView
+from gearflow.observe.look import ALL_PARTS, LOOK_TIMEOUT, look, look_all
+from gearflow.observe.view import LimitTexts, ServerView, ViewPart
+
+__all__ = [
+    "ALL_PARTS",
+    "LOOK_TIMEOUT",
+    "Activity",
+    "FleetView",
+    "LimitTexts",
+    "ServerView",
+    "ViewPart",
+    "activity",
+    "added",
+    "between",
+    "cancel_job",
+    "look",
+    "look_all",
+    "pause_function",
+    "percentile",
+    "purge_function",
+    "targets",
+]

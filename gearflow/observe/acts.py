@@ -1,0 +1,75 @@
+"""Acts on the servers of views. Each raises as the functions of ``gearflow.client.operate`` do."""
+
+from collections.abc import Iterable
+
+from gearflow.client.admin import Admin
+from gearflow.client.client import Client
+from gearflow.client.config import ServerAddress
+from gearflow.client.job import JobHandle
+from gearflow.client.operate import pause, purge
+from gearflow.errors import ServerError, UnsupportedByServer
+from gearflow.observe.view import ServerView
+
+
+def targets(views: Iterable[ServerView], server: str | None = None) -> list[ServerView]:
+    """The servers on which an act is to be done: of gearflow's that answer, each group by one of its servers.
+
+    Args:
+        views: The servers to choose from.
+        server: The address of the only server that is meant.
+
+    Raises:
+        UnsupportedByServer: None of them is gearflow's own, or none answers.
+    """
+    chosen: dict[str, ServerView] = {}
+    for view in views:
+        if view.info is not None and view.answers and server in (None, view.address, view.name):
+            chosen.setdefault(view.info.group or view.address, view)
+    if not chosen:
+        raise UnsupportedByServer(
+            f"only gearflow's own server can do this, and {server or 'none of them'} is not"
+        )
+    return list(chosen.values())
+
+
+async def pause_function(
+    client: Client,
+    views: Iterable[ServerView],
+    function: str,
+    paused: bool = True,
+    *,
+    server: str | None = None,
+) -> dict[str, int]:
+    """Stop giving out the jobs of a function, or go on. Returns the number of waiting jobs by server."""
+    return {
+        view.address: await pause(client, function, paused, server=view.address)
+        for view in targets(views, server)
+    }
+
+
+async def purge_function(
+    client: Client, views: Iterable[ServerView], function: str, *, server: str | None = None
+) -> dict[str, int]:
+    """Cancel the waiting and delayed jobs of a function. Returns their number by server.
+
+    Each server of a group cancels its own jobs, so all of them are asked.
+    """
+    asked = [view for view in views if view.info is not None and view.answers]
+    if server is not None or not asked:
+        asked = targets(asked, server)
+    return {view.address: await purge(client, function, server=view.address) for view in asked}
+
+
+async def cancel_job(client: Client, view: ServerView, handle: str) -> bool:
+    """Cancel a job of a server. C gearmand cancels only a job that has not started.
+
+    Returns whether there was a job to cancel.
+    """
+    address = ServerAddress.parse(view.address)
+    if view.kind == "gearflow":
+        return await client.cancel(JobHandle(handle, address))
+    try:
+        await Admin(address, tls=client.security.tls or False, token=client.security.token).cancel_job(handle)
+    except ServerError:
+        return False
+    return True

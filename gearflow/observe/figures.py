@@ -1,0 +1,120 @@
+"""Figures from counts: percentiles, sums and differences of histograms, and rates between two views."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from math import ceil
+from typing import Final
+
+from gearflow.observe.view import ServerView
+from gearflow.protocol.metrics import FunctionMetrics, Histogram, bucket_end
+
+_OUTCOMES: Final = ("succeeded", "failed", "cancelled", "expired", "dead")
+_EMPTY: Final = Histogram()
+_COUNTS: Final = ("submitted", "joined", "started", *_OUTCOMES, "retried")
+
+
+def percentile(histogram: Histogram | Sequence[int], share: float) -> float | None:
+    """The time in seconds within which this share of all durations lies. None if there are none.
+
+    The true value lies in the same bucket of the histogram, so it differs by less than a factor of two.
+    Within the bucket the durations are taken as spread evenly.
+
+    Args:
+        histogram: The histogram, or its counts.
+        share: Such as 0.5 for the median.
+    """
+    counts = histogram.counts if isinstance(histogram, Histogram) else histogram
+    total = sum(counts)
+    if not total:
+        return None
+    rank = max(1, ceil(share * total))
+    passed = 0
+    for index, count in enumerate(counts):
+        if passed + count >= rank:
+            begin = bucket_end(index - 1) if index else 0.0
+            return begin + (bucket_end(index) - begin) * (rank - passed) / count
+        passed += count
+    raise AssertionError("the rank is one of those that were counted")
+
+
+def added(histograms: Iterable[Histogram]) -> Histogram:
+    """The sum of histograms."""
+    each = list(histograms)
+    counts = (sum(column) for column in zip_longest(*(one.counts for one in each), fillvalue=0))
+    return Histogram(counts=tuple(counts), sum=sum(one.sum for one in each))
+
+
+def between(before: Histogram, after: Histogram) -> Histogram:
+    """What was added to a histogram between two moments."""
+    pairs = zip_longest(before.counts, after.counts, fillvalue=0)
+    counts = tuple(max(0, now - then) for then, now in pairs)
+    return Histogram(counts=counts, sum=max(0.0, after.sum - before.sum))
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """What happened to the jobs of a function in some time. All numbers are per second. A frozen value."""
+
+    submitted: float = 0
+    joined: float = 0
+    started: float = 0
+    succeeded: float = 0
+    failed: float = 0
+    cancelled: float = 0
+    expired: float = 0
+    dead: float = 0
+    retried: float = 0
+    wait: Histogram = _EMPTY
+    """Of the runs that began in that time, how long their jobs had waited. Not per second."""
+
+    run: Histogram = _EMPTY
+    """Of the jobs that ended in that time, how long they had run. Not per second."""
+
+    @property
+    def ended(self) -> float:
+        """Jobs that ended, in whatever way."""
+        return self.succeeded + self.failed + self.cancelled + self.expired + self.dead
+
+    @property
+    def lost(self) -> float:
+        """Jobs that ended without a result, except those that were cancelled."""
+        return self.failed + self.expired + self.dead
+
+
+_NOTHING: Final = FunctionMetrics(function="")
+
+
+def activity(before: ServerView, after: ServerView) -> dict[str, Activity]:
+    """What happened on a server between two views, by function. Functions without any event are left out.
+
+    Empty if one of the views has no counts. If the server was restarted in between, it is what has happened
+    since its start.
+    """
+    if before.metrics is None or after.metrics is None:
+        return {}
+    restarted = before.metrics.started != after.metrics.started
+    since = after.metrics.started if restarted else before.metrics.time
+    seconds = after.metrics.time - since
+    if seconds <= 0:
+        return {}
+    earlier: Mapping[str, FunctionMetrics] = {} if restarted else before.by_function
+    found = {
+        now.function: _activity(earlier.get(now.function, _NOTHING), now, seconds) for now in after.functions
+    }
+    return {name: each for name, each in found.items() if each is not None}
+
+
+def _activity(then: FunctionMetrics, now: FunctionMetrics, seconds: float) -> Activity | None:
+    counts = {name: max(0, getattr(now, name) - getattr(then, name)) for name in _COUNTS}
+    if not any(counts.values()):
+        return None
+    rates = {name: count / seconds for name, count in counts.items()}
+    return Activity(**rates, wait=between(then.wait, now.wait), run=between(then.run, now.run))
+
+
+def summed(activities: Iterable[Activity]) -> Activity:
+    """The activities of several servers or functions as one."""
+    each = list(activities)
+    rates = {name: float(sum(getattr(one, name) for one in each)) for name in _COUNTS}
+    return Activity(**rates, wait=added(one.wait for one in each), run=added(one.run for one in each))

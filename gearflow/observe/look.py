@@ -1,0 +1,253 @@
+"""Look at servers: ask each what it tells, within a time limit of its own."""
+
+import time
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, TypeVar, get_args
+
+import anyio
+
+from gearflow.client.admin import Admin
+from gearflow.client.client import Client
+from gearflow.client.config import ServerAddress
+from gearflow.client.operate import group_info, limits, server_info, workers
+from gearflow.client.requests import read_answer
+from gearflow.errors import GearflowError, NoServer, RemoteProtocolError, ServerError, UnsupportedByServer
+from gearflow.observe.view import ServerView, ViewPart
+from gearflow.protocol.admin import FunctionPriorities, FunctionStatus
+from gearflow.protocol.metrics import METRICS, FunctionMetrics, Metrics, MetricsRequest
+from gearflow.protocol.schedules import SCHEDULES, ScheduleInfo, Schedules, SchedulesRequest
+from gearflow.protocol.server_calls import ServerInfo, WorkerInfo
+
+T = TypeVar("T")
+
+ALL_PARTS: Final[frozenset[ViewPart]] = frozenset(get_args(ViewPart))
+"""Everything that a view can have."""
+
+LOOK_TIMEOUT: Final = 5.0
+"""Seconds that a server has for all its answers."""
+
+_PAGE: Final = 1000
+"""Schedules that are asked for at once."""
+
+
+async def look_all(
+    client: Client,
+    servers: Sequence[ServerAddress | str],
+    *,
+    parts: Collection[ViewPart] = ALL_PARTS,
+    functions: Sequence[str] | None = None,
+    since: float | None = None,
+    timeout: float = LOOK_TIMEOUT,
+) -> list[ServerView]:
+    """Look at servers, all at once. A server that is away or slow does not hold up the others for longer than
+    ``timeout``. The arguments are those of ``look``.
+    """
+    views: list[ServerView | None] = [None] * len(servers)
+
+    async def look_at(index: int) -> None:
+        views[index] = await look(
+            client, servers[index], parts=parts, functions=functions, since=since, timeout=timeout
+        )
+
+    async with anyio.create_task_group() as looks:
+        for index in range(len(servers)):
+            looks.start_soon(look_at, index)
+    return [view for view in views if view is not None]
+
+
+async def look(
+    client: Client,
+    server: ServerAddress | str,
+    *,
+    parts: Collection[ViewPart] = ALL_PARTS,
+    functions: Sequence[str] | None = None,
+    since: float | None = None,
+    timeout: float = LOOK_TIMEOUT,
+) -> ServerView:
+    """Look at one server. A server that does not answer has a view, too, with the reason in ``error``.
+
+    Args:
+        client: The client that makes the calls. It keeps a connection to the server.
+        server: The server, which need not be one of those that the client submits to.
+        parts: What to ask for. Without ``metrics``, the functions come from the text protocol.
+        functions: The functions whose counts are asked for, also in the history, where an empty name is the
+            sum of all. None means all functions.
+        since: The time from which the history is asked for. None means no history.
+        timeout: Seconds that the server has for all its answers.
+
+    Raises:
+        ValueError: The text is not an address.
+    """
+    address = ServerAddress.parse(server) if isinstance(server, str) else server
+    view = ServerView(str(address), time.time(), error=f"no answer within {timeout:g} s")
+    request = MetricsRequest(functions=None if functions is None else tuple(functions), since=since)
+    with anyio.move_on_after(timeout):
+        try:
+            features = await client.features(address)
+            asked = _Look(client, address, frozenset(parts), request, timeout)
+            view = await (asked.gearflow(view) if features.gearflow else asked.foreign(view))
+        except NoServer as error:
+            view = replace(view, error=next(iter(error.reasons.values()), str(error)))
+        except (GearflowError, TimeoutError) as error:
+            view = replace(view, error=str(error))
+    return view
+
+
+@dataclass(frozen=True)
+class _Look:
+    """The questions to one server."""
+
+    client: Client
+    address: ServerAddress
+    parts: frozenset[ViewPart]
+    request: MetricsRequest
+    timeout: float
+
+    async def gearflow(self, view: ServerView) -> ServerView:
+        """The view of gearflow's own server."""
+        begin = time.perf_counter()
+        info = await server_info(self.client, server=self.address)
+        round_trip = time.perf_counter() - begin
+        questions: dict[ViewPart, Callable[[], Awaitable[Any]]] = {
+            "workers": lambda: workers(self.client, server=self.address),
+            "limits": lambda: limits(self.client, server=self.address),
+            "schedules": self._schedules,
+        }
+        if METRICS.decode() in info.functions:
+            questions["metrics"] = self._metrics
+        if info.group:
+            questions["group"] = lambda: group_info(self.client, server=self.address)
+        asked: dict[str, Callable[[], Awaitable[Any]]] = {
+            part: question for part, question in questions.items() if part in self.parts
+        }
+        if "metrics" not in asked:
+            asked["functions"] = lambda: self._functions(info)
+        answers, faults = await _each(asked)
+        metrics, clock = answers.pop("metrics", (None, None))
+        return replace(
+            view,
+            kind="gearflow",
+            version=info.version,
+            error="",
+            round_trip=round_trip,
+            clock=clock,
+            info=info,
+            metrics=metrics,
+            functions=answers.pop("functions", ()) if metrics is None else metrics.functions,
+            faults={part: faults[part] for part in questions if part in faults},
+            **answers,
+        )
+
+    async def _metrics(self) -> tuple[Metrics, float]:
+        begin = time.time()
+        data = await self.client.call_reserved(METRICS, self.request, server=self.address)
+        middle = (begin + time.time()) / 2
+        metrics = read_answer(Metrics, data, METRICS.decode(), self.address)
+        return metrics, metrics.time - middle
+
+    async def _schedules(self) -> tuple[ScheduleInfo, ...]:
+        found: list[ScheduleInfo] = []
+        while True:
+            request = SchedulesRequest(after=found[-1].schedule.name if found else None, limit=_PAGE)
+            data = await self.client.call_reserved(SCHEDULES, request, server=self.address)
+            page = read_answer(Schedules, data, SCHEDULES.decode(), self.address).schedules
+            found += page
+            if len(page) < _PAGE:
+                return tuple(found)
+
+    async def foreign(self, view: ServerView) -> ServerView:
+        """The view of another server, from the text protocol."""
+        admin = self._admin()
+        begin = time.perf_counter()
+        version = await admin.version()
+        round_trip = time.perf_counter() - begin
+        asked: dict[str, Callable[[], Awaitable[Any]]] = {"functions": self._functions}
+        if "workers" in self.parts:
+            asked["workers"] = self._workers
+        answers, _ = await _each(asked)
+        return replace(
+            view,
+            kind="gearmand" if version[:1].isdigit() else "other",
+            version=version,
+            error="",
+            round_trip=round_trip,
+            **answers,
+        )
+
+    async def _workers(self) -> tuple[WorkerInfo, ...]:
+        return tuple(
+            WorkerInfo(
+                client_id=_text(row.client_id),
+                address=row.address,
+                functions=tuple(map(_text, row.functions)),
+            )
+            for row in await self._admin().workers()
+            if row.functions
+        )
+
+    async def _functions(self, info: ServerInfo | None = None) -> tuple[FunctionMetrics, ...]:
+        """The functions by the text protocol. A server may not know the table of priorities."""
+        admin = self._admin()
+        answers, _ = await _each({"status": admin.status, "priorities": admin.priority_status})
+        priorities: dict[bytes, FunctionPriorities] = {row.name: row for row in answers.get("priorities", ())}
+        paused = frozenset(info.paused if info is not None else ())
+        rows: list[FunctionStatus] = answers.get("status", [])
+        functions = [_function(row, priorities.get(row.name), paused) for row in rows]
+        wanted = self.request.functions
+        return tuple(
+            sorted(
+                (each for each in functions if wanted is None or each.function in wanted),
+                key=lambda function: function.function,
+            )
+        )
+
+    def _admin(self) -> Admin:
+        security = self.client.security
+        return Admin(self.address, timeout=self.timeout, tls=security.tls or False, token=security.token)
+
+
+def _function(
+    row: FunctionStatus, priorities: FunctionPriorities | None, paused: frozenset[str]
+) -> FunctionMetrics:
+    name = _text(row.name)
+    by_priority = None if priorities is None else (priorities.high, priorities.normal, priorities.low)
+    return FunctionMetrics(
+        function=name,
+        waiting=by_priority or (0, max(row.total - row.running, 0), 0),
+        running=row.running,
+        workers=row.workers,
+        paused=name in paused,
+    )
+
+
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", "backslashreplace")
+
+
+async def _each(
+    questions: dict[str, Callable[[], Awaitable[Any]]],
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The answers to questions that are asked at once, and the reasons why others were refused.
+
+    Raises:
+        GearflowError, TimeoutError: The server did not answer one of them.
+    """
+    answers: dict[str, Any] = {}
+    faults: dict[str, str] = {}
+    failures: list[Exception] = []
+
+    async def ask(name: str, question: Callable[[], Awaitable[Any]]) -> None:
+        try:
+            answers[name] = await question()
+        except (ServerError, UnsupportedByServer, RemoteProtocolError) as error:
+            faults[name] = str(error)
+        except (GearflowError, TimeoutError) as error:
+            failures.append(error)
+
+    async with anyio.create_task_group() as asked:
+        for name, question in questions.items():
+            asked.start_soon(ask, name, question)
+    if failures:
+        raise failures[0]
+    return answers, faults

@@ -1,0 +1,113 @@
+"""One look at each of several servers, and what is found out from two of them."""
+
+import socket
+from collections.abc import Callable
+
+import anyio
+import pytest
+
+from gearflow.client import Client
+from gearflow.client.operate import pause
+from gearflow.errors import UnsupportedByServer
+from gearflow.observe import FleetView, cancel_job, look, look_all, pause_function, purge_function, targets
+from gearflow.protocol.packets import CanDo, GrabJob, JobAssign
+from gearflow.server import JobServer
+from gearflow.testing.peer import ScriptedPeer
+
+
+async def test_our_own_server_tells_all_that_it_knows(bundled: str, function: str) -> None:
+    async with Client([bundled]) as client:
+        await client.submit_background(function, b"")
+        await pause(client, function)
+        view = await look(client, bundled)
+    assert (view.kind, view.error, view.answers) == ("gearflow", "", True)
+    assert view.info is not None
+    assert view.version == view.info.version
+    assert view.limits is not None
+    assert view.schedules == ()
+    assert view.group is None
+    assert view.faults == {}
+    assert view.round_trip is not None
+    shown = view.by_function[function]
+    assert (shown.waiting, shown.running, shown.workers, shown.paused) == ((0, 1, 0), 0, 0, True)
+    assert view.waits_for(shown) == "paused"
+
+
+async def test_gearmand_tells_functions_and_workers(gearmand: str, fresh: Callable[..., str]) -> None:
+    function, idle = fresh(), fresh("idle")
+    host, _, port = gearmand.rpartition(":")
+    async with Client([gearmand]) as client, await ScriptedPeer.connect(host, int(port)) as worker:
+        await worker.send(CanDo(function.encode()), CanDo(idle.encode()), GrabJob())
+        await worker.receive()
+        for _ in range(3):
+            await client.submit_background(function, b"")
+        await worker.send(GrabJob())
+        assert isinstance(await worker.receive(), JobAssign)
+        view = await look(client, gearmand)
+        assert (view.kind, view.error, view.info, view.metrics, view.counted) == (
+            "gearmand", "", None, None, False,
+        )  # fmt: skip
+        shown = view.by_function[function]
+        assert (shown.waiting, shown.running, shown.workers) == ((0, 2, 0), 1, 1)
+        assert view.waits_for(shown) == ""
+        (offered,) = (each.functions for each in view.workers if function in each.functions)
+        assert set(offered) == {function, idle}
+        with pytest.raises(UnsupportedByServer):
+            await pause_function(client, [view], function)
+        assert not await cancel_job(client, view, "H:nobody:1")
+
+
+async def test_a_server_that_is_away_or_silent_holds_nobody_up(bundled: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent, socket.create_server(("127.0.0.1", 0)) as gone:
+        addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in (silent, gone)]
+        gone.close()
+        async with Client([bundled]) as client:
+            with anyio.fail_after(20):
+                views = await look_all(client, [addresses[0], bundled, addresses[1]], timeout=1)
+    assert [view.address for view in views] == [addresses[0], bundled, addresses[1]]
+    assert [view.kind for view in views] == ["away", "gearflow", "away"]
+    assert views[0].error
+    assert views[2].error == "connection refused"
+    fleet = FleetView(tuple(views))
+    assert fleet.away == (views[0], views[2])
+    assert targets(views) == [views[1]]
+    with pytest.raises(UnsupportedByServer, match=addresses[0]):
+        targets(views, addresses[0])
+
+
+async def test_a_server_is_seen_again_as_soon_as_it_is_back(free_port: int) -> None:
+    address = f"127.0.0.1:{free_port}"
+    async with Client([address]) as client:
+        for _ in range(2):
+            with JobServer(port=free_port):
+                assert (await look(client, address)).answers
+            assert not (await look(client, address)).answers
+
+
+async def test_a_part_that_nobody_asked_for_is_missing(bundled: str) -> None:
+    async with Client([bundled]) as client:
+        view = await look(client, bundled, parts=["workers"])
+    assert (view.limits, view.schedules, view.metrics) == (None, None, None)
+
+
+async def test_acts_reach_the_servers_that_are_meant(bundled: str, gearmand: str, function: str) -> None:
+    with JobServer(port=0) as other:
+        async with Client([bundled]) as client:
+            at = other.address
+            on_other = Client([at])
+            async with on_other:
+                handle = await on_other.submit_background(function, b"")
+                await on_other.submit_background(function, b"")
+            views = await look_all(client, [bundled, gearmand, at])
+            fleet = FleetView(tuple(views))
+            assert fleet.of(function) == (views[2],)
+            assert fleet.waits_for(function) == "no worker"
+            assert await pause_function(client, views, function) == {bundled: 0, at: 2}
+            assert await pause_function(client, views, function, False, server=at) == {at: 2}
+            views = await look_all(client, [bundled, gearmand, at])
+            assert [view.info is not None and function in view.info.paused for view in views] == [
+                True, False, False,
+            ]  # fmt: skip
+            assert await cancel_job(client, views[2], str(handle))
+            assert not await cancel_job(client, views[2], str(handle))
+            assert await purge_function(client, views, function) == {bundled: 0, at: 1}
