@@ -406,6 +406,7 @@ class Dispatcher:
                     previous=details.previous,
                     alone=session.alone is not None,
                     scheduled_at=details.scheduled_at,
+                    trace=details.trace,
                 )
         size = len(workload)
         if len(head) + size > MAX_BODY:  # then without its unique: the handle and the function fit

@@ -70,6 +70,7 @@ class JobDetails:
         "slots",
         "stream_keep",
         "timeout",
+        "trace",
         "unstored",
         "waiters",
         "warnings",
@@ -90,6 +91,7 @@ class JobDetails:
         )
         self.keys: dict[str, str] | None = None  # for limits: those sent by limit, others by JSON pointer
         self.group: str | None = None  # sent: jobs of different groups take turns
+        self.trace: dict[str, str] | None = None  # the trace context of the call; for the worker
         # Its places among jobs with limits.
         self.is_new = False  # it has not waited yet
         self.queued = 0.0  # since when it waits

@@ -62,6 +62,7 @@ def details_of(stored: StoredJob) -> JobDetails | None:
             details.scheduled_at = time, zone
         details.keys = options.get("keys")
         details.group = options.get("group")
+        details.trace = options.get("trace")
         if "previous" in options:
             done, total, message = options["previous"]
             details.previous = done, total, message
@@ -152,6 +153,8 @@ def _options(details: JobDetails, previous: tuple[int, int, str | None] | None) 
         options["keys"] = details.keys
     if details.group is not None:
         options["group"] = details.group
+    if details.trace:
+        options["trace"] = details.trace
     if previous is not None:
         options["previous"] = previous
     return json.dumps(options).encode() if options else b""

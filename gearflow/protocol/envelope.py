@@ -51,6 +51,7 @@ class Envelope:
             the payload is that of one call.
         alone: The worker runs nothing else meanwhile. The job may kill it.
         scheduled_at: The Unix time of the tick whose job this is, and the time zone of its schedule.
+        trace: The trace context of the call, as the headers of its propagator. None if there is none.
     """
 
     attempt: int = 1
@@ -62,6 +63,7 @@ class Envelope:
     chunk: int = 0
     alone: bool = False
     scheduled_at: tuple[float, str] | None = None
+    trace: Mapping[str, str] | None = None
 
 
 _EMPTY: Final = Envelope()
@@ -80,6 +82,7 @@ def header(
     earlier: int = 0,
     alone: bool = False,
     scheduled_at: tuple[float, str] | None = None,
+    trace: Mapping[str, str] | None = None,
 ) -> bytes:
     """The bytes to put before a workload, empty if there is no option. See ``Envelope``.
 
@@ -109,13 +112,20 @@ def header(
         options["previous"] = previous
     if chunk:
         options["chunk"] = chunk
-    if earlier or alone or scheduled_at:
-        rare = {"earlier": earlier, "alone": alone, "scheduled_at": scheduled_at}
+    if earlier or alone or scheduled_at or trace:
+        rare = {"earlier": earlier, "alone": alone, "scheduled_at": scheduled_at, "trace": trace}
         options.update((name, value) for name, value in rare.items() if value)
     if not options:
         return b""
     head = json.dumps(options).encode()
     return _START.pack(MAGIC, len(head)) + head
+
+
+def with_trace(head: bytes, trace: bytes) -> bytes:
+    """The bytes before a workload, with a trace context as a JSON object. ``head`` is from ``header``."""
+    options = head[_START.size : -1] + b", " if head else b"{"
+    options += b'"trace": ' + trace + b"}"
+    return _START.pack(MAGIC, len(options)) + options
 
 
 def wrap(
@@ -204,6 +214,7 @@ def _envelope(options: dict[str, Any]) -> Envelope:
         _number(options, "chunk"),
         alone,
         None if scheduled_at is None else _scheduled_at(scheduled_at),
+        _trace(options.get("trace")),
     )
 
 
@@ -233,6 +244,14 @@ def _scheduled_at(value: Any) -> tuple[float, str]:
     except (TypeError, ValueError):
         pass
     raise PayloadInvalid(f"the envelope's scheduled_at is {_shown(value)}, not a Unix time and a time zone")
+
+
+def _trace(value: Any) -> dict[str, str] | None:
+    """The trace context. One that cannot be read is left out, because it matters to no result."""
+    if not isinstance(value, dict):
+        return None
+    items = cast("dict[str, Any]", value).items()
+    return {name: text for name, text in items if isinstance(text, str)} or None
 
 
 def _retries(value: Any) -> "RetryPlan":

@@ -44,7 +44,8 @@ from gearflow.protocol.server_events import STREAM as STREAM
 from gearflow.protocol.server_events import WATCH as WATCH
 from gearflow.protocol.server_events import cancel_event as cancel_event
 from gearflow.protocol.server_events import cancelled_handle as cancelled_handle
-from gearflow.protocol.uniques import check_debounced
+from gearflow.protocol.trace import Trace
+from gearflow.protocol.uniques import check_unique_options
 
 RESULT: Final = b"gearflow:result"
 INFO: Final = b"gearflow:info"
@@ -142,19 +143,18 @@ class SubmitRequest(Message):
     group: Annotated[str, Field(max_length=255)] | None = None
     """The group of the job among those that take turns, if the caller sends it."""
 
+    trace: Trace | None = None
+    """The trace context of the call, as up to 8 headers of its propagator. For the worker."""
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.detached and self.parts != "relay":
             raise ValueError("parts is for attached jobs")
-        if self.reuse and not self.unique:
-            raise ValueError("reuse asks for a kept result of the same unique, and there is no unique")
-        if self.reuse and self.unique == "-":
-            raise ValueError("reuse needs a unique of its own: results are not kept by their payloads")
         if self.delay is not None and self.at is not None:
             raise ValueError("delay and at both say when the job may start: give one of them")
         if not self.detached and (self.delay is not None or self.at is not None):
             raise ValueError("delay and at are for detached jobs")
-        check_debounced(self)
+        check_unique_options(self)
         return self
 
 

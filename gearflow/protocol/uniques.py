@@ -42,8 +42,13 @@ def check_chosen(unique: str | bytes) -> None:
         )
 
 
-def check_debounced(request: "SubmitRequest") -> None:
-    """Raise ValueError if a submission is to be debounced and cannot be."""
+def check_unique_options(request: "SubmitRequest") -> None:
+    """Raise ValueError if an option of a submission needs a unique that it does not have, or does not go with
+    others."""
+    if request.reuse and not request.unique:
+        raise ValueError("reuse asks for a kept result of the same unique, and there is no unique")
+    if request.reuse and request.unique == "-":
+        raise ValueError("reuse needs a unique of its own: results are not kept by their payloads")
     if request.debounce is None:
         if request.max_wait is not None:
             raise ValueError("max_wait is for a submission with debounce")

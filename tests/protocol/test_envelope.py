@@ -3,13 +3,14 @@
 import contextlib
 import json
 import struct
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gearflow.errors import PayloadInvalid
-from gearflow.protocol.envelope import MAGIC, Envelope, header, unwrap, wrap
+from gearflow.protocol.envelope import MAGIC, Envelope, header, unwrap, with_trace, wrap
 from gearflow.protocol.server_calls import RetryPlan
 
 PLAN = RetryPlan(delays=(1.0, 2.5), jitter=False, on=("builtins.OSError",))
@@ -37,7 +38,7 @@ def test_any_payload_arrives_as_it_was(payload: bytes, as_envelope: bool, timeou
 
 
 def test_what_a_later_version_may_say_is_ignored() -> None:
-    head = json.dumps({"trace": {"id": "x"}, "timeout": 3}).encode()
+    head = json.dumps({"colour": {"id": "x"}, "timeout": 3}).encode()
     assert unwrap(enveloped(head, b"x")) == (Envelope(timeout=3), b"x")
 
 
@@ -45,6 +46,19 @@ def test_all_that_can_be_said_arrives() -> None:
     said = Envelope(attempt=3, timeout=1.5, retries=PLAN, detached=True)
     workload = wrap(b"x", attempt=3, timeout=1.5, retries=PLAN, detached=True)
     assert unwrap(workload) == (said, b"x")
+
+
+@pytest.mark.parametrize("head", [b"", header(timeout=2, detached=True), header(chunk=3)])
+def test_a_trace_is_added_to_a_header(head: bytes) -> None:
+    trace = {"traceparent": "00-1-2-01", "baggage": "a=\u00e9"}
+    expected, _ = unwrap(head)
+    workload = with_trace(head, json.dumps(trace).encode()) + b"x"
+    assert unwrap(workload) == (replace(expected, trace=trace), b"x")
+
+
+@pytest.mark.parametrize("trace", ["text", 3, [], {}, {"a": 1}, {"a": {"b": "c"}}])
+def test_a_trace_that_cannot_be_read_is_left_out(trace: object) -> None:
+    assert unwrap(enveloped(json.dumps({"trace": trace}).encode(), b"x")) == (Envelope(), b"x")
 
 
 def test_what_a_later_version_may_say_of_retries_is_ignored() -> None:

@@ -114,3 +114,4 @@ def _take_over(details: JobDetails, latest: JobDetails) -> None:
     details.retries = latest.retries
     details.keys = latest.keys
     details.group = latest.group
+    details.trace = latest.trace

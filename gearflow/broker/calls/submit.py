@@ -1,14 +1,18 @@
 """``gearflow:submit``: a submission with options that the protocol's packets have no place for.
 
-Most clients send the same options again and again. So a request is read once, and known by its bytes.
+Most clients send the same options again and again. So a request is read once, and known by its bytes. The
+trace context is that of one call only. gearflow's clients put it at the end, so the rest is known without it.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Generator
+from copy import copy
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, Self
+
+from pydantic import TypeAdapter, ValidationError
 
 from gearflow.broker.calls.call import LANES, Ask, BrokerParts, CallFailed, Kept, Steps, Wait, read
 from gearflow.broker.calls.debounce import Debounce
@@ -21,6 +25,7 @@ from gearflow.broker.session import Session
 from gearflow.broker.storage import JobOutcome, JobRecord, LatestOf, Uncertain
 from gearflow.errors import RemoteProtocolError, StoreError
 from gearflow.protocol import server_calls as api
+from gearflow.protocol.trace import TRACE_KEY, Trace
 
 _MAX_OPTIONS: Final = 65_536
 """Bytes within which the first line of a ``gearflow:submit`` must end."""
@@ -35,7 +40,7 @@ _KNOWN_SIZE: Final = 1024
 class Asked:
     """A request, as its job needs it. Several submissions may share it."""
 
-    __slots__ = ("function", "group", "keys", "lane", "request", "retries", "unique")
+    __slots__ = ("function", "group", "keys", "lane", "request", "retries", "trace", "unique")
 
     def __init__(self, line: bytes) -> None:
         """Raises CallFailed."""
@@ -47,6 +52,13 @@ class Asked:
         keys = request.keys or {}
         self.keys = {name: short_key(key) for name, key in keys.items()} or None
         self.retries = json.loads(request.retries.to_wire()) if request.retries is not None else None
+        self.trace = request.trace
+
+    def traced(self, trace: dict[str, str]) -> Self:
+        """The same request with a trace context of its own."""
+        made = copy(self)
+        made.trace = trace
+        return made
 
     def details(self, now: float) -> JobDetails:
         """The options of a job that is submitted now, in Unix time."""
@@ -63,6 +75,7 @@ class Asked:
         details.retries = self.retries
         details.keys = self.keys
         details.group = self.group
+        details.trace = self.trace
         return details
 
     def due(self, now: float, first: float) -> float:
@@ -73,6 +86,7 @@ class Asked:
 
 
 _known = lru_cache(_KNOWN)(Asked)
+_trace: Final = TypeAdapter[dict[str, str]](Trace)
 
 
 def split(workload: Body) -> tuple[Asked, Body]:
@@ -83,8 +97,20 @@ def split(workload: Body) -> tuple[Asked, Body]:
         if len(workload) > _MAX_OPTIONS:
             raise CallFailed("gearflow:invalid", f"the options do not end within {_MAX_OPTIONS} bytes")
         return Asked(head), b""
-    line = head[:end]
-    return _known(line) if end <= _KNOWN_SIZE else Asked(line), workload[end + 1 :]
+    return _read(head[:end]), workload[end + 1 :]
+
+
+def _read(line: bytes) -> Asked:
+    """The request of a line. Raises CallFailed."""
+    begin = line.rfind(TRACE_KEY)
+    if begin < 0 or not line.endswith(b"}}"):
+        return _known(line) if len(line) <= _KNOWN_SIZE else Asked(line)
+    try:
+        trace = _trace.validate_json(line[begin + len(TRACE_KEY) : -1])
+    except ValidationError:
+        return Asked(line)  # which says what is wrong
+    rest = line[:begin] + b"}"
+    return (_known(rest) if len(rest) <= _KNOWN_SIZE else Asked(rest)).traced(trace)
 
 
 class SubmitCalls:
