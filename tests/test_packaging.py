@@ -49,7 +49,7 @@ def test_the_wheel_has_every_module_and_both_markers_of_types(wheel: Path) -> No
         str(file.relative_to(base))
         for base, package in ((ROOT, "gearflow"), (ROOT / "cli", "gearflow_cli"))
         for file in (base / package).rglob("*")
-        if file.suffix == ".py" or file.name == "py.typed"
+        if file.suffix in (".py", ".html", ".css", ".js", ".svg") or file.name == "py.typed"
     }
     found = {name for name in ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert found == expected

@@ -1,0 +1,69 @@
+"""Server-sent events: the parts of a page that have changed, as long as somebody looks at it."""
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from typing import Final
+
+import anyio
+from sse_starlette import EventSourceResponse, ServerSentEvent
+
+from gearflow.errors import GearflowError
+from gearflow.web.guard import Refused
+
+PING: Final = 15
+"""Seconds of silence after which a comment is sent, so that proxies keep the connection."""
+
+MOST_STREAMS: Final = 200
+"""Open streams. Each renders its page every few seconds."""
+
+Parts = Iterable[tuple[str, str]]
+
+
+class LiveStreams:
+    """The streams of events that are open."""
+
+    def __init__(self) -> None:
+        self._open = 0
+
+    def response(self, parts: Callable[[], Awaitable[Parts]], every: float) -> EventSourceResponse:
+        """Send the parts of a page now and when they change.
+
+        Args:
+            parts: Renders the parts, which are names and contents. It raises ``Refused`` if the visitor may
+                not see the page any more.
+            every: Seconds between two looks.
+
+        Raises:
+            Refused: There are too many streams. The page then works as it does without scripts.
+        """
+        if self._open >= MOST_STREAMS:
+            raise Refused(503, "Too many pages follow the servers now.", {"retry-after": "30"})
+        return EventSourceResponse(
+            self._events(parts, every),
+            ping=PING,
+            headers={"cache-control": "no-store", "x-accel-buffering": "no"},
+        )
+
+    async def _events(
+        self, parts: Callable[[], Awaitable[Parts]], every: float
+    ) -> AsyncIterator[ServerSentEvent]:
+        self._open += 1
+        try:
+            sent: dict[str, str] = {}
+            while True:
+                try:
+                    rendered = dict(await parts())
+                except Refused as refused:  # the browser then loads the page, and shows why
+                    yield ServerSentEvent(json.dumps(str(refused)), event="gone")
+                    return
+                except GearflowError as error:  # a server is away, and may come back
+                    yield ServerSentEvent(json.dumps(str(error)), event="fault")
+                    await anyio.sleep(every)
+                    continue
+                changed = {name: html for name, html in rendered.items() if sent.get(name) != html}
+                if changed:
+                    yield ServerSentEvent(json.dumps(changed), event="parts")
+                sent = rendered
+                await anyio.sleep(every)
+        finally:
+            self._open -= 1

@@ -1,0 +1,15 @@
+"""The sections of the dashboard, one module each. A new one needs a line in the list."""
+
+from typing import Final
+
+from gearflow.web.pages import servers
+from gearflow.web.sections import Section
+
+_MODULES: Final = [
+    servers,
+]
+
+SECTIONS: Final[list[Section]] = sorted(
+    (module.section for module in _MODULES), key=lambda section: section.order
+)
+"""All sections in the order of the navigation."""

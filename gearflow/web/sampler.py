@@ -1,0 +1,240 @@
+"""Looks at the servers for all visitors together, and only while there are some.
+
+Nothing runs in the background but one client, which closes after a minute without visitors. A sample that is
+older than ``interval`` is taken again when somebody asks. The interval grows if the servers are so large that
+the looks would cost them more than a small share of their time.
+"""
+
+import asyncio
+import time
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+import anyio
+
+from gearflow.client.client import Client
+from gearflow.client.config import ServerAddress, default_servers, parse_servers
+from gearflow.client.requests import read_answer
+from gearflow.errors import GearflowError
+from gearflow.observe import Activity, FleetView, ServerView, ViewPart, look_all
+from gearflow.protocol.metrics import ALL, METRICS, Metrics, MetricsRequest, MinuteOf
+from gearflow.security.tls import TLS
+from gearflow.web import past
+
+IDLE: Final = 60.0
+"""Seconds without visitors after which the connections are closed."""
+
+SHARE: Final = 0.05
+"""The share of the time that looks may take."""
+
+WINDOW: Final = 60.0
+"""Rates are those of about this time, in seconds."""
+
+WANTED: Final = 10.0
+"""Seconds for which the servers are asked for a part after somebody has looked at it."""
+
+_ALWAYS: Final[tuple[ViewPart, ...]] = ("metrics", "limits")
+
+_HISTORY_AGE: Final = 10.0
+"""Seconds after which a history is asked for again."""
+
+_HISTORIES: Final = 64
+"""Histories that are remembered for that time."""
+
+Minutes: TypeAlias = list[tuple[float, MinuteOf]]
+"""The begin of each minute, and what happened in it."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The servers as they were at one moment. A frozen value."""
+
+    fleet: FleetView
+    at: float
+    """When they were asked (Unix time)."""
+
+    taken: float
+    """The same by the monotonic clock."""
+
+    rates: Mapping[str, Activity]
+    """What happened by function, per second, since the sample that was there about a minute ago. Empty at
+    first."""
+
+    seconds: float = 0
+    """The time to which the rates refer. 0 for the first sample."""
+
+    parts: frozenset[ViewPart] = frozenset()
+    """What the servers were asked for."""
+
+    @property
+    def servers(self) -> tuple[ServerView, ...]:
+        """The servers that answered, each of them once, and then those that did not answer."""
+        return (*self.fleet.distinct, *self.fleet.away)
+
+
+class Sampler:
+    """Takes samples of servers.
+
+    Args:
+        servers: The servers. None means those in GEARMAN_SERVERS.
+        tls: How to use TLS. See ``Client``.
+        token: The token of the servers. See ``Client``.
+        interval: Seconds between two samples.
+
+    Raises:
+        ValueError: An entry is not an address, or a TLS setting cannot be used.
+    """
+
+    def __init__(
+        self,
+        servers: str | Iterable[str | ServerAddress] | None = None,
+        *,
+        tls: TLS | bool | None = None,
+        token: str | None = None,
+        interval: float = 2.0,
+    ) -> None:
+        self._given = default_servers() if servers is None else parse_servers(servers)
+        self._link = _Link(self._given, tls, token)
+        self._interval = interval
+        self._samples: deque[Sample] = deque(maxlen=64)
+        self._wanted: dict[ViewPart, float] = {}
+        self._lock = anyio.Lock()
+        self._cost = 0.0
+        self._own = past.OwnHistory()
+        self._histories: OrderedDict[tuple[str, int], tuple[float, Minutes]] = OrderedDict()
+
+    @property
+    def addresses(self) -> Sequence[str]:
+        """The addresses of the servers, as texts."""
+        return [str(address) for address in self._given]
+
+    async def client(self) -> Client:
+        """The client of all servers."""
+        return await self._link.client()
+
+    async def sample(self, *parts: ViewPart) -> Sample:
+        """The servers as they were a few seconds ago.
+
+        Args:
+            parts: What the views must have. They always have metrics and limits.
+        """
+        now = time.monotonic()
+        self._wanted.update(dict.fromkeys((*_ALWAYS, *parts), now))
+        if not self._is_fresh(parts):
+            async with self._lock:  # those who come meanwhile get the sample of the first one
+                if not self._is_fresh(parts):
+                    self._samples.append(await self._take())
+        return self._samples[-1]
+
+    async def look_again(self) -> None:
+        """Take the next sample at once, because something was done."""
+        self._histories.clear()
+        async with self._lock:
+            self._samples.append(await self._take())
+
+    async def minutes(self, span: float, function: str = ALL) -> Minutes:
+        """The last minutes of a function, or of all of them, over all servers.
+
+        Args:
+            span: How long ago the first of them began, in seconds.
+            function: The function.
+        """
+        now = time.time()
+        key = function, int(span)
+        if (known := self._histories.get(key)) is None or now - known[0] > _HISTORY_AGE:
+            self._histories[key] = now, await self._ask_history(now - span, function)
+            self._histories.move_to_end(key)
+            while len(self._histories) > _HISTORIES:
+                self._histories.popitem(last=False)
+        return self._histories[key][1]
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._link.close()
+
+    def _is_fresh(self, parts: Sequence[ViewPart]) -> bool:
+        if not self._samples:
+            return False
+        last = self._samples[-1]
+        age = max(self._interval, self._cost / SHARE)
+        return time.monotonic() - last.taken < age and last.parts.issuperset(parts)
+
+    async def _take(self) -> Sample:
+        client = await self._link.client()
+        begin, at = time.monotonic(), time.time()
+        parts: frozenset[ViewPart] = frozenset(
+            part for part, wanted in self._wanted.items() if begin - wanted < WANTED
+        )
+        views = await look_all(client, self._given, parts=parts)
+        if any(view.answers for view in views):  # to wait for one that is away costs no server anything
+            self._cost = min(time.monotonic() - begin, 1.0)
+        fleet = FleetView(tuple(views))
+        before = self._before(begin)
+        rates = fleet.activity_since(before.fleet) if before is not None else {}
+        self._own.add(fleet, at)
+        return Sample(fleet, at, begin, rates, begin - before.taken if before is not None else 0.0, parts)
+
+    async def _ask_history(self, since: float, function: str) -> Minutes:
+        fleet = (await self.sample()).fleet
+        client = await self.client()
+        found: list[Minutes] = [self._own.minutes(since, function)]
+
+        async def ask(view: ServerView) -> None:
+            request = MetricsRequest(functions=(function,), since=since)
+            with suppress(GearflowError):
+                data = await client.call_reserved(METRICS, request, server=view.address)
+                answer = read_answer(Metrics, data, METRICS.decode(), view.address)
+                found.append(past.of_function(answer.history, function))
+
+        async with anyio.create_task_group() as questions:
+            for view in fleet.distinct:
+                if view.counted:
+                    questions.start_soon(ask, view)
+        return past.merged(found)
+
+    def _before(self, now: float) -> Sample | None:
+        """The sample that was there about a minute ago, else the oldest one since then."""
+        while self._samples and now - self._samples[0].taken > WINDOW * 1.5:
+            self._samples.popleft()
+        return self._samples[0] if self._samples else None
+
+
+class _Link:
+    """A client that is open while it is used, in a task of its own."""
+
+    def __init__(self, servers: Sequence[ServerAddress], tls: TLS | bool | None, token: str | None) -> None:
+        self._servers, self._tls, self._token = servers, tls, token
+        self._make()  # finds out now whether the settings are valid
+        self._opened: tuple[Client, asyncio.Task[None]] | None = None
+        self._used = 0.0
+
+    async def client(self) -> Client:
+        self._used = time.monotonic()
+        loop = asyncio.get_running_loop()
+        if self._opened is None or self._opened[1].done() or self._opened[1].get_loop() is not loop:
+            client, ready = self._make(), loop.create_future()
+            task = loop.create_task(self._keep(client, ready), name="gearflow web: the client of the servers")
+            self._opened = client, task
+            await ready
+        return self._opened[0]
+
+    def _make(self) -> Client:
+        return Client(self._servers, spread=False, discover=False, tls=self._tls, token=self._token)
+
+    async def close(self) -> None:
+        if self._opened is not None:
+            task = self._opened[1]
+            self._opened = None
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+    async def _keep(self, client: Client, ready: "asyncio.Future[None]") -> None:
+        async with client:
+            ready.set_result(None)
+            while (left := self._used + IDLE - time.monotonic()) > 0:  # noqa: ASYNC110  (time is the event)
+                await asyncio.sleep(left)
+            self._opened = None

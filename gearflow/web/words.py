@@ -1,0 +1,145 @@
+"""Figures, times and names as the pages show them. Templates have these functions as filters."""
+
+import time
+from datetime import UTC, datetime
+from typing import Final
+
+from markupsafe import Markup
+
+_UNITS: Final = (("d", 86400), ("h", 3600), ("min", 60))
+_SIZES: Final = ("B", "KiB", "MiB", "GiB", "TiB")
+
+NOTHING: Final = "\N{EN DASH}"
+"""Stands where there is no figure."""
+
+
+def visible(text: str) -> str:
+    """The text with everything that has no picture of its own escaped, so that names cannot imitate others.
+
+    These are control characters, bytes that are not UTF-8, and characters that turn the direction of text.
+    """
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() or each in "\n\t" else _escape(each) for each in text)
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that is not UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    if character == "\N{ZERO WIDTH JOINER}" or character == "\N{NO-BREAK SPACE}":  # of emoji, and of figures
+        return character
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def finalized(value: object) -> object:
+    """The value as a template shows it. Markup stays as it is."""
+    if value is None:
+        return ""
+    if isinstance(value, str) and not isinstance(value, Markup):
+        return visible(value)
+    return value
+
+
+def number(value: float | None) -> str:
+    """``1,234`` or ``1.5``."""
+    if value is None:
+        return NOTHING
+    if value == int(value) or abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 1 else f"{value:.2g}"
+
+
+def short(value: float | None) -> str:
+    """At most five characters, such as ``12.3k``."""
+    if value is None:
+        return NOTHING
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if abs(value) >= size:
+            scaled = value / (1e3 if unit == "k" else size)
+            return f"{scaled:.0f}{unit}" if scaled >= 100 else f"{scaled:.1f}{unit}"
+    return number(value)
+
+
+def duration(seconds: float | None) -> str:
+    """``340 ms``, ``2.5 s``, ``3 min 20 s``, ``2 h 5 min``."""
+    if seconds is None:
+        return NOTHING
+    if seconds < 0.0005:
+        return "0 s" if seconds <= 0 else "< 1 ms"
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 9.95:
+        return f"{seconds:.1f}".removesuffix(".0") + " s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    for index, (unit, size) in enumerate(_UNITS):
+        if whole >= size:
+            below, smaller = _UNITS[index + 1] if index + 1 < len(_UNITS) else ("s", 1)
+            rest = whole % size // smaller
+            return f"{whole // size} {unit}" + (f" {rest} {below}" if rest else "")
+    raise AssertionError("a minute is the smallest unit")
+
+
+def size(value: float | None) -> str:
+    """``1.5 MiB``."""
+    if value is None:
+        return NOTHING
+    scaled, unit = float(value), _SIZES[0]
+    for unit in _SIZES:  # noqa: B007  (the last one tried)
+        if scaled < 1024:
+            break
+        scaled /= 1024
+    else:
+        scaled *= 1024
+    return f"{scaled:.0f} {unit}" if unit == "B" or scaled >= 100 else f"{scaled:.1f} {unit}"
+
+
+def count(value: float, noun: str, plural: str = "") -> str:
+    """``1 job``, ``2 jobs``."""
+    return f"{value:,.0f} {noun if value == 1 else plural or noun + 's'}"
+
+
+def moment(at: float) -> str:
+    """``2026-11-30 02:20:11 UTC``."""
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def ago(at: float | None, now: float | None = None) -> Markup:
+    """``3 min ago`` or ``in 5 s``, with the time itself for those who point at it."""
+    if at is None:
+        return Markup(NOTHING)
+    passed = (time.time() if now is None else now) - at
+    if abs(passed) < 1:
+        text = "now"
+    else:
+        text = f"{duration(passed)} ago" if passed > 0 else f"in {duration(-passed)}"
+    return when(at, text)
+
+
+def clock(at: float | None) -> Markup:
+    """The time itself. The browser shows it in the visitor's time zone, if it runs scripts."""
+    return Markup(NOTHING) if at is None else when(at, "")
+
+
+def when(at: float, text: str) -> Markup:
+    """An element ``time`` with a text. Without one it has the time itself, in UTC."""
+    iso = datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
+    if not text:
+        return Markup('<time datetime="{0}" data-clock>{1}</time>').format(iso, moment(at))
+    return Markup('<time datetime="{0}" title="{1}">{2}</time>').format(iso, moment(at), text)
+
+
+FILTERS: Final = {
+    "number": number,
+    "short": short,
+    "duration": duration,
+    "size": size,
+    "count": count,
+    "moment": moment,
+    "ago": ago,
+    "clock": clock,
+    "visible": visible,
+}
+"""The filters of templates by name."""

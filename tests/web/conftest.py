@@ -1,0 +1,125 @@
+"""A dashboard that is served to a real browser, and real job servers behind it.
+
+``dashboard(server)`` serves one and gives its URL. ``tab`` is a page of a browser. At its end no error may
+be on its console, and no request may have gone to another host.
+"""
+
+import socket
+import threading
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import uvicorn
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
+
+import gearflow.web
+from gearflow.server import JobServer
+from tests.conftest import missing
+
+CHROMIUM: Final = "/usr/bin/chromium"
+
+QUIET: Final = [
+    "--no-sandbox",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-default-apps",
+    "--disable-dev-shm-usage",
+    "--disable-domain-reliability",
+    "--disable-gpu",
+    "--disable-sync",
+    "--metrics-recording-only",
+    "--no-first-run",
+    "--no-default-browser-check",
+]
+"""Arguments of chromium. Tests run as root, and nothing is to leave the machine."""
+
+expect.set_options(timeout=20_000)
+
+
+@contextmanager
+def served(app: Any, **options: Any) -> Generator[str]:
+    """Serve an ASGI application in a thread of its own. Its URL."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        defaults: dict[str, Any] = {"log_level": "warning", "timeout_graceful_shutdown": 1, "lifespan": "on"}
+        config = uvicorn.Config(app, ws="none", **{**defaults, **options})
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()  # those who connect now wait in the backlog
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[JobServer]:
+    """A job server of this module's own."""
+    with JobServer(port=0) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def dashboard() -> Iterator[Callable[..., str]]:
+    """``dashboard(server, read_only=True)``: the URL of a dashboard for a server. Everybody may operate."""
+    with ExitStack() as stack:
+
+        def serve(*servers: JobServer | str, **options: Any) -> str:
+            addresses = [each if isinstance(each, str) else each.address for each in servers]
+            defaults: dict[str, Any] = {"allow": "operate", "interval": 0.2}
+            app = gearflow.web.app(addresses, **{**defaults, **options})
+            return stack.enter_context(served(app))
+
+        yield serve
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Debian's chromium. The test is skipped if it is not installed."""
+    if not Path(CHROMIUM).exists():
+        missing("chromium is not installed")
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def open_tab(browser: Browser) -> Iterator[Callable[..., Page]]:
+    """``open_tab(java_script_enabled=False)``: a page in a context of its own, which has the options."""
+    contexts: list[BrowserContext] = []
+    faults: list[str] = []
+
+    def note(message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            faults.append(f"{message.type}: {message.text} ({message.location})")
+
+    def open_one(*, quiet: bool = True, **options: Any) -> Page:
+        context = browser.new_context(**options)
+        contexts.append(context)
+        context.set_default_timeout(20_000)
+        tab = context.new_page()
+        if quiet:
+            tab.on("console", note)
+            tab.on("pageerror", lambda error: faults.append(str(error)))
+            tab.on("request", lambda asked: _only_here(asked.url, faults))
+        return tab
+
+    yield open_one
+    for context in contexts:
+        context.close()
+    assert not faults, faults
+
+
+@pytest.fixture
+def tab(open_tab: Callable[..., Page]) -> Page:
+    """A page of a browser."""
+    return open_tab()
+
+
+def _only_here(url: str, faults: list[str]) -> None:
+    if not url.startswith(("http://127.0.0.1:", "http://localhost:", "data:")):
+        faults.append(f"a request to {url}")
