@@ -9,6 +9,7 @@ import math
 import os
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import MAXYEAR, MINYEAR, UTC, datetime
 from enum import StrEnum
 from functools import partial, wraps
@@ -141,6 +142,25 @@ def priority(text: str) -> "Priority":
     except ValueError:
         known = ", ".join(repr(priority.value) for priority in Priority)
         raise typer.BadParameter(f"{text!r} is not one of {known}.") from None
+
+
+@dataclass(frozen=True, slots=True)
+class HttpAddress:
+    """Where a port for HTTP listens."""
+
+    host: str
+    port: int
+
+
+_HTTP_ADDRESS: Final = re.compile(r"(?:\[([^\]\s]+)\]|([^:\s/\[\],]+)):(\d{1,5})", re.ASCII)
+
+
+def http_address(text: str) -> HttpAddress:
+    """Read ``127.0.0.1:9730`` or ``[::1]:9730``."""
+    found = _HTTP_ADDRESS.fullmatch(text)
+    if found is None or int(found[3]) > 65535:
+        raise typer.BadParameter(f"{text!r} is no address to listen on. Write 127.0.0.1:9730 or [::1]:9730")
+    return HttpAddress(found[1] or found[2], int(found[3]))
 
 
 PRIORITIES: Final = "high|normal|low"
@@ -328,6 +348,13 @@ Data: TypeAlias = Annotated[
 Port: TypeAlias = Annotated[
     int, where("--port -p", "The TCP port. 0 takes a free one.", "PORT", min=0, max=65535)
 ]
+
+
+def metrics(env: str | None = "") -> Any:
+    """Declare the option ``--metrics``."""
+    text = "Serve /metrics for Prometheus, /healthz and /readyz at this address."
+    return where("--metrics", text, "HOST:PORT", env=env, parser=http_address)
+
 
 # None of the following has a variable. In an environment that sets it, a command would select other jobs than
 # you expect, or agree to a loss without a question.

@@ -7,24 +7,31 @@ a large file. It needs nothing but the standard library. ``metrics`` may need mo
 ``/readyz`` says whether it is to get work. Anyone who reaches the port can read all three.
 """
 
+import asyncio
 import gzip
 import logging
 import socket
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
-from typing import Any, Final, Self, TypeAlias
+from typing import Any, Final, Self, TypeAlias, TypeVar
 
 from gearflow.runtime.fork import forget_in_children
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 PATIENCE: Final = 10.0
 """Seconds for which a peer may be silent."""
+
+ANSWER: Final = 5.0
+"""Seconds in which an event loop must answer."""
 
 _MOST: Final = 16
 """Connections at a time. For one more, the oldest is closed."""
@@ -254,3 +261,40 @@ class _Handler(BaseHTTPRequestHandler):
 def _hang_up(connection: socket.socket) -> None:
     with suppress(OSError):  # it has ended
         connection.shutdown(socket.SHUT_RDWR)
+
+
+def ask(loop: asyncio.AbstractEventLoop, question: Callable[[], T], patience: float = ANSWER) -> T:
+    """Call something on an event loop, and return what it returns. Raises what it raises.
+
+    Raises:
+        Unavailable: The loop has not answered in time, or has ended.
+    """
+    answer: Future[T] = Future()
+
+    def reply() -> None:
+        if not answer.set_running_or_notify_cancel():
+            return  # nobody waits any more
+        try:
+            answer.set_result(question())
+        except Exception as error:  # noqa: BLE001  (it is raised where the question was asked)
+            answer.set_exception(error)
+
+    try:
+        loop.call_soon_threadsafe(reply)
+    except RuntimeError:
+        raise Unavailable("stopped") from None
+    try:
+        return answer.result(patience)
+    except TimeoutError:
+        if answer.cancel():
+            raise Unavailable(f"the event loop has not answered for {patience:g} s") from None
+        raise  # the question raised it
+
+
+def liveness(loop: asyncio.AbstractEventLoop, patience: float = ANSWER) -> State:
+    """Whether an event loop answers."""
+    try:
+        ask(loop, lambda: None, patience)
+    except Unavailable as error:
+        return State(False, str(error))
+    return State(True, "alive")

@@ -9,7 +9,6 @@ import os
 import select
 import socket
 from collections.abc import AsyncIterator, MutableMapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Self, TypeAlias, get_args
 
@@ -65,6 +64,28 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
+class Measured:
+    """What the worker has counted for a function since its start, as ``FunctionRuns`` has it."""
+
+    function: str
+    running: int
+    outcomes: dict[str, int]
+    buckets: list[int]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Stands:
+    """What the worker has and does now, as ``WorkerState`` has it."""
+
+    concurrency: int
+    held: int
+    overdue: int
+    servers: int
+    connected: int
+
+
+@dataclass(frozen=True, slots=True)
 class Leave:
     """The worker is to leave cold. (SIGTERM has it stop warm.)"""
 
@@ -84,7 +105,9 @@ class Shown:
     """The worker process has written its stacks, as SIGUSR2 asked."""
 
 
-Message: TypeAlias = Launched | Ready | Retiring | Failed | Counts | Leave | Ping | Pong | Shown
+Message: TypeAlias = (
+    Launched | Ready | Retiring | Failed | Counts | Measured | Stands | Leave | Ping | Pong | Shown
+)
 
 _KINDS: Final[dict[str, type[Message]]] = {kind.__name__.lower(): kind for kind in get_args(Message)}
 
@@ -136,13 +159,16 @@ class IpcChannel:
         os.set_inheritable(end.fileno(), False)
         return cls(end)
 
-    def send(self, message: Message) -> None:
-        """Send a message, if the other side can take it at once.
+    def send(self, message: Message) -> bool:
+        """Send a message, if the other side can take it at once. False: it cannot.
 
         A process is not held up if its supervisor is stopped for hours, and reads nothing.
         """
-        with suppress(OSError):
+        try:
             self._socket.send(encode(message), socket.MSG_DONTWAIT)
+        except OSError:
+            return False
+        return True
 
     async def messages(self) -> AsyncIterator[Message]:
         """What the other side sends, until it is gone."""

@@ -11,13 +11,14 @@ every process write its stacks. Signals are handled by the event loop, on which 
 import logging
 import signal
 from collections.abc import AsyncIterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Final, assert_never
 
 import anyio
 from anyio.abc import TaskGroup
 
 from gearflow.errors import StartupFailed
+from gearflow.metrics.worker_counts import FleetCounts, FunctionRuns, WorkerSample, WorkerState
 from gearflow.runtime.process import ProcessEnd
 from gearflow.supervisor import ipc, process_manager
 from gearflow.supervisor.process_manager import PINGS, ProcessManager, Restart
@@ -88,11 +89,22 @@ class Supervisor:
         self._noticed = ""
         self._done = 0  # by processes that have ended
         self._failed = 0
+        self._counts = FleetCounts()
         self._rescheduled = anyio.Event()
         self._finished = anyio.Event()
         self._code = 0
         self._fatal: str | None = None  # why no process can ever start
         self._tasks: TaskGroup
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether a signal stops it."""
+        return self._manager.stopping
+
+    def counts(self) -> WorkerSample:
+        """Return what all processes together have counted, for metrics, as far as they have reported it."""
+        counts = self._counts
+        return WorkerSample(counts.functions(), counts.state, self._manager.serving, self._size, counts.lost)
 
     async def run(self) -> int:
         """Serve until a signal stops it, or a burst is over; the exit code. In the main thread only.
@@ -197,6 +209,11 @@ class Supervisor:
                 case ipc.Counts():
                     process.counts = message
                     self._notify_status()
+                case ipc.Measured():
+                    runs = FunctionRuns(message.running, message.outcomes, message.buckets, message.seconds)
+                    self._counts.counted(number, message.function, runs)
+                case ipc.Stands():
+                    self._counts.stands(number, WorkerState(**asdict(message)))
                 case ipc.Pong():
                     self._manager.answered(number)
                 case ipc.Shown():
@@ -213,6 +230,7 @@ class Supervisor:
         del self._processes[number]
         self._done += process.counts.done
         self._failed += process.counts.failed
+        self._counts.gone(number)
 
     # ----------------------------------------------------------------------------------- what is to be done
 
@@ -321,6 +339,7 @@ class Supervisor:
         self._show(number)
 
     def _log_loss(self, number: int, restart: Restart | None) -> None:
+        self._counts.lost += 1
         if restart is None:
             self._log_end(number, logging.WARNING, "a worker process died; another one is starting")
         elif restart.looping:

@@ -15,6 +15,7 @@ from typing import Final
 import anyio
 
 from gearflow.errors import PayloadInvalid, TaskTimeout
+from gearflow.metrics.worker_counts import RunCounts
 from gearflow.runtime.log_batches import RecordKind
 from gearflow.runtime.log_bursts import BurstLog
 from gearflow.tasks.control_flow import Control, Discard, Snooze
@@ -44,6 +45,12 @@ _EXPECTED: Final = (RunOutcome.DONE, RunOutcome.SNOOZED, RunOutcome.CANCELLED)
 _MOST_KINDS: Final = 1000
 """Kinds of lines that are kept."""
 
+_LABELS: Final = {
+    outcome: "succeeded" if outcome is RunOutcome.DONE else outcome.replace(" ", "_")
+    for outcome in RunOutcome
+}
+"""The words of metrics."""
+
 _FAILURES: Final = (RunOutcome.FAILED, RunOutcome.TIMED_OUT, RunOutcome.INVALID, RunOutcome.DISCARDED)
 
 
@@ -57,6 +64,7 @@ class RunStats:
         self.done = 0
         self.failed = 0  # for good: runs that are retried, snoozed, cancelled or handed on are not
         self.last_end = time.perf_counter()  # of a run; before the first one, of the worker's making
+        self.counts = RunCounts()
         self.log = BurstLog(logger, time.monotonic, self._call_later)
         self._kinds: dict[tuple[str, str, int], RecordKind] = {}  # of lines
         self._counts: tuple[float, Callable[[], None]] | None = None  # the log counts then
@@ -79,6 +87,7 @@ class RunStats:
         self.running.discard(run)
         self.ended += 1
         self.last_end = now
+        self.counts.ended(run.task.name, _LABELS[outcome], now - run.began)
         if outcome is RunOutcome.DONE:
             self.done += 1
         elif outcome in _FAILURES:

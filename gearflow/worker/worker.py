@@ -27,6 +27,7 @@ from anyio.abc import TaskGroup, TaskStatus
 from gearflow.client import Security, ServerAddress, current, parse_servers
 from gearflow.client.discovery import default_discover
 from gearflow.errors import NoServer
+from gearflow.metrics.worker_counts import WorkerSample, WorkerState
 from gearflow.protocol.codec import encode
 from gearflow.protocol.packets import CanDo
 from gearflow.tasks import RunInfo, migration_hints
@@ -107,6 +108,7 @@ class Worker:
         self.settings: WorkerSettings = settings
         self._limits = limits = time_limits or TimeLimits()
         by_function = _by_function(tasks)
+        self._names = tuple(function.decode() for function in by_function)
         servers, token = settings.servers, settings.token
         self._target = current.target().but(
             servers=None if servers is None else parse_servers(servers),
@@ -238,6 +240,11 @@ class Worker:
         return self._stopping.is_set()
 
     @property
+    def is_quiet(self) -> bool:
+        """Whether ``quiet`` was called, and not ``resume`` since."""
+        return self._slots.is_quiet
+
+    @property
     def left(self) -> bool:
         """Whether ``leave`` was called, or a warm stop took longer than ``drain``. The servers then give its
         jobs to others.
@@ -247,6 +254,17 @@ class Worker:
     def runs(self) -> list[RunInfo]:
         """Return a ``RunInfo`` for each running job."""
         return self._runner.runs()
+
+    def counts(self) -> WorkerSample:
+        """Return what the worker has counted since it was made, for metrics."""
+        links = [link for link in self._links if link.counts]
+        servers = {link.address for link in links}
+        away = {link.address for link in links if not link.is_registered}
+        state = WorkerState(
+            self.settings.concurrency, self.held, self.overdue, len(servers), len(servers - away)
+        )
+        running = [run.task.name for run in self._stats.running]
+        return WorkerSample(self._stats.counts.functions(self._names, running), state)
 
     # ------------------------------------------------------------------------------ what it is to do
 

@@ -13,6 +13,7 @@ from gearflow_cli.commands.status import refusal
 from gearflow_cli.errors import CliError, ExitCode, tell
 from gearflow_cli.options import LogLevel, how, where
 from gearflow_cli.process import supervise
+from gearflow_cli.process.metrics import CountsReport, worker_port
 from gearflow_cli.process.restart import restart
 from gearflow_cli.process.signals import Signals, ending_at_once, exit_at_once
 from gearflow_cli.server_queries import addresses_of
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from gearflow.supervisor import Counts, IpcChannel
     from gearflow.tasks.definition import TaskDefinition
     from gearflow.worker import Worker, WorkerOptions
+    from gearflow_cli.options import HttpAddress
 
     AnyTask: TypeAlias = TaskDefinition
 
@@ -160,6 +162,7 @@ def worker(
         float | None,
         where("--check-timeout", "How long --check waits for answers.", "DURATION", default="5s"),
     ] = None,
+    metrics: Annotated[Any, options.metrics()] = None,
     log_level: options.Level = LogLevel.INFO,
     log_json: options.LogJson = False,
 ) -> None:
@@ -194,6 +197,7 @@ def worker(
             watchdog=watchdog,
             burst=burst,
             watched=modules if reload else (),
+            metrics=metrics,
         )
         return
     settings: WorkerOptions = {
@@ -213,7 +217,7 @@ def worker(
     with supervise.reporting(line):
         with ending_at_once():
             tasks = imports.load_served(modules, functions or ())
-        run(tasks, servers, settings, line, watchdog)
+        run(tasks, servers, settings, line, watchdog, metrics=metrics)
 
 
 def run(
@@ -223,6 +227,7 @@ def run(
     line: "IpcChannel | None" = None,
     watchdog: float | None = None,
     hint: str = "",
+    metrics: "HttpAddress | None" = None,
 ) -> None:
     """Run tasks until a signal comes, or a burst is over.
 
@@ -230,6 +235,7 @@ def run(
 
     Args:
         watchdog: Seconds for which the event loop may be blocked when the supervisor is gone.
+        metrics: Where the worker's counts are served. With a supervisor, it gets the counts.
 
     Raises:
         Exit: A task failed in a burst.
@@ -237,7 +243,7 @@ def run(
         StartupFailed, NoServer: As ``Worker.run`` does.
     """
     try:
-        _run(tasks, servers, settings, line, watchdog, hint)
+        _run(tasks, servers, settings, line, watchdog, hint, metrics)
     except (SystemExit, KeyboardInterrupt) as error:  # not in a task, which would fail
         message = f"code on the event loop raised {type(error).__name__}, which ends the worker"
         raise CliError(ExitCode.TASK_FAILED, f"{message}\n{own_lines(error)}") from error
@@ -250,6 +256,7 @@ def _run(
     line: "IpcChannel | None",
     watchdog: float | None,
     hint: str,
+    metrics: "HttpAddress | None",
 ) -> None:
     import asyncio
 
@@ -265,9 +272,11 @@ def _run(
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         if line is None:
             tell(notice)
-            signals, failed = runner.run(_alone(tasks, settings))
+            signals, failed = runner.run(_alone(tasks, settings, metrics))
         else:
-            signals, failed = runner.run(_supervised(tasks, settings, line, watchdog, notice))
+            signals, failed = runner.run(
+                _supervised(tasks, settings, line, watchdog, notice, reports=metrics is not None)
+            )
         # Not through the interpreter's exit, which would wait for the threads of tasks.
         if signals.again:
             restart(quiet=signals.is_quiet)
@@ -278,7 +287,9 @@ def _run(
         raise typer.Exit(ExitCode.TASK_FAILED)
 
 
-async def _alone(tasks: "Sequence[AnyTask]", settings: "WorkerOptions") -> tuple[Signals, int]:
+async def _alone(
+    tasks: "Sequence[AnyTask]", settings: "WorkerOptions", metrics: "HttpAddress | None"
+) -> tuple[Signals, int]:
     """Run a worker without a supervisor. Notifies systemd, if it is there."""
     from gearflow.supervisor import Notifier
     from gearflow.worker import Worker
@@ -287,7 +298,8 @@ async def _alone(tasks: "Sequence[AnyTask]", settings: "WorkerOptions") -> tuple
     worker = Worker(tasks, None, **settings)
     with Signals(worker, notifier=notifier) as signals:
         inform = partial(_inform, worker, notifier.ready, lambda counts: notifier.status(str(counts)))
-        await _beside(partial(_live, worker, _WhenStarted()), inform, notifier.keep_alive)
+        async with worker_port(metrics, worker):
+            await _beside(partial(_live, worker, _WhenStarted()), inform, notifier.keep_alive)
     return signals, worker.failed
 
 
@@ -297,8 +309,10 @@ async def _supervised(
     line: "IpcChannel",
     watchdog: float | None,
     notice: str,
+    *,
+    reports: bool,
 ) -> tuple[Signals, int]:
-    """Run a worker that has a supervisor."""
+    """Run a worker that has a supervisor, and reports its counts to it for metrics."""
     from gearflow.supervisor import Launched, Leave, Ping, Pong, Ready, Retiring
     from gearflow.worker import Worker
 
@@ -314,7 +328,7 @@ async def _supervised(
 
         inform = partial(_inform, worker, partial(line.send, Ready(notice)), line.send)
         live = partial(_live, worker, _WhenStarted(partial(line.send, Launched())))
-        await _beside(live, inform, listen)
+        await _beside(live, inform, listen, *([CountsReport(worker, line).keep] if reports else []))
     return signals, worker.failed
 
 

@@ -9,11 +9,13 @@ import typer
 
 from gearflow_cli.errors import CliError, ExitCode, explain
 from gearflow_cli.process import reload
+from gearflow_cli.process.metrics import supervisor_port
 from gearflow_cli.process.restart import command
 from gearflow_cli.process.signals import end_at_once
 
 if TYPE_CHECKING:
     from gearflow.supervisor import IpcChannel
+    from gearflow_cli.options import HttpAddress
 
 
 def processes(text: str) -> int:
@@ -39,15 +41,17 @@ def run(
     watchdog: float | None = None,
     burst: bool = False,
     watched: Sequence[str],
+    metrics: "HttpAddress | None" = None,
 ) -> None:
     """Run processes with this command until a signal comes, or a burst is over.
 
     Args:
         watched: Modules. When one of their files changes, new processes load it.
+        metrics: Where the sums over all processes are served.
 
     Raises:
         Exit: A run was cut off, or a task failed in a burst.
-        CliError: The workers cannot start, or files cannot be watched.
+        CliError: The workers cannot start, files cannot be watched, or ``metrics`` cannot be served.
     """
     end_at_once()
     import anyio
@@ -64,8 +68,13 @@ def run(
         changes=reload.changes(watched) if watched else None,
         notifier=Notifier.of(os.environ),
     )
+
+    async def serve() -> int:
+        async with supervisor_port(metrics, supervisor):
+            return await supervisor.run()
+
     try:
-        code = anyio.run(supervisor.run)
+        code = anyio.run(serve)
     except StartupFailed as error:
         raise CliError(ExitCode.MISCONFIGURED, str(error)) from None
     if code:
