@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from gearflow.client import connect
 from gearflow.errors import TaskFailed
+from gearflow.metrics.exporter import worker_families
 from gearflow.metrics.families import LabelCap
 from gearflow.metrics.worker_counts import FleetCounts, FunctionRuns, RunCounts, WorkerSample, WorkerState
-from gearflow.metrics.worker_exporter import worker_families
 from gearflow.protocol.metrics import BUCKETS, bucket_end
 from gearflow.server import JobServer
 from gearflow.tasks import Retry, task
@@ -46,6 +46,7 @@ begun, release = anyio.Event(), anyio.Event()
 async def test_each_run_is_counted_once_by_how_it_ends() -> None:
     global begun, release
     begun, release = anyio.Event(), anyio.Event()
+    page = ""
     with anyio.fail_after(20):
         async with (
             JobServer(port=0) as server,

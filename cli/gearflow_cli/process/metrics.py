@@ -103,9 +103,9 @@ async def _port(
         return
     loop = asyncio.get_running_loop()
     require()
+    from gearflow.metrics.exporter import worker_families
     from gearflow.metrics.families import LabelCap
     from gearflow.metrics.http import ask, liveness
-    from gearflow.metrics.worker_exporter import worker_families
 
     cap = LabelCap()
     with open_port(
