@@ -37,6 +37,7 @@ from gearflow.broker.lifecycle import LONG_HASH, WARNINGS, Lifecycle
 from gearflow.broker.limits import Rejected, SizeLimits
 from gearflow.broker.ownership import Ownership
 from gearflow.broker.parser import Body, Handler, PacketParser, handle_of, integer, name_in, split
+from gearflow.broker.redaction import Redaction
 from gearflow.broker.rules import Rules
 from gearflow.broker.schedules import Scheduler
 from gearflow.broker.session import Session
@@ -148,6 +149,7 @@ class Broker:
             FarJobs(core, streams),
             self.schedules,
             self.rules,
+            Redaction(core.settings),
         )
         self._calls = ServerCalls(parts)
         self._timers = core.timers.heap

@@ -11,6 +11,7 @@ from gearflow.broker.job import JobTable, QueuedJob
 from gearflow.broker.journal import Journal
 from gearflow.broker.limiter import Limiter
 from gearflow.broker.limits import SizeLimits
+from gearflow.broker.live_numbers import LiveNumbers
 from gearflow.broker.outgoing import Outgoing
 from gearflow.broker.recent_ends import RecentEnds
 from gearflow.broker.session import Session
@@ -66,6 +67,7 @@ class Core:
         self.outgoing = Outgoing(self.clock)
         self.journal = Journal(store)
         self.handles = Handles(handle_prefix, self.journal)
+        self.live = LiveNumbers(self.jobs, self.handles)
         self.limiter = Limiter(self.clock, self.turns, self.sessions, self.journal, self.outgoing)
         self.recent_ends = RecentEnds() if self.journal.shared else None
         self.timers = TimerQueue()

@@ -107,6 +107,15 @@ class Handles:
         else:
             self._journal.add_failed(Reserved(below), partial(self._decided, below))
 
+    def given(self) -> dict[int, int]:
+        """The last number that was given of each lot. A server alone has one lot, 0."""
+        if not self.is_shared:
+            return {0: self.last}
+        given = {**self._fresh, PRIVATE: self._private}
+        if self._lot != PRIVATE:
+            given[self._lot] = self.last
+        return given
+
     def handle(self, number: int) -> bytes:
         """The handle of the job of that number."""
         return b"%b%d" % (self.prefix, number)

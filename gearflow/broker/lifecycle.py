@@ -233,6 +233,7 @@ class Lifecycle:
         if parts is not None:
             self._streams.restored(job, parts)
         self._core.jobs.add(job)
+        self._core.live.returned(job.number)
         self.begin(job)
 
     def restore(self, stored: StoredJob, parts: StoredParts | None = None) -> None:

@@ -98,8 +98,8 @@ class LocalPort:
                 return store.latest(function, unique)
             case HeadOf(number):
                 return store.head(number)
-            case DeadOf(function, after, limit):
-                return store.dead(function, after, limit)
+            case DeadOf(function, after, limit, descending):
+                return store.dead(function, after, limit, descending)
             case WholeRecordOf():
                 steps = self.read(question)
                 while True:

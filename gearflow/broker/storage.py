@@ -315,12 +315,14 @@ class LatestOf(NamedTuple):
 class DeadOf(NamedTuple):
     """Dead letters of a function, or of all, with a number above ``after``: the first so many.
 
-    The answer is a sequence of ``JobRecord`` and ``DamagedEntry``. A large body is its length.
+    The answer is a sequence of ``JobRecord`` and ``DamagedEntry``. A large body is its length. In descending
+    order the numbers are below ``after``. 0 then stands for a number above all others.
     """
 
     function: bytes | None
     after: int
     limit: int
+    descending: bool = False
 
 
 class PartsOf(NamedTuple):
@@ -492,10 +494,13 @@ class Store(Protocol):
         """What became of the last job of that unique that ended, as ``ended``."""
         ...
 
-    def dead(self, function: bytes | None, after: int, limit: int) -> Sequence[JobRecord | DamagedEntry]:
+    def dead(
+        self, function: bytes | None, after: int, limit: int, descending: bool = False
+    ) -> Sequence[JobRecord | DamagedEntry]:
         """Dead letters of a function, or of all, with a number above ``after``: the first so many.
 
-        A large body is its length. One whose record is damaged is there as its error.
+        In descending order the numbers are below ``after``, if it is not 0. A large body is its length.
+        One whose record is damaged is there as its error.
 
         Raises:
             StoreError: They cannot be read.

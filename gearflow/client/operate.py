@@ -1,4 +1,4 @@
-"""Operations on gearflow's own server: dead letters, limits, policies, paused functions, the list of workers.
+"""Operations on gearflow's own server: jobs, dead letters, limits, policies, paused functions, workers.
 
 Each function asks the server that a submission would go to, unless you name one. Code without an event loop
 calls them through ``SyncClient.run``, as in ``client.run(lambda client: dead_letters(client))``.
@@ -17,6 +17,7 @@ from gearflow.client.client import Client
 from gearflow.client.config import ServerAddress
 from gearflow.client.requests import read_answer
 from gearflow.protocol.group_info import GROUP, GroupInfo, GroupRequest
+from gearflow.protocol.jobs import JOBS, JobFilter, JobPage, JobsRequest
 from gearflow.protocol.limits import (
     LIMIT,
     LIMITS,
@@ -127,6 +128,36 @@ async def purge(client: Client, function: str, *, server: ServerAddress | str | 
         server: The server to ask. By default the one that a submission would go to.
     """
     return (await _ask(client, PURGE, PurgeRequest(function=function), Done, server)).jobs
+
+
+async def jobs(
+    client: Client,
+    select: JobFilter | None = None,
+    *,
+    after: str = "",
+    limit: int = 100,
+    payload: int = 0,
+    server: ServerAddress | str | None = None,
+) -> JobPage:
+    """Return a page of the jobs that a filter selects.
+
+    First come the running, waiting and delayed jobs in the order of their numbers. Then come those that have
+    ended, the last one first.
+
+    Args:
+        client: The client that makes the call.
+        select: The filter. None selects all jobs.
+        after: ``next`` of the page before. A page without ``next`` is the last one.
+        limit: The largest number of jobs (up to 1,000). A page may have fewer, or none, and have a ``next``.
+        payload: Up to so many bytes (up to 65,536) of each payload are returned as text.
+        server: The server to ask. By default the one that a submission would go to.
+
+    Raises:
+        ServerError: ``after`` is no ``next`` of a page.
+    """
+    chosen = {} if select is None else select.model_dump(exclude_defaults=True)
+    request = JobsRequest(**chosen, after=after, limit=limit, payload=payload)
+    return await _ask(client, JOBS, request, JobPage, server)
 
 
 async def dead_letters(

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 import sys
-from bisect import bisect_left, bisect_right, insort
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Generator, Iterator, Sequence
 from heapq import heapify, heappop, heappush
@@ -24,6 +24,7 @@ from itertools import accumulate, islice
 from typing import Final
 
 from gearflow.broker.parser import Body
+from gearflow.broker.sorted_numbers import SortedNumbers
 from gearflow.broker.storage import (
     Change,
     Contents,
@@ -47,9 +48,6 @@ from gearflow.errors import StoreError
 from gearflow.stores.sqlite.rows import OVERHEAD, PART_OVERHEAD
 
 FOREVER: Final = 1 << 60  # seconds; stands for an expiry of ``inf``
-
-_LONGEST: Final = 2000
-"""Numbers in a list of ``SortedNumbers``."""
 
 
 class MemoryStore:
@@ -138,9 +136,14 @@ class MemoryStore:
         records = self._uniques.get(function, {}).get(unique)
         return next(reversed(records.values())) if isinstance(records, OrderedDict) else records
 
-    def dead(self, function: bytes | None, after: int, limit: int) -> list[JobRecord]:
+    def dead(
+        self, function: bytes | None, after: int, limit: int, descending: bool = False
+    ) -> list[JobRecord]:
         numbers = self._dead.get(function)
-        return [self._records[number] for number in islice(numbers.after(after), limit)] if numbers else []
+        if not numbers:
+            return []
+        found = numbers.before(after or sys.maxsize) if descending else numbers.after(after)
+        return [self._records[number] for number in islice(found, limit)]
 
     def parts(self, number: int, after: int, limit_bytes: int, limit: int = 64) -> list[tuple[int, Body]]:
         found: list[tuple[int, Body]] = []
@@ -400,50 +403,6 @@ class _Stream:
         del self.parts[:count]
         self.kept -= size
         return size
-
-
-class SortedNumbers:
-    """Numbers in their order, in lists that are short enough to be changed in the middle."""
-
-    def __init__(self) -> None:
-        self._lists: list[list[int]] = []
-        self._last: list[int] = []  # of each list
-
-    def __bool__(self) -> bool:
-        return bool(self._lists)
-
-    def add(self, number: int) -> None:
-        """Add a number that is not there."""
-        place = min(bisect_left(self._last, number), len(self._last) - 1)
-        if place < 0:
-            self._lists.append([number])
-            self._last.append(number)
-            return
-        numbers = self._lists[place]
-        insort(numbers, number)
-        if len(numbers) > _LONGEST:
-            half = len(numbers) // 2
-            self._lists[place : place + 1] = numbers[:half], numbers[half:]
-            self._last[place : place + 1] = numbers[half - 1], numbers[-1]
-        else:
-            self._last[place] = numbers[-1]
-
-    def remove(self, number: int) -> None:
-        """Remove a number that is there."""
-        place = bisect_left(self._last, number)
-        numbers = self._lists[place]
-        del numbers[bisect_left(numbers, number)]
-        if numbers:
-            self._last[place] = numbers[-1]
-        else:
-            del self._lists[place], self._last[place]
-
-    def after(self, number: int) -> Iterator[int]:
-        """The numbers that are larger."""
-        place = bisect_right(self._last, number)
-        for index in range(place, len(self._lists)):
-            numbers = self._lists[index]
-            yield from islice(numbers, bisect_right(numbers, number), None)
 
 
 def _add_another(uniques: dict[bytes, JobRecord | OrderedDict[int, JobRecord]], record: JobRecord) -> None:

@@ -43,8 +43,11 @@ class SlowDisk(Disk):
     def latest(self, function: bytes, unique: bytes) -> JobRecord | None:
         return _without_body(super().latest(function, unique))
 
-    def dead(self, function: bytes | None, after: int, limit: int) -> list[JobRecord]:
-        return [record for each in super().dead(function, after, limit) if (record := _without_body(each))]
+    def dead(
+        self, function: bytes | None, after: int, limit: int, descending: bool = False
+    ) -> list[JobRecord]:
+        letters = super().dead(function, after, limit, descending)
+        return [record for each in letters if (record := _without_body(each))]
 
     def fetch_result(self, number: int) -> Generator[None, None, JobRecord | None]:
         for _ in range(3):

@@ -6,8 +6,18 @@ from collections.abc import Callable
 import pytest
 
 from gearflow.client import Client, JobFailed, SyncClient
-from gearflow.client.operate import dead_letter, dead_letters, pause, purge, purge_dead, replay, server_info
-from gearflow.errors import UnknownJob, UnsupportedByServer
+from gearflow.client.operate import (
+    dead_letter,
+    dead_letters,
+    jobs,
+    pause,
+    purge,
+    purge_dead,
+    replay,
+    server_info,
+)
+from gearflow.errors import ServerError, UnknownJob, UnsupportedByServer
+from gearflow.protocol.jobs import JobFilter
 from tests.client.conftest import Working
 from tests.client.test_client import as_told
 
@@ -43,6 +53,23 @@ async def test_dead_letters_can_be_read_replayed_and_purged(
         with pytest.raises(UnknownJob):
             await replay(client, str(handles[1]))
         assert await purge_dead(client, function=function) == 0
+
+
+async def test_jobs_are_listed_page_by_page(bundled: str, function: str) -> None:
+    async with Client([bundled]) as client:
+        handles = [str(await client.submit_background(function, b"%d" % n)) for n in range(3)]
+        select = JobFilter(function=function, states=("waiting", "dead"))
+        first = await jobs(client, select, limit=2, payload=10)
+        rest = await jobs(client, select, limit=2, after=first.next)
+        assert [(each.job.handle, each.payload) for each in first.jobs] == [
+            (handles[0], "0"),
+            (handles[1], "1"),
+        ]
+        assert [each.job.handle for each in rest.jobs] == handles[2:]
+        assert rest.next == ""
+        assert handles[0] in {each.job.handle for each in (await jobs(client, limit=1000)).jobs}
+        with pytest.raises(ServerError, match="no next of a page"):
+            await jobs(client, after="?")
 
 
 async def test_waiting_jobs_can_be_held_back_and_purged(bundled: str, function: str) -> None:

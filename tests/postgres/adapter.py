@@ -187,8 +187,10 @@ class SyncStore:
     def latest(self, function: bytes, unique: bytes) -> JobRecord | None:
         return _record(self.ask(LatestOf(function, unique)))
 
-    def dead(self, function: bytes | None, after: int, limit: int) -> Sequence[JobRecord | DamagedEntry]:
-        answer: Any = self.ask(DeadOf(function, after, limit))
+    def dead(
+        self, function: bytes | None, after: int, limit: int, descending: bool = False
+    ) -> Sequence[JobRecord | DamagedEntry]:
+        answer: Any = self.ask(DeadOf(function, after, limit, descending))
         found: list[JobRecord | DamagedEntry] = answer
         return found
 

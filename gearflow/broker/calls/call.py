@@ -38,6 +38,7 @@ from gearflow.broker.job import HIGH, LOW, NORMAL, QueuedJob
 from gearflow.broker.lifecycle import Lifecycle
 from gearflow.broker.parser import Body
 from gearflow.broker.parts import PartLog
+from gearflow.broker.redaction import Redaction
 from gearflow.broker.rules import Rules
 from gearflow.broker.schedules import Scheduler
 from gearflow.broker.session import Session
@@ -192,6 +193,7 @@ class BrokerParts:
     far: FarJobs
     schedules: Scheduler
     rules: Rules
+    redaction: Redaction
 
     def ask(self, question: Question) -> Generator[Wait, Any, Any]:
         """Ask the store. Raises StoreError, and CallFailed if there is no store."""

@@ -25,6 +25,8 @@ from gearflow.broker.calls.call import (
 )
 from gearflow.broker.calls.dead_letters import DeadLetterCalls
 from gearflow.broker.calls.edit import EditCalls
+from gearflow.broker.calls.job_search import JobSearch
+from gearflow.broker.calls.jobs import JobListCalls
 from gearflow.broker.calls.limits import LimitCalls
 from gearflow.broker.calls.operations import OperationCalls
 from gearflow.broker.calls.results import ResultCalls
@@ -43,6 +45,7 @@ from gearflow.protocol import server_calls as api
 from gearflow.protocol.constants import HEADER, RES, PacketType
 from gearflow.protocol.group_info import GROUP
 from gearflow.protocol.job_edits import EDIT
+from gearflow.protocol.jobs import JOBS
 from gearflow.protocol.limits import LIMIT, LIMITS, POLICY
 from gearflow.protocol.schedules import SCHEDULE, SCHEDULES
 
@@ -63,6 +66,8 @@ class ServerCalls:
         results, operations, streams = ResultCalls(parts), OperationCalls(parts), StreamCalls(parts)
         limits = LimitCalls(parts)
         letters = self._letters = DeadLetterCalls(parts, results)
+        search = JobSearch(parts, results)
+        lists = JobListCalls(parts, results, search)
         self._edits = EditCalls(parts)
         self._functions: dict[bytes, Callable[[ServerCall], Steps | api.Message | None]] = {
             api.AUTH: operations.auth,
@@ -88,6 +93,7 @@ class ServerCalls:
             LIMIT: limits.limit,
             LIMITS: limits.limits,
             POLICY: limits.policy,
+            JOBS: lists.jobs,
         }
         results.functions = (*self._functions, api.SUBMIT)
 

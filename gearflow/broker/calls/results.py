@@ -94,7 +94,7 @@ class ResultCalls:
             yield self._parts.known(name.handle, name.function, name.unique)
             job = self._parts.live_job(name)
             if job is not None:
-                return self._job_info(job)
+                return self.job_info(job)
             try:
                 record = yield from self._parts.record(name)
             except DamagedEntry as error:
@@ -147,7 +147,8 @@ class ResultCalls:
         self._listing = None
         yield
 
-    def _job_info(self, job: QueuedJob) -> api.JobInfo:
+    def job_info(self, job: QueuedJob) -> api.JobInfo:
+        """Describe a job that has not ended."""
         offset = self._parts.core.clock.offset
         details = job.details or JobDetails()
         running = job.state is JobState.RUNNING
@@ -246,6 +247,17 @@ class ResultCalls:
             size=size_of(record.body),
             damage=core.damaged.get(record.number),
         )
+
+    def error_of(self, record: JobRecord | DamagedEntry) -> tuple[str, str]:
+        """The type of the error with which a job ended, or a word for it, and its message."""
+        if isinstance(record, DamagedEntry):
+            return "Damaged", str(record)
+        if record.outcome < JobOutcome.FAILED:
+            return "", ""
+        failure = _failure(record)
+        if failure is None:
+            return "WORK_FAIL", ""
+        return failure.type or "WORK_EXCEPTION", failure.message
 
     def is_dead(self, record: JobRecord | DamagedEntry) -> Generator[Wait, Any, bool]:
         """Whether the job is a dead letter. Reports a payload that is damaged, if it is not large."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -48,8 +49,9 @@ class QuestionReader:
         self._latest = (
             f"{record} WHERE token = $1 AND function = $2 AND uniq = $3 ORDER BY ended DESC LIMIT 1"
         )
-        self._all_dead = f"{record} WHERE dead AND number > $1 ORDER BY number LIMIT $2"
-        self._dead = f"{record} WHERE dead AND number > $1 AND function = $3 ORDER BY number LIMIT $2"
+        up, down = "number > $1 ORDER BY number LIMIT $2", "number < $1 ORDER BY number DESC LIMIT $2"
+        self._dead = [f"{record} WHERE dead AND {which}" for which in (up, down)]
+        self._dead_of = [f"{record} WHERE dead AND function = $3 AND {which}" for which in (up, down)]
         self._pieces = (
             f"SELECT place, bytes FROM {schema}.pieces WHERE pieces = $1 AND place > $2 "
             f"ORDER BY place LIMIT {_PIECES}"
@@ -93,10 +95,12 @@ class QuestionReader:
             return Query(self._latest, types, (token, *question)), _record
         if isinstance(question, DeadOf):
             kinds = (arrays.BIGINT, arrays.INT)
-            params = (bigint(question.after), integer(question.limit))
+            after = question.after or (sys.maxsize if question.descending else 0)
+            params = (bigint(after), integer(question.limit))
             if question.function is None:
-                return Query(self._all_dead, kinds, params), _records
-            return Query(self._dead, (*kinds, arrays.BYTEA), (*params, question.function)), _records
+                return Query(self._dead[question.descending], kinds, params), _records
+            sql = self._dead_of[question.descending]
+            return Query(sql, (*kinds, arrays.BYTEA), (*params, question.function)), _records
         return self._ask_parts(question)
 
     def _ask_parts(self, question: PartsOf) -> tuple[Query, Callable[[Rows], Answer]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import sys
 from collections.abc import Generator, Iterator
 from typing import Final, NamedTuple, TypeVar, cast
 from zlib import crc32
@@ -112,14 +113,14 @@ class Reader:
         )
         return row[0], function, unique
 
-    def dead(self, function: bytes | None, after: int) -> Iterator[tuple[int, int]]:
+    def dead(self, function: bytes | None, after: int, descending: bool = False) -> Iterator[tuple[int, int]]:
         """The numbers and places of dead letters, from the index alone. A few may be of other functions."""
-        which, values = "records_letter WHERE", [after]
+        range_ = "number < ? ORDER BY number DESC" if descending else "number > ? ORDER BY number"
+        which, values = "records_letter WHERE", [after or sys.maxsize if descending else after]
         if function is not None:
-            which, values = "records_dead WHERE dead = ? AND", [dead_letter_token(function), after]
+            which, values = "records_dead WHERE dead = ? AND", [dead_letter_token(function), *values]
         return self.connection.execute(
-            f"SELECT number, place FROM records INDEXED BY {which} dead > 0 AND number > ? ORDER BY number",
-            values,
+            f"SELECT number, place FROM records INDEXED BY {which} dead > 0 AND {range_}", values
         )
 
     def paused(self) -> tuple[bytes, ...]:

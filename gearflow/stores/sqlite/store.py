@@ -313,10 +313,12 @@ class SqliteStore:
                 return record
         return None
 
-    def dead(self, function: bytes | None, after: int, limit: int) -> list[JobRecord | DamagedEntry]:
+    def dead(
+        self, function: bytes | None, after: int, limit: int, descending: bool = False
+    ) -> list[JobRecord | DamagedEntry]:
         letters: list[JobRecord | DamagedEntry] = []
         with self._reading() as tables:
-            for number, place in tables.dead(function, after):
+            for number, place in tables.dead(function, after, descending):
                 try:
                     record = self._record_at(place, number)
                 except DamagedEntry as error:

@@ -1,0 +1,339 @@
+"""Finds the jobs that a filter selects: live ones in the server, and ended ones in the store."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Generator, Sequence
+from typing import Any, Final, NamedTuple
+
+from gearflow.broker.calls.call import TURN, BrokerParts, Wait
+from gearflow.broker.calls.results import ResultCalls
+from gearflow.broker.functions import FunctionQueue
+from gearflow.broker.job import JobState, QueuedJob
+from gearflow.broker.parser import Body
+from gearflow.broker.storage import DamagedEntry, DeadOf, HeadOf, JobOf, JobOutcome, JobRecord, StoredJob
+from gearflow.errors import StoreError
+from gearflow.protocol.jobs import ENDED, LIVE, JobFilter, ListedState
+
+_SLICE: Final = 200
+"""Jobs that are looked at before others get their turn."""
+
+_FEW: Final = 2000
+"""Jobs of the wanted states up to which all of them are gathered, instead of all jobs being looked at."""
+
+_SEARCHED: Final = 1 << 16
+"""Bytes of a payload or an error that are searched."""
+
+LOOKS: Final = 200_000
+"""Looks at jobs for a page: some tens of milliseconds. To search a text costs more than one look."""
+
+_FETCHED: Final = 200
+"""Looks that it costs to read a payload from the store."""
+
+_LISTED: Final[dict[JobState, ListedState]] = {
+    JobState.DELAYED: "delayed",
+    JobState.WAITING: "waiting",
+    JobState.RUNNING: "running",
+}
+
+_ENDED: Final[dict[JobOutcome, ListedState]] = {
+    JobOutcome.COMPLETED: "succeeded",
+    JobOutcome.CANCELLED: "cancelled",
+}
+
+
+class Looks:
+    """How many looks at jobs a call may take. None means any number."""
+
+    def __init__(self, limit: int | None) -> None:
+        self._left = limit
+
+    def take(self, count: int = 1) -> None:
+        """So many were taken."""
+        if self._left is not None:
+            self._left -= count
+
+    @property
+    def are_over(self) -> bool:
+        """Whether none is left."""
+        return self._left is not None and self._left <= 0
+
+
+class LiveFound(NamedTuple):
+    """Live jobs that were found, by number, and where to go on. None: these are all."""
+
+    numbers: list[int]
+    next: int | None
+
+
+class EndedJob(NamedTuple):
+    """A job that has ended."""
+
+    record: JobRecord | DamagedEntry
+    listed: ListedState
+
+
+class LettersFound(NamedTuple):
+    """Dead letters that were found, and where to go on. None: these are all."""
+
+    letters: list[EndedJob]
+    next: int | None
+
+
+class JobSelection:
+    """A filter as the server uses it."""
+
+    def __init__(self, request: JobFilter) -> None:
+        states = set(request.states or (*LIVE, *ENDED))
+        self.function = request.function.encode() if request.function is not None else None
+        self.error = request.error
+        self.text = request.text.casefold() if request.text else ""
+        self.since, self.until = request.since, request.until
+        self.live = {state for state, listed in _LISTED.items() if listed in states}
+        if request.error is not None:
+            self.live.clear()
+        self.ended = states.intersection(ENDED)
+
+    def has_time(self, time: float) -> bool:
+        """Whether a time is within those that are selected."""
+        return (self.since is None or self.since <= time) and (self.until is None or time < self.until)
+
+    def has_state(self, record: JobRecord | DamagedEntry, *, dead: bool) -> ListedState | None:
+        """The state by which an ended job is listed, if it is selected."""
+        if dead:
+            is_expired = isinstance(record, JobRecord) and record.outcome is JobOutcome.EXPIRED
+            if is_expired and "expired" in self.ended:
+                return "expired"
+            return "dead" if "dead" in self.ended else None
+        listed = _ENDED.get(record.outcome, "failed") if isinstance(record, JobRecord) else "failed"
+        return listed if listed in self.ended else None
+
+
+class JobSearch:
+    """Searches. Owns nothing."""
+
+    def __init__(self, parts: BrokerParts, results: ResultCalls) -> None:
+        self._parts = parts
+        self._core = parts.core
+        self._results = results
+
+    # ------------------------------------------------------------------------------------- live jobs
+
+    def live(
+        self, selection: JobSelection, after: int = 0, limit: int | None = None, looks: int | None = None
+    ) -> Generator[Wait, Any, LiveFound]:
+        """The live jobs that are selected, in the order of their numbers.
+
+        Args:
+            selection: The filter.
+            after: A number. The jobs have larger ones.
+            limit: So many jobs at most.
+            looks: So many looks at most.
+        """
+        found: list[int] = []
+        if not selection.live:
+            return LiveFound(found, None)
+        some, budget = (yield from self._few(selection)), Looks(looks)
+        if some is None:
+            yield from self._update()
+        by_number = self._core.jobs.by_number
+        while True:
+            if some is None:
+                numbers = self._core.live.some_after(after, _SLICE)
+            else:
+                start = bisect_right(some, after)
+                numbers = some[start : start + _SLICE]
+            if not numbers:
+                return LiveFound(found, None)
+            for after in numbers:
+                job = by_number.get(after)
+                budget.take()
+                if job is None:
+                    self._core.live.forget(after)
+                elif self._is_selected(selection, job) and (
+                    not selection.text or (yield from self._has_text(selection, job, budget))
+                ):
+                    found.append(after)
+                if len(found) == limit or budget.are_over:
+                    return LiveFound(found, after)
+            yield TURN
+
+    def find_live(self, selection: JobSelection, number: int) -> QueuedJob | None:
+        """The live job of a number, if it is selected still. A text is not searched for again."""
+        job = self._core.jobs.by_number.get(number)
+        return job if job is not None and self._is_selected(selection, job) else None
+
+    def _update(self) -> Generator[Wait, Any, None]:
+        for _ in self._core.live.update():
+            yield TURN
+
+    def _is_selected(self, selection: JobSelection, job: QueuedJob) -> bool:
+        if job.state not in selection.live or job.cancelled:
+            return False
+        if selection.function is not None and job.function.name != selection.function:
+            return False
+        return selection.has_time(job.submitted + self._core.clock.offset)
+
+    def _few(self, selection: JobSelection) -> Generator[Wait, Any, list[int] | None]:
+        """The numbers of all jobs that may be selected, if these are few among many."""
+        core, wanted = self._core, selection.live
+        waiting, delayed = JobState.WAITING in wanted, JobState.DELAYED in wanted
+        if selection.function is not None:
+            function = core.functions.by_name.get(selection.function)
+            functions = [function] if function is not None else []
+        elif waiting and delayed and JobState.RUNNING in wanted:
+            return None
+        else:
+            functions = list(core.functions.by_name.values())
+        count, some = 0, list[FunctionQueue]()
+        for place, function in enumerate(functions):
+            queued = (function.all_waiting if waiting else 0) + len(function.delayed)
+            if queued and (waiting or delayed):
+                some.append(function)
+                count += queued
+            count += function.running if JobState.RUNNING in wanted else 0
+            if count > _FEW:
+                return None
+            if not place % _SLICE:
+                yield TURN
+        numbers: list[int] = []
+        for function in some:
+            numbers += [job.number for job in (function.waiting_jobs() if waiting else function.delayed)]
+            yield TURN
+        if JobState.RUNNING in wanted:
+            for session in list(core.sessions):
+                numbers += [job.number for job in session.running.values()]
+                yield TURN
+        return sorted(numbers)
+
+    # --------------------------------------------------------------------------------- dead letters
+
+    def letters(
+        self,
+        selection: JobSelection,
+        before: int | None = None,
+        limit: int | None = None,
+        looks: int | None = None,
+    ) -> Generator[Wait, Any, LettersFound]:
+        """The dead letters that are selected, the last number first.
+
+        Args:
+            selection: The filter.
+            before: A number. The letters have smaller ones.
+            limit: So many letters at most.
+            looks: So many looks at most.
+
+        Raises:
+            StoreError: The store cannot be read.
+        """
+        found: list[EndedJob] = []
+        if not selection.ended & {"dead", "expired"} or not self._core.journal.exists:
+            return LettersFound(found, None)
+        budget = Looks(looks)
+        while True:
+            question = DeadOf(selection.function, before or 0, _SLICE, descending=True)
+            letters: Sequence[JobRecord | DamagedEntry] = yield from self._parts.ask(question)
+            for letter in letters:
+                before = letter.number
+                budget.take(_FETCHED // 10)
+                listed = yield from self._letter(selection, letter, budget)
+                if listed is not None:
+                    found.append(EndedJob(letter, listed))
+                if len(found) == limit or budget.are_over:
+                    return LettersFound(found, before)
+                yield TURN
+            if len(letters) < _SLICE:
+                return LettersFound(found, None)
+
+    def _letter(
+        self, selection: JobSelection, letter: JobRecord | DamagedEntry, looks: Looks
+    ) -> Generator[Wait, Any, ListedState | None]:
+        listed = selection.has_state(letter, dead=True)
+        if listed is None or not self._record_is_selected(selection, letter):
+            return None
+        if selection.text and not (yield from self._letter_has_text(selection, letter, looks)):
+            return None
+        return listed
+
+    def _record_is_selected(self, selection: JobSelection, record: JobRecord | DamagedEntry) -> bool:
+        if selection.function is not None and record.function != selection.function:
+            return False
+        if isinstance(record, DamagedEntry):
+            return selection.error is None and selection.since is None and selection.until is None
+        if not selection.has_time(record.ended):
+            return False
+        return selection.error is None or self._results.error_of(record)[0] == selection.error
+
+    # ----------------------------------------------------------------------------------------- texts
+
+    def _has_text(self, selection: JobSelection, job: QueuedJob, looks: Looks) -> Generator[Wait, Any, bool]:
+        """Whether the text is in the names or the payload of a live job."""
+        looks.take(3)
+        if self._is_in_names(selection, job.number, job.unique):
+            return True
+        return self._is_in(
+            selection, job.function.name, (yield from self.payload(job.number, job.workload, looks)), looks
+        )
+
+    def _letter_has_text(
+        self, selection: JobSelection, letter: JobRecord | DamagedEntry, looks: Looks
+    ) -> Generator[Wait, Any, bool]:
+        if self._is_in_names(selection, letter.number, letter.unique):
+            return True
+        if isinstance(letter, DamagedEntry):
+            return False
+        if _has(selection.text, letter.body):
+            return True
+        payload = yield from self.payload_of_letter(letter, looks)
+        return self._is_in(selection, letter.function, payload, looks)
+
+    def _is_in_names(self, selection: JobSelection, number: int, unique: bytes) -> bool:
+        handle = self._core.handles.handle(number)
+        return selection.text in handle.decode().casefold() or _has(selection.text, unique)
+
+    def _is_in(self, selection: JobSelection, function: bytes, payload: Body | None, looks: Looks) -> bool:
+        if payload is None:
+            return False
+        looks.take(min(len(payload), _SEARCHED) // 150)
+        shown = self._parts.redaction.shown(function, payload)
+        return _has(selection.text, payload if shown is None else shown.encode())
+
+    # -------------------------------------------------------------------------------------- payloads
+
+    def payload(
+        self, number: int, workload: Body | int, looks: Looks | None = None
+    ) -> Generator[Wait, Any, Body | None]:
+        """The payload of a job. None if it is too large to be read for a list, or cannot be read."""
+        if not isinstance(workload, int):
+            return workload
+        if not self._core.journal.exists or workload >= self._core.journal.large:
+            return None
+        if looks is not None:
+            looks.take(_FETCHED)
+        try:
+            stored: StoredJob | None = yield from self._parts.ask(JobOf(number))
+        except StoreError:
+            return None
+        return stored.workload if stored is not None and not isinstance(stored.workload, int) else None
+
+    def payload_of_letter(
+        self, letter: JobRecord, looks: Looks | None = None
+    ) -> Generator[Wait, Any, Body | None]:
+        """As ``payload``, of a dead letter."""
+        try:
+            head: StoredJob | None = yield from self._parts.ask(HeadOf(letter.number))
+        except StoreError:
+            return None
+        if head is None:
+            return None
+        return (yield from self.payload(letter.number, head.workload, looks))
+
+
+def _has(text: str, body: Body | int) -> bool:
+    """Whether a text is in the begin of a body."""
+    if isinstance(body, int) or not len(body):
+        return False
+    begin = bytes(body[:_SEARCHED])
+    if text.isascii() and begin.isascii():
+        return text.encode() in begin.lower()
+    return text in begin.decode(errors="replace").casefold()
