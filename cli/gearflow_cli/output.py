@@ -317,6 +317,10 @@ def job_rows(job: "JobInfo") -> list[Row]:
     }
     shown = [(name, str(value)) for name, value in known.items() if value not in (None, "")]
     shown.extend(("warning", warning) for warning in job.warnings)
+    for run in job.runs:
+        by = f" on {run.worker}" if run.worker else ""
+        why = f": {run.reason}" if run.reason else ""
+        shown.append((f"run {run.attempt}", f"{when(run.started)}, {run.ended - run.started:.3g} s{by}{why}"))
     if job.failure is not None:
         shown.append(("failure", failure_text(job)))
     if job.damage:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 from enum import IntEnum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from gearflow.protocol.constants import STREAM_KEEP
 
@@ -42,6 +42,16 @@ TRANSITIONS: Final[dict[JobState, frozenset[JobState]]] = {
 }
 
 
+class EndedRun(NamedTuple):
+    """A run after which its job was queued again. Times are Unix time."""
+
+    attempt: int
+    started: float
+    ended: float
+    worker: str
+    reason: str
+
+
 class JobDetails:
     """What most jobs do without: the options of a submission, and the job's history."""
 
@@ -66,6 +76,7 @@ class JobDetails:
         "queued",
         "reducer",
         "retries",
+        "runs",
         "scheduled_at",
         "slots",
         "stream_keep",
@@ -109,6 +120,7 @@ class JobDetails:
         self.joined = 0  # the number of the job of its unique that another server has
         self.cancelled = False  # it is over for all but the worker that still runs it
         self.warnings: list[bytes] = []
+        self.runs: tuple[EndedRun, ...] = ()  # the last that have ended without an outcome
         self.waiters: dict[ResultWaiter, None] = {}  # calls that wait for its end
         self.watchers: dict[JobWatcher, None] = {}  # calls of gearflow:watch
         self.log: PartLog | None = None  # once parts have come, or somebody is to read them

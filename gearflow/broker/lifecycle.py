@@ -12,7 +12,7 @@ from gearflow.broker import serialization
 from gearflow.broker.core import Core
 from gearflow.broker.dispatch import Dispatcher
 from gearflow.broker.endings import Endings
-from gearflow.broker.job import JobState, QueuedJob
+from gearflow.broker.job import EndedRun, JobState, QueuedJob
 from gearflow.broker.parser import Body
 from gearflow.broker.policies import FailedRun, JobPolicy
 from gearflow.broker.session import Session
@@ -119,15 +119,28 @@ class Lifecycle:
 
     # ------------------------------------------------------------------------ jobs that come back
 
-    def requeue(self, job: QueuedJob, reason: str, due: float = 0.0, *, counts: bool = False) -> None:
-        """A worker gives a job back. Its progress is that of an earlier run. The run may count as failed."""
+    def requeue(
+        self,
+        job: QueuedJob,
+        reason: str,
+        due: float = 0.0,
+        *,
+        counts: bool = False,
+        run: EndedRun | None = None,
+    ) -> None:
+        """A worker gives a job back. Its progress is that of an earlier run. The run may count as failed.
+
+        ``run`` is what is to be known of the run, if the worker has begun it.
+        """
         self._core.timeouts.disarm(job)
-        details = job.ensure_details() if counts else job.details
+        details = job.ensure_details() if run is not None else job.details
         if details is not None:
             if details.watchers:
                 self._watching.retrying(job, max(due - self._clock.unix(), 0.0) if due else 0.0, reason)
             details.attempt += counts
             serialization.end_run(details)
+            if run is not None:
+                details.runs = serialization.with_run(details, run)
             if details.log is not None:
                 self._streams.unblock(details.log)
         if not job.wanted:
@@ -140,6 +153,10 @@ class Lifecycle:
         self._queue_when_due(job, due)
         if self._suspects.exist:
             self._suspects.ended(worker)
+
+    def ended_run(self, job: QueuedJob, reason: str) -> EndedRun:
+        """The run of a job that ends now, because the job is to run again."""
+        return serialization.ended_run(job, reason, self._clock.unix(), self._clock.offset)
 
     def run_again(
         self,
@@ -167,9 +184,10 @@ class Lifecycle:
         del details.warnings[:-WARNINGS]
         self._core.outgoing.relay(job.clients, _WORK_WARNING, b"%b\0%b" % (handle, warning))
         due = self._clock.unix() + delay if delay else 0.0
+        run = self.ended_run(job, reason)
         if job.kept or self._core.journal.is_ahead(job.number):
-            self._core.journal.add(serialization.rescheduled(job, details, due, details.attempt + 1))
-        self.requeue(job, reason, due, counts=True)
+            self._core.journal.add(serialization.rescheduled(job, details, due, details.attempt + 1, run))
+        self.requeue(job, reason, due, counts=True, run=run)
         return True
 
     def worker_died(self, job: QueuedJob, worker: Session) -> None:
@@ -202,10 +220,11 @@ class Lifecycle:
             text = f"it was cut off {times}; the last time, {_of(worker, how)}"
             self._endings.fail(job, outcome, serialization.failure(kind, text), worker)
             return
+        run = self.ended_run(job, _of(worker, how))
         if job.kept or self._core.journal.is_ahead(job.number):
-            change = serialization.rescheduled(job, details, details.due, details.attempt)
+            change = serialization.rescheduled(job, details, details.due, details.attempt, run)
             self._core.journal.add(change)
-        self.requeue(job, _of(worker, how))
+        self.requeue(job, run.reason, run=run)
 
     # -------------------------------------------------------------------- jobs that the store has
 

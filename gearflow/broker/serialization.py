@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Final
 
-from gearflow.broker.job import JobDetails, QueuedJob
+from gearflow.broker.job import EndedRun, JobDetails, QueuedJob
 from gearflow.broker.parser import Body, integer
 from gearflow.broker.session import NEVER_NAMED, Session
 from gearflow.broker.storage import JobOutcome, JobRecord, Rescheduled, StoredJob
 from gearflow.protocol.constants import STREAM_KEEP
+
+RUNS: Final = 16
+"""Ended runs of a job that are known. The first one and the newest are kept."""
+
+_REASON: Final = 500  # characters of the reason of a run that are kept
 
 
 def stored_job(job: QueuedJob, clock_offset: float) -> StoredJob:
@@ -18,7 +23,7 @@ def stored_job(job: QueuedJob, clock_offset: float) -> StoredJob:
     due, reducer, options, attempt, deaths = 0.0, None, b"", 0, 0
     if details is not None:
         due, reducer, attempt, deaths = details.due, details.reducer, details.attempt, details.deaths
-        options = _options(details, details.previous)
+        options = _options(details, details.previous, details.runs)
     return StoredJob(
         job.number,
         job.function.name,
@@ -34,10 +39,22 @@ def stored_job(job: QueuedJob, clock_offset: float) -> StoredJob:
     )
 
 
-def rescheduled(job: QueuedJob, details: JobDetails, due: float, attempt: int) -> Rescheduled:
+def ended_run(job: QueuedJob, reason: str, now: float, clock_offset: float) -> EndedRun:
+    """The run of a job that ends now, because the job is to run again."""
+    attempt = (job.details.attempt if job.details is not None else 0) + 1
+    worker = name_of(job.worker).decode(errors="replace") if job.worker is not None else ""
+    return EndedRun(attempt, job.started + clock_offset, now, worker, reason[:_REASON])
+
+
+def with_run(details: JobDetails, run: EndedRun) -> tuple[EndedRun, ...]:
+    """The ended runs of a job after one more."""
+    runs = (*details.runs, run)
+    return runs if len(runs) <= RUNS else (runs[0], *runs[2:])
+
+
+def rescheduled(job: QueuedJob, details: JobDetails, due: float, attempt: int, run: EndedRun) -> Rescheduled:
     """The job is to run again, and the next run is to know the last progress."""
-    previous = _last_progress(details)
-    options = None if previous is None else _options(details, previous)
+    options = _options(details, _last_progress(details), with_run(details, run))
     return Rescheduled(job.number, due, attempt, details.deaths, options)
 
 
@@ -66,17 +83,18 @@ def details_of(stored: StoredJob) -> JobDetails | None:
         if "previous" in options:
             done, total, message = options["previous"]
             details.previous = done, total, message
+        details.runs = runs_in(options)
     return details
 
 
 def afresh(stored: StoredJob) -> StoredJob:
     """The job as if it had just been submitted, but that it may start whenever it is."""
     stored = stored._replace(attempt=0, deaths=0, due=0.0)
-    if b'"expires"' not in stored.options and b'"previous"' not in stored.options:
+    if not any(name in stored.options for name in (b'"expires"', b'"previous"', b'"runs"')):
         return stored
     options: dict[str, Any] = json.loads(stored.options)
-    options.pop("expires", None)
-    options.pop("previous", None)
+    for name in ("expires", "previous", "runs"):
+        options.pop(name, None)
     return stored._replace(options=json.dumps(options).encode() if options else b"")
 
 
@@ -135,7 +153,14 @@ def failure(kind: str, message: str) -> bytes:
     return json.dumps({"type": kind, "message": message}).encode()
 
 
-def _options(details: JobDetails, previous: tuple[int, int, str | None] | None) -> bytes:
+def runs_in(fields: dict[str, Any]) -> tuple[EndedRun, ...]:
+    """The ended runs of a job, from its options or notes as they are stored."""
+    return tuple(EndedRun(*run) for run in fields.get("runs", ()))
+
+
+def _options(
+    details: JobDetails, previous: tuple[int, int, str | None] | None, runs: tuple[EndedRun, ...]
+) -> bytes:
     options: dict[str, object] = {}
     if details.expires:
         options["expires"] = details.expires
@@ -157,6 +182,8 @@ def _options(details: JobDetails, previous: tuple[int, int, str | None] | None) 
         options["trace"] = details.trace
     if previous is not None:
         options["previous"] = previous
+    if runs:
+        options["runs"] = runs
     return json.dumps(options).encode() if options else b""
 
 
@@ -170,4 +197,6 @@ def _notes(details: JobDetails) -> bytes:
         notes["message"] = details.message.decode(errors="replace")
     if details.log is not None and details.log.position:
         notes["parts"], notes["run"] = details.log.position, details.log.run
+    if details.runs:
+        notes["runs"] = details.runs
     return json.dumps(notes).encode() if notes else b""

@@ -34,11 +34,18 @@ Durations are seconds, times are Unix time.
 
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from gearflow.protocol.constants import AUTH as AUTH
 from gearflow.protocol.constants import STREAM_KEEP, Priority
 from gearflow.protocol.constants import SUBMIT as SUBMIT
+from gearflow.protocol.messages import Answer as Answer
+from gearflow.protocol.messages import Failure as Failure
+from gearflow.protocol.messages import Fault as Fault
+from gearflow.protocol.messages import Message as Message
+from gearflow.protocol.messages import PastRun as PastRun
+from gearflow.protocol.messages import Seconds as Seconds
+from gearflow.protocol.messages import UnixTime as UnixTime
 from gearflow.protocol.server_events import EVENTS as EVENTS
 from gearflow.protocol.server_events import STREAM as STREAM
 from gearflow.protocol.server_events import WATCH as WATCH
@@ -59,20 +66,6 @@ PURGE: Final = b"gearflow:purge"
 REPORT: Final = b"gearflow:report"
 REOPEN: Final = b"gearflow:reopen"
 WORKERS: Final = b"gearflow:workers"
-
-Seconds = Annotated[float, Field(ge=0, le=1e10, allow_inf_nan=False)]
-UnixTime = Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False)]
-
-
-class Message(BaseModel):
-    """A request or an answer. A request refuses unknown keys, and does not take numbers for strings."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, strict=True)
-
-    def to_wire(self) -> bytes:
-        """Return the message as JSON on one line, without the keys that have their defaults."""
-        return self.model_dump_json(exclude_defaults=True).encode()
-
 
 # ------------------------------------------------------------------------------------------- requests
 
@@ -313,17 +306,17 @@ class ReportRequest(Message):
     It replaces the connection's earlier report. Answered with ``Done``.
     """
 
-    overdue: dict[str, Annotated[int, Field(ge=0)]] = {}
+    overdue: dict[str, Annotated[int, Field(ge=0)]] = Field(default={})
     """Runs by function that go on although their job has ended, because a thread cannot be stopped. Each
     keeps a slot of the worker."""
 
-    texts: dict[str, str] = {}
+    texts: dict[str, str] = Field(default={})
     """Functions whose payload is a text, with the name of their only parameter."""
 
-    resumable: list[str] = []
+    resumable: list[str] = Field(default=[])
     """Functions that go on after the parts of an earlier run. All others start again."""
 
-    limits: dict[str, str] = {}
+    limits: dict[str, str] = Field(default={})
     """The limits that the worker's code declares, as a text for each function. ``gearflow status`` compares
     them with those of the server."""
 
@@ -333,12 +326,6 @@ class WorkersRequest(Message):
 
 
 # -------------------------------------------------------------------------------------------- answers
-
-
-class Answer(Message):
-    """An answer. A reader ignores unknown keys, because later servers may add some."""
-
-    model_config = ConfigDict(extra="ignore")
 
 
 class Submitted(Answer):
@@ -376,21 +363,6 @@ State = Literal[
     "expired",
     "damaged",
 ]
-
-
-class Failure(BaseModel):
-    """The worker's WORK_EXCEPTION, as far as it can be read."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    type: str | None = None
-    """The class of the exception, as ``module.name``."""
-
-    message: str = ""
-    """The message of the exception."""
-
-    traceback: str | None = None
-    """The traceback as text."""
 
 
 class JobInfo(Answer):
@@ -452,6 +424,10 @@ class JobInfo(Answer):
 
     warnings: tuple[str, ...] = ()
     """The last warnings of the worker."""
+
+    runs: tuple[PastRun, ...] = ()
+    """The runs after which it was queued again: the first one and the last 15. Jobs that a worker gave back
+    without a run have none."""
 
     failure: Failure | None = None
     """The reason why the job failed, if the worker gave one."""
@@ -566,13 +542,13 @@ class WorkerInfo(Answer):
     running: int = 0
     """The number of jobs that the worker has."""
 
-    overdue: dict[str, int] = {}
+    overdue: dict[str, int] = Field(default={})
     """Runs by function that go on although their job has ended, from ``gearflow:report``."""
 
-    texts: dict[str, str] = {}
+    texts: dict[str, str] = Field(default={})
     """Functions whose payload is a text, with the name of their only parameter, from ``gearflow:report``."""
 
-    limits: dict[str, str] = {}
+    limits: dict[str, str] = Field(default={})
     """The limits that the worker's code declares, by function, from ``gearflow:report``."""
 
 
@@ -580,21 +556,3 @@ class Workers(Answer):
     """The answer to ``gearflow:workers``."""
 
     workers: tuple[WorkerInfo, ...]
-
-
-class Fault(Message):
-    """Why a reserved function failed. ``type`` is for programs, ``message`` is for people.
-
-    A fault has exactly these two keys. They distinguish it from a worker's exception for a failed job.
-    """
-
-    type: Literal[
-        "gearflow:invalid",  # the request makes no sense
-        "gearflow:unknown",  # there is no such job, or no such function
-        "gearflow:timeout",  # the job has not ended in time, and goes on
-        "gearflow:full",  # the limit of jobs or bytes is reached
-        "gearflow:refused",  # not now, or not from this connection
-        "gearflow:store",  # it could not be kept
-        "gearflow:uncertain",  # nobody knows whether it is kept
-    ]
-    message: str

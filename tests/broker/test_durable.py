@@ -346,7 +346,8 @@ def test_a_retry_is_confirmed_when_it_is_kept(world: Durable, client: Peer) -> N
     request = server_calls.RetryRequest(handle=_handle(1).decode(), delay=5, reason="it was busy")
     (created,) = worker(p.SubmitJob(server_calls.RETRY, b"", request.to_wire()))
     assert isinstance(created, p.JobCreated)
-    assert list(_changes(world)) == [Rescheduled(1, world.now + 5, 1, 0)]
+    options = b'{"runs": [[1, 1000.0, 1000.0, "worker", "it was busy"]]}'
+    assert list(_changes(world)) == [Rescheduled(1, world.now + 5, 1, 0, options)]
     world.commit()
     assert worker.read() == [p.WorkComplete(created.handle, b'{"jobs":1}')]
     assert worker.grab() is None

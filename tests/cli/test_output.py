@@ -13,7 +13,7 @@ import typer
 from typer.testing import CliRunner
 
 from gearflow.client import SyncAdmin, SyncClient
-from gearflow.protocol.server_calls import JobInfo
+from gearflow.protocol.server_calls import JobInfo, PastRun
 from gearflow_cli import options, output
 from gearflow_cli.app import app
 from tests.cli.shell import COMMAND, Shell, outcome
@@ -24,6 +24,12 @@ def test_a_job_that_failed_shows_how_far_it_came() -> None:
     job = JobInfo(handle="H:1", function="f", state="raised", progress=(812, 1000), message="page 9", parts=3)
     rows = dict(output.job_rows(job))
     assert (rows["progress"], rows["parts"]) == ("812 of 1000: page 9", "3")
+
+
+def test_a_job_that_was_repeated_shows_each_run_with_its_worker_and_its_error() -> None:
+    run = PastRun(attempt=1, started=1e9, ended=1e9 + 2.5, worker="w1", reason="KeyError: 'card'")
+    rows = dict(output.job_rows(JobInfo(handle="H:1", function="f", state="waiting", runs=(run,))))
+    assert rows["run 1"].endswith(", 2.5 s on w1: KeyError: 'card'")
 
 
 def test_status_in_a_pipe_is_plain_columns(own: Shell) -> None:

@@ -125,10 +125,11 @@ class OperationCalls:
             yield Kept(job.number)
         if session.alone is not None and session.alone.job is job:
             job.ensure_details().deaths = 0  # the suspect has run alone, and its worker is alive
+        run = self._parts.lifecycle.ended_run(job, request.reason)
         if job.kept:
             details = job.ensure_details()
             attempt = details.attempt + request.counted
-            (error,) = yield Keep([serialization.rescheduled(job, details, due, attempt)])
+            (error,) = yield Keep([serialization.rescheduled(job, details, due, attempt, run)])
         else:
             error = None
             yield KNOWN
@@ -141,7 +142,7 @@ class OperationCalls:
         if request.reason:
             warning = b"%b\0%b" % (handle, request.reason.encode())
             self._parts.core.outgoing.relay(job.clients, PacketType.WORK_WARNING, warning)
-        self._parts.lifecycle.requeue(job, request.reason, due, counts=request.counted)
+        self._parts.lifecycle.requeue(job, request.reason, due, counts=request.counted, run=run)
         return api.Done(jobs=1)
 
     def release(self, call: ServerCall) -> api.Message:

@@ -26,7 +26,7 @@ from gearflow.broker.calls.call import (
     Steps,
     Wait,
 )
-from gearflow.broker.job import JobDetails, JobState, QueuedJob
+from gearflow.broker.job import EndedRun, JobDetails, JobState, QueuedJob
 from gearflow.broker.parser import integer
 from gearflow.broker.storage import DamagedEntry, HeadOf, JobOf, JobOutcome, JobRecord, StoredJob, size_of
 from gearflow.broker.watching import STATES, stored_state
@@ -170,6 +170,7 @@ class ResultCalls:
             message=_text(details.message),
             parts=details.log.position if details.log is not None else 0,
             warnings=tuple(map(_text, details.warnings)),
+            runs=_runs(details.runs),
             size=job.size,
             paused=job.function.paused and not running,
             why=self._why(job),
@@ -195,6 +196,7 @@ class ResultCalls:
         """Describe a job that another server has, as far as the store knows it."""
         core = self._parts.core
         function = core.functions.by_name.get(stored.function)
+        details = serialization.details_of(stored)
         return api.JobInfo(
             handle=core.handles.handle(stored.number).decode(),
             function=_text(stored.function),
@@ -205,6 +207,7 @@ class ResultCalls:
             due=stored.due or None,
             attempt=stored.attempt,
             deaths=stored.deaths,
+            runs=_runs(details.runs if details is not None else ()),
             size=size_of(stored.workload),
             paused=function is not None and function.paused,
             owner=self._parts.far.owner(stored.number),
@@ -243,6 +246,7 @@ class ResultCalls:
             message=notes.get("message", ""),
             parts=notes.get("parts", 0),
             warnings=tuple(notes.get("warnings", ())),
+            runs=_runs(serialization.runs_in(notes)),
             failure=_failure(record),
             size=size_of(record.body),
             damage=core.damaged.get(record.number),
@@ -285,6 +289,10 @@ def _text(name: bytes) -> str:
 
 def _progress(numerator: bytes, denominator: bytes) -> tuple[int, int]:
     return integer(numerator), integer(denominator)
+
+
+def _runs(runs: tuple[EndedRun, ...]) -> tuple[api.PastRun, ...]:
+    return tuple(api.PastRun.model_validate(run._asdict()) for run in runs)
 
 
 def _failure(record: JobRecord) -> api.Failure | None:
