@@ -40,6 +40,7 @@ class Templates:
         values: dict[str, Any] = self._environment.globals
         filters.update(FILTERS)
         values.update(plots=plots, sections=sections, version=self._version)
+        values["known"] = {section.path for section in sections}
         values["m"] = self._environment.get_template("macros.html").module
 
     @cached_property

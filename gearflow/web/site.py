@@ -6,7 +6,6 @@ import json
 import logging
 from collections.abc import Collection, Iterable
 from typing import Final
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
@@ -24,7 +23,7 @@ from gearflow.web.pages import SECTIONS
 from gearflow.web.rendering import STATIC, Templates
 from gearflow.web.sampler import Sampler
 from gearflow.web.sections import Rendered, Route, find
-from gearflow.web.visit import Visit
+from gearflow.web.visit import Visit, own_path
 
 logger = logging.getLogger(__name__)
 
@@ -271,7 +270,7 @@ class Dashboard:
             return response
         visit = Visit(request, self.sampler, path=path, root=root, right="view", params={}, query="")
         await visit.read_form()
-        to = _own_path(visit.form.get("to", "/"))
+        to = own_path(visit.form.get("to", "")) or "/"
         cookie = self._allow.cookie(visit.form.get("token", "").strip())
         if cookie is None:
             logger.warning(
@@ -318,13 +317,6 @@ def _read_notice(request: Request) -> dict[str, object] | None:
         return {"text": str(found["text"])[:_LONGEST_NOTICE], "ok": bool(found["ok"])}
     except (ValueError, KeyError, TypeError):
         return {"text": "Done.", "ok": True}
-
-
-def _own_path(to: str) -> str:
-    """The path if it is one of this dashboard. Browsers take ``//host`` and ``/\\host`` for another site."""
-    parts = urlsplit(to)
-    is_own = to.startswith("/") and not to.startswith("//") and "\\" not in to and to.isprintable()
-    return to if is_own and not parts.scheme and not parts.netloc and to.isascii() else "/"
 
 
 def _is_secure(request: Request) -> bool:

@@ -79,6 +79,11 @@ class Visit:
         """The URL of this page with other values behind the ``?``."""
         return self.root + self.path + paths.query({**self.query, **query})
 
+    def back(self, path: str) -> str:
+        """The URL of the page from which a form was sent, if its field ``back`` says so, else of ``path``."""
+        to = own_path(self.form.get("back", ""))
+        return self.root + (to or path)
+
     async def sample(self, *parts: "ViewPart") -> "Sample":
         """The servers as they were a few seconds ago. See ``Sampler.sample``."""
         return await self.sampler.sample(*parts)
@@ -118,3 +123,12 @@ class Visit:
             )
         except ValueError:
             raise Refused(400, "The form cannot be read.") from None
+
+
+def own_path(to: str) -> str:
+    """The path if it is one of this dashboard, else empty.
+
+    Browsers take ``//host`` and ``/\\host`` for another site.
+    """
+    is_path = to.startswith("/") and not to.startswith("//") and "\\" not in to
+    return to if is_path and to.isascii() and to.isprintable() else ""

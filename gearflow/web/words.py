@@ -1,5 +1,6 @@
 """Figures, times and names as the pages show them. Templates have these functions as filters."""
 
+import re
 import time
 from datetime import UTC, datetime
 from typing import Final
@@ -45,7 +46,7 @@ def number(value: float | None) -> str:
     """``1,234`` or ``1.5``."""
     if value is None:
         return NOTHING
-    if value == int(value) or abs(value) >= 100:
+    if value == int(value) or abs(value) >= 10:
         return f"{value:,.0f}"
     return f"{value:.1f}" if abs(value) >= 1 else f"{value:.2g}"
 
@@ -131,6 +132,11 @@ def when(at: float, text: str) -> Markup:
     return Markup('<time datetime="{0}" title="{1}">{2}</time>').format(iso, moment(at), text)
 
 
+def broken(name: str) -> Markup:
+    """A name that a line may break after its dots and slashes."""
+    return Markup("<wbr>").join(re.findall(r"[^./:]*[./:]?", visible(name))[:-1])
+
+
 FILTERS: Final = {
     "number": number,
     "short": short,
@@ -141,5 +147,6 @@ FILTERS: Final = {
     "ago": ago,
     "clock": clock,
     "visible": visible,
+    "broken": broken,
 }
 """The filters of templates by name."""

@@ -2,10 +2,12 @@
 
 from typing import Final
 
-from gearflow.web.pages import servers
+from gearflow.web.pages import functions, overview, servers
 from gearflow.web.sections import Section
 
 _MODULES: Final = [
+    overview,
+    functions,
     servers,
 ]
 
