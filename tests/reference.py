@@ -179,7 +179,7 @@ SECTIONS: Final = (
         "gearflow.client.operate",
         "They need gearflow's own server. Without an event loop, call them through `SyncClient.run`.",
         (
-            *("server_info", "group_info", "workers", "pause", "purge", "reopen"),
+            *("server_info", "group_info", "workers", "quiet", "pause", "purge", "reopen"),
             *("dead_letters", "dead_letter", "replay", "purge_dead"),
         ),
     ),
@@ -187,7 +187,13 @@ SECTIONS: Final = (
         "Answers of gearflow's server",
         "gearflow.protocol.server_calls",
         "`Ref.info()`, `Client.info()` and the operations return these. Times are Unix time.",
-        ("JobInfo", "Failure", "ServerInfo", "Closed", "WorkerInfo", "Letter", "Done"),
+        ("JobInfo", "Failure", "ServerInfo", "Closed", "Letter", "Done"),
+    ),
+    Section(
+        "Workers of gearflow's server",
+        "gearflow.protocol.workers",
+        "`workers` and `quiet` return these. Times are Unix time.",
+        ("WorkerInfo", "WorkerJob", "QuietDone"),
     ),
     Section(
         "Events of a job",

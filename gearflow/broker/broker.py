@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import count
 from math import inf
 from typing import Final
 
@@ -37,6 +38,7 @@ from gearflow.broker.lifecycle import LONG_HASH, WARNINGS, Lifecycle
 from gearflow.broker.limits import Rejected, SizeLimits
 from gearflow.broker.ownership import Ownership
 from gearflow.broker.parser import Body, Handler, PacketParser, handle_of, integer, name_in, split
+from gearflow.broker.quiet import QuietWorkers
 from gearflow.broker.redaction import Redaction
 from gearflow.broker.rules import Rules
 from gearflow.broker.schedules import Scheduler
@@ -121,10 +123,12 @@ class Broker:
         suspects = self.suspects = Suspects(core)
         self.endings = Endings(core, streams, suspects)
         self.dispatcher = Dispatcher(core, streams, watching, suspects, self.endings)
+        self._quiet = QuietWorkers(core, self.dispatcher)
         self.lifecycle = Lifecycle(core, streams, watching, suspects, self.endings, self.dispatcher)
         self.rules = Rules(core)
         self.ownership = Ownership(core, self.endings, self.dispatcher, self.lifecycle)
         self._hold_after = inf
+        self._numbers = count(1)
         self.parser = PacketParser(
             self._handlers(),
             _BACKGROUND,
@@ -150,6 +154,7 @@ class Broker:
             self.schedules,
             self.rules,
             Redaction(core.settings),
+            self._quiet,
         )
         self._calls = ServerCalls(parts)
         self._timers = core.timers.heap
@@ -182,6 +187,7 @@ class Broker:
     def connected(self, fd: int, address: str) -> Session:
         """A connection was accepted. ``fd`` and ``address`` are for the listing ``workers``."""
         session = Session(fd, address)
+        session.number = next(self._numbers)
         self.sessions[session] = None
         self.auth.connected(session)
         return session
@@ -350,13 +356,13 @@ class Broker:
 
     def _handlers(self) -> dict[PacketType, Handler]:
         """By packet type. Packets that only a server sends, and those that are not implemented, have none."""
-        dispatcher, status = self.dispatcher, StatusHandlers(self.core)
+        dispatcher, quiet, status = self.dispatcher, self._quiet, StatusHandlers(self.core)
         return {
             **dict.fromkeys(map(PacketType, _SUBMISSIONS), self._submit),
-            PacketType.CAN_DO: dispatcher.can_do,
-            PacketType.CAN_DO_TIMEOUT: dispatcher.can_do_timeout,
-            PacketType.CANT_DO: dispatcher.cant_do,
-            PacketType.RESET_ABILITIES: dispatcher.reset_abilities,
+            PacketType.CAN_DO: quiet.can_do,
+            PacketType.CAN_DO_TIMEOUT: quiet.can_do_timeout,
+            PacketType.CANT_DO: quiet.cant_do,
+            PacketType.RESET_ABILITIES: quiet.reset_abilities,
             PacketType.PRE_SLEEP: dispatcher.pre_sleep,
             PacketType.GRAB_JOB: dispatcher.grab,
             PacketType.GRAB_JOB_UNIQ: dispatcher.grab,

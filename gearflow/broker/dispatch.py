@@ -26,7 +26,7 @@ from gearflow.broker.endings import Endings
 from gearflow.broker.functions import NO_LANE, FunctionQueue, ReadyFunctions, Sleep
 from gearflow.broker.job import JobState, QueuedJob
 from gearflow.broker.outgoing import LINGER
-from gearflow.broker.parser import Body, Handler, integer, name_in, split
+from gearflow.broker.parser import Body, Handler, name_in
 from gearflow.broker.session import LARGE, WHOLE, Session
 from gearflow.broker.storage import PENDING, Answer, JobOf, JobOutcome, Pending, StoredJob
 from gearflow.broker.streams import Streams
@@ -76,7 +76,7 @@ _OVER: Final = JobState.OVER
 class Dispatcher:
     """Assigns jobs to workers. Owns the wakes that are pending.
 
-    Its handlers take the packets by which workers offer functions, sleep and ask for jobs.
+    Its handlers take the packets by which workers withdraw functions, sleep and ask for jobs.
     """
 
     def __init__(
@@ -106,18 +106,9 @@ class Dispatcher:
 
     # ------------------------------------------------------------------------------------ abilities
 
-    def can_do(self, session: Session, kind: int, body: Body) -> None:
-        """CAN_DO: the worker offers a function."""
-        self._offer(session, name_in(body), 0.0)
-
-    def can_do_timeout(self, session: Session, kind: int, body: Body) -> None:
-        """CAN_DO_TIMEOUT: the same, with a time limit for each run."""
-        (name,), milliseconds = split(body, 1, kind)
-        limit = integer(bytes(milliseconds)) / 1000
-        self._offer(session, name, max(limit, self._shortest_run) if limit > 0 else 0.0)
-
-    def _offer(self, session: Session, name: bytes, timeout: float) -> None:
+    def offer(self, session: Session, name: bytes, timeout: float) -> None:
         """A worker offers a function; the last time limit it gives counts (seconds, 0: none)."""
+        timeout = max(timeout, self._shortest_run) if timeout > 0 else 0.0
         self._outgoing.release_grab(session)
         if name.startswith(RESERVED_PREFIX):
             text = b"the server answers reserved functions itself"

@@ -52,17 +52,22 @@ class Session:
         "last_event",
         "limits",
         "no_job_at",
+        "number",
         "outbox",
         "overdue",
         "overran",
         "pending_writes",
         "places",
+        "quiet",
         "raised",
         "readers",
         "ready",
         "resumable",
         "running",
+        "set_aside",
+        "since",
         "sleep",
+        "slots",
         "texts",
         "waits",
         "watched",
@@ -72,6 +77,7 @@ class Session:
     def __init__(self, fd: int, address: str) -> None:
         self.fd = fd
         self.address = address
+        self.number = 0  # distinguishes it from all other connections of this run of the server
         self.is_open = True
         self.client_id = NEVER_NAMED
         self.exceptions = False  # whether it wants WORK_EXCEPTION rather than WORK_FAIL
@@ -90,6 +96,10 @@ class Session:
         self.events = b""  # the handle of its call of ``gearflow:events``, if it made one
         self.overran = False  # the server took a job from it because of a time limit that it set
         self.raised = b""  # the handle of the last job that it ended with WORK_EXCEPTION
+        self.quiet = False  # it is given no jobs: see ``quiet``
+        self.set_aside: dict[bytes, float] = {}  # by name: abilities that it has when it is quiet no more
+        self.since = 0.0  # when it first offered a function (Unix time)
+        self.slots = 1  # jobs that it runs at once
         self.overdue: Mapping[str, int] = {}  # by function: runs that go on after the end of their job
         self.limits: Mapping[str, str] = {}  # by function: what its code declares, as a text
         self.texts: Mapping[str, str] = {}  # by function: its only parameter, which is the whole payload

@@ -37,7 +37,6 @@ from gearflow.protocol.server_calls import (
     PAUSE,
     PURGE,
     REOPEN,
-    WORKERS,
     DeadRequest,
     Done,
     InfoRequest,
@@ -50,6 +49,12 @@ from gearflow.protocol.server_calls import (
     Reopened,
     ReopenRequest,
     ServerInfo,
+)
+from gearflow.protocol.workers import (
+    QUIET,
+    WORKERS,
+    QuietDone,
+    QuietRequest,
     WorkerInfo,
     Workers,
     WorkersRequest,
@@ -94,14 +99,43 @@ async def reopen(client: Client, *, server: ServerAddress | str | None = None) -
     return (await _ask(client, REOPEN, ReopenRequest(), Reopened, server)).was_closed
 
 
-async def workers(client: Client, *, server: ServerAddress | str | None = None) -> tuple[WorkerInfo, ...]:
+async def workers(
+    client: Client, *, jobs: int = 0, server: ServerAddress | str | None = None
+) -> tuple[WorkerInfo, ...]:
     """Return the workers of the server, which are all connections that offer functions.
 
     Args:
         client: The client that makes the call.
+        jobs: The largest number of jobs to return of those that each worker runs, up to 1,000.
         server: The server to ask. By default the one that a submission would go to.
     """
-    return (await _ask(client, WORKERS, WorkersRequest(), Workers, server)).workers
+    return (await _ask(client, WORKERS, WorkersRequest(jobs=jobs), Workers, server)).workers
+
+
+async def quiet(
+    client: Client,
+    worker: str | None = None,
+    quiet: bool = True,
+    *,
+    client_id: str | None = None,
+    server: ServerAddress | str | None = None,
+) -> QuietDone:
+    """Give workers no more jobs, or go on. They end what they run. Works with workers of any library.
+
+    The server forgets it when a worker's connection closes. A worker that connects again gets jobs.
+
+    Args:
+        client: The client that makes the call.
+        worker: The id of a worker, from ``workers``.
+        quiet: False to go on.
+        client_id: In place of the id, the name that workers have set. All workers of this name are meant.
+        server: The server to ask. By default the one that a submission would go to.
+
+    Raises:
+        ServerError: There is no such worker.
+    """
+    request = QuietRequest(id=worker, client_id=client_id, quiet=quiet)
+    return await _ask(client, QUIET, request, QuietDone, server)
 
 
 async def pause(

@@ -17,7 +17,8 @@ from gearflow.observe.view import ServerView, ViewPart
 from gearflow.protocol.admin import FunctionPriorities, FunctionStatus
 from gearflow.protocol.metrics import METRICS, FunctionMetrics, Metrics, MetricsRequest
 from gearflow.protocol.schedules import SCHEDULES, ScheduleInfo, Schedules, SchedulesRequest
-from gearflow.protocol.server_calls import ServerInfo, WorkerInfo
+from gearflow.protocol.server_calls import ServerInfo
+from gearflow.protocol.workers import WorkerInfo
 
 T = TypeVar("T")
 
@@ -26,6 +27,9 @@ ALL_PARTS: Final[frozenset[ViewPart]] = frozenset(get_args(ViewPart))
 
 LOOK_TIMEOUT: Final = 5.0
 """Seconds that a server has for all its answers."""
+
+_JOBS: Final = 100
+"""Jobs of each worker that are asked for."""
 
 _PAGE: Final = 1000
 """Schedules that are asked for at once."""
@@ -110,7 +114,7 @@ class _Look:
         info = await server_info(self.client, server=self.address)
         round_trip = time.perf_counter() - begin
         questions: dict[ViewPart, Callable[[], Awaitable[Any]]] = {
-            "workers": lambda: workers(self.client, server=self.address),
+            "workers": lambda: workers(self.client, jobs=_JOBS, server=self.address),
             "limits": lambda: limits(self.client, server=self.address),
             "schedules": self._schedules,
         }

@@ -9,7 +9,8 @@ from gearflow.protocol.group_info import GroupInfo
 from gearflow.protocol.limits import LimitList, LimitUse
 from gearflow.protocol.metrics import FunctionMetrics, Metrics
 from gearflow.protocol.schedules import ScheduleInfo
-from gearflow.protocol.server_calls import ServerInfo, WorkerInfo
+from gearflow.protocol.server_calls import ServerInfo
+from gearflow.protocol.workers import WorkerInfo
 
 ViewPart: TypeAlias = Literal["metrics", "workers", "limits", "schedules", "group"]
 """A part of a view that is asked for separately."""

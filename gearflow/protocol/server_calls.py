@@ -24,7 +24,7 @@ and then WORK_FAIL. Two functions answer in another way:
 ``gearflow:auth`` takes a token as its workload. A server that requires a token answers nothing else before
 it. It answers a wrong token with ERROR and closes the connection.
 
-``gearflow:events`` takes an empty workload and never ends. While the connection lasts, WORK_DATA brings one
+``gearflow:events`` never ends. While the connection lasts, WORK_DATA brings one
 JSON object for each event that concerns it. ``{"event": "cancel", "handle": ...}`` tells a worker that a job
 it runs was cancelled, or that the last client that wanted it has gone. Nobody receives the result.
 ``{"event": "credit", "handle": ..., "parts": ...}`` says up to which position the parts of a job are taken.
@@ -63,9 +63,7 @@ DETACH: Final = b"gearflow:detach"
 DEAD: Final = b"gearflow:dead"
 PAUSE: Final = b"gearflow:pause"
 PURGE: Final = b"gearflow:purge"
-REPORT: Final = b"gearflow:report"
 REOPEN: Final = b"gearflow:reopen"
-WORKERS: Final = b"gearflow:workers"
 
 # ------------------------------------------------------------------------------------------- requests
 
@@ -300,31 +298,6 @@ class ReopenRequest(Message):
     """
 
 
-class ReportRequest(Message):
-    """``gearflow:report``: the state of a worker that the server cannot see.
-
-    It replaces the connection's earlier report. Answered with ``Done``.
-    """
-
-    overdue: dict[str, Annotated[int, Field(ge=0)]] = Field(default={})
-    """Runs by function that go on although their job has ended, because a thread cannot be stopped. Each
-    keeps a slot of the worker."""
-
-    texts: dict[str, str] = Field(default={})
-    """Functions whose payload is a text, with the name of their only parameter."""
-
-    resumable: list[str] = Field(default=[])
-    """Functions that go on after the parts of an earlier run. All others start again."""
-
-    limits: dict[str, str] = Field(default={})
-    """The limits that the worker's code declares, as a text for each function. ``gearflow status`` compares
-    them with those of the server."""
-
-
-class WorkersRequest(Message):
-    """``gearflow:workers``: list the workers. It has no keys. Answered with ``Workers``."""
-
-
 # -------------------------------------------------------------------------------------------- answers
 
 
@@ -525,34 +498,3 @@ class ServerInfo(Answer):
 
     servers: tuple[str, ...] = ()
     """The addresses of the live servers of the group, this one among them."""
-
-
-class WorkerInfo(Answer):
-    """A worker, which is a connection that offers functions."""
-
-    client_id: str
-    """The name that the worker has set, or ``-``."""
-
-    address: str
-    """The address of the connection."""
-
-    functions: tuple[str, ...]
-    """The functions that the worker offers."""
-
-    running: int = 0
-    """The number of jobs that the worker has."""
-
-    overdue: dict[str, int] = Field(default={})
-    """Runs by function that go on although their job has ended, from ``gearflow:report``."""
-
-    texts: dict[str, str] = Field(default={})
-    """Functions whose payload is a text, with the name of their only parameter, from ``gearflow:report``."""
-
-    limits: dict[str, str] = Field(default={})
-    """The limits that the worker's code declares, by function, from ``gearflow:report``."""
-
-
-class Workers(Answer):
-    """The answer to ``gearflow:workers``."""
-
-    workers: tuple[WorkerInfo, ...]

@@ -237,7 +237,7 @@ class WorkerConnection:
         limits: Mapping[str, str],
     ) -> None:
         """Report overdue runs and what is to be known of the tasks, to gearflow's own server."""
-        from gearflow.protocol.server_calls import REPORT, ReportRequest  # as above
+        from gearflow.protocol.workers import REPORT, ReportRequest  # as above
 
         report = ReportRequest(
             overdue=dict(overdue), texts=dict(texts), resumable=list(resumable), limits=dict(limits)

@@ -169,7 +169,8 @@ class ServerLink:
         lane = self._lane = ServerSlots(self._slots, wake)
         client_id, poll = self._settings.client_id.encode(), self._settings.poll
         reports = bool(self._runner.resumable) or self.is_found  # it may be a server that is known
-        return lane, WorkerSession(lane, self._functions, client_id, poll, reports=reports)
+        slots = self._slots.slots
+        return lane, WorkerSession(lane, self._functions, client_id, poll, reports=reports, slots=slots)
 
     def registered(self) -> None:
         """The server has taken the registration: it is back, if it was away."""

@@ -33,7 +33,6 @@ from gearflow.worker.slots import ServerSlots
 GRAB_JOB: Final = encode(packets.GrabJob())
 GRAB_JOB_UNIQ: Final = encode(packets.GrabJobUniq())
 PRE_SLEEP: Final = encode(packets.PreSleep())
-CALL_EVENTS: Final = encode(packets.SubmitJob(EVENTS, b"", b""))
 
 # Plain numbers: a comparison with an IntEnum's member costs four times as much.
 _NOOP: Final = int(PacketType.NOOP)
@@ -91,7 +90,8 @@ class WorkerSession:
 
     ``poll`` is the interval in seconds at which a server that is not gearflow's own is asked for jobs
     although it has not called, ``None`` for never. With ``reports`` no GRAB is written before it is known
-    which server it is, and whether it takes reports.
+    which server it is, and whether it takes reports. gearflow's server learns of the ``slots``, which are
+    the jobs that the connection runs at once.
     """
 
     __slots__ = (
@@ -105,6 +105,7 @@ class WorkerSession:
         "_poll",
         "_reports",
         "_requests",
+        "_slots",
         "group",
         "has_answered_grab",
         "is_gearflow",
@@ -120,12 +121,14 @@ class WorkerSession:
         poll: float | None,
         *,
         reports: bool = False,
+        slots: int = 1,
     ) -> None:
         self._lane = lane
         self._functions = functions
         self._client_id = client_id
         self._poll = poll
         self._reports = reports
+        self._slots = slots
         self._grab = GRAB_JOB_UNIQ
         self._option = Identification(Ignored())
         self._call_events = False  # it is time to
@@ -173,7 +176,8 @@ class WorkerSession:
         if self._call_events:
             self._call_events = False
             self._requests.sent([self._events])
-            return CALL_EVENTS + self.requests(now)
+            request = b'{"slots":%d}' % self._slots if self._slots > 1 else b""
+            return encode(packets.SubmitJob(EVENTS, b"", request)) + self.requests(now)
         grabs, sleep = self._lane.requests(now)
         if grabs:
             return self._grab * grabs

@@ -14,6 +14,7 @@ from gearflow.broker import Broker, Session, SizeLimits
 from gearflow.broker.local_port import LocalPort
 from gearflow.protocol import packets as p
 from gearflow.protocol import server_calls as api
+from gearflow.protocol import workers
 from gearflow.protocol.codec import encode
 from gearflow.protocol.packets import Packet
 from gearflow.server import admin
@@ -364,14 +365,14 @@ def _workers(shell: Shell, n: int) -> Iterator[None]:
         shell.worker(name)
     client = shell.connect()
     yield
-    shell.send(client, *[call(api.WORKERS, api.WorkersRequest())] * 10)
+    shell.send(client, *[call(workers.WORKERS, workers.WorkersRequest())] * 10)
 
 
 def _worker_of_many(shell: Shell, n: int) -> Iterator[None]:
     shell.worker(*names(n))
     client = shell.connect()
     yield
-    shell.send(client, *[call(api.WORKERS, api.WorkersRequest())] * 10)
+    shell.send(client, *[call(workers.WORKERS, workers.WorkersRequest())] * 10)
 
 
 def _server_info(shell: Shell, n: int) -> Iterator[None]:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gearflow.protocol import packets as p
-from gearflow.protocol import server_calls
+from gearflow.protocol import server_calls, workers
 from tests.broker.harness import Durable, Peer, World
 
 Leaving = Callable[[Peer, bytes], None]
@@ -327,22 +327,24 @@ def test_workers_are_listed_with_what_they_run_and_what_overran(world: World, cl
     worker = world.worker(b"work", b"other")
     worker(p.SetClientId(b"w1"))
     worker.grab()
-    report = server_calls.ReportRequest(overdue={"work": 2, "other": 0}, texts={"work": "name"})
-    assert call(worker, server_calls.REPORT, report) == {"jobs": 2}
-    assert call(client, server_calls.WORKERS, server_calls.WorkersRequest()) == {
+    report = workers.ReportRequest(overdue={"work": 2, "other": 0}, texts={"work": "name"})
+    assert call(worker, workers.REPORT, report) == {"jobs": 2}
+    assert call(client, workers.WORKERS, workers.WorkersRequest()) == {
         "workers": [
             {
+                "id": "00rs-2",
                 "client_id": "w1",
                 "address": "worker",
                 "functions": ["work", "other"],
+                "since": 1000,
                 "running": 1,
                 "overdue": {"work": 2},
                 "texts": {"work": "name"},
             }
         ]
     }
-    assert call(worker, server_calls.REPORT, server_calls.ReportRequest()) == {"jobs": 0}
-    (row,) = call(client, server_calls.WORKERS, server_calls.WorkersRequest())["workers"]
+    assert call(worker, workers.REPORT, workers.ReportRequest()) == {"jobs": 0}
+    (row,) = call(client, workers.WORKERS, workers.WorkersRequest())["workers"]
     assert not {"overdue", "texts"} & row.keys()
     worker.leave()
-    assert call(client, server_calls.WORKERS, server_calls.WorkersRequest()) == {"workers": []}
+    assert call(client, workers.WORKERS, workers.WorkersRequest()) == {"workers": []}

@@ -10,6 +10,7 @@ from gearflow.broker.storage import RecordOf
 from gearflow.errors import StoreError
 from gearflow.protocol import packets as p
 from gearflow.protocol import server_calls as api
+from gearflow.protocol import workers
 from gearflow.protocol.packets import Packet
 from gearflow.protocol.server_events import read_watch_event
 from tests.broker.harness import Peer
@@ -367,7 +368,7 @@ def test_a_reader_goes_on_when_the_job_comes_here(truth: Truth, server: Server, 
     move(truth, handle, server, other)
     other.pass_time(1)
     again = listening(other)
-    again(p.SubmitJob(api.REPORT, b"", b'{"resumable":["work"]}'))
+    again(p.SubmitJob(workers.REPORT, b"", b'{"resumable":["work"]}'))
     assert again.grab() == handle
     yields(again, handle, [b"11"])
     other.settle()

@@ -9,6 +9,7 @@ import pytest
 from gearflow.broker import SizeLimits
 from gearflow.protocol import packets as p
 from gearflow.protocol import server_calls as api
+from gearflow.protocol import workers
 from gearflow.protocol.constants import HEADER, REQ, WINDOW_BYTES, PacketType
 from gearflow.protocol.envelope import Envelope, unwrap
 from gearflow.protocol.packets import Packet
@@ -534,8 +535,8 @@ def test_many_readers_come_and_go_and_the_slowest_counts(world: World, client: P
 def resuming(world: World) -> Peer:
     """A worker whose function goes on after the parts of an earlier run."""
     worker = listening(world)
-    report = api.ReportRequest(resumable=["work"]).to_wire()
-    worker(p.SubmitJob(api.REPORT, b"", report))
+    report = workers.ReportRequest(resumable=["work"]).to_wire()
+    worker(p.SubmitJob(workers.REPORT, b"", report))
     return worker
 
 
@@ -626,7 +627,7 @@ def test_only_a_worker_that_knows_envelopes_can_go_on(world: World, client: Peer
     yields(worker, handle, [b"1"])
     worker.leave()
     other = world.worker()
-    other(p.SubmitJob(api.REPORT, b"", api.ReportRequest(resumable=["work"]).to_wire()))
+    other(p.SubmitJob(workers.REPORT, b"", workers.ReportRequest(resumable=["work"]).to_wire()))
     assert other.grab() == handle
     assert stream.read() == [(0, 1), b"1", (0, 2)]
 

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from gearflow.errors import RemoteProtocolError
 from gearflow.protocol import packets as p
 from gearflow.protocol import server_calls as calls
+from gearflow.protocol import workers
 from gearflow.protocol.codec import decode, encode_response
 from gearflow.protocol.constants import REQ
 from gearflow.protocol.framing import TEXT, FrameBuffer
@@ -128,12 +129,12 @@ class EvilServer(socketserver.ThreadingTCPServer):
                     paused=EVIL,
                     closed=calls.Closed(since=1e300, reason=ALL),
                 ).to_wire()
-            case calls.WORKERS:
+            case workers.WORKERS:
                 names = tuple(name.decode(errors="replace") for name in NAMES)
-                worker = calls.WorkerInfo(
+                worker = workers.WorkerInfo(
                     client_id=ALL, address=ALL, functions=names, overdue=dict.fromkeys(names, 1)
                 )
-                return calls.Workers(workers=(worker,)).to_wire()
+                return workers.Workers(workers=(worker,)).to_wire()
             case calls.DEAD if asked["action"] == "list":
                 return calls.Letters(letters=(evil_job(), evil_job(ALL))).to_wire()
             case calls.DEAD if asked["action"] == "show":

@@ -19,6 +19,7 @@ import pytest
 
 from gearflow.protocol import packets as p
 from gearflow.protocol import server_calls as api
+from gearflow.protocol import workers
 from gearflow.protocol.envelope import unwrap
 from gearflow.server.settings import FILE_NAME
 from tests.crash.faults import MARK, Fault, How
@@ -118,7 +119,7 @@ class Story:
         """After how many parts the job is to go on. None if it has ended."""
         worker.send(p.OptionReq(b"gearflow"), p.CanDo(self._function.encode()))
         assert isinstance(worker.next(), p.OptionRes)
-        worker.call(api.REPORT, api.ReportRequest(resumable=[self._function]))
+        worker.call(workers.REPORT, workers.ReportRequest(resumable=[self._function]))
         worker.send(p.GrabJobUniq())
         match worker.next():
             case p.JobAssignUniq(handle, workload=workload):

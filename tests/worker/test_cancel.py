@@ -23,7 +23,8 @@ from gearflow.protocol.packets import (
     SubmitJob,
     WorkComplete,
 )
-from gearflow.protocol.server_calls import EVENTS, REPORT
+from gearflow.protocol.server_calls import EVENTS
+from gearflow.protocol.workers import REPORT
 from gearflow.tasks import Context, task
 from gearflow.worker import Worker
 from tests.worker.scripted import scripted_server

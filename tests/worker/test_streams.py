@@ -36,8 +36,9 @@ from gearflow.protocol.packets import (
     WorkStatus,
     WorkWarning,
 )
-from gearflow.protocol.server_calls import RELEASE, REPORT, RETRY
+from gearflow.protocol.server_calls import RELEASE, RETRY
 from gearflow.protocol.server_events import EVENTS, cancel_event, credit_event
+from gearflow.protocol.workers import REPORT
 from gearflow.tasks.remote_errors import decode_failure
 from gearflow.worker import Worker
 from gearflow.worker.parts import PROCESS_PARTS, PartWindow, RunOver

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from gearflow.client import Client
     from gearflow.protocol.group_info import GroupInfo
     from gearflow.protocol.limits import LimitList
-    from gearflow.protocol.server_calls import Closed, WorkerInfo
+    from gearflow.protocol.server_calls import Closed
+    from gearflow.protocol.workers import WorkerInfo
 
 
 UNAPPLIED: Final = (

@@ -38,6 +38,7 @@ from gearflow.broker.job import HIGH, LOW, NORMAL, QueuedJob
 from gearflow.broker.lifecycle import Lifecycle
 from gearflow.broker.parser import Body
 from gearflow.broker.parts import PartLog
+from gearflow.broker.quiet import QuietWorkers
 from gearflow.broker.redaction import Redaction
 from gearflow.broker.rules import Rules
 from gearflow.broker.schedules import Scheduler
@@ -194,6 +195,7 @@ class BrokerParts:
     schedules: Scheduler
     rules: Rules
     redaction: Redaction
+    quiet: QuietWorkers
 
     def ask(self, question: Question) -> Generator[Wait, Any, Any]:
         """Ask the store. Raises StoreError, and CallFailed if there is no store."""

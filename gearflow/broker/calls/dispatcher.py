@@ -34,6 +34,7 @@ from gearflow.broker.calls.schedules import ScheduleCalls
 from gearflow.broker.calls.streams import StreamCalls
 from gearflow.broker.calls.submit import Asked, SubmitCalls, split
 from gearflow.broker.calls.watch import WatchCalls
+from gearflow.broker.calls.workers import WorkerCalls
 from gearflow.broker.lifecycle import LONG_HASH
 from gearflow.broker.limits import Rejected
 from gearflow.broker.parser import Body
@@ -48,6 +49,7 @@ from gearflow.protocol.job_edits import EDIT
 from gearflow.protocol.jobs import JOBS
 from gearflow.protocol.limits import LIMIT, LIMITS, POLICY
 from gearflow.protocol.schedules import SCHEDULE, SCHEDULES
+from gearflow.protocol.workers import QUIET, REPORT, WORKERS
 
 _MAX_REQUEST: Final = 1 << 20
 """Bytes of any other request. It is read and checked in one go, so a longer one would delay others."""
@@ -64,7 +66,7 @@ class ServerCalls:
         self._submit = SubmitCalls(parts)
         self.background = self._submit.background
         results, operations, streams = ResultCalls(parts), OperationCalls(parts), StreamCalls(parts)
-        limits = LimitCalls(parts)
+        limits, workers = LimitCalls(parts), WorkerCalls(parts)
         letters = self._letters = DeadLetterCalls(parts, results)
         search = JobSearch(parts, results)
         lists = JobListCalls(parts, results, search)
@@ -83,10 +85,11 @@ class ServerCalls:
             api.DEAD: letters.dead,
             api.PAUSE: operations.pause,
             api.PURGE: operations.purge,
-            api.REPORT: operations.report,
             api.REOPEN: operations.reopen,
-            api.WORKERS: operations.workers,
-            api.EVENTS: operations.events,
+            REPORT: workers.report,
+            WORKERS: workers.workers,
+            QUIET: workers.quiet,
+            api.EVENTS: workers.events,
             GROUP: operations.group,
             SCHEDULE: schedules.change,
             SCHEDULES: schedules.show,

@@ -1,15 +1,14 @@
-"""The calls of workers about the jobs that they hold, and of operators about functions and workers."""
+"""The calls of workers about the jobs that they hold, and of operators about functions."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import Final
 
 from gearflow.broker import serialization
 from gearflow.broker.calls.call import (
     KNOWN,
     ORDERED,
-    TURN,
     BrokerParts,
     CallFailed,
     FarJob,
@@ -21,7 +20,6 @@ from gearflow.broker.calls.call import (
     Steps,
 )
 from gearflow.broker.job import JobState, QueuedJob
-from gearflow.broker.session import Session
 from gearflow.broker.storage import Ordered, Paused
 from gearflow.errors import StoreError
 from gearflow.protocol import server_calls as api
@@ -61,27 +59,6 @@ class OperationCalls:
                 detached = parts.streams.leave_ended(session, parts.core.handles.number(handle))
         return api.Done(jobs=int(detached or waiter is not None or reader is not None))
 
-    def events(self, call: ServerCall) -> Steps:
-        """Notify this worker of cancelled jobs from now on. The call never ends."""
-        session = call.session
-        before, session.events = session.events, call.handle
-        if not before:
-            for handle, job in list(session.running.items()):  # it may have got them before this call
-                if session.running.get(handle) is job:
-                    self._parts.endings.end_if_unwanted(job)
-                    self._parts.streams.listens(job)
-                yield TURN
-        return None
-
-    def report(self, call: ServerCall) -> api.Message:
-        """A worker reports its overdue runs, and more about its functions."""
-        report = call.read(api.ReportRequest)
-        call.session.overdue = {name: count for name, count in report.overdue.items() if count}
-        call.session.texts = report.texts
-        call.session.limits = report.limits
-        call.session.resumable = frozenset(name.encode() for name in report.resumable)
-        return api.Done(jobs=sum(report.overdue.values()))
-
     def group(self, call: ServerCall) -> Steps:
         """Show the group of the server. The shell finds it out."""
         call.read(GroupRequest)
@@ -91,27 +68,6 @@ class OperationCalls:
             raise CallFailed("gearflow:refused", text)
         info: GroupInfo = yield FromShell(core.group_facts)
         return info
-
-    def workers(self, call: ServerCall) -> Steps:
-        """List the workers."""
-        call.read(api.WorkersRequest)
-        workers: list[bytes] = []
-        pieces: list[bytes] = []
-        for session in list(self._parts.core.sessions):
-            functions: list[str] = []
-            for function in list(session.abilities):
-                functions.append(function.name.decode(errors="replace"))
-                if not len(functions) % _SLICE:
-                    yield TURN
-            if functions and session.is_open:
-                workers.append(_worker_info(session, functions).to_wire())
-            if len(workers) == _SLICE:
-                pieces.append(b",".join(workers))
-                workers.clear()
-            yield TURN
-            if not call.session.is_open:
-                return None
-        return [b'{"workers":[', b",".join([*pieces, *workers]), b"]}"]
 
     # ---------------------------------------------------------------------- jobs that a worker holds
 
@@ -263,15 +219,3 @@ class OperationCalls:
 
 def _no_job(request: api.CancelRequest) -> CallFailed:
     return CallFailed("gearflow:unknown", f"there is no job {request.handle} that waits or runs")
-
-
-def _worker_info(session: Session, functions: Sequence[str]) -> api.WorkerInfo:
-    return api.WorkerInfo(
-        client_id=session.client_id.decode(errors="replace"),
-        address=session.address,
-        functions=tuple(functions),
-        running=len(session.running),
-        overdue=dict(session.overdue),
-        texts=dict(session.texts),
-        limits=dict(session.limits),
-    )
