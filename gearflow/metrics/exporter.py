@@ -3,7 +3,7 @@
 A server that does not count, such as C gearmand, has only the metrics about what there is now.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -11,6 +11,7 @@ from gearflow.metrics.families import (
     CounterMetricFamily,
     LabelCap,
     Metric,
+    ProcessCollector,
     add_histogram,
     added,
     counter,
@@ -35,6 +36,9 @@ class ServerSample:
     version: str = ""
     closed: bool = False
     """Whether it refuses background jobs, because it cannot keep them."""
+
+    group: str = ""
+    """The group of servers that it shares its store with. Empty if it is alone."""
 
     has_counted: bool = True
     """Whether it counts. If not, ``metrics`` has only what there is now: functions with their jobs and
@@ -270,3 +274,19 @@ def worker_families(sample: WorkerSample, cap: LabelCap) -> Iterator[Metric]:
     lost = counter("gearflow_worker_processes_lost_total", "Processes that died.")
     lost.add_metric((), sample.processes_lost)
     yield lost
+
+
+def state_families(*, is_ready: bool, loaded: float) -> Iterator[Metric]:
+    """Whether a server is ready, and how much of its file it has read."""
+    for name, text, value in (
+        ("gearflow_server_ready", "1 if the server serves and accepts background jobs.", is_ready),
+        ("gearflow_server_loaded_ratio", "How much of its file the server has read, from 0 to 1.", loaded),
+    ):
+        family = gauge(name, text)
+        family.add_metric((), value)
+        yield family
+
+
+def process_families() -> Iterable[Metric]:
+    """The memory, the processor time and the open files of this process, where the system tells them."""
+    return ProcessCollector(registry=None).collect()

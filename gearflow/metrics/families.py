@@ -11,6 +11,7 @@ from typing import Final, TypeVar
 from gearflow.protocol.metrics import BUCKETS, Histogram, bucket_end
 
 try:
+    from prometheus_client import ProcessCollector as ProcessCollector
     from prometheus_client.core import CounterMetricFamily as CounterMetricFamily
     from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily
     from prometheus_client.core import Metric as Metric
