@@ -9,6 +9,7 @@ from math import floor
 from typing import Any, Final
 
 from gearflow.runtime.log_batches import BatchFormatter, BatchHandler
+from gearflow.runtime.run_records import RUN_FIELDS
 from gearflow_cli.text import printable_lines
 from gearflow_cli.tracebacks import is_own, own_lines
 
@@ -45,7 +46,7 @@ class TextFormatter(_Formatter):
         line = super().formatMessage(record)
         fields = [
             f"{name}={_text(value)}"
-            for name, value in _fields(record).items()
+            for name, value in _shown_fields(record).items()
             if not _is_in(value, record.message)
         ]
         return "  ".join([line, *([" ".join(fields)] if fields else [])])
@@ -102,6 +103,18 @@ def _has_level(name: str) -> bool:
 def _fields(record: logging.LogRecord) -> dict[str, object]:
     """The fields that ``extra`` has added to a record."""
     return {name: value for name, value in vars(record).items() if name not in _OF_EVERY_RECORD}
+
+
+def _shown_fields(record: logging.LogRecord) -> dict[str, object]:
+    """The fields that people see. Those of the run come last in a record of the user's own."""
+    fields = _fields(record)
+    if "task" in fields:  # the worker's own record, which has the function by this name
+        fields.pop("function", None)
+        return fields
+    of_run = {name: fields.pop(name) for name in RUN_FIELDS if name in fields}
+    if of_run.get("attempt") == 1:
+        del of_run["attempt"]
+    return fields | of_run
 
 
 def _is_in(value: object, sentence: str) -> bool:

@@ -39,6 +39,7 @@ from gearflow.protocol.packets import (
 )
 from gearflow.protocol.request_queue import Request
 from gearflow.security.tls import TLS, Security
+from gearflow.tracing import find_tracing
 
 if TYPE_CHECKING:
     from gearflow.client.limits import ServerLimits
@@ -193,7 +194,12 @@ class Client:
 
     async def attach(self, request: JobRequest) -> ClientJob:
         """Submit a job that is not detached, and stay attached to it. Raises as ``submit``."""
-        if request.options is not None or self._pool.spreads:
+        if request.trace is None and (tracing := find_tracing()) is not None:
+            with tracing.send(request.function, attached=True) as span:
+                job = await self.attach(request.traced(span.trace))
+                span.accepted(job.handle, job.server.host, job.server.port)
+                return job
+        if request.options is not None or request.trace or self._pool.spreads:
             request.check()
             return await Sending(self._pool, request).attach()
         accepted = await self._submit(request)
@@ -206,7 +212,16 @@ class Client:
         If the caller is cancelled, it detaches from the job. The event loop's turn that most callers would
         take between the two steps of ``attach`` and ``ClientJob.result`` is saved.
         """
-        if request.options is None and not self._pool.spreads:
+        if request.trace is None and (tracing := find_tracing()) is not None:
+            with tracing.send(request.function, attached=True) as span:
+                job = await self.submit_and_wait(request.traced(span.trace))
+                span.accepted(job.handle, job.server.host, job.server.port)
+                try:
+                    job.outcome()
+                except Exception as failure:  # noqa: BLE001  (the caller gets it from the job)
+                    span.failed(failure)
+                return job
+        if not (request.options is not None or request.trace or self._pool.spreads):
             submitted = await self._submit(request, to_the_end=True)
             assert submitted.job is not None  # it was accepted, and we were not cancelled
             return submitted.job
@@ -254,7 +269,12 @@ class Client:
 
     async def enqueue(self, request: JobRequest) -> JobHandle:
         """Submit a detached job. Raises as ``submit_background``."""
-        if request.options is not None or self._pool.spreads:
+        if request.trace is None and (tracing := find_tracing()) is not None:
+            with tracing.send(request.function, attached=False) as span:
+                handle = await self.enqueue(request.traced(span.trace))
+                span.accepted(handle.handle, handle.server.host, handle.server.port)
+                return handle
+        if request.options is not None or request.trace or self._pool.spreads:
             request.check()
             return await Sending(self._pool, request).submit_background()
         accepted = await self._submit(request)

@@ -18,8 +18,10 @@ from gearflow.client.requests import BackgroundSubmission, ReservedSubmission, S
 from gearflow.errors import LocalProtocolError, UnsupportedByServer
 from gearflow.protocol.codec import encode
 from gearflow.protocol.constants import HEADER, MAX_BODY, REQ, SUBMIT, PacketType, Priority
+from gearflow.protocol.envelope import with_trace
 from gearflow.protocol.packets import SubmitJobEpoch
 from gearflow.protocol.request_queue import Signal
+from gearflow.protocol.trace import TRACE_KEY
 
 if TYPE_CHECKING:
     from gearflow.protocol.server_calls import RetryPlan  # it imports pydantic
@@ -123,6 +125,10 @@ class JobRequest(NamedTuple):  # a frozen dataclass takes five times as long to 
     Attributes:
         function, workload, unique, priority, options: As for ``Client.submit``.
         detached: Whether it is a background job.
+        takes_envelope: Whether the workers of the function know envelopes, on servers that are not
+            gearflow's.
+        trace: The trace context of the call, as a JSON object. Empty if there is none, and None if its span
+            has not begun.
     """
 
     function: str
@@ -131,6 +137,17 @@ class JobRequest(NamedTuple):  # a frozen dataclass takes five times as long to 
     priority: Priority = Priority.NORMAL
     options: SubmitOptions | None = None
     detached: bool = True
+    takes_envelope: bool = False
+    trace: bytes | None = None
+
+    def traced(self, trace: bytes) -> "JobRequest":
+        """Return the same submission with a trace context."""
+        return self._replace(trace=trace)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether gearflow's server needs no more than the protocol's own packets."""
+        return not self.trace and (self.options is None or self.options.is_plain)
 
     @property
     def resubmits(self) -> bool:
@@ -200,10 +217,10 @@ class JobRequest(NamedTuple):  # a frozen dataclass takes five times as long to 
         Raises:
             ValueError: The options make no sense together.
         """
-        if self.options is None or self.options.is_plain:
+        if self.is_plain:
             return self.encode()
         unique = unique_to_wire(self.unique)
-        workload = _line(self.options, self.function) + self.workload
+        workload = self._traced(_line(self.options or _NOTHING, self.function)) + self.workload
         return unique, encode_submission(BACKGROUND[self.priority], SUBMIT, unique, workload)
 
     def put(
@@ -225,21 +242,33 @@ class JobRequest(NamedTuple):  # a frozen dataclass takes five times as long to 
         """
         key = unique_to_wire(self.unique)
         options = self.options
-        if options is not None and gearflow and not options.is_plain:
-            if in_background and self.detached and not (options.reuse or self.debounces):
+        if gearflow and not self.is_plain:
+            if in_background and self.detached and not (self.reuses or self.debounces):
                 return BackgroundSubmission(self.function, key, answered), self.encode_for_gearflow()[1]
             line = _line if not self.unique else _line.__wrapped__  # what is sent once need not be kept
-            workload = line(options, self.function, self.unique, self.priority, self.detached) + self.workload
+            head = line(options or _NOTHING, self.function, self.unique, self.priority, self.detached)
+            workload = self._traced(head) + self.workload
             submission = ReservedSubmission(self.function, key, answered)
             return submission, encode_submission(PacketType.SUBMIT_JOB, SUBMIT, b"", workload)
         request = Submission(self.function, key, answered, attached=not self.detached)
         workload, at = self.workload, None
         if options is not None and not gearflow:
             self._require_no_server(options, server)
-            workload, at = options.envelope + workload, options.start()
+            at = options.start()
+        if not gearflow:
+            workload = self._envelope() + workload
         return request, packet(
             function_to_wire(self.function), key, workload, self.priority, at, detached=self.detached
         )
+
+    def _traced(self, line: bytes) -> bytes:
+        """A request, with the trace context of this call at its end."""
+        return line[:-2] + TRACE_KEY + self.trace + b"}\n" if self.trace else line
+
+    def _envelope(self) -> bytes:
+        """The bytes before the workload on servers that are not gearflow's."""
+        head = b"" if self.options is None else self.options.envelope
+        return with_trace(head, self.trace) if self.trace and self.takes_envelope else head
 
     def _require_no_server(self, options: SubmitOptions, server: ServerAddress) -> None:
         """Refuse what only a server could do."""
@@ -266,6 +295,9 @@ class JobRequest(NamedTuple):  # a frozen dataclass takes five times as long to 
                 f"function {self.function!r}: {server} keeps no retries and no timeout for a worker; "
                 "put them into an envelope, as tasks do: in the shell name the task's module with -m"
             )
+
+
+_NOTHING: Final = SubmitOptions()
 
 
 @lru_cache  # the same for each call of a task

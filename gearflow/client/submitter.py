@@ -24,7 +24,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from copy import copy
 from functools import partial
 from math import inf
-from typing import Final, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Final, Generic, TypeVar, cast
 
 import anyio
 
@@ -45,6 +45,10 @@ from gearflow.client.requests import (
 from gearflow.client.submission import JobRequest
 from gearflow.errors import ConnectionLost, GearflowError, NoServer, ServerError, SubmitUnknown
 from gearflow.protocol.request_queue import Signal
+from gearflow.tracing import find_tracing
+
+if TYPE_CHECKING:
+    from gearflow.tracing.spans import SendSpan  # it imports OpenTelemetry
 
 logger = logging.getLogger(__name__)
 
@@ -304,6 +308,7 @@ class SentBatch(Generic[T]):
         """Raises as ``JobRequest.check``."""
         for order in orders:
             order.check()
+        orders, self._span = _traced(orders)
         self._pool = pool
         self._outcome = outcome
         self._submit = submit
@@ -321,6 +326,13 @@ class SentBatch(Generic[T]):
         Raises:
             NoServer, UnsupportedByServer, LocalProtocolError: Nothing was sent.
         """
+        try:
+            await self._send()
+        except BaseException as error:
+            self._end_span(error)
+            raise
+
+    async def _send(self) -> None:
         self._sent = {}
         connections = self._connections = await self._choose()
         tally = self._answered = Tally(len(self._left), anyio.Event())
@@ -344,24 +356,35 @@ class SentBatch(Generic[T]):
                 await self._answered.wait()
                 outcomes = await self._collect()
                 outcomes |= await self._submit_again(outcomes)
-            except BaseException:
+            except BaseException as error:
+                self._end_span(error)
                 self.abandon()
                 raise
             self._outcomes |= outcomes
             self._left = {place: order for place, order in self._left.items() if place not in outcomes}
             if self._left:
                 await self._send_again()
-        return [self._outcomes[place] for place in range(self._count)]
+        collected = [self._outcomes[place] for place in range(self._count)]
+        self._end_span(next((each for each in collected if isinstance(each, Exception)), None))
+        return collected
 
     def abandon(self) -> None:
         """Nobody waits for the answers any more. What has not left is not sent."""
+        self._end_span(None)
         for place, submission in self._sent.items():
             self._connections[place].abandon(submission)
+
+    def _end_span(self, failure: BaseException | None) -> None:
+        span, self._span = self._span, None
+        if span is not None:
+            if failure is not None:
+                span.failed(failure)
+            span.end()
 
     async def _send_again(self) -> None:
         """Send what is left elsewhere, or in another form. If that fails, the error is its outcome."""
         try:
-            await self.send()
+            await self._send()
         except GearflowError as error:
             if not self._outcomes:
                 raise
@@ -417,6 +440,16 @@ class SentBatch(Generic[T]):
                 for place, failure in lost.items():
                     submissions.start_soon(submit, place, failure)
         return made
+
+
+def _traced(orders: Sequence[JobRequest]) -> "tuple[Sequence[JobRequest], SendSpan | None]":
+    """Submissions with the trace context of the span that they share, if there is one."""
+    if not orders or orders[0].trace is not None or (tracing := find_tracing()) is None:
+        return orders, None
+    functions = {order.function for order in orders}
+    function = functions.pop() if len(functions) == 1 else ""
+    span = tracing.send(function, attached=not orders[0].detached, count=len(orders))
+    return [order.traced(span.trace) for order in orders], span
 
 
 def background(pool: Pool, orders: Sequence[JobRequest]) -> SentBatch[JobHandle]:

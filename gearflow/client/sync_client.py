@@ -26,6 +26,7 @@ from gearflow.protocol.heartbeat import Timeouts
 from gearflow.runtime.fork import forget_in_children
 from gearflow.runtime.loop_thread import LoopThread
 from gearflow.security.tls import PLAIN, TLS, Security
+from gearflow.tracing import find_tracing
 
 if TYPE_CHECKING:
     from gearflow.client.limits import SyncServerLimits
@@ -156,8 +157,13 @@ class SyncClient:
 
     def enqueue(self, request: JobRequest) -> JobHandle:
         """Submit a detached job. See ``Client.enqueue``."""
+        if request.trace is None and (tracing := find_tracing()) is not None:
+            with tracing.send(request.function, attached=False) as span:
+                handle = self.enqueue(request.traced(span.trace))
+                span.accepted(handle.handle, handle.server.host, handle.server.port)
+                return handle
         if not (request.resubmits or request.reuses or request.debounces):
-            has_options = request.options is not None
+            has_options = request.options is not None or bool(request.trace)
             if has_options:
                 request.check()
             unique, packet = request.encode_for_gearflow()

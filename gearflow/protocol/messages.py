@@ -7,8 +7,13 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from gearflow.protocol.trace import LONGEST_NAME, LONGEST_VALUE, MOST_HEADERS
+
 Seconds = Annotated[float, Field(ge=0, le=1e10, allow_inf_nan=False)]
 UnixTime = Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False)]
+_HeaderName = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME)]
+_HeaderValue = Annotated[str, Field(max_length=LONGEST_VALUE)]
+Trace = Annotated[dict[_HeaderName, _HeaderValue], Field(max_length=MOST_HEADERS)]
 
 
 class Message(BaseModel):

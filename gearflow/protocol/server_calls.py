@@ -45,13 +45,13 @@ from gearflow.protocol.messages import Fault as Fault
 from gearflow.protocol.messages import Message as Message
 from gearflow.protocol.messages import PastRun as PastRun
 from gearflow.protocol.messages import Seconds as Seconds
+from gearflow.protocol.messages import Trace as Trace
 from gearflow.protocol.messages import UnixTime as UnixTime
 from gearflow.protocol.server_events import EVENTS as EVENTS
 from gearflow.protocol.server_events import STREAM as STREAM
 from gearflow.protocol.server_events import WATCH as WATCH
 from gearflow.protocol.server_events import cancel_event as cancel_event
 from gearflow.protocol.server_events import cancelled_handle as cancelled_handle
-from gearflow.protocol.trace import Trace
 from gearflow.protocol.uniques import check_unique_options
 
 RESULT: Final = b"gearflow:result"

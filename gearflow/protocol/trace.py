@@ -7,9 +7,7 @@ server keeps it beside the job, and does not look into it. The worker gets it in
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Final, TypeAlias
-
-from pydantic import Field
+from typing import Final
 
 MOST_HEADERS: Final = 8
 LONGEST_NAME: Final = 64
@@ -19,15 +17,6 @@ ATTACHED: Final = "attached"
 
 TRACE_KEY: Final = b',"trace":'
 """What is before the trace context in the request of a submission, if it is the last key."""
-
-Trace: TypeAlias = Annotated[
-    dict[
-        Annotated[str, Field(min_length=1, max_length=LONGEST_NAME)],
-        Annotated[str, Field(max_length=LONGEST_VALUE)],
-    ],
-    Field(max_length=MOST_HEADERS),
-]
-"""A trace context, as servers take it."""
 
 
 def encode_trace(headers: Mapping[str, str], *, attached: bool) -> bytes:

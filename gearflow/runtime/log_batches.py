@@ -20,6 +20,7 @@ from types import FunctionType
 from typing import Final, TextIO, TypeAlias, cast
 
 from gearflow.runtime.fork import forget_in_children
+from gearflow.runtime.run_records import are_records_plain
 
 PERIOD: Final = 0.08
 """Seconds after which a batch is written."""
@@ -112,8 +113,8 @@ class RecordKind:
 
     def record(self, created: float, handle: bytes, number: float) -> logging.LogRecord:
         """The record for a row."""
-        logger = self.logger
-        record = logger.makeRecord(logger.name, self.level, __file__, 0, self.message, (), None)
+        # Not as the logger makes it: another run may be the current one here.
+        record = logging.LogRecord(self.logger.name, self.level, __file__, 0, self.message, (), None)
         record.created = created
         vars(record).update(self._extra(handle, number))
         return record
@@ -155,7 +156,7 @@ def _is_as_it_was(logger: logging.Logger) -> bool:
     methods = map(vars(logging.Logger).get, _REPLACED)
     return (
         type(logger) is logging.Logger
-        and logging.getLogRecordFactory() is logging.LogRecord
+        and are_records_plain()
         and all(
             isinstance(method, FunctionType) and cast(object, method.__globals__) is own for method in methods
         )

@@ -57,7 +57,7 @@ def attached(
     if earlier or (workload.startswith(MAGIC) and not task.foreign):
         workload = wrap(workload, earlier=earlier)
     unique = "" if options.unique is False else _key(task, options.unique, args, kwargs)
-    return JobRequest(task.name, workload, unique, options.priority, asked, detached=False)
+    return JobRequest(task.name, workload, unique, options.priority, asked, False, not task.foreign)
 
 
 def attached_chunk(task: Submittable, payloads: Sequence[bytes]) -> JobRequest:
@@ -67,7 +67,7 @@ def attached_chunk(task: Submittable, payloads: Sequence[bytes]) -> JobRequest:
     if task.limited is not None:
         asked = replace(asked or SubmitOptions(), limited=True)
     workload = _chunk_header(len(payloads)) + pack_payloads(payloads)
-    return JobRequest(task.name, workload, "", options.priority, asked, detached=False)
+    return JobRequest(task.name, workload, "", options.priority, asked, False, not task.foreign)
 
 
 @lru_cache  # most chunks of a batch are alike
@@ -124,7 +124,7 @@ def detached(task: Submittable, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     # The queue plugins of gearmand overwrite the rows of background jobs without a unique. Which server
     # gets the job is not known yet, so every job has one.
     unique = fresh_unique() if options.unique is False else _key(task, options.unique, args, kwargs)
-    return JobRequest(task.name, workload, unique, options.priority, asked)
+    return JobRequest(task.name, workload, unique, options.priority, asked, True, not task.foreign)
 
 
 @lru_cache  # the same for each call of a task, and calls with the same options are sent alike

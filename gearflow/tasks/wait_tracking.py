@@ -13,6 +13,8 @@ from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Final, Protocol
 
+from gearflow.runtime.run_records import current_run
+
 
 class Listener(Protocol):
     """Receives the waits, in the thread of the loop that waits."""
@@ -26,7 +28,7 @@ class Listener(Protocol):
         ...
 
 
-caller: Final[ContextVar[Any]] = ContextVar("gearflow_caller", default=None)
+caller: Final = current_run
 """The run that makes calls, as its worker's object. Everything that the task starts or awaits inherits it."""
 
 _listener: Final[ContextVar[Listener | None]] = ContextVar("gearflow_listener", default=None)

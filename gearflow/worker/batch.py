@@ -27,6 +27,7 @@ from gearflow.tasks.batch import Batch
 from gearflow.tasks.batch_call import Outcome
 from gearflow.tasks.hooks import Middleware
 from gearflow.tasks.wait_tracking import caller
+from gearflow.tracing import find_tracing
 from gearflow.worker.batch_slots import BatchSlots
 from gearflow.worker.connection import WorkerConnection
 from gearflow.worker.event_loop import Loop, LoopStarted
@@ -125,6 +126,15 @@ class CollectedRun(Run):
             self.context.items = self.contexts
 
     @property
+    def traced(self) -> Sequence[Run]:
+        return self.items
+
+    def trace(self) -> None:
+        super().trace()
+        for item in self.items:
+            item.trace_id = self.trace_id
+
+    @property
     def contexts(self) -> tuple[Context, ...]:
         """Those of the items, if the task takes one."""
         return tuple(item.context for item in self.items if item.context is not None)
@@ -190,11 +200,14 @@ class BatchRunner:
         """The call of the function. Raises nothing but its cancellation."""
         run.begin()
         caller.set(run)
+        failure: BaseException | None = None
         cancellation: BaseException | None = None
         if shorter := run.shorter:
             run.clock = self.loop.start(self._end_in_time(run, shorter))
         outcomes: Sequence[Outcome] = []
         try:
+            if find_tracing() is not None or any(item.envelope.trace is not None for item in run.items):
+                run.trace()
             if run.envelope.alone:
                 await self.runner.until_alone(run)
                 run.begin()
@@ -205,7 +218,7 @@ class BatchRunner:
                     if self._is_in_child:
                         end_stray(self._process)
         except BaseException as error:  # noqa: BLE001  (nothing that a task raises may end the worker)
-            outcomes = [error] * len(run.items)
+            failure, outcomes = error, [error] * len(run.items)
             if isinstance(error, anyio.get_cancelled_exc_class()) and (
                 run.is_for_nobody or self.loop.is_cancelled()
             ):
@@ -213,6 +226,9 @@ class BatchRunner:
         finally:
             run.is_over = run.is_settled = True
             run.is_under_way = False
+            if run.span is not None:
+                failed = failure if cancellation is None else None
+                run.span.end("done" if failure is None else "failed" if failed else "handed on", failed)
             if run.clock is not None:
                 run.clock.cancel()
         self._end_all(run, outcomes)

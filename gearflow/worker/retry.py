@@ -211,6 +211,7 @@ def _following(run: Run, workload: bytes, retry: RetryAfter) -> bytes:
         parts=run.parts.position if run.parts is not None and run.task.resumable else 0,
         previous=run.last_progress,
         chunk=envelope.chunk,
+        trace=envelope.trace,
     )
     return head + payload
 

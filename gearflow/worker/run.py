@@ -6,23 +6,28 @@ Middleware is called around it: the first is the outermost, the task is inside t
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from gearflow.errors import LocalProtocolError
 from gearflow.protocol.codec import encode
 from gearflow.protocol.constants import HEADER, MAX_BODY, REQ, WINDOW_BYTES, WINDOW_PARTS, PacketType
 from gearflow.protocol.envelope import MAGIC, Envelope, unwrap
 from gearflow.protocol.packets import Packet, WorkFail, WorkStatus
+from gearflow.protocol.trace import trace_id_of
 from gearflow.tasks import Context, Progress, RunInfo
 from gearflow.tasks.context import moment_of
 from gearflow.tasks.hooks import Middleware, Proceed, name_of
 from gearflow.tasks.wait_tracking import Waiting
+from gearflow.tracing import find_tracing
 from gearflow.worker.connection import WorkerConnection
 from gearflow.worker.event_loop import LoopStarted
 from gearflow.worker.executor import AnyTask, OverdueRuns
 from gearflow.worker.parts import PROCESS_BYTES, PROCESS_PARTS, PartWindow
 from gearflow.worker.retry_policy import RetryAfter
 from gearflow.worker.slots import SlotAllocator
+
+if TYPE_CHECKING:
+    from gearflow.tracing.spans import RunSpan  # it imports OpenTelemetry
 
 _NO_ENVELOPE: Final = Envelope()
 _WORK_COMPLETE: Final = int(PacketType.WORK_COMPLETE)
@@ -35,6 +40,8 @@ class Run:
     parts: PartWindow | None = None  # if the task yields
     last_status: WorkStatus | None = None  # that was reported
     slots: SlotAllocator | None = None  # of its task, if those are not the worker's
+    span: "RunSpan | None" = None  # of this run, if the program traces
+    trace_id: str = ""  # if there is a trace
 
     def __init__(
         self, task: AnyTask, handle: bytes, connection: WorkerConnection, overdue: OverdueRuns
@@ -86,12 +93,53 @@ class Run:
             "task": self.task.name,
             "handle": self.handle_text,
             "server": self.connection.server_name,
+            **self.record_fields(),
+        }
+
+    def record_fields(self) -> dict[str, object]:
+        """The fields of all log records that are made in it."""
+        fields: dict[str, object] = {
+            "handle": self.handle_text,
+            "function": self.task.name,
             "attempt": self.envelope.attempt,
         }
+        if self.trace_id:
+            fields["trace_id"] = self.trace_id
+        return fields
+
+    @property
+    def traced(self) -> "Sequence[Run]":
+        """The runs of the jobs that are traced."""
+        return (self,)
+
+    def trace(self) -> None:
+        """Begin the span of this run, and make it the current one in this context."""
+        traces = [run.envelope.trace for run in self.traced if run.envelope.trace is not None]
+        tracing = find_tracing()
+        if tracing is not None:
+            server = self.connection.server
+            self.span = tracing.process(
+                self.task.name,
+                traces,
+                handle=self.handle.decode(errors="replace"),
+                attempt=self.envelope.attempt,
+                server=(server.host, server.port),
+                count=self.envelope.chunk or len(self.traced),
+                may_be_child=self.task.batch is None,
+            )
+            self.trace_id = self.span.trace_id
+        elif len(traces) == 1:
+            self.trace_id = trace_id_of(traces[0])
 
     def info(self) -> RunInfo:
         """The same for middleware and operators."""
-        return RunInfo(**self.log_fields(), started=time.time() - (time.perf_counter() - self.began))
+        return RunInfo(
+            task=self.task.name,
+            handle=self.handle_text,
+            server=self.connection.server_name,
+            attempt=self.envelope.attempt,
+            started=time.time() - (time.perf_counter() - self.began),
+        )
 
     def open(self, workload: bytes) -> bytes:
         """Read the envelope, if there is one, and return the payload.

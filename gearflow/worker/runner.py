@@ -26,6 +26,7 @@ from gearflow.runtime.fork import end_stray, forget_in_children
 from gearflow.tasks import RunInfo
 from gearflow.tasks.hooks import Middleware
 from gearflow.tasks.wait_tracking import caller
+from gearflow.tracing import find_tracing
 from gearflow.worker.batch import BatchLane, BatchRunner
 from gearflow.worker.batch_slots import BatchSlots
 from gearflow.worker.burst import Burst
@@ -244,6 +245,8 @@ class Runner:
         failure: BaseException | None = None
         try:
             payload = b"" if run.is_for_nobody else run.open(workload)
+            if run.envelope.trace is not None or find_tracing() is not None:
+                run.trace()
             if run.envelope.alone:
                 await self.until_alone(run)
             if not run.is_for_nobody:

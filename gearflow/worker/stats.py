@@ -42,6 +42,7 @@ class RunOutcome(StrEnum):
 
 
 _EXPECTED: Final = (RunOutcome.DONE, RunOutcome.SNOOZED, RunOutcome.CANCELLED)
+_NO_ERRORS: Final = (*_EXPECTED, RunOutcome.HANDED_ON)
 _MOST_KINDS: Final = 1000
 """Kinds of lines that are kept."""
 
@@ -93,8 +94,10 @@ class RunStats:
         elif outcome in _FAILURES:
             self.failed += 1
         level = logging.INFO if outcome in _EXPECTED else logging.WARNING
+        if run.span is not None:
+            run.span.end(outcome, None if outcome in _NO_ERRORS else _shown(failure) or failure)
         if logger.isEnabledFor(level):
-            if outcome is RunOutcome.DONE:
+            if outcome is RunOutcome.DONE and not run.trace_id:
                 self._kind_of(run).log(run.handle, now - run.began)
             else:
                 self._log_run_ended(level, run, outcome, failure, now - run.began)
@@ -167,9 +170,7 @@ class RunStats:
             fields["reason"] = one_line(failure)
         elif outcome is RunOutcome.INVALID:
             fields["reason"] = str(failure).removeprefix(f"task {run.task.name!r}: ")
-        shown = failure if outcome is RunOutcome.FAILED or outcome is RunOutcome.RETRIED else None
-        if isinstance(shown, Control):
-            shown = shown.__cause__
+        shown = _shown(failure) if outcome is RunOutcome.FAILED or outcome is RunOutcome.RETRIED else None
         if level == logging.INFO:
             logger.info(f"job {outcome}", extra=fields, exc_info=shown)
         else:
@@ -181,6 +182,11 @@ class RunStats:
     ) -> None:
         if not self.log.log(logging.WARNING, message, cause=cause, extra=fields, exc_info=shown):
             logger.info(message, extra=fields)
+
+
+def _shown(failure: BaseException | None) -> BaseException | None:
+    """The exception behind one that decides about the job."""
+    return failure.__cause__ if isinstance(failure, Control) else failure
 
 
 def _place_of(error: BaseException | None) -> tuple[str, int] | None:

@@ -30,6 +30,7 @@ from gearflow.errors import NoServer
 from gearflow.metrics.worker_counts import WorkerSample, WorkerState
 from gearflow.protocol.codec import encode
 from gearflow.protocol.packets import CanDo
+from gearflow.runtime.run_records import run_fields_added
 from gearflow.tasks import RunInfo, migration_hints
 from gearflow.tasks.definition import TaskDefinition
 from gearflow.tasks.hooks import (
@@ -283,7 +284,7 @@ class Worker:
             raise RuntimeError("a worker can run only once; make a new one")
         self._has_run = True
         self._deadlocks.begin()
-        with current.by_default(self._target), heard_by(self._deadlocks):
+        with current.by_default(self._target), heard_by(self._deadlocks), run_fields_added():
             async with lifetime(self._lifespans, self._start):
                 if self._recycler is not None:
                     self._recycler.begin()

@@ -25,7 +25,7 @@ from gearflow.broker.session import Session
 from gearflow.broker.storage import JobOutcome, JobRecord, LatestOf, Uncertain
 from gearflow.errors import RemoteProtocolError, StoreError
 from gearflow.protocol import server_calls as api
-from gearflow.protocol.trace import TRACE_KEY, Trace
+from gearflow.protocol.trace import TRACE_KEY
 
 _MAX_OPTIONS: Final = 65_536
 """Bytes within which the first line of a ``gearflow:submit`` must end."""
@@ -86,7 +86,7 @@ class Asked:
 
 
 _known = lru_cache(_KNOWN)(Asked)
-_trace: Final = TypeAdapter[dict[str, str]](Trace)
+_trace: Final = TypeAdapter[dict[str, str]](api.Trace)
 
 
 def split(workload: Body) -> tuple[Asked, Body]:

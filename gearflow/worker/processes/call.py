@@ -131,6 +131,8 @@ class ProcessCall:
             run.envelope.parts,
             None if previous is None else (previous.done, previous.total, previous.message),
             run.envelope.scheduled_at,
+            None if run.span is None else run.span.headers(),
+            run.trace_id,
             tuple(ItemRequest(item.handle_text, item.envelope.attempt, item.limit) for item in self._items),
         ).fields()
         if name not in process.tasks:

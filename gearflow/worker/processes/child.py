@@ -32,11 +32,13 @@ from gearflow.protocol.packets import Packet
 from gearflow.runtime import stacks
 from gearflow.runtime.fork import end_stray, forget_in_children, handle
 from gearflow.runtime.process import resident
+from gearflow.runtime.run_records import add_run_fields, current_run
 from gearflow.tasks import Context, Progress
 from gearflow.tasks.batch_call import BatchCall, Outcome
 from gearflow.tasks.context import moment_of
 from gearflow.tasks.definition import TaskDefinition
 from gearflow.tasks.hooks import Lifespan, hooks, lifetime, name_of
+from gearflow.tracing import find_tracing
 from gearflow.worker.parts import PROCESS_BYTES, PROCESS_PARTS, PartWindow, send_values
 from gearflow.worker.processes import child_output
 from gearflow.worker.processes.child_output import Reports
@@ -197,6 +199,7 @@ class _TaskServer:
             target.servers, spread=target.spread, discover=target.discover, tls=target.tls, token=target.token
         )
         child_output.send_logs(channel, hello.level)
+        add_run_fields()
         self.lifespans = Lifespans(hello.lifespans)
         self._channel = channel
         forget_in_children(channel, Channel.forget)  # else two would answer
@@ -317,8 +320,15 @@ class _Request:
         for context in (self.context, *self.contexts):
             context.flush()
 
+    def _begin(self) -> None:
+        """This context is that of the run, for the log and for spans."""
+        current_run.set(self.call)
+        if self.call.trace is not None and (tracing := find_tracing()) is not None:
+            tracing.go_on(self.call.trace)
+
     def run(self, task: TaskDefinition) -> bytes:
         """The encoded result, empty if the task yields. Raises what the task raises, and PayloadInvalid."""
+        self._begin()
         codec = task.payload
         arguments = codec.decode(self._payload)
         returned = codec.signature.apply(arguments, context=self.context)
@@ -329,6 +339,7 @@ class _Request:
 
     def run_batch(self, task: TaskDefinition) -> list[Outcome]:
         """The outcomes of the items of a batch. Raises what the task raises."""
+        self._begin()
         payloads = unpack_payloads(self._payload, len(self.contexts))
         call = BatchCall(task, payloads, self.context if task.takes_context else None)
         return call.outcomes() if call.is_empty else call.outcomes(call.apply())

@@ -111,6 +111,12 @@ class RunRequest:
     scheduled_at: tuple[float, str] | None = None
     """The time of the schedule that made the job, and its time zone."""
 
+    trace: dict[str, str] | None = None
+    """The trace context of the run, if the worker traces."""
+
+    trace_id: str = ""
+    """The id of its trace, for log records."""
+
     items: tuple[ItemRequest, ...] = ()
     """The items of a batch. The body of the frame has their payloads (``gearflow.protocol.chunk``)."""
 
@@ -126,8 +132,19 @@ class RunRequest:
             "parts": self.parts,
             "previous": self.previous,
             "scheduled_at": self.scheduled_at,
+            "trace": self.trace,
+            "trace_id": self.trace_id,
             "items": [list(item) for item in self.items],
         }
+
+    def record_fields(self) -> dict[str, object]:
+        """The fields of log records of the run."""
+        fields: dict[str, object] = {
+            "handle": self.handle,
+            "function": self.task,
+            "attempt": self.attempt,
+        }
+        return {**fields, "trace_id": self.trace_id} if self.trace_id else fields
 
     @classmethod
     def of(cls, fields: dict[str, Any]) -> Self:
@@ -143,6 +160,8 @@ class RunRequest:
             fields["parts"],
             None if previous is None else (previous[0], previous[1], previous[2]),
             None if scheduled_at is None else (scheduled_at[0], scheduled_at[1]),
+            fields["trace"],
+            fields["trace_id"],
             tuple(ItemRequest(*item) for item in fields["items"]),
         )
 
