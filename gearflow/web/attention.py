@@ -74,7 +74,7 @@ def _of_functions(rows: list[FunctionRow]) -> Iterator[Concern]:
 
 
 def _of_limits(sample: Sample) -> Iterator[Concern]:
-    for view in sample.fleet.distinct:
+    for view in sample.stores:
         for limit in view.limits.limits if view.limits is not None else ():
             if limit.paused:
                 waiting = f" with {count(limit.waiting, 'waiting job')}" if limit.waiting else ""

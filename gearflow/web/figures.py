@@ -8,7 +8,7 @@ from gearflow.observe import Activity, FleetView, percentile
 from gearflow.observe.figures import summed
 from gearflow.protocol.metrics import FunctionMetrics, MinuteOf
 from gearflow.web.past import MINUTE, coarser
-from gearflow.web.plots import Line, Plot, grouped
+from gearflow.web.plots import Plot, PlotLine, grouped
 from gearflow.web.sampler import Sample
 
 SPANS: Final[Mapping[str, float]] = {"1 h": 3600.0, "6 h": 21_600.0, "24 h": 86_400.0}
@@ -118,8 +118,8 @@ def history_plots(minutes: Sequence[tuple[float, MinuteOf]], span: float, now: f
             "Jobs that ended",
             times,
             [
-                Line("succeeded", 1, rate("succeeded"), filled=True),
-                Line("failed", 3, rate("failed", "dead", "expired"), filled=True),
+                PlotLine("succeeded", 1, rate("succeeded"), filled=True),
+                PlotLine("failed", 3, rate("failed", "dead", "expired"), filled=True),
             ],
             axis,
             step,
@@ -129,8 +129,8 @@ def history_plots(minutes: Sequence[tuple[float, MinuteOf]], span: float, now: f
             "Queue",
             times,
             [
-                Line("waiting", 4, [each.waiting for _, each, _ in points], filled=True),
-                Line("running", 2, [each.running for _, each, _ in points]),
+                PlotLine("waiting", 4, [each.waiting for _, each, _ in points], filled=True),
+                PlotLine("running", 2, [each.running for _, each, _ in points]),
             ],
             axis,
             step,
@@ -138,7 +138,7 @@ def history_plots(minutes: Sequence[tuple[float, MinuteOf]], span: float, now: f
         Plot(
             "Time to wait",
             times,
-            [Line("half within", 1, share("wait", 0.5)), Line("99 % within", 4, share("wait", 0.99))],
+            [PlotLine("half within", 1, share("wait", 0.5)), PlotLine("99 % within", 4, share("wait", 0.99))],
             axis,
             step,
             log=True,
@@ -146,7 +146,7 @@ def history_plots(minutes: Sequence[tuple[float, MinuteOf]], span: float, now: f
         Plot(
             "Time to run",
             times,
-            [Line("half within", 1, share("run", 0.5)), Line("99 % within", 4, share("run", 0.99))],
+            [PlotLine("half within", 1, share("run", 0.5)), PlotLine("99 % within", 4, share("run", 0.99))],
             axis,
             step,
             log=True,

@@ -21,7 +21,7 @@ _GAP: Final = 1.6
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class PlotLine:
     """A line of a plot. A frozen value."""
 
     name: str
@@ -45,7 +45,7 @@ class Plot:
     times: Sequence[float]
     """The moments (Unix time), in order."""
 
-    lines: Sequence[Line]
+    lines: Sequence[PlotLine]
     span: tuple[float, float]
     """The first and the last moment of the axis."""
 
@@ -133,7 +133,7 @@ def _path(run: Sequence[tuple[float, float]], begin: str) -> str:
     return f"{begin}{x:.1f} {y:.1f}{rest}"
 
 
-def _runs(plot: Plot, line: Line, axis: "_Axis") -> "list[list[tuple[float, float]]]":
+def _runs(plot: Plot, line: PlotLine, axis: "_Axis") -> "list[list[tuple[float, float]]]":
     """The points of a line that are connected."""
     runs: list[list[tuple[float, float]]] = []
     before: float | None = None

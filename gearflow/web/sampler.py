@@ -74,6 +74,19 @@ class Sample:
         """The servers that answered, each of them once, and then those that did not answer."""
         return (*self.fleet.distinct, *self.fleet.away)
 
+    @property
+    def stores(self) -> tuple[ServerView, ...]:
+        """gearflow's servers that answered, one of each group, because a group shares its settings."""
+        found: dict[str, ServerView] = {}
+        for view in self.fleet.distinct:
+            if view.info is not None:
+                found.setdefault(view.info.group or view.address, view)
+        return tuple(found.values())
+
+    def stores_at(self, server: str | None) -> tuple[ServerView, ...]:
+        """The same, or only the one with that address."""
+        return tuple(view for view in self.stores if server in (None, view.address))
+
 
 class Sampler:
     """Takes samples of servers.

@@ -2,12 +2,14 @@
 
 from typing import Final
 
-from gearflow.web.pages import functions, overview, servers
+from gearflow.web.pages import functions, limits, overview, schedules, servers
 from gearflow.web.sections import Section
 
 _MODULES: Final = [
     overview,
     functions,
+    schedules,
+    limits,
     servers,
 ]
 
