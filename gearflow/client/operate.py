@@ -11,13 +11,13 @@ All of them raise:
     RemoteProtocolError: The answer cannot be read.
 """
 
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from gearflow.client.client import Client
 from gearflow.client.config import ServerAddress
 from gearflow.client.requests import read_answer
 from gearflow.protocol.group_info import GROUP, GroupInfo, GroupRequest
-from gearflow.protocol.jobs import JOBS, JobFilter, JobPage, JobsRequest
+from gearflow.protocol.jobs import BULK, JOBS, BulkDone, BulkRequest, JobFilter, JobPage, JobsRequest
 from gearflow.protocol.limits import (
     LIMIT,
     LIMITS,
@@ -192,6 +192,38 @@ async def jobs(
     chosen = {} if select is None else select.model_dump(exclude_defaults=True)
     request = JobsRequest(**chosen, after=after, limit=limit, payload=payload)
     return await _ask(client, JOBS, request, JobPage, server)
+
+
+async def bulk(
+    client: Client,
+    do: Literal["count", "cancel", "replay", "purge", "errors"],
+    select: JobFilter | None = None,
+    *,
+    expected: int | None = None,
+    server: ServerAddress | str | None = None,
+) -> BulkDone:
+    """Count the jobs that a filter selects, or act on all of them.
+
+    ``cancel`` is for live jobs, ``replay`` and ``purge`` are for dead letters. Jobs in other states are not
+    touched and do not count. ``errors`` groups dead letters by function and error.
+
+    A client of a group acts on the live jobs of one server, and on the dead letters of all. If the client
+    leaves, or has no answer in ``answer_timeout``, the act goes on.
+
+    Args:
+        client: The client that makes the call.
+        do: What to do.
+        select: The filter. None selects all jobs.
+        expected: If more jobs match than this, nothing is done.
+        server: The server to ask. By default the one that a submission would go to.
+
+    Raises:
+        ServerError: More jobs match than expected, or not all could be written.
+        ValueError: The filter selects only jobs in states that ``do`` is not for.
+    """
+    chosen = {} if select is None else select.model_dump(exclude_defaults=True)
+    request = BulkRequest(**chosen, do=do, expected=expected)
+    return await _ask(client, BULK, request, BulkDone, server)
 
 
 async def dead_letters(

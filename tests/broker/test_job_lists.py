@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from gearflow.broker.storage import Change
 from gearflow.protocol import packets as p
 from gearflow.protocol import server_calls as api
-from gearflow.protocol.jobs import JOBS, JobPage, ListedJob
+from gearflow.protocol.jobs import BULK, JOBS, BulkDone, JobPage, ListedJob
 from tests.broker.harness import Durable, Peer, World
 from tests.broker.test_edit import background, settle
 
@@ -53,6 +54,16 @@ def pages(world: World, /, **request: object) -> list[ListedJob]:
         after = one.next
         if not after:
             return found
+
+
+def submit(world: Durable, unique: bytes = b"", payload: bytes = b"x") -> bytes:
+    """A background job."""
+    client = world.peer()
+    answers = client(p.SubmitJobBg(b"work", unique, payload))
+    settle(world)
+    (created,) = answers + client.read()
+    assert isinstance(created, p.JobCreated)
+    return created.handle
 
 
 def handles(jobs: Sequence[ListedJob]) -> list[bytes]:
@@ -146,11 +157,8 @@ def test_a_text_is_found_in_handles_uniques_and_payloads(world: Durable) -> None
     unique = client.submit(b"work", b"order-MEYER", b"x")
     client.submit(b"work", b"", b"Schulze")
     umlaut = client.submit(b"work", b"", "MÜLLER".encode())
-    client(p.SubmitJobBg(b"work", b"", b"meyer" + b"x" * 2000))
-    settle(world)
-    (kept,) = client.read()
-    assert isinstance(kept, p.JobCreated)
-    assert handles(pages(world, text="meyer")) == [plain, unique, kept.handle]
+    kept = submit(world, b"", b"meyer" + b"x" * 2000)
+    assert handles(pages(world, text="meyer")) == [plain, unique, kept]
     assert handles(pages(world, text="müller")) == [umlaut]
     assert handles(pages(world, text=plain.decode().upper())) == [plain]
 
@@ -214,3 +222,125 @@ def test_jobs_are_listed_after_a_restart(world: Durable) -> None:
 def test_what_is_no_next_of_a_page_is_refused(world: Durable) -> None:
     for after in ("7", "live:", "dead:-1", "live:1e3", "live:" + "9" * 30):
         assert "no next of a page" in ask(world, JOBS, after=after)
+
+
+# ------------------------------------------------------------------------------------ acts on many jobs
+
+
+def act(world: World, do: str, /, **request: object) -> BulkDone:
+    return BulkDone.model_validate(ask(world, BULK, do=do, **request), strict=False)
+
+
+def states(world: World, jobs: Sequence[bytes]) -> list[str]:
+    return [ask(world, api.INFO, handle=handle.decode())["state"] for handle in jobs]
+
+
+def test_all_live_jobs_that_match_are_cancelled(world: Durable) -> None:
+    jobs = [background(world), background(world), background(world, delay=60)]
+    client = world.peer()
+    other = client.submit(b"other")
+    assert world.worker().grab() == jobs[0]
+    assert act(world, "count", function="work").matched == 3
+    assert act(world, "cancel", function="work", states=["waiting"]) == BulkDone(matched=1, done=1)
+    assert states(world, jobs) == ["running", "cancelled", "delayed"]
+    assert act(world, "cancel") == BulkDone(matched=3, done=3)
+    assert client.read() == [p.WorkFail(other)]
+    assert states(world, jobs) == ["cancelled"] * 3
+    assert act(world, "cancel") == BulkDone(matched=0)
+
+
+def test_nothing_is_done_to_more_jobs_than_were_counted(world: Durable) -> None:
+    jobs = [background(world) for _ in range(3)]
+    assert "3 jobs match now, more than 2" in ask(world, BULK, do="cancel", expected=2)
+    assert states(world, jobs) == ["waiting"] * 3
+    assert act(world, "cancel", expected=3).done == 3
+
+
+def test_dead_letters_that_match_are_replayed_and_purged(world: Durable) -> None:
+    jobs = [background(world) for _ in range(5)]
+    worker = world.worker()
+    for error in ("a.Wrong", "b.Bad", "a.Wrong", "b.Bad"):
+        fail(world, worker, error)
+    assert act(world, "replay", error="a.Wrong", expected=2) == BulkDone(matched=2, done=2)
+    assert [worker.grab() for _ in range(3)] == [jobs[4], jobs[0], jobs[2]]
+    assert act(world, "purge", text=f"no {jobs[1].decode()}") == BulkDone(matched=1, done=1)
+    assert handles(pages(world, states=["dead"])) == [jobs[3]]
+    assert act(world, "purge") == BulkDone(matched=1, done=1)
+    assert states(world, [jobs[0], jobs[2]]) == ["running"] * 2
+
+
+def test_a_dead_letter_stays_if_another_job_has_its_unique(world: Durable) -> None:
+    letter = submit(world, b"u")
+    fail(world, world.worker())
+    live = submit(world, b"u")
+    assert act(world, "replay") == BulkDone(matched=1, done=0, left=1)
+    assert handles(pages(world)) == [live, letter]
+
+
+def test_many_dead_letters_are_replayed_in_the_order_of_their_numbers(world: Durable) -> None:
+    jobs = [background(world) for _ in range(450)]
+    worker = world.worker()
+    for _ in jobs:
+        fail(world, worker)
+    world.be_late()
+    assert act(world, "replay").done == 450
+    assert [worker.grab() for _ in jobs] == jobs
+
+
+def test_dead_letters_are_grouped_by_function_and_error(world: Durable) -> None:
+    background(world, function="other", expires=1)
+    world.pass_time(2)
+    jobs = [background(world) for _ in range(3)]
+    worker = world.worker()
+    for _ in range(2):
+        fail(world, worker, "a.Wrong")
+        world.pass_time(1)
+    fail(world, worker)
+    done = act(world, "errors")
+    assert done.matched == 4
+    shown = [(each.function, each.error, each.count) for each in done.errors]
+    assert shown[0] == ("work", "a.Wrong", 2)
+    assert sorted(shown[1:]) == [("other", "Expired", 1), ("work", "WORK_FAIL", 1)]
+    largest = done.errors[0]
+    assert largest.handle.encode() == jobs[1]
+    assert largest.message == f"no {jobs[1].decode()}"
+    assert largest.last - largest.first == 1
+    assert act(world, "errors", function="other").matched == 1
+
+
+def test_an_act_is_refused_for_states_that_it_is_not_for(world: Durable) -> None:
+    assert "cancel is not for jobs that are dead" in ask(world, BULK, do="cancel", states=["dead"])
+    assert "replay is not for jobs that are waiting" in ask(world, BULK, do="replay", states=["waiting"])
+
+
+def test_what_could_not_be_cancelled_durably_is_reported(world: Durable) -> None:
+    background(world)
+    world.disk.full = True
+    assert "after a restart now" in ask(world, BULK, do="cancel")
+
+
+def test_a_server_that_dies_meanwhile_has_done_a_part(
+    world: Durable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = [background(world) for _ in range(450)]
+    worker = world.worker()
+    for _ in jobs:
+        fail(world, worker)
+    assert len(world.disk.dead(None, 0, 1000)) == 450
+    write = world.disk.write
+
+    def write_or_die(changes: Sequence[Change]) -> None:
+        if len(world.disk.dead(None, 0, 1000)) < 250:
+            raise KeyboardInterrupt
+        write(changes)
+
+    monkeypatch.setattr(world.disk, "write", write_or_die)
+    with pytest.raises(KeyboardInterrupt):
+        ask(world, BULK, do="replay")
+    monkeypatch.undo()
+    left = len(world.disk.dead(None, 0, 1000))
+    assert 0 < left < 450
+    world = world.restarted()
+    assert len(handles(pages(world, states=["waiting"], limit=1000))) == 450 - left
+    assert act(world, "replay").done == left
+    assert handles(pages(world, states=["waiting"], limit=1000)) == jobs

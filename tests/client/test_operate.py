@@ -7,6 +7,7 @@ import pytest
 
 from gearflow.client import Client, JobFailed, SyncClient
 from gearflow.client.operate import (
+    bulk,
     dead_letter,
     dead_letters,
     jobs,
@@ -70,6 +71,28 @@ async def test_jobs_are_listed_page_by_page(bundled: str, function: str) -> None
         assert handles[0] in {each.job.handle for each in (await jobs(client, limit=1000)).jobs}
         with pytest.raises(ServerError, match="no next of a page"):
             await jobs(client, after="?")
+
+
+async def test_all_jobs_that_match_are_cancelled_replayed_or_purged(
+    bundled: str, fresh: Callable[..., str], working: Working
+) -> None:
+    function = fresh()
+    select = JobFilter(function=function)
+    async with Client([bundled]) as client:
+        async with working(bundled, function, as_told):
+            for number in range(3):
+                with pytest.raises(JobFailed):
+                    await client.result(await client.submit_background(function, b"%d" % number), 20)
+        (group,) = (await bulk(client, "errors", select)).errors
+        assert (group.function, group.count) == (function, 3)
+        with pytest.raises(ServerError, match="3 jobs match now, more than 2"):
+            await bulk(client, "replay", select, expected=2)
+        one = JobFilter(function=function, text=group.handle)
+        assert (await bulk(client, "purge", one)).done == 1
+        assert (await bulk(client, "replay", select, expected=2)).done == 2
+        assert (await bulk(client, "count", select)).matched == 2
+        assert (await bulk(client, "cancel", select)).done == 2
+        assert [job.state for job in await dead_letters(client, function)] == []
 
 
 async def test_waiting_jobs_can_be_held_back_and_purged(bundled: str, function: str) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import base64
 import codecs
 import json
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import suppress
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from gearflow.broker import serialization
 from gearflow.broker.calls.call import (
@@ -160,9 +160,7 @@ class DeadLetterCalls:
             if request.handle is not None or len(letters) < _SLICE:
                 break
             after = letters[-1].number
-        if count.fault is not None:
-            text = f"the store cannot be written: {count.fault} ({count.done} were done)"
-            raise CallFailed("gearflow:store", text)
+        _check_kept(count)
         if count.damaged and request.handle is not None:
             raise count.damaged[0]
         if count.late and request.handle is not None:
@@ -174,6 +172,38 @@ class DeadLetterCalls:
             )
             raise CallFailed("gearflow:refused", text)
         return api.Done(jobs=count.done, left=count.left + count.late, damaged=len(count.damaged))
+
+    def act_on_all(
+        self, action: Literal["replay", "purge"], function: bytes | None, numbers: Collection[int]
+    ) -> Generator[Wait, Any, tuple[int, int]]:
+        """Replay or purge the letters of these numbers, a slice at a time, the lowest number first.
+
+        Args:
+            action: What to do.
+            function: That of all these letters, if they have one.
+            numbers: The numbers.
+
+        Returns:
+            How many were done, and how many had to stay.
+
+        Raises:
+            CallFailed: Not all could be written.
+            StoreError: The store cannot be read.
+        """
+        request, count, wanted = api.DeadRequest(action=action), _Count(), set(numbers)
+        after, last = min(wanted, default=0) - 1, max(wanted, default=0)
+        while after < last:
+            letters: Sequence[JobRecord | DamagedEntry]
+            letters = yield from self._parts.ask(DeadOf(function, after, _SLICE))
+            some = [letter for letter in letters if letter.number in wanted]
+            yield from self._act_on(request, some, count)
+            yield from self._wait_for_others(count)
+            if len(letters) < _SLICE:
+                break
+            after = letters[-1].number
+            yield TURN
+        _check_kept(count)
+        return count.done, count.left + count.late + len(count.damaged)
 
     def _act_on(
         self, request: api.DeadRequest, letters: Sequence[JobRecord | DamagedEntry], count: _Count
@@ -304,6 +334,13 @@ class DeadLetterCalls:
         if record is None or not (yield from self._results.is_dead(record)):
             raise CallFailed("gearflow:unknown", f"there is no dead letter {request.handle}")
         return [record]
+
+
+def _check_kept(count: _Count) -> None:
+    """Raise CallFailed if an act could not be kept."""
+    if count.fault is not None:
+        text = f"the store cannot be written: {count.fault} ({count.done} were done)"
+        raise CallFailed("gearflow:store", text)
 
 
 def _pieces_of(payload: Body) -> Iterator[memoryview]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from typing import Any, Final
 
+from gearflow.broker.calls.bulk import BulkCalls
 from gearflow.broker.calls.call import (
     KNOWN,
     TURN,
@@ -46,7 +47,7 @@ from gearflow.protocol import server_calls as api
 from gearflow.protocol.constants import HEADER, RES, PacketType
 from gearflow.protocol.group_info import GROUP
 from gearflow.protocol.job_edits import EDIT
-from gearflow.protocol.jobs import JOBS
+from gearflow.protocol.jobs import BULK, JOBS
 from gearflow.protocol.limits import LIMIT, LIMITS, POLICY
 from gearflow.protocol.schedules import SCHEDULE, SCHEDULES
 from gearflow.protocol.workers import QUIET, REPORT, WORKERS
@@ -97,6 +98,7 @@ class ServerCalls:
             LIMITS: limits.limits,
             POLICY: limits.policy,
             JOBS: lists.jobs,
+            BULK: BulkCalls(parts, results, search, letters).bulk,
         }
         results.functions = (*self._functions, api.SUBMIT)
 
