@@ -22,7 +22,7 @@ _SLICE: Final = 1000
 """Jobs that are cancelled before the store is waited for, and letters that are found at a time."""
 
 _GROUPS: Final = 1000
-"""Errors that are told apart. Others are one group."""
+"""Errors that have groups of their own. Others are one group."""
 
 _OTHERS: Final = "other errors"
 
