@@ -264,6 +264,7 @@ class Contents(NamedTuple):
     parts: Mapping[int, StoredParts] = {}  # by number, of the jobs that have any
     renumbered: Sequence[Renumbered] = ()
     settings: Sequence[Setting] = ()
+    expected: int = 0  # jobs, as far as the store knows their number before they are read
 
 
 class DamagedEntry(StoreError):

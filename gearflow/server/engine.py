@@ -21,7 +21,6 @@ from functools import cache
 from typing import Final
 
 from gearflow.broker import Broker, Session, SizeLimits
-from gearflow.broker.local_port import LocalPort
 from gearflow.broker.storage import Store, StorePort
 from gearflow.broker.watching import SLOW
 from gearflow.errors import RemoteProtocolError
@@ -29,6 +28,7 @@ from gearflow.runtime.log_bursts import BurstLog
 from gearflow.security.tls import BadCertificate, server_context
 from gearflow.server import admin, tls
 from gearflow.server.connection import NOT_GEARMAN, ServerConnection
+from gearflow.server.loading import FollowedPort, Loading
 from gearflow.server.persistence import CommitTimings, GroupCommitter, open_store
 from gearflow.server.settings import ServerSettings
 from gearflow.server.shared.committer import SharedTimings
@@ -92,6 +92,7 @@ class Engine:
         timings: Its time limits.
         open_store: Opens the store.
         open_shared: Makes the store that several servers share, which is not connected yet.
+        loading: Shows other threads how much of the file is read.
 
     Raises:
         StoreError: The store cannot be used.
@@ -104,6 +105,7 @@ class Engine:
         timings: Timings | None = None,
         open_store: Callable[[ServerSettings], Store] = open_store,
         open_shared: Callable[[ServerSettings, int], SharedStore] = open_shared_store,
+        loading: Loading | None = None,
     ) -> None:
         self.settings = settings
         self.timings = timings or Timings()
@@ -118,14 +120,17 @@ class Engine:
         self.log = BurstLog(logger, self.time, self.call_later)  # of what peers cause
         self._tls = self._read_tls()
         self.restored = 0
+        self.is_serving = False
+        self._loading = loading or Loading()
         self._committer: GroupCommitter | SharedPersistence
         if settings.postgres is None:
-            store = open_store(settings)
-            try:
-                self._load(store)
-            except BaseException:
-                store.close()
-                raise
+            with self._loading.going_on():
+                store = open_store(settings)
+                try:
+                    self._load(store)
+                except BaseException:
+                    store.close()
+                    raise
             self._committer = GroupCommitter(
                 self.broker.journal, store, settings.sync, self._schedule, self.timings.commit
             )
@@ -146,12 +151,12 @@ class Engine:
     def _load(self, store: Store) -> None:
         """Make the broker and restore what the store has. Raises StoreError."""
         contents = store.load()
-        self._use(self._make_broker(contents.name, LocalPort(store)))
+        self._use(self._make_broker(contents.name, FollowedPort(store, self._loading)))
         self._update_clock()
         collecting = gc.isenabled()
         gc.disable()  # none of the restored jobs is garbage
         try:
-            self.restored = self.broker.restore(contents)
+            self.restored = self.broker.restore(self._loading.followed(contents))
         finally:
             if collecting:
                 gc.enable()
@@ -211,6 +216,7 @@ class Engine:
                 raise
         await self._listener.start_serving()
         self._tick()
+        self.is_serving = True
         logger.info("listening", extra={"host": settings.host, "port": self.port})
 
     async def _join_group(self) -> None:
@@ -224,6 +230,7 @@ class Engine:
     async def stop(self) -> None:
         """Stop listening, close all connections, and close the store. Kept jobs stay in the store."""
         assert self._listener is not None
+        self.is_serving = False
         await self._stop_listening(self._listener)
         self.flush()
         while self.broker.outgoing.dirty:
@@ -299,6 +306,15 @@ class Engine:
         session = self.broker.connected(transport.get_extra_info("socket").fileno(), name)
         self.peers[session] = peer
         return session
+
+    @property
+    def closed(self) -> str | None:
+        """Why the server accepts no background jobs. None if it does."""
+        fault = self.broker.journal.closed
+        if fault is not None:
+            return fault.reason
+        is_away = isinstance(self._committer, SharedPersistence) and self._committer.is_away
+        return "the database cannot be reached" if is_away else None
 
     @property
     def connections(self) -> int:

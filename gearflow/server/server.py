@@ -18,6 +18,7 @@ import anyio.to_thread
 from gearflow.runtime.eventloop import can_use_uvloop
 from gearflow.runtime.loop_thread import LoopThread
 from gearflow.server.engine import Engine, Timings
+from gearflow.server.loading import Loading
 from gearflow.server.settings import ServerOptions, ServerSettings
 
 _YOUNG: Final = 25_000
@@ -55,6 +56,7 @@ class JobServer:
         self.settings: ServerSettings = ServerSettings.model_validate({**base, **overrides})
         self._engine: Engine | None = None
         self._thread: LoopThread[Engine] | None = None
+        self._loading = Loading()
 
     @property
     def host(self) -> str:
@@ -72,6 +74,23 @@ class JobServer:
         return self._engine.restored if self._engine else 0
 
     @property
+    def loading(self) -> float | None:
+        """How much of its file the server has read, from 0 to 1, while it reads. Else None. You can ask from
+        any thread.
+        """
+        return self._loading.share
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether the server listens. You can ask from any thread."""
+        return self._engine is not None and self._engine.is_serving
+
+    @property
+    def closed(self) -> str | None:
+        """Why the server accepts no background jobs, for example after its disk failed. None if it does."""
+        return self._engine.closed if self._engine is not None and self._engine.is_serving else None
+
+    @property
     def address(self) -> str:
         """``host:port``, for clients and workers."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
@@ -87,7 +106,7 @@ class JobServer:
 
     async def __aenter__(self) -> Self:
         if _in_asyncio():
-            self._engine = Engine(self.settings)
+            self._engine = Engine(self.settings, loading=self._loading)
             await self._engine.start()
         else:
             await anyio.to_thread.run_sync(self.__enter__)
@@ -103,7 +122,7 @@ class JobServer:
                 await engine.stop()
 
     def __enter__(self) -> Self:
-        thread = engine_thread(self.settings)
+        thread = engine_thread(self.settings, loading=self._loading)
         self._engine = thread.start()
         self._thread = thread
         return self
@@ -114,15 +133,19 @@ class JobServer:
             thread.stop()
 
 
-def engine_thread(settings: ServerSettings, timings: Timings | None = None) -> LoopThread[Engine]:
+def engine_thread(
+    settings: ServerSettings, timings: Timings | None = None, loading: Loading | None = None
+) -> LoopThread[Engine]:
     """An engine on an event loop in a thread of its own. ``start`` raises as ``JobServer`` does."""
-    return LoopThread(partial(_running, settings, timings), "server", "JobServer", grace=0.0)
+    return LoopThread(partial(_running, settings, timings, loading), "server", "JobServer", grace=0.0)
 
 
 @asynccontextmanager
-async def _running(settings: ServerSettings, timings: Timings | None) -> AsyncGenerator[Engine]:
+async def _running(
+    settings: ServerSettings, timings: Timings | None, loading: Loading | None
+) -> AsyncGenerator[Engine]:
     """An engine that listens, on the loop that runs here."""
-    engine = Engine(settings, timings)
+    engine = Engine(settings, timings, loading=loading)
     await engine.start()
     try:
         yield engine

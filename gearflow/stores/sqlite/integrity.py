@@ -107,13 +107,18 @@ def checked_jobs(path: Path, connection: sqlite3.Connection, metadata: Metadata)
             dead += 1
         else:
             yield job
-    letters = connection.execute(
-        "SELECT count(*) FROM records INDEXED BY records_letter WHERE dead > 0"
-    ).fetchone()
-    if (count, dead) != (metadata.jobs, letters[0]):
+    letters = dead_letters(connection)
+    if (count, dead) != (metadata.jobs, letters):
         raise damaged(
-            path, f"{count} jobs, {dead} of them dead, are there, and not {metadata.jobs} and {letters[0]}"
+            path, f"{count} jobs, {dead} of them dead, are there, and not {metadata.jobs} and {letters}"
         )
+
+
+def dead_letters(connection: sqlite3.Connection) -> int:
+    """The number of dead letters. Raises sqlite3.Error."""
+    query = "SELECT count(*) FROM records INDEXED BY records_letter WHERE dead > 0"
+    count: int = connection.execute(query).fetchone()[0]
+    return count
 
 
 def checked_settings(path: Path, connection: sqlite3.Connection, metadata: Metadata) -> tuple[Setting, ...]:

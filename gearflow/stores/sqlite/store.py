@@ -56,7 +56,13 @@ from gearflow.broker.storage import Change, Contents, DamagedEntry, JobRecord, S
 from gearflow.errors import StoreError
 from gearflow.stores.sqlite.errors import DamagedFile, DiskFull, damaged, failed, hint, not_synced
 from gearflow.stores.sqlite.files import FileLock, lock_database
-from gearflow.stores.sqlite.integrity import check_file, check_records, checked_jobs, checked_settings
+from gearflow.stores.sqlite.integrity import (
+    check_file,
+    check_records,
+    checked_jobs,
+    checked_settings,
+    dead_letters,
+)
 from gearflow.stores.sqlite.moved import check_not_moved
 from gearflow.stores.sqlite.opening import BUSY, check_head, connect, make_ready, read_metadata
 from gearflow.stores.sqlite.recovery import check_not_planned
@@ -152,7 +158,9 @@ class SqliteStore:
         metadata = tables.metadata
         with self._reading("a setting") as tables:
             settings = checked_settings(self.path, tables.connection, metadata)
-        return Contents(metadata.name, metadata.reserved, self._jobs(), paused, parts, renumbered, settings)
+            expected = metadata.jobs - dead_letters(tables.connection)
+        jobs = self._jobs()
+        return Contents(metadata.name, metadata.reserved, jobs, paused, parts, renumbered, settings, expected)
 
     def _jobs(self) -> Generator[StoredJob]:
         with self._reading() as tables:
