@@ -217,7 +217,13 @@ SECTIONS: Final = (
         "More of tasks",
         "gearflow.tasks",
         "You rarely name these.",
-        ("Outcome", "AsyncOutcome", "Registry", "TaskDecorator", "BatchDecorator"),
+        ("Outcome", "AsyncOutcome", "Registry", "TaskDecorator", "BatchDecorator", "run_fields"),
+    ),
+    Section(
+        "Tracing",
+        "gearflow.tracing",
+        "See [traces](../how-to/traces.md).",
+        ("use_provider",),
     ),
 )
 
@@ -253,7 +259,14 @@ INTERNAL: Final = {
     *("TaskDefinition.prepare", "TaskDefinition.prepare_background", "Context.flush"),
     *("Client.advise", "Client.post", "Client.start_soon", "SyncClient.advise", "SyncClient.post"),
     *("Client.attach", "Client.enqueue", "SyncClient.attach", "SyncClient.enqueue", "JobRequest.encode"),
-    *("JobRequest.streamed", "Client.pool", "SyncJob.attached", "ClientJob.owner", "ClientJob.is_cancelled"),
+    *(
+        "JobRequest.streamed",
+        "JobRequest.traced",
+        "Client.pool",
+        "SyncJob.attached",
+        "ClientJob.owner",
+        "ClientJob.is_cancelled",
+    ),
     *("ClientJob.wait_for_news", "ClientJob.take_events", "ClientJob.wake"),
     "SubmitOptions.for_server",
     *("ClientJob.add_event", "ClientJob.complete", "ClientJob.fail", "ClientJob.fail_remotely"),

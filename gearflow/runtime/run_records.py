@@ -60,7 +60,9 @@ class RunRecordFactory:
         record = self.made_by(*args, **kwargs)
         run: LoggedRun | None = current_run.get()
         if run is not None:
-            record.__dict__ = _Attributes(vars(record) | dict(run.record_fields()))
+            attributes = _Attributes(vars(record))
+            attributes.update(run.record_fields())
+            record.__dict__ = attributes
         return record
 
 

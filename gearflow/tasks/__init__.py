@@ -1,5 +1,6 @@
 """Tasks, which are typed functions that run as jobs."""
 
+from gearflow.runtime.run_records import run_fields
 from gearflow.tasks.batch import AsyncBatchTask, Batch, BatchDecorator, BatchTask
 from gearflow.tasks.context import Context
 from gearflow.tasks.control_flow import Discard, Fail, Snooze, TryAgain
@@ -66,5 +67,6 @@ __all__ = [
     "lifespan",
     "map_reduce",
     "middleware",
+    "run_fields",
     "task",
 ]

@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 
     from gearflow.tracing.spans import Tracing
 
-__all__ = ["find_tracing", "use_provider"]
+__all__ = ["use_provider"]
 
 _given: "TracerProvider | None" = None
 _tracing: "Tracing | None" = None
+_is_unset = False  # nobody had set up the global provider
 
 
 def find_tracing() -> "Tracing | None":
@@ -31,20 +32,28 @@ def find_tracing() -> "Tracing | None":
 
 
 def use_provider(provider: "TracerProvider | None") -> None:
-    """Make spans with this tracer provider. None means the global one, which is the default."""
+    """Make spans with a tracer provider of their own.
+
+    Args:
+        provider: The provider. None means the global one, which is the default.
+    """
     global _given, _tracing
     _given, _tracing = provider, None
 
 
 def _look() -> "Tracing | None":
-    global _tracing
+    global _tracing, _is_unset
     provider = _given
     if provider is None:
-        api = sys.modules.get("opentelemetry.trace")
-        if api is None or not hasattr(api, "use_span"):  # another thread is importing it
+        api = sys.modules["opentelemetry.trace"]
+        # The public function reads the environment, too, which costs as much as all else in a call.
+        if _is_unset and getattr(api, "_TRACER_PROVIDER", api) is None:
+            return None
+        if not hasattr(api, "use_span"):  # another thread is importing it
             return None
         provider = api.get_tracer_provider()
-        if isinstance(provider, api.ProxyTracerProvider):  # nobody has set one up
+        if isinstance(provider, api.ProxyTracerProvider):
+            _is_unset = True
             return None
     from gearflow.tracing.spans import Tracing
 
