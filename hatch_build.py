@@ -25,9 +25,9 @@ COMPILED = {
     "protocol": "codec envelope framing",
     "worker": "batch_slots session slots",
     "broker": """
-        broker buckets core dispatch endings functions handles job job_lines journal lifecycle
-        limited_queue limiter limits outgoing parser parts policies serialization session streams
-        submission suspects timers turns watching
+        broker buckets core counts dispatch endings function_table functions handles job job_lines
+        journal lifecycle limited_queue limiter limits outgoing parser parts policies serialization
+        session streams submission suspects timers turns watching
     """,
 }
 """By package: the modules that are compiled. None of them has a coroutine, because one of mypyc's cannot be

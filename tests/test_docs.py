@@ -32,7 +32,7 @@ from pydantic import BaseModel
 import gearflow.errors
 from gearflow.broker.job import TRANSITIONS
 from gearflow.client import SyncClient
-from gearflow.protocol import group_info, job_edits, jobs, limits, schedules, server_calls, workers
+from gearflow.protocol import group_info, job_edits, jobs, limits, metrics, schedules, server_calls, workers
 from gearflow.protocol.envelope import Envelope
 from gearflow.server import JobServer, ServerSettings
 from gearflow.tasks.options import CallOptions
@@ -251,7 +251,7 @@ def test_help_has_nothing_that_would_be_taken_for_markup_and_left_out(command: s
 
 MODELS = {
     name: model
-    for module in (server_calls, group_info, job_edits, jobs, limits, schedules, workers)
+    for module in (server_calls, group_info, job_edits, jobs, limits, metrics, schedules, workers)
     for name, model in vars(module).items()
     if isinstance(model, type) and issubclass(model, BaseModel) and model.model_fields
 }

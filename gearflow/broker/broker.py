@@ -51,6 +51,7 @@ from gearflow.broker.suspects import Suspects
 from gearflow.broker.turns import LONG, MANY, Steps
 from gearflow.broker.watching import Watching
 from gearflow.protocol.constants import AUTH, MAX_ARGUMENT, RESERVED_PREFIX, SUBMIT, PacketType
+from gearflow.protocol.metrics import Metrics, MetricsRequest
 
 _WORK_FAIL: Final = int(PacketType.WORK_FAIL)
 _WORK_WARNING: Final = int(PacketType.WORK_WARNING)
@@ -162,6 +163,7 @@ class Broker:
         self._timeouts = core.timeouts.heap
         self._later = self.schedules.later
         self._limits = limits
+        self._totals = core.totals
         self._answer_text = answer_text
 
     # ------------------------------------------------------------------------ what the shell calls
@@ -189,6 +191,7 @@ class Broker:
         session = Session(fd, address)
         session.number = next(self._numbers)
         self.sessions[session] = None
+        self._totals.accepted += 1
         self.auth.connected(session)
         return session
 
@@ -201,6 +204,7 @@ class Broker:
             Unauthorized: The connection must send the token first. The server also closes it.
         """
         self.clock.now = now
+        self._totals.received += len(data)
         if now >= self._hold_after:
             self.ownership.hold(True)
         if self.auth.unauthenticated and session in self.auth.unauthenticated:
@@ -216,6 +220,7 @@ class Broker:
     def receive_large(self, session: Session, count: int, now: float) -> None:
         """Another ``count`` bytes have come into the partial packet's ``room()``. Raises as ``receive``."""
         self._set_now(now)
+        self._totals.received += count
         self.parser.receive_large(session, count)
 
     def resume(self, session: Session, now: float) -> None:
@@ -319,6 +324,13 @@ class Broker:
         """The store has these settings now, because other servers have changed them."""
         for setting in settings:
             self.core.settings.apply(setting)
+
+    def metrics(self, request: MetricsRequest, done: Callable[[Metrics], None]) -> None:
+        """Call ``done`` with what the server has counted, in this turn or a later one."""
+        self.turns.run(self._collect(request, done))
+
+    def _collect(self, request: MetricsRequest, done: Callable[[Metrics], None]) -> Steps:
+        done((yield from self._calls.collect_metrics(request)))
 
     # --------------------------------------------------------------- what operators ask by text commands
 
@@ -513,6 +525,7 @@ class Broker:
             return LONG if is_long else None
         else:
             self.outgoing.relay(job.clients, kind, body)
+            job.function.counts.run.add(self.clock.now - job.started)
             self.endings.release(job)
         return None
 

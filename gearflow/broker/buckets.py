@@ -203,6 +203,14 @@ class Bucket:
         return sum(queue.count for queue in self.limit.queues if self in queue.gates)
 
     @property
+    def blocked(self) -> int:
+        """The jobs that wait because it is full, as far as anybody has tried to start them."""
+        count = self.first.count if self.first is not None else 0
+        for waiters in (self.more or {}).values():
+            count += sum(line.count for lines in waiters.lines if lines is not None for line in lines)
+        return count + sum(queue.count for queue in self.closed or ())
+
+    @property
     def is_awaited(self) -> bool:
         """Whether a line or a queue waits for it."""
         return self.first is not None or self.more is not None or self.closed is not None
@@ -317,3 +325,11 @@ class NamedLimit:
         if bucket is None:
             bucket = self.buckets[key] = Bucket(self, key)
         return bucket
+
+
+def first_full(buckets: tuple[Bucket, ...], now: float) -> Bucket | None:
+    """The first bucket that is full."""
+    for bucket in buckets:
+        if not bucket.is_free(now):
+            return bucket
+    return None

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeAlias
 
-from gearflow.broker.functions import Functions
+from gearflow.broker.counts import ServerCounts
+from gearflow.broker.function_table import Functions
 from gearflow.broker.handles import Handles, lot_of
 from gearflow.broker.job import JobTable, QueuedJob
 from gearflow.broker.journal import Journal
@@ -64,6 +65,7 @@ class Core:
         self.sessions: dict[Session, None] = {}
         self.jobs = JobTable()
         self.functions = Functions(limits)
+        self.totals = ServerCounts()
         self.outgoing = Outgoing(self.clock)
         self.journal = Journal(store)
         self.handles = Handles(handle_prefix, self.journal)

@@ -28,7 +28,7 @@ from gearflow.broker.job import JobState, QueuedJob
 from gearflow.broker.outgoing import LINGER
 from gearflow.broker.parser import Body, Handler, name_in
 from gearflow.broker.session import LARGE, WHOLE, Session
-from gearflow.broker.storage import PENDING, Answer, JobOf, JobOutcome, Pending, StoredJob
+from gearflow.broker.storage import PENDING, Answer, JobOf, JobOutcome
 from gearflow.broker.streams import Streams
 from gearflow.broker.suspects import Suspects
 from gearflow.broker.turns import LONG, MANY, Steps
@@ -310,7 +310,7 @@ class Dispatcher:
             session.blocks_pipeline += 1
             return True
         try:
-            workload = _workload(job, answer)
+            workload = serialization.workload_of(job, answer)
         except StoreError as error:
             self._fail_unreadable(job, error)
             return False
@@ -326,7 +326,7 @@ class Dispatcher:
         fault: StoreError | None = None
         workload: Body = b""
         try:
-            workload = _workload(job, answer)
+            workload = serialization.workload_of(job, answer)
         except StoreError as error:
             fault = error
         session.pending_writes -= 1
@@ -369,6 +369,7 @@ class Dispatcher:
         handle = b"%b%d" % (self._handle_prefix, job.number)
         timeout = session.abilities.get(function)  # withdrawn, if a large body was read meanwhile
         details, policy = job.details, function.policy
+        function.counts.wait.add(now - (job.submitted if details is None else job.ready))
         if policy is not None:
             details = job.ensure_details()
             if not session.gearflow:
@@ -579,12 +580,3 @@ class Dispatcher:
             if suspect is not None and (due is None or suspect < due):
                 due = suspect
         return due
-
-
-def _workload(job: QueuedJob, answer: Answer | Pending) -> Body:
-    """The workload of a job that the store has, by its answer. Raises StoreError."""
-    if isinstance(answer, StoreError):
-        raise answer
-    if not isinstance(answer, StoredJob) or isinstance(answer.workload, int):
-        raise StoreError(f"the workload of job {job.number} is gone from the store")
-    return answer.workload

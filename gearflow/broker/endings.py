@@ -159,6 +159,7 @@ class Endings:
 
     def abandon(self, job: QueuedJob) -> None:
         """A worker gives back a job that has become unwanted."""
+        self._count(job, JobOutcome.CANCELLED)
         self._record(job, JobOutcome.CANCELLED, b"", None, None)
         self.release(job)
 
@@ -182,6 +183,7 @@ class Endings:
         if job.clients:
             self._outgoing.relay(job.clients, _WORK_WARNING, b"%b\0%b" % (handle, _LOST))
             self._relay_end(job.clients, _WORK_FAIL, handle, handle)
+        job.function.counts.passed_on += 1
         if job.state is _RUNNING:
             self._take_from_worker(job, handle)
         elif job.state is _DELAYED:
@@ -229,6 +231,7 @@ class Endings:
         """End a job as ``ENDS`` says."""
         end = ENDS[job.state][outcome]
         details, clients = job.details, job.clients
+        self._count(job, outcome)
         send: Callable[[], None] | None = None
         if end.sends and clients:
             if details is not None and details.keep and self._journal.exists:
@@ -254,12 +257,30 @@ class Endings:
             self._jobs.remove(job)
             self._functions.rest(job.function)
 
+    def _count(self, job: QueuedJob, outcome: JobOutcome) -> None:
+        """A job ends in this way, unless it was cancelled before, and only its run ends."""
+        counts = job.function.counts
+        if job.cancelled:
+            return
+        if outcome is JobOutcome.COMPLETED:
+            counts.run.add(self._clock.now - job.started)
+            return
+        counts.end(outcome, self._leaves_letter(job, outcome))
+        if job.state is _RUNNING:
+            counts.stop(self._clock.now - job.started)
+
+    def _leaves_letter(self, job: QueuedJob, outcome: JobOutcome) -> bool:
+        """Whether a job that ends in this way is a dead letter from then on."""
+        return job.background and outcome >= JobOutcome.FAILED and self._journal.exists
+
     def release(self, job: QueuedJob) -> None:
         """A running job has ended, and its clients have been sent its end: its slot is free."""
         if job.details is not None:
             self._timeouts.disarm(job)
             if job.details.slots is not None:
                 self._limiter.release(job)
+            if job.details.cancelled:
+                job.function.counts.lingering -= 1
         function = job.function
         function.running -= 1
         clients = job.clients
@@ -278,7 +299,9 @@ class Endings:
     def _leave_to_worker(self, job: QueuedJob, handle: bytes) -> None:
         """A running job was cancelled: it is over for all but its worker."""
         details = job.ensure_details()
-        details.cancelled = True
+        if not details.cancelled:
+            details.cancelled = True
+            job.function.counts.lingering += 1
         details.keep = None
         job.kept = job.background = False
         self._detach_all(job)
@@ -352,7 +375,7 @@ class Endings:
         if not self._journal.exists:
             return None
         details = job.details
-        dead = job.background and outcome >= JobOutcome.FAILED
+        dead = self._leaves_letter(job, outcome)
         keep = self._core.limits.keep if job.background else 0.0
         policy = job.function.policy
         if policy is not None and policy.keep is not None and job.background:

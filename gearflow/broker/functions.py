@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
+from gearflow.broker.counts import FunctionCounts
 from gearflow.broker.held import HeldJobs, Lane, SuspectLanes
 from gearflow.broker.job import HIGH, LOW, NORMAL, JobState, QueuedJob
-from gearflow.broker.limits import Rejected, SizeLimits
 from gearflow.broker.policies import JobPolicy
-from gearflow.errors import RemoteProtocolError
-from gearflow.protocol.constants import RESERVED_PREFIX
 
 if TYPE_CHECKING:
     from gearflow.broker.limited_queue import LimitedQueue
     from gearflow.broker.session import Session
-
-IDLE: Final = 10_000
-"""Names of functions that are remembered although nobody uses them: those that were used last."""
 
 _FEW: Final = 32
 """Shells of ended jobs that a function may hold before a sweep."""
@@ -53,6 +48,7 @@ class FunctionQueue:
     """
 
     __slots__ = (
+        "counts",
         "delayed",
         "guarded",
         "has_keys",
@@ -80,8 +76,9 @@ class FunctionQueue:
         "workers",
     )
 
-    def __init__(self, name: bytes) -> None:
+    def __init__(self, name: bytes, counts: FunctionCounts) -> None:
         self.name = name
+        self.counts = counts
         self.lanes: list[Lane] = [NO_LANE, NO_LANE, NO_LANE]  # by priority: high, normal, low
         self.shells = 0  # in all lanes
         self.shells_of = [0, 0, 0]  # in each lane
@@ -326,6 +323,17 @@ class FunctionQueue:
         held = self.held.jobs() if self.held is not None else ()
         return [*held, *waiting, *(self.suspects or ()), *self.delayed]
 
+    def oldest(self) -> float | None:
+        """Since when the job that has waited longest could have run. None if no job waits."""
+        firsts = [lane[0] for lane in self.lanes if lane]
+        if self.limited is not None:
+            firsts += self.limited.firsts()
+        if self.held is not None:
+            firsts += self.held.firsts()
+        if self.suspects is not None:
+            firsts += self.suspects.firsts()
+        return min([job.ready for job in firsts], default=None)
+
     # ----------------------------------------------------------------------------------------- limits
 
     def limit_by(self, queue: LimitedQueue) -> None:
@@ -508,92 +516,3 @@ class ReadyFunctions:
     def has_jobs(self) -> bool:
         """Whether a function has jobs, once everything is settled."""
         return any(self._by_priority)
-
-
-class Functions:
-    """All functions, by name. Owns the table."""
-
-    def __init__(self, limits: SizeLimits) -> None:
-        self.by_name: dict[bytes, FunctionQueue] = {}
-        self.paused: dict[bytes, FunctionQueue] = {}
-        self.pauses = 0  # changes of ``paused``
-        self.holding = False  # functions that become known hold their kept jobs
-        self.made: Callable[[FunctionQueue], None] | None = None  # is called for each that becomes known
-        self._limits = limits
-        self._idle: OrderedDict[FunctionQueue, None] = OrderedDict()  # the last used last; some are in use
-
-    def ensure(self, name: bytes) -> FunctionQueue:
-        """The function of that name, made known if it is not.
-
-        Raises:
-            Rejected: The name is reserved.
-            RemoteProtocolError: The name is too long.
-        """
-        function = self.by_name.get(name)
-        if function is not None:
-            return function
-        if name.startswith(RESERVED_PREFIX):
-            raise Rejected(b"INVALID_FUNCTION_NAME", b"a reserved function is for foreground submissions")
-        if len(name) > self._limits.function:
-            limit = self._limits.function
-            raise RemoteProtocolError(f"a function name of {len(name)} bytes is over the limit of {limit}")
-        function = self.by_name[name] = FunctionQueue(name)
-        if self.holding:
-            function.hold()
-        if self.made is not None:
-            self.made(function)
-        self.rest(function)
-        return function
-
-    def rest(self, function: FunctionQueue) -> None:
-        """A function may be in use no more. Beyond ``IDLE`` of them, the one used longest ago is dropped."""
-        if function.in_use:
-            return
-        function.tidy()
-        self._idle[function] = None
-        self._idle.move_to_end(function)
-        if len(self._idle) > IDLE:
-            oldest, _ = self._idle.popitem(last=False)
-            if not oldest.in_use and self.by_name.get(oldest.name) is oldest:
-                del self.by_name[oldest.name]
-
-    def limit(self, name: bytes, high: int | None, normal: int | None, low: int | None) -> None:
-        """Cap a function's jobs, by the priority of a submission; an unknown function is ignored.
-
-        A submission is refused while the function has so many jobs, or more, of any priority.
-        """
-        function = self.by_name.get(name)
-        if function is not None:
-            limits = (high, normal, low)
-            function.limits = None if limits == (None, None, None) else limits
-            function.set_admission(function.has_keys)
-            self.rest(function)
-
-    def drop(self, name: bytes) -> bool:
-        """Forget a function. False if it has workers or jobs. Raises KeyError if it is not known."""
-        function = self.by_name[name]
-        if function.workers or function.total:
-            return False
-        del self.by_name[name]
-        if function.limited is not None:
-            function.limited.set_rules(None)
-        if function.paused:
-            del self.paused[name]
-            self.pauses += 1
-        self._idle.pop(function, None)
-        return True
-
-    def pause(self, function: FunctionQueue) -> None:
-        """Give out no more jobs of a function."""
-        if not function.paused:
-            function.pause()
-            self.paused[function.name] = function
-            self.pauses += 1
-
-    def resume(self, function: FunctionQueue) -> None:
-        """Give out jobs of a function again."""
-        if function.paused:
-            function.resume()
-            del self.paused[function.name]
-            self.pauses += 1
-            self.rest(function)

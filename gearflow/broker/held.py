@@ -54,6 +54,15 @@ class HeldJobs:
                     if job.state is _WAITING:
                         yield job
 
+    def firsts(self) -> Iterator[QueuedJob]:
+        """The first job of each lane."""
+        for lanes in (self.kept, self.mixed, self._attached):
+            for lane in lanes:
+                for job in lane:
+                    if job.state is _WAITING:
+                        yield job
+                        break
+
     def add_lanes(self, lanes: list[Lane], shells_of: list[int]) -> None:
         """Set lanes aside. Nothing else is there yet."""
         self.mixed = [lane or deque() for lane in lanes]
@@ -149,6 +158,10 @@ class SuspectLanes:
             if lane:
                 return next(iter(lane))
         return None
+
+    def firsts(self) -> list[QueuedJob]:
+        """The first one of each priority."""
+        return [next(iter(lane)) for lane in self._lanes if lane]
 
     def count(self, priority: int) -> int:
         """How many of a priority wait."""

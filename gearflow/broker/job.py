@@ -74,6 +74,7 @@ class JobDetails:
         "previous",
         "progress",
         "queued",
+        "ready",
         "reducer",
         "retries",
         "runs",
@@ -110,6 +111,7 @@ class JobDetails:
         self.order = 0  # among those that wait
         self.slots: tuple[Bucket, ...] | None = None  # in which it counts while it runs
         # History.
+        self.ready = 0.0  # since when it could run, if that is not when it was submitted
         self.deadline = 0.0  # while it runs: when the server takes it from its worker; 0: never
         self.progress: tuple[bytes, bytes] | None = None  # as sent: numbers only if somebody asks
         self.message = b""  # of the last progress
@@ -235,6 +237,12 @@ class QueuedJob:
             self.clients = ()
         else:
             clients.remove(client, times or clients.count(client))
+
+    @property
+    def ready(self) -> float:
+        """Since when it could run, if it waits or runs."""
+        details = self.details
+        return details.ready or self.submitted if details is not None else self.submitted
 
     @property
     def started_before(self) -> bool:

@@ -76,3 +76,11 @@ class FairGroup:
         if len(self.heap) > 2 * len(self.lines) + _FEW:
             self.heap = [(order, line) for order, line in self.heap if line.entry == order]
             heapify(self.heap)
+
+
+def queued_since(job: QueuedJob, now: float) -> float:
+    """Since when a job has waited."""
+    details = job.details
+    if details is not None and details.queued:
+        return details.queued
+    return now if job.started else job.submitted

@@ -23,6 +23,7 @@ from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from functools import partial
 from typing import Final, NamedTuple, TypeAlias
 
+from gearflow.broker.counts import Durations
 from gearflow.broker.local_port import LocalPort
 from gearflow.broker.storage import (
     PENDING,
@@ -105,6 +106,9 @@ class Journal:
         self.closed: SyncFault | None = None
         """Whether a sync has failed, after which no job is kept until the store has been opened again."""
         self._ahead: dict[int, list[Entry]] = {}  # by number: a change with a large body, and what follows
+        self.commits = Durations()
+        """How long the writes of the shell took, until what they wrote was kept."""
+        self.kept = 0  # changes that these writes have kept
         self.entries: list[Entry] = []
         self.flush_now = False  # somebody waits for an entry
         self.failed_group: Sequence[Entry] = ()  # a group that was not kept, until all its entries are done

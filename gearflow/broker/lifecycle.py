@@ -89,6 +89,7 @@ class Lifecycle:
             self._dispatcher.take_out(job)
         else:
             del job.function.delayed[job]
+            details.ready = self._clock.now
         if priority is not None:
             job.priority = priority
         if due is not None:
@@ -110,6 +111,7 @@ class Lifecycle:
 
     def _become_due(self, job: QueuedJob) -> None:
         del job.function.delayed[job]
+        job.ensure_details().ready = self._clock.now
         job.state = _WAITING
         self._dispatcher.queue(job)
 
@@ -149,6 +151,8 @@ class Lifecycle:
         if job.details is not None and job.details.slots is not None:
             self._core.limiter.release(job)
         job.function.running -= 1
+        job.function.counts.retried += counts
+        job.ensure_details().ready = self._clock.now
         worker = job.worker
         self._queue_when_due(job, due)
         if self._suspects.exist:
@@ -224,19 +228,27 @@ class Lifecycle:
         if job.kept or self._core.journal.is_ahead(job.number):
             change = serialization.rescheduled(job, details, details.due, details.attempt, run)
             self._core.journal.add(change)
+        job.function.counts.retried += job.wanted
         self.requeue(job, run.reason, run=run)
 
     # -------------------------------------------------------------------- jobs that the store has
 
-    def revive(self, stored: StoredJob, key: bytes, parts: StoredParts | None = None) -> None:
-        """A job that the store has waits again, under its unique key. The store may have parts of it."""
+    def revive(
+        self, stored: StoredJob, key: bytes, parts: StoredParts | None = None, *, is_restored: bool = False
+    ) -> None:
+        """A job that the store has waits again, under its unique key. The store may have parts of it.
+
+        It may be a dead letter that is replayed. A job that is restored has waited since it was submitted, or
+        due, as far as that is known.
+        """
         function = self._core.functions.ensure(stored.function)
         if self._core.jobs.find(function, key) is not None:
             key = b""
         details = serialization.details_of(stored)
         if details is not None and (details.attempt or details.deaths):
             details.expires = 0.0  # it has started before
-        submitted = stored.submitted - self._clock.offset
+        now, offset = self._clock.now, self._clock.offset
+        submitted = min(stored.submitted - offset, now)
         job = QueuedJob(
             stored.number,
             function,
@@ -249,6 +261,12 @@ class Lifecycle:
             details,
         )
         job.kept = True
+        if not is_restored:
+            job.ensure_details().ready = now
+        else:
+            function.counts.restored += 1
+            if details is not None and details.due:
+                details.ready = min(max(submitted, details.due - offset), now)
         if parts is not None:
             self._streams.restored(job, parts)
         self._core.jobs.add(job)
@@ -261,12 +279,13 @@ class Lifecycle:
         """
         workload = stored.workload
         if stored.unique != b"-":
-            self.revive(stored, stored.unique, parts)
+            self.revive(stored, stored.unique, parts, is_restored=True)
         elif not isinstance(workload, int):
-            self.revive(stored, payload_key(workload), parts)
+            self.revive(stored, payload_key(workload), parts, is_restored=True)
         else:
             answer = self._core.journal.ask(JobOf(stored.number), partial(self._name_later, stored.number))
-            self.revive(stored, b"" if answer is PENDING else self.key_in(answer), parts)
+            key = b"" if answer is PENDING else self.key_in(answer)
+            self.revive(stored, key, parts, is_restored=True)
 
     def key_in(self, answer: Answer) -> bytes:
         """The unique key of a job whose unique is ``-``, by the store's answer; empty if it has none.

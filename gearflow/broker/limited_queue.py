@@ -27,9 +27,9 @@ from heapq import heappop, heappush, heapreplace
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from gearflow.broker.buckets import Bucket, FunctionRules, NamedLimit
+from gearflow.broker.buckets import Bucket, FunctionRules, NamedLimit, first_full
 from gearflow.broker.job import JobState, QueuedJob
-from gearflow.broker.job_lines import FairGroup, JobLine
+from gearflow.broker.job_lines import FairGroup, JobLine, queued_since
 from gearflow.broker.turns import Steps
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ class LimitedQueue:
         now = limiter.clock.now
         job = line.jobs.popleft()
         slots = (*self.gates, *line.buckets) if line.buckets else self.gates
-        queued = _queued(job, now)
+        queued = queued_since(job, now)
         for bucket in slots:
             bucket.take(job, now, queued)
             if bucket.limit.is_rate and bucket.is_awaited:
@@ -199,7 +199,7 @@ class LimitedQueue:
                 group.in_ring = False
                 self._forget_group(group)
                 continue
-            full = _full(line.buckets, now)
+            full = first_full(line.buckets, now)
             if full is None:
                 return line
             heappop(group.heap)
@@ -291,7 +291,7 @@ class LimitedQueue:
             bucket.awaiting += 1
         is_first = False
         if line.parked_on is None and not line.entry:
-            full = _full(line.buckets, self._limiter.clock.now)
+            full = first_full(line.buckets, self._limiter.clock.now)
             if full is not None:
                 self._park(line, full)
             else:
@@ -402,6 +402,19 @@ class LimitedQueue:
     def _forget_group(self, group: FairGroup) -> None:
         if not group.lines and not group.in_ring and self.plain is None:
             self.groups[group.priority].pop(group.key, None)
+
+    def firsts(self) -> Iterator[QueuedJob]:
+        """The first job of each line, and of those that have no line."""
+        for groups in self.groups:
+            for group in groups.values():
+                for line in group.lines.values():
+                    if line.jobs:
+                        yield line.jobs[0]
+        for jobs in (*self.backlog, *([job for _, job in gathered] for gathered in self.gathered)):
+            for job in jobs:
+                if job.state is _WAITING:
+                    yield job
+                    break
 
     def jobs(self) -> Iterator[QueuedJob]:
         """All jobs that wait."""
@@ -582,19 +595,3 @@ class LimitedQueue:
         line.strip()
         self._enter(line)
         self.armed += count
-
-
-def _full(buckets: tuple[Bucket, ...], now: float) -> Bucket | None:
-    """The first bucket that is full."""
-    for bucket in buckets:
-        if not bucket.is_free(now):
-            return bucket
-    return None
-
-
-def _queued(job: QueuedJob, now: float) -> float:
-    """Since when a job has waited."""
-    details = job.details
-    if details is not None and details.queued:
-        return details.queued
-    return now if job.started else job.submitted

@@ -8,7 +8,8 @@ from typing import Any, Final
 from gearflow.broker.job import EndedRun, JobDetails, QueuedJob
 from gearflow.broker.parser import Body, integer
 from gearflow.broker.session import NEVER_NAMED, Session
-from gearflow.broker.storage import JobOutcome, JobRecord, Rescheduled, StoredJob
+from gearflow.broker.storage import Answer, JobOutcome, JobRecord, Pending, Rescheduled, StoredJob
+from gearflow.errors import StoreError
 from gearflow.protocol.constants import STREAM_KEEP
 
 RUNS: Final = 16
@@ -200,3 +201,12 @@ def _notes(details: JobDetails) -> bytes:
     if details.runs:
         notes["runs"] = details.runs
     return json.dumps(notes).encode() if notes else b""
+
+
+def workload_of(job: QueuedJob, answer: Answer | Pending) -> Body:
+    """The workload of a job that the store has, by its answer. Raises StoreError."""
+    if isinstance(answer, StoreError):
+        raise answer
+    if not isinstance(answer, StoredJob) or isinstance(answer.workload, int):
+        raise StoreError(f"the workload of job {job.number} is gone from the store")
+    return answer.workload

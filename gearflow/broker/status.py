@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from gearflow.broker.core import Core
-from gearflow.broker.functions import Functions
+from gearflow.broker.function_table import Functions
 from gearflow.broker.handles import Handles
 from gearflow.broker.job import HIGH, LOW, NORMAL, JobState, JobTable, QueuedJob
 from gearflow.broker.parser import Body, integer, name_in

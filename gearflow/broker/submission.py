@@ -174,6 +174,7 @@ class Submissions:
         self, job: QueuedJob, background: bool, details: JobDetails | None, client: Session | None
     ) -> None:
         """A submission coalesces with a live job; from now on this client is attached too."""
+        job.function.counts.joined += 1
         if client is not None:
             job.attach(client)
             client.attached[job] = None
@@ -225,6 +226,7 @@ class Submissions:
         details.unstored, details.joined = None, 0
         if isinstance(outcome, Joined) and not self._ownership.has_ended_here(outcome.number, job):
             details.joined = outcome.number
+            job.function.counts.joined += not job.clients
             self._ownership.find(outcome.number)
         else:
             fault = _NOT_ENDED if isinstance(outcome, Joined) else outcome

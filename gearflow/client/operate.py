@@ -11,6 +11,7 @@ All of them raise:
     RemoteProtocolError: The answer cannot be read.
 """
 
+from collections.abc import Sequence
 from typing import Literal, TypeVar
 
 from gearflow.client.client import Client
@@ -31,6 +32,7 @@ from gearflow.protocol.limits import (
     Policies,
     PolicyRequest,
 )
+from gearflow.protocol.metrics import METRICS, Metrics, MetricsRequest
 from gearflow.protocol.server_calls import (
     DEAD,
     INFO,
@@ -341,6 +343,26 @@ async def change_limits(
         ServerError: There is no limit of that name, or the value does not fit it.
     """
     return (await _ask(client, LIMIT, request, LimitChanges, server)).changes
+
+
+async def metrics(
+    client: Client,
+    functions: Sequence[str] | None = None,
+    *,
+    since: float | None = None,
+    server: ServerAddress | str | None = None,
+) -> Metrics:
+    """Return what the server has counted since it started.
+
+    Args:
+        client: The client that makes the call.
+        functions: Selects functions, also in the history, where ``""`` stands for all of them together. None
+            means all functions, and in the history their sum alone.
+        since: Includes the minutes of the history from this Unix time on. None means no history.
+        server: The server to ask. By default the one that a submission would go to.
+    """
+    names = None if functions is None else tuple(functions)
+    return await _ask(client, METRICS, MetricsRequest(functions=names, since=since), Metrics, server)
 
 
 async def policies(

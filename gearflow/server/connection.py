@@ -80,6 +80,7 @@ class ServerConnection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         self._session = self._engine.accept(self, transport)
         self._outbox = self._session.outbox
+        self._totals = self._engine.broker.core.totals
         self._receive = self._engine.broker.receive
         self._partials = self._engine.broker.parser.partials
         self._stalled = self._engine.broker.parser.stalled
@@ -164,17 +165,18 @@ class ServerConnection(asyncio.Protocol):
     def flush(self) -> None:
         """Write the outbox. Small packets are joined, large bodies are not copied."""
         outbox = self._outbox
-        if len(outbox) == 1:
-            self._transport.write(outbox[0])
-        elif self._session.has_large:
+        if self._session.has_large:
             self._write_large(outbox)
         elif outbox:
-            self._transport.write(b"".join(outbox))
+            data = outbox[0] if len(outbox) == 1 else b"".join(outbox)
+            self._totals.sent += len(data)
+            self._transport.write(data)
         outbox.clear()
 
     def _write_large(self, outbox: list[Body]) -> None:
         self._session.has_large = False
         small: list[Body] = []
+        self._totals.sent += sum(map(len, outbox))
         for piece in outbox:
             if len(piece) < WHOLE:
                 small.append(piece)

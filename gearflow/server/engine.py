@@ -15,6 +15,7 @@ import ssl
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -24,6 +25,7 @@ from gearflow.broker import Broker, Session, SizeLimits
 from gearflow.broker.storage import Store, StorePort
 from gearflow.broker.watching import SLOW
 from gearflow.errors import RemoteProtocolError
+from gearflow.protocol.metrics import Metrics, MetricsRequest
 from gearflow.runtime.log_bursts import BurstLog
 from gearflow.security.tls import BadCertificate, server_context
 from gearflow.server import admin, tls
@@ -175,6 +177,7 @@ class Engine:
     def _use(self, broker: Broker) -> None:
         """Serve with this broker."""
         self.broker = broker
+        self.broker.core.totals.started = time.time()
         self.broker.outgoing.unsent = self._unsent
         self.broker.watching.slow = min(SLOW, self.settings.max_pending_bytes // 2)
         self.broker.turns.is_late = lambda: self.time() - self.broker.clock.now > _TURN
@@ -350,6 +353,23 @@ class Engine:
             self.schedule_flush()
 
     # -------------------------------------------------------------------------- calls on the event loop
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this thread runs the server's event loop now."""
+        with suppress(RuntimeError):
+            return asyncio.get_running_loop() is self._loop
+        return False
+
+    def metrics(self, request: MetricsRequest) -> Future[Metrics]:
+        """What the server has counted. You can use this from any thread."""
+        found: Future[Metrics] = Future()
+        self.post(lambda: self._measure(request, found))
+        return found
+
+    def _measure(self, request: MetricsRequest, found: Future[Metrics]) -> None:
+        self.broker.metrics(request, found.set_result)
+        self.schedule_flush()
 
     def post(self, call: Callable[[], None]) -> None:
         """Call something on the event loop. You can use this from any thread."""

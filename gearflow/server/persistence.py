@@ -186,6 +186,8 @@ class GroupCommitter:
         self._thread = SyncThread(store.sync)
         self._syncing: asyncio.Future[None] | None = None
         self._group: list[Entry] = []  # entries that wait for the sync
+        self._group_began = 0.0  # when the write of these began
+        self._group_changes = 0
         self._sync_timer: asyncio.TimerHandle | None = None
         self._retry_timer: asyncio.TimerHandle | None = None
         self._linger_timer: asyncio.TimerHandle | None = None
@@ -215,6 +217,7 @@ class GroupCommitter:
         if not changes:
             self._notify(entries)
             return
+        began = self._loop.time()
         try:
             self._store.write(changes)
         except StoreError as error:
@@ -228,7 +231,16 @@ class GroupCommitter:
             self._expire_after(0)
         self._start_tidying()
         if not (self._store.durable and journal.closed is None and self._must_sync(entries)):
+            self._count(began, len(changes))
             self._notify(entries)
+        else:
+            self._group_began, self._group_changes = began, len(changes)
+
+    def _count(self, began: float, changes: int) -> None:
+        """So many changes are kept that were written from this time on."""
+        if self._store.durable:
+            self._journal.commits.add(self._loop.time() - began)
+            self._journal.kept += changes
 
     def _must_wait(self) -> bool:
         """Whether the next group must not be written yet. The end of a sync, or a timer, ends that."""
@@ -492,6 +504,8 @@ class GroupCommitter:
     def _on_synced(self, done: asyncio.Future[None]) -> None:
         self._syncing = None
         entries, self._group = self._group, []
+        if entries:
+            self._count(self._group_began, self._group_changes)
         if (error := done.exception()) is not None:
             reason = str(error)
             self._journal.closed = SyncFault(time.time(), reason)

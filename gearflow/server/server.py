@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Final, Self, Unpack
 
 import anyio.to_thread
 
+from gearflow.protocol.metrics import Metrics, MetricsRequest
 from gearflow.runtime.eventloop import can_use_uvloop
 from gearflow.runtime.loop_thread import LoopThread
 from gearflow.server.engine import Engine, Timings
@@ -23,6 +24,10 @@ from gearflow.server.settings import ServerOptions, ServerSettings
 
 _YOUNG: Final = 25_000
 """Objects between two garbage collections of a server's process: a pause of a few milliseconds."""
+
+
+_PATIENCE: Final = 10.0
+"""Seconds that the server has to say what it has counted."""
 
 
 class JobServer:
@@ -94,6 +99,27 @@ class JobServer:
     def address(self) -> str:
         """``host:port``, for clients and workers."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def metrics(self, functions: Sequence[str] | None = None, *, since: float | None = None) -> Metrics:
+        """Return what the server has counted.
+
+        You can call it from any thread, except that of the event loop on which the server runs. There, use
+        ``await asyncio.to_thread(server.metrics)``.
+
+        Args:
+            functions: Selects functions. None means all.
+            since: Includes the minutes of the history from this Unix time on. None means no history.
+
+        Raises:
+            RuntimeError: The server does not run, or this is the thread of its event loop.
+            TimeoutError: The server is stopping, or has not answered for 10 seconds.
+        """
+        if self._engine is None:
+            raise RuntimeError("the server does not run; enter its block first")
+        if self._engine.is_here:
+            raise RuntimeError("this thread serves; use await asyncio.to_thread(server.metrics)")
+        names = None if functions is None else tuple(functions)
+        return self._engine.metrics(MetricsRequest(functions=names, since=since)).result(_PATIENCE)
 
     def reload_tls(self) -> None:
         """Read the TLS files again, for new connections. You can call it from any thread.

@@ -8,7 +8,7 @@ import tracemalloc
 import pytest
 
 from gearflow.broker import Broker, SizeLimits
-from gearflow.broker.functions import IDLE
+from gearflow.broker.function_table import IDLE
 from gearflow.errors import RemoteProtocolError
 from gearflow.protocol import packets as p
 from gearflow.protocol import server_calls

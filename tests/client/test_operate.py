@@ -11,6 +11,7 @@ from gearflow.client.operate import (
     dead_letter,
     dead_letters,
     jobs,
+    metrics,
     pause,
     purge,
     purge_dead,
@@ -20,7 +21,7 @@ from gearflow.client.operate import (
 from gearflow.errors import ServerError, UnknownJob, UnsupportedByServer
 from gearflow.protocol.jobs import JobFilter
 from tests.client.conftest import Working
-from tests.client.test_client import as_told
+from tests.client.test_client import as_told, upper
 
 
 async def test_the_server_says_what_it_is(bundled: str) -> None:
@@ -113,3 +114,28 @@ async def test_other_servers_are_not_asked(gearmand: str) -> None:
 def test_code_without_an_event_loop_asks_through_its_client(bundled: str) -> None:
     with SyncClient([bundled]) as client:
         assert client.run(server_info).version
+
+
+async def test_what_a_server_has_counted_can_be_read(
+    bundled: str, function: str, fresh: Callable[..., str], working: Working
+) -> None:
+    other = fresh()
+    async with Client([bundled]) as client:
+        async with working(bundled, function, upper):
+            assert await (await client.submit(function, b"a")).result(20) == b"A"
+        async with working(bundled, function, as_told):
+            failed = await client.submit_background(function, b"fail")
+            with pytest.raises(JobFailed):
+                await client.result(failed, 20)
+        await client.submit_background(other, b"")
+        found = await metrics(client, [function, other])
+        one, two = sorted(found.functions, key=lambda counted: counted.submitted, reverse=True)
+        assert (one.function, one.submitted, one.started, one.succeeded, one.dead) == (function, 2, 2, 1, 1)
+        assert (sum(one.wait.counts), sum(one.run.counts), one.oldest) == (2, 2, None)
+        assert (two.function, two.submitted, two.waiting, two.started) == (other, 1, (0, 1, 0), 0)
+        assert two.oldest is not None
+        assert found.connections <= found.accepted
+        assert min(found.received, found.sent) > 0
+        names = [counted.function for counted in (await metrics(client)).functions]
+        assert {function, other} <= set(names)
+        assert names == sorted(names)

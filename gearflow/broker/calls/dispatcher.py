@@ -29,6 +29,7 @@ from gearflow.broker.calls.edit import EditCalls
 from gearflow.broker.calls.job_search import JobSearch
 from gearflow.broker.calls.jobs import JobListCalls
 from gearflow.broker.calls.limits import LimitCalls
+from gearflow.broker.calls.metrics import MetricsCalls
 from gearflow.broker.calls.operations import OperationCalls
 from gearflow.broker.calls.results import ResultCalls
 from gearflow.broker.calls.schedules import ScheduleCalls
@@ -49,6 +50,7 @@ from gearflow.protocol.group_info import GROUP
 from gearflow.protocol.job_edits import EDIT
 from gearflow.protocol.jobs import BULK, JOBS
 from gearflow.protocol.limits import LIMIT, LIMITS, POLICY
+from gearflow.protocol.metrics import METRICS
 from gearflow.protocol.schedules import SCHEDULE, SCHEDULES
 from gearflow.protocol.workers import QUIET, REPORT, WORKERS
 
@@ -68,6 +70,8 @@ class ServerCalls:
         self.background = self._submit.background
         results, operations, streams = ResultCalls(parts), OperationCalls(parts), StreamCalls(parts)
         limits, workers = LimitCalls(parts), WorkerCalls(parts)
+        metrics = MetricsCalls(parts)
+        self.collect_metrics = metrics.collect
         letters = self._letters = DeadLetterCalls(parts, results)
         search = JobSearch(parts, results)
         lists = JobListCalls(parts, results, search)
@@ -92,6 +96,7 @@ class ServerCalls:
             QUIET: workers.quiet,
             api.EVENTS: workers.events,
             GROUP: operations.group,
+            METRICS: metrics.metrics,
             SCHEDULE: schedules.change,
             SCHEDULES: schedules.show,
             LIMIT: limits.limit,

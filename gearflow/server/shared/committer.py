@@ -303,6 +303,9 @@ class SharedCommitter:
             else:
                 break
         self._end_away()
+        if kept:
+            self._journal.commits.add(self._time() - began)
+            self._journal.kept += kept.count(None)
         if kept.count(None) < len(kept):
             changes = [change for change, how in zip(changes, kept, strict=True) if how is None]
         self._remember(lots, changes)

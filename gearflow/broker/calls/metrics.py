@@ -1,0 +1,206 @@
+"""The call that shows what the server has counted. The same figures are for the process of the server."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Sequence
+from itertools import islice
+from typing import Final, TypeVar
+
+from gearflow.broker.calls.call import TURN, BrokerParts, ServerCall, Steps, Wait, in_turns
+from gearflow.broker.counts import Durations, FunctionCounts
+from gearflow.broker.functions import FunctionQueue
+from gearflow.broker.job import HIGH, LOW, NORMAL
+from gearflow.broker.session import Session
+from gearflow.protocol.metrics import (
+    FunctionMetrics,
+    Histogram,
+    LimitMetrics,
+    Metrics,
+    MetricsRequest,
+    ScheduleMetrics,
+)
+from gearflow.protocol.server_calls import Message
+
+T = TypeVar("T")
+
+_SLICE: Final = 100
+"""Functions, connections or limits that are looked at before others get their turn."""
+
+
+class _Offers:
+    """The workers of a function."""
+
+    __slots__ = ("free", "slots")
+
+    def __init__(self) -> None:
+        self.slots = 0
+        self.free = 0
+
+
+class MetricsCalls:
+    """Reads the counts. Owns nothing."""
+
+    def __init__(self, parts: BrokerParts) -> None:
+        self._parts = parts
+
+    def metrics(self, call: ServerCall) -> Steps:
+        """Show what the server has counted."""
+        found = yield from in_turns(self.collect(call.read(MetricsRequest)), call.session)
+        if found is None:
+            return None
+        pieces = [found.model_copy(update={"functions": (), "history": ()}).to_wire()[:-1]]
+        yield from _add_list(pieces, b"functions", found.functions)
+        yield from _add_list(pieces, b"history", found.history)
+        return [*pieces, b"}"]
+
+    def collect(self, request: MetricsRequest) -> Generator[None, None, Metrics]:
+        """What the server has counted, in steps."""
+        core = self._parts.core
+        wanted = None if request.functions is None else {name.encode() for name in request.functions}
+        offers = yield from self._offers(wanted)
+        functions: list[FunctionMetrics] = []
+        for some in _slices(self._counts(wanted)):
+            functions += [self._function(counts, queues, offers) for counts, queues in some]
+            yield
+        functions.sort(key=lambda metrics: metrics.function)
+        limits: list[LimitMetrics] = []
+        for names in _slices(sorted(core.limiter.limits)):
+            limits += [self._limit(name) for name in names if name in core.limiter.limits]
+            yield
+        schedules: list[ScheduleMetrics] = []
+        for names in _slices(sorted(self._parts.schedules.table)):
+            schedules += [self._schedule(name) for name in names if name in self._parts.schedules.table]
+            yield
+        return Metrics(
+            time=core.clock.unix(),
+            started=core.totals.started,
+            functions=tuple(functions),
+            limits=tuple(limits),
+            schedules=tuple(schedules),
+            connections=len(core.sessions),
+            accepted=core.totals.accepted,
+            received=core.totals.received,
+            sent=core.totals.sent,
+            commits=_histogram(core.journal.commits),
+            kept=core.journal.kept,
+        )
+
+    # ------------------------------------------------------------------------------------ functions
+
+    def _counts(self, names: set[bytes] | None) -> list[tuple[FunctionCounts, list[FunctionQueue]]]:
+        """The counts of functions, with the queues that they are about: several, if functions share them."""
+        functions = self._parts.core.functions
+        known, kept, other = functions.by_name, functions.counts.kept, functions.counts.other
+        found: list[tuple[FunctionCounts, list[FunctionQueue]]] = []
+        sharing: list[FunctionQueue] = []
+        for queue in known.values():
+            if queue.counts is other:
+                sharing.append(queue)
+            elif names is None or queue.name in names:
+                found.append((queue.counts, [queue]))
+        found += [(counts, []) for name, counts in kept.items() if names is None or name in names]
+        if other is not None and (names is None or other.name in names):
+            found.append((other, sharing))
+        return found
+
+    def _function(
+        self, counts: FunctionCounts, queues: Sequence[FunctionQueue], offers: dict[FunctionQueue, _Offers]
+    ) -> FunctionMetrics:
+        waiting = [sum(queue.waiting_of(priority) for queue in queues) for priority in (HIGH, NORMAL, LOW)]
+        delayed = sum(len(queue.delayed) for queue in queues)
+        running = sum(queue.running for queue in queues) - counts.lingering
+        offered = [offers[queue] for queue in queues if queue in offers]
+        oldest = [ready for queue in queues if (ready := queue.oldest()) is not None]
+        return FunctionMetrics(
+            function=_text(counts.name),
+            submitted=counts.submitted(sum(waiting) + delayed + running),
+            joined=counts.joined,
+            restored=counts.restored,
+            passed_on=counts.passed_on,
+            started=counts.started,
+            succeeded=counts.succeeded,
+            failed=counts.failed,
+            cancelled=counts.cancelled,
+            expired=counts.expired,
+            dead=counts.dead,
+            retried=counts.retried,
+            waiting=(waiting[HIGH], waiting[NORMAL], waiting[LOW]),
+            delayed=delayed,
+            running=running,
+            oldest=max(self._parts.core.clock.now - min(oldest), 0.0) if oldest else None,
+            workers=sum(queue.workers for queue in queues),
+            slots=sum(offer.slots for offer in offered),
+            free=sum(offer.free for offer in offered),
+            paused=bool(queues) and all(queue.paused for queue in queues),
+            wait=_histogram(counts.wait),
+            run=_histogram(counts.run),
+        )
+
+    def _offers(self, names: set[bytes] | None) -> Generator[None, None, dict[FunctionQueue, _Offers]]:
+        """The slots of the workers of each function."""
+        found: dict[FunctionQueue, _Offers] = {}
+        looked_at = 0
+        for session in list(self._parts.core.sessions):
+            slots = _slots(session)
+            for function in list(session.abilities):
+                if names is None or function.name in names:
+                    offers = found.get(function)
+                    if offers is None:
+                        offers = found[function] = _Offers()
+                    offers.slots += slots
+                    offers.free += slots - len(session.running)
+                looked_at += 1
+                if not looked_at % _SLICE:
+                    yield
+            looked_at += 1
+            if not looked_at % _SLICE:
+                yield
+        return found
+
+    # ------------------------------------------------------------------------- limits and schedules
+
+    def _limit(self, name: bytes) -> LimitMetrics:
+        limit = self._parts.core.limiter.limits[name]
+        blocked = sum(bucket.blocked for bucket in limit.buckets.values())
+        return LimitMetrics(name=_text(name), waiting=blocked, running=0 if limit.is_rate else limit.running)
+
+    def _schedule(self, name: bytes) -> ScheduleMetrics:
+        progress = self._parts.schedules.table[name].progress
+        return ScheduleMetrics(
+            name=_text(name),
+            ticks=progress.ticks,
+            missed=progress.missed,
+            skipped=progress.skipped,
+            overlapped=progress.overlapped,
+        )
+
+
+def _slots(session: Session) -> int:
+    """How many jobs a worker can run at once, as far as that is known."""
+    return max(session.slots, len(session.running))
+
+
+def _histogram(durations: Durations) -> Histogram:
+    return Histogram(counts=tuple(durations.counts), sum=durations.sum)
+
+
+def _slices(values: Iterable[T]) -> Generator[list[T], None, None]:
+    """The values, some at a time."""
+    left = iter(values)
+    while some := list(islice(left, _SLICE)):
+        yield some
+
+
+def _add_list(pieces: list[bytes], key: bytes, values: Sequence[Message]) -> Generator[Wait, None, None]:
+    """Add a list to the JSON of an object, in steps."""
+    if not values:
+        return
+    pieces.append(b',"%b":[' % key)
+    for place, some in enumerate(_slices(values)):
+        pieces.append(b"," * (place > 0) + b",".join([value.to_wire() for value in some]))
+        yield TURN
+    pieces.append(b"]")
+
+
+def _text(name: bytes) -> str:
+    return name.decode(errors="replace")
