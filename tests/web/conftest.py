@@ -44,7 +44,7 @@ def served(app: Any, **options: Any) -> Generator[str]:
     """Serve an ASGI application in a thread of its own. Its URL."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         defaults: dict[str, Any] = {"log_level": "warning", "timeout_graceful_shutdown": 1, "lifespan": "on"}
-        config = uvicorn.Config(app, ws="none", **{**defaults, **options})
+        config = uvicorn.Config(app, ws="none", proxy_headers=False, **{**defaults, **options})
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()  # those who connect now wait in the backlog
@@ -66,9 +66,16 @@ def server() -> Iterator[JobServer]:
 def dashboard() -> Iterator[Callable[..., str]]:
     """``dashboard(server, read_only=True)``: the URL of a dashboard for a server. Everybody may operate."""
     with ExitStack() as stack:
+        urls: dict[Any, str] = {}
 
         def serve(*servers: JobServer | str, **options: Any) -> str:
             addresses = [each if isinstance(each, str) else each.address for each in servers]
+            key = str(addresses), str(sorted(options.items()))  # objects of the same text are the same
+            if key not in urls:
+                urls[key] = serve_new(addresses, options)
+            return urls[key]
+
+        def serve_new(addresses: list[str], options: dict[str, Any]) -> str:
             defaults: dict[str, Any] = {"allow": "operate", "interval": 0.2}
             app = gearflow.web.app(addresses, **{**defaults, **options})
             return stack.enter_context(served(app))
