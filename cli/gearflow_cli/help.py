@@ -160,7 +160,11 @@ def _about_variables(parameters: Iterable[TyperArgument | TyperOption]) -> Itera
         if isinstance(each.envvar, str)
     }
     regular = sorted((name for name, option in options.items() if name == variable(option)), key=len)
-    shown = [f"{name} ({option})" for name, option in options.items() if name not in regular]
+    shown = [
+        name if name.endswith(variable(option, "")) else f"{name} ({option})"
+        for name, option in options.items()
+        if name not in regular
+    ]
     if len(regular) > 1:
         shown.append(f"{regular[0]} and so on")
     else:

@@ -352,7 +352,7 @@ Port: TypeAlias = Annotated[
 
 def metrics(env: str | None = "") -> Any:
     """Declare the option ``--metrics``."""
-    text = "Serve /metrics for Prometheus, /healthz and /readyz at this address."
+    text = "Serve /metrics (Prometheus), /healthz and /readyz here."
     return where("--metrics", text, "HOST:PORT", env=env, parser=http_address)
 
 

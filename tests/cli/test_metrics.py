@@ -17,6 +17,7 @@ from gearflow.server import JobServer
 from gearflow_cli.options import HttpAddress, http_address
 from tests.cli.shell import Running, Shell, outcome
 from tests.metrics.figures import series, value
+from tests.server.filled import filled
 
 PATIENCE = 20.0  # seconds
 
@@ -172,3 +173,60 @@ def test_a_port_that_is_taken_is_named(shop: Path) -> None:
         )
     assert code == 78
     assert f"cannot listen on port {port} of 127.0.0.1 for --metrics" in stderr
+
+
+def test_a_server_shows_its_counts_and_that_it_is_ready(tmp_path: Path) -> None:
+    shell = Shell(tmp_path, {"GEARFLOW_SERVER_METRICS": "127.0.0.1:0"})
+    with shell.start("server", "-p", "0", "--data", "jobs", "--log-level", "info") as server:
+        base = port_of(server)
+        address = address_of(server)
+        server.drain()
+        until(base, "/readyz", lambda status, _: status == 200)
+        assert get(base, "/readyz") == (200, "ready\n")
+        assert get(base, "/healthz") == (200, "alive\n")
+        with SyncClient([address]) as client:
+            for _ in range(3):
+                client.submit_background("resize", b"{}")
+        page = get(base, "/metrics")[1]
+        assert value(page, "gearflow_jobs", function="resize", priority="normal", state="waiting") == 3
+        assert value(page, "gearflow_jobs_submitted_total", function="resize") == 3
+        assert value(page, "gearflow_server_ready") == 1
+        assert value(page, "gearflow_server_loaded_ratio") == 1
+        assert value(page, "gearflow_store_commit_seconds_count") > 0
+        assert value(page, "process_resident_memory_bytes") > 1e6
+        server.signal(signal.SIGTERM)
+        assert server.process.wait(PATIENCE) == 0
+
+
+def test_a_server_that_reads_a_large_file_says_how_far_it_is(tmp_path: Path) -> None:
+    filled(tmp_path, 40_000)
+    with Shell(tmp_path).start(
+        *("server", "-p", "0", "--data", str(tmp_path), "--metrics", "127.0.0.1:0")
+    ) as server:
+        base = port_of(server)
+        server.drain()
+        texts: list[str] = []
+        healthy: set[int] = set()
+        ratios: list[float] = []
+
+        def fits(status: int, text: str) -> bool:
+            texts.append(text)
+            healthy.add(get(base, "/healthz")[0])
+            ratios.append(value(get(base, "/metrics")[1], "gearflow_server_loaded_ratio"))
+            return status == 200
+
+        until(base, "/readyz", fits)
+        loading = [int(found[1]) for text in texts if (found := re.fullmatch(r"loading, (\d+) %\n", text))]
+        assert len(set(loading)) > 2
+        assert loading == sorted(loading)
+        assert any(10 < share < 100 for share in loading)
+        assert healthy == {200}
+        assert ratios == sorted(ratios)
+        assert ratios[-1] == 1
+        assert value(get(base, "/metrics")[1], "gearflow_jobs_restored_total", function="work") == 40_000
+
+
+def address_of(running: Running) -> str:
+    found = re.search(r"listens on ([\w.]+:\d+)", running.until("listens on"))
+    assert found is not None
+    return found[1]

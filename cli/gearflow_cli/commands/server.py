@@ -9,6 +9,7 @@ import errno
 import logging
 import os
 import signal
+from collections.abc import Callable
 from enum import StrEnum
 from ipaddress import ip_address
 from pathlib import Path
@@ -22,9 +23,10 @@ from gearflow_cli.commands.pause import counted
 from gearflow_cli.errors import CliError, ExitCode, tell
 from gearflow_cli.help import HelpCommand, HelpGroup, Panel, variable
 from gearflow_cli.options import LogLevel, argument, group, how, limit, tls, where
+from gearflow_cli.process.metrics import server_port
 
 if TYPE_CHECKING:
-    from gearflow.server import ServerSettings
+    from gearflow.server import JobServer, ServerSettings
 
 
 def folder(given: Path | None, port: int) -> Path:
@@ -299,6 +301,7 @@ def server(
     ] = None,
     max_unique: Annotated[int | None, limit("--max-unique", "A job's unique.", "SIZE", default="64")] = None,
     max_line: Annotated[int | None, limit("--max-line", "A text command.", "SIZE", default="8K")] = None,
+    metrics: Annotated[Any, options.metrics("GEARFLOW_SERVER_METRICS")] = None,
     log_level: options.Level = LogLevel.WARNING,
     log_json: options.LogJson = False,
 ) -> None:
@@ -315,7 +318,7 @@ def server(
     from pydantic import ValidationError
 
     from gearflow.runtime.eventloop import new_event_loop
-    from gearflow.server import ServerSettings
+    from gearflow.server import JobServer, ServerSettings
 
     folder = None if postgres is not None else _folder(context, data, port, memory=memory)
     if postgres is not None:
@@ -358,11 +361,18 @@ def server(
         raise CliError(ExitCode.USAGE, f"{where}{what}".replace("_", "-")) from None
     logs.to_stderr(log_level.value, json=log_json)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the event loop has it; --recover may take minutes
-    if recover and folder is not None:
-        recover_folder(folder)
     _raise_filelimit()
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        runner.run(_migrate(settings) if migrate_only else _serve(settings))
+        if migrate_only:
+            runner.run(_migrate(settings))
+            return
+        job_server = JobServer(settings)
+        with server_port(metrics, job_server, runner.get_loop()) as now:
+            if recover and folder is not None:
+                now("recovering a damaged file")
+                recover_folder(folder)
+                now("starting")
+            runner.run(_serve(settings, job_server, now))
 
 
 def _folder(context: typer.Context, data: Path | None, port: int, *, memory: bool) -> Path | None:
@@ -433,8 +443,11 @@ def _raise_filelimit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-async def _serve(settings: "ServerSettings") -> None:
+async def _serve(settings: "ServerSettings", job_server: "JobServer", now: Callable[[str], None]) -> None:
     """Serve until a signal comes. This cuts off running jobs. The next server runs background jobs again.
+
+    Args:
+        now: Called with what the process does when the server does not serve.
 
     Raises:
         CliError: It cannot listen, or a TLS file cannot be used.
@@ -443,13 +456,12 @@ async def _serve(settings: "ServerSettings") -> None:
     import asyncio
 
     from gearflow.security.tls import BadCertificate
-    from gearflow.server import JobServer, server_version, tune_garbage_collection
+    from gearflow.server import server_version, tune_garbage_collection
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    job_server = JobServer(settings)
     has_tls = settings.tls_cert is not None
     loop.add_signal_handler(signal.SIGHUP, job_server.reload_tls if has_tls else _ignore_hup)
     try:
@@ -458,6 +470,7 @@ async def _serve(settings: "ServerSettings") -> None:
         refuse(settings.host, settings.port, error)
     except BadCertificate as error:
         raise CliError(ExitCode.MISCONFIGURED, str(error)) from None
+    now("stopping")
     tune_garbage_collection()
     where = f"{job_server.address}{_guards(settings)}"
     tell(f"{server_version()} listens on {where}; {_life(settings, job_server.restored)}")

@@ -1,11 +1,11 @@
-"""The port of ``--metrics``: what it shows of a worker, and of a supervisor with several.
+"""The port of ``--metrics``: what it shows of a server, of a worker, and of a supervisor with several.
 
 A worker process that has a supervisor has no port. It sends its counts to the supervisor, which adds them up.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable
+from contextlib import asynccontextmanager, contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,6 +15,7 @@ from gearflow_cli.options import HttpAddress
 if TYPE_CHECKING:
     from gearflow.metrics.http import MetricsPort, State
     from gearflow.metrics.worker_counts import WorkerSample
+    from gearflow.server import JobServer
     from gearflow.supervisor import IpcChannel, Supervisor
     from gearflow.supervisor.ipc import Measured
     from gearflow.worker import Worker
@@ -54,6 +55,29 @@ def open_port(
         ) from None
     tell(f"metrics are at http://{port.address}/metrics")
     return port
+
+
+@contextmanager
+def server_port(
+    address: HttpAddress | None, server: "JobServer", loop: asyncio.AbstractEventLoop
+) -> Generator[Callable[[str], None]]:
+    """The port of a server that may still have to start, for the time of the block. Raises CliError.
+
+    Yields a function that changes what the port says of the process before the server starts.
+    """
+    if address is None:
+        yield lambda _: None
+        return
+    require()
+    from gearflow.server.monitor import ServerMonitor
+
+    monitor = ServerMonitor(server, loop)
+
+    def now(activity: str) -> None:
+        monitor.activity = activity
+
+    with open_port(address, monitor.families, monitor.healthy, monitor.ready):
+        yield now
 
 
 @asynccontextmanager
