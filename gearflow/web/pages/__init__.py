@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from gearflow.web.pages import functions, limits, overview, schedules, servers
+from gearflow.web.pages import functions, limits, metrics, overview, schedules, servers
 from gearflow.web.sections import Section
 
 _MODULES: Final = [
@@ -11,9 +11,10 @@ _MODULES: Final = [
     schedules,
     limits,
     servers,
+    metrics,  # a page of the same section
 ]
 
 SECTIONS: Final[list[Section]] = sorted(
-    (module.section for module in _MODULES), key=lambda section: section.order
+    {module.section for module in _MODULES}, key=lambda section: section.order
 )
 """All sections in the order of the navigation."""
