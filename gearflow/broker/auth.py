@@ -1,15 +1,15 @@
-"""Connections that must send the server's token first.
+"""Connections that must send a token first.
 
 An unauthenticated connection may send two things: OPTION_REQ, by which clients learn which server this is,
 and a foreground submission of ``gearflow:auth`` with the token. Anything else is answered with ERROR (ERR for
 text), and the connection is closed. Nothing of it reaches the rest of the broker, and the rest does not know
 of these connections. So an authenticated connection costs no more than one of a server without a token.
+
+``guard`` limits what connections may do whose token does not have all rights.
 """
 
 from __future__ import annotations
 
-import hmac
-from hashlib import sha256
 from typing import Final, NoReturn
 
 from gearflow.broker.core import Core
@@ -26,6 +26,7 @@ from gearflow.protocol.constants import (
     UNAUTHORIZED,
     PacketType,
 )
+from gearflow.protocol.rights import Grant, Tokens
 
 _MAX_BODY: Final = MAX_TOKEN + 64
 """Bytes of the largest body that is accepted: a token, and the names before it."""
@@ -41,27 +42,43 @@ class Unauthorized(RemoteProtocolError):
 
 
 class Authenticator:
-    """Lets connections in that send the token. Owns those that have not, and what they have sent of a packet.
+    """Lets connections in that send a token. Owns those that have not, and what they have sent of a packet.
 
-    Without a token every connection is let in at once.
+    Without tokens every connection is let in at once.
+
+    Attributes:
+        unauthenticated: By session, how many options it has asked for, and what it has sent of a packet.
+        grants: By session that has sent a token, what that grants.
     """
 
-    def __init__(self, token: bytes | None, core: Core) -> None:
-        # By session: how many options it has asked for, and what it has sent of a packet.
+    def __init__(self, tokens: Tokens | None, core: Core) -> None:
         self.unauthenticated: dict[Session, tuple[int, bytes]] = {}
-        self._requires_token = token is not None
-        self._digest = sha256(token or b"").digest()
+        self.grants: dict[Session, Grant] = {}
+        self._tokens = tokens
         self._core = core
         self._outgoing = core.outgoing
 
     def connected(self, session: Session) -> None:
         """A connection was made."""
-        if self._requires_token:
+        if self._tokens is not None:
             self.unauthenticated[session] = 0, b""
 
     def forget(self, session: Session) -> None:
         """The connection is closed."""
         self.unauthenticated.pop(session, None)
+        self.grants.pop(session, None)
+
+    def replace(self, tokens: Tokens) -> list[Session]:
+        """Accept other tokens from now on. Returns the sessions whose token is gone or has lost a right."""
+        self._tokens = tokens
+        gone: list[Session] = []
+        for session, before in self.grants.items():
+            grant = tokens.now(before)
+            if grant is None or before.rights not in grant.rights:
+                gone.append(session)
+            else:
+                self.grants[session] = grant
+        return gone
 
     def receive(self, session: Session, data: bytes) -> bytes | None:  # noqa: RET503  (it ends in _refuse)
         """Handle what an unauthenticated connection sends.
@@ -109,8 +126,10 @@ class Authenticator:
         token = rest.partition(b"\0")[2]
         if name != AUTH:
             self._refuse(session, _TEXT)
-        if not hmac.compare_digest(sha256(token).digest(), self._digest):
+        grant = self._tokens.find(token) if self._tokens is not None else None
+        if grant is None:
             self._refuse(session, b"that is not the token")
+        self.grants[session] = grant
 
     def _refuse(self, session: Session, text: bytes, *, as_text: bool = False) -> NoReturn:
         if as_text:

@@ -33,6 +33,7 @@ from gearflow.broker.core import Core, GroupFacts, ServerGroup
 from gearflow.broker.dispatch import Dispatcher
 from gearflow.broker.endings import Endings
 from gearflow.broker.far_jobs import FarJobs
+from gearflow.broker.guard import Guards
 from gearflow.broker.job import HIGH, LOW, NORMAL, JobDetails, JobState, QueuedJob
 from gearflow.broker.lifecycle import LONG_HASH, WARNINGS, Lifecycle
 from gearflow.broker.limits import Rejected, SizeLimits
@@ -52,6 +53,7 @@ from gearflow.broker.turns import LONG, MANY, Steps
 from gearflow.broker.watching import Watching
 from gearflow.protocol.constants import AUTH, MAX_ARGUMENT, RESERVED_PREFIX, SUBMIT, PacketType
 from gearflow.protocol.metrics import Metrics, MetricsRequest
+from gearflow.protocol.rights import Tokens
 
 _WORK_FAIL: Final = int(PacketType.WORK_FAIL)
 _WORK_WARNING: Final = int(PacketType.WORK_WARNING)
@@ -98,7 +100,7 @@ class Broker:
     ``handle_prefix`` begins every job's handle. ``answer_text`` answers a line of the text protocol, which
     asks for facts of the shell's. Times are float seconds of a monotonic clock; the shell keeps
     ``clock.offset``, the difference to Unix time. Without a ``store`` nothing is kept of a job that has
-    ended. With a ``token`` only connections that send it are served.
+    ended. With ``tokens`` only connections that send one of them are served, as far as it gives them rights.
     """
 
     def __init__(
@@ -107,7 +109,7 @@ class Broker:
         answer_text: AnswerText,
         limits: SizeLimits = SizeLimits(),  # noqa: B008  (frozen)
         store: StorePort | None = None,
-        token: bytes | None = None,
+        tokens: Tokens | None = None,
         version: str = "",
     ) -> None:
         core = self.core = Core(handle_prefix, limits, store, version)
@@ -118,7 +120,7 @@ class Broker:
         self.functions = core.functions
         self.outgoing = core.outgoing
         self.journal = core.journal
-        self.auth = Authenticator(token, core)
+        self.auth = Authenticator(tokens, core)
         watching = self.watching = Watching(core)
         streams = self.streams = Streams(core, watching)
         suspects = self.suspects = Suspects(core)
@@ -131,7 +133,7 @@ class Broker:
         self._hold_after = inf
         self._numbers = count(1)
         self.parser = PacketParser(
-            self._handlers(),
+            self.handlers(),
             _BACKGROUND,
             self._text,
             core.outgoing.error,
@@ -158,6 +160,9 @@ class Broker:
             self._quiet,
         )
         self._calls = ServerCalls(parts)
+        self.guards = Guards(
+            self.auth, self.parser, self.handlers(), self._text, core, self._calls, self.submissions
+        )
         self._timers = core.timers.heap
         self._limiter = core.limiter
         self._timeouts = core.timeouts.heap
@@ -190,6 +195,7 @@ class Broker:
         """A connection was accepted. ``fd`` and ``address`` are for the listing ``workers``."""
         session = Session(fd, address)
         session.number = next(self._numbers)
+        session.parser = self.parser
         self.sessions[session] = None
         self._totals.accepted += 1
         self.auth.connected(session)
@@ -201,7 +207,8 @@ class Broker:
         Raises:
             RemoteProtocolError: These bytes break the protocol. What came before them was handled. The
                 connection is to be closed after its outbox is written.
-            Unauthorized: The connection must send the token first. The server also closes it.
+            Unauthorized: The connection must send a token first. The server also closes it.
+            Forbidden: The token of the connection does not let it work. The server also closes it.
         """
         self.clock.now = now
         self._totals.received += len(data)
@@ -211,22 +218,23 @@ class Broker:
             rest = self.auth.receive(session, data)
             if rest is None:
                 return
+            self.guards.admit(session)
             self._accept(session, AUTH, b"", b"", NORMAL, False, None)
             if not rest:
                 return
             data = rest
-        self.parser.receive(session, data, now)
+        session.parser.receive(session, data, now)
 
     def receive_large(self, session: Session, count: int, now: float) -> None:
         """Another ``count`` bytes have come into the partial packet's ``room()``. Raises as ``receive``."""
         self._set_now(now)
         self._totals.received += count
-        self.parser.receive_large(session, count)
+        session.parser.receive_large(session, count)
 
     def resume(self, session: Session, now: float) -> None:
         """Handle what the session sent while it had to wait. Raises as ``receive``."""
         self._set_now(now)
-        self.parser.resume(session, now)
+        session.parser.resume(session, now)
 
     def proceed(self, now: float) -> Session | None:
         """Continue with work that waits (``turns``). A session in the result is to be resumed."""
@@ -366,7 +374,7 @@ class Broker:
 
     # ---------------------------------------------------------------------------------------- handlers
 
-    def _handlers(self) -> dict[PacketType, Handler]:
+    def handlers(self) -> dict[PacketType, Handler]:
         """By packet type. Packets that only a server sends, and those that are not implemented, have none."""
         dispatcher, quiet, status = self.dispatcher, self._quiet, StatusHandlers(self.core)
         return {

@@ -239,6 +239,17 @@ class PacketParser:
         self._turns = turns
         self._buffers = Buffers()
 
+    def sibling(
+        self, handlers: Mapping[PacketType, Handler], text: Callable[[Session, bytes], None]
+    ) -> PacketParser:
+        """A parser with other handlers, for some of the sessions. It shares all that has come in part."""
+        patient = [PacketType(kind) for _, kind in self._patient.values()]
+        other = PacketParser(
+            handlers, patient, text, self._refuse, self._oversized, self._limits, self._turns
+        )
+        other.partials, other.stalled, other._buffers = self.partials, self.stalled, self._buffers
+        return other
+
     def receive(self, session: Session, data: bytes, now: float, position: int = 0) -> None:
         """Handle what ``data`` completes, from a position on.
 

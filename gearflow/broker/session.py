@@ -10,11 +10,12 @@ if TYPE_CHECKING:
     from gearflow.broker.dispatch import Wake
     from gearflow.broker.functions import FunctionQueue, ReadyFunctions, Sleep
     from gearflow.broker.job import QueuedJob
-    from gearflow.broker.parser import Body
+    from gearflow.broker.parser import Body, PacketParser
     from gearflow.broker.parts import LogReader, PartLog
     from gearflow.broker.storage import JobOutcome
     from gearflow.broker.suspects import Alone
     from gearflow.broker.watching import JobWatcher
+    from gearflow.protocol.rights import Grant
 
 LARGE: Final = 65536
 """Bytes from which a body is received into a buffer of its own, if it does not come at once."""
@@ -46,6 +47,7 @@ class Session:
         "expects_job",
         "fd",
         "gearflow",
+        "grant",
         "has_large",
         "has_read",
         "is_open",
@@ -56,6 +58,7 @@ class Session:
         "outbox",
         "overdue",
         "overran",
+        "parser",
         "pending_writes",
         "places",
         "quiet",
@@ -74,11 +77,14 @@ class Session:
         "woken",
     )
 
+    parser: PacketParser  # the broker sets it: another one for connections that do not have all rights
+
     def __init__(self, fd: int, address: str) -> None:
         self.fd = fd
         self.address = address
         self.number = 0  # distinguishes it from all other connections of this run of the server
         self.is_open = True
+        self.grant: Grant | None = None  # of its token, if that does not have all rights
         self.client_id = NEVER_NAMED
         self.exceptions = False  # whether it wants WORK_EXCEPTION rather than WORK_FAIL
         self.gearflow = False  # whether it knows gearflow's extensions

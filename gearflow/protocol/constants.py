@@ -65,6 +65,9 @@ STREAM_KEEP: Final = 1 << 20
 UNAUTHORIZED: Final = b"UNAUTHORIZED"
 """The code of the ERROR for a connection that sent no token, or a wrong one."""
 
+FORBIDDEN: Final = b"FORBIDDEN"
+"""The code of the ERROR for something that the token of the connection gives no right to."""
+
 TLS_REQUIRED: Final = b"TLS_REQUIRED"
 """The code of the ERROR for a connection without TLS on a port that requires it."""
 

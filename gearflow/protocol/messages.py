@@ -44,6 +44,7 @@ class Fault(Message):
         "gearflow:timeout",  # the job has not ended in time, and goes on
         "gearflow:full",  # the limit of jobs or bytes is reached
         "gearflow:refused",  # not now, or not from this connection
+        "gearflow:forbidden",  # the connection's token has no right to it
         "gearflow:store",  # it could not be kept
         "gearflow:uncertain",  # nobody knows whether it is kept
     ]

@@ -498,3 +498,6 @@ class ServerInfo(Answer):
 
     servers: tuple[str, ...] = ()
     """The addresses of the live servers of the group, this one among them."""
+
+    rights: tuple[str, ...] = ()
+    """The rights of the connection that asks, if its token does not have all."""

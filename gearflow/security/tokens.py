@@ -96,7 +96,7 @@ def checked_token(token: str, what: str = "the token") -> str:
         fault = f"has {size} bytes, over the limit of {MAX_TOKEN}"
     else:
         return token
-    raise ValueError(f"{what} {fault}; a good one comes from: openssl rand -hex 32")
+    raise ValueError(f"{what} {fault}; a good one comes from: gearflow token")
 
 
 # ------------------------------------------------------------------------------------------- of a server
@@ -130,7 +130,7 @@ def parse_tokens(content: str, file: str) -> Tokens:
             words = ", ".join(RIGHT_WORDS)
             raise ValueError(
                 f"line {number} of {file} is not RIGHTS:TOKEN NAME. The rights are one or more of {words}, "
-                "with commas between them. The name may be missing"
+                "with commas between them. The name may be missing. Write all: before a token for everything"
             )
         rights, token, name = match.groups()
         if name and not name.isprintable():

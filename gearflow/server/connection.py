@@ -13,6 +13,7 @@ from math import inf
 from typing import TYPE_CHECKING, Final, cast
 
 from gearflow.broker.auth import Unauthorized
+from gearflow.broker.guard import Forbidden
 from gearflow.broker.session import WHOLE
 from gearflow.errors import RemoteProtocolError
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 NOT_GEARMAN: Final = "closed a connection that does not speak Gearman"
 NO_TOKEN: Final = "refused a connection that does not know the token"
+NO_RIGHT: Final = "closed a connection whose token has no right to work"
 
 _NO_LINGER: Final = struct.pack("ii", 1, 0)
 
@@ -231,7 +233,8 @@ class ServerConnection(asyncio.Protocol):
             self._leave(is_refused=True)
 
     def _refuse_error(self, error: RemoteProtocolError) -> None:
-        self.refuse(NO_TOKEN if isinstance(error, Unauthorized) else NOT_GEARMAN, reason=str(error))
+        what = NO_RIGHT if isinstance(error, Forbidden) else NOT_GEARMAN
+        self.refuse(NO_TOKEN if isinstance(error, Unauthorized) else what, reason=str(error))
 
     def _check_authenticated(self) -> None:
         self._timer = None

@@ -26,8 +26,10 @@ from gearflow.broker.storage import Store, StorePort
 from gearflow.broker.watching import SLOW
 from gearflow.errors import RemoteProtocolError
 from gearflow.protocol.metrics import Metrics, MetricsRequest
+from gearflow.protocol.rights import Tokens
 from gearflow.runtime.log_bursts import BurstLog
 from gearflow.security.tls import BadCertificate, server_context
+from gearflow.security.tokens import BadTokens, read_tokens
 from gearflow.server import admin, tls
 from gearflow.server.connection import NOT_GEARMAN, ServerConnection
 from gearflow.server.loading import FollowedPort, Loading
@@ -99,6 +101,7 @@ class Engine:
     Raises:
         StoreError: The store cannot be used.
         BadCertificate: A TLS file cannot be used.
+        BadTokens: The file of tokens cannot be used.
     """
 
     def __init__(
@@ -121,6 +124,7 @@ class Engine:
         self.time: Callable[[], float] = self._loop.time
         self.log = BurstLog(logger, self.time, self.call_later)  # of what peers cause
         self._tls = self._read_tls()
+        self._tokens = self._read_tokens()
         self.restored = 0
         self.is_serving = False
         self._loading = loading or Loading()
@@ -164,13 +168,12 @@ class Engine:
                 gc.enable()
 
     def _make_broker(self, store_name: bytes, port: StorePort) -> Broker:
-        token = self.settings.token
         return Broker(
             b"H:%b-%b:" % (socket.gethostname()[:32].encode(), store_name),
             lambda line: admin.answer(self.broker, line),
             replace(self.settings.limits, shortest_run=self.timings.shortest_run),
             port,
-            token.get_secret_value().encode() if token is not None else None,
+            self._tokens,
             admin.server_version(),
         )
 
@@ -294,6 +297,37 @@ class Engine:
         if settings.tls_cert is None:
             return None
         return server_context(settings.tls_cert, settings.tls_key, settings.tls_ca)
+
+    # ------------------------------------------------------------------------------------------- tokens
+
+    def reload_tokens(self) -> None:
+        """Read the file of tokens again. If it is bad, all tokens stay as they are.
+
+        Connections whose token is gone or has lost a right are closed.
+        """
+        try:
+            self._tokens = tokens = self._read_tokens()
+        except BadTokens as error:
+            logger.error("cannot reload the tokens", extra={"reason": str(error)})
+            return
+        if tokens is None or not hasattr(self, "broker"):  # it does not serve yet
+            return
+        gone = self.broker.guards.replace_tokens(tokens)
+        for session in gone:
+            if session in self.peers:
+                self.peers[session].refuse("closed a connection whose token is gone or has lost a right")
+            elif session in self._lost:  # what it had sent is not handled any more
+                self._lost.discard(session)
+                self.broker.disconnected(session, self.time())
+        file = str(self.settings.token_file)
+        logger.info("reloaded the tokens", extra={"file": file, "tokens": len(tokens), "closed": len(gone)})
+
+    def _read_tokens(self) -> Tokens | None:
+        """The tokens that are accepted. None means that none is needed. Raises BadTokens."""
+        settings = self.settings
+        if settings.token_file is not None:
+            return read_tokens(settings.token_file)
+        return Tokens.of(settings.token.get_secret_value().encode()) if settings.token is not None else None
 
     # -------------------------------------------------------------------------------------- connections
 

@@ -52,7 +52,7 @@ class JobServer:
     Raises:
         OSError: On entering, if the port is taken or the address is not this machine's.
         StoreError: On entering, if the job file cannot be used.
-        ValueError: On entering, if a TLS file cannot be used.
+        ValueError: On entering, if a TLS file or the file of tokens cannot be used.
         pydantic.ValidationError: On construction, if a setting is unknown or out of range.
     """
 
@@ -129,6 +129,15 @@ class JobServer:
         """
         if self._engine is not None and self.settings.tls_cert is not None:
             self._engine.post(self._engine.reload_tls)
+
+    def reload_tokens(self) -> None:
+        """Read ``token_file`` again. You can call it from any thread.
+
+        If the file cannot be used, the server logs that, and all tokens stay as they are. Otherwise it closes
+        the connections whose token is gone or has lost a right. New rights apply to open connections at once.
+        """
+        if self._engine is not None and self.settings.token_file is not None:
+            self._engine.post(self._engine.reload_tokens)
 
     async def __aenter__(self) -> Self:
         if _in_asyncio():

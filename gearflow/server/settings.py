@@ -33,7 +33,7 @@ class ServerSettings(BaseModel):
     )
 
     host: str = "127.0.0.1"
-    """The address to listen on. Without ``tls_cert`` and ``token``, everyone who reaches it can do anything,
+    """The address to listen on. Without ``tls_cert`` and a token, everyone who reaches it can do anything,
     so set them before you open the server to a network."""
 
     port: Annotated[int, Field(ge=0, le=65535)] = DEFAULT_PORT
@@ -88,7 +88,11 @@ class ServerSettings(BaseModel):
 
     token: Annotated[SecretStr, AfterValidator(_check)] | None = None
     """A secret of up to 1024 bytes that every connection must send before the server does anything else for
-    it. None means no token is needed."""
+    it. It has all rights. None means ``token_file``, or that no token is needed."""
+
+    token_file: Path | None = None
+    """A file with one or more such tokens and their rights. None means ``token``, or that no token is
+    needed."""
 
     data: Path | None = None
     """The folder of the file that keeps jobs and results. The server makes the folder if it is missing. None
@@ -148,6 +152,12 @@ class ServerSettings(BaseModel):
             raise ValueError("tls_key and tls_ca are for a certificate, and there is none: give tls_cert")
         return self
 
+    @model_validator(mode="after")
+    def _has_one_kind_of_token(self) -> Self:
+        if self.token is not None and self.token_file is not None:
+            raise ValueError("token and token_file both say which tokens are accepted: give one of them")
+        return self
+
     @property
     def effective_sync(self) -> Sync:
         """The value of ``sync`` that applies. Its default depends on the store."""
@@ -188,6 +198,7 @@ class ServerOptions(TypedDict, total=False):
     tls_key: Path | None
     tls_ca: Path | None
     token: SecretStr | str | None
+    token_file: Path | None
     data: Path | None
     sync: Sync
     keep: float

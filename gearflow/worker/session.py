@@ -10,6 +10,7 @@ taken. The runs call others.
 ERROR carries no hint of what it answers, but a server answers in order:
 
 * OPTION_REQ is the first request and always answered, so the first answer is its own;
+* FORBIDDEN before the first answer to a GRAB says that the token gives no right to work;
 * JOB_NOT_FOUND answers a WORK_* packet: the job had been taken from us;
 * before the first answer to a GRAB, on a server that is not gearflow's, ERROR means that it does not know
   GRAB_JOB_UNIQ (the Perl server); the session goes on with GRAB_JOB, which all servers know;
@@ -25,7 +26,7 @@ from gearflow.client.transport import NO_TLS, NO_TOKEN, Unreachable
 from gearflow.errors import RemoteProtocolError
 from gearflow.protocol import packets
 from gearflow.protocol.codec import LAYOUTS, encode, split
-from gearflow.protocol.constants import TLS_REQUIRED, PacketType
+from gearflow.protocol.constants import FORBIDDEN, TLS_REQUIRED, PacketType
 from gearflow.protocol.request_queue import IDENTIFY, Call, CallQueue, Identification, Ignored, Request
 from gearflow.protocol.server_events import EVENTS, Credit, cancelled_handle, credit_of
 from gearflow.worker.slots import ServerSlots
@@ -252,6 +253,8 @@ class WorkerSession:
     def _error(self, code: bytes, text: bytes) -> Event | None:
         if code == TLS_REQUIRED:
             raise Unreachable(NO_TLS)
+        if code == FORBIDDEN and not self.registered:
+            raise Unreachable(f"its token gives no right to work: {text.decode('utf-8', 'replace')}")
         if self._requests.first is self._option:
             self._not_gearflow()
             return None

@@ -1,6 +1,6 @@
 """A broker with peers that speak packets: bytes in, what each peer was sent out, as values."""
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
 from gearflow.broker import Broker, Session, SizeLimits
 from gearflow.broker.journal import Entry
@@ -26,6 +26,7 @@ from gearflow.protocol.codec import decode, encode
 from gearflow.protocol.constants import RES
 from gearflow.protocol.framing import TEXT, FrameBuffer
 from gearflow.protocol.packets import Packet
+from gearflow.protocol.rights import Tokens
 from gearflow.stores.memory import MemoryStore
 
 PREFIX = b"H:test:"
@@ -96,9 +97,15 @@ class World:
         limits: SizeLimits = SizeLimits(deaths=None),  # noqa: B008  (frozen)
         port: StorePort | None = None,
         token: bytes | None = None,
+        tokens: Tokens | None = None,
     ) -> None:
         self.now = 1000.0
-        self.broker = Broker(PREFIX, lambda line: b"you said " + line + b"\n", limits, port, token)
+        tokens = tokens if token is None else Tokens.of(token)
+        self.broker = Broker(PREFIX, self.answer_text, limits, port, tokens)
+
+    def answer_text(self, line: bytes) -> bytes | Iterator[bytes]:
+        """What the shell answers to a line of text."""
+        return b"you said " + line + b"\n"
 
     def peer(self, name: str = "peer") -> Peer:
         return Peer(self, name)

@@ -138,8 +138,8 @@ def test_what_cannot_be_used_is_78_and_told(here: CliRunner, options: list[str],
         ),
         (["--tls-cert", "me.pem", "--tls-ca", "token"], 78, "there is no certificate in token"),
         (["--tls-key", "me.pem"], 2, "give tls-cert"),
-        (["--token-file", "none"], 78, "the token in none cannot be read"),
-        (["--token-file", "/dev/null"], 78, "the token in /dev/null is empty"),
+        (["--token-file", "none"], 78, "the tokens in none cannot be read"),
+        (["--token-file", "/dev/null"], 78, "there is no token in /dev/null"),
     ],
 )
 def test_what_a_server_cannot_use_is_told(here: CliRunner, options: list[str], code: int, told: str) -> None:

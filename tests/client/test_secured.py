@@ -7,12 +7,24 @@ from typing import Any
 import anyio
 import pytest
 
-from gearflow.client import TLS, Admin, Client, ServerAddress, SyncAdmin, SyncClient, connect
+from gearflow.client import (
+    TLS,
+    Admin,
+    Client,
+    ServerAddress,
+    SubmitOptions,
+    SyncAdmin,
+    SyncClient,
+    connect,
+    operate,
+)
 from gearflow.client.transport import Unreachable, open_stream
-from gearflow.errors import NoServer
+from gearflow.errors import NoServer, ServerError
 from gearflow.protocol import packets as p
 from gearflow.protocol.constants import AUTH
+from gearflow.protocol.rights import Right
 from gearflow.security.tls import Security
+from gearflow.security.tokens import token_line
 from gearflow.server import JobServer
 from gearflow.testing.peer import ScriptedServer
 from tests.authority import TOKEN, Authority
@@ -241,3 +253,25 @@ async def test_a_token_is_in_no_text(
     shown = [repr(client.security), repr(connect(strict, **known)), told, str(client.security)]
     shown += [str(vars(record)) for record in caplog.records]
     assert not [text for text in shown if TOKEN in text or "abracadabra" in text]
+
+
+async def test_a_client_learns_what_its_token_gives_no_right_to(tmp_path: Path) -> None:
+    file = tmp_path / "tokens"
+    token = "a token that may look"
+    file.write_text(token_line(token, Right.VIEW))
+    with JobServer(port=0, token_file=file) as server:
+        async with Client([server.address], token=token) as client:
+            reason = "needs the right submit, and the token of this connection has: view"
+            with pytest.raises(ServerError, match=f"SUBMIT_JOB_BG {reason}") as refused:
+                await client.submit_background("f", b"x")
+            assert refused.value.code == "FORBIDDEN"
+            with pytest.raises(ServerError, match=f"gearflow:submit {reason}") as refused:
+                await client.submit_background("f", b"x", options=SubmitOptions(delay=1))
+            assert refused.value.code == "FORBIDDEN"
+            with pytest.raises(ServerError, match="gearflow:pause needs the right operate") as refused:
+                await operate.pause(client, "f")
+            assert refused.value.code == "gearflow:forbidden"
+            assert await operate.workers(client) == ()
+        assert await Admin(server.address, token=token).status() == []
+        with pytest.raises(ServerError, match="the command create needs the right operate"):
+            await Admin(server.address, token=token).create_function("f")

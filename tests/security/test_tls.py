@@ -84,7 +84,7 @@ def test_an_encrypted_key_is_told_and_nobody_is_asked(
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "is empty; a good one comes from: openssl rand -hex 32"),
+        (b"", "is empty; a good one comes from: gearflow token"),
         (b" \n", "is empty"),
         (b"one\ntwo", "has characters in it that cannot be printed"),
         (b"\xff\xfe", "cannot be read: it is not UTF-8"),

@@ -106,7 +106,7 @@ def test_a_token_is_not_shown_by_the_settings(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("token", ["", "x" * 1025, "two\nlines", "nul\0"])
 def test_what_can_be_no_token_is_refused_and_not_shown(token: str) -> None:
-    with pytest.raises(ValidationError, match="a good one comes from: openssl rand") as refused:
+    with pytest.raises(ValidationError, match="a good one comes from: gearflow token") as refused:
         JobServer(token=token)
     assert not token or token not in str(refused.value)
 

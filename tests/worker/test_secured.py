@@ -3,12 +3,16 @@
 import logging
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 
 from gearflow.client import TLS, Client, configure, connect
+from gearflow.protocol.rights import Right
+from gearflow.security.tokens import token_line
+from gearflow.server import JobServer
 from gearflow.tasks import task
 from gearflow.tasks.task import AsyncTask
 from gearflow.worker import Worker, WorkerSettings
@@ -137,6 +141,33 @@ async def test_why_a_server_is_not_reached_is_logged(
         logging.getLogger("gearflow.worker").removeHandler(listener)
     assert told in said[0]
     assert TOKEN not in said[0]
+
+
+async def test_a_worker_whose_token_gives_no_right_to_work_says_so_and_works_when_it_does(
+    tmp_path: Path, function: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "tokens"
+    token = "a token for all that is done"
+    file.write_text(token_line(token, Right.SUBMIT))
+    logged = anyio.Event()
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            logged.set()
+
+    logging.getLogger("gearflow.worker").addHandler(listener := Listener(logging.WARNING))
+    reverse = reversing(function)
+    with anyio.fail_after(20), JobServer(port=0, token_file=file) as server:
+        known: dict[str, Any] = {"servers": [server.address], "token": token}
+        async with Worker([reverse], **known, first_retry=0.01, longest_retry=0.01):
+            await logged.wait()
+            file.write_text(token_line(token, Right.SUBMIT | Right.WORK))
+            server.reload_tokens()
+            async with connect(server.address, token=token):
+                assert await reverse.acall(b"abc") == b"cba"
+    logging.getLogger("gearflow.worker").removeHandler(listener)
+    told = [record.getMessage() for record in caplog.records if record.name.startswith("gearflow.worker")]
+    assert "(its token gives no right to work: CAN_DO needs the right work, and the token of this" in told[0]
 
 
 def test_a_bad_file_is_told_when_the_worker_is_made(strict: str, function: str) -> None:

@@ -271,7 +271,7 @@ def server(
         Path | None, _server_tls("--tls-ca", "Require a certificate that one of these authorities signed.")
     ] = None,
     token_file: Annotated[
-        Path | None, tls("--token-file", "Require the token in this file. Or set GEARFLOW_TOKEN.", "FILE")
+        Path | None, tls("--token-file", "Require a token of this file. Or set GEARFLOW_TOKEN.", "FILE")
     ] = None,
     max_connections: Annotated[
         int | None, limit("--max-connections", "Connections at a time.", "N", default="as open files allow")
@@ -341,7 +341,7 @@ def server(
         "tls_cert": tls_cert,
         "tls_key": tls_key,
         "tls_ca": tls_ca,
-        "token": _token(token_file),
+        **_tokens(token_file),
         "postgres": postgres,
         "postgres_schema": schema,
         "lease": lease,
@@ -420,19 +420,24 @@ async def _migrate(settings: "ServerSettings") -> None:
         await store.close()
 
 
-def _token(file: Path | None) -> str | None:
-    """The token that the server requires, if it requires one.
+def _tokens(file: Path | None) -> dict[str, str | Path]:
+    """The setting for the tokens that the server accepts, if it requires one.
 
     Raises:
-        CliError: It cannot be a token.
+        CliError: They cannot be used.
     """
-    from gearflow.security.tokens import token_of_environment
+    from gearflow.security.tokens import FILE_VARIABLE, VARIABLE, checked_token, read_tokens
 
     options.prefer(file)
     try:
-        return token_of_environment() or None
+        if token := os.environ.get(VARIABLE):
+            return {"token": checked_token(token, f"the token in the environment variable {VARIABLE}")}
+        if found := os.environ.get(FILE_VARIABLE):
+            read_tokens(found)
+            return {"token_file": Path(found)}
     except ValueError as error:
         raise CliError(ExitCode.MISCONFIGURED, str(error)) from None
+    return {}
 
 
 def _raise_filelimit() -> None:
@@ -456,19 +461,19 @@ async def _serve(settings: "ServerSettings", job_server: "JobServer", now: Calla
     import asyncio
 
     from gearflow.security.tls import BadCertificate
+    from gearflow.security.tokens import BadTokens
     from gearflow.server import server_version, tune_garbage_collection
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    has_tls = settings.tls_cert is not None
-    loop.add_signal_handler(signal.SIGHUP, job_server.reload_tls if has_tls else _ignore_hup)
+    loop.add_signal_handler(signal.SIGHUP, _reload, job_server)
     try:
         await job_server.__aenter__()
     except OSError as error:
         refuse(settings.host, settings.port, error)
-    except BadCertificate as error:
+    except (BadCertificate, BadTokens) as error:
         raise CliError(ExitCode.MISCONFIGURED, str(error)) from None
     now("stopping")
     tune_garbage_collection()
@@ -482,9 +487,13 @@ async def _serve(settings: "ServerSettings", job_server: "JobServer", now: Calla
         await job_server.__aexit__()
 
 
-def _ignore_hup() -> None:
-    """Log rotation sends HUP, and so does a terminal that closes. Neither may end a server."""
-    tell("HUP has no effect: there are no TLS files to read again")
+def _reload(job_server: "JobServer") -> None:
+    """Read files again, at HUP. Log rotation sends it, and so does a terminal that closes."""
+    settings = job_server.settings
+    if settings.tls_cert is None and settings.token_file is None:
+        tell("HUP has no effect: there are no TLS files and no file of tokens to read again")
+    job_server.reload_tls()
+    job_server.reload_tokens()
 
 
 def _guards(settings: "ServerSettings") -> str:
@@ -492,16 +501,20 @@ def _guards(settings: "ServerSettings") -> str:
     guards = [
         *(["TLS"] if settings.tls_cert is not None else []),
         *(["a certificate"] if settings.tls_ca is not None else []),
-        *(["the token"] if settings.token is not None else []),
+        *(["the token"] if _wants_token(settings) else []),
     ]
     return f" and wants {', '.join(guards)}" if guards else ""
+
+
+def _wants_token(settings: "ServerSettings") -> bool:
+    return settings.token is not None or settings.token_file is not None
 
 
 def _risk(settings: "ServerSettings") -> str | None:
     """Return what others on the network can do to a server; None if it listens on this machine only."""
     if _is_local(settings.host):
         return None
-    if settings.token is None and settings.tls_ca is None:
+    if not _wants_token(settings) and settings.tls_ca is None:
         return (
             "anyone who reaches this port can submit and cancel jobs, read their data, and run jobs. "
             "Require a token with --token-file or certificates with --tls-ca, or listen on 127.0.0.1"

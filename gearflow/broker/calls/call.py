@@ -40,6 +40,7 @@ from gearflow.broker.parser import Body
 from gearflow.broker.parts import PartLog
 from gearflow.broker.quiet import QuietWorkers
 from gearflow.broker.redaction import Redaction
+from gearflow.broker.rights import needed_by, refusal_text
 from gearflow.broker.rules import Rules
 from gearflow.broker.schedules import Scheduler
 from gearflow.broker.session import Session
@@ -176,8 +177,12 @@ class ServerCall:
     workload: bytes
 
     def read(self, kind: type[M]) -> M:
-        """The request. Raises CallFailed."""
-        return read(kind, self.workload)
+        """The request. Raises CallFailed, also if the connection has no right to it."""
+        request, grant = read(kind, self.workload), self.session.grant
+        if grant is not None and not (needed := needed_by(request)) & grant.rights:
+            text = refusal_text(f"this {kind.__name__}", needed, grant.rights)
+            raise CallFailed("gearflow:forbidden", text)
+        return request
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,7 @@ from gearflow.broker.calls.workers import WorkerCalls
 from gearflow.broker.lifecycle import LONG_HASH
 from gearflow.broker.limits import Rejected
 from gearflow.broker.parser import Body
+from gearflow.broker.rights import REFUSED
 from gearflow.broker.session import ResultWaiter, Session
 from gearflow.broker.storage import PENDING, JobOutcome, Joined
 from gearflow.broker.watching import STATES
@@ -105,7 +106,7 @@ class ServerCalls:
             JOBS: lists.jobs,
             BULK: BulkCalls(parts, results, search, letters).bulk,
         }
-        results.functions = (*self._functions, api.SUBMIT)
+        self.names = results.functions = (*self._functions, api.SUBMIT)
 
     def start(self, session: Session, name: bytes, workload: Body) -> bool:
         """Answer a foreground submission; whether its JOB_CREATED has to wait for the store."""
@@ -124,6 +125,10 @@ class ServerCalls:
             text = f"there is no reserved function {name[:80].decode(errors='replace')}; there are {known}"
             self._fail(call, CallFailed("gearflow:unknown", text))
         return False
+
+    def refuse(self, session: Session, text: str) -> None:
+        """Answer a foreground submission that the connection has no right to."""
+        self._fail(self._open(session, b""), CallFailed("gearflow:forbidden", text))
 
     def replay(self, number: int) -> None:
         """Replay a dead letter, because another server was asked for that."""
@@ -316,6 +321,8 @@ class ServerCalls:
         if call is None or not call.session.is_open:
             return
         outgoing, session, fault = self._parts.core.outgoing, call.session, failed.fault
+        if fault.type == "gearflow:forbidden":
+            outgoing.notify(REFUSED, session, str(session.grant).encode(), fault.message)
         if session.exceptions:
             outgoing.respond(session, PacketType.WORK_EXCEPTION, call.handle, fault.to_wire())
         else:
