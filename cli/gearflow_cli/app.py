@@ -36,11 +36,12 @@ _COMMANDS: Final = {
         "limit": "limit.app",
         "policy": "policy.app",
         "tasks": "tasks.tasks",
+        "token": "token.token",
     },
 }
 """By the panel of the help: the names of the commands, and where each is in ``commands``."""
 
-_USES_NO_SERVER: Final = {"tasks"}
+_USES_NO_SERVER: Final = {"tasks", "token"}
 
 
 class _Commands(UserDict[str, Any]):  # the commands are click's, or typer's own in later versions

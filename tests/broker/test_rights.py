@@ -436,6 +436,12 @@ def test_every_action_of_a_function_is_attacked(
     assert {request[key] for request in requests} == {*get_args(request_class.model_fields[key].annotation)}
 
 
+def test_a_connection_learns_its_rights_from_the_server(scene: Scene) -> None:
+    for kind, rights in (("operate", ["operate"]), ("submit,work", ["submit", "work"]), ("all", None)):
+        info = json.loads(answered(scene.send(scene.peer(kind), call(b"gearflow:info"))))
+        assert info.get("rights") == rights
+
+
 def test_without_exceptions_a_refusal_is_a_warning_and_a_failure(scene: Scene) -> None:
     peer = scene.world.peer()
     peer(p.SubmitJob(AUTH, b"", b"submit"))

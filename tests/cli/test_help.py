@@ -131,4 +131,5 @@ def test_commands_are_in_panels() -> None:
         "limit",
         "policy",
         "tasks",
+        "token",
     ]

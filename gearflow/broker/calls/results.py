@@ -28,9 +28,11 @@ from gearflow.broker.calls.call import (
 )
 from gearflow.broker.job import EndedRun, JobDetails, JobState, QueuedJob
 from gearflow.broker.parser import integer
+from gearflow.broker.session import Session
 from gearflow.broker.storage import DamagedEntry, HeadOf, JobOf, JobOutcome, JobRecord, StoredJob, size_of
 from gearflow.broker.watching import STATES, stored_state
 from gearflow.protocol import server_calls as api
+from gearflow.protocol.rights import right_words
 
 _SLICE: Final = 200
 """Names that are sorted, or written, before others get their turn."""
@@ -90,7 +92,7 @@ class ResultCalls:
         while True:
             if name is None:
                 yield KNOWN
-                return (yield from self._server_info())
+                return (yield from self._server_info(call.session))
             yield self._parts.known(name.handle, name.function, name.unique)
             job = self._parts.live_job(name)
             if job is not None:
@@ -104,8 +106,8 @@ class ResultCalls:
             if record is not None:
                 return self.ended_info(record, dead=(yield from self.is_dead(record)))
 
-    def _server_info(self) -> Steps:
-        parts = self._parts
+    def _server_info(self, session: Session) -> Steps:
+        parts, grant = self._parts, session.grant
         pauses = parts.core.functions.pauses
         yield TURN
         while self._paused_after < pauses:
@@ -127,6 +129,7 @@ class ResultCalls:
             server=group.server if group is not None else "",
             address=group.address if group is not None else "",
             servers=group.servers if group is not None else (),
+            rights=right_words(grant.rights) if grant is not None else (),
         ).to_wire()
         return [info[:-1], b',"paused":[', self._paused, b"]}"] if self._paused else [info]
 
