@@ -7,11 +7,12 @@ hold also while no worker is connected. ``*`` stands for the whole payload.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, cast
 
 from gearflow.broker.parser import Body
 from gearflow.broker.settings import Settings
+from gearflow.broker.storage import Setting
 from gearflow.errors import GearflowError
 from gearflow.protocol.chunk import unpack_payloads
 from gearflow.protocol.envelope import MAGIC, unwrap
@@ -24,6 +25,9 @@ WHOLE: Final = "*"
 
 _LARGEST: Final = 1 << 18
 """Bytes of a payload in which fields are replaced. It takes a few milliseconds."""
+
+_MOST: Final = 10_000
+"""Functions whose payloads are redacted."""
 
 _REDACTED: Final = "(redacted)"
 
@@ -39,6 +43,7 @@ class Redaction:
 
     def __init__(self, settings: Settings) -> None:
         self._fields: dict[bytes, frozenset[str]] = {}
+        self._settings = settings
         settings.on(KIND, self._set)
 
     def _set(self, function: bytes, value: bytes) -> None:
@@ -47,6 +52,22 @@ class Redaction:
             self._fields[function] = frozenset(fields)
         else:
             self._fields.pop(function, None)
+
+    def changes(self, reported: Mapping[str, Sequence[str]]) -> list[Setting]:
+        """The settings that a worker's report changes, for the caller to keep. What it hides is hidden from
+        now on, whether that can be kept or not."""
+        changes: list[Setting] = []
+        for name, fields in reported.items():
+            function = name.encode()
+            value = json.dumps(sorted(set(fields))).encode() if fields else b""
+            if value == self._settings.get(KIND, function):
+                continue
+            if value and function not in self._fields and len(self._fields) >= _MOST:
+                continue
+            if value:
+                self._set(function, value)
+            changes.append(Setting(function, KIND, value))
+        return changes
 
     def fields(self, function: bytes) -> frozenset[str]:
         """The fields of a function that are not shown."""

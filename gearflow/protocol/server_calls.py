@@ -434,7 +434,8 @@ class Letter(Answer):
     """The job."""
 
     payload: str
-    """The payload in base64. Empty if it is damaged, see ``damage`` of the job."""
+    """The payload in base64, without what its task redacts. Empty if it is damaged, see ``damage`` of the
+    job."""
 
     text: str | None = None
     """The payload as text, if it is UTF-8."""

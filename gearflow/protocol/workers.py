@@ -16,6 +16,8 @@ WORKERS: Final = b"gearflow:workers"
 QUIET: Final = b"gearflow:quiet"
 REPORT: Final = b"gearflow:report"
 
+_FieldName = Annotated[str, Field(min_length=1, max_length=255)]
+
 
 class WorkersRequest(Message):
     """``gearflow:workers``: list the workers. Answered with ``Workers``."""
@@ -73,6 +75,10 @@ class ReportRequest(Message):
     limits: dict[str, str] = Field(default={})
     """The limits that the worker's code declares, as a text for each function. ``gearflow status`` compares
     them with those of the server."""
+
+    redact: dict[str, Annotated[list[_FieldName], Field(max_length=64)]] = Field(default={})
+    """The fields of payloads that are not shown to operators, by function. ``*`` means the whole payload. The
+    server keeps them until a report has others for the function."""
 
 
 class WorkerJob(Answer):

@@ -12,6 +12,7 @@ from gearflow.tasks.definition import TaskDefinition
 from gearflow.tasks.durations import bounded
 from gearflow.tasks.limits import named, task_limits
 from gearflow.tasks.options import FOR_STREAMS, Options, TaskOptions, no_option, retry, run_limit, size
+from gearflow.tasks.redaction import read_fields
 from gearflow.tasks.registry import registry
 from gearflow.tasks.schedules import check_schedules, read_schedules
 from gearflow.tasks.signature import ASYNC_STREAMS, SYNC_STREAMS, stream_class
@@ -36,6 +37,7 @@ _READERS: Final[dict[str, Callable[[str, Any], Any]]] = {
     "keep": bounded,
     "stream_keep": size,
     "schedule": read_schedules,
+    "redact": read_fields,
 }
 """The options that the task itself has. The others are those of its calls."""
 
@@ -43,6 +45,7 @@ _NOT_FOREIGN: Final = {
     "timeout": "only gearflow's workers apply it, so limit the wait instead, with result(timeout=...)",
     "retries": "only gearflow's workers apply them, so call it again instead",
     "executor": "it says how gearflow's workers run a task, so leave it out",
+    "redact": "only gearflow's workers report it to the server, so leave it out",
     "resumable": "only gearflow's workers know how many values were taken, so leave it out",
     "batch": "only gearflow's workers collect jobs, so leave it out, and write the signature of one item",
 }
@@ -131,6 +134,9 @@ def task(
         limits: Each a ``Concurrency`` or a ``Rate``, which gearflow's server applies over all workers.
         fair: The key of groups of jobs that take turns, such as the tenants. It is a JSON pointer into the
             payload, or a function of the arguments, as for the key of a limit.
+        redact: Names of fields of the payload that gearflow's server does not show to operators, such as
+            ``{"card"}``, at every depth. ``{"*"}`` hides the payload. The server hides them until a worker
+            reports others, such as ``set()``.
         schedule: When gearflow's server runs the task by itself, as a ``Cron``, an ``Every`` or a list of
             them. ``gearflow cron apply`` tells the server.
 
@@ -177,7 +183,7 @@ def task(
             arguments["batch"] = batch
         kind = _kind_of(function, stream, batch, is_coroutine=is_coroutine)
         made: TaskDefinition = kind(function, **arguments)
-        _check_keys(made)
+        _check_fields(made)
         _check_schedules(made)
         registry.add(made)
         return made
@@ -185,9 +191,10 @@ def task(
     return decorate if fn is None else decorate(fn)
 
 
-def _check_keys(made: TaskDefinition) -> None:
-    """Check the keys of limits if the types of the task are known already. Else ``check`` does it later."""
-    if made.limited is None or not made.limited.points:
+def _check_fields(made: TaskDefinition) -> None:
+    """Check the fields that options name if the types of the task are known already. Else ``check`` does it
+    later."""
+    if not made.redact and (made.limited is None or not made.limited.points):
         return
     try:
         made.payload.check()

@@ -16,6 +16,7 @@ from gearflow.tasks.context import Context
 from gearflow.tasks.limits import Key, Limit, TaskLimits, check_pointers
 from gearflow.tasks.options import CallOptions, Options, Place
 from gearflow.tasks.payload import PayloadCodec
+from gearflow.tasks.redaction import check_fields
 from gearflow.tasks.ref import parse
 from gearflow.tasks.retry import Retry
 from gearflow.tasks.schedules import check_schedules
@@ -44,6 +45,7 @@ class TaskDefinition:
         schedules: When gearflow's server runs the task by itself.
         call_options: The options of its calls, which ``options()`` changes.
         limited: The limits that the task declares, with their names. None if there are none.
+        redact: The fields of payloads that servers do not show. None if the task does not say.
         batch: How many jobs a worker collects for one run of the function. None means that each job has a
             run of its own.
     """
@@ -71,6 +73,7 @@ class TaskDefinition:
         options: Options = Options(),  # noqa: B008  (frozen)
         limited: TaskLimits | None = None,
         schedule: tuple[Schedule, ...] = (),
+        redact: frozenset[str] | None = None,
     ) -> None:
         update_wrapper(cast(Any, self), function)
         self.name = name
@@ -85,6 +88,7 @@ class TaskDefinition:
         self.call_options = options
         self.limited = limited
         self.schedules = schedule
+        self.redact = redact
 
     @property
     def limits(self) -> tuple[Limit, ...]:
@@ -118,12 +122,14 @@ class TaskDefinition:
 
         Raises:
             TaskDefinitionError: A type cannot travel, a default does not fit its type, a key of a limit names
-                a field that is not there, or the arguments of a schedule make no call.
+                or ``redact`` a field that is not there, or the arguments of a schedule make no call.
         """
         self.payload.check()
         check_schedules(self)
         if self.limited is not None:
             check_pointers(self.limited, self.payload, self.name)
+        if self.redact:
+            check_fields(self.redact, self.payload, self.name)
 
     def json_schema(self) -> dict[str, Any]:
         """Return ``{"payload": ..., "result": ...}`` with the JSON Schemas of payload and result.

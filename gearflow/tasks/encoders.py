@@ -47,12 +47,17 @@ def encoder_of_arguments(signature: TaskSignature, task: str) -> Encoder:
     _check_defaults(signature, task)
     annotations = signature.annotations
     match list(annotations.items()):
-        case [(name, kind)] if kind is str or kind is bytes:
+        case [(name, kind)] if kind is str or kind is bytes:  # as ``is_payload`` says
             return _Sole(name, _Raw(kind))
         case [(name, kind)] if _is_model(kind):
             return _Sole(name, _build(kind, f"the parameter {name!r}", task, _closed))
         case _:
             return _object(annotations, signature.defaults, task)
+
+
+def is_payload(kind: Any) -> bool:
+    """Whether a value of this type is the payload, if it is the only parameter."""
+    return kind is str or kind is bytes or _is_model(kind)
 
 
 def encoder_of_result(kind: Any, what: str, task: str) -> Encoder:

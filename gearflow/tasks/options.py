@@ -6,6 +6,7 @@ Each option is declared once here, as the user writes it. ``SubmitOptions`` has 
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
 from difflib import get_close_matches
@@ -81,6 +82,7 @@ class TaskOptions(TaskDefaults[None], total=False):
     resumable: bool
     limits: Sequence[Concurrency | Rate] | None
     fair: Key | None
+    redact: AbstractSet[str] | list[str] | tuple[str, ...] | None
     schedule: Schedule | Sequence[Schedule] | None
 
 

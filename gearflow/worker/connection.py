@@ -235,12 +235,17 @@ class WorkerConnection:
         texts: Mapping[str, str],
         resumable: Sequence[str],
         limits: Mapping[str, str],
+        redact: Mapping[str, list[str]],
     ) -> None:
         """Report overdue runs and what is to be known of the tasks, to gearflow's own server."""
         from gearflow.protocol.workers import REPORT, ReportRequest  # as above
 
         report = ReportRequest(
-            overdue=dict(overdue), texts=dict(texts), resumable=list(resumable), limits=dict(limits)
+            overdue=dict(overdue),
+            texts=dict(texts),
+            resumable=list(resumable),
+            limits=dict(limits),
+            redact=dict(redact),
         )
         self._notify(REPORT, b"", report)
 

@@ -154,11 +154,11 @@ class OverdueRuns:
 
     Each keeps its slot until its thread ends. Servers cannot see that, so gearflow's own get a report: it
     shows an operator why a worker takes no jobs. Part of each report are ``texts``, the names of the sole
-    parameters of functions that take a text, ``resumable``, the functions that go on after a run, and
-    ``limits``, what the code declares.
+    parameters of functions that take a text, ``resumable``, the functions that go on after a run,
+    ``limits``, what the code declares, and ``redact``, the fields of payloads that are not shown.
     """
 
-    __slots__ = ("_counts", "_limits", "_links", "_resumable", "_slots", "_texts")
+    __slots__ = ("_counts", "_limits", "_links", "_redact", "_resumable", "_slots", "_texts")
 
     def __init__(
         self,
@@ -167,7 +167,9 @@ class OverdueRuns:
         texts: Mapping[str, str],
         resumable: Sequence[str],
         limits: Mapping[str, str],
+        redact: Mapping[str, list[str]],
     ) -> None:
+        self._redact = redact
         self._slots = slots
         self._limits = limits
         self._links = links
@@ -189,7 +191,7 @@ class OverdueRuns:
 
     def report_to(self, connection: WorkerConnection) -> None:
         """Report to a server that has no report yet, if there is something to report."""
-        if +self._counts or self._texts or self._resumable or self._limits:
+        if +self._counts or self._texts or self._resumable or self._limits or self._redact:
             self._report_to(connection)
 
     def _report(self) -> None:
@@ -200,7 +202,7 @@ class OverdueRuns:
     def _report_to(self, connection: WorkerConnection) -> None:
         counts = +self._counts
         own = {function: counts[function] for function in counts if connection.offers(function)}
-        connection.report(own, self._texts, self._resumable, self._limits)
+        connection.report(own, self._texts, self._resumable, self._limits, self._redact)
 
 
 _NOT_YET: Final = object()

@@ -25,6 +25,7 @@ from gearflow.protocol.packets import WorkFail
 from gearflow.runtime.fork import end_stray, forget_in_children
 from gearflow.tasks import RunInfo
 from gearflow.tasks.hooks import Middleware
+from gearflow.tasks.redaction import reported_fields
 from gearflow.tasks.wait_tracking import caller
 from gearflow.tracing import find_tracing
 from gearflow.worker.batch import BatchLane, BatchRunner
@@ -89,7 +90,12 @@ class Runner:
         self.resumable = [task.name for task in tasks.values() if task.resumable]
         """Functions that go on after a run. Servers are to know them before the first job."""
         self._declared = DeclaredCheck(tasks.values(), stats.log)
-        self._overdue = OverdueRuns(slots, links, texts, self.resumable, self._declared.texts)
+        redact = {
+            task.name: reported_fields(task.redact, task.payload)
+            for task in tasks.values()
+            if task.redact is not None
+        }
+        self._overdue = OverdueRuns(slots, links, texts, self.resumable, self._declared.texts, redact)
         self.lanes = [
             BatchLane(task, task.batch, BatchSlots(task.batch.size, slots), self._overdue)
             for task in tasks.values()

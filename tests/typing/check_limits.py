@@ -65,6 +65,8 @@ def wrong() -> None:
     task(limits=Concurrency(1))  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
     task(limits=[20])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
     task(fair=3)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+    task(redact={"card"}, limits=[SHOPIFY])
+    task(redact="card")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
     Concurrency("20")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     Concurrency(1, over="newest")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     Concurrency(1, "/customer")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]

@@ -127,6 +127,9 @@ class DeadLetterCalls:
 
     def _letter(self, record: JobRecord | DamagedEntry, payload: Body) -> Generator[None, None, list[bytes]]:
         job = self._results.ended_info(record, dead=True)
+        if isinstance(record, JobRecord) and payload:
+            shown = self._parts.redaction.shown(record.function, payload)
+            payload = payload if shown is None else shown.encode()
         pieces = [b'{"job":%b,"payload":"' % job.to_wire()]
         for piece in _pieces_of(payload):
             pieces.append(base64.b64encode(piece))

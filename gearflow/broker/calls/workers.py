@@ -6,8 +6,9 @@ from itertools import chain, islice
 from operator import attrgetter
 from typing import Final
 
-from gearflow.broker.calls.call import TURN, BrokerParts, CallFailed, ServerCall, Steps
+from gearflow.broker.calls.call import TURN, BrokerParts, CallFailed, Keep, ServerCall, Steps
 from gearflow.broker.session import Session
+from gearflow.broker.storage import Joined
 from gearflow.protocol import server_calls as api
 from gearflow.protocol.workers import (
     EventsRequest,
@@ -34,13 +35,18 @@ class WorkerCalls:
         self._parts = parts
         self._run = ""
 
-    def report(self, call: ServerCall) -> api.Message:
+    def report(self, call: ServerCall) -> Steps:
         """A worker reports its overdue runs, and more about its functions."""
         report = call.read(ReportRequest)
         call.session.overdue = {name: count for name, count in report.overdue.items() if count}
         call.session.texts = report.texts
         call.session.limits = report.limits
         call.session.resumable = frozenset(name.encode() for name in report.resumable)
+        if changes := self._parts.redaction.changes(report.redact):
+            errors: list[str | Joined | None] = yield Keep(changes)
+            for change, error in zip(changes, errors, strict=True):
+                if error is None:
+                    self._parts.core.settings.apply(change)
         return api.Done(jobs=sum(report.overdue.values()))
 
     def events(self, call: ServerCall) -> Steps:

@@ -1,0 +1,88 @@
+"""What workers report not to be shown is hidden from operators, and stays so."""
+
+import json
+from base64 import b64decode
+
+import pytest
+
+from gearflow.broker import redaction
+from gearflow.protocol import packets as p
+from gearflow.protocol import server_calls as api
+from gearflow.protocol.workers import REPORT
+from tests.broker.harness import Durable
+from tests.broker.test_job_lists import ask, pages, submit
+
+
+@pytest.fixture
+def world() -> Durable:
+    world = Durable()
+    submit(world, payload=b'{"card":"4111","order":{"card":"4222","item":"pear"}}')
+    return world
+
+
+def shown(world: Durable) -> str | None:
+    (job,) = pages(world, payload=1000)
+    return job.payload
+
+
+def report(world: Durable, **redact: list[str]) -> None:
+    assert ask(world, REPORT, redact=redact) == {"jobs": 0}
+
+
+def test_the_fields_of_a_report_are_hidden_at_every_depth(world: Durable) -> None:
+    report(world, work=["card"])
+    assert json.loads(shown(world) or "") == {
+        "card": "(redacted)",
+        "order": {"card": "(redacted)", "item": "pear"},
+    }
+
+
+def test_they_stay_hidden_without_a_worker_and_after_a_restart(world: Durable) -> None:
+    report(world, work=["*"], other=[])
+    report(world, other=["x"])
+    for _ in range(2):
+        assert shown(world) == "(53 bytes, not shown because the task redacts its payload)"
+        world = world.restarted()
+
+
+def test_a_report_with_no_fields_shows_them_again(world: Durable) -> None:
+    report(world, work=["card"])
+    report(world, work=[])
+    assert "4111" in (shown(world) or "")
+    assert "4111" in (shown(world.restarted()) or "")
+
+
+def test_they_are_hidden_if_that_cannot_be_kept_and_kept_with_the_next_report(world: Durable) -> None:
+    world.disk.full = True
+    report(world, work=["card"])
+    assert "4111" not in (shown(world) or "")
+    world.disk.full = False
+    assert "4111" in (shown(world.restarted()) or "")
+    report(world, work=["card"])
+    assert "4111" not in (shown(world.restarted()) or "")
+
+
+def test_functions_are_bounded(world: Durable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redaction, "_MOST", 2)
+    report(world, a=["x"], b=["x"], work=["card"])
+    assert "4111" in (shown(world) or "")
+    report(world, a=["x", "y"])
+    report(world, a=[])
+    report(world, work=["card"])
+    assert "4111" not in (shown(world) or "")
+
+
+def test_a_dead_letter_does_not_show_them_either(world: Durable) -> None:
+    report(world, work=["card"])
+    worker = world.worker()
+    handle = worker.grab()
+    assert handle is not None
+    worker(p.WorkFail(handle))
+    world.commit()
+    letter = ask(world, api.DEAD, action="show", handle=handle.decode())
+    hidden = {"card": "(redacted)", "order": {"card": "(redacted)", "item": "pear"}}
+    assert json.loads(letter["text"]) == json.loads(b64decode(letter["payload"])) == hidden
+    assert ask(world, api.DEAD, action="replay", handle=handle.decode())["jobs"] == 1
+    (again,) = worker(p.GrabJob())
+    assert isinstance(again, p.JobAssign)
+    assert b"4111" in again.workload
