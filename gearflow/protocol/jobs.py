@@ -32,6 +32,9 @@ class JobFilter(Message):
     states: tuple[ListedState, ...] = ()
     """Selects jobs in one of these states. Empty means all states."""
 
+    handle: str | None = None
+    """Selects the job with this handle. The server finds it without a search."""
+
     function: str | None = None
     """Selects jobs of this function."""
 

@@ -124,6 +124,11 @@ class Sampler:
         """The addresses of the servers, as texts."""
         return [str(address) for address in self._given]
 
+    @property
+    def last(self) -> Sample | None:
+        """The last sample. None if there is none yet."""
+        return self._samples[-1] if self._samples else None
+
     async def client(self) -> Client:
         """The client of all servers."""
         return await self._link.client()

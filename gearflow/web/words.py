@@ -7,6 +7,8 @@ from typing import Final
 
 from markupsafe import Markup
 
+from gearflow.protocol.uniques import is_fresh
+
 _UNITS: Final = (("d", 86400), ("h", 3600), ("min", 60))
 _SIZES: Final = ("B", "KiB", "MiB", "GiB", "TiB")
 
@@ -102,6 +104,11 @@ def count(value: float, noun: str, plural: str = "") -> str:
     return f"{value:,.0f} {noun if value == 1 else plural or noun + 's'}"
 
 
+def chosen(unique: str) -> str:
+    """The unique of a job if a caller has chosen it. Empty for those that gearflow makes."""
+    return "" if is_fresh(unique) else unique
+
+
 def moment(at: float) -> str:
     """``2026-11-30 02:20:11 UTC``."""
     return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S} UTC"
@@ -117,6 +124,11 @@ def ago(at: float | None, now: float | None = None) -> Markup:
     else:
         text = f"{duration(passed)} ago" if passed > 0 else f"in {duration(-passed)}"
     return when(at, text)
+
+
+def lasting(since: float, now: float | None = None) -> Markup:
+    """``3 min``, the time since then, with the begin for those who point at it."""
+    return when(since, duration(max((time.time() if now is None else now) - since, 0.0)))
 
 
 def clock(at: float | None) -> Markup:
@@ -145,7 +157,9 @@ FILTERS: Final = {
     "count": count,
     "moment": moment,
     "ago": ago,
+    "lasting": lasting,
     "clock": clock,
+    "chosen": chosen,
     "visible": visible,
     "broken": broken,
 }

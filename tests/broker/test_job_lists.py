@@ -94,6 +94,21 @@ def test_live_jobs_are_listed_in_the_order_of_their_numbers(world: Durable) -> N
     assert [listed[each] for each in (delayed, jobs[0], jobs[1])] == ["delayed", "running", "waiting"]
 
 
+def test_a_job_is_selected_by_its_handle_alone(world: Durable) -> None:
+    jobs = [submit(world, payload=b"payload %d" % number) for number in range(12)]
+    dead = fail(world, world.worker(), "KeyError")
+    assert dead == jobs[0]
+    for handle in (dead, jobs[1], jobs[11]):
+        (found,) = pages(world, handle=handle.decode(), payload=100)
+        assert (found.job.handle, found.payload) == (handle.decode(), f"payload {jobs.index(handle)}")
+    assert pages(world, handle=dead.decode(), states=["waiting"]) == []
+    assert pages(world, handle=jobs[3].decode(), states=["dead"]) == []
+    assert pages(world, handle=jobs[3].decode(), function="other") == []
+    assert pages(world, handle=jobs[3].decode()[:-1] + "999") == []
+    assert pages(world, handle="H:elsewhere:7") == []
+    assert ask(world, BULK, do="count", handle=jobs[1].decode())["matched"] == 1
+
+
 @pytest.mark.parametrize("many", [0, 2500])
 def test_jobs_are_found_among_few_and_among_many(world: Durable, many: int) -> None:
     client = world.peer()

@@ -86,6 +86,7 @@ class JobSelection:
     def __init__(self, request: JobFilter) -> None:
         states = set(request.states or (*LIVE, *ENDED))
         self.function = request.function.encode() if request.function is not None else None
+        self.handle = request.handle.encode() if request.handle is not None else None
         self.error = request.error
         self.text = request.text.casefold() if request.text else ""
         self.since, self.until = request.since, request.until
@@ -134,6 +135,8 @@ class JobSearch:
         if not selection.live:
             return LiveFound(found, None)
         some, budget = (yield from self._few(selection)), Looks(looks)
+        if selection.handle is not None:
+            some = self._named(selection)
         if some is None:
             yield from self._update()
         by_number = self._core.jobs.by_number
@@ -157,6 +160,11 @@ class JobSearch:
                 if len(found) == limit or budget.are_over:
                     return LiveFound(found, after)
             yield TURN
+
+    def _named(self, selection: JobSelection) -> list[int]:
+        """The number in the handle that is selected, if it is one of this store."""
+        number = self._core.handles.number(selection.handle or b"")
+        return [] if number is None else [number]
 
     def find_live(self, selection: JobSelection, number: int) -> QueuedJob | None:
         """The live job of a number, if it is selected still. A text is not searched for again."""
@@ -229,12 +237,19 @@ class JobSearch:
         found: list[EndedJob] = []
         if not selection.ended & {"dead", "expired"} or not self._core.journal.exists:
             return LettersFound(found, None)
-        budget = Looks(looks)
+        budget, size = Looks(looks), _SLICE
+        if selection.handle is not None:
+            named = self._named(selection)
+            if not named or before is not None:
+                return LettersFound(found, None)
+            before, size = named[0] + 1, 1
         while True:
-            question = DeadOf(selection.function, before or 0, _SLICE, descending=True)
+            question = DeadOf(selection.function, before or 0, size, descending=True)
             letters: Sequence[JobRecord | DamagedEntry] = yield from self._parts.ask(question)
             for letter in letters:
                 before = letter.number
+                if selection.handle is not None and before not in self._named(selection):
+                    return LettersFound(found, None)
                 budget.take(_FETCHED // 10)
                 listed = yield from self._letter(selection, letter, budget)
                 if listed is not None:
@@ -242,7 +257,7 @@ class JobSearch:
                 if len(found) == limit or budget.are_over:
                     return LettersFound(found, before)
                 yield TURN
-            if len(letters) < _SLICE:
+            if len(letters) < _SLICE:  # or it was named
                 return LettersFound(found, None)
 
     def _letter(

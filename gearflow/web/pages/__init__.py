@@ -2,12 +2,27 @@
 
 from typing import Final
 
-from gearflow.web.pages import functions, limits, metrics, overview, schedules, servers
+from gearflow.web.pages import (
+    dead,
+    functions,
+    job,
+    jobs,
+    limits,
+    metrics,
+    overview,
+    schedules,
+    servers,
+    workers,
+)
 from gearflow.web.sections import Section
 
 _MODULES: Final = [
     overview,
     functions,
+    jobs,
+    job,
+    dead,
+    workers,
     schedules,
     limits,
     servers,
@@ -15,6 +30,6 @@ _MODULES: Final = [
 ]
 
 SECTIONS: Final[list[Section]] = sorted(
-    {module.section for module in _MODULES}, key=lambda section: section.order
+    dict.fromkeys(module.section for module in _MODULES), key=lambda section: section.order
 )
 """All sections in the order of the navigation."""
