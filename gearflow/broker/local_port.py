@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Iterator
 from gearflow.broker.storage import (
     Answer,
     DeadOf,
+    EndedOf,
     HeadOf,
     JobOf,
     JobRecord,
@@ -100,6 +101,8 @@ class LocalPort:
                 return store.head(number)
             case DeadOf(function, after, limit, descending):
                 return store.dead(function, after, limit, descending)
+            case EndedOf():
+                return store.ended_before(question)
             case WholeRecordOf():
                 steps = self.read(question)
                 while True:

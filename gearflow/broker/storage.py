@@ -326,6 +326,41 @@ class DeadOf(NamedTuple):
     descending: bool = False
 
 
+class EndPlace(NamedTuple):
+    """A place among the jobs that have ended. Only its store knows what the numbers mean. None is 0."""
+
+    time: float
+    number: int
+
+
+class EndedOf(NamedTuple):
+    """Jobs that have ended, the last one first: up to so many before a place. The answer is an ``EndedPage``.
+
+    The store looks at a limited number of jobs. So there may be fewer of them, and more behind.
+    """
+
+    function: bytes | None  # None: of all
+    outcomes: tuple[JobOutcome, ...]
+    before: EndPlace | None  # None: behind all
+    until: float | None  # Unix time: jobs that ended then or later may be left out
+    limit: int
+
+
+class EndedEntry(NamedTuple):
+    """A job that has ended. A large body is its length."""
+
+    place: EndPlace
+    record: JobRecord | DamagedEntry
+    dead: bool
+
+
+class EndedPage(NamedTuple):
+    """Jobs that have ended, and the place before which there may be more. None: these are all."""
+
+    entries: Sequence[EndedEntry]
+    next: EndPlace | None
+
+
 class PartsOf(NamedTuple):
     """The positions and bodies of kept parts above a position, in order, as ``Store.parts``."""
 
@@ -335,12 +370,13 @@ class PartsOf(NamedTuple):
     limit: int = 64
 
 
-Question: TypeAlias = JobOf | HeadOf | RecordOf | WholeRecordOf | LatestOf | DeadOf | PartsOf
+Question: TypeAlias = JobOf | HeadOf | RecordOf | WholeRecordOf | LatestOf | DeadOf | EndedOf | PartsOf
 
 Answer: TypeAlias = (
     StoredJob
     | JobRecord
     | Sequence[JobRecord | DamagedEntry]
+    | EndedPage
     | Sequence[tuple[int, Body]]
     | StoreError
     | None
@@ -505,6 +541,15 @@ class Store(Protocol):
 
         Raises:
             StoreError: They cannot be read.
+        """
+        ...
+
+    def ended_before(self, question: EndedOf) -> EndedPage:
+        """Jobs that have ended, the last one first.
+
+        Raises:
+            StoreError: They cannot be read. A single one that is damaged is there as its error, or left out
+                if nothing of it can be read.
         """
         ...
 

@@ -29,6 +29,10 @@ from gearflow.broker.storage import (
     Change,
     Contents,
     Edited,
+    EndedEntry,
+    EndedOf,
+    EndedPage,
+    EndPlace,
     Forgotten,
     Freed,
     JobPart,
@@ -45,9 +49,13 @@ from gearflow.broker.storage import (
     size_of,
 )
 from gearflow.errors import StoreError
+from gearflow.stores.ended_records import EndedRecords
 from gearflow.stores.sqlite.rows import OVERHEAD, PART_OVERHEAD
 
 FOREVER: Final = 1 << 60  # seconds; stands for an expiry of ``inf``
+
+_LOOKS: Final = 2000
+"""Results that are looked at for one question: some tenths of a millisecond."""
 
 
 class MemoryStore:
@@ -66,7 +74,7 @@ class MemoryStore:
         self._jobs: dict[int, StoredJob] = {}  # that are to run
         self._letters: dict[int, StoredJob] = {}  # that ended and can be replayed
         self._dead: dict[bytes | None, SortedNumbers] = {None: SortedNumbers()}  # by function, and of all
-        self._records: OrderedDict[int, JobRecord] = OrderedDict()  # in the order of their ends
+        self._records = EndedRecords()
         # By function and unique: one, or several in the order of their ends.
         self._uniques: dict[bytes, dict[bytes, JobRecord | OrderedDict[int, JobRecord]]] = {}
         self._seconds: dict[int, set[int]] = {}  # numbers, by the second in which they expire
@@ -145,6 +153,18 @@ class MemoryStore:
         found = numbers.before(after or sys.maxsize) if descending else numbers.after(after)
         return [self._records[number] for number in islice(found, limit)]
 
+    def ended_before(self, question: EndedOf) -> EndedPage:
+        function, outcomes, before, until, limit = question
+        entries: list[EndedEntry] = []
+        found = self._records.before(before.number if before else None, until)
+        for looks, (each, record) in enumerate(found, 1):
+            place = EndPlace(0.0, each)
+            if record.outcome in outcomes and (function is None or record.function == function):
+                entries.append(EndedEntry(place, record, record.number in self._letters))
+            if looks == _LOOKS or len(entries) == limit:
+                return EndedPage(entries, place)
+        return EndedPage(entries, None)
+
     def parts(self, number: int, after: int, limit_bytes: int, limit: int = 64) -> list[tuple[int, Body]]:
         found: list[tuple[int, Body]] = []
         stream = self._streams.get(number) or self._ended_streams.get(number)
@@ -196,7 +216,7 @@ class MemoryStore:
             self._letters[number] = letter
             self._dead[None].add(number)
             self._dead.setdefault(function, SortedNumbers()).add(number)
-        self._records[number] = record
+        self._records.add(record)
         self._kept += size
         second = int(expires) if expires < FOREVER else FOREVER
         try:
@@ -325,8 +345,8 @@ class MemoryStore:
             heapify(self._next_seconds)
 
     def _make_room(self, keep: int) -> None:
-        while self._kept > keep and self._records:
-            self._remove(next(iter(self._records.values())))
+        while self._kept > keep and (oldest := self._records.oldest()) is not None:
+            self._remove(oldest)
         if self._kept > keep:
             keep -= keep // 16  # because many streams may have to be asked
             for stream in self._streams.values():
@@ -336,7 +356,7 @@ class MemoryStore:
 
     def _remove(self, record: JobRecord) -> None:
         number = record.number
-        del self._records[number]
+        self._records.remove(number)
         self._kept -= size_of(record.body) + len(record.notes) + OVERHEAD
         if self._ended_streams:
             self._drop_stream(self._ended_streams.pop(number, None))

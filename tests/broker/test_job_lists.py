@@ -214,6 +214,46 @@ def test_an_expired_job_is_a_dead_letter_too(world: Durable) -> None:
     assert handles(pages(world, states=["dead"])) == [other, expired]
 
 
+def test_jobs_that_have_ended_come_after_those_that_live_and_the_last_one_first(world: Durable) -> None:
+    jobs = [background(world) for _ in range(6)]
+    worker = world.worker()
+    for _ in range(2):
+        handle = worker.grab()
+        assert handle is not None
+        worker(p.WorkComplete(handle, b"r"))
+        world.pass_time(1)
+    fail(world, worker, "a.Wrong")
+    world.broker.cancel(jobs[3])
+    settle(world)
+    world.pass_time(1)
+    at = world.broker.clock.unix()
+    fail(world, worker)
+    for limit in (1, 2, 100):
+        found = pages(world, limit=limit)
+        assert handles(found) == [jobs[5], jobs[4], jobs[3], jobs[2], jobs[1], jobs[0]]
+    listed = ["waiting", "dead", "cancelled", "dead", "succeeded", "succeeded"]
+    assert [job.listed for job in found] == listed
+    assert handles(pages(world, states=["succeeded"], limit=1)) == [jobs[1], jobs[0]]
+    assert handles(pages(world, states=["succeeded", "dead"], since=at)) == [jobs[4]]
+    assert handles(pages(world, states=["succeeded", "dead"], until=at)) == [jobs[2], jobs[1], jobs[0]]
+    assert handles(pages(world, states=["cancelled", "failed"], text=jobs[3].decode())) == [jobs[3]]
+    assert handles(pages(world, error="a.Wrong")) == [jobs[2]]
+    assert act(world, "count").matched == 6
+    assert act(world, "count", states=["succeeded", "waiting"]).matched == 3
+
+
+def test_an_attached_job_that_failed_is_listed_as_failed(world: Durable) -> None:
+    client = world.peer()
+    request = json.dumps({"function": "work", "keep": 100}).encode()
+    (created,) = client(p.SubmitJob(api.SUBMIT, b"", request + b"\nx"))
+    assert isinstance(created, p.JobCreated)
+    fail(world, world.worker(), "a.Wrong")
+    (job,) = pages(world)
+    assert (job.listed, job.job.dead) == ("failed", False)
+    assert pages(world, states=["dead"]) == []
+    assert handles(pages(world, states=["failed"], error="a.Wrong")) == [created.handle]
+
+
 def test_a_dead_letter_that_is_replayed_is_live_again(world: Durable) -> None:
     first, second = background(world), background(world)
     assert handles(pages(world)) == [first, second]
@@ -235,7 +275,7 @@ def test_jobs_are_listed_after_a_restart(world: Durable) -> None:
 
 
 def test_what_is_no_next_of_a_page_is_refused(world: Durable) -> None:
-    for after in ("7", "live:", "dead:-1", "live:1e3", "live:" + "9" * 30):
+    for after in ("7", "live:", "dead:-1", "live:1e3", "live:" + "9" * 30, "ended:7", "ended:7:x"):
         assert "no next of a page" in ask(world, JOBS, after=after)
 
 

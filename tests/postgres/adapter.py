@@ -17,6 +17,8 @@ from gearflow.broker.storage import (
     Contents,
     DamagedEntry,
     DeadOf,
+    EndedOf,
+    EndedPage,
     HeadOf,
     JobOf,
     JobRecord,
@@ -193,6 +195,11 @@ class SyncStore:
         answer: Any = self.ask(DeadOf(function, after, limit, descending))
         found: list[JobRecord | DamagedEntry] = answer
         return found
+
+    def ended_before(self, question: EndedOf) -> EndedPage:
+        page = self.ask(question)
+        assert isinstance(page, EndedPage)
+        return page
 
     def parts(self, number: int, after: int, limit_bytes: int, limit: int = 64) -> Sequence[tuple[int, Body]]:
         answer: Any = self.ask(PartsOf(number, after, limit_bytes, limit))

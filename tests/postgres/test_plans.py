@@ -9,8 +9,10 @@ import pytest
 
 from gearflow.broker.storage import (
     DeadOf,
+    EndedOf,
     HeadOf,
     JobOf,
+    JobOutcome,
     LatestOf,
     PartsOf,
     Question,
@@ -68,6 +70,8 @@ def test_questions_use_indexes(one: SyncStore, schema: str) -> None:
         WholeRecordOf(1),
         LatestOf(b"f", b"u"),
         DeadOf(None, 0, 10),
+        DeadOf(None, 0, 10, descending=True),
+        EndedOf(b"f", (JobOutcome.COMPLETED,), None, None, 10),
         PartsOf(1, 0, 100),
     ]
     reader = QuestionReader(one.store.sessions[2], quoted(schema), 1 << 20)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import inf
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
 from gearflow.broker.storage import (
+    EndedOf,
     Forgotten,
     JobOutcome,
     JobRecord,
@@ -493,3 +494,97 @@ def test_sync_and_close_may_be_called_at_any_time(store: Store) -> None:
     store.sync()
     store.close()
     store.close()
+
+
+# --------------------------------------------------------------------- jobs in the order of their ends
+
+ALL: Final = tuple(JobOutcome)
+
+
+def ended(store: Store, limit: int = 1000, **fields: Any) -> list[tuple[int, bool]]:
+    """The numbers of the jobs that have ended, and whether they are dead letters: all pages together."""
+    found: list[tuple[int, bool]] = []
+    question = EndedOf(None, ALL, None, None, limit)._replace(**fields)
+    while True:
+        page = store.ended_before(question)
+        assert len(page.entries) <= limit
+        found += [(entry.record.number, entry.dead) for entry in page.entries]
+        if page.next is None:
+            return found
+        question = question._replace(before=page.next)
+
+
+def numbers(found: list[tuple[int, bool]]) -> list[int]:
+    return [number for number, _ in found]
+
+
+@pytest.mark.parametrize("limit", [1, 7, 1000])
+def test_ended_jobs_are_listed_the_last_one_first(store: Store, limit: int) -> None:
+    store.load()
+    assert ended(store, limit) == []
+    for number in range(1, 41):
+        store.write([an_end(number, ended=3000.0 + number)])
+    store.write([an_end(number, ended=3000.0 + number) for number in range(41, 121)])
+    store.write([a_dead_letter(200, ended=4000.0)])
+    assert ended(store, limit) == [(200, True), *((number, False) for number in range(120, 0, -1))]
+
+
+def test_ended_jobs_are_listed_by_function_outcome_and_time(store: Store) -> None:
+    store.load()
+    cancelled = an_end(50, b"", outcome=JobOutcome.CANCELLED, ended=3500.0, function=b"other")
+    ends = [an_end(number, ended=3000.0 + 10 * number) for number in range(1, 50)]
+    store.write([*ends, cancelled])
+    store.write([a_dead_letter(51, ended=3600.0)])
+    assert numbers(ended(store, function=b"other")) == [50]
+    assert numbers(ended(store, outcomes=(JobOutcome.CANCELLED, JobOutcome.RAISED))) == [51, 50]
+    assert numbers(ended(store, outcomes=(JobOutcome.RAISED,), function=b"resize")) == [51]
+    assert ended(store, outcomes=(JobOutcome.FAILED,)) == []
+    found = ended(store, until=3210.0, limit=5)
+    assert [number for number in numbers(found) if number <= 20] == list(range(20, 0, -1))
+    assert len(found) <= 20 + 32  # a pack is left out only as a whole
+
+
+def test_ended_jobs_that_are_removed_or_come_meanwhile_leave_the_others_in_order(store: Store) -> None:
+    store.load()
+    store.write([an_end(number) for number in range(1, 101)])
+    first = store.ended_before(EndedOf(None, ALL, None, None, 10))
+    assert [entry.record.number for entry in first.entries] == list(range(100, 90, -1))
+    store.write([Forgotten(number) for number in (91, 90, 85)])
+    store.write([an_end(101)])
+    rest = ended(store, limit=9, before=first.next)
+    assert numbers(rest) == [number for number in range(89, 0, -1) if number != 85]
+
+
+def test_a_job_that_ends_again_is_listed_once(store: Store) -> None:
+    store.load()
+    store.write([a_dead_letter(1), an_end(2)])
+    store.write([Revived(1)])
+    assert numbers(ended(store)) == [2]
+    store.write([an_end(1, ended=4000.0)])
+    assert ended(store) == [(1, False), (2, False)]
+
+
+def test_the_error_of_an_ended_job_is_listed_with_it(store: Store) -> None:
+    store.load()
+    store.write([an_end(1, b"e" * 3000, outcome=JobOutcome.RAISED), an_end(2, b"r" * 100)])
+    last, first = store.ended_before(EndedOf(None, ALL, None, None, 10)).entries
+    assert isinstance(first.record, JobRecord)
+    assert isinstance(last.record, JobRecord)
+    assert (bytes_of(first.record), bytes_of(last.record)) == (b"e" * 3000, b"r" * 100)
+
+
+def bytes_of(record: JobRecord) -> bytes:
+    assert not isinstance(record.body, int)
+    return bytes(record.body)
+
+
+@pytest.mark.parametrize("function", [None, b"resize"])
+def test_dead_letters_are_listed_in_descending_order_too(store: Store, function: bytes | None) -> None:
+    store.load()
+    store.write([a_dead_letter(number) for number in (1, 2, 5)])
+    store.write([a_dead_letter(3, function=b"other")])
+    others = [] if function else [3]
+    found = store.dead(function, 0, 10, True)
+    assert [each.number for each in found] == sorted([1, 2, 5, *others], reverse=True)
+    assert [each.number for each in store.dead(function, 5, 1, True)] == [*others, 2][:1]
+    assert store.dead(function, 1, 10, True) == []

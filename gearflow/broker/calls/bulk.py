@@ -15,7 +15,7 @@ from gearflow.broker.calls.call import KNOWN, TURN, BrokerParts, CallFailed, Ser
 from gearflow.broker.calls.dead_letters import DeadLetterCalls
 from gearflow.broker.calls.job_search import JobSearch, JobSelection
 from gearflow.broker.calls.results import ResultCalls
-from gearflow.broker.storage import DamagedEntry, JobRecord
+from gearflow.broker.storage import DamagedEntry, EndPlace, JobRecord
 from gearflow.protocol.jobs import BulkDone, BulkRequest, ErrorGroup
 
 _SLICE: Final = 1000
@@ -60,9 +60,16 @@ class BulkCalls:
                 return (yield from self._act(request, selection))
 
     def _count(self, selection: JobSelection) -> Steps:
-        live = (yield from self._search.live(selection)).numbers
-        letters = yield from self._find_letters(selection)
-        return BulkDone(matched=len(live) + len(letters))
+        matched = len((yield from self._search.live(selection)).numbers)
+        if selection.only_letters:
+            return BulkDone(matched=matched + len((yield from self._find_letters(selection))))
+        before: EndPlace | None = None
+        while True:
+            found = yield from self._search.ended(selection, before, _SLICE)
+            matched += len(found.jobs)
+            before = found.next
+            if before is None:
+                return BulkDone(matched=matched)
 
     # ------------------------------------------------------------------------------------- live jobs
 

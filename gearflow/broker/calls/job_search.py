@@ -11,7 +11,18 @@ from gearflow.broker.calls.results import ResultCalls
 from gearflow.broker.functions import FunctionQueue
 from gearflow.broker.job import JobState, QueuedJob
 from gearflow.broker.parser import Body
-from gearflow.broker.storage import DamagedEntry, DeadOf, HeadOf, JobOf, JobOutcome, JobRecord, StoredJob
+from gearflow.broker.storage import (
+    DamagedEntry,
+    DeadOf,
+    EndedOf,
+    EndedPage,
+    EndPlace,
+    HeadOf,
+    JobOf,
+    JobOutcome,
+    JobRecord,
+    StoredJob,
+)
 from gearflow.errors import StoreError
 from gearflow.protocol.jobs import ENDED, LIVE, JobFilter, ListedState
 
@@ -27,6 +38,12 @@ _SEARCHED: Final = 1 << 16
 LOOKS: Final = 200_000
 """Looks at jobs for a page: some tens of milliseconds. To search a text costs more than one look."""
 
+_QUESTION: Final = 1000
+"""Looks that a question to a local store counts as. It takes less than a millisecond."""
+
+_FAR_QUESTION: Final = 40_000
+"""The same for a shared store, which looks at more jobs for a question."""
+
 _FETCHED: Final = 200
 """Looks that it costs to read a payload from the store."""
 
@@ -35,6 +52,11 @@ _LISTED: Final[dict[JobState, ListedState]] = {
     JobState.WAITING: "waiting",
     JobState.RUNNING: "running",
 }
+
+_LETTERS: Final[frozenset[ListedState]] = frozenset({"dead", "expired"})
+
+_SLACK: Final = 60.0
+"""Seconds by which the ends of jobs may be out of order, because the clock was set back."""
 
 _ENDED: Final[dict[JobOutcome, ListedState]] = {
     JobOutcome.COMPLETED: "succeeded",
@@ -67,10 +89,19 @@ class LiveFound(NamedTuple):
 
 
 class EndedJob(NamedTuple):
-    """A job that has ended."""
+    """A job that has ended. Without a place it was found by its number."""
 
     record: JobRecord | DamagedEntry
     listed: ListedState
+    dead: bool
+    place: EndPlace | None = None
+
+
+class EndedFound(NamedTuple):
+    """Jobs that have ended, and where to go on. None: these are all."""
+
+    jobs: list[EndedJob]
+    next: EndPlace | None
 
 
 class LettersFound(NamedTuple):
@@ -94,6 +125,16 @@ class JobSelection:
         if request.error is not None:
             self.live.clear()
         self.ended = states.intersection(ENDED)
+        self.only_letters = self.ended <= _LETTERS
+        self.outcomes = tuple(outcome for outcome in JobOutcome if self._may_be(outcome))
+
+    def _may_be(self, outcome: JobOutcome) -> bool:
+        """Whether jobs with that outcome may be selected."""
+        if outcome in _ENDED:
+            return self.error is None and _ENDED[outcome] in self.ended
+        return bool(self.ended & {"failed", "dead"}) or (
+            outcome is JobOutcome.EXPIRED and "expired" in self.ended
+        )
 
     def has_time(self, time: float) -> bool:
         """Whether a time is within those that are selected."""
@@ -235,7 +276,7 @@ class JobSearch:
             StoreError: The store cannot be read.
         """
         found: list[EndedJob] = []
-        if not selection.ended & {"dead", "expired"} or not self._core.journal.exists:
+        if not selection.ended & _LETTERS or not self._core.journal.exists:
             return LettersFound(found, None)
         budget, size = Looks(looks), _SLICE
         if selection.handle is not None:
@@ -251,24 +292,14 @@ class JobSearch:
                 if selection.handle is not None and before not in self._named(selection):
                     return LettersFound(found, None)
                 budget.take(_FETCHED // 10)
-                listed = yield from self._letter(selection, letter, budget)
+                listed = yield from self._ended(selection, letter, True, budget)
                 if listed is not None:
-                    found.append(EndedJob(letter, listed))
+                    found.append(EndedJob(letter, listed, dead=True))
                 if len(found) == limit or budget.are_over:
                     return LettersFound(found, before)
                 yield TURN
             if len(letters) < _SLICE:  # or it was named
                 return LettersFound(found, None)
-
-    def _letter(
-        self, selection: JobSelection, letter: JobRecord | DamagedEntry, looks: Looks
-    ) -> Generator[Wait, Any, ListedState | None]:
-        listed = selection.has_state(letter, dead=True)
-        if listed is None or not self._record_is_selected(selection, letter):
-            return None
-        if selection.text and not (yield from self._letter_has_text(selection, letter, looks)):
-            return None
-        return listed
 
     def _record_is_selected(self, selection: JobSelection, record: JobRecord | DamagedEntry) -> bool:
         if selection.function is not None and record.function != selection.function:
@@ -278,6 +309,54 @@ class JobSearch:
         if not selection.has_time(record.ended):
             return False
         return selection.error is None or self._results.error_of(record)[0] == selection.error
+
+    # --------------------------------------------------------------------------- jobs that have ended
+
+    def ended(
+        self,
+        selection: JobSelection,
+        before: EndPlace | None = None,
+        limit: int | None = None,
+        looks: int | None = None,
+    ) -> Generator[Wait, Any, EndedFound]:
+        """The ended jobs that are selected, the last one first. Parameters and errors are as for ``letters``.
+
+        They are looked for by their ends. That takes long if only dead letters are wanted, for which there is
+        ``letters``.
+        """
+        found: list[EndedJob] = []
+        if not selection.outcomes or not self._core.journal.exists:
+            return EndedFound(found, None)
+        budget = Looks(looks)
+        cost = _FAR_QUESTION if self._core.journal.shared else _QUESTION
+        while True:
+            question = EndedOf(selection.function, selection.outcomes, before, selection.until, _SLICE)
+            page: EndedPage = yield from self._parts.ask(question)
+            budget.take(cost)
+            for place, record, dead in page.entries:
+                before = place
+                if _is_before(selection, record):
+                    return EndedFound(found, None)
+                listed = yield from self._ended(selection, record, dead, budget)
+                if listed is not None:
+                    found.append(EndedJob(record, listed, dead, place))
+                if len(found) == limit:
+                    return EndedFound(found, before)
+                yield TURN
+            before = page.next
+            if before is None or budget.are_over:
+                return EndedFound(found, before)
+
+    def _ended(
+        self, selection: JobSelection, record: JobRecord | DamagedEntry, dead: bool, looks: Looks
+    ) -> Generator[Wait, Any, ListedState | None]:
+        listed = selection.has_state(record, dead=dead)
+        if listed is None or not self._record_is_selected(selection, record):
+            return None
+        looks.take(_FETCHED // 20)
+        if selection.text and not (yield from self._ended_has_text(selection, record, dead, looks)):
+            return None
+        return listed
 
     # ----------------------------------------------------------------------------------------- texts
 
@@ -290,17 +369,19 @@ class JobSearch:
             selection, job.function.name, (yield from self.payload(job.number, job.workload, looks)), looks
         )
 
-    def _letter_has_text(
-        self, selection: JobSelection, letter: JobRecord | DamagedEntry, looks: Looks
+    def _ended_has_text(
+        self, selection: JobSelection, record: JobRecord | DamagedEntry, dead: bool, looks: Looks
     ) -> Generator[Wait, Any, bool]:
-        if self._is_in_names(selection, letter.number, letter.unique):
+        if self._is_in_names(selection, record.number, record.unique):
             return True
-        if isinstance(letter, DamagedEntry):
+        if isinstance(record, DamagedEntry):
             return False
-        if _has(selection.text, letter.body):
+        if record.outcome >= JobOutcome.FAILED and _has(selection.text, record.body):
             return True
-        payload = yield from self.payload_of_letter(letter, looks)
-        return self._is_in(selection, letter.function, payload, looks)
+        if not dead:
+            return False
+        payload = yield from self.payload_of_letter(record, looks)
+        return self._is_in(selection, record.function, payload, looks)
 
     def _is_in_names(self, selection: JobSelection, number: int, unique: bytes) -> bool:
         handle = self._core.handles.handle(number)
@@ -342,6 +423,12 @@ class JobSearch:
         if head is None:
             return None
         return (yield from self.payload(letter.number, head.workload, looks))
+
+
+def _is_before(selection: JobSelection, record: JobRecord | DamagedEntry) -> bool:
+    """Whether a job has ended so early that those before it are not selected."""
+    since = selection.since
+    return since is not None and isinstance(record, JobRecord) and record.ended < since - _SLACK
 
 
 def _has(text: str, body: Body | int) -> bool:

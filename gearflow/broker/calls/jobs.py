@@ -1,25 +1,37 @@
-"""``gearflow:jobs``: list the jobs that a filter selects, page by page."""
+"""``gearflow:jobs``: list the jobs that a filter selects, page by page.
+
+A list has two sections: the live jobs by their numbers, and those that have ended. If only dead letters are
+selected, the second section has these by their numbers, because the store has an index of them.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Generator
-from typing import Any, Final
+from contextlib import suppress
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from gearflow.broker.calls.call import KNOWN, TURN, BrokerParts, CallFailed, ServerCall, Steps, Wait
 from gearflow.broker.calls.job_search import LOOKS, EndedJob, JobSearch, JobSelection
 from gearflow.broker.calls.results import ResultCalls
 from gearflow.broker.parser import Body
-from gearflow.broker.storage import JobRecord
+from gearflow.broker.storage import EndPlace, JobRecord
 from gearflow.broker.watching import STATES
 from gearflow.protocol.jobs import JobsRequest, ListedJob, ListedState
 from gearflow.protocol.server_calls import JobInfo
 
-_LIVE: Final = "live"
-_DEAD: Final = "dead"
+Section: TypeAlias = Literal["live", "dead", "ended"]
 
 _LARGEST: Final = 4 << 20
 """Bytes of a page, from which on it ends before it has as many jobs as were asked for."""
+
+
+class Cursor(NamedTuple):
+    """Where a page goes on: behind a number or a place in a section. 0: at the begin of the section."""
+
+    section: Section
+    number: int = 0
+    time: float = 0.0  # of ``EndPlace``
 
 
 class JobListCalls:
@@ -34,20 +46,21 @@ class JobListCalls:
         """A ``JobPage``, as JSON in pieces."""
         request = call.read(JobsRequest)
         selection = JobSelection(request)
-        section, place = _read_cursor(request.after)
+        begin = _read_cursor(request.after)
         yield KNOWN
         page = _Page(request.limit)
-        if section == _LIVE:
-            section, place = yield from self._add_live(page, request, selection, place)
-        if section == _DEAD:
-            yield from self._add_letters(page, request, selection, place or None)
-        return page.pieces()
+        cursor: Cursor | None = begin
+        if begin.section == "live":
+            cursor = yield from self._add_live(page, request, selection, begin)
+        if cursor is not None and cursor.section != "live" and page.room:
+            cursor = yield from self._add_all_ended(page, request, selection, cursor)
+        return page.pieces(cursor)
 
     def _add_live(
-        self, page: _Page, request: JobsRequest, selection: JobSelection, after: int
-    ) -> Generator[Wait, Any, tuple[str, int]]:
-        """Add live jobs. Returns where the page goes on, if it is not full."""
-        found = yield from self._search.live(selection, after, page.room, LOOKS)
+        self, page: _Page, request: JobsRequest, selection: JobSelection, cursor: Cursor
+    ) -> Generator[Wait, Any, Cursor | None]:
+        """Add live jobs. Returns where the list goes on."""
+        found = yield from self._search.live(selection, cursor.number, page.room, LOOKS)
         for number in found.numbers:
             job = self._search.find_live(selection, number)
             if job is None:
@@ -56,32 +69,42 @@ class JobListCalls:
             if request.payload:
                 workload = yield from self._search.payload(number, job.workload)
                 payload = self._text(job.function.name, workload, request.payload)
-            info = self._results.job_info(job)
-            page.add(info, STATES[job.state], payload)
-            if page.is_large and number != found.numbers[-1]:
-                return page.end(_LIVE, number)
+            page.add(self._results.job_info(job), STATES[job.state], payload)
+            if page.is_large:
+                return Cursor("live", number)
             yield TURN
         if found.next is not None:
-            return page.end(_LIVE, found.next)
-        return _DEAD, 0
+            return Cursor("live", found.next)
+        if not selection.ended or not self._parts.core.journal.exists:
+            return None
+        return Cursor("dead" if selection.only_letters else "ended")
 
-    def _add_letters(
-        self, page: _Page, request: JobsRequest, selection: JobSelection, before: int | None
-    ) -> Generator[Wait, Any, None]:
-        if not page.room:
-            page.end(_DEAD, before or 0)
-            return
-        found = yield from self._search.letters(selection, before, page.room, LOOKS)
-        for letter in found.letters:
-            yield from self._add_ended(page, request, letter)
-            if page.is_large and letter is not found.letters[-1]:
-                page.end(_DEAD, letter.record.number)
-                return
-        if found.next is not None:
-            page.end(_DEAD, found.next)
+    def _add_all_ended(
+        self, page: _Page, request: JobsRequest, selection: JobSelection, cursor: Cursor
+    ) -> Generator[Wait, Any, Cursor | None]:
+        """Add jobs that have ended. Returns where the list goes on."""
+        end: Cursor | None = None
+        if cursor.section == "dead":
+            letters = yield from self._search.letters(selection, cursor.number or None, page.room, LOOKS)
+            jobs = letters.letters
+            if letters.next is not None:
+                end = Cursor("dead", letters.next)
+        else:
+            before = EndPlace(cursor.time, cursor.number) if cursor.number else None
+            found = yield from self._search.ended(selection, before, page.room, LOOKS)
+            jobs = found.jobs
+            if found.next is not None:
+                end = Cursor("ended", found.next.number, found.next.time)
+        for job in jobs:
+            yield from self._add_ended(page, request, job)
+            if page.is_large and job is not jobs[-1]:
+                if job.place is None:
+                    return Cursor("dead", job.record.number)
+                return Cursor("ended", job.place.number, job.place.time)
+        return end
 
     def _add_ended(self, page: _Page, request: JobsRequest, ended: EndedJob) -> Generator[Wait, Any, None]:
-        record, dead = ended.record, ended.listed in ("dead", "expired")
+        record, dead = ended.record, ended.dead
         payload: str | None = None
         if request.payload and dead and isinstance(record, JobRecord):
             workload = yield from self._search.payload_of_letter(record)
@@ -100,17 +123,16 @@ class _Page:
         self._limit = limit
         self._jobs: list[bytes] = []
         self._size = 0
-        self._next = ""
-
-    @property
-    def room(self) -> int:
-        """How many jobs it may have yet."""
-        return self._limit - len(self._jobs)
 
     @property
     def is_large(self) -> bool:
         """Whether no more jobs should be added, because a packet has an end."""
         return self._size > _LARGEST
+
+    @property
+    def room(self) -> int:
+        """How many jobs it may have yet."""
+        return 0 if self.is_large else self._limit - len(self._jobs)
 
     def add(self, info: JobInfo, listed: ListedState, payload: str | None) -> None:
         """Add a job."""
@@ -118,22 +140,28 @@ class _Page:
         self._jobs.append(job)
         self._size += len(job)
 
-    def end(self, section: str, place: int) -> tuple[str, int]:
-        """The next page goes on behind this place. Returns that this page does not go on."""
-        self._next = f"{section}:{place}"
-        return "", 0
-
-    def pieces(self) -> list[bytes]:
+    def pieces(self, cursor: Cursor | None) -> list[bytes]:
         """The answer."""
-        next_ = f',"next":{json.dumps(self._next)}' if self._next else ""
-        return [b'{"jobs":[', b",".join(self._jobs), f"]{next_}}}".encode()]
+        end = b"]}"
+        if cursor is not None:
+            time = f":{cursor.time!r}" if cursor.section == "ended" else ""
+            end = f'],"next":{json.dumps(f"{cursor.section}:{cursor.number}{time}")}}}'.encode()
+        return [b'{"jobs":[', b",".join(self._jobs), end]
 
 
-def _read_cursor(text: str) -> tuple[str, int]:
-    """The section of the list, and the number in it. Raises CallFailed."""
+def _read_cursor(text: str) -> Cursor:
+    """Where a page goes on. Raises CallFailed."""
     if not text:
-        return _LIVE, 0
-    section, _, digits = text.partition(":")
-    if section not in (_LIVE, _DEAD) or not digits.isascii() or not digits.isdigit() or len(digits) > 18:
-        raise CallFailed("gearflow:invalid", f"after is {text[:80]!r}, which is no next of a page")
-    return section, int(digits)
+        return Cursor("live")
+    section, _, place = text.partition(":")
+    digits, _, time = place.partition(":")
+    if digits.isascii() and digits.isdigit() and len(digits) < 20 and int(digits) < 1 << 63:
+        number = int(digits)
+        if section == "live" and not time:
+            return Cursor("live", number)
+        if section == "dead" and not time:
+            return Cursor("dead", number)
+        if section == "ended":
+            with suppress(ValueError):
+                return Cursor("ended", number, float(time))
+    raise CallFailed("gearflow:invalid", f"after is {text[:80]!r}, which is no next of a page")

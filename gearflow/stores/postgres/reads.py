@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
+from math import inf
 from typing import Final
 
 from gearflow.broker.storage import (
     Answer,
     DeadOf,
+    EndedEntry,
+    EndedOf,
+    EndedPage,
+    EndPlace,
     HeadOf,
     JobOf,
     JobRecord,
@@ -23,10 +29,13 @@ from gearflow.broker.storage import (
 )
 from gearflow.errors import StoreError
 from gearflow.stores.postgres import arrays
-from gearflow.stores.postgres.arrays import bigint, integer, read_int
+from gearflow.stores.postgres.arrays import bigint, integer, read_int, real, smallints
 from gearflow.stores.postgres.rows import JOB, RECORD, SHORT, SIZE, job_of, record_of, token_of
 from gearflow.stores.postgres.session import DatabaseSession, Query, Row, Rows
 from gearflow.stores.shared import Away
+
+_LOOKS: Final = 10_000
+"""Results that are looked at for one question about those that have ended."""
 
 _PIECES: Final = 4  # of a body that are read at a time
 
@@ -52,6 +61,19 @@ class QuestionReader:
         up, down = "number > $1 ORDER BY number LIMIT $2", "number < $1 ORDER BY number DESC LIMIT $2"
         self._dead = [f"{record} WHERE dead AND {which}" for which in (up, down)]
         self._dead_of = [f"{record} WHERE dead AND function = $3 AND {which}" for which in (up, down)]
+        # The rows that are looked at, those of them that are wanted, and beside these the last of the first.
+        self._ended = (
+            f"WITH looked AS MATERIALIZED (SELECT number, ended, outcome = ANY ($4) AND "
+            f"($5::bytea IS NULL OR function = $5) AS wanted {records} "
+            "WHERE (ended, number) < ($1, $2) ORDER BY ended DESC, number DESC LIMIT $3), "
+            "found AS MATERIALIZED (SELECT number FROM looked WHERE wanted "
+            "ORDER BY ended DESC, number DESC LIMIT $6), "
+            "entries AS (SELECT number, true AS wanted FROM found UNION ALL SELECT number, false "
+            "FROM (SELECT number FROM looked ORDER BY ended, number LIMIT 1) AS last "
+            "WHERE (SELECT count(*) FROM looked) = $3) "
+            f"SELECT e.wanted, dead, {RECORD}, {of_record}, pieces, {body} FROM entries AS e "
+            f"JOIN {schema}.records USING (number) ORDER BY ended DESC, number DESC, e.wanted DESC"
+        )
         self._pieces = (
             f"SELECT place, bytes FROM {schema}.pieces WHERE pieces = $1 AND place > $2 "
             f"ORDER BY place LIMIT {_PIECES}"
@@ -101,7 +123,23 @@ class QuestionReader:
                 return Query(self._dead[question.descending], kinds, params), _records
             sql = self._dead_of[question.descending]
             return Query(sql, (*kinds, arrays.BYTEA), (*params, question.function)), _records
+        if isinstance(question, EndedOf):
+            return self._ask_ended(question)
         return self._ask_parts(question)
+
+    def _ask_ended(self, question: EndedOf) -> tuple[Query, Callable[[Rows], Answer]]:
+        function, outcomes, before, until, limit = question
+        place = before or EndPlace(inf if until is None else until, 0)
+        params = (
+            real(place.time),
+            bigint(place.number),
+            integer(_LOOKS),
+            smallints([int(outcome) for outcome in outcomes]),
+            function,
+            integer(limit),
+        )
+        types = (arrays.FLOAT, arrays.BIGINT, arrays.INT, arrays.SMALLINTS, arrays.BYTEA, arrays.INT)
+        return Query(self._ended, types, params), partial(_ended, limit)
 
     def _ask_parts(self, question: PartsOf) -> tuple[Query, Callable[[Rows], Answer]]:
         number, after, limit_bytes, limit = question
@@ -150,6 +188,20 @@ def _record(rows: Rows) -> Answer:
 
 def _records(rows: Rows) -> Answer:
     return [record_of(row, _body_of(row)) for row in rows]
+
+
+def _ended(limit: int, rows: Rows) -> Answer:
+    """The rows of ``QuestionReader._ended``."""
+    entries: list[EndedEntry] = []
+    last: EndPlace | None = None
+    for wanted, dead, *row in rows:
+        record = record_of(tuple(row), _body_of(tuple(row)))
+        last = EndPlace(record.ended, record.number)
+        if wanted == b"\1":
+            entries.append(EndedEntry(last, record, dead == b"\1"))
+            if len(entries) == limit:
+                return EndedPage(entries, last)
+    return EndedPage(entries, last if rows and rows[-1][0] != b"\1" else None)
 
 
 def _parts(rows: Rows) -> Answer:

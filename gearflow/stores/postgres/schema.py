@@ -220,6 +220,11 @@ BEGIN
 END $$;
 """
 
+# For lists of jobs, the last one first. The next entry is behind all others, so it costs little.
+_ENDED: Final = """
+CREATE INDEX records_ended ON {s}.records (ended, number);
+"""
+
 STEPS: Final = (
     Step(1, _TABLES),
     # Code 1 reads none of these settings: its servers do not tick, and give out jobs without limits. They may
@@ -228,6 +233,7 @@ STEPS: Final = (
     # last server of code 1 is gone, a limit holds for the others alone. With an ``oldest`` of 2, all servers
     # would have to stop for this upgrade.
     Step(1, _SETTINGS + _SHARES),
+    Step(1, _ENDED),
 )
 """The first one makes version 1."""
 

@@ -22,8 +22,9 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from functools import cache
+from itertools import accumulate
 from struct import Struct
 from struct import error as struct_error
 from typing import Final
@@ -165,6 +166,16 @@ class Pack:
     def __iter__(self) -> Iterator[JobRecord]:
         return map(self.__getitem__, range(len(self)))
 
+    def find(self, function: bytes | None, outcomes: Container[int]) -> list[int]:
+        """The indexes of the results of a function, or of all, that have one of these outcomes."""
+        count, results = len(self), self._results
+        found = enumerate(_outcomes(count).unpack_from(results, 32 * count))
+        indexes = [index for index, outcome in found if outcome in outcomes]
+        if function is None:
+            return indexes
+        ends = list(accumulate(self._lengths[:count], initial=76 * count))
+        return [index for index in indexes if results[ends[index] : ends[index + 1]] == function]
+
     def __getitem__(self, index: int) -> JobRecord:
         count, results = len(self), self._results
         at = range(8 * index, 56 * count, 8 * count)
@@ -190,6 +201,11 @@ class Pack:
             notes,
             expires,
         )
+
+
+@cache
+def _outcomes(count: int) -> Struct:
+    return Struct(f"<{count}q")
 
 
 class PackedNumbers:

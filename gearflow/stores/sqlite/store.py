@@ -52,8 +52,19 @@ from typing import Final, TypeVar
 from zlib import crc32
 
 from gearflow.broker.parser import Body
-from gearflow.broker.storage import Change, Contents, DamagedEntry, JobRecord, StoredJob
+from gearflow.broker.storage import (
+    Change,
+    Contents,
+    DamagedEntry,
+    EndedEntry,
+    EndedOf,
+    EndedPage,
+    EndPlace,
+    JobRecord,
+    StoredJob,
+)
 from gearflow.errors import StoreError
+from gearflow.stores.sqlite.ended import results_in, span_before
 from gearflow.stores.sqlite.errors import DamagedFile, DiskFull, damaged, failed, hint, not_synced
 from gearflow.stores.sqlite.files import FileLock, lock_database
 from gearflow.stores.sqlite.integrity import (
@@ -341,6 +352,26 @@ class SqliteStore:
     def _record_at(self, place: int, number: int = 0) -> JobRecord | None:
         with self._reading_one("records", "place", place, number) as tables:
             return tables.record_at(place)
+
+    def ended_before(self, question: EndedOf) -> EndedPage:
+        with self._reading() as tables:
+            span = span_before(tables.connection, question)
+        entries: list[EndedEntry] = []
+        for place, dead in span.rows:
+            try:
+                with self._reading_one("records", "place", place, 0) as tables:
+                    found = list(results_in(tables.connection, place, span, question))
+            except DamagedEntry as error:
+                if place >= span.low:
+                    entries.append(EndedEntry(EndPlace(0.0, place), error, dead))
+                continue
+            except DamagedFile:
+                continue  # a pack, of which nothing can be read
+            for each, record in found:
+                entries.append(EndedEntry(EndPlace(0.0, each), record, dead))
+                if len(entries) >= question.limit:
+                    return EndedPage(entries, EndPlace(0.0, each))
+        return EndedPage(entries, EndPlace(0.0, span.low) if span.low > span.first else None)
 
     def parts(self, number: int, after: int, limit_bytes: int, limit: int = 64) -> list[tuple[int, Body]]:
         found: list[tuple[int, Body]] = []

@@ -13,6 +13,7 @@ from gearflow.broker.storage import (
     Answer,
     Change,
     DeadOf,
+    EndedOf,
     Forgotten,
     HeadOf,
     JobOf,
@@ -240,7 +241,9 @@ class FakeStore:
             case LatestOf():
                 return memory.latest(question.function, question.unique)
             case DeadOf():
-                return memory.dead(question.function, question.after, question.limit)
+                return memory.dead(question.function, question.after, question.limit, question.descending)
+            case EndedOf():
+                return memory.ended_before(question)
             case PartsOf():
                 return memory.parts(question.number, question.after, question.limit_bytes, question.limit)
 
