@@ -9,7 +9,10 @@ import pytest
 from gearflow.broker.storage import Change
 from gearflow.protocol import packets as p
 from gearflow.protocol import server_calls as api
+from gearflow.protocol.chunk import pack_payloads
+from gearflow.protocol.envelope import wrap
 from gearflow.protocol.jobs import BULK, JOBS, BulkDone, JobPage, ListedJob
+from gearflow.protocol.workers import REPORT
 from tests.broker.harness import Durable, Peer, World
 from tests.broker.test_edit import background, settle
 
@@ -399,3 +402,76 @@ def test_a_server_that_dies_meanwhile_has_done_a_part(
     assert len(handles(pages(world, states=["waiting"], limit=1000))) == 450 - left
     assert act(world, "replay").done == left
     assert handles(pages(world, states=["waiting"], limit=1000)) == jobs
+
+
+# ----------------------------------------------------------------------- fields that a task redacts
+
+
+def report(world: Durable, worker: Peer, **fields: object) -> None:
+    *_, end = worker(p.SubmitJob(REPORT, b"", json.dumps(fields).encode()))
+    settle(world)
+    end = [end, *worker.read()][-1]
+    assert isinstance(end, p.WorkComplete)
+
+
+CARD = '{"card": "4111", "items": [{"card": 7, "name": "für"}], "id": 1}'
+HIDDEN = '{"card": "(redacted)", "items": [{"card": "(redacted)", "name": "für"}], "id": 1}'
+
+
+def test_fields_that_a_worker_redacts_are_shown_nowhere(world: Durable) -> None:
+    report(world, world.worker(), redact={"work": ["card"]})
+    handle = submit(world, b"", CARD.encode())
+    assert [job.payload for job in pages(world, payload=1000)] == [HIDDEN]
+    assert [job.payload for job in pages(world, payload=12)] == [HIDDEN[:12]]
+    assert pages(world, text="4111") == []
+    assert handles(pages(world, text='"name": "FÜR')) == [handle]
+    fail(world, world.worker())
+    assert [job.payload for job in pages(world, payload=1000)] == [HIDDEN]
+    assert pages(world, text="4111") == []
+    assert act(world, "count", states=["dead"], text="4111").matched == 0
+    assert ask(world, api.DEAD, action="show", handle=handle.decode())["text"] == HIDDEN
+    ask(world, api.DEAD, action="replay", handle=handle.decode())
+    worker = world.worker()
+    (assigned,) = worker(p.GrabJob())
+    assert isinstance(assigned, p.JobAssign)
+    assert assigned.workload == CARD.encode()
+
+
+def test_fields_are_redacted_after_a_restart_without_any_worker(world: Durable) -> None:
+    worker = world.worker()
+    report(world, worker, redact={"work": ["card"]})
+    worker.leave()
+    submit(world, b"", CARD.encode())
+    world = world.restarted()
+    assert [job.payload for job in pages(world, payload=1000)] == [HIDDEN]
+
+
+@pytest.mark.parametrize(
+    ("payload", "fields"),
+    [
+        (b"4111", {"redact": {"work": ["card"]}}),  # JSON, but no object
+        (b"not JSON: 4111", {"redact": {"work": ["card"]}}),
+        (b"[" * 100_000, {"redact": {"work": ["card"]}}),
+        (b'{"card": "%b"}' % (b"4" * 300_000), {"redact": {"work": ["card"]}}),
+        (b'{"other": "4111"}', {"redact": {"work": ["*"]}}),
+        (b"\0gf1\0\0", {"redact": {"work": ["card"]}}),
+    ],
+)
+def test_a_payload_in_which_fields_cannot_be_replaced_is_not_shown(
+    world: Durable, payload: bytes, fields: dict[str, object]
+) -> None:
+    report(world, world.worker(), **fields)
+    world.peer().submit(b"work", b"", payload)
+    (job,) = pages(world, payload=65536)
+    assert job.payload is not None
+    assert "not shown because the task redacts" in job.payload
+    assert "4" not in job.payload.partition("bytes")[2]
+
+
+def test_fields_are_redacted_in_envelopes_and_in_chunks(world: Durable) -> None:
+    report(world, world.worker(), redact={"work": ["card"]})
+    client = world.peer()
+    client.submit(b"work", b"", wrap(CARD.encode(), attempt=2))
+    client.submit(b"work", b"", wrap(pack_payloads([CARD.encode(), b"{}"]), chunk=2))
+    client.submit(b"free", b"", wrap(pack_payloads([CARD.encode(), b"{}"]), chunk=2))
+    assert [job.payload for job in pages(world, payload=1000)] == [HIDDEN, f"{HIDDEN}\n{{}}", f"{CARD}\n{{}}"]
