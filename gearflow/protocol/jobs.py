@@ -39,8 +39,9 @@ class JobFilter(Message):
     """Selects jobs of this function."""
 
     text: str | None = None
-    """Selects jobs with this text in the handle, the unique, the payload or the error. Case does not matter.
-    Of a payload or error, the first 64 KiB count."""
+    """Selects jobs with this text in the handle, the function, the unique, the payload or the error. Case
+    does not matter. Of a payload or error, the first 64 KiB count. Fields that the task redacts do not count,
+    nor do payloads so large that the server has them only on the disk in pieces."""
 
     error: str | None = None
     """Selects jobs that ended with this type of error, such as ``builtins.KeyError``."""
@@ -81,7 +82,8 @@ class ListedJob(Answer):
 
 class JobPage(Answer):
     """A page of a list of jobs: first running, waiting and delayed jobs in the order of their numbers, then
-    those that ended, the last one first."""
+    those that ended, the last one first. If only dead letters are selected, they come by their numbers, the
+    largest first."""
 
     jobs: tuple[ListedJob, ...] = ()
     """The jobs of the page."""

@@ -179,6 +179,7 @@ def test_a_text_is_found_in_handles_uniques_and_payloads(world: Durable) -> None
     assert handles(pages(world, text="meyer")) == [plain, unique, kept]
     assert handles(pages(world, text="müller")) == [umlaut]
     assert handles(pages(world, text=plain.decode().upper())) == [plain]
+    assert len(pages(world, text="WOR")) == 5
 
 
 def test_payloads_are_shown_as_far_as_was_asked(world: Durable) -> None:

@@ -363,7 +363,7 @@ class JobSearch:
     def _has_text(self, selection: JobSelection, job: QueuedJob, looks: Looks) -> Generator[Wait, Any, bool]:
         """Whether the text is in the names or the payload of a live job."""
         looks.take(3)
-        if self._is_in_names(selection, job.number, job.unique):
+        if self._is_in_names(selection, job.number, job.function.name, job.unique):
             return True
         return self._is_in(
             selection, job.function.name, (yield from self.payload(job.number, job.workload, looks)), looks
@@ -372,7 +372,7 @@ class JobSearch:
     def _ended_has_text(
         self, selection: JobSelection, record: JobRecord | DamagedEntry, dead: bool, looks: Looks
     ) -> Generator[Wait, Any, bool]:
-        if self._is_in_names(selection, record.number, record.unique):
+        if self._is_in_names(selection, record.number, record.function, record.unique):
             return True
         if isinstance(record, DamagedEntry):
             return False
@@ -383,9 +383,11 @@ class JobSearch:
         payload = yield from self.payload_of_letter(record, looks)
         return self._is_in(selection, record.function, payload, looks)
 
-    def _is_in_names(self, selection: JobSelection, number: int, unique: bytes) -> bool:
+    def _is_in_names(self, selection: JobSelection, number: int, function: bytes, unique: bytes) -> bool:
         handle = self._core.handles.handle(number)
-        return selection.text in handle.decode().casefold() or _has(selection.text, unique)
+        if selection.text in handle.decode().casefold():
+            return True
+        return _has(selection.text, function) or _has(selection.text, unique)
 
     def _is_in(self, selection: JobSelection, function: bytes, payload: Body | None, looks: Looks) -> bool:
         if payload is None:
