@@ -163,6 +163,12 @@ SECTIONS: Final = (
         ),
     ),
     Section(
+        "The dashboard",
+        "gearflow.web",
+        "It needs the extra `web`. See [how to use it](../how-to/dashboard.md).",
+        ("app", "Dashboard", "AccessTokens", "TrustedHeader"),
+    ),
+    Section(
         "Administration",
         "gearflow.client",
         "These send the [text commands](server.md#text-commands), which every Gearman server answers.",

@@ -418,7 +418,7 @@ def test_the_reference_has_every_variable_with_a_name_of_its_own() -> None:
         if variable not in (None, f"GEARFLOW_{option[2:].upper().replace('-', '_')}")
     }
     assert own == {
-        word for word in _code(text) if re.fullmatch(r"GEARMAN_\w+|GEARFLOW_(SERVER_\w+|TASKS)", word)
+        word for word in _code(text) if re.fullmatch(r"GEARMAN_\w+|GEARFLOW_((SERVER|WEB)_\w+|TASKS)", word)
     }
 
 

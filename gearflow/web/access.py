@@ -1,4 +1,4 @@
-"""Who may look and who may act: access tokens, the header of a proxy, or a function of your own.
+"""The rights of visitors: access tokens, the header of a proxy, or a function of your own.
 
 There are two rights. ``view`` shows the pages, ``operate`` acts as well. No right shows nothing but the page
 on which an access token is typed.
@@ -41,21 +41,22 @@ class AccessTokens:
         tokens: The tokens. Those with the right to view or to operate count.
         key: The key of the cookies. Give the same to several processes that serve one dashboard.
 
-    Attributes:
-        tokens: The tokens that count now. You can replace them.
-
     Raises:
         ValueError: No token gives a right here.
     """
 
     def __init__(self, tokens: Tokens, *, key: bytes | None = None) -> None:
+        self.replace(tokens)
+        self._key = key or secrets.token_bytes(32)
+
+    def replace(self, tokens: Tokens) -> None:
+        """Let other tokens count from now on. Raises ValueError if none of them gives a right."""
         if not any(map(_right, tokens)):
             raise ValueError(
                 "no token has the right to view or to operate, so nobody could look at the dashboard; "
                 "make one with: gearflow token"
             )
-        self.tokens = tokens
-        self._key = key or secrets.token_bytes(32)
+        self._tokens = tokens
 
     @classmethod
     def read(cls, file: str | Path) -> "AccessTokens":
@@ -70,12 +71,12 @@ class AccessTokens:
         """The right of a visitor."""
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
-            return _right(self.tokens.find(token.strip().encode()))
+            return _right(self._tokens.find(token.strip().encode()))
         return self._right_of_cookie(request.cookies.get(COOKIE, ""))
 
     def cookie(self, token: str) -> str | None:
         """The value of the cookie for a token. None if the token gives no right."""
-        grant = self.tokens.find(token.encode("utf-8", "surrogateescape"))
+        grant = self._tokens.find(token.encode("utf-8", "surrogateescape"))
         if grant is None or _right(grant) is None:
             return None
         until = f"{time.time() + SESSION:.0f}"
@@ -86,7 +87,7 @@ class AccessTokens:
         if not (until.isascii() and until.isdigit() and len(until) < 12) or int(until) < time.time():
             return None
         found = None
-        for grant in self.tokens:
+        for grant in self._tokens:
             if hmac.compare_digest(signature.encode(), self._sign(grant.digest, until).encode()):
                 found = grant
         return _right(found)

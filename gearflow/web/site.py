@@ -51,7 +51,7 @@ def app(
 
     Args:
         servers: The servers that it shows. None means those in GEARMAN_SERVERS, else 127.0.0.1:4730.
-        allow: Who may do what. A function that gets the request (of Starlette) and returns ``"view"``,
+        allow: The rights of visitors. A function that gets the request (of Starlette) and returns ``"view"``,
             ``"operate"`` or None, or a coroutine function. A right alone is for everybody. There is no
             default, because payloads may be secret and acts are not harmless.
         read_only: Whether nobody may act, whatever ``allow`` says.
@@ -88,7 +88,7 @@ class Dashboard:
         read_only: bool = False,
         hide_payloads: bool = False,
     ) -> None:
-        self.sampler = sampler
+        self._sampler = sampler
         self._allow = allow
         self._guard = guard
         self._prefix = prefix
@@ -118,7 +118,7 @@ class Dashboard:
     async def _live(self, receive: Receive, send: Send) -> None:
         while (await receive())["type"] != "lifespan.shutdown":
             await send({"type": "lifespan.startup.complete"})
-        await self.sampler.close()
+        await self._sampler.close()
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _answer(self, request: Request) -> Response:
@@ -148,7 +148,7 @@ class Dashboard:
         route, params = find(self._routes, request.method, path)
         visit = Visit(
             request,
-            self.sampler,
+            self._sampler,
             path=path,
             root=root,
             right=right,
@@ -178,7 +178,7 @@ class Dashboard:
         done = await route.handler(visit)
         if isinstance(done, Response):
             return done
-        await self.sampler.look_again()
+        await self._sampler.look_again()
         if isinstance(done, Rendered):  # a question, such as whether to act on so many
             return self._html(visit, route, done)
         response = RedirectResponse(done.to, 303)
@@ -215,7 +215,7 @@ class Dashboard:
                 raise Refused(401, "You may not look at this any more.")
             visit = Visit(
                 request,
-                self.sampler,
+                self._sampler,
                 path=path,
                 root=root,
                 right=right,
@@ -268,7 +268,7 @@ class Dashboard:
             response: Response = RedirectResponse(root + "/", 303)
             response.delete_cookie(COOKIE, path=root or "/")
             return response
-        visit = Visit(request, self.sampler, path=path, root=root, right="view", params={}, query="")
+        visit = Visit(request, self._sampler, path=path, root=root, right="view", params={}, query="")
         await visit.read_form()
         to = own_path(visit.form.get("to", "")) or "/"
         cookie = self._allow.cookie(visit.form.get("token", "").strip())

@@ -308,7 +308,7 @@ def test_a_token_is_typed_once(
     tab.get_by_role("button").click()
     tab.goto(tab.url + f"functions/{function}")
     expect(tab.get_by_role("button", name="Pause")).to_be_visible()
-    tokens.tokens = parse_tokens(VIEWER, "tokens")  # the token was removed
+    tokens.replace(parse_tokens(VIEWER, "tokens"))  # the token was removed
     expect(tab.locator("#stream")).to_have_text("Stopped. Reload the page.")
     tab.reload()
     expect(tab.get_by_label("Access token")).to_be_visible()
