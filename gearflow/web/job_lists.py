@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class AskedServer:
     """A server, and the states for which it is asked. A frozen value."""
 
     address: str
@@ -110,10 +110,10 @@ def lists_jobs(view: ServerView) -> bool:
     return view.info is not None and JOBS.decode() in view.info.functions
 
 
-def places(fleet: FleetView, selection: Selection, states: Iterable[ListedState]) -> list[Asked]:
+def places(fleet: FleetView, selection: Selection, states: Iterable[ListedState]) -> list[AskedServer]:
     """The servers to ask, each for the states that it has to answer for."""
     wanted = tuple(states)
-    found: list[Asked] = []
+    found: list[AskedServer] = []
     groups: set[str] = set()
     for view in fleet.distinct:
         if not lists_jobs(view) or selection.server not in ("", view.address):
@@ -125,12 +125,12 @@ def places(fleet: FleetView, selection: Selection, states: Iterable[ListedState]
         if group:
             groups.add(group)
         if own:
-            found.append(Asked(view.address, own))
+            found.append(AskedServer(view.address, own))
     return found
 
 
 async def list_jobs(
-    client: Client, where: list[Asked], selection: Selection, after: str, *, payload: int = 0
+    client: Client, where: list[AskedServer], selection: Selection, after: str, *, payload: int = 0
 ) -> Listing:
     """Return a page of the jobs that are selected.
 
@@ -149,7 +149,7 @@ async def list_jobs(
         where = [place for place in where if place.address in cursors]
     limit = max(PAGE // len(where), 10) if where else PAGE
 
-    async def ask(place: Asked) -> tuple[list[ListedJob], str, bool]:
+    async def ask(place: AskedServer) -> tuple[list[ListedJob], str, bool]:
         return await _fill(
             client, place, selection.filter(place.states), cursors.get(place.address, ""), limit, payload
         )
@@ -163,18 +163,18 @@ async def list_jobs(
     return Listing(tuple(jobs), json.dumps(following) if following else "", is_short, faults)
 
 
-async def count(client: Client, where: list[Asked], selection: Selection) -> BulkResult:
+async def count(client: Client, where: list[AskedServer], selection: Selection) -> BulkResult:
     """Count the jobs that are selected on each server."""
     return await _bulk(client, where, "count", selection, {})
 
 
-async def errors(client: Client, where: list[Asked], selection: Selection) -> BulkResult:
+async def errors(client: Client, where: list[AskedServer], selection: Selection) -> BulkResult:
     """Group the dead letters that are selected by function and error."""
     return await _bulk(client, where, "errors", selection, {})
 
 
 async def act_on_all(
-    client: Client, where: list[Asked], act: BulkAct, selection: Selection, expected: Mapping[str, int]
+    client: Client, where: list[AskedServer], act: BulkAct, selection: Selection, expected: Mapping[str, int]
 ) -> BulkResult:
     """Act on all jobs that are selected. A server on which more match than expected does nothing."""
     return await _bulk(client, where, act, selection, expected)
@@ -182,12 +182,12 @@ async def act_on_all(
 
 async def _bulk(
     client: Client,
-    where: list[Asked],
+    where: list[AskedServer],
     do: Literal["count", "cancel", "replay", "purge", "errors"],
     selection: Selection,
     expected: Mapping[str, int],
 ) -> BulkResult:
-    async def ask(place: Asked) -> BulkDone:
+    async def ask(place: AskedServer) -> BulkDone:
         chosen = selection.filter(place.states)
         return await bulk(client, do, chosen, expected=expected.get(place.address), server=place.address)
 
@@ -195,7 +195,7 @@ async def _bulk(
 
 
 async def _fill(
-    client: Client, place: Asked, chosen: JobFilter, after: str, limit: int, payload: int
+    client: Client, place: AskedServer, chosen: JobFilter, after: str, limit: int, payload: int
 ) -> tuple[list[ListedJob], str, bool]:
     """The jobs of one server, the next cursor, and whether the search was given up. Pages may be empty."""
     jobs: list[ListedJob] = []
@@ -213,13 +213,13 @@ async def _fill(
 
 
 async def _each(
-    where: list[Asked], ask: Callable[[Asked], Awaitable[T]]
+    where: list[AskedServer], ask: Callable[[AskedServer], Awaitable[T]]
 ) -> tuple[dict[str, T], dict[str, str]]:
     """Ask all servers at once. Returns the answers and the faults, both by server in their order."""
     found: dict[str, T] = {}
     faults: dict[str, str] = {}
 
-    async def ask_one(place: Asked) -> None:
+    async def ask_one(place: AskedServer) -> None:
         try:
             found[place.address] = await ask(place)
         except GearflowError as error:

@@ -5,7 +5,6 @@ from typing import Final
 from gearflow.web.pages import (
     dead,
     functions,
-    job,
     jobs,
     limits,
     metrics,
@@ -20,7 +19,6 @@ _MODULES: Final = [
     overview,
     functions,
     jobs,
-    job,
     dead,
     workers,
     schedules,

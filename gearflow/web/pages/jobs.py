@@ -1,12 +1,22 @@
-"""The page Jobs: a list with filters, and acts on all that match."""
+"""The pages of jobs: a list with filters and acts on all that match, and one job with its life, live.
 
+The page of one job shows each of its runs, its failure, its payload, how far it is, and its last parts.
+"""
+
+import time
 from typing import Final
 
 from starlette.responses import RedirectResponse
 
-from gearflow.observe import ServerView
-from gearflow.web import bulk_acts, job_lists
-from gearflow.web.gearmand_jobs import plain_jobs
+from gearflow.client import Client, JobHandle, ServerAddress
+from gearflow.client.operate import replay
+from gearflow.errors import GearflowError, UnknownJob
+from gearflow.observe import FleetView, ServerView, cancel_job
+from gearflow.protocol.server_calls import JobInfo
+from gearflow.web import bulk_acts, job_lists, timeline
+from gearflow.web.gearmand_jobs import plain_info, plain_jobs
+from gearflow.web.guard import Refused
+from gearflow.web.job_contents import parts_of, payload_of, result_of
 from gearflow.web.sections import Acted, Rendered, Section
 from gearflow.web.selection import SPANS, STATES, Selection
 from gearflow.web.visit import Visit
@@ -57,9 +67,91 @@ async def ask_cancel(visit: Visit) -> Rendered:
 
 
 @section.act("/jobs/cancel")
-async def cancel(visit: Visit) -> Acted | Rendered:
+async def cancel_all(visit: Visit) -> Acted | Rendered:
     """Cancel all jobs that match."""
     return await bulk_acts.do(visit, "cancel")
+
+
+@section.page("/jobs/{handle}", every=1)
+async def job(visit: Visit) -> Rendered:
+    """One job, whether it lives or has ended."""
+    handle, client = visit.params["handle"], await visit.client()
+    fleet = (await visit.sample()).fleet
+    view, found = await _find(client, fleet, handle, visit.server())
+    now = time.time() + (view.clock or 0.0)
+    where = JobHandle(handle, ServerAddress.parse(view.address))
+    is_ours, hides = view.kind == "gearflow", visit.hide_payloads
+    values = {
+        "fleet": fleet,
+        "job": found,
+        "view": view,
+        "several": len(visit.sampler.addresses) > 1,
+        "now": now,
+        "moments": timeline.moments(found, now),
+        "bars": timeline.bars(found, now),
+        "width": timeline.WIDTH,
+        "is_ours": is_ours,
+        "payload": await payload_of(client, found, view.address) if is_ours and not hides else None,
+        "result": await result_of(client, found, where) if is_ours and not hides else None,
+        "parts": await parts_of(client, found, where) if is_ours and not hides else [],
+        "may_act": visit.may_operate,
+        "is_live": found.state in ("waiting", "running", "delayed"),
+        "may_cancel": found.state != "running" or is_ours,
+    }
+    return Rendered("job.html", handle, values)
+
+
+@section.act("/jobs/{handle}/cancel")
+async def cancel(visit: Visit) -> Acted:
+    """Cancel the job."""
+    handle, client = visit.params["handle"], await visit.client()
+    view, _ = await _find(client, (await visit.sample()).fleet, handle, visit.server())
+    to = visit.url("/jobs", handle, server=visit.server())
+    if view.kind != "gearflow":
+        to = visit.url("/jobs", server=view.address)  # that server forgets it
+    if await cancel_job(client, view, handle):
+        return Acted(f"Cancelled {handle}.", to)
+    return Acted(f"{handle} has ended, or it cannot be cancelled any more.", to, ok=False)
+
+
+@section.act("/jobs/{handle}/replay")
+async def replay_one(visit: Visit) -> Acted:
+    """Run the dead letter again."""
+    handle, client = visit.params["handle"], await visit.client()
+    view, _ = await _find(client, (await visit.sample()).fleet, handle, visit.server())
+    await replay(client, handle, server=view.address)
+    return Acted(f"Replayed {handle}.", visit.url("/jobs", handle, server=visit.server()))
+
+
+async def _find(
+    client: Client, fleet: FleetView, handle: str, server: str | None
+) -> tuple[ServerView, JobInfo]:
+    """The server that has a job, and what it knows of it.
+
+    Raises:
+        Refused: No server knows it.
+    """
+    views = [view for view in fleet.distinct if server in (None, view.address)]
+    fault = ""
+    for view in views:
+        try:
+            return view, await _info(client, view, handle)
+        except UnknownJob:
+            continue
+        except GearflowError as error:
+            fault = f" {view.address}: {error}."
+    away = "".join(f" {view.address} does not answer." for view in fleet.away)
+    raise Refused(
+        404,
+        f"No server knows the job {handle} now. A server forgets a job some time after its end, and that of "
+        f"an attached job at once.{fault}{away}",
+    )
+
+
+async def _info(client: Client, view: ServerView, handle: str) -> JobInfo:
+    if view.kind != "gearflow":
+        return await plain_info(client, view.address, handle)
+    return await client.info(JobHandle(handle, ServerAddress.parse(view.address)))
 
 
 def _is_older(view: ServerView) -> bool:
