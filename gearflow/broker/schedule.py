@@ -50,6 +50,8 @@ class ScheduleProgress(NamedTuple):
     missed: int = 0
     skipped: int = 0
     overlapped: int = 0
+    trace: dict[str, str] | None = None
+    """The trace context of the call that put it, as it is now."""
 
 
 class Schedule:
@@ -101,8 +103,11 @@ class Schedule:
         """The payload of its jobs."""
         return payload_of(self.spec)
 
-    def details(self, tick: float, now: float, due: float) -> JobDetails:
-        """The options of the job of a tick that is made now, and is due then. All are Unix times."""
+    def details(self, tick: float, now: float, due: float, trace: dict[str, str] | None) -> JobDetails:
+        """The options of the job of a tick that is made now, and is due then. All are Unix times.
+
+        ``trace`` is the trace context of the call that makes it, if there is one.
+        """
         spec = self.spec
         details = JobDetails()
         details.scheduled_at = tick, spec.when.tz
@@ -117,6 +122,7 @@ class Schedule:
         if spec.group is not None:
             details.group = short_key(spec.group)
         details.retries = json.loads(spec.retries.to_wire()) if spec.retries is not None else None
+        details.trace = self.progress.trace if trace is None else trace
         return details
 
 

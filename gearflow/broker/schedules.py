@@ -363,8 +363,11 @@ class Scheduler:
         tick: float,
         due: float,
         keep: Callable[[QueuedJob], None] | None = None,
+        trace: dict[str, str] | None = None,
     ) -> QueuedJob:
         """Make the job of a tick, or join the one that is there. ``keep`` has a new one kept.
+
+        ``trace`` is the trace context of the call that makes it, if there is one.
 
         Raises:
             Rejected: There is no place for it.
@@ -377,7 +380,7 @@ class Scheduler:
             schedule.payload(),
             _LANES[spec.priority],
             True,
-            schedule.details(tick, self._clock.unix(), due),
+            schedule.details(tick, self._clock.unix(), due, trace),
             None,
             keep=keep,
         )

@@ -33,6 +33,7 @@ from gearflow.protocol.schedules import (
     ScheduleWhen,
 )
 from gearflow.schedules import Schedule
+from gearflow.tracing import current_trace
 
 if TYPE_CHECKING:
     from gearflow.client.client import Client
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
 Infos: TypeAlias = list[ScheduleInfo]
 
 M = TypeVar("M", bound="ScheduleChanges | ScheduledJobs | ScheduleInfo | Schedules")
+
+_TRACED: Final = ("put", "apply", "trigger", "backfill")
+"""What makes jobs, now or later."""
 
 _PAGE: Final = 500
 """Schedules in one answer or one request."""
@@ -329,6 +333,8 @@ async def _apply(
 
 
 async def _change(client: "Client", request: ScheduleRequest, answer: type[M], server: ServerAddress) -> M:
+    if request.do in _TRACED and (trace := current_trace()) is not None:
+        request = request.model_copy(update={"trace": trace})
     data = await client.call_reserved(SCHEDULE, request, server=server)
     return read_answer(answer, data, SCHEDULE.decode(), server)
 

@@ -9,7 +9,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import Field, model_validator
 
 from gearflow.protocol.constants import Priority
-from gearflow.protocol.server_calls import Answer, Message, RetryPlan, Seconds, State, UnixTime
+from gearflow.protocol.server_calls import Answer, Message, RetryPlan, Seconds, State, Trace, UnixTime
 
 SCHEDULE: Final = b"gearflow:schedule"
 SCHEDULES: Final = b"gearflow:schedules"
@@ -147,6 +147,9 @@ class ScheduleRequest(Message):
 
     until: UnixTime | None = None
     """For ``backfill``, the last time. Without it, now."""
+
+    trace: Trace | None = None
+    """The trace context of the caller. The runs of the schedules and jobs that it makes link to it."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

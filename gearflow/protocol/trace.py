@@ -19,20 +19,26 @@ TRACE_KEY: Final = b',"trace":'
 """What is before the trace context in the request of a submission, if it is the last key."""
 
 
+def fitting(headers: Mapping[str, str]) -> dict[str, str]:
+    """The headers of a propagator that a server takes. Those over a limit are left out, because a trace is no
+    reason to refuse a call.
+    """
+    found = [
+        (name, value)
+        for name, value in headers.items()
+        if 0 < len(name) <= LONGEST_NAME and len(value) <= LONGEST_VALUE and name != ATTACHED
+    ]
+    return dict(found[: MOST_HEADERS - 1])
+
+
 def encode_trace(headers: Mapping[str, str], *, attached: bool) -> bytes:
-    """A trace context as a JSON object. Headers over a limit are left out, because a trace is no reason to
-    refuse a call.
+    """A trace context as a JSON object.
 
     Args:
         headers: From the propagator.
         attached: Whether the caller waits for the job.
     """
-    fitting = [
-        (name, value)
-        for name, value in headers.items()
-        if 0 < len(name) <= LONGEST_NAME and len(value) <= LONGEST_VALUE and name != ATTACHED
-    ]
-    trace = dict(fitting[: MOST_HEADERS - 1])
+    trace = fitting(headers)
     if attached:
         trace[ATTACHED] = "1"
     return json.dumps(trace, separators=(",", ":")).encode()

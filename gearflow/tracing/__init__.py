@@ -31,6 +31,12 @@ def find_tracing() -> "Tracing | None":
     return _tracing or _look()
 
 
+def current_trace() -> dict[str, str] | None:
+    """The trace context of now, as headers. None if there is none."""
+    tracing = find_tracing()
+    return None if tracing is None else tracing.current() or None
+
+
 def use_provider(provider: "TracerProvider | None") -> None:
     """Make spans with a tracer provider of their own.
 

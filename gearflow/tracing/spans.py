@@ -14,7 +14,7 @@ from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, Tracer
 from opentelemetry.util.types import AttributeValue
 
 from gearflow.errors import PayloadInvalid
-from gearflow.protocol.trace import encode_trace, is_attached
+from gearflow.protocol.trace import encode_trace, fitting, is_attached
 
 SCHEMA: Final = "https://opentelemetry.io/schemas/1.45.0"
 """The semantic conventions whose names the attributes have."""
@@ -86,6 +86,13 @@ class Tracing:
         current = trace.set_span_in_context(span, base)
         context.attach(current)  # and not detached, since each run has context variables of its own
         return RunSpan(span, current)
+
+    def current(self) -> dict[str, str]:
+        """The trace context of now, as headers. Empty if there is no span."""
+        headers: dict[str, str] = {}
+        if trace.get_current_span().get_span_context().is_valid:
+            propagate.inject(headers)
+        return fitting(headers)
 
     def go_on(self, headers: Mapping[str, str]) -> None:
         """Make the span of a run that another process has begun the current one in this context."""

@@ -9,6 +9,7 @@ from gearflow.broker.calls.submit import split
 from gearflow.protocol import packets as p
 from gearflow.protocol import server_calls as api
 from gearflow.protocol.envelope import Envelope, unwrap
+from gearflow.protocol.schedules import SCHEDULE
 from tests.broker.harness import Durable, Peer, World
 
 TRACE: Final = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "baggage": "a=1"}
@@ -135,3 +136,42 @@ def test_a_request_of_nothing_but_traces_is_read_without_recursion() -> None:
     end = client(p.SubmitJob(api.SUBMIT, b"", request))
     assert end
     assert client(p.EchoReq(b"still there")) == [p.EchoRes(b"still there")]
+
+
+def schedule(world: Durable, **request: object) -> None:
+    client = world.peer()
+    client(p.OptionReq(b"exceptions"))
+    answers = client(p.SubmitJob(SCHEDULE, b"", json.dumps(request).encode()))
+    world.commit()
+    world.finish()
+    world.commit()
+    end = (answers + client.read())[-1]
+    assert isinstance(end, p.WorkComplete), end
+
+
+def test_the_jobs_of_a_schedule_have_the_trace_of_the_call_that_put_it() -> None:
+    world = Durable()
+    spec = {"name": "hourly", "function": "work", "when": {"every": 3600}}
+    schedule(world, do="put", schedules=[spec], trace=TRACE)
+    schedule(world, do="put", schedules=[spec], trace={"traceparent": "of no change"})
+    world = world.restarted()
+    world.pass_time(3601)
+    world.commit()
+    worker = gearflow_worker(world)
+    (packet,) = worker(p.GrabJob())
+    assert isinstance(packet, p.JobAssign)
+    assert unwrap(packet.workload)[0].trace == TRACE
+    worker(p.WorkComplete(packet.handle, b""))
+    world.commit()
+    schedule(world, do="put", schedules=[{**spec, "timeout": 5}])
+    world.pass_time(3601)
+    world.commit()
+    assert assigned(gearflow_worker(world))[0].trace is None
+
+
+def test_a_job_that_is_made_by_hand_has_the_trace_of_that_call() -> None:
+    world = Durable()
+    spec = {"name": "hourly", "function": "work", "when": {"every": 3600}}
+    schedule(world, do="put", schedules=[spec], trace=TRACE)
+    schedule(world, do="trigger", name="hourly", trace={"traceparent": "by hand"})
+    assert assigned(gearflow_worker(world))[0].trace == {"traceparent": "by hand"}

@@ -34,6 +34,11 @@ def parent_of(span: ReadableSpan) -> tuple[int, int] | None:
     return None if span.parent is None else (span.parent.trace_id, span.parent.span_id)
 
 
+def context_of(span: trace.Span) -> tuple[int, int]:
+    found = span.get_span_context()
+    return found.trace_id, found.span_id
+
+
 def links_of(span: ReadableSpan) -> list[tuple[int, int]]:
     return [(link.context.trace_id, link.context.span_id) for link in span.links]
 
@@ -414,7 +419,7 @@ async def test_the_context_is_in_the_envelope_on_other_servers(
     assert replace(envelope, trace=None) == Envelope(timeout=9, detached=True)
 
 
-async def test_the_job_of_a_schedule_has_a_trace_of_its_own(
+async def test_the_job_of_a_schedule_links_to_what_put_or_triggered_it(
     bundled: str, function: str, spans: Spans
 ) -> None:
     @task(name=function)
@@ -424,10 +429,19 @@ async def test_the_job_of_a_schedule_has_a_trace_of_its_own(
     async with connect(bundled) as client, Worker([work], servers=[bundled]):
         await client.schedules.put(function, work, Every(hours=1))
         await client.schedules.trigger(function)
-        (run,) = await spans.ended(f"process {function}")
+        await spans.ended(f"process {function}")
+        with spans.tracer.start_as_current_span("trigger") as trigger:
+            await client.schedules.trigger(function)
+        await spans.ended(f"process {function}", 2)
+        with spans.tracer.start_as_current_span("put") as put:
+            await client.schedules.put(function, work.options(timeout=9), Every(hours=1))
+        await client.schedules.trigger(function)
+        plain, triggered, later = await spans.ended(f"process {function}", 3)
         await client.schedules.delete(function)
-    assert run.parent is None
-    assert not run.links
+    assert [run.parent for run in (plain, triggered, later)] == [None, None, None]
+    assert links_of(plain) == []
+    assert links_of(triggered) == [context_of(trigger)]
+    assert links_of(later) == [context_of(put)]
 
 
 async def test_a_context_that_no_propagator_sends_is_no_trouble(

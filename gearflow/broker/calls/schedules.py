@@ -86,7 +86,7 @@ class ScheduleCalls:
                 schedule = yield from self._pause(request.name or "", request.do == "pause")
                 return (yield from self._info(schedule, 1, asks=True))
             case "trigger":
-                return (yield from self._trigger(self._find(request.name or "")))
+                return (yield from self._trigger(self._find(request.name or ""), request))
             case "backfill":
                 return (yield from self._backfill(self._find(request.name or ""), request))
 
@@ -216,7 +216,7 @@ class ScheduleCalls:
                 is_same = known is not None and known.spec == spec and known.origin == request.origin
                 (unchanged if is_same else created if known is None else changed).append(spec.name)
             if not request.dry_run:
-                yield from self._set(specs, request.origin)
+                yield from self._set(specs, request)
             yield TURN
         removed: list[bytes] = []
         if request.prune:
@@ -257,30 +257,32 @@ class ScheduleCalls:
         except ValueError as error:
             raise CallFailed("gearflow:invalid", f"the schedule {spec.name!r}: {error}") from None
 
-    def _set(self, specs: Iterable[api.ScheduleSpec], origin: str) -> Generator[Wait, Any, None]:
+    def _set(
+        self, specs: Iterable[api.ScheduleSpec], request: api.ScheduleRequest
+    ) -> Generator[Wait, Any, None]:
         """Set a few schedules. Raises CallFailed if one is not kept."""
         left = list(specs)
         for _ in range(_TRIES):
             yield from self._until_idle([spec.name.encode() for spec in left])
-            edits = [edit for spec in left if (edit := self._edit(spec, origin)) is not None]
+            edits = [edit for spec in left if (edit := self._edit(spec, request)) is not None]
             overtaken = yield from self._keep(edits)
             left = [edit.after.spec for edit in overtaken if edit.after is not None]
             if not left:
                 return
         raise _overtaken(left[0].name)
 
-    def _edit(self, spec: api.ScheduleSpec, origin: str) -> _Edit | None:
+    def _edit(self, spec: api.ScheduleSpec, request: api.ScheduleRequest) -> _Edit | None:
         """How to set a schedule. None if it is set already."""
-        name, now = spec.name.encode(), self._clock.unix()
+        name, now, origin, trace = spec.name.encode(), self._clock.unix(), request.origin, request.trace
         known = self._table.get(name)
         if known is None:
-            progress = ScheduleProgress(now, read_plan(spec, now).next_after(now))
+            progress = ScheduleProgress(now, read_plan(spec, now).next_after(now), trace=trace)
             new = Schedule(spec, origin, progress)
             self._table[name] = new
             return _Edit(new, new, progress)
         if known.spec == spec and known.origin == origin:
             return None
-        progress = known.progress
+        progress = known.progress._replace(trace=trace)
         if not keeps_time(known.when, spec.when):
             plan = read_plan(spec, progress.first)
             progress = progress._replace(next=plan.next_after(max(now, progress.last or 0.0)))
@@ -377,10 +379,10 @@ class ScheduleCalls:
 
     # -------------------------------------------------------------------------------- jobs at other times
 
-    def _trigger(self, schedule: Schedule) -> Steps:
+    def _trigger(self, schedule: Schedule, request: api.ScheduleRequest) -> Steps:
         """Make a job now."""
         now = round(self._clock.unix(), 3)
-        job = self._place(schedule, now)
+        job = self._place(schedule, now, request)
         yield from self._until_kept([job])
         handle = self._parts.core.handles.handle(job.joined or job.number)
         return api.ScheduledJobs(jobs=1, handle=handle.decode())
@@ -401,7 +403,7 @@ class ScheduleCalls:
         jobs: list[QueuedJob] = []
         for place, time in enumerate(times, 1):
             last = self._parts.core.handles.last
-            job = self._place(schedule, time)
+            job = self._place(schedule, time, request)
             if self._parts.core.handles.last != last:
                 jobs.append(job)
             if not place % _AT_ONCE:
@@ -422,9 +424,9 @@ class ScheduleCalls:
                 yield TURN
         return times
 
-    def _place(self, schedule: Schedule, time: float) -> QueuedJob:
+    def _place(self, schedule: Schedule, time: float, request: api.ScheduleRequest) -> QueuedJob:
         try:
-            return self._schedules.place(schedule, time, 0.0)
+            return self._schedules.place(schedule, time, 0.0, trace=request.trace)
         except Rejected as refused:
             raise CallFailed("gearflow:full", refused.text.decode(errors="replace")) from None
         except RemoteProtocolError as error:
