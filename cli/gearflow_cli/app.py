@@ -27,6 +27,7 @@ _COMMANDS: Final = {
     },
     "Operate": {
         "status": "status.status",
+        "top": "top.top",
         "web": "web.web",
         "workers": "workers.workers",
         "dead": "dead.app",

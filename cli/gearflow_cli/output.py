@@ -174,7 +174,7 @@ def show_table(
         shown: list[Text] = []
         for title, cell, text in zip(header, row, texts, strict=True):
             if title in widths:
-                part = Text(_shortened(text, widths[title]), _colour(title, cell))
+                part = Text(shortened(text, widths[title]), _colour(title, cell))
                 part.align("right" if isinstance(cell, int) else "left", widths[title])
                 shown.append(part)
         lines.append(Text("  ").join(shown))
@@ -198,7 +198,7 @@ def _fit(widths: dict[str, int], most: int, cut: Mapping[str, int], optional: Co
             widths[title] = max(least(title), widths[title] - max(over, 0))
 
 
-def _shortened(text: str, width: int) -> str:
+def shortened(text: str, width: int) -> str:
     """A text that fits. A sentence loses its last words, and a name loses its first parts."""
     from rich.cells import cell_len
 

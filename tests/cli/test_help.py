@@ -122,6 +122,8 @@ def test_commands_are_in_panels() -> None:
     assert names["Jobs"] == ["submit", "map", "result", "watch", "job", "cancel", "edit"]
     assert names["Operate"] == [
         "status",
+        "top",
+        "web",
         "workers",
         "dead",
         "cron",

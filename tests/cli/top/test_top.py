@@ -1,0 +1,251 @@
+"""``gearflow top`` in a real terminal, on real servers."""
+
+import re
+import signal
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import pytest
+from anyio.from_thread import start_blocking_portal
+
+from gearflow import task
+from gearflow.client import JobFailed, SubmitOptions, SyncClient
+from gearflow.client.operate import dead_letters, server_info, workers
+from gearflow.server import JobServer
+from gearflow.worker import Worker
+from tests.cli.shell import Shell, outcome
+from tests.cli.top.person import at_terminal
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    with JobServer(port=0) as server:
+        yield server.address
+
+
+@pytest.fixture
+def client(server: str) -> Iterator[SyncClient]:
+    with SyncClient([server]) as client:
+        yield client
+
+
+@contextmanager
+def in_thread(function: Any, **options: Any) -> Generator[None]:
+    """A worker, for the time of the block."""
+    with ExitStack() as stack:
+        portal = stack.enter_context(start_blocking_portal())
+        worker = portal.call(lambda: Worker([function], drain=0, **options))
+        stack.enter_context(portal.wrap_async_context_manager(worker))
+        portal.call(worker.ready.wait)
+        yield
+
+
+def test_functions_are_shown_paused_and_resumed_with_a_key(server: str, client: SyncClient) -> None:
+    for _ in range(12):
+        client.submit_background("shop.mail", b"{}")
+    client.submit_background("shop.images", b"{}")
+    with at_terminal("top", "-s", server, "--every", "0.2s") as person:
+        shown = person.see("shop.mail", "shop.images", "13 waiting")
+        rows = [line for line in shown.splitlines() if "shop." in line]
+        assert rows[0].startswith("> shop.mail ")  # the longest queue first
+        assert rows[0].endswith("no worker")
+        person.press("down", "p")
+        person.see("paused shop.images; 1 job waiting", "> shop.images")
+        assert client.run(server_info).paused == ("shop.images",)
+        person.wait_for(lambda shown: bool(re.search("> shop.images .*paused", shown)))
+        person.press("p")
+        person.see("resumed shop.images")
+        assert client.run(server_info).paused == ()
+        person.press("q")
+        assert person.end() == 0
+        assert not person.glass.is_alternate
+        assert person.glass.has_cursor
+
+
+def test_the_jobs_of_a_function_are_opened_and_cancelled(server: str, client: SyncClient) -> None:
+    handles = [client.submit_background("shop.mail", b'{"to": "ann"}') for _ in range(3)]
+    other = client.submit_background("shop.images", b"{}")
+    with at_terminal("top", "-s", server, "--every", "0.2s") as person:
+        person.see("shop.mail")
+        person.press("enter")
+        shown = person.see(*(handle.handle for handle in handles), "of shop.mail")
+        assert other.handle not in shown
+        person.press("enter")
+        person.see(f"Job {handles[0].handle}", "state", "waiting", "background")
+        person.press("esc", "down", "c")
+        person.see(f"Cancel job {handles[1].handle}? [y/N]")
+        person.press("n")
+        person.see("nothing was done")
+        person.press("c", "y")
+        person.see(f"cancelled {handles[1].handle}")
+        person.wait_for(lambda shown: "1 to 2 of 2" in shown)
+        assert client.info(handles[1]).state == "cancelled"
+        person.press("esc")
+        person.see(other.handle)
+
+
+def test_dead_letters_are_read_and_replayed_all_that_match(server: str, client: SyncClient) -> None:
+    for number in range(3):
+        for function in ("shop.mail", "shop.images"):
+            handle = client.submit_background(
+                function, b'{"order": %d}' % number, options=SubmitOptions(expires=0)
+            )
+            with pytest.raises(JobFailed):
+                client.result(handle, 20)
+    with at_terminal("top", "-s", server, "--every", "0.2s") as person:
+        person.press("4")
+        person.see("6 of 6", "Expired")
+        person.press("enter")
+        person.see("a dead letter", "payload", '{"order": 2}')
+        person.press("esc", "/")
+        person.see("/_")
+        person.press(*'r": 2', "enter")
+        person.see("2 of 2", "with 'r\": 2'")
+        person.press("R")
+        person.see("Replay 2 dead letters with 'r\": 2'? [y/N]")
+        person.press("y")
+        person.see("replayed 2 dead letters", "Nothing matches")
+        assert len(client.run(dead_letters)) == 4
+        person.press("esc")
+        person.see("4 of 4")
+        person.press("r")
+        person.see("replayed H:", "3 of 3")
+        person.press("x", "y")
+        person.see("forgot H:", "2 of 2")
+        assert len(client.run(dead_letters)) == 2
+
+
+def test_a_worker_is_shown_with_its_job_and_made_quiet(
+    server: str, client: SyncClient, fresh: Callable[..., str]
+) -> None:
+    begun, go_on = Event(), Event()
+
+    @task(name=fresh())
+    def slow() -> None:
+        begun.set()
+        assert go_on.wait(20)
+
+    with in_thread(slow, servers=[server], concurrency=3, client_id="host-1"):
+        client.submit_background(slow.name, b"{}")
+        assert begun.wait(20)
+        with at_terminal("top", "-s", server, "--every", "0.2s", columns=120) as person:
+            person.press("2")
+            shown = person.see("host-1", "1/3", "running", slow.name)
+            person.press("enter")
+            person.see("Worker host-1", "1 of 3 busy", "runs", "H:")
+            person.press("p")
+            person.see("gets no more jobs, and ends 1 job")
+            assert [worker.quiet for worker in client.run(workers)] == [True]
+            person.press("esc")
+            person.see("quiet")
+            go_on.set()
+            person.see("0/3")
+            person.press("p")
+            person.see("gets jobs again", "idle", without=["quiet/resume  /  "])
+            assert [worker.quiet for worker in client.run(workers)] == [False]
+        assert max(map(len, shown.splitlines())) <= 120
+
+
+def test_a_server_that_dies_and_returns_is_away_meanwhile(
+    gearmand: str, fresh: Callable[..., str], free_ports: tuple[int, int]
+) -> None:
+    port, _ = free_ports
+    function = fresh("legacy")
+    with SyncClient([gearmand]) as client:
+        client.submit_background(function, b"")
+    with at_terminal("top", "-s", f"127.0.0.1:{port}", "-s", gearmand, "--every", "0.2s") as person:
+        person.see(function, "1 away", f"127.0.0.1:{port} does not answer: connection refused")
+        with JobServer(port=port) as server, SyncClient([server.address]) as client:
+            client.submit_background("shop.mail", b"")
+            person.see("shop.mail", function, without=["away"])
+            person.press("5")
+            person.see("gearmand (C)", "gearflow", "answers")
+        person.see("1 away", "connection refused")
+        with JobServer(port=port):
+            person.see("answers", without=["away", "connection refused"])
+
+
+def test_the_window_is_resized_and_the_program_stopped_and_continued(server: str, client: SyncClient) -> None:
+    for number in range(40):
+        client.submit_background(f"shop.f{number:02}", b"")
+    with at_terminal("top", "-s", server) as person:
+        shown = person.see("1 to 16 of 40", "shop.f15", "? help  q quit")
+        assert len(person.glass.lines) == 24
+        assert "OLDEST" in shown
+        person.press("end")
+        person.see("> shop.f39", "25 to 40 of 40")
+        person.resize(46, 12)
+        person.see("> shop.f39", "37 to 40 of 40", without=["shop.f20", "OLDEST"])
+        assert len(person.glass.lines) == 12
+        assert max(map(len, person.glass.lines)) <= 46
+        person.resize(120, 40)
+        person.see("> shop.f39", "9 to 40 of 40", "WORKERS")
+        person.signal(signal.SIGTSTP)
+        person.wait_for(lambda _: not person.glass.is_alternate)
+        person.signal(signal.SIGCONT)
+        person.wait_for(lambda shown: person.glass.is_alternate and "> shop.f39" in shown)
+        person.signal(signal.SIGTERM)
+        assert person.end() == 0
+        assert not person.glass.is_alternate
+
+
+def test_colours_only_where_they_are_wanted(server: str, client: SyncClient) -> None:
+    for function in ("shop.images", "shop.mail"):
+        client.submit_background(function, b"")
+    for wanted, is_coloured in (("", True), ("1", False)):
+        with at_terminal("top", "-s", server, NO_COLOR=wanted) as person:
+            person.see("> shop.images", "shop.mail ", "no worker", "? help")
+            assert bool(person.glass.colours) is is_coloured
+
+
+def test_a_terminal_that_cannot_move_its_cursor_gets_a_table_once(
+    server: str, client: SyncClient, tmp_path: Path
+) -> None:
+    client.submit_background("shop.mail", b"")
+    with at_terminal("top", "-s", server, TERM="dumb") as person:
+        assert person.end() == 0
+        assert "shop.mail" in person.glass.text
+        assert not person.glass.colours
+    code, stdout, stderr = outcome(Shell(tmp_path).run("top", "-s", server))
+    assert (code, stderr) == (0, "")
+    header, row = stdout.splitlines()
+    assert header.split()[:2] == ["function", "waiting"]
+    assert row.split()[:2] == ["shop.mail", "1"]
+
+
+def test_keys_can_be_looked_up_and_a_function_purged(server: str, client: SyncClient) -> None:
+    for _ in range(3):
+        client.submit_background("shop.mail", b"")
+    with at_terminal("top", "-s", server, "--every", "0.2s") as person:
+        person.see("shop.mail")
+        person.press("?")
+        person.see("page down", "any key back")
+        person.press("q")
+        person.see("> shop.mail")
+        person.press("x")
+        person.see("Cancel the 3 waiting jobs of shop.mail? [y/N]")
+        person.press("y")
+        person.see("cancelled 3 jobs of shop.mail", "0 waiting")
+
+
+def test_the_terminal_is_as_before_after_an_interrupt(server: str) -> None:
+    with at_terminal("top", "-s", server) as person:
+        person.see("No function is known here")
+        person.press("\x03")
+        assert person.end() == 130
+        assert not person.glass.is_alternate
+        assert person.glass.has_cursor
+
+
+def test_what_comes_from_elsewhere_cannot_steer_the_terminal(server: str, client: SyncClient) -> None:
+    client.submit_background("evil\x1b[31m\x1b]0;title\x07\u202e", b"")
+    with at_terminal("top", "-s", server, columns=140) as person:
+        shown = person.see("evil")
+        assert "\\x1b[31m" in shown
+        person.press("enter")
+        person.see("evil", "H:")
+        person.press("enter")
+        assert "\\x1b" in person.see("function", "state")
