@@ -14,7 +14,7 @@ from rich.text import Text
 from gearflow_cli.output import shortened
 from gearflow_cli.text import printable
 from gearflow_cli.top.columns import COLUMNS, RowItem, Rows, Seen, TopColumn, count, rate, rows_of, span
-from gearflow_cli.top.model import PAGES, Choices, Listing, TopPage
+from gearflow_cli.top.model import PAGES, Choices, ListChoice, TopPage
 
 _GAP: Final = 2
 _APART: Final = "   "
@@ -214,7 +214,7 @@ def _list(choices: Choices, shown: Seen, width: int) -> list[Text]:
     return lines
 
 
-def _follow(listing: Listing, rows: Rows, room: int) -> None:
+def _follow(listing: ListChoice, rows: Rows, room: int) -> None:
     """Find the selected row again, and scroll so that it is visible."""
     last = max(0, len(rows.items) - 1)
     if listing.key and listing.key in rows.keys:
@@ -272,7 +272,9 @@ def _least(column: TopColumn[Any]) -> int:
     return max(column.width, len(column.title))
 
 
-def _header(columns: Sequence[TopColumn[Any]], widths: dict[str, int], rows: Rows, listing: Listing) -> Text:
+def _header(
+    columns: Sequence[TopColumn[Any]], widths: dict[str, int], rows: Rows, listing: ListChoice
+) -> Text:
     line = Text(" " * len(_MARK))
     for place, column in enumerate(column for column in columns if column.title in widths):
         width = widths[column.title]

@@ -35,7 +35,7 @@ _MOVES: Final = ("up", "down", "page up", "page down", "home", "end", "k", "j", 
 
 
 @dataclass
-class Listing:
+class ListChoice:
     """The state of one list. Owns state."""
 
     key: str | None = None
@@ -85,7 +85,7 @@ class Choices:
     """All that was chosen. Owns state."""
 
     page: TopPage = TopPage.FUNCTIONS
-    lists: dict[TopPage, Listing] = field(default_factory=lambda: {page: Listing() for page in PAGES})
+    lists: dict[TopPage, ListChoice] = field(default_factory=lambda: {page: ListChoice() for page in PAGES})
     function: str | None = None
     """The only function whose jobs and dead letters are shown."""
 
@@ -108,7 +108,7 @@ class Choices:
     """Rows that there were."""
 
     @property
-    def listing(self) -> Listing:
+    def listing(self) -> ListChoice:
         """The state of the list that is shown."""
         return self.lists[self.page]
 
