@@ -45,7 +45,7 @@ from gearflow.broker.rules import Rules
 from gearflow.broker.schedules import Scheduler
 from gearflow.broker.session import Session
 from gearflow.broker.status import StatusHandlers
-from gearflow.broker.storage import Contents, JobOutcome, Paused, Setting, StorePort
+from gearflow.broker.storage import HISTORY, Contents, JobOutcome, Paused, Setting, StorePort
 from gearflow.broker.streams import Streams
 from gearflow.broker.submission import Submissions
 from gearflow.broker.suspects import Suspects
@@ -169,6 +169,7 @@ class Broker:
         self._later = self.schedules.later
         self._limits = limits
         self._totals = core.totals
+        self._history = core.history
         self._answer_text = answer_text
 
     # ------------------------------------------------------------------------ what the shell calls
@@ -269,6 +270,8 @@ class Broker:
             if is_late():
                 break
         self.schedules.tick(now)
+        if now >= self._history.due:
+            self._history.tick()
         for job, worker in self.core.timeouts.expired(now):
             del worker.running[self.core.handles.handle(job.number)]
             self.lifecycle.timed_out(job, worker)
@@ -318,7 +321,8 @@ class Broker:
         self.core.handles.renumber(contents.renumbered)
         for name in contents.paused:
             self.dispatcher.pause(self.functions.ensure(name), True)
-        self.core.settings.load(contents.settings)
+        self.core.history.load([setting for setting in contents.settings if setting.kind == HISTORY])
+        self.core.settings.load([setting for setting in contents.settings if setting.kind != HISTORY])
         parts = contents.parts
         for stored in contents.jobs:
             self.lifecycle.restore(stored, parts.get(stored.number))

@@ -8,6 +8,7 @@ from typing import NamedTuple, TypeAlias
 from gearflow.broker.counts import ServerCounts
 from gearflow.broker.function_table import Functions
 from gearflow.broker.handles import Handles, lot_of
+from gearflow.broker.history import History
 from gearflow.broker.job import JobTable, QueuedJob
 from gearflow.broker.journal import Journal
 from gearflow.broker.limiter import Limiter
@@ -75,6 +76,7 @@ class Core:
         self.timers = TimerQueue()
         self.timeouts = JobTimeouts()
         self.settings = Settings()
+        self.history = History(self.clock, self.functions, self.journal, self.turns)
         self.damaged: dict[int, str] = {}  # by number: the faults of a job or result that were reported
 
     def find(self, handle: bytes) -> QueuedJob | None:

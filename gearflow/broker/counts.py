@@ -20,6 +20,9 @@ KEPT: Final = 10_000
 
 _OTHER: Final = OTHER.encode()
 
+TALLIED: Final = ("submitted", "started", "succeeded", "failed", "cancelled", "expired", "dead", "retried")
+"""The numbers in a ``Tally``."""
+
 _NONE: Final[list[int]] = []
 """In place of counts where nothing was counted, because a name of a function should cost little."""
 
@@ -52,14 +55,48 @@ class Durations:
     def merge(self, other: Durations) -> None:
         """Add what another one has counted."""
         self.sum += other.sum
-        self.counts = self.counts + [0] * (len(other.counts) - len(self.counts))
-        for bucket, count in enumerate(other.counts):
-            self.counts[bucket] += count
+        self.counts = _sum(self.counts, other.counts)
 
     @property
     def total(self) -> int:
         """How often it happened."""
         return sum(self.counts)
+
+
+class Tally:
+    """What has happened to the jobs of a function until a certain time, or in a certain time."""
+
+    __slots__ = ("numbers", "run", "wait")
+
+    def __init__(self, numbers: list[int], wait: list[int], run: list[int]) -> None:
+        self.numbers = numbers  # in the order of ``TALLIED``
+        self.wait = wait
+        self.run = run
+
+    def since(self, before: Tally | None) -> Tally:
+        """What has happened since an earlier time."""
+        if before is None:
+            return self
+        numbers = [number - earlier for number, earlier in zip(self.numbers, before.numbers, strict=True)]
+        return Tally(numbers, _difference(self.wait, before.wait), _difference(self.run, before.run))
+
+    def merge(self, other: Tally) -> Tally:
+        """The sum."""
+        numbers = [one + two for one, two in zip(self.numbers, other.numbers, strict=True)]
+        return Tally(numbers, _sum(self.wait, other.wait), _sum(self.run, other.run))
+
+
+def _difference(counts: list[int], before: list[int]) -> list[int]:
+    """The difference of two histograms, of which the second has no bucket that the first has not."""
+    found = [count - earlier for count, earlier in zip(counts, before, strict=False)] + counts[len(before) :]
+    while found and not found[-1]:
+        found.pop()
+    return found
+
+
+def _sum(one: list[int], two: list[int]) -> list[int]:
+    short, long = (one, two) if len(one) < len(two) else (two, one)
+    return [count + other for count, other in zip(short, long, strict=False)] + long[len(short) :]
 
 
 class FunctionCounts:
@@ -69,6 +106,7 @@ class FunctionCounts:
     """
 
     __slots__ = (
+        "before",
         "cancelled",
         "dead",
         "expired",
@@ -98,6 +136,7 @@ class FunctionCounts:
         self.expired = 0
         self.dead = 0
         self.retried = 0
+        self.before: Tally | None = None  # at the begin of this minute: see ``history``
 
     @property
     def started(self) -> int:
@@ -117,6 +156,20 @@ class FunctionCounts:
     def submitted(self, there: int) -> int:
         """Jobs that were accepted. ``there`` are those that are delayed, waiting or running now."""
         return self.ended + self.passed_on + there - self.restored
+
+    def tally(self, there: int) -> Tally:
+        """What has happened so far. ``there`` are the jobs as for ``submitted``."""
+        numbers = [
+            self.submitted(there),
+            self.started,
+            self.succeeded,
+            self.failed,
+            self.cancelled,
+            self.expired,
+            self.dead,
+            self.retried,
+        ]
+        return Tally(numbers, self.wait.counts.copy(), self.run.counts.copy())
 
     @property
     def is_empty(self) -> bool:
@@ -153,6 +206,8 @@ class FunctionCounts:
         self.expired += other.expired
         self.dead += other.dead
         self.retried += other.retried
+        if other.before is not None:
+            self.before = other.before if self.before is None else self.before.merge(other.before)
 
 
 class ServerCounts:

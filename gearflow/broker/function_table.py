@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Final
 
-from gearflow.broker.counts import JobCounts
+from gearflow.broker.counts import FunctionCounts, JobCounts
 from gearflow.broker.functions import FunctionQueue
 from gearflow.broker.limits import Rejected, SizeLimits
 from gearflow.errors import RemoteProtocolError
@@ -14,6 +14,33 @@ from gearflow.protocol.constants import RESERVED_PREFIX
 
 IDLE: Final = 10_000
 """Names of functions that are remembered although nobody uses them: those that were used last."""
+
+
+class CountedFunction:
+    """The counts of a function, with the queues that they are about: several, if functions share them."""
+
+    __slots__ = ("counts", "queues")
+
+    def __init__(self, counts: FunctionCounts, queues: list[FunctionQueue]) -> None:
+        self.counts = counts
+        self.queues = queues
+
+    def waiting(self) -> list[int]:
+        """The jobs that wait, by priority."""
+        return [sum([queue.waiting_of(priority) for queue in self.queues]) for priority in range(3)]
+
+    def delayed(self) -> int:
+        """The jobs that are not due yet."""
+        return sum([len(queue.delayed) for queue in self.queues])
+
+    def running(self) -> int:
+        """The jobs that run, without those that are cancelled."""
+        return sum([queue.running for queue in self.queues]) - self.counts.lingering
+
+    def oldest(self) -> float | None:
+        """Since when the job that has waited longest could have run. None if no job waits."""
+        ready = [queue.oldest() for queue in self.queues]
+        return min([since for since in ready if since is not None], default=None)
 
 
 class Functions:
@@ -64,6 +91,23 @@ class Functions:
             if not oldest.in_use and self.by_name.get(oldest.name) is oldest:
                 del self.by_name[oldest.name]
                 self.counts.keep(oldest.counts)
+
+    def counted(self, names: Container[bytes] | None = None) -> list[CountedFunction]:
+        """The functions that have these names, or all, those without a queue too."""
+        other = self.counts.other
+        found: list[CountedFunction] = []
+        sharing: list[FunctionQueue] = []
+        for queue in self.by_name.values():
+            if queue.counts is other:
+                sharing.append(queue)
+            elif names is None or queue.name in names:
+                found.append(CountedFunction(queue.counts, [queue]))
+        for name, counts in self.counts.kept.items():
+            if names is None or name in names:
+                found.append(CountedFunction(counts, []))
+        if other is not None and (names is None or other.name in names):
+            found.append(CountedFunction(other, sharing))
+        return found
 
     def limit(self, name: bytes, high: int | None, normal: int | None, low: int | None) -> None:
         """Cap a function's jobs, by the priority of a submission; an unknown function is ignored.

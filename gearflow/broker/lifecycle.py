@@ -111,7 +111,8 @@ class Lifecycle:
 
     def _become_due(self, job: QueuedJob) -> None:
         del job.function.delayed[job]
-        job.ensure_details().ready = self._clock.now
+        details = job.ensure_details()
+        details.ready = details.due - self._clock.offset
         job.state = _WAITING
         self._dispatcher.queue(job)
 
@@ -247,8 +248,8 @@ class Lifecycle:
         details = serialization.details_of(stored)
         if details is not None and (details.attempt or details.deaths):
             details.expires = 0.0  # it has started before
-        now, offset = self._clock.now, self._clock.offset
-        submitted = min(stored.submitted - offset, now)
+        offset = self._clock.offset
+        submitted = stored.submitted - offset
         job = QueuedJob(
             stored.number,
             function,
@@ -262,11 +263,11 @@ class Lifecycle:
         )
         job.kept = True
         if not is_restored:
-            job.ensure_details().ready = now
+            job.ensure_details().ready = self._clock.now
         else:
             function.counts.restored += 1
             if details is not None and details.due:
-                details.ready = min(max(submitted, details.due - offset), now)
+                details.ready = max(submitted, details.due - offset)
         if parts is not None:
             self._streams.restored(job, parts)
         self._core.jobs.add(job)

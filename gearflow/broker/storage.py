@@ -165,11 +165,16 @@ class Freed(NamedTuple):
     number: int
 
 
+HISTORY: Final = "history"
+"""The kind of a setting that is a minute of a server's history (``broker.history``). It is that server's own.
+Others do not get it, and it is not copied to another store. A shared store forgets it after a day."""
+
+
 class Setting(NamedTuple):
     """What was set under a kind and a name, in place of what was there. Without a value nothing is set."""
 
     name: bytes
-    kind: str  # "schedule", or one of those in ``rules``
+    kind: str  # "schedule", ``HISTORY``, or one of those in ``rules``
     value: bytes  # JSON
 
 

@@ -221,6 +221,7 @@ class Engine:
                 self._listener.close()
                 raise
         await self._listener.start_serving()
+        self.broker.core.history.begin()
         self._tick()
         self.is_serving = True
         logger.info("listening", extra={"host": settings.host, "port": self.port})
@@ -238,6 +239,8 @@ class Engine:
         assert self._listener is not None
         self.is_serving = False
         await self._stop_listening(self._listener)
+        for _ in self.broker.core.history.close():
+            pass
         self.flush()
         while self.broker.outgoing.dirty:
             self._write()

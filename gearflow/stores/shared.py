@@ -98,7 +98,9 @@ class SharedContents(NamedTuple):
     changed: int  # as in ``Beat``
     clock: float
     renumbered: Sequence[Renumbered] = ()
-    settings: Sequence[Setting] = ()
+    settings: Sequence[Setting] = ()  # without those of the history
+    history: Sequence[Setting] = ()  # of the server that had this address before
+    history_prefix: bytes = b""  # of the names of these settings
 
 
 class Slice(NamedTuple):

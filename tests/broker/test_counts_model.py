@@ -79,7 +79,7 @@ class LedgerMachine(BrokerMachine):
         for job in self.queue:
             seen = self.seen.setdefault(job, Seen(now))
             if seen.delayed and not job.delayed:
-                seen.ready = now
+                seen.ready = job.due
             seen.delayed = job.delayed
             if job.worker is not None and job.worker is not seen.worker:
                 seen.began = now

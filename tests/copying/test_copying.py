@@ -13,7 +13,7 @@ import pytest
 
 from gearflow.broker import Broker
 from gearflow.broker.handles import LOT_BITS
-from gearflow.broker.storage import Joined, Renumbered, Setting
+from gearflow.broker.storage import HISTORY, Joined, Renumbered, Setting
 from gearflow.errors import StoreError
 from gearflow.stores import SqliteStore
 from gearflow.stores.copying.copy import copy, copy_to_file, copy_to_postgres
@@ -252,6 +252,17 @@ def test_a_setting_that_the_target_has_stays_as_it_is_there(
     assert found[b"shopify"] == b"theirs"
     assert set(found) == {b"shopify", b"never", b"nightly", b"\x80\xff"}
     assert len(found[b"nightly"]) > 20_000
+
+
+def test_the_history_of_a_server_is_not_copied(
+    path: Path, settings: PostgresSettings, database: Database
+) -> None:
+    with closing(SqliteStore(path)) as file:
+        file.load()
+        file.write([Setting(b"7", HISTORY, b"[1,{}]")])
+    asyncio.run(copy_to_postgres(path, settings, keep=False, report=lambda group, _: None))
+    with closing(SyncStore(database)) as store:
+        assert store.psql("SELECT count(*) FROM {s}.settings WHERE kind = 'history'") == "0"
 
 
 def test_a_file_that_was_used_after_a_copy_that_did_not_end_is_copied_from_the_start(

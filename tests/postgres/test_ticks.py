@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import pytest
 
-from gearflow.broker.storage import Change, Edited, Forgotten, Joined, Overtaken, Setting, Ticked
+from gearflow.broker.storage import HISTORY, Change, Edited, Forgotten, Joined, Overtaken, Setting, Ticked
 from gearflow.stores.shared import Away, Beat, Fenced
 from tests.postgres.adapter import SyncStore
 from tests.postgres.cluster import Database
@@ -324,3 +324,42 @@ def test_the_pieces_of_a_workload_go_when_it_is_replaced(make: Callable[..., Syn
     found = store.job(job.number)
     assert found is not None
     assert found.workload == b"y" * 3000
+
+
+# -------------------------------------------------------------------------------------------- history
+
+
+def minute(address: str, place: int, value: bytes = b"[1,{}]") -> Setting:
+    """A minute of the history of a server."""
+    return Setting(b"%b %d" % (address.encode(), place), HISTORY, value)
+
+
+def test_the_history_of_a_server_is_there_for_the_next_one_of_its_address_and_for_nobody_else(
+    make: Callable[..., SyncStore],
+) -> None:
+    one, other = make(address="one:4730"), make(address="one:473")
+    beat(other)
+    assert one.commit(minute("one:4730", 7), minute("one:4730", 8, b"[2,{}]")) == [None, None]
+    assert other.commit(minute("one:473", 7)) == [None]
+    assert one.commit(minute("one:4730", 7, b"[3,{}]")) == [None]
+    assert changed(other) == set()
+    assert one.contents.history == ()
+    contents = make(address="one:4730").contents
+    assert set(contents.history) == {minute("one:4730", 7, b"[3,{}]"), minute("one:4730", 8, b"[2,{}]")}
+    assert contents.history_prefix == b"one:4730 "
+    assert contents.settings == ()
+
+
+def test_a_new_connection_brings_no_history(one: SyncStore, other: SyncStore) -> None:
+    one.commit(minute("localhost:4730", 7))
+    assert list(beat(other).settings) == []
+    assert other.run(other.store.settings()) == ()
+
+
+def test_history_is_forgotten_after_a_day(one: SyncStore) -> None:
+    one.commit(minute("a:1", 7), minute("a:1", 8))
+    one.psql(
+        "UPDATE {s}.settings SET removed = removed - interval '25 h' WHERE encode(name, 'escape') = 'a:1 7'"
+    )
+    one.run(one.store.expire(10))
+    assert one.psql("SELECT encode(name, 'escape') FROM {s}.settings") == "a:1 8"

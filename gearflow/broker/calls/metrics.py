@@ -7,9 +7,9 @@ from itertools import islice
 from typing import Final, TypeVar
 
 from gearflow.broker.calls.call import TURN, BrokerParts, ServerCall, Steps, Wait, in_turns
-from gearflow.broker.counts import Durations, FunctionCounts
+from gearflow.broker.counts import Durations
+from gearflow.broker.function_table import CountedFunction
 from gearflow.broker.functions import FunctionQueue
-from gearflow.broker.job import HIGH, LOW, NORMAL
 from gearflow.broker.session import Session
 from gearflow.protocol.metrics import (
     FunctionMetrics,
@@ -17,6 +17,7 @@ from gearflow.protocol.metrics import (
     LimitMetrics,
     Metrics,
     MetricsRequest,
+    Minute,
     ScheduleMetrics,
 )
 from gearflow.protocol.server_calls import Message
@@ -59,8 +60,8 @@ class MetricsCalls:
         wanted = None if request.functions is None else {name.encode() for name in request.functions}
         offers = yield from self._offers(wanted)
         functions: list[FunctionMetrics] = []
-        for some in _slices(self._counts(wanted)):
-            functions += [self._function(counts, queues, offers) for counts, queues in some]
+        for some in _slices(core.functions.counted(wanted)):
+            functions += [self._function(function, offers) for function in some]
             yield
         functions.sort(key=lambda metrics: metrics.function)
         limits: list[LimitMetrics] = []
@@ -71,6 +72,9 @@ class MetricsCalls:
         for names in _slices(sorted(self._parts.schedules.table)):
             schedules += [self._schedule(name) for name in names if name in self._parts.schedules.table]
             yield
+        history: tuple[Minute, ...] = ()
+        if request.since is not None:
+            history = yield from core.history.read(request.functions, request.since)
         return Metrics(
             time=core.clock.unix(),
             started=core.totals.started,
@@ -83,37 +87,19 @@ class MetricsCalls:
             sent=core.totals.sent,
             commits=_histogram(core.journal.commits),
             kept=core.journal.kept,
+            history=history,
         )
 
     # ------------------------------------------------------------------------------------ functions
 
-    def _counts(self, names: set[bytes] | None) -> list[tuple[FunctionCounts, list[FunctionQueue]]]:
-        """The counts of functions, with the queues that they are about: several, if functions share them."""
-        functions = self._parts.core.functions
-        known, kept, other = functions.by_name, functions.counts.kept, functions.counts.other
-        found: list[tuple[FunctionCounts, list[FunctionQueue]]] = []
-        sharing: list[FunctionQueue] = []
-        for queue in known.values():
-            if queue.counts is other:
-                sharing.append(queue)
-            elif names is None or queue.name in names:
-                found.append((queue.counts, [queue]))
-        found += [(counts, []) for name, counts in kept.items() if names is None or name in names]
-        if other is not None and (names is None or other.name in names):
-            found.append((other, sharing))
-        return found
-
-    def _function(
-        self, counts: FunctionCounts, queues: Sequence[FunctionQueue], offers: dict[FunctionQueue, _Offers]
-    ) -> FunctionMetrics:
-        waiting = [sum(queue.waiting_of(priority) for queue in queues) for priority in (HIGH, NORMAL, LOW)]
-        delayed = sum(len(queue.delayed) for queue in queues)
-        running = sum(queue.running for queue in queues) - counts.lingering
+    def _function(self, function: CountedFunction, offers: dict[FunctionQueue, _Offers]) -> FunctionMetrics:
+        counts, queues = function.counts, function.queues
+        high, normal, low = function.waiting()
+        delayed, running, oldest = function.delayed(), function.running(), function.oldest()
         offered = [offers[queue] for queue in queues if queue in offers]
-        oldest = [ready for queue in queues if (ready := queue.oldest()) is not None]
         return FunctionMetrics(
             function=_text(counts.name),
-            submitted=counts.submitted(sum(waiting) + delayed + running),
+            submitted=counts.submitted(high + normal + low + delayed + running),
             joined=counts.joined,
             restored=counts.restored,
             passed_on=counts.passed_on,
@@ -124,10 +110,10 @@ class MetricsCalls:
             expired=counts.expired,
             dead=counts.dead,
             retried=counts.retried,
-            waiting=(waiting[HIGH], waiting[NORMAL], waiting[LOW]),
+            waiting=(high, normal, low),
             delayed=delayed,
             running=running,
-            oldest=max(self._parts.core.clock.now - min(oldest), 0.0) if oldest else None,
+            oldest=max(self._parts.core.clock.now - oldest, 0.0) if oldest is not None else None,
             workers=sum(queue.workers for queue in queues),
             slots=sum(offer.slots for offer in offered),
             free=sum(offer.free for offer in offered),

@@ -106,6 +106,8 @@ class SharedPersistence:
             broker = self._make_broker(contents.name, self._port)
             broker.core.handles.share(secrets.randbits(LOT_BITS - 1))
             broker.core.handles.renumber(contents.renumbered)
+            broker.core.history.prefix = contents.history_prefix
+            broker.core.history.load(contents.history)
             self._committer = SharedCommitter(
                 broker.journal,
                 store,

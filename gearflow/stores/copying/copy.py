@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from gearflow.broker.storage import HISTORY
 from gearflow.errors import StoreError
 from gearflow.stores.copying.entries import CopyGroup, CopyPhase, CopyProgress, CopySource, CopyTarget
 from gearflow.stores.copying.file_source import FileSource
@@ -86,7 +87,8 @@ async def _finish(
     source: CopySource, target: CopyTarget, progress: CopyProgress, report: Report
 ) -> CopyProgress:
     """Copy what is no entry, and show all to servers."""
-    found, damaged = await source.settings()
+    kept, damaged = await source.settings()
+    found = [setting for setting in kept if setting.kind != HISTORY]
     there = {(setting.kind, setting.name): setting for setting in await target.settings()}
     copied = [setting for setting in found if (setting.kind, setting.name) not in there]
     left = [

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeAlias
 
+from gearflow.broker.storage import HISTORY
 from gearflow.stores.postgres import arrays
 from gearflow.stores.postgres.arrays import (
     bigint,
@@ -281,10 +282,13 @@ ORDER: Final = Kind(
     (bigints, texts),
 )
 _REMOVED: Final = "CASE WHEN u.value = '' THEN clock_timestamp() END"
-SET: Final = Kind(  # without a value it is removed
+_IS_HISTORY: Final = f"u.kind = '{HISTORY}'"
+SET: Final = Kind(  # without a value it is removed. No beat brings history to others, and it goes after a day
     21,
-    "stg AS (INSERT INTO {s}.settings AS s (kind, name, value, removed) "
-    f"SELECT u.*, {_REMOVED} FROM unnest(?, ?, ?) AS u (kind, name, value) ORDER BY u.kind, u.name "
+    "stg AS (INSERT INTO {s}.settings AS s (kind, name, value, removed, changed) "
+    f"SELECT u.*, CASE WHEN u.value = '' OR {_IS_HISTORY} THEN clock_timestamp() END, "
+    f"CASE WHEN {_IS_HISTORY} THEN '0'::xid8 ELSE pg_current_xact_id() END "
+    "FROM unnest(?, ?, ?) AS u (kind, name, value) ORDER BY u.kind, u.name "
     "ON CONFLICT (kind, name) DO UPDATE SET value = excluded.value, removed = excluded.removed, "
     "changed = excluded.changed WHERE s.value <> excluded.value)",
     (texts, byteas, byteas),

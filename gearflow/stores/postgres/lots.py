@@ -32,6 +32,10 @@ _ATTEMPTS: Final = 3  # at the lock of a lot
 _ORDERS: Final = 1000  # in one beat
 
 
+_FIRST: Final = 1
+"""The number of a transaction that is greater than that of the rows of ``kinds.SET`` which no beat brings."""
+
+
 class Lots:
     """The lots of one server."""
 
@@ -142,7 +146,7 @@ class Lots:
             history = await self._beats.ready()
             # A new connection may be to another database, whose transactions have other numbers.
             is_new = self._settings_of != self._beats.pid
-            since = 0 if is_new else self._settings_since
+            since = max(self._settings_since, _FIRST) if not is_new else _FIRST
             results = (await self._beats.simple(f"{self._put_back(history)}{sql}'{since}'"))[-7:]
             if self._beats.history == history:  # and not connected to another database in between
                 break
@@ -160,7 +164,7 @@ class Lots:
             float(clock or 0),
             [Order(_number(id_), _number(number), _text(verb)) for id_, number, verb in orders],
             [setting_of(row) for row in settings],
-            all_settings=since == 0,
+            all_settings=is_new,
         )
 
     def _put_back(self, history: tuple[str, ...]) -> str:

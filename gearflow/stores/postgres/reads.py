@@ -9,6 +9,7 @@ from math import inf
 from typing import Final
 
 from gearflow.broker.storage import (
+    HISTORY,
     Answer,
     DeadOf,
     EndedEntry,
@@ -227,6 +228,15 @@ def setting_of(row: Row) -> Setting:
 
 
 async def read_settings(session: DatabaseSession, schema: str) -> tuple[Setting, ...]:
-    """All settings. ``schema`` is quoted."""
-    (rows,) = await session.simple(f"{SETTINGS.format(schema)} WHERE value <> ''")
+    """All settings but the history of servers. ``schema`` is quoted."""
+    (rows,) = await session.simple(f"{SETTINGS.format(schema)} WHERE value <> '' AND kind <> '{HISTORY}'")
+    return tuple(map(setting_of, rows))
+
+
+async def read_history(session: DatabaseSession, schema: str, prefix: bytes) -> tuple[Setting, ...]:
+    """The settings that are the history of a server, which have this prefix. ``schema`` is quoted."""
+    (rows,) = await session.simple(
+        f"{SETTINGS.format(schema)} WHERE kind = '{HISTORY}' "
+        f"AND substring(name FOR {len(prefix)}) = '\\x{prefix.hex()}'::bytea"
+    )
     return tuple(map(setting_of, rows))

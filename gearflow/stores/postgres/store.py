@@ -30,7 +30,7 @@ from gearflow.protocol.group_info import GroupInfo
 from gearflow.stores.postgres.facts import DatabaseFacts
 from gearflow.stores.postgres.lots import Lots
 from gearflow.stores.postgres.migration import check_code, check_not_moved, prepare
-from gearflow.stores.postgres.reads import QuestionReader, read_renumbered, read_settings
+from gearflow.stores.postgres.reads import QuestionReader, read_history, read_renumbered, read_settings
 from gearflow.stores.postgres.schema import STEPS, Step, literal, quoted
 from gearflow.stores.postgres.session import DatabaseSession, check_not_pooled
 from gearflow.stores.postgres.settings import PostgresSettings
@@ -123,13 +123,22 @@ class PostgresStore:
             paused = await self.paused()
             renumbered = await self.renumbered()
             set_before = await self.settings()
+            prefix = f"{self._settings.address} ".encode()
+            history = await read_history(self._reads, self._schema, prefix)
         except BaseException:
             await self.close()
             raise
         self._era = self._writes.history
         name, changed, clock = rows[0][:3]
         return SharedContents(
-            name or b"", paused, int(changed or 0), float(clock or 0), renumbered, set_before
+            name or b"",
+            paused,
+            int(changed or 0),
+            float(clock or 0),
+            renumbered,
+            set_before,
+            history,
+            prefix,
         )
 
     async def migrate(self) -> str:
