@@ -21,7 +21,7 @@ KEPT: Final = 10_000
 _OTHER: Final = OTHER.encode()
 
 TALLIED: Final = ("submitted", "started", "succeeded", "failed", "cancelled", "expired", "dead", "retried")
-"""The numbers in a ``Tally``."""
+"""The numbers in a ``FunctionTally``."""
 
 _NONE: Final[list[int]] = []
 """In place of counts where nothing was counted, because a name of a function should cost little."""
@@ -63,7 +63,7 @@ class Durations:
         return sum(self.counts)
 
 
-class Tally:
+class FunctionTally:
     """What has happened to the jobs of a function until a certain time, or in a certain time."""
 
     __slots__ = ("numbers", "run", "wait")
@@ -73,17 +73,17 @@ class Tally:
         self.wait = wait
         self.run = run
 
-    def since(self, before: Tally | None) -> Tally:
+    def since(self, before: FunctionTally | None) -> FunctionTally:
         """What has happened since an earlier time."""
         if before is None:
             return self
         numbers = [number - earlier for number, earlier in zip(self.numbers, before.numbers, strict=True)]
-        return Tally(numbers, _difference(self.wait, before.wait), _difference(self.run, before.run))
+        return FunctionTally(numbers, _difference(self.wait, before.wait), _difference(self.run, before.run))
 
-    def merge(self, other: Tally) -> Tally:
+    def merge(self, other: FunctionTally) -> FunctionTally:
         """The sum."""
         numbers = [one + two for one, two in zip(self.numbers, other.numbers, strict=True)]
-        return Tally(numbers, _sum(self.wait, other.wait), _sum(self.run, other.run))
+        return FunctionTally(numbers, _sum(self.wait, other.wait), _sum(self.run, other.run))
 
 
 def _difference(counts: list[int], before: list[int]) -> list[int]:
@@ -136,7 +136,7 @@ class FunctionCounts:
         self.expired = 0
         self.dead = 0
         self.retried = 0
-        self.before: Tally | None = None  # at the begin of this minute: see ``history``
+        self.before: FunctionTally | None = None  # at the begin of this minute: see ``history``
 
     @property
     def started(self) -> int:
@@ -157,7 +157,7 @@ class FunctionCounts:
         """Jobs that were accepted. ``there`` are those that are delayed, waiting or running now."""
         return self.ended + self.passed_on + there - self.restored
 
-    def tally(self, there: int) -> Tally:
+    def tally(self, there: int) -> FunctionTally:
         """What has happened so far. ``there`` are the jobs as for ``submitted``."""
         numbers = [
             self.submitted(there),
@@ -169,7 +169,7 @@ class FunctionCounts:
             self.dead,
             self.retried,
         ]
-        return Tally(numbers, self.wait.counts.copy(), self.run.counts.copy())
+        return FunctionTally(numbers, self.wait.counts.copy(), self.run.counts.copy())
 
     @property
     def is_empty(self) -> bool:

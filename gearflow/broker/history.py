@@ -16,7 +16,7 @@ from heapq import nlargest
 from math import inf
 from typing import Any, Final
 
-from gearflow.broker.counts import TALLIED, Tally
+from gearflow.broker.counts import TALLIED, FunctionTally
 from gearflow.broker.function_table import CountedFunction, Functions
 from gearflow.broker.journal import Journal
 from gearflow.broker.storage import HISTORY, Setting
@@ -42,7 +42,7 @@ class MinuteLine:
 
     __slots__ = ("oldest", "running", "tally", "waiting")
 
-    def __init__(self, tally: Tally, waiting: int, running: int, oldest: float | None) -> None:
+    def __init__(self, tally: FunctionTally, waiting: int, running: int, oldest: float | None) -> None:
         self.tally = tally
         self.waiting = waiting  # at the end of the minute, as the next two
         self.running = running
@@ -78,7 +78,7 @@ def line_of(line: list[Any]) -> MinuteLine:
     """The line that ``MinuteLine.to_json`` has made a list of."""
     count = len(TALLIED)
     waiting, running, oldest, wait, run = line[count:]
-    return MinuteLine(Tally(line[:count], wait, run), waiting, running, oldest)
+    return MinuteLine(FunctionTally(line[:count], wait, run), waiting, running, oldest)
 
 
 def _add(lines: dict[str, MinuteLine], name: str, line: MinuteLine) -> None:
