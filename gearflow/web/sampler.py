@@ -129,6 +129,14 @@ class Sampler:
         """The last sample. None if there is none yet."""
         return self._samples[-1] if self._samples else None
 
+    @property
+    def may_operate(self) -> bool:
+        """Whether the token of the dashboard lets it act on any server, as far as is known."""
+        if self.last is None:
+            return True
+        infos = [view.info for view in self.last.fleet.distinct if view.info is not None]
+        return not infos or any(not info.rights or "operate" in info.rights for info in infos)
+
     async def client(self) -> Client:
         """The client of all servers."""
         return await self._link.client()

@@ -55,8 +55,8 @@ class Visit:
 
     @property
     def may_operate(self) -> bool:
-        """Whether the visitor may act. Pages show no buttons if not."""
-        return self.right == "operate"
+        """Whether the visitor and the dashboard may act. Pages show no buttons if not."""
+        return self.right == "operate" and self.sampler.may_operate
 
     @property
     def here(self) -> str:

@@ -1,13 +1,27 @@
 """The page Overview: what needs attention, the figures of now, and the last hours as plots."""
 
-from gearflow.web.attention import concerns
-from gearflow.web.figures import SPANS, history_plots, rows, span_of, total
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from gearflow.web.figures import SPANS, FunctionRow, history_plots, rows, span_of, total
+from gearflow.web.sampler import Sample
 from gearflow.web.sections import Rendered, Section
 from gearflow.web.visit import Visit
+from gearflow.web.words import count, duration
 
 section = Section("Overview", "/", order=10)
 
-_BUSIEST = 8
+_BUSIEST: Final = 8
+"""Functions in the table."""
+
+FAILING: Final = 0.1
+"""Functions of which a larger share fails are named."""
+
+OLD: Final = 300.0
+"""Seconds after which a waiting job is called old."""
+
+_MOST: Final = 8
 
 
 @section.page("/")
@@ -39,3 +53,67 @@ async def overview(visit: Visit) -> Rendered:
         "span": name,
     }
     return Rendered("overview.html", "Overview", values)
+
+
+@dataclass(frozen=True, slots=True)
+class Concern:
+    """Something that needs attention. A frozen value."""
+
+    kind: Literal["bad", "warn"]
+    subject: str
+    """The server, function or limit."""
+
+    text: str
+    """What is the matter. The sentence begins with the subject."""
+
+    path: str
+    """The begin of the path of the page that shows more. The name of a function follows it."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names that follow in the path."""
+        return (self.subject,) if self.path == "/functions" else ()
+
+
+def concerns(sample: Sample, rows: list[FunctionRow]) -> tuple[list[Concern], int]:
+    """What needs attention, and how much more of it there is that is not in the list."""
+    found = [*_of_servers(sample), *_of_functions(rows), *_of_limits(sample)]
+    found.sort(key=lambda concern: concern.kind)
+    return found[:_MOST], max(0, len(found) - _MOST)
+
+
+def _of_servers(sample: Sample) -> Iterator[Concern]:
+    for view in sample.fleet.away:
+        yield Concern("bad", view.address, f"does not answer: {view.error}.", "/servers")
+    for view in sample.fleet.distinct:
+        if view.info is not None and view.info.closed is not None:
+            text = f"refuses background jobs, because its disk fails: {view.info.closed.reason}."
+            yield Concern("bad", view.address, text, "/servers")
+
+
+def _of_functions(rows: list[FunctionRow]) -> Iterator[Concern]:
+    for row in rows:
+        if row.waiting and not row.now.workers:
+            yield Concern(
+                "bad", row.name, f"has {count(row.waiting, 'waiting job')} and no worker.", "/functions"
+            )
+        elif row.waiting and row.now.paused:
+            yield Concern(
+                "warn", row.name, f"is paused with {count(row.waiting, 'waiting job')}.", "/functions"
+            )
+        elif row.now.oldest is not None and row.now.oldest > OLD:
+            reason = f" ({row.why})" if row.why else ""
+            text = f"has a job that has waited for {duration(row.now.oldest)}{reason}."
+            yield Concern("warn", row.name, text, "/functions")
+        if row.failing > FAILING:
+            lost = f"{row.lately.lost * 60:,.0f}"
+            text = f"fails: {row.failing:.0%} of its jobs, {lost} a minute."
+            yield Concern("bad", row.name, text, "/functions")
+
+
+def _of_limits(sample: Sample) -> Iterator[Concern]:
+    for view in sample.stores:
+        for limit in view.limits.limits if view.limits is not None else ():
+            if limit.paused:
+                waiting = f" with {count(limit.waiting, 'waiting job')}" if limit.waiting else ""
+                yield Concern("warn", limit.name, f"is a limit that is paused{waiting}.", "/limits")
