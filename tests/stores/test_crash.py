@@ -49,10 +49,26 @@ def _done(_: int) -> None:
     pass
 
 
+class Story:
+    """Groups of changes, and what must be there after each of them, which is found out once."""
+
+    def __init__(self, groups: list[list[Change]]) -> None:
+        self.groups = groups
+        self.numbers = numbers_in(groups)
+        self._known: dict[int, tuple[Snapshot, dict[int, tuple[int, int]]]] = {}
+
+    def after(self, groups: int) -> tuple[Snapshot, dict[int, tuple[int, int]]]:
+        """What must be there after so many groups, and the positions of streams."""
+        if groups not in self._known:
+            done = self.groups[:groups]
+            self._known[groups] = expected(done, self.numbers), positions(after(done))
+        return self._known[groups]
+
+
 class Life:
     """A store on a faulty disk, and how far its story has come."""
 
-    def __init__(self, path: Path, story: list[list[Change]], tuning: Tuning) -> None:
+    def __init__(self, path: Path, story: Story, tuning: Tuning) -> None:
         self._path = path
         self._story = story
         self._tuning = tuning
@@ -69,7 +85,7 @@ class Life:
             return
         try:
             jobs_of(store.load())
-            while self.written < len(self._story):
+            while self.written < len(self._story.groups):
                 self._write(store)
         except StoreError:
             self.refused += 1
@@ -87,7 +103,7 @@ class Life:
                 assert self.refused < _TRIES
         try:
             jobs_of(store.load())
-            while self.written < len(self._story):
+            while self.written < len(self._story.groups):
                 try:
                     self._write(store)
                 except StoreError:
@@ -98,13 +114,12 @@ class Life:
         finally:
             store.close()
 
-    def is_as_expected(self, store: SqliteStore, more: int = 0) -> bool:
-        """Whether what is there is what was acknowledged, or ``more`` groups than that."""
-        numbers = numbers_in(self._story)
-        return snapshot(store, numbers) == expected(self._story[: self.written + more], numbers)
+    def is_as_expected(self, store: SqliteStore) -> bool:
+        """Whether what is there is what was acknowledged."""
+        return snapshot(store, self._story.numbers) == self._story.after(self.written)[0]
 
     def _write(self, store: SqliteStore) -> None:
-        write_with_large_bodies(store, self._story[self.written])
+        write_with_large_bodies(store, self._story.groups[self.written])
         self.written += 1
         drain(store.tidy())
         if self.written % 3 == 0:
@@ -127,7 +142,7 @@ def drain(steps: Iterator[None]) -> None:
         pass
 
 
-def changes_on_the_disk(disk: Disk, path: Path, story: list[list[Change]], tuning: Tuning) -> int:
+def changes_on_the_disk(disk: Disk, path: Path, story: Story, tuning: Tuning) -> int:
     """How many there are if nothing fails."""
     Life(path, story, tuning).to_the_end()
     return disk.count
@@ -137,10 +152,11 @@ def check_each(
     disk: Disk,
     directory: Path,
     fault: Fault,
-    story: list[list[Change]],
+    groups: list[list[Change]],
     times: int,
     tuning: Tuning = _COPIES_EACH_SYNC,
 ) -> None:
+    story = Story(groups)
     total = changes_on_the_disk(disk, directory / "sound.db", story, tuning)
     assert total > 50
     refused = 0
@@ -159,15 +175,14 @@ def check_each(
         try:
             alive = {job.number for job in store.load().jobs}
             drain(store.tidy())
-            assert parts_in(path) == parts_of(store, story, tuning), number
-            whole = life.is_as_expected(store)
-            assert whole or (fault == "killed" and life.is_as_expected(store, more=1)), number
-            done = life.written if life.is_as_expected(store) else life.written + 1
-            assert positions(store) == positions(after(story[:done])), number
+            found = snapshot(store, story.numbers)
+            assert parts_in(path) == parts_of(found, tuning), number
+            whole = found == story.after(life.written)[0]
+            assert whole or (fault == "killed" and found == story.after(life.written + 1)[0]), number
+            done = life.written if whole else life.written + 1
+            assert positions(store) == story.after(done)[1], number
             assert lost_streams_in(path) == 0
-            assert alive == set(snapshot(store, numbers_in(story)).jobs) - {
-                end.number for end in store.dead(None, 0, 1000)
-            }
+            assert alive == set(found.jobs) - set(found.dead)
         finally:
             store.close()
     # It was not that nobody noticed. Where the disk was full but once, the store has made room by itself, and
@@ -202,9 +217,8 @@ def lost_streams_in(path: Path) -> int:
         return int(connection.execute(query + more).fetchone()[0])
 
 
-def parts_of(store: SqliteStore, story: list[list[Change]], tuning: Tuning) -> int:
-    """The parts of all bodies that the store has."""
-    found = snapshot(store, numbers_in(story))
+def parts_of(found: Snapshot, tuning: Tuning) -> int:
+    """The parts of all bodies that a store has."""
     bodies = [job.workload for job in found.jobs.values()] + [end.body for end in found.ends.values()]
     sizes = [len(body) for body in bodies if not isinstance(body, int) and len(body) > tuning.part]
     return sum(-(-size // (tuning.part // 4)) for size in sizes)
