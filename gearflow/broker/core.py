@@ -23,6 +23,7 @@ from gearflow.broker.timers import Clock, JobTimeouts, TimerQueue
 from gearflow.broker.turns import Turns
 from gearflow.errors import StoreError
 from gearflow.protocol.group_info import GroupInfo
+from gearflow.protocol.metrics import StoreState
 
 GroupFacts: TypeAlias = Callable[[Callable[[GroupInfo | StoreError], None]], None]
 """Finds out about the group, and passes that on, or why it cannot. The shell provides it."""
@@ -61,6 +62,7 @@ class Core:
         self.version = version
         self.group: ServerGroup | None = None
         self.group_facts: GroupFacts | None = None
+        self.store_state: Callable[[], StoreState] = StoreState  # the shell replaces it
         self.clock = Clock()
         self.turns = Turns()
         self.sessions: dict[Session, None] = {}

@@ -213,11 +213,12 @@ class FunctionCounts:
 class ServerCounts:
     """What the server has done since it started, beside the counts of functions and of the journal."""
 
-    __slots__ = ("accepted", "received", "sent", "started")
+    __slots__ = ("accepted", "fetched", "received", "sent", "started")
 
     def __init__(self) -> None:
         self.started = 0.0  # Unix time; the shell sets it
         self.accepted = 0  # connections
+        self.fetched = 0  # ends of jobs that calls have brought to their callers
         self.received = 0  # bytes from connections
         self.sent = 0  # bytes that the shell has written to connections
 

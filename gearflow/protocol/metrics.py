@@ -193,6 +193,25 @@ class Minute(Answer):
     """By function. The empty name is the sum of all. Functions in which nothing happened are left out."""
 
 
+class StoreState(Answer):
+    """The store of a server."""
+
+    sync: str = ""
+    """How safe an acknowledged background job is: ``always``, ``batch`` or ``off``. Empty in memory."""
+
+    size: int | None = None
+    """Bytes of the file and its log. None in memory, and with a database."""
+
+    free: int | None = None
+    """Bytes that the file system of the file has left for the server."""
+
+    room: int | None = None
+    """Bytes of that file system."""
+
+    damaged: int = 0
+    """Jobs and results that were found damaged since the server started."""
+
+
 class Metrics(Answer):
     """What a server has counted."""
 
@@ -231,6 +250,13 @@ class Metrics(Answer):
 
     dead: Annotated[int, Field(ge=0)] = 0
     """Dead letters in the store, if the server knows their number. In a group, those of all servers."""
+
+    fetched: int = 0
+    """How often the end of a job was fetched with ``gearflow:result``, ``gearflow:stream``,
+    ``gearflow:watch`` or the option ``reuse``."""
+
+    store: StoreState | None = None
+    """The store. None for a server that does not tell."""
 
     history: tuple[Minute, ...] = ()
     """The minutes that were asked for, in order. Minutes in which no server ran are missing."""

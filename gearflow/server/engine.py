@@ -18,7 +18,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from typing import Final
 
 from gearflow.broker import Broker, Session, SizeLimits
@@ -33,7 +33,7 @@ from gearflow.security.tokens import BadTokens, read_tokens
 from gearflow.server import admin, tls
 from gearflow.server.connection import NOT_GEARMAN, ServerConnection
 from gearflow.server.loading import FollowedPort, Loading
-from gearflow.server.persistence import CommitTimings, GroupCommitter, open_store
+from gearflow.server.persistence import CommitTimings, GroupCommitter, open_store, store_state
 from gearflow.server.settings import ServerSettings
 from gearflow.server.shared.committer import SharedTimings
 from gearflow.server.shared.persistence import SharedPersistence, lease_time, open_shared_store
@@ -181,6 +181,7 @@ class Engine:
         """Serve with this broker."""
         self.broker = broker
         self.broker.core.totals.started = time.time()
+        self.broker.core.store_state = partial(store_state, self.settings)
         self.broker.outgoing.unsent = self._unsent
         self.broker.watching.slow = min(SLOW, self.settings.max_pending_bytes // 2)
         self.broker.turns.is_late = lambda: self.time() - self.broker.clock.now > _TURN

@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -53,6 +54,7 @@ from gearflow.broker.storage import (
     size_of,
 )
 from gearflow.errors import StoreError
+from gearflow.protocol.metrics import StoreState
 from gearflow.server.settings import FILE_NAME, MEMORY_KEEP_BYTES, ServerSettings
 from gearflow.stores import MemoryStore, SqliteStore, Sync
 
@@ -114,6 +116,22 @@ def open_store(settings: ServerSettings) -> Store:
         reason = f"{error.strerror or error}; name another with --data"
         raise StoreError(f"the folder {settings.data} for jobs cannot be made: {reason}") from error
     return SqliteStore(settings.data / FILE_NAME, keep_bytes=settings.keep_bytes, sync=settings.sync)
+
+
+def store_state(settings: ServerSettings) -> StoreState:
+    """The state of the store, as far as the file system tells."""
+    if settings.data is None:
+        return StoreState(sync=settings.effective_sync if settings.postgres is not None else "")
+    file = settings.data / FILE_NAME
+    try:
+        size = sum(
+            part.stat().st_size for part in (file, file.with_name(f"{file.name}-wal")) if part.exists()
+        )
+        system = os.statvfs(settings.data)
+    except OSError:  # the folder is gone, which the next commit reports
+        return StoreState(sync=settings.sync)
+    free, room = system.f_bavail * system.f_frsize, system.f_blocks * system.f_frsize
+    return StoreState(sync=settings.sync, size=size, free=free, room=room)
 
 
 class SyncThread:

@@ -331,6 +331,7 @@ class ServerCalls:
 
     def _end(self, session: Session, handle: bytes, end: JobEnd) -> None:
         """End a call exactly as a job ended."""
+        self._parts.core.totals.fetched += 1
         outcome, body = end
         if outcome is not JobOutcome.COMPLETED and (
             not session.exceptions or outcome in (JobOutcome.FAILED, JobOutcome.CANCELLED)

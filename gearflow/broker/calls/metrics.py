@@ -88,6 +88,8 @@ class MetricsCalls:
             commits=_histogram(core.journal.commits),
             kept=core.journal.kept,
             history=history,
+            fetched=core.totals.fetched,
+            store=core.store_state().model_copy(update={"damaged": len(core.damaged)}),
         )
 
     # ------------------------------------------------------------------------------------ functions
