@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, cast
 import typer
 
 from gearflow_cli import errors
-from gearflow_cli.help import HELP_OPTIONS, HelpCommand, HelpGroup, Panel
+from gearflow_cli.help import HELP_OPTIONS, CheckCommand, HelpCommand, HelpGroup, Panel
 from gearflow_cli.options import option, secured
 
 _COMMANDS: Final = {
@@ -29,6 +29,7 @@ _COMMANDS: Final = {
         "status": "status.status",
         "top": "top.top",
         "web": "web.web",
+        "doctor": "doctor.doctor",
         "workers": "workers.workers",
         "dead": "dead.app",
         "cron": "cron.app",
@@ -44,6 +45,8 @@ _COMMANDS: Final = {
 """By the panel of the help: the names of the commands, and where each is in ``commands``."""
 
 _USES_NO_SERVER: Final = {"tasks", "token"}
+
+_CHECKS: Final = {"doctor"}
 
 
 class _Commands(UserDict[str, Any]):  # the commands are click's, or typer's own in later versions
@@ -66,7 +69,8 @@ def _import_command(panel: str, name: str) -> Any:
         mount.add_typer(command, name=name, rich_help_panel=panel)
     else:
         function = command if name in _USES_NO_SERVER else secured(command)
-        mount.command(name, cls=HelpCommand, rich_help_panel=panel)(function)
+        kind = CheckCommand if name in _CHECKS else HelpCommand
+        mount.command(name, cls=kind, rich_help_panel=panel)(function)
     return typer.main.get_group(mount).commands[name]
 
 

@@ -33,6 +33,12 @@ class Panel(StrEnum):
     OTHER = "Options"
 
 
+_USAGE: Final = 2
+"""The exit code of wrong usage, as typer has it."""
+
+_USAGE_OF_CHECKS: Final = 64
+"""That of commands whose exit codes say what they have found. It is EX_USAGE of BSD's sysexits.h."""
+
 _LONG_PANELS: Final = (None, Panel.TLS, Panel.GROUP)
 """Panels that only the long help shows."""
 
@@ -49,6 +55,18 @@ class HelpCommand(TyperCommand):
 
     def format_help(self, ctx: Any, formatter: object) -> None:
         _show(self, ctx)
+
+
+class CheckCommand(HelpCommand):
+    """A command whose exit codes 1 and 2 say what it has found. So that of wrong usage is another."""
+
+    def make_context(self, *args: Any, **extra: Any) -> Any:
+        try:
+            return super().make_context(*args, **extra)
+        except Exception as error:
+            if getattr(error, "exit_code", None) == _USAGE:
+                vars(error)["exit_code"] = _USAGE_OF_CHECKS
+            raise
 
 
 class HelpGroup(TyperGroup):

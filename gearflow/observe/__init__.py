@@ -7,7 +7,9 @@ caller owns the client, and decides how often it looks.
 """
 
 from gearflow.observe.acts import cancel_job, pause_function, purge_function, targets
+from gearflow.observe.checkup import Checkup, examine
 from gearflow.observe.figures import Activity, activity, added, between, percentile
+from gearflow.observe.findings import Finding, findings_of
 from gearflow.observe.fleet import FleetView
 from gearflow.observe.look import ALL_PARTS, LOOK_TIMEOUT, look, look_all
 from gearflow.observe.view import LimitTexts, ServerView, ViewPart
@@ -16,6 +18,8 @@ __all__ = [
     "ALL_PARTS",
     "LOOK_TIMEOUT",
     "Activity",
+    "Checkup",
+    "Finding",
     "FleetView",
     "LimitTexts",
     "ServerView",
@@ -24,6 +28,8 @@ __all__ = [
     "added",
     "between",
     "cancel_job",
+    "examine",
+    "findings_of",
     "look",
     "look_all",
     "pause_function",

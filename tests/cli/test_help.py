@@ -124,6 +124,7 @@ def test_commands_are_in_panels() -> None:
         "status",
         "top",
         "web",
+        "doctor",
         "workers",
         "dead",
         "cron",

@@ -1,0 +1,286 @@
+"""What is wrong with servers, how bad that is, and what helps. Pure: checkups in, findings out."""
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from ipaddress import ip_address
+from typing import Final, Literal, TypeAlias
+
+from gearflow.observe.checkup import Checkup
+from gearflow.observe.figures import percentile
+from gearflow.protocol.metrics import FunctionMetrics
+
+Severity: TypeAlias = Literal["error", "warning"]
+"""``error``: jobs do not run, or may be lost. ``warning``: it works, and somebody should look."""
+
+SLOW: Final = 0.1
+"""Seconds of a round trip from which on calls suffer."""
+
+OFF: Final = 1.0
+"""Seconds of a wrong clock from which on delays, schedules and expiries are off."""
+
+FAR_OFF: Final = 60.0
+"""Seconds of a wrong clock from which on they are wrong."""
+
+DAY: Final = 86_400.0
+EXPIRES_SOON: Final = 30 * DAY
+EXPIRES_NOW: Final = 3 * DAY
+
+LITTLE_ROOM: Final = 1 << 30
+NO_ROOM: Final = 100 << 20
+LITTLE_SHARE: Final = 0.05
+
+SLOW_COMMIT: Final = 0.25
+"""Seconds within which 99 of 100 commits of a healthy disk are done."""
+
+UNSERVED: Final = 300.0
+"""Seconds after which jobs that no worker can take are an error."""
+
+BEHIND: Final = 60.0
+"""Seconds that a job waits for a busy worker before that is worth a warning."""
+
+MANY: Final = 100
+"""Kept results, or payloads, from which on their sizes say something."""
+
+LARGE: Final = 1 << 20
+"""Bytes of an average payload that is better kept elsewhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that is wrong. A frozen value."""
+
+    severity: Severity
+    """How bad it is."""
+
+    check: str
+    """What was looked at, such as ``clock`` or ``disk``."""
+
+    server: str
+    """The server that it is about."""
+
+    text: str
+    """What is wrong."""
+
+    remedy: str
+    """What helps."""
+
+    function: str = ""
+    """The function that it is about, if it is about one."""
+
+
+def findings_of(checkups: Sequence[Checkup]) -> list[Finding]:
+    """Everything that is wrong with servers, errors first."""
+    found = [*_of_all(checkups)]
+    for checkup in checkups:
+        found += _of_one(checkup)
+    return sorted(found, key=lambda finding: finding.severity != "error")
+
+
+def _of_all(checkups: Sequence[Checkup]) -> Iterator[Finding]:
+    """What shows only when servers are compared with each other, and with this program."""
+    views = [checkup.view for checkup in checkups if checkup.view.answers]
+    kinds = {view.kind for view in views}
+    if len(kinds) > 1:
+        for view in views:
+            if view.kind != "gearflow":
+                text = f"this is {view.version or 'another server'}, and others are gearflow's own"
+                remedy = "run gearflow server there as well, as calls with options fail on other servers"
+                yield Finding("warning", "kind", view.address, text, remedy)
+    own = f"gearflow-{version('gearflow')}"
+    for view in views:
+        if view.kind == "gearflow" and view.version != own:
+            text = f"it runs {view.version}, and this is {own}"
+            yield Finding("warning", "version", view.address, text, "bring all programs to one version")
+
+
+def _of_one(checkup: Checkup) -> Iterator[Finding]:
+    view = checkup.view
+    if not view.answers:
+        remedy = "start it, or correct the address, TLS and token with which it is reached"
+        yield Finding("error", "reach", view.address, f"it does not answer: {view.error}", remedy)
+        return
+    for part, reason in view.faults.items():
+        remedy = "use a token with the right view" if "needs the right" in reason else "look into its log"
+        yield Finding("warning", "rights", view.address, f"its {part} cannot be seen: {reason}", remedy)
+    yield from _connection(checkup)
+    yield from _store(checkup)
+    yield from _group(checkup)
+    for function in view.functions:
+        yield from _function(checkup, function)
+    yield from _workers(checkup)
+    yield from _sizes(checkup)
+    for schedule in view.schedules or ():
+        if schedule.fault:
+            text = f"the schedule {schedule.schedule.name} makes no jobs: {schedule.fault}"
+            remedy = "correct it, or install what the server lacks"
+            yield Finding("error", "schedules", view.address, text, remedy, schedule.schedule.function)
+
+
+def _connection(checkup: Checkup) -> Iterator[Finding]:
+    view = checkup.view
+    if view.round_trip is not None and view.round_trip > SLOW:
+        text = f"a question and its answer take {_seconds(view.round_trip)}"
+        remedy = "look at the network and at the load of its machine"
+        yield Finding("warning", "round trip", view.address, text, remedy)
+    doubt = (view.round_trip or 0.0) / 2
+    if view.clock is not None and abs(view.clock) > OFF + doubt:
+        severity: Severity = "error" if abs(view.clock) > FAR_OFF else "warning"
+        which = "ahead of" if view.clock > 0 else "behind"
+        text = f"its clock is {_seconds(abs(view.clock))} {which} the clock here"
+        yield Finding(
+            severity, "clock", view.address, text, "synchronise both clocks, for example with chrony"
+        )
+    if checkup.certificate is not None:
+        left = checkup.certificate - time.time()
+        if left < EXPIRES_SOON:
+            text = f"its certificate expires in {max(left, 0) / DAY:.0f} days"
+            remedy = "renew it, and send HUP to the server"
+            yield Finding("error" if left < EXPIRES_NOW else "warning", "tls", view.address, text, remedy)
+    elif not checkup.encrypted and not _is_local(view.address):
+        text = "payloads, results and tokens travel unencrypted"
+        remedy = "give the server --tls-cert, or let it listen on 127.0.0.1 only"
+        yield Finding("warning", "tls", view.address, text, remedy)
+
+
+def _is_local(address: str) -> bool:
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _store(checkup: Checkup) -> Iterator[Finding]:
+    view, info, metrics = checkup.view, checkup.view.info, checkup.view.metrics
+    if info is not None and info.closed is not None:
+        text = f"it accepts no background jobs: {info.closed.reason}"
+        remedy = f"repair its disk, then run: gearflow server reopen -s {view.address}"
+        yield Finding("error", "store", view.address, text, remedy)
+    if info is not None and not info.durable:
+        text = "jobs live in memory and are lost when it ends"
+        yield Finding("warning", "promises", view.address, text, "start it with --data DIR or --postgres")
+    if metrics is None or metrics.store is None:
+        return
+    store = metrics.store
+    if store.sync == "off":
+        text = "with --sync off the death of the machine may damage the file"
+        yield Finding("warning", "promises", view.address, text, "use --sync batch or always")
+    if store.damaged:
+        text = f"jobs or results were found damaged: {store.damaged}"
+        remedy = "check the disk; see gearflow dead list and gearflow server --recover"
+        yield Finding("error", "store", view.address, text, remedy)
+    if store.free is not None and store.room:
+        text = f"its disk has {_bytes(store.free)} left of {_bytes(store.room)}"
+        remedy = "make room, lower --keep and --keep-dead, or move the folder of --data"
+        if store.free < NO_ROOM:
+            yield Finding("error", "disk", view.address, text, remedy)
+        elif store.free < LITTLE_ROOM or store.free < LITTLE_SHARE * store.room:
+            yield Finding("warning", "disk", view.address, text, remedy)
+    slow = percentile(metrics.commits, 0.99)
+    if slow is not None and slow > SLOW_COMMIT and sum(metrics.commits.counts) >= MANY:
+        text = f"one of a hundred commits takes {_seconds(slow)} or longer"
+        yield Finding(
+            "warning", "store", view.address, text, "give its store a faster disk, or use --sync batch"
+        )
+
+
+def _group(checkup: Checkup) -> Iterator[Finding]:
+    view, group = checkup.view, checkup.view.group
+    if group is None:
+        return
+    if group.oldest_snapshot is not None and group.oldest_snapshot > 3600:
+        text = f"a transaction of its database has lasted for {_seconds(group.oldest_snapshot)}"
+        remedy = "end that transaction: as long as it lasts, a vacuum removes nothing"
+        yield Finding("warning", "database", view.address, text, remedy)
+    if group.dead_rows > max(100_000, 2 * group.jobs):
+        text = f"its tables have {group.dead_rows:,} dead rows"
+        yield Finding(
+            "warning", "database", view.address, text, "let autovacuum run more often on its schema"
+        )
+    for standby in group.standbys:
+        if standby.state != "streaming" or (standby.lag or 0.0) > BEHIND:
+            state, lag = standby.state or "away", _seconds(standby.lag or 0.0)
+            text = f"the standby {standby.name} is {state}, and {lag} behind"
+            yield Finding("warning", "replication", view.address, text, "look at the log of the standby")
+
+
+def _function(checkup: Checkup, function: FunctionMetrics) -> Iterator[Finding]:
+    view, name = checkup.view, function.function
+    waiting = sum(function.waiting)
+    why = view.waits_for(function)
+    jobs = f"1 job of {name} waits" if waiting == 1 else f"{waiting:,} jobs of {name} wait"
+    age = function.oldest or 0.0
+    if waiting and function.paused:
+        text = f"{jobs}, and it is paused"
+        remedy = f"when that is over, run: gearflow resume {name}"
+        yield Finding("warning", "functions", view.address, text, remedy, name)
+    elif waiting and not function.workers:
+        text = f"{jobs}, and no worker offers it"
+        severity: Severity = "error" if age > UNSERVED else "warning"
+        remedy = f"start a worker for it, or run: gearflow purge {name}"
+        yield Finding(severity, "functions", view.address, text, remedy, name)
+    elif waiting and why.endswith("paused"):
+        text = f"{jobs}, and its limit is paused"
+        remedy = f"see gearflow limit list -f {name}, then run gearflow limit resume"
+        yield Finding("warning", "limits", view.address, text, remedy, name)
+    elif waiting and not why and view.counted and age > BEHIND and not function.free:
+        text = f"the oldest job of {name} has waited for {_seconds(age)}, and all workers are busy"
+        remedy = "start more workers, or give them more slots with --concurrency"
+        yield Finding("warning", "functions", view.address, text, remedy, name)
+    if function.dead and not function.retried and name not in checkup.retried:
+        text = f"{name} has {function.dead:,} dead letters, and no job of it was run again after a failure"
+        remedy = f"give it retries: @task(retries=3), or gearflow policy set {name} --retries 3"
+        yield Finding("warning", "retries", view.address, text, remedy, name)
+
+
+def _workers(checkup: Checkup) -> Iterator[Finding]:
+    view = checkup.view
+    for name, count in Counter(checkup.idle).items():
+        connections = "a connection" if count == 1 else f"{count} connections"
+        text = f"{name} has {connections} and offers no function"
+        yield Finding("warning", "workers", view.address, text, "look into its log, and start it again")
+    for worker in view.workers:
+        for function, count in worker.overdue.items():
+            text = f"{worker.client_id} has {count} overdue runs of {function}, which a thread cannot stop"
+            remedy = "give the task executor='process' or an own timeout, and start the worker again"
+            yield Finding("warning", "workers", view.address, text, remedy, function)
+
+
+def _sizes(checkup: Checkup) -> Iterator[Finding]:
+    view, metrics = checkup.view, checkup.view.metrics
+    if metrics is not None and not metrics.fetched:
+        for name, sizes in checkup.results.items():
+            if len(sizes) >= MANY:
+                kept = f"{len(sizes):,} or more results of {name} are kept ({_bytes(sum(sizes))})"
+                text = f"{kept}, and none was fetched since the server started"
+                remedy = f"keep none: @task(keep=0), or gearflow policy set {name} --keep 0"
+                yield Finding("warning", "results", view.address, text, remedy, name)
+    for name, sizes in checkup.payloads.items():
+        if len(sizes) < MANY:
+            continue
+        half = len(sizes) // 2
+        older, newer = sum(sizes[:half]) / half, sum(sizes[half:]) / (len(sizes) - half)
+        remedy = "send a reference to the data, such as a key or a path, and not the data itself"
+        if newer > 2 * older and newer > 16_384:
+            text = f"the payloads of {name} grow: from {_bytes(older)} to {_bytes(newer)} on average"
+            yield Finding("warning", "payloads", view.address, text, remedy, name)
+        elif newer > LARGE:
+            text = f"the payloads of {name} are large: {_bytes(newer)} on average"
+            yield Finding("warning", "payloads", view.address, text, remedy, name)
+
+
+def _seconds(seconds: float) -> str:
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+def _bytes(size: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" or size >= 10 else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
