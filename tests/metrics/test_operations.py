@@ -16,6 +16,7 @@ from gearflow.metrics.exporter import (
     worker_families,
 )
 from gearflow.metrics.families import LabelCap
+from gearflow.metrics.fleet import FleetExporter
 from gearflow.metrics.worker_counts import RunCounts, WorkerSample
 from tests.conftest import ROOT
 from tests.metrics.figures import BUSY, exported, text_of
@@ -35,6 +36,7 @@ def families() -> dict[str, str]:
     worker = WorkerSample(runs.functions((), ()))
     text = exported(ServerSample(BUSY)) + text_of(state_families(is_ready=True, loaded=1.0))
     text += text_of(worker_families(worker, LabelCap())) + text_of(process_families())
+    text += text_of(FleetExporter().families({}))
     return dict(re.findall(r"^# TYPE (\w+) (\w+)$", text, re.MULTILINE))
 
 
@@ -116,10 +118,6 @@ def test_the_dashboard_has_a_place_for_each_panel() -> None:
         places |= mine
 
 
-def test_the_page_has_each_metric() -> None:
-    documented = set(_SERIES.findall(PAGE.read_text()))
-    ours = {name for name in families() if name.startswith("gearflow_")}
-    assert documented >= ours, ours - documented
-    assert {name for name in documented if name.startswith("gearflow_")} - ours - {
-        "gearflow_jobs_total"
-    } == set()
+def test_the_page_has_each_metric_and_no_other() -> None:
+    documented = {name for name in _SERIES.findall(PAGE.read_text()) if name.startswith("gearflow_")}
+    assert documented == {name for name in families() if name.startswith("gearflow_")}
