@@ -18,6 +18,7 @@ from gearflow.errors import GearflowError
 from gearflow.observe import FleetView, ServerView
 from gearflow.protocol.jobs import JOBS, LIVE, BulkDone, ErrorGroup, JobFilter, ListedJob, ListedState
 from gearflow.web.guard import Refused
+from gearflow.web.sampler import Sampler
 from gearflow.web.selection import Selection
 
 BulkAct: TypeAlias = Literal["cancel", "replay", "purge"]
@@ -127,6 +128,28 @@ def places(fleet: FleetView, selection: Selection, states: Iterable[ListedState]
         if own:
             found.append(AskedServer(view.address, own))
     return found
+
+
+async def shared_list(
+    sampler: Sampler, where: list[AskedServer], selection: Selection, after: str, *, payload: int = 0
+) -> Listing:
+    """As ``list_jobs``, for all visitors together, and not more often than the servers can afford."""
+    client = await sampler.client()
+    return await sampler.shared(
+        ("list", tuple(where), selection, after, payload),
+        lambda: list_jobs(client, where, selection, after, payload=payload),
+        keep=lambda found: not found.faults,
+    )
+
+
+async def shared_errors(sampler: Sampler, where: list[AskedServer], selection: Selection) -> BulkResult:
+    """As ``errors``, for all visitors together, and not more often than the servers can afford."""
+    client = await sampler.client()
+    return await sampler.shared(
+        ("errors", tuple(where), selection),
+        lambda: errors(client, where, selection),
+        keep=lambda found: not found.faults,
+    )
 
 
 async def list_jobs(

@@ -8,10 +8,10 @@ the looks would cost them more than a small share of their time.
 import asyncio
 import time
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 import anyio
 
@@ -41,8 +41,13 @@ _ALWAYS: Final[tuple[ViewPart, ...]] = ("metrics", "limits")
 _HISTORY_AGE: Final = 10.0
 """Seconds after which a history is asked for again."""
 
+_ANSWERS: Final = 64
+"""Answers to shared questions that are remembered."""
+
 _HISTORIES: Final = 64
 """Histories that are remembered for that time."""
+
+T = TypeVar("T")
 
 Minutes: TypeAlias = list[tuple[float, MinuteOf]]
 """The begin of each minute, and what happened in it."""
@@ -117,6 +122,7 @@ class Sampler:
         self._lock = anyio.Lock()
         self._cost = 0.0
         self._own = past.OwnHistory()
+        self._shared: OrderedDict[Hashable, tuple[float, Any]] = OrderedDict()
         self._histories: OrderedDict[tuple[str, int], tuple[float, Minutes]] = OrderedDict()
 
     @property
@@ -158,6 +164,7 @@ class Sampler:
     async def look_again(self) -> None:
         """Take the next sample at once, because something was done."""
         self._histories.clear()
+        self._shared.clear()
         async with self._lock:
             self._samples.append(await self._take())
 
@@ -176,6 +183,31 @@ class Sampler:
             while len(self._histories) > _HISTORIES:
                 self._histories.popitem(last=False)
         return self._histories[key][1]
+
+    async def shared(self, key: Hashable, ask: Callable[[], Awaitable[T]], *, keep: Callable[[T], bool]) -> T:
+        """The answer to a question that may cost the servers much. All visitors share it.
+
+        An answer is used for as long as keeps such questions to a small share of the time, at most 20 s.
+        After an act it is asked for again.
+
+        Args:
+            key: What is asked.
+            ask: Asks it.
+            keep: Whether the answer may be used again.
+        """
+        begin = time.monotonic()
+        known: tuple[float, Any] | None = self._shared.get(key)
+        if known is not None and begin < known[0]:
+            answer: T = known[1]
+            return answer
+        answer = await ask()
+        end = time.monotonic()
+        if keep(answer):
+            self._shared[key] = end + min(end - begin, 1.0) / SHARE, answer
+            self._shared.move_to_end(key)
+            while len(self._shared) > _ANSWERS:
+                self._shared.popitem(last=False)
+        return answer
 
     async def close(self) -> None:
         """Close the connections."""

@@ -3,14 +3,17 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import anyio
 import httpx
 import pytest
+from anyio.from_thread import start_blocking_portal
 from playwright.sync_api import Page, expect
 
 import gearflow.web
 from gearflow.client import JobRequest, SyncClient
 from gearflow.client.submission import SubmitOptions
 from gearflow.server import JobServer
+from gearflow.web.sampler import Sampler
 from tests.web.conftest import served
 
 MARKUP = "<img src=x onerror=alert(1)>\"'&amp;"
@@ -271,3 +274,24 @@ def test_a_query_that_makes_no_sense_is_refused(
     dashboard: Callable[..., str], server: JobServer, query: str
 ) -> None:
     assert httpx.get(f"{dashboard(server)}/jobs?{query}").status_code == 400
+
+
+def test_a_question_that_costs_much_is_asked_seldom_and_again_after_an_act(server: JobServer) -> None:
+    asked: list[int] = []
+
+    async def look() -> None:
+        async def answer() -> int:
+            asked.append(len(asked))
+            await anyio.sleep(0.05)  # of the servers' time, so the answer is good for a second
+            return asked[-1]
+
+        sampler = Sampler([server.address])
+        assert [await sampler.shared("key", answer, keep=lambda _: True) for _ in range(3)] == [0, 0, 0]
+        assert await sampler.shared("other", answer, keep=lambda _: False) == 1
+        assert await sampler.shared("other", answer, keep=lambda _: True) == 2
+        await sampler.look_again()
+        assert await sampler.shared("key", answer, keep=lambda _: True) == 3
+        await sampler.close()
+
+    with start_blocking_portal() as portal:
+        portal.call(look)

@@ -34,12 +34,12 @@ async def dead(visit: Visit) -> Rendered:
     selection = Selection.read(values, visit.server())
     if selection.state not in ("dead", "expired"):
         raise Refused(400, f"Dead letters are dead or expired, not {selection.state}.")
-    sample, client = await visit.sample(), await visit.client()
+    sample = await visit.sample()
     where = job_lists.places(sample.fleet, selection, selection.states)
     after = visit.query.get("after", "")
     payload = 0 if visit.hide_payloads else _PAYLOAD
-    grouped = await job_lists.errors(client, where, selection)
-    listing = await job_lists.list_jobs(client, where, selection, after, payload=payload)
+    grouped = await job_lists.shared_errors(visit.sampler, where, selection)
+    listing = await job_lists.shared_list(visit.sampler, where, selection, after, payload=payload)
     is_everything = not any((selection.function, selection.text, selection.error, selection.within))
     return Rendered(
         "dead.html",
@@ -62,13 +62,13 @@ async def dead(visit: Visit) -> Rendered:
     )
 
 
-@section.page("/dead/replay")
+@section.page("/dead/replay", every=60)
 async def ask_replay(visit: Visit) -> Rendered:
     """The question whether all that match are to be replayed."""
     return await bulk_acts.ask(visit, "replay")
 
 
-@section.page("/dead/purge")
+@section.page("/dead/purge", every=60)
 async def ask_purge(visit: Visit) -> Rendered:
     """The question whether all that match are to be purged."""
     return await bulk_acts.ask(visit, "purge")

@@ -46,7 +46,7 @@ async def jobs(visit: Visit) -> Rendered | RedirectResponse:
         "sample": sample,
         "fleet": sample.fleet,
         "selection": selection,
-        "listing": await job_lists.list_jobs(client, where, selection, after, payload=payload),
+        "listing": await job_lists.shared_list(visit.sampler, where, selection, after, payload=payload),
         "plain": [] if after else await plain_jobs(client, sample.fleet, selection),
         "after": after,
         "states": _ALL,
@@ -60,7 +60,7 @@ async def jobs(visit: Visit) -> Rendered | RedirectResponse:
     return Rendered("jobs.html", "Jobs", values)
 
 
-@section.page("/jobs/cancel")
+@section.page("/jobs/cancel", every=60)
 async def ask_cancel(visit: Visit) -> Rendered:
     """The question whether all jobs that match are to be cancelled."""
     return await bulk_acts.ask(visit, "cancel")
