@@ -407,7 +407,7 @@ def test_the_reference_has_every_option_without_a_variable() -> None:
     lacking = {
         name for (name, option), variable in VARIABLES.items() if (option, variable) == ("--function", None)
     }
-    assert lacking == {"dead list", "dead replay", "dead purge", "limit list"}
+    assert lacking == {"jobs", "dead list", "dead replay", "dead purge", "limit list"}
 
 
 def test_the_reference_has_every_variable_with_a_name_of_its_own() -> None:

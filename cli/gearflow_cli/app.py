@@ -30,6 +30,7 @@ _COMMANDS: Final = {
         "top": "top.top",
         "web": "web.web",
         "doctor": "doctor.doctor",
+        "jobs": "jobs.jobs",
         "workers": "workers.workers",
         "dead": "dead.app",
         "cron": "cron.app",

@@ -93,7 +93,7 @@ def _addresses(values: list[str] | None) -> list[str]:
         raise typer.BadParameter(str(error)) from None
 
 
-def _name(value: str | None) -> str | None:
+def name(value: str | None) -> str | None:
     """Check the name of a job or a function. Requests have it in JSON, which needs UTF-8."""
     if value is None:
         return None
@@ -295,7 +295,7 @@ ScheduleName: TypeAlias = Annotated[
         Panel.WHAT,
         "NAME",
         "A schedule. The last part of its name is enough if no other has it.",
-        callback=_name,
+        callback=name,
     ),
 ]
 
@@ -361,7 +361,7 @@ def metrics(env: str | None = "") -> Any:
 
 
 def _one_job(text: str) -> Any:
-    return argument(Panel.JOBS, "HANDLE", text, callback=_name)
+    return argument(Panel.JOBS, "HANDLE", text, callback=name)
 
 
 JobName: TypeAlias = Annotated[str, _one_job("The job's handle. With --unique, the function's name.")]
@@ -382,7 +382,7 @@ JobUnique: TypeAlias = Annotated[
 ]
 
 Function: TypeAlias = Annotated[
-    str, argument(Panel.JOBS, "FUNCTION", "The function's full or bare name.", callback=_name)
+    str, argument(Panel.JOBS, "FUNCTION", "The function's full or bare name.", callback=name)
 ]
 
 OfFunction: TypeAlias = Annotated[
@@ -392,7 +392,7 @@ OfFunction: TypeAlias = Annotated[
         "The dead letters of this function, by its full or bare name.",
         "FUNCTION",
         env=None,
-        callback=_name,
+        callback=name,
     ),
 ]
 

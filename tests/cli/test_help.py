@@ -125,6 +125,7 @@ def test_commands_are_in_panels() -> None:
         "top",
         "web",
         "doctor",
+        "jobs",
         "workers",
         "dead",
         "cron",

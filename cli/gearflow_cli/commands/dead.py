@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import typer
 
-from gearflow_cli import function_names, options, output, server_queries
+from gearflow_cli import function_names, job_filters, options, output, server_queries
 from gearflow_cli.commands.job import job_name
 from gearflow_cli.commands.pause import counted
 from gearflow_cli.errors import CliError, ExitCode, tell
@@ -17,6 +17,7 @@ from gearflow_cli.options import secured
 
 if TYPE_CHECKING:
     from gearflow.client import Client
+    from gearflow.protocol.jobs import JobFilter
     from gearflow.protocol.server_calls import JobInfo, Letter
 
 T = TypeVar("T")
@@ -39,11 +40,17 @@ _PAGE: Final = 100  # letters in one answer, which may have long tracebacks
 @secured
 def list_(
     function: options.OfFunction = None,
+    text: job_filters.Text = None,
+    error: job_filters.Error = None,
+    since: job_filters.Since = None,
+    until: job_filters.Until = None,
     servers: options.Servers = None,
     wide: options.Wide = False,
     as_json: options.Json = False,
 ) -> None:
     """List dead letters, the oldest first. With --json, one object a line.
+
+    With --text, --error, --since or --until, the newest comes first.
 
     Examples:
       gearflow dead list
@@ -52,7 +59,11 @@ def list_(
     addresses = server_queries.addresses_of(servers)
     name = function and function_names.remembered(function, addresses)
     listing = _Listing(as_json=as_json, wide=wide, with_server=len(addresses) > 1)
-    answers = server_queries.each(addresses, partial(_each_page, function=name, act=listing.show), once=True)
+    pages = partial(_each_page, function=name, act=listing.show)
+    if _is_filtered(text, error, since, until):
+        select = job_filters.selected(job_filters.LETTERS, name, text, error, since, until)
+        pages = partial(_each_selected_page, select=select, act=listing.show)
+    answers = server_queries.each(addresses, pages, once=True)
     answers.require_one()
     _check_name(name, addresses, sum(answers.given.values()))
     listing.end()
@@ -81,17 +92,26 @@ def replay(
     handle: options.OneHandle = None,
     function: options.OfFunction = None,
     everything: options.All = False,
+    text: job_filters.Text = None,
+    error: job_filters.Error = None,
+    since: job_filters.Since = None,
+    until: job_filters.Until = None,
     servers: options.Servers = None,
 ) -> None:
     """Run dead letters again, as if they had just been submitted.
 
     Examples:
       gearflow dead replay H:jobs:17
-      gearflow dead replay --function send_invoice
+      gearflow dead replay --function send_invoice --error builtins.KeyError --since 2h
     """
     from gearflow.client.operate import replay as replay_on
 
-    _check(handle, function, everything)
+    filtered = _is_filtered(text, error, since, until)
+    _check(handle, function, everything, filtered=filtered)
+    if filtered:
+        select = _selected(function, servers, text, error, since, until)
+        job_filters.act_on_all("replay", select, server_queries.addresses_of(servers), yes=True)
+        return
     if handle is not None:
         _ask_about(handle, servers, lambda client, name, server: replay_on(client, name, server=server))
         output.write_sentence(f"replayed {handle}")
@@ -117,6 +137,10 @@ def purge(
     handle: options.OneHandle = None,
     function: options.OfFunction = None,
     everything: options.All = False,
+    text: job_filters.Text = None,
+    error: job_filters.Error = None,
+    since: job_filters.Since = None,
+    until: job_filters.Until = None,
     servers: options.Servers = None,
     yes: options.Yes = False,
 ) -> None:
@@ -128,7 +152,12 @@ def purge(
     """
     from gearflow.client.operate import purge_dead
 
-    _check(handle, function, everything)
+    filtered = _is_filtered(text, error, since, until)
+    _check(handle, function, everything, filtered=filtered)
+    if filtered:
+        select = _selected(function, servers, text, error, since, until)
+        job_filters.act_on_all("purge", select, server_queries.addresses_of(servers), yes=yes)
+        return
     if handle is not None:
         if not yes:
             _ask_about(handle, servers, _letter)
@@ -150,10 +179,29 @@ def purge(
     answers.require_all()
 
 
-def _check(handle: str | None, function: str | None, everything: bool) -> None:
-    """Raises CliError unless exactly one option selects the letters."""
-    if (handle is not None) + (function is not None) + everything != 1:
+def _check(handle: str | None, function: str | None, everything: bool, *, filtered: bool) -> None:
+    """Raises CliError unless exactly one option selects the letters, or a filter."""
+    if (handle is not None) + (function is not None) + everything > 1 or (filtered and handle is not None):
         raise CliError(ExitCode.USAGE, "say which dead letters: HANDLE, or --function, or --all")
+    if not (filtered or handle is not None or function is not None or everything):
+        raise CliError(ExitCode.USAGE, "say which dead letters: HANDLE, or --function, or --all")
+
+
+def _is_filtered(text: str | None, error: str | None, since: float | None, until: float | None) -> bool:
+    return (text, error, since, until) != (None, None, None, None)
+
+
+def _selected(
+    function: str | None,
+    servers: Sequence[str] | None,
+    text: str | None,
+    error: str | None,
+    since: float | None,
+    until: float | None,
+) -> "JobFilter":
+    """The filter of these options."""
+    name = function and function_names.remembered(function, server_queries.addresses_of(servers))
+    return job_filters.selected(job_filters.LETTERS, name, text, error, since, until)
 
 
 def _check_name(name: str | None, addresses: Sequence[str], letters: int) -> None:
@@ -237,6 +285,23 @@ async def _each_page(
         if len(page) < _PAGE:
             return number
         after = page[-1].handle
+
+
+async def _each_selected_page(
+    client: "Client", server: str, *, select: "JobFilter", act: "Callable[[str, Sequence[JobInfo]], None]"
+) -> int:
+    """As ``_each_page``, for the letters that a filter selects."""
+    from gearflow.client.operate import jobs
+
+    number = 0
+    after = ""
+    while True:
+        page = await jobs(client, select, after=after, limit=_PAGE, server=server)
+        act(server, [listed.job for listed in page.jobs])
+        number += len(page.jobs)
+        after = page.next
+        if not after:
+            return number
 
 
 async def _letter(client: "Client", handle: str, server: str) -> "Letter":

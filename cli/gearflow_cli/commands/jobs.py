@@ -1,0 +1,215 @@
+"""``gearflow jobs`` lists the jobs of servers, and acts on all that match."""
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Final
+
+from gearflow_cli import function_names, job_filters, options, output, server_queries
+from gearflow_cli.errors import CliError, ExitCode, tell
+from gearflow_cli.help import Panel
+from gearflow_cli.job_filters import Act
+
+if TYPE_CHECKING:
+    from gearflow.client import Client
+    from gearflow.protocol.jobs import JobFilter, JobPage, ListedJob
+
+_PAGE: Final = 200  # jobs in one answer
+_PAYLOAD: Final = 1024  # bytes of each payload that --json shows
+
+
+def jobs(
+    states: job_filters.States = None,
+    function: Annotated[
+        str | None,
+        options.jobs(
+            "--function -f",
+            "Jobs of this function, by its full or bare name.",
+            "FUNCTION",
+            env=None,
+            callback=options.name,
+        ),
+    ] = None,
+    text: job_filters.Text = None,
+    error: job_filters.Error = None,
+    since: job_filters.Since = None,
+    until: job_filters.Until = None,
+    limit: Annotated[
+        int,
+        options.option(
+            Panel.OUTPUT,
+            "--limit -n",
+            "Show up to so many jobs of each server. 0: all.",
+            "N",
+            env=None,
+            min=0,
+        ),
+    ] = 100,
+    after: Annotated[
+        str | None,
+        options.option(Panel.OUTPUT, "--after", "Go on behind the jobs that were shown.", "PLACE", env=None),
+    ] = None,
+    cancel: Annotated[
+        bool, options.option(Panel.HOW, "--cancel", "Cancel all live jobs that match.", env=None)
+    ] = False,
+    replay: Annotated[
+        bool, options.option(Panel.HOW, "--replay", "Run all dead letters that match again.", env=None)
+    ] = False,
+    purge: Annotated[
+        bool, options.option(Panel.HOW, "--purge", "Forget all dead letters that match.", env=None)
+    ] = False,
+    yes: options.Yes = False,
+    servers: options.Servers = None,
+    wide: options.Wide = False,
+    as_json: options.Json = False,
+) -> None:
+    """List the jobs of job servers. Those that run, wait or are delayed come before those that have ended.
+
+    --cancel, --replay and --purge act on all jobs that match, however many are shown, after a question with
+    their number. With --json there is one object a line.
+
+    Examples:
+      gearflow jobs --state waiting,running -f send_invoice
+      gearflow jobs --state dead --error builtins.KeyError --since 2h --replay
+    """
+    addresses = server_queries.addresses_of(servers)
+    name = function and function_names.remembered(function, addresses)
+    act = _act(cancel=cancel, replay=replay, purge=purge)
+    wanted = _states_for(act, states or [])
+    select = job_filters.selected(wanted, name, text, error, since, until)
+    if act is not None:
+        job_filters.act_on_all(act, select, addresses, yes=yes)
+        return
+    if after is not None and len(addresses) > 1:
+        raise CliError(ExitCode.USAGE, "--after goes on at one server: name it with --server")
+    listing = _Listing(as_json=as_json, wide=wide, with_server=len(addresses) > 1)
+    lister = JobLister(select, listing, limit=limit, after=after or "", payload=_PAYLOAD if as_json else 0)
+    answers = server_queries.each(addresses, lister)
+    answers.require_one()
+    if name is not None and listing.is_empty:
+        function_names.known(name, addresses)
+    listing.end(answers.given)
+
+
+def _act(*, cancel: bool, replay: bool, purge: bool) -> Act | None:
+    given: dict[Act, bool] = {"cancel": cancel, "replay": replay, "purge": purge}
+    acts: list[Act] = [act for act, is_given in given.items() if is_given]
+    if len(acts) > 1:
+        raise CliError(ExitCode.USAGE, "give one of --cancel, --replay and --purge")
+    return acts[0] if acts else None
+
+
+def _states_for(act: Act | None, states: Sequence[str]) -> Sequence[str]:
+    """The states that are selected. Raises CliError if an act is not for one of them."""
+    if act is None:
+        return states
+    possible = job_filters.LIVE if act == "cancel" else job_filters.LETTERS
+    wrong = [state for state in states if state not in possible]
+    if wrong:
+        text = f"--{act} is for jobs that are {' or '.join(possible)}, not {wrong[0]}"
+        raise CliError(ExitCode.USAGE, text)
+    return states or possible
+
+
+class JobLister:
+    """Fetches the jobs of a server page by page, and has them shown as they come."""
+
+    def __init__(
+        self, select: "JobFilter", listing: "_Listing", *, limit: int, after: str = "", payload: int = 0
+    ) -> None:
+        self._select = select
+        self._listing = listing
+        self._limit = limit
+        self._after = after
+        self._payload = payload
+        self._groups: set[str] = set()
+
+    async def __call__(self, client: "Client", server: str) -> str:
+        """Show the jobs of a server. Returns where the next page begins, if it has more."""
+        select = await self._select_at(client, server)
+        if select is None:
+            return ""
+        after, left = self._after, self._limit
+        while True:
+            page = await self._page(client, select, server, after, min(left or _PAGE, _PAGE))
+            self._listing.show(server, page.jobs)
+            left -= len(page.jobs)
+            after = page.next
+            if not after or (self._limit and left <= 0):
+                return after
+
+    async def _page(
+        self, client: "Client", select: "JobFilter", server: str, after: str, limit: int
+    ) -> "JobPage":
+        from gearflow.client.operate import jobs as list_jobs
+
+        return await list_jobs(client, select, after=after, limit=limit, payload=self._payload, server=server)
+
+    async def _select_at(self, client: "Client", server: str) -> "JobFilter | None":
+        """The filter for a server. Of a group, one server lists the ended jobs, and the others do not."""
+        group = (await client.features(server)).group
+        if group not in self._groups:
+            self._groups |= {group} - {""}
+            return self._select
+        live = tuple(
+            state for state in job_filters.LIVE if not self._select.states or state in self._select.states
+        )
+        return self._select.model_copy(update={"states": live}) if live else None
+
+
+class _Listing:
+    """Prints jobs as they arrive, so that it holds only those of one answer."""
+
+    def __init__(self, *, as_json: bool, wide: bool, with_server: bool) -> None:
+        self._as_json = as_json
+        self._wide = wide
+        self._with_server = with_server
+        self._header = ["handle", "function", "state", "attempt", "since", "about"]
+        if with_server:
+            self._header.insert(0, "server")
+        self.is_empty = True
+
+    def show(self, server: str, jobs: "Sequence[ListedJob]") -> None:
+        """Print the jobs of one answer."""
+        if self._as_json:
+            for job in jobs:
+                shown = {"server": server} | job.job.model_dump(mode="json")
+                output.write_json_line(shown | {"listed": job.listed, "payload": job.payload})
+        elif jobs:
+            rows = [_row(job, brief=output.is_terminal() and not self._wide) for job in jobs]
+            self._show([[server, *row] for row in rows] if self._with_server else rows)
+        self.is_empty = self.is_empty and not jobs
+
+    def _show(self, rows: list[list[output.Cell]]) -> None:
+        if output.is_terminal():
+            cut = {"about": 16, "function": 16, "server": 15}
+            optional = ("attempt", "since")
+            output.show_table(self._header, rows, cut=cut, optional=optional, wide=self._wide)
+        else:
+            header, _, lines = output.columns(self._header, rows).partition("\n")
+            output.write(f"{header}\n{lines}" if self.is_empty else lines)
+
+    def end(self, places: dict[str, str]) -> None:
+        """Print a message if there were no jobs, or if there are more."""
+        for server, place in places.items():
+            if place:
+                tell(f"{server} has more jobs: --after {place} -s {server} shows them, and --limit 0 all")
+        if self.is_empty and not self._as_json:
+            output.write("no jobs" if output.is_terminal() else output.columns(self._header, []))
+
+
+def _row(listed: "ListedJob", *, brief: bool) -> list[output.Cell]:
+    job = listed.job
+    moment = job.ended or (job.started if listed.listed == "running" else job.submitted)
+    shown = output.briefly(moment) if brief else output.when(moment)[: len("2030-12-24 18:00:00")]
+    return [job.handle, job.function, listed.listed, job.attempt, shown, _about(listed)]
+
+
+def _about(listed: "ListedJob") -> str:
+    """Why a job waits or has failed, or how far it is."""
+    job = listed.job
+    if listed.listed == "delayed" and job.due is not None:
+        return f"starts in {output.duration(round(max(job.due - time.time(), 0)))}"
+    if listed.listed == "running" and job.progress is not None:
+        done, total = job.progress
+        return f"{done:,} of {total:,} {job.message}".rstrip()
+    return (job.damage or output.failure_text(job) or job.why).partition("\n")[0]
