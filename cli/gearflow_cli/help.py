@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     Rows: TypeAlias = list[tuple[Text, Text]]
 
 _LONG: Final = "--help-all"
+_MANY: Final = 3
+"""So many variables of a command are not all named in its help."""
+
 HELP_OPTIONS: Final = ("-h", "--help", _LONG)
 
 
@@ -171,18 +174,19 @@ def _default(parameter: TyperArgument | TyperOption) -> str:
 
 
 def _about_variables(parameters: Iterable[TyperArgument | TyperOption]) -> Iterable[str]:
-    """The environment variables. One stands for all that are called like their options."""
+    """The environment variables. One stands for all that are called like their options, and one of many that
+    are so but for the name of the command.
+    """
     options = {
         each.envvar: each.opts[0] if isinstance(each, TyperOption) else str(each.metavar)
         for each in parameters
         if isinstance(each.envvar, str)
     }
     regular = sorted((name for name, option in options.items() if name == variable(option)), key=len)
-    shown = [
-        name if name.endswith(variable(option, "")) else f"{name} ({option})"
-        for name, option in options.items()
-        if name not in regular
-    ]
+    others = {name: option for name, option in options.items() if name not in regular}
+    own = sorted((name for name, option in others.items() if name.endswith(variable(option, ""))), key=len)
+    shown = [f"{name} ({option})" for name, option in others.items() if name not in own]
+    shown.extend(own if len(own) < _MANY else own[:1])
     if len(regular) > 1:
         shown.append(f"{regular[0]} and so on")
     else:
