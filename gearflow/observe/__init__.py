@@ -6,7 +6,7 @@ does not answer, and of C gearmand with what its text protocol tells. ``FleetVie
 caller owns the client, and decides how often it looks.
 """
 
-from gearflow.observe.acts import cancel_job, pause_function, purge_function, targets
+from gearflow.observe.acts import cancel_job, pause_function, purge_function, quiet_worker, targets
 from gearflow.observe.checkup import Checkup, examine
 from gearflow.observe.figures import Activity, activity, added, between, percentile
 from gearflow.observe.findings import Finding, findings_of
@@ -35,5 +35,6 @@ __all__ = [
     "pause_function",
     "percentile",
     "purge_function",
+    "quiet_worker",
     "targets",
 ]

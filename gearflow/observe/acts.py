@@ -7,8 +7,10 @@ from gearflow.client.client import Client
 from gearflow.client.config import ServerAddress
 from gearflow.client.job import JobHandle
 from gearflow.client.operate import pause, purge
+from gearflow.client.operate import quiet as set_quiet
 from gearflow.errors import ServerError, UnsupportedByServer
 from gearflow.observe.view import ServerView
+from gearflow.protocol.workers import QuietDone
 
 
 def targets(views: Iterable[ServerView], server: str | None = None) -> list[ServerView]:
@@ -58,6 +60,12 @@ async def purge_function(
     if server is not None or not asked:
         asked = targets(asked, server)
     return {view.address: await purge(client, function, server=view.address) for view in asked}
+
+
+async def quiet_worker(client: Client, view: ServerView, worker: str, quiet: bool = True) -> QuietDone:
+    """Give a worker no more jobs, or go on. ``worker`` is its id, which only gearflow's server gives it."""
+    targets([view])
+    return await set_quiet(client, worker, quiet, server=view.address)
 
 
 async def cancel_job(client: Client, view: ServerView, handle: str) -> bool:

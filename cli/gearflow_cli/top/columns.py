@@ -39,6 +39,11 @@ class KnownJob(NamedTuple):
         return self.job.function if self.job is not None else NONE
 
     @property
+    def is_dead(self) -> bool:
+        """Whether it is a dead letter."""
+        return self.job is not None and self.job.dead
+
+    @property
     def attempt(self) -> int:
         """The number of its run, if that is known."""
         return self.job.attempt if self.job is not None else 0
@@ -453,7 +458,7 @@ def _items(page: TopPage, shown: Seen) -> tuple[Sequence[RowItem], Callable[[Row
             )
         case TopPage.JOBS | TopPage.DEAD:
             is_dead = page is TopPage.DEAD  # the list of the page before may be there still
-            jobs = [each for each in shown.jobs if (each.listed == "dead") is is_dead]
+            jobs = [each for each in shown.jobs if each.is_dead is is_dead]
             return jobs, lambda j: f"{j.server.address} {j.handle}"
         case TopPage.SERVERS:
             return shown.fleet.servers, lambda v: v.address

@@ -3,7 +3,8 @@
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -11,7 +12,7 @@ import anyio
 import anyio.abc
 
 from gearflow.client import Admin, Client
-from gearflow.client.operate import bulk, jobs, purge_dead, quiet, replay
+from gearflow.client.operate import bulk, jobs, purge_dead, replay
 from gearflow.errors import GearflowError
 from gearflow.observe import (
     FleetView,
@@ -21,6 +22,7 @@ from gearflow.observe import (
     look_all,
     pause_function,
     purge_function,
+    quiet_worker,
     targets,
 )
 from gearflow.protocol.jobs import JOBS, LIVE, JobFilter
@@ -31,12 +33,15 @@ from gearflow_cli.top.model import Choices, Opened, Question, TopPage, Verb
 from gearflow_cli.top.subjects import describe, title_of
 from gearflow_cli.top.terminal import FullScreen
 
-_SHARE: Final = 10
+_SHARE: Final = 5
 """The pause after a look is at least so many times as long as the look took. So servers with a great many
 functions are asked less often."""
 
 _SOON: Final = 1.0
 """Seconds to the second look, which brings the first rates."""
+
+_ENOUGH: Final = 0.9
+"""The part of the time between two looks from which on they are compared."""
 
 _JOBS: Final = 200
 _MOST_JOBS: Final = 1000
@@ -61,6 +66,7 @@ class TopLive:
         self._every = every
         self.choices = Choices()
         self._shown: Seen | None = None
+        self._looks: deque[tuple[float, FleetView]] = deque()
         self._wake = anyio.Event()
         self._asked: object = None  # what the jobs that are shown were asked by
         self._tasks: anyio.abc.TaskGroup
@@ -117,7 +123,8 @@ class TopLive:
         if page is TopPage.WORKERS:
             parts.add("workers")
         fleet = FleetView(tuple(await look_all(self._client, self._addresses, parts=parts)))
-        before = self._shown
+        before = self._before(time.monotonic())
+        self._looks.append((time.monotonic(), fleet))
         known: list[KnownJob] = []
         more = False
         if page in (TopPage.JOBS, TopPage.DEAD):
@@ -127,14 +134,21 @@ class TopLive:
             self._wake.set()
         self._shown = Seen(
             fleet,
-            fleet.activity_since(before.fleet) if before is not None else None,
+            fleet.activity_since(before) if before is not None else None,
             time.time(),
             known,
             more,
             several=len(self._addresses) > 1,
         )
         if choices.opened is not None:
+            choices.opened.subject = _as_now(choices.opened.subject, fleet)
             await self._describe(choices.opened)
+
+    def _before(self, now: float) -> FleetView | None:
+        """The look to which the next one is compared. A key may ask for one at once, which tells no rates."""
+        while len(self._looks) > 1 and now - self._looks[1][0] >= min(_SOON, self._every) * _ENOUGH:
+            self._looks.popleft()
+        return self._looks[0][1] if self._looks else None
 
     async def _list_jobs(self, fleet: FleetView) -> tuple[list[KnownJob], bool]:
         """The jobs of all servers, and whether there are more."""
@@ -333,10 +347,8 @@ class TopLive:
         return f"cancelled {counted(sum(done.values()), 'job')} of {function.function}"
 
     async def _quiet(self, each: ListedWorker) -> str:
-        if not each.worker.id:
-            return "only gearflow's server can make a worker quiet"
         quiets = not each.worker.quiet
-        done = await quiet(self._client, each.worker.id, quiets, server=each.server.address)
+        done = await quiet_worker(self._client, each.server, each.worker.id, quiets)
         if not quiets:
             return f"worker {each.worker.id} gets jobs again"
         runs = f", and ends {counted(done.running, 'job')}" if done.running else ""
@@ -363,3 +375,22 @@ class TopLive:
             done, left = done + answer.done, left + answer.left
         stay = f"; {left:,} stay, because other jobs have their uniques" if left else ""
         return f"replayed {counted(done, 'dead letter')}{stay}"
+
+
+def _as_now(subject: Any, fleet: FleetView) -> Any:
+    """A worker or a server as it is now, if it is still there."""
+    found: Iterable[Any]
+    match subject:
+        case ServerView(address=address):
+            found = (view for view in fleet.servers if view.address == address)
+        case ListedWorker(server=server, worker=worker):
+            found = (
+                ListedWorker(view, each)
+                for view in fleet.servers
+                if view.address == server.address
+                for each in view.workers
+                if each.id and each.id == worker.id
+            )
+        case _:
+            return subject
+    return next(iter(found), subject)

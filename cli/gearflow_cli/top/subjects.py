@@ -5,22 +5,23 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from gearflow.client import Client, JobHandle, ServerAddress
-from gearflow.client.operate import dead_letter
+from gearflow.client.operate import jobs
 from gearflow.observe import ServerView
+from gearflow.protocol.jobs import JobFilter
 from gearflow_cli import output
 from gearflow_cli.commands.workers import state
 from gearflow_cli.text import printable_lines
 from gearflow_cli.top.columns import KnownJob, ListedWorker, span
 
 _MOST: Final = 4096
-"""Characters of a payload that are shown."""
+"""Bytes of a payload that are shown."""
 
 
 def title_of(subject: Any) -> str:
     """A heading."""
     match subject:
-        case KnownJob(handle=handle, listed=listed):
-            return f"{'Dead letter' if listed == 'dead' else 'Job'} {handle}"
+        case KnownJob(handle=handle, is_dead=is_dead):
+            return f"{'Dead letter' if is_dead else 'Job'} {handle}"
         case ListedWorker(worker=worker):
             return f"Worker {worker.client_id} {worker.id}"
         case _:
@@ -42,17 +43,14 @@ async def _job(client: Client, each: KnownJob) -> list[str]:
     if each.job is None:
         return ["This server tells only the handles of jobs."]
     address = each.server.address
-    payload: str | None = None
-    if each.listed == "dead":
-        letter = await dead_letter(client, each.handle, server=address)
-        job = letter.job
-        payload = letter.text if letter.text is not None else f"{job.size} bytes that are no text"
-    else:
-        job = await client.info(JobHandle(each.handle, ServerAddress.parse(address)))
+    page = await jobs(client, JobFilter(handle=each.handle), payload=_MOST, server=address)
+    if page.jobs:
+        job, payload = page.jobs[0].job, page.jobs[0].payload
+    else:  # it has ended
+        job, payload = await client.info(JobHandle(each.handle, ServerAddress.parse(address))), None
     lines = output.labelled(output.job_rows(job)).splitlines()
     if payload is not None:
-        cut = "" if len(payload) <= _MOST else f"\n... and {len(payload) - _MOST:,} more characters"
-        lines += ["", "payload", *printable_lines(payload[:_MOST] + cut).splitlines()]
+        lines += ["", "payload", *printable_lines(payload).splitlines()]
     if job.failure is not None and job.failure.traceback:
         lines += ["", *printable_lines(job.failure.traceback.rstrip()).splitlines()]
     return lines

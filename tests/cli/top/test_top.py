@@ -74,7 +74,7 @@ def test_the_jobs_of_a_function_are_opened_and_cancelled(server: str, client: Sy
         shown = person.see(*(handle.handle for handle in handles), "of shop.mail")
         assert other.handle not in shown
         person.press("enter")
-        person.see(f"Job {handles[0].handle}", "state", "waiting", "background")
+        person.see(f"Job {handles[0].handle}", "state", "waiting", '{"to": "ann"}')
         person.press("esc", "down", "c")
         person.see(f"Cancel job {handles[1].handle}? [y/N]")
         person.press("n")
@@ -139,12 +139,13 @@ def test_a_worker_is_shown_with_its_job_and_made_quiet(
             person.press("p")
             person.see("gets no more jobs, and ends 1 job")
             assert [worker.quiet for worker in client.run(workers)] == [True]
-            person.press("esc")
-            person.see("quiet")
+            person.wait_for(lambda shown: bool(re.search("state +quiet", shown)))
             go_on.set()
-            person.see("0/3")
+            person.see("0 of 3 busy")
             person.press("p")
-            person.see("gets jobs again", "idle", without=["quiet/resume  /  "])
+            person.see("gets jobs again")
+            person.press("esc")
+            person.see("0/3", "idle")
             assert [worker.quiet for worker in client.run(workers)] == [False]
         assert max(map(len, shown.splitlines())) <= 120
 
