@@ -77,8 +77,8 @@ class ReportRequest(Message):
     them with those of the server."""
 
     redact: dict[str, Annotated[list[_FieldName], Field(max_length=64)]] = Field(default={})
-    """The fields of payloads that are not shown to operators, by function. ``*`` means the whole payload. The
-    server keeps them until a report has others for the function."""
+    """The fields of payloads that are not shown to operators, by function. ``*`` means the whole payload.
+    Only functions that the connection offers count. The server keeps them until a report has others."""
 
 
 class WorkerJob(Answer):

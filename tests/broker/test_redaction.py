@@ -9,7 +9,8 @@ from gearflow.broker import redaction
 from gearflow.protocol import packets as p
 from gearflow.protocol import server_calls as api
 from gearflow.protocol.workers import REPORT
-from tests.broker.harness import Durable
+from tests.broker.harness import Durable, Peer
+from tests.broker.test_edit import settle
 from tests.broker.test_job_lists import ask, pages, submit
 
 
@@ -26,7 +27,19 @@ def shown(world: Durable) -> str | None:
 
 
 def report(world: Durable, **redact: list[str]) -> None:
-    assert ask(world, REPORT, redact=redact) == {"jobs": 0}
+    worker = world.worker(*(name.encode() for name in redact))
+    (created, end) = tell(world, worker, redact)
+    assert isinstance(created, p.JobCreated)
+    assert isinstance(end, p.WorkComplete)
+    worker.leave()
+
+
+def tell(world: Durable, worker: Peer, redact: dict[str, list[str]]) -> list[p.Packet | bytes]:
+    said = worker(p.SubmitJob(REPORT, b"", json.dumps({"redact": redact}).encode()))
+    settle(world)
+    world.finish()
+    settle(world)
+    return said + worker.read()
 
 
 def test_the_fields_of_a_report_are_hidden_at_every_depth(world: Durable) -> None:
@@ -60,6 +73,14 @@ def test_they_are_hidden_if_that_cannot_be_kept_and_kept_with_the_next_report(wo
     assert "4111" in (shown(world.restarted()) or "")
     report(world, work=["card"])
     assert "4111" not in (shown(world.restarted()) or "")
+
+
+def test_a_worker_has_no_say_in_functions_that_it_does_not_offer(world: Durable) -> None:
+    report(world, work=["card"])
+    tell(world, world.worker(b"other"), {"work": [], "other": ["x"]})
+    assert "4111" not in (shown(world) or "")
+    tell(world, world.worker(b"work"), {"work": []})
+    assert "4111" in (shown(world) or "")
 
 
 def test_functions_are_bounded(world: Durable, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,12 +42,22 @@ class WorkerCalls:
         call.session.texts = report.texts
         call.session.limits = report.limits
         call.session.resumable = frozenset(name.encode() for name in report.resumable)
-        if changes := self._parts.redaction.changes(report.redact):
+        redact = {
+            name: fields
+            for name, fields in report.redact.items()
+            if self._offers(call.session, name.encode())
+        }
+        if changes := self._parts.redaction.changes(redact):
             errors: list[str | Joined | None] = yield Keep(changes)
             for change, error in zip(changes, errors, strict=True):
                 if error is None:
                     self._parts.core.settings.apply(change)
         return api.Done(jobs=sum(report.overdue.values()))
+
+    def _offers(self, session: Session, name: bytes) -> bool:
+        """Whether a connection offers a function. It has no say in the payloads of others."""
+        function = self._parts.core.functions.by_name.get(name)
+        return function in session.abilities or name in session.set_aside
 
     def events(self, call: ServerCall) -> Steps:
         """Notify this worker of cancelled jobs from now on. The call never ends."""
