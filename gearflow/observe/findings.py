@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from ipaddress import ip_address
@@ -71,9 +71,21 @@ class Finding:
     """The function that it is about, if it is about one."""
 
 
-def findings_of(checkups: Sequence[Checkup]) -> list[Finding]:
-    """Everything that is wrong with servers, errors first."""
+def findings_of(
+    checkups: Sequence[Checkup], differing: Mapping[str, Sequence[str]] | None = None
+) -> list[Finding]:
+    """Everything that is wrong with servers, errors first.
+
+    Args:
+        checkups: The servers.
+        differing: By server, the functions whose workers declare other limits than the server has.
+    """
     found = [*_of_all(checkups)]
+    for server, functions in (differing or {}).items():
+        for name in functions:
+            text = f"a worker declares limits of {name} that the server does not have, or has otherwise"
+            remedy = "run: gearflow limit apply MODULE, with the module of its tasks"
+            found.append(Finding("warning", "limits", server, text, remedy, name))
     for checkup in checkups:
         found += _of_one(checkup)
     return sorted(found, key=lambda finding: finding.severity != "error")

@@ -383,7 +383,7 @@ def test_reserved_functions_are_the_servers_own(world: World, client: Peer) -> N
     (refused,) = client(p.CanDo(server_calls.EVENTS))
     assert isinstance(refused, p.Error)
     world.broker.create(server_calls.EVENTS)
-    client.submit(server_calls.EVENTS)
+    client.submit(server_calls.EVENTS, workload=b"")
     assert not world.broker.functions.by_name
 
 

@@ -12,6 +12,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias, get_args
 import pytest
 from pydantic import BaseModel
 
+from gearflow.broker import rights
 from gearflow.broker.auth import Unauthorized
 from gearflow.broker.guard import Forbidden
 from gearflow.protocol import admin
@@ -408,6 +409,12 @@ def names(scene: Scene) -> list[str]:
     return found
 
 
+def test_the_tables_say_of_everything_what_it_needs(scene: Scene) -> None:
+    assert rights.PACKETS.keys() == scene.world.broker.handlers().keys()
+    assert rights.FUNCTIONS.keys() >= {name.encode() for name in names(scene)}
+    assert rights.COMMANDS.keys() == {*get_args(admin.Command)}
+
+
 def test_every_packet_function_and_command_is_attacked(scene: Scene) -> None:
     sent = {int.from_bytes(attack.send(scene)[4:8]) for attack in PACKETS}
     assert sent == {int(kind) for kind in scene.world.broker.handlers()}
@@ -437,9 +444,9 @@ def test_every_action_of_a_function_is_attacked(
 
 
 def test_a_connection_learns_its_rights_from_the_server(scene: Scene) -> None:
-    for kind, rights in (("operate", ["operate"]), ("submit,work", ["submit", "work"]), ("all", None)):
+    for kind, words in (("operate", ["operate"]), ("submit,work", ["submit", "work"]), ("all", None)):
         info = json.loads(answered(scene.send(scene.peer(kind), call(b"gearflow:info"))))
-        assert info.get("rights") == rights
+        assert info.get("rights") == words
 
 
 def test_without_exceptions_a_refusal_is_a_warning_and_a_failure(scene: Scene) -> None:
@@ -504,7 +511,7 @@ def test_a_connection_with_all_rights_meets_no_guard(scene: Scene) -> None:
 def test_new_rights_hold_at_once_and_lost_ones_end_the_connection(scene: Scene) -> None:
     peers = {kind: scene.peer(kind) for kind in ("view", "submit", "work", "operate", "submit,work")}
     renewed = {"view": "view,submit", "submit": "all", "operate": "operate", "submit,work": "submit"}
-    new = Tokens(Grant(digest_of(kind.encode()), read_rights(rights)) for kind, rights in renewed.items())
+    new = Tokens(Grant(digest_of(kind.encode()), read_rights(words)) for kind, words in renewed.items())
     gone = scene.world.broker.guards.replace_tokens(new)
     # The token of the boss and of its worker is gone, too.
     assert {*gone} == {peers[kind].session for kind in ("work", "submit,work")} | {

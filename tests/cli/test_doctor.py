@@ -4,12 +4,18 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import anyio
+import anyio.lowlevel
 import pytest
+from anyio import to_thread
 from typer.testing import CliRunner
 
-from gearflow.client import SyncClient
+from gearflow.client import Client, SyncClient
 from gearflow.client.config import ServerAddress
+from gearflow.client.operate import workers
 from gearflow.server import JobServer
+from gearflow.tasks import Concurrency, task
+from gearflow.worker import Worker
 from gearflow_cli.app import app
 
 
@@ -37,6 +43,19 @@ def test_warnings_are_1_and_have_a_remedy(server: str) -> None:
     assert warning == f"warning: {server}: 1 job of alone\\x1b[31m waits, and no worker offers it"
     assert remedy == "  remedy: start a worker for it, or run: gearflow purge alone\\x1b[31m"
     assert verdict == "1 warning"
+
+
+async def test_limits_of_code_that_were_not_applied_are_a_warning(server: str) -> None:
+    @task(name="limited", limits=[Concurrency(3)])
+    async def limited() -> None: ...
+
+    async with Worker([limited], servers=[server]), Client([server]) as client:
+        with anyio.fail_after(20):
+            while not any(each.limits for each in await workers(client)):
+                await anyio.lowlevel.checkpoint()
+        ended = await to_thread.run_sync(lambda: CliRunner().invoke(app, ["doctor", "-s", server]))
+    assert ended.exit_code == 1, ended.output
+    assert "a worker declares limits of limited that the server does not have" in ended.stdout
 
 
 def test_errors_are_2_and_json_has_everything(server: str, free_ports: tuple[int, int]) -> None:

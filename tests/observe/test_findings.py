@@ -169,6 +169,12 @@ def test_a_paused_limit() -> None:
     assert only(view(functions=[waiting], limits=limits)) == ("warning", "limits", text)
 
 
+def test_limits_that_code_declares_and_the_server_lacks() -> None:
+    (finding,) = findings_of([Checkup(view())], {"127.0.0.1:4730": ["work"]})
+    assert (finding.severity, finding.check, finding.function) == ("warning", "limits", "work")
+    assert "gearflow limit apply" in finding.remedy
+
+
 def test_jobs_that_fail_for_good_without_retries() -> None:
     text = "work has 2 dead letters, and no job of it was run again after a failure"
     dead = view(functions=[function(dead=2)])

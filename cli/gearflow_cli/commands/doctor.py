@@ -15,6 +15,7 @@ import typer
 
 from gearflow_cli import options, output, server_queries
 from gearflow_cli.commands.pause import counted
+from gearflow_cli.commands.status import LimitView
 from gearflow_cli.text import printable
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def doctor(servers: options.Servers = None, as_json: options.Json = False) -> No
             return await examine(client, addresses, server_queries.TIMEOUT)
 
     checkups = anyio.run(look)
-    findings = findings_of(checkups)
+    findings = findings_of(checkups, _differing(checkups))
     if as_json:
         servers_shown = [facts(checkup) for checkup in checkups]
         output.write_json({"servers": servers_shown, "findings": [asdict(finding) for finding in findings]})
@@ -60,6 +61,12 @@ def doctor(servers: options.Servers = None, as_json: options.Json = False) -> No
     severities = {finding.severity for finding in findings}
     health = Health.ERRORS if "error" in severities else Health.WARNINGS if severities else Health.WELL
     raise typer.Exit(health)
+
+
+def _differing(checkups: "Sequence[Checkup]") -> dict[str, list[str]]:
+    """By server, the functions whose workers declare other limits than the server has."""
+    views = [checkup.view for checkup in checkups if checkup.view.limits is not None]
+    return {view.address: LimitView(view.limits, view.workers).differing for view in views if view.limits}
 
 
 def facts(checkup: "Checkup") -> dict[str, Any]:
