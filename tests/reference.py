@@ -196,6 +196,15 @@ SECTIONS: Final = (
         ("JobInfo", "Failure", "ServerInfo", "Closed", "Letter", "Done"),
     ),
     Section(
+        "Views of servers",
+        "gearflow.observe",
+        "`gearflow top`, `gearflow web` and `gearflow doctor` use these. They show C gearmand, too.",
+        (
+            *("look", "look_all", "ServerView", "FleetView", "Activity", "activity", "percentile"),
+            *("pause_function", "purge_function", "quiet_worker", "cancel_job"),
+        ),
+    ),
+    Section(
         "Workers of gearflow's server",
         "gearflow.protocol.workers",
         "`workers` and `quiet` return these. Times are Unix time.",

@@ -42,7 +42,15 @@ async def pause_function(
     *,
     server: str | None = None,
 ) -> dict[str, int]:
-    """Stop giving out the jobs of a function, or go on. Returns the number of waiting jobs by server."""
+    """Stop giving out the jobs of a function, or go on. Returns the number of waiting jobs by server.
+
+    Args:
+        client: The client that makes the calls.
+        views: The servers. Those that are not gearflow's own are left out.
+        function: The function.
+        paused: False to go on.
+        server: The address of the only server that is meant.
+    """
     return {
         view.address: await pause(client, function, paused, server=view.address)
         for view in targets(views, server)
@@ -55,6 +63,12 @@ async def purge_function(
     """Cancel the waiting and delayed jobs of a function. Returns their number by server.
 
     Each server of a group cancels its own jobs, so all of them are asked.
+
+    Args:
+        client: The client that makes the calls.
+        views: The servers. Those that are not gearflow's own are left out.
+        function: The function.
+        server: The address of the only server that is meant.
     """
     asked = [view for view in views if view.info is not None and view.answers]
     if server is not None or not asked:
@@ -63,7 +77,14 @@ async def purge_function(
 
 
 async def quiet_worker(client: Client, view: ServerView, worker: str, quiet: bool = True) -> QuietDone:
-    """Give a worker no more jobs, or go on. ``worker`` is its id, which only gearflow's server gives it."""
+    """Give a worker no more jobs, or go on.
+
+    Args:
+        client: The client that makes the call.
+        view: The server of the worker.
+        worker: The id of the worker, which only gearflow's server gives it.
+        quiet: False to go on.
+    """
     targets([view])
     return await set_quiet(client, worker, quiet, server=view.address)
 
@@ -72,6 +93,11 @@ async def cancel_job(client: Client, view: ServerView, handle: str) -> bool:
     """Cancel a job of a server. C gearmand cancels only a job that has not started.
 
     Returns whether there was a job to cancel.
+
+    Args:
+        client: The client that makes the call.
+        view: The server that has the job.
+        handle: The handle of the job.
     """
     address = ServerAddress.parse(view.address)
     if view.kind == "gearflow":

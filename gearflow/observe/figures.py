@@ -57,14 +57,32 @@ class Activity:
     """What happened to the jobs of a function in some time. All numbers are per second. A frozen value."""
 
     submitted: float = 0
+    """New jobs."""
+
     joined: float = 0
+    """Submissions that joined a job."""
+
     started: float = 0
+    """Runs that began."""
+
     succeeded: float = 0
+    """Jobs that ended with a result."""
+
     failed: float = 0
+    """Jobs that failed and left no dead letter."""
+
     cancelled: float = 0
+    """Jobs that were cancelled."""
+
     expired: float = 0
+    """Jobs that had not started in time."""
+
     dead: float = 0
+    """Jobs that became dead letters."""
+
     retried: float = 0
+    """Runs after which the job was queued again."""
+
     wait: Histogram = _EMPTY
     """Of the runs that began in that time, how long their jobs had waited. Not per second."""
 
@@ -90,6 +108,10 @@ def activity(before: ServerView, after: ServerView) -> dict[str, Activity]:
 
     Empty if one of the views has no counts. If the server was restarted in between, it is what has happened
     since its start.
+
+    Args:
+        before: An earlier view of the server.
+        after: A later one.
     """
     if before.metrics is None or after.metrics is None:
         return {}

@@ -45,7 +45,15 @@ async def look_all(
     timeout: float = LOOK_TIMEOUT,
 ) -> list[ServerView]:
     """Look at servers, all at once. A server that is away or slow does not hold up the others for longer than
-    ``timeout``. The arguments are those of ``look``.
+    ``timeout``.
+
+    Args:
+        client: The client that makes the calls. It keeps a connection to each server.
+        servers: The servers.
+        parts: What to ask for, as for ``look``.
+        functions: The functions whose counts are asked for, as for ``look``.
+        since: The time from which the history is asked for. None means no history.
+        timeout: Seconds that each server has for all its answers.
     """
     views: list[ServerView | None] = [None] * len(servers)
 

@@ -9,8 +9,18 @@ import pytest
 from gearflow.client import Client
 from gearflow.client.operate import pause
 from gearflow.errors import UnsupportedByServer
-from gearflow.observe import FleetView, cancel_job, look, look_all, pause_function, purge_function, targets
-from gearflow.protocol.packets import CanDo, GrabJob, JobAssign
+from gearflow.observe import (
+    FleetView,
+    activity,
+    cancel_job,
+    look,
+    look_all,
+    pause_function,
+    purge_function,
+    quiet_worker,
+    targets,
+)
+from gearflow.protocol.packets import CanDo, GrabJob, JobAssign, WorkComplete
 from gearflow.server import JobServer
 from gearflow.testing.peer import ScriptedPeer
 
@@ -31,6 +41,38 @@ async def test_our_own_server_tells_all_that_it_knows(bundled: str, function: st
     shown = view.by_function[function]
     assert (shown.waiting, shown.running, shown.workers, shown.paused) == ((0, 1, 0), 0, 0, True)
     assert view.waits_for(shown) == "paused"
+
+
+async def test_counts_and_rates_are_those_of_the_server(bundled: str, function: str) -> None:
+    host, _, port = bundled.rpartition(":")
+    async with Client([bundled]) as client, await ScriptedPeer.connect(host, int(port)) as worker:
+        await worker.send(CanDo(function.encode()))
+        before = await look(client, bundled)
+        for _ in range(3):
+            await client.submit_background(function, b"")
+        await worker.send(GrabJob())
+        assigned = await worker.receive()
+        assert isinstance(assigned, JobAssign)
+        await worker.send(WorkComplete(assigned.handle, b""), GrabJob())
+        assert isinstance(await worker.receive(), JobAssign)
+        after = await look(client, bundled)
+    assert after.counted
+    assert after.clock is not None
+    assert abs(after.clock) < 20
+    shown = after.by_function[function]
+    assert (shown.submitted, shown.started, shown.succeeded, shown.running) == (3, 2, 1, 1)
+    assert (shown.waiting, shown.workers, shown.slots, shown.free) == ((0, 1, 0), 1, 1, 0)
+    assert shown.oldest is not None
+    assert after.metrics is not None
+    assert before.metrics is not None
+    seconds = after.metrics.time - before.metrics.time
+    found = activity(before, after)[function]
+    assert found.submitted * seconds == pytest.approx(3)
+    assert found.ended * seconds == pytest.approx(1)
+    assert sum(found.run.counts) == 1
+    assert sum(found.wait.counts) == 2
+    (known,) = (each for each in after.workers if function in each.functions)
+    assert [job.function for job in known.jobs] == [function]
 
 
 async def test_gearmand_tells_functions_and_workers(gearmand: str, fresh: Callable[..., str]) -> None:
@@ -54,6 +96,8 @@ async def test_gearmand_tells_functions_and_workers(gearmand: str, fresh: Callab
         assert set(offered) == {function, idle}
         with pytest.raises(UnsupportedByServer):
             await pause_function(client, [view], function)
+        with pytest.raises(UnsupportedByServer):
+            await quiet_worker(client, view, "1")
         assert not await cancel_job(client, view, "H:nobody:1")
 
 

@@ -366,6 +366,9 @@ def _message(choices: Choices, shown: Seen | None) -> Text:
     if shown is not None:
         for view in shown.fleet.away:
             return Text(printable(f"{view.address} does not answer: {view.error}"), "bold red")
+        for view in shown.fleet.distinct:
+            for reason in view.faults.values():
+                return Text(printable(f"{view.address}: {reason}"), "bold yellow")
     return Text()
 
 
