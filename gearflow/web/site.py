@@ -130,7 +130,8 @@ class Dashboard:
             return self._error(root, refused.status, str(refused), refused.headers)
         except GearflowError as error:
             status = 404 if isinstance(error, UnknownJob) else 503 if isinstance(error, NoServer) else 502
-            return self._error(root, status, str(error))
+            text = str(error)
+            return self._error(root, status, text[:1].upper() + text[1:])
         except Exception:
             logger.exception("the dashboard failed on %s", path)
             return self._error(root, 500, "The dashboard has failed. Its log says why.")

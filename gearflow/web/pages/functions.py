@@ -69,6 +69,7 @@ async def function(visit: Visit) -> Rendered:
     minutes = await visit.sampler.minutes(span, name)
     views = sample.fleet.of(name)
     values = {
+        "sample": sample,
         "fleet": sample.fleet,
         "row": row(sample, sample.fleet, found),
         "views": views,

@@ -4,6 +4,7 @@
 const state = document.getElementById("stream");
 let source = null;
 let busy = false;
+let shown = location.pathname + location.search;
 
 // ------------------------------------------------------------------------------------------ patching
 
@@ -141,6 +142,7 @@ async function send(form, submitter) {
       return;
     }
     if (answer.redirected && answer.url !== location.href) history.pushState(null, "", answer.url);
+    shown = location.pathname + location.search;
     document.title = page.title;
     localize(fresh);
     main().replaceWith(document.adoptNode(fresh));
@@ -170,7 +172,9 @@ document.addEventListener("submit", (event) => {
   if (!busy) send(form, event.submitter);
 });
 
-window.addEventListener("popstate", () => location.reload());
+window.addEventListener("popstate", () => { // also comes when a link leads to a part of the same page
+  if (location.pathname + location.search !== shown) location.reload();
+});
 
 // ------------------------------------------------------------------------------------------ keyboard
 
