@@ -54,7 +54,7 @@ def between(before: Histogram, after: Histogram) -> Histogram:
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """What happened to the jobs of a function in some time. All numbers are per second. A frozen value."""
+    """The activity of a function in some time. All numbers are per second. A frozen value."""
 
     submitted: float = 0
     """New jobs."""
@@ -104,7 +104,7 @@ _NOTHING: Final = FunctionMetrics(function="")
 
 
 def activity(before: ServerView, after: ServerView) -> dict[str, Activity]:
-    """What happened on a server between two views, by function. Functions without any event are left out.
+    """Return the activity on a server between two views, by function. Idle functions are left out.
 
     Empty if one of the views has no counts. If the server was restarted in between, it is what has happened
     since its start.

@@ -73,7 +73,7 @@ class FleetView:
         return next(filter(None, reasons), "")
 
     def activity_since(self, before: "FleetView") -> dict[str, Activity]:
-        """What happened on all servers since an earlier view, by function. See ``activity``."""
+        """Return the activity on all servers since an earlier view, by function. See ``activity``."""
         earlier = {view.address: view for view in before.servers}
         parts: defaultdict[str, list[Activity]] = defaultdict(list)
         for view in self.distinct:

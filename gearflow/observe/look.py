@@ -50,7 +50,7 @@ async def look_all(
     Args:
         client: The client that makes the calls. It keeps a connection to each server.
         servers: The servers.
-        parts: What to ask for, as for ``look``.
+        parts: The parts to ask for, as for ``look``.
         functions: The functions whose counts are asked for, as for ``look``.
         since: The time from which the history is asked for. None means no history.
         timeout: Seconds that each server has for all its answers.
@@ -82,7 +82,7 @@ async def look(
     Args:
         client: The client that makes the calls. It keeps a connection to the server.
         server: The server, which need not be one of those that the client submits to.
-        parts: What to ask for. Without ``metrics``, the functions come from the text protocol.
+        parts: The parts to ask for. Without ``metrics``, the functions come from the text protocol.
         functions: The functions whose counts are asked for, also in the history, where an empty name is the
             sum of all. None means all functions.
         since: The time from which the history is asked for. None means no history.

@@ -97,7 +97,7 @@ class ServerView:
     """When it was asked, by the clock of this machine (Unix time)."""
 
     kind: ServerKind = "away"
-    """What kind of server it is."""
+    """The kind of the server. ``away``: it did not answer."""
 
     version: str = ""
     """The version that it reports, such as ``gearflow-0.1.0`` or ``1.1.21``."""
@@ -113,10 +113,10 @@ class ServerView:
     the answer took, at most."""
 
     info: ServerInfo | None = None
-    """What gearflow's server says of itself."""
+    """The state of gearflow's server."""
 
     metrics: Metrics | None = None
-    """What gearflow's server has counted. None for all others, and for older versions."""
+    """The counts of gearflow's server. None for all others, and for older versions."""
 
     functions: tuple[FunctionMetrics, ...] = ()
     """The functions by name. For a server without metrics, from its text protocol: ``waiting``, ``running``,
@@ -149,7 +149,7 @@ class ServerView:
 
     @property
     def name(self) -> str:
-        """What its group calls it, or how it was asked."""
+        """The address by which its group calls it, or by which it was asked."""
         return self.info.address if self.info is not None and self.info.address else self.address
 
     @cached_property

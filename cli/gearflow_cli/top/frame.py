@@ -135,7 +135,8 @@ def _sums(shown: Seen | None, width: int) -> Text:
         oldest = max((each.oldest for each in functions if each.oldest is not None), default=None)
         parts.append((3, f"{count(delayed)} delayed", ""))
         parts.append((2, f"{count(dead)} dead", "red" if dead else ""))
-        parts.append((5, f"oldest {span(oldest)}", ""))
+        if oldest is not None:
+            parts.append((5, f"oldest {span(oldest)}", ""))
         if shown.activities is not None:
             each = shown.activities.values()
             failed = sum(one.lost + one.retried for one in each)
