@@ -198,9 +198,9 @@ class Dashboard:
     def _html(
         self, visit: Visit, route: Route, shown: Rendered, notice: dict[str, object] | None = None
     ) -> HTMLResponse:
-        text = self._templates.page(
-            visit, shown, notice=notice, section=route.section, user=self._has_session(visit)
-        )
+        more = {"section": route.section, "user": self._has_session(visit)}
+        # The answer to an act stays as it is, because its path is no page.
+        text = self._templates.page(visit, shown, notice=notice, follows=not route.is_act, **more)
         return HTMLResponse(text, shown.status)
 
     def _has_session(self, visit: Visit) -> bool:
@@ -228,7 +228,7 @@ class Dashboard:
             if not isinstance(shown, Rendered):
                 raise Refused(404, "This page does not change.")
             return self._templates.live(
-                visit, shown, section=route.section, notice=None, user=self._has_session(visit)
+                visit, shown, section=route.section, notice=None, user=self._has_session(visit), follows=True
             )
 
         return self._streams.response(parts, route.every)

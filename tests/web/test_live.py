@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from playwright.sync_api import Page, expect
 
+from gearflow.client import SyncClient
 from gearflow.server import JobServer
 
 
@@ -24,4 +25,28 @@ def test_a_page_shows_the_same_without_scripts(
     tab = open_tab(java_script_enabled=False)
     tab.goto(dashboard(server) + "/servers")
     expect(tab.locator("article")).to_contain_text(server.address)
-    expect(tab.locator("#stream")).to_have_text("Reloads every 10 s")
+    expect(tab.locator("#stream")).to_have_text("Reloads every 30 s")
+
+
+def test_the_question_that_answers_an_act_stays_as_it_is(
+    dashboard: Callable[..., str], server: JobServer, open_tab: Callable[..., Page], fresh: Callable[..., str]
+) -> None:
+    """Its path is that of the act, so it cannot be loaded again."""
+    name = fresh()
+    with SyncClient([server.address]) as client:
+        client.submit_background(name, b"")
+    url = dashboard(server)
+    for scripts in (True, False):
+        tab = open_tab(java_script_enabled=scripts)
+        tab.goto(f"{url}/jobs/cancel?function={name}")
+        if scripts:
+            tab.evaluate("document.querySelectorAll('[name^=expected]').forEach((field) => field.remove())")
+        else:
+            text = tab.content().replace('name="expected', 'name="removed')
+            tab.route("**/jobs/cancel?*", lambda route: route.fulfill(body=text, content_type="text/html"))  # noqa: B023
+            tab.reload()
+        tab.locator("main form[method=post] button").click()
+        expect(tab.locator("#stream")).to_have_text("Waits for you")
+        expect(tab.get_by_role("heading", level=1)).to_contain_text("Cancel")
+        assert "data-events" not in tab.content()
+        assert scripts or "http-equiv" not in tab.content()

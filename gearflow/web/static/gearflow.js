@@ -132,7 +132,7 @@ async function send(form, submitter) {
     const answer = await fetch(form.action, { method: "POST", body, credentials: "same-origin" });
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
     const fresh = page.getElementById("main");
-    if (!page.body.dataset.events) { // an error, or the page for the access token
+    if (!("page" in page.body.dataset)) { // an error, or the page for the access token
       const notice = document.createElement("p");
       notice.className = "notice bad";
       notice.setAttribute("role", "alert");
@@ -147,8 +147,10 @@ async function send(form, submitter) {
     localize(fresh);
     main().replaceWith(document.adoptNode(fresh));
     if (document.body.dataset.events !== page.body.dataset.events) {
-      document.body.dataset.events = page.body.dataset.events;
+      if (page.body.dataset.events) document.body.dataset.events = page.body.dataset.events;
+      else delete document.body.dataset.events;
       stop();
+      say(page.getElementById("stream").textContent, "");
     }
     main().focus({ preventScroll: true });
     document.getElementById("notice")?.scrollIntoView({ block: "nearest" });
@@ -196,5 +198,5 @@ document.addEventListener("keydown", (event) => {
 });
 
 localize(document);
-say("Connecting…", "");
+if (document.body.dataset.events) say("Connecting…", "");
 follow();
