@@ -229,7 +229,22 @@ def _gauges(sample: ServerSample) -> Sequence[tuple[str, str, float]]:
             sample.closed,
         ),
         ("gearflow_server_start_time_seconds", "When the server started, as Unix time.", metrics.started),
+        *_store(metrics),
     )
+
+
+def _store(metrics: Metrics) -> Iterator[tuple[str, str, float]]:
+    """The room of the store. Nothing for a store that is no file."""
+    store = metrics.store
+    if store is None:
+        return
+    for name, text, value in (
+        ("size", "Bytes of the server's file and its log.", store.size),
+        ("free", "Bytes that the file system of the file has left for the server.", store.free),
+        ("room", "Bytes of the file system of the file.", store.room),
+    ):
+        if value is not None:
+            yield f"gearflow_store_{name}_bytes", text, value
 
 
 def _totals(metrics: Metrics) -> Sequence[tuple[str, str, float]]:
@@ -238,6 +253,12 @@ def _totals(metrics: Metrics) -> Sequence[tuple[str, str, float]]:
         ("gearflow_received_bytes_total", "Bytes that came from connections.", metrics.received),
         ("gearflow_sent_bytes_total", "Bytes that were written to connections.", metrics.sent),
         ("gearflow_store_changes_total", "Changes that were made durable.", metrics.kept),
+        (
+            "gearflow_store_damaged_total",
+            "Jobs and results that were found damaged.",
+            metrics.store.damaged if metrics.store is not None else 0,
+        ),
+        ("gearflow_results_fetched_total", "How often the end of a job was fetched.", metrics.fetched),
     )
 
 

@@ -193,6 +193,7 @@ def test_a_server_shows_its_counts_and_that_it_is_ready(tmp_path: Path) -> None:
         assert value(page, "gearflow_server_ready") == 1
         assert value(page, "gearflow_server_loaded_ratio") == 1
         assert value(page, "gearflow_store_commit_seconds_count") > 0
+        assert value(page, "gearflow_store_free_bytes") > 0
         assert value(page, "process_resident_memory_bytes") > 1e6
         server.signal(signal.SIGTERM)
         assert server.process.wait(PATIENCE) == 0

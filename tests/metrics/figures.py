@@ -7,7 +7,14 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gearflow.metrics.exporter import ServerCaps, ServerSample, server_families
 from gearflow.metrics.http import metrics_page
-from gearflow.protocol.metrics import FunctionMetrics, Histogram, LimitMetrics, Metrics, ScheduleMetrics
+from gearflow.protocol.metrics import (
+    FunctionMetrics,
+    Histogram,
+    LimitMetrics,
+    Metrics,
+    ScheduleMetrics,
+    StoreState,
+)
 
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -49,6 +56,8 @@ BUSY = Metrics(
     commits=Histogram(counts=(0, 0, 0, 6), sum=0.03),
     kept=500,
     dead=17,
+    fetched=33,
+    store=StoreState(sync="batch", size=1_000, free=90_000, room=100_000, damaged=1),
 )
 
 

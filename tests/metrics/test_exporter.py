@@ -61,6 +61,11 @@ def test_the_server_itself_has_metrics() -> None:
     assert value(PAGE, "gearflow_store_changes_total") == 500
     assert value(PAGE, "gearflow_store_commit_seconds_count") == 6
     assert value(PAGE, "gearflow_dead_letters") == 17
+    assert value(PAGE, "gearflow_results_fetched_total") == 33
+    assert value(PAGE, "gearflow_store_size_bytes") == 1_000
+    assert value(PAGE, "gearflow_store_free_bytes") == 90_000
+    assert value(PAGE, "gearflow_store_room_bytes") == 100_000
+    assert value(PAGE, "gearflow_store_damaged_total") == 1
     assert value(PAGE, "gearflow_server_closed") == 0
     assert value(PAGE, "gearflow_server_start_time_seconds") == 1_700_000_000
     assert value(PAGE, "gearflow_server_info", version="gearflow-1.2") == 1
