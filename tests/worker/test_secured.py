@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,10 @@ import pytest
 
 from gearflow.client import TLS, Client, configure, connect
 from gearflow.protocol.rights import Right
+from gearflow.schedules import Every
 from gearflow.security.tokens import token_line
 from gearflow.server import JobServer
-from gearflow.tasks import task
+from gearflow.tasks import Concurrency, Context, Retry, task
 from gearflow.tasks.task import AsyncTask
 from gearflow.worker import Worker, WorkerSettings
 from tests.authority import TOKEN, Authority
@@ -168,6 +169,51 @@ async def test_a_worker_whose_token_gives_no_right_to_work_says_so_and_works_whe
     logging.getLogger("gearflow.worker").removeHandler(listener)
     told = [record.getMessage() for record in caplog.records if record.name.startswith("gearflow.worker")]
     assert "(its token gives no right to work: CAN_DO needs the right work, and the token of this" in told[0]
+
+
+async def test_a_token_to_work_and_one_to_submit_are_enough_for_all_that_tasks_do(
+    tmp_path: Path, fresh: Fresh, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "tokens"
+    work, submit = "a token that may work", "a token that may submit"
+    file.write_text(f"{token_line(work, Right.WORK)}\n{token_line(submit, Right.SUBMIT)}")
+    started = anyio.Event()
+
+    @task(name=fresh(), retries=Retry(3, backoff=0.01), limits=[Concurrency(5)], schedule=Every(hours=1))
+    async def twice(ctx: Context, text: str = "x") -> str:
+        if ctx.attempt == 1:
+            raise ValueError(text)
+        return text * 2
+
+    @task(name=fresh())
+    async def count(to: int) -> AsyncIterator[int]:
+        for number in range(to):
+            yield number
+
+    @task(name=fresh())
+    async def forever(ctx: Context) -> None:
+        started.set()
+        await anyio.sleep_forever()
+
+    with anyio.fail_after(30), JobServer(port=0, token_file=file) as server:
+        address = server.address
+        async with (
+            Worker([twice, count, forever], servers=[address], token=work, concurrency=8),
+            connect(address, token=submit),
+        ):
+            assert await twice.acall(text="a") == "aa"
+            assert await twice.amap(["a", "b"]) == ["aa", "bb"]
+            ref = await twice.abackground(text="c")
+            assert [event async for event in ref.aevents()]
+            assert await ref.aresult(20) == "cc"
+            assert (await ref.ainfo()).state == "completed"
+            async with count.astream(3) as values:
+                assert [value async for value in values] == [0, 1, 2]
+            ref_of_forever = await forever.abackground()
+            await started.wait()
+            assert await ref_of_forever.acancel()
+    refused = [record for record in caplog.records if "refused" in record.getMessage()]
+    assert [record.getMessage() for record in refused] == []
 
 
 def test_a_bad_file_is_told_when_the_worker_is_made(strict: str, function: str) -> None:
