@@ -3,7 +3,7 @@
 A job must cost nothing extra, so nobody reports the jobs that come and end. The numbers are brought up
 to date when somebody lists jobs: those that were given since the last time are looked at, in steps. Numbers
 of jobs that have ended stay until somebody comes across them. If too much has happened, all jobs are looked
-at. Nothing is kept before the first list.
+at, as when there are many jobs at the start.
 
 An old number comes again if a dead letter is replayed, or if a job is taken over from another server. That is
 rare, so those numbers are reported.
@@ -35,7 +35,7 @@ class LiveNumbers:
         self._numbers = SortedNumbers()
         self._count = 0
         self._given: dict[int, int] = {}  # by lot: up to which number all were looked at
-        self._returned: list[int] | None = None  # None: all jobs have to be looked at
+        self._returned: list[int] | None = []  # None: all jobs have to be looked at
         self._steps: Iterator[None] | None = None  # in which this is done, for all that wait for it
 
     def returned(self, number: int) -> None:

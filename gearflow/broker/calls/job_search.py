@@ -21,6 +21,7 @@ from gearflow.broker.storage import (
     JobOf,
     JobOutcome,
     JobRecord,
+    RecordOf,
     StoredJob,
 )
 from gearflow.errors import StoreError
@@ -32,13 +33,19 @@ _SLICE: Final = 200
 _FEW: Final = 2000
 """Jobs of the wanted states up to which all of them are gathered, instead of all jobs being looked at."""
 
+_SEARCHES: Final = 16
+"""Jobs whose texts are searched, or which the store has, before others get their turn."""
+
+_SEARCH: Final = 9
+"""Looks that a search in a short text costs."""
+
 _SEARCHED: Final = 1 << 16
 """Bytes of a payload or an error that are searched."""
 
-LOOKS: Final = 200_000
+LOOKS: Final = 100_000
 """Looks at jobs for a page: some tens of milliseconds. To search a text costs more than one look."""
 
-_QUESTION: Final = 1000
+_QUESTION: Final = 2000
 """Looks that a question to a local store counts as. It takes less than a millisecond."""
 
 _FAR_QUESTION: Final = 40_000
@@ -278,27 +285,24 @@ class JobSearch:
         found: list[EndedJob] = []
         if not selection.ended & _LETTERS or not self._core.journal.exists:
             return LettersFound(found, None)
-        budget, size = Looks(looks), _SLICE
+        budget = Looks(looks)
         if selection.handle is not None:
-            named = self._named(selection)
-            if not named or before is not None:
-                return LettersFound(found, None)
-            before, size = named[0] + 1, 1
+            named = yield from self._named_ended(selection, budget)
+            return LettersFound([job for job in named if job.dead], None)
         while True:
-            question = DeadOf(selection.function, before or 0, size, descending=True)
+            question = DeadOf(selection.function, before or 0, _SLICE, descending=True)
             letters: Sequence[JobRecord | DamagedEntry] = yield from self._parts.ask(question)
             for letter in letters:
                 before = letter.number
-                if selection.handle is not None and before not in self._named(selection):
-                    return LettersFound(found, None)
                 budget.take(_FETCHED // 10)
                 listed = yield from self._ended(selection, letter, True, budget)
                 if listed is not None:
                     found.append(EndedJob(letter, listed, dead=True))
                 if len(found) == limit or budget.are_over:
                     return LettersFound(found, before)
-                yield TURN
-            if len(letters) < _SLICE:  # or it was named
+                if selection.text or not before % _SEARCHES:
+                    yield TURN
+            if len(letters) < _SLICE:
                 return LettersFound(found, None)
 
     def _record_is_selected(self, selection: JobSelection, record: JobRecord | DamagedEntry) -> bool:
@@ -306,7 +310,7 @@ class JobSearch:
             return False
         if isinstance(record, DamagedEntry):
             return selection.error is None and selection.since is None and selection.until is None
-        if not selection.has_time(record.ended):
+        if not selection.has_time(record.ended) or record.expires <= self._core.clock.unix():
             return False
         return selection.error is None or self._results.error_of(record)[0] == selection.error
 
@@ -328,11 +332,14 @@ class JobSearch:
         if not selection.outcomes or not self._core.journal.exists:
             return EndedFound(found, None)
         budget = Looks(looks)
+        if selection.handle is not None:
+            return EndedFound((yield from self._named_ended(selection, budget)), None)
         cost = _FAR_QUESTION if self._core.journal.shared else _QUESTION
         while True:
             question = EndedOf(selection.function, selection.outcomes, before, selection.until, _SLICE)
             page: EndedPage = yield from self._parts.ask(question)
             budget.take(cost)
+            yield TURN
             for place, record, dead in page.entries:
                 before = place
                 if _is_before(selection, record):
@@ -342,10 +349,27 @@ class JobSearch:
                     found.append(EndedJob(record, listed, dead, place))
                 if len(found) == limit:
                     return EndedFound(found, before)
-                yield TURN
+                if selection.text or not place.number % _SEARCHES:
+                    yield TURN
             before = page.next
             if before is None or budget.are_over:
                 return EndedFound(found, before)
+
+    def _named_ended(self, selection: JobSelection, looks: Looks) -> Generator[Wait, Any, list[EndedJob]]:
+        """The ended job of the handle that is selected, if there is one."""
+        found: list[EndedJob] = []
+        for number in self._named(selection):
+            record: JobRecord | DamagedEntry | None
+            try:
+                record = yield from self._parts.ask(RecordOf(number))
+            except DamagedEntry as error:
+                record = error
+            if record is not None:
+                dead = yield from self._results.is_dead(record)
+                listed = yield from self._ended(selection, record, dead, looks)
+                if listed is not None:
+                    found.append(EndedJob(record, listed, dead))
+        return found
 
     def _ended(
         self, selection: JobSelection, record: JobRecord | DamagedEntry, dead: bool, looks: Looks
@@ -362,12 +386,15 @@ class JobSearch:
 
     def _has_text(self, selection: JobSelection, job: QueuedJob, looks: Looks) -> Generator[Wait, Any, bool]:
         """Whether the text is in the names or the payload of a live job."""
-        looks.take(3)
+        looks.take(_SEARCH)
+        if not job.number % _SEARCHES or job.size > _SEARCHED // 16:
+            yield TURN
         if self._is_in_names(selection, job.number, job.function.name, job.unique):
             return True
-        return self._is_in(
-            selection, job.function.name, (yield from self.payload(job.number, job.workload, looks)), looks
-        )
+        workload: Body | int | None = job.workload
+        if isinstance(workload, int):
+            workload = yield from self.payload(job.number, workload, looks)
+        return self._is_in(selection, job.function.name, workload, looks)
 
     def _ended_has_text(
         self, selection: JobSelection, record: JobRecord | DamagedEntry, dead: bool, looks: Looks
@@ -384,16 +411,15 @@ class JobSearch:
         return self._is_in(selection, record.function, payload, looks)
 
     def _is_in_names(self, selection: JobSelection, number: int, function: bytes, unique: bytes) -> bool:
-        handle = self._core.handles.handle(number)
-        if selection.text in handle.decode().casefold():
-            return True
-        return _has(selection.text, function) or _has(selection.text, unique)
+        return _has(selection.text, b"\0".join((self._core.handles.handle(number), function, unique)))
 
     def _is_in(self, selection: JobSelection, function: bytes, payload: Body | None, looks: Looks) -> bool:
         if payload is None:
             return False
         looks.take(min(len(payload), _SEARCHED) // 150)
         shown = self._parts.redaction.shown(function, payload)
+        if shown is not None:
+            looks.take(len(payload) // 20)
         return _has(selection.text, payload if shown is None else shown.encode())
 
     # -------------------------------------------------------------------------------------- payloads
@@ -437,7 +463,7 @@ def _has(text: str, body: Body | int) -> bool:
     """Whether a text is in the begin of a body."""
     if isinstance(body, int) or not len(body):
         return False
-    begin = bytes(body[:_SEARCHED])
+    begin = body if isinstance(body, bytes) and len(body) <= _SEARCHED else bytes(body[:_SEARCHED])
     if text.isascii() and begin.isascii():
         return text.encode() in begin.lower()
     return text in begin.decode(errors="replace").casefold()
