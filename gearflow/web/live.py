@@ -56,8 +56,9 @@ class LiveStreams:
                 except Refused as refused:  # the browser then loads the page, and shows why
                     yield ServerSentEvent(json.dumps(str(refused)), event="gone")
                     return
-                except GearflowError as error:  # a server is away, and may come back
+                except (GearflowError, TimeoutError) as error:  # a server is away, and may come back
                     yield ServerSentEvent(json.dumps(str(error)), event="fault")
+                    sent = {}  # so that the browser hears when it is back, even if nothing has changed
                     await anyio.sleep(every)
                     continue
                 changed = {name: html for name, html in rendered.items() if sent.get(name) != html}

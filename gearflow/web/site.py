@@ -128,7 +128,7 @@ class Dashboard:
             return await self._route(request, root, path)
         except Refused as refused:
             return self._error(root, refused.status, str(refused), refused.headers)
-        except GearflowError as error:
+        except (GearflowError, TimeoutError) as error:
             status = 404 if isinstance(error, UnknownJob) else 503 if isinstance(error, NoServer) else 502
             text = str(error)
             return self._error(root, status, text[:1].upper() + text[1:])

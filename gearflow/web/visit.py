@@ -49,7 +49,7 @@ class Visit:
         self.root = root
         self.right = right
         self.params = params
-        self.query = dict(parse_qsl(query, errors="surrogateescape", max_num_fields=100))
+        self.query = _read_query(query)
         self.form: dict[str, str] = {}
         self.hide_payloads = hide_payloads
 
@@ -123,6 +123,13 @@ class Visit:
             )
         except ValueError:
             raise Refused(400, "The form cannot be read.") from None
+
+
+def _read_query(query: str) -> dict[str, str]:
+    try:
+        return dict(parse_qsl(query, errors="surrogateescape", max_num_fields=100))
+    except ValueError:
+        raise Refused(400, "The address has too many values.") from None
 
 
 def own_path(to: str) -> str:

@@ -441,6 +441,10 @@ def test_no_path_leads_out_of_the_dashboard(
     assert b"def app" not in answer
 
 
+def test_an_address_with_too_many_values_is_refused(dashboard: Callable[..., str], server: JobServer) -> None:
+    assert get(f"{dashboard(server)}/functions?{'a=1&' * 200}").status_code == 400
+
+
 def test_a_line_end_in_a_name_makes_no_header(
     dashboard: Callable[..., str], server: JobServer, fresh: Callable[..., str]
 ) -> None:

@@ -149,7 +149,6 @@ async function send(form, submitter) {
     if (document.body.dataset.events !== page.body.dataset.events) {
       if (page.body.dataset.events) document.body.dataset.events = page.body.dataset.events;
       else delete document.body.dataset.events;
-      stop();
       say(page.getElementById("stream").textContent, "");
     }
     main().focus({ preventScroll: true });
@@ -159,6 +158,7 @@ async function send(form, submitter) {
   } finally {
     form.removeAttribute("aria-busy");
     busy = false;
+    stop(); // parts that came meanwhile were not shown, and a new stream begins with all of them
     follow();
   }
 }
