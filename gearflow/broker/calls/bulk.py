@@ -18,7 +18,7 @@ from gearflow.broker.calls.results import ResultCalls
 from gearflow.broker.storage import DamagedEntry, EndPlace, JobRecord
 from gearflow.protocol.jobs import BulkDone, BulkRequest, ErrorGroup
 
-_SLICE: Final = 1000
+_SLICE: Final = 500
 """Jobs that are cancelled before the store is waited for, and letters that are found at a time."""
 
 _GROUPS: Final = 1000
