@@ -35,6 +35,7 @@ class ServerMonitor:
         self._loop = loop
         self._patience = patience
         self._caps = ServerCaps()
+        self._was_reading = False
         self.activity = "starting"
         """What the process does while the server neither reads its file nor serves. The owner changes it."""
 
@@ -51,7 +52,8 @@ class ServerMonitor:
             yield from server_families(
                 ServerSample(metrics, server_version(), reason is not None), self._caps
             )
-        loaded = float(is_serving) if share is None else share
+        self._was_reading = self._was_reading or share is not None
+        loaded = float(is_serving or self._was_reading) if share is None else share
         yield from state_families(is_ready=is_serving and reason is None, loaded=loaded)
         yield from process_families()
 
