@@ -1,11 +1,14 @@
 """Percentiles, sums and rates."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gearflow.observe import FleetView, ServerView, activity, added, between, percentile
+from gearflow.observe import FleetView, ServerView, activity, added, between, percentile, targets
 from gearflow.protocol.metrics import BUCKETS, FunctionMetrics, Histogram, Metrics, bucket_end
+from gearflow.protocol.server_calls import ServerInfo
 
 durations = st.lists(st.floats(0, 1e6), min_size=1, max_size=50)
 
@@ -99,3 +102,32 @@ def test_a_fleet_adds_up_its_servers() -> None:
         )
     )
     assert later.activity_since(fleet)["b"].started == 3
+
+
+def in_group(address: str, server: str, dead: int) -> ServerView:
+    """A server of a group, with a job that runs."""
+    info = ServerInfo(
+        version="gearflow-1",
+        durable=True,
+        store="postgres",
+        functions=(),
+        keep=1,
+        max_deaths=3,
+        jobs=1,
+        group="g",
+        server=server,
+        address=f"{server}:4730",
+    )
+    return replace(view(address, 10, FunctionMetrics(function="b", running=1), dead=dead), info=info)
+
+
+def test_a_group_has_its_dead_letters_once_and_a_server_with_two_addresses_counts_once() -> None:
+    one, two = in_group("one:4730", "one", 3), in_group("two:4730", "two", 2)
+    again = in_group("balancer:4730", "one", 3)
+    fleet = FleetView((one, again, two))
+    assert fleet.distinct == (one, two)
+    assert fleet.dead == 3
+    assert fleet.functions == (FunctionMetrics(function="b", running=2),)
+    assert targets(fleet.distinct) == [one]
+    assert targets(fleet.distinct, "two:4730") == [two]
+    assert again.name == "one:4730"

@@ -95,9 +95,9 @@ class FullScreen:
 
     def leave(self) -> None:
         """Give the terminal back."""
-        self._write(_LEAVE)
         if self._before is not None:
             termios.tcsetattr(self._input, termios.TCSADRAIN, self._before)
+        self._write(_LEAVE)
 
     @property
     def size(self) -> tuple[int, int]:

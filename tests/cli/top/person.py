@@ -126,6 +126,12 @@ class Person:
             pass
         return self.process.wait(PATIENCE)
 
+    @property
+    def is_line_by_line(self) -> bool:
+        """Whether it shows what is typed, and gives it to programs by lines, as a shell wants it."""
+        modes = termios.tcgetattr(self._terminal)[3]
+        return bool(modes & termios.ICANON and modes & termios.ECHO)
+
     def signal(self, number: int) -> None:
         """Send the program a signal."""
         self.process.send_signal(number)

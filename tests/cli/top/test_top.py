@@ -186,6 +186,7 @@ def test_the_window_is_resized_and_the_program_stopped_and_continued(server: str
         person.see("> shop.f39", "9 to 40 of 40", "WORKERS")
         person.signal(signal.SIGTSTP)
         person.wait_for(lambda _: not person.glass.is_alternate)
+        assert person.is_line_by_line
         person.signal(signal.SIGCONT)
         person.wait_for(lambda shown: person.glass.is_alternate and "> shop.f39" in shown)
         person.signal(signal.SIGTERM)
@@ -235,8 +236,10 @@ def test_keys_can_be_looked_up_and_a_function_purged(server: str, client: SyncCl
 def test_the_terminal_is_as_before_after_an_interrupt(server: str) -> None:
     with at_terminal("top", "-s", server) as person:
         person.see("No function is known here")
+        assert not person.is_line_by_line
         person.press("\x03")
         assert person.end() == 130
+        assert person.is_line_by_line
         assert not person.glass.is_alternate
         assert person.glass.has_cursor
 
