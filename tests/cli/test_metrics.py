@@ -2,6 +2,8 @@
 
 import re
 import signal
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -231,3 +233,19 @@ def address_of(running: Running) -> str:
     found = re.search(r"listens on ([\w.]+:\d+)", running.until("listens on"))
     assert found is not None
     return found[1]
+
+
+@pytest.mark.parametrize(
+    "command", ["server --memory -p 0", "worker metered", "worker metered --processes 2"]
+)
+def test_without_prometheus_client_the_error_has_the_remedy(shop: Path, command: str) -> None:
+    words = [*command.split(), "--metrics", "127.0.0.1:0"]
+    program = (
+        "import sys; sys.modules['prometheus_client'] = None; from gearflow_cli.app import main; "
+        f"sys.argv[1:] = {words}; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=shop, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 78, done.stderr
+    assert "pip install 'gearflow[metrics]'" in done.stderr
