@@ -7,10 +7,11 @@ in ``wait``, each job that ended while it ran is in ``run``, and the jobs that a
 
 from __future__ import annotations
 
+from math import inf
 from typing import Final
 
 from gearflow.broker.storage import JobOutcome
-from gearflow.protocol.metrics import BUCKETS, OTHER
+from gearflow.protocol.metrics import BUCKETS, OTHER, bucket_end
 
 MOST: Final = 20_000
 """Functions with queues that have counts of their own. All others share those of ``OTHER``."""
@@ -30,37 +31,55 @@ _NONE: Final[list[int]] = []
 class Durations:
     """A histogram: how often something took how long. ``protocol.metrics`` has its buckets.
 
-    ``counts`` has no buckets behind the last one that was needed.
+    What follows one another mostly takes equally long. So the bucket that was needed last is at hand, and the
+    list has the others.
     """
 
-    __slots__ = ("counts", "sum")
+    __slots__ = ("_bucket", "_end", "_list", "_same", "_start", "sum")
 
     def __init__(self) -> None:
-        self.counts = _NONE
         self.sum = 0.0
+        self._list = _NONE  # counts by bucket, as far as they were needed
+        self._bucket = 0  # the one at hand
+        self._start = inf
+        self._end = -inf
+        self._same = 0  # its count, beside that in the list
 
     def add(self, seconds: float) -> None:
         """Something took so many seconds."""
         self.sum += seconds
-        try:
-            self.counts[int(seconds * 1000).bit_length()] += 1
-        except IndexError:
-            self._grow(min(int(seconds * 1000).bit_length(), BUCKETS - 1))
+        if self._start <= seconds < self._end:
+            self._same += 1
+        else:
+            self._change(seconds)
 
-    def _grow(self, bucket: int) -> None:
-        """Count in a bucket that is not there, or in the last one."""
-        self.counts = self.counts + [0] * (bucket + 1 - len(self.counts))
-        self.counts[bucket] += 1
+    def _change(self, seconds: float) -> None:
+        """Have another bucket at hand, and count in it."""
+        self._list = self.counts
+        bucket = min(int(seconds * 1000).bit_length(), BUCKETS - 1) if seconds > 0 else 0
+        self._bucket = bucket
+        self._start = bucket_end(bucket - 1) if bucket else -inf
+        self._end = bucket_end(bucket) if bucket < BUCKETS - 1 else inf
+        self._same = 1
+
+    @property
+    def counts(self) -> list[int]:
+        """The counts by bucket, without the buckets behind the last one that was needed."""
+        counts = self._list.copy()
+        if self._same:
+            counts += [0] * (self._bucket + 1 - len(counts))
+            counts[self._bucket] += self._same
+        return counts
 
     def merge(self, other: Durations) -> None:
         """Add what another one has counted."""
         self.sum += other.sum
-        self.counts = _sum(self.counts, other.counts)
+        self._list = _sum(self._list, other.counts)
 
     @property
     def total(self) -> int:
         """How often it happened."""
-        return sum(self.counts)
+        return sum(self._list) + self._same
 
 
 class FunctionTally:
@@ -169,12 +188,12 @@ class FunctionCounts:
             self.dead,
             self.retried,
         ]
-        return FunctionTally(numbers, self.wait.counts.copy(), self.run.counts.copy())
+        return FunctionTally(numbers, self.wait.counts, self.run.counts)
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing has happened to a job of the function, if it has none."""
-        return not (self.ended or self.wait.counts or self.joined or self.passed_on)
+        return not (self.ended or self.wait.total or self.joined or self.passed_on)
 
     def end(self, outcome: JobOutcome, leaves_letter: bool) -> None:
         """A job has ended. If it ran and did not succeed, ``stop`` is called too."""
