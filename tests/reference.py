@@ -186,7 +186,7 @@ SECTIONS: Final = (
         "They need gearflow's own server. Without an event loop, call them through `SyncClient.run`.",
         (
             *("server_info", "group_info", "workers", "quiet", "pause", "purge", "reopen"),
-            *("dead_letters", "dead_letter", "replay", "purge_dead"),
+            *("jobs", "bulk", "dead_letters", "dead_letter", "replay", "purge_dead"),
         ),
     ),
     Section(
@@ -194,6 +194,12 @@ SECTIONS: Final = (
         "gearflow.protocol.server_calls",
         "`Ref.info()`, `Client.info()` and the operations return these. Times are Unix time.",
         ("JobInfo", "Failure", "ServerInfo", "Closed", "Letter", "Done"),
+    ),
+    Section(
+        "Lists of jobs",
+        "gearflow.protocol.jobs",
+        "`jobs` and `bulk` take a filter and return these. Times are Unix time.",
+        ("JobFilter", "JobPage", "ListedJob", "BulkDone", "ErrorGroup"),
     ),
     Section(
         "Views of servers",

@@ -55,6 +55,7 @@ DOCUMENTED: Final = {
     "gearflow.client.operate",  # loads pydantic, which a client alone does not need
     "gearflow.protocol.admin",
     "gearflow.protocol.envelope",
+    "gearflow.protocol.jobs",
     "gearflow.protocol.packets",
     "gearflow.protocol.server_calls",
     "gearflow.testing.peer",
