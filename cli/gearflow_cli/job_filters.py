@@ -73,7 +73,7 @@ Error: TypeAlias = Annotated[
     str | None,
     options.jobs(
         "--error",
-        "Jobs that ended with this type of error, such as builtins.KeyError.",
+        "Jobs that ended with this type of error, such as KeyError.",
         "TYPE",
         env=None,
         callback=options.name,

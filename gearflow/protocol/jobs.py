@@ -44,7 +44,7 @@ class JobFilter(Message):
     nor do payloads so large that the server has them only on the disk in pieces."""
 
     error: str | None = None
-    """Selects jobs that ended with this type of error, such as ``builtins.KeyError``."""
+    """Selects jobs that ended with this type of error, such as ``KeyError``."""
 
     since: UnixTime | None = None
     """Selects jobs that were submitted at this time or later. For ended jobs, those that ended then."""

@@ -58,9 +58,8 @@ async def payload_of(client: Client, job: JobInfo, server: str) -> Content | Non
         raw = len(base64.b64decode(letter.payload))
         return shown(letter.text, raw)
     page = await jobs(client, JobFilter(handle=job.handle), limit=1, payload=CUT, server=server)
-    for found in page.jobs:
-        return shown(found.payload, job.size)
-    return None
+    live = [found for found in page.jobs if found.job.handle == job.handle and found.job.ended is None]
+    return shown(live[0].payload, live[0].job.size) if live else None
 
 
 async def result_of(client: Client, job: JobInfo, where: JobHandle) -> Content | None:

@@ -109,7 +109,14 @@ def test_a_job_is_selected_by_its_handle_alone(world: Durable) -> None:
     assert pages(world, handle=jobs[3].decode(), function="other") == []
     assert pages(world, handle=jobs[3].decode()[:-1] + "999") == []
     assert pages(world, handle="H:elsewhere:7") == []
-    assert ask(world, BULK, do="count", handle=jobs[1].decode())["matched"] == 1
+    worker = world.worker()
+    assert worker.grab() == jobs[1]
+    worker(p.WorkComplete(jobs[1], b""))
+    settle(world)
+    assert [job.listed for job in pages(world, handle=jobs[1].decode())] == ["succeeded"]
+    assert pages(world, handle=jobs[1].decode(), states=["failed"]) == []
+    assert [job.listed for job in pages(world, handle=dead.decode(), states=["dead"])] == ["dead"]
+    assert ask(world, BULK, do="count", handle=jobs[2].decode())["matched"] == 1
 
 
 @pytest.mark.parametrize("many", [0, 2500])
@@ -202,6 +209,7 @@ def test_dead_letters_are_listed_the_last_one_first(world: Durable) -> None:
     assert handles(pages(world, states=["dead"], limit=2)) == dead
     assert handles(pages(world, states=["waiting", "dead"], limit=1)) == [jobs[3], *dead]
     assert handles(pages(world, error="builtins.KeyError")) == dead[1:]
+    assert handles(pages(world, error="KeyError")) == dead[1:]
     assert handles(pages(world, error="WORK_FAIL")) == dead[:1]
     assert handles(pages(world, text=f"no {jobs[1].decode()}", states=["dead"])) == [jobs[1]]
     assert handles(pages(world, function="other")) == []

@@ -12,6 +12,7 @@ from gearflow.server import JobServer
 from gearflow.web.job_contents import shown
 from gearflow.web.timeline import WIDTH, bars, moments
 from tests.web.shop import Shop, open_shop
+from tests.web.test_layout import FAULTS
 
 MARKUP = '<script>alert(1)</script><b>bold</b> & "quoted"'
 
@@ -129,6 +130,34 @@ def test_a_result_is_shown_as_it_is_unless_it_is_json(shop: Shop, url: str, tab:
         assert "".join(content.text.split()) == "".join(text.split())
     assert shown("x" * 70_000, 70_000).note == "Only the begin is shown. It has 68.4 KiB."
     assert shown("", 0).note == "It is empty."
+
+
+def test_jobs_that_have_ended_are_listed_by_their_outcome(shop: Shop, url: str, tab: Page) -> None:
+    done, failed = shop.submit("report.build", number=1), shop.submit("shop.fail", text="no paper")
+    assert (shop.end(done).state, shop.end(failed).state) == ("completed", "raised")
+    for state, mine, other in (("succeeded", done, failed), ("dead", failed, done)):
+        tab.goto(f"{url}/jobs?state={state}")
+        expect(tab.locator("tr", has_text=mine).first).to_contain_text(state)
+        expect(tab.get_by_role("link", name=other, exact=True)).to_have_count(0)
+    tab.goto(f"{url}/jobs?error=RuntimeError&text=no+paper")
+    expect(tab.locator("table.jobs tbody tr")).to_have_count(1)
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(320, "light"), (1280, "dark")])
+def test_the_page_of_a_job_fits_and_can_be_read(
+    shop: Shop, url: str, open_tab: Callable[..., Page], width: int, scheme: str
+) -> None:
+    failed = shop.submit("shop.fail", text="a.message.without.blanks." + "x" * 200)
+    shop.end(failed)
+    running = shop.submit("story.tell", words=["y" * 200, MARKUP])
+    tab = open_tab(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    for handle in (failed, running):
+        tab.goto(f"{url}/jobs/{handle}")
+        expect(tab.locator("#stream")).to_have_text("Live")
+        tab.evaluate("document.querySelectorAll('details').forEach((details) => { details.open = true; })")
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
+        assert tab.evaluate(FAULTS) == []
+    shop.client.cancel(running)
 
 
 # ------------------------------------------------------------------------------------------- the timeline

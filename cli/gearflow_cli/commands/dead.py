@@ -102,7 +102,7 @@ def replay(
 
     Examples:
       gearflow dead replay H:jobs:17
-      gearflow dead replay --function send_invoice --error builtins.KeyError --since 2h
+      gearflow dead replay --function send_invoice --error KeyError --since 2h
     """
     from gearflow.client.operate import replay as replay_on
 

@@ -69,7 +69,7 @@ def jobs(
 
     Examples:
       gearflow jobs --state waiting,running -f send_invoice
-      gearflow jobs --state dead --error builtins.KeyError --since 2h --replay
+      gearflow jobs --state dead --error KeyError --since 2h --replay
     """
     addresses = server_queries.addresses_of(servers)
     name = function and function_names.remembered(function, addresses)

@@ -125,7 +125,7 @@ class JobSelection:
         states = set(request.states or (*LIVE, *ENDED))
         self.function = request.function.encode() if request.function is not None else None
         self.handle = request.handle.encode() if request.handle is not None else None
-        self.error = request.error
+        self.error = _bare(request.error) if request.error is not None else None
         self.text = request.text.casefold() if request.text else ""
         self.since, self.until = request.since, request.until
         self.live = {state for state, listed in _LISTED.items() if listed in states}
@@ -312,7 +312,7 @@ class JobSearch:
             return selection.error is None and selection.since is None and selection.until is None
         if not selection.has_time(record.ended) or record.expires <= self._core.clock.unix():
             return False
-        return selection.error is None or self._results.error_of(record)[0] == selection.error
+        return selection.error is None or _bare(self._results.error_of(record)[0]) == selection.error
 
     # --------------------------------------------------------------------------- jobs that have ended
 
@@ -457,6 +457,11 @@ def _is_before(selection: JobSelection, record: JobRecord | DamagedEntry) -> boo
     """Whether a job has ended so early that those before it are not selected."""
     since = selection.since
     return since is not None and isinstance(record, JobRecord) and record.ended < since - _SLACK
+
+
+def _bare(error: str) -> str:
+    """The type of an error. Workers send those of Python without their module."""
+    return error.removeprefix("builtins.")
 
 
 def _has(text: str, body: Body | int) -> bool:
