@@ -16,6 +16,9 @@ SPANS: Final[Mapping[str, float]] = {"1 h": 3600.0, "6 h": 21_600.0, "24 h": 86_
 
 FIRST_SPAN: Final = "1 h"
 
+_SHORTEST: Final = 600.0
+"""Seconds that a plot shows at least. One of a server that has just started shows no more than there is."""
+
 _IDLE: Final = Activity()
 
 
@@ -105,7 +108,8 @@ def history_plots(minutes: Sequence[tuple[float, MinuteOf]], span: float, now: f
     step = width * MINUTE
     points = coarser(minutes, width)
     times = [at + step / 2 for at, _, _ in points]
-    axis = (now - span, now)
+    first = points[0][0] if points else now
+    axis = (max(now - span, min(first, now - _SHORTEST)), now)
 
     def rate(*names: str) -> list[float | None]:
         return [sum(getattr(of, name) for name in names) * MINUTE / seconds for _, of, seconds in points]

@@ -161,3 +161,9 @@ def test_names_in_plots_are_text() -> None:
 def test_a_bar_is_never_longer_than_its_whole() -> None:
     assert 'width="100.00"' in bar([(30, 1)], 20, "30 of 20")
     assert 'width="0.00"' in bar([(0, 1)], 0, "nothing")
+
+
+@pytest.mark.parametrize(("first", "begin"), [(7000.0, 6600.0), (5000.0, 4980.0), (60.0, 3600.0)])
+def test_a_plot_begins_with_the_first_minute_that_is_known(first: float, begin: float) -> None:
+    plot, *_ = history_plots([minute(first, succeeded=1)], 3600, 7200)
+    assert plot.span == (begin, 7200)
