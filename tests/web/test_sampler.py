@@ -73,7 +73,8 @@ async def test_rates_are_those_between_two_samples(server: JobServer, fresh: Cal
     await sampler.look_again()
     sample = await sampler.sample()
     assert sample.seconds > 0
-    assert sample.rates[name].submitted * sample.seconds == pytest.approx(1, rel=0.5)
+    assert sample.rates[name].submitted > 0
+    assert sample.rates[name].ended == 0
     await sampler.close()
 
 
