@@ -214,7 +214,7 @@ async def bulk(
 
     Args:
         client: The client that makes the call.
-        do: What to do.
+        do: The act, or the question.
         select: The filter. None selects all jobs.
         expected: If more jobs match than this, nothing is done.
         server: The server to ask. By default the one that a submission would go to.

@@ -140,7 +140,7 @@ class ErrorGroup(Answer):
 
 
 class BulkDone(Answer):
-    """What an act on many jobs has done."""
+    """The outcome of an act on many jobs."""
 
     matched: int
     """Jobs that matched."""
