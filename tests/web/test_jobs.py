@@ -12,8 +12,13 @@ from playwright.sync_api import Page, expect
 import gearflow.web
 from gearflow.client import JobRequest, SyncClient
 from gearflow.client.submission import SubmitOptions
+from gearflow.observe import FleetView, ServerView
+from gearflow.protocol.jobs import ENDED, LIVE, ListedState
+from gearflow.protocol.server_calls import ServerInfo
 from gearflow.server import JobServer
+from gearflow.web.job_lists import places, states_for
 from gearflow.web.sampler import Sampler
+from gearflow.web.selection import Selection
 from tests.web.conftest import served
 
 MARKUP = "<img src=x onerror=alert(1)>\"'&amp;"
@@ -295,3 +300,49 @@ def test_a_question_that_costs_much_is_asked_seldom_and_again_after_an_act(serve
 
     with start_blocking_portal() as portal:
         portal.call(look)
+
+
+def test_the_servers_of_a_group_are_asked_for_what_has_ended_once() -> None:
+    def view(address: str, group: str = "") -> ServerView:
+        info = ServerInfo(
+            version="gearflow-1",
+            durable=True,
+            store="file",
+            functions=("gearflow:jobs",),
+            keep=1,
+            max_deaths=3,
+            jobs=0,
+            group=group,
+            server=address if group else "",
+        )
+        return ServerView(address, at=0, kind="gearflow", info=info)
+
+    old = ServerView("old", at=0, kind="gearmand")
+    fleet = FleetView((view("a", "shop"), view("b", "shop"), view("c"), old))
+    every = Selection()
+    asked = {each.address: each.states for each in places(fleet, every, every.states)}
+    assert set(asked["a"]) == set(asked["c"]) == {*LIVE, *ENDED}
+    assert asked["b"] == LIVE
+    assert set(asked) == {"a", "b", "c"}
+    dead = Selection(state="dead", server="b")
+    assert [(each.address, each.states) for each in places(fleet, dead, dead.states)] == [("b", ("dead",))]
+    assert [each.address for each in places(fleet, Selection(state="dead"), ("dead",))] == ["a", "c"]
+
+
+@pytest.mark.parametrize(
+    ("state", "cancelled", "replayed"),
+    [
+        ("", LIVE, ("dead",)),
+        ("live", LIVE, ()),
+        ("waiting", ("waiting",), ()),
+        ("dead", (), ("dead",)),
+        ("expired", (), ("expired",)),
+        ("succeeded", (), ()),
+    ],
+)
+def test_an_act_is_for_some_states_alone(
+    state: str, cancelled: tuple[ListedState, ...], replayed: tuple[ListedState, ...]
+) -> None:
+    selection = Selection(state=state)
+    assert states_for("cancel", selection) == cancelled
+    assert states_for("replay", selection) == states_for("purge", selection) == replayed
