@@ -91,6 +91,7 @@ def test_all_jobs_that_match_are_cancelled_after_a_question_with_their_number(
     assert set(states(client, mine)) == {"waiting"}
     tab.get_by_role("button", name="Cancel 130").click()
     expect(tab.locator("#notice")).to_have_text(f"Cancelled 130 unfinished jobs of {name}.")
+    assert tab.url.endswith(f"/jobs?function={name}")
     assert set(states(client, mine)) == {"cancelled"}
     assert states(client, others) == ["waiting"]
 
