@@ -10,6 +10,7 @@ import shutil
 import sys
 import termios
 import tty
+from codecs import getincrementaldecoder
 from collections.abc import Sequence
 from contextlib import suppress
 from io import StringIO
@@ -25,6 +26,12 @@ _ENTER: Final = "\x1b[?1049h\x1b[?25l\x1b[?7l"
 _LEAVE: Final = "\x1b[?7h\x1b[?25h\x1b[?1049l"
 
 _SEQUENCE: Final = re.compile(r"\x1b(?:\[[0-9;]*[A-Za-z~]|O[A-Za-z])|\x1b|[^\x1b]", re.DOTALL)
+
+_UNFINISHED: Final = re.compile(r"\x1b(?:\[[0-9;]*|O)?\Z")
+"""The begin of the sequence of a key, or the key esc."""
+
+_REST: Final = 0.05
+"""Seconds within which the rest of such a sequence comes, also over a slow line. Else it was esc."""
 
 _KEYS: Final[dict[str, str]] = {
     **{f"\x1b{start}{letter}": name for start in "[O" for letter, name in zip(
@@ -71,6 +78,7 @@ class FullScreen:
         self._output = sys.stdout.fileno()
         self._before: list[int | list[bytes | int]] | None = None
         self._shown: list[str] = []
+        self._decoder = getincrementaldecoder("utf-8")("ignore")
         self._file = StringIO()
         self._console = Console(
             file=self._file, force_terminal=True, highlight=False, markup=False, emoji=False, width=1000
@@ -143,13 +151,20 @@ class FullScreen:
         """The next keys. Empty if the terminal is gone."""
         import anyio
 
+        text = ""
         while True:
-            await anyio.wait_readable(self._input)
-            try:
-                data = os.read(self._input, 4096)
-            except OSError:
-                return []
-            if not data:
-                return []
-            if found := keys_in(data.decode("utf-8", "ignore")):
+            with anyio.move_on_after(_REST if _UNFINISHED.search(text) else None) as scope:
+                await anyio.wait_readable(self._input)
+            if not scope.cancelled_caught:
+                try:
+                    data = os.read(self._input, 4096)
+                except OSError:
+                    return []
+                if not data:
+                    return []
+                text += self._decoder.decode(data)
+                if _UNFINISHED.search(text):
+                    continue
+            if found := keys_in(text):
                 return found
+            text = ""

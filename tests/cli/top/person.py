@@ -97,8 +97,12 @@ class Person:
 
     def press(self, *keys: str) -> None:
         """Press keys, by their names or as characters."""
-        for key in keys:
-            os.write(self._terminal, KEYS.get(key, key).encode())
+        self.write(*(KEYS.get(key, key).encode() for key in keys))
+
+    def write(self, *pieces: bytes) -> None:
+        """Send bytes, each piece by itself."""
+        for piece in pieces:
+            os.write(self._terminal, piece)
 
     def resize(self, columns: int, rows: int) -> None:
         """Change the size of the window."""
@@ -135,6 +139,11 @@ class Person:
     def signal(self, number: int) -> None:
         """Send the program a signal."""
         self.process.send_signal(number)
+
+    def stop(self) -> None:
+        """Stop the program as Ctrl-Z does, and wait until it is stopped."""
+        self.signal(signal.SIGTSTP)
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)
 
     def _read(self, seconds: float) -> bool:
         """Take in what the program writes next. False if there is nothing in time, or no program."""

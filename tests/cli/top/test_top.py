@@ -179,12 +179,12 @@ def test_the_window_is_resized_and_the_program_stopped_and_continued(server: str
         person.press("end")
         person.see("> shop.f39", "25 to 40 of 40")
         person.resize(46, 12)
-        person.see("> shop.f39", "37 to 40 of 40", without=["shop.f20", "OLDEST"])
+        person.see("> shop.f39", "37 to 40 of 40", "? help", without=["shop.f20", "OLDEST"])
         assert len(person.glass.lines) == 12
         assert max(map(len, person.glass.lines)) <= 46
         person.resize(120, 40)
-        person.see("> shop.f39", "9 to 40 of 40", "WORKERS")
-        person.signal(signal.SIGTSTP)
+        person.see("> shop.f39", "9 to 40 of 40", "WORKERS", "? help")
+        person.stop()
         person.wait_for(lambda _: not person.glass.is_alternate)
         assert person.is_line_by_line
         person.signal(signal.SIGCONT)
@@ -253,3 +253,18 @@ def test_what_comes_from_elsewhere_cannot_steer_the_terminal(server: str, client
         person.see("evil", "H:")
         person.press("enter")
         assert "\\x1b" in person.see("function", "state")
+
+
+def test_a_key_that_comes_in_pieces_is_one_key(server: str, client: SyncClient) -> None:
+    for function in ("shop.a", "shop.b"):
+        client.submit_background(function, b"")
+    with at_terminal("top", "-s", server, "--every", "0.2s") as person:
+        person.see("> shop.a", "? help")
+        person.press("\x1b", "[", "B")
+        person.see("> shop.b")
+        person.press("/")
+        person.see("/_")
+        person.write("\u00e9".encode()[:1], "\u00e9".encode()[1:])
+        person.see("/\u00e9_")
+        person.press("esc")
+        person.see("? help", "> shop.a", without=["/\u00e9"])
