@@ -11,8 +11,11 @@ from typing import Final
 
 from gearflow.broker.storage import JobRecord
 
-_BITS: Final = 10
-"""A chunk has places with the same high bits: so many low bits are its own."""
+_BITS: Final = 6
+"""A chunk has places with the same high bits: so many low bits are its own. It is short, because a dict whose
+first items are gone looks at all of them for the next one."""
+
+_LOW: Final = (1 << _BITS) - 1
 
 Chunk = dict[int, JobRecord]
 
@@ -21,40 +24,43 @@ class EndedRecords:
     """Owns results. The job of a number has one at most."""
 
     def __init__(self) -> None:
-        self._places: dict[int, int] = {}  # by number
+        self.places: dict[int, int] = {}
+        """By number. The store asks it itself whether a result is there, once for each job that ends."""
         self._last: Chunk = {}  # which is not removed while it is empty
         self._chunks = {0: self._last}  # by the high bits of their places, in this order
         self._next = 1
+        self._first = 0  # the high bits of the chunk that was the first
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self.places)
 
     def __contains__(self, number: int) -> bool:
-        return number in self._places
+        return number in self.places
 
     def __getitem__(self, number: int) -> JobRecord:
-        place = self._places[number]
+        place = self.places[number]
         return self._chunks[place >> _BITS][place]
 
     def get(self, number: int) -> JobRecord | None:
         """The result of a job, if there is one."""
-        place = self._places.get(number)
+        place = self.places.get(number)
         return None if place is None else self._chunks[place >> _BITS][place]
 
     def add(self, record: JobRecord) -> None:
         """A job has ended, of which there is no result."""
         place = self._next
-        self._next += 1
-        if not place & (1 << _BITS) - 1:
+        self._next = place + 1
+        if place & _LOW:
+            self._last[place] = record
+        else:
             if not self._last:
                 del self._chunks[(place - 1) >> _BITS]
-            self._last = self._chunks[place >> _BITS] = {}
-        self._last[place] = record
-        self._places[record[0]] = place
+            self._last = self._chunks[place >> _BITS] = {place: record}
+        self.places[record[0]] = place
 
     def remove(self, number: int) -> None:
         """Remove the result of a job, which is there."""
-        place = self._places.pop(number)
+        place = self.places.pop(number)
         chunk = self._chunks[place >> _BITS]
         del chunk[place]
         if chunk is self._last:
@@ -66,10 +72,13 @@ class EndedRecords:
 
     def oldest(self) -> JobRecord | None:
         """The result of the job that ended first."""
-        for chunk in self._chunks.values():
-            if chunk:
-                return next(iter(chunk.values()))
-        return None
+        first = self._chunks.get(self._first)
+        if not first:
+            for high, first in self._chunks.items():
+                if first:
+                    self._first = high
+                    break
+        return next(iter(first.values())) if first else None
 
     def before(self, place: int | None, until: float | None) -> Iterator[tuple[int, JobRecord]]:
         """The results before a place, the last one first, with their places.

@@ -199,7 +199,7 @@ class MemoryStore:
         number, function, unique, _, body, _, _, _, _, _, _, notes, expires, letter = record
         job = self._jobs.pop(number, None)
         stream = self._streams.pop(number, None) or self._ended_streams.pop(number, None)
-        if number in self._records:
+        if number in self._records.places:
             self._remove(self._records[number])
         size = size_of(body) + len(notes) + OVERHEAD
         if letter is not None:
