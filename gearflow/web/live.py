@@ -13,6 +13,9 @@ from gearflow.web.guard import Refused
 PING: Final = 15
 """Seconds of silence after which a comment is sent, so that proxies keep the connection."""
 
+_GRACE: Final = 1.0
+"""Seconds that a stream has to end when the program stops."""
+
 MOST_STREAMS: Final = 200
 """Open streams. Each renders its page every few seconds."""
 
@@ -38,19 +41,22 @@ class LiveStreams:
         """
         if self._open >= MOST_STREAMS:
             raise Refused(503, "Too many pages follow the servers now.", {"retry-after": "30"})
+        ending = anyio.Event()
         return EventSourceResponse(
-            self._events(parts, every),
+            self._events(parts, every, ending),
             ping=PING,
+            shutdown_event=ending,
+            shutdown_grace_period=_GRACE,
             headers={"cache-control": "no-store", "x-accel-buffering": "no"},
         )
 
     async def _events(
-        self, parts: Callable[[], Awaitable[Parts]], every: float
+        self, parts: Callable[[], Awaitable[Parts]], every: float, ending: anyio.Event
     ) -> AsyncIterator[ServerSentEvent]:
         self._open += 1
         try:
             sent: dict[str, str] = {}
-            while True:
+            while not ending.is_set():
                 try:
                     rendered = dict(await parts())
                 except Refused as refused:  # the browser then loads the page, and shows why
@@ -59,12 +65,18 @@ class LiveStreams:
                 except (GearflowError, TimeoutError) as error:  # a server is away, and may come back
                     yield ServerSentEvent(json.dumps(str(error)), event="fault")
                     sent = {}  # so that the browser hears when it is back, even if nothing has changed
-                    await anyio.sleep(every)
+                    await _pause(every, ending)
                     continue
                 changed = {name: html for name, html in rendered.items() if sent.get(name) != html}
                 if changed:
                     yield ServerSentEvent(json.dumps(changed), event="parts")
                 sent = rendered
-                await anyio.sleep(every)
+                await _pause(every, ending)
         finally:
             self._open -= 1
+
+
+async def _pause(seconds: float, ending: anyio.Event) -> None:
+    """Wait, but no longer than the program runs."""
+    with anyio.move_on_after(seconds):
+        await ending.wait()

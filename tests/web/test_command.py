@@ -49,6 +49,18 @@ def refused(*arguments: str) -> str:
     return re.sub(r"\s*\n[\s│]*|\s+│\n│\s+", " ", done.stderr)
 
 
+def test_it_stops_in_good_order_while_somebody_looks(server: JobServer) -> None:
+    with running("-s", server.address, "--listen", "127.0.0.1:0") as (process, url):
+        stream = httpx.stream("GET", f"{url}/events?page=/servers", verify=False, trust_env=False, timeout=20)
+        with stream as events:
+            lines = events.iter_lines()
+            assert next(lines) == "event: parts"
+            process.terminate()
+            assert list(lines)  # the stream ends, and is not cut off
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+
+
 def test_it_shows_the_servers_on_loopback_and_serves_metrics(server: JobServer) -> None:
     with running("-s", server.address, "--listen", "127.0.0.1:0") as (_, url):
         assert server.address in get(f"{url}/servers").text
