@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Iterator
 from gearflow.broker.storage import (
     Answer,
     DeadOf,
+    DeadTotal,
     EndedOf,
     HeadOf,
     JobOf,
@@ -101,6 +102,8 @@ class LocalPort:
                 return store.head(number)
             case DeadOf(function, after, limit, descending):
                 return store.dead(function, after, limit, descending)
+            case DeadTotal():
+                return store.dead_total()
             case EndedOf():
                 return store.ended_before(question)
             case WholeRecordOf():

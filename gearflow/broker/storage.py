@@ -375,7 +375,13 @@ class PartsOf(NamedTuple):
     limit: int = 64
 
 
-Question: TypeAlias = JobOf | HeadOf | RecordOf | WholeRecordOf | LatestOf | DeadOf | EndedOf | PartsOf
+class DeadTotal(NamedTuple):
+    """The number of dead letters."""
+
+
+Question: TypeAlias = (
+    JobOf | HeadOf | RecordOf | WholeRecordOf | LatestOf | DeadOf | DeadTotal | EndedOf | PartsOf
+)
 
 Answer: TypeAlias = (
     StoredJob
@@ -383,6 +389,7 @@ Answer: TypeAlias = (
     | Sequence[JobRecord | DamagedEntry]
     | EndedPage
     | Sequence[tuple[int, Body]]
+    | int
     | StoreError
     | None
 )
@@ -547,6 +554,10 @@ class Store(Protocol):
         Raises:
             StoreError: They cannot be read.
         """
+        ...
+
+    def dead_total(self) -> int:
+        """The number of dead letters. Raises StoreError."""
         ...
 
     def ended_before(self, question: EndedOf) -> EndedPage:

@@ -153,6 +153,9 @@ class MemoryStore:
         found = numbers.before(after or sys.maxsize) if descending else numbers.after(after)
         return [self._records[number] for number in islice(found, limit)]
 
+    def dead_total(self) -> int:
+        return len(self._letters)
+
     def ended_before(self, question: EndedOf) -> EndedPage:
         function, outcomes, before, until, limit = question
         entries: list[EndedEntry] = []

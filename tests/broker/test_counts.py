@@ -114,6 +114,17 @@ def test_a_dead_letter_that_is_replayed_is_submitted_again_and_its_wait_begins_t
     assert found.wait.sum == 1
 
 
+def test_the_dead_letters_of_the_store_are_counted_now_and_then(world: Durable) -> None:
+    client, worker = world.peer(), world.worker()
+    assert measured(world).dead == 0
+    background(world, client)
+    run(worker, p.WorkException)
+    world.commit()
+    assert measured(world).dead == 0
+    world.pass_time(2)
+    assert measured(world).dead == 1
+
+
 def test_a_job_that_expires_is_expired_and_nothing_else(world: Durable) -> None:
     submit(world, world.peer(), expires=10)
     world.pass_time(11)

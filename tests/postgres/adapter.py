@@ -17,6 +17,7 @@ from gearflow.broker.storage import (
     Contents,
     DamagedEntry,
     DeadOf,
+    DeadTotal,
     EndedOf,
     EndedPage,
     HeadOf,
@@ -195,6 +196,11 @@ class SyncStore:
         answer: Any = self.ask(DeadOf(function, after, limit, descending))
         found: list[JobRecord | DamagedEntry] = answer
         return found
+
+    def dead_total(self) -> int:
+        total = self.ask(DeadTotal())
+        assert isinstance(total, int)
+        return total
 
     def ended_before(self, question: EndedOf) -> EndedPage:
         page = self.ask(question)

@@ -385,6 +385,18 @@ def test_a_letter_can_be_revived_with_other_options(store: Store) -> None:
     assert store.dead(None, 0, 10) == []
 
 
+def test_dead_letters_are_counted(store: Store) -> None:
+    assert store.dead_total() == 0
+    for number in (1, 2, 3):
+        store.write([a_job(number)])
+        store.write([a_dead_letter(number)])
+    store.write([a_job(4)])
+    store.write([an_end(4)])
+    assert store.dead_total() == 3
+    store.write([Forgotten(2)])
+    assert store.dead_total() == 2
+
+
 def test_only_dead_letters_are_revived(store: Store) -> None:
     job = a_job(1, attempt=2)
     store.write([job, an_end(2)])

@@ -11,6 +11,7 @@ from gearflow.broker.counts import Durations
 from gearflow.broker.function_table import CountedFunction
 from gearflow.broker.functions import FunctionQueue
 from gearflow.broker.session import Session
+from gearflow.broker.storage import Answer, DeadTotal, Pending
 from gearflow.protocol.metrics import (
     FunctionMetrics,
     Histogram,
@@ -23,6 +24,15 @@ from gearflow.protocol.metrics import (
 from gearflow.protocol.server_calls import Message
 
 T = TypeVar("T")
+
+_OLD: Final = 2.0
+"""Seconds after which the number of dead letters is to be counted again."""
+
+_MANY_DEAD: Final = 20_000
+"""So many take a few milliseconds."""
+
+_OLD_IF_MANY: Final = 60.0
+"""The same, if there are many."""
 
 _SLICE: Final = 100
 """Functions, connections or limits that are looked at before others get their turn."""
@@ -57,6 +67,7 @@ class MetricsCalls:
     def collect(self, request: MetricsRequest) -> Generator[None, None, Metrics]:
         """What the server has counted, in steps."""
         core = self._parts.core
+        self._count_dead()
         wanted = None if request.functions is None else {name.encode() for name in request.functions}
         offers = yield from self._offers(wanted)
         functions: list[FunctionMetrics] = []
@@ -87,10 +98,24 @@ class MetricsCalls:
             sent=core.totals.sent,
             commits=_histogram(core.journal.commits),
             kept=core.journal.kept,
+            dead=core.totals.dead,
             history=history,
             fetched=core.totals.fetched,
             store=core.store_state().model_copy(update={"damaged": len(core.damaged)}),
         )
+
+    def _count_dead(self) -> None:
+        """Ask the store for the number of dead letters, if that was not done just now. To count many takes
+        long, and a store that is elsewhere answers after this call."""
+        core, totals = self._parts.core, self._parts.core.totals
+        age = _OLD_IF_MANY if totals.dead > _MANY_DEAD else _OLD
+        if core.journal.exists and core.clock.now - totals.dead_at >= age:
+            totals.dead_at = core.clock.now
+            self._set_dead(core.journal.ask(DeadTotal(), self._set_dead))
+
+    def _set_dead(self, answer: Answer | Pending) -> None:
+        if isinstance(answer, int):
+            self._parts.core.totals.dead = answer
 
     # ------------------------------------------------------------------------------------ functions
 

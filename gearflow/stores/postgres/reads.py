@@ -12,6 +12,7 @@ from gearflow.broker.storage import (
     HISTORY,
     Answer,
     DeadOf,
+    DeadTotal,
     EndedEntry,
     EndedOf,
     EndedPage,
@@ -62,6 +63,7 @@ class QuestionReader:
         up, down = "number > $1 ORDER BY number LIMIT $2", "number < $1 ORDER BY number DESC LIMIT $2"
         self._dead = [f"{record} WHERE dead AND {which}" for which in (up, down)]
         self._dead_of = [f"{record} WHERE dead AND function = $3 AND {which}" for which in (up, down)]
+        self._dead_total = f"SELECT count(*) FROM {schema}.records WHERE dead"
         # The rows that are looked at, those of them that are wanted, and beside these the last of the first.
         self._ended = (
             f"WITH looked AS MATERIALIZED (SELECT number, ended, outcome = ANY ($4) AND "
@@ -124,6 +126,8 @@ class QuestionReader:
                 return Query(self._dead[question.descending], kinds, params), _records
             sql = self._dead_of[question.descending]
             return Query(sql, (*kinds, arrays.BYTEA), (*params, question.function)), _records
+        if isinstance(question, DeadTotal):
+            return Query(self._dead_total), _total
         if isinstance(question, EndedOf):
             return self._ask_ended(question)
         return self._ask_parts(question)
@@ -207,6 +211,10 @@ def _ended(limit: int, rows: Rows) -> Answer:
 
 def _parts(rows: Rows) -> Answer:
     return [(read_int(position), body or b"") for position, body in rows]
+
+
+def _total(rows: Rows) -> Answer:
+    return read_int(rows[0][0])
 
 
 async def read_renumbered(session: DatabaseSession, schema: str) -> tuple[Renumbered, ...]:

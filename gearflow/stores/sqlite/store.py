@@ -353,6 +353,10 @@ class SqliteStore:
         with self._reading_one("records", "place", place, number) as tables:
             return tables.record_at(place)
 
+    def dead_total(self) -> int:
+        with self._reading("the number of dead letters") as tables:
+            return dead_letters(tables.connection)
+
     def ended_before(self, question: EndedOf) -> EndedPage:
         with self._reading() as tables:
             span = span_before(tables.connection, question)

@@ -13,6 +13,7 @@ from gearflow.broker.storage import (
     Answer,
     Change,
     DeadOf,
+    DeadTotal,
     EndedOf,
     Forgotten,
     HeadOf,
@@ -242,6 +243,8 @@ class FakeStore:
                 return memory.latest(question.function, question.unique)
             case DeadOf():
                 return memory.dead(question.function, question.after, question.limit, question.descending)
+            case DeadTotal():
+                return memory.dead_total()
             case EndedOf():
                 return memory.ended_before(question)
             case PartsOf():
