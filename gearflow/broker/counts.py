@@ -252,6 +252,8 @@ class JobCounts:
     """
 
     def __init__(self) -> None:
+        self.most = MOST
+        self.most_kept = KEPT
         self.kept: dict[bytes, FunctionCounts] = {}
         """By name, those whose queues went last at the end."""
         self.other: FunctionCounts | None = None
@@ -259,7 +261,7 @@ class JobCounts:
 
     def take(self, name: bytes, queues: int) -> FunctionCounts:
         """The counts of a function whose queue is made, beside so many queues."""
-        if queues >= MOST or name == _OTHER:
+        if queues >= self.most or name == _OTHER:
             return self._ensure_other()
         counts = self.kept.pop(name, None)
         return counts if counts is not None else FunctionCounts(name)
@@ -269,7 +271,7 @@ class JobCounts:
         if counts is self.other or counts.is_empty:
             return
         self.kept[counts.name] = counts
-        if len(self.kept) > KEPT:
+        if len(self.kept) > self.most_kept:
             oldest = next(iter(self.kept))
             self._ensure_other().merge(self.kept.pop(oldest))
 

@@ -49,6 +49,7 @@ class Functions:
     def __init__(self, limits: SizeLimits) -> None:
         self.by_name: dict[bytes, FunctionQueue] = {}
         self.counts = JobCounts()
+        self.most_idle = IDLE
         self.paused: dict[bytes, FunctionQueue] = {}
         self.pauses = 0  # changes of ``paused``
         self.holding = False  # functions that become known hold their kept jobs
@@ -86,7 +87,7 @@ class Functions:
         function.tidy()
         self._idle[function] = None
         self._idle.move_to_end(function)
-        if len(self._idle) > IDLE:
+        if len(self._idle) > self.most_idle:
             oldest, _ = self._idle.popitem(last=False)
             if not oldest.in_use and self.by_name.get(oldest.name) is oldest:
                 del self.by_name[oldest.name]

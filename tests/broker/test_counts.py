@@ -4,8 +4,6 @@ import json
 
 import pytest
 
-from gearflow.broker import counts as counts_module
-from gearflow.broker import function_table
 from gearflow.broker.buckets import FunctionRules, LimitSpec, Rule
 from gearflow.broker.counts import Durations
 from gearflow.broker.storage import Setting
@@ -284,10 +282,10 @@ def test_counts_outlive_the_function_that_nobody_uses(world: Durable) -> None:
 
 
 def test_names_that_nobody_uses_for_long_share_their_counts_and_no_job_is_forgotten(
-    world: Durable, monkeypatch: pytest.MonkeyPatch
+    world: Durable,
 ) -> None:
-    monkeypatch.setattr(function_table, "IDLE", 4)
-    monkeypatch.setattr(counts_module, "KEPT", 3)
+    world.broker.functions.most_idle = 4
+    world.broker.functions.counts.most_kept = 3
     client = world.peer()
     for number in range(20):
         name = b"reply-%d" % number
@@ -305,9 +303,9 @@ def test_names_that_nobody_uses_for_long_share_their_counts_and_no_job_is_forgot
 
 
 def test_beyond_the_most_names_functions_share_a_line(
-    world: Durable, monkeypatch: pytest.MonkeyPatch
+    world: Durable,
 ) -> None:
-    monkeypatch.setattr(counts_module, "MOST", 2)
+    world.broker.functions.counts.most = 2
     client = world.peer()
     for name in (b"a", b"b", b"c", b"d"):
         client.submit(name)
