@@ -104,6 +104,7 @@ def see_since_when_and_why(tab: Page, url: str, client: SyncClient) -> None:
     expect(tab.locator(".concerns")).to_contain_text(f"{CHARGE} fails: 100% of its jobs")
     plot = tab.locator("figure", has_text="Jobs that ended")
     expect(plot.locator("title", has_text=re.compile(r"failed: [^0]")).first).to_be_attached()
+    expect(tab.locator(".figure", has_text="Dead letters")).to_contain_text("3,001")
     pictures.take(tab, "overview")
     tab.get_by_role("navigation", name="Sections").get_by_role("link", name="Functions").click()
     tab.get_by_role("link", name=CHARGE).first.click()
