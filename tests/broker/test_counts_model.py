@@ -60,7 +60,9 @@ class LedgerMachine(BrokerMachine):
         super().take_away(jobs)
         for job in jobs:
             self.seen[job].ready = self.world.now
-            self.ledger[job.function, "retried"] += job.wanted
+            if job.wanted:  # it waits again, also if its last client leaves with the worker
+                self.seen[job].worker = None
+                self.ledger[job.function, "retried"] += 1
 
     def send(self, member: Member, packet: Packet, *answers: Packet) -> None:
         if isinstance(packet, (p.WorkComplete, p.WorkFail, p.WorkException)):
