@@ -283,3 +283,4 @@ async def test_an_answer_of_no_use_changes_nothing() -> None:
                         *([JobCreated(b"C:1"), WorkComplete(b"C:1", answer)] if answer else [refusal])
                     )
         assert len(links_of(worker)) == 1
+        await peer.close()  # which ends the wait for the answer to a GRAB

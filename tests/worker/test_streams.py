@@ -475,6 +475,7 @@ async def test_a_warm_stop_lets_a_stream_come_to_its_end(counts: Counts, diary: 
             await credit(peer, window(counts))
             await taken_in(peer, 80 - window(counts))
             assert await end_of(peer) == WorkComplete(HANDLE, b"")
+            await peer.close()  # nobody answers the GRAB
 
 
 async def test_a_stream_that_ignores_its_cancellation_ends_at_its_next_yield(fresh: Fresh) -> None:
