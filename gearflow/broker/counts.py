@@ -11,7 +11,7 @@ from math import inf
 from typing import Final
 
 from gearflow.broker.storage import JobOutcome
-from gearflow.protocol.metrics import BUCKETS, OTHER, bucket_end
+from gearflow.protocol.metrics import BUCKETS, OTHER
 
 MOST: Final = 20_000
 """Functions with queues that have counts of their own. All others share those of ``OTHER``."""
@@ -29,57 +29,33 @@ _NONE: Final[list[int]] = []
 
 
 class Durations:
-    """A histogram: how often something took how long. ``protocol.metrics`` has its buckets.
+    """A histogram: how often something took how long. ``protocol.metrics`` has its buckets."""
 
-    What follows one another mostly takes equally long. So the bucket that was needed last is at hand, and the
-    list has the others.
-    """
-
-    __slots__ = ("_bucket", "_end", "_list", "_same", "_start", "sum")
+    __slots__ = ("counts", "sum")
 
     def __init__(self) -> None:
         self.sum = 0.0
-        self._list = _NONE  # counts by bucket, as far as they were needed
-        self._bucket = 0  # the one at hand
-        self._start = inf
-        self._end = -inf
-        self._same = 0  # its count, beside that in the list
+        self.counts = _NONE
+        """By bucket, without the buckets behind the last one that was needed."""
 
     def add(self, seconds: float) -> None:
         """Something took so many seconds."""
         self.sum += seconds
-        if self._start <= seconds < self._end:
-            self._same += 1
-        else:
-            self._change(seconds)
-
-    def _change(self, seconds: float) -> None:
-        """Have another bucket at hand, and count in it."""
-        self._list = self.counts
-        bucket = min(int(seconds * 1000).bit_length(), BUCKETS - 1) if seconds > 0 else 0
-        self._bucket = bucket
-        self._start = bucket_end(bucket - 1) if bucket else -inf
-        self._end = bucket_end(bucket) if bucket < BUCKETS - 1 else inf
-        self._same = 1
-
-    @property
-    def counts(self) -> list[int]:
-        """The counts by bucket, without the buckets behind the last one that was needed."""
-        counts = self._list.copy()
-        if self._same:
-            counts += [0] * (self._bucket + 1 - len(counts))
-            counts[self._bucket] += self._same
-        return counts
+        bucket = int(seconds * 1000).bit_length()
+        try:
+            self.counts[bucket] += 1
+        except IndexError:
+            self.counts = _sum(self.counts, [0] * min(bucket, BUCKETS - 1) + [1])
 
     def merge(self, other: Durations) -> None:
         """Add what another one has counted."""
         self.sum += other.sum
-        self._list = _sum(self._list, other.counts)
+        self.counts = _sum(self.counts, other.counts)
 
     @property
     def total(self) -> int:
         """How often it happened."""
-        return sum(self._list) + self._same
+        return sum(self.counts)
 
 
 class FunctionTally:
@@ -188,7 +164,7 @@ class FunctionCounts:
             self.dead,
             self.retried,
         ]
-        return FunctionTally(numbers, self.wait.counts, self.run.counts)
+        return FunctionTally(numbers, self.wait.counts.copy(), self.run.counts.copy())
 
     @property
     def is_empty(self) -> bool:
