@@ -3,7 +3,6 @@
 A worker process that has a supervisor has no port. It sends its counts to the supervisor, which adds them up.
 """
 
-import asyncio
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable
 from contextlib import asynccontextmanager, contextmanager
 from importlib import import_module
@@ -13,6 +12,8 @@ from gearflow_cli.errors import CliError, ExitCode, tell
 from gearflow_cli.options import HttpAddress
 
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
     from gearflow.metrics.http import MetricsPort, State
     from gearflow.metrics.worker_counts import WorkerSample
     from gearflow.server import JobServer
@@ -59,7 +60,7 @@ def open_port(
 
 @contextmanager
 def server_port(
-    address: HttpAddress | None, server: "JobServer", loop: asyncio.AbstractEventLoop
+    address: HttpAddress | None, server: "JobServer", loop: "AbstractEventLoop"
 ) -> Generator[Callable[[str], None]]:
     """The port of a server that may still have to start, for the time of the block. Raises CliError.
 
@@ -125,12 +126,14 @@ async def _port(
     if address is None:
         yield
         return
-    loop = asyncio.get_running_loop()
     require()
+    from asyncio import get_running_loop
+
     from gearflow.metrics.exporter import worker_families
     from gearflow.metrics.families import LabelCap
     from gearflow.metrics.http import ask, liveness
 
+    loop = get_running_loop()
     cap = LabelCap()
     with open_port(
         address,
