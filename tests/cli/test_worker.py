@@ -99,11 +99,13 @@ def test_what_a_task_logs_is_shown_from_the_level_on(
         Shell(tmp_path, own.environment).start("worker", module, "--log-level", level) as worker,
         client_of(own) as client,
     ):
-        client.submit(f"{module}.count", b'{"notes": 5}').result(timeout=20)
+        job = client.submit(f"{module}.count", b'{"notes": 5}')
+        job.result(timeout=20)
         worker.signal(signal.SIGTERM)
         lines = worker.end()[1].splitlines()
     told = ("the details of 5", "counted 5", "that was it")
-    assert [line[17:] for line in lines if line.endswith(told)] == heard
+    run = f"  handle={job.handle} function={module}.count"
+    assert [line[17:] for line in lines if line[17:].startswith(told)] == [text + run for text in heard]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
