@@ -61,10 +61,10 @@ def handle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loggers_as_before: N
     monkeypatch.chdir(tmp_path)
     all_tasks = Registry.tasks
 
-    def tasks_of_the_shop(registry: Registry) -> dict[str, AnyTask]:  # and not those of other tests
-        return {name: each for name, each in all_tasks(registry).items() if name.startswith("shop.")}
+    def tasks_of_the_module(registry: Registry) -> dict[str, AnyTask]:  # and not those of other tests
+        return {name: each for name, each in all_tasks(registry).items() if name.startswith("shop.orders.")}
 
-    monkeypatch.setattr(Registry, "tasks", tasks_of_the_shop)
+    monkeypatch.setattr(Registry, "tasks", tasks_of_the_module)
     images = "shop.images.make_thumbnail"
     with JobServer(port=0) as server, SyncClient([server.address]) as client:
         monkeypatch.setenv("GEARMAN_SERVERS", server.address)
