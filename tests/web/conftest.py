@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, e
 
 import gearflow.web
 from gearflow.server import JobServer
-from tests.conftest import missing
+from tests.conftest import missing, run_gearmand
 
 CHROMIUM: Final = "/usr/bin/chromium"
 
@@ -60,6 +60,13 @@ def server() -> Iterator[JobServer]:
     """A job server of this module's own."""
     with JobServer(port=0) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def gearmand(program: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A C gearmand of this module's own. A page shows the first of its jobs, and here they are known."""
+    with run_gearmand(program("gearmand"), tmp_path_factory.mktemp("gearmand") / "log") as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
