@@ -99,11 +99,12 @@ class History:
         self._minute = 0  # since the epoch; that which goes on now
         self._ring: dict[int, tuple[int, bytes]] = {}  # by place: the minute, and its value
 
-    def begin(self) -> None:
-        """A minute begins, or goes on."""
-        now = self._clock.unix()
-        self._minute = int(now // MINUTE)
-        self.due = self._clock.now + MINUTE - now % MINUTE
+    def begin(self, now: float) -> None:
+        """A minute begins, or goes on. ``now`` is by the broker's clock, which stands still before the first
+        call of the broker."""
+        unix = now + self._clock.offset
+        self._minute = int(unix // MINUTE)
+        self.due = now + MINUTE - unix % MINUTE
 
     def load(self, settings: Iterable[Setting]) -> None:
         """Take over what servers before this one have written."""
@@ -119,7 +120,7 @@ class History:
     def tick(self) -> None:
         """The minute is over."""
         steps = self.close()
-        self.begin()
+        self.begin(self._clock.now)
         self._turns.run(steps)
 
     def close(self) -> Steps:

@@ -222,7 +222,7 @@ class Engine:
                 self._listener.close()
                 raise
         await self._listener.start_serving()
-        self.broker.core.history.begin()
+        self.broker.core.history.begin(self.time())
         self._tick()
         self.is_serving = True
         logger.info("listening", extra={"host": settings.host, "port": self.port})

@@ -17,8 +17,8 @@ class Lived(Durable):
     def __init__(self, disk: Disk | None = None, now: float = 600_030.0) -> None:
         super().__init__(disk)
         self.now = now
+        self.broker.core.history.begin(now)
         self.broker.tick(now)
-        self.broker.core.history.begin()
 
     def next_minute(self) -> None:
         self.pass_time(60.0 - self.now % 60)
