@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -31,6 +32,9 @@ TIMEOUT: Final = 30.0
 """Seconds after which what does not happen fails its test."""
 
 _TIMINGS: Final = Timings(commit=CommitTimings(retry=0.05, fault_over=0.0, idle=0.5))
+
+_COUNTED: Final = replace(_TIMINGS, history=False)
+"""For a server that fails at the n-th write: the end of a minute is none of them."""
 
 
 class NotStarted(Exception):
@@ -180,17 +184,18 @@ def _be_a_server(command: dict[str, Any], sender: int) -> int:
     logging.basicConfig(level="INFO", force=True, stream=sys.stderr)
     logging.getLogger().handlers[0].setFormatter(_Formatter("%(levelname)s %(message)s"))
     fault = command["fault"]
-    store = open_store if fault is None else faults.faulty(faults.Fault(**fault))
+    store: OpenStore = open_store if fault is None else faults.faulty(faults.Fault(**fault))
+    timings = _TIMINGS if fault is None else _COUNTED
     settings = ServerSettings.model_validate(command["settings"])
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        return runner.run(_serve(settings, store, sender))
+        return runner.run(_serve(settings, timings, store, sender))
 
 
-async def _serve(settings: ServerSettings, store: OpenStore, sender: int) -> int:
+async def _serve(settings: ServerSettings, timings: Timings, store: OpenStore, sender: int) -> int:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     try:
-        engine = Engine(settings, _TIMINGS, store)
+        engine = Engine(settings, timings, store)
         await engine.start()
     except Exception as error:  # noqa: BLE001  (whatever it is, the test is to see it)
         os.write(sender, json.dumps({"error": f"{type(error).__name__}: {error}"}).encode() + b"\n")
