@@ -96,7 +96,8 @@ def check(data: Path, runs: Runs) -> int:
         contents = store.load()
         for job in contents.jobs:
             runs.handles[job.unique].add(b"%d" % job.number)
-        states = {setting.name.decode(): json.loads(setting.value)["state"] for setting in contents.settings}
+        schedules = [setting for setting in contents.settings if setting.kind == "schedule"]
+    states = {schedule.name.decode(): json.loads(schedule.value)["state"] for schedule in schedules}
     made = 0
     for name in _NAMES:
         times = {_unix(unique): handles for unique, handles in runs.handles.items() if _is_of(unique, name)}

@@ -48,7 +48,8 @@ class Ticks:
     def states(self) -> dict[str, Any]:
         """How far each has come."""
         rows = self._group.database.psql(
-            "SELECT encode(name, 'escape'), encode(value, 'escape') FROM gearflow.settings WHERE value <> ''",
+            "SELECT encode(name, 'escape'), encode(value, 'escape') FROM gearflow.settings "
+            "WHERE kind = 'schedule' AND value <> ''",
             role="postgres",
         )
         found = [row.split("\t") for row in rows.splitlines()]
