@@ -11,7 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Final
 
+from tests.cli.warm import UNCLEAN, Warm
+
 COMMAND: Final = (sys.executable, "-m", "gearflow_cli")
+
+TIMEOUT: Final = 60.0
+"""Seconds."""
+
+_WARM: Final = Warm()
 
 
 def outcome(ended: "subprocess.CompletedProcess[bytes]") -> tuple[int, str, str]:
@@ -29,14 +36,19 @@ class Shell:
     def run(
         self, *arguments: str, stdin: bytes = b"", **environment: str
     ) -> subprocess.CompletedProcess[bytes]:
-        """Run a command to its end."""
+        """Run a command to its end, without the imports if no variable changes what is imported."""
+        variables = self._environment(environment)
+        if all(name.startswith(("GEARMAN_", "GEARFLOW_")) for name in self.environment | environment):
+            ended = _WARM.run(arguments, self.directory, variables, stdin, TIMEOUT)
+            if ended is not None:
+                return ended
         return subprocess.run(
             [*COMMAND, *arguments],
             cwd=self.directory,
-            env=self._environment(environment),
+            env=variables,
             input=stdin,
             capture_output=True,
-            timeout=60,
+            timeout=TIMEOUT,
             check=False,
         )
 
@@ -62,11 +74,7 @@ class Shell:
                 process.kill()
 
     def _environment(self, more: dict[str, str]) -> dict[str, str]:
-        clean = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("GEARFLOW_", "GEARMAN_", "FORCE_COLOR", "PYTHONWARNINGS"))
-        }
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(UNCLEAN)}
         return clean | {"COLUMNS": "200"} | self.environment | more
 
 
