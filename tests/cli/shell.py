@@ -20,6 +20,9 @@ TIMEOUT: Final = 60.0
 
 _WARM: Final = Warm()
 
+_STARTS_OTHERS: Final = (("dev",), ("server",), ("worker",))
+"""Commands that may start processes as they were started themselves."""
+
 
 def outcome(ended: "subprocess.CompletedProcess[bytes]") -> tuple[int, str, str]:
     """The exit code, and what was said on stdout and on stderr."""
@@ -36,9 +39,10 @@ class Shell:
     def run(
         self, *arguments: str, stdin: bytes = b"", **environment: str
     ) -> subprocess.CompletedProcess[bytes]:
-        """Run a command to its end, without the imports if no variable changes what is imported."""
+        """Run a command to its end, without the imports if nothing of it depends on how it was started."""
         variables = self._environment(environment)
-        if all(name.startswith(("GEARMAN_", "GEARFLOW_")) for name in self.environment | environment):
+        is_usual = all(name.startswith(("GEARMAN_", "GEARFLOW_")) for name in self.environment | environment)
+        if is_usual and arguments[:1] not in _STARTS_OTHERS:
             ended = _WARM.run(arguments, self.directory, variables, stdin, TIMEOUT)
             if ended is not None:
                 return ended
