@@ -22,6 +22,7 @@ from gearflow.broker.suspects import Suspects
 from gearflow.broker.watching import Watching
 from gearflow.errors import StoreError
 from gearflow.protocol.constants import PacketType
+from gearflow.protocol.trace import detached
 
 LONG_HASH: Final = 4 << 20
 """Bytes of a workload from which on it is hashed in steps. One MiB takes about a millisecond."""
@@ -130,10 +131,11 @@ class Lifecycle:
         *,
         counts: bool = False,
         run: EndedRun | None = None,
+        begun: bool = False,
     ) -> None:
         """A worker gives a job back. Its progress is that of an earlier run. The run may count as failed.
 
-        ``run`` is what is to be known of the run, if the worker has begun it.
+        ``run`` is what is to be known of the run. With it, or with ``begun``, the worker has begun the job.
         """
         self._core.timeouts.disarm(job)
         details = job.ensure_details() if run is not None else job.details
@@ -144,6 +146,8 @@ class Lifecycle:
             serialization.end_run(details)
             if run is not None:
                 details.runs = serialization.with_run(details, run)
+            if run is not None or begun:
+                details.trace = detached(details.trace)
             if details.log is not None:
                 self._streams.unblock(details.log)
         if not job.wanted:

@@ -229,6 +229,8 @@ class ReleaseRequest(Message):
     """``gearflow:release``: give a job back. The server gives it to another worker at once."""
 
     handle: str
+    begun: bool = False
+    """Whether the worker has begun to run it, so that the next run is not the first."""
 
 
 class CancelRequest(Message):

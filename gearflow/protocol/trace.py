@@ -1,8 +1,8 @@
 """The trace context of a call: a few headers, as the propagator of its trace has them. Pure.
 
 Such as ``{"traceparent": "00-...-01", "baggage": "tenant=42"}``. The client puts it beside the payload. The
-server keeps it beside the job, and does not look into it. The worker gets it in the envelope. The key
-``attached`` is gearflow's own. It is there if the caller waits for the job.
+server keeps it beside the job. The worker gets it in the envelope. The key ``attached`` is gearflow's own. It
+is there if the caller waits for the job, and only in the first run, whose span is a child of the call's.
 """
 
 import json
@@ -45,8 +45,13 @@ def encode_trace(headers: Mapping[str, str], *, attached: bool) -> bytes:
 
 
 def is_attached(trace: Mapping[str, str]) -> bool:
-    """Whether the caller waits for the job."""
+    """Whether the caller waits for the job, and this is its first run."""
     return ATTACHED in trace
+
+
+def detached(trace: Mapping[str, str] | None) -> dict[str, str] | None:
+    """The trace context of a job for the runs after the first one. They are no part of the call."""
+    return None if trace is None else {name: value for name, value in trace.items() if name != ATTACHED}
 
 
 def trace_id_of(trace: Mapping[str, str]) -> str:

@@ -66,6 +66,7 @@ class BatchItem(Run):
         workload: bytes,
     ) -> None:
         super().__init__(task, handle, connection, overdue)
+        self.has_begun = False
         self.place = lane
         self.slots = lane.slots
         self.workload = workload
@@ -120,6 +121,7 @@ class CollectedRun(Run):
         self.began = perf_counter()
         for item in self.items:
             item.began = self.began
+            item.has_begun = True
             item.renew_context()
         self.renew_context()
         if self.context is not None:
@@ -258,7 +260,7 @@ class BatchRunner:
             outcome: Outcome = outcomes[place] if outcomes else b""
             if is_cancelled and not item.is_for_nobody and not isinstance(outcome, bytes):
                 item.handed_on = True
-                item.connection.release(item.handle)
+                item.connection.release(item.handle, begun=True)
             if item.is_for_nobody or isinstance(outcome, bytes):
                 self._end_now(item, outcome)
             else:

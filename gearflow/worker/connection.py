@@ -223,11 +223,15 @@ class WorkerConnection:
         if self._is_retired and not self._lane.in_flight and not self._runner.has_runs_of(self):
             self._drained.set()
 
-    def release(self, handle: bytes) -> None:
-        """Give a job back that is not run to its end here, if the server knows how to take it."""
+    def release(self, handle: bytes, *, begun: bool) -> None:
+        """Give a job back that is not run to its end here, if the server knows how to take it.
+
+        ``begun`` is whether it was begun here.
+        """
         from gearflow.protocol.server_calls import RELEASE, ReleaseRequest  # now: few workers need its models
 
-        self._notify(RELEASE, handle, ReleaseRequest(handle=handle.decode(errors="replace")))
+        request = ReleaseRequest(handle=handle.decode(errors="replace"), begun=begun)
+        self._notify(RELEASE, handle, request)
 
     def report(
         self,
@@ -293,8 +297,8 @@ class WorkerConnection:
         if not self.is_gearflow or self._stream.is_cut:
             return  # what follows could be taken for the rest of a packet
         self._is_leaving = True
-        for handle in self._runner.abandon(self):
-            self.release(handle)
+        for run in self._runner.abandon(self):
+            self.release(run.handle, begun=run.has_begun)
         try:
             await self._send(self.outbox.drain())
             while self._lane.unanswered or self._session.calls:  # a GRAB may still bring a job
@@ -361,7 +365,7 @@ class WorkerConnection:
     def _handle(self, event: Event) -> None:
         match event:
             case Assignment(handle):  # which comes while this leaves
-                self.release(handle)
+                self.release(handle, begun=False)
                 self._owner.declined()
             case Recognized():
                 self._runner.recognized(self)

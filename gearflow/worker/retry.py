@@ -39,6 +39,7 @@ from gearflow.protocol.packets import (
     WorkFail,
     WorkWarning,
 )
+from gearflow.protocol.trace import detached
 from gearflow.protocol.uniques import fresh_unique
 from gearflow.runtime.log_bursts import BurstLog
 from gearflow.tasks import Retry
@@ -211,7 +212,7 @@ def _following(run: Run, workload: bytes, retry: RetryAfter) -> bytes:
         parts=run.parts.position if run.parts is not None and run.task.resumable else 0,
         previous=run.last_progress,
         chunk=envelope.chunk,
-        trace=envelope.trace,
+        trace=detached(envelope.trace),
     )
     return head + payload
 

@@ -42,6 +42,8 @@ class Run:
     slots: SlotAllocator | None = None  # of its task, if those are not the worker's
     span: "RunSpan | None" = None  # of this run, if the program traces
     trace_id: str = ""  # if there is a trace
+    has_begun: bool = True
+    """Whether the next run of the job is not its first. If it is released, the server learns of it."""
 
     def __init__(
         self, task: AnyTask, handle: bytes, connection: WorkerConnection, overdue: OverdueRuns

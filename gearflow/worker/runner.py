@@ -206,12 +206,12 @@ class Runner:
             if run.handle == handle:
                 run.cancel()
 
-    def abandon(self, connection: WorkerConnection) -> list[bytes]:
+    def abandon(self, connection: WorkerConnection) -> list[Run]:
         """A connection is about to be closed: its runs are stopped, and their jobs can be released."""
         stopped = [run for run in self._runs_of(connection) if not run.is_settled]
         for run in stopped:
             run.abandon()
-        return [run.handle for run in stopped]
+        return stopped
 
     def lost(self, connection: WorkerConnection) -> None:
         """A connection is gone: what runs for it runs for nobody."""
@@ -327,7 +327,7 @@ class Runner:
         """
         if not run.is_for_nobody and self._loop.is_cancelled():
             run.handed_on = True
-            run.connection.release(run.handle)
+            run.connection.release(run.handle, begun=run.has_begun)
         if run.is_for_nobody and isinstance(error, anyio.get_cancelled_exc_class()):
             if run.cancelled:
                 run.fail()

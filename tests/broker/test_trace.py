@@ -1,6 +1,8 @@
 """The trace context of a call: kept beside its job, and given to gearflow's workers only."""
 
 import json
+from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import pytest
@@ -66,6 +68,46 @@ def test_the_trace_survives_a_restart_and_a_retry() -> None:
     retry(worker, handle)
     world.commit()
     assert assigned(gearflow_worker(world.restarted()))[0] == Envelope(attempt=2, trace=TRACE)
+
+
+def dies(worker: Peer, _: bytes) -> None:
+    worker.leave()
+
+
+def retries(worker: Peer, handle: bytes, *, counted: bool) -> None:
+    request = api.RetryRequest(handle=handle.decode(), counted=counted)
+    worker(p.SubmitJob(api.RETRY, b"", request.to_wire()))
+
+
+def releases(worker: Peer, handle: bytes, *, begun: bool) -> None:
+    request = api.ReleaseRequest(handle=handle.decode(), begun=begun)
+    worker(p.SubmitJob(api.RELEASE, b"", request.to_wire()))
+
+
+@pytest.mark.parametrize(
+    ("ends", "is_first"),
+    [
+        (dies, False),
+        (partial(retries, counted=True), False),
+        (partial(retries, counted=False), False),
+        (partial(releases, begun=True), False),
+        (partial(releases, begun=False), True),
+    ],
+    ids=["death", "retry", "snooze", "given back", "not begun"],
+)
+def test_only_the_first_run_of_a_call_is_attached_to_it(
+    ends: Callable[[Peer, bytes], None], is_first: bool
+) -> None:
+    world = World()
+    client = world.peer()
+    request = line(detached=False, trace={**TRACE, "attached": "1"})
+    (created,) = client(p.SubmitJob(api.SUBMIT, b"", request + b"\nx"))
+    assert isinstance(created, p.JobCreated)
+    worker = gearflow_worker(world)
+    assert assigned(worker)[0].trace == {**TRACE, "attached": "1"}
+    ends(worker, created.handle)
+    later = assigned(gearflow_worker(world))[0].trace
+    assert later == ({**TRACE, "attached": "1"} if is_first else TRACE)
 
 
 def test_a_debounced_job_has_the_trace_of_the_latest_submission() -> None:

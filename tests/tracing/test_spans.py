@@ -214,6 +214,78 @@ async def test_a_retry_links_to_the_call(any_server: str, function: str, spans: 
     ]
 
 
+async def test_the_run_after_a_death_of_the_worker_links_to_the_call(
+    bundled: str, function: str, spans: Spans
+) -> None:
+    @task(name=function)
+    async def work() -> None:
+        pass
+
+    async with connect(bundled):
+        job = await work.asubmit()
+        host, _, port = bundled.rpartition(":")
+        async with await ScriptedPeer.connect(host, int(port)) as dies:
+            await dies.send(p.CanDo(function.encode()), p.GrabJob())
+            await dies.expect_a(p.JobAssign)
+        async with Worker([work], servers=[bundled]):
+            await job
+            (run,) = await spans.ended(f"process {function}")
+    (sent,) = spans.named(f"send {function}")
+    assert run.parent is None
+    assert links_of(run) == [id_of(sent)]
+
+
+async def test_the_run_after_one_that_was_cut_off_links_to_the_call(
+    bundled: str, function: str, spans: Spans
+) -> None:
+    begun = anyio.Event()
+    seen: list[int] = []
+
+    @task(name=function)
+    async def work() -> None:
+        seen.append(1)
+        if len(seen) == 1:
+            begun.set()
+            await anyio.sleep_forever()
+
+    async with connect(bundled):
+        job = await work.asubmit()
+        with anyio.CancelScope() as scope:
+            async with Worker([work], servers=[bundled]):
+                await begun.wait()
+                scope.cancel()
+        async with Worker([work], servers=[bundled]):
+            await job
+            first, second = await spans.ended(f"process {function}", 2)
+    (sent,) = spans.named(f"send {function}")
+    assert parent_of(first) == id_of(sent)
+    assert second.parent is None
+    assert links_of(second) == [id_of(sent)]
+    assert [run.attributes and run.attributes["gearflow.outcome"] for run in (first, second)] == [
+        "handed on",
+        "done",
+    ]
+
+
+async def test_the_run_after_a_pause_links_to_the_call(any_server: str, function: str, spans: Spans) -> None:
+    seen: list[int] = []
+
+    @task(name=function)
+    async def work() -> None:
+        seen.append(1)
+        if len(seen) == 1:
+            raise Snooze(0.01)
+
+    async with connect(any_server), Worker([work], servers=[any_server]):
+        await work.acall()
+        first, second = await spans.ended(f"process {function}", 2)
+    (sent,) = spans.named(f"send {function}")
+    assert parent_of(first) == id_of(sent)
+    assert second.parent is None
+    assert links_of(second) == [id_of(sent)]
+    assert [run.attributes and run.attributes["gearflow.attempt"] for run in (first, second)] == [1, 1]
+
+
 async def test_a_call_whose_task_raises_has_its_error(any_server: str, function: str, spans: Spans) -> None:
     @task(name=function)
     async def broken() -> None:

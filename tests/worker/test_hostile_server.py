@@ -248,7 +248,7 @@ async def test_a_job_that_runs_is_given_back_to_a_server_that_answers_no_call(fu
             await peer.register()
             await peer.send(JobAssignUniq(b"H:1", function.encode(), b"", b""))
             await peer.expect(GrabJobUniq())  # which has no answer
-            assert (await peer.called(b"gearflow:release", b"C:1")) == {"handle": "H:1"}
+            assert (await peer.called(b"gearflow:release", b"C:1")) == {"handle": "H:1", "begun": True}
             again = await server.accept()
             await again.registering()
             await again.send(JobCreated(b"H:events"), NoJob())

@@ -102,11 +102,11 @@ class OperationCalls:
         return api.Done(jobs=1)
 
     def release(self, call: ServerCall) -> api.Message:
-        """A worker hands back a job that it will not run."""
+        """A worker hands back a job that it will not run to its end."""
         request = call.read(api.ReleaseRequest)
         job = self._held(call, request.handle)
         del call.session.running[request.handle.encode()]
-        self._parts.lifecycle.requeue(job, "its worker gave it back")
+        self._parts.lifecycle.requeue(job, "its worker gave it back", begun=request.begun)
         return api.Done(jobs=1)
 
     def _held(self, call: ServerCall, handle: str) -> QueuedJob:
