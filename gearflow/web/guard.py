@@ -131,6 +131,9 @@ class Guard:
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind not in ("", "application/x-www-form-urlencoded"):
             raise Refused(415, "A form has the type application/x-www-form-urlencoded.")
+        if "content-length" in headers and "transfer-encoding" in headers:
+            text = "The request says its length in two ways, which a proxy may read in another way."
+            raise Refused(400, text, {"connection": "close"})
         length = headers.get("content-length", "0")
         if not (length.isascii() and length.isdigit()) or int(length[:12]) > MAX_BODY:
             raise Refused(413, f"A form has at most {MAX_BODY:,} bytes.")

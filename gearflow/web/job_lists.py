@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias, TypeVar
 
 import anyio
+from pydantic import TypeAdapter
 
 from gearflow.client import Client
 from gearflow.client.operate import bulk
@@ -32,6 +33,9 @@ PATIENCE: Final = 1.0
 _ORDER: Final[dict[ListedState, int]] = {"running": 0, "waiting": 1, "delayed": 2}
 
 T = TypeVar("T")
+
+_Cursors: Final = TypeAdapter(dict[str, str])
+"""For each server the place after which its next page begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,9 +277,6 @@ def _read_cursors(after: str) -> dict[str, str]:
     if not after:
         return {}
     try:
-        found: object = json.loads(after)
+        return _Cursors.validate_json(after)
     except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        raise Refused(400, "The address of this page of a list is not valid.")
-    return {str(server): str(cursor) for server, cursor in found.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]  (any JSON)
+        raise Refused(400, "The address of this page of a list is not valid.") from None

@@ -124,9 +124,18 @@ def find(routes: list[Route], method: str, path: str) -> tuple[Route, dict[str, 
     for route in routes:
         if (names := match(route.pattern, path)) is not None:
             if route.is_act == (method not in SAFE):
+                _check(names)
                 return route, names
             other = True
     if other:
         allowed = "GET, HEAD" if method == "POST" else "POST"
         raise Refused(405, f"This path takes {allowed}.", {"allow": allowed})
     raise Refused(404, "There is no such page.")
+
+
+def _check(names: Mapping[str, str]) -> None:
+    """Refuse names that no server can be asked for, because requests to servers are UTF-8."""
+    try:
+        "".join(names.values()).encode()
+    except UnicodeEncodeError:
+        raise Refused(404, "A name in this path is not UTF-8, so no server has it.") from None

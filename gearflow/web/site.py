@@ -316,7 +316,7 @@ def _read_notice(request: Request) -> dict[str, object] | None:
     try:
         found = json.loads(base64.urlsafe_b64decode(value + "=" * (-len(value) % 4)))
         return {"text": str(found["text"])[:_LONGEST_NOTICE], "ok": bool(found["ok"])}
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return {"text": "Done.", "ok": True}
 
 

@@ -118,18 +118,16 @@ class Visit:
                 raise Refused(413, f"A form has at most {MAX_BODY:,} bytes.")
         try:
             text = body.decode("ascii")
-            self.form = dict(
-                parse_qsl(text, keep_blank_values=True, errors="surrogateescape", max_num_fields=1000)
-            )
+            self.form = dict(parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=1000))
         except ValueError:
             raise Refused(400, "The form cannot be read.") from None
 
 
 def _read_query(query: str) -> dict[str, str]:
     try:
-        return dict(parse_qsl(query, errors="surrogateescape", max_num_fields=100))
+        return dict(parse_qsl(query, errors="strict", max_num_fields=100))
     except ValueError:
-        raise Refused(400, "The address has too many values.") from None
+        raise Refused(400, "The address has too many values, or one that is not UTF-8.") from None
 
 
 def own_path(to: str) -> str:

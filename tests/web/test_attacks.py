@@ -1,5 +1,6 @@
 """Requests that no visitor of the dashboard makes, and what they get."""
 
+import base64
 import re
 import socket
 from collections.abc import Callable, Iterator
@@ -538,3 +539,56 @@ def test_no_page_has_an_inline_script_or_style(
     for pattern in PAGES:
         text = get(url + pattern.replace("{name}", function)).text
         assert not re.search(r"<script(?![^>]*\ssrc=)|<style|\sstyle=|\son\w+=|javascript:", text)
+
+
+@pytest.mark.parametrize("name", ["%FF", "a%ED%A0%80"])
+def test_a_name_that_is_not_utf_8_is_of_nothing(
+    dashboard: Callable[..., str], server: JobServer, name: str
+) -> None:
+    url = dashboard(server)
+    for ask, patterns in ((get, PAGES), (post, ACTS)):
+        for pattern in patterns:
+            if "{" in pattern:
+                assert ask(url + re.sub(r"\{\w+\}", name, pattern), SAME).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/jobs?after=" + "[" * 20_000,
+        '/jobs?after={"127.0.0.1:4730":"\\ud800"}',
+        '/dead?after={"127.0.0.1:4730":7}',
+        "/functions?text=%ff",
+        "/events?page=" + "%255B" * 4000,
+    ],
+)
+def test_a_query_that_makes_no_sense_is_refused(
+    dashboard: Callable[..., str], server: JobServer, path: str
+) -> None:
+    assert get(dashboard(server) + path).status_code in (400, 404)
+
+
+def test_a_form_with_a_handle_that_is_not_utf_8_is_refused(
+    dashboard: Callable[..., str], server: JobServer
+) -> None:
+    answer = httpx.post(f"{dashboard(server)}/dead/replay", headers=SAME, content=b"handle=%ff", verify=False)
+    assert answer.status_code == 400
+
+
+@pytest.mark.parametrize("notice", [b"[" * 40_000, b"7", b"{}", b'{"text":1,"ok":"x"}', b"\xff"])
+def test_a_forged_notice_breaks_no_page(
+    dashboard: Callable[..., str], server: JobServer, notice: bytes
+) -> None:
+    cookie = base64.urlsafe_b64encode(notice).decode()
+    assert get(dashboard(server), headers={"Cookie": f"gearflow_notice={cookie}"}).status_code == 200
+
+
+def test_a_form_with_two_lengths_ends_the_connection(
+    dashboard: Callable[..., str], server: JobServer, function: str
+) -> None:
+    smuggled = b"GET /jobs HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    head = f"POST /functions/{function}/pause HTTP/1.1\r\nHost: localhost\r\nSec-Fetch-Site: same-origin\r\n"
+    lengths = b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    answer = raw(dashboard(server), head.encode() + lengths + smuggled)
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert answer.count(b"HTTP/1.1") == 1
