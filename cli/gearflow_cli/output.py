@@ -106,9 +106,9 @@ Row: TypeAlias = tuple[str, str]
 
 
 _STATES: Final = {
-    **dict.fromkeys(("raised", "failed", "workers_died", "expired", "damaged"), "red"),
-    **dict.fromkeys(("cancelled", "delayed", "paused", "no worker"), "yellow"),
-    **dict.fromkeys(("running", "completed", "active"), "green"),
+    **dict.fromkeys(("raised", "failed", "workers_died", "expired", "damaged", "dead"), "red"),
+    **dict.fromkeys(("cancelled", "delayed", "paused", "quiet", "no worker"), "yellow"),
+    **dict.fromkeys(("running", "completed", "succeeded", "active"), "green"),
 }
 """The colours of states on a terminal."""
 

@@ -243,7 +243,8 @@ def _function(checkup: Checkup, function: FunctionMetrics) -> Iterator[Finding]:
         remedy = "start more workers, or give them more slots with --concurrency"
         yield Finding("warning", "functions", view.address, text, remedy, name)
     if function.dead and not function.retried and name not in checkup.retried:
-        text = f"{name} has {function.dead:,} dead letters, and no job of it was run again after a failure"
+        letters = "1 dead letter" if function.dead == 1 else f"{function.dead:,} dead letters"
+        text = f"{name} has {letters}, and no job of it was run again after a failure"
         remedy = f"give it retries: @task(retries=3), or gearflow policy set {name} --retries 3"
         yield Finding("warning", "retries", view.address, text, remedy, name)
 

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
@@ -28,6 +28,10 @@ class Health(IntEnum):
     WELL = 0
     WARNINGS = 1
     ERRORS = 2
+
+
+_COLOURS: Final = {"error": "bold red", "warning": "yellow"}
+"""Of severities, on a terminal."""
 
 
 def doctor(servers: options.Servers = None, as_json: options.Json = False) -> None:
@@ -102,11 +106,21 @@ def _show(checkups: "Sequence[Checkup]", findings: "Sequence[Finding]") -> None:
         if checkup.view.answers:
             output.write_sentence(f"{checkup.view.address}: {_in_words(checkup)}")
     for finding in findings:
-        output.write_sentence(f"{finding.severity}: {finding.server}: {finding.text}")
+        _say(finding)
         output.write(f"  remedy: {printable(finding.remedy)}")
     count = Counter(finding.severity for finding in findings)
     parts = [counted(count[severity], severity) for severity in ("error", "warning") if count[severity]]
     output.write(", ".join(parts) or "all is well")
+
+
+def _say(finding: "Finding") -> None:
+    text = printable(f": {finding.server}: {finding.text}")
+    if output.is_terminal():
+        from rich.text import Text
+
+        output.show(Text.assemble((finding.severity, _COLOURS[finding.severity]), text))
+    else:
+        output.write(f"{finding.severity}{text}")
 
 
 def _in_words(checkup: "Checkup") -> str:

@@ -1,15 +1,11 @@
 """What the screen of ``gearflow top`` shows, without a terminal."""
 
-import html
-import os
 import re
-from io import StringIO
 from typing import Final
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rich.console import Console
 
 from gearflow.observe import Activity, FleetView, ServerView
 from gearflow.protocol.metrics import FunctionMetrics, Histogram, Metrics
@@ -19,9 +15,8 @@ from gearflow_cli.top.columns import KnownJob, Seen, count, rate, rows_of, span
 from gearflow_cli.top.frame import frame
 from gearflow_cli.top.model import PAGES, Choices, Opened, Question, TopPage
 from gearflow_cli.top.terminal import keys_in
-from tests.conftest import ROOT
+from tests import drawing
 
-PICTURE: Final = ROOT / "docs" / "pictures" / "top.svg"
 NOW: Final = 1_800_000_000.0
 
 
@@ -284,16 +279,8 @@ def test_ten_thousand_functions_are_drawn_as_fast_as_they_are_sorted() -> None:
 
 
 def test_the_picture_in_the_documentation_is_one_of_the_screen() -> None:
-    """``WRITE_SCREENS=1`` writes it."""
-    choices = Choices()
-    console = Console(record=True, width=100, file=StringIO(), force_terminal=True, color_system="truecolor")
-    for line in frame(choices, ALL, 100, 18):
-        console.print(line, soft_wrap=True)
-    if os.environ.get("WRITE_SCREENS"):
-        PICTURE.write_text(console.export_svg(title="gearflow top", clear=False, unique_id="top") + "\n")
-    letters = html.unescape(re.sub("<[^>]*>", "", PICTURE.read_text())).replace("\xa0", " ")
-    for word in console.export_text().split():
-        assert word in letters or re.fullmatch(r"\d\d:\d\d:\d\d", word), word
+    lines = list(frame(Choices(), ALL, 100, 18))
+    drawing.compare("top", drawing.terminal(lines, 100, "gearflow top", unique="top"))
 
 
 @pytest.mark.parametrize(
