@@ -114,13 +114,16 @@ def test_the_pictures_show_what_commands_print(
 def show_metrics(server: JobServer) -> None:
     """What ``curl`` prints of ``gearflow server --metrics``."""
     caps, fine = ServerCaps(), State(True, "ready")
-    with MetricsPort(
-        "127.0.0.1",
-        0,
-        metrics=lambda: server_families(ServerSample(server.metrics(), "gearflow-0.1.0"), caps),
-        healthy=lambda: fine,
-        ready=lambda: fine,
-    ) as port, urllib.request.urlopen(f"http://{port.address}/metrics", timeout=PATIENCE) as answer:
+    with (
+        MetricsPort(
+            "127.0.0.1",
+            0,
+            metrics=lambda: server_families(ServerSample(server.metrics(), "gearflow-0.1.0"), caps),
+            healthy=lambda: fine,
+            ready=lambda: fine,
+        ) as port,
+        urllib.request.urlopen(f"http://{port.address}/metrics", timeout=PATIENCE) as answer,
+    ):
         metrics = answer.read().decode()
     lines = re.findall(rf"^gearflow_(?:jobs|oldest|workers|slots).*{CHARGE}.*\n", metrics, re.MULTILINE)
     command = f"curl -s 127.0.0.1:9730/metrics | grep -E '^gearflow_(jobs|oldest|workers|slots).*{CHARGE}'"
