@@ -131,7 +131,7 @@ class FunctionCounts:
         self.expired = 0
         self.dead = 0
         self.retried = 0
-        self.before: FunctionTally | None = None  # at the begin of this minute: see ``history``
+        self.before: FunctionTally | None = None  # at the start of this minute: see ``history``
 
     @property
     def started(self) -> int:

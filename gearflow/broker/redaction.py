@@ -79,7 +79,7 @@ class Redaction:
         return None if fields is None else _without(fields, workload)
 
     def text(self, function: bytes, workload: Body, limit: int) -> str | None:
-        """The begin of a payload as text, up to so many bytes. None if it is no text."""
+        """The beginning of a payload as text, up to so many bytes. None if it is no text."""
         shown = self.shown(function, workload)
         if shown is None:
             payload = workload[: limit + _HEAD]

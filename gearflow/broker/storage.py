@@ -242,7 +242,7 @@ Done: TypeAlias = Callable[[str | Joined | None], None]
 
 
 class StoredParts(NamedTuple):
-    """What a store has of the parts of a job. All but ``run`` are 0 if only the begin of a run is there."""
+    """What a store has of the parts of a job. All but ``run`` are 0 if only the start of a run is there."""
 
     first: int  # the position of the first part; after ``last`` if none is there
     last: int

@@ -150,12 +150,12 @@ def _durations(groups: dict[str, list[FunctionMetrics]]) -> Iterator[Metric]:
     """How long jobs took."""
     wait = histograms(
         "gearflow_job_wait_seconds",
-        "From the time at which a job could run to the begin of its run.",
+        "From the time at which a job could run to the start of its run.",
         "function",
     )
     run = histograms(
         "gearflow_job_run_seconds",
-        "From the begin of a run to the end of its job, for jobs that ended while they ran.",
+        "From the start of a run to the end of its job, for jobs that ended while they ran.",
         "function",
     )
     for name, group in groups.items():

@@ -76,8 +76,8 @@ class ListedJob(Answer):
     """The state by which it is listed."""
 
     payload: str | None = None
-    """The begin of the payload as text, if it was asked for and is UTF-8. Fields that the task redacts are
-    replaced."""
+    """The beginning of the payload as text, if it was asked for and is UTF-8. Fields that the task redacts
+    are replaced."""
 
 
 class JobPage(Answer):

@@ -118,10 +118,10 @@ class FunctionMetrics(Answer):
     """Whether its jobs are not given out."""
 
     wait: Histogram = Histogram()
-    """From the time at which a job could run to the begin of the run, for each run that began."""
+    """From the time at which a job could run to the start of the run, for each run that began."""
 
     run: Histogram = Histogram()
-    """From the begin of a run to the end of its job, for each job that ended while it ran."""
+    """From the start of a run to the end of its job, for each job that ended while it ran."""
 
 
 class LimitMetrics(Answer):

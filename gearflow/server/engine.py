@@ -46,7 +46,7 @@ _TURN: Final = 0.005
 """Seconds after which a turn of the broker is late: work that takes longer goes on in a later turn."""
 
 _TRIM: Final = 1.0
-"""Seconds after the begin of long work, in which memory becomes free that the system should have."""
+"""Seconds after the start of long work, in which memory becomes free that the system should have."""
 
 _WRITES: Final = 500
 """Connections that are written to before others get their turn, which takes a few milliseconds."""

@@ -107,7 +107,7 @@ def shown(text: str | None, length: int) -> Content:
         return Content("", "It is empty.")
     cut = text[:CUT]
     if len(cut) < len(text) or length > len(cut.encode(errors="surrogatepass")):
-        return Content(cut, f"Only the begin is shown. It has {size(length)}.")
+        return Content(cut, f"Only the beginning is shown. It has {size(length)}.")
     return Content(_indented(cut))
 
 

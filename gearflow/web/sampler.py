@@ -50,7 +50,7 @@ _HISTORIES: Final = 64
 T = TypeVar("T")
 
 Minutes: TypeAlias = list[tuple[float, MinuteOf]]
-"""The begin of each minute, and what happened in it."""
+"""The start of each minute, and what happened in it."""
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ class Visit:
         """The URL of a page or an act, such as ``visit.url("/functions", name, act="pause")``.
 
         Args:
-            path: The begin of the path, which is not quoted.
+            path: The beginning of the path, which is not quoted.
             names: Names that follow, each as one segment.
             act: The last segment, for an act.
             query: Values behind the ``?``. Those that are None or empty are left out.

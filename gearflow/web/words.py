@@ -127,7 +127,7 @@ def ago(at: float | None, now: float | None = None) -> Markup:
 
 
 def lasting(since: float, now: float | None = None) -> Markup:
-    """``3 min``, the time since then, with the begin for those who point at it."""
+    """``3 min``, the time since then, with the start for those who point at it."""
     return when(since, duration(max((time.time() if now is None else now) - since, 0.0)))
 
 

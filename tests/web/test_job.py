@@ -128,7 +128,7 @@ def test_a_result_is_shown_as_it_is_unless_it_is_json(shop: Shop, url: str, tab:
     ):
         content = shown(text, len(text))
         assert "".join(content.text.split()) == "".join(text.split())
-    assert shown("x" * 70_000, 70_000).note == "Only the begin is shown. It has 68.4 KiB."
+    assert shown("x" * 70_000, 70_000).note == "Only the beginning is shown. It has 68.4 KiB."
     assert shown("", 0).note == "It is empty."
 
 

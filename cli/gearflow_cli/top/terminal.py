@@ -28,7 +28,7 @@ _LEAVE: Final = "\x1b[?7h\x1b[?25h\x1b[?1049l"
 _SEQUENCE: Final = re.compile(r"\x1b(?:\[[0-9;]*[A-Za-z~]|O[A-Za-z])|\x1b|[^\x1b]", re.DOTALL)
 
 _UNFINISHED: Final = re.compile(r"\x1b(?:\[[0-9;]*|O)?\Z")
-"""The begin of the sequence of a key, or the key esc."""
+"""The beginning of the sequence of a key, or the key esc."""
 
 _REST: Final = 0.05
 """Seconds within which the rest of such a sequence comes, also over a slow line. Else it was esc."""

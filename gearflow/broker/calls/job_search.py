@@ -465,7 +465,7 @@ def _bare(error: str) -> str:
 
 
 def _has(text: str, body: Body | int) -> bool:
-    """Whether a text is in the begin of a body."""
+    """Whether a text is in the beginning of a body."""
     if isinstance(body, int) or not len(body):
         return False
     begin = body if isinstance(body, bytes) and len(body) <= _SEARCHED else bytes(body[:_SEARCHED])

@@ -27,7 +27,7 @@ _LARGEST: Final = 4 << 20
 
 
 class Cursor(NamedTuple):
-    """Where a page goes on: behind a number or a place in a section. 0: at the begin of the section."""
+    """Where a page goes on: behind a number or a place in a section. 0: at the start of the section."""
 
     section: Section
     number: int = 0

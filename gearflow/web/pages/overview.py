@@ -67,7 +67,7 @@ class Concern:
     """What is the matter. The sentence begins with the subject."""
 
     path: str
-    """The begin of the path of the page that shows more. The name of a function follows it."""
+    """The beginning of the path of the page that shows more. The name of a function follows it."""
 
     @property
     def names(self) -> tuple[str, ...]:
