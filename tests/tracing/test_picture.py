@@ -88,7 +88,7 @@ def rows_of(spans: Sequence[ReadableSpan]) -> Iterator[Row]:
     for span in spans:
         above = seen[ids.index(span.parent.span_id)] if span.parent else None
         attributes = span.attributes or {}
-        notes = [f"attempt {attributes['gearflow.attempt']}"] if span.links else []
+        notes = [f"attempt {attributes['gearflow.attempt']!r}"] if span.links else []
         notes += [str(attributes["error.type"])] if "error.type" in attributes else []
         row = Row(
             span.name,
