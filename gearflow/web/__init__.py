@@ -35,8 +35,8 @@ its ``id``::
 
     <div id="live_table">{% block live_table %}...{% endblock %}</div>
 
-``macros.html`` has buttons, badges, plots and empty states, and ``gearflow.web.words`` has the filters. There
-are no inline styles and scripts, because the content security policy forbids them. All text is escaped.
+``macros.html`` has buttons, badges, plots and empty states, and ``gearflow.web.formatting`` has the filters.
+There are no inline styles and scripts, because the content security policy forbids them. All text is escaped.
 Links and forms use ``visit.url("/functions", name)``, which quotes each name and adds the prefix.
 """
 
@@ -44,7 +44,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gearflow.web.access import AccessTokens, Allow, Right, TrustedHeader
-    from gearflow.web.site import Dashboard, app
+    from gearflow.web.dashboard import Dashboard, app
 
 __all__ = ["AccessTokens", "Allow", "Dashboard", "Right", "TrustedHeader", "app"]
 
@@ -54,11 +54,11 @@ def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        from gearflow.web import access, site
+        from gearflow.web import access, dashboard
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("gearflow"):
             raise
         raise ModuleNotFoundError(
             f"the dashboard needs {error.name}: pip install 'gearflow[web]'", name=error.name
         ) from error
-    return getattr(site if hasattr(site, name) else access, name)
+    return getattr(dashboard if hasattr(dashboard, name) else access, name)

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from gearflow.web import job_lists
+from gearflow.web.formatting import count
 from gearflow.web.guard import Refused
 from gearflow.web.job_lists import BulkAct, BulkResult
+from gearflow.web.job_selection import Selection
 from gearflow.web.sections import Acted, Rendered
-from gearflow.web.selection import Selection
 from gearflow.web.visit import Visit
-from gearflow.web.words import count
 
 EXPECTED: Final = "expected:"
 """Begins the name of the field with the number of a server."""

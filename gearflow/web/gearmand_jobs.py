@@ -14,7 +14,7 @@ from gearflow.client.names import to_text
 from gearflow.errors import GearflowError, UnknownJob
 from gearflow.observe import FleetView, ServerView
 from gearflow.protocol.server_calls import JobInfo
-from gearflow.web.selection import Selection
+from gearflow.web.job_selection import Selection
 
 MOST: Final = 10_000
 """Jobs of a server from which on they are not listed."""

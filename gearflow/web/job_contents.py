@@ -15,7 +15,7 @@ from gearflow.client.reading import StreamReader
 from gearflow.errors import GearflowError, StreamGap, StreamRestarted
 from gearflow.protocol.jobs import JobFilter
 from gearflow.protocol.server_calls import JobInfo
-from gearflow.web.words import size
+from gearflow.web.formatting import size
 
 CUT: Final = 65_536
 """Characters of a payload or a result that are shown, and bytes that are asked for."""

@@ -19,8 +19,8 @@ from gearflow.errors import GearflowError
 from gearflow.observe import FleetView, ServerView
 from gearflow.protocol.jobs import JOBS, LIVE, BulkDone, ErrorGroup, JobFilter, ListedJob, ListedState
 from gearflow.web.guard import Refused
+from gearflow.web.job_selection import Selection
 from gearflow.web.sampler import Sampler
-from gearflow.web.selection import Selection
 
 BulkAct: TypeAlias = Literal["cancel", "replay", "purge"]
 

@@ -12,7 +12,7 @@ from typing import Final
 
 from markupsafe import Markup
 
-from gearflow.web.words import duration, moment, short
+from gearflow.web.formatting import duration, moment, short
 
 _WIDTH: Final = 600
 _HEIGHT: Final = 140

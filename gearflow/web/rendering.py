@@ -9,9 +9,9 @@ from typing import Any, Final
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from gearflow.web import plots
+from gearflow.web.formatting import FILTERS, finalized
 from gearflow.web.sections import Rendered, Section
 from gearflow.web.visit import Visit
-from gearflow.web.words import FILTERS, finalized
 
 PREFIX: Final = "live_"
 """Begins the names of blocks that are sent again when they change."""

@@ -22,7 +22,7 @@ from gearflow.errors import GearflowError
 from gearflow.observe import Activity, FleetView, ServerView, ViewPart, look_all
 from gearflow.protocol.metrics import ALL, METRICS, Metrics, MetricsRequest, MinuteOf
 from gearflow.security.tls import TLS
-from gearflow.web import past
+from gearflow.web.history import OwnHistory, merged, of_function
 
 IDLE: Final = 60.0
 """Seconds without visitors after which the connections are closed."""
@@ -121,7 +121,7 @@ class Sampler:
         self._wanted: dict[ViewPart, float] = {}
         self._lock = anyio.Lock()
         self._cost = 0.0
-        self._own = past.OwnHistory()
+        self._own = OwnHistory()
         self._shared: OrderedDict[Hashable, tuple[float, Any]] = OrderedDict()
         self._histories: OrderedDict[tuple[str, int], tuple[float, Minutes]] = OrderedDict()
 
@@ -245,13 +245,13 @@ class Sampler:
             with suppress(GearflowError):
                 data = await client.call_reserved(METRICS, request, server=view.address)
                 answer = read_answer(Metrics, data, METRICS.decode(), view.address)
-                found.append(past.of_function(answer.history, function))
+                found.append(of_function(answer.history, function))
 
         async with anyio.create_task_group() as questions:
             for view in fleet.distinct:
                 if view.counted:
                     questions.start_soon(ask, view)
-        return past.merged(found)
+        return merged(found)
 
     def _before(self, now: float) -> Sample | None:
         """The sample that was there about a minute ago, else the oldest one since then."""

@@ -19,7 +19,7 @@ from sse_starlette import EventSourceResponse
 import gearflow.web
 from gearflow.server import JobServer
 from gearflow.web import sampler
-from gearflow.web.live import LiveStreams
+from gearflow.web.server_sent_events import LiveStreams
 from tests.conftest import missing, run_gearmand
 
 CHROMIUM: Final = "/usr/bin/chromium"

@@ -10,7 +10,7 @@ from gearflow.client import SyncClient
 from gearflow.protocol.server_calls import Failure, JobInfo, PastRun
 from gearflow.server import JobServer
 from gearflow.web.job_contents import shown
-from gearflow.web.timeline import WIDTH, bars, moments
+from gearflow.web.job_timeline import WIDTH, bars, moments
 from tests.web.shop import Shop, open_shop
 from tests.web.test_layout import FAULTS
 

@@ -18,8 +18,8 @@ from gearflow.protocol.server_calls import ServerInfo
 from gearflow.server import JobServer
 from gearflow.web import sampler
 from gearflow.web.job_lists import places, states_for
+from gearflow.web.job_selection import Selection
 from gearflow.web.sampler import Sampler
-from gearflow.web.selection import Selection
 from tests.web.conftest import served
 
 MARKUP = "<img src=x onerror=alert(1)>\"'&amp;"

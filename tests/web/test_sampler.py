@@ -12,11 +12,11 @@ from gearflow.client import Client, SyncClient
 from gearflow.client.admin import Admin
 from gearflow.protocol.metrics import Histogram, MinuteOf
 from gearflow.server import JobServer
-from gearflow.web import past
-from gearflow.web.figures import history_plots
+from gearflow.web import history
+from gearflow.web.formatting import NOTHING
+from gearflow.web.history_plots import history_plots
 from gearflow.web.plots import Plot, PlotLine, bar, grouped
 from gearflow.web.sampler import Sampler
-from gearflow.web.words import NOTHING
 from tests.web.conftest import served
 
 
@@ -116,7 +116,7 @@ def minute(at: float, *, succeeded: int = 0, failed: int = 0, waiting: int = 0) 
 def test_the_histories_of_servers_are_added_up() -> None:
     one = [minute(0, succeeded=1, waiting=2), minute(60, succeeded=2)]
     other = [minute(60, succeeded=5, waiting=1), minute(180, failed=1)]
-    found = past.merged([one, other])
+    found = history.merged([one, other])
     assert [at for at, _ in found] == [0, 60, 180]
     assert [each.succeeded for _, each in found] == [1, 7, 0]
     assert [each.waiting for _, each in found] == [2, 1, 0]
@@ -124,7 +124,7 @@ def test_the_histories_of_servers_are_added_up() -> None:
 
 def test_minutes_are_grouped_for_a_long_time() -> None:
     minutes = [minute(60 * number, succeeded=1, waiting=number) for number in range(10)]
-    [(begin, first, seconds), (_, second, _)] = past.coarser(minutes, 5)
+    [(begin, first, seconds), (_, second, _)] = history.coarser(minutes, 5)
     assert (begin, seconds) == (0, 300)
     assert (first.succeeded, second.succeeded) == (5, 5)
     assert (first.waiting, second.waiting) == (4, 9)

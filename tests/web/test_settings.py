@@ -11,7 +11,7 @@ from gearflow.client.operate import change_limits
 from gearflow.protocol.limits import FunctionLimits, LimitRequest, LimitUse, LimitValue
 from gearflow.protocol.schedules import ScheduleWhen
 from gearflow.server import JobServer
-from gearflow.web.due import in_words
+from gearflow.web.schedule_texts import when_text
 
 
 @pytest.fixture
@@ -104,8 +104,8 @@ def test_pages_without_anything_say_how_to_begin(dashboard: Callable[..., str], 
     ],
 )
 def test_a_cron_expression_in_words(expression: str, words: str) -> None:
-    assert in_words(ScheduleWhen(cron=expression)) == words
+    assert when_text(ScheduleWhen(cron=expression)) == words
 
 
 def test_an_interval_in_words() -> None:
-    assert in_words(ScheduleWhen(every=90)) == "every 1 min 30 s"
+    assert when_text(ScheduleWhen(every=90)) == "every 1 min 30 s"

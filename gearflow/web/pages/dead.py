@@ -5,8 +5,8 @@ from typing import Final
 from gearflow.client.operate import purge_dead, replay
 from gearflow.web import bulk_acts, job_lists
 from gearflow.web.guard import Refused
+from gearflow.web.job_selection import SPANS, Selection
 from gearflow.web.sections import Acted, Rendered, Section
-from gearflow.web.selection import SPANS, Selection
 from gearflow.web.visit import Visit
 
 _PAYLOAD: Final = 300

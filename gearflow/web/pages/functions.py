@@ -4,11 +4,12 @@ from collections.abc import Callable
 from typing import Final
 
 from gearflow.observe import pause_function, purge_function
-from gearflow.web.figures import SPANS, FunctionRow, history_plots, row, rows, span_of
+from gearflow.web.formatting import count
+from gearflow.web.function_rows import FunctionRow, row, rows
 from gearflow.web.guard import Refused
+from gearflow.web.history_plots import SPANS, history_plots, span_of
 from gearflow.web.sections import Acted, Rendered, Section
 from gearflow.web.visit import Visit
-from gearflow.web.words import count
 
 section = Section("Functions", "/functions", order=20)
 

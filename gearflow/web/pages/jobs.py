@@ -13,12 +13,12 @@ from gearflow.client.operate import replay
 from gearflow.errors import GearflowError, UnknownJob
 from gearflow.observe import FleetView, ServerView, cancel_job
 from gearflow.protocol.server_calls import JobInfo
-from gearflow.web import bulk_acts, job_lists, timeline
+from gearflow.web import bulk_acts, job_lists, job_timeline
 from gearflow.web.gearmand_jobs import plain_info, plain_jobs
 from gearflow.web.guard import Refused
 from gearflow.web.job_contents import parts_of, payload_of, result_of
+from gearflow.web.job_selection import SPANS, STATES, Selection
 from gearflow.web.sections import Acted, Rendered, Section
-from gearflow.web.selection import SPANS, STATES, Selection
 from gearflow.web.visit import Visit
 
 section = Section("Jobs", "/jobs", order=30)
@@ -87,9 +87,9 @@ async def job(visit: Visit) -> Rendered:
         "view": view,
         "several": len(visit.sampler.addresses) > 1,
         "now": now,
-        "moments": timeline.moments(found, now),
-        "bars": timeline.bars(found, now),
-        "width": timeline.WIDTH,
+        "moments": job_timeline.moments(found, now),
+        "bars": job_timeline.bars(found, now),
+        "width": job_timeline.WIDTH,
         "is_ours": is_ours,
         "payload": await payload_of(client, found, view.address) if is_ours and not hides else None,
         "result": await result_of(client, found, where) if is_ours and not hides else None,

@@ -4,10 +4,10 @@ from typing import Literal, NamedTuple
 
 from gearflow.client.operate import change_limits
 from gearflow.protocol.limits import LimitInfo, LimitRequest
+from gearflow.web.formatting import count, duration
 from gearflow.web.guard import Refused
 from gearflow.web.sections import Acted, Rendered, Section
 from gearflow.web.visit import Visit
-from gearflow.web.words import count, duration
 
 section = Section("Limits", "/limits", order=70)
 

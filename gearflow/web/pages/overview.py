@@ -4,11 +4,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from gearflow.web.figures import SPANS, FunctionRow, history_plots, rows, span_of, total
+from gearflow.web.formatting import count, duration
+from gearflow.web.function_rows import FunctionRow, rows, total
+from gearflow.web.history_plots import SPANS, history_plots, span_of
 from gearflow.web.sampler import Sample
 from gearflow.web.sections import Rendered, Section
 from gearflow.web.visit import Visit
-from gearflow.web.words import count, duration
 
 section = Section("Overview", "/", order=10)
 

@@ -12,8 +12,8 @@ from gearflow.protocol.schedules import (
     Schedules,
     SchedulesRequest,
 )
-from gearflow.web.due import in_words
 from gearflow.web.guard import Refused
+from gearflow.web.schedule_texts import when_text
 from gearflow.web.sections import Acted, Rendered, Section
 from gearflow.web.visit import Visit
 
@@ -39,7 +39,7 @@ class ScheduleRow(NamedTuple):
     @property
     def when(self) -> str:
         """When it is due, in words."""
-        return in_words(self.info.schedule.when)
+        return when_text(self.info.schedule.when)
 
     @property
     def state(self) -> tuple[str, str]:

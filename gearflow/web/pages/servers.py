@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from gearflow.observe import ServerView, percentile
+from gearflow.web.formatting import NOTHING, ago, count, duration, number, size
 from gearflow.web.sections import Rendered, Section
 from gearflow.web.visit import Visit
-from gearflow.web.words import NOTHING, ago, count, duration, number, size
 
 section = Section("Servers", "/servers", order=80)
 

@@ -8,10 +8,10 @@ from typing import Final
 from gearflow.client.operate import quiet as make_quiet
 from gearflow.observe import FleetView, ServerView
 from gearflow.protocol.workers import QUIET, WorkerInfo
+from gearflow.web.formatting import count
 from gearflow.web.guard import Refused
 from gearflow.web.sections import Acted, Rendered, Section
 from gearflow.web.visit import Visit
-from gearflow.web.words import count
 
 section = Section("Workers", "/workers", order=50)
 

@@ -18,11 +18,11 @@ from gearflow.security.tls import TLS
 from gearflow.web import paths
 from gearflow.web.access import COOKIE, SESSION, AccessTokens, Allow, Right
 from gearflow.web.guard import HEADERS, SAFE, Guard, Refused
-from gearflow.web.live import LiveStreams, Parts
 from gearflow.web.pages import SECTIONS
 from gearflow.web.rendering import STATIC, Templates
 from gearflow.web.sampler import Sampler
 from gearflow.web.sections import Rendered, Route, find
+from gearflow.web.server_sent_events import LiveStreams, Parts
 from gearflow.web.visit import Visit, own_path
 
 logger = logging.getLogger(__name__)

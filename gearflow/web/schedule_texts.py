@@ -4,7 +4,7 @@ import re
 from typing import Final
 
 from gearflow.protocol.schedules import ScheduleWhen
-from gearflow.web.words import duration
+from gearflow.web.formatting import duration
 
 _DAYS: Final = ("Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday")
 _SHORT: Final = {day[:3].upper(): str(number) for number, day in enumerate(_DAYS)}
@@ -25,7 +25,7 @@ _STEP: Final = re.compile(r"\*/([0-9]{1,3})", re.ASCII)
 _NUMBER: Final = re.compile(r"[0-9]{1,2}", re.ASCII)
 
 
-def in_words(when: ScheduleWhen) -> str:
+def when_text(when: ScheduleWhen) -> str:
     """``every day at 03:00, Europe/Berlin``. The expression itself if it is too special for words."""
     if when.cron is None:
         return f"every {duration(when.every)}"

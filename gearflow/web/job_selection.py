@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Final, cast, get_args
 
 from gearflow.protocol.jobs import ENDED, LIVE, JobFilter, ListedState
+from gearflow.web.formatting import count
 from gearflow.web.guard import Refused
-from gearflow.web.words import count
 
 STATES: Final[tuple[ListedState, ...]] = get_args(ListedState)
 """The states by which jobs are listed."""

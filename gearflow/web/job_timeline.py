@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 from gearflow.protocol.server_calls import JobInfo
-from gearflow.web.words import count, duration
+from gearflow.web.formatting import count, duration
 
 Mood: TypeAlias = Literal["", "good", "bad", "warn", "accent"]
 

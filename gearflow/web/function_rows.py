@@ -1,30 +1,15 @@
-"""Figures that several pages show: the plots of the last hours, and the functions with their rates."""
+"""The functions of all servers, each with what happened to its jobs lately."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from gearflow.observe import Activity, FleetView, percentile
 from gearflow.observe.figures import summed
-from gearflow.protocol.metrics import FunctionMetrics, MinuteOf
-from gearflow.web.past import MINUTE, coarser
-from gearflow.web.plots import Plot, PlotLine, grouped
+from gearflow.protocol.metrics import FunctionMetrics
 from gearflow.web.sampler import Sample
 
-SPANS: Final[Mapping[str, float]] = {"1 h": 3600.0, "6 h": 21_600.0, "24 h": 86_400.0}
-"""The times that plots can show, by the name that the query has."""
-
-FIRST_SPAN: Final = "1 h"
-
-_SHORTEST: Final = 600.0
-"""Seconds that a plot shows at least. One of a server that has just started shows no more than there is."""
-
 _IDLE: Final = Activity()
-
-
-def span_of(name: str) -> tuple[str, float]:
-    """The time that the plots show, by the value of the query."""
-    return (name, SPANS[name]) if name in SPANS else (FIRST_SPAN, SPANS[FIRST_SPAN])
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,59 +85,3 @@ def row(sample: Sample, fleet: FleetView, function: FunctionMetrics) -> Function
 def total(sample: Sample) -> Activity:
     """What happened lately to the jobs of all functions, per second."""
     return summed(sample.rates.values())
-
-
-def history_plots(minutes: Sequence[tuple[float, MinuteOf]], span: float, now: float) -> list[Plot]:
-    """What happened in the last hours: jobs that ended, jobs that waited and ran, and how long that took."""
-    width = grouped(span)
-    step = width * MINUTE
-    points = coarser(minutes, width)
-    times = [at + step / 2 for at, _, _ in points]
-    first = points[0][0] if points else now
-    axis = (max(now - span, min(first, now - _SHORTEST)), now)
-
-    def rate(*names: str) -> list[float | None]:
-        return [sum(getattr(of, name) for name in names) * MINUTE / seconds for _, of, seconds in points]
-
-    def share(name: str, of: float) -> list[float | None]:
-        return [percentile(getattr(each, name), of) for _, each, _ in points]
-
-    return [
-        Plot(
-            "Jobs that ended",
-            times,
-            [
-                PlotLine("succeeded", 1, rate("succeeded"), filled=True),
-                PlotLine("failed", 3, rate("failed", "dead", "expired"), filled=True),
-            ],
-            axis,
-            step,
-            unit="/min",
-        ),
-        Plot(
-            "Queue",
-            times,
-            [
-                PlotLine("waiting", 4, [each.waiting for _, each, _ in points], filled=True),
-                PlotLine("running", 2, [each.running for _, each, _ in points]),
-            ],
-            axis,
-            step,
-        ),
-        Plot(
-            "Time to wait",
-            times,
-            [PlotLine("half within", 1, share("wait", 0.5)), PlotLine("99 % within", 4, share("wait", 0.99))],
-            axis,
-            step,
-            log=True,
-        ),
-        Plot(
-            "Time to run",
-            times,
-            [PlotLine("half within", 1, share("run", 0.5)), PlotLine("99 % within", 4, share("run", 0.99))],
-            axis,
-            step,
-            log=True,
-        ),
-    ]
