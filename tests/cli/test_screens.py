@@ -28,7 +28,7 @@ HEAD: Final = f"""# Screens
 
 The commands print this on a terminal with 80 or 120 columns. A table that is too wide loses columns, then
 the ends of sentences and the starts of names. `--wide` shows all of it, and so does a pipe. Colours show the
-state: red is failed or overdue, yellow is paused or cancelled, and green runs or is done.
+state: red is failed, dead or overdue, yellow is paused, quiet or cancelled, and green runs or is done.
 
 `{WRITE}=1 pytest tests/cli/test_screens.py` writes this page.
 """

@@ -22,7 +22,9 @@ from tests.conftest import ROOT
 from tests.metrics.figures import BUSY, exported, text_of
 
 FOLDER = ROOT / "docs" / "operations"
-PAGE = ROOT / "docs" / "how-to" / "metrics.md"
+PAGE = ROOT / "docs" / "reference" / "metrics.md"
+HOW_TO = ROOT / "docs" / "how-to" / "metrics.md"
+ON_CALL = ROOT / "docs" / "how-to" / "first-hour-on-call.md"
 
 
 _SUFFIX = re.compile(r"_(bucket|sum|count)$")
@@ -74,10 +76,21 @@ def test_each_alert_fires_when_it_should_and_not_before(program: Callable[[str],
         assert f"alertname: {alert}\n        exp_alerts:" in examples, f"{alert} is not shown to fire"
 
 
+def test_the_page_for_people_on_call_has_every_alert() -> None:
+    alerts = re.findall(r"- alert: (\w+)", (FOLDER / "alerts.yml").read_text())
+    listed = [
+        name
+        for row in re.findall(r"^\| (`Gearflow.+?) \|", ON_CALL.read_text(), re.MULTILINE)
+        for name in re.findall(r"`(\w+)`", row)
+    ]
+    assert sorted(listed) == sorted(alerts)
+
+
 def test_prometheus_understands_each_expression(program: Callable[[str], str], tmp_path: Path) -> None:
     queries = re.findall(r"query: (.*)", (FOLDER / "keda.yaml").read_text())
     assert len(queries) == 2
-    found = [*queries, *(expression for _, expression in expressions())]
+    (examples,) = re.findall(r"```text promql\n(.*?)```", HOW_TO.read_text(), re.DOTALL)
+    found = [*queries, *examples.strip().split("\n\n"), *(expression for _, expression in expressions())]
     rules = [
         {"record": f"example:{number}", "expr": expression.replace("$__rate_interval", "5m")}
         for number, expression in enumerate(found)
@@ -87,7 +100,9 @@ def test_prometheus_understands_each_expression(program: Callable[[str], str], t
     run(program("promtool"), "check", "rules", file)
 
 
-@pytest.mark.parametrize("file", ["alerts.yml", "alerts.test.yml", "keda.yaml", "grafana-dashboard.json"])
+@pytest.mark.parametrize(
+    "file", ["alerts.yml", "alerts.test.yml", "keda.yaml", "grafana-dashboard.json", "../how-to/metrics.md"]
+)
 def test_the_files_are_about_metrics_that_there_are(file: str) -> None:
     known = families()
     used = set(_SERIES.findall((FOLDER / file).read_text()))
