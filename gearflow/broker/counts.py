@@ -11,7 +11,8 @@ from math import inf
 from typing import Final
 
 from gearflow.broker.storage import JobOutcome
-from gearflow.protocol.metrics import BUCKETS, OTHER
+from gearflow.protocol.histograms import BUCKETS
+from gearflow.protocol.metrics import OTHER
 
 MOST: Final = 20_000
 """Functions with queues that have counts of their own. All others share those of ``OTHER``."""

@@ -13,14 +13,14 @@ from gearflow.metrics.families import (
     Metric,
     ProcessCollector,
     add_histogram,
-    added,
     counter,
     gauge,
     histograms,
     printable,
 )
 from gearflow.metrics.worker_counts import FunctionRuns, WorkerSample
-from gearflow.protocol.metrics import FunctionMetrics, Histogram, Metrics
+from gearflow.protocol.histograms import Histogram, added
+from gearflow.protocol.metrics import FunctionMetrics, Metrics
 
 OUTCOMES: Final = ("succeeded", "failed", "cancelled", "expired", "dead")
 """The values of the label ``outcome``."""
@@ -159,8 +159,8 @@ def _durations(groups: dict[str, list[FunctionMetrics]]) -> Iterator[Metric]:
         "function",
     )
     for name, group in groups.items():
-        add_histogram(wait, (name,), added([each.wait for each in group]))
-        add_histogram(run, (name,), added([each.run for each in group]))
+        add_histogram(wait, (name,), added(each.wait for each in group))
+        add_histogram(run, (name,), added(each.run for each in group))
     yield from (wait, run)
 
 

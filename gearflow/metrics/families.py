@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 from typing import Final, TypeVar
 
-from gearflow.protocol.metrics import BUCKETS, Histogram, bucket_end
+from gearflow.protocol.histograms import BUCKETS, Histogram, bucket_end
 
 try:
     from prometheus_client import ProcessCollector as ProcessCollector
@@ -63,17 +63,6 @@ class LabelCap:
 def printable(name: str) -> str:
     """A name as the value of a label, which must be UTF-8."""
     return name.encode("utf-8", "backslashreplace").decode()
-
-
-def added(histograms: Sequence[Histogram]) -> Histogram:
-    """Several histograms as one."""
-    if len(histograms) == 1:
-        return histograms[0]
-    counts = [0] * max((len(each.counts) for each in histograms), default=0)
-    for each in histograms:
-        for index, count in enumerate(each.counts):
-            counts[index] += count
-    return Histogram(counts=tuple(counts), sum=sum(each.sum for each in histograms))
 
 
 def add_histogram(family: HistogramMetricFamily, labels: Sequence[str], histogram: Histogram) -> None:

@@ -122,7 +122,7 @@ class RunCounts:
         return found
 
 
-class FleetCounts:
+class ProcessCounts:
     """The counts of worker processes that come and go. Owns state."""
 
     def __init__(self) -> None:

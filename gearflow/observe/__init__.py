@@ -6,13 +6,14 @@ does not answer, and of C gearmand with what its text protocol tells. ``FleetVie
 caller owns the client, and decides how often it looks.
 """
 
+from gearflow.observe.activity import Activity, activity
 from gearflow.observe.acts import cancel_job, pause_function, purge_function, quiet_worker, targets
 from gearflow.observe.checkup import Checkup, examine
-from gearflow.observe.figures import Activity, activity, added, between, percentile
 from gearflow.observe.findings import Finding, findings_of
 from gearflow.observe.fleet import FleetView
 from gearflow.observe.look import ALL_PARTS, LOOK_TIMEOUT, look, look_all
 from gearflow.observe.view import LimitTexts, ServerView, ViewPart
+from gearflow.protocol.histograms import added, between, percentile
 
 __all__ = [
     "ALL_PARTS",

@@ -9,7 +9,7 @@ from ipaddress import ip_address
 from typing import Final, Literal, TypeAlias
 
 from gearflow.observe.checkup import Checkup
-from gearflow.observe.figures import percentile
+from gearflow.protocol.histograms import percentile
 from gearflow.protocol.metrics import FunctionMetrics
 
 Severity: TypeAlias = Literal["error", "warning"]

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
-from gearflow.observe.figures import Activity, activity, added, summed
+from gearflow.observe.activity import Activity, activity, summed
 from gearflow.observe.view import ServerView
+from gearflow.protocol.histograms import added
 from gearflow.protocol.metrics import FunctionMetrics
 
 _SUMS: Final = (

@@ -10,23 +10,16 @@ from typing import Annotated, Final
 
 from pydantic import Field
 
+from gearflow.protocol.histograms import Histogram
 from gearflow.protocol.server_calls import Answer, Message, UnixTime
 
 METRICS: Final = b"gearflow:metrics"
-
-BUCKETS: Final = 44
-"""Buckets of a histogram. The last one ends after more than a hundred years."""
 
 ALL: Final = ""
 """In the history, the name of the sum of all functions."""
 
 OTHER: Final = "other"
 """In the history, the name of the sum of functions that have no line of their own, because there are many."""
-
-
-def bucket_end(index: int) -> float:
-    """The end of a bucket in seconds: a millisecond for the first one, then twice the one before."""
-    return (1 << index) / 1000
 
 
 class MetricsRequest(Message):
@@ -38,16 +31,6 @@ class MetricsRequest(Message):
 
     since: UnixTime | None = None
     """Includes the minutes of the history that began at this time or later. None means no history."""
-
-
-class Histogram(Answer):
-    """How often something took how long."""
-
-    counts: tuple[int, ...] = ()
-    """By bucket. ``bucket_end`` has their ends. Trailing zeros are left out."""
-
-    sum: float = 0
-    """The sum of all durations."""
 
 
 class FunctionMetrics(Answer):

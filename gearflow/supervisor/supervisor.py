@@ -18,7 +18,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from gearflow.errors import StartupFailed
-from gearflow.metrics.worker_counts import FleetCounts, FunctionRuns, WorkerSample, WorkerState
+from gearflow.metrics.worker_counts import FunctionRuns, ProcessCounts, WorkerSample, WorkerState
 from gearflow.runtime.process import ProcessEnd
 from gearflow.supervisor import ipc, process_manager
 from gearflow.supervisor.process_manager import PINGS, ProcessManager, Restart
@@ -89,7 +89,7 @@ class Supervisor:
         self._noticed = ""
         self._done = 0  # by processes that have ended
         self._failed = 0
-        self._counts = FleetCounts()
+        self._counts = ProcessCounts()
         self._rescheduled = anyio.Event()
         self._finished = anyio.Event()
         self._code = 0

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from gearflow.observe import Activity, FleetView, percentile
-from gearflow.observe.figures import summed
+from gearflow.observe.activity import summed
 from gearflow.protocol.metrics import FunctionMetrics
 from gearflow.web.sampler import Sample
 

@@ -2,10 +2,10 @@
 
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from itertools import zip_longest
 from typing import Final
 
 from gearflow.observe import FleetView
+from gearflow.protocol.histograms import added_counts
 from gearflow.protocol.metrics import ALL, Minute, MinuteOf
 
 MINUTE: Final = 60.0
@@ -93,10 +93,6 @@ def _sum(parts: Sequence[MinuteOf]) -> MinuteOf:
     return MinuteOf(
         **{name: sum(getattr(part, name) for part in parts) for name in _COUNTS},
         oldest=max(ages, default=None),
-        wait=_added(part.wait for part in parts),
-        run=_added(part.run for part in parts),
+        wait=added_counts(part.wait for part in parts),
+        run=added_counts(part.run for part in parts),
     )
-
-
-def _added(counts: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
-    return tuple(sum(column) for column in zip_longest(*counts, fillvalue=0))

@@ -9,15 +9,8 @@ from gearflow.broker.counts import Durations
 from gearflow.broker.storage import Setting
 from gearflow.protocol import packets as p
 from gearflow.protocol import server_calls as api
-from gearflow.protocol.metrics import (
-    BUCKETS,
-    METRICS,
-    OTHER,
-    FunctionMetrics,
-    Metrics,
-    MetricsRequest,
-    bucket_end,
-)
+from gearflow.protocol.histograms import BUCKETS, bucket_end
+from gearflow.protocol.metrics import METRICS, OTHER, FunctionMetrics, Metrics, MetricsRequest
 from tests.broker.harness import Durable, Peer, World
 
 

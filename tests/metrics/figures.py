@@ -7,14 +7,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gearflow.metrics.exporter import ServerCaps, ServerSample, server_families
 from gearflow.metrics.http import metrics_page
-from gearflow.protocol.metrics import (
-    FunctionMetrics,
-    Histogram,
-    LimitMetrics,
-    Metrics,
-    ScheduleMetrics,
-    StoreState,
-)
+from gearflow.protocol.histograms import Histogram
+from gearflow.protocol.metrics import FunctionMetrics, LimitMetrics, Metrics, ScheduleMetrics, StoreState
 
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 

@@ -9,7 +9,8 @@ import pytest
 
 from gearflow.metrics.exporter import OUTCOMES, ServerCaps, ServerSample
 from gearflow.metrics.families import LabelCap
-from gearflow.protocol.metrics import BUCKETS, FunctionMetrics, Histogram, Metrics, bucket_end
+from gearflow.protocol.histograms import BUCKETS, Histogram, bucket_end
+from gearflow.protocol.metrics import FunctionMetrics, Metrics
 from tests.metrics.figures import BUSY, RESIZE, exported, series, value
 
 PAGE = exported(ServerSample(BUSY, version="gearflow-1.2"))

@@ -16,7 +16,7 @@ from gearflow.metrics.exporter import (
     worker_families,
 )
 from gearflow.metrics.families import LabelCap
-from gearflow.metrics.fleet import FleetExporter
+from gearflow.metrics.fleet_exporter import FleetExporter
 from gearflow.metrics.worker_counts import RunCounts, WorkerSample
 from tests.conftest import ROOT
 from tests.metrics.figures import BUSY, exported, text_of

@@ -9,8 +9,8 @@ from gearflow.client import connect
 from gearflow.errors import TaskFailed
 from gearflow.metrics.exporter import worker_families
 from gearflow.metrics.families import LabelCap
-from gearflow.metrics.worker_counts import FleetCounts, FunctionRuns, RunCounts, WorkerSample, WorkerState
-from gearflow.protocol.metrics import BUCKETS, bucket_end
+from gearflow.metrics.worker_counts import FunctionRuns, ProcessCounts, RunCounts, WorkerSample, WorkerState
+from gearflow.protocol.histograms import BUCKETS, bucket_end
 from gearflow.server import JobServer
 from gearflow.tasks import Retry, task
 from gearflow.worker import Worker
@@ -105,7 +105,7 @@ def runs(done: int, running: int = 0) -> FunctionRuns:
 
 
 def test_a_fleet_has_the_sums_of_its_processes_also_of_those_that_are_gone() -> None:
-    fleet = FleetCounts()
+    fleet = ProcessCounts()
     fleet.counted(1, "f", runs(5, running=2))
     fleet.counted(2, "f", runs(7, running=1))
     fleet.counted(2, "g", runs(1))

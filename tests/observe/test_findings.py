@@ -9,8 +9,9 @@ import pytest
 from gearflow.observe import Checkup, Finding, ServerView, findings_of
 from gearflow.observe.findings import DAY
 from gearflow.protocol.group_info import GroupInfo, Standby
+from gearflow.protocol.histograms import Histogram
 from gearflow.protocol.limits import LimitedFunction, LimitInfo, LimitList, LimitUse, LimitValue
-from gearflow.protocol.metrics import FunctionMetrics, Histogram, Metrics, StoreState
+from gearflow.protocol.metrics import FunctionMetrics, Metrics, StoreState
 from gearflow.protocol.schedules import ScheduleInfo, ScheduleSpec, ScheduleWhen
 from gearflow.protocol.server_calls import Closed, ServerInfo
 from gearflow.protocol.workers import WorkerInfo

@@ -10,7 +10,8 @@ from playwright.sync_api import Page, expect
 import gearflow.web
 from gearflow.client import Client, SyncClient
 from gearflow.client.admin import Admin
-from gearflow.protocol.metrics import Histogram, MinuteOf
+from gearflow.protocol.histograms import Histogram
+from gearflow.protocol.metrics import MinuteOf
 from gearflow.server import JobServer
 from gearflow.web import history
 from gearflow.web.formatting import NOTHING

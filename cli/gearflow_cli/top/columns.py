@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Final, Generic, NamedTuple, TypeAlias, TypeVar
 
 from gearflow.observe import Activity, FleetView, ServerView, percentile
-from gearflow.protocol.metrics import FunctionMetrics, Histogram
+from gearflow.protocol.histograms import Histogram
+from gearflow.protocol.metrics import FunctionMetrics
 from gearflow.protocol.server_calls import JobInfo
 from gearflow.protocol.workers import WorkerInfo
 from gearflow_cli import output

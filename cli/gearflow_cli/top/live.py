@@ -28,9 +28,9 @@ from gearflow.observe import (
 from gearflow.protocol.jobs import JOBS, LIVE, JobFilter
 from gearflow_cli.commands.pause import counted
 from gearflow_cli.top.columns import KnownJob, ListedWorker, Seen
+from gearflow_cli.top.details import describe, title_of
 from gearflow_cli.top.frame import frame, selected
 from gearflow_cli.top.model import Choices, Opened, Question, TopPage, Verb
-from gearflow_cli.top.subjects import describe, title_of
 from gearflow_cli.top.terminal import FullScreen
 
 _SHARE: Final = 5

@@ -12,9 +12,9 @@ from gearflow.broker.function_table import CountedFunction
 from gearflow.broker.functions import FunctionQueue
 from gearflow.broker.session import Session
 from gearflow.broker.storage import Answer, DeadTotal, Pending
+from gearflow.protocol.histograms import Histogram
 from gearflow.protocol.metrics import (
     FunctionMetrics,
-    Histogram,
     LimitMetrics,
     Metrics,
     MetricsRequest,

@@ -18,7 +18,7 @@ from gearflow.web.visit import Visit
 
 if TYPE_CHECKING:
     from gearflow.metrics.exporter import ServerSample
-    from gearflow.metrics.fleet import FleetExporter
+    from gearflow.metrics.fleet_exporter import FleetExporter
     from gearflow.metrics.http import Page
 
 
@@ -31,7 +31,7 @@ class _Exporters:
 
     async def page(self, views: dict[str, ServerView], only: str, visit: Visit) -> "Page":
         """The page for Prometheus. A thread makes it, because it may have many thousand lines."""
-        from gearflow.metrics.fleet import FleetExporter
+        from gearflow.metrics.fleet_exporter import FleetExporter
         from gearflow.metrics.http import metrics_page
 
         exporter = self._exporters.setdefault(only, FleetExporter())

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gearflow.observe import Activity, FleetView, ServerView
-from gearflow.protocol.metrics import FunctionMetrics, Histogram, Metrics
+from gearflow.protocol.histograms import Histogram
+from gearflow.protocol.metrics import FunctionMetrics, Metrics
 from gearflow.protocol.server_calls import Failure, JobInfo, ServerInfo
 from gearflow.protocol.workers import WorkerInfo, WorkerJob
 from gearflow_cli.top.columns import KnownJob, Seen, count, rate, rows_of, span

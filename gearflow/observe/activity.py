@@ -1,55 +1,16 @@
-"""Figures from counts: percentiles, sums and differences of histograms, and rates between two views."""
+"""The activity of functions: what happened to their jobs between two views, per second."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import zip_longest
-from math import ceil
 from typing import Final
 
 from gearflow.observe.view import ServerView
-from gearflow.protocol.metrics import FunctionMetrics, Histogram, bucket_end
+from gearflow.protocol.histograms import Histogram, added, between
+from gearflow.protocol.metrics import FunctionMetrics
 
 _OUTCOMES: Final = ("succeeded", "failed", "cancelled", "expired", "dead")
 _EMPTY: Final = Histogram()
 _COUNTS: Final = ("submitted", "joined", "started", *_OUTCOMES, "retried")
-
-
-def percentile(histogram: Histogram | Sequence[int], share: float) -> float | None:
-    """The time in seconds within which this share of all durations lies. None if there are none.
-
-    The true value lies in the same bucket of the histogram, so it differs by less than a factor of two.
-    Within the bucket the durations are taken as spread evenly.
-
-    Args:
-        histogram: The histogram, or its counts.
-        share: Such as 0.5 for the median.
-    """
-    counts = histogram.counts if isinstance(histogram, Histogram) else histogram
-    total = sum(counts)
-    if not total:
-        return None
-    rank = max(1, ceil(share * total))
-    passed = 0
-    for index, count in enumerate(counts):
-        if passed + count >= rank:
-            begin = bucket_end(index - 1) if index else 0.0
-            return begin + (bucket_end(index) - begin) * (rank - passed) / count
-        passed += count
-    raise AssertionError("the rank is one of those that were counted")
-
-
-def added(histograms: Iterable[Histogram]) -> Histogram:
-    """The sum of histograms."""
-    each = list(histograms)
-    counts = (sum(column) for column in zip_longest(*(one.counts for one in each), fillvalue=0))
-    return Histogram(counts=tuple(counts), sum=sum(one.sum for one in each))
-
-
-def between(before: Histogram, after: Histogram) -> Histogram:
-    """What was added to a histogram between two moments."""
-    pairs = zip_longest(before.counts, after.counts, fillvalue=0)
-    counts = tuple(max(0, now - then) for then, now in pairs)
-    return Histogram(counts=counts, sum=max(0.0, after.sum - before.sum))
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gearflow.observe import FleetView, ServerView, activity, added, between, percentile, targets
-from gearflow.protocol.metrics import BUCKETS, FunctionMetrics, Histogram, Metrics, bucket_end
+from gearflow.protocol.histograms import BUCKETS, Histogram, bucket_end
+from gearflow.protocol.metrics import FunctionMetrics, Metrics
 from gearflow.protocol.server_calls import ServerInfo
 
 durations = st.lists(st.floats(0, 1e6), min_size=1, max_size=50)

@@ -1,8 +1,9 @@
 """Several servers as one: sums that do not fall when a server restarts or is away."""
 
 from gearflow.metrics.exporter import ServerSample
-from gearflow.metrics.fleet import FleetExporter
-from gearflow.protocol.metrics import FunctionMetrics, Histogram, Metrics
+from gearflow.metrics.fleet_exporter import FleetExporter
+from gearflow.protocol.histograms import Histogram
+from gearflow.protocol.metrics import FunctionMetrics, Metrics
 from tests.metrics.figures import BUSY, series, text_of, value
 
 
