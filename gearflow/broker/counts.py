@@ -209,7 +209,7 @@ class FunctionCounts:
 class ServerCounts:
     """What the server has done since it started, beside the counts of functions and of the journal."""
 
-    __slots__ = ("accepted", "dead", "dead_at", "fetched", "received", "sent", "started")
+    __slots__ = ("accepted", "dead", "dead_at", "dead_since", "fetched", "received", "sent", "started")
 
     def __init__(self) -> None:
         self.started = 0.0  # Unix time; the shell sets it
@@ -219,6 +219,7 @@ class ServerCounts:
         self.sent = 0  # bytes that the shell has written to connections
         self.dead = 0  # letters in the store, as it has said
         self.dead_at = -inf  # when it was asked, by the broker's clock
+        self.dead_since = -inf  # when it answered
 
 
 class JobCounts:

@@ -470,7 +470,7 @@ class ServerInfo(Answer):
     """Whether jobs survive a restart of the server."""
 
     store: str
-    """Where jobs and results are kept: ``file`` or ``memory``."""
+    """Where jobs and results are kept: ``file``, ``memory`` or ``postgres``."""
 
     functions: tuple[str, ...]
     """The names of the reserved functions, which begin with ``gearflow:``."""

@@ -7,6 +7,7 @@ import codecs
 import json
 from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import suppress
+from math import inf
 from typing import Any, Final, Literal, NamedTuple
 
 from gearflow.broker import serialization
@@ -68,6 +69,7 @@ class _Count:
         self.done = 0
         self.left = 0  # that could not be replayed
         self.late = 0  # that another server has not replayed yet
+        self.gone = False  # whether another server was faster, which does not count
         self.fault: str | Joined | None = None  # of the store
         self.damaged: list[DamagedEntry] = []
         self.ordered: dict[int, float] = {}  # by number: when they ended, if another server is to act
@@ -166,6 +168,8 @@ class DeadLetterCalls:
         _check_kept(count)
         if count.damaged and request.handle is not None:
             raise count.damaged[0]
+        if count.gone and request.handle is not None:
+            raise CallFailed("gearflow:unknown", f"there is no dead letter {request.handle} any more")
         if count.late and request.handle is not None:
             text = f"the server that has {request.handle} has not replayed it in time; it may do so yet"
             raise CallFailed("gearflow:timeout", text)
@@ -211,7 +215,7 @@ class DeadLetterCalls:
     def _act_on(
         self, request: api.DeadRequest, letters: Sequence[JobRecord | DamagedEntry], count: _Count
     ) -> Generator[Wait, Any, None]:
-        plans = yield from self._plans(request, letters)
+        plans = yield from self._plans(request, letters, count)
         actions = [plan for plan in plans if isinstance(plan, _Action)]
         count.damaged += [plan for plan in plans if isinstance(plan, DamagedEntry)]
         count.left += plans.count(None)
@@ -221,12 +225,26 @@ class DeadLetterCalls:
         errors: list[str | Joined | None] = yield Keep([action.change for action in actions])
         for action, error in zip(actions, errors, strict=True):
             self._finish(action, error)
+        self._parts.core.totals.dead_at = -inf  # their number is to be asked for again
+        for action, error in zip(actions, errors, strict=True):
             if error is not None:
-                count.fault = error
+                if count.fault is None and (yield from self._is_gone(action.number)):
+                    count.gone = True
+                else:
+                    count.fault = error
             elif isinstance(action.change, Ordered):
                 count.ordered[action.number] = action.ended
             else:
                 count.done += 1
+
+    def _is_gone(self, number: int) -> Generator[Wait, Any, bool]:
+        """Whether another server has purged or replayed a letter meanwhile."""
+        if not self._parts.core.journal.shared:
+            return False
+        try:
+            return (yield from self._parts.ask(RecordOf(number))) is None
+        except StoreError:
+            return False
 
     def _wait_for_others(self, count: _Count) -> Generator[Wait, Any, None]:
         """Other servers have been asked to replay letters. Wait until these are gone."""
@@ -246,7 +264,7 @@ class DeadLetterCalls:
         ordered.clear()
 
     def _plans(
-        self, request: api.DeadRequest, letters: Sequence[JobRecord | DamagedEntry]
+        self, request: api.DeadRequest, letters: Sequence[JobRecord | DamagedEntry], count: _Count
     ) -> Generator[Wait, Any, list[_Action | DamagedEntry | None]]:
         """How to act on letters, except on those that another call is acting on."""
         plans: list[_Action | DamagedEntry | None] = []
@@ -261,9 +279,10 @@ class DeadLetterCalls:
                 continue
             if self._is_taken(letter.number):  # since the store was asked
                 continue
-            if plan is not None and not self._begin(plan):
-                plan = None
-            plans.append(plan)
+            if plan is None:
+                count.gone = True
+            else:
+                plans.append(plan if self._begin(plan) else None)
         return plans
 
     def _is_taken(self, number: int) -> bool:
@@ -273,7 +292,7 @@ class DeadLetterCalls:
     def _plan(
         self, request: api.DeadRequest, letter: JobRecord | DamagedEntry
     ) -> Generator[Wait, Any, _Action | None]:
-        """How to act on a letter; None: not at all. Raises DamagedEntry if its payload cannot be read."""
+        """How to act on a letter; None if it is gone. Raises DamagedEntry if its payload cannot be read."""
         number = letter.number
         if request.action == "purge":
             return _Action(number, Forgotten(number))

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from itertools import islice
 from typing import Final, TypeVar
 
-from gearflow.broker.calls.call import TURN, BrokerParts, ServerCall, Steps, Wait, in_turns
+from gearflow.broker.calls.call import TURN, BrokerParts, FromShell, ServerCall, Steps, Wait, in_turns
 from gearflow.broker.counts import Durations
 from gearflow.broker.function_table import CountedFunction
 from gearflow.broker.functions import FunctionQueue
 from gearflow.broker.session import Session
-from gearflow.broker.storage import Answer, DeadTotal, Pending
+from gearflow.broker.storage import PENDING, Answer, DeadTotal, Pending
 from gearflow.protocol.histograms import Histogram
 from gearflow.protocol.metrics import (
     FunctionMetrics,
@@ -34,6 +34,9 @@ _MANY_DEAD: Final = 20_000
 _OLD_IF_MANY: Final = 60.0
 """The same, if there are many."""
 
+_PATIENCE: Final = 0.5
+"""Seconds that a call waits for the number of dead letters if the last one is older than ``_OLD_IF_MANY``."""
+
 _SLICE: Final = 100
 """Functions, connections or limits that are looked at before others get their turn."""
 
@@ -49,14 +52,20 @@ class _Offers:
 
 
 class MetricsCalls:
-    """Reads the counts. Owns nothing."""
+    """Reads the counts. Owns the calls that wait for the number of dead letters."""
 
     def __init__(self, parts: BrokerParts) -> None:
         self._parts = parts
+        self._waiting: dict[Callable[[None], None], None] = {}
+        self._is_asked = False  # a store that is elsewhere, for the number of dead letters
 
     def metrics(self, call: ServerCall) -> Steps:
         """Show what the server has counted."""
-        found = yield from in_turns(self.collect(call.read(MetricsRequest)), call.session)
+        request, totals = call.read(MetricsRequest), self._parts.core.totals
+        self._count_dead()
+        if self._is_asked and self._parts.core.clock.now - totals.dead_since >= _OLD_IF_MANY:
+            yield FromShell(self._wait)
+        found = yield from in_turns(self.collect(request), call.session)
         if found is None:
             return None
         pieces = [found.model_copy(update={"functions": (), "history": ()}).to_wire()[:-1]]
@@ -106,16 +115,34 @@ class MetricsCalls:
 
     def _count_dead(self) -> None:
         """Ask the store for the number of dead letters, if that was not done just now. To count many takes
-        long, and a store that is elsewhere answers after this call."""
+        long, and a store that is elsewhere answers later."""
         core, totals = self._parts.core, self._parts.core.totals
         age = _OLD_IF_MANY if totals.dead > _MANY_DEAD else _OLD
-        if core.journal.exists and core.clock.now - totals.dead_at >= age:
+        if core.journal.exists and core.clock.now - totals.dead_at >= age and not self._is_asked:
             totals.dead_at = core.clock.now
-            self._set_dead(core.journal.ask(DeadTotal(), self._set_dead))
+            self._is_asked = True
+            answer = core.journal.ask(DeadTotal(), self._set_dead)
+            if answer is not PENDING:
+                self._set_dead(answer)
 
     def _set_dead(self, answer: Answer | Pending) -> None:
+        totals, self._is_asked = self._parts.core.totals, False
         if isinstance(answer, int):
-            self._parts.core.totals.dead = answer
+            totals.dead, totals.dead_since = answer, self._parts.core.clock.now
+        for go_on in list(self._waiting):
+            self._end_wait(go_on)
+
+    def _wait(self, go_on: Callable[[None], None]) -> None:
+        """Have a call go on with the number of dead letters, or without it if that takes too long."""
+        core, self._waiting[go_on] = self._parts.core, None
+        core.timers.add(
+            core.clock.unix() + _PATIENCE, lambda: self._end_wait(go_on), lambda: go_on in self._waiting
+        )
+
+    def _end_wait(self, go_on: Callable[[None], None]) -> None:
+        if go_on in self._waiting:
+            del self._waiting[go_on]
+            go_on(None)
 
     # ------------------------------------------------------------------------------------ functions
 

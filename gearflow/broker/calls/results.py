@@ -115,11 +115,12 @@ class ResultCalls:
                 self._listing = self._list_paused()
             next(self._listing)
             yield TURN
-        closed, group = parts.core.journal.closed, parts.core.group
+        journal, group = parts.core.journal, parts.core.group
+        closed = journal.closed
         info = api.ServerInfo(
             version=parts.core.version,
-            durable=parts.core.journal.durable,
-            store="file" if parts.core.journal.durable else "memory",
+            durable=journal.durable,
+            store="postgres" if journal.shared else "file" if journal.durable else "memory",
             functions=tuple(sorted(name.decode() for name in self.functions)),
             keep=parts.core.limits.keep,
             max_deaths=parts.core.limits.deaths,

@@ -247,6 +247,7 @@ def _add_other(part: StatementRows, place: int, change: Change) -> None:
         _add_tick(part, place, change)
     elif isinstance(change, Forgotten):
         part.add(kinds.FORGET_OTHER, (change.number,))
+        part.watch(kinds.FORGET_OTHER, place)
     else:
         raise AssertionError(f"{type(change).__name__} of a job of a lot that is not this server's")
 

@@ -217,6 +217,7 @@ FORGET_OTHER: Final = Kind(  # of another server's: only a dead letter, which no
     "gs AS (DELETE FROM {s}.stream_parts AS s USING go WHERE s.number = go.number), "
     f"{_without_pieces('go')}, {_without_pieces('gj')}",
     (bigints,),
+    "go",
 )
 REVIVE: Final = Kind(  # a job that lives already stays as it is
     12,

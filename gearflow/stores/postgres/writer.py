@@ -30,7 +30,7 @@ from gearflow.stores.postgres.errors import Collided
 from gearflow.stores.postgres.groups import WRITES_NOTICES, Ahead, Splitter, StatementRows, finish
 from gearflow.stores.postgres.kinds import Kind, Statement
 from gearflow.stores.postgres.rows import key_of
-from gearflow.stores.postgres.session import DatabaseSession, Query
+from gearflow.stores.postgres.session import DatabaseSession, Query, Rows
 from gearflow.stores.shared import Away
 
 _ATTEMPTS: Final = 4  # after collisions with other transactions
@@ -184,6 +184,9 @@ class Writer:
         if kind in (kinds.TICK, kinds.ADD):
             await self._explain_ticks(lots, changes, places, outcomes)
             return
+        if kind is kinds.FORGET_OTHER:
+            await self._explain_purged(changes, places, outcomes)
+            return
         ends = Forgotten if kind is kinds.LETTER else JobRecord | Forgotten
         ended = {change.number for change in changes if isinstance(change, ends)}
         places = [place for place in places if _number(changes[place]) not in ended]
@@ -264,6 +267,21 @@ class Writer:
             await self._write(lots, self._splitter.split(lots, list(left.values())))
             await self._insert_again(lots, left, outcomes)
 
+    async def _explain_purged(
+        self, changes: Sequence[Change], places: Sequence[int], outcomes: list[Outcome]
+    ) -> None:
+        """Some of these were no dead letters. Those that are there were replayed, others were purged."""
+        by_number = {_number(changes[place]): place for place in places}
+        for number, job, record in await self._find_kept(list(by_number)):
+            if job is not None or record is not None:
+                outcomes[by_number[read_int(number)]] = f"job {read_int(number)} was replayed meanwhile"
+
+    async def _find_kept(self, numbers: Sequence[int]) -> Rows:
+        """By number, whether jobs and records are there."""
+        query = Query(self._kept, (arrays.BIGINTS,), (bigints(numbers),))
+        (rows,) = await self._session.run(query)
+        return rows
+
     async def _explain_missing(
         self, changes: Sequence[Change], places: Sequence[int], outcomes: list[Outcome]
     ) -> None:
@@ -271,9 +289,7 @@ class Writer:
         by_number: dict[int, int] = {}
         for place in places:
             by_number[_number(changes[place])] = place
-        query = Query(self._kept, (arrays.BIGINTS,), (bigints(list(by_number)),))
-        (rows,) = await self._session.run(query)
-        for number, job, record in rows:
+        for number, job, record in await self._find_kept(list(by_number)):
             if job is None and record is None:
                 name = read_int(number)
                 outcomes[by_number[name]] = (
@@ -299,5 +315,5 @@ def _job_of(change: Change) -> StoredJob:
 
 
 def _number(change: Change) -> int:
-    assert isinstance(change, StoredJob | JobRecord | Revived)
+    assert isinstance(change, StoredJob | JobRecord | Revived | Forgotten)
     return change.number
