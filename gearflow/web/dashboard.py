@@ -132,6 +132,8 @@ class Dashboard:
             status = 404 if isinstance(error, UnknownJob) else 503 if isinstance(error, NoServer) else 502
             text = str(error)
             return self._error(root, status, text[:1].upper() + text[1:])
+        except ClientDisconnect:
+            raise
         except Exception:
             logger.exception("the dashboard failed on %s", path)
             return self._error(root, 500, "The dashboard has failed. Its log says why.")

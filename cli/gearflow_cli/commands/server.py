@@ -23,6 +23,7 @@ from gearflow_cli.commands.pause import counted
 from gearflow_cli.errors import CliError, ExitCode, tell
 from gearflow_cli.help import HelpCommand, HelpGroup, Panel, variable
 from gearflow_cli.options import LogLevel, argument, group, how, limit, tls, where
+from gearflow_cli.process import raise_file_limit
 from gearflow_cli.process.metrics import server_port
 
 if TYPE_CHECKING:
@@ -361,7 +362,7 @@ def server(
         raise CliError(ExitCode.USAGE, f"{where}{what}".replace("_", "-")) from None
     logs.to_stderr(log_level.value, json=log_json)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the event loop has it; --recover may take minutes
-    _raise_filelimit()
+    raise_file_limit()
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         if migrate_only:
             runner.run(_migrate(settings))
@@ -438,14 +439,6 @@ def _tokens(file: Path | None) -> dict[str, str | Path]:
     except ValueError as error:
         raise CliError(ExitCode.MISCONFIGURED, str(error)) from None
     return {}
-
-
-def _raise_filelimit() -> None:
-    """Allow as many open files, and so connections, as the system permits."""
-    import resource
-
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def _serve(settings: "ServerSettings", job_server: "JobServer", now: Callable[[str], None]) -> None:

@@ -11,6 +11,7 @@ from gearflow_cli import logs, options
 from gearflow_cli.errors import CliError, ExitCode, tell
 from gearflow_cli.help import Panel, variable
 from gearflow_cli.options import HttpAddress, LogLevel
+from gearflow_cli.process import raise_file_limit
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -101,6 +102,7 @@ def web(
         prefix=prefix,
     )
     logs.to_stderr(log_level.value, json=log_json)
+    raise_file_limit()
     with _listener(address) as listener:
         host = f"[{address.host}]" if ":" in address.host else address.host
         tell(f"the dashboard is at http://{host}:{listener.getsockname()[1]}{prefix}/")
@@ -186,9 +188,12 @@ def _listener(address: HttpAddress) -> socket.socket:
 def _serve(app: Any, listener: socket.socket, token_file: Path | None, tokens: "AccessTokens | None") -> None:
     import uvicorn
 
+    from gearflow.web.patience import PatientProtocol
+
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     config = uvicorn.Config(
         app,
+        http=PatientProtocol,
         log_config=None,
         access_log=False,
         proxy_headers=False,  # X-Forwarded-For must not look like the proxy's own address
