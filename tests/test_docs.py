@@ -35,6 +35,8 @@ from gearflow.client import SyncClient
 from gearflow.protocol import group_info, job_edits, jobs, limits, metrics, schedules, server_calls, workers
 from gearflow.protocol.envelope import Envelope
 from gearflow.server import JobServer, ServerSettings
+from gearflow.stores.postgres.schema import STEPS
+from gearflow.stores.sqlite.schema import version as file_version
 from gearflow.tasks.options import CallOptions
 from gearflow.worker import RunInfo, WorkerSettings
 from gearflow.worker.stats import RunOutcome
@@ -503,6 +505,13 @@ def test_the_python_reference_has_every_public_name(package: str) -> None:
     for name in module.__all__:
         assert name in listed, name
         assert getattr(import_module(listed[name]), name) is getattr(module, name), name
+
+
+def test_the_how_to_has_the_versions_of_what_is_kept() -> None:
+    page = (ROOT / "docs" / "how-to" / "run-the-server.md").read_text()
+    found = re.search(r"files of version (\d+), and tables of version (\d+)", page)
+    assert found is not None
+    assert [int(number) for number in found.groups()] == [file_version(), len(STEPS)]
 
 
 def test_the_states_of_a_job_are_those_of_the_broker() -> None:
