@@ -5,6 +5,7 @@ job or its unique as its value, and ``LabelCap`` limits the functions, limits an
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from hashlib import blake2b
 from itertools import accumulate
 from typing import Final, TypeVar
 
@@ -22,6 +23,9 @@ except ImportError as _error:  # pragma: no cover - tested in an interpreter of 
 
 MOST_NAMES: Final = 500
 """The default for the number of functions, limits or schedules that have series of their own."""
+
+LONGEST_NAME: Final = 200
+"""Characters of the value of a label."""
 
 OTHER: Final = "other"
 """The value of the label for all names beyond the limit."""
@@ -61,8 +65,20 @@ class LabelCap:
 
 
 def printable(name: str) -> str:
-    """A name as the value of a label, which must be UTF-8."""
-    return name.encode("utf-8", "backslashreplace").decode()
+    """A name as the value of a label, in which nothing steers the terminal of those who look at it.
+
+    Long names are cut, because each of them is in about seventy lines. A digest keeps them apart.
+    """
+    if not name.isprintable():
+        name = "".join(each if each.isprintable() or each == "\n" else _escape(each) for each in name)
+    if len(name) > LONGEST_NAME:
+        digest = blake2b(name.encode(), digest_size=4).hexdigest()
+        name = f"{name[: LONGEST_NAME - 9]}-{digest}"
+    return name
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape", "surrogatepass").decode()
 
 
 def add_histogram(family: HistogramMetricFamily, labels: Sequence[str], histogram: Histogram) -> None:

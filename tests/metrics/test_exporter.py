@@ -149,6 +149,16 @@ def test_a_name_cannot_break_the_page(name: str) -> None:
     assert sum(submitted) == 7
 
 
+def test_a_name_cannot_steer_a_terminal_or_make_a_page_huge() -> None:
+    names = ("\x1b]0;x\x07", "\u202e", "a" * 8000, "a" * 7999 + "b")
+    functions = tuple(FunctionMetrics(function=name, submitted=1) for name in names)
+    page = exported(ServerSample(Metrics(time=1, started=1, functions=functions)))
+    assert page.replace("\n", "").isprintable()
+    assert max(map(len, page.splitlines())) < 400
+    labels = {dict(labels)["function"] for name, labels in series(page) if name == "gearflow_workers"}
+    assert len(labels) == len(names)
+
+
 def test_a_server_that_does_not_count_has_only_what_there_is_now() -> None:
     page = exported(ServerSample(Metrics(time=1, started=0, functions=(RESIZE,)), has_counted=False))
     names = {name for name, _ in series(page)}
