@@ -142,6 +142,23 @@ def test_dead_letters_are_read_mended_and_run_again() -> None:
     ]
 
 
+def test_a_shop_is_watched_on_a_page_of_its_own_site_and_hides_the_card() -> None:
+    ended = 'gearflow_jobs_finished_total{function="shop.charge",outcome='
+    assert run("examples/watched.py").splitlines() == [
+        "EUR 700",
+        "EUR 700",
+        "NOK failed: 'NOK'",
+        'what operators see: {"amount": 7, "currency": "NOK", "card": "(redacted)"}',
+        f'{ended}"dead"}} 1.0',
+        f'{ended}"succeeded"}} 2.0',
+        "NOK after a replay in the dashboard: 63",
+        "span: POST /orders",
+        "span: send shop.charge below POST /orders",
+        "span: process shop.charge linked to send shop.charge",
+        "span: process shop.charge linked to send shop.charge",
+    ]
+
+
 def test_what_computes_holds_up_nobody_and_can_be_stopped() -> None:
     assert run("examples/cpu_bound.py").splitlines() == [
         "hello there",
