@@ -19,6 +19,9 @@ FOLDER: Final = ROOT / "docs" / "pictures"
 SIZE: Final[ViewportSize] = {"width": 1180, "height": 740}
 """Of a browser that takes pictures."""
 
+NARROW: Final[ViewportSize] = {"width": 390, "height": 740}
+"""Of the browser of a telephone."""
+
 VARIABLE: Final = "GEARFLOW_PICTURES"
 
 

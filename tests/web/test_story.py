@@ -65,6 +65,7 @@ def test_a_broken_deployment_is_found_repaired_and_made_up_for(
             assert (charge.succeeded, charge.dead, charge.retried) == (200, *[CUSTOMERS - LATE] * 2)
         with JobServer(port=port, data=data) as server:
             see_since_when_and_why(tab, url, shop.client)
+            see_it_on_a_telephone(open_tab(viewport=pictures.NARROW, color_scheme="dark"), url)
             pause(tab, url, shop.client)
             deploy(shop, broken=False)
             resume(tab, url, shop.client)
@@ -122,6 +123,13 @@ def see_since_when_and_why(tab: Page, url: str, client: SyncClient) -> None:
     expect(tab.locator(".traceback")).to_contain_text('raise KeyError("currency")')
     expect(tab.locator(".timeline li.bad")).to_have_count(4)
     pictures.take(tab, "job")
+
+
+def see_it_on_a_telephone(tab: Page, url: str) -> None:
+    """The same on a narrow screen, in the dark."""
+    tab.goto(url)
+    expect(tab.locator(".figure", has_text="Dead letters")).to_contain_text("3,001")
+    pictures.take(tab, "narrow-dark")
 
 
 def pause(tab: Page, url: str, client: SyncClient) -> None:
