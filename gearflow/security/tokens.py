@@ -14,6 +14,7 @@ Empty lines and lines that begin with ``#`` are ignored.
 import os
 import re
 import secrets
+import stat
 from pathlib import Path
 from typing import Final
 
@@ -114,6 +115,22 @@ def read_tokens(file: str | Path) -> Tokens:
         raise BadTokens(str(error)) from None
 
 
+def exposed(file: str | Path) -> str:
+    """How everybody on the machine can misuse the file of a server. Empty if they cannot.
+
+    A file of hashes may be read by everybody.
+    """
+    try:
+        mode, content = Path(file).stat().st_mode, _read(file, "the tokens")
+    except (OSError, ValueError):
+        return ""
+    if mode & stat.S_IWOTH:
+        return "everybody on this machine can change it, and so give themselves all rights"
+    if mode & stat.S_IROTH and any(HASHED not in line for line in _lines(content).values()):
+        return "everybody on this machine can read the tokens in it"
+    return ""
+
+
 def parse_tokens(content: str, file: str) -> Tokens:
     """The tokens in the content of such a file. ``file`` names it in errors. Raises ValueError."""
     lines = _lines(content)
@@ -176,9 +193,9 @@ def token_line(token: str, rights: Right = ALL, name: str = "") -> str:
 
 
 def _read(file: str | Path, what: str) -> str:
-    """The content of a file. Raises ValueError."""
+    """The content of a file, without the mark that some editors put before it. Raises ValueError."""
     try:
-        return Path(file).read_text(encoding="utf-8")
+        return Path(file).read_text(encoding="utf-8-sig")
     except OSError as error:
         reason = os.strerror(error.errno or 0).lower()
         raise ValueError(f"{what} in {file} cannot be read: {reason}") from error

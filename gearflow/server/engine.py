@@ -29,7 +29,7 @@ from gearflow.protocol.metrics import Metrics, MetricsRequest
 from gearflow.protocol.rights import Tokens
 from gearflow.runtime.log_bursts import BurstLog
 from gearflow.security.tls import BadCertificate, server_context
-from gearflow.security.tokens import BadTokens, read_tokens
+from gearflow.security.tokens import BadTokens, exposed, read_tokens
 from gearflow.server import admin, tls
 from gearflow.server.connection import NOT_GEARMAN, ServerConnection
 from gearflow.server.loading import FollowedPort, Loading
@@ -335,7 +335,11 @@ class Engine:
         """The tokens that are accepted. None means that none is needed. Raises BadTokens."""
         settings = self.settings
         if settings.token_file is not None:
-            return read_tokens(settings.token_file)
+            tokens = read_tokens(settings.token_file)
+            if reason := exposed(settings.token_file):
+                extra = {"file": str(settings.token_file), "reason": reason}
+                logger.warning("the file of tokens is open to others", extra=extra)
+            return tokens
         return Tokens.of(settings.token.get_secret_value().encode()) if settings.token is not None else None
 
     # -------------------------------------------------------------------------------------- connections

@@ -8,6 +8,7 @@ import pytest
 from gearflow.protocol.rights import ALL, NO_RIGHT, Grant, Right, Tokens, digest_of, read_rights, rights_text
 from gearflow.security.tokens import (
     BadTokens,
+    exposed,
     new_token,
     parse_tokens,
     read_token,
@@ -99,6 +100,32 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bytes").write_bytes(b"\xff")
     with pytest.raises(BadTokens, match="it is not UTF-8"):
         read_tokens(tmp_path / "bytes")
+
+
+def test_the_mark_that_some_editors_put_before_a_file_is_no_part_of_it(tmp_path: Path) -> None:
+    file = tmp_path / "tokens"
+    file.write_text(f"submit:{TOKEN}\n", encoding="utf-8-sig", newline="\r\n")
+    assert [grant.rights for grant in read_tokens(file)] == [Right.SUBMIT]
+    file.write_text(TOKEN, encoding="utf-8-sig")
+    assert read_token(file) == TOKEN
+
+
+@pytest.mark.parametrize(
+    ("mode", "line", "misuse"),
+    [
+        (0o600, TOKEN, ""),
+        (0o644, TOKEN, "can read the tokens"),
+        (0o644, token_line(TOKEN), ""),
+        (0o666, token_line(TOKEN), "can change it"),
+    ],
+)
+def test_a_file_that_everybody_can_misuse_is_known(tmp_path: Path, mode: int, line: str, misuse: str) -> None:
+    file = tmp_path / "tokens"
+    file.write_text(f"# the tokens\n{line}\n")
+    file.chmod(mode)
+    assert misuse in exposed(file)
+    assert bool(exposed(file)) == bool(misuse)
+    assert not exposed(tmp_path / "none")
 
 
 def test_a_client_reads_a_token_and_not_the_file_of_a_server(tmp_path: Path) -> None:

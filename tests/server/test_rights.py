@@ -147,6 +147,15 @@ def test_a_bad_new_file_is_logged_and_the_old_tokens_stay(
     assert vars(records[0])["reason"] == f"there is no token in {file}; make one with: gearflow token"
 
 
+def test_a_file_that_others_can_change_is_reported(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file.chmod(0o666)
+    with JobServer(port=0, token_file=file):
+        pass
+    (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert warning.getMessage() == "the file of tokens is open to others"
+    assert "can change it" in vars(warning)["reason"]
+
+
 def test_a_server_does_not_start_with_a_bad_file(tmp_path: Path) -> None:
     with pytest.raises(BadTokens, match="cannot be read: no such file or directory"):
         JobServer(port=0, token_file=tmp_path / "none").__enter__()

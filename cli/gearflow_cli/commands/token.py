@@ -87,7 +87,7 @@ def _append(file: Path, line: str) -> None:
     from gearflow.security.tokens import parse_tokens
 
     try:
-        content = file.read_text(encoding="utf-8") if file.exists() else ""
+        content = file.read_text(encoding="utf-8-sig") if file.exists() else ""
         start = "\n" if content and not content.endswith("\n") else ""
         parse_tokens(f"{content}{start}{line}", str(file))
     except ValueError as error:
