@@ -67,6 +67,10 @@ class LiveNumbers:
         """The first numbers that are larger."""
         return list(islice(self._numbers.after(number), limit))
 
+    def count_after(self, number: int) -> int:
+        """How many numbers are larger."""
+        return self._numbers.count_after(number)
+
     def forget(self, number: int) -> None:
         """The job of a number has ended."""
         if number in self._numbers:

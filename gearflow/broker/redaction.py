@@ -7,7 +7,7 @@ hold also while no worker is connected. ``*`` stands for the whole payload.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, cast
 
 from gearflow.broker.parser import Body
@@ -68,6 +68,11 @@ class Redaction:
                 self._set(function, value)
             changes.append(Setting(function, KIND, value))
         return changes
+
+    @property
+    def functions(self) -> Collection[bytes]:
+        """The functions whose payloads are not shown as they are."""
+        return self._fields.keys()
 
     def fields(self, function: bytes) -> frozenset[str]:
         """The fields of a function that are not shown."""

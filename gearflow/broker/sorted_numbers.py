@@ -77,6 +77,12 @@ class SortedNumbers:
             numbers = self._lists[index]
             yield from islice(numbers, bisect_right(numbers, number), None)
 
+    def count_after(self, number: int) -> int:
+        """How many numbers are larger."""
+        place = bisect_right(self._last, number)
+        lists = self._lists[place:]
+        return sum(map(len, lists)) - (bisect_right(lists[0], number) if lists else 0)
+
     def before(self, number: int) -> Iterator[int]:
         """The numbers that are smaller, the largest first."""
         place = bisect_left(self._last, number)

@@ -339,10 +339,8 @@ class EndPlace(NamedTuple):
 
 
 class EndedOf(NamedTuple):
-    """Jobs that have ended, the last one first: up to so many before a place. The answer is an ``EndedPage``.
-
-    The store looks at a limited number of jobs. So there may be fewer of them, and more behind.
-    """
+    """Jobs that have ended, the last one first: up to so many before a place. The answer is an ``EndedPage``,
+    which may have fewer of them and a ``next``, because the store looks at a limited number of jobs."""
 
     function: bytes | None  # None: of all
     outcomes: tuple[JobOutcome, ...]
@@ -360,10 +358,12 @@ class EndedEntry(NamedTuple):
 
 
 class EndedPage(NamedTuple):
-    """Jobs that have ended, and the place before which there may be more. None: these are all."""
+    """Jobs that have ended, at about how many the store has looked, and how many there are before that."""
 
     entries: Sequence[EndedEntry]
-    next: EndPlace | None
+    next: EndPlace | None  # None: these are all
+    looked: int
+    left: int | None  # None: the store does not know
 
 
 class PartsOf(NamedTuple):

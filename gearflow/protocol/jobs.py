@@ -92,6 +92,12 @@ class JobPage(Answer):
     """Pass this as ``after`` for the next page. Empty if this is the last page. A page may have fewer jobs
     than asked for, or none, because the server looks at a limited number of jobs for each page."""
 
+    searched: Annotated[int, Field(ge=0)] = 0
+    """About how many jobs the server has looked at for this page."""
+
+    left: Annotated[int, Field(ge=0)] | None = None
+    """About how many jobs the server has to look at for the pages that follow. None if it does not know."""
+
 
 class BulkRequest(JobFilter):
     """``gearflow:bulk``: act on all jobs that match. Answered with ``BulkDone``.

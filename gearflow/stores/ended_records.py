@@ -80,6 +80,11 @@ class EndedRecords:
                     break
         return next(iter(first.values())) if first else None
 
+    def count_before(self, place: int) -> int:
+        """About how many results there are before a place."""
+        first = max(next(iter(self._chunks)) << _BITS, 1)
+        return min(max(place - first, 0), len(self.places))
+
     def before(self, place: int | None, until: float | None) -> Iterator[tuple[int, JobRecord]]:
         """The results before a place, the last one first, with their places.
 

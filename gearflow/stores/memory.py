@@ -159,14 +159,14 @@ class MemoryStore:
     def ended_before(self, question: EndedOf) -> EndedPage:
         function, outcomes, before, until, limit = question
         entries: list[EndedEntry] = []
-        found = self._records.before(before.number if before else None, until)
+        found, looks = self._records.before(before.number if before else None, until), 0
         for looks, (each, record) in enumerate(found, 1):
             place = EndPlace(0.0, each)
             if record.outcome in outcomes and (function is None or record.function == function):
                 entries.append(EndedEntry(place, record, record.number in self._letters))
             if looks == _LOOKS or len(entries) == limit:
-                return EndedPage(entries, place)
-        return EndedPage(entries, None)
+                return EndedPage(entries, place, looks, self._records.count_before(each))
+        return EndedPage(entries, None, looks, 0)
 
     def parts(self, number: int, after: int, limit_bytes: int, limit: int = 64) -> list[tuple[int, Body]]:
         found: list[tuple[int, Body]] = []

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 from gearflow.broker.calls.call import TURN, BrokerParts, Wait
 from gearflow.broker.calls.results import ResultCalls
+from gearflow.broker.calls.sought_text import SEARCHED, SoughtText, beginning_of
 from gearflow.broker.functions import FunctionQueue
 from gearflow.broker.job import JobState, QueuedJob
 from gearflow.broker.parser import Body
@@ -24,6 +26,7 @@ from gearflow.broker.storage import (
     RecordOf,
     StoredJob,
 )
+from gearflow.broker.timers import Clock
 from gearflow.errors import StoreError
 from gearflow.protocol.jobs import ENDED, LIVE, JobFilter, ListedState
 
@@ -34,16 +37,19 @@ _FEW: Final = 2000
 """Jobs of the wanted states up to which all of them are gathered, instead of all jobs being looked at."""
 
 _SEARCHES: Final = 16
-"""Jobs whose texts are searched, or which the store has, before others get their turn."""
+"""Jobs that have ended which are looked at before others get their turn."""
 
-_SEARCH: Final = 9
-"""Looks that a search in a short text costs."""
+_STORED: Final = 8
+"""Live jobs whose payloads are read from the store before others get their turn."""
 
-_SEARCHED: Final = 1 << 16
-"""Bytes of a payload or an error that are searched."""
+_SEARCH: Final = 400
+"""Bytes in which a text is searched for at the cost of one look."""
 
 LOOKS: Final = 100_000
 """Looks at jobs for a page: some tens of milliseconds. To search a text costs more than one look."""
+
+PATIENCE: Final = 0.05
+"""Seconds after which a page ends, because others need the server as well or the store is slow."""
 
 _QUESTION: Final = 2000
 """Looks that a question to a local store counts as. It takes less than a millisecond."""
@@ -71,11 +77,18 @@ _ENDED: Final[dict[JobOutcome, ListedState]] = {
 }
 
 
-class Looks:
-    """How many looks at jobs a call may take. None means any number."""
+_WORKLOAD: Final[Callable[[QueuedJob], Body | int]] = attrgetter("workload")
+_UNIQUE: Final[Callable[[QueuedJob], bytes]] = attrgetter("unique")
+_FUNCTION: Final[Callable[[QueuedJob], FunctionQueue]] = attrgetter("function")
 
-    def __init__(self, limit: int | None) -> None:
+
+class Looks:
+    """How many looks at jobs a call may take. None means any number, and as much time as they need."""
+
+    def __init__(self, limit: int | None, clock: Clock) -> None:
         self._left = limit
+        self._clock = clock
+        self._end = clock.now + PATIENCE
 
     def take(self, count: int = 1) -> None:
         """So many were taken."""
@@ -85,7 +98,7 @@ class Looks:
     @property
     def are_over(self) -> bool:
         """Whether none is left."""
-        return self._left is not None and self._left <= 0
+        return self._left is not None and (self._left <= 0 or self._clock.now > self._end)
 
 
 class LiveFound(NamedTuple):
@@ -93,6 +106,8 @@ class LiveFound(NamedTuple):
 
     numbers: list[int]
     next: int | None
+    looked: int  # at so many jobs
+    left: int  # so many jobs follow
 
 
 class EndedJob(NamedTuple):
@@ -109,6 +124,8 @@ class EndedFound(NamedTuple):
 
     jobs: list[EndedJob]
     next: EndPlace | None
+    looked: int  # at about so many jobs
+    left: int | None  # about so many jobs follow, if that is known
 
 
 class LettersFound(NamedTuple):
@@ -116,6 +133,7 @@ class LettersFound(NamedTuple):
 
     letters: list[EndedJob]
     next: int | None
+    looked: int  # at so many letters
 
 
 class JobSelection:
@@ -126,11 +144,12 @@ class JobSelection:
         self.function = request.function.encode() if request.function is not None else None
         self.handle = request.handle.encode() if request.handle is not None else None
         self.error = _bare(request.error) if request.error is not None else None
-        self.text = request.text.casefold() if request.text else ""
+        self.text = SoughtText(request.text or "")
         self.since, self.until = request.since, request.until
-        self.live = {state for state, listed in _LISTED.items() if listed in states}
+        self.live = tuple(state for state, listed in _LISTED.items() if listed in states)
         if request.error is not None:
-            self.live.clear()
+            self.live = ()
+        self.has_no_values = self.function is None and self.since is None and self.until is None
         self.ended = states.intersection(ENDED)
         self.only_letters = self.ended <= _LETTERS
         self.outcomes = tuple(outcome for outcome in JobOutcome if self._may_be(outcome))
@@ -181,13 +200,13 @@ class JobSearch:
         """
         found: list[int] = []
         if not selection.live:
-            return LiveFound(found, None)
-        some, budget = (yield from self._few(selection)), Looks(looks)
+            return LiveFound(found, None, 0, 0)
+        some, budget = (yield from self._few(selection)), Looks(looks, self._core.clock)
         if selection.handle is not None:
             some = self._named(selection)
         if some is None:
             yield from self._update()
-        by_number = self._core.jobs.by_number
+        looked = 0
         while True:
             if some is None:
                 numbers = self._core.live.some_after(after, _SLICE)
@@ -195,18 +214,20 @@ class JobSearch:
                 start = bisect_right(some, after)
                 numbers = some[start : start + _SLICE]
             if not numbers:
-                return LiveFound(found, None)
-            for after in numbers:
-                job = by_number.get(after)
-                budget.take()
-                if job is None:
-                    self._core.live.forget(after)
-                elif self._is_selected(selection, job) and (
-                    not selection.text or (yield from self._has_text(selection, job, budget))
-                ):
-                    found.append(after)
-                if len(found) == limit or budget.are_over:
-                    return LiveFound(found, after)
+                return LiveFound(found, None, looked, 0)
+            jobs, after = self._selected(selection, numbers)
+            budget.take(len(numbers))
+            if selection.text and jobs:
+                jobs = yield from self._with_text(selection, jobs, budget)
+            found += [job.number for job in jobs]
+            is_full = limit is not None and len(found) >= limit
+            if is_full:
+                del found[limit:]
+                after = found[-1]
+            looked += bisect_right(numbers, after)
+            if is_full or budget.are_over:
+                left = self._core.live.count_after(after) if some is None else _count_after(some, after)
+                return LiveFound(found, after, looked, left)
             yield TURN
 
     def _named(self, selection: JobSelection) -> list[int]:
@@ -224,11 +245,36 @@ class JobSearch:
             yield TURN
 
     def _is_selected(self, selection: JobSelection, job: QueuedJob) -> bool:
-        if job.state not in selection.live or job.cancelled:
-            return False
+        return job.state in selection.live and not job.cancelled and self._has_values(selection, job)
+
+    def _has_values(self, selection: JobSelection, job: QueuedJob) -> bool:
+        """Whether a live job has the function and the time that are selected."""
         if selection.function is not None and job.function.name != selection.function:
             return False
         return selection.has_time(job.submitted + self._core.clock.offset)
+
+    def _selected(self, selection: JobSelection, numbers: list[int]) -> tuple[list[QueuedJob], int]:
+        """The jobs of some of these numbers that are selected but for a text, and the last of the numbers."""
+        found, states = [*map(self._core.jobs.by_number.get, numbers)], selection.live
+        if None in found:
+            for number, job in zip(numbers, found, strict=True):
+                if job is None:
+                    self._core.live.forget(number)
+        jobs = [
+            job
+            for job in found
+            if job is not None
+            and job.state in states
+            and ((details := job.details) is None or not details.cancelled)
+        ]
+        if not selection.has_no_values:
+            jobs = [job for job in jobs if self._has_values(selection, job)]
+        if selection.text:
+            stored = [place for place, job in enumerate(jobs) if isinstance(job.workload, int)]
+            if len(stored) > _STORED:
+                jobs = jobs[: stored[_STORED]]
+                return jobs, jobs[-1].number
+        return jobs, numbers[-1]
 
     def _few(self, selection: JobSelection) -> Generator[Wait, Any, list[int] | None]:
         """The numbers of all jobs that may be selected, if these are few among many."""
@@ -284,26 +330,27 @@ class JobSearch:
         """
         found: list[EndedJob] = []
         if not selection.ended & _LETTERS or not self._core.journal.exists:
-            return LettersFound(found, None)
-        budget = Looks(looks)
+            return LettersFound(found, None, 0)
+        budget = Looks(looks, self._core.clock)
         if selection.handle is not None:
             named = yield from self._named_ended(selection, budget)
-            return LettersFound([job for job in named if job.dead], None)
+            return LettersFound([job for job in named if job.dead], None, 1)
+        looked = 0
         while True:
             question = DeadOf(selection.function, before or 0, _SLICE, descending=True)
             letters: Sequence[JobRecord | DamagedEntry] = yield from self._parts.ask(question)
-            for letter in letters:
+            for looked, letter in enumerate(letters, looked + 1):  # noqa: B020  (it goes on)
                 before = letter.number
                 budget.take(_FETCHED // 10)
                 listed = yield from self._ended(selection, letter, True, budget)
                 if listed is not None:
                     found.append(EndedJob(letter, listed, dead=True))
                 if len(found) == limit or budget.are_over:
-                    return LettersFound(found, before)
+                    return LettersFound(found, before, looked)
                 if selection.text or not before % _SEARCHES:
                     yield TURN
             if len(letters) < _SLICE:
-                return LettersFound(found, None)
+                return LettersFound(found, None, looked)
 
     def _record_is_selected(self, selection: JobSelection, record: JobRecord | DamagedEntry) -> bool:
         if selection.function is not None and record.function != selection.function:
@@ -330,30 +377,34 @@ class JobSearch:
         """
         found: list[EndedJob] = []
         if not selection.outcomes or not self._core.journal.exists:
-            return EndedFound(found, None)
-        budget = Looks(looks)
+            return EndedFound(found, None, 0, 0)
+        budget = Looks(looks, self._core.clock)
         if selection.handle is not None:
-            return EndedFound((yield from self._named_ended(selection, budget)), None)
+            return EndedFound((yield from self._named_ended(selection, budget)), None, 1, 0)
         cost = _FAR_QUESTION if self._core.journal.shared else _QUESTION
+        looked = 0
         while True:
             question = EndedOf(selection.function, selection.outcomes, before, selection.until, _SLICE)
             page: EndedPage = yield from self._parts.ask(question)
             budget.take(cost)
             yield TURN
-            for place, record, dead in page.entries:
+            for index, (place, record, dead) in enumerate(page.entries, 1):
                 before = place
                 if _is_before(selection, record):
-                    return EndedFound(found, None)
+                    return EndedFound(found, None, looked + index, 0)
                 listed = yield from self._ended(selection, record, dead, budget)
                 if listed is not None:
                     found.append(EndedJob(record, listed, dead, place))
-                if len(found) == limit:
-                    return EndedFound(found, before)
+                if len(found) == limit or budget.are_over:
+                    part = page.looked * index // len(page.entries)
+                    left = None if page.left is None else page.left + page.looked - part
+                    return EndedFound(found, before, looked + part, left)
                 if selection.text or not place.number % _SEARCHES:
                     yield TURN
             before = page.next
+            looked += page.looked
             if before is None or budget.are_over:
-                return EndedFound(found, before)
+                return EndedFound(found, before, looked, page.left)
 
     def _named_ended(self, selection: JobSelection, looks: Looks) -> Generator[Wait, Any, list[EndedJob]]:
         """The ended job of the handle that is selected, if there is one."""
@@ -384,16 +435,45 @@ class JobSearch:
 
     # ----------------------------------------------------------------------------------------- texts
 
+    def _with_text(
+        self, selection: JobSelection, jobs: list[QueuedJob], looks: Looks
+    ) -> Generator[Wait, Any, list[QueuedJob]]:
+        """Those of some live jobs that have the text in their names or their payloads."""
+        found: list[QueuedJob] = []
+        for some in _portions(jobs):
+            if self._may_have_text(selection, some, looks):
+                for job in some:
+                    has = yield from self._has_text(selection, job, looks)
+                    found += [job] * has
+            yield TURN
+        return found
+
+    def _may_have_text(self, selection: JobSelection, jobs: list[QueuedJob], looks: Looks) -> bool:
+        """Whether one of some live jobs may have the text. If not, none has it."""
+        workloads = [*map(_WORKLOAD, jobs)]
+        begins = [workload for workload in workloads if isinstance(workload, bytes)]
+        if len(begins) < len(jobs) or max(map(len, begins)) > SEARCHED:
+            begins = [beginning_of(workload) for workload in workloads if not isinstance(workload, int)]
+            if len(begins) < len(jobs):
+                return True  # the store has the others
+        names = {function.name for function in {*map(_FUNCTION, jobs)}}
+        if not names.isdisjoint(self._parts.redaction.functions):
+            return True  # the text has to be searched for in what is shown
+        handles = self._core.handles
+        if selection.text.may_be_in_handle(handles.prefix):
+            names.update(handles.handle(job.number) for job in jobs)
+        texts = [*names, *map(_UNIQUE, jobs), *begins]
+        looks.take(sum(map(len, texts)) // _SEARCH)
+        return selection.text.may_be_in(texts)
+
     def _has_text(self, selection: JobSelection, job: QueuedJob, looks: Looks) -> Generator[Wait, Any, bool]:
         """Whether the text is in the names or the payload of a live job."""
-        looks.take(_SEARCH)
-        if not job.number % _SEARCHES or job.size > _SEARCHED // 16:
-            yield TURN
         if self._is_in_names(selection, job.number, job.function.name, job.unique):
             return True
         workload: Body | int | None = job.workload
-        if isinstance(workload, int):
-            workload = yield from self.payload(job.number, workload, looks)
+        if isinstance(workload, int) or job.size > SEARCHED // _STORED:
+            yield TURN
+            workload = yield from self.payload(job.number, job.workload, looks)
         return self._is_in(selection, job.function.name, workload, looks)
 
     def _ended_has_text(
@@ -403,7 +483,7 @@ class JobSearch:
             return True
         if isinstance(record, DamagedEntry):
             return False
-        if record.outcome >= JobOutcome.FAILED and _has(selection.text, record.body):
+        if record.outcome >= JobOutcome.FAILED and selection.text.is_in(record.body):
             return True
         if not dead:
             return False
@@ -411,16 +491,16 @@ class JobSearch:
         return self._is_in(selection, record.function, payload, looks)
 
     def _is_in_names(self, selection: JobSelection, number: int, function: bytes, unique: bytes) -> bool:
-        return _has(selection.text, b"\0".join((self._core.handles.handle(number), function, unique)))
+        return selection.text.is_in(b"\0".join((self._core.handles.handle(number), function, unique)))
 
     def _is_in(self, selection: JobSelection, function: bytes, payload: Body | None, looks: Looks) -> bool:
         if payload is None:
             return False
-        looks.take(min(len(payload), _SEARCHED) // 150)
+        looks.take(min(len(payload), SEARCHED) // _SEARCH)
         shown = self._parts.redaction.shown(function, payload)
         if shown is not None:
             looks.take(len(payload) // 20)
-        return _has(selection.text, payload if shown is None else shown.encode())
+        return selection.text.is_in(payload if shown is None else shown.encode())
 
     # -------------------------------------------------------------------------------------- payloads
 
@@ -453,6 +533,28 @@ class JobSearch:
         return (yield from self.payload(letter.number, head.workload, looks))
 
 
+def _count_after(numbers: list[int], number: int) -> int:
+    return len(numbers) - bisect_right(numbers, number)
+
+
+def _portions(jobs: list[QueuedJob]) -> Iterator[list[QueuedJob]]:
+    """The jobs in lists with payloads that are not larger than one that is searched."""
+    sizes = [0 if isinstance(workload, int) else len(workload) for workload in map(_WORKLOAD, jobs)]
+    if sum(sizes) <= SEARCHED:
+        yield jobs
+        return
+    portion: list[QueuedJob] = []
+    room = SEARCHED
+    for job, size in zip(jobs, sizes, strict=True):
+        portion.append(job)
+        room -= size
+        if room <= 0:
+            yield portion
+            portion, room = [], SEARCHED
+    if portion:
+        yield portion
+
+
 def _is_before(selection: JobSelection, record: JobRecord | DamagedEntry) -> bool:
     """Whether a job has ended so early that those before it are not selected."""
     since = selection.since
@@ -462,13 +564,3 @@ def _is_before(selection: JobSelection, record: JobRecord | DamagedEntry) -> boo
 def _bare(error: str) -> str:
     """The type of an error. Workers send those of Python without their module."""
     return error.removeprefix("builtins.")
-
-
-def _has(text: str, body: Body | int) -> bool:
-    """Whether a text is in the beginning of a body."""
-    if isinstance(body, int) or not len(body):
-        return False
-    begin = body if isinstance(body, bytes) and len(body) <= _SEARCHED else bytes(body[:_SEARCHED])
-    if text.isascii() and begin.isascii():
-        return text.encode() in begin.lower()
-    return text in begin.decode(errors="replace").casefold()

@@ -15,7 +15,7 @@ from gearflow.broker.calls.call import KNOWN, TURN, BrokerParts, CallFailed, Ser
 from gearflow.broker.calls.job_search import LOOKS, EndedJob, JobSearch, JobSelection
 from gearflow.broker.calls.results import ResultCalls
 from gearflow.broker.parser import Body
-from gearflow.broker.storage import EndPlace, JobRecord
+from gearflow.broker.storage import DeadTotal, EndedOf, EndedPage, EndPlace, JobRecord
 from gearflow.broker.watching import STATES
 from gearflow.protocol.jobs import JobsRequest, ListedJob, ListedState
 from gearflow.protocol.server_calls import JobInfo
@@ -54,6 +54,8 @@ class JobListCalls:
             cursor = yield from self._add_live(page, request, selection, begin)
         if cursor is not None and cursor.section != "live" and page.room:
             cursor = yield from self._add_all_ended(page, request, selection, cursor)
+        if cursor is not None and cursor.section == "live" and page.left is not None:
+            yield from self._add_left(page, selection)
         return page.pieces(cursor)
 
     def _add_live(
@@ -61,6 +63,7 @@ class JobListCalls:
     ) -> Generator[Wait, Any, Cursor | None]:
         """Add live jobs. Returns where the list goes on."""
         found = yield from self._search.live(selection, cursor.number, page.room, LOOKS)
+        page.searched, page.left = found.looked, found.left
         for number in found.numbers:
             job = self._search.find_live(selection, number)
             if job is None:
@@ -86,13 +89,17 @@ class JobListCalls:
         end: Cursor | None = None
         if cursor.section == "dead":
             letters = yield from self._search.letters(selection, cursor.number or None, page.room, LOOKS)
-            jobs = letters.letters
+            jobs, page.left = letters.letters, None
+            if not cursor.number and selection.function is None:
+                page.left = max((yield from self._parts.ask(DeadTotal())) - letters.looked, 0)
+            page.searched += letters.looked
             if letters.next is not None:
                 end = Cursor("dead", letters.next)
         else:
             before = EndPlace(cursor.time, cursor.number) if cursor.number else None
             found = yield from self._search.ended(selection, before, page.room, LOOKS)
-            jobs = found.jobs
+            jobs, page.left = found.jobs, found.left
+            page.searched += found.looked
             if found.next is not None:
                 end = Cursor("ended", found.next.number, found.next.time)
         for job in jobs:
@@ -102,6 +109,21 @@ class JobListCalls:
                     return Cursor("dead", job.record.number)
                 return Cursor("ended", job.place.number, job.place.time)
         return end
+
+    def _add_left(self, page: _Page, selection: JobSelection) -> Generator[Wait, Any, None]:
+        """Add those that have ended to the number of jobs that the server has to look at yet."""
+        journal = self._parts.core.journal
+        if not selection.ended or not journal.exists or page.left is None:
+            return
+        if journal.shared or not page.room:  # only long searches are worth the question
+            page.left = None
+            return
+        if selection.only_letters:
+            page.left += yield from self._parts.ask(DeadTotal())
+            return
+        question = EndedOf(selection.function, selection.outcomes, None, selection.until, 1)
+        ended: EndedPage = yield from self._parts.ask(question)
+        page.left = None if ended.left is None else page.left + ended.looked + ended.left
 
     def _add_ended(self, page: _Page, request: JobsRequest, ended: EndedJob) -> Generator[Wait, Any, None]:
         record, dead = ended.record, ended.dead
@@ -123,6 +145,8 @@ class _Page:
         self._limit = limit
         self._jobs: list[bytes] = []
         self._size = 0
+        self.searched = 0  # about so many jobs were looked at
+        self.left: int | None = 0  # about so many are to be looked at; None: that is not known
 
     @property
     def is_large(self) -> bool:
@@ -142,11 +166,12 @@ class _Page:
 
     def pieces(self, cursor: Cursor | None) -> list[bytes]:
         """The answer."""
-        end = b"]}"
+        left = json.dumps(0 if cursor is None else self.left)
+        end = f'],"searched":{self.searched},"left":{left}'
         if cursor is not None:
             time = f":{cursor.time!r}" if cursor.section == "ended" else ""
-            end = f'],"next":{json.dumps(f"{cursor.section}:{cursor.number}{time}")}}}'.encode()
-        return [b'{"jobs":[', b",".join(self._jobs), end]
+            end += f',"next":{json.dumps(f"{cursor.section}:{cursor.number}{time}")}'
+        return [b'{"jobs":[', b",".join(self._jobs), end.encode(), b"}"]
 
 
 def _read_cursor(text: str) -> Cursor:

@@ -205,8 +205,10 @@ def _ended(limit: int, rows: Rows) -> Answer:
         if wanted == b"\1":
             entries.append(EndedEntry(last, record, dead == b"\1"))
             if len(entries) == limit:
-                return EndedPage(entries, last)
-    return EndedPage(entries, last if rows and rows[-1][0] != b"\1" else None)
+                return EndedPage(entries, last, limit, None)
+    if rows and rows[-1][0] != b"\1":
+        return EndedPage(entries, last, _LOOKS, None)
+    return EndedPage(entries, None, len(entries), 0)
 
 
 def _parts(rows: Rows) -> Answer:

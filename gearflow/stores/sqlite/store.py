@@ -374,8 +374,9 @@ class SqliteStore:
             for each, record in found:
                 entries.append(EndedEntry(EndPlace(0.0, each), record, dead))
                 if len(entries) >= question.limit:
-                    return EndedPage(entries, EndPlace(0.0, each))
-        return EndedPage(entries, EndPlace(0.0, span.low) if span.low > span.first else None)
+                    return EndedPage(entries, EndPlace(0.0, each), span.top - each, each - span.first)
+        left = span.low - span.first
+        return EndedPage(entries, EndPlace(0.0, span.low) if left else None, span.top - span.low, left)
 
     def parts(self, number: int, after: int, limit_bytes: int, limit: int = 64) -> list[tuple[int, Body]]:
         found: list[tuple[int, Body]] = []
