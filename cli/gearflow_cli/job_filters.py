@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeAlias
 
 import typer
 
+from gearflow.quantities import counted
 from gearflow_cli import options, output, server_queries
 from gearflow_cli.errors import tell
 
@@ -132,10 +133,10 @@ def act_on_all(do: Act, select: "JobFilter", addresses: Sequence[str], *, yes: b
         if not number:
             output.write(f"no {what} matches")
             return
-        output.confirm(f"{_ASKED[do]} {_counted(number, what)} on {', '.join(expected)}?")
+        output.confirm(f"{_ASKED[do]} {counted(number, what)} on {', '.join(expected)}?")
     answers = server_queries.each(addresses, _Bulk(do, select, expected), _PATIENCE, once=once)
     for address, done in answers.given.items():
-        output.write(f"{address}: {_DONE[do]} {_counted(done.done, what)}")
+        output.write(f"{address}: {_DONE[do]} {counted(done.done, what)}")
         if done.left:
             tell(f"{address}: left {done.left} as they are: {_why_left(do)}")
     answers.require_all()
@@ -160,7 +161,3 @@ def _why_left(do: Act) -> str:
     if do == "cancel":
         return "they have ended or begun meanwhile"
     return "other jobs of the same unique wait or run, or they are damaged"
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"

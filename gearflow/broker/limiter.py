@@ -28,6 +28,7 @@ from gearflow.broker.storage import PENDING, Answer, JobOf, StoredJob
 from gearflow.broker.turns import Steps, Turns
 from gearflow.protocol.envelope import unwrap
 from gearflow.protocol.limits import limit_text
+from gearflow.quantities import duration
 
 if TYPE_CHECKING:
     from gearflow.broker.functions import FunctionQueue
@@ -549,15 +550,11 @@ def _why(bucket: Bucket, now: float) -> str:
     limit = bucket.limit
     if limit.is_rate and limit.spec is not None:
         text = limit_text(limit.spec.count, limit.spec.per)
-        return f"{_name(bucket)}: {text}, next in {_seconds(bucket.due_at() - now)}"
+        return f"{_name(bucket)}: {text}, next in {duration(bucket.due_at() - now)}"
     running = len(bucket.jobs)
     if limit.is_shared and not bucket.is_own:
         return f"{_name(bucket)}: {limit.count} at once at all servers, {running} here"
     return f"{_name(bucket)}: {running} of {bucket.capacity} {'runs' if running == 1 else 'run'}"
-
-
-def _seconds(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds >= 9.5 else f"{seconds:.1f} s"
 
 
 def key_at(payload: object, pointer: str) -> str:

@@ -11,6 +11,7 @@ from typing import Final, Literal, TypeAlias
 from gearflow.observe.checkup import Checkup
 from gearflow.protocol.histograms import percentile
 from gearflow.protocol.metrics import FunctionMetrics
+from gearflow.quantities import duration, size
 
 Severity: TypeAlias = Literal["error", "warning"]
 """``error``: jobs do not run, or may be lost. ``warning``: it works, and somebody should look."""
@@ -134,14 +135,14 @@ def _of_one(checkup: Checkup) -> Iterator[Finding]:
 def _connection(checkup: Checkup) -> Iterator[Finding]:
     view = checkup.view
     if view.round_trip is not None and view.round_trip > SLOW:
-        text = f"a question and its answer take {_seconds(view.round_trip)}"
+        text = f"a question and its answer take {duration(view.round_trip)}"
         remedy = "look at the network and at the load of its machine"
         yield Finding("warning", "round trip", view.address, text, remedy)
     doubt = (view.round_trip or 0.0) / 2
     if view.clock is not None and abs(view.clock) > OFF + doubt:
         severity: Severity = "error" if abs(view.clock) > FAR_OFF else "warning"
         which = "ahead of" if view.clock > 0 else "behind"
-        text = f"its clock is {_seconds(abs(view.clock))} {which} the clock here"
+        text = f"its clock is {duration(abs(view.clock))} {which} the clock here"
         yield Finding(
             severity, "clock", view.address, text, "synchronise both clocks, for example with chrony"
         )
@@ -185,7 +186,7 @@ def _store(checkup: Checkup) -> Iterator[Finding]:
         remedy = "check the disk; see gearflow dead list and gearflow server --recover"
         yield Finding("error", "store", view.address, text, remedy)
     if store.free is not None and store.room:
-        text = f"its disk has {_bytes(store.free)} left of {_bytes(store.room)}"
+        text = f"its disk has {size(store.free)} left of {size(store.room)}"
         remedy = "make room, lower --keep and --keep-dead, or move the folder of --data"
         if store.free < NO_ROOM:
             yield Finding("error", "disk", view.address, text, remedy)
@@ -193,7 +194,7 @@ def _store(checkup: Checkup) -> Iterator[Finding]:
             yield Finding("warning", "disk", view.address, text, remedy)
     slow = percentile(metrics.commits, 0.99)
     if slow is not None and slow > SLOW_COMMIT and sum(metrics.commits.counts) >= MANY:
-        text = f"one of a hundred commits takes {_seconds(slow)} or longer"
+        text = f"one of a hundred commits takes {duration(slow)} or longer"
         yield Finding(
             "warning", "store", view.address, text, "give its store a faster disk, or use --sync batch"
         )
@@ -204,7 +205,7 @@ def _group(checkup: Checkup) -> Iterator[Finding]:
     if group is None:
         return
     if group.oldest_snapshot is not None and group.oldest_snapshot > 3600:
-        text = f"a transaction of its database has lasted for {_seconds(group.oldest_snapshot)}"
+        text = f"a transaction of its database has lasted for {duration(group.oldest_snapshot)}"
         remedy = "end that transaction: as long as it lasts, a vacuum removes nothing"
         yield Finding("warning", "database", view.address, text, remedy)
     if group.dead_rows > max(100_000, 2 * group.jobs):
@@ -214,7 +215,7 @@ def _group(checkup: Checkup) -> Iterator[Finding]:
         )
     for standby in group.standbys:
         if standby.state != "streaming" or (standby.lag or 0.0) > BEHIND:
-            state, lag = standby.state or "away", _seconds(standby.lag or 0.0)
+            state, lag = standby.state or "away", duration(standby.lag or 0.0)
             text = f"the standby {standby.name} is {state}, and {lag} behind"
             yield Finding("warning", "replication", view.address, text, "look at the log of the standby")
 
@@ -239,7 +240,7 @@ def _function(checkup: Checkup, function: FunctionMetrics) -> Iterator[Finding]:
         remedy = f"see gearflow limit list -f {name}, then run gearflow limit resume"
         yield Finding("warning", "limits", view.address, text, remedy, name)
     elif waiting and not why and view.counted and age > BEHIND and not function.free:
-        text = f"the oldest job of {name} has waited for {_seconds(age)}, and all workers are busy"
+        text = f"the oldest job of {name} has waited for {duration(age)}, and all workers are busy"
         remedy = "start more workers, or give them more slots with --concurrency"
         yield Finding("warning", "functions", view.address, text, remedy, name)
     if function.dead and not function.retried and name not in checkup.retried:
@@ -267,7 +268,7 @@ def _sizes(checkup: Checkup) -> Iterator[Finding]:
     if metrics is not None and not metrics.fetched:
         for name, sizes in checkup.results.items():
             if len(sizes) >= MANY:
-                kept = f"{len(sizes):,} or more results of {name} are kept ({_bytes(sum(sizes))})"
+                kept = f"{len(sizes):,} or more results of {name} are kept ({size(sum(sizes))})"
                 text = f"{kept}, and none was fetched since the server started"
                 remedy = f"keep none: @task(keep=0), or gearflow policy set {name} --keep 0"
                 yield Finding("warning", "results", view.address, text, remedy, name)
@@ -278,22 +279,8 @@ def _sizes(checkup: Checkup) -> Iterator[Finding]:
         older, newer = sum(sizes[:half]) / half, sum(sizes[half:]) / (len(sizes) - half)
         remedy = "send a reference to the data, such as a key or a path, and not the data itself"
         if newer > 2 * older and newer > 16_384:
-            text = f"the payloads of {name} grow: from {_bytes(older)} to {_bytes(newer)} on average"
+            text = f"the payloads of {name} grow: from {size(older)} to {size(newer)} on average"
             yield Finding("warning", "payloads", view.address, text, remedy, name)
         elif newer > LARGE:
-            text = f"the payloads of {name} are large: {_bytes(newer)} on average"
+            text = f"the payloads of {name} are large: {size(newer)} on average"
             yield Finding("warning", "payloads", view.address, text, remedy, name)
-
-
-def _seconds(seconds: float) -> str:
-    if seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
-    return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
-
-
-def _bytes(size: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" or size >= 10 else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"

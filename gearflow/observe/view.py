@@ -11,6 +11,7 @@ from gearflow.protocol.metrics import FunctionMetrics, Metrics
 from gearflow.protocol.schedules import ScheduleInfo
 from gearflow.protocol.server_calls import ServerInfo
 from gearflow.protocol.workers import WorkerInfo
+from gearflow.quantities import duration
 
 ViewPart: TypeAlias = Literal["metrics", "workers", "limits", "schedules", "group"]
 """A part of a view that is asked for separately."""
@@ -62,7 +63,7 @@ class LimitTexts:
         if use.key is not None:
             return ""
         if limit.value.per is not None:
-            return f"{named}{limit.text}, next in {_seconds(limit.next)}" if limit.next is not None else ""
+            return f"{named}{limit.text}, next in {duration(limit.next)}" if limit.next is not None else ""
         full = limit.running >= limit.value.count
         return f"{named}{limit.running} of {limit.value.count} run" if full else ""
 
@@ -76,10 +77,6 @@ def _short(function: str, limit: str) -> str:
 
 def _key(key: str | None) -> str:
     return "a key of the caller" if key == "*" else str(key)
-
-
-def _seconds(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds >= 9.5 else f"{seconds:.1f} s"
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from gearflow.quantities import counted
 from gearflow.web import job_lists
-from gearflow.web.formatting import count
 from gearflow.web.guard import Refused
 from gearflow.web.job_lists import BulkAct, BulkResult
 from gearflow.web.job_selection import Selection
@@ -81,24 +81,24 @@ async def ask(visit: Visit, act: BulkAct, *, again: str = "") -> Rendered:
     words, client = _WORDS[act], await visit.client()
     fleet = (await visit.sample()).fleet
     where = job_lists.places(fleet, selection, job_lists.states_for(act, selection))
-    counted = await job_lists.count(client, where, selection)
-    some = await job_lists.list_jobs(client, where, selection, "") if counted.matched else job_lists.Listing()
-    numbers = {server: each.matched for server, each in counted.done.items() if each.matched}
+    found = await job_lists.count(client, where, selection)
+    some = await job_lists.list_jobs(client, where, selection, "") if found.matched else job_lists.Listing()
+    numbers = {server: each.matched for server, each in found.done.items() if each.matched}
     state = selection.state or words.state
-    title = f"{words.verb} {selection.in_words(counted.matched, state)}?"
+    title = f"{words.verb} {selection.in_words(found.matched, state)}?"
     return Rendered(
         "bulk.html",
-        title if counted.matched else "Nothing to do",
+        title if found.matched else "Nothing to do",
         {
             "fleet": fleet,
             "act": act,
             "words": words,
             "selection": selection,
-            "what": selection.in_words(counted.matched, state),
+            "what": selection.in_words(found.matched, state),
             "numbers": numbers,
             "fields": selection.values | {EXPECTED + server: str(each) for server, each in numbers.items()},
-            "matched": counted.matched,
-            "faults": counted.faults,
+            "matched": found.matched,
+            "faults": found.faults,
             "examples": some.jobs[:_SHOWN],
             "again": again,
             "to": visit.url(words.path, act=act),
@@ -150,7 +150,7 @@ def _sentence(words: _Words, selection: Selection, done: BulkResult) -> str:
     text = f"{words.done} {selection.in_words(done.changed, selection.state or words.state)}."
     if done.left:
         verb = "stays" if done.left == 1 else "stay"
-        text += f" {count(done.left, 'job')} {verb} as {'it is' if done.left == 1 else 'they are'}."
+        text += f" {counted(done.left, 'job')} {verb} as {'it is' if done.left == 1 else 'they are'}."
     return f"{text} {_faults(done)}".strip()
 
 

@@ -7,10 +7,9 @@ from typing import Final
 
 from markupsafe import Markup
 
+from gearflow import quantities
 from gearflow.protocol.uniques import is_fresh
-
-_UNITS: Final = (("d", 86400), ("h", 3600), ("min", 60))
-_SIZES: Final = ("B", "KiB", "MiB", "GiB", "TiB")
+from gearflow.quantities import counted
 
 NOTHING: Final = "\N{EN DASH}"
 """Stands where there is no figure."""
@@ -46,62 +45,22 @@ def finalized(value: object) -> object:
 
 def number(value: float | None) -> str:
     """``1,234`` or ``1.5``."""
-    if value is None:
-        return NOTHING
-    if value == int(value) or abs(value) >= 10:
-        return f"{value:,.0f}"
-    return f"{value:.1f}" if abs(value) >= 1 else f"{value:.2g}"
+    return NOTHING if value is None else quantities.number(value)
 
 
 def short(value: float | None) -> str:
     """At most five characters, such as ``12.3k``."""
-    if value is None:
-        return NOTHING
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
-        if abs(value) >= size:
-            scaled = value / (1e3 if unit == "k" else size)
-            return f"{scaled:.0f}{unit}" if scaled >= 100 else f"{scaled:.1f}{unit}"
-    return number(value)
+    return NOTHING if value is None else quantities.short_number(value)
 
 
 def duration(seconds: float | None) -> str:
     """``340 ms``, ``2.5 s``, ``3 min 20 s``, ``2 h 5 min``."""
-    if seconds is None:
-        return NOTHING
-    if seconds < 0.0005:
-        return "0 s" if seconds <= 0 else "< 1 ms"
-    if seconds < 0.9995:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 9.95:
-        return f"{seconds:.1f}".removesuffix(".0") + " s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    for index, (unit, size) in enumerate(_UNITS):
-        if whole >= size:
-            below, smaller = _UNITS[index + 1] if index + 1 < len(_UNITS) else ("s", 1)
-            rest = whole % size // smaller
-            return f"{whole // size} {unit}" + (f" {rest} {below}" if rest else "")
-    raise AssertionError("a minute is the smallest unit")
+    return NOTHING if seconds is None else quantities.duration(seconds)
 
 
-def size(value: float | None) -> str:
+def size(count: float | None) -> str:
     """``1.5 MiB``."""
-    if value is None:
-        return NOTHING
-    scaled, unit = float(value), _SIZES[0]
-    for unit in _SIZES:  # noqa: B007  (the last one tried)
-        if scaled < 1024:
-            break
-        scaled /= 1024
-    else:
-        scaled *= 1024
-    return f"{scaled:.0f} {unit}" if unit == "B" or scaled >= 100 else f"{scaled:.1f} {unit}"
-
-
-def count(value: float, noun: str, plural: str = "") -> str:
-    """``1 job``, ``2 jobs``."""
-    return f"{value:,.0f} {noun if value == 1 else plural or noun + 's'}"
+    return NOTHING if count is None else quantities.size(count)
 
 
 def chosen(unique: str) -> str:
@@ -154,7 +113,7 @@ FILTERS: Final = {
     "short": short,
     "duration": duration,
     "size": size,
-    "count": count,
+    "count": counted,
     "moment": moment,
     "ago": ago,
     "lasting": lasting,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final, cast, get_args
 
 from gearflow.protocol.jobs import ENDED, LIVE, JobFilter, ListedState
-from gearflow.web.formatting import count
+from gearflow.quantities import counted
 from gearflow.web.guard import Refused
 
 STATES: Final[tuple[ListedState, ...]] = get_args(ListedState)
@@ -115,7 +115,7 @@ class Selection:
     def in_words(self, number: int, state: str | None = None) -> str:
         """``3,000 dead letters of billing.charge with the error KeyError``."""
         noun, plural = _NOUNS[self.state if state is None else state]
-        parts = [count(number, noun, plural)]
+        parts = [counted(number, noun, plural)]
         if self.function:
             parts.append(f"of {self.function}")
         if self.error:

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 from gearflow.protocol.server_calls import JobInfo
-from gearflow.web.formatting import count, duration
+from gearflow.quantities import counted
+from gearflow.web.formatting import duration
 
 Mood: TypeAlias = Literal["", "good", "bad", "warn", "accent"]
 
@@ -57,7 +58,7 @@ def moments(job: JobInfo, now: float) -> list[Moment]:
     last = 0
     for run in job.runs:
         if run.attempt > last + 1:
-            found.append(Moment(f"{count(run.attempt - last - 1, 'run')} of which nothing is kept"))
+            found.append(Moment(f"{counted(run.attempt - last - 1, 'run')} of which nothing is kept"))
         last = run.attempt
         took = max(run.ended - run.started, 0.0)
         found.append(Moment(f"Run {run.attempt}", run.started, "bad", run.reason, run.worker, took))

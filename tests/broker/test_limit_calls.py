@@ -423,7 +423,7 @@ def test_a_job_says_when_a_rate_lets_it_start(world: Durable) -> None:
     first, second = client.submit(b"sync"), client.submit(b"sync")
     assert worker.grab() == first
     assert worker.grab() is None
-    assert why(world, second) == "shopify: 100/m, next in 0.6 s"
+    assert why(world, second) == "shopify: 100/m, next in 600 ms"
     (limit,) = listed(world, name="shopify").limits
     assert limit.next == pytest.approx(0.6)
     changes(world, {"action": "pause", "name": "shopify"})

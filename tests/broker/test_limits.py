@@ -188,7 +188,7 @@ def test_a_rate_lets_a_burst_start_and_then_one_in_each_interval() -> None:
     handles = submit(world, *[b""] * 6)
     worker = world.worker()
     assert list(grabs(worker)) == handles[:3]
-    assert world.why(handles[3]) == "slow: 10/s, next in 0.1 s"
+    assert world.why(handles[3]) == "slow: 10/s, next in 100 ms"
     assert worker(p.PreSleep()) == []
     world.pass_time(0.11)
     world.finish()

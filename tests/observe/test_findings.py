@@ -82,7 +82,7 @@ def test_servers_of_several_kinds_and_versions() -> None:
     ("changes", "severity", "check", "text"),
     [
         ({"round_trip": 0.3}, "warning", "round trip", "a question and its answer take 300 ms"),
-        ({"clock": -3.0}, "warning", "clock", "its clock is 3.0 s behind the clock here"),
+        ({"clock": -3.0}, "warning", "clock", "its clock is 3 s behind the clock here"),
         ({"clock": 180.0}, "error", "clock", "its clock is 3 min ahead of the clock here"),
         ({"faults": {"limits": "the disk"}}, "warning", "rights", "its limits cannot be seen: the disk"),
         (
@@ -108,25 +108,25 @@ def test_servers_of_several_kinds_and_versions() -> None:
             {"counted": {"store": StoreState(free=30 * GIB, room=1000 * GIB)}},
             "warning",
             "disk",
-            "its disk has 30 GiB left of 1000 GiB",
+            "its disk has 30 GiB left of 1,000 GiB",
         ),
         (
             {"counted": {"commits": Histogram(counts=(*[0] * 10, 200), sum=150.0)}},
             "warning",
             "store",
-            "one of a hundred commits takes 1.0 s or longer",
+            "one of a hundred commits takes 1 s or longer",
         ),
         (
             {"group": GroupInfo(group="g", servers=(), standbys=(Standby(name="b", state="catchup"),))},
             "warning",
             "replication",
-            "the standby b is catchup, and 0 ms behind",
+            "the standby b is catchup, and 0 s behind",
         ),
         (
             {"group": GroupInfo(group="g", servers=(), oldest_snapshot=7200.0)},
             "warning",
             "database",
-            "a transaction of its database has lasted for 120 min",
+            "a transaction of its database has lasted for 2 h",
         ),
         (
             {"group": GroupInfo(group="g", servers=(), dead_rows=1_000_000)},
@@ -151,7 +151,7 @@ def test_facts_about_a_server(changes: dict[str, Any], severity: str, check: str
         (
             {"workers": 1, "slots": 4, "oldest": 100.0},
             "warning",
-            "the oldest job of work has waited for 100.0 s, and all workers are busy",
+            "the oldest job of work has waited for 1 min 40 s, and all workers are busy",
         ),
     ],
 )
@@ -202,8 +202,8 @@ def test_results_that_nobody_fetches() -> None:
 @pytest.mark.parametrize(
     ("sizes", "text"),
     [
-        ([10_000] * 50 + [30_000] * 50, "the payloads of work grow: from 9.8 KiB to 29 KiB on average"),
-        ([2 << 20] * 100, "the payloads of work are large: 2.0 MiB on average"),
+        ([10_000] * 50 + [30_000] * 50, "the payloads of work grow: from 9.8 KiB to 29.3 KiB on average"),
+        ([2 << 20] * 100, "the payloads of work are large: 2 MiB on average"),
         ([10_000] * 50 + [19_000] * 50, ""),
         ([10] * 50 + [1_000] * 50, ""),
         ([10_000] * 10 + [90_000] * 10, ""),

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Self
 
 import typer
 
+from gearflow.quantities import counted
 from gearflow_cli import output
-from gearflow_cli.commands.pause import counted
 from gearflow_cli.errors import CliError, ExitCode, tell
 from gearflow_cli.options import how, where
 

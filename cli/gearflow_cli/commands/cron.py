@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from gearflow.quantities import counted
 from gearflow_cli import imports, options, output, server_queries
-from gearflow_cli.commands.pause import counted
 from gearflow_cli.errors import tell
 from gearflow_cli.help import HelpCommand, HelpGroup
 from gearflow_cli.options import secured

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
+from gearflow.quantities import counted, duration, size
 from gearflow_cli import options, output, server_queries
-from gearflow_cli.commands.pause import counted
 from gearflow_cli.commands.status import LimitView
 from gearflow_cli.text import printable
 
@@ -134,11 +134,11 @@ def _in_words(checkup: "Checkup") -> str:
         where = "a database" if info.group else "a file" if info.durable else "memory"
         parts.append(f"jobs live in {where}{sync}")
         if store is not None and store.free is not None:
-            parts.append(f"{store.free >> 20:,} MiB of disk left")
+            parts.append(f"{size(store.free)} of disk left")
     else:
         parts.append("its promises are not known")
     if view.round_trip is not None:
-        parts.append(f"answers in {view.round_trip * 1000:.1f} ms")
+        parts.append(f"round trip {duration(view.round_trip)}")
     if view.clock is not None:
         parts.append(f"clock {view.clock:+.3f} s")
     if checkup.certificate is not None:

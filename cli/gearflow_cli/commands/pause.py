@@ -1,5 +1,6 @@
 """``gearflow pause``, ``resume`` and ``purge``, for the waiting jobs of a function on each server."""
 
+from gearflow.quantities import counted
 from gearflow_cli import function_names, options, output, server_queries
 from gearflow_cli.commands.status import functions_of
 
@@ -62,8 +63,3 @@ def _pause(function: str, servers: list[str] | None, *, paused: bool) -> None:
         verb = "paused" if paused else "resumed"
         output.write_sentence(f"{address}: {verb} {name}; {counted(jobs, 'job')} waiting")
     answers.require_all()
-
-
-def counted(number: int, what: str) -> str:
-    """``1 job``, ``2 jobs``."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"

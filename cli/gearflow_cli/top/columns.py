@@ -9,14 +9,13 @@ from gearflow.protocol.histograms import Histogram
 from gearflow.protocol.metrics import FunctionMetrics
 from gearflow.protocol.server_calls import JobInfo
 from gearflow.protocol.workers import WorkerInfo
+from gearflow.quantities import short_duration, short_number
 from gearflow_cli import output
 from gearflow_cli.commands.workers import runs, state
 from gearflow_cli.top.model import Choices, TopPage
 
 NONE: Final = "-"
 """Stands for what a server does not tell."""
-
-_UNITS: Final = ((86400.0, "d"), (3600.0, "h"), (60.0, "m"))
 
 
 class ListedWorker(NamedTuple):
@@ -383,7 +382,7 @@ _SERVERS: Final[tuple[TopColumn[ServerView], ...]] = (
     _number("WAITING", 7, lambda v, _: count(_waiting(v)), lambda v, _: -_waiting(v)),
     _number("RUNNING", 7, lambda v, _: count(_running(v)), lambda v, _: -_running(v)),
     _number("CONNS", 6, lambda v, _: count(v.metrics.connections) if v.metrics else NONE, None, drop=3),
-    _number("ANSWERS IN", 10, lambda v, _: span(v.round_trip), lambda v, _: _largest(v.round_trip), drop=1),
+    _number("ROUND TRIP", 10, lambda v, _: span(v.round_trip), lambda v, _: _largest(v.round_trip), drop=1),
     _number("UP", 6, lambda v, _: span(_up(v)), None, drop=2),
     _words("STORE", 9, lambda v, _: (v.info.group or v.info.store) if v.info else NONE, drop=5),
 )
@@ -482,43 +481,14 @@ def _text(page: TopPage, item: RowItem) -> str:
 
 def count(number: int) -> str:
     """``812``, ``12,345``, ``1.23M``."""
-    if number < 1_000_000:
-        return f"{number:,}"
-    return f"{number / 1e6:.3g}M" if number < 1e9 else f"{number / 1e9:.3g}G"
+    return short_number(number, exact=1_000_000)
 
 
 def rate(number: float | None) -> str:
-    """``0``, ``0.02``, ``3.1``, ``812``, ``12.3k``."""
-    if number is None:
-        return NONE
-    if not number:
-        return "0"
-    if number < 0.005:
-        return "<.01"
-    if number < 0.995:
-        return f"{number:.2f}"
-    if number < 9.95:
-        return f"{number:.1f}"
-    if number < 9999.5:
-        return f"{number:,.0f}"
-    return f"{number / 1e3:.3g}k" if number < 999_500 else f"{number / 1e6:.3g}M"
+    """``0``, ``0.02``, ``3.1``, ``812``, ``12.3k``. A dash if it is not known."""
+    return NONE if number is None else short_number(number)
 
 
 def span(seconds: float | None) -> str:
-    """``0.4ms``, ``25ms``, ``3.2s``, ``42s``, ``5m10s``, ``3h05m``, ``2d04h``."""
-    if seconds is None:
-        return NONE
-    if seconds < 0.0095:
-        return f"{seconds * 1000:.1f}ms"
-    if seconds < 0.9995:
-        return f"{seconds * 1000:.0f}ms"
-    if seconds < 9.95:
-        return f"{seconds:.1f}s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    smaller = {"d": (3600, "h"), "h": (60, "m"), "m": (1, "s")}
-    size, unit = next((size, unit) for size, unit in _UNITS if whole >= size)
-    least, name = smaller[unit]
-    number, rest = divmod(whole, int(size))
-    return f"{number}{unit}" if number >= 100 else f"{number}{unit}{rest // least:02}{name}"
+    """``25ms``, ``3.2s``, ``5m10s``. A dash if it is not known."""
+    return NONE if seconds is None else short_duration(seconds)

@@ -79,7 +79,7 @@ def _worker(each: ListedWorker) -> list[str]:
 def _server(view: ServerView) -> list[str]:
     info, metrics = view.info, view.metrics
     rows = [("address", view.address), ("kind", view.kind), ("version", view.version), ("error", view.error)]
-    rows += [("answers in", span(view.round_trip))]
+    rows += [("round trip", span(view.round_trip))]
     if view.clock is not None:
         rows.append(("clock", f"{view.clock:+.3f} s from the one here"))
     if info is not None:

@@ -26,7 +26,7 @@ from gearflow.observe import (
     targets,
 )
 from gearflow.protocol.jobs import JOBS, LIVE, JobFilter
-from gearflow_cli.commands.pause import counted
+from gearflow.quantities import counted
 from gearflow_cli.top.columns import KnownJob, ListedWorker, Seen
 from gearflow_cli.top.details import describe, title_of
 from gearflow_cli.top.frame import frame, selected

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Final
 
 from gearflow.observe import pause_function, purge_function
-from gearflow.web.formatting import count
+from gearflow.quantities import counted
 from gearflow.web.function_rows import FunctionRow, row, rows
 from gearflow.web.guard import Refused
 from gearflow.web.history_plots import SPANS, history_plots, span_of
@@ -99,7 +99,7 @@ async def purge(visit: Visit) -> Acted:
     """Cancel the waiting and the delayed jobs of a function."""
     name, sample = visit.params["name"], await visit.sample()
     done = await purge_function(await visit.client(), sample.fleet.servers, name, server=visit.server())
-    return Acted(f"Cancelled {count(sum(done.values()), 'job')} of {name}.", visit.back("/functions"))
+    return Acted(f"Cancelled {counted(sum(done.values()), 'job')} of {name}.", visit.back("/functions"))
 
 
 async def _pause(visit: Visit, *, paused: bool) -> Acted:
@@ -108,7 +108,7 @@ async def _pause(visit: Visit, *, paused: bool) -> Acted:
         await visit.client(), sample.fleet.servers, name, paused, server=visit.server()
     )
     verb = "Paused" if paused else "Resumed"
-    waiting = count(sum(done.values()), "job")
+    waiting = counted(sum(done.values()), "job")
     verb_of_jobs = "waits" if sum(done.values()) == 1 else "wait"
     return Acted(f"{verb} {name}. {waiting} {verb_of_jobs}.", visit.back("/functions"))
 

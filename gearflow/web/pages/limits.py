@@ -4,7 +4,8 @@ from typing import Literal, NamedTuple
 
 from gearflow.client.operate import change_limits
 from gearflow.protocol.limits import LimitInfo, LimitRequest
-from gearflow.web.formatting import count, duration
+from gearflow.quantities import counted
+from gearflow.web.formatting import duration
 from gearflow.web.guard import Refused
 from gearflow.web.sections import Acted, Rendered, Section
 from gearflow.web.visit import Visit
@@ -34,7 +35,7 @@ class LimitRow(NamedTuple):
             return "paused, starts nothing"
         if value is None:
             return "nothing declares it any more"
-        by_key = f" over {count(limit.keys, 'key')}" if limit.keys else ""
+        by_key = f" over {counted(limit.keys, 'key')}" if limit.keys else ""
         if value.per is None:
             return (
                 f"{limit.running:,} running{by_key}"

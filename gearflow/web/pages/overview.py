@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from gearflow.web.formatting import count, duration
+from gearflow.quantities import counted
+from gearflow.web.formatting import duration
 from gearflow.web.function_rows import FunctionRow, rows, total
 from gearflow.web.history_plots import SPANS, history_plots, span_of
 from gearflow.web.sampler import Sample
@@ -96,11 +97,11 @@ def _of_functions(rows: list[FunctionRow]) -> Iterator[Concern]:
     for row in rows:
         if row.waiting and not row.now.workers:
             yield Concern(
-                "bad", row.name, f"has {count(row.waiting, 'waiting job')} and no worker.", "/functions"
+                "bad", row.name, f"has {counted(row.waiting, 'waiting job')} and no worker.", "/functions"
             )
         elif row.waiting and row.now.paused:
             yield Concern(
-                "warn", row.name, f"is paused with {count(row.waiting, 'waiting job')}.", "/functions"
+                "warn", row.name, f"is paused with {counted(row.waiting, 'waiting job')}.", "/functions"
             )
         elif row.now.oldest is not None and row.now.oldest > OLD:
             reason = f" ({row.why})" if row.why else ""
@@ -116,5 +117,5 @@ def _of_limits(sample: Sample) -> Iterator[Concern]:
     for view in sample.stores:
         for limit in view.limits.limits if view.limits is not None else ():
             if limit.paused:
-                waiting = f" with {count(limit.waiting, 'waiting job')}" if limit.waiting else ""
+                waiting = f" with {counted(limit.waiting, 'waiting job')}" if limit.waiting else ""
                 yield Concern("warn", limit.name, f"is a limit that is paused{waiting}.", "/limits")

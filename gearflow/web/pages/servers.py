@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from gearflow.observe import ServerView, percentile
-from gearflow.web.formatting import NOTHING, ago, count, duration, number, size
+from gearflow.quantities import counted
+from gearflow.web.formatting import NOTHING, ago, duration, number, size
 from gearflow.web.sections import Rendered, Section
 from gearflow.web.visit import Visit
 
@@ -67,7 +68,7 @@ def promises(view: ServerView) -> Iterator[str]:
     else:
         yield "Jobs are in memory, and are lost when the server stops."
     if info.max_deaths is not None:
-        yield f"A job of which {count(info.max_deaths, 'worker')} died becomes a dead letter."
+        yield f"A job of which {counted(info.max_deaths, 'worker')} died becomes a dead letter."
     yield f"Results of background jobs are kept for {duration(info.keep)} by default."
 
 

@@ -8,7 +8,7 @@ from typing import Final
 from gearflow.client.operate import quiet as make_quiet
 from gearflow.observe import FleetView, ServerView
 from gearflow.protocol.workers import QUIET, WorkerInfo
-from gearflow.web.formatting import count
+from gearflow.quantities import counted
 from gearflow.web.guard import Refused
 from gearflow.web.sections import Acted, Rendered, Section
 from gearflow.web.visit import Visit
@@ -80,7 +80,7 @@ async def workers(visit: Visit) -> Rendered:
 async def quiet(visit: Visit) -> Acted:
     """Give the worker no more jobs."""
     running = await _set_quiet(visit, quiet=True)
-    rest = f" It ends {count(running, 'job')} first." if running else ""
+    rest = f" It ends {counted(running, 'job')} first." if running else ""
     return Acted(f"{_name(visit)} gets no more jobs.{rest}", visit.back("/workers"))
 
 
