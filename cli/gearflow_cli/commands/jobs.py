@@ -62,10 +62,11 @@ def jobs(
     wide: options.Wide = False,
     as_json: options.Json = False,
 ) -> None:
-    """List the jobs of job servers. Those that run, wait or are delayed come before those that have ended.
+    """List jobs by state, function, text and time. Cancel, replay or purge all that match.
 
-    --cancel, --replay and --purge act on all jobs that match, however many are shown, after a question with
-    their number. With --json there is one object a line.
+    Jobs that run, wait or are delayed come before those that have ended. --cancel, --replay and --purge act
+    on all jobs that match, however many are shown, after a question with their number. With --json
+    there is one object a line.
 
     Examples:
       gearflow jobs --state waiting,running -f send_invoice

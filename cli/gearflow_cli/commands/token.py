@@ -17,7 +17,7 @@ def token(
     rights: Annotated[
         str,
         argument(
-            Panel.WHAT,
+            Panel.HOW,
             "RIGHTS",
             "What the token allows: view, submit, work, operate or all, or several with commas between them.",
         ),

@@ -85,11 +85,14 @@ def web(
     log_level: options.Level = LogLevel.INFO,
     log_json: options.LogJson = False,
 ) -> None:
-    """Show job servers in a browser: their functions, jobs, workers and schedules. Also serves /metrics.
+    """Show functions, jobs, workers and servers in a browser, and act on them. Also serves /metrics.
+
+    By default it is at http://127.0.0.1:8730/, where everybody on this machine may act. On another address
+    it starts only with --access-token-file or --trust-header.
 
     Examples:
-      gearflow web
-      gearflow web -s a.example.com -s b.example.com --read-only
+      gearflow web -s a.example.com -s b.example.com
+      gearflow web --listen 10.0.0.7:8730 --access-token-file access-tokens
     """
     address = options.http_address(listen) if isinstance(listen, str) else listen
     tokens, allow = _allow(address, access_token_file, trust_header, trust_proxy, operators)

@@ -31,7 +31,7 @@ def workers(
     wide: options.Wide = False,
     as_json: options.Json = False,
 ) -> None:
-    """List the workers of job servers, and what each of them runs.
+    """List workers with what each of them runs. Make one quiet, or resume it.
 
     A worker is a connection that offers functions, also one of a program in another language. A quiet worker
     ends what it runs and gets no more jobs, until you resume it or it connects again. Only gearflow's servers
