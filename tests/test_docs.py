@@ -31,9 +31,11 @@ from pydantic import BaseModel
 
 import gearflow.errors
 from gearflow.broker.job import TRANSITIONS
+from gearflow.broker.rights import FUNCTIONS as RIGHTS
 from gearflow.client import SyncClient
 from gearflow.protocol import group_info, job_edits, jobs, limits, metrics, schedules, server_calls, workers
 from gearflow.protocol.envelope import Envelope
+from gearflow.protocol.rights import Right
 from gearflow.server import JobServer, ServerSettings
 from gearflow.stores.postgres.schema import STEPS
 from gearflow.stores.sqlite.schema import version as file_version
@@ -315,6 +317,27 @@ def test_the_reference_has_every_reserved_function() -> None:
     assert sorted(re.findall(r"^## (gearflow:\w+)$", page, re.MULTILINE)) == sorted(info.functions)
     listed = re.findall(r"^\| \[`(gearflow:\w+)`\]", page, re.MULTILINE)
     assert sorted(listed) == sorted(info.functions)
+
+
+def test_the_table_of_rights_is_that_of_the_broker() -> None:
+    columns = (Right.VIEW, Right.SUBMIT, Right.WORK, Right.OPERATE)
+    named: set[bytes] = set()
+    for what, *cells in re.findall(
+        r"^\| ([^|]*`gearflow:[^|]*) \|(.*?)\|(.*?)\|(.*?)\|(.*?)\|$",
+        section(reference("server"), "## Rights"),
+        re.MULTILINE,
+    ):
+        allowed = {right for right, cell in zip(columns, cells, strict=True) if cell.strip() == "yes"}
+        functions = [name.encode() for name in _code(what) if name.startswith("gearflow:")]
+        named.update(functions)
+        if not re.search(r" with | about | actions ", what):  # else the request decides
+            for name in functions:
+                assert allowed == {each for each in columns if RIGHTS[name] & _included(each)}, name
+    assert named == set(RIGHTS)
+
+
+def _included(right: Right) -> Right:
+    return right | Right.VIEW if right is Right.OPERATE else right
 
 
 def test_the_reference_has_every_fault_and_every_state() -> None:
