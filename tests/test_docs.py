@@ -549,6 +549,15 @@ def test_the_code_map_has_every_folder() -> None:
     assert sorted(_mapped(section(page, "## Code map"))) == sorted(_folders())
 
 
+def test_the_modules_that_are_named_exist() -> None:
+    for page in (ROOT / "docs" / "explanation").glob("*.md"):
+        for name in _code(_FENCED.sub("", page.read_text())):
+            package = name.partition("/")[0]
+            if re.fullmatch(r"[a-z_]+(/[a-z_]+)+(\.py|/)?", name) and (ROOT / "gearflow" / package).is_dir():
+                module = ROOT / "gearflow" / name.removesuffix(".py")
+                assert module.is_dir() or module.with_suffix(".py").exists(), f"{page.name}: {name}"
+
+
 def _mapped(text: str) -> Iterator[str]:
     """The paths of the folders in a listing that is indented by folder."""
     parents: list[tuple[int, str]] = []
