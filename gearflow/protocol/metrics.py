@@ -47,7 +47,8 @@ class FunctionMetrics(Answer):
     """New jobs that were accepted. Dead letters that are replayed and ticks of schedules count, too."""
 
     joined: int = 0
-    """Submissions that joined a live job with the same unique. They are not in ``submitted``."""
+    """Submissions that joined a live job with the same unique, or took its place. They are not in
+    ``submitted``."""
 
     restored: int = 0
     """Jobs that the server found in its store when it started, or took over from another server."""

@@ -146,6 +146,20 @@ def test_submissions_that_join_a_job_are_counted_apart(world: Durable) -> None:
     assert (counted(world).submitted, counted(world).joined) == (1, 2)
 
 
+def test_submissions_that_take_the_place_of_a_job_have_joined_it(world: Durable) -> None:
+    client = world.peer()
+    request = b'{"function": "work", "unique": "u", "detached": true, "debounce": 5}'
+    for _ in range(3):
+        client(p.SubmitJob(api.SUBMIT, b"", request + b"\nx"))
+        world.work()
+    found = counted(world)
+    assert (found.submitted, found.joined, found.delayed) == (1, 2, 1)
+    world.disk.full = True
+    client(p.SubmitJob(api.SUBMIT, b"", request + b"\nx"))
+    world.work()
+    assert counted(world).joined == 2
+
+
 def test_a_run_that_fails_under_a_policy_is_retried_and_its_wait_begins_when_it_is_due(
     world: Durable,
 ) -> None:

@@ -80,6 +80,7 @@ class Debounce:
                 raise CallFailed("gearflow:uncertain", f"the job may have been stored: {error}")
             if job.workload is payload and len(payload) > INLINE and job.state is JobState.DELAYED:
                 job.workload = len(payload)  # the store has it
+        job.function.counts.joined += 1
         return api.Submitted(handle=core.handles.handle(job.number).decode())
 
     def _free(self, job: QueuedJob) -> Steps:
