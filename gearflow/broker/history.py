@@ -33,6 +33,9 @@ DAY: Final = 24 * 60
 LINES: Final = 50
 """Functions that have a line of their own in a minute: the busiest ones."""
 
+_UNREADABLE: Final = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
+"""What it leads to if a minute is damaged, or of another version. It is not shown then."""
+
 _SLICE: Final = 50
 """Functions or minutes that are looked at before others get their turn."""
 
@@ -111,7 +114,7 @@ class History:
         for setting in settings:
             try:
                 minute = int(json.loads(setting.value)[0])
-            except (ValueError, LookupError, TypeError):  # of another version
+            except _UNREADABLE:
                 continue
             known = self._ring.get(minute % DAY)
             if known is None or known[0] < minute:
@@ -164,7 +167,8 @@ class History:
         before = self._ring.get(place)
         if before is not None and before[0] == minute:
             for name, line in _lines(before[1]).items():
-                lines[name] = lines[name].continues(line) if name in lines else line
+                if _shown(line) is not None:
+                    lines[name] = lines[name].continues(line) if name in lines else line
         content = {name: line.to_json() for name, line in lines.items()}
         value = json.dumps([minute, content], ensure_ascii=False, separators=(",", ":")).encode()
         self._ring[place] = minute, value
@@ -183,7 +187,8 @@ class History:
             if last - DAY <= minute <= last:
                 lines = _lines(value)
                 shown = {name: _shown(lines[name]) for name in names if name in lines}
-                found.append(Minute(at=minute * MINUTE, functions=shown))
+                readable = {name: line for name, line in shown.items() if line is not None}
+                found.append(Minute(at=minute * MINUTE, functions=readable))
             if not place % _SLICE:
                 yield
         return tuple(found)
@@ -193,18 +198,22 @@ def _lines(value: bytes) -> dict[str, MinuteLine]:
     """The lines of a minute."""
     try:
         return {name: line_of(line) for name, line in json.loads(value)[1].items()}
-    except (ValueError, LookupError, TypeError, AttributeError):  # of another version
+    except _UNREADABLE:
         return {}
 
 
-def _shown(line: MinuteLine) -> MinuteOf:
+def _shown(line: MinuteLine) -> MinuteOf | None:
+    """A line as it is shown. None if it cannot be read."""
     tally = line.tally
-    numbers: dict[str, int] = dict(zip(TALLIED, tally.numbers, strict=True))
-    return MinuteOf(
-        **numbers,
-        waiting=line.waiting,
-        running=line.running,
-        oldest=line.oldest,
-        wait=tuple(tally.wait),
-        run=tuple(tally.run),
-    )
+    try:
+        numbers: dict[str, int] = dict(zip(TALLIED, tally.numbers, strict=True))
+        return MinuteOf(
+            **numbers,
+            waiting=line.waiting,
+            running=line.running,
+            oldest=line.oldest,
+            wait=tuple(tally.wait),
+            run=tuple(tally.run),
+        )
+    except _UNREADABLE:
+        return None

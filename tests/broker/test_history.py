@@ -166,8 +166,20 @@ def test_jobs_of_an_earlier_server_are_no_submissions_of_a_minute(world: Lived) 
     assert second.functions[ALL].waiting == 1
 
 
-@pytest.mark.parametrize("value", [b"{}", b"[]", b"\xff", b'["a"]', b'[10000, {"": [1]}]', b"[10000, 3]"])
-def test_a_minute_of_another_version_is_no_obstacle(value: bytes) -> None:
+NUMBERS = "1,1,1,1,1,1,1,1"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(b"{}", b"[]", b"\xff", b'["a"]', b'[10000, {"": [1]}]', b"[10000, 3]"),
+        *(b"[1e999]", b"[" * 3000 + b"]" * 3000),
+        f'[10000, {{"": [{NUMBERS.replace("1", "true")},1,1,null,[1],[1]]}}]'.encode(),
+        f'[10000, {{"": [{NUMBERS},1,1,null,"ab",[1]]}}]'.encode(),
+        f'[10000, {{"": [{NUMBERS},1,1,null,[1],null]}}]'.encode(),
+    ],
+)
+def test_a_minute_that_is_damaged_or_of_another_version_is_no_obstacle(value: bytes) -> None:
     disk = Disk()
     disk.write([Setting(b"7", HISTORY, value)])
     world = Lived(disk)
