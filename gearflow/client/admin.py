@@ -3,7 +3,7 @@
 import re
 import ssl
 from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import anyio
 
@@ -26,8 +26,10 @@ from gearflow.protocol.admin import (
 from gearflow.protocol.constants import TLS_REQUIRED, UNAUTHORIZED
 from gearflow.security.tls import TLS, Security
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from gearflow.client.client import Client
 
+T = TypeVar("T")
 
 _MAX_TABLE: Final = 256 << 20
 """Bytes in the answer to a command. A table of a million functions has 30 MiB."""
@@ -170,6 +172,12 @@ def _word(name: bytes) -> bytes:
     if not name or any(character in name for character in b" \t\r\n"):
         raise LocalProtocolError(f"{name!r} cannot be said in a text command: it is empty or contains blanks")
     return name
+
+
+def admin_of(client: "Client", server: str | ServerAddress, *, timeout: float = 5.0) -> Admin:
+    """An ``Admin`` for a server that uses TLS and the token as a client does."""
+    security = client.security
+    return Admin(server, timeout=timeout, tls=security.tls or False, token=security.token)
 
 
 class SyncAdmin:

@@ -176,7 +176,7 @@ class ClientSchedules:
         spec = schedule_of(name, task, schedule, args)
         home = _order(await _places(self._client), name)[0]
         request = ScheduleRequest(do="put", schedules=(spec,))
-        await _change(self._client, request, ScheduleChanges, home.server)
+        await change_schedule(self._client, request, ScheduleChanges, home.server)
 
     async def list(self, *, function: str | None = None, origin: str | None = None) -> Infos:
         """Return the schedules of all servers, sorted by name.
@@ -208,7 +208,7 @@ class ClientSchedules:
         """Make a job of a schedule now, and return its handle."""
         server, info = await self._find(name)
         request = ScheduleRequest(do="trigger", name=info.schedule.name)
-        return JobHandle((await _change(self._client, request, ScheduledJobs, server)).handle, server)
+        return JobHandle((await change_schedule(self._client, request, ScheduledJobs, server)).handle, server)
 
     async def backfill(self, name: str, start: datetime, end: datetime | None = None) -> ScheduledJobs:
         """Make the jobs of the ticks from ``start`` to ``end``, and return their number.
@@ -233,7 +233,7 @@ class ClientSchedules:
             since=start.timestamp(),
             until=None if end is None else end.timestamp(),
         )
-        return await _change(self._client, request, ScheduledJobs, server)
+        return await change_schedule(self._client, request, ScheduledJobs, server)
 
     async def delete(self, name: str) -> None:
         """Delete a schedule. Jobs that it has made stay."""
@@ -241,7 +241,9 @@ class ClientSchedules:
 
     async def _act(self, name: str, do: Any, answer: type[M]) -> M:
         server, info = await self._find(name)
-        return await _change(self._client, ScheduleRequest(do=do, name=info.schedule.name), answer, server)
+        return await change_schedule(
+            self._client, ScheduleRequest(do=do, name=info.schedule.name), answer, server
+        )
 
     async def _find(self, name: str, times: int = 1) -> tuple[ServerAddress, ScheduleInfo]:
         """A schedule and its server. The server that the name hashes to is asked first."""
@@ -261,7 +263,9 @@ class ClientSchedules:
     ) -> tuple[ServerAddress, ScheduleInfo] | None:
         for place in places:
             with suppress(UnknownJob):  # how a server says that it has no such schedule
-                answer = await _show(self._client, SchedulesRequest(name=name, times=times), place.server)
+                answer = await show_schedules(
+                    self._client, SchedulesRequest(name=name, times=times), place.server
+                )
                 return place.server, answer.schedules[0]
         return None
 
@@ -323,7 +327,7 @@ async def _apply(
             others=tuple(sorted(names - {spec.name for spec in part})) if prunes else (),
             dry_run=dry_run,
         )
-        answers.append(await _change(client, request, ScheduleChanges, server))
+        answers.append(await change_schedule(client, request, ScheduleChanges, server))
     return ScheduleChanges(
         created=tuple(name for answer in answers for name in answer.created),
         changed=tuple(name for answer in answers for name in answer.changed),
@@ -332,14 +336,20 @@ async def _apply(
     )
 
 
-async def _change(client: "Client", request: ScheduleRequest, answer: type[M], server: ServerAddress) -> M:
+async def change_schedule(
+    client: "Client", request: ScheduleRequest, answer: type[M], server: ServerAddress | str
+) -> M:
+    """Change a schedule of one server. Jobs that this makes are part of the trace that is current."""
     if request.do in _TRACED and (trace := current_trace()) is not None:
         request = request.model_copy(update={"trace": trace})
     data = await client.call_reserved(SCHEDULE, request, server=server)
     return read_answer(answer, data, SCHEDULE.decode(), server)
 
 
-async def _show(client: "Client", request: SchedulesRequest, server: ServerAddress | str) -> Schedules:
+async def show_schedules(
+    client: "Client", request: SchedulesRequest, server: ServerAddress | str
+) -> Schedules:
+    """One answer of a server to a request for its schedules."""
     data = await client.call_reserved(SCHEDULES, request, server=server)
     return read_answer(Schedules, data, SCHEDULES.decode(), server)
 
@@ -355,7 +365,7 @@ async def schedules_on(
     after: str | None = None
     while True:
         request = SchedulesRequest(function=function, origin=origin, after=after, limit=_PAGE)
-        page = (await _show(client, request, server)).schedules
+        page = (await show_schedules(client, request, server)).schedules
         for info in page:
             yield info
         if len(page) < _PAGE:

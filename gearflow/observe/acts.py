@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from gearflow.client.admin import Admin
+from gearflow.client.admin import admin_of
 from gearflow.client.client import Client
 from gearflow.client.config import ServerAddress
 from gearflow.client.job import JobHandle
@@ -26,7 +26,7 @@ def targets(views: Iterable[ServerView], server: str | None = None) -> list[Serv
     chosen: dict[str, ServerView] = {}
     for view in views:
         if view.info is not None and view.answers and server in (None, view.address, view.name):
-            chosen.setdefault(view.info.group or view.address, view)
+            chosen.setdefault(view.store_name, view)
     if not chosen:
         raise UnsupportedByServer(
             f"only gearflow's own server can do this, and {server or 'none of them'} is not"
@@ -103,7 +103,7 @@ async def cancel_job(client: Client, view: ServerView, handle: str) -> bool:
     if view.kind == "gearflow":
         return await client.cancel(JobHandle(handle, address))
     try:
-        await Admin(address, tls=client.security.tls or False, token=client.security.token).cancel_job(handle)
+        await admin_of(client, address).cancel_job(handle)
     except ServerError:
         return False
     return True

@@ -13,7 +13,7 @@ from typing import Any, Final
 import anyio
 from anyio.streams.tls import TLSAttribute
 
-from gearflow.client.admin import Admin
+from gearflow.client.admin import admin_of
 from gearflow.client.client import Client
 from gearflow.client.config import ServerAddress
 from gearflow.client.operate import jobs, policies
@@ -123,8 +123,7 @@ async def _retried(client: Client, address: ServerAddress) -> frozenset[str]:
 
 async def _idle(client: Client, address: ServerAddress, view: ServerView) -> tuple[str, ...]:
     """Connections that have set a name, as workers do, and offer nothing."""
-    security = client.security
-    rows = await Admin(address, tls=security.tls or False, token=security.token).workers()
+    rows = await admin_of(client, address).workers()
     quiet = {worker.client_id for worker in view.workers if worker.quiet}
     names = (row.client_id.decode(errors="replace") for row in rows if not row.functions)
     return tuple(name for name in names if name.encode() not in (b"", _UNNAMED) and name not in quiet)

@@ -37,6 +37,15 @@ class FleetView:
                 found.setdefault((view.info.server if view.info is not None else "") or view.address, view)
         return tuple(found.values())
 
+    @cached_property
+    def stores(self) -> tuple[ServerView, ...]:
+        """gearflow's servers that answered, one of each group, because a group shares its store."""
+        found: dict[str, ServerView] = {}
+        for view in self.distinct:
+            if view.info is not None:
+                found.setdefault(view.store_name, view)
+        return tuple(found.values())
+
     @property
     def away(self) -> tuple[ServerView, ...]:
         """The servers that did not answer."""
@@ -60,8 +69,7 @@ class FleetView:
         by_store: dict[str, int] = {}
         for view in self.distinct:
             if view.metrics is not None:
-                store = (view.info.group if view.info is not None else "") or view.address
-                by_store[store] = max(by_store.get(store, 0), view.metrics.dead)
+                by_store[view.store_name] = max(by_store.get(view.store_name, 0), view.metrics.dead)
         return sum(by_store.values())
 
     def of(self, function: str) -> tuple[ServerView, ...]:

@@ -7,16 +7,16 @@ from typing import Any, Final, TypeVar, get_args
 
 import anyio
 
-from gearflow.client.admin import Admin
+from gearflow.client.admin import Admin, admin_of
 from gearflow.client.client import Client
 from gearflow.client.config import ServerAddress
-from gearflow.client.operate import group_info, limits, server_info, workers
-from gearflow.client.requests import read_answer
+from gearflow.client.operate import group_info, limits, metrics, server_info, workers
+from gearflow.client.schedules import schedules_on
 from gearflow.errors import GearflowError, NoServer, RemoteProtocolError, ServerError, UnsupportedByServer
 from gearflow.observe.view import ServerView, ViewPart
 from gearflow.protocol.admin import FunctionPriorities, FunctionStatus
 from gearflow.protocol.metrics import METRICS, FunctionMetrics, Metrics, MetricsRequest
-from gearflow.protocol.schedules import SCHEDULES, ScheduleInfo, Schedules, SchedulesRequest
+from gearflow.protocol.schedules import ScheduleInfo
 from gearflow.protocol.server_calls import ServerInfo
 from gearflow.protocol.workers import WorkerInfo
 
@@ -30,9 +30,6 @@ LOOK_TIMEOUT: Final = 5.0
 
 _JOBS: Final = 100
 """Jobs of each worker that are asked for."""
-
-_PAGE: Final = 1000
-"""Schedules that are asked for at once."""
 
 
 async def look_all(
@@ -136,7 +133,7 @@ class _Look:
         if "metrics" not in asked:
             asked["functions"] = lambda: self._functions(info)
         answers, faults = await _each(asked)
-        metrics, clock = answers.pop("metrics", (None, None))
+        counts, clock = answers.pop("metrics", (None, None))
         return replace(
             view,
             kind="gearflow",
@@ -145,28 +142,22 @@ class _Look:
             round_trip=round_trip,
             clock=clock,
             info=info,
-            metrics=metrics,
-            functions=answers.pop("functions", ()) if metrics is None else metrics.functions,
+            metrics=counts,
+            functions=answers.pop("functions", ()) if counts is None else counts.functions,
             faults={part: faults[part] for part in questions if part in faults},
             **answers,
         )
 
     async def _metrics(self) -> tuple[Metrics, float]:
         begin = time.time()
-        data = await self.client.call_reserved(METRICS, self.request, server=self.address)
+        found = await metrics(
+            self.client, self.request.functions, since=self.request.since, server=self.address
+        )
         middle = (begin + time.time()) / 2
-        metrics = read_answer(Metrics, data, METRICS.decode(), self.address)
-        return metrics, metrics.time - middle
+        return found, found.time - middle
 
     async def _schedules(self) -> tuple[ScheduleInfo, ...]:
-        found: list[ScheduleInfo] = []
-        while True:
-            request = SchedulesRequest(after=found[-1].schedule.name if found else None, limit=_PAGE)
-            data = await self.client.call_reserved(SCHEDULES, request, server=self.address)
-            page = read_answer(Schedules, data, SCHEDULES.decode(), self.address).schedules
-            found += page
-            if len(page) < _PAGE:
-                return tuple(found)
+        return tuple([info async for info in schedules_on(self.client, self.address)])
 
     async def foreign(self, view: ServerView) -> ServerView:
         """The view of another server, from the text protocol."""
@@ -215,8 +206,7 @@ class _Look:
         )
 
     def _admin(self) -> Admin:
-        security = self.client.security
-        return Admin(self.address, timeout=self.timeout, tls=security.tls or False, token=security.token)
+        return admin_of(self.client, self.address, timeout=self.timeout)
 
 
 def _function(

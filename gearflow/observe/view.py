@@ -149,6 +149,18 @@ class ServerView:
         """The address by which its group calls it, or by which it was asked."""
         return self.info.address if self.info is not None and self.info.address else self.address
 
+    @property
+    def store_name(self) -> str:
+        """The group of the server, or its address if it has none.
+
+        Servers of a group share their settings, the jobs that have ended, and the dead letters.
+        """
+        return (self.info.group if self.info is not None else "") or self.address
+
+    def has_function(self, reserved: bytes) -> bool:
+        """Whether the server has a reserved function, such as ``gearflow:jobs``."""
+        return self.info is not None and reserved.decode() in self.info.functions
+
     @cached_property
     def by_function(self) -> Mapping[str, FunctionMetrics]:
         """The functions by their names."""

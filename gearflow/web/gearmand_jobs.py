@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from gearflow.client import Client
-from gearflow.client.admin import Admin
+from gearflow.client.admin import admin_of
 from gearflow.client.config import ServerAddress
 from gearflow.client.job import JobHandle
 from gearflow.client.names import to_text
@@ -70,9 +70,3 @@ async def plain_info(client: Client, server: str, handle: str) -> JobInfo:
     progress = (status.numerator, status.denominator) if status.denominator else None
     state: Literal["running", "waiting"] = "running" if status.running else "waiting"
     return JobInfo(handle=handle, function="", state=state, progress=progress)
-
-
-def admin_of(client: Client, server: str) -> Admin:
-    """Sends text commands to a server, with the same security as the client."""
-    security = client.security
-    return Admin(server, tls=security.tls or False, token=security.token)

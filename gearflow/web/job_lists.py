@@ -112,23 +112,21 @@ def states_for(act: BulkAct, selection: Selection) -> tuple[ListedState, ...]:
 
 def lists_jobs(view: ServerView) -> bool:
     """Whether a server can list jobs."""
-    return view.info is not None and JOBS.decode() in view.info.functions
+    return view.has_function(JOBS)
 
 
 def places(fleet: FleetView, selection: Selection, states: Iterable[ListedState]) -> list[AskedServer]:
     """The servers to ask, each for the states that it has to answer for."""
     wanted = tuple(states)
     found: list[AskedServer] = []
-    groups: set[str] = set()
+    stores: set[str] = set()
     for view in fleet.distinct:
         if not lists_jobs(view) or selection.server not in ("", view.address):
             continue
-        group = view.info.group if view.info is not None else ""
         own: tuple[ListedState, ...] = wanted
-        if group in groups:
+        if view.store_name in stores:
             own = tuple(state for state in LIVE if state in wanted)
-        if group:
-            groups.add(group)
+        stores.add(view.store_name)
         if own:
             found.append(AskedServer(view.address, own))
     return found

@@ -17,10 +17,10 @@ import anyio
 
 from gearflow.client.client import Client
 from gearflow.client.config import ServerAddress, default_servers, parse_servers
-from gearflow.client.requests import read_answer
+from gearflow.client.operate import metrics
 from gearflow.errors import GearflowError
 from gearflow.observe import Activity, FleetView, ServerView, ViewPart, look_all
-from gearflow.protocol.metrics import ALL, METRICS, Metrics, MetricsRequest, MinuteOf
+from gearflow.protocol.metrics import ALL, MinuteOf
 from gearflow.security.tls import TLS
 from gearflow.web.history import OwnHistory, merged, of_function
 
@@ -79,18 +79,9 @@ class Sample:
         """The servers that answered, each of them once, and then those that did not answer."""
         return (*self.fleet.distinct, *self.fleet.away)
 
-    @property
-    def stores(self) -> tuple[ServerView, ...]:
-        """gearflow's servers that answered, one of each group, because a group shares its settings."""
-        found: dict[str, ServerView] = {}
-        for view in self.fleet.distinct:
-            if view.info is not None:
-                found.setdefault(view.info.group or view.address, view)
-        return tuple(found.values())
-
     def stores_at(self, server: str | None) -> tuple[ServerView, ...]:
-        """The same, or only the one with that address."""
-        return tuple(view for view in self.stores if server in (None, view.address))
+        """The servers of ``fleet.stores``, or only the one with that address."""
+        return tuple(view for view in self.fleet.stores if server in (None, view.address))
 
 
 class Sampler:
@@ -241,10 +232,8 @@ class Sampler:
         found: list[Minutes] = [self._own.minutes(since, function)]
 
         async def ask(view: ServerView) -> None:
-            request = MetricsRequest(functions=(function,), since=since)
             with suppress(GearflowError):
-                data = await client.call_reserved(METRICS, request, server=view.address)
-                answer = read_answer(Metrics, data, METRICS.decode(), view.address)
+                answer = await metrics(client, (function,), since=since, server=view.address)
                 found.append(of_function(answer.history, function))
 
         async with anyio.create_task_group() as questions:

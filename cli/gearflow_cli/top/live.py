@@ -11,7 +11,8 @@ from typing import Any, Final
 import anyio
 import anyio.abc
 
-from gearflow.client import Admin, Client
+from gearflow.client import Client
+from gearflow.client.admin import admin_of
 from gearflow.client.operate import bulk, jobs, purge_dead, replay
 from gearflow.errors import GearflowError
 from gearflow.observe import (
@@ -23,7 +24,6 @@ from gearflow.observe import (
     pause_function,
     purge_function,
     quiet_worker,
-    targets,
 )
 from gearflow.protocol.jobs import JOBS, LIVE, JobFilter
 from gearflow.quantities import counted
@@ -173,14 +173,13 @@ class TopLive:
     @staticmethod
     def _with_jobs(fleet: FleetView, *, is_dead: bool) -> list[ServerView]:
         """The servers that are asked. All servers of a group have the same dead letters."""
-        own = [view for view in fleet.distinct if view.info is not None]
         if is_dead:
-            return targets(own) if own else []
+            return list(fleet.stores)
+        own = [view for view in fleet.distinct if view.info is not None]
         return [*own, *(view for view in fleet.distinct if view.kind == "gearmand")]
 
     async def _jobs_of(self, view: ServerView, select: JobFilter, wanted: int) -> tuple[list[KnownJob], bool]:
-        assert view.info is not None
-        if JOBS.decode() not in view.info.functions:
+        if not view.has_function(JOBS):
             return [], False
         known: list[KnownJob] = []
         after = ""
@@ -196,11 +195,13 @@ class TopLive:
 
     async def _handles_of(self, view: ServerView) -> tuple[list[KnownJob], bool]:
         """The jobs of C gearmand, of which it tells the handles."""
-        security, text = self._client.security, self.choices.listing.filter
-        admin = Admin(view.address, tls=security.tls or False, token=security.token)
+        text = self.choices.listing.filter
         if self.choices.function is not None:
             return [], False  # it does not tell whose they are
-        handles = [row.handle.decode("utf-8", "backslashreplace") for row in await admin.jobs()]
+        handles = [
+            row.handle.decode("utf-8", "backslashreplace")
+            for row in await admin_of(self._client, view.address).jobs()
+        ]
         found = [handle for handle in handles if text.lower() in handle.lower()]
         return [KnownJob(view, handle, None, "-") for handle in found[:_MOST_JOBS]], len(found) > _MOST_JOBS
 
@@ -313,7 +314,7 @@ class TopLive:
         select = JobFilter(states=("dead",), function=choices.function, text=choices.listing.filter or None)
         assert self._shown is not None  # there is a dead letter
         numbers: dict[str, int] = {}
-        for view in targets(self._shown.fleet.distinct):
+        for view in self._shown.fleet.stores:
             numbers[view.address] = (await bulk(self._client, "count", select, server=view.address)).matched
         return select, numbers
 

@@ -71,14 +71,14 @@ async def limits(visit: Visit) -> Rendered:
     sample = await visit.sample()
     rows = [
         LimitRow(view.address, limit)
-        for view in sample.stores
+        for view in sample.fleet.stores
         for limit in (view.limits.limits if view.limits is not None else ())
     ]
     values = {
         "fleet": sample.fleet,
         "rows": rows,
-        "several": len(sample.stores) > 1,
-        "any_store": bool(sample.stores),
+        "several": len(sample.fleet.stores) > 1,
+        "any_store": bool(sample.fleet.stores),
     }
     return Rendered("limits.html", "Limits", values)
 

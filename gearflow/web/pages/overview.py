@@ -114,7 +114,7 @@ def _of_functions(rows: list[FunctionRow]) -> Iterator[Concern]:
 
 
 def _of_limits(sample: Sample) -> Iterator[Concern]:
-    for view in sample.stores:
+    for view in sample.fleet.stores:
         for limit in view.limits.limits if view.limits is not None else ():
             if limit.paused:
                 waiting = f" with {counted(limit.waiting, 'waiting job')}" if limit.waiting else ""

@@ -1,15 +1,12 @@
 """The pages of schedules: when each is due in words, and what became of its ticks. Trigger, pause, resume."""
 
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, Literal, NamedTuple
 
-from gearflow.client.requests import read_answer
+from gearflow.client.schedules import change_schedule, show_schedules
 from gearflow.protocol.schedules import (
-    SCHEDULE,
-    SCHEDULES,
     ScheduledJobs,
     ScheduleInfo,
     ScheduleRequest,
-    Schedules,
     SchedulesRequest,
 )
 from gearflow.web.guard import Refused
@@ -21,8 +18,6 @@ section = Section("Schedules", "/schedules", order=60)
 
 _TIMES: Final = 8
 """Next times on the page of a schedule."""
-
-A = TypeVar("A", ScheduleInfo, ScheduledJobs)
 
 
 class ScheduleRow(NamedTuple):
@@ -58,14 +53,14 @@ class ScheduleRow(NamedTuple):
 async def schedules(visit: Visit) -> Rendered:
     """All schedules of all servers, the next one due first."""
     sample = await visit.sample("schedules")
-    rows = [ScheduleRow(view.address, info) for view in sample.stores for info in view.schedules or ()]
+    rows = [ScheduleRow(view.address, info) for view in sample.fleet.stores for info in view.schedules or ()]
     rows.sort(key=lambda row: (not row.info.next, row.info.next[:1], row.name))
     values = {
         "fleet": sample.fleet,
         "rows": rows,
         "now": sample.at,
-        "several": len(sample.stores) > 1,
-        "any_store": bool(sample.stores),
+        "several": len(sample.fleet.stores) > 1,
+        "any_store": bool(sample.fleet.stores),
     }
     return Rendered("schedules.html", "Schedules", values)
 
@@ -75,8 +70,7 @@ async def schedule(visit: Visit) -> Rendered:
     """One schedule with its next times."""
     row = await _find(visit)
     request = SchedulesRequest(name=row.name, times=_TIMES)
-    data = await (await visit.client()).call_reserved(SCHEDULES, request, server=row.server)
-    info = read_answer(Schedules, data, SCHEDULES.decode(), row.server).schedules[0]
+    (info,) = (await show_schedules(await visit.client(), request, row.server)).schedules
     now = (await visit.sample("schedules")).at
     return Rendered("schedule.html", row.name, {"row": ScheduleRow(row.server, info), "now": now})
 
@@ -85,24 +79,31 @@ async def schedule(visit: Visit) -> Rendered:
 async def trigger(visit: Visit) -> Acted:
     """Make a job of a schedule now."""
     row = await _find(visit)
-    done = await _change(visit, row, ScheduleRequest(do="trigger", name=row.name), ScheduledJobs)
+    request = ScheduleRequest(do="trigger", name=row.name)
+    done = await change_schedule(await visit.client(), request, ScheduledJobs, row.server)
     return Acted(f"Made the job {done.handle} of {row.name}.", visit.back("/schedules"))
 
 
 @section.act("/schedules/{name}/pause")
 async def pause(visit: Visit) -> Acted:
     """Make no more jobs of a schedule."""
-    row = await _find(visit)
-    await _change(visit, row, ScheduleRequest(do="pause", name=row.name), ScheduleInfo)
-    return Acted(f"Paused {row.name}. It makes no jobs until you resume it.", visit.back("/schedules"))
+    name = await _change(visit, "pause")
+    return Acted(f"Paused {name}. It makes no jobs until you resume it.", visit.back("/schedules"))
 
 
 @section.act("/schedules/{name}/resume")
 async def resume(visit: Visit) -> Acted:
     """Make jobs of a schedule again."""
+    name = await _change(visit, "resume")
+    return Acted(f"Resumed {name}.", visit.back("/schedules"))
+
+
+async def _change(visit: Visit, do: Literal["pause", "resume"]) -> str:
+    """Returns the name of the schedule."""
     row = await _find(visit)
-    await _change(visit, row, ScheduleRequest(do="resume", name=row.name), ScheduleInfo)
-    return Acted(f"Resumed {row.name}.", visit.back("/schedules"))
+    request = ScheduleRequest(do=do, name=row.name)
+    await change_schedule(await visit.client(), request, ScheduleInfo, row.server)
+    return row.name
 
 
 async def _find(visit: Visit) -> ScheduleRow:
@@ -113,8 +114,3 @@ async def _find(visit: Visit) -> ScheduleRow:
             if info.schedule.name == name:
                 return ScheduleRow(view.address, info)
     raise Refused(404, f"No server that answers has a schedule {name}.")
-
-
-async def _change(visit: Visit, row: ScheduleRow, request: ScheduleRequest, answer: type[A]) -> A:
-    data = await (await visit.client()).call_reserved(SCHEDULE, request, server=row.server)
-    return read_answer(answer, data, SCHEDULE.decode(), row.server)

@@ -104,7 +104,7 @@ def _name(visit: Visit) -> str:
 
 def _rows(views: Iterable[ServerView]) -> list[ShownWorker]:
     found = [
-        ShownWorker(view.address, worker, view.info is not None and QUIET.decode() in view.info.functions)
+        ShownWorker(view.address, worker, view.has_function(QUIET))
         for view in views
         for worker in view.workers
         if worker.functions
