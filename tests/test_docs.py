@@ -33,7 +33,7 @@ import gearflow.errors
 from gearflow.broker.job import TRANSITIONS
 from gearflow.broker.rights import FUNCTIONS as RIGHTS
 from gearflow.client import SyncClient
-from gearflow.protocol import group_info, job_edits, jobs, limits, metrics, schedules, server_calls, workers
+from gearflow.protocol import group_info, jobs, limits, metrics, schedules, server_calls, workers
 from gearflow.protocol.envelope import Envelope
 from gearflow.protocol.rights import Right
 from gearflow.server import JobServer, ServerSettings
@@ -255,7 +255,7 @@ def test_help_has_nothing_that_would_be_taken_for_markup_and_left_out(command: s
 
 MODELS = {
     name: model
-    for module in (server_calls, group_info, job_edits, jobs, limits, metrics, schedules, workers)
+    for module in (server_calls, group_info, jobs, limits, metrics, schedules, workers)
     for name, model in vars(module).items()
     if isinstance(model, type) and issubclass(model, BaseModel) and model.model_fields
 }

@@ -204,7 +204,7 @@ async def edit(
     expires: float | None,
 ) -> None:
     """As ``Client.edit``."""
-    from gearflow.protocol.job_edits import EDIT, EditRequest
+    from gearflow.protocol.server_calls import EDIT, EditRequest
 
     async def ask(server: ServerAddress) -> None:
         handle = (await _info(pool, job, server)).handle if isinstance(job, JobKey) else str(job)

@@ -9,7 +9,7 @@ from gearflow.broker.limiter import FunctionRules, LimitSpec, Rule
 from gearflow.broker.storage import StoredJob
 from gearflow.protocol import packets as p
 from gearflow.protocol import server_calls as api
-from gearflow.protocol.job_edits import EDIT
+from gearflow.protocol.server_calls import EDIT
 from tests.broker.harness import Durable, Peer, World
 from tests.broker.sharing import Server, Truth
 from tests.broker.test_far_jobs import ask, done, ends, fault_of, move, started, submit

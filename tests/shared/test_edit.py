@@ -9,7 +9,7 @@ import pytest
 
 from gearflow.protocol import packets as p
 from gearflow.protocol import server_calls as api
-from gearflow.protocol.job_edits import EDIT
+from gearflow.protocol.server_calls import EDIT
 from tests.shared.group import Group
 from tests.shared.test_far_jobs import DEADLINE, Peers, peers
 

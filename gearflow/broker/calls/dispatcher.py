@@ -48,7 +48,6 @@ from gearflow.errors import StoreError
 from gearflow.protocol import server_calls as api
 from gearflow.protocol.constants import HEADER, RES, PacketType
 from gearflow.protocol.group_info import GROUP
-from gearflow.protocol.job_edits import EDIT
 from gearflow.protocol.jobs import BULK, JOBS
 from gearflow.protocol.limits import LIMIT, LIMITS, POLICY
 from gearflow.protocol.metrics import METRICS
@@ -86,7 +85,7 @@ class ServerCalls:
             api.RETRY: operations.retry,
             api.RELEASE: operations.release,
             api.CANCEL: operations.cancel,
-            EDIT: self._edits.edit,
+            api.EDIT: self._edits.edit,
             api.DETACH: operations.detach,
             api.DEAD: letters.dead,
             api.PAUSE: operations.pause,

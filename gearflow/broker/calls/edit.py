@@ -25,7 +25,7 @@ from gearflow.broker.calls.call import (
 from gearflow.broker.job import JobState, QueuedJob
 from gearflow.broker.storage import Edited, JobRecord, Ordered, StoredJob
 from gearflow.protocol import server_calls as api
-from gearflow.protocol.job_edits import EditRequest
+from gearflow.protocol.server_calls import EditRequest
 
 VERB: Final = "edit "
 """The verb of the order begins with this. What follows is JSON."""

@@ -17,13 +17,16 @@ from collections.abc import Sequence
 from math import inf
 from typing import Final, NamedTuple
 
-from gearflow.stores.shared import Beat, Lot, OtherLot
+from gearflow.stores.shared import Beat, Lot, OtherLot, ServerRow
 
 _MARGIN: Final = 0.1
 """The part of a lease by which the owner holds its jobs earlier than others may adopt them."""
 
 _GAP: Final = 0.7
 """The part of a lease after which the beats of this server count as interrupted."""
+
+_LEASES: Final = 2.0
+"""Leases without a beat after which a server counts as gone."""
 
 BEATS: Final = 3
 """Beats in a lease."""
@@ -100,3 +103,25 @@ class Lease:
             and lot.number not in self.lots
             and (lot.owner is None or now - since >= self.seconds)
         ]
+
+
+class Roster:
+    """Owns when the beat of each server moved last, on this server's clock."""
+
+    def __init__(self, lease: float) -> None:
+        self._lease = lease
+        self._seen: dict[str, tuple[int, float]] = {}  # by server: its beat, and since when
+
+    def alive(self, rows: Sequence[ServerRow], me: str, now: float) -> list[ServerRow]:
+        """The servers whose beats move, and this one."""
+        seen: dict[str, tuple[int, float]] = {}
+        for row in rows:
+            beat, since = self._seen.get(row.server, (row.beat, now))
+            seen[row.server] = row.beat, since if beat == row.beat else now
+        self._seen = seen
+        gone = self.gone(rows, now)
+        return [row for row in rows if row.server == me or row.server not in gone]
+
+    def gone(self, rows: Sequence[ServerRow], now: float) -> set[str]:
+        """The servers whose beats do not move."""
+        return {row.server for row in rows if now - self._seen[row.server][1] >= _LEASES * self._lease}

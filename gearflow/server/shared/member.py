@@ -19,9 +19,8 @@ from gearflow.broker.handles import lot_of
 from gearflow.errors import StoreError
 from gearflow.protocol.group_info import GroupInfo
 from gearflow.server.shared.committer import SharedCommitter, SharedTimings
-from gearflow.server.shared.lease import BEATS, Lease
+from gearflow.server.shared.lease import BEATS, Lease, Roster
 from gearflow.server.shared.limits import GroupLimits
-from gearflow.server.shared.roster import Roster
 from gearflow.stores.shared import Away, Beat, Lot, OtherLot, SharedContents, SharedStore
 
 logger = logging.getLogger(__name__)
