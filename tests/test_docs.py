@@ -377,6 +377,17 @@ def test_every_link_leads_somewhere(page: Path) -> None:
             assert anchor in _anchors(target), link
 
 
+def test_every_picture_is_shown_small_and_described() -> None:
+    shown: set[Path] = set()
+    for page in PAGES:
+        for description, file in re.findall(r"!\[(.*?)\]\((.*?)\)", _FENCED.sub("", page.read_text())):
+            assert len(description.split()) > 3, f"{page.name}: {file}"
+            shown.add((page.parent / file).resolve())
+    pictures = {ROOT / "docs" / "terminal.svg", *(ROOT / "docs" / "pictures").iterdir()}
+    assert {file.name for file in pictures - shown} == set()
+    assert {file.name for file in pictures if file.stat().st_size > 150_000} == set()
+
+
 def _anchors(page: Path) -> set[str]:
     """The anchors of a page's headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.+)$", _FENCED.sub("", page.read_text()), re.MULTILINE)
