@@ -19,7 +19,9 @@ Trace = Annotated[dict[_HeaderName, _HeaderValue], Field(max_length=MOST_HEADERS
 class Message(BaseModel):
     """A request or an answer. A request refuses unknown keys, and does not take numbers for strings."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, strict=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, strict=True, allow_inf_nan=False
+    )
 
     def to_wire(self) -> bytes:
         """Return the message as JSON on one line, without the keys that have their defaults."""

@@ -11,6 +11,8 @@ from gearflow import quantities
 from gearflow.protocol.uniques import is_fresh
 from gearflow.quantities import counted
 
+_LAST: Final = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
+
 NOTHING: Final = "\N{EN DASH}"
 """Stands where there is no figure."""
 
@@ -70,7 +72,12 @@ def chosen(unique: str) -> str:
 
 def moment(at: float) -> str:
     """``2026-11-30 02:20:11 UTC``."""
-    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    return f"{_date(at):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _date(at: float) -> datetime:
+    """The time, or the nearest one that a calendar has. The clock of a server may say anything."""
+    return datetime.fromtimestamp(min(max(at, 0.0), _LAST), UTC)
 
 
 def ago(at: float | None, now: float | None = None) -> Markup:
@@ -97,7 +104,7 @@ def clock(at: float | None) -> Markup:
 
 def when(at: float, text: str) -> Markup:
     """An element ``time`` with a text. Without one it has the time itself, in UTC."""
-    iso = datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
+    iso = _date(at).isoformat(timespec="seconds")
     if not text:
         return Markup('<time datetime="{0}" data-clock>{1}</time>').format(iso, moment(at))
     return Markup('<time datetime="{0}" title="{1}">{2}</time>').format(iso, moment(at), text)

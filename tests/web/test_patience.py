@@ -11,7 +11,7 @@ import pytest
 
 import gearflow.web
 from gearflow.server import JobServer
-from gearflow.web.patience import PatientProtocol
+from gearflow_cli.process.web_server import PatientProtocol
 from tests.web.conftest import served
 
 

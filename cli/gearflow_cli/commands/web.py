@@ -1,11 +1,8 @@
 """``gearflow web`` shows job servers in a browser."""
 
-import logging
-import signal
-import socket
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any
 
 from gearflow_cli import logs, options
 from gearflow_cli.errors import CliError, ExitCode, tell
@@ -14,14 +11,7 @@ from gearflow_cli.options import HttpAddress, LogLevel
 from gearflow_cli.process import raise_file_limit
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from gearflow.web import AccessTokens, Allow
-
-_GRACE: Final = 2
-"""Seconds that requests have to end when the program stops."""
-
-_BACKLOG: Final = 128
 
 
 def _option(panel: Panel, name: str, text: str, metavar: str | None = None, **more: Any) -> Any:
@@ -106,12 +96,14 @@ def web(
     )
     logs.to_stderr(log_level.value, json=log_json)
     raise_file_limit()
-    with _listener(address) as listener:
+    from gearflow_cli.process.web_server import listen, serve
+
+    with listen(address) as listener:
         host = f"[{address.host}]" if ":" in address.host else address.host
         tell(f"the dashboard is at http://{host}:{listener.getsockname()[1]}{prefix}/")
         if not _is_loopback(address.host) and trust_header is None:
             tell("everything is sent unencrypted. Put a proxy with TLS before it")
-        _serve(app, listener, access_token_file, tokens)
+        serve(app, listener, access_token_file, tokens)
 
 
 def _allow(
@@ -174,58 +166,3 @@ def _is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _listener(address: HttpAddress) -> socket.socket:
-    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    try:
-        return socket.create_server((address.host, address.port), family=family, backlog=_BACKLOG)
-    except OSError as error:
-        raise CliError(
-            ExitCode.MISCONFIGURED,
-            f"cannot listen on port {address.port} of {address.host}: {error.strerror or error}. "
-            "Choose another address with --listen",
-        ) from None
-
-
-def _serve(app: Any, listener: socket.socket, token_file: Path | None, tokens: "AccessTokens | None") -> None:
-    import uvicorn
-
-    from gearflow.web.patience import PatientProtocol
-
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    config = uvicorn.Config(
-        app,
-        http=PatientProtocol,
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,  # X-Forwarded-For must not look like the proxy's own address
-        server_header=False,
-        ws="none",
-        timeout_graceful_shutdown=_GRACE,
-    )
-
-    def reload(_number: int, _frame: "FrameType | None") -> None:
-        if tokens is not None and token_file is not None:
-            _reload(tokens, token_file)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _ignore)  # uvicorn stops at them, and sends them again at its end
-    signal.signal(signal.SIGHUP, reload)
-    uvicorn.Server(config).run(sockets=[listener])
-
-
-def _ignore(_number: int, _frame: "FrameType | None") -> None:
-    """Do nothing."""
-
-
-def _reload(tokens: "AccessTokens", file: Path) -> None:
-    """Read the tokens again. If that fails, the old ones go on to count."""
-    from gearflow.security.tokens import read_tokens
-
-    try:
-        tokens.replace(read_tokens(file))
-    except ValueError as error:
-        tell(f"the access tokens stay as they are: {error}", logging.ERROR)
-    else:
-        tell(f"the access tokens are those of {file} again")
