@@ -47,9 +47,9 @@ class Redaction:
         settings.on(KIND, self._set)
 
     def _set(self, function: bytes, value: bytes) -> None:
-        fields: list[str] = json.loads(value) if value else []
+        fields = _fields_in(value) if value else None
         if fields:
-            self._fields[function] = frozenset(fields)
+            self._fields[function] = fields
         else:
             self._fields.pop(function, None)
 
@@ -103,15 +103,32 @@ class Redaction:
             return begin[: error.start].decode()
 
 
+def _fields_in(value: bytes) -> frozenset[str]:
+    """The fields of a setting. One that is damaged hides the whole payload."""
+    try:
+        found: object = json.loads(value)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, list):
+        return frozenset({WHOLE})
+    return frozenset(map(str, cast("list[object]", found)))
+
+
 def _without(fields: frozenset[str], workload: Body) -> str:
     if WHOLE not in fields and len(workload) <= _LARGEST:
         try:
             values = [json.loads(payload) for payload in _payloads(workload)]
             if all(isinstance(value, (dict, list)) for value in values):
-                return "\n".join(json.dumps(_redacted(fields, value), ensure_ascii=False) for value in values)
+                return "\n".join(_json(_redacted(fields, value)) for value in values)
         except (ValueError, RecursionError):
             pass
     return f"({len(workload)} bytes, not shown because the task redacts {_names(fields)})"
+
+
+def _json(value: object) -> str:
+    """JSON that can be encoded. A string may have half a character, which is written as JSON does."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _names(fields: Iterable[str]) -> str:

@@ -6,6 +6,7 @@ from base64 import b64decode
 import pytest
 
 from gearflow.broker import redaction
+from gearflow.broker.storage import Setting
 from gearflow.protocol import packets as p
 from gearflow.protocol import server_calls as api
 from gearflow.protocol.workers import REPORT
@@ -48,6 +49,22 @@ def test_the_fields_of_a_report_are_hidden_at_every_depth(world: Durable) -> Non
         "card": "(redacted)",
         "order": {"card": "(redacted)", "item": "pear"},
     }
+
+
+@pytest.mark.parametrize("payload", [b'{"card":"4111","a":"\\ud800"}', b'{"card":"4111","\\udfff":1}'])
+def test_half_a_character_in_a_payload_stays_as_it_is_written(payload: bytes) -> None:
+    world = Durable()
+    submit(world, payload=payload)
+    report(world, work=["card"])
+    assert (shown(world) or "").replace(" ", "") == payload.decode().replace("4111", "(redacted)")
+    assert not pages(world, text="4111")
+    assert len(pages(world, text="redacted")) == 1
+
+
+@pytest.mark.parametrize("value", [b"garbage", b"3", b"\xff", b"{}", b"[" * 100_000])
+def test_a_damaged_setting_hides_the_whole_payload(world: Durable, value: bytes) -> None:
+    world.disk.write([Setting(b"work", redaction.KIND, value)])
+    assert shown(world.restarted()) == "(53 bytes, not shown because the task redacts its payload)"
 
 
 def test_they_stay_hidden_without_a_worker_and_after_a_restart(world: Durable) -> None:

@@ -1,11 +1,16 @@
 """Work that takes several turns, and what others do between them."""
 
+import json
+
+import pytest
+
 from gearflow.broker.turns import MANY
 from gearflow.protocol import packets as p
 from gearflow.protocol import server_calls as api
+from gearflow.protocol.metrics import METRICS
 from gearflow.protocol.packets import Packet
 from tests.broker.costs import names
-from tests.broker.harness import Peer, World
+from tests.broker.harness import Disk, Durable, Peer, World
 
 COUNT = 3 * MANY
 
@@ -170,3 +175,20 @@ def test_a_worker_withdraws_many_functions_before_it_offers_others(world: World)
     assert worker.read() == [p.NoJob()]
     workers = {function.name: function.workers for function in world.broker.functions.by_name.values()}
     assert {name for name, count in workers.items() if count} == set(some)
+
+
+class Faulty(Disk):
+    """A store with a bug."""
+
+    def dead_total(self) -> int:
+        raise ZeroDivisionError
+
+
+def test_a_call_that_meets_a_bug_has_an_answer() -> None:
+    client = Durable(Faulty()).peer()
+    client(p.OptionReq(b"exceptions"))
+    with pytest.raises(ZeroDivisionError):  # the shell logs it
+        client(p.SubmitJob(METRICS, b"", b""))
+    *_, end = client.read()
+    assert isinstance(end, p.WorkException)
+    assert json.loads(end.data)["message"] == "the server has a fault, which is in its log"

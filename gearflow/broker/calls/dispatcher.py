@@ -44,7 +44,7 @@ from gearflow.broker.rights import REFUSED
 from gearflow.broker.session import ResultWaiter, Session
 from gearflow.broker.storage import PENDING, JobOutcome, Joined
 from gearflow.broker.watching import STATES
-from gearflow.errors import StoreError
+from gearflow.errors import RemoteProtocolError, StoreError
 from gearflow.protocol import server_calls as api
 from gearflow.protocol.constants import HEADER, RES, PacketType
 from gearflow.protocol.group_info import GROUP
@@ -212,7 +212,17 @@ class ServerCalls:
     # ------------------------------------------------------------------------------------- the steps
 
     def _resume(self, call: ServerCall | None, steps: Steps, value: Any) -> None:
-        """Run a call until it waits or ends. ``value`` is what it waited for."""
+        """Run a call until it waits or ends. ``value`` is what it waited for. A bug ends it, too: the caller
+        gets an answer, and the shell logs it."""
+        try:
+            self._go_on(call, steps, value)
+        except (Rejected, RemoteProtocolError):
+            raise
+        except Exception:
+            self._fail(call, CallFailed("gearflow:refused", "the server has a fault, which is in its log"))
+            raise
+
+    def _go_on(self, call: ServerCall | None, steps: Steps, value: Any) -> None:
         try:
             while True:
                 wait = steps.throw(value) if isinstance(value, StoreError) else steps.send(value)

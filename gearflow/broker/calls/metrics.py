@@ -120,9 +120,10 @@ class MetricsCalls:
         age = _OLD_IF_MANY if totals.dead > _MANY_DEAD else _OLD
         if core.journal.exists and core.clock.now - totals.dead_at >= age and not self._is_asked:
             totals.dead_at = core.clock.now
-            self._is_asked = True
             answer = core.journal.ask(DeadTotal(), self._set_dead)
-            if answer is not PENDING:
+            if answer is PENDING:
+                self._is_asked = True
+            else:
                 self._set_dead(answer)
 
     def _set_dead(self, answer: Answer | Pending) -> None:
