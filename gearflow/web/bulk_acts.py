@@ -13,6 +13,7 @@ from gearflow.web import job_lists
 from gearflow.web.guard import Refused
 from gearflow.web.job_lists import BulkAct, BulkResult
 from gearflow.web.job_selection import Selection
+from gearflow.web.searches import STEP
 from gearflow.web.sections import Acted, Rendered
 from gearflow.web.visit import Visit
 
@@ -82,7 +83,9 @@ async def ask(visit: Visit, act: BulkAct, *, again: str = "") -> Rendered:
     fleet = (await visit.sample()).fleet
     where = job_lists.places(fleet, selection, job_lists.states_for(act, selection))
     found = await job_lists.count(client, where, selection)
-    some = await job_lists.list_jobs(client, where, selection, "") if found.matched else job_lists.Listing()
+    examples = job_lists.ListSearch(visit.client, where, selection)
+    if found.matched:
+        await examples.go_on(STEP)
     numbers = {server: each.matched for server, each in found.done.items() if each.matched}
     state = selection.state or words.state
     title = f"{words.verb} {selection.in_words(found.matched, state)}?"
@@ -99,7 +102,7 @@ async def ask(visit: Visit, act: BulkAct, *, again: str = "") -> Rendered:
             "fields": selection.values | {EXPECTED + server: str(each) for server, each in numbers.items()},
             "matched": found.matched,
             "faults": found.faults,
-            "examples": some.jobs[:_SHOWN],
+            "examples": examples.listing.jobs[:_SHOWN],
             "again": again,
             "to": visit.url(words.path, act=act),
             "back": visit.url(words.path, **selection.values),

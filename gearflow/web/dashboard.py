@@ -22,7 +22,7 @@ from gearflow.web.pages import SECTIONS
 from gearflow.web.rendering import STATIC, Templates
 from gearflow.web.sampler import Sampler
 from gearflow.web.sections import Rendered, Route, find
-from gearflow.web.server_sent_events import LiveStreams, Parts
+from gearflow.web.server_sent_events import LiveParts, LiveStreams
 from gearflow.web.visit import Visit, own_path
 
 logger = logging.getLogger(__name__)
@@ -212,7 +212,7 @@ class Dashboard:
         path, _, query = request.query_params.get("page", "/").partition("?")
         route, params = find(self._routes, "GET", path)
 
-        async def parts() -> Parts:
+        async def parts() -> LiveParts:
             right = await self._right_of(request)
             if right is None:
                 raise Refused(401, "You may not look at this any more.")
@@ -229,9 +229,11 @@ class Dashboard:
             shown = await route.handler(visit)
             if not isinstance(shown, Rendered):
                 raise Refused(404, "This page does not change.")
-            return self._templates.live(
-                visit, shown, section=route.section, notice=None, user=self._has_session(visit), follows=True
+            user = self._has_session(visit)
+            blocks = self._templates.live(
+                visit, shown, section=route.section, notice=None, user=user, follows=True
             )
+            return LiveParts(dict(blocks), shown.again)
 
         return self._streams.response(parts, route.every)
 

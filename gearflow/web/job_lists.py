@@ -5,9 +5,10 @@ of them is asked for those.
 """
 
 import json
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal, TypeAlias, TypeVar
+from typing import Final, Literal, NamedTuple, TypeAlias, TypeVar
 
 import anyio
 from pydantic import TypeAdapter
@@ -17,7 +18,7 @@ from gearflow.client.operate import bulk
 from gearflow.client.operate import jobs as jobs_of
 from gearflow.errors import GearflowError
 from gearflow.observe import FleetView, ServerView
-from gearflow.protocol.jobs import JOBS, LIVE, BulkDone, ErrorGroup, JobFilter, ListedJob, ListedState
+from gearflow.protocol.jobs import JOBS, LIVE, BulkDone, ErrorGroup, JobPage, ListedJob, ListedState
 from gearflow.web.guard import Refused
 from gearflow.web.job_selection import Selection
 from gearflow.web.sampler import Sampler
@@ -27,8 +28,8 @@ BulkAct: TypeAlias = Literal["cancel", "replay", "purge"]
 PAGE: Final = 100
 """Jobs on a page, if there is one server."""
 
-PATIENCE: Final = 1.0
-"""Seconds after which a page ends that has looked at many jobs and found few."""
+AGAIN: Final = 0.1
+"""Seconds between two steps of a search that somebody looks at."""
 
 _ORDER: Final[dict[ListedState, int]] = {"running": 0, "waiting": 1, "delayed": 2}
 
@@ -63,7 +64,13 @@ class Listing:
     """The query for the next page. Empty if this is the last one."""
 
     is_short: bool = False
-    """Whether the page ends early, because the servers have searched for long."""
+    """Whether the servers have more to search for this page."""
+
+    searched: int = 0
+    """About how many jobs they have looked at, also for the pages before."""
+
+    total: int | None = None
+    """About how many jobs they have to look at in all, if that is known."""
 
     faults: Mapping[str, str] = field(default_factory=dict[str, str])
     """Why servers gave nothing."""
@@ -132,16 +139,152 @@ def places(fleet: FleetView, selection: Selection, states: Iterable[ListedState]
     return found
 
 
+class _Cursor(NamedTuple):
+    """Where a search goes on at a server, and how far it has come."""
+
+    after: str = ""
+    searched: int = 0
+    total: int | None = None
+
+
+_CURSORS: Final = TypeAdapter(dict[str, _Cursor])
+
+
+class ListSearch:
+    """Fills a page with the jobs that are selected. Owns those that were found.
+
+    Args:
+        client: Returns the client of the servers.
+        where: The servers.
+        selection: The filter.
+        after: ``next`` of the page before.
+        payload: Bytes of each payload that are wanted.
+        clock: Seconds of a monotonic clock.
+
+    Raises:
+        Refused: ``after`` is not valid.
+    """
+
+    def __init__(
+        self,
+        client: Callable[[], Awaitable[Client]],
+        where: list[AskedServer],
+        selection: Selection,
+        after: str = "",
+        *,
+        payload: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._client = client
+        self._selection = selection
+        self._payload = payload
+        self._clock = clock
+        cursors = _read_cursors(after)
+        if after:
+            where = [place for place in where if place.address in cursors]
+        self._limit = max(PAGE // len(where), 10) if where else PAGE
+        self._parts = {place.address: _Part(place, cursors.get(place.address, _Cursor())) for place in where}
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the page is full, or no server has more to search."""
+        return all(part.is_over for part in self._parts.values())
+
+    @property
+    def has_faults(self) -> bool:
+        """Whether a server gave a fault."""
+        return any(part.fault for part in self._parts.values())
+
+    async def go_on(self, seconds: float) -> None:
+        """Search for about so long. It asks each server at least once."""
+        client, end = await self._client(), self._clock() + seconds
+        async with anyio.create_task_group() as questions:
+            for part in self._parts.values():
+                if not part.is_over:
+                    questions.start_soon(self._fill, client, part, end)
+
+    async def _fill(self, client: Client, part: "_Part", end: float) -> None:
+        chosen, server = self._selection.filter(part.place.states), part.place.address
+        while not part.is_over:
+            try:
+                wanted = self._limit - len(part.jobs)
+                page = await jobs_of(
+                    client,
+                    chosen,
+                    after=part.cursor.after,
+                    limit=wanted,
+                    payload=self._payload,
+                    server=server,
+                )
+            except GearflowError as error:
+                part.fail(str(error))
+                return
+            part.add(page, self._limit)
+            if self._clock() >= end:
+                return
+
+    @property
+    def listing(self) -> Listing:
+        """What was found so far."""
+        parts = self._parts
+        jobs = [ListedAt(server, job) for server, part in parts.items() for job in part.jobs]
+        if len(parts) > 1:
+            jobs.sort(key=_place_of)
+        following = {server: part.cursor for server, part in parts.items() if part.cursor.after}
+        cursors = [part.cursor for part in parts.values() if not part.fault]
+        totals = [cursor.total for cursor in cursors if cursor.total is not None]
+        return Listing(
+            tuple(jobs),
+            json.dumps(following) if following else "",
+            not self.is_over,
+            sum(cursor.searched for cursor in cursors),
+            sum(totals) if len(totals) == len(cursors) else None,
+            {server: part.fault for server, part in parts.items() if part.fault},
+        )
+
+
+class _Part:
+    """The part of a page that one server has found."""
+
+    def __init__(self, place: AskedServer, cursor: _Cursor) -> None:
+        self.place = place
+        self.cursor = cursor
+        self.jobs: list[ListedJob] = []
+        self.fault = ""
+        self.is_over = False
+
+    def add(self, page: JobPage, limit: int) -> None:
+        """The answer to a question."""
+        self.jobs += page.jobs
+        searched, total = self.cursor.searched + page.searched, self.cursor.total
+        if page.left is not None:
+            total = searched + page.left
+        elif total is not None:
+            total = max(searched, total)
+        self.cursor = _Cursor(page.next, searched, total)
+        self.is_over = not page.next or len(self.jobs) >= limit
+
+    def fail(self, fault: str) -> None:
+        """The server gave a fault. What it had found stays."""
+        self.fault, self.is_over = fault, True
+        self.cursor = _Cursor()
+
+
 async def shared_list(
     sampler: Sampler, where: list[AskedServer], selection: Selection, after: str, *, payload: int = 0
 ) -> Listing:
-    """As ``list_jobs``, for all visitors together, and not more often than the servers can afford."""
-    client = await sampler.client()
-    return await sampler.shared(
+    """A page of the jobs that are selected, or what was found of it so far. The next call goes on.
+
+    All visitors share it. It is made again as often as the servers can afford.
+
+    Raises:
+        Refused: ``after`` is not valid.
+    """
+    search = await sampler.search(
         ("list", tuple(where), selection, after, payload),
-        lambda: list_jobs(client, where, selection, after, payload=payload),
-        keep=lambda found: not found.faults,
+        lambda: ListSearch(sampler.client, where, selection, after, payload=payload),
     )
+    return search.listing
 
 
 async def shared_errors(sampler: Sampler, where: list[AskedServer], selection: Selection) -> BulkResult:
@@ -152,40 +295,6 @@ async def shared_errors(sampler: Sampler, where: list[AskedServer], selection: S
         lambda: errors(client, where, selection),
         keep=lambda found: not found.faults,
     )
-
-
-async def list_jobs(
-    client: Client, where: list[AskedServer], selection: Selection, after: str, *, payload: int = 0
-) -> Listing:
-    """Return a page of the jobs that are selected.
-
-    Args:
-        client: The client of the servers.
-        where: The servers.
-        selection: The filter.
-        after: ``next`` of the page before.
-        payload: Bytes of each payload that are wanted.
-
-    Raises:
-        Refused: ``after`` is not valid.
-    """
-    cursors = _read_cursors(after)
-    if after:
-        where = [place for place in where if place.address in cursors]
-    limit = max(PAGE // len(where), 10) if where else PAGE
-
-    async def ask(place: AskedServer) -> tuple[list[ListedJob], str, bool]:
-        return await _fill(
-            client, place, selection.filter(place.states), cursors.get(place.address, ""), limit, payload
-        )
-
-    found, faults = await _each(where, ask)
-    jobs = [ListedAt(server, job) for server, (some, _, _) in found.items() for job in some]
-    if len(found) > 1:
-        jobs.sort(key=_place_of)
-    following = {server: cursor for server, (_, cursor, _) in found.items() if cursor}
-    is_short = any(short for _, _, short in found.values())
-    return Listing(tuple(jobs), json.dumps(following) if following else "", is_short, faults)
 
 
 async def count(client: Client, where: list[AskedServer], selection: Selection) -> BulkResult:
@@ -217,24 +326,6 @@ async def _bulk(
         return await bulk(client, do, chosen, expected=expected.get(place.address), server=place.address)
 
     return BulkResult(*await _each(where, ask))
-
-
-async def _fill(
-    client: Client, place: AskedServer, chosen: JobFilter, after: str, limit: int, payload: int
-) -> tuple[list[ListedJob], str, bool]:
-    """The jobs of one server, the next cursor, and whether the search was given up. Pages may be empty."""
-    jobs: list[ListedJob] = []
-    patience = anyio.current_time() + PATIENCE
-    while True:
-        page = await jobs_of(
-            client, chosen, after=after, limit=limit - len(jobs), payload=payload, server=place.address
-        )
-        jobs += page.jobs
-        after = page.next
-        if not after or len(jobs) >= limit:
-            return jobs, after, False
-        if anyio.current_time() > patience:
-            return jobs, after, True
 
 
 async def _each(
@@ -271,10 +362,8 @@ def _both(one: ErrorGroup, other: ErrorGroup) -> ErrorGroup:
     )
 
 
-def _read_cursors(after: str) -> dict[str, str]:
-    if not after:
-        return {}
+def _read_cursors(after: str) -> dict[str, _Cursor]:
     try:
-        return _Cursors.validate_json(after)
+        return _CURSORS.validate_json(after) if after else {}
     except ValueError:
         raise Refused(400, "The address of this page of a list is not valid.") from None

@@ -23,6 +23,7 @@ from gearflow.observe import Activity, FleetView, ServerView, ViewPart, look_all
 from gearflow.protocol.metrics import ALL, MinuteOf
 from gearflow.security.tls import TLS
 from gearflow.web.history import OwnHistory, merged, of_function
+from gearflow.web.searches import Search, Searches
 
 IDLE: Final = 60.0
 """Seconds without visitors after which the connections are closed."""
@@ -48,6 +49,7 @@ _HISTORIES: Final = 64
 """Histories that are remembered for that time."""
 
 T = TypeVar("T")
+S = TypeVar("S", bound=Search)
 
 Minutes: TypeAlias = list[tuple[float, MinuteOf]]
 """The start of each minute, and what happened in it."""
@@ -114,6 +116,7 @@ class Sampler:
         self._cost = 0.0
         self._own = OwnHistory()
         self._shared: OrderedDict[Hashable, tuple[float, Any]] = OrderedDict()
+        self._searches = Searches()
         self._histories: OrderedDict[tuple[str, int], tuple[float, Minutes]] = OrderedDict()
 
     @property
@@ -156,6 +159,7 @@ class Sampler:
         """Take the next sample at once, because something was done."""
         self._histories.clear()
         self._shared.clear()
+        self._searches.clear()
         async with self._lock:
             self._samples.append(await self._take())
 
@@ -199,6 +203,15 @@ class Sampler:
             while len(self._shared) > _ANSWERS:
                 self._shared.popitem(last=False)
         return answer
+
+    async def search(self, key: Hashable, begin: Callable[[], S]) -> S:
+        """Take a search a step further, which all visitors share. See ``Searches``.
+
+        Args:
+            key: What is sought, and how.
+            begin: Makes the search.
+        """
+        return await self._searches.of(key, begin, SHARE)
 
     async def close(self) -> None:
         """Close the connections."""

@@ -31,6 +31,9 @@ class Rendered:
     status: int = 200
     """The status of the answer."""
 
+    again: float | None = None
+    """Seconds after which it is rendered again for those who look at it. None: as its route says."""
+
 
 @dataclass(frozen=True, slots=True)
 class Acted:

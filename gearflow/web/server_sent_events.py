@@ -1,8 +1,8 @@
 """Server-sent events: the parts of a page that have changed, as long as somebody looks at it."""
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from typing import Final
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Final, NamedTuple
 
 import anyio
 from sse_starlette import EventSourceResponse, ServerSentEvent
@@ -19,7 +19,15 @@ _GRACE: Final = 1.0
 MOST_STREAMS: Final = 200
 """Open streams. Each renders its page every few seconds."""
 
-Parts = Iterable[tuple[str, str]]
+
+class LiveParts(NamedTuple):
+    """The parts of a page that follow the servers."""
+
+    contents: Mapping[str, str]
+    """By name."""
+
+    again: float | None = None
+    """Seconds after which they are rendered again. None: after the time that the page has."""
 
 
 class LiveStreams:
@@ -28,13 +36,12 @@ class LiveStreams:
     def __init__(self) -> None:
         self._open = 0
 
-    def response(self, parts: Callable[[], Awaitable[Parts]], every: float) -> EventSourceResponse:
+    def response(self, parts: Callable[[], Awaitable[LiveParts]], every: float) -> EventSourceResponse:
         """Send the parts of a page now and when they change.
 
         Args:
-            parts: Renders the parts, which are names and contents. It raises ``Refused`` if the visitor may
-                not see the page any more.
-            every: Seconds between two looks.
+            parts: Renders the parts. It raises ``Refused`` if the visitor may not see the page any more.
+            every: Seconds between two looks, unless the parts say another time.
 
         Raises:
             Refused: There are too many streams. The page then works as it does without scripts.
@@ -51,14 +58,14 @@ class LiveStreams:
         )
 
     async def _events(
-        self, parts: Callable[[], Awaitable[Parts]], every: float, ending: anyio.Event
+        self, parts: Callable[[], Awaitable[LiveParts]], every: float, ending: anyio.Event
     ) -> AsyncIterator[ServerSentEvent]:
         self._open += 1
         try:
             sent: dict[str, str] = {}
             while not ending.is_set():
                 try:
-                    rendered = dict(await parts())
+                    rendered, again = await parts()
                 except Refused as refused:  # the browser then loads the page, and shows why
                     yield ServerSentEvent(json.dumps(str(refused)), event="gone")
                     return
@@ -70,8 +77,8 @@ class LiveStreams:
                 changed = {name: html for name, html in rendered.items() if sent.get(name) != html}
                 if changed:
                     yield ServerSentEvent(json.dumps(changed), event="parts")
-                sent = rendered
-                await _pause(every, ending)
+                sent = dict(rendered)
+                await _pause(every if again is None else again, ending)
         finally:
             self._open -= 1
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gearflow.broker.calls import job_search, jobs
-from gearflow.broker.calls.sought_text import SoughtText
+from gearflow.broker.calls.job_selection import SoughtText
 from gearflow.protocol import packets as p
 from gearflow.protocol.jobs import BULK, JOBS, BulkRequest, JobPage, JobsRequest
 from tests.broker.costs import Shell, call

@@ -13,7 +13,8 @@ from typing import Any, Final, Literal
 
 from gearflow.broker.calls.call import KNOWN, TURN, BrokerParts, CallFailed, ServerCall, Steps, Wait
 from gearflow.broker.calls.dead_letters import DeadLetterCalls
-from gearflow.broker.calls.job_search import JobSearch, JobSelection
+from gearflow.broker.calls.job_search import JobSearch
+from gearflow.broker.calls.job_selection import JobSelection
 from gearflow.broker.calls.results import ResultCalls
 from gearflow.broker.storage import DamagedEntry, EndPlace, JobRecord
 from gearflow.protocol.jobs import BulkDone, BulkRequest, ErrorGroup

@@ -8,8 +8,8 @@ from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 from gearflow.broker.calls.call import TURN, BrokerParts, Wait
+from gearflow.broker.calls.job_selection import LETTERS, SEARCHED, JobSelection, bare, beginning_of
 from gearflow.broker.calls.results import ResultCalls
-from gearflow.broker.calls.sought_text import SEARCHED, SoughtText, beginning_of
 from gearflow.broker.functions import FunctionQueue
 from gearflow.broker.job import JobState, QueuedJob
 from gearflow.broker.parser import Body
@@ -28,7 +28,7 @@ from gearflow.broker.storage import (
 )
 from gearflow.broker.timers import Clock
 from gearflow.errors import StoreError
-from gearflow.protocol.jobs import ENDED, LIVE, JobFilter, ListedState
+from gearflow.protocol.jobs import ListedState
 
 _SLICE: Final = 200
 """Jobs that are looked at before others get their turn."""
@@ -60,22 +60,8 @@ _FAR_QUESTION: Final = 40_000
 _FETCHED: Final = 200
 """Looks that it costs to read a payload from the store."""
 
-_LISTED: Final[dict[JobState, ListedState]] = {
-    JobState.DELAYED: "delayed",
-    JobState.WAITING: "waiting",
-    JobState.RUNNING: "running",
-}
-
-_LETTERS: Final[frozenset[ListedState]] = frozenset({"dead", "expired"})
-
 _SLACK: Final = 60.0
 """Seconds by which the ends of jobs may be out of order, because the clock was set back."""
-
-_ENDED: Final[dict[JobOutcome, ListedState]] = {
-    JobOutcome.COMPLETED: "succeeded",
-    JobOutcome.CANCELLED: "cancelled",
-}
-
 
 _WORKLOAD: Final[Callable[[QueuedJob], Body | int]] = attrgetter("workload")
 _UNIQUE: Final[Callable[[QueuedJob], bytes]] = attrgetter("unique")
@@ -134,47 +120,6 @@ class LettersFound(NamedTuple):
     letters: list[EndedJob]
     next: int | None
     looked: int  # at so many letters
-
-
-class JobSelection:
-    """A filter as the server uses it."""
-
-    def __init__(self, request: JobFilter) -> None:
-        states = set(request.states or (*LIVE, *ENDED))
-        self.function = request.function.encode() if request.function is not None else None
-        self.handle = request.handle.encode() if request.handle is not None else None
-        self.error = _bare(request.error) if request.error is not None else None
-        self.text = SoughtText(request.text or "")
-        self.since, self.until = request.since, request.until
-        self.live = tuple(state for state, listed in _LISTED.items() if listed in states)
-        if request.error is not None:
-            self.live = ()
-        self.has_no_values = self.function is None and self.since is None and self.until is None
-        self.ended = states.intersection(ENDED)
-        self.only_letters = self.ended <= _LETTERS
-        self.outcomes = tuple(outcome for outcome in JobOutcome if self._may_be(outcome))
-
-    def _may_be(self, outcome: JobOutcome) -> bool:
-        """Whether jobs with that outcome may be selected."""
-        if outcome in _ENDED:
-            return self.error is None and _ENDED[outcome] in self.ended
-        return bool(self.ended & {"failed", "dead"}) or (
-            outcome is JobOutcome.EXPIRED and "expired" in self.ended
-        )
-
-    def has_time(self, time: float) -> bool:
-        """Whether a time is within those that are selected."""
-        return (self.since is None or self.since <= time) and (self.until is None or time < self.until)
-
-    def has_state(self, record: JobRecord | DamagedEntry, *, dead: bool) -> ListedState | None:
-        """The state by which an ended job is listed, if it is selected."""
-        if dead:
-            is_expired = isinstance(record, JobRecord) and record.outcome is JobOutcome.EXPIRED
-            if is_expired and "expired" in self.ended:
-                return "expired"
-            return "dead" if "dead" in self.ended else None
-        listed = _ENDED.get(record.outcome, "failed") if isinstance(record, JobRecord) else "failed"
-        return listed if listed in self.ended else None
 
 
 class JobSearch:
@@ -329,7 +274,7 @@ class JobSearch:
             StoreError: The store cannot be read.
         """
         found: list[EndedJob] = []
-        if not selection.ended & _LETTERS or not self._core.journal.exists:
+        if not selection.ended & LETTERS or not self._core.journal.exists:
             return LettersFound(found, None, 0)
         budget = Looks(looks, self._core.clock)
         if selection.handle is not None:
@@ -359,7 +304,7 @@ class JobSearch:
             return selection.error is None and selection.since is None and selection.until is None
         if not selection.has_time(record.ended) or record.expires <= self._core.clock.unix():
             return False
-        return selection.error is None or _bare(self._results.error_of(record)[0]) == selection.error
+        return selection.error is None or bare(self._results.error_of(record)[0]) == selection.error
 
     # --------------------------------------------------------------------------- jobs that have ended
 
@@ -559,8 +504,3 @@ def _is_before(selection: JobSelection, record: JobRecord | DamagedEntry) -> boo
     """Whether a job has ended so early that those before it are not selected."""
     since = selection.since
     return since is not None and isinstance(record, JobRecord) and record.ended < since - _SLACK
-
-
-def _bare(error: str) -> str:
-    """The type of an error. Workers send those of Python without their module."""
-    return error.removeprefix("builtins.")

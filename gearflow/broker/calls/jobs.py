@@ -12,7 +12,8 @@ from contextlib import suppress
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from gearflow.broker.calls.call import KNOWN, TURN, BrokerParts, CallFailed, ServerCall, Steps, Wait
-from gearflow.broker.calls.job_search import LOOKS, EndedJob, JobSearch, JobSelection
+from gearflow.broker.calls.job_search import LOOKS, EndedJob, JobSearch
+from gearflow.broker.calls.job_selection import JobSelection
 from gearflow.broker.calls.results import ResultCalls
 from gearflow.broker.parser import Body
 from gearflow.broker.storage import DeadTotal, EndedOf, EndedPage, EndPlace, JobRecord

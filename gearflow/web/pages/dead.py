@@ -41,25 +41,22 @@ async def dead(visit: Visit) -> Rendered:
     grouped = await job_lists.shared_errors(visit.sampler, where, selection)
     listing = await job_lists.shared_list(visit.sampler, where, selection, after, payload=payload)
     is_everything = not any((selection.function, selection.text, selection.error, selection.within))
-    return Rendered(
-        "dead.html",
-        "Dead letters",
-        {
-            "sample": sample,
-            "fleet": sample.fleet,
-            "selection": selection,
-            "is_everything": is_everything and selection.state == "dead",
-            "matched": grouped.matched,
-            "groups": grouped.errors[:_GROUPS],
-            "more_groups": len(grouped.errors) - _GROUPS,
-            "listing": listing,
-            "after": after,
-            "spans": SPANS,
-            "addresses": visit.sampler.addresses,
-            "is_ours": any(job_lists.lists_jobs(view) for view in sample.fleet.distinct),
-            "may_act": visit.may_operate,
-        },
-    )
+    shown = {
+        "sample": sample,
+        "fleet": sample.fleet,
+        "selection": selection,
+        "is_everything": is_everything and selection.state == "dead",
+        "matched": grouped.matched,
+        "groups": grouped.errors[:_GROUPS],
+        "more_groups": len(grouped.errors) - _GROUPS,
+        "listing": listing,
+        "after": after,
+        "spans": SPANS,
+        "addresses": visit.sampler.addresses,
+        "is_ours": any(job_lists.lists_jobs(view) for view in sample.fleet.distinct),
+        "may_act": visit.may_operate,
+    }
+    return Rendered("dead.html", "Dead letters", shown, again=job_lists.AGAIN if listing.is_short else None)
 
 
 @section.page("/dead/replay", every=60)

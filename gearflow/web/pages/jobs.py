@@ -42,11 +42,12 @@ async def jobs(visit: Visit) -> Rendered | RedirectResponse:
     after = visit.query.get("after", "")
     where = job_lists.places(sample.fleet, selection, selection.states)
     payload = 0 if visit.hide_payloads else _PAYLOAD
+    listing = await job_lists.shared_list(visit.sampler, where, selection, after, payload=payload)
     values = {
         "sample": sample,
         "fleet": sample.fleet,
         "selection": selection,
-        "listing": await job_lists.shared_list(visit.sampler, where, selection, after, payload=payload),
+        "listing": listing,
         "plain": [] if after else await plain_jobs(client, sample.fleet, selection),
         "after": after,
         "states": _ALL,
@@ -57,7 +58,7 @@ async def jobs(visit: Visit) -> Rendered | RedirectResponse:
         "may_cancel": visit.may_operate and bool(job_lists.states_for("cancel", selection)),
         "may_replay": visit.may_operate and bool(job_lists.states_for("replay", selection)),
     }
-    return Rendered("jobs.html", "Jobs", values)
+    return Rendered("jobs.html", "Jobs", values, again=job_lists.AGAIN if listing.is_short else None)
 
 
 @section.page("/jobs/cancel", every=60)
