@@ -47,12 +47,12 @@ def counted(number: float, noun: str, plural: str = "") -> str:
 
 
 def number(value: float) -> str:
-    """``1,234``, ``1.5``, ``0.02``."""
+    """``1,234``, ``1.5``, ``0.5``, ``0.02``."""
     if value == int(value) or abs(value) >= 9.95:
         return f"{value:,.0f}"
     if abs(value) >= 0.995:
         return f"{value:.1f}"
-    return f"{value:.2f}" if abs(value) >= 0.005 else "<.01"
+    return f"{value:.2f}".rstrip("0") if abs(value) >= 0.005 else "<.01"
 
 
 def short_number(value: float, exact: float = 10_000) -> str:

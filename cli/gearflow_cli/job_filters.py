@@ -26,8 +26,8 @@ _PATIENCE: Final = 3600.0
 
 _ASKED: Final[dict[Act, str]] = {
     "cancel": "Cancel",
-    "replay": "Run again",
-    "purge": "Forget",
+    "replay": "Replay",
+    "purge": "Purge",
 }
 _DONE: Final[dict[Act, str]] = {"cancel": "cancelled", "replay": "replayed", "purge": "purged"}
 

@@ -26,7 +26,7 @@ _LONGEST: Final = 8192
 
 _NOUNS: Final[dict[str, tuple[str, str]]] = {
     "": ("job", "jobs"),
-    "live": ("unfinished job", "unfinished jobs"),
+    "live": ("live job", "live jobs"),
     "running": ("running job", "running jobs"),
     "waiting": ("waiting job", "waiting jobs"),
     "delayed": ("delayed job", "delayed jobs"),

@@ -87,11 +87,11 @@ def test_all_jobs_that_match_are_cancelled_after_a_question_with_their_number(
     tab.goto(f"{dashboard(server)}/jobs?function={name}")
     expect(tab.locator("table.jobs tbody tr")).to_have_count(100)
     tab.get_by_role("link", name="Cancel all that match").click()
-    expect(tab.get_by_role("heading", level=1)).to_have_text(f"Cancel 130 unfinished jobs of {name}?")
+    expect(tab.get_by_role("heading", level=1)).to_have_text(f"Cancel 130 live jobs of {name}?")
     expect(tab.locator("table.jobs tbody tr")).to_have_count(5)
     assert set(states(client, mine)) == {"waiting"}
     tab.get_by_role("button", name="Cancel 130").click()
-    expect(tab.locator("#notice")).to_have_text(f"Cancelled 130 unfinished jobs of {name}.")
+    expect(tab.locator("#notice")).to_have_text(f"Cancelled 130 live jobs of {name}.")
     assert tab.url.endswith(f"/jobs?function={name}")
     assert set(states(client, mine)) == {"cancelled"}
     assert states(client, others) == ["waiting"]
@@ -110,7 +110,7 @@ def test_nothing_is_done_if_more_match_than_were_counted(
     expect(tab.get_by_role("alert")).to_contain_text("3 jobs match now, more than 2")
     assert set(states(client, handles)) == {"waiting"}
     tab.get_by_role("button", name="Cancel 3").click()
-    expect(tab.locator("#notice")).to_have_text(f"Cancelled 3 unfinished jobs of {name}.")
+    expect(tab.locator("#notice")).to_have_text(f"Cancelled 3 live jobs of {name}.")
     assert set(states(client, handles)) == {"cancelled"}
 
 
@@ -185,7 +185,7 @@ def test_a_hundred_thousand_jobs_are_paged_and_cancelled(
         expect(tab.locator(".empty, .notice").first).to_be_visible()
         tab.goto(f"{url}/jobs/cancel?function={name}")
         tab.get_by_role("button", name="Cancel 100,000").click()
-        expect(tab.locator("#notice")).to_have_text(f"Cancelled 100,000 unfinished jobs of {name}.")
+        expect(tab.locator("#notice")).to_have_text(f"Cancelled 100,000 live jobs of {name}.")
 
 
 def test_the_list_follows_jobs_and_a_server_that_dies_and_comes_back(
@@ -227,7 +227,7 @@ def test_jobs_of_several_servers_are_listed_together_and_c_gearmand_too(
         tab.get_by_role("link", name="Cancel all that match").click()
         expect(tab.locator(".facts")).to_contain_text(other.address)
         tab.get_by_role("button", name="Cancel 2").click()
-        expect(tab.locator("#notice")).to_have_text(f"Cancelled 2 unfinished jobs of {name}.")
+        expect(tab.locator("#notice")).to_have_text(f"Cancelled 2 live jobs of {name}.")
         assert [*states(client, [here]), *states(there, [away])] == ["cancelled", "cancelled"]
         tab.goto(f"{url}/jobs?server={gearmand}")
         tab.get_by_role("link", name=known).click()
@@ -251,7 +251,7 @@ def test_everything_works_under_a_prefix(
         tab.go_back()
         tab.get_by_role("link", name="Cancel all that match").click()
         tab.get_by_role("button", name="Cancel 1").click()
-        expect(tab.locator("#notice")).to_have_text(f"Cancelled 1 unfinished job of {name}.")
+        expect(tab.locator("#notice")).to_have_text(f"Cancelled 1 live job of {name}.")
         assert tab.url.startswith(f"{url}/ops/queue/jobs")
         tab.close()  # it follows the server, which ends now
 

@@ -161,7 +161,7 @@ def purge(
     if handle is not None:
         if not yes:
             _ask_about(handle, servers, _letter)
-            output.confirm(f"Forget the dead letter {handle}?")
+            output.confirm(f"Purge the dead letter {handle}?")
         _ask_about(handle, servers, lambda client, name, server: purge_dead(client, name, server=server))
         output.write_sentence(f"purged {handle}")
         return
@@ -218,7 +218,7 @@ def _question(name: str | None, addresses: Sequence[str]) -> str:
     letters = sum(answers.given.values())
     _check_name(name, addresses, letters)
     of = f" of {name}" if name else ""
-    return f"Forget {counted(letters, 'dead letter')}{of} on {', '.join(addresses)}?"
+    return f"Purge {counted(letters, 'dead letter')}{of} on {', '.join(addresses)}?"
 
 
 def _ask_about(

@@ -55,7 +55,7 @@ def jobs(
         bool, options.option(Panel.HOW, "--replay", "Run all dead letters that match again.", env=None)
     ] = False,
     purge: Annotated[
-        bool, options.option(Panel.HOW, "--purge", "Forget all dead letters that match.", env=None)
+        bool, options.option(Panel.HOW, "--purge", "Delete all dead letters that match.", env=None)
     ] = False,
     yes: options.Yes = False,
     servers: options.Servers = None,

@@ -198,8 +198,8 @@ _FUNCTIONS: Final[tuple[TopColumn[FunctionMetrics], ...]] = (
     _number("OLDEST", 6, lambda f, _: span(f.oldest), lambda f, _: _largest(f.oldest), drop=1),
     _number("ENDED/S", 7, lambda f, s: rate(_ended(f, s)), lambda f, s: _largest(_ended(f, s))),
     _number(
-        "FAIL/S",
-        6,
+        "FAILED/S",
+        8,
         lambda f, s: rate(_failed(f, s)),
         lambda f, s: _largest(_failed(f, s)),
         lambda f, s: "red" if _failed(f, s) else "",
@@ -272,7 +272,7 @@ def _age(each: KnownJob, shown: Seen) -> float | None:
     return None if since is None else max(0.0, shown.now - since)
 
 
-def _news(each: KnownJob, shown: Seen) -> str:
+def _about(each: KnownJob, shown: Seen) -> str:
     """What there is to say about a job."""
     job = each.job
     if job is None:
@@ -314,22 +314,22 @@ _JOBS: Final[tuple[TopColumn[KnownJob], ...]] = (
     ),
     _number("FOR", 6, lambda j, s: span(_age(j, s)), lambda j, s: _largest(_age(j, s))),
     _number(
-        "RUN",
-        3,
+        "ATTEMPT",
+        7,
         lambda j, _: str(j.attempt or ""),
         lambda j, _: -j.attempt,
         drop=3,
     ),
     _words("WORKER", 12, lambda j, _: j.job.worker if j.job else "", drop=4),
     _server(lambda j: j.server, drop=2),
-    _words("NEWS", 12, _news, None, flexible=True, drop=1),
+    _words("ABOUT", 12, _about, None, flexible=True, drop=1),
 )
 
 _DEAD: Final[tuple[TopColumn[KnownJob], ...]] = (
     _words("HANDLE", 18, lambda j, _: j.handle, flexible=True),
     _words("FUNCTION", 14, lambda j, _: j.function, lambda j, _: j.function, flexible=True),
     _number("AGO", 6, lambda j, s: span(_age(j, s)), lambda j, s: _age(j, s) or 0.0),
-    _number("RUNS", 4, lambda j, _: str(j.attempt), lambda j, _: -j.attempt, drop=2),
+    _number("ATTEMPT", 7, lambda j, _: str(j.attempt), lambda j, _: -j.attempt, drop=2),
     _server(lambda j: j.server, drop=1),
     _words(
         "ERROR",

@@ -52,13 +52,13 @@ i               the other way round
 space           look at the servers now
 
 p               pause or resume a function, make a worker quiet or resume it
-x               cancel the waiting jobs of a function, forget a dead letter
+x               cancel the waiting jobs of a function, purge a dead letter
 c               cancel a job
 r, R            replay a dead letter; replay all that match the filter
 q               quit
 
-Rates are those since the look before. P50 and P99 are times of runs. FAIL/S
-counts jobs that failed, expired or died, and runs that are repeated. Only
+Rates are those since the look before. P50 and P99 are times of runs. FAILED/S
+counts jobs that failed, expired or are dead letters, and repeated runs. Only
 gearflow's servers have counts. A - stands for what a server does not tell."""
 
 _EMPTY: Final = {

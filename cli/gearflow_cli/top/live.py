@@ -286,7 +286,7 @@ class TopLive:
     def _question(self, verb: Verb, subject: Any) -> str | None:
         match verb, subject:
             case "purge", KnownJob():
-                return f"Forget dead letter {subject.handle}?"
+                return f"Purge dead letter {subject.handle}?"
             case "purge", _:
                 number = sum(subject.waiting) + subject.delayed
                 return f"Cancel the {counted(number, 'waiting job')} of {subject.function}?"
@@ -321,7 +321,7 @@ class TopLive:
     async def _carry_out(self, verb: Verb, subject: Any) -> None:
         acts: dict[Verb, Callable[[Any], Awaitable[str]]] = {
             "pause": self._quiet if isinstance(subject, ListedWorker) else self._pause,
-            "purge": self._forget if isinstance(subject, KnownJob) else self._purge,
+            "purge": self._purge_letter if isinstance(subject, KnownJob) else self._purge,
             "cancel": self._cancel,
             "replay": self._replay,
             "replay all": self._replay_all,
@@ -364,9 +364,9 @@ class TopLive:
         await replay(self._client, each.handle, server=each.server.address)
         return f"replayed {each.handle}"
 
-    async def _forget(self, each: KnownJob) -> str:
+    async def _purge_letter(self, each: KnownJob) -> str:
         await purge_dead(self._client, each.handle, server=each.server.address)
-        return f"forgot {each.handle}"
+        return f"purged {each.handle}"
 
     async def _replay_all(self, counted_before: tuple[JobFilter, dict[str, int]]) -> str:
         select, numbers = counted_before

@@ -83,7 +83,7 @@ async def replay_all(visit: Visit) -> Acted | Rendered:
 
 @section.act("/dead/purge")
 async def purge_all(visit: Visit) -> Acted | Rendered:
-    """Forget dead letters: the one of a handle, or all that match."""
+    """Purge dead letters: the one of a handle, or all that match."""
     handle = visit.form.get("handle")
     if not handle:
         return await bulk_acts.do(visit, "purge")

@@ -29,7 +29,7 @@ _PAYLOAD: Final = 300
 _FUNCTIONS: Final = 500
 """Functions that the form offers."""
 
-_ALL: Final = (("", "All"), ("live", "Unfinished"), *((state, state.capitalize()) for state in STATES))
+_ALL: Final = (("", "All"), ("live", "Live"), *((state, state.capitalize()) for state in STATES))
 
 
 @section.page("/jobs", every=3)

@@ -174,11 +174,11 @@ def test_rates_are_unknown_before_the_second_look() -> None:
 @pytest.mark.parametrize(
     ("width", "columns"),
     [
-        (60, "FUNCTION WAITING RUNNING ENDED/S FAIL/S"),
-        (80, "FUNCTION WAITING RUNNING OLDEST ENDED/S FAIL/S WAITS FOR"),
+        (60, "FUNCTION WAITING RUNNING ENDED/S FAILED/S"),
+        (80, "FUNCTION WAITING RUNNING OLDEST ENDED/S FAILED/S WAITS FOR"),
         (
             140,
-            "FUNCTION WAITING DELAYED RUNNING WORKERS FREE OLDEST ENDED/S FAIL/S P50 P99 WAITS FOR",
+            "FUNCTION WAITING DELAYED RUNNING WORKERS FREE OLDEST ENDED/S FAILED/S P50 P99 WAITS FOR",
         ),
     ],
 )

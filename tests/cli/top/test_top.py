@@ -114,7 +114,7 @@ def test_dead_letters_are_read_and_replayed_all_that_match(server: str, client: 
         person.press("r")
         person.see("replayed H:", "3 of 3")
         person.press("x", "y")
-        person.see("forgot H:", "2 of 2")
+        person.see("purged H:", "2 of 2")
         assert len(client.run(dead_letters)) == 2
 
 
