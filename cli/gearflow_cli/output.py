@@ -143,6 +143,52 @@ def write_table(
         write(empty)
 
 
+class GrowingTable:
+    """A table of what several servers have. It prints rows as they come, so it never holds all of them.
+
+    Args:
+        header: The titles. With ``with_server``, the address of the server comes first.
+        cut: As for ``show_table``.
+        optional: As for ``show_table``.
+        wide: As for ``show_table``.
+        empty: What a person reads if there are no rows.
+        with_server: Whether there are several servers.
+    """
+
+    def __init__(
+        self,
+        header: Sequence[str],
+        *,
+        cut: Mapping[str, int],
+        optional: Collection[str],
+        wide: bool,
+        empty: str,
+        with_server: bool,
+    ) -> None:
+        self._header = ["server", *header] if with_server else header
+        self._cut, self._optional, self._wide = cut, optional, wide
+        self._empty = empty
+        self._with_server = with_server
+        self._is_empty = True
+
+    def add(self, server: str, rows: Sequence[Sequence[Cell]]) -> None:
+        """Print rows."""
+        if not rows:
+            return
+        cells = [[server, *row] for row in rows] if self._with_server else rows
+        if is_terminal():
+            show_table(self._header, cells, cut=self._cut, optional=self._optional, wide=self._wide)
+        else:
+            header, _, lines = columns(self._header, cells).partition("\n")
+            write(f"{header}\n{lines}" if self._is_empty else lines)
+        self._is_empty = False
+
+    def end(self) -> None:
+        """Print a message if there were no rows. In a pipe that is the header."""
+        if self._is_empty:
+            write(self._empty if is_terminal() else columns(self._header, []))
+
+
 def show_table(
     header: Sequence[str],
     rows: Sequence[Sequence[Cell]],

@@ -233,41 +233,32 @@ def _ask_about(
 
 
 class _Listing:
-    """Prints letters as they arrive, so that it holds only those of one answer."""
+    """Prints letters as they arrive."""
 
     def __init__(self, *, as_json: bool, wide: bool, with_server: bool) -> None:
         self._as_json = as_json
-        self._wide = wide
         self._is_brief = output.is_terminal() and not wide
-        self._with_server = with_server
-        self._header = ["handle", "function", "state", "attempt", "deaths", "ended", "error"]
-        if with_server:
-            self._header.insert(0, "server")
-        self._is_empty = True
+        self._table = output.GrowingTable(
+            ["handle", "function", "state", "attempt", "deaths", "ended", "error"],
+            cut={"error": 20, "function": 16, "server": 15},
+            optional=("deaths", "attempt", "ended"),
+            wide=wide,
+            empty="no dead letters",
+            with_server=with_server,
+        )
 
     def show(self, server: str, letters: "Sequence[JobInfo]") -> None:
         """Print the letters of one answer."""
         if self._as_json:
             for letter in letters:
                 output.write_json_line({"server": server} | letter.model_dump(mode="json"))
-        elif letters:
-            rows = [_row(letter, brief=self._is_brief) for letter in letters]
-            self._show([[server, *row] for row in rows] if self._with_server else rows)
-
-    def _show(self, rows: list[list[output.Cell]]) -> None:
-        if output.is_terminal():
-            cut = {"error": 20, "function": 16, "server": 15}
-            optional = ("deaths", "attempt", "ended")
-            output.show_table(self._header, rows, cut=cut, optional=optional, wide=self._wide)
         else:
-            header, _, lines = output.columns(self._header, rows).partition("\n")
-            output.write(f"{header}\n{lines}" if self._is_empty else lines)
-        self._is_empty = False
+            self._table.add(server, [_row(letter, brief=self._is_brief) for letter in letters])
 
     def end(self) -> None:
         """Print a message if there were no letters."""
-        if self._is_empty and not self._as_json:
-            output.write("no dead letters" if output.is_terminal() else output.columns(self._header, []))
+        if not self._as_json:
+            self._table.end()
 
 
 async def _each_page(

@@ -158,15 +158,19 @@ class JobLister:
 
 
 class _Listing:
-    """Prints jobs as they arrive, so that it holds only those of one answer."""
+    """Prints jobs as they arrive."""
 
     def __init__(self, *, as_json: bool, wide: bool, with_server: bool) -> None:
         self._as_json = as_json
-        self._wide = wide
-        self._with_server = with_server
-        self._header = ["handle", "function", "state", "attempt", "since", "about"]
-        if with_server:
-            self._header.insert(0, "server")
+        self._is_brief = output.is_terminal() and not wide
+        self._table = output.GrowingTable(
+            ["handle", "function", "state", "attempt", "since", "about"],
+            cut={"about": 16, "function": 16, "server": 15},
+            optional=("attempt", "since"),
+            wide=wide,
+            empty="no jobs",
+            with_server=with_server,
+        )
         self.is_empty = True
 
     def show(self, server: str, jobs: "Sequence[ListedJob]") -> None:
@@ -175,27 +179,17 @@ class _Listing:
             for job in jobs:
                 shown = {"server": server} | job.job.model_dump(mode="json")
                 output.write_json_line(shown | {"listed": job.listed, "payload": job.payload})
-        elif jobs:
-            rows = [_row(job, brief=output.is_terminal() and not self._wide) for job in jobs]
-            self._show([[server, *row] for row in rows] if self._with_server else rows)
-        self.is_empty = self.is_empty and not jobs
-
-    def _show(self, rows: list[list[output.Cell]]) -> None:
-        if output.is_terminal():
-            cut = {"about": 16, "function": 16, "server": 15}
-            optional = ("attempt", "since")
-            output.show_table(self._header, rows, cut=cut, optional=optional, wide=self._wide)
         else:
-            header, _, lines = output.columns(self._header, rows).partition("\n")
-            output.write(f"{header}\n{lines}" if self.is_empty else lines)
+            self._table.add(server, [_row(job, brief=self._is_brief) for job in jobs])
+        self.is_empty = self.is_empty and not jobs
 
     def end(self, places: dict[str, str]) -> None:
         """Print a message if there were no jobs, or if there are more."""
         for server, place in places.items():
             if place:
                 tell(f"{server} has more jobs: --after {place} -s {server} shows them, and --limit 0 all")
-        if self.is_empty and not self._as_json:
-            output.write("no jobs" if output.is_terminal() else output.columns(self._header, []))
+        if not self._as_json:
+            self._table.end()
 
 
 def _row(listed: "ListedJob", *, brief: bool) -> list[output.Cell]:
