@@ -13,7 +13,6 @@ from gearflow.web import job_lists
 from gearflow.web.guard import Refused
 from gearflow.web.job_lists import BulkAct, BulkResult
 from gearflow.web.job_selection import Selection
-from gearflow.web.searches import STEP
 from gearflow.web.sections import Acted, Rendered
 from gearflow.web.visit import Visit
 
@@ -22,6 +21,13 @@ EXPECTED: Final = "expected:"
 
 _SHOWN: Final = 5
 """Jobs that the page shows as examples."""
+
+
+_EXAMPLES: Final = 0.03
+"""Seconds in which these are looked for."""
+
+_AGAIN: Final = 0.3
+"""Seconds between two looks at a page whose number is not there yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,37 +83,43 @@ async def ask(visit: Visit, act: BulkAct, *, again: str = "") -> Rendered:
     """
     if not visit.may_operate:
         raise Refused(403, "You may look at this dashboard, and not act.")
-    values = visit.form if visit.request.method == "POST" else visit.query
-    selection = _selection(visit, values)
+    given = visit.form if visit.request.method == "POST" else visit.query
+    selection = _selection(visit, given)
     words, client = _WORDS[act], await visit.client()
     fleet = (await visit.sample()).fleet
     where = job_lists.places(fleet, selection, job_lists.states_for(act, selection))
-    found = await job_lists.count(client, where, selection)
+    counted: BulkResult | None
+    if visit.request.method == "POST":
+        counted = await job_lists.count(client, where, selection)
+    else:
+        counted = await job_lists.count_soon(visit.sampler, where, selection)
+    found = counted or BulkResult({}, {})
     examples = job_lists.ListSearch(visit.client, where, selection)
     if found.matched:
-        await examples.go_on(STEP)
+        await examples.go_on(_EXAMPLES)
     numbers = {server: each.matched for server, each in found.done.items() if each.matched}
     state = selection.state or words.state
-    title = f"{words.verb} {selection.in_words(found.matched, state)}?"
-    return Rendered(
-        "bulk.html",
-        title if found.matched else "Nothing to do",
-        {
-            "fleet": fleet,
-            "act": act,
-            "words": words,
-            "selection": selection,
-            "what": selection.in_words(found.matched, state),
-            "numbers": numbers,
-            "fields": selection.values | {EXPECTED + server: str(each) for server, each in numbers.items()},
-            "matched": found.matched,
-            "faults": found.faults,
-            "examples": examples.listing.jobs[:_SHOWN],
-            "again": again,
-            "to": visit.url(words.path, act=act),
-            "back": visit.url(words.path, **selection.values),
-        },
-    )
+    title = f"{words.verb} {selection.in_words(found.matched, state)}?" if found.matched else "Nothing to do"
+    values = {
+        "fleet": fleet,
+        "act": act,
+        "words": words,
+        "selection": selection,
+        "is_counting": counted is None,
+        "what": selection.in_words(found.matched, state),
+        "many": selection.in_words(2, state).partition(" ")[2],
+        "numbers": numbers,
+        "fields": selection.values | {EXPECTED + server: str(each) for server, each in numbers.items()},
+        "matched": found.matched,
+        "faults": found.faults,
+        "examples": examples.listing.jobs[:_SHOWN],
+        "again": again,
+        "to": visit.url(words.path, act=act),
+        "back": visit.url(words.path, **selection.values),
+    }
+    if counted is None:
+        return Rendered("bulk.html", "Counting…", values, again=_AGAIN)
+    return Rendered("bulk.html", title, values)
 
 
 async def do(visit: Visit, act: BulkAct) -> Acted | Rendered:

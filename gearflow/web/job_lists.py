@@ -22,6 +22,7 @@ from gearflow.protocol.jobs import JOBS, LIVE, BulkDone, ErrorGroup, JobPage, Li
 from gearflow.web.guard import Refused
 from gearflow.web.job_selection import Selection
 from gearflow.web.sampler import Sampler
+from gearflow.web.searches import Asking
 
 BulkAct: TypeAlias = Literal["cancel", "replay", "purge"]
 
@@ -287,24 +288,35 @@ async def shared_list(
     return search.listing
 
 
-async def shared_errors(sampler: Sampler, where: list[AskedServer], selection: Selection) -> BulkResult:
-    """As ``errors``, for all visitors together, and not more often than the servers can afford."""
-    client = await sampler.client()
-    return await sampler.shared(
-        ("errors", tuple(where), selection),
-        lambda: errors(client, where, selection),
-        keep=lambda found: not found.faults,
+async def shared_errors(
+    sampler: Sampler, where: list[AskedServer], selection: Selection
+) -> BulkResult | None:
+    """The dead letters that are selected, grouped by function and error. None if they are not counted yet.
+
+    All visitors share them. They are made again as often as the servers can afford.
+    """
+
+    async def ask() -> BulkResult:
+        return await _bulk(await sampler.client(), where, "errors", selection, {})
+
+    asking = await sampler.search(
+        ("errors", tuple(where), selection), lambda: Asking(ask, lambda found: bool(found.faults))
     )
+    return asking.answer
+
+
+async def count_soon(sampler: Sampler, where: list[AskedServer], selection: Selection) -> BulkResult | None:
+    """As ``count``. None if it takes longer than a page may. Then a later call has it."""
+
+    async def ask() -> BulkResult:
+        return await count(await sampler.client(), where, selection)
+
+    return await sampler.answer(("count", tuple(where), selection), ask)
 
 
 async def count(client: Client, where: list[AskedServer], selection: Selection) -> BulkResult:
     """Count the jobs that are selected on each server."""
     return await _bulk(client, where, "count", selection, {})
-
-
-async def errors(client: Client, where: list[AskedServer], selection: Selection) -> BulkResult:
-    """Group the dead letters that are selected by function and error."""
-    return await _bulk(client, where, "errors", selection, {})
 
 
 async def act_on_all(

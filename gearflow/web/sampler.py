@@ -11,7 +11,7 @@ from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 import anyio
 
@@ -37,13 +37,13 @@ WINDOW: Final = 60.0
 WANTED: Final = 10.0
 """Seconds for which the servers are asked for a part after somebody has looked at it."""
 
+NOW: Final = 2.0
+"""Seconds for which an answer is one of now."""
+
 _ALWAYS: Final[tuple[ViewPart, ...]] = ("metrics", "limits")
 
 _HISTORY_AGE: Final = 10.0
 """Seconds after which a history is asked for again."""
-
-_ANSWERS: Final = 64
-"""Answers to shared questions that are remembered."""
 
 _HISTORIES: Final = 64
 """Histories that are remembered for that time."""
@@ -115,7 +115,6 @@ class Sampler:
         self._lock = anyio.Lock()
         self._cost = 0.0
         self._own = OwnHistory()
-        self._shared: OrderedDict[Hashable, tuple[float, Any]] = OrderedDict()
         self._searches = Searches()
         self._histories: OrderedDict[tuple[str, int], tuple[float, Minutes]] = OrderedDict()
 
@@ -158,7 +157,6 @@ class Sampler:
     async def look_again(self) -> None:
         """Take the next sample at once, because something was done."""
         self._histories.clear()
-        self._shared.clear()
         self._searches.clear()
         async with self._lock:
             self._samples.append(await self._take())
@@ -179,31 +177,6 @@ class Sampler:
                 self._histories.popitem(last=False)
         return self._histories[key][1]
 
-    async def shared(self, key: Hashable, ask: Callable[[], Awaitable[T]], *, keep: Callable[[T], bool]) -> T:
-        """The answer to a question that may cost the servers much. All visitors share it.
-
-        An answer is used for as long as keeps such questions to a small share of the time, at most 20 s.
-        After an act it is asked for again.
-
-        Args:
-            key: What is asked.
-            ask: Asks it.
-            keep: Whether the answer may be used again.
-        """
-        begin = time.monotonic()
-        known: tuple[float, Any] | None = self._shared.get(key)
-        if known is not None and begin < known[0]:
-            answer: T = known[1]
-            return answer
-        answer = await ask()
-        end = time.monotonic()
-        if keep(answer):
-            self._shared[key] = end + min(end - begin, 1.0) / SHARE, answer
-            self._shared.move_to_end(key)
-            while len(self._shared) > _ANSWERS:
-                self._shared.popitem(last=False)
-        return answer
-
     async def search(self, key: Hashable, begin: Callable[[], S]) -> S:
         """Take a search a step further, which all visitors share. See ``Searches``.
 
@@ -212,6 +185,15 @@ class Sampler:
             begin: Makes the search.
         """
         return await self._searches.of(key, begin, SHARE)
+
+    async def answer(self, key: Hashable, ask: Callable[[], Awaitable[T]]) -> T | None:
+        """The answer to a question of now if it comes soon, else None. Then a later call has it.
+
+        Args:
+            key: What is asked.
+            ask: Asks it.
+        """
+        return await self._searches.answer(key, ask, NOW)
 
     async def close(self) -> None:
         """Close the connections."""

@@ -1,14 +1,15 @@
 """Searches that take longer than a page may: each look at one takes it a step further.
 
-Nothing runs in the background. A search goes on as long as somebody looks at its page, and all visitors
-share it. When it is over, its answer is used for as long as keeps such searches to a small share of the time.
-Then it begins again, and its last answer is shown meanwhile.
+A search goes on as long as somebody looks at its page, and all visitors share it. When it is over, its answer
+is used for as long as keeps such searches to a small share of the time. Then it begins again, and its last
+answer is shown meanwhile.
 """
 
+import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
-from typing import Final, Protocol, TypeVar, cast
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Any, Final, Generic, Protocol, TypeVar, cast
 
 import anyio
 
@@ -23,6 +24,9 @@ _STALE: Final = 30.0
 
 _FAULTY: Final = 2.0
 """Seconds after which a search is made again in which a server gave a fault."""
+
+
+T = TypeVar("T")
 
 
 class Search(Protocol):
@@ -41,6 +45,56 @@ class Search(Protocol):
     async def go_on(self, seconds: float) -> None:
         """Search for about so long. It asks each server at least once."""
         ...
+
+
+class Asking(Generic[T]):
+    """A question with one answer, which may take long. Asking goes on while nobody waits for it.
+
+    Args:
+        ask: Asks it.
+        has_faults: Whether something is missing in the answer.
+        clock: Seconds of a monotonic clock.
+    """
+
+    def __init__(
+        self,
+        ask: Callable[[], Awaitable[T]],
+        has_faults: Callable[[T], bool],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._ask = ask
+        self._has_faults = has_faults
+        self._clock = clock
+        self._task: asyncio.Task[T] | None = None
+        self.ended: float | None = None
+        """When the answer came, by the clock."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is an answer."""
+        return self.ended is not None
+
+    @property
+    def has_faults(self) -> bool:
+        """Whether something is missing because a server gave a fault."""
+        return self.answer is None or self._has_faults(self.answer)
+
+    @property
+    def answer(self) -> T | None:
+        """The answer, if there is one. Raises what asking raised."""
+        return None if self._task is None or not self._task.done() else self._task.result()
+
+    async def go_on(self, seconds: float) -> None:
+        """Wait for the answer for so long."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name="gearflow web: a long question")
+        await asyncio.wait((self._task,), timeout=seconds)
+
+    async def _run(self) -> T:
+        try:
+            return await self._ask()
+        finally:
+            self.ended = self._clock()
 
 
 S = TypeVar("S", bound=Search)
@@ -89,6 +143,7 @@ class Searches:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._searches: OrderedDict[Hashable, _Shared] = OrderedDict()
+        self._askings: OrderedDict[Hashable, Asking[Any]] = OrderedDict()
 
     async def of(self, key: Hashable, begin: Callable[[], S], share: float) -> S:
         """Take a search a step further, unless it is over or another visitor does so.
@@ -112,6 +167,23 @@ class Searches:
                 await shared.go_on(self._clock, share)
         return cast(S, shared.shown(self._clock()))  # the key says the class
 
+    async def answer(self, key: Hashable, ask: Callable[[], Awaitable[T]], age: float) -> T | None:
+        """The answer to a question if it comes soon, else None. Then a later call has it.
+
+        Args:
+            key: What is asked.
+            ask: Asks it.
+            age: Seconds after which it is asked again.
+        """
+        asking: Asking[T] | None = self._askings.get(key)
+        if asking is None or (asking.ended is not None and self._clock() - asking.ended >= age):
+            asking = self._askings[key] = Asking(ask, lambda _: False, self._clock)
+            while len(self._askings) > _MOST:
+                self._askings.popitem(last=False)
+        await asking.go_on(STEP)
+        return asking.answer
+
     def clear(self) -> None:
         """Forget all answers, because something was done."""
         self._searches.clear()
+        self._askings.clear()

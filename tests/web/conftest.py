@@ -18,7 +18,7 @@ from sse_starlette import EventSourceResponse
 
 import gearflow.web
 from gearflow.server import JobServer
-from gearflow.web import sampler
+from gearflow.web import sampler, searches
 from gearflow.web.server_sent_events import LiveStreams
 from tests.conftest import missing, run_gearmand
 
@@ -77,6 +77,7 @@ def dashboard() -> Iterator[Callable[..., str]]:
     """``dashboard(server, read_only=True)``: the URL of a dashboard for a server. Everybody may operate.
 
     Its pages follow the servers ten times as fast, and it asks as often as it can, so that tests wait less.
+    A long search is done before the page is answered.
     """
     respond = LiveStreams.response
 
@@ -87,6 +88,7 @@ def dashboard() -> Iterator[Callable[..., str]]:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         patch.setattr(LiveStreams, "response", respond_fast)
         patch.setattr(sampler, "SHARE", 1.0)
+        patch.setattr(searches, "STEP", 5.0)  # the machine may be busy
         urls: dict[Any, str] = {}
 
         def serve(*servers: JobServer | str, **options: Any) -> str:

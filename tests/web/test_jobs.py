@@ -20,6 +20,7 @@ from gearflow.web import sampler
 from gearflow.web.job_lists import places, states_for
 from gearflow.web.job_selection import Selection
 from gearflow.web.sampler import Sampler
+from gearflow.web.searches import Asking
 from tests.web.conftest import served
 
 MARKUP = "<img src=x onerror=alert(1)>\"'&amp;"
@@ -296,11 +297,13 @@ def test_a_question_that_costs_much_is_asked_seldom_and_again_after_an_act(
             return asked[-1]
 
         asking = Sampler([server.address])
-        assert [await asking.shared("key", answer, keep=lambda _: True) for _ in range(3)] == [0, 0, 0]
-        assert await asking.shared("other", answer, keep=lambda _: False) == 1
-        assert await asking.shared("other", answer, keep=lambda _: True) == 2
+
+        async def ask(key: str) -> int | None:
+            return (await asking.search(key, lambda: Asking(answer, lambda _: False))).answer
+
+        assert [await ask(key) for key in ("key", "key", "other", "key")] == [0, 0, 1, 0]
         await asking.look_again()
-        assert await asking.shared("key", answer, keep=lambda _: True) == 3
+        assert await ask("key") == 2
         await asking.close()
 
     with start_blocking_portal() as portal:

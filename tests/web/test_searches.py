@@ -102,6 +102,31 @@ def test_an_answer_with_faults_is_used_for_a_short_time() -> None:
     run(look)
 
 
+def test_a_question_is_asked_once_and_its_answer_is_there_when_somebody_looks_again() -> None:
+    async def look() -> None:
+        clock = Clock()
+        shared, asked, gate = Searches(clock), list[int](), anyio.Event()
+
+        async def ask() -> int:
+            asked.append(len(asked))
+            await gate.wait()
+            return asked[-1]
+
+        assert [await shared.answer("key", ask, 2) for _ in range(3)] == [None] * 3
+        gate.set()
+        clock.now += 60  # nobody looks
+        await anyio.wait_all_tasks_blocked()
+        assert await shared.answer("key", ask, 2) == 0
+        clock.now += 1
+        assert await shared.answer("key", ask, 2) == 0
+        clock.now += 1
+        assert await shared.answer("key", ask, 2) == 1  # the answer is too old to be one of now
+        shared.clear()
+        assert await shared.answer("key", ask, 2) == 2
+
+    run(look)
+
+
 def test_visitors_who_come_during_a_step_wait_for_it_and_take_none() -> None:
     async def look() -> None:
         clock = Clock()
@@ -235,3 +260,25 @@ def test_nothing_is_said_of_no_match_before_all_is_searched(
     answers = [httpx.get(url).text for _ in range(8)]
     assert ["Searching." in each for each in answers] == [True] * 6 + [False] * 2
     assert ["No job matches" in each for each in answers] == [False] * 6 + [True] * 2
+
+
+@pytest.mark.parametrize("scripts", [True, False], ids=["scripts", "no-scripts"])
+def test_the_question_before_an_act_shows_its_number_when_all_are_counted(
+    dashboard: Callable[..., str],
+    server: JobServer,
+    short: None,
+    open_tab: Callable[..., Page],
+    scripts: bool,
+) -> None:
+    tab = open_tab(java_script_enabled=scripts)
+    came = tab.goto(f"{dashboard(server)}/jobs/cancel?text={NEEDLE}&within={'3600' if scripts else '900'}")
+    assert came is not None
+    assert "Counting unfinished jobs with “a needle” in them" in came.text()
+    assert 'method="post"' not in came.text()
+    title = tab.get_by_role("heading", level=1)
+    for _ in range(100):
+        if scripts or "Counting" not in title.inner_text():
+            break
+        tab.get_by_role("link", name="Look again").click()
+    expect(title).to_contain_text("Cancel 2 unfinished jobs with “a needle” in them")
+    expect(tab.get_by_role("button", name="Cancel 2")).to_be_visible()

@@ -38,17 +38,18 @@ async def dead(visit: Visit) -> Rendered:
     where = job_lists.places(sample.fleet, selection, selection.states)
     after = visit.query.get("after", "")
     payload = 0 if visit.hide_payloads else _PAYLOAD
-    grouped = await job_lists.shared_errors(visit.sampler, where, selection)
     listing = await job_lists.shared_list(visit.sampler, where, selection, after, payload=payload)
+    grouped = await job_lists.shared_errors(visit.sampler, where, selection)
+    groups = grouped.errors if grouped is not None else []
     is_everything = not any((selection.function, selection.text, selection.error, selection.within))
     shown = {
         "sample": sample,
         "fleet": sample.fleet,
         "selection": selection,
         "is_everything": is_everything and selection.state == "dead",
-        "matched": grouped.matched,
-        "groups": grouped.errors[:_GROUPS],
-        "more_groups": len(grouped.errors) - _GROUPS,
+        "matched": grouped.matched if grouped is not None else None,
+        "groups": groups[:_GROUPS],
+        "more_groups": len(groups) - _GROUPS,
         "listing": listing,
         "after": after,
         "spans": SPANS,
@@ -56,7 +57,8 @@ async def dead(visit: Visit) -> Rendered:
         "is_ours": any(job_lists.lists_jobs(view) for view in sample.fleet.distinct),
         "may_act": visit.may_operate,
     }
-    return Rendered("dead.html", "Dead letters", shown, again=job_lists.AGAIN if listing.is_short else None)
+    is_searching = listing.is_short or grouped is None
+    return Rendered("dead.html", "Dead letters", shown, again=job_lists.AGAIN if is_searching else None)
 
 
 @section.page("/dead/replay", every=60)
