@@ -280,8 +280,8 @@ def test_ten_thousand_functions_are_drawn_as_fast_as_they_are_sorted() -> None:
 
 
 def test_the_picture_in_the_documentation_is_one_of_the_screen() -> None:
-    lines = list(frame(Choices(), ALL, 100, 18))
-    drawing.compare("top", drawing.terminal(lines, 100, "gearflow top", unique="top"))
+    lines = list(frame(Choices(), ALL, 108, 18))
+    drawing.compare("top", drawing.terminal(lines, 108, "gearflow top", unique="top"))
 
 
 @pytest.mark.parametrize(
