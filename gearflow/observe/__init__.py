@@ -11,7 +11,7 @@ from gearflow.observe.acts import cancel_job, pause_function, purge_function, qu
 from gearflow.observe.checkup import Checkup, examine
 from gearflow.observe.findings import Finding, findings_of
 from gearflow.observe.fleet import FleetView
-from gearflow.observe.look import ALL_PARTS, LOOK_TIMEOUT, look, look_all
+from gearflow.observe.look import ALL_PARTS, LOOK_TIMEOUT, ServerWatch, look, look_all
 from gearflow.observe.view import LimitTexts, ServerView, ViewPart
 from gearflow.protocol.histograms import added, between, percentile
 
@@ -24,6 +24,7 @@ __all__ = [
     "FleetView",
     "LimitTexts",
     "ServerView",
+    "ServerWatch",
     "ViewPart",
     "activity",
     "added",

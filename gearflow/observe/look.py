@@ -28,6 +28,12 @@ ALL_PARTS: Final[frozenset[ViewPart]] = frozenset(get_args(ViewPart))
 LOOK_TIMEOUT: Final = 5.0
 """Seconds that a server has for all its answers."""
 
+HANG_TIMEOUT: Final = 0.3
+"""The same for a server that has just hung, if it is looked at again and again."""
+
+HANG_AGAIN: Final = 30.0
+"""Seconds after which such a server has the whole time again."""
+
 _JOBS: Final = 100
 """Jobs of each worker that are asked for."""
 
@@ -63,6 +69,64 @@ async def look_all(
         for index in range(len(servers)):
             looks.start_soon(look_at, index)
     return [view for view in views if view is not None]
+
+
+class ServerWatch:
+    """Looks at the same servers again and again. Owns state.
+
+    A server that hangs would hold up each look for the whole time limit, and with it what is shown of the
+    others. So from then on it has a short time, and the whole time only now and then, in case it is slow.
+
+    Args:
+        servers: The servers.
+        timeout: Seconds that each server has for all its answers.
+        short: Seconds that one that hangs has for them.
+    """
+
+    def __init__(
+        self,
+        servers: Sequence[ServerAddress | str],
+        timeout: float = LOOK_TIMEOUT,
+        short: float = HANG_TIMEOUT,
+    ) -> None:
+        self._servers = [str(server) for server in servers]
+        self._timeout, self._short = timeout, short
+        self._hanging: dict[str, tuple[float, ServerView]] = {}
+        self.cost = 0.0
+        """Seconds that the last look took the slowest server that answered. To wait for one that does not
+        answer costs no server anything."""
+
+    async def look(self, client: Client, parts: Collection[ViewPart] = ALL_PARTS) -> list[ServerView]:
+        """Look at all of them, as ``look_all`` does."""
+        views: dict[str, ServerView] = {}
+        times: list[float] = []
+
+        async def look_at(server: str) -> None:
+            begin = time.monotonic()
+            views[server] = view = await self._look_at(client, server, parts, begin)
+            if view.answers:
+                times.append(time.monotonic() - begin)
+
+        async with anyio.create_task_group() as looks:
+            for server in dict.fromkeys(self._servers):
+                looks.start_soon(look_at, server)
+        self.cost = max(times, default=self.cost)
+        return [views[server] for server in self._servers]
+
+    async def _look_at(
+        self, client: Client, server: str, parts: Collection[ViewPart], begin: float
+    ) -> ServerView:
+        since, before = self._hanging.get(server, (0.0, None))
+        is_short = before is not None and begin - since < HANG_AGAIN
+        timeout = self._short if is_short else self._timeout
+        view = await look(client, server, parts=parts, timeout=timeout)
+        if view.answers or time.monotonic() - begin < timeout * 0.9:
+            self._hanging.pop(server, None)
+        elif is_short and before is not None:
+            return replace(before, at=view.at)
+        else:
+            self._hanging[server] = time.monotonic(), view
+        return view
 
 
 async def look(

@@ -19,7 +19,7 @@ from gearflow.client.client import Client
 from gearflow.client.config import ServerAddress, default_servers, parse_servers
 from gearflow.client.operate import metrics
 from gearflow.errors import GearflowError
-from gearflow.observe import Activity, FleetView, ServerView, ViewPart, look_all
+from gearflow.observe import Activity, FleetView, ServerView, ServerWatch, ViewPart
 from gearflow.protocol.metrics import ALL, MinuteOf
 from gearflow.security.tls import TLS
 from gearflow.web.history import OwnHistory, merged, of_function
@@ -113,7 +113,7 @@ class Sampler:
         self._samples: deque[Sample] = deque(maxlen=64)
         self._wanted: dict[ViewPart, float] = {}
         self._lock = anyio.Lock()
-        self._cost = 0.0
+        self._watch = ServerWatch(self._given)
         self._own = OwnHistory()
         self._searches = Searches()
         self._histories: OrderedDict[tuple[str, int], tuple[float, Minutes]] = OrderedDict()
@@ -203,7 +203,7 @@ class Sampler:
         if not self._samples:
             return False
         last = self._samples[-1]
-        age = max(self._interval, self._cost / SHARE)
+        age = max(self._interval, min(self._watch.cost, 1.0) / SHARE)
         return time.monotonic() - last.taken < age and last.parts.issuperset(parts)
 
     async def _take(self) -> Sample:
@@ -212,9 +212,7 @@ class Sampler:
         parts: frozenset[ViewPart] = frozenset(
             part for part, wanted in self._wanted.items() if begin - wanted < WANTED
         )
-        views = await look_all(client, self._given, parts=parts)
-        if any(view.answers for view in views):  # to wait for one that is away costs no server anything
-            self._cost = min(time.monotonic() - begin, 1.0)
+        views = await self._watch.look(client, parts)
         fleet = FleetView(tuple(views))
         before = self._before(begin)
         rates = fleet.activity_since(before.fleet) if before is not None else {}

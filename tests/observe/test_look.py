@@ -11,6 +11,7 @@ from gearflow.client.operate import pause
 from gearflow.errors import UnsupportedByServer
 from gearflow.observe import (
     FleetView,
+    ServerWatch,
     activity,
     cancel_job,
     look,
@@ -117,6 +118,23 @@ async def test_a_server_that_is_away_or_silent_holds_nobody_up(bundled: str) -> 
     assert targets(views) == [views[1]]
     with pytest.raises(UnsupportedByServer, match=addresses[0]):
         targets(views, addresses[0])
+
+
+async def test_a_server_that_hangs_holds_up_one_look_and_not_each(bundled: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        addresses = [f"127.0.0.1:{port}", bundled]
+        async with Client([bundled]) as client:
+            watch = ServerWatch(addresses, timeout=1, short=0.05)
+            with anyio.fail_after(20):  # half a minute if each look took a second
+                for _ in range(30):
+                    views = await watch.look(client, ())
+                    assert [view.address for view in views] == addresses
+                    assert [view.error for view in views] == ["no answer within 1 s", ""]
+            silent.close()
+            with JobServer(port=port), anyio.fail_after(20):
+                while not (await watch.look(client, ()))[0].answers:  # noqa: ASYNC110  (it is polled)
+                    await anyio.sleep(0.05)
 
 
 async def test_a_server_is_seen_again_as_soon_as_it_is_back(free_port: int) -> None:

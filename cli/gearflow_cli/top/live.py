@@ -18,9 +18,9 @@ from gearflow.errors import GearflowError
 from gearflow.observe import (
     FleetView,
     ServerView,
+    ServerWatch,
     ViewPart,
     cancel_job,
-    look_all,
     pause_function,
     purge_function,
     quiet_worker,
@@ -62,6 +62,7 @@ class TopLive:
     def __init__(self, client: Client, addresses: Sequence[str], screen: FullScreen, every: float) -> None:
         self._client = client
         self._addresses = list(addresses)
+        self._watch = ServerWatch(self._addresses)
         self._screen = screen
         self._every = every
         self.choices = Choices()
@@ -108,22 +109,22 @@ class TopLive:
         pause = _SOON
         while True:
             self._wake = wake = anyio.Event()
-            began = time.monotonic()
-            await self._look()
-            pause = max(pause, _SHARE * (time.monotonic() - began))
+            pause = max(pause, _SHARE * await self._look())
             self._draw()
             with anyio.move_on_after(pause):
                 await wake.wait()
             pause = self._every
 
-    async def _look(self) -> None:
+    async def _look(self) -> float:
+        """Look at the servers, and at what else is shown. Returns the seconds that servers took to answer."""
         choices = self.choices
         page, function = choices.page, choices.function
         parts: set[ViewPart] = {"metrics", "limits"}
         if page is TopPage.WORKERS:
             parts.add("workers")
-        fleet = FleetView(tuple(await look_all(self._client, self._addresses, parts=parts)))
-        before = self._before(time.monotonic())
+        fleet = FleetView(tuple(await self._watch.look(self._client, parts)))
+        asked = time.monotonic()
+        before = self._before(asked)
         self._looks.append((time.monotonic(), fleet))
         known: list[KnownJob] = []
         more = False
@@ -143,6 +144,7 @@ class TopLive:
         if choices.opened is not None:
             choices.opened.subject = _as_now(choices.opened.subject, fleet)
             await self._describe(choices.opened)
+        return self._watch.cost + time.monotonic() - asked
 
     def _before(self, now: float) -> FleetView | None:
         """The look to which the next one is compared. A key may ask for one at once, which tells no rates."""
