@@ -82,8 +82,9 @@ async def _look_twice(addresses: Sequence[str]) -> "Seen":
 
 def _print(shown: "Seen") -> None:
     """Print the functions as a table."""
-    from gearflow_cli.top.columns import COLUMNS, rows_of
+    from gearflow_cli.top.columns import COLUMNS
     from gearflow_cli.top.model import Choices
+    from gearflow_cli.top.rows import rows_of
 
     choices = Choices()
     columns = COLUMNS[choices.page]

@@ -1,6 +1,7 @@
 """``gearflow top``: servers, functions, workers and jobs live in the terminal.
 
-``model`` is what the person has chosen: the view, the selection, the sorting and the filter. ``columns`` says
-what a view shows of the servers, ``frame`` draws both, ``terminal`` writes lines and reads keys, and ``live``
-looks at the servers again and again and carries out what the keys ask for. The first three are pure.
+``model`` is what the person has chosen: the view, the selection, the sorting and the filter. ``rows`` selects
+what a view shows of the servers, ``columns`` turns it into texts, and ``frame`` draws them. These four are
+pure. ``terminal`` writes lines and reads keys. ``job_lists``, ``details`` and ``acts`` ask the servers, and
+``live`` is the loop.
 """

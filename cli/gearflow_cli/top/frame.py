@@ -13,8 +13,9 @@ from rich.text import Text
 
 from gearflow_cli.output import shortened
 from gearflow_cli.text import printable
-from gearflow_cli.top.columns import COLUMNS, RowItem, Rows, Seen, TopColumn, count, rate, rows_of, span
+from gearflow_cli.top.columns import COLUMNS, Seen, TopColumn, count, rate, span
 from gearflow_cli.top.model import PAGES, Choices, ListChoice, TopPage
+from gearflow_cli.top.rows import RowItem, Rows, rows_of
 
 _GAP: Final = 2
 _APART: Final = "   "

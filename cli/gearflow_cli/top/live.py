@@ -1,10 +1,10 @@
-"""Looks at servers again and again, draws what there is, and carries out what keys ask for."""
+"""The loop of ``gearflow top``: a look at the servers, a frame, a key."""
 
 import os
 import signal
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -12,24 +12,13 @@ import anyio
 import anyio.abc
 
 from gearflow.client import Client
-from gearflow.client.admin import admin_of
-from gearflow.client.operate import bulk, jobs, purge_dead, replay
 from gearflow.errors import GearflowError
-from gearflow.observe import (
-    FleetView,
-    ServerView,
-    ServerWatch,
-    ViewPart,
-    cancel_job,
-    pause_function,
-    purge_function,
-    quiet_worker,
-)
-from gearflow.protocol.jobs import JOBS, LIVE, JobFilter
-from gearflow.quantities import counted
-from gearflow_cli.top.columns import KnownJob, ListedWorker, Seen
+from gearflow.observe import FleetView, ServerView, ServerWatch, ViewPart
+from gearflow_cli.top.acts import TopActs, question
+from gearflow_cli.top.columns import ListedWorker, Seen
 from gearflow_cli.top.details import describe, title_of
 from gearflow_cli.top.frame import frame, selected
+from gearflow_cli.top.job_lists import JobList, filter_of, list_jobs
 from gearflow_cli.top.model import Choices, Opened, Question, TopPage, Verb
 from gearflow_cli.top.terminal import FullScreen
 
@@ -42,11 +31,6 @@ _SOON: Final = 1.0
 
 _ENOUGH: Final = 0.9
 """The part of the time between two looks from which on they are compared."""
-
-_JOBS: Final = 200
-_MOST_JOBS: Final = 1000
-_PAGES: Final = 5
-"""Pages of a list of jobs that are asked for in one look. A page may have few jobs if a filter finds few."""
 
 
 class TopLive:
@@ -65,6 +49,7 @@ class TopLive:
         self._watch = ServerWatch(self._addresses)
         self._screen = screen
         self._every = every
+        self._acts = TopActs(client, several=len(self._addresses) > 1)
         self.choices = Choices()
         self._shown: Seen | None = None
         self._looks: deque[tuple[float, FleetView]] = deque()
@@ -126,19 +111,20 @@ class TopLive:
         asked = time.monotonic()
         before = self._before(asked)
         self._looks.append((time.monotonic(), fleet))
-        known: list[KnownJob] = []
-        more = False
+        known = JobList([])
         if page in (TopPage.JOBS, TopPage.DEAD):
-            known, more = await self._list_jobs(fleet)
+            known = await list_jobs(self._client, fleet, choices)
+            if known.error:
+                choices.say(known.error, is_error=True)
         if (page, function) != (choices.page, choices.function):  # the person has gone on
-            known, more = [], False
+            known = JobList([])
             self._wake.set()
         self._shown = Seen(
             fleet,
             fleet.activity_since(before) if before is not None else None,
             time.time(),
-            known,
-            more,
+            known.jobs,
+            known.more,
             several=len(self._addresses) > 1,
         )
         if choices.opened is not None:
@@ -151,61 +137,6 @@ class TopLive:
         while len(self._looks) > 1 and now - self._looks[1][0] >= min(_SOON, self._every) * _ENOUGH:
             self._looks.popleft()
         return self._looks[0][1] if self._looks else None
-
-    async def _list_jobs(self, fleet: FleetView) -> tuple[list[KnownJob], bool]:
-        """The jobs of all servers, and whether there are more."""
-        choices = self.choices
-        is_dead = choices.page is TopPage.DEAD
-        text = choices.listing.filter or None
-        select = JobFilter(states=("dead",) if is_dead else LIVE, function=choices.function, text=text)
-        wanted = min(max(_JOBS, choices.listing.index + _JOBS), _MOST_JOBS)
-        known: list[KnownJob] = []
-        more = False
-        try:
-            for view in self._with_jobs(fleet, is_dead=is_dead):
-                found, is_cut = await (
-                    self._jobs_of(view, select, wanted) if view.info is not None else self._handles_of(view)
-                )
-                known += found
-                more = more or is_cut
-        except (GearflowError, TimeoutError) as error:
-            choices.say(str(error), is_error=True)
-        return known, more
-
-    @staticmethod
-    def _with_jobs(fleet: FleetView, *, is_dead: bool) -> list[ServerView]:
-        """The servers that are asked. All servers of a group have the same dead letters."""
-        if is_dead:
-            return list(fleet.stores)
-        own = [view for view in fleet.distinct if view.info is not None]
-        return [*own, *(view for view in fleet.distinct if view.kind == "gearmand")]
-
-    async def _jobs_of(self, view: ServerView, select: JobFilter, wanted: int) -> tuple[list[KnownJob], bool]:
-        if not view.has_function(JOBS):
-            return [], False
-        known: list[KnownJob] = []
-        after = ""
-        for _ in range(_PAGES):
-            page = await jobs(
-                self._client, select, after=after, limit=wanted - len(known), server=view.address
-            )
-            known += [KnownJob(view, each.job.handle, each.job, each.listed) for each in page.jobs]
-            after = page.next
-            if not after or len(known) >= wanted:
-                break
-        return known, bool(after)
-
-    async def _handles_of(self, view: ServerView) -> tuple[list[KnownJob], bool]:
-        """The jobs of C gearmand, of which it tells the handles."""
-        text = self.choices.listing.filter
-        if self.choices.function is not None:
-            return [], False  # it does not tell whose they are
-        handles = [
-            row.handle.decode("utf-8", "backslashreplace")
-            for row in await admin_of(self._client, view.address).jobs()
-        ]
-        found = [handle for handle in handles if text.lower() in handle.lower()]
-        return [KnownJob(view, handle, None, "-") for handle in found[:_MOST_JOBS]], len(found) > _MOST_JOBS
 
     async def _describe(self, opened: Opened) -> None:
         try:
@@ -280,104 +211,30 @@ class TopLive:
         """Carry out an act, after a question if it cannot be taken back."""
         if verb == "replay all":
             self._tasks.start_soon(self._ask_about_all)
-        elif (text := self._question(verb, subject)) is not None:
+        elif (text := question(verb, subject)) is not None:
             self.choices.question = Question(text, verb, subject)
         else:
             self._tasks.start_soon(self._carry_out, verb, subject)
 
-    def _question(self, verb: Verb, subject: Any) -> str | None:
-        match verb, subject:
-            case "purge", KnownJob():
-                return f"Purge dead letter {subject.handle}?"
-            case "purge", _:
-                number = sum(subject.waiting) + subject.delayed
-                return f"Cancel the {counted(number, 'waiting job')} of {subject.function}?"
-            case "cancel", _:
-                return f"Cancel job {subject.handle}?"
-            case _:
-                return None
-
     async def _ask_about_all(self) -> None:
-        """Count first, because the list may be cut off."""
+        assert self._shown is not None  # there is a dead letter
         try:
-            select, numbers = await self._count_dead()
+            letters = await self._acts.count_letters(filter_of(self.choices), self._shown.fleet)
         except (GearflowError, TimeoutError) as error:
             self.choices.say(str(error), is_error=True)
         else:
-            of = f" of {select.function}" if select.function else ""
-            text = f" with {select.text!r}" if select.text else ""
-            what = f"{counted(sum(numbers.values()), 'dead letter')}{of}{text}"
-            self.choices.question = Question(f"Replay {what}?", "replay all", (select, numbers))
+            text = question("replay all", letters)
+            self.choices.question = Question(str(text), "replay all", letters)
         self._draw()
 
-    async def _count_dead(self) -> tuple[JobFilter, dict[str, int]]:
-        """The filter of the dead letters that are listed, and how many there are on each server."""
-        choices = self.choices
-        select = JobFilter(states=("dead",), function=choices.function, text=choices.listing.filter or None)
-        assert self._shown is not None  # there is a dead letter
-        numbers: dict[str, int] = {}
-        for view in self._shown.fleet.stores:
-            numbers[view.address] = (await bulk(self._client, "count", select, server=view.address)).matched
-        return select, numbers
-
     async def _carry_out(self, verb: Verb, subject: Any) -> None:
-        acts: dict[Verb, Callable[[Any], Awaitable[str]]] = {
-            "pause": self._quiet if isinstance(subject, ListedWorker) else self._pause,
-            "purge": self._purge_letter if isinstance(subject, KnownJob) else self._purge,
-            "cancel": self._cancel,
-            "replay": self._replay,
-            "replay all": self._replay_all,
-        }
+        views = self._shown.fleet.distinct if self._shown is not None else ()
         try:
-            self.choices.say(await acts[verb](subject))
+            self.choices.say(await self._acts.carry_out(verb, subject, views))
         except (GearflowError, TimeoutError) as error:
             self.choices.say(str(error), is_error=True)
         self._draw()
         self._wake.set()
-
-    def _views(self) -> Sequence[ServerView]:
-        return self._shown.fleet.distinct if self._shown is not None else ()
-
-    async def _pause(self, function: Any) -> str:
-        pauses = not function.paused
-        done = await pause_function(self._client, self._views(), function.function, pauses)
-        where = f" on {counted(len(done), 'server')}" if len(self._addresses) > 1 else ""
-        waiting = counted(sum(done.values()), "job")
-        return f"{'paused' if pauses else 'resumed'} {function.function}{where}; {waiting} waiting"
-
-    async def _purge(self, function: Any) -> str:
-        done = await purge_function(self._client, self._views(), function.function)
-        return f"cancelled {counted(sum(done.values()), 'job')} of {function.function}"
-
-    async def _quiet(self, each: ListedWorker) -> str:
-        quiets = not each.worker.quiet
-        done = await quiet_worker(self._client, each.server, each.worker.id, quiets)
-        if not quiets:
-            return f"worker {each.worker.id} gets jobs again"
-        runs = f", and ends {counted(done.running, 'job')}" if done.running else ""
-        return f"worker {each.worker.id} gets no more jobs{runs}"
-
-    async def _cancel(self, each: KnownJob) -> str:
-        if await cancel_job(self._client, each.server, each.handle):
-            return f"cancelled {each.handle}"
-        return f"{each.handle} cannot be cancelled: it has ended, or it runs on C gearmand"
-
-    async def _replay(self, each: KnownJob) -> str:
-        await replay(self._client, each.handle, server=each.server.address)
-        return f"replayed {each.handle}"
-
-    async def _purge_letter(self, each: KnownJob) -> str:
-        await purge_dead(self._client, each.handle, server=each.server.address)
-        return f"purged {each.handle}"
-
-    async def _replay_all(self, counted_before: tuple[JobFilter, dict[str, int]]) -> str:
-        select, numbers = counted_before
-        done = left = 0
-        for address, number in numbers.items():
-            answer = await bulk(self._client, "replay", select, expected=number, server=address)
-            done, left = done + answer.done, left + answer.left
-        stay = f"; {left:,} stay, because other jobs have their uniques" if left else ""
-        return f"replayed {counted(done, 'dead letter')}{stay}"
 
 
 def _as_now(subject: Any, fleet: FleetView) -> Any:

@@ -12,9 +12,10 @@ from gearflow.protocol.histograms import Histogram
 from gearflow.protocol.metrics import FunctionMetrics, Metrics
 from gearflow.protocol.server_calls import Failure, JobInfo, ServerInfo
 from gearflow.protocol.workers import WorkerInfo, WorkerJob
-from gearflow_cli.top.columns import KnownJob, Seen, count, rate, rows_of, span
+from gearflow_cli.top.columns import KnownJob, Seen, count, rate, span
 from gearflow_cli.top.frame import frame
 from gearflow_cli.top.model import PAGES, Choices, Opened, Question, TopPage
+from gearflow_cli.top.rows import rows_of
 from gearflow_cli.top.terminal import keys_in
 from tests import drawing
 

@@ -1,0 +1,100 @@
+"""The jobs and dead letters of several servers, as many as ``gearflow top`` can show."""
+
+from typing import Final, NamedTuple
+
+from gearflow.client import Client
+from gearflow.client.admin import admin_of
+from gearflow.client.operate import jobs
+from gearflow.errors import GearflowError
+from gearflow.observe import FleetView, ServerView
+from gearflow.protocol.jobs import JOBS, LIVE, JobFilter
+from gearflow_cli.top.columns import NONE, KnownJob
+from gearflow_cli.top.model import Choices, TopPage
+
+_JOBS: Final = 200
+"""Jobs behind the selected one that are asked for."""
+
+_MOST_JOBS: Final = 1000
+_PAGES: Final = 5
+"""Pages of a list of jobs that are asked for in one look. A page may have few jobs if a filter finds few."""
+
+
+class JobList(NamedTuple):
+    """What was found."""
+
+    jobs: list[KnownJob]
+    more: bool = False
+    """Whether there are more jobs than these."""
+
+    error: str = ""
+    """Why a server did not list its jobs."""
+
+
+def filter_of(choices: Choices) -> JobFilter:
+    """The filter for the jobs or dead letters that are to be shown."""
+    return JobFilter(
+        states=("dead",) if choices.page is TopPage.DEAD else LIVE,
+        function=choices.function,
+        text=choices.listing.filter or None,
+    )
+
+
+async def list_jobs(client: Client, fleet: FleetView, choices: Choices) -> JobList:
+    """List the jobs or dead letters that are to be shown.
+
+    Args:
+        client: Makes the calls.
+        fleet: The servers.
+        choices: What the person has chosen.
+    """
+    select = filter_of(choices)
+    wanted = min(max(_JOBS, choices.listing.index + _JOBS), _MOST_JOBS)
+    found: list[KnownJob] = []
+    more = False
+    try:
+        for view in _servers(fleet, is_dead=choices.page is TopPage.DEAD):
+            some, is_cut = await (
+                _jobs_of(client, view, select, wanted)
+                if view.info is not None
+                else _handles_of(client, view, select)
+            )
+            found += some
+            more = more or is_cut
+    except (GearflowError, TimeoutError) as error:
+        return JobList(found, more, str(error))
+    return JobList(found, more)
+
+
+def _servers(fleet: FleetView, *, is_dead: bool) -> list[ServerView]:
+    """The servers that are asked. All servers of a group have the same dead letters."""
+    if is_dead:
+        return list(fleet.stores)
+    own = [view for view in fleet.distinct if view.info is not None]
+    return [*own, *(view for view in fleet.distinct if view.kind == "gearmand")]
+
+
+async def _jobs_of(
+    client: Client, view: ServerView, select: JobFilter, wanted: int
+) -> tuple[list[KnownJob], bool]:
+    if not view.has_function(JOBS):
+        return [], False
+    found: list[KnownJob] = []
+    after = ""
+    for _ in range(_PAGES):
+        page = await jobs(client, select, after=after, limit=wanted - len(found), server=view.address)
+        found += [KnownJob(view, each.job.handle, each.job, each.listed) for each in page.jobs]
+        after = page.next
+        if not after or len(found) >= wanted:
+            break
+    return found, bool(after)
+
+
+async def _handles_of(client: Client, view: ServerView, select: JobFilter) -> tuple[list[KnownJob], bool]:
+    """The jobs of C gearmand, of which it tells the handles alone."""
+    if select.function is not None:
+        return [], False
+    rows = await admin_of(client, view.address).jobs()
+    handles = [row.handle.decode("utf-8", "backslashreplace") for row in rows]
+    text = (select.text or "").lower()
+    found = [handle for handle in handles if text in handle.lower()]
+    return [KnownJob(view, handle, None, NONE) for handle in found[:_MOST_JOBS]], len(found) > _MOST_JOBS
