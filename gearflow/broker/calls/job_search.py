@@ -16,6 +16,7 @@ from gearflow.broker.parser import Body
 from gearflow.broker.storage import (
     DamagedEntry,
     DeadOf,
+    EndedEntry,
     EndedOf,
     EndedPage,
     EndPlace,
@@ -51,8 +52,11 @@ LOOKS: Final = 100_000
 PATIENCE: Final = 0.05
 """Seconds after which a page ends, because others need the server as well or the store is slow."""
 
-_QUESTION: Final = 2000
-"""Looks that a question to a local store counts as. It takes less than a millisecond."""
+_QUESTION: Final = 1000
+"""Looks that a question to a local store counts as."""
+
+_RECORD: Final = 15
+"""The same for each result that it looks at."""
 
 _FAR_QUESTION: Final = 40_000
 """The same for a shared store, which looks at more jobs for a question."""
@@ -331,13 +335,16 @@ class JobSearch:
         while True:
             question = EndedOf(selection.function, selection.outcomes, before, selection.until, _SLICE)
             page: EndedPage = yield from self._parts.ask(question)
-            budget.take(cost)
+            budget.take(cost + (0 if self._core.journal.shared else _RECORD * page.looked))
             yield TURN
+            may_match = not selection.text or self._may_be_in_ended(selection, page.entries)
             for index, (place, record, dead) in enumerate(page.entries, 1):
                 before = place
                 if _is_before(selection, record):
                     return EndedFound(found, None, looked + index, 0)
-                listed = yield from self._ended(selection, record, dead, budget)
+                listed: ListedState | None = None
+                if may_match or dead:  # the store has the payload of a dead letter
+                    listed = yield from self._ended(selection, record, dead, budget)
                 if listed is not None:
                     found.append(EndedJob(record, listed, dead, place))
                 if len(found) == limit or budget.are_over:
@@ -434,6 +441,23 @@ class JobSearch:
             return False
         payload = yield from self.payload_of_letter(record, looks)
         return self._is_in(selection, record.function, payload, looks)
+
+    def _may_be_in_ended(self, selection: JobSelection, entries: Sequence[EndedEntry]) -> bool:
+        """Whether one of some ended jobs may have the text in its names or its error. If not, none has it."""
+        texts: set[bytes] = set()
+        handles = self._core.handles
+        if selection.text.may_be_in_handle(handles.prefix):
+            texts.update(handles.handle(entry.record.number) for entry in entries)
+        for _, record, _ in entries:
+            texts.add(record.function)
+            texts.add(record.unique)
+            if (
+                isinstance(record, JobRecord)
+                and record.outcome >= JobOutcome.FAILED
+                and not isinstance(record.body, int)
+            ):
+                texts.add(beginning_of(record.body))
+        return selection.text.may_be_in([*texts])
 
     def _is_in_names(self, selection: JobSelection, number: int, function: bytes, unique: bytes) -> bool:
         return selection.text.is_in(b"\0".join((self._core.handles.handle(number), function, unique)))

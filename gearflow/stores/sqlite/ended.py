@@ -78,9 +78,11 @@ def results_in(
     if question.function is not None and question.function not in bytes(row[-1]):
         return
     pack = Pack(row)
-    for index in reversed(pack.find(question.function, question.outcomes)):
-        if span.low <= place + index < span.top:
-            yield place + index, pack[index]
+    low, top = span.low - place, span.top - place
+    found = [index for index in pack.find(question.function, question.outcomes) if low <= index < top]
+    found.reverse()
+    for index, record in zip(found, pack.some(found), strict=True):
+        yield place + index, record
 
 
 def _place_of(connection: sqlite3.Connection, until: float, low: int, high: int) -> int:

@@ -22,12 +22,12 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from functools import cache
 from itertools import accumulate
 from struct import Struct
 from struct import error as struct_error
-from typing import Final
+from typing import Any, Final
 from zlib import crc32
 
 from gearflow.broker.storage import JobOutcome, JobRecord
@@ -176,31 +176,46 @@ class Pack:
         ends = list(accumulate(self._lengths[:count], initial=76 * count))
         return [index for index in indexes if results[ends[index] : ends[index + 1]] == function]
 
+    def some(self, indexes: Iterable[int]) -> Iterator[JobRecord]:
+        """The results at these indexes. It takes less time for each of many than to read one."""
+        count, results = len(self), self._results
+        numbers = _columns(count).unpack_from(results)[: 7 * count]
+        ends = list(accumulate(self._lengths, initial=76 * count))
+        for index in indexes:
+            texts = [results[ends[at] : ends[at + 1]] for at in range(index, 5 * count, count)]
+            yield _record(self.numbers[index], numbers[index::count], texts)
+
     def __getitem__(self, index: int) -> JobRecord:
         count, results = len(self), self._results
         at = range(8 * index, 56 * count, 8 * count)
-        submitted, started, ended, expires = (_TIME.unpack_from(results, start)[0] for start in at[:4])
-        outcome, attempt, deaths = (_INTEGER.unpack_from(results, start)[0] for start in at[4:])
+        times = [_TIME.unpack_from(results, start)[0] for start in at[:4]]
+        integers = [_INTEGER.unpack_from(results, start)[0] for start in at[4:]]
         texts: list[bytes] = []
         for which in range(index, 5 * count, count):
             start = 76 * count + sum(self._lengths[:which])
             texts.append(results[start : start + self._lengths[which]])
-        function, unique, worker, notes, body = texts
-        return JobRecord(
-            self.numbers[index],
-            function,
-            unique,
-            JobOutcome(outcome),
-            body,
-            submitted,
-            started,
-            ended,
-            attempt,
-            deaths,
-            worker,
-            notes,
-            expires,
-        )
+        return _record(self.numbers[index], [*times, *integers], texts)
+
+
+def _record(number: int, numbers: Sequence[Any], texts: Sequence[bytes]) -> JobRecord:
+    """A result from its columns in the order in which a pack has them."""
+    submitted, started, ended, expires, outcome, attempt, deaths = numbers
+    function, unique, worker, notes, body = texts
+    return JobRecord(
+        number,
+        function,
+        unique,
+        JobOutcome(outcome),
+        body,
+        submitted,
+        started,
+        ended,
+        attempt,
+        deaths,
+        worker,
+        notes,
+        expires,
+    )
 
 
 @cache
