@@ -3,13 +3,21 @@
 The counts begin with zero when the worker starts. They say how runs end, where the server counts how jobs
 end. A job may have several runs.
 
-Times are seconds. The buckets of the histogram are those of ``gearflow.protocol.metrics``, which is not
+Times are seconds. The buckets of the histogram are those of ``gearflow.protocol.histograms``, which is not
 imported, because a worker does without pydantic's models for it.
 """
 
+from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
+
+SUCCEEDED: Final = "succeeded"
+"""The outcome of most runs."""
+
+MOST_UNSORTED: Final = 1000
+"""Durations that are collected before they are sorted into the histogram."""
 
 _BUCKETS: Final = 44
 
@@ -92,21 +100,39 @@ class RunCounts:
     """Counts how the runs of one worker end. Owns state."""
 
     def __init__(self) -> None:
+        self.unsorted = defaultdict[str, list[float]](list)
+        """Durations of runs that have succeeded, by function. The worker appends to them, because a call for
+        each run costs several times as much. It calls ``sort`` from ``MOST_UNSORTED`` on."""
+
         self._functions: dict[str, FunctionRuns] = {}
 
     def ended(self, function: str, outcome: str, seconds: float) -> None:
         """A run has ended."""
+        self._add(function, outcome, [seconds])
+
+    def sort(self) -> None:
+        """Count the runs that are in ``unsorted``."""
+        for function, durations in self.unsorted.items():
+            if durations:
+                self._add(function, SUCCEEDED, durations)
+                durations.clear()
+
+    def _add(self, function: str, outcome: str, durations: list[float]) -> None:
         runs = self._functions.get(function)
         if runs is None:
             runs = self._functions[function] = FunctionRuns()
-        runs.outcomes[outcome] = runs.outcomes.get(outcome, 0) + 1
-        runs.seconds += seconds
-        index = int(seconds * 1000).bit_length()
-        buckets = runs.buckets
-        if index >= len(buckets):
-            index = min(index, _BUCKETS - 1)
-            buckets.extend([0] * (index + 1 - len(buckets)))
-        buckets[index] += 1
+        runs.outcomes[outcome] = runs.outcomes.get(outcome, 0) + len(durations)
+        runs.seconds += sum(durations)
+        durations.sort()
+        index = counted = 0
+        while counted < len(durations):
+            end = len(durations)
+            if index < _BUCKETS - 1:
+                end = bisect_left(durations, float(1 << index), counted, key=_milliseconds)
+            if index == len(runs.buckets):
+                runs.buckets.append(0)
+            runs.buckets[index] += end - counted
+            index, counted = index + 1, end
 
     def functions(self, offered: Iterable[str], running: Iterable[str]) -> dict[str, FunctionRuns]:
         """The counts, also of functions that had no run.
@@ -115,11 +141,16 @@ class RunCounts:
             offered: The functions of the worker.
             running: The function of each job that runs now.
         """
+        self.sort()
         found = {name: FunctionRuns() for name in offered}
         found |= {name: runs.copy() for name, runs in self._functions.items()}
         for name in running:
             found.setdefault(name, FunctionRuns()).running += 1
         return found
+
+
+def _milliseconds(seconds: float) -> float:
+    return seconds * 1000
 
 
 class ProcessCounts:

@@ -10,7 +10,7 @@ otherwise. The names of the attributes are those of the semantic conventions for
 """
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider  # an extra
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["use_provider"]
 
+API: Final = "opentelemetry.trace"
+"""The module that is imported by a program which may have a tracer provider."""
+
 _given: "TracerProvider | None" = None
 _tracing: "Tracing | None" = None
 _is_unset = False  # nobody had set up the global provider
@@ -26,7 +29,7 @@ _is_unset = False  # nobody had set up the global provider
 
 def find_tracing() -> "Tracing | None":
     """What makes spans. None if the program has set up no tracer provider."""
-    if _tracing is None and _given is None and "opentelemetry.trace" not in sys.modules:
+    if _tracing is None and _given is None and API not in sys.modules:
         return None
     return _tracing or _look()
 
@@ -51,7 +54,7 @@ def _look() -> "Tracing | None":
     global _tracing, _is_unset
     provider = _given
     if provider is None:
-        api = sys.modules["opentelemetry.trace"]
+        api = sys.modules[API]
         # The public function reads the environment, too, which costs as much as all else in a call.
         if _is_unset and getattr(api, "_TRACER_PROVIDER", api) is None:
             return None

@@ -37,6 +37,12 @@ _WORK_DATA: Final = int(PacketType.WORK_DATA)
 class Run:
     """State of one run. The runner makes it when the job gets a slot, and forgets it when it has ended."""
 
+    # A worker makes many of them, so what few of them change belongs to the class.
+    interrupt: Callable[[], None] | None = None  # ends what a process does of it
+    interrupt_item: Callable[[int], None] | None = None  # has it know that an item is cancelled
+    is_overdue: bool = False  # its thread runs on after the end of the job
+    retry: RetryAfter | None = None  # when the job runs again
+    alone: Callable[[], object] | None = None  # begins it, if the worker is to run nothing else
     parts: PartWindow | None = None  # if the task yields
     last_status: WorkStatus | None = None  # that was reported
     slots: SlotAllocator | None = None  # of its task, if those are not the worker's
@@ -55,16 +61,11 @@ class Run:
         self.limit: float | None = None  # seconds it may take
         self.context: Context | None = None  # if the task takes one
         self.began = time.perf_counter()  # or, from its first step on, when it took that
-        self.interrupt: Callable[[], None] | None = None  # ends what a process does of it
-        self.interrupt_item: Callable[[int], None] | None = None  # has it know that an item is cancelled
         self.started: LoopStarted | None = None  # holds the loop's task, which the loop itself does not
         self.is_under_way = False  # its first step was made, and it may be cancelled
         self.is_settled = False  # the call is over: only the end of the job is still sent
         self.cancelled = False  # at the server: nobody waits for it
         self.handed_on = False  # the server gives the job to another worker
-        self.is_overdue = False  # its thread runs on after the end of the job
-        self.retry: RetryAfter | None = None  # when the job runs again
-        self.alone: Callable[[], object] | None = None  # begins it, if the worker is to run nothing else
         self._overdue = overdue
         self._waits: set[Waiting] = set()  # of its threads, for other tasks
 
@@ -152,7 +153,8 @@ class Run:
         if workload.startswith(MAGIC):
             self.envelope, workload = unwrap(workload)
         self.limit = self.task.timeout if self.envelope.timeout is None else self.envelope.timeout
-        self.renew_context()
+        if self.task.payload.signature.takes_context:
+            self.renew_context()
         if self.task.is_stream:
             self._open_parts()
         return workload

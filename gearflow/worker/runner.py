@@ -16,6 +16,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from sys import modules
 from time import perf_counter
 
 import anyio
@@ -27,7 +28,7 @@ from gearflow.tasks import RunInfo
 from gearflow.tasks.hooks import Middleware
 from gearflow.tasks.redaction import reported_fields
 from gearflow.tasks.wait_tracking import caller
-from gearflow.tracing import find_tracing
+from gearflow.tracing import API, find_tracing
 from gearflow.worker.batch import BatchLane, BatchRunner
 from gearflow.worker.batch_slots import BatchSlots
 from gearflow.worker.burst import Burst
@@ -250,14 +251,16 @@ class Runner:
         caller.set(run)
         failure: BaseException | None = None
         try:
-            payload = b"" if run.is_for_nobody else run.open(workload)
-            if run.envelope.trace is not None or find_tracing() is not None:
+            # Here and below as ``is_for_nobody``, without its calls.
+            payload = b"" if run.cancelled or run.handed_on else run.open(workload)
+            envelope = run.envelope
+            if envelope.trace is not None or (API in modules and find_tracing() is not None):
                 run.trace()
-            if run.envelope.alone:
+            if envelope.alone:
                 await self.until_alone(run)
-            if not run.is_for_nobody:
+            if not (run.cancelled or run.handed_on):
                 try:
-                    if run.envelope.chunk:
+                    if envelope.chunk:
                         result = await self._chunks.run(run, payload)
                     elif not self._middleware:
                         result = await self._executor.start(run, payload)

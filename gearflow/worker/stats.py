@@ -15,7 +15,7 @@ from typing import Final
 import anyio
 
 from gearflow.errors import PayloadInvalid, TaskTimeout
-from gearflow.metrics.worker_counts import RunCounts
+from gearflow.metrics.worker_counts import MOST_UNSORTED, SUCCEEDED, RunCounts
 from gearflow.runtime.log_batches import RecordKind
 from gearflow.runtime.log_bursts import BurstLog
 from gearflow.tasks.control_flow import Control, Discard, Snooze
@@ -47,8 +47,7 @@ _MOST_KINDS: Final = 1000
 """Kinds of lines that are kept."""
 
 _LABELS: Final = {
-    outcome: "succeeded" if outcome is RunOutcome.DONE else outcome.replace(" ", "_")
-    for outcome in RunOutcome
+    outcome: SUCCEEDED if outcome is RunOutcome.DONE else outcome.replace(" ", "_") for outcome in RunOutcome
 }
 """The words of metrics."""
 
@@ -83,24 +82,36 @@ class RunStats:
 
     def run_ended(self, run: Run, failure: BaseException | None) -> None:
         """Count a run that has ended, and log it. ``failure`` is what it raised."""
-        now = time.perf_counter()
-        outcome = _outcome_of(run, failure)
+        self.last_end = now = time.perf_counter()
+        seconds = now - run.began
         self.running.discard(run)
         self.ended += 1
-        self.last_end = now
-        self.counts.ended(run.task.name, _LABELS[outcome], now - run.began)
-        if outcome is RunOutcome.DONE:
-            self.done += 1
-        elif outcome in _FAILURES:
-            self.failed += 1
+        if failure is not None or run.cancelled or run.handed_on:
+            self._run_failed(run, failure, seconds)
+            return
+        self.done += 1
+        durations = self.counts.unsorted[run.task.name]
+        durations.append(seconds)
+        if len(durations) >= MOST_UNSORTED:
+            self.counts.sort()
+        if run.span is not None:
+            run.span.end(RunOutcome.DONE, None)
+        if logger.isEnabledFor(logging.INFO):
+            if run.trace_id:
+                self._log_run_ended(logging.INFO, run, RunOutcome.DONE, None, seconds)
+            else:
+                self._kind_of(run).log(run.handle, seconds)
+
+    def _run_failed(self, run: Run, failure: BaseException | None, seconds: float) -> None:
+        """A run has ended without a result that is wanted."""
+        outcome = _outcome_of(run, failure)
+        self.counts.ended(run.task.name, _LABELS[outcome], seconds)
+        self.failed += outcome in _FAILURES
         level = logging.INFO if outcome in _EXPECTED else logging.WARNING
         if run.span is not None:
             run.span.end(outcome, None if outcome in _NO_ERRORS else _shown(failure) or failure)
         if logger.isEnabledFor(level):
-            if outcome is RunOutcome.DONE and not run.trace_id:
-                self._kind_of(run).log(run.handle, now - run.began)
-            else:
-                self._log_run_ended(level, run, outcome, failure, now - run.began)
+            self._log_run_ended(level, run, outcome, failure, seconds)
 
     async def count_bursts(self) -> None:
         """Log the counts of the log's bursts, until this is cancelled."""

@@ -9,7 +9,14 @@ from gearflow.client import connect
 from gearflow.errors import TaskFailed
 from gearflow.metrics.exporter import worker_families
 from gearflow.metrics.families import LabelCap
-from gearflow.metrics.worker_counts import FunctionRuns, ProcessCounts, RunCounts, WorkerSample, WorkerState
+from gearflow.metrics.worker_counts import (
+    MOST_UNSORTED,
+    FunctionRuns,
+    ProcessCounts,
+    RunCounts,
+    WorkerSample,
+    WorkerState,
+)
 from gearflow.protocol.histograms import BUCKETS, bucket_end
 from gearflow.server import JobServer
 from gearflow.tasks import Retry, task
@@ -102,6 +109,34 @@ def test_a_duration_is_in_the_bucket_that_the_server_has_for_it(seconds: float) 
 
 def runs(done: int, running: int = 0) -> FunctionRuns:
     return FunctionRuns(running, {"succeeded": done}, [done], done / 1024)
+
+
+@given(st.lists(st.floats(0, 1e11)))
+def test_durations_that_are_counted_together_are_in_the_same_buckets(durations: list[float]) -> None:
+    together, single = RunCounts(), RunCounts()
+    together.unsorted["f"].extend(durations)
+    for seconds in durations:
+        single.ended("f", "succeeded", seconds)
+    found, expected = (counts.functions(["f"], [])["f"] for counts in (together, single))
+    assert (found.outcomes, found.buckets) == (expected.outcomes, expected.buckets)
+    assert found.seconds == pytest.approx(expected.seconds)
+
+
+async def test_no_run_is_lost_when_durations_are_sorted_meanwhile(function: str) -> None:
+    @task(name=function)
+    async def quick(number: int) -> None: ...
+
+    runs = 2 * MOST_UNSORTED + 7
+    with anyio.fail_after(20):
+        async with JobServer(port=0) as server, connect(server.address):
+            await quick.options(keep=0).abackground_many(range(runs))
+            async with Worker([quick], servers=[server.address], concurrency=50) as worker:
+                counted = FunctionRuns()
+                while sum(counted.buckets) < runs:
+                    await anyio.sleep(0.01)
+                    counted = worker.counts().functions[function]
+    assert counted.outcomes == {"succeeded": runs}
+    assert sum(counted.buckets) == runs
 
 
 def test_a_fleet_has_the_sums_of_its_processes_also_of_those_that_are_gone() -> None:
