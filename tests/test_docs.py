@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from importlib import import_module
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import pytest
 import typer.main
@@ -33,6 +33,7 @@ import gearflow.errors
 from gearflow.broker.job import TRANSITIONS
 from gearflow.broker.rights import FUNCTIONS as RIGHTS
 from gearflow.client import SyncClient
+from gearflow.observe.findings import CheckName
 from gearflow.protocol import group_info, jobs, limits, metrics, schedules, server_calls, workers
 from gearflow.protocol.envelope import Envelope
 from gearflow.protocol.rights import Right
@@ -503,6 +504,11 @@ def test_the_how_to_has_every_outcome_of_a_run() -> None:
     page = (ROOT / "docs" / "how-to" / "logging.md").read_text()
     shown = [message for message in first_column(page) if message.startswith("job ")]
     assert sorted(shown) == sorted(f"job {outcome}" for outcome in RunOutcome)
+
+
+def test_the_how_to_has_every_check_of_the_doctor() -> None:
+    page = (ROOT / "docs" / "how-to" / "check-servers.md").read_text()
+    assert first_column(section(page, "## Checks")) == list(get_args(CheckName))
 
 
 def test_the_reference_has_every_option_of_a_call() -> None:

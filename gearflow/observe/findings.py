@@ -16,6 +16,29 @@ from gearflow.quantities import duration, size
 Severity: TypeAlias = Literal["error", "warning"]
 """``error``: jobs do not run, or may be lost. ``warning``: it works, and somebody should look."""
 
+CheckName: TypeAlias = Literal[
+    "reach",
+    "kind",
+    "version",
+    "promises",
+    "round trip",
+    "clock",
+    "tls",
+    "disk",
+    "store",
+    "database",
+    "replication",
+    "functions",
+    "limits",
+    "workers",
+    "retries",
+    "results",
+    "payloads",
+    "schedules",
+    "rights",
+]
+"""What was looked at. The how-to about the doctor says when each finds something."""
+
 SLOW: Final = 0.1
 """Seconds of a round trip from which on calls suffer."""
 
@@ -56,8 +79,8 @@ class Finding:
     severity: Severity
     """How bad it is."""
 
-    check: str
-    """What was looked at, such as ``clock`` or ``disk``."""
+    check: CheckName
+    """What was looked at."""
 
     server: str
     """The server that it is about."""
