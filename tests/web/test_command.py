@@ -11,8 +11,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
 from gearflow.server import JobServer
+from gearflow_cli.app import app
 
 TOKEN = "0123456789abcdef" * 2
 
@@ -42,10 +44,9 @@ def get(url: str, token: str = "") -> httpx.Response:
 
 
 def refused(*arguments: str) -> str:
-    """The message of a program that does not start because of its options."""
-    command = [sys.executable, "-m", "gearflow_cli", "web", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=20)
-    assert done.returncode in (2, 78), done.stderr
+    """The message of a program that does not start because of its options. It runs in this process."""
+    done = CliRunner().invoke(app, ["web", *arguments])
+    assert done.exit_code in (2, 78), done.stderr
     return re.sub(r"\s*\n[\s│]*|\s+│\n│\s+", " ", done.stderr)
 
 
