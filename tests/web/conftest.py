@@ -7,7 +7,7 @@ be on its console, and no request may have gone to another host.
 import socket
 import threading
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -42,20 +42,37 @@ QUIET: Final = [
 expect.set_options(timeout=20_000)
 
 
-@contextmanager
-def served(app: Any, **options: Any) -> Generator[str]:
-    """Serve an ASGI application in a thread of its own. Its URL."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+class Served:
+    """An ASGI application in a thread of its own."""
+
+    def __init__(self, app: Any, **options: Any) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))  # those who connect now wait in the backlog
         defaults: dict[str, Any] = {"log_level": "warning", "timeout_graceful_shutdown": 1, "lifespan": "on"}
         config = uvicorn.Config(app, ws="none", proxy_headers=False, **{**defaults, **options})
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()  # those who connect now wait in the backlog
-        try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join()
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._listener]})
+        self._thread.start()
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def stop(self) -> None:
+        """Let it end."""
+        self._server.should_exit = True
+
+    def wait(self) -> None:
+        """Return when it has ended."""
+        self._thread.join()
+        self._listener.close()
+
+
+@contextmanager
+def served(app: Any, **options: Any) -> Generator[str]:
+    """Serve an ASGI application for the time of the block. Its URL."""
+    running = Served(app, **options)
+    try:
+        yield running.url
+    finally:
+        running.stop()
+        running.wait()
 
 
 @pytest.fixture(scope="module")
@@ -84,26 +101,29 @@ def dashboard() -> Iterator[Callable[..., str]]:
     def respond_fast(streams: LiveStreams, parts: Any, every: float) -> EventSourceResponse:
         return respond(streams, parts, every / 10)
 
-    with ExitStack() as stack:
-        patch = stack.enter_context(pytest.MonkeyPatch.context())
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LiveStreams, "response", respond_fast)
         patch.setattr(sampler, "SHARE", 1.0)
         patch.setattr(searches, "STEP", 5.0)  # the machine may be busy
-        urls: dict[Any, str] = {}
+        running: dict[Any, Served] = {}
 
         def serve(*servers: JobServer | str, **options: Any) -> str:
             addresses = [each if isinstance(each, str) else each.address for each in servers]
             key = str(addresses), str(sorted(options.items()))  # objects of the same text are the same
-            if key not in urls:
-                urls[key] = serve_new(addresses, options)
-            return urls[key]
+            if key not in running:
+                running[key] = serve_new(addresses, options)
+            return running[key].url
 
-        def serve_new(addresses: list[str], options: dict[str, Any]) -> str:
+        def serve_new(addresses: list[str], options: dict[str, Any]) -> Served:
             defaults: dict[str, Any] = {"allow": "operate", "interval": 0.2}
             app = gearflow.web.app(addresses, **{**defaults, **options})
-            return stack.enter_context(served(app))
+            return Served(app)
 
         yield serve
+        for each in running.values():  # all at once
+            each.stop()
+        for each in running.values():
+            each.wait()
 
 
 @pytest.fixture(scope="module")
