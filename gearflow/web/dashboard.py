@@ -4,6 +4,7 @@ import base64
 import inspect
 import json
 import logging
+import re
 from collections.abc import Collection, Iterable
 from typing import Final
 
@@ -31,6 +32,9 @@ NOTICE: Final = "gearflow_notice"
 """The cookie with the sentence about the last act. The next page shows it and deletes it."""
 
 _LONGEST_NOTICE: Final = 1000
+
+_PREFIX: Final = re.compile(r"(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+", re.ASCII)
+"""It is in headers, cookies and links as it is."""
 
 _FOREVER: Final = "public, max-age=31536000, immutable"
 
@@ -67,8 +71,10 @@ def app(
     Raises:
         ValueError: An address, the prefix or a setting is not valid.
     """
-    if prefix and (not prefix.startswith("/") or prefix.endswith("/") or "//" in prefix):
-        raise ValueError(f"{prefix!r} is no prefix: write a path that begins with / and does not end with it")
+    if prefix and not _PREFIX.fullmatch(prefix):
+        raise ValueError(
+            f"{prefix!r} is no prefix: write a path such as /queue, with letters, digits, -, _ and ~ only"
+        )
     sampler = Sampler(servers, tls=tls, token=token, interval=interval)
     return Dashboard(
         sampler, allow, Guard(hosts), prefix=prefix, read_only=read_only, hide_payloads=hide_payloads

@@ -1,14 +1,19 @@
 """Server-sent events: the parts of a page that have changed, as long as somebody looks at it."""
 
 import json
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 import anyio
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from gearflow.errors import GearflowError
 from gearflow.web.guard import Refused
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 PING: Final = 15
 """Seconds of silence after which a comment is sent, so that proxies keep the connection."""
@@ -65,7 +70,10 @@ class LiveStreams:
             sent: dict[str, str] = {}
             while not ending.is_set():
                 try:
-                    rendered, again = await parts()
+                    found = await _unless(ending, parts)
+                    if found is None:
+                        return
+                    rendered, again = found
                 except Refused as refused:  # the browser then loads the page, and shows why
                     yield ServerSentEvent(json.dumps(str(refused)), event="gone")
                     return
@@ -74,6 +82,10 @@ class LiveStreams:
                     sent = {}  # so that the browser hears when it is back, even if nothing has changed
                     await _pause(every, ending)
                     continue
+                except Exception:
+                    logger.exception("the dashboard failed to follow a page")
+                    yield ServerSentEvent(json.dumps("The dashboard has failed."), event="gone")
+                    return
                 changed = {name: html for name, html in rendered.items() if sent.get(name) != html}
                 if changed:
                     yield ServerSentEvent(json.dumps(changed), event="parts")
@@ -87,3 +99,24 @@ async def _pause(seconds: float, ending: anyio.Event) -> None:
     """Wait, but no longer than the program runs."""
     with anyio.move_on_after(seconds):
         await ending.wait()
+
+
+async def _unless(ending: anyio.Event, ask: Callable[[], Awaitable[T]]) -> T | None:
+    """The answer to a question. None if the program stops before there is one."""
+    answers: list[T] = []
+    failures: list[Exception] = []
+
+    async def run() -> None:
+        try:
+            answers.append(await ask())
+        except Exception as error:  # noqa: BLE001  (a group of tasks would wrap it)
+            failures.append(error)
+        tasks.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run)
+        await ending.wait()
+        tasks.cancel_scope.cancel()
+    if failures:
+        raise failures[0]
+    return answers[0] if answers else None

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Generator
@@ -48,6 +49,17 @@ def refused(*arguments: str) -> str:
     done = CliRunner().invoke(app, ["web", *arguments])
     assert done.exit_code in (2, 78), done.stderr
     return re.sub(r"\s*\n[\s│]*|\s+│\n│\s+", " ", done.stderr)
+
+
+def test_it_stops_in_good_order_while_somebody_waits_for_a_server_that_hangs() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        with running("-s", address, "--listen", "127.0.0.1:0") as (process, url):
+            stream = httpx.stream("GET", f"{url}/events?page=/", verify=False, trust_env=False, timeout=20)
+            with stream, silent.accept()[0]:  # the dashboard asks
+                process.terminate()
+                assert process.stderr is not None
+                assert "ERROR" not in process.stderr.read()
 
 
 def test_it_stops_in_good_order_while_somebody_looks(server: JobServer) -> None:

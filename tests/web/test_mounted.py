@@ -65,7 +65,7 @@ def test_it_works_under_a_prefix_behind_a_proxy(
 
 
 def test_a_prefix_that_is_none_is_refused() -> None:
-    for prefix in ("queue", "/queue/", "/", "//queue"):
+    for prefix in ("queue", "/queue/", "/", "//queue", "/a;b", "/a b", "/a/../b", "/ö", "/a?b", "/a\n"):
         with pytest.raises(ValueError, match="is no prefix"):
             gearflow.web.app(["127.0.0.1:1"], allow="view", prefix=prefix)
 
