@@ -1,4 +1,4 @@
-"""The progress of a running job, on a terminal or in a pipe.
+"""The progress of a running job or of a search, on a terminal or in a pipe.
 
 Partial output goes to stdout, warnings to stderr, and progress to a bar on stderr if that is a terminal.
 """
@@ -98,6 +98,42 @@ class ProgressView:
         self._bar[0].stop()
         write()
         self._bar[0].start()
+
+
+class SearchProgress:
+    """Shows how far a search among many jobs has come. The end of the block removes the progress bar."""
+
+    def __init__(self) -> None:
+        self._bar: tuple[Progress, TaskID] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.hide()
+
+    def show(self, searched: int, total: int | None) -> None:
+        """Show that about so many of these jobs were searched, if stderr is a terminal."""
+        if not sys.stderr.isatty():
+            return
+        text = f"searched {searched:,}" + (f" of {total:,} jobs" if total is not None else " jobs")
+        if self._bar is None:
+            from rich.progress import BarColumn, Progress, TextColumn
+
+            columns = TextColumn("{task.description}"), BarColumn()
+            bar = Progress(*columns, console=output.error_console(), transient=True)
+            self._bar = bar, bar.add_task(text, total=total, completed=searched)
+            bar.start()
+        bar, row = self._bar
+        bar.update(row, description=text, completed=searched, total=total)
+
+    def hide(self) -> None:
+        """Remove the bar, because something else is to be written."""
+        if self._bar is not None:
+            self._bar[0].stop()
+            self._bar = None
 
 
 class ResultFile:

@@ -1,15 +1,21 @@
 """``gearflow jobs``: lists of jobs and acts on all that match, from the shell."""
 
 import json
+import os
+import re
+import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 from typer.testing import CliRunner
 
+from gearflow.broker.calls import jobs
 from gearflow.client import SubmitOptions, SyncClient
 from gearflow.protocol.server_calls import JobInfo
 from gearflow.server import JobServer
 from gearflow_cli.app import app
+from tests.cli.shell import COMMAND
 from tests.cli.test_dead import bury
 
 
@@ -139,3 +145,31 @@ def test_dead_letters_are_selected_by_the_same_options(address: str) -> None:
         stdout = run(address, option, "1h", "--yes", command="dead purge")[1]
         assert stdout == f"{address}: purged {purged}\n"
     assert run(address, one, "--text", "one", command="dead purge")[0] == 2
+
+
+def test_a_long_search_shows_how_far_it_has_come(
+    terminal: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "LOOKS", 200)
+    ours, theirs = terminal
+    with JobServer(port=0) as server:
+        with SyncClient([server.address]) as client:
+            payloads = [b"needle" if number == 700 else b"x" for number in range(900)]
+            handles = [client.submit_background("a.b", payload).handle for payload in payloads]
+        ended = subprocess.run(
+            [*COMMAND, "jobs", "--text", "needle", "-s", server.address],
+            env={**os.environ, "TERM": "xterm", "COLUMNS": "100"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=theirs,
+            check=False,
+        )
+    os.close(theirs)
+    said = b""
+    with suppress(OSError):  # EIO is the end of a terminal
+        while part := os.read(ours, 65536):
+            said += part
+    os.close(ours)
+    assert ended.returncode == 0, said
+    assert handles[700] in ended.stdout.decode()
+    assert re.search(rb"searched \d00 of 900 jobs", said)

@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Final
 
-from gearflow_cli import function_names, job_filters, options, output, server_queries
+from gearflow_cli import function_names, job_filters, options, output, progress, server_queries
 from gearflow_cli.errors import CliError, ExitCode, tell
 from gearflow_cli.help import Panel
 from gearflow_cli.job_filters import Act
@@ -129,14 +129,21 @@ class JobLister:
         select = await self._select_at(client, server)
         if select is None:
             return ""
-        after, left = self._after, self._limit
-        while True:
-            page = await self._page(client, select, server, after, min(left or _PAGE, _PAGE))
-            self._listing.show(server, page.jobs)
-            left -= len(page.jobs)
-            after = page.next
-            if not after or (self._limit and left <= 0):
-                return after
+        after, left, searched = self._after, self._limit, 0
+        with progress.SearchProgress() as bar:
+            while True:
+                wanted = min(left or _PAGE, _PAGE)
+                page = await self._page(client, select, server, after, wanted)
+                if page.jobs:
+                    bar.hide()
+                self._listing.show(server, page.jobs)
+                left -= len(page.jobs)
+                after = page.next
+                if not after or (self._limit and left <= 0):
+                    return after
+                searched += page.searched
+                if len(page.jobs) < wanted:
+                    bar.show(searched, None if page.left is None else searched + page.left)
 
     async def _page(
         self, client: "Client", select: "JobFilter", server: str, after: str, limit: int
