@@ -48,6 +48,10 @@ from gearflow.protocol.constants import MAX_ARGUMENT, MAX_BODY
 _SLICE: Final = 100
 """Dead letters that are acted on at once, which takes a few milliseconds."""
 
+_ORDERS: Final = 1000
+"""Dead letters that other servers are asked to replay before this one waits for them. It looks once in a
+second whether they are done."""
+
 _STEP: Final = 3 << 18
 """Bytes of a payload that are shown before others get their turn. Base64 makes four bytes of three."""
 
@@ -161,10 +165,11 @@ class DeadLetterCalls:
         while True:
             letters = yield from self._letters(request, after, _SLICE)
             yield from self._act_on(request, letters, count)
-            yield from self._wait_for_others(count)
+            yield from self._wait_for_others(count, _ORDERS)
             if request.handle is not None or len(letters) < _SLICE:
                 break
             after = letters[-1].number
+        yield from self._wait_for_others(count)
         _check_kept(count)
         if count.damaged and request.handle is not None:
             raise count.damaged[0]
@@ -204,11 +209,12 @@ class DeadLetterCalls:
             letters = yield from self._parts.ask(DeadOf(function, after, _SLICE))
             some = [letter for letter in letters if letter.number in wanted]
             yield from self._act_on(request, some, count)
-            yield from self._wait_for_others(count)
+            yield from self._wait_for_others(count, _ORDERS)
             if len(letters) < _SLICE:
                 break
             after = letters[-1].number
             yield TURN
+        yield from self._wait_for_others(count)
         _check_kept(count)
         return count.done, count.left + count.late + len(count.damaged)
 
@@ -246,9 +252,11 @@ class DeadLetterCalls:
         except StoreError:
             return False
 
-    def _wait_for_others(self, count: _Count) -> Generator[Wait, Any, None]:
-        """Other servers have been asked to replay letters. Wait until these are gone."""
+    def _wait_for_others(self, count: _Count, least: int = 1) -> Generator[Wait, Any, None]:
+        """If other servers have been asked to replay so many letters, wait until these are gone."""
         clock, ordered = self._parts.core.clock, count.ordered
+        if len(ordered) < least:
+            return
         until = clock.unix() + ORDERED
         while ordered and clock.unix() < until:
             yield Later(until)
