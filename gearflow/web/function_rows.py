@@ -9,6 +9,9 @@ from gearflow.observe.activity import summed
 from gearflow.protocol.metrics import FunctionMetrics
 from gearflow.web.sampler import Sample
 
+OLD: Final = 300.0
+"""Seconds after which a waiting job is called old."""
+
 _IDLE: Final = Activity()
 
 
@@ -40,6 +43,11 @@ class FunctionRow:
     def waiting(self) -> int:
         """Jobs that wait, of all priorities."""
         return sum(self.now.waiting)
+
+    @property
+    def is_old(self) -> bool:
+        """Whether a job has waited for long."""
+        return self.now.oldest is not None and self.now.oldest > OLD
 
     @property
     def failing(self) -> float:

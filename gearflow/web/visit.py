@@ -79,6 +79,12 @@ class Visit:
         """The URL of this page with other values behind the ``?``."""
         return self.root + self.path + paths.query({**self.query, **query})
 
+    @property
+    def start(self) -> int:
+        """The place in a list at which its page begins, from 0."""
+        text = self.query.get("from", "")
+        return int(text) if text.isascii() and text.isdigit() and len(text) < 8 else 0
+
     def back(self, path: str) -> str:
         """The URL of the page from which a form was sent, if its field ``back`` says so, else of ``path``."""
         to = own_path(self.form.get("back", ""))

@@ -40,13 +40,11 @@ async def functions(visit: Visit) -> Rendered:
     sort = visit.query.get("sort", "")
     if sort in _SORTS:
         shown.sort(key=_SORTS[sort], reverse=True)
-    start = _number(visit.query.get("from", ""))
     values = {
         "fleet": sample.fleet,
-        "rows": shown[start : start + _PAGE],
+        "rows": shown[visit.start : visit.start + _PAGE],
         "all": len(found),
         "found": len(shown),
-        "start": start,
         "page": _PAGE,
         "sort": sort if sort in _SORTS else "",
         "text": text,
@@ -111,7 +109,3 @@ async def _pause(visit: Visit, *, paused: bool) -> Acted:
     waiting = counted(sum(done.values()), "job")
     verb_of_jobs = "waits" if sum(done.values()) == 1 else "wait"
     return Acted(f"{verb} {name}. {waiting} {verb_of_jobs}.", visit.back("/functions"))
-
-
-def _number(text: str) -> int:
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 8 else 0

@@ -20,9 +20,6 @@ _BUSIEST: Final = 8
 FAILING: Final = 0.1
 """Functions of which a larger share fails are named."""
 
-OLD: Final = 300.0
-"""Seconds after which a waiting job is called old."""
-
 _MOST: Final = 8
 
 
@@ -45,6 +42,7 @@ async def overview(visit: Visit) -> Rendered:
         "running": sum(row.now.running for row in functions),
         "delayed": sum(row.now.delayed for row in functions),
         "oldest": max((row.now.oldest for row in functions if row.now.oldest is not None), default=None),
+        "is_old": any(row.is_old for row in functions),
         "functions": functions,
         "busiest": busiest[:_BUSIEST],
         "concerns": listed,
@@ -103,7 +101,7 @@ def _of_functions(rows: list[FunctionRow]) -> Iterator[Concern]:
             yield Concern(
                 "warn", row.name, f"is paused with {counted(row.waiting, 'waiting job')}.", "/functions"
             )
-        elif row.now.oldest is not None and row.now.oldest > OLD:
+        elif row.is_old:
             reason = f" ({row.why})" if row.why else ""
             text = f"has a job that has waited for {duration(row.now.oldest)}{reason}."
             yield Concern("warn", row.name, text, "/functions")

@@ -52,15 +52,13 @@ async def workers(visit: Visit) -> Rendered:
     server = visit.server()
     rows = _rows(view for view in sample.fleet.distinct if server in (None, view.address))
     shown = [row for row in rows if _has(row, text.lower())]
-    start = _digits(visit.query.get("from", ""))
     values = {
         "sample": sample,
         "fleet": sample.fleet,
         "now": time.time(),
-        "rows": shown[start : start + _PAGE],
+        "rows": shown[visit.start : visit.start + _PAGE],
         "found": len(shown),
         "all": len(rows),
-        "start": start,
         "page": _PAGE,
         "most_functions": _FUNCTIONS,
         "most_runs": _RUNS,
@@ -121,7 +119,3 @@ def _has(row: ShownWorker, text: str) -> bool:
 def _lonely(fleet: FleetView) -> list[str]:
     """Functions whose jobs wait and that no worker offers."""
     return [each.function for each in fleet.functions if any(each.waiting) and not each.workers]
-
-
-def _digits(text: str) -> int:
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 8 else 0
