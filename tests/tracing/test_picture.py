@@ -27,12 +27,12 @@ def anyio_backend() -> str:
 async def test_the_picture_shows_a_call_and_a_background_job_that_is_retried(spans: Spans) -> None:
     mails = 0
 
-    @task(name="billing.charge")
+    @task(name="orders.charge")
     async def charge(customer: int) -> str:
         with spans.tracer.start_as_current_span("POST bank.example"):
             return f"receipt {customer}"
 
-    @task(name="mail.send", retries=Retry(3, backoff=0.01))
+    @task(name="orders.mail", retries=Retry(3, backoff=0.01))
     async def send(text: str) -> None:
         nonlocal mails
         mails += 1
@@ -50,21 +50,21 @@ async def test_the_picture_shows_a_call_and_a_background_job_that_is_retried(spa
         await mail.aresult(timeout=20)
         ended = [
             *await spans.ended("POST /checkout"),
-            *await spans.ended("send billing.charge"),
-            *await spans.ended("process billing.charge"),
+            *await spans.ended("send orders.charge"),
+            *await spans.ended("process orders.charge"),
             *await spans.ended("POST bank.example"),
-            *await spans.ended("send mail.send"),
-            *await spans.ended("process mail.send", 2),
+            *await spans.ended("send orders.mail"),
+            *await spans.ended("process orders.mail", 2),
         ]
     rows = list(rows_of(ended))
     assert [(row.depth, row.name, row.is_worker, row.link) for row in rows] == [
         (0, "POST /checkout", False, None),
-        (1, "send billing.charge", False, None),
-        (2, "process billing.charge", True, None),
+        (1, "send orders.charge", False, None),
+        (2, "process orders.charge", True, None),
         (3, "POST bank.example", True, None),
-        (1, "send mail.send", False, None),
-        (0, "process mail.send", True, 4),
-        (0, "process mail.send", True, 4),
+        (1, "send orders.mail", False, None),
+        (0, "process orders.mail", True, 4),
+        (0, "process orders.mail", True, 4),
     ]
     assert [row.note for row in rows[5:]] == ["attempt 1, ConnectionError", "attempt 2"]
     drawing.compare("traces", drawn(rows))
