@@ -267,8 +267,13 @@ def _function(checkup: Checkup, function: FunctionMetrics) -> Iterator[Finding]:
         remedy = "start more workers, or give them more slots with --concurrency"
         yield Finding("warning", "functions", view.address, text, remedy, name)
     if function.dead and not function.retried and name not in checkup.retried:
-        letters = "1 dead letter" if function.dead == 1 else f"{function.dead:,} dead letters"
-        text = f"{name} has {letters}, and no job of it was run again after a failure"
+        one = function.dead == 1
+        jobs = (
+            f"1 job of {name} became a dead letter"
+            if one
+            else f"{function.dead:,} jobs of {name} became dead letters"
+        )
+        text = f"{jobs}, and no job of it was run again after a failure"
         remedy = f"give it retries: @task(retries=3), or gearflow policy set {name} --retries 3"
         yield Finding("warning", "retries", view.address, text, remedy, name)
 

@@ -177,7 +177,7 @@ def test_limits_that_code_declares_and_the_server_lacks() -> None:
 
 
 def test_jobs_that_fail_for_good_without_retries() -> None:
-    text = "work has 2 dead letters, and no job of it was run again after a failure"
+    text = "2 jobs of work became dead letters, and no job of it was run again after a failure"
     dead = view(functions=[function(dead=2)])
     assert only(dead) == ("warning", "retries", text)
     assert found(Checkup(dead, retried=frozenset({"work"}))) == []
