@@ -15,6 +15,7 @@ from gearflow.protocol.limits import LimitRequest, PolicyRequest
 from gearflow.protocol.rights import ALL, Right, right_words
 from gearflow.protocol.schedules import ScheduleRequest
 from gearflow.protocol.server_calls import DeadRequest, InfoRequest, Message, StreamRequest
+from gearflow.protocol.workers import WorkersRequest
 
 REFUSED: Final = "refused, as the token of the connection has no right to it: %s"
 """What is logged, with the rights and the name of the token as the subject."""
@@ -87,7 +88,7 @@ FUNCTIONS: Final[Mapping[bytes, Needed]] = {
     b"gearflow:release": Right.WORK,
     b"gearflow:events": Right.WORK,
     b"gearflow:report": Right.WORK,
-    b"gearflow:workers": _READERS,  # gearflow submit asks it which payloads are texts
+    b"gearflow:workers": _READERS,  # gearflow submit asks it which payloads are texts; see needed_by
     b"gearflow:group": Right.VIEW,
     b"gearflow:metrics": Right.VIEW,
     b"gearflow:jobs": Right.VIEW,
@@ -141,6 +142,8 @@ def needed_by(request: Message) -> Needed:
             return Right.VIEW if request.dry_run else Right.OPERATE
         case StreamRequest():
             return _READERS if request.lag == "skip" else Right.SUBMIT  # else the worker waits for the reader
+        case WorkersRequest():  # the handles of jobs are for those who may see all jobs
+            return Right.VIEW if request.jobs else _READERS
         case _:
             return _EVERYONE
 

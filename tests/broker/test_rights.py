@@ -277,6 +277,7 @@ FUNCTIONS: Final = [
     function("events", "work", {}),
     function("report", "work", {"overdue": {"work": 3}}),
     function("workers", READ, {}),
+    function("workers", "view operate", {"jobs": 1}),
     function("group", "view operate", {}),
     function("metrics", "view operate", {}),
     function("jobs", "view operate", {}),
