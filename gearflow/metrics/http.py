@@ -12,6 +12,7 @@ import gzip
 import logging
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
@@ -33,7 +34,10 @@ PATIENCE: Final = 10.0
 ANSWER: Final = 5.0
 """Seconds in which an event loop must answer."""
 
-_MOST: Final = 16
+_SILENT: Final = 64
+"""Connections at a time that have not asked yet. For one more, the oldest of them is closed."""
+
+_MOST: Final = 256
 """Connections at a time. For one more, the oldest is closed."""
 
 _SHORT: Final = 1000
@@ -120,9 +124,7 @@ class MetricsPort:
 
     def __init__(self, host: str, port: int, *, metrics: Families, healthy: Probe, ready: Probe) -> None:
         pages: dict[str, Callable[[Mapping[str, str]], Page]] = {
-            "/metrics": lambda headers: metrics_page(
-                metrics(), headers.get("Accept", ""), headers.get("Accept-Encoding", "")
-            ),
+            "/metrics": _SharedPage(metrics).page,
             "/healthz": lambda _: Page.of_state(healthy()),
             "/readyz": lambda _: Page.of_state(ready()),
         }
@@ -150,6 +152,34 @@ class MetricsPort:
         self._server.socket.close()
 
 
+class _SharedPage:
+    """The page with metrics, made once for all who ask while it is made. Owns state.
+
+    A page of a server with many functions takes a second. So those who ask at the same time would hold up
+    each other, and the server.
+    """
+
+    def __init__(self, metrics: Families) -> None:
+        self._metrics = metrics
+        self._lock = threading.Lock()
+        self._last: tuple[float, tuple[str, str], Page] | None = None
+
+    def page(self, headers: Mapping[str, str]) -> Page:
+        """The page as it is now, or a little later."""
+        asked = time.monotonic()
+        kind = headers.get("Accept", ""), headers.get("Accept-Encoding", "")
+        with self._lock:
+            if self._last is None or self._last[0] < asked or self._last[1] != kind:
+                self._last = time.monotonic(), kind, self._make(*kind)
+            return self._last[2]
+
+    def _make(self, accept: str, encodings: str) -> Page:
+        try:
+            return metrics_page(self._metrics(), accept, encodings)
+        except Unavailable as error:
+            return Page.of(str(error), HTTPStatus.SERVICE_UNAVAILABLE)
+
+
 class _Server(ThreadingHTTPServer):
     """Listens, and has a thread for each connection."""
 
@@ -163,6 +193,7 @@ class _Server(ThreadingHTTPServer):
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         self.address_family = found[0][0]
         self._open: dict[socket.socket, None] = {}  # the oldest first
+        self._silent: dict[socket.socket, None] = {}  # those of them that have not asked yet
         self._lock = threading.Lock()
         self._stopped = False
         super().__init__((host, port), _Handler)
@@ -189,18 +220,34 @@ class _Server(ThreadingHTTPServer):
     def process_request(self, request: Any, client_address: Any) -> None:
         """Answer in a thread of its own. If there are many, the oldest connection has to end."""
         with self._lock:
-            oldest = next(iter(self._open)) if len(self._open) >= _MOST else None
+            full = (
+                self._silent
+                if len(self._silent) >= _SILENT
+                else self._open
+                if len(self._open) >= _MOST
+                else ()
+            )
+            oldest = next(iter(full), None)
             if oldest is not None:
-                del self._open[oldest]
-            self._open[request] = None
+                self._forget(oldest)
+            self._open[request] = self._silent[request] = None
         if oldest is not None:
             _hang_up(oldest)
         super().process_request(request, client_address)
 
+    def _forget(self, connection: socket.socket) -> None:
+        self._open.pop(connection, None)
+        self._silent.pop(connection, None)
+
+    def answers(self, connection: socket.socket) -> None:
+        """Note that a connection has asked."""
+        with self._lock:
+            self._silent.pop(connection, None)
+
     def shutdown_request(self, request: Any) -> None:
         """Close a connection."""
         with self._lock:
-            self._open.pop(request, None)
+            self._forget(request)
         super().shutdown_request(request)
 
     def close_connections(self) -> None:
@@ -224,6 +271,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Answer GET, and HEAD."""
         assert isinstance(self.server, _Server)
+        self.server.answers(self.connection)
         page = self._page(self.server.pages)
         self.send_response(page.status)
         for name, value in page.headers.items():
@@ -244,8 +292,6 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {name.title(): value for name, value in self.headers.items()}
         try:
             return make(headers)
-        except Unavailable as error:
-            return Page.of(str(error), HTTPStatus.SERVICE_UNAVAILABLE)
         except Exception:
             logger.exception("metrics cannot be shown")
             return Page.of("an error, which is in the log", HTTPStatus.INTERNAL_SERVER_ERROR)

@@ -4,7 +4,9 @@ import gzip
 import http.client
 import os
 import socket
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -132,13 +134,30 @@ def test_a_fault_is_logged_and_not_shown(
 
 def test_peers_that_say_nothing_do_not_keep_others_out(port: MetricsPort) -> None:
     host, _, number = port.address.partition(":")
-    silent = [socket.create_connection((host, int(number)), timeout=PATIENCE) for _ in range(40)]
+    silent = [socket.create_connection((host, int(number)), timeout=PATIENCE) for _ in range(80)]
     try:
         assert ask(port, "/metrics")[0] == 200
         assert silent[0].recv(1) == b""  # the oldest was closed
     finally:
         for each in silent:
             each.close()
+
+
+def test_many_who_ask_at_once_are_all_answered(subject: Subject) -> None:
+    may_end = threading.Event()
+
+    def slow() -> list[Metric]:
+        assert may_end.wait(PATIENCE)
+        return subject.metrics()
+
+    with (
+        MetricsPort("127.0.0.1", 0, metrics=slow, healthy=subject.probe, ready=subject.probe) as port,
+        ThreadPoolExecutor(40) as pool,
+    ):
+        asked = [pool.submit(ask, port, "/metrics") for _ in range(40)]
+        assert ask(port, "/readyz")[0] == 200
+        may_end.set()
+        assert {each.result(PATIENCE)[0] for each in asked} == {200}
 
 
 def test_nonsense_does_no_harm(port: MetricsPort) -> None:

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from gearflow.observe import ServerView
 from gearflow.protocol.metrics import Metrics
 from gearflow.web.pages.servers import section
-from gearflow.web.sampler import Sampler
+from gearflow.web.sampler import Sample, Sampler
 from gearflow.web.visit import Visit
 
 if TYPE_CHECKING:
@@ -28,20 +28,31 @@ class _Exporters:
     def __init__(self) -> None:
         self._lock = anyio.Lock()
         self._exporters: dict[str, FleetExporter] = {}  # of one server, or of all
+        self._last: dict[str, tuple[object, Page]] = {}  # for each of them what it is made of, and the page
 
-    async def page(self, views: dict[str, ServerView], only: str, visit: Visit) -> "Page":
-        """The page for Prometheus. A thread makes it, because it may have many thousand lines."""
+    async def page(self, sample: Sample, only: str, visit: Visit) -> "Page":
+        """The page for Prometheus. All who ask for the same sample share it.
+
+        A thread makes it, because it may have many thousand lines.
+        """
         from gearflow.metrics.fleet_exporter import FleetExporter
         from gearflow.metrics.http import metrics_page
 
-        exporter = self._exporters.setdefault(only, FleetExporter())
-        samples = {address: _sample(view) for address, view in views.items()}
+        views = {view.address: view for view in (sample.fleet.servers if only else sample.servers)}
+        if only:
+            views = {only: views[only]}
         headers = visit.request.headers
         accept, encodings = headers.get("accept", ""), headers.get("accept-encoding", "")
+        made_of = sample.taken, accept, encodings
         async with self._lock:
-            return await anyio.to_thread.run_sync(
-                lambda: metrics_page(list(exporter.families(samples)), accept, encodings)
-            )
+            if only not in self._last or self._last[only][0] != made_of:
+                exporter = self._exporters.setdefault(only, FleetExporter())
+                samples = {address: _sample(view) for address, view in views.items()}
+                page = await anyio.to_thread.run_sync(
+                    lambda: metrics_page(list(exporter.families(samples)), accept, encodings)
+                )
+                self._last[only] = made_of, page
+            return self._last[only][1]
 
 
 _exporters: Final[WeakKeyDictionary[Sampler, _Exporters]] = WeakKeyDictionary()
@@ -52,11 +63,8 @@ async def metrics(visit: Visit) -> Response:
     """The sums over all servers, or what one of them has."""
     only = visit.server() or ""
     sample = await visit.sample()
-    views = {view.address: view for view in (sample.fleet.servers if only else sample.servers)}
-    if only:
-        views = {only: views[only]}
     exporters = _exporters.setdefault(visit.sampler, _Exporters())
-    page = await exporters.page(views, only, visit)
+    page = await exporters.page(sample, only, visit)
     return Response(page.body, page.status, dict(page.headers))
 
 
