@@ -22,7 +22,7 @@ from gearflow.broker.journal import Journal
 from gearflow.broker.storage import HISTORY, Setting
 from gearflow.broker.timers import Clock
 from gearflow.broker.turns import Steps, Turns
-from gearflow.protocol.metrics import ALL, OTHER, Minute, MinuteOf
+from gearflow.protocol.metrics import ALL, OTHER, FunctionMinute, Minute
 
 MINUTE: Final = 60
 """Seconds of a minute."""
@@ -202,12 +202,12 @@ def _lines(value: bytes) -> dict[str, MinuteLine]:
         return {}
 
 
-def _shown(line: MinuteLine) -> MinuteOf | None:
+def _shown(line: MinuteLine) -> FunctionMinute | None:
     """A line as it is shown. None if it cannot be read."""
     tally = line.tally
     try:
         numbers: dict[str, int] = dict(zip(TALLIED, tally.numbers, strict=True))
-        return MinuteOf(
+        return FunctionMinute(
             **numbers,
             waiting=line.waiting,
             running=line.running,

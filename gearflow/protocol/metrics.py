@@ -140,8 +140,8 @@ class ScheduleMetrics(Answer):
     """Ticks that made no job, because the job of the tick before had not ended."""
 
 
-class MinuteOf(Answer):
-    """One minute of a function, or of all of them."""
+class FunctionMinute(Answer):
+    """One minute of a function, or of all of them. The counts are as in ``FunctionMetrics``."""
 
     submitted: int = 0
     started: int = 0
@@ -152,13 +152,13 @@ class MinuteOf(Answer):
     dead: int = 0
     retried: int = 0
     waiting: int = 0
-    """At the end of the minute."""
+    """Jobs that wait at the end of the minute, of all priorities."""
 
     running: int = 0
-    """At the end of the minute."""
+    """Jobs that run at the end of the minute."""
 
     oldest: float | None = None
-    """At the end of the minute."""
+    """For how long the job that has waited longest has been ready to run, at the end of the minute."""
 
     wait: tuple[int, ...] = ()
     """The counts of a histogram of the runs that began in this minute."""
@@ -173,7 +173,7 @@ class Minute(Answer):
     at: float
     """When it began."""
 
-    functions: dict[str, MinuteOf] = Field(default={})
+    functions: dict[str, FunctionMinute] = Field(default={})
     """By function. The empty name is the sum of all. Functions in which nothing happened are left out."""
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from gearflow.observe import percentile
-from gearflow.protocol.metrics import MinuteOf
+from gearflow.protocol.metrics import FunctionMinute
 from gearflow.web.history import MINUTE, coarser
 from gearflow.web.plots import Plot, PlotLine, grouped
 
@@ -22,7 +22,7 @@ def span_of(name: str) -> tuple[str, float]:
     return (name, SPANS[name]) if name in SPANS else (FIRST_SPAN, SPANS[FIRST_SPAN])
 
 
-def history_plots(minutes: Sequence[tuple[float, MinuteOf]], span: float, now: float) -> list[Plot]:
+def history_plots(minutes: Sequence[tuple[float, FunctionMinute]], span: float, now: float) -> list[Plot]:
     """What happened in the last hours: jobs that ended, jobs that waited and ran, and how long that took.
 
     Args:

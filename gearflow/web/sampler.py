@@ -20,7 +20,7 @@ from gearflow.client.config import ServerAddress, default_servers, parse_servers
 from gearflow.client.operate import metrics
 from gearflow.errors import GearflowError
 from gearflow.observe import Activity, FleetView, ServerView, ServerWatch, ViewPart
-from gearflow.protocol.metrics import ALL, MinuteOf
+from gearflow.protocol.metrics import ALL, FunctionMinute
 from gearflow.security.tls import TLS
 from gearflow.web.history import OwnHistory, merged, of_function
 from gearflow.web.searches import Search, Searches
@@ -51,7 +51,7 @@ _HISTORIES: Final = 64
 T = TypeVar("T")
 S = TypeVar("S", bound=Search)
 
-Minutes: TypeAlias = list[tuple[float, MinuteOf]]
+Minutes: TypeAlias = list[tuple[float, FunctionMinute]]
 """The start of each minute, and what happened in it."""
 
 

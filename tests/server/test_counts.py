@@ -12,7 +12,7 @@ import pytest
 from gearflow.broker.history import MINUTE
 from gearflow.broker.storage import HISTORY
 from gearflow.protocol import packets as p
-from gearflow.protocol.metrics import ALL, Metrics, MinuteOf
+from gearflow.protocol.metrics import ALL, FunctionMinute, Metrics
 from gearflow.server import JobServer
 from gearflow.server.settings import FILE_NAME
 from gearflow.stores import SqliteStore
@@ -38,7 +38,7 @@ def run_jobs(server: JobServer, function: bytes, count: int) -> None:
 
 def succeeded(found: Metrics, function: str) -> int:
     """So many jobs in the minutes that are over. A minute in which nothing happened has no functions."""
-    return sum(minute.functions.get(function, MinuteOf()).succeeded for minute in found.history)
+    return sum(minute.functions.get(function, FunctionMinute()).succeeded for minute in found.history)
 
 
 @pytest.fixture(scope="module")

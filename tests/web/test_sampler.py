@@ -11,7 +11,7 @@ import gearflow.web
 from gearflow.client import Client, SyncClient
 from gearflow.client.admin import Admin
 from gearflow.protocol.histograms import Histogram
-from gearflow.protocol.metrics import MinuteOf
+from gearflow.protocol.metrics import FunctionMinute
 from gearflow.server import JobServer
 from gearflow.web import history
 from gearflow.web.formatting import NOTHING
@@ -110,8 +110,10 @@ def test_a_dashboard_whose_token_may_only_look_shows_no_buttons(
 # ---------------------------------------------------------------------------------------- the last hours
 
 
-def minute(at: float, *, succeeded: int = 0, failed: int = 0, waiting: int = 0) -> tuple[float, MinuteOf]:
-    return at, MinuteOf(succeeded=succeeded, failed=failed, waiting=waiting)
+def minute(
+    at: float, *, succeeded: int = 0, failed: int = 0, waiting: int = 0
+) -> tuple[float, FunctionMinute]:
+    return at, FunctionMinute(succeeded=succeeded, failed=failed, waiting=waiting)
 
 
 def test_the_histories_of_servers_are_added_up() -> None:
@@ -144,7 +146,7 @@ def test_a_plot_has_gaps_where_no_server_ran() -> None:
 
 def test_a_plot_of_durations_has_a_logarithmic_axis() -> None:
     counts = Histogram(counts=(0, 0, 0, 0, 8)).counts
-    plots = history_plots([(0, MinuteOf(run=counts, wait=counts, succeeded=8))], 3600, 3600)
+    plots = history_plots([(0, FunctionMinute(run=counts, wait=counts, succeeded=8))], 3600, 3600)
     assert [plot.title for plot in plots] == ["Jobs that ended", "Queue", "Time to wait", "Time to run"]
     assert "100 ms" in plots[3].__html__()
     assert "10 ms" in plots[3].__html__()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import typer
 
 from gearflow.quantities import counted
-from gearflow_cli import function_names, job_filters, options, output, server_queries
+from gearflow_cli import bulk_acts, function_names, job_filters, options, output, server_queries
 from gearflow_cli.commands.job import job_name
 from gearflow_cli.errors import CliError, ExitCode, tell
 from gearflow_cli.help import HelpCommand, HelpGroup
@@ -110,7 +110,7 @@ def replay(
     _check(handle, function, everything, filtered=filtered)
     if filtered:
         select = _selected(function, servers, text, error, since, until)
-        job_filters.act_on_all("replay", select, server_queries.addresses_of(servers), yes=True)
+        bulk_acts.act_on_all("replay", select, server_queries.addresses_of(servers), yes=True)
         return
     if handle is not None:
         _ask_about(handle, servers, lambda client, name, server: replay_on(client, name, server=server))
@@ -156,7 +156,7 @@ def purge(
     _check(handle, function, everything, filtered=filtered)
     if filtered:
         select = _selected(function, servers, text, error, since, until)
-        job_filters.act_on_all("purge", select, server_queries.addresses_of(servers), yes=yes)
+        bulk_acts.act_on_all("purge", select, server_queries.addresses_of(servers), yes=yes)
         return
     if handle is not None:
         if not yes:

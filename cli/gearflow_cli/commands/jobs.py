@@ -4,10 +4,9 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Final
 
-from gearflow_cli import function_names, job_filters, options, output, progress, server_queries
+from gearflow_cli import bulk_acts, function_names, job_filters, options, output, progress, server_queries
 from gearflow_cli.errors import CliError, ExitCode, tell
 from gearflow_cli.help import Panel
-from gearflow_cli.job_filters import Act
 
 if TYPE_CHECKING:
     from gearflow.client import Client
@@ -74,11 +73,11 @@ def jobs(
     """
     addresses = server_queries.addresses_of(servers)
     name = function and function_names.remembered(function, addresses)
-    act = _act(cancel=cancel, replay=replay, purge=purge)
-    wanted = _states_for(act, states or [])
+    act = bulk_acts.act_of(cancel=cancel, replay=replay, purge=purge)
+    wanted = bulk_acts.states_for(act, states or [])
     select = job_filters.selected(wanted, name, text, error, since, until)
     if act is not None:
-        job_filters.act_on_all(act, select, addresses, yes=yes)
+        bulk_acts.act_on_all(act, select, addresses, yes=yes)
         return
     if after is not None and len(addresses) > 1:
         raise CliError(ExitCode.USAGE, "--after goes on at one server: name it with --server")
@@ -89,26 +88,6 @@ def jobs(
     if name is not None and listing.is_empty:
         function_names.known(name, addresses)
     listing.end(answers.given)
-
-
-def _act(*, cancel: bool, replay: bool, purge: bool) -> Act | None:
-    given: dict[Act, bool] = {"cancel": cancel, "replay": replay, "purge": purge}
-    acts: list[Act] = [act for act, is_given in given.items() if is_given]
-    if len(acts) > 1:
-        raise CliError(ExitCode.USAGE, "give one of --cancel, --replay and --purge")
-    return acts[0] if acts else None
-
-
-def _states_for(act: Act | None, states: Sequence[str]) -> Sequence[str]:
-    """The states that are selected. Raises CliError if an act is not for one of them."""
-    if act is None:
-        return states
-    possible = job_filters.LIVE if act == "cancel" else job_filters.LETTERS
-    wrong = [state for state in states if state not in possible]
-    if wrong:
-        text = f"--{act} is for jobs that are {' or '.join(possible)}, not {wrong[0]}"
-        raise CliError(ExitCode.USAGE, text)
-    return states or possible
 
 
 class JobLister:

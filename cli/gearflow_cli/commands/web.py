@@ -153,10 +153,8 @@ def _app(servers: list[str] | None, **settings: Any) -> Any:
 
 def _require() -> None:
     """Check that the extra is installed. Raises CliError."""
-    import gearflow.web
-
     try:
-        gearflow.web.__getattr__("app")
+        from gearflow.web import app as app
     except ImportError as error:
         raise CliError(ExitCode.MISCONFIGURED, str(error)) from None
 
