@@ -7,6 +7,7 @@ entered in.
 
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import replace
+from sys import modules
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -39,7 +40,7 @@ from gearflow.protocol.packets import (
 )
 from gearflow.protocol.request_queue import Request
 from gearflow.security.tls import TLS, Security
-from gearflow.tracing import find_tracing
+from gearflow.tracing import API, find_tracing
 
 if TYPE_CHECKING:
     from gearflow.client.limits import ServerLimits
@@ -194,7 +195,7 @@ class Client:
 
     async def attach(self, request: JobRequest) -> ClientJob:
         """Submit a job that is not detached, and stay attached to it. Raises as ``submit``."""
-        if request.trace is None and (tracing := find_tracing()) is not None:
+        if API in modules and request.trace is None and (tracing := find_tracing()) is not None:
             with tracing.send(request.function, attached=True) as span:
                 job = await self.attach(request.traced(span.trace))
                 span.accepted(job.handle, job.server.host, job.server.port)
@@ -212,7 +213,7 @@ class Client:
         If the caller is cancelled, it detaches from the job. The event loop's turn that most callers would
         take between the two steps of ``attach`` and ``ClientJob.result`` is saved.
         """
-        if request.trace is None and (tracing := find_tracing()) is not None:
+        if API in modules and request.trace is None and (tracing := find_tracing()) is not None:
             with tracing.send(request.function, attached=True) as span:
                 job = await self.submit_and_wait(request.traced(span.trace))
                 span.accepted(job.handle, job.server.host, job.server.port)
@@ -269,7 +270,7 @@ class Client:
 
     async def enqueue(self, request: JobRequest) -> JobHandle:
         """Submit a detached job. Raises as ``submit_background``."""
-        if request.trace is None and (tracing := find_tracing()) is not None:
+        if API in modules and request.trace is None and (tracing := find_tracing()) is not None:
             with tracing.send(request.function, attached=False) as span:
                 handle = await self.enqueue(request.traced(span.trace))
                 span.accepted(handle.handle, handle.server.host, handle.server.port)

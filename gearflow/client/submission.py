@@ -242,7 +242,7 @@ class JobRequest(NamedTuple):  # a frozen dataclass takes five times as long to 
         """
         key = unique_to_wire(self.unique)
         options = self.options
-        if gearflow and not self.is_plain:
+        if gearflow and (self.trace or (options is not None and not options.is_plain)):
             if in_background and self.detached and not (self.reuses or self.debounces):
                 return BackgroundSubmission(self.function, key, answered), self.encode_for_gearflow()[1]
             line = _line if not self.unique else _line.__wrapped__  # what is sent once need not be kept

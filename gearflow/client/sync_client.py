@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from sys import modules
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
@@ -26,7 +27,7 @@ from gearflow.protocol.heartbeat import Timeouts
 from gearflow.runtime.fork import forget_in_children
 from gearflow.runtime.loop_thread import LoopThread
 from gearflow.security.tls import PLAIN, TLS, Security
-from gearflow.tracing import find_tracing
+from gearflow.tracing import API, find_tracing
 
 if TYPE_CHECKING:
     from gearflow.client.limits import SyncServerLimits
@@ -157,7 +158,7 @@ class SyncClient:
 
     def enqueue(self, request: JobRequest) -> JobHandle:
         """Submit a detached job. See ``Client.enqueue``."""
-        if request.trace is None and (tracing := find_tracing()) is not None:
+        if API in modules and request.trace is None and (tracing := find_tracing()) is not None:
             with tracing.send(request.function, attached=False) as span:
                 handle = self.enqueue(request.traced(span.trace))
                 span.accepted(handle.handle, handle.server.host, handle.server.port)

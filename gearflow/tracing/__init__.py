@@ -10,7 +10,8 @@ otherwise. The names of the attributes are those of the semantic conventions for
 """
 
 import sys
-from typing import TYPE_CHECKING, Final
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider  # an extra
@@ -20,18 +21,21 @@ if TYPE_CHECKING:
 __all__ = ["use_provider"]
 
 API: Final = "opentelemetry.trace"
-"""The module that is imported by a program which may have a tracer provider."""
+"""The module of a tracer provider. Where each microsecond counts, look for it in ``sys.modules`` first."""
 
 _given: "TracerProvider | None" = None
 _tracing: "Tracing | None" = None
-_is_unset = False  # nobody had set up the global provider
+_unset: Any = None  # the module, if it had no global provider at the last look
 
 
 def find_tracing() -> "Tracing | None":
     """What makes spans. None if the program has set up no tracer provider."""
-    if _tracing is None and _given is None and API not in sys.modules:
+    if _tracing is not None:
+        return _tracing
+    # The public function reads the environment, too, which costs as much as all else in a call.
+    if _given is None and _unset is not None and _unset._TRACER_PROVIDER is None:
         return None
-    return _tracing or _look()
+    return _look()
 
 
 def current_trace() -> dict[str, str] | None:
@@ -47,22 +51,21 @@ def use_provider(provider: "TracerProvider | None") -> None:
         provider: The provider. None means the global one, which is the default.
     """
     global _given, _tracing
+    if provider is not None:
+        import_module(API)  # or nobody looks for the provider
     _given, _tracing = provider, None
 
 
 def _look() -> "Tracing | None":
-    global _tracing, _is_unset
+    global _tracing, _unset
     provider = _given
     if provider is None:
-        api = sys.modules[API]
-        # The public function reads the environment, too, which costs as much as all else in a call.
-        if _is_unset and getattr(api, "_TRACER_PROVIDER", api) is None:
-            return None
-        if not hasattr(api, "use_span"):  # another thread is importing it
+        api = sys.modules.get(API)
+        if api is None or not hasattr(api, "use_span"):  # another thread is importing it
             return None
         provider = api.get_tracer_provider()
         if isinstance(provider, api.ProxyTracerProvider):
-            _is_unset = True
+            _unset = api if hasattr(api, "_TRACER_PROVIDER") else None
             return None
     from gearflow.tracing.spans import Tracing
 

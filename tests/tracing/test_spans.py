@@ -1,5 +1,7 @@
 """Spans of calls and runs: which there are, and how they hang together. On C gearmand and gearflow's own."""
 
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -546,3 +548,22 @@ async def test_without_a_provider_nothing_is_sent(gearmand: str, function: str, 
         await work.abackground(3)
         assert await taken(gearmand, function) == b'{"number":3}'
     assert not spans.named(f"send {function}")
+
+
+LATE = """
+import sys
+from gearflow import tracing
+
+assert tracing.find_tracing() is None
+assert "opentelemetry" not in sys.modules
+from opentelemetry import trace
+assert tracing.find_tracing() is None
+assert tracing.find_tracing() is None
+from opentelemetry.sdk.trace import TracerProvider
+trace.set_tracer_provider(TracerProvider())
+assert tracing.find_tracing() is not None
+"""
+
+
+def test_there_are_spans_as_soon_as_the_program_has_set_up_a_provider() -> None:
+    subprocess.run([sys.executable, "-c", LATE], check=True)
