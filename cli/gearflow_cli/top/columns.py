@@ -64,6 +64,9 @@ class Seen:
     more: bool = False
     """Whether there are more jobs than these."""
 
+    searched: str = ""
+    """How many jobs the servers have searched, if that is not all of them."""
+
     several: bool = False
     """Whether there are several servers."""
 

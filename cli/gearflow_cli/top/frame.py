@@ -350,6 +350,8 @@ def _where(choices: Choices, rows: Rows, shown: Seen) -> str:
         parts.append(f"of {choices.function}")
     if listing.filter and not choices.typing:
         parts.append(f"with {listing.filter!r}")
+    if choices.page in (TopPage.JOBS, TopPage.DEAD) and shown.searched:
+        parts.append(shown.searched)
     if rows.sorted_by:
         parts.append(f"by {rows.sorted_by.lower()}{', the other way round' if listing.inverted else ''}")
     return printable("  ".join(parts))

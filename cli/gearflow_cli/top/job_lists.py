@@ -26,6 +26,9 @@ class JobList(NamedTuple):
     more: bool = False
     """Whether there are more jobs than these."""
 
+    searched: str = ""
+    """How many jobs the servers have searched, if that is not all of them."""
+
     error: str = ""
     """Why a server did not list its jobs."""
 
@@ -50,19 +53,22 @@ async def list_jobs(client: Client, fleet: FleetView, choices: Choices) -> JobLi
     select = filter_of(choices)
     wanted = min(max(_JOBS, choices.listing.index + _JOBS), _MOST_JOBS)
     found: list[KnownJob] = []
-    more = False
+    more, searched, left = False, 0, list[int | None]()
+    error = ""
     try:
         for view in _servers(fleet, is_dead=choices.page is TopPage.DEAD):
-            some, is_cut = await (
-                _jobs_of(client, view, select, wanted)
-                if view.info is not None
-                else _handles_of(client, view, select)
-            )
+            if view.info is None:
+                some, is_cut = await _handles_of(client, view, select)
+            else:
+                part = await _jobs_of(client, view, select, wanted)
+                some, is_cut = part.jobs, part.more
+                searched += part.searched
+                left += [part.left] * part.is_short
             found += some
             more = more or is_cut
-    except (GearflowError, TimeoutError) as error:
-        return JobList(found, more, str(error))
-    return JobList(found, more)
+    except (GearflowError, TimeoutError) as fault:
+        error = str(fault)
+    return JobList(found, more, _progress(searched, left) if left else "", error)
 
 
 def _servers(fleet: FleetView, *, is_dead: bool) -> list[ServerView]:
@@ -73,20 +79,36 @@ def _servers(fleet: FleetView, *, is_dead: bool) -> list[ServerView]:
     return [*own, *(view for view in fleet.distinct if view.kind == "gearmand")]
 
 
-async def _jobs_of(
-    client: Client, view: ServerView, select: JobFilter, wanted: int
-) -> tuple[list[KnownJob], bool]:
+class _Part(NamedTuple):
+    """What a server has found."""
+
+    jobs: list[KnownJob]
+    more: bool = False
+    searched: int = 0
+    left: int | None = 0
+    is_short: bool = False  # because it has more to search
+
+
+async def _jobs_of(client: Client, view: ServerView, select: JobFilter, wanted: int) -> _Part:
     if not view.has_function(JOBS):
-        return [], False
-    found: list[KnownJob] = []
-    after = ""
+        return _Part([])
+    part, after = _Part([]), ""
     for _ in range(_PAGES):
-        page = await jobs(client, select, after=after, limit=wanted - len(found), server=view.address)
-        found += [KnownJob(view, each.job.handle, each.job, each.listed) for each in page.jobs]
-        after = page.next
-        if not after or len(found) >= wanted:
+        limit = wanted - len(part.jobs)
+        page = await jobs(client, select, after=after, limit=limit, server=view.address)
+        found = [KnownJob(view, each.job.handle, each.job, each.listed) for each in page.jobs]
+        after, searched = page.next, part.searched + page.searched
+        is_short = bool(after) and len(found) < limit
+        part = _Part([*part.jobs, *found], bool(after), searched, page.left, is_short)
+        if not is_short:
             break
-    return found, bool(after)
+    return part
+
+
+def _progress(searched: int, left: list[int | None]) -> str:
+    known = [each for each in left if each is not None]
+    of = f" of {searched + sum(known):,}" if len(known) == len(left) else ""
+    return f"only {searched:,}{of} jobs searched"
 
 
 async def _handles_of(client: Client, view: ServerView, select: JobFilter) -> tuple[list[KnownJob], bool]:

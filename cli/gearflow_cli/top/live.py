@@ -125,6 +125,7 @@ class TopLive:
             time.time(),
             known.jobs,
             known.more,
+            known.searched,
             several=len(self._addresses) > 1,
         )
         if choices.opened is not None:

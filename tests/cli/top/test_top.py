@@ -12,6 +12,7 @@ import pytest
 from anyio.from_thread import start_blocking_portal
 
 from gearflow import task
+from gearflow.broker.calls import jobs
 from gearflow.client import JobFailed, SubmitOptions, SyncClient
 from gearflow.client.operate import dead_letters, server_info, workers
 from gearflow.server import JobServer
@@ -85,6 +86,17 @@ def test_the_jobs_of_a_function_are_opened_and_cancelled(server: str, client: Sy
         assert client.info(handles[1]).state == "cancelled"
         person.press("esc")
         person.see(other.handle)
+
+
+def test_a_filter_that_finds_little_shows_how_many_jobs_were_searched(
+    server: str, client: SyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "LOOKS", 200)  # five times in a look
+    for _ in range(1200):
+        client.submit_background("shop.mail", b"{}")
+    with at_terminal("top", "-s", server, "--every", "0.2s") as person:
+        person.press("3", "/", *"needle", "enter")
+        person.see("only 1,000 of 1,200 jobs searched")
 
 
 def test_dead_letters_are_read_and_replayed_all_that_match(server: str, client: SyncClient) -> None:
