@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 Act: TypeAlias = Literal["cancel", "replay", "purge"]
 
-_PATIENCE: Final = 3600.0
+_TIMEOUT: Final = 3600.0
 """Seconds that an act on many jobs may take."""
 
 _DONE: Final[dict[Act, str]] = {"cancel": "cancelled", "replay": "replayed", "purge": "purged"}
@@ -47,7 +47,7 @@ def act_on_all(do: Act, select: "JobFilter", addresses: Sequence[str], *, yes: b
     once = do != "cancel"  # the dead letters of a group are the same at each of its servers
     what = "job" if do == "cancel" else "dead letter"
     if not yes:
-        counts = server_queries.each(addresses, _Bulk("count", select, {}), _PATIENCE, once=once)
+        counts = server_queries.each(addresses, _Bulk("count", select, {}), _TIMEOUT, once=once)
         counts.require_all()
         expected = {address: done.matched for address, done in counts.given.items()}
         number = sum(expected.values())
@@ -55,7 +55,7 @@ def act_on_all(do: Act, select: "JobFilter", addresses: Sequence[str], *, yes: b
             output.write(f"no {what} matches")
             return
         output.confirm(f"{do.capitalize()} {counted(number, what)} on {', '.join(expected)}?")
-    answers = server_queries.each(addresses, _Bulk(do, select, expected), _PATIENCE, once=once)
+    answers = server_queries.each(addresses, _Bulk(do, select, expected), _TIMEOUT, once=once)
     for address, done in answers.given.items():
         output.write(f"{address}: {_DONE[do]} {counted(done.done, what)}")
         if done.left:

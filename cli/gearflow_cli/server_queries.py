@@ -56,21 +56,21 @@ class Answers(Generic[T]):
 
 
 def each(
-    addresses: Sequence[str], ask: "Ask[T]", patience: float | None = None, *, once: bool = False
+    addresses: Sequence[str], ask: "Ask[T]", timeout: float | None = None, *, once: bool = False
 ) -> Answers[T]:
     """Query every server, one after another.
 
     Args:
         addresses: The servers.
         ask: Queries one of them.
-        patience: Seconds for which a server may be silent. By default as a client has it.
+        timeout: Seconds for which a server may be silent. By default as a client has it.
         once: Query one server of those that share a database.
     """
     import anyio
 
     from gearflow.client import Timeouts
 
-    limits = Timeouts() if patience is None else Timeouts(answer=patience, heartbeat=patience)
+    limits = Timeouts() if timeout is None else Timeouts(answer=timeout, heartbeat=timeout)
     return anyio.run(_each, addresses, ask, limits, once)
 
 

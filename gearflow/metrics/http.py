@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-PATIENCE: Final = 10.0
+PEER_TIMEOUT: Final = 10.0
 """Seconds for which a peer may be silent."""
 
 ANSWER: Final = 5.0
@@ -215,7 +215,7 @@ class _Server(ThreadingHTTPServer):
             self.socket.shutdown(socket.SHUT_RDWR)
         except OSError:  # another system than Linux
             with suppress(OSError):
-                socket.create_connection((self.name, self.server_port), timeout=PATIENCE).close()
+                socket.create_connection((self.name, self.server_port), timeout=PEER_TIMEOUT).close()
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Answer in a thread of its own. If there are many, the oldest connection has to end."""
@@ -264,7 +264,7 @@ class _Server(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     """Answers one request: the connection ends with it."""
 
-    timeout = PATIENCE
+    timeout = PEER_TIMEOUT
     error_content_type = _TEXT
     error_message_format = "%(message)s\n"
 
@@ -309,7 +309,7 @@ def _hang_up(connection: socket.socket) -> None:
         connection.shutdown(socket.SHUT_RDWR)
 
 
-def ask(loop: asyncio.AbstractEventLoop, question: Callable[[], T], patience: float = ANSWER) -> T:
+def ask(loop: asyncio.AbstractEventLoop, question: Callable[[], T], timeout: float = ANSWER) -> T:
     """Call something on an event loop, and return what it returns. Raises what it raises.
 
     Raises:
@@ -330,17 +330,17 @@ def ask(loop: asyncio.AbstractEventLoop, question: Callable[[], T], patience: fl
     except RuntimeError:
         raise Unavailable("stopped") from None
     try:
-        return answer.result(patience)
+        return answer.result(timeout)
     except TimeoutError:
         if answer.cancel():
-            raise Unavailable(f"the event loop has not answered for {patience:g} s") from None
+            raise Unavailable(f"the event loop has not answered for {timeout:g} s") from None
         raise  # the question raised it
 
 
-def liveness(loop: asyncio.AbstractEventLoop, patience: float = ANSWER) -> State:
+def liveness(loop: asyncio.AbstractEventLoop, timeout: float = ANSWER) -> State:
     """Whether an event loop answers."""
     try:
-        ask(loop, lambda: None, patience)
+        ask(loop, lambda: None, timeout)
     except Unavailable as error:
         return State(False, str(error))
     return State(True, "alive")

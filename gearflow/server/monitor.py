@@ -27,13 +27,13 @@ class ServerMonitor:
     Args:
         server: The server. It may still have to start.
         loop: The event loop on which it runs.
-        patience: Seconds that the event loop has to answer.
+        timeout: Seconds that the event loop has to answer.
     """
 
-    def __init__(self, server: JobServer, loop: asyncio.AbstractEventLoop, patience: float = ANSWER) -> None:
+    def __init__(self, server: JobServer, loop: asyncio.AbstractEventLoop, timeout: float = ANSWER) -> None:
         self._server = server
         self._loop = loop
-        self._patience = patience
+        self._timeout = timeout
         self._caps = ServerCaps()
         self._was_reading = False
         self.activity = "starting"
@@ -59,11 +59,11 @@ class ServerMonitor:
 
     def healthy(self) -> State:
         """Whether the process lives. One that reads a file does, though its event loop is blocked."""
-        return self._waiting(is_good=True) or liveness(self._loop, self._patience)
+        return self._waiting(is_good=True) or liveness(self._loop, self._timeout)
 
     def ready(self) -> State:
         """Whether the server is to get jobs."""
-        state = self._waiting(is_good=False) or liveness(self._loop, self._patience)
+        state = self._waiting(is_good=False) or liveness(self._loop, self._timeout)
         if not state.is_good:
             return state
         if (reason := self._server.closed) is not None:

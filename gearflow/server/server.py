@@ -26,7 +26,7 @@ _YOUNG: Final = 25_000
 """Objects between two garbage collections of a server's process: a pause of a few milliseconds."""
 
 
-_PATIENCE: Final = 10.0
+_METRICS_TIMEOUT: Final = 10.0
 """Seconds that the server has to say what it has counted."""
 
 
@@ -119,7 +119,7 @@ class JobServer:
         if self._engine.is_here:
             raise RuntimeError("this thread serves; use await asyncio.to_thread(server.metrics)")
         names = None if functions is None else tuple(functions)
-        return self._engine.metrics(MetricsRequest(functions=names, since=since)).result(_PATIENCE)
+        return self._engine.metrics(MetricsRequest(functions=names, since=since)).result(_METRICS_TIMEOUT)
 
     def reload_tls(self) -> None:
         """Read the TLS files again, for new connections. You can call it from any thread.

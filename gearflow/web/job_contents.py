@@ -26,7 +26,7 @@ PARTS: Final = 20
 _PART: Final = 2000
 """Characters of a part that are shown."""
 
-_PATIENCE: Final = 0.3
+_PARTS_TIMEOUT: Final = 0.3
 """Seconds in which the last parts have to come. They are there already."""
 
 
@@ -81,7 +81,7 @@ async def parts_of(client: Client, job: JobInfo, where: JobHandle) -> Sequence[S
     reader = StreamReader(client.pool, where, after=max(job.parts - PARTS, 0), lag="skip")
     found: list[ShownPart] = []
     try:
-        with anyio.move_on_after(_PATIENCE):
+        with anyio.move_on_after(_PARTS_TIMEOUT):
             while not found or found[-1].position < job.parts:
                 try:
                     some = await reader.take()

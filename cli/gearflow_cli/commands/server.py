@@ -130,7 +130,7 @@ def reopen(servers: options.Servers = None) -> None:
 
     addresses = server_queries.addresses_of(servers)
     answers = server_queries.each(
-        addresses, lambda client, server: reopen_on(client, server=server), patience=_REOPENING
+        addresses, lambda client, server: reopen_on(client, server=server), timeout=_REOPENING
     )
     for address, was_closed in answers.given.items():
         again = "again" if was_closed else "already"

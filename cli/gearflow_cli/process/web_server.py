@@ -27,14 +27,14 @@ _GRACE: Final = 2
 
 _BACKLOG: Final = 128
 
-PATIENCE: Final = 20.0
+PEER_TIMEOUT: Final = 20.0
 """Seconds in which a request has to come as a whole, and in which a peer has to read something."""
 
 
-class PatientProtocol(H11Protocol):
-    """Looks after its connection once per ``patience``, and ends it if nothing has moved since then."""
+class TimedProtocol(H11Protocol):
+    """Looks after its connection once per ``peer_timeout``, and ends it if nothing has moved since then."""
 
-    patience = PATIENCE
+    peer_timeout = PEER_TIMEOUT
 
     _next: asyncio.TimerHandle | None = None
 
@@ -50,7 +50,7 @@ class PatientProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def _look_later(self) -> None:
-        self._next = self.loop.call_later(self.patience, self._look, self.cycle, self._unsent)
+        self._next = self.loop.call_later(self.peer_timeout, self._look, self.cycle, self._unsent)
 
     def _look(self, request: Any, unsent: int) -> None:
         """End the connection if it stands still.
@@ -89,7 +89,7 @@ def serve(app: Any, listener: socket.socket, token_file: Path | None, tokens: "A
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     config = uvicorn.Config(
         app,
-        http=PatientProtocol,
+        http=TimedProtocol,
         log_config=None,
         access_log=False,
         proxy_headers=False,  # X-Forwarded-For must not look like the proxy's own address

@@ -11,14 +11,14 @@ import pytest
 
 import gearflow.web
 from gearflow.server import JobServer
-from gearflow_cli.process.web_server import PatientProtocol
+from gearflow_cli.process.web_server import TimedProtocol
 from tests.web.conftest import served
 
 
-class Impatient(PatientProtocol):
+class ShortTimed(TimedProtocol):
     """Waits less, so that tests do."""
 
-    patience = 0.2
+    peer_timeout = 0.2
     ended: ClassVar[Queue[int]] = Queue()
     """The ports of the peers whose connections have ended."""
 
@@ -31,7 +31,7 @@ class Impatient(PatientProtocol):
 @pytest.fixture(scope="module")
 def url(server: JobServer) -> Iterator[str]:
     app = gearflow.web.app([server.address], allow="operate", interval=0.05)
-    with served(app, http=Impatient) as url:
+    with served(app, http=ShortTimed) as url:
         yield url
 
 
@@ -66,7 +66,7 @@ def test_who_sends_half_of_a_request_is_hung_up_on(url: str, sent: bytes) -> Non
 def test_a_stream_goes_on_while_it_is_read(url: str) -> None:
     with httpx.stream("GET", f"{url}/events?page=/servers", trust_env=False, timeout=20) as events:
         lines = (line for line in events.iter_lines() if line == "event: parts")
-        assert [next(lines) for _ in range(2)]  # two seconds, which are ten times the patience
+        assert [next(lines) for _ in range(2)]  # two seconds, which are ten times the limit
 
 
 def test_who_goes_away_in_a_form_is_no_fault_of_the_dashboard(
@@ -82,5 +82,5 @@ def test_who_reads_nothing_is_hung_up_on(url: str) -> None:
     ask = b"GET /static/gearflow.css HTTP/1.1\r\nHost: localhost\r\n\r\n"
     with connected(url, ask * 1000) as connection:
         port = connection.getsockname()[1]
-        while Impatient.ended.get(timeout=20) != port:
+        while ShortTimed.ended.get(timeout=20) != port:
             pass
