@@ -147,11 +147,13 @@ class Dashboard:
     async def _route(self, request: Request, root: str, path: str) -> Response:
         if path.startswith("/static/"):
             return self._static(request, path.removeprefix("/static/"))
-        if path in ("/login", "/logout") and request.method == "POST":
+        if path in _SESSIONS and request.method == "POST":
             return await self._session(request, root, path)
         right = await self._right_of(request)
         if right is None:
             return self._no_right(request, root, path)
+        if path in _SESSIONS and isinstance(self._allow, AccessTokens):  # a page that was loaded again
+            return RedirectResponse(root + "/", 303)
         if path == "/events" and request.method == "GET":
             return self._events(request, root)
         route, params = find(self._routes, request.method, path)
@@ -304,6 +306,8 @@ class Dashboard:
         shown = Rendered("error.html", _TITLES.get(status, "Not done"), {"reason": reason, "root": root})
         return HTMLResponse(self._templates.page(None, shown), status, headers)
 
+
+_SESSIONS: Final = ("/login", "/logout")
 
 _CHALLENGE: Final = {"www-authenticate": 'Bearer realm="gearflow"'}
 

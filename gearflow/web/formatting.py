@@ -70,6 +70,11 @@ def chosen(unique: str) -> str:
     return "" if is_fresh(unique) else unique
 
 
+def keyless(why: str) -> str:
+    """Why a job waits, without the key of a limit, which is a value in its payload."""
+    return re.sub(r" \(.*\):", ":", why, flags=re.DOTALL)
+
+
 def moment(at: float) -> str:
     """``2026-11-30 02:20:11 UTC``."""
     return f"{_date(at):%Y-%m-%d %H:%M:%S} UTC"
@@ -126,6 +131,7 @@ FILTERS: Final = {
     "lasting": lasting,
     "clock": clock,
     "chosen": chosen,
+    "keyless": keyless,
     "visible": visible,
     "broken": broken,
 }

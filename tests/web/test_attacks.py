@@ -315,6 +315,19 @@ def test_a_token_is_typed_once(
     expect(tab.get_by_label("Access token")).to_be_visible()
 
 
+def test_the_page_of_the_token_may_be_loaded_again(
+    dashboard: Callable[..., str], server: JobServer, tokens: AccessTokens
+) -> None:
+    url = dashboard(server, allow=tokens)
+    with httpx.Client(trust_env=False, follow_redirects=True, headers=SAME) as browser:
+        assert browser.post(f"{url}/login", data={"token": "wrong"}).status_code == 401
+        asked = browser.get(f"{url}/login")
+        to = re.search(r'name="to" value="([^"]*)"', asked.text)
+        assert to is not None
+        answer = browser.post(f"{url}/login", data={"token": VIEWER, "to": to[1]})
+        assert (answer.status_code, answer.url.path) == (200, "/")
+
+
 @pytest.mark.parametrize(
     ("header", "view", "act"),
     [

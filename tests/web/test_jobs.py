@@ -1,5 +1,6 @@
 """The page Jobs in a browser: the list, its filters, and acts on all that match."""
 
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,9 +12,13 @@ from playwright.sync_api import Page, expect
 
 import gearflow.web
 from gearflow.client import JobRequest, SyncClient
+from gearflow.client.operate import change_limits
 from gearflow.client.submission import SubmitOptions
 from gearflow.observe import FleetView, ServerView
+from gearflow.protocol.codec import encode
 from gearflow.protocol.jobs import ENDED, LIVE, ListedState
+from gearflow.protocol.limits import FunctionLimits, LimitRequest, LimitUse, LimitValue
+from gearflow.protocol.packets import CanDo, GrabJob
 from gearflow.protocol.server_calls import ServerInfo
 from gearflow.server import JobServer
 from gearflow.web import sampler
@@ -273,6 +278,30 @@ def test_hidden_payloads_are_nowhere_and_cannot_be_guessed(
         assert "the-secret" not in httpx.get(url + path).text
     for path in ("/jobs?text=the-secret", "/jobs/cancel?text=the-secret", "/dead?text=the-secret"):
         assert handle not in httpx.get(url + path, follow_redirects=True).text
+
+
+def test_hidden_payloads_are_not_in_the_keys_of_limits(
+    dashboard: Callable[..., str], server: JobServer, client: SyncClient, fresh: Callable[..., str]
+) -> None:
+    name = fresh("sync")
+    use = FunctionLimits(limits=(LimitUse(limit=name, key="/shop"),))
+    request = LimitRequest(
+        action="apply", origin=name, limits={name: LimitValue(count=1)}, functions={name: use}
+    )
+    client.run(lambda connected: change_limits(connected, request))
+    handles = submit(client, name, 2, payload='{"shop": "secret.example"}')
+    host, port = server.address.split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as worker:
+        worker.sendall(encode(CanDo(name.encode())) + encode(GrabJob()))
+        assert worker.recv(4096)  # one of them runs
+        open_url, hidden = dashboard(server), dashboard(server, hide_payloads=True)
+        path = f"/jobs?function={name}&state=waiting"
+        assert f"{name} (secret.example): 1 of 1 runs" in httpx.get(open_url + path).text
+        text = httpx.get(hidden + path).text
+        assert f"{name}: 1 of 1 runs" in text
+        pages = [httpx.get(f"{hidden}/jobs/{handle}").text for handle in handles]
+        assert f"It waits: {name}: 1 of 1 runs" in "".join(pages)
+        assert "secret" not in "".join((text, *pages))
 
 
 @pytest.mark.parametrize(

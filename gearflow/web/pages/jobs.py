@@ -14,6 +14,7 @@ from gearflow.errors import GearflowError, UnknownJob
 from gearflow.observe import FleetView, ServerView, cancel_job
 from gearflow.protocol.server_calls import JobInfo
 from gearflow.web import bulk_acts, job_lists, job_timeline
+from gearflow.web.formatting import keyless
 from gearflow.web.gearmand_jobs import plain_info, plain_jobs
 from gearflow.web.guard import Refused
 from gearflow.web.job_contents import parts_of, payload_of, result_of
@@ -82,6 +83,8 @@ async def job(visit: Visit) -> Rendered:
     now = time.time() + (view.clock or 0.0)
     where = JobHandle(handle, ServerAddress.parse(view.address))
     is_ours, hides = view.kind == "gearflow", visit.hide_payloads
+    if hides:
+        found = found.model_copy(update={"why": keyless(found.why)})
     values = {
         "fleet": fleet,
         "job": found,
