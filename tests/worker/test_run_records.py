@@ -4,10 +4,13 @@ import asyncio
 import copy
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
 
 from gearflow import Batch, task
@@ -101,6 +104,61 @@ async def test_records_in_a_thread_and_what_it_awaits_have_them_too(
         handle = await work.acall()
     of_run = {"handle": handle, "function": function, "attempt": 1}
     assert records.fields("in a thread") == records.fields("in a task of a thread") == [of_run]
+
+
+async def test_threads_of_a_task_have_them_if_they_get_its_context_variables(
+    bundled: str, function: str, records: Records
+) -> None:
+    @task(name=function)
+    async def work(context: Context) -> str:
+        await anyio.to_thread.run_sync(user.info, "to_thread")
+        with ThreadPoolExecutor() as pool:
+            pool.submit(copy_context().run, user.info, "given")
+            pool.submit(user.info, "not given")
+        return context.handle
+
+    async with connect(bundled), Worker([work], servers=[bundled]):
+        handle = await work.acall()
+    of_run = {"handle": handle, "function": function, "attempt": 1}
+    assert records.fields("to_thread") == records.fields("given") == [of_run]
+    assert records.fields("not given") == [{}]
+
+
+async def test_records_in_streams_and_in_the_parts_of_a_map_have_them(
+    bundled: str, fresh: Callable[[], str], records: Records
+) -> None:
+    @task(name=fresh())
+    async def acount(to: int) -> AsyncIterator[int]:
+        for number in range(to):
+            user.info("value")
+            yield number
+
+    @task(name=fresh())
+    def count(to: int) -> Iterator[int]:
+        for number in range(to):
+            user.info("value")
+            yield number
+
+    @task(name=fresh())
+    async def adouble(number: int) -> int:
+        user.info("item")
+        return 2 * number
+
+    @task(name=fresh())
+    def double(number: int) -> int:
+        user.info("item")
+        return 2 * number
+
+    async with connect(bundled), Worker([acount, count, adouble, double], servers=[bundled]):
+        for stream in (acount, count):
+            assert [number async for number in stream.astream(2)] == [0, 1]
+        for mapped in (adouble, double):
+            assert [number async for number in mapped.amap(range(4), chunk=2)] == [0, 2, 4, 6]
+    values, items = records.fields("value"), records.fields("item")
+    assert [fields["function"] for fields in values] == [acount.name] * 2 + [count.name] * 2
+    assert len({fields["handle"] for fields in values}) == 2
+    assert sorted(str(fields["function"]) for fields in items) == sorted([adouble.name, double.name] * 4)
+    assert len({fields["handle"] for fields in items}) == 4  # chunks
 
 
 async def test_records_of_a_process_have_them(bundled: str, records: Records) -> None:
