@@ -150,12 +150,12 @@ class JobSearch:
         found: list[int] = []
         if not selection.live:
             return LiveFound(found, None, 0, 0)
-        some, budget = (yield from self._few(selection)), Looks(looks, self._core.clock)
+        some = yield from self._few(selection)
         if selection.handle is not None:
             some = self._named(selection)
         if some is None:
             yield from self._update()
-        looked = 0
+        looked, budget = 0, Looks(looks, self._core.clock)
         while True:
             if some is None:
                 numbers = self._core.live.some_after(after, _SLICE)
