@@ -4,7 +4,7 @@
 
 A durable server gets so many background jobs that no worker takes. ``gearflow web`` is asked for each page,
 again and again. The figures are milliseconds from the request to the last byte, without a browser. Pages that
-search or count are asked for with another text each time, so that they cannot show what they have found before,
+search or count are asked for with another text each time, so that they do not show what they know already,
 and then until they are complete.
 """
 
