@@ -38,7 +38,7 @@ LONGEST_EXPRESSION: Final = 200
 """Characters. It bounds what it costs to read one."""
 
 _WORDS: Final = re.compile(r"[0-9A-Za-z*,/#\- \t]*\Z")
-_ALIASES: Final = {
+ALIASES: Final = {
     "@yearly": "0 0 1 1 *",
     "@annually": "0 0 1 1 *",
     "@monthly": "0 0 1 * *",
@@ -47,6 +47,8 @@ _ALIASES: Final = {
     "@midnight": "0 0 * * *",
     "@hourly": "0 * * * *",
 }
+"""Names of expressions, and what they stand for."""
+
 _SECOND: Final = timedelta(seconds=1)
 _NEXT_DAY: Final = 26 * 3600
 """No fold is longer. In so many seconds there is at most one change of the clocks."""
@@ -132,8 +134,8 @@ def _fields(text: str) -> list[str]:
     """The five fields of an expression that cronsim accepts."""
     if len(text) > LONGEST_EXPRESSION:
         raise _refused(text, f"it has more than {LONGEST_EXPRESSION} characters")
-    if text.strip() in _ALIASES:
-        raise _refused(text, f"write {_ALIASES[text.strip()]!r} instead")
+    if text.strip() in ALIASES:
+        raise _refused(text, f"write {ALIASES[text.strip()]!r} instead")
     fields = text.split()
     if len(fields) == 6:
         raise _refused(text, "it has six fields; seconds are for Every(seconds=...)")

@@ -32,6 +32,10 @@ NOTICE: Final = "gearflow_notice"
 """The cookie with the sentence about the last act. The next page shows it and deletes it."""
 
 _LONGEST_NOTICE: Final = 1000
+"""Characters."""
+
+_NOTICE_AGE: Final = 60
+"""Seconds for which the next page may show it."""
 
 _PREFIX: Final = re.compile(r"(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+", re.ASCII)
 """It is in headers, cookies and links as it is."""
@@ -157,17 +161,22 @@ class Dashboard:
         if path == "/events" and request.method == "GET":
             return self._events(request, root)
         route, params = find(self._routes, request.method, path)
-        visit = Visit(
+        visit = self._visit(request, root, right, path, request.url.query, params)
+        return await (self._act(visit, route) if route.is_act else self._page(visit, route))
+
+    def _visit(
+        self, request: Request, root: str, right: Right, path: str, query: str, params: dict[str, str]
+    ) -> Visit:
+        return Visit(
             request,
             self._sampler,
             path=path,
             root=root,
             right=right,
             params=params,
-            query=request.url.query,
+            query=query,
             hide_payloads=self._hides,
         )
-        return await (self._act(visit, route) if route.is_act else self._page(visit, route))
 
     # ------------------------------------------------------------------------------------ pages and acts
 
@@ -194,15 +203,8 @@ class Dashboard:
             return self._html(visit, route, done)
         response = RedirectResponse(done.to, 303)
         text = json.dumps({"text": done.text[:_LONGEST_NOTICE], "ok": done.ok})
-        response.set_cookie(
-            NOTICE,
-            base64.urlsafe_b64encode(text.encode()).decode().rstrip("="),
-            max_age=60,
-            path=visit.root or "/",
-            secure=_is_secure(visit.request),
-            httponly=True,
-            samesite="strict",
-        )
+        value = base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+        _set_cookie(response, visit.request, visit.root, NOTICE, value, _NOTICE_AGE)
         return response
 
     def _html(
@@ -224,16 +226,7 @@ class Dashboard:
             right = await self._right_of(request)
             if right is None:
                 raise Refused(401, "You may not look at this any more.")
-            visit = Visit(
-                request,
-                self._sampler,
-                path=path,
-                root=root,
-                right=right,
-                params=params,
-                query=query,
-                hide_payloads=self._hides,
-            )
+            visit = self._visit(request, root, right, path, query, params)
             shown = await route.handler(visit)
             if not isinstance(shown, Rendered):
                 raise Refused(404, "This page does not change.")
@@ -291,15 +284,7 @@ class Dashboard:
             )
             return self._login_page({"to": to, "again": False, "wrong": True, "root": root})
         response = RedirectResponse(root + to, 303)
-        response.set_cookie(
-            COOKIE,
-            cookie,
-            max_age=SESSION,
-            path=root or "/",
-            secure=_is_secure(request),
-            httponly=True,
-            samesite="strict",
-        )
+        _set_cookie(response, request, root, COOKIE, cookie, SESSION)
         return response
 
     def _error(self, root: str, status: int, reason: str, headers: dict[str, str] | None = None) -> Response:
@@ -332,6 +317,19 @@ def _read_notice(request: Request) -> dict[str, object] | None:
         return {"text": str(found["text"])[:_LONGEST_NOTICE], "ok": bool(found["ok"])}
     except (ValueError, KeyError, TypeError, RecursionError):
         return {"text": "Done.", "ok": True}
+
+
+def _set_cookie(response: Response, request: Request, root: str, name: str, value: str, seconds: int) -> None:
+    """Set a cookie that no script can read, and that no other site can send."""
+    response.set_cookie(
+        name,
+        value,
+        max_age=seconds,
+        path=root or "/",
+        secure=_is_secure(request),
+        httponly=True,
+        samesite="strict",
+    )
 
 
 def _is_secure(request: Request) -> bool:

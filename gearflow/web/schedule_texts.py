@@ -4,6 +4,7 @@ import re
 from typing import Final
 
 from gearflow.protocol.schedules import ScheduleWhen
+from gearflow.schedules.expression import ALIASES
 from gearflow.web.formatting import duration
 
 _DAYS: Final = ("Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday")
@@ -12,15 +13,6 @@ _MONTHS: Final = (
     *("January", "February", "March", "April", "May", "June", "July", "August", "September", "October"),
     *("November", "December"),
 )
-_NICKNAMES: Final = {
-    "@yearly": "0 0 1 1 *",
-    "@annually": "0 0 1 1 *",
-    "@monthly": "0 0 1 * *",
-    "@weekly": "0 0 * * 0",
-    "@daily": "0 0 * * *",
-    "@midnight": "0 0 * * *",
-    "@hourly": "0 * * * *",
-}
 _STEP: Final = re.compile(r"\*/([0-9]{1,3})", re.ASCII)
 _NUMBER: Final = re.compile(r"[0-9]{1,2}", re.ASCII)
 
@@ -29,7 +21,7 @@ def when_text(when: ScheduleWhen) -> str:
     """``every day at 03:00, Europe/Berlin``. The expression itself if it is too special for words."""
     if when.cron is None:
         return f"every {duration(when.every)}"
-    words = _cron(_NICKNAMES.get(when.cron.strip().lower(), when.cron).split())
+    words = _cron(ALIASES.get(when.cron.strip().lower(), when.cron).split())
     text = words or f"cron {when.cron}"
     needs_zone = words is None or (" at " in words and not words.startswith("every hour"))
     return f"{text}, {when.tz}" if needs_zone else text
