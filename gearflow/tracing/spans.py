@@ -161,7 +161,7 @@ class RunSpan:
 
     def end(self, outcome: str, failure: BaseException | None) -> None:
         """The run has ended. ``failure`` is what counts as an error of it."""
-        self._span.set_attribute("gearflow.outcome", outcome)
+        self._span.set_attribute("gearflow.outcome", str(outcome))  # exporters expect no StrEnum
         if failure is not None:
             _fail(self._span, failure)
         self._span.end()
