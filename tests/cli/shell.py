@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Final
@@ -27,6 +27,17 @@ _STARTS_OTHERS: Final = (("dev",), ("server",), ("worker",))
 def outcome(ended: "subprocess.CompletedProcess[bytes]") -> tuple[int, str, str]:
     """The exit code, and what was said on stdout and on stderr."""
     return ended.returncode, ended.stdout.decode(), ended.stderr.decode()
+
+
+def said_on(ours: int, theirs: int) -> bytes:
+    """What was written to a terminal whose programs have ended. Closes both of its ends."""
+    os.close(theirs)
+    said = b""
+    with suppress(OSError):  # EIO is the end of a terminal
+        while part := os.read(ours, 65536):
+            said += part
+    os.close(ours)
+    return said
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from gearflow.protocol.constants import REQ
 from gearflow.protocol.framing import TEXT, FrameBuffer
 from gearflow_cli import logs
 from gearflow_cli.app import app
-from tests.cli.shell import COMMAND
+from tests.cli.shell import COMMAND, said_on
 
 FORGED: Final = "gearflow: forged"
 
@@ -284,12 +284,7 @@ def test_nothing_of_others_steers_a_real_terminal(
         check=False,
         cwd=tmp_path,
     )
-    os.close(theirs)
-    said = b""
-    with suppress(OSError):  # EIO is the end of a terminal
-        while part := os.read(ours, 65536):
-            said += part
-    os.close(ours)
+    said = said_on(ours, theirs)
     assert ended.returncode == 0, ended.stderr
     assert said
     assert_harmless(said.replace(b"\r\n", b"\n"))

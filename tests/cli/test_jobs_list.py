@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator
-from contextlib import suppress
 
 import pytest
 from typer.testing import CliRunner
@@ -15,7 +14,7 @@ from gearflow.client import SubmitOptions, SyncClient
 from gearflow.protocol.server_calls import JobInfo
 from gearflow.server import JobServer
 from gearflow_cli.app import app
-from tests.cli.shell import COMMAND
+from tests.cli.shell import COMMAND, said_on
 from tests.cli.test_dead import bury
 
 
@@ -164,12 +163,7 @@ def test_a_long_search_shows_how_far_it_has_come(
             stderr=theirs,
             check=False,
         )
-    os.close(theirs)
-    said = b""
-    with suppress(OSError):  # EIO is the end of a terminal
-        while part := os.read(ours, 65536):
-            said += part
-    os.close(ours)
+    said = said_on(ours, theirs)
     assert ended.returncode == 0, said
     assert handles[700] in ended.stdout.decode()
     assert re.search(rb"searched \d00 of 900 jobs", said)
