@@ -58,10 +58,11 @@ class Authenticator:
         self._core = core
         self._outgoing = core.outgoing
 
-    def connected(self, session: Session) -> None:
-        """A connection was made."""
+    def must_ask(self, session: Session) -> bool:
+        """Whether a connection that was just made must send a token first."""
         if self._tokens is not None:
             self.unauthenticated[session] = 0, b""
+        return self._tokens is not None
 
     def forget(self, session: Session) -> None:
         """The connection is closed."""
@@ -89,6 +90,8 @@ class Authenticator:
         Raises:
             Unauthorized: It sent something else than the token.
         """
+        if session not in self.unauthenticated:  # it was refused, and is being closed
+            return None
         options, rest = self.unauthenticated[session]
         data = rest + data
         position = 0

@@ -59,6 +59,7 @@ _WORK_FAIL: Final = int(PacketType.WORK_FAIL)
 _WORK_WARNING: Final = int(PacketType.WORK_WARNING)
 
 _STORING: Final = JobState.STORING
+_COMPLETED: Final = JobOutcome.COMPLETED
 
 _SUBMISSIONS: Final[dict[int, tuple[int, bool]]] = {  # packet type -> priority, background
     PacketType.SUBMIT_JOB: (NORMAL, False),
@@ -196,10 +197,11 @@ class Broker:
         """A connection was accepted. ``fd`` and ``address`` are for the listing ``workers``."""
         session = Session(fd, address)
         session.number = next(self._numbers)
-        session.parser = self.parser
+        session.parser, session.receive = self.parser, self.parser.receive
         self.sessions[session] = None
         self._totals.accepted += 1
-        self.auth.connected(session)
+        if self.auth.must_ask(session):
+            session.receive = self._receive_token
         return session
 
     def receive(self, session: Session, data: bytes, now: float) -> None:
@@ -215,16 +217,17 @@ class Broker:
         self._totals.received += len(data)
         if now >= self._hold_after:
             self.ownership.hold(True)
-        if self.auth.unauthenticated and session in self.auth.unauthenticated:
-            rest = self.auth.receive(session, data)
-            if rest is None:
-                return
-            self.guards.admit(session)
-            self._accept(session, AUTH, b"", b"", NORMAL, False, None)
-            if not rest:
-                return
-            data = rest
-        session.parser.receive(session, data, now)
+        session.receive(session, data, now)
+
+    def _receive_token(self, session: Session, data: bytes, now: float) -> None:
+        """Handle what a connection sends that must send a token first. Raises as ``receive``."""
+        rest = self.auth.receive(session, data)
+        if rest is None:
+            return
+        self.guards.admit(session)
+        self._accept(session, AUTH, b"", b"", NORMAL, False, None)
+        if rest:
+            session.receive(session, rest, now)
 
     def receive_large(self, session: Session, count: int, now: float) -> None:
         """Another ``count`` bytes have come into the partial packet's ``room()``. Raises as ``receive``."""
@@ -533,7 +536,7 @@ class Broker:
             self.outgoing.error(session, b"JOB_NOT_FOUND", _NOT_FOUND[kind])
         elif job.background or job.details is not None:
             is_long = len(job.clients) > MANY
-            self.endings.end(job, JobOutcome.COMPLETED, session, kind, handle, body)
+            self.endings.end(job, _COMPLETED, session, kind, handle, body)
             return LONG if is_long else None
         else:
             self.outgoing.relay(job.clients, kind, body)

@@ -73,7 +73,7 @@ class Guards:
         if parser is None:
             guard = _Guard(rights, self)
             parser = self._parsers[rights] = self._parsers[ALL].sibling(guard.handlers, guard.text)
-        session.parser = parser
+        session.parser, session.receive = parser, parser.receive
 
     def replace_tokens(self, tokens: Tokens) -> list[Session]:
         """Accept other tokens from now on.

@@ -65,6 +65,7 @@ class Session:
         "raised",
         "readers",
         "ready",
+        "receive",
         "resumable",
         "running",
         "set_aside",
@@ -77,7 +78,9 @@ class Session:
         "woken",
     )
 
-    parser: PacketParser  # the broker sets it: another one for connections that do not have all rights
+    # The broker sets these two.
+    parser: PacketParser  # another one for connections that do not have all rights
+    receive: Callable[[Session, bytes, float], None]  # until it has sent its token, not the parser's
 
     def __init__(self, fd: int, address: str) -> None:
         self.fd = fd

@@ -117,6 +117,12 @@ def test_a_stranger_who_leaves_is_forgotten(world: World, client: Peer) -> None:
     assert not world.broker.auth.unauthenticated
 
 
+def test_what_comes_behind_a_refusal_is_not_handled(world: World, client: Peer) -> None:
+    refusal(client, said(b"wrong"))
+    client.leave()
+    assert client(said(TOKEN), p.EchoReq(b"x")) == []
+
+
 def test_without_a_token_whatever_is_said_is_welcome() -> None:
     client = World().peer()
     assert client(p.OptionReq(b"gearflow")) == [p.OptionRes(b"gearflow")]
