@@ -36,6 +36,8 @@ _STORING: Final = JobState.STORING
 _DELAYED: Final = JobState.DELAYED
 _RUNNING: Final = JobState.RUNNING
 _OVER: Final = JobState.OVER
+_COMPLETED: Final = JobOutcome.COMPLETED
+_FAILED: Final = JobOutcome.FAILED
 
 
 class JobEnding(NamedTuple):
@@ -262,7 +264,7 @@ class Endings:
         counts = job.function.counts
         if job.cancelled:
             return
-        if outcome is JobOutcome.COMPLETED:
+        if outcome is _COMPLETED:
             counts.run.add(self._clock.now - job.started)
             return
         counts.end(outcome, self._leaves_letter(job, outcome))
@@ -271,7 +273,7 @@ class Endings:
 
     def _leaves_letter(self, job: QueuedJob, outcome: JobOutcome) -> bool:
         """Whether a job that ends in this way is a dead letter from then on."""
-        return job.background and outcome >= JobOutcome.FAILED and self._journal.exists
+        return job.background and outcome >= _FAILED and self._journal.exists
 
     def release(self, job: QueuedJob) -> None:
         """A running job has ended, and its clients have been sent its end: its slot is free."""

@@ -33,6 +33,9 @@ class JobState(IntEnum):
     OVER = 4  # completed, failed, cancelled or expired
 
 
+_WAITING: Final = JobState.WAITING
+_OVER: Final = JobState.OVER
+
 TRANSITIONS: Final[dict[JobState, frozenset[JobState]]] = {
     JobState.STORING: frozenset({JobState.DELAYED, JobState.WAITING, JobState.OVER}),
     JobState.DELAYED: frozenset({JobState.WAITING, JobState.OVER}),
@@ -208,7 +211,7 @@ class QueuedJob:
         self.background = background  # runs although no client is attached
         self.submitted = submitted  # by the broker's clock, as all times here unless they say otherwise
         self.details = details
-        self.state = JobState.WAITING
+        self.state = _WAITING
         self.started = 0.0  # when its last run began; 0: no run has begun
         self.worker: Session | None = None  # that of its last run
         self.kept = False  # the store has it
@@ -328,7 +331,7 @@ class JobTable:
 
     def remove(self, job: QueuedJob) -> None:
         """A job is over: its number, its unique key and its memory are free."""
-        job.state = JobState.OVER
+        job.state = _OVER
         workload = job.workload
         self.queued_bytes -= workload if isinstance(workload, int) else len(workload)
         job.workload = b""

@@ -171,6 +171,7 @@ _SHARE: Final = 8192
 """Bytes of small packets that are handled before a look at the time: they take a few milliseconds."""
 
 _HEAD: Final = struct.Struct(">QI")  # magic and packet type as one number; length of the body
+_read_head: Final = _HEAD.unpack_from
 
 _NOTHING: Final[Mapping[int, tuple[Handler, int]]] = {}
 
@@ -262,7 +263,7 @@ class PacketParser:
             return
         if self.partials and session in self.partials:
             began, data = self._continue(session, data)
-        unpack = _HEAD.unpack_from
+        unpack = _read_head
         table = self._while_storing(session) if session.pending_writes else self._table
         max_body = self._limits.body
         end = len(data)
@@ -399,7 +400,7 @@ class PacketParser:
         """Whether what comes is a packet that may be handled while answers wait for the store."""
         if len(data) - position < HEADER_SIZE:
             return False
-        head, size = _HEAD.unpack_from(data, position)
+        head, size = _read_head(data, position)
         return head in self._while_storing(session) and size <= self._limits.body
 
     def _receive_text(self, session: Session, data: bytes, position: int, began: float) -> int:
@@ -418,7 +419,7 @@ class PacketParser:
     def _expect(self, session: Session, data: bytes, position: int, missing: int, began: float) -> None:
         """Get ready for the rest of a packet that has come in part."""
         start = position + HEADER_SIZE
-        head, size = _HEAD.unpack_from(data, position)
+        head, size = _read_head(data, position)
         if size < LARGE or head not in self._table or not LAYOUTS[PacketType(self._table[head][1])].opaque:
             self._keep(session, data, position, missing, began)
             return

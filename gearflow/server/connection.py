@@ -104,7 +104,10 @@ class ServerConnection(asyncio.Protocol):
             self._receive(self._session, data, engine.time())
         except RemoteProtocolError as error:
             self._refuse_error(error)
-        self._after_receive()
+        if self._partials or engine.congested or self._stalled:
+            self._after_receive()
+        elif not engine.flushing:
+            engine.schedule_flush()
 
     def eof_received(self) -> None:
         # A half-closed connection is closed, as in gearmand. Answers so far are still written.
