@@ -452,6 +452,8 @@ class Engine:
         """Proceed with long work, then commit and write. Called once a turn of the event loop."""
         self.flushing = False
         if self._turns:
+            if self.broker.outgoing.dirty or self.broker.journal.entries:
+                self.commit_and_write()  # what others have sent meanwhile does not wait for the long work
             self._proceed()
         self.commit_and_write()
 

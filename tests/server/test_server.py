@@ -14,9 +14,10 @@ from gearflow.broker.dispatch import WAKE_TIMEOUT
 from gearflow.protocol import packets as p
 from gearflow.protocol.codec import encode
 from gearflow.protocol.constants import HEADER, REQ, PacketType
+from gearflow.protocol.jobs import JOBS, JobsRequest
 from gearflow.runtime.eventloop import new_event_loop
-from gearflow.server import JobServer, ServerSettings
-from gearflow.server.engine import Timings
+from gearflow.server import JobServer, ServerSettings, engine
+from gearflow.server.engine import Engine, Timings
 from tests.server.wire import TIMEOUT, Wire, running
 
 
@@ -345,3 +346,26 @@ def test_a_worker_that_expects_a_job_hears_in_time_that_there_is_none() -> None:
             client.receive()
         worker.send(p.GrabJob())  # and nothing else happens
         assert worker.receive() == p.NoJob()
+
+
+def test_answers_are_written_before_the_next_step_of_long_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    unwritten: list[int] = []
+    proceed = Engine._proceed  # pyright: ignore[reportPrivateUsage]
+
+    def watched(server: Engine) -> None:
+        unwritten.append(len(server.broker.outgoing.dirty))
+        proceed(server)
+
+    monkeypatch.setattr(Engine, "_proceed", watched)
+    monkeypatch.setattr(engine, "_TURN", -1.0)  # each step is late
+    with wires(2) as (client, other):
+        client.send(*[p.SubmitJobBg(b"work", b"", b"x")] * 1000)
+        for _ in range(1000):
+            assert isinstance(client.receive(), p.JobCreated)
+        client.send(p.SubmitJob(JOBS, b"", JobsRequest(text="needle").to_wire()))
+        assert isinstance(client.receive(), p.JobCreated)
+        other.send(p.EchoReq(b"x"))
+        assert other.receive() == p.EchoRes(b"x")
+        assert isinstance(client.receive(), p.WorkComplete)
+    assert len(unwritten) > 5
+    assert not any(unwritten)
