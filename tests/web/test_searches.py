@@ -273,12 +273,22 @@ def test_the_question_before_an_act_shows_its_number_when_all_are_counted(
     tab = open_tab(java_script_enabled=scripts)
     came = tab.goto(f"{dashboard(server)}/jobs/cancel?text={NEEDLE}&within={'3600' if scripts else '900'}")
     assert came is not None
-    assert "Counting unfinished jobs with “a needle” in them" in came.text()
+    assert "Counting live jobs with “a needle” in them" in came.text()
     assert 'method="post"' not in came.text()
     title = tab.get_by_role("heading", level=1)
     for _ in range(100):
         if scripts or "Counting" not in title.inner_text():
             break
         tab.get_by_role("link", name="Look again").click()
-    expect(title).to_contain_text("Cancel 2 unfinished jobs with “a needle” in them")
+    expect(title).to_contain_text("Cancel 2 live jobs with “a needle” in them")
     expect(tab.get_by_role("button", name="Cancel 2")).to_be_visible()
+
+
+def test_the_dead_letters_are_shown_before_they_are_counted(
+    dashboard: Callable[..., str], server: JobServer, short: None, tab: Page
+) -> None:
+    came = tab.goto(f"{dashboard(server)}/dead?text=no such text")
+    assert came is not None
+    assert "Counting…" in came.text()
+    assert "No dead letter matches" not in came.text()
+    expect(tab.get_by_role("heading", name="No dead letter matches")).to_be_visible()
