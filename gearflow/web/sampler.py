@@ -168,10 +168,10 @@ class Sampler:
             span: How long ago the first of them began, in seconds.
             function: The function.
         """
-        now = time.time()
+        asked = time.monotonic()  # a clock may be set back
         key = function, int(span)
-        if (known := self._histories.get(key)) is None or now - known[0] > _HISTORY_AGE:
-            self._histories[key] = now, await self._ask_history(now - span, function)
+        if (known := self._histories.get(key)) is None or asked - known[0] > _HISTORY_AGE:
+            self._histories[key] = asked, await self._ask_history(time.time() - span, function)
             self._histories.move_to_end(key)
             while len(self._histories) > _HISTORIES:
                 self._histories.popitem(last=False)

@@ -1,5 +1,6 @@
 """Looks at the servers: only while somebody watches, once for all viewers, and not too often."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -86,6 +87,24 @@ async def test_gearmand_has_a_history_while_somebody_looks(gearmand: str, fresh:
     sampler = Sampler([gearmand])
     await sampler.sample()
     [(_, minute)] = await sampler.minutes(3600, name)
+    assert minute.waiting == 1
+    await sampler.close()
+
+
+async def test_a_history_is_asked_for_again_although_the_clock_was_set_back(
+    gearmand: str, fresh: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gearflow.web.sampler._HISTORY_AGE", 0.0)
+    name = fresh()
+    sampler = Sampler([gearmand], interval=0.0)
+    assert await sampler.minutes(86_400, name) == []
+    async with Client([gearmand]) as client:
+        await client.submit_background(name, b"")
+    hour_ago = time.time() - 3600
+    with monkeypatch.context() as patch:
+        patch.setattr("gearflow.web.sampler.time.time", lambda: hour_ago)
+        await sampler.sample("workers")  # a part that the last look did not have
+        [(_, minute)] = await sampler.minutes(86_400, name)
     assert minute.waiting == 1
     await sampler.close()
 
