@@ -18,6 +18,7 @@ from gearflow.errors import GearflowError, NoServer, UnknownJob
 from gearflow.security.tls import TLS
 from gearflow.web import paths
 from gearflow.web.access import COOKIE, SESSION, AccessTokens, Allow, Right
+from gearflow.web.formatting import visible
 from gearflow.web.guard import HEADERS, SAFE, Guard, Refused
 from gearflow.web.pages import SECTIONS
 from gearflow.web.rendering import STATIC, Templates
@@ -31,7 +32,8 @@ logger = logging.getLogger(__name__)
 NOTICE: Final = "gearflow_notice"
 """The cookie with the sentence about the last act. The next page shows it and deletes it."""
 
-_LONGEST_NOTICE: Final = 1000
+_LONGEST_NOTICE: Final = 1400
+"""Bytes. Even if each is escaped, browsers take the cookie, which may have 4,096 bytes."""
 """Characters."""
 
 _NOTICE_AGE: Final = 60
@@ -202,7 +204,8 @@ class Dashboard:
         if isinstance(done, Rendered):  # a question, such as whether to act on so many
             return self._html(visit, route, done)
         response = RedirectResponse(done.to, 303)
-        text = json.dumps({"text": done.text[:_LONGEST_NOTICE], "ok": done.ok})
+        short = visible(done.text).encode()[:_LONGEST_NOTICE].decode(errors="ignore")
+        text = json.dumps({"text": short, "ok": done.ok}, ensure_ascii=False)
         value = base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
         _set_cookie(response, visit.request, visit.root, NOTICE, value, _NOTICE_AGE)
         return response

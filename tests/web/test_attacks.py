@@ -5,6 +5,7 @@ import re
 import socket
 from collections.abc import Callable, Iterator
 from typing import Any, Final
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -594,6 +595,18 @@ def test_a_forged_notice_breaks_no_page(
 ) -> None:
     cookie = base64.urlsafe_b64encode(notice).decode()
     assert get(dashboard(server), headers={"Cookie": f"gearflow_notice={cookie}"}).status_code == 200
+
+
+@pytest.mark.parametrize("letter", ["é", '"', "\x1b", "\u202e"])
+def test_a_long_name_does_not_lose_the_notice(
+    dashboard: Callable[..., str], server: JobServer, letter: str
+) -> None:
+    url = dashboard(server)
+    path = f"/functions/{quote(letter * 1000)}/resume"
+    with httpx.Client(trust_env=False, headers=SAME) as browser:
+        answer = browser.post(url + path)
+        assert len(answer.headers["set-cookie"]) < 4096
+        assert "Resumed " in browser.get(url).text
 
 
 def test_a_form_with_two_lengths_ends_the_connection(
