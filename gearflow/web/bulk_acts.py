@@ -6,6 +6,7 @@ match by then does nothing. So nobody acts on jobs that nobody has seen counted.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import Final
 
 from gearflow.quantities import counted
@@ -119,7 +120,7 @@ async def ask(visit: Visit, act: BulkAct, *, again: str = "") -> Rendered:
     }
     if counted is None:
         return Rendered("bulk.html", "Counting…", values, again=_AGAIN)
-    return Rendered("bulk.html", title, values)
+    return Rendered("bulk.html", title, values, again=inf)
 
 
 async def do(visit: Visit, act: BulkAct) -> Acted | Rendered:

@@ -32,7 +32,8 @@ class Rendered:
     """The status of the answer."""
 
     again: float | None = None
-    """Seconds after which it is rendered again for those who look at it. None: as its route says."""
+    """Seconds after which it is rendered again for those who look at it. None: as its route says.
+    Infinity: not at all."""
 
 
 @dataclass(frozen=True, slots=True)
