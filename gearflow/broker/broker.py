@@ -41,6 +41,7 @@ from gearflow.broker.ownership import Ownership
 from gearflow.broker.parser import Body, Handler, PacketParser, handle_of, integer, name_in, split
 from gearflow.broker.quiet import QuietWorkers
 from gearflow.broker.redaction import Redaction
+from gearflow.broker.rights import SUBMISSIONS
 from gearflow.broker.rules import Rules
 from gearflow.broker.schedules import Scheduler
 from gearflow.broker.session import Session
@@ -79,15 +80,7 @@ _NOT_FOUND: Final[dict[int, bytes]] = {  # packet type -> gearmand's text for it
     PacketType.WORK_EXCEPTION: b"An exception was received for a job that does not exist",
 }
 
-_BACKGROUND: Final = frozenset(
-    {
-        PacketType.SUBMIT_JOB_BG,
-        PacketType.SUBMIT_JOB_HIGH_BG,
-        PacketType.SUBMIT_JOB_LOW_BG,
-        PacketType.SUBMIT_JOB_EPOCH,
-        PacketType.SUBMIT_REDUCE_JOB_BACKGROUND,
-    }
-)
+_BACKGROUND: Final = frozenset(kind for kind, background in SUBMISSIONS.items() if background)
 
 _RESULTS: Final = frozenset({PacketType.WORK_COMPLETE, PacketType.WORK_EXCEPTION, PacketType.WORK_DATA})
 
