@@ -416,6 +416,16 @@ def test_the_ticks_of_a_paused_schedule_are_skipped_and_not_missed(world: Clockw
     assert world.after_noon == [300]
 
 
+def test_a_tick_that_comes_right_after_a_pause_is_not_skipped(world: Clockwork) -> None:
+    world.put(every=60)
+    world.change("pause")
+    world.wait(179.5)
+    shown = world.change("resume")
+    assert (shown["skipped"], shown["next"][0]) == (2, NOON + 180)
+    world.wait(1)
+    assert world.after_noon == [3]
+
+
 def test_a_put_does_not_resume_a_schedule(world: Clockwork) -> None:
     world.put()
     world.change("pause")

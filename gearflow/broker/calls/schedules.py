@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Sequence
+from math import floor
 from typing import Any, Final, NamedTuple
 
 from gearflow.broker.calls.call import (
@@ -183,8 +184,8 @@ class ScheduleCalls:
         return state
 
     def _count(self, schedule: Schedule, plan: Plan, tick: float, now: float) -> Generator[Wait, Any, int]:
-        """How many times there are from ``tick``, which is one, until now."""
-        steps = self._schedules.counter.count(schedule.spec, plan, tick, now + 1)
+        """How many times there are from ``tick``, which is one, until now. Times are whole seconds."""
+        steps = self._schedules.counter.count(schedule.spec, plan, tick, floor(now) + 1)
         while True:
             try:
                 next(steps)
