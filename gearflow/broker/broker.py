@@ -35,10 +35,10 @@ from gearflow.broker.endings import Endings
 from gearflow.broker.far_jobs import FarJobs
 from gearflow.broker.guard import Guards
 from gearflow.broker.job import HIGH, LOW, NORMAL, JobDetails, JobState, QueuedJob
-from gearflow.broker.lifecycle import LONG_HASH, WARNINGS, Lifecycle
+from gearflow.broker.lifecycle import LONG_HASH, Lifecycle
 from gearflow.broker.limits import Rejected, SizeLimits
 from gearflow.broker.ownership import Ownership
-from gearflow.broker.parser import Body, Handler, PacketParser, handle_of, integer, name_in, split
+from gearflow.broker.parser import Body, Handler, PacketParser, integer, split
 from gearflow.broker.quiet import QuietWorkers
 from gearflow.broker.redaction import Redaction
 from gearflow.broker.rights import SUBMISSIONS
@@ -46,21 +46,18 @@ from gearflow.broker.rules import Rules
 from gearflow.broker.schedules import Scheduler
 from gearflow.broker.session import Session
 from gearflow.broker.status import StatusHandlers
-from gearflow.broker.storage import HISTORY, Contents, JobOutcome, Paused, Setting, StorePort
+from gearflow.broker.storage import HISTORY, Contents, Paused, Setting, StorePort
 from gearflow.broker.streams import Streams
 from gearflow.broker.submission import Submissions
 from gearflow.broker.suspects import Suspects
-from gearflow.broker.turns import LONG, MANY, Steps
+from gearflow.broker.turns import LONG, Steps
 from gearflow.broker.watching import Watching
-from gearflow.protocol.constants import AUTH, MAX_ARGUMENT, RESERVED_PREFIX, SUBMIT, PacketType
+from gearflow.broker.work_reports import WorkReports
+from gearflow.protocol.constants import AUTH, RESERVED_PREFIX, SUBMIT, PacketType
 from gearflow.protocol.metrics import Metrics, MetricsRequest
 from gearflow.protocol.rights import Tokens
 
-_WORK_FAIL: Final = int(PacketType.WORK_FAIL)
-_WORK_WARNING: Final = int(PacketType.WORK_WARNING)
-
 _STORING: Final = JobState.STORING
-_COMPLETED: Final = JobOutcome.COMPLETED
 
 _SUBMISSIONS: Final[dict[int, tuple[int, bool]]] = {  # packet type -> priority, background
     PacketType.SUBMIT_JOB: (NORMAL, False),
@@ -71,18 +68,7 @@ _SUBMISSIONS: Final[dict[int, tuple[int, bool]]] = {  # packet type -> priority,
     PacketType.SUBMIT_JOB_LOW_BG: (LOW, True),
 }
 
-_NOT_FOUND: Final[dict[int, bytes]] = {  # packet type -> gearmand's text for it
-    PacketType.WORK_DATA: b"Job does not exist on server",
-    PacketType.WORK_WARNING: b"Job does not exist on server",
-    PacketType.WORK_STATUS: b"Job given in work result not found",
-    PacketType.WORK_COMPLETE: b"Job given in work result not found",
-    PacketType.WORK_FAIL: b"Job given in work result not found",
-    PacketType.WORK_EXCEPTION: b"An exception was received for a job that does not exist",
-}
-
 _BACKGROUND: Final = frozenset(kind for kind, background in SUBMISSIONS.items() if background)
-
-_RESULTS: Final = frozenset({PacketType.WORK_COMPLETE, PacketType.WORK_EXCEPTION, PacketType.WORK_DATA})
 
 AnswerText = Callable[[bytes], bytes | Iterator[bytes]]
 """Answers a line of text: at once, or a long answer piece by piece."""
@@ -122,6 +108,7 @@ class Broker:
         self.dispatcher = Dispatcher(core, streams, watching, suspects, self.endings)
         self._quiet = QuietWorkers(core, self.dispatcher)
         self.lifecycle = Lifecycle(core, streams, watching, suspects, self.endings, self.dispatcher)
+        self._reports = WorkReports(core, streams, watching, self.endings, self.lifecycle)
         self.rules = Rules(core)
         self.ownership = Ownership(core, self.endings, self.dispatcher, self.lifecycle)
         self._hold_after = inf
@@ -376,7 +363,8 @@ class Broker:
 
     def handlers(self) -> dict[PacketType, Handler]:
         """By packet type. Packets that only a server sends, and those that are not implemented, have none."""
-        dispatcher, quiet, status = self.dispatcher, self._quiet, StatusHandlers(self.core)
+        dispatcher, quiet, reports = self.dispatcher, self._quiet, self._reports
+        status = StatusHandlers(self.core)
         return {
             **dict.fromkeys(map(PacketType, _SUBMISSIONS), self._submit),
             PacketType.CAN_DO: quiet.can_do,
@@ -390,12 +378,12 @@ class Broker:
             PacketType.SUBMIT_JOB_EPOCH: self._submit_epoch,
             PacketType.SUBMIT_REDUCE_JOB: self._submit_reduce,
             PacketType.SUBMIT_REDUCE_JOB_BACKGROUND: self._submit_reduce,
-            PacketType.WORK_DATA: self._work_data,
-            PacketType.WORK_WARNING: self._work_warning,
-            PacketType.WORK_STATUS: self._work_status,
-            PacketType.WORK_COMPLETE: self._work_complete,
-            PacketType.WORK_FAIL: self._work_fail,
-            PacketType.WORK_EXCEPTION: self._work_exception,
+            PacketType.WORK_DATA: reports.data,
+            PacketType.WORK_WARNING: reports.warning,
+            PacketType.WORK_STATUS: reports.status,
+            PacketType.WORK_COMPLETE: reports.complete,
+            PacketType.WORK_FAIL: reports.fail,
+            PacketType.WORK_EXCEPTION: reports.exception,
             PacketType.GET_STATUS: status.get_status,
             PacketType.GET_STATUS_UNIQUE: status.get_status_unique,
             PacketType.ECHO_REQ: status.echo,
@@ -469,108 +457,11 @@ class Broker:
             return False
         return submissions.answer(session, job, background, refused)
 
-    def _work_data(self, session: Session, kind: int, body: Body) -> int | None:
-        handle, body = handle_of(body)
-        job = session.running.get(handle)
-        if job is None:
-            self.outgoing.error(session, b"JOB_NOT_FOUND", _NOT_FOUND[kind])
-            return None
-        return self.streams.received(job, handle, body)
-
-    def _work_warning(self, session: Session, kind: int, body: Body) -> int | None:
-        handle, body = handle_of(body)
-        job = session.running.get(handle)
-        if job is None:
-            self.outgoing.error(session, b"JOB_NOT_FOUND", _NOT_FOUND[kind])
-            return None
-        if job.background and self.journal.exists:
-            warnings = job.ensure_details().warnings
-            warnings.append(bytes(body[len(handle) + 1 : len(handle) + 1 + MAX_ARGUMENT]))
-            del warnings[:-WARNINGS]
-        if job.details is not None and job.details.watchers:
-            self.watching.warned(job, bytes(body[len(handle) + 1 :]))
-        self.outgoing.relay(job.clients, kind, body)
-        return LONG if len(job.clients) > MANY else None
-
-    def _work_status(self, session: Session, kind: int, body: Body) -> int | None:
-        handle, body = handle_of(body)
-        fields = bytes(body).split(b"\0", 3)
-        job = session.running.get(handle)
-        if job is None:
-            reader = session.readers.get(handle)
-            if reader is not None:
-                self.streams.take(reader, integer(fields[1]))
-                return LONG
-            if session.has_read and fields[2:] == [b"0"]:  # of a reader that has just ended
-                return None
-            self.outgoing.error(session, b"JOB_NOT_FOUND", _NOT_FOUND[kind])
-            return None
-        message = b""
-        if len(fields) != 3:
-            if len(fields) == 2:  # Perl's send_work_status leaves the denominator out
-                fields.append(b"")
-            else:
-                message = fields.pop()[:MAX_ARGUMENT]
-            body = b"\0".join(fields)
-        details = job.ensure_details()
-        details.progress, details.message = (fields[1], fields[2]), message
-        if details.watchers:
-            self.watching.progressed(job)
-        self.outgoing.relay(job.clients, kind, body)
-        return LONG if len(job.clients) > MANY else None
-
-    def _work_complete(self, session: Session, kind: int, body: Body) -> int | None:
-        if isinstance(body, bytes) and (end := body.find(b"\0")) >= 0:  # as ``handle_of`` does it
-            handle = body[:end]
-        else:
-            handle, body = handle_of(body)
-        job = session.running.pop(handle, None)
-        if job is None:
-            self.outgoing.error(session, b"JOB_NOT_FOUND", _NOT_FOUND[kind])
-        elif job.background or job.details is not None:
-            is_long = len(job.clients) > MANY
-            self.endings.end(job, _COMPLETED, session, kind, handle, body)
-            return LONG if is_long else None
-        else:
-            self.outgoing.relay(job.clients, kind, body)
-            job.function.counts.run.add(self.clock.now - job.started)
-            self.endings.release(job)
-        return None
-
-    def _work_fail(self, session: Session, kind: int, body: Body) -> int | None:
-        handle = name_in(body)
-        if handle == session.raised and handle not in session.running:
-            session.raised = b""  # Perl's worker sends both, and dies of an ERROR
-            return None
-        return self._work_end(session, JobOutcome.FAILED, kind, handle, handle)
-
-    def _work_exception(self, session: Session, kind: int, body: Body) -> int | None:
-        handle, body = handle_of(body)
-        if handle in session.running:
-            session.raised = handle
-        return self._work_end(session, JobOutcome.RAISED, kind, handle, body)
-
-    def _work_end(
-        self, session: Session, outcome: JobOutcome, kind: int, handle: bytes, body: Body
-    ) -> int | None:
-        job = session.running.pop(handle, None)
-        if job is None:
-            self.outgoing.error(session, b"JOB_NOT_FOUND", _NOT_FOUND[kind])
-            return None
-        is_long = len(job.clients) > MANY
-        policy = job.function.policy
-        if policy is None or not self.lifecycle.run_again(job, session, policy, outcome, handle, body):
-            self.endings.end(job, outcome, session, kind, handle, body)
-        return LONG if is_long else None
-
     def _oversized(self, session: Session, kind: int, first: bytes, size: int) -> None:
         """A body over the limit is being thrown away: its sender gets ERROR, and the job it is about
         fails."""
-        handle = first.partition(b"\0")[0]
-        job = session.running.pop(handle, None) if kind in _RESULTS else None
-        if job is not None:
-            self.endings.end(job, JobOutcome.FAILED, session, _WORK_FAIL, handle, handle)
-        subject = b"the result of %b" % handle if job else b"a packet of type %d" % kind
+        handle = self._reports.oversized(session, kind, first)
+        subject = b"the result of %b" % handle if handle is not None else b"a packet of type %d" % kind
         self.outgoing.notify("refused a body of %d bytes, which is over the limit", session, subject, size)
         text = b"a body of %d bytes is over the limit of %d" % (size, self._limits.body)
         self.outgoing.error(session, b"ARGUMENT_TOO_LARGE", text)
