@@ -144,6 +144,8 @@ class Broker:
         self.guards = Guards(
             self.auth, self.parser, self.handlers(), self._text, core, self._calls, self.submissions
         )
+        self._held_grabs = core.outgoing.held_grabs.by_session
+        self._wakes = self.dispatcher.wakes
         self._timers = core.timers.heap
         self._limiter = core.limiter
         self._timeouts = core.timeouts.heap
@@ -279,7 +281,9 @@ class Broker:
 
     def next_due(self) -> float | None:
         """When ``tick`` is to be called next, if nothing else happens."""
-        due = self.dispatcher.next_due()
+        due: float | None = None
+        if self._held_grabs or self._wakes or self.suspects.exist:
+            due = self.dispatcher.next_due()
         if self._timeouts:
             timeout = self.core.timeouts.next_due()
             if timeout is not None and (due is None or timeout < due):

@@ -102,7 +102,7 @@ class Dispatcher:
         self._served = 0
         # All wakes have the same time limit, so the order of waking is the order of the deadlines. A wake is
         # over when it is not its session's ``woken`` any more. None that is over is first.
-        self._pending: deque[Wake] = deque()
+        self.wakes: deque[Wake] = deque()
 
     # ------------------------------------------------------------------------------------ abilities
 
@@ -515,7 +515,7 @@ class Dispatcher:
         session.sleep = None
         function.wakes += 1
         session.woken = wake = Wake(session, self._clock.now + WAKE_TIMEOUT, function, more)
-        self._pending.append(wake)
+        self.wakes.append(wake)
         self._send_noop(session)
         return True
 
@@ -541,7 +541,7 @@ class Dispatcher:
         """Wake others where woken workers did not grab in time, and answer GRABs that were held too long."""
         now = self._clock.now
         while (wake := self._first_pending()) is not None and wake.due <= now:
-            self._pending.popleft()
+            self.wakes.popleft()
             wake.session.woken = None
             wake.function.wakes -= 1
             if wake.function.has_job():
@@ -562,7 +562,7 @@ class Dispatcher:
 
     def _first_pending(self) -> Wake | None:
         """The pending wake whose time is over first."""
-        pending = self._pending
+        pending = self.wakes
         while pending:
             if pending[0].session.woken is pending[0]:
                 return pending[0]
@@ -572,7 +572,7 @@ class Dispatcher:
     def next_due(self) -> float | None:
         """When ``tick`` has something to do."""
         due = self._held.next_due() if self._held_by_session else None
-        wake = self._first_pending() if self._pending else None
+        wake = self._first_pending() if self.wakes else None
         if wake is not None and (due is None or wake.due < due):
             due = wake.due
         if self._suspects.exist:

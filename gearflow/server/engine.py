@@ -189,7 +189,10 @@ class Engine:
         self.broker.watching.slow = min(SLOW, self.settings.max_pending_bytes // 2)
         self.broker.turns.is_late = lambda: self.time() - self.broker.clock.now > _TURN
         self._turns = self.broker.turns.waiting
-        self._held_grabs = self.broker.outgoing.held_grabs.by_session
+        self._journal = broker.journal
+        self._submissions = broker.submissions
+        self._outgoing = broker.outgoing
+        self._held_grabs = broker.outgoing.held_grabs.by_session
         self._partials = self.broker.parser.partials
 
     # ------------------------------------------------------------------------------------ start and stop
@@ -248,7 +251,7 @@ class Engine:
             for _ in self.broker.core.history.close():
                 pass
         self.flush()
-        while self.broker.outgoing.dirty:
+        while self._outgoing.dirty:
             self._write()
         self._stopping = True
         for timer in (self._timer, self._packet_timer, self._trim_timer):
@@ -428,11 +431,8 @@ class Engine:
 
     def schedule_flush(self) -> None:
         """Flush once for everything that this turn of the event loop brings."""
-        broker = self.broker
-        outgoing = broker.outgoing
-        if not self.flushing and (
-            outgoing.dirty or self._held_grabs or broker.journal.entries or self._turns
-        ):
+        outgoing = self._outgoing
+        if not self.flushing and (outgoing.dirty or self._held_grabs or self._journal.entries or self._turns):
             self.flushing = True
             self._loop.call_soon(self._flush)
         if self._partials or outgoing.notices:
@@ -452,22 +452,21 @@ class Engine:
         """Proceed with long work, then commit and write. Called once a turn of the event loop."""
         self.flushing = False
         if self._turns:
-            if self.broker.outgoing.dirty or self.broker.journal.entries:
+            if self._outgoing.dirty or self._journal.entries:
                 self.commit_and_write()  # what others have sent meanwhile does not wait for the long work
             self._proceed()
         self.commit_and_write()
 
     def commit_and_write(self) -> None:
         """Commit the journal, then write all outboxes."""
-        broker = self.broker
-        if broker.journal.entries:
+        if self._journal.entries:
             self._committer.commit()
-        if broker.submissions.ready_to_resume:
+        if self._submissions.ready_to_resume:
             self._resume()
         self._write()
-        if self._turns or broker.outgoing.dirty:
+        if self._turns or self._outgoing.dirty:
             self._schedule()
-        if self._partials or broker.outgoing.notices:
+        if self._partials or self._outgoing.notices:
             self._handle_rare()
         due = self.broker.next_due()
         if due is not None and (self._timer is None or due < self._timer_due):
@@ -503,7 +502,7 @@ class Engine:
 
     def _write(self) -> None:
         """Write the outboxes that are not empty, as many as one turn has time for."""
-        outgoing = self.broker.outgoing
+        outgoing = self._outgoing
         dirty, outgoing.dirty = outgoing.dirty, []
         if len(dirty) > _WRITES and not self.congested:
             dirty, outgoing.dirty = dirty[:_WRITES], dirty[_WRITES:]
@@ -514,7 +513,7 @@ class Engine:
 
     def _resume(self) -> None:
         """Parse the input that waited until a submission was committed."""
-        submissions = self.broker.submissions
+        submissions = self._submissions
         ready, submissions.ready_to_resume = submissions.ready_to_resume, {}
         for session in ready:
             if session in self.peers:
@@ -526,18 +525,18 @@ class Engine:
 
     def _handle_rare(self) -> None:
         """Log the broker's notices, and start the timer for partial packets."""
-        if self.broker.outgoing.notices:
+        if self._outgoing.notices:
             self._log_notices()
         if self._partials and self._packet_timer is None:
             self._packet_timer = self._loop.call_later(self.timings.packet_check, self._check_packets)
 
     def _log_notices(self) -> None:
-        for notice in self.broker.outgoing.notices:
+        for notice in self._outgoing.notices:
             fields = {"subject": notice.subject.decode(errors="replace")}
             if notice.session is not None:
                 fields["peer"] = notice.session.address
             self.log.warning(notice.text, *notice.arguments, **fields)
-        self.broker.outgoing.notices.clear()
+        self._outgoing.notices.clear()
 
     def _check_packets(self) -> None:
         """Close connections whose packet is overdue. Repeats while there are partial packets."""
