@@ -173,14 +173,14 @@ class FunctionCounts:
         return not (self.ended or self.wait.total or self.joined or self.passed_on)
 
     def end(self, outcome: JobOutcome, leaves_letter: bool) -> None:
-        """A job has ended. If it ran and did not succeed, ``stop`` is called too."""
+        """A job has ended without success. If it ran, ``stop`` is called too."""
         if outcome is JobOutcome.CANCELLED:
             self.cancelled += 1
         elif outcome is JobOutcome.EXPIRED:
             self.expired += 1
         elif leaves_letter:
             self.dead += 1
-        elif outcome is not JobOutcome.COMPLETED:
+        else:
             self.failed += 1
 
     def stop(self, seconds: float) -> None:

@@ -233,7 +233,10 @@ class Endings:
         """End a job as ``ENDS`` says."""
         end = ENDS[job.state][outcome]
         details, clients = job.details, job.clients
-        self._count(job, outcome)
+        if outcome is _COMPLETED and (details is None or not details.cancelled):
+            job.function.counts.run.add(self._clock.now - job.started)
+        else:
+            self._count(job, outcome)
         send: Callable[[], None] | None = None
         if end.sends and clients:
             if details is not None and details.keep and self._journal.exists:
@@ -260,20 +263,13 @@ class Endings:
             self._functions.rest(job.function)
 
     def _count(self, job: QueuedJob, outcome: JobOutcome) -> None:
-        """A job ends in this way, unless it was cancelled before, and only its run ends."""
+        """A job ends without success, unless it was cancelled before, and only its run ends."""
         counts = job.function.counts
         if job.cancelled:
             return
-        if outcome is _COMPLETED:
-            counts.run.add(self._clock.now - job.started)
-            return
-        counts.end(outcome, self._leaves_letter(job, outcome))
+        counts.end(outcome, job.background and outcome >= _FAILED and self._journal.exists)
         if job.state is _RUNNING:
             counts.stop(self._clock.now - job.started)
-
-    def _leaves_letter(self, job: QueuedJob, outcome: JobOutcome) -> bool:
-        """Whether a job that ends in this way is a dead letter from then on."""
-        return job.background and outcome >= _FAILED and self._journal.exists
 
     def release(self, job: QueuedJob) -> None:
         """A running job has ended, and its clients have been sent its end: its slot is free."""
@@ -377,7 +373,7 @@ class Endings:
         if not self._journal.exists:
             return None
         details = job.details
-        dead = self._leaves_letter(job, outcome)
+        dead = job.background and outcome >= _FAILED
         keep = self._core.limits.keep if job.background else 0.0
         policy = job.function.policy
         if policy is not None and policy.keep is not None and job.background:
