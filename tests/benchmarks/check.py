@@ -12,6 +12,10 @@ and by more than 3 %. ``--fail`` makes that the exit status 1.
     calls      client, worker and server, for each call through @task
     broker     the broker without a network, for each job that is submitted, grabbed and completed
     startup    the command line's help, and the import
+
+One row runs only if it is named, because it needs valgrind and takes a minute. One round of it is enough:
+
+    instructions  what the server executes for each call, and for each call in batches, in thousands
 """
 
 import argparse
@@ -32,6 +36,7 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from tests.benchmarks import calls
+from tests.benchmarks.instructions import instructions
 from tests.benchmarks.load import Load, generator, run
 from tests.benchmarks.report import Table, busy, conditions, shown
 from tests.benchmarks.servers import ROOT, gearflow
@@ -107,12 +112,19 @@ def _process(arguments: Sequence[str]) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
+def instructions_row() -> Costs:
+    """Thousands of instructions of the server for each job."""
+    return {f"{name}: instructions": instructions(LOADS[name]) / 1000 for name in list(LOADS)[:2]}
+
+
 ROWS: Final[dict[str, Callable[[], Costs]]] = {
     "server": server_row,
     "calls": calls_row,
     "broker": broker_row,
     "startup": startup_row,
+    "instructions": instructions_row,
 }
+USUAL: Final = [row for row in ROWS if row != "instructions"]
 
 
 @dataclass
@@ -208,7 +220,7 @@ def main() -> None:
         before, again, now = Tree(old), Tree(old), Tree(of_working_tree(Path(folder, "now")))
         compileall.compile_dir(folder, quiet=1)
         for number in range(options.rounds):
-            for row in options.rows or ROWS:
+            for row in options.rows or USUAL:
                 print(f"round {number + 1} of {options.rounds}: {row}", file=sys.stderr)
                 for name, tree in (("before", before), ("now", now), ("before", again)):
                     if error := tree.measure(row):
