@@ -365,7 +365,7 @@ async def test_leaving_cold_releases_the_jobs_on_gearflows_own_server_and_waits_
             await peer.expect_a(GrabJobUniq)
             await gate.began.wait()
             worker.leave()
-            assert await peer.called(RELEASE, b"H:8") == {"handle": "H:1"}
+            assert await peer.called(RELEASE, b"H:8") == {"handle": "H:1", "begun": True}
             await gate.cancelled.wait()
             await peer.assign(function.encode(), b"x", b"H:2")  # what the GRAB in flight brings
             assert await peer.called(RELEASE, b"H:9") == {"handle": "H:2"}
