@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
-from gearflow.quantities import counted
 from gearflow_cli import output, server_queries
 from gearflow_cli.errors import CliError, ExitCode, tell
 from gearflow_cli.job_filters import LETTERS, LIVE
+from gearflow_cli.output import counted
 
 if TYPE_CHECKING:
     from gearflow.client import Client

@@ -394,6 +394,13 @@ def briefly(time: float | None) -> str:
     return clock[: len("18:00:00")] if date == datetime.now().astimezone().date().isoformat() else date
 
 
+def counted(number: int, what: str) -> str:
+    """``1 job``, ``2 jobs``."""
+    from gearflow import quantities  # help does without the library
+
+    return quantities.counted(number, what)
+
+
 def duration(seconds: float) -> str:
     """A time as an option takes it, such as ``7d`` or ``1h30m``."""
     parts: list[str] = []

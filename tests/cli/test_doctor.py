@@ -41,7 +41,7 @@ def test_warnings_are_1_and_have_a_remedy(server: str) -> None:
     assert ended.exit_code == 1, ended.output
     _, warning, remedy, verdict = ended.stdout.splitlines()
     assert warning == f"warning: {server}: 1 job of alone\\x1b[31m waits, and no worker offers it"
-    assert remedy == "  remedy: start a worker for it, or run: gearflow purge alone\\x1b[31m"
+    assert remedy == "  remedy: start a worker for it, or run: gearflow purge 'alone\\x1b[31m'"
     assert verdict == "1 warning"
 
 

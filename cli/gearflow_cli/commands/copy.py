@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Self
 
 import typer
 
-from gearflow.quantities import counted
 from gearflow_cli import output
 from gearflow_cli.errors import CliError, ExitCode, tell
 from gearflow_cli.options import how, where
+from gearflow_cli.output import counted
 
 if TYPE_CHECKING:
     from rich.progress import Progress as ProgressBar

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from gearflow.quantities import counted
 from gearflow_cli import imports, options, output, server_queries
 from gearflow_cli.errors import tell
 from gearflow_cli.help import HelpCommand, HelpGroup
 from gearflow_cli.options import secured
+from gearflow_cli.output import counted
 from gearflow_cli.schedule_texts import clock_warnings, difference, state, times, when_text
 from gearflow_cli.text import printable
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import typer
 
-from gearflow.quantities import counted
 from gearflow_cli import bulk_acts, function_names, job_filters, options, output, server_queries
 from gearflow_cli.commands.job import job_name
 from gearflow_cli.errors import CliError, ExitCode, tell
 from gearflow_cli.help import HelpCommand, HelpGroup
 from gearflow_cli.options import secured
+from gearflow_cli.output import counted
 
 if TYPE_CHECKING:
     from gearflow.client import Client

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
-from gearflow.quantities import counted, duration, size
 from gearflow_cli import options, output, server_queries
 from gearflow_cli.commands.status import LimitView
+from gearflow_cli.output import counted
 from gearflow_cli.text import printable
 
 if TYPE_CHECKING:
@@ -125,6 +125,8 @@ def _say(finding: "Finding") -> None:
 
 def _in_words(checkup: "Checkup") -> str:
     """What is known of a server, for people."""
+    from gearflow.quantities import duration, size
+
     view = checkup.view
     info, metrics = view.info, view.metrics
     parts = [view.version or view.kind]

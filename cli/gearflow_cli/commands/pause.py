@@ -1,8 +1,8 @@
 """``gearflow pause``, ``resume`` and ``purge``, for the waiting jobs of a function on each server."""
 
-from gearflow.quantities import counted
 from gearflow_cli import function_names, options, output, server_queries
 from gearflow_cli.commands.status import functions_of
+from gearflow_cli.output import counted
 
 
 def pause(function: options.Function, servers: options.Servers = None) -> None:

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 
 import typer
 
-from gearflow.quantities import counted
 from gearflow_cli import logs, options, output, server_queries
 from gearflow_cli.commands.copy import copy
 from gearflow_cli.errors import CliError, ExitCode, tell
 from gearflow_cli.help import HelpCommand, HelpGroup, Panel, variable
 from gearflow_cli.options import LogLevel, argument, group, how, limit, tls, where
+from gearflow_cli.output import counted
 from gearflow_cli.process import raise_file_limit
 from gearflow_cli.process.metrics import server_port
 

@@ -4,10 +4,10 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
-from gearflow.quantities import counted
 from gearflow_cli import options, output, server_queries
 from gearflow_cli.errors import CliError, ExitCode, tell
 from gearflow_cli.help import Panel
+from gearflow_cli.output import counted
 from gearflow_cli.text import printable
 
 if TYPE_CHECKING:
