@@ -7,6 +7,7 @@ What is not installed is skipped aloud, and is a failure where the environment v
 nobody would read the list of skips.
 """
 
+import logging
 import os
 import shutil
 import socket
@@ -14,7 +15,7 @@ import subprocess
 import time
 import uuid
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -185,3 +186,18 @@ def _wait_until_it_listens(process: subprocess.Popen[bytes], port: int, log: Pat
         else:
             return
     pytest.fail(f"gearmand did not listen on port {port} within {START_TIMEOUT:.0f} s")
+
+
+@pytest.fixture
+def loggers_as_before() -> Iterator[None]:
+    """The loggers are put back as they were: a command that logs changes them for good."""
+    root, ours = logging.getLogger(), logging.getLogger("gearflow")
+    handlers, level, our_level = list(root.handlers), root.level, ours.level
+    root.handlers.clear()  # else they would be closed
+    yield
+    for handler in root.handlers:
+        with suppress(ValueError):  # pytest has closed its stream
+            handler.close()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    ours.setLevel(our_level)

@@ -1,11 +1,9 @@
 """A user's project with tasks, a worker that serves it, and a shell in its directory."""
 
-import logging
 import os
 import socket
 import uuid
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -199,18 +197,3 @@ def free_ports() -> tuple[int, int]:
         for probe in (one, two):
             probe.bind(("127.0.0.1", 0))
         return one.getsockname()[1], two.getsockname()[1]
-
-
-@pytest.fixture
-def loggers_as_before() -> Iterator[None]:
-    """The loggers are put back as they were: a command that logs changes them for good."""
-    root, ours = logging.getLogger(), logging.getLogger("gearflow")
-    handlers, level, our_level = list(root.handlers), root.level, ours.level
-    root.handlers.clear()  # else they would be closed
-    yield
-    for handler in root.handlers:
-        with suppress(ValueError):  # pytest has closed its stream
-            handler.close()
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    ours.setLevel(our_level)

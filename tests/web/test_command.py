@@ -19,6 +19,8 @@ from gearflow_cli.app import app
 
 TOKEN = "0123456789abcdef" * 2
 
+pytestmark = pytest.mark.usefixtures("loggers_as_before")
+
 
 @contextmanager
 def running(
