@@ -71,11 +71,11 @@ class Process:
                 stderr=log,
             )
 
-    def wait_until_ready(self) -> None:
-        """Until it has said that it is."""
+    def wait_until_ready(self, times: int = 1) -> None:
+        """Until it has said so often that it is."""
         assert self._process is not None
         deadline = time.monotonic() + PATIENCE
-        while self._ready not in self.log[self._said :]:
+        while self.log.count(self._ready, self._said) < times:
             assert self._process.poll() is None, f"{self.name} ended at once: {self.log[self._said :]}"
             assert time.monotonic() < deadline, f"{self.name} is not ready: {self.log[self._said :]}"
             time.sleep(0.02)
@@ -142,13 +142,15 @@ class Fleet:
 
     @contextmanager
     def running(self) -> Generator[None]:
-        """All of them, for the time of the block."""
+        """All of them, for the time of the block. At its begin each worker is registered with each server."""
         everyone = [*self.servers, *self.workers]
         try:
             for process in everyone:
                 process.start()
-            for process in everyone:
-                process.wait_until_ready()
+            for server in self.servers:
+                server.wait_until_ready()
+            for worker in self.workers:
+                worker.wait_until_ready(times=len(self.servers))
             yield
             for process in reversed(everyone):
                 process.end(signal.SIGTERM)
