@@ -189,6 +189,14 @@ def test_a_text_is_found_in_handles_uniques_and_payloads(world: Durable) -> None
     assert len(pages(world, text="WOR")) == 5
 
 
+def test_a_text_is_not_found_between_two_names(world: Durable) -> None:
+    client = world.peer()
+    client.submit(b"work", b"order", b"x")
+    with_nul = client.submit(b"work", b"", b"a\0b")
+    assert handles(pages(world, text="\0")) == [with_nul]
+    assert handles(pages(world, text="work\0order")) == []
+
+
 def test_payloads_are_shown_as_far_as_was_asked(world: Durable) -> None:
     client = world.peer()
     client.submit(b"work", b"", "für".encode())

@@ -188,7 +188,7 @@ async def test_the_dead_letters_of_a_group_are_known_at_once_and_counted_once(
             await bulk(client, "purge", JobFilter(function="count"), server=addresses[0])
             await metrics(client, server=addresses[0])  # it asks for their number
             with anyio.fail_after(TIMEOUT):
-                while (await metrics(client, server=addresses[0])).dead != total - len(dead):  # noqa: ASYNC110
+                while (await metrics(client, server=addresses[0])).dead != total - len(dead):  # noqa: ASYNC110  (a server)
                     await anyio.sleep(0.01)
     assert (fleet.away, fleet.dead) == ((), total)
     (function,) = [found for found in fleet.functions if found.function == "count"]

@@ -460,7 +460,7 @@ class JobSearch:
         return selection.text.may_be_in([*texts])
 
     def _is_in_names(self, selection: JobSelection, number: int, function: bytes, unique: bytes) -> bool:
-        return selection.text.is_in(b"\0".join((self._core.handles.handle(number), function, unique)))
+        return selection.text.is_in_names(self._core.handles.handle(number), function, unique)
 
     def _is_in(self, selection: JobSelection, function: bytes, payload: Body | None, looks: Looks) -> bool:
         if payload is None:

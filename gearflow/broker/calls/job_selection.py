@@ -89,6 +89,10 @@ class SoughtText:
         """Whether it is in the beginning of a body."""
         return not isinstance(body, int) and self._is_in(beginning_of(body))
 
+    def is_in_names(self, *names: bytes) -> bool:
+        """Whether it is in one of these names, which have no NUL in them."""
+        return "\0" not in self._folded and self._is_in(b"\0".join(names))
+
     def may_be_in(self, bodies: Sequence[bytes]) -> bool:
         """Whether it may be in one of these beginnings of bodies. If not, it is in none of them."""
         whole = b"\0".join(bodies)
