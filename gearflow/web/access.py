@@ -59,13 +59,17 @@ class AccessTokens:
         self._tokens = tokens
 
     @classmethod
-    def read(cls, file: str | Path) -> "AccessTokens":
+    def read(cls, file: str | Path, *, key: bytes | None = None) -> "AccessTokens":
         """Read a file of tokens, which has the same form as that of a server.
+
+        Args:
+            file: The file.
+            key: The key of the cookies. Give the same to several processes that serve one dashboard.
 
         Raises:
             ValueError: The file cannot be read or used.
         """
-        return cls(read_tokens(file))
+        return cls(read_tokens(file), key=key)
 
     def __call__(self, request: Request) -> Right | None:
         """The right of a visitor."""
@@ -113,7 +117,8 @@ class TrustedHeader:
 
     Args:
         header: The header with the name of the user, such as ``X-Forwarded-User``.
-        proxies: The addresses or networks of the proxy. By default this machine.
+        proxies: The addresses or networks of the proxy. By default this machine. Start uvicorn with
+            ``--no-proxy-headers``, because it otherwise replaces the address by that in ``X-Forwarded-For``.
         operators: The users who may act. The others may look. None means that all may act.
 
     Raises:

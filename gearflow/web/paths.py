@@ -36,13 +36,15 @@ def route_of(scope: Mapping[str, Any], prefix: str) -> tuple[str, str]:
     """The prefix of a request and the rest of its path, both as they were sent, not decoded.
 
     Args:
-        scope: The request. Its ``root_path`` is that of the application that mounts the dashboard.
+        scope: The request. Its ``root_path`` is that of the application that mounts the dashboard. The part
+            of it that is the ``app_root_path`` of Starlette and FastAPI may be missing from the path.
         prefix: The path at which a proxy has the dashboard. It does not matter whether the proxy removes it.
     """
     raw: bytes | None = scope.get("raw_path")
     path = raw.decode("latin-1") if raw is not None else quote(scope["path"])
     root = quote(str(scope.get("root_path", "")).rstrip("/"))
-    path = _below(path, root)
+    mounted = root.removeprefix(quote(str(scope.get("app_root_path", "")).rstrip("/")))
+    path = _below(path, root if path == root or path.startswith(f"{root}/") else mounted)
     path = _below(path, prefix)
     return root + prefix if not root.endswith(prefix) else root, path or "/"
 

@@ -1,18 +1,21 @@
 """The dashboard under a prefix: behind a proxy, and in another application."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from playwright.sync_api import Page, expect
 from starlette.applications import Starlette
+from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
 
 import gearflow.web
 from gearflow.client import SyncClient
 from gearflow.server import JobServer
+from gearflow.web.access import COOKIE, AccessTokens
 from gearflow.web.paths import match, name_of, route_of, segment
 from tests.web.conftest import served
 
@@ -98,3 +101,17 @@ def test_a_name_survives_its_way_through_a_path(name: str) -> None:
 )
 def test_the_path_below_the_prefix(root: str, prefix: str, path: str, expected: tuple[str, str]) -> None:
     assert route_of({"root_path": root, "raw_path": path.encode(), "path": path}, prefix) == expected
+
+
+@pytest.mark.parametrize("path", ["/api/ops/queue/a%2Fb", "/ops/queue/a%2Fb"])
+def test_the_path_below_a_mount_in_an_application_with_a_prefix(path: str) -> None:
+    scope = {"root_path": "/api/ops/queue", "app_root_path": "/api", "raw_path": path.encode(), "path": path}
+    assert route_of(scope, "") == ("/api/ops/queue", "/a%2Fb")
+
+
+def test_processes_with_the_same_key_know_the_cookies_of_each_other(tmp_path: Path) -> None:
+    (file := tmp_path / "tokens").write_text("view:a-long-token-of-a-team-that-looks everybody\n")
+    mine, other, third = (AccessTokens.read(file, key=key) for key in (b"k" * 32, b"k" * 32, None))
+    cookie = mine.cookie("a-long-token-of-a-team-that-looks")
+    scope = {"type": "http", "headers": [(b"cookie", f"{COOKIE}={cookie}".encode())]}
+    assert [tokens(Request(scope)) for tokens in (mine, other, third)] == ["view", "view", None]
