@@ -10,6 +10,7 @@ nobody would read the list of skips.
 import logging
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -30,6 +31,10 @@ from tests.postgres.cluster import Cluster, Database, NoPostgres, folder
 # Programs under test run as a user's shell starts them. These variables would hide faults of theirs.
 for _variable in ("PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"):
     os.environ.pop(_variable, None)
+
+# A shell has its jobs in the background ignore Ctrl-C, and so would all programs that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A busy machine is no fault of the code: hypothesis must not time single examples.
 settings.register_profile("gearflow", deadline=None)
