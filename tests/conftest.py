@@ -26,6 +26,7 @@ from hypothesis import settings
 from gearflow.client import TLS
 from gearflow.server import JobServer
 from tests.authority import TOKEN, Authority
+from tests.ports import free_port
 from tests.postgres.cluster import Cluster, Database, NoPostgres, folder
 
 # Programs under test run as a user's shell starts them. These variables would hide faults of theirs.
@@ -161,7 +162,7 @@ def own_postgres() -> Generator[Cluster]:
 @contextmanager
 def run_gearmand(program: str, log: Path) -> Generator[str, None, None]:
     """A gearmand for the time of the block."""
-    port = _free_port()
+    port = free_port()
     command = [program, "--port", str(port), "--listen", "127.0.0.1", "--log-file", str(log)]
     with subprocess.Popen(command) as process:
         try:
@@ -169,13 +170,6 @@ def run_gearmand(program: str, log: Path) -> Generator[str, None, None]:
             yield f"127.0.0.1:{port}"
         finally:
             process.kill()  # it has nothing to save, and is known to ignore SIGTERM after a job's timeout
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _wait_until_it_listens(process: subprocess.Popen[bytes], port: int, log: Path) -> None:

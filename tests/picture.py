@@ -17,8 +17,8 @@ from typing import Final
 from rich.console import Console
 from rich.text import Text
 
-from tests.benchmarks.servers import free_port
 from tests.conftest import ROOT
+from tests.ports import free_port
 
 _COLUMNS: Final = 116
 _DEADLINE: Final = 30.0

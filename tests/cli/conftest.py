@@ -1,7 +1,6 @@
 """A user's project with tasks, a worker that serves it, and a shell in its directory."""
 
 import os
-import socket
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ import pytest
 
 from gearflow.server import JobServer
 from tests.cli.shell import Shell
+from tests.ports import free_port
 
 TASKS = '''
 import asyncio
@@ -193,7 +193,4 @@ def terminal() -> tuple[int, int]:
 @pytest.fixture
 def free_ports() -> tuple[int, int]:
     """Two ports on which nobody listens."""
-    with socket.socket() as one, socket.socket() as two:
-        for probe in (one, two):
-            probe.bind(("127.0.0.1", 0))
-        return one.getsockname()[1], two.getsockname()[1]
+    return free_port(), free_port()

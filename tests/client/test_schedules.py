@@ -1,6 +1,5 @@
 """Schedules from code, on gearflow's server: both faces, one server and several."""
 
-import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
@@ -12,6 +11,7 @@ from gearflow.client.schedules import apply_schedules, schedule_of
 from gearflow.errors import NoServer, PayloadInvalid, ServerError
 from gearflow.protocol.schedules import ScheduleSpec
 from gearflow.server import JobServer
+from tests.ports import free_port
 
 DAILY = Cron("0 9 * * 1-5", tz="Europe/Berlin")
 
@@ -25,14 +25,6 @@ def report(id: int, color: str = "red") -> None:  # noqa: A002
 def address() -> Iterator[str]:
     with JobServer(port=0) as server:
         yield server.address
-
-
-@pytest.fixture
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 async def test_a_schedule_can_be_put_read_paused_and_deleted(address: str) -> None:
@@ -170,11 +162,9 @@ async def test_a_schedule_that_is_on_a_wrong_server_is_reported_and_pruned() -> 
             assert [info.schedule.name for info in await client.schedules.list()] == sorted(names)
 
 
-async def test_where_a_schedule_belongs_is_not_guessed_while_a_server_is_away(
-    address: str, free_port: int
-) -> None:
-    async with Client([address, f"127.0.0.1:{free_port}"]) as client:
-        with pytest.raises(NoServer, match=str(free_port)):
+async def test_where_a_schedule_belongs_is_not_guessed_while_a_server_is_away(address: str) -> None:
+    async with Client([address, f"127.0.0.1:{(port := free_port())}"]) as client:
+        with pytest.raises(NoServer, match=str(port)):
             await client.schedules.put("x", "f", Every(hours=1))
 
 

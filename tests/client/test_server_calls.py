@@ -32,6 +32,7 @@ from gearflow.protocol.server_calls import INFO, RESULT, InfoRequest, ResultRequ
 from gearflow.testing.peer import ScriptedPeer, ScriptedServer
 from tests.client.conftest import Call, Scripted, Working
 from tests.client.test_client import as_told, upper
+from tests.ports import free_port
 
 SOON = Backoff(first=0.001, most=0.001)
 
@@ -256,8 +257,7 @@ async def test_a_server_that_was_never_there_is_waited_for_only_within_a_time() 
 
 
 async def test_a_server_that_comes_within_the_time_is_asked() -> None:
-    async with ScriptedServer() as placeholder:
-        port = placeholder.port
+    port = free_port()
     async with (
         Client([f"127.0.0.1:{port}"], backoff=SOON) as client,
         anyio.create_task_group() as tasks,

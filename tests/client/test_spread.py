@@ -17,6 +17,7 @@ from gearflow.protocol.packets import EchoReq, JobCreated, SubmitJob, SubmitJobB
 from gearflow.server import JobServer
 from gearflow.testing.peer import ScriptedServer
 from tests.client.conftest import Call
+from tests.ports import free_port
 
 SERVERS = ["a:4730", "b:4730", "c:4730"]
 
@@ -125,8 +126,8 @@ async def test_a_server_that_is_away_is_replaced_by_the_next_of_the_key_and_used
     three: list[str],
 ) -> None:
     uniques = [f"k{number}" for number in range(30)]
-    with JobServer(port=0) as server:
-        port, away = server.port, server.address
+    port = free_port()
+    away = f"127.0.0.1:{port}"
     addresses = [*three, away]
     wanted = [rendezvous_order(addresses, f"f\0{unique}".encode()) for unique in uniques]
     async with Client(addresses, spread=True, backoff=Backoff(first=0.001, most=0.001)) as client:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from gearflow.errors import NoServer
 from gearflow.tasks import AsyncTask
 from gearflow.worker import Worker
 from tests.crash.nest import Nest, Server
+from tests.ports import free_port
 
 CALLS = 30
 
@@ -44,7 +43,7 @@ class Servers:
         self._nest = nest
         self._gearmand = gearmand
         self._folder = folder
-        self._ports = _free_ports(len(kinds))
+        self._ports = [free_port() for _ in kinds]
         self.addresses = [f"127.0.0.1:{port}" for port in self._ports]
         self._running: dict[int, Gearmand | Server] = {}
 
@@ -62,14 +61,6 @@ class Servers:
     def close(self) -> None:
         for place in list(self._running):
             self.kill(place)
-
-
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
 
 
 @pytest.fixture(scope="module")

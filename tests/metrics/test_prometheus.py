@@ -16,9 +16,9 @@ from gearflow.metrics.exporter import ServerCaps, ServerSample, server_families,
 from gearflow.metrics.families import LabelCap
 from gearflow.metrics.http import MetricsPort, State
 from gearflow.protocol.metrics import FunctionMetrics, Metrics
-from tests.benchmarks.servers import free_port
 from tests.conftest import ROOT
 from tests.metrics.figures import BUSY
+from tests.ports import free_port
 
 PATIENCE = 20.0  # seconds
 

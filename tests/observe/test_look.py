@@ -24,6 +24,7 @@ from gearflow.observe import (
 from gearflow.protocol.packets import CanDo, GrabJob, JobAssign, WorkComplete
 from gearflow.server import JobServer
 from gearflow.testing.peer import ScriptedPeer
+from tests.ports import free_port
 
 
 async def test_our_own_server_tells_all_that_it_knows(bundled: str, function: str) -> None:
@@ -137,11 +138,12 @@ async def test_a_server_that_hangs_holds_up_one_look_and_not_each(bundled: str) 
                     await anyio.sleep(0.05)
 
 
-async def test_a_server_is_seen_again_as_soon_as_it_is_back(free_port: int) -> None:
-    address = f"127.0.0.1:{free_port}"
+async def test_a_server_is_seen_again_as_soon_as_it_is_back() -> None:
+    port = free_port()
+    address = f"127.0.0.1:{port}"
     async with Client([address]) as client:
         for _ in range(2):
-            with JobServer(port=free_port):
+            with JobServer(port=port):
                 assert (await look(client, address)).answers
             assert not (await look(client, address)).answers
 

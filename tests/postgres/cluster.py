@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import pwd
-import random
 import shutil
 import signal
 import socket
@@ -21,6 +20,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Final, Literal, TypedDict
+
+from tests.ports import free_port
 
 TIMEOUT: Final = 20.0
 """Seconds after which what does not happen fails its test."""
@@ -61,10 +62,6 @@ hot_standby = on
 log_min_messages = warning
 log_line_prefix = '%m [%p] %a '
 """
-
-_PORTS: Final = range(18_000, 32_000)
-"""Below those that Linux gives to outgoing connections: nobody else takes one while its cluster is down."""
-
 
 _MEMORY: Final = Path("/dev/shm")
 _ROOM: Final = 4 << 30
@@ -384,15 +381,6 @@ def eventually(is_so: Callable[[], bool], what: str, patience: float = TIMEOUT) 
     while not is_so():
         assert time.monotonic() < deadline, f"not within {patience:g} s: {what}"
         time.sleep(0.02)
-
-
-def free_port() -> int:
-    """One of ``_PORTS`` on which nobody listens."""
-    while True:
-        port = random.choice(_PORTS)
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 def listens(port: int) -> bool:

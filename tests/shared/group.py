@@ -9,7 +9,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
-from tests.postgres.cluster import Cluster, Database, free_port
+from tests.ports import free_port
+from tests.postgres.cluster import Cluster, Database
 from tests.postgres.proxy import Proxy
 from tests.soak.fleet import Process
 

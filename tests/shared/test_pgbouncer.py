@@ -10,7 +10,8 @@ import pytest
 
 from tests.cli.shell import COMMAND, outcome
 from tests.conftest import ROOT, own_postgres
-from tests.postgres.cluster import ROLE, Cluster, as_owner, eventually, folder, free_port, listens
+from tests.ports import free_port
+from tests.postgres.cluster import ROLE, Cluster, as_owner, eventually, folder, listens
 from tests.shared.callers import callers
 from tests.shared.group import Group
 

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -19,6 +18,7 @@ import anyio.to_thread
 
 from tests.cli.shell import COMMAND
 from tests.conftest import ROOT
+from tests.ports import free_port
 from tests.soak.audit import Outage
 from tests.soak.tasks import LOG
 
@@ -109,7 +109,7 @@ class Fleet:
     """All processes of a soak. Owns them, and the account of what was done to them."""
 
     def __init__(self, directory: Path, servers: int, workers: int) -> None:
-        ports = [_free_port() for _ in range(servers)]
+        ports = [free_port() for _ in range(servers)]
         self.addresses = [f"127.0.0.1:{port}" for port in ports]
         self.servers = [
             Process(
@@ -248,10 +248,3 @@ class Fleet:
             for name, log in logs.items()
             if "Traceback" in log
         ]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

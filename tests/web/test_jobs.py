@@ -26,6 +26,7 @@ from gearflow.web.job_lists import places, states_for
 from gearflow.web.job_selection import Selection
 from gearflow.web.sampler import Sampler
 from gearflow.web.searches import Asking
+from tests.ports import free_port
 from tests.web.conftest import served
 
 MARKUP = "<img src=x onerror=alert(1)>\"'&amp;"
@@ -198,7 +199,7 @@ def test_the_list_follows_jobs_and_a_server_that_dies_and_comes_back(
     dashboard: Callable[..., str], tab: Page, fresh: Callable[..., str], tmp_path: Path
 ) -> None:
     name = fresh("work")
-    with JobServer(port=0, data=tmp_path / "jobs") as first:
+    with JobServer(port=free_port(), data=tmp_path / "jobs") as first:
         port, address = first.port, first.address
         tab.goto(dashboard(first) + "/jobs")
         expect(tab.get_by_role("heading", name="No jobs now")).to_be_visible()

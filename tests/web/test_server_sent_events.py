@@ -6,10 +6,11 @@ from playwright.sync_api import Page, expect
 
 from gearflow.client import SyncClient
 from gearflow.server import JobServer
+from tests.ports import free_port
 
 
 def test_a_page_shows_that_a_server_goes_and_comes_back(dashboard: Callable[..., str], tab: Page) -> None:
-    with JobServer(port=0) as first:
+    with JobServer(port=free_port()) as first:
         port, address = first.port, first.address
         tab.goto(dashboard(first) + "/servers")
         expect(tab.locator("#stream")).to_have_text("Live")

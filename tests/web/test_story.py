@@ -29,6 +29,7 @@ from gearflow.server import JobServer
 from gearflow.server.settings import FILE_NAME
 from gearflow.stores import SqliteStore
 from tests.conftest import ROOT
+from tests.ports import free_port
 from tests.web import pictures
 from tests.web.shop import Shop, open_shop, order
 
@@ -51,8 +52,9 @@ def test_a_broken_deployment_is_found_repaired_and_made_up_for(
     remember_a_calm_hour(data)
     alerts = Alerts(program("promtool"), tmp_path)
     with ExitStack() as stack:
-        with JobServer(port=0, data=data) as server:
-            port, url = server.port, dashboard(server)
+        port = free_port()
+        with JobServer(port=port, data=data) as server:
+            url = dashboard(server)
             shop = stack.enter_context(open_shop(server.address, concurrency=64))
             work_as_usual(shop)
             calm = series_of(url)

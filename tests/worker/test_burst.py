@@ -1,7 +1,6 @@
 """Workers that end by themselves when no server has a job."""
 
 import logging
-import socket
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -13,17 +12,10 @@ from gearflow.errors import NoServer
 from gearflow.protocol.packets import GrabJobUniq, NoJob, Noop, Packet, PreSleep, WorkComplete
 from gearflow.tasks import Retry, task
 from gearflow.worker import Worker
+from tests.ports import free_port
 from tests.worker.scripted import Peer, scripted_server
 
 Fresh = Callable[..., str]
-
-
-def free_port() -> int:
-    """One that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 async def test_it_does_what_there_is_and_ends(any_server: str, function: str) -> None:
