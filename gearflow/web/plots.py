@@ -90,7 +90,7 @@ def _figure(plot: Plot) -> Markup:
         )
         for line in plot.lines
     )
-    tick = duration if plot.log else short
+    tick = _rough if plot.log else short
     ticks = Markup().join(Markup("<span>{0}</span>").format(tick(value)) for value in axis.labels)
     first, last = plot.span
     moments = (first, (first + last) / 2, last)
@@ -116,11 +116,13 @@ def _drawing(plot: Plot, axis: "_Axis") -> Markup:
                 f"M{run[0][0]:.1f} {_HEIGHT}{_path(run, 'L')}L{run[-1][0]:.1f} {_HEIGHT}Z" for run in runs
             )
             shapes.append(Markup('<path class="area s{0}" d="{1}"/>').format(line.color, areas))
-        shapes.append(
-            Markup('<path class="line s{0}" d="{1}"/>').format(
-                line.color, "".join(_path(run, "M") for run in runs)
-            )
-        )
+        for kind, some in (
+            ("", [run for run in runs if run[1:]]),
+            (" dot", [run for run in runs if not run[1:]]),
+        ):
+            if some:
+                path = "".join(_path(run, "M") for run in some)
+                shapes.append(Markup('<path class="line{0} s{1}" d="{2}"/>').format(kind, line.color, path))
     shapes += [_hit(plot, index, axis) for index in range(len(plot.times))]
     return Markup(
         '<svg viewBox="0 0 {0} {1}" preserveAspectRatio="none" role="img" aria-label="{2}">{3}</svg>'
@@ -129,7 +131,7 @@ def _drawing(plot: Plot, axis: "_Axis") -> Markup:
 
 def _path(run: Sequence[tuple[float, float]], begin: str) -> str:
     (x, y), *others = run
-    rest = "".join(f"L{x:.1f} {y:.1f}" for x, y in others) or "h.1"  # a single point is seen as well
+    rest = "".join(f"L{x:.1f} {y:.1f}" for x, y in others) or "h.1"  # a single point is a dot
     return f"{begin}{x:.1f} {y:.1f}{rest}"
 
 
@@ -156,6 +158,14 @@ def _hit(plot: Plot, index: int, axis: "_Axis") -> Markup:
     return Markup(
         '<rect class="hit" x="{0:.1f}" width="{1:.1f}" height="{2}"><title>{3}\n{4}</title></rect>'
     ).format(left, max(width, 0.1), _HEIGHT, moment(at), values)
+
+
+def _rough(seconds: float) -> str:
+    """A duration in one unit, which is short enough for the axis."""
+    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.2g} {unit}"
+    return f"{seconds:.0f} s" if seconds >= 1 else duration(seconds)
 
 
 def _summary(plot: Plot) -> str:

@@ -222,7 +222,7 @@ class Sampler:
     async def _ask_history(self, since: float, function: str) -> Minutes:
         fleet = (await self.sample()).fleet
         client = await self.client()
-        found: list[Minutes] = [self._own.minutes(since, function)]
+        found: list[Minutes] = []
 
         async def ask(view: ServerView) -> None:
             with suppress(GearflowError):
@@ -233,7 +233,11 @@ class Sampler:
             for view in fleet.distinct:
                 if view.counted:
                     questions.start_soon(ask, view)
-        return merged(found)
+        own = self._own.minutes(since, function)
+        if found:  # a sum needs a minute of all servers, and gearflow's have complete ones only
+            last = max((minutes[-1][0] for minutes in found if minutes), default=0.0)
+            own = [(at, minute) for at, minute in own if at <= last]
+        return merged([own, *found])
 
     def _before(self, now: float) -> Sample | None:
         """The sample that was there about a minute ago, else the oldest one since then."""

@@ -91,6 +91,20 @@ async def test_gearmand_has_a_history_while_somebody_looks(gearmand: str, fresh:
     await sampler.close()
 
 
+async def test_a_sum_has_no_minute_that_only_gearmand_has(
+    server: JobServer, gearmand: str, fresh: Callable[..., str]
+) -> None:
+    name = fresh()
+    async with Client([gearmand]) as plain, Client([server.address]) as client:
+        await plain.submit_background(name, b"")
+        await client.submit_background(name, b"")
+    sampler = Sampler([server.address, gearmand])
+    (of,) = [each for each in (await sampler.sample()).fleet.functions if each.function == name]
+    assert sum(of.waiting) == 2
+    assert not [minute for _, minute in await sampler.minutes(3600, name) if minute.waiting]
+    await sampler.close()
+
+
 async def test_a_history_is_asked_for_again_although_the_clock_was_set_back(
     gearmand: str, fresh: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,8 +171,8 @@ def test_a_plot_has_gaps_where_no_server_ran() -> None:
     times = [30.0, 90.0, 150.0, 390.0, 450.0]
     plot = Plot("Queue", times, [PlotLine("waiting", 1, [1, 2, 3, 4, None])], (0, 600), 60)
     drawing = plot.__html__()
-    [line] = [part for part in drawing.split("<path ") if part.startswith('class="line')]
-    assert line.count("M") == 2
+    line, dot = [part for part in drawing.split("<path ") if part.startswith('class="line')]
+    assert (line.count("M"), line.count("L"), dot.count("M")) == (1, 2, 1)
     assert f"now {NOTHING}, most 4" in drawing
     assert "1970-01-01 00:02:30 UTC\nwaiting: 3" in drawing
 
@@ -169,6 +183,19 @@ def test_a_plot_of_durations_has_a_logarithmic_axis() -> None:
     assert [plot.title for plot in plots] == ["Jobs that ended", "Queue", "Time to wait", "Time to run"]
     assert "100 ms" in plots[3].__html__()
     assert "10 ms" in plots[3].__html__()
+
+
+def test_a_point_without_neighbours_is_drawn_as_a_dot() -> None:
+    plot = Plot("Queue", [30.0, 390.0, 450.0], [PlotLine("waiting", 1, [1, 2, 3])], (0, 600), 60)
+    paths = [part for part in plot.__html__().split("<path ") if part.startswith('class="line')]
+    assert [(path.split('"')[1], path.count("M")) for path in paths] == [("line s1", 1), ("line dot s1", 1)]
+
+
+@pytest.mark.parametrize(("seconds", "labels"), [(500.0, ["17 min", "100 s"]), (20_000.0, ["28 h", "2.8 h"])])
+def test_the_axis_of_long_durations_has_short_labels(seconds: float, labels: list[str]) -> None:
+    plot = Plot("Time to wait", [30.0], [PlotLine("half within", 1, [seconds])], (0, 600), 60, log=True)
+    axis = plot.__html__().split('<div class="plot-y"')[1].split("</div>")[0]
+    assert [label.split("<")[0] for label in axis.split("<span>")[1:]] == labels
 
 
 def test_a_plot_without_values_can_be_drawn() -> None:
