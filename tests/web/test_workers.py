@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import httpx
 import pytest
@@ -69,9 +70,34 @@ def test_workers_come_and_go_and_are_found_by_function(
             expect(tab.locator("tr", has_text="shop-7")).to_be_visible()
             tab.get_by_role("searchbox").fill("nothing")
             tab.get_by_role("searchbox").press("Enter")
-            expect(tab.locator(".empty")).to_contain_text("None of the 1 worker has “nothing” in its name")
+            expect(tab.locator(".empty")).to_contain_text("No worker has “nothing” in its name")
         tab.goto(dashboard(server) + "/workers")
         expect(tab.locator(".empty")).to_be_visible()
+
+
+def test_what_workers_of_gearmand_run_is_not_known(
+    server: JobServer, gearmand: str, dashboard: Callable[..., str], tab: Page, fresh: Callable[..., str]
+) -> None:
+    with open_shop(server.address, gearmand, name=fresh("shop")):
+        tab.goto(dashboard(server, gearmand) + "/workers")
+        expect(tab.locator("tr", has_text=f"at {gearmand}")).to_contain_text("not known")
+        expect(tab.locator("tr", has_text=f"at {server.address}")).to_contain_text("nothing")
+        expect(tab.locator(".figure", has_text="Jobs that run")).to_contain_text(
+            "without those of C gearmand"
+        )
+
+
+def test_workers_of_gearmand_that_look_the_same_stay_apart(
+    gearmand: str, dashboard: Callable[..., str], tab: Page, fresh: Callable[..., str]
+) -> None:
+    name, (host, _, port) = fresh(), gearmand.rpartition(":")
+    rows = tab.locator("tr", has_text=name)
+    tab.goto(f"{dashboard(gearmand)}/workers")
+    with ExitStack() as workers:
+        for count in (1, 2, 3):
+            worker = workers.enter_context(socket.create_connection((host, int(port))))
+            worker.sendall(packet(CanDo(name.encode())))
+            expect(rows).to_have_count(count)
 
 
 def test_a_plain_worker_with_markup_in_its_names_is_shown_and_made_quiet(

@@ -32,6 +32,8 @@ class ShownWorker:
     server: str
     worker: WorkerInfo
     may_be_quiet: bool
+    is_known: bool
+    """Whether its server tells what it runs. C gearmand does not."""
 
     @property
     def name(self) -> str:
@@ -66,7 +68,8 @@ async def workers(visit: Visit) -> Rendered:
         "server": server or "",
         "addresses": visit.sampler.addresses,
         "may_act": visit.may_operate,
-        "running": sum(row.worker.running for row in rows),
+        "running": sum(row.worker.running for row in rows if row.is_known),
+        "unknown": sum(not row.is_known for row in rows),
         "slots": sum(row.worker.slots for row in rows if row.may_be_quiet),
         "quiet": sum(row.worker.quiet for row in rows),
         "lonely": _lonely(sample.fleet),
@@ -102,7 +105,7 @@ def _name(visit: Visit) -> str:
 
 def _rows(views: Iterable[ServerView]) -> list[ShownWorker]:
     found = [
-        ShownWorker(view.address, worker, view.has_function(QUIET))
+        ShownWorker(view.address, worker, view.has_function(QUIET), view.kind == "gearflow")
         for view in views
         for worker in view.workers
         if worker.functions

@@ -30,12 +30,15 @@ function patch(old, fresh) {
   const keyed = new Map();
   for (const child of old.children) {
     const key = child.id || child.getAttribute("data-key");
-    if (key) keyed.set(`${child.nodeName} ${key}`, child);
+    const name = `${child.nodeName} ${key}`;
+    if (key && !keyed.has(name)) keyed.set(name, child);
   }
   let place = old.firstChild;
   for (const wanted of [...fresh.childNodes]) {
     const key = wanted.nodeType === Node.ELEMENT_NODE && (wanted.id || wanted.getAttribute("data-key"));
-    let found = key ? keyed.get(`${wanted.nodeName} ${key}`) : null;
+    const name = `${wanted.nodeName} ${key}`;
+    let found = key ? keyed.get(name) : null;
+    keyed.delete(name); // two workers of C gearmand may look the same
     if (!found && place && sameKind(place, wanted)) found = place;
     if (!found) {
       old.insertBefore(wanted, place);
@@ -198,5 +201,6 @@ document.addEventListener("keydown", (event) => {
 });
 
 localize(document);
+document.querySelector("nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" }); // of a narrow screen
 if (document.body.dataset.events) say("Connecting…", "");
 follow();
