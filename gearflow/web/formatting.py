@@ -11,6 +11,18 @@ from gearflow import quantities
 from gearflow.protocol.uniques import is_fresh
 from gearflow.quantities import counted
 
+_STATES: Final = {
+    "running": ("running", "accent"),
+    "completed": ("succeeded", "good"),
+    "failed": ("failed", "bad"),
+    "raised": ("failed", "bad"),
+    "workers_died": ("workers died", "bad"),
+    "damaged": ("damaged", "bad"),
+    "cancelled": ("cancelled", "warn"),
+    "expired": ("expired", "warn"),
+}
+"""What differs from the name of a state on the wire, or has a colour."""
+
 _LAST: Final = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
 
 NOTHING: Final = "\N{EN DASH}"
@@ -85,6 +97,11 @@ def _date(at: float) -> datetime:
     return datetime.fromtimestamp(min(max(at, 0.0), _LAST), UTC)
 
 
+def state(name: str) -> tuple[str, str]:
+    """The state of a job as lists show it: a word, and its colour."""
+    return _STATES.get(name, (name.replace("_", " "), ""))
+
+
 def ago(at: float | None, now: float | None = None) -> Markup:
     """``3 min ago`` or ``in 5 s``, with the time itself for those who point at it."""
     if at is None:
@@ -125,6 +142,7 @@ FILTERS: Final = {
     "short": short,
     "duration": duration,
     "size": size,
+    "state": state,
     "count": counted,
     "moment": moment,
     "ago": ago,

@@ -1,17 +1,19 @@
 """The pages Limits and Schedules, in a browser."""
 
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 
 import pytest
 from playwright.sync_api import Page, expect
 
-from gearflow import Cron
+from gearflow import Cron, Every
 from gearflow.client import SyncClient
 from gearflow.client.operate import change_limits
 from gearflow.protocol.limits import FunctionLimits, LimitRequest, LimitUse, LimitValue
 from gearflow.protocol.schedules import ScheduleWhen
 from gearflow.server import JobServer
 from gearflow.web.schedule_texts import when_text
+from tests.web.shop import open_shop
 
 
 @pytest.fixture
@@ -72,6 +74,21 @@ def test_a_schedule_is_triggered_paused_and_resumed(
     tab.get_by_role("button", name="Resume").click()
     expect(tab.locator(".times li")).to_have_count(8)
     assert not client.schedules.get(name).paused
+
+
+def test_a_schedule_whose_job_failed_says_so(
+    dashboard: Callable[..., str], server: JobServer, client: SyncClient, tab: Page, fresh: Callable[..., str]
+) -> None:
+    name = fresh("nightly")
+    client.schedules.put(name, "shop.fail", Every(hours=1, start=datetime.now(UTC)), args={"text": "no"})
+    with open_shop(server.address):
+        tab.goto(dashboard(server) + "/schedules")
+        state = tab.locator("tr", has_text=name).locator("td .sub")
+        expect(state).to_have_text("failed")
+    expect(state).to_have_class("sub bad")
+    expect(state).to_have_css("color", "rgb(176, 36, 28)")  # --bad
+    tab.get_by_role("link", name=name).click()
+    expect(tab.locator(".facts")).to_contain_text(", failed")
 
 
 def test_pages_without_anything_say_how_to_begin(dashboard: Callable[..., str], tab: Page) -> None:

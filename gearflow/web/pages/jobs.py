@@ -147,8 +147,8 @@ async def _find(
     away = "".join(f" {view.address} does not answer." for view in fleet.away)
     raise Refused(
         404,
-        f"No server knows the job {handle} now. A server forgets a job some time after its end, and that of "
-        f"an attached job at once.{fault}{away}",
+        f"No server knows the job {handle} now. A server forgets a background job some time after "
+        f"its end, and other jobs at once.{fault}{away}",
     )
 
 
