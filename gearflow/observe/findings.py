@@ -11,7 +11,7 @@ from typing import Final, Literal, TypeAlias
 
 from gearflow.observe.checkup import Checkup
 from gearflow.protocol.histograms import percentile
-from gearflow.protocol.metrics import FunctionMetrics
+from gearflow.protocol.metrics import FunctionMetrics, StoreState
 from gearflow.quantities import duration, size
 
 Severity: TypeAlias = Literal["error", "warning"]
@@ -209,19 +209,25 @@ def _store(checkup: Checkup) -> Iterator[Finding]:
         text = f"jobs or results were found damaged: {store.damaged}"
         remedy = "check the disk; see gearflow dead list and gearflow server --recover"
         yield Finding("error", "store", view.address, text, remedy)
-    if store.free is not None and store.room:
-        text = f"its disk has {size(store.free)} left of {size(store.room)}"
+    if (severity := shortage(store)) is not None:
+        text = f"its disk has {size(store.free or 0)} left of {size(store.room or 0)}"
         remedy = "make room, lower --keep and --keep-dead, or move the folder of --data"
-        if store.free < NO_ROOM:
-            yield Finding("error", "disk", view.address, text, remedy)
-        elif store.free < LITTLE_ROOM or store.free < LITTLE_SHARE * store.room:
-            yield Finding("warning", "disk", view.address, text, remedy)
+        yield Finding(severity, "disk", view.address, text, remedy)
     slow = percentile(metrics.commits, 0.99)
     if slow is not None and slow > SLOW_COMMIT and sum(metrics.commits.counts) >= MANY:
         text = f"one of a hundred commits takes {duration(slow)} or longer"
         yield Finding(
             "warning", "store", view.address, text, "give its store a faster disk, or use --sync batch"
         )
+
+
+def shortage(store: StoreState) -> Severity | None:
+    """How bad it is that the disk of a server is nearly full. None if it has room."""
+    if store.free is None or not store.room:
+        return None
+    if store.free < NO_ROOM:
+        return "error"
+    return "warning" if store.free < LITTLE_ROOM or store.free < LITTLE_SHARE * store.room else None
 
 
 def _group(checkup: Checkup) -> Iterator[Finding]:

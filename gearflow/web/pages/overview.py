@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from gearflow.quantities import counted
+from gearflow.observe.findings import shortage
+from gearflow.quantities import counted, size
 from gearflow.web.formatting import duration
 from gearflow.web.function_rows import FunctionRow, rows, total
 from gearflow.web.history_plots import SPANS, history_plots, span_of
@@ -89,6 +90,10 @@ def _of_servers(sample: Sample) -> Iterator[Concern]:
         if view.info is not None and view.info.closed is not None:
             text = f"refuses background jobs, because its disk fails: {view.info.closed.reason}."
             yield Concern("bad", view.address, text, "/servers")
+        store = view.metrics.store if view.metrics is not None else None
+        if store is not None and (severity := shortage(store)) is not None:
+            text = f"has {size(store.free or 0)} of disk left."
+            yield Concern("bad" if severity == "error" else "warn", view.address, text, "/servers")
 
 
 def _of_functions(rows: list[FunctionRow]) -> Iterator[Concern]:

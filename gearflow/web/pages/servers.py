@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from gearflow.observe import ServerView, percentile
+from gearflow.observe.findings import Severity, shortage
 from gearflow.quantities import counted
 from gearflow.web.formatting import NOTHING, ago, duration, number, size
 from gearflow.web.sections import Rendered, Section
@@ -18,6 +19,15 @@ KINDS: Mapping[str, str] = {
     "away": "unknown",
 }
 """What each kind of server is."""
+
+_KINDS: Mapping[Severity | None, str] = {None: "", "warning": "warn", "error": "bad"}
+
+_CRASHES: Mapping[str, str] = {
+    "always": "A crash of its machine loses no background job, either.",
+    "batch": "A crash of its machine loses at most the background jobs of the last second.",
+    "off": "A crash of its machine may damage the file.",
+}
+"""What a crash of the machine does, by how the server syncs its file."""
 
 _FAR: float = 2.0
 """Seconds between two clocks that are worth a warning."""
@@ -65,6 +75,9 @@ def promises(view: ServerView) -> Iterator[str]:
         yield "A background job survives the loss of this server. Another server of the group takes it over."
     elif info.durable:
         yield "A background job survives a crash of the server as soon as it is accepted."
+        sync = view.metrics.store.sync if view.metrics is not None and view.metrics.store is not None else ""
+        if sync in _CRASHES:
+            yield _CRASHES[sync]
     else:
         yield "Jobs are in memory, and are lost when the server stops."
     if info.max_deaths is not None:
@@ -82,16 +95,20 @@ def _facts(view: ServerView, now: float) -> Iterator[Fact]:
         direction = "ahead" if view.clock > 0 else "behind"
         yield Fact("Clock", f"{duration(abs(view.clock))} {direction} of this machine's", "warn")
     info, metrics = view.info, view.metrics
+    file = metrics.store if metrics is not None else None
     if info is not None:
         store = {"file": "a file", "memory": "memory", "postgres": "PostgreSQL"}.get(info.store, info.store)
         yield Fact("Store", store)
+        if file is not None and file.size is not None:
+            left = f", its disk has {size(file.free)} left" if file.free is not None else ""
+            yield Fact("File", f"{size(file.size)}{left}", _KINDS[shortage(file)])
         if info.closed is not None:
-            yield Fact("Disk", f"refuses background jobs: {info.closed.reason}", "bad")
+            yield Fact("Refuses", f"background jobs, because its disk fails: {info.closed.reason}", "bad")
         yield Fact("Jobs", f"{number(info.jobs)} not ended")
     if metrics is not None:
         yield Fact("Started", ago(metrics.started, now))
         yield Fact(
-            "Connections", f"{number(metrics.connections)} open, {number(metrics.accepted)} since then"
+            "Connections", f"{number(metrics.connections)} open, {number(metrics.accepted)} since the start"
         )
         yield Fact("Traffic", f"{size(metrics.received)} in, {size(metrics.sent)} out")
         if metrics.kept:
