@@ -168,13 +168,13 @@ def _wrapped(line: str, width: int) -> list[str]:
 
 def _covering(title: str, text: Sequence[str], offset: int, rows: int) -> list[Text]:
     """A text in the place of the list."""
-    room = rows - 2
+    room = rows - 1 if len(text) - offset < rows else rows - 2  # without or with a line about the rest
     visible = text[offset : offset + room]
     below = len(text) - offset - len(visible)
     lines = [Text(printable(title), "bold"), *(Text(printable(line)) for line in visible)]
-    lines += [Text()] * (rows - 1 - len(lines))
-    lines.append(Text(f"{below} more lines below" if below > 0 else "", "dim"))
-    return lines
+    if below > 0:
+        lines.append(Text(f"{below} more lines below", "dim"))
+    return lines + [Text()] * (rows - len(lines))
 
 
 # ---------------------------------------------------------------------------------------------- the list

@@ -20,7 +20,7 @@ from gearflow_cli.top.details import describe, title_of
 from gearflow_cli.top.frame import frame, selected
 from gearflow_cli.top.job_lists import JobList, filter_of, list_jobs
 from gearflow_cli.top.model import Choices, Opened, Question, TopPage, Verb
-from gearflow_cli.top.terminal import FullScreen
+from gearflow_cli.top.terminal import FullScreen, Pasted
 
 _SHARE: Final = 5
 """The pause after a look is at least so many times as long as the look took. So servers with a great many
@@ -150,7 +150,8 @@ class TopLive:
     async def _read_keys(self) -> None:
         while keys := await self._screen.keys():
             for key in keys:
-                if not self._take(self.choices.press(key)):
+                verb = self.choices.paste(key) if isinstance(key, Pasted) else self.choices.press(key)
+                if not self._take(verb):
                     return
             self._draw()
 

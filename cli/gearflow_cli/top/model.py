@@ -137,6 +137,17 @@ class Choices:
             return self._read(self.opened, key)
         return self._choose(key)
 
+    def paste(self, text: str) -> Verb:
+        """Take a pasted text in. Its first line goes into the filter, if that is being typed."""
+        if self.typing:
+            lines = (line.strip() for line in text.splitlines())
+            first = next((line for line in lines if line), "")
+            self.listing.filter += "".join(filter(str.isprintable, first))
+            return self._filtered()
+        if self.question is None:
+            self.say("a pasted text is no keys. Press / first, to show only rows with it")
+        return "none"
+
     def _answer(self, key: str) -> Verb:
         if key in ("y", "Y"):
             return "confirmed"
@@ -157,6 +168,11 @@ class Choices:
                 listing.filter += key
             case _:
                 return "none"
+        return self._filtered()
+
+    def _filtered(self) -> Verb:
+        """The filter has changed."""
+        listing = self.listing
         listing.key, listing.index, listing.offset = None, 0, 0
         return "look" if self.page in (TopPage.JOBS, TopPage.DEAD) else "none"
 

@@ -20,18 +20,25 @@ from typing import Final, Self
 from rich.console import Console
 from rich.text import Text
 
-_ENTER: Final = "\x1b[?1049h\x1b[?25l\x1b[?7l"
-"""The alternate screen, no cursor, and no line breaks that nobody has written."""
+_ENTER: Final = "\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[?2004h"
+"""The alternate screen, no cursor, no line breaks that nobody has written, and marks around pasted text."""
 
-_LEAVE: Final = "\x1b[?7h\x1b[?25h\x1b[?1049l"
+_LEAVE: Final = "\x1b[?2004l\x1b[?7h\x1b[?25h\x1b[?1049l"
 
-_SEQUENCE: Final = re.compile(r"\x1b(?:\[[0-9;]*[A-Za-z~]|O[A-Za-z])|\x1b|[^\x1b]", re.DOTALL)
+_SEQUENCE: Final = re.compile(
+    r"\x1b\[200~(?P<pasted>.*?)(?:\x1b\[201~|\Z)|\x1b(?:\[[0-9;]*[A-Za-z~]|O[A-Za-z])|\x1b|[^\x1b]", re.DOTALL
+)
 
 _UNFINISHED: Final = re.compile(r"\x1b(?:\[[0-9;]*|O)?\Z")
 """The beginning of the sequence of a key, or the key esc."""
 
 _REST: Final = 0.05
 """Seconds within which the rest of such a sequence comes, also over a slow line. Else it was esc."""
+
+_UNFINISHED_PASTE: Final = re.compile(r"\x1b\[200~(?!.*\x1b\[201~)", re.DOTALL)
+
+_REST_OF_PASTE: Final = 5.0
+"""Seconds within which the next piece of a pasted text comes. Its end must not be taken for keys."""
 
 _KEYS: Final[dict[str, str]] = {
     **{f"\x1b{start}{letter}": name for start in "[O" for letter, name in zip(
@@ -56,11 +63,21 @@ _KEYS: Final[dict[str, str]] = {
 }  # fmt: skip
 
 
+class Pasted(str):
+    """A text that was pasted. It is no keys, whatever it has in it."""
+
+    __slots__ = ()
+
+
 def keys_in(text: str) -> list[str]:
     """The names of the keys in what was read, or their characters. Unknown keys are left out."""
-    parts: list[str] = _SEQUENCE.findall(text)
-    found = (_KEYS.get(part, part) for part in parts)
-    return [key for key in found if key.isprintable()]
+    found: list[str] = []
+    for part in _SEQUENCE.finditer(text):
+        if part["pasted"] is not None:
+            found.append(Pasted(part["pasted"]))
+        elif (key := _KEYS.get(part[0], part[0])).isprintable():
+            found.append(key)
+    return found
 
 
 def is_interactive() -> bool:
@@ -153,7 +170,7 @@ class FullScreen:
 
         text = ""
         while True:
-            with anyio.move_on_after(_REST if _UNFINISHED.search(text) else None) as scope:
+            with anyio.move_on_after(_wait_for_rest(text)) as scope:
                 await anyio.wait_readable(self._input)
             if not scope.cancelled_caught:
                 try:
@@ -163,8 +180,15 @@ class FullScreen:
                 if not data:
                     return []
                 text += self._decoder.decode(data)
-                if _UNFINISHED.search(text):
+                if _wait_for_rest(text) is not None:
                     continue
             if found := keys_in(text):
                 return found
             text = ""
+
+
+def _wait_for_rest(text: str) -> float | None:
+    """Seconds to wait for the rest of a key or of a pasted text. None if it is complete."""
+    if _UNFINISHED_PASTE.search(text):
+        return _REST_OF_PASTE
+    return _REST if _UNFINISHED.search(text) else None

@@ -38,6 +38,7 @@ class Glass:
         self.rows: dict[int, str] = {}
         self.is_alternate = False
         self.has_cursor = True
+        self.marks_pasted = False
         self.colours: set[str] = set()
         self._row = 1
         self._rest = b""
@@ -73,6 +74,8 @@ class Glass:
                 self.colours |= {value for value in values.split(";") if re.fullmatch("[34]\\d", value)}
             case "h" | "l", "?7":
                 pass
+            case "h" | "l", "?2004":
+                self.marks_pasted = kind == "h"
             case _:
                 raise AssertionError(f"the program has sent CSI {values} {kind}")
 
@@ -103,6 +106,12 @@ class Person:
         """Send bytes, each piece by itself."""
         for piece in pieces:
             os.write(self._terminal, piece)
+
+    def paste(self, text: str) -> None:
+        """Paste a text, as terminals do it: with marks around it only if the program has asked for them."""
+        marked = f"\x1b[200~{text}\x1b[201~" if self.glass.marks_pasted else text
+        pieces = marked.replace("\n", "\r").encode()
+        self.write(*(pieces[place : place + 1000] for place in range(0, len(pieces), 1000)))
 
     def resize(self, columns: int, rows: int) -> None:
         """Change the size of the window."""

@@ -148,6 +148,24 @@ def test_a_frame_fits_the_terminal(
         assert all(line.cell_len <= width and line.plain.isprintable() for line in lines)
 
 
+def test_all_of_the_help_fits_a_small_terminal() -> None:
+    shown = "\n".join(line.plain.rstrip() for line in frame(Choices(help=True), ALL, 80, 24))
+    assert "A - stands for what a server does not tell." in shown
+    assert "below" not in shown
+
+
+@pytest.mark.parametrize("length", [17, 18, 19, 40])
+def test_the_end_of_a_long_text_is_reached(length: int) -> None:
+    text = [f"line {number}" for number in range(length)]
+    choices = Choices(opened=Opened("Job H:1", None, text))
+    first = [line.plain for line in frame(choices, ALL, 80, 24)]
+    left = length - sum(line.startswith("line ") for line in first)
+    assert (f"{left} more lines below" in first) == (left > 0)
+    assert left != 1
+    choices.press("end")
+    assert f"line {length - 1}" in [line.plain for line in frame(choices, ALL, 80, 24)]
+
+
 def test_the_largest_queue_comes_first_with_its_figures() -> None:
     lines = drawn(Choices())
     assert "12,351 waiting" in lines[1]
@@ -329,7 +347,9 @@ def test_durations_are_short(seconds: float | None, text: str) -> None:
         ("\x1b", ["esc"]),
         ("\x1b[5~\r\x7f", ["page up", "enter", "backspace"]),
         ("\u00e9\u6f22", ["\u00e9", "\u6f22"]),
-        ("\x1b[200~\x00\x01", []),
+        ("\x1b[9~\x00\x01", []),
+        ("j\x1b[200~xy\r\x1b[A\x1b[201~k", ["j", "xy\r\x1b[A", "k"]),
+        ("\x1b[200~xy\r", ["xy\r"]),
     ],
 )
 def test_keys_are_told_apart(typed: str, keys: list[str]) -> None:

@@ -280,3 +280,24 @@ def test_a_key_that_comes_in_pieces_is_one_key(server: str, client: SyncClient) 
         person.see("/\u00e9_")
         person.press("esc")
         person.see("? help", "> shop.a", without=["/\u00e9"])
+
+
+def test_a_pasted_text_is_no_keys(server: str, client: SyncClient) -> None:
+    client.submit_background("shop.mail", b"{}")
+    client.submit_background("shop.images", b"{}")
+    with at_terminal("top", "-s", server, "--every", "0.2s") as person:
+        person.see("shop.mail", "shop.images")
+        person.paste("p\nxy\nqq\n" * 1_200)  # 10 KB that would pause, purge and quit
+        person.see("a pasted text is no keys", "2 waiting")
+        person.press("x")
+        person.see("[y/N]")
+        person.paste("y\n")
+        person.press("n")
+        person.see("nothing was done")
+        person.press("/")
+        person.paste("  shop.mail\np\nq\n")
+        person.see("/shop.mail", "2 waiting", without=["shop.images"])
+        person.press("enter", "q")
+        assert person.end() == 0
+        assert not person.glass.marks_pasted
+    assert client.run(server_info).paused == ()
