@@ -4,6 +4,7 @@
 be on its console, and no request may have gone to another host.
 """
 
+import math
 import socket
 import threading
 from collections.abc import Callable, Generator, Iterator
@@ -93,8 +94,8 @@ def gearmand(program: Callable[[str], str], tmp_path_factory: pytest.TempPathFac
 def dashboard() -> Iterator[Callable[..., str]]:
     """``dashboard(server, read_only=True)``: the URL of a dashboard for a server. Everybody may operate.
 
-    Its pages follow the servers ten times as fast, and it asks as often as it can, so that tests wait less.
-    A long search is done before the page is answered.
+    Its pages follow the servers ten times as fast, so that tests wait less. Each visit asks the servers, so
+    that it shows what the test has done before. A long search is done before the page is answered.
     """
     respond = LiveStreams.response
 
@@ -103,7 +104,7 @@ def dashboard() -> Iterator[Callable[..., str]]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LiveStreams, "response", respond_fast)
-        patch.setattr(sampler, "SHARE", 1.0)
+        patch.setattr(sampler, "SHARE", math.inf)
         patch.setattr(searches, "STEP", 5.0)  # the machine may be busy
         running: dict[Any, Served] = {}
 
@@ -115,7 +116,7 @@ def dashboard() -> Iterator[Callable[..., str]]:
             return running[key].url
 
         def serve_new(addresses: list[str], options: dict[str, Any]) -> Served:
-            defaults: dict[str, Any] = {"allow": "operate", "interval": 0.2}
+            defaults: dict[str, Any] = {"allow": "operate", "interval": 0.0}
             app = gearflow.web.app(addresses, **{**defaults, **options})
             return Served(app)
 

@@ -6,6 +6,7 @@
 import json
 import linecache
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Generator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
@@ -17,12 +18,15 @@ from anyio.from_thread import start_blocking_portal
 
 from gearflow import Context, task
 from gearflow.client import JobFailed, JobRequest, SubmitOptions, SyncClient
+from gearflow.client.operate import workers
 from gearflow.protocol.server_calls import JobInfo, RetryPlan
 from gearflow.worker import Worker
 
 F = TypeVar("F", bound=Callable[..., object])
 
 DEPLOYED: Final = "/srv/shop/billing.py"
+PATIENCE: Final = 20.0
+
 TWICE: Final = RetryPlan(delays=(0.01,), jitter=False)
 
 
@@ -44,6 +48,13 @@ class Shop:
     def submit(self, function: str, **arguments: object) -> str:
         """Submit a background job of one of the tasks. Its handle."""
         return self.client.enqueue(order(function, **arguments)).handle
+
+    def begin(self, handle: str) -> None:
+        """Wait until a job runs. Pages that are not live show it so."""
+        until = time.monotonic() + PATIENCE
+        while (state := self.client.info(handle).state) != "running":
+            assert time.monotonic() < until, f"it is {state}"
+            time.sleep(0.01)
 
     def end(self, handle: str) -> JobInfo:
         """Wait for the end of a job, whatever it is."""
@@ -111,9 +122,16 @@ def fail(text: str, code: int = 1) -> None:
     raise RuntimeError(f"{text} ({code})")
 
 
+def _is_known(client: SyncClient, name: str, slots: int) -> bool:
+    """Whether the server knows all of a worker that pages show."""
+    return any(
+        (each.client_id, each.slots) == (name, slots) for each in client.run(lambda asked: workers(asked))
+    )
+
+
 @contextmanager
 def open_shop(*addresses: str, name: str = "shop-1", concurrency: int = 8) -> Generator[Shop]:
-    """Run a worker for the shop's tasks, in a thread of its own."""
+    """Run a worker for the shop's tasks, in a thread of its own. The first server knows it."""
     SHOP.is_broken = False
     SHOP.doors = threading.Event()
     worker = Worker(
@@ -124,6 +142,10 @@ def open_shop(*addresses: str, name: str = "shop-1", concurrency: int = 8) -> Ge
         portal.wrap_async_context_manager(worker),
         SyncClient(addresses[:1]) as SHOP.client,
     ):
+        until = time.monotonic() + PATIENCE
+        while not _is_known(SHOP.client, name, concurrency):
+            assert time.monotonic() < until, f"no worker {name} has come"
+            time.sleep(0.01)
         try:
             yield SHOP
         finally:

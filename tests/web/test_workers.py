@@ -35,6 +35,7 @@ def test_a_worker_shows_what_it_runs_and_is_made_quiet_and_resumed(
 ) -> None:
     (running, server) = shop
     video = running.submit("video.encode", name="holiday.mp4", frames=100)
+    running.begin(video)
     tab = open_tab(java_script_enabled=scripts)
     tab.goto(dashboard(server) + "/jobs")
     expect(tab.locator("tr", has_text=video)).to_contain_text("running")
