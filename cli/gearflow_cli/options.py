@@ -4,6 +4,7 @@
 clients, the workers and their processes find them.
 """
 
+import errno
 import inspect
 import math
 import os
@@ -161,6 +162,23 @@ def http_address(text: str) -> HttpAddress:
     if found is None or int(found[3]) > 65535:
         raise typer.BadParameter(f"{text!r} is no address to listen on. Write 127.0.0.1:9730 or [::1]:9730")
     return HttpAddress(found[1] or found[2], int(found[3]))
+
+
+_NO_LISTENING: Final = {
+    errno.EADDRINUSE: "it is taken",
+    errno.EACCES: "ports below 1024 are for root",
+    errno.EADDRNOTAVAIL: "this machine has no such address",
+}
+
+
+def cannot_listen(address: HttpAddress, names: str, error: OSError) -> CliError:
+    """Say why a port for HTTP cannot be opened, and by which option another one is chosen."""
+    said = (error.strerror or str(error)).partition(" (while ")[0]  # asyncio and socket repeat the address
+    reason = _NO_LISTENING.get(error.errno or 0, said)
+    return CliError(
+        ExitCode.MISCONFIGURED,
+        f"cannot listen on port {address.port} of {address.host}: {reason}; choose another with {names}",
+    )
 
 
 PRIORITIES: Final = "high|normal|low"

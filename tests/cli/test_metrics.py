@@ -174,7 +174,7 @@ def test_a_port_that_is_taken_is_named(shop: Path) -> None:
             )
         )
     assert code == 78
-    assert f"cannot listen on port {port} of 127.0.0.1 for --metrics" in stderr
+    assert f"port {port} of 127.0.0.1: it is taken; choose another with --metrics" in stderr
 
 
 def test_a_server_shows_its_counts_and_that_it_is_ready(tmp_path: Path) -> None:

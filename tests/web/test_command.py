@@ -147,4 +147,12 @@ def test_settings_may_be_variables_of_the_environment(server: JobServer) -> None
 
 
 def test_a_port_that_is_taken_is_named(server: JobServer) -> None:
-    assert f"cannot listen on port {server.port} of 127.0.0.1" in refused("--listen", server.address)
+    reason = "it is taken; choose another with --listen"
+    assert f"cannot listen on port {server.port} of 127.0.0.1: {reason}" in refused(
+        "--listen", server.address
+    )
+
+
+def test_an_address_of_another_machine_is_named() -> None:
+    reason = "this machine has no such address; choose another with --listen"
+    assert reason in refused("--listen", "192.0.2.1:0", "--trust-header", "X-User")

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 from gearflow_cli.errors import CliError, ExitCode, tell
-from gearflow_cli.options import HttpAddress
+from gearflow_cli.options import HttpAddress, cannot_listen
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -49,11 +49,7 @@ def open_port(
     try:
         port = MetricsPort(address.host, address.port, metrics=metrics, healthy=healthy, ready=ready)
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise CliError(
-            ExitCode.MISCONFIGURED,
-            f"cannot listen on port {address.port} of {address.host} for --metrics: {reason}",
-        ) from None
+        raise cannot_listen(address, "--metrics", error) from None
     tell(f"metrics are at http://{port.address}/metrics")
     return port
 

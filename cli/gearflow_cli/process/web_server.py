@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from gearflow_cli.errors import CliError, ExitCode, tell
-from gearflow_cli.options import HttpAddress
+from gearflow_cli.errors import tell
+from gearflow_cli.options import HttpAddress, cannot_listen
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -77,11 +77,7 @@ def listen(address: HttpAddress) -> socket.socket:
     try:
         return socket.create_server((address.host, address.port), family=family, backlog=_BACKLOG)
     except OSError as error:
-        raise CliError(
-            ExitCode.MISCONFIGURED,
-            f"cannot listen on port {address.port} of {address.host}: {error.strerror or error}. "
-            "Choose another address with --listen",
-        ) from None
+        raise cannot_listen(address, "--listen", error) from None
 
 
 def serve(app: Any, listener: socket.socket, token_file: Path | None, tokens: "AccessTokens | None") -> None:
