@@ -1,6 +1,6 @@
 """Acts on the servers of views. Each raises as the functions of ``gearflow.client.operate`` do."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from gearflow.client.admin import admin_of
 from gearflow.client.client import Client
@@ -8,7 +8,7 @@ from gearflow.client.config import ServerAddress
 from gearflow.client.job import JobHandle
 from gearflow.client.operate import pause, purge
 from gearflow.client.operate import quiet as set_quiet
-from gearflow.errors import ServerError, UnsupportedByServer
+from gearflow.errors import GearflowError, NoServer, ServerError, UnsupportedByServer
 from gearflow.observe.view import ServerView
 from gearflow.protocol.workers import QuietDone
 
@@ -21,17 +21,30 @@ def targets(views: Iterable[ServerView], server: str | None = None) -> list[Serv
         server: The address of the only server that is meant.
 
     Raises:
-        UnsupportedByServer: None of them is gearflow's own, or none answers.
+        NoServer: None of them answers.
+        UnsupportedByServer: None that answers is gearflow's own.
     """
+    meant = [view for view in views if server in (None, view.address, view.name)]
     chosen: dict[str, ServerView] = {}
-    for view in views:
-        if view.info is not None and view.answers and server in (None, view.address, view.name):
+    for view in meant:
+        if view.info is not None and view.answers:
             chosen.setdefault(view.store_name, view)
     if not chosen:
-        raise UnsupportedByServer(
-            f"only gearflow's own server can do this, and {server or 'none of them'} is not"
-        )
+        raise _no_target(meant, server)
     return list(chosen.values())
+
+
+def _no_target(meant: Sequence[ServerView], server: str | None) -> GearflowError:
+    away = {view.address: view.error for view in meant if not view.answers}
+    if away and len(away) == len(meant):
+        return NoServer(away)
+    if not meant:
+        return UnsupportedByServer(f"{server or 'nothing'} is none of the servers that were asked")
+    others = [view.address for view in meant if view.answers]
+    text = (
+        f"only gearflow's own server can do this, and {', '.join(others)} {'are' if others[1:] else 'is'} not"
+    )
+    return UnsupportedByServer("; ".join([text, *(f"{address} does not answer" for address in away)]))
 
 
 async def pause_function(
@@ -70,9 +83,10 @@ async def purge_function(
         function: The function.
         server: The address of the only server that is meant.
     """
+    views = list(views)
     asked = [view for view in views if view.info is not None and view.answers]
     if server is not None or not asked:
-        asked = targets(asked, server)
+        asked = targets(views, server)
     return {view.address: await purge(client, function, server=view.address) for view in asked}
 
 

@@ -8,9 +8,10 @@ import pytest
 
 from gearflow.client import Client
 from gearflow.client.operate import pause
-from gearflow.errors import UnsupportedByServer
+from gearflow.errors import NoServer, UnsupportedByServer
 from gearflow.observe import (
     FleetView,
+    ServerView,
     ServerWatch,
     activity,
     cancel_job,
@@ -117,8 +118,21 @@ async def test_a_server_that_is_away_or_silent_holds_nobody_up(bundled: str) -> 
     fleet = FleetView(tuple(views))
     assert fleet.away == (views[0], views[2])
     assert targets(views) == [views[1]]
-    with pytest.raises(UnsupportedByServer, match=addresses[0]):
+    with pytest.raises(NoServer, match=f"{addresses[0]}: no answer within 1 s"):
         targets(views, addresses[0])
+    with pytest.raises(NoServer, match=f"{addresses[1]}: connection refused"):
+        targets(fleet.away)
+    with pytest.raises(UnsupportedByServer, match="elsewhere:1 is none of the servers"):
+        targets(views, "elsewhere:1")
+
+
+def test_an_act_that_only_others_could_do_names_each_of_them() -> None:
+    perl, gearmand = ServerView("perl:1", 0, kind="other"), ServerView("c:2", 0, kind="gearmand")
+    away = ServerView("away:3", 0, error="connection refused")
+    with pytest.raises(UnsupportedByServer) as refused:
+        targets([perl, gearmand, away])
+    only = "only gearflow's own server can do this"
+    assert str(refused.value) == f"{only}, and perl:1, c:2 are not; away:3 does not answer"
 
 
 async def test_a_server_that_hangs_holds_up_one_look_and_not_each(bundled: str) -> None:
