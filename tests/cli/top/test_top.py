@@ -1,13 +1,18 @@
 """``gearflow top`` in a real terminal, on real servers."""
 
+import fcntl
+import os
 import re
 import signal
+import sys
+import termios
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import Event
 from typing import Any
 
+import anyio
 import pytest
 from anyio.from_thread import start_blocking_portal
 
@@ -17,14 +22,24 @@ from gearflow.client import JobFailed, SubmitOptions, SyncClient
 from gearflow.client.operate import dead_letters, server_info, workers
 from gearflow.server import JobServer
 from gearflow.worker import Worker
+from gearflow_cli.top import terminal
+from gearflow_cli.top.terminal import FullScreen
 from tests.cli.shell import Shell, outcome
-from tests.cli.top.person import at_terminal
+from tests.cli.top.person import KEYS, at_terminal
+from tests.conftest import run_gearmand
 
 
 @pytest.fixture
 def server() -> Iterator[str]:
     with JobServer(port=0) as server:
         yield server.address
+
+
+@pytest.fixture
+def gearmand(program: Callable[[str], str], tmp_path: Path) -> Iterator[str]:
+    """A C gearmand of the test's own. The screen has no room for the functions of all other tests."""
+    with run_gearmand(program("gearmand"), tmp_path / "log") as address:
+        yield address
 
 
 @pytest.fixture
@@ -267,13 +282,39 @@ def test_what_comes_from_elsewhere_cannot_steer_the_terminal(server: str, client
         assert "\\x1b" in person.see("function", "state")
 
 
-def test_a_key_that_comes_in_pieces_is_one_key(server: str, client: SyncClient) -> None:
-    for function in ("shop.a", "shop.b"):
-        client.submit_background(function, b"")
+@pytest.mark.parametrize("name", ["down", "page down"])
+async def test_a_key_that_comes_in_pieces_is_one_key(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a pipe, unlike a terminal, it is known whether the program has read a piece."""
+    monkeypatch.setattr(terminal, "_REST", 60.0)  # the machine may be busy
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb") as stdin, os.fdopen(writer, "wb", 0) as typed:
+        monkeypatch.setattr("sys.stdin", stdin)
+        screen = FullScreen()
+        found: list[str] = []
+
+        async def take() -> None:
+            found.extend(await screen.keys())
+
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(take)
+                for piece in KEYS[name]:
+                    assert found == []
+                    typed.write(piece.encode())
+                    while unread(reader):  # noqa: ASYNC110  (a pipe has no event)
+                        await anyio.sleep(0.001)
+        assert found == [name]
+
+
+def unread(pipe: int) -> int:
+    """Bytes that are in it."""
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
+def test_a_letter_that_comes_in_pieces_is_one_letter(server: str, client: SyncClient) -> None:
+    client.submit_background("shop.a", b"")
     with at_terminal("top", "-s", server, "--every", "0.2s") as person:
         person.see("> shop.a", "? help")
-        person.press("\x1b", "[", "B")
-        person.see("> shop.b")
         person.press("/")
         person.see("/_")
         person.write("\u00e9".encode()[:1], "\u00e9".encode()[1:])
