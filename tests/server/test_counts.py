@@ -89,8 +89,8 @@ def test_commits_are_counted_and_the_history_is_there_after_a_restart(tmp_path: 
             found = server.metrics(since=began - 60)
             assert sum(found.commits.counts) >= 3
             assert found.kept >= 3
-            # The minute of these jobs may have ended.
-            assert succeeded(found, ALL) in (3 * (run - 1), 3 * run)
+            # A minute may have ended, also between two of these jobs.
+            assert 3 * (run - 1) <= succeeded(found, ALL) <= 3 * run
     with JobServer(port=0, data=tmp_path) as server:
         found = server.metrics(["resize"], since=began - 60)
         assert succeeded(found, "resize") == 6
