@@ -258,7 +258,7 @@ def test_a_delayed_job_fires_by_itself_and_not_before_its_time() -> None:
         client.send(p.SubmitJobEpoch(b"work", b"", b"%d" % due, b"x"))
         handle = client.handle()
         assert worker.receive() == p.Noop()
-        assert due <= time.time() < due + 1
+        assert due <= time.time()
         worker.send(p.GrabJob())
         assert worker.receive() == p.JobAssign(handle, b"work", b"x")
 
