@@ -14,6 +14,7 @@ from gearflow.client import SubmitOptions, SyncClient
 from gearflow.protocol.server_calls import JobInfo
 from gearflow.server import JobServer
 from gearflow_cli.app import app
+from gearflow_cli.commands.jobs import PAGE
 from tests.cli.shell import COMMAND, said_on
 from tests.cli.test_dead import bury
 
@@ -83,6 +84,13 @@ def test_a_list_goes_on_where_it_has_ended(address: str) -> None:
     assert listed(address, "--limit", "2", "--after", place) == handles[2:]
     assert listed(address, "--limit", "0") == handles
     assert run(address, "--after", place, "-s", "127.0.0.1:1")[0] == 2
+
+
+def test_a_list_of_all_jobs_may_take_many_answers(address: str) -> None:
+    with SyncClient([address]) as client:
+        handles = [client.submit_background("a.b", b"").handle for _ in range(2 * PAGE + 1)]
+    assert listed(address, "--limit", "0") == handles
+    assert listed(address, "--limit", f"{PAGE + 7}") == handles[: PAGE + 7]
 
 
 def test_json_has_the_payload_and_the_state_by_which_a_job_is_listed(address: str) -> None:

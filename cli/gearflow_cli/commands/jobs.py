@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from gearflow.client import Client
     from gearflow.protocol.jobs import JobFilter, JobPage, ListedJob
 
-_PAGE: Final = 200  # jobs in one answer
+PAGE: Final = 200  # jobs in one answer
 _PAYLOAD: Final = 1024  # bytes of each payload that --json shows
 
 
@@ -111,7 +111,7 @@ class JobLister:
         after, left, searched = self._after, self._limit, 0
         with progress.SearchProgress() as bar:
             while True:
-                wanted = min(left or _PAGE, _PAGE)
+                wanted = min(left, PAGE) if self._limit else PAGE
                 page = await self._page(client, select, server, after, wanted)
                 if page.jobs:
                     bar.hide()
