@@ -107,6 +107,7 @@ class FunctionCounts:
         "dead",
         "expired",
         "failed",
+        "fetched",
         "joined",
         "lingering",
         "name",
@@ -132,6 +133,7 @@ class FunctionCounts:
         self.expired = 0
         self.dead = 0
         self.retried = 0
+        self.fetched = 0  # ends of jobs that calls have brought to their callers
         self.before: FunctionTally | None = None  # at the start of this minute: see ``history``
 
     @property
@@ -170,7 +172,7 @@ class FunctionCounts:
     @property
     def is_empty(self) -> bool:
         """Whether nothing has happened to a job of the function, if it has none."""
-        return not (self.ended or self.wait.total or self.joined or self.passed_on)
+        return not (self.ended or self.wait.total or self.joined or self.passed_on or self.fetched)
 
     def end(self, outcome: JobOutcome, leaves_letter: bool) -> None:
         """A job has ended without success. If it ran, ``stop`` is called too."""
@@ -202,6 +204,7 @@ class FunctionCounts:
         self.expired += other.expired
         self.dead += other.dead
         self.retried += other.retried
+        self.fetched += other.fetched
         if other.before is not None:
             self.before = other.before if self.before is None else self.before.merge(other.before)
 

@@ -93,6 +93,17 @@ class Functions:
                 del self.by_name[oldest.name]
                 self.counts.keep(oldest.counts)
 
+    def count_fetch(self, name: bytes) -> None:
+        """The end of a job of a function was brought to a caller."""
+        queue = self.by_name.get(name)
+        counts = queue.counts if queue is not None else self.counts.kept.get(name)
+        if counts is not None:
+            counts.fetched += 1
+        else:
+            counts = FunctionCounts(name)
+            counts.fetched = 1
+            self.counts.keep(counts)
+
     def counted(self, names: Container[bytes] | None = None) -> list[CountedFunction]:
         """The functions that have these names, or all, those without a queue too."""
         other = self.counts.other

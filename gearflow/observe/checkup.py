@@ -25,7 +25,7 @@ from gearflow.observe.view import ServerView
 from gearflow.protocol.jobs import JobFilter, ListedJob
 from gearflow.protocol.limits import PolicyRequest
 
-_SAMPLE: Final = 1000
+SAMPLE: Final = 1000
 """Jobs that are looked at for each question, the ones that a server lists first."""
 
 _PAGES: Final = 10
@@ -134,13 +134,13 @@ async def _sizes(client: Client, address: ServerAddress, wanted: JobFilter) -> d
     listed: list[ListedJob] = []
     after = ""
     for _ in range(_PAGES):
-        page = await jobs(client, wanted, after=after, limit=_SAMPLE, server=address)
+        page = await jobs(client, wanted, after=after, limit=SAMPLE, server=address)
         listed += page.jobs
         after = page.next
-        if not after or len(listed) >= _SAMPLE:
+        if not after or len(listed) >= SAMPLE:
             break
     found: defaultdict[str, list[int]] = defaultdict(list)
-    for each in sorted(listed[:_SAMPLE], key=_submitted):
+    for each in sorted(listed[:SAMPLE], key=_submitted):
         found[each.job.function].append(each.job.size)
     return dict(found)
 

@@ -9,10 +9,10 @@ from ipaddress import ip_address
 from shlex import quote
 from typing import Final, Literal, TypeAlias
 
-from gearflow.observe.checkup import Checkup
+from gearflow.observe.checkup import SAMPLE, Checkup
 from gearflow.protocol.histograms import percentile
 from gearflow.protocol.metrics import FunctionMetrics, StoreState
-from gearflow.quantities import duration, size
+from gearflow.quantities import counted, duration, size
 
 Severity: TypeAlias = Literal["error", "warning"]
 """``error``: jobs do not run, or may be lost. ``warning``: it works, and somebody should look."""
@@ -173,7 +173,7 @@ def _connection(checkup: Checkup) -> Iterator[Finding]:
     if checkup.certificate is not None:
         left = checkup.certificate - time.time()
         if left < EXPIRES_SOON:
-            text = f"its certificate expires in {max(left, 0) / DAY:.0f} days"
+            text = f"its certificate {f'expires in {duration(left)}' if left > 0 else 'has expired'}"
             remedy = "renew it, and send HUP to the server"
             yield Finding("error" if left < EXPIRES_NOW else "warning", "tls", view.address, text, remedy)
     elif not checkup.encrypted and not _is_local(view.address):
@@ -293,17 +293,20 @@ def _workers(checkup: Checkup) -> Iterator[Finding]:
         yield Finding("warning", "workers", view.address, text, "look into its log, and start it again")
     for worker in view.workers:
         for function, count in worker.overdue.items():
-            text = f"{worker.client_id} has {count} overdue runs of {function}, which a thread cannot stop"
+            runs = counted(count, "overdue run")
+            text = f"{worker.client_id} has {runs} of {function}, which a thread cannot stop"
             remedy = "give the task executor='process' or an own timeout, and start the worker again"
             yield Finding("warning", "workers", view.address, text, remedy, function)
 
 
 def _sizes(checkup: Checkup) -> Iterator[Finding]:
     view, metrics = checkup.view, checkup.view.metrics
-    if metrics is not None and not metrics.fetched:
+    if metrics is not None:
+        more = " or more" if sum(map(len, checkup.results.values())) >= SAMPLE else ""
         for name, sizes in checkup.results.items():
-            if len(sizes) >= MANY:
-                kept = f"{len(sizes):,} or more results of {name} are kept ({size(sum(sizes))})"
+            function = view.by_function.get(name)
+            if len(sizes) >= MANY and not (function.fetched if function is not None else metrics.fetched):
+                kept = f"{len(sizes):,}{more} results of {name} are kept ({size(sum(sizes))})"
                 text = f"{kept}, and none was fetched since the server started"
                 remedy = f"keep none: @task(keep=0), or gearflow policy set {quote(name)} --keep 0"
                 yield Finding("warning", "results", view.address, text, remedy, name)

@@ -13,7 +13,7 @@ from gearflow.protocol.metrics import FunctionMetrics
 
 _SUMS: Final = (
     *("submitted", "joined", "restored", "passed_on", "started", "succeeded", "failed", "cancelled"),
-    *("expired", "dead", "retried", "delayed", "running", "workers", "slots", "free"),
+    *("expired", "dead", "retried", "fetched", "delayed", "running", "workers", "slots", "free"),
 )
 
 

@@ -77,6 +77,9 @@ class FunctionMetrics(Answer):
     retried: int = 0
     """Runs that failed, or were cut off, and after which the job was queued again."""
 
+    fetched: int = 0
+    """How often the end of one of its jobs was fetched. See ``Metrics.fetched``."""
+
     waiting: tuple[int, int, int] = (0, 0, 0)
     """Jobs that wait now, by priority: high, normal, low."""
 

@@ -11,6 +11,7 @@ from gearflow.protocol import packets as p
 from gearflow.protocol import server_calls as api
 from gearflow.protocol.histograms import BUCKETS, bucket_end
 from gearflow.protocol.metrics import METRICS, OTHER, FunctionMetrics, Metrics, MetricsRequest
+from gearflow.protocol.server_events import STREAM, WATCH
 from tests.broker.harness import Durable, Peer, World
 
 
@@ -270,6 +271,39 @@ def test_the_slots_of_workers_are_shared_by_their_functions(world: Durable) -> N
     one, two = measured(world).functions
     assert (one.workers, one.slots, one.free) == (1, 1, 0)
     assert (two.workers, two.slots, two.free) == (2, 2, 1)
+
+
+# ------------------------------------------------------------------------------------------- results
+
+
+@pytest.mark.parametrize("call", [api.RESULT, STREAM, WATCH])
+@pytest.mark.parametrize("is_live", [True, False], ids=["waits for the end", "has ended"])
+def test_fetched_ends_are_counted_for_the_function(world: Durable, call: bytes, is_live: bool) -> None:
+    submitter, client, worker, other = world.peer(), world.peer(), world.worker(), world.worker(b"other")
+    background(world, submitter, function=b"other")
+    run(other)
+    submitter(p.SubmitJobBg(b"work", b"", b"x"))
+    world.commit()
+    (created,) = submitter.read()
+    assert isinstance(created, p.JobCreated)
+    request = json.dumps({"handle": created.handle.decode()}).encode()
+    if not is_live:
+        run(worker)
+        world.commit()
+    answers = client(p.SubmitJob(call, b"", request))
+    if is_live:
+        run(worker)
+    world.commit()
+    assert any(isinstance(packet, p.WorkComplete) for packet in [*answers, *client.read()])
+    assert (counted(world).fetched, counted(world, "other").fetched) == (1, 0)
+    assert measured(world).fetched == 1
+
+
+def test_a_result_of_a_function_that_nobody_uses_any_more_is_counted(world: Durable) -> None:
+    world.broker.functions.count_fetch(b"gone")
+    assert counted(world, "gone").fetched == 1
+    world.broker.functions.ensure(b"gone")
+    assert counted(world, "gone").fetched == 1
 
 
 # ---------------------------------------------------------------------------------- many functions

@@ -204,9 +204,16 @@ def test_workers() -> None:
 
 def test_results_that_nobody_fetches() -> None:
     kept = {"work": [1 << 20] * 100}
-    text = "100 or more results of work are kept (100 MiB), and none was fetched since the server started"
-    assert only(Checkup(view(), results=kept)) == ("warning", "results", text)
-    assert found(Checkup(view(counted={"fetched": 1}), results=kept)) == []
+    text = "100 results of work are kept (100 MiB), and none was fetched since the server started"
+    assert only(Checkup(view(counted={"fetched": 1}, functions=[function()]), results=kept)) == (
+        "warning",
+        "results",
+        text,
+    )
+    fetched = view(counted={"fetched": 1}, functions=[function(fetched=1)])
+    assert found(Checkup(fetched, results=kept)) == []
+    cut = Checkup(view(), results=kept | {"other": [1] * 900})
+    assert next(finding.text for finding in found(cut)).startswith("100 or more results of work are kept")
     assert found(Checkup(view(), results={"work": [1] * 99})) == []
 
 

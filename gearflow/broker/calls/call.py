@@ -136,6 +136,8 @@ class JobEnd(NamedTuple):
 
     outcome: JobOutcome
     body: Body
+    function: bytes = b""
+    """The function of the job, if that is known."""
 
 
 class Later(NamedTuple):
@@ -305,7 +307,7 @@ class BrokerParts:
         for it than it has room for. Raises StoreError.
         """
         if not isinstance(record.body, int):
-            return JobEnd(record.outcome, record.body)
+            return JobEnd(record.outcome, record.body, record.function)
         self.submissions.block(session)
         try:
             whole = yield from self.whole(WholeRecordOf(record.number), session)
@@ -313,7 +315,7 @@ class BrokerParts:
             self.submissions.unblock(session)
         if not isinstance(whole, JobRecord) or isinstance(whole.body, int):
             return None
-        return JobEnd(whole.outcome, whole.body)
+        return JobEnd(whole.outcome, whole.body, whole.function)
 
     def whole(
         self, question: JobOf | WholeRecordOf, client: Session | None = None

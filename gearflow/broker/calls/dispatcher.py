@@ -292,7 +292,7 @@ class ServerCalls:
     def _wait_for_end(self, call: ServerCall, steps: Steps, wait: EndOf) -> None:
         if not call.session.is_open:
             return
-        ended = partial(self._ended, call, steps)
+        ended = partial(self._ended, call, steps, wait.job.function.name)
         waiter = ResultWaiter(call.session, call.handle, wait.job, ended, wait.watcher)
         if wait.timeout is not None:
             core = self._parts.core
@@ -301,13 +301,20 @@ class ServerCalls:
 
     def _send_parts(self, call: ServerCall, steps: Steps, wait: AllParts) -> None:
         if call.session.is_open:
-            ended = partial(self._ended, call, steps)
+            job = self._parts.core.jobs.by_number.get(wait.log.number)
+            ended = partial(self._ended, call, steps, job.function.name if job is not None else b"")
             self._parts.streams.read(wait.log, call.session, call.handle, wait.after, wait.waits, ended)
 
     def _ended(
-        self, call: ServerCall, steps: Steps, outcome: JobOutcome | None, body: Body, after: int = 0
+        self,
+        call: ServerCall,
+        steps: Steps,
+        function: bytes,
+        outcome: JobOutcome | None,
+        body: Body,
+        after: int = 0,
     ) -> None:
-        self._resume(call, steps, LookAgain(after) if outcome is None else JobEnd(outcome, body))
+        self._resume(call, steps, LookAgain(after) if outcome is None else JobEnd(outcome, body, function))
 
     def _give_up(self, call: ServerCall, waiter: ResultWaiter) -> None:
         waiter.stop()
@@ -341,7 +348,9 @@ class ServerCalls:
     def _end(self, session: Session, handle: bytes, end: JobEnd) -> None:
         """End a call exactly as a job ended."""
         self._parts.core.totals.fetched += 1
-        outcome, body = end
+        outcome, body, function = end
+        if function:
+            self._parts.core.functions.count_fetch(function)
         if outcome is not JobOutcome.COMPLETED and (
             not session.exceptions or outcome in (JobOutcome.FAILED, JobOutcome.CANCELLED)
         ):

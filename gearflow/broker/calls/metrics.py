@@ -165,6 +165,7 @@ class MetricsCalls:
             expired=counts.expired,
             dead=counts.dead,
             retried=counts.retried,
+            fetched=counts.fetched,
             waiting=(high, normal, low),
             delayed=delayed,
             running=running,
