@@ -168,6 +168,24 @@ def test_a_session_that_is_ended_while_nothing_runs_is_opened_again(one: SyncSto
     assert outcome == [None]
 
 
+def test_a_former_session_that_ends_by_itself_before_it_is_ended_is_no_obstacle(
+    one: SyncStore, make: Callable[..., SyncStore], one_database: Database
+) -> None:
+    """PostgreSQL then says that it has not ended it. Here it always says so."""
+    one.psql(
+        "CREATE SCHEMA says_no; CREATE FUNCTION says_no.pg_terminate_backend(int, int) RETURNS bool AS "
+        "'SELECT pg_catalog.pg_terminate_backend($1, $2) IS NULL' LANGUAGE sql"
+    )
+    store = make(conninfo=f"{one_database.conninfo} options='-c search_path=says_no,pg_catalog'")
+    name = f"gearflow {store.store.server}"
+    with store.hold("SELECT 'former'", application=name):
+        former = f"SELECT pid FROM pg_stat_activity WHERE application_name = '{name}' AND query ~ 'former'"
+        store.store.sessions[0].close()
+        store.store.sessions[0].pid = int(store.psql(former))
+        assert store.commit(a_job(store.number(1))) == [None]
+        assert store.psql(former) == ""
+
+
 def test_a_server_that_becomes_read_only_is_not_written_to_until_it_is_not(one_database: Database) -> None:
     database = one_database
     store = SyncStore(database, schema="demoted")

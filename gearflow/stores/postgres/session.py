@@ -177,13 +177,16 @@ class DatabaseSession:
         """End the process of the former connection, which may still be at work. Then the outcome of what it
         did is settled, and what it has kept can be seen. Raises Away."""
         wait = int(self._settings.timeout * 500)
-        (rows,) = await connection.simple(
-            f"SELECT pg_terminate_backend(pid, {wait}), wait_event FROM pg_stat_activity "
-            f"WHERE pid = {self.pid} AND pid <> pg_backend_pid() AND application_name = {literal(self._name)}"
+        former = (
+            f"FROM pg_stat_activity WHERE pid = {self.pid} AND pid <> pg_backend_pid() "
+            f"AND application_name = {literal(self._name)}"
         )
+        (rows,) = await connection.simple(f"SELECT pg_terminate_backend(pid, {wait}), wait_event {former}")
         self._stalled = bool(rows) and rows[0][1] == b"SyncRep"
-        if rows and rows[0][0] != b"t":
-            raise Away("the former session is still at work", sent=False)
+        if rows and rows[0][0] != b"t":  # which is also the answer if it ended by itself meanwhile
+            (left,) = await connection.simple(f"SELECT 1 {former}")
+            if left:
+                raise Away("the former session is still at work", sent=False)
 
 
 async def check_not_pooled(first: DatabaseSession, second: DatabaseSession) -> None:
