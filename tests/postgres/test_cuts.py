@@ -28,7 +28,7 @@ def proxy(one_database: Database) -> Iterator[Proxy]:
 @pytest.fixture
 def far(make: Callable[..., SyncStore], one_database: Database, proxy: Proxy) -> SyncStore:
     """A store behind the proxy."""
-    return make(conninfo=one_database.cluster.conninfo(one_database.name, port=proxy.port), timeout=1.0)
+    return make(conninfo=one_database.cluster.conninfo(one_database.name, port=proxy.port))
 
 
 def commit_pair(store: SyncStore, n: int) -> None:
@@ -82,8 +82,10 @@ def test_a_group_that_stays_on_its_way_holds_up_no_adopter_and_is_not_kept_when_
     other, length = make(), bytes_of_a_group(far, proxy, Way.UP)
     (lot,) = far.lots
     with proxy.failing(Fault(What.HOLD, after=places(length - 1, 4)[place], marker=MARKER)):
+        far.shorten(1.0)
         with pytest.raises(Away):
             commit_pair(far, 12)
+        far.shorten(None)
         seen = other.run(other.store.beat([])).others
         (lost,) = [each for each in seen if each.number == lot]
         assert other.run(other.store.adopt(lost)) is not None

@@ -191,7 +191,7 @@ def proxy(one_database: Database) -> Iterator[Proxy]:
 def test_a_tick_that_is_cut_anywhere_is_kept_with_its_job_or_not_at_all(
     make: Callable[..., SyncStore], one_database: Database, proxy: Proxy, way: Way
 ) -> None:
-    far = make(conninfo=one_database.cluster.conninfo(one_database.name, port=proxy.port), timeout=1.0)
+    far = make(conninfo=one_database.cluster.conninfo(one_database.name, port=proxy.port))
     near = make()
     set_schedule(near, b"0")
 
