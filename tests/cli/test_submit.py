@@ -23,7 +23,7 @@ from gearflow.testing.peer import ScriptedServer
 from gearflow_cli.app import app
 from gearflow_cli.function_names import resolve
 from gearflow_cli.progress import ProgressView
-from tests.cli.shell import COMMAND, Shell, outcome
+from tests.cli.shell import COMMAND, Shell, outcome, said_on
 
 
 def test_a_bare_name_and_pairs_are_enough(served: Shell) -> None:
@@ -136,9 +136,7 @@ def test_values_that_are_kept_cannot_steer_the_terminal(served: Shell, terminal:
         timeout=60,
         check=False,
     )
-    os.close(theirs)
-    shown = os.read(ours, 65536).decode()
-    os.close(ours)
+    shown = said_on(ours, theirs).decode()
     assert ended.returncode == 0
     assert shown.splitlines() == ["a", "\\x1b", "b"]
 

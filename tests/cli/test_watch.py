@@ -13,7 +13,7 @@ from rich.console import Console
 
 from gearflow import Started
 from gearflow_cli import output, watch_view
-from tests.cli.shell import COMMAND, Shell, outcome
+from tests.cli.shell import COMMAND, Shell, outcome, said_on
 
 
 def submitted(shell: Shell, *arguments: str) -> str:
@@ -150,9 +150,7 @@ def test_a_terminal_has_bars(served: Shell, terminal: tuple[int, int]) -> None:
         timeout=60,
         check=False,
     )
-    os.close(theirs)
-    shown = os.read(ours, 65536).decode()
-    os.close(ours)
+    shown = said_on(ours, theirs).decode()
     assert (ended.returncode, ended.stderr) == (0, b"")
     assert "completed" in shown
     assert shown.count("\x1b[?25h") == 1  # the cursor is shown again
