@@ -21,6 +21,9 @@ PING: Final = 15
 _GRACE: Final = 1.0
 """Seconds that a stream has to end when the program stops."""
 
+_NOT_FOUND: Final = 404
+"""The status of a page about something that no server has now."""
+
 MOST_STREAMS: Final = 200
 """Open streams. Each renders its page every few seconds."""
 
@@ -74,10 +77,11 @@ class LiveStreams:
                     if found is None:
                         return
                     rendered, again = found
-                except Refused as refused:  # the browser then loads the page, and shows why
-                    yield ServerSentEvent(json.dumps(str(refused)), event="gone")
-                    return
-                except (GearflowError, TimeoutError) as error:  # a server is away, and may come back
+                except (Refused, GearflowError, TimeoutError) as error:
+                    if isinstance(error, Refused) and error.status != _NOT_FOUND:
+                        yield ServerSentEvent(json.dumps(str(error)), event="gone")
+                        return
+                    # A server is away, and may come back with its functions and jobs.
                     yield ServerSentEvent(json.dumps(str(error)), event="fault")
                     sent = {}  # so that the browser hears when it is back, even if nothing has changed
                     await _pause(every, ending)

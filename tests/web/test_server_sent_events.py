@@ -1,7 +1,9 @@
 """Pages follow the servers, with and without scripts."""
 
 from collections.abc import Callable
+from pathlib import Path
 
+import pytest
 from playwright.sync_api import Page, expect
 
 from gearflow.client import SyncClient
@@ -18,6 +20,22 @@ def test_a_page_shows_that_a_server_goes_and_comes_back(dashboard: Callable[...,
     expect(tab.locator("article", has_text=address)).to_contain_text("away")
     with JobServer(port=port):
         expect(tab.locator("article", has_text=address)).to_contain_text("answers")
+
+
+@pytest.mark.parametrize("about", ["/functions/crawl", "/jobs/{handle}"])
+def test_a_page_of_one_thing_follows_it_again_when_its_server_is_back(
+    dashboard: Callable[..., str], tab: Page, tmp_path: Path, about: str
+) -> None:
+    with JobServer(port=free_port(), data=tmp_path) as first, SyncClient([first.address]) as client:
+        port = first.port
+        handle = client.submit_background("crawl", b"").handle
+        tab.goto(dashboard(first) + about.format(handle=handle))
+        expect(tab.locator("#stream")).to_have_text("Live")
+    expect(tab.locator("#stream")).to_contain_text("does not answer")
+    with JobServer(port=port, data=tmp_path) as again, SyncClient([again.address]) as client:
+        expect(tab.locator("#stream")).to_have_text("Live")
+        client.cancel(handle)
+        expect(tab.locator("main")).to_contain_text("cancelled" if "jobs" in about else "Waiting\n0")
 
 
 def test_a_page_shows_the_same_without_scripts(
