@@ -45,7 +45,7 @@ def function(server: JobServer, fresh: Callable[..., str]) -> Iterator[str]:
 
 
 def post(url: str, headers: dict[str, str], data: dict[str, str] | None = None) -> httpx.Response:
-    return httpx.post(url, headers=headers, data=data or {}, verify=False, trust_env=False)
+    return httpx.post(url, headers=headers, data=data or {}, verify=False, trust_env=False, timeout=20)
 
 
 def viewer(request: Request) -> gearflow.web.Right:
@@ -57,7 +57,7 @@ def nobody(request: Request) -> None:
 
 
 def get(url: str, headers: Any = None) -> httpx.Response:
-    return httpx.get(url, headers=headers, verify=False, trust_env=False)
+    return httpx.get(url, headers=headers, verify=False, trust_env=False, timeout=20)
 
 
 # ------------------------------------------------------------------------------------- other origins
@@ -266,7 +266,7 @@ def test_an_act_is_only_a_post(
     dashboard: Callable[..., str], server: JobServer, function: str, method: str
 ) -> None:
     answer = httpx.request(
-        method, f"{dashboard(server)}/functions/{function}/pause", headers=SAME, trust_env=False
+        method, f"{dashboard(server)}/functions/{function}/pause", headers=SAME, trust_env=False, timeout=20
     )
     assert answer.status_code == 405
 
@@ -320,7 +320,7 @@ def test_the_page_of_the_token_may_be_loaded_again(
     dashboard: Callable[..., str], server: JobServer, tokens: AccessTokens
 ) -> None:
     url = dashboard(server, allow=tokens)
-    with httpx.Client(trust_env=False, follow_redirects=True, headers=SAME) as browser:
+    with httpx.Client(trust_env=False, follow_redirects=True, headers=SAME, timeout=20) as browser:
         assert browser.post(f"{url}/login", data={"token": "wrong"}).status_code == 401
         asked = browser.get(f"{url}/login")
         to = re.search(r'name="to" value="([^"]*)"', asked.text)
@@ -347,7 +347,7 @@ def test_a_token_may_come_in_a_header(
     headers = {"Authorization": header, **SAME}
     encoded = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
     assert get(url, headers=encoded).status_code == view
-    answer = httpx.post(f"{url}/limits/none/pause", headers=encoded, verify=False)
+    answer = httpx.post(f"{url}/limits/none/pause", headers=encoded, verify=False, timeout=20)
     assert answer.status_code == act
 
 
@@ -513,6 +513,7 @@ def test_a_form_that_is_none_is_refused(
         content=body,
         verify=False,
         trust_env=False,
+        timeout=20,
     )
     assert answer.status_code == status
 
@@ -526,6 +527,7 @@ def test_a_long_form_without_a_length_is_refused(
         content=iter([b"x" * 40_000, b"x" * 40_000]),
         verify=False,
         trust_env=False,
+        timeout=20,
     )
     assert answer.status_code == 413
 
@@ -585,7 +587,9 @@ def test_a_query_that_makes_no_sense_is_refused(
 def test_a_form_with_a_handle_that_is_not_utf_8_is_refused(
     dashboard: Callable[..., str], server: JobServer
 ) -> None:
-    answer = httpx.post(f"{dashboard(server)}/dead/replay", headers=SAME, content=b"handle=%ff", verify=False)
+    answer = httpx.post(
+        f"{dashboard(server)}/dead/replay", headers=SAME, content=b"handle=%ff", verify=False, timeout=20
+    )
     assert answer.status_code == 400
 
 
@@ -603,7 +607,7 @@ def test_a_long_name_does_not_lose_the_notice(
 ) -> None:
     url = dashboard(server)
     path = f"/functions/{quote(letter * 1000)}/resume"
-    with httpx.Client(trust_env=False, headers=SAME) as browser:
+    with httpx.Client(trust_env=False, headers=SAME, timeout=20) as browser:
         answer = browser.post(url + path)
         assert len(answer.headers["set-cookie"]) < 4096
         assert "Resumed " in browser.get(url).text

@@ -43,7 +43,7 @@ def running(
 
 def get(url: str, token: str = "") -> httpx.Response:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    return httpx.get(url, headers=headers, verify=False, trust_env=False)
+    return httpx.get(url, headers=headers, verify=False, trust_env=False, timeout=20)
 
 
 def refused(*arguments: str) -> str:
@@ -142,7 +142,7 @@ def test_settings_may_be_variables_of_the_environment(server: JobServer) -> None
         "GEARMAN_SERVERS": server.address,
     }
     with running(environment={**variables, "GEARFLOW_WEB_READ_ONLY": "1"}) as (_, url):
-        answer = httpx.get(url, headers={"Host": "b.example"}, verify=False, trust_env=False)
+        answer = httpx.get(url, headers={"Host": "b.example"}, verify=False, trust_env=False, timeout=20)
         assert "You may look, not act" in answer.text
 
 

@@ -108,7 +108,7 @@ def test_a_job_that_waits_says_why_and_for_what_also_without_scripts(
 
 def test_a_job_that_no_server_knows_is_not_found(url: str) -> None:
     for handle in ("H:nowhere-00000000:1", "%3Cb%3E", "x" * 200):
-        answer = httpx.get(f"{url}/jobs/{handle}")
+        answer = httpx.get(f"{url}/jobs/{handle}", timeout=20)
         assert answer.status_code == 404
         assert "<b>" not in answer.text
 

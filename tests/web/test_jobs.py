@@ -135,8 +135,8 @@ def test_a_visitor_who_may_only_look_cannot_cancel(
     expect(tab.get_by_text("Cancel…")).to_have_count(0)
     for path in ("/jobs/cancel", f"/jobs/{handles[0]}/cancel", f"/jobs/{handles[0]}/replay"):
         form = {"function": name, f"expected:{server.address}": "1"}
-        assert httpx.post(url + path, data=form, headers=OWN).status_code == 403
-    assert httpx.get(f"{url}/jobs/cancel?function={name}").status_code == 403
+        assert httpx.post(url + path, data=form, headers=OWN, timeout=20).status_code == 403
+    assert httpx.get(f"{url}/jobs/cancel?function={name}", timeout=20).status_code == 403
     assert states(client, handles) == ["waiting"]
 
 
@@ -148,7 +148,7 @@ def test_another_site_cannot_cancel(
     url = dashboard(server)
     form = {"function": name, f"expected:{server.address}": "1"}
     for headers in ({"Sec-Fetch-Site": "cross-site"}, {"Origin": "https://example.com"}, {}):
-        assert httpx.post(url + "/jobs/cancel", data=form, headers=headers).status_code == 403
+        assert httpx.post(url + "/jobs/cancel", data=form, headers=headers, timeout=20).status_code == 403
     assert states(client, handles) == ["waiting"]
 
 
@@ -276,9 +276,9 @@ def test_hidden_payloads_are_nowhere_and_cannot_be_guessed(
     expect(tab.get_by_role("heading", level=1)).to_have_text(handle)
     expect(tab.locator("main")).to_contain_text("This dashboard hides payloads")
     for path in ("/jobs", f"/jobs/{handle}", f"/jobs?function={name}", f"/jobs/cancel?function={name}"):
-        assert "the-secret" not in httpx.get(url + path).text
+        assert "the-secret" not in httpx.get(url + path, timeout=20).text
     for path in ("/jobs?text=the-secret", "/jobs/cancel?text=the-secret", "/dead?text=the-secret"):
-        assert handle not in httpx.get(url + path, follow_redirects=True).text
+        assert handle not in httpx.get(url + path, follow_redirects=True, timeout=20).text
 
 
 def test_hidden_payloads_are_not_in_the_keys_of_limits(
@@ -297,10 +297,10 @@ def test_hidden_payloads_are_not_in_the_keys_of_limits(
         assert worker.recv(4096)  # one of them runs
         open_url, hidden = dashboard(server), dashboard(server, hide_payloads=True)
         path = f"/jobs?function={name}&state=waiting"
-        assert f"{name} (secret.example): 1 of 1 runs" in httpx.get(open_url + path).text
-        text = httpx.get(hidden + path).text
+        assert f"{name} (secret.example): 1 of 1 runs" in httpx.get(open_url + path, timeout=20).text
+        text = httpx.get(hidden + path, timeout=20).text
         assert f"{name}: 1 of 1 runs" in text
-        pages = [httpx.get(f"{hidden}/jobs/{handle}").text for handle in handles]
+        pages = [httpx.get(f"{hidden}/jobs/{handle}", timeout=20).text for handle in handles]
         assert f"It waits: {name}: 1 of 1 runs" in "".join(pages)
         assert "secret" not in "".join((text, *pages))
 
@@ -311,7 +311,7 @@ def test_hidden_payloads_are_not_in_the_keys_of_limits(
 def test_a_query_that_makes_no_sense_is_refused(
     dashboard: Callable[..., str], server: JobServer, query: str
 ) -> None:
-    assert httpx.get(f"{dashboard(server)}/jobs?{query}").status_code == 400
+    assert httpx.get(f"{dashboard(server)}/jobs?{query}", timeout=20).status_code == 400
 
 
 def test_a_question_that_costs_much_is_asked_seldom_and_again_after_an_act(

@@ -47,7 +47,7 @@ def test_it_works_where_another_application_mounts_it(
     dashboard = gearflow.web.app([server.address], allow="operate", interval=0.2)
     with served(Starlette(routes=[Route("/", home), Mount("/ops/queue", dashboard)])) as url:
         _use(tab, f"{url}/ops/queue/", server, fresh("mount<&>ed"))
-        assert httpx.get(url, verify=False, trust_env=False).text == "the application itself"
+        assert httpx.get(url, verify=False, trust_env=False, timeout=20).text == "the application itself"
 
 
 @pytest.mark.parametrize("strips", [True, False], ids=["the proxy removes it", "the proxy leaves it"])

@@ -257,7 +257,7 @@ def test_nothing_is_said_of_no_match_before_all_is_searched(
     dashboard: Callable[..., str], server: JobServer, short: None
 ) -> None:
     url = f"{dashboard(server)}/jobs?text=no such text"
-    answers = [httpx.get(url).text for _ in range(8)]
+    answers = [httpx.get(url, timeout=20).text for _ in range(8)]
     assert ["Searching." in each for each in answers] == [True] * 6 + [False] * 2
     assert ["No job matches" in each for each in answers] == [False] * 6 + [True] * 2
 

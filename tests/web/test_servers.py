@@ -65,6 +65,6 @@ def test_the_page_shows_the_file_and_the_room_of_a_server(tmp_path: Path) -> Non
         JobServer(port=0, data=tmp_path) as server,
         served(gearflow.web.app([server.address], allow="view")) as url,
     ):
-        page = httpx.get(f"{url}/servers", trust_env=False).text
+        page = httpx.get(f"{url}/servers", trust_env=False, timeout=20).text
     assert re.search(r"<dt>File</dt><dd[^>]*>[0-9.]+ [KM]iB, its disk has [0-9.]+ [MGT]iB left</dd>", page)
     assert "the background jobs of the last second" in page

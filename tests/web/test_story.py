@@ -218,7 +218,7 @@ class Alerts:
 
 def series_of(url: str) -> Series:
     """What Prometheus gets from the dashboard."""
-    answer = httpx.get(f"{url}/metrics", headers={"accept": "text/plain"})
+    answer = httpx.get(f"{url}/metrics", headers={"accept": "text/plain"}, timeout=20)
     return {
         f"{sample.name}{_labels(sample.labels)}": sample.value
         for family in text_string_to_metric_families(answer.text)

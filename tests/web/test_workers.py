@@ -145,7 +145,9 @@ def test_a_visitor_who_may_only_look_makes_no_worker_quiet(
     expect(tab.get_by_role("button", name="Make quiet")).to_have_count(0)
     with SyncClient([server.address]) as client:
         (worker,) = client.run(lambda asked: workers(asked))
-    answer = httpx.post(f"{url}/workers/{worker.id}/quiet", headers={"Sec-Fetch-Site": "same-origin"})
+    answer = httpx.post(
+        f"{url}/workers/{worker.id}/quiet", headers={"Sec-Fetch-Site": "same-origin"}, timeout=20
+    )
     assert answer.status_code == 403
     assert is_quiet(server) == [False]
 
@@ -154,7 +156,7 @@ def test_a_worker_that_has_gone_cannot_be_made_quiet(
     dashboard: Callable[..., str], server: JobServer
 ) -> None:
     answer = httpx.post(
-        f"{dashboard(server)}/workers/none-1/quiet", headers={"Sec-Fetch-Site": "same-origin"}
+        f"{dashboard(server)}/workers/none-1/quiet", headers={"Sec-Fetch-Site": "same-origin"}, timeout=20
     )
     assert answer.status_code == 502
     assert "none-1" in answer.text
