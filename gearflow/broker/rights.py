@@ -92,13 +92,13 @@ FUNCTIONS: Final[Mapping[bytes, Needed]] = {
     b"gearflow:group": Right.VIEW,
     b"gearflow:metrics": Right.VIEW,
     b"gearflow:jobs": Right.VIEW,
-    b"gearflow:bulk": Right.VIEW | Right.OPERATE,  # see needed_by
-    b"gearflow:dead": Right.VIEW | Right.OPERATE,  # see needed_by
+    b"gearflow:bulk": Right.VIEW,  # see needed_by
+    b"gearflow:dead": Right.VIEW,  # see needed_by
     b"gearflow:schedules": Right.VIEW | Right.WORK,  # a worker compares them with what its tasks declare
-    b"gearflow:schedule": Right.VIEW | Right.OPERATE,  # see needed_by
+    b"gearflow:schedule": Right.VIEW,  # see needed_by
     b"gearflow:limits": Right.VIEW,
-    b"gearflow:limit": Right.VIEW | Right.WORK | Right.OPERATE,  # see needed_by
-    b"gearflow:policy": Right.VIEW | Right.OPERATE,  # see needed_by
+    b"gearflow:limit": Right.VIEW | Right.WORK,  # see needed_by
+    b"gearflow:policy": Right.VIEW,  # see needed_by
     b"gearflow:pause": Right.OPERATE,
     b"gearflow:purge": Right.OPERATE,
     b"gearflow:reopen": Right.OPERATE,

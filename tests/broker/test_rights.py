@@ -457,6 +457,12 @@ def test_without_exceptions_a_refusal_is_a_warning_and_a_failure(scene: Scene) -
     assert (warning, failure) == (p.WorkWarning(created.handle, reason), p.WorkFail(created.handle))
 
 
+@pytest.mark.parametrize("function", ["dead", "policy", "bulk", "schedule"])
+def test_a_refusal_of_a_look_names_the_right_to_look(scene: Scene, function: str) -> None:
+    refused = answered(scene.peer("submit")(call(b"gearflow:" + function.encode(), action="list")))
+    assert f"gearflow:{function} needs the right view, and the token" in refused
+
+
 def test_a_refusal_names_what_is_needed_and_is_logged_with_the_token(scene: Scene) -> None:
     peer = scene.peer("view")
     (error,) = peer(p.SubmitJobBg(b"new", b"", b"x"))

@@ -104,3 +104,18 @@ def test_gearmand_lists_its_workers_too(
     code, _, stderr = outcome(shell.run("workers", "-s", f"127.0.0.1:{free_ports[0]}"))
     assert code
     assert "connection refused" in stderr
+
+
+def test_a_token_that_may_not_see_workers_is_an_error(tmp_path: Path) -> None:
+    tokens, token = tmp_path / "tokens", tmp_path / "token"
+    tokens.write_text(f"work:{'w' * 20}\n")
+    token.write_text("w" * 20)
+    with JobServer(port=0, token_file=tokens) as server:
+        shell = Shell(tmp_path, {"GEARMAN_SERVERS": server.address, "GEARFLOW_TOKEN_FILE": str(token)})
+        code, stdout, stderr = outcome(shell.run("workers"))
+        assert (code, stdout) == (69, "")
+        assert (
+            f"{server.address}: gearflow:forbidden: gearflow:workers needs the right view or submit" in stderr
+        )
+        code, _, stderr = outcome(shell.run("top"))
+        assert "gearflow:metrics needs the right view" in stderr

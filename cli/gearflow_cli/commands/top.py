@@ -93,3 +93,6 @@ def _print(shown: "Seen") -> None:
     output.write(output.columns(header, [[column.cell(row, shown) for column in columns] for row in rows]))
     for view in shown.fleet.away:
         tell(printable(f"{view.address} does not answer: {view.error}"))
+    for view in shown.fleet.distinct:
+        for reason in view.faults.values():
+            tell(printable(f"{view.address}: {reason}"))

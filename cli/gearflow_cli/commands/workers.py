@@ -58,7 +58,12 @@ def workers(
 
 
 def _look(addresses: Sequence[str]) -> "list[ServerView]":
-    """The servers that answer. The others are reported. Raises NoServer if none answers."""
+    """The servers that list their workers. The others are reported.
+
+    Raises:
+        NoServer: None answers.
+        CliError: None lists its workers.
+    """
     import anyio
 
     from gearflow.client import Client
@@ -75,10 +80,16 @@ def _look(addresses: Sequence[str]) -> "list[ServerView]":
         raise NoServer(silent)
     for address, reason in silent.items():
         tell(printable(f"{address} does not answer: {reason}"))
-    for view in views:
-        for reason in view.faults.values():
-            tell(printable(f"{view.address}: {reason}"))
-    return [view for view in views if view.answers]
+    refused = [
+        f"{view.address}: {view.faults['workers']}"
+        for view in views
+        if view.answers and "workers" in view.faults
+    ]
+    if len(silent) + len(refused) == len(views):
+        raise CliError(ExitCode.NO_SERVER, printable("; ".join(refused)))
+    for text in refused:
+        tell(printable(text))
+    return [view for view in views if view.answers and "workers" not in view.faults]
 
 
 def _show(views: "Sequence[ServerView]", *, with_server: bool, wide: bool) -> None:
