@@ -38,6 +38,26 @@ def test_a_page_of_one_thing_follows_it_again_when_its_server_is_back(
         expect(tab.locator("main")).to_contain_text("cancelled" if "jobs" in about else "Waiting\n0")
 
 
+def test_an_act_of_which_nothing_is_known_stays_on_the_page(
+    dashboard: Callable[..., str], server: JobServer, open_tab: Callable[..., Page], fresh: Callable[..., str]
+) -> None:
+    name = fresh()
+    with SyncClient([server.address]) as client:
+        client.submit_background(name, b"")
+    tab = open_tab(quiet=False)  # its console has the failure, as it should
+    tab.goto(f"{dashboard(server)}/functions/{name}")
+    expect(tab.locator("#stream")).to_have_text("Live")
+    tab.route("**/pause", lambda route: route.abort())
+    tab.get_by_role("button", name="Pause").click()
+    expect(tab.get_by_role("alert")).to_contain_text("It is not known whether this was done.")
+    expect(tab.locator("#stream")).to_have_text("Live")
+    expect(tab.get_by_role("alert")).to_be_visible()
+    tab.unroute("**/pause")
+    tab.get_by_role("button", name="Pause").click()
+    expect(tab.locator("#notice")).to_contain_text(f"Paused {name}")
+    expect(tab.get_by_role("alert")).to_have_count(0)
+
+
 def test_a_page_shows_the_same_without_scripts(
     dashboard: Callable[..., str], server: JobServer, open_tab: Callable[..., Page]
 ) -> None:

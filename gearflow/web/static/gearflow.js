@@ -126,6 +126,18 @@ window.addEventListener("pageshow", follow);
 
 // ---------------------------------------------------------------------------------------------- acts
 
+// Stays until the next act, while the state of the stream changes.
+function warn(text) {
+  document.getElementById("warning")?.remove();
+  const notice = document.createElement("p");
+  notice.id = "warning";
+  notice.className = "notice bad";
+  notice.setAttribute("role", "alert");
+  notice.textContent = text;
+  main().prepend(notice);
+  notice.scrollIntoView({ block: "nearest" });
+}
+
 // Sends a form and shows the page that answers it, in place.
 async function send(form, submitter) {
   busy = true;
@@ -136,12 +148,7 @@ async function send(form, submitter) {
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
     const fresh = page.getElementById("main");
     if (!("page" in page.body.dataset)) { // an error, or the page for the access token
-      const notice = document.createElement("p");
-      notice.className = "notice bad";
-      notice.setAttribute("role", "alert");
-      notice.textContent = page.querySelector(".reason")?.textContent ?? page.title;
-      main().prepend(notice);
-      notice.scrollIntoView({ block: "nearest" });
+      warn(page.querySelector(".reason")?.textContent ?? page.title);
       return;
     }
     if (answer.redirected && answer.url !== location.href) history.pushState(null, "", answer.url);
@@ -157,7 +164,7 @@ async function send(form, submitter) {
     main().focus({ preventScroll: true });
     document.getElementById("notice")?.scrollIntoView({ block: "nearest" });
   } catch {
-    say("No connection. Nothing is known of the last act.", "lost");
+    warn("No connection. It is not known whether this was done. Look before you try again.");
   } finally {
     form.removeAttribute("aria-busy");
     busy = false;
