@@ -17,6 +17,7 @@ import time
 import uuid
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
+from math import inf
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -24,6 +25,7 @@ import pytest
 from hypothesis import settings
 
 from gearflow.client import TLS
+from gearflow.observe import findings
 from gearflow.server import JobServer
 from tests.authority import TOKEN, Authority
 from tests.ports import free_port
@@ -185,6 +187,20 @@ def _wait_until_it_listens(process: subprocess.Popen[bytes], port: int, log: Pat
         else:
             return
     pytest.fail(f"gearmand did not listen on port {port} within {START_TIMEOUT:.0f} s")
+
+
+@pytest.fixture
+def healthy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkup has no findings about the machine of the tests, which may be busy or nearly full."""
+    for figure, value in {
+        "SLOW": inf,
+        "OFF": inf,
+        "SLOW_COMMIT": inf,
+        "BEHIND": inf,
+        "LITTLE_ROOM": 0,
+        "LITTLE_SHARE": 0,
+    }.items():
+        monkeypatch.setattr(findings, figure, value)
 
 
 @pytest.fixture

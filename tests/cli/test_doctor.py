@@ -18,6 +18,8 @@ from gearflow.tasks import Concurrency, task
 from gearflow.worker import Worker
 from gearflow_cli.app import app
 
+pytestmark = pytest.mark.usefixtures("healthy")
+
 
 @pytest.fixture
 def server(tmp_path: Path, loggers_as_before: None) -> Iterator[str]:

@@ -11,7 +11,6 @@ import socket
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
-from math import inf
 from pathlib import Path
 from typing import Final
 
@@ -23,7 +22,6 @@ from gearflow.client import SubmitOptions, SyncClient
 from gearflow.client.operate import pause
 from gearflow.metrics.exporter import ServerCaps, ServerSample, server_families
 from gearflow.metrics.http import MetricsPort, State
-from gearflow.observe import findings
 from gearflow.server import JobServer
 from gearflow_cli import output
 from gearflow_cli.app import app
@@ -34,14 +32,6 @@ from tests.web.shop import open_shop, order
 
 CHARGE: Final = "billing.charge"
 COLUMNS: Final = 108
-HEALTHY: Final = {
-    "SLOW": inf,
-    "OFF": inf,
-    "SLOW_COMMIT": inf,
-    "BEHIND": inf,
-    "LITTLE_ROOM": 0,
-    "LITTLE_SHARE": 0,
-}
 PATIENCE: Final = 20.0  # seconds
 
 
@@ -109,6 +99,7 @@ def on_a_terminal(monkeypatch: pytest.MonkeyPatch, server: JobServer, loggers_as
     monkeypatch.setenv("FORCE_COLOR", "1")
 
 
+@pytest.mark.usefixtures("healthy")
 def test_the_pictures_show_what_commands_print(
     server: JobServer, free_ports: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -116,8 +107,6 @@ def test_the_pictures_show_what_commands_print(
     compare("shell-workers", shown("workers"), shown("workers", "--quiet", "shop-1"), shown("workers"))
     shown("workers", "--resume", "shop-1")
     show_metrics(server)
-    for figure, value in HEALTHY.items():  # also if the machine of the tests is not
-        monkeypatch.setattr(findings, figure, value)
     away = f"127.0.0.1:{free_ports[0]}"
     examined = shown("doctor", "-s", server.address, "-s", away, code=2)
     compare("shell-doctor", examined, fixed={server.address: "jobs-1:4730", away: "jobs-2:4730"})

@@ -79,6 +79,7 @@ async def test_the_expiry_of_a_certificate_is_seen(authority: Authority) -> None
     assert checkup.certificate > time.time()
 
 
+@pytest.mark.usefixtures("healthy")
 async def test_a_token_with_the_right_view_is_enough_and_others_are_told(tmp_path: Path) -> None:
     file = tmp_path / "tokens"
     tokens = {"a token that may look": Right.VIEW, "a token that may submit": Right.SUBMIT}
