@@ -44,7 +44,7 @@ settings.register_profile("gearflow", deadline=None)
 settings.load_profile("gearflow")
 
 ROOT: Final = Path(__file__).parent.parent
-START_TIMEOUT: Final = 10.0  # seconds; gearmand takes some ten milliseconds
+START_TIMEOUT: Final = 20.0  # seconds; gearmand takes some ten milliseconds
 
 
 @pytest.hookimpl(wrapper=True, optionalhook=True)

@@ -62,6 +62,6 @@ def test_a_worker_has_imported_nothing_that_it_does_without(
         with shell.start("worker", "lean", *options) as worker:
             worker.until("registered")
             worker.drain()
-            modules = json.loads(client.submit(f"lean.{task}", b'{"number": 1}').result(timeout=10))
+            modules = json.loads(client.submit(f"lean.{task}", b'{"number": 1}').result(timeout=20))
     needless = {name for name in modules if any(f"{name}.".startswith(f"{each}.") for each in NEEDLESS)}
     assert needless == set()

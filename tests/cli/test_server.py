@@ -125,7 +125,7 @@ def test_hup_does_not_end_a_server_that_recovers_its_file(tmp_path: Path) -> Non
 def test_bytes_that_are_not_gearman_are_logged_in_a_line(tmp_path: Path) -> None:
     with Shell(tmp_path).start("server", "-p", "0", "--memory") as server:
         host, _, port = address_of(server).rpartition(":")
-        with socket.create_connection((host, int(port)), timeout=10) as stranger:
+        with socket.create_connection((host, int(port)), timeout=20) as stranger:
             stranger.sendall(b"\0XXX" + bytes(8))
             assert stranger.recv(1) == b""
         assert "127.0.0.1" in server.until("does not speak Gearman")

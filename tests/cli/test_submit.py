@@ -245,7 +245,7 @@ def test_a_wait_that_is_limited_ends_with_75_and_others_wait_on(
         said = f"{job.handle} has not ended within 0.1 s: it is cancelled unless others wait for it"
         assert said in ended.stderr.decode()
         (tmp_path / "end").touch()
-        assert job.result(timeout=10) == b"finished"
+        assert job.result(timeout=20) == b"finished"
 
 
 def test_interrupting_the_wait_cancels_the_job(own: Shell, module: str, tmp_path: Path) -> None:

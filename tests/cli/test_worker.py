@@ -59,7 +59,7 @@ def test_it_logs_a_line_for_each_job(own: Shell, module: str) -> None:
         worker.until("registered")
         with client_of(own) as client:
             job = client.submit(f"{module}.add", b'{"a": 1}')
-            assert job.result(timeout=10) == b"3"
+            assert job.result(timeout=20) == b"3"
         line = worker.until("job done")
         assert f"task={module}.add" in line
         assert f"handle={job.handle}" in line
@@ -117,7 +117,7 @@ def test_the_first_signal_lets_it_finish(own: Shell, module: str, number: int, t
         worker.signal(number)
         worker.until("stopping")
         (tmp_path / "end").touch()
-        assert job.result(timeout=10) == b"finished"
+        assert job.result(timeout=20) == b"finished"
         code, stderr = worker.end()
         assert code == 0
         assert "Traceback" not in stderr
@@ -132,7 +132,7 @@ def test_a_signal_that_comes_twice_at_once_is_one(own: Shell, module: str, tmp_p
         worker.signal(signal.SIGTERM)
         worker.until("stopping")
         (tmp_path / "end").touch()
-        assert job.result(timeout=10) == b"finished"
+        assert job.result(timeout=20) == b"finished"
         assert worker.end()[0] == 0
 
 
@@ -173,7 +173,7 @@ def test_tasks_that_call_tasks_do_so_on_the_workers_own_servers(own: Shell, modu
     with own.start("worker", module, "-s", address, GEARMAN_SERVERS="127.0.0.1:1") as worker:
         worker.until("registered")
         with client_of(own) as client:
-            assert client.submit(f"{module}.double", b'{"a": 4}').result(timeout=10) == b"8"
+            assert client.submit(f"{module}.double", b'{"a": 4}').result(timeout=20) == b"8"
 
 
 def test_a_worker_without_jobs_stops_at_once(own: Shell, module: str) -> None:
@@ -508,7 +508,7 @@ def test_a_quiet_worker_takes_nothing_until_it_is_to_go_on(own: Shell, module: s
         job = client.submit(f"{module}.add", b'{"a": 1}')
         assert not client.status(job.handle).running
         worker.signal(signal.SIGCONT)
-        assert job.result(timeout=10) == b"3"
+        assert job.result(timeout=20) == b"3"
 
 
 def test_usr2_shows_what_runs_and_where(own: Shell, module: str, tmp_path: Path) -> None:
@@ -522,7 +522,7 @@ def test_usr2_shows_what_runs_and_where(own: Shell, module: str, tmp_path: Path)
         assert f"handle={job.handle}" in worker.until(f"{module}.until for ")
         worker.until(f'{module}.py", line')  # where its coroutine is
         (tmp_path / "end").touch()
-        assert job.result(timeout=10) == b"finished"
+        assert job.result(timeout=20) == b"finished"
 
 
 REPLACED = """
@@ -656,9 +656,9 @@ def test_hup_finishes_what_runs_and_begins_anew_with_new_code(own: Shell, tmp_pa
         worker.signal(signal.SIGHUP)
         worker.until("stopping")
         (tmp_path / "end").touch()
-        assert running.result(timeout=10) == b"1"
+        assert running.result(timeout=20) == b"1"
         job = client.submit(f"{module}.version", f'{{"path": "{tmp_path / "end"}"}}'.encode())
-        assert job.result(timeout=10) == b"22"
+        assert job.result(timeout=20) == b"22"
         worker.signal(signal.SIGTERM)
         assert worker.end()[0] == 0
 
@@ -686,7 +686,7 @@ def test_a_quiet_worker_stays_quiet_when_it_begins_anew(own: Shell, module: str)
         job = client.submit(f"{module}.add", b'{"a": 1}')
         assert not client.status(job.handle).running
         worker.signal(signal.SIGCONT)
-        assert job.result(timeout=10) == b"3"
+        assert job.result(timeout=20) == b"3"
 
 
 def test_a_worker_whose_terminal_is_closed_ends(own: Shell, module: str, terminal: tuple[int, int]) -> None:

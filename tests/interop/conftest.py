@@ -20,7 +20,7 @@ async def serving(
     server: str, *tasks: Task[..., Any], **options: Unpack[WorkerOptions]
 ) -> AsyncGenerator[None, None]:
     """A worker that its server knows, for the time of the block, which may take ten seconds."""
-    with anyio.fail_after(10):
+    with anyio.fail_after(20):
         settings: WorkerOptions = {**options, "servers": [server]}
         async with Worker(tasks, **settings) as worker:
             await worker.ready.wait()

@@ -27,7 +27,7 @@ def serve(start: Start, any_server: str, function: str) -> Serve:
 async def test_what_the_command_prints_is_the_result(serve: Serve, any_server: str, function: str) -> None:
     serve("tr", "a-z", "A-Z")
     async with Client([any_server]) as client:
-        with anyio.fail_after(10):
+        with anyio.fail_after(20):
             job = await client.submit(function, b"hello\0there", priority=Priority.HIGH)
             assert await job.result() == b"HELLO\0THERE"
 
@@ -36,7 +36,7 @@ async def test_every_byte_comes_back_as_it_went(serve: Serve, any_server: str, f
     serve("cat")
     workload = bytes(range(256)) * 100  # the tool writes all before it reads, so it must fit into a pipe
     async with Client([any_server]) as client:
-        with anyio.fail_after(10):
+        with anyio.fail_after(20):
             job = await client.submit(function, workload)
             assert await job.result() == workload
 
@@ -62,7 +62,7 @@ async def test_many_jobs_on_one_connection_get_each_their_own_result(
 async def test_an_empty_result_is_empty(serve: Serve, any_server: str, function: str) -> None:
     serve("true")
     async with Client([any_server]) as client:
-        with anyio.fail_after(10):
+        with anyio.fail_after(20):
             job = await client.submit(function, b"x")
             assert await job.result() == b""
 
@@ -72,7 +72,7 @@ async def test_a_command_that_prints_line_by_line_sends_data(
 ) -> None:
     serve("cat", option="-n")
     async with Client([any_server]) as client:
-        with anyio.fail_after(10):
+        with anyio.fail_after(20):
             job = await client.submit(function, b"one\ntwo\n")
             events = [event async for event in job.events()]
             await job.result()
@@ -83,7 +83,7 @@ async def test_a_command_that_prints_line_by_line_sends_data(
 async def test_a_command_that_fails_fails_the_job(serve: Serve, any_server: str, function: str) -> None:
     serve("false")
     async with Client([any_server]) as client:
-        with anyio.fail_after(10):
+        with anyio.fail_after(20):
             job = await client.submit(function, b"x")
             with pytest.raises(JobFailed) as failure:
                 await job.result()

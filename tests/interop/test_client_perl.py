@@ -35,7 +35,7 @@ def serve(start: Start, perl: str, function: str) -> Serve:
 async def test_what_the_function_returns_is_the_result(serve: Serve, any_server: str, function: str) -> None:
     serve(any_server, "return scalar reverse $job->arg")
     async with Client([any_server]) as client:
-        with anyio.fail_after(10):
+        with anyio.fail_after(20):
             job = await client.submit(function, b"hello")
             assert await job.result() == b"olleh"
 
@@ -54,7 +54,7 @@ async def test_progress_data_and_warnings_arrive_in_order(
         """,
     )
     async with Client([any_server]) as client:
-        with anyio.fail_after(10):
+        with anyio.fail_after(20):
             job = await client.submit(function, b"x")
             events = [event async for event in job.events()]
             assert await job.result() == b"done"
@@ -70,7 +70,7 @@ async def test_progress_data_and_warnings_arrive_in_order(
 async def test_undef_fails_the_job_without_a_reason(serve: Serve, any_server: str, function: str) -> None:
     serve(any_server, "return undef")
     async with Client([any_server]) as client:
-        with anyio.fail_after(10):
+        with anyio.fail_after(20):
             job = await client.submit(function, b"x")
             with pytest.raises(JobFailed) as failure:
                 await job.result()
@@ -82,7 +82,7 @@ async def test_what_the_function_dies_of_reaches_the_caller(
 ) -> None:
     serve(any_server, 'die "the disk is full"')
     async with Client([any_server]) as client:
-        with anyio.fail_after(10):
+        with anyio.fail_after(20):
             job = await client.submit(function, b"x")
             with pytest.raises(JobFailed) as failure:
                 await job.result()
@@ -96,7 +96,7 @@ async def test_an_empty_result_which_perl_sends_without_its_nul_is_empty(
 ) -> None:
     serve(bundled, f"return {nothing}")  # gearmand never answers this worker
     async with Client([bundled]) as client:
-        with anyio.fail_after(10):
+        with anyio.fail_after(20):
             for _ in range(2):  # the worker goes on
                 job = await client.submit(function, b"x")
                 assert await job.result() == b""
@@ -107,7 +107,7 @@ async def test_a_progress_which_perl_sends_without_a_denominator_arrives(
 ) -> None:
     serve(bundled, "$main::worker->send_work_status($job, 3, 4); return 'done'")  # gearmand hangs up on it
     async with Client([bundled]) as client:
-        with anyio.fail_after(10):
+        with anyio.fail_after(20):
             job = await client.submit(function, b"x")
             events = [event async for event in job.events()]
             assert await job.result() == b"done"

@@ -63,7 +63,7 @@ def call(php: str, bundled: str, function: str) -> Callable[[str], str]:
 @pytest.mark.usefixtures("worker")
 async def test_a_php_worker_reports_and_answers(bundled: str, function: str) -> None:
     async with Client([bundled]) as client:
-        with anyio.fail_after(10):
+        with anyio.fail_after(20):
             job = await client.submit(function, b"hello")
             events = [event async for event in job.events()]
             assert await job.result() == b"olleh"
@@ -77,7 +77,7 @@ async def test_a_php_worker_fails_a_job_with_and_without_a_reason(
     bundled: str, function: str, workload: bytes, reason: bytes | None
 ) -> None:
     async with Client([bundled]) as client:
-        with anyio.fail_after(10):
+        with anyio.fail_after(20):
             job = await client.submit(function, workload)
             with pytest.raises(JobFailed) as failure:
                 await job.result()

@@ -21,7 +21,7 @@ def peer(bundled: str) -> Iterator[Peer]:
 
     def say(*packets: Packet) -> None:
         host, _, port = bundled.rpartition(":")
-        connection = socket.create_connection((host, int(port)), timeout=10)
+        connection = socket.create_connection((host, int(port)), timeout=20)
         connections.append(connection)
         connection.sendall(b"".join(map(encode, (*packets, EchoReq(b"the end")))))
         received = b""

@@ -36,7 +36,7 @@ async def test_do_task_returns_the_result(ask: Ask, any_server: str, function: s
     async def add(a: int, b: int) -> int:
         return a + b
 
-    with anyio.fail_after(10):
+    with anyio.fail_after(20):
         async with Worker([add], servers=[any_server]):
             code = "print ${$client->do_task($function, $payload)};"
             assert await ask(any_server, function, '{"a": 1, "b": 2}', code) == "3"
@@ -58,7 +58,7 @@ async def test_a_task_set_gets_all_results_and_the_progress(ask: Ask, any_server
     }
     $set->wait; print join(",", sort @results), " $status";
     """
-    with anyio.fail_after(10):
+    with anyio.fail_after(20):
         async with Worker([double], servers=[any_server]):
             said = await ask(any_server, function, "x", code)
     assert said == ",".join(sorted(f"x{n}x{n}" for n in range(1, 21))) + " 1/1"
@@ -77,7 +77,7 @@ async def test_a_failure_ends_the_call(ask: Ask, any_server: str, function: str)
     });
     $set->wait; print $said;
     """
-    with anyio.fail_after(10):
+    with anyio.fail_after(20):
         async with Worker([fails], servers=[any_server]):
             said = await ask(any_server, function, "luck", code)
     assert "no luck" in said or said == "failed"
@@ -91,7 +91,7 @@ async def test_background_jobs_run(ask: Ask, any_server: str, function: str) -> 
         assert text == "later"
         ran.set()
 
-    with anyio.fail_after(10):
+    with anyio.fail_after(20):
         async with Worker([note], servers=[any_server]):
             await ask(any_server, function, "later", "$client->dispatch_background($function, $payload);")
             await ran.wait()

@@ -19,7 +19,7 @@ from gearflow.server import JobServer
 from gearflow.testing.peer import ScriptedPeer
 from tests.authority import Authority
 
-TIMEOUT = 10.0
+TIMEOUT = 20.0
 
 
 async def test_a_durable_server_tells_its_disk_and_what_it_keeps(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def servers(one_database: Database) -> Iterator[tuple[JobServer, JobServer]]:
     """Two servers of a group."""
     with ExitStack() as stack:
         one, other = (
-            stack.enter_context(JobServer(port=0, postgres=SecretStr(one_database.conninfo), lease=1.0))
+            stack.enter_context(JobServer(port=0, postgres=SecretStr(one_database.conninfo), lease=4.0))
             for _ in range(2)
         )
         yield one, other
@@ -181,7 +181,7 @@ async def test_the_dead_letters_of_a_group_are_known_at_once_and_counted_once(
     dead = await bury(servers, "count", 3)
     total = int(one_database.psql("SELECT count(*) FROM gearflow.records WHERE dead"))
     addresses = [server.address for server in servers]
-    with JobServer(port=0, postgres=SecretStr(one_database.conninfo), lease=1.0) as third:
+    with JobServer(port=0, postgres=SecretStr(one_database.conninfo), lease=4.0) as third:
         async with Client(addresses, discover=False) as client:
             assert (await metrics(client, server=third.address)).dead == total
             fleet = FleetView(tuple(await look_all(client, [*addresses, third.address])))

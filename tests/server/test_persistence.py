@@ -39,7 +39,7 @@ class Narrow(MemoryStore):
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    with anyio.fail_after(10):
+    with anyio.fail_after(20):
         while not holds():
             await anyio.lowlevel.checkpoint()
 

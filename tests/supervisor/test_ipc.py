@@ -63,7 +63,7 @@ async def test_a_forked_child_does_not_keep_a_side_there() -> None:
         os._exit(0)
     try:
         other.close()
-        with anyio.fail_after(10):
+        with anyio.fail_after(20):
             assert [message async for message in here.messages()] == []
     finally:
         os.close(end)

@@ -69,7 +69,7 @@ async def test_after_so_many_runs_a_worker_stops_warm(any_server: str, function:
     async def double(number: int) -> int:
         return 2 * number
 
-    with anyio.fail_after(10):
+    with anyio.fail_after(20):
         async with connect(any_server):
             jobs = [await double.asubmit(number) for number in range(9)]
             first, second = (
@@ -92,7 +92,7 @@ async def test_a_worker_that_may_not_stop_by_itself_tells_once_and_goes_on(
         return 2 * number
 
     caplog.set_level(logging.INFO, "gearflow.worker")
-    with anyio.fail_after(10):
+    with anyio.fail_after(20):
         async with (
             connect(bundled),
             Worker([double], servers=[bundled], max_tasks=2, on_retire=reasons.append) as worker,
@@ -120,7 +120,7 @@ async def test_a_worker_that_has_grown_retires(bundled: str, function: str, ball
     def grow() -> None:
         ballast.append(memory(now))
 
-    with anyio.fail_after(10):
+    with anyio.fail_after(20):
         async with connect(bundled):
             await grow.abackground()
         worker = Worker([grow], servers=[bundled], max_rss=now + now // 2)
@@ -139,7 +139,7 @@ async def test_memory_is_looked_at_while_a_job_runs(
         ballast.append(memory(256 << 20))
         await retired.wait()
 
-    with anyio.fail_after(10):
+    with anyio.fail_after(20):
         async with (
             connect(bundled),
             Worker(
@@ -170,7 +170,7 @@ async def test_a_worker_that_grows_without_a_job_is_not_replaced_before_it_has_o
     stats = LateStats(SlotAllocator(1))
     recycler = Recycler(None, 2, stats, retired.append, interval=0.001, resident=lambda: next(sizes))
     recycler.begin()
-    with anyio.fail_after(10):
+    with anyio.fail_after(20):
         await recycler.watch()
     assert LateStats.asked == 4
     assert len(retired) == 1
@@ -180,7 +180,7 @@ async def test_a_worker_that_is_larger_than_it_may_become_does_not_start(bundled
     @task(name=function)
     async def nothing() -> None: ...
 
-    with anyio.fail_after(10), pytest.raises(StartupFailed) as caught:
+    with anyio.fail_after(20), pytest.raises(StartupFailed) as caught:
         await Worker([nothing], servers=[bundled], max_rss=10 * 2**20).run()
     said = str(caught.value)
     assert re.match(
