@@ -151,7 +151,7 @@ async def test_a_server_that_is_not_there_is_given_up(bundled: str, function: st
         async with connect(bundled):
             await nothing.abackground()
         servers = [f"127.0.0.1:{free_port()}", bundled]
-        worker = Worker([nothing], servers=servers, burst=True, connect_timeout=0.2)
+        worker = Worker([nothing], servers=servers, burst=True, connect_timeout=1.0)
         await worker.run()
     assert worker.done == 1
 
@@ -206,7 +206,7 @@ async def test_a_server_that_does_not_come_back_is_given_up(function: str) -> No
     async def nothing() -> None: ...
 
     async def work(address: str) -> None:
-        worker = Worker([nothing], servers=[address], burst=True, connect_timeout=0.1, first_retry=0.01)
+        worker = Worker([nothing], servers=[address], burst=True, connect_timeout=1.0, first_retry=0.01)
         with pytest.raises(NoServer) as caught:
             await worker.run()
         assert list(caught.value.reasons) == [address]
