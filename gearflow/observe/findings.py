@@ -60,6 +60,9 @@ LITTLE_SHARE: Final = 0.05
 SLOW_COMMIT: Final = 0.25
 """Seconds within which 99 of 100 commits of a healthy disk are done."""
 
+_STORE_FAILS: Final = "gearflow:store: "
+"""Before the reason why a server cannot answer a call, if it is its store."""
+
 UNSERVED: Final = 300.0
 """Seconds after which jobs that no worker can take are an error."""
 
@@ -140,6 +143,12 @@ def _of_one(checkup: Checkup) -> Iterator[Finding]:
         yield Finding("error", "reach", view.address, f"it does not answer: {view.error}", remedy)
         return
     for part, reason in view.faults.items():
+        if reason.startswith(_STORE_FAILS) and view.info is not None and view.info.store == "postgres":
+            cause = reason.removeprefix(_STORE_FAILS)
+            text = f"it cannot use its database, so it accepts no background jobs: {cause}"
+            remedy = "repair the database, or the network to it. The server then goes on by itself"
+            yield Finding("error", "store", view.address, text, remedy)
+            continue
         remedy = "use a token with the right view" if "needs the right" in reason else "look into its log"
         yield Finding("warning", "rights", view.address, f"its {part} cannot be seen: {reason}", remedy)
     yield from _connection(checkup)

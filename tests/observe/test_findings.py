@@ -72,6 +72,14 @@ def test_a_server_that_is_away_is_an_error_and_comes_first() -> None:
     assert findings[0].text == "it does not answer: connection refused"
 
 
+def test_a_database_that_cannot_be_reached_is_an_error() -> None:
+    info = INFO.model_copy(update={"store": "postgres"})
+    faults = {"group": "gearflow:store: PostgreSQL cannot be reached"}
+    text = "it cannot use its database, so it accepts no background jobs: PostgreSQL cannot be reached"
+    assert only(view(info=info, faults=faults)) == ("error", "store", text)
+    assert only(view(faults=faults))[:2] == ("warning", "rights")
+
+
 def test_servers_of_several_kinds_and_versions() -> None:
     gearmand = ServerView("127.0.0.1:4731", 1.0, kind="gearmand", version="1.1.21")
     assert found(gearmand) == []
