@@ -34,7 +34,6 @@ NOTICE: Final = "gearflow_notice"
 
 _LONGEST_NOTICE: Final = 1400
 """Bytes. Even if each is escaped, browsers take the cookie, which may have 4,096 bytes."""
-"""Characters."""
 
 _NOTICE_AGE: Final = 60
 """Seconds for which the next page may show it."""

@@ -36,9 +36,6 @@ _ORDER: Final[dict[ListedState, int]] = {"running": 0, "waiting": 1, "delayed": 
 
 T = TypeVar("T")
 
-_Cursors: Final = TypeAdapter(dict[str, str])
-"""For each server the place after which its next page begins."""
-
 
 @dataclass(frozen=True, slots=True)
 class AskedServer:
@@ -149,6 +146,7 @@ class _Cursor(NamedTuple):
 
 
 _CURSORS: Final = TypeAdapter(dict[str, _Cursor])
+"""For each server the place after which its next page begins."""
 
 
 class ListSearch:

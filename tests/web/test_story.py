@@ -104,7 +104,7 @@ def see_since_when_and_why(tab: Page, url: str, client: SyncClient) -> None:
     tab.goto(url)
     expect(tab.get_by_role("link", name=CHARGE)).to_be_visible()
     charge_customers(client, range(CUSTOMERS - LATE, CUSTOMERS))
-    expect(tab.locator(".concerns")).to_contain_text(f"{CHARGE} fails: 100% of its jobs")
+    expect(tab.locator(".concerns")).to_contain_text(f"{CHARGE} fails: 100 % of its jobs")
     plot = tab.locator("figure", has_text="Jobs that ended")
     expect(plot.locator("title", has_text=re.compile(r"failed: [^0]")).first).to_be_attached()
     expect(tab.locator(".figure", has_text="Dead letters")).to_contain_text("3,001")

@@ -112,7 +112,7 @@ def _of_functions(rows: list[FunctionRow]) -> Iterator[Concern]:
             yield Concern("warn", row.name, text, "/functions")
         if row.failing > FAILING:
             lost = f"{row.lately.lost * 60:,.0f}"
-            text = f"fails: {row.failing:.0%} of its jobs, {lost} a minute."
+            text = f"fails: {row.failing * 100:.0f} % of its jobs, {lost} a minute."
             yield Concern("bad", row.name, text, "/functions")
 
 
