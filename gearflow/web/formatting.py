@@ -77,6 +77,13 @@ def size(count: float | None) -> str:
     return NOTHING if count is None else quantities.size(count)
 
 
+def unbroken(text: object) -> object:
+    """The text with each number on the line of its unit. Markup stays as it is."""
+    if not isinstance(text, str) or isinstance(text, Markup):
+        return text
+    return re.sub(r"(?<=[0-9]) (?=[A-Za-z%])", "\N{NO-BREAK SPACE}", text)
+
+
 def chosen(unique: str) -> str:
     """The unique of a job if a caller has chosen it. Empty for those that gearflow makes."""
     return "" if is_fresh(unique) else unique
@@ -143,6 +150,7 @@ FILTERS: Final = {
     "duration": duration,
     "size": size,
     "state": state,
+    "unbroken": unbroken,
     "count": counted,
     "moment": moment,
     "ago": ago,

@@ -5,12 +5,14 @@ from pathlib import Path
 
 import httpx
 import pytest
+from markupsafe import Markup
 
 import gearflow.web
 from gearflow.observe import FleetView, ServerView
 from gearflow.protocol.metrics import Metrics, StoreState
 from gearflow.protocol.server_calls import ServerInfo
 from gearflow.server import JobServer
+from gearflow.web.formatting import unbroken
 from gearflow.web.pages.overview import concerns
 from gearflow.web.pages.servers import promises
 from gearflow.web.sampler import Sample
@@ -60,11 +62,25 @@ def test_the_overview_names_a_server_whose_disk_is_nearly_full(
     assert [(each.kind, each.text) for each in listed] == found
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("oldest 32 min 59 s", "oldest 32~min 59~s"),
+        ("99 % within 512 ms", "99~% within 512~ms"),
+        ("123 MiB, its disk has 65 GiB left", "123~MiB, its disk has 65~GiB left"),
+    ],
+)
+def test_a_line_ends_behind_a_unit_and_not_before_it(text: str, shown: str) -> None:
+    assert unbroken(text) == shown.replace("~", "\N{NO-BREAK SPACE}")
+    assert unbroken(Markup(text)) == text
+
+
 def test_the_page_shows_the_file_and_the_room_of_a_server(tmp_path: Path) -> None:
     with (
         JobServer(port=0, data=tmp_path) as server,
         served(gearflow.web.app([server.address], allow="view")) as url,
     ):
         page = httpx.get(f"{url}/servers", trust_env=False, timeout=20).text
+    page = page.replace("\N{NO-BREAK SPACE}", " ")
     assert re.search(r"<dt>File</dt><dd[^>]*>[0-9.]+ [KM]iB, its disk has [0-9.]+ [MGT]iB left</dd>", page)
     assert "the background jobs of the last second" in page
