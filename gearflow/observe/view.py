@@ -59,7 +59,7 @@ class LimitTexts:
         name = _short(function, use.limit)
         named = f"{name}: " if name else ""
         if limit.paused:
-            return f"{named or 'its limit: '}paused"
+            return f"{named}paused" if named else "its limit is paused"
         if use.key is not None:
             return ""
         if limit.value.per is not None:
