@@ -74,7 +74,7 @@ class _Ends:
 _NO_ENDS: Final = _Ends(())
 
 
-class SyncFault(NamedTuple):
+class StoreFault(NamedTuple):
     """Why no job is kept any more."""
 
     since: float  # Unix time
@@ -103,8 +103,10 @@ class Journal:
         """Long work at the store. The shell does one step a turn."""
         self.ahead_faults: list[tuple[Change, str]] = []
         """Changes whose large bodies could not be written, and why, for the shell's log."""
-        self.closed: SyncFault | None = None
+        self.closed: StoreFault | None = None
         """Whether a sync has failed, after which no job is kept until the store has been opened again."""
+        self.away: StoreFault | None = None
+        """Whether a store that servers share cannot be reached, so that no job is kept until it is back."""
         self._ahead: dict[int, list[Entry]] = {}  # by number: a change with a large body, and what follows
         self.commits = Durations()
         """How long the writes of the shell took, until what they wrote was kept."""
@@ -115,6 +117,11 @@ class Journal:
         self.fault = ""  # why the last job could not be kept
         self._failed: list[Entry] = []  # entries that must be written, and could not be yet
         self._ends = [_NO_ENDS] * 3  # of the entries, of the failed group, of the failed
+
+    @property
+    def refusal(self) -> StoreFault | None:
+        """Why no job is kept. None if they are."""
+        return self.closed or self.away
 
     def add(self, change: Change | None, done: Done | None = None) -> None:
         """Have a change kept for which nobody waits."""

@@ -63,6 +63,8 @@ SLOW_COMMIT: Final = 0.25
 _STORE_FAILS: Final = "gearflow:store: "
 """Before the reason why a server cannot answer a call, if it is its store."""
 
+_REPAIR_DATABASE: Final = "repair the database, or the network to it. The server then goes on by itself"
+
 UNSERVED: Final = 300.0
 """Seconds after which jobs that no worker can take are an error."""
 
@@ -144,10 +146,10 @@ def _of_one(checkup: Checkup) -> Iterator[Finding]:
         return
     for part, reason in view.faults.items():
         if reason.startswith(_STORE_FAILS) and view.info is not None and view.info.store == "postgres":
-            cause = reason.removeprefix(_STORE_FAILS)
-            text = f"it cannot use its database, so it accepts no background jobs: {cause}"
-            remedy = "repair the database, or the network to it. The server then goes on by itself"
-            yield Finding("error", "store", view.address, text, remedy)
+            if view.info.closed is None:
+                cause = reason.removeprefix(_STORE_FAILS)
+                text = f"it cannot use its database, so it accepts no background jobs: {cause}"
+                yield Finding("error", "store", view.address, text, _REPAIR_DATABASE)
             continue
         remedy = "use a token with the right view" if "needs the right" in reason else "look into its log"
         yield Finding("warning", "rights", view.address, f"its {part} cannot be seen: {reason}", remedy)
@@ -204,6 +206,8 @@ def _store(checkup: Checkup) -> Iterator[Finding]:
     if info is not None and info.closed is not None:
         text = f"it accepts no background jobs: {info.closed.reason}"
         remedy = f"repair its disk, then run: gearflow server reopen -s {view.address}"
+        if info.store == "postgres":
+            remedy = _REPAIR_DATABASE
         yield Finding("error", "store", view.address, text, remedy)
     if info is not None and not info.durable:
         text = "jobs live in memory and are lost when it ends"

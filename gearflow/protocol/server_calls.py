@@ -476,13 +476,13 @@ class Reopened(Answer):
 
 
 class Closed(Answer):
-    """A server that refuses background jobs, because its disk could not be synced."""
+    """A server that refuses background jobs, because it cannot keep them."""
 
     since: float
     """Since when."""
 
     reason: str
-    """The error of the disk, with the file."""
+    """The error of its disk, with the file, or of the way to its database."""
 
 
 class ServerInfo(Answer):

@@ -363,11 +363,8 @@ class Engine:
     @property
     def closed(self) -> str | None:
         """Why the server accepts no background jobs. None if it does."""
-        fault = self.broker.journal.closed
-        if fault is not None:
-            return fault.reason
-        is_away = isinstance(self._committer, SharedPersistence) and self._committer.is_away
-        return "the database cannot be reached" if is_away else None
+        fault = self.broker.journal.refusal
+        return fault.reason if fault is not None else None
 
     @property
     def connections(self) -> int:

@@ -40,7 +40,7 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Final
 
-from gearflow.broker.journal import Entry, Journal, SyncFault
+from gearflow.broker.journal import Entry, Journal, StoreFault
 from gearflow.broker.storage import (
     Change,
     Done,
@@ -526,7 +526,7 @@ class GroupCommitter:
             self._count(self._group_began, self._group_changes)
         if (error := done.exception()) is not None:
             reason = str(error)
-            self._journal.closed = SyncFault(time.time(), reason)
+            self._journal.closed = StoreFault(time.time(), reason)
             logger.error(
                 "the disk could not be synced; background jobs are refused from now on",
                 extra={"reason": reason},

@@ -78,6 +78,11 @@ def test_a_database_that_cannot_be_reached_is_an_error() -> None:
     text = "it cannot use its database, so it accepts no background jobs: PostgreSQL cannot be reached"
     assert only(view(info=info, faults=faults)) == ("error", "store", text)
     assert only(view(faults=faults))[:2] == ("warning", "rights")
+    closed = info.model_copy(update={"closed": Closed(since=1.0, reason="PostgreSQL cannot be reached")})
+    text = "it accepts no background jobs: PostgreSQL cannot be reached"
+    assert only(view(info=closed, faults=faults)) == ("error", "store", text)
+    (finding,) = found(view(info=closed))
+    assert "reopen" not in finding.remedy
 
 
 def test_servers_of_several_kinds_and_versions() -> None:

@@ -9,6 +9,8 @@ import anyio
 import pytest
 
 from gearflow import connect
+from gearflow.client import Client
+from gearflow.client.operate import server_info
 from tests.postgres.cluster import Cluster, eventually
 from tests.shared.callers import Habits, callers
 from tests.shared.group import LEASE, STORE_TIMEOUT, Group
@@ -27,6 +29,17 @@ def sessions(group: Group) -> str:
     """A query for the pids of the servers' sessions."""
     name = group.database.name
     return f"SELECT pid FROM pg_stat_activity WHERE datname = '{name}' AND pid <> pg_backend_pid()"
+
+
+def refusal_of(address: str) -> str:
+    """Why a server says that it refuses background jobs. Empty if it accepts them."""
+
+    async def ask() -> str:
+        async with Client([address], discover=False) as client:
+            closed = (await server_info(client, server=address)).closed
+        return closed.reason if closed is not None else ""
+
+    return anyio.run(ask)
 
 
 @pytest.mark.parametrize("end", ENDS)
@@ -61,8 +74,11 @@ def test_submitters_are_refused_while_it_is_away_for_long_and_served_when_it_is_
         ledger.wait_for(LOADED)
         cluster.stop("fast")
         eventually(lambda: len(ledger.refused) > LOADED, "submitters are refused", 5 * STORE_TIMEOUT)
+        eventually(lambda: all(map(refusal_of, group.addresses)), "each server says so")
+        assert all("the database cannot be reached" in refusal_of(each) for each in group.addresses)
         cluster.start()
         ledger.wait_for(LOADED)
+        eventually(lambda: not any(map(refusal_of, group.addresses)), "each server says that it is back")
     ledger.settle(group.database)
     assert any("the database cannot be reached" in why for why in ledger.refused.values()), ledger.refused
 

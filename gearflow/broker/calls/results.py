@@ -116,7 +116,7 @@ class ResultCalls:
             next(self._listing)
             yield TURN
         journal, group = parts.core.journal, parts.core.group
-        closed = journal.closed
+        closed = journal.refusal
         info = api.ServerInfo(
             version=parts.core.version,
             durable=journal.durable,

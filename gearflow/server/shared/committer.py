@@ -25,10 +25,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from random import uniform
+from time import time as unix_time
 from typing import Final, TypeAlias
 
 from gearflow.broker.handles import lot_of
-from gearflow.broker.journal import Entry, Journal
+from gearflow.broker.journal import Entry, Journal, StoreFault
 from gearflow.broker.parser import Body
 from gearflow.broker.storage import (
     Change,
@@ -121,7 +122,6 @@ class SharedCommitter:
         time: Callable[[], float],
         timings: SharedTimings,
     ) -> None:
-        self.is_away = False  # for so long that submissions are refused
         self.on_certain: Callable[[], None] = _nothing  # called when the store is back
         self.on_other_history: Callable[[], None] = _nothing  # called when it may lack what was confirmed
         self.before_notify: Callable[[], None] = _nothing  # called before entries are done
@@ -156,7 +156,7 @@ class SharedCommitter:
         if not journal.entries:
             return
         if self._busy:
-            if self.is_away:
+            if self._journal.away is not None:
                 self._refuse(journal.drain())
             return
         if self._closing or journal.flush_now or len(journal.entries) >= _MANY:
@@ -292,7 +292,7 @@ class SharedCommitter:
                 entries = self._owned(entries, lots)
             except Away as error:
                 was_sent |= error.sent
-                if not self.is_away and self._time() - began >= self._timeout:
+                if self._journal.away is None and self._time() - began >= self._timeout:
                     entries = self._begin_away(entries, str(error), was_sent=was_sent)
                 await asyncio.sleep(pause * uniform(0.7, 1.0))
                 pause = min(2 * pause, self._timings.retry)
@@ -364,15 +364,15 @@ class SharedCommitter:
             "the store cannot be reached; background jobs are refused until it is back",
             extra={"reason": reason},
         )
-        self.is_away = True
+        self._journal.away = StoreFault(unix_time(), f"{_UNREACHABLE}: {reason}")
         left = self._give_up(entries, was_sent=was_sent)
         waiting, self._waiting = self._waiting, deque()
         self._refuse([*waiting, *self._journal.drain()])
         return left
 
     def _end_away(self) -> None:
-        if self.is_away:
-            self.is_away = False
+        if self._journal.away is not None:
+            self._journal.away = None
             logger.warning("the store is back; background jobs are accepted again")
         if self._is_uncertain:
             self._is_uncertain = False

@@ -152,11 +152,6 @@ class SharedPersistence:
     async def _look(self) -> None:
         await self.member.look()
 
-    @property
-    def is_away(self) -> bool:
-        """Whether the database cannot be reached for so long that submissions are refused."""
-        return self._committer.is_away
-
     def commit(self) -> None:
         """Commit what is in the broker's journal."""
         self._committer.commit()

@@ -88,7 +88,7 @@ def _of_servers(sample: Sample) -> Iterator[Concern]:
         yield Concern("bad", view.address, f"does not answer: {view.error}.", "/servers")
     for view in sample.fleet.distinct:
         if view.info is not None and view.info.closed is not None:
-            text = f"refuses background jobs, because its disk fails: {view.info.closed.reason}."
+            text = f"refuses background jobs: {view.info.closed.reason}."
             yield Concern("bad", view.address, text, "/servers")
         store = view.metrics.store if view.metrics is not None else None
         if store is not None and (severity := shortage(store)) is not None:

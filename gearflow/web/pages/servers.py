@@ -103,7 +103,7 @@ def _facts(view: ServerView, now: float) -> Iterator[Fact]:
             left = f", its disk has {size(file.free)} left" if file.free is not None else ""
             yield Fact("File", f"{size(file.size)}{left}", _KINDS[shortage(file)])
         if info.closed is not None:
-            yield Fact("Refuses", f"background jobs, because its disk fails: {info.closed.reason}", "bad")
+            yield Fact("Refuses", f"background jobs: {info.closed.reason}", "bad")
         yield Fact("Jobs", f"{number(info.jobs)} not ended")
     if metrics is not None:
         yield Fact("Started", ago(metrics.started, now))

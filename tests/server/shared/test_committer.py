@@ -178,7 +178,7 @@ async def test_submitters_are_refused_while_the_store_is_away_and_ends_wait_for_
         r.keep("a", job(1, 1))
         r.keep("end", end(1, 9))
         r.keep("b", job(1, 2))
-        await r.until(lambda: r.committer.is_away)
+        await r.until(lambda: r.journal.refusal is not None)
         r.keep("late", job(1, 3))
         r.keep("known", None)
         await r.until(lambda: len(r.told) == 4)
