@@ -258,9 +258,17 @@ def read_answer(kind: type[M], data: bytes, function: str, server: object) -> M:
     try:
         return kind.model_validate_json(data)
     except ValueError as error:
-        raise RemoteProtocolError(
-            f"{server} answered {function} with {data[:80]!r}, which is no {kind.__name__}"
-        ) from error
+        what = f"{server} answered {function} with {data[:80]!r}, which is no {kind.__name__}"
+        raise RemoteProtocolError(what + _wrong_key(error)) from error
+
+
+def _wrong_key(error: ValueError) -> str:
+    """The first key of an answer that is not as it should be, and why. Empty if it is no object at all."""
+    errors = getattr(error, "errors", None)  # pydantic's, which this module does not import
+    for each in errors(include_url=False, include_input=False) if errors is not None else ():
+        if each["loc"]:
+            return f": {'.'.join(map(str, each['loc']))[:200]}: {each['msg'][:200]}"
+    return ""
 
 
 def _error(kind: str, message: str) -> Exception:

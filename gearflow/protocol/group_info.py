@@ -5,7 +5,7 @@ Durations are seconds, times are Unix time. See ``gearflow.protocol.server_calls
 
 from typing import Final
 
-from gearflow.protocol.server_calls import Answer, Message
+from gearflow.protocol.messages import Answer, Count, Message, Moment, Span
 
 GROUP: Final = b"gearflow:group"
 
@@ -26,13 +26,13 @@ class GroupServer(Answer):
     version: str = ""
     """The version of the server, such as ``gearflow-0.1.0``."""
 
-    beat: float = 0
+    beat: Span = 0
     """How long ago it last showed that it is alive."""
 
-    lots: int = 0
+    lots: Count = 0
     """The number of lots that it owns. The jobs of a lot belong to its owner."""
 
-    jobs: int = 0
+    jobs: Count = 0
     """About how many jobs it owns."""
 
 
@@ -48,7 +48,7 @@ class Standby(Answer):
     sync: str = ""
     """Whether commits wait for it: ``sync`` or ``quorum`` if they do, ``async`` or ``potential`` if not."""
 
-    lag: float | None = None
+    lag: Span | None = None
     """How far it is behind, if the primary knows it."""
 
 
@@ -61,16 +61,16 @@ class GroupInfo(Answer):
     servers: tuple[GroupServer, ...]
     """The servers."""
 
-    jobs: int = 0
+    jobs: Count = 0
     """About how many jobs have not ended."""
 
-    dead_rows: int = 0
+    dead_rows: Count = 0
     """About how many rows of the tables are dead and take up space until a vacuum removes them."""
 
-    last_vacuum: float | None = None
+    last_vacuum: Moment | None = None
     """When the table of jobs was last vacuumed."""
 
-    oldest_snapshot: float | None = None
+    oldest_snapshot: Span | None = None
     """How long the oldest transaction of the database has lasted. A vacuum removes no row that died later."""
 
     standbys: tuple[Standby, ...] = ()

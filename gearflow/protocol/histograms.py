@@ -7,12 +7,15 @@ are on hot paths.
 from collections.abc import Iterable, Sequence
 from itertools import zip_longest
 from math import ceil
-from typing import Final
+from typing import Annotated, Final
 
-from gearflow.protocol.messages import Answer
+from gearflow.protocol.messages import Answer, Count, Span, WhenRead
 
 BUCKETS: Final = 44
 """Buckets of a histogram. The last one ends after more than a hundred years."""
+
+BucketCounts = Annotated[tuple[Count, ...], WhenRead(max_length=64)]
+"""The counts of a histogram. Later servers may have some more buckets."""
 
 
 def bucket_end(index: int) -> float:
@@ -23,10 +26,10 @@ def bucket_end(index: int) -> float:
 class Histogram(Answer):
     """How often something took how long."""
 
-    counts: tuple[int, ...] = ()
+    counts: BucketCounts = ()
     """By bucket. ``bucket_end`` has their ends. Trailing zeros are left out."""
 
-    sum: float = 0
+    sum: Span = 0
     """The sum of all durations."""
 
 

@@ -11,7 +11,8 @@ from typing import Annotated, Final, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
-from gearflow.protocol.server_calls import Answer, JobInfo, Message, UnixTime
+from gearflow.protocol.messages import Answer, Count, Message, Moment, UnixTime
+from gearflow.protocol.server_calls import JobInfo
 
 JOBS: Final = b"gearflow:jobs"
 BULK: Final = b"gearflow:bulk"
@@ -92,10 +93,10 @@ class JobPage(Answer):
     """Pass this as ``after`` for the next page. Empty if this is the last page. A page may have fewer jobs
     than asked for, or none, because the server looks at a limited number of jobs for each page."""
 
-    searched: Annotated[int, Field(ge=0)] = 0
+    searched: Count = 0
     """About how many jobs the server has looked at for this page."""
 
-    left: Annotated[int, Field(ge=0)] | None = None
+    left: Count | None = None
     """About how many jobs the server has to look at for the pages that follow. None if it does not know."""
 
 
@@ -132,13 +133,13 @@ class ErrorGroup(Answer):
     message: str
     """The message of the last of them."""
 
-    count: int
+    count: Count
     """The number of dead letters."""
 
-    first: float
+    first: Moment
     """When the first of them ended."""
 
-    last: float
+    last: Moment
     """When the last of them ended."""
 
     handle: str
@@ -148,13 +149,13 @@ class ErrorGroup(Answer):
 class BulkDone(Answer):
     """The outcome of an act on many jobs."""
 
-    matched: int
+    matched: Count
     """Jobs that matched."""
 
-    done: int = 0
+    done: Count = 0
     """Jobs that the act has changed."""
 
-    left: int = 0
+    left: Count = 0
     """Jobs that stay as they are, such as dead letters whose unique another job has now."""
 
     errors: tuple[ErrorGroup, ...] = ()

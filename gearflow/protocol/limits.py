@@ -15,7 +15,8 @@ from typing import Annotated, Final, Literal, Self, TypeAlias
 
 from pydantic import AfterValidator, Field, model_validator
 
-from gearflow.protocol.server_calls import Answer, Message, RetryPlan, Seconds
+from gearflow.protocol.messages import Answer, Count, Message, Seconds, Span
+from gearflow.protocol.server_calls import RetryPlan
 
 LIMIT: Final = b"gearflow:limit"
 LIMITS: Final = b"gearflow:limits"
@@ -297,16 +298,16 @@ class LimitInfo(Answer):
     functions: tuple[str, ...] = ()
     """The functions that use it."""
 
-    running: int = 0
+    running: Count = 0
     """The number of running jobs that it counts, over all keys."""
 
-    waiting: int = 0
+    waiting: Count = 0
     """The number of waiting jobs of the functions that use it."""
 
-    keys: int = 0
+    keys: Count = 0
     """The number of keys by which the server counts now."""
 
-    next: float | None = None
+    next: Span | None = None
     """Seconds until the next job may start, if it is a rate without a key, and no job may start now."""
 
 
@@ -345,7 +346,7 @@ class FunctionPolicy(Answer):
     policy: Policy
     """The options."""
 
-    workers: int = 0
+    workers: Count = 0
     """The number of workers that offer the function."""
 
 

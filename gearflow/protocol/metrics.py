@@ -6,12 +6,12 @@ server. The history outlives the start of a durable server. In a group of server
 Durations are seconds, times are Unix time. See ``gearflow.protocol.server_calls``.
 """
 
-from typing import Annotated, Final
+from typing import Final
 
 from pydantic import Field
 
-from gearflow.protocol.histograms import Histogram
-from gearflow.protocol.server_calls import Answer, Message, UnixTime
+from gearflow.protocol.histograms import BucketCounts, Histogram
+from gearflow.protocol.messages import Answer, Count, Message, Moment, Span, UnixTime
 
 METRICS: Final = b"gearflow:metrics"
 
@@ -43,62 +43,62 @@ class FunctionMetrics(Answer):
     function: str
     """The name of the function."""
 
-    submitted: int = 0
+    submitted: Count = 0
     """New jobs that were accepted. Dead letters that are replayed and ticks of schedules count, too."""
 
-    joined: int = 0
+    joined: Count = 0
     """Submissions that joined a live job with the same unique, or took its place. They are not in
     ``submitted``."""
 
-    restored: int = 0
+    restored: Count = 0
     """Jobs that the server found in its store when it started, or took over from another server."""
 
-    passed_on: int = 0
+    passed_on: Count = 0
     """Jobs that another server of the group has taken over."""
 
-    started: int = 0
+    started: Count = 0
     """Runs that began."""
 
-    succeeded: int = 0
+    succeeded: Count = 0
     """Jobs that ended with a result."""
 
-    failed: int = 0
+    failed: Count = 0
     """Jobs that ended with a failure and left no dead letter."""
 
-    cancelled: int = 0
+    cancelled: Count = 0
     """Jobs that were cancelled, or that nobody wanted any more."""
 
-    expired: int = 0
+    expired: Count = 0
     """Jobs that had not started when their time was over."""
 
-    dead: int = 0
+    dead: Count = 0
     """Jobs that became dead letters, except those that expired."""
 
-    retried: int = 0
+    retried: Count = 0
     """Runs that failed, or were cut off, and after which the job was queued again."""
 
-    fetched: int = 0
+    fetched: Count = 0
     """How often the end of one of its jobs was fetched. See ``Metrics.fetched``."""
 
-    waiting: tuple[int, int, int] = (0, 0, 0)
+    waiting: tuple[Count, Count, Count] = (0, 0, 0)
     """Jobs that wait now, by priority: high, normal, low."""
 
-    delayed: int = 0
+    delayed: Count = 0
     """Jobs that are not due yet."""
 
-    running: int = 0
+    running: Count = 0
     """Jobs that run now."""
 
-    oldest: float | None = None
+    oldest: Span | None = None
     """For how long the job that has waited longest has been ready to run. None if no job waits."""
 
-    workers: int = 0
+    workers: Count = 0
     """Connections that offer the function."""
 
-    slots: int = 0
+    slots: Count = 0
     """Jobs that these workers can run at once. Workers share their slots among their functions."""
 
-    free: int = 0
+    free: Count = 0
     """Those of the slots in which nothing runs."""
 
     paused: bool = False
@@ -117,10 +117,10 @@ class LimitMetrics(Answer):
     name: str
     """The name of the limit."""
 
-    waiting: int = 0
+    waiting: Count = 0
     """Jobs that wait because of it, as far as the server has tried to start them."""
 
-    running: int = 0
+    running: Count = 0
     """Jobs that count in it now. Always 0 for a rate."""
 
 
@@ -130,50 +130,50 @@ class ScheduleMetrics(Answer):
     name: str
     """The name of the schedule."""
 
-    ticks: int = 0
+    ticks: Count = 0
     """Ticks that made a job."""
 
-    missed: int = 0
+    missed: Count = 0
     """Ticks that made no job, because no server was there."""
 
-    skipped: int = 0
+    skipped: Count = 0
     """Ticks that made no job, because they were too late or the schedule was paused."""
 
-    overlapped: int = 0
+    overlapped: Count = 0
     """Ticks that made no job, because the job of the tick before had not ended."""
 
 
 class FunctionMinute(Answer):
     """One minute of a function, or of all of them. The counts are as in ``FunctionMetrics``."""
 
-    submitted: int = 0
-    started: int = 0
-    succeeded: int = 0
-    failed: int = 0
-    cancelled: int = 0
-    expired: int = 0
-    dead: int = 0
-    retried: int = 0
-    waiting: int = 0
+    submitted: Count = 0
+    started: Count = 0
+    succeeded: Count = 0
+    failed: Count = 0
+    cancelled: Count = 0
+    expired: Count = 0
+    dead: Count = 0
+    retried: Count = 0
+    waiting: Count = 0
     """Jobs that wait at the end of the minute, of all priorities."""
 
-    running: int = 0
+    running: Count = 0
     """Jobs that run at the end of the minute."""
 
-    oldest: float | None = None
+    oldest: Span | None = None
     """For how long the job that has waited longest has been ready to run, at the end of the minute."""
 
-    wait: tuple[int, ...] = ()
+    wait: BucketCounts = ()
     """The counts of a histogram of the runs that began in this minute."""
 
-    run: tuple[int, ...] = ()
+    run: BucketCounts = ()
     """The counts of a histogram of the runs that ended in this minute."""
 
 
 class Minute(Answer):
     """What happened in one minute."""
 
-    at: float
+    at: Moment
     """When it began."""
 
     functions: dict[str, FunctionMinute] = Field(default={})
@@ -186,26 +186,26 @@ class StoreState(Answer):
     sync: str = ""
     """How safe an acknowledged background job is: ``always``, ``batch`` or ``off``. Empty in memory."""
 
-    size: int | None = None
+    size: Count | None = None
     """Bytes of the file and its log. None in memory, and with a database."""
 
-    free: int | None = None
+    free: Count | None = None
     """Bytes that the file system of the file has left for the server."""
 
-    room: int | None = None
+    room: Count | None = None
     """Bytes of that file system."""
 
-    damaged: int = 0
+    damaged: Count = 0
     """Jobs and results that were found damaged since the server started."""
 
 
 class Metrics(Answer):
     """What a server has counted."""
 
-    time: float
+    time: Moment
     """The time of the answer."""
 
-    started: float
+    started: Moment
     """When the server started."""
 
     functions: tuple[FunctionMetrics, ...] = ()
@@ -217,28 +217,28 @@ class Metrics(Answer):
     schedules: tuple[ScheduleMetrics, ...] = ()
     """By schedule, in the order of their names."""
 
-    connections: int = 0
+    connections: Count = 0
     """Open connections."""
 
-    accepted: int = 0
+    accepted: Count = 0
     """Connections that were accepted."""
 
-    received: int = 0
+    received: Count = 0
     """Bytes that came from connections."""
 
-    sent: int = 0
+    sent: Count = 0
     """Bytes that were written to connections."""
 
     commits: Histogram = Histogram()
     """Writes of the store, each of which may be for many jobs. Empty without a durable store."""
 
-    kept: int = 0
+    kept: Count = 0
     """Changes that these writes have made durable."""
 
-    dead: Annotated[int, Field(ge=0)] = 0
+    dead: Count = 0
     """Dead letters in the store, if the server knows their number. In a group, those of all servers."""
 
-    fetched: int = 0
+    fetched: Count = 0
     """How often the end of a job was fetched with ``gearflow:result``, ``gearflow:stream``,
     ``gearflow:watch`` or the option ``reuse``."""
 

@@ -9,7 +9,8 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import Field, model_validator
 
 from gearflow.protocol.constants import Priority
-from gearflow.protocol.server_calls import Answer, Message, RetryPlan, Seconds, State, Trace, UnixTime
+from gearflow.protocol.messages import Answer, Count, Message, Moment, Seconds, Trace, UnixTime
+from gearflow.protocol.server_calls import RetryPlan, State
 
 SCHEDULE: Final = b"gearflow:schedule"
 SCHEDULES: Final = b"gearflow:schedules"
@@ -218,10 +219,10 @@ class ScheduleChanges(Answer):
 class ScheduledJobs(Answer):
     """The jobs that ``trigger`` or ``backfill`` made."""
 
-    jobs: int
+    jobs: Count
     """The number of jobs."""
 
-    joined: int = 0
+    joined: Count = 0
     """The number of further times whose job was there already and has not ended."""
 
     handle: str = ""
@@ -240,13 +241,13 @@ class ScheduleInfo(Answer):
     paused: bool = False
     """Whether it is paused."""
 
-    next: tuple[float, ...] = ()
+    next: tuple[Moment, ...] = ()
     """The next times, as many as the request asked for. Empty if there is none."""
 
-    first: float = 0
+    first: Moment = 0
     """When it was first put. Without ``start``, the ticks of ``every`` count from this."""
 
-    last: float | None = None
+    last: Moment | None = None
     """The time of the last tick."""
 
     handle: str = ""
@@ -255,19 +256,19 @@ class ScheduleInfo(Answer):
     state: State | None = None
     """The state of that job, if the server knows it."""
 
-    ticks: int = 0
+    ticks: Count = 0
     """How many jobs were made at their time, or made up for."""
 
-    missed: int = 0
+    missed: Count = 0
     """How many ticks were missed and not made up for."""
 
-    skipped: int = 0
+    skipped: Count = 0
     """How many ticks were skipped because it was paused."""
 
-    overlapped: int = 0
+    overlapped: Count = 0
     """How many ticks were skipped because the job of an earlier one had not ended."""
 
-    queued: float | None = None
+    queued: Moment | None = None
     """The time of the tick that waits until the job of an earlier one ends, with the overlap ``queue``."""
 
     has_worker: bool = False
@@ -283,5 +284,5 @@ class Schedules(Answer):
     schedules: tuple[ScheduleInfo, ...]
     """The schedules, sorted by their names."""
 
-    total: int = 0
+    total: Count = 0
     """How many schedules were selected, also those before ``after`` and beyond ``limit``."""

@@ -39,12 +39,17 @@ from pydantic import Field, model_validator
 from gearflow.protocol.constants import AUTH as AUTH
 from gearflow.protocol.constants import STREAM_KEEP, Priority
 from gearflow.protocol.constants import SUBMIT as SUBMIT
+from gearflow.protocol.messages import LATEST as LATEST
 from gearflow.protocol.messages import Answer as Answer
+from gearflow.protocol.messages import Count as Count
 from gearflow.protocol.messages import Failure as Failure
 from gearflow.protocol.messages import Fault as Fault
 from gearflow.protocol.messages import Message as Message
+from gearflow.protocol.messages import Moment as Moment
 from gearflow.protocol.messages import PastRun as PastRun
+from gearflow.protocol.messages import Progress as Progress
 from gearflow.protocol.messages import Seconds as Seconds
+from gearflow.protocol.messages import Span as Span
 from gearflow.protocol.messages import Trace as Trace
 from gearflow.protocol.messages import UnixTime as UnixTime
 from gearflow.protocol.server_events import EVENTS as EVENTS
@@ -341,13 +346,13 @@ class Admitted(Answer):
 class Done(Answer):
     """How many jobs a call affected."""
 
-    jobs: int
+    jobs: Count
     """The number of affected jobs."""
 
-    left: int = 0
+    left: Count = 0
     """For ``replay``, the number of dead letters that stay because another job has their unique."""
 
-    damaged: int = 0
+    damaged: Count = 0
     """For ``replay``, the number of dead letters that stay because they were found damaged."""
 
 
@@ -389,37 +394,37 @@ class JobInfo(Answer):
     priority: Priority | None = None
     """The priority, if the job has not ended."""
 
-    submitted: float | None = None
+    submitted: Moment | None = None
     """When it was submitted."""
 
-    due: float | None = None
+    due: Moment | None = None
     """When it may start, if that is not at once."""
 
-    started: float | None = None
+    started: Moment | None = None
     """When its current or last run began."""
 
-    ended: float | None = None
+    ended: Moment | None = None
     """When it ended."""
 
-    kept_until: float | None = None
+    kept_until: Moment | None = None
     """When the server forgets the outcome."""
 
-    attempt: int = 0
+    attempt: Count = 0
     """The number of its current or last run, from 1."""
 
-    deaths: int = 0
+    deaths: Count = 0
     """Runs that were cut off, because the worker went away or overran its time limit (CAN_DO_TIMEOUT)."""
 
     worker: str = ""
     """The name of the worker that has the job, or had it last."""
 
-    progress: tuple[int, int] | None = None
+    progress: tuple[Progress, Progress] | None = None
     """The last reported progress, as numerator and denominator."""
 
     message: str = ""
     """The message of the last progress, if it had one."""
 
-    parts: int = 0
+    parts: Count = 0
     """The number of parts that have come, in the current or last run and those that it continued."""
 
     warnings: tuple[str, ...] = ()
@@ -432,7 +437,7 @@ class JobInfo(Answer):
     failure: Failure | None = None
     """The reason why the job failed, if the worker gave one."""
 
-    size: int = 0
+    size: Count = 0
     """Bytes of the result, or of the payload if the job has not ended."""
 
     paused: bool = False
@@ -478,7 +483,7 @@ class Reopened(Answer):
 class Closed(Answer):
     """A server that refuses background jobs, because it cannot keep them."""
 
-    since: float
+    since: Moment
     """Since when."""
 
     reason: str
@@ -500,13 +505,13 @@ class ServerInfo(Answer):
     functions: tuple[str, ...]
     """The names of the reserved functions, which begin with ``gearflow:``."""
 
-    keep: float
+    keep: Span
     """How long the outcome of a background job is kept by default."""
 
-    max_deaths: int | None
+    max_deaths: Count | None
     """Workers that may die of a job before it becomes a dead letter, if there is a limit."""
 
-    jobs: int
+    jobs: Count
     """The number of jobs that have not ended."""
 
     paused: tuple[str, ...] = ()

@@ -10,11 +10,14 @@ from typing import Annotated, Final, Self
 
 from pydantic import Field, model_validator
 
-from gearflow.protocol.messages import Answer, Message
+from gearflow.protocol.messages import Answer, Count, Message, Moment
 
 WORKERS: Final = b"gearflow:workers"
 QUIET: Final = b"gearflow:quiet"
 REPORT: Final = b"gearflow:report"
+
+MOST_RUNS: Final = 1_000_000_000
+"""The largest number of slots, and of overdue runs, that a worker may tell."""
 
 _FieldName = Annotated[str, Field(min_length=1, max_length=255)]
 
@@ -52,7 +55,7 @@ class QuietRequest(Message):
 class EventsRequest(Message):
     """``gearflow:events``: be notified of what concerns this worker. The call never ends."""
 
-    slots: Annotated[int, Field(ge=1)] = 1
+    slots: Annotated[int, Field(ge=1, le=MOST_RUNS)] = 1
     """How many jobs the worker runs at once. For operators, the server gives jobs to all who ask."""
 
 
@@ -62,7 +65,7 @@ class ReportRequest(Message):
     It replaces the connection's earlier report. Answered with ``Done``.
     """
 
-    overdue: dict[str, Annotated[int, Field(ge=0)]] = Field(default={})
+    overdue: dict[str, Annotated[int, Field(ge=0, le=MOST_RUNS)]] = Field(default={})
     """Runs by function that go on although their job has ended, because a thread cannot be stopped. Each
     keeps a slot of the worker."""
 
@@ -90,7 +93,7 @@ class WorkerJob(Answer):
     function: str
     """The function of the job."""
 
-    since: float
+    since: Moment
     """When the run began."""
 
 
@@ -109,22 +112,22 @@ class WorkerInfo(Answer):
     functions: tuple[str, ...]
     """The functions that the worker offers."""
 
-    since: float = 0
+    since: Moment = 0
     """When it first offered a function."""
 
-    slots: int = 1
+    slots: Count = 1
     """How many jobs it runs at once, from ``gearflow:events``. 1 if it has not told."""
 
     quiet: bool = False
     """Whether the server gives it no jobs, because of ``gearflow:quiet``."""
 
-    running: int = 0
+    running: Count = 0
     """The number of jobs that the worker has."""
 
     jobs: tuple[WorkerJob, ...] = ()
     """Those jobs that were asked for."""
 
-    overdue: dict[str, int] = Field(default={})
+    overdue: dict[str, Count] = Field(default={})
     """Runs by function that go on although their job has ended, from ``gearflow:report``."""
 
     texts: dict[str, str] = Field(default={})
@@ -143,8 +146,8 @@ class Workers(Answer):
 class QuietDone(Answer):
     """The answer to ``gearflow:quiet``."""
 
-    workers: int
+    workers: Count
     """The number of workers that were named."""
 
-    running: int = 0
+    running: Count = 0
     """The number of jobs that they still run."""

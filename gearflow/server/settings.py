@@ -104,10 +104,10 @@ class ServerSettings(BaseModel):
     second may be lost. With ``off`` the death of the machine may damage the file. With ``postgres``, the
     default is ``always``, and the other two do not wait for the database's disk."""
 
-    keep: Annotated[float, Field(ge=0)] = _DEFAULTS.keep
+    keep: Annotated[float, Field(ge=0, le=1e10)] = _DEFAULTS.keep
     """Seconds for which the outcome of a background job is kept, if the submission does not say."""
 
-    keep_dead: Annotated[float, Field(ge=0)] = _DEFAULTS.keep_dead
+    keep_dead: Annotated[float, Field(ge=0, le=1e10)] = _DEFAULTS.keep_dead
     """Seconds for which dead letters are kept."""
 
     keep_bytes: Bytes | None = None

@@ -1,5 +1,6 @@
 """Answers that no server should give: a client ends its calls with one of gearflow's own errors."""
 
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, suppress
 from typing import Final
 
@@ -10,7 +11,8 @@ from anyio.abc import SocketStream
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gearflow.client import Admin, Client, JobRequest, SubmitOptions, SyncClient, Timeouts, connect
+from gearflow.client import Admin, Client, JobRequest, SubmitOptions, SyncClient, Timeouts, connect, operate
+from gearflow.client.schedules import show_schedules
 from gearflow.errors import ConnectionLost, GearflowError, RemoteProtocolError
 from gearflow.protocol.codec import decode, encode_response
 from gearflow.protocol.constants import HEADER, MAX_PAYLOAD, REQ, RES, SUBMIT, PacketType
@@ -26,6 +28,7 @@ from gearflow.protocol.packets import (
     SubmitJobBg,
     WorkComplete,
 )
+from gearflow.protocol.schedules import SchedulesRequest
 from gearflow.tasks import Ref
 from tests import strategies
 from tests.client.conftest import Call, Scripted, listening
@@ -105,6 +108,43 @@ async def test_an_answer_that_cannot_be_read_names_its_server(body: str) -> None
                 await ask()
         with anyio.fail_after(10), pytest.raises(RemoteProtocolError, match=address):
             await client.submit_background("f", b"", options=SubmitOptions(keep=60))
+
+
+async def _schedules(client: Client) -> object:
+    return await show_schedules(client, SchedulesRequest(), client.servers[0])
+
+
+@pytest.mark.parametrize(
+    ("ask", "said", "key"),
+    [
+        (operate.metrics, b'{"time":1,"started":1,"kept":-1}', "kept: Input should be greater than"),
+        (
+            operate.metrics,
+            b'{"time":1,"started":1,"sent":%b}' % (b"9" * 400),
+            "sent: Input should be less than",
+        ),
+        (operate.metrics, b'{"time":1e12,"started":1}', "time: Input should be less than"),
+        (operate.limits, b'{"limits":[{"name":"l","next":1e300}]}', "limits.0.next: "),
+        (operate.group_info, b'{"group":"g","servers":[],"jobs":-1}', "jobs: Input should be"),
+        (operate.jobs, b'{"jobs":[],"searched":%b}' % (b"9" * 400), "searched: Input should be"),
+        (
+            operate.workers,
+            b'{"workers":[{"client_id":"w","address":"a","functions":[],"since":-1e300}]}',
+            "workers.0.since: Input should be",
+        ),
+        (
+            _schedules,
+            b'{"schedules":[{"schedule":{"name":"s","function":"f","when":{"every":60}},"next":[1e300]}]}',
+            "schedules.0.next.0: Input should be",
+        ),
+    ],
+)
+async def test_a_number_that_cannot_be_is_named(
+    ask: Callable[[Client], Awaitable[object]], said: bytes, key: str
+) -> None:
+    async with server_that_says(answer(said)) as address, Client([address], timeouts=TIMEOUTS) as client:
+        with anyio.fail_after(10), pytest.raises(RemoteProtocolError, match=f"which is no [A-Za-z]+: {key}"):
+            await ask(client)
 
 
 @pytest.mark.parametrize("act", CALLS)
