@@ -11,18 +11,20 @@ from gearflow.observe.acts import cancel_job, pause_function, purge_function, qu
 from gearflow.observe.checkup import Checkup, examine
 from gearflow.observe.findings import Finding, findings_of
 from gearflow.observe.fleet import FleetView
-from gearflow.observe.look import ALL_PARTS, LOOK_TIMEOUT, ServerWatch, look, look_all
+from gearflow.observe.look import ALL_PARTS, LOOK_TIMEOUT, PATIENCE, Patience, ServerWatch, look, look_all
 from gearflow.observe.view import LimitTexts, ServerView, ViewPart
 from gearflow.protocol.histograms import added, between, percentile
 
 __all__ = [
     "ALL_PARTS",
     "LOOK_TIMEOUT",
+    "PATIENCE",
     "Activity",
     "Checkup",
     "Finding",
     "FleetView",
     "LimitTexts",
+    "Patience",
     "ServerView",
     "ServerWatch",
     "ViewPart",

@@ -6,7 +6,6 @@ It changes nothing. What a server does not tell, or does not let this connection
 import ssl
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -19,7 +18,7 @@ from gearflow.client.config import ServerAddress
 from gearflow.client.operate import jobs, policies
 from gearflow.client.stream import AnyioStream
 from gearflow.client.transport import Unreachable, open_stream
-from gearflow.errors import GearflowError
+from gearflow.errors import GearflowError, RemoteProtocolError
 from gearflow.observe.look import look
 from gearflow.observe.view import ServerView
 from gearflow.protocol.jobs import JobFilter, ListedJob
@@ -60,6 +59,12 @@ class Checkup:
     payloads: Mapping[str, Sequence[int]] = field(default_factory=dict[str, Sequence[int]])
     """By function, the sizes of the payloads of live jobs, the oldest job first, of up to 1,000 in all."""
 
+    malformed: tuple[str, ...] = ()
+    """About answers to these questions that no server should give."""
+
+    silent: bool = False
+    """Whether a question had no answer in time, although the server answered those before."""
+
 
 async def examine(client: Client, servers: Sequence[ServerAddress | str], timeout: float) -> list[Checkup]:
     """Examine servers, all at once.
@@ -86,10 +91,19 @@ async def _examine(client: Client, server: ServerAddress | str, timeout: float) 
         return Checkup(view)
     address = ServerAddress.parse(view.address)
     found: dict[str, Any] = {}
+    malformed: list[str] = []
+    silent: list[str] = []
 
     async def ask(name: str, question: Callable[[], Awaitable[Any]]) -> None:
-        with suppress(GearflowError, TimeoutError), anyio.move_on_after(timeout):
-            found[name] = await question()
+        try:
+            with anyio.fail_after(timeout):
+                found[name] = await question()
+        except TimeoutError:
+            silent.append(name)
+        except RemoteProtocolError as error:
+            malformed.append(str(error))
+        except GearflowError:
+            pass  # it refuses, or is gone
 
     questions: dict[str, Callable[[], Awaitable[Any]]] = {"idle": lambda: _idle(client, address, view)}
     if client.security.tls is not None:
@@ -101,7 +115,13 @@ async def _examine(client: Client, server: ServerAddress | str, timeout: float) 
     async with anyio.create_task_group() as tasks:
         for name, question in questions.items():
             tasks.start_soon(ask, name, question)
-    return Checkup(view, encrypted=client.security.tls is not None, **found)
+    return Checkup(
+        view,
+        encrypted=client.security.tls is not None,
+        malformed=tuple(malformed),
+        silent=bool(silent),
+        **found,
+    )
 
 
 async def _certificate(client: Client, address: ServerAddress, timeout: float) -> float | None:

@@ -19,6 +19,7 @@ Severity: TypeAlias = Literal["error", "warning"]
 
 CheckName: TypeAlias = Literal[
     "reach",
+    "answers",
     "kind",
     "version",
     "promises",
@@ -138,13 +139,27 @@ def _of_all(checkups: Sequence[Checkup]) -> Iterator[Finding]:
             yield Finding("warning", "version", view.address, text, "bring all programs to one version")
 
 
+_LIAR: Final = (
+    "find out what listens at this address: gearflow's server gives no such answer, so it may be another "
+    "program, or a version that is far from the one here"
+)
+
+
 def _of_one(checkup: Checkup) -> Iterator[Finding]:
     view = checkup.view
+    for reason in (*view.malformed, *checkup.malformed):
+        yield Finding("error", "answers", view.address, f"it answers what it should not: {reason}", _LIAR)
     if not view.answers:
-        remedy = "start it, or correct the address, TLS and token with which it is reached"
-        yield Finding("error", "reach", view.address, f"it does not answer: {view.error}", remedy)
+        if not view.malformed:
+            remedy = "start it, or correct the address, TLS and token with which it is reached"
+            yield Finding("error", "reach", view.address, f"it does not answer: {view.error}", remedy)
         return
+    if checkup.silent:
+        remedy = "look at its log, and at the load of its machine; start it again if it hangs"
+        yield Finding("error", "reach", view.address, "it has stopped answering", remedy)
     for part, reason in view.faults.items():
+        if reason in view.malformed:
+            continue
         if reason.startswith(_STORE_FAILS) and view.info is not None and view.info.store == "postgres":
             if view.info.closed is None:
                 cause = reason.removeprefix(_STORE_FAILS)

@@ -12,7 +12,14 @@ from gearflow.client.client import Client
 from gearflow.client.config import ServerAddress
 from gearflow.client.operate import group_info, limits, metrics, server_info, workers
 from gearflow.client.schedules import schedules_on
-from gearflow.errors import GearflowError, NoServer, RemoteProtocolError, ServerError, UnsupportedByServer
+from gearflow.errors import (
+    ConnectionLost,
+    GearflowError,
+    NoServer,
+    RemoteProtocolError,
+    ServerError,
+    UnsupportedByServer,
+)
 from gearflow.observe.view import ServerView, ViewPart
 from gearflow.protocol.admin import FunctionPriorities, FunctionStatus
 from gearflow.protocol.metrics import METRICS, FunctionMetrics, Metrics, MetricsRequest
@@ -28,6 +35,10 @@ ALL_PARTS: Final[frozenset[ViewPart]] = frozenset(get_args(ViewPart))
 LOOK_TIMEOUT: Final = 5.0
 """Seconds that a server has for all its answers."""
 
+PATIENCE: Final = 2.0
+"""The same while somebody waits for a page or a screen. A server that works answers in far less time, and a
+page that takes longer looks broken."""
+
 HANG_TIMEOUT: Final = 0.3
 """The same for a server that has just hung, if it is looked at again and again."""
 
@@ -36,6 +47,38 @@ HANG_AGAIN: Final = 30.0
 
 _JOBS: Final = 100
 """Jobs of each worker that are asked for."""
+
+
+class Patience:
+    """The time for which a page waits for servers. Owns state.
+
+    All questions of the page share it, so a page waits once for servers that hang, and not for each question.
+    It begins with the first question.
+
+    Args:
+        seconds: The time in seconds. When it is over, a server still has ``HANG_TIMEOUT`` for an answer.
+    """
+
+    def __init__(self, seconds: float = PATIENCE) -> None:
+        self._seconds = seconds
+        self._end: float | None = None
+
+    async def ask(self, server: ServerAddress | str, question: Callable[[], Awaitable[T]]) -> T:
+        """Return the answer to a question.
+
+        Args:
+            server: The server that is asked.
+            question: Asks it.
+
+        Raises:
+            ConnectionLost: The answer did not come in time.
+        """
+        now = time.monotonic()
+        if self._end is None:
+            self._end = now + self._seconds
+        with anyio.move_on_after(max(self._end - now, HANG_TIMEOUT)):
+            return await question()
+        raise ConnectionLost(f"{server} gave no answer within {self._seconds:g} s")
 
 
 async def look_all(
@@ -86,12 +129,13 @@ class ServerWatch:
     def __init__(
         self,
         servers: Sequence[ServerAddress | str],
-        timeout: float = LOOK_TIMEOUT,
+        timeout: float = PATIENCE,
         short: float = HANG_TIMEOUT,
     ) -> None:
         self._servers = [str(server) for server in servers]
         self._timeout, self._short = timeout, short
         self._hanging: dict[str, tuple[float, ServerView]] = {}
+        self._away_since: dict[str, float] = {}
         self.cost = 0.0
         """Seconds that the last look took the slowest server that answered. To wait for one that does not
         answer costs no server anything."""
@@ -103,9 +147,13 @@ class ServerWatch:
 
         async def look_at(server: str) -> None:
             begin = time.monotonic()
-            views[server] = view = await self._look_at(client, server, parts, begin)
+            view = await self._look_at(client, server, parts, begin)
             if view.answers:
                 times.append(time.monotonic() - begin)
+                self._away_since.pop(server, None)
+            else:
+                view = replace(view, away_since=self._away_since.setdefault(server, view.at))
+            views[server] = view
 
         async with anyio.create_task_group() as looks:
             for server in dict.fromkeys(self._servers):
@@ -162,6 +210,8 @@ async def look(
             view = await (asked.gearflow(view) if features.gearflow else asked.foreign(view))
         except NoServer as error:
             view = replace(view, error=next(iter(error.reasons.values()), str(error)))
+        except RemoteProtocolError as error:
+            view = replace(view, error=str(error), malformed=(str(error),))
         except (GearflowError, TimeoutError) as error:
             view = replace(view, error=str(error))
     return view
@@ -196,7 +246,7 @@ class _Look:
         }
         if "metrics" not in asked:
             asked["functions"] = lambda: self._functions(info)
-        answers, faults = await _each(asked)
+        answers, faults, malformed = await _each(asked)
         counts, clock = answers.pop("metrics", (None, None))
         return replace(
             view,
@@ -209,6 +259,7 @@ class _Look:
             metrics=counts,
             functions=answers.pop("functions", ()) if counts is None else counts.functions,
             faults={part: faults[part] for part in questions if part in faults},
+            malformed=malformed,
             **answers,
         )
 
@@ -232,13 +283,14 @@ class _Look:
         asked: dict[str, Callable[[], Awaitable[Any]]] = {"functions": self._functions}
         if "workers" in self.parts:
             asked["workers"] = self._workers
-        answers, _ = await _each(asked)
+        answers, _, malformed = await _each(asked)
         return replace(
             view,
             kind="gearmand" if version[:1].isdigit() else "other",
             version=version,
             error="",
             round_trip=round_trip,
+            malformed=malformed,
             **answers,
         )
 
@@ -256,7 +308,7 @@ class _Look:
     async def _functions(self, info: ServerInfo | None = None) -> tuple[FunctionMetrics, ...]:
         """The functions by the text protocol. A server may not know the table of priorities."""
         admin = self._admin()
-        answers, _ = await _each({"status": admin.status, "priorities": admin.priority_status})
+        answers, _, _ = await _each({"status": admin.status, "priorities": admin.priority_status})
         priorities: dict[bytes, FunctionPriorities] = {row.name: row for row in answers.get("priorities", ())}
         paused = frozenset(info.paused if info is not None else ())
         rows: list[FunctionStatus] = answers.get("status", [])
@@ -293,14 +345,16 @@ def _text(name: bytes) -> str:
 
 async def _each(
     questions: dict[str, Callable[[], Awaitable[Any]]],
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """The answers to questions that are asked at once, and the reasons why others were refused.
+) -> tuple[dict[str, Any], dict[str, str], tuple[str, ...]]:
+    """The answers to questions that are asked at once, the reasons why others were refused, and those of the
+    reasons that are about answers that cannot be read.
 
     Raises:
         GearflowError, TimeoutError: The server did not answer one of them.
     """
     answers: dict[str, Any] = {}
     faults: dict[str, str] = {}
+    malformed: list[str] = []
     failures: list[Exception] = []
 
     async def ask(name: str, question: Callable[[], Awaitable[Any]]) -> None:
@@ -308,6 +362,8 @@ async def _each(
             answers[name] = await question()
         except (ServerError, UnsupportedByServer, RemoteProtocolError) as error:
             faults[name] = str(error)
+            if isinstance(error, RemoteProtocolError):
+                malformed.append(str(error))
         except (GearflowError, TimeoutError) as error:
             failures.append(error)
 
@@ -316,4 +372,4 @@ async def _each(
             asked.start_soon(ask, name, question)
     if failures:
         raise failures[0]
-    return answers, faults
+    return answers, faults, tuple(malformed)

@@ -134,10 +134,21 @@ class ServerView:
     faults: Mapping[ViewPart, str] = field(default_factory=dict[ViewPart, str])
     """Why parts are missing that the server has refused."""
 
+    malformed: tuple[str, ...] = ()
+    """Those of ``error`` and ``faults`` that are about answers that no server should give."""
+
+    away_since: float | None = None
+    """Since when it has not answered (Unix time), if ``ServerWatch`` has seen that."""
+
     @property
     def answers(self) -> bool:
         """Whether it answered."""
         return not self.error
+
+    @property
+    def complaint(self) -> str:
+        """What is wrong with a server that has an ``error``, which follows after a colon."""
+        return "answers what it should not" if self.error in self.malformed else "does not answer"
 
     @property
     def counted(self) -> bool:

@@ -14,7 +14,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from gearflow.client.config import ServerAddress
-from gearflow.errors import GearflowError, NoServer, UnknownJob
+from gearflow.errors import ConnectionLost, GearflowError, NoServer, UnknownJob
 from gearflow.security.tls import TLS
 from gearflow.web import paths
 from gearflow.web.access import COOKIE, SESSION, AccessTokens, Allow, Right
@@ -140,7 +140,8 @@ class Dashboard:
         except Refused as refused:
             return self._error(root, refused.status, str(refused), refused.headers)
         except (GearflowError, TimeoutError) as error:
-            status = 404 if isinstance(error, UnknownJob) else 503 if isinstance(error, NoServer) else 502
+            is_away = isinstance(error, NoServer | ConnectionLost)
+            status = 404 if isinstance(error, UnknownJob) else 503 if is_away else 502
             text = str(error)
             return self._error(root, status, text[:1].upper() + text[1:])
         except ClientDisconnect:

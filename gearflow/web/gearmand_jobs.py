@@ -12,7 +12,7 @@ from gearflow.client.config import ServerAddress
 from gearflow.client.job import JobHandle
 from gearflow.client.names import to_text
 from gearflow.errors import GearflowError, UnknownJob
-from gearflow.observe import FleetView, ServerView
+from gearflow.observe import FleetView, Patience, ServerView
 from gearflow.protocol.server_calls import JobInfo
 from gearflow.web.job_selection import Selection
 
@@ -38,7 +38,9 @@ class PlainJobs:
     """Why the server has not listed them."""
 
 
-async def plain_jobs(client: Client, fleet: FleetView, selection: Selection) -> list[PlainJobs]:
+async def plain_jobs(
+    client: Client, fleet: FleetView, selection: Selection, patience: Patience
+) -> list[PlainJobs]:
     """The jobs of the servers that are not gearflow's.
 
     They are listed only if nothing is selected but a server, because these servers cannot search.
@@ -47,15 +49,15 @@ async def plain_jobs(client: Client, fleet: FleetView, selection: Selection) -> 
     chosen = [view for view in views if selection.server in ("", view.address)]
     if not selection.is_everything:
         return []
-    return [await _jobs_of(client, view) for view in chosen]
+    return [await _jobs_of(client, view, patience) for view in chosen]
 
 
-async def _jobs_of(client: Client, view: ServerView) -> PlainJobs:
+async def _jobs_of(client: Client, view: ServerView, patience: Patience) -> PlainJobs:
     count = sum(sum(function.waiting) + function.running for function in view.functions)
     if count > MOST:
         return PlainJobs(view.address, count)
     try:
-        rows = await admin_of(client, view.address).jobs()
+        rows = await patience.ask(view.address, admin_of(client, view.address).jobs)
     except (GearflowError, TimeoutError) as error:
         return PlainJobs(view.address, count, fault=str(error))
     jobs = tuple((to_text(row.handle), row.background) for row in rows[:SHOWN])

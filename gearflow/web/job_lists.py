@@ -17,7 +17,7 @@ from gearflow.client import Client
 from gearflow.client.operate import bulk
 from gearflow.client.operate import jobs as jobs_of
 from gearflow.errors import GearflowError
-from gearflow.observe import FleetView, ServerView
+from gearflow.observe import FleetView, Patience, ServerView
 from gearflow.protocol.jobs import JOBS, LIVE, BulkDone, ErrorGroup, JobPage, ListedJob, ListedState
 from gearflow.web.guard import Refused
 from gearflow.web.job_selection import Selection
@@ -207,13 +207,16 @@ class ListSearch:
         while not part.is_over:
             try:
                 wanted = self._limit - len(part.jobs)
-                page = await jobs_of(
-                    client,
-                    chosen,
-                    after=part.cursor.after,
-                    limit=wanted,
-                    payload=self._payload,
-                    server=server,
+                page = await Patience().ask(
+                    server,
+                    lambda: jobs_of(
+                        client,
+                        chosen,
+                        after=part.cursor.after,
+                        limit=wanted,  # noqa: B023  (it is asked at once)
+                        payload=self._payload,
+                        server=server,
+                    ),
                 )
             except GearflowError as error:
                 part.fail(str(error))

@@ -19,7 +19,7 @@ from gearflow.client.client import Client
 from gearflow.client.config import ServerAddress, default_servers, parse_servers
 from gearflow.client.operate import metrics
 from gearflow.errors import GearflowError
-from gearflow.observe import Activity, FleetView, ServerView, ServerWatch, ViewPart
+from gearflow.observe import Activity, FleetView, Patience, ServerView, ServerWatch, ViewPart
 from gearflow.protocol.metrics import ALL, FunctionMinute
 from gearflow.security.tls import TLS
 from gearflow.web.history import OwnHistory, merged, of_function
@@ -223,10 +223,14 @@ class Sampler:
         fleet = (await self.sample()).fleet
         client = await self.client()
         found: list[Minutes] = []
+        patience = Patience()
 
         async def ask(view: ServerView) -> None:
             with suppress(GearflowError):
-                answer = await metrics(client, (function,), since=since, server=view.address)
+                answer = await patience.ask(
+                    view.address,
+                    lambda: metrics(client, (function,), since=since, server=view.address),
+                )
                 found.append(of_function(answer.history, function))
 
         async with anyio.create_task_group() as questions:

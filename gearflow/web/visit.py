@@ -6,6 +6,7 @@ from urllib.parse import parse_qsl
 
 from starlette.requests import Request
 
+from gearflow.observe import Patience
 from gearflow.web import paths
 from gearflow.web.access import Right
 from gearflow.web.guard import MAX_BODY, Refused
@@ -29,6 +30,7 @@ class Visit:
         form: The values of the form of an act. The last one counts.
         sampler: Looks at the servers for all visitors.
         hide_payloads: Whether no payload, result and part of a stream may be shown.
+        patience: The time for which the page waits for servers. An act may wait longer.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Visit:
         self.query = _read_query(query)
         self.form: dict[str, str] = {}
         self.hide_payloads = hide_payloads
+        self.patience = Patience()
 
     @property
     def may_operate(self) -> bool:

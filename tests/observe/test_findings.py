@@ -274,3 +274,17 @@ def test_a_schedule_that_makes_no_jobs() -> None:
         "schedules",
         "the schedule nightly makes no jobs: there is no time zone Mars",
     )
+
+
+def test_an_answer_that_no_server_should_give_is_an_error() -> None:
+    reason = "it answered gearflow:metrics with b'...', which is no Metrics: kept: Input should be ..."
+    severity, check, text = only(view(faults={"metrics": reason}, malformed=(reason,)))
+    assert (severity, check) == ("error", "answers")
+    assert text == f"it answers what it should not: {reason}"
+    away = ServerView("127.0.0.1:4730", 1.0, error=reason, malformed=(reason,))
+    assert only(away) == (severity, check, text)
+    assert away.complaint == "answers what it should not"
+
+
+def test_a_server_that_stops_answering_under_the_questions_is_an_error() -> None:
+    assert only(Checkup(view(), silent=True)) == ("error", "reach", "it has stopped answering")

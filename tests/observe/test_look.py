@@ -8,13 +8,15 @@ import pytest
 
 from gearflow.client import Client
 from gearflow.client.operate import pause
-from gearflow.errors import NoServer, UnsupportedByServer
+from gearflow.errors import ConnectionLost, NoServer, UnsupportedByServer
 from gearflow.observe import (
     FleetView,
+    Patience,
     ServerView,
     ServerWatch,
     activity,
     cancel_job,
+    examine,
     look,
     look_all,
     pause_function,
@@ -26,6 +28,7 @@ from gearflow.protocol.packets import CanDo, GrabJob, JobAssign, WorkComplete
 from gearflow.server import JobServer
 from gearflow.testing.peer import ScriptedPeer
 from tests.ports import free_port
+from tests.relay import relayed
 
 
 async def test_our_own_server_tells_all_that_it_knows(bundled: str, function: str) -> None:
@@ -150,6 +153,44 @@ async def test_a_server_that_hangs_holds_up_one_look_and_not_each(bundled: str) 
             with JobServer(port=port), anyio.fail_after(20):
                 while not (await watch.look(client, ()))[0].answers:  # noqa: ASYNC110  (it is polled)
                     await anyio.sleep(0.05)
+
+
+async def test_since_when_a_server_is_away_is_known_until_it_is_back(bundled: str) -> None:
+    with relayed(bundled) as relay:
+        async with Client([bundled]) as client:
+            watch = ServerWatch([relay.address], timeout=0.3, short=0.05)
+            while not (await watch.look(client, ()))[0].answers:
+                pass
+            relay.hang()
+            (first,) = await watch.look(client, ())
+            (second,) = await watch.look(client, ())
+            assert first.away_since == second.away_since == first.at
+            relay.go_on()
+            with anyio.fail_after(20):
+                while (await watch.look(client, ()))[0].away_since is not None:  # noqa: ASYNC110  (it is polled)
+                    await anyio.sleep(0.05)
+
+
+async def test_questions_share_the_time_of_a_page() -> None:
+    patience = Patience(0.05)
+    for _ in range(3):
+        with anyio.fail_after(20), pytest.raises(ConnectionLost, match=r"a:1 gave no answer within 0.05 s"):
+            await patience.ask("a:1", anyio.sleep_forever)
+
+    async def answer() -> str:
+        return "answer"
+
+    assert await patience.ask("a:1", answer) == "answer"
+
+
+async def test_a_server_that_hangs_under_a_checkup_is_said_to_hang(bundled: str) -> None:
+    with relayed(bundled) as relay:
+        async with Client([bundled]) as client:
+            view = await look(client, relay.address)
+            relay.hang()
+            assert view.answers
+            (checkup,) = await examine(client, [relay.address], 0.3)
+            assert checkup.view.error == "no answer within 0.3 s"
 
 
 async def test_a_server_is_seen_again_as_soon_as_it_is_back() -> None:

@@ -67,15 +67,16 @@ async def _look_twice(addresses: Sequence[str]) -> "Seen":
 
     from gearflow.client import Client
     from gearflow.errors import NoServer
-    from gearflow.observe import FleetView, look_all
+    from gearflow.observe import LOOK_TIMEOUT, FleetView, ServerWatch
     from gearflow_cli.top.columns import Seen
 
+    watch = ServerWatch(addresses, LOOK_TIMEOUT)
     async with Client(addresses, discover=False) as client:
-        before = FleetView(tuple(await look_all(client, addresses, parts=("metrics", "limits"))))
+        before = FleetView(tuple(await watch.look(client, ("metrics", "limits"))))
         if not before.distinct:
             raise NoServer({view.address: view.error for view in before.away})
         await anyio.sleep(_PAUSE)
-        fleet = FleetView(tuple(await look_all(client, addresses, parts=("metrics", "limits"))))
+        fleet = FleetView(tuple(await watch.look(client, ("metrics", "limits"))))
     several = len(addresses) > 1
     return Seen(fleet, fleet.activity_since(before), time.time(), several=several)
 
@@ -92,7 +93,7 @@ def _print(shown: "Seen") -> None:
     header = [column.title.lower() for column in columns]
     output.write(output.columns(header, [[column.cell(row, shown) for column in columns] for row in rows]))
     for view in shown.fleet.away:
-        tell(printable(f"{view.address} does not answer: {view.error}"))
+        tell(printable(f"{view.address} {view.complaint}: {view.error}"))
     for view in shown.fleet.distinct:
         for reason in view.faults.values():
             tell(printable(f"{view.address}: {reason}"))

@@ -11,7 +11,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
-from gearflow_cli.output import shortened
+from gearflow_cli.output import briefly, shortened
 from gearflow_cli.text import printable
 from gearflow_cli.top.columns import COLUMNS, Seen, TopColumn, count, rate, span
 from gearflow_cli.top.model import PAGES, Choices, ListChoice, TopPage
@@ -369,7 +369,8 @@ def _message(choices: Choices, shown: Seen | None) -> Text:
         return Text(printable(choices.message), "bold red" if choices.is_error else "bold")
     if shown is not None:
         for view in shown.fleet.away:
-            return Text(printable(f"{view.address} does not answer: {view.error}"), "bold red")
+            since = f", since {briefly(view.away_since)}" if view.away_since is not None else ""
+            return Text(printable(f"{view.address} {view.complaint}: {view.error}{since}"), "bold red")
         for view in shown.fleet.distinct:
             for reason in view.faults.values():
                 return Text(printable(f"{view.address}: {reason}"), "bold yellow")

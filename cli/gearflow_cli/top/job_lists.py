@@ -1,12 +1,14 @@
 """The jobs and dead letters of several servers, as many as ``gearflow top`` can show."""
 
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final, NamedTuple
 
 from gearflow.client import Client
 from gearflow.client.admin import admin_of
 from gearflow.client.operate import jobs
 from gearflow.errors import GearflowError
-from gearflow.observe import FleetView, ServerView
+from gearflow.observe import FleetView, Patience, ServerView
 from gearflow.protocol.jobs import JOBS, LIVE, JobFilter
 from gearflow_cli.top.columns import NONE, KnownJob
 from gearflow_cli.top.model import Choices, TopPage
@@ -54,20 +56,20 @@ async def list_jobs(client: Client, fleet: FleetView, choices: Choices) -> JobLi
     wanted = min(max(_JOBS, choices.listing.index + _JOBS), _MOST_JOBS)
     found: list[KnownJob] = []
     more, searched, left = False, 0, list[int | None]()
-    error = ""
-    try:
-        for view in _servers(fleet, is_dead=choices.page is TopPage.DEAD):
-            if view.info is None:
-                some, is_cut = await _handles_of(client, view, select)
-            else:
-                part = await _jobs_of(client, view, select, wanted)
-                some, is_cut = part.jobs, part.more
-                searched += part.searched
-                left += [part.left] * part.is_short
-            found += some
-            more = more or is_cut
-    except (GearflowError, TimeoutError) as fault:
-        error = str(fault)
+    error, patience = "", Patience()
+    for view in _servers(fleet, is_dead=choices.page is TopPage.DEAD):
+        ask: Callable[[], Awaitable[_Part]] = partial(_jobs_of, client, view, select, wanted)
+        if view.info is None:
+            ask = partial(_handles_of, client, view, select)
+        try:
+            part = await patience.ask(view.address, ask)
+        except (GearflowError, TimeoutError) as fault:
+            error = error or str(fault)
+            continue
+        found += part.jobs
+        more = more or part.more
+        searched += part.searched
+        left += [part.left] * part.is_short
     return JobList(found, more, _progress(searched, left) if left else "", error)
 
 
@@ -111,12 +113,14 @@ def _progress(searched: int, left: list[int | None]) -> str:
     return f"only {searched:,}{of} jobs searched"
 
 
-async def _handles_of(client: Client, view: ServerView, select: JobFilter) -> tuple[list[KnownJob], bool]:
+async def _handles_of(client: Client, view: ServerView, select: JobFilter) -> _Part:
     """The jobs of C gearmand, of which it tells the handles alone."""
     if select.function is not None:
-        return [], False
+        return _Part([])
     rows = await admin_of(client, view.address).jobs()
     handles = [row.handle.decode("utf-8", "backslashreplace") for row in rows]
     text = (select.text or "").lower()
     found = [handle for handle in handles if text in handle.lower()]
-    return [KnownJob(view, handle, None, NONE) for handle in found[:_MOST_JOBS]], len(found) > _MOST_JOBS
+    return _Part(
+        [KnownJob(view, handle, None, NONE) for handle in found[:_MOST_JOBS]], len(found) > _MOST_JOBS
+    )

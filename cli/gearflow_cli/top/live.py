@@ -4,16 +4,17 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import anyio
 import anyio.abc
 
 from gearflow.client import Client
 from gearflow.errors import GearflowError
-from gearflow.observe import FleetView, ServerView, ServerWatch, ViewPart
+from gearflow.observe import FleetView, Patience, ServerView, ServerWatch, ViewPart
 from gearflow_cli.top.acts import TopActs, question
 from gearflow_cli.top.columns import ListedWorker, Seen
 from gearflow_cli.top.details import describe, title_of
@@ -28,6 +29,9 @@ functions are asked less often."""
 
 _SOON: Final = 1.0
 """Seconds to the second look, which brings the first rates."""
+
+_SILENT: Final = 0.3
+"""Seconds after which an act shows that it waits."""
 
 _ENOUGH: Final = 0.9
 """The part of the time between two looks from which on they are compared."""
@@ -141,7 +145,10 @@ class TopLive:
 
     async def _describe(self, opened: Opened) -> None:
         try:
-            opened.lines = await describe(self._client, opened.subject)
+            server: ServerView = getattr(opened.subject, "server", cast(Any, opened.subject))
+            opened.lines = await Patience().ask(
+                server.address, lambda: describe(self._client, opened.subject)
+            )
         except (GearflowError, TimeoutError) as error:
             opened.lines = [str(error)]
 
@@ -220,23 +227,41 @@ class TopLive:
 
     async def _ask_about_all(self) -> None:
         assert self._shown is not None  # there is a dead letter
-        try:
-            letters = await self._acts.count_letters(filter_of(self.choices), self._shown.fleet)
-        except (GearflowError, TimeoutError) as error:
-            self.choices.say(str(error), is_error=True)
-        else:
-            text = question("replay all", letters)
-            self.choices.question = Question(str(text), "replay all", letters)
+        fleet = self._shown.fleet
+        async with self._saying_that_it_waits("counting the dead letters"):
+            try:
+                letters = await self._acts.count_letters(filter_of(self.choices), fleet)
+            except (GearflowError, TimeoutError) as error:
+                self.choices.say(str(error), is_error=True)
+            else:
+                text = question("replay all", letters)
+                self.choices.question = Question(str(text), "replay all", letters)
         self._draw()
 
     async def _carry_out(self, verb: Verb, subject: Any) -> None:
         views = self._shown.fleet.distinct if self._shown is not None else ()
-        try:
-            self.choices.say(await self._acts.carry_out(verb, subject, views))
-        except (GearflowError, TimeoutError) as error:
-            self.choices.say(str(error), is_error=True)
+        async with self._saying_that_it_waits(verb):
+            try:
+                self.choices.say(await self._acts.carry_out(verb, subject, views))
+            except (GearflowError, TimeoutError) as error:
+                self.choices.say(str(error), is_error=True)
         self._draw()
         self._wake.set()
+
+    @asynccontextmanager
+    async def _saying_that_it_waits(self, act: str) -> AsyncGenerator[None]:
+        """Say so if an act takes long. Servers have the time of the client for it, because half of an act may
+        be done."""
+
+        async def say() -> None:
+            await anyio.sleep(_SILENT)
+            self.choices.say(f"{act}: waiting for the server")
+            self._draw()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(say)
+            yield
+            tasks.cancel_scope.cancel()
 
 
 def _as_now(subject: Any, fleet: FleetView) -> Any:

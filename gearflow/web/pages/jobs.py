@@ -4,20 +4,22 @@ The page of one job shows each of its runs, its failure, its payload, how far it
 """
 
 import time
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 
 from starlette.responses import RedirectResponse
 
 from gearflow.client import Client, JobHandle, ServerAddress
 from gearflow.client.operate import replay
-from gearflow.errors import GearflowError, UnknownJob
+from gearflow.errors import ConnectionLost, GearflowError, UnknownJob
 from gearflow.observe import FleetView, ServerView, cancel_job
 from gearflow.protocol.server_calls import JobInfo
 from gearflow.web import bulk_acts, job_lists, job_timeline
 from gearflow.web.formatting import keyless
 from gearflow.web.gearmand_jobs import plain_info, plain_jobs
 from gearflow.web.guard import Refused
-from gearflow.web.job_contents import parts_of, payload_of, result_of
+from gearflow.web.job_contents import Content, parts_of, payload_of, result_of
 from gearflow.web.job_selection import SPANS, STATES, Selection
 from gearflow.web.sections import Acted, Rendered, Section
 from gearflow.web.visit import Visit
@@ -49,7 +51,7 @@ async def jobs(visit: Visit) -> Rendered | RedirectResponse:
         "fleet": sample.fleet,
         "selection": selection,
         "listing": listing,
-        "plain": [] if after else await plain_jobs(client, sample.fleet, selection),
+        "plain": [] if after else await plain_jobs(client, sample.fleet, selection, visit.patience),
         "after": after,
         "states": _ALL,
         "spans": SPANS,
@@ -79,7 +81,7 @@ async def job(visit: Visit) -> Rendered:
     """One job, whether it lives or has ended."""
     handle, client = visit.params["handle"], await visit.client()
     fleet = (await visit.sample()).fleet
-    view, found = await _find(client, fleet, handle, visit.server())
+    view, found = await _find(visit, client, fleet)
     now = time.time() + (view.clock or 0.0)
     where = JobHandle(handle, ServerAddress.parse(view.address))
     is_ours, hides = view.kind == "gearflow", visit.hide_payloads
@@ -95,8 +97,8 @@ async def job(visit: Visit) -> Rendered:
         "bars": job_timeline.bars(found, now),
         "width": job_timeline.WIDTH,
         "is_ours": is_ours,
-        "payload": await payload_of(client, found, view.address) if is_ours and not hides else None,
-        "result": await result_of(client, found, where) if is_ours and not hides else None,
+        "payload": await _content(visit, view, lambda: payload_of(client, found, view.address)),
+        "result": await _content(visit, view, lambda: result_of(client, found, where)),
         "parts": await parts_of(client, found, where) if is_ours and not hides else [],
         "may_act": visit.may_operate,
         "is_live": found.state in ("waiting", "running", "delayed"),
@@ -109,7 +111,7 @@ async def job(visit: Visit) -> Rendered:
 async def cancel(visit: Visit) -> Acted:
     """Cancel the job."""
     handle, client = visit.params["handle"], await visit.client()
-    view, _ = await _find(client, (await visit.sample()).fleet, handle, visit.server())
+    view, _ = await _find(visit, client, (await visit.sample()).fleet)
     to = visit.url("/jobs", handle, server=visit.server())
     if view.kind != "gearflow":
         to = visit.url("/jobs", server=view.address)  # that server forgets it
@@ -122,33 +124,45 @@ async def cancel(visit: Visit) -> Acted:
 async def replay_one(visit: Visit) -> Acted:
     """Run the dead letter again."""
     handle, client = visit.params["handle"], await visit.client()
-    view, _ = await _find(client, (await visit.sample()).fleet, handle, visit.server())
+    view, _ = await _find(visit, client, (await visit.sample()).fleet)
     await replay(client, handle, server=view.address)
     return Acted(f"Replayed {handle}.", visit.url("/jobs", handle, server=visit.server()))
 
 
-async def _find(
-    client: Client, fleet: FleetView, handle: str, server: str | None
-) -> tuple[ServerView, JobInfo]:
-    """The server that has a job, and what it knows of it.
+async def _content(
+    visit: Visit, view: ServerView, ask: Callable[[], Awaitable[Content | None]]
+) -> Content | None:
+    """A content of a job, unless it is not to be shown."""
+    if view.kind != "gearflow" or visit.hide_payloads:
+        return None
+    try:
+        return await visit.patience.ask(view.address, ask)
+    except ConnectionLost as error:
+        return Content("", f"{error}.")
+
+
+async def _find(visit: Visit, client: Client, fleet: FleetView) -> tuple[ServerView, JobInfo]:
+    """The server that has the job of the path, and what it knows of it.
 
     Raises:
         Refused: No server knows it.
     """
+    handle, server = visit.params["handle"], visit.server()
     views = [view for view in fleet.distinct if server in (None, view.address)]
     fault = ""
     for view in views:
         try:
-            return view, await _info(client, view, handle)
+            return view, await visit.patience.ask(view.address, partial(_info, client, view, handle))
         except UnknownJob:
             continue
         except GearflowError as error:
-            fault = f" {view.address}: {error}."
+            fault += f" {error}."
     away = "".join(f" {view.address} does not answer." for view in fleet.away)
+    which = "No server that answers" if fault or away else "No server"
     raise Refused(
         404,
-        f"No server knows the job {handle} now. A server forgets a background job some time after "
-        f"its end, and other jobs at once.{fault}{away}",
+        f"{which} knows the job {handle} now. A server forgets a background job some time after its end, and "
+        f"other jobs at once.{fault}{away}",
     )
 
 

@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from gearflow.observe import ServerView
 from gearflow.observe.findings import shortage
 from gearflow.quantities import counted, size
-from gearflow.web.formatting import duration
+from gearflow.web.formatting import duration, moment
 from gearflow.web.function_rows import FunctionRow, rows, total
 from gearflow.web.history_plots import SPANS, history_plots, span_of
 from gearflow.web.sampler import Sample
@@ -85,8 +86,10 @@ def concerns(sample: Sample, rows: list[FunctionRow]) -> tuple[list[Concern], in
 
 def _of_servers(sample: Sample) -> Iterator[Concern]:
     for view in sample.fleet.away:
-        yield Concern("bad", view.address, f"does not answer: {view.error}.", "/servers")
+        yield Concern("bad", view.address, f"{view.complaint}: {view.error}.{_since(view)}", "/servers")
     for view in sample.fleet.distinct:
+        for reason in view.malformed:
+            yield Concern("bad", view.address, f"answers what it should not: {reason}.", "/servers")
         if view.info is not None and view.info.closed is not None:
             text = f"refuses background jobs: {view.info.closed.reason}."
             yield Concern("bad", view.address, text, "/servers")
@@ -94,6 +97,10 @@ def _of_servers(sample: Sample) -> Iterator[Concern]:
         if store is not None and (severity := shortage(store)) is not None:
             text = f"has {size(store.free or 0)} of disk left."
             yield Concern("bad" if severity == "error" else "warn", view.address, text, "/servers")
+
+
+def _since(view: ServerView) -> str:
+    return f" This is so since {moment(view.away_since)}." if view.away_since is not None else ""
 
 
 def _of_functions(rows: list[FunctionRow]) -> Iterator[Concern]:

@@ -1,8 +1,10 @@
 """The pages of schedules: when each is due in words, and what became of its ticks. Trigger, pause, resume."""
 
+from contextlib import suppress
 from typing import Final, Literal, NamedTuple
 
 from gearflow.client.schedules import change_schedule, show_schedules
+from gearflow.errors import ConnectionLost
 from gearflow.protocol.schedules import (
     ScheduledJobs,
     ScheduleInfo,
@@ -70,7 +72,10 @@ async def schedule(visit: Visit) -> Rendered:
     """One schedule with its next times."""
     row = await _find(visit)
     request = SchedulesRequest(name=row.name, times=_TIMES)
-    (info,) = (await show_schedules(await visit.client(), request, row.server)).schedules
+    client, info = await visit.client(), row.info
+    with suppress(ConnectionLost):  # then the page shows what is known
+        found = await visit.patience.ask(row.server, lambda: show_schedules(client, request, row.server))
+        info = next(iter(found.schedules), info)
     now = (await visit.sample("schedules")).at
     return Rendered("schedule.html", row.name, {"row": ScheduleRow(row.server, info), "now": now})
 

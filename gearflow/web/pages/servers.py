@@ -116,4 +116,4 @@ def _facts(view: ServerView, now: float) -> Iterator[Fact]:
             yield Fact("Commits", f"half within {duration(typical)}, 99 % within {duration(slow)}")
     yield Fact("Workers", number(len(view.workers)))
     for part, fault in view.faults.items():
-        yield Fact(part.capitalize(), fault, "warn")
+        yield Fact(part.capitalize(), fault, "bad" if fault in view.malformed else "warn")
