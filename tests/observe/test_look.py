@@ -142,7 +142,7 @@ async def test_a_server_that_hangs_holds_up_one_look_and_not_each(bundled: str) 
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         addresses = [f"127.0.0.1:{port}", bundled]
-        async with Client([bundled]) as client:
+        async with Client([bundled], connect_timeout=60) as client:  # or that is what is said in the end
             watch = ServerWatch(addresses, timeout=1, short=0.05)
             with anyio.fail_after(20):  # half a minute if each look took a second
                 for _ in range(30):

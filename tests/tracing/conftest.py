@@ -22,8 +22,9 @@ class Spans:
         self.tracer: Tracer = self.provider.get_tracer("tests")
 
     def named(self, name: str) -> list[ReadableSpan]:
-        """Those with a name, in the order of their ends."""
-        return [span for span in self._exporter.get_finished_spans() if span.name == name]
+        """Those with a name, in the order of their beginnings. A run may end after the next one has begun."""
+        found = [span for span in self._exporter.get_finished_spans() if span.name == name]
+        return sorted(found, key=lambda span: span.start_time or 0)
 
     async def ended(self, name: str, count: int = 1) -> list[ReadableSpan]:
         """Wait for so many with a name. A run's ends soon after its caller has the result."""
