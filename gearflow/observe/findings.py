@@ -117,8 +117,10 @@ def findings_of(
             text = f"a worker declares limits of {name} that the server does not have, or has otherwise"
             remedy = "run: gearflow limit apply MODULE, with the module of its tasks"
             found.append(Finding("warning", "limits", server, text, remedy, name))
+    fetched = _fetched(checkups)
     for checkup in checkups:
         found += _of_one(checkup)
+        found += _results(checkup, fetched)
     return sorted(found, key=lambda finding: finding.severity != "error")
 
 
@@ -327,17 +329,37 @@ def _workers(checkup: Checkup) -> Iterator[Finding]:
             yield Finding("warning", "workers", view.address, text, remedy, function)
 
 
+def _fetched(checkups: Sequence[Checkup]) -> Counter[tuple[str, str]]:
+    """How often ends of jobs were fetched, by store and function, and by store alone.
+
+    Each server of a group answers for the jobs of all.
+    """
+    counts = Counter[tuple[str, str]]()
+    for view in (checkup.view for checkup in checkups):
+        store = view.store_name
+        counts[store, ""] += view.metrics.fetched if view.metrics is not None else 0
+        for function in view.functions:
+            counts[store, function.function] += function.fetched
+    return counts
+
+
+def _results(checkup: Checkup, fetched: Mapping[tuple[str, str], int]) -> Iterator[Finding]:
+    view = checkup.view
+    if view.metrics is None:
+        return
+    store = view.store_name
+    more = " or more" if sum(map(len, checkup.results.values())) >= SAMPLE else ""
+    for name, sizes in checkup.results.items():
+        known = (store, name) if (store, name) in fetched else (store, "")
+        if len(sizes) >= MANY and not fetched[known]:
+            kept = f"{len(sizes):,}{more} results of {name} are kept ({size(sum(sizes))})"
+            text = f"{kept}, and none was fetched since the server started"
+            remedy = f"keep none: @task(keep=0), or gearflow policy set {quote(name)} --keep 0"
+            yield Finding("warning", "results", view.address, text, remedy, name)
+
+
 def _sizes(checkup: Checkup) -> Iterator[Finding]:
-    view, metrics = checkup.view, checkup.view.metrics
-    if metrics is not None:
-        more = " or more" if sum(map(len, checkup.results.values())) >= SAMPLE else ""
-        for name, sizes in checkup.results.items():
-            function = view.by_function.get(name)
-            if len(sizes) >= MANY and not (function.fetched if function is not None else metrics.fetched):
-                kept = f"{len(sizes):,}{more} results of {name} are kept ({size(sum(sizes))})"
-                text = f"{kept}, and none was fetched since the server started"
-                remedy = f"keep none: @task(keep=0), or gearflow policy set {quote(name)} --keep 0"
-                yield Finding("warning", "results", view.address, text, remedy, name)
+    view = checkup.view
     for name, sizes in checkup.payloads.items():
         if len(sizes) < MANY:
             continue

@@ -472,7 +472,7 @@ def test_a_refusal_names_what_is_needed_and_is_logged_with_the_token(scene: Scen
     assert isinstance(line, bytes)
     assert line.startswith(b"ERR FORBIDDEN the+command+drop+needs+the+right+operate,+and+the+token")
     refused = peer(call(b"gearflow:dead", action="purge"))
-    assert "this DeadRequest needs the right operate" in answered(refused)
+    assert "this call needs the right operate" in answered(refused)
     notices = scene.world.broker.outgoing.notices
     assert [notice.subject for notice in notices] == [b"view (the view)"] * 3
     assert notices[0].text % notices[0].arguments == (

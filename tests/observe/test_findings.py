@@ -225,6 +225,12 @@ def test_results_that_nobody_fetches() -> None:
     )
     fetched = view(counted={"fetched": 1}, functions=[function(fetched=1)])
     assert found(Checkup(fetched, results=kept)) == []
+    info = INFO.model_copy(update={"store": "postgres", "group": "jobs", "server": "1"})
+    first = view(info=info, counted={"fetched": 1}, functions=[function()])
+    second = view(info=info, counted={"fetched": 1}, functions=[function(fetched=1)])
+    asked = [finding.check for finding in found(Checkup(first, results=kept), second)]
+    assert "results" in [finding.check for finding in found(Checkup(first, results=kept))]
+    assert "results" not in asked  # a server of a group answers for the jobs of all
     cut = Checkup(view(), results=kept | {"other": [1] * 900})
     assert next(finding.text for finding in found(cut)).startswith("100 or more results of work are kept")
     assert found(Checkup(view(), results={"work": [1] * 99})) == []

@@ -182,7 +182,7 @@ class ServerCall:
         """The request. Raises CallFailed, also if the connection has no right to it."""
         request, grant = read(kind, self.workload), self.session.grant
         if grant is not None and not (needed := needed_by(request)) & grant.rights:
-            text = refusal_text(f"this {kind.__name__}", needed, grant.rights)
+            text = refusal_text("this call", needed, grant.rights)
             raise CallFailed("gearflow:forbidden", text)
         return request
 
