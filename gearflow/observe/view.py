@@ -147,7 +147,7 @@ class ServerView:
 
     @property
     def complaint(self) -> str:
-        """What is wrong with a server that has an ``error``, which follows after a colon."""
+        """The complaint about a server that has an ``error``, which follows after a colon."""
         return "answers what it should not" if self.error in self.malformed else "does not answer"
 
     @property
