@@ -257,10 +257,15 @@ def shortened(text: str, width: int) -> str:
     return next((each for each in shorter if cell_len(each) <= width), last)
 
 
+_ALIGNED: Final = 200
+"""Characters of the widest column for a pipe."""
+
+
 def columns(header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
-    """Rows for a pipe: aligned columns below a header, and nothing is cut."""
+    """Rows for a pipe: aligned columns below a header, and nothing is cut. Only a long cell moves its row out of
+    line, because otherwise one name of 60 KiB would make all lines as long."""
     cells = [list(header), *(list(map(printable, row)) for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    widths = [min(max(map(len, column)), _ALIGNED) for column in zip(*cells, strict=True)]
     lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in cells)
     return "\n".join(lines)
 

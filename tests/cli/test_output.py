@@ -373,3 +373,15 @@ def test_the_last_day_of_the_calendar_is_too_late_in_every_zone(text: str) -> No
 @pytest.mark.parametrize("text", ["0001-01-01", "0001-01-01T00:00+12:00"])
 def test_the_first_day_of_the_calendar_is_past_in_every_zone(text: str) -> None:
     assert options.moment(text) == datetime.fromtimestamp(0, UTC)
+
+
+def test_one_long_name_makes_no_other_line_long() -> None:
+    long = "x" * 60_000
+    header, first, second = output.columns(["function", "jobs"], [["short", 1], [long, 2]]).splitlines()
+    assert (header.split(), first.split(), second.split()) == (
+        ["function", "jobs"],
+        ["short", "1"],
+        [long, "2"],
+    )
+    assert len(header) < 300
+    assert len(first) < 300
