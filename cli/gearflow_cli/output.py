@@ -262,8 +262,8 @@ _ALIGNED: Final = 200
 
 
 def columns(header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
-    """Rows for a pipe: aligned columns below a header, and nothing is cut. Only a long cell moves its row out of
-    line, because otherwise one name of 60 KiB would make all lines as long."""
+    """Rows for a pipe: aligned columns below a header, and nothing is cut. A very long cell moves its row out
+    of line, because otherwise one name of 60 KiB would make all lines as long."""
     cells = [list(header), *(list(map(printable, row)) for row in rows)]
     widths = [min(max(map(len, column)), _ALIGNED) for column in zip(*cells, strict=True)]
     lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in cells)

@@ -53,8 +53,8 @@ def evil_job(handle: str = "H:1") -> calls.JobInfo:
         unique=ALL,
         state="raised",
         dead=True,
-        submitted=-1e300,
-        started=1e300,
+        submitted=0,
+        started=calls.LATEST,
         worker=ALL,
         warnings=(ALL,),
         failure=calls.Failure(type=ALL, message=ALL, traceback=f"{ALL}\n  at {ALL}"),
@@ -127,7 +127,7 @@ class EvilServer(socketserver.ThreadingTCPServer):
                     max_deaths=1,
                     jobs=1,
                     paused=EVIL,
-                    closed=calls.Closed(since=1e300, reason=ALL),
+                    closed=calls.Closed(since=calls.LATEST, reason=ALL),
                 ).to_wire()
             case workers.WORKERS:
                 names = tuple(name.decode(errors="replace") for name in NAMES)
