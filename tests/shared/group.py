@@ -9,8 +9,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
+from gearflow.client import SyncClient
+from gearflow.client.operate import server_info
 from tests.ports import free_port
-from tests.postgres.cluster import Cluster, Database
+from tests.postgres.cluster import Cluster, Database, eventually
 from tests.postgres.proxy import Proxy
 from tests.soak.fleet import Process
 
@@ -154,6 +156,8 @@ class Group:
             if not process.runs:
                 process.start()
                 process.wait_until_ready()
+        for address in self.addresses:
+            eventually(lambda: _is_open(address), f"{address} has its database again")  # noqa: B023
 
     # ------------------------------------------------------------------------------------ what is seen of it
 
@@ -186,6 +190,12 @@ class Group:
             for process in (*self.servers, *self.workers)
             if "Traceback" in (log := process.log)
         ]
+
+
+def _is_open(address: str) -> bool:
+    """Whether a server accepts background jobs."""
+    with SyncClient([address], discover=False) as client:
+        return client.run(lambda asked: server_info(asked)).closed is None
 
 
 @contextmanager
