@@ -51,6 +51,9 @@ LATEST: Final = 2.5e11
 Moment = Annotated[float, WhenRead(ge=0, le=LATEST)]
 """A Unix time in an answer."""
 
+Due = Annotated[float, WhenRead(gt=-1e20, le=1e20)]
+"""A Unix time that a client has sent. A packet may have one of 20 digits."""
+
 Span = Annotated[float, WhenRead(ge=-1e11, le=1e19)]
 """A duration in an answer, also the sum of many. It is negative if two clocks differ."""
 _HeaderName = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME)]

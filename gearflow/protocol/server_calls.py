@@ -42,6 +42,7 @@ from gearflow.protocol.constants import SUBMIT as SUBMIT
 from gearflow.protocol.messages import LATEST as LATEST
 from gearflow.protocol.messages import Answer as Answer
 from gearflow.protocol.messages import Count as Count
+from gearflow.protocol.messages import Due as Due
 from gearflow.protocol.messages import Failure as Failure
 from gearflow.protocol.messages import Fault as Fault
 from gearflow.protocol.messages import Message as Message
@@ -397,7 +398,7 @@ class JobInfo(Answer):
     submitted: Moment | None = None
     """When it was submitted."""
 
-    due: Moment | None = None
+    due: Due | None = None
     """When it may start, if that is not at once."""
 
     started: Moment | None = None

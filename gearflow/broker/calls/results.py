@@ -165,7 +165,7 @@ class ResultCalls:
             background=job.background,
             priority=_PRIORITIES[job.priority],
             submitted=job.submitted + offset,
-            due=_due(details.due),
+            due=details.due or None,
             started=job.started + offset if job.started else None,
             attempt=details.attempt + running,
             deaths=details.deaths,
@@ -208,7 +208,7 @@ class ResultCalls:
             state=stored_state(stored, core.clock.unix()),
             priority=_PRIORITIES[stored.priority],
             submitted=stored.submitted,
-            due=_due(stored.due),
+            due=stored.due or None,
             attempt=stored.attempt,
             deaths=stored.deaths,
             runs=_runs(details.runs if details is not None else ()),
@@ -289,11 +289,6 @@ def _not_ended(handle: bytes, state: str) -> CallFailed:
 
 def _text(name: bytes) -> str:
     return name.decode(errors="replace")
-
-
-def _due(due: float) -> float | None:
-    """When a job may start, if that is not at once. A packet may say any time."""
-    return min(due, api.LATEST) if due > 0 else None
 
 
 def _progress(numerator: bytes, denominator: bytes) -> tuple[int, int]:
