@@ -39,6 +39,9 @@ PATIENCE: Final = 2.0
 """The same while somebody waits for a page or a screen. A server that works answers in far less time, and a
 page that takes longer looks broken."""
 
+_SLOWER: Final = 4
+"""A server whose looks usually take long, because of its way or its size, has so many times as long."""
+
 HANG_TIMEOUT: Final = 0.3
 """The same for a server that has just hung, if it is looked at again and again."""
 
@@ -122,18 +125,21 @@ class ServerWatch:
 
     Args:
         servers: The servers.
-        timeout: Seconds that each server has for all its answers.
-        short: Seconds that one that hangs has for them.
+        timeout: Seconds that a server has for all its answers at most, and until it has answered once.
+        patience: Seconds that one that usually answers quickly has.
+        short: Seconds that one that hangs has.
     """
 
     def __init__(
         self,
         servers: Sequence[ServerAddress | str],
-        timeout: float = PATIENCE,
+        timeout: float = LOOK_TIMEOUT,
+        patience: float = PATIENCE,
         short: float = HANG_TIMEOUT,
     ) -> None:
         self._servers = [str(server) for server in servers]
-        self._timeout, self._short = timeout, short
+        self._timeout, self._patience, self._short = timeout, patience, short
+        self._usual: dict[str, float] = {}  # seconds that the last look took that was answered
         self._hanging: dict[str, tuple[float, ServerView]] = {}
         self._away_since: dict[str, float] = {}
         self.cost = 0.0
@@ -149,7 +155,8 @@ class ServerWatch:
             begin = time.monotonic()
             view = await self._look_at(client, server, parts, begin)
             if view.answers:
-                times.append(time.monotonic() - begin)
+                self._usual[server] = time.monotonic() - begin
+                times.append(self._usual[server])
                 self._away_since.pop(server, None)
             else:
                 view = replace(view, away_since=self._away_since.setdefault(server, view.at))
@@ -166,7 +173,7 @@ class ServerWatch:
     ) -> ServerView:
         since, before = self._hanging.get(server, (0.0, None))
         is_short = before is not None and begin - since < HANG_AGAIN
-        timeout = self._short if is_short else self._timeout
+        timeout = self._short if is_short else self._limit(server)
         view = await look(client, server, parts=parts, timeout=timeout)
         if view.answers or time.monotonic() - begin < timeout * 0.9:
             self._hanging.pop(server, None)
@@ -175,6 +182,10 @@ class ServerWatch:
         else:
             self._hanging[server] = time.monotonic(), view
         return view
+
+    def _limit(self, server: str) -> float:
+        usual = self._usual.get(server, self._timeout)
+        return min(self._timeout, max(self._patience, _SLOWER * usual))
 
 
 async def look(

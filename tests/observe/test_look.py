@@ -171,6 +171,12 @@ async def test_since_when_a_server_is_away_is_known_until_it_is_back(bundled: st
                     await anyio.sleep(0.05)
 
 
+async def test_a_server_that_may_be_far_away_has_the_whole_time_first(bundled: str) -> None:
+    async with Client([bundled]) as client:
+        watch = ServerWatch([bundled], timeout=20, patience=1e-6)
+        assert (await watch.look(client))[0].answers
+
+
 async def test_questions_share_the_time_of_a_page() -> None:
     patience = Patience(0.05)
     for _ in range(3):
