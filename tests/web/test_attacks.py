@@ -308,6 +308,7 @@ def test_a_token_is_typed_once(
     expect(tab.get_by_label("Access token")).to_be_visible()
     tab.get_by_label("Access token").fill(OPERATOR)
     tab.get_by_role("button").click()
+    expect(tab.get_by_role("button", name="Log out")).to_be_visible()
     tab.goto(tab.url + f"functions/{function}")
     expect(tab.get_by_role("button", name="Pause")).to_be_visible()
     tokens.replace(parse_tokens(VIEWER, "tokens"))  # the token was removed
