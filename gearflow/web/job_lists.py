@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, Literal, NamedTuple, TypeAlias, TypeVar
 
 import anyio
@@ -207,17 +208,16 @@ class ListSearch:
         while not part.is_over:
             try:
                 wanted = self._limit - len(part.jobs)
-                page = await Patience().ask(
-                    server,
-                    lambda: jobs_of(
-                        client,
-                        chosen,
-                        after=part.cursor.after,
-                        limit=wanted,  # noqa: B023  (it is asked at once)
-                        payload=self._payload,
-                        server=server,
-                    ),
+                question = partial(
+                    jobs_of,
+                    client,
+                    chosen,
+                    after=part.cursor.after,
+                    limit=wanted,
+                    payload=self._payload,
+                    server=server,
                 )
+                page = await Patience().ask(server, question)
             except GearflowError as error:
                 part.fail(str(error))
                 return

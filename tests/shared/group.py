@@ -156,8 +156,7 @@ class Group:
             if not process.runs:
                 process.start()
                 process.wait_until_ready()
-        for address in self.addresses:
-            eventually(lambda: _is_open(address), f"{address} has its database again")  # noqa: B023
+        eventually(lambda: not any(map(refusal_of, self.addresses)), "each server takes background jobs")
 
     # ------------------------------------------------------------------------------------ what is seen of it
 
@@ -192,10 +191,11 @@ class Group:
         ]
 
 
-def _is_open(address: str) -> bool:
-    """Whether a server accepts background jobs."""
+def refusal_of(address: str) -> str:
+    """Why a server says that it refuses background jobs. Empty if it accepts them."""
     with SyncClient([address], discover=False) as client:
-        return client.run(lambda asked: server_info(asked)).closed is None
+        closed = client.run(lambda asked: server_info(asked)).closed
+    return closed.reason if closed is not None else ""
 
 
 @contextmanager

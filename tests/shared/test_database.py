@@ -9,11 +9,9 @@ import anyio
 import pytest
 
 from gearflow import connect
-from gearflow.client import Client
-from gearflow.client.operate import server_info
 from tests.postgres.cluster import Cluster, eventually
 from tests.shared.callers import Habits, callers
-from tests.shared.group import LEASE, STORE_TIMEOUT, Group
+from tests.shared.group import LEASE, STORE_TIMEOUT, Group, refusal_of
 from tests.soak.tasks import answer
 
 LOADED = 40
@@ -29,17 +27,6 @@ def sessions(group: Group) -> str:
     """A query for the pids of the servers' sessions."""
     name = group.database.name
     return f"SELECT pid FROM pg_stat_activity WHERE datname = '{name}' AND pid <> pg_backend_pid()"
-
-
-def refusal_of(address: str) -> str:
-    """Why a server says that it refuses background jobs. Empty if it accepts them."""
-
-    async def ask() -> str:
-        async with Client([address], discover=False) as client:
-            closed = (await server_info(client, server=address)).closed
-        return closed.reason if closed is not None else ""
-
-    return anyio.run(ask)
 
 
 @pytest.mark.parametrize("end", ENDS)
