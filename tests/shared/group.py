@@ -19,8 +19,8 @@ from tests.soak.fleet import Process
 LEASE: Final = 2.0
 """Seconds."""
 
-STORE_TIMEOUT: Final = 5.0
-"""Seconds. A busy machine is not so slow, and no fault lasts so long that is to be ridden out."""
+STORE_TIMEOUT: Final = 3.0
+"""Seconds."""
 
 
 _OWNED: Final = (
